@@ -1,0 +1,93 @@
+"""Words that nobody taught: a fifth of the vocabulary is held out of all supervision, and asked all the same.
+
+    python benchmarks/held_out.py ROWS CACHE VOCABULARY WORK [key=value ...]
+
+Trains twice with the same short recipe (Flickr8k, backbone frozen, 250 steps unless told otherwise): on all
+tags, and with every fifth tag of a shuffle without labels, captions as queries, teachers and residual. Then
+asks Flickr8k test by the words alone (names and descriptions) for the held-out tags, and as trained for the
+others.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from anytag.evaluation.metrics import average_precision
+from anytag.training.corpus import Cache, Corpus
+from anytag.training.student import Student, start_from_classifier
+from anytag.training.train import Trainer, build_student, held_out_tags, parse_recipe, sample_features
+from anytag.vocabulary import Vocabulary
+
+DEFAULTS = ["steps=250", "trained=9", "sources=flickr8k"]
+PART = 0.2
+
+
+@torch.no_grad()
+def test_logits(
+    student: Student, corpus: Corpus, words_only: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.float32]:
+    """Logits N×K of Flickr8k test; tags of `words_only` are asked without what training learned of them."""
+    student.eval()
+    split = (corpus.split == "test") & (corpus.source == "flickr8k")
+    untaught = torch.from_numpy(words_only)[:, None, None]
+    rows = torch.where(untaught, student.queries(words_only=True), student.queries())
+    out = []
+    for views in np.array_split(np.flatnonzero(split[corpus.cache.row]), 20):
+        features = torch.from_numpy(corpus.cache.features[views].astype(np.float32))
+        tokens, pooled = student.network.encoder.from_stage(features, student.first)
+        parts = [student.network.decoder(tokens, pooled, part[None]) for part in torch.split(rows, 512)]
+        out.append(torch.cat(parts, dim=1).numpy())
+    return np.concatenate(out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name in ("rows", "cache", "vocabulary", "work"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("recipe", nargs="*", metavar="key=value")
+    args = parser.parse_args()
+    vocabulary = Vocabulary.read(args.vocabulary / "vocabulary.jsonl")
+    cache = Cache.read(args.cache)
+    held = np.zeros(len(vocabulary), dtype=bool)
+    held[held_out_tags(len(vocabulary), PART)] = True
+    found = {}
+    for part in (0.0, PART):
+        recipe = replace(parse_recipe([*DEFAULTS, *args.recipe]), held_out=part)
+        corpus = Corpus.read(
+            args.rows, cache, args.vocabulary,
+            held_out=held_out_tags(len(vocabulary), part), sources=recipe.sources,
+        )  # fmt: skip
+        student, classifier = build_student(args.vocabulary, recipe)
+        start_from_classifier(student, classifier, sample_features(corpus))
+        out = args.work / f"held-out-{part}"
+        out.mkdir(parents=True, exist_ok=True)
+        trainer = Trainer(student, corpus, recipe, out)
+        trainer.resume()
+        trainer.run()
+        student.load_state_dict(trainer.average.state(student))
+        found[part] = test_logits(student, corpus, held if part else np.zeros_like(held))
+    views = cache.row[np.flatnonzero(((corpus.split == "test") & (corpus.source == "flickr8k"))[cache.row])]
+    truth = corpus.present[views] == 1
+    often = truth.sum(0) >= 5
+    for name, tags in (("held out", held & often), ("seen", ~held & often)):
+        ap = {
+            part: average_precision(logits[:, tags], truth[:, tags]).mean() for part, logits in found.items()
+        }
+        prevalence = truth[:, tags].mean()
+        print(
+            f"{name}: {tags.sum()} tags, prevalence {prevalence:.4f}, mAP trained on all {ap[0.0]:.4f}, "
+            f"without the held-out fifth {ap[PART]:.4f} ({ap[PART] / prevalence:.1f} × prevalence, "
+            f"{ap[PART] / ap[0.0]:.3f} × all)"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""Time, CPU time and peak memory of functions and of commands, and Markdown of what was found.
+
+Only the standard library, and small: as a script this file is the launcher of `of_command`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Use:
+    """What something took: wall and CPU (user + system, all threads) in seconds, peak memory in bytes."""
+
+    wall: float
+    cpu: float
+    peak: int = 0
+
+    def each(self, count: int) -> Use:
+        """The share of one of `count` photos."""
+        return Use(self.wall / count, self.cpu / count, self.peak)
+
+    def without(self, start: Use) -> Use:
+        """What is left when the start, measured by itself, is taken off."""
+        return Use(self.wall - start.wall, self.cpu - start.cpu, self.peak)
+
+
+def of_function(work: Callable[[], object]) -> Use:
+    """What a call takes in this process."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    work()
+    return Use(time.perf_counter() - wall, time.process_time() - cpu)
+
+
+def of_command(*command: str, output: Path) -> Use:
+    """What a command takes as a process of its own; its stdout goes to the file `output`.
+
+    A launcher starts it, because Linux counts what the parent held before exec as memory of the child.
+
+    Raises:
+        SystemExit: the command failed.
+    """
+    program = shutil.which(command[0]) or command[0]
+    launcher = [sys.executable, "-I", "-S", __file__, str(output), program, *command[1:]]
+    found = subprocess.run(launcher, check=True, stdout=subprocess.PIPE, text=True).stdout
+    code, *figures = json.loads(found)
+    if code:
+        sys.exit(f"{' '.join(command)}: exit code {code}")
+    return Use(*figures)
+
+
+def alternately(
+    jobs: Mapping[str, Callable[[], Use]], *, repeats: int, warm: bool = True
+) -> dict[str, list[Use]]:
+    """Runs all jobs `repeats` times side by side, so that a slower minute of the machine meets each of them.
+
+    Every other round goes backwards. With `warm` each job runs once before, uncounted.
+    """
+    found: dict[str, list[Use]] = {name: [] for name in jobs}
+    for turn in range(-1 if warm else 0, repeats):
+        for name in list(jobs)[:: 1 if turn % 2 else -1]:
+            use = jobs[name]()
+            if turn >= 0:
+                found[name].append(use)
+    return found
+
+
+def middle(values: Sequence[float], form: str = ".2f") -> str:
+    """Median and range, as in `7.41 (7.30–7.62)`."""
+    return f"{statistics.median(values):{form}} ({min(values):{form}}–{max(values):{form}})"
+
+
+def ratio(above: Sequence[Use], below: Sequence[Use]) -> float:
+    """Median over rounds of CPU time over CPU time of the same round."""
+    return statistics.median(a.cpu / b.cpu for a, b in zip(above, below, strict=True))
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; all columns but the first are aligned right."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def machine() -> str:
+    """Processor, cores that may be used, and load before the work begins."""
+    name = "unknown processor"
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        name = names[0].partition(":")[2].strip() if names else name
+    load = " ".join(f"{one:.2f}" for one in os.getloadavg())
+    return f"{name}, {len(os.sched_getaffinity(0))} cores, load averages before the run {load}"
+
+
+def _launch(output: str, *command: str) -> None:
+    """Prints exit code, wall, CPU and peak memory of a command as JSON."""
+    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    start = time.perf_counter()
+    child = os.posix_spawn(command[0], command, os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, file, 1)])
+    _, status, usage = os.wait4(child, 0)
+    wall = time.perf_counter() - start
+    peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    code = os.waitstatus_to_exitcode(status)
+    print(json.dumps([code, wall, usage.ru_utime + usage.ru_stime, peak]))
+
+
+if __name__ == "__main__":
+    _launch(*sys.argv[1:])

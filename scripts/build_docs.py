@@ -1,0 +1,56 @@
+"""Write docs/reference/cli.md from the commands' own --help.
+
+With --check nothing is written; the exit code is 1 when the page is not up to date.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from anytag.cli import main as anytag
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference" / "cli.md"
+HEAD = """# The command line
+
+<!-- Written by scripts/build_docs.py from --help: change the command, not this page. -->
+"""
+
+
+def walk(command: click.Command, parent: click.Context | None = None) -> Iterator[tuple[str, str]]:
+    """Full name and help text of `command` and everything below it, in the order the help lists them."""
+    name = command.name if parent else "anytag"
+    settings = command.context_settings  # -h beside --help
+    context = click.Context(
+        command, parent=parent, info_name=name, terminal_width=100, color=False, **settings
+    )
+    yield context.command_path, command.get_help(context)
+    if isinstance(command, click.Group):
+        for child in command.list_commands(context):
+            found = command.get_command(context, child)
+            if found is not None and not found.hidden:
+                yield from walk(found, context)
+
+
+def render() -> str:
+    """The whole page."""
+    return HEAD + "".join(f"\n## `{name}`\n\n```text\n{text}\n```\n" for name, text in walk(anytag))
+
+
+def main(arguments: list[str]) -> int:
+    """Write the page, or compare it."""
+    page = render()
+    if arguments == ["--check"]:
+        if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == page:
+            return 0
+        print(f"{PAGE.name} is not what --help says: run python scripts/build_docs.py", file=sys.stderr)
+        return 1
+    PAGE.write_text(page, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,113 @@
+"""Unpacks the training photos into one folder with one rows.jsonl.
+
+    python scripts/prepare_data.py DATA OUT [--coco FOLDER]
+
+DATA holds flickr8k/ and broad/ (tar shards with captions.jsonl and labels.jsonl). FOLDER is optional: COCO
+photos as data/NNN.jpg with train.csv (ImageID,Labels,Caption) and test.csv (ImageID,Caption); photos near one
+that is kept for evaluation (difference hash, 24 of 256 bits) are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from anytag.data.rows import Row, write_rows
+
+COCO_18 = {
+    1: "person", 2: "bicycle", 3: "car", 4: "motorcycle", 5: "airplane", 6: "bus", 7: "train", 8: "truck",
+    9: "boat", 10: "traffic light", 11: "fire hydrant", 13: "stop sign", 14: "parking meter", 15: "bench",
+    16: "bird", 17: "cat", 18: "dog", 19: "horse",
+}  # fmt: skip
+# Photos of these parts show one of the part's classes, so its other classes are absent.
+EXCLUSIVE = ("sun", "food101", "grocery")
+NEAR_BITS = 24
+
+
+def unpack(folder: Path, out: Path) -> None:
+    """Extracts the photos of every shard of `folder` into `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    for shard in sorted(folder.glob("photos-*.tar")):
+        with tarfile.open(shard) as tar:
+            tar.extractall(out, filter="data")
+
+
+def flickr8k(data: Path) -> Iterator[Row]:
+    for line in (data / "captions.jsonl").open(encoding="utf-8"):
+        row = json.loads(line)
+        yield Row(f"flickr8k/{row['id']}.jpg", "flickr8k", row["split"], captions=tuple(row["captions"]))
+
+
+def broad(data: Path) -> Iterator[Row]:
+    rows = [json.loads(line) for line in (data / "labels.jsonl").open(encoding="utf-8")]
+    classes = {source: {row["tags"][0] for row in rows if row["source"] == source} for source in EXCLUSIVE}
+    classes["coco"] = set(COCO_18.values())
+    for row in rows:
+        absent = sorted(classes.get(row["source"], set()) - set(row["tags"]))
+        captions = (row["caption"],) if "caption" in row else ()
+        image, tags = f"broad/{row['id']}.jpg", tuple(row["tags"])
+        yield Row(image, row["source"], row["split"], captions, tags, tuple(absent))
+
+
+def difference_hash(path: Path) -> np.ndarray:
+    """256 bits: is each cell of a 16×17 grey thumbnail brighter than its left neighbour."""
+    with Image.open(path) as image:
+        image.draft("L", (34, 32))
+        grey = np.asarray(image.convert("L").resize((17, 16), Image.Resampling.BILINEAR), dtype=np.int16)
+    return np.packbits(grey[:, 1:] > grey[:, :-1])
+
+
+def near(paths: list[Path], kept: list[Path]) -> np.ndarray:
+    """Whether each of `paths` is within `NEAR_BITS` of one of `kept`: bool, one a path."""
+    signs, others = (
+        np.unpackbits(np.stack([difference_hash(path) for path in group]), axis=1).astype(np.float32) * 2 - 1
+        for group in (paths, kept)
+    )
+    # Of 256 signs, a product of 256 - 2·d tells that d of them differ.
+    limit = signs.shape[1] - 2 * NEAR_BITS
+    blocks = np.array_split(signs, max(1, len(signs) // 500))
+    return np.concatenate([(block @ others.T).max(axis=1) >= limit for block in blocks])
+
+
+def coco(folder: Path, kept: list[Path]) -> Iterator[Row]:
+    """COCO rows, without the photos that are near one of `kept`."""
+    tables = [csv.DictReader((folder / name).open(encoding="utf-8")) for name in ("train.csv", "test.csv")]
+    files = [fields for table in tables for fields in table]
+    duplicate = near([folder / "data" / fields["ImageID"] for fields in files], kept)
+    for fields, skip in zip(files, duplicate, strict=True):
+        tags = tuple(COCO_18[int(n)] for n in fields.get("Labels", "").split())
+        absent = tuple(sorted(set(COCO_18.values()) - set(tags))) if "Labels" in fields else ()
+        if not skip:
+            image = f"coco/data/{fields['ImageID']}"
+            yield Row(image, "coco-more", "train", (fields["Caption"],), tags, absent)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--coco", type=Path)
+    args = parser.parse_args()
+    for name in ("flickr8k", "broad"):
+        unpack(args.data / name, args.out / name)
+    rows = [*flickr8k(args.data / "flickr8k"), *broad(args.data / "broad")]
+    if args.coco:
+        kept = [args.out / row.image for row in rows]
+        (args.out / "coco").unlink(missing_ok=True)
+        (args.out / "coco").symlink_to(args.coco.resolve())
+        rows.extend(coco(args.coco, kept))
+    write_rows(args.out / "rows.jsonl", rows)
+    print(f"{len(rows)} rows -> {args.out / 'rows.jsonl'}")
+
+
+if __name__ == "__main__":
+    main()

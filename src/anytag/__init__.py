@@ -1,0 +1,74 @@
+"""Tags for photos: a trained vocabulary and your own words, offline, on a CPU.
+
+    from anytag import Tagger
+    tagger = Tagger.load()
+    tagger.tag("photo.jpg")
+
+The names below are all that is public; each is imported when it is first used: `import anytag` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from anytag.errors import (
+        AnytagError,
+        CardError,
+        DeviceError,
+        FileMismatchError,
+        ImageError,
+        MissingExtraError,
+        ModelError,
+        UnknownModelError,
+        VocabularyError,
+    )
+    from anytag.results import Failure, Tags, TagScore
+    from anytag.tagger import Encoded, Tagger
+    from anytag.vocabulary import Asked, Tag, Vocabulary
+
+    __version__: str
+
+__all__ = [
+    "AnytagError",
+    "Asked",
+    "CardError",
+    "DeviceError",
+    "Encoded",
+    "Failure",
+    "FileMismatchError",
+    "ImageError",
+    "MissingExtraError",
+    "ModelError",
+    "Tag",
+    "TagScore",
+    "Tagger",
+    "Tags",
+    "UnknownModelError",
+    "Vocabulary",
+    "VocabularyError",
+    "__version__",
+]
+
+# Names are looked for in this order, the lightest module first.
+_MODULES = ("errors", "results", "vocabulary", "tagger")
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("anytag")
+        except PackageNotFoundError:  # run from a source tree
+            return "0+uninstalled"
+    if name in __all__:
+        for module in _MODULES:
+            if hasattr(found := import_module(f"{__name__}.{module}"), name):
+                return globals().setdefault(name, getattr(found, name))
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,380 @@
+"""What is asked of photos: tags of the vocabulary and the user's own, made into queries for the decoder.
+
+A `Question` is prepared once and answered for any number of photos. Its tags come in two blocks: those that a
+cheap first pass chooses from for each photo, and those that are decoded for every photo.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from anytag.errors import AnytagError, ModelError, VocabularyError
+from anytag.models.folder import ModelFolder
+from anytag.results import Source, TagScore
+from anytag.text_encoders import StaticTextEncoder
+from anytag.vocabulary import OWN, Asked, Vocabulary, parse_asked
+
+Floats = npt.NDArray[np.float32]
+Indexes = npt.NDArray[np.int64]
+Ask = str | Asked
+"""A tag as users ask it: "name", "name: description; description", or the same already parsed."""
+
+OWN_THRESHOLD = 0.5
+_PIECE = 256  # tags decoded in one run: bounds memory when thousands are asked
+_ONE_THREAD = (
+    65536 * 4
+)  # OpenBLAS starts threads above so many products, which costs 30 times the work itself
+_REMEMBERED = 20_000  # own tags whose vectors are kept: 20,000 of 3 rows and 256 floats are 60 MB
+
+
+class Scorer(Protocol):
+    """The half of a runtime that answers questions."""
+
+    def score(self, tokens: Floats, pooled: Floats, queries: Floats) -> Floats: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Bank:
+    """The trained queries of a vocabulary, K tags of up to P descriptions, D wide.
+
+    Attributes:
+        rows: int8 K×P×D.
+        scale: float32 K×P; a query is its int8 row times its scale, all zero where a tag has fewer than P.
+        coarse: float32 K×(D+1): weights and bias of the first pass over the pooled image vector.
+        line: float32 K×2: slope and offset that each tag's log-odds get after the card's line.
+    """
+
+    rows: npt.NDArray[np.int8]
+    scale: Floats
+    coarse: Floats
+    line: Floats
+
+    @classmethod
+    def read(cls, path: Path, *, tags: int, width: int) -> Bank:
+        """The bank in a safetensors file.
+
+        Raises:
+            ModelError: the file cannot be read, or does not fit `tags` and `width`.
+        """
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        try:
+            found = load_file(path)
+            rows, scale, coarse = found["rows"], found["scale"], found["coarse"]
+        except (OSError, SafetensorError, KeyError) as error:
+            raise ModelError(
+                f"{path}: rows, scale and coarse cannot be read ({error!r}); get the model again"
+            ) from error
+        fits = rows.dtype == np.int8 and rows.ndim == 3 and (len(rows), rows.shape[2]) == (tags, width)
+        if not fits or scale.shape != rows.shape[:2] or coarse.shape != (tags, width + 1):
+            raise ModelError(
+                f"{path}: expected rows int8 {tags}×P×{width}, scale {tags}×P and coarse {tags}×{width + 1}, "
+                f"got {rows.dtype} {rows.shape}, {scale.shape} and {coarse.shape}; get the model again"
+            )
+        line = found.get("line", np.tile(np.array([1, 0], np.float32), (tags, 1)))
+        if line.shape != (tags, 2):
+            raise ModelError(f"{path}: expected line {tags}×2, got {line.shape}; get the model again")
+        return cls(rows, *(part.astype(np.float32) for part in (scale, coarse, line)))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def queries(self, index: Indexes) -> Floats:
+        """float32 index.shape×P×D."""
+        return np.multiply(self.rows[index], self.scale[index][..., None], dtype=np.float32)
+
+    def nearest(self, pooled: Floats, count: int) -> Indexes:
+        """The `count` tags that the first pass finds likeliest: int64 N×count, rows in the bank's order."""
+        step = max(1, _ONE_THREAD // pooled.size)
+        pieces = [self.coarse[k : k + step] for k in range(0, len(self), step)]
+        logits = np.concatenate([pooled @ piece[:, :-1].T + piece[:, -1] for piece in pieces], axis=1)  # N×K
+        return np.sort(np.argpartition(-logits, count - 1, axis=1)[:, :count], axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """K tags asked of every photo: first those of `bank`, if there is one, then those of `queries`.
+
+    Attributes:
+        ids, names, sources: K each.
+        slope, bias: float64 K; probability = sigmoid(slope · logit + bias).
+        below: int64 E×2, pairs of a tag and a broader one: a photo of a tabby is one of a cat, so no broader
+            tag scores less than what it includes.
+        threshold: float64 K; a lower score is left out.
+        bank: its tags are decoded only where the first pass puts them among a photo's best `shortlist`.
+        queries: float32 O×P×D, decoded for every photo.
+        top_k: how many tags a photo gets at most.
+    """
+
+    ids: tuple[str, ...]
+    names: tuple[str, ...]
+    sources: tuple[Source, ...]
+    slope: npt.NDArray[np.float64]
+    bias: npt.NDArray[np.float64]
+    threshold: npt.NDArray[np.float64]
+    queries: Floats
+    below: Indexes
+    bank: Bank | None = None
+    shortlist: int = 0
+    top_k: int | None = None
+
+    def answer(self, runtime: Scorer, tokens: Floats, pooled: Floats) -> list[tuple[TagScore, ...]]:
+        """The tags of each photo, by falling score.
+
+        Args:
+            runtime: decodes queries.
+            tokens: float32 N×T×D.
+            pooled: float32 N×D.
+        """
+        index, logits = self._decode(runtime, tokens, pooled)  # N×S both
+        # beyond ±60 a probability is 0 or 1 in every digit that is kept
+        line = np.clip(self.slope[index] * logits + self.bias[index], -60, 60)
+        scores = np.zeros((len(index), len(self.ids)))  # N×K; what the first pass left out stays 0
+        np.put_along_axis(scores, index, 1 / (1 + np.exp(-line)), axis=1)
+        np.maximum.at(scores.T, self.below[:, 1], scores.T[self.below[:, 0]])
+        return [self._choose(photo) for photo in scores]
+
+    def _decode(self, runtime: Scorer, tokens: Floats, pooled: Floats) -> tuple[Indexes, Floats]:
+        """Which tags were decoded for each photo, and their logits: N×S both."""
+        indexes: list[Indexes] = []
+        logits: list[Floats] = []
+        skipped = 0
+        if self.bank is not None:
+            skipped = len(self.bank)
+            indexes.append(self.bank.nearest(pooled, self.shortlist))
+            logits.append(runtime.score(tokens, pooled, self.bank.queries(indexes[0])))
+        for start in range(0, len(self.queries), _PIECE):
+            piece = self.queries[None, start : start + _PIECE]  # 1×S×P×D
+            each = np.arange(skipped + start, skipped + start + piece.shape[1])
+            indexes.append(np.broadcast_to(each, (len(tokens), len(each))))
+            logits.append(runtime.score(tokens, pooled, piece))
+        return np.concatenate(indexes, axis=1), np.concatenate(logits, axis=1)
+
+    def _choose(self, scores: npt.NDArray[np.float64]) -> tuple[TagScore, ...]:
+        kept = np.flatnonzero(scores >= self.threshold)
+        best = kept[np.argsort(-scores[kept], kind="stable")][: self.top_k]
+        return tuple(
+            # six digits: more would be noise, and half of the output
+            TagScore(self.ids[i], self.names[i], float(f"{score:.6g}"), self.sources[i])
+            for i, score in zip(best.tolist(), scores[best].tolist(), strict=True)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One asked tag: which trained query (None: its own words are encoded), and how it appears in results."""
+
+    trained: int | None
+    asked: Asked
+    id: str
+    name: str
+
+
+class Questions:
+    """Makes questions for one model; remembers the vectors of own tags and the last few questions.
+
+    Raises:
+        VocabularyError, ModelError: the folder's vocabulary, queries or text encoder cannot be read.
+    """
+
+    def __init__(self, folder: ModelFolder) -> None:
+        self.card = folder.card
+        self.vocabulary = Vocabulary.read(folder.file("vocabulary.jsonl"))
+        self._folder = folder
+        self._bank = Bank.read(
+            folder.file("queries.safetensors"), tags=len(self.vocabulary), width=folder.card.width
+        )
+        self._own: dict[Asked, Floats] = {}
+        self._prepared = lru_cache(maxsize=8)(self._prepare)
+
+    def prepare(
+        self,
+        tags: Iterable[Ask] | None,
+        *,
+        also: Iterable[Ask] | None,
+        top_k: int | None,
+        threshold: float | None,
+    ) -> Question:
+        """The question as users put it: see `Tagger.tag`."""
+        if tags is not None and also is not None:
+            raise VocabularyError(
+                "both tags and also were given: tags asks exactly these, also asks the vocabulary and these; "
+                "give one of them"
+            )
+        if top_k is not None and top_k < 1:
+            raise AnytagError(f"top_k is {top_k}: expected 1 or more")
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise AnytagError(f"threshold is {threshold}: expected a probability from 0 to 1")
+        return self._prepared(_parse(tags, "tags"), _parse(also, "also"), top_k, threshold)
+
+    def _prepare(
+        self,
+        tags: tuple[Asked, ...] | None,
+        also: tuple[Asked, ...] | None,
+        top_k: int | None,
+        threshold: float | None,
+    ) -> Question:
+        if tags is not None:
+            return self._exactly(self._rows(tags), top_k=top_k, threshold=threshold or 0.0)
+        own = [row for row in self._rows(also or ()) if row.trained is None]
+        return self._with_vocabulary(own, top_k=top_k, threshold=threshold)
+
+    def _exactly(self, rows: Sequence[_Row], *, top_k: int | None, threshold: float) -> Question:
+        shown = len(rows)
+        trained = [row.trained for row in rows]
+        rows = [*rows, *self._narrower(trained)]
+        slope, bias = self._calibration([row.trained for row in rows])
+        return Question(
+            ids=tuple(row.id for row in rows),
+            names=tuple(row.name for row in rows),
+            sources=tuple("own" if row.trained is None else "vocabulary" for row in rows),
+            slope=slope,
+            bias=bias,
+            threshold=np.where(np.arange(len(rows)) < shown, threshold, np.inf),
+            queries=_pad([self._queries(row) for row in rows]),
+            below=self._pairs([row.trained for row in rows]),
+            top_k=top_k,
+        )
+
+    def _with_vocabulary(
+        self, own: Sequence[_Row], *, top_k: int | None, threshold: float | None
+    ) -> Question:
+        count, shortlist = len(self._bank), self.card.shortlist
+        # the first pass may lose a tag that scores below its own threshold, so only where those decide
+        decode_all = threshold is not None or shortlist >= count or (top_k or 0) > shortlist
+        queries = [self._queries(row) for row in own]
+        sources: list[Source] = ["vocabulary" for _ in range(count)]
+        sources += ["own" for _ in own]
+        slope, bias = self._calibration([*range(count), *(None for _ in own)])
+        thresholds = [tag.threshold for tag in self.vocabulary] + [OWN_THRESHOLD] * len(own)
+        return Question(
+            ids=(*(tag.id for tag in self.vocabulary), *(row.id for row in own)),
+            names=(*(tag.name for tag in self.vocabulary), *(row.name for row in own)),
+            sources=tuple(sources),
+            slope=slope,
+            bias=bias,
+            threshold=np.array(thresholds) if threshold is None else np.full(len(thresholds), threshold),
+            queries=_pad([*self._bank.queries(np.arange(count)), *queries] if decode_all else queries),
+            below=self._pairs([*range(count), *(None for _ in own)]),
+            bank=None if decode_all else self._bank,
+            shortlist=shortlist,
+            top_k=top_k,
+        )
+
+    def _rows(self, asked: Iterable[Asked]) -> list[_Row]:
+        """Asked tags matched with the vocabulary; the same tag asked twice counts once.
+
+        A name that the vocabulary knows is shown as it was asked, under the known tag's id.
+        """
+        rows: dict[tuple[str, str], _Row] = {}
+        for one in asked:
+            known = self.vocabulary.find(one.name)
+            if known is not None:
+                row = _Row(self.vocabulary.index(known.id), one, known.id, one.name)
+            else:
+                row = _Row(None, one, OWN + one.name, one.name)
+                earlier = rows.get((row.id, row.name))
+                if earlier is not None and earlier.asked != one:
+                    texts = "; ".join((*earlier.asked.descriptions, *one.descriptions))
+                    raise VocabularyError(
+                        f"the tag {one.name!r} was asked twice with different descriptions; give it once, "
+                        f"with all: '{one.name}: {texts}'"
+                    )
+            rows.setdefault((row.id, row.name), row)
+        return list(rows.values())
+
+    def _queries(self, row: _Row) -> Floats:
+        """float32 P×D: trained, or in the user's words, the name and then each description."""
+        if row.trained is not None:
+            return self._bank.queries(np.asarray(row.trained))
+        queries = self._own.get(row.asked)
+        if queries is None:
+            if len(self._own) >= _REMEMBERED:
+                self._own.clear()
+            vectors = self._encoder.encode([row.asked.name, *row.asked.descriptions])
+            queries = self._encoder.project(vectors) if self._encoder.has_projection else vectors
+            self._own[row.asked] = queries
+        return queries
+
+    @cached_property
+    def _encoder(self) -> StaticTextEncoder:
+        return StaticTextEncoder.from_folder(self._folder.text)
+
+    def _calibration(self, trained: Sequence[int | None]) -> npt.NDArray[np.float64]:
+        """Slope and bias of each tag, from the index of its trained query: float64 2×K."""
+        own, known = self.card.calibration.own, self.card.calibration.vocabulary
+        slope, offset = self._bank.line.T.astype(np.float64)
+        lines = [
+            (own.scale, own.bias)
+            if i is None
+            else (slope[i] * known.scale, slope[i] * known.bias + offset[i])
+            for i in trained
+        ]
+        return np.array(lines).T
+
+    def _narrower(self, trained: Iterable[int | None]) -> list[_Row]:
+        """What must be decoded besides, so that a tag scores the same whether asked alone or with all."""
+        asked = {number for number in trained if number is not None}
+        below = [
+            (number, self.vocabulary[number])
+            for number, above in enumerate(self.vocabulary.broader)
+            if number not in asked and asked.intersection(above)
+        ]
+        return [_Row(number, Asked(tag.name), tag.id, tag.name) for number, tag in below]
+
+    def _pairs(self, trained: Sequence[int | None]) -> Indexes:
+        """Pairs of a tag and a broader one among those asked, by their place in `trained`: int64 E×2."""
+        places: dict[int, list[int]] = {}
+        for place, number in enumerate(trained):
+            if number is not None:
+                places.setdefault(number, []).append(place)
+        pairs = [
+            (place, other)
+            for place, number in enumerate(trained)
+            if number is not None
+            for parent in self.vocabulary.broader[number]
+            for other in places.get(parent, ())
+        ]
+        return np.array(pairs, dtype=np.int64).reshape(-1, 2)
+
+
+def _parse(tags: Iterable[Ask] | None, what: str) -> tuple[Asked, ...] | None:
+    """Asked tags, parsed.
+
+    Raises:
+        VocabularyError: not a list of tags, or an empty one.
+    """
+    if tags is None:
+        return None
+    if isinstance(tags, str):
+        raise VocabularyError(f"{what} is the text {tags!r}: expected a list, as in {what}=[{tags!r}]")
+    parsed = tuple(_parse_one(tag) for tag in tags)
+    if not parsed:
+        raise VocabularyError(f"{what} is empty: give a tag, or leave {what} out for the whole vocabulary")
+    return parsed
+
+
+def _parse_one(tag: Ask) -> Asked:
+    if isinstance(tag, Asked):
+        return tag
+    if isinstance(tag, str):
+        return parse_asked(tag)
+    raise VocabularyError(f"a tag cannot be a {type(tag).__name__}: give text such as 'red car', or an Asked")
+
+
+def _pad(queries: Sequence[Floats]) -> Floats:
+    """Queries of K tags, P×D each with a P of its own, as one float32 K×P×D; added rows are zero."""
+    if not queries:
+        return np.zeros((0, 1, 1), np.float32)
+    padded = np.zeros((len(queries), max(map(len, queries)), queries[0].shape[1]), np.float32)
+    for row, query in zip(padded, queries, strict=True):
+        row[: len(query)] = query
+    return padded

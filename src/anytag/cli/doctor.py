@@ -1,0 +1,129 @@
+"""`anytag doctor`: what anytag runs on, and whether it works."""
+
+from __future__ import annotations
+
+import math
+import platform
+import sys
+from collections.abc import Callable
+from importlib import metadata
+from itertools import starmap
+from typing import Literal
+
+import click
+
+PACKAGES = (
+    "anytag",
+    "numpy",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "pillow",
+    "pillow-heif",
+    "tokenizers",
+    "torch",
+)
+OPTIONAL = ("onnxruntime-gpu", "pillow-heif", "torch")
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@click.command("doctor", short_help="Show versions, device and health.")
+@click.option("--model", metavar="NAME|FOLDER", help="Look at this model instead of the embedded one.")
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Try this one.",
+)
+def command(model: str | None, device: Device) -> None:
+    """Show versions, providers, the device in use and why; check the model's files and tag a picture.
+
+    Exit code: 0 all is well, 1 something is not.
+    """
+    _line("python", f"{platform.python_version()} on {platform.platform()}")
+    for package in PACKAGES:
+        _line(package, _version(package))
+    checks: dict[str, Callable[[], str]] = {
+        "providers": _providers,
+        "model": lambda: _verified(model),
+        "device": lambda: _device(model, device),
+        "self-test": lambda: _self_test(model, device),
+    }
+    if not all(list(starmap(_check, checks.items()))):
+        sys.exit(1)
+
+
+def _line(name: str, value: str, *, bad: bool = False) -> None:
+    click.echo(f"{name:<16} " + click.style(value, fg="red" if bad else None))
+
+
+def _check(name: str, check: Callable[[], str]) -> bool:
+    """One line of the report: what the check says, or why it fails."""
+    from anytag.errors import AnytagError
+
+    try:
+        _line(name, check())
+    except (AnytagError, ImportError) as error:
+        _line(name, f"FAILED: {error}", bad=True)
+        return False
+    return True
+
+
+def _version(package: str) -> str:
+    """The installed version, without importing the package."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed" + (" (optional)" if package in OPTIONAL else "")
+
+
+def _providers() -> str:
+    from anytag.models.onnx import available_providers
+
+    return ", ".join(available_providers())
+
+
+def _verified(model: str | None) -> str:
+    from anytag.models.folder import ModelFolder
+    from anytag.models.hub import resolve
+
+    folder = ModelFolder.open(resolve(model), verify=True)
+    files = folder.card.files
+    size = sum(facts.bytes for facts in files.values()) / 1e6
+    name = f"{folder.card.name} {folder.card.version}"
+    return f"{name} in {folder.path}: {len(files)} files, {size:.1f} MB, sha256 verified"
+
+
+def _device(model: str | None, device: Device) -> str:
+    from anytag.models.onnx import available_providers
+    from anytag.tagger import Tagger, usable_cores
+
+    runtime = Tagger.load(model, device=device).runtime
+    if runtime.device == "cuda":
+        why = "it is active" if device == "auto" else "asked for, and active"
+    elif device == "cpu":
+        why = "asked for"
+    elif "CUDAExecutionProvider" in available_providers():
+        why = "CUDA is built into onnxruntime but could not be started; --device cuda says why"
+    else:
+        why = "this onnxruntime has no CUDA; onnxruntime-gpu has"
+    return f"{runtime.device} ({runtime.provider}; {why}); {usable_cores()} usable cores"
+
+
+def _self_test(model: str | None, device: Device) -> str:
+    """Tags a picture made in memory with the whole vocabulary and one own tag."""
+    import numpy as np
+
+    from anytag.errors import ModelError
+    from anytag.tagger import Tagger
+
+    tagger = Tagger.load(model, device=device)
+    picture = np.random.default_rng(0).integers(0, 256, (375, 500, 3), np.uint8)
+    scores = [tag.score for tag in tagger.tag(picture, threshold=0, also=["anytag doctor"]).tags]
+    expected = len(tagger.vocabulary) + 1
+    if len(scores) != expected or not all(map(math.isfinite, scores)):
+        raise ModelError(
+            f"a picture got {len(scores)} tags instead of {expected}, or scores that are no numbers"
+        )
+    return f"ok: a picture got {expected} finite scores"

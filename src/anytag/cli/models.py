@@ -1,0 +1,55 @@
+"""`anytag models`: what is installed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command("models", short_help="List installed models.")
+@click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def command(format_: str) -> None:
+    """List the models that are installed, with their size, licence and metrics."""
+    from anytag.errors import ModelError
+    from anytag.models.hub import describe, installed
+
+    rows: list[dict[str, Any]] = []
+    for folder in installed():
+        try:
+            rows.append({**asdict(describe(folder)), "path": str(folder), "error": None})
+        except ModelError as error:
+            rows.append({"name": folder.name, "path": str(folder), "error": str(error)})
+    if format_ == "json":
+        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+    else:
+        click.echo("\n".join(_text(row) for row in rows) or "No models are installed.")
+
+
+def _text(row: Mapping[str, Any]) -> str:
+    if row["error"]:
+        return f"{row['name']}\n  cannot be used: {row['error']}"
+    facts = {
+        "size": f"{row['bytes'] / 1e6:.1f} MB",
+        "licence": row["licence"],
+        "folder": Path(row["path"]),
+        **{name: _figure(value) for name, value in _flat(row["metrics"])},
+    }
+    width = max(map(len, facts))
+    return "\n".join([row["name"], *(f"  {name:<{width}}  {value}" for name, value in facts.items())])
+
+
+def _flat(metrics: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Nested metrics as one list: {"coco": {"mAP": 0.5}} -> ("coco mAP", 0.5)."""
+    flat: list[tuple[str, Any]] = []
+    for name, value in metrics.items():
+        flat += _flat(value, f"{prefix}{name} ") if isinstance(value, Mapping) else [(prefix + name, value)]
+    return flat
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,1 @@
+"""Image-text data for training and evaluation."""

@@ -1,0 +1,61 @@
+"""Every error that anytag raises at its users.
+
+    AnytagError
+    ├── ImageError            a photo that cannot be read
+    ├── ModelError            a model folder that is not what it says
+    │   ├── CardError         its card.json
+    │   └── FileMismatchError a file that is missing, of another size or of another hash
+    ├── UnknownModelError     a model name that resolves to nothing
+    ├── VocabularyError       tags, vocabulary files, asked tags
+    ├── DeviceError           a device or provider that is asked for and not active
+    └── MissingExtraError     a capability whose extra is not installed
+
+Each message says what was given, what was expected, and what to type next.
+"""
+
+from __future__ import annotations
+
+
+class AnytagError(Exception):
+    """Root of all errors of this library."""
+
+
+class ImageError(AnytagError):
+    """A photo cannot be read: missing, not an image, truncated, too large."""
+
+
+class ModelError(AnytagError):
+    """A model folder is not what it says it is."""
+
+
+class CardError(ModelError):
+    """`card.json` is missing, unreadable, of an unknown format, or lacks a field."""
+
+
+class FileMismatchError(ModelError):
+    """A file of a model folder is missing, leads outside, or has another size or hash than its card says."""
+
+
+class UnknownModelError(AnytagError):
+    """A model name is neither embedded, nor installed, nor a folder."""
+
+
+class VocabularyError(AnytagError):
+    """A vocabulary file, a tag id or an asked tag is wrong."""
+
+
+class DeviceError(AnytagError):
+    """A device or execution provider was asked for and is not active."""
+
+
+class MissingExtraError(AnytagError):
+    """A capability needs packages of an extra that is not installed.
+
+    Args:
+        what: the capability, as the user would call it.
+        extra: the name of the extra, as in ``pip install 'anytag[extra]'``.
+    """
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} needs packages that are not installed: pip install 'anytag[{extra}]'")
+        self.extra = extra

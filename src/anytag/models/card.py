@@ -1,0 +1,248 @@
+"""`card.json`: what a model folder says about itself, read strictly and written whole.
+
+The dataclasses below are the schema: `Card.read` walks their annotations, so a missing, unknown or
+wrong-typed field is found in one place and named with its path, as in ``image.size``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+
+from anytag.errors import CardError
+
+FORMAT = 1
+FILE_NAME = "card.json"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_MENDING = "Correct the card, or get the model again."
+
+Family = Literal["mini", "ram", "ram-plus", "tag2text"]
+Resample = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+
+
+def _require(truth: bool, field: str, expected: str, given: object) -> None:
+    if not truth:
+        raise CardError(f"{field}: expected {expected}, got {given!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSpec:
+    """How photos are made ready: resized to `size`×`size` pixels by `resample`.
+
+    `mean` and `std` (RGB, of values in [0, 1]) tell how the image graph, not the caller, normalises them.
+    """
+
+    size: int
+    resample: Resample
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        _require(self.size > 0, "size", "a positive number of pixels", self.size)
+        _require(min(self.std) > 0, "std", "three positive numbers", self.std)
+
+
+@dataclass(frozen=True, slots=True)
+class TextSpec:
+    """Which text encoder makes queries of the user's words, and the subfolder that holds it."""
+
+    kind: Literal["static"]
+    folder: str
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """probability = sigmoid(scale · logit + bias)."""
+
+    scale: float
+    bias: float
+
+    def __post_init__(self) -> None:
+        _require(self.scale > 0, "scale", "a positive number", self.scale)
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """One line for trained queries, another for those made from the user's words."""
+
+    vocabulary: Line
+    own: Line
+
+
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """What a file of the folder must be."""
+
+    sha256: str
+    bytes: int
+
+    def __post_init__(self) -> None:
+        _require(_SHA256.fullmatch(self.sha256) is not None, "sha256", "64 hexadecimal digits", self.sha256)
+        _require(self.bytes >= 0, "bytes", "a size", self.bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What a model folder says about itself.
+
+    Attributes:
+        name: letters, digits, ``. _ -``.
+        width: D, the width of image tokens, of pooled image vectors and of queries.
+        shortlist: how many tags a photo's first pass leaves for the decoder.
+        files: by path relative to the folder, with forward slashes.
+        metrics: free; names of measures to their figures.
+        thresholds: how the vocabulary's thresholds were made, in words.
+    """
+
+    name: str
+    family: Family
+    version: str
+    description: str
+    image: ImageSpec
+    width: int
+    text: TextSpec
+    calibration: Calibration
+    shortlist: int
+    licence: str
+    training_data: str
+    thresholds: str
+    metrics: Mapping[str, Any]
+    files: Mapping[str, FileFacts]
+
+    def __post_init__(self) -> None:
+        _require(NAME.fullmatch(self.name) is not None, "name", "letters, digits, '.', '_' or '-'", self.name)
+        _require(self.width > 0, "width", "a positive number", self.width)
+        _require(self.shortlist > 0, "shortlist", "a positive number", self.shortlist)
+
+    @classmethod
+    def read(cls, path: str | Path) -> Card:
+        """The card in the file `path`, or in the folder `path`.
+
+        Raises:
+            CardError: the file is missing, is not JSON, has an unknown format, or a missing, unknown or wrong
+                field.
+        """
+        path = _card_file(Path(path))
+        data = _load(path)
+        try:
+            return _card(data)
+        except CardError as error:
+            raise CardError(f"{path}: {error}. {_MENDING}") from None
+
+    def write(self, path: str | Path) -> None:
+        """Write to the file `path`, or as card.json into the folder `path`, atomically."""
+        path = _card_file(Path(path))
+        text = json.dumps({"format": FORMAT, **asdict(self)}, indent=2, ensure_ascii=False, allow_nan=False)
+        beside = path.with_name(path.name + ".new")
+        beside.write_text(text + "\n", encoding="utf-8")
+        beside.replace(path)
+
+
+def _card_file(path: Path) -> Path:
+    return path / FILE_NAME if path.is_dir() else path
+
+
+def _load(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except FileNotFoundError:
+        raise CardError(f"{path} does not exist; a model is a folder with a {FILE_NAME}") from None
+    except OSError as error:
+        raise CardError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, NaN, or nested without end
+        raise CardError(f"{path} is not JSON: {error}. {_MENDING}") from None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number of JSON")
+
+
+def _card(data: Any) -> Card:
+    if not isinstance(data, dict):
+        raise CardError(f"expected an object, got {_short(data)}")
+    found = data.get("format")
+    if type(found) is not int or found != FORMAT:
+        raise CardError(
+            f"format: this anytag reads {FORMAT}, the card has {_short(found)}; "
+            "a newer one may need: pip install --upgrade anytag"
+        )
+    card: Card = _record(Card, {key: value for key, value in data.items() if key != "format"}, "")
+    return card
+
+
+def _record(kind: Any, data: Any, where: str) -> Any:
+    """Build the dataclass `kind` from a JSON object; `where` is its own path in the card, "" at the top."""
+    if not isinstance(data, dict):
+        raise CardError(f"{where}: expected an object, got {_short(data)}")
+    types = get_type_hints(kind)
+    wanted = [field.name for field in fields(kind)]
+    for complaint, names in (
+        ("is missing", [name for name in wanted if name not in data]),
+        ("is not a field of this format", [name for name in data if name not in wanted]),
+    ):
+        if names:
+            raise CardError(f"{_join(where, names[0])} {complaint}")
+    values = {name: _value(types[name], data[name], _join(where, name)) for name in wanted}
+    try:
+        return kind(**values)
+    except CardError as error:
+        raise CardError(_join(where, str(error))) from None
+
+
+def _value(kind: Any, data: Any, where: str) -> Any:
+    """Check and convert one JSON value against one annotation."""
+    if is_dataclass(kind):
+        return _record(kind, data, where)
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        if data not in args:
+            raise CardError(f"{where}: expected {' or '.join(map(repr, args))}, got {_short(data)}")
+        return data
+    if origin is tuple:
+        if not isinstance(data, list) or len(data) != len(args):
+            raise CardError(f"{where}: expected a list of {len(args)}, got {_short(data)}")
+        return tuple(
+            _value(arg, item, f"{where}[{i}]") for i, (arg, item) in enumerate(zip(args, data, strict=True))
+        )
+    if origin is Mapping:
+        if not isinstance(data, dict):
+            raise CardError(f"{where}: expected an object, got {_short(data)}")
+        return {key: _value(args[1], item, _join(where, key)) for key, item in data.items()}
+    return data if kind is Any else _scalar(kind, data, where)
+
+
+def _scalar(kind: type, data: Any, where: str) -> Any:
+    expected, fits = _SCALARS[kind]
+    if not fits(data):
+        raise CardError(f"{where}: expected {expected}, got {_short(data)}")
+    return kind(data)
+
+
+def _is_number(data: Any) -> bool:
+    # 1e999 is JSON and infinite; a 400-digit integer is JSON and no float
+    try:
+        return type(data) in (int, float) and math.isfinite(data)
+    except OverflowError:
+        return False
+
+
+_SCALARS: dict[type, tuple[str, Callable[[Any], bool]]] = {
+    str: ("text", lambda data: type(data) is str),
+    int: ("a whole number", lambda data: type(data) is int),  # `type`, because True is an int too
+    float: ("a number", _is_number),
+}
+
+
+def _join(where: str, name: str) -> str:
+    return f"{where}.{name}" if where else name
+
+
+def _short(data: Any) -> str:
+    text = repr(data)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,1 @@
+"""Torch networks: backbones, the tag decoder, its queries."""

@@ -1,0 +1,84 @@
+"""Words -> the rows that the decoder is asked with."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class QueryProjection(nn.Module):
+    """Unit text vectors -> rows: a straight path and a small perceptron beside it.
+
+    Args:
+        text_width: of the text encoder.
+        width: D, of the rows.
+        hidden: of the perceptron.
+    """
+
+    def __init__(self, text_width: int, width: int, *, hidden: int) -> None:
+        super().__init__()
+        self.skip = nn.Linear(text_width, width, bias=False)
+        self.fc1 = nn.Linear(text_width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+        nn.init.normal_(self.skip.weight, std=0.02)
+        nn.init.normal_(self.fc2.weight, std=0.02)
+        nn.init.zeros_(self.fc2.bias)
+
+    def forward(self, text: Tensor) -> Tensor:
+        """... × text_width -> ... × D. A zero vector (padding) stays zero."""
+        rows: Tensor = self.skip(text) + self.fc2(self.fc1(text).relu())
+        return rows * (text != 0).any(-1, keepdim=True)
+
+
+class TagQueries(nn.Module):
+    """Rows of the trained tags: projected descriptions plus what training learned of a tag beyond its words.
+
+    The residuals are dropped for random tags in training, so that the words alone carry the meaning too: a
+    user's own tag has nothing else.
+
+    Args:
+        text: K×P×text_width unit vectors of the descriptions; a tag's zero rows, after its own, are padding.
+        width: D.
+        hidden: of the projection.
+        residual_drop: probability that a tag is trained without its residual.
+    """
+
+    text: Tensor
+
+    def __init__(self, text: Tensor, width: int, *, hidden: int, residual_drop: float = 0.25) -> None:
+        super().__init__()
+        self.register_buffer("text", text)
+        self.projection = QueryProjection(text.shape[-1], width, hidden=hidden)
+        self.residual = nn.Parameter(torch.zeros(text.shape[0], width))
+        self.residual_drop = residual_drop
+
+    def forward(
+        self, tags: Tensor | None = None, *, words_only: bool = False, only: int | None = None
+    ) -> Tensor:
+        """Rows K×P×D of the tags at `tags` (int64), or of all; in training random descriptions are left out.
+
+        Args:
+            words_only: without the residuals.
+            only: instead of all descriptions so many of each tag's own at random (with repetition).
+        """
+        text = self.text if tags is None else self.text[tags]
+        residual = self.residual if tags is None else self.residual[tags]
+        if only is not None:
+            count = (text != 0).any(-1).sum(1, keepdim=True)  # padding comes after the descriptions
+            drawn = (torch.rand(len(text), only, device=text.device) * count).long()
+            text = text.gather(1, drawn[:, :, None].expand(-1, -1, text.shape[2]))
+        elif self.training:
+            text = text * self._kept_descriptions(text).unsqueeze(-1)
+        if self.training:
+            residual = residual * (torch.rand(len(text), 1, device=text.device) >= self.residual_drop)
+        rows: Tensor = self.projection(text)
+        if words_only:
+            return rows
+        return rows + residual[:, None] * (text != 0).any(-1, keepdim=True)
+
+    @staticmethod
+    def _kept_descriptions(text: Tensor) -> Tensor:
+        """K×P bool: each description with probability 0.7, but the name where none would be left."""
+        kept = (torch.rand(text.shape[:2], device=text.device) < 0.7) & (text != 0).any(-1)
+        kept[:, 0] |= ~kept.any(1)
+        return kept

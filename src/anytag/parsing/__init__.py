@@ -1,0 +1,7 @@
+"""Captions -> tags, and a corpus of captions -> a vocabulary. Pure Python: no model, no download."""
+
+from .build import Candidate, build_vocabulary
+from .lexicon import Kind, Lexicon, default_lexicon
+from .parser import ParsedTag, Parser
+
+__all__ = ["Candidate", "Kind", "Lexicon", "ParsedTag", "Parser", "build_vocabulary", "default_lexicon"]

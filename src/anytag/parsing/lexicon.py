@@ -1,0 +1,212 @@
+"""The words that captions are read with: nouns, actions, attributes, synonyms, and how they inflect."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from typing import Literal
+
+from .inflection import Inflection
+
+Kind = Literal["object", "scene", "attribute", "action"]
+HYPHENATED = (
+    "long-haired",
+    "short-haired",
+    "dark-haired",
+    "red-haired",
+    "curly-haired",
+    "gray-haired",
+    "t-shirt",
+    "merry-go-round",
+    "tie-dye",
+    "go-kart",
+    "t-bone",
+)
+_PREFERENCE: tuple[Kind, ...] = ("scene", "object", "attribute", "action")
+KINDS: tuple[Kind, ...] = ("object", "scene", "attribute", "action")
+
+
+@dataclass(frozen=True, eq=False)  # one is as big as a book: told apart by identity
+class Lexicon:
+    """What the parser knows of English. Names and synonyms are lower case, words parted by single spaces.
+
+    Attributes:
+        kinds: every name that is a tag of its own, by kind.
+        synonyms: kind -> (other word -> name).
+        stop: nouns that are no tags.
+        broader: noun -> broader nouns, nearest first.
+        inflection: word forms -> lemmas.
+        written: names whose usual spelling has hyphens -> that spelling.
+    """
+
+    kinds: Mapping[Kind, frozenset[str]]
+    synonyms: Mapping[Kind, Mapping[str, str]]
+    stop: frozenset[str]
+    broader: Mapping[str, tuple[str, ...]]
+    inflection: Inflection
+    written: Mapping[str, str]
+
+    def kind(self, name: str) -> Kind | None:
+        """The kind of a name, None when it is no name of this lexicon; a scene is not an object as well."""
+        return next((kind for kind in _PREFERENCE if name in self.kinds[kind]), None)
+
+    def is_noun(self, word: str) -> bool:
+        """Whether a singular is a noun that is a tag or leads to one (stop-listed nouns are neither)."""
+        return any(word in self.kinds[kind] or word in self.synonyms[kind] for kind in ("object", "scene"))
+
+    def is_alive(self, noun: str) -> bool:
+        """Whether a noun is a person or an animal."""
+        name = self.canonical(noun, "object")
+        return name in ("person", "animal") or not {"person", "animal"}.isdisjoint(self.parents(name))
+
+    def is_attribute(self, word: str) -> bool:
+        return word in self.kinds["attribute"] or word in self.synonyms["attribute"]
+
+    def shown(self, name: str) -> str:
+        """A name as it is written: with the hyphens that reading drops."""
+        return self.written.get(name, name)
+
+    def parents(self, name: str) -> tuple[str, ...]:
+        """Broader names of a noun, nearest first; empty when there are none."""
+        return self.broader.get(name, ())
+
+    def canonical(self, word: str, kind: Kind) -> str:
+        """The name that a word of this kind stands for: itself unless it is a listed synonym."""
+        return self.synonyms[kind].get(word, word)
+
+
+@cache
+def default_lexicon() -> Lexicon:
+    """The lexicon that ships with anytag, read once."""
+    data = files(__package__) / "data"
+    nouns: dict[str, tuple[str, ...]] = {}
+    irregular: dict[str, dict[str, str]] = {"N": {}, "V": {}}
+    for row in gzip.decompress((data / "wordnet.tsv.gz").read_bytes()).decode().splitlines():
+        letter, word, rest = row.split("\t")
+        if letter == "n":
+            nouns[normal(word)] = tuple(normal(above) for above in rest.split(";") if above)
+        else:
+            irregular[letter].setdefault(word, rest)
+    acts = frozenset(_words(data / "acts.txt"))
+    scenes, stop = frozenset(_words(data / "scenes.txt")), frozenset(_words(data / "stop.txt"))
+    listed = set(_words(data / "objects.txt"))
+    attributes, actions = set(_words(data / "attributes.txt")), set(_words(data / "actions.txt"))
+    synonyms = _synonyms(data / "synonyms.txt", scenes)
+    attributes |= set(synonyms["attribute"].values())
+    actions |= set(synonyms["action"].values())
+    mild = attributes | set(synonyms["attribute"])
+    # WordNet's "red wine", "small boat", "big cat": told by an adjective, so the noun alone is the tag.
+    telling = mild | stop
+    plain = {noun for noun in nouns if " " not in noun or not telling.intersection(noun.split())}
+    objects = ((plain | set(synonyms["object"].values())) - stop - scenes - mild - acts) | listed
+    known = objects | scenes | stop | set(synonyms["object"]) | set(synonyms["scene"])
+    verbs = actions | set(synonyms["action"])
+    return Lexicon(
+        kinds={
+            "object": frozenset(objects - set(synonyms["object"]) - set(synonyms["scene"]) - scenes),
+            "scene": scenes - set(synonyms["scene"]),
+            "attribute": frozenset(attributes - set(synonyms["attribute"])),
+            "action": frozenset(actions - set(synonyms["action"])),
+        },
+        synonyms=synonyms,
+        stop=stop - listed - scenes,
+        broader=_broader(
+            nouns, _chains(data / "parents.txt", listed, nouns), synonyms, stop - listed - scenes
+        ),
+        inflection=Inflection(
+            nouns=frozenset(known),
+            verbs=frozenset(_first_words(verbs, objects)),
+            plurals=irregular["N"] | _table_of_one(data / "plurals.txt"),
+            verb_forms=irregular["V"],
+        ),
+        written={normal(name): name for name in HYPHENATED},
+    )
+
+
+def _lines(source: Traversable) -> Iterator[str]:
+    for line in source.read_text("utf-8").splitlines():
+        if line.strip() and not line.startswith("#"):
+            yield line
+
+
+def _words(source: Traversable) -> Iterator[str]:
+    """Words of a file that lists them, parted by commas."""
+    for line in _lines(source):
+        yield from (normal(word) for word in line.split(",") if word.strip())
+
+
+def _table(source: Traversable) -> dict[str, tuple[str, ...]]:
+    """Rows `word: other, other`."""
+    table = {}
+    for line in _lines(source):
+        head, _, rest = line.partition(":")
+        table[normal(head)] = tuple(normal(word) for word in rest.split(",") if word.strip())
+    return table
+
+
+def _chains(source: Traversable, listed: set[str], nouns: Mapping[str, object]) -> dict[str, tuple[str, ...]]:
+    """The listed chains; a listed compound without one is a kind of its last word: wine bottle -> bottle."""
+    table = _table(source)
+    for name in sorted(listed):
+        head = name.rpartition(" ")[2]
+        if name not in table and name not in nouns and head != name and (head in listed or head in nouns):
+            table[name] = (head, *table.get(head, ()))
+    return table
+
+
+def _first_words(actions: set[str], objects: set[str]) -> Iterator[str]:
+    """The verbs of actions; a longer one may start with a thing ("water ski") that is then no verb."""
+    for action in actions:
+        first, _, rest = action.partition(" ")
+        if not rest or first in actions or first not in objects:
+            yield first
+
+
+def _table_of_one(source: Traversable) -> dict[str, str]:
+    return {form: lemmas[0] for form, lemmas in _table(source).items()}
+
+
+def normal(text: str) -> str:
+    """Lower case, hyphens and runs of spaces as one space."""
+    return " ".join(text.lower().replace("-", " ").split())
+
+
+def _synonyms(source: Traversable, scenes: frozenset[str]) -> dict[Kind, dict[str, str]]:
+    table: dict[Kind, dict[str, str]] = {kind: {} for kind in KINDS}
+    for head, others in _table(source).items():
+        name, _, said = head.partition(" @")
+        kind = next((kind for kind in KINDS if kind == said), "scene" if name in scenes else "object")
+        for other in others:
+            if other != name:
+                table[kind][other] = name
+    return table
+
+
+def _broader(
+    nouns: Mapping[str, tuple[str, ...]],
+    listed: Mapping[str, tuple[str, ...]],
+    synonyms: Mapping[Kind, Mapping[str, str]],
+    stop: frozenset[str],
+) -> dict[str, tuple[str, ...]]:
+    """Listed chains win; WordNet's are cut where a listed chain takes over."""
+    same = {**synonyms["object"], **synonyms["scene"]}
+    table: dict[str, tuple[str, ...]] = dict(listed)
+    for noun, above in nouns.items():
+        name = same.get(noun, noun)
+        if name in listed:
+            continue
+        chain: dict[str, None] = {}
+        for raw in above:
+            word = same.get(raw, raw)
+            if word not in stop and word != name:
+                chain[word] = None
+                if word in listed:
+                    chain.update(dict.fromkeys(listed[word]))
+                    break
+        if name == noun or name not in table:
+            table[name] = tuple(chain)
+    return {name: chain for name, chain in table.items() if chain}

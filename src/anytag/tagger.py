@@ -1,0 +1,261 @@
+"""Photos in, tags out: what users call.
+
+A photo becomes image tokens. A tag becomes queries. The decoder lets every query look at the tokens and
+answers with a logit, which the card's calibration turns into a probability. So the list of tags is data, and
+any text can be asked.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from anytag.asked import Ask, Question, Questions
+from anytag.errors import AnytagError
+from anytag.images import ImageSource, load, prepare
+from anytag.models.card import Card
+from anytag.models.folder import ModelFolder
+from anytag.models.hub import resolve
+from anytag.models.onnx import Device, OnnxRuntime
+from anytag.results import Failure, Tags, TagScore
+from anytag.vocabulary import Vocabulary
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """What the model saw in one photo: ask it as often as you like with `Tagger.score`.
+
+    Attributes:
+        tokens: float32 T×D.
+        pooled: float32 D.
+        path: as the photo was named, None when it came as bytes, PIL image or array.
+        width: pixels of the upright original.
+        height: the same.
+    """
+
+    tokens: npt.NDArray[np.float32]
+    pooled: npt.NDArray[np.float32]
+    path: str | None
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A photo that was read, or why it was not."""
+
+    path: str | None
+    width: int = 0
+    height: int = 0
+    pixels: npt.NDArray[np.uint8] | None = None
+    error: AnytagError | None = None
+
+
+class Tagger:
+    """Tags photos with one model; make one with `Tagger.load`. May be used from several threads at once.
+
+    Attributes:
+        card: what the model's folder says about itself.
+        vocabulary: the tags it was trained on, with their thresholds.
+        runtime: what runs the model; `runtime.device` says where.
+    """
+
+    def __init__(self, folder: ModelFolder, runtime: OnnxRuntime) -> None:
+        self.runtime = runtime
+        self.card: Card = folder.card
+        self._questions = Questions(folder)
+        self.vocabulary: Vocabulary = self._questions.vocabulary
+
+    @classmethod
+    def load(
+        cls, model: str | Path | None = None, *, device: Device = "auto", threads: int | None = None
+    ) -> Tagger:
+        """A tagger with a model and a device that are there.
+
+        Args:
+            model: name or folder; None is the model that comes with the package.
+            device: "auto" takes a GPU where one is active; "cuda" is an error where none is.
+            threads: of one run of the network. The default, 1, is best for many photos, which `tag_many`
+                spreads over workers.
+
+        Raises:
+            UnknownModelError, ModelError, VocabularyError: no such model, or its folder is not what it says.
+            DeviceError: the device is not active.
+        """
+        folder = ModelFolder.open(resolve(model))
+        runtime = OnnxRuntime(folder, device=device, threads=1 if threads is None else threads)
+        _ = runtime.device  # loads the image graph: a device fails here, not at the first photo
+        return cls(folder, runtime)
+
+    def tag(
+        self,
+        image: ImageSource,
+        tags: Iterable[Ask] | None = None,
+        *,
+        also: Iterable[Ask] | None = None,
+        top_k: int | None = None,
+        threshold: float | None = None,
+    ) -> Tags:
+        """The tags of one photo, by falling score.
+
+        Args:
+            image: path, encoded bytes, PIL image or uint8 array H×W×3 (RGB).
+            tags: ask exactly these, each "name" or "name: description; description", and get each with its
+                score. A name or synonym that the vocabulary knows is asked with its trained query, described
+                or not (source "vocabulary"); any other is made from its words (source "own").
+            also: ask the vocabulary and these.
+            top_k: at most so many.
+            threshold: leave out lower scores; 0 gives every tag. By default each tag of the vocabulary has
+                its own, and tags of `also` 0.5.
+
+        Raises:
+            ImageError, MissingExtraError: the photo cannot be read.
+            VocabularyError: `tags` or `also` is wrong.
+        """
+        return self.score(self.encode(image), tags, also=also, top_k=top_k, threshold=threshold)
+
+    def encode(self, image: ImageSource) -> Encoded:
+        """What the model sees in one photo: most of the work of `tag`, done once for many questions.
+
+        Raises:
+            ImageError, MissingExtraError: the photo cannot be read.
+        """
+        seen = self._look(image)
+        if seen.pixels is None:
+            raise seen.error or AnytagError(f"{seen.path} was not read")
+        tokens, pooled = self.runtime.encode(seen.pixels[None])
+        return Encoded(tokens[0], pooled[0], seen.path, seen.width, seen.height)
+
+    def score(
+        self,
+        encoded: Encoded,
+        tags: Iterable[Ask] | None = None,
+        *,
+        also: Iterable[Ask] | None = None,
+        top_k: int | None = None,
+        threshold: float | None = None,
+    ) -> Tags:
+        """The tags of an encoded photo; arguments and errors as for `tag`."""
+        question = self._questions.prepare(tags, also=also, top_k=top_k, threshold=threshold)
+        (answer,) = question.answer(self.runtime, encoded.tokens[None], encoded.pooled[None])
+        return Tags(encoded.path, encoded.width, encoded.height, self.card.name, answer)
+
+    def tag_many(
+        self,
+        images: Iterable[ImageSource],
+        tags: Iterable[Ask] | None = None,
+        *,
+        also: Iterable[Ask] | None = None,
+        top_k: int | None = None,
+        threshold: float | None = None,
+        batch_size: int = 8,
+        workers: int | None = None,
+        on_error: Literal["record", "raise"] = "record",
+    ) -> Generator[Tags, None, None]:
+        """The tags of many photos, one by one in the order of the input; holds a few batches at a time.
+
+        Args:
+            images: any iterable, read as the work goes on; each as for `tag`.
+            tags, also, top_k, threshold: as for `tag`.
+            batch_size: photos that go through the network together.
+            workers: threads, each of which reads, encodes and scores batches; by default one a usable core.
+            on_error: "record" puts the reason into a photo's `Tags.error` and goes on; "raise" raises it.
+
+        Raises:
+            ImageError, MissingExtraError: a photo cannot be read, and `on_error` is "raise".
+            VocabularyError: `tags` or `also` is wrong; raised at once, before the first photo.
+        """
+        if isinstance(images, str | bytes | os.PathLike):
+            raise AnytagError(f"tag_many takes many images, got one ({images!r}): use tag(), or give a list")
+        workers = usable_cores() if workers is None else workers
+        if batch_size < 1 or workers < 1:
+            raise AnytagError(f"batch_size is {batch_size}, workers is {workers}: expected 1 or more of each")
+        if on_error not in ("record", "raise"):
+            raise AnytagError(f"on_error is {on_error!r}: expected 'record' or 'raise'")
+        question = self._questions.prepare(tags, also=also, top_k=top_k, threshold=threshold)
+        if isinstance(images, Sized):  # a few photos: a share for every worker
+            workers = max(1, min(workers, len(images)))
+            batch_size = max(1, min(batch_size, -(-len(images) // workers)))
+
+        def work(batch: Sequence[ImageSource]) -> list[tuple[Tags, AnytagError | None]]:
+            return self._tag_batch(batch, question)
+
+        return _flatten(_in_order(work, _batches(images, batch_size), workers), raises=on_error == "raise")
+
+    def _tag_batch(
+        self, images: Sequence[ImageSource], question: Question
+    ) -> list[tuple[Tags, AnytagError | None]]:
+        """One worker's share: photos in, tags out, with the error of each that could not be read."""
+        seen = [self._look(image) for image in images]
+        pixels = [one.pixels for one in seen if one.pixels is not None]
+        answers: Iterator[tuple[TagScore, ...]] = iter(())
+        if pixels:
+            answers = iter(question.answer(self.runtime, *self.runtime.encode(np.stack(pixels))))
+        return [(self._result(one, () if one.error else next(answers)), one.error) for one in seen]
+
+    def _look(self, image: ImageSource) -> _Seen:
+        """Reads one photo and squashes it to the model's square, uint8 3×S×S."""
+        path = os.fspath(image) if isinstance(image, str | os.PathLike) else None
+        spec = self.card.image
+        try:
+            photo = load(image, near=spec.size)
+            pixels = prepare(photo, size=spec.size, resample=spec.resample)
+            return _Seen(path, photo.width, photo.height, pixels)
+        except AnytagError as error:
+            return _Seen(path, error=error)
+
+    def _result(self, seen: _Seen, answer: tuple[TagScore, ...]) -> Tags:
+        failure = Failure(type(seen.error).__name__, str(seen.error)) if seen.error else None
+        return Tags(seen.path, seen.width, seen.height, self.card.name, answer, failure)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _batches(items: Iterable[In], size: int) -> Iterator[list[In]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def _in_order(work: Callable[[In], Out], items: Iterable[In], workers: int) -> Iterator[Out]:
+    """`map` over threads, in order, at most two items a worker ahead of whoever takes the results."""
+    if workers == 1:
+        yield from map(work, items)
+        return
+    from concurrent.futures import Future, ThreadPoolExecutor  # 20 ms that a single photo need not wait for
+
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="anytag")
+    waiting: deque[Future[Out]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            while waiting and (len(waiting) > 2 * workers or waiting[0].done()):
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:  # also when the user stops: what has not begun is dropped
+        pool.shutdown(cancel_futures=True)
+
+
+def _flatten(
+    batches: Iterable[list[tuple[Tags, AnytagError | None]]], *, raises: bool
+) -> Generator[Tags, None, None]:
+    for batch in batches:
+        for tags, error in batch:
+            if raises and error is not None:
+                raise error
+            yield tags

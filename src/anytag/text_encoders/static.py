@@ -1,0 +1,199 @@
+"""The static text table: a text's vector is the mean of its tokens' rows. numpy and tokenizers, no torch.
+
+Static tables distilled from a sentence transformer are Model2Vec's idea (Tulkens & van Dongen, 2024);
+frequent tokens weigh less (SIF, Arora et al., 2017, section 3), and that weight is already in
+the length of each row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anytag.errors import FileMismatchError, ModelError, VocabularyError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+Floats = NDArray[np.float32]
+
+MAX_TOKENS = 512
+_BATCH = 1024  # texts gathered at once: 1024 × 30 tokens × 256 floats are about 30 MB
+
+
+@dataclass(frozen=True)
+class StaticTextEncoder:
+    """A folder with ``tokenizer.json``, ``table.safetensors`` and, if trained, ``projection.safetensors``.
+
+    Files are read when first needed: photos are mostly tagged without own tags, and then never.
+    """
+
+    folder: Path
+
+    @classmethod
+    def from_folder(cls, path: str | Path) -> StaticTextEncoder:
+        """The encoder of a folder; looks only whether its files are there.
+
+        Raises:
+            FileMismatchError: a file is missing.
+        """
+        folder = Path(path)
+        for name in ("tokenizer.json", "table.safetensors"):
+            if not (folder / name).is_file():
+                raise FileMismatchError(
+                    f"text encoder {folder}: {name} is missing; a static text encoder needs "
+                    "tokenizer.json and table.safetensors. Install the model again"
+                )
+        return cls(folder)
+
+    @property
+    def dim(self) -> int:
+        """Width of a text vector."""
+        return int(self._table[0].shape[1])
+
+    @property
+    def has_projection(self) -> bool:
+        """Whether the folder holds a query projection."""
+        return (self.folder / "projection.safetensors").is_file()
+
+    def encode(self, texts: Sequence[str]) -> Floats:
+        """Vectors of texts: float32 n×dim, each row of length 1; only the first 512 tokens of a text count.
+
+        Raises:
+            VocabularyError: a text is empty, or has no token that the table knows.
+            ModelError: the folder's files cannot be read.
+        """
+        if isinstance(texts, str):
+            raise VocabularyError(
+                f"got the single text {texts!r}, expected a list of texts: encode([{texts!r}])"
+            )
+        rows = np.empty((len(texts), self.dim), np.float32)
+        for start in range(0, len(texts), _BATCH):
+            batch = texts[start : start + _BATCH]
+            rows[start : start + len(batch)] = self._means(self._tokens(batch))
+        return rows
+
+    def project(self, vectors: Floats) -> Floats:
+        """Queries of text vectors: ``x @ skip + relu(x @ w1 + b1) @ w2 + b2``.
+
+        Args:
+            vectors: float32 n×dim, as `encode` gives them.
+
+        Returns:
+            float32 n×D, D being the model's query width; rows have no fixed length.
+
+        Raises:
+            ModelError: the folder has no projection, or it is not made for vectors of this width.
+        """
+        p = self._projection
+        if vectors.ndim != 2 or vectors.shape[1] != p["w1"].shape[0]:
+            raise ModelError(f"got text vectors of shape {vectors.shape}, expected (n, {p['w1'].shape[0]})")
+        hidden = np.maximum(vectors @ p["w1"] + p["b1"], 0.0)  # n×H
+        queries: Floats = (vectors @ p["skip"] + hidden @ p["w2"] + p["b2"]).astype(np.float32, copy=False)
+        return queries
+
+    def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, at least one."""
+        for text in texts:
+            if not text.strip():
+                raise VocabularyError(f"got the empty text {text!r}, expected words such as 'red car'")
+        special = self._special
+        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        ids = [[token for token in encoding.ids if token not in special] for encoding in encodings]
+        for text, known in zip(texts, ids, strict=True):
+            if not known:
+                raise VocabularyError(
+                    f"the text {text!r} has no word or letter that this model's table knows; "
+                    "ask it in English"
+                )
+        return ids
+
+    def _means(self, ids: Sequence[Sequence[int]]) -> Floats:
+        """Means of table rows, scaled to length 1: n×dim."""
+        table, scale = self._table
+        lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+        flat = np.fromiter(chain.from_iterable(ids), np.int64, int(lengths.sum()))  # T, all tokens in a row
+        vectors = table[flat] * scale[flat, None]  # T×dim
+        # a sum points where the mean does, and only the direction is kept
+        sums = np.add.reduceat(vectors, np.cumsum(lengths) - lengths, axis=0)  # n×dim
+        unit: Floats = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
+        return unit
+
+    @cached_property
+    def _table(self) -> tuple[NDArray[np.int8], Floats]:
+        """Rows int8 V×dim and their scales float32 V."""
+        found = _read(self.folder / "table.safetensors", {"table": (np.int8, 2), "scale": (np.float32, 1)})
+        table, scale = found["table"], found["scale"]
+        if len(table) != len(scale):
+            raise ModelError(
+                f"{self.folder / 'table.safetensors'}: {len(table)} rows but "
+                f"{len(scale)} scales, expected as many"
+            )
+        return table, scale
+
+    @cached_property
+    def _projection(self) -> dict[str, Floats]:
+        path = self.folder / "projection.safetensors"
+        if not path.is_file():
+            raise ModelError(
+                f"{self.folder} has no projection.safetensors, so its texts cannot become queries"
+            )
+        p = _read(
+            path,
+            {name: (np.float32, 1 if name[0] == "b" else 2) for name in ("skip", "w1", "b1", "w2", "b2")},
+        )
+        (x, hidden), (h, d) = p["w1"].shape, p["w2"].shape
+        if (p["b1"].shape, h, p["b2"].shape, p["skip"].shape) != ((hidden,), hidden, (d,), (x, d)):
+            shapes = {name: value.shape for name, value in p.items()}
+            raise ModelError(f"{path}: the shapes do not fit together: {shapes}")
+        return p
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        from tokenizers import Tokenizer  # about 20 ms, so only when a text is asked
+
+        path = self.folder / "tokenizer.json"
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises plain Exception
+            raise ModelError(f"{path} is not a tokenizer ({error}); install the model again") from error
+        if tokenizer.get_vocab_size() != len(self._table[0]):
+            raise ModelError(
+                f"{path} has {tokenizer.get_vocab_size()} tokens, "
+                f"but table.safetensors has {len(self._table[0])} rows"
+            )
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(MAX_TOKENS)
+        return tokenizer
+
+    @cached_property
+    def _special(self) -> frozenset[int]:
+        """Ids that say nothing: unknown, padding, begin and end."""
+        added = self._tokenizer.get_added_tokens_decoder()
+        return frozenset(token for token, entry in added.items() if entry.special)
+
+
+def _read(path: Path, expected: dict[str, tuple[type, int]]) -> dict[str, NDArray[Any]]:
+    """Named tensors of a safetensors file, each checked for dtype and number of axes."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        found = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"{path} cannot be read as safetensors ({error}); install the model again"
+        ) from error
+    for name, (dtype, axes) in expected.items():
+        value = found.get(name)
+        if value is None or value.dtype != dtype or value.ndim != axes:
+            given = "nothing" if value is None else f"{value.dtype} with {value.ndim} axes"
+            raise ModelError(f"{path}: got {given} as {name!r}, expected {np.dtype(dtype)} with {axes} axes")
+    return {name: found[name] for name in expected}

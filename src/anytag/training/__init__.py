@@ -1,0 +1,1 @@
+"""Training: losses, cached features, the loop, calibration."""

@@ -1,0 +1,238 @@
+"""The cached feature maps with their beliefs: everything a training step reads, in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anytag.data.rows import Row, read_rows
+from anytag.errors import AnytagError
+from anytag.models.hub import EMBEDDED
+from anytag.text_encoders.static import StaticTextEncoder
+from anytag.vocabulary import Vocabulary
+
+from .student import Batch
+from .targets import MIN_MENTIONS, ImageNetClasses, Labeler, label_matrices
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Cache:
+    """All shards of `anytag.training.cache`.
+
+    Attributes:
+        features: float16 M×C×h×w, one a view.
+        row: int32 M, the photo of each view.
+        view: int8 M, its number.
+        logits: float16 N×1000 by photo, the teacher's.
+        pooled: float16 N×F by photo, the teacher's features.
+    """
+
+    features: npt.NDArray[np.float16]
+    row: npt.NDArray[np.int32]
+    view: npt.NDArray[np.int8]
+    logits: npt.NDArray[np.float16]
+    pooled: npt.NDArray[np.float16]
+
+    @classmethod
+    def read(cls, folder: Path) -> Cache:
+        """Reads every shard into memory.
+
+        Raises:
+            AnytagError: the cache is not complete.
+        """
+        paths = sorted(path for path in folder.glob("shard-*.npz") if "partial" not in path.name)
+        if not paths:
+            raise AnytagError(f"{folder}: no cached features; run python -m anytag.training.cache first")
+        parts: dict[str, list[Array]] = {}
+        for path in paths:
+            with np.load(path) as shard:
+                for key in ("features", "row", "view", "photo", "logits", "pooled"):
+                    parts.setdefault(key, []).append(shard[key])
+        whole = {key: np.concatenate(parts.pop(key)) for key in list(parts)}
+        order = np.argsort(whole["photo"])
+        if not np.array_equal(whole["photo"][order], np.arange(len(order))):
+            raise AnytagError(f"{folder}: the cache misses photos; run python -m anytag.training.cache again")
+        return cls(
+            whole["features"], whole["row"], whole["view"], whole["logits"][order], whole["pooled"][order]
+        )
+
+
+def train_probe(
+    pooled: npt.NDArray[np.float16],
+    belief: npt.NDArray[np.float32],
+    trust: npt.NDArray[np.float32],
+    *,
+    epochs: int = 12,
+) -> nn.Module:
+    """A linear classifier, pooled features -> logits: the tag teacher, and the rival in benchmarks."""
+    x = torch.from_numpy(pooled.astype(np.float32))
+    mean, std = x.mean(0), x.std(0).clamp_min(1e-4)
+    generator = torch.Generator().manual_seed(0)
+    linear = nn.Linear(x.shape[1], belief.shape[1])
+    nn.init.zeros_(linear.weight)  # not at random: every process and every resumed run must hear the same
+    nn.init.constant_(linear.bias, -4.0)
+    optimizer = torch.optim.AdamW(linear.parameters(), lr=2e-3, weight_decay=0.02)
+    steps = epochs * max(1, len(x) // 256)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    y, w = torch.from_numpy(belief), torch.from_numpy(trust)
+    for _ in range(epochs):
+        for at in torch.split(torch.randperm(len(x), generator=generator), 256):
+            logits = linear((x[at] - mean) / std)
+            loss = F.binary_cross_entropy_with_logits(logits, y[at], w[at], reduction="sum") / len(at)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+    folded = nn.Linear(x.shape[1], belief.shape[1])
+    with torch.no_grad():
+        folded.weight.copy_(linear.weight / std)
+        folded.bias.copy_(linear.bias - (linear.weight / std) @ mean)
+    return folded
+
+
+class Corpus:
+    """Training data of one run.
+
+    Args:
+        rows: path of rows.jsonl.
+        cache: what `anytag.training.cache` made of it.
+        vocabulary: the tags.
+        classes: how ImageNet's classes are tags.
+        encoder: of captions.
+        held_out: columns that get no supervision at all.
+        sources: names of the sources to train on, comma-separated; empty means all.
+    """
+
+    def __init__(
+        self,
+        rows: Path,
+        cache: Cache,
+        *,
+        vocabulary: Vocabulary,
+        classes: ImageNetClasses,
+        encoder: StaticTextEncoder,
+        held_out: npt.NDArray[np.int64] | None = None,
+        sources: str = "",
+    ) -> None:
+        self.root = rows.parent
+        self.rows: list[Row] = read_rows(rows)
+        if len(cache.logits) != len(self.rows):
+            raise AnytagError(
+                f"{rows}: {len(self.rows)} rows, but the cache is of {len(cache.logits)} photos"
+            )
+        self.cache, self.vocabulary, self.classes = cache, vocabulary, classes
+        self.labeler = Labeler(vocabulary)
+        self.present, self.trust = label_matrices(self.rows, self.labeler)
+        self.split = np.array([row.split for row in self.rows])
+        self.source = np.array([row.source for row in self.rows])
+        wanted = np.isin(self.source, sources.split(",")) if sources else np.ones(len(self.rows), dtype=bool)
+        self.views = np.flatnonzero(((self.split == "train") & wanted)[cache.row])
+        self.held_out = held_out
+        self._beliefs()
+        self._captions(encoder)
+
+    @classmethod
+    def read(
+        cls,
+        rows: Path,
+        cache: Cache,
+        folder: Path,
+        *,
+        held_out: npt.NDArray[np.int64] | None = None,
+        sources: str = "",
+    ) -> Corpus:
+        """The corpus for a folder of scripts/build_vocabulary.py, with the shipped text encoder."""
+        vocabulary = Vocabulary.read(folder / "vocabulary.jsonl")
+        classes = ImageNetClasses.read(folder / "imagenet.json", vocabulary)
+        encoder = StaticTextEncoder.from_folder(EMBEDDED / "text")
+        return cls(
+            rows,
+            cache,
+            vocabulary=vocabulary,
+            classes=classes,
+            encoder=encoder,
+            held_out=held_out,
+            sources=sources,
+        )
+
+    def _beliefs(self) -> None:
+        """Where people were silent, teachers speak: a probe of what they said, and ImageNet's classifier."""
+        train = np.flatnonzero(self.split == "train")
+        trust = np.divide(self.trust[train], 100, dtype=np.float32)
+        probe = train_probe(self.cache.pooled[train], self.present[train].astype(np.float32), trust)
+        pooled = torch.from_numpy(self.cache.pooled[train].astype(np.float32))
+        with torch.no_grad():
+            guess = probe(pooled).sigmoid().numpy()
+        said = self.present[train].astype(np.float32)
+        told = [number for number in train if self.rows[number].captions]
+        self.named = self.present[told].sum(0) >= MIN_MENTIONS
+        guess[:, ~self.named] = 0  # of tags that only labels name, the probe has seen no photo without
+        belief = trust * said + (1 - trust) * guess
+        imagenet = self.classes.beliefs(self.cache.logits[train].astype(np.float32), said.shape[1])
+        belief = np.maximum(belief, imagenet * (1 - trust))
+        weight = 0.4 + 0.6 * trust
+        if self.held_out is not None:
+            weight[:, self.held_out] = 0
+        self.belief, self.weight = (np.round(part * 200).astype(np.uint8) for part in (belief, weight))
+        self.position = np.full(len(self.rows), -1)
+        self.position[train] = np.arange(len(train))
+
+    def _captions(self, encoder: StaticTextEncoder) -> None:
+        """Text vectors of all training captions: float16, with the range of each photo."""
+        texts: list[str] = []
+        self.caption_range = np.zeros((len(self.rows), 2), dtype=np.int64)
+        for number, row in enumerate(self.rows):
+            useful = [c for c in row.captions if self._is_useful(c)] if row.split == "train" else []
+            self.caption_range[number] = (len(texts), len(texts) + len(useful))
+            texts.extend(useful)
+        self.caption_vectors = encoder.encode(texts).astype(np.float16)
+
+    def _is_useful(self, caption: str) -> bool:
+        """Whether a caption can be a query: more than two words, none of them held out."""
+        if len(caption.split()) < 3:
+            return False
+        return self.held_out is None or not self.labeler.caption(caption) & set(self.held_out.tolist())
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        return len(self.views) // batch_size
+
+    def batches(
+        self, epoch: int, *, batch_size: int, tags: int, seed: int, start: int = 0
+    ) -> Iterator[Batch]:
+        """Batches of one epoch; the order depends on seed and epoch only, so a run can resume anywhere."""
+        order = np.random.default_rng([seed, epoch]).permutation(self.views)
+        for step in range(start, self.steps_per_epoch(batch_size)):
+            draw = np.random.default_rng([seed, epoch, step])
+            views = order[step * batch_size : (step + 1) * batch_size]
+            yield self.batch(np.sort(views), draw=draw, tags=tags)
+
+    def batch(self, views: npt.NDArray[np.int64], *, draw: np.random.Generator, tags: int) -> Batch:
+        photos = self.cache.row[views]
+        at = self.position[photos]
+        vectors = np.zeros((len(photos), self.caption_vectors.shape[1]), dtype=np.float32)
+        for number, (first, last) in enumerate(self.caption_range[photos]):
+            if last > first:
+                vectors[number] = self.caption_vectors[draw.integers(first, last)]
+        asked = np.sort(draw.permutation(len(self.vocabulary))[:tags])
+        return Batch(
+            features=_tensor(self.cache.features[views]),
+            belief=_tensor(self.belief[at]) / 200,
+            weight=_tensor(self.weight[at]) / 200,
+            teacher=_tensor(self.cache.logits[photos]),
+            captions=_tensor(vectors),
+            tags=torch.from_numpy(asked),
+        )
+
+
+def _tensor(array: npt.NDArray[np.generic]) -> Tensor:
+    return torch.from_numpy(array.astype(np.float32))

@@ -1,0 +1,119 @@
+"""What is known of each photo, as numbers: a belief in [0, 1] for every tag, and how much to trust it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from anytag.data.rows import Row
+from anytag.parsing import Parser
+from anytag.vocabulary import Vocabulary
+
+Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+
+MENTIONED = 0.3
+"""Chance that one caption mentions a thing that is in the photo (five then miss it with 0.7**5 = 0.17)."""
+MIN_MENTIONS = 10
+"""A tag that captions mention more rarely is unknown, not absent, where they are silent."""
+
+
+@dataclass(frozen=True)
+class ImageNetClasses:
+    """How the classifier's classes are tags.
+
+    Attributes:
+        tags: index of the tag of each class.
+        below: for each broader tag (by index), the classes that are kinds of it.
+    """
+
+    tags: npt.NDArray[np.int64]
+    below: dict[int, npt.NDArray[np.int64]]
+
+    @classmethod
+    def read(cls, path: Path, vocabulary: Vocabulary) -> ImageNetClasses:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        index = {tag.id: number for number, tag in enumerate(vocabulary)}
+        below = {index[key]: np.array(classes) for key, classes in fields["below"].items() if key in index}
+        return cls(np.array([index[key] for key in fields["classes"]]), below)
+
+    def beliefs(self, logits: Floats, tags: int) -> Floats:
+        """N×1000 logits -> N×K: a class's probability, a broader tag's sum; 0 where ImageNet is silent."""
+        exp = np.exp(logits - logits.max(1, keepdims=True))
+        p = exp / exp.sum(1, keepdims=True)
+        out = np.zeros((len(p), tags), dtype=np.float32)
+        out[:, self.tags] = p
+        for tag, classes in self.below.items():
+            out[:, tag] = np.maximum(out[:, tag], p[:, classes].sum(1))
+        return out
+
+
+class Labeler:
+    """Rows -> tags, through the parser and the vocabulary, broader tags included.
+
+    Args:
+        vocabulary: its tags are the columns of all matrices here.
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+        self.parser = Parser(vocabulary=vocabulary)
+        self.index = {tag.id: number for number, tag in enumerate(vocabulary)}
+        self.above = [set(broader) for broader in vocabulary.broader]
+        # The first tag of a name and kind: orange the fruit and orange the colour are two.
+        self.named: dict[tuple[str, str], str] = {}
+        for tag in vocabulary:
+            for word in (tag.name, *tag.synonyms):
+                self.named.setdefault((word.lower(), tag.kind), tag.id)
+
+    def label(self, name: str) -> str | None:
+        """Id of the tag that a human label names; a thing or a place rather than a quality."""
+        kinds = ("object", "scene", "attribute", "action")
+        return next((key for kind in kinds if (key := self.named.get((name.lower(), kind)))), None)
+
+    def _columns(self, ids: set[str | None]) -> set[int]:
+        columns = {self.index[key] for key in ids if key is not None}
+        return columns.union(*(self.above[column] for column in columns))
+
+    def labels(self, names: Sequence[str]) -> set[int]:
+        """Columns of what labels name and of all that is broader."""
+        return self._columns({self.label(name) for name in names})
+
+    def caption(self, caption: str) -> set[int]:
+        """Columns of what a caption says and of all that is broader."""
+        return self._columns({self.named.get((f.name.lower(), f.kind)) for f in self.parser.parse(caption)})
+
+    def captions(self, captions: Sequence[str]) -> set[int]:
+        """Columns of what any of the captions says."""
+        return set[int]().union(*map(self.caption, captions))
+
+    def present(self, row: Row) -> set[int]:
+        """Columns of all that is said of a photo, in any caption or label."""
+        return self.labels(row.tags) | self.captions(row.captions)
+
+
+def label_matrices(rows: Sequence[Row], labeler: Labeler) -> tuple[Bytes, Bytes]:
+    """Rows -> (present N×K: 0 or 1; trust N×K: 0 to 100, how sure that is).
+
+    A label or a mention is sure. Silence of c captions is trusted 1 - 0.7**c; silence of labels is not
+    trusted, but for the names in `absent`.
+    """
+    present = np.zeros((len(rows), len(labeler.vocabulary)), dtype=np.uint8)
+    trust = np.zeros_like(present)
+    mentions = np.zeros(present.shape[1], dtype=np.int64)
+    for number, row in enumerate(rows):
+        said = sorted(labeler.captions(row.captions))
+        mentions[said] += 1
+        present[number, said] = 1
+        present[number, sorted(labeler.labels(row.tags))] = 1
+        trust[number] = round(100 * (1 - (1 - MENTIONED) ** len(row.captions)))
+        absent = {key for name in row.absent if (key := labeler.label(name))}
+        trust[number, [labeler.index[key] for key in absent]] = 100
+    trust[:, mentions < MIN_MENTIONS] *= trust[:, mentions < MIN_MENTIONS] == 100
+    trust[present == 1] = 100
+    return present, trust

@@ -1,0 +1,417 @@
+"""`anytag.images`: every promised format and mode is written and read back."""
+
+from __future__ import annotations
+
+import io
+import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from anytag.errors import ImageError, MissingExtraError
+from anytag.images import Resample, load, prepare
+from tests.pictures import (
+    BLUE,
+    GREEN,
+    GREY,
+    RED,
+    SIZE,
+    STORED,
+    WHITE,
+    assert_close,
+    encoded,
+    middles,
+    png,
+    quarters,
+    raw,
+    tiff_rgb16,
+    transparent_grey,
+    turned,
+)
+
+# --- formats ---
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "tolerance"),
+    [
+        ("JPEG", {"quality": 95}, 4),
+        ("JPEG", {"quality": 95, "progressive": True}, 4),
+        ("JPEG", {"quality": 95, "subsampling": 0}, 4),
+        ("PNG", {}, 0),
+        ("WEBP", {"lossless": True}, 0),
+        ("WEBP", {"quality": 90}, 8),
+        ("TIFF", {}, 0),
+        ("TIFF", {"compression": "tiff_lzw"}, 0),
+        ("TIFF", {"compression": "jpeg", "quality": 95}, 6),
+        ("TIFF", {"big_tiff": True}, 0),
+        ("BMP", {}, 0),
+        ("AVIF", {"quality": 90}, 8),
+    ],
+)
+def test_rgb_formats(tmp_path: Path, kind: str, options: dict[str, Any], tolerance: int) -> None:
+    data = encoded(Image.fromarray(quarters()), kind, **options)
+    path = tmp_path / "photo.bin"  # the name's ending plays no part
+    path.write_bytes(data)
+    for source in (data, path, str(path)):
+        photo = load(source)
+        assert (photo.width, photo.height) == SIZE
+        assert_close(photo.pixels, quarters(), tolerance)
+    assert photo.name == str(path)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_heic(orientation: int) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](quarters(96, 64))))
+    heif.from_pillow(stored).save(file, quality=95, exif=exif.tobytes())
+    before = set(Image.OPEN)
+    photo = load(file.getvalue())
+    assert set(Image.OPEN) == before  # Pillow's registry belongs to the user
+    assert (photo.width, photo.height) == (96, 64)
+    assert_close(photo.pixels, quarters(96, 64), 12)
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"mif1"])
+def test_heic_without_the_extra(monkeypatch: pytest.MonkeyPatch, brand: bytes) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # what Python does for a package that is not there
+    data = b"\0\0\0\x1cftyp" + brand + b"\0\0\0\0mif1heic" + bytes(40)
+    with pytest.raises(MissingExtraError, match=r"<bytes>.*pip install 'anytag\[heic\]'"):
+        load(data)
+
+
+def test_gif_gives_its_first_frame() -> None:
+    frames = [Image.new("RGB", SIZE, colour) for colour in (RED, GREEN, BLUE)]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert (load(data).pixels == RED).all()
+
+
+def test_animated_png_and_webp_give_their_first_frame() -> None:
+    frames = [Image.new("RGB", SIZE, colour) for colour in (RED, GREEN)]
+    for kind in ("PNG", "WEBP"):
+        data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], lossless=True)
+        assert (load(data).pixels == RED).all(), kind
+
+
+def test_multi_picture_jpeg_gives_its_first_and_still_decodes_scaled() -> None:
+    frames = [Image.new("RGB", (800, 640), colour) for colour in (GREY, RED)]
+    photo = load(encoded(frames[0], "MPO", save_all=True, append_images=frames[1:]), near=100)
+    assert (photo.width, photo.height) == (800, 640)
+    assert photo.picture.size == (200, 160)
+    assert np.abs(photo.pixels.astype(int) - 128).max() <= 2
+
+
+# --- modes ---
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "BMP", "GIF"])
+def test_grey(kind: str) -> None:
+    ramp = np.tile(np.arange(0, 240, 5, dtype=np.uint8), (32, 1))
+    pixels = load(encoded(Image.fromarray(ramp), kind)).pixels
+    assert pixels.shape == (32, 48, 3)
+    assert np.abs(pixels.astype(int) - ramp[..., None]).max() <= (4 if kind == "JPEG" else 0)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP", "GIF"])
+def test_one_bit(kind: str) -> None:
+    mask = np.zeros((32, 48), bool)
+    mask[:16] = True
+    pixels = load(encoded(Image.fromarray(mask), kind)).pixels
+    assert (pixels[:16] == 255).all()
+    assert (pixels[16:] == 0).all()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_grey_of_16_bits_is_scaled_not_clipped(kind: str) -> None:
+    levels = np.array([0, 128, 129, 255, 257, 25_700, 32_768, 65_279, 65_535], np.uint16)
+    pixels = load(encoded(Image.fromarray(np.tile(levels, (3, 1))), kind)).pixels
+    assert pixels[1, :, 0].tolist() == [0, 0, 1, 1, 1, 100, 128, 254, 255]
+    assert (pixels == pixels[..., :1]).all()
+
+
+def test_big_endian_16_bit_tiff_and_pgm_like_mode_i() -> None:
+    levels = np.array([[0, 25_700, 65_535]], np.uint16)
+    pixels = load(Image.fromarray(levels.astype(np.int32))).pixels  # mode I
+    assert pixels[0, :, 0].tolist() == [0, 100, 255]
+    big = Image.frombytes("I;16B", (3, 1), levels.astype(">u2").tobytes())
+    assert load(big).pixels[0, :, 0].tolist() == [0, 100, 255]
+
+
+def test_grey_of_16_bits_with_a_transparent_value() -> None:
+    levels = np.array([[0, 25_700, 65_535]], np.uint16)
+    data = png(levels, colour=0, extra=transparent_grey(25_700))
+    assert load(data).pixels[0, :, 0].tolist() == [0, 255, 255]
+
+
+def test_colour_of_16_bits() -> None:
+    wide = quarters().astype(np.uint16) * 257
+    assert (load(png(wide, colour=2)).pixels == quarters()).all()
+    assert (load(tiff_rgb16(wide)).pixels == quarters()).all()
+    alpha = np.full((*wide.shape[:2], 1), 65_535, np.uint16)
+    alpha[:16] = 0
+    pixels = load(png(np.concatenate([wide, alpha], axis=2), colour=6)).pixels
+    assert (pixels[:16] == 255).all()
+    assert (pixels[16:] == quarters()[16:]).all()
+
+
+def test_32_bit_grey_outside_of_16_bits_is_an_error() -> None:
+    for level in (-1, 65_536):
+        with pytest.raises(ImageError, match="16 bits"):
+            load(encoded(Image.fromarray(np.array([[0, level]], np.int32)), "TIFF"))
+
+
+def test_float_tiff_is_an_error_that_names_the_mode() -> None:
+    data = encoded(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF")
+    with pytest.raises(ImageError, match=r"<bytes>.*mode F.*8-bit RGB"):
+        load(data)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP", "GIF"])
+def test_palette(kind: str) -> None:
+    picture = Image.fromarray(quarters()).quantize(4)
+    assert_close(load(encoded(picture, kind)).pixels, quarters(), 1)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF"])
+def test_palette_with_a_transparent_colour_is_on_white(kind: str) -> None:
+    picture = raw("P", np.tile(np.array([0, 1], np.uint8), (8, 4)))
+    picture.putpalette([*RED, *BLUE])
+    pixels = load(encoded(picture, kind, transparency=0)).pixels
+    assert tuple(pixels[0, 0]) == WHITE
+    assert tuple(pixels[0, 1]) == BLUE
+
+
+def test_palette_with_alpha_per_colour_is_blended_with_white() -> None:
+    picture = raw("P", np.array([[0, 1, 2]], np.uint8))
+    picture.putpalette([0, 0, 0, 0, 0, 0, 0, 0, 0])
+    pixels = load(encoded(picture, "PNG", transparency=bytes([0, 128, 255]))).pixels
+    assert pixels[0, :, 0].tolist() == [255, 127, 0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [("PNG", {}), ("TIFF", {}), ("WEBP", {"lossless": True, "exact": True})]
+)
+def test_alpha_is_on_white(kind: str, options: dict[str, Any]) -> None:
+    pixels = np.zeros((1, 3, 4), np.uint8)
+    pixels[..., 3] = [0, 128, 255]
+    assert load(encoded(Image.fromarray(pixels), kind, **options)).pixels[0, :, 1].tolist() == [255, 127, 0]
+
+
+def test_avif_alpha_is_on_white() -> None:
+    picture = Image.new("RGBA", (32, 32), (0, 0, 0, 0))
+    assert load(encoded(picture, "AVIF", quality=100)).pixels.min() >= 250
+
+
+def test_grey_with_alpha_is_on_white() -> None:
+    picture = raw("LA", np.array([[[0, 0], [0, 128], [40, 255]]], np.uint8))
+    assert load(encoded(picture, "PNG")).pixels[0, :, 2].tolist() == [255, 127, 40]
+
+
+def test_colour_and_grey_with_one_transparent_value() -> None:
+    assert tuple(load(encoded(Image.fromarray(quarters()), "PNG", transparency=RED)).pixels[0, 0]) == WHITE
+    grey = Image.fromarray(np.array([[7, 8]], np.uint8))
+    assert load(encoded(grey, "PNG", transparency=7)).pixels[0, :, 0].tolist() == [255, 8]
+
+
+@pytest.mark.parametrize(("kind", "tolerance"), [("JPEG", 6), ("TIFF", 1)])
+def test_cmyk(kind: str, tolerance: int) -> None:
+    # Pillow writes CMYK JPEG as Adobe does: APP14 marker, inverted inks.
+    data = encoded(Image.fromarray(quarters()).convert("CMYK"), kind, quality=95)
+    assert kind != "JPEG" or b"Adobe" in data
+    photo = load(data)
+    assert_close(photo.pixels, quarters(), tolerance)
+
+
+def test_cmyk_inks_by_hand() -> None:
+    inks = np.zeros((16, 16, 4), np.uint8)  # no ink at all is white paper
+    inks[:, 8:, 3] = 255  # all black
+    pixels = load(encoded(raw("CMYK", inks), "JPEG", quality=100)).pixels
+    assert pixels[8, 2].min() >= 253
+    assert pixels[8, 13].max() <= 2
+
+
+# --- EXIF ---
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(
+    ("kind", "options", "tolerance"),
+    [
+        ("PNG", {}, 0),
+        ("TIFF", {}, 0),
+        ("WEBP", {"lossless": True}, 0),
+        ("JPEG", {"quality": 95}, 4),
+        ("AVIF", {"quality": 90}, 8),
+    ],
+)
+def test_orientation(orientation: int, kind: str, options: dict[str, Any], tolerance: int) -> None:
+    photo = load(turned(quarters(), orientation, kind, **options))
+    assert (photo.width, photo.height) == SIZE
+    assert_close(photo.pixels, quarters(), tolerance)
+    if not tolerance:
+        assert (photo.pixels == quarters()).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_with_scaled_decoding(orientation: int) -> None:
+    upright = quarters(640, 320)
+    photo = load(turned(upright, orientation, "JPEG", quality=95), near=80)
+    assert (photo.width, photo.height) == (640, 320)
+    assert photo.picture.size == (160, 80)
+    assert_close(photo.pixels, quarters(160, 80), 4)
+
+
+def test_orientation_of_a_pil_image_that_stays_as_it_is() -> None:
+    with Image.open(io.BytesIO(turned(quarters(640, 320), 6, "JPEG"))) as picture:
+        photo = load(picture, near=80)
+        assert picture.size == (320, 640)  # neither turned nor scaled
+    assert photo.picture.size == (photo.width, photo.height) == (640, 320)
+    assert_close(photo.pixels, quarters(640, 320), 6)
+
+
+@pytest.mark.parametrize(
+    "block", [b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0nonsense", bytes(20)]
+)
+def test_a_damaged_exif_block_leaves_the_photo(block: bytes) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        photo = load(encoded(Image.fromarray(quarters()), "JPEG", quality=95, exif=block))
+    assert_close(photo.pixels, quarters(), 4)
+
+
+def test_an_unknown_orientation_is_upright() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 9
+    assert (load(encoded(Image.fromarray(quarters()), "PNG", exif=exif)).pixels == quarters()).all()
+
+
+# --- scaled decoding and the square ---
+
+
+@given(width=st.integers(1, 700), height=st.integers(1, 700), near=st.integers(1, 300))
+@settings(max_examples=60, deadline=None)
+def test_scaled_decoding_keeps_both_sides_at_least_near(width: int, height: int, near: int) -> None:
+    photo = load(encoded(Image.new("L", (width, height), 100), "JPEG"), near=near)
+    assert (photo.width, photo.height) == (width, height)
+    scale = next((s for s in (8, 4, 2) if min(width // near, height // near) >= s), 1)
+    assert photo.picture.size == (-(-width // scale), -(-height // scale))
+    assert scale == 1 or min(photo.picture.size) >= near
+
+
+def test_only_jpeg_is_decoded_scaled() -> None:
+    assert load(encoded(Image.new("RGB", (640, 320)), "PNG"), near=32).picture.size == (640, 320)
+
+
+def test_prepare_is_pillow_antialiased_bilinear() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (75, 100, 3), dtype=np.uint8)
+    out = prepare(load(noise), size=32)
+    assert out.shape == (3, 32, 32)
+    assert out.dtype == np.uint8
+    assert out.flags.c_contiguous
+    assert out.flags.owndata
+    expected = np.asarray(Image.fromarray(noise).resize((32, 32), Image.Resampling.BILINEAR))
+    assert (out == expected.transpose(2, 0, 1)).all()
+
+
+def test_prepare_squashes_and_keeps_the_sides() -> None:
+    square = prepare(load(quarters(96, 24)), size=16)
+    assert middles(square.transpose(1, 2, 0)) == [RED, GREEN, BLUE, GREY]
+
+
+@pytest.mark.parametrize("resample", ["nearest", "bilinear", "bicubic", "lanczos"])
+def test_prepare_of_a_large_picture_is_within_three_levels_of_the_exact_filter(resample: Resample) -> None:
+    rough = np.random.default_rng(1).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    large = Image.fromarray(rough).resize((1600, 1200), Image.Resampling.BICUBIC)
+    exact = np.asarray(large.resize((64, 64), Image.Resampling[resample.upper()])).transpose(2, 0, 1)
+    out = prepare(load(large), size=64, resample=resample)
+    assert np.abs(out.astype(int) - exact.astype(int)).max() <= 3
+
+
+def test_prepare_refuses_what_it_cannot_do() -> None:
+    photo = load(quarters())
+    with pytest.raises(ImageError, match=r"'cubic'.*nearest, bilinear, bicubic, lanczos"):
+        prepare(photo, size=8, resample="cubic")  # type: ignore[arg-type]
+    with pytest.raises(ImageError, match="size 0"):
+        prepare(photo, size=0)
+    with pytest.raises(ImageError, match="near=0"):
+        load(quarters(), near=0)
+
+
+def test_threads_see_what_one_thread_sees() -> None:
+    files = [turned(quarters(320, 200), o, kind) for o in range(1, 9) for kind in ("JPEG", "PNG", "WEBP")]
+    filters = list(warnings.filters)
+    alone = [prepare(load(data, near=64), size=64) for data in files]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda data: prepare(load(data, near=64), size=64), files))
+    assert all((a == b).all() for a, b in zip(alone, together, strict=True))
+    assert list(warnings.filters) == filters
+
+
+# --- sources ---
+
+
+def test_array() -> None:
+    photo = load(quarters())
+    assert (photo.width, photo.height, photo.name) == (*SIZE, "<array>")
+    assert (photo.pixels == quarters()).all()
+    assert (load(quarters()[::-1, ::2]).pixels == quarters()[::-1, ::2]).all()  # strides of any kind
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((4, 4, 1), np.uint8),
+        np.zeros((1, 4, 4, 3), np.uint8),
+        np.zeros((3, 4, 4), np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((4, 4, 3), np.int64),
+        np.zeros((4, 4, 3), bool),
+    ],
+)
+def test_array_of_the_wrong_kind(array: npt.NDArray[Any]) -> None:
+    with pytest.raises(ImageError, match=r"shape .*expected uint8 H×W×3"):
+        load(array)
+
+
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "LA", "P", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "I", "I;16"]
+)
+def test_pil_modes(mode: str) -> None:
+    photo = load(Image.new(mode, (5, 4)))
+    assert photo.picture.mode == "RGB"
+    assert photo.pixels.shape == (4, 5, 3)
+
+
+@pytest.mark.parametrize("mode", ["F", "LAB"])
+def test_pil_modes_without_a_known_range(mode: str) -> None:
+    with pytest.raises(ImageError, match=f"<image>.*mode {mode}"):
+        load(Image.new(mode, (5, 4)))
+
+
+def test_a_photo_cannot_be_changed() -> None:
+    photo = load(quarters())
+    with pytest.raises(AttributeError):
+        photo.width = 3  # type: ignore[misc]
+    photo.pixels[:] = 0
+    assert (photo.pixels == quarters()).all()
+
+
+def test_other_types() -> None:
+    wrong: Any
+    for wrong in (None, 3, [1, 2], io.BytesIO(b"x")):
+        with pytest.raises(ImageError, match=f"cannot be a {type(wrong).__name__}"):
+            load(wrong)

@@ -1,0 +1,107 @@
+"""`anytag.training.losses`: against slow loops and the published loss."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from anytag.training.losses import alignment_loss, asymmetric_loss, distillation_loss
+from tests.golden_cases import assert_close, read_case
+
+GOLDEN = ("loss_asl_b1", "loss_asl_b3")
+ENTRY = st.tuples(st.floats(-12, 12), st.floats(0, 1))
+
+
+def slow_entry(x: float, y: float, *, gamma_neg: float, gamma_pos: float, clip: float) -> float:
+    """One entry, as the paper writes it."""
+    p = 1 / (1 + math.exp(-x))
+    m = min(1 - p + clip, 1)
+    there = y * math.log(p) * math.pow(1 - p, gamma_pos)
+    absent = (1 - y) * math.log(m) * math.pow(1 - m, gamma_neg)
+    return -(there + absent)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    entries=st.lists(ENTRY, min_size=1, max_size=6),
+    gamma_neg=st.sampled_from([0.0, 3.0, 7.0]),
+    gamma_pos=st.sampled_from([0.0, 1.0]),
+    clip=st.sampled_from([0.0, 0.05, 0.2]),
+)
+def test_asymmetric_loss_is_the_formula_entry_by_entry(
+    entries: list[tuple[float, float]], gamma_neg: float, gamma_pos: float, clip: float
+) -> None:
+    logits, targets = torch.tensor(entries, dtype=torch.float64).unbind(1)
+    found = asymmetric_loss(logits, targets, gamma_neg=gamma_neg, gamma_pos=gamma_pos, clip=clip)
+    expected = [slow_entry(x, y, gamma_neg=gamma_neg, gamma_pos=gamma_pos, clip=clip) for x, y in entries]
+    assert found.tolist() == pytest.approx(expected, rel=1e-6, abs=1e-9)
+
+
+def published(variant: dict[str, Any], logits: Tensor, targets: Tensor) -> Tensor:
+    gammas = {key: float(variant[key]) for key in ("gamma_neg", "gamma_pos")}
+    return asymmetric_loss(logits, targets, clip=variant["clip"] or 0.0, **gammas).sum()
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_golden_loss_and_gradient(name: str) -> None:
+    case, inputs, outputs = read_case(name)
+    targets = torch.from_numpy(inputs["targets"])
+    for number, variant in enumerate(case["config"]["variants"]):
+        if variant["eps"] != 1e-8:  # ours is fixed
+            continue
+        logits = torch.from_numpy(inputs["logits"]).requires_grad_()
+        loss = published(variant, logits, targets)
+        assert_close(case, f"loss.{number}", ours=loss.item(), stored=outputs[f"loss.{number}"])
+        if variant["detach_weight"]:
+            (gradient,) = torch.autograd.grad(loss, logits)
+            assert_close(case, f"grad.{number}", ours=gradient.numpy(), stored=outputs[f"grad.{number}"])
+
+
+def test_focusing_factors_carry_no_gradient() -> None:
+    """d/dx of -(1-y) log(m) w is w · p(1-p)/m when the factor w is a constant."""
+    logits = torch.tensor([-1.0, 0.3, 2.0], dtype=torch.float64, requires_grad=True)
+    loss = asymmetric_loss(logits, torch.zeros(3, dtype=torch.float64), gamma_neg=4.0, clip=0.05).sum()
+    (gradient,) = torch.autograd.grad(loss, logits)
+    p = logits.detach().sigmoid()
+    m = 1 - p + 0.05
+    assert torch.allclose(gradient, (1 - m) ** 4 * p * (1 - p) / m)
+
+
+@pytest.mark.parametrize("target", [0.0, 1.0])
+def test_extreme_logits_stay_finite(target: float) -> None:
+    logits = torch.tensor([-1000.0, 1000.0], requires_grad=True)
+    loss = asymmetric_loss(logits, torch.full((2,), target), gamma_neg=4.0, gamma_pos=1.0).sum()
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert loss.isfinite() and gradient.isfinite().all()
+
+
+def test_equal_captions_are_not_negatives() -> None:
+    """Two photos of one caption want both of its columns high; the third wants them low."""
+    logits = torch.zeros(3, 3, requires_grad=True)
+    same = torch.tensor([[1, 1, 0], [1, 1, 0], [0, 0, 1]], dtype=torch.bool)
+    (gradient,) = torch.autograd.grad(alignment_loss(logits, same), logits)
+    assert ((gradient < 0) == same).all()
+
+
+def test_alignment_is_a_mean_over_photos() -> None:
+    logits, same = torch.randn(4, 4, generator=torch.Generator().manual_seed(0)), torch.eye(4).bool()
+    twice = alignment_loss(logits.repeat(2, 1), same.repeat(2, 1))
+    assert torch.allclose(alignment_loss(logits, same), twice)
+
+
+def test_distillation_of_equal_logits_is_zero() -> None:
+    logits = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
+    assert distillation_loss(logits + 3, logits).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_distillation_is_the_divergence() -> None:
+    logits, teacher = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0)).double()
+    p, q = teacher.softmax(1).tolist(), logits.softmax(1).tolist()
+    slow = sum(a * math.log(a / b) for ps, qs in zip(p, q, strict=True) for a, b in zip(ps, qs, strict=True))
+    assert distillation_loss(logits, teacher).item() == pytest.approx(slow / 3)
