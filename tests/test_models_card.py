@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,19 @@ def test_every_field_is_needed(folder: Path) -> None:
         file.write_text(json.dumps(data))
         with pytest.raises(CardError, match=last):
             Card.read(folder)
+
+
+def test_optional_fields_are_written_only_when_they_say_something(folder: Path) -> None:
+    card = Card.read(folder)
+    assert (card.network, card.source) == ({}, {})
+    replace(card, network={"image": {"depths": [2, 2]}}, text=None).write(folder)
+    data = json.loads((folder / "card.json").read_text())
+    assert data["text"] is None
+    assert "source" not in data
+    assert Card.read(folder).network == {"image": {"depths": [2, 2]}}
+    assert Card.read(folder).text is None
+    with pytest.raises(CardError, match="network: expected an object"):
+        Card.read(change(folder, "network", 3))
 
 
 def test_a_missing_card_is_named(tmp_path: Path) -> None:

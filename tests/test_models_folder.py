@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anytag.errors import CardError, FileMismatchError
+from anytag.errors import CardError, FileMismatchError, ModelError
 from anytag.models import hub
-from anytag.models.card import Card
+from anytag.models.card import Card, TextSpec
 from anytag.models.folder import ModelFolder, inside, write_card
 from tests.tiny import make_tiny_model
 
@@ -192,8 +192,14 @@ def test_an_unlisted_file_makes_a_subfolder_unfit(path: Path) -> None:
 @pytest.mark.parametrize("name", ["..", "/etc", "none", "image.onnx"])
 def test_a_wrong_text_folder_is_named(path: Path, name: str) -> None:
     card = Card.read(path)
-    write_card(path, replace(card, text=replace(card.text, folder=name)))
+    write_card(path, replace(card, text=TextSpec("static", name)))
     with pytest.raises(FileMismatchError):
+        _ = ModelFolder.open(path).text
+
+
+def test_a_model_without_a_text_encoder_says_so(path: Path) -> None:
+    write_card(path, replace(Card.read(path), text=None))
+    with pytest.raises(ModelError, match="tiny has no text encoder"):
         _ = ModelFolder.open(path).text
 
 

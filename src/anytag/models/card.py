@@ -1,7 +1,8 @@
 """`card.json`: what a model folder says about itself, read strictly and written whole.
 
 The dataclasses below are the schema: `Card.read` walks their annotations, so a missing, unknown or
-wrong-typed field is found in one place and named with its path, as in ``image.size``.
+wrong-typed field is found in one place and named with its path, as in ``image.size``. A field with a default
+may be left out, and is when it holds that default: older cards stay valid.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
+from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from anytag.errors import CardError
@@ -96,8 +98,11 @@ class Card:
         width: D, the width of image tokens, of pooled image vectors and of queries.
         shortlist: how many tags a photo's first pass leaves for the decoder.
         files: by path relative to the folder, with forward slashes.
+        text: None where queries are learned, so that no words can be asked.
         metrics: free; names of measures to their figures.
         thresholds: how the vocabulary's thresholds were made, in words.
+        network: the numbers from which `anytag.checkpoints.load_network` builds the torch network.
+        source: where converted weights come from: a file's name, size, sha256.
     """
 
     name: str
@@ -106,7 +111,7 @@ class Card:
     description: str
     image: ImageSpec
     width: int
-    text: TextSpec
+    text: TextSpec | None
     calibration: Calibration
     shortlist: int
     licence: str
@@ -114,6 +119,8 @@ class Card:
     thresholds: str
     metrics: Mapping[str, Any]
     files: Mapping[str, FileFacts]
+    network: Mapping[str, Any] = field(default_factory=dict)
+    source: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _require(NAME.fullmatch(self.name) is not None, "name", "letters, digits, '.', '_' or '-'", self.name)
@@ -138,7 +145,9 @@ class Card:
     def write(self, path: str | Path) -> None:
         """Write to the file `path`, or as card.json into the folder `path`, atomically."""
         path = _card_file(Path(path))
-        text = json.dumps({"format": FORMAT, **asdict(self)}, indent=2, ensure_ascii=False, allow_nan=False)
+        values = asdict(self)
+        said = {one.name: values[one.name] for one in fields(self) if values[one.name] != _default(one)}
+        text = json.dumps({"format": FORMAT, **said}, indent=2, ensure_ascii=False, allow_nan=False)
         beside = path.with_name(path.name + ".new")
         beside.write_text(text + "\n", encoding="utf-8")
         beside.replace(path)
@@ -181,18 +190,24 @@ def _record(kind: Any, data: Any, where: str) -> Any:
     if not isinstance(data, dict):
         raise CardError(f"{where}: expected an object, got {_short(data)}")
     types = get_type_hints(kind)
-    wanted = [field.name for field in fields(kind)]
+    wanted = [one.name for one in fields(kind)]
+    needed = [one.name for one in fields(kind) if _default(one) is MISSING]
     for complaint, names in (
-        ("is missing", [name for name in wanted if name not in data]),
+        ("is missing", [name for name in needed if name not in data]),
         ("is not a field of this format", [name for name in data if name not in wanted]),
     ):
         if names:
             raise CardError(f"{_join(where, names[0])} {complaint}")
-    values = {name: _value(types[name], data[name], _join(where, name)) for name in wanted}
+    values = {name: _value(types[name], data[name], _join(where, name)) for name in wanted if name in data}
     try:
         return kind(**values)
     except CardError as error:
         raise CardError(_join(where, str(error))) from None
+
+
+def _default(of: Field[Any]) -> Any:
+    """What a field holds when it is left out; MISSING where it may not be."""
+    return of.default if of.default_factory is MISSING else of.default_factory()
 
 
 def _value(kind: Any, data: Any, where: str) -> Any:
@@ -200,6 +215,9 @@ def _value(kind: Any, data: Any, where: str) -> Any:
     if is_dataclass(kind):
         return _record(kind, data, where)
     origin, args = get_origin(kind), get_args(kind)
+    if origin is UnionType:  # X | None
+        (kind,) = (arg for arg in args if arg is not NoneType)
+        return None if data is None else _value(kind, data, where)
     if origin is Literal:
         if data not in args:
             raise CardError(f"{where}: expected {' or '.join(map(repr, args))}, got {_short(data)}")

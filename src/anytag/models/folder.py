@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from anytag.errors import FileMismatchError
+from anytag.errors import FileMismatchError, ModelError
 from anytag.models import card as cards
 from anytag.models.card import Card, FileFacts
 from anytag.models.hub import EMBEDDED
@@ -71,7 +71,13 @@ class ModelFolder:
 
     @property
     def text(self) -> Path:
-        """The text encoder's folder."""
+        """The text encoder's folder.
+
+        Raises:
+            ModelError: the model has none; it knows its own vocabulary only.
+        """
+        if self.card.text is None:
+            raise ModelError(f"{self.card.name} has no text encoder: ask for tags of its vocabulary only")
         return self.directory(self.card.text.folder)
 
 
