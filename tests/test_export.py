@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anytag.errors import ModelError
-from anytag.export.graphs import export_folder_graphs, export_tags_graph
+from anytag.export.graphs import Located, export_folder_graphs, export_tags_graph
 from anytag.export.integer_graph import QuantizedAdd, QuantizedConv, integer_graph
 from anytag.export.parity import check_parity
 from anytag.export.quantize import PIXELS, QuantizationReport, quantize_image_graph
@@ -72,6 +72,9 @@ def test_graphs_say_what_the_network_says(
     queries[:, 3, 1:] = 0
     expected = torch_runtime.score(tokens, pooled, queries)
     np.testing.assert_allclose(runtime.score(tokens, pooled, queries), expected, rtol=1e-4, atol=1e-4)
+    where = torch_runtime.where(tokens, pooled, queries)
+    assert where.shape == (photos, 11, tokens.shape[1])
+    np.testing.assert_allclose(runtime.where(tokens, pooled, queries), where, rtol=1e-4, atol=1e-4)
 
 
 def test_export_leaves_the_network_as_it_was(network: TagNetwork, tmp_path: Path) -> None:
@@ -99,9 +102,9 @@ def test_a_graph_of_another_network_is_found_out(folder: ModelFolder, network: T
     other = tiny_network(seed=1).decoder
     batch = tuple(torch.randn(*shape) for shape in ((2, 3, 16), (2, 16), (1, 4, 2, 16)))
     file = folder.file("tags.onnx")
-    assert check_parity(network.decoder, file, [batch]) < 1e-5
+    assert check_parity(Located(network.decoder), file, [batch]) < 1e-5
     with pytest.raises(ModelError, match=r"tags\.onnx: logits for inputs 2×3×16, .* differ by"):
-        check_parity(other, file, [batch])
+        check_parity(Located(other), file, [batch])
 
 
 # --- rounding

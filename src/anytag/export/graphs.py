@@ -36,6 +36,17 @@ class _ConvolvedEncoder(nn.Module):
         return tokens, tokens.mean(1)
 
 
+class Located(nn.Module):
+    """`FoldedDecoder.located` as a module of its own."""
+
+    def __init__(self, decoder: FoldedDecoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, tokens: Tensor, pooled: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
+        return self.decoder.located(tokens, pooled, queries)
+
+
 def export_folder_graphs(network: TagNetwork, folder: Path) -> None:
     """Writes a network's image.onnx and tags.onnx in float32 and compares them with it.
 
@@ -71,18 +82,19 @@ def export_image_graph(encoder: ImageEncoder, file: Path, *, size: int) -> float
 
 
 def export_tags_graph(decoder: FoldedDecoder, file: Path) -> float:
-    """`tokens` N×T×D, `pooled` N×D, `queries` Q×K×P×D -> `logits` N×K, all float32; all but D free.
+    """`tokens` N×T×D, `pooled` N×D, `queries` Q×K×P×D -> `logits` N×K, `where` N×K×T: float32, only D fixed.
 
-    Q is 1 (the same queries for all photos) or N.
+    Q is 1 (the same queries for all photos) or N. `where` is a step on the way to `logits` and costs nothing.
 
     Returns:
         the largest difference from the decoder, as `check_parity` gives it.
     """
-    axes = {"tokens": "NTD", "pooled": "ND", "queries": "QKPD", "logits": "NK"}
+    axes = {"tokens": "NTD", "pooled": "ND", "queries": "QKPD", "logits": "NK", "where": "NKT"}
     # Six photos and two sets of queries: the trace must take neither for the other, nor for 1.
-    _export(decoder, file, _asked(decoder, photos=6, sets=2), axes, free="NTQKP")
+    located = Located(decoder)
+    _export(located, file, _asked(decoder, photos=6, sets=2), axes, free="NTQKP")
     sizes = ((1, 1), (3, 1), (3, 3))
-    return check_parity(decoder, file, [_asked(decoder, photos=n, sets=q) for n, q in sizes])
+    return check_parity(located, file, [_asked(decoder, photos=n, sets=q) for n, q in sizes])
 
 
 def _asked(decoder: FoldedDecoder, *, photos: int, sets: int) -> tuple[Tensor, Tensor, Tensor]:

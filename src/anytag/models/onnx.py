@@ -18,6 +18,7 @@ Device = Literal["auto", "cpu", "cuda"]
 Floats = npt.NDArray[np.float32]
 
 IMAGE, TAGS = "image.onnx", "tags.onnx"
+WHERE = "where"  # what tags.onnx may give besides
 _GRAPHS = {
     IMAGE: (("pixels",), ("tokens", "pooled")),
     TAGS: (("tokens", "pooled", "queries"), ("logits",)),
@@ -96,6 +97,36 @@ class OnnxRuntime:
         Raises:
             ModelError: another shape or type, or the graph fails.
         """
+        self._check_asked(tokens, pooled, queries)
+        if not queries.shape[1]:
+            return np.zeros((len(tokens), 0), np.float32)
+        (logits,) = self._run(TAGS, {"tokens": tokens, "pooled": pooled, "queries": queries})
+        return logits
+
+    def where(self, tokens: Floats, pooled: Floats, queries: Floats) -> Floats:
+        """What each token says for each tag in each photo: see `anytag.where`.
+
+        Args:
+            tokens, pooled, queries: as for `score`.
+
+        Returns:
+            float32 N×K×T.
+
+        Raises:
+            ModelError: as for `score`, or the model was exported without it.
+        """
+        self._check_asked(tokens, pooled, queries)
+        if not queries.shape[1]:
+            return np.zeros((len(tokens), 0, tokens.shape[1]), np.float32)
+        if WHERE not in (node.name for node in self._session(TAGS).get_outputs()):
+            raise ModelError(
+                f"{self.folder.path / TAGS} does not tell where tags are (it has no output {WHERE!r}): "
+                "export the model again"
+            )
+        (where,) = self._run(TAGS, {"tokens": tokens, "pooled": pooled, "queries": queries}, (WHERE,))
+        return where
+
+    def _check_asked(self, tokens: Floats, pooled: Floats, queries: Floats) -> None:
         width = self.folder.card.width
         if tokens.dtype != np.float32 or tokens.ndim != 3 or tokens.shape[2] != width or not tokens.size:
             raise _wrong("tokens", tokens, f"float32 N×T×{width}, not empty")
@@ -111,15 +142,13 @@ class OnnxRuntime:
         ):
             expected = f"float32 Q×K×P×{width} with Q of 1 or {count} and P of at least 1"
             raise _wrong("queries", queries, expected)
-        if not queries.shape[1]:
-            return np.zeros((count, 0), np.float32)
-        (logits,) = self._run(TAGS, {"tokens": tokens, "pooled": pooled, "queries": queries})
-        return logits
 
-    def _run(self, name: str, feeds: dict[str, npt.NDArray[Any]]) -> list[Floats]:
+    def _run(
+        self, name: str, feeds: dict[str, npt.NDArray[Any]], outputs: tuple[str, ...] | None = None
+    ) -> list[Floats]:
         session = self._session(name)
         try:
-            return list(session.run(list(_GRAPHS[name][1]), feeds))
+            return list(session.run(list(outputs or _GRAPHS[name][1]), feeds))
         except Exception as error:  # onnxruntime's errors have no common class but this one
             raise ModelError(f"{self.folder.path / name} cannot be run: {error}") from error
 

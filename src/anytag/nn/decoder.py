@@ -55,18 +55,30 @@ class FoldedDecoder(nn.Module):
 
     def forward(self, tokens: Tensor, pooled: Tensor, rows: Tensor) -> Tensor:
         """tokens N×T×D, pooled N×D, rows Q×K×P×D (Q is 1 or N) -> logits N×K."""
+        return self.located(tokens, pooled, rows)[0]
+
+    def located(self, tokens: Tensor, pooled: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """As `forward`, and what each token adds to each logit: logits N×K, where N×K×T."""
         queries = weigh_descriptions(pooled, rows, self.reweight_scale)  # N×K×D
+        where = self.evidence(tokens, queries)
         offset: Tensor = self.bias(queries).squeeze(-1)
-        return self.attend(tokens, queries) + offset
+        return where.sum(-1) + offset, where
 
     def attend(self, tokens: Tensor, queries: Tensor) -> Tensor:
         """tokens N×T×D, queries N×K×D -> N×K."""
+        return self.evidence(tokens, queries).sum(-1)
+
+    def evidence(self, tokens: Tensor, queries: Tensor) -> Tensor:
+        """What each token adds to each logit: attention times answer. tokens N×T×D, queries N×K×D -> N×K×T.
+
+        The attention alone says little of where a tag is: at most tokens it is nearly even.
+        """
         values = self._split(tokens)  # N×H×T×d
         keys = self._split(self.key(tokens))
         asked = self._split(queries)  # N×H×K×d
         weights = (asked @ keys.transpose(-1, -2) / math.sqrt(self.width / self.heads)).softmax(-1)  # N×H×K×T
         answers = asked @ values.transpose(-1, -2)
-        return (weights * answers).sum((1, 3))
+        return (weights * answers).sum(1)
 
     def coarse(self, pooled: Tensor, rows: Tensor) -> Tensor:
         """The first pass: even weights over descriptions and tokens. pooled N×D, rows K×P×D -> N×K."""

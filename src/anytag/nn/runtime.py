@@ -80,6 +80,12 @@ class TorchRuntime:
             asked = (self._tensor(array) for array in (tokens, pooled, queries))
             return _array(self.network.decoder(*asked))
 
+    def where(self, tokens: Floats, pooled: Floats, queries: Floats) -> Floats:
+        """What each token says for each tag; arguments and errors as for `score`, float32 N×K×T."""
+        with torch.inference_mode():
+            asked = (self._tensor(array) for array in (tokens, pooled, queries))
+            return _array(self.network.decoder.located(*asked)[1])
+
     def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
         """A copy where the weights are; torch takes no negative strides and no read-only memory."""
         return torch.tensor(np.ascontiguousarray(array), device=self.device)
