@@ -1,8 +1,75 @@
-"""The families as rows of one table. A new family is a new row here."""
+"""The families as rows of one table. A new family is a new row here: numbers, no logic."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+Triple = tuple[float, float, float]
+Queries = Literal["descriptions", "embedded", "learned"]
+
+IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
+IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class SwinConfig:
+    """A Swin transformer (Liu et al. 2021) with 4-pixel patches; `width` is the first stage's."""
+
+    width: int
+    depths: tuple[int, ...]
+    heads: tuple[int, ...]
+    window: int
+
+
+@dataclass(frozen=True)
+class VitConfig:
+    """A vision transformer with a class token (Dosovitskiy et al. 2021)."""
+
+    width: int
+    depth: int
+    heads: int
+    patch: int = 16
+
+
+@dataclass(frozen=True)
+class CrossConfig:
+    """A BERT-style tag decoder: layers of cross-attention and perceptron, without self-attention.
+
+    Attributes:
+        hidden: H, of the queries inside.
+        layers: how many.
+        mlp: width of the perceptron.
+    """
+
+    hidden: int = 768
+    layers: int = 2
+    mlp: int = 3072
+
+
+@dataclass(frozen=True)
+class CaptionConfig:
+    """A tag encoder and a text decoder (Tag2Text, section 3.2).
+
+    Attributes:
+        words: wordpieces, the special ones included.
+        layers: of the encoder and of the decoder.
+        shared: so many first layers of the encoder share cross-attention and perceptron with the tag decoder.
+        width: H; equals the tag decoder's where layers are shared.
+        positions: longest text, in wordpieces.
+        tag_length: wordpieces of the tags' text.
+        prompt: what every caption starts with; not part of the result.
+    """
+
+    words: int = 30524
+    layers: int = 12
+    shared: int = 2
+    heads: int = 12
+    width: int = 768
+    mlp: int = 3072
+    positions: int = 512
+    tag_length: int = 40
+    prompt: str = "a picture of "
 
 
 @dataclass(frozen=True)
@@ -10,20 +77,65 @@ class NetworkConfig:
     """Numbers of one network.
 
     Attributes:
-        backbone: timm's name.
+        backbone: timm's name of an EfficientNet, or the numbers of a transformer.
         size: side of the square input in pixels.
-        width: D, of tokens and queries.
+        width: D, of the tokens that the encoder gives.
         heads: of the decoder's cross-attention.
-        text_hidden: of the query projection.
+        text_hidden: of the query projection that is trained for the folded decoder; 0 where there is none.
+        projected: whether the backbone's tokens are projected to `width`; otherwise it is their own width.
+        queries: what a row of the queries is. "descriptions": a text vector, weighted by the photo;
+            "embedded": a text vector, averaged; "learned": query, weight vector and bias of one tag.
+        cross: the decoder; the folded one when None.
+        captions: the caption head, if any.
+        mean, std: how pixels in [0, 1] are normalised, RGB.
     """
 
-    backbone: str
+    backbone: str | SwinConfig | VitConfig
     size: int
     width: int
     heads: int
-    text_hidden: int
+    text_hidden: int = 0
+    projected: bool = True
+    queries: Queries = "descriptions"
+    cross: CrossConfig | None = None
+    captions: CaptionConfig | None = None
+    mean: Triple = IMAGENET_MEAN
+    std: Triple = IMAGENET_STD
 
+
+SWIN_BASE = SwinConfig(width=128, depths=(2, 2, 18, 2), heads=(4, 8, 16, 32), window=12)
+SWIN_LARGE = SwinConfig(width=192, depths=(2, 2, 18, 2), heads=(6, 12, 24, 48), window=12)
+VIT_BASE = VitConfig(width=768, depth=12, heads=12)
+VIT_LARGE = VitConfig(width=1024, depth=24, heads=16)
 
 FAMILIES = {
-    "mini": NetworkConfig(backbone="tf_efficientnet_lite0", size=224, width=512, heads=4, text_hidden=512),
+    "mini": NetworkConfig(
+        backbone="tf_efficientnet_lite0",
+        size=224,
+        width=512,
+        heads=4,
+        text_hidden=512,
+        mean=(127 / 255, 127 / 255, 127 / 255),
+        std=(128 / 255, 128 / 255, 128 / 255),
+    ),
+    "tag2text": NetworkConfig(
+        backbone=SWIN_BASE,
+        size=384,
+        width=1024,
+        heads=4,
+        projected=False,
+        queries="learned",
+        cross=CrossConfig(),
+        captions=CaptionConfig(),
+    ),
+    "ram": NetworkConfig(
+        backbone=SWIN_LARGE,
+        size=384,
+        width=512,
+        heads=4,
+        queries="embedded",
+        cross=CrossConfig(),
+        captions=CaptionConfig(),
+    ),
+    "ram-plus": NetworkConfig(backbone=SWIN_LARGE, size=384, width=512, heads=4, cross=CrossConfig()),
 }

@@ -1,0 +1,160 @@
+"""The layers of BERT (Devlin et al. 2019) that tag decoder and caption head are made of, post-norm.
+
+LayerNorm's epsilon is 1e-12, GELU the exact one; weights start as normal(0, 0.02), biases as 0.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+EPSILON = 1e-12
+DROPOUT = 0.1
+Memory = tuple[Tensor, Tensor]  # keys and values, N×heads×T×d
+
+
+class Attention(nn.Module):
+    """Attention, its output projection, residual and norm.
+
+    The number of heads is the caller's: Tag2Text and RAM run the same weights with 4 heads in the tag decoder
+    and with 12 in the tag encoder.
+
+    Args:
+        width: H, of what asks.
+        memory_width: of what is looked at; `width` when not given.
+    """
+
+    def __init__(self, width: int, memory_width: int | None = None) -> None:
+        super().__init__()
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(memory_width or width, width)
+        self.value = nn.Linear(memory_width or width, width)
+        self.dense = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps=EPSILON)
+        self.apply(init_bert)
+
+    def remember(self, memory: Tensor, *, heads: int) -> Memory:
+        """Keys and values of N×T×memory_width."""
+        return split_heads(self.key(memory), heads), split_heads(self.value(memory), heads)
+
+    def forward(self, x: Tensor, memory: Memory, bias: Tensor | None = None) -> Tensor:
+        """x M×L×H (M is 1 or N) looks at N photos' or texts' memory -> N×L×H.
+
+        Args:
+            bias: added to the scores, broadcast to N×heads×L×T.
+        """
+        keys, values = memory
+        asked = split_heads(self.query(x), keys.shape[1]).expand(len(keys), -1, -1, -1)
+        drop = DROPOUT if self.training else 0.0
+        found = F.scaled_dot_product_attention(asked, keys, values, attn_mask=bias, dropout_p=drop)
+        answer = self.dense(found.transpose(1, 2).flatten(2))
+        y: Tensor = self.norm(x + F.dropout(answer, DROPOUT, self.training))
+        return y
+
+
+class Perceptron(nn.Module):
+    """Two linear layers with GELU between, residual and norm.
+
+    Args:
+        width: H.
+        hidden: of the layer between.
+    """
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, hidden)
+        self.down = nn.Linear(hidden, width)
+        self.norm = nn.LayerNorm(width, eps=EPSILON)
+        self.apply(init_bert)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """... × H -> ... × H."""
+        answer = self.down(F.gelu(self.up(x)))
+        y: Tensor = self.norm(x + F.dropout(answer, DROPOUT, self.training))
+        return y
+
+
+class CrossLayer(nn.Module):
+    """Cross-attention and perceptron: a layer of the tag decoder.
+
+    Args:
+        width: H.
+        memory_width: of the image tokens.
+        mlp: of the perceptron.
+    """
+
+    def __init__(self, width: int, memory_width: int, mlp: int) -> None:
+        super().__init__()
+        self.cross = Attention(width, memory_width)
+        self.mlp = Perceptron(width, mlp)
+
+    def forward(self, x: Tensor, memory: Memory) -> Tensor:
+        """x M×L×H (M is 1 or N) -> N×L×H."""
+        y: Tensor = self.mlp(self.cross(x, memory))
+        return y
+
+
+class TextLayer(nn.Module):
+    """Self-attention before a cross layer: a layer of the tag encoder and of the text decoder.
+
+    Args:
+        cross: may be the tag decoder's own, which is then trained by both.
+    """
+
+    def __init__(self, width: int, cross: CrossLayer) -> None:
+        super().__init__()
+        self.attend = Attention(width)
+        self.cross = cross
+
+    def forward(
+        self, x: Tensor, memory: Memory, past: Memory, bias: Tensor | None = None
+    ) -> tuple[Tensor, Memory]:
+        """x N×L×H looks at itself and what came before, then at `memory`.
+
+        Args:
+            past: keys and values of what came before, N×heads×P×d; P may be 0.
+            bias: added to the scores of the self-attention, broadcast to N×heads×L×(P+L).
+
+        Returns:
+            N×L×H, and `past` with this part added.
+        """
+        keys, values = self.attend.remember(x, heads=memory[0].shape[1])
+        seen = torch.cat([past[0], keys], 2), torch.cat([past[1], values], 2)
+        return self.cross(self.attend(x, seen, bias), memory), seen
+
+
+class Embeddings(nn.Module):
+    """Wordpieces and positions, without token types.
+
+    Args:
+        words: wordpieces; number 0 is padding.
+        width: H.
+        positions: longest text.
+    """
+
+    def __init__(self, words: int, width: int, positions: int) -> None:
+        super().__init__()
+        self.words = nn.Embedding(words, width, padding_idx=0)
+        self.positions = nn.Embedding(positions, width)
+        self.norm = nn.LayerNorm(width, eps=EPSILON)
+        self.apply(init_bert)
+
+    def forward(self, ids: Tensor, first: int = 0) -> Tensor:
+        """ids N×L, the first of which stands at position `first` -> N×L×H."""
+        places = self.positions.weight[first : first + ids.shape[1]]
+        y: Tensor = self.norm(self.words(ids) + places)
+        return F.dropout(y, DROPOUT, self.training)
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """N×L×H -> N×heads×L×d."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def init_bert(module: nn.Module) -> None:
+    """As BERT starts; for `Module.apply`."""
+    if isinstance(module, (nn.Linear, nn.Embedding)):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)

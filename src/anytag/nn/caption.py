@@ -1,0 +1,135 @@
+"""The caption head: tags and photo -> a sentence (Tag2Text, section 3.2), cached token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .bert import EPSILON, CrossLayer, Embeddings, TextLayer, init_bert
+from .families import CaptionConfig
+
+# Added to the score of what must not be seen: not minus infinity, as published.
+_HIDDEN = -10000.0
+
+
+class CaptionHead(nn.Module):
+    """A tag encoder that looks at the photo, and a text decoder that looks at the encoded tags.
+
+    One caption, step by step::
+
+        memory = head.encode_tags(tag_ids, tag_mask, image_tokens)  # N×S×H
+        memory_kv = head.remember(memory)
+        logits, past = head.decode(prompt_ids, memory_kv)  # logits[:, -1] -> the next wordpiece
+        logits, past = head.decode(next_ids, memory_kv, past)  # next_ids N×1
+
+    `memory_kv` and `past` are single tensors whose axis 2 counts the texts: `past[:, :, order]` follows a
+    beam search, `memory_kv.repeat_interleave(beams, 2)` starts one.
+
+    Args:
+        config: its numbers.
+        token_width: D, of the image tokens.
+        shared: the first layers of the tag decoder; they are used here too, trained by both.
+    """
+
+    def __init__(self, config: CaptionConfig, token_width: int, *, shared: Sequence[CrossLayer] = ()) -> None:
+        super().__init__()
+        self.config = config
+        width, mlp = config.width, config.mlp
+        first = list(shared[: config.shared])
+        own = [CrossLayer(width, token_width, mlp) for _ in range(config.layers - len(first))]
+        self.encoder = TextStack(config, [*first, *own])
+        self.decoder = TextStack(config, [CrossLayer(width, width, mlp) for _ in range(config.layers)])
+        self.dense = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps=EPSILON)
+        self.bias = nn.Parameter(torch.zeros(config.words))  # the output weights are the decoder's words
+        init_bert(self.dense)
+
+    def encode_tags(self, tag_ids: Tensor, tag_mask: Tensor, image_tokens: Tensor) -> Tensor:
+        """The tags' text, told by the photo.
+
+        Args:
+            tag_ids: int64 N×S wordpieces of the tags' text, starting with [ENC].
+            tag_mask: N×S, 1 where there is text, 0 at padding.
+            image_tokens: N×T×D.
+
+        Returns:
+            N×S×H; positions of padding hold numbers too, and the decoder looks at them, as published.
+        """
+        hidden = (1.0 - tag_mask[:, None, None].to(image_tokens.dtype)) * _HIDDEN  # N×1×1×S
+        memory = self.encoder.remember(image_tokens)
+        encoded, _ = self.encoder(tag_ids, memory, self.nothing(tag_ids), hidden)
+        return encoded
+
+    def remember(self, memory: Tensor) -> Tensor:
+        """Keys and values that every step of the decoder uses: N×S×H -> layers×2×N×heads×S×d."""
+        return self.decoder.remember(memory)
+
+    def decode(
+        self, ids: Tensor, memory_kv: Tensor, past: Tensor | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Scores of the wordpiece after each of `ids`.
+
+        Args:
+            ids: int64 N×L; those after `past`, which are not given again.
+            memory_kv: from `remember`.
+            past: from the call before, layers×2×N×heads×P×d; P of 0 or None at the start.
+            mask: N×(P+L), 0 at padding; none when not given.
+
+        Returns:
+            logits N×L×words, and `past` with L more.
+        """
+        past = self.nothing(ids) if past is None else past
+        hidden = self._unseen(ids, past.shape[4], mask)
+        x, past = self.decoder(ids, memory_kv, past, hidden)
+        x = self.norm(F.gelu(self.dense(x)))
+        return F.linear(x, self.decoder.embeddings.words.weight, self.bias), past
+
+    def nothing(self, ids: Tensor) -> Tensor:
+        """The `past` of texts that have none yet, for ids N×L: layers×2×N×heads×0×d."""
+        c = self.config
+        shape = (c.layers, 2, ids.shape[0], c.heads, 0, c.width // c.heads)
+        return self.bias.new_zeros(shape)
+
+    def _unseen(self, ids: Tensor, before: int, mask: Tensor | None) -> Tensor:
+        """What each position must not see, as a bias: later ones and padding. (N or 1)×1×L×(P+L)."""
+        place = torch.arange(before + ids.shape[1], device=ids.device)
+        seen = (place <= place[before:, None])[None, None]
+        if mask is not None:
+            seen = seen & (mask != 0)[:, None, None]
+        return (~seen).to(self.bias.dtype) * _HIDDEN
+
+
+class TextStack(nn.Module):
+    """Embeddings and layers, of the tag encoder or of the text decoder.
+
+    Args:
+        cross: the part of each layer that looks at something else.
+    """
+
+    def __init__(self, config: CaptionConfig, cross: Sequence[CrossLayer]) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.embeddings = Embeddings(config.words, config.width, config.positions)
+        self.layers = nn.ModuleList([TextLayer(config.width, layer) for layer in cross])
+
+    def remember(self, memory: Tensor) -> Tensor:
+        """Keys and values of N×S×width for all layers: layers×2×N×heads×S×d."""
+        pairs = [layer.cross.cross.remember(memory, heads=self.heads) for layer in self._layers()]
+        return torch.stack([torch.stack(pair) for pair in pairs])
+
+    def forward(self, ids: Tensor, memory: Tensor, past: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """ids N×L -> N×L×H and the new past; `memory` and `past` as `CaptionHead.decode` has them."""
+        x = self.embeddings(ids, past.shape[4])
+        pasts = []
+        for number, layer in enumerate(self._layers()):
+            looked_at, before = (memory[number, 0], memory[number, 1]), (past[number, 0], past[number, 1])
+            x, seen = layer(x, looked_at, before, bias)
+            pasts.append(torch.stack(seen))
+        return x, torch.stack(pasts)
+
+    def _layers(self) -> list[TextLayer]:
+        return cast("list[TextLayer]", list(self.layers))
