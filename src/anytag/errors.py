@@ -4,10 +4,12 @@
     ├── ImageError            a photo that cannot be read
     ├── ModelError            a model folder that is not what it says
     │   ├── CardError         its card.json
-    │   └── FileMismatchError a file that is missing, of another size or of another hash
+    │   ├── FileMismatchError a file that is missing, of another size or of another hash
+    │   └── CheckpointError   a published checkpoint, or the tag lists beside it
     ├── UnknownModelError     a model name that resolves to nothing
     ├── VocabularyError       tags, vocabulary files, asked tags
     ├── DeviceError           a device or provider that is asked for and not active
+    ├── DownloadError         a file of the Hub that does not arrive, or arrives as another
     └── MissingExtraError     a capability whose extra is not installed
 
 Each message says what was given, what was expected, and what to type next.
@@ -34,6 +36,14 @@ class CardError(ModelError):
 
 class FileMismatchError(ModelError):
     """A file of a model folder is missing, leads outside, or has another size or hash than its card says."""
+
+
+class CheckpointError(ModelError):
+    """A published checkpoint or a tag list beside it is not what the family's table of names says."""
+
+
+class DownloadError(AnytagError):
+    """A file cannot be fetched from the Hub or sent to it, or is not what the Hub says it is."""
 
 
 class UnknownModelError(AnytagError):
