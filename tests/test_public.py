@@ -18,6 +18,7 @@ SOURCE = Path(anytag.__file__).parent
 PUBLIC = [
     "AnytagError",
     "Asked",
+    "Box",
     "CardError",
     "CheckpointError",
     "DeviceError",

@@ -110,7 +110,7 @@ def image_graph(random: np.random.Generator, *, width: int) -> onnx.ModelProto:
 
 
 def tags_graph(*, width: int) -> onnx.ModelProto:
-    """tokens N×T×D, pooled N×D, queries Q×K×P×D with Q = 1 or N -> logits N×K, all float32."""
+    """tokens N×T×D, pooled N×D, queries Q×K×P×D with Q = 1 or N -> logits N×K, where N×K×T."""
     weights = {
         "alpha": np.float32(ALPHA),
         "bias": np.float32(BIAS),
@@ -147,10 +147,12 @@ def tags_graph(*, width: int) -> onnx.ModelProto:
         node("Mul", ["o", "q"], ["products"]),
         node("ReduceSum", ["products", "last"], ["dot"], keepdims=0),
         node("Add", ["dot", "bias"], ["logits"]),
+        node("Mul", ["attention", "match"], ["where"]),
     ]
     inputs = [_float("tokens", ["N", "T", width]), _float("pooled", ["N", width])]
     inputs.append(_float("queries", ["Q", "K", "P", width]))
-    return _model("tags", nodes, inputs, [_float("logits", ["N", "K"])], weights)
+    outputs = [_float("logits", ["N", "K"]), _float("where", ["N", "K", "T"])]
+    return _model("tags", nodes, inputs, outputs, weights)
 
 
 def _float(name: str, shape: list[int | str]) -> onnx.ValueInfoProto:

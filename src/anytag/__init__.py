@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         UnknownModelError,
         VocabularyError,
     )
-    from anytag.results import Failure, Tags, TagScore
+    from anytag.results import Box, Failure, Tags, TagScore
     from anytag.tagger import Encoded, Tagger
     from anytag.vocabulary import Asked, Tag, Vocabulary
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AnytagError",
     "Asked",
+    "Box",
     "CardError",
     "CheckpointError",
     "DeviceError",

@@ -158,6 +158,23 @@ class Question:
             logits.append(runtime.score(tokens, pooled, piece))
         return np.concatenate(indexes, axis=1), np.concatenate(logits, axis=1)
 
+    def queries_of(self, tags: Sequence[TagScore]) -> Floats:
+        """The queries of tags that were answered: float32 K×P×D."""
+        skipped = 0 if self.bank is None else len(self.bank)
+        numbers = [self._numbers[tag.id, tag.name] for tag in tags]
+        return _pad(
+            [
+                self.queries[number - skipped]
+                if self.bank is None or number >= skipped
+                else self.bank.queries(np.asarray(number))
+                for number in numbers
+            ]
+        )
+
+    @cached_property
+    def _numbers(self) -> dict[tuple[str, str], int]:
+        return {key: number for number, key in enumerate(zip(self.ids, self.names, strict=True))}
+
     def _choose(self, scores: npt.NDArray[np.float64]) -> tuple[TagScore, ...]:
         kept = np.flatnonzero(scores >= self.threshold)
         best = kept[np.argsort(-scores[kept], kind="stable")][: self.top_k]

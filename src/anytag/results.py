@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 Source = Literal["vocabulary", "own"]
+
+
+class Box(NamedTuple):
+    """A part of a photo, in pixels of the upright original; `right` and `bottom` lie just outside."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,12 +30,21 @@ class TagScore:
         name: the name to show.
         score: calibrated probability that the tag is in the photo, in [0, 1].
         source: "vocabulary" when asked with a trained query, "own" when made from the user's words.
+        box: where in the photo, when that was asked; None also when nothing in the photo speaks for the tag.
+        heat: float32 h×w in [0, 1], how much each part of the photo speaks for the tag, when that was asked.
     """
 
     id: str
     name: str
     score: float
     source: Source
+    box: Box | None = None
+    heat: npt.NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain: `box`, a list of four, only where there is one; `heat` is left out."""
+        row = {"id": self.id, "name": self.name, "score": self.score, "source": self.source}
+        return row if self.box is None else {**row, "box": list(self.box)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +82,11 @@ class Tags:
 
     def to_dict(self) -> dict[str, Any]:
         """The row that `--format jsonl` writes: nested plain dictionaries and lists."""
-        row = asdict(self)
-        row["tags"] = list(row["tags"])
-        return row
+        return {
+            "path": self.path,
+            "width": self.width,
+            "height": self.height,
+            "model": self.model,
+            "tags": [tag.to_dict() for tag in self.tags],
+            "error": asdict(self.error) if self.error else None,
+        }

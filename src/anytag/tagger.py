@@ -11,6 +11,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -27,6 +28,7 @@ from anytag.models.hub import resolve
 from anytag.models.onnx import Device, OnnxRuntime
 from anytag.results import Failure, Tags, TagScore
 from anytag.vocabulary import Vocabulary
+from anytag.where import locate
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -106,6 +108,7 @@ class Tagger:
         also: Iterable[Ask] | None = None,
         top_k: int | None = None,
         threshold: float | None = None,
+        where: bool = False,
     ) -> Tags:
         """The tags of one photo, by falling score.
 
@@ -118,12 +121,13 @@ class Tagger:
             top_k: at most so many.
             threshold: leave out lower scores; 0 gives every tag. By default each tag of the vocabulary has
                 its own, and tags of `also` 0.5.
+            where: also tell where each tag is: its `box` and `heat`.
 
         Raises:
             ImageError, MissingExtraError: the photo cannot be read.
             VocabularyError: `tags` or `also` is wrong.
         """
-        return self.score(self.encode(image), tags, also=also, top_k=top_k, threshold=threshold)
+        return self.score(self.encode(image), tags, also=also, top_k=top_k, threshold=threshold, where=where)
 
     def encode(self, image: ImageSource) -> Encoded:
         """What the model sees in one photo: most of the work of `tag`, done once for many questions.
@@ -145,10 +149,13 @@ class Tagger:
         also: Iterable[Ask] | None = None,
         top_k: int | None = None,
         threshold: float | None = None,
+        where: bool = False,
     ) -> Tags:
         """The tags of an encoded photo; arguments and errors as for `tag`."""
         question = self._questions.prepare(tags, also=also, top_k=top_k, threshold=threshold)
         (answer,) = question.answer(self.runtime, encoded.tokens[None], encoded.pooled[None])
+        if where:
+            answer = self._locate(question, answer, encoded)
         return Tags(encoded.path, encoded.width, encoded.height, self.card.name, answer)
 
     def tag_many(
@@ -159,6 +166,7 @@ class Tagger:
         also: Iterable[Ask] | None = None,
         top_k: int | None = None,
         threshold: float | None = None,
+        where: bool = False,
         batch_size: int = 8,
         workers: int | None = None,
         on_error: Literal["record", "raise"] = "record",
@@ -167,7 +175,7 @@ class Tagger:
 
         Args:
             images: any iterable, read as the work goes on; each as for `tag`.
-            tags, also, top_k, threshold: as for `tag`.
+            tags, also, top_k, threshold, where: as for `tag`.
             batch_size: photos that go through the network together.
             workers: threads, each of which reads, encodes and scores batches; by default one a usable core.
             on_error: "record" puts the reason into a photo's `Tags.error` and goes on; "raise" raises it.
@@ -189,20 +197,38 @@ class Tagger:
             batch_size = max(1, min(batch_size, -(-len(images) // workers)))
 
         def work(batch: Sequence[ImageSource]) -> list[tuple[Tags, AnytagError | None]]:
-            return self._tag_batch(batch, question)
+            return self._tag_batch(batch, question, where=where)
 
         return _flatten(_in_order(work, _batches(images, batch_size), workers), raises=on_error == "raise")
 
     def _tag_batch(
-        self, images: Sequence[ImageSource], question: Question
+        self, images: Sequence[ImageSource], question: Question, *, where: bool
     ) -> list[tuple[Tags, AnytagError | None]]:
         """One worker's share: photos in, tags out, with the error of each that could not be read."""
         seen = [self._look(image) for image in images]
         pixels = [one.pixels for one in seen if one.pixels is not None]
         answers: Iterator[tuple[TagScore, ...]] = iter(())
         if pixels:
-            answers = iter(question.answer(self.runtime, *self.runtime.encode(np.stack(pixels))))
+            tokens, pooled = self.runtime.encode(np.stack(pixels))
+            answers = iter(question.answer(self.runtime, tokens, pooled))
+            if where:
+                good = [one for one in seen if one.error is None]
+                encoded = (
+                    Encoded(*arrays, one.path, one.width, one.height)
+                    for arrays, one in zip(zip(tokens, pooled, strict=True), good, strict=True)
+                )
+                answers = map(partial(self._locate, question), list(answers), encoded)
         return [(self._result(one, () if one.error else next(answers)), one.error) for one in seen]
+
+    def _locate(
+        self, question: Question, answer: tuple[TagScore, ...], encoded: Encoded
+    ) -> tuple[TagScore, ...]:
+        """The same tags, and where each is."""
+        if not answer:
+            return answer
+        queries = question.queries_of(answer)
+        where = self.runtime.where(encoded.tokens[None], encoded.pooled[None], queries[None])[0]
+        return locate(answer, where, width=encoded.width, height=encoded.height)
 
     def _look(self, image: ImageSource) -> _Seen:
         """Reads one photo and squashes it to the model's square, uint8 3×S×S."""

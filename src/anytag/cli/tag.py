@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from anytag.cli import paths, writers
+from anytag.cli.draw import drawn
 from anytag.errors import VocabularyError
 
 if TYPE_CHECKING:
@@ -41,9 +42,18 @@ _READABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
     help="Leave out tags that score less; 0 gives every tag.  [default: each tag's own]",
 )
 @click.option(
+    "--where", is_flag=True, help="Give the box around each tag: left, top, right, bottom in pixels."
+)
+@click.option(
+    "--draw",
+    metavar="FOLDER",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Also draw where each tag is, a picture a photo.",
+)
+@click.option(
     "--format",
     "format_",
-    type=click.Choice(list(writers.FORMATS)),
+    type=click.Choice(writers.NAMES),
     help="How to write results.  [default: by the suffix of --output, else text]",
 )
 @click.option(
@@ -81,6 +91,8 @@ def command(
     also: str | None,
     top_k: int | None,
     threshold: float | None,
+    where: bool,
+    draw: Path | None,
     format_: str | None,
     output: Path | None,
     model: str | None,
@@ -115,24 +127,26 @@ def command(
         also=also.split(",") if also is not None else None,
         top_k=top_k,
         threshold=threshold,
+        where=where or draw is not None,
         batch_size=batch_size,
         workers=workers,
     )
     with closing(results):
-        failed = _write(_with_progress(results, total), format_, output)
+        shown = _with_progress(results if draw is None else drawn(results, draw), total)
+        failed = _write(shown, format_, output, where=where)
     if failed:
         click.echo(f"{failed} of {total or 'the'} photos failed.", err=True)
         sys.exit(1)
 
 
-def _write(results: Iterable[Tags], format_: str, output: Path | None) -> int:
+def _write(results: Iterable[Tags], format_: str, output: Path | None, *, where: bool) -> int:
     """Writes all results; returns how many photos failed, each of which is reported on stderr."""
     failed = 0
     with writers.Stdout(format_) if output is None else writers.File(output, format_) as sink:
-        row = writers.FORMATS[format_]
+        row = writers.FORMATS["csv with boxes" if where and format_ == "csv" else format_]
         if sink.is_terminal and format_ == "text":
             row = writers.terminal
-        if head := writers.header(format_):
+        if head := writers.header(format_, where=where):
             sink.write(head)
         for tags in results:
             if lines := row(tags):
@@ -163,7 +177,7 @@ def _with_progress(results: Iterable[Tags], total: int | None) -> Iterator[Tags]
 
 def _by_suffix(output: Path | None) -> str:
     suffix = output.suffix.lower().lstrip(".") if output else ""
-    return suffix if suffix in writers.FORMATS else "text"
+    return suffix if suffix in writers.NAMES else "text"
 
 
 def _asked(tags: str | None, file: Path | None) -> list[str | Asked] | None:

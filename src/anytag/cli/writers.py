@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
@@ -32,6 +33,7 @@ CSV_COLUMNS = (
     "error_type",
     "error_message",
 )
+BOX_COLUMNS = ("left", "top", "right", "bottom")
 
 _LINE_BREAKS = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
@@ -48,12 +50,16 @@ def jsonl(tags: Tags) -> str:
     return json.dumps(tags.to_dict(), ensure_ascii=False) + "\n"
 
 
-def csv_rows(tags: Tags) -> str:
-    """A row a tag; a photo without tags, and one that failed, has one row."""
+def csv_rows(tags: Tags, *, boxes: bool = False) -> str:
+    """A row a tag, on request with its box; a photo without tags, and one that failed, has one row."""
     photo = (tags.path, tags.width, tags.height, tags.model)
     failure = (tags.error.type, tags.error.message) if tags.error else ("", "")
-    rows = [(*photo, tag.id, tag.name, tag.score, tag.source, *failure) for tag in tags.tags]
-    return _csv(rows or [(*photo, "", "", "", "", *failure)])
+    none = ("",) * len(BOX_COLUMNS) if boxes else ()
+    rows = [
+        (*photo, tag.id, tag.name, tag.score, tag.source, *failure, *((boxes and tag.box) or none))
+        for tag in tags.tags
+    ]
+    return _csv(rows or [(*photo, "", "", "", "", *failure, *none)])
 
 
 def terminal(tags: Tags) -> str:
@@ -73,12 +79,18 @@ def terminal(tags: Tags) -> str:
     return "\n".join([*lines, *([] if tags.tags else ["  " + _style("no tags", dim=True)])]) + "\n"
 
 
-FORMATS: dict[str, Format] = {"text": text, "jsonl": jsonl, "csv": csv_rows}
+FORMATS: dict[str, Format] = {
+    "text": text,
+    "jsonl": jsonl,
+    "csv": csv_rows,
+    "csv with boxes": partial(csv_rows, boxes=True),
+}
+NAMES = ("text", "jsonl", "csv")
 
 
-def header(name: str) -> str:
+def header(name: str, *, where: bool = False) -> str:
     """What stands before the first row of a format."""
-    return _csv([CSV_COLUMNS]) if name == "csv" else ""
+    return _csv([CSV_COLUMNS + BOX_COLUMNS if where else CSV_COLUMNS]) if name == "csv" else ""
 
 
 def visible(path: str) -> str:
@@ -89,12 +101,13 @@ def visible(path: str) -> str:
 
 
 def _scored(tag: TagScore) -> str:
-    return f"{tag.name} {tag.score:.2f}"
+    box = f" [{' '.join(map(str, tag.box))}]" if tag.box else ""
+    return f"{tag.name} {tag.score:.2f}{box}"
 
 
 def _painted(tag: TagScore) -> str:
     colour = "green" if tag.score >= 0.8 else "yellow" if tag.score >= 0.5 else "white"
-    return f"{_style(tag.name, fg=colour)} {_style(f'{tag.score:.2f}', dim=True)}   "
+    return f"{_style(tag.name, fg=colour)} {_style(_scored(tag)[len(tag.name) + 1 :], dim=True)}   "
 
 
 def _style(what: str, *, fg: str | None = None, bold: bool | None = None, dim: bool | None = None) -> str:
@@ -103,7 +116,11 @@ def _style(what: str, *, fg: str | None = None, bold: bool | None = None, dim: b
 
 def _csv(rows: Sequence[Sequence[object]]) -> str:
     lines = io.StringIO()
-    csv.writer(lines, lineterminator="\n").writerows(rows)
+    for row in rows:
+        # before Python 3.13 a carriage return is not quoted where lines end otherwise
+        odd = any("\r" in cell for cell in row if isinstance(cell, str))
+        quoting = csv.QUOTE_ALL if odd else csv.QUOTE_MINIMAL
+        csv.writer(lines, lineterminator="\n", quoting=quoting).writerow(row)
     return lines.getvalue()
 
 
