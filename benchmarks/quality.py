@@ -21,6 +21,7 @@ import torch
 from timm.data.imagenet_info import ImageNetInfo
 
 from anytag import Tagger
+from anytag.data.labeler import Labeler
 from anytag.data.rows import Row, read_rows, select
 from anytag.evaluation.metrics import (
     expected_calibration_error,
@@ -34,7 +35,6 @@ from anytag.models.hub import EMBEDDED, resolve
 from anytag.nn.backbones import imagenet_backbone
 from anytag.text_encoders import StaticTextEncoder
 from anytag.training.corpus import train_probe
-from anytag.training.targets import Labeler
 
 Floats = npt.NDArray[np.floating]
 Bools = npt.NDArray[np.bool_]

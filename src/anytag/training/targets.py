@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from anytag.data.labeler import Labeler as Labeler
 from anytag.data.rows import Row
-from anytag.parsing import Parser
 from anytag.vocabulary import Vocabulary
 
 Bytes = npt.NDArray[np.uint8]
@@ -51,50 +51,6 @@ class ImageNetClasses:
         for tag, classes in self.below.items():
             out[:, tag] = np.maximum(out[:, tag], p[:, classes].sum(1))
         return out
-
-
-class Labeler:
-    """Rows -> tags, through the parser and the vocabulary, broader tags included.
-
-    Args:
-        vocabulary: its tags are the columns of all matrices here.
-    """
-
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self.vocabulary = vocabulary
-        self.parser = Parser(vocabulary=vocabulary)
-        self.index = {tag.id: number for number, tag in enumerate(vocabulary)}
-        self.above = [set(broader) for broader in vocabulary.broader]
-        # The first tag of a name and kind: orange the fruit and orange the colour are two.
-        self.named: dict[tuple[str, str], str] = {}
-        for tag in vocabulary:
-            for word in (tag.name, *tag.synonyms):
-                self.named.setdefault((word.lower(), tag.kind), tag.id)
-
-    def label(self, name: str) -> str | None:
-        """Id of the tag that a human label names; a thing or a place rather than a quality."""
-        kinds = ("object", "scene", "attribute", "action")
-        return next((key for kind in kinds if (key := self.named.get((name.lower(), kind)))), None)
-
-    def _columns(self, ids: set[str | None]) -> set[int]:
-        columns = {self.index[key] for key in ids if key is not None}
-        return columns.union(*(self.above[column] for column in columns))
-
-    def labels(self, names: Sequence[str]) -> set[int]:
-        """Columns of what labels name and of all that is broader."""
-        return self._columns({self.label(name) for name in names})
-
-    def caption(self, caption: str) -> set[int]:
-        """Columns of what a caption says and of all that is broader."""
-        return self._columns({self.named.get((f.name.lower(), f.kind)) for f in self.parser.parse(caption)})
-
-    def captions(self, captions: Sequence[str]) -> set[int]:
-        """Columns of what any of the captions says."""
-        return set[int]().union(*map(self.caption, captions))
-
-    def present(self, row: Row) -> set[int]:
-        """Columns of all that is said of a photo, in any caption or label."""
-        return self.labels(row.tags) | self.captions(row.captions)
 
 
 def label_matrices(rows: Sequence[Row], labeler: Labeler) -> tuple[Bytes, Bytes]:
