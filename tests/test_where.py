@@ -44,9 +44,13 @@ def test_heat_is_what_speaks_for_a_tag() -> None:
     np.testing.assert_array_equal(heat, [[[0, 0], [0.5, 1]], np.zeros((2, 2)), np.zeros((2, 2))])
 
 
+def test_a_token_of_the_whole_photo_is_not_on_the_map() -> None:
+    np.testing.assert_array_equal(heat_maps(np.array([[9, 1, 2, 1, 1]], np.float32)), [[[0, 1], [0, 0]]])
+
+
 def test_tokens_that_are_no_square_are_refused() -> None:
-    with pytest.raises(ModelError, match="5 tokens"):
-        heat_maps(np.zeros((1, 5), np.float32))
+    with pytest.raises(ModelError, match="6 tokens"):
+        heat_maps(np.zeros((1, 6), np.float32))
 
 
 @settings(max_examples=60, deadline=None)

@@ -36,7 +36,7 @@ def heat_maps(where: Floats) -> Floats:
     """What each token says for each tag, as maps.
 
     Args:
-        where: float32 K×T, T tokens of a square grid, row by row.
+        where: float32 K×T, T tokens of a square grid, row by row; one for the whole photo may come before.
 
     Returns:
         float32 K×h×w in [0, 1]: 1 where most speaks for the tag, 0 where nothing does, or no more than
@@ -45,10 +45,11 @@ def heat_maps(where: Floats) -> Floats:
     Raises:
         ModelError: the tokens are no square.
     """
-    side = math.isqrt(where.shape[1])
-    if side * side != where.shape[1]:
-        raise ModelError(f"{where.shape[1]} tokens are no square grid: this model cannot tell where tags are")
-    heat: Floats = np.maximum(where, 0)
+    count = where.shape[1]
+    side = math.isqrt(count)
+    if count - side * side > 1:
+        raise ModelError(f"{count} tokens are no square grid: this model cannot tell where tags are")
+    heat: Floats = np.maximum(where[:, count - side * side :], 0)
     heat -= heat.min(1, keepdims=True)
     best = heat.max(1, keepdims=True)
     heat /= np.where(best > 0, best, 1)
