@@ -1,0 +1,343 @@
+"""Token by token: greedy search, beam search and nucleus sampling, written once for every runtime.
+
+The conventions are those of transformers 4.25.1, with which the published captions were made: lengths count
+the prompt; a repetition is punished in raw scores by greedy search and sampling, but in log-probabilities by
+beam search. Photos of a batch do not touch each other: each gets what it would get alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from anytag.errors import AnytagError
+
+Ids = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.floating]
+Processor = Callable[[Ids, Floats], Floats]
+"""Ids so far N×L and scores of the next one N×V -> scores N×V."""
+
+State = TypeVar("State")
+
+_NEVER = -1e9  # a beam that is not there yet; finite, so that sums stay numbers
+
+
+class Decoder(Protocol[State]):
+    """What writes: keeps in `State` what it has read of each text, so that no text is read twice."""
+
+    def start(self, prompts: Ids) -> tuple[Floats, State]:
+        """Reads prompts N×L; scores of the next id N×V."""
+        ...
+
+    def step(self, ids: Ids, state: State) -> tuple[Floats, State]:
+        """Reads one more id of each text, N; scores of the next one N×V."""
+        ...
+
+    def reorder(self, state: State, index: Ids) -> State:
+        """The state of the texts at `index`: dropped, repeated, in any order."""
+        ...
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a text may be.
+
+    Attributes:
+        end, pad: ids that close a text, and that fill up a batch.
+        max_length, min_length: ids, the prompt's included and the end's not.
+        repetition_penalty: above 1, what was said is less likely to be said again.
+        length_penalty: beam search ranks texts by log-probability / length ** length_penalty.
+        forbidden: sequences of ids that no text may hold.
+    """
+
+    end: int
+    pad: int = 0
+    max_length: int = 30
+    min_length: int = 10
+    repetition_penalty: float = 1.0
+    length_penalty: float = 1.0
+    forbidden: tuple[tuple[int, ...], ...] = ()
+    process: Processor = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_length <= self.max_length:
+            raise AnytagError(
+                f"min_length is {self.min_length}, max_length {self.max_length}: "
+                "expected 0 <= min_length <= max_length"
+            )
+        if not self.repetition_penalty > 0:
+            raise AnytagError(f"repetition_penalty is {self.repetition_penalty}: expected more than 0")
+        object.__setattr__(self, "process", self._processor())
+
+    def _processor(self) -> Processor:
+        steps: list[Processor] = []
+        if self.repetition_penalty != 1:
+            steps.append(penalise_repetition(self.repetition_penalty))
+        if self.forbidden:
+            steps.append(forbid(self.forbidden))
+        if self.min_length:
+            steps.append(not_before(self.min_length, end=self.end))
+        return _chained(steps)
+
+
+def greedy(decoder: Decoder[State], prompts: Ids, limits: Limits) -> Ids:
+    """The likeliest id, time after time.
+
+    Args:
+        decoder: knows the photos that the texts are about.
+        prompts: int64 N×P, of one length.
+
+    Returns:
+        int64 N×L: prompt, text and end, filled up with pad.
+
+    Raises:
+        AnytagError: the prompt leaves no room.
+    """
+    return _grow(decoder, prompts, limits, lambda scores, _: scores.argmax(1))
+
+
+def sample(
+    decoder: Decoder[State], prompts: Ids, limits: Limits, *, top_p: float = 0.9, seed: int = 0
+) -> Ids:
+    """Draws each id from the likeliest that together reach probability `top_p` (Holtzman et al. 2020).
+
+    Arguments, result and errors as for `greedy`; every photo has its own draws from `seed`.
+    """
+    if not 0 < top_p <= 1:
+        raise AnytagError(f"top_p is {top_p}: expected a probability above 0, up to 1")
+    draws = [np.random.default_rng(seed) for _ in prompts]
+    nucleus = keep_nucleus(top_p)
+
+    def choose(scores: Floats, photos: Ids) -> Ids:
+        sums = np.exp(log_softmax(nucleus(prompts, scores))).cumsum(1)  # N×V
+        at = [draws[photo].random() * row[-1] for photo, row in zip(photos, sums, strict=True)]
+        chosen: Ids = (sums <= np.array(at)[:, None]).sum(1)
+        return chosen
+
+    return _grow(decoder, prompts, limits, choose)
+
+
+def beam_search(decoder: Decoder[State], prompts: Ids, limits: Limits, *, beams: int = 3) -> Ids:
+    """Follows the `beams` likeliest texts of each photo at once.
+
+    Arguments, result and errors as for `greedy`.
+    """
+    _check(prompts, limits)
+    if beams < 1:
+        raise AnytagError(f"beams is {beams}: expected 1 or more")
+    found = [_Found(beams, limits.length_penalty) for _ in prompts]
+    live = list(range(len(prompts)))
+    ids = prompts.repeat(beams, axis=0)  # (N·beams)×L: the rows of a photo follow one another
+    sums = np.tile([0.0] + [_NEVER] * (beams - 1), (len(prompts), 1))  # N×beams
+    logits, state = decoder.start(prompts)
+    index = np.arange(len(prompts)).repeat(beams)
+    logits, state = logits[index], decoder.reorder(state, index)
+    while True:
+        scores = limits.process(ids, log_softmax(logits)).reshape(len(live), beams, -1)
+        sums, parents, tokens = _advance(scores + sums[:, :, None], ids, limits, [found[n] for n in live])
+        ids = np.concatenate([ids[parents], tokens[:, None]], axis=1)
+        kept = [place for place, photo in enumerate(live) if not found[photo].done]
+        if not kept or ids.shape[1] >= limits.max_length:
+            break
+        rows = (np.array(kept)[:, None] * beams + np.arange(beams)).ravel()
+        live, sums, ids = [live[place] for place in kept], sums[kept], ids[rows]
+        logits, state = decoder.step(tokens[rows], decoder.reorder(state, parents[rows]))
+    for place in kept:
+        for beam in range(beams):
+            found[live[place]].add(ids[place * beams + beam], float(sums[place, beam]))
+    return _padded([one.best() for one in found], limits)
+
+
+class _Found:
+    """Finished texts of one photo, the `beams` best of them.
+
+    Attributes:
+        done: nothing better is to be expected.
+    """
+
+    def __init__(self, beams: int, length_penalty: float) -> None:
+        self._beams, self._length_penalty = beams, length_penalty
+        self._texts: list[tuple[float, Ids]] = []
+        self.done = False
+
+    def add(self, text: Ids, log_probability: float) -> None:
+        score = self._score(log_probability, len(text))
+        if len(self._texts) < self._beams or score > self._worst():
+            self._texts.append((score, text))
+        if len(self._texts) > self._beams:
+            del self._texts[min(range(len(self._texts)), key=lambda place: self._texts[place][0])]
+
+    def judge(self, best: float, length: int) -> None:
+        """Sets `done`, if the likeliest text that goes on, now `length` long, is no better than these."""
+        full = len(self._texts) >= self._beams
+        self.done = self.done or (full and self._worst() >= self._score(best, length))
+
+    def best(self) -> Ids:
+        """The text of highest score, the latest among equals."""
+        return sorted(self._texts, key=lambda text: text[0])[-1][1]
+
+    def _worst(self) -> float:
+        return min(score for score, _ in self._texts)
+
+    def _score(self, log_probability: float, length: int) -> float:
+        return log_probability / float(length**self._length_penalty)
+
+
+def _advance(
+    scores: Floats, ids: Ids, limits: Limits, found: Sequence[_Found]
+) -> tuple[npt.NDArray[np.float64], Ids, Ids]:
+    """One step of every photo's beams; texts that end go to `found`.
+
+    Args:
+        scores: n×beams×V, of each text that goes on with each id.
+        ids: (n·beams)×L.
+
+    Returns:
+        sums n×beams, and for each of n·beams rows the row it continues and the id it continues with.
+    """
+    photos, beams, words = scores.shape
+    flat = scores.reshape(photos, -1)
+    best = _top(flat, 2 * beams)
+    sums = np.zeros((photos, beams))
+    parents, tokens = np.zeros(photos * beams, np.int64), np.zeros(photos * beams, np.int64)
+    for photo, candidates in enumerate(best):
+        going = []
+        for rank, candidate in enumerate(candidates):
+            parent, token = photo * beams + candidate // words, candidate % words
+            if token != limits.end:
+                going.append((candidate, parent, token))
+            elif rank < beams:
+                found[photo].add(ids[parent], float(flat[photo, candidate]))
+            if len(going) == beams:
+                break
+        chosen, start = [candidate for candidate, *_ in going], photo * beams
+        sums[photo] = flat[photo, chosen]
+        parents[start : start + beams] = [parent for _, parent, _ in going]
+        tokens[start : start + beams] = [token for *_, token in going]
+        found[photo].judge(float(flat[photo, candidates[0]]), ids.shape[1])
+    return sums, parents, tokens
+
+
+def _grow(decoder: Decoder[State], prompts: Ids, limits: Limits, choose: Callable[[Floats, Ids], Ids]) -> Ids:
+    """One id after the other; `choose` takes scores n×V and the numbers of the n photos they belong to."""
+    _check(prompts, limits)
+    live = np.arange(len(prompts))
+    ids = prompts
+    logits, state = decoder.start(prompts)
+    while True:
+        tokens = choose(limits.process(ids[live], logits), live)
+        column = np.full((len(ids), 1), limits.pad, np.int64)
+        column[live, 0] = tokens
+        ids = np.concatenate([ids, column], axis=1)
+        going = np.flatnonzero(tokens != limits.end)
+        if not len(going) or ids.shape[1] >= limits.max_length:
+            return ids
+        if len(going) < len(live):
+            state = decoder.reorder(state, going)
+        live = live[going]
+        logits, state = decoder.step(tokens[going], state)
+
+
+def _check(prompts: Ids, limits: Limits) -> None:
+    if prompts.ndim != 2 or not prompts.size:
+        raise AnytagError(f"prompts of shape {prompts.shape}: expected N×P, not empty")
+    if prompts.shape[1] >= limits.max_length:
+        raise AnytagError(
+            f"max_length is {limits.max_length}, and the prompt alone has {prompts.shape[1]}: "
+            f"give {prompts.shape[1] + 1} or more"
+        )
+
+
+def _padded(texts: Sequence[Ids], limits: Limits) -> Ids:
+    """Texts as rows, each closed by `end` where there is room: N×L."""
+    width = min(max(map(len, texts)) + 1, limits.max_length)
+    rows = np.full((len(texts), width), limits.pad, np.int64)
+    for row, text in zip(rows, texts, strict=True):
+        row[: len(text)] = text
+        row[len(text) : len(text) + 1] = limits.end
+    return rows
+
+
+def _top(scores: Floats, count: int) -> Ids:
+    """Columns of the `count` highest scores of each row, the highest first, the first among equals."""
+    count = min(count, scores.shape[1])
+    some = np.sort(np.argpartition(-scores, count - 1, axis=1)[:, :count], axis=1)
+    order = np.argsort(-np.take_along_axis(scores, some, 1), axis=1, kind="stable")
+    return np.take_along_axis(some, order, 1)
+
+
+def log_softmax(scores: Floats) -> Floats:
+    """Log-probabilities of scores N×V."""
+    shifted = scores - scores.max(1, keepdims=True)
+    logs: Floats = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    return logs
+
+
+def _chained(steps: Sequence[Processor]) -> Processor:
+    """One processor after the other."""
+
+    def process(ids: Ids, scores: Floats) -> Floats:
+        for step in steps:
+            scores = step(ids, scores)
+        return scores
+
+    return process
+
+
+def not_before(length: int, *, end: int) -> Processor:
+    """No `end` while fewer than `length` ids are there."""
+
+    def process(ids: Ids, scores: Floats) -> Floats:
+        if ids.shape[1] >= length:
+            return scores
+        scores = scores.copy()
+        scores[:, end] = -np.inf
+        return scores
+
+    return process
+
+
+def penalise_repetition(penalty: float) -> Processor:
+    """Scores of ids that are there, prompt included, divided by `penalty`; negative ones multiplied."""
+
+    def process(ids: Ids, scores: Floats) -> Floats:
+        said = np.take_along_axis(scores, ids, 1)
+        scores = scores.copy()
+        np.put_along_axis(scores, ids, np.where(said < 0, said * penalty, said / penalty), 1)
+        return scores
+
+    return process
+
+
+def keep_nucleus(top_p: float) -> Processor:
+    """Only the likeliest ids, the fewest that reach probability `top_p`; all others -inf."""
+
+    def process(_: Ids, scores: Floats) -> Floats:
+        order = np.argsort(scores, axis=1, kind="stable")  # rising
+        rising = np.exp(log_softmax(np.take_along_axis(scores, order, 1))).cumsum(1)
+        cut = rising <= 1 - top_p
+        cut[:, -1] = False
+        gone = np.zeros_like(cut)
+        np.put_along_axis(gone, order, cut, 1)
+        return np.where(gone, -np.inf, scores)
+
+    return process
+
+
+def forbid(phrases: Sequence[Sequence[int]]) -> Processor:
+    """No text may hold any of these sequences of ids: the last id is ruled out where the others stand."""
+
+    def process(ids: Ids, scores: Floats) -> Floats:
+        scores = scores.copy()
+        for phrase in phrases:
+            before = np.array(phrase[:-1], np.int64)
+            if len(before) <= ids.shape[1]:
+                here = (ids[:, ids.shape[1] - len(before) :] == before).all(1)
+                scores[here, phrase[-1]] = -np.inf
+        return scores
+
+    return process
