@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-COMMANDS = ("tag", "models", "doctor")
+COMMANDS = ("tag", "models", "describe", "doctor")
 
 INTERRUPTED = 130
 

@@ -1,7 +1,16 @@
 """Captions -> tags, and a corpus of captions -> a vocabulary. Pure Python: no model, no download."""
 
 from .build import Candidate, build_vocabulary
-from .lexicon import Kind, Lexicon, default_lexicon
+from .lexicon import Kind, Lexicon, default_lexicon, slug
 from .parser import ParsedTag, Parser
 
-__all__ = ["Candidate", "Kind", "Lexicon", "ParsedTag", "Parser", "build_vocabulary", "default_lexicon"]
+__all__ = [
+    "Candidate",
+    "Kind",
+    "Lexicon",
+    "ParsedTag",
+    "Parser",
+    "build_vocabulary",
+    "default_lexicon",
+    "slug",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -173,6 +174,11 @@ def _table_of_one(source: Traversable) -> dict[str, str]:
 def normal(text: str) -> str:
     """Lower case, hyphens and runs of spaces as one space."""
     return " ".join(text.lower().replace("-", " ").split())
+
+
+def slug(text: str) -> str:
+    """The id of a name: small letters and digits of any script, all else as one hyphen."""
+    return re.sub(r"[\W_]+", "-", text.lower()).strip("-") or text
 
 
 def _synonyms(source: Traversable, scenes: frozenset[str]) -> dict[Kind, dict[str, str]]:

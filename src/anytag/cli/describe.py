@@ -1,0 +1,180 @@
+"""`anytag describe`: tags in, descriptions of how they look out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+_READABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+_SHOWN = 5  # failures told one by one
+
+
+@click.command("describe", short_help="Write descriptions of tags.")
+@click.argument("tags", metavar="TAGS...", nargs=-1)
+@click.option("--tags-from", metavar="FILE", type=_READABLE, help="Tags from a file, one name a line.")
+@click.option("--vocabulary", metavar="FILE", type=_READABLE, help="The tags of a vocabulary.jsonl.")
+@click.option(
+    "--llm", metavar="BASE_URL", help="An OpenAI-compatible endpoint; without it no model is asked."
+)
+@click.option("--model", metavar="NAME", help="The model to ask there.")
+@click.option(
+    "--answers", metavar="N", type=click.IntRange(min=1), default=10, show_default=True,
+    help="Answers to each of the five questions.",
+)  # fmt: skip
+@click.option("--temperature", type=click.FloatRange(0, 2), default=0.99, show_default=True)
+@click.option(
+    "--max-tokens", type=click.IntRange(min=1), default=77, show_default=True, help="Of one answer."
+)
+@click.option(
+    "--concurrency", metavar="N", type=click.IntRange(min=1), default=8, show_default=True,
+    help="Requests at once.",
+)  # fmt: skip
+@click.option(
+    "--rate", metavar="N", type=click.FloatRange(min=0, min_open=True), help="Requests a minute at most."
+)
+@click.option(
+    "--timeout", metavar="SECONDS", type=click.FloatRange(min=0, min_open=True), default=60.0,
+    show_default=True, help="Until a request counts as lost.",
+)  # fmt: skip
+@click.option(
+    "--attempts", metavar="N", type=click.IntRange(min=1), default=6, show_default=True,
+    help="Requests for one answer before it is given up.",
+)  # fmt: skip
+@click.option("--price", metavar="IN OUT", type=(float, float), help="Price of a million tokens in and out.")
+@click.option(
+    "--key-env", metavar="NAME", default="OPENAI_API_KEY", show_default=True,
+    help="The environment variable that holds the key; a key is taken from nowhere else.",
+)  # fmt: skip
+@click.option(
+    "--wordnet", metavar="FOLDER", type=_FOLDER, help="Without a model: glosses from WordNet's files."
+)
+@click.option(
+    "--output", metavar="FILE", type=_FILE, default=Path("descriptions.jsonl"), show_default=True,
+    help="Where to write; answers are kept beside it in FILE.answers as they come.",
+)  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Only say what it would take.")
+@click.option("--yes", is_flag=True, help="Begin without asking.")
+def command(
+    tags: tuple[str, ...],
+    tags_from: Path | None,
+    vocabulary: Path | None,
+    llm: str | None,
+    output: Path,
+    wordnet: Path | None,
+    dry_run: bool,
+    **options: Any,
+) -> None:
+    """Write descriptions of tags, by which RAM++ and the embedded model ask for them.
+
+    With --llm a language model answers RAM++'s five questions about each tag, ten times each; every answer is
+    kept as it comes, so the same command goes on where it was stopped. Without it, descriptions are made of
+    templates, of broader tags and, with --wordnet, of glosses.
+
+    Exit code: 0 all good, 1 some answers were not to be had (the rest is written), 2 wrong use,
+    130 interrupted.
+    """
+    named = _named(tags, tags_from, vocabulary)
+    describe = import_module("anytag.data.describe")
+    if llm is None:
+        if options["model"] or dry_run:
+            raise click.UsageError(
+                "--model and --dry-run are about a language model: give its address by --llm."
+            )
+        folder = import_module("anytag.data.wordnet").WordNet(wordnet) if wordnet else None
+        describe.write_descriptions(output, describe.without_model(named, wordnet=folder))
+        return
+    if not options["model"]:
+        raise click.UsageError("--llm needs the name of the model to ask: --model NAME.")
+    _with_model(named, llm, output, dry_run, options)
+
+
+def _with_model(tags: list[Any], base_url: str, output: Path, dry_run: bool, options: dict[str, Any]) -> None:
+    describe, llm = import_module("anytag.data.describe"), import_module("anytag.data.llm")
+    sampling = llm.Sampling(options["model"], options["temperature"], options["max_tokens"])
+    journal = describe.Journal(output.with_name(output.name + ".answers"), sampling)
+    cost = describe.estimate(tags, journal, answers=options["answers"])
+    click.echo(_estimate(len(tags), cost, options), err=True)
+    if dry_run:
+        return
+    if cost.requests:
+        _agreed(options["yes"])
+        endpoint = llm.Endpoint(
+            base_url,
+            sampling,
+            per_minute=options["rate"],
+            timeout=options["timeout"],
+            attempts=options["attempts"],
+            key_variable=options["key_env"],
+        )
+        _ask(tags, endpoint, journal, cost.requests, options)
+    rows = list(describe.answered(tags, journal, answers=options["answers"]))
+    describe.write_descriptions(output, rows)
+    if missing := sum(row.missing for row in rows):
+        click.echo(f"{missing} answers are missing; run the same command again to get them.", err=True)
+        click.get_current_context().exit(1)
+
+
+def _ask(tags: list[Any], endpoint: Any, journal: Any, total: int, options: dict[str, Any]) -> None:
+    """Asks with a progress bar on a terminal; the first few failures are told."""
+    ask = import_module("anytag.data.describe").ask
+    with click.progressbar(
+        length=total, label="Answers", file=sys.stderr, hidden=not sys.stderr.isatty()
+    ) as bar:
+        failures = ask(
+            tags,
+            endpoint,
+            journal,
+            answers=options["answers"],
+            concurrency=options["concurrency"],
+            progress=bar.update,
+        )
+        for number, reason in enumerate(failures):
+            if number < _SHOWN:
+                click.echo(reason, err=True)
+
+
+def _named(names: Iterable[str], tags_from: Path | None, vocabulary: Path | None) -> list[Any]:
+    """All tags, each once, in the order given."""
+    from anytag.errors import VocabularyError
+    from anytag.vocabulary import Vocabulary, parse_asked
+
+    named = import_module("anytag.data.describe").Named
+    slug = import_module("anytag.parsing").slug
+    try:
+        lines = tags_from.read_text(encoding="utf-8-sig").splitlines() if tags_from else []
+    except (OSError, ValueError) as error:
+        raise VocabularyError(f"{tags_from}: cannot be read as text ({error})") from error
+    words = [parse_asked(line).name for line in [*names, *lines] if line.strip()]
+    rows = {slug(word): named(slug(word), word) for word in reversed(words)}
+    found = [rows[key] for key in dict.fromkeys(map(slug, words))]
+    found += [named(tag.id, tag.name) for tag in (Vocabulary.read(vocabulary) if vocabulary else ())]
+    if not found:
+        raise click.UsageError("Name tags to describe, or give --tags-from FILE or --vocabulary FILE.")
+    return found
+
+
+def _estimate(tags: int, cost: Any, options: dict[str, Any]) -> str:
+    parts = [
+        f"{tags} tags: {cost.requests} answers to get, {cost.kept} kept",
+        f"about {cost.tokens_in} tokens in, at most {cost.tokens_out} out",
+    ]
+    if options["price"]:
+        parts.append(f"at most {cost.price(*options['price']):.2f} at this price")
+    if options["rate"]:
+        parts.append(f"at least {cost.requests / options['rate']:.0f} minutes at this rate")
+    return "; ".join(parts)
+
+
+def _agreed(yes: bool) -> None:
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError("Add --yes to begin, or --dry-run to see only this estimate.")
+    click.confirm("Begin?", abort=True, err=True)

@@ -1,0 +1,111 @@
+"""`anytag describe`: from words to descriptions.jsonl, with a chat model on 127.0.0.1 and without."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anytag.vocabulary import Tag, Vocabulary
+from tests.chat_server import Chat, chat_server, status
+from tests.command import run
+
+
+@pytest.fixture
+def chat() -> Iterator[Chat]:
+    with chat_server() as server:
+        yield server
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def test_with_a_model(chat: Chat, tmp_path: Path) -> None:
+    out = tmp_path / "d.jsonl"
+    arguments = ("describe", "cat", "Ice cream", "cat", "--llm", chat.url, "--model", "m", "--answers", "1")
+    done = run(*arguments, "--output", out, "--yes", "--price", "1", "1000", "--rate", "60000")
+    assert done.exit_code == 0, done.stderr
+    assert "2 tags: 10 answers to get, 0 kept" in done.stderr
+    assert "at most 0.77 at this price" in done.stderr
+    assert [(row["id"], len(row["descriptions"])) for row in rows(out)] == [("cat", 6), ("ice-cream", 6)]
+    again = run(*arguments, "--output", out)  # nothing left to ask, so nothing to agree to
+    assert again.exit_code == 0, again.stderr
+    assert len(chat.asked) == 10
+
+
+def test_a_dry_run_asks_nothing(chat: Chat, tmp_path: Path) -> None:
+    out = tmp_path / "d.jsonl"
+    done = run("describe", "cat", "--llm", chat.url, "--model", "m", "--output", out, "--dry-run")
+    assert done.exit_code == 0
+    assert "50 answers to get" in done.stderr
+    assert not chat.asked and not list(tmp_path.iterdir())
+
+
+def test_nothing_begins_without_a_yes(chat: Chat, tmp_path: Path) -> None:
+    done = run("describe", "cat", "--llm", chat.url, "--model", "m", "--output", tmp_path / "d.jsonl")
+    assert done.exit_code == 2 and "--yes" in done.stderr
+    assert not chat.asked
+
+
+def test_answers_that_are_missing_are_told(chat: Chat, tmp_path: Path) -> None:
+    chat.faults = [status(500)]
+    arguments = (
+        "--model",
+        "m",
+        "--answers",
+        "1",
+        "--attempts",
+        "1",
+        "--yes",
+        "--output",
+        tmp_path / "d.jsonl",
+    )
+    done = run("describe", "cat", "--llm", chat.url, *arguments)
+    assert done.exit_code == 1
+    assert "status 500" in done.stderr and "1 answers are missing" in done.stderr
+    assert len(rows(tmp_path / "d.jsonl")[0]["descriptions"]) == 5
+
+
+def test_a_refusal_is_wrong_use(chat: Chat, tmp_path: Path) -> None:
+    chat.faults = [status(404)] * 50
+    done = run(
+        "describe", "cat", "--llm", chat.url, "--model", "m", "--yes", "--output", tmp_path / "d.jsonl"
+    )
+    assert done.exit_code == 2 and "status 404" in done.stderr
+
+
+def test_without_a_model(tmp_path: Path) -> None:
+    Vocabulary([Tag("hot-dog", "hot dog", "object")]).write(tmp_path / "v.jsonl")
+    (tmp_path / "words.txt").write_text("corgi\n\nespresso: a small cup\n")
+    out = tmp_path / "d.jsonl"
+    done = run(
+        "describe",
+        "--vocabulary",
+        tmp_path / "v.jsonl",
+        "--tags-from",
+        tmp_path / "words.txt",
+        "--output",
+        out,
+    )
+    assert done.exit_code == 0, done.stderr
+    assert [row["id"] for row in rows(out)] == ["corgi", "espresso", "hot-dog"]
+    assert rows(out)[0]["descriptions"][0] == "a photo of a corgi."
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "Name tags"),
+        (("cat", "--model", "m"), "--llm"),
+        (("cat", "--llm", "http://127.0.0.1:9"), "--model NAME"),
+        (("cat", "--dry-run"), "--llm"),
+        ((": nothing",), "no tag"),
+    ],
+)
+def test_wrong_use(arguments: tuple[str, ...], said: str) -> None:
+    done = run("describe", *arguments)
+    assert done.exit_code == 2 and said in done.stderr

@@ -1,0 +1,247 @@
+"""Descriptions of tags: a language model on 127.0.0.1 that misbehaves, a journal that survives, templates."""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anytag.data.describe import (
+    Described,
+    Journal,
+    Named,
+    Request,
+    answered,
+    ask,
+    estimate,
+    from_published,
+    requests,
+    without_model,
+    write_descriptions,
+)
+from anytag.data.llm import Endpoint, Gate, Sampling
+from anytag.data.wordnet import WordNet
+from anytag.errors import AnytagError, EndpointError, NoAnswerError, VocabularyError
+from anytag.training.descriptions import read_descriptions
+from anytag.vocabulary import Tag, Vocabulary
+from tests.chat_server import Chat, Fault, body, chat_server, closes, hangs, says, status
+
+SAMPLING = Sampling("tiny")
+CAT, ICE = Named("cat", "cat"), Named("ice-cream", "ice cream")
+
+
+@pytest.fixture
+def chat() -> Iterator[Chat]:
+    with chat_server() as server:
+        yield server
+
+
+def endpoint(chat: Chat, *, per_minute: float | None = None, attempts: int = 4) -> Endpoint:
+    return Endpoint(chat.url, SAMPLING, per_minute=per_minute, timeout=0.3, attempts=attempts, backoff=0.01)
+
+
+def test_five_questions_ten_answers_and_the_template(chat: Chat, tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "answers", SAMPLING)
+    assert list(ask([CAT, ICE], endpoint(chat), journal)) == []
+    rows = list(answered([CAT, ICE], journal))
+    assert [len(row.descriptions) for row in rows] == [51, 51]
+    assert rows[1].descriptions[0] == "a photo of a ice cream."
+    assert all("to " in text and "\n" not in text for text in rows[0].descriptions[1:])
+    assert len(set(chat.prompts)) == 10 and len(chat.prompts) == 100
+    assert "What does an ice cream look like concisely?" in chat.prompts
+    assert chat.asked[0]["max_tokens"] == 77 and chat.asked[0]["temperature"] == 0.99
+
+
+def test_the_file_is_what_training_reads(chat: Chat, tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "answers", SAMPLING)
+    list(ask([CAT], endpoint(chat), journal, answers=1))
+    write_descriptions(tmp_path / "descriptions.jsonl", answered([CAT], journal, answers=1))
+    vocabulary = Vocabulary([Tag("cat", "cat", "object")])
+    (texts,) = read_descriptions(tmp_path / "descriptions.jsonl", vocabulary)
+    assert texts[:2] == ["cat", "a photo of a cat."] and len(texts) == 7
+
+
+FAULTS = {
+    "429": status(429, Retry_After="0.05"),
+    "429 with a date": status(429, Retry_After=email.utils.formatdate(time.time() - 9)),
+    "429 with nonsense": status(429, Retry_After="soon"),
+    "500": status(500),
+    "503": status(503),
+    "garbage": body("<html>hello</html>"),
+    "broken JSON": body('{"choices": [', Content_Type="application/json"),
+    "other JSON": body("[1, 2]"),
+    "no choices": body('{"choices": []}'),
+    "null": body("null"),
+    "empty": says("  \n"),
+    "no text": says(None),
+    "closes": closes,
+    "hangs": hangs,
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_a_fault_is_tried_again(chat: Chat, fault: Fault) -> None:
+    chat.faults = [fault]
+    assert endpoint(chat).answer("what?") == "answer 2 to what?"
+
+
+def test_a_429_holds_everyone(chat: Chat) -> None:
+    chat.faults = [status(429, Retry_After="0.3")]
+    assert endpoint(chat).answer("what?")
+    assert chat.times[1] - chat.times[0] >= 0.28
+
+
+def test_one_lost_answer_does_not_stop_the_others(chat: Chat, tmp_path: Path) -> None:
+    chat.faults = [status(500)] * 2
+    journal = Journal(tmp_path / "answers", SAMPLING)
+    failures = list(ask([CAT], endpoint(chat, attempts=2), journal, answers=1, concurrency=1))
+    assert len(failures) == 1 and "no answer to" in failures[0] and "status 500" in failures[0]
+    (row,) = answered([CAT], journal, answers=1)
+    assert row.missing == 1 and len(row.descriptions) == 5
+    assert list(ask([CAT], endpoint(chat), journal, answers=1)) == []  # run again: only what is missing
+    assert len(chat.prompts) == 2 + 4 + 1
+
+
+def test_a_refusal_stops_all_and_keeps_what_came(
+    chat: Chat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    chat.faults = [says("one"), says("two"), status(401)]
+    journal = Journal(tmp_path / "answers", SAMPLING)
+    with pytest.raises(EndpointError, match=r"status 401.*OPENAI_API_KEY is not set") as caught:
+        list(ask([CAT], endpoint(chat), journal, concurrency=1))
+    assert not isinstance(caught.value, NoAnswerError)
+    assert len(chat.asked) < 8
+    assert {"one", "two"} <= set(Journal(tmp_path / "answers", SAMPLING).answers.values())
+
+
+def test_nobody_waits_for_an_hour(chat: Chat) -> None:
+    chat.faults = [status(429, Retry_After="3600")]
+    with pytest.raises(EndpointError, match="asks to wait 3600 s"):
+        endpoint(chat).answer("what?")
+
+
+def test_an_address_where_nothing_is(chat: Chat) -> None:
+    nobody = Endpoint("http://127.0.0.1:9/v1", SAMPLING, timeout=0.2, attempts=2, backoff=0.01)
+    with pytest.raises(NoAnswerError, match="in 2 attempts"):
+        nobody.answer("what?")
+
+
+def test_the_key_comes_from_the_environment(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sesame")
+    endpoint(chat).answer("what?")
+    assert chat.keys == ["Bearer sesame"]
+
+
+def test_no_faster_than_the_rate(chat: Chat, tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "answers", SAMPLING)
+    list(ask([CAT], endpoint(chat, per_minute=60 / 0.05), journal, answers=1))
+    assert chat.times[-1] - chat.times[0] >= 4 * 0.05 * 0.9
+
+
+def test_a_closed_gate_lets_nobody_in() -> None:
+    gate = Gate(1)
+    assert gate.enter()
+    gate.close()
+    assert not gate.enter()  # and without waiting for a minute
+
+
+def test_the_journal_survives_a_torn_line(tmp_path: Path) -> None:
+    path = tmp_path / "answers"
+    journal = Journal(path, SAMPLING)
+    journal.add(Request("q", 0), "first")
+    with path.open("ab") as file:
+        file.write(b'{"model": "tiny", "prompt": "q", "numb')
+    again = Journal(path, SAMPLING)
+    assert again.answers == {Request("q", 0): "first"}
+    again.add(Request("q", 1), "second ☃")
+    assert Journal(path, SAMPLING).answers == {Request("q", 0): "first", Request("q", 1): "second ☃"}
+
+
+def test_answers_of_another_model_are_not_taken(tmp_path: Path) -> None:
+    Journal(tmp_path / "answers", Sampling("other")).add(Request("q", 0), "first")
+    assert Journal(tmp_path / "answers", SAMPLING).answers == {}
+
+
+@given(st.binary(max_size=200))
+def test_a_journal_of_any_bytes_opens(tmp_path_factory: pytest.TempPathFactory, raw: bytes) -> None:
+    path = tmp_path_factory.mktemp("journal") / "answers"
+    path.write_bytes(raw)
+    journal = Journal(path, SAMPLING)
+    journal.add(Request("q", 0), "kept")
+    assert Journal(path, SAMPLING).answers[Request("q", 0)] == "kept"
+
+
+def test_the_estimate(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "answers", SAMPLING)
+    before = estimate([CAT, ICE], journal)
+    assert (before.requests, before.kept, before.tokens_out) == (100, 0, 7700)
+    assert 1000 < before.tokens_in < 4000
+    assert before.price(0, 10) == pytest.approx(0.077)
+    journal.add(requests(CAT)[0], "x")
+    after = estimate([CAT, ICE], journal)
+    assert (after.requests, after.kept) == (99, 1)
+
+
+NOUNS = """  licence
+00000001 05 n 02 corgi 0 welsh_corgi 0 001 @ 00000002 n 0000 | a short dog; "the corgi barked"
+00000002 05 n 01 dog 0 000 | a domestic animal; it barks
+"""
+INDEX = """  licence
+corgi n 1 1 @ 1 0 00000001
+dog n 1 0 1 0 00000002
+"""
+
+
+@pytest.fixture
+def wordnet(tmp_path: Path) -> WordNet:
+    (tmp_path / "data.noun").write_text(NOUNS)
+    (tmp_path / "index.noun").write_text(INDEX)
+    return WordNet(tmp_path)
+
+
+def test_without_a_model(wordnet: WordNet) -> None:
+    tags = [Named("corgi", "corgi"), Named("quokka", "zzquokka")]
+    corgi, unknown = without_model(tags, wordnet=wordnet)
+    assert corgi.descriptions[0] == "a photo of a corgi."
+    assert any("a kind of" in text for text in corgi.descriptions)
+    assert corgi.descriptions[-1] == "a corgi is a short dog"
+    assert unknown.descriptions == ("a photo of a zzquokka.",)
+    assert (corgi.source, unknown.source) == ("WordNet 3.0 and templates", "templates")
+
+
+def test_wordnet_reads_senses_and_chains(wordnet: WordNet) -> None:
+    assert wordnet.first_sense("Welsh corgi") is None and wordnet.first_sense("corgi") == 1
+    assert list(wordnet.chain(1)) == [1, 2]
+    assert wordnet.synsets[1].words == ("corgi", "welsh corgi")
+
+
+def test_a_folder_that_is_no_wordnet(tmp_path: Path) -> None:
+    with pytest.raises(VocabularyError, match=r"data\.noun"):
+        WordNet(tmp_path)
+    (tmp_path / "data.noun").write_text("hello\n")
+    (tmp_path / "index.noun").write_text("")
+    with pytest.raises(VocabularyError, match=r"data\.noun"):
+        WordNet(tmp_path)
+
+
+def test_nothing_is_left_half_written(tmp_path: Path) -> None:
+    with pytest.raises(AnytagError, match="cannot be written"):
+        write_descriptions(tmp_path / "missing" / "d.jsonl", [Described(CAT, ("x",), "s")])
+    assert list(tmp_path.iterdir()) == []
+    write_descriptions(tmp_path / "d.jsonl", [Described(CAT, ("x",), "s")])
+    expected = {"id": "cat", "name": "cat", "descriptions": ["x"], "source": "s"}
+    assert json.loads((tmp_path / "d.jsonl").read_text()) == expected
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("rows", [[["cat"]], [{"cat": "text"}], [{"cat": [1]}]])
+def test_another_form_than_the_published(rows: list[dict[str, list[str]]]) -> None:
+    with pytest.raises(VocabularyError, match="entry 1"):
+        from_published(rows)
