@@ -10,6 +10,8 @@
     ├── VocabularyError       tags, vocabulary files, asked tags
     ├── DeviceError           a device or provider that is asked for and not active
     ├── DownloadError         a file of the Hub that does not arrive, or arrives as another
+    ├── EndpointError         a language model's address that refuses or is of no use
+    │   └── NoAnswerError     one of its answers that is not to be had
     └── MissingExtraError     a capability whose extra is not installed
 
 Each message says what was given, what was expected, and what to type next.
@@ -56,6 +58,14 @@ class VocabularyError(AnytagError):
 
 class DeviceError(AnytagError):
     """A device or execution provider was asked for and is not active."""
+
+
+class EndpointError(AnytagError):
+    """A language model's address refuses: a wrong key, model or address, or a pause too long to wait for."""
+
+
+class NoAnswerError(EndpointError):
+    """One question got no answer in all its attempts; others may."""
 
 
 class MissingExtraError(AnytagError):
