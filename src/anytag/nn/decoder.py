@@ -44,7 +44,7 @@ class FoldedDecoder(nn.Module):
 
     def __init__(self, width: int, *, heads: int) -> None:
         super().__init__()
-        self.width, self.heads = width, heads
+        self.width, self.heads, self.row_width = width, heads, width
         self.key = nn.Linear(width, width)
         self.bias = nn.Linear(width, 1)
         self.reweight_scale = nn.Parameter(torch.tensor(0.0))

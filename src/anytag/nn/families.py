@@ -10,6 +10,9 @@ Queries = Literal["descriptions", "embedded", "learned"]
 
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
+# EfficientNet-Lite's: whole numbers of 255, so that an int8 graph takes pixels as they are.
+LITE_MEAN: Triple = (127 / 255, 127 / 255, 127 / 255)
+LITE_STD: Triple = (128 / 255, 128 / 255, 128 / 255)
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class VitConfig:
     depth: int
     heads: int
     patch: int = 16
+    drop_path: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -99,14 +103,14 @@ class NetworkConfig:
     queries: Queries = "descriptions"
     cross: CrossConfig | None = None
     captions: CaptionConfig | None = None
-    mean: Triple = IMAGENET_MEAN
-    std: Triple = IMAGENET_STD
+    mean: Triple = LITE_MEAN
+    std: Triple = LITE_STD
 
 
 SWIN_BASE = SwinConfig(width=128, depths=(2, 2, 18, 2), heads=(4, 8, 16, 32), window=12)
 SWIN_LARGE = SwinConfig(width=192, depths=(2, 2, 18, 2), heads=(6, 12, 24, 48), window=12)
 VIT_BASE = VitConfig(width=768, depth=12, heads=12)
-VIT_LARGE = VitConfig(width=1024, depth=24, heads=16)
+VIT_LARGE = VitConfig(width=1024, depth=24, heads=16, drop_path=0.1)
 
 FAMILIES = {
     "mini": NetworkConfig(
@@ -115,8 +119,6 @@ FAMILIES = {
         width=512,
         heads=4,
         text_hidden=512,
-        mean=(127 / 255, 127 / 255, 127 / 255),
-        std=(128 / 255, 128 / 255, 128 / 255),
     ),
     "tag2text": NetworkConfig(
         backbone=SWIN_BASE,
@@ -127,6 +129,8 @@ FAMILIES = {
         queries="learned",
         cross=CrossConfig(),
         captions=CaptionConfig(),
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
     ),
     "ram": NetworkConfig(
         backbone=SWIN_LARGE,
@@ -136,6 +140,16 @@ FAMILIES = {
         queries="embedded",
         cross=CrossConfig(),
         captions=CaptionConfig(),
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
     ),
-    "ram-plus": NetworkConfig(backbone=SWIN_LARGE, size=384, width=512, heads=4, cross=CrossConfig()),
+    "ram-plus": NetworkConfig(
+        backbone=SWIN_LARGE,
+        size=384,
+        width=512,
+        heads=4,
+        cross=CrossConfig(),
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+    ),
 }

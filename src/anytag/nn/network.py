@@ -1,48 +1,95 @@
-"""The network of all families: image encoder, queries, tag decoder."""
+"""The network of all families: image encoder, tag decoder, caption head."""
 
 from __future__ import annotations
 
+from typing import cast
+
+import torch
 from torch import Tensor, nn
 
-from .backbones import Backbone
+from .backbones import Backbone, Stages
+from .bert import CrossLayer
+from .caption import CaptionHead
+from .cross import CrossDecoder
 from .decoder import FoldedDecoder
-from .families import NetworkConfig
+from .families import NetworkConfig, SwinConfig, VitConfig
+from .vision import SwinBackbone, VitBackbone
+
+TagDecoder = FoldedDecoder | CrossDecoder
 
 
 class ImageEncoder(nn.Module):
-    """Pixels -> image tokens and their mean.
+    """Pixels -> image tokens and one vector for the whole photo.
 
     Args:
-        config: names backbone, size and width.
+        config: names backbone, size, width and normalisation.
         backbone: with its weights; a random one when not given.
     """
 
-    def __init__(self, config: NetworkConfig, backbone: Backbone | None = None) -> None:
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: NetworkConfig, backbone: Stages | None = None) -> None:
         super().__init__()
-        self.backbone = Backbone(config.backbone, size=config.size) if backbone is None else backbone
-        self.proj = nn.Linear(self.backbone.width, config.width)
+        self.backbone = make_backbone(config) if backbone is None else backbone
+        self.proj = nn.Linear(self.backbone.width, config.width) if config.projected else nn.Identity()
+        for name, values in (("mean", config.mean), ("std", config.std)):
+            scaled = torch.tensor([255 * value for value in values]).reshape(3, 1, 1)
+            self.register_buffer(name, scaled, persistent=False)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 N×3×S×S -> tokens N×T×D, pooled N×D."""
-        return self.from_stage((pixels.float() - 127) / 128, 0)
+        return self.from_stage((pixels.float() - self.mean) / self.std, 0)
 
     def from_stage(self, features: Tensor, first: int) -> tuple[Tensor, Tensor]:
-        """The same from the feature map that stage `first` expects."""
-        tokens = self.proj(self.backbone(features, first).flatten(2).transpose(1, 2))
-        return tokens, tokens.mean(1)
+        """The same from the features that stage `first` expects; those of stage 0 are normalised pixels."""
+        tokens = self.proj(self.backbone.tokens(self.backbone(features, first)))
+        return tokens, tokens[:, 0] if self.backbone.summary else tokens.mean(1)
 
 
 class TagNetwork(nn.Module):
-    """Image encoder and tag decoder; the queries are asked from outside, as data."""
+    """Image encoder and tag decoder; the queries are asked from outside, as data.
 
-    def __init__(self, config: NetworkConfig, backbone: Backbone | None = None) -> None:
+    Args:
+        config: its numbers.
+        backbone: with its weights; a random one when not given.
+
+    Attributes:
+        captions: the caption head, None where the configuration has none.
+    """
+
+    def __init__(self, config: NetworkConfig, backbone: Stages | None = None) -> None:
         super().__init__()
         self.config = config
         self.encoder = ImageEncoder(config, backbone)
-        self.decoder = FoldedDecoder(config.width, heads=config.heads)
+        self.decoder = make_decoder(config)
+        self.captions = _make_captions(config, self.decoder)
 
     def forward(self, pixels: Tensor, rows: Tensor) -> Tensor:
-        """uint8 N×3×S×S and rows Q×K×P×D -> logits N×K."""
+        """uint8 N×3×S×S and rows Q×K×P×R -> logits N×K."""
         tokens, pooled = self.encoder(pixels)
         logits: Tensor = self.decoder(tokens, pooled, rows)
         return logits
+
+
+def make_backbone(config: NetworkConfig) -> Stages:
+    """A backbone with random weights."""
+    if isinstance(config.backbone, SwinConfig):
+        return SwinBackbone(config.backbone, size=config.size)
+    if isinstance(config.backbone, VitConfig):
+        return VitBackbone(config.backbone, size=config.size)
+    return Backbone(config.backbone, size=config.size)
+
+
+def make_decoder(config: NetworkConfig) -> TagDecoder:
+    """A tag decoder with random weights."""
+    if config.cross is None:
+        return FoldedDecoder(config.width, heads=config.heads)
+    return CrossDecoder(config.cross, width=config.width, heads=config.heads, queries=config.queries)
+
+
+def _make_captions(config: NetworkConfig, decoder: TagDecoder) -> CaptionHead | None:
+    if config.captions is None:
+        return None
+    layers = decoder.layers if isinstance(decoder, CrossDecoder) else ()
+    return CaptionHead(config.captions, config.width, shared=cast("list[CrossLayer]", list(layers)))

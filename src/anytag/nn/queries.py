@@ -82,3 +82,26 @@ class TagQueries(nn.Module):
         kept = (torch.rand(text.shape[:2], device=text.device) < 0.7) & (text != 0).any(-1)
         kept[:, 0] |= ~kept.any(1)
         return kept
+
+
+class LearnedQueries(nn.Module):
+    """Rows that are learned without words (Tag2Text): a tag's query, weights and bias of its answer.
+
+    Args:
+        count: K, the number of tags.
+        hidden: H, of the tag decoder.
+    """
+
+    def __init__(self, count: int, hidden: int) -> None:
+        super().__init__()
+        self.embed = nn.Parameter(torch.empty(count, hidden))
+        self.weight = nn.Parameter(torch.empty(1, count, hidden))
+        self.bias = nn.Parameter(torch.empty(1, count))
+        nn.init.normal_(self.embed, std=0.02)
+        for answer in (self.weight, self.bias):
+            nn.init.uniform_(answer, -(hidden**-0.5), hidden**-0.5)
+
+    def forward(self, tags: Tensor | None = None) -> Tensor:
+        """Rows 1×K×1×(2H+1) of the tags at `tags` (int64), or of all."""
+        rows = torch.cat([self.embed, self.weight[0], self.bias[0, :, None]], 1)
+        return (rows if tags is None else rows[tags])[None, :, None]

@@ -1,0 +1,1 @@
+"""Published checkpoints: their weight names and ours, read, checked, converted."""

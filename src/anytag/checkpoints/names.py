@@ -1,0 +1,135 @@
+"""Published weight names <-> ours: one table for each family, read from either side.
+
+A row is (published, ours): beginnings of names; what follows is the same on both sides. `#` stands for a
+number; `#+1` on our side for the number plus one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from functools import cache
+
+Row = tuple[str, str]
+Table = tuple[Row, ...]
+
+_ENCODER = "encoder.backbone."
+
+
+def _cross_layer(published: str, ours: str) -> Table:
+    """A layer of cross-attention and perceptron."""
+    return (
+        *_attention(f"{published}.crossattention", f"{ours}.cross"),
+        (f"{published}.intermediate.dense.", f"{ours}.mlp.up."),
+        (f"{published}.output.dense.", f"{ours}.mlp.down."),
+        (f"{published}.output.LayerNorm.", f"{ours}.mlp.norm."),
+    )
+
+
+def _attention(published: str, ours: str) -> Table:
+    return (
+        *((f"{published}.self.{part}.", f"{ours}.{part}.") for part in ("query", "key", "value")),
+        (f"{published}.output.dense.", f"{ours}.dense."),
+        (f"{published}.output.LayerNorm.", f"{ours}.norm."),
+    )
+
+
+def _text_stack(published: str, ours: str) -> Table:
+    """Embeddings and layers of the tag encoder or of the text decoder."""
+    layer, mine = f"{published}.encoder.layer.#", f"{ours}.layers.#"
+    return (
+        (f"{published}.embeddings.word_embeddings.", f"{ours}.embeddings.words."),
+        (f"{published}.embeddings.position_embeddings.", f"{ours}.embeddings.positions."),
+        (f"{published}.embeddings.LayerNorm.", f"{ours}.embeddings.norm."),
+        *_attention(f"{layer}.attention", f"{mine}.attend"),
+        *_cross_layer(layer, f"{mine}.cross"),
+    )
+
+
+SWIN: Table = (
+    ("visual_encoder.patch_embed.", f"{_ENCODER}stages.0."),
+    ("visual_encoder.layers.#.blocks.", f"{_ENCODER}stages.#+1.blocks."),
+    (
+        "visual_encoder.layers.#.downsample.",
+        f"{_ENCODER}stages.#+2.downsample.",
+    ),  # timm's opens the next stage
+    ("visual_encoder.norm.", f"{_ENCODER}norm."),
+)
+VIT: Table = (
+    ("visual_encoder.patch_embed.", f"{_ENCODER}stages.0.patch_embed."),
+    ("visual_encoder.cls_token", f"{_ENCODER}stages.0.cls_token"),
+    ("visual_encoder.pos_embed", f"{_ENCODER}stages.0.pos_embed"),
+    ("visual_encoder.blocks.#.", f"{_ENCODER}stages.#+1."),
+    ("visual_encoder.norm.", f"{_ENCODER}norm."),
+)
+_TAGGING_HEAD = _cross_layer("tagging_head.encoder.layer.#", "decoder.layers.#")
+_TEXT_VECTORS: Table = (
+    ("image_proj.", "encoder.proj."),
+    ("wordvec_proj.", "decoder.project."),
+    ("fc.", "decoder.head."),
+    ("label_embed", "queries.rows"),  # tags × descriptions in one axis, tag by tag
+)
+_CAPTIONS: Table = (
+    *_text_stack("tag_encoder", "captions.encoder"),
+    *_text_stack("text_decoder.bert", "captions.decoder"),
+    ("text_decoder.cls.predictions.transform.dense.", "captions.dense."),
+    ("text_decoder.cls.predictions.transform.LayerNorm.", "captions.norm."),
+    ("text_decoder.cls.predictions.bias", "captions.bias"),
+)
+
+FAMILY_TABLES: Mapping[str, Table] = {
+    "tag2text": (
+        *_TAGGING_HEAD,
+        *_CAPTIONS,
+        ("label_embed.weight", "queries.embed"),
+        ("fc.W", "queries.weight"),
+        ("fc.b", "queries.bias"),
+    ),
+    "ram": (*_TAGGING_HEAD, *_CAPTIONS, *_TEXT_VECTORS),
+    "ram-plus": (*_TAGGING_HEAD, *_TEXT_VECTORS, ("reweight_scale", "decoder.reweight_scale")),
+}
+
+# What older files call a part.
+OLDER: Table = (("vision_multi.", "tagging_head."),)
+# Computed from the configuration, so not read.
+DERIVED = (".relative_position_index", ".attn_mask", ".position_ids")
+# A second name of a tensor: what they share.
+TIED: Mapping[str, str] = {
+    "text_decoder.cls.predictions.decoder.weight": "text_decoder.bert.embeddings.word_embeddings.weight",
+    "text_decoder.cls.predictions.decoder.bias": "text_decoder.cls.predictions.bias",
+}
+
+
+def ours(name: str, table: Iterable[Row]) -> str | None:
+    """Our name of a published tensor; None where it is derived or no row of the table is about it."""
+    return None if name.endswith(DERIVED) else _translate(name, tuple(table))
+
+
+def published(name: str, table: Iterable[Row]) -> str | None:
+    """The published name of a tensor of ours; None where no row of the table is about it."""
+    return _translate(name, tuple((right, left) for left, right in table))
+
+
+def _translate(name: str, table: Table) -> str | None:
+    for source, target in table:
+        found = _pattern(source).match(name)
+        if found:
+            return _fill(source, target, found) + name[found.end() :]
+    return None
+
+
+@cache
+def _pattern(beginning: str) -> re.Pattern[str]:
+    return re.compile(re.sub(r"\\#(\\\+\d)?", r"(\\d+)", re.escape(beginning)))
+
+
+def _fill(source: str, target: str, found: re.Match[str]) -> str:
+    if not found.groups():
+        return target
+    number = int(found[1]) - _shift(source) + _shift(target)
+    return re.sub(r"#(\+\d)?", str(number), target)
+
+
+def _shift(beginning: str) -> int:
+    found = re.search(r"#\+(\d)", beginning)
+    return int(found[1]) if found else 0

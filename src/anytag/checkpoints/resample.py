@@ -1,0 +1,73 @@
+"""Position tables for another image size, as the published loaders make them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from scipy.interpolate import RectBivariateSpline
+from torch import Tensor
+
+_PRECISION = 1e-6
+
+
+def resample_relative_positions(table: Tensor, window: int) -> Tensor:
+    """Swin's table of relative positions for another window: a bicubic spline on geometric coordinates.
+
+    Args:
+        table: (2v-1)²×heads of a window of v.
+        window: the new window, w.
+
+    Returns:
+        (2w-1)²×heads; the table itself where the window is the same.
+    """
+    side, wanted = math.isqrt(len(table)), 2 * window - 1
+    if side == wanted:
+        return table
+    known = _coordinates(side, wanted)
+    asked = np.arange(-(wanted // 2), wanted // 2 + 1).clip(known[0], known[-1])
+    made = [
+        RectBivariateSpline(known, known, plane)(asked, asked)
+        for plane in table.detach().double().T.reshape(-1, side, side).numpy()
+    ]
+    return torch.from_numpy(np.stack(made)).to(table.dtype).reshape(len(made), -1).T.contiguous()
+
+
+def _coordinates(side: int, wanted: int) -> npt.NDArray[np.float64]:
+    """Where the table's entries lie in units of the wanted one: ±(1, 1 + q, 1 + q + q², ...) and 0."""
+    steps = _ratio(side // 2, wanted // 2) ** np.arange(side // 2)
+    half = steps.cumsum()
+    return np.concatenate([-half[::-1], [0.0], half])
+
+
+def _ratio(steps: int, reach: int) -> float:
+    """q, so that `steps` steps of 1, q, q², ... reach `reach`: the last midpoint of a bisection."""
+    low, high, q = 1.01, 1.5, 0.0
+    while high - low > _PRECISION:
+        q = (low + high) / 2
+        if (1 - q**steps) / (1 - q) > reach:
+            high = q
+        else:
+            low = q
+    return q
+
+
+def resample_positions(table: Tensor, count: int) -> Tensor:
+    """ViT's learned positions for another grid: bicubic; the class token's stays.
+
+    Args:
+        table: 1×(1+g²)×C.
+        count: G, the new grid's side.
+
+    Returns:
+        1×(1+G²)×C; the table itself where the grid is the same.
+    """
+    side = math.isqrt(table.shape[1] - 1)
+    if side == count:
+        return table
+    grid = table[:, 1:].transpose(1, 2).unflatten(-1, (side, side))  # 1×C×g×g
+    made = F.interpolate(grid, size=(count, count), mode="bicubic", align_corners=False)
+    return torch.cat([table[:, :1], made.flatten(2).transpose(1, 2)], 1)
