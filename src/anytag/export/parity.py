@@ -39,7 +39,8 @@ def check_parity(module: nn.Module, file: Path, batches: Sequence[Sequence[Tenso
         with torch.inference_mode():
             expected = module(*batch)
         expected = expected if isinstance(expected, tuple) else (expected,)
-        given = session.run(outputs[: len(expected)], dict(zip(inputs, (x.numpy() for x in batch), strict=True)))
+        feeds = dict(zip(inputs, (x.numpy() for x in batch), strict=True))
+        given = session.run(outputs[: len(expected)], feeds)
         shapes = ", ".join("×".join(map(str, x.shape)) for x in batch)
         for name, ours, theirs in zip(outputs, given, expected, strict=False):
             worst = max(worst, _difference(ours, theirs.numpy(), where=f"{file}: {name} for inputs {shapes}"))
