@@ -31,24 +31,18 @@ def command(format_: str) -> None:
 
 
 def _text(row: Mapping[str, Any]) -> str:
+    from anytag.models.page import flat_metrics
+
     if row["error"]:
         return f"{row['name']}\n  cannot be used: {row['error']}"
     facts = {
         "size": f"{row['bytes'] / 1e6:.1f} MB",
         "licence": row["licence"],
         "folder": Path(row["path"]),
-        **{name: _figure(value) for name, value in _flat(row["metrics"])},
+        **{name: _figure(value) for name, value in flat_metrics(row["metrics"])},
     }
     width = max(map(len, facts))
     return "\n".join([row["name"], *(f"  {name:<{width}}  {value}" for name, value in facts.items())])
-
-
-def _flat(metrics: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Nested metrics as one list: {"coco": {"mAP": 0.5}} -> ("coco mAP", 0.5)."""
-    flat: list[tuple[str, Any]] = []
-    for name, value in metrics.items():
-        flat += _flat(value, f"{prefix}{name} ") if isinstance(value, Mapping) else [(prefix + name, value)]
-    return flat
 
 
 def _figure(value: Any) -> str:

@@ -132,14 +132,15 @@ def _check(path: Path, facts: FileFacts, *, verify: bool) -> None:
     size = path.stat().st_size
     if size != facts.bytes:
         raise FileMismatchError(f"{path} has {size} bytes, the card says {facts.bytes}. {_MENDING}")
-    if verify and (found := _sha256(path)) != facts.sha256:
+    if verify and (found := sha256_of(path)) != facts.sha256:
         raise FileMismatchError(f"{path} has sha256 {found}, the card says {facts.sha256}. {_MENDING}")
 
 
 def _facts(path: Path) -> FileFacts:
-    return FileFacts(sha256=_sha256(path), bytes=path.stat().st_size)
+    return FileFacts(sha256=sha256_of(path), bytes=path.stat().st_size)
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """The hash of a file's content, as the card has it."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,259 @@
+"""Files of the Hugging Face Hub: fetched, so that a broken download goes on; checked; folders sent there.
+
+`ANYTAG_HUB` names a mirror, which serves everything below its root; a token comes from `HF_TOKEN` alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from anytag.errors import DownloadError
+from anytag.models import card as cards
+from anytag.models.card import Card
+from anytag.models.folder import ModelFolder, inside, sha256_of
+from anytag.models.page import model_page
+
+if TYPE_CHECKING:  # importing it takes longer than tagging a photo
+    from huggingface_hub import HfFileMetadata
+
+HUB = "https://huggingface.co"
+PREFIX = "hf-hub:"
+State = Literal["downloaded", "already there", "already there, not checked"]
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_SHA256, _GIT_SHA = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A file that is published somewhere.
+
+    Attributes:
+        path: below the host, with forward slashes.
+        host: with its scheme; a mirror takes its place.
+        sha256: where it is known beforehand; otherwise the Hub's word is taken.
+        name: of the file here, relative to the folder it is fetched into.
+    """
+
+    path: str
+    host: str = HUB
+    sha256: str = ""
+    name: str = ""
+
+    @property
+    def local(self) -> str:
+        return self.name or self.path.rpartition("/")[2]
+
+    @property
+    def url(self) -> str:
+        """Where to fetch it now."""
+        return f"{os.environ.get('ANYTAG_HUB', '').rstrip('/') or self.host}/{self.path}"
+
+    @property
+    def token(self) -> str | Literal[False]:
+        """What to show there: the Hub's token is for nobody else."""
+        return (self.host == HUB and os.environ.get("HF_TOKEN")) or False
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A file that lies here now.
+
+    Attributes:
+        state: what was done; not checked means that the Hub could not be asked.
+        revision: the Hub's commit, or "".
+    """
+
+    path: Path
+    url: str
+    sha256: str
+    state: State
+    revision: str
+
+
+def fetch(remotes: Iterable[Remote], folder: Path, *, progress: bool = False) -> list[Fetched]:
+    """Every file in `folder`, downloaded where it is missing or another.
+
+    A file that the Hub does not give, but that lies there, is taken as it is.
+
+    Args:
+        progress: show a bar where there is a terminal.
+
+    Raises:
+        DownloadError: some can neither be reached nor lie there: lists which to put where. Or a download
+            broke off (what came is kept), or has another size or hash than it should.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    fetched, missing, reasons = [], [], []
+    for remote in remotes:
+        try:
+            found = _metadata(remote)
+        except Exception as error:  # httpx's errors; their module changes with huggingface_hub's version
+            reasons.append(_reason(error))
+            here = inside(folder, remote.local)
+            if here.is_file():
+                fetched.append(Fetched(here, remote.url, sha256_of(here), "already there, not checked", ""))
+            else:
+                missing.append(f"  {remote.url}\n    -> {here}")
+        else:
+            fetched.append(_download(remote, inside(folder, remote.local), found, progress))
+    if missing:
+        raise DownloadError(
+            f"files are not to be had ({'; '.join(dict.fromkeys(reasons))}). Type the same again when "
+            "the Hub can be reached, or put them there by another way first:\n" + "\n".join(missing)
+        )
+    return fetched
+
+
+def fetch_folder(repository: str, target: Path, *, progress: bool = False) -> list[Fetched]:
+    """A model folder of ours from the Hub, as ``owner/name``: its card, and the files that the card lists.
+
+    Raises:
+        DownloadError: as `fetch`; or `target` is there already.
+        ModelError: it is no model folder of ours.
+    """
+    _check_repository(repository)
+    if target.exists():
+        raise DownloadError(f"{target} is there already; remove it first, or pull under another --name")
+    draft = target.with_name(f".{repository.replace('/', '--')}.new")
+    base = f"{repository}/resolve/main/"
+    fetched = fetch([Remote(base + cards.FILE_NAME)], draft)
+    files = Card.read(draft / cards.FILE_NAME).files
+    for name in files:
+        inside(draft, name).parent.mkdir(parents=True, exist_ok=True)
+    remotes = [Remote(base + name, sha256=facts.sha256, name=name) for name, facts in files.items()]
+    fetched += fetch(remotes, draft, progress=progress)
+    ModelFolder.open(draft, verify=False)  # hashes were compared as files came
+    draft.replace(target)
+    return fetched
+
+
+def push_folder(folder: Path, repository: str) -> str:
+    """Send a model folder to the Hub as ``owner/name``, with a README.md made of its card.
+
+    Returns:
+        its address there.
+
+    Raises:
+        ModelError: the folder's files are not what its card says.
+        DownloadError: no `HF_TOKEN` in the environment, or the Hub refuses.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    _check_repository(repository)
+    model = ModelFolder.open(folder, verify=True)
+    if not (hub := Remote("")).token:
+        raise DownloadError(
+            "sending to the Hub needs a token that may write: set HF_TOKEN in the environment"
+        )
+    files = {name: model.file(name) for name in model.card.files if name != "README.md"}
+    sent = [CommitOperationAdd(name, path) for name, path in files.items()]
+    sent.append(CommitOperationAdd(cards.FILE_NAME, folder / cards.FILE_NAME))
+    sent.append(CommitOperationAdd("README.md", model_page(model.card, repository).encode()))
+    api = HfApi(endpoint=hub.url.rstrip("/"), token=hub.token)
+    try:
+        api.create_repo(repository, exist_ok=True)
+        done = api.create_commit(repository, sent, commit_message=f"{model.card.name} {model.card.version}")
+    except Exception as error:  # as in `fetch`
+        raise DownloadError(f"{repository} was not sent: {_reason(error)}") from error
+    return str(done.repo_url)
+
+
+def _check_repository(repository: str) -> None:
+    if _REPOSITORY.fullmatch(repository) is None:
+        raise DownloadError(f"{repository!r} is no name of a repository on the Hub; expected owner/name")
+
+
+def _metadata(remote: Remote) -> HfFileMetadata:
+    from huggingface_hub import get_hf_file_metadata
+
+    return get_hf_file_metadata(remote.url, token=remote.token)
+
+
+def _download(remote: Remote, path: Path, found: HfFileMetadata, progress: bool) -> Fetched:
+    """The file at `path`, which goes on from a part that lies there."""
+    wanted = remote.sha256 or found.etag or ""
+    state: State = "already there"
+    if not (path.is_file() and found.size in (None, path.stat().st_size) and _fits(path, wanted)):
+        part = path.with_name(f".{path.name}.{wanted[:12]}.part")  # of this version of the file, no other
+        _continue(remote, part, found.size, progress)
+        _check(part, remote.url, size=found.size, wanted=wanted)
+        part.replace(path)
+        state = "downloaded"
+    return Fetched(path, remote.url, sha256_of(path), state, found.commit_hash or "")
+
+
+def _continue(remote: Remote, part: Path, size: int | None, progress: bool) -> None:
+    """Append to `part` what it lacks."""
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers, tqdm  # type: ignore[attr-defined]
+
+    if part.is_file() and size is not None and part.stat().st_size > size:
+        part.unlink()
+    if size is not None:
+        _check_space(part, size)
+    try:
+        with part.open("ab") as file:
+            http_get(
+                remote.url, file,
+                resume_size=file.tell(), expected_size=size, headers=build_hf_headers(token=remote.token),
+                tqdm_class=tqdm if progress else partial(tqdm, disable=True),  # type: ignore[arg-type]
+            )  # fmt: skip
+    except OSError as error:
+        if error.errno is not None:  # the disk's fault
+            raise
+        if hasattr(error, "response"):
+            raise _broken(remote.url, part, error) from error
+        # else another length than announced: `_check` says so
+    except Exception as error:  # as in `fetch`
+        raise _broken(remote.url, part, error) from error
+
+
+def _check_space(part: Path, size: int) -> None:
+    needed = size - (part.stat().st_size if part.is_file() else 0)
+    free = shutil.disk_usage(part.parent).free
+    if needed > free:
+        raise DownloadError(f"{part.parent} has {free:,} bytes free, the download needs {needed:,}")
+
+
+def _broken(url: str, part: Path, error: Exception) -> DownloadError:
+    return DownloadError(
+        f"{url} broke off after {part.stat().st_size:,} bytes ({_reason(error)}). They are kept: "
+        "type the same again to go on from there"
+    )
+
+
+def _check(part: Path, url: str, *, size: int | None, wanted: str) -> None:
+    """Remove `part` and raise where it is not what it should be."""
+    came = part.stat().st_size
+    if size is not None and came != size:
+        fault = f"has {came:,} bytes, expected {size:,}"
+    elif not _fits(part, wanted):
+        fault = f"has sha256 {sha256_of(part)}, expected {wanted}"
+    else:
+        return
+    part.unlink()
+    raise DownloadError(f"{url} {fault}: it was damaged on its way or where it lies. Type the same again")
+
+
+def _fits(path: Path, wanted: str) -> bool:
+    """Is this the file that the Hub's etag means: sha256 of a large file, git's hash of a small one?"""
+    if _SHA256.fullmatch(wanted):
+        return sha256_of(path) == wanted
+    if _GIT_SHA.fullmatch(wanted):
+        content = path.read_bytes()
+        return (
+            hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest() == wanted
+        )
+    return True
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
