@@ -16,13 +16,12 @@ from .families import CaptionConfig
 _HIDDEN = -10000.0
 
 
-class CaptionHead(nn.Module):
-    """A tag encoder that looks at the photo, and a text decoder that looks at the encoded tags.
+class CaptionDecoder(nn.Module):
+    """A text decoder that looks at a memory, and keeps what it has read.
 
     One caption, step by step::
 
-        memory = head.encode_tags(tag_ids, tag_mask, image_tokens)  # N×S×H
-        memory_kv = head.remember(memory)
+        memory_kv = head.remember(memory)  # N×S×H
         logits, past = head.decode(prompt_ids, memory_kv)  # logits[:, -1] -> the next wordpiece
         logits, past = head.decode(next_ids, memory_kv, past)  # next_ids N×1
 
@@ -31,38 +30,17 @@ class CaptionHead(nn.Module):
 
     Args:
         config: its numbers.
-        token_width: D, of the image tokens.
-        shared: the first layers of the tag decoder; they are used here too, trained by both.
     """
 
-    def __init__(self, config: CaptionConfig, token_width: int, *, shared: Sequence[CrossLayer] = ()) -> None:
+    def __init__(self, config: CaptionConfig) -> None:
         super().__init__()
         self.config = config
-        width, mlp = config.width, config.mlp
-        first = list(shared[: config.shared])
-        own = [CrossLayer(width, token_width, mlp) for _ in range(config.layers - len(first))]
-        self.encoder = TextStack(config, [*first, *own])
-        self.decoder = TextStack(config, [CrossLayer(width, width, mlp) for _ in range(config.layers)])
+        width = config.width
+        self.decoder = TextStack(config, [CrossLayer(width, width, config.mlp) for _ in range(config.layers)])
         self.dense = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width, eps=EPSILON)
         self.bias = nn.Parameter(torch.zeros(config.words))  # the output weights are the decoder's words
         init_bert(self.dense)
-
-    def encode_tags(self, tag_ids: Tensor, tag_mask: Tensor, image_tokens: Tensor) -> Tensor:
-        """The tags' text, told by the photo.
-
-        Args:
-            tag_ids: int64 N×S wordpieces of the tags' text, starting with [ENC].
-            tag_mask: N×S, 1 where there is text, 0 at padding.
-            image_tokens: N×T×D.
-
-        Returns:
-            N×S×H; positions of padding hold numbers too, and the decoder looks at them, as published.
-        """
-        hidden = (1.0 - tag_mask[:, None, None].to(image_tokens.dtype)) * _HIDDEN  # N×1×1×S
-        memory = self.encoder.remember(image_tokens)
-        encoded, _ = self.encoder(tag_ids, memory, self.nothing(tag_ids), hidden)
-        return encoded
 
     def remember(self, memory: Tensor) -> Tensor:
         """Keys and values that every step of the decoder uses: N×S×H -> layers×2×N×heads×S×d."""
@@ -101,6 +79,43 @@ class CaptionHead(nn.Module):
         if mask is not None:
             seen = seen & (mask != 0)[:, None, None]
         return (~seen).to(self.bias.dtype) * _HIDDEN
+
+
+class CaptionHead(CaptionDecoder):
+    """A tag encoder that looks at the photo, and a text decoder that looks at the encoded tags.
+
+    ::
+
+        memory_kv = head.remember(head.encode_tags(tag_ids, tag_mask, image_tokens))
+
+    Args:
+        config: its numbers.
+        token_width: D, of the image tokens.
+        shared: the first layers of the tag decoder; they are used here too, trained by both.
+    """
+
+    def __init__(self, config: CaptionConfig, token_width: int, *, shared: Sequence[CrossLayer] = ()) -> None:
+        super().__init__(config)
+        first = list(shared[: config.shared])
+        rest = range(config.layers - len(first))
+        own = [CrossLayer(config.width, token_width, config.mlp) for _ in rest]
+        self.encoder = TextStack(config, [*first, *own])
+
+    def encode_tags(self, tag_ids: Tensor, tag_mask: Tensor, image_tokens: Tensor) -> Tensor:
+        """The tags' text, told by the photo.
+
+        Args:
+            tag_ids: int64 N×S wordpieces of the tags' text, starting with [ENC].
+            tag_mask: N×S, 1 where there is text, 0 at padding.
+            image_tokens: N×T×D.
+
+        Returns:
+            N×S×H; positions of padding hold numbers too, and the decoder looks at them, as published.
+        """
+        hidden = (1.0 - tag_mask[:, None, None].to(image_tokens.dtype)) * _HIDDEN  # N×1×1×S
+        memory = self.encoder.remember(image_tokens)
+        encoded: Tensor = self.encoder(tag_ids, memory, self.nothing(tag_ids), hidden)[0]
+        return encoded
 
 
 class TextStack(nn.Module):
