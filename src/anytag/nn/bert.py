@@ -5,6 +5,8 @@ LayerNorm's epsilon is 1e-12, GELU the exact one; weights start as normal(0, 0.0
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -51,6 +53,11 @@ class Attention(nn.Module):
         answer = self.dense(found.transpose(1, 2).flatten(2))
         y: Tensor = self.norm(x + F.dropout(answer, DROPOUT, self.training))
         return y
+
+    def shares(self, x: Tensor, memory: Memory) -> Tensor:
+        """How much each x looks at each token, as mean over the heads: N×L×T."""
+        asked, keys = split_heads(self.query(x), memory[0].shape[1]), memory[0]
+        return (asked @ keys.transpose(-1, -2) / math.sqrt(keys.shape[-1])).softmax(-1).mean(1)
 
 
 class Perceptron(nn.Module):
@@ -143,13 +150,12 @@ class Embeddings(nn.Module):
     def forward(self, ids: Tensor, first: int = 0) -> Tensor:
         """ids N×L, the first of which stands at position `first` -> N×L×H."""
         places = self.positions.weight[first : first + ids.shape[1]]
-        y: Tensor = self.norm(self.words(ids) + places)
-        return F.dropout(y, DROPOUT, self.training)
+        return F.dropout(self.norm(self.words(ids) + places), DROPOUT, self.training)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """N×L×H -> N×heads×L×d."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return x.reshape(*x.shape[:2], heads, -1).transpose(1, 2)
 
 
 def init_bert(module: nn.Module) -> None:

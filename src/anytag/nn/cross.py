@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .bert import CrossLayer, Memory
-from .decoder import weigh_descriptions
+from .decoder import TagDecoder, weigh_descriptions
 from .families import CrossConfig, Queries
 
 
-class CrossDecoder(nn.Module):
+class CrossDecoder(TagDecoder):
     """Queries of all tags -> layers of cross-attention -> one logit each (Tag2Text, section 3.2; RAM++, 3.2).
 
     There is no self-attention, so tags do not touch each other: a subset, in any order, has the same logits.
@@ -48,8 +48,16 @@ class CrossDecoder(nn.Module):
         memories = self.remember(tokens)
         if self.chunk is None:
             return self._score(memories, pooled, rows)
-        parts = [self._score(memories, pooled, part) for part in rows.split(self.chunk, dim=1)]
+        parts = [self._score(memories, pooled, part) for part in torch.split(rows, self.chunk, dim=1)]
         return torch.cat(parts, 1)
+
+    def located(self, tokens: Tensor, pooled: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """As `forward`, and how much each tag looks at each token, as mean over layers and heads: N×K×T."""
+        x, shares = self.embed(pooled, rows), []
+        for layer, memory in zip(self._layers(), self.remember(tokens), strict=True):
+            shares.append(layer.cross.shares(x, memory))
+            x = layer(x, memory)
+        return self.answer(x, rows), torch.stack(shares).mean(0)
 
     def remember(self, tokens: Tensor) -> list[Memory]:
         """Keys and values of every layer, once for all tags."""

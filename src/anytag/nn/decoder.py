@@ -30,7 +30,27 @@ def weigh_descriptions(pooled: Tensor, rows: Tensor, scale: Tensor) -> Tensor:
     return queries.transpose(1, 2).flatten(0, 1)
 
 
-class FoldedDecoder(nn.Module):
+class TagDecoder(nn.Module):
+    """Queries look at image tokens and answer with a logit each.
+
+    Attributes:
+        width: D, of the image tokens.
+        row_width: R, of a row of the queries.
+    """
+
+    width: int
+    row_width: int
+
+    def forward(self, tokens: Tensor, pooled: Tensor, rows: Tensor) -> Tensor:
+        """tokens N×T×D, pooled N×D, rows Q×K×P×R (Q is 1 or N) -> logits N×K."""
+        raise NotImplementedError
+
+    def located(self, tokens: Tensor, pooled: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """As `forward`, and how much each token counts for each logit: logits N×K, where N×K×T."""
+        raise NotImplementedError
+
+
+class FoldedDecoder(TagDecoder):
     """Cross-attention whose values answer the query directly, without output projection and MLP.
 
     For tag k and head h the token weights are softmax_t(q_kh · (W x_t)_h / sqrt(D/H)), and the logit is

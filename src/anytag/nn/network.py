@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+
+from anytag.errors import ModelError
 
 from .backbones import Backbone, Stages
 from .bert import CrossLayer
 from .caption import CaptionHead
 from .cross import CrossDecoder
-from .decoder import FoldedDecoder
+from .decoder import FoldedDecoder, TagDecoder
 from .families import NetworkConfig, SwinConfig, VitConfig
 from .vision import SwinBackbone, VitBackbone
 
-TagDecoder = FoldedDecoder | CrossDecoder
+M = TypeVar("M", bound=nn.Module)
 
 
 class ImageEncoder(nn.Module):
@@ -36,6 +38,15 @@ class ImageEncoder(nn.Module):
         for name, values in (("mean", config.mean), ("std", config.std)):
             scaled = torch.tensor([255 * value for value in values]).reshape(3, 1, 1)
             self.register_buffer(name, scaled, persistent=False)
+
+    @property
+    def projection(self) -> nn.Linear:
+        """What makes tokens of features.
+
+        Raises:
+            ModelError: the tokens are the backbone's own.
+        """
+        return _only(self.proj, nn.Linear, "the image encoder's projection")
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 N×3×S×S -> tokens N×T×D, pooled N×D."""
@@ -65,11 +76,26 @@ class TagNetwork(nn.Module):
         self.decoder = make_decoder(config)
         self.captions = _make_captions(config, self.decoder)
 
+    @property
+    def folded(self) -> FoldedDecoder:
+        """The decoder of the family mini, which alone has a first pass of its own.
+
+        Raises:
+            ModelError: another decoder.
+        """
+        return _only(self.decoder, FoldedDecoder, "the decoder")
+
     def forward(self, pixels: Tensor, rows: Tensor) -> Tensor:
         """uint8 N×3×S×S and rows Q×K×P×R -> logits N×K."""
         tokens, pooled = self.encoder(pixels)
         logits: Tensor = self.decoder(tokens, pooled, rows)
         return logits
+
+
+def _only(module: nn.Module, kind: type[M], what: str) -> M:
+    if not isinstance(module, kind):
+        raise ModelError(f"{what} is a {type(module).__name__}, not a {kind.__name__}")
+    return module
 
 
 def make_backbone(config: NetworkConfig) -> Stages:

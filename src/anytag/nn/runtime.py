@@ -29,7 +29,7 @@ class TorchRuntime:
     @property
     def device(self) -> str:
         """torch's name of where the weights are, such as "cpu" or "cuda:0"."""
-        return str(self.network.decoder.key.weight.device)
+        return str(next(self.network.parameters()).device)
 
     def encode(self, pixels: npt.NDArray[np.uint8]) -> tuple[Floats, Floats]:
         """Image tokens of prepared photos.
@@ -56,8 +56,8 @@ class TorchRuntime:
         Args:
             tokens: float32 N×T×D from `encode`.
             pooled: float32 N×D from `encode`.
-            queries: float32 Q×K×P×D; Q is 1 (the same for all photos) or N (each photo its own). An all-zero
-                row is padding and gets no weight.
+            queries: float32 Q×K×P×R, R as the decoder says, mostly D; Q is 1 (the same for all photos) or N
+                (each photo its own). An all-zero row is padding and gets no weight.
 
         Returns:
             float32 N×K.
@@ -65,14 +65,14 @@ class TorchRuntime:
         Raises:
             ModelError: another shape or type.
         """
-        width, count = self.network.config.width, len(tokens)
+        width, count, row_width = self.network.config.width, len(tokens), self.network.decoder.row_width
         if tokens.dtype != np.float32 or tokens.ndim != 3 or tokens.shape[2] != width or not tokens.size:
             raise _wrong("tokens", tokens, f"float32 N×T×{width}, not empty")
         if pooled.dtype != np.float32 or pooled.shape != (count, width):
             raise _wrong("pooled", pooled, f"float32 {count}×{width}")
         sets, _, descriptions, depth = queries.shape if queries.ndim == 4 else (0, 0, 0, 0)
-        if queries.dtype != np.float32 or sets not in (1, count) or not descriptions or depth != width:
-            expected = f"float32 Q×K×P×{width} with Q of 1 or {count} and P of at least 1"
+        if queries.dtype != np.float32 or sets not in (1, count) or not descriptions or depth != row_width:
+            expected = f"float32 Q×K×P×{row_width} with Q of 1 or {count} and P of at least 1"
             raise _wrong("queries", queries, expected)
         if not queries.shape[1]:
             return np.zeros((count, 0), np.float32)

@@ -96,4 +96,5 @@ class _Stem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         patches: Tensor = self.patch_embed(x)
         first = self.cls_token.expand(len(patches), -1, -1)
-        return torch.cat([first, patches], 1) + self.pos_embed
+        placed: Tensor = torch.cat([first, patches], 1) + self.pos_embed
+        return placed

@@ -70,7 +70,7 @@ def write_queries(student: Student, path: Path) -> None:
         stored = np.round(rows / np.maximum(scale, 1e-12)[..., None]).astype(np.int8)
         back = torch.from_numpy(stored * scale[..., None].astype(np.float32))
         mean = back.sum(1) / (back != 0).any(-1).sum(1, keepdim=True).clamp_min(1)
-        coarse = torch.cat([mean, student.network.decoder.bias(mean)], dim=1)
+        coarse = torch.cat([mean, student.network.folded.bias(mean)], dim=1)
     line = np.tile(np.array([1, 0], np.float32), (len(rows), 1))
     save_queries(path, Bank(stored, scale.astype(np.float32), coarse.numpy(), line))
 

@@ -44,6 +44,7 @@ class LossWeights:
     coarse: float = 0.3
     alignment: float = 5.0
     distillation: float = 15.0
+    temperature: float = 3.0
     gamma_neg: float = 3.0
     clip: float = 0.05
 
@@ -90,7 +91,7 @@ class Student(nn.Module):
         rows = self.queries(batch.tags)
         logits = network.decoder(tokens, pooled, rows[None])
         # All six texts of a tag would cost as much as the backbone.
-        coarse = network.decoder.coarse(pooled, self.queries(only=2))
+        coarse = network.folded.coarse(pooled, self.queries(only=2))
         terms = {
             "tag": self._tag_loss(logits, batch.belief[:, batch.tags], batch.weight[:, batch.tags])
             * (coarse.shape[1] / len(batch.tags)),
@@ -118,11 +119,14 @@ class Student(nn.Module):
     def _distillation(self, logits: Tensor, coarse: Tensor, batch: Batch) -> Tensor:
         """The teacher's classes among themselves: all in the first pass, those looked at in the decoder."""
         teacher, tags = batch.teacher[:, self.taught], self.classes[self.taught]
-        first_pass = distillation_loss(coarse[:, tags], teacher)
+        temperature = self.weights.temperature
+        first_pass = distillation_loss(coarse[:, tags], teacher, temperature=temperature)
         position = torch.full((coarse.shape[1],), -1, device=tags.device)
         position[batch.tags] = torch.arange(len(batch.tags), device=tags.device)
         seen = (position[tags] >= 0).nonzero().squeeze(1)
-        decoded = distillation_loss(logits[:, position[tags[seen]]], teacher[:, seen])
+        decoded = distillation_loss(
+            logits[:, position[tags[seen]]], teacher[:, seen], temperature=temperature
+        )
         return (first_pass + decoded) / 2
 
 
@@ -144,7 +148,7 @@ def start_from_classifier(student: Student, classifier: nn.Linear, features: Ten
     left, values, right = torch.linalg.svd(rows, full_matrices=False)
     directions = right[:width]
     spread = (pooled @ directions.T).std(0)
-    proj = student.network.encoder.proj
+    proj = student.network.encoder.projection
     proj.weight.copy_(directions / spread[:, None])
     proj.bias.copy_(-proj.weight @ pooled.mean(0))
     known = left[:, :width] * values[:width] * spread
