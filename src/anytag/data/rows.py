@@ -1,27 +1,39 @@
-"""One row of training data: a photo and what is known of it."""
+"""One row of training data: a photo, what is known of it, and where each tag came from."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from anytag.errors import AnytagError
+
+Origin = Literal["label", "text", "model"]
+"""Who says a tag: people who labelled the photo, its captions, a model."""
+ORIGINS: tuple[str, ...] = get_args(Origin)
+Step = Literal["parse", "generate", "clean"]
+STEPS: tuple[str, ...] = get_args(Step)
+OnError = Callable[[str], None]
+"""Told what is wrong with a row that is left out."""
+
+_MADE_BY: dict[Step, Origin] = {"parse": "text", "generate": "model"}
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A photo and what people said of it.
+    """A photo and what is said of it.
 
     Attributes:
-        image: path of the photo, relative to the folder of the rows file.
+        image: path of the photo, relative to the folder of the rows file, or a URL.
         source: the collection it comes from.
         split: "train", "dev", "val" or "test".
         captions: sentences that describe it; what they do not mention may still be there.
-        tags: names that are certainly there.
+        tags: names that are there.
         absent: names that are certainly not there.
+        origins: where each of `tags` comes from; empty when people said them all.
+        cleaned: tags that cleaning took away, each with where it had come from.
     """
 
     image: str
@@ -30,6 +42,101 @@ class Row:
     captions: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
+    origins: tuple[Origin, ...] = ()
+    cleaned: tuple[tuple[str, Origin], ...] = ()
+
+    @property
+    def said(self) -> tuple[tuple[str, Origin], ...]:
+        """Each tag with its origin."""
+        people: Origin = "label"
+        return tuple(zip(self.tags, self.origins or (people,) * len(self.tags), strict=True))
+
+    def saying(self, said: Iterable[tuple[str, Origin]]) -> Row:
+        """The same row with these tags; of a tag that is said twice, the first counts."""
+        first: dict[str, Origin] = {}
+        for name, origin in said:
+            first.setdefault(name, origin)
+        origins = tuple(first.values())
+        return replace(self, tags=tuple(first), origins=origins if set(origins) - {"label"} else ())
+
+    def adding(self, names: Iterable[str], origin: Origin) -> Row:
+        """The row with more tags, but for those it has, says are absent, or lost to cleaning."""
+        known = {*self.absent, *(name for name, _ in self.cleaned)}
+        return self.saying([*self.said, *((name, origin) for name in names if name not in known)])
+
+    def cleaning(self, names: Iterable[str]) -> Row:
+        """The row without these tags, which it remembers."""
+        gone = set(names)
+        kept = self.saying(pair for pair in self.said if pair[0] not in gone)
+        dropped = tuple(pair for pair in self.said if pair[0] in gone)
+        return replace(kept, cleaned=(*self.cleaned, *dropped))
+
+    def without(self, step: Step) -> Row:
+        """The row as if one step of the data engine had not been taken."""
+        if step == "clean":
+            return replace(self.saying([*self.said, *self.cleaned]), cleaned=())
+        origin = _MADE_BY[step]
+        kept = self.saying(pair for pair in self.said if pair[1] != origin)
+        return replace(kept, cleaned=tuple(pair for pair in self.cleaned if pair[1] != origin))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists for JSON; `origins` and `cleaned` only where there are some."""
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        values["cleaned"] = [list(pair) for pair in self.cleaned]
+        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+        return {key: value for key, value in plain.items() if value or key not in ("origins", "cleaned")}
+
+
+def row_of(given: object, *, source: str | None = None, split: str | None = None) -> Row:
+    """A row from plain values, such as a JSON object.
+
+    Args:
+        given: the fields of `Row`; "caption" may stand for one caption.
+        source, split: of a row that does not name its own.
+
+    Raises:
+        ValueError: not a row; says why.
+    """
+    if not isinstance(given, Mapping):
+        raise ValueError(f"expected an object, got {type(given).__name__}")
+    values = {key: value for key, value in given.items() if value is not None}
+    if "caption" in values:
+        values["captions"] = [values.pop("caption")]
+    known = {one.name for one in fields(Row)}
+    if unknown := sorted(map(str, set(values) - known)):
+        raise ValueError(f"unknown field {unknown[0]!r}; known are {', '.join(sorted(known))}")
+    given_texts = {key: _text(values, key) for key in ("image", "source", "split") if key in values}
+    texts = {"source": source, "split": split, **given_texts}
+    if missing := [key for key in ("image", "source", "split") if texts.get(key) is None]:
+        raise ValueError(f"{missing[0]!r} is missing")
+    lists = {key: _names(values.get(key, ()), key) for key in ("captions", "tags", "absent", "origins")}
+    if lists["origins"] and len(lists["origins"]) != len(lists["tags"]):
+        raise ValueError(f"{len(lists['tags'])} tags, but {len(lists['origins'])} origins")
+    if unknown := sorted({*lists["origins"]} - {*ORIGINS}):
+        raise ValueError(f"unknown origin {unknown[0]!r}; known are {', '.join(ORIGINS)}")
+    cleaned = tuple(_pair(pair) for pair in values.get("cleaned", ()))
+    return Row(**texts, **lists, cleaned=cleaned)  # type: ignore[arg-type]  # checked above
+
+
+def _text(values: Mapping[str, Any], key: str) -> str:
+    value = values[key]
+    if not isinstance(value, str):
+        raise ValueError(f"{key!r} is {value!r}, expected text")
+    return value
+
+
+def _names(value: object, key: str) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
+        raise ValueError(f"{key!r} is {value!r}, expected a list of texts")
+    return tuple(value)
+
+
+def _pair(value: object) -> tuple[str, Origin]:
+    if isinstance(value, Mapping):  # as Parquet has it
+        value = (value.get("tag"), value.get("origin"))
+    if isinstance(value, list | tuple) and len(value) == 2 and value[1] in ORIGINS:
+        return str(value[0]), value[1]
+    raise ValueError(f"'cleaned' holds {value!r}, expected a tag and where it came from")
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -38,22 +145,52 @@ def read_rows(path: Path) -> list[Row]:
     Raises:
         AnytagError: a line is not a row; the message names file and line.
     """
-    rows: list[Row] = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                fields: dict[str, Any] = json.loads(line)
-                fields = {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
-                rows.append(Row(**fields))
-            except (ValueError, TypeError, AttributeError) as error:
-                raise AnytagError(f"{path}, line {number}: not a row ({error})") from error
-    return rows
+    with path.open("rb") as lines:
+        return list(parse_lines(lines, str(path)))
+
+
+def parse_lines(
+    lines: Iterable[bytes],
+    where: str,
+    *,
+    source: str | None = None,
+    split: str | None = None,
+    on_error: OnError | None = None,
+) -> Iterator[Row]:
+    """Rows from lines of JSON.
+
+    Args:
+        lines: of a file in UTF-8.
+        where: its name, for messages.
+        source, split: of a row that does not name its own.
+        on_error: takes the message of a line that is not a row, which is then left out.
+
+    Raises:
+        AnytagError: a line is not a row, and there is no `on_error`.
+    """
+    for number, line in enumerate(lines, 1):
+        try:
+            yield row_of(json.loads(line), source=source, split=split)
+        except ValueError as error:
+            tell(f"{where}, line {number}: not a row ({error})", on_error, error)
+
+
+def tell(message: str, on_error: OnError | None, error: Exception | None = None) -> None:
+    """Reports a row that is left out, or stops at it where nobody listens."""
+    if on_error is None:
+        raise AnytagError(message) from error
+    on_error(message)
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """Writes rows.jsonl, one JSON object a line."""
-    with path.open("w", encoding="utf-8") as out:
-        out.writelines(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)
+    with path.open("wb") as out:
+        out.writelines(map(line_of, rows))
+
+
+def line_of(row: Row) -> bytes:
+    """A row as one line of JSON."""
+    return json.dumps(row.to_dict(), ensure_ascii=False).encode() + b"\n"
 
 
 def select(rows: Iterable[Row], *, split: str, source: str | None = None) -> Iterator[Row]:

@@ -1,0 +1,155 @@
+"""Files on disk and behind any URL that fsspec knows (s3://, gs://, https://, memory://, tar://...::...)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import IO, Any
+
+from anytag.errors import AnytagError, MissingExtraError
+
+
+def is_url(path: str) -> bool:
+    """Is it fsspec's to open, rather than a path on disk?"""
+    return "://" in path
+
+
+def open_read(path: str) -> IO[bytes]:
+    """Opens a file to be read.
+
+    Raises:
+        AnytagError: there is none, or it cannot be opened.
+        MissingExtraError: a URL, and the package for it is not installed.
+    """
+    with _readable(path):
+        if not is_url(path):
+            return Path(path).open("rb")
+        system, inner = _system(path)
+        file: IO[bytes] = system.open(inner, "rb")
+        return file
+
+
+@contextmanager
+def _readable(path: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise AnytagError(f"{path}: no such file") from error
+    except (OSError, ValueError, KeyError) as error:
+        raise AnytagError(f"{path}: cannot be read ({error})") from error
+
+
+@contextmanager
+def open_write(path: str) -> Iterator[IO[bytes]]:
+    """Opens a file to be written; it appears, whole, when all went well, and else not at all."""
+    if is_url(path):
+        system, inner = _system(path)
+        with system.transaction, system.open(inner, "wb") as file:
+            yield file
+        return
+    whole = Path(path)
+    part = whole.with_name(f"{whole.name}.part")
+    whole.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with part.open("wb") as file:
+            yield file
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    part.replace(whole)
+
+
+def exists(path: str) -> bool:
+    """Is there a file or a folder?"""
+    if not is_url(path):
+        return Path(path).exists()
+    system, inner = _system(path)
+    return bool(system.exists(inner))
+
+
+def is_folder(path: str) -> bool:
+    """Is it a folder?"""
+    if not is_url(path):
+        return Path(path).is_dir()
+    system, inner = _system(path)
+    return bool(system.isdir(inner))
+
+
+def listing(folder: str) -> Iterator[str]:
+    """Paths of all files below a folder, relative to it, with '/', sorted by folder; hidden ones left out."""
+    if is_url(folder):
+        system, inner = _system(folder)
+        start = inner.rstrip("/") + "/"
+        found = sorted(path.removeprefix(start) for path in system.find(inner))
+        yield from (path for path in found if not any(part.startswith(".") for part in path.split("/")))
+        return
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        base = Path(parent).relative_to(folder)
+        yield from ((base / name).as_posix() for name in sorted(files) if not name.startswith("."))
+
+
+def folder_of(path: str) -> str:
+    """The folder that relative names in a file are relative to; "" is the working folder."""
+    if is_url(path):
+        return path.rpartition("/")[0]
+    parent = str(Path(path).parent)
+    return "" if parent == "." else parent
+
+
+def join(root: str, image: str) -> str:
+    """Where a photo is that a file in folder `root` names; of tar://NAME::SHARD, the shard is relative."""
+    inside, mark, outer = image.rpartition("::")
+    if mark:
+        return f"{inside}::{join(root, outer)}"
+    if not root or is_url(image) or Path(image).is_absolute():
+        return image
+    return f"{root.rstrip('/')}/{image}"
+
+
+def rebased(image: str, root: str, to: str) -> str:
+    """What a file in folder `to` calls the photo that a file in folder `root` calls `image`."""
+    inside, mark, outer = image.rpartition("::")
+    if mark:
+        return f"{inside}::{rebased(outer, root, to)}"
+    found = join(root, image)
+    if is_url(found) or Path(image).is_absolute():
+        return found
+    if is_url(to):
+        return Path(found).absolute().as_posix()
+    return Path(os.path.relpath(found, to or ".")).as_posix()
+
+
+def photo_source(root: str, image: str) -> str | bytes:
+    """What `anytag.images.load` takes for a photo: its path, or from a URL its bytes.
+
+    Raises:
+        AnytagError: the URL cannot be read.
+    """
+    path = join(root, image)
+    if not is_url(path):
+        return path
+    with _readable(path):
+        system, inner = _system(path)  # a tar file closes when its file system is forgotten
+        return bytes(system.cat_file(inner))
+
+
+def _system(url: str) -> tuple[Any, str]:
+    """The file system of a URL, and the path in it."""
+    try:
+        fsspec = import_module("fsspec.core")
+    except ImportError as error:
+        raise MissingExtraError(f"reading {url}", "data") from error
+    try:
+        system, path = fsspec.url_to_fs(url)
+    except ImportError as error:
+        extra = "s3" if url.partition("://")[0] in ("s3", "s3a") else None
+        if extra:
+            raise MissingExtraError(f"reading {url}", extra) from error
+        raise AnytagError(f"{url}: {error}") from error
+    except (OSError, ValueError) as error:
+        raise AnytagError(f"{url}: cannot be opened ({error})") from error
+    return system, str(path)

@@ -1,0 +1,191 @@
+"""The formats of image-text data as one table: how each is recognised, read and written.
+
+    rows = read("annotations/captions_val2017.json", images="val2017")
+    write("rows.parquet", rows)
+
+Everything is a stream: a corpus need not fit into memory. Paths may be URLs that fsspec knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import PurePosixPath
+from typing import Protocol
+
+from anytag.errors import AnytagError
+
+from . import corpora, shards, tables
+from .files import exists, folder_of, is_folder, join, listing, open_read, rebased
+from .rows import OnError, Row
+
+
+class Reader(Protocol):
+    """Reads rows as a stream, their photos named relative to the file's folder."""
+
+    def __call__(
+        self, path: str, *, source: str, split: str, on_error: OnError | None = None
+    ) -> Iterator[Row]: ...
+
+
+Writer = Callable[[str, Iterable[Row]], None]
+
+
+@dataclass(frozen=True)
+class Format:
+    """How one format is known, read and written.
+
+    Attributes:
+        suffixes: of its files; none where they do not tell.
+        read: see `Reader`.
+        write: None where rows do not hold all that the format needs.
+        folder: whether data of this format is a folder.
+        tag_list: whether it needs the list of names that its ids number.
+        says: what it is, in a line.
+    """
+
+    says: str
+    read: Reader
+    write: Writer | None = None
+    suffixes: tuple[str, ...] = ()
+    folder: bool = False
+    tag_list: bool = False
+
+
+FORMATS: dict[str, Format] = {
+    "jsonl": Format(
+        "one JSON object a line", tables.read_jsonl, tables.write_jsonl, suffixes=(".jsonl", ".ndjson")
+    ),
+    "parquet": Format(
+        "columns of image, captions, tags", tables.read_parquet, tables.write_parquet, suffixes=(".parquet",)
+    ),
+    "csv": Format(
+        "image and tags parted by ';'", tables.read_csv, tables.write_csv, suffixes=(".csv", ".tsv")
+    ),
+    "coco-captions": Format(
+        "COCO's captions_*.json", corpora.read_coco_captions, corpora.write_coco_captions
+    ),
+    "coco-instances": Format("COCO's instances_*.json", corpora.read_coco_instances),
+    "published": Format(
+        "the training annotations of Tag2Text and RAM, with a tag list",
+        partial(corpora.read_published, tag_list=()),
+        partial(corpora.write_published, tag_list=()),
+        tag_list=True,
+    ),
+    "folders": Format("a folder for each class", corpora.read_folders, folder=True),
+    "webdataset": Format(
+        "tar shards; written by anytag data shard", shards.read_webdataset, suffixes=(".tar",), folder=True
+    ),
+}
+
+
+def read(
+    path: str,
+    *,
+    format: str | None = None,
+    images: str | None = None,
+    tag_list: Sequence[str] = (),
+    source: str | None = None,
+    split: str = "train",
+    on_error: OnError | None = None,
+) -> Iterator[Row]:
+    """The rows of image-text data, as a stream.
+
+    Args:
+        path: a file, a folder or a URL.
+        format: one of `FORMATS`; by default what `recognise` finds.
+        images: the folder of the photos, relative to the file's; by default the file's own.
+        tag_list: the names that the ids of published annotations number.
+        source: of rows that do not name theirs; by default the file's name.
+        split: of rows that do not name theirs.
+        on_error: takes the message of a row that is left out.
+
+    Returns:
+        rows whose photos are named relative to `root_of(path)`.
+
+    Raises:
+        AnytagError: the data cannot be read, or a row is wrong and there is no `on_error`.
+        MissingExtraError: a package that the format needs is not installed.
+    """
+    name = format or recognise(path)
+    known = _known(name)
+    if known.tag_list and not tag_list:
+        raise AnytagError(f"{path}: {name} has ids for tags; give the tag list that they number")
+    reader = partial(corpora.read_published, tag_list=tag_list) if known.tag_list else known.read
+    source = PurePosixPath(path).stem if source is None else source
+    for row in reader(path, source=source, split=split, on_error=on_error):
+        yield row if images is None else replace(row, image=join(images, row.image))
+
+
+def write(path: str, rows: Iterable[Row], *, format: str | None = None, tag_list: Sequence[str] = ()) -> None:
+    """Writes rows; the file appears when it is whole.
+
+    Args:
+        path: a file or a URL; photos are named relative to its folder.
+        format: one of `FORMATS`; by default the one with the file's suffix.
+        tag_list: the names that the ids of published annotations number.
+
+    Raises:
+        AnytagError: the format is not written, or cannot hold a row.
+    """
+    name = format or _by_suffix(path)
+    if name is None:
+        raise AnytagError(f"{path}: no format has this suffix; name one of {', '.join(_written())}")
+    writer = _known(name).write
+    if writer is None:
+        raise AnytagError(f"{name} is read, not written; written are {', '.join(_written())}")
+    if FORMATS[name].tag_list:
+        writer = partial(corpora.write_published, tag_list=tag_list)
+    writer(path, rows)
+
+
+def moved(rows: Iterable[Row], root: str, to: str) -> Iterator[Row]:
+    """The same rows, their photos named relative to folder `to` instead of `root`."""
+    return (replace(row, image=rebased(row.image, root, to)) for row in rows)
+
+
+def root_of(path: str) -> str:
+    """The folder that photos of data at `path` are relative to."""
+    return path.rstrip("/") if is_folder(path) else folder_of(path)
+
+
+def recognise(path: str) -> str:
+    """The name of the format of data at `path`.
+
+    Raises:
+        AnytagError: it is not there, or of no known format.
+    """
+    if found := _by_suffix(path):
+        return found
+    if not exists(path):
+        raise AnytagError(f"{path}: no such file or folder")
+    if is_folder(path):
+        first = next(listing(path), "")
+        return "webdataset" if first.endswith(".tar") else "folders"
+    if path.endswith(".json"):
+        return _kind_of_json(path)
+    raise AnytagError(f"{path}: of no known format; name one of {', '.join(FORMATS)}")
+
+
+def _by_suffix(path: str) -> str | None:
+    suffix = PurePosixPath(path).suffix.lower()
+    return next((name for name, known in FORMATS.items() if suffix in known.suffixes), None)
+
+
+def _kind_of_json(path: str) -> str:
+    with open_read(path) as file:
+        if file.read(64).lstrip().startswith(b"["):
+            return "published"
+    first = next(corpora.items(path, "annotations.item"), {})
+    return "coco-captions" if "caption" in first else "coco-instances"
+
+
+def _known(name: str) -> Format:
+    if name not in FORMATS:
+        raise AnytagError(f"format {name!r} is unknown; known are {', '.join(FORMATS)}")
+    return FORMATS[name]
+
+
+def _written() -> list[str]:
+    return [name for name, known in FORMATS.items() if known.write]

@@ -1,0 +1,169 @@
+"""WebDataset shards: tar files whose members KEY.jpg, KEY.json, KEY.txt, KEY.cls are one sample."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import chain, count, groupby, islice
+
+from anytag.errors import AnytagError
+
+from .corpora import PHOTOS
+from .files import folder_of, is_folder, join, listing, open_read, open_write, photo_source
+from .rows import OnError, Row, row_of, tell
+
+_SUFFIX = "tar"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample of a shard.
+
+    Attributes:
+        shard: where it lies.
+        key: what the names of its members begin with.
+        members: extension in small letters -> bytes.
+        photo: the name of the member that is a photo; "" where there is none.
+    """
+
+    shard: str
+    key: str
+    members: dict[str, bytes]
+    photo: str = ""
+
+    @property
+    def pixels(self) -> bytes:
+        """The encoded photo."""
+        return self.members[_split(self.photo)[1]]
+
+
+def shards_of(path: str) -> list[str]:
+    """The shards that a path names: itself, or all of a folder.
+
+    Raises:
+        AnytagError: there are none.
+    """
+    if not is_folder(path):
+        return [path]
+    found = [name for name in listing(path) if name.endswith(f".{_SUFFIX}")]
+    if not found:
+        raise AnytagError(f"{path}: no .tar files in this folder")
+    return [join(path, name) for name in found]
+
+
+def read_samples(path: str) -> Iterator[Sample]:
+    """The samples of a shard or of a folder of them, as a stream.
+
+    Raises:
+        AnytagError: a shard cannot be read, or is cut short.
+    """
+    for shard in shards_of(path):
+        with open_read(shard) as file:
+            try:
+                with tarfile.open(fileobj=file, mode="r|*") as tar:
+                    for key, members in groupby(_members(tar), lambda pair: _split(pair[0])[0]):
+                        yield _sample(shard, key, members)
+            except (tarfile.TarError, EOFError, OSError) as error:
+                raise AnytagError(f"{shard}: not a tar file that can be read ({error})") from error
+
+
+def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
+    for member in tar:
+        body = tar.extractfile(member)
+        if body is not None:
+            yield member.name, body.read()
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Key and extension: WebDataset parts the file's name at its first dot."""
+    folder, slash, file = name.rpartition("/")
+    stem, _, extension = file.partition(".")
+    return folder + slash + stem, extension.lower()
+
+
+def _sample(shard: str, key: str, members: Iterable[tuple[str, bytes]]) -> Sample:
+    named = {_split(name)[1]: (name, body) for name, body in members}
+    photo = next((name for extension, (name, _) in named.items() if extension in PHOTOS), "")
+    return Sample(shard, key, {extension: body for extension, (_, body) in named.items()}, photo)
+
+
+def read_webdataset(path: str, *, source: str, split: str, on_error: OnError | None = None) -> Iterator[Row]:
+    """Rows of shards. `Row.image` is tar://NAME::SHARD, which fsspec opens."""
+    root = path if is_folder(path) else folder_of(path)
+    for row, _ in read_photos(path, source=source, split=split, on_error=on_error):
+        inside, _, shard = row.image.rpartition("::")
+        yield replace(row, image=f"{inside}::{shard.removeprefix(root).lstrip('/')}")
+
+
+def read_photos(
+    path: str, *, source: str = "webdataset", split: str = "train", on_error: OnError | None = None
+) -> Iterator[tuple[Row, bytes]]:
+    """Rows of shards with the encoded photos, as a stream: nothing is read twice."""
+    for sample in read_samples(path):
+        try:
+            if not sample.photo:
+                raise ValueError(f"no photo among {', '.join(sorted(sample.members))}")
+            row = _row(sample.members, source=source, split=split)
+            yield replace(row, image=f"tar://{sample.photo}::{sample.shard}"), sample.pixels
+        except ValueError as error:
+            tell(f"{sample.shard}, sample {sample.key!r}: {error}", on_error, error)
+
+
+def _row(members: dict[str, bytes], *, source: str, split: str) -> Row:
+    """What a sample's other members say; fields of its JSON that are not a row's are not read."""
+    said = json.loads(members.get("json", b"{}"))
+    known = {key: said[key] for key in (*Row.__slots__, "caption") if isinstance(said, dict) and key in said}
+    known.setdefault("image", "")
+    if "txt" in members and not {"captions", "caption"} & set(known):
+        known["caption"] = members["txt"].decode().strip()
+    if "cls" in members and "tags" not in known:
+        known["tags"] = [members["cls"].decode().strip()]
+    return row_of(known, source=source, split=split)
+
+
+def write_shards(
+    folder: str, rows: Iterable[Row], *, root: str, size: int = 1000, on_error: OnError | None = None
+) -> Iterator[str]:
+    """Writes folder/shard-000000.tar and so on, each with its photos; yields a shard's path when it is whole.
+
+    Args:
+        rows: in the order of the shards.
+        root: the folder that their photos are relative to.
+        size: photos a shard.
+        on_error: takes the message of a photo that cannot be read, which is then left out.
+    """
+    readable = _readable(rows, root, on_error)
+    for number in count():
+        first = next(readable, None)
+        if first is None:
+            return
+        path = join(folder, f"shard-{number:06d}.{_SUFFIX}")
+        with open_write(path) as file, tarfile.open(fileobj=file, mode="w|") as tar:
+            for at, (row, photo) in enumerate(chain([first], islice(readable, size - 1))):
+                _add(tar, at, row, photo)
+        yield path
+
+
+def _readable(rows: Iterable[Row], root: str, on_error: OnError | None) -> Iterator[tuple[Row, bytes]]:
+    for row in rows:
+        try:
+            photo = photo_source(root, row.image)
+            if isinstance(photo, str):
+                with open_read(photo) as file:
+                    photo = file.read()
+            yield row, photo
+        except AnytagError as error:
+            tell(str(error), on_error, error)
+
+
+def _add(tar: tarfile.TarFile, at: int, row: Row, photo: bytes) -> None:
+    inside = row.image.partition("::")[0]
+    extension = inside.rpartition(".")[2].lower()
+    said = json.dumps(row.to_dict(), ensure_ascii=False).encode()
+    for name, body in ((extension if extension in PHOTOS else "jpg", photo), ("json", said)):
+        member = tarfile.TarInfo(f"{at:06d}.{name}")
+        member.size = len(body)
+        tar.addfile(member, io.BytesIO(body))

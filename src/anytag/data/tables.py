@@ -1,0 +1,162 @@
+"""Rows in tables: JSON lines, CSV, Parquet. Each is read row by row and written as rows come."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import import_module
+from itertools import islice
+from typing import Any
+
+from anytag.errors import AnytagError, MissingExtraError
+
+from .files import open_read, open_write
+from .rows import OnError, Row, line_of, parse_lines, row_of, tell
+
+COLUMNS = ("image", "tags", "captions", "absent", "split", "source")
+MARKS = {"tags": ";", "captions": "|", "absent": ";"}
+"""What parts the names, or captions, of one cell."""
+_BLOCK = 1000  # rows of Parquet that are held at a time
+
+
+def read_jsonl(path: str, *, source: str, split: str, on_error: OnError | None = None) -> Iterator[Row]:
+    """Rows of JSON lines; arguments and errors as for `anytag.data.formats.read`."""
+    with open_read(path) as file:
+        yield from parse_lines(file, path, source=source, split=split, on_error=on_error)
+
+
+def write_jsonl(path: str, rows: Iterable[Row]) -> None:
+    """Writes JSON lines."""
+    with open_write(path) as file:
+        file.writelines(map(line_of, rows))
+
+
+def read_csv(path: str, *, source: str, split: str, on_error: OnError | None = None) -> Iterator[Row]:
+    """Rows of a table: image, then tags parted by ';'.
+
+    The first line may name the columns: image, tags, captions (parted by '|'), absent, split, source.
+    """
+    with open_read(path) as file:
+        lines = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+        names: tuple[str, ...] = COLUMNS[:2]
+        reader = csv.reader(lines, delimiter="\t" if path.lower().endswith(".tsv") else ",")
+        try:
+            for cells in reader:
+                header = tuple(cell.strip().lower() for cell in cells)
+                if reader.line_num == 1 and "image" in header:
+                    names = _known(header, path)
+                elif any(cells):
+                    where = f"{path}, line {reader.line_num}"
+                    yield from _csv_row(cells, names, where, source, split, on_error)
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise AnytagError(f"{path}: cannot be read as a table in UTF-8 ({error})") from error
+
+
+def _known(header: tuple[str, ...], path: str) -> tuple[str, ...]:
+    if unknown := [name for name in header if name not in COLUMNS]:
+        raise AnytagError(f"{path}: unknown column {unknown[0]!r}; known are {', '.join(COLUMNS)}")
+    return header
+
+
+def _csv_row(
+    cells: list[str], names: tuple[str, ...], where: str, source: str, split: str, on_error: OnError | None
+) -> Iterator[Row]:
+    cell = dict(zip(names, map(str.strip, cells), strict=False))
+    if len(cells) > len(names) or not cell.get("image"):
+        expected = f"{where}: {len(cells)} cells, expected {len(names)}, the photo's path among them"
+        tell(f"{expected}; tags are parted by ';'", on_error)
+        return
+    parts = {key: _parts(cell.get(key, ""), mark) for key, mark in MARKS.items()}
+    texts = {"image": cell["image"], "source": cell.get("source") or source}
+    yield row_of({**texts, "split": cell.get("split") or split, **parts})
+
+
+def _parts(text: str, mark: str) -> tuple[str, ...]:
+    parts = (" ".join(part.split()) for part in text.split(mark))
+    return tuple(dict.fromkeys(part for part in parts if part))
+
+
+def write_csv(path: str, rows: Iterable[Row]) -> None:
+    """Writes a table; where tags come from is not in it.
+
+    Raises:
+        AnytagError: a tag holds ';' or a caption '|'.
+    """
+    with open_write(path) as file:
+        lines = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        table = csv.writer(lines, lineterminator="\r\n")
+        table.writerow(COLUMNS)
+        table.writerows([_cell(row, name) for name in COLUMNS] for row in rows)
+        lines.detach()  # flushes, and leaves the file to whoever opened it
+
+
+def _cell(row: Row, name: str) -> str:
+    value = getattr(row, name)
+    if name not in MARKS:
+        return str(value)
+    if odd := [part for part in value if MARKS[name] in part]:
+        raise AnytagError(
+            f"{row.image}: {odd[0]!r} holds {MARKS[name]!r}, which parts {name} in CSV: "
+            "write .jsonl or .parquet"
+        )
+    return MARKS[name].join(value)
+
+
+def read_parquet(path: str, *, source: str, split: str, on_error: OnError | None = None) -> Iterator[Row]:
+    """Rows of Parquet with the columns of `Row`, or some of them; others are not read."""
+    parquet = _parquet()
+    with open_read(path) as file:
+        try:
+            table = parquet.ParquetFile(file)
+            names = [name for name in table.schema_arrow.names if name in (*Row.__slots__, "caption")]
+            batches = table.iter_batches(batch_size=_BLOCK, columns=names)
+            plain = (row for batch in batches for row in batch.to_pylist())
+            for number, values in enumerate(plain, 1):
+                try:
+                    yield row_of(values, source=source, split=split)
+                except ValueError as error:
+                    tell(f"{path}, row {number}: not a row ({error})", on_error, error)
+        except _arrow_errors() as error:
+            raise AnytagError(f"{path}: cannot be read as Parquet ({error})") from error
+
+
+def write_parquet(path: str, rows: Iterable[Row]) -> None:
+    """Writes Parquet, in blocks of 1,000 rows."""
+    pyarrow, parquet = _pyarrow(), _parquet()
+    schema = schema_of_rows()
+    iterator = iter(rows)
+    with open_write(path) as file, parquet.ParquetWriter(file, schema) as writer:
+        while block := list(islice(iterator, _BLOCK)):
+            writer.write_table(pyarrow.Table.from_pylist(list(map(columns_of, block)), schema=schema))
+
+
+def columns_of(row: Row) -> dict[str, Any]:
+    """A row as the cells of a Parquet table."""
+    cleaned = [{"tag": name, "origin": origin} for name, origin in row.cleaned]
+    return {**row.to_dict(), "origins": list(row.origins), "cleaned": cleaned}
+
+
+def schema_of_rows() -> Any:
+    """pyarrow's schema of rows."""
+    pyarrow = _pyarrow()
+    text = pyarrow.string()
+    pair = pyarrow.struct([("tag", text), ("origin", text)])
+    kinds: Mapping[str, Any] = {"image": text, "source": text, "split": text, "cleaned": pyarrow.list_(pair)}
+    return pyarrow.schema([(name, kinds.get(name, pyarrow.list_(text))) for name in Row.__slots__])
+
+
+def _pyarrow() -> Any:
+    try:
+        return import_module("pyarrow")
+    except ImportError as error:
+        raise MissingExtraError("reading and writing Parquet", "data") from error
+
+
+def _parquet() -> Any:
+    _pyarrow()
+    return import_module("pyarrow.parquet")
+
+
+def _arrow_errors() -> tuple[type[Exception], ...]:
+    return (_pyarrow().ArrowException, OSError)

@@ -1,0 +1,355 @@
+"""`anytag.data.formats` and what it is made of: every format is read, and what is written is read again."""
+
+from __future__ import annotations
+
+import csv
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from anytag.data.files import join, photo_source, rebased
+from anytag.data.formats import FORMATS, moved, read, recognise, root_of, write
+from anytag.data.rows import Row
+from anytag.data.shards import read_photos, write_shards
+from anytag.errors import AnytagError, MissingExtraError
+from anytag.images import load
+from tests.pictures import encoded, raw
+
+WORDS = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters=";|"), max_size=8)
+NAMES = WORDS.map(lambda text: " ".join(text.split())).filter(bool)
+LISTS = st.lists(NAMES, max_size=3, unique=True).map(tuple)
+ROWS = st.lists(st.builds(Row, NAMES, NAMES, NAMES, LISTS, LISTS, LISTS), max_size=4)
+FULL = Row(
+    "a.jpg",
+    "made",
+    "train",
+    captions=("a dog on grass",),
+    tags=("dog", "grass", "ball"),
+    absent=("cat",),
+    origins=("label", "text", "model"),
+    cleaned=(("sofa", "text"),),
+)
+
+
+def photo(path: Path, colour: tuple[int, int, int] = (200, 30, 30)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (12, 8), colour).save(path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet"])
+@settings(max_examples=25, deadline=None)
+@given(rows=ROWS)
+def test_what_is_written_is_read(
+    name: str, rows: list[Row], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = str(tmp_path_factory.mktemp("rows") / name)
+    rows = [*rows, FULL]
+    write(path, rows)
+    assert list(read(path)) == rows
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows=ROWS)
+def test_csv_keeps_all_but_where_tags_come_from(
+    rows: list[Row], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = str(tmp_path_factory.mktemp("rows") / "rows.csv")
+    rows = [row for row in rows if row.image.lower().strip() != "image"]
+    write(path, rows)
+    assert list(read(path)) == rows
+
+
+def test_csv_of_image_and_tags_without_names_of_columns(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text("a.jpg,dog; hot dog ;dog\nb.jpg,\n")
+    assert list(read(str(path))) == [
+        Row("a.jpg", "mine", "train", tags=("dog", "hot dog")),
+        Row("b.jpg", "mine", "train"),
+    ]
+
+
+def test_a_tag_that_csv_cannot_hold_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(AnytagError, match=r"write \.jsonl"):
+        write(str(tmp_path / "rows.csv"), [FULL, Row("b.jpg", "made", "train", tags=("a;b",))])
+    assert list(tmp_path.iterdir()) == []
+
+
+def coco(path: Path) -> Path:
+    content = {
+        "info": {"year": 2017},
+        "images": [{"id": 7, "file_name": "7.jpg"}, {"id": 8, "file_name": "8.jpg"}, {"file_name": "9.jpg"}],
+        "annotations": [
+            {"id": 1, "image_id": 7, "caption": "A dog .\n"},
+            {"id": 2, "image_id": 7, "caption": "Grass."},
+        ],
+    }
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_coco_captions(tmp_path: Path) -> None:
+    path = str(coco(tmp_path / "captions_val.json"))
+    assert recognise(path) == "coco-captions"
+    errors: list[str] = []
+    rows = list(read(path, images="val", split="val", on_error=errors.append))
+    assert rows == [
+        Row("val/7.jpg", "captions_val", "val", captions=("A dog .", "Grass.")),
+        Row("val/8.jpg", "captions_val", "val"),
+    ]
+    assert len(errors) == 1
+    with pytest.raises(AnytagError, match="lacks id"):
+        list(read(path))
+    again = str(tmp_path / "again.json")
+    write(again, rows, format="coco-captions")
+    assert list(read(again, source="captions_val", split="val")) == rows
+
+
+def test_coco_instances(tmp_path: Path) -> None:
+    path = tmp_path / "instances.json"
+    content = {
+        "images": [{"id": 7, "file_name": "7.jpg"}, {"id": 8, "file_name": "8.jpg"}],
+        "annotations": [
+            {"image_id": 7, "category_id": 18, "bbox": [1.5, 2, 3, 4]},
+            {"image_id": 7, "category_id": 18},
+        ],
+        "categories": [{"id": 1, "name": "person"}, {"id": 18, "name": "dog"}],
+    }
+    path.write_text(json.dumps(content))
+    assert recognise(str(path)) == "coco-instances"
+    assert list(read(str(path))) == [
+        Row("7.jpg", "instances", "train", tags=("dog",), absent=("person",)),
+        Row("8.jpg", "instances", "train", absent=("person", "dog")),
+    ]
+
+
+def test_published_annotations(tmp_path: Path) -> None:
+    path, tags = tmp_path / "train.json", ["ball", "dog", "grass", "sky"]
+    item = {
+        "image_path": "1.jpg",
+        "caption": ["a dog", "green grass"],
+        "union_label_id": [0, 1, 2],
+        "parse_label_id": [[1], [2]],
+    }
+    path.write_text(json.dumps([item, {"image_path": "2.jpg"}, {**item, "union_label_id": [9]}]))
+    assert recognise(str(path)) == "published"
+    errors: list[str] = []
+    (row,) = read(str(path), tag_list=tags, on_error=errors.append)
+    assert row.said == (("dog", "text"), ("grass", "text"), ("ball", "model"))
+    assert row.captions == ("a dog", "green grass")
+    assert ["item 2" in errors[0], "item 3" in errors[1]] == [True, True]
+    write(str(tmp_path / "again.json"), [row], format="published", tag_list=tags)
+    assert json.loads((tmp_path / "again.json").read_text()) == [item]
+    with pytest.raises(AnytagError, match="tag list"):
+        list(read(str(path)))
+    with pytest.raises(AnytagError, match="'ball' is not in the tag list"):
+        write(str(tmp_path / "no.json"), [row], format="published", tag_list=["dog", "grass"])
+
+
+def test_folders_by_class(tmp_path: Path) -> None:
+    for name in ("train/hot_dog/1.jpg", "train/cat/2.PNG", "val/cat/3.jpg", "train/cat/notes.txt"):
+        photo(tmp_path / name) if not name.endswith("txt") else (tmp_path / name).write_text("no photo")
+    path = str(tmp_path)
+    assert recognise(path) == "folders"
+    assert list(read(path, source="mine")) == [
+        Row("train/cat/2.PNG", "mine", "train", tags=("cat",), absent=("hot dog",)),
+        Row("train/hot_dog/1.jpg", "mine", "train", tags=("hot dog",), absent=("cat",)),
+        Row("val/cat/3.jpg", "mine", "val", tags=("cat",), absent=("hot dog",)),
+    ]
+    flat = tmp_path / "train"
+    assert [row.tags for row in read(str(flat))] == [("cat",), ("hot dog",)]
+
+
+def test_shards_hold_photos_and_rows(tmp_path: Path) -> None:
+    rows = [Row(f"photos/{number}.png", "made", "train", tags=(f"tag {number}",)) for number in range(5)]
+    for number, row in enumerate(rows):
+        photo(tmp_path / row.image, (number * 40, 0, 0))
+    missing = Row("photos/none.jpg", "made", "train")
+    errors: list[str] = []
+    written = list(
+        write_shards(
+            str(tmp_path / "out"),
+            [*rows[:2], missing, *rows[2:]],
+            root=str(tmp_path),
+            size=2,
+            on_error=errors.append,
+        )
+    )
+    assert [Path(path).name for path in written] == [f"shard-{number:06d}.tar" for number in range(3)]
+    assert "none.jpg" in errors[0]
+    folder = str(tmp_path / "out")
+    assert recognise(folder) == "webdataset"
+    found = list(read(folder))
+    assert [row.tags for row in found] == [row.tags for row in rows]
+    assert found[2].image == "tar://000000.png::shard-000001.tar"
+    photos = [(tmp_path / row.image).read_bytes() for row in rows]
+    assert [photo_source(root_of(folder), row.image) for row in found] == photos  # opened out of the shards
+    assert [body for _, body in read_photos(folder)] == photos
+    assert [row.tags for row, _ in read_photos(folder)] == [row.tags for row in rows]
+
+
+def test_shards_of_others(tmp_path: Path) -> None:
+    shard = tmp_path / "0.tar"
+    members = {
+        "a/1.jpg": encoded(raw("RGB", load(photo(tmp_path / "x.png")).pixels), "JPEG"),
+        "a/1.txt": b"a red square\n",
+        "a/1.json": b'{"width": 12, "url": "https://example.org"}',
+        "a/2.txt": b"no photo",
+        "a/3.png": (tmp_path / "x.png").read_bytes(),
+        "a/3.cls": b"square",
+    }
+    for name, body in members.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(body)
+    with tarfile.open(shard, "w") as tar:
+        for name in members:
+            tar.add(tmp_path / name, name)
+    errors: list[str] = []
+    assert list(read(str(shard), on_error=errors.append)) == [
+        Row("tar://a/1.jpg::0.tar", "0", "train", captions=("a red square",)),
+        Row("tar://a/3.png::0.tar", "0", "train", tags=("square",)),
+    ]
+    assert "no photo among txt" in errors[0]
+    shard.write_bytes(shard.read_bytes()[:1000])
+    with pytest.raises(AnytagError, match="not a tar file that can be read"):
+        list(read(str(shard)))
+
+
+@pytest.fixture
+def bucket() -> Iterator[str]:
+    fsspec = pytest.importorskip("fsspec")
+    yield "memory://bucket"
+    fsspec.filesystem("memory").rm("/bucket", recursive=True)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet", "rows.csv"])
+def test_urls_are_read_and_written(name: str, bucket: str) -> None:
+    plain = [Row(f"{number}.jpg", "made", "train", tags=("dog",)) for number in range(3)]
+    write(f"{bucket}/{name}", plain)
+    assert list(read(f"{bucket}/{name}")) == plain
+    with pytest.raises(AnytagError, match="no such file"):
+        list(read(f"{bucket}/none-{name}"))
+
+
+def test_what_fails_leaves_nothing_behind_a_url(bucket: str) -> None:
+    import fsspec
+
+    def failing() -> Iterator[Row]:
+        yield FULL
+        raise AnytagError("stop")
+
+    write(f"{bucket}/kept.jsonl", [FULL])
+    with pytest.raises(AnytagError, match="stop"):
+        write(f"{bucket}/rows.jsonl", failing())
+    assert fsspec.filesystem("memory").ls("/bucket", detail=False) == ["/bucket/kept.jsonl"]
+
+
+def test_shards_behind_a_url(bucket: str, tmp_path: Path) -> None:
+    photo(tmp_path / "a.png")
+    row = Row("a.png", "made", "train", tags=("red",))
+    (path,) = write_shards(f"{bucket}/shards", [row], root=str(tmp_path))
+    (found,) = read(f"{bucket}/shards")
+    assert found.tags == ("red",)
+    assert path.startswith(bucket)
+    assert photo_source(root_of(f"{bucket}/shards"), found.image) == (tmp_path / "a.png").read_bytes()
+
+
+def test_bad_lines_go_by_and_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    lines = [
+        '{"image": "a.jpg"}',
+        "{",
+        '{"image": 3}',
+        '{"image": "b.jpg", "caption": "a dog"}',
+        '{"image": "c.jpg", "tags": "dog"}',
+        '{"image": "c.jpg", "tags": ["dog"], "origins": ["heaven"]}',
+        '{"image": "c.jpg", "tags": ["dog"], "origins": []}',
+        '{"image": "c.jpg", "tags": [], "origins": ["text"]}',
+        '{"image": "c.jpg", "cleaned": ["dog"]}',
+    ]
+    path.write_text("\n".join(lines) + "\n")
+    errors: list[str] = []
+    found = list(read(str(path), on_error=errors.append))
+    assert [row.image for row in found] == ["a.jpg", "b.jpg", "c.jpg"]
+    assert found[1].captions == ("a dog",)
+    assert [error.partition(": ")[0].rpartition(" ")[2] for error in errors] == ["2", "3", "5", "6", "8", "9"]
+    with pytest.raises(AnytagError, match="line 2: not a row"):
+        list(read(str(path)))
+
+
+def test_streams_do_not_read_ahead(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"image": "a.jpg"}\n{')
+    assert next(read(str(path))).image == "a.jpg"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("rows.txt", b"", "no known format"),
+        ("rows.csv", b"\xff\xfe\xff", "UTF-8"),
+        ("rows.csv", b"image,colour\n", "unknown column 'colour'"),
+        ("rows.csv", b"a.jpg,dog,cat\n", "3 cells, expected 2"),
+        ("rows.parquet", b"PAR2", "cannot be read as Parquet"),
+        ("rows.json", b"[{", "not JSON that can be read"),
+        ("rows.json", b"nonsense", "not JSON that can be read"),
+    ],
+)
+def test_what_is_no_data_is_an_error(name: str, content: bytes, says: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(AnytagError, match=says):
+        list(read(str(tmp_path / name), tag_list=["dog"]))
+
+
+def test_formats_are_named_where_one_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(AnytagError, match="'xml' is unknown; known are jsonl"):
+        list(read("rows.jsonl", format="xml"))
+    with pytest.raises(AnytagError, match="written are jsonl"):
+        write(str(tmp_path / "x"), [], format="coco-instances")
+    with pytest.raises(AnytagError, match="no format has this suffix"):
+        write(str(tmp_path / "rows.txt"), [])
+    with pytest.raises(AnytagError, match="no such file"):
+        recognise(str(tmp_path / "none"))
+    assert all(known.says for known in FORMATS.values())
+
+
+def test_missing_packages_name_their_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import sys
+
+    for package, path in (("pyarrow", "rows.parquet"), ("fsspec.core", "memory://x/rows.jsonl")):
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(MissingExtraError, match=r"anytag\[data\]"):
+            list(read(path if "://" in path else str(tmp_path / path)))
+
+
+@pytest.mark.parametrize(
+    ("image", "root", "to", "expected"),
+    [
+        ("a.jpg", "data", "data", "a.jpg"),
+        ("a.jpg", "data/photos", "data", "photos/a.jpg"),
+        ("a.jpg", "data", "out", "../data/a.jpg"),
+        ("/x/a.jpg", "data", "out", "/x/a.jpg"),
+        ("https://x/a.jpg", "data", "out", "https://x/a.jpg"),
+        ("a.jpg", "s3://bucket/data", "out", "s3://bucket/data/a.jpg"),
+        ("tar://1.jpg::s.tar", "data", "out", "tar://1.jpg::../data/s.tar"),
+    ],
+)
+def test_photos_keep_their_place_when_rows_move(image: str, root: str, to: str, expected: str) -> None:
+    assert rebased(image, root, to) == expected
+    (row,) = moved([Row(image, "made", "train")], root, to)
+    assert row.image == expected
+    if "://" not in expected:
+        assert Path(join(to, expected)).resolve() == Path(join(root, image)).resolve()
+
+
+def test_csv_is_what_spreadsheets_read(tmp_path: Path) -> None:
+    write(str(tmp_path / "rows.csv"), [FULL])
+    with (tmp_path / "rows.csv").open(newline="") as file:
+        (found,) = csv.DictReader(file)
+    assert found["tags"] == "dog;grass;ball"
