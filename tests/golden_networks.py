@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from anytag.checkpoints.names import DERIVED, FAMILY_TABLES, OLDER, SWIN, TIED, VIT, Row, ours
 from anytag.checkpoints.resample import resample_relative_positions
+from anytag.nn.cross import CrossDecoder
 from anytag.nn.families import (
     FAMILIES,
     CaptionConfig,
@@ -128,3 +129,19 @@ def tensor(array: npt.NDArray[Any]) -> Tensor:
 
 def rows_of(queries: Tensor | LearnedQueries) -> Tensor:
     return queries() if isinstance(queries, nn.Module) else queries
+
+
+def check_tagging(case: Case, network: TagNetwork, rows: Tensor, *, prefix: str = "") -> Tensor:
+    """Every stored step from the photo to the logits, which are returned."""
+    encoder, decoder, x = network.encoder, network.decoder, tensor(case.inputs["image"])
+    assert isinstance(decoder, CrossDecoder)
+    case.check("image_tokens", encoder.backbone.tokens(encoder.backbone(x)))
+    tokens, pooled = encoder.from_stage(x, 0)
+    if "image_embeds" in case.outputs:
+        case.check("image_embeds", tokens)
+    asked = decoder.embed(pooled, rows)
+    case.check(f"{prefix}queries", asked.expand(len(tokens), -1, -1))
+    case.check(f"{prefix}decoder_out", decoder.decode(asked, decoder.remember(tokens)))
+    logits: Tensor = decoder(tokens, pooled, rows)
+    case.check(f"{prefix}logits", logits)
+    return logits

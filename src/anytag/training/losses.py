@@ -5,32 +5,70 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+UNLABELLED = -100
+
 
 def asymmetric_loss(
-    logits: Tensor, targets: Tensor, *, gamma_neg: float, gamma_pos: float = 0.0, clip: float = 0.05
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    gamma_neg: float,
+    gamma_pos: float = 0.0,
+    clip: float = 0.05,
+    floor: float = 1e-8,
+    focus_learns: bool = False,
 ) -> Tensor:
     """Asymmetric loss of every entry (ASL; RAM++, section 3.4), for hard or soft targets.
 
     With p = sigmoid(x) and m = min(1 - p + clip, 1), an entry costs
-    -(y log p (1-p)^gamma_pos + (1-y) log m (1-m)^gamma_neg). The focusing factors carry no gradient. For
-    targets of 0 and 1 this is the published loss.
+    -(y log p (1-p)^gamma_pos + (1-y) log m (1-m)^gamma_neg). For targets of 0 and 1 this is the published
+    loss, which is the sum of all entries.
 
     Args:
         logits: any shape.
         targets: the same shape, in [0, 1].
+        floor: least value whose logarithm is taken.
+        focus_learns: whether the focusing factors carry a gradient.
 
     Returns:
         the same shape, not reduced.
     """
     p = logits.sigmoid()
     absent = (1 - p + clip).clamp(max=1)
-    positive = targets * p.clamp_min(1e-8).log()
-    negative = (1 - targets) * absent.clamp_min(1e-8).log()
+    positive = targets * p.clamp_min(floor).log()
+    negative = (1 - targets) * absent.clamp_min(floor).log()
+    if not focus_learns:
+        p, absent = p.detach(), absent.detach()
     if gamma_pos:
-        positive = positive * (1 - p.detach()) ** gamma_pos
+        positive = positive * (1 - p) ** gamma_pos
     if gamma_neg:
-        negative = negative * (1 - absent.detach()) ** gamma_neg
+        negative = negative * (1 - absent) ** gamma_neg
     return -(positive + negative)
+
+
+def caption_loss(logits: Tensor, labels: Tensor, *, smoothing: float = 0.1) -> Tensor:
+    """Cross-entropy of the next wordpiece, a mean over the labelled positions (Tag2Text, section 3.3).
+
+    Args:
+        logits: N×L×words.
+        labels: int64 N×L, `UNLABELLED` where nothing is learned; a label is told one position before it.
+        smoothing: share of the target that is spread over all words.
+
+    Returns:
+        a scalar; 0 where no position is labelled.
+    """
+    told, next_word = logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+    summed = F.cross_entropy(
+        told, next_word, ignore_index=UNLABELLED, label_smoothing=smoothing, reduction="sum"
+    )
+    return summed / (next_word != UNLABELLED).sum().clamp_min(1)
+
+
+def caption_labels(ids: Tensor, *, unlearned: int, padding: int = 0) -> Tensor:
+    """Labels for `caption_loss`: the ids N×L without padding and without the first `unlearned`."""
+    labels = ids.masked_fill(ids == padding, UNLABELLED)
+    labels[:, :unlearned] = UNLABELLED
+    return labels
 
 
 def alignment_loss(logits: Tensor, same: Tensor, *, gamma_neg: float = 4.0) -> Tensor:

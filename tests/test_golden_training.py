@@ -1,0 +1,157 @@
+"""Golden training cases: every loss, every stored gradient, a step of the optimizer, learning rates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from anytag.checkpoints.names import FAMILY_TABLES, SWIN
+from anytag.nn.network import TagNetwork
+from anytag.nn.queries import LearnedQueries
+from anytag.text_encoders.wordpiece import WordPieces
+from anytag.training.losses import caption_labels
+from anytag.training.objectives import OBJECTIVES, FamilyBatch, family_losses
+from anytag.training.schedules import FINETUNE, PRETRAIN, cosine, step_decay, warmup
+from tests.golden_cases import Case, cases
+from tests.golden_networks import check_tagging, family_of, network_of, our_name, rows_of, tensor
+
+TRAIN = cases("tag2text/train", "ram/train", "ram_plus/train")
+TERMS = {"loss_t2t": "caption", "loss_tag": "tag", "loss_dis": "distillation", "loss_alignment": "alignment"}
+
+
+@dataclass
+class Run:
+    """A case's network with its losses."""
+
+    network: TagNetwork
+    queries: Tensor | LearnedQueries
+    losses: dict[str, Tensor]
+
+    def parameter(self, name: str, family: str) -> nn.Parameter:
+        mine = our_name(name, (*SWIN, *FAMILY_TABLES[family]))
+        assert mine is not None
+        if mine.startswith("queries."):
+            assert isinstance(self.queries, LearnedQueries)
+            return self.queries.get_parameter(mine.removeprefix("queries."))
+        return self.network.get_parameter(mine)
+
+    def parameters(self) -> list[nn.Parameter]:
+        learned = self.queries.parameters() if isinstance(self.queries, nn.Module) else ()
+        return [*self.network.parameters(), *learned]
+
+
+def texts(case: Case) -> dict[str, Tensor]:
+    """Wordpieces of tags and captions, cut by our tokenizer."""
+    pieces, told = WordPieces(case.given["vocab"]), case.inputs.get("parse_tag", case.inputs["image_tag"])
+    names = [[case.given["tag_list"][k] for k in row.nonzero()[0]] for row in told]
+    tag_ids, tag_mask = pieces.tag_text(names)
+    captions = torch.from_numpy(pieces.caption_text(case.given["captions"]))
+    return {
+        "tag_ids": torch.from_numpy(tag_ids),
+        "tag_mask": torch.from_numpy(tag_mask),
+        "caption_ids": captions,
+    }
+
+
+def run(case: Case) -> Run:
+    """The losses of a case, in evaluation mode with gradients, as stored."""
+    network, queries = network_of(case)
+    inputs = {name: tensor(array) for name, array in case.inputs.items()}
+    batch = FamilyBatch(
+        inputs["image"],
+        inputs["image_tag"],
+        teacher=inputs.get("clip_feature"),
+        captions=inputs.get("batch_text_embed"),
+        **(texts(case) if network.captions is not None else {}),
+    )
+    losses = family_losses(network, rows_of(queries), batch, OBJECTIVES[family_of(case)])
+    return Run(network, queries, losses)
+
+
+@pytest.mark.parametrize("case", TRAIN, ids=str)
+def test_golden_losses_and_gradients(case: Case) -> None:
+    made = run(case)
+    named = {name: made.losses[ours] for name, ours in TERMS.items() if name in case.outputs}
+    assert len(named) == len(made.losses) - 1
+    named["loss_total"] = named["total"] = made.losses["loss"]
+    for name, loss in named.items():
+        if name in case.outputs:
+            case.check(name, loss.detach())
+        check_gradients(case, made, f"grad.{name}.", loss)
+
+
+def check_gradients(case: Case, made: Run, prefix: str, loss: Tensor) -> None:
+    for name in (name for name in case.outputs if name.startswith(prefix)):
+        parameter = made.parameter(name.removeprefix(prefix), family_of(case))
+        case.check(name, torch.autograd.grad(loss, parameter, retain_graph=True)[0])
+
+
+@pytest.mark.parametrize("case", TRAIN, ids=str)
+def test_golden_optimizer_step(case: Case) -> None:
+    made = run(case)
+    config = case.config
+    optimizer = torch.optim.AdamW(made.parameters(), lr=config["lr"], weight_decay=config["weight_decay"])
+    torch.autograd.backward(made.losses["loss"])
+    optimizer.step()
+    for name in (name for name in case.outputs if name.startswith("step.")):
+        case.check(name, made.parameter(name.removeprefix("step."), family_of(case)).detach())
+
+
+@pytest.mark.parametrize("case", TRAIN, ids=str)
+@torch.inference_mode()
+def test_golden_steps_on_the_way(case: Case) -> None:
+    network, queries = network_of(case)
+    check_tagging(case, network, rows_of(queries))
+    if "alignment_logits" in case.outputs:
+        captions = tensor(case.inputs["batch_text_embed"])
+        check_tagging(case, network, captions[None, :, None], prefix="alignment_")
+
+
+@pytest.mark.parametrize("case", [case for case in TRAIN if "decoder_logits" in case.outputs], ids=str)
+@torch.inference_mode()
+def test_golden_texts_on_the_way(case: Case) -> None:
+    network, _ = network_of(case)
+    assert network.captions is not None
+    tokens, _ = network.encoder.from_stage(tensor(case.inputs["image"]), 0)
+    ids = texts(case)
+    case.check("tag_input_ids", ids["tag_ids"])
+    case.check("tag_attention_mask", ids["tag_mask"])
+    case.check("decoder_input_ids", ids["caption_ids"])
+    case.check("decoder_attention_mask", (ids["caption_ids"] != 0).long())
+    case.check("decoder_labels", caption_labels(ids["caption_ids"], unlearned=4))
+    memory = network.captions.encode_tags(ids["tag_ids"], ids["tag_mask"], tokens)
+    case.check("tag_encoder_out", memory)
+    remembered = network.captions.remember(memory)
+    logits, _ = network.captions.decode(ids["caption_ids"], remembered, mask=ids["caption_ids"] != 0)
+    case.check("decoder_logits", logits)
+
+
+@pytest.mark.parametrize("case", cases("schedule/lr"), ids=str)
+def test_golden_schedules(case: Case) -> None:
+    said = case.config["step"]
+    rates = [
+        step_decay(epoch, first=said["init_lr"], least=said["min_lr"], decay=said["decay_rate"])
+        for epoch in range(said["epochs"])
+    ]
+    case.check("step", rates)
+    said = case.config["warmup"]
+    numbers = {"steps": said["warmup_steps"], "start": said["warmup_lr"], "first": said["init_lr"]}
+    case.check("warmup", [warmup(step, **numbers) for step in said["steps"]])
+    said = case.config["cosine"]
+    rates = [
+        cosine(epoch, epochs=said["max_epoch"], first=said["init_lr"], least=said["min_lr"])
+        for epoch in range(said["max_epoch"])
+    ]
+    case.check("cosine", rates)
+
+
+@pytest.mark.parametrize("case", cases("schedule/lr"), ids=str)
+def test_golden_schedules_are_those_of_the_recipes(case: Case) -> None:
+    said = case.config["warmup"]
+    rates = [PRETRAIN["ram"].learning_rate(0, step) for step in said["steps"]]
+    case.check("warmup", rates)
+    assert PRETRAIN["ram"].learning_rate(3, 17) == pytest.approx(case.outputs["step"][3])
+    case.check("cosine", [FINETUNE["tag2text"].learning_rate(epoch, 5) for epoch in range(2)])
