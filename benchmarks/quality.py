@@ -18,22 +18,19 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from timm.data.imagenet_info import ImageNetInfo
 
 from anytag import Tagger
 from anytag.data.labeler import Labeler
 from anytag.data.rows import Row, read_rows, select
+from anytag.evaluation.imagenet import ClassifierWithText, FrozenBackbone
 from anytag.evaluation.metrics import (
     expected_calibration_error,
     mean_average_precision,
     precision_at,
     top_k_accuracy,
 )
-from anytag.images import load, prepare
 from anytag.models.folder import write_card
-from anytag.models.hub import EMBEDDED, resolve
-from anytag.nn.backbones import imagenet_backbone
-from anytag.text_encoders import StaticTextEncoder
+from anytag.models.hub import resolve
 from anytag.training.corpus import train_probe
 
 Floats = npt.NDArray[np.floating]
@@ -42,31 +39,6 @@ Bools = npt.NDArray[np.bool_]
 PROBE_BACKBONES = ("tf_efficientnet_lite0", "tf_efficientnet_lite2")
 PROBE_SIZE = 224
 PARTS = ("imagenet", "sun", "food101", "grocery")
-
-
-class Frozen:
-    """A backbone as ImageNet left it: pooled features and classifier."""
-
-    def __init__(self, name: str, size: int) -> None:
-        self.backbone, self.classifier = imagenet_backbone(name, size=size)
-        self.size = size
-
-    @torch.no_grad()
-    def features(self, paths: Sequence[Path]) -> npt.NDArray[np.float16]:
-        """Pooled features, float16 N×F."""
-        out = []
-        for start in range(0, len(paths), 32):
-            pixels = np.stack(
-                [prepare(load(p, near=self.size), size=self.size) for p in paths[start : start + 32]]
-            )
-            out.append(self.backbone((torch.from_numpy(pixels).float() - 127) / 128).mean((2, 3)).numpy())
-        return np.concatenate(out).astype(np.float16)
-
-    @torch.no_grad()
-    def probabilities(self, features: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
-        """Of the thousand classes: N×1000."""
-        logits = self.classifier(torch.from_numpy(features.astype(np.float32)))
-        return np.asarray(logits.softmax(-1).numpy())
 
 
 def scores_of(tagger: Tagger, paths: Sequence[Path], names: Sequence[str] | None) -> Floats:
@@ -78,6 +50,14 @@ def scores_of(tagger: Tagger, paths: Sequence[Path], names: Sequence[str] | None
         for tag in answer.tags:
             out[number, columns[tag.name if names else tag.id]] = tag.score
     return out
+
+
+def seen(frozen: FrozenBackbone, paths: Sequence[Path]) -> npt.NDArray[np.float16]:
+    """Pooled features N×F of photos that can all be read."""
+    features, failed = frozen.features(paths)
+    if failed:
+        raise SystemExit("\n".join(failed.values()))
+    return features
 
 
 def truth_of(rows: Sequence[Row], labeler: Labeler) -> Bools:
@@ -108,13 +88,12 @@ def captions_table(tagger: Tagger, rows: list[Row], root: Path) -> dict[str, dic
     out["anytag"]["ECE"] = expected_calibration_error(scores[:, named], truth[:, named])
     out["default thresholds"] = defaults(tagger, paths, truth, scores)
     for name in PROBE_BACKBONES:
-        frozen = Frozen(name, PROBE_SIZE)
+        frozen = FrozenBackbone(name, size=PROBE_SIZE)
         belief = taught[:, named].astype(np.float32)
-        probe = train_probe(
-            frozen.features([root / row.image for row in train]), belief, np.ones_like(belief)
-        )
+        features, tested = (seen(frozen, part) for part in ([root / row.image for row in train], paths))
+        probe = train_probe(features, belief, np.ones_like(belief))
         with torch.no_grad():
-            found = probe(torch.from_numpy(frozen.features(paths).astype(np.float32))).numpy()
+            found = probe(torch.from_numpy(tested.astype(np.float32))).numpy()
         out[f"probe {name} {PROBE_SIZE}px"] = report(found, truth[:, named], np.arange(len(named)))
     return out
 
@@ -141,30 +120,9 @@ def defaults(tagger: Tagger, paths: list[Path], truth: Bools, scores: Floats) ->
     }
 
 
-class Rival:
-    """The backbone's ImageNet classifier, asked by name through the text table."""
-
-    def __init__(self, backbone: str) -> None:
-        self.frozen = Frozen(backbone, PROBE_SIZE)
-        self.encoder = StaticTextEncoder.from_folder(EMBEDDED / "text")
-        info = ImageNetInfo()
-        self.classes = self.encoder.encode([info.index_to_description(k).split(",")[0] for k in range(1000)])
-
-    def scores(self, paths: list[Path], names: Sequence[str]) -> dict[str, Floats]:
-        """N×K by each carrier."""
-        p = self.frozen.probabilities(self.frozen.features(paths))
-        similar = self.classes @ self.encoder.encode(list(names)).T
-        carried: dict[str, Floats] = {"sum": p @ similar, "best": (p[:, :, None] * similar[None]).max(1)}
-        for temperature in (0.03, 0.1):
-            sharp = np.exp((similar - 1) / temperature)
-            carried[f"sharp {temperature}"] = p @ sharp
-            carried[f"softmax {temperature}"] = p @ (sharp / sharp.sum(1, keepdims=True))
-        return carried
-
-
 def classes_table(tagger: Tagger, rows: list[Row], root: Path) -> dict[str, dict[str, float]]:
     """The parts of `broad` val: top-1 and top-5 among each part's own class names."""
-    rival, out = Rival(PROBE_BACKBONES[0]), {}
+    rival, out = ClassifierWithText(PROBE_BACKBONES[0]), {}
     for part in PARTS:
         val = list(select(rows, split="val", source=part))
         asked_from = val if part == "imagenet" else [row for row in rows if row.source == part]

@@ -79,16 +79,16 @@ class Counts:
         """K."""
         return 2 * self.right / np.maximum(self.given + self.present, 1e-9)
 
-    def macro(self) -> dict[str, float]:
+    def macro(self) -> dict[str, Doubles]:
         """Plain means over tags; the published CP and CR are the first two."""
-        parts = {"precision": self.precision, "recall": self.recall, "F1": self.f1}
-        return {name: float(values.mean()) for name, values in parts.items()}
+        return {name: np.asarray(values.mean(-1)) for name, values in self._shares().items()}
 
-    def micro(self) -> dict[str, float]:
+    def micro(self) -> dict[str, Doubles]:
         """All tags counted together."""
-        whole = Counts(*(part.sum(-1) for part in (self.right, self.given, self.present)))
-        parts = {"precision": whole.precision, "recall": whole.recall, "F1": whole.f1}
-        return {name: float(values) for name, values in parts.items()}
+        return Counts(*(part.sum(-1) for part in (self.right, self.given, self.present)))._shares()
+
+    def _shares(self) -> dict[str, Doubles]:
+        return {"precision": self.precision, "recall": self.recall, "F1": self.f1}
 
 
 def counts_at(scores: Floats, present: Bools, thresholds: Doubles) -> Counts:

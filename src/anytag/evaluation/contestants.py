@@ -1,0 +1,128 @@
+"""Who is measured: anything that scores names for photos."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from anytag.asked import OWN_THRESHOLD
+from anytag.errors import AnytagError
+from anytag.tagger import Tagger
+from anytag.vocabulary import Asked, Tag
+
+from .tasks import TagTask
+
+Floats = npt.NDArray[np.floating]
+T = TypeVar("T")
+
+
+class Watch(Protocol):
+    """Passes items on and shows how far the work is."""
+
+    def __call__(self, items: Iterable[T], *, total: int, what: str) -> Iterable[T]: ...
+
+
+def unwatched(items: Iterable[T], *, total: int, what: str) -> Iterable[T]:
+    """Shows nothing."""
+    return items
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a contestant says of N photos and K tags.
+
+    Attributes:
+        scores: float32 N×K; the rows of photos that cannot be read have no meaning.
+        failed: why, by the photo's number.
+        thresholds: K, from which a tag is given; None for a contestant that only ranks.
+        trained: for each tag, whether it was asked with a trained query; None where that means nothing.
+    """
+
+    scores: npt.NDArray[np.float32]
+    failed: dict[int, str]
+    thresholds: npt.NDArray[np.float64] | None = None
+    trained: tuple[bool, ...] | None = None
+
+    @property
+    def are_probabilities(self) -> bool:
+        """Whether calibration can be judged."""
+        return self.thresholds is not None
+
+
+class Contestant(Protocol):
+    """Something to measure."""
+
+    @property
+    def name(self) -> str: ...
+
+    def answer(self, task: TagTask, *, watch: Watch = unwatched) -> Answers: ...
+
+
+class TaggerContestant:
+    """A model of ours, asked as users ask it."""
+
+    def __init__(self, tagger: Tagger, *, name: str | None = None) -> None:
+        self.tagger = tagger
+        self.name = name or tagger.card.name
+
+    def answer(self, task: TagTask, *, watch: Watch = unwatched) -> Answers:
+        """Tags of a vocabulary are found by id, then by name; others are asked by their words."""
+        known = [self._known(task, column) for column in range(len(task.tags))]
+        by_id = task.ids is not None and all(known)
+        keys = [tag.id for tag in known if tag] if by_id else [asked.name for asked in task.tags]
+        columns: dict[str, list[int]] = {}
+        for column, key in enumerate(keys):
+            columns.setdefault(key, []).append(column)
+        results = self.tagger.tag_many(task.photos, None if by_id else _unique(task.tags), threshold=0)
+        scores, failed = np.zeros(task.present.shape, np.float32), {}
+        for number, found in enumerate(watch(results, total=len(task.photos), what=self.name)):
+            if found.error:
+                failed[number] = found.error.message
+            for tag in found.tags:
+                scores[number, columns.get(tag.id if by_id else tag.name, [])] = tag.score
+        thresholds = np.array([tag.threshold if tag else OWN_THRESHOLD for tag in known])
+        return Answers(scores, failed, thresholds, tuple(tag is not None for tag in known))
+
+    def _known(self, task: TagTask, column: int) -> Tag | None:
+        vocabulary = self.tagger.vocabulary
+        if task.ids is not None and task.ids[column] in vocabulary:
+            return vocabulary[task.ids[column]]
+        return vocabulary.find(task.tags[column].name)
+
+
+def _unique(tags: Sequence[Asked]) -> list[Asked]:
+    """Each name once: a benchmark may list a name twice."""
+    return list({asked.name: asked for asked in tags}.values())
+
+
+def shared(task: TagTask, contestants: Iterable[TaggerContestant]) -> list[int]:
+    """Columns of the tags that all these models know, so that none is judged by words it never learned."""
+    return [
+        column for column in range(len(task.tags)) if all(one._known(task, column) for one in contestants)
+    ]
+
+
+def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of `size`, the last one shorter."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def read_photos(paths: Sequence[Path], *, near: int) -> tuple[list[npt.NDArray[np.uint8]], dict[int, str]]:
+    """Upright RGB uint8 H×W×3 of those that can be read, and why the others cannot, by number."""
+    from anytag.images import load
+
+    pixels, failed = [], {}
+    for number, path in enumerate(paths):
+        try:
+            pixels.append(load(path, near=near).pixels)
+        except AnytagError as error:
+            failed[number] = str(error)
+    return pixels, failed

@@ -1,0 +1,167 @@
+"""What is measured: photos, what is asked of them, and what people say is there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from anytag.data.labeler import Labeler
+from anytag.data.rows import Row, read_rows
+from anytag.errors import AnytagError
+from anytag.vocabulary import Asked, Vocabulary
+
+Bools = npt.NDArray[np.bool_]
+Kind = Literal["tagging", "open-set", "caption", "retrieval"]
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A figure that somebody else measured on the same benchmark.
+
+    Attributes:
+        who: the model.
+        figure: its name, as in our tables.
+        value: in percent.
+        source: where it stands.
+    """
+
+    who: str
+    figure: str
+    value: float
+    source: str
+
+
+@dataclass(frozen=True, eq=False)
+class TagTask:
+    """N photos that are asked for K tags.
+
+    Attributes:
+        name: as reports call it.
+        photos: N paths.
+        tags: K, names and descriptions; names may repeat.
+        present: N×K.
+        known: N×K, where presence or absence is known; None where everything is.
+        ids: of the tags in a vocabulary, K, or None where tags are asked by name.
+        published: figures of others.
+    """
+
+    name: str
+    photos: tuple[Path, ...]
+    tags: tuple[Asked, ...]
+    present: Bools
+    known: Bools | None = None
+    ids: tuple[str, ...] | None = None
+    published: tuple[Published, ...] = ()
+
+    def part(self, *, photos: Sequence[int] | None = None, tags: Sequence[int] | None = None) -> TagTask:
+        """Some of the photos, some of the tags; None keeps all."""
+        rows = np.arange(len(self.photos)) if photos is None else np.asarray(photos, dtype=np.intp)
+        columns = np.arange(len(self.tags)) if tags is None else np.asarray(tags, dtype=np.intp)
+        both = np.ix_(rows, columns)
+        return replace(
+            self,
+            photos=tuple(self.photos[n] for n in rows),
+            tags=tuple(self.tags[k] for k in columns),
+            present=self.present[both],
+            known=None if self.known is None else self.known[both],
+            ids=None if self.ids is None else tuple(self.ids[k] for k in columns),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class TextTask:
+    """N photos with the captions that people wrote.
+
+    Attributes:
+        captions: one or more for each photo.
+    """
+
+    name: str
+    photos: tuple[Path, ...]
+    captions: tuple[tuple[str, ...], ...]
+    published: tuple[Published, ...] = ()
+
+
+def rows_of(path: Path, *, split: str, source: str | None = None, limit: int | None = None) -> list[Row]:
+    """Rows of one split, and of one source when it is named; at most `limit` of them.
+
+    Raises:
+        AnytagError: there are none; the message tells which there are.
+    """
+    rows = read_rows(path)
+    found = [row for row in rows if row.split == split and source in (None, row.source)]
+    if not found:
+        there = sorted({f"--split {row.split} --source {row.source}" for row in rows})
+        wanted = f"--split {split}" + (f" --source {source}" if source else "")
+        raise AnytagError(f"{path}: no row for {wanted}; there are: {', '.join(there) or 'no rows at all'}")
+    return found[:limit]
+
+
+def vocabulary_task(name: str, rows: Sequence[Row], *, root: Path, vocabulary: Vocabulary) -> TagTask:
+    """A vocabulary's tags, present where captions or labels say so, broader tags included.
+
+    Where a photo says what is absent and has no captions, nothing is known of tags that it names neither way.
+    """
+    labeler = Labeler(vocabulary)
+    present = np.zeros((len(rows), len(vocabulary)), dtype=bool)
+    known = np.ones_like(present)
+    for number, row in enumerate(rows):
+        present[number, sorted(labeler.present(row))] = True
+        if row.absent and not row.captions:
+            known[number] = present[number]
+            absent = {key for one in row.absent if (key := labeler.label(one))}
+            known[number, [labeler.index[key] for key in absent]] = True
+    return TagTask(
+        name,
+        tuple(root / row.image for row in rows),
+        tuple(Asked(tag.name) for tag in vocabulary),
+        present,
+        known=None if known.all() else known,
+        ids=vocabulary.ids,
+    )
+
+
+def names_task(name: str, rows: Sequence[Row], *, root: Path) -> TagTask:
+    """The names that labels use, asked as words: present where a label says so.
+
+    Raises:
+        AnytagError: no row has labels.
+    """
+    names = sorted({label for row in rows for label in (*row.tags, *row.absent)})
+    if not names:
+        raise AnytagError(
+            f"{name}: no row has tags, so there is nothing to ask by name; "
+            "choose a --source with tags, or --task tagging for captions"
+        )
+    column = {label: number for number, label in enumerate(names)}
+    present = np.zeros((len(rows), len(names)), dtype=bool)
+    known = np.ones_like(present)
+    for number, row in enumerate(rows):
+        present[number, [column[label] for label in row.tags]] = True
+        if row.absent:
+            known[number] = False
+            known[number, [column[label] for label in (*row.tags, *row.absent)]] = True
+    return TagTask(
+        name,
+        tuple(root / row.image for row in rows),
+        tuple(map(Asked, names)),
+        present,
+        known=None if known.all() else known,
+    )
+
+
+def text_task(name: str, rows: Sequence[Row], *, root: Path) -> TextTask:
+    """Photos that have captions.
+
+    Raises:
+        AnytagError: no row has any.
+    """
+    told = [row for row in rows if row.captions]
+    if not told:
+        raise AnytagError(f"{name}: no row has captions, which this task needs; try --task tagging")
+    return TextTask(name, tuple(root / row.image for row in told), tuple(row.captions for row in told))
