@@ -44,6 +44,7 @@ class Encoded:
         path: as the photo was named, None when it came as bytes, PIL image or array.
         width: pixels of the upright original.
         height: the same.
+        error: from `Tagger.encode_many`, why the photo could not be read; the arrays are empty then.
     """
 
     tokens: npt.NDArray[np.float32]
@@ -51,6 +52,7 @@ class Encoded:
     path: str | None
     width: int
     height: int
+    error: Failure | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,22 +186,37 @@ class Tagger:
             ImageError, MissingExtraError: a photo cannot be read, and `on_error` is "raise".
             VocabularyError: `tags` or `also` is wrong; raised at once, before the first photo.
         """
-        if isinstance(images, str | bytes | os.PathLike):
-            raise AnytagError(f"tag_many takes many images, got one ({images!r}): use tag(), or give a list")
-        workers = usable_cores() if workers is None else workers
-        if batch_size < 1 or workers < 1:
-            raise AnytagError(f"batch_size is {batch_size}, workers is {workers}: expected 1 or more of each")
         if on_error not in ("record", "raise"):
             raise AnytagError(f"on_error is {on_error!r}: expected 'record' or 'raise'")
         question = self._questions.prepare(tags, also=also, top_k=top_k, threshold=threshold)
-        if isinstance(images, Sized):  # a few photos: a share for every worker
-            workers = max(1, min(workers, len(images)))
-            batch_size = max(1, min(batch_size, -(-len(images) // workers)))
 
         def work(batch: Sequence[ImageSource]) -> list[tuple[Tags, AnytagError | None]]:
             return self._tag_batch(batch, question, where=where)
 
-        return _flatten(_in_order(work, _batches(images, batch_size), workers), raises=on_error == "raise")
+        batches = in_batches(work, images, batch_size=batch_size, workers=workers)
+        return _flatten(batches, raises=on_error == "raise")
+
+    def encode_many(
+        self, images: Iterable[ImageSource], *, batch_size: int = 8, workers: int | None = None
+    ) -> Generator[Encoded, None, None]:
+        """What the model sees in many photos, one by one in the order of the input.
+
+        A photo that cannot be read has `Encoded.error`; the rest goes on. Arguments as for `tag_many`.
+        """
+        for batch in in_batches(self._encode_batch, images, batch_size=batch_size, workers=workers):
+            yield from batch
+
+    def _encode_batch(self, images: Sequence[ImageSource]) -> list[Encoded]:
+        seen = [self._look(image) for image in images]
+        pixels = [one.pixels for one in seen if one.pixels is not None]
+        arrays = iter(zip(*self.runtime.encode(np.stack(pixels)), strict=True) if pixels else ())
+        none = np.zeros((0, self.card.width), np.float32), np.zeros(0, np.float32)
+        return [
+            Encoded(
+                *(none if one.error else next(arrays)), one.path, one.width, one.height, _failure(one.error)
+            )
+            for one in seen
+        ]
 
     def _tag_batch(
         self, images: Sequence[ImageSource], question: Question, *, where: bool
@@ -242,13 +259,37 @@ class Tagger:
             return _Seen(path, error=error)
 
     def _result(self, seen: _Seen, answer: tuple[TagScore, ...]) -> Tags:
-        failure = Failure(type(seen.error).__name__, str(seen.error)) if seen.error else None
-        return Tags(seen.path, seen.width, seen.height, self.card.name, answer, failure)
+        return Tags(seen.path, seen.width, seen.height, self.card.name, answer, _failure(seen.error))
+
+
+def _failure(error: AnytagError | None) -> Failure | None:
+    return Failure(type(error).__name__, str(error)) if error else None
 
 
 def usable_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def in_batches(
+    work: Callable[[list[In]], Out], images: Iterable[In], *, batch_size: int, workers: int | None
+) -> Iterator[Out]:
+    """`work` on batches of images by threads, in order, reading the images as the work goes on.
+
+    Raises:
+        AnytagError: a number is below 1, or `images` is a single image.
+    """
+    if isinstance(images, str | bytes | os.PathLike):
+        raise AnytagError(
+            f"expected many images, got one ({images!r}): give a list, or use tag() or encode()"
+        )
+    workers = usable_cores() if workers is None else workers
+    if batch_size < 1 or workers < 1:
+        raise AnytagError(f"batch_size is {batch_size}, workers is {workers}: expected 1 or more of each")
+    if isinstance(images, Sized):  # a few photos: a share for every worker
+        workers = max(1, min(workers, len(images)))
+        batch_size = max(1, min(batch_size, -(-len(images) // workers)))
+    return _in_order(work, _batches(images, batch_size), workers)
 
 
 def _batches(items: Iterable[In], size: int) -> Iterator[list[In]]:
