@@ -280,9 +280,7 @@ def in_batches(
         AnytagError: a number is below 1, or `images` is a single image.
     """
     if isinstance(images, str | bytes | os.PathLike):
-        raise AnytagError(
-            f"expected many images, got one ({images!r}): give a list, or use tag() or encode()"
-        )
+        raise AnytagError(f"got one image, {images!r}, for many: give a list, or use tag() or encode()")
     workers = usable_cores() if workers is None else workers
     if batch_size < 1 or workers < 1:
         raise AnytagError(f"batch_size is {batch_size}, workers is {workers}: expected 1 or more of each")
