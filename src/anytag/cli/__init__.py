@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-COMMANDS = ("tag", "models", "describe", "doctor")
+COMMANDS = ("tag", "models", "describe", "finetune", "data", "doctor")
 
 INTERRUPTED = 130
 

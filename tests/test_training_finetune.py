@@ -1,0 +1,157 @@
+"""`anytag.training.finetune`, with the embedded model and photos that are drawn here."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from anytag import Tagger
+from anytag.cli.finetune import table
+from anytag.data.rows import Row, write_rows
+from anytag.errors import AnytagError, ModelError
+from anytag.models.card import Card
+from anytag.models.folder import ModelFolder
+from anytag.training.finetune import Finetune, finetune
+from anytag.training.report import Progress, Reporter
+from tests.command import run
+from tests.tiny import make_tiny_model
+
+COLOURS = {"crimson": (200, 20, 60), "teal": (0, 128, 128), "ochre": (204, 119, 34)}
+
+
+class Kept(Reporter):
+    """Keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.heard: list[Progress] = []
+
+    def progress(self, progress: Progress) -> None:
+        self.heard.append(progress)
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def draw(folder: Path, colour: str, number: int) -> str:
+    """A disk of the colour somewhere on grey; returns its name."""
+    where = np.random.default_rng([number, len(colour)]).integers(10, 50, 2).tolist()
+    picture = Image.new("RGB", (112, 112), (90 + number, 90, 95))
+    ImageDraw.Draw(picture).ellipse((*where, where[0] + 50, where[1] + 50), fill=COLOURS[colour])
+    picture.save(folder / f"{colour}-{number}.png")
+    return f"{colour}-{number}.png"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table of three colours, eight photos each, and one that cannot be read."""
+    folder = tmp_path_factory.mktemp("photos")
+    (folder / "broken.png").write_text("no photo")
+    with (folder / "mine.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["image", "tags"])
+        table.writerow(["broken.png", "teal"])
+        table.writerows([draw(folder, colour, n), colour] for colour in COLOURS for n in range(8))
+    return folder / "mine.csv"
+
+
+@pytest.fixture(scope="module")
+def made(data: Path) -> tuple[Path, Mapping[str, Any], Kept]:
+    kept = Kept()
+    task = Finetune(data, data.parent / "model", epochs=24, held_out=0.25, keep_old=True)
+    return task.output, finetune(task, kept), kept
+
+
+def test_learned_tags_are_given(made: tuple[Path, Mapping[str, Any], Kept], data: Path) -> None:
+    folder, figures, _ = made
+    held = figures["held out"]
+    assert held["after"]["top-1"] == 1.0 and held["after"]["F1"] > 0.7
+    assert held["after"]["mAP"] >= held["before"]["mAP"]
+    found = Tagger.load(folder).tag(data.parent / "teal-0.png")
+    assert "teal" in {tag.id for tag in found.tags}
+
+
+def test_old_tags_are_not_forgotten(made: tuple[Path, Mapping[str, Any], Kept]) -> None:
+    folder, figures, _ = made
+    old = figures["held out"]["old tags"]
+    assert old["largest score change"] < 1e-5
+    assert old["given before"] == old["given after"] == old["given in both"]
+    assert len(Tagger.load(folder).vocabulary) == old["tags"] + len(COLOURS)
+
+
+def test_the_card_tells_how(made: tuple[Path, Mapping[str, Any], Kept]) -> None:
+    card = ModelFolder.open(made[0]).card  # all hashes are right
+    assert card.metrics["fine-tuning"] == made[1]
+    assert "best F1 on 18 photos" in card.thresholds and "Of the others: " in card.thresholds
+    assert "mine.csv" in card.training_data
+
+
+def test_what_was_left_out_is_said(made: tuple[Path, Mapping[str, Any], Kept]) -> None:
+    kept = made[2]
+    assert any("broken.png" in line for line in kept.said)
+    assert {"read photos", "train"} == {progress.what for progress in kept.heard}
+
+
+def test_a_vocabulary_of_its_own(data: Path, tmp_path: Path) -> None:
+    rows = [Row(str(data.parent / f"{c}-{n}.png"), "", "train", tags=(c,)) for c in COLOURS for n in (1, 2)]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    task = Finetune(tmp_path / "rows.jsonl", tmp_path / "out", epochs=1, held_out=0, positives_only=True)
+    figures = finetune(task)
+    assert figures["held out"] == {"photos": 0}
+    assert "only present tags are known" in figures["known"]
+    assert "nothing was measured" in table(figures)
+    assert list(Tagger.load(task.output).vocabulary.ids) == sorted(COLOURS)
+
+
+def test_captions_alone_teach_too(data: Path, tmp_path: Path) -> None:
+    grounds = ["beach", "field"]
+    rows = [
+        Row(str(data.parent / f"{c}-{n}.png"), "", "train", (f"A ball on a {grounds[n % 2]}.",))
+        for c in COLOURS
+        for n in range(4)
+    ]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    kept = Kept()
+    finetune(Finetune(tmp_path / "rows.jsonl", tmp_path / "out", epochs=1, held_out=0), kept)
+    tags = Tagger.load(tmp_path / "out").vocabulary
+    assert {tag.name for tag in tags} >= {"beach", "field", "ball"}
+    assert any("all photos, so nothing to be told from" in line and "ball" in line for line in kept.said)
+
+
+def test_an_output_that_exists_is_not_touched(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(AnytagError, match="exists: name a folder that is not there yet"):
+        finetune(Finetune(data, tmp_path))
+
+
+def test_another_family_is_refused(data: Path, tmp_path: Path) -> None:
+    folder = make_tiny_model(tmp_path / "tiny")
+    with pytest.raises(ModelError, match="not the graph of a folded decoder"):
+        finetune(Finetune(data, tmp_path / "out", model=folder))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny"]  # nothing half-made is left
+
+
+def test_the_command(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "made"
+    done = run("finetune", "--data", data, "--output", out, "--epochs", "1", "--goal", "precision=0.9")
+    assert done.exit_code == 0, done.stderr
+    assert "learned" in done.stdout and f"anytag tag --model {out}" in done.stdout
+    assert "precision of 0.9" in Card.read(out).thresholds
+    again = run("finetune", "--data", data, "--output", out)
+    assert again.exit_code == 2 and "exists" in again.stderr
+    wrong = run("finetune", "--data", data, "--output", tmp_path / "x", "--goal", "speed")
+    assert wrong.exit_code == 2 and "give f1, or precision=0.8" in wrong.stderr

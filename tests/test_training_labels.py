@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anytag.data.rows import Row
+from anytag.errors import AnytagError
+from anytag.training.dataset import read_data, split_rows
+from anytag.training.labels import UNLABELLED, label_rows
+from anytag.training.thresholds import Goal, best_f1_thresholds
+from anytag.vocabulary import Tag, Vocabulary
+
+BASE = Vocabulary([Tag("dog", "dog", "object", synonyms=("hound",), parents=("animal",))])
+
+
+def row(*tags: str, captions: tuple[str, ...] = (), absent: tuple[str, ...] = (), split: str = "") -> Row:
+    return Row("1.jpg", "own", split, captions, tags, absent)
+
+
+def test_one_tag_each_is_a_class() -> None:
+    labels = label_rows([row("dog"), row("my cup"), row("my cup")], BASE)
+    assert labels.known == "classes"
+    assert [tag.id for tag in labels.vocabulary] == ["dog", "my cup"]
+    assert labels.vocabulary["dog"].synonyms == ("hound",)
+    assert labels.present.tolist() == [[1, 0], [0, 1], [0, 1]]
+    assert labels.weight.min() == 1
+
+
+def test_only_positives_leave_silence_uncertain() -> None:
+    labels = label_rows([row("a"), row("b", absent=("a",))], BASE, positives_only=True)
+    assert labels.weight.tolist() == [[1, np.float32(UNLABELLED)], [1, 1]]
+
+
+def test_rare_tags_weigh_more() -> None:
+    labels = label_rows([row("a"), *[row("b")] * 9], BASE)
+    assert labels.class_weights().tolist() == pytest.approx([3, 1])
+
+
+def test_captions_make_a_vocabulary() -> None:
+    rows = [row(captions=("A dog on a beach.",)), row(captions=("A dog.", "A hound."))] * 3
+    labels = label_rows(rows, BASE)
+    assert labels.known == "captions"
+    assert [tag.id for tag in labels.vocabulary] == ["dog"]
+    assert labels.present.min() == 1
+
+
+def test_names_that_differ_in_case_are_one_tag() -> None:
+    assert len(label_rows([row("Cup"), row("cup")], BASE).vocabulary) == 1
+
+
+def test_rows_that_say_nothing() -> None:
+    with pytest.raises(AnytagError, match="none of the 1 rows names a tag"):
+        label_rows([row()], BASE)
+
+
+def test_a_table_with_and_without_header(tmp_path: Path) -> None:
+    plain, named = tmp_path / "a.csv", tmp_path / "b.tsv"
+    plain.write_text('1.jpg,dog; my  cup\n"2,5.jpg",\n')
+    named.write_text("tags\timage\tcaptions\tsplit\ndog\t1.jpg\tA dog.|A hound.\ttest\n")
+    assert read_data(plain) == [
+        Row("1.jpg", "own", "", tags=("dog", "my cup")),
+        Row("2,5.jpg", "own", ""),
+    ]
+    assert read_data(named) == [Row("1.jpg", "own", "test", ("A dog.", "A hound."), ("dog",))]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("image,tag\n1.jpg,dog\n", "unknown column 'tag'"),
+        ("1.jpg,dog,cat\n", "line 1: 3 cells, expected 2"),
+        ("image,tags\n,dog\n", "line 2: 2 cells"),
+        ("", "holds no rows"),
+    ],
+)
+def test_tables_that_are_wrong(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(AnytagError, match=said):
+        read_data(tmp_path / "a.csv")
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(AnytagError, match=r"give a \.csv of image,tags"):
+        read_data(tmp_path / "a.csv")
+
+
+@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=60), st.floats(0, 0.9))
+def test_every_tag_keeps_a_photo_to_learn_from(tags: list[str], part: float) -> None:
+    rows = [row(tag) for tag in tags]
+    taught, held = split_rows(rows, part)
+    assert sorted([*taught, *held]) == list(range(len(rows)))
+    assert {tags[n] for n in taught} == set(tags)
+    assert len(held) <= part * len(rows) + 1e-9
+
+
+def test_named_splits_are_obeyed() -> None:
+    taught, held = split_rows([row("a", split="train"), row("a", split="val"), row("b")], 0.5)
+    assert (taught.tolist(), held.tolist()) == ([0, 2], [1])
+
+
+def test_goals() -> None:
+    assert Goal.parse("f1") == Goal() and Goal.parse("precision=0.8") == Goal(0.8)
+    for wrong in ("precision", "precision=2", "f2", "precision=x"):
+        with pytest.raises(AnytagError, match="is unknown"):
+            Goal.parse(wrong)
+
+
+def test_best_f1_between_what_is_there_and_what_is_not() -> None:
+    scores = np.array([[0.9, 0.4], [0.8, 0.3], [0.2, 0.1], [0.1, 0.05]])
+    truth = np.array([[1, 1], [1, 1], [0, 0], [0, 0]])
+    thresholds = best_f1_thresholds(scores, truth, prior=0)
+    assert 0.2 < thresholds[0] <= 0.8 and 0.1 < thresholds[1] <= 0.3
+
+
+def test_a_tag_that_is_nowhere_keeps_the_default() -> None:
+    assert best_f1_thresholds(np.zeros((3, 1)), np.zeros((3, 1))).tolist() == [0.5]
