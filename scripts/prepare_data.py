@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from anytag.data.duplicates import Bytes, difference_hash, near
 from anytag.data.rows import Row, write_rows
 
 COCO_18 = {
@@ -28,7 +29,6 @@ COCO_18 = {
 }  # fmt: skip
 # Photos of these parts show one of the part's classes, so its other classes are absent.
 EXCLUSIVE = ("sun", "food101", "grocery")
-NEAR_BITS = 24
 
 
 def unpack(folder: Path, out: Path) -> None:
@@ -56,31 +56,21 @@ def broad(data: Path) -> Iterator[Row]:
         yield Row(image, row["source"], row["split"], captions, tags, tuple(absent))
 
 
-def difference_hash(path: Path) -> np.ndarray:
-    """256 bits: is each cell of a 16×17 grey thumbnail brighter than its left neighbour."""
-    with Image.open(path) as image:
-        image.draft("L", (34, 32))
-        grey = np.asarray(image.convert("L").resize((17, 16), Image.Resampling.BILINEAR), dtype=np.int16)
-    return np.packbits(grey[:, 1:] > grey[:, :-1])
-
-
-def near(paths: list[Path], kept: list[Path]) -> np.ndarray:
-    """Whether each of `paths` is within `NEAR_BITS` of one of `kept`: bool, one a path."""
-    signs, others = (
-        np.unpackbits(np.stack([difference_hash(path) for path in group]), axis=1).astype(np.float32) * 2 - 1
-        for group in (paths, kept)
-    )
-    # Of 256 signs, a product of 256 - 2·d tells that d of them differ.
-    limit = signs.shape[1] - 2 * NEAR_BITS
-    blocks = np.array_split(signs, max(1, len(signs) // 500))
-    return np.concatenate([(block @ others.T).max(axis=1) >= limit for block in blocks])
+def hashes(paths: list[Path]) -> Bytes:
+    """Difference hashes of photos: N×32."""
+    found = []
+    for path in paths:
+        with Image.open(path) as image:
+            image.draft("L", (34, 32))
+            found.append(difference_hash(image))
+    return np.stack(found)
 
 
 def coco(folder: Path, kept: list[Path]) -> Iterator[Row]:
     """COCO rows, without the photos that are near one of `kept`."""
     tables = [csv.DictReader((folder / name).open(encoding="utf-8")) for name in ("train.csv", "test.csv")]
     files = [fields for table in tables for fields in table]
-    duplicate = near([folder / "data" / fields["ImageID"] for fields in files], kept)
+    duplicate = near(hashes([folder / "data" / fields["ImageID"] for fields in files]), hashes(kept))
     for fields, skip in zip(files, duplicate, strict=True):
         tags = tuple(COCO_18[int(n)] for n in fields.get("Labels", "").split())
         absent = tuple(sorted(set(COCO_18.values()) - set(tags))) if "Labels" in fields else ()

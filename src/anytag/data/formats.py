@@ -177,8 +177,8 @@ def _kind_of_json(path: str) -> str:
     with open_read(path) as file:
         if file.read(64).lstrip().startswith(b"["):
             return "published"
-    first = next(corpora.items(path, "annotations.item"), {})
-    return "coco-captions" if "caption" in first else "coco-instances"
+    first: object = next(corpora.items(path, "annotations.item"), ())
+    return "coco-captions" if isinstance(first, dict) and "caption" in first else "coco-instances"
 
 
 def _known(name: str) -> Format:

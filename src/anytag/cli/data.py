@@ -1,0 +1,285 @@
+"""`anytag data`: image-text data, looked at, converted, mended and labelled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from anytag.cli.outer import outer
+
+if TYPE_CHECKING:
+    from anytag.data.rows import Row
+
+FORMATS = (
+    "jsonl", "parquet", "csv", "coco-captions", "coco-instances", "published", "folders", "webdataset",
+)  # fmt: skip
+_SHOWN = 5  # bad rows told one by one
+
+Command = Callable[..., Any]
+
+
+def _reading(command: Command) -> Command:
+    """The options of every command that reads data."""
+    options = (
+        click.argument("data", metavar="DATA"),
+        click.option(
+            "--from",
+            "format_",
+            metavar="FORMAT",
+            type=click.Choice(FORMATS),
+            help="[default: by name or content]",
+        ),
+        click.option("--images", metavar="FOLDER", help="Where the photos are, relative to DATA's folder."),
+        click.option(
+            "--tag-list",
+            metavar="FILE",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            help="The names that the ids of published annotations number, one a line.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _looking(command: Command) -> Command:
+    """The options of commands that look at photos."""
+    bits = click.option(
+        "--near",
+        metavar="BITS",
+        type=click.IntRange(-1, 256),
+        default=24,
+        show_default=True,
+        help="Hashes of 256 bits that differ in so many are copies; -1 looks for none.",
+    )
+    workers = click.option("--workers", metavar="N", type=click.IntRange(min=1), default=2, show_default=True)
+    return bits(workers(command))
+
+
+def _output(command: Command) -> Command:
+    return click.argument("output", metavar="OUTPUT")(command)
+
+
+_model = click.option("--model", metavar="NAME|FOLDER", help="The model to ask.  [default: the embedded one]")
+
+
+@click.group("data", short_help="Look at image-text data, convert, check and label it.")
+def command() -> None:
+    """Image-text data: rows of a photo, captions and tags.
+
+    DATA is JSON lines, Parquet, CSV of (image, tags), COCO's captions or instances, the published training
+    annotations of Tag2Text and RAM, a folder for each class, or WebDataset shards; on disk or behind a URL
+    such as s3://bucket/rows.parquet. OUTPUT's suffix says how it is written. A row that is wrong is reported
+    and left out, the rest is done; OUTPUT appears when it is whole.
+    """
+
+
+class _Data:
+    """Rows of DATA, and what was wrong with those that were left out; nothing more when that was `told`."""
+
+    def __init__(
+        self,
+        data: str,
+        format_: str | None,
+        images: str | None,
+        tag_list: Path | None,
+        *,
+        told: bool = False,
+    ) -> None:
+        self.formats = outer("data.formats", "anytag data")
+        self.path, self.format, self.images = data, format_, images
+        self.names = tag_list.read_text(encoding="utf-8").splitlines() if tag_list else []
+        self.root: str = self.formats.root_of(data)
+        self.wrong, self.told = 0, told
+
+    def __iter__(self) -> Iterator[Row]:
+        rows: Iterator[Row] = self.formats.read(
+            self.path, format=self.format, images=self.images, tag_list=self.names, on_error=self.report
+        )
+        return rows
+
+    def report(self, message: str) -> None:
+        """Tells of the first few rows that are left out."""
+        if self.told:
+            return
+        self.wrong += 1
+        if self.wrong <= _SHOWN:
+            click.secho(f"Left out: {message}", fg="red", err=True)
+
+    def write(self, output: str, rows: Iterable[Row], *, format_: str | None = None) -> None:
+        """Writes rows, their photos named relative to OUTPUT; the exit code says whether all went well."""
+        counted = _Counted(self.formats.moved(rows, self.root, self.formats.root_of(output)))
+        self.formats.write(output, counted, format=format_, tag_list=self.names)
+        click.echo(f"{counted.count} rows -> {output}")
+        self.finish()
+
+    def finish(self) -> None:
+        """Ends with exit code 1 where rows were wrong."""
+        if self.wrong:
+            click.echo(f"{self.wrong} were wrong.", err=True)
+            click.get_current_context().exit(1)
+
+
+class _Counted:
+    """Rows, counted as they go by."""
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        self.rows, self.count = rows, 0
+
+    def __iter__(self) -> Iterator[Row]:
+        for row in self.rows:
+            self.count += 1
+            yield row
+
+
+@command.command("inspect")
+@_reading
+@click.option("--top", metavar="N", type=click.IntRange(min=1), default=20, show_default=True, help="Tags.")
+@click.option(
+    "--photos", metavar="N", type=click.IntRange(min=0), default=200, show_default=True, help="To measure."
+)
+@click.option("--format", "as_", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def inspect(top: int, photos: int, as_: str, **source: Any) -> None:
+    """Count rows, sources, captions and tags, and measure some photos."""
+    data = _Data(**source)
+    summary = outer("data.summary", "anytag data").summarise(data, data.root, photos=photos)
+    figures = summary.to_dict(top=top)
+    click.echo(json.dumps(figures, ensure_ascii=False, indent=2) if as_ == "json" else _text(figures))
+    data.finish()
+
+
+def _text(figures: dict[str, Any]) -> str:
+    lines = []
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {count}" for key, count in value.items())
+        lines.append(f"{name.replace('_', ' '):<22} {'–' if value in (None, '') else value}")
+    return "\n".join(lines)
+
+
+@command.command("convert")
+@_reading
+@_output
+@click.option("--to", metavar="FORMAT", type=click.Choice(FORMATS), help="[default: by OUTPUT's suffix]")
+def convert(output: str, to: str | None, **source: Any) -> None:
+    """Write DATA as OUTPUT, in another format or another place."""
+    data = _Data(**source)
+    data.write(output, data, format_=to)
+
+
+@command.command("split")
+@_reading
+@_output
+@click.option(
+    "--parts",
+    metavar="NAME=SHARE,...",
+    default="train=0.8,val=0.1,test=0.1",
+    show_default=True,
+    help="Parts and their shares.",
+)
+@_looking
+def split(output: str, parts: str, near: int, workers: int, **source: Any) -> None:
+    """Split rows by what their photos show: copies stay together, order and names do not matter."""
+    checks, data = outer("data.check", "anytag data"), _Data(**source)
+    shares = checks.parse_parts(parts)
+    data.write(output, checks.split(data, data.root, shares, bits=near, workers=workers))
+
+
+@command.command("check")
+@_reading
+@click.option("--report", metavar="FILE", help="Write what was found as JSON lines.")
+@click.option("--output", metavar="FILE", help="Write the rows that are good.")
+@_looking
+def check(report: str | None, output: str | None, near: int, workers: int, **source: Any) -> None:
+    """Find photos that are missing, unreadable or copies.
+
+    Of copies, the one that is tested or validated on stays. Exit code 1 where something was found.
+    """
+    data = _Data(**source)
+    found = outer("data.check", "anytag data").check(data, data.root, bits=near, workers=workers)
+    for finding in found.findings[: 4 * _SHOWN]:
+        click.echo(f"{finding.problem:<11} {finding.image}  {finding.says}")
+    if len(found.findings) > 4 * _SHOWN:
+        click.echo(f"and {len(found.findings) - 4 * _SHOWN} more")
+    counts = (f"{found.count(problem)} {problem}" for problem in ("missing", "unreadable", "duplicate"))
+    click.echo(f"{found.rows} photos: {', '.join(counts)}")
+    if report:
+        found.write(report)
+    if output:
+        again = _Data(**source, told=True)
+        again.write(output, (row for row, good in zip(again, found.good, strict=True) if good))
+    data.wrong += len(found.findings)
+    data.finish()
+
+
+@command.command("shard")
+@_reading
+@click.argument("folder")
+@click.option(
+    "--size", metavar="N", type=click.IntRange(min=1), default=1000, show_default=True, help="Photos a shard."
+)
+def shard(folder: str, size: int, **source: Any) -> None:
+    """Write photos and rows as WebDataset tar shards into FOLDER."""
+    data = _Data(**source)
+    shards = outer("data.shards", "anytag data")
+    for path in shards.write_shards(folder, data, root=data.root, size=size, on_error=data.report):
+        click.echo(path)
+    data.finish()
+
+
+@command.command("generate")
+@_reading
+@_output
+@_model
+@click.option(
+    "--probability",
+    metavar="X",
+    type=click.FloatRange(0, 1),
+    help="From which the model adds a tag.  [default: each tag's own threshold]",
+)
+def generate(output: str, model: str | None, probability: float | None, **source: Any) -> None:
+    """Add the tags that captions name (origin "text") and that the model sees (origin "model")."""
+    from anytag.tagger import Tagger
+
+    data, tagger = _Data(**source), Tagger.load(model)
+    engine = outer("data.generate", "anytag data")
+    parsed = engine.parse(data, outer("data.labeler", "anytag data").Labeler(tagger.vocabulary))
+    rows = engine.generate(parsed, data.root, tagger, probability=probability, on_error=data.report)
+    data.write(output, rows)
+
+
+@command.command("clean")
+@_reading
+@_output
+@_model
+@click.option(
+    "--seen", metavar="X", type=click.FloatRange(0, 1), default=0.02, show_default=True,
+    help="Probability in its region below which a tag goes.",
+)  # fmt: skip
+@click.option(
+    "--outliers", metavar="SHARE", type=click.FloatRange(0, 1), default=0.05, show_default=True,
+    help="Share of a tag's regions that are outliers.",
+)  # fmt: skip
+@click.option("--workers", metavar="N", type=click.IntRange(min=1), default=2, show_default=True)
+def clean(output: str, model: str | None, seen: float, outliers: float, workers: int, **source: Any) -> None:
+    """Take away tags of captions and of the model that contradict the picture; rows remember them."""
+    from anytag.tagger import Tagger
+
+    data, engine = _Data(**source), outer("data.clean", "anytag data")
+    config = engine.CleanConfig(seen=seen, outliers=outliers)
+    options = {"config": config, "workers": workers, "on_error": data.report}
+    data.write(output, engine.clean(list(data), data.root, Tagger.load(model), **options))
+
+
+@command.command("undo")
+@_reading
+@_output
+@click.option("--step", type=click.Choice(["parse", "generate", "clean"]), required=True)
+def undo(output: str, step: Any, **source: Any) -> None:
+    """Undo one step: drop the tags that it added, or bring back those that it took away."""
+    data = _Data(**source)
+    data.write(output, (row.without(step) for row in data))

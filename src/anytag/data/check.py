@@ -1,0 +1,194 @@
+"""What is wrong with the photos of rows, and a split that no copy of a photo crosses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from typing import Literal
+
+import numpy as np
+
+from anytag.errors import AnytagError
+from anytag.images import load
+
+from .duplicates import HASH_BYTES, NEAR_BITS, Bytes, Indexes, difference_hash, groups
+from .files import exists, is_url, join, open_write, photo_source
+from .rows import Row
+
+Problem = Literal["missing", "unreadable", "duplicate"]
+KEPT_FIRST = ("test", "val", "dev")
+"""Of copies in several splits, the one in the first of these stays: training must not see what is tested."""
+_SIDE = 64  # pixels that a thumbnail is made of
+_BLOCK = 256
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong with one photo.
+
+    Attributes:
+        image: as its row names it.
+        problem: what.
+        says: more of it; of a duplicate, the photo that it is a copy of.
+    """
+
+    image: str
+    problem: Problem
+    says: str
+
+
+@dataclass(frozen=True)
+class Look:
+    """A photo that was read, or why it was not.
+
+    Attributes:
+        row: where it is named.
+        hash: see `duplicates.difference_hash`; zeros when it was not read.
+        finding: None when all is well.
+    """
+
+    row: Row
+    hash: Bytes
+    finding: Finding | None = None
+
+
+def look(row: Row, root: str) -> Look:
+    """Reads one photo; never fails."""
+    try:
+        picture = load(photo_source(root, row.image), near=_SIDE).picture
+        return Look(row, difference_hash(picture))
+    except AnytagError as error:
+        path = join(root, row.image)
+        gone = not is_url(path) and not exists(path)
+        problem: Problem = "missing" if gone else "unreadable"
+        return Look(row, np.zeros(HASH_BYTES, np.uint8), Finding(row.image, problem, str(error)))
+
+
+def look_at_all(rows: Iterable[Row], root: str, *, workers: int = 2) -> Iterator[Look]:
+    """`look`, in threads and in order; holds a few hundred rows at a time."""
+    iterator = iter(rows)
+    with ThreadPoolExecutor(workers, thread_name_prefix="anytag-data") as pool:
+        while block := list(islice(iterator, _BLOCK)):
+            yield from pool.map(lambda row: look(row, root), block)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a check found.
+
+    Attributes:
+        rows: how many were looked at.
+        findings: one a photo that is missing, unreadable or a copy of one that stays, in the rows' order.
+        good: for each row whether nothing was found.
+    """
+
+    rows: int
+    findings: tuple[Finding, ...]
+    good: tuple[bool, ...]
+
+    def count(self, problem: Problem) -> int:
+        """How many photos have this problem."""
+        return sum(finding.problem == problem for finding in self.findings)
+
+    def write(self, path: str) -> None:
+        """Writes the findings as JSON lines."""
+        with open_write(path) as file:
+            for finding in self.findings:
+                file.write(json.dumps(asdict(finding), ensure_ascii=False).encode() + b"\n")
+
+
+def check(rows: Iterable[Row], root: str, *, bits: int = NEAR_BITS, workers: int = 2) -> Report:
+    """Looks at every photo.
+
+    Args:
+        rows: read once, as a stream; names and hashes are kept.
+        root: the folder that photos are relative to.
+        bits: hashes that differ in so many bits are copies; -1 looks for none.
+        workers: threads.
+    """
+    found: list[Finding | None] = []
+    names: list[str] = []
+    splits: list[str] = []
+    hashes: list[Bytes] = []
+    for seen in look_at_all(rows, root, workers=workers):
+        names.append(seen.row.image)
+        splits.append(seen.row.split)
+        hashes.append(seen.hash)
+        found.append(seen.finding)
+    readable = np.array([number for number, finding in enumerate(found) if finding is None], np.int64)
+    if bits >= 0 and len(readable):
+        first = groups(np.stack(hashes)[readable], bits=bits)
+        for copy, kept in _copies(readable, first, splits):
+            found[copy] = Finding(names[copy], "duplicate", names[kept])
+    findings = tuple(finding for finding in found if finding is not None)
+    return Report(len(found), findings, tuple(finding is None for finding in found))
+
+
+def _copies(readable: Indexes, first: Indexes, splits: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """Each copy with the photo that stays for it."""
+    members: dict[int, list[int]] = {}
+    for number, leader in zip(readable.tolist(), first.tolist(), strict=True):
+        members.setdefault(leader, []).append(number)
+    for group in members.values():
+        kept = min(group, key=lambda number: (_rank(splits[number]), number))
+        yield from ((number, kept) for number in group if number != kept)
+
+
+def _rank(split: str) -> int:
+    return KEPT_FIRST.index(split) if split in KEPT_FIRST else len(KEPT_FIRST)
+
+
+def parse_parts(text: str) -> dict[str, float]:
+    """ "train=0.8,val=0.1,test=0.1" -> shares.
+
+    Raises:
+        AnytagError: not such a text, or the shares are not 1 together.
+    """
+    try:
+        parts = {name.strip(): float(share) for name, share in (pair.split("=") for pair in text.split(","))}
+    except ValueError as error:
+        raise AnytagError(f"{text!r}: expected names and shares, as in train=0.8,val=0.1,test=0.1") from error
+    if abs(sum(parts.values()) - 1) > 1e-6 or min(parts.values()) < 0 or "" in parts:
+        raise AnytagError(f"{text!r}: the shares must be 1 together, and each have a name")
+    return parts
+
+
+def split(
+    rows: Iterable[Row], root: str, parts: Mapping[str, float], *, bits: int = NEAR_BITS, workers: int = 2
+) -> Iterator[Row]:
+    """The rows with a split that depends on the photo alone: the same for any order, name and machine.
+
+    Copies of a photo come into one part. A photo that cannot be read is placed by its name.
+
+    Args:
+        rows: kept in memory.
+        root: the folder that photos are relative to.
+        parts: name of each part and its share.
+        bits: as for `check`.
+        workers: threads.
+    """
+    seen = list(look_at_all(rows, root, workers=workers))
+    keys = [one.hash.tobytes() if one.finding is None else one.row.image.encode() for one in seen]
+    readable = np.array([number for number, one in enumerate(seen) if one.finding is None], np.int64)
+    if len(readable):
+        first = groups(np.stack([seen[number].hash for number in readable]), bits=bits)
+        lowest: dict[int, bytes] = {}
+        for number, leader in zip(readable, first, strict=True):
+            lowest[leader] = min(keys[number], lowest.get(leader, keys[number]))
+        for number, leader in zip(readable, first, strict=True):
+            keys[number] = lowest[leader]
+    return (replace(one.row, split=_part(key, parts)) for one, key in zip(seen, keys, strict=True))
+
+
+def _part(key: bytes, parts: Mapping[str, float]) -> str:
+    """Where a key falls, all keys being spread evenly over [0, 1)."""
+    left = int.from_bytes(hashlib.sha256(key).digest()[:8]) / 2**64
+    for name, share in parts.items():
+        left -= share
+        if left < 0:
+            return name
+    return name

@@ -1,0 +1,84 @@
+"""The data engine's first half (RAM, section 3.3): tags that captions name, and tags that a model adds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from anytag.errors import AnytagError
+from anytag.results import Tags
+from anytag.tagger import Tagger
+
+from .files import photo_source
+from .labeler import Labeler
+from .rows import OnError, Row
+
+BLOCK = 64
+"""Photos that are tagged together, and rows that are held."""
+
+
+def parse(rows: Iterable[Row], labeler: Labeler) -> Iterator[Row]:
+    """The rows with the tags that their captions name, and all that is broader; origin "text"."""
+    vocabulary = labeler.vocabulary
+    for row in rows:
+        columns = sorted(labeler.captions(row.captions))
+        yield row.adding((vocabulary[column].name for column in columns), "text")
+
+
+def generate(
+    rows: Iterable[Row],
+    root: str,
+    tagger: Tagger,
+    *,
+    probability: float | None = None,
+    on_error: OnError | None = None,
+) -> Iterator[Row]:
+    """The rows with the tags that a model sees and nobody said; origin "model".
+
+    Args:
+        rows: a stream; 64 are held at a time.
+        root: the folder that their photos are relative to.
+        tagger: the model.
+        probability: from which a tag is added; by default each tag's own threshold.
+        on_error: takes the message of a photo that cannot be read; its row stays as it is.
+    """
+    for block in blocks(rows):
+        photos = [read_photo(row, root) for row in block]
+        tagged = tagger.tag_many([photo.source for photo in photos], threshold=probability)
+        for row, photo, tags in zip(block, photos, tagged, strict=True):
+            if (message := photo.error or _error(tags)) and on_error:
+                on_error(f"{row.image}: {message}")
+            yield row.adding(tags.names, "model")
+
+
+def _error(tags: Tags) -> str | None:
+    return tags.error.message if tags.error else None
+
+
+def blocks(rows: Iterable[Row], size: int = BLOCK) -> Iterator[list[Row]]:
+    """A stream in lists."""
+    iterator = iter(rows)
+    while block := list(islice(iterator, size)):
+        yield block
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a tagger takes for a photo: its path, or its bytes; empty bytes where `error` says why."""
+
+    source: str | bytes
+    error: str | None = None
+
+
+def read_photo(row: Row, root: str) -> Source:
+    """Path or bytes of a row's photo; never fails."""
+    try:
+        return Source(photo_source(root, row.image))
+    except AnytagError as error:
+        return Source(b"", str(error))
+
+
+def names_known(row: Row, labeler: Labeler, origins: Sequence[str]) -> list[str]:
+    """The row's tags of these origins that the vocabulary knows."""
+    return [name for name, origin in row.said if origin in origins and labeler.label(name) is not None]
