@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-COMMANDS = ("tag", "models", "describe", "finetune", "data", "doctor")
+COMMANDS = ("tag", "models", "describe", "finetune", "calibrate", "data", "doctor")
 
 INTERRUPTED = 130
 

@@ -1,0 +1,39 @@
+"""`anytag calibrate`: rows of photos in, a model with better probabilities and thresholds out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from anytag.cli.bar import Bar
+from anytag.cli.outer import outer
+
+
+@click.command("calibrate", short_help="Fit probabilities and thresholds to your photos.")
+@click.argument("model", metavar="MODEL")
+@click.option(
+    "--data", metavar="FILE", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=True,
+    help="A .csv of image,tags (tags parted by ';') or rows.jsonl; what a photo does not name is absent.",
+)  # fmt: skip
+@click.option(
+    "--output", metavar="FOLDER", type=click.Path(path_type=Path), required=True, help="The model to make."
+)
+@click.option(
+    "--goal", metavar="GOAL", default="f1", show_default=True, help="f1, or a precision: precision=0.8."
+)
+def command(model: str, data: Path, output: Path, goal: str) -> None:
+    """Fit a model's probabilities and thresholds to photos whose tags are known.
+
+    MODEL is a name or a folder; it stays as it is. Tags that the rows seldom name stay as they are. How it
+    was done, and what it brought on photos that did not take part, is printed and written into the card.
+    """
+    recalibrate = outer("training.recalibrate", "anytag calibrate").recalibrate
+    parse = outer("training.thresholds", "anytag calibrate").Goal.parse
+    with Bar() as bar:
+        figures = recalibrate(model, data, output, goal=parse(goal), report=bar)
+    click.echo(f"{figures['tags']} tags fitted on {figures['photos']} photos for {figures['goal']}.")
+    click.echo(f"  {'':<17} {'before':>8} {'after':>8}   (each half judged by what the other taught)")
+    for name, before in figures["before"].items():
+        click.echo(f"  {name:<17} {before:>8.3f} {figures['after, by halves'][name]:>8.3f}")
+    click.echo(f"Written to {output}")

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anytag import Tagger
+from anytag.data.rows import Row, write_rows
+from anytag.errors import AnytagError
+from anytag.models.card import Card
+from anytag.training.recalibrate import Answers, fit, identity, measure, recalibrate
+from anytag.training.thresholds import Goal
+from tests.command import run
+from tests.tiny import make_tiny_model
+
+
+def drawn(folder: Path, count: int) -> list[Path]:
+    """Plain pictures of random colours."""
+    random = np.random.default_rng(0)
+    paths = [folder / f"{number}.png" for number in range(count)]
+    for path in paths:
+        Image.new("RGB", (16, 16), tuple(random.integers(0, 256, 3).tolist())).save(path)
+    return paths
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return make_tiny_model(tmp_path / "tiny")
+
+
+@pytest.fixture
+def data(tmp_path: Path, model: Path) -> Path:
+    """Photos whose truth is what the model ranks highest for dog, so that it can be found again."""
+    paths = drawn(tmp_path, 40)
+    scores = [next(iter(tags.tags)).score for tags in Tagger.load(model).tag_many(paths, ["dog"])]
+    middle = float(np.median(scores))
+    rows = [
+        Row(path.name, "", "", tags=("hound",) if score > middle else ())
+        for path, score in zip(paths, scores, strict=True)
+    ]
+    write_rows(tmp_path / "rows.jsonl", [*rows, Row("missing.png", "", "")])
+    return tmp_path / "rows.jsonl"
+
+
+def test_a_tag_is_given_where_it_is(model: Path, data: Path, tmp_path: Path) -> None:
+    figures = recalibrate(model, data, tmp_path / "out", goal=Goal())
+    assert figures["tags"] == 2  # dog, and animal, which is broader
+    assert figures["photos"] == 40
+    assert figures["after, by halves"]["F1"] > 0.85
+    assert figures["after, by halves"]["calibration error"] < figures["before"]["calibration error"]
+    card = Card.read(tmp_path / "out")
+    assert "best F1 on 40 photos of rows.jsonl" in card.thresholds
+    assert "Of the others: 0.5 for every tag, by decree" in card.thresholds
+    Tagger.load(tmp_path / "out")  # hashes are right
+
+
+def test_a_wanted_precision(model: Path, data: Path, tmp_path: Path) -> None:
+    figures = recalibrate(model, data, tmp_path / "out", goal=Goal(0.9))
+    assert figures["after, by halves"]["precision"] > 0.8
+
+
+def test_rows_that_name_nothing(model: Path, tmp_path: Path) -> None:
+    (path,) = drawn(tmp_path, 1)
+    write_rows(tmp_path / "rows.jsonl", [Row(path.name, "", "", tags=("spaceship",))])
+    with pytest.raises(AnytagError, match="no tag of the model is on 3 photos"):
+        recalibrate(model, tmp_path / "rows.jsonl", tmp_path / "out", goal=Goal())
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command(model: Path, data: Path, tmp_path: Path) -> None:
+    done = run("calibrate", model, "--data", data, "--output", tmp_path / "out")
+    assert done.exit_code == 0, done.stderr
+    assert "2 tags fitted on 40 photos for best F1." in done.stdout
+    assert "missing.png" in done.stderr
+    assert "exists" in run("calibrate", model, "--data", data, "--output", tmp_path / "out").stderr
+
+
+def test_lines_mend_what_is_miscalibrated() -> None:
+    random = np.random.default_rng(0)
+    true_odds = random.normal(-1, 2, (500, 2))
+    truth = (random.random((500, 2)) < 1 / (1 + np.exp(-true_odds))).astype(float)
+    answers = Answers(
+        np.arange(2), 3 * true_odds + 1, truth, np.full(2, 0.5), np.zeros((0, 2), dtype=np.int64)
+    )
+    lines, thresholds = fit(answers, Goal())
+    before = measure(answers.scores(identity(answers)), truth, answers.thresholds)
+    after = measure(answers.scores(lines), truth, thresholds)
+    assert after["calibration error"] < before["calibration error"] / 2
+    assert lines[:, 0] == pytest.approx(1 / 3, rel=0.25)
