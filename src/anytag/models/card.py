@@ -59,6 +59,36 @@ class TextSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class CaptionSpec:
+    """How captions are written; the numbers that are there are Tag2Text's.
+
+    Attributes:
+        prompt: what every caption starts with; it is not shown.
+        tag_length: wordpieces of the text that the tags make.
+        min_length, max_length: of a caption in wordpieces, the prompt's included.
+        beams: of the search.
+        length_penalty: the search ranks captions by log-probability / length ** length_penalty.
+        guide: tags that are recognised with this score or more guide a caption when the user gives none;
+            0 takes all that are recognised, a number above 1 none.
+        wordpieces: the file of the vocabulary, one entry a line.
+    """
+
+    prompt: str = "a picture of "
+    tag_length: int = 40
+    min_length: int = 10
+    max_length: int = 30
+    beams: int = 3
+    length_penalty: float = 1.0
+    guide: float = 0.0
+    wordpieces: str = "text/vocab.txt"
+
+    def __post_init__(self) -> None:
+        _require(self.tag_length > 2, "tag_length", "more than 2", self.tag_length)
+        _require(0 <= self.min_length <= self.max_length, "min_length", "0 to max_length", self.min_length)
+        _require(self.beams > 0, "beams", "a positive number", self.beams)
+
+
+@dataclass(frozen=True, slots=True)
 class Line:
     """probability = sigmoid(scale · logit + bias)."""
 
@@ -103,6 +133,7 @@ class Card:
         thresholds: how the vocabulary's thresholds were made, in words.
         network: the numbers from which `anytag.checkpoints.load_network` builds the torch network.
         source: where converted weights come from: a file's name, size, sha256.
+        captions: how captions are written, None where the model writes none.
     """
 
     name: str
@@ -121,6 +152,7 @@ class Card:
     files: Mapping[str, FileFacts]
     network: Mapping[str, Any] = field(default_factory=dict)
     source: Mapping[str, Any] = field(default_factory=dict)
+    captions: CaptionSpec | None = None
 
     def __post_init__(self) -> None:
         _require(NAME.fullmatch(self.name) is not None, "name", "letters, digits, '.', '_' or '-'", self.name)
@@ -181,12 +213,16 @@ def _card(data: Any) -> Card:
             f"format: this anytag reads {FORMAT}, the card has {_short(found)}; "
             "a newer one may need: pip install --upgrade anytag"
         )
-    card: Card = _record(Card, {key: value for key, value in data.items() if key != "format"}, "")
+    card: Card = record(Card, {key: value for key, value in data.items() if key != "format"}, "")
     return card
 
 
-def _record(kind: Any, data: Any, where: str) -> Any:
-    """Build the dataclass `kind` from a JSON object; `where` is its own path in the card, "" at the top."""
+def record(kind: Any, data: Any, where: str) -> Any:
+    """Build the dataclass `kind` from a JSON object; `where` is its own path in the card, "" at the top.
+
+    Raises:
+        CardError: a field is missing, unknown or wrong.
+    """
     if not isinstance(data, dict):
         raise CardError(f"{where}: expected an object, got {_short(data)}")
     types = get_type_hints(kind)
@@ -213,16 +249,17 @@ def _default(of: Field[Any]) -> Any:
 def _value(kind: Any, data: Any, where: str) -> Any:
     """Check and convert one JSON value against one annotation."""
     if is_dataclass(kind):
-        return _record(kind, data, where)
+        return record(kind, data, where)
     origin, args = get_origin(kind), get_args(kind)
-    if origin is UnionType:  # X | None
-        (kind,) = (arg for arg in args if arg is not NoneType)
-        return None if data is None else _value(kind, data, where)
+    if origin is UnionType:
+        return None if data is None and NoneType in args else _value(_meant(args, data), data, where)
     if origin is Literal:
         if data not in args:
             raise CardError(f"{where}: expected {' or '.join(map(repr, args))}, got {_short(data)}")
         return data
     if origin is tuple:
+        if args[-1] is Ellipsis and isinstance(data, list):
+            args = (args[0],) * len(data)
         if not isinstance(data, list) or len(data) != len(args):
             raise CardError(f"{where}: expected a list of {len(args)}, got {_short(data)}")
         return tuple(
@@ -233,6 +270,14 @@ def _value(kind: Any, data: Any, where: str) -> Any:
             raise CardError(f"{where}: expected an object, got {_short(data)}")
         return {key: _value(args[1], item, _join(where, key)) for key, item in data.items()}
     return data if kind is Any else _scalar(kind, data, where)
+
+
+def _meant(kinds: tuple[Any, ...], data: Any) -> Any:
+    """Which of several: the record that has the fields of an object, otherwise the one that is no record."""
+    records = [kind for kind in kinds if is_dataclass(kind)]
+    if isinstance(data, dict) and records:
+        return max(records, key=lambda kind: len({one.name for one in fields(kind)} & set(data)))
+    return next((kind for kind in kinds if kind is not NoneType and kind not in records), kinds[0])
 
 
 def _scalar(kind: type, data: Any, where: str) -> Any:
@@ -254,6 +299,7 @@ _SCALARS: dict[type, tuple[str, Callable[[Any], bool]]] = {
     str: ("text", lambda data: type(data) is str),
     int: ("a whole number", lambda data: type(data) is int),  # `type`, because True is an int too
     float: ("a number", _is_number),
+    bool: ("true or false", lambda data: type(data) is bool),
 }
 
 

@@ -15,10 +15,11 @@ import argparse
 import json
 import math
 import time
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -76,29 +77,46 @@ class Recipe:
     weights: LossWeights = field(default_factory=LossWeights)
 
 
+R = TypeVar("R")
+
+
 def parse_recipe(pairs: list[str]) -> Recipe:
     """`key=value` pairs over the defaults; a loss weight is `weights.tag=2`.
 
     Raises:
         AnytagError: an unknown key or a value of another type.
     """
-    recipe, weights = Recipe(), LossWeights()
+    return parse_numbers(Recipe(), pairs)
+
+
+def parse_numbers(recipe: R, pairs: Iterable[str]) -> R:
+    """`key=value` pairs over a dataclass of numbers; `key.name=value` for one within it.
+
+    Raises:
+        AnytagError: an unknown key or a value of another type.
+    """
     for pair in pairs:
         key, _, text = pair.partition("=")
-        target: Any = weights if key.startswith("weights.") else recipe
-        name = key.removeprefix("weights.")
-        if name not in {f.name for f in fields(target)} or name == "weights":
-            known = ", ".join(f.name for f in fields(target))
-            raise AnytagError(f"{key!r}: no such number in the recipe; there are {known}")
+        recipe = _put(recipe, key, text, pair=pair)
+    return recipe
+
+
+def _put(numbers: R, key: str, text: str, *, pair: str) -> R:
+    target: Any = numbers
+    name, _, rest = key.partition(".")
+    known = {f.name: getattr(target, f.name) for f in fields(target)}
+    if name not in known or is_dataclass(known[name]) != bool(rest):
+        whole = pair.partition("=")[0]
+        raise AnytagError(f"{whole!r}: no such number in the recipe; there are {', '.join(known)}")
+    if rest:
+        value = _put(known[name], rest, text, pair=pair)
+    else:
         try:
-            value = type(getattr(target, name))(text)
+            value = type(known[name])(text)
         except ValueError as error:
-            raise AnytagError(f"{pair!r}: expected {type(getattr(target, name)).__name__}") from error
-        if target is weights:
-            weights = replace(weights, **{name: value})
-        else:
-            recipe = replace(recipe, **{name: value})
-    return replace(recipe, weights=weights)
+            raise AnytagError(f"{pair!r}: expected {type(known[name]).__name__}") from error
+    changed: R = replace(target, **{name: value})
+    return changed
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -185,16 +203,31 @@ class Trainer:
     def __init__(self, student: Student, corpus: Corpus, recipe: Recipe, out: Path) -> None:
         self.recipe, self.corpus, self.out = recipe, corpus, out
         self.accelerator = Accelerator(mixed_precision=recipe.precision)
-        backbone = [p for p in student.network.encoder.backbone.parameters() if p.requires_grad]
-        ids = {id(p) for p in backbone}
-        rest = [p for p in student.parameters() if p.requires_grad and id(p) not in ids]
-        groups = [{"params": backbone, "lr": recipe.backbone_lr}, {"params": rest, "lr": recipe.head_lr}]
+        groups = self.groups(student)
+        self.peaks = [group["lr"] for group in groups]
         optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay, foreach=True)
         self.total = recipe.steps
         self.plain = student
         self.student, self.optimizer = self.accelerator.prepare(student, optimizer)
         self.average = Average(student, recipe.ema)
         self.step = 0
+
+    def groups(self, student: Any) -> list[dict[str, Any]]:
+        """What is trained, at which peak learning rates: parameter groups of the optimizer."""
+        backbone = [p for p in student.network.encoder.backbone.parameters() if p.requires_grad]
+        ids = {id(p) for p in backbone}
+        rest = [p for p in student.parameters() if p.requires_grad and id(p) not in ids]
+        return [
+            {"params": backbone, "lr": self.recipe.backbone_lr},
+            {"params": rest, "lr": self.recipe.head_lr},
+        ]
+
+    def batches(self, epoch: int, *, start: int) -> Iterator[Any]:
+        """The steps of an epoch, from `start` on; always the same."""
+        recipe = self.recipe
+        return self.corpus.batches(
+            epoch, batch_size=recipe.batch_size, tags=recipe.tags, seed=recipe.seed, start=start
+        )
 
     def rate(self, step: int) -> float:
         """Learning rate at a step, as a part of its peak."""
@@ -248,13 +281,7 @@ class Trainer:
         self.student.train()
         while self.step < self.total:
             epoch = self.step // per_epoch
-            batches = self.corpus.batches(
-                epoch,
-                batch_size=recipe.batch_size,
-                tags=recipe.tags,
-                seed=recipe.seed,
-                start=self.step % per_epoch,
-            )
+            batches = self.batches(epoch, start=self.step % per_epoch)
             for batch in islice(batches, self.total - self.step):
                 terms = self._step(batch)
                 if self.step % 20 == 0:
@@ -269,8 +296,7 @@ class Trainer:
 
     def _step(self, batch: Any) -> dict[str, Tensor]:
         torch.manual_seed(hash((self.recipe.seed, self.step)) % 2**31)  # dropped descriptions and residuals
-        peaks = (self.recipe.backbone_lr, self.recipe.head_lr)
-        for group, peak in zip(self.optimizer.param_groups, peaks, strict=True):
+        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * self.rate(self.step)
         terms: dict[str, Tensor] = self.student(self._share(batch))
         if not torch.isfinite(terms["loss"]):
