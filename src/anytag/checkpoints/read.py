@@ -1,0 +1,196 @@
+"""A published checkpoint: its tensors, memory-mapped, and what they say of the network they come from."""
+
+from __future__ import annotations
+
+import math
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anytag.errors import CheckpointError
+from anytag.nn.families import (
+    FAMILIES,
+    VIT_BASE,
+    VIT_LARGE,
+    CaptionConfig,
+    CrossConfig,
+    NetworkConfig,
+    SwinConfig,
+    VitConfig,
+)
+
+from .names import OLDER, ours
+
+SHOWN = {"tag2text": "Tag2Text", "ram": "RAM", "ram-plus": "RAM++"}
+_HEAD = "tagging_head.encoder.layer"
+_SWIN = "visual_encoder.layers"
+_HEAD_WIDTH = 64  # of a ViT, in every published size
+Tensors = dict[str, Tensor]
+
+
+def read_tensors(path: Path) -> tuple[Tensors, tuple[str, ...]]:
+    """Tensors of a .pth by their published names, and what else was in the file and is left there.
+
+    They are mapped, not read: memory is used as they are touched, and given back with them. Nothing in the
+    file is executed.
+
+    Raises:
+        CheckpointError: it is no file of tensors, or is truncated.
+    """
+    data = _load(path)
+    if isinstance(data, Mapping) and isinstance(data.get("model"), Mapping):
+        data, rest = data["model"], tuple(str(key) for key in data if key != "model")
+    else:
+        rest = ()
+    if not isinstance(data, Mapping):
+        raise CheckpointError(f"{path} holds {_kind(data)}; expected tensors by name, or under 'model'")
+    tensors = {
+        ours(str(name), OLDER) or str(name): one for name, one in data.items() if isinstance(one, Tensor)
+    }
+    if not tensors:
+        raise CheckpointError(f"{path} holds no tensors by name: {_few(map(str, data))}")
+    return tensors, rest
+
+
+def read_embedding(path: Path) -> Tensor:
+    """The frozen text vectors that are published beside a checkpoint: rows×W.
+
+    Raises:
+        CheckpointError: the file holds something else.
+    """
+    data = _load(path)
+    if not isinstance(data, Tensor) or data.ndim != 2:
+        raise CheckpointError(
+            f"{path} holds {_kind(data)}; expected one tensor, tags × descriptions by width"
+        )
+    return data.detach()
+
+
+def _load(path: Path) -> Any:
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist; expected a published checkpoint (.pth)")
+    mapped = _is_zip(path)  # the form before torch 1.6 cannot be mapped
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} is refused: it holds more than tensors, or is cut off ({_first_line(error)})"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is truncated or no checkpoint ({path.stat().st_size:,} bytes; {_first_line(error)}). "
+            "Download it again"
+        ) from error
+
+
+def _is_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\3\4"
+
+
+def detect_family(tensors: Mapping[str, Tensor], path: Path) -> str:
+    """tag2text, ram or ram-plus.
+
+    Raises:
+        CheckpointError: none of them.
+    """
+    if "fc.W" in tensors:
+        return "tag2text"
+    if "reweight_scale" in tensors:
+        return "ram-plus"
+    if "image_proj.weight" in tensors and f"{_HEAD}.0.output.dense.weight" in tensors:
+        return "ram"
+    raise CheckpointError(
+        f"{path} is no checkpoint of Tag2Text, RAM or RAM++; its tensors begin with {_few(tensors)}"
+    )
+
+
+def detect_config(tensors: Mapping[str, Tensor], family: str) -> NetworkConfig:
+    """The family's row with the numbers that the tensors' shapes tell; heads of attention are the family's.
+
+    Raises:
+        CheckpointError: a tensor that tells them is missing.
+    """
+    row = FAMILIES[family]
+    backbone, size, width = _detect_swin(tensors) if _count(tensors, _SWIN) else _detect_vit(tensors)
+    if row.projected:
+        width = _shape(tensors, "image_proj.weight")[0]
+    cross = CrossConfig(
+        hidden=_shape(tensors, f"{_HEAD}.0.crossattention.self.query.weight")[0],
+        layers=_count(tensors, _HEAD),
+        mlp=_shape(tensors, f"{_HEAD}.0.intermediate.dense.weight")[0],
+    )
+    captions = None
+    if row.captions is not None and (family == "tag2text" or _count(tensors, "tag_encoder.encoder.layer")):
+        captions = _detect_captions(tensors, row.captions, cross)
+    return replace(row, backbone=backbone, size=size, width=width, cross=cross, captions=captions)
+
+
+def _detect_swin(tensors: Mapping[str, Tensor]) -> tuple[SwinConfig, int, int]:
+    """Numbers, image size and token width. The published sizes leave one window in the last stage."""
+    stages = range(_count(tensors, _SWIN))
+    tables = [f"{_SWIN}.{stage}.blocks.0.attn.relative_position_bias_table" for stage in stages]
+    window = (math.isqrt(_shape(tensors, tables[0])[0]) + 1) // 2
+    width = _shape(tensors, "visual_encoder.patch_embed.proj.weight")[0]
+    config = SwinConfig(
+        width=width,
+        depths=tuple(_count(tensors, f"{_SWIN}.{stage}.blocks") for stage in stages),
+        heads=tuple(_shape(tensors, table)[1] for table in tables),
+        window=window,
+    )
+    mask = tensors.get(f"{_SWIN}.0.blocks.1.attn_mask")  # one for each window of the first stage
+    side = window * 2 ** (len(stages) - 1) if mask is None else window * math.isqrt(len(mask))
+    return config, 4 * side, width * 2 ** (len(stages) - 1)
+
+
+def _detect_vit(tensors: Mapping[str, Tensor]) -> tuple[VitConfig, int, int]:
+    shape = _shape(tensors, "visual_encoder.patch_embed.proj.weight")
+    width, patch, depth = shape[0], shape[-1], _count(tensors, "visual_encoder.blocks")
+    grid = math.isqrt(_shape(tensors, "visual_encoder.pos_embed")[1] - 1)
+    known = [one for one in (VIT_BASE, VIT_LARGE) if (one.width, one.depth) == (width, depth)]
+    config = known[0] if known else VitConfig(width, depth, max(width // _HEAD_WIDTH, 1))
+    return replace(config, patch=patch), grid * patch, width
+
+
+def _detect_captions(tensors: Mapping[str, Tensor], row: CaptionConfig, cross: CrossConfig) -> CaptionConfig:
+    words, width = _shape(tensors, "tag_encoder.embeddings.word_embeddings.weight")
+    return replace(
+        row,
+        words=words,
+        layers=_count(tensors, "tag_encoder.encoder.layer"),
+        shared=cross.layers,
+        width=width,
+        mlp=_shape(tensors, "tag_encoder.encoder.layer.0.intermediate.dense.weight")[0],
+        positions=_shape(tensors, "tag_encoder.embeddings.position_embeddings.weight")[0],
+    )
+
+
+def _shape(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
+    if name not in tensors:
+        raise CheckpointError(f"the checkpoint lacks {name}, which tells the size of its network")
+    return tuple(tensors[name].shape)
+
+
+def _count(tensors: Mapping[str, Tensor], prefix: str) -> int:
+    """How many numbered parts follow a prefix."""
+    numbered = re.compile(re.escape(prefix) + r"\.(\d+)\.")
+    return max((int(found[1]) + 1 for name in tensors if (found := numbered.match(name))), default=0)
+
+
+def _kind(data: object) -> str:
+    return f"a tensor of {tuple(data.shape)}" if isinstance(data, Tensor) else f"a {type(data).__name__}"
+
+
+def _few(names: Any) -> str:
+    listed = list(names)
+    return ", ".join(listed[:4]) + (f" and {len(listed) - 4} more" if len(listed) > 4 else "") or "nothing"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
