@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 import pytest
@@ -68,6 +69,55 @@ def kinds(caption: str) -> dict[str, str]:
     ],
 )
 def test_names(caption: str, expected: list[str]) -> None:
+    assert names(caption) == expected
+
+
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        # denied
+        ("Nobody is sitting on the bench", ["bench"]),
+        ("no one is on the boat", ["boat"]),
+        ("There isn't anyone in the room but a chair", ["room", "chair"]),
+        ("None of the dogs are wearing collars in the park", ["dog", "park"]),
+        ("a beach empty of people", ["beach", "empty"]),
+        ("a street free of cars", ["street"]),
+        ("a cat instead of a dog on a chair", ["cat", "chair"]),
+        ("a kitchen lacking a stove with a sink", ["kitchen", "sink"]),
+        ("a street with no cars, trucks or bicycles, a dog", ["street", "dog"]),
+        ("a plate with neither fork nor knife beside a cup", ["plate", "cup"]),
+        ("no sign of the dog", []),
+        ("a dog-free park", ["park"]),
+        # not denied
+        ("not only a dog but also a cat", ["dog", "cat"]),
+        ("without a doubt a dog", ["dog"]),
+        ("no doubt a dog", ["dog"]),
+        ("nothing but sand", ["sand"]),
+        # quoted
+        ('a sign says "no dogs" near a road', ["sign", "road"]),
+        ("a box labeled “apples” and \u2018pears’", ["box"]),
+        ("a t-shirt saying 'I love cats' on a boy's dog", ["t-shirt", "boy", "dog"]),
+        ('a " stop " sign', ["sign"]),
+        ('"A dog on a beach"', ["dog", "beach"]),
+        ('thumbs up" next to his dog."', ["thumbs up", "dog"]),
+        ('a 6" pipe and a 3" nail', ["pipe", "nail"]),
+        # likened
+        ("a duck-shaped boat, an apple-green sofa", ["boat", "green", "sofa"]),
+        # verbs that are spelled like things
+        ("he leaves the house", ["house"]),
+        ("brown leaves on the ground", ["brown", "leaf", "ground"]),
+        ("a woman lights a candle", ["woman", "candle"]),
+        ("two boys face each other", ["boy"]),
+        ("a face in the window", ["face", "window"]),
+        ("kids building a sand castle", ["child", "sandcastle"]),
+        # other languages in Latin letters
+        ("Ein Hund läuft über die Wiese", []),
+        ("Un chien qui court sur la plage", []),
+        ("El gato duerme en la mesa de la cocina", []),
+        ("people at the La Salle train station", ["person", "train station"]),
+    ],
+)
+def test_what_is_there_and_what_is_only_said(caption: str, expected: list[str]) -> None:
     assert names(caption) == expected
 
 
@@ -139,8 +189,40 @@ class TestVocabulary:
         parser = Parser(vocabulary=[Row("tennis"), Row("racket"), Row("tennis racket")])
         assert names("tennis rackets", parser) == ["tennis racket"]
 
+    def test_own_words_in_another_language(self) -> None:
+        parser = Parser(vocabulary=[Row("Hund"), Row("Wiese"), Row("die")])
+        assert names("Ein Hund läuft über die Wiese", parser) == ["Hund", "Wiese"]
+
     def test_empty(self) -> None:
         assert names("a dog", Parser(vocabulary=[])) == []
+
+
+class TestDiscovery:
+    def test_unknown_things_by_their_place(self) -> None:
+        parser = Parser(discover=True)
+        assert names("a boy on a shiny hoverbord near two blorps.", parser) == [
+            "boy",
+            "shiny",
+            "hoverbord",
+            "blorp",
+        ]
+
+    def test_compounds_beside_their_words(self) -> None:
+        assert names("a tiger costume on a bed", Parser(discover=True)) == [
+            "tiger costume",
+            "tiger",
+            "costume",
+            "bed",
+        ]
+
+    @pytest.mark.parametrize(
+        "caption", ["the man zorps a ball", "a dog zorps", "zorply blue", "he is zorping"]
+    )
+    def test_verbs_and_looks_are_no_things(self, caption: str) -> None:
+        assert {*names(caption, Parser(discover=True))} <= {"man", "ball", "dog", "blue"}
+
+    def test_not_asked_not_done(self) -> None:
+        assert names("a hoverbord on a bed") == ["bed"]
 
 
 @pytest.mark.parametrize(
@@ -156,7 +238,45 @@ def test_long_captions() -> None:
     assert FREE.parse("dog" * 4000) == ()
 
 
-SOME = "a the no without fire truck hot dog dogs riding ride is to orange and white - , . ' s"
+def calls(caption: str) -> int:
+    """Python functions that reading a caption takes."""
+    count = 0
+
+    def note(frame: object, event: str, argument: object) -> None:
+        nonlocal count
+        count += event == "call"
+
+    sys.setprofile(note)
+    try:
+        FREE.parse(caption)
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "a dog runs without a hat, ",
+        "no ",
+        "no cats or ",
+        "ride a ",
+        "'a ",
+        '"a dog" ',
+        "of free ",
+        "der ",
+        "a fire ",
+    ],
+)
+def test_time_is_linear(piece: str) -> None:
+    FREE.parse(piece)  # words are read once
+    short, long = (calls(piece * (letters // len(piece))) for letters in (5_000, 10_000))
+    assert long <= 2.2 * short
+
+
+SOME = (
+    "a the no not without none of free empty nobody fire truck dog ride is to orange and or - , . ' \" leaves"
+)
 WORDS = st.sampled_from(SOME.split())
 
 

@@ -2,10 +2,11 @@
 
 from .build import Candidate, build_vocabulary
 from .lexicon import Kind, Lexicon, default_lexicon, slug
-from .parser import ParsedTag, Parser
+from .parser import CaptionParser, ParsedTag, Parser
 
 __all__ = [
     "Candidate",
+    "CaptionParser",
     "Kind",
     "Lexicon",
     "ParsedTag",

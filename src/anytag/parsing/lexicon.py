@@ -41,6 +41,7 @@ class Lexicon:
         stop: nouns that are no tags.
         broader: noun -> broader nouns, nearest first.
         inflection: word forms -> lemmas.
+        mute: verbs that are no tags but are spelled like things.
         written: names whose usual spelling has hyphens -> that spelling.
     """
 
@@ -50,6 +51,7 @@ class Lexicon:
     broader: Mapping[str, tuple[str, ...]]
     inflection: Inflection
     written: Mapping[str, str]
+    mute: frozenset[str] = frozenset()
 
     def kind(self, name: str) -> Kind | None:
         """The kind of a name, None when it is no name of this lexicon; a scene is not an object as well."""
@@ -106,6 +108,7 @@ def default_lexicon() -> Lexicon:
     objects = ((plain | set(synonyms["object"].values())) - stop - scenes - mild - acts) | listed
     known = objects | scenes | stop | set(synonyms["object"]) | set(synonyms["scene"])
     verbs = actions | set(synonyms["action"])
+    mute = frozenset(_words(data / "mute.txt")) - verbs
     return Lexicon(
         kinds={
             "object": frozenset(objects - set(synonyms["object"]) - set(synonyms["scene"]) - scenes),
@@ -120,11 +123,12 @@ def default_lexicon() -> Lexicon:
         ),
         inflection=Inflection(
             nouns=frozenset(known),
-            verbs=frozenset(_first_words(verbs, objects)),
+            verbs=frozenset({*_first_words(verbs, objects), *mute}),
             plurals=irregular["N"] | _table_of_one(data / "plurals.txt"),
             verb_forms=irregular["V"],
         ),
         written={normal(name): name for name in HYPHENATED},
+        mute=mute - verbs,
     )
 
 

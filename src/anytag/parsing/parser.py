@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
+from .discovery import compound, is_new_noun
 from .grammar import NOTHING, ROLES, Word, is_verb
-from .lexicon import Kind, Lexicon, default_lexicon
+from .lexicon import Kind, Lexicon, default_lexicon, normal
+from .negation import DENYING, OPENERS, Negation
 from .tables import Entry, NamedTag, free_tables, vocabulary_tables
+from .text import foreign, quoted
 
 _WORD = re.compile(r"[^\W_]+")
 _JOINED = re.compile(r"[\s\-'’_]*")  # between words of one phrase; anything else ends the phrase
 _CACHED_WORDS = 200_000
-_NEGATION_REACH = 7
+
+Matches = Sequence[re.Match[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,61 +31,98 @@ class ParsedTag:
     end: int
 
 
+class CaptionParser(Protocol):
+    """What reads captions: `Parser` by its lexicon alone, `SpacyParser` with a trained model."""
+
+    @property
+    def lexicon(self) -> Lexicon: ...
+
+    def parse(self, caption: str) -> tuple[ParsedTag, ...]:
+        """Distinct tags in order of appearance."""
+        ...
+
+
 class Parser:
-    """Reads tags out of captions.
+    """Reads tags out of captions, with no model and no download.
 
     Args:
         lexicon: words of the language; the one that ships with anytag when None.
         vocabulary: when given, only its tags are found, by name; otherwise all that the lexicon knows.
+        discover: also finds things that neither knows ("a hoverboard") and compounds of known words
+            ("dog park"), by where they stand in their phrase; for finding new tags.
     """
 
     def __init__(
-        self, lexicon: Lexicon | None = None, *, vocabulary: Iterable[NamedTag] | None = None
+        self,
+        lexicon: Lexicon | None = None,
+        *,
+        vocabulary: Iterable[NamedTag] | None = None,
+        discover: bool = False,
     ) -> None:
-        self.lexicon = lexicon or default_lexicon()
+        self._lexicon = lexicon or default_lexicon()
         self._tables = (
             free_tables(self.lexicon) if vocabulary is None else vocabulary_tables(self.lexicon, vocabulary)
         )
+        self._discover = discover
         self._words: dict[str, Word] = {}
 
+    @property
+    def lexicon(self) -> Lexicon:
+        """The words that captions are read with."""
+        return self._lexicon
+
     def parse(self, caption: str) -> tuple[ParsedTag, ...]:
-        """Distinct tags in order of appearance. Things said to be absent ("no people") are left out."""
-        matches = list(_WORD.finditer(caption))
-        words = [self._word(match.group()) for match in matches]
+        """Distinct tags in order of appearance, in time linear in the caption's length.
+
+        Left out: things said to be absent ("no people"), what is quoted (the writing on a sign), and
+        the lexicon's words in captions of another language.
+        """
+        matches = spoken(caption)
+        return self._walk(caption, matches, [self._word(match.group()) for match in matches])
+
+    def _walk(self, caption: str, matches: Matches, words: list[Word]) -> tuple[ParsedTag, ...]:
+        """From word to word, each name as long as it goes."""
         ends = _phrase_ends(caption, matches)
+        negation: Negation | None = None
         found: dict[Entry, ParsedTag] = {}
-        at, negated_until = 0, -1
+        at = 0
         while at < len(words):
-            if words[at].role == "negation" and not _names_a_sign(words, at):
-                negated_until = min(ends[at], at + _NEGATION_REACH)
-                phrase = self._tables.longest(words, at, ends[at])  # "no shirt" is shirtless
-                if phrase is None or not phrase[1]:
-                    at += 1
+            if words[at].role == "negation" or words[at].text in OPENERS:
+                negation = negation or Negation(words, ends)
+                opening = negation.open(at)
+                phrase = self._tables.longest(words, at, ends[at]) if opening else None
+                if opening and (phrase is None or not phrase[1]):  # "no shirt" is shirtless
+                    at += opening
                     continue
             stop, entries, whole = self._at(words, at, ends[at])
-            if at < negated_until and words[at].role != "negation":
-                if words[at].role == "conjunction" and words[at].text not in ("or", "nor"):
-                    negated_until = -1
-                elif entries and entries[0].kind in ("object", "scene"):
-                    after = words[stop] if stop < ends[at] else NOTHING
-                    negated_until = negated_until if after.nominal or after.text in ("or", "nor") else -1
-            else:
+            thing = bool(entries) and entries[0].kind in ("object", "scene")
+            denied = negation is not None and negation.covers(at, stop, thing=thing)
+            if not denied and not (thing and self._likened(caption, matches, words, whole)):
                 for entry in entries:
                     span = matches[at].start(), matches[whole - 1].end()
                     found.setdefault(entry, ParsedTag(entry.name, entry.kind, *span))
             at = stop
+        if foreign(words):
+            return tuple(tag for tag in found.values() if not self._is_english(tag.name))
         return tuple(found.values())
 
     def _at(self, words: list[Word], at: int, end: int) -> tuple[int, tuple[Entry, ...], int]:
         """Where to read on, the tags at this word, and the end of their wording."""
         phrase = self._tables.longest(words, at, end) if at + 1 < end else None
-        if phrase is not None:
+        if phrase is not None and (phrase[1] or not self._acts(words, at, end)):
             whole, entries = phrase
             # "walking a dog" shows a dog as well: of an action only its verb is used up
             acting = bool(entries) and entries[0].kind == "action" and words[whole - 1].noun is not None
             return (at + 1 if acting else whole), entries, whole
+        if self._discover and (found := compound(words, at, end)) is not None:
+            return at + 1, (Entry(found, "object"), *self._entry(words, at, end)), at + 2
+        return at + 1, self._entry(words, at, end), at + 1
+
+    def _entry(self, words: list[Word], at: int, end: int) -> tuple[Entry, ...]:
         entry = self._single(words, at, end)
-        return at + 1, (() if entry is None else (entry,)), at + 1
+        if entry is None and self._discover and is_new_noun(words, at, end, self.lexicon):
+            entry = Entry(words[at].singular, "object")
+        return () if entry is None else (entry,)
 
     def _single(self, words: list[Word], at: int, end: int) -> Entry | None:
         word, tables = words[at], self._tables
@@ -92,11 +134,27 @@ class Parser:
         if attribute is not None and (word.noun is None or after.nominal or _listed(words, at, end)):
             return attribute
         # "a type of", "the rest": stop-listed as nouns, and no verbs either
-        counts = word.form in ("base", "third") and word.singular in self.lexicon.stop
-        sure = word.noun is None and not counts
+        sure = word.noun is None and not (word.vague and word.form in ("base", "third"))
         if word.verb is not None and (sure or is_verb(before, word, after)):
             return tables.verbs.get(word.verb)
         return tables.nouns.get(word.singular)
+
+    def _acts(self, words: list[Word], at: int, end: int) -> bool:
+        """Whether a stop-listed phrase begins with what somebody does: "a man stands in", and no stand-in."""
+        word = words[at]
+        before = words[at - 1] if at else NOTHING
+        return word.verb in self._tables.verbs and is_verb(
+            before, word, words[at + 1] if at + 1 < end else NOTHING
+        )
+
+    @staticmethod
+    def _likened(caption: str, matches: Matches, words: list[Word], stop: int) -> bool:
+        """A "duck-shaped" boat, a "dog-free" park and an "apple-green" sofa show no duck, dog or apple."""
+        return stop < len(words) and words[stop].text in DENYING and caption[matches[stop - 1].end()] == "-"
+
+    def _is_english(self, name: str) -> bool:
+        name = normal(name)
+        return self.lexicon.kind(name) is not None or any(name in t for t in self.lexicon.synonyms.values())
 
     def _word(self, text: str) -> Word:
         word = self._words.get(text)
@@ -114,13 +172,40 @@ class Parser:
             verb, form = text, "base"
         known = lexicon.is_noun(singular) or singular in tables.nouns
         attribute = text in tables.attributes or lexicon.is_attribute(text)
-        keys = tuple(dict.fromkeys(key for key in (text, singular, verb) if key))
-        noun = singular if known else None
-        alive = known and lexicon.is_alive(singular)
-        return Word(text, keys, ROLES.get(text, ""), noun, singular, verb, form, attribute, alive)
+        mute = verb in lexicon.mute
+        return Word(
+            text=text,
+            keys=tuple(dict.fromkeys(key for key in (text, singular, None if mute else verb) if key)),
+            role=ROLES.get(text, ""),
+            noun=singular if known else None,
+            singular=singular,
+            verb=verb,
+            form=form,
+            attribute=attribute,
+            alive=known and lexicon.is_alive(singular),
+            mute=mute,
+            vague=singular in lexicon.stop,
+        )
 
 
-def _phrase_ends(caption: str, matches: list[re.Match[str]]) -> list[int]:
+def spoken(caption: str) -> list[re.Match[str]]:
+    """The words of a caption but those that it quotes."""
+    matches = list(_WORD.finditer(caption))
+    spans = quoted(caption)
+    if not spans:
+        return matches
+    starts = iter([*spans, (len(caption), len(caption))])
+    start, end = next(starts)
+    kept = []
+    for match in matches:
+        while match.start() >= end and start < len(caption):
+            start, end = next(starts)
+        if match.start() < start:
+            kept.append(match)
+    return kept
+
+
+def _phrase_ends(caption: str, matches: Matches) -> list[int]:
     """For each word the index after the last word of its phrase: phrases end at punctuation."""
     ends = [0] * len(matches)
     end = len(matches)
@@ -129,11 +214,6 @@ def _phrase_ends(caption: str, matches: list[re.Match[str]]) -> list[int]:
         if i and not _JOINED.fullmatch(caption, matches[i - 1].end(), matches[i].start()):
             end = i
     return ends
-
-
-def _names_a_sign(words: list[Word], at: int) -> bool:
-    """A "no parking sign" is there."""
-    return words[at].text == "no" and any(word.singular == "sign" for word in words[at + 1 : at + 4])
 
 
 def _listed(words: list[Word], at: int, end: int) -> bool:

@@ -76,7 +76,7 @@ class Tables:
     def longest(self, words: Sequence[Word], start: int, end: int) -> tuple[int, tuple[Entry, ...]] | None:
         """End and tags of the longest name at `start`, within words[start:end]; None when there is none."""
         best: tuple[int, tuple[Entry, ...]] | None = None
-        verbal = words[start].verb is not None
+        verbal = words[start].verb is not None and not words[start].mute
         open_paths = [(self.phrases, start)]
         while open_paths:
             node, at = open_paths.pop()

@@ -1,0 +1,126 @@
+"""How well a parser reads captions that a person has labelled: precision and recall by kind."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+from anytag.errors import AnytagError
+
+from .lexicon import Kind, Lexicon, normal
+from .parser import CaptionParser, ParsedTag
+
+Group = Literal["things", "looks", "actions"]
+GROUPS: tuple[Group, ...] = get_args(Group)
+_GROUP_OF: Mapping[Kind, Group] = {
+    "object": "things",
+    "scene": "things",
+    "attribute": "looks",
+    "action": "actions",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A caption and the names that a person read out of it: things and places, looks, actions as verbs."""
+
+    caption: str
+    names: Mapping[Group, frozenset[str]]
+
+
+@dataclass
+class Score:
+    """What a parser found: tags that a person has too, tags of the parser alone, of the person alone."""
+
+    hits: int = 0
+    wrong: int = 0
+    missed: int = 0
+
+    @property
+    def precision(self) -> float:
+        return self.hits / max(self.hits + self.wrong, 1)
+
+    @property
+    def recall(self) -> float:
+        return self.hits / max(self.hits + self.missed, 1)
+
+    @property
+    def f1(self) -> float:
+        return 2 * self.hits / max(2 * self.hits + self.wrong + self.missed, 1)
+
+
+@dataclass
+class Mistakes:
+    """Scores by group, and caption by caption what was wrong (with "+") and missed (with "-")."""
+
+    scores: dict[Group, Score] = field(default_factory=lambda: defaultdict(Score))
+    lines: list[tuple[str, list[str]]] = field(default_factory=list)
+
+
+def read_labelled(path: Path) -> list[Labelled]:
+    """Rows `caption, things, looks, actions` parted by tabs, names by commas; lines with # are comments.
+
+    Raises:
+        AnytagError: a row has another form.
+    """
+    rows = []
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+        if line.strip() and not line.startswith("#"):
+            caption, *columns = line.split("\t")
+            if len(columns) != len(GROUPS):
+                raise AnytagError(f"{path}, line {number}: {len(columns) + 1} columns, expected 4")
+            names = [frozenset(n.strip() for n in column.split(",") if n.strip()) for column in columns]
+            rows.append(Labelled(caption, dict(zip(GROUPS, names, strict=True))))
+    return rows
+
+
+def measure(parser: CaptionParser, labelled: Iterable[Labelled]) -> Mistakes:
+    """Compares a parser that reads freely with labels: names by their synonyms, actions by their verbs."""
+    result = Mistakes()
+    for row in labelled:
+        found = _found(parser.parse(row.caption), parser.lexicon)
+        odd: list[str] = []
+        for group in GROUPS:
+            wanted = {_same(name, group, parser.lexicon) for name in row.names[group]}
+            wrong, missed = _unmatched(found[group], wanted)
+            score = result.scores[group]
+            score.hits += len(wanted) - len(missed)
+            score.wrong += len(wrong)
+            score.missed += len(missed)
+            odd += [f"+{name}" for name in wrong] + [f"-{name}" for name in missed]
+        if odd:
+            result.lines.append((row.caption, odd))
+    return result
+
+
+def _unmatched(found: set[str], wanted: set[str]) -> tuple[list[str], list[str]]:
+    """Names of one side alone; a compound and its head are one: "street musician", "musician"."""
+    wrong, missed = sorted(found - wanted), sorted(wanted - found)
+    for name in list(wrong):
+        same = next((m for m in missed if m.endswith(f" {name}") or name.endswith(f" {m}")), None)
+        if same is not None:
+            wrong.remove(name)
+            missed.remove(same)
+    return wrong, missed
+
+
+def _found(tags: Iterable[ParsedTag], lexicon: Lexicon) -> dict[Group, set[str]]:
+    found: dict[Group, set[str]] = {group: set() for group in GROUPS}
+    for tag in tags:
+        group = _GROUP_OF[tag.kind]
+        found[group].add(_same(tag.name, group, lexicon))
+    return found
+
+
+def _same(name: str, group: Group, lexicon: Lexicon) -> str:
+    """The name that a label or a tag stands for; of an action the verb that it begins with."""
+    name = normal(name)
+    if group == "actions":
+        first = lexicon.canonical(name, "action").split()[0]
+        known = lexicon.inflection.verb(first)
+        return lexicon.canonical(known[0] if known else first, "action").split()[0]
+    kinds: tuple[Kind, ...] = ("attribute",) if group == "looks" else ("object", "scene")
+    return next((n for kind in kinds if (n := lexicon.canonical(name, kind)) != name), name)

@@ -1,0 +1,96 @@
+"""Captions -> tags with spaCy: a trained pipeline says which reading each word has, the walk is the same.
+
+A lexicon knows that "saw" may be a tool or what somebody did; a tagger knows which, by the sentence. Names,
+synonyms, kinds, negation and quotations are as in `Parser`.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from anytag.errors import MissingExtraError
+
+from .grammar import Word
+from .lexicon import Lexicon
+from .parser import Matches, ParsedTag, Parser, spoken
+from .tables import NamedTag
+
+if TYPE_CHECKING:
+    from spacy.language import Language
+    from spacy.tokens import Doc, Token
+
+MODEL = "en_core_web_sm"
+
+
+class SpacyParser(Parser):
+    """Reads tags out of captions with a spaCy pipeline that tags English.
+
+    Args:
+        pipeline: a loaded pipeline with a tagger; `load_english()` when None.
+        lexicon, vocabulary, discover: as for `Parser`.
+
+    Raises:
+        MissingExtraError: spaCy or its English model is not installed.
+    """
+
+    def __init__(
+        self,
+        pipeline: Language | None = None,
+        *,
+        lexicon: Lexicon | None = None,
+        vocabulary: Iterable[NamedTag] | None = None,
+        discover: bool = False,
+    ) -> None:
+        super().__init__(lexicon, vocabulary=vocabulary, discover=discover)
+        self._pipeline = pipeline if pipeline is not None else load_english()
+
+    def parse(self, caption: str) -> tuple[ParsedTag, ...]:
+        """As `Parser.parse`."""
+        return self.read(self._pipeline(caption))
+
+    def parse_many(
+        self, captions: Iterable[str], *, batch_size: int = 256
+    ) -> Iterator[tuple[ParsedTag, ...]]:
+        """As `parse`, for a stream of captions; several times faster."""
+        return (self.read(doc) for doc in self._pipeline.pipe(captions, batch_size=batch_size))
+
+    def read(self, doc: Doc) -> tuple[ParsedTag, ...]:
+        """Tags of a text that a pipeline has tagged already."""
+        matches = spoken(doc.text)
+        return self._walk(doc.text, matches, list(self._narrowed(doc, matches)))
+
+    def _narrowed(self, doc: Doc, matches: Matches) -> Iterator[Word]:
+        starts = [token.idx for token in doc]
+        for match in matches:
+            token = doc[bisect_right(starts, match.start()) - 1]
+            yield narrowed(self._word(match.group()), token)
+
+
+def narrowed(word: Word, token: Token) -> Word:
+    """A word with the readings that its part of speech leaves; as it was where the lexicon has none such."""
+    if token.pos_ in ("NOUN", "PROPN") and word.noun is not None:
+        return replace(word, verb=None, form=None)
+    if token.pos_ == "VERB" and word.verb is not None:
+        return replace(word, noun=None, vague=False)
+    if token.pos_ == "ADJ" and word.attribute:
+        return replace(word, noun=None, verb=None, form=None)
+    return word
+
+
+def load_english(name: str = MODEL) -> Language:
+    """An English pipeline of spaCy, without the parts that tags do not need.
+
+    Raises:
+        MissingExtraError: spaCy or this model is not installed.
+    """
+    try:
+        import spacy
+
+        return spacy.load(name, exclude=["ner", "parser", "lemmatizer"])
+    except (ImportError, OSError) as error:
+        raise MissingExtraError(
+            f"reading captions with spaCy (and python -m spacy download {name})", "spacy"
+        ) from error
