@@ -26,7 +26,8 @@ if TYPE_CHECKING:
         UnknownModelError,
         VocabularyError,
     )
-    from anytag.results import Box, Failure, Tags, TagScore
+    from anytag.results import Box, Failure, Match, Tags, TagScore
+    from anytag.retriever import Gallery, Retriever
     from anytag.tagger import Encoded, Tagger
     from anytag.vocabulary import Asked, Tag, Vocabulary
 
@@ -43,9 +44,12 @@ __all__ = [
     "Encoded",
     "Failure",
     "FileMismatchError",
+    "Gallery",
     "ImageError",
+    "Match",
     "MissingExtraError",
     "ModelError",
+    "Retriever",
     "Tag",
     "TagScore",
     "Tagger",
@@ -57,7 +61,7 @@ __all__ = [
 ]
 
 # Names are looked for in this order, the lightest module first.
-_MODULES = ("errors", "results", "vocabulary", "tagger")
+_MODULES = ("errors", "results", "vocabulary", "tagger", "retriever")
 
 
 def __getattr__(name: str) -> Any:

@@ -6,93 +6,112 @@ cheap first pass chooses from for each photo, and those that are decoded for eve
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from anytag.errors import AnytagError, ModelError, VocabularyError
 from anytag.models.folder import ModelFolder
+from anytag.models.tensors import map_tensors
 from anytag.results import Source, TagScore
 from anytag.text_encoders import StaticTextEncoder
 from anytag.vocabulary import OWN, Asked, Vocabulary, parse_asked
 
 Floats = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.float32 | np.float16]
 Indexes = npt.NDArray[np.int64]
 Ask = str | Asked
 """A tag as users ask it: "name", "name: description; description", or the same already parsed."""
 
 OWN_THRESHOLD = 0.5
-_PIECE = 256  # tags decoded in one run: bounds memory when thousands are asked
+# Tags decoded in one run, and floats of their queries: bounds memory when thousands are asked.
+_PIECE, _PIECE_FLOATS = 256, 1 << 23
 _ONE_THREAD = (
     65536 * 4
 )  # OpenBLAS starts threads above so many products, which costs 30 times the work itself
+_NOTHING: npt.NDArray[Any] = np.zeros(0, np.float32)
 _REMEMBERED = 20_000  # own tags whose vectors are kept: 20,000 of 3 rows and 256 floats are 60 MB
 
 
 class Scorer(Protocol):
-    """The half of a runtime that answers questions."""
+    """The half of a runtime that answers questions.
 
-    def score(self, tokens: Floats, pooled: Floats, queries: Floats) -> Floats: ...
+    Attributes:
+        keeps_rows: a whole bank may be asked at once, as it is stored; the runtime keeps it where it computes.
+    """
+
+    @property
+    def keeps_rows(self) -> bool: ...
+
+    def score(self, tokens: Floats, pooled: Floats, queries: Rows) -> Floats: ...
 
 
 @dataclass(frozen=True, eq=False)
 class Bank:
-    """The trained queries of a vocabulary, K tags of up to P descriptions, D wide.
+    """The trained queries of a vocabulary, K tags of up to P descriptions, R wide.
 
     Attributes:
-        rows: int8 K×P×D.
-        scale: float32 K×P; a query is its int8 row times its scale, all zero where a tag has fewer than P.
-        coarse: float32 K×(D+1): weights and bias of the first pass over the pooled image vector.
+        rows: K×P×R, memory-mapped: int8, or float16 or float32.
+        scale: of int8 rows, float32 K×P; a query is its row times its scale, all zero where a tag has fewer
+            than P. None where rows are floats.
+        coarse: float32 K×(D+1): weights and bias of the first pass over the pooled image vector; None where
+            there is none, so that every tag is decoded.
         line: float32 K×2: slope and offset that each tag's log-odds get after the card's line.
     """
 
-    rows: npt.NDArray[np.int8]
-    scale: Floats
-    coarse: Floats
+    rows: npt.NDArray[Any]
+    scale: Floats | None
+    coarse: Floats | None
     line: Floats
 
     @classmethod
     def read(cls, path: Path, *, tags: int, width: int) -> Bank:
         """The bank in a safetensors file.
 
-        Raises:
-            ModelError: the file cannot be read, or does not fit `tags` and `width`.
-        """
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
+        Args:
+            path: the file; it stays mapped.
+            tags: K.
+            width: D.
 
-        try:
-            found = load_file(path)
-            rows, scale, coarse = found["rows"], found["scale"], found["coarse"]
-        except (OSError, SafetensorError, KeyError) as error:
-            raise ModelError(
-                f"{path}: rows, scale and coarse cannot be read ({error!r}); get the model again"
-            ) from error
-        fits = rows.dtype == np.int8 and rows.ndim == 3 and (len(rows), rows.shape[2]) == (tags, width)
-        if not fits or scale.shape != rows.shape[:2] or coarse.shape != (tags, width + 1):
-            raise ModelError(
-                f"{path}: expected rows int8 {tags}×P×{width}, scale {tags}×P and coarse {tags}×{width + 1}, "
-                f"got {rows.dtype} {rows.shape}, {scale.shape} and {coarse.shape}; get the model again"
-            )
+        Raises:
+            ModelError: the file cannot be read, or does not fit.
+        """
+        found = map_tensors(path)
+        rows, scale, coarse = (found.get(name, _NOTHING) for name in ("rows", "scale", "coarse"))
         line = found.get("line", np.tile(np.array([1, 0], np.float32), (tags, 1)))
-        if line.shape != (tags, 2):
-            raise ModelError(f"{path}: expected line {tags}×2, got {line.shape}; get the model again")
-        return cls(rows, *(part.astype(np.float32) for part in (scale, coarse, line)))
+        is_int8 = rows.dtype == np.int8
+        if rows.ndim != 3 or len(rows) != tags or not (is_int8 or rows.dtype in (np.float16, np.float32)):
+            wanted = f"rows {tags}×P×R, int8 or float"
+        elif is_int8 and scale.shape != rows.shape[:2]:
+            wanted = f"scale {rows.shape[0]}×{rows.shape[1]}"
+        elif "coarse" in found and coarse.shape != (tags, width + 1):
+            wanted = f"coarse {tags}×{width + 1}"
+        elif line.shape != (tags, 2):
+            wanted = f"line {tags}×2"
+        else:
+            small = (part.astype(np.float32) if part.size else None for part in (scale, coarse))
+            return cls(rows, *small, line.astype(np.float32))
+        given = ", ".join(f"{name} {array.dtype} {array.shape}" for name, array in found.items())
+        raise ModelError(f"{path}: expected {wanted}, got {given}; get the model again")
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def queries(self, index: Indexes) -> Floats:
-        """float32 index.shape×P×D."""
-        return np.multiply(self.rows[index], self.scale[index][..., None], dtype=np.float32)
+    def queries(self, index: Indexes | slice) -> Floats:
+        """float32 index.shape×P×R."""
+        rows = self.rows[index]
+        if self.scale is not None:
+            return np.multiply(rows, self.scale[index][..., None], dtype=np.float32)
+        return _widened(rows) if rows.dtype == np.float16 else rows
 
     def nearest(self, pooled: Floats, count: int) -> Indexes:
         """The `count` tags that the first pass finds likeliest: int64 N×count, rows in the bank's order."""
+        assert self.coarse is not None
         step = max(1, _ONE_THREAD // pooled.size)
         pieces = [self.coarse[k : k + step] for k in range(0, len(self), step)]
         logits = np.concatenate([pooled @ piece[:, :-1].T + piece[:, -1] for piece in pieces], axis=1)  # N×K
@@ -109,9 +128,11 @@ class Question:
         below: int64 E×2, pairs of a tag and a broader one: a photo of a tabby is one of a cat, so no broader
             tag scores less than what it includes.
         threshold: float64 K; a lower score is left out.
-        bank: its tags are decoded only where the first pass puts them among a photo's best `shortlist`.
-        queries: float32 O×P×D, decoded for every photo.
+        bank: with a `shortlist`, its tags are decoded only where the first pass puts them among a photo's best
+            so many; without, for every photo.
+        queries: float32 O×P×R, decoded for every photo.
         top_k: how many tags a photo gets at most.
+        strict: a score that equals the threshold is left out too.
     """
 
     ids: tuple[str, ...]
@@ -123,8 +144,9 @@ class Question:
     queries: Floats
     below: Indexes
     bank: Bank | None = None
-    shortlist: int = 0
+    shortlist: int | None = None
     top_k: int | None = None
+    strict: bool = False
 
     def answer(self, runtime: Scorer, tokens: Floats, pooled: Floats) -> list[tuple[TagScore, ...]]:
         """The tags of each photo, by falling score.
@@ -146,17 +168,28 @@ class Question:
         """Which tags were decoded for each photo, and their logits: N×S both."""
         indexes: list[Indexes] = []
         logits: list[Floats] = []
+        for index, queries in self._pieces(runtime, pooled):
+            indexes.append(np.broadcast_to(index, (len(tokens), index.shape[-1])))
+            logits.append(runtime.score(tokens, pooled, queries))
+        return np.concatenate(indexes, axis=1), np.concatenate(logits, axis=1)
+
+    def _pieces(self, runtime: Scorer, pooled: Floats) -> Iterator[tuple[Indexes, Rows]]:
+        """What is decoded in one run: places of S tags, S or N×S, and their queries, Q×S×P×R."""
         skipped = 0
         if self.bank is not None:
             skipped = len(self.bank)
-            indexes.append(self.bank.nearest(pooled, self.shortlist))
-            logits.append(runtime.score(tokens, pooled, self.bank.queries(indexes[0])))
-        for start in range(0, len(self.queries), _PIECE):
-            piece = self.queries[None, start : start + _PIECE]  # 1×S×P×D
-            each = np.arange(skipped + start, skipped + start + piece.shape[1])
-            indexes.append(np.broadcast_to(each, (len(tokens), len(each))))
-            logits.append(runtime.score(tokens, pooled, piece))
-        return np.concatenate(indexes, axis=1), np.concatenate(logits, axis=1)
+            every = np.arange(skipped)
+            if self.shortlist is not None:
+                index = self.bank.nearest(pooled, self.shortlist)
+                for piece in _cut(self.shortlist, self.bank.rows[0].size * len(pooled)):
+                    yield index[:, piece], self.bank.queries(index[:, piece])
+            elif runtime.keeps_rows and self.bank.scale is None:
+                yield every, self.bank.rows[None]
+            else:
+                for piece in _cut(skipped, self.bank.rows[0].size):
+                    yield every[piece], self.bank.queries(piece)[None]
+        for piece in _cut(len(self.queries), self.queries[0].size if len(self.queries) else 1):
+            yield np.arange(len(self.queries))[piece] + skipped, self.queries[None, piece]
 
     def queries_of(self, tags: Sequence[TagScore]) -> Floats:
         """The queries of tags that were answered: float32 K×P×D."""
@@ -176,7 +209,8 @@ class Question:
         return {key: number for number, key in enumerate(zip(self.ids, self.names, strict=True))}
 
     def _choose(self, scores: npt.NDArray[np.float64]) -> tuple[TagScore, ...]:
-        kept = np.flatnonzero(scores >= self.threshold)
+        over = np.greater if self.strict else np.greater_equal
+        kept = np.flatnonzero(over(scores, self.threshold))
         best = kept[np.argsort(-scores[kept], kind="stable")][: self.top_k]
         return tuple(
             # six digits: more would be noise, and half of the output
@@ -259,6 +293,7 @@ class Questions:
             queries=_pad([self._queries(row) for row in rows]),
             below=self._pairs([row.trained for row in rows]),
             top_k=top_k,
+            strict=self.card.strict,
         )
 
     def _with_vocabulary(
@@ -267,7 +302,6 @@ class Questions:
         count, shortlist = len(self._bank), self.card.shortlist
         # the first pass may lose a tag that scores below its own threshold, so only where those decide
         decode_all = threshold is not None or shortlist >= count or (top_k or 0) > shortlist
-        queries = [self._queries(row) for row in own]
         sources: list[Source] = ["vocabulary" for _ in range(count)]
         sources += ["own" for _ in own]
         slope, bias = self._calibration([*range(count), *(None for _ in own)])
@@ -279,11 +313,12 @@ class Questions:
             slope=slope,
             bias=bias,
             threshold=np.array(thresholds) if threshold is None else np.full(len(thresholds), threshold),
-            queries=_pad([*self._bank.queries(np.arange(count)), *queries] if decode_all else queries),
+            queries=_pad([self._queries(row) for row in own]),
             below=self._pairs([*range(count), *(None for _ in own)]),
-            bank=None if decode_all else self._bank,
-            shortlist=shortlist,
+            bank=self._bank,
+            shortlist=None if decode_all or self._bank.coarse is None else shortlist,
             top_k=top_k,
+            strict=self.card.strict,
         )
 
     def _rows(self, asked: Iterable[Asked]) -> list[_Row]:
@@ -320,6 +355,10 @@ class Questions:
             queries = self._encoder.project(vectors) if self._encoder.has_projection else vectors
             self._own[row.asked] = queries
         return queries
+
+    def words(self, texts: Sequence[str]) -> Floats:
+        """Texts as queries, each on its own, whatever the vocabulary knows: float32 M×1×D."""
+        return np.stack([self._queries(_Row(None, Asked(text), OWN + text, text)) for text in texts])
 
     @cached_property
     def _encoder(self) -> StaticTextEncoder:
@@ -395,3 +434,19 @@ def _pad(queries: Sequence[Floats]) -> Floats:
     for row, query in zip(padded, queries, strict=True):
         row[: len(query)] = query
     return padded
+
+
+def _cut(count: int, floats: int) -> Iterator[slice]:
+    """`count` tags, whose queries have so many floats each, in pieces."""
+    step = max(1, min(_PIECE, _PIECE_FLOATS // floats))
+    return (slice(start, min(start + step, count)) for start in range(0, count, step))
+
+
+def _widened(halves: npt.NDArray[np.float16]) -> Floats:
+    """Finite float16 as float32, of any shape. By its bits, three times faster than numpy's conversion."""
+    bits = np.ascontiguousarray(halves).view(np.int16).astype(np.int32)
+    bits <<= 13  # where float32 has exponent and fraction; the sign was copied up to its place
+    bits &= np.int32(-0x70002000)  # 0x8FFFE000: the sign's other copies
+    wide = bits.view(np.float32)
+    wide *= np.float32(2.0**112)  # from one exponent's zero to the other's
+    return wide

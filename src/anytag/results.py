@@ -48,6 +48,25 @@ class TagScore:
 
 
 @dataclass(frozen=True, slots=True)
+class Match:
+    """How well a text fits a photo.
+
+    Attributes:
+        path: the photo as it was named, "" when it came without a name.
+        text: as it was asked.
+        score: calibrated as a tag of one's own words is, in [0, 1].
+    """
+
+    path: str
+    text: str
+    score: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain: the row that `anytag match --format jsonl` writes."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """Why a photo has no tags: the error's class name and its message."""
 

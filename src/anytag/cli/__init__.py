@@ -8,7 +8,20 @@ from typing import Any
 
 import click
 
-COMMANDS = ("tag", "models", "describe", "finetune", "calibrate", "data", "doctor")
+COMMANDS = (
+    "tag",
+    "match",
+    "models",
+    "pull",
+    "push",
+    "convert",
+    "vocabulary",
+    "describe",
+    "finetune",
+    "calibrate",
+    "data",
+    "doctor",
+)
 
 INTERRUPTED = 130
 
