@@ -15,7 +15,7 @@ from anytag.checkpoints.lists import read_lists
 from anytag.checkpoints.load import load_network, load_queries, read_config
 from anytag.checkpoints.names import DERIVED
 from anytag.errors import CardError, CheckpointError, FileMismatchError, ModelError
-from anytag.models.card import Card
+from anytag.models.card import CaptionSpec, Card
 from anytag.models.folder import ModelFolder, write_card
 from anytag.nn.cross import CrossDecoder
 from anytag.nn.families import FAMILIES
@@ -155,6 +155,7 @@ def test_the_card_tells_what_it_is_and_where_from(made: Made, lists: Path, tmp_p
     assert (card.family, card.name, card.width, card.text) == ("tag2text", "model", 64, None)
     assert (card.image.size, card.image.resample) == (384, "bilinear")
     assert card.image.mean == (0.485, 0.456, 0.406)
+    assert card.captions == CaptionSpec(prompt="a picture of ", wordpieces="text/vocab.txt")
     assert card.source["file"] == "x.pth"
     assert card.source["url"] == "https://example.org/x.pth"
     assert card.source["bytes"] == (tmp_path / "x.pth").stat().st_size

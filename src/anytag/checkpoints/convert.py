@@ -14,7 +14,7 @@ from torch import Tensor
 
 from anytag.errors import CheckpointError
 from anytag.models import card as cards
-from anytag.models.card import Calibration, Card, Family, ImageSpec, Line
+from anytag.models.card import Calibration, CaptionSpec, Card, Family, ImageSpec, Line
 from anytag.models.folder import ModelFolder, sha256_of, write_card
 from anytag.models.published import WORDPIECES, downloads
 from anytag.nn.families import NetworkConfig, SwinConfig, VitConfig
@@ -226,7 +226,7 @@ class _Converter:
         shutil.copyfile(file, self.draft / "text" / WORDPIECES)
 
     def _write_card(self, name: str) -> None:
-        config, options = self.config, self.options
+        config, options, words = self.config, self.options, self.config.captions
         files = {"file": self.file.name, "bytes": self.file.stat().st_size, "sha256": sha256_of(self.file)}
         if options.embedding is not None:
             files["embedding"] = sha256_of(options.embedding)
@@ -248,6 +248,7 @@ class _Converter:
             files={},
             network=network_numbers(config),
             source={**files, "lists": self.lists.files, **(options.source or {})},
+            captions=words and CaptionSpec(prompt=words.prompt, tag_length=words.tag_length),
         )
         write_card(self.draft, card)
 

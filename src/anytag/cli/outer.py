@@ -10,6 +10,7 @@ from anytag.errors import MissingExtraError
 _PACKAGES = {
     "accelerate": "torch",
     "onnx": "torch",
+    "scipy": "torch",
     "timm": "torch",
     "torch": "torch",
     "torchvision": "torch",

@@ -53,7 +53,7 @@ def resolve(name_or_folder: str | Path | None = None) -> Path:
         f"no model {str(name_or_folder)!r}: it is neither installed nor a folder with a {cards.FILE_NAME}. "
         f"Installed: {', '.join(path.name for path in installed()) or 'none'}. "
         f"Leave the model out for the embedded one ({DEFAULT}), or give the path of a model folder, "
-        f"or put one into {cache()}"
+        f"or put one into {cache()}, or fetch one: anytag pull ram-plus, anytag pull hf-hub:owner/name"
     )
 
 

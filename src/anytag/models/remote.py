@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -77,6 +77,10 @@ class Fetched:
     state: State
     revision: str
 
+    @property
+    def bytes(self) -> int:
+        return self.path.stat().st_size
+
 
 def fetch(remotes: Iterable[Remote], folder: Path, *, progress: bool = False) -> list[Fetched]:
     """Every file in `folder`, downloaded where it is missing or another.
@@ -132,7 +136,7 @@ def fetch_folder(repository: str, target: Path, *, progress: bool = False) -> li
     fetched += fetch(remotes, draft, progress=progress)
     ModelFolder.open(draft, verify=False)  # hashes were compared as files came
     draft.replace(target)
-    return fetched
+    return [replace(file, path=target / file.path.relative_to(draft)) for file in fetched]
 
 
 def push_folder(folder: Path, repository: str) -> str:

@@ -1,0 +1,83 @@
+"""`anytag convert`: a published checkpoint in, a model folder out, or the other way round."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from anytag.cli.outer import outer
+
+_FAMILIES = ("auto", "tag2text", "ram", "ram-plus")
+WHAT = "converting published checkpoints"
+
+
+@click.command("convert", short_help="Turn a published checkpoint into a model folder, or back.")
+@click.argument("source", metavar="FILE", type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "-o", "--output", metavar="PATH", type=click.Path(path_type=Path), required=True,
+    help="The folder to write; from a folder: the .pth.",
+)  # fmt: skip
+@click.option(
+    "--family", type=click.Choice(_FAMILIES), default="auto", show_default=True,
+    help="What FILE must be a checkpoint of.",
+)  # fmt: skip
+@click.option(
+    "--lists", metavar="FOLDER", type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Holds the published tag lists and thresholds; by default what `anytag pull` has downloaded.",
+)  # fmt: skip
+@click.option(
+    "--embedding", metavar="FILE", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The tags' text vectors, for a checkpoint that was saved without.",
+)  # fmt: skip
+@click.option(
+    "--image-size", metavar="PIXELS", type=int, help="Another than the checkpoint's; positions are resampled."
+)
+@click.option(
+    "--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True,
+    help="Of the weights that are written.",
+)  # fmt: skip
+@click.option("--captions/--no-captions", default=True, help="Keep the caption modules.  [default: captions]")
+@click.option(
+    "--threshold", type=click.FloatRange(0, 1), help="One for all tags, instead of the published ones."
+)
+def command(source: Path, output: Path, **options: Any) -> None:
+    """Turn a published checkpoint of Tag2Text, RAM or RAM++ into a model folder.
+
+    Every tensor of FILE is accounted for; nothing in it is executed. When FILE is a model folder that was
+    made so, the published form is written.
+    """
+    convert = outer("checkpoints.convert", WHAT)
+    if source.is_dir():
+        count = convert.convert_back(source, output)
+        click.echo(f"{output}: {count} tensors under their published names")
+    else:
+        click.echo(told(convert.convert(source, output, options_of(convert, options))))
+
+
+def options_of(convert: Any, options: dict[str, Any], **more: Any) -> Any:
+    """What the command line was asked, as the conversion takes it."""
+    return convert.Options(precision=options.pop("dtype"), **options, **more)
+
+
+def told(done: Any) -> str:
+    """What became of a checkpoint, in lines."""
+    from anytag.models.hub import describe
+
+    size = f"{done.config.size} pixels"
+    if done.read_size != done.config.size:
+        size += f" (positions resampled from {done.read_size})"
+    tensors = f"{done.loaded} loaded, {done.tied} second names of these, {done.derived} computed anew"
+    lines = {
+        "family": done.family,
+        "image": size,
+        "tags": f"{done.tags}, {done.descriptions} text vectors each" if done.descriptions > 1 else done.tags,
+        "thresholds": done.origin,
+        "tensors": tensors + (f", {done.dropped} of captions left out" if done.dropped else ""),
+        "captions": "no" if done.config.captions is None else "yes",
+        "size": f"{describe(done.folder).bytes / 1e6:,.1f} MB",
+    }
+    if done.left:
+        lines["not read"] = ", ".join(done.left)
+    return "\n".join([str(done.folder), *(f"  {name:<11}{value}" for name, value in lines.items())])

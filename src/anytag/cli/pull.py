@@ -1,0 +1,89 @@
+"""`anytag pull`: a model from where it is published to where it is found by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from anytag.cli.convert import WHAT, options_of, told
+from anytag.cli.outer import outer
+
+
+@click.command("pull", short_help="Fetch a model by name.")
+@click.argument("model", metavar="MODEL")
+@click.option("--name", metavar="NAME", help="To install it under; its own by default.")
+@click.option(
+    "--image-size", metavar="PIXELS", type=int, help="Another than the checkpoint's; positions are resampled."
+)
+@click.option(
+    "--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True,
+    help="Of the weights that are written.",
+)  # fmt: skip
+@click.option("--captions/--no-captions", default=True, help="Keep the caption modules.  [default: captions]")
+def command(model: str, name: str | None, **options: Any) -> None:
+    """Fetch a model and install it.
+
+    MODEL is ram-plus, ram or tag2text, which are downloaded as their authors publish them and converted, or
+    hf-hub:owner/name, a model folder that somebody pushed. A broken download goes on when the same is typed
+    again; sizes and hashes are checked. ANYTAG_HUB names a mirror of the Hub, HF_TOKEN holds a token.
+    """
+    from anytag.errors import UnknownModelError
+    from anytag.models.hub import cache
+    from anytag.models.published import PUBLISHED
+    from anytag.models.remote import PREFIX
+
+    if model not in PUBLISHED and not model.startswith(PREFIX):
+        raise UnknownModelError(
+            f"no model {model!r} to fetch: expected {', '.join(PUBLISHED)} or {PREFIX}owner/name"
+        )
+    target = cache() / _name(name or model.removeprefix(PREFIX).rpartition("/")[2])
+    if target.exists():
+        click.echo(f"{target.name} is there already, in {target}; remove that folder to fetch it again.")
+    elif model in PUBLISHED:
+        _pull_published(model, target, options)
+    else:
+        _pull_folder(model.removeprefix(PREFIX), target)
+
+
+def _pull_published(family: str, target: Path, options: dict[str, Any]) -> None:
+    from anytag.models.published import PUBLISHED, downloads
+    from anytag.models.remote import fetch
+
+    convert = outer("checkpoints.convert", WHAT)  # before gigabytes come that cannot be used
+    published = PUBLISHED[family]
+    fetched = fetch([*published.lists, published.checkpoint], downloads(), progress=True)
+    checkpoint = fetched[-1]
+    embedding = None
+    if published.embedding and convert.lacks_embedding(checkpoint.path):
+        fetched += fetch([published.embedding], downloads(), progress=True)
+        embedding = fetched[-1].path
+    _tell(fetched)
+    source = {"url": checkpoint.url, "revision": checkpoint.revision}
+    asked = options_of(convert, options, family=family, lists=downloads(), embedding=embedding, source=source)
+    click.echo(told(convert.convert(checkpoint.path, target, asked)))
+    click.echo(f"Installed as {target.name}. What was downloaded is not needed any more: {downloads()}")
+
+
+def _pull_folder(repository: str, target: Path) -> None:
+    from anytag.models.remote import fetch_folder
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _tell(fetch_folder(repository, target, progress=True))
+    click.echo(f"Installed as {target.name}, in {target}")
+
+
+def _tell(fetched: Iterable[Any]) -> None:
+    for file in fetched:
+        size = f"{file.bytes / 1e6:,.1f} MB"
+        click.echo(f"{file.path.name}: {file.state}, {size}, sha256 {file.sha256[:16]}…, from {file.url}")
+
+
+def _name(name: str) -> str:
+    from anytag.models.card import NAME
+
+    if NAME.fullmatch(name) is None:
+        raise click.BadParameter(f"{name!r}: expected letters, digits, '.', '_' or '-'", param_hint="--name")
+    return name
