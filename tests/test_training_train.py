@@ -125,7 +125,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
     photos, vocabulary = tmp_path_factory.mktemp("photos"), tmp_path_factory.mktemp("vocabulary")
-    backbone = CONFIG.backbone  # a larger teacher teaches no more here
+    backbone = "tf_efficientnet_lite0"  # a larger teacher teaches no more here
     config = CacheConfig(
         write_photos(photos), photos / "cache", {"drawn": 3}, backbone, SIZE, teacher=backbone
     )
@@ -265,7 +265,7 @@ def test_photos_of_one_caption_are_no_negatives(student: Student, corpus: Corpus
     batch = batch_of(corpus)
     alike = dataclasses.replace(batch, captions=batch.captions[:1].expand(8, -1))
     with torch.no_grad():
-        student.network.decoder.bias.bias.fill_(50.0)  # every logit is high
+        student.network.folded.bias.bias.fill_(50.0)  # every logit is high
     assert terms_of(student, alike)["alignment"].item() == pytest.approx(0, abs=1e-3)
     assert terms_of(student, batch)["alignment"].item() > 1
 
@@ -359,7 +359,7 @@ def test_a_state_without_a_recipe_is_refused(student: Student, corpus: Corpus, t
 
 def test_a_loss_that_is_not_finite_ends_the_run(student: Student, corpus: Corpus, tmp_path: Path) -> None:
     recipe = dataclasses.replace(RECIPE, head_lr=1e30)
-    with pytest.raises(AnytagError, match=r"step 1: the loss is (nan|inf); start a new folder with lower"):
+    with pytest.raises(AnytagError, match=r"step [45]: 5 steps in a row without .* with lower"):
         Trainer(student, corpus, recipe, tmp_path).run()
 
 

@@ -13,17 +13,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
-import time
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from anytag.errors import AnytagError
@@ -37,6 +34,8 @@ from anytag.vocabulary import Vocabulary
 
 from .corpus import Cache, Corpus
 from .descriptions import read_descriptions, text_vectors
+from .loop import Loop, Machine
+from .report import Progress, Reporter
 from .student import LossWeights, Student, fold_norms, start_from_classifier
 from .targets import ImageNetClasses
 
@@ -134,19 +133,6 @@ def read_recipe(path: Path) -> Recipe:
         ) from error
 
 
-def changed_numbers(stored: dict[str, Any], recipe: Recipe) -> list[str]:
-    """What differs from the stored recipe, `steps` apart, as "key=value, was value"."""
-    was, now = _flat(stored), _flat(asdict(recipe))
-    keys = [key for key in now if key != "steps" and was.get(key) != now[key]]
-    return [f"{key}={now[key]}, was {was.get(key)}" for key in keys]
-
-
-def _flat(numbers: dict[str, Any]) -> dict[str, Any]:
-    """A recipe's numbers by the keys that the command line takes."""
-    weights = {f"weights.{key}": value for key, value in numbers.get("weights", {}).items()}
-    return {key: value for key, value in numbers.items() if key != "weights"} | weights
-
-
 def held_out_tags(count: int, part: float) -> np.ndarray | None:
     """Columns without supervision, always the same for the same vocabulary."""
     return np.sort(np.random.default_rng(7).permutation(count)[: round(count * part)]) if part else None
@@ -178,42 +164,26 @@ def build_student(
     return student, classifier
 
 
-class Average:
-    """Exponential moving average of all trained tensors."""
+class Trainer(Loop):
+    """The loop over a corpus of cached features."""
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay, self.steps = decay, 0
-        self.shadow = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    shared = frozenset({"tags"})
 
-    def update(self, model: nn.Module) -> None:
-        self.steps += 1
-        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        named = dict(model.named_parameters())
-        now = [named[name].detach() for name in self.shadow]
-        torch._foreach_lerp_(list(self.shadow.values()), now, 1 - decay)
-
-    def state(self, model: nn.Module) -> dict[str, Tensor]:
-        """The model's state with the averages in place."""
-        return {**model.state_dict(), **self.shadow}
-
-
-class Trainer:
-    """The loop; its whole state can be written and read at any step."""
-
-    def __init__(self, student: Student, corpus: Corpus, recipe: Recipe, out: Path) -> None:
-        self.recipe, self.corpus, self.out = recipe, corpus, out
-        self.accelerator = Accelerator(mixed_precision=recipe.precision)
-        groups = self.groups(student)
-        self.peaks = [group["lr"] for group in groups]
-        optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay, foreach=True)
-        self.total = recipe.steps
-        self.plain = student
-        self.student, self.optimizer = self.accelerator.prepare(student, optimizer)
-        self.average = Average(student, recipe.ema)
-        self.step = 0
+    def __init__(
+        self,
+        student: nn.Module,
+        corpus: Any,
+        recipe: Any,
+        out: Path,
+        *,
+        machine: Machine | None = None,
+        report: Reporter | None = None,
+    ) -> None:
+        super().__init__(student, recipe, out, machine=machine, report=report)
+        self.corpus = corpus
 
     def groups(self, student: Any) -> list[dict[str, Any]]:
-        """What is trained, at which peak learning rates: parameter groups of the optimizer."""
+        """The backbone's trained stages, and the rest."""
         backbone = [p for p in student.network.encoder.backbone.parameters() if p.requires_grad]
         ids = {id(p) for p in backbone}
         rest = [p for p in student.parameters() if p.requires_grad and id(p) not in ids]
@@ -223,111 +193,34 @@ class Trainer:
         ]
 
     def batches(self, epoch: int, *, start: int) -> Iterator[Any]:
-        """The steps of an epoch, from `start` on; always the same."""
         recipe = self.recipe
-        return self.corpus.batches(
+        batches: Iterator[Any] = self.corpus.batches(
             epoch, batch_size=recipe.batch_size, tags=recipe.tags, seed=recipe.seed, start=start
         )
+        return batches
 
-    def rate(self, step: int) -> float:
-        """Learning rate at a step, as a part of its peak."""
-        warm = min(1.0, (step + 1) / max(1, self.recipe.warmup))
-        return warm * 0.5 * (1 + math.cos(math.pi * step / self.total))
-
-    def resume(self) -> None:
-        """Goes on from OUT/state.pt, if it is there.
-
-        Raises:
-            AnytagError: the state is of a run with another recipe; only `steps` may differ.
-        """
-        path = self.out / "state.pt"
-        if path.exists():
-            state = torch.load(path, weights_only=True, map_location=self.accelerator.device)
-            if changed := changed_numbers(state.get("recipe", {}), self.recipe):
-                raise AnytagError(
-                    f"{path} is of a run with another recipe ({'; '.join(changed)}); "
-                    "give the same numbers (steps may differ) or name another folder"
-                )
-            self.plain.load_state_dict(state["student"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.average.shadow, self.average.steps = state["average"], state["average_steps"]
-            self.step = state["step"]
-
-    def save(self) -> None:
-        """Writes OUT/state.pt, atomically."""
-        if self.accelerator.is_main_process:
-            state = {
-                "step": self.step,
-                "recipe": asdict(self.recipe),
-                "student": self.plain.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "average": self.average.shadow,
-                "average_steps": self.average.steps,
-            }
-            torch.save(state, self.out / "state.partial")
-            (self.out / "state.partial").rename(self.out / "state.pt")
-
-    def run(self) -> None:
-        """Trains to the end and writes OUT/student.pt.
-
-        Raises:
-            AnytagError: there are fewer views than a batch takes, or the loss is not finite.
-        """
-        recipe, per_epoch = self.recipe, self.corpus.steps_per_epoch(self.recipe.batch_size)
-        if per_epoch == 0:
+    def steps_per_epoch(self) -> int:
+        """Raises AnytagError where there are fewer views than a batch takes."""
+        steps: int = self.corpus.steps_per_epoch(self.recipe.batch_size)
+        if steps == 0:
             views = len(self.corpus.views)
-            raise AnytagError(f"{views} views make no batch of {recipe.batch_size}; give batch_size={views}")
-        saved, clock = time.monotonic(), time.monotonic()
-        self.student.train()
-        while self.step < self.total:
-            epoch = self.step // per_epoch
-            batches = self.batches(epoch, start=self.step % per_epoch)
-            for batch in islice(batches, self.total - self.step):
-                terms = self._step(batch)
-                if self.step % 20 == 0:
-                    self._log(epoch, terms, 20 * recipe.batch_size / (time.monotonic() - clock))
-                    clock = time.monotonic()
-                if time.monotonic() - saved > recipe.save_minutes * 60:
-                    self.save()
-                    saved = time.monotonic()
-        self.save()
-        if self.accelerator.is_main_process:
-            torch.save(self.average.state(self.plain), self.out / "student.pt")
-
-    def _step(self, batch: Any) -> dict[str, Tensor]:
-        torch.manual_seed(hash((self.recipe.seed, self.step)) % 2**31)  # dropped descriptions and residuals
-        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
-            group["lr"] = peak * self.rate(self.step)
-        terms: dict[str, Tensor] = self.student(self._share(batch))
-        if not torch.isfinite(terms["loss"]):
-            loss = terms["loss"].item()
             raise AnytagError(
-                f"step {self.step}: the loss is {loss}; start a new folder with lower learning rates"
+                f"{views} views make no batch of {self.recipe.batch_size}; give batch_size={views}"
             )
-        self.accelerator.backward(terms["loss"])
-        self.accelerator.clip_grad_norm_(self.student.parameters(), 200.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.average.update(self.plain)
-        self.step += 1
-        return terms
+        return steps
 
-    def _share(self, batch: Any) -> Any:
-        """This process's photos of a batch, on its device."""
-        accelerator = self.accelerator
-        mine = slice(accelerator.process_index, None, accelerator.num_processes)
-        parts = {f.name: getattr(batch, f.name) for f in fields(batch)}
-        parts = {name: part if name == "tags" else part[mine] for name, part in parts.items()}
-        return type(batch)(**{name: part.to(accelerator.device) for name, part in parts.items()})
 
-    def _log(self, epoch: int, terms: dict[str, Tensor], speed: float) -> None:
-        if self.accelerator.is_main_process:
-            line = {"step": self.step, "of": self.total, "epoch": epoch, "photos_per_second": round(speed, 1)}
-            line |= {name: round(value.item(), 4) for name, value in terms.items()}
-            left = (self.total - self.step) * self.recipe.batch_size / speed / 60
-            with (self.out / "log.jsonl").open("a") as log:
-                log.write(json.dumps(line) + "\n")
-            self.accelerator.print(f"{line} {left:.0f} min left", flush=True)
+class _Lines(Reporter):
+    """Every report a line on stdout."""
+
+    def progress(self, progress: Progress) -> None:
+        terms = " ".join(f"{name}={value:.4f}" for name, value in progress.terms.items())
+        left = f"{progress.photos_per_second:.1f} photos/s, {progress.seconds_left / 60:.0f} min left"
+        self.say(f"step {progress.done} of {progress.total}: {terms} ({left})")
+
+    def say(self, message: str) -> None:
+        sys.stdout.write(f"{message}\n")
+        sys.stdout.flush()
 
 
 def main() -> None:
@@ -348,7 +241,7 @@ def main() -> None:
     torch.manual_seed(recipe.seed)
     student, classifier = build_student(args.vocabulary, recipe)
     start_from_classifier(student, classifier, sample_features(corpus))
-    trainer = Trainer(student, corpus, recipe, args.out)
+    trainer = Trainer(student, corpus, recipe, args.out, report=_Lines())
     trainer.resume()
     (args.out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1))
     trainer.run()

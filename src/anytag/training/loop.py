@@ -1,0 +1,392 @@
+"""The loop: steps, rates, logs, checkpoints. What is trained and from what data, its subclasses say.
+
+Everything random in a step follows from the seed and the step's number, so a run that is killed and started
+again goes on as if nothing had happened: same order of photos, same loss, same weights.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from anytag.errors import AnytagError
+
+from .report import Progress, Reporter
+from .state import LOG, STATE, STUDENT, Average, add_to_log, changed_numbers, cut_log, write_tensors
+from .track import Trackers
+
+SKIPPED = 5
+"""Steps in a row without a finite gradient that end a run; fewer are left out."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How a run is run, as opposed to what it learns: none of this changes the result beyond rounding.
+
+    Attributes:
+        accumulate: parts that a process takes a step's photos in, one after the other. Captions are each
+            other's negatives within a part.
+        compile: torch.compile, worth it on a GPU.
+        checkpointing: activations of stages and layers are computed again rather than kept.
+        workers: processes that read photos.
+        log_every: steps between two lines of the log.
+        save_minutes: between two states.
+        tensorboard: curves in OUT/tensorboard, where the package is installed.
+        wandb: name of a Weights & Biases project; none when empty.
+    """
+
+    accumulate: int = 1
+    compile: bool = False
+    checkpointing: bool = False
+    workers: int = 2
+    log_every: int = 20
+    save_minutes: float = 4.0
+    tensorboard: bool = True
+    wandb: str = ""
+
+
+class Loop:
+    """Trains a student; its whole state can be written and read at any step.
+
+    Args:
+        student: an `nn.Module` whose `forward` takes a batch and returns every term of the loss, a mean over
+            the photos it was given, and "loss".
+        recipe: a dataclass with at least steps, batch_size, weight_decay, seed, ema and precision.
+        out: where state, log and result are written.
+    """
+
+    shared: ClassVar[frozenset[str]] = frozenset()  # fields of a batch that are not one a photo
+    clip: float = 200.0  # of the gradient's norm
+
+    def __init__(
+        self,
+        student: nn.Module,
+        recipe: Any,
+        out: Path,
+        *,
+        machine: Machine | None = None,
+        report: Reporter | None = None,
+    ) -> None:
+        self.recipe, self.out = recipe, out
+        self.machine = machine or Machine(save_minutes=getattr(recipe, "save_minutes", 4.0))
+        self.report = report or Reporter()
+        self.accelerator = Accelerator(mixed_precision=recipe.precision)
+        groups = self.groups(student)
+        self.peaks = [group["lr"] for group in groups]
+        optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay, foreach=True)
+        self.total: int = recipe.steps
+        self.plain = student
+        whole = torch.compile(student) if self.machine.compile else student
+        self.student, self.optimizer = self.accelerator.prepare(whole, optimizer)
+        self.sharded = self.accelerator.distributed_type == DistributedType.FSDP
+        self.average = Average(student, recipe.ema)
+        self.step, self.skipped = 0, 0
+        self.trackers = Trackers()
+
+    # What a subclass says.
+
+    def groups(self, student: Any) -> list[dict[str, Any]]:
+        """What is trained, at which peak learning rates: parameter groups of the optimizer."""
+        raise NotImplementedError
+
+    def steps_per_epoch(self) -> int:
+        """Whole batches in the data; 0 is an error of the data."""
+        raise NotImplementedError
+
+    def batches(self, epoch: int, *, start: int) -> Iterator[Any]:
+        """The steps of an epoch, from `start` on; always the same, in every process."""
+        raise NotImplementedError
+
+    def rate(self, step: int) -> float:
+        """Learning rate at a step, as a part of its peak: a straight rise, then a cosine to zero."""
+        warm: float = min(1.0, (step + 1) / max(1, self.recipe.warmup))
+        return warm * 0.5 * (1 + math.cos(math.pi * step / self.total))
+
+    def evaluate(self) -> Mapping[str, float]:
+        """Figures on held-out photos, asked after every epoch and at the end, in every process."""
+        return {}
+
+    def stream(self) -> Iterator[Any]:
+        """Batches from the present step to the last."""
+        step, per_epoch = self.step, self.steps_per_epoch()
+        while step < self.total:
+            epoch, start = divmod(step, per_epoch)
+            for batch in islice(self.batches(epoch, start=start), self.total - step):
+                yield batch
+                step += 1
+
+    # The run.
+
+    def run(self) -> None:
+        """Trains to the end and writes OUT/student.pt.
+
+        Raises:
+            AnytagError: there is less data than a batch takes, the loss is not finite for several steps, or
+                the result cannot be written.
+        """
+        self.trackers.open(self)
+        per_epoch = self.steps_per_epoch()
+        clock = _Clock(self.step)
+        self.student.train()
+        stream = self.stream()
+        while (batch := clock.waiting(stream)) is not None:
+            terms = self._step(batch)
+            if self.step % self.machine.log_every == 0 or self.step == self.total:
+                self._log(terms, clock)
+            if self.step % per_epoch == 0 or self.step == self.total:
+                self._judge()
+            if clock.since_save() > self.machine.save_minutes * 60:
+                self._save_or_say()
+                clock.saved = time.monotonic()
+        self.save()
+        self._finish()
+
+    def _step(self, batch: Any) -> dict[str, Tensor]:
+        torch.manual_seed(hash((self.recipe.seed, self.step)) % 2**31)  # dropped descriptions and residuals
+        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
+            group["lr"] = peak * self.rate(self.step)
+        terms = self._backward(self._share(batch))
+        norm = self.accelerator.clip_grad_norm_(self.student.parameters(), self.clip)
+        if norm is None or torch.isfinite(norm):
+            self.optimizer.step()
+            self.average.update(self.plain)
+            self.skipped = 0
+        else:
+            self._skip(terms)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        return terms
+
+    def _backward(self, batch: Any) -> dict[str, Tensor]:
+        """Gradients of this process's photos, in parts; the terms are means over the parts."""
+        parts = self.machine.accumulate
+        sums: dict[str, Tensor] = {}
+        for number in range(parts):
+            last = number == parts - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.student):
+                terms: dict[str, Tensor] = self.student(self._take(batch, slice(number, None, parts)))
+                self.accelerator.backward(terms["loss"] / parts)
+            for name, value in terms.items():
+                sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach() / parts
+        return sums
+
+    def _skip(self, terms: Mapping[str, Tensor]) -> None:
+        """Leaves a step out: one bad batch should not cost a run, weights that are lost should."""
+        self.skipped += 1
+        loss = terms["loss"].item()
+        if self.skipped >= SKIPPED:
+            raise AnytagError(
+                f"step {self.step}: {SKIPPED} steps in a row without a finite gradient (the loss is {loss}); "
+                "start a new folder with lower learning rates"
+            )
+        self.report.say(f"Step {self.step} is left out: its gradient is not finite (the loss is {loss}).")
+
+    def _share(self, batch: Any) -> Any:
+        """This process's photos of a batch, on its device."""
+        accelerator = self.accelerator
+        mine = self._take(batch, slice(accelerator.process_index, None, accelerator.num_processes))
+        return self._move(mine)
+
+    def _take(self, batch: Any, part: slice) -> Any:
+        """Some photos of a batch."""
+        if part == slice(0, None, 1):
+            return batch
+        parts = {f.name: getattr(batch, f.name) for f in fields(batch)}
+        cut = {k: v if v is None or k in self.shared else v[part] for k, v in parts.items()}
+        return type(batch)(**cut)
+
+    def _move(self, batch: Any) -> Any:
+        parts = {f.name: getattr(batch, f.name) for f in fields(batch)}
+        device = self.accelerator.device
+        return type(batch)(**{k: None if v is None else v.to(device) for k, v in parts.items()})
+
+    # What is written.
+
+    def _log(self, terms: Mapping[str, Tensor], clock: _Clock) -> None:
+        speed, waited = clock.lap(self.step, self.recipe.batch_size)
+        means = self.accelerator.reduce(torch.stack([value.float() for value in terms.values()]), "mean")
+        figures = {name: round(value, 4) for name, value in zip(terms, means.tolist(), strict=True)}
+        left = (self.total - self.step) * self.recipe.batch_size / max(speed, 1e-9)
+        line = {
+            "step": self.step,
+            "of": self.total,
+            "epoch": (self.step - 1) // self.steps_per_epoch(),
+            "photos_per_second": round(speed, 1),
+            "waited": round(waited, 3),
+        }
+        self._write(line | figures)
+        self.report.progress(
+            Progress(
+                "train",
+                self.step,
+                self.total,
+                photos_per_second=speed,
+                seconds_left=left,
+                terms=figures,
+            )
+        )
+
+    def _judge(self) -> None:
+        figures = dict(self.evaluate())
+        if figures:
+            self._write({"step": self.step, **{name: round(value, 4) for name, value in figures.items()}})
+            told = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+            self.report.say(f"Step {self.step}: {told}")
+            self.student.train()
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        if self.accelerator.is_main_process:
+            try:
+                add_to_log(self.out / LOG, line)
+            except OSError as error:
+                self.report.say(f"The log cannot be written ({error}); training goes on.")
+            self.trackers.write(line)
+
+    def _save_or_say(self) -> None:
+        try:
+            self.save()
+        except AnytagError as error:
+            self.report.say(f"{error}; training goes on, and the state before it is kept.")
+
+    def save(self) -> None:
+        """Writes OUT/state.pt, atomically.
+
+        Raises:
+            AnytagError: it cannot be written.
+        """
+        model, optimizer = self._full_state()
+        average = _whole(self.average.shadow)
+        if self.accelerator.is_main_process:
+            state = {
+                "step": self.step,
+                "recipe": asdict(self.recipe),
+                "student": model,
+                "optimizer": optimizer,
+                "average": average,
+                "average_steps": self.average.steps,
+                "scaler": self._scaler_state(),
+            }
+            write_tensors(self.out / STATE, state)
+
+    def resume(self) -> None:
+        """Goes on from OUT/state.pt, if it is there.
+
+        Raises:
+            AnytagError: the state is of a run with another recipe; only `steps` may differ.
+        """
+        path = self.out / STATE
+        if not path.exists():
+            return
+        state = torch.load(path, weights_only=True, map_location=self.accelerator.device)
+        if changed := changed_numbers(state.get("recipe", {}), asdict(self.recipe)):
+            raise AnytagError(
+                f"{path} is of a run with another recipe ({'; '.join(changed)}); "
+                "give the same numbers (steps may differ) or name another folder"
+            )
+        self._load_full(state)
+        for name, value in state["average"].items():
+            _fill(self.average.shadow[name], value)
+        self.average.steps, self.step = state["average_steps"], state["step"]
+        if (scaler := self.accelerator.scaler) is not None and state.get("scaler"):
+            scaler.load_state_dict(state["scaler"])
+        if self.accelerator.is_main_process:
+            cut_log(self.out / LOG, self.step)
+        self.report.say(f"Goes on from step {self.step} of {self.total}.")
+
+    def _finish(self) -> None:
+        """OUT/student.pt: the model's state with the averages in place."""
+        model, _ = self._full_state()
+        average = _whole(self.average.shadow)
+        if self.accelerator.is_main_process:
+            write_tensors(self.out / STUDENT, {**model, **average})
+        self.trackers.close()
+
+    def _scaler_state(self) -> Any:
+        scaler = self.accelerator.scaler
+        return {} if scaler is None else scaler.state_dict()
+
+    def _full_state(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """State of model and optimizer, whole even where they are sharded; every process has to ask."""
+        if not self.sharded:
+            return self.plain.state_dict(), self.optimizer.state_dict()
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
+
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        model, optimizer = get_state_dict(self.student, self.optimizer.optimizer, options=options)
+        return dict(model), dict(optimizer)
+
+    def _load_full(self, state: Mapping[str, Any]) -> None:
+        if not self.sharded:
+            self.plain.load_state_dict(state["student"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            return
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
+
+        set_state_dict(
+            self.student,
+            self.optimizer.optimizer,
+            model_state_dict=state["student"],
+            optim_state_dict=state["optimizer"],
+            options=StateDictOptions(full_state_dict=True),
+        )
+
+
+class _Clock:
+    """Where the time goes."""
+
+    def __init__(self, step: int) -> None:
+        self.saved = self.begun = time.monotonic()
+        self.step, self.waited = step, 0.0
+
+    def waiting(self, stream: Iterator[Any]) -> Any:
+        """The next of the stream, None after the last, and how long that took."""
+        start = time.monotonic()
+        batch = next(stream, None)
+        self.waited += time.monotonic() - start
+        return batch
+
+    def since_save(self) -> float:
+        return time.monotonic() - self.saved
+
+    def lap(self, step: int, batch_size: int) -> tuple[float, float]:
+        """Photos a second, and the part of the time that was spent waiting for data, since the last lap."""
+        now = time.monotonic()
+        took, steps, waited = max(now - self.begun, 1e-9), step - self.step, self.waited
+        self.begun, self.step, self.waited = now, step, 0.0
+        return steps * batch_size / took, waited / took
+
+
+def checkpoint_parts(parts: nn.ModuleList) -> None:
+    """Activations within each of the parts are computed again in the backward pass rather than kept."""
+    for part in parts:
+        part.forward = partial(checkpoint, part.forward, use_reentrant=False)
+
+
+def _whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Sharded tensors gathered; every process has to ask."""
+    return {
+        name: tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def _fill(tensor: Tensor, whole: Tensor) -> None:
+    """Writes a whole tensor into one that may be sharded."""
+    if hasattr(tensor, "device_mesh"):
+        from torch.distributed.tensor import distribute_tensor
+
+        whole = distribute_tensor(whole, tensor.device_mesh, tensor.placements)  # type: ignore[attr-defined]
+    tensor.copy_(whole)
