@@ -84,7 +84,7 @@ def alignment_loss(logits: Tensor, same: Tensor, *, gamma_neg: float = 4.0) -> T
 def distillation_loss(logits: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> Tensor:
     """Mean Kullback-Leibler divergence of a student from a classifier, among the classes given: both N×C.
 
-    A temperature above 1 teaches the order of the unlikely classes too; the square of it keeps the gradients' size.
+    A temperature above 1 teaches the order of the unlikely classes too; its square keeps the gradients' size.
     """
     ours, theirs = ((x / temperature).log_softmax(-1) for x in (logits, teacher))
     return F.kl_div(ours, theirs, reduction="batchmean", log_target=True) * temperature**2
