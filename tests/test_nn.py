@@ -4,6 +4,7 @@ import copy
 import importlib.util
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from anytag.errors import ModelError
+from anytag.errors import DeviceError, ModelError
 from anytag.models.folder import ModelFolder
 from anytag.nn.backbones import PRETRAINED_PACKAGES, Backbone, FixedPadConv2d, imagenet_backbone
 from anytag.nn.decoder import FoldedDecoder, weigh_descriptions
 from anytag.nn.families import NetworkConfig
-from anytag.nn.network import ImageEncoder
+from anytag.nn.network import ImageEncoder, TagNetwork
 from anytag.nn.runtime import TorchRuntime
 from anytag.training.student import fold_norms
+from tests.families import enliven, tiny_config
 from tests.networks import tiny_network
 from tests.runtime_contract import CHECKS
 from tests.tiny import make_tiny_model
@@ -271,9 +273,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
     return ModelFolder.open(make_tiny_model(path, width=16, size=64))
 
 
-@pytest.fixture(scope="module")
-def runtime() -> TorchRuntime:
-    return TorchRuntime(tiny_network())
+def wide_network(family: str) -> TagNetwork:
+    """Of the folder's sizes."""
+    torch.manual_seed(0)
+    config = tiny_config(family)
+    network = TagNetwork(replace(config, width=16 if config.projected else config.width, size=64))
+    enliven(network)
+    return network.requires_grad_(False)
+
+
+@pytest.fixture(scope="module", params=["mini", "ram", "ram-plus"])
+def runtime(request: pytest.FixtureRequest) -> TorchRuntime:
+    return TorchRuntime(tiny_network() if request.param == "mini" else wide_network(request.param))
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
@@ -288,3 +299,48 @@ def test_runtime_keeps_no_gradients(runtime: TorchRuntime) -> None:
     assert not runtime.network.training
     tokens, _ = runtime.encode(np.zeros((1, 3, 64, 64), np.uint8))
     assert isinstance(tokens, np.ndarray)
+
+
+def test_learned_rows_have_a_width_of_their_own() -> None:
+    runtime = TorchRuntime(wide_network("tag2text"))
+    tokens, pooled = runtime.encode(np.zeros((2, 3, 64, 64), np.uint8))
+    rows = np.ones((1, 3, 1, 33), np.float32)
+    assert runtime.score(tokens, pooled, rows).shape == (2, 3)
+    assert runtime.where(tokens, pooled, rows).shape == (2, 3, tokens.shape[1])
+    with pytest.raises(ModelError, match="queries: expected float32 Q×K×P×33"):
+        runtime.score(tokens, pooled, rows[..., :16])
+
+
+def test_a_read_only_table_is_kept_and_a_changing_one_is_not() -> None:
+    runtime = TorchRuntime(wide_network("ram-plus"))
+    encoded = runtime.encode(np.full((1, 3, 64, 64), 99, np.uint8))
+    rows = np.random.default_rng(0).normal(size=(1, 3, 2, 16)).astype(np.float32)
+    first = runtime.score(*encoded, rows)
+    rows *= -1
+    assert np.abs(runtime.score(*encoded, rows) - first).max() > 1e-3
+    rows.setflags(write=False)
+    once = runtime.score(*encoded, rows)
+    np.testing.assert_array_equal(runtime.score(*encoded, rows), once)
+    np.testing.assert_array_equal(runtime.score(*encoded, rows.copy()), once)
+
+
+def test_half_precision_stays_near() -> None:
+    network = wide_network("ram-plus")
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 64), dtype=np.uint8)
+    rows = np.random.default_rng(1).normal(size=(1, 5, 2, 16)).astype(np.float32)
+    exact, near = (
+        runtime.score(*runtime.encode(pixels), rows)
+        for runtime in (TorchRuntime(network), TorchRuntime(network, half=True))
+    )
+    assert near.dtype == np.float32
+    assert 0 < np.abs(near - exact).max() < 0.2
+
+
+def test_a_device_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(DeviceError, match="'cuda:99' was asked for and is not there"):
+        TorchRuntime(wide_network("ram"), device="cuda:99")
+
+
+def test_unprojected_tokens_are_as_wide_as_the_backbones() -> None:
+    with pytest.raises(ModelError, match="tokens are 8 wide and not projected, but the width is 16"):
+        TagNetwork(replace(tiny_config("tag2text"), width=16))

@@ -26,6 +26,9 @@ class ImageEncoder(nn.Module):
     Args:
         config: names backbone, size, width and normalisation.
         backbone: with its weights; a random one when not given.
+
+    Raises:
+        ModelError: the backbone's tokens are to be used as they are, and are not of the width that is said.
     """
 
     mean: Tensor
@@ -34,7 +37,10 @@ class ImageEncoder(nn.Module):
     def __init__(self, config: NetworkConfig, backbone: Stages | None = None) -> None:
         super().__init__()
         self.backbone = make_backbone(config) if backbone is None else backbone
-        self.proj = nn.Linear(self.backbone.width, config.width) if config.projected else nn.Identity()
+        width = self.backbone.width
+        if not config.projected and width != config.width:
+            raise ModelError(f"tokens are {width} wide and not projected, but the width is {config.width}")
+        self.proj = nn.Linear(width, config.width) if config.projected else nn.Identity()
         for name, values in (("mean", config.mean), ("std", config.std)):
             scaled = torch.tensor([255 * value for value in values]).reshape(3, 1, 1)
             self.register_buffer(name, scaled, persistent=False)
