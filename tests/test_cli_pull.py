@@ -15,7 +15,7 @@ from anytag.checkpoints.load import load_network
 from anytag.models import hub as models
 from anytag.models.card import Card
 from anytag.models.folder import ModelFolder
-from anytag.models.published import PUBLISHED
+from anytag.models.published import BENCHMARKS, PUBLISHED, lists
 from tests.command import run
 from tests.hub_server import COMMIT, Hub, serving
 from tests.released import make_tensors, write_checkpoint, write_lists
@@ -149,10 +149,21 @@ def test_push_then_pull_a_folder(hub: Hub, tmp_path: Path, monkeypatch: pytest.M
     assert models.resolve("other").name == "other"
 
 
+def test_pull_lists_brings_the_annotations_of_benchmarks(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = tuple(replace(one, sha256="") for one in BENCHMARKS)
+    monkeypatch.setattr("anytag.models.published.BENCHMARKS", small)
+    hub.files |= {one.path: one.local.encode() for one in small}
+    result = run("pull", "lists")
+    assert result.exit_code == 0, result.output
+    assert {path.name: path.read_text() for path in lists().iterdir() if path.is_file()} == {
+        one.local: one.local for one in BENCHMARKS
+    }
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("ram++",), "expected ram-plus, ram, tag2text or hf-hub:owner/name"),
+        (("ram++",), "expected ram-plus, ram, tag2text, lists or hf-hub:owner/name"),
         (("hf-hub:../x",), "expected owner/name"),
         (("ram", "--name", "../up"), "expected letters, digits"),
         (("hf-hub:me/none",), "files are not to be had"),

@@ -27,17 +27,20 @@ def command(model: str, name: str | None, **options: Any) -> None:
     """Fetch a model and install it.
 
     MODEL is ram-plus, ram or tag2text, which are downloaded as their authors publish them and converted, or
-    hf-hub:owner/name, a model folder that somebody pushed. A broken download goes on when the same is typed
-    again; sizes and hashes are checked. ANYTAG_HUB names a mirror of the Hub, HF_TOKEN holds a token.
+    hf-hub:owner/name, a model folder that somebody pushed; or lists, the annotations of benchmarks for anytag
+    eval. A broken download goes on when the same is typed again; sizes and hashes are checked.
+    ANYTAG_HUB names a mirror of the Hub, HF_TOKEN holds a token.
     """
     from anytag.errors import UnknownModelError
     from anytag.models.hub import cache
     from anytag.models.published import PUBLISHED
     from anytag.models.remote import PREFIX
 
+    if model == "lists":
+        return _pull_lists()
     if model not in PUBLISHED and not model.startswith(PREFIX):
         raise UnknownModelError(
-            f"no model {model!r} to fetch: expected {', '.join(PUBLISHED)} or {PREFIX}owner/name"
+            f"no model {model!r} to fetch: expected {', '.join(PUBLISHED)}, lists or {PREFIX}owner/name"
         )
     target = cache() / _name(name or model.removeprefix(PREFIX).rpartition("/")[2])
     if target.exists():
@@ -65,6 +68,14 @@ def _pull_published(family: str, target: Path, options: dict[str, Any]) -> None:
     asked = options_of(convert, options, family=family, lists=downloads(), embedding=embedding, source=source)
     click.echo(told(convert.convert(checkpoint.path, target, asked)))
     click.echo(f"Installed as {target.name}. What was downloaded is not needed any more: {downloads()}")
+
+
+def _pull_lists() -> None:
+    from anytag.models.published import BENCHMARKS, lists
+    from anytag.models.remote import fetch
+
+    _tell(fetch(BENCHMARKS, lists(), progress=True))
+    click.echo(f"Annotations are in {lists()}; photos are yours to get: anytag eval says which, and where.")
 
 
 def _pull_folder(repository: str, target: Path) -> None:

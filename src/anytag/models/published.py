@@ -8,7 +8,8 @@ from pathlib import Path
 from anytag.models.hub import cache
 from anytag.models.remote import Remote
 
-_CODE = "xinyu1205/recognize-anything/7cb804a8609e9f4b1a50b7f31436d2df40bb9481/ram/data"
+_REPOSITORY = "xinyu1205/recognize-anything/7cb804a8609e9f4b1a50b7f31436d2df40bb9481"
+_CODE = f"{_REPOSITORY}/ram/data"
 _RAW = "https://raw.githubusercontent.com"
 _SPACE = "spaces/xinyu1205/Recognize_Anything-Tag2Text/resolve/main"
 _PLUS = "xinyu1205/recognize-anything-plus-model/resolve/main"
@@ -68,3 +69,61 @@ PUBLISHED = {
 def downloads() -> Path:
     """Where `anytag pull` puts what it downloads, and where `anytag convert` looks for lists."""
     return cache().with_name("downloads")
+
+
+def lists() -> Path:
+    """Where `anytag pull lists` puts the annotations of benchmarks, and `anytag eval` looks for them."""
+    return cache().with_name("lists")
+
+
+def _annotations(path: str, sha256: str) -> Remote:
+    return Remote(f"{_REPOSITORY}/datasets/{path}", _RAW, sha256=sha256)
+
+
+BENCHMARKS = (
+    _annotations(
+        "hico/hico_600_annots.txt",
+        "68a0f34293550194ca9beb1ba6b0bed0bee134d5c956f286ef09427a484f3707",
+    ),
+    _annotations(
+        "hico/hico_600_taglist.txt",
+        "9154ff557b7c3bd1d3589f5a0fdfa3774ebe8c6e1f205d93a5058f7426303938",
+    ),
+    _annotations(
+        "imagenet_multi/imagenet_multi_1000_annots.txt",
+        "5e67b16d3e207f3af3cd4d2f105442e28e9770a92669d1ee8c11367a85bdfcd4",
+    ),
+    _annotations(
+        "imagenet_multi/imagenet_multi_1000_taglist.txt",
+        "571ae1c583b4be7da87519494c52bf405a46af05d5815627c7a0dee997068b60",
+    ),
+    _annotations(
+        "openimages_common_214/openimages_common_214_ram_annots.txt",
+        "f54429fd57ee9798aee2c7511a28b080998672a91886510ea2e7b60a785ad6cc",
+    ),
+    _annotations(
+        "openimages_common_214/openimages_common_214_ram_taglist.txt",
+        "3b2ec80fc92178b1e672a087a1e8c034ba3008dcb48dcfa5b2a38641077fc6cb",
+    ),
+    _annotations(
+        "openimages_common_214/openimages_common_214_tag2text_idannots.txt",
+        "a15f9864b0a3c22228a7c47fd523eadf7ecc33308f1a0ab184460a76f743fb47",
+    ),
+    _annotations(
+        "openimages_common_214/openimages_common_214_tag2text_tagidlist.txt",
+        "7a5e3e2eb8f4d7ade79742057434c878af3f22de8a45f18b3d91813c61921000",
+    ),
+    _annotations(
+        "openimages_rare_200/openimages_rare_200_llm_tag_descriptions.json",
+        "b65f1cdf4506df0efe987a8178f06c076e38ea5be5432355a00d12ac0db296e7",
+    ),
+    _annotations(
+        "openimages_rare_200/openimages_rare_200_ram_annots.txt",
+        "6a6f87480aaf86083131c632573c6ea302ca1dced29fbe5274254364fc1305a2",
+    ),
+    _annotations(
+        "openimages_rare_200/openimages_rare_200_ram_taglist.txt",
+        "8a173d0132907fa88451de2370d2dc4efee6807b952dfe6eeb9e77eeea2315cf",
+    ),
+)
+"""Tag lists, annotations and descriptions of the papers' benchmarks; their photos are the user's to get."""
