@@ -19,6 +19,7 @@ COMMANDS = (
     "describe",
     "finetune",
     "calibrate",
+    "eval",
     "data",
     "doctor",
 )

@@ -9,6 +9,8 @@ from typing import Any
 
 from anytag.errors import AnytagError, MissingExtraError
 
+Tokens = list[list[str]]
+
 # As the Penn Treebank cuts words, which COCO's own evaluation does: "don't" is "do" and "n't".
 _CLITIC = re.compile(r"(?<=\w)(n't|'(?:s|re|ve|ll|d|m))\b")
 _WORD = re.compile(r"n't\b|'(?:s|re|ve|ll|d|m)\b|\w+(?:[-/.&]\w+)*")
@@ -36,6 +38,13 @@ def caption_metrics(hypotheses: Sequence[str], references: Sequence[Sequence[str
         AnytagError: the lengths differ, or a photo has no reference.
         MissingExtraError: the extra `eval` is not installed.
     """
+    return caption_scores(hypotheses, references)[0]
+
+
+def caption_scores(
+    hypotheses: Sequence[str], references: Sequence[Sequence[str]]
+) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """`caption_metrics`, and CIDEr and METEOR of each photo, whose means they are; errors as there."""
     if len(hypotheses) != len(references) or not hypotheses:
         raise AnytagError(
             f"{len(hypotheses)} captions for {len(references)} lists of references: expected one for each"
@@ -44,7 +53,8 @@ def caption_metrics(hypotheses: Sequence[str], references: Sequence[Sequence[str
         raise AnytagError(f"photo {missing[0]} (counted from 0) has no reference caption; leave it out")
     ours = [words(text) for text in hypotheses]
     theirs = [[words(text) for text in texts] for texts in references]
-    return {**_coco(ours, theirs), "METEOR": _meteor(ours, theirs)}
+    each = {"CIDEr": _cider(ours, theirs), "METEOR": _meteor(ours, theirs)}
+    return _bleu(ours, theirs) | {name: sum(scores) / len(scores) for name, scores in each.items()}, each
 
 
 def _library(module: str) -> Any:
@@ -54,15 +64,21 @@ def _library(module: str) -> Any:
         raise MissingExtraError("BLEU, CIDEr and METEOR", "eval") from error
 
 
-def _coco(ours: list[list[str]], theirs: list[list[list[str]]]) -> dict[str, float]:
-    """BLEU and CIDEr of COCO's evaluation code, which takes words joined by spaces."""
-    hypotheses = {number: [" ".join(text)] for number, text in enumerate(ours)}
+def _joined(ours: Tokens, theirs: list[Tokens]) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
+    """As COCO's evaluation code takes them: references and captions by photo, words joined by spaces."""
     references = {number: [" ".join(text) for text in texts] for number, texts in enumerate(theirs)}
-    bleu, _ = _library("pycocoevalcap.bleu.bleu").Bleu(4).compute_score(references, hypotheses, verbose=0)
-    cider, _ = _library("pycocoevalcap.cider.cider").Cider().compute_score(references, hypotheses)
-    return {f"BLEU-{n}": 100 * float(value) for n, value in enumerate(bleu, 1)} | {
-        "CIDEr": 100 * float(cider)
-    }
+    return references, {number: [" ".join(text)] for number, text in enumerate(ours)}
+
+
+def _bleu(ours: Tokens, theirs: list[Tokens]) -> dict[str, float]:
+    bleu = _library("pycocoevalcap.bleu.bleu").Bleu(4)
+    values, _ = bleu.compute_score(*_joined(ours, theirs), verbose=0)
+    return {f"BLEU-{n}": 100 * float(value) for n, value in enumerate(values, 1)}
+
+
+def _cider(ours: Tokens, theirs: list[Tokens]) -> list[float]:
+    _, each = _library("pycocoevalcap.cider.cider").Cider().compute_score(*_joined(ours, theirs))
+    return [100 * float(value) for value in each]
 
 
 class _NoSynonyms:
@@ -72,9 +88,8 @@ class _NoSynonyms:
         return []
 
 
-def _meteor(ours: list[list[str]], theirs: list[list[list[str]]]) -> float:
-    """Mean over photos of METEOR with the best reference."""
+def _meteor(ours: Tokens, theirs: list[Tokens]) -> list[float]:
+    """METEOR of each photo with its best reference."""
     score = _library("nltk.translate.meteor_score").meteor_score
     nothing = _NoSynonyms()
-    scores = [float(score(t, o, wordnet=nothing)) for o, t in zip(ours, theirs, strict=True)]
-    return 100 * sum(scores) / len(scores)
+    return [100 * float(score(texts, own, wordnet=nothing)) for own, texts in zip(ours, theirs, strict=True)]

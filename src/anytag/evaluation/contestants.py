@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -13,6 +14,8 @@ import numpy.typing as npt
 
 from anytag.asked import OWN_THRESHOLD
 from anytag.errors import AnytagError
+from anytag.images import load
+from anytag.models.onnx import Device
 from anytag.tagger import Tagger
 from anytag.vocabulary import Asked, Tag
 
@@ -20,6 +23,8 @@ from .tasks import TagTask
 
 Floats = npt.NDArray[np.floating]
 T = TypeVar("T")
+
+RIVALS = ("open_clip", "transformers", "imagenet")
 
 
 class Watch(Protocol):
@@ -117,8 +122,6 @@ def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 def read_photos(paths: Sequence[Path], *, near: int) -> tuple[list[npt.NDArray[np.uint8]], dict[int, str]]:
     """Upright RGB uint8 H×W×3 of those that can be read, and why the others cannot, by number."""
-    from anytag.images import load
-
     pixels, failed = [], {}
     for number, path in enumerate(paths):
         try:
@@ -126,3 +129,24 @@ def read_photos(paths: Sequence[Path], *, near: int) -> tuple[list[npt.NDArray[n
         except AnytagError as error:
             failed[number] = str(error)
     return pixels, failed
+
+
+def contestant(spec: str | None, *, device: Device = "auto") -> Contestant:
+    """What is written after `--rival`, or a model of ours by name or folder; None is the embedded one.
+
+    Args:
+        spec: "open_clip:NAME@WEIGHTS", "transformers:NAME", "imagenet:BACKBONE", or a model.
+
+    Raises:
+        AnytagError: there is no such model; MissingExtraError where its packages are missing.
+    """
+    kind, _, name = (spec or "").partition(":")
+    if kind not in RIVALS:
+        return TaggerContestant(Tagger.load(spec, device=device))
+    if not name:
+        raise AnytagError(f"the rival {spec!r} lacks a name, as in {kind}:NAME")
+    module = import_module(f"{__package__}.{'imagenet' if kind == 'imagenet' else 'rivals'}")
+    rival: Contestant = (
+        module.ClassifierWithText(name) if kind == "imagenet" else module.zero_shot(kind, name)
+    )
+    return rival

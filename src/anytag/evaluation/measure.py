@@ -65,13 +65,19 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class Mistakes:
-    """Photos that one tag gets most wrong, by number."""
+class Picture:
+    """A photo in a report, by its path, with what is said of it."""
 
-    name: str
-    AP: float
-    wrong: list[int]
-    missed: list[int]
+    photo: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mistakes:
+    """Photos that go wrong in one way, in rows that say how."""
+
+    title: str
+    rows: dict[str, list[Picture]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,12 +144,16 @@ def measure(
     return Measured(name, figures, _lines(sheet), _curves(sheet)), _means(sheet.resampled)
 
 
+def spread(value: float, resampled: npt.NDArray[np.floating]) -> Figure:
+    """A figure with the interval of its resampled values, B; without one where B is 0."""
+    if len(resampled) == 0 or np.isnan(resampled).all():
+        return Figure(value)
+    return Figure(value, *metrics.interval(value, resampled.astype(np.float64)))
+
+
 def _figure(value: float, resampled: npt.NDArray[np.float64]) -> Figure:
     """Shares -> percent."""
-    if len(resampled) == 0 or np.isnan(resampled).all():
-        return Figure(100 * value)
-    low, high = metrics.interval(value, resampled)
-    return Figure(100 * value, 100 * low, 100 * high)
+    return spread(100 * value, 100 * resampled)
 
 
 def _means(resampled: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -244,8 +254,12 @@ def worst(
         order = np.argsort(-scores[:, tag], kind="stable")
         order = order[np.isfinite(scores[order, tag])]
         there = task.present[order, tag]
-        wrong, missed = order[~there][:photos], order[there][::-1][:photos]
-        out.append(Mistakes(task.tags[tag].name, 100 * float(ap[tag]), wrong.tolist(), missed.tolist()))
+        rows = {"high, but not said to be there": order[~there], "low, but there": order[there][::-1]}
+        pictures = {
+            row: [Picture(str(task.photos[n]), f"{scores[n, tag]:.2f}") for n in numbers[:photos]]
+            for row, numbers in rows.items()
+        }
+        out.append(Mistakes(f"{task.tags[tag].name}: AP {100 * ap[tag]:.1f}", pictures))
     return out
 
 

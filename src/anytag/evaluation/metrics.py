@@ -12,6 +12,7 @@ Floats = npt.NDArray[np.floating]
 Doubles = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
+KS = (1, 5, 10)
 _CHUNK = 64  # resamples that are worked on at once: bounds memory
 
 
@@ -144,7 +145,7 @@ def ranks(similar: Floats, right: Bools) -> npt.NDArray[np.int64]:
     return np.asarray(1 + ((similar >= best) & ~right).sum(1))
 
 
-def recall_at(found: npt.NDArray[np.int64], ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
+def recall_at(found: npt.NDArray[np.int64], ks: Sequence[int] = KS) -> dict[str, float]:
     """Share of queries whose `ranks` are among the k best."""
     return {f"R@{k}": float((found <= k).mean()) for k in ks}
 

@@ -10,8 +10,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from anytag.data.formats import read
 from anytag.data.labeler import Labeler
-from anytag.data.rows import Row, read_rows
+from anytag.data.rows import Row
 from anytag.errors import AnytagError
 from anytag.vocabulary import Asked, Vocabulary
 
@@ -90,10 +91,13 @@ class TextTask:
 def rows_of(path: Path, *, split: str, source: str | None = None, limit: int | None = None) -> list[Row]:
     """Rows of one split, and of one source when it is named; at most `limit` of them.
 
+    Args:
+        path: rows.jsonl, or another format that `anytag data` reads; where it has no splits, all is this one.
+
     Raises:
         AnytagError: there are none; the message tells which there are.
     """
-    rows = read_rows(path)
+    rows = list(read(str(path), split=split))
     found = [row for row in rows if row.split == split and source in (None, row.source)]
     if not found:
         there = sorted({f"--split {row.split} --source {row.source}" for row in rows})

@@ -1,0 +1,89 @@
+"""`anytag eval`: how good a model is, beside others."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from anytag.cli.outer import outer
+
+T = TypeVar("T")
+
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+@click.command("eval", short_help="Measure a model, beside others.")
+@click.argument("model", metavar="[MODEL]", required=False)
+@click.option(
+    "--data", metavar="FILE|NAME", required=True,
+    help="rows.jsonl or what else anytag data reads, or a benchmark: openimages-common-214, "
+    "openimages-rare-200, imagenet-multi, hico-600, coco-80, flickr8k.",
+)  # fmt: skip
+@click.option(
+    "--task", type=click.Choice(["tagging", "open-set", "caption", "retrieval"]),
+    help="tagging asks the model's vocabulary, open-set the names of the data's labels.  "
+    "[default: the benchmark's own, else tagging]",
+)  # fmt: skip
+@click.option("--against", metavar="MODEL", multiple=True, help="Another model of ours beside it.")
+@click.option(
+    "--rival", metavar="KIND:NAME", multiple=True,
+    help="Another kind beside it: open_clip:NAME@WEIGHTS, open_clip:local-dir:FOLDER, transformers:NAME, "
+    "imagenet:tf_efficientnet_lite0.",
+)  # fmt: skip
+@click.option("--images", metavar="FOLDER", type=_FOLDER, help="Where the photos of a benchmark are.")
+@click.option("--lists", metavar="FOLDER", type=_FOLDER, help="Where the annotations of a benchmark are.")
+@click.option("--split", metavar="NAME", default="test", show_default=True, help="Which rows of FILE.")
+@click.option("--source", metavar="NAME", help="Only rows of this source.")
+@click.option("--limit", metavar="N", type=click.IntRange(min=1), help="Only the first N photos.")
+@click.option(
+    "--at-least", metavar="N", type=click.IntRange(min=1), default=5, show_default=True,
+    help="Photos that a tag needs to count in means over tags.",
+)  # fmt: skip
+@click.option(
+    "--resamples", metavar="N", type=click.IntRange(min=0), default=200, show_default=True,
+    help="Of the bootstrap intervals; 0 leaves them out.",
+)  # fmt: skip
+@click.option(
+    "--output", metavar="FOLDER", type=_FOLDER, help="Write report.json, report.md and report.html there."
+)
+@click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
+    help="Where models of ours run.",
+)  # fmt: skip
+@click.option("--cost/--no-cost", "costs", default=True, help="Measure time and memory of tagging too.")
+def command(
+    model: str | None, against: tuple[str, ...], rival: tuple[str, ...], output: Path | None, **options: Any
+) -> None:
+    """Measure MODEL (the embedded one unless named): average precision, precision and recall, calibration.
+
+    Also captions (BLEU, CIDEr, METEOR) and retrieval (recall at 1, 5, 10), with 95 % bootstrap intervals. The
+    summary is printed as Markdown; --output adds every tag, curves and the worst mistakes as pictures.
+    """
+    running, report = outer("evaluation.run", "anytag eval"), outer("evaluation.report", "anytag eval")
+    asked = running.Evaluation(
+        models=(model, *against),
+        rivals=rival,
+        kind=options.pop("task"),
+        times=options.pop("resamples"),
+        **options,
+    )
+    found = running.run(asked, watch=_watch)
+    click.echo("\n".join(report.facts(found)) + "\n\n" + report.as_markdown(report.summary(found)))
+    if output is not None:
+        for path in report.write(found, output):
+            click.echo(f"Wrote {path}", err=True)
+
+
+def _watch(items: Iterable[T], *, total: int, what: str) -> Iterator[T]:
+    """The same items, and a bar on the terminal while they come."""
+    if not sys.stderr.isatty():
+        yield from items
+        return
+    from rich.console import Console
+    from rich.progress import track
+
+    yield from track(items, description=what, total=total, console=Console(stderr=True), transient=True)

@@ -1,0 +1,218 @@
+"""The papers' benchmarks by name: annotations from a folder of lists, photos from the user."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from anytag.errors import AnytagError
+from anytag.vocabulary import Asked, Vocabulary
+
+from .lists import TagList, coco_rows, flickr8k_rows, read_descriptions, read_list
+from .tasks import Kind, Published, TagTask, TextTask, names_task, text_task, vocabulary_task
+
+TAG2TEXT = 3429
+"""Tags of the released Tag2Text, which has annotations of its own: by number, since its names repeat."""
+
+_MAP = "mAP as published"
+_RAM = "README of recognize-anything and arXiv 2306.03514 (RAM)"
+_PLUS = "README of recognize-anything and arXiv 2310.15200 (RAM++)"
+_KARPATHY = "Karpathy and Fei-Fei 2015, arXiv 1412.2306"
+_ATTEND = "Xu et al. 2015, arXiv 1502.03044"
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """One row of the table.
+
+    Attributes:
+        annotations: the files of a tag list, or what else is read.
+        kind: the task unless another is asked for.
+        images: what to get, and where.
+        suffix: what the ids of images lack.
+        published: what others reached, in percent.
+        descriptions: a file of descriptions for the open-set task.
+        tag2text: the files for a model with Tag2Text's vocabulary.
+    """
+
+    annotations: TagList | Literal["coco", "flickr8k"]
+    kind: Kind
+    images: str
+    suffix: str = ""
+    published: tuple[Published, ...] = ()
+    descriptions: str | None = None
+    tag2text: TagList | None = None
+
+
+def _published(source: str, who: str, **figures: float) -> tuple[Published, ...]:
+    return tuple(Published(who, name.replace("_", " "), value, source) for name, value in figures.items())
+
+
+def _maps(source: str, values: dict[str, float]) -> tuple[Published, ...]:
+    return tuple(Published(who, _MAP, value, source) for who, value in values.items())
+
+
+_OPENIMAGES = (
+    "the test images of OpenImages v6 (https://storage.googleapis.com/openimages/web/download_v6.html), as "
+    "test/0000c64e1253d68f.jpg, or without the folder test"
+)
+
+BENCHMARKS = {
+    "openimages-common-214": Benchmark(
+        TagList("openimages_common_214_ram_taglist.txt", "openimages_common_214_ram_annots.txt"),
+        "tagging",
+        _OPENIMAGES,
+        ".jpg",
+        _maps(_PLUS, {"Tag2Text 14M": 83.4, "RAM 14M": 86.5, "RAM++ 14M": 86.6, "CLIP": 73.6}),
+        tag2text=TagList(
+            "openimages_common_214_tag2text_tagidlist.txt", "openimages_common_214_tag2text_idannots.txt"
+        ),
+    ),
+    "openimages-rare-200": Benchmark(
+        TagList("openimages_rare_200_ram_taglist.txt", "openimages_rare_200_ram_annots.txt"),
+        "open-set",
+        _OPENIMAGES,
+        ".jpg",
+        _maps(_PLUS, {"RAM 14M": 68.8, "RAM++ 14M": 75.4, "CLIP": 66.2}),
+        "openimages_rare_200_llm_tag_descriptions.json",
+    ),
+    "imagenet-multi": Benchmark(
+        TagList("imagenet_multi_1000_taglist.txt", "imagenet_multi_1000_annots.txt", by_text=False),
+        "tagging",
+        "the 50,000 validation images of ILSVRC 2012 (https://image-net.org/download), as "
+        "ILSVRC2012_val_00000001.JPEG",
+        published=(
+            *_published(_PLUS, "RAM 14M", mAP_of_common_tags=71.4, mAP_of_uncommon_tags=48.4),
+            *_published(_PLUS, "RAM++ 14M", mAP_of_common_tags=72.4, mAP_of_uncommon_tags=55.0),
+            *_published(_PLUS, "CLIP", mAP_of_common_tags=56.6, mAP_of_uncommon_tags=58.6),
+        ),
+    ),
+    "hico-600": Benchmark(
+        TagList("hico_600_taglist.txt", "hico_600_annots.txt", by_text=False),
+        "open-set",
+        "the 9,658 test images of HICO (http://www-personal.umich.edu/~ywchao/hico/), as "
+        "HICO_test2015_00000001.jpg",
+        published=_maps(_PLUS, {"RAM 14M": 32.9, "RAM++ 14M": 37.7, "CLIP": 26.8}),
+    ),
+    "coco-80": Benchmark(
+        "coco",
+        "tagging",
+        "the 5,000 images of COCO's val2017 (https://cocodataset.org/#download), as 000000000139.jpg, with "
+        "instances_val2017.json of its annotations in --lists or beside the images",
+        published=_maps(_RAM, {"Tag2Text 14M": 78.2, "RAM 14M": 80.6}),
+    ),
+    "flickr8k": Benchmark(
+        "flickr8k",
+        "caption",
+        "the images of Flickr8k (Hodosh, Young and Hockenmaier 2013; the authors send them on request), as "
+        "1000268201_693b08cb0e.jpg, with dataset_flickr8k.json of Karpathy's caption_datasets.zip "
+        "(https://cs.stanford.edu/people/karpathy/deepimagesent/), or a captions.jsonl of id, split and "
+        "captions, in --lists or beside the images",
+        published=tuple(
+            Published(who, f"BLEU-{n}", value, source)
+            for source, who, values in (
+                (_KARPATHY, "CNN + RNN 2015", (57.9, 38.3, 24.5, 16.0)),
+                (_ATTEND, "soft attention 2015", (67.0, 44.8, 29.9, 19.5)),
+            )
+            for n, value in enumerate(values, 1)
+        ),
+    ),
+}
+
+
+def known(name: str) -> Benchmark:
+    """The benchmark of a name.
+
+    Raises:
+        AnytagError: there is none; the message lists those that there are.
+    """
+    if name not in BENCHMARKS:
+        raise AnytagError(f"no benchmark {name!r}; there are: {', '.join(BENCHMARKS)}")
+    return BENCHMARKS[name]
+
+
+def tag_benchmark(name: str, *, lists: Path, images: Path, vocabulary: Vocabulary, kind: Kind) -> TagTask:
+    """A benchmark's photos, tags and truth.
+
+    Args:
+        lists: folder with the annotations.
+        images: folder with the photos.
+        vocabulary: of the model; Flickr8k's captions are read in its words.
+        kind: "open-set" asks with descriptions, where the benchmark has them.
+
+    Raises:
+        AnytagError: the name, a file or the photos are not there; the message says what to get, and where.
+    """
+    one = known(name)
+    photos_there(images, one)
+    if one.annotations == "coco":
+        rows = coco_rows(lists, images)
+        task, ids = names_task(name, rows, root=images), [row.image for row in rows]
+    elif one.annotations == "flickr8k":
+        rows = flickr8k_rows(lists, images)
+        ids = [row.image for row in rows]
+        task = vocabulary_task(name, rows, root=images, vocabulary=vocabulary)
+    elif one.tag2text is not None and len(vocabulary) == TAG2TEXT:
+        task, ids = _by_number(name, one.tag2text, lists, vocabulary)
+    else:
+        tags, ids, present = read_list(one.annotations, lists)
+        told = read_descriptions(one.descriptions, lists) if one.descriptions and kind == "open-set" else {}
+        task = TagTask(name, (), tuple(Asked(tag, told.get(tag, ())) for tag in tags), present)
+    published = tuple(figure for figure in one.published if figure.figure.startswith("mAP"))
+    return replace(task, photos=_photos(images, ids, one), published=published)
+
+
+def _by_number(name: str, source: TagList, lists: Path, vocabulary: Vocabulary) -> tuple[TagTask, list[str]]:
+    numbers, ids, present = read_list(source, lists)
+    tags = [vocabulary[int(number)] for number in numbers]
+    asked = tuple(Asked(tag.name) for tag in tags)
+    return TagTask(name, (), asked, present, ids=tuple(tag.id for tag in tags)), ids
+
+
+def text_benchmark(name: str, *, lists: Path, images: Path, kind: Kind) -> TextTask:
+    """A benchmark's photos and captions; errors as for `tag_benchmark`."""
+    one = known(name)
+    if one.annotations != "flickr8k":
+        raise AnytagError(
+            f"{name} has no captions, which --task {kind} needs: try flickr8k, or another --task"
+        )
+    photos_there(images, one)
+    rows = flickr8k_rows(lists, images)
+    task = text_task(name, rows, root=images)
+    published = one.published if kind == "caption" else ()
+    return replace(task, photos=_photos(images, [row.image for row in rows], one), published=published)
+
+
+def photos_there(images: Path, benchmark: Benchmark) -> None:
+    """Raises an AnytagError that says what to get where there is no folder of photos."""
+    if not images.is_dir():
+        raise AnytagError(
+            f"there is no folder {images}; get {benchmark.images}, and give the folder as --images"
+        )
+
+
+def _photos(images: Path, ids: Sequence[str], benchmark: Benchmark) -> tuple[Path, ...]:
+    """Where each image lies: as it is called, or without the folders of its name, or in a folder of `images`.
+
+    One that is not there is kept, and counted as unreadable later.
+
+    Raises:
+        AnytagError: not one of them is there.
+    """
+    folders = [images, *(path for path in sorted(images.iterdir()) if path.is_dir())]
+    found = []
+    there = 0
+    for name in ids:
+        file = name + benchmark.suffix
+        places = [images / file, *(folder / Path(file).name for folder in folders)]
+        place = next((path for path in places if path.is_file()), None)
+        there += place is not None
+        found.append(place or places[0])
+    if not there:
+        raise AnytagError(
+            f"{images} holds none of the {len(ids)} photos, for instance {ids[0]}{benchmark.suffix}; get "
+            f"{benchmark.images}"
+        )
+    return tuple(found)

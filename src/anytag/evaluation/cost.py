@@ -1,0 +1,76 @@
+"""What a contestant takes: the time of a photo, and the memory of a process that does nothing else.
+
+echo '{"photos": [...], "tags": [...]}' | python -m anytag.evaluation.cost SPEC DEVICE
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from anytag.errors import AnytagError
+from anytag.vocabulary import Asked
+
+from .contestants import contestant
+from .evaluate import Cost
+from .tasks import TagTask
+
+PHOTOS = 32
+
+
+def cost(spec: str | None, task: TagTask, *, device: str = "auto") -> Cost:
+    """Measures one contestant on some photos of a task, in a process of its own.
+
+    Raises:
+        AnytagError: the process failed.
+    """
+    asked = {
+        "photos": [str(path) for path in task.photos[:PHOTOS]],
+        "tags": [[tag.name, *tag.descriptions] for tag in task.tags],
+        "ids": task.ids,
+    }
+    command = [sys.executable, "-m", __name__, spec or "", device]
+    done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise AnytagError(f"the cost of {spec} could not be measured: {done.stderr.strip()[-400:]}")
+    return Cost(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def peak_megabytes() -> float:
+    """The most memory that this process has held so far."""
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux: unlike ru_maxrss it forgets what the parent held
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        1 << 20 if sys.platform == "darwin" else 1024
+    )
+
+
+def main() -> None:
+    spec, device = sys.argv[1:]
+    asked = json.load(sys.stdin)
+    photos = tuple(map(Path, asked["photos"]))
+    tags = tuple(Asked(name, tuple(rest)) for name, *rest in asked["tags"])
+    ids = None if asked["ids"] is None else tuple(asked["ids"])
+    task = TagTask("cost", photos, tags, np.zeros((len(photos), len(tags)), dtype=bool), ids=ids)
+    one = contestant(
+        spec or None, device="cuda" if device == "cuda" else "cpu" if device == "cpu" else "auto"
+    )
+    one.answer(task.part(photos=range(min(2, len(photos)))))  # loads what is loaded late
+    start = time.perf_counter()
+    one.answer(task)
+    seconds = time.perf_counter() - start
+    found = {"milliseconds": 1000 * seconds / len(photos), "megabytes": peak_megabytes()}
+    sys.stdout.write(json.dumps(found) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,219 @@
+"""Contestants on a task -> a report of plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from anytag.errors import AnytagError
+
+from . import metrics
+from .captions import caption_scores
+from .contestants import Contestant, Watch, unwatched
+from .measure import Figure, Measured, Mistakes, Picture, measure, spread, worst
+from .tasks import Kind, Published, TagTask, TextTask
+
+Floats = npt.NDArray[np.floating]
+
+RESAMPLES = 200
+WORST = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one photo takes: milliseconds, and the peak memory of a process that does nothing else."""
+
+    milliseconds: float
+    megabytes: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All that is found; every value is plain, so that it can be written as JSON.
+
+    Attributes:
+        kind: the task.
+        name: the data.
+        photos: how many were judged.
+        tags: how many were asked, and `counted`, how many of them have photos enough for means over tags.
+        measured: one for each contestant, the first is the one that is evaluated.
+        differences: mAP of each other contestant minus that of the first, on the same resamples.
+        published: what others measured.
+        mistakes: of the first.
+        costs: by contestant, where they were measured.
+        failed: path and reason of photos that could not be read.
+    """
+
+    kind: Kind
+    name: str
+    photos: int
+    measured: list[Measured]
+    tags: int = 0
+    counted: int = 0
+    differences: dict[str, Figure] = field(default_factory=dict)
+    published: tuple[Published, ...] = ()
+    mistakes: list[Mistakes] = field(default_factory=list)
+    costs: dict[str, Cost] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain dictionaries and lists."""
+        return asdict(self)
+
+
+def evaluate_tags(
+    task: TagTask,
+    contestants: Sequence[Contestant],
+    *,
+    kind: Kind = "tagging",
+    at_least: int = 1,
+    times: int = RESAMPLES,
+    watch: Watch = unwatched,
+) -> Report:
+    """Asks every contestant the same and measures what they say.
+
+    Args:
+        at_least: photos that a tag needs to count in means over tags.
+        times: resamples of the bootstrap; 0 leaves intervals out.
+
+    Raises:
+        AnytagError: no photo can be read, or no tag has photos enough.
+    """
+    answers = [contestant.answer(task, watch=watch) for contestant in contestants]
+    failed = {number: why for one in answers for number, why in one.failed.items()}
+    unread = {str(task.photos[number]): why for number, why in sorted(failed.items())}
+    kept = [number for number in range(len(task.photos)) if number not in failed]
+    task = task.part(photos=kept)
+    answers = [replace(one, scores=one.scores[kept], failed={}) for one in answers]
+    counted = int((task.present.sum(0) >= at_least).sum())
+    if not counted:
+        raise AnytagError(
+            f"{task.name}: no tag is present in {at_least} of the {len(kept)} photos that could be read, so "
+            f"there is nothing to average; lower --at-least, or give more photos{_first(unread)}"
+        )
+    weights = metrics.resamples(len(kept), times)
+    found = [
+        measure(task, one, name=contestant.name, at_least=at_least, weights=weights)
+        for contestant, one in zip(contestants, answers, strict=True)
+    ]
+    return Report(
+        kind,
+        task.name,
+        len(kept),
+        [measured for measured, _ in found],
+        tags=len(task.tags),
+        counted=counted,
+        differences=_differences(found),
+        published=task.published,
+        mistakes=worst(task, answers[0], at_least=at_least, tags=WORST),
+        failed=unread,
+    )
+
+
+def _first(unread: Mapping[str, str]) -> str:
+    return f". {len(unread)} could not be read, the first: {next(iter(unread.values()))}" if unread else ""
+
+
+def _differences(found: Sequence[tuple[Measured, npt.NDArray[np.float64]]]) -> dict[str, Figure]:
+    """On the same resamples, so that what is hard for all plays no part in the interval."""
+    (first, drawn), *others = found
+    out = {}
+    for other, also in others:
+        value = other.figures["mAP"].value - first.figures["mAP"].value
+        out[other.name] = spread(value, 100 * (also - drawn))
+    return out
+
+
+def evaluate_captions(
+    task: TextTask,
+    answers: Mapping[str, Sequence[str | None]],
+    *,
+    failed: Mapping[int, str] | None = None,
+    times: int = RESAMPLES,
+) -> Report:
+    """Captions of each contestant against those that people wrote.
+
+    Args:
+        answers: N captions by the contestant's name; the first is the one that is evaluated.
+        failed: why photos could not be read, by number; their captions play no part.
+    """
+    failed = failed or {}
+    kept = [number for number in range(len(task.photos)) if number not in failed]
+    unread = {str(task.photos[number]): why for number, why in failed.items()}
+    if not kept:
+        raise AnytagError(f"{task.name}: there is no caption to judge{_first(unread)}")
+    references = [task.captions[number] for number in kept]
+    weights = metrics.resamples(len(kept), times)
+    measured, mistakes = [], list[Mistakes]()
+    for name, captions in answers.items():
+        ours = [captions[number] or "" for number in kept]
+        whole, each = caption_scores(ours, references)
+        drawn = {key: weights @ np.array(values) / len(kept) for key, values in each.items()}
+        figures = {
+            key: spread(value, drawn[key]) if key in drawn else Figure(value) for key, value in whole.items()
+        }
+        measured.append(Measured(name, figures))
+        if not mistakes:
+            order = np.argsort(each["CIDEr"], kind="stable")[:WORST]
+            mistakes = [_silly(task, kept[n], ours[n], each["CIDEr"][n]) for n in order]
+    return Report(
+        "caption", task.name, len(kept), measured, published=task.published, mistakes=mistakes, failed=unread
+    )
+
+
+def _silly(task: TextTask, number: int, ours: str, cider: float) -> Mistakes:
+    picture = Picture(str(task.photos[number]), " / ".join(task.captions[number]))
+    return Mistakes(f"{ours} (CIDEr {cider:.1f})", {"people wrote": [picture]})
+
+
+def evaluate_retrieval(task: TextTask, answers: Mapping[str, Floats], *, times: int = RESAMPLES) -> Report:
+    """Recall both ways: which photo is a caption's, and which captions are a photo's.
+
+    Args:
+        answers: similarity N×M of N photos and the M captions of all photos in order, by contestant.
+    """
+    owner = np.repeat(np.arange(len(task.photos)), [len(texts) for texts in task.captions])
+    right = owner == np.arange(len(task.photos))[:, None]  # N×M
+    measured = []
+    for name, similar in answers.items():
+        ways = {
+            "text to photo": metrics.ranks(similar.T, right.T),
+            "photo to text": metrics.ranks(similar, right),
+        }
+        figures: dict[str, Figure] = {}
+        for way, found in ways.items():
+            figures |= {f"{way} {key}": one for key, one in _recalls(found, times).items()}
+        measured.append(Measured(name, figures))
+    first = next(iter(answers.values()))
+    return Report(
+        "retrieval",
+        task.name,
+        len(task.photos),
+        measured,
+        published=task.published,
+        mistakes=_lost(task, first, right),
+    )
+
+
+def _recalls(found: npt.NDArray[np.int64], times: int) -> dict[str, Figure]:
+    weights = metrics.resamples(len(found), times)
+    out = {}
+    for k, (key, value) in zip(metrics.KS, metrics.recall_at(found).items(), strict=True):
+        out[key] = spread(100 * value, 100 * (weights @ (found <= k)) / len(found))
+    return out | {"median rank": Figure(float(np.median(found)))}
+
+
+def _lost(task: TextTask, similar: Floats, right: npt.NDArray[np.bool_]) -> list[Mistakes]:
+    """Photos whose own captions rank lowest, with the caption that comes first instead."""
+    texts = [text for captions in task.captions for text in captions]
+    found = metrics.ranks(similar, right)
+    out = []
+    for n in np.argsort(-found, kind="stable")[:WORST]:
+        best = texts[int(similar[n].argmax())]
+        picture = Picture(str(task.photos[n]), " / ".join(task.captions[n]))
+        out.append(Mistakes(f"found: {best} (its own come at rank {found[n]})", {"people wrote": [picture]}))
+    return out

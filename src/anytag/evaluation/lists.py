@@ -1,0 +1,124 @@
+"""Annotations of benchmarks as their authors distribute them, read from a folder of lists."""
+
+from __future__ import annotations
+
+import json
+import lzma
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from anytag.data.corpora import read_coco_instances
+from anytag.data.rows import Row
+from anytag.errors import AnytagError
+
+Bools = npt.NDArray[np.bool_]
+
+# Where archives and repositories put annotations within the folder that a user names.
+_WITHIN = (
+    ".", "benchmarks", "annotations", "flickr8k",
+    "hico", "imagenet_multi", "openimages_common_214", "openimages_rare_200",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class TagList:
+    """A benchmark of two files, plain or .xz.
+
+    Attributes:
+        tags: one tag a line; numbers where they are numbers of a vocabulary's tags.
+        annotations: one image a line, then its tags: "id,tag,tag", or "id,2 14" with places in the list.
+        by_text: whether annotations repeat the lines of the list rather than number them.
+    """
+
+    tags: str
+    annotations: str
+    by_text: bool = True
+
+
+def find(name: str, *folders: Path) -> Path:
+    """A file of annotations, plain or .xz, in one of the folders.
+
+    Raises:
+        AnytagError: it is in none of them.
+    """
+    for folder in folders:
+        for part in _WITHIN:
+            for suffix in ("", ".xz"):
+                if (path := folder / part / (name + suffix)).is_file():
+                    return path
+    raise AnytagError(
+        f"{name} is not in {' or '.join(map(str, folders))}; get it with `anytag pull lists`, or say with "
+        "--lists which folder holds it"
+    )
+
+
+def text_of(path: Path) -> str:
+    """UTF-8 text of a plain or compressed file."""
+    if path.suffix == ".xz":
+        with lzma.open(path, "rt", encoding="utf-8") as file:
+            return file.read()
+    return path.read_text(encoding="utf-8")
+
+
+def read_list(source: TagList, folder: Path) -> tuple[list[str], list[str], Bools]:
+    """(tags K, image ids N, present N×K).
+
+    A text that the list holds twice is annotated in both columns, as in the published code.
+
+    Raises:
+        AnytagError: a file is missing, or an image has a tag that the list does not hold.
+    """
+    tags = text_of(find(source.tags, folder)).splitlines()
+    lines = [line for line in text_of(find(source.annotations, folder)).splitlines() if line]
+    columns: dict[str, list[int]] = {}
+    for number, tag in enumerate(tags):
+        columns.setdefault(tag if source.by_text else str(number), []).append(number)
+    ids = [line.partition(",")[0] for line in lines]
+    present = np.zeros((len(lines), len(tags)), dtype=bool)
+    for number, line in enumerate(lines):
+        rest = line.partition(",")[2]
+        for tag in filter(None, rest.split(",") if source.by_text else rest.split()):
+            if tag not in columns:
+                raise AnytagError(
+                    f"{source.annotations}: {ids[number]} has {tag!r}, which {source.tags} has not"
+                )
+            present[number, columns[tag]] = True
+    return tags, ids, present
+
+
+def read_descriptions(name: str, folder: Path) -> dict[str, tuple[str, ...]]:
+    """Descriptions of each tag, from a list of {tag: [descriptions]}."""
+    path = find(name, folder)
+    found = json.loads(text_of(path))
+    return {tag: tuple(texts) for one in found for tag, texts in one.items()}
+
+
+def coco_rows(lists: Path, images: Path) -> list[Row]:
+    """Rows of COCO's instances_val2017.json."""
+    path = find("instances_val2017.json", *_beside(lists, images))
+    return list(read_coco_instances(str(path), source="coco", split="val"))
+
+
+def flickr8k_rows(lists: Path, images: Path) -> list[Row]:
+    """Flickr8k's test rows, of Karpathy's dataset_flickr8k.json or a captions.jsonl (id, split, captions)."""
+    folders = _beside(lists, images)
+    try:
+        found = json.loads(text_of(find("dataset_flickr8k.json", *folders)))["images"]
+        told = [(one["filename"], one["split"], [s["raw"] for s in one["sentences"]]) for one in found]
+    except AnytagError:
+        lines = map(json.loads, text_of(find("captions.jsonl", *folders)).splitlines())
+        told = [(f"{one['id']}.jpg", one["split"], one["captions"]) for one in lines]
+    return [
+        Row(image, "flickr8k", split, captions=tuple(texts))
+        for image, split, texts in told
+        if split == "test"
+    ]
+
+
+def _beside(lists: Path, images: Path) -> Sequence[Path]:
+    """Annotations that come with the photos lie in the lists, or beside the photos."""
+    return lists, images, images.parent

@@ -1,0 +1,210 @@
+"""An evaluation as the command line asks for it: data, models and rivals by name -> a report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from anytag.errors import AnytagError
+from anytag.models import published
+from anytag.models.onnx import Device
+from anytag.retriever import Retriever
+from anytag.tagger import Tagger
+from anytag.vocabulary import Vocabulary
+
+from . import benchmarks
+from .contestants import RIVALS, Contestant, TaggerContestant, Watch, contestant, shared, unwatched
+from .cost import cost
+from .evaluate import RESAMPLES, Report, evaluate_captions, evaluate_retrieval, evaluate_tags
+from .tasks import Kind, TagTask, TextTask, names_task, rows_of, text_task, vocabulary_task
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What to measure.
+
+    Attributes:
+        models: the first is evaluated, the others stand beside it; names or folders, None is the embedded.
+        data: rows.jsonl or another format of `anytag data`, or the name of a benchmark.
+        kind: the task; None is the benchmark's own, or tagging.
+        rivals: see `contestants.contestant`.
+        split, source, limit: which rows of data that is not a benchmark.
+        images, lists: folders of a benchmark.
+        at_least: photos that a tag needs to count in means over tags.
+        times: resamples of the bootstrap.
+        costs: whether time and memory are measured.
+    """
+
+    data: str
+    models: tuple[str | None, ...] = (None,)
+    kind: Kind | None = None
+    rivals: tuple[str, ...] = ()
+    split: str = "test"
+    source: str | None = None
+    limit: int | None = None
+    images: Path | None = None
+    lists: Path | None = None
+    at_least: int = 5
+    times: int = RESAMPLES
+    device: Device = "auto"
+    costs: bool = True
+
+    @property
+    def task(self) -> Kind:
+        """The task, decided."""
+        if self.kind is not None:
+            return self.kind
+        return benchmarks.BENCHMARKS[self.data].kind if self.data in benchmarks.BENCHMARKS else "tagging"
+
+
+def run(asked: Evaluation, *, watch: Watch = unwatched) -> Report:
+    """Measures what is asked.
+
+    Raises:
+        AnytagError: data or models are not there, or nothing can be measured on them; says what to type next.
+    """
+    if asked.task in ("caption", "retrieval"):
+        texts = _text_task(asked)
+        return _captions(asked, texts, watch) if asked.task == "caption" else _retrieval(asked, texts, watch)
+    specs = [*asked.models, *asked.rivals]
+    contestants = _named([contestant(spec, device=asked.device) for spec in specs], specs)
+    ours = [one for one in contestants if isinstance(one, TaggerContestant)]
+    task = _tag_task(asked, ours[0].tagger.vocabulary)
+    if task.ids is not None and len(ours) > 1:
+        task = task.part(tags=shared(task, ours))
+    report = evaluate_tags(
+        task, contestants, kind=asked.task, at_least=asked.at_least, times=asked.times, watch=watch
+    )
+    if not asked.costs:
+        return report
+    found = zip(contestants, specs, strict=True)
+    return replace(report, costs={one.name: cost(spec, task, device=asked.device) for one, spec in found})
+
+
+def _named(contestants: list[Contestant], specs: Sequence[str | None]) -> list[Contestant]:
+    """The same, each model with a name of its own: the one in its card, and the folder where that repeats."""
+    names = [one.name for one in contestants]
+    for number, (one, spec) in enumerate(zip(contestants, specs, strict=True)):
+        if isinstance(one, TaggerContestant) and names.count(one.name) > 1:
+            contestants[number] = TaggerContestant(one.tagger, name=f"{one.name} ({spec or 'embedded'})")
+    return contestants
+
+
+def _root(asked: Evaluation) -> Path:
+    """The folder that photos of plain data are relative to."""
+    path = Path(asked.data)
+    if not path.exists():
+        known = ", ".join(benchmarks.BENCHMARKS)
+        raise AnytagError(f"{asked.data} is neither a file of rows nor a benchmark; benchmarks are {known}")
+    return asked.images or (path if path.is_dir() else path.parent)
+
+
+def _title(asked: Evaluation) -> str:
+    parts = [Path(asked.data).name, asked.split, asked.source or ""]
+    return " ".join(filter(None, parts)) + (f", the first {asked.limit}" if asked.limit else "")
+
+
+def _benchmark(asked: Evaluation) -> dict[str, Any]:
+    """Folders and task of a benchmark, as keywords."""
+    one = benchmarks.known(asked.data)
+    if asked.images is None:
+        raise AnytagError(f"{asked.data} needs photos: get {one.images}, and give their folder as --images")
+    lists = asked.lists or published.lists()
+    return {"lists": lists, "images": asked.images, "kind": asked.task}
+
+
+def _tag_task(asked: Evaluation, vocabulary: Vocabulary) -> TagTask:
+    if asked.data in benchmarks.BENCHMARKS:
+        task = benchmarks.tag_benchmark(asked.data, vocabulary=vocabulary, **_benchmark(asked))
+        return task.part(photos=range(min(asked.limit, len(task.photos)))) if asked.limit else task
+    root = _root(asked)
+    rows = rows_of(Path(asked.data), split=asked.split, source=asked.source, limit=asked.limit)
+    if asked.task == "open-set":
+        return names_task(_title(asked), rows, root=root)
+    return vocabulary_task(_title(asked), rows, root=root, vocabulary=vocabulary)
+
+
+def _text_task(asked: Evaluation) -> TextTask:
+    if asked.data in benchmarks.BENCHMARKS:
+        task = benchmarks.text_benchmark(asked.data, **_benchmark(asked))
+        end = asked.limit
+        return replace(task, photos=task.photos[:end], captions=task.captions[:end])
+    root = _root(asked)
+    rows = rows_of(Path(asked.data), split=asked.split, source=asked.source, limit=asked.limit)
+    return text_task(_title(asked), rows, root=root)
+
+
+def _without(task: TextTask, failed: dict[int, str]) -> TextTask:
+    kept = [number for number in range(len(task.photos)) if number not in failed]
+    photos = tuple(task.photos[number] for number in kept)
+    return replace(task, photos=photos, captions=tuple(task.captions[number] for number in kept))
+
+
+def _captions(asked: Evaluation, task: TextTask, watch: Watch) -> Report:
+    if asked.rivals:
+        raise AnytagError("--rival has no captions; leave it out, or give --task tagging or retrieval")
+    captioner = import_module("anytag.captioner").Captioner
+    answers: dict[str, list[str | None]] = {}
+    failed: dict[int, str] = {}
+    for spec in asked.models:
+        model = captioner.load(spec, device=asked.device)
+        name = _unique(model.tagger.card.name, spec, answers)
+        found = list(watch(model.caption_many(task.photos), total=len(task.photos), what=name))
+        failed |= {number: one.error.message for number, one in enumerate(found) if one.error}
+        answers[name] = [one.text for one in found]
+    return evaluate_captions(task, answers, failed=failed, times=asked.times)
+
+
+def _unique(name: str, spec: str | None, taken: dict[str, Any]) -> str:
+    return f"{name} ({spec or 'embedded'})" if name in taken else name
+
+
+Similar = Callable[[Sequence[Path], Sequence[str]], tuple[Floats, dict[int, str]]]
+
+
+def _retrieval(asked: Evaluation, task: TextTask, watch: Watch) -> Report:
+    texts = [text for captions in task.captions for text in captions]
+    owner = np.repeat(np.arange(len(task.photos)), [len(captions) for captions in task.captions])
+    found: dict[str, Floats] = {}
+    failed: dict[int, str] = {}
+    for spec in (*asked.models, *asked.rivals):
+        name, similar = _similarity(asked, spec, watch)
+        found[_unique(name, spec, found)], why = similar(task.photos, texts)
+        failed |= why
+    kept = np.array([number not in failed for number in range(len(task.photos))])
+    answers = {name: scores[kept][:, kept[owner]] for name, scores in found.items()}
+    report = evaluate_retrieval(_without(task, failed), answers, times=asked.times)
+    return replace(report, failed={str(task.photos[number]): why for number, why in failed.items()})
+
+
+def _similarity(asked: Evaluation, spec: str | None, watch: Watch) -> tuple[str, Similar]:
+    """Name, and what gives N×M and why photos could not be read."""
+    if (spec or "").partition(":")[0] in RIVALS:
+        rival: Any = contestant(spec, device=asked.device)
+        if not hasattr(rival, "similar"):
+            raise AnytagError(
+                f"{spec} cannot tell how well a sentence fits; leave it out of --task retrieval"
+            )
+        return rival.name, lambda photos, texts: rival.similar(photos, texts, watch=watch)
+    retriever = Retriever(Tagger.load(spec, device=asked.device))
+    name = retriever.tagger.card.name
+
+    def similar(photos: Sequence[Path], texts: Sequence[str]) -> tuple[Floats, dict[int, str]]:
+        gallery = retriever.embed(watch(photos, total=len(photos), what=name))
+        why = {path: failure.message for path, failure in gallery.failed}
+        failed = {number: why[str(path)] for number, path in enumerate(photos) if str(path) in why}
+        scores = np.zeros((len(photos), len(texts)), np.float32)
+        scores[[number for number in range(len(photos)) if number not in failed]] = retriever.score(
+            gallery, texts
+        )
+        return scores, failed
+
+    return name, similar
