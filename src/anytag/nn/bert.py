@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 EPSILON = 1e-12
 DROPOUT = 0.1
+# Added to the score of what must not be seen: not minus infinity, as published.
+HIDDEN = -10000.0
 Memory = tuple[Tensor, Tensor]  # keys and values, N×heads×T×d
 
 
@@ -129,6 +131,11 @@ class TextLayer(nn.Module):
         keys, values = self.attend.remember(x, heads=memory[0].shape[1])
         seen = torch.cat([past[0], keys], 2), torch.cat([past[1], values], 2)
         return self.cross(self.attend(x, seen, bias), memory), seen
+
+    def alone(self, x: Tensor, bias: Tensor, *, heads: int) -> Tensor:
+        """The layer without what it looks at: self-attention and perceptron, N×L×H -> N×L×H."""
+        y: Tensor = self.cross.mlp(self.attend(x, self.attend.remember(x, heads=heads), bias))
+        return y
 
 
 class Embeddings(nn.Module):

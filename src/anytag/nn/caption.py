@@ -9,11 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .bert import EPSILON, CrossLayer, Embeddings, TextLayer, init_bert
+from .bert import EPSILON, HIDDEN, CrossLayer, Embeddings, TextLayer, init_bert
 from .families import CaptionConfig
-
-# Added to the score of what must not be seen: not minus infinity, as published.
-_HIDDEN = -10000.0
 
 
 class CaptionDecoder(nn.Module):
@@ -78,7 +75,7 @@ class CaptionDecoder(nn.Module):
         seen = (place <= place[before:, None])[None, None]
         if mask is not None:
             seen = seen & (mask != 0)[:, None, None]
-        return (~seen).to(self.bias.dtype) * _HIDDEN
+        return (~seen).to(self.bias.dtype) * HIDDEN
 
 
 class CaptionHead(CaptionDecoder):
@@ -112,7 +109,7 @@ class CaptionHead(CaptionDecoder):
         Returns:
             N×S×H; positions of padding hold numbers too, and the decoder looks at them, as published.
         """
-        hidden = (1.0 - tag_mask[:, None, None].to(image_tokens.dtype)) * _HIDDEN  # N×1×1×S
+        hidden = (1.0 - tag_mask[:, None, None].to(image_tokens.dtype)) * HIDDEN  # N×1×1×S
         memory = self.encoder.remember(image_tokens)
         encoded: Tensor = self.encoder(tag_ids, memory, self.nothing(tag_ids), hidden)[0]
         return encoded

@@ -77,6 +77,27 @@ class CaptionConfig:
 
 
 @dataclass(frozen=True)
+class AlignmentConfig:
+    """Heads that say how well a text fits a photo (Tag2Text, section 3.2).
+
+    Attributes:
+        words: wordpieces, the special ones included.
+        layers: of the text encoder.
+        width: H, of the text encoder and of the encoded tags.
+        space: E, of the space that photos and texts share.
+        positions: longest text, in wordpieces.
+    """
+
+    words: int = 30524
+    layers: int = 12
+    heads: int = 12
+    width: int = 768
+    mlp: int = 3072
+    space: int = 256
+    positions: int = 512
+
+
+@dataclass(frozen=True)
 class NetworkConfig:
     """Numbers of one network.
 
