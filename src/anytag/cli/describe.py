@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import click
+
+from anytag.cli.outer import outer
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _READABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -81,13 +82,13 @@ def command(
     130 interrupted.
     """
     named = _named(tags, tags_from, vocabulary)
-    describe = import_module("anytag.data.describe")
+    describe = outer("data.describe", "describing tags")
     if llm is None:
         if options["model"] or dry_run:
             raise click.UsageError(
                 "--model and --dry-run are about a language model: give its address by --llm."
             )
-        folder = import_module("anytag.data.wordnet").WordNet(wordnet) if wordnet else None
+        folder = outer("data.wordnet", "WordNet").WordNet(wordnet) if wordnet else None
         describe.write_descriptions(output, describe.without_model(named, wordnet=folder))
         return
     if not options["model"]:
@@ -96,7 +97,7 @@ def command(
 
 
 def _with_model(tags: list[Any], base_url: str, output: Path, dry_run: bool, options: dict[str, Any]) -> None:
-    describe, llm = import_module("anytag.data.describe"), import_module("anytag.data.llm")
+    describe, llm = outer("data.describe", "describing tags"), outer("data.llm", "a language model")
     sampling = llm.Sampling(options["model"], options["temperature"], options["max_tokens"])
     journal = describe.Journal(output.with_name(output.name + ".answers"), sampling)
     cost = describe.estimate(tags, journal, answers=options["answers"])
@@ -123,7 +124,7 @@ def _with_model(tags: list[Any], base_url: str, output: Path, dry_run: bool, opt
 
 def _ask(tags: list[Any], endpoint: Any, journal: Any, total: int, options: dict[str, Any]) -> None:
     """Asks with a progress bar on a terminal; the first few failures are told."""
-    ask = import_module("anytag.data.describe").ask
+    ask = outer("data.describe", "describing tags").ask
     with click.progressbar(
         length=total, label="Answers", file=sys.stderr, hidden=not sys.stderr.isatty()
     ) as bar:
@@ -143,10 +144,10 @@ def _ask(tags: list[Any], endpoint: Any, journal: Any, total: int, options: dict
 def _named(names: Iterable[str], tags_from: Path | None, vocabulary: Path | None) -> list[Any]:
     """All tags, each once, in the order given."""
     from anytag.errors import VocabularyError
+    from anytag.parsing import slug
     from anytag.vocabulary import Vocabulary, parse_asked
 
-    named = import_module("anytag.data.describe").Named
-    slug = import_module("anytag.parsing").slug
+    named = outer("data.describe", "describing tags").Named
     try:
         lines = tags_from.read_text(encoding="utf-8-sig").splitlines() if tags_from else []
     except (OSError, ValueError) as error:

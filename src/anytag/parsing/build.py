@@ -7,9 +7,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from .lexicon import Kind, Lexicon, default_lexicon, normal
-from .parser import Parser
+from .parser import CaptionParser, ParsedTag, Parser
 
 _EXAMPLES = 3
+_LONGEST_EXAMPLE = 160
+
+Key = tuple[str, Kind]
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class Candidate:
         examples: the first captions that name it.
         merged: why each synonym was merged, in the same order.
         parents: broader names that are candidates themselves, nearest first.
+        known: whether the lexicon has it; what discovery alone found is not known.
     """
 
     name: str
@@ -32,6 +36,90 @@ class Candidate:
     examples: tuple[str, ...]
     merged: tuple[str, ...] = ()
     parents: tuple[str, ...] = ()
+    known: bool = True
+
+
+class Tally:
+    """Counts the tags of captions as they come; memory grows with the names, not with the captions.
+
+    Args:
+        parser: reads the captions.
+        synonyms: other word -> name, besides the lexicon's own.
+    """
+
+    def __init__(self, parser: CaptionParser, *, synonyms: Mapping[str, str] | None = None) -> None:
+        self.parser, self.lexicon = parser, parser.lexicon
+        self.captions = 0
+        self.counts: Counter[Key] = Counter()
+        self._same = {normal(word): name for word, name in (synonyms or {}).items()}
+        self._wordings: dict[Key, Counter[str]] = defaultdict(Counter)
+        self._examples: dict[Key, list[str]] = defaultdict(list)
+
+    def add(self, caption: str) -> set[Key]:
+        """Counts one caption's tags, each once; returns them."""
+        self.captions += 1
+        seen = {self._key(tag): tag for tag in self.parser.parse(caption)}
+        for key, tag in seen.items():
+            self.counts[key] += 1
+            wording = caption[tag.start : tag.end]
+            self._wordings[key][self._base(wording, key[1]) if tag.name == key[0] else tag.name] += 1
+            if len(self._examples[key]) < _EXAMPLES:
+                self._examples[key].append(caption[:_LONGEST_EXAMPLE])
+        return set(seen)
+
+    def names(self, caption: str) -> set[Key]:
+        """Names and kinds of one caption's tags, without counting them."""
+        return {self._key(tag) for tag in self.parser.parse(caption)}
+
+    def candidates(self, *, min_count: int, top: int | None = None) -> list[Candidate]:
+        """What at least `min_count` captions name, most used first, `top` of them at most.
+
+        A name that captions use as two kinds ("a swing", "swing") is a candidate of each used often enough.
+        """
+        kept = [(key, count) for key, count in self.counts.items() if count >= min_count]
+        kept = sorted(kept, key=lambda row: (-row[1], row[0]))[:top]
+        names = {name for (name, _), _ in kept}
+        return [self._candidate(key, count, names) for key, count in kept]
+
+    def _key(self, tag: ParsedTag) -> Key:
+        return self._same.get(normal(tag.name), tag.name), tag.kind
+
+    def _candidate(self, key: Key, count: int, names: set[str]) -> Candidate:
+        name, kind = key
+        others = [(word, n) for word, n in self._wordings[key].most_common() if word != normal(name)]
+        why = tuple(f"{word} ({n}): {self._why(word, kind)} of {name}" for word, n in others)
+        return Candidate(
+            name,
+            kind,
+            count,
+            synonyms=tuple(word for word, _ in others),
+            examples=tuple(self._examples[key]),
+            merged=why,
+            parents=self._parents(name, names) if kind in ("object", "scene") else (),
+            known=self.lexicon.kind(normal(name)) is not None,
+        )
+
+    def _parents(self, name: str, names: set[str]) -> tuple[str, ...]:
+        """Broader names among the candidates; a compound that nobody lists is a kind of its last word."""
+        word = normal(name)
+        above = self.lexicon.parents(word)
+        head = self.lexicon.canonical(word.rpartition(" ")[2], "object")
+        if not above and head != word and self.lexicon.kind(word) is None:
+            above = (head, *self.lexicon.parents(head))
+        return tuple(p for p in map(self.lexicon.shown, above) if p in names and p != name)
+
+    def _base(self, wording: str, kind: Kind) -> str:
+        """A wording without its inflection, so that plurals and verb forms are not called synonyms."""
+        *first, last = normal(wording.replace("'", " ").replace("’", " ")).split()
+        inflection = self.lexicon.inflection
+        if kind == "action":
+            words = [*first, last]
+            found = inflection.verb(words[0])
+            return " ".join([found[0] if found else words[0], *words[1:]])
+        return " ".join([*first, last if kind == "attribute" else inflection.singular(last)])
+
+    def _why(self, word: str, kind: Kind) -> str:
+        return "given as a synonym" if word in self._same else f"listed as another word ({kind})"
 
 
 def build_vocabulary(
@@ -43,54 +131,13 @@ def build_vocabulary(
 ) -> list[Candidate]:
     """Names that at least `min_count` captions use, most used first.
 
-    A name that captions use as two kinds ("a swing", "swing") is a candidate of each kind used often enough.
-
     Args:
         captions: read once; one string a caption.
         min_count: captions that must name a candidate.
         lexicon: words of the language; the one that ships with anytag when None.
         synonyms: other word -> name, besides the lexicon's own.
     """
-    lexicon = lexicon or default_lexicon()
-    parser = Parser(lexicon)
-    same = {normal(word): name for word, name in (synonyms or {}).items()}
-    counts: Counter[tuple[str, Kind]] = Counter()
-    wordings: dict[tuple[str, Kind], Counter[str]] = defaultdict(Counter)
-    examples: dict[tuple[str, Kind], list[str]] = defaultdict(list)
+    tally = Tally(Parser(lexicon or default_lexicon()), synonyms=synonyms)
     for caption in captions:
-        seen = {}
-        for tag in parser.parse(caption):
-            key = same.get(normal(tag.name), tag.name), tag.kind
-            seen[key] = caption[tag.start : tag.end], tag.name
-        for key, (wording, said) in seen.items():
-            counts[key] += 1
-            wordings[key][_base(wording, key[1], lexicon) if said == key[0] else said] += 1
-            if len(examples[key]) < _EXAMPLES:
-                examples[key].append(caption)
-    kept = [(key, count) for key, count in counts.items() if count >= min_count]
-    names = {name for (name, _), _ in kept}
-    candidates = []
-    for (name, kind), count in sorted(kept, key=lambda row: (-row[1], row[0])):
-        others = [(word, n) for word, n in wordings[name, kind].most_common() if word != normal(name)]
-        why = tuple(f"{word} ({n}): {_why(word, kind, same)} of {name}" for word, n in others)
-        above = tuple(
-            p for p in map(lexicon.shown, lexicon.parents(normal(name))) if p in names and p != name
-        )
-        found = tuple(examples[name, kind])
-        parents = above if kind in ("object", "scene") else ()
-        candidates.append(Candidate(name, kind, count, tuple(w for w, _ in others), found, why, parents))
-    return candidates
-
-
-def _base(wording: str, kind: Kind, lexicon: Lexicon) -> str:
-    """A wording without its inflection, so that plurals and verb forms are not called synonyms."""
-    *first, last = normal(wording.replace("'", " ").replace("’", " ")).split()
-    if kind == "action":
-        words = [*first, last]
-        found = lexicon.inflection.verb(words[0])
-        return " ".join([found[0] if found else words[0], *words[1:]])
-    return " ".join([*first, last if kind == "attribute" else lexicon.inflection.singular(last)])
-
-
-def _why(word: str, kind: Kind, given: Mapping[str, str]) -> str:
-    return "given as a synonym" if word in given else f"listed as another word ({kind})"
+        tally.add(caption)
+    return tally.candidates(min_count=min_count)

@@ -98,8 +98,10 @@ class Parser:
             thing = bool(entries) and entries[0].kind in ("object", "scene")
             denied = negation is not None and negation.covers(at, stop, thing=thing)
             if not denied and not (thing and self._likened(caption, matches, words, whole)):
-                for entry in entries:
-                    span = matches[at].start(), matches[whole - 1].end()
+                new = compound(words, at, ends[at]) if self._discover and whole == at + 1 else None
+                named = [(Entry(new, "object"), at + 2)] if new else []
+                for entry, last in (*named, *((entry, whole) for entry in entries)):
+                    span = matches[at].start(), matches[last - 1].end()
                     found.setdefault(entry, ParsedTag(entry.name, entry.kind, *span))
             at = stop
         if foreign(words):
@@ -114,8 +116,6 @@ class Parser:
             # "walking a dog" shows a dog as well: of an action only its verb is used up
             acting = bool(entries) and entries[0].kind == "action" and words[whole - 1].noun is not None
             return (at + 1 if acting else whole), entries, whole
-        if self._discover and (found := compound(words, at, end)) is not None:
-            return at + 1, (Entry(found, "object"), *self._entry(words, at, end)), at + 2
         return at + 1, self._entry(words, at, end), at + 1
 
     def _entry(self, words: list[Word], at: int, end: int) -> tuple[Entry, ...]:

@@ -1,0 +1,171 @@
+"""`anytag vocabulary`: a corpus of captions in, a vocabulary out, with a person in between."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from anytag.cli.outer import outer
+
+if TYPE_CHECKING:
+    from anytag.parsing.parser import CaptionParser
+    from anytag.text_encoders import TextEncoder
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+_READABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+_RECIPE = click.Choice(["ram", "tag2text"])
+
+
+@click.group("vocabulary", short_help="Make a vocabulary from captions.")
+def command() -> None:
+    """Make a vocabulary: `candidates` reads captions and writes a table, you edit it, `build` reads that."""
+
+
+@command.command("candidates", short_help="A corpus of captions -> a table to review.")
+@click.argument("corpus", metavar="CORPUS...", nargs=-1, required=True)
+@click.option("--output", metavar="FILE", type=_FILE, default=Path("candidates.tsv"), show_default=True)
+@click.option("--report", metavar="FILE", type=_FILE, help="Also a page with plots: FILE.html.")
+@click.option(
+    "--min-count", metavar="N", type=click.IntRange(min=1), default=20, show_default=True,
+    help="Captions that must use a name.",
+)  # fmt: skip
+@click.option("--top", metavar="N", type=click.IntRange(min=1), help="The N names that are used most.")
+@click.option("--recipe", type=_RECIPE, help="The published sizes: --top 6449 for ram.")
+@click.option("--limit", metavar="N", type=click.IntRange(min=1), help="Read N photos and no more.")
+@click.option("--new", is_flag=True, help="Also look for names that no list has.")
+@click.option("--keep-new", is_flag=True, help="Keep those; otherwise they wait in the table as dropped.")
+@click.option("--spacy", is_flag=True, help="Read captions with spaCy: slower.")
+@click.option("--include", metavar="FILE", type=_READABLE, help="Names to have in any case, one a line.")
+@click.option("--exclude", metavar="FILE", type=_READABLE, help="Names to drop, one a line.")
+@click.option("--wordnet", metavar="FOLDER", type=_FOLDER, help="WordNet's files: one synset, one tag.")
+@click.option(
+    "--similar", metavar="X", type=click.FloatRange(0, 1), default=0.8, show_default=True,
+    help="Cosine of two names' vectors from which they may be one tag; 1 asks no vectors.",
+)  # fmt: skip
+@click.option("--clip", metavar="NAME|FOLDER", help="Vectors by CLIP instead of the embedded table.")
+def candidates(
+    corpus: tuple[str, ...],
+    output: Path,
+    report: Path | None,
+    min_count: int,
+    top: int | None,
+    recipe: str | None,
+    limit: int | None,
+    **options: Any,
+) -> None:
+    """Count the names in a corpus of captions, and propose what to keep, drop and merge.
+
+    CORPUS is any data that `anytag data` reads, or a .txt of one caption a line. Photos with several captions
+    tell which names stand for each other: one says couch, another sofa.
+    """
+    review = outer("data.review", "building a vocabulary")
+    tally = _tally(corpus, limit, spacy=options["spacy"], new=options["new"] or options["keep_new"])
+    found = tally.candidates(min_count=min_count, top=top or (review.RECIPES[recipe].top if recipe else None))
+    merges = _merges(found, tally, corpus, limit, options)
+    rows = review.lines(
+        found,
+        merges,
+        include=_names(options["include"]),
+        exclude=_names(options["exclude"]),
+        keep_new=options["keep_new"],
+    )
+    review.write_review(output, rows)
+    if report is not None:
+        page = outer("data.vocabulary_page", "a report").page(rows)
+        report.write_text(page, "utf-8")
+    said = ", ".join(f"{count} {action}" for action, count in review.counted(rows))
+    click.echo(
+        f"{tally.captions} captions, {len(rows)} names: {said}. Edit {output}, then: anytag vocabulary build",
+        err=True,
+    )
+
+
+@command.command("build", short_help="The reviewed table -> a vocabulary.")
+@click.argument("review", metavar="TABLE", type=_READABLE)
+@click.option("--output", metavar="FILE", type=_FILE, default=Path("vocabulary.jsonl"), show_default=True)
+@click.option("--size", metavar="N", type=click.IntRange(min=1), help="The N tags that are used most.")
+@click.option("--recipe", type=_RECIPE, help="The published sizes: --size 4585 for ram, 3429 for tag2text.")
+def build(review: Path, output: Path, size: int | None, recipe: str | None) -> None:
+    """Make the vocabulary that a reviewed table says."""
+    module = outer("data.review", "building a vocabulary")
+    size = size or (module.RECIPES[recipe].size if recipe else None)
+    vocabulary = module.build(module.read_review(review), size=size)
+    vocabulary.write(output)
+    click.echo(f"{len(vocabulary)} tags in {output}", err=True)
+
+
+def _tally(corpus: Sequence[str], limit: int | None, *, spacy: bool, new: bool) -> Any:
+    from anytag.parsing.build import Tally
+
+    tally = Tally(_parser(spacy=spacy, new=new))
+    for captions in _photos(corpus, limit):
+        for caption in captions:
+            tally.add(caption)
+    return tally
+
+
+def _parser(*, spacy: bool, new: bool) -> CaptionParser:
+    from anytag.parsing import Parser
+
+    if not spacy:
+        return Parser(discover=new)
+    from anytag.parsing.spacy import SpacyParser
+
+    return SpacyParser(discover=new)
+
+
+def _photos(corpus: Sequence[str], limit: int | None, *, again: bool = False) -> Iterable[Sequence[str]]:
+    """Captions of one photo after the other; bad rows are told the first time."""
+    on_error = (lambda _: None) if again else _told
+    formats = outer("data.formats", "reading a corpus")
+
+    def stream() -> Iterator[Sequence[str]]:
+        for path in corpus:
+            if path.endswith(".txt"):
+                with click.open_file(path, encoding="utf-8", errors="replace") as file:
+                    yield from ((line.strip(),) for line in file if line.strip())
+            else:
+                yield from (row.captions for row in formats.read(path, on_error=on_error))
+
+    return islice(stream(), limit)
+
+
+def _told(message: str) -> None:
+    click.echo(message, err=True)
+
+
+def _merges(
+    found: Sequence[Any], tally: Any, corpus: Sequence[str], limit: int | None, options: dict[str, Any]
+) -> list[Any]:
+    merging = outer("data.merging", "merging synonyms")
+    folder = options["wordnet"]
+    proposals: list[Any] = merging.propose(
+        found,
+        tally.lexicon,
+        wordnet=outer("data.wordnet", "WordNet").WordNet(folder) if folder else None,
+        encoder=_encoder(options["clip"]) if options["similar"] < 1 else None,
+        photos=lambda: _photos(corpus, limit, again=True),
+        read=tally.names,
+        rules=merging.MergeRules(similarity=options["similar"]),
+    )
+    return proposals
+
+
+def _encoder(clip: str | None) -> TextEncoder:
+    if clip is not None:
+        encoder: TextEncoder = outer("nn.clip_text", "CLIP's text encoder").ClipTextEncoder.load(clip)
+        return encoder
+    from anytag.models.hub import resolve
+    from anytag.text_encoders import StaticTextEncoder
+
+    return StaticTextEncoder.from_folder(resolve() / "text")
+
+
+def _names(path: Path | None) -> list[str]:
+    lines = path.read_text("utf-8-sig").splitlines() if path else []
+    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]

@@ -1,0 +1,76 @@
+"""`anytag vocabulary`: from captions to a table, through an editor, to a vocabulary."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from anytag.data.review import read_review
+from anytag.vocabulary import Vocabulary
+from tests.command import run
+
+CAPTIONS = ["A dog on a hoverbord.", "Two dogs chase a bike", "The dog rides bikes in the park", "no cats"]
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    rows = [{"image": f"{n}.jpg", "captions": [caption]} for n, caption in enumerate(CAPTIONS)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "captions.txt").write_text("\n".join(CAPTIONS))
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "captions.txt"])
+def test_from_captions_to_a_vocabulary(corpus: Path, name: str) -> None:
+    table, report, out = corpus / "c.tsv", corpus / "c.html", corpus / "v.jsonl"
+    done = run(
+        "vocabulary", "candidates", corpus / name, "--output", table, "--report", report,
+        "--min-count", "1", "--new",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    assert "4 captions" in done.stderr
+    rows = {row.name: row for row in read_review(table)}
+    assert (rows["dog"].count, rows["bicycle"].synonyms) == (3, ("bike",))
+    assert rows["hoverbord"].action == "drop" and "cat" not in rows
+    assert "<svg" in report.read_text("utf-8")
+    table.write_text(
+        table.read_text("utf-8").replace("keep\tdog\tobject\t\t", "keep\tdog\tobject\t\thound"), "utf-8"
+    )
+    done = run("vocabulary", "build", table, "--output", out, "--size", "2")
+    assert done.exit_code == 0, done.stderr
+    assert Vocabulary.read(out).ids == ("hound", "bicycle")
+
+
+def test_lists_top_and_limit(corpus: Path) -> None:
+    (corpus / "in.txt").write_text("# wanted\nyak\n")
+    (corpus / "out.txt").write_text("dog\n")
+    table = corpus / "c.csv"
+    done = run(
+        "vocabulary", "candidates", corpus / "rows.jsonl", "--output", table, "--min-count", "1",
+        "--top", "2", "--limit", "2", "--include", corpus / "in.txt", "--exclude", corpus / "out.txt",
+        "--similar", "1",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    assert [(row.name, row.action) for row in read_review(table)] == [
+        ("dog", "drop"), ("bicycle", "keep"), ("yak", "keep"),
+    ]  # fmt: skip
+
+
+def test_recipes_are_sizes(corpus: Path) -> None:
+    table = corpus / "c.tsv"
+    assert run(
+        "vocabulary", "candidates", corpus / "rows.jsonl", "--output", table,
+        "--min-count", "1", "--recipe", "ram",
+    ).exit_code == 0  # fmt: skip
+    done = run("vocabulary", "build", table, "--output", corpus / "v.jsonl", "--recipe", "ram")
+    assert done.exit_code == 0 and "tags in" in done.stderr
+
+
+def test_wrong_use(corpus: Path) -> None:
+    (corpus / "bad.tsv").write_text("action\tname\tkind\nburn\tdog\tobject\n")
+    done = run("vocabulary", "build", corpus / "bad.tsv", "--output", corpus / "v.jsonl")
+    assert done.exit_code == 2 and "burn" in done.stderr
+    assert not (corpus / "v.jsonl").exists()
+    assert run("vocabulary", "candidates", corpus / "missing.jsonl").exit_code == 2
