@@ -1,0 +1,74 @@
+"""`anytag eval`: the summary on stdout, the report in a folder, wrong use said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anytag.data.rows import Row, write_rows
+from tests.command import run
+from tests.tiny import make_tiny_model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two models and four photos with captions and tags."""
+    folder = tmp_path_factory.mktemp("eval")
+    random = np.random.default_rng(0)
+    for number in range(4):
+        Image.fromarray(random.integers(0, 256, (20, 20, 3), np.uint8)).save(folder / f"{number}.png")
+    said = ("A dog .", "A cat on a beach .", "A dog and a cat .", "Two cats .")
+    rows = [
+        Row(f"{number}.png", "mine", "test", captions=(text,), tags=("dog",) if "dog" in text else ("cat",))
+        for number, text in enumerate(said)
+    ]
+    write_rows(folder / "rows.jsonl", rows)
+    make_tiny_model(folder / "one")
+    make_tiny_model(folder / "two", seed=5)
+    return folder
+
+
+def test_the_summary_is_printed_and_the_report_written(folder: Path, tmp_path: Path) -> None:
+    done = run(
+        "eval", folder / "one", "--data", folder / "rows.jsonl", "--against", folder / "two",
+        "--at-least", "1", "--resamples", "10", "--no-cost", "--output", tmp_path / "out",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "rows.jsonl test: tagging, 4 photos." in done.stdout
+    assert "| mAP |" in done.stdout
+    table = done.stdout[done.stdout.index("| mAP |") :]
+    assert table.strip() in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    read = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    assert [one["name"] for one in read["measured"]] == [f"tiny ({folder / name})" for name in ("one", "two")]
+    assert "Wrote" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("task", "figure"), [("open-set", "| top-1 |"), ("retrieval", "| text to photo R@5 |")]
+)
+def test_other_tasks(folder: Path, task: str, figure: str) -> None:
+    done = run(
+        "eval", folder / "one", "--data", folder / "rows.jsonl", "--task", task, "--at-least", "1",
+        "--no-cost", "--limit", "3",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert figure in done.stdout
+    assert "3 photos" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--data", "nowhere"), "neither a file of rows nor a benchmark"),
+        (("--data", "hico-600"), "get the 9,658 test images"),
+        ((), "--data"),
+    ],
+)
+def test_wrong_use_is_said(arguments: tuple[str, ...], told: str) -> None:
+    done = run("eval", *arguments)
+    assert done.exit_code == 2
+    assert told in done.stderr
