@@ -103,6 +103,7 @@ def test_names(caption: str, expected: list[str]) -> None:
         ('a 6" pipe and a 3" nail', ["pipe", "nail"]),
         # likened
         ("a duck-shaped boat, an apple-green sofa", ["boat", "green", "sofa"]),
+        ("a hat-less man", ["man"]),
         # verbs that are spelled like things
         ("he leaves the house", ["house"]),
         ("brown leaves on the ground", ["brown", "leaf", "ground"]),

@@ -28,7 +28,7 @@ _PLACE = "in on near beside behind under below inside outside atop above along n
 _PLACES = frozenset(_PLACE.split())
 # After a hyphen they say that the noun before is not there, or is only what something looks like.
 _DENY = """
-    free shaped like friendly themed colored coloured patterned style sized looking flavored inspired
+    free less shaped like friendly themed colored coloured patterned style sized looking flavored inspired
     red green blue yellow orange pink purple brown black white gray grey
 """
 DENYING = frozenset(_DENY.split())
