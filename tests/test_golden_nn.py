@@ -10,7 +10,7 @@ from torch import Tensor
 
 from anytag.checkpoints.names import SWIN, VIT
 from anytag.checkpoints.resample import resample_positions, resample_relative_positions
-from anytag.images import Photo, prepare
+from anytag.images import load, prepare
 from anytag.nn.backbones import Stages
 from anytag.nn.families import FAMILIES
 from anytag.nn.vision import SwinBackbone, VitBackbone
@@ -144,7 +144,6 @@ def test_golden_preprocessing(case: Case) -> None:
         picture = Image.fromarray(case.inputs[name])
         assert picture.mode == mode
         for size in case.config["image_sizes"]:
-            photo = Photo(picture.convert("RGB"), *picture.size, name)  # without what was transparent
-            pixels = prepare(photo, size=size)
+            pixels = prepare(load(picture, plain=True), size=size, plain=True)
             normalised = (pixels / 255 - np.reshape(row.mean, (3, 1, 1))) / np.reshape(row.std, (3, 1, 1))
             case.check(f"{name}.{size}", normalised.astype(np.float32))

@@ -309,6 +309,21 @@ def test_scaled_decoding_keeps_both_sides_at_least_near(width: int, height: int,
     assert scale == 1 or min(photo.picture.size) >= near
 
 
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P"])
+def test_plain_photos_are_what_pillow_alone_makes_of_them(mode: str) -> None:
+    """As published: `convert("RGB").resize((S, S), BILINEAR)` of the photo at full scale."""
+    noise = np.random.default_rng(0).integers(0, 256, (400, 300, 4), dtype=np.uint8)
+    picture = Image.fromarray(noise)
+    if mode != "RGBA":
+        picture = picture.convert("RGB").convert(mode)
+    for kind in ("PNG", "JPEG") if mode in ("RGB", "L") else ("PNG",):
+        data = encoded(picture, kind)
+        expected = Image.open(io.BytesIO(data)).convert("RGB").resize((32, 32), Image.Resampling.BILINEAR)
+        found = prepare(load(data, near=32, plain=True), size=32, plain=True)
+        np.testing.assert_array_equal(found.transpose(1, 2, 0), np.asarray(expected))
+        assert (prepare(load(data, near=32), size=32) != found).any()
+
+
 def test_only_jpeg_is_decoded_scaled() -> None:
     assert load(encoded(Image.new("RGB", (640, 320)), "PNG"), near=32).picture.size == (640, 320)
 

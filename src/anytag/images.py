@@ -96,13 +96,16 @@ class Photo:
         return np.array(self.picture)
 
 
-def load(source: ImageSource, *, near: int | None = None, max_pixels: int = MAX_PIXELS) -> Photo:
+def load(
+    source: ImageSource, *, near: int | None = None, max_pixels: int = MAX_PIXELS, plain: bool = False
+) -> Photo:
     """Reads one photo, upright and in RGB. The first frame, where there are several.
 
     Args:
         source: path, encoded bytes, PIL image (left as it is), or uint8 array H×W×3 in RGB.
         near: side of the model's square; JPEG files are decoded at the smallest scale that covers it.
         max_pixels: a larger photo (width × height, read before decoding) is refused.
+        plain: as published models are given photos: decoded at full scale, and transparency dropped.
 
     Raises:
         ImageError: missing, not a photo, of an unknown format, truncated, too large; names the source.
@@ -127,7 +130,7 @@ def load(source: ImageSource, *, near: int | None = None, max_pixels: int = MAX_
         )
     _check_size(opened, name, max_pixels)
     try:
-        return _decode(opened, name, near if opened is not source else None)
+        return _decode(opened, name, near if opened is not source and not plain else None, plain=plain)
     except AnytagError:
         raise
     except Exception as error:  # a broken file can raise anything from any parser
@@ -136,13 +139,16 @@ def load(source: ImageSource, *, near: int | None = None, max_pixels: int = MAX_
         ) from error
 
 
-def prepare(photo: Photo, *, size: int, resample: Resample = "bilinear") -> npt.NDArray[np.uint8]:
+def prepare(
+    photo: Photo, *, size: int, resample: Resample = "bilinear", plain: bool = False
+) -> npt.NDArray[np.uint8]:
     """Squashes a photo to the model's square: contiguous uint8 array 3×S×S, RGB, 0..255, not normalised.
 
     Args:
         photo: what `load` returned.
         size: S, the side of the square.
         resample: bilinear, bicubic, lanczos (antialiased as torchvision's `Resize` on PIL images) or nearest.
+        plain: resized in one step, as published; else a large photo is first averaged down, which is fast.
 
     Raises:
         ImageError: `size` or `resample` is not one of those.
@@ -151,7 +157,8 @@ def prepare(photo: Photo, *, size: int, resample: Resample = "bilinear") -> npt.
         raise ImageError(f"resample {resample!r} is unknown: expected one of {', '.join(_FILTERS)}")
     if size < 1:
         raise ImageError(f"size {size} is not a side of a square: expected 1 or more")
-    square = photo.picture.resize((size, size), _FILTERS[resample], reducing_gap=_REDUCING_GAP)
+    gap = None if plain else _REDUCING_GAP
+    square = photo.picture.resize((size, size), _FILTERS[resample], reducing_gap=gap)
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))  # H×W×3 -> 3×H×W
 
 
@@ -237,7 +244,7 @@ def _check_size(opened: Image.Image, name: str, max_pixels: int) -> None:
         )
 
 
-def _decode(opened: Image.Image, name: str, near: int | None) -> Photo:
+def _decode(opened: Image.Image, name: str, near: int | None, *, plain: bool) -> Photo:
     width, height = opened.size
     if near is not None:
         opened.draft("RGB", (near, near))  # a no-op for all but JPEG
@@ -247,7 +254,7 @@ def _decode(opened: Image.Image, name: str, near: int | None) -> Photo:
         )  # read quietly now: load() turns a TIFF upright by itself and would read it aloud
     opened.load()
     turn = _UPRIGHT.get(_orientation(opened))
-    picture = _to_rgb(opened, name)
+    picture = _to_rgb(opened, name, plain=plain)
     if turn is not None:
         picture = picture.transpose(turn)
         if turn not in (_UPRIGHT[2], _UPRIGHT[3], _UPRIGHT[4]):
@@ -264,8 +271,8 @@ def _orientation(picture: Image.Image) -> int:
         return 1
 
 
-def _to_rgb(picture: Image.Image, name: str) -> Image.Image:
-    """Any Pillow mode -> RGB, transparency on white."""
+def _to_rgb(picture: Image.Image, name: str, *, plain: bool) -> Image.Image:
+    """Any Pillow mode -> RGB, transparency on white or, if `plain`, dropped."""
     if picture.mode == "RGB" and "transparency" not in picture.info:
         return picture
     if picture.mode.startswith("I"):
@@ -275,7 +282,7 @@ def _to_rgb(picture: Image.Image, name: str) -> Image.Image:
             f"{name}: its pixels are of mode {picture.mode}, whose range or colours are not known; "
             "save it as 8-bit RGB"
         )
-    if picture.has_transparency_data:
+    if picture.has_transparency_data and not plain:
         layer = picture.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")
         return Image.alpha_composite(white, layer).convert("RGB")

@@ -236,7 +236,7 @@ class _Converter:
             family=family,
             version="1",
             description=f"{SHOWN[family]}: {_backbone(config)}, {len(self.lists.vocabulary)} tags.",
-            image=ImageSpec(config.size, "bilinear", config.mean, config.std),
+            image=ImageSpec(config.size, "bilinear", config.mean, config.std, plain=True),
             width=config.width,
             text=None,
             calibration=_IDENTITY,

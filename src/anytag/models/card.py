@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
@@ -38,12 +38,14 @@ class ImageSpec:
     """How photos are made ready: resized to `size`×`size` pixels by `resample`.
 
     `mean` and `std` (RGB, of values in [0, 1]) tell how the image graph, not the caller, normalises them.
+    `plain` photos are decoded and resized without shortcuts, as published models are given them.
     """
 
     size: int
     resample: Resample
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    plain: bool = False
 
     def __post_init__(self) -> None:
         _require(self.size > 0, "size", "a positive number of pixels", self.size)
@@ -159,6 +161,11 @@ class Card:
         _require(self.width > 0, "width", "a positive number", self.width)
         _require(self.shortlist > 0, "shortlist", "a positive number", self.shortlist)
 
+    @property
+    def strict(self) -> bool:
+        """Whether a tag must score more than its threshold, as published, or may equal it."""
+        return self.family != "mini"
+
     @classmethod
     def read(cls, path: str | Path) -> Card:
         """The card in the file `path`, or in the folder `path`.
@@ -177,9 +184,7 @@ class Card:
     def write(self, path: str | Path) -> None:
         """Write to the file `path`, or as card.json into the folder `path`, atomically."""
         path = _card_file(Path(path))
-        values = asdict(self)
-        said = {one.name: values[one.name] for one in fields(self) if values[one.name] != _default(one)}
-        text = json.dumps({"format": FORMAT, **said}, indent=2, ensure_ascii=False, allow_nan=False)
+        text = json.dumps({"format": FORMAT, **_said(self)}, indent=2, ensure_ascii=False, allow_nan=False)
         beside = path.with_name(path.name + ".new")
         beside.write_text(text + "\n", encoding="utf-8")
         beside.replace(path)
@@ -239,6 +244,16 @@ def record(kind: Any, data: Any, where: str) -> Any:
         return kind(**values)
     except CardError as error:
         raise CardError(_join(where, str(error))) from None
+
+
+def _said(value: Any) -> Any:
+    """As JSON, without what holds its default."""
+    if is_dataclass(value):
+        values = {one: getattr(value, one.name) for one in fields(value)}
+        return {one.name: _said(held) for one, held in values.items() if held != _default(one)}
+    if isinstance(value, Mapping):
+        return {name: _said(held) for name, held in value.items()}
+    return value
 
 
 def _default(of: Field[Any]) -> Any:
