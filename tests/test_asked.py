@@ -96,5 +96,5 @@ def test_each_tag_has_a_line_of_its_own(flat: Tagger, folder: Path, tmp_path: Pa
 
 def test_a_line_that_does_not_fit_is_refused(folder: Path, tmp_path: Path) -> None:
     copy = with_line(with_parents(folder, tmp_path / "line", parents={}), np.ones((TAGS, 3), np.float32))
-    with pytest.raises(ModelError, match=r"expected line 7×2, got \(7, 3\); get the model again"):
+    with pytest.raises(ModelError, match=r"expected line 7×2, got .*line float32 \(7, 3\)"):
         Tagger.load(copy).tag(PICTURES[0])

@@ -142,7 +142,7 @@ def test_a_graph_with_other_names_is_named(tmp_path: Path) -> None:
     path = make_tiny_model(tmp_path)
     (path / "image.onnx").write_bytes((path / "tags.onnx").read_bytes())
     with pytest.raises(
-        ModelError, match=r"image\.onnx maps tokens, pooled, queries to logits; expected pixels"
+        ModelError, match=r"image\.onnx maps tokens, pooled, queries to logits, where; expected pixels"
     ):
         _ = OnnxRuntime(_reopened(path)).device
 

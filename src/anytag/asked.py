@@ -17,13 +17,13 @@ import numpy.typing as npt
 
 from anytag.errors import AnytagError, ModelError, VocabularyError
 from anytag.models.folder import ModelFolder
+from anytag.models.onnx import Rows
 from anytag.models.tensors import map_tensors
 from anytag.results import Source, TagScore
 from anytag.text_encoders import StaticTextEncoder
 from anytag.vocabulary import OWN, Asked, Vocabulary, parse_asked
 
 Floats = npt.NDArray[np.float32]
-Rows = npt.NDArray[np.float32 | np.float16]
 Indexes = npt.NDArray[np.int64]
 Ask = str | Asked
 """A tag as users ask it: "name", "name: description; description", or the same already parsed."""
@@ -42,7 +42,7 @@ class Scorer(Protocol):
     """The half of a runtime that answers questions.
 
     Attributes:
-        keeps_rows: a whole bank may be asked at once, as it is stored; the runtime keeps it where it computes.
+        keeps_rows: a whole bank of floats may be asked at once, as it is stored, and stays where it is used.
     """
 
     @property
@@ -94,9 +94,9 @@ class Bank:
         elif line.shape != (tags, 2):
             wanted = f"line {tags}×2"
         else:
-            small = (part.astype(np.float32) if part.size else None for part in (scale, coarse))
-            return cls(rows, *small, line.astype(np.float32))
-        given = ", ".join(f"{name} {array.dtype} {array.shape}" for name, array in found.items())
+            scale, coarse, line = (part.astype(np.float32) for part in (scale, coarse, line))
+            return cls(rows, scale if is_int8 else None, coarse if coarse.size else None, line)
+        given = ", ".join(f"{name} {array.dtype} {array.shape}" for name, array in sorted(found.items()))
         raise ModelError(f"{path}: expected {wanted}, got {given}; get the model again")
 
     def __len__(self) -> int:
@@ -106,8 +106,9 @@ class Bank:
         """float32 index.shape×P×R."""
         rows = self.rows[index]
         if self.scale is not None:
-            return np.multiply(rows, self.scale[index][..., None], dtype=np.float32)
-        return _widened(rows) if rows.dtype == np.float16 else rows
+            queries: Floats = np.multiply(rows, self.scale[index][..., None], dtype=np.float32)
+            return queries
+        return _widened(rows) if rows.dtype == np.float16 else np.asarray(rows, np.float32)
 
     def nearest(self, pooled: Floats, count: int) -> Indexes:
         """The `count` tags that the first pass finds likeliest: int64 N×count, rows in the bank's order."""
@@ -128,8 +129,8 @@ class Question:
         below: int64 E×2, pairs of a tag and a broader one: a photo of a tabby is one of a cat, so no broader
             tag scores less than what it includes.
         threshold: float64 K; a lower score is left out.
-        bank: with a `shortlist`, its tags are decoded only where the first pass puts them among a photo's best
-            so many; without, for every photo.
+        bank: its tags are decoded for every photo, or with a `shortlist` only where the first pass puts them
+            among the photo's best so many.
         queries: float32 O×P×R, decoded for every photo.
         top_k: how many tags a photo gets at most.
         strict: a score that equals the threshold is left out too.

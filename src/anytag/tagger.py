@@ -25,7 +25,8 @@ from anytag.images import ImageSource, load, prepare
 from anytag.models.card import Card
 from anytag.models.folder import ModelFolder
 from anytag.models.hub import resolve
-from anytag.models.onnx import Device, OnnxRuntime
+from anytag.models.onnx import Device
+from anytag.models.runtime import Precision, Runtime, open_runtime
 from anytag.results import Failure, Tags, TagScore
 from anytag.vocabulary import Vocabulary
 from anytag.where import locate
@@ -75,7 +76,7 @@ class Tagger:
         runtime: what runs the model; `runtime.device` says where.
     """
 
-    def __init__(self, folder: ModelFolder, runtime: OnnxRuntime) -> None:
+    def __init__(self, folder: ModelFolder, runtime: Runtime) -> None:
         self.runtime = runtime
         self.card: Card = folder.card
         self._questions = Questions(folder)
@@ -83,7 +84,12 @@ class Tagger:
 
     @classmethod
     def load(
-        cls, model: str | Path | None = None, *, device: Device = "auto", threads: int | None = None
+        cls,
+        model: str | Path | None = None,
+        *,
+        device: Device = "auto",
+        threads: int | None = None,
+        precision: Precision | None = None,
     ) -> Tagger:
         """A tagger with a model and a device that are there.
 
@@ -91,16 +97,17 @@ class Tagger:
             model: name or folder; None is the model that comes with the package.
             device: "auto" takes a GPU where one is active; "cuda" is an error where none is.
             threads: of one run of the network. The default, 1, is best for many photos, which `tag_many`
-                spreads over workers.
+                spreads over workers; in torch the default is torch's.
+            precision: "bfloat16" or "float32" runs a converted checkpoint's weights in torch; by default
+                torch runs what has no ONNX graphs, and on "cuda" in bfloat16.
 
         Raises:
             UnknownModelError, ModelError, VocabularyError: no such model, or its folder is not what it says.
             DeviceError: the device is not active.
+            MissingExtraError: torch is needed and not installed.
         """
         folder = ModelFolder.open(resolve(model))
-        runtime = OnnxRuntime(folder, device=device, threads=1 if threads is None else threads)
-        _ = runtime.device  # loads the image graph: a device fails here, not at the first photo
-        return cls(folder, runtime)
+        return cls(folder, open_runtime(folder, device=device, threads=threads, precision=precision))
 
     def tag(
         self,
@@ -206,6 +213,14 @@ class Tagger:
         for batch in in_batches(self._encode_batch, images, batch_size=batch_size, workers=workers):
             yield from batch
 
+    def queries(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Texts as the decoder is asked with them, made from their words alone: float32 M×1×D.
+
+        Raises:
+            VocabularyError: a text is empty or has no word that is known.
+        """
+        return self._questions.words(texts)
+
     def _encode_batch(self, images: Sequence[ImageSource]) -> list[Encoded]:
         seen = [self._look(image) for image in images]
         pixels = [one.pixels for one in seen if one.pixels is not None]
@@ -252,8 +267,8 @@ class Tagger:
         path = os.fspath(image) if isinstance(image, str | os.PathLike) else None
         spec = self.card.image
         try:
-            photo = load(image, near=spec.size)
-            pixels = prepare(photo, size=spec.size, resample=spec.resample)
+            photo = load(image, near=spec.size, plain=spec.plain)
+            pixels = prepare(photo, size=spec.size, resample=spec.resample, plain=spec.plain)
             return _Seen(path, photo.width, photo.height, pixels)
         except AnytagError as error:
             return _Seen(path, error=error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,12 +17,17 @@ if TYPE_CHECKING:  # importing onnxruntime takes longer than importing all the r
 
 Device = Literal["auto", "cpu", "cuda"]
 Floats = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.float32 | np.float16]
+"""Queries of any runtime; onnxruntime takes float32 alone."""
 
 IMAGE, TAGS = "image.onnx", "tags.onnx"
+MEMORY, CAPTION = "caption_memory.onnx", "caption.onnx"  # run by anytag.models.caption_onnx
 WHERE = "where"  # what tags.onnx may give besides
 _GRAPHS = {
     IMAGE: (("pixels",), ("tokens", "pooled")),
     TAGS: (("tokens", "pooled", "queries"), ("logits",)),
+    MEMORY: (("tag_ids", "tag_mask", "tokens"), ("memory",)),
+    CAPTION: (("ids", "memory", "past"), ("logits", "grown")),
 }
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _ERRORS_ONLY = 3  # onnxruntime writes its warnings to stderr, which is the user's
@@ -40,6 +46,8 @@ class OnnxRuntime:
     Raises:
         DeviceError: the device was asked for and is not there. Loading a graph, later, can still raise it.
     """
+
+    keeps_rows = False
 
     def __init__(self, folder: ModelFolder, *, device: Device = "auto", threads: int = 1) -> None:
         if device not in ("auto", "cpu", "cuda"):
@@ -79,17 +87,17 @@ class OnnxRuntime:
         size = self.folder.card.image.size
         if pixels.dtype != np.uint8 or pixels.shape[1:] != (3, size, size) or not len(pixels):
             raise _wrong("pixels", pixels, f"uint8 N×3×{size}×{size} with N of at least 1")
-        tokens, pooled = self._run(IMAGE, {"pixels": pixels})
+        tokens, pooled = self.run(IMAGE, {"pixels": pixels})
         return tokens, pooled
 
-    def score(self, tokens: Floats, pooled: Floats, queries: Floats) -> Floats:
+    def score(self, tokens: Floats, pooled: Floats, queries: Rows) -> Floats:
         """Logits of every tag in every photo.
 
         Args:
             tokens: float32 N×T×D from `encode`.
             pooled: float32 N×D from `encode`.
-            queries: float32 Q×K×P×D; Q is 1 (the same for all photos) or N (each photo its own). K tags of up
-                to P descriptions; an all-zero row is padding and gets no weight.
+            queries: float32 Q×K×P×R; Q is 1 (the same for all photos) or N (each photo its own). K tags of up
+                to P descriptions; an all-zero row is padding and gets no weight. R is D but for learned rows.
 
         Returns:
             float32 N×K.
@@ -100,10 +108,10 @@ class OnnxRuntime:
         self._check_asked(tokens, pooled, queries)
         if not queries.shape[1]:
             return np.zeros((len(tokens), 0), np.float32)
-        (logits,) = self._run(TAGS, {"tokens": tokens, "pooled": pooled, "queries": queries})
+        (logits,) = self.run(TAGS, {"tokens": tokens, "pooled": pooled, "queries": queries})
         return logits
 
-    def where(self, tokens: Floats, pooled: Floats, queries: Floats) -> Floats:
+    def where(self, tokens: Floats, pooled: Floats, queries: Rows) -> Floats:
         """What each token says for each tag in each photo: see `anytag.where`.
 
         Args:
@@ -123,29 +131,47 @@ class OnnxRuntime:
                 f"{self.folder.path / TAGS} does not tell where tags are (it has no output {WHERE!r}): "
                 "export the model again"
             )
-        (where,) = self._run(TAGS, {"tokens": tokens, "pooled": pooled, "queries": queries}, (WHERE,))
+        (where,) = self.run(TAGS, {"tokens": tokens, "pooled": pooled, "queries": queries}, (WHERE,))
         return where
 
-    def _check_asked(self, tokens: Floats, pooled: Floats, queries: Floats) -> None:
+    def _check_asked(self, tokens: Floats, pooled: Floats, queries: Rows) -> None:
         width = self.folder.card.width
         if tokens.dtype != np.float32 or tokens.ndim != 3 or tokens.shape[2] != width or not tokens.size:
             raise _wrong("tokens", tokens, f"float32 N×T×{width}, not empty")
         count = len(tokens)
         if pooled.dtype != np.float32 or pooled.shape != (count, width):
             raise _wrong("pooled", pooled, f"float32 {count}×{width}")
+        row_width = self._row_width
         if (
             queries.dtype != np.float32
             or queries.ndim != 4
             or len(queries) not in (1, count)
             or queries.shape[2] < 1
-            or queries.shape[3] != width
+            or queries.shape[3] != row_width
         ):
-            expected = f"float32 Q×K×P×{width} with Q of 1 or {count} and P of at least 1"
+            expected = f"float32 Q×K×P×{row_width} with Q of 1 or {count} and P of at least 1"
             raise _wrong("queries", queries, expected)
 
-    def _run(
+    @cached_property
+    def _row_width(self) -> int:
+        """R, of a row of the queries: D for rows made of words, more for learned ones."""
+        inputs = {node.name: node.shape for node in self._session(TAGS).get_inputs()}
+        width = inputs["queries"][-1]
+        return width if isinstance(width, int) else self.folder.card.width
+
+    def run(
         self, name: str, feeds: dict[str, npt.NDArray[Any]], outputs: tuple[str, ...] | None = None
     ) -> list[Floats]:
+        """Runs one of the folder's graphs as it is.
+
+        Args:
+            name: its file.
+            feeds: its inputs.
+            outputs: which, all that every such graph has when None.
+
+        Raises:
+            ModelError: the graph is not there, cannot be loaded, or fails.
+        """
         session = self._session(name)
         try:
             return list(session.run(list(outputs or _GRAPHS[name][1]), feeds))
@@ -177,7 +203,7 @@ class OnnxRuntime:
             return onnxruntime.InferenceSession(
                 path, session_options(self._threads), providers=providers, enable_fallback=0
             )
-        except Exception as error:  # as in _run
+        except Exception as error:  # as in `run`
             if _CUDA not in providers:
                 raise ModelError(f"{path} is not a graph that onnxruntime can load: {error}") from error
             if self._asked == "cuda":

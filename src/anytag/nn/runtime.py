@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -13,18 +14,23 @@ from torch import Tensor
 from anytag.errors import DeviceError, ModelError
 
 from .cross import CrossDecoder
+from .folding import FoldedCross
 from .network import TagNetwork
 
 Floats = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.float32 | np.float16]
 
-# Photos times tags that a cross decoder holds at once: 200 MB of its widest layer.
-_AT_ONCE = 16384
+# Photos times tags that a cross decoder holds at once: 200 MB of its widest layer, on a CPU what caches hold.
+_AT_ONCE, _AT_ONCE_ON_CPU = 16384, 512
+# Tags whose descriptions are weighed at once: 50 of each, widened to float32, stay in a core's cache.
+_WEIGHED, _WEIGHED_ON_CPU = 1024, 64
 
 
 class TorchRuntime:
     """Runs a network without gradients.
 
-    A table of queries that is read-only and asked again stays on the device: RAM++'s is half a gigabyte.
+    A table of queries that is read-only and asked again stays on the device, in the type it is stored in:
+    RAM++'s is a quarter of a gigabyte or half a one.
 
     Args:
         network: set to evaluation mode, and moved to the device.
@@ -35,18 +41,25 @@ class TorchRuntime:
         DeviceError: the device is not there.
     """
 
+    keeps_rows = True
+
     def __init__(self, network: TagNetwork, *, device: str | None = None, half: bool = False) -> None:
         self.network = network.eval()
         if device is not None:
             _require(device)
             self.network.to(device)
         self.half = half
-        self._table: tuple[Floats, Tensor] | None = None
+        self._table: tuple[Rows, Tensor] | None = None
 
     @property
     def device(self) -> str:
         """torch's name of where the weights are, such as "cpu" or "cuda:0"."""
         return str(next(self.network.parameters()).device)
+
+    @property
+    def provider(self) -> str:
+        """What runs the network."""
+        return f"torch {torch.__version__}"
 
     def encode(self, pixels: npt.NDArray[np.uint8]) -> tuple[Floats, Floats]:
         """Image tokens of prepared photos.
@@ -67,14 +80,14 @@ class TorchRuntime:
             tokens, pooled = self.network.encoder(self._tensor(pixels))
         return _array(tokens), _array(pooled)
 
-    def score(self, tokens: Floats, pooled: Floats, queries: Floats) -> Floats:
+    def score(self, tokens: Floats, pooled: Floats, queries: Rows) -> Floats:
         """Logits of every tag in every photo.
 
         Args:
             tokens: float32 N×T×D from `encode`.
             pooled: float32 N×D from `encode`.
-            queries: float32 Q×K×P×R, R as the decoder says, mostly D; Q is 1 (the same for all photos) or N
-                (each photo its own). An all-zero row is padding and gets no weight.
+            queries: float32 or float16 Q×K×P×R, R as the decoder says, mostly D; Q is 1 (the same for all
+                photos) or N (each photo its own). An all-zero row is padding and gets no weight.
 
         Returns:
             float32 N×K.
@@ -85,29 +98,61 @@ class TorchRuntime:
         self._check_asked(tokens, pooled, queries)
         if not queries.shape[1]:
             return np.zeros((len(tokens), 0), np.float32)
-        decoder = self.network.decoder
-        if isinstance(decoder, CrossDecoder):
-            decoder.chunk = max(1, _AT_ONCE // len(tokens))
-        with torch.inference_mode(), self._precision():
-            return _array(decoder(self._tensor(tokens), self._tensor(pooled), self._queries(queries)))
+        with torch.inference_mode():
+            asked = self._tensor(tokens), self._tensor(pooled), self._queries(queries)
+            decoder = self.network.decoder
+            if isinstance(decoder, CrossDecoder):
+                return _array(self._cross(decoder, *asked))
+            with self._precision():
+                return _array(decoder(*asked[:2], asked[2].float()))
 
-    def where(self, tokens: Floats, pooled: Floats, queries: Floats) -> Floats:
+    def _cross(self, decoder: CrossDecoder, tokens: Tensor, pooled: Tensor, rows: Tensor) -> Tensor:
+        """Some tags at a time: N×K."""
+        if tokens.is_cuda:
+            return self._parts(decoder, tokens, pooled, rows, sizes=(_AT_ONCE, _WEIGHED))
+        folded = FoldedCross(decoder, reduced=self.half)
+        return self._parts(folded, tokens, pooled, rows, sizes=(_AT_ONCE_ON_CPU, _WEIGHED_ON_CPU))
+
+    def _parts(
+        self,
+        decoder: CrossDecoder | FoldedCross,
+        tokens: Tensor,
+        pooled: Tensor,
+        rows: Tensor,
+        *,
+        sizes: tuple[int, int],
+    ) -> Tensor:
+        precision = self._precision if isinstance(decoder, CrossDecoder) else nullcontext
+        with precision():
+            memories: Any = decoder.remember(tokens)
+        logits = []
+        for part in torch.split(rows, max(1, sizes[0] // len(tokens)), dim=1):
+            # in float32: the softmax's temperature makes small differences between descriptions large
+            few = torch.split(part, sizes[1], dim=1)
+            queries = torch.cat([decoder.embed(pooled, some.float()) for some in few], 1)
+            with precision():
+                decoded = decoder.decode(queries, memories)
+            logits.append(decoder.answer(decoded.float(), part))
+        return torch.cat(logits, 1)
+
+    def where(self, tokens: Floats, pooled: Floats, queries: Rows) -> Floats:
         """What each token says for each tag; arguments and errors as for `score`, float32 N×K×T."""
         self._check_asked(tokens, pooled, queries)
         if not queries.shape[1]:
             return np.zeros((len(tokens), 0, tokens.shape[1]), np.float32)
-        asked = self._tensor(tokens), self._tensor(pooled), self._queries(queries)
+        asked = self._tensor(tokens), self._tensor(pooled), self._queries(queries).float()
         with torch.inference_mode(), self._precision():
             return _array(self.network.decoder.located(*asked)[1])
 
-    def _check_asked(self, tokens: Floats, pooled: Floats, queries: Floats) -> None:
+    def _check_asked(self, tokens: Floats, pooled: Floats, queries: Rows) -> None:
         width, count, row_width = self.network.config.width, len(tokens), self.network.decoder.row_width
         if tokens.dtype != np.float32 or tokens.ndim != 3 or tokens.shape[2] != width or not tokens.size:
             raise _wrong("tokens", tokens, f"float32 N×T×{width}, not empty")
         if pooled.dtype != np.float32 or pooled.shape != (count, width):
             raise _wrong("pooled", pooled, f"float32 {count}×{width}")
         sets, _, descriptions, depth = queries.shape if queries.ndim == 4 else (0, 0, 0, 0)
-        if queries.dtype != np.float32 or sets not in (1, count) or not descriptions or depth != row_width:
+        known = queries.dtype in (np.float32, np.float16)
+        if not known or sets not in (1, count) or not descriptions or depth != row_width:
             expected = f"float32 Q×K×P×{row_width} with Q of 1 or {count} and P of at least 1"
             raise _wrong("queries", queries, expected)
 
@@ -115,11 +160,11 @@ class TorchRuntime:
         kind = self.device.partition(":")[0]
         return torch.autocast(kind, dtype=torch.bfloat16, enabled=self.half)
 
-    def _queries(self, queries: Floats) -> Tensor:
+    def _queries(self, queries: Rows) -> Tensor:
         """On the device; what may change is copied each time, what may not is remembered."""
         if queries.flags.writeable:
             return self._tensor(queries)
-        if self._table is None or self._table[0] is not queries:
+        if self._table is None or not _same_memory(self._table[0], queries):
             self._table = (queries, self._tensor(queries))
         return self._table[1]
 
@@ -128,6 +173,12 @@ class TorchRuntime:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the array may be read-only
             return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+
+def _same_memory(one: Rows, other: Rows) -> bool:
+    """Are they views of the same numbers?"""
+    place, there = one.__array_interface__, other.__array_interface__
+    return all(place[what] == there[what] for what in ("data", "shape", "typestr", "strides"))
 
 
 def _require(device: str) -> None:

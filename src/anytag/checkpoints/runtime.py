@@ -1,0 +1,33 @@
+"""A model folder with torch weights, run: what the inner ring asks for through its one door."""
+
+from __future__ import annotations
+
+import torch
+
+from anytag.models.folder import ModelFolder
+from anytag.models.onnx import Device
+from anytag.models.runtime import Precision
+from anytag.nn.runtime import TorchRuntime
+
+from .load import load_network
+
+
+def open_torch(
+    folder: ModelFolder,
+    *,
+    device: Device = "auto",
+    threads: int | None = None,
+    precision: Precision | None = None,
+) -> TorchRuntime:
+    """The folder's network without its caption head; arguments as for `anytag.models.runtime.open_runtime`.
+
+    Raises:
+        DeviceError: the device is not there.
+        ModelError: the folder's weights do not fit its card.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if threads is not None:
+        torch.set_num_threads(threads)  # torch has one number for the whole process
+    half = device == "cuda" if precision is None else precision == "bfloat16"
+    return TorchRuntime(load_network(folder, captions=False), device=device, half=half)

@@ -1,0 +1,50 @@
+"""`anytag.nn.folding`: the rearranged decoder says what the decoder says."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from anytag.nn.cross import CrossDecoder
+from anytag.nn.families import CrossConfig, Queries
+from anytag.nn.folding import FoldedCross
+
+CONFIG = CrossConfig(hidden=24, layers=2, mlp=48)
+WIDTH = 16
+KINDS: tuple[Queries, ...] = ("descriptions", "embedded", "learned")
+
+
+def decoder(queries: Queries) -> CrossDecoder:
+    torch.manual_seed(0)
+    made = CrossDecoder(CONFIG, width=WIDTH, heads=4, queries=queries).eval().requires_grad_(False)
+    for weight in made.parameters():
+        torch.nn.init.normal_(weight, std=0.2)  # fresh ones look evenly at all tokens
+    return made
+
+
+def asked(made: CrossDecoder, *, photos: int, sets: int, tags: int, tokens: int) -> tuple[Tensor, ...]:
+    seen = torch.randn(photos, tokens, WIDTH)
+    rows = torch.randn(sets, tags, 1 if made.queries == "learned" else 3, made.row_width)
+    return seen, seen[:, 0], rows
+
+
+@pytest.mark.parametrize("queries", KINDS)
+@settings(max_examples=10, deadline=None)
+@given(photos=st.integers(1, 3), own=st.booleans(), tags=st.integers(1, 5), tokens=st.integers(1, 9))
+def test_folded_is_the_decoder(queries: Queries, photos: int, own: bool, tags: int, tokens: int) -> None:
+    made = decoder(queries)
+    given = asked(made, photos=photos, sets=photos if own else 1, tags=tags, tokens=tokens)
+    for ours, theirs in zip(FoldedCross(made).located(*given), made.located(*given), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(FoldedCross(made)(*given), made(*given), rtol=1e-4, atol=1e-5)
+
+
+def test_reduced_precision_stays_near_and_gives_float32() -> None:
+    made = decoder("descriptions")
+    given = asked(made, photos=2, sets=1, tags=40, tokens=9)
+    exact, reduced = FoldedCross(made)(*given), FoldedCross(made, reduced=True)(*given)
+    assert reduced.dtype == torch.float32
+    assert 0 < (reduced - exact).abs().max() < 0.01
