@@ -283,3 +283,35 @@ def undo(output: str, step: Any, **source: Any) -> None:
     """Undo one step: drop the tags that it added, or bring back those that it took away."""
     data = _Data(**source)
     data.write(output, (row.without(step) for row in data))
+
+
+@command.command("ray", short_help="Run parse, generate and check on a Ray cluster.")
+@click.argument("data", metavar="DATA")
+@click.argument("output", metavar="FOLDER")
+@click.option(
+    "--stages", metavar="NAME,...", default="parse,generate,check", show_default=True, help="In this order."
+)
+@_model
+@click.option("--images", metavar="FOLDER", help="The folder of the photos.  [default: that of DATA]")
+@click.option(
+    "--actors", metavar="N", type=click.IntRange(min=1), default=2, show_default=True, help="A core each."
+)
+@click.option(
+    "--address", metavar="HOST:PORT", help="The cluster.  [default: the running one, or this machine]"
+)
+def ray(
+    data: str,
+    output: str,
+    stages: str,
+    model: str | None,
+    images: str | None,
+    actors: int,
+    address: str | None,
+) -> None:
+    """Label a corpus that is larger than one machine: DATA, a file or a folder of Parquet or JSON lines.
+
+    FOLDER gets Parquet files with the rows, what was wrong with each (error) and a hash of its photo.
+    """
+    engine = outer("data.ray", "anytag data ray")
+    engine.connect(address)
+    engine.run(data, output, stages=stages.split(","), model=model, root=images, actors=actors)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from itertools import islice
 
 from anytag.errors import AnytagError
-from anytag.results import Tags
 from anytag.tagger import Tagger
 
 from .files import photo_source
@@ -43,17 +42,28 @@ def generate(
         probability: from which a tag is added; by default each tag's own threshold.
         on_error: takes the message of a photo that cannot be read; its row stays as it is.
     """
+    for row, error in generate_or_say(rows, root, tagger, probability=probability):
+        if error and on_error:
+            on_error(f"{row.image}: {error}")
+        yield row
+
+
+def generate_or_say(
+    rows: Iterable[Row],
+    root: str,
+    tagger: Tagger,
+    *,
+    probability: float | None = None,
+    workers: int | None = None,
+) -> Iterator[tuple[Row, str | None]]:
+    """As `generate`, each row with why its photo cannot be read; `workers` as for `Tagger.tag_many`."""
     for block in blocks(rows):
         photos = [read_photo(row, root) for row in block]
-        tagged = tagger.tag_many([photo.source for photo in photos], threshold=probability)
+        sources = [photo.source for photo in photos]
+        tagged = tagger.tag_many(sources, threshold=probability, workers=workers)
         for row, photo, tags in zip(block, photos, tagged, strict=True):
-            if (message := photo.error or _error(tags)) and on_error:
-                on_error(f"{row.image}: {message}")
-            yield row.adding(tags.names, "model")
-
-
-def _error(tags: Tags) -> str | None:
-    return tags.error.message if tags.error else None
+            failed = tags.error.message if tags.error else None
+            yield row.adding(tags.names, "model"), photo.error or failed
 
 
 def blocks(rows: Iterable[Row], size: int = BLOCK) -> Iterator[list[Row]]:

@@ -103,20 +103,40 @@ def _cell(row: Row, name: str) -> str:
     return MARKS[name].join(value)
 
 
-def read_parquet(path: str, *, source: str, split: str, on_error: OnError | None = None) -> Iterator[Row]:
-    """Rows of Parquet with the columns of `Row`, or some of them; others are not read."""
+def read_parquet(
+    path: str,
+    *,
+    source: str,
+    split: str,
+    groups: list[int] | None = None,
+    on_error: OnError | None = None,
+) -> Iterator[Row]:
+    """Rows of Parquet with the columns of `Row`, or some of them; others are not read.
+
+    Args:
+        groups: numbers of the row groups that are read; all when None.
+    """
     parquet = _parquet()
     with open_read(path) as file:
         try:
             table = parquet.ParquetFile(file)
             names = [name for name in table.schema_arrow.names if name in (*Row.__slots__, "caption")]
-            batches = table.iter_batches(batch_size=_BLOCK, columns=names)
+            batches = table.iter_batches(batch_size=_BLOCK, row_groups=groups, columns=names)
             plain = (row for batch in batches for row in batch.to_pylist())
             for number, values in enumerate(plain, 1):
                 try:
                     yield row_of(values, source=source, split=split)
                 except ValueError as error:
                     tell(f"{path}, row {number}: not a row ({error})", on_error, error)
+        except _arrow_errors() as error:
+            raise AnytagError(f"{path}: cannot be read as Parquet ({error})") from error
+
+
+def row_groups(path: str) -> int:
+    """How many row groups a Parquet file has."""
+    with open_read(path) as file:
+        try:
+            return int(_parquet().ParquetFile(file).num_row_groups)
         except _arrow_errors() as error:
             raise AnytagError(f"{path}: cannot be read as Parquet ({error})") from error
 

@@ -1,0 +1,110 @@
+"""`anytag.data.ray`: the stages alone, and on a local cluster that loses a worker."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anytag.data.formats import write
+from anytag.data.ray import STAGES, Check, Generate, Parse, _read, pieces, run
+from anytag.data.rows import Row
+from anytag.data.tables import columns_of
+from anytag.errors import AnytagError, MissingExtraError
+from tests.command import ENVIRONMENT
+from tests.tiny import make_tiny_model
+
+pyarrow = pytest.importorskip("pyarrow")
+PHOTOS = 48
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """Photos with captions; every seventh is not there."""
+    random = np.random.default_rng(0)
+    rows = []
+    for number in range(PHOTOS):
+        pixels = random.integers(0, 256, (8, 8, 3), np.uint8).repeat(4, 0).repeat(4, 1)
+        if number % 7:
+            Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        rows.append(Row(f"{number}.png", "made", "train", captions=("a dog on a beach",)))
+    for number in range(0, PHOTOS, 4):
+        suffix = "parquet" if number % 8 else "jsonl"
+        write(str(tmp_path / f"rows-{number:02d}.{suffix}"), rows[number : number + 4])
+    return tmp_path
+
+
+def test_stages_map_batches(corpus: Path, model: Path) -> None:
+    rows = [
+        {
+            **columns_of(Row(f"{number}.png", "made", "train", captions=("a dog",))),
+            "error": None,
+            "hash": None,
+        }
+        for number in range(9)
+    ]
+    batch = pyarrow.Table.from_pylist(rows)
+    for stage in (Parse, Generate, Check):
+        batch = stage(model=str(model), root=str(corpus))(batch)
+    done = batch.to_pylist()
+    assert [bool(one["error"]) for one in done] == [number % 7 == 0 for number in range(9)]
+    assert done[0]["error"].startswith("missing: ")
+    assert {"dog", "animal"} <= set(done[0]["tags"])
+    assert [one["hash"] is None for one in done] == [number % 7 == 0 for number in range(9)]
+    assert len(done[1]["hash"]) == 64
+    assert {origin for one in done for origin in one["origins"]} == {"text", "model"}
+
+
+def test_wrong_use_is_said_before_the_cluster_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(AnytagError, match="'dream' is unknown; known are parse, generate, check"):
+        run("rows.jsonl", "out", stages=("parse", "dream"))
+    monkeypatch.setitem(sys.modules, "ray.data", None)
+    with pytest.raises(MissingExtraError, match=r"anytag\[ray\]"):
+        run("rows.jsonl", "out")
+    assert list(STAGES) == ["parse", "generate", "check"]
+
+
+def test_corpus_is_read_in_pieces(corpus: Path) -> None:
+    found = pieces(str(corpus))
+    assert len(found) == 12
+    assert [one["group"] for one in found] == [-1, 0] * 6
+    batch = _read(pyarrow.Table.from_pylist(found))
+    assert sorted(batch["image"].to_pylist()) == sorted(f"{number}.png" for number in range(PHOTOS))
+    (corpus / "bad.jsonl").write_text("nonsense\n")
+    (bad,) = _read(pyarrow.Table.from_pylist(pieces(str(corpus / "bad.jsonl")))).to_pylist()
+    assert "line 1: not a row" in bad["error"]
+
+
+@pytest.mark.slow
+def test_a_cluster_that_loses_a_worker_does_all_rows_once(corpus: Path, model: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    command = [sys.executable, "-m", "tests.ray_cluster", str(corpus), str(output), str(model)]
+    where = Path(__file__).parents[1]
+    done = subprocess.run(
+        command, cwd=where, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "lost a worker" in done.stdout
+    assert "1 worker left" in done.stdout
+    rows = [one for file in output.glob("*.parquet") for one in _rows(file)]
+    assert sorted(one["image"] for one in rows) == sorted(f"{number}.png" for number in range(PHOTOS))
+    assert all({"dog", "beach"} <= set(one["tags"]) for one in rows)
+    missing = sorted(one["image"] for one in rows if one["error"])
+    assert missing == sorted(f"{number}.png" for number in range(0, PHOTOS, 7))
+    assert all(bool(one["hash"]) != bool(one["error"]) for one in rows)
+
+
+def _rows(file: Path) -> list[dict[str, object]]:
+    from pyarrow import parquet
+
+    rows: list[dict[str, object]] = parquet.read_table(file).to_pylist()
+    return rows
