@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,19 @@ class _Pooled(nn.Module):
         return features.mean((2, 3))
 
 
+@lru_cache(maxsize=4)  # an export takes longer than a thousand photos
+def _exported(name: str, size: int) -> tuple[bytes, npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """The graph of `_Pooled`, weight 1000×F and bias of the classifier."""
+    backbone, classifier = imagenet_backbone(name, size=size)
+    pixels = torch.zeros(2, 3, size, size, dtype=torch.uint8)
+    program = torch.onnx.export(
+        _Pooled(backbone).eval(), (pixels,), dynamo=True, input_names=["pixels"], verbose=False,
+        dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}},
+    )  # fmt: skip
+    graph: bytes = program.model_proto.SerializeToString() if program else b""
+    return graph, classifier.weight.detach().numpy(), classifier.bias.detach().numpy()
+
+
 class FrozenBackbone:
     """A backbone as ImageNet left it, run by ONNX Runtime, which is twice as fast as torch.
 
@@ -54,19 +68,11 @@ class FrozenBackbone:
     """
 
     def __init__(self, name: str, *, size: int = 224) -> None:
-        backbone, classifier = imagenet_backbone(name, size=size)
         self.name, self.size = name, size
-        self._weight = classifier.weight.detach().numpy()
-        self._bias = classifier.bias.detach().numpy()
-        pixels = torch.zeros(2, 3, size, size, dtype=torch.uint8)
-        program = torch.onnx.export(
-            _Pooled(backbone).eval(), (pixels,), dynamo=True, input_names=["pixels"], verbose=False,
-            dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}},
-        )  # fmt: skip
+        graph, self._weight, self._bias = _exported(name, size)
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1  # batches run side by side instead
         options.log_severity_level = 3
-        graph = program.model_proto.SerializeToString() if program else b""
         self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
     def features(self, paths: Sequence[Path], *, watch: Watch = unwatched) -> tuple[Halves, dict[int, str]]:
