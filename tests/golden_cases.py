@@ -64,7 +64,7 @@ class Case:
 
     @property
     def kind(self) -> str:
-        return f"{self.facts['family']}/{self.facts['kind']}"
+        return f"{self.facts.get('family')}/{self.facts.get('kind')}"
 
     @property
     def config(self) -> dict[str, Any]:
