@@ -28,7 +28,6 @@ class CrossDecoder(TagDecoder):
     Attributes:
         row_width: R, of a row of the queries: D for text vectors; 2H + 1 for learned ones (P is 1), which are
             query, weights, bias.
-        chunk: tags that are decoded at once, all when None. It changes the memory needed, not the result.
     """
 
     def __init__(self, config: CrossConfig, *, width: int, heads: int, queries: Queries) -> None:
@@ -36,19 +35,22 @@ class CrossDecoder(TagDecoder):
         self.config, self.width, self.heads, self.queries = config, width, heads, queries
         hidden, learned = config.hidden, queries == "learned"
         self.row_width = 2 * hidden + 1 if learned else width
-        self.chunk: int | None = None
         self.project = nn.Identity() if learned or width == hidden else nn.Linear(width, hidden)
         self.layers = nn.ModuleList([CrossLayer(hidden, width, config.mlp) for _ in range(config.layers)])
         self.head = None if learned else nn.Linear(hidden, 1)
         if queries == "descriptions":
             self.reweight_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
 
-    def forward(self, tokens: Tensor, pooled: Tensor, rows: Tensor) -> Tensor:
-        """tokens N×T×D, pooled N×D, rows Q×K×P×R (Q is 1 or N) -> logits N×K."""
+    def forward(self, tokens: Tensor, pooled: Tensor, rows: Tensor, chunk: int | None = None) -> Tensor:
+        """tokens N×T×D, pooled N×D, rows Q×K×P×R (Q is 1 or N) -> logits N×K.
+
+        Args:
+            chunk: tags that are decoded at once, all when None. It changes the memory needed, not the result.
+        """
         memories = self.remember(tokens)
-        if self.chunk is None:
+        if chunk is None:
             return self._score(memories, pooled, rows)
-        parts = [self._score(memories, pooled, part) for part in torch.split(rows, self.chunk, dim=1)]
+        parts = [self._score(memories, pooled, part) for part in torch.split(rows, chunk, dim=1)]
         return torch.cat(parts, 1)
 
     def located(self, tokens: Tensor, pooled: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
