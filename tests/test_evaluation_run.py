@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -20,6 +21,8 @@ from anytag.evaluation.evaluate import Report, evaluate_captions, evaluate_retri
 from anytag.evaluation.run import Evaluation, run
 from anytag.evaluation.svg import chart
 from anytag.evaluation.tasks import Published, TagTask, TextTask, names_task, rows_of, vocabulary_task
+from anytag.models.onnx import Device
+from anytag.results import Caption
 from anytag.tagger import Tagger
 from anytag.vocabulary import Asked, Tag, Vocabulary
 from tests.tiny import make_tiny_model
@@ -132,6 +135,21 @@ def test_unknown_entries_play_no_part() -> None:
     assert one.figures["mAP"].value == 100
     assert one.figures["precision"].value == 100
     assert one.figures["ECE"].value == pytest.approx(100 * (0.6 + 0.7 + 0.2) / 3)
+
+
+def test_trained_tags_and_words_are_told_apart() -> None:
+    present = np.array([[True, False], [False, True]])
+    task = TagTask("some", (Path("a"), Path("b")), (Asked("dog"), Asked("zebra")), present)
+
+    class Fixed:
+        name = "fixed"
+
+        def answer(self, task: TagTask, **_: object) -> Answers:
+            scores = np.array([[0.9, 0.8], [0.1, 0.7]], np.float32)
+            return Answers(scores, {}, np.array([0.5, 0.5]), (True, False))
+
+    figures = evaluate_tags(task, [Fixed()], times=0).measured[0].figures
+    assert (figures["mAP of trained tags"].value, figures["mAP of tags by their words"].value) == (100, 50)
 
 
 def test_photos_of_one_class_have_top_k(data: Path, models: list[str]) -> None:
@@ -250,3 +268,28 @@ def test_cost_is_that_of_a_process_of_its_own(data: Path, models: list[str]) -> 
     assert one.milliseconds > 0
     assert 20 < one.megabytes < 2000
     assert "milliseconds a photo" in report.markdown(found)
+
+
+class Teller:
+    """Writes the same caption for every photo that can be read."""
+
+    def __init__(self, tagger: Tagger) -> None:
+        self.tagger = tagger
+
+    @classmethod
+    def load(cls, model: str | None, *, device: Device) -> Teller:
+        return cls(Tagger.load(model, device=device))
+
+    def caption_many(self, photos: Iterable[Path]) -> Iterator[Caption]:
+        for seen in self.tagger.encode_many(photos):
+            yield Caption(seen.path, seen.width, seen.height, "tiny", "a dog on a beach", error=seen.error)
+
+
+def test_captions_of_a_model(data: Path, models: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anytag.captioner.Captioner", Teller)
+    found = run(asked(data, models, kind="caption"))
+    assert (found.kind, found.photos, list(found.failed)) == ("caption", 6, [str(data.parent / "broken.png")])
+    figures = found.measured[0].figures
+    assert set(figures) == {"BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "CIDEr", "METEOR"}
+    assert 0 < figures["CIDEr"].value < 500
+    assert "| BLEU-4 |" in report.markdown(found)

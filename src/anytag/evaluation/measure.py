@@ -169,9 +169,25 @@ def _ranking(sheet: _Sheet) -> dict[str, Figure]:
         "mAP as published": Figure(100 * float(sheet.ap.mean())),
         "micro AP": Figure(100 * metrics.micro_average_precision(sheet.counted_scores, sheet.present)),
     }
+    out |= _by_query(sheet)
     for k in KS:
         out[f"P@{k}"] = Figure(100 * metrics.precision_at(sheet.scores, sheet.task.present, k))
     return out
+
+
+def _by_query(sheet: _Sheet) -> dict[str, Figure]:
+    """mAP of tags with trained queries and of those asked by their words, where there are both."""
+    if sheet.answers.trained is None:
+        return {}
+    trained = np.array(sheet.answers.trained)[sheet.counted]
+    if trained.all() or not trained.any():
+        return {}
+    parts = {"mAP of trained tags": trained, "mAP of tags by their words": ~trained}
+    ap = sheet.ap[sheet.counted]
+    return {
+        name: _figure(float(ap[part].mean()), _means(sheet.resampled[:, part]))
+        for name, part in parts.items()
+    }
 
 
 def _answers(sheet: _Sheet) -> dict[str, Figure]:
