@@ -55,7 +55,8 @@ class Measured:
     Attributes:
         figures: by name.
         tags: one line each.
-        curves: points of "precision-recall" and "calibration"; of "precision", "recall", "F1" by threshold.
+        curves: points of "precision-recall" and "calibration"; of "precision", "recall", "F1" and their
+            macro means by threshold.
     """
 
     name: str
@@ -251,6 +252,7 @@ def _curves(sheet: _Sheet) -> dict[str, Curve]:
         curves["calibration"] = _points(score[count > 0], share[count > 0])
         found = metrics.counts_at(sheet.counted_scores, sheet.present, GRID)
         curves |= {name: _points(GRID, values) for name, values in found.micro().items()}
+        curves |= {f"macro {name}": _points(GRID, values) for name, values in found.macro().items()}
     return curves
 
 
