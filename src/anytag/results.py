@@ -109,3 +109,30 @@ class Tags:
             "tags": [tag.to_dict() for tag in self.tags],
             "error": asdict(self.error) if self.error else None,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """A sentence about one photo.
+
+    Attributes:
+        path: the photo as it was named, or None when it came as bytes, PIL image or array.
+        width: pixels of the upright original, 0 when it could not be read.
+        height: the same.
+        model: name of the model that wrote.
+        text: the sentence, without a full stop; "" when the photo could not be read.
+        tags: names of the tags that guided it: the user's, or those that were recognised.
+        error: set when the photo could not be read.
+    """
+
+    path: str | None
+    width: int
+    height: int
+    model: str
+    text: str
+    tags: tuple[str, ...] = ()
+    error: Failure | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain: the row that `anytag caption --format jsonl` writes."""
+        return {**asdict(self), "tags": list(self.tags)}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from anytag.errors import ModelError
 from anytag.models.folder import ModelFolder
 from anytag.models.onnx import Device
 from anytag.models.runtime import Precision
 from anytag.nn.runtime import TorchRuntime
+from anytag.nn.writer import TorchCaptions
 
 from .load import load_network
 
@@ -31,3 +33,15 @@ def open_torch(
         torch.set_num_threads(threads)  # torch has one number for the whole process
     half = device == "cuda" if precision is None else precision == "bfloat16"
     return TorchRuntime(load_network(folder, captions=False), device=device, half=half)
+
+
+def open_captions(folder: ModelFolder, *, device: str) -> TorchCaptions:
+    """The folder's caption head, where torch calls it `device`.
+
+    Raises:
+        ModelError: the folder has none, or its weights do not fit its card.
+    """
+    head = load_network(folder).captions
+    if head is None:
+        raise ModelError(f"{folder.path} was converted without its caption head; convert it again with it")
+    return TorchCaptions(head.to(device))

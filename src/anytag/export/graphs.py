@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from anytag.models.onnx import IMAGE, TAGS
-from anytag.nn.decoder import FoldedDecoder
+from anytag.nn.backbones import Backbone
+from anytag.nn.cross import CrossDecoder
+from anytag.nn.decoder import TagDecoder
+from anytag.nn.folding import FoldedCross
 from anytag.nn.network import ImageEncoder, TagNetwork
 
 from .parity import check_parity
@@ -38,11 +41,11 @@ class _ConvolvedEncoder(nn.Module):
 
 
 class Located(nn.Module):
-    """`FoldedDecoder.located` as a module of its own."""
+    """`TagDecoder.located` as a module of its own, in the form with the fewest multiplications."""
 
-    def __init__(self, decoder: FoldedDecoder) -> None:
+    def __init__(self, decoder: TagDecoder) -> None:
         super().__init__()
-        self.decoder = decoder
+        self.decoder = FoldedCross(decoder) if isinstance(decoder, CrossDecoder) else decoder
 
     def forward(self, tokens: Tensor, pooled: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
         return self.decoder.located(tokens, pooled, queries)
@@ -62,7 +65,7 @@ def export_folder_graphs(network: TagNetwork, folder: Path) -> None:
     training = network.training
     network.eval()
     export_image_graph(network.encoder, folder / IMAGE, size=network.config.size)
-    export_tags_graph(network.folded, folder / TAGS)
+    export_tags_graph(network.decoder, folder / TAGS)
     network.train(training)
 
 
@@ -78,36 +81,38 @@ def export_image_graph(encoder: ImageEncoder, file: Path, *, size: int) -> float
         for count in (1, 2, 3)
     )
     axes = {"pixels": "N3SS", "tokens": "NTD", "pooled": "ND"}
-    _export(_ConvolvedEncoder(encoder).eval(), file, (two,), axes, free="N")
+    convolved = isinstance(encoder.backbone, Backbone)
+    module = _ConvolvedEncoder(encoder).eval() if convolved else encoder
+    export_graph(module, file, (two,), axes, free="N")
     return check_parity(encoder, file, [(one,), (three,)])
 
 
-def export_tags_graph(decoder: FoldedDecoder, file: Path) -> float:
-    """`tokens` N×T×D, `pooled` N×D, `queries` Q×K×P×D -> `logits` N×K, `where` N×K×T: float32, only D fixed.
+def export_tags_graph(decoder: TagDecoder, file: Path) -> float:
+    """`tokens` N×T×D, `pooled` N×D, `queries` Q×K×P×R -> `logits` N×K, `where` N×K×T: float32; D, R are fixed.
 
     Q is 1 (the same queries for all photos) or N. `where` is a step on the way to `logits` and costs nothing.
 
     Returns:
         the largest difference from the decoder, as `check_parity` gives it.
     """
-    axes = {"tokens": "NTD", "pooled": "ND", "queries": "QKPD", "logits": "NK", "where": "NKT"}
+    axes = {"tokens": "NTD", "pooled": "ND", "queries": "QKPR", "logits": "NK", "where": "NKT"}
     # Six photos and two sets of queries: the trace must take neither for the other, nor for 1.
-    located = Located(decoder)
-    _export(located, file, _asked(decoder, photos=6, sets=2), axes, free="NTQKP")
+    located = Located(decoder).eval()
+    export_graph(located, file, _asked(decoder, photos=6, sets=2), axes, free="NTQKP")
     sizes = ((1, 1), (3, 1), (3, 3))
     return check_parity(located, file, [_asked(decoder, photos=n, sets=q) for n, q in sizes])
 
 
-def _asked(decoder: FoldedDecoder, *, photos: int, sets: int) -> tuple[Tensor, Tensor, Tensor]:
+def _asked(decoder: TagDecoder, *, photos: int, sets: int) -> tuple[Tensor, Tensor, Tensor]:
     """Random arguments with 5 tokens a photo, and 7 tags of up to 3 descriptions."""
     random = torch.Generator().manual_seed(photos + sets)
     tokens = torch.randn(photos, 5, decoder.width, generator=random)
-    queries = torch.randn(sets, 7, 3, decoder.width, generator=random)
+    queries = torch.randn(sets, 7, 3, decoder.row_width, generator=random)
     queries[:, 1, 2:] = 0  # padding
     return tokens, tokens.mean(1), queries
 
 
-def _export(
+def export_graph(
     module: nn.Module, file: Path, example: tuple[Tensor, ...], axes: Mapping[str, str], *, free: str
 ) -> None:
     """Writes a module's graph.

@@ -37,13 +37,13 @@ class GuidedHead(CaptionDecoder):
 
         Args:
             tag_ids: int64 N×S wordpieces of the tags' text.
-            tag_mask: not used: padding is a word of its own that says nothing.
+            tag_mask: N×S, 0 at padding, which is a word of its own here, and learned to say nothing.
             image_tokens: N×T×D.
 
         Returns:
             N×(S+T)×H.
         """
-        return torch.cat([self.tags(tag_ids), self.image(image_tokens)], 1)
+        return torch.cat([self.tags(tag_ids * (tag_mask != 0)), self.image(image_tokens)], 1)
 
     def tags(self, tag_ids: Tensor) -> Tensor:
         """N×S -> N×S×H."""

@@ -1,0 +1,287 @@
+"""Photos in, sentences out, guided by tags: the user's own, or those that the model recognises."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from anytag.errors import AnytagError, ImageError, ModelError, VocabularyError
+from anytag.generation import Decoder, Ids, Limits, beam_search, greedy, sample
+from anytag.images import ImageSource
+from anytag.models.caption_onnx import OnnxCaptions
+from anytag.models.card import CaptionSpec
+from anytag.models.folder import ModelFolder
+from anytag.models.hub import resolve
+from anytag.models.onnx import MEMORY, Device, OnnxRuntime
+from anytag.models.outer import outer
+from anytag.models.runtime import Runtime, open_runtime
+from anytag.parsing import Parser
+from anytag.results import Caption
+from anytag.tagger import Encoded, Tagger, in_batches
+from anytag.text_encoders.wordpiece import WordPieces
+from anytag.vocabulary import Tag
+
+Floats = npt.NDArray[np.float32]
+
+
+class Captions(Protocol):
+    """What a runtime does for captions."""
+
+    def about(self, tag_ids: Ids, tag_mask: Ids, tokens: Floats) -> Decoder[Any]: ...
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What captions are asked for; the names are those of `Captioner.caption`."""
+
+    tags: tuple[str, ...] | None = None
+    exclude_tags: tuple[str, ...] = ()
+    beams: int | None = None
+    sample: bool = False
+    seed: int = 0
+    max_length: int | None = None
+    min_length: int | None = None
+
+
+class Captioner:
+    """Writes captions with one model; make one with `Captioner.load`. May be used from several threads.
+
+    Attributes:
+        tagger: the same model as a tagger.
+        spec: how captions are written, as the model's card says.
+    """
+
+    def __init__(self, tagger: Tagger, captions: Captions, pieces: WordPieces, spec: CaptionSpec) -> None:
+        self.tagger, self.spec = tagger, spec
+        self._captions, self._pieces = captions, pieces
+
+    @classmethod
+    def load(
+        cls, model: str | Path | None = None, *, device: Device = "auto", threads: int | None = None
+    ) -> Captioner:
+        """A captioner with a model and a device that are there; arguments and errors as for `Tagger.load`.
+
+        Raises:
+            ModelError: besides, the model writes no captions.
+        """
+        folder = ModelFolder.open(resolve(model))
+        spec = folder.card.captions
+        if spec is None:
+            raise ModelError(
+                f"the model {folder.card.name} writes no captions: take tag2text, ram or the embedded one"
+            )
+        runtime = open_runtime(folder, device=device, threads=threads)
+        pieces = WordPieces.from_file(folder.file(spec.wordpieces))
+        return cls(Tagger(folder, runtime), _open_captions(folder, runtime), pieces, spec)
+
+    def caption(
+        self,
+        image: ImageSource,
+        tags: Iterable[str] | None = None,
+        *,
+        exclude_tags: Iterable[str] = (),
+        beams: int | None = None,
+        sample: bool = False,
+        seed: int = 0,
+        max_length: int | None = None,
+        min_length: int | None = None,
+    ) -> Caption:
+        """A sentence about one photo.
+
+        Args:
+            image: path, encoded bytes, PIL image or uint8 array H×W×3 (RGB).
+            tags: what the sentence shall speak of, any words; by default what is recognised, as far as the
+                model's card says so; an empty list guides nothing.
+            exclude_tags: what it must not speak of: these words in any form, and no such tag guides it.
+            beams: of the search, 1 takes the likeliest wordpiece each time; by default what the card says.
+            sample: draw wordpieces at random, from the likeliest nine tenths, instead of searching.
+            seed: of the draws.
+            max_length, min_length: in wordpieces, the card's prompt included.
+
+        Raises:
+            ImageError, MissingExtraError: the photo cannot be read.
+            AnytagError, VocabularyError: another argument is wrong.
+        """
+        wish = self._wish(
+            tags, exclude_tags, beams=beams, sample=sample, seed=seed,
+            max_length=max_length, min_length=min_length,
+        )  # fmt: skip
+        return self._write([self.tagger.encode(image)], wish)[0]
+
+    def caption_many(
+        self,
+        images: Iterable[ImageSource],
+        tags: Iterable[str] | None = None,
+        *,
+        exclude_tags: Iterable[str] = (),
+        beams: int | None = None,
+        sample: bool = False,
+        seed: int = 0,
+        max_length: int | None = None,
+        min_length: int | None = None,
+        batch_size: int = 8,
+        workers: int | None = None,
+        on_error: Literal["record", "raise"] = "record",
+    ) -> Generator[Caption, None, None]:
+        """Sentences about many photos, in the order of the input; each is what `caption` gives.
+
+        Args:
+            images: any iterable, read as the work goes on; each as for `caption`.
+            batch_size: photos that go through the network together.
+            workers: threads; by default one a usable core.
+            on_error: "record" puts the reason into a photo's `Caption.error` and goes on; "raise" raises it.
+
+        Raises:
+            ImageError: a photo cannot be read, and `on_error` is "raise".
+            AnytagError, VocabularyError: an argument is wrong; raised at once, before the first photo.
+        """
+        wish = self._wish(
+            tags, exclude_tags, beams=beams, sample=sample, seed=seed,
+            max_length=max_length, min_length=min_length,
+        )  # fmt: skip
+        if on_error not in ("record", "raise"):
+            raise AnytagError(f"on_error is {on_error!r}: expected 'record' or 'raise'")
+
+        def work(batch: list[ImageSource]) -> list[Caption]:
+            encoded = self.tagger.encode_many(batch, batch_size=len(batch), workers=1)
+            return self._write(list(encoded), wish)
+
+        batches = in_batches(work, images, batch_size=batch_size, workers=workers)
+        return _flatten(batches, raises=on_error == "raise")
+
+    def write(
+        self, encoded: Sequence[Encoded], tags: Iterable[str] | None = None, **options: Any
+    ) -> list[Caption]:
+        """Sentences about photos that `Tagger.encode` saw; arguments and errors as for `caption`."""
+        return self._write(encoded, self._wish(tags, **options))
+
+    def _wish(
+        self, tags: Iterable[str] | None = None, exclude_tags: Iterable[str] = (), **options: Any
+    ) -> Wish:
+        """What is asked, checked before the first photo."""
+        for name, given in (("tags", tags), ("exclude_tags", exclude_tags)):
+            if isinstance(given, str):
+                raise VocabularyError(
+                    f"{name} is the text {given!r}: expected a list, as in {name}=[{given!r}]"
+                )
+        wish = Wish(None if tags is None else tuple(tags), tuple(exclude_tags), **options)
+        if empty := [word for word in (*(wish.tags or ()), *wish.exclude_tags) if not word.strip()]:
+            raise VocabularyError(f"asks for the tag {empty[0]!r}: expected words such as 'red car'")
+        if wish.beams is not None and wish.beams < 1:
+            raise AnytagError(f"beams is {wish.beams}: expected 1 or more")
+        self._limits(wish)
+        return wish
+
+    def _limits(self, wish: Wish) -> Limits:
+        spec = self.spec
+        longest = spec.max_length if wish.max_length is None else wish.max_length
+        shortest = min(spec.min_length, longest) if wish.min_length is None else wish.min_length
+        return Limits(
+            end=self._pieces.end, max_length=longest, min_length=shortest,
+            length_penalty=spec.length_penalty, forbidden=self._forbidden(wish.exclude_tags),
+            repetition_penalty=1.1 if wish.sample else 1.0,
+        )  # fmt: skip
+
+    def _write(self, encoded: Sequence[Encoded], wish: Wish) -> list[Caption]:
+        """The captions of a batch, those of photos that could not be read empty."""
+        good = [one for one in encoded if one.error is None]
+        guides = self._guides(good, wish)
+        texts = self._texts(good, guides, wish)
+        told = iter(zip(texts, guides, strict=True))
+        return [self._result(one, *(("", ()) if one.error else next(told))) for one in encoded]
+
+    def _guides(self, encoded: Sequence[Encoded], wish: Wish) -> list[tuple[str, ...]]:
+        """The tags that guide each photo's caption."""
+        if wish.tags is not None:
+            kept = tuple(name for name in wish.tags if name not in wish.exclude_tags)
+            return [kept] * len(encoded)
+        if self.spec.guide > 1:
+            return [()] * len(encoded)
+        excluded = {tag.id for word in wish.exclude_tags for tag in self._meant(word)}
+        return [
+            tuple(
+                tag.name
+                for tag in self.tagger.score(one).tags
+                if tag.score >= self.spec.guide and tag.id not in excluded
+            )
+            for one in encoded
+        ]
+
+    def _texts(self, encoded: Sequence[Encoded], guides: Sequence[Sequence[str]], wish: Wish) -> list[str]:
+        if not encoded:
+            return []
+        limits, prompt = self._limits(wish), self._pieces.prompt(self.spec.prompt)
+        ids, mask = self._pieces.tag_text(guides, length=self.spec.tag_length)
+        writer = self._captions.about(ids, mask, np.stack([one.tokens for one in encoded]))
+        prompts = np.tile(np.array(prompt, np.int64), (len(encoded), 1))
+        beams = self.spec.beams if wish.beams is None else wish.beams
+        if wish.sample:
+            found = sample(writer, prompts, limits, seed=wish.seed)
+        elif beams == 1:
+            found = greedy(writer, prompts, limits)
+        else:
+            found = beam_search(writer, prompts, limits, beams=beams)
+        return [self._pieces.decode(row)[len(self.spec.prompt) :] for row in found.tolist()]
+
+    def _result(self, one: Encoded, text: str, guide: tuple[str, ...]) -> Caption:
+        return Caption(one.path, one.width, one.height, self.tagger.card.name, text, guide, one.error)
+
+    def _meant(self, word: str) -> list[Tag]:
+        known = self.tagger.vocabulary.find(word)
+        return [] if known is None else [known]
+
+    def _forbidden(self, words: Iterable[str]) -> tuple[tuple[int, ...], ...]:
+        """Wordpieces of words, of their synonyms, and of every word that is a form of one of them."""
+        named = {name.lower() for word in words for name in (word, *self._synonyms(word))}
+        if not named:
+            return ()
+        forms = [entry for entry in self._words if entry in named or self._lemma(entry) & named]
+        return tuple(dict.fromkeys(ids for name in (*sorted(named), *forms) for ids in self._ids(name)))
+
+    def _synonyms(self, word: str) -> tuple[str, ...]:
+        return tuple(name for tag in self._meant(word) for name in (tag.name, *tag.synonyms))
+
+    def _ids(self, name: str) -> list[tuple[int, ...]]:
+        """None where the wordpieces cannot write it: then no caption holds it."""
+        try:
+            return self._pieces.wordings(name)
+        except VocabularyError:
+            return []
+
+    @cached_property
+    def _words(self) -> list[str]:
+        """Whole words that one wordpiece writes."""
+        return [entry for entry in self._pieces.entries if entry.isalpha()]
+
+    @cached_property
+    def _parser(self) -> Parser:
+        return Parser()
+
+    def _lemma(self, word: str) -> set[str]:
+        inflection = self._parser.lexicon.inflection
+        verb = inflection.verb(word)
+        return {inflection.singular(word), *([] if verb is None else [verb[0]])}
+
+
+def _open_captions(folder: ModelFolder, runtime: Runtime) -> Captions:
+    """The caption graphs, or where there are none the caption head in torch."""
+    if MEMORY in folder:
+        graphs = runtime if isinstance(runtime, OnnxRuntime) else OnnxRuntime(folder)
+        return OnnxCaptions(graphs)
+    door = outer("checkpoints.runtime", f"captions by {folder.card.name}, which has no ONNX graphs for them,")
+    captions: Captions = door.open_captions(folder, device=runtime.device)
+    return captions
+
+
+def _flatten(batches: Iterable[list[Caption]], *, raises: bool) -> Generator[Caption, None, None]:
+    for batch in batches:
+        for caption in batch:
+            if raises and caption.error is not None:
+                raise ImageError(caption.error.message)
+            yield caption

@@ -1,0 +1,139 @@
+"""A caption head's graphs: caption_memory.onnx, run once a photo, and caption.onnx, run once a wordpiece."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from anytag.models.onnx import CAPTION, MEMORY
+from anytag.nn.writer import Head
+
+from .graphs import export_graph
+from .parity import check_parity
+
+_SMALL = 4096  # numbers; smaller tensors stay in float
+
+
+class _Memory(nn.Module):
+    """Tags and photo -> what every step looks at."""
+
+    def __init__(self, head: Head) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, tag_ids: Tensor, tag_mask: Tensor, tokens: Tensor) -> Tensor:
+        return self.head.remember(self.head.encode_tags(tag_ids, tag_mask, tokens))
+
+
+class _Step(nn.Module):
+    """Some wordpieces more -> scores of the next one alone."""
+
+    def __init__(self, head: Head) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, ids: Tensor, memory: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        logits, grown = self.head.decode(ids, memory, past)
+        return logits[:, -1], grown
+
+
+def export_caption_graphs(head: Head, folder: Path, *, tokens: tuple[int, int]) -> float:
+    """Writes both graphs in float32 and compares them with the head.
+
+    ``tag_ids`` and ``tag_mask`` int64 N×S, ``tokens`` N×T×D -> ``memory`` L×2×N×H×M×d; then ``ids`` int64
+    N×I, ``memory``, ``past`` L×2×N×H×P×d -> ``logits`` N×V of what comes after the last id, ``grown``
+    L×2×N×H×(P+I)×d, the next ``past``. N, I, P and M are free; P of 0 starts a text.
+
+    Args:
+        head: on the CPU, in evaluation mode.
+        folder: where to write.
+        tokens: T and D, of a photo.
+
+    Returns:
+        the largest difference from the head, as `check_parity` gives it.
+
+    Raises:
+        ModelError: a graph and the head differ.
+    """
+    memory, step, length = _Memory(head).eval(), _Step(head).eval(), head.config.tag_length
+    axes = {"tag_ids": "NS", "tag_mask": "NS", "tokens": "NTD", "memory": "L2NHMd"}
+    export_graph(memory, folder / MEMORY, _asked(head, 2, length, tokens), axes, free="N")
+    worst = check_parity(memory, folder / MEMORY, [_asked(head, n, length, tokens) for n in (1, 3)])
+    axes = {"ids": "NI", "memory": "L2NHMd", "past": "L2NHPd", "logits": "NV", "grown": "L2NHGd"}
+    export_graph(step, folder / CAPTION, _going_on(head, 2, read=3, more=4), axes, free="NIMPG")
+    batches = [
+        _going_on(head, n, read=read, more=more) for n, read, more in ((1, 0, 4), (3, 0, 1), (5, 6, 1))
+    ]
+    return max(worst, check_parity(step, folder / CAPTION, batches))
+
+
+def _asked(head: Head, photos: int, length: int, tokens: tuple[int, int]) -> tuple[Tensor, ...]:
+    """Random tags, the last half of them padding, and random photos."""
+    random = torch.Generator().manual_seed(photos)
+    ids = torch.randint(1, head.config.words, (photos, length), generator=random)
+    mask = (torch.arange(length) < max(2, length // 2)).long().repeat(photos, 1)
+    return ids * mask, mask, torch.randn(photos, *tokens, generator=random)
+
+
+def _going_on(head: Head, texts: int, *, read: int, more: int) -> tuple[Tensor, ...]:
+    """Random keys and values of `read` wordpieces, and `more` wordpieces."""
+    c, random = head.config, torch.Generator().manual_seed(texts)
+    shape = (c.layers, 2, texts, c.heads)
+    memory, past = (
+        torch.randn(*shape, n, c.width // c.heads, generator=random) for n in (c.tag_length + 3, read)
+    )
+    return torch.randint(1, c.words, (texts, more), generator=random), memory, past
+
+
+@torch.no_grad()
+def round_head(head: Head) -> None:
+    """Rounds every matrix of a head to what `shrink_graph` stores: 255 levels a row."""
+    for parameter in head.parameters():
+        if parameter.ndim == 2 and parameter.numel() >= _SMALL:
+            scale = parameter.abs().amax(1, keepdim=True).clamp_min(1e-12) / 127
+            parameter.copy_((parameter / scale).round() * scale)
+
+
+def shrink_graph(file: Path) -> int:
+    """Stores the matrices of a graph in int8 with a scale for each row or column; all is computed in float32.
+
+    Of each matrix the axis is taken whose scales lose less, so that a matrix of `round_head` stays as it is,
+    also where the export turned it round. onnxruntime makes floats of them once, when it loads the graph.
+
+    Returns:
+        bytes of the file now.
+    """
+    model = onnx.load(file)
+    graph, nodes = model.graph, []
+    for tensor in list(graph.initializer):
+        values = numpy_helper.to_array(tensor)
+        if values.dtype != np.float32 or values.ndim != 2 or values.size < _SMALL:
+            continue
+        levels, scale = _rounded(values)
+        graph.initializer.remove(tensor)
+        graph.initializer.append(numpy_helper.from_array(levels, f"{tensor.name}.int8"))
+        graph.initializer.append(numpy_helper.from_array(scale, f"{tensor.name}.scale"))
+        cast = f"{tensor.name}.float"
+        nodes.append(helper.make_node("Cast", [f"{tensor.name}.int8"], [cast], to=TensorProto.FLOAT))
+        nodes.append(helper.make_node("Mul", [cast, f"{tensor.name}.scale"], [tensor.name]))
+    rest = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*nodes, *rest])
+    onnx.save(model, file)
+    return file.stat().st_size
+
+
+def _rounded(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """int8 levels and float32 scales of one axis, of that which loses less."""
+    tries = []
+    for axis in (0, 1):
+        scale = np.maximum(np.abs(values).max(axis, keepdims=True), 1e-12) / np.float32(127)
+        levels = np.round(values / scale).astype(np.int8)
+        tries.append((float(np.abs(levels * scale - values).sum()), levels, scale.astype(np.float32)))
+    _, levels, scale = min(tries, key=lambda one: one[0])
+    return levels, scale

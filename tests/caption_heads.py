@@ -1,0 +1,32 @@
+"""Small caption heads with random weights, sure enough of themselves that their captions differ."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from anytag.nn.caption import CaptionHead
+from anytag.nn.families import CaptionConfig
+from anytag.nn.guided import GuidedHead
+from anytag.nn.writer import Head
+
+TOKENS, WIDTH = 5, 12
+CONFIG = CaptionConfig(
+    words=60, layers=2, shared=0, heads=2, width=16, mlp=32, positions=40, tag_length=7, prompt="a "
+)
+
+
+def tiny_head(kind: str, *, words: int = CONFIG.words, seed: int = 0, width: int = WIDTH) -> Head:
+    """A "published" or a "guided" head."""
+    torch.manual_seed(seed)
+    config = CaptionConfig(**{**vars(CONFIG), "words": words})
+    head: Head
+    if kind == "guided":
+        head = GuidedHead(config, width, tokens=TOKENS)
+        nn.init.normal_(head.places, std=0.5)
+    else:
+        head = CaptionHead(config, width)
+    for parameter in head.parameters():
+        if parameter.ndim == 2:
+            nn.init.normal_(parameter, std=0.4)
+    return head.eval().requires_grad_(False)

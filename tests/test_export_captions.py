@@ -1,0 +1,99 @@
+"""The torch-free captions are torch's, wordpiece by wordpiece."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from anytag.export.captions import export_caption_graphs, round_head, shrink_graph
+from anytag.generation import Decoder, Ids, Limits, beam_search, greedy, sample
+from anytag.models.caption_onnx import OnnxCaptions
+from anytag.models.card import Card
+from anytag.models.folder import ModelFolder, write_card
+from anytag.models.onnx import CAPTION, MEMORY, OnnxRuntime
+from anytag.nn.writer import Head, TorchCaptions
+from tests.caption_heads import CONFIG, TOKENS, WIDTH, tiny_head
+from tests.tiny import make_tiny_model
+
+LIMITS = Limits(end=3, max_length=14, min_length=6, repetition_penalty=1.2, forbidden=((9,), (4, 5)))
+PROMPT = np.array([[58, 9, 7]])
+
+
+@pytest.fixture(scope="module", params=["published", "guided"])
+def made(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Head, OnnxRuntime]:
+    head = tiny_head(request.param)
+    path = make_tiny_model(tmp_path_factory.mktemp(request.param) / "model")
+    assert export_caption_graphs(head, path, tokens=(TOKENS, WIDTH)) < 1e-4
+    write_card(path, Card.read(path))
+    return head, OnnxRuntime(ModelFolder.open(path), device="cpu")
+
+
+def asked(photos: int) -> tuple[Ids, Ids, np.ndarray]:
+    draw = np.random.default_rng(1)
+    ids = draw.integers(1, CONFIG.words, (photos, CONFIG.tag_length))
+    ids[:, 4:] = 0
+    return ids, (ids != 0).astype(np.int64), draw.normal(0, 2, (photos, TOKENS, WIDTH)).astype(np.float32)
+
+
+def searches(decoder: Decoder[object], photos: int) -> list[list[list[int]]]:
+    prompts = PROMPT.repeat(photos, axis=0)
+    found = [
+        greedy(decoder, prompts, LIMITS),
+        sample(decoder, prompts, LIMITS, seed=2),
+        beam_search(decoder, prompts, LIMITS, beams=1),
+        beam_search(decoder, prompts, LIMITS, beams=3),
+    ]
+    return [ids.tolist() for ids in found]
+
+
+@pytest.mark.parametrize("photos", [1, 4])
+def test_both_runtimes_write_the_same(made: tuple[Head, OnnxRuntime], photos: int) -> None:
+    head, runtime = made
+    ours = searches(OnnxCaptions(runtime).about(*asked(photos)), photos)
+    assert ours == searches(TorchCaptions(head).about(*asked(photos)), photos)
+    if photos > 1:
+        assert len({tuple(row) for row in ours[0]}) > 1, "the photos differ, so must their captions"
+
+
+def test_a_step_is_told_what_came_before(made: tuple[Head, OnnxRuntime]) -> None:
+    """Wordpiece by wordpiece gives what the whole text at once gives: nothing is read twice."""
+    head, runtime = made
+    text = np.random.default_rng(0).integers(1, CONFIG.words, (2, 9))
+    for captions in (OnnxCaptions(runtime), TorchCaptions(head)):
+        writer = captions.about(*asked(2))
+        whole, _ = writer.start(text)
+        scores, state = writer.start(text[:, :2])
+        for column in text.T[2:]:
+            scores, state = writer.step(column, state)
+        np.testing.assert_allclose(scores, whole, rtol=1e-4, atol=1e-4)
+
+
+def test_int8_graphs_are_a_rounded_head(made: tuple[Head, OnnxRuntime], tmp_path: Path) -> None:
+    kind = "guided" if hasattr(made[0], "places") else "published"
+    head = tiny_head(kind, words=400)
+    path = make_tiny_model(tmp_path / "model")
+    round_head(head)
+    export_caption_graphs(head, path, tokens=(TOKENS, WIDTH))
+    before = {name: (path / name).stat().st_size for name in (MEMORY, CAPTION)}
+    for name in before:
+        assert shrink_graph(path / name) < before[name] - 3 * 400 * CONFIG.width + 2000
+        onnx.checker.check_model(path / name, full_check=True)
+    write_card(path, Card.read(path))
+    runtime = OnnxRuntime(ModelFolder.open(path), device="cpu")
+    ours = searches(OnnxCaptions(runtime).about(*asked(3)), 3)
+    assert ours == searches(TorchCaptions(head).about(*asked(3)), 3)
+
+
+def test_rounding_twice_changes_nothing() -> None:
+    head = tiny_head("guided", words=400)
+    round_head(head)
+    before = {name: tensor.clone() for name, tensor in head.state_dict().items()}
+    round_head(head)
+    for name, tensor in head.state_dict().items():
+        assert torch.allclose(tensor, before[name], atol=1e-6), name
