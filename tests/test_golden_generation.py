@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
 
-from anytag.generation import keep_nucleus, not_before, penalise_repetition
-from tests.golden_cases import Case, assert_close, cases
+from anytag.generation import (
+    Ids,
+    Limits,
+    beam_search,
+    greedy,
+    keep_nucleus,
+    not_before,
+    penalise_repetition,
+)
+from anytag.nn.network import TagNetwork
+from anytag.nn.writer import TorchCaptions
+from anytag.text_encoders.wordpiece import BETWEEN, WordPieces
+from tests.golden_cases import Arrays, Case, assert_close, cases
+from tests.golden_networks import network_of, rows_of, tensor
 
 
 @pytest.mark.parametrize("case", cases("generation/logits_processors"), ids=str)
@@ -21,3 +36,65 @@ def test_golden_processors(case: Case) -> None:
         finite = np.isfinite(stored)
         np.testing.assert_array_equal(np.isfinite(ours), finite)
         assert_close(case.facts, name, ours=ours[finite], stored=stored[finite])
+
+
+@pytest.mark.parametrize("case", cases("tag2text/generate"), ids=str)
+@torch.inference_mode()
+def test_golden_captions(case: Case) -> None:
+    """Photo -> tags -> caption, with the user's tags and with those that are recognised."""
+    network, queries = network_of(case)
+    tokens, pooled = network.encoder.from_stage(tensor(case.inputs["image"]), 0)
+    case.check("image_tokens", tokens)
+    logits = network.decoder(tokens, pooled, rows_of(queries))
+    case.check("logits", logits)
+    chosen = logits.sigmoid() > torch.tensor(case.config["class_threshold"])
+    chosen[:, case.config["delete_tag_index"]] = False
+    case.check("tag_mask", chosen)
+    names = case.given["tag_list"]
+    recognised = [[names[k] for k in row.nonzero().flatten().tolist()] for row in chosen]
+    assert case.config["runs"]
+    for run in case.config["runs"]:
+        check_run(case, run, network, tokens.numpy(), recognised)
+
+
+def check_run(
+    case: Case, run: dict[str, Any], network: TagNetwork, tokens: Any, recognised: list[list[str]]
+) -> None:
+    pieces = WordPieces(case.given["vocab"])
+    asked = run["tag_input"]
+    tags = recognised if asked is None else [text.split(BETWEEN) for text in asked]
+    said = case.said["runs"][run["name"]]
+    assert [BETWEEN.join(row) for row in tags] == said["tags"]
+    ids, mask = pieces.tag_text(tags)
+    prompts = np.array([pieces.prompt(case.config["prompt"])] * len(tokens))
+    prefix = f"{run['name']}."
+    stored = {k.removeprefix(prefix): v for k, v in case.outputs.items() if k.startswith(prefix)}
+    np.testing.assert_array_equal(ids, stored["tag_input_ids"])
+    np.testing.assert_array_equal(mask, stored["tag_attention_mask"])
+    np.testing.assert_array_equal(prompts, stored["prompt_ids"])
+    head = network.captions
+    assert head is not None
+    case.check(f"{run['name']}.tag_encoder_out", head.encode_tags(tensor(ids), tensor(mask), tensor(tokens)))
+    found = written(TorchCaptions(head), (ids, mask, tokens), prompts, run)
+    check_texts(case, pieces, found, stored, said["captions"])
+    for photo in range(len(tokens)):  # one photo alone is written about as in a batch
+        part = slice(photo, photo + 1)
+        (alone,) = written(TorchCaptions(head), (ids[part], mask[part], tokens[part]), prompts[part], run)
+        assert pieces.decode(alone) == pieces.decode(found[photo])
+
+
+def check_texts(case: Case, pieces: WordPieces, found: Ids, stored: Arrays, captions: list[str]) -> None:
+    np.testing.assert_array_equal(found, stored["sequences"])
+    texts = [pieces.decode(row)[len(case.config["prompt"]) :] for row in found.tolist()]
+    assert texts == captions
+
+
+def written(captions: TorchCaptions, seen: Any, prompts: Ids, run: dict[str, Any]) -> Ids:
+    limits = Limits(
+        end=3, max_length=run["max_length"], min_length=run["min_length"],
+        repetition_penalty=run["repetition_penalty"],
+    )  # fmt: skip
+    writer = captions.about(*seen)
+    if run["num_beams"] == 1:
+        return greedy(writer, prompts, limits)
+    return beam_search(writer, prompts, limits, beams=run["num_beams"])
