@@ -28,6 +28,7 @@ from .resample import resample_positions, resample_relative_positions
 
 Precision = Literal["float32", "float16"]
 _IDENTITY = Calibration(vocabulary=Line(1.0, 0.0), own=Line(1.0, 0.0))
+_AT_ONCE = 100  # tensors that are mapped together
 _LABELS = "label_embed"
 _ROWS = ("label_embed", "label_embed.weight")
 
@@ -187,7 +188,7 @@ class _Converter:
             tags = len(self.lists.vocabulary)
             table = tensors[_LABELS].detach().reshape(tags, rows // tags, -1)
             _refuse_zero_rows(table, self.lists, self.file)
-        self._save(QUERIES, {"rows": table})
+        save_file({"rows": self._ready(table)}, self.draft / QUERIES)
 
     def _write_weights(self, wanted: Plan) -> int:
         """Weights of tagging, then those of captions; how many were left out."""
@@ -202,14 +203,17 @@ class _Converter:
         return 0
 
     def _write_part(self, name: str, names: Mapping[str, str]) -> None:
-        tensors, _ = self._tensors()  # mapped anew, so that what was touched before is given back
-        self._save(name, {ours: _fit(ours, tensors[theirs], self.config) for theirs, ours in names.items()})
+        made: Tensors = {}
+        todo = list(names.items())
+        for start in range(0, len(todo), _AT_ONCE):
+            tensors, _ = self._tensors()  # mapped anew, so that what was touched before is given back
+            for theirs, ours in todo[start : start + _AT_ONCE]:
+                made[ours] = self._ready(_fit(ours, tensors[theirs], self.config))
+        save_file(made, self.draft / name)
 
-    def _save(self, name: str, tensors: Tensors) -> None:
-        precision = getattr(torch, self.options.precision)
-        save_file(
-            {key: one.detach().to(precision).contiguous() for key, one in tensors.items()}, self.draft / name
-        )
+    def _ready(self, tensor: Tensor) -> Tensor:
+        """As it is written; in the file's own precision it stays mapped."""
+        return tensor.detach().to(getattr(torch, self.options.precision)).contiguous()
 
     def _write_words(self) -> None:
         """vocabulary.jsonl, and the wordpieces of captions."""
@@ -226,7 +230,7 @@ class _Converter:
         shutil.copyfile(file, self.draft / "text" / WORDPIECES)
 
     def _write_card(self, name: str) -> None:
-        config, options, words = self.config, self.options, self.config.captions
+        config, options = self.config, self.options
         files = {"file": self.file.name, "bytes": self.file.stat().st_size, "sha256": sha256_of(self.file)}
         if options.embedding is not None:
             files["embedding"] = sha256_of(options.embedding)
@@ -248,7 +252,7 @@ class _Converter:
             files={},
             network=network_numbers(config),
             source={**files, "lists": self.lists.files, **(options.source or {})},
-            captions=words and CaptionSpec(prompt=words.prompt, tag_length=words.tag_length),
+            captions=_caption_spec(config),
         )
         write_card(self.draft, card)
 
@@ -291,6 +295,11 @@ def _query_tensors(rows: Tensor, config: NetworkConfig) -> Tensors:
     embed, weight, bias = rows[:, 0, :hidden], rows[:, 0, hidden:-1], rows[:, 0, -1]
     parts = {"label_embed.weight": embed, "fc.W": weight[None], "fc.b": bias[None]}
     return {name: one.contiguous() for name, one in parts.items()}
+
+
+def _caption_spec(config: NetworkConfig) -> CaptionSpec | None:
+    words = config.captions
+    return None if words is None else CaptionSpec(prompt=words.prompt, tag_length=words.tag_length)
 
 
 def _resized(config: NetworkConfig, size: int | None) -> NetworkConfig:
