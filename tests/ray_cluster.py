@@ -43,7 +43,7 @@ def main(source: str, output: str, model: str) -> None:
         print(f"{len(cluster.worker_nodes)} worker left", flush=True)
     finally:
         ray.shutdown()
-        cluster.shutdown()
+        cluster.shutdown()  # type: ignore[no-untyped-call]
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from anytag import Box, Tagger
+from anytag import Box, Tagger, VocabularyError
 from anytag.data.clean import CleanConfig, Region, clean, cluster, outliers, tokens_in
 from anytag.data.generate import generate, parse
 from anytag.data.labeler import Labeler
@@ -86,6 +86,18 @@ def test_a_model_adds_what_nobody_said(rows: list[Row], tagger: Tagger, tmp_path
             assert {name for name, origin in after.said if origin == "model"} == names - set(before.tags)
             assert after.without("generate") == before
     assert any(row.tags for row in made)
+
+
+def test_trained_queries_give_the_score_of_a_tag(rows: list[Row], tagger: Tagger, tmp_path: Path) -> None:
+    encoded = tagger.encode(tmp_path / rows[0].image)
+    queries, (slope, bias) = tagger.trained(["dog", "beach"])
+    logits = tagger.runtime.score(encoded.tokens[None], encoded.pooled[None], queries[None])[0]
+    scores = {tag.name: tag.score for tag in tagger.score(encoded, ["dog", "beach"]).tags}
+    np.testing.assert_allclose(
+        1 / (1 + np.exp(-(slope * logits + bias))), [scores["dog"], scores["beach"]], rtol=1e-4
+    )
+    with pytest.raises(VocabularyError):
+        tagger.trained(["no such tag"])
 
 
 def test_tokens_of_a_box() -> None:

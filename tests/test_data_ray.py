@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,8 +105,6 @@ def test_a_cluster_that_loses_a_worker_does_all_rows_once(corpus: Path, model: P
     assert all(bool(one["hash"]) != bool(one["error"]) for one in rows)
 
 
-def _rows(file: Path) -> list[dict[str, object]]:
-    from pyarrow import parquet
-
-    rows: list[dict[str, object]] = parquet.read_table(file).to_pylist()
+def _rows(file: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = import_module("pyarrow.parquet").read_table(file).to_pylist()
     return rows

@@ -157,7 +157,7 @@ class Question:
             tokens: float32 N×T×D.
             pooled: float32 N×D.
         """
-        index, logits = self._decode(runtime, tokens, pooled)  # N×S both
+        index, logits = self.logits(runtime, tokens, pooled)  # N×S both
         # beyond ±60 a probability is 0 or 1 in every digit that is kept
         line = np.clip(self.slope[index] * logits + self.bias[index], -60, 60)
         scores = np.zeros((len(index), len(self.ids)))  # N×K; what the first pass left out stays 0
@@ -165,8 +165,8 @@ class Question:
         np.maximum.at(scores.T, self.below[:, 1], scores.T[self.below[:, 0]])
         return [self._choose(photo) for photo in scores]
 
-    def _decode(self, runtime: Scorer, tokens: Floats, pooled: Floats) -> tuple[Indexes, Floats]:
-        """Which tags were decoded for each photo, and their logits: N×S both."""
+    def logits(self, runtime: Scorer, tokens: Floats, pooled: Floats) -> tuple[Indexes, Floats]:
+        """Which tags are decoded for each photo, and their logits: N×S both. Arguments as for `answer`."""
         indexes: list[Indexes] = []
         logits: list[Floats] = []
         for index, queries in self._pieces(runtime, pooled):
@@ -343,6 +343,15 @@ class Questions:
                     )
             rows.setdefault((row.id, row.name), row)
         return list(rows.values())
+
+    def trained(self, ids: Sequence[str]) -> tuple[Floats, npt.NDArray[np.float64]]:
+        """The queries of tags, float32 K×P×D, and the slope and bias that make their logits log-odds, 2×K.
+
+        Raises:
+            VocabularyError: an id is not in the vocabulary.
+        """
+        numbers = [self.vocabulary.index(key) for key in ids]
+        return self._bank.queries(np.array(numbers, np.int64)), self._calibration(numbers)
 
     def _queries(self, row: _Row) -> Floats:
         """float32 P×D: trained, or in the user's words, the name and then each description."""

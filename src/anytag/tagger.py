@@ -226,12 +226,12 @@ class Tagger:
         pixels = [one.pixels for one in seen if one.pixels is not None]
         arrays = iter(zip(*self.runtime.encode(np.stack(pixels)), strict=True) if pixels else ())
         none = np.zeros((0, self.card.width), np.float32), np.zeros(0, np.float32)
-        return [
-            Encoded(
-                *(none if one.error else next(arrays)), one.path, one.width, one.height, _failure(one.error)
-            )
-            for one in seen
-        ]
+
+        def encoded(one: _Seen) -> Encoded:
+            tokens, pooled = none if one.error else next(arrays)
+            return Encoded(tokens, pooled, one.path, one.width, one.height, _failure(one.error))
+
+        return [encoded(one) for one in seen]
 
     def _tag_batch(
         self, images: Sequence[ImageSource], question: Question, *, where: bool
@@ -261,6 +261,17 @@ class Tagger:
         queries = question.queries_of(answer)
         where = self.runtime.where(encoded.tokens[None], encoded.pooled[None], queries[None])[0]
         return locate(answer, where, width=encoded.width, height=encoded.height)
+
+    def trained(self, ids: Sequence[str]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
+        """What tags of the vocabulary are asked with, for those who ask `runtime` themselves.
+
+        Returns:
+            queries float32 K×P×D, and float64 2×K: slope and bias that make a tag's logits log-odds.
+
+        Raises:
+            VocabularyError: an id is not in the vocabulary.
+        """
+        return self._questions.trained(ids)
 
     def _look(self, image: ImageSource) -> _Seen:
         """Reads one photo and squashes it to the model's square, uint8 3×S×S."""

@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from anytag.cli.outer import outer
-
-if TYPE_CHECKING:
-    from anytag.data.rows import Row
 
 FORMATS = (
     "jsonl", "parquet", "csv", "coco-captions", "coco-instances", "published", "folders", "webdataset",
@@ -20,6 +17,7 @@ FORMATS = (
 _SHOWN = 5  # bad rows told one by one
 
 Command = Callable[..., Any]
+Row = Any  # anytag.data.rows.Row, of the outer ring
 
 
 def _reading(command: Command) -> Command:

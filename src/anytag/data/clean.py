@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
@@ -21,6 +21,7 @@ from anytag.errors import AnytagError
 from anytag.images import ImageSource
 from anytag.results import Box
 from anytag.tagger import Encoded, Tagger
+from anytag.where import box_of, heat_maps
 
 from .generate import blocks, names_known, read_photo
 from .labeler import Labeler
@@ -124,27 +125,41 @@ def _look(
         return photo.error or {}
     try:
         encoded = tagger.encode(photo.source)
-        boxes = _boxes(encoded, names, tagger)
+        asked = _Asked(tagger, labeler, names)
+        boxes = asked.boxes(encoded)
         if detector is not None:
             found = detector(photo.source)
             boxes |= {region.label: region.box for region in reversed(found) if region.label in boxes}
     except AnytagError as error:
         return str(error)
-    return {name: _evidence(encoded, name, box, names, tagger) for name, box in boxes.items()}
+    return {name: asked.evidence(encoded, number, boxes[name]) for number, name in enumerate(names)}
 
 
-def _boxes(encoded: Encoded, names: Sequence[str], tagger: Tagger) -> dict[str, Box]:
-    """Where the decoder sees each tag; the whole photo where it does not."""
-    whole = Box(0, 0, encoded.width, encoded.height)
-    return {tag.name: tag.box or whole for tag in tagger.score(encoded, names, where=True).tags}
+class _Asked:
+    """Tags that the model is asked about one photo, each with its own query alone."""
 
+    def __init__(self, tagger: Tagger, labeler: Labeler, names: Sequence[str]) -> None:
+        ids = [labeler.label(name) or name for name in names]
+        self.runtime, self.names = tagger.runtime, names
+        self.queries, (self.slope, self.bias) = tagger.trained(ids)
 
-def _evidence(encoded: Encoded, name: str, box: Box, names: Sequence[str], tagger: Tagger) -> Evidence:
-    tokens = encoded.tokens[tokens_in(encoded, box)]
-    mean = tokens.mean(0)
-    region = replace(encoded, tokens=tokens, pooled=mean)
-    scores = {tag.name: tag.score for tag in tagger.score(region, names).tags}
-    return Evidence((mean / max(float(np.linalg.norm(mean)), 1e-12)).astype(np.float16), scores[name])
+    def boxes(self, encoded: Encoded) -> dict[str, Box]:
+        """Where the decoder sees each tag; the whole photo where it does not."""
+        whole = Box(0, 0, encoded.width, encoded.height)
+        where = self.runtime.where(encoded.tokens[None], encoded.pooled[None], self.queries[None])[0]
+        heats = heat_maps(where)
+        found = (box_of(heat, width=encoded.width, height=encoded.height) for heat in heats)
+        return {name: box or whole for name, box in zip(self.names, found, strict=True)}
+
+    def evidence(self, encoded: Encoded, number: int, box: Box) -> Evidence:
+        """What the box, looked at alone, says of tag `number`."""
+        tokens = encoded.tokens[tokens_in(encoded, box)]
+        mean = tokens.mean(0)
+        query = self.queries[None, number : number + 1]
+        logit = float(self.runtime.score(tokens[None], mean[None], query)[0, 0])
+        odds = self.slope[number] * logit + self.bias[number]
+        length = max(float(np.linalg.norm(mean)), 1e-12)
+        return Evidence((mean / length).astype(np.float16), float(1 / (1 + np.exp(-np.clip(odds, -60, 60)))))
 
 
 def tokens_in(encoded: Encoded, box: Box) -> Bools:
