@@ -23,8 +23,9 @@ def weigh_descriptions(pooled: Tensor, rows: Tensor, scale: Tensor) -> Tensor:
     image = pooled / pooled.norm(dim=-1, keepdim=True).clamp_min(1e-12)
     # G photos share each of the Q sets of rows: no branch for Q of 1 and nothing of size N×K×P×D.
     similarity = rows.flatten(1, 2) @ image.reshape(q, -1, d).transpose(1, 2)  # Q×KP×G
-    # A row of zeros, and in practice no other, has a product of exactly 0: no further pass over all rows.
-    sharp = (scale.exp() * similarity).masked_fill(similarity == 0, -1e4).reshape(q, k, p, -1)
+    # Without another pass over all rows: only a row of zeros begins with 0 and has a product of 0.
+    padding = (similarity == 0) & (rows.flatten(1, 2)[..., :1] == 0)
+    sharp = (scale.exp() * similarity).masked_fill(padding, -1e4).reshape(q, k, p, -1)
     queries: Tensor = sharp.softmax(2).transpose(2, 3) @ rows  # Q×K×G×D
     return queries.transpose(1, 2).flatten(0, 1)
 
