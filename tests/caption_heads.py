@@ -16,13 +16,15 @@ CONFIG = CaptionConfig(
 )
 
 
-def tiny_head(kind: str, *, words: int = CONFIG.words, seed: int = 0, width: int = WIDTH) -> Head:
+def tiny_head(
+    kind: str, *, words: int = CONFIG.words, seed: int = 0, width: int = WIDTH, tokens: int = TOKENS
+) -> Head:
     """A "published" or a "guided" head."""
     torch.manual_seed(seed)
     config = CaptionConfig(**{**vars(CONFIG), "words": words})
     head: Head
     if kind == "guided":
-        head = GuidedHead(config, width, tokens=TOKENS)
+        head = GuidedHead(config, width, tokens=tokens)
         nn.init.normal_(head.places, std=0.5)
     else:
         head = CaptionHead(config, width)

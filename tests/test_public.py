@@ -19,6 +19,8 @@ PUBLIC = [
     "AnytagError",
     "Asked",
     "Box",
+    "Caption",
+    "Captioner",
     "CardError",
     "CheckpointError",
     "DeviceError",

@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from anytag.captioner import Captioner
     from anytag.errors import (
         AnytagError,
         CardError,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
         UnknownModelError,
         VocabularyError,
     )
-    from anytag.results import Box, Failure, Match, Tags, TagScore
+    from anytag.results import Box, Caption, Failure, Match, Tags, TagScore
     from anytag.retriever import Gallery, Retriever
     from anytag.tagger import Encoded, Tagger
     from anytag.vocabulary import Asked, Tag, Vocabulary
@@ -37,6 +38,8 @@ __all__ = [
     "AnytagError",
     "Asked",
     "Box",
+    "Caption",
+    "Captioner",
     "CardError",
     "CheckpointError",
     "DeviceError",
@@ -61,7 +64,7 @@ __all__ = [
 ]
 
 # Names are looked for in this order, the lightest module first.
-_MODULES = ("errors", "results", "vocabulary", "tagger", "retriever")
+_MODULES = ("errors", "results", "vocabulary", "tagger", "retriever", "captioner")
 
 
 def __getattr__(name: str) -> Any:

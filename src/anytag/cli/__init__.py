@@ -10,6 +10,7 @@ import click
 
 COMMANDS = (
     "tag",
+    "caption",
     "match",
     "models",
     "pull",

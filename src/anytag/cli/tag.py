@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -10,15 +9,13 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from anytag.cli import paths, writers
+from anytag.cli import paths, stream, writers
 from anytag.cli.draw import drawn
 from anytag.errors import VocabularyError
 
 if TYPE_CHECKING:
     from anytag.results import Tags
     from anytag.vocabulary import Asked
-
-LONG = 50  # photos from which a progress bar is worth its start
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _READABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -132,47 +129,20 @@ def command(
         workers=workers,
     )
     with closing(results):
-        shown = _with_progress(results if draw is None else drawn(results, draw), total)
+        shown = stream.with_progress(results if draw is None else drawn(results, draw), total)
         failed = _write(shown, format_, output, where=where)
-    if failed:
-        click.echo(f"{failed} of {total or 'the'} photos failed.", err=True)
-        sys.exit(1)
+    stream.end(failed, total)
 
 
 def _write(results: Iterable[Tags], format_: str, output: Path | None, *, where: bool) -> int:
-    """Writes all results; returns how many photos failed, each of which is reported on stderr."""
-    failed = 0
+    """Writes all results; returns how many photos failed."""
     with writers.Stdout(format_) if output is None else writers.File(output, format_) as sink:
         row = writers.FORMATS["csv with boxes" if where and format_ == "csv" else format_]
         if sink.is_terminal and format_ == "text":
             row = writers.terminal
         if head := writers.header(format_, where=where):
             sink.write(head)
-        for tags in results:
-            if lines := row(tags):
-                sink.write(lines)
-            if tags.error:
-                failed += 1
-                click.secho(f"Failed: {writers.visible(tags.error.message)}", fg="red", err=True)
-    return failed
-
-
-def _with_progress(results: Iterable[Tags], total: int | None) -> Iterator[Tags]:
-    """The same results, and a bar on the terminal while they come, if that may take long."""
-    if not sys.stderr.isatty() or (total is not None and total < LONG):
-        yield from results
-        return
-    from rich.console import Console  # 70 ms that short work need not wait for
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("photos"), TimeRemainingColumn())
-    # rows that go to the same terminal are printed above the bar, rows for a pipe must not be
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as bar:
-        task = bar.add_task("", total=total)
-        for tags in results:
-            yield tags
-            bar.advance(task)
+        return stream.write_rows(results, sink, row)
 
 
 def _by_suffix(output: Path | None) -> str:

@@ -38,11 +38,16 @@ BOX_COLUMNS = ("left", "top", "right", "bottom")
 _LINE_BREAKS = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
 
+def one_line(path: str) -> str:
+    """A path that neither ends a line nor a column."""
+    return path.translate(_LINE_BREAKS)
+
+
 def text(tags: Tags) -> str:
     """`path<TAB>dog 0.97, grass 0.83`; a photo that failed has no line, its error is on stderr."""
     if tags.error:
         return ""
-    return f"{(tags.path or '').translate(_LINE_BREAKS)}\t{', '.join(map(_scored, tags.tags))}\n"
+    return f"{one_line(tags.path or '')}\t{', '.join(map(_scored, tags.tags))}\n"
 
 
 def jsonl(tags: Tags) -> str:
