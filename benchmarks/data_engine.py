@@ -8,6 +8,7 @@ takes away what contradicts the picture. On each of the three label sets the sam
 probe on frozen features), and is judged by all five captions of the 1,000 test photos.
 
 The embedded model learned from all captions of the train photos; of the dev photos (--split dev) it saw none.
+With --wrong 0.3 a share of the photos has the caption of another photo, as on the web.
 A probe that learns from all five captions stands beside. Precision and recall are those of the labels
 themselves, against all five captions.
 """
@@ -92,6 +93,16 @@ def gained(score: npt.NDArray[np.float64], before: npt.NDArray[np.float64]) -> s
     return f"{points[0]:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
+def one_caption(rows: Sequence[Row], *, wrong: float) -> list[Row]:
+    """The rows with their first caption each; a share of them has that of another photo, as on the web."""
+    random = np.random.default_rng(0)
+    others = random.permutation(len(rows))[: round(wrong * len(rows))]
+    told = dict(zip(others.tolist(), np.roll(others, 1).tolist(), strict=True))
+    return [
+        replace(row, captions=rows[told.get(number, number)].captions[:1]) for number, row in enumerate(rows)
+    ]
+
+
 def engine(rows: Sequence[Row], root: str, tagger: Tagger, config: CleanConfig) -> dict[str, list[Row]]:
     """The rows after each step."""
     steps = {"parsed": list(parse(rows, Labeler(tagger.vocabulary)))}
@@ -117,6 +128,9 @@ def main() -> None:
     parser.add_argument("--judge", default="test", choices=["test", "dev"], help="the photos that judge")
     parser.add_argument("--photos", type=int, help="only so many of the split")
     parser.add_argument("--model", help="which labels; the embedded one by default")
+    parser.add_argument(
+        "--wrong", type=float, default=0.0, help="share of photos that get the caption of another"
+    )
     parser.add_argument("--seen", type=float, default=CleanConfig.seen)
     parser.add_argument("--outliers", type=float, default=CleanConfig.outliers)
     args = parser.parse_args()
@@ -131,7 +145,7 @@ def main() -> None:
     every = np.arange(len(tagger.vocabulary))
     truth = labels((labeler.captions(rows[n].captions) for n in test), every, len(every))
     columns = np.flatnonzero(truth.sum(0) >= AT_LEAST)
-    told = [replace(rows[number], captions=rows[number].captions[:1]) for number in train]
+    told = one_caption([rows[number] for number in train], wrong=args.wrong)
     config = CleanConfig(seen=args.seen, outliers=args.outliers)
     sets = {
         name: [labeler.labels(row.tags) for row in made]

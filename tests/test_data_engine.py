@@ -146,6 +146,14 @@ def test_cleaning_takes_away_what_the_model_does_not_see(
     assert not any(row.tags for row in everything[1:])
 
 
+def test_captions_do_not_say_again_what_cleaning_took_away(tagger: Tagger) -> None:
+    labeler = Labeler(tagger.vocabulary)
+    (row,) = parse([Row("a.jpg", "made", "train", captions=("a dog on a beach",))], labeler)
+    beach = labeler.index["beach"]
+    assert beach in labeler.present(row)
+    assert labeler.present(row) - labeler.present(row.cleaning(["beach"])) == {beach}
+
+
 def test_cleaning_takes_away_a_share_of_outliers(rows: list[Row], tagger: Tagger, tmp_path: Path) -> None:
     given = [row.adding(["beach"], "text") for row in rows]
     cleaned = list(clean(given, str(tmp_path), tagger, config=CleanConfig(seen=0, outliers=0.1)))

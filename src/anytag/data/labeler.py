@@ -48,6 +48,11 @@ class Labeler:
         """Columns of what any of the captions says."""
         return set[int]().union(*map(self.caption, captions))
 
+    def mentioned(self, row: Row) -> set[int]:
+        """Columns of what a photo's captions say, but for what cleaning took away."""
+        cleaned = {key for name, _ in row.cleaned if (key := self.label(name)) is not None}
+        return self.captions(row.captions) - {self.index[key] for key in cleaned}
+
     def present(self, row: Row) -> set[int]:
         """Columns of all that is said of a photo, in any caption or label."""
-        return self.labels(row.tags) | self.captions(row.captions)
+        return self.labels(row.tags) | self.mentioned(row)

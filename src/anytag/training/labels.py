@@ -126,7 +126,7 @@ def _matrices(rows: Sequence[Row], vocabulary: Vocabulary, known: Knowledge) -> 
     weight = np.zeros_like(present)
     for number, row in enumerate(rows):
         said = {columns[name.lower()] for name in row.tags if name.lower() in columns}
-        said |= labeler.captions(row.captions)
+        said |= labeler.mentioned(row)
         present[number, sorted(said)] = 1
         weight[number] = _silence(row, known)
         weight[number, [columns[name.lower()] for name in row.absent if name.lower() in columns]] = 1

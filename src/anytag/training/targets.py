@@ -63,7 +63,7 @@ def label_matrices(rows: Sequence[Row], labeler: Labeler) -> tuple[Bytes, Bytes]
     trust = np.zeros_like(present)
     mentions = np.zeros(present.shape[1], dtype=np.int64)
     for number, row in enumerate(rows):
-        said = sorted(labeler.captions(row.captions))
+        said = sorted(labeler.mentioned(row))
         mentions[said] += 1
         present[number, said] = 1
         present[number, sorted(labeler.labels(row.tags))] = 1
