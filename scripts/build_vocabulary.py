@@ -20,6 +20,7 @@ from pathlib import Path
 from timm.data.imagenet_info import ImageNetInfo
 
 from anytag.data.rows import Row, read_rows
+from anytag.models.hub import EMBEDDED
 from anytag.parsing import build_vocabulary, default_lexicon
 from anytag.vocabulary import Tag, Vocabulary
 
@@ -205,6 +206,9 @@ def main() -> None:
         above = [p for p in above if builder.tags[p].kind in ("object", "scene")]
         tags.append(replace(tag, parents=tuple(above)))
     args.out.mkdir(parents=True, exist_ok=True)
+    # Names in other languages are no part of the corpus: the embedded model's are kept.
+    named = {tag.id: tag.names for tag in Vocabulary.read(EMBEDDED / "vocabulary.jsonl")}
+    tags = [replace(tag, names=named.get(tag.id, {})) for tag in tags]
     Vocabulary(tags).write(args.out / "vocabulary.jsonl")
     (args.out / "imagenet.json").write_text(json.dumps({"classes": classes, "below": children}))
     print(f"{len(tags)} tags, {len(children)} broader than ImageNet classes")
