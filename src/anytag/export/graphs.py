@@ -88,7 +88,7 @@ def export_image_graph(encoder: ImageEncoder, file: Path, *, size: int) -> float
 
 
 def export_tags_graph(decoder: TagDecoder, file: Path) -> float:
-    """`tokens` N×T×D, `pooled` N×D, `queries` Q×K×P×R -> `logits` N×K, `where` N×K×T: float32; D, R are fixed.
+    """`tokens` N×T×D, `pooled` N×D, `queries` Q×K×P×R -> `logits` N×K, `where` N×K×T: float32; D, R fixed.
 
     Q is 1 (the same queries for all photos) or N. `where` is a step on the way to `logits` and costs nothing.
 

@@ -54,11 +54,12 @@ class FoldedCross(TagDecoder):
 
     def located(self, tokens: Tensor, pooled: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """As `CrossDecoder.located`: logits N×K, where N×K×T."""
-        x, shares = self.embed(pooled, rows), []
+        x, shares = _for_each(tokens, self.embed(pooled, rows)), []
         for layer, folded in zip(self._layers(), self.remember(tokens), strict=True):
             shares.append(self._shares(x, folded))
             x = self._layer(layer, x, folded)
-        return self.answer(x, rows), torch.stack([share.mean(-2) for share in shares]).mean(0)
+        logits = self.answer(x, rows if self.decoder.head is not None else _for_each(tokens, rows))
+        return logits, torch.stack([share.mean(-2) for share in shares]).mean(0)
 
     def remember(self, tokens: Tensor) -> list[Folded]:
         """What every layer needs to know of tokens N×T×D, once for all tags."""
@@ -84,6 +85,11 @@ class FoldedCross(TagDecoder):
 
     def _layers(self) -> list[CrossLayer]:
         return [layer for layer in self.decoder.layers if isinstance(layer, CrossLayer)]
+
+
+def _for_each(tokens: Tensor, x: Tensor) -> Tensor:
+    """Q×... -> N×...: N/Q photos in a row share each of the Q. Without a branch for Q of 1, for export."""
+    return x.unsqueeze(1).expand(-1, len(tokens) // len(x), *x.shape[1:]).flatten(0, 1)
 
 
 def fold(attention: Attention, tokens: Tensor, *, heads: int) -> Folded:
