@@ -1,78 +1,34 @@
-"""Rows as people write them: CSV of (image, tags), or rows.jsonl."""
+"""Rows to learn from, and those that are held out."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from anytag.data.rows import Row, read_rows
+from anytag.data.formats import read
+from anytag.data.rows import Row
 from anytag.errors import AnytagError
 
-COLUMNS = ("image", "tags", "captions", "absent", "split", "source")
 HELD_OUT = ("dev", "val", "test")
 
 
 def read_data(path: Path) -> list[Row]:
-    """Rows of a .jsonl file (one row an object) or of a table (.csv, or .tsv): image, tags parted by ';'.
+    """Rows of a file of any format that `anytag.data.formats` recognises, such as a .csv of image,tags.
 
-    A table may begin with the names of its columns: image, tags, captions (parted by '|'), absent, split,
-    source; without them it has image and tags. Photos are named relative to the file.
+    A row that does not name its split has "". Photos are named relative to the file.
 
     Raises:
-        AnytagError: the file cannot be read, or a line is not a row; names the line.
+        AnytagError: the file cannot be read, or a row is wrong; names it.
     """
     if not path.is_file():
         raise AnytagError(f"{path} does not exist: give a .csv of image,tags or a rows.jsonl")
-    if path.suffix.lower() in (".jsonl", ".json"):
-        return read_rows(path)
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(
-                _table(path, csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ","))
-            )
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise AnytagError(f"{path}: cannot be read as a table in UTF-8 ({error})") from error
+    rows = list(read(str(path), source="own", split=""))
     if not rows:
         raise AnytagError(f"{path} holds no rows; expected lines such as: photos/1.jpg,dog;beach")
     return rows
-
-
-def _table(path: Path, lines: Iterable[Sequence[str]]) -> Iterator[Row]:
-    names: tuple[str, ...] = COLUMNS[:2]
-    for number, cells in enumerate(lines, 1):
-        header = tuple(cell.strip().lower() for cell in cells)
-        if number == 1 and "image" in header:
-            if unknown := [name for name in header if name not in COLUMNS]:
-                raise AnytagError(f"{path}: unknown column {unknown[0]!r}; known are {', '.join(COLUMNS)}")
-            names = header
-        elif any(cells):
-            yield _row(path, number, dict(zip(names, cells, strict=False)), cells=len(cells), of=len(names))
-
-
-def _row(path: Path, number: int, cell: dict[str, str], *, cells: int, of: int) -> Row:
-    image = cell.get("image", "").strip()
-    if not image or cells > of:
-        raise AnytagError(
-            f"{path}, line {number}: {cells} cells, expected {of}, the photo's path among them; "
-            "tags are parted by ';'"
-        )
-    return Row(
-        image=image,
-        source=cell.get("source", "").strip() or "own",
-        split=cell.get("split", "").strip(),
-        captions=_parts(cell.get("captions", ""), "|"),
-        tags=_parts(cell.get("tags", ""), ";"),
-        absent=_parts(cell.get("absent", ""), ";"),
-    )
-
-
-def _parts(text: str, mark: str) -> tuple[str, ...]:
-    parts = (" ".join(part.split()) for part in text.split(mark))
-    return tuple(dict.fromkeys(part for part in parts if part))
 
 
 def split_rows(
