@@ -36,6 +36,7 @@ from .corpus import Cache, Corpus
 from .descriptions import read_descriptions, text_vectors
 from .loop import Loop, Machine
 from .report import Progress, Reporter
+from .state import STUDENT
 from .student import LossWeights, Student, fold_norms, start_from_classifier
 from .targets import ImageNetClasses
 
@@ -77,6 +78,7 @@ class Recipe:
 
 
 R = TypeVar("R")
+_TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
 def parse_recipe(pairs: list[str]) -> Recipe:
@@ -111,8 +113,8 @@ def _put(numbers: R, key: str, text: str, *, pair: str) -> R:
         value = _put(known[name], rest, text, pair=pair)
     else:
         try:
-            value = type(known[name])(text)
-        except ValueError as error:
+            value = _TRUTH[text.lower()] if isinstance(known[name], bool) else type(known[name])(text)
+        except (ValueError, TypeError, KeyError) as error:
             raise AnytagError(f"{pair!r}: expected {type(known[name]).__name__}") from error
     changed: R = replace(target, **{name: value})
     return changed
@@ -223,6 +225,37 @@ class _Lines(Reporter):
         sys.stdout.flush()
 
 
+def train_mini(
+    rows: Path,
+    cache: Path,
+    vocabulary: Path,
+    out: Path,
+    *,
+    recipe: Recipe,
+    machine: Machine | None = None,
+    report: Reporter | None = None,
+) -> Path:
+    """Trains the embedded model from cached features, or goes on; returns OUT/student.pt.
+
+    Raises:
+        AnytagError: something cannot be read, or the run fails.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    count = len(Vocabulary.read(vocabulary / "vocabulary.jsonl"))
+    corpus = Corpus.read(
+        rows, Cache.read(cache), vocabulary,
+        held_out=held_out_tags(count, recipe.held_out), sources=recipe.sources,
+    )  # fmt: skip
+    torch.manual_seed(recipe.seed)
+    student, classifier = build_student(vocabulary, recipe)
+    start_from_classifier(student, classifier, sample_features(corpus))
+    trainer = Trainer(student, corpus, recipe, out, machine=machine, report=report)
+    trainer.resume()
+    (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1))
+    trainer.run()
+    return out / STUDENT
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -231,20 +264,9 @@ def main() -> None:
         parser.add_argument(name, type=Path)
     parser.add_argument("recipe", nargs="*", metavar="key=value")
     args = parser.parse_args()
-    recipe = parse_recipe(args.recipe)
-    args.out.mkdir(parents=True, exist_ok=True)
-    count = len(Vocabulary.read(args.vocabulary / "vocabulary.jsonl"))
-    corpus = Corpus.read(
-        args.rows, Cache.read(args.cache), args.vocabulary,
-        held_out=held_out_tags(count, recipe.held_out), sources=recipe.sources,
-    )  # fmt: skip
-    torch.manual_seed(recipe.seed)
-    student, classifier = build_student(args.vocabulary, recipe)
-    start_from_classifier(student, classifier, sample_features(corpus))
-    trainer = Trainer(student, corpus, recipe, args.out, report=_Lines())
-    trainer.resume()
-    (args.out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1))
-    trainer.run()
+    train_mini(
+        args.rows, args.cache, args.vocabulary, args.out, recipe=parse_recipe(args.recipe), report=_Lines()
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,47 @@
+"""`anytag distill`: a large model and photos in, a small model out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from anytag.cli.bar import Bar
+from anytag.cli.outer import outer
+from anytag.cli.train import on_machine, show, told
+
+_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+WHAT = "anytag distill"
+
+
+@click.command("distill", short_help="Let a large model teach a small one.")
+@click.argument("teacher", metavar="TEACHER")
+@click.argument("student", metavar="STUDENT_RECIPE")
+@click.argument("numbers", metavar="[key=value]...", nargs=-1)
+@click.option(
+    "--photos", metavar="FOLDER", type=_FOLDER, required=True, help="Photos without labels, in any folders."
+)
+@click.option(
+    "--output", metavar="FOLDER", type=click.Path(path_type=Path), required=True, help="The run's folder."
+)
+@on_machine
+def command(
+    teacher: str, student: str, numbers: tuple[str, ...], photos: Path, output: Path, **machine: Any
+) -> None:
+    """Let TEACHER, a model by name or folder, teach STUDENT_RECIPE on photos without labels.
+
+    The student gets the teacher's vocabulary and learns its probabilities. A twentieth of the photos only
+    measures how well it agrees. An interrupted run goes on when the same command is given again.
+    """
+    parse = outer("training.train", WHAT).parse_numbers
+    recipe = parse(outer("training.recipes", WHAT).find(student), numbers)
+    show(recipe)
+    run, distill = outer("training.run", WHAT), outer("training.distill", WHAT)
+    how = outer("training.loop", WHAT).Machine(**machine)
+    with Bar() as bar:
+        task = run.Run(recipe, photos, output, how)
+        result = distill.distill(distill.load_teacher(teacher), task, bar)
+    if summary := distill.summary(output):
+        click.echo(f"The student {summary}.")
+    told(result)

@@ -1,0 +1,133 @@
+"""`anytag train`: a recipe and rows in, a trained model out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from anytag.cli.bar import Bar, duration
+from anytag.cli.outer import outer
+
+WHAT = "anytag train"
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+def on_machine(function: Any) -> Any:
+    """Options of how a run is run."""
+    options = (
+        click.option(
+            "--accumulate", metavar="N", type=click.IntRange(min=1), default=1, show_default=True,
+            help="Parts that a step's photos are taken in.",
+        ),
+        click.option("--checkpointing", is_flag=True, help="Less memory, a third more time."),
+        click.option("--compile", is_flag=True, help="torch.compile, worth it on a GPU."),
+        click.option(
+            "--workers", metavar="N", type=click.IntRange(min=0), default=2, show_default=True,
+            help="Processes that read photos.",
+        ),
+        click.option("--save-minutes", metavar="X", type=float, default=4.0, show_default=True),
+        click.option("--log-every", metavar="N", type=click.IntRange(min=1), default=20, show_default=True),
+        click.option("--tensorboard/--no-tensorboard", default=True, show_default=True),
+        click.option("--wandb", metavar="PROJECT", default="", help="Also log to Weights & Biases."),
+    )  # fmt: skip
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+@click.command("train", short_help="Train a model from photos.")
+@click.argument("recipe", metavar="RECIPE")
+@click.argument("numbers", metavar="[key=value]...", nargs=-1)
+@click.option("--data", metavar="FILE", type=_FILE, help="rows.jsonl, or a .csv of image,tags.")
+@click.option("--output", metavar="FOLDER", type=click.Path(path_type=Path), help="The run's folder.")
+@click.option("--cache", metavar="FOLDER", type=_FOLDER, help="Of recipe mini: cached features.")
+@click.option("--vocabulary", metavar="FOLDER", type=_FOLDER, help="Of recipe mini: tags and descriptions.")
+@click.option("--dry-run", is_flag=True, help="Only tell parameters, memory, steps and time.")
+@on_machine
+def command(
+    recipe: str,
+    numbers: tuple[str, ...],
+    data: Path | None,
+    output: Path | None,
+    cache: Path | None,
+    vocabulary: Path | None,
+    dry_run: bool,
+    **machine: Any,
+) -> None:
+    """Train by a recipe: mini, small, flickr8k-tiny, tag2text-14m, ram-14m, ram-plus-14m, and -14m-384.
+
+    Any number of the recipe can be given as key=value; the whole recipe is printed. An interrupted run goes
+    on where it was when the same command is given again. On several devices or machines: accelerate launch -m
+    anytag train ...
+    """
+    how = outer("training.loop", WHAT).Machine(**machine)
+    if recipe == "mini":
+        _mini(numbers, data, output, cache, vocabulary, how)
+        return
+    parse = outer("training.train", WHAT).parse_numbers
+    made = parse(outer("training.recipes", WHAT).find(recipe), numbers)
+    show(made)
+    if dry_run:
+        click.echo(_estimate(made, data))
+        return
+    run = outer("training.run", WHAT)
+    with Bar() as bar:
+        result = run.train(run.Run(made, needed(data, "--data"), needed(output, "--output"), how), bar)
+    told(result)
+
+
+def show(recipe: Any) -> None:
+    """The recipe, fully resolved."""
+    click.echo(json.dumps(asdict(recipe), indent=1, ensure_ascii=False))
+
+
+def told(result: Path) -> None:
+    """What came of a run."""
+    click.echo(f"Try it: anytag tag --model {result} PHOTO" if result.is_dir() else f"Written: {result}")
+
+
+def needed(path: Path | None, option: str) -> Path:
+    """A path that this recipe needs."""
+    if path is None:
+        raise click.UsageError(f"{option} is missing.")
+    return path
+
+
+def _mini(
+    numbers: tuple[str, ...],
+    data: Path | None,
+    output: Path | None,
+    cache: Path | None,
+    vocabulary: Path | None,
+    how: Any,
+) -> None:
+    train = outer("training.train", WHAT)
+    recipe = train.parse_recipe(list(numbers))
+    show(recipe)
+    with Bar() as bar:
+        result = train.train_mini(
+            needed(data, "--data"), needed(cache, "--cache"), needed(vocabulary, "--vocabulary"),
+            needed(output, "--output"), recipe=recipe, machine=how, report=bar,
+        )  # fmt: skip
+    told(result)
+
+
+def _estimate(recipe: Any, data: Path | None) -> str:
+    """What a run would take, in words."""
+    planned = outer("training.plan", WHAT).plan(recipe, data)
+    cost, photos = planned.cost, recipe.batch_size
+    lines = [
+        f"{cost.parameters / 1e6:.1f} million numbers are trained, {cost.fixed / 1e6:.1f} million are fixed",
+        f"{planned.tags} tags of {planned.texts} texts, {planned.photos} photos{planned.assumed}",
+        f"{cost.steps} steps of {photos} photos",
+        f"memory of a process: {cost.memory(0) / 1e9:.1f} GB and {cost.photo_bytes / 1e6:.0f} MB a photo; "
+        f"with all {photos} photos at once {cost.memory(photos) / 1e9:.1f} GB",
+        f"{cost.photo_flops / 1e9:.1f} GFLOP a photo; at half of the {cost.speed / 1e9:.0f} GFLOP/s that a "
+        f"product reaches here, alone: {duration(cost.seconds(photos))}",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,136 @@
+"""A large model teaches a small one on photos that nobody labelled: what `anytag distill` does.
+
+The teacher tags every photo once, with all its tags; its probabilities are the student's targets, soft as
+they are, and its vocabulary is the student's. When the run goes on, they are read from OUT/beliefs.npy.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from anytag.data.rows import Row
+from anytag.errors import AnytagError
+from anytag.results import Tags
+from anytag.tagger import Tagger
+from anytag.vocabulary import Vocabulary
+
+from .pixels import Photos
+from .report import Progress, Reporter
+from .run import Run, go, prepare_with
+
+Halves = npt.NDArray[np.float16]
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
+KEPT = 0.02
+"""A belief below is none: most of a vocabulary, in most photos."""
+HELD_OUT_PART = 20
+"""Every so many-th photo only measures: does the student say what the teacher says?"""
+
+
+class Teacher(Protocol):
+    """What is asked of a teacher; `anytag.Tagger` is one."""
+
+    vocabulary: Vocabulary
+
+    def tag_many(self, images: Sequence[Path], *, threshold: float) -> Iterator[Tags]: ...
+
+
+def photos_in(folder: Path) -> list[Path]:
+    """All photos below a folder, sorted.
+
+    Raises:
+        AnytagError: there are none.
+    """
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not found:
+        raise AnytagError(f"{folder} holds no photos; expected files such as *.jpg")
+    return found
+
+
+def beliefs(teacher: Teacher, paths: Sequence[Path], file: Path, *, report: Reporter) -> Halves:
+    """What the teacher believes of every photo, float16 N×K; NaN where a photo cannot be read.
+
+    Kept in `file`, which is whole when it is there.
+    """
+    if file.exists():
+        known: Halves = np.load(file)
+        if known.shape == (len(paths), len(teacher.vocabulary)):
+            return known
+        raise AnytagError(f"{file} is of other photos or another teacher; name another output folder")
+    column = {key: number for number, key in enumerate(teacher.vocabulary.ids)}
+    found = np.zeros((len(paths), len(column)), np.float16)
+    for number, tags in enumerate(teacher.tag_many(paths, threshold=KEPT)):
+        if tags.error:
+            report.say(f"Left out: {tags.error.message}")
+            found[number] = np.nan
+        for tag in tags.tags:
+            found[number, column[tag.id]] = tag.score
+        report.progress(Progress("ask the teacher", number + 1, len(paths), unit="photos"))
+    with file.with_suffix(".partial").open("wb") as partial:
+        np.save(partial, found)
+    file.with_suffix(".partial").replace(file)
+    return found
+
+
+class TaughtPhotos(Photos):
+    """Photos with soft targets, the teacher's beliefs.
+
+    Args:
+        belief: float16 N×K of `rows`.
+    """
+
+    def __init__(
+        self, rows: Sequence[Row], root: Path, vocabulary: Vocabulary, belief: npt.NDArray[np.float16]
+    ) -> None:
+        super().__init__(rows, root, vocabulary)
+        held = np.array([row.split == "val" for row in rows])
+        self.belief = belief[~held]
+        self.truth = belief[held] > [tag.threshold for tag in vocabulary]
+
+    def targets(self, number: int) -> npt.NDArray[np.float32]:
+        beliefs: npt.NDArray[np.float32] = self.belief[number].astype(np.float32)
+        return beliefs
+
+
+def distill(teacher: Teacher, run: Run, report: Reporter | None = None) -> Path:
+    """Trains the run's recipe to say of the photos below `run.data` what the teacher says.
+
+    Raises:
+        AnytagError: no photos, no captions to learn from, or what `run.train` raises.
+    """
+    report = report or Reporter()
+    if run.recipe.objective.captions:
+        raise AnytagError("photos without captions cannot teach a caption head; take ram-plus-14m or small")
+    run.out.mkdir(parents=True, exist_ok=True)
+    paths = photos_in(run.data)
+    belief = beliefs(teacher, paths, run.out / "beliefs.npy", report=report)
+    read = ~np.isnan(belief[:, 0]) if belief.shape[1] else np.zeros(len(paths), dtype=bool)
+    named = [os.path.relpath(path, run.data) for path, good in zip(paths, read, strict=True) if good]
+    rows = [
+        Row(name, "unlabelled", "val" if number % HELD_OUT_PART == HELD_OUT_PART - 1 else "train")
+        for number, name in enumerate(named)
+    ]
+    photos = TaughtPhotos(rows, run.data, teacher.vocabulary, belief[read])
+    teacher.vocabulary.write(run.out / "vocabulary.jsonl")
+    recipe = replace(run.recipe, objective=replace(run.recipe.objective, aligns=False))
+    return go(prepare_with(replace(run, recipe=recipe), photos, report), run)
+
+
+def load_teacher(model: str) -> Tagger:
+    """A model by name or folder."""
+    return Tagger.load(model)
+
+
+def summary(out: Path) -> str:
+    """The last line of a run's log, for people."""
+    lines = (out / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    told = [json.loads(line) for line in lines]
+    agreement = [line["mAP"] for line in told if "mAP" in line]
+    return f"agrees with the teacher's tags: mAP {agreement[-1]:.3f}" if agreement else ""

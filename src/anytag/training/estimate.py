@@ -1,0 +1,140 @@
+"""What a recipe will take, before it starts: counted on tensors without contents, not measured."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from anytag.nn.families import NetworkConfig
+from anytag.nn.queries import LearnedQueries
+
+from .family import FamilyBatch, FamilyStudent, FixedQueries, WordQueries
+from .objectives import Objective
+from .recipes import TrainRecipe
+from .run import make_network
+
+_CAPTION, _TAGS = 16, 40  # wordpieces of a usual caption, and of the tags' text
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run takes.
+
+    Attributes:
+        parameters: trained ones.
+        fixed: numbers that are not trained, such as text vectors.
+        state_bytes: weights, gradients, AdamW's two moments and averages.
+        photo_bytes: kept of each photo between forward and backward pass, without checkpointing.
+        photo_flops: of a photo's forward and backward pass.
+        steps: of the run.
+        speed: floating-point operations a second of this machine, as a matrix product shows it.
+    """
+
+    parameters: int
+    fixed: int
+    state_bytes: int
+    photo_bytes: int
+    photo_flops: float
+    steps: int
+    speed: float
+
+    def memory(self, photos: int) -> int:
+        """Bytes of one process that takes so many photos at once."""
+        return self.state_bytes + 4 * self.fixed + photos * self.photo_bytes
+
+    def seconds(self, batch_size: int) -> float:
+        """Of the whole run on this machine alone; half of the product's speed is what networks reach."""
+        return self.steps * batch_size * self.photo_flops / (self.speed / 2)
+
+
+def estimate(
+    recipe: TrainRecipe, config: NetworkConfig, *, tags: int, texts: int, text_width: int, photos: int
+) -> Estimate:
+    """Counts a recipe's costs.
+
+    Args:
+        config: the network, fitted to its texts.
+        tags: K.
+        texts: P, of each tag.
+        text_width: of the text vectors.
+        photos: to train on.
+    """
+    count = 4
+    with torch.device("meta"):
+        student = _student(recipe, config, tags=tags, texts=texts, text_width=text_width)
+        batch = _batch(config, recipe.objective, count=count, tags=tags, text_width=text_width)
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.setdefault(_storage(tensor), tensor)  # held, so that no other gets its place
+        return tensor
+
+    own = {_storage(tensor) for tensor in (*student.parameters(), *student.buffers())}
+    with (
+        FlopCounterMode(display=False) as counter,
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+    ):
+        student(batch)  # as in the first steps: later ones leave out what is settled
+    trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
+    fixed = sum(b.numel() for b in student.buffers())
+    activations = sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in own)
+    copies = 4 + (1 if recipe.ema else 0)  # weight, gradient, two moments, average
+    return Estimate(
+        parameters=trained,
+        fixed=fixed,
+        state_bytes=4 * copies * trained,
+        photo_bytes=activations // count,
+        photo_flops=3 * counter.get_total_flops() / count,
+        steps=recipe.steps or recipe.epochs * (photos // recipe.batch_size),
+        speed=measured_speed(),
+    )
+
+
+def _storage(tensor: Tensor) -> int:
+    """What a tensor shares with its views."""
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _student(
+    recipe: TrainRecipe, config: NetworkConfig, *, tags: int, texts: int, text_width: int
+) -> FamilyStudent:
+    queries: nn.Module
+    if config.queries == "learned" and config.cross is not None:
+        queries = LearnedQueries(tags, config.cross.hidden)
+    else:
+        rows = torch.zeros(tags, texts, text_width)
+        folded = config.cross is None
+        queries = WordQueries(rows, config.width, hidden=config.text_hidden) if folded else FixedQueries(rows)
+    return FamilyStudent(make_network(recipe, config), queries, recipe.objective).train()
+
+
+def _batch(
+    config: NetworkConfig, objective: Objective, *, count: int, tags: int, text_width: int
+) -> FamilyBatch:
+    ids = torch.zeros(count, _TAGS, dtype=torch.int64)
+    return FamilyBatch(
+        torch.zeros(count, 3, config.size, config.size, dtype=torch.uint8),
+        torch.zeros(count, tags),
+        tag_ids=ids if objective.captions else None,
+        tag_mask=ids if objective.captions else None,
+        caption_ids=ids[:, :_CAPTION] if objective.captions else None,
+        texts=torch.zeros(count, text_width) if objective.aligns else None,
+        teacher=torch.zeros(count, config.width) if objective.distils else None,
+    )
+
+
+def measured_speed(*, side: int = 768, times: int = 3) -> float:
+    """Floating-point operations a second of a matrix product, on the GPU where there is one."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    side = 8192 if device == "cuda" else side
+    a = torch.randn(side, side, device=device)
+    best = float("inf")
+    for _ in range(times):
+        start = time.perf_counter()
+        (a @ a).sum().item()  # waits for the GPU
+        best = min(best, time.perf_counter() - start)
+    return 2 * side**3 / best

@@ -1,0 +1,302 @@
+"""Any family, trained from photos: the network with its queries as a student, and the loop over pixels.
+
+Terms are means over photos of sums over tags, so that a figure reads as "per photo" and does not depend on
+the batch or on how many processes share it. The published sums over a batch differ from them by a factor,
+which AdamW does not see; where it weighs terms against each other, `distillation` makes up for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from anytag.errors import ModelError
+from anytag.evaluation.metrics import mean_average_precision
+from anytag.nn.network import TagNetwork
+from anytag.nn.queries import TagQueries
+from anytag.text_encoders import TextEncoder
+from anytag.text_encoders.wordpiece import WordPieces
+
+from .loop import Loop, Machine, checkpoint_parts
+from .losses import asymmetric_loss, caption_labels, caption_loss
+from .objectives import Objective
+from .pixels import PixelBatch, PixelCorpus
+from .ranks import gather, mean_over_ranks
+from .report import Reporter
+from .schedules import PublishedRecipe
+
+Floats = npt.NDArray[np.float32]
+Teacher = Callable[[Tensor], Tensor]
+"""uint8 N×3×S×S, the student's own crop -> N×D."""
+
+PIECE = 512  # tags decoded at once with gradient checkpointing
+UNLEARNED = 4  # first wordpieces of a caption: as many as the prompt has
+
+
+class FixedQueries(nn.Module):
+    """Text vectors that are not trained: RAM, RAM++.
+
+    Args:
+        rows: K×P×R.
+    """
+
+    rows: Tensor
+
+    def __init__(self, rows: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("rows", rows, persistent=False)  # a file of the run, and large
+
+    def forward(self) -> Tensor:
+        """1×K×P×R."""
+        return self.rows[None]
+
+    def ask(self, texts: Tensor) -> Tensor:
+        """Text vectors B×R -> rows 1×B×1×R."""
+        return texts[None, :, None]
+
+
+class WordQueries(TagQueries):
+    """Projected text vectors with what training adds, trained: mini and small models."""
+
+    def forward(self, *_: Any, **__: Any) -> Tensor:
+        """1×K×P×D."""
+        return super().forward()[None]
+
+    def ask(self, texts: Tensor) -> Tensor:
+        """Text vectors B×W -> rows 1×B×1×D."""
+        rows: Tensor = self.projection(texts)
+        return rows[None, :, None]
+
+
+@dataclass
+class FamilyBatch:
+    """What a family's step reads: N photos on the device.
+
+    Attributes:
+        pixels: uint8 N×3×S×S.
+        tags: N×K in [0, 1].
+        tag_ids, tag_mask: N×S wordpieces of the tags' text.
+        caption_ids: N×L wordpieces of a caption each.
+        texts: N×D unit text vectors, zeros where a photo has no caption.
+        teacher: N×D, what the teacher says of the same crop.
+    """
+
+    pixels: Tensor
+    tags: Tensor
+    tag_ids: Tensor | None = None
+    tag_mask: Tensor | None = None
+    caption_ids: Tensor | None = None
+    texts: Tensor | None = None
+    teacher: Tensor | None = None
+
+
+class FamilyStudent(nn.Module):
+    """A network and its queries, with the loss of a batch as `forward`.
+
+    Args:
+        network: of any family.
+        queries: `FixedQueries`, `WordQueries`, or learned ones (`anytag.nn.queries.LearnedQueries`).
+        objective: which terms there are.
+        distillation: weight of that term beside the others.
+        asked: tags that a step draws, beside those that its photos have; all when 0.
+    """
+
+    def __init__(
+        self, network: TagNetwork, queries: nn.Module, objective: Objective, *,
+        distillation: float = 1.0, asked: int = 0,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.network, self.queries, self.objective = network, queries, objective
+        self.distillation = distillation
+        self.asked = asked
+        self.pieces = 0
+
+    def checkpoint(self) -> None:
+        """Gradient checkpointing: of the backbone's stages, and of the decoder for some tags at a time."""
+        checkpoint_parts(self.network.encoder.backbone.stages)
+        self.pieces = PIECE
+
+    def forward(self, batch: FamilyBatch) -> dict[str, Tensor]:
+        """Every term, unweighted, and their sum as "loss"."""
+        objective = self.objective
+        tokens, pooled = self.network.encoder(batch.pixels)
+        terms = {"tag": self._tags(tokens, pooled, batch.tags)}
+        if objective.captions:
+            terms["caption"] = self._captions(tokens, batch)
+        if objective.distils and batch.teacher is not None:
+            terms["distillation"] = F.l1_loss(pooled, batch.teacher)
+        if objective.aligns and batch.texts is not None:
+            terms["alignment"] = self._alignment(tokens, pooled, batch.texts)
+        return {**terms, "loss": self._total(terms)}
+
+    def _tags(self, tokens: Tensor, pooled: Tensor, tags: Tensor) -> Tensor:
+        """Asymmetric loss of all tags, a sum for each photo; or an estimate of it from `asked` tags.
+
+        The estimate takes all tags that a photo of the batch has, and draws among the others, each of which
+        stands for several: its mean over draws is the loss of all.
+        """
+        rows: Tensor = self.queries()
+        weight = torch.ones(tags.shape[1], device=tags.device)
+        if self.asked:
+            drawn = torch.randperm(tags.shape[1])[: self.asked].to(tags.device)  # the same in all processes
+            present = (tags > 0).any(0)
+            weight[:] = (~present).sum() / (~present[drawn]).sum().clamp_min(1)
+            weight[present] = 1
+            columns = torch.cat([present.nonzero().squeeze(1), drawn[~present[drawn]]])
+            rows, tags, weight = rows[:, columns], tags[:, columns], weight[columns]
+        logits = self._decode(tokens, pooled, rows)
+        loss = asymmetric_loss(logits, tags, gamma_neg=self.objective.gamma_neg)
+        return (loss * weight).sum() / len(logits)
+
+    def _decode(self, tokens: Tensor, pooled: Tensor, rows: Tensor) -> Tensor:
+        """Logits, in pieces that are decoded again in the backward pass where memory is dear."""
+        decoder = self.network.decoder
+        if not self.pieces:
+            logits: Tensor = decoder(tokens, pooled, rows)
+            return logits
+        parts = torch.split(rows, self.pieces, dim=1)
+        again = [checkpoint(decoder, tokens, pooled, part, use_reentrant=False) for part in parts]
+        return torch.cat(again, dim=1)
+
+    def _total(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """The sum, in which tags weigh as much as captions, where there are captions (Tag2Text, 3.3)."""
+        tag = terms["tag"]
+        if "caption" in terms:
+            tag = tag * (mean_over_ranks(terms["caption"]) / mean_over_ranks(tag))
+        weights = {"distillation": self.distillation}
+        others = [weights.get(name, 1.0) * value for name, value in terms.items() if name != "tag"]
+        return sum(others, tag)
+
+    def _captions(self, tokens: Tensor, batch: FamilyBatch) -> Tensor:
+        """A mean over the labelled positions of all processes, as if they were one."""
+        head = self.network.captions
+        if head is None or batch.caption_ids is None or batch.tag_ids is None or batch.tag_mask is None:
+            raise ModelError("this objective needs a caption head and wordpieces; give wordpieces=vocab.txt")
+        memory = head.remember(head.encode_tags(batch.tag_ids, batch.tag_mask, tokens))
+        logits, _ = head.decode(batch.caption_ids, memory, mask=batch.caption_ids != 0)
+        labels = caption_labels(batch.caption_ids, unlearned=UNLEARNED)
+        mine = (labels[:, 1:] >= 0).sum()
+        share = mine / mean_over_ranks(mine.float()).clamp_min(1)
+        return caption_loss(logits, labels) * share
+
+    def _alignment(self, tokens: Tensor, pooled: Tensor, texts: Tensor) -> Tensor:
+        """Each photo is asked with the captions of all processes; equal captions are no negatives."""
+        everyone = gather(texts)
+        asked = everyone.any(1)
+        same = texts @ everyone.T > 0.999  # n×B
+        rows: Tensor = self.queries.ask(everyone)  # type: ignore[operator]  # 1×B×1×R
+        logits = self.network.decoder(tokens, pooled, rows)
+        told = texts.any(1)[:, None] & asked
+        wanted = asymmetric_loss(logits, same.float(), gamma_neg=self.objective.alignment_gamma_neg)
+        return (wanted * told).sum() / len(logits)
+
+
+class FamilyLoop(Loop):
+    """The loop over photos.
+
+    Args:
+        corpus: of this process.
+        schedule: how the rate goes, as published; None for warm-up and cosine over all steps.
+        text: makes text vectors of captions, where the objective aligns.
+        pieces: makes wordpieces, where it has captions.
+        teacher: sees the same crop as the student.
+    """
+
+    def __init__(
+        self,
+        student: FamilyStudent,
+        corpus: PixelCorpus,
+        recipe: Any,
+        out: Path,
+        *,
+        schedule: PublishedRecipe | None = None,
+        text: TextEncoder | None = None,
+        pieces: WordPieces | None = None,
+        teacher: Teacher | None = None,
+        machine: Machine | None = None,
+        report: Reporter | None = None,
+    ) -> None:
+        if machine is not None and machine.checkpointing:
+            student.checkpoint()
+        super().__init__(student, recipe, out, machine=machine, report=report)
+        self.family = student
+        self.corpus, self.schedule, self.text, self.pieces = corpus, schedule, text, pieces
+        self.teacher = teacher
+
+    def groups(self, student: Any) -> list[dict[str, Any]]:
+        return [{"params": [p for p in student.parameters() if p.requires_grad], "lr": self.recipe.rate}]
+
+    def rate(self, step: int) -> float:
+        if self.schedule is None:
+            return super().rate(step)
+        epoch, at = divmod(step, self.steps_per_epoch())
+        return self.schedule.learning_rate(epoch, at) / float(self.recipe.rate)
+
+    def steps_per_epoch(self) -> int:
+        return self.corpus.steps_per_epoch()
+
+    def stream(self) -> Iterator[PixelBatch]:
+        return self.corpus.stream(self.step, self.total)
+
+    def _share(self, batch: PixelBatch) -> FamilyBatch:
+        """The batch on its device, with texts and the teacher's view; it is this process's share already."""
+        device, objective = self.accelerator.device, self.family.objective
+        pixels, tags = (x.to(device, non_blocking=True) for x in (batch.pixels, batch.tags))
+        made = FamilyBatch(pixels, tags)
+        if objective.captions and self.pieces is not None:
+            texts = (*self.pieces.tag_text(batch.named), self.pieces.caption_text(batch.captions))
+            ids, mask, words = (torch.from_numpy(text).to(device) for text in texts)
+            made = replace(made, tag_ids=ids, tag_mask=mask, caption_ids=words)
+        if objective.aligns and self.text is not None:
+            made = replace(made, texts=caption_vectors(batch.captions, self.text).to(device))
+        if objective.distils and self.teacher is not None:
+            with torch.no_grad():
+                made = replace(made, teacher=self.teacher(pixels))
+        return made
+
+    def evaluate(self) -> Mapping[str, float]:
+        """mAP on the held-out photos, of the tags that any of them has."""
+        truth = self.corpus.photos.truth
+        return {"mAP": mean_average_precision(self.held_out_logits(), truth)[0]} if truth.any() else {}
+
+    def held_out_logits(self) -> Floats:
+        """Of every tag in the held-out photos, with the present weights: N×K; every process has to ask."""
+        truth = self.corpus.photos.truth
+        self.student.eval()
+        mine = [np.zeros((0, truth.shape[1]), np.float32)]
+        device = next(self.family.parameters()).device
+        with torch.inference_mode():
+            rows = self.family.queries()
+            for pixels in self.corpus.held_out(batch_size=32):
+                mine.append(self.family.network(pixels.to(device), rows).float().cpu().numpy())
+        parts = self._everyones(np.concatenate(mine))
+        logits = np.zeros(truth.shape, np.float32)
+        for rank, part in enumerate(parts):
+            logits[rank :: len(parts)] = part
+        return logits
+
+    def _everyones(self, mine: Floats) -> list[Floats]:
+        if self.accelerator.num_processes == 1:
+            return [mine]
+        from accelerate.utils import gather_object
+
+        gathered: list[Floats] = gather_object([mine])
+        return gathered
+
+
+def caption_vectors(captions: list[str], text: TextEncoder) -> Tensor:
+    """N×D unit vectors; zeros where a caption is empty or says nothing the encoder knows."""
+    vectors = torch.zeros(len(captions), text.dim)
+    told = [number for number, caption in enumerate(captions) if any(map(str.isalpha, caption))]
+    if told:
+        vectors[told] = torch.from_numpy(text.encode([captions[number] for number in told]))
+    return vectors

@@ -1,0 +1,237 @@
+"""A recipe and rows -> a run: everything that a loop needs, made or read; then the loop."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from anytag.data.captions import clean_caption
+from anytag.data.rows import Row
+from anytag.errors import AnytagError
+from anytag.models.hub import EMBEDDED
+from anytag.nn.families import NetworkConfig
+from anytag.nn.network import TagNetwork
+from anytag.nn.queries import LearnedQueries
+from anytag.nn.timm_backbone import TimmBackbone
+from anytag.parsing.build import build_vocabulary
+from anytag.text_encoders import StaticTextEncoder, TextEncoder
+from anytag.text_encoders.wordpiece import WordPieces
+from anytag.vocabulary import Tag, Vocabulary
+
+from .dataset import read_data
+from .descriptions import read_descriptions, text_vectors
+from .family import FamilyLoop, FamilyStudent, FixedQueries, WordQueries
+from .folder import write_model
+from .loop import Machine
+from .pixels import Photos, PixelCorpus
+from .recipes import TrainRecipe
+from .report import Reporter
+from .start import start_from
+from .state import STUDENT
+from .teachers import ClipTeacher
+
+FEWEST_MENTIONS = 10
+WORDPIECES = 4000
+MODEL = "model"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What to train, on what, where to.
+
+    Attributes:
+        recipe: its numbers.
+        data: rows.
+        out: the run's folder.
+        machine: how to run it.
+    """
+
+    recipe: TrainRecipe
+    data: Path
+    out: Path
+    machine: Machine
+
+
+def train(run: Run, report: Reporter | None = None) -> Path:
+    """Trains to the end, or goes on with a run that was interrupted.
+
+    Returns:
+        OUT/model, a folder for `anytag tag`, where the network is served as ONNX; else OUT/student.pt.
+
+    Raises:
+        AnytagError: the data, the vocabulary or what the recipe names cannot be read; the run fails.
+    """
+    return go(prepare(run, report or Reporter()), run)
+
+
+def go(loop: FamilyLoop, run: Run) -> Path:
+    """`train`, with a loop that is ready."""
+    loop.resume()
+    main = loop.accelerator.is_main_process
+    if main:
+        numbers = json.dumps(asdict(run.recipe), indent=1)
+        (run.out / "recipe.json").write_text(numbers, encoding="utf-8")
+    loop.run()
+    if main and loop.family.network.config.cross is None:
+        write_model(loop, run.out / MODEL, data=f"{len(loop.corpus.photos)} photos of {run.data.name}")
+        return run.out / MODEL
+    return run.out / STUDENT
+
+
+def prepare(run: Run, report: Reporter) -> FamilyLoop:
+    """Everything that a run needs, made ready for its first step."""
+    run.out.mkdir(parents=True, exist_ok=True)
+    rows = read_data(run.data)
+    vocabulary = read_vocabulary(run.recipe, rows, run.out)
+    photos = Photos(rows, run.data.parent, vocabulary)
+    pieces = read_wordpieces(run.recipe, rows, vocabulary, run.out)
+    return prepare_with(run, photos, report, pieces=pieces)
+
+
+def prepare_with(
+    run: Run, photos: Photos, report: Reporter, *, pieces: WordPieces | None = None
+) -> FamilyLoop:
+    """The same with photos that are read already."""
+    recipe, machine, objective = run.recipe, run.machine, run.recipe.objective
+    if objective.distils and not recipe.teacher:
+        report.say("No teacher is given (teacher=MODEL): the distillation term is left out.")
+    torch.manual_seed(recipe.seed)
+    text = make_text_encoder(recipe)
+    config = fitted(recipe.network, text=text, pieces=pieces)
+    student = make_student(recipe, config, photos.vocabulary, text)
+    if recipe.start:
+        start_from(student, Path(recipe.start) / STUDENT)
+    make = partial(PixelCorpus, photos, size=config.size, batch_size=recipe.batch_size, seed=recipe.seed)
+    steps = recipe.steps or recipe.epochs * make().steps_per_epoch()
+    loop = FamilyLoop(
+        student, make(), replace(recipe, steps=steps), run.out,
+        schedule=recipe.schedule, text=text, pieces=pieces,
+        teacher=ClipTeacher.load(recipe.teacher) if recipe.teacher else None,
+        machine=machine, report=report,
+    )  # fmt: skip
+    loop.corpus = make(
+        rank=loop.accelerator.process_index, world=loop.accelerator.num_processes,
+        workers=machine.workers, parsed_only=objective.captions and not objective.distils, report=report,
+    )  # fmt: skip
+    report.say(f"{len(photos)} photos, {len(photos.vocabulary)} tags, {steps} steps of {recipe.batch_size}.")
+    return loop
+
+
+def read_vocabulary(recipe: TrainRecipe, rows: Sequence[Row], out: Path) -> Vocabulary:
+    """The recipe's, or what the rows name; kept in OUT/vocabulary.jsonl."""
+    kept = out / "vocabulary.jsonl"
+    if recipe.vocabulary:
+        vocabulary = Vocabulary.read(recipe.vocabulary)
+    elif kept.exists():
+        return Vocabulary.read(kept)
+    else:
+        vocabulary = vocabulary_of(rows)
+    vocabulary.write(kept)
+    return vocabulary
+
+
+def vocabulary_of(rows: Sequence[Row]) -> Vocabulary:
+    """What captions mention ten times, and what labels name."""
+    captions = [caption for row in rows for caption in row.captions]
+    tags: dict[str, Tag] = {}
+    for found in build_vocabulary(captions, min_count=FEWEST_MENTIONS):
+        id = found.name if found.name not in tags else f"{found.name} ({found.kind})"
+        tags.setdefault(id, Tag(id, found.name, found.kind, parents=found.parents))
+    for name in sorted({name for row in rows for name in row.tags}):
+        tags.setdefault(name, Tag(name, name, "object"))
+    if not tags:
+        raise AnytagError(f"no tag is named by labels or by {FEWEST_MENTIONS} captions; give vocabulary=FILE")
+    return Vocabulary(tags.values())
+
+
+def make_text_encoder(recipe: TrainRecipe) -> TextEncoder:
+    """CLIP's, where the recipe names it, else the static table."""
+    if not recipe.clip:
+        return StaticTextEncoder.from_folder(EMBEDDED / "text")
+    from anytag.nn.clip_text import ClipTextEncoder
+
+    return ClipTextEncoder.load(recipe.clip)
+
+
+def read_wordpieces(
+    recipe: TrainRecipe, rows: Sequence[Row], vocabulary: Vocabulary, out: Path
+) -> WordPieces | None:
+    """The recipe's vocab.txt, or one made of the captions; None where no captions are learned."""
+    if not recipe.objective.captions:
+        return None
+    file = Path(recipe.wordpieces) if recipe.wordpieces else out / "vocab.txt"
+    if not recipe.wordpieces and not file.exists():
+        from .caption_data import train_wordpieces
+
+        captions = [clean_caption(caption) for row in rows for caption in row.captions]
+        made = train_wordpieces(captions, [tag.name for tag in vocabulary], size=WORDPIECES)
+        file.write_text("".join(f"{entry}\n" for entry in made.entries[:-2]), encoding="utf-8")
+    return WordPieces.from_file(file)
+
+
+def fitted(config: NetworkConfig, *, text: TextEncoder, pieces: WordPieces | None) -> NetworkConfig:
+    """The network's numbers, where text width and wordpieces decide them."""
+    if pieces is not None and config.captions is not None:
+        config = replace(config, captions=replace(config.captions, words=len(pieces)))
+    if config.cross is not None and config.queries != "learned":
+        config = replace(config, width=text.dim)  # rows are text vectors as they are
+    return config
+
+
+def make_student(
+    recipe: TrainRecipe, config: NetworkConfig, vocabulary: Vocabulary, text: TextEncoder
+) -> FamilyStudent:
+    """The untrained student."""
+    network = make_network(recipe, config)
+    queries: nn.Module
+    if config.queries == "learned":
+        assert config.cross is not None  # no other decoder takes learned rows
+        queries = LearnedQueries(len(vocabulary), config.cross.hidden)
+    else:
+        rows = text_rows(recipe, config, vocabulary, text)
+        if config.cross is None:
+            queries = WordQueries(torch.from_numpy(rows), config.width, hidden=config.text_hidden)
+        else:
+            queries = FixedQueries(torch.from_numpy(rows))
+    return FamilyStudent(
+        network, queries, recipe.objective, distillation=recipe.distillation, asked=recipe.asked
+    )
+
+
+def make_network(recipe: TrainRecipe, config: NetworkConfig) -> TagNetwork:
+    """With random weights."""
+    return TagNetwork(config, TimmBackbone(recipe.backbone, size=config.size) if recipe.backbone else None)
+
+
+def text_rows(
+    recipe: TrainRecipe, config: NetworkConfig, vocabulary: Vocabulary, text: TextEncoder
+) -> np.ndarray:
+    """Text vectors K×P×W of the tags: from a file, from descriptions, from templates, or of the names."""
+    if recipe.embedding:
+        table = load_file(recipe.embedding) if recipe.embedding.endswith(".safetensors") else {}
+        rows = next(iter(table.values())) if table else _published_embedding(Path(recipe.embedding))
+        if len(rows) % len(vocabulary):
+            raise AnytagError(f"{recipe.embedding}: {len(rows)} rows are not as many for each tag")
+        return np.asarray(rows.float().reshape(len(vocabulary), -1, rows.shape[-1]).numpy())
+    names = [tag.name for tag in vocabulary]
+    if recipe.descriptions:
+        return text_vectors(read_descriptions(Path(recipe.descriptions), vocabulary), text)
+    if recipe.clip and config.queries == "embedded":
+        from anytag.nn.clip_text import template_queries
+
+        return template_queries(names, text)[:, None]
+    return text.encode(names)[:, None]
+
+
+def _published_embedding(path: Path) -> torch.Tensor:
+    from anytag.checkpoints.read import read_embedding
+
+    return read_embedding(path)

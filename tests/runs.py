@@ -1,0 +1,130 @@
+"""Small runs from photos for tests, also in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+import anytag.nn.bert
+from anytag.data.rows import Row, write_rows
+from anytag.training.family import FamilyLoop, FamilyStudent
+from anytag.training.loop import Machine
+from anytag.training.objectives import OBJECTIVES, Objective
+from anytag.training.pixels import PixelBatch
+from anytag.training.recipes import TrainRecipe, find
+from anytag.training.report import Reporter
+from anytag.training.run import Run, prepare
+from tests.families import tiny_config
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 180, 40), "blue": (30, 40, 220)}
+MACHINE = Machine(workers=0, log_every=1, tensorboard=False, save_minutes=1e9)
+
+
+def write_photos(folder: Path, *, count: int = 18, held: int = 6) -> Path:
+    """Plain photos of three colours, each with a caption; returns rows.jsonl."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for number in range(count):
+        colour = list(COLOURS)[number % 3]
+        shade = np.array(COLOURS[colour]) * (0.7 + 0.3 * number / count)
+        Image.new("RGB", (48, 40), tuple(shade.astype(int).tolist())).save(folder / f"{number}.png")
+        split = "val" if number >= count - held else "train"
+        rows.append(Row(f"{number}.png", "drawn", split, (f"A {colour} wall number {number}.",), (colour,)))
+    write_rows(folder / "rows.jsonl", rows)
+    return folder / "rows.jsonl"
+
+
+def recipe_of(family: str, **changes: object) -> TrainRecipe:
+    """A family, tiny: 32 pixels, a transformer without random depth."""
+    config = tiny_config(family, vit=True)
+    made = TrainRecipe(
+        about="tests",
+        network=config,
+        objective=OBJECTIVES[family],
+        batch_size=4,
+        steps=4,
+        rate=1e-3,
+        warmup=1,
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def small_recipe(**changes: object) -> TrainRecipe:
+    """The recipe flickr8k-tiny, smaller."""
+    made = find("flickr8k-tiny")
+    network = replace(made.network, size=32, width=16, heads=2, text_hidden=16)
+    numbers = {"backbone": "resnet10t", "batch_size": 4, "steps": 4, "warmup": 1, "rate": 3e-3}
+    return replace(made, network=network, objective=Objective(aligns=True), **{**numbers, **changes})  # type: ignore[arg-type]
+
+
+def loop_of(recipe: TrainRecipe, data: Path, out: Path, *, machine: Machine = MACHINE) -> FamilyLoop:
+    return prepare(Run(recipe, data, out, machine), Reporter())
+
+
+def weights(out: Path) -> dict[str, Tensor]:
+    """What a run learned."""
+    found: dict[str, Tensor] = torch.load(out / "student.pt", weights_only=True)
+    return found
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def share(rank: int, world: int, port: int, recipe: TrainRecipe, data: Path, out: Path) -> None:
+    """One process of several; for torch.multiprocessing.spawn."""
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "ACCELERATE_USE_CPU": "true",
+    }
+    torch.set_num_threads(1)
+    anytag.nn.bert.DROPOUT = 0.0  # masks would differ
+    loop_of(recipe, data, out).run()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+class Killed(FamilyLoop):
+    """Kills its own process before a step, as kill -9 does."""
+
+    at = 3
+
+    def _step(self, batch: PixelBatch) -> dict[str, Tensor]:
+        if self.step == self.at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super()._step(batch)
+
+
+def die(recipe: TrainRecipe, data: Path, out: Path) -> None:
+    """A run that saves after every step and is killed before the fourth."""
+    torch.set_num_threads(1)
+    loop = loop_of(recipe, data, out, machine=replace(MACHINE, save_minutes=0.0))
+    loop.__class__ = Killed
+    loop.run()
+
+
+class Faulty(FamilyStudent):
+    """Loses a step's gradient; `bad` says which steps."""
+
+    calls = 0
+    bad: frozenset[int] = frozenset()
+
+    def forward(self, batch: object) -> dict[str, Tensor]:
+        terms = super().forward(batch)  # type: ignore[arg-type]
+        self.calls += 1
+        factor = float("nan") if self.calls - 1 in self.bad else 1.0
+        return {**terms, "loss": terms["loss"] * factor}

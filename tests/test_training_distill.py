@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anytag import Tagger
+from anytag.errors import AnytagError
+from anytag.training.distill import TaughtPhotos, beliefs, distill, photos_in
+from anytag.training.pixels import PixelCorpus
+from anytag.training.report import Reporter
+from anytag.training.run import Run
+from tests.command import run
+from tests.runs import MACHINE, recipe_of, small_recipe, write_photos
+from tests.tiny import make_tiny_model
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = write_photos(tmp_path / "photos", count=24).parent
+    (folder / "rows.jsonl").unlink()
+    (folder / "broken.jpg").write_text("no photo")
+    return folder
+
+
+@pytest.fixture
+def teacher(tmp_path: Path) -> Path:
+    return make_tiny_model(tmp_path / "teacher")
+
+
+def test_the_student_hears_what_the_teacher_believes(photos: Path, teacher: Path, tmp_path: Path) -> None:
+    tagger, paths = Tagger.load(teacher), photos_in(photos)
+    said = beliefs(tagger, paths, tmp_path / "beliefs.npy", report=Reporter())
+    assert np.isnan(said[paths.index(photos / "broken.jpg")]).all()
+    first = tagger.tag(paths[0], threshold=0)
+    assert said[0, tagger.vocabulary.index("dog")] == pytest.approx(
+        next(tag.score for tag in first.tags if tag.id == "dog"), abs=1e-3
+    )
+    assert np.array_equal(
+        beliefs(tagger, paths, tmp_path / "beliefs.npy", report=Reporter()), said, equal_nan=True
+    )
+    with pytest.raises(AnytagError, match="of other photos or another teacher"):
+        beliefs(tagger, paths[1:], tmp_path / "beliefs.npy", report=Reporter())
+
+
+def test_soft_targets_reach_the_batch(photos: Path, teacher: Path, tmp_path: Path) -> None:
+    from anytag.data.rows import Row
+
+    vocabulary = Tagger.load(teacher).vocabulary
+    rows = [Row(f"{n}.png", "", "train") for n in range(4)]
+    belief = np.random.default_rng(0).random((4, len(vocabulary))).astype(np.float16)
+    corpus = PixelCorpus(TaughtPhotos(rows, photos, vocabulary, belief), size=16, batch_size=4, seed=0)
+    (batch,) = corpus.stream(0, 1)
+    order = [number for _, number in corpus.keys(0)]
+    assert np.allclose(batch.tags.numpy(), belief[order])
+
+
+def test_the_command(photos: Path, teacher: Path, tmp_path: Path) -> None:
+    numbers = ["steps=2", "batch_size=4", "network.size=32", "backbone=resnet10t"]
+    numbers += ["--photos", str(photos), "--output", str(tmp_path / "out"), "--workers", "0"]
+    done = run("distill", teacher, "flickr8k-tiny", *numbers)
+    assert done.exit_code == 0, done.stderr
+    assert "broken.jpg" in done.stderr
+    assert Tagger.load(tmp_path / "out" / "model").vocabulary.ids == Tagger.load(teacher).vocabulary.ids
+
+
+def test_what_cannot_be_taught(photos: Path, teacher: Path, tmp_path: Path) -> None:
+    with pytest.raises(AnytagError, match="cannot teach a caption head"):
+        distill(Tagger.load(teacher), Run(recipe_of("ram"), photos, tmp_path / "out", MACHINE))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(AnytagError, match="holds no photos"):
+        distill(Tagger.load(teacher), Run(small_recipe(), tmp_path / "empty", tmp_path / "out", MACHINE))

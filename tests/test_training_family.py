@@ -1,0 +1,277 @@
+"""Runs from photos: families, processes, interruptions, accidents."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import resource
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.multiprocessing.spawn import spawn
+
+import anytag.nn.bert
+from anytag import Tagger
+from anytag.data.rows import Row, read_rows
+from anytag.errors import AnytagError
+from anytag.training.family import FixedQueries
+from anytag.training.pixels import Photos, PixelCorpus
+from anytag.training.report import Progress, Reporter
+from anytag.training.run import Run, train, vocabulary_of
+from anytag.vocabulary import Vocabulary
+from tests.command import run
+from tests.runs import (
+    MACHINE,
+    Faulty,
+    die,
+    free_port,
+    loop_of,
+    recipe_of,
+    share,
+    small_recipe,
+    weights,
+    write_photos,
+)
+
+
+class Kept(Reporter):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def progress(self, progress: Progress) -> None:
+        pass
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_photos(tmp_path_factory.mktemp("photos"))
+
+
+def log(out: Path) -> list[dict[str, float]]:
+    """The log without what the clock says."""
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("photos_per_second", "waited")} for line in lines]
+
+
+def assert_same(one: dict[str, Tensor], other: dict[str, Tensor], *, within: float = 0.0) -> None:
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, other[name], rtol=within, atol=within, msg=name)
+
+
+@pytest.mark.slow
+def test_the_command_ends_in_a_model(data: Path, tmp_path: Path) -> None:
+    words = ["flickr8k-tiny", "steps=9", "batch_size=4", "network.size=32", "backbone=resnet10t", "warmup=1"]
+    fast = ["--workers", "0", "--log-every", "1"]
+    done = run("train", *words, "--data", data, "--output", tmp_path, *fast)
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout[: done.stdout.rindex("}") + 1])["backbone"] == "resnet10t"
+    assert f"anytag tag --model {tmp_path / 'model'}" in done.stdout
+    assert (tmp_path / "tensorboard").is_dir()
+    tagger = Tagger.load(tmp_path / "model")
+    assert {"red", "green", "blue"} <= set(tagger.vocabulary.ids)
+    assert tagger.tag(data.parent / "0.png", threshold=0).tags
+    assert "0.5 for every tag" in tagger.card.thresholds  # six held-out photos fit none
+    first, *_, last = (line for line in log(tmp_path) if "tag" in line)
+    assert last["tag"] < first["tag"]
+    assert [line["step"] for line in log(tmp_path) if "mAP" in line] == [3, 6, 9]
+    again = run("train", *words, "rate=1", "--data", data, "--output", tmp_path)
+    assert again.exit_code == 2 and "rate=1.0, was 0.001" in again.stderr
+
+
+@pytest.mark.parametrize("family", ["tag2text", "ram", "ram-plus"])
+def test_families_learn(family: str, data: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(family, steps=6, rate=3e-3)
+    result = train(Run(recipe, data, tmp_path, replace(MACHINE, checkpointing=family == "ram-plus")))
+    assert result == tmp_path / "student.pt"
+    first, *_, last = (line for line in log(tmp_path) if "tag" in line)
+    assert last["tag"] < first["tag"]
+    assert ("caption" in first) == (family != "ram-plus")
+    assert ("alignment" in first) == (family == "ram-plus")
+
+
+@pytest.mark.slow
+def test_two_processes_are_one(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Same losses, with alignment over all captions; same weights up to rounding."""
+    monkeypatch.setattr(anytag.nn.bert, "DROPOUT", 0.0)
+    recipe = recipe_of("ram-plus", steps=3)
+    loop_of(recipe, data, tmp_path / "one").run()
+    arguments = (2, free_port(), recipe, data, tmp_path / "two")
+    spawn(share, arguments, nprocs=2)  # type: ignore[no-untyped-call]
+    for one, two in zip(log(tmp_path / "one"), log(tmp_path / "two"), strict=True):
+        assert one == pytest.approx(two, rel=1e-3, abs=2e-4)
+    assert_same(weights(tmp_path / "one"), weights(tmp_path / "two"), within=2e-4)
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on(data: Path, tmp_path: Path) -> None:
+    """kill -9 in the middle of the second epoch: loss curve and weights are those of a whole run."""
+    recipe = recipe_of("ram-plus", steps=5)
+    loop_of(recipe, data, tmp_path / "whole").run()
+    context = multiprocessing.get_context("spawn")
+    child = context.Process(target=die, args=(recipe, data, tmp_path / "broken"))
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    with (tmp_path / "broken" / "log.jsonl").open("a") as file:  # logged after the last state
+        file.write('{"step": 4, "loss": 9}\n{"st')
+    resumed = loop_of(recipe, data, tmp_path / "broken")
+    resumed.resume()
+    assert resumed.step == 3
+    resumed.run()
+    assert log(tmp_path / "broken") == log(tmp_path / "whole")
+    assert_same(weights(tmp_path / "broken"), weights(tmp_path / "whole"))
+
+
+def test_drawn_tags_estimate_the_loss_of_all(data: Path, tmp_path: Path) -> None:
+    loop = loop_of(recipe_of("ram-plus"), data, tmp_path)
+    student, batch = loop.family.eval(), loop._share(next(loop.corpus.stream(0, 1)))
+    batch.tags = torch.nn.functional.pad(batch.tags[:, :2] * 0, (0, 38))
+    batch.tags[:, 0] = 1
+    student.queries = FixedQueries(torch.randn(40, 3, 256))
+    with torch.no_grad():
+        whole = student(batch)["tag"].item()
+        student.asked = 10
+        found = [student(batch)["tag"].item() for _ in range(300)]
+    assert sum(found) / len(found) == pytest.approx(whole, rel=0.05)
+
+
+def test_checkpointing_changes_nothing(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anytag.training.family.PIECE", 2)
+    recipe = recipe_of("ram-plus", steps=2)
+    monkeypatch.setattr(anytag.nn.bert, "DROPOUT", 0.0)
+    loop_of(recipe, data, tmp_path / "kept").run()
+    loop_of(recipe, data, tmp_path / "again", machine=replace(MACHINE, checkpointing=True)).run()
+    assert_same(weights(tmp_path / "kept"), weights(tmp_path / "again"), within=1e-5)
+
+
+def test_parts_of_a_step_are_the_step(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(anytag.nn.bert, "DROPOUT", 0.0)
+    recipe = recipe_of("ram-plus", steps=2)
+    recipe = replace(recipe, objective=replace(recipe.objective, aligns=False))
+    loop_of(recipe, data, tmp_path / "whole").run()
+    loop_of(recipe, data, tmp_path / "parts", machine=replace(MACHINE, accumulate=2)).run()
+    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "parts"), within=2e-4)
+
+
+def test_bad_steps_are_left_out_and_said(data: Path, tmp_path: Path) -> None:
+    loop = loop_of(recipe_of("ram-plus", steps=3), data, tmp_path)
+    kept = loop.report = Kept()
+    loop.family.__class__, Faulty.bad = Faulty, frozenset({1})
+    loop.run()
+    assert [line for line in kept.said if "left out" in line] == [
+        "Step 1 is left out: its gradient is not finite (the loss is nan)."
+    ]
+    assert all(tensor.isfinite().all() for tensor in weights(tmp_path).values())
+
+
+def test_a_run_of_bad_steps_ends(data: Path, tmp_path: Path) -> None:
+    loop = loop_of(recipe_of("ram-plus", steps=9), data, tmp_path)
+    loop.family.__class__, Faulty.bad = Faulty, frozenset(range(9))
+    with pytest.raises(AnytagError, match="step 4: 5 steps in a row without a finite gradient"):
+        loop.run()
+
+
+def test_a_full_disk_keeps_the_last_state(data: Path, tmp_path: Path) -> None:
+    loop = loop_of(recipe_of("ram-plus"), data, tmp_path)
+    loop.save()
+    before = (tmp_path / "state.pt").read_bytes()
+    kept = loop.report = Kept()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
+    try:
+        loop._save_or_say()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "state.pt cannot be written" in kept.said[0] and "training goes on" in kept.said[0]
+    assert (tmp_path / "state.pt").read_bytes() == before
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_photo_that_cannot_be_read_is_replaced(data: Path) -> None:
+    rows = [row for row in read_rows(data) if row.split == "train"]
+    photos = Photos([Row("gone.png", "", "train", tags=("red",)), *rows[:3]], data.parent, _tags(data))
+    kept = Kept()
+    corpus = PixelCorpus(photos, size=16, batch_size=4, seed=0, report=kept)
+    (batch,) = corpus.stream(0, 1)
+    assert batch.pixels.shape == (4, 3, 16, 16)
+    assert len(kept.said) == 1 and "gone.png" in kept.said[0]
+
+
+def test_no_photo_can_be_read(data: Path) -> None:
+    rows = [Row(f"gone-{n}.png", "", "train", tags=("red",)) for n in range(30)]
+    corpus = PixelCorpus(Photos(rows, data.parent, _tags(data)), size=16, batch_size=4, seed=0)
+    with pytest.raises(AnytagError, match="20 photos one after the other cannot be read"):
+        next(corpus.stream(0, 1))
+
+
+def test_a_lost_worker_is_replaced(data: Path, tmp_path: Path) -> None:
+    kept = Kept()
+    photos = Photos(read_rows(data), data.parent, _tags(data))
+    corpus = PixelCorpus(photos, size=16, batch_size=4, seed=0, workers=1, report=kept)
+    plain = PixelCorpus(photos, size=16, batch_size=4, seed=0)
+    corpus.views = _Mortal(corpus.views, tmp_path / "died")  # type: ignore[assignment]
+    found, expected = list(corpus.stream(0, 5)), list(plain.stream(0, 5))
+    assert all(torch.equal(a.pixels, b.pixels) for a, b in zip(found, expected, strict=True))
+    assert len(kept.said) == 1 and "a worker was lost" in kept.said[0]
+
+
+class _Mortal:
+    """Kills the worker that reads its tenth view, once."""
+
+    def __init__(self, views: object, mark: Path) -> None:
+        self.views, self.mark, self.count = views, mark, 0
+
+    def __getitem__(self, key: tuple[int, int]) -> object:
+        self.count += 1
+        if self.count == 10 and not self.mark.exists():
+            self.mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.views[key]  # type: ignore[index]
+
+
+def test_a_start_at_another_size(data: Path, tmp_path: Path) -> None:
+    recipe = small_recipe(steps=1)
+    loop_of(recipe, data, tmp_path / "a").run()
+    larger = replace(recipe, network=replace(recipe.network, size=48), start=str(tmp_path / "a"), rate=0.0)
+    loop_of(larger, data, tmp_path / "b").run()
+    one, other = weights(tmp_path / "a"), weights(tmp_path / "b")
+    assert torch.equal(one["network.decoder.key.weight"], other["network.decoder.key.weight"])
+    with pytest.raises(AnytagError, match="is of another network"):
+        loop_of(replace(recipe_of("ram-plus"), start=str(tmp_path / "a")), data, tmp_path / "c")
+    with pytest.raises(AnytagError, match="start names the folder of a finished run"):
+        loop_of(replace(recipe, start=str(tmp_path / "d")), data, tmp_path / "c")
+
+
+@pytest.mark.parametrize(("words", "said"), [(["x"], "no recipe 'x'"), (["small"], "--data is missing")])
+def test_what_the_command_refuses(words: list[str], said: str) -> None:
+    done = run("train", *words)
+    assert done.exit_code == 2 and said in done.stderr
+
+
+def test_a_dry_run_of_the_published_recipe() -> None:
+    done = run("train", "ram-plus-14m", "--dry-run")
+    assert done.exit_code == 0, done.stderr
+    assert "209.6 million numbers are trained" in done.stdout  # the published RAM++ has 210 million
+    assert "168265 steps of 416 photos" in done.stdout
+
+
+def _tags(data: Path) -> Vocabulary:
+    return vocabulary_of(read_rows(data))
