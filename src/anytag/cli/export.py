@@ -20,7 +20,11 @@ from anytag.cli.outer import outer
     "--photos", metavar="PATH", multiple=True,
     help="Photos on which to measure what fewer bits cost; may be repeated.  [default: noise]",
 )  # fmt: skip
-def command(folder: Path, precision: str, photos: tuple[str, ...]) -> None:
+@click.option(
+    "--first-pass", metavar="N", type=click.IntRange(min=1),
+    help="Decode only the N tags of a photo that a first pass, learned from the --photos, finds likely.",
+)  # fmt: skip
+def command(folder: Path, precision: str, photos: tuple[str, ...], first_pass: int | None) -> None:
     """Write image.onnx, tags.onnx and, where the model writes captions, their graphs into FOLDER.
 
     Each is compared with the network first. The batch and the numbers of tags and of descriptions stay free;
@@ -35,3 +39,7 @@ def command(folder: Path, precision: str, photos: tuple[str, ...]) -> None:
             f"On {cost.photos} photos: largest logit difference {cost.largest:.2g}; "
             f"{cost.flips:.2%} of {cost.given} given tags flip"
         )
+    if first_pass is not None:
+        learn = outer("export.first_pass", "learning a first pass").learn_first_pass
+        found = learn(folder, named, shortlist=first_pass)
+        click.echo(f"First pass: {found.lost:.2%} of {found.given} tags given on {found.photos} photos lost")

@@ -1,0 +1,369 @@
+"""RAM++'s tagging at its published size, beside a plain transcription of the published form, in one run.
+
+    python benchmarks/ram_plus.py examples/photos
+
+4,585 tags with 51 descriptions of 512 numbers, the full tagging head (768 wide, 2 layers), a small Swin at
+224 pixels (50 tokens) and random weights: what is measured is queries and head. Each row is a process of its
+own on one thread; it tags a photo once to get warm, then the best of some rounds counts. Rows take turns.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before numpy and torch come
+
+import argparse
+import json
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from subprocess import run
+from typing import Any
+
+import measure
+import numpy as np
+import numpy.typing as npt
+import photos
+
+TAGS, DESCRIPTIONS, WIDTH, SIZE = 4585, 51, 512, 224
+FIT = 48  # crops that a first pass learns from and is measured on, a quarter of them held out
+SHORTLIST = 512
+PREDICTED = 0.01  # share of tags above the threshold
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Way:
+    """A row of the table: how photos are tagged, and in which of the folders."""
+
+    name: str
+    folder: str
+    precision: str | None = None
+    published: bool = False
+
+
+WAYS = (
+    Way("published form: loop, repetition, float32", "exact", published=True),
+    Way("torch, float32", "exact", "float32"),
+    Way("torch, bfloat16", "exact", "bfloat16"),
+    Way("onnxruntime, float32", "exact"),
+    Way("onnxruntime, float32, table in float16", "half"),
+    Way("onnxruntime, int8", "int8"),
+    Way(f"onnxruntime, float32, first pass leaves {SHORTLIST} tags", "first"),
+    Way(f"onnxruntime, int8, first pass leaves {SHORTLIST} tags", "first8"),
+)
+
+
+# --- folders
+
+
+def make_folders(work: Path, crops: Sequence[Path]) -> dict[str, Any]:
+    """A folder of random weights with graphs, and its variants; what the first pass loses."""
+    from anytag.export.first_pass import learn_first_pass
+    from anytag.export.folder import export_folder
+    from anytag.export.precision import to_int8
+    from anytag.models.card import Card
+    from anytag.models.folder import write_card
+
+    exact = write_random(work / "exact")
+    export_folder(exact)
+    calibrate(exact, crops)
+    half = Path(shutil.copytree(exact, work / "half"))
+    halve_table(half)
+    int8 = Path(shutil.copytree(exact, work / "int8"))
+    to_int8(int8 / "tags.onnx")
+    write_card(int8, Card.read(int8))
+    first = Path(shutil.copytree(half, work / "first"))
+    found = learn_first_pass(first, list(crops), shortlist=SHORTLIST)
+    first8 = Path(shutil.copytree(first, work / "first8"))
+    shutil.copyfile(int8 / "tags.onnx", first8 / "tags.onnx")
+    write_card(first8, Card.read(first8))
+    return {"lost": found.lost, "given": found.given, "photos": found.photos}
+
+
+def write_random(folder: Path) -> Path:
+    """Weights wide enough that answers differ from photo to photo, text vectors of length 1."""
+    import torch
+    from safetensors.torch import save_file
+
+    from anytag.checkpoints.load import network_numbers
+    from anytag.models.card import Calibration, Card, ImageSpec, Line
+    from anytag.models.folder import write_card
+    from anytag.nn.families import FAMILIES, SwinConfig
+    from anytag.nn.network import TagNetwork
+    from anytag.vocabulary import Tag, Vocabulary
+
+    torch.manual_seed(0)
+    backbone = SwinConfig(width=32, depths=(2, 2, 2, 2), heads=(1, 2, 4, 8), window=7)
+    config = replace(FAMILIES["ram-plus"], backbone=backbone, size=SIZE)
+    network = TagNetwork(config)
+    for name, weight in network.decoder.named_parameters():
+        if name.endswith(
+            ("query.weight", "key.weight", "value.weight", "dense.weight", "up.weight", "down.weight")
+        ):
+            torch.nn.init.normal_(weight, std=0.06)
+    folder.mkdir()
+    save_file(
+        {name: one.contiguous() for name, one in network.state_dict().items()}, folder / "weights.safetensors"
+    )
+    common = torch.nn.functional.normalize(torch.randn(TAGS, 1, WIDTH), dim=-1)
+    rows = torch.nn.functional.normalize(
+        common + 0.7 * torch.randn(TAGS, DESCRIPTIONS, WIDTH) / WIDTH**0.5, dim=-1
+    )
+    save_file({"rows": rows}, folder / "queries.safetensors")
+    Vocabulary(Tag(f"tag {k}", f"tag {k}", "object", threshold=0.5) for k in range(TAGS)).write(
+        folder / "vocabulary.jsonl"
+    )
+    line = Line(1.0, 0.0)
+    card = Card(
+        name="random-ram-plus", family="ram-plus", version="1", description="Random weights.",
+        image=ImageSpec(SIZE, "bilinear", config.mean, config.std), width=WIDTH, text=None,
+        calibration=Calibration(line, line), shortlist=SHORTLIST, licence="none", training_data="none",
+        thresholds="a share of the tags", metrics={}, files={}, network=network_numbers(config),
+    )  # fmt: skip
+    write_card(folder, card)
+    return folder
+
+
+def calibrate(folder: Path, crops: Sequence[Path]) -> None:
+    """Thresholds so that each tag is given on its share of photos: the upper tail of its own answers."""
+    from anytag.models.folder import ModelFolder, write_card
+    from anytag.vocabulary import Vocabulary
+
+    answer, _ = open_way(Way("", folder.name), folder)
+    logits = np.stack([answer(path) for path in crops])
+    level = logits.mean(0) + 2.33 * logits.std(0)  # 1 in 100 of a normal distribution
+    thresholds = 1 / (1 + np.exp(-level.astype(np.float64)))
+    vocabulary = Vocabulary.read(folder / "vocabulary.jsonl")
+    Vocabulary(
+        replace(tag, threshold=float(one)) for tag, one in zip(vocabulary, thresholds, strict=True)
+    ).write(folder / "vocabulary.jsonl")
+    write_card(folder, ModelFolder.open(folder, verify=False).card)
+
+
+def halve_table(folder: Path) -> None:
+    from safetensors.numpy import save_file
+
+    from anytag.models.card import Card
+    from anytag.models.folder import write_card
+    from anytag.models.tensors import map_tensors
+
+    rows = map_tensors(folder / "queries.safetensors")["rows"].astype(np.float16)
+    save_file({"rows": rows}, folder / "queries.safetensors")
+    write_card(folder, Card.read(folder))
+
+
+# --- one way, in a process of its own
+
+
+def open_way(way: Way, folder: Path) -> tuple[Callable[[Path], Floats], Callable[[Path], object]]:
+    """From a photo: logits of every tag, -inf where it is not looked at; and the job to time, to its tags."""
+    from anytag.asked import Questions
+    from anytag.models.folder import ModelFolder
+    from anytag.tagger import Tagger
+
+    if way.published:
+        job = published(folder)
+        return job, job
+    tagger = Tagger.load(folder, device="cpu", threads=1, precision=way.precision)  # type: ignore[arg-type]
+    question = Questions(ModelFolder.open(folder, verify=False)).prepare(
+        None, also=None, top_k=None, threshold=None
+    )
+
+    def answer(photo: Path) -> Floats:
+        seen = tagger.encode(photo)
+        index, logits = question.logits(tagger.runtime, seen.tokens[None], seen.pooled[None])
+        every = np.full(len(tagger.vocabulary), -np.inf, np.float32)
+        every[index[0]] = logits[0]
+        return every
+
+    return answer, tagger.tag
+
+
+def published(folder: Path) -> Callable[[Path], Floats]:
+    """The published form, from its description: one photo after the other, everything repeated."""
+    import torch
+    from torch import Tensor
+
+    from anytag.checkpoints.load import load_network, load_queries
+    from anytag.images import load, prepare
+    from anytag.nn.bert import CrossLayer
+    from anytag.nn.cross import CrossDecoder
+
+    torch.set_num_threads(1)
+    network = load_network(folder)
+    label_embed = load_queries(folder).flatten(0, 1).clone()
+    decoder = network.decoder
+    assert isinstance(decoder, CrossDecoder)
+    answer = decoder.head
+    assert answer is not None
+
+    def heads(x: Tensor) -> Tensor:
+        return x.view(*x.shape[:2], 4, -1).permute(0, 2, 1, 3)
+
+    def head(queries: Tensor, tokens: Tensor) -> Tensor:
+        for layer in decoder.layers:
+            assert isinstance(layer, CrossLayer)
+            cross, mlp = layer.cross, layer.mlp
+            query, key, value = (
+                heads(cross.query(queries)),
+                heads(cross.key(tokens)),
+                heads(cross.value(tokens)),
+            )
+            scores = (query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5).softmax(-1)
+            found = (scores @ value).permute(0, 2, 1, 3).contiguous().flatten(2)
+            attended = cross.norm(cross.dense(found) + queries)
+            queries = mlp.norm(mlp.down(torch.nn.functional.gelu(mlp.up(attended))) + attended)
+        logits: Tensor = answer(queries).squeeze(-1)
+        return logits
+
+    def job(photo: Path) -> Floats:
+        pixels = prepare(load(photo, plain=True), size=SIZE, plain=True)
+        with torch.no_grad():
+            tokens, first = network.encoder(torch.from_numpy(pixels)[None])
+            image = first / first.norm(dim=-1, keepdim=True)
+            logits = (decoder.reweight_scale.exp() * image @ label_embed.t()).view(len(image), TAGS, -1)
+            weights, rows = logits.softmax(2), label_embed.view(TAGS, -1, WIDTH)
+            mixed = torch.stack([(weights[b].unsqueeze(-1) * rows).sum(1) for b in range(len(image))])
+            found: Floats = head(torch.relu(decoder.project(mixed)), tokens)[0].numpy()
+        return found
+
+    return job
+
+
+def measure_way(name: str, folder: Path, files: Sequence[Path], rounds: int) -> None:
+    """Prints seconds of CPU and of wall of the best round, and the peak of memory; writes the logits."""
+    way = next(one for one in WAYS if one.name == name)
+    answer, job = open_way(way, folder)
+    job(files[0])
+    cpus, walls = [], []
+    for _ in range(rounds):
+        wall, cpu = time.perf_counter(), time.process_time()
+        job(files[0])
+        cpus.append(time.process_time() - cpu)
+        walls.append(time.perf_counter() - wall)
+    best = min(cpus), min(walls)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    np.save(folder.parent / "logits.npy", np.stack([answer(file) for file in files]))
+    print(json.dumps([*best, peak]))
+
+
+# --- all ways
+
+
+def compare(work: Path, files: Sequence[Path], args: argparse.Namespace) -> str:
+    """Every way by turns; the table."""
+    times: dict[str, list[list[float]]] = {way.name: [] for way in WAYS}
+    answers: dict[str, Floats] = {}
+    for _ in range(args.turns):
+        for way in WAYS:
+            command = [
+                sys.executable,
+                __file__,
+                str(args.photos),
+                "--way",
+                way.name,
+                "--folder",
+                str(work / way.folder),
+            ]
+            command += ["--rounds", str(args.rounds), "--files", *map(str, files)]
+            times[way.name].append(
+                json.loads(run(command, check=True, capture_output=True, text=True).stdout)
+            )
+            answers[way.name] = np.load(work / "logits.npy")
+    exact, limits = answers[WAYS[0].name], thresholds_of(work / "exact")
+    base = min(one[0] for one in times[WAYS[0].name])
+    rows = []
+    for way in WAYS:
+        cpu, wall, _ = (min(column) for column in zip(*times[way.name], strict=True))
+        peak = max(one[2] for one in times[way.name])
+        looked = np.isfinite(answers[way.name])
+        difference = np.abs(answers[way.name] - exact)[looked].max()
+        flips = ((answers[way.name] > limits) != (exact > limits)).sum()
+        rows.append(
+            (
+                way.name,
+                f"{cpu:.2f}",
+                f"{cpu / base:.2f}",
+                f"{wall:.2f}",
+                f"{peak / 1e9:.2f}",
+                f"{difference:.1e}",
+                f"{flips} of {(exact > limits).sum()}",
+            )
+        )
+    head = (
+        "",
+        "CPU s a photo",
+        "of published",
+        "wall s",
+        "peak GB",
+        "largest logit difference",
+        "tags that flip",
+    )
+    return measure.table(head, rows)
+
+
+def thresholds_of(folder: Path) -> npt.NDArray[np.float64]:
+    """In log-odds."""
+    from anytag.vocabulary import Vocabulary
+
+    scores = np.array([tag.threshold for tag in Vocabulary.read(folder / "vocabulary.jsonl")])
+    odds: npt.NDArray[np.float64] = np.log(scores / (1 - scores))
+    return odds
+
+
+def crop(sources: Sequence[Path], folder: Path, *, count: int) -> list[Path]:
+    """Random parts of photos, each at least a third as wide and as high."""
+    from PIL import Image
+
+    folder.mkdir()
+    random, made = np.random.default_rng(0), []
+    for k in range(count):
+        with Image.open(sources[k % len(sources)]) as picture:
+            share = random.uniform(0.33, 1, 2)
+            size = [max(1, round(side * part)) for side, part in zip(picture.size, share, strict=True)]
+            left, top = (
+                random.integers(0, whole - part + 1) for whole, part in zip(picture.size, size, strict=True)
+            )
+            part = picture.convert("RGB").crop((left, top, left + size[0], top + size[1]))
+        made.append(folder / f"{k:03}.jpg")
+        part.save(made[-1], quality=90)
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("photos", type=Path, help="folder of photos")
+    parser.add_argument("--rounds", type=int, default=4, help="in each process [4]")
+    parser.add_argument("--turns", type=int, default=2, help="processes for each row [2]")
+    parser.add_argument("--markdown", type=Path, metavar="OUT", help="write the table to this file too")
+    for hidden in ("--way", "--folder"):
+        parser.add_argument(hidden, help=argparse.SUPPRESS)
+    parser.add_argument("--files", nargs="*", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.way:
+        measure_way(args.way, Path(args.folder), args.files, args.rounds)
+        return
+    machine = measure.machine()
+    with tempfile.TemporaryDirectory() as scratch:
+        work = Path(scratch)
+        files = photos.in_folder(args.photos)
+        found = make_folders(work, crop(files, work / "crops", count=FIT))
+        text = compare(work, files, args)
+    text += (
+        f"\n- First pass: {found['lost']:.2%} of {found['given']} tags given on {found['photos']} "
+        f"held-out crops are lost.\n- {machine}.\n"
+    )
+    print(text)
+    if args.markdown:
+        args.markdown.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

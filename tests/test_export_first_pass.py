@@ -1,0 +1,50 @@
+"""`anytag.export.first_pass`: what a first pass learns, keeps and loses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anytag import ModelError, Tagger
+from anytag.export.first_pass import fit_rows, learn_first_pass, measure_loss
+from anytag.models.folder import ModelFolder
+from tests.tiny import make_tiny_model
+
+RANDOM = np.random.default_rng(0)
+
+
+def test_what_is_linear_is_learned() -> None:
+    pooled = RANDOM.normal(size=(60, 5)).astype(np.float32)
+    rows = RANDOM.normal(size=(7, 6)).astype(np.float32)
+    margins = pooled @ rows[:, :-1].T + rows[:, -1]
+    learned = fit_rows(pooled, margins)
+    guessed = pooled @ learned[:, :-1].T + learned[:, -1]
+    assert np.corrcoef(guessed.ravel(), margins.ravel())[0, 1] > 0.99
+    assert measure_loss(learned, pooled, margins, shortlist=7).lost == 0
+
+
+def test_what_a_shortlist_leaves_out_is_counted() -> None:
+    pooled, margins = np.ones((2, 1), np.float32), np.array([[1, 2, 3], [-1, -1, 4]], np.float32)
+    best_is_last = np.array([[0, 1], [0, 2], [0, 3]], np.float32)
+    found = measure_loss(best_is_last, pooled, margins, shortlist=2)
+    assert (found.photos, found.given, found.lost) == (2, 4, 0.25)
+
+
+def test_a_folder_learns_and_scores_stay(tmp_path: Path) -> None:
+    folder = make_tiny_model(tmp_path / "tiny", tags=12)
+    pictures = [RANDOM.integers(0, 256, (24, 24, 3), np.uint8) for _ in range(16)]
+    exact = Tagger.load(folder).tag(pictures[0], threshold=0)
+    found = learn_first_pass(folder, pictures, shortlist=9)
+    card = ModelFolder.open(folder).card
+    assert (card.shortlist, card.metrics["first_pass"]["lost"]) == (9, found.lost)
+    scores = {tag.id: tag.score for tag in exact.tags}
+    for tag in Tagger.load(folder).tag(pictures[0]).tags:
+        assert tag.score == pytest.approx(scores[tag.id], abs=1e-5)
+
+
+def test_too_few_photos_are_refused(tmp_path: Path) -> None:
+    folder = make_tiny_model(tmp_path / "tiny")
+    with pytest.raises(ModelError, match="0 photos were given: a first pass needs at least 8"):
+        learn_first_pass(folder, [], shortlist=3)
