@@ -121,11 +121,13 @@ def _style(what: str, *, fg: str | None = None, bold: bool | None = None, dim: b
 
 def _csv(rows: Sequence[Sequence[object]]) -> str:
     lines = io.StringIO()
+    plain = csv.writer(lines, lineterminator="\n")
+    quoted = csv.writer(lines, lineterminator="\n", quoting=csv.QUOTE_ALL)
     for row in rows:
         # before Python 3.13 a carriage return is not quoted where lines end otherwise
         odd = any("\r" in cell for cell in row if isinstance(cell, str))
-        quoting = csv.QUOTE_ALL if odd else csv.QUOTE_MINIMAL
-        csv.writer(lines, lineterminator="\n", quoting=quoting).writerow(row)
+        writer = quoted if odd else plain
+        writer.writerow(row)
     return lines.getvalue()
 
 
