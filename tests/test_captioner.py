@@ -101,7 +101,7 @@ def test_lengths(captioner: Captioner, photos: list[Path]) -> None:
 def test_a_photo_that_fails_is_reported_and_the_rest_is_done(
     captioner: Captioner, photos: list[Path]
 ) -> None:
-    given = [photos[0], "missing.jpg", photos[1]]
+    given: list[str | Path] = [photos[0], "missing.jpg", photos[1]]
     first, failed, last = captioner.caption_many(given)
     assert first.text
     assert last.text

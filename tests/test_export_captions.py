@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -41,7 +42,7 @@ def asked(photos: int) -> tuple[Ids, Ids, np.ndarray]:
     return ids, (ids != 0).astype(np.int64), draw.normal(0, 2, (photos, TOKENS, WIDTH)).astype(np.float32)
 
 
-def searches(decoder: Decoder[object], photos: int) -> list[list[list[int]]]:
+def searches(decoder: Decoder[Any], photos: int) -> list[list[list[int]]]:
     prompts = PROMPT.repeat(photos, axis=0)
     found = [
         greedy(decoder, prompts, LIMITS),
