@@ -328,6 +328,14 @@ def test_missing_packages_name_their_extra(monkeypatch: pytest.MonkeyPatch, tmp_
             list(read(path if "://" in path else str(tmp_path / path)))
 
 
+def test_s3_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(MissingExtraError, match=r"anytag\[s3\]"):
+        list(read("s3://bucket/rows.jsonl"))
+
+
 @pytest.mark.parametrize(
     ("image", "root", "to", "expected"),
     [

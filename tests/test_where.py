@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -16,6 +17,8 @@ from PIL import Image
 from anytag import Box, ModelError, Tagger
 from anytag.models.card import Card
 from anytag.models.folder import write_card
+from anytag.nn.cross import CrossDecoder
+from anytag.nn.families import CrossConfig
 from anytag.where import box_of, draw, heat_maps, largest_patch
 from tests.command import run
 from tests.pictures import quarters
@@ -46,6 +49,17 @@ def test_heat_is_what_speaks_for_a_tag() -> None:
 
 def test_a_token_of_the_whole_photo_is_not_on_the_map() -> None:
     np.testing.assert_array_equal(heat_maps(np.array([[9, 1, 2, 1, 1]], np.float32)), [[[0, 1], [0, 0]]])
+
+
+def test_cross_attention_of_the_published_families_is_a_map() -> None:
+    numbers = CrossConfig(hidden=16, layers=2, mlp=32)
+    decoder = CrossDecoder(numbers, width=12, heads=4, queries="descriptions")
+    tokens = torch.randn(1, 17, 12)  # one for the whole photo, and 4×4
+    _, where = decoder.located(tokens, tokens[:, 0], torch.randn(1, 5, 3, 12))
+    heat = heat_maps(where[0].detach().numpy())
+    assert heat.shape == (5, 4, 4)
+    np.testing.assert_array_equal(heat.max((1, 2)), 1)
+    assert all(box_of(one, width=80, height=60) for one in heat)
 
 
 def test_tokens_that_are_no_square_are_refused() -> None:
