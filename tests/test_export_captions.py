@@ -67,7 +67,7 @@ def test_a_step_is_told_what_came_before(made: tuple[Head, OnnxRuntime]) -> None
     head, runtime = made
     text = np.random.default_rng(0).integers(1, CONFIG.words, (2, 9))
     for captions in (OnnxCaptions(runtime), TorchCaptions(head)):
-        writer = captions.about(*asked(2))
+        writer: Any = captions.about(*asked(2))
         whole, _ = writer.start(text)
         scores, state = writer.start(text[:, :2])
         for column in text.T[2:]:
