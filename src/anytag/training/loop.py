@@ -290,7 +290,7 @@ class Loop:
         path = self.out / STATE
         if not path.exists():
             return
-        state = torch.load(path, weights_only=True, map_location=self.accelerator.device)
+        state = torch.load(path, weights_only=True, map_location="cpu")
         if changed := changed_numbers(state.get("recipe", {}), asdict(self.recipe)):
             raise AnytagError(
                 f"{path} is of a run with another recipe ({'; '.join(changed)}); "
