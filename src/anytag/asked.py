@@ -43,12 +43,16 @@ class Scorer(Protocol):
 
     Attributes:
         keeps_rows: a whole bank of floats may be asked at once, as it is stored, and stays where it is used.
+        margin: how far logits may be from exact ones; 0 where they are exact.
     """
+
+    @property
+    def margin(self) -> float: ...
 
     @property
     def keeps_rows(self) -> bool: ...
 
-    def score(self, tokens: Floats, pooled: Floats, queries: Rows) -> Floats: ...
+    def score(self, tokens: Floats, pooled: Floats, queries: Rows, *, exact: bool = False) -> Floats: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,6 +162,8 @@ class Question:
             pooled: float32 N×D.
         """
         index, logits = self.logits(runtime, tokens, pooled)  # N×S both
+        if runtime.margin:
+            self._settle(runtime, tokens, pooled, index=index, logits=logits)
         # beyond ±60 a probability is 0 or 1 in every digit that is kept
         line = np.clip(self.slope[index] * logits + self.bias[index], -60, 60)
         scores = np.zeros((len(index), len(self.ids)))  # N×K; what the first pass left out stays 0
@@ -173,6 +179,24 @@ class Question:
             indexes.append(np.broadcast_to(index, (len(tokens), index.shape[-1])))
             logits.append(runtime.score(tokens, pooled, queries))
         return np.concatenate(indexes, axis=1), np.concatenate(logits, axis=1)
+
+    def _settle(
+        self, runtime: Scorer, tokens: Floats, pooled: Floats, *, index: Indexes, logits: Floats
+    ) -> None:
+        """Decodes exactly what is so near its threshold that a rounded logit may be on the wrong side.
+
+        Tags do not touch each other in the decoder, so the few that are near can be asked alone.
+        """
+        with np.errstate(divide="ignore"):  # a threshold of 0 or 1 is infinitely far
+            limit = np.log(self.threshold) - np.log1p(-np.minimum(self.threshold, 1))
+        limit = (limit - self.bias) / self.slope  # the logit that the threshold means
+        for n, places in enumerate(index):
+            near = np.flatnonzero(np.abs(logits[n] - limit[places]) < runtime.margin)
+            for piece in _cut(len(near), 1):
+                asked = self._queries_at(places[near[piece]])[None]
+                logits[n, near[piece]] = runtime.score(
+                    tokens[n : n + 1], pooled[n : n + 1], asked, exact=True
+                )
 
     def _pieces(self, runtime: Scorer, pooled: Floats) -> Iterator[tuple[Indexes, Rows]]:
         """What is decoded in one run: places of S tags, S or N×S, and their queries, Q×S×P×R."""
@@ -194,14 +218,17 @@ class Question:
 
     def queries_of(self, tags: Sequence[TagScore]) -> Floats:
         """The queries of tags that were answered: float32 K×P×D."""
+        return self._queries_at([self._numbers[tag.id, tag.name] for tag in tags])
+
+    def _queries_at(self, places: Iterable[int]) -> Floats:
+        """The queries of some of the asked tags: float32 K×P×R."""
         skipped = 0 if self.bank is None else len(self.bank)
-        numbers = [self._numbers[tag.id, tag.name] for tag in tags]
         return _pad(
             [
-                self.queries[number - skipped]
-                if self.bank is None or number >= skipped
-                else self.bank.queries(np.asarray(number))
-                for number in numbers
+                self.queries[place - skipped]
+                if self.bank is None or place >= skipped
+                else self.bank.queries(np.asarray(place))
+                for place in places
             ]
         )
 

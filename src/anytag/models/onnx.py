@@ -48,6 +48,7 @@ class OnnxRuntime:
     """
 
     keeps_rows = False
+    margin = 0.0
 
     def __init__(self, folder: ModelFolder, *, device: Device = "auto", threads: int = 1) -> None:
         if device not in ("auto", "cpu", "cuda"):
@@ -90,7 +91,7 @@ class OnnxRuntime:
         tokens, pooled = self.run(IMAGE, {"pixels": pixels})
         return tokens, pooled
 
-    def score(self, tokens: Floats, pooled: Floats, queries: Rows) -> Floats:
+    def score(self, tokens: Floats, pooled: Floats, queries: Rows, *, exact: bool = False) -> Floats:
         """Logits of every tag in every photo.
 
         Args:
@@ -98,6 +99,7 @@ class OnnxRuntime:
             pooled: float32 N×D from `encode`.
             queries: float32 Q×K×P×R; Q is 1 (the same for all photos) or N (each photo its own). K tags of up
                 to P descriptions; an all-zero row is padding and gets no weight. R is D but for learned rows.
+            exact: is no more exact than the graph is.
 
         Returns:
             float32 N×K.

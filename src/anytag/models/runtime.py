@@ -21,11 +21,15 @@ class Runtime(Protocol):
 
     Attributes:
         keeps_rows: `score` takes a whole table of float queries as it is stored, and keeps it for later.
+        margin: how far logits may be from those of `exact`; 0 where there is no difference.
         provider: what runs the model, for `anytag doctor`.
     """
 
     @property
     def keeps_rows(self) -> bool: ...
+
+    @property
+    def margin(self) -> float: ...
 
     @property
     def provider(self) -> str: ...
@@ -35,7 +39,7 @@ class Runtime(Protocol):
 
     def encode(self, pixels: npt.NDArray[np.uint8]) -> tuple[Floats, Floats]: ...
 
-    def score(self, tokens: Floats, pooled: Floats, queries: Rows) -> Floats: ...
+    def score(self, tokens: Floats, pooled: Floats, queries: Rows, *, exact: bool = False) -> Floats: ...
 
     def where(self, tokens: Floats, pooled: Floats, queries: Rows) -> Floats: ...
 

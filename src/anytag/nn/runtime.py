@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from .network import TagNetwork
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.float32 | np.float16]
 
+MARGIN = 0.25  # in log-odds: twice what bfloat16 changed at most on published golden cases
 # Photos times tags that a cross decoder holds at once: 200 MB of its widest layer, on a CPU what caches hold.
 _AT_ONCE, _AT_ONCE_ON_CPU = 16384, 512
 # Tags whose descriptions are weighed at once: 50 of each, widened to float32, stay in a core's cache.
@@ -35,7 +35,8 @@ class TorchRuntime:
     Args:
         network: set to evaluation mode, and moved to the device.
         device: torch's name of it, such as "cuda"; where the weights are when not given.
-        half: multiply matrices in bfloat16; norms, softmax and sums stay in float32.
+        half: multiply matrices in bfloat16; norms, softmax and sums stay in float32. On a CPU only those of a
+            cross decoder's perceptrons, four fifths of its work.
 
     Raises:
         DeviceError: the device is not there.
@@ -76,11 +77,16 @@ class TorchRuntime:
         size = self.network.config.size
         if pixels.dtype != np.uint8 or pixels.shape[1:] != (3, size, size) or not len(pixels):
             raise _wrong("pixels", pixels, f"uint8 N×3×{size}×{size} with N of at least 1")
-        with torch.inference_mode(), self._precision():
+        with torch.inference_mode(), self._precision(self.half):
             tokens, pooled = self.network.encoder(self._tensor(pixels))
         return _array(tokens), _array(pooled)
 
-    def score(self, tokens: Floats, pooled: Floats, queries: Rows) -> Floats:
+    @property
+    def margin(self) -> float:
+        """How far logits may be from those that `exact` gives; 0 where they are the same."""
+        return MARGIN if self.half else 0.0
+
+    def score(self, tokens: Floats, pooled: Floats, queries: Rows, *, exact: bool = False) -> Floats:
         """Logits of every tag in every photo.
 
         Args:
@@ -88,6 +94,7 @@ class TorchRuntime:
             pooled: float32 N×D from `encode`.
             queries: float32 or float16 Q×K×P×R, R as the decoder says, mostly D; Q is 1 (the same for all
                 photos) or N (each photo its own). An all-zero row is padding and gets no weight.
+            exact: in float32, whatever the precision is.
 
         Returns:
             float32 N×K.
@@ -102,36 +109,25 @@ class TorchRuntime:
             asked = self._tensor(tokens), self._tensor(pooled), self._queries(queries)
             decoder = self.network.decoder
             if isinstance(decoder, CrossDecoder):
-                return _array(self._cross(decoder, *asked))
-            with self._precision():
+                return _array(self._cross(decoder, *asked, half=self.half and not exact))
+            with self._precision(self.half and not exact):
                 return _array(decoder(*asked[:2], asked[2].float()))
 
-    def _cross(self, decoder: CrossDecoder, tokens: Tensor, pooled: Tensor, rows: Tensor) -> Tensor:
-        """Some tags at a time: N×K."""
-        if tokens.is_cuda:
-            return self._parts(decoder, tokens, pooled, rows, sizes=(_AT_ONCE, _WEIGHED))
-        folded = FoldedCross(decoder, reduced=self.half)
-        return self._parts(folded, tokens, pooled, rows, sizes=(_AT_ONCE_ON_CPU, _WEIGHED_ON_CPU))
-
-    def _parts(
-        self,
-        decoder: CrossDecoder | FoldedCross,
-        tokens: Tensor,
-        pooled: Tensor,
-        rows: Tensor,
-        *,
-        sizes: tuple[int, int],
+    def _cross(
+        self, decoder: CrossDecoder, tokens: Tensor, pooled: Tensor, rows: Tensor, *, half: bool
     ) -> Tensor:
-        precision = self._precision if isinstance(decoder, CrossDecoder) else nullcontext
-        with precision():
-            memories: Any = decoder.remember(tokens)
+        """Some tags at a time: N×K."""
+        asked: Any = decoder if tokens.is_cuda else FoldedCross(decoder, reduced=half)
+        at_once, weighed = (_AT_ONCE, _WEIGHED) if tokens.is_cuda else (_AT_ONCE_ON_CPU, _WEIGHED_ON_CPU)
+        with self._precision(half):
+            memories = asked.remember(tokens)
         logits = []
-        for part in torch.split(rows, max(1, sizes[0] // len(tokens)), dim=1):
+        for part in torch.split(rows, max(1, at_once // len(tokens)), dim=1):
             # in float32: the softmax's temperature makes small differences between descriptions large
-            few = torch.split(part, sizes[1], dim=1)
+            few = torch.split(part, weighed, dim=1)
             queries = torch.cat([decoder.embed(pooled, some.float()) for some in few], 1)
-            with precision():
-                decoded = decoder.decode(queries, memories)
+            with self._precision(half):
+                decoded = asked.decode(queries, memories)
             logits.append(decoder.answer(decoded.float(), part))
         return torch.cat(logits, 1)
 
@@ -141,7 +137,7 @@ class TorchRuntime:
         if not queries.shape[1]:
             return np.zeros((len(tokens), 0, tokens.shape[1]), np.float32)
         asked = self._tensor(tokens), self._tensor(pooled), self._queries(queries).float()
-        with torch.inference_mode(), self._precision():
+        with torch.inference_mode(), self._precision(self.half):
             return _array(self.network.decoder.located(*asked)[1])
 
     def _check_asked(self, tokens: Floats, pooled: Floats, queries: Rows) -> None:
@@ -156,9 +152,9 @@ class TorchRuntime:
             expected = f"float32 Q×K×P×{row_width} with Q of 1 or {count} and P of at least 1"
             raise _wrong("queries", queries, expected)
 
-    def _precision(self) -> torch.autocast:
-        kind = self.device.partition(":")[0]
-        return torch.autocast(kind, dtype=torch.bfloat16, enabled=self.half)
+    def _precision(self, half: bool) -> torch.autocast:
+        """bfloat16 on a GPU; a CPU takes it for perceptrons alone."""
+        return torch.autocast("cuda", torch.bfloat16, enabled=half and self.device.startswith("cuda"))
 
     def _queries(self, queries: Rows) -> Tensor:
         """On the device; what may change is copied each time, what may not is remembered."""
