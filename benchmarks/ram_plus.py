@@ -15,7 +15,6 @@ os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # befo
 
 import argparse
 import json
-import resource
 import shutil
 import sys
 import tempfile
@@ -23,7 +22,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from subprocess import run
+from subprocess import PIPE, run
 from typing import Any
 
 import measure
@@ -49,6 +48,17 @@ class Way:
     published: bool = False
 
 
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a process measured: seconds, bytes; logits and which tags are given, photos × tags."""
+
+    cpu: float
+    wall: float
+    peak: int
+    logits: Floats
+    given: npt.NDArray[np.bool_]
+
+
 WAYS = (
     Way("published form: loop, repetition, float32", "exact", published=True),
     Way("torch, float32", "exact", "float32"),
@@ -72,9 +82,13 @@ def make_folders(work: Path, crops: Sequence[Path]) -> dict[str, Any]:
     from anytag.models.card import Card
     from anytag.models.folder import write_card
 
-    exact = write_random(work / "exact")
-    export_folder(exact)
+    exact = work / "exact"
+    if not (exact / "image.onnx").exists():  # kept from an earlier run
+        write_random(exact, crops)
+        export_folder(exact)
     calibrate(exact, crops)
+    for name in ("half", "int8", "first", "first8"):
+        shutil.rmtree(work / name, ignore_errors=True)
     half = Path(shutil.copytree(exact, work / "half"))
     halve_table(half)
     int8 = Path(shutil.copytree(exact, work / "int8"))
@@ -88,7 +102,7 @@ def make_folders(work: Path, crops: Sequence[Path]) -> dict[str, Any]:
     return {"lost": found.lost, "given": found.given, "photos": found.photos}
 
 
-def write_random(folder: Path) -> Path:
+def write_random(folder: Path, crops: Sequence[Path]) -> Path:
     """Weights wide enough that answers differ from photo to photo, text vectors of length 1."""
     import torch
     from safetensors.torch import save_file
@@ -108,13 +122,13 @@ def write_random(folder: Path) -> Path:
         if name.endswith(
             ("query.weight", "key.weight", "value.weight", "dense.weight", "up.weight", "down.weight")
         ):
-            torch.nn.init.normal_(weight, std=0.06)
+            torch.nn.init.normal_(weight, std=0.04)
     folder.mkdir()
     common = torch.nn.functional.normalize(torch.randn(TAGS, 1, WIDTH), dim=-1)
     rows = torch.nn.functional.normalize(
         common + 0.7 * torch.randn(TAGS, DESCRIPTIONS, WIDTH) / WIDTH**0.5, dim=-1
     )
-    spread_answers(network, rows)
+    spread_answers(network, rows, crops)
     save_file(
         {name: one.contiguous() for name, one in network.state_dict().items()}, folder / "weights.safetensors"
     )
@@ -133,28 +147,44 @@ def write_random(folder: Path) -> Path:
     return folder
 
 
-def spread_answers(network: Any, rows: Any) -> None:
-    """Scales the head, so that logits of different tags differ as much as a trained model's."""
+def spread_answers(network: Any, rows: Any, crops: Sequence[Path]) -> None:
+    """Makes the head blind to what all tags of a photo share, and as far-reaching as a trained one.
+
+    With random weights that share is most of an answer: one photo would be given every tag, the next none.
+    """
     import torch
 
-    pixels = torch.randint(0, 256, (1, 3, SIZE, SIZE), dtype=torch.uint8)
+    decoder = network.eval().decoder
     with torch.no_grad():
-        logits = network.eval()(pixels, rows[None, :400])
-        network.decoder.head.weight *= SPREAD / logits.std()
-        network.decoder.head.bias.zero_()
+        pixels = torch.stack([torch.from_numpy(read(path)) for path in crops])
+        tokens, pooled = network.encoder(pixels)
+        x = decoder.decode(decoder.embed(pooled, rows[None, :400]), decoder.remember(tokens))  # N×400×H
+        shared = torch.linalg.svd(x.mean(1), full_matrices=False).Vh  # N×H
+        weight = decoder.head.weight
+        weight -= weight @ shared.T @ shared
+        weight *= SPREAD / (x @ weight.T).std()
+        decoder.head.bias.zero_()
+
+
+def read(photo: Path) -> npt.NDArray[np.uint8]:
+    """3×S×S, as published."""
+    from anytag.images import load, prepare
+
+    return prepare(load(photo, plain=True), size=SIZE, plain=True)
 
 
 def calibrate(folder: Path, crops: Sequence[Path]) -> None:
     """One threshold for all tags, so that a photo is given its share of them."""
-    from anytag.models.folder import ModelFolder, write_card
+    from anytag.models.card import Card
+    from anytag.models.folder import write_card
     from anytag.vocabulary import Vocabulary
 
-    answer, _ = open_way(Way("", folder.name), folder)
+    answer, _, _ = open_way(Way("", folder.name), folder)
     logits = np.stack([answer(path) for path in crops])
     threshold = 1 / (1 + np.exp(-float(np.quantile(logits, 1 - PREDICTED))))
     vocabulary = Vocabulary.read(folder / "vocabulary.jsonl").with_thresholds(threshold)
     vocabulary.write(folder / "vocabulary.jsonl")
-    write_card(folder, ModelFolder.open(folder, verify=False).card)
+    write_card(folder, Card.read(folder))
 
 
 def halve_table(folder: Path) -> None:
@@ -172,15 +202,18 @@ def halve_table(folder: Path) -> None:
 # --- one way, in a process of its own
 
 
-def open_way(way: Way, folder: Path) -> tuple[Callable[[Path], Floats], Callable[[Path], object]]:
-    """From a photo: logits of every tag, -inf where it is not looked at; and the job to time, to its tags."""
+Answer = Callable[[Path], npt.NDArray[Any]]
+
+
+def open_way(way: Way, folder: Path) -> tuple[Answer, Answer, Callable[[Path], object]]:
+    """From a photo: logits of every tag, -inf where it is not looked at; which are given; the job to time."""
     from anytag.asked import Questions
     from anytag.models.folder import ModelFolder
     from anytag.tagger import Tagger
 
     if way.published:
-        job = published(folder)
-        return job, job
+        job, limits = published(folder), thresholds_of(folder)
+        return job, lambda photo: job(photo) > limits, job
     tagger = Tagger.load(folder, device="cpu", threads=1, precision=way.precision)  # type: ignore[arg-type]
     question = Questions(ModelFolder.open(folder, verify=False)).prepare(
         None, also=None, top_k=None, threshold=None
@@ -193,7 +226,10 @@ def open_way(way: Way, folder: Path) -> tuple[Callable[[Path], Floats], Callable
         every[index[0]] = logits[0]
         return every
 
-    return answer, tagger.tag
+    def given(photo: Path) -> npt.NDArray[np.bool_]:
+        return np.isin(tagger.vocabulary.ids, [tag.id for tag in tagger.tag(photo).tags])
+
+    return answer, given, tagger.tag
 
 
 def published(folder: Path) -> Callable[[Path], Floats]:
@@ -202,7 +238,6 @@ def published(folder: Path) -> Callable[[Path], Floats]:
     from torch import Tensor
 
     from anytag.checkpoints.load import load_network, load_queries
-    from anytag.images import load, prepare
     from anytag.nn.bert import CrossLayer
     from anytag.nn.cross import CrossDecoder
 
@@ -234,9 +269,8 @@ def published(folder: Path) -> Callable[[Path], Floats]:
         return logits
 
     def job(photo: Path) -> Floats:
-        pixels = prepare(load(photo, plain=True), size=SIZE, plain=True)
         with torch.no_grad():
-            tokens, first = network.encoder(torch.from_numpy(pixels)[None])
+            tokens, first = network.encoder(torch.from_numpy(read(photo))[None])
             image = first / first.norm(dim=-1, keepdim=True)
             logits = (decoder.reweight_scale.exp() * image @ label_embed.t()).view(len(image), TAGS, -1)
             weights, rows = logits.softmax(2), label_embed.view(TAGS, -1, WIDTH)
@@ -250,7 +284,7 @@ def published(folder: Path) -> Callable[[Path], Floats]:
 def measure_way(name: str, folder: Path, files: Sequence[Path], rounds: int) -> None:
     """Prints seconds of CPU and of wall of the best round, and the peak of memory; writes the logits."""
     way = next(one for one in WAYS if one.name == name)
-    answer, job = open_way(way, folder)
+    answer, given, job = open_way(way, folder)
     job(files[0])
     cpus, walls = [], []
     for _ in range(rounds):
@@ -259,64 +293,63 @@ def measure_way(name: str, folder: Path, files: Sequence[Path], rounds: int) -> 
         cpus.append(time.process_time() - cpu)
         walls.append(time.perf_counter() - wall)
     best = min(cpus), min(walls)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = peak_memory()
     np.save(folder.parent / "logits.npy", np.stack([answer(file) for file in files]))
+    np.save(folder.parent / "given.npy", np.stack([given(file) for file in files]))
     print(json.dumps([*best, peak]))
+
+
+def peak_memory() -> int:
+    """Bytes at most resident since this program began; `getrusage` would count the parent before it too."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
 # --- all ways
 
 
+HEAD = (
+    "",
+    "CPU s a photo",
+    "of published",
+    "wall s",
+    "peak GB",
+    "largest logit difference",
+    "tags that flip",
+)
+
+
 def compare(work: Path, files: Sequence[Path], args: argparse.Namespace) -> str:
     """Every way by turns; the table."""
-    times: dict[str, list[list[float]]] = {way.name: [] for way in WAYS}
-    answers: dict[str, Floats] = {}
+    found: dict[Way, list[Found]] = {way: [] for way in WAYS}
     for _ in range(args.turns):
         for way in WAYS:
-            command = [
-                sys.executable,
-                __file__,
-                str(args.photos),
-                "--way",
-                way.name,
-                "--folder",
-                str(work / way.folder),
-            ]
-            command += ["--rounds", str(args.rounds), "--files", *map(str, files)]
-            times[way.name].append(
-                json.loads(run(command, check=True, capture_output=True, text=True).stdout)
-            )
-            answers[way.name] = np.load(work / "logits.npy")
-    exact, limits = answers[WAYS[0].name], thresholds_of(work / "exact")
-    base = min(one[0] for one in times[WAYS[0].name])
-    rows = []
-    for way in WAYS:
-        cpu, wall, _ = (min(column) for column in zip(*times[way.name], strict=True))
-        peak = max(one[2] for one in times[way.name])
-        looked = np.isfinite(answers[way.name])
-        difference = np.abs(answers[way.name] - exact)[looked].max()
-        flips = ((answers[way.name] > limits) != (exact > limits)).sum()
-        rows.append(
-            (
-                way.name,
-                f"{cpu:.2f}",
-                f"{cpu / base:.2f}",
-                f"{wall:.2f}",
-                f"{peak / 1e9:.2f}",
-                f"{difference:.1e}",
-                f"{flips} of {(exact > limits).sum()}",
-            )
-        )
-    head = (
-        "",
-        "CPU s a photo",
-        "of published",
-        "wall s",
-        "peak GB",
-        "largest logit difference",
-        "tags that flip",
+            found[way].append(launch(way, work, files, args))
+    published = found[WAYS[0]]
+    return measure.table(HEAD, [row_of(way.name, found[way], published) for way in WAYS])
+
+
+def launch(way: Way, work: Path, files: Sequence[Path], args: argparse.Namespace) -> Found:
+    """One way in a process of its own."""
+    command = [sys.executable, __file__, str(args.photos), "--way", way.name]
+    command += ["--folder", str(work / way.folder), "--rounds", str(args.rounds), "--files", *map(str, files)]
+    told = run(command, check=True, stdout=PIPE, text=True).stdout
+    cpu, wall, peak = json.loads(told)
+    return Found(cpu, wall, peak, np.load(work / "logits.npy"), np.load(work / "given.npy"))
+
+
+def row_of(name: str, found: Sequence[Found], published: Sequence[Found]) -> Sequence[str]:
+    cpu, wall, peak = (
+        min(one.cpu for one in found),
+        min(one.wall for one in found),
+        max(one.peak for one in found),
     )
-    return measure.table(head, rows)
+    ours, theirs = found[0], published[0]
+    looked = np.isfinite(ours.logits)
+    difference = np.abs(ours.logits - theirs.logits)[looked].max()
+    flips = f"{(ours.given != theirs.given).sum()} of {theirs.given.sum()}"
+    share = cpu / min(one.cpu for one in published)
+    return name, f"{cpu:.2f}", f"{share:.2f}", f"{wall:.2f}", f"{peak / 1e9:.2f}", f"{difference:.1e}", flips
 
 
 def thresholds_of(folder: Path) -> npt.NDArray[np.float64]:
@@ -353,6 +386,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4, help="in each process [4]")
     parser.add_argument("--turns", type=int, default=2, help="processes for each row [2]")
     parser.add_argument("--markdown", type=Path, metavar="OUT", help="write the table to this file too")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the model for the next run")
     for hidden in ("--way", "--folder"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
     parser.add_argument("--files", nargs="*", type=Path, help=argparse.SUPPRESS)
@@ -362,10 +396,11 @@ def main() -> None:
         return
     machine = measure.machine()
     with tempfile.TemporaryDirectory() as scratch:
-        work = Path(scratch)
-        files = photos.in_folder(args.photos)[:4]
-        found = make_folders(work, crop(files, work / "crops", count=FIT))
-        text = compare(work, files, args)
+        work = args.keep or Path(scratch)
+        work.mkdir(exist_ok=True)
+        files = photos.in_folder(args.photos)
+        found = make_folders(work, crop(files, Path(scratch) / "crops", count=FIT))
+        text = compare(work, files[:4], args)
     text += (
         f"\n- First pass: {found['lost']:.2%} of {found['given']} tags given on {found['photos']} "
         f"held-out crops are lost.\n- {machine}.\n"
