@@ -27,7 +27,9 @@ def read_decoder(file: Path) -> FoldedDecoder:
     known = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     made = {name: node for node in graph.node for name in node.output}
     try:
-        key, bias = _weight(graph, "key.bias", known, made), _weight(graph, "bias.bias", known, made)
+        # An export of more than the decoder puts its name before those of the weights.
+        key_bias, bias_bias = [next(n for n in known if n.endswith(e)) for e in ("key.bias", "bias.bias")]
+        key, bias = _weight(graph, key_bias, known, made), _weight(graph, bias_bias, known, made)
         sharp, root = _first_scalar(graph, "Mul", known), _first_scalar(graph, "Div", known)
     except (StopIteration, KeyError, IndexError) as error:
         raise ModelError(
@@ -36,9 +38,9 @@ def read_decoder(file: Path) -> FoldedDecoder:
     decoder = FoldedDecoder(len(key), heads=round(len(key) / root**2))
     with torch.no_grad():
         decoder.key.weight.copy_(torch.tensor(key.T))
-        decoder.key.bias.copy_(torch.tensor(known["key.bias"]))
+        decoder.key.bias.copy_(torch.tensor(known[key_bias]))
         decoder.bias.weight.copy_(torch.tensor(bias.T))
-        decoder.bias.bias.copy_(torch.tensor(known["bias.bias"]))
+        decoder.bias.bias.copy_(torch.tensor(known[bias_bias]))
         decoder.reweight_scale.fill_(math.log(sharp))
     generator = torch.Generator().manual_seed(0)
     tokens, queries = (torch.randn(*shape, len(key), generator=generator) for shape in ((2, 5), (1, 3, 2)))

@@ -55,7 +55,7 @@ class CaptionRecipe:
         unguided, kept: see `CaptionCorpus`.
     """
 
-    steps: int = 2400
+    steps: int = 1700
     batch_size: int = 128
     rate: float = 1e-3
     weight_decay: float = 0.02

@@ -61,7 +61,7 @@ class Recipe:
 
     first: int = 5
     trained: int = 5
-    steps: int = 1200
+    steps: int = 1450
     batch_size: int = 64
     tags: int = 320
     backbone_lr: float = 3e-4
