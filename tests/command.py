@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -27,4 +28,6 @@ def start(*arguments: str | Path, **options: object) -> subprocess.Popen[bytes]:
     """The command as a process with pipes; `options` as for Popen."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     command = [sys.executable, "-m", "anytag", *map(str, arguments)]
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a script's background work
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     return subprocess.Popen(command, env=ENVIRONMENT, **pipes)  # type: ignore[call-overload,no-any-return]

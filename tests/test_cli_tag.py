@@ -17,7 +17,7 @@ from PIL import Image
 
 from anytag import Tagger, Tags
 from anytag.models.onnx import available_providers
-from tests.command import run, start
+from tests.command import ENVIRONMENT, run, start
 from tests.tiny import make_tiny_model
 
 NO_CUDA = pytest.mark.skipif("CUDAExecutionProvider" in available_providers(), reason="CUDA is here")
@@ -197,6 +197,20 @@ def test_a_closed_pipe_is_quiet(model: Path, photos: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
+def test_nothing_is_written_beside_the_output(
+    model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    for name in ("HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"):
+        monkeypatch.setitem(ENVIRONMENT, name, str(home))
+    monkeypatch.delitem(ENVIRONMENT, "ORT_DISABLE_TELEMETRY", raising=False)
+    process = start("tag", photos / "0.jpg", "--model", model)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert list(home.rglob("*")) == []
+
+
 def test_ctrl_c_stops_with_130_and_keeps_what_was_done(model: Path, photos: Path, tmp_path: Path) -> None:
     output, part = tmp_path / "out.jsonl", tmp_path / "out.jsonl.part"
     process = start("tag", "-", "--model", model, "--output", output, "--batch-size", "2", "--workers", "2")

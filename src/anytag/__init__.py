@@ -9,6 +9,7 @@ The names below are all that is public; each is imported when it is first used: 
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,9 @@ __all__ = [
     "VocabularyError",
     "__version__",
 ]
+
+# Photos are nobody else's business: onnxruntime would note what it runs in the home folder, and send it.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 # Names are looked for in this order, the lightest module first.
 _MODULES = ("errors", "results", "vocabulary", "tagger", "retriever", "captioner")
