@@ -174,14 +174,15 @@ def read(photo: Path) -> npt.NDArray[np.uint8]:
 
 
 def calibrate(folder: Path, crops: Sequence[Path]) -> None:
-    """One threshold for all tags, so that a photo is given its share of them."""
+    """One threshold for all tags, so that the median photo is given its share of them."""
     from anytag.models.card import Card
     from anytag.models.folder import write_card
     from anytag.vocabulary import Vocabulary
 
     answer, _, _ = open_way(Way("", folder.name), folder)
     logits = np.stack([answer(path) for path in crops])
-    threshold = 1 / (1 + np.exp(-float(np.quantile(logits, 1 - PREDICTED))))
+    level = np.median(np.quantile(logits, 1 - PREDICTED, axis=1))
+    threshold = 1 / (1 + np.exp(-float(level)))
     vocabulary = Vocabulary.read(folder / "vocabulary.jsonl").with_thresholds(threshold)
     vocabulary.write(folder / "vocabulary.jsonl")
     write_card(folder, Card.read(folder))
