@@ -222,6 +222,9 @@ def test_no_photo_can_be_read(data: Path) -> None:
         next(corpus.stream(0, 1))
 
 
+# A worker that dies while it hands over a batch leaves the other end of its socket to the collector.
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
 def test_a_lost_worker_is_replaced(data: Path, tmp_path: Path) -> None:
     kept = Kept()
     photos = Photos(read_rows(data), data.parent, _tags(data))

@@ -35,7 +35,7 @@ from anytag.nn.backbones import Backbone, imagenet_backbone
 Array = npt.NDArray[np.generic]
 
 SHARD = 512
-KEYS = ("features", "row", "view", "photo", "logits", "pooled")
+KEYS = ("features", "memory", "row", "view", "photo", "logits", "pooled")
 MIN_AREA = 0.55
 
 
@@ -79,15 +79,15 @@ def _claim(config: CacheConfig) -> None:
 
 
 class _Front(nn.Module):
-    """Pixels -> feature map of the frozen stages."""
+    """Pixels -> feature map of the frozen stages, and what the later ones remember (pooled features)."""
 
     def __init__(self, backbone: Backbone, stages: int) -> None:
         super().__init__()
         self.backbone, self.stages = backbone, stages
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         features: Tensor = self.backbone((pixels.float() - 127) / 128, 0, self.stages)
-        return features
+        return features, self.backbone(features, self.stages).mean((2, 3))
 
 
 class _Teacher(nn.Module):
@@ -129,7 +129,7 @@ def view(photo: Photo, number: int, *, size: int, draw: random.Random) -> np.nda
 
 
 def cache_shard(config: CacheConfig, number: int, rows: list[tuple[int, Row]]) -> None:
-    """Writes shard-NNNN.npz: `features`, `row`, `view` by view, and `photo`, `logits`, `pooled` by photo."""
+    """Writes shard-NNNN.npz: `features`, `memory`, `row`, `view` by view; `photo`, `logits`, `pooled` by photo."""
     path = config.shard(number)
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
@@ -145,7 +145,8 @@ def cache_shard(config: CacheConfig, number: int, rows: list[tuple[int, Row]]) -
         views = config.views.get(row.source, config.default_views) if row.split == "train" else 1
         numbers = [draw.randint(0, 1)] if views == 1 and row.split == "train" else list(range(views))
         pixels = np.stack([view(photo, n, size=config.size, draw=draw) for n in numbers])
-        parts["features"].append(front.run(None, {"pixels": pixels})[0].astype(np.float16))
+        for key, value in zip(("features", "memory"), front.run(None, {"pixels": pixels}), strict=True):
+            parts[key].append(value.astype(np.float16))
         logits, pooled = teacher.run(None, {"pixels": pixels[:1]})
         parts["row"].append(np.full(len(numbers), index, dtype=np.int32))
         parts["view"].append(np.array(numbers, dtype=np.int8))
