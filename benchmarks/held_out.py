@@ -20,8 +20,8 @@ import torch
 
 from anytag.evaluation.metrics import average_precision
 from anytag.training.corpus import Cache, Corpus
-from anytag.training.student import Student, start_from_classifier
-from anytag.training.train import Trainer, build_student, held_out_tags, parse_recipe, sample_features
+from anytag.training.student import Student
+from anytag.training.train import Trainer, build_student, held_out_tags, parse_recipe, start
 from anytag.vocabulary import Vocabulary
 
 DEFAULTS = ["steps=250", "trained=9", "sources=flickr8k"]
@@ -40,7 +40,8 @@ def test_logits(
     out = []
     for views in np.array_split(np.flatnonzero(split[corpus.cache.row]), 20):
         features = torch.from_numpy(corpus.cache.features[views].astype(np.float32))
-        tokens, pooled = student.network.encoder.from_stage(features, student.first)
+        memory = torch.from_numpy(corpus.cache.memory[views].astype(np.float32))
+        tokens, pooled = student.network.encoder.from_stage(features, student.first, memory)
         parts = [student.network.decoder(tokens, pooled, part[None]) for part in torch.split(rows, 512)]
         out.append(torch.cat(parts, dim=1).numpy())
     return np.concatenate(out)
@@ -66,7 +67,7 @@ def main() -> None:
             held_out=held_out_tags(len(vocabulary), part), sources=recipe.sources,
         )  # fmt: skip
         student, classifier = build_student(args.vocabulary, recipe)
-        start_from_classifier(student, classifier, sample_features(corpus))
+        start(student, classifier, corpus, recipe.start)
         out = args.work / f"held-out-{part}"
         out.mkdir(parents=True, exist_ok=True)
         trainer = Trainer(student, corpus, recipe, out)

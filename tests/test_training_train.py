@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,27 +23,34 @@ from torch import Tensor, nn
 
 from anytag.data.rows import Row, read_rows, write_rows
 from anytag.errors import AnytagError, VocabularyError
+from anytag.export.graphs import export_folder_graphs
+from anytag.export.quantize import quantize_image_graph
 from anytag.images import load, prepare
+from anytag.models.folder import ModelFolder, write_card
 from anytag.models.hub import EMBEDDED
 from anytag.nn.backbones import imagenet_backbone
 from anytag.nn.families import NetworkConfig
 from anytag.text_encoders.static import StaticTextEncoder
+from anytag.training.beginning import start_from_classifier, start_from_folder
 from anytag.training.cache import CacheConfig, build_cache
 from anytag.training.corpus import Cache, Corpus
 from anytag.training.descriptions import read_descriptions
-from anytag.training.student import Batch, Student, fold_norms, start_from_classifier
+from anytag.training.ship import draft_card, pixels_of, write_projection, write_queries
+from anytag.training.student import Batch, Student, fold_norms
 from anytag.training.targets import ImageNetClasses
 from anytag.training.train import (
     Recipe,
     Trainer,
     build_student,
     held_out_tags,
-    sample_features,
+    sample,
 )
 from anytag.vocabulary import Tag, Vocabulary
 
 SIZE = 64
-CONFIG = NetworkConfig(backbone="tf_efficientnet_lite0", size=SIZE, width=32, heads=4, text_hidden=16)
+CONFIG = NetworkConfig(
+    backbone="tf_efficientnet_lite0", size=SIZE, width=32, heads=4, text_hidden=16, memory=5
+)
 RECIPE = Recipe(steps=6, batch_size=8, tags=60, warmup=2, save_minutes=0.0)
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 40), "blue": (30, 40, 220), "yellow": (240, 220, 30)}
 SHAPES = ("ball", "box", "kite")
@@ -245,13 +253,46 @@ def test_folded_norms_change_nothing() -> None:
 def test_start_centres_and_scales_the_tokens(
     built: tuple[Student, nn.Linear], student: Student, corpus: Corpus
 ) -> None:
-    features = sample_features(corpus)
-    start_from_classifier(student, built[1], features)
+    views = sample(corpus)
+    start_from_classifier(student, built[1], views.features)
     with torch.no_grad():
-        _, pooled = student.network.encoder.from_stage(features, RECIPE.first)
+        _, pooled = student.network.encoder.from_stage(views.features, RECIPE.first, views.memory)
+        again = student.network.encoder.from_stage(views.features, RECIPE.first)[1]
+    assert torch.allclose(pooled, again, atol=0.02)  # float16 in the cache
     assert torch.allclose(pooled.mean(0), torch.zeros(32), atol=1e-3)
     assert torch.allclose(pooled.std(0), torch.ones(32), atol=1e-3)
     assert student.queries.residual[len(WORDS) :].any() and not student.queries.residual[: len(WORDS)].any()
+
+
+def test_start_at_a_folder(
+    parts: Parts, built: tuple[Student, nn.Linear], corpus: Corpus, tmp_path: Path
+) -> None:
+    """A student, shipped in int8 and read back, answers as before."""
+    first, other = (build_student(parts.vocabulary, RECIPE, config=CONFIG)[0].eval() for _ in range(2))
+    views = sample(corpus)
+    start_from_classifier(first, built[1], views.features)
+    nn.init.normal_(first.network.folded.key.weight, std=0.1)
+    folder = ship_graphs(first, corpus, tmp_path / "model")
+    start_from_folder(other, folder, vocabulary=corpus.vocabulary, classifier=built[1], memory=views.memory)
+    with torch.no_grad():
+        answers = []
+        for student in (first, other):
+            tokens, pooled = student.network.encoder.from_stage(views.features, RECIPE.first, views.memory)
+            answers.append(student.network.decoder(tokens, pooled, student.queries()[None]))
+    assert torch.corrcoef(torch.stack([a.flatten() for a in answers]))[0, 1] > 0.99
+
+
+def ship_graphs(student: Student, corpus: Corpus, out: Path) -> ModelFolder:
+    """What `anytag.training.ship` writes of a network, its queries and its words."""
+    shutil.copytree(EMBEDDED / "text", out / "text")
+    export_folder_graphs(student.network, out)
+    pixels = pixels_of(corpus.rows, corpus.root, SIZE)
+    quantize_image_graph(out / "image.onnx", out / "image.onnx", pixels)
+    write_queries(student, out / "queries.safetensors")
+    write_projection(student, out / "text" / "projection.safetensors")
+    corpus.vocabulary.write(out / "vocabulary.jsonl")
+    write_card(out, draft_card(student))
+    return ModelFolder.open(out)
 
 
 def terms_of(student: Student, batch: Batch) -> dict[str, Tensor]:

@@ -310,9 +310,10 @@ def in_batches(
     workers = usable_cores() if workers is None else workers
     if batch_size < 1 or workers < 1:
         raise AnytagError(f"batch_size is {batch_size}, workers is {workers}: expected 1 or more of each")
-    if isinstance(images, Sized):  # a few photos: a share for every worker
+    if isinstance(images, Sized):  # batches of one size, and as many for every worker: none waits at the end
         workers = max(1, min(workers, len(images)))
-        batch_size = max(1, min(batch_size, -(-len(images) // workers)))
+        rounds = max(1, -(-len(images) // (workers * batch_size)))
+        batch_size = max(1, -(-len(images) // (workers * rounds)))
     return _in_order(work, _batches(images, batch_size), workers)
 
 

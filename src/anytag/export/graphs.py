@@ -33,10 +33,18 @@ class _ConvolvedEncoder(nn.Module):
         self.proj = nn.Conv2d(linear.in_features, linear.out_features, 1)
         self.proj.weight.data = linear.weight.detach()[:, :, None, None]
         self.proj.bias = linear.bias
+        self.split = encoder.split
+        if self.split:
+            self.memory = nn.Sequential(*encoder.memory)
+            self.recall = nn.Conv2d(linear.in_features, linear.out_features, 1, bias=False)
+            self.recall.weight.data = encoder.recall.weight.detach()[:, :, None, None]
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.backbone((pixels.float() - 127) / 128)
-        tokens = self.proj(features).flatten(2).transpose(1, 2)
+        features = self.backbone((pixels.float() - 127) / 128, 0, self.split)
+        grid = self.proj(self.backbone(features, self.split))
+        if self.split:
+            grid = grid + self.recall(self.memory(features).mean((2, 3), keepdim=True))
+        tokens = grid.flatten(2).transpose(1, 2)
         return tokens, tokens.mean(1)
 
 

@@ -21,7 +21,7 @@ class QuantizedConv:
     """A convolution in integers.
 
     Attributes:
-        target_steps: none for the last layer, whose output is float32.
+        target_steps: none for a last layer, whose output is float32.
         weight: int8 O×I×h×w.
         scales: float32 O, of the weights.
         bias: float32 O.
@@ -59,22 +59,37 @@ class QuantizedAdd:
     target_steps: Steps
 
 
+@dataclass(frozen=True)
+class QuantizedMean:
+    """The mean of a quantised tensor over all places, N×C×h×w -> N×C×1×1."""
+
+    source: str
+    source_steps: Steps
+    target: str
+    target_steps: Steps
+
+
 def integer_graph(
-    layers: Sequence[QuantizedConv | QuantizedAdd], *, like: onnx.ModelProto
+    layers: Sequence[QuantizedConv | QuantizedAdd | QuantizedMean], *, like: onnx.ModelProto
 ) -> onnx.ModelProto:
-    """The graph of `layers`: the first takes the pixels, the last gives the tokens.
+    """The graph of `layers`: the first takes the pixels, the last ones are added up to the tokens.
 
     Args:
         like: the float32 graph, whose inputs, outputs and versions are taken.
     """
-    writer = _Writer(pixels=layers[0].sources[0])
+    (first, *_) = layers
+    assert isinstance(first, QuantizedConv)  # a network begins with a convolution of pixels
+    writer, parts = _Writer(pixels=first.source), []
     for layer in layers:
         if isinstance(layer, QuantizedAdd):
             writer.add(layer)
+        elif isinstance(layer, QuantizedMean):
+            writer.mean(layer)
         elif layer.target_steps is None:
-            writer.project(layer)
+            parts.append(writer.project(layer))
         else:
             writer.convolve(layer, layer.target_steps)
+    writer.finish(parts)
     graph = helper.make_graph(
         writer.nodes, "image", list(like.graph.input), list(like.graph.output), writer.constants
     )
@@ -130,15 +145,22 @@ class _Writer:
         inputs += self.steps(layer.target_steps)
         self.node("QLinearAdd", inputs, layer.target, domain=_MICROSOFT)
 
-    def project(self, layer: QuantizedConv) -> None:
-        """The pointwise last layer as a matrix product: N×C×h×w -> float32 `tokens` N×T×D, `pooled` N×D."""
+    def mean(self, layer: QuantizedMean) -> None:
+        inputs = [layer.source, *self.steps(layer.source_steps), *self.steps(layer.target_steps)]
+        self.node("QLinearGlobalAveragePool", inputs, layer.target, domain=_MICROSOFT, channels_last=0)
+
+    def project(self, layer: QuantizedConv) -> str:
+        """A pointwise last layer as a matrix product: N×C×h×w -> float32 N×hw×D."""
         width, channels = layer.weight.shape[:2]
-        flat = self.node(
-            "Reshape", [layer.source, self.constant(np.array([0, channels, -1], np.int64))], "columns"
-        )
-        rows = self.node("Transpose", [flat], "rows", perm=[0, 2, 1])
+        shape, name = self.constant(np.array([0, channels, -1], np.int64)), layer.target
+        flat = self.node("Reshape", [layer.source, shape], f"{name}_columns")
+        rows = self.node("Transpose", [flat], f"{name}_rows", perm=[0, 2, 1])
         scale, zero = self.steps(layer.source_steps)
         weight = self.constant(np.ascontiguousarray(layer.weight.reshape(width, channels).T))
         inputs = [rows, weight, scale, self.constant(layer.scales), zero, "", self.constant(layer.bias)]
-        self.node("MatMulIntegerToFloat", inputs, "tokens", domain=_MICROSOFT)
+        return self.node("MatMulIntegerToFloat", inputs, f"{name}_tokens", domain=_MICROSOFT)
+
+    def finish(self, parts: Sequence[str]) -> None:
+        """The sum of the last layers, N×T×D or N×1×D each, is `tokens`; their mean `pooled` N×D."""
+        self.node("Sum", list(parts), "tokens")
         self.node("ReduceMean", ["tokens", self.constant(np.array([1], np.int64))], "pooled", keepdims=0)

@@ -7,14 +7,15 @@
   none can.
 - Layer by layer, on calibration photos and *after* the layers before were quantised, pointwise weights are
   fitted to the input they will really get, and biases shifted so that every channel keeps its mean.
-- The last layer gives float32: tokens themselves are not rounded.
+- The last layers, which make tokens of the features and of their remembered mean, give float32: tokens
+  themselves are not rounded.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from torch import Tensor
 from anytag.errors import ModelError
 from anytag.models.onnx import session_options
 
-from .integer_graph import QuantizedAdd, QuantizedConv, integer_graph
+from .integer_graph import QuantizedAdd, QuantizedConv, QuantizedMean, integer_graph
 from .rounding import Steps, refit, round_in_turn, round_weight, tensor_steps, weight_scales
 
 PIXELS = Steps(1 / 128, 127)  # the network's own normalising: (pixel - 127) / 128
@@ -66,6 +67,7 @@ class _Conv:
     strides: tuple[int, int]
     groups: int
     ceiling: float | None  # of the ReLU behind it
+    last: bool  # what it gives stays float32
 
     @property
     def sources(self) -> tuple[str]:
@@ -80,6 +82,22 @@ class _Conv:
 class _Add:
     sources: tuple[str, str]
     target: str
+
+
+@dataclass(frozen=True)
+class _Mean:
+    """N×C×h×w -> N×C×1×1."""
+
+    source: str
+    target: str
+
+    @property
+    def sources(self) -> tuple[str]:
+        return (self.source,)
+
+
+_Layer = _Conv | _Add | _Mean
+_Quantized = QuantizedConv | QuantizedAdd | QuantizedMean
 
 
 def quantize_image_graph(source: Path, target: Path, photos: npt.NDArray[np.uint8]) -> QuantizationReport:
@@ -113,29 +131,29 @@ def quantize_image_graph(source: Path, target: Path, photos: npt.NDArray[np.uint
 # --- reading
 
 
-def _read_layers(model: onnx.ModelProto, file: Path) -> list[_Conv | _Add]:
-    """The layers in order; the last one is the projection to tokens."""
+def _read_layers(model: onnx.ModelProto, file: Path) -> list[_Layer]:
+    """The layers in order; their last ones are added up to the tokens."""
     graph = model.graph
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     clips = {node.input[0]: node for node in graph.node if node.op_type == "Clip"}
     _check_nodes(graph, constants, file)
-    layers: list[_Conv | _Add] = []
+    (grid,) = (node.input[0] for node in graph.node if node.op_type == "Reshape")
+    last = {grid, *(name for node in graph.node if grid in node.output for name in node.input)}
+    layers: list[_Layer] = []
     for node in graph.node:
         if node.op_type == "Conv":
-            layers.append(_read_conv(node, clips.get(node.output[0]), constants))
-        elif node.op_type == "Add":
+            layers.append(_read_conv(node, clips.get(node.output[0]), constants, last=last))
+        elif node.op_type == "Add" and node.output[0] != grid:
             layers.append(_Add((node.input[0], node.input[1]), node.output[0]))
+        elif node.op_type == "ReduceMean" and node.output[0] != graph.output[1].name:
+            layers.append(_Mean(node.input[0], node.output[0]))
     return layers
 
 
 def _check_nodes(graph: onnx.GraphProto, constants: Mapping[str, npt.NDArray[Any]], file: Path) -> None:
     kinds = Counter(node.op_type for node in graph.node)
-    head = [
-        kind
-        for kind in ("Cast", "Sub", "Div", "Reshape", "Transpose", "ReduceMean")
-        if kinds.pop(kind, 0) != 1
-    ]
-    other = set(kinds) - {"Conv", "Clip", "Add"}
+    head = [kind for kind in ("Cast", "Sub", "Div", "Reshape", "Transpose") if kinds.pop(kind, 0) != 1]
+    other = set(kinds) - {"Conv", "Clip", "Add", "ReduceMean"}
     if head or other:
         raise ModelError(
             f"{file} is not a float32 image graph of convolutions, ReLU6 and additions "
@@ -149,7 +167,11 @@ def _check_nodes(graph: onnx.GraphProto, constants: Mapping[str, npt.NDArray[Any
 
 
 def _read_conv(
-    node: onnx.NodeProto, clip: onnx.NodeProto | None, constants: Mapping[str, npt.NDArray[Any]]
+    node: onnx.NodeProto,
+    clip: onnx.NodeProto | None,
+    constants: Mapping[str, npt.NDArray[Any]],
+    *,
+    last: Collection[str],
 ) -> _Conv:
     facts = {fact.name: onnx.helper.get_attribute_value(fact) for fact in node.attribute}
     weight = constants[node.input[1]]
@@ -163,6 +185,7 @@ def _read_conv(
         strides=tuple(facts.get("strides", (1, 1))),
         groups=facts.get("group", 1),
         ceiling=float(constants[clip.input[2]]) if clip else None,
+        last=node.output[0] in last,
     )
 
 
@@ -172,7 +195,7 @@ def _read_conv(
 class _Tensors:
     """Every tensor twice, as the float network and as the integer one has it, for as long as it is needed."""
 
-    def __init__(self, layers: Sequence[_Conv | _Add]) -> None:
+    def __init__(self, layers: Sequence[_Layer]) -> None:
         self.exact: dict[str, Tensor] = {}
         self.codes: dict[str, Tensor] = {}
         self.steps: dict[str, Steps] = {}
@@ -185,23 +208,25 @@ class _Tensors:
         """The tensor exactly, and as it is after rounding."""
         return self.exact[name], self.steps[name].value(self.codes[name])
 
-    def done(self, layer: _Conv | _Add) -> None:
+    def done(self, layer: _Layer) -> None:
         for name in layer.sources:
             self._uses[name] -= 1
             if not self._uses[name]:
                 del self.exact[name], self.codes[name]
 
 
-def _quantize_layers(layers: Sequence[_Conv | _Add], photos: Tensor) -> list[QuantizedConv | QuantizedAdd]:
+def _quantize_layers(layers: Sequence[_Layer], photos: Tensor) -> list[_Quantized]:
     tensors = _Tensors(layers)
     pixels = PIXELS.value(photos)
     tensors.put(layers[0].sources[0], pixels, pixels, PIXELS)
-    done: list[QuantizedConv | QuantizedAdd] = []
+    done: list[_Quantized] = []
     for layer in layers:
         if isinstance(layer, _Add):
             done.append(_quantize_add(layer, tensors))
+        elif isinstance(layer, _Mean):
+            done.append(_quantize_mean(layer, tensors))
         else:
-            done.append(_quantize_conv(layer, tensors, last=layer is layers[-1]))
+            done.append(_quantize_conv(layer, tensors))
         tensors.done(layer)
     return done
 
@@ -214,7 +239,14 @@ def _quantize_add(layer: _Add, tensors: _Tensors) -> QuantizedAdd:
     return QuantizedAdd(layer.sources, (one, other), layer.target, steps)
 
 
-def _quantize_conv(layer: _Conv, tensors: _Tensors, *, last: bool) -> QuantizedConv:
+def _quantize_mean(layer: _Mean, tensors: _Tensors) -> QuantizedMean:
+    exact, given = (tensor.mean((2, 3), keepdim=True) for tensor in tensors.get(layer.source))
+    steps = tensor_steps(exact, starts_at_zero=False)
+    tensors.put(layer.target, exact, given, steps)
+    return QuantizedMean(layer.source, tensors.steps[layer.source], layer.target, steps)
+
+
+def _quantize_conv(layer: _Conv, tensors: _Tensors) -> QuantizedConv:
     exact_input, given_input = tensors.get(layer.source)
     exact = layer(exact_input, layer.weight)
     # A channel that is nearly dead still has a bias, which must fit into 32 bits.
@@ -224,7 +256,7 @@ def _quantize_conv(layer: _Conv, tensors: _Tensors, *, last: bool) -> QuantizedC
     shift = (exact - given).mean((0, 2, 3))
     given += shift[:, None, None]
     steps = None
-    if not last:
+    if not layer.last:
         exact = exact if layer.ceiling is None else exact.clamp(0, layer.ceiling)
         steps = tensor_steps(exact, starts_at_zero=layer.ceiling is not None)
         tensors.put(layer.target, exact, given, steps)

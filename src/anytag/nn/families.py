@@ -107,6 +107,9 @@ class NetworkConfig:
         width: D, of the tokens that the encoder gives.
         heads: of the decoder's cross-attention.
         text_hidden: of the query projection that is trained for the folded decoder; 0 where there is none.
+        memory: the stage from which the pretrained backbone is kept beside the trained one: what its late
+            stages make of the whole photo is added to every token, so that fine-tuning forgets nothing.
+            0 where nothing is kept.
         projected: whether the backbone's tokens are projected to `width`; otherwise it is their own width.
         queries: what a row of the queries is. "descriptions": a text vector, weighted by the photo;
             "embedded": a text vector, averaged; "learned": query, weight vector and bias of one tag.
@@ -120,6 +123,7 @@ class NetworkConfig:
     width: int
     heads: int
     text_hidden: int = 0
+    memory: int = 0
     projected: bool = True
     queries: Queries = "descriptions"
     cross: CrossConfig | None = None
@@ -140,6 +144,7 @@ FAMILIES = {
         width=512,
         heads=4,
         text_hidden=512,
+        memory=5,
     ),
     "tag2text": NetworkConfig(
         backbone=SWIN_BASE,

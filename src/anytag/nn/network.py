@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import TypeVar, cast
 
 import torch
@@ -25,7 +26,7 @@ class ImageEncoder(nn.Module):
 
     Args:
         config: names backbone, size, width and normalisation.
-        backbone: with its weights; a random one when not given.
+        backbone: with its weights, which `memory` keeps; a random one when not given.
 
     Raises:
         ModelError: the backbone's tokens are to be used as they are, and are not of the width that is said.
@@ -41,6 +42,10 @@ class ImageEncoder(nn.Module):
         if not config.projected and width != config.width:
             raise ModelError(f"tokens are {width} wide and not projected, but the width is {config.width}")
         self.proj = nn.Linear(width, config.width) if config.projected else nn.Identity()
+        self.split = config.memory
+        if self.split:
+            self.memory = deepcopy(self.backbone.stages[self.split :]).requires_grad_(False)
+            self.recall = nn.Linear(width, config.width, bias=False)
         for name, values in (("mean", config.mean), ("std", config.std)):
             scaled = torch.tensor([255 * value for value in values]).reshape(3, 1, 1)
             self.register_buffer(name, scaled, persistent=False)
@@ -58,10 +63,27 @@ class ImageEncoder(nn.Module):
         """uint8 N×3×S×S -> tokens N×T×D, pooled N×D."""
         return self.from_stage((pixels.float() - self.mean) / self.std, 0)
 
-    def from_stage(self, features: Tensor, first: int) -> tuple[Tensor, Tensor]:
-        """The same from the features that stage `first` expects; those of stage 0 are normalised pixels."""
+    def from_stage(
+        self, features: Tensor, first: int, remembered: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The same from the features that stage `first` expects; those of stage 0 are normalised pixels.
+
+        Args:
+            remembered: N×C, what `remember` gave for these photos, where it is known already.
+        """
+        if self.split and remembered is None:
+            features, first = self.backbone(features, first, self.split), self.split
+            remembered = self.remember(features)
         tokens = self.proj(self.backbone.tokens(self.backbone(features, first)))
+        if self.split and remembered is not None:
+            tokens = tokens + self.recall(remembered)[:, None]
         return tokens, tokens[:, 0] if self.backbone.summary else tokens.mean(1)
+
+    def remember(self, features: Tensor) -> Tensor:
+        """What the kept late stages make of the whole photo: features of stage `split` -> N×C."""
+        for stage in self.memory:
+            features = stage(features)
+        return self.backbone.tokens(features).mean(1)
 
 
 class TagNetwork(nn.Module):

@@ -92,7 +92,7 @@ class StaticTextEncoder:
         Raises:
             ModelError: the folder has no projection, or it is not made for vectors of this width.
         """
-        p = self._projection
+        p = self.projection
         if vectors.ndim != 2 or vectors.shape[1] != p["w1"].shape[0]:
             raise ModelError(f"got text vectors of shape {vectors.shape}, expected (n, {p['w1'].shape[0]})")
         hidden = np.maximum(vectors @ p["w1"] + p["b1"], 0.0)  # n×H
@@ -139,16 +139,20 @@ class StaticTextEncoder:
         return table, scale
 
     @cached_property
-    def _projection(self) -> dict[str, Floats]:
+    def projection(self) -> dict[str, Floats]:
+        """What `project` multiplies by: skip dim×D, w1 dim×H, b1 H, w2 H×D, b2 D, float32.
+
+        Raises:
+            ModelError: the folder has none, or its shapes do not fit together.
+        """
         path = self.folder / "projection.safetensors"
         if not path.is_file():
             raise ModelError(
                 f"{self.folder} has no projection.safetensors, so its texts cannot become queries"
             )
-        p = _read(
-            path,
-            {name: (np.float32, 1 if name[0] == "b" else 2) for name in ("skip", "w1", "b1", "w2", "b2")},
-        )
+        axes = {"skip": 2, "w1": 2, "b1": 1, "w2": 2, "b2": 1}
+        found = _read(path, {name: (np.floating, count) for name, count in axes.items()})
+        p = {name: value.astype(np.float32) for name, value in found.items()}
         (x, hidden), (h, d) = p["w1"].shape, p["w2"].shape
         if (p["b1"].shape, h, p["b2"].shape, p["skip"].shape) != ((hidden,), hidden, (d,), (x, d)):
             shapes = {name: value.shape for name, value in p.items()}
@@ -181,7 +185,7 @@ class StaticTextEncoder:
 
 
 def _read(path: Path, expected: dict[str, tuple[type, int]]) -> dict[str, NDArray[Any]]:
-    """Named tensors of a safetensors file, each checked for dtype and number of axes."""
+    """Named tensors of a safetensors file, each checked for its kind of numbers and number of axes."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
@@ -193,7 +197,7 @@ def _read(path: Path, expected: dict[str, tuple[type, int]]) -> dict[str, NDArra
         ) from error
     for name, (dtype, axes) in expected.items():
         value = found.get(name)
-        if value is None or value.dtype != dtype or value.ndim != axes:
+        if value is None or not np.issubdtype(value.dtype, dtype) or value.ndim != axes:
             given = "nothing" if value is None else f"{value.dtype} with {value.ndim} axes"
-            raise ModelError(f"{path}: got {given} as {name!r}, expected {np.dtype(dtype)} with {axes} axes")
+            raise ModelError(f"{path}: got {given} as {name!r}, expected {dtype.__name__} with {axes} axes")
     return {name: found[name] for name in expected}

@@ -129,7 +129,7 @@ def view(photo: Photo, number: int, *, size: int, draw: random.Random) -> np.nda
 
 
 def cache_shard(config: CacheConfig, number: int, rows: list[tuple[int, Row]]) -> None:
-    """Writes shard-NNNN.npz: `features`, `memory`, `row`, `view` by view; `photo`, `logits`, `pooled` by photo."""
+    """Writes shard-NNNN.npz: features, memory, row, view by view; photo, logits, pooled by photo."""
     path = config.shard(number)
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1

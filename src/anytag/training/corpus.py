@@ -19,6 +19,7 @@ from anytag.models.hub import EMBEDDED
 from anytag.text_encoders.static import StaticTextEncoder
 from anytag.vocabulary import Vocabulary
 
+from .cache import KEYS
 from .student import Batch
 from .targets import MIN_MENTIONS, ImageNetClasses, Labeler, label_matrices
 
@@ -31,6 +32,7 @@ class Cache:
 
     Attributes:
         features: float16 M×C×h×w, one a view.
+        memory: float16 M×F, what the frozen network's late stages make of it.
         row: int32 M, the photo of each view.
         view: int8 M, its number.
         logits: float16 N×1000 by photo, the teacher's.
@@ -38,6 +40,7 @@ class Cache:
     """
 
     features: npt.NDArray[np.float16]
+    memory: npt.NDArray[np.float16]
     row: npt.NDArray[np.int32]
     view: npt.NDArray[np.int8]
     logits: npt.NDArray[np.float16]
@@ -56,15 +59,14 @@ class Cache:
         parts: dict[str, list[Array]] = {}
         for path in paths:
             with np.load(path) as shard:
-                for key in ("features", "row", "view", "photo", "logits", "pooled"):
+                for key in KEYS:
                     parts.setdefault(key, []).append(shard[key])
         whole = {key: np.concatenate(parts.pop(key)) for key in list(parts)}
         order = np.argsort(whole["photo"])
         if not np.array_equal(whole["photo"][order], np.arange(len(order))):
             raise AnytagError(f"{folder}: the cache misses photos; run python -m anytag.training.cache again")
-        return cls(
-            whole["features"], whole["row"], whole["view"], whole["logits"][order], whole["pooled"][order]
-        )
+        del whole["photo"]
+        return cls(**whole | {key: whole[key][order] for key in ("logits", "pooled")})
 
 
 def train_probe(
@@ -166,14 +168,19 @@ class Corpus:
         )
 
     def _beliefs(self) -> None:
-        """Where people were silent, teachers speak: a probe of what they said, and ImageNet's classifier."""
+        """Where people were silent, teachers speak: probes of what they said, and ImageNet's classifier.
+
+        The probes of two backbones together are right more often than either, or than one of both.
+        """
         train = np.flatnonzero(self.split == "train")
         trust = np.divide(self.trust[train], 100, dtype=np.float32)
-        probe = train_probe(self.cache.pooled[train], self.present[train].astype(np.float32), trust)
-        pooled = torch.from_numpy(self.cache.pooled[train].astype(np.float32))
-        with torch.no_grad():
-            guess = probe(pooled).sigmoid().numpy()
         said = self.present[train].astype(np.float32)
+        _, first = np.unique(self.cache.row, return_index=True)  # a view of each photo
+        seen = (self.cache.pooled[train], self.cache.memory[first[train]])
+        probes = [train_probe(features, said, trust) for features in seen]
+        with torch.no_grad():
+            logits = [probe(_tensor(features)) for probe, features in zip(probes, seen, strict=True)]
+            guess = torch.stack(logits).mean(0).sigmoid().numpy()
         told = [number for number in train if self.rows[number].captions]
         self.named = self.present[told].sum(0) >= MIN_MENTIONS
         guess[:, ~self.named] = 0  # of tags that only labels name, the probe has seen no photo without
@@ -226,6 +233,7 @@ class Corpus:
         asked = np.sort(draw.permutation(len(self.vocabulary))[:tags])
         return Batch(
             features=_tensor(self.cache.features[views]),
+            memory=_tensor(self.cache.memory[views]),
             belief=_tensor(self.belief[at]) / 200,
             weight=_tensor(self.weight[at]) / 200,
             teacher=_tensor(self.cache.logits[photos]),

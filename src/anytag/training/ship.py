@@ -87,12 +87,14 @@ def save_queries(path: Path, bank: Bank) -> None:
 
 
 def write_projection(student: Student, path: Path) -> None:
-    """The query projection as the text encoder reads it."""
+    """The query projection as the text encoder reads it, in float16."""
     p = student.queries.projection
-    tensors = {"skip": p.skip.weight, "w1": p.fc1.weight, "w2": p.fc2.weight}
-    save = {name: np.ascontiguousarray(t.detach().numpy().T) for name, t in tensors.items()}
+    weights = {"skip": p.skip.weight.T, "w1": p.fc1.weight.T, "w2": p.fc2.weight.T}
+    tensors = {**weights, "b1": p.fc1.bias, "b2": p.fc2.bias}
     path.unlink(missing_ok=True)
-    save_file({**save, "b1": p.fc1.bias.detach().numpy(), "b2": p.fc2.bias.detach().numpy()}, path)
+    save_file(
+        {name: np.ascontiguousarray(t.detach().numpy(), np.float16) for name, t in tensors.items()}, path
+    )
     path.chmod(0o644)
 
 

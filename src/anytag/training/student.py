@@ -21,6 +21,7 @@ class Batch:
 
     Attributes:
         features: N×C×h×w, what the first trained stage expects.
+        memory: N×F, what the network's memory gives of them.
         belief: N×K in [0, 1], that a tag is in the photo.
         weight: N×K, how much an entry counts.
         teacher: N×1000 logits of the teacher classifier.
@@ -29,6 +30,7 @@ class Batch:
     """
 
     features: Tensor
+    memory: Tensor
     belief: Tensor
     weight: Tensor
     teacher: Tensor
@@ -76,7 +78,8 @@ class Student(nn.Module):
         weights: LossWeights,
     ) -> None:
         super().__init__()
-        self.network, self.queries, self.first, self.weights = network, queries, first, weights
+        self.network, self.queries, self.weights = network, queries, weights
+        self.first, self.trained = first, trained
         self.register_buffer("classes", classes)
         self.register_buffer("taught", taught)
         for stage in self.network.encoder.backbone.stages[:trained]:
@@ -87,7 +90,7 @@ class Student(nn.Module):
         """Every term of the loss, unweighted, and their weighted sum as "loss"."""
         network, w = self.network, self.weights
         features = batch.features.to(memory_format=torch.channels_last)
-        tokens, pooled = network.encoder.from_stage(features, self.first)
+        tokens, pooled = network.encoder.from_stage(features, self.first, batch.memory)
         rows = self.queries(batch.tags)
         logits = network.decoder(tokens, pooled, rows[None])
         # All six texts of a tag would cost as much as the backbone.
@@ -128,31 +131,6 @@ class Student(nn.Module):
             logits[:, position[tags[seen]]], teacher[:, seen], temperature=temperature
         )
         return (first_pass + decoded) / 2
-
-
-@torch.no_grad()
-def start_from_classifier(student: Student, classifier: nn.Linear, features: Tensor) -> None:
-    """Gives the classes' tags the classifier's own rows, as far as the width holds them.
-
-    The image projection becomes the classifier's leading right singular vectors, centred and scaled so that
-    the mean token of a photo has mean 0 and variance 1 in every direction, and the residuals its coordinates
-    there. So training starts with what the backbone knows; and without the centring all logits would swing
-    together for hundreds of steps.
-
-    Args:
-        features: N×C×h×w of a few hundred photos, what the first trained stage expects.
-    """
-    backbone, width = student.network.encoder.backbone, student.network.config.width
-    pooled = torch.cat([backbone(part, student.first).mean((2, 3)) for part in torch.split(features, 64)])
-    rows = classifier.weight - classifier.weight.mean(0)
-    left, values, right = torch.linalg.svd(rows, full_matrices=False)
-    directions = right[:width]
-    spread = (pooled @ directions.T).std(0)
-    proj = student.network.encoder.projection
-    proj.weight.copy_(directions / spread[:, None])
-    proj.bias.copy_(-proj.weight @ pooled.mean(0))
-    known = left[:, :width] * values[:width] * spread
-    student.queries.residual[student.classes[student.taught]] = known[student.taught]
 
 
 def fold_norms(backbone: Backbone) -> None:

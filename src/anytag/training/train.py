@@ -21,10 +21,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from anytag.errors import AnytagError
-from anytag.models.hub import EMBEDDED
+from anytag.models.folder import ModelFolder
+from anytag.models.hub import EMBEDDED, resolve
 from anytag.nn.backbones import imagenet_backbone
 from anytag.nn.families import FAMILIES, NetworkConfig
 from anytag.nn.network import TagNetwork
@@ -32,12 +33,13 @@ from anytag.nn.queries import TagQueries
 from anytag.text_encoders.static import StaticTextEncoder
 from anytag.vocabulary import Vocabulary
 
+from .beginning import start_from_classifier, start_from_folder
 from .corpus import Cache, Corpus
 from .descriptions import read_descriptions, text_vectors
 from .loop import Loop, Machine
 from .report import Progress, Reporter
 from .state import STUDENT
-from .student import LossWeights, Student, fold_norms, start_from_classifier
+from .student import Batch, LossWeights, Student, fold_norms
 from .targets import ImageNetClasses
 
 
@@ -57,6 +59,8 @@ class Recipe:
         held_out: part of the vocabulary without any supervision (0.2: every fifth tag of a shuffle).
         sources: sources to train on; empty means all.
         precision: "no", "bf16" or "fp16".
+        start: a model folder, or the name of one, whose weights the run starts from; the backbone's ImageNet
+            weights and classifier when empty.
     """
 
     first: int = 5
@@ -73,6 +77,7 @@ class Recipe:
     held_out: float = 0.0
     sources: str = ""
     precision: str = "no"
+    start: str = ""
     save_minutes: float = 4.0
     weights: LossWeights = field(default_factory=LossWeights)
 
@@ -140,10 +145,21 @@ def held_out_tags(count: int, part: float) -> np.ndarray | None:
     return np.sort(np.random.default_rng(7).permutation(count)[: round(count * part)]) if part else None
 
 
-def sample_features(corpus: Corpus, *, photos: int = 512) -> Tensor:
-    """Cached feature maps of about `photos` views from all over the corpus."""
+def sample(corpus: Corpus, *, photos: int = 512) -> Batch:
+    """About `photos` views from all over the corpus."""
     step = max(1, len(corpus.views) // photos)
-    return corpus.batch(corpus.views[::step], draw=np.random.default_rng(0), tags=1).features
+    return corpus.batch(corpus.views[::step], draw=np.random.default_rng(0), tags=1)
+
+
+def start(student: Student, classifier: nn.Linear, corpus: Corpus, folder: str) -> None:
+    """Gives an untrained student what the recipe's `start` says."""
+    views = sample(corpus)
+    start_from_classifier(student, classifier, views.features)
+    if folder:
+        start_from_folder(
+            student, ModelFolder.open(resolve(folder)),
+            vocabulary=corpus.vocabulary, classifier=classifier, memory=views.memory,
+        )  # fmt: skip
 
 
 def build_student(
@@ -248,7 +264,7 @@ def train_mini(
     )  # fmt: skip
     torch.manual_seed(recipe.seed)
     student, classifier = build_student(vocabulary, recipe)
-    start_from_classifier(student, classifier, sample_features(corpus))
+    start(student, classifier, corpus, recipe.start)
     trainer = Trainer(student, corpus, recipe, out, machine=machine, report=report)
     trainer.resume()
     (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1))
