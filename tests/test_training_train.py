@@ -272,6 +272,7 @@ def test_start_at_a_folder(
     views = sample(corpus)
     start_from_classifier(first, built[1], views.features)
     nn.init.normal_(first.network.folded.key.weight, std=0.1)
+    nn.init.constant_(first.network.folded.reweight_scale, 0.5)  # a factor of 1 would be no node of the graph
     folder = ship_graphs(first, corpus, tmp_path / "model")
     start_from_folder(other, folder, vocabulary=corpus.vocabulary, classifier=built[1], memory=views.memory)
     with torch.no_grad():
