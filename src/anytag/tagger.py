@@ -313,10 +313,11 @@ def in_batches(
     if isinstance(images, Sized):  # a few photos: a share for every worker
         workers = max(1, min(workers, len(images)))
         batch_size = max(1, min(batch_size, -(-len(images) // workers)))
-    return _in_order(work, _batches(images, batch_size), workers)
+    return _in_order(work, batches(images, batch_size), workers)
 
 
-def _batches(items: Iterable[In], size: int) -> Iterator[list[In]]:
+def batches(items: Iterable[In], size: int) -> Iterator[list[In]]:
+    """Lists of `size` items, the last one shorter."""
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
