@@ -21,7 +21,7 @@ from anytag.training.objectives import OBJECTIVES, Matching, Objective
 from anytag.training.pixels import PixelBatch
 from anytag.training.recipes import TrainRecipe, find
 from anytag.training.report import Reporter
-from anytag.training.run import Run, prepare
+from anytag.training.run import Run, prepare, train
 from tests.families import ALIGNMENT, tiny_config
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 40), "blue": (30, 40, 220)}
@@ -101,7 +101,7 @@ def share(rank: int, world: int, port: int, recipe: TrainRecipe, data: Path, out
     }
     torch.set_num_threads(1)
     anytag.nn.bert.DROPOUT = 0.0  # masks would differ
-    loop_of(recipe, data, out).run()
+    train(Run(recipe, data, out, MACHINE))
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 

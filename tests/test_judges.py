@@ -232,7 +232,7 @@ def test_captions_and_tags_come_from_the_same_folder(model: Path, photos: list[P
 
 def test_without_heads_and_without_words_it_says_what_to_do(data: Path, tmp_path: Path) -> None:
     folder = train(Run(recipe_of("tag2text", steps=1), data, tmp_path, MACHINE))
-    with pytest.raises(ModelError, match="no alignment heads and no text encoder.*tag2text-retrieval"):
+    with pytest.raises(ModelError, match=r"no alignment heads and no text encoder.*tag2text-retrieval"):
         Retriever.load(folder)
     with pytest.raises(ModelError, match="has no alignment heads"):
         open_alignment(ModelFolder.open(folder), device="cpu")

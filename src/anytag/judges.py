@@ -27,11 +27,11 @@ class Texts:
 
     Attributes:
         vectors: float32 M×E, which the photos' are compared with.
-        ids: int64 M×L, wordpieces; M×0 where vectors are all.
+        rows: what looks: queries float32 M×P×R, or wordpieces int64 M×L.
     """
 
     vectors: Floats
-    ids: Ids
+    rows: npt.NDArray[Any]
 
 
 class Judge(Protocol):
@@ -94,12 +94,11 @@ class DecoderJudge:
         return np.stack([one.tokens for one in photos]), np.stack([one.pooled for one in photos])
 
     def read(self, texts: Sequence[str]) -> Texts:
-        queries = self._tagger.queries(texts)  # M×1×D
-        return Texts(queries[:, 0], np.zeros((len(texts), 0), np.int64))
+        queries = self._tagger.queries(texts)
+        return Texts(queries[:, 0], queries)
 
     def look(self, tokens: Floats, vectors: Floats, texts: Texts, pairs: Ids) -> Floats:
-        asked = texts.vectors[None, :, None]  # 1×M×1×D
-        logits: Floats = self._tagger.runtime.score(tokens, vectors, asked)
+        logits = self._tagger.runtime.score(tokens, vectors, texts.rows[None])  # N×M
         return logits[pairs[:, 0], pairs[:, 1]]
 
 
@@ -149,7 +148,7 @@ class HeadJudge:
         return Texts(self._matcher.read(ids), ids)
 
     def look(self, tokens: Floats, vectors: Floats, texts: Texts, pairs: Ids) -> Floats:
-        return self._matcher.match(tokens, texts.ids, pairs)
+        return self._matcher.match(tokens, texts.rows, pairs)
 
 
 def open_judge(folder: ModelFolder, tagger: Tagger) -> Judge:

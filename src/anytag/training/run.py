@@ -65,8 +65,8 @@ def train(run: Run, report: Reporter | None = None) -> Path:
     """Trains to the end, or goes on with a run that was interrupted.
 
     Returns:
-        OUT/model, a folder for `anytag tag`; OUT/student.pt where the weights are sharded, and for a published
-        family on a backbone of timm's, of which a folder cannot tell.
+        OUT/model, a folder for `anytag tag`; OUT/student.pt where the weights are sharded, and for a
+        published family on a backbone of timm's, of which a folder cannot tell.
 
     Raises:
         AnytagError: the data, the vocabulary or what the recipe names cannot be read; the run fails.
