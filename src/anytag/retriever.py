@@ -128,7 +128,7 @@ class Retriever:
             paths += [one.path or "" for one in good]
             tokens.append(seen.astype(np.float16))  # half the memory, while they come
             pooled.append(vectors)
-        first = 1 if paths else 0
+        first = 1 if paths else 0  # the empty array, which alone knows no T
         return Gallery(
             self.tagger.card.name,
             tuple(paths),

@@ -15,6 +15,7 @@ from .caption import CaptionHead
 Ids = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
+_TEXTS = 256  # that are read at once
 _PAIRS = 64  # whose text looks at its photo at once: 70 MB of keys and values a layer at the published size
 
 
@@ -50,7 +51,8 @@ class TorchMatcher:
     def read(self, ids: Ids) -> Floats:
         """Unit vectors float32 M×E of texts, int64 M×L, from `WordPieces.caption_text`."""
         with torch.inference_mode():
-            return _array(self.head.embed_texts(self._tensor(ids)))
+            parts = torch.split(self._tensor(ids), _TEXTS)
+            return _array(torch.cat([self.head.embed_texts(some) for some in parts]))
 
     def match(self, seen: Floats, ids: Ids, pairs: Ids) -> Floats:
         """Logits float32 P that a text fits a photo.
