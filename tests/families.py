@@ -7,13 +7,22 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from anytag.nn.families import FAMILIES, CaptionConfig, CrossConfig, NetworkConfig, SwinConfig, VitConfig
+from anytag.nn.families import (
+    FAMILIES,
+    AlignmentConfig,
+    CaptionConfig,
+    CrossConfig,
+    NetworkConfig,
+    SwinConfig,
+    VitConfig,
+)
 from anytag.nn.network import TagNetwork
 
 SWIN = SwinConfig(width=4, depths=(2, 2), heads=(1, 2), window=2)
 VIT = VitConfig(width=8, depth=2, heads=2, patch=8)
 CAPTIONS = CaptionConfig(words=30, layers=2, heads=4, width=16, mlp=24, positions=48)
 CROSS = CrossConfig(hidden=16, layers=2, mlp=24)
+ALIGNMENT = AlignmentConfig(words=30, layers=2, heads=2, width=16, mlp=24, space=6, positions=48)
 
 
 def tiny_config(family: str, *, vit: bool = False) -> NetworkConfig:
@@ -29,6 +38,7 @@ TINY_FAMILIES = {
     "ram": tiny_config("ram"),
     "ram-plus": tiny_config("ram-plus"),
     "ram-plus with a ViT": tiny_config("ram-plus", vit=True),
+    "tag2text with alignment": replace(tiny_config("tag2text"), alignment=ALIGNMENT),
 }
 
 

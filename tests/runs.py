@@ -17,12 +17,12 @@ import anytag.nn.bert
 from anytag.data.rows import Row, write_rows
 from anytag.training.family import FamilyLoop, FamilyStudent
 from anytag.training.loop import Machine
-from anytag.training.objectives import OBJECTIVES, Objective
+from anytag.training.objectives import OBJECTIVES, Matching, Objective
 from anytag.training.pixels import PixelBatch
 from anytag.training.recipes import TrainRecipe, find
 from anytag.training.report import Reporter
-from anytag.training.run import Run, prepare
-from tests.families import tiny_config
+from anytag.training.run import Run, prepare, train
+from tests.families import ALIGNMENT, tiny_config
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 40), "blue": (30, 40, 220)}
 MACHINE = Machine(workers=0, log_every=1, tensorboard=False, save_minutes=1e9)
@@ -55,6 +55,14 @@ def recipe_of(family: str, **changes: object) -> TrainRecipe:
         warmup=1,
     )
     return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def retrieval_recipe(**changes: object) -> TrainRecipe:
+    """Tag2Text with alignment heads, as tiny."""
+    made = recipe_of("tag2text")
+    objective = replace(made.objective, matching=Matching(queue=10))
+    heads = replace(made.network, alignment=ALIGNMENT)
+    return replace(made, network=heads, objective=objective, **changes)  # type: ignore[arg-type]
 
 
 def small_recipe(**changes: object) -> TrainRecipe:
@@ -93,7 +101,7 @@ def share(rank: int, world: int, port: int, recipe: TrainRecipe, data: Path, out
     }
     torch.set_num_threads(1)
     anytag.nn.bert.DROPOUT = 0.0  # masks would differ
-    loop_of(recipe, data, out).run()
+    train(Run(recipe, data, out, MACHINE))
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from anytag.data.captions import clean_caption
 from anytag.data.describe import from_published
+from anytag.text_encoders.captions import clean_caption
 from anytag.text_encoders.prompts import TEMPLATES, ensemble, template_prompts, unit
 from tests.golden_cases import FOLDER, assert_close, read_case
 

@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 
 from anytag import AnytagError, Gallery, ModelError, Retriever, VocabularyError
+from anytag.cli.match import command
+from anytag.retriever import SHORTLIST
 from tests.command import run
 from tests.tiny import make_tiny_model
 
@@ -131,3 +133,8 @@ def test_match_needs_photos() -> None:
     done = run("match", "--text", "a dog")
     assert done.exit_code == 2
     assert "--gallery" in done.stderr
+
+
+def test_the_command_looks_at_as_many_as_python() -> None:
+    (option,) = (one for one in command.params if one.name == "shortlist")
+    assert option.default == SHORTLIST

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import resource
 import signal
 from collections.abc import Iterator
@@ -21,9 +22,10 @@ from anytag import Tagger
 from anytag.data.rows import Row, read_rows
 from anytag.errors import AnytagError
 from anytag.training.family import FixedQueries
+from anytag.training.objectives import Matching
 from anytag.training.pixels import Photos, PixelCorpus
 from anytag.training.report import Progress, Reporter
-from anytag.training.run import Run, train, vocabulary_of
+from anytag.training.run import Run, told_rows, train, vocabulary_of
 from anytag.vocabulary import Vocabulary
 from tests.command import run
 from tests.runs import (
@@ -33,6 +35,7 @@ from tests.runs import (
     free_port,
     loop_of,
     recipe_of,
+    retrieval_recipe,
     share,
     small_recipe,
     weights,
@@ -100,11 +103,83 @@ def test_the_command_ends_in_a_model(data: Path, tmp_path: Path) -> None:
 def test_families_learn(family: str, data: Path, tmp_path: Path) -> None:
     recipe = recipe_of(family, steps=6, rate=3e-3)
     result = train(Run(recipe, data, tmp_path, replace(MACHINE, checkpointing=family == "ram-plus")))
-    assert result == tmp_path / "student.pt"
+    assert result == tmp_path / "model"
+    assert Tagger.load(result).card.family == family
     first, *_, last = (line for line in log(tmp_path) if "tag" in line)
     assert last["tag"] < first["tag"]
     assert ("caption" in first) == (family != "ram-plus")
     assert ("alignment" in first) == (family == "ram-plus")
+
+
+def test_alignment_heads_learn_and_a_run_that_stops_goes_on_with_its_queue(
+    data: Path, tmp_path: Path
+) -> None:
+    """Tags, captions, contrast and match together; weights, slow copy and queue of both runs are the same."""
+    loop_of(recipe_of("tag2text"), data, tmp_path / "words")  # the trainer of wordpieces draws lots
+    pieces = str(tmp_path / "words" / "vocab.txt")
+    recipe = retrieval_recipe(steps=6, rate=3e-3, wordpieces=pieces)
+    loop_of(recipe, data, tmp_path / "whole").run()
+    first, *_, last = (line for line in log(tmp_path / "whole") if "tag" in line)
+    assert {"tag", "caption", "contrast", "match"} <= set(first)
+    assert last["tag"] < first["tag"]  # the contrast grows while its queue fills
+    broken = loop_of(recipe, data, tmp_path / "broken")
+    for batch in broken.corpus.stream(0, 3):
+        broken.student.train()
+        broken._step(batch)
+    broken.save()
+    resumed = loop_of(recipe, data, tmp_path / "broken")
+    resumed.resume()
+    assert resumed.step == 3
+    resumed.run()
+    one, other = (
+        torch.load(tmp_path / name / "state.pt", weights_only=True)["student"] for name in ("whole", "broken")
+    )
+    assert {"momentum.texts", "momentum.whose", "momentum.copy.head.of_text.weight"} <= set(one)
+    assert_same(one, other)
+    assert one["momentum.whose"].min() >= 0  # full: 24 pairs went into 10 places
+    trained = one["network.alignment.of_text.weight"]
+    assert 0 < (one["momentum.copy.head.of_text.weight"] - trained).abs().max() < 0.1
+    assert not any(name.startswith("momentum") for name in weights(tmp_path / "whole"))
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_queue(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same contrast and the same queue as one process; hard negatives are drawn within each."""
+    monkeypatch.setattr(anytag.nn.bert, "DROPOUT", 0.0)
+    recipe = retrieval_recipe(steps=1)
+    recipe = replace(recipe, objective=replace(recipe.objective, matching=Matching(queue=10, unguided=0.0)))
+    loop_of(recipe, data, tmp_path / "one").run()
+    spawn(share, (2, free_port(), recipe, data, tmp_path / "two"), nprocs=2)  # type: ignore[no-untyped-call]
+    (one, *_), (two, *_) = log(tmp_path / "one"), log(tmp_path / "two")
+    assert one["contrast"] == pytest.approx(two["contrast"], rel=1e-3)
+    queues = [
+        torch.load(tmp_path / name / "state.pt", weights_only=True)["student"]["momentum.whose"]
+        for name in ("one", "two")
+    ]
+    assert sorted(queues[0].tolist()) == sorted(queues[1].tolist())
+
+
+def test_heads_are_new_where_the_run_before_had_none(data: Path, tmp_path: Path) -> None:
+    loop_of(recipe_of("tag2text", steps=1), data, tmp_path / "a").run()
+    loop = loop_of(retrieval_recipe(start=str(tmp_path / "a")), data, tmp_path / "b")
+    before, momentum = weights(tmp_path / "a"), loop.family.momentum
+    assert momentum is not None
+    assert_same(before, {name: loop.family.state_dict()[name] for name in before})
+    for name, tensor in momentum.copy.encoder.named_parameters():
+        assert torch.equal(tensor, before[f"network.encoder.{name}"])
+
+
+def test_matching_needs_captions_and_room(data: Path, tmp_path: Path) -> None:
+    bare = [Row("0.png", "", "train", tags=("red",)), Row("1.png", "", "val", ("A wall.",), ("red",))]
+    kept = Kept()
+    told = told_rows([*bare, *read_rows(data)], data, kept)
+    assert len(told) == 19
+    assert kept.said == ["1 photos without captions are left out."]
+    with pytest.raises(AnytagError, match="no photo to train on has a caption"):
+        told_rows(bare, data, kept)
+    recipe = retrieval_recipe(batch_size=12)
+    with pytest.raises(AnytagError, match=r"matching.queue=10 pairs are less .* give 12 or more"):
+        loop_of(recipe, data, tmp_path)
 
 
 @pytest.mark.slow
@@ -274,6 +349,16 @@ def test_a_dry_run_of_the_published_recipe() -> None:
     assert done.exit_code == 0, done.stderr
     assert "209.6 million numbers are trained" in done.stdout  # the published RAM++ has 210 million
     assert "168265 steps of 416 photos" in done.stdout
+
+
+def test_a_dry_run_counts_the_slow_copy() -> None:
+    done = run("train", "tag2text-retrieval", "objective.matching.queue=1000", "--dry-run")
+    assert done.exit_code == 0, done.stderr
+    plain = run("train", "tag2text-14m", "--dry-run")
+    said = r"([\d.]+) million numbers are trained, ([\d.]+) million are fixed"
+    ((trained, fixed),), ((fewer, _),) = (re.findall(said, one.stdout) for one in (done, plain))
+    assert 140 < float(trained) - float(fewer) < 145  # a text encoder that looks at photos, and small heads
+    assert 440 < float(fixed) < float(trained)  # the copy has no learned queries
 
 
 def _tags(data: Path) -> Vocabulary:

@@ -314,10 +314,11 @@ def in_batches(
         workers = max(1, min(workers, len(images)))
         rounds = max(1, -(-len(images) // (workers * batch_size)))
         batch_size = max(1, -(-len(images) // (workers * rounds)))
-    return _in_order(work, _batches(images, batch_size), workers)
+    return _in_order(work, batches(images, batch_size), workers)
 
 
-def _batches(items: Iterable[In], size: int) -> Iterator[list[In]]:
+def batches(items: Iterable[In], size: int) -> Iterator[list[In]]:
+    """Lists of `size` items, the last one shorter."""
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch

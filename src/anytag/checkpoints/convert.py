@@ -252,7 +252,7 @@ class _Converter:
             files={},
             network=network_numbers(config),
             source={**files, "lists": self.lists.files, **(options.source or {})},
-            captions=_caption_spec(config),
+            captions=caption_spec(config),
         )
         write_card(self.draft, card)
 
@@ -297,7 +297,8 @@ def _query_tensors(rows: Tensor, config: NetworkConfig) -> Tensors:
     return {name: one.contiguous() for name, one in parts.items()}
 
 
-def _caption_spec(config: NetworkConfig) -> CaptionSpec | None:
+def caption_spec(config: NetworkConfig) -> CaptionSpec | None:
+    """The card's word on captions, of a network with a caption head."""
     words = config.captions
     return None if words is None else CaptionSpec(prompt=words.prompt, tag_length=words.tag_length)
 

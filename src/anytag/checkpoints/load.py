@@ -20,7 +20,8 @@ from anytag.models.folder import ModelFolder
 from anytag.nn.families import NetworkConfig
 from anytag.nn.network import TagNetwork
 
-WEIGHTS, CAPTIONS, QUERIES = "weights.safetensors", "captions.safetensors", "queries.safetensors"
+WEIGHTS, QUERIES = "weights.safetensors", "queries.safetensors"
+CAPTIONS, ALIGNMENT = "captions.safetensors", "alignment.safetensors"
 _ELSEWHERE = ("size", "mean", "std", "width")  # in the card's other fields
 
 
@@ -55,12 +56,15 @@ def empty_network(config: NetworkConfig) -> TagNetwork:
     return network
 
 
-def load_network(folder: str | Path | ModelFolder, *, captions: bool = True) -> TagNetwork:
+def load_network(
+    folder: str | Path | ModelFolder, *, captions: bool = True, alignment: bool = True
+) -> TagNetwork:
     """The network of a model folder, on the CPU in float32, set to evaluation.
 
     Args:
         folder: verified when given as a path.
         captions: load the caption head too, where there is one.
+        alignment: load the alignment heads too, where there are some.
 
     Raises:
         ModelError: the folder or its card is wrong, or its weights are not the network's.
@@ -70,9 +74,12 @@ def load_network(folder: str | Path | ModelFolder, *, captions: bool = True) -> 
     network = empty_network(config)
     if not captions:
         network.captions = None
+    if not alignment:
+        network.alignment = None
     weights = stored(model, WEIGHTS)
-    if network.captions is not None:
-        weights |= stored(model, CAPTIONS)
+    for head, name in ((network.captions, CAPTIONS), (network.alignment, ALIGNMENT)):
+        if head is not None:
+            weights |= stored(model, name)
     shared = set(network.state_dict()) - {name for name, _ in network.named_parameters()}
     lost = network.load_state_dict({n: t.float() for n, t in weights.items()}, strict=False, assign=True)
     wrong = [*lost.unexpected_keys, *(name for name in lost.missing_keys if name not in shared)]

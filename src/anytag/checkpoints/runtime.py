@@ -8,6 +8,7 @@ from anytag.errors import ModelError
 from anytag.models.folder import ModelFolder
 from anytag.models.onnx import Device
 from anytag.models.runtime import Precision
+from anytag.nn.matcher import TorchMatcher
 from anytag.nn.runtime import TorchRuntime
 from anytag.nn.writer import TorchCaptions
 
@@ -21,7 +22,7 @@ def open_torch(
     threads: int | None = None,
     precision: Precision | None = None,
 ) -> TorchRuntime:
-    """The folder's network without its caption head; arguments as for `anytag.models.runtime.open_runtime`.
+    """The folder's network without its heads; arguments as for `anytag.models.runtime.open_runtime`.
 
     Raises:
         DeviceError: the device is not there.
@@ -32,7 +33,7 @@ def open_torch(
     if threads is not None:
         torch.set_num_threads(threads)  # torch has one number for the whole process
     half = device == "cuda" if precision is None else precision == "bfloat16"
-    return TorchRuntime(load_network(folder, captions=False), device=device, half=half)
+    return TorchRuntime(load_network(folder, captions=False, alignment=False), device=device, half=half)
 
 
 def open_captions(folder: ModelFolder, *, device: str) -> TorchCaptions:
@@ -41,7 +42,21 @@ def open_captions(folder: ModelFolder, *, device: str) -> TorchCaptions:
     Raises:
         ModelError: the folder has none, or its weights do not fit its card.
     """
-    head = load_network(folder).captions
+    head = load_network(folder, alignment=False).captions
     if head is None:
         raise ModelError(f"{folder.path} was converted without its caption head; convert it again with it")
     return TorchCaptions(head.to(device))
+
+
+def open_alignment(folder: ModelFolder, *, device: str) -> TorchMatcher:
+    """The folder's alignment heads, where torch calls it `device`.
+
+    Raises:
+        ModelError: the folder has none, or its weights do not fit its card.
+    """
+    network = load_network(folder)
+    if network.alignment is None or network.captions is None:
+        raise ModelError(
+            f"{folder.path} has no alignment heads: make some with anytag train tag2text-retrieval"
+        )
+    return TorchMatcher(network.captions.to(device), network.alignment.to(device))

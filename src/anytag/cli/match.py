@@ -25,6 +25,14 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     "--top-k", metavar="N", type=click.IntRange(min=1), default=10, show_default=True, help="Photos a text."
 )
 @click.option(
+    "--shortlist",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=256,
+    show_default=True,
+    help="Photos a text that are looked at, the likeliest by a quick comparison.",
+)
+@click.option(
     "--gallery",
     metavar="FILE",
     type=_FILE,
@@ -41,6 +49,7 @@ def command(
     photos: tuple[str, ...],
     texts: tuple[str, ...],
     top_k: int,
+    shortlist: int,
     gallery: Path | None,
     format_: str,
     output: Path | None,
@@ -67,7 +76,8 @@ def command(
             seen.write(gallery)
     with writers.Stdout(format_) if output is None else writers.File(output, format_) as sink:
         for text in texts:
-            sink.write(_rows(retriever.rank(seen, text, top_k=top_k), text, format_))
+            found = retriever.rank(seen, text, top_k=top_k, shortlist=shortlist)
+            sink.write(_rows(found, text, format_))
     _report(seen)
 
 

@@ -59,7 +59,8 @@ def command(
     dry_run: bool,
     **machine: Any,
 ) -> None:
-    """Train by a recipe: mini, small, flickr8k-tiny, tag2text-14m, ram-14m, ram-plus-14m, and -14m-384.
+    """Train by a recipe: mini, small, flickr8k-tiny, tag2text-14m, tag2text-retrieval, ram-14m, ram-plus-14m,
+    and each of the last four with -384 after it.
 
     Any number of the recipe can be given as key=value; the whole recipe is printed. An interrupted run goes
     on where it was when the same command is given again. On several devices or machines: accelerate launch -m

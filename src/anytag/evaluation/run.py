@@ -15,7 +15,6 @@ from anytag.errors import AnytagError
 from anytag.models import published
 from anytag.models.onnx import Device
 from anytag.retriever import Retriever
-from anytag.tagger import Tagger
 from anytag.vocabulary import Vocabulary
 
 from . import benchmarks
@@ -194,7 +193,7 @@ def _similarity(asked: Evaluation, spec: str | None, watch: Watch) -> tuple[str,
                 f"{spec} cannot tell how well a sentence fits; leave it out of --task retrieval"
             )
         return rival.name, lambda photos, texts: rival.similar(photos, texts, watch=watch)
-    retriever = Retriever(Tagger.load(spec, device=asked.device))
+    retriever = Retriever.load(spec, device=asked.device)
     name = retriever.tagger.card.name
 
     def similar(photos: Sequence[Path], texts: Sequence[str]) -> tuple[Floats, dict[int, str]]:

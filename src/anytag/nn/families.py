@@ -81,9 +81,9 @@ class AlignmentConfig:
     """Heads that say how well a text fits a photo (Tag2Text, section 3.2).
 
     Attributes:
-        words: wordpieces, the special ones included.
+        words: wordpieces, the special ones included; the caption head's.
         layers: of the text encoder.
-        width: H, of the text encoder and of the encoded tags.
+        width: H, of the text encoder and of the encoded tags; the caption head's.
         space: E, of the space that photos and texts share.
         positions: longest text, in wordpieces.
     """
@@ -115,6 +115,7 @@ class NetworkConfig:
             "embedded": a text vector, averaged; "learned": query, weight vector and bias of one tag.
         cross: the decoder; the folded one when None.
         captions: the caption head, if any.
+        alignment: the alignment heads, if any; the caption head encodes the tags that guide them.
         mean, std: how pixels in [0, 1] are normalised, RGB.
     """
 
@@ -128,6 +129,7 @@ class NetworkConfig:
     queries: Queries = "descriptions"
     cross: CrossConfig | None = None
     captions: CaptionConfig | None = None
+    alignment: AlignmentConfig | None = None
     mean: Triple = LITE_MEAN
     std: Triple = LITE_STD
 

@@ -1,4 +1,4 @@
-"""The network of all families: image encoder, tag decoder, caption head."""
+"""The network of all families: image encoder, tag decoder, caption head, alignment heads."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from anytag.errors import ModelError
 
+from .alignment import AlignmentHead
 from .backbones import Backbone, Stages
 from .bert import CrossLayer
 from .caption import CaptionHead
@@ -95,6 +96,10 @@ class TagNetwork(nn.Module):
 
     Attributes:
         captions: the caption head, None where the configuration has none.
+        alignment: the alignment heads, None where the configuration has none.
+
+    Raises:
+        ModelError: parts do not fit together.
     """
 
     def __init__(self, config: NetworkConfig, backbone: Stages | None = None) -> None:
@@ -103,6 +108,7 @@ class TagNetwork(nn.Module):
         self.encoder = ImageEncoder(config, backbone)
         self.decoder = make_decoder(config)
         self.captions = _make_captions(config, self.decoder)
+        self.alignment = _make_alignment(config)
 
     @property
     def folded(self) -> FoldedDecoder:
@@ -147,3 +153,15 @@ def _make_captions(config: NetworkConfig, decoder: TagDecoder) -> CaptionHead | 
         return None
     layers = decoder.layers if isinstance(decoder, CrossDecoder) else ()
     return CaptionHead(config.captions, config.width, shared=cast("list[CrossLayer]", list(layers)))
+
+
+def _make_alignment(config: NetworkConfig) -> AlignmentHead | None:
+    heads, captions = config.alignment, config.captions
+    if heads is None:
+        return None
+    if captions is None or (captions.width, captions.words) != (heads.width, heads.words):
+        raise ModelError(
+            "alignment heads are guided by tags that the caption head encodes: they need one of the same "
+            f"width and words, {heads.width} and {heads.words}"
+        )
+    return AlignmentHead(heads, config.width)

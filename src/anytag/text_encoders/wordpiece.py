@@ -74,6 +74,10 @@ class WordPieces:
         """Ids of a text alone, without special ones."""
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
+    def knows(self, text: str) -> bool:
+        """Is any part of the text among the wordpieces?"""
+        return any(number != self._ids[UNKNOWN] for number in self.pieces(text))
+
     def prompt(self, text: str) -> list[int]:
         """What a caption starts with: [DEC] and the text."""
         return [self.begin, *self.pieces(text)]

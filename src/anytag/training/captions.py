@@ -26,11 +26,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anytag.data.captions import clean_caption
 from anytag.data.rows import Row
 from anytag.models.folder import ModelFolder
 from anytag.nn.families import CaptionConfig
 from anytag.nn.guided import GuidedHead
+from anytag.text_encoders.captions import clean_caption
 from anytag.text_encoders.wordpiece import WordPieces
 from anytag.vocabulary import Vocabulary
 

@@ -26,7 +26,7 @@ class Estimate:
 
     Attributes:
         parameters: trained ones.
-        fixed: numbers that are not trained, such as text vectors.
+        fixed: numbers that are not trained, such as text vectors or a slow copy.
         state_bytes: weights, gradients, AdamW's two moments and averages.
         photo_bytes: kept of each photo between forward and backward pass, without checkpointing.
         photo_flops: of a photo's forward and backward pass.
@@ -81,6 +81,7 @@ def estimate(
         student(batch)  # as in the first steps: later ones leave out what is settled
     trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
     fixed = sum(b.numel() for b in student.buffers())
+    fixed += sum(p.numel() for p in student.parameters() if not p.requires_grad)  # a slow copy
     activations = sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in own)
     copies = 4 + (1 if recipe.ema else 0)  # weight, gradient, two moments, average
     return Estimate(
@@ -109,7 +110,9 @@ def _student(
         rows = torch.zeros(tags, texts, text_width)
         folded = config.cross is None
         queries = WordQueries(rows, config.width, hidden=config.text_hidden) if folded else FixedQueries(rows)
-    return FamilyStudent(make_network(recipe, config), queries, recipe.objective).train()
+    student = FamilyStudent(make_network(recipe, config), queries, recipe.objective)
+    student.begin()
+    return student.train()
 
 
 def _batch(
@@ -119,11 +122,12 @@ def _batch(
     return FamilyBatch(
         torch.zeros(count, 3, config.size, config.size, dtype=torch.uint8),
         torch.zeros(count, tags),
-        tag_ids=ids if objective.captions else None,
-        tag_mask=ids if objective.captions else None,
-        caption_ids=ids[:, :_CAPTION] if objective.captions else None,
+        tag_ids=ids if objective.reads else None,
+        tag_mask=ids if objective.reads else None,
+        caption_ids=ids[:, :_CAPTION] if objective.reads else None,
         texts=torch.zeros(count, text_width) if objective.aligns else None,
         teacher=torch.zeros(count, config.width) if objective.distils else None,
+        whose=torch.zeros(count, 2, dtype=torch.int64) if objective.matching else None,
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,7 @@ from anytag.nn.queries import TagQueries
 from anytag.text_encoders import TextEncoder
 from anytag.text_encoders.wordpiece import WordPieces
 
+from .alignment import Aligner, AlignmentBatch, Momentum, alignment_losses, read_pairs, text_numbers
 from .loop import Loop, Machine, checkpoint_parts
 from .losses import asymmetric_loss, caption_labels, caption_loss
 from .objectives import Objective
@@ -88,6 +89,7 @@ class FamilyBatch:
         caption_ids: N×L wordpieces of a caption each.
         texts: N×D unit text vectors, zeros where a photo has no caption.
         teacher: N×D, what the teacher says of the same crop.
+        whose: int64 N×2, as `AlignmentBatch` has it.
     """
 
     pixels: Tensor
@@ -97,6 +99,7 @@ class FamilyBatch:
     caption_ids: Tensor | None = None
     texts: Tensor | None = None
     teacher: Tensor | None = None
+    whose: Tensor | None = None
 
 
 class FamilyStudent(nn.Module):
@@ -108,6 +111,9 @@ class FamilyStudent(nn.Module):
         objective: which terms there are.
         distillation: weight of that term beside the others.
         asked: tags that a step draws, beside those that its photos have; all when 0.
+
+    Attributes:
+        momentum: the slow copy that alignment heads learn beside; from `begin` on, where they are trained.
     """
 
     def __init__(
@@ -119,6 +125,18 @@ class FamilyStudent(nn.Module):
         self.distillation = distillation
         self.asked = asked
         self.pieces = 0
+        self.momentum: Momentum | None = None
+
+    def begin(self) -> None:
+        """Copies what is copied, once the weights are those that training starts with."""
+        matching = self.objective.matching
+        if matching is not None:
+            self.momentum = Momentum(Aligner(self.network), length=matching.queue, decay=matching.decay)
+
+    def follow(self) -> None:
+        """What a step of the optimizer is followed by."""
+        if self.momentum is not None:
+            self.momentum.follow(Aligner(self.network))
 
     def checkpoint(self) -> None:
         """Gradient checkpointing: of the backbone's stages, and of the decoder for some tags at a time."""
@@ -130,8 +148,11 @@ class FamilyStudent(nn.Module):
         objective = self.objective
         tokens, pooled = self.network.encoder(batch.pixels)
         terms = {"tag": self._tags(tokens, pooled, batch.tags)}
-        if objective.captions:
-            terms["caption"] = self._captions(tokens, batch)
+        tags = self._encoded_tags(tokens, batch) if objective.reads else None
+        if objective.captions and tags is not None:
+            terms["caption"] = self._captions(tags, batch)
+        if self.momentum is not None:
+            terms |= self._pairs(tokens, pooled, tags, batch, self.momentum)
         if objective.distils and batch.teacher is not None:
             terms["distillation"] = F.l1_loss(pooled, batch.teacher)
         if objective.aligns and batch.texts is not None:
@@ -176,17 +197,32 @@ class FamilyStudent(nn.Module):
         others = [weights.get(name, 1.0) * value for name, value in terms.items() if name != "tag"]
         return sum(others, tag)
 
-    def _captions(self, tokens: Tensor, batch: FamilyBatch) -> Tensor:
-        """A mean over the labelled positions of all processes, as if they were one."""
-        head = self.network.captions
-        if head is None or batch.caption_ids is None or batch.tag_ids is None or batch.tag_mask is None:
+    def _encoded_tags(self, tokens: Tensor, batch: FamilyBatch) -> Tensor:
+        """N×S×H, of the tags' text."""
+        if self.network.captions is None or batch.tag_ids is None or batch.tag_mask is None:
             raise ModelError("this objective needs a caption head and wordpieces; give wordpieces=vocab.txt")
-        memory = head.remember(head.encode_tags(batch.tag_ids, batch.tag_mask, tokens))
-        logits, _ = head.decode(batch.caption_ids, memory, mask=batch.caption_ids != 0)
-        labels = caption_labels(batch.caption_ids, unlearned=UNLEARNED)
+        return self.network.captions.encode_tags(batch.tag_ids, batch.tag_mask, tokens)
+
+    def _captions(self, tags: Tensor, batch: FamilyBatch) -> Tensor:
+        """A mean over the labelled positions of all processes, as if they were one."""
+        head, ids = self.network.captions, batch.caption_ids
+        assert head is not None and ids is not None  # there are encoded tags
+        logits, _ = head.decode(ids, head.remember(tags), mask=ids != 0)
+        labels = caption_labels(ids, unlearned=UNLEARNED)
         mine = (labels[:, 1:] >= 0).sum()
         share = mine / mean_over_ranks(mine.float()).clamp_min(1)
         return caption_loss(logits, labels) * share
+
+    def _pairs(
+        self, tokens: Tensor, pooled: Tensor, tags: Tensor | None, batch: FamilyBatch, momentum: Momentum
+    ) -> dict[str, Tensor]:
+        """ "contrast" and "match" of the photos with their captions."""
+        head, matching = self.network.alignment, self.objective.matching
+        assert head is not None and matching is not None  # there is a momentum
+        assert batch.caption_ids is not None and batch.whose is not None
+        pairs = AlignmentBatch(batch.pixels, batch.caption_ids, batch.whose, batch.tag_ids, batch.tag_mask)
+        read = read_pairs(head, tokens, pooled, tags, pairs.text_ids)
+        return alignment_losses(head, read, momentum, pairs, trust=matching.trust)
 
     def _alignment(self, tokens: Tensor, pooled: Tensor, texts: Tensor) -> Tensor:
         """Each photo is asked with the captions of all processes; equal captions are no negatives."""
@@ -210,6 +246,8 @@ class FamilyLoop(Loop):
         pieces: makes wordpieces, where it has captions.
         teacher: sees the same crop as the student.
     """
+
+    helpers: ClassVar[tuple[str, ...]] = ("momentum.",)
 
     def __init__(
         self,
@@ -252,10 +290,13 @@ class FamilyLoop(Loop):
         device, objective = self.accelerator.device, self.family.objective
         pixels, tags = (x.to(device, non_blocking=True) for x in (batch.pixels, batch.tags))
         made = FamilyBatch(pixels, tags)
-        if objective.captions and self.pieces is not None:
-            texts = (*self.pieces.tag_text(batch.named), self.pieces.caption_text(batch.captions))
+        if objective.reads and self.pieces is not None:
+            texts = (*self.pieces.tag_text(self._told(batch)), self.pieces.caption_text(batch.captions))
             ids, mask, words = (torch.from_numpy(text).to(device) for text in texts)
             made = replace(made, tag_ids=ids, tag_mask=mask, caption_ids=words)
+        if objective.matching is not None:
+            whose = torch.tensor([batch.numbers, text_numbers(batch.captions)], device=device)
+            made = replace(made, whose=whose.T)
         if objective.aligns and self.text is not None:
             made = replace(made, texts=caption_vectors(batch.captions, self.text).to(device))
         if objective.distils and self.teacher is not None:
@@ -263,10 +304,28 @@ class FamilyLoop(Loop):
                 made = replace(made, teacher=self.teacher(pixels))
         return made
 
+    def _told(self, batch: PixelBatch) -> list[tuple[str, ...]]:
+        """The tags that are told of each photo: those of its caption, or none."""
+        if self.family.objective.matching is None:
+            return batch.named
+        told = torch.rand(len(batch.named)) >= self.family.objective.matching.unguided
+        return [named if tell else () for named, tell in zip(batch.named, told.tolist(), strict=True)]
+
+    def after_step(self) -> None:
+        self.family.follow()
+
     def evaluate(self) -> Mapping[str, float]:
-        """mAP on the held-out photos, of the tags that any of them has."""
+        return self.figures(self.held_out_logits())
+
+    def figures(self, logits: Floats) -> dict[str, float]:
+        """mAP on the held-out photos, of the tags that any of them has, from their logits N×K."""
         truth = self.corpus.photos.truth
-        return {"mAP": mean_average_precision(self.held_out_logits(), truth)[0]} if truth.any() else {}
+        return {"mAP": mean_average_precision(logits, truth)[0]} if truth.any() else {}
+
+    def take_averages(self) -> None:
+        """The student becomes the result: the averaged weights, for evaluation."""
+        self.family.load_state_dict(self.average.state(self.family))
+        self.family.eval()
 
     def held_out_logits(self) -> Floats:
         """Of every tag in the held-out photos, with the present weights: N×K; every process has to ask."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +16,7 @@ from safetensors.numpy import save_file
 
 from anytag.export.graphs import export_graph, export_tags_graph
 from anytag.export.parity import check_parity
-from anytag.models.card import Calibration, Card, ImageSpec, Line, TextSpec
+from anytag.models.card import NAME, Calibration, Card, Family, ImageSpec, Line, TextSpec
 from anytag.models.folder import write_card
 from anytag.models.hub import EMBEDDED
 from anytag.models.onnx import IMAGE, TAGS
@@ -31,34 +33,57 @@ FEWEST = 20
 """Held-out photos that it takes to fit probabilities and thresholds."""
 
 
-def write_model(loop: FamilyLoop, folder: Path, *, data: str) -> None:
-    """Graphs, queries, vocabulary, words and card of a folded network, with the run's averaged weights.
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """What held-out photos say of a result.
+
+    Attributes:
+        lines: float64 K×2, slope and offset that make each tag's logit log-odds.
+        vocabulary: with the thresholds.
+        how: they were made, in words.
+        figures: of the result.
+    """
+
+    lines: npt.NDArray[np.float64]
+    vocabulary: Vocabulary
+    how: str
+    figures: Mapping[str, float]
+
+
+def write_model(loop: FamilyLoop, folder: Path, *, fitted: Fitted, data: str) -> None:
+    """Graphs, queries, vocabulary, words and card of a folded network.
 
     Args:
-        loop: after its run; its student gets the averages.
+        loop: after its run; its student has taken the averages.
         folder: replaced when it is there.
         data: what it was trained on, for the card.
     """
     student = loop.family.cpu().eval()
-    student.load_state_dict({**student.state_dict(), **{k: v.cpu() for k, v in loop.average.shadow.items()}})
     queries = student.queries
     assert isinstance(queries, WordQueries)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as work:
-        draft = Path(work, "model")
-        draft.mkdir()
+    with drafted(folder) as draft:
         export_encoder(student.network.encoder, draft / IMAGE, size=student.network.config.size)
         export_tags_graph(student.network.folded, draft / TAGS)
         with torch.no_grad():
             rows = queries()[0].numpy()
-        lines, thresholds, how = _fitted(loop)
-        bank = make_bank(student.network.folded, rows, lines.astype(np.float32), known=Line(1.0, 0.0))
+        lines = fitted.lines.astype(np.float32)
+        bank = make_bank(student.network.folded, rows, lines, known=Line(1.0, 0.0))
         save_queries(draft / "queries.safetensors", bank)
-        vocabulary = loop.corpus.photos.vocabulary
-        ids = {tag.id: round(float(t), 2) for tag, t in zip(vocabulary, thresholds, strict=True)}
-        vocabulary.with_thresholds(ids).write(draft / "vocabulary.jsonl")
+        fitted.vocabulary.write(draft / "vocabulary.jsonl")
         write_words(queries, draft / "text")
-        write_card(draft, _card(loop, vocabulary, how=how, data=data))
+        card = card_of(loop, fitted, family="mini", data=data)
+        shortlist = min(SHORTLIST, card.shortlist)
+        write_card(draft, replace(card, text=TextSpec(kind="static", folder="text"), shortlist=shortlist))
+
+
+@contextmanager
+def drafted(folder: Path) -> Iterator[Path]:
+    """A folder to write into, which takes the place of `folder` once all is written."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as work:
+        draft = Path(work, "model")
+        draft.mkdir()
+        yield draft
         if folder.exists():
             shutil.rmtree(folder)
         draft.rename(folder)
@@ -86,35 +111,37 @@ def write_words(queries: WordQueries, folder: Path) -> None:
     (folder / "projection.safetensors").chmod(0o644)
 
 
-def _fitted(loop: FamilyLoop) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], str]:
-    """Lines K×2 and thresholds K from the held-out photos, and how they were made."""
-    truth, tags = loop.corpus.photos.truth, len(loop.corpus.photos.vocabulary)
+def fitted(loop: FamilyLoop) -> Fitted:
+    """Asks the held-out photos, in every process; the student has taken the averages."""
+    truth, logits, tags = loop.corpus.photos.truth, loop.held_out_logits(), loop.corpus.photos.vocabulary
     if len(truth) < FEWEST or not truth.any():
-        identity = np.tile([1.0, 0.0], (tags, 1))
-        return identity, np.full(tags, 0.5), "0.5 for every tag: no photos were held out to fit them on."
-    logits = loop.held_out_logits()
-    lines = fit_tag_lines(logits, truth.astype(np.float32))
-    goal = Goal()
-    thresholds = goal.fit(probabilities(logits, lines), truth.astype(np.float64))
-    return lines, thresholds, f"{goal} on {len(truth)} held-out photos."
+        lines, thresholds = np.tile([1.0, 0.0], (len(tags), 1)), np.full(len(tags), 0.5)
+        how = "0.5 for every tag: no photos were held out to fit them on."
+    else:
+        lines, goal = fit_tag_lines(logits, truth.astype(np.float32)), Goal()
+        thresholds = goal.fit(probabilities(logits, lines), truth.astype(np.float64))
+        how = f"{goal} on {len(truth)} held-out photos."
+    ids = {tag.id: round(float(t), 2) for tag, t in zip(tags, thresholds, strict=True)}
+    return Fitted(lines, tags.with_thresholds(ids), how, loop.figures(logits))
 
 
-def _card(loop: FamilyLoop, vocabulary: Vocabulary, *, how: str, data: str) -> Card:
+def card_of(loop: FamilyLoop, fitted: Fitted, *, family: Family, data: str) -> Card:
+    """What every run's folder says; without a text encoder."""
     config = loop.family.network.config
-    line, metrics = Line(1.0, 0.0), dict[str, Any](loop.evaluate())
+    line = Line(1.0, 0.0)
     return Card(
-        name=loop.out.name or "model",
-        family="mini",
+        name=loop.out.name if NAME.fullmatch(loop.out.name) else "model",
+        family=family,
         version="1",
         description=f"{loop.recipe.about} ({loop.recipe.backbone or config.backbone})",
         image=ImageSpec(config.size, "bilinear", config.mean, config.std),
         width=config.width,
-        text=TextSpec(kind="static", folder="text"),
+        text=None,
         calibration=Calibration(vocabulary=line, own=line),
-        shortlist=min(SHORTLIST, len(vocabulary)),
+        shortlist=len(fitted.vocabulary),
         licence="unknown; yours to say",
         training_data=data,
-        thresholds=how,
-        metrics={"held out": metrics} if metrics else {},
+        thresholds=fitted.how,
+        metrics={"held out": dict(fitted.figures)} if fitted.figures else {},
         files={},
     )

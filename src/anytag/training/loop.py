@@ -70,6 +70,7 @@ class Loop:
 
     shared: ClassVar[frozenset[str]] = frozenset()  # fields of a batch that are not one a photo
     clip: float = 200.0  # of the gradient's norm
+    helpers: ClassVar[tuple[str, ...]] = ()  # tensors of the state that only training needs begin so
 
     def __init__(
         self,
@@ -114,6 +115,9 @@ class Loop:
         """Learning rate at a step, as a part of its peak: a straight rise, then a cosine to zero."""
         warm: float = min(1.0, (step + 1) / max(1, self.recipe.warmup))
         return warm * 0.5 * (1 + math.cos(math.pi * step / self.total))
+
+    def after_step(self) -> None:
+        """What follows a step of the optimizer."""
 
     def evaluate(self) -> Mapping[str, float]:
         """Figures on held-out photos, asked after every epoch and at the end, in every process."""
@@ -163,6 +167,7 @@ class Loop:
         if norm is None or torch.isfinite(norm):
             self.optimizer.step()
             self.average.update(self.plain)
+            self.after_step()
             self.skipped = 0
         else:
             self._skip(terms)
@@ -307,11 +312,13 @@ class Loop:
         self.report.say(f"Goes on from step {self.step} of {self.total}.")
 
     def _finish(self) -> None:
-        """OUT/student.pt: the model's state with the averages in place."""
+        """OUT/student.pt: the model's state with the averages in place, without what only training needs."""
         model, _ = self._full_state()
         average = _whole(self.average.shadow)
         if self.accelerator.is_main_process:
-            write_tensors(self.out / STUDENT, {**model, **average})
+            result = {**model, **average}
+            kept = {name: t for name, t in result.items() if not name.startswith(self.helpers)}
+            write_tensors(self.out / STUDENT, kept)
         self.trackers.close()
 
     def _scaler_state(self) -> Any:

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from anytag.data.captions import clean_caption
 from anytag.data.rows import Row
 from anytag.errors import AnytagError, ImageError
 from anytag.images import load, prepare
+from anytag.text_encoders.captions import clean_caption
 from anytag.vocabulary import Vocabulary
 
 from .dataset import HELD_OUT
@@ -44,8 +44,7 @@ class PixelBatch:
         captions: a caption each, cleaned; "" where there is none.
         named: the tags that the caption names, for each photo.
         unread: photos that could not be read and were replaced, with the reason.
-        teacher: N×D, the photo as the teacher sees it, once it was asked.
-        texts: N×D, unit text vectors of the captions, zeros where there is none.
+        numbers: of the photos in the corpus.
     """
 
     pixels: Tensor
@@ -53,8 +52,7 @@ class PixelBatch:
     captions: list[str]
     named: list[tuple[str, ...]]
     unread: list[str] = field(default_factory=list)
-    teacher: Tensor | None = None
-    texts: Tensor | None = None
+    numbers: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -64,6 +62,7 @@ class _Item:
     caption: str
     named: tuple[int, ...]
     unread: tuple[str, ...]
+    number: int
 
 
 class Photos:
@@ -125,6 +124,7 @@ class _Views(Dataset[_Item]):
                 clean_caption(row.captions[which]) if which is not None else "",
                 self.photos.parsed[number][which] if which is not None else (),
                 tuple(unread),
+                number,
             )
         raise ImageError(f"{RETRIES} photos one after the other cannot be read, the last: {unread[-1]}")
 
@@ -237,4 +237,5 @@ class PixelCorpus:
             [item.caption for item in items],
             [tuple(self.photos.vocabulary[n].name for n in item.named) for item in items],
             [why for item in items for why in item.unread],
+            [item.number for item in items],
         )

@@ -2,7 +2,8 @@
 
 The published ones (`tag2text-14m`, `ram-14m`, `ram-plus-14m` and their `-384` fine-tunes) have the numbers of
 the papers' code: data COCO, VG, SBU, CC3M and CC12M (14 million photos; the fine-tunes COCO alone), 8 GPUs,
-5 epochs at 224 pixels and 2 at 384. What differs is said in docs/how-to/train-families.md.
+5 epochs at 224 pixels and 2 at 384. `tag2text-retrieval` adds alignment heads to Tag2Text's. What differs is
+said in docs/how-to/train-families.md.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from anytag.errors import AnytagError
-from anytag.nn.families import FAMILIES, NetworkConfig, SwinConfig
+from anytag.nn.families import FAMILIES, AlignmentConfig, NetworkConfig, SwinConfig
 
-from .objectives import OBJECTIVES, Objective
+from .objectives import OBJECTIVES, Matching, Objective
 from .schedules import CLIP_MEAN, CLIP_STD, FINETUNE, PRETRAIN, PublishedRecipe
 
 GPUS = 8
@@ -36,7 +37,8 @@ class TrainRecipe:
             all are asked when 0, as published.
         ema: decay of the averaged weights, which are the result.
         precision: "no", "bf16" or "fp16".
-        start: folder of a run whose result is the start; positions are resampled.
+        start: folder of a run whose result is the start; positions are resampled, and alignment heads that it
+            lacks are new.
         vocabulary: a vocabulary.jsonl; made from the captions and tags of the rows when empty.
         descriptions: a descriptions.jsonl, for queries of several texts.
         embedding: a file of text vectors of the vocabulary, K·P rows.
@@ -113,6 +115,24 @@ def tag2text_14m_384() -> TrainRecipe:
     return _finetune("tag2text")
 
 
+def tag2text_retrieval() -> TrainRecipe:
+    """Tags, captions and alignment together, as in Tag2Text's paper; no such recipe is published."""
+    return _retrieval(tag2text_14m())
+
+
+def tag2text_retrieval_384() -> TrainRecipe:
+    return _retrieval(tag2text_14m_384())
+
+
+def _retrieval(recipe: TrainRecipe) -> TrainRecipe:
+    return replace(
+        recipe,
+        about=f"{recipe.about}; with alignment heads, which find photos by a sentence",
+        network=replace(recipe.network, alignment=AlignmentConfig()),
+        objective=replace(recipe.objective, matching=Matching()),
+    )
+
+
 def ram_14m() -> TrainRecipe:
     return _pretrain("ram")
 
@@ -156,6 +176,8 @@ def flickr8k_tiny() -> TrainRecipe:
 RECIPES: dict[str, Callable[[], TrainRecipe]] = {
     "tag2text-14m": tag2text_14m,
     "tag2text-14m-384": tag2text_14m_384,
+    "tag2text-retrieval": tag2text_retrieval,
+    "tag2text-retrieval-384": tag2text_retrieval_384,
     "ram-14m": ram_14m,
     "ram-14m-384": ram_14m_384,
     "ram-plus-14m": ram_plus_14m,

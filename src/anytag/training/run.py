@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from anytag.data.captions import clean_caption
 from anytag.data.rows import Row
 from anytag.errors import AnytagError
 from anytag.models.hub import EMBEDDED
@@ -23,13 +22,14 @@ from anytag.nn.queries import LearnedQueries
 from anytag.nn.timm_backbone import TimmBackbone
 from anytag.parsing.build import build_vocabulary
 from anytag.text_encoders import StaticTextEncoder, TextEncoder
+from anytag.text_encoders.captions import clean_caption
 from anytag.text_encoders.wordpiece import WordPieces
 from anytag.vocabulary import Tag, Vocabulary
 
-from .dataset import read_data
+from .dataset import HELD_OUT, read_data
 from .descriptions import read_descriptions, text_vectors
 from .family import FamilyLoop, FamilyStudent, FixedQueries, WordQueries
-from .folder import write_model
+from .folder import fitted, write_model
 from .loop import Machine
 from .pixels import Photos, PixelCorpus
 from .recipes import TrainRecipe
@@ -37,6 +37,7 @@ from .report import Reporter
 from .start import start_from
 from .state import STUDENT
 from .teachers import ClipTeacher
+from .torch_folder import can_be_written, write_torch_model
 
 FEWEST_MENTIONS = 10
 WORDPIECES = 4000
@@ -64,7 +65,8 @@ def train(run: Run, report: Reporter | None = None) -> Path:
     """Trains to the end, or goes on with a run that was interrupted.
 
     Returns:
-        OUT/model, a folder for `anytag tag`, where the network is served as ONNX; else OUT/student.pt.
+        OUT/model, a folder for `anytag tag`; OUT/student.pt where the weights are sharded, and for a
+        published family on a backbone of timm's, of which a folder cannot tell.
 
     Raises:
         AnytagError: the data, the vocabulary or what the recipe names cannot be read; the run fails.
@@ -80,16 +82,25 @@ def go(loop: FamilyLoop, run: Run) -> Path:
         numbers = json.dumps(asdict(run.recipe), indent=1)
         (run.out / "recipe.json").write_text(numbers, encoding="utf-8")
     loop.run()
-    if main and loop.family.network.config.cross is None:
-        write_model(loop, run.out / MODEL, data=f"{len(loop.corpus.photos)} photos of {run.data.name}")
-        return run.out / MODEL
-    return run.out / STUDENT
+    folded = loop.family.network.config.cross is None
+    if loop.sharded or not (folded or can_be_written(loop)):
+        return run.out / STUDENT
+    loop.take_averages()
+    found = fitted(loop)  # in every process
+    if main:
+        data = f"{len(loop.corpus.photos)} photos of {run.data.name}"
+        data = f"{len(loop.corpus.photos)} photos of {run.data.name}"
+        write = write_model if folded else write_torch_model
+        write(loop, run.out / MODEL, fitted=found, data=data)
+    return run.out / MODEL
 
 
 def prepare(run: Run, report: Reporter) -> FamilyLoop:
     """Everything that a run needs, made ready for its first step."""
     run.out.mkdir(parents=True, exist_ok=True)
     rows = read_data(run.data)
+    if run.recipe.objective.matching is not None:
+        rows = told_rows(rows, run.data, report)
     vocabulary = read_vocabulary(run.recipe, rows, run.out)
     photos = Photos(rows, run.data.parent, vocabulary)
     pieces = read_wordpieces(run.recipe, rows, vocabulary, run.out)
@@ -101,14 +112,20 @@ def prepare_with(
 ) -> FamilyLoop:
     """The same with photos that are read already."""
     recipe, machine, objective = run.recipe, run.machine, run.recipe.objective
+    if objective.matching is not None and objective.matching.queue < recipe.batch_size:
+        raise AnytagError(
+            f"objective.matching.queue={objective.matching.queue} pairs are less than a step has; "
+            f"give {recipe.batch_size} or more, or a smaller batch_size"
+        )
     if objective.distils and not recipe.teacher:
         report.say("No teacher is given (teacher=MODEL): the distillation term is left out.")
     torch.manual_seed(recipe.seed)
     text = make_text_encoder(recipe)
-    config = fitted(recipe.network, text=text, pieces=pieces)
+    config = fitted_config(recipe.network, text=text, pieces=pieces)
     student = make_student(recipe, config, photos.vocabulary, text)
     if recipe.start:
         start_from(student, Path(recipe.start) / STUDENT)
+    student.begin()
     make = partial(PixelCorpus, photos, size=config.size, batch_size=recipe.batch_size, seed=recipe.seed)
     steps = recipe.steps or recipe.epochs * make().steps_per_epoch()
     loop = FamilyLoop(
@@ -123,6 +140,20 @@ def prepare_with(
     )  # fmt: skip
     report.say(f"{len(photos)} photos, {len(photos.vocabulary)} tags, {steps} steps of {recipe.batch_size}.")
     return loop
+
+
+def told_rows(rows: Sequence[Row], data: Path, report: Reporter) -> list[Row]:
+    """The rows without those to train on that no caption tells of, which have nothing to be matched with.
+
+    Raises:
+        AnytagError: none are left.
+    """
+    kept = [row for row in rows if row.captions or row.split in HELD_OUT]
+    if not any(row.captions and row.split not in HELD_OUT for row in rows):
+        raise AnytagError(f"{data}: no photo to train on has a caption, which this recipe needs")
+    if len(kept) < len(rows):
+        report.say(f"{len(rows) - len(kept)} photos without captions are left out.")
+    return kept
 
 
 def read_vocabulary(recipe: TrainRecipe, rows: Sequence[Row], out: Path) -> Vocabulary:
@@ -164,8 +195,8 @@ def make_text_encoder(recipe: TrainRecipe) -> TextEncoder:
 def read_wordpieces(
     recipe: TrainRecipe, rows: Sequence[Row], vocabulary: Vocabulary, out: Path
 ) -> WordPieces | None:
-    """The recipe's vocab.txt, or one made of the captions; None where no captions are learned."""
-    if not recipe.objective.captions:
+    """The recipe's vocab.txt, or one made of the captions; None where no captions are read."""
+    if not recipe.objective.reads:
         return None
     file = Path(recipe.wordpieces) if recipe.wordpieces else out / "vocab.txt"
     if not recipe.wordpieces and not file.exists():
@@ -177,10 +208,12 @@ def read_wordpieces(
     return WordPieces.from_file(file)
 
 
-def fitted(config: NetworkConfig, *, text: TextEncoder, pieces: WordPieces | None) -> NetworkConfig:
+def fitted_config(config: NetworkConfig, *, text: TextEncoder, pieces: WordPieces | None) -> NetworkConfig:
     """The network's numbers, where text width and wordpieces decide them."""
     if pieces is not None and config.captions is not None:
         config = replace(config, captions=replace(config.captions, words=len(pieces)))
+    if pieces is not None and config.alignment is not None:
+        config = replace(config, alignment=replace(config.alignment, words=len(pieces)))
     if config.cross is not None and config.queries != "learned":
         config = replace(config, width=text.dim)  # rows are text vectors as they are
     return config

@@ -10,11 +10,14 @@ from torch import Tensor, nn
 from anytag.checkpoints.resample import resample_relative_positions
 from anytag.errors import AnytagError
 
+_NEW = "network.alignment."  # heads that a run before this one may have been without
 _TABLE = "relative_position_bias_table"
 
 
 def start_from(student: nn.Module, file: Path) -> None:
     """Loads a run's student.pt; Swin's tables of positions are resampled to the new window.
+
+    Alignment heads that the run did not have stay as they are.
 
     Raises:
         AnytagError: the file is missing, or is of another network; names what does not fit.
@@ -26,7 +29,7 @@ def start_from(student: nn.Module, file: Path) -> None:
     found = {name: _fit(name, tensor, wanted.get(name)) for name, tensor in found.items()}
     found = {name: tensor for name, tensor in found.items() if not _derived(name)}
     wrong = [n for n, t in found.items() if n not in wanted or wanted[n].shape != t.shape]
-    wrong += [name for name in wanted if name not in found and not _derived(name)]
+    wrong += [n for n in wanted if n not in found and not _derived(n) and not n.startswith(_NEW)]
     if wrong:
         raise AnytagError(f"{file} is of another network: {', '.join(wrong[:5])} ({len(wrong)} in all)")
     student.load_state_dict(found, strict=False)

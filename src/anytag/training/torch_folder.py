@@ -1,0 +1,75 @@
+"""A finished run -> a model folder with torch weights, as `anytag convert` writes one: published families."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from anytag.checkpoints.convert import caption_spec
+from anytag.checkpoints.load import ALIGNMENT, CAPTIONS, QUERIES, WEIGHTS, network_numbers
+from anytag.models.card import Family, TextSpec
+from anytag.models.folder import write_card
+from anytag.models.hub import EMBEDDED
+from anytag.models.published import WORDPIECES
+from anytag.nn.families import Queries
+from anytag.nn.network import TagNetwork
+from anytag.text_encoders.wordpiece import WordPieces
+
+from .family import FamilyLoop
+from .folder import Fitted, card_of, drafted
+
+_FAMILIES: dict[Queries, Family] = {"learned": "tag2text", "embedded": "ram", "descriptions": "ram-plus"}
+_HEADS = {"captions": CAPTIONS, "alignment": ALIGNMENT}
+_TEXT = "text"
+
+
+def write_torch_model(loop: FamilyLoop, folder: Path, *, fitted: Fitted, data: str) -> None:
+    """Weights, queries, vocabulary, words and card; arguments as for `anytag.training.folder.write_model`.
+
+    The text encoder goes along where queries are text vectors of the static table.
+    """
+    student = loop.family.cpu().eval()
+    network, config = student.network, student.network.config
+    has_words = config.queries != "learned" and not loop.recipe.clip
+    with drafted(folder) as draft:
+        for name, tensors in _parts(network).items():
+            save_file(tensors, draft / name)
+        with torch.no_grad():
+            rows = student.queries()[0].contiguous()  # K×P×R
+        save_file({"rows": rows, "line": torch.from_numpy(fitted.lines).float()}, draft / QUERIES)
+        fitted.vocabulary.write(draft / "vocabulary.jsonl")
+        _write_texts(draft / _TEXT, words=has_words, pieces=loop.pieces)
+        card = card_of(loop, fitted, family=_FAMILIES[config.queries], data=data)
+        text = TextSpec(kind="static", folder=_TEXT) if has_words else None
+        told = replace(card, text=text, network=network_numbers(config), captions=caption_spec(config))
+        write_card(draft, told)
+
+
+def can_be_written(loop: FamilyLoop) -> bool:
+    """Do a card's numbers tell the network? A backbone of timm's they do not."""
+    return not (loop.recipe.backbone or isinstance(loop.family.network.config.backbone, str))
+
+
+def _parts(network: TagNetwork) -> dict[str, dict[str, Tensor]]:
+    """Trained tensors by the file they go to, each tied one once."""
+    files: dict[str, dict[str, Tensor]] = {}
+    for name, parameter in network.named_parameters():
+        file = _HEADS.get(name.partition(".")[0], WEIGHTS)
+        files.setdefault(file, {})[name] = parameter.detach().contiguous()
+    return files
+
+
+def _write_texts(folder: Path, *, words: bool, pieces: WordPieces | None) -> None:
+    """The static text encoder, as it encodes what queries are made of, and the wordpieces of captions."""
+    if words:
+        left_out = shutil.ignore_patterns("projection.safetensors", WORDPIECES)
+        shutil.copytree(EMBEDDED / "text", folder, ignore=left_out)
+    if pieces is not None:
+        folder.mkdir(exist_ok=True)
+        entries = pieces.entries[:-2]  # without the two that every vocabulary gets
+        (folder / WORDPIECES).write_text("".join(f"{entry}\n" for entry in entries), encoding="utf-8")

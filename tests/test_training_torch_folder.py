@@ -1,0 +1,57 @@
+"""`anytag.training.torch_folder`: what a run of a published family leaves to be loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from anytag import Tagger
+from anytag.checkpoints.load import load_network
+from anytag.training.run import Run, go
+from tests.runs import MACHINE, loop_of, recipe_of, retrieval_recipe, small_recipe, write_photos
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As many held-out photos as it takes to fit thresholds."""
+    return write_photos(tmp_path_factory.mktemp("photos"), count=33, held=21)
+
+
+@pytest.mark.parametrize("family", ["tag2text", "ram", "ram-plus"])
+def test_the_folder_scores_as_the_run_did(family: str, data: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(family, steps=2, ema=0.5)
+    loop = loop_of(recipe, data, tmp_path)
+    folder = go(loop, Run(recipe, data, tmp_path, MACHINE))
+    assert folder == tmp_path / "model"
+    logits = loop.held_out_logits()  # of the averages
+    tagger = Tagger.load(folder, device="cpu")
+    assert (tagger.card.family, tagger.card.width) == (family, loop.family.network.config.width)
+    assert "on 21 held-out photos" in tagger.card.thresholds
+    assert set(tagger.card.metrics["held out"]) == {"mAP"}
+    _, (slope, bias) = tagger.trained(tagger.vocabulary.ids)
+    for row, known in zip(logits, loop.corpus.photos.held, strict=True):
+        found = {tag.id: tag.score for tag in tagger.tag(data.parent / known.image, threshold=0).tags}
+        slow = 1 / (1 + np.exp(-(slope * row + bias)))
+        assert [found[id] for id in tagger.vocabulary.ids] == pytest.approx(slow.tolist(), abs=1e-4)
+
+
+def test_every_trained_tensor_is_kept_once(data: Path, tmp_path: Path) -> None:
+    recipe = retrieval_recipe(steps=1)
+    loop = loop_of(recipe, data, tmp_path)
+    go(loop, Run(recipe, data, tmp_path, MACHINE))
+    folder = go(loop, Run(recipe, data, tmp_path, MACHINE))  # in the place of the first
+    network = load_network(folder)
+    ours = dict(loop.family.network.named_parameters())
+    theirs = dict(network.named_parameters())
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert not list(tmp_path.glob(".model*"))
+
+
+def test_no_folder_tells_of_a_backbone_of_timms(data: Path, tmp_path: Path) -> None:
+    recipe = recipe_of("ram-plus", steps=1, backbone=small_recipe().backbone)
+    loop = loop_of(recipe, data, tmp_path)
+    assert go(loop, Run(recipe, data, tmp_path, MACHINE)) == tmp_path / "student.pt"
