@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -47,7 +47,7 @@ QUANTIZATION = {"flickr8k": 56, "coco-more": 16, "imagenet": 40, "sun": 8, "food
 OTHER_PHOTOS = {"coco-more": 1200, "coco": 300, "imagenet": 800, "sun": 150, "food101": 80, "grocery": 100}
 SHORTLIST = 96
 # Of a tag's own offset. 1.0 fits no better, and spoils the order of tags that are asked by name.
-SPREAD = 0.3
+SPREAD = 0.5
 DESCRIPTION = "Tags photos with about 2,000 tags and any others that are asked in words; for a CPU."
 TRAINING_DATA = (
     "Flickr8k train (6,000 photos with captions), 39,743 COCO photos with a caption each, and about 1,750 "
@@ -166,21 +166,29 @@ def calibration_photos(corpus: Corpus) -> tuple[npt.NDArray[np.int64], Floats, n
     return np.concatenate([dev, others]), np.concatenate(truth).astype(np.float32), named
 
 
-def fit_lines(logits: Floats, truth: Floats, named: npt.NDArray[np.bool_]) -> tuple[Platt, Floats]:
-    """Two groups of tags, those that captions name and those only ImageNet knows, and an offset for each tag.
+def fit_lines(logits: Floats, truth: Floats, groups: Sequence[npt.NDArray[np.bool_]]) -> tuple[Platt, Floats]:
+    """A line for each group of tags, and an offset for each tag.
 
     One line for all would keep more of the order among ImageNet's classes when they are asked by name, and
     make those that no caption names far too sure of themselves.
 
+    Args:
+        logits, truth: N×K.
+        groups: K each, every tag in one: those that captions name, that only the classifier knows, that only
+            labels name. What teaches a tag decides how large its logits get.
+
     Returns:
         the line of the first group, and K×2: slope and offset that each tag's log-odds get after it.
     """
-    base, other = (fit_calibration(logits[:, group], truth[:, group]) for group in (named, ~named))
-    slope = np.where(named, 1.0, other.scale / base.scale)
-    offset = np.where(named, 0.0, other.bias - slope * base.bias)
-    log_odds = slope * (base.scale * logits + base.bias) + offset
-    offset = offset + fit_offsets(log_odds, truth, spread=SPREAD)
-    return base, np.stack([slope, offset], axis=1).astype(np.float32)
+    lines = [fit_calibration(logits[:, group], truth[:, group]) for group in groups]
+    base, log_odds = lines[0], np.zeros_like(logits)
+    out = np.zeros((logits.shape[1], 2), np.float32)
+    for group, line in zip(groups, lines, strict=True):
+        slope = line.scale / base.scale
+        out[group] = slope, line.bias - slope * base.bias
+        log_odds[:, group] = line.scale * logits[:, group] + line.bias
+    out[:, 1] += fit_offsets(log_odds, truth, spread=SPREAD)
+    return base, out
 
 
 def draft_card(student: Student) -> Card:
@@ -226,7 +234,8 @@ def calibrate(vocabulary_folder: Path, run: Path, out: Path, corpus: Corpus) -> 
     bank = Bank.read(out / "queries.safetensors", tags=len(named), width=card.width)
     queries = bank.queries(np.arange(len(named)))
     logits = logits_of(runtime, pixels, queries)
-    base, line = fit_lines(logits, truth, named)
+    known = np.isin(np.arange(len(named)), corpus.classes.tags)
+    base, line = fit_lines(logits, truth, [named, ~named & known, ~named & ~known])
     # The user's own words are judged by the tags that captions name, asked without what training learned of
     # them.
     with torch.no_grad():
