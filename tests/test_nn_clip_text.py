@@ -11,8 +11,9 @@ import torch
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
 from anytag.errors import ModelError, VocabularyError
-from anytag.nn.clip_text import ClipTextEncoder, description_queries, template_queries
+from anytag.nn.clip_text import ClipTextEncoder
 from anytag.text_encoders.prompts import template_prompts
+from anytag.text_encoders.queries import description_queries, template_queries
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz.-'0123456789"
 
