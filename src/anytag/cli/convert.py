@@ -21,7 +21,7 @@ WHAT = "converting published checkpoints"
 )  # fmt: skip
 @click.option(
     "--text", metavar="CLIP", type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Add the text tower of this folder, which transformers or open_clip wrote, so that own tags can be asked.",
+    help="Add the text tower of this folder, by transformers or open_clip, so that own tags can be asked.",
 )  # fmt: skip
 @click.option(
     "--family", type=click.Choice(_FAMILIES), default="auto", show_default=True,
@@ -53,21 +53,18 @@ def command(source: Path, output: Path | None, text: Path | None, **options: Any
     made so, the published form is written to -o, or the text tower is added to the folder by --text.
     """
     convert = outer("checkpoints.convert", WHAT)
-    if source.is_dir() and (output is None) == (text is None):
-        raise click.UsageError(
-            f"{source} is a folder: give -o FILE.pth for the published form, or --text CLIP"
-        )
     tower = read_tower(text) if text else None  # before gigabytes are written
-    folder = source if source.is_dir() else output
-    if folder is None:
-        raise click.UsageError("give -o FOLDER: the model folder to write")
-    if output is not None and source.is_dir():
+    if source.is_dir() and tower is not None and output is None:
+        add_text(source, tower)
+    elif output is None or (source.is_dir() and tower is not None):
+        raise click.UsageError("give -o FOLDER to convert; of a model folder -o FILE.pth or --text CLIP")
+    elif source.is_dir():
         count = convert.convert_back(source, output)
         click.echo(f"{output}: {count} tensors under their published names")
-    elif output is not None:
+    else:
         click.echo(told(convert.convert(source, output, options_of(convert, options))))
-    if tower is not None:
-        add_text(folder, tower)
+        if tower is not None:
+            add_text(output, tower)
 
 
 def read_tower(source: Path) -> Any:

@@ -25,7 +25,7 @@ from anytag.cli.outer import outer
 @click.option("--captions/--no-captions", default=True, help="Keep the caption modules.  [default: captions]")
 @click.option(
     "--text", is_flag=True,
-    help="Also fetch CLIP's text tower, so that RAM and RAM++ can be asked own tags; also for an installed model.",
+    help="Also fetch CLIP's text tower, so that RAM and RAM++, installed or not, can be asked own tags.",
 )  # fmt: skip
 def command(model: str, name: str | None, text: bool, **options: Any) -> None:
     """Fetch a model and install it.

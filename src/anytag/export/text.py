@@ -177,7 +177,7 @@ def _transformers_tower(source: Path) -> TextTower:
     tokenizer = _plain(theirs.backend_tokenizer, length=int(tower.config.max_position_embeddings))
     # what comes after a text's end is not looked at: any token fills up
     tokenizer.enable_padding(pad_id=theirs.pad_token_id, pad_token=theirs.pad_token)
-    module = _Tower(tower, lambda ids: tower(input_ids=ids).text_embeds)  # type: ignore[no-any-return]
+    module = _Tower(tower, lambda ids: tower(input_ids=ids).text_embeds)
     return TextTower(module.eval(), tokenizer, "NL", f"{source.resolve().name} (transformers)")
 
 

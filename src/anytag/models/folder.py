@@ -13,8 +13,8 @@ from anytag.models.hub import EMBEDDED
 
 _MENDING = "Get the model again, or rewrite its card with anytag.models.folder.write_card."
 _ADD_TEXT = (
-    ", or give it one: anytag convert {0} --text CLIP, where CLIP is a folder of CLIP ViT-B/16 in the form of "
-    "transformers or open_clip; for a model by name, anytag pull NAME --text fetches it"
+    ", or give it one: anytag convert {} --text CLIP, CLIP being a folder of CLIP ViT-B/16 as transformers "
+    "or open_clip writes it; for a published model by its name, anytag pull NAME --text fetches it"
 )
 
 

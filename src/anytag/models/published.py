@@ -49,10 +49,10 @@ class Published:
 
 
 _CLIP = "openai/clip-vit-base-patch16"
+_CLIP_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
 CLIP = tuple(
-    Remote(f"{_CLIP}/resolve/main/{name}")
-    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
-) + (Remote(f"{_CLIP}/resolve/main/pytorch_model.bin"),)
+    Remote(f"{_CLIP}/resolve/main/{name}") for name in ("config.json", *_CLIP_TOKENIZER, "pytorch_model.bin")
+)
 """The model whose text tower RAM and RAM++ were trained with."""
 
 PUBLISHED = {

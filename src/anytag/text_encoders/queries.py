@@ -14,7 +14,7 @@ from anytag.text_encoders.prompts import ensemble, plain_prompt, template_prompt
 Floats = NDArray[np.float32]
 Prompts = Literal["words", "templates", "descriptions"]
 """How a model was trained to be asked: by a tag's name and each description as they are; by the mean of 63
-templates (RAM, as its code asks open sets); by "a photo of a TAG." and each description (RAM++, section 3.2)."""
+templates (RAM's code, for open sets); by "a photo of a TAG." and each description (RAM++, section 3.2)."""
 
 
 class TextEncoder(Protocol):
@@ -37,7 +37,7 @@ class TextEncoder(Protocol):
 def tag_rows(name: str, descriptions: Sequence[str], encoder: TextEncoder, *, prompts: Prompts) -> Floats:
     """The rows that one tag is asked with: float32 P×dim, each of length 1.
 
-    With "templates" P is 1: descriptions, which RAM does not know, enter its mean with the weight of the name.
+    With "templates" P is 1: descriptions, which RAM does not know, enter the mean with the name's weight.
     """
     if prompts == "words":
         return encoder.encode([name, *descriptions])
