@@ -61,7 +61,8 @@ def save_tiny_open_clip(folder: Path, *, width: int) -> Path:
 def embed_slowly(folder: Path, texts: list[str]) -> npt.NDArray[np.float32]:
     """Unit vectors n×W, one text at a time, by transformers alone."""
     tokenizer = CLIPTokenizer.from_pretrained(folder)
-    tower: Any = CLIPTextModelWithProjection.from_pretrained(folder).eval()
+    tower: Any = CLIPTextModelWithProjection.from_pretrained(folder)
+    tower.eval()
     with torch.inference_mode():
         tokens = [tokenizer(one, return_tensors="pt", truncation=True, max_length=77) for one in texts]
         rows = [tower(**one).text_embeds for one in tokens]

@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
 
-from anytag import Asked, ModelError, Retriever, Tagger
+from anytag import Asked, MissingExtraError, ModelError, Retriever, Tagger
 from anytag.checkpoints.convert import Options, convert
 from anytag.checkpoints.load import load_network, load_queries
 from anytag.export.folder import export_folder
@@ -163,7 +163,8 @@ def known_by_heart(rows: dict[str, int], vectors: np.ndarray[Any, Any]) -> TextT
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token="?"))
     tokenizer.enable_truncation(1)
     tokenizer.enable_padding(length=1, pad_token="?")
-    table = torch.nn.Embedding.from_pretrained(torch.from_numpy(vectors[[0, *rows.values()]]))
+    weight = torch.from_numpy(vectors[[0, *rows.values()]])
+    table = torch.nn.Embedding(len(weight), weight.shape[1], _weight=weight)
     return TextTower(torch.nn.Sequential(table, torch.nn.Flatten()), tokenizer, "N", "golden")
 
 
@@ -279,6 +280,16 @@ def test_by_the_command_line(family: str, folders: dict[str, Path], tmp_path: Pa
     result = run(*asked, "--also", "espresso", "--threshold", "0", "--format", "jsonl")
     assert '"id": "own:espresso"' in result.output
     assert "finite scores" in run("doctor", "--model", folders[family]).output
+
+
+@pytest.mark.parametrize(("library", "extra"), [("transformers", "clip"), ("open_clip", "rivals")])
+def test_a_library_that_is_missing_is_named_by_its_extra(
+    library: str, extra: str, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)  # as Python marks what cannot be imported
+    (tmp_path / "open_clip_config.json").write_text("{}")
+    with pytest.raises(MissingExtraError, match=rf"pip install 'anytag\[{extra}\]'"):
+        read_tower(clip if library == "transformers" else tmp_path)
 
 
 def test_what_becomes_of_a_folder_must_be_said(mute: dict[str, Path], clip: Path, tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ Both were trained with the tower of CLIP ViT-B/16 (`openai/clip-vit-base-patch16
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -85,10 +86,11 @@ def load_clip(name: str | Path, *, local: bool = False) -> tuple[Any, Any]:
     """
     library = require_transformers()
     try:
-        tokenizer = library.CLIPTokenizerFast.from_pretrained(str(name), local_files_only=local)
-        tower, told = library.CLIPTextModelWithProjection.from_pretrained(
-            str(name), local_files_only=local, output_loading_info=True
-        )
+        with _quiet(library.utils.logging):
+            tokenizer = library.CLIPTokenizerFast.from_pretrained(str(name), local_files_only=local)
+            tower, told = library.CLIPTextModelWithProjection.from_pretrained(
+                str(name), local_files_only=local, output_loading_info=True
+            )
         if told["missing_keys"]:
             raise ValueError(f"it lacks {', '.join(sorted(told['missing_keys'])[:3])}")
     except (OSError, ValueError, RuntimeError) as error:
@@ -97,6 +99,20 @@ def load_clip(name: str | Path, *, local: bool = False) -> tuple[Any, Any]:
             "wrote, or a hub name such as openai/clip-vit-base-patch16"
         ) from error
     return tokenizer, tower.eval()
+
+
+@contextmanager
+def _quiet(logging: Any) -> Iterator[None]:
+    """Without transformers' bars and its report of what it leaves out, such as CLIP's other tower."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def require_transformers() -> Any:
