@@ -127,22 +127,8 @@ def test_own_tags_on_top_of_the_vocabulary(family: str, folders: dict[str, Path]
 
 @pytest.mark.parametrize("case", cases("ram/openset", "ram_plus/openset"), ids=str)
 def test_golden_open_set_is_asked_of_a_converted_folder(case: Case, tmp_path: Path) -> None:
-    """From words to scores; the text tower is one that knows the stored vectors by heart."""
-    write_lists(tmp_path, names=case.given["tag_list"])
-    tensors = {name: torch.from_numpy(array) for name, array in case.weights.items()}
-    file = write_checkpoint(tmp_path / "x.pth", tensors)
-    convert(file, tmp_path / "model", Options(lists=tmp_path, threshold=0.5))
-    names = case.given["open_tag_list"]
-    asked, texts = [], list[tuple[str, int]]()  # each text, and the row that is its vector
-    per_tag = len(case.inputs["label_embed"]) // len(names)
-    for number, name in enumerate(names):
-        said = tuple(f"{name} {look}" for look in range(1, per_tag))
-        asked.append(Asked(name, said))
-        if case.kind == "ram/openset":
-            texts += [(prompt, number) for prompt in template_prompts(name)]
-        else:
-            texts += [(text, number * per_tag + k) for k, text in enumerate((plain_prompt(name), *said))]
-    add_text(tmp_path / "model", known_by_heart(dict(texts), case.inputs["label_embed"]))
+    """From words to scores."""
+    asked, names = golden_folder(case, tmp_path), case.given["open_tag_list"]
     tagger = Tagger.load(tmp_path / "model", precision="float32")
     tokens, pooled = load_network(tmp_path / "model").encoder.from_stage(
         torch.from_numpy(case.inputs["image"]), 0
@@ -155,6 +141,51 @@ def test_golden_open_set_is_asked_of_a_converted_folder(case: Case, tmp_path: Pa
         given = {tag.name for tag in tagger.score(seen, also=asked).tags if tag.source == "own"}
         assert given == set(filter(None, case.said["tags"][n].split(" | ")))
     case.check("probabilities", probabilities)
+
+
+@pytest.mark.parametrize("case", cases("ram_plus/openset"), ids=str)
+def test_golden_open_set_is_asked_of_an_exported_folder_without_torch(case: Case, tmp_path: Path) -> None:
+    asked = golden_folder(case, tmp_path)
+    export_folder(tmp_path / "model")
+    tags = [f"{one.name}: {'; '.join(one.descriptions)}" for one in asked] + [case.given["tag_list"][0]]
+    code = (
+        "import json, sys, numpy as np; from anytag import Tagger; "
+        "folder, tags, picture = json.loads(sys.stdin.read()); "
+        "found = Tagger.load(folder).tag(np.array(picture, np.uint8), tags=tags).tags; "
+        "bad = {'torch', 'transformers', 'open_clip'} & set(sys.modules); "
+        "print(json.dumps([{tag.name: tag.score for tag in found}, sorted(bad)]))"
+    )
+    told = json.dumps([str(tmp_path / "model"), tags, PICTURE.tolist()])
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=told, capture_output=True, text=True, env=ENVIRONMENT, check=True
+    )
+    scores, imported = json.loads(done.stdout)
+    assert imported == []
+    exact = Tagger.load(tmp_path / "model", precision="float32").tag(PICTURE, tags=tags)
+    assert scores == pytest.approx({tag.name: tag.score for tag in exact.tags}, abs=1e-4)
+
+
+def golden_folder(case: Case, at: Path) -> list[Asked]:
+    """Writes AT/model with the case's weights and a text tower that knows the stored vectors by heart.
+
+    Returns:
+        its open set.
+    """
+    write_lists(at, names=case.given["tag_list"])
+    tensors = {name: torch.from_numpy(array) for name, array in case.weights.items()}
+    convert(write_checkpoint(at / "x.pth", tensors), at / "model", Options(lists=at, threshold=0.5))
+    names, vectors = case.given["open_tag_list"], case.inputs["label_embed"]
+    per_tag = len(vectors) // len(names)
+    asked = [Asked(name, tuple(f"{name} {look}" for look in range(1, per_tag))) for name in names]
+    rows: dict[str, int] = {}
+    for number, one in enumerate(asked):
+        if case.kind == "ram/openset":
+            rows |= dict.fromkeys(template_prompts(one.name), number)
+        else:
+            said = (plain_prompt(one.name), *one.descriptions)
+            rows |= {text: number * per_tag + k for k, text in enumerate(said)}
+    add_text(at / "model", known_by_heart(rows, vectors))
+    return asked
 
 
 def known_by_heart(rows: dict[str, int], vectors: np.ndarray[Any, Any]) -> TextTower:
@@ -205,27 +236,6 @@ def test_agreement_tells_the_tower_that_a_model_was_trained_with(
     assert card.text == TextSpec("onnx", FOLDER, "descriptions")
     assert card.source["text"] == {"from": "tiny-clip (transformers)", "width": WIDTH}
     assert {f"{FOLDER}/text.onnx", f"{FOLDER}/tokenizer.json"} <= set(card.files)
-
-
-def test_an_exported_folder_asks_own_tags_without_torch(folders: dict[str, Path], tmp_path: Path) -> None:
-    shutil.copytree(folders["ram-plus"], tmp_path / "model")
-    export_folder(tmp_path / "model")
-    tags = ["espresso", f"{FOX.name}: {'; '.join(FOX.descriptions)}", "tag 2"]
-    code = (
-        "import json, sys, numpy as np; from anytag import Tagger; "
-        "folder, tags, picture = json.loads(sys.stdin.read()); "
-        "found = Tagger.load(folder).tag(np.array(picture, np.uint8), tags=tags).tags; "
-        "bad = {'torch', 'transformers', 'open_clip'} & set(sys.modules); "
-        "print(json.dumps([{tag.name: tag.score for tag in found}, sorted(bad)]))"
-    )
-    told = json.dumps([str(tmp_path / "model"), tags, PICTURE.tolist()])
-    done = subprocess.run(
-        [sys.executable, "-c", code], input=told, capture_output=True, text=True, env=ENVIRONMENT, check=True
-    )
-    scores, imported = json.loads(done.stdout)
-    assert imported == []
-    exact = Tagger.load(tmp_path / "model", precision="float32").tag(PICTURE, tags=tags)
-    assert scores == pytest.approx({tag.name: tag.score for tag in exact.tags}, abs=1e-4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
