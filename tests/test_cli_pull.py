@@ -8,14 +8,18 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from anytag import Tagger
 from anytag.checkpoints.load import load_network
 from anytag.models import hub as models
 from anytag.models.card import Card
 from anytag.models.folder import ModelFolder
-from anytag.models.published import BENCHMARKS, PUBLISHED, lists
+from anytag.models.published import BENCHMARKS, CLIP, PUBLISHED, clip, lists
+from tests.clips import save_tiny_clip
 from tests.command import run
 from tests.hub_server import COMMIT, Hub, serving
 from tests.released import make_tensors, write_checkpoint, write_lists
@@ -95,6 +99,34 @@ def test_pull_fetches_text_vectors_where_the_checkpoint_lacks_them(hub: Hub, tmp
     assert result.exit_code == 0, result.output
     assert "ram_tag_embedding_class_4585.pth: downloaded" in result.output
     assert "embedding" in Card.read(models.resolve("ram")).source
+
+
+def test_pull_fetches_the_text_tower_for_own_tags(hub: Hub, tmp_path: Path) -> None:
+    """Also for a model that is installed; CLIP's weights are published as torch wrote them."""
+    clip_files = save_tiny_clip(tmp_path / "clip", width=32)
+    weights = load_file(clip_files / "model.safetensors")
+    torch.save({**weights, "vision_model.x": torch.zeros(2)}, clip_files / "pytorch_model.bin")
+    hub.files |= {one.path: (clip_files / one.local).read_bytes() for one in CLIP}
+    assert run("pull", "ram-plus", "--image-size", "64").exit_code == 0
+    assert Card.read(models.resolve("ram-plus")).text is None
+    result = run("pull", "ram-plus", "--text")
+    assert result.exit_code == 0, result.output
+    assert "is there already" in result.output
+    assert "pytorch_model.bin: downloaded" in result.output
+    assert "can be asked own tags: clip-vit-base-patch16 (transformers), 32 wide" in result.output
+    picture = np.zeros((20, 20, 3), np.uint8)
+    assert Tagger.load("ram-plus").tag(picture, tags=["espresso"]).tags[0].source == "own"
+    result = run("pull", "tag2text", "--text")
+    assert result.exit_code == 2
+    assert "queries are learned" in result.output
+
+
+def test_offline_it_says_where_the_text_tower_goes(hub: Hub) -> None:
+    result = run("pull", "ram", "--text")
+    assert result.exit_code == 2
+    told = re.findall(r"-> (\S+)", result.output)
+    assert [Path(place) for place in told] == [clip() / one.local for one in CLIP]
+    assert not (models.cache() / "ram").exists()
 
 
 def test_a_wrong_hash_installs_nothing(hub: Hub) -> None:

@@ -2,49 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
 from anytag.errors import ModelError, VocabularyError
-from anytag.nn.clip_text import ClipTextEncoder, description_queries, template_queries
+from anytag.nn.clip_text import ClipTextEncoder
 from anytag.text_encoders.prompts import template_prompts
-
-LETTERS = "abcdefghijklmnopqrstuvwxyz.-'0123456789"
-
-
-def save_tiny_clip(folder: Path) -> None:
-    """A text tower of one layer that reads letters."""
-    units = [*LETTERS, *(letter + "</w>" for letter in LETTERS), "<|startoftext|>", "<|endoftext|>"]
-    folder.mkdir()
-    (folder / "vocab.json").write_text(json.dumps({unit: number for number, unit in enumerate(units)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt")).save_pretrained(folder)
-    config = CLIPTextConfig(
-        vocab_size=len(units),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=77,
-        projection_dim=8,
-        bos_token_id=len(units) - 2,
-        eos_token_id=len(units) - 1,
-        pad_token_id=len(units) - 1,
-    )
-    torch.manual_seed(0)
-    CLIPTextModelWithProjection(config).save_pretrained(folder)
+from anytag.text_encoders.queries import description_queries, template_queries
+from tests.clips import save_tiny_clip
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("clip") / "tiny"
-    save_tiny_clip(path)
-    return path
+    return save_tiny_clip(tmp_path_factory.mktemp("clip") / "tiny")
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,10 @@ from anytag.errors import AnytagError, ModelError, VocabularyError
 from anytag.models.folder import ModelFolder
 from anytag.models.onnx import Rows
 from anytag.models.tensors import map_tensors
+from anytag.models.text_onnx import open_text_encoder
 from anytag.results import Source, TagScore
-from anytag.text_encoders import StaticTextEncoder
+from anytag.text_encoders import StaticTextEncoder, TextEncoder
+from anytag.text_encoders.queries import Prompts, tag_rows
 from anytag.vocabulary import OWN, Asked, Vocabulary, parse_asked
 
 Floats = npt.NDArray[np.float32]
@@ -381,25 +383,36 @@ class Questions:
         return self._bank.queries(np.array(numbers, np.int64)), self._calibration(numbers)
 
     def _queries(self, row: _Row) -> Floats:
-        """float32 P×D: trained, or in the user's words, the name and then each description."""
+        """float32 P×D: trained, or in the user's words, as the card's text encoder is asked."""
         if row.trained is not None:
             return self._bank.queries(np.asarray(row.trained))
         queries = self._own.get(row.asked)
         if queries is None:
             if len(self._own) >= _REMEMBERED:
                 self._own.clear()
-            vectors = self._encoder.encode([row.asked.name, *row.asked.descriptions])
-            queries = self._encoder.project(vectors) if self._encoder.has_projection else vectors
-            self._own[row.asked] = queries
+            asked, encoder = row.asked, self._encoder
+            said = tag_rows(asked.name, asked.descriptions, encoder, prompts=self._prompts)
+            queries = self._own[asked] = self._projected(said)
         return queries
 
     def words(self, texts: Sequence[str]) -> Floats:
         """Texts as queries, each on its own, whatever the vocabulary knows: float32 M×1×D."""
-        return np.stack([self._queries(_Row(None, Asked(text), OWN + text, text)) for text in texts])
+        return self._projected(self._encoder.encode(texts))[:, None]
 
     @cached_property
-    def _encoder(self) -> StaticTextEncoder:
-        return StaticTextEncoder.from_folder(self._folder.text)
+    def _encoder(self) -> TextEncoder:
+        return open_text_encoder(self._folder)
+
+    @property
+    def _prompts(self) -> Prompts:
+        return "words" if self.card.text is None else self.card.text.prompts
+
+    def _projected(self, vectors: Floats) -> Floats:
+        """Text vectors n×W -> rows of queries n×D; where nothing projects them, as they are."""
+        encoder = self._encoder
+        if isinstance(encoder, StaticTextEncoder) and encoder.has_projection:
+            return encoder.project(vectors)
+        return vectors
 
     def _calibration(self, trained: Sequence[int | None]) -> npt.NDArray[np.float64]:
         """Slope and bias of each tag, from the index of its trained query: float64 2×K."""

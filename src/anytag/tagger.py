@@ -25,7 +25,7 @@ from anytag.images import ImageSource, load, prepare
 from anytag.models.card import Card
 from anytag.models.folder import ModelFolder
 from anytag.models.hub import resolve
-from anytag.models.onnx import Device
+from anytag.models.onnx import Device, usable_cores
 from anytag.models.runtime import Precision, Runtime, open_runtime
 from anytag.results import Failure, Tags, TagScore
 from anytag.vocabulary import Vocabulary
@@ -290,11 +290,6 @@ class Tagger:
 
 def _failure(error: AnytagError | None) -> Failure | None:
     return Failure(type(error).__name__, str(error)) if error else None
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_batches(

@@ -16,8 +16,12 @@ WHAT = "converting published checkpoints"
 @click.command("convert", short_help="Turn a published checkpoint into a model folder, or back.")
 @click.argument("source", metavar="FILE", type=click.Path(exists=True, path_type=Path))
 @click.option(
-    "-o", "--output", metavar="PATH", type=click.Path(path_type=Path), required=True,
+    "-o", "--output", metavar="PATH", type=click.Path(path_type=Path),
     help="The folder to write; from a folder: the .pth.",
+)  # fmt: skip
+@click.option(
+    "--text", metavar="CLIP", type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Add the text tower of this folder, by transformers or open_clip, so that own tags can be asked.",
 )  # fmt: skip
 @click.option(
     "--family", type=click.Choice(_FAMILIES), default="auto", show_default=True,
@@ -42,18 +46,39 @@ WHAT = "converting published checkpoints"
 @click.option(
     "--threshold", type=click.FloatRange(0, 1), help="One for all tags, instead of the published ones."
 )
-def command(source: Path, output: Path, **options: Any) -> None:
+def command(source: Path, output: Path | None, text: Path | None, **options: Any) -> None:
     """Turn a published checkpoint of Tag2Text, RAM or RAM++ into a model folder.
 
     Every tensor of FILE is accounted for; nothing in it is executed. When FILE is a model folder that was
-    made so, the published form is written.
+    made so, the published form is written to -o, or the text tower is added to the folder by --text.
     """
     convert = outer("checkpoints.convert", WHAT)
-    if source.is_dir():
+    tower = read_tower(text) if text else None  # before gigabytes are written
+    if source.is_dir() and tower is not None and output is None:
+        add_text(source, tower)
+    elif output is None or (source.is_dir() and tower is not None):
+        raise click.UsageError("give -o FOLDER to convert; of a model folder -o FILE.pth or --text CLIP")
+    elif source.is_dir():
         count = convert.convert_back(source, output)
         click.echo(f"{output}: {count} tensors under their published names")
     else:
         click.echo(told(convert.convert(source, output, options_of(convert, options))))
+        if tower is not None:
+            add_text(output, tower)
+
+
+def read_tower(source: Path) -> Any:
+    """CLIP's text tower, from a folder."""
+    return outer("export.text", "adding a text tower").read_tower(source)
+
+
+def add_text(folder: Path, tower: Any) -> None:
+    """Adds it to a model folder, and says what it is."""
+    added = outer("export.text", "adding a text tower").add_text(folder, tower)
+    click.echo(
+        f"{folder} can be asked own tags: {tower.origin}, {added.width} wide, {added.prompts}; "
+        f"cosine with trained queries {added.agreement:.3f} (near 1: the tower it was trained with)"
+    )
 
 
 def options_of(convert: Any, options: dict[str, Any], **more: Any) -> Any:

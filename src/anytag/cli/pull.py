@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from anytag.cli.convert import WHAT, options_of, told
+from anytag.cli.convert import WHAT, add_text, options_of, read_tower, told
 from anytag.cli.outer import outer
 
 
@@ -23,7 +23,11 @@ from anytag.cli.outer import outer
     help="Of the weights that are written.",
 )  # fmt: skip
 @click.option("--captions/--no-captions", default=True, help="Keep the caption modules.  [default: captions]")
-def command(model: str, name: str | None, **options: Any) -> None:
+@click.option(
+    "--text", is_flag=True,
+    help="Also fetch CLIP's text tower, so that RAM and RAM++, installed or not, can be asked own tags.",
+)  # fmt: skip
+def command(model: str, name: str | None, text: bool, **options: Any) -> None:
     """Fetch a model and install it.
 
     MODEL is ram-plus, ram or tag2text, which are downloaded as their authors publish them and converted, or
@@ -42,13 +46,18 @@ def command(model: str, name: str | None, **options: Any) -> None:
         raise UnknownModelError(
             f"no model {model!r} to fetch: expected {', '.join(PUBLISHED)}, lists or {PREFIX}owner/name"
         )
+    if text and model == "tag2text":
+        raise click.UsageError("--text: Tag2Text's queries are learned, so it cannot be asked own tags")
     target = cache() / _name(name or model.removeprefix(PREFIX).rpartition("/")[2])
+    tower = _fetch_tower() if text else None
     if target.exists():
         click.echo(f"{target.name} is there already, in {target}; remove that folder to fetch it again.")
     elif model in PUBLISHED:
         _pull_published(model, target, options)
     else:
         _pull_folder(model.removeprefix(PREFIX), target)
+    if tower is not None:
+        add_text(target, tower)
 
 
 def _pull_published(family: str, target: Path, options: dict[str, Any]) -> None:
@@ -68,6 +77,15 @@ def _pull_published(family: str, target: Path, options: dict[str, Any]) -> None:
     asked = options_of(convert, options, family=family, lists=downloads(), embedding=embedding, source=source)
     click.echo(told(convert.convert(checkpoint.path, target, asked)))
     click.echo(f"Installed as {target.name}. What was downloaded is not needed any more: {downloads()}")
+
+
+def _fetch_tower() -> Any:
+    from anytag.models.published import CLIP, clip
+    from anytag.models.remote import fetch
+
+    outer("nn.clip_text", "reading CLIP").require_transformers()  # before half a gigabyte comes
+    _tell(fetch(CLIP, clip(), progress=True))
+    return read_tower(clip())
 
 
 def _pull_lists() -> None:

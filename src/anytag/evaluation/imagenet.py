@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from anytag.errors import AnytagError
 from anytag.images import load, prepare
 from anytag.models.hub import EMBEDDED
+from anytag.models.onnx import usable_cores
 from anytag.nn.backbones import Backbone, imagenet_backbone
-from anytag.tagger import usable_cores
 from anytag.text_encoders import StaticTextEncoder
 
 from . import metrics

@@ -17,6 +17,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from anytag.errors import CardError
+from anytag.text_encoders.queries import Prompts
 
 FORMAT = 1
 FILE_NAME = "card.json"
@@ -54,10 +55,17 @@ class ImageSpec:
 
 @dataclass(frozen=True, slots=True)
 class TextSpec:
-    """Which text encoder makes queries of the user's words, and the subfolder that holds it."""
+    """Which text encoder makes queries of the user's words.
 
-    kind: Literal["static"]
+    Attributes:
+        kind: "static" is a table of tokens; "onnx" a network's graph, such as CLIP's text tower.
+        folder: the subfolder that holds it.
+        prompts: what is said of a tag, as the model was trained.
+    """
+
+    kind: Literal["static", "onnx"]
     folder: str
+    prompts: Prompts = "words"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,10 @@ from anytag.models.card import Card, FileFacts
 from anytag.models.hub import EMBEDDED
 
 _MENDING = "Get the model again, or rewrite its card with anytag.models.folder.write_card."
+_ADD_TEXT = (
+    ", or give it one: anytag convert {} --text CLIP, CLIP being a folder of CLIP ViT-B/16 as transformers "
+    "or open_clip writes it; for a published model by its name, anytag pull NAME --text fetches it"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,10 @@ class ModelFolder:
             ModelError: the model has none; it knows its own vocabulary only.
         """
         if self.card.text is None:
-            raise ModelError(f"{self.card.name} has no text encoder: ask for tags of its vocabulary only")
+            raise ModelError(
+                f"{self.card.name} has no text encoder: ask for tags of its vocabulary only"
+                + (_ADD_TEXT.format(self.path) if self.card.family in ("ram", "ram-plus") else "")
+            )
         return self.directory(self.card.text.folder)
 
 

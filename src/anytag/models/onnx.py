@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cached_property
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,12 +23,14 @@ Rows = npt.NDArray[np.float32 | np.float16]
 
 IMAGE, TAGS = "image.onnx", "tags.onnx"
 MEMORY, CAPTION = "caption_memory.onnx", "caption.onnx"  # run by anytag.models.caption_onnx
+TEXT = "text.onnx"  # in a subfolder; run by anytag.models.text_onnx
 WHERE = "where"  # what tags.onnx may give besides
 _GRAPHS = {
     IMAGE: (("pixels",), ("tokens", "pooled")),
     TAGS: (("tokens", "pooled", "queries"), ("logits",)),
     MEMORY: (("tag_ids", "tag_mask", "tokens"), ("memory",)),
     CAPTION: (("ids", "memory", "past"), ("logits", "grown")),
+    TEXT: (("ids",), ("vectors",)),
 }
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _ERRORS_ONLY = 3  # onnxruntime writes its warnings to stderr, which is the user's
@@ -167,7 +170,7 @@ class OnnxRuntime:
         """Runs one of the folder's graphs as it is.
 
         Args:
-            name: its file.
+            name: its file, with the subfolder.
             feeds: its inputs.
             outputs: which, all that every such graph has when None.
 
@@ -176,7 +179,7 @@ class OnnxRuntime:
         """
         session = self._session(name)
         try:
-            return list(session.run(list(outputs or _GRAPHS[name][1]), feeds))
+            return list(session.run(list(outputs or _names(name)[1]), feeds))
         except Exception as error:  # onnxruntime's errors have no common class but this one
             raise ModelError(f"{self.folder.path / name} cannot be run: {error}") from error
 
@@ -213,6 +216,11 @@ class OnnxRuntime:
             return self._open(name, [_CPU])
 
 
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def available_providers() -> list[str]:
     """Execution providers that the installed onnxruntime was built with; not all of them start everywhere."""
     import onnxruntime
@@ -244,8 +252,13 @@ def session_options(threads: int) -> SessionOptions:
     return options
 
 
+def _names(file: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Inputs and outputs of a graph."""
+    return _GRAPHS[file.rpartition("/")[2]]
+
+
 def _check_names(session: InferenceSession, name: str, where: str) -> None:
-    inputs, outputs = _GRAPHS[name]
+    inputs, outputs = _names(name)
     takes = [node.name for node in session.get_inputs()]
     gives = [node.name for node in session.get_outputs()]
     if set(takes) != set(inputs) or not set(gives) >= set(outputs):

@@ -10,10 +10,12 @@ from anytag.errors import MissingExtraError
 _PACKAGES = {
     "accelerate": "torch",
     "onnx": "torch",
+    "open_clip": "rivals",
     "scipy": "torch",
     "timm": "torch",
     "torch": "torch",
     "torchvision": "torch",
+    "transformers": "clip",
 }
 
 

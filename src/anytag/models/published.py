@@ -48,6 +48,13 @@ class Published:
     embedding: Remote | None = None
 
 
+_CLIP = "openai/clip-vit-base-patch16"
+_CLIP_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
+CLIP = tuple(
+    Remote(f"{_CLIP}/resolve/main/{name}") for name in ("config.json", *_CLIP_TOKENIZER, "pytorch_model.bin")
+)
+"""The model whose text tower RAM and RAM++ were trained with."""
+
 PUBLISHED = {
     "ram-plus": Published(
         Remote(f"{_PLUS}/ram_plus_swin_large_14m.pth"),
@@ -69,6 +76,11 @@ PUBLISHED = {
 def downloads() -> Path:
     """Where `anytag pull` puts what it downloads, and where `anytag convert` looks for lists."""
     return cache().with_name("downloads")
+
+
+def clip() -> Path:
+    """Where `anytag pull --text` puts the files of CLIP."""
+    return downloads() / _CLIP.rpartition("/")[2]
 
 
 def lists() -> Path:

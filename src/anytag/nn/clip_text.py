@@ -5,7 +5,9 @@ Both were trained with the tower of CLIP ViT-B/16 (`openai/clip-vit-base-patch16
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from anytag.errors import MissingExtraError, ModelError, VocabularyError
-from anytag.text_encoders import TextEncoder
-from anytag.text_encoders.prompts import ensemble, plain_prompt, template_prompts, unit
+from anytag.errors import MissingExtraError, ModelError
+from anytag.text_encoders.queries import in_batches
 
 Floats = NDArray[np.float32]
 
@@ -46,18 +47,7 @@ class ClipTextEncoder:
             MissingExtraError: transformers is not installed.
             ModelError: nothing there is a CLIP model.
         """
-        try:
-            from transformers import CLIPTextModelWithProjection, CLIPTokenizer
-        except ImportError as error:
-            raise MissingExtraError("CLIP's text encoder", "clip") from error
-        try:
-            tokenizer = CLIPTokenizer.from_pretrained(str(name))
-            tower: Any = CLIPTextModelWithProjection.from_pretrained(str(name))
-        except (OSError, ValueError, RuntimeError) as error:
-            raise ModelError(
-                f"{name}: no CLIP text tower can be loaded ({error}); expected a folder that transformers "
-                "wrote, or a hub name such as openai/clip-vit-base-patch16"
-            ) from error
+        tokenizer, tower = load_clip(name)
         return cls(tokenizer, tower.to(device), batch=batch)
 
     @property
@@ -71,15 +61,7 @@ class ClipTextEncoder:
         Raises:
             VocabularyError: a text is empty.
         """
-        if isinstance(texts, str):
-            raise VocabularyError(f"got the single text {texts!r}, expected a list: encode([{texts!r}])")
-        if empty := [text for text in texts if not text.strip()]:
-            raise VocabularyError(f"got the empty text {empty[0]!r}, expected words such as 'red car'")
-        rows = np.empty((len(texts), self.dim), np.float32)
-        for start in range(0, len(texts), self._batch):
-            part = list(texts[start : start + self._batch])
-            rows[start : start + len(part)] = self._embed(part)
-        return unit(rows)
+        return in_batches(texts, self._embed, dim=self.dim, batch=self._batch)
 
     def _embed(self, texts: list[str]) -> Floats:
         longest = int(self._tower.config.max_position_embeddings)
@@ -91,31 +73,55 @@ class ClipTextEncoder:
         return vectors
 
 
-def template_queries(names: Sequence[str], encoder: TextEncoder) -> Floats:
-    """RAM's query text of each tag: the mean of its 63 prompts; float32 n×dim, rows of length 1."""
-    rows = [ensemble(encoder.encode(template_prompts(name))[None])[0] for name in names]
-    return np.stack(rows) if rows else np.empty((0, encoder.dim), np.float32)
-
-
-def description_queries(
-    names: Sequence[str], descriptions: Sequence[Sequence[str]], encoder: TextEncoder
-) -> Floats:
-    """RAM++'s query texts of each tag: "a photo of a TAG." and its descriptions, each a vector of its own.
+def load_clip(name: str | Path, *, local: bool = False) -> tuple[Any, Any]:
+    """Tokenizer and text tower of a CLIP model, as transformers loads them, for evaluation.
 
     Args:
-        names: n tags.
-        descriptions: of each tag, at least none; "a photo of a TAG." is put first where it is missing.
-        encoder: gives unit vectors.
+        name: a folder in the form of transformers, or a name on the Hub. No code in it is run.
+        local: take nothing from the Hub.
 
-    Returns:
-        float32 n×P×dim, P the longest list; shorter ones end in zero rows, which get no weight.
+    Raises:
+        MissingExtraError: transformers is not installed.
+        ModelError: nothing there is a CLIP model, or weights are missing.
     """
-    firsts = map(plain_prompt, names)
-    texts = [
-        list(said) if first in said else [first, *said]
-        for first, said in zip(firsts, descriptions, strict=True)
-    ]
-    out = np.zeros((len(texts), max(map(len, texts), default=0), encoder.dim), np.float32)
-    for row, said in zip(out, texts, strict=True):
-        row[: len(said)] = encoder.encode(said)
-    return out
+    library = require_transformers()
+    try:
+        with _quiet(library.utils.logging):
+            tokenizer = library.CLIPTokenizerFast.from_pretrained(str(name), local_files_only=local)
+            tower, told = library.CLIPTextModelWithProjection.from_pretrained(
+                str(name), local_files_only=local, output_loading_info=True
+            )
+        if told["missing_keys"]:
+            raise ValueError(f"it lacks {', '.join(sorted(told['missing_keys'])[:3])}")
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(
+            f"{name}: no CLIP text tower can be loaded ({error}); expected a folder that transformers "
+            "wrote, or a hub name such as openai/clip-vit-base-patch16"
+        ) from error
+    return tokenizer, tower.eval()
+
+
+@contextmanager
+def _quiet(logging: Any) -> Iterator[None]:
+    """Without transformers' bars and its report of what it leaves out, such as CLIP's other tower."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def require_transformers() -> Any:
+    """The library.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        return import_module("transformers")
+    except ImportError as error:
+        raise MissingExtraError("CLIP's text encoder", "clip") from error

@@ -20,9 +20,8 @@ from anytag.data.rows import Row, read_rows
 from anytag.errors import AnytagError
 from anytag.images import load
 from anytag.models.folder import ModelFolder
-from anytag.models.onnx import IMAGE, OnnxRuntime
+from anytag.models.onnx import IMAGE, OnnxRuntime, usable_cores
 from anytag.parsing import Parser
-from anytag.tagger import usable_cores
 from anytag.text_encoders.captions import clean_caption
 from anytag.text_encoders.wordpiece import BETWEEN, CLS, PAD, SEP, UNKNOWN, WordPieces
 from anytag.vocabulary import Vocabulary

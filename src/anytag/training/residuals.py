@@ -22,9 +22,8 @@ from torch import Tensor
 
 from anytag.errors import AnytagError
 from anytag.images import load
-from anytag.models.onnx import OnnxRuntime
+from anytag.models.onnx import OnnxRuntime, usable_cores
 from anytag.nn.decoder import FoldedDecoder
-from anytag.tagger import usable_cores
 
 from .cache import view
 from .labels import Labels

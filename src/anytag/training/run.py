@@ -258,7 +258,7 @@ def text_rows(
     if recipe.descriptions:
         return text_vectors(read_descriptions(Path(recipe.descriptions), vocabulary), text)
     if recipe.clip and config.queries == "embedded":
-        from anytag.nn.clip_text import template_queries
+        from anytag.text_encoders.queries import template_queries
 
         return template_queries(names, text)[:, None]
     return text.encode(names)[:, None]

@@ -1,0 +1,101 @@
+"""What is said of a tag, as text vectors: by its words, by RAM's templates, by RAM++'s descriptions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anytag.errors import VocabularyError
+from anytag.text_encoders.prompts import ensemble, plain_prompt, template_prompts, unit
+
+Floats = NDArray[np.float32]
+Prompts = Literal["words", "templates", "descriptions"]
+"""How a model was trained to be asked: by a tag's name and each description as they are; by the mean of 63
+templates (RAM's code, for open sets); by "a photo of a TAG." and each description (RAM++, section 3.2)."""
+
+
+class TextEncoder(Protocol):
+    """What a tagger asks of a text encoder."""
+
+    @property
+    def dim(self) -> int:
+        """Width of a text vector."""
+        ...
+
+    def encode(self, texts: Sequence[str]) -> Floats:
+        """Vectors of texts: float32 n×dim, each row of length 1.
+
+        Raises:
+            VocabularyError: a text is empty, or holds nothing that the encoder knows.
+        """
+        ...
+
+
+def tag_rows(name: str, descriptions: Sequence[str], encoder: TextEncoder, *, prompts: Prompts) -> Floats:
+    """The rows that one tag is asked with: float32 P×dim, each of length 1.
+
+    With "templates" P is 1: descriptions, which RAM does not know, enter the mean with the name's weight.
+    """
+    if prompts == "words":
+        return encoder.encode([name, *descriptions])
+    if prompts == "descriptions":
+        return encoder.encode(described(name, descriptions))
+    row = ensemble(encoder.encode(template_prompts(name))[None])  # 1×dim
+    if not descriptions:
+        return row
+    return ensemble(np.concatenate([row, encoder.encode(descriptions)])[None])
+
+
+def described(name: str, descriptions: Sequence[str]) -> list[str]:
+    """RAM++'s texts of a tag: "a photo of a TAG." first, where the descriptions do not hold it."""
+    first = plain_prompt(name)
+    return list(descriptions) if first in descriptions else [first, *descriptions]
+
+
+def template_queries(names: Sequence[str], encoder: TextEncoder) -> Floats:
+    """RAM's query text of each tag: the mean of its 63 prompts; float32 n×dim, rows of length 1."""
+    rows = [tag_rows(name, (), encoder, prompts="templates") for name in names]
+    return np.concatenate(rows) if rows else np.empty((0, encoder.dim), np.float32)
+
+
+def description_queries(
+    names: Sequence[str], descriptions: Sequence[Sequence[str]], encoder: TextEncoder
+) -> Floats:
+    """RAM++'s query texts of each tag: "a photo of a TAG." and its descriptions, each a vector of its own.
+
+    Args:
+        names: n tags.
+        descriptions: of each tag, at least none; "a photo of a TAG." is put first where it is missing.
+        encoder: gives unit vectors.
+
+    Returns:
+        float32 n×P×dim, P the longest list; shorter ones end in zero rows, which get no weight.
+    """
+    rows = [
+        tag_rows(name, said, encoder, prompts="descriptions")
+        for name, said in zip(names, descriptions, strict=True)
+    ]
+    out = np.zeros((len(rows), max(map(len, rows), default=0), encoder.dim), np.float32)
+    for place, row in zip(out, rows, strict=True):
+        place[: len(row)] = row
+    return out
+
+
+def in_batches(texts: Sequence[str], embed: Callable[[list[str]], Floats], *, dim: int, batch: int) -> Floats:
+    """`embed` some texts at a time: float32 n×dim, rows scaled to length 1.
+
+    Raises:
+        VocabularyError: not a list of texts, or one is empty.
+    """
+    if isinstance(texts, str):
+        raise VocabularyError(f"got the single text {texts!r}, expected a list: encode([{texts!r}])")
+    if empty := [text for text in texts if not text.strip()]:
+        raise VocabularyError(f"got the empty text {empty[0]!r}, expected words such as 'red car'")
+    rows = np.empty((len(texts), dim), np.float32)
+    for start in range(0, len(texts), batch):
+        part = list(texts[start : start + batch])
+        rows[start : start + len(part)] = embed(part)
+    return unit(rows)
