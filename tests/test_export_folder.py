@@ -69,7 +69,8 @@ def lively_folder(places: Path, family: str) -> Path:
     """A converted folder whose random weights make photos differ."""
     folder = places / family
     file = write_checkpoint(places / f"{family}.pth", make_tensors(family))
-    convert(file, folder, Options(lists=places / "lists", image_size=64))
+    # 3×3 + 1 tokens: not the number with which graphs are made
+    convert(file, folder, Options(lists=places / "lists", image_size=96))
     network = load_network(folder)
     torch.manual_seed(0)
     enliven(network)
