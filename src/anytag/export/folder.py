@@ -46,7 +46,7 @@ def export_folder(
         draft = Path(scratch)
         names = _write_graphs(network, draft)
         for name in names:
-            _make_smaller(draft / name, precision)
+            make_smaller(draft / name, precision)
             (draft / name).replace(model.path / name)
     write_card(model.path, model.card)
     if precision == "float32":
@@ -76,7 +76,8 @@ def _write_graphs(network: TagNetwork, draft: Path) -> list[str]:
     return names
 
 
-def _make_smaller(graph: Path, precision: Precision) -> None:
+def make_smaller(graph: Path, precision: Precision) -> None:
+    """Puts a graph into fewer bits in place; what is kept in float32 depends on which it is."""
     if precision == "float32":
         return
     if graph.name in (MEMORY, CAPTION):
