@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -63,6 +63,13 @@ def measure_cost(folder: str | Path, photos: Sequence[Path] = ()) -> Cost:
         ModelError: the folder has no graphs or no weights.
         ImageError: a photo cannot be read.
     """
+    cost = _measure_tags(folder, photos)  # its networks are gone when those of captions come
+    if ModelFolder.open(folder, verify=False).card.captions is None:
+        return cost
+    return replace(cost, captions=_measure_captions(folder, photos))
+
+
+def _measure_tags(folder: str | Path, photos: Sequence[Path]) -> Cost:
     exact = Tagger.load(folder, device="cpu", precision="float32")
     graphs = Tagger.load(folder, device="cpu")
     questions = Questions(ModelFolder.open(folder, verify=False))
@@ -74,8 +81,7 @@ def measure_cost(folder: str | Path, photos: Sequence[Path] = ()) -> Cost:
         a, b = (1 / (1 + np.exp(-logits.astype(np.float64))) > thresholds for logits in (ours, theirs))
         count, largest = count + 1, max(largest, float(np.abs(ours - theirs).max()))
         given, differ, either = given + int(a.sum()), differ + int((a ^ b).sum()), either + int((a | b).sum())
-    captions = _measure_captions(folder, photos) if exact.card.captions else None
-    return Cost(count, largest, differ / max(1, either), given, captions)
+    return Cost(count, largest, differ / max(1, either), given)
 
 
 def _measure_captions(folder: str | Path, photos: Sequence[Path]) -> CaptionCost:
