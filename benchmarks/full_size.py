@@ -33,6 +33,18 @@ def make(family: str, work: Path) -> Facts:
     """Writes the checkpoint and the lists it needs."""
     import torch
 
+    tensors, learned = released(family)
+    moments = ("exp_avg", "exp_avg_sq")
+    state = {n: {name: torch.zeros_like(one) for name in moments} for n, one in enumerate(learned)}
+    torch.save({"model": tensors, "optimizer": {"state": state}, "epoch": 1}, work / "released.pth")
+    write_lists(work)
+    return {"tensors": len(tensors), "file_bytes": (work / "released.pth").stat().st_size}
+
+
+def released(family: str) -> tuple[Facts, list[Any]]:
+    """Every tensor of the released file by its name, with random weights; and those that were trained."""
+    import torch
+
     from anytag.checkpoints.account import plan
     from anytag.nn.families import FAMILIES
 
@@ -42,11 +54,7 @@ def make(family: str, work: Path) -> Facts:
     learned = [tensor for name, tensor in tensors.items() if name != "label_embed"]
     tensors |= {name: tensors[first] for name, first in wanted.tied.items()}
     tensors |= wanted.derived
-    moments = ("exp_avg", "exp_avg_sq")
-    state = {n: {name: torch.zeros_like(one) for name in moments} for n, one in enumerate(learned)}
-    torch.save({"model": tensors, "optimizer": {"state": state}, "epoch": 1}, work / "released.pth")
-    _write_lists(work)
-    return {"tensors": len(tensors), "file_bytes": (work / "released.pth").stat().st_size}
+    return tensors, learned
 
 
 def _random(name: str, shape: tuple[int, ...], random: Any) -> Any:
@@ -59,7 +67,7 @@ def _random(name: str, shape: tuple[int, ...], random: Any) -> Any:
     return torch.randn(shape, generator=random) * fan_in**-0.5
 
 
-def _write_lists(work: Path) -> None:
+def write_lists(work: Path) -> None:
     names = [f"tag {number}" for number in range(4585)]
     texts = {
         "ram_tag_list.txt": names,

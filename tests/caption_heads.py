@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import nn
 
+from anytag.export.captions import export_caption_graphs
+from anytag.models.card import Card
+from anytag.models.folder import ModelFolder, write_card
+from anytag.models.onnx import OnnxRuntime
 from anytag.nn.caption import CaptionHead
 from anytag.nn.families import CaptionConfig
 from anytag.nn.guided import GuidedHead
 from anytag.nn.writer import Head
+from tests.tiny import make_tiny_model
 
 TOKENS, WIDTH = 5, 12
 CONFIG = CaptionConfig(
@@ -32,3 +39,11 @@ def tiny_head(
         if parameter.ndim == 2:
             nn.init.normal_(parameter, std=0.4)
     return head.eval().requires_grad_(False)
+
+
+def exported(head: Head, folder: Path, *, tokens: tuple[int, int] = (TOKENS, WIDTH)) -> OnnxRuntime:
+    """The head's graphs in a model folder, opened."""
+    make_tiny_model(folder)
+    export_caption_graphs(head, folder, tokens=tokens)
+    write_card(folder, Card.read(folder))
+    return OnnxRuntime(ModelFolder.open(folder), device="cpu")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ FILES = {
     "ram-plus": "ram_plus_swin_large_14m",
 }
 TAGS, DESCRIPTIONS, WORDS = 11, 3, 40
+_POSITIONS = 64  # the text of tags alone is 40 long
 _COUNTS = {4585: TAGS, 3429: TAGS, 233835: TAGS * DESCRIPTIONS, 30524: WORDS}
 _NARROWER = 16
 _DEEP = re.compile(r"visual_encoder\.layers\.2\.blocks\.([2-9]|1\d)\.|\.layer\.([2-9]|1\d)\.")
@@ -35,22 +35,18 @@ def manifest(family: str) -> list[dict[str, Any]]:
     return tensors
 
 
-def make_tensors(
-    family: str, *, full: bool = False, shape_of: Callable[[list[int]], list[int]] | None = None
-) -> dict[str, Tensor]:
+def make_tensors(family: str, *, full: bool = False) -> dict[str, Tensor]:
     """By published names; what is tied in the released file is one tensor here too.
 
     Args:
         full: every layer of the released file; otherwise two at most of each kind.
-        shape_of: a shape of the released file -> the shape to make.
     """
-    shape_of = shape_of or _small
     random = torch.Generator().manual_seed(7)
     rows = [row for row in manifest(family) if full or not _DEEP.search(row["name"])]
     made: dict[str, Tensor] = {}
     for row in rows:
         if not row.get("derived"):
-            made[row["name"]] = torch.randn(shape_of(row["shape"]), generator=random) * 0.05
+            made[row["name"]] = torch.randn(_small(row), generator=random) * 0.05
     for row in rows:
         if "same_storage_as" in row:
             made[row["name"]] = made[row["same_storage_as"]]
@@ -82,5 +78,7 @@ def write_lists(folder: Path, *, names: list[str] | None = None) -> Path:
     return folder
 
 
-def _small(shape: list[int]) -> list[int]:
-    return [_COUNTS.get(side, side if side < 128 or side in _KEPT else side // _NARROWER) for side in shape]
+def _small(row: dict[str, Any]) -> list[int]:
+    shape = row["shape"]
+    small = [_COUNTS.get(side, side if side < 128 or side in _KEPT else side // _NARROWER) for side in shape]
+    return [_POSITIONS, *small[1:]] if row["name"].endswith("position_embeddings.weight") else small

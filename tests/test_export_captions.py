@@ -10,15 +10,15 @@ import onnx
 import pytest
 import torch
 
-from anytag.export.captions import export_caption_graphs, round_head, shrink_graph
+from anytag.export.captions import round_head
+from anytag.export.precision import shrink_graph
 from anytag.generation import Decoder, Ids, Limits, beam_search, greedy, sample
 from anytag.models.caption_onnx import OnnxCaptions
 from anytag.models.card import Card
 from anytag.models.folder import ModelFolder, write_card
 from anytag.models.onnx import CAPTION, MEMORY, OnnxRuntime
 from anytag.nn.writer import Head, TorchCaptions
-from tests.caption_heads import CONFIG, TOKENS, WIDTH, tiny_head
-from tests.tiny import make_tiny_model
+from tests.caption_heads import CONFIG, TOKENS, WIDTH, exported, tiny_head
 
 LIMITS = Limits(end=3, max_length=14, min_length=6, repetition_penalty=1.2, forbidden=((9,), (4, 5)))
 PROMPT = np.array([[58, 9, 7]])
@@ -29,10 +29,7 @@ def made(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Head, OnnxRuntime]:
     head = tiny_head(request.param)
-    path = make_tiny_model(tmp_path_factory.mktemp(request.param) / "model")
-    assert export_caption_graphs(head, path, tokens=(TOKENS, WIDTH)) < 1e-4
-    write_card(path, Card.read(path))
-    return head, OnnxRuntime(ModelFolder.open(path), device="cpu")
+    return head, exported(head, tmp_path_factory.mktemp(request.param) / "model")
 
 
 def asked(photos: int) -> tuple[Ids, Ids, np.ndarray]:
@@ -77,9 +74,8 @@ def test_a_step_is_told_what_came_before(made: tuple[Head, OnnxRuntime]) -> None
 
 def test_int8_graphs_are_a_rounded_head(tmp_path: Path) -> None:
     head = tiny_head("guided", words=400)
-    path = make_tiny_model(tmp_path / "model")
     round_head(head)
-    export_caption_graphs(head, path, tokens=(TOKENS, WIDTH))
+    path = exported(head, tmp_path / "model").folder.path
     for name in (MEMORY, CAPTION):
         before = (path / name).stat().st_size
         assert shrink_graph(path / name) < before - 2 * 400 * CONFIG.width

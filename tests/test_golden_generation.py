@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from anytag.captioner import Captions
 from anytag.generation import (
     Ids,
     Limits,
@@ -17,9 +19,11 @@ from anytag.generation import (
     not_before,
     penalise_repetition,
 )
-from anytag.nn.network import TagNetwork
+from anytag.models.caption_onnx import OnnxCaptions
+from anytag.nn.caption import CaptionHead
 from anytag.nn.writer import TorchCaptions
 from anytag.text_encoders.wordpiece import BETWEEN, WordPieces
+from tests.caption_heads import exported
 from tests.golden_cases import Arrays, Case, assert_close, cases
 from tests.golden_networks import network_of, rows_of, tensor
 
@@ -39,9 +43,9 @@ def test_golden_processors(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", cases("tag2text/generate"), ids=str)
-@torch.inference_mode()
-def test_golden_captions(case: Case) -> None:
-    """Photo -> tags -> caption, with the user's tags and with those that are recognised."""
+@torch.no_grad()
+def test_golden_captions(case: Case, tmp_path: Path) -> None:
+    """Photo -> tags -> caption, with the user's tags and with recognised ones, in torch and without it."""
     network, queries = network_of(case)
     tokens, pooled = network.encoder.from_stage(tensor(case.inputs["image"]), 0)
     case.check("image_tokens", tokens)
@@ -52,13 +56,21 @@ def test_golden_captions(case: Case) -> None:
     case.check("tag_mask", chosen)
     names = case.given["tag_list"]
     recognised = [[names[k] for k in row.nonzero().flatten().tolist()] for row in chosen]
+    head = network.captions
+    assert head is not None
+    graphs = OnnxCaptions(exported(head, tmp_path / "model", tokens=(tokens.shape[1], tokens.shape[2])))
     assert case.config["runs"]
     for run in case.config["runs"]:
-        check_run(case, run, network, tokens.numpy(), recognised)
+        check_run(case, run, head, graphs, tokens.numpy(), recognised)
 
 
 def check_run(
-    case: Case, run: dict[str, Any], network: TagNetwork, tokens: Any, recognised: list[list[str]]
+    case: Case,
+    run: dict[str, Any],
+    head: CaptionHead,
+    graphs: OnnxCaptions,
+    tokens: Any,
+    recognised: list[list[str]],
 ) -> None:
     pieces = WordPieces(case.given["vocab"])
     asked = run["tag_input"]
@@ -72,15 +84,14 @@ def check_run(
     np.testing.assert_array_equal(ids, stored["tag_input_ids"])
     np.testing.assert_array_equal(mask, stored["tag_attention_mask"])
     np.testing.assert_array_equal(prompts, stored["prompt_ids"])
-    head = network.captions
-    assert head is not None
     case.check(f"{run['name']}.tag_encoder_out", head.encode_tags(tensor(ids), tensor(mask), tensor(tokens)))
-    found = written(TorchCaptions(head), (ids, mask, tokens), prompts, run)
-    check_texts(case, pieces, found, stored, said["captions"])
-    for photo in range(len(tokens)):  # one photo alone is written about as in a batch
-        part = slice(photo, photo + 1)
-        (alone,) = written(TorchCaptions(head), (ids[part], mask[part], tokens[part]), prompts[part], run)
-        assert pieces.decode(alone) == pieces.decode(found[photo])
+    for captions in (TorchCaptions(head), graphs):
+        found = written(captions, (ids, mask, tokens), prompts, run)
+        check_texts(case, pieces, found, stored, said["captions"])
+        for photo in range(len(tokens)):  # one photo alone is written about as in a batch
+            part = slice(photo, photo + 1)
+            (alone,) = written(captions, (ids[part], mask[part], tokens[part]), prompts[part], run)
+            assert pieces.decode(alone) == pieces.decode(found[photo])
 
 
 def check_texts(case: Case, pieces: WordPieces, found: Ids, stored: Arrays, captions: list[str]) -> None:
@@ -89,7 +100,7 @@ def check_texts(case: Case, pieces: WordPieces, found: Ids, stored: Arrays, capt
     assert texts == captions
 
 
-def written(captions: TorchCaptions, seen: Any, prompts: Ids, run: dict[str, Any]) -> Ids:
+def written(captions: Captions, seen: Any, prompts: Ids, run: dict[str, Any]) -> Ids:
     limits = Limits(
         end=3, max_length=run["max_length"], min_length=run["min_length"],
         repetition_penalty=run["repetition_penalty"],

@@ -14,7 +14,8 @@ from anytag import DeviceError, ModelError, Tagger
 from anytag.asked import Bank
 from anytag.checkpoints.convert import Options, convert
 from anytag.checkpoints.load import load_network, load_queries
-from anytag.export.folder import export_folder, measure_cost
+from anytag.export.cost import measure_cost
+from anytag.export.folder import export_folder
 from anytag.export.graphs import export_tags_graph
 from anytag.export.precision import to_float16, to_int8
 from anytag.models.card import Card

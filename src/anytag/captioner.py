@@ -20,7 +20,7 @@ from anytag.models.folder import ModelFolder
 from anytag.models.hub import resolve
 from anytag.models.onnx import MEMORY, Device, OnnxRuntime
 from anytag.models.outer import outer
-from anytag.models.runtime import Runtime, open_runtime
+from anytag.models.runtime import Precision, Runtime, open_runtime
 from anytag.parsing import Parser
 from anytag.results import Caption
 from anytag.tagger import Encoded, Tagger, in_batches
@@ -55,15 +55,21 @@ class Captioner:
     Attributes:
         tagger: the same model as a tagger.
         spec: how captions are written, as the model's card says.
+        pieces: the wordpieces that they are made of.
     """
 
     def __init__(self, tagger: Tagger, captions: Captions, pieces: WordPieces, spec: CaptionSpec) -> None:
-        self.tagger, self.spec = tagger, spec
-        self._captions, self._pieces = captions, pieces
+        self.tagger, self.spec, self.pieces = tagger, spec, pieces
+        self._captions = captions
 
     @classmethod
     def load(
-        cls, model: str | Path | None = None, *, device: Device = "auto", threads: int | None = None
+        cls,
+        model: str | Path | None = None,
+        *,
+        device: Device = "auto",
+        threads: int | None = None,
+        precision: Precision | None = None,
     ) -> Captioner:
         """A captioner with a model and a device that are there; arguments and errors as for `Tagger.load`.
 
@@ -76,7 +82,7 @@ class Captioner:
             raise ModelError(
                 f"the model {folder.card.name} writes no captions: take tag2text, ram or the embedded one"
             )
-        runtime = open_runtime(folder, device=device, threads=threads)
+        runtime = open_runtime(folder, device=device, threads=threads, precision=precision)
         pieces = WordPieces.from_file(folder.file(spec.wordpieces))
         return cls(Tagger(folder, runtime), _open_captions(folder, runtime), pieces, spec)
 
@@ -161,6 +167,11 @@ class Captioner:
         """Sentences about photos that `Tagger.encode` saw; arguments and errors as for `caption`."""
         return self._write(encoded, self._wish(tags, **options))
 
+    def writer(self, encoded: Sequence[Encoded], guides: Sequence[Iterable[str]]) -> Decoder[Any]:
+        """What writes about photos that `Tagger.encode` saw, each guided by tags: for `anytag.generation`."""
+        ids, mask = self.pieces.tag_text(guides, length=self.spec.tag_length)
+        return self._captions.about(ids, mask, np.stack([one.tokens for one in encoded]))
+
     def _wish(
         self, tags: Iterable[str] | None = None, exclude_tags: Iterable[str] = (), **options: Any
     ) -> Wish:
@@ -183,7 +194,7 @@ class Captioner:
         longest = spec.max_length if wish.max_length is None else wish.max_length
         shortest = min(spec.min_length, longest) if wish.min_length is None else wish.min_length
         return Limits(
-            end=self._pieces.end, max_length=longest, min_length=shortest,
+            end=self.pieces.end, max_length=longest, min_length=shortest,
             length_penalty=spec.length_penalty, forbidden=self._forbidden(wish.exclude_tags),
             repetition_penalty=1.1 if wish.sample else 1.0,
         )  # fmt: skip
@@ -216,9 +227,8 @@ class Captioner:
     def _texts(self, encoded: Sequence[Encoded], guides: Sequence[Sequence[str]], wish: Wish) -> list[str]:
         if not encoded:
             return []
-        limits, prompt = self._limits(wish), self._pieces.prompt(self.spec.prompt)
-        ids, mask = self._pieces.tag_text(guides, length=self.spec.tag_length)
-        writer = self._captions.about(ids, mask, np.stack([one.tokens for one in encoded]))
+        limits, prompt = self._limits(wish), self.pieces.prompt(self.spec.prompt)
+        writer = self.writer(encoded, guides)
         prompts = np.tile(np.array(prompt, np.int64), (len(encoded), 1))
         beams = self.spec.beams if wish.beams is None else wish.beams
         if wish.sample:
@@ -227,7 +237,7 @@ class Captioner:
             found = greedy(writer, prompts, limits)
         else:
             found = beam_search(writer, prompts, limits, beams=beams)
-        return [self._pieces.decode(row)[len(self.spec.prompt) :] for row in found.tolist()]
+        return [self.pieces.decode(row)[len(self.spec.prompt) :] for row in found.tolist()]
 
     def _result(self, one: Encoded, text: str, guide: tuple[str, ...]) -> Caption:
         return Caption(one.path, one.width, one.height, self.tagger.card.name, text, guide, one.error)
@@ -250,14 +260,14 @@ class Captioner:
     def _ids(self, name: str) -> list[tuple[int, ...]]:
         """None where the wordpieces cannot write it: then no caption holds it."""
         try:
-            return self._pieces.wordings(name)
+            return self.pieces.wordings(name)
         except VocabularyError:
             return []
 
     @cached_property
     def _words(self) -> list[str]:
         """Whole words that one wordpiece writes."""
-        return [entry for entry in self._pieces.entries if entry.isalpha()]
+        return [entry for entry in self.pieces.entries if entry.isalpha()]
 
     @cached_property
     def _parser(self) -> Parser:
@@ -270,11 +280,13 @@ class Captioner:
 
 
 def _open_captions(folder: ModelFolder, runtime: Runtime) -> Captions:
-    """The caption graphs, or where there are none the caption head in torch."""
-    if MEMORY in folder:
-        graphs = runtime if isinstance(runtime, OnnxRuntime) else OnnxRuntime(folder)
-        return OnnxCaptions(graphs)
-    door = outer("checkpoints.runtime", f"captions by {folder.card.name}, which has no ONNX graphs for them,")
+    """As the photos are seen: by graphs, or by the caption head in torch, also where there are no graphs."""
+    if MEMORY in folder and isinstance(runtime, OnnxRuntime):
+        return OnnxCaptions(runtime)
+    door: Any = outer(
+        "checkpoints.runtime",
+        f"captions by {folder.card.name}, which has no ONNX graphs for them or is run in torch,",
+    )
     captions: Captions = door.open_captions(folder, device=runtime.device)
     return captions
 

@@ -14,7 +14,8 @@ from anytag.cli.outer import outer
 @click.argument("folder", metavar="FOLDER", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option(
     "--precision", type=click.Choice(["float32", "float16", "int8"]), default="float32", show_default=True,
-    help="Of the graphs' matrix products: float16 takes half the room, int8 is fastest on a CPU.",
+    help="Of the graphs' matrix products: float16 takes half the room, int8 is fastest on a CPU. Captions "
+    "are only stored so.",
 )  # fmt: skip
 @click.option(
     "--photos", metavar="PATH", multiple=True,
@@ -39,6 +40,11 @@ def command(folder: Path, precision: str, photos: tuple[str, ...], first_pass: i
             f"On {cost.photos} photos: largest logit difference {cost.largest:.2g}; "
             f"{cost.flips:.2%} of {cost.given} given tags flip"
         )
+        if captions := cost.captions:
+            click.echo(
+                f"On {captions.photos} captions: largest logit difference {captions.largest:.2g}; "
+                f"{captions.changed:.2%} change"
+            )
     if first_pass is not None:
         learn = outer("export.first_pass", "learning a first pass").learn_first_pass
         found = learn(folder, named, shortlist=first_pass)

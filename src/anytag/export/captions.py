@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-import onnx
 import torch
-from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from anytag.models.onnx import CAPTION, MEMORY
+from anytag.nn.guided import GuidedHead
 from anytag.nn.writer import Head
 
 from .graphs import export_graph
 from .parity import check_parity
-
-_SMALL = 4096  # numbers; smaller tensors stay in float
+from .precision import SMALL
 
 
 class _Memory(nn.Module):
@@ -38,8 +35,7 @@ class _Step(nn.Module):
         self.head = head
 
     def forward(self, ids: Tensor, memory: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
-        logits, grown = self.head.decode(ids, memory, past)
-        return logits[:, -1], grown
+        return self.head.go_on(ids, memory, past)
 
 
 def export_caption_graphs(head: Head, folder: Path, *, tokens: tuple[int, int]) -> float:
@@ -47,12 +43,13 @@ def export_caption_graphs(head: Head, folder: Path, *, tokens: tuple[int, int]) 
 
     ``tag_ids`` and ``tag_mask`` int64 N×S, ``tokens`` N×T×D -> ``memory`` L×2×N×H×M×d; then ``ids`` int64
     N×I, ``memory``, ``past`` L×2×N×H×P×d -> ``logits`` N×V of what comes after the last id, ``grown``
-    L×2×N×H×(P+I)×d, the next ``past``. N, I, P and M are free; P of 0 starts a text.
+    L×2×N×H×(P+I)×d, the next ``past``. N, S, I, P and M are free; P of 0 starts a text. T is free but for a
+    `GuidedHead`, which knows each token by its place.
 
     Args:
         head: on the CPU, in evaluation mode.
         folder: where to write.
-        tokens: T and D, of a photo.
+        tokens: T and D, of a photo; where T is free, any will do.
 
     Returns:
         the largest difference from the head, as `check_parity` gives it.
@@ -62,8 +59,10 @@ def export_caption_graphs(head: Head, folder: Path, *, tokens: tuple[int, int]) 
     """
     memory, step, length = _Memory(head).eval(), _Step(head).eval(), head.config.tag_length
     axes = {"tag_ids": "NS", "tag_mask": "NS", "tokens": "NTD", "memory": "L2NHMd"}
-    export_graph(memory, folder / MEMORY, _asked(head, 2, length, tokens), axes, free="N")
-    worst = check_parity(memory, folder / MEMORY, [_asked(head, n, length, tokens) for n in (1, 3)])
+    free = "NSM" if isinstance(head, GuidedHead) else "NSTM"
+    export_graph(memory, folder / MEMORY, _asked(head, 2, length, tokens), axes, free=free)
+    asked = [_asked(head, 1, length, tokens), _asked(head, 3, length - 2, tokens)]
+    worst = check_parity(memory, folder / MEMORY, asked)
     axes = {"ids": "NI", "memory": "L2NHMd", "past": "L2NHPd", "logits": "NV", "grown": "L2NHGd"}
     export_graph(step, folder / CAPTION, _going_on(head, 2, read=3, more=4), axes, free="NIMPG")
     batches = [
@@ -94,46 +93,6 @@ def _going_on(head: Head, texts: int, *, read: int, more: int) -> tuple[Tensor, 
 def round_head(head: Head) -> None:
     """Rounds every matrix of a head to what `shrink_graph` stores: 255 levels a row."""
     for parameter in head.parameters():
-        if parameter.ndim == 2 and parameter.numel() >= _SMALL:
+        if parameter.ndim == 2 and parameter.numel() >= SMALL:
             scale = parameter.abs().amax(1, keepdim=True).clamp_min(1e-12) / 127
             parameter.copy_((parameter / scale).round() * scale)
-
-
-def shrink_graph(file: Path) -> int:
-    """Stores the matrices of a graph in int8 with a scale for each row or column; all is computed in float32.
-
-    Of each matrix the axis is taken whose scales lose less, so that a matrix of `round_head` stays as it is,
-    also where the export turned it round. onnxruntime makes floats of them once, when it loads the graph.
-
-    Returns:
-        bytes of the file now.
-    """
-    model = onnx.load(file)
-    graph, nodes = model.graph, []
-    for tensor in list(graph.initializer):
-        values = numpy_helper.to_array(tensor)
-        if values.dtype != np.float32 or values.ndim != 2 or values.size < _SMALL:
-            continue
-        levels, scale = _rounded(values)
-        graph.initializer.remove(tensor)
-        graph.initializer.append(numpy_helper.from_array(levels, f"{tensor.name}.int8"))
-        graph.initializer.append(numpy_helper.from_array(scale, f"{tensor.name}.scale"))
-        cast = f"{tensor.name}.float"
-        nodes.append(helper.make_node("Cast", [f"{tensor.name}.int8"], [cast], to=TensorProto.FLOAT))
-        nodes.append(helper.make_node("Mul", [cast, f"{tensor.name}.scale"], [tensor.name]))
-    rest = list(graph.node)
-    del graph.node[:]
-    graph.node.extend([*nodes, *rest])
-    onnx.save(model, file)
-    return file.stat().st_size
-
-
-def _rounded(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """int8 levels and float32 scales of one axis, of that which loses less."""
-    tries = []
-    for axis in (0, 1):
-        scale = np.maximum(np.abs(values).max(axis, keepdims=True), 1e-12) / np.float32(127)
-        levels = np.round(values / scale).astype(np.int8)
-        tries.append((float(np.abs(levels * scale - values).sum()), levels, scale.astype(np.float32)))
-    _, levels, scale = min(tries, key=lambda one: one[0])
-    return levels, scale

@@ -3,47 +3,22 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
-
-from anytag.asked import Question, Questions
 from anytag.checkpoints.load import load_network
-from anytag.images import ImageSource
 from anytag.models.folder import ModelFolder, write_card
 from anytag.models.onnx import CAPTION, IMAGE, MEMORY, TAGS
-from anytag.nn.caption import CaptionHead
 from anytag.nn.network import TagNetwork
-from anytag.tagger import Tagger
 
 from .captions import export_caption_graphs
+from .cost import Cost, measure_cost
 from .graphs import export_image_graph, export_tags_graph
-from .precision import to_float16, to_int8
+from .precision import shrink_graph, to_float16, to_int8
 
 Precision = Literal["float32", "float16", "int8"]
-Floats = npt.NDArray[np.float32]
-_NOISE = 8  # photos made up where none are given
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What fewer bits change in the answers about some photos.
-
-    Attributes:
-        photos: how many.
-        largest: difference of a tag's log-odds.
-        flips: share of tags given by either, the exact model or the other, that the two do not agree on.
-        given: tags that the exact model gives.
-    """
-
-    photos: int
-    largest: float
-    flips: float
-    given: int
 
 
 def export_folder(
@@ -52,7 +27,7 @@ def export_folder(
     """Write the graphs of a folder beside its weights: image, tags, and captions where it has a head.
 
     Each is compared with the network in float32 at batch 1 and 3 before it is made smaller. Caption graphs
-    stay in float32.
+    are only stored in fewer bits, and multiply in float32: what a step loses, all later ones would lose too.
 
     Args:
         folder: as `anytag.checkpoints.convert` writes it.
@@ -70,64 +45,44 @@ def export_folder(
     with tempfile.TemporaryDirectory(dir=model.path, prefix=".export") as scratch:
         draft = Path(scratch)
         names = _write_graphs(network, draft)
-        for name in (IMAGE, TAGS):
-            if precision == "float16":
-                to_float16(draft / name)
-            elif precision == "int8":
-                to_int8(draft / name)
         for name in names:
+            make_smaller(draft / name, precision)
             (draft / name).replace(model.path / name)
     write_card(model.path, model.card)
     if precision == "float32":
         return None
     cost = measure_cost(model.path, photos)
-    told = {"photos": cost.photos, "largest_logit_difference": cost.largest, "flips": cost.flips}
-    write_card(model.path, replace(model.card, metrics={**model.card.metrics, f"graphs_{precision}": told}))
+    metrics = {**model.card.metrics, f"graphs_{precision}": _told(cost)}
+    write_card(model.path, replace(model.card, metrics=metrics))
     return cost
+
+
+def _told(cost: Cost) -> dict[str, Any]:
+    """For the card."""
+    told = {"photos": cost.photos, "largest_logit_difference": cost.largest, "flips": cost.flips}
+    if (said := cost.captions) is None:
+        return told
+    captions = {"photos": said.photos, "largest_logit_difference": said.largest, "changed": said.changed}
+    return {**told, "captions": captions}
 
 
 def _write_graphs(network: TagNetwork, draft: Path) -> list[str]:
     names = [IMAGE, TAGS]
     export_image_graph(network.encoder, draft / IMAGE, size=network.config.size)
     export_tags_graph(network.decoder, draft / TAGS)
-    if isinstance(network.captions, CaptionHead):
+    if network.captions is not None:
         export_caption_graphs(network.captions, draft, tokens=(5, network.config.width))
         names += [MEMORY, CAPTION]
     return names
 
 
-def measure_cost(folder: str | Path, photos: Sequence[Path] = ()) -> Cost:
-    """What the folder's graphs answer otherwise than its weights in float32.
-
-    Raises:
-        ModelError: the folder has no graphs or no weights.
-        ImageError: a photo cannot be read.
-    """
-    exact = Tagger.load(folder, device="cpu", precision="float32")
-    graphs = Tagger.load(folder, device="cpu")
-    questions = Questions(ModelFolder.open(folder, verify=False))
-    question = questions.prepare(None, also=None, top_k=None, threshold=0.0)  # every tag is decoded
-    thresholds = np.array([tag.threshold for tag in exact.vocabulary])
-    shape = (_NOISE, exact.card.image.size, exact.card.image.size, 3)
-    images: Iterable[ImageSource] = photos or np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    cost = Cost(photos=0, largest=0.0, flips=0.0, given=0)
-    differ = either = 0
-    for image in images:
-        ours, theirs = (_logits(tagger, question, image) for tagger in (exact, graphs))
-        a, b = (1 / (1 + np.exp(-logits.astype(np.float64))) > thresholds for logits in (ours, theirs))
-        differ, either = differ + int((a ^ b).sum()), either + int((a | b).sum())
-        cost = Cost(
-            photos=cost.photos + 1,
-            largest=max(cost.largest, float(np.abs(ours - theirs).max())),
-            flips=differ / max(1, either),
-            given=cost.given + int(a.sum()),
-        )
-    return cost
-
-
-def _logits(tagger: Tagger, question: Question, image: ImageSource) -> Floats:
-    """Of every tag: K."""
-    seen = tagger.encode(image)
-    _, logits = question.logits(tagger.runtime, seen.tokens[None], seen.pooled[None])
-    first: Floats = logits[0]
-    return first
+def make_smaller(graph: Path, precision: Precision) -> None:
+    """Puts a graph into fewer bits in place; what is kept in float32 depends on which it is."""
+    if precision == "float32":
+        return
+    if graph.name in (MEMORY, CAPTION):
+        shrink_graph(graph, precision)
+    elif precision == "float16":
+        to_float16(graph)
+    else:
+        to_int8(graph)

@@ -58,16 +58,24 @@ class CaptionDecoder(nn.Module):
             logits N×L×words, and `past` with L more.
         """
         past = self.nothing(ids) if past is None else past
-        hidden = self._unseen(ids, past.shape[4], mask)
-        x, past = self.decoder(ids, memory_kv, past, hidden)
-        x = self.norm(F.gelu(self.dense(x)))
-        return F.linear(x, self.decoder.embeddings.words.weight, self.bias), past
+        x, past = self.decoder(ids, memory_kv, past, self._unseen(ids, past.shape[4], mask))
+        return self._scores(x), past
+
+    def go_on(self, ids: Tensor, memory_kv: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        """As `decode`, but scores only what comes after the last of `ids`: N×words."""
+        x, past = self.decoder(ids, memory_kv, past, self._unseen(ids, past.shape[4], None))
+        return self._scores(x[:, -1]), past
 
     def nothing(self, ids: Tensor) -> Tensor:
         """The `past` of texts that have none yet, for ids N×L: layers×2×N×heads×0×d."""
         c = self.config
         shape = (c.layers, 2, ids.shape[0], c.heads, 0, c.width // c.heads)
         return self.bias.new_zeros(shape)
+
+    def _scores(self, x: Tensor) -> Tensor:
+        """... × H -> ... × words."""
+        x = self.norm(F.gelu(self.dense(x)))
+        return F.linear(x, self.decoder.embeddings.words.weight, self.bias)
 
     def _unseen(self, ids: Tensor, before: int, mask: Tensor | None) -> Tensor:
         """What each position must not see, as a bias: later ones and padding. (N or 1)×1×L×(P+L)."""

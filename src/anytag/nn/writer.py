@@ -66,8 +66,8 @@ class TorchWriter:
     def _read(self, ids: Tensor, state: State) -> tuple[Floats, State]:
         memory, past = state
         with torch.inference_mode():
-            logits, past = self.head.decode(ids, memory, past)
-            return logits[:, -1].float().cpu().numpy(), (memory, past)
+            logits, past = self.head.go_on(ids, memory, past)
+            return logits.float().cpu().numpy(), (memory, past)
 
 
 def _tensor(array: npt.NDArray[Any], head: Head) -> Tensor:

@@ -24,7 +24,8 @@ from anytag.captioner import Captioner
 from anytag.data.rows import Row, read_rows, select
 from anytag.errors import ModelError
 from anytag.evaluation.captions import caption_metrics
-from anytag.export.captions import export_caption_graphs, round_head, shrink_graph
+from anytag.export.captions import export_caption_graphs, round_head
+from anytag.export.precision import shrink_graph
 from anytag.models.card import CaptionSpec
 from anytag.models.folder import ModelFolder, write_card
 from anytag.models.onnx import CAPTION, MEMORY

@@ -1,0 +1,164 @@
+"""All graphs of a published family at its full size, random weights: equal to torch, and at what cost?
+
+    python benchmarks/full_graphs.py examples/photos --family ram --work FOLDER
+
+Each step is a process of its own. The export itself compares every graph with the network at batch 1 and 3.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import full_size
+import measure
+import numpy as np
+import photos
+
+PRECISIONS = ("float32", "float16", "int8")
+TORCH = "torch, float32"
+GIVEN = 0.01  # share of tags above the threshold
+Facts = dict[str, Any]
+
+
+def make(family: str, work: Path, pictures: list[Path]) -> Facts:
+    """The folder, with thresholds that some tags pass."""
+    import torch
+
+    from anytag import Tagger
+    from anytag.checkpoints.convert import Options, convert
+    from anytag.models.card import Card
+    from anytag.models.folder import write_card
+
+    torch.save({"model": full_size.released(family)[0]}, work / "released.pth")
+    full_size.write_lists(work)
+    folder = work / "float32"
+    convert(work / "released.pth", folder, Options(family=family, lists=work))
+    (work / "released.pth").unlink()
+    tagger = Tagger.load(folder)
+    scores = [tag.score for path in pictures for tag in tagger.tag(path, threshold=0).tags]
+    tagger.vocabulary.with_thresholds(float(np.quantile(scores, 1 - GIVEN))).write(
+        folder / "vocabulary.jsonl"
+    )
+    write_card(folder, Card.read(folder))
+    return {"scores": (min(scores), max(scores))}
+
+
+def export(precision: str, work: Path, pictures: list[Path]) -> Facts:
+    """Graphs, made from the network or from those in float32, beside the network."""
+    from anytag.export.cost import measure_cost
+    from anytag.export.folder import export_folder, make_smaller
+    from anytag.models.card import Card
+    from anytag.models.folder import write_card
+
+    folder, start = work / precision, time.process_time()
+    if precision == "float32":
+        export_folder(folder)
+    else:
+        shutil.copytree(work / "float32", folder)
+        for graph in folder.glob("*.onnx"):
+            make_smaller(graph, precision)  # type: ignore[arg-type]
+        write_card(folder, Card.read(folder))
+    used = time.process_time() - start
+    sizes = {one.name: one.stat().st_size for one in folder.glob("*.onnx")}
+    return {"cpu": used, "bytes": sizes, **asdict(measure_cost(folder, pictures))}
+
+
+def caption(way: str, work: Path, picture: Path) -> Facts:
+    """CPU seconds of a caption of 30 wordpieces by three beams, and of single wordpieces."""
+    from anytag import Captioner
+
+    folder = work / ("float32" if way == TORCH else way)
+    exact = "float32" if way == TORCH else None
+    captioner = Captioner.load(folder, device="cpu", threads=1, precision=exact)  # type: ignore[arg-type]
+    seen = captioner.tagger.encode(picture)
+    options: Facts = {"beams": 3, "min_length": 30, "max_length": 30}
+    words = [f"word{n}" for n in range(9)]
+    text = captioner.write([seen], words, **options)[0].text
+    whole = min(measure.of_function(lambda: captioner.write([seen], words, **options)).cpu for _ in range(3))
+    ids = np.array([captioner.pieces.prompt(captioner.spec.prompt + text)])
+    writer = captioner.writer([seen], [words])
+    _, state = writer.start(ids[:, :2])
+    steps = []
+    for column in ids.T[2:]:
+        start = time.process_time()
+        _, state = writer.step(column, state)
+        steps.append(time.process_time() - start)
+    again = min(measure.of_function(lambda: writer.start(ids)).cpu for _ in range(3))
+    return {"caption": whole, "first": median(steps[:8]), "last": median(steps[-8:]), "again": again}
+
+
+def report(found: dict[str, Facts]) -> str:
+    """The tables."""
+    lines = [
+        "| graphs | MB | largest logit difference | tags that flip | in captions | captions that change |"
+    ]
+    lines.append("|---|---:|---:|---:|---:|---:|")
+    for precision in PRECISIONS:
+        facts = found[f"export {precision}"]
+        said = facts["captions"]
+        megabytes = " + ".join(f"{facts['bytes'][one] / 1e6:.0f}" for one in sorted(facts["bytes"]))
+        flips = f"{facts['flips']:.2%} of {facts['given']}"
+        changed = f"{said['largest']:.1e} | {said['changed']:.0%} of {said['photos']}"
+        lines.append(f"| {precision} | {megabytes} | {facts['largest']:.1e} | {flips} | {changed} |")
+    lines += ["", "| captions by | CPU s a caption | ms a wordpiece, early | late | text read again |"]
+    lines.append("|---|---:|---:|---:|---:|")
+    for way in (TORCH, *PRECISIONS):
+        facts = found[f"caption {way}"]
+        shown = " | ".join(f"{1000 * facts[one]:.0f}" for one in ("first", "last", "again"))
+        lines.append(f"| {way} | {facts['caption']:.2f} | {shown} |")
+    graphs = ", ".join(sorted(found["export float32"]["bytes"]))
+    lines += [
+        "",
+        f"Graphs: {graphs}; exported and compared in {found['export float32']['cpu']:.0f} CPU s.",
+        "",
+    ]
+    return "\n".join([*lines, f"{measure.machine()}."])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("photos", type=Path, help="folder of photos")
+    parser.add_argument("--family", choices=("tag2text", "ram"), default="ram")
+    parser.add_argument(
+        "--work", type=Path, required=True, help="An empty or new folder; its files are removed."
+    )
+    parser.add_argument("--count", type=int, default=3, help="photos [3]")
+    parser.add_argument("--step", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    pictures = photos.in_folder(args.photos)[: args.count]
+    steps: dict[str, Callable[[], Facts]] = {"make": lambda: make(args.family, args.work, pictures)}
+    for one in PRECISIONS:
+        steps[f"export {one}"] = lambda one=one: export(one, args.work, pictures)  # type: ignore[misc]
+    for one in (TORCH, *PRECISIONS):
+        steps[f"caption {one}"] = lambda one=one: caption(one, args.work, pictures[0])  # type: ignore[misc]
+    if args.step:
+        print(json.dumps(steps[args.step]()))
+        return
+    args.work.mkdir(parents=True)
+    try:
+        found = {step: _child(step) for step in steps}
+    finally:
+        shutil.rmtree(args.work)
+    print(report(found))
+
+
+def _child(step: str) -> Facts:
+    command = [sys.executable, *sys.argv, "--step", step]
+    told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    print(f"{step}: {told.strip()}", file=sys.stderr)
+    facts: Facts = json.loads(told.splitlines()[-1])
+    return facts
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""What fewer bits cost: a folder's graphs beside its weights in float32, on some photos."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from anytag.asked import Question, Questions
+from anytag.captioner import Captioner
+from anytag.images import ImageSource
+from anytag.models.folder import ModelFolder
+from anytag.results import Caption
+from anytag.tagger import Encoded, Tagger
+
+Floats = npt.NDArray[np.float32]
+_NOISE = 8  # photos made up where none are given
+_CAPTIONED = 16  # of the photos: a caption takes as long as tagging many
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionCost:
+    """What fewer bits change in captions, each guided and searched for as the card says.
+
+    Attributes:
+        photos: how many.
+        largest: difference of a wordpiece's score, all along the exact model's captions.
+        changed: share of captions that differ in any word.
+    """
+
+    photos: int
+    largest: float
+    changed: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What fewer bits change in the answers about some photos.
+
+    Attributes:
+        photos: how many.
+        largest: difference of a tag's log-odds.
+        flips: share of tags given by either, the exact model or the other, that the two do not agree on.
+        given: tags that the exact model gives.
+        captions: the same of captions, None where the model writes none.
+    """
+
+    photos: int
+    largest: float
+    flips: float
+    given: int
+    captions: CaptionCost | None = None
+
+
+def measure_cost(folder: str | Path, photos: Sequence[Path] = ()) -> Cost:
+    """What the folder's graphs answer otherwise than its weights in float32.
+
+    Raises:
+        ModelError: the folder has no graphs or no weights.
+        ImageError: a photo cannot be read.
+    """
+    cost = _measure_tags(folder, photos)  # its networks are gone when those of captions come
+    if ModelFolder.open(folder, verify=False).card.captions is None:
+        return cost
+    return replace(cost, captions=_measure_captions(folder, photos))
+
+
+def _measure_tags(folder: str | Path, photos: Sequence[Path]) -> Cost:
+    exact = Tagger.load(folder, device="cpu", precision="float32")
+    graphs = Tagger.load(folder, device="cpu")
+    questions = Questions(ModelFolder.open(folder, verify=False))
+    question = questions.prepare(None, also=None, top_k=None, threshold=0.0)  # every tag is decoded
+    thresholds = np.array([tag.threshold for tag in exact.vocabulary])
+    count, largest, given, differ, either = 0, 0.0, 0, 0, 0
+    for image in _images(exact, photos):
+        ours, theirs = (_logits(tagger, question, image) for tagger in (exact, graphs))
+        a, b = (1 / (1 + np.exp(-logits.astype(np.float64))) > thresholds for logits in (ours, theirs))
+        count, largest = count + 1, max(largest, float(np.abs(ours - theirs).max()))
+        given, differ, either = given + int(a.sum()), differ + int((a ^ b).sum()), either + int((a | b).sum())
+    return Cost(count, largest, differ / max(1, either), given)
+
+
+def _measure_captions(folder: str | Path, photos: Sequence[Path]) -> CaptionCost:
+    exact = Captioner.load(folder, device="cpu", precision="float32")
+    graphs = Captioner.load(folder, device="cpu")
+    count, largest, changed = 0, 0.0, 0
+    for image in islice(_images(exact.tagger, photos), _CAPTIONED):
+        seen, guessed = (captioner.tagger.encode(image) for captioner in (exact, graphs))
+        (caption,), (other,) = exact.write([seen]), graphs.write([guessed])
+        steps = zip(_scores(exact, seen, caption), _scores(graphs, guessed, caption), strict=True)
+        largest = max(largest, *(float(np.abs(ours - theirs).max()) for ours, theirs in steps))
+        count, changed = count + 1, changed + (caption.text != other.text)
+    return CaptionCost(count, largest, changed / max(1, count))
+
+
+def _images(tagger: Tagger, photos: Sequence[Path]) -> Iterable[ImageSource]:
+    """The photos, or noise where there are none."""
+    size = tagger.card.image.size
+    return photos or np.random.default_rng(0).integers(0, 256, (_NOISE, size, size, 3), np.uint8)
+
+
+def _logits(tagger: Tagger, question: Question, image: ImageSource) -> Floats:
+    """Of every tag: K."""
+    seen = tagger.encode(image)
+    _, logits = question.logits(tagger.runtime, seen.tokens[None], seen.pooled[None])
+    first: Floats = logits[0]
+    return first
+
+
+def _scores(captioner: Captioner, seen: Encoded, caption: Caption) -> Iterator[Floats]:
+    """Of each next wordpiece, 1×V, along a caption and guided by its tags."""
+    pieces, prompt = captioner.pieces, captioner.spec.prompt
+    start, ids = len(pieces.prompt(prompt)), pieces.prompt(prompt + caption.text)
+    writer = captioner.writer([seen], [caption.tags])
+    scores, state = writer.start(np.array([ids[:start]]))
+    yield scores
+    for number in ids[start:]:
+        scores, state = writer.step(np.array([number]), state)
+        yield scores
