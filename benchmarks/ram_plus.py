@@ -81,6 +81,7 @@ def make_folders(work: Path, crops: Sequence[Path]) -> dict[str, Any]:
     from anytag.export.precision import to_int8
     from anytag.models.card import Card
     from anytag.models.folder import write_card
+    from anytag.models.onnx import ROUNDED, TAGS
 
     exact = work / "exact"
     if not (exact / "image.onnx").exists():  # kept from an earlier run
@@ -92,12 +93,13 @@ def make_folders(work: Path, crops: Sequence[Path]) -> dict[str, Any]:
     half = Path(shutil.copytree(exact, work / "half"))
     halve_table(half)
     int8 = Path(shutil.copytree(exact, work / "int8"))
-    to_int8(int8 / "tags.onnx")
+    rounded = Path(shutil.copyfile(int8 / TAGS, int8 / ROUNDED))
+    to_int8(rounded, apart=True)
     write_card(int8, Card.read(int8))
     first = Path(shutil.copytree(half, work / "first"))
     found = learn_first_pass(first, list(crops), shortlist=SHORTLIST)
     first8 = Path(shutil.copytree(first, work / "first8"))
-    shutil.copyfile(int8 / "tags.onnx", first8 / "tags.onnx")
+    shutil.copyfile(rounded, first8 / ROUNDED)
     write_card(first8, Card.read(first8))
     return {"lost": found.lost, "given": found.given, "photos": found.photos}
 

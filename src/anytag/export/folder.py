@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -15,14 +16,14 @@ from anytag.asked import Question, Questions
 from anytag.checkpoints.load import load_network
 from anytag.images import ImageSource
 from anytag.models.folder import ModelFolder, write_card
-from anytag.models.onnx import CAPTION, IMAGE, MEMORY, TAGS
+from anytag.models.onnx import CAPTION, IMAGE, MEMORY, ROUNDED, TAGS
 from anytag.nn.caption import CaptionHead
 from anytag.nn.network import TagNetwork
 from anytag.tagger import Tagger
 
 from .captions import export_caption_graphs
 from .graphs import export_image_graph, export_tags_graph
-from .precision import to_float16, to_int8
+from .precision import PERCEPTRON, to_float16, to_int8
 
 Precision = Literal["float32", "float16", "int8"]
 Floats = npt.NDArray[np.float32]
@@ -35,7 +36,7 @@ class Cost:
 
     Attributes:
         photos: how many.
-        largest: difference of a tag's log-odds.
+        largest: difference of a tag's log-odds, before what is near its threshold is decoded exactly.
         flips: share of tags given by either, the exact model or the other, that the two do not agree on.
         given: tags that the exact model gives.
     """
@@ -51,8 +52,8 @@ def export_folder(
 ) -> Cost | None:
     """Write the graphs of a folder beside its weights: image, tags, and captions where it has a head.
 
-    Each is compared with the network in float32 at batch 1 and 3 before it is made smaller. Caption graphs
-    stay in float32.
+    Each is compared with the network in float32 at batch 1 and 3 before it is made smaller. The tags' graph
+    stays in float32 beside one in fewer bits, for tags near their thresholds; so do caption graphs.
 
     Args:
         folder: as `anytag.checkpoints.convert` writes it.
@@ -70,11 +71,10 @@ def export_folder(
     with tempfile.TemporaryDirectory(dir=model.path, prefix=".export") as scratch:
         draft = Path(scratch)
         names = _write_graphs(network, draft)
-        for name in (IMAGE, TAGS):
-            if precision == "float16":
-                to_float16(draft / name)
-            elif precision == "int8":
-                to_int8(draft / name)
+        (model.path / ROUNDED).unlink(missing_ok=True)
+        if precision != "float32":
+            _round_graphs(draft, precision)
+            names.append(ROUNDED)
         for name in names:
             (draft / name).replace(model.path / name)
     write_card(model.path, model.card)
@@ -96,6 +96,16 @@ def _write_graphs(network: TagNetwork, draft: Path) -> list[str]:
     return names
 
 
+def _round_graphs(draft: Path, precision: Precision) -> None:
+    rounded = Path(shutil.copyfile(draft / TAGS, draft / ROUNDED))
+    if precision == "float16":
+        to_float16(draft / IMAGE)
+        to_float16(rounded)
+    else:
+        to_int8(draft / IMAGE)
+        to_int8(rounded, large=PERCEPTRON, apart=True)
+
+
 def measure_cost(folder: str | Path, photos: Sequence[Path] = ()) -> Cost:
     """What the folder's graphs answer otherwise than its weights in float32.
 
@@ -107,27 +117,24 @@ def measure_cost(folder: str | Path, photos: Sequence[Path] = ()) -> Cost:
     graphs = Tagger.load(folder, device="cpu")
     questions = Questions(ModelFolder.open(folder, verify=False))
     question = questions.prepare(None, also=None, top_k=None, threshold=0.0)  # every tag is decoded
-    thresholds = np.array([tag.threshold for tag in exact.vocabulary])
     shape = (_NOISE, exact.card.image.size, exact.card.image.size, 3)
     images: Iterable[ImageSource] = photos or np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     cost = Cost(photos=0, largest=0.0, flips=0.0, given=0)
     differ = either = 0
     for image in images:
-        ours, theirs = (_logits(tagger, question, image) for tagger in (exact, graphs))
-        a, b = (1 / (1 + np.exp(-logits.astype(np.float64))) > thresholds for logits in (ours, theirs))
-        differ, either = differ + int((a ^ b).sum()), either + int((a | b).sum())
+        (ours, a), (theirs, b) = (_answers(tagger, question, image) for tagger in (exact, graphs))
+        differ, either = differ + len(a ^ b), either + len(a | b)
         cost = Cost(
             photos=cost.photos + 1,
             largest=max(cost.largest, float(np.abs(ours - theirs).max())),
             flips=differ / max(1, either),
-            given=cost.given + int(a.sum()),
+            given=cost.given + len(a),
         )
     return cost
 
 
-def _logits(tagger: Tagger, question: Question, image: ImageSource) -> Floats:
-    """Of every tag: K."""
+def _answers(tagger: Tagger, question: Question, image: ImageSource) -> tuple[Floats, set[str]]:
+    """Logits of every tag, as they come: K; ids of the tags that are given."""
     seen = tagger.encode(image)
     _, logits = question.logits(tagger.runtime, seen.tokens[None], seen.pooled[None])
-    first: Floats = logits[0]
-    return first
+    return logits[0], {tag.id for tag in tagger.score(seen).tags}
