@@ -65,8 +65,7 @@ def export(precision: str, work: Path, pictures: list[Path]) -> Facts:
         export_folder(folder)
     else:
         shutil.copytree(work / "float32", folder)
-        for graph in folder.glob("*.onnx"):
-            make_smaller(graph, precision)  # type: ignore[arg-type]
+        make_smaller(folder, [one.name for one in folder.glob("*.onnx")], precision)  # type: ignore[arg-type]
         write_card(folder, Card.read(folder))
     used = time.process_time() - start
     sizes = {one.name: one.stat().st_size for one in folder.glob("*.onnx")}

@@ -62,7 +62,10 @@ class Found:
 WAYS = (
     Way("published form: loop, repetition, float32", "exact", published=True),
     Way("torch, float32", "exact", "float32"),
+    Way("torch, float32, table in float16", "half", "float32"),
     Way("torch, bfloat16", "exact", "bfloat16"),
+    Way("torch, int8", "exact", "int8"),
+    Way("torch, int8, table in float16", "half", "int8"),
     Way("onnxruntime, float32", "exact"),
     Way("onnxruntime, float32, table in float16", "half"),
     Way("onnxruntime, int8", "int8"),
@@ -78,9 +81,10 @@ def make_folders(work: Path, crops: Sequence[Path]) -> dict[str, Any]:
     """A folder of random weights with graphs, and its variants; what the first pass loses."""
     from anytag.export.first_pass import learn_first_pass
     from anytag.export.folder import export_folder
-    from anytag.export.precision import to_int8
+    from anytag.export.precision import PERCEPTRON, to_int8
     from anytag.models.card import Card
     from anytag.models.folder import write_card
+    from anytag.models.onnx import ROUNDED, TAGS
 
     exact = work / "exact"
     if not (exact / "image.onnx").exists():  # kept from an earlier run
@@ -92,12 +96,13 @@ def make_folders(work: Path, crops: Sequence[Path]) -> dict[str, Any]:
     half = Path(shutil.copytree(exact, work / "half"))
     halve_table(half)
     int8 = Path(shutil.copytree(exact, work / "int8"))
-    to_int8(int8 / "tags.onnx")
+    rounded = Path(shutil.copyfile(int8 / TAGS, int8 / ROUNDED))
+    to_int8(rounded, large=PERCEPTRON, apart=True)
     write_card(int8, Card.read(int8))
     first = Path(shutil.copytree(half, work / "first"))
     found = learn_first_pass(first, list(crops), shortlist=SHORTLIST)
     first8 = Path(shutil.copytree(first, work / "first8"))
-    shutil.copyfile(int8 / "tags.onnx", first8 / "tags.onnx")
+    shutil.copyfile(rounded, first8 / ROUNDED)
     write_card(first8, Card.read(first8))
     return {"lost": found.lost, "given": found.given, "photos": found.photos}
 

@@ -20,7 +20,8 @@ from anytag.export.graphs import export_tags_graph
 from anytag.export.precision import to_float16, to_int8
 from anytag.models.card import Card
 from anytag.models.folder import ModelFolder, write_card
-from anytag.models.runtime import open_runtime
+from anytag.models.onnx import ROUNDED, OnnxRuntime
+from anytag.models.runtime import Precision, open_runtime
 from anytag.nn.cross import CrossDecoder
 from anytag.nn.families import CrossConfig, Queries
 from tests.released import make_tensors, write_checkpoint, write_lists
@@ -108,13 +109,18 @@ def test_graphs_answer_as_the_network_does_and_fewer_bits_tell_what_they_cost(pl
         {t.id: t.score for t in before.tags}, abs=1e-5
     )
     assert [tag.box for tag in after.tags] == [tag.box for tag in before.tags]
-    for shrink in (to_float16, partial(to_int8, large=1 << 8)):
+    for shrink in (to_float16, partial(to_int8, large=1 << 8), partial(to_int8, large=1 << 8, apart=True)):
         copy = Path(shutil.copytree(folder, folder.with_name(f"smaller-{len(list(places.iterdir()))}")))
-        for name in ("image.onnx", "tags.onnx"):
-            shrink(copy / name)
+        shutil.copyfile(copy / "tags.onnx", copy / ROUNDED)
+        shrink(copy / ROUNDED)
         write_card(copy, Card.read(copy))
-        assert (copy / "tags.onnx").stat().st_size < (folder / "tags.onnx").stat().st_size
-        assert 0 < measure_cost(copy).largest < 0.5
+        cost = measure_cost(copy)
+        assert (0 < cost.largest < 0.5, cost.flips) == (True, 0)
+        assert cost.given > 0
+    assert export_folder(copy, precision="int8") is not None
+    assert OnnxRuntime(ModelFolder.open(copy)).rounds
+    assert export_folder(copy) is None
+    assert not OnnxRuntime(ModelFolder.open(copy)).rounds
 
 
 @pytest.mark.slow
@@ -135,9 +141,10 @@ def test_what_cannot_be_run_is_told(places: Path, tmp_path: Path) -> None:
         Tagger.load(precision="bfloat16")
 
 
-def test_precision_is_torchs(places: Path) -> None:
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_precision_is_torchs(places: Path, precision: Precision) -> None:
     folder = folder_of(places, "ram-plus")
-    exact, reduced = (Tagger.load(folder, precision=kind) for kind in ("float32", "bfloat16"))
+    exact, reduced = Tagger.load(folder, precision="float32"), Tagger.load(folder, precision=precision)
     a, b = ({t.id: t.score for t in tagger.tag(PICTURE, threshold=0).tags} for tagger in (exact, reduced))
     assert a != b
     assert a == pytest.approx(b, abs=0.02)

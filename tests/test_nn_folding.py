@@ -11,6 +11,7 @@ from torch import Tensor
 from anytag.nn.cross import CrossDecoder
 from anytag.nn.families import CrossConfig, Queries
 from anytag.nn.folding import FoldedCross
+from anytag.nn.rounding import RoundedLinear, Rounding
 
 CONFIG = CrossConfig(hidden=24, layers=2, mlp=48)
 WIDTH = 16
@@ -42,9 +43,24 @@ def test_folded_is_the_decoder(queries: Queries, photos: int, own: bool, tags: i
     torch.testing.assert_close(FoldedCross(made)(*given), made(*given), rtol=1e-4, atol=1e-5)
 
 
-def test_reduced_precision_stays_near_and_gives_float32() -> None:
+@pytest.mark.parametrize("rounding", ["bfloat16", "int8"])
+def test_fewer_bits_stay_near_and_give_float32(rounding: Rounding) -> None:
     made = decoder("descriptions")
     given = asked(made, photos=2, sets=1, tags=40, tokens=9)
-    exact, reduced = FoldedCross(made)(*given), FoldedCross(made, reduced=True)(*given)
-    assert reduced.dtype == torch.float32
-    assert 0 < (reduced - exact).abs().max() < 0.01
+    exact, rounded = FoldedCross(made)(*given), FoldedCross(made, rounding=rounding)(*given)
+    assert rounded.dtype == torch.float32
+    assert 0 < (rounded - exact).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("rounding", ["bfloat16", "int8"])
+def test_what_rows_share_is_not_rounded(rounding: Rounding) -> None:
+    """However large it is beside what they do not share."""
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(32, 16).requires_grad_(False)
+    shared, rest = 100 * torch.randn(2, 1, 32), torch.randn(2, 50, 32)
+    rounded = RoundedLinear(linear, rounding)
+    torch.testing.assert_close(
+        rounded(shared.expand(2, 50, 32)), linear(shared.expand(2, 50, 32)), rtol=1e-5, atol=1e-4
+    )
+    error, alone = rounded(shared + rest) - linear(shared + rest), rounded(rest) - linear(rest)
+    assert 0 < error.std() < 1.5 * alone.std()

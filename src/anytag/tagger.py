@@ -98,8 +98,9 @@ class Tagger:
             device: "auto" takes a GPU where one is active; "cuda" is an error where none is.
             threads: of one run of the network. The default, 1, is best for many photos, which `tag_many`
                 spreads over workers; in torch the default is torch's.
-            precision: "bfloat16" or "float32" runs a converted checkpoint's weights in torch; by default
-                torch runs what has no ONNX graphs, and on "cuda" in bfloat16.
+            precision: "float32", "bfloat16" or, for a CPU, "int8" runs a converted checkpoint's weights in
+                torch; by default torch runs what has no ONNX graphs, and on "cuda" in bfloat16. Whatever it
+                is, tags near their thresholds are decoded in float32.
 
         Raises:
             UnknownModelError, ModelError, VocabularyError: no such model, or its folder is not what it says.

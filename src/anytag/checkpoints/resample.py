@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from scipy.interpolate import RectBivariateSpline
 from torch import Tensor
 
 _PRECISION = 1e-6
@@ -27,6 +26,8 @@ def resample_relative_positions(table: Tensor, window: int) -> Tensor:
     side, wanted = math.isqrt(len(table)), 2 * window - 1
     if side == wanted:
         return table
+    from scipy.interpolate import RectBivariateSpline  # 30 MB that a folder need not load to be run
+
     known = _coordinates(side, wanted)
     asked = np.arange(-(wanted // 2), wanted // 2 + 1).clip(known[0], known[-1])
     made = [

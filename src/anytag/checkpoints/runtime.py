@@ -25,15 +25,17 @@ def open_torch(
     """The folder's network without its heads; arguments as for `anytag.models.runtime.open_runtime`.
 
     Raises:
-        DeviceError: the device is not there.
+        DeviceError: the device is not there, or does not multiply so.
         ModelError: the folder's weights do not fit its card.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if threads is not None:
         torch.set_num_threads(threads)  # torch has one number for the whole process
-    half = device == "cuda" if precision is None else precision == "bfloat16"
-    return TorchRuntime(load_network(folder, captions=False, alignment=False), device=device, half=half)
+    if precision is None:
+        precision = "bfloat16" if device == "cuda" else "float32"
+    network = load_network(folder, captions=False, alignment=False)
+    return TorchRuntime(network, device=device, precision=precision)
 
 
 def open_captions(folder: ModelFolder, *, device: str) -> TorchCaptions:

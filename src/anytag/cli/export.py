@@ -14,8 +14,8 @@ from anytag.cli.outer import outer
 @click.argument("folder", metavar="FOLDER", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option(
     "--precision", type=click.Choice(["float32", "float16", "int8"]), default="float32", show_default=True,
-    help="Of the graphs' matrix products: float16 takes half the room, int8 is fastest on a CPU. Captions "
-    "are only stored so.",
+    help="Of the graphs' matrix products: float16, half the bytes, is for a GPU, int8 is fastest on a CPU. "
+    "Captions are only stored so.",
 )  # fmt: skip
 @click.option(
     "--photos", metavar="PATH", multiple=True,
@@ -27,6 +27,8 @@ from anytag.cli.outer import outer
 )  # fmt: skip
 def command(folder: Path, precision: str, photos: tuple[str, ...], first_pass: int | None) -> None:
     """Write image.onnx, tags.onnx and, where the model writes captions, their graphs into FOLDER.
+
+    With fewer bits than float32 tags_rounded.onnx too; tags near their thresholds are asked of tags.onnx.
 
     Each is compared with the network first. The batch and the numbers of tags and of descriptions stay free;
     the image size is the folder's.

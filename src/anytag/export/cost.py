@@ -43,7 +43,7 @@ class Cost:
 
     Attributes:
         photos: how many.
-        largest: difference of a tag's log-odds.
+        largest: difference of a tag's log-odds, before what is near its threshold is decoded exactly.
         flips: share of tags given by either, the exact model or the other, that the two do not agree on.
         given: tags that the exact model gives.
         captions: the same of captions, None where the model writes none.
@@ -74,13 +74,11 @@ def _measure_tags(folder: str | Path, photos: Sequence[Path]) -> Cost:
     graphs = Tagger.load(folder, device="cpu")
     questions = Questions(ModelFolder.open(folder, verify=False))
     question = questions.prepare(None, also=None, top_k=None, threshold=0.0)  # every tag is decoded
-    thresholds = np.array([tag.threshold for tag in exact.vocabulary])
     count, largest, given, differ, either = 0, 0.0, 0, 0, 0
     for image in _images(exact, photos):
-        ours, theirs = (_logits(tagger, question, image) for tagger in (exact, graphs))
-        a, b = (1 / (1 + np.exp(-logits.astype(np.float64))) > thresholds for logits in (ours, theirs))
+        (ours, a), (theirs, b) = (_answers(tagger, question, image) for tagger in (exact, graphs))
         count, largest = count + 1, max(largest, float(np.abs(ours - theirs).max()))
-        given, differ, either = given + int(a.sum()), differ + int((a ^ b).sum()), either + int((a | b).sum())
+        given, differ, either = given + len(a), differ + len(a ^ b), either + len(a | b)
     return Cost(count, largest, differ / max(1, either), given)
 
 
@@ -103,12 +101,11 @@ def _images(tagger: Tagger, photos: Sequence[Path]) -> Iterable[ImageSource]:
     return photos or np.random.default_rng(0).integers(0, 256, (_NOISE, size, size, 3), np.uint8)
 
 
-def _logits(tagger: Tagger, question: Question, image: ImageSource) -> Floats:
-    """Of every tag: K."""
+def _answers(tagger: Tagger, question: Question, image: ImageSource) -> tuple[Floats, set[str]]:
+    """Logits of every tag, as they come: K; ids of the tags that are given."""
     seen = tagger.encode(image)
     _, logits = question.logits(tagger.runtime, seen.tokens[None], seen.pooled[None])
-    first: Floats = logits[0]
-    return first
+    return logits[0], {tag.id for tag in tagger.score(seen).tags}
 
 
 def _scores(captioner: Captioner, seen: Encoded, caption: Caption) -> Iterator[Floats]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,13 +11,13 @@ from typing import Any, Literal
 
 from anytag.checkpoints.load import load_network
 from anytag.models.folder import ModelFolder, write_card
-from anytag.models.onnx import CAPTION, IMAGE, MEMORY, TAGS
+from anytag.models.onnx import CAPTION, IMAGE, MEMORY, ROUNDED, TAGS
 from anytag.nn.network import TagNetwork
 
 from .captions import export_caption_graphs
 from .cost import Cost, measure_cost
 from .graphs import export_image_graph, export_tags_graph
-from .precision import shrink_graph, to_float16, to_int8
+from .precision import PERCEPTRON, shrink_graph, to_float16, to_int8
 
 Precision = Literal["float32", "float16", "int8"]
 
@@ -26,8 +27,9 @@ def export_folder(
 ) -> Cost | None:
     """Write the graphs of a folder beside its weights: image, tags, and captions where it has a head.
 
-    Each is compared with the network in float32 at batch 1 and 3 before it is made smaller. Caption graphs
-    are only stored in fewer bits, and multiply in float32: what a step loses, all later ones would lose too.
+    Each is compared with the network in float32 at batch 1 and 3 before it is made smaller. The tags' graph
+    stays in float32 beside one in fewer bits, for tags near their thresholds. Caption graphs are only stored
+    in fewer bits, and multiply in float32: what a step loses, all later ones would lose too.
 
     Args:
         folder: as `anytag.checkpoints.convert` writes it.
@@ -45,8 +47,10 @@ def export_folder(
     with tempfile.TemporaryDirectory(dir=model.path, prefix=".export") as scratch:
         draft = Path(scratch)
         names = _write_graphs(network, draft)
+        (model.path / ROUNDED).unlink(missing_ok=True)
+        if precision != "float32":
+            names = make_smaller(draft, names, precision)
         for name in names:
-            make_smaller(draft / name, precision)
             (draft / name).replace(model.path / name)
     write_card(model.path, model.card)
     if precision == "float32":
@@ -76,13 +80,16 @@ def _write_graphs(network: TagNetwork, draft: Path) -> list[str]:
     return names
 
 
-def make_smaller(graph: Path, precision: Precision) -> None:
-    """Puts a graph into fewer bits in place; what is kept in float32 depends on which it is."""
-    if precision == "float32":
-        return
-    if graph.name in (MEMORY, CAPTION):
-        shrink_graph(graph, precision)
-    elif precision == "float16":
-        to_float16(graph)
+def make_smaller(draft: Path, names: list[str], precision: Precision) -> list[str]:
+    """Puts graphs into fewer bits, the tags' beside the one in float32; returns the names of all."""
+    shutil.copyfile(draft / TAGS, draft / ROUNDED)
+    for name in names:
+        if name in (MEMORY, CAPTION) and precision != "float32":
+            shrink_graph(draft / name, precision)
+    if precision == "float16":
+        to_float16(draft / IMAGE)
+        to_float16(draft / ROUNDED)
     else:
-        to_int8(graph)
+        to_int8(draft / IMAGE)
+        to_int8(draft / ROUNDED, large=PERCEPTRON, apart=True)
+    return [*names, ROUNDED]

@@ -22,12 +22,14 @@ Rows = npt.NDArray[np.float32 | np.float16]
 """Queries of any runtime; onnxruntime takes float32 alone."""
 
 IMAGE, TAGS = "image.onnx", "tags.onnx"
+ROUNDED = "tags_rounded.onnx"  # tags.onnx in fewer bits, asked first where it is there
 MEMORY, CAPTION = "caption_memory.onnx", "caption.onnx"  # run by anytag.models.caption_onnx
 TEXT = "text.onnx"  # in a subfolder; run by anytag.models.text_onnx
 WHERE = "where"  # what tags.onnx may give besides
 _GRAPHS = {
     IMAGE: (("pixels",), ("tokens", "pooled")),
     TAGS: (("tokens", "pooled", "queries"), ("logits",)),
+    ROUNDED: (("tokens", "pooled", "queries"), ("logits",)),
     MEMORY: (("tag_ids", "tag_mask", "tokens"), ("memory",)),
     CAPTION: (("ids", "memory", "past"), ("logits", "grown")),
     TEXT: (("ids",), ("vectors",)),
@@ -37,7 +39,7 @@ _ERRORS_ONLY = 3  # onnxruntime writes its warnings to stderr, which is the user
 
 
 class OnnxRuntime:
-    """Runs image.onnx and tags.onnx of one model folder.
+    """Runs image.onnx, tags.onnx and, where there is one, tags_rounded.onnx of one model folder.
 
     A graph is loaded when it is first needed. All methods may be called from several threads at once.
 
@@ -51,7 +53,6 @@ class OnnxRuntime:
     """
 
     keeps_rows = False
-    margin = 0.0
 
     def __init__(self, folder: ModelFolder, *, device: Device = "auto", threads: int = 1) -> None:
         if device not in ("auto", "cpu", "cuda"):
@@ -94,6 +95,11 @@ class OnnxRuntime:
         tokens, pooled = self.run(IMAGE, {"pixels": pixels})
         return tokens, pooled
 
+    @property
+    def rounds(self) -> bool:
+        """Do logits differ from those that `exact` gives?"""
+        return ROUNDED in self.folder
+
     def score(self, tokens: Floats, pooled: Floats, queries: Rows, *, exact: bool = False) -> Floats:
         """Logits of every tag in every photo.
 
@@ -102,7 +108,7 @@ class OnnxRuntime:
             pooled: float32 N×D from `encode`.
             queries: float32 Q×K×P×R; Q is 1 (the same for all photos) or N (each photo its own). K tags of up
                 to P descriptions; an all-zero row is padding and gets no weight. R is D but for learned rows.
-            exact: is no more exact than the graph is.
+            exact: by tags.onnx, also where there is a rounded graph.
 
         Returns:
             float32 N×K.
@@ -113,7 +119,8 @@ class OnnxRuntime:
         self._check_asked(tokens, pooled, queries)
         if not queries.shape[1]:
             return np.zeros((len(tokens), 0), np.float32)
-        (logits,) = self.run(TAGS, {"tokens": tokens, "pooled": pooled, "queries": queries})
+        graph = ROUNDED if self.rounds and not exact else TAGS
+        (logits,) = self.run(graph, {"tokens": tokens, "pooled": pooled, "queries": queries})
         return logits
 
     def where(self, tokens: Floats, pooled: Floats, queries: Rows) -> Floats:

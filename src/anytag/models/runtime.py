@@ -13,7 +13,7 @@ from anytag.models.onnx import IMAGE, Device, Floats, OnnxRuntime, Rows
 from anytag.models.outer import outer
 
 WEIGHTS = "weights.safetensors"
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "int8"]
 
 
 class Runtime(Protocol):
@@ -21,7 +21,7 @@ class Runtime(Protocol):
 
     Attributes:
         keeps_rows: `score` takes a whole table of float queries as it is stored, and keeps it for later.
-        margin: how far logits may be from those of `exact`; 0 where there is no difference.
+        rounds: logits of `score` may differ from those of `exact`.
         provider: what runs the model, for `anytag doctor`.
     """
 
@@ -29,7 +29,7 @@ class Runtime(Protocol):
     def keeps_rows(self) -> bool: ...
 
     @property
-    def margin(self) -> float: ...
+    def rounds(self) -> bool: ...
 
     @property
     def provider(self) -> str: ...
@@ -60,16 +60,17 @@ def open_runtime(
         folder: the model.
         device: "cuda" is an error where there is none; "auto" takes it where there is one.
         threads: of one run: 1 by default, in torch what torch is set to.
-        precision: of torch's matrix products; by default bfloat16 on a GPU and float32 on a CPU.
+        precision: of torch's matrix products; by default bfloat16 on a GPU and float32 on a CPU, where int8
+            is fastest.
 
     Raises:
-        DeviceError: the device is not there.
+        DeviceError: the device is not there, or does not multiply so.
         MissingExtraError: torch is needed and not installed.
         ModelError: the folder has neither graphs nor weights.
     """
     has_graphs, has_weights = IMAGE in folder, WEIGHTS in folder
     if has_graphs and not (has_weights and (device == "cuda" or precision)):
-        if precision == "bfloat16":
+        if precision not in (None, "float32"):
             raise ModelError(
                 f"{folder.path} has no {WEIGHTS}, so torch cannot run it in {precision}; leave precision out"
             )

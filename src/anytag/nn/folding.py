@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor
 from .bert import Attention, CrossLayer, split_heads
 from .cross import CrossDecoder
 from .decoder import TagDecoder
+from .rounding import RoundedPerceptron, Rounding
 
 
 class Folded(NamedTuple):
@@ -39,12 +39,16 @@ class FoldedCross(TagDecoder):
 
     Args:
         decoder: what to rearrange.
-        reduced: perceptrons, four fifths of the work, multiply in bfloat16; all else stays in float32.
+        rounding: of the perceptrons' products, four fifths of the work; all else stays in float32.
     """
 
-    def __init__(self, decoder: CrossDecoder, *, reduced: bool = False) -> None:
+    def __init__(self, decoder: CrossDecoder, *, rounding: Rounding | None = None) -> None:
         super().__init__()
-        self.decoder, self.reduced = decoder, reduced
+        self.decoder = decoder
+        self.perceptrons = [
+            layer.mlp if rounding is None else RoundedPerceptron(layer.mlp, rounding)
+            for layer in self._layers()
+        ]
         self.width, self.row_width = decoder.width, decoder.row_width
         self.embed, self.answer = decoder.embed, decoder.answer
 
@@ -55,9 +59,9 @@ class FoldedCross(TagDecoder):
     def located(self, tokens: Tensor, pooled: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """As `CrossDecoder.located`: logits N×K, where N×K×T."""
         x, shares = _for_each(tokens, self.embed(pooled, rows)), []
-        for layer, folded in zip(self._layers(), self.remember(tokens), strict=True):
+        for number, folded in enumerate(self.remember(tokens)):
             shares.append(self._shares(x, folded))
-            x = self._layer(layer, x, folded)
+            x = self._layer(number, x, folded)
         logits = self.answer(x, rows if self.decoder.head is not None else _for_each(tokens, rows))
         return logits, torch.stack([share.mean(-2) for share in shares]).mean(0)
 
@@ -67,16 +71,15 @@ class FoldedCross(TagDecoder):
 
     def decode(self, queries: Tensor, memories: Sequence[Folded]) -> Tensor:
         """Queries M×K×H (M is 1 or N) after all layers: N×K×H."""
-        for layer, folded in zip(self._layers(), memories, strict=True):
-            queries = self._layer(layer, queries, folded)
+        for number, folded in enumerate(memories):
+            queries = self._layer(number, queries, folded)
         return queries
 
-    def _layer(self, layer: CrossLayer, x: Tensor, folded: Folded) -> Tensor:
-        answer = self._shares(x, folded).flatten(-2) @ folded.values + layer.cross.dense.bias
-        x = layer.cross.norm(x + answer)
-        with torch.autocast("cpu", torch.bfloat16) if self.reduced else nullcontext():
-            y: Tensor = layer.mlp(x)
-        return y.float()
+    def _layer(self, number: int, x: Tensor, folded: Folded) -> Tensor:
+        cross = self._layers()[number].cross
+        answer = self._shares(x, folded).flatten(-2) @ folded.values + cross.dense.bias
+        y: Tensor = self.perceptrons[number](cross.norm(x + answer))
+        return y
 
     def _shares(self, x: Tensor, folded: Folded) -> Tensor:
         """How much each x M×K×H looks at each token, by head: N×K×heads×T."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from anytag.errors import DeviceError, ModelError
+from anytag.models.runtime import Precision
 
 from .cross import CrossDecoder
 from .folding import FoldedCross
@@ -19,11 +21,10 @@ from .network import TagNetwork
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.float32 | np.float16]
 
-MARGIN = 0.25  # in log-odds: twice what bfloat16 changed at most on published golden cases
 # Photos times tags that a cross decoder holds at once: 200 MB of its widest layer, on a CPU what caches hold.
 _AT_ONCE, _AT_ONCE_ON_CPU = 16384, 512
 # Tags whose descriptions are weighed at once: 50 of each, widened to float32, stay in a core's cache.
-_WEIGHED, _WEIGHED_ON_CPU = 1024, 64
+_WEIGHED, _WEIGHED_ON_CPU = 1024, 32
 
 
 class TorchRuntime:
@@ -35,21 +36,25 @@ class TorchRuntime:
     Args:
         network: set to evaluation mode, and moved to the device.
         device: torch's name of it, such as "cuda"; where the weights are when not given.
-        half: multiply matrices in bfloat16; norms, softmax and sums stay in float32. On a CPU only those of a
-            cross decoder's perceptrons, four fifths of its work.
+        precision: of matrix products; norms, softmax and sums stay in float32. On a CPU only the perceptrons
+            of a cross decoder have fewer bits, four fifths of its work; int8 is for a CPU alone.
 
     Raises:
-        DeviceError: the device is not there.
+        DeviceError: the device is not there, or does not multiply so.
     """
 
     keeps_rows = True
 
-    def __init__(self, network: TagNetwork, *, device: str | None = None, half: bool = False) -> None:
+    def __init__(
+        self, network: TagNetwork, *, device: str | None = None, precision: Precision = "float32"
+    ) -> None:
         self.network = network.eval()
         if device is not None:
             _require(device)
             self.network.to(device)
-        self.half = half
+        if precision == "int8" and self._on_gpu:
+            raise DeviceError("precision 'int8' is for a CPU: leave it out, or ask for 'bfloat16'")
+        self.precision = precision
         self._table: tuple[Rows, Tensor] | None = None
 
     @property
@@ -77,14 +82,15 @@ class TorchRuntime:
         size = self.network.config.size
         if pixels.dtype != np.uint8 or pixels.shape[1:] != (3, size, size) or not len(pixels):
             raise _wrong("pixels", pixels, f"uint8 N×3×{size}×{size} with N of at least 1")
-        with torch.inference_mode(), self._precision(self.half):
+        with torch.inference_mode(), self._autocast():
             tokens, pooled = self.network.encoder(self._tensor(pixels))
         return _array(tokens), _array(pooled)
 
     @property
-    def margin(self) -> float:
-        """How far logits may be from those that `exact` gives; 0 where they are the same."""
-        return MARGIN if self.half else 0.0
+    def rounds(self) -> bool:
+        """Do logits differ from those that `exact` gives?"""
+        fewer_bits = self._on_gpu or isinstance(self.network.decoder, CrossDecoder)
+        return fewer_bits and self.precision != "float32"
 
     def score(self, tokens: Floats, pooled: Floats, queries: Rows, *, exact: bool = False) -> Floats:
         """Logits of every tag in every photo.
@@ -109,27 +115,37 @@ class TorchRuntime:
             asked = self._tensor(tokens), self._tensor(pooled), self._queries(queries)
             decoder = self.network.decoder
             if isinstance(decoder, CrossDecoder):
-                return _array(self._cross(decoder, *asked, half=self.half and not exact))
-            with self._precision(self.half and not exact):
+                return _array(self._cross(decoder, *asked, exact=exact))
+            with self._autocast(exact=exact):
                 return _array(decoder(*asked[:2], asked[2].float()))
 
     def _cross(
-        self, decoder: CrossDecoder, tokens: Tensor, pooled: Tensor, rows: Tensor, *, half: bool
+        self, decoder: CrossDecoder, tokens: Tensor, pooled: Tensor, rows: Tensor, *, exact: bool
     ) -> Tensor:
         """Some tags at a time: N×K."""
-        asked: Any = decoder if tokens.is_cuda else FoldedCross(decoder, reduced=half)
         at_once, weighed = (_AT_ONCE, _WEIGHED) if tokens.is_cuda else (_AT_ONCE_ON_CPU, _WEIGHED_ON_CPU)
-        with self._precision(half):
+        asked: Any = decoder
+        if not tokens.is_cuda:
+            asked = FoldedCross(decoder) if exact else self._folded
+        with self._autocast(exact=exact):
             memories = asked.remember(tokens)
         logits = []
         for part in torch.split(rows, max(1, at_once // len(tokens)), dim=1):
             # in float32: the softmax's temperature makes small differences between descriptions large
             few = torch.split(part, weighed, dim=1)
             queries = torch.cat([decoder.embed(pooled, some.float()) for some in few], 1)
-            with self._precision(half):
+            with self._autocast(exact=exact):
                 decoded = asked.decode(queries, memories)
             logits.append(decoder.answer(decoded.float(), part))
         return torch.cat(logits, 1)
+
+    @cached_property
+    def _folded(self) -> FoldedCross:
+        """The cross decoder as a CPU runs it; its weights in fewer bits are made once."""
+        assert isinstance(self.network.decoder, CrossDecoder)
+        return FoldedCross(
+            self.network.decoder, rounding=None if self.precision == "float32" else self.precision
+        )
 
     def where(self, tokens: Floats, pooled: Floats, queries: Rows) -> Floats:
         """What each token says for each tag; arguments and errors as for `score`, float32 N×K×T."""
@@ -137,7 +153,7 @@ class TorchRuntime:
         if not queries.shape[1]:
             return np.zeros((len(tokens), 0, tokens.shape[1]), np.float32)
         asked = self._tensor(tokens), self._tensor(pooled), self._queries(queries).float()
-        with torch.inference_mode(), self._precision(self.half):
+        with torch.inference_mode(), self._autocast():
             return _array(self.network.decoder.located(*asked)[1])
 
     def _check_asked(self, tokens: Floats, pooled: Floats, queries: Rows) -> None:
@@ -152,9 +168,14 @@ class TorchRuntime:
             expected = f"float32 Q×K×P×{row_width} with Q of 1 or {count} and P of at least 1"
             raise _wrong("queries", queries, expected)
 
-    def _precision(self, half: bool) -> torch.autocast:
-        """bfloat16 on a GPU; a CPU takes it for perceptrons alone."""
-        return torch.autocast("cuda", torch.bfloat16, enabled=half and self.device.startswith("cuda"))
+    def _autocast(self, *, exact: bool = False) -> torch.autocast:
+        """bfloat16 on a GPU; a CPU takes fewer bits for perceptrons alone."""
+        enabled = self._on_gpu and self.precision != "float32" and not exact
+        return torch.autocast("cuda", torch.bfloat16, enabled=enabled)
+
+    @property
+    def _on_gpu(self) -> bool:
+        return self.device.startswith("cuda")
 
     def _queries(self, queries: Rows) -> Tensor:
         """On the device; what may change is copied each time, what may not is remembered."""
