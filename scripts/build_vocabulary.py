@@ -53,9 +53,12 @@ NOT_ABOVE = {
     "round": ["merry-go-round"],
     "person": ["video-game-controller"],
     "clothing": ["turtle"],
-    "animal": ["fly-object"],
+    "animal": ["fly-object", "kite"],
+    "bird": ["kite"],
+    "tool": ["airplane"],
     "lighter": ["street-light", "traffic-light"],
 }
+THINGS = ("object", "scene")
 BROADER = words(
     "animal dog vehicle bird food clothing reptile insect musical_instrument furniture snake fish tool "
     "monkey vegetable building home_appliance fruit car ball lizard beetle amphibian bottle fungus footwear "
@@ -160,7 +163,7 @@ def below(
     by_synset: dict[int, str] = {}
     for key, tag in builder.tags.items():
         word = tag.name.lower().replace(" ", "_")
-        senses = nouns.senses.get(word, []) if tag.kind in ("object", "scene") else []
+        senses = nouns.senses.get(word, []) if tag.kind in THINGS else []
         if word in BROADER:  # the turtle that ImageNet knows, not the sweater
             senses = sorted(senses, key=lambda synset: -weight[synset])
         if senses:
@@ -175,6 +178,15 @@ def below(
                 if broad not in parents.setdefault(key, []):
                     parents[key].append(broad)
     return children, parents
+
+
+def fitting(key: str, above: list[str]) -> list[str]:
+    """Those of a tag's broader tags that a photo of it shows."""
+    if "fruit" in above or "food" in above:  # the fruit, not the tree it grows on
+        above = [p for p in above if p not in ("tree", "plant", "bush")]
+    if "vehicle" in above or key == "vehicle":  # to WordNet a wheeled vehicle is a container
+        above = [p for p in above if p != "container"]
+    return [p for p in above if p != key and key not in NOT_ABOVE.get(p, ())]
 
 
 def main() -> None:
@@ -197,14 +209,9 @@ def main() -> None:
     for key, tag in builder.tags.items():
         # A class's synset is known; the sense of a caption's word is only guessed.
         words = [builder.by_word[slug(p)] for p in lexicon.parents(tag.name) if slug(p) in builder.by_word]
-        above = parents.get(key, list(dict.fromkeys(words)) if tag.kind in ("object", "scene") else [])
-        if "fruit" in above or "food" in above:  # the fruit, not the tree it grows on
-            above = [p for p in above if p not in ("tree", "plant", "bush")]
-        above = [p for p in above if p != key and key not in NOT_ABOVE.get(p, ())]
-        if "vehicle" in above or key == "vehicle":  # to WordNet a wheeled vehicle is a container
-            above = [p for p in above if p != "container"]
-        above = [p for p in above if builder.tags[p].kind in ("object", "scene")]
-        tags.append(replace(tag, parents=tuple(above)))
+        above = fitting(key, parents.get(key, [])) or fitting(key, list(dict.fromkeys(words)))
+        above = [p for p in above if builder.tags[p].kind in THINGS]
+        tags.append(replace(tag, parents=tuple(above) if tag.kind in THINGS else ()))  # no colour is a fruit
     args.out.mkdir(parents=True, exist_ok=True)
     # Names in other languages are no part of the corpus: the embedded model's are kept.
     named = {tag.id: tag.names for tag in Vocabulary.read(EMBEDDED / "vocabulary.jsonl")}
