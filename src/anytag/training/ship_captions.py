@@ -77,6 +77,7 @@ def read_head(run: Path) -> tuple[GuidedHead, tuple[int, int]]:
 
 def ship(run: Path, out: Path) -> None:
     """Writes the graphs, the wordpieces and a first card into the model's folder."""
+    card = ModelFolder.open(out, verify=False).card  # before it no longer fits: the folder may hold captions
     head, tokens = read_head(run)
     round_head(head)
     export_caption_graphs(head, out, tokens=tokens)
@@ -84,7 +85,7 @@ def ship(run: Path, out: Path) -> None:
         shrink_graph(out / name)
     spec = CaptionSpec(prompt="", tag_length=head.config.tag_length, guide=NOTHING)
     shutil.copyfile(run / "vocab.txt", out / spec.wordpieces)
-    write_card(out, replace(ModelFolder.open(out, verify=False).card, captions=spec))
+    write_card(out, replace(card, captions=spec))
 
 
 class Judge:
