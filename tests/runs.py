@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 import anytag.nn.bert
+import anytag.training.family
 from anytag.data.rows import Row, write_rows
 from anytag.training.family import FamilyLoop, FamilyStudent
 from anytag.training.loop import Machine
@@ -93,6 +94,7 @@ def share(rank: int, world: int, port: int, recipe: TrainRecipe, data: Path, out
     }
     torch.set_num_threads(1)
     anytag.nn.bert.DROPOUT = 0.0  # masks would differ
+    anytag.training.family.PIECE = 2  # and all pieces together are one step
     loop_of(recipe, data, out).run()
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -154,7 +154,6 @@ def test_drawn_tags_estimate_the_loss_of_all(data: Path, tmp_path: Path) -> None
 
 
 def test_checkpointing_changes_nothing(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anytag.training.family.PIECE", 2)
     recipe = recipe_of("ram-plus", steps=2)
     monkeypatch.setattr(anytag.nn.bert, "DROPOUT", 0.0)
     loop_of(recipe, data, tmp_path / "kept").run()

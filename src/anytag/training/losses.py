@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -69,6 +70,15 @@ def caption_labels(ids: Tensor, *, unlearned: int, padding: int = 0) -> Tensor:
     labels = ids.masked_fill(ids == padding, UNLABELLED)
     labels[:, :unlearned] = UNLABELLED
     return labels
+
+
+def same_texts(texts: Tensor, others: Tensor) -> Tensor:
+    """Unit vectors N×D and B×D -> N×B bool, where they are equal.
+
+    Always in float32: in bfloat16 a vector's product with itself comes out far enough from 1.
+    """
+    with torch.autocast(texts.device.type, enabled=False):
+        return texts.float() @ others.float().T > 0.999
 
 
 def alignment_loss(logits: Tensor, same: Tensor, *, gamma_neg: float = 4.0) -> Tensor:

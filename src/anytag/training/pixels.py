@@ -189,9 +189,11 @@ class PixelCorpus:
                     self._tell(batch.unread)
                     first, lost = first + 1, 0
                     yield batch
-            except RuntimeError as error:
+            except (RuntimeError, EOFError, ConnectionError) as error:
                 lost += 1
-                if "worker" not in str(error) or lost >= LOST:
+                # One that dies while it hands over a batch is known by a connection that ends.
+                died = not isinstance(error, RuntimeError) or "worker" in str(error)
+                if not died or lost >= LOST:
                     raise AnytagError(f"step {first}: photos cannot be read ({error})") from error
                 self.report.say(f"Step {first}: a worker was lost ({error}); new ones go on from there.")
 

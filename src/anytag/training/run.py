@@ -200,7 +200,7 @@ def make_student(
         if config.cross is None:
             queries = WordQueries(torch.from_numpy(rows), config.width, hidden=config.text_hidden)
         else:
-            queries = FixedQueries(torch.from_numpy(rows))
+            queries = FixedQueries(torch.from_numpy(rows), recipe.precision)
     return FamilyStudent(
         network, queries, recipe.objective, distillation=recipe.distillation, asked=recipe.asked
     )
