@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +67,7 @@ def small_recipe(**changes: object) -> TrainRecipe:
     return replace(made, network=network, objective=Objective(aligns=True), **{**numbers, **changes})  # type: ignore[arg-type]
 
 
-def loop_of(recipe: TrainRecipe, data: Path, out: Path, *, machine: Machine = MACHINE) -> FamilyLoop:
+def loop_of(recipe: TrainRecipe, data: Path | str, out: Path, *, machine: Machine = MACHINE) -> FamilyLoop:
     return prepare(Run(recipe, data, out, machine), Reporter())
 
 
@@ -82,8 +83,14 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def share(rank: int, world: int, port: int, recipe: TrainRecipe, data: Path, out: Path) -> None:
-    """One process of several; for torch.multiprocessing.spawn."""
+def share(
+    rank: int, world: int, port: int, recipe: TrainRecipe, data: Path, out: Path, parted: bool = False
+) -> None:
+    """One process of several; for torch.multiprocessing.spawn.
+
+    Args:
+        parted: by FSDP, and broken off before the last step, then resumed.
+    """
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -95,9 +102,32 @@ def share(rank: int, world: int, port: int, recipe: TrainRecipe, data: Path, out
     torch.set_num_threads(1)
     anytag.nn.bert.DROPOUT = 0.0  # masks would differ
     anytag.training.family.PIECE = 2  # and all pieces together are one step
-    loop_of(recipe, data, out).run()
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    if parted:
+        part_on_a_cpu()
+        broken = loop_of(recipe, data, out, machine=replace(MACHINE, save_minutes=0.0))
+        for batch in islice(broken.stream(), recipe.steps - 1):
+            broken._step(batch)
+        broken.save()
+    loop = loop_of(recipe, data, out)
+    assert loop.sharded == parted
+    loop.resume()
+    assert loop.step == (recipe.steps - 1 if parted else 0)
+    loop.run()
+    torch.distributed.destroy_process_group()
+
+
+def part_on_a_cpu() -> None:
+    """FSDP as `accelerate launch --use_fsdp --fsdp_version 2` asks for it.
+
+    Accelerate grants it to GPUs alone, though torch parts tensors on a CPU just as well: told that these
+    processes have GPUs, it does what it would do there.
+    """
+    from accelerate import PartialState
+    from accelerate.utils import DistributedType
+
+    os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+    PartialState(cpu=True)
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
 
 
 class Killed(FamilyLoop):

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 from torch import Tensor
@@ -38,6 +39,7 @@ from tests.runs import (
     weights,
     write_photos,
 )
+from tests.s3_server import s3_bucket
 
 
 class Kept(Reporter):
@@ -116,6 +118,19 @@ def test_two_processes_are_one(data: Path, tmp_path: Path, monkeypatch: pytest.M
     arguments = (2, free_port(), recipe, data, tmp_path / "two")
     spawn(share, arguments, nprocs=2)  # type: ignore[no-untyped-call]
     for one, two in zip(log(tmp_path / "one"), log(tmp_path / "two"), strict=True):
+        assert one == pytest.approx(two, rel=1e-3, abs=2e-4)
+    assert_same(weights(tmp_path / "one"), weights(tmp_path / "two"), within=2e-4)
+
+
+@pytest.mark.slow
+def test_parted_tensors_are_one(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FSDP: same losses and weights as one process, although it is resumed; the result is whole."""
+    monkeypatch.setattr(anytag.nn.bert, "DROPOUT", 0.0)
+    recipe = recipe_of("ram-plus", steps=3, ema=0.9)
+    loop_of(recipe, data, tmp_path / "one").run()
+    arguments = (2, free_port(), recipe, data, tmp_path / "two", True)
+    spawn(share, arguments, nprocs=2)  # type: ignore[no-untyped-call]
+    for one, two in zip(log(tmp_path / "one")[2:], log(tmp_path / "two"), strict=True):
         assert one == pytest.approx(two, rel=1e-3, abs=2e-4)
     assert_same(weights(tmp_path / "one"), weights(tmp_path / "two"), within=2e-4)
 
@@ -219,6 +234,19 @@ def test_no_photo_can_be_read(data: Path) -> None:
     corpus = PixelCorpus(Photos(rows, data.parent, _tags(data)), size=16, batch_size=4, seed=0)
     with pytest.raises(AnytagError, match="20 photos one after the other cannot be read"):
         next(corpus.stream(0, 1))
+
+
+def test_photos_come_from_a_bucket(data: Path, tmp_path: Path) -> None:
+    """The same run from S3, read by a process of its own, and by the command."""
+    recipe = recipe_of("ram-plus", steps=2)
+    loop_of(recipe, data, tmp_path / "disk").run()
+    with s3_bucket() as url:
+        fsspec.filesystem("s3").put(str(data.parent), f"{url}/photos", recursive=True)
+        rows = f"{url}/photos/rows.jsonl"
+        loop_of(recipe, rows, tmp_path / "bucket", machine=replace(MACHINE, workers=1)).run()
+        done = run("train", "flickr8k-tiny", "--data", rows, "--dry-run")
+    assert_same(weights(tmp_path / "disk"), weights(tmp_path / "bucket"))
+    assert done.exit_code == 0 and "12 photos" in done.stdout
 
 
 # A worker that dies while it hands over a batch leaves the other end of its socket to the collector.

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.fsdp import register_fsdp_forward_method
 
 from anytag.errors import ModelError
 from anytag.evaluation.metrics import mean_average_precision
@@ -243,6 +244,8 @@ class FamilyLoop(Loop):
         super().__init__(student, recipe, out, machine=machine, report=report)
         if (scaler := self.accelerator.scaler) is not None:
             student.scale = scaler.get_scale
+        if self.sharded:
+            register_fsdp_forward_method(student, "logits")
         self.family = student
         self.corpus, self.schedule, self.text, self.pieces = corpus, schedule, text, pieces
         self.teacher = teacher
@@ -280,31 +283,34 @@ class FamilyLoop(Loop):
 
     def evaluate(self) -> Mapping[str, float]:
         """mAP on the held-out photos, of the tags that any of them has."""
-        truth = self.corpus.photos.truth
-        return {"mAP": mean_average_precision(self.held_out_logits(), truth)[0]} if truth.any() else {}
+        return held_out_figures(self.held_out_logits(), self.corpus.photos.truth)
 
     def held_out_logits(self) -> Floats:
         """Of every tag in the held-out photos, with the present weights: N×K; every process has to ask."""
-        truth = self.corpus.photos.truth
-        self.student.eval()
-        mine = [np.zeros((0, truth.shape[1]), np.float32)]
-        device = next(self.family.parameters()).device
-        with torch.inference_mode():
-            for pixels in self.corpus.held_out(batch_size=32):
-                mine.append(self.family.logits(pixels.to(device)).cpu().numpy())
-        parts = self._everyones(np.concatenate(mine))
-        logits = np.zeros(truth.shape, np.float32)
-        for rank, part in enumerate(parts):
-            logits[rank :: len(parts)] = part
-        return logits
-
-    def _everyones(self, mine: Floats) -> list[Floats]:
+        mine = held_out_logits(self.family, self.corpus)
+        if self.sharded:
+            self.family.reshard()  # type: ignore[operator]  # what fully_shard added
         if self.accelerator.num_processes == 1:
-            return [mine]
+            return mine
         from accelerate.utils import gather_object
 
-        gathered: list[Floats] = gather_object([mine])
-        return gathered
+        logits = np.stack(gather_object([mine]), 1)  # photo n was read by process n % world
+        return logits.reshape(-1, logits.shape[-1])[: len(self.corpus.photos.held)]
+
+
+@torch.no_grad()
+def held_out_logits(student: FamilyStudent, corpus: PixelCorpus) -> Floats:
+    """Of every tag in the held-out photos of a corpus: N×K."""
+    student.eval()
+    device = next(student.parameters()).device
+    batches = corpus.held_out(batch_size=32)
+    found = [student.logits(pixels.to(device)).cpu().numpy() for pixels in batches]
+    return np.concatenate([np.zeros((0, len(corpus.photos.vocabulary)), np.float32), *found])
+
+
+def held_out_figures(logits: Floats, truth: npt.NDArray[np.bool_]) -> dict[str, float]:
+    """mAP of N×K logits over the tags that any photo has; nothing where none has one."""
+    return {"mAP": mean_average_precision(logits, truth)[0]} if truth.any() else {}
 
 
 def caption_vectors(captions: list[str], text: TextEncoder) -> Tensor:

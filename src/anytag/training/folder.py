@@ -19,9 +19,10 @@ from anytag.models.folder import write_card
 from anytag.models.hub import EMBEDDED
 from anytag.models.onnx import IMAGE, TAGS
 from anytag.nn.network import ImageEncoder
-from anytag.vocabulary import Vocabulary
 
-from .family import FamilyLoop, WordQueries
+from .family import FamilyStudent, Floats, WordQueries, held_out_figures, held_out_logits
+from .pixels import PixelCorpus
+from .recipes import TrainRecipe
 from .ship import save_queries
 from .stored import fit_tag_lines, make_bank, probabilities
 from .thresholds import Goal
@@ -31,17 +32,18 @@ FEWEST = 20
 """Held-out photos that it takes to fit probabilities and thresholds."""
 
 
-def write_model(loop: FamilyLoop, folder: Path, *, data: str) -> None:
-    """Graphs, queries, vocabulary, words and card of a folded network, with the run's averaged weights.
+def write_model(
+    student: FamilyStudent, corpus: PixelCorpus, recipe: TrainRecipe, folder: Path, *, data: str
+) -> None:
+    """Graphs, queries, vocabulary, words and card of a folded network.
 
     Args:
-        loop: after its run; its student gets the averages.
+        student: the result, on the CPU.
+        corpus: all its photos, of one process.
         folder: replaced when it is there.
         data: what it was trained on, for the card.
     """
-    student = loop.family.cpu().eval()
-    student.load_state_dict({**student.state_dict(), **{k: v.cpu() for k, v in loop.average.shadow.items()}})
-    queries = student.queries
+    queries, vocabulary = student.queries, corpus.photos.vocabulary
     assert isinstance(queries, WordQueries)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as work:
@@ -51,14 +53,16 @@ def write_model(loop: FamilyLoop, folder: Path, *, data: str) -> None:
         export_tags_graph(student.network.folded, draft / TAGS)
         with torch.no_grad():
             rows = queries()[0].numpy()
-        lines, thresholds, how = _fitted(loop)
+        logits, truth = held_out_logits(student, corpus), corpus.photos.truth
+        lines, thresholds, how = _fitted(logits, truth)
         bank = make_bank(student.network.folded, rows, lines.astype(np.float32), known=Line(1.0, 0.0))
         save_queries(draft / "queries.safetensors", bank)
-        vocabulary = loop.corpus.photos.vocabulary
         ids = {tag.id: round(float(t), 2) for tag, t in zip(vocabulary, thresholds, strict=True)}
         vocabulary.with_thresholds(ids).write(draft / "vocabulary.jsonl")
         write_words(queries, draft / "text")
-        write_card(draft, _card(loop, vocabulary, how=how, data=data))
+        metrics = held_out_figures(logits, truth)
+        name = folder.parent.name or "model"
+        write_card(draft, _card(name, student, recipe, len(vocabulary), how=how, data=data, metrics=metrics))
         if folder.exists():
             shutil.rmtree(folder)
         draft.rename(folder)
@@ -86,32 +90,34 @@ def write_words(queries: WordQueries, folder: Path) -> None:
     (folder / "projection.safetensors").chmod(0o644)
 
 
-def _fitted(loop: FamilyLoop) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], str]:
+def _fitted(
+    logits: Floats, truth: npt.NDArray[np.bool_]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], str]:
     """Lines K×2 and thresholds K from the held-out photos, and how they were made."""
-    truth, tags = loop.corpus.photos.truth, len(loop.corpus.photos.vocabulary)
+    tags = logits.shape[1]
     if len(truth) < FEWEST or not truth.any():
         identity = np.tile([1.0, 0.0], (tags, 1))
         return identity, np.full(tags, 0.5), "0.5 for every tag: no photos were held out to fit them on."
-    logits = loop.held_out_logits()
     lines = fit_tag_lines(logits, truth.astype(np.float32))
     goal = Goal()
     thresholds = goal.fit(probabilities(logits, lines), truth.astype(np.float64))
     return lines, thresholds, f"{goal} on {len(truth)} held-out photos."
 
 
-def _card(loop: FamilyLoop, vocabulary: Vocabulary, *, how: str, data: str) -> Card:
-    config = loop.family.network.config
-    line, metrics = Line(1.0, 0.0), dict[str, Any](loop.evaluate())
+def _card(
+    name: str, student: FamilyStudent, recipe: TrainRecipe, tags: int, *, how: str, data: str, metrics: Any
+) -> Card:
+    config, line = student.network.config, Line(1.0, 0.0)
     return Card(
-        name=loop.out.name or "model",
+        name=name,
         family="mini",
         version="1",
-        description=f"{loop.recipe.about} ({loop.recipe.backbone or config.backbone})",
+        description=f"{recipe.about} ({recipe.backbone or config.backbone})",
         image=ImageSpec(config.size, "bilinear", config.mean, config.std),
         width=config.width,
         text=TextSpec(kind="static", folder="text"),
         calibration=Calibration(vocabulary=line, own=line),
-        shortlist=min(SHORTLIST, len(vocabulary)),
+        shortlist=min(SHORTLIST, tags),
         licence="unknown; yours to say",
         training_data=data,
         thresholds=how,

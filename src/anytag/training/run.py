@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from anytag.data.captions import clean_caption
+from anytag.data.formats import root_of
 from anytag.data.rows import Row
 from anytag.errors import AnytagError
 from anytag.models.hub import EMBEDDED
@@ -49,13 +50,13 @@ class Run:
 
     Attributes:
         recipe: its numbers.
-        data: rows.
+        data: rows, of a file or a URL.
         out: the run's folder.
         machine: how to run it.
     """
 
     recipe: TrainRecipe
-    data: Path
+    data: Path | str
     out: Path
     machine: Machine
 
@@ -80,10 +81,17 @@ def go(loop: FamilyLoop, run: Run) -> Path:
         numbers = json.dumps(asdict(run.recipe), indent=1)
         (run.out / "recipe.json").write_text(numbers, encoding="utf-8")
     loop.run()
-    if main and loop.family.network.config.cross is None:
-        write_model(loop, run.out / MODEL, data=f"{len(loop.corpus.photos)} photos of {run.data.name}")
-        return run.out / MODEL
-    return run.out / STUDENT
+    student, photos = loop.family, loop.corpus.photos
+    if student.network.config.cross is not None:
+        return run.out / STUDENT
+    if main:
+        text = make_text_encoder(run.recipe)
+        whole = make_student(run.recipe, student.network.config, photos.vocabulary, text)
+        start_from(whole, run.out / STUDENT)
+        corpus = PixelCorpus(photos, size=loop.corpus.size, batch_size=1, seed=run.recipe.seed)
+        about = f"{len(photos)} photos of {PurePath(run.data).name}"
+        write_model(whole, corpus, run.recipe, run.out / MODEL, data=about)
+    return run.out / MODEL
 
 
 def prepare(run: Run, report: Reporter) -> FamilyLoop:
@@ -91,7 +99,7 @@ def prepare(run: Run, report: Reporter) -> FamilyLoop:
     run.out.mkdir(parents=True, exist_ok=True)
     rows = read_data(run.data)
     vocabulary = read_vocabulary(run.recipe, rows, run.out)
-    photos = Photos(rows, run.data.parent, vocabulary)
+    photos = Photos(rows, root_of(str(run.data)), vocabulary)
     pieces = read_wordpieces(run.recipe, rows, vocabulary, run.out)
     return prepare_with(run, photos, report, pieces=pieces)
 
