@@ -160,3 +160,14 @@ class Faulty(FamilyStudent):
         self.calls += 1
         factor = float("nan") if self.calls - 1 in self.bad else 1.0
         return {**terms, "loss": terms["loss"] * factor}
+
+
+def compiled(recipe: TrainRecipe, data: Path, out: Path) -> None:
+    """A run by torch.compile, up to the point where machine code would be made."""
+    os.environ["ACCELERATE_DYNAMO_BACKEND"] = "aot_eager"
+    torch.set_num_threads(1)
+    anytag.nn.bert.DROPOUT = 0.0
+    anytag.training.family.PIECE = 2
+    loop = loop_of(recipe, data, out)
+    assert type(loop.student).__name__ == "OptimizedModule"
+    loop.run()

@@ -30,6 +30,7 @@ from tests.command import run
 from tests.runs import (
     MACHINE,
     Faulty,
+    compiled,
     die,
     free_port,
     loop_of,
@@ -133,6 +134,37 @@ def test_parted_tensors_are_one(data: Path, tmp_path: Path, monkeypatch: pytest.
     for one, two in zip(log(tmp_path / "one")[2:], log(tmp_path / "two"), strict=True):
         assert one == pytest.approx(two, rel=1e-3, abs=2e-4)
     assert_same(weights(tmp_path / "one"), weights(tmp_path / "two"), within=2e-4)
+
+
+@pytest.mark.slow
+def test_a_compiled_run_is_the_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(anytag.nn.bert, "DROPOUT", 0.0)
+    recipe = recipe_of("ram-plus", steps=2)
+    loop_of(recipe, data, tmp_path / "plain").run()
+    spawned = multiprocessing.get_context("spawn").Process(
+        target=compiled, args=(recipe, data, tmp_path / "compiled")
+    )  # accelerate settles how a process compiles when it begins
+    spawned.start()
+    spawned.join()
+    assert spawned.exitcode == 0
+    assert_same(weights(tmp_path / "plain"), weights(tmp_path / "compiled"), within=1e-4)
+
+
+def test_weights_and_biases_go_on(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Offline, as it is without an account: a resumed run has the name of the run before."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    machine = replace(MACHINE, wandb="anytag-tests")
+    for steps in (1, 2):
+        loop = loop_of(recipe_of("ram-plus", steps=steps), data, tmp_path, machine=machine)
+        loop.resume()
+        loop.run()
+    name = (tmp_path / "wandb.id").read_text()
+    files = list((tmp_path / "wandb").glob(f"offline-run-*-{name}/run-{name}.wandb"))
+    assert len(files) == 2 == len(list((tmp_path / "wandb").glob("offline-run-*")))
+    assert all(b"alignment" in file.read_bytes() for file in files)
 
 
 @pytest.mark.slow

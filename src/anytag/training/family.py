@@ -34,6 +34,7 @@ from .pixels import PixelBatch, PixelCorpus
 from .ranks import gather, mean_over_ranks
 from .report import Reporter
 from .schedules import PublishedRecipe
+from .sharded import check_parted
 
 Floats = npt.NDArray[np.float32]
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -245,6 +246,7 @@ class FamilyLoop(Loop):
         if (scaler := self.accelerator.scaler) is not None:
             student.scale = scaler.get_scale
         if self.sharded:
+            check_parted(self.accelerator, student.network.decoder)
             register_fsdp_forward_method(student, "logits")
         self.family = student
         self.corpus, self.schedule, self.text, self.pieces = corpus, schedule, text, pieces

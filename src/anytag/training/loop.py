@@ -25,7 +25,7 @@ from torch.utils.checkpoint import checkpoint
 from anytag.errors import AnytagError
 
 from .report import Progress, Reporter
-from .sharded import fill, gathered, lift_scalars, load_whole, whole_state
+from .sharded import check_parted, fill, gathered, lift_scalars, load_whole, whole_state
 from .state import LOG, STATE, STUDENT, Average, add_to_log, changed_numbers, cut_log, write_tensors
 from .track import Trackers
 
@@ -88,7 +88,10 @@ class Loop:
             mixed_precision=recipe.precision, dynamo_backend="inductor" if self.machine.compile else None
         )
         self.sharded = self.accelerator.distributed_type == DistributedType.FSDP
-        self.lifted = lift_scalars(student) if self.sharded else frozenset[str]()
+        self.lifted = frozenset[str]()
+        if self.sharded:
+            check_parted(self.accelerator)
+            self.lifted = lift_scalars(student)
         groups = self.groups(student)
         self.peaks = [group["lr"] for group in groups]
         optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay, foreach=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -75,10 +74,9 @@ def caption_labels(ids: Tensor, *, unlearned: int, padding: int = 0) -> Tensor:
 def same_texts(texts: Tensor, others: Tensor) -> Tensor:
     """Unit vectors N×D and B×D -> N×B bool, where they are equal.
 
-    Always in float32: in bfloat16 a vector's product with itself comes out far enough from 1.
+    Not by a product of matrices, which autocast may take in bfloat16: there a vector is unlike itself.
     """
-    with torch.autocast(texts.device.type, enabled=False):
-        return texts.float() @ others.float().T > 0.999
+    return (texts[:, None] * others).sum(-1) > 0.999
 
 
 def alignment_loss(logits: Tensor, same: Tensor, *, gamma_neg: float = 4.0) -> Tensor:

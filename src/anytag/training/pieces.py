@@ -7,12 +7,13 @@ nothing is computed twice, as gradient checkpointing would do it. The gradients 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+F = TypeVar("F", bound=Callable[..., Any])
 Loss = Callable[..., Tensor]
 """(number of a piece, the piece, what all share...) -> a scalar."""
 
@@ -40,10 +41,17 @@ def summed(
     return torch.stack([loss(n, piece, *shared).float() for n, piece in enumerate(pieces)]).sum()
 
 
+def _by_itself(function: F) -> F:
+    """torch.compile leaves it alone, but not the loss that it calls: gradients cannot be traced."""
+    left: F = torch.compiler.disable(function, recursive=False)  # type: ignore[no-untyped-call]
+    return left
+
+
 class _Summed(torch.autograd.Function):
     """Forward: the sum, and its gradients. Backward: those times what is said of the sum."""
 
     @staticmethod
+    @_by_itself
     def forward(ctx: Any, loss: Loss, shares: int, count: int, scale: float, *tensors: Tensor) -> Tensor:
         # Apart from the graph that the tensors come from; parameters are used where they lie.
         apart = [x.detach().requires_grad_(x.requires_grad) for x in tensors[: shares + count]]
@@ -71,6 +79,7 @@ class _Summed(torch.autograd.Function):
         return None, None, None, None, *(g if g is None else g.mul_(factor) for g in gradients)
 
 
+@_by_itself
 def _add(sums: dict[int, Tensor], at: int, gradient: Tensor | None) -> None:
     """Sums are kept in float32, whatever autocast computes with."""
     if gradient is None:

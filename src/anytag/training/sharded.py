@@ -7,6 +7,27 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+
+from anytag.errors import AnytagError
+
+
+def check_parted(accelerator: Any, whole: nn.Module | None = None) -> None:
+    """Is it parted in the way that a run can do with?
+
+    Args:
+        whole: a part of the student that must not be parted by itself.
+
+    Raises:
+        AnytagError: it is FSDP's first version, or `whole` is parted; says what to give.
+    """
+    if not accelerator.is_fsdp2:
+        raise AnytagError("FSDP's first version is not known here; give accelerate launch --fsdp_version 2")
+    if whole is not None and any(isinstance(part, FSDPModule) for part in whole.modules()):
+        raise AnytagError(
+            "FSDP parts layers of the tag decoder, whose gradients are taken piece by piece; "
+            "give accelerate launch --fsdp_auto_wrap_policy NO_WRAP, or wrap only layers of the backbone"
+        )
 
 
 def lift_scalars(student: nn.Module) -> frozenset[str]:
