@@ -20,6 +20,7 @@ from torch.multiprocessing.spawn import spawn
 
 import anytag.nn.bert
 from anytag import Tagger
+from anytag.checkpoints.load import load_network
 from anytag.data.rows import Row, read_rows
 from anytag.errors import AnytagError
 from anytag.training.family import FixedQueries
@@ -209,6 +210,25 @@ def test_parted_tensors_are_one(data: Path, tmp_path: Path, monkeypatch: pytest.
     for one, two in zip(log(tmp_path / "one")[2:], log(tmp_path / "two"), strict=True):
         assert one == pytest.approx(two, rel=1e-3, abs=2e-4)
     assert_same(weights(tmp_path / "one"), weights(tmp_path / "two"), within=2e-4)
+    written = load_network(tmp_path / "two" / "model").state_dict()
+    kept = {name.removeprefix("network."): tensor for name, tensor in weights(tmp_path / "two").items()}
+    assert_same(written, {name: kept[name] for name in written}, within=0)
+
+
+@pytest.mark.slow
+def test_parted_heads_learn_beside_a_parted_copy(data: Path, tmp_path: Path) -> None:
+    """FSDP: as two processes with whole tensors, among which hard negatives are drawn alike."""
+    recipe = retrieval_recipe(steps=3)
+    for parted in (False, True):
+        arguments = (2, free_port(), recipe, data, tmp_path / str(parted), parted)
+        spawn(share, arguments, nprocs=2)  # type: ignore[no-untyped-call]
+    whole, cut = (
+        torch.load(tmp_path / str(parted) / "state.pt", weights_only=True) for parted in (False, True)
+    )
+    momentum = [name for name in whole["student"] if name.startswith("momentum.")]
+    assert momentum
+    assert_same(*({n: s["student"][n].reshape(-1) for n in momentum} for s in (whole, cut)), within=2e-4)
+    assert_same(weights(tmp_path / "False"), weights(tmp_path / "True"), within=2e-4)
 
 
 @pytest.mark.slow

@@ -342,7 +342,7 @@ class Loop:
             self.plain.load_state_dict(state["student"])
             self.optimizer.load_state_dict(state["optimizer"])
             return
-        load_whole(self.student, self.optimizer.optimizer, state)
+        load_whole(self.plain, self.optimizer.optimizer, state)
 
 
 class _Clock:

@@ -56,16 +56,17 @@ def whole_state(
 
 
 def load_whole(student: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Loads what `whole_state` gave; every process has to."""
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
+    """Loads what `whole_state` gave; every process has to.
 
-    set_state_dict(
-        student,
-        optimizer,
-        model_state_dict=state["student"],
-        optim_state_dict=state["optimizer"],
-        options=StateDictOptions(full_state_dict=True),
-    )
+    Tensors one by one: torch's own way stumbles over those that two modules share.
+    """
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
+
+    with torch.no_grad():
+        for name, tensor in student.state_dict().items():
+            fill(tensor, state["student"][name])
+    options = StateDictOptions(full_state_dict=True)
+    set_optimizer_state_dict(student, optimizer, state["optimizer"], options=options)
 
 
 def gathered(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
