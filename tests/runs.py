@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 import anytag.nn.bert
+import anytag.training.family
 from anytag.data.rows import Row, write_rows
 from anytag.training.family import FamilyLoop, FamilyStudent
 from anytag.training.loop import Machine
@@ -21,7 +23,7 @@ from anytag.training.objectives import OBJECTIVES, Matching, Objective
 from anytag.training.pixels import PixelBatch
 from anytag.training.recipes import TrainRecipe, find
 from anytag.training.report import Reporter
-from anytag.training.run import Run, prepare, train
+from anytag.training.run import Run, go, prepare
 from tests.families import ALIGNMENT, tiny_config
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 40), "blue": (30, 40, 220)}
@@ -73,7 +75,7 @@ def small_recipe(**changes: object) -> TrainRecipe:
     return replace(made, network=network, objective=Objective(aligns=True), **{**numbers, **changes})  # type: ignore[arg-type]
 
 
-def loop_of(recipe: TrainRecipe, data: Path, out: Path, *, machine: Machine = MACHINE) -> FamilyLoop:
+def loop_of(recipe: TrainRecipe, data: Path | str, out: Path, *, machine: Machine = MACHINE) -> FamilyLoop:
     return prepare(Run(recipe, data, out, machine), Reporter())
 
 
@@ -89,8 +91,14 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def share(rank: int, world: int, port: int, recipe: TrainRecipe, data: Path, out: Path) -> None:
-    """One process of several; for torch.multiprocessing.spawn."""
+def share(
+    rank: int, world: int, port: int, recipe: TrainRecipe, data: Path, out: Path, parted: bool = False
+) -> None:
+    """One process of several; for torch.multiprocessing.spawn.
+
+    Args:
+        parted: by FSDP, and broken off before the last step, then resumed.
+    """
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -101,9 +109,34 @@ def share(rank: int, world: int, port: int, recipe: TrainRecipe, data: Path, out
     }
     torch.set_num_threads(1)
     anytag.nn.bert.DROPOUT = 0.0  # masks would differ
-    train(Run(recipe, data, out, MACHINE))
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    anytag.training.family.PIECE = 2  # and all pieces together are one step
+    if parted:
+        part_on_a_cpu()
+        broken = loop_of(recipe, data, out, machine=replace(MACHINE, save_minutes=0.0))
+        for batch in islice(broken.stream(), recipe.steps - 1):
+            broken._step(batch)
+        broken.save()
+    run = Run(recipe, data, out, MACHINE)
+    loop = prepare(run, Reporter())
+    assert loop.sharded == parted
+    loop.resume()
+    assert loop.step == (recipe.steps - 1 if parted else 0)
+    go(loop, run)
+    torch.distributed.destroy_process_group()
+
+
+def part_on_a_cpu() -> None:
+    """FSDP as `accelerate launch --use_fsdp --fsdp_version 2` asks for it.
+
+    Accelerate grants it to GPUs alone, though torch parts tensors on a CPU just as well: told that these
+    processes have GPUs, it does what it would do there.
+    """
+    from accelerate import PartialState
+    from accelerate.utils import DistributedType
+
+    os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+    PartialState(cpu=True)
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
 
 
 class Killed(FamilyLoop):
@@ -136,3 +169,14 @@ class Faulty(FamilyStudent):
         self.calls += 1
         factor = float("nan") if self.calls - 1 in self.bad else 1.0
         return {**terms, "loss": terms["loss"] * factor}
+
+
+def compiled(recipe: TrainRecipe, data: Path, out: Path) -> None:
+    """A run by torch.compile, up to the point where machine code would be made."""
+    os.environ["ACCELERATE_DYNAMO_BACKEND"] = "aot_eager"
+    torch.set_num_threads(1)
+    anytag.nn.bert.DROPOUT = 0.0
+    anytag.training.family.PIECE = 2
+    loop = loop_of(recipe, data, out)
+    assert type(loop.student).__name__ == "OptimizedModule"
+    loop.run()

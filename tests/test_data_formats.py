@@ -8,18 +8,20 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from anytag.data.files import join, photo_source, rebased
+from anytag.data.files import join, listing, photo_source, rebased
 from anytag.data.formats import FORMATS, moved, read, recognise, root_of, write
 from anytag.data.rows import Row
 from anytag.data.shards import read_photos, write_shards
 from anytag.errors import AnytagError, MissingExtraError
 from anytag.images import load
 from tests.pictures import encoded, raw
+from tests.s3_server import s3_bucket
 
 WORDS = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters=";|"), max_size=8)
 NAMES = WORDS.map(lambda text: " ".join(text.split())).filter(bool)
@@ -221,9 +223,13 @@ def test_shards_of_others(tmp_path: Path) -> None:
         list(read(str(shard)))
 
 
-@pytest.fixture
-def bucket() -> Iterator[str]:
-    fsspec = pytest.importorskip("fsspec")
+@pytest.fixture(params=["memory", "s3"])
+def bucket(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A place behind a URL: in memory, and in S3 as a server on this machine speaks it."""
+    if request.param == "s3":
+        with s3_bucket() as url:
+            yield url
+        return
     yield "memory://bucket"
     fsspec.filesystem("memory").rm("/bucket", recursive=True)
 
@@ -238,8 +244,6 @@ def test_urls_are_read_and_written(name: str, bucket: str) -> None:
 
 
 def test_what_fails_leaves_nothing_behind_a_url(bucket: str) -> None:
-    import fsspec
-
     def failing() -> Iterator[Row]:
         yield FULL
         raise AnytagError("stop")
@@ -247,7 +251,7 @@ def test_what_fails_leaves_nothing_behind_a_url(bucket: str) -> None:
     write(f"{bucket}/kept.jsonl", [FULL])
     with pytest.raises(AnytagError, match="stop"):
         write(f"{bucket}/rows.jsonl", failing())
-    assert fsspec.filesystem("memory").ls("/bucket", detail=False) == ["/bucket/kept.jsonl"]
+    assert list(listing(bucket)) == ["kept.jsonl"]
 
 
 def test_shards_behind_a_url(bucket: str, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from torch.multiprocessing.spawn import spawn
 
 import anytag.nn.bert
 from anytag import Tagger
+from anytag.checkpoints.load import load_network
 from anytag.data.rows import Row, read_rows
 from anytag.errors import AnytagError
 from anytag.training.family import FixedQueries
@@ -31,6 +33,7 @@ from tests.command import run
 from tests.runs import (
     MACHINE,
     Faulty,
+    compiled,
     die,
     free_port,
     loop_of,
@@ -41,6 +44,7 @@ from tests.runs import (
     weights,
     write_photos,
 )
+from tests.s3_server import s3_bucket
 
 
 class Kept(Reporter):
@@ -196,6 +200,69 @@ def test_two_processes_are_one(data: Path, tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.slow
+def test_parted_tensors_are_one(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FSDP: same losses and weights as one process, although it is resumed; the result is whole."""
+    monkeypatch.setattr(anytag.nn.bert, "DROPOUT", 0.0)
+    recipe = recipe_of("ram-plus", steps=3, ema=0.9)
+    loop_of(recipe, data, tmp_path / "one").run()
+    arguments = (2, free_port(), recipe, data, tmp_path / "two", True)
+    spawn(share, arguments, nprocs=2)  # type: ignore[no-untyped-call]
+    for one, two in zip(log(tmp_path / "one")[2:], log(tmp_path / "two"), strict=True):
+        assert one == pytest.approx(two, rel=1e-3, abs=2e-4)
+    assert_same(weights(tmp_path / "one"), weights(tmp_path / "two"), within=2e-4)
+    written = load_network(tmp_path / "two" / "model").state_dict()
+    kept = {name.removeprefix("network."): tensor for name, tensor in weights(tmp_path / "two").items()}
+    assert_same(written, {name: kept[name] for name in written}, within=0)
+
+
+@pytest.mark.slow
+def test_parted_heads_learn_beside_a_parted_copy(data: Path, tmp_path: Path) -> None:
+    """FSDP: as two processes with whole tensors, among which hard negatives are drawn alike."""
+    recipe = retrieval_recipe(steps=3)
+    for parted in (False, True):
+        arguments = (2, free_port(), recipe, data, tmp_path / str(parted), parted)
+        spawn(share, arguments, nprocs=2)  # type: ignore[no-untyped-call]
+    whole, cut = (
+        torch.load(tmp_path / str(parted) / "state.pt", weights_only=True) for parted in (False, True)
+    )
+    momentum = [name for name in whole["student"] if name.startswith("momentum.")]
+    assert momentum
+    assert_same(*({n: s["student"][n].reshape(-1) for n in momentum} for s in (whole, cut)), within=2e-4)
+    assert_same(weights(tmp_path / "False"), weights(tmp_path / "True"), within=2e-4)
+
+
+@pytest.mark.slow
+def test_a_compiled_run_is_the_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(anytag.nn.bert, "DROPOUT", 0.0)
+    recipe = recipe_of("ram-plus", steps=2)
+    loop_of(recipe, data, tmp_path / "plain").run()
+    spawned = multiprocessing.get_context("spawn").Process(
+        target=compiled, args=(recipe, data, tmp_path / "compiled")
+    )  # accelerate settles how a process compiles when it begins
+    spawned.start()
+    spawned.join()
+    assert spawned.exitcode == 0
+    assert_same(weights(tmp_path / "plain"), weights(tmp_path / "compiled"), within=1e-4)
+
+
+def test_weights_and_biases_go_on(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Offline, as it is without an account: a resumed run has the name of the run before."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    machine = replace(MACHINE, wandb="anytag-tests")
+    for steps in (1, 2):
+        loop = loop_of(recipe_of("ram-plus", steps=steps), data, tmp_path, machine=machine)
+        loop.resume()
+        loop.run()
+    name = (tmp_path / "wandb.id").read_text()
+    files = list((tmp_path / "wandb").glob(f"offline-run-*-{name}/run-{name}.wandb"))
+    assert len(files) == 2 == len(list((tmp_path / "wandb").glob("offline-run-*")))
+    assert all(b"alignment" in file.read_bytes() for file in files)
+
+
+@pytest.mark.slow
 def test_a_killed_run_goes_on(data: Path, tmp_path: Path) -> None:
     """kill -9 in the middle of the second epoch: loss curve and weights are those of a whole run."""
     recipe = recipe_of("ram-plus", steps=5)
@@ -229,7 +296,6 @@ def test_drawn_tags_estimate_the_loss_of_all(data: Path, tmp_path: Path) -> None
 
 
 def test_checkpointing_changes_nothing(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anytag.training.family.PIECE", 2)
     recipe = recipe_of("ram-plus", steps=2)
     monkeypatch.setattr(anytag.nn.bert, "DROPOUT", 0.0)
     loop_of(recipe, data, tmp_path / "kept").run()
@@ -295,6 +361,19 @@ def test_no_photo_can_be_read(data: Path) -> None:
     corpus = PixelCorpus(Photos(rows, data.parent, _tags(data)), size=16, batch_size=4, seed=0)
     with pytest.raises(AnytagError, match="20 photos one after the other cannot be read"):
         next(corpus.stream(0, 1))
+
+
+def test_photos_come_from_a_bucket(data: Path, tmp_path: Path) -> None:
+    """The same run from S3, read by a process of its own, and by the command."""
+    recipe = recipe_of("ram-plus", steps=2)
+    loop_of(recipe, data, tmp_path / "disk").run()
+    with s3_bucket() as url:
+        fsspec.filesystem("s3").put(str(data.parent), f"{url}/photos", recursive=True)
+        rows = f"{url}/photos/rows.jsonl"
+        loop_of(recipe, rows, tmp_path / "bucket", machine=replace(MACHINE, workers=1)).run()
+        done = run("train", "flickr8k-tiny", "--data", rows, "--dry-run")
+    assert_same(weights(tmp_path / "disk"), weights(tmp_path / "bucket"))
+    assert done.exit_code == 0 and "12 photos" in done.stdout
 
 
 # A worker that dies while it hands over a batch leaves the other end of its socket to the collector.

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -17,6 +18,7 @@ from anytag.training.losses import (
     caption_labels,
     caption_loss,
     distillation_loss,
+    same_texts,
 )
 from tests.golden_cases import Case, cases
 
@@ -138,3 +140,11 @@ def test_caption_loss_of_nothing_labelled_is_zero() -> None:
     loss = caption_loss(logits, torch.full((1, 3), -100))
     (gradient,) = torch.autograd.grad(loss, logits)
     assert loss == 0 and not gradient.any()
+
+
+def test_equal_texts_are_known_in_bfloat16() -> None:
+    torch.manual_seed(0)
+    texts = F.normalize(torch.randn(40, 512), dim=-1)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(same_texts(texts[:20], texts), torch.eye(40).bool()[:20])
+        assert not (texts @ texts.T > 0.999).diagonal().all()  # what a plain product would say

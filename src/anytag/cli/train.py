@@ -13,8 +13,17 @@ from anytag.cli.bar import Bar, duration
 from anytag.cli.outer import outer
 
 WHAT = "anytag train"
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+class Data(click.Path):
+    """A file on disk, which must be there, or a URL."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if "://" in str(value) else super().convert(value, param, ctx)
+
+
+_DATA = Data(exists=True, dir_okay=False, path_type=Path)
 
 
 def on_machine(function: Any) -> Any:
@@ -24,8 +33,8 @@ def on_machine(function: Any) -> Any:
             "--accumulate", metavar="N", type=click.IntRange(min=1), default=1, show_default=True,
             help="Parts that a step's photos are taken in.",
         ),
-        click.option("--checkpointing", is_flag=True, help="Less memory, a third more time."),
-        click.option("--compile", is_flag=True, help="torch.compile, worth it on a GPU."),
+        click.option("--checkpointing", is_flag=True, help="Less memory, more time."),
+        click.option("--compile", is_flag=True, help="torch.compile by inductor, worth it on a GPU."),
         click.option(
             "--workers", metavar="N", type=click.IntRange(min=0), default=2, show_default=True,
             help="Processes that read photos.",
@@ -43,7 +52,7 @@ def on_machine(function: Any) -> Any:
 @click.command("train", short_help="Train a model from photos.")
 @click.argument("recipe", metavar="RECIPE")
 @click.argument("numbers", metavar="[key=value]...", nargs=-1)
-@click.option("--data", metavar="FILE", type=_FILE, help="rows.jsonl, or a .csv of image,tags.")
+@click.option("--data", metavar="FILE", type=_DATA, help="rows.jsonl, a .csv of image,tags, or a URL.")
 @click.option("--output", metavar="FOLDER", type=click.Path(path_type=Path), help="The run's folder.")
 @click.option("--cache", metavar="FOLDER", type=_FOLDER, help="Of recipe mini: cached features.")
 @click.option("--vocabulary", metavar="FOLDER", type=_FOLDER, help="Of recipe mini: tags and descriptions.")
@@ -52,7 +61,7 @@ def on_machine(function: Any) -> Any:
 def command(
     recipe: str,
     numbers: tuple[str, ...],
-    data: Path | None,
+    data: Any,
     output: Path | None,
     cache: Path | None,
     vocabulary: Path | None,
@@ -101,7 +110,7 @@ def needed(path: Path | None, option: str) -> Path:
 
 def _mini(
     numbers: tuple[str, ...],
-    data: Path | None,
+    data: Any,
     output: Path | None,
     cache: Path | None,
     vocabulary: Path | None,
@@ -118,7 +127,7 @@ def _mini(
     told(result)
 
 
-def _estimate(recipe: Any, data: Path | None) -> str:
+def _estimate(recipe: Any, data: Any) -> str:
     """What a run would take, in words."""
     planned = outer("training.plan", WHAT).plan(recipe, data)
     cost, photos = planned.cost, recipe.batch_size

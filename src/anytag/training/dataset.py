@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from anytag.data.files import is_url
 from anytag.data.formats import read
 from anytag.data.rows import Row
 from anytag.errors import AnytagError
@@ -15,15 +16,15 @@ from anytag.errors import AnytagError
 HELD_OUT = ("dev", "val", "test")
 
 
-def read_data(path: Path) -> list[Row]:
-    """Rows of a file of any format that `anytag.data.formats` recognises, such as a .csv of image,tags.
+def read_data(path: Path | str) -> list[Row]:
+    """Rows of a file or URL, of any format that `anytag.data.formats` recognises: a .csv of image,tags.
 
     A row that does not name its split has "". Photos are named relative to the file.
 
     Raises:
         AnytagError: the file cannot be read, or a row is wrong; names it.
     """
-    if not path.is_file():
+    if not is_url(str(path)) and not Path(path).is_file():
         raise AnytagError(f"{path} does not exist: give a .csv of image,tags or a rows.jsonl")
     rows = list(read(str(path), source="own", split=""))
     if not rows:

@@ -109,15 +109,16 @@ def distill(teacher: Teacher, run: Run, report: Reporter | None = None) -> Path:
     if run.recipe.objective.captions:
         raise AnytagError("photos without captions cannot teach a caption head; take ram-plus-14m or small")
     run.out.mkdir(parents=True, exist_ok=True)
-    paths = photos_in(run.data)
+    folder = Path(run.data)
+    paths = photos_in(folder)
     belief = beliefs(teacher, paths, run.out / "beliefs.npy", report=report)
     read = ~np.isnan(belief[:, 0]) if belief.shape[1] else np.zeros(len(paths), dtype=bool)
-    named = [os.path.relpath(path, run.data) for path, good in zip(paths, read, strict=True) if good]
+    named = [os.path.relpath(path, folder) for path, good in zip(paths, read, strict=True) if good]
     rows = [
         Row(name, "unlabelled", "val" if number % HELD_OUT_PART == HELD_OUT_PART - 1 else "train")
         for number, name in enumerate(named)
     ]
-    photos = TaughtPhotos(rows, run.data, teacher.vocabulary, belief[read])
+    photos = TaughtPhotos(rows, folder, teacher.vocabulary, belief[read])
     teacher.vocabulary.write(run.out / "vocabulary.jsonl")
     recipe = replace(run.recipe, objective=replace(run.recipe.objective, aligns=False))
     return go(prepare_with(replace(run, recipe=recipe), photos, report), run)

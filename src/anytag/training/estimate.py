@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from anytag.nn.families import NetworkConfig
 from anytag.nn.queries import LearnedQueries
 
-from .family import FamilyBatch, FamilyStudent, FixedQueries, WordQueries
+from .family import PIECE, FamilyBatch, FamilyStudent, FixedQueries, WordQueries
 from .objectives import Objective
 from .recipes import TrainRecipe
 from .run import make_network
@@ -27,8 +28,9 @@ class Estimate:
     Attributes:
         parameters: trained ones.
         fixed: numbers that are not trained, such as text vectors or a slow copy.
-        state_bytes: weights, gradients, AdamW's two moments and averages.
-        photo_bytes: kept of each photo between forward and backward pass, without checkpointing.
+        state_bytes: weights, gradients, AdamW's two moments and averages; and what is fixed.
+        photo_bytes: kept of each photo between forward and backward pass, without checkpointing; of the tags
+            only those that are decoded at once.
         photo_flops: of a photo's forward and backward pass.
         steps: of the run.
         speed: floating-point operations a second of this machine, as a matrix product shows it.
@@ -44,7 +46,7 @@ class Estimate:
 
     def memory(self, photos: int) -> int:
         """Bytes of one process that takes so many photos at once."""
-        return self.state_bytes + 4 * self.fixed + photos * self.photo_bytes
+        return self.state_bytes + photos * self.photo_bytes
 
     def seconds(self, batch_size: int) -> float:
         """Of the whole run on this machine alone; half of the product's speed is what networks reach."""
@@ -64,9 +66,26 @@ def estimate(
         photos: to train on.
     """
     count = 4
-    with torch.device("meta"):
-        student = _student(recipe, config, tags=tags, texts=texts, text_width=text_width)
-        batch = _batch(config, recipe.objective, count=count, tags=tags, text_width=text_width)
+    make = partial(_both, recipe, config, texts=texts, text_width=text_width, count=count)
+    student, batch = make(tags)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        student(batch)
+    trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
+    fixed = [*student.buffers(), *(p for p in student.parameters() if not p.requires_grad)]
+    copies = 4 + (1 if recipe.ema else 0)  # weight, gradient, two moments, average
+    return Estimate(
+        parameters=trained,
+        fixed=sum(t.numel() for t in fixed),
+        state_bytes=4 * copies * trained + sum(t.nbytes for t in fixed),
+        photo_bytes=_activations(*make(min(tags, PIECE))) // count,
+        photo_flops=3 * counter.get_total_flops() / count,
+        steps=recipe.steps or recipe.epochs * (photos // recipe.batch_size),
+        speed=measured_speed(),
+    )
+
+
+def _activations(student: FamilyStudent, batch: FamilyBatch) -> int:
+    """Bytes that are kept for the backward pass."""
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -74,25 +93,18 @@ def estimate(
         return tensor
 
     own = {_storage(tensor) for tensor in (*student.parameters(), *student.buffers())}
-    with (
-        FlopCounterMode(display=False) as counter,
-        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-    ):
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         student(batch)  # as in the first steps: later ones leave out what is settled
-    trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
-    fixed = sum(b.numel() for b in student.buffers())
-    fixed += sum(p.numel() for p in student.parameters() if not p.requires_grad)  # a slow copy
-    activations = sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in own)
-    copies = 4 + (1 if recipe.ema else 0)  # weight, gradient, two moments, average
-    return Estimate(
-        parameters=trained,
-        fixed=fixed,
-        state_bytes=4 * copies * trained,
-        photo_bytes=activations // count,
-        photo_flops=3 * counter.get_total_flops() / count,
-        steps=recipe.steps or recipe.epochs * (photos // recipe.batch_size),
-        speed=measured_speed(),
-    )
+    return sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in own)
+
+
+def _both(
+    recipe: TrainRecipe, config: NetworkConfig, tags: int, *, texts: int, text_width: int, count: int
+) -> tuple[FamilyStudent, FamilyBatch]:
+    """A student without contents, and so many photos for it."""
+    with torch.device("meta"):
+        student = _student(recipe, config, tags=tags, texts=texts, text_width=text_width)
+        return student, _batch(config, recipe.objective, count=count, tags=tags, text_width=text_width)
 
 
 def _storage(tensor: Tensor) -> int:
@@ -109,7 +121,8 @@ def _student(
     else:
         rows = torch.zeros(tags, texts, text_width)
         folded = config.cross is None
-        queries = WordQueries(rows, config.width, hidden=config.text_hidden) if folded else FixedQueries(rows)
+        words = partial(WordQueries, rows, config.width, hidden=config.text_hidden)
+        queries = words() if folded else FixedQueries(rows, recipe.precision)
     student = FamilyStudent(make_network(recipe, config), queries, recipe.objective)
     student.begin()
     return student.train()

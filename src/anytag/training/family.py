@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.distributed.fsdp import register_fsdp_forward_method
 
 from anytag.errors import ModelError
 from anytag.evaluation.metrics import mean_average_precision
@@ -28,18 +28,22 @@ from anytag.text_encoders.wordpiece import WordPieces
 
 from .alignment import Aligner, AlignmentBatch, Momentum, alignment_losses, read_pairs, text_numbers
 from .loop import Loop, Machine, checkpoint_parts
-from .losses import asymmetric_loss, caption_labels, caption_loss
+from .losses import asymmetric_loss, caption_labels, caption_loss, same_texts
 from .objectives import Objective
+from .pieces import summed
 from .pixels import PixelBatch, PixelCorpus
 from .ranks import gather, mean_over_ranks
 from .report import Reporter
 from .schedules import PublishedRecipe
+from .sharded import check_parted
 
 Floats = npt.NDArray[np.float32]
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 Teacher = Callable[[Tensor], Tensor]
 """uint8 N×3×S×S, the student's own crop -> N×D."""
 
-PIECE = 512  # tags decoded at once with gradient checkpointing
+PIECE = 256
+"""Tags decoded at once: fewer would add up the weights' gradients more often, more would need more memory."""
 UNLEARNED = 4  # first wordpieces of a caption: as many as the prompt has
 
 
@@ -48,13 +52,15 @@ class FixedQueries(nn.Module):
 
     Args:
         rows: K×P×R.
+        precision: of the run. Autocast would round a copy of all rows in every step: they are kept rounded.
     """
 
     rows: Tensor
 
-    def __init__(self, rows: Tensor) -> None:
+    def __init__(self, rows: Tensor, precision: str = "no") -> None:
         super().__init__()
-        self.register_buffer("rows", rows, persistent=False)  # a file of the run, and large
+        kept = rows.to(HALVES.get(precision, rows.dtype))
+        self.register_buffer("rows", kept, persistent=False)  # a file of the run, and large
 
     def forward(self) -> Tensor:
         """1×K×P×R."""
@@ -124,7 +130,7 @@ class FamilyStudent(nn.Module):
         self.network, self.queries, self.objective = network, queries, objective
         self.distillation = distillation
         self.asked = asked
-        self.pieces = 0
+        self.scale: Callable[[], float] = lambda: 1.0
         self.momentum: Momentum | None = None
 
     def begin(self) -> None:
@@ -139,9 +145,8 @@ class FamilyStudent(nn.Module):
             self.momentum.follow(Aligner(self.network))
 
     def checkpoint(self) -> None:
-        """Gradient checkpointing: of the backbone's stages, and of the decoder for some tags at a time."""
+        """Gradient checkpointing of the backbone's stages; the decoder keeps but some tags anyway."""
         checkpoint_parts(self.network.encoder.backbone.stages)
-        self.pieces = PIECE
 
     def forward(self, batch: FamilyBatch) -> dict[str, Tensor]:
         """Every term, unweighted, and their sum as "loss"."""
@@ -174,19 +179,29 @@ class FamilyStudent(nn.Module):
             weight[present] = 1
             columns = torch.cat([present.nonzero().squeeze(1), drawn[~present[drawn]]])
             rows, tags, weight = rows[:, columns], tags[:, columns], weight[columns]
-        logits = self._decode(tokens, pooled, rows)
-        loss = asymmetric_loss(logits, tags, gamma_neg=self.objective.gamma_neg)
-        return (loss * weight).sum() / len(logits)
+        told, weights = torch.split(tags, PIECE, 1), torch.split(weight, PIECE)
 
-    def _decode(self, tokens: Tensor, pooled: Tensor, rows: Tensor) -> Tensor:
-        """Logits, in pieces that are decoded again in the backward pass where memory is dear."""
-        decoder = self.network.decoder
-        if not self.pieces:
-            logits: Tensor = decoder(tokens, pooled, rows)
-            return logits
-        parts = torch.split(rows, self.pieces, dim=1)
-        again = [checkpoint(decoder, tokens, pooled, part, use_reentrant=False) for part in parts]
-        return torch.cat(again, dim=1)
+        def loss(number: int, piece: Tensor, tokens: Tensor, pooled: Tensor) -> Tensor:
+            logits = self._ask(tokens, pooled, piece)
+            costs = asymmetric_loss(logits, told[number], gamma_neg=self.objective.gamma_neg)
+            total: Tensor = (costs * weights[number]).sum() / len(logits)
+            return total
+
+        pieces = torch.split(rows, PIECE, 1)
+        learned = list(self.network.decoder.parameters())
+        return summed(loss, pieces, (tokens, pooled), learned=learned, scale=self.scale())
+
+    def _ask(self, tokens: Tensor, pooled: Tensor, rows: Tensor) -> Tensor:
+        """Logits in float32; rows that are kept in half precision are widened where nothing else is half."""
+        wide = rows.to(torch.promote_types(rows.dtype, pooled.dtype))
+        logits: Tensor = self.network.decoder(tokens, pooled, wide)
+        return logits.float()
+
+    def logits(self, pixels: Tensor) -> Tensor:
+        """uint8 N×3×S×S -> float32 N×K, of every tag."""
+        tokens, pooled = self.network.encoder(pixels)
+        pieces = torch.split(self.queries(), PIECE, 1)
+        return torch.cat([self._ask(tokens, pooled, piece) for piece in pieces], 1)
 
     def _total(self, terms: Mapping[str, Tensor]) -> Tensor:
         """The sum, in which tags weigh as much as captions, where there are captions (Tag2Text, 3.3)."""
@@ -228,9 +243,9 @@ class FamilyStudent(nn.Module):
         """Each photo is asked with the captions of all processes; equal captions are no negatives."""
         everyone = gather(texts)
         asked = everyone.any(1)
-        same = texts @ everyone.T > 0.999  # n×B
+        same = same_texts(texts, everyone)  # n×B
         rows: Tensor = self.queries.ask(everyone)  # type: ignore[operator]  # 1×B×1×R
-        logits = self.network.decoder(tokens, pooled, rows)
+        logits = self._ask(tokens, pooled, rows)
         told = texts.any(1)[:, None] & asked
         wanted = asymmetric_loss(logits, same.float(), gamma_neg=self.objective.alignment_gamma_neg)
         return (wanted * told).sum() / len(logits)
@@ -266,6 +281,11 @@ class FamilyLoop(Loop):
         if machine is not None and machine.checkpointing:
             student.checkpoint()
         super().__init__(student, recipe, out, machine=machine, report=report)
+        if (scaler := self.accelerator.scaler) is not None:
+            student.scale = scaler.get_scale
+        if self.sharded:
+            check_parted(self.accelerator, student.network.decoder)
+            register_fsdp_forward_method(student, "logits")
         self.family = student
         self.corpus, self.schedule, self.text, self.pieces = corpus, schedule, text, pieces
         self.teacher = teacher
@@ -315,41 +335,39 @@ class FamilyLoop(Loop):
         self.family.follow()
 
     def evaluate(self) -> Mapping[str, float]:
-        return self.figures(self.held_out_logits())
-
-    def figures(self, logits: Floats) -> dict[str, float]:
-        """mAP on the held-out photos, of the tags that any of them has, from their logits N×K."""
-        truth = self.corpus.photos.truth
-        return {"mAP": mean_average_precision(logits, truth)[0]} if truth.any() else {}
+        """mAP on the held-out photos, of the tags that any of them has."""
+        return held_out_figures(self.held_out_logits(), self.corpus.photos.truth)
 
     def take_averages(self) -> None:
-        """The student becomes the result: the averaged weights, for evaluation."""
+        """The student becomes the result: the averaged weights, for evaluation; in every process."""
         self.family.load_state_dict(self.average.state(self.family))
         self.family.eval()
 
     def held_out_logits(self) -> Floats:
         """Of every tag in the held-out photos, with the present weights: N×K; every process has to ask."""
-        truth = self.corpus.photos.truth
-        self.student.eval()
-        mine = [np.zeros((0, truth.shape[1]), np.float32)]
-        device = next(self.family.parameters()).device
-        with torch.inference_mode():
-            rows = self.family.queries()
-            for pixels in self.corpus.held_out(batch_size=32):
-                mine.append(self.family.network(pixels.to(device), rows).float().cpu().numpy())
-        parts = self._everyones(np.concatenate(mine))
-        logits = np.zeros(truth.shape, np.float32)
-        for rank, part in enumerate(parts):
-            logits[rank :: len(parts)] = part
-        return logits
-
-    def _everyones(self, mine: Floats) -> list[Floats]:
+        mine = self._held_out_logits()
+        if self.sharded:
+            self.family.reshard()  # type: ignore[operator]  # what fully_shard added
         if self.accelerator.num_processes == 1:
-            return [mine]
+            return mine
         from accelerate.utils import gather_object
 
-        gathered: list[Floats] = gather_object([mine])
-        return gathered
+        logits = np.stack(gather_object([mine]), 1)  # photo n was read by process n % world
+        return logits.reshape(-1, logits.shape[-1])[: len(self.corpus.photos.held)]
+
+    @torch.no_grad()
+    def _held_out_logits(self) -> Floats:
+        """Of this process's share of the photos."""
+        student = self.family.eval()
+        device = next(student.parameters()).device
+        batches = self.corpus.held_out(batch_size=32)
+        found = [student.logits(pixels.to(device)).cpu().numpy() for pixels in batches]
+        return np.concatenate([np.zeros((0, len(self.corpus.photos.vocabulary)), np.float32), *found])
+
+
+def held_out_figures(logits: Floats, truth: npt.NDArray[np.bool_]) -> dict[str, float]:
+    """mAP of N×K logits over the tags that any photo has; nothing where none has one."""
+    return {"mAP": mean_average_precision(logits, truth)[0]} if truth.any() else {}
 
 
 def caption_vectors(captions: list[str], text: TextEncoder) -> Tensor:

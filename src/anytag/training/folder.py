@@ -23,7 +23,8 @@ from anytag.models.onnx import IMAGE, TAGS
 from anytag.nn.network import ImageEncoder
 from anytag.vocabulary import Vocabulary
 
-from .family import FamilyLoop, WordQueries
+from .family import FamilyLoop, FamilyStudent, WordQueries, held_out_figures
+from .recipes import TrainRecipe
 from .ship import save_queries
 from .stored import fit_tag_lines, make_bank, probabilities
 from .thresholds import Goal
@@ -50,15 +51,16 @@ class Fitted:
     figures: Mapping[str, float]
 
 
-def write_model(loop: FamilyLoop, folder: Path, *, fitted: Fitted, data: str) -> None:
+def write_model(
+    student: FamilyStudent, recipe: TrainRecipe, folder: Path, *, fitted: Fitted, data: str
+) -> None:
     """Graphs, queries, vocabulary, words and card of a folded network.
 
     Args:
-        loop: after its run; its student has taken the averages.
-        folder: replaced when it is there.
+        student: the result, on the CPU, for evaluation.
+        folder: replaced when it is there; the card's name is that of the folder around it.
         data: what it was trained on, for the card.
     """
-    student = loop.family.cpu().eval()
     queries = student.queries
     assert isinstance(queries, WordQueries)
     with drafted(folder) as draft:
@@ -71,7 +73,7 @@ def write_model(loop: FamilyLoop, folder: Path, *, fitted: Fitted, data: str) ->
         save_queries(draft / "queries.safetensors", bank)
         fitted.vocabulary.write(draft / "vocabulary.jsonl")
         write_words(queries, draft / "text")
-        card = card_of(loop, fitted, family="mini", data=data)
+        card = card_of(student, recipe, fitted, family="mini", name=folder.parent.name, data=data)
         shortlist = min(SHORTLIST, card.shortlist)
         write_card(draft, replace(card, text=TextSpec(kind="static", folder="text"), shortlist=shortlist))
 
@@ -122,18 +124,19 @@ def fitted(loop: FamilyLoop) -> Fitted:
         thresholds = goal.fit(probabilities(logits, lines), truth.astype(np.float64))
         how = f"{goal} on {len(truth)} held-out photos."
     ids = {tag.id: round(float(t), 2) for tag, t in zip(tags, thresholds, strict=True)}
-    return Fitted(lines, tags.with_thresholds(ids), how, loop.figures(logits))
+    return Fitted(lines, tags.with_thresholds(ids), how, held_out_figures(logits, truth))
 
 
-def card_of(loop: FamilyLoop, fitted: Fitted, *, family: Family, data: str) -> Card:
+def card_of(
+    student: FamilyStudent, recipe: TrainRecipe, fitted: Fitted, *, family: Family, name: str, data: str
+) -> Card:
     """What every run's folder says; without a text encoder."""
-    config = loop.family.network.config
-    line = Line(1.0, 0.0)
+    config, line = student.network.config, Line(1.0, 0.0)
     return Card(
-        name=loop.out.name if NAME.fullmatch(loop.out.name) else "model",
+        name=name if NAME.fullmatch(name) else "model",
         family=family,
         version="1",
-        description=f"{loop.recipe.about} ({loop.recipe.backbone or config.backbone})",
+        description=f"{recipe.about} ({recipe.backbone or config.backbone})",
         image=ImageSpec(config.size, "bilinear", config.mean, config.std),
         width=config.width,
         text=None,

@@ -25,6 +25,7 @@ from torch.utils.checkpoint import checkpoint
 from anytag.errors import AnytagError
 
 from .report import Progress, Reporter
+from .sharded import check_parted, fill, gathered, lift_scalars, load_whole, whole_state
 from .state import LOG, STATE, STUDENT, Average, add_to_log, changed_numbers, cut_log, write_tensors
 from .track import Trackers
 
@@ -84,15 +85,20 @@ class Loop:
         self.recipe, self.out = recipe, out
         self.machine = machine or Machine(save_minutes=getattr(recipe, "save_minutes", 4.0))
         self.report = report or Reporter()
-        self.accelerator = Accelerator(mixed_precision=recipe.precision)
+        self.accelerator = Accelerator(
+            mixed_precision=recipe.precision, dynamo_backend="inductor" if self.machine.compile else None
+        )
+        self.sharded = self.accelerator.distributed_type == DistributedType.FSDP
+        self.lifted = frozenset[str]()
+        if self.sharded:
+            check_parted(self.accelerator)
+            self.lifted = lift_scalars(student)
         groups = self.groups(student)
         self.peaks = [group["lr"] for group in groups]
         optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay, foreach=True)
         self.total: int = recipe.steps
         self.plain = student
-        whole = torch.compile(student) if self.machine.compile else student
-        self.student, self.optimizer = self.accelerator.prepare(whole, optimizer)
-        self.sharded = self.accelerator.distributed_type == DistributedType.FSDP
+        self.student, self.optimizer = self.accelerator.prepare(student, optimizer)
         self.average = Average(student, recipe.ema)
         self.step, self.skipped = 0, 0
         self.trackers = Trackers()
@@ -250,7 +256,7 @@ class Loop:
             self._write({"step": self.step, **{name: round(value, 4) for name, value in figures.items()}})
             told = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
             self.report.say(f"Step {self.step}: {told}")
-            self.student.train()
+        self.student.train()
 
     def _write(self, line: Mapping[str, Any]) -> None:
         if self.accelerator.is_main_process:
@@ -273,7 +279,7 @@ class Loop:
             AnytagError: it cannot be written.
         """
         model, optimizer = self._full_state()
-        average = _whole(self.average.shadow)
+        average = gathered(self.average.shadow)
         if self.accelerator.is_main_process:
             state = {
                 "step": self.step,
@@ -303,7 +309,7 @@ class Loop:
             )
         self._load_full(state)
         for name, value in state["average"].items():
-            _fill(self.average.shadow[name], value)
+            fill(self.average.shadow[name], value)
         self.average.steps, self.step = state["average_steps"], state["step"]
         if (scaler := self.accelerator.scaler) is not None and state.get("scaler"):
             scaler.load_state_dict(state["scaler"])
@@ -314,9 +320,9 @@ class Loop:
     def _finish(self) -> None:
         """OUT/student.pt: the model's state with the averages in place, without what only training needs."""
         model, _ = self._full_state()
-        average = _whole(self.average.shadow)
+        result = {**model, **gathered(self.average.shadow)}
+        result |= {name: result[name].reshape(()) for name in self.lifted if name in result}
         if self.accelerator.is_main_process:
-            result = {**model, **average}
             kept = {name: t for name, t in result.items() if not name.startswith(self.helpers)}
             write_tensors(self.out / STUDENT, kept)
         self.trackers.close()
@@ -329,26 +335,14 @@ class Loop:
         """State of model and optimizer, whole even where they are sharded; every process has to ask."""
         if not self.sharded:
             return self.plain.state_dict(), self.optimizer.state_dict()
-        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
-
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        model, optimizer = get_state_dict(self.student, self.optimizer.optimizer, options=options)
-        return dict(model), dict(optimizer)
+        return whole_state(self.student, self.optimizer.optimizer)
 
     def _load_full(self, state: Mapping[str, Any]) -> None:
         if not self.sharded:
             self.plain.load_state_dict(state["student"])
             self.optimizer.load_state_dict(state["optimizer"])
             return
-        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
-
-        set_state_dict(
-            self.student,
-            self.optimizer.optimizer,
-            model_state_dict=state["student"],
-            optim_state_dict=state["optimizer"],
-            options=StateDictOptions(full_state_dict=True),
-        )
+        load_whole(self.plain, self.optimizer.optimizer, state)
 
 
 class _Clock:
@@ -380,20 +374,3 @@ def checkpoint_parts(parts: nn.ModuleList) -> None:
     """Activations within each of the parts are computed again in the backward pass rather than kept."""
     for part in parts:
         part.forward = partial(checkpoint, part.forward, use_reentrant=False)
-
-
-def _whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Sharded tensors gathered; every process has to ask."""
-    return {
-        name: tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-        for name, tensor in tensors.items()
-    }
-
-
-def _fill(tensor: Tensor, whole: Tensor) -> None:
-    """Writes a whole tensor into one that may be sharded."""
-    if hasattr(tensor, "device_mesh"):
-        from torch.distributed.tensor import distribute_tensor
-
-        whole = distribute_tensor(whole, tensor.device_mesh, tensor.placements)  # type: ignore[attr-defined]
-    tensor.copy_(whole)

@@ -71,6 +71,14 @@ def caption_labels(ids: Tensor, *, unlearned: int, padding: int = 0) -> Tensor:
     return labels
 
 
+def same_texts(texts: Tensor, others: Tensor) -> Tensor:
+    """Unit vectors N×D and B×D -> N×B bool, where they are equal.
+
+    Not by a product of matrices, which autocast may take in bfloat16: there a vector is unlike itself.
+    """
+    return (texts[:, None] * others).sum(-1) > 0.999
+
+
 def alignment_loss(logits: Tensor, same: Tensor, *, gamma_neg: float = 4.0) -> Tensor:
     """Captions as queries (RAM++, section 3.2).
 

@@ -6,6 +6,7 @@ import random
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from anytag.data.files import photo_source
 from anytag.data.rows import Row
 from anytag.errors import AnytagError, ImageError
 from anytag.images import load, prepare
@@ -69,13 +71,16 @@ class Photos:
     """The rows of a corpus, read with a vocabulary.
 
     Attributes:
+        root: the folder or URL that photos are named relative to.
         train, held: the rows' two parts; dev, val and test are held out.
         union: columns of the tags of each training row, from labels and all captions.
         parsed: columns of each caption of each training row.
     """
 
-    def __init__(self, rows: Sequence[Row], root: Path, vocabulary: Vocabulary, *, held: int = 500) -> None:
-        self.root, self.vocabulary = root, vocabulary
+    def __init__(
+        self, rows: Sequence[Row], root: Path | str, vocabulary: Vocabulary, *, held: int = 500
+    ) -> None:
+        self.root, self.vocabulary = str(root), vocabulary
         self.train = [row for row in rows if row.split not in HELD_OUT]
         self.held = [row for row in rows if row.split in HELD_OUT][:held]
         labeler = Labeler(vocabulary)
@@ -112,7 +117,7 @@ class _Views(Dataset[_Item]):
             number = (wanted + len(unread)) % len(self.photos)
             row = self.photos.train[number]
             try:
-                photo = load(self.photos.root / row.image, near=2 * self.size)
+                photo = load(photo_source(self.photos.root, row.image), near=2 * self.size)
             except AnytagError as error:
                 unread.append(str(error))
                 continue
@@ -189,21 +194,28 @@ class PixelCorpus:
                     self._tell(batch.unread)
                     first, lost = first + 1, 0
                     yield batch
-            except RuntimeError as error:
+            except (RuntimeError, EOFError, ConnectionError) as error:
                 lost += 1
-                if "worker" not in str(error) or lost >= LOST:
+                # One that dies while it hands over a batch is known by a connection that ends.
+                died = not isinstance(error, RuntimeError) or "worker" in str(error)
+                if not died or lost >= LOST:
                     raise AnytagError(f"step {first}: photos cannot be read ({error})") from error
                 self.report.say(f"Step {first}: a worker was lost ({error}); new ones go on from there.")
 
     def held_out(self, *, batch_size: int) -> Iterator[Tensor]:
-        """Held-out photos of this process, resized: uint8 N×3×S×S; one that cannot be read is grey."""
-        mine = self.photos.held[self.rank :: self.world]
+        """Held-out photos of this process, resized: uint8 N×3×S×S; one that cannot be read is grey.
+
+        Every process has as many, so the last ones may be the first again.
+        """
+        held = self.photos.held
+        turns = -(-len(held) // self.world)
+        mine = list(islice(cycle(held), self.rank, turns * self.world, self.world))
         for start in range(0, len(mine), batch_size):
             yield torch.from_numpy(np.stack([self._plain(row) for row in mine[start : start + batch_size]]))
 
     def _plain(self, row: Row) -> npt.NDArray[np.uint8]:
         try:
-            return prepare(load(self.photos.root / row.image, near=self.size), size=self.size)
+            return prepare(load(photo_source(self.photos.root, row.image), near=self.size), size=self.size)
         except AnytagError as error:
             self._tell([str(error)])
             return np.full((3, self.size, self.size), 128, np.uint8)

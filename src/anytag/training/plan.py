@@ -27,7 +27,7 @@ class Planned:
     assumed: str
 
 
-def plan(recipe: TrainRecipe, data: Path | None) -> Planned:
+def plan(recipe: TrainRecipe, data: Path | str | None) -> Planned:
     """Counts a recipe's costs."""
     rows = read_data(data) if data else []
     photos = sum(row.split not in HELD_OUT for row in rows) if data else PUBLISHED_PHOTOS

@@ -6,13 +6,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from anytag.data.formats import root_of
 from anytag.data.rows import Row
 from anytag.errors import AnytagError
 from anytag.models.hub import EMBEDDED
@@ -50,13 +51,13 @@ class Run:
 
     Attributes:
         recipe: its numbers.
-        data: rows.
+        data: rows, of a file or a URL.
         out: the run's folder.
         machine: how to run it.
     """
 
     recipe: TrainRecipe
-    data: Path
+    data: Path | str
     out: Path
     machine: Machine
 
@@ -65,8 +66,8 @@ def train(run: Run, report: Reporter | None = None) -> Path:
     """Trains to the end, or goes on with a run that was interrupted.
 
     Returns:
-        OUT/model, a folder for `anytag tag`; OUT/student.pt where the weights are sharded, and for a
-        published family on a backbone of timm's, of which a folder cannot tell.
+        OUT/model, a folder for `anytag tag`; OUT/student.pt for a published family on a backbone of timm's,
+        of which a folder cannot tell.
 
     Raises:
         AnytagError: the data, the vocabulary or what the recipe names cannot be read; the run fails.
@@ -83,16 +84,25 @@ def go(loop: FamilyLoop, run: Run) -> Path:
         (run.out / "recipe.json").write_text(numbers, encoding="utf-8")
     loop.run()
     folded = loop.family.network.config.cross is None
-    if loop.sharded or not (folded or can_be_written(loop)):
+    if not (folded or can_be_written(run.recipe)):
         return run.out / STUDENT
     loop.take_averages()
     found = fitted(loop)  # in every process
     if main:
-        data = f"{len(loop.corpus.photos)} photos of {run.data.name}"
-        data = f"{len(loop.corpus.photos)} photos of {run.data.name}"
-        write = write_model if folded else write_torch_model
-        write(loop, run.out / MODEL, fitted=found, data=data)
+        data = f"{len(loop.corpus.photos)} photos of {PurePath(run.data).name}"
+        write = write_model if folded else partial(write_torch_model, pieces=loop.pieces)
+        write(result_of(loop, run), run.recipe, run.out / MODEL, fitted=found, data=data)
     return run.out / MODEL
+
+
+def result_of(loop: FamilyLoop, run: Run) -> FamilyStudent:
+    """The student after its run, whole and on the CPU; read from OUT/student.pt where it is parted."""
+    student = loop.family
+    if loop.sharded:
+        config, tags = student.network.config, loop.corpus.photos.vocabulary
+        student = make_student(run.recipe, config, tags, make_text_encoder(run.recipe))
+        start_from(student, run.out / STUDENT)
+    return student.cpu().eval()
 
 
 def prepare(run: Run, report: Reporter) -> FamilyLoop:
@@ -102,7 +112,7 @@ def prepare(run: Run, report: Reporter) -> FamilyLoop:
     if run.recipe.objective.matching is not None:
         rows = told_rows(rows, run.data, report)
     vocabulary = read_vocabulary(run.recipe, rows, run.out)
-    photos = Photos(rows, run.data.parent, vocabulary)
+    photos = Photos(rows, root_of(str(run.data)), vocabulary)
     pieces = read_wordpieces(run.recipe, rows, vocabulary, run.out)
     return prepare_with(run, photos, report, pieces=pieces)
 
@@ -142,7 +152,7 @@ def prepare_with(
     return loop
 
 
-def told_rows(rows: Sequence[Row], data: Path, report: Reporter) -> list[Row]:
+def told_rows(rows: Sequence[Row], data: Path | str, report: Reporter) -> list[Row]:
     """The rows without those to train on that no caption tells of, which have nothing to be matched with.
 
     Raises:
@@ -233,7 +243,7 @@ def make_student(
         if config.cross is None:
             queries = WordQueries(torch.from_numpy(rows), config.width, hidden=config.text_hidden)
         else:
-            queries = FixedQueries(torch.from_numpy(rows))
+            queries = FixedQueries(torch.from_numpy(rows), recipe.precision)
     return FamilyStudent(
         network, queries, recipe.objective, distillation=recipe.distillation, asked=recipe.asked
     )

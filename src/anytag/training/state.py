@@ -66,16 +66,17 @@ def add_to_log(path: Path, line: Mapping[str, Any]) -> None:
 
 
 class Average:
-    """Exponential moving average of all trained tensors."""
+    """Exponential moving average of all trained tensors, by all of their names: some have two."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay, self.steps = decay, 0
-        self.shadow = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+        named = model.named_parameters(remove_duplicate=False)
+        self.shadow = {name: p.detach().clone() for name, p in named if p.requires_grad}
 
     def update(self, model: nn.Module) -> None:
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        named = dict(model.named_parameters())
+        named = dict(model.named_parameters(remove_duplicate=False))
         now = [named[name].detach() for name in self.shadow]
         torch._foreach_lerp_(list(self.shadow.values()), now, 1 - decay)
 

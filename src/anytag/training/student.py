@@ -12,7 +12,7 @@ from anytag.nn.backbones import Backbone
 from anytag.nn.network import TagNetwork
 from anytag.nn.queries import TagQueries
 
-from .losses import alignment_loss, asymmetric_loss, distillation_loss
+from .losses import alignment_loss, asymmetric_loss, distillation_loss, same_texts
 
 
 @dataclass
@@ -117,7 +117,7 @@ class Student(nn.Module):
         texts = captions[told]
         rows = self.queries.projection(texts)[None, :, None]  # 1×B×1×D
         logits = self.network.decoder(tokens[told], pooled[told], rows)
-        return alignment_loss(logits, texts @ texts.T > 0.999)
+        return alignment_loss(logits, same_texts(texts, texts))
 
     def _distillation(self, logits: Tensor, coarse: Tensor, batch: Batch) -> Tensor:
         """The teacher's classes among themselves: all in the first pass, those looked at in the decoder."""

@@ -20,39 +20,45 @@ from anytag.nn.families import Queries
 from anytag.nn.network import TagNetwork
 from anytag.text_encoders.wordpiece import WordPieces
 
-from .family import FamilyLoop
+from .family import FamilyStudent
 from .folder import Fitted, card_of, drafted
+from .recipes import TrainRecipe
 
 _FAMILIES: dict[Queries, Family] = {"learned": "tag2text", "embedded": "ram", "descriptions": "ram-plus"}
 _HEADS = {"captions": CAPTIONS, "alignment": ALIGNMENT}
 _TEXT = "text"
 
 
-def write_torch_model(loop: FamilyLoop, folder: Path, *, fitted: Fitted, data: str) -> None:
+def write_torch_model(
+    student: FamilyStudent, recipe: TrainRecipe, folder: Path, *,
+    fitted: Fitted, data: str, pieces: WordPieces | None,
+) -> None:  # fmt: skip
     """Weights, queries, vocabulary, words and card; arguments as for `anytag.training.folder.write_model`.
 
     The text encoder goes along where queries are text vectors of the static table.
+
+    Args:
+        pieces: of captions, where the network reads or writes them.
     """
-    student = loop.family.cpu().eval()
     network, config = student.network, student.network.config
-    has_words = config.queries != "learned" and not loop.recipe.clip
+    family, has_words = _FAMILIES[config.queries], config.queries != "learned" and not recipe.clip
     with drafted(folder) as draft:
         for name, tensors in _parts(network).items():
             save_file(tensors, draft / name)
         with torch.no_grad():
-            rows = student.queries()[0].contiguous()  # K×P×R
+            rows = student.queries()[0].float().contiguous()  # K×P×R; kept rounded in half precision
         save_file({"rows": rows, "line": torch.from_numpy(fitted.lines).float()}, draft / QUERIES)
         fitted.vocabulary.write(draft / "vocabulary.jsonl")
-        _write_texts(draft / _TEXT, words=has_words, pieces=loop.pieces)
-        card = card_of(loop, fitted, family=_FAMILIES[config.queries], data=data)
+        _write_texts(draft / _TEXT, words=has_words, pieces=pieces)
+        card = card_of(student, recipe, fitted, family=family, name=folder.parent.name, data=data)
         text = TextSpec(kind="static", folder=_TEXT) if has_words else None
         told = replace(card, text=text, network=network_numbers(config), captions=caption_spec(config))
         write_card(draft, told)
 
 
-def can_be_written(loop: FamilyLoop) -> bool:
+def can_be_written(recipe: TrainRecipe) -> bool:
     """Do a card's numbers tell the network? A backbone of timm's they do not."""
-    return not (loop.recipe.backbone or isinstance(loop.family.network.config.backbone, str))
+    return not (recipe.backbone or isinstance(recipe.network.backbone, str))
 
 
 def _parts(network: TagNetwork) -> dict[str, dict[str, Tensor]]:

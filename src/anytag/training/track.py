@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from .loop import Loop
 
 BOARD = "tensorboard"
+RUN_ID = "wandb.id"
+"""File with the name of the Weights & Biases run, which a resumed run goes on with."""
 
 
 class Trackers:
@@ -66,6 +68,10 @@ def _wandb(loop: Loop) -> Any:
         import wandb  # type: ignore[import-not-found, unused-ignore]
     except ImportError as error:
         raise MissingExtraError("Weights & Biases", "wandb") from error
-    return wandb.init(
-        project=loop.machine.wandb, dir=str(loop.out), config=asdict(loop.recipe), resume="allow"
+    known = loop.out / RUN_ID
+    id = known.read_text(encoding="utf-8") if loop.step and known.exists() else None
+    run = wandb.init(
+        project=loop.machine.wandb, id=id, dir=str(loop.out), config=asdict(loop.recipe), resume="allow"
     )
+    known.write_text(run.id, encoding="utf-8")
+    return run

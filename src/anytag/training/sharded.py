@@ -1,0 +1,86 @@
+"""A student whose tensors are parted among processes (FSDP): made fit for it, gathered, loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+
+from anytag.errors import AnytagError
+
+
+def check_parted(accelerator: Any, whole: nn.Module | None = None) -> None:
+    """Is it parted in the way that a run can do with?
+
+    Args:
+        whole: a part of the student that must not be parted by itself.
+
+    Raises:
+        AnytagError: it is FSDP's first version, or `whole` is parted; says what to give.
+    """
+    if not accelerator.is_fsdp2:
+        raise AnytagError("FSDP's first version is not known here; give accelerate launch --fsdp_version 2")
+    if whole is not None and any(isinstance(part, FSDPModule) for part in whole.modules()):
+        raise AnytagError(
+            "FSDP parts layers of the tag decoder, whose gradients are taken piece by piece; "
+            "give accelerate launch --fsdp_auto_wrap_policy NO_WRAP, or wrap only layers of the backbone"
+        )
+
+
+def lift_scalars(student: nn.Module) -> frozenset[str]:
+    """FSDP cuts along the first dimension: parameters without one become vectors of one; returns their names.
+
+    In products they do as before.
+    """
+    lifted = [name for name, parameter in student.named_parameters() if parameter.ndim == 0]
+    for name in lifted:
+        owner, _, own_name = name.rpartition(".")
+        parameter = student.get_parameter(name)
+        vector = nn.Parameter(parameter.detach().reshape(1), requires_grad=parameter.requires_grad)
+        setattr(student.get_submodule(owner), own_name, vector)
+    return frozenset(lifted)
+
+
+def whole_state(
+    student: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """State of both, gathered in the main process; every process has to ask."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
+
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    model, state = get_state_dict(student, optimizer, options=options)
+    return dict(model), dict(state)
+
+
+def load_whole(student: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Loads what `whole_state` gave; every process has to.
+
+    Tensors one by one: torch's own way stumbles over those that two modules share.
+    """
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
+
+    with torch.no_grad():
+        for name, tensor in student.state_dict().items():
+            fill(tensor, state["student"][name])
+    options = StateDictOptions(full_state_dict=True)
+    set_optimizer_state_dict(student, optimizer, state["optimizer"], options=options)
+
+
+def gathered(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Parted tensors as whole ones; every process has to ask."""
+    return {
+        name: tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def fill(tensor: Tensor, whole: Tensor) -> None:
+    """Writes a whole tensor into one that may be parted."""
+    if hasattr(tensor, "device_mesh"):
+        from torch.distributed.tensor import distribute_tensor
+
+        whole = distribute_tensor(whole, tensor.device_mesh, tensor.placements)  # type: ignore[attr-defined]
+    tensor.copy_(whole)
