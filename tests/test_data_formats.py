@@ -336,6 +336,7 @@ def test_s3_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(fsspec.registry._registry, "s3", raising=False)  # known from other tests
     with pytest.raises(MissingExtraError, match=r"anytag\[s3\]"):
         list(read("s3://bucket/rows.jsonl"))
 
