@@ -38,7 +38,7 @@ def write_model(
     """Graphs, queries, vocabulary, words and card of a folded network.
 
     Args:
-        student: the result, on the CPU.
+        student: the result, on the CPU, for evaluation.
         corpus: all its photos, of one process.
         folder: replaced when it is there.
         data: what it was trained on, for the card.

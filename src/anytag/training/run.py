@@ -87,7 +87,7 @@ def go(loop: FamilyLoop, run: Run) -> Path:
     if main:
         text = make_text_encoder(run.recipe)
         whole = make_student(run.recipe, student.network.config, photos.vocabulary, text)
-        start_from(whole, run.out / STUDENT)
+        start_from(whole.eval(), run.out / STUDENT)
         corpus = PixelCorpus(photos, size=loop.corpus.size, batch_size=1, seed=run.recipe.seed)
         about = f"{len(photos)} photos of {PurePath(run.data).name}"
         write_model(whole, corpus, run.recipe, run.out / MODEL, data=about)
