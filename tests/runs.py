@@ -23,7 +23,7 @@ from anytag.training.objectives import OBJECTIVES, Objective
 from anytag.training.pixels import PixelBatch
 from anytag.training.recipes import TrainRecipe, find
 from anytag.training.report import Reporter
-from anytag.training.run import Run, prepare
+from anytag.training.run import Run, prepare, train
 from tests.families import tiny_config
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 40), "blue": (30, 40, 220)}
@@ -91,15 +91,7 @@ def share(
     Args:
         parted: by FSDP, and broken off before the last step, then resumed.
     """
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(world),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "ACCELERATE_USE_CPU": "true",
-    }
-    torch.set_num_threads(1)
+    _join(rank, world, port)
     anytag.nn.bert.DROPOUT = 0.0  # masks would differ
     anytag.training.family.PIECE = 2  # and all pieces together are one step
     if parted:
@@ -114,6 +106,26 @@ def share(
     assert loop.step == (recipe.steps - 1 if parted else 0)
     loop.run()
     torch.distributed.destroy_process_group()
+
+
+def train_together(rank: int, world: int, port: int, recipe: TrainRecipe, data: Path, out: Path) -> None:
+    """One process of several, from rows to a model; for torch.multiprocessing.spawn."""
+    _join(rank, world, port)
+    train(Run(recipe, data, out, MACHINE), Reporter())
+    torch.distributed.destroy_process_group()
+
+
+def _join(rank: int, world: int, port: int) -> None:
+    """What `accelerate launch --cpu` tells a process."""
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "ACCELERATE_USE_CPU": "true",
+    }
+    torch.set_num_threads(1)
 
 
 def part_on_a_cpu() -> None:

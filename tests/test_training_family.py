@@ -37,6 +37,7 @@ from tests.runs import (
     recipe_of,
     share,
     small_recipe,
+    train_together,
     weights,
     write_photos,
 )
@@ -121,6 +122,17 @@ def test_two_processes_are_one(data: Path, tmp_path: Path, monkeypatch: pytest.M
     for one, two in zip(log(tmp_path / "one"), log(tmp_path / "two"), strict=True):
         assert one == pytest.approx(two, rel=1e-3, abs=2e-4)
     assert_same(weights(tmp_path / "one"), weights(tmp_path / "two"), within=2e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_write_one_model(tmp_path: Path) -> None:
+    """Held-out photos enough to fit thresholds on, and an odd number of them."""
+    data, out = write_photos(tmp_path, count=33, held=25), tmp_path / "out"
+    arguments = (2, free_port(), small_recipe(steps=2), data, out)
+    spawn(train_together, arguments, nprocs=2)  # type: ignore[no-untyped-call]
+    card = Tagger.load(out / "model").card
+    assert "on 25 held-out photos" in card.thresholds
+    assert 0 < card.metrics["held out"]["mAP"] <= 1
 
 
 @pytest.mark.slow
