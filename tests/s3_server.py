@@ -28,8 +28,9 @@ def s3_bucket() -> Iterator[str]:
     }
     try:
         with patch.dict(os.environ, told):
+            fsspec.get_filesystem_class("s3").clear_instance_cache()  # of whoever asked before
             name = f"bucket-{uuid4().hex}"  # all servers of a process share what they hold
-            fsspec.filesystem("s3", skip_instance_cache=True).mkdir(name)
+            fsspec.filesystem("s3").mkdir(name)
             yield f"s3://{name}"
     finally:
         fsspec.get_filesystem_class("s3").clear_instance_cache()

@@ -2,7 +2,8 @@
 
 The decoder's cross-attention weighs the tokens for each tag. What it gathers from a token speaks for the tag
 or against it: of the folded decoder, that is exactly the token's share of the logit. Laid out as the tokens
-lie in the photo, it is the heat map; the box is around the largest patch of at least half the greatest heat.
+lie in the photo, it is the heat map; the box is around the largest patch of at least two fifths of the
+greatest heat.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 
-LEVEL = 0.5
+LEVEL = 0.4
 """Share of the greatest heat from which a place belongs to the tag."""
 _FINE = 8  # places of the box's grid along each token: tokens are few
 _PANEL = 320  # pixels

@@ -40,6 +40,11 @@ def _readable(path: str) -> Iterator[None]:
         raise AnytagError(f"{path}: no such file") from error
     except (OSError, ValueError, KeyError) as error:
         raise AnytagError(f"{path}: cannot be read ({error})") from error
+    except Exception as error:
+        if not is_url(path) or isinstance(error, AnytagError):
+            raise
+        # Each of fsspec's systems has errors of its own, such as botocore's of missing keys.
+        raise AnytagError(f"{path}: cannot be read ({error})") from error
 
 
 @contextmanager
