@@ -227,7 +227,11 @@ def test_parted_heads_learn_beside_a_parted_copy(data: Path, tmp_path: Path) -> 
         recipe = replace(recipe, wordpieces=str(out / "vocab.txt"))
     for whole, cut in zip(log(tmp_path / "False")[2:], log(tmp_path / "True"), strict=True):
         # The captions' loss was seen to differ by up to 0.3 % after three steps; why, is not known.
-        assert whole == pytest.approx(cut, rel=1e-2, abs=2e-4)
+        apart = {"caption", "loss"}  # the loss is a sum, of the captions' too
+        for rel, names in ((1e-2, whole.keys() & apart), (1e-3, whole.keys() - apart)):
+            assert {n: whole[n] for n in names} == pytest.approx(
+                {n: cut[n] for n in names}, rel=rel, abs=2e-4
+            )
 
 
 @pytest.mark.slow

@@ -74,7 +74,8 @@ def start_from_folder(
     Raises:
         ModelError: the folder's network or text encoder is not the student's.
     """
-    _read_encoder(student.network.encoder, folder.file(IMAGE), trained=student.trained)
+    encoder, graph = student.network.encoder, _Graph(folder.file(IMAGE))
+    _read_encoder(encoder, graph, trained=student.trained)
     student.network.folded.load_state_dict(read_decoder(folder.file(TAGS)).state_dict())
     words = StaticTextEncoder.from_folder(folder.text)
     projection = student.queries.projection
@@ -97,15 +98,12 @@ def start_from_folder(
             mine = projection(text[number])
             count = min(int((rows != 0).any(-1).sum()), int((mine != 0).any(-1).sum()))
             student.queries.residual[number] = (rows[:count] - mine[:count]).mean(0)
-
-    encoder = student.network.encoder
-    if encoder.split and not _read_recall(encoder, folder.file(IMAGE)):
+    if encoder.split and not _read_recall(encoder, graph):
         _teach_recall(student, classifier, memory)
 
 
-def _read_encoder(encoder: ImageEncoder, file: Path, *, trained: int) -> None:
+def _read_encoder(encoder: ImageEncoder, graph: _Graph, *, trained: int) -> None:
     """Stages from `trained` on and the projection of an int8 graph, in floats."""
-    graph = _Graph(file)
     convs = [
         conv for stage in encoder.backbone.stages for conv in stage.modules() if isinstance(conv, nn.Conv2d)
     ]
@@ -114,25 +112,24 @@ def _read_encoder(encoder: ImageEncoder, file: Path, *, trained: int) -> None:
     nodes = graph.before(product)
     if len(nodes) != len(convs):
         raise ModelError(
-            f"{file} has {len(nodes)} convolutions, the network {len(convs)}; name another start"
+            f"{graph.file} has {len(nodes)} convolutions, the network {len(convs)}; name another start"
         )
     for conv, node in zip(convs, nodes, strict=True):
         if id(conv) in late:
             weight, bias = graph.convolution(node)
-            _copy(conv.weight, weight, file)
+            _copy(conv.weight, weight, graph.file)
             if conv.bias is not None:
-                _copy(conv.bias, bias, file)
+                _copy(conv.bias, bias, graph.file)
     weight, bias = graph.projection(product)
-    _copy(encoder.projection.weight, weight, file)
-    _copy(encoder.projection.bias, bias, file)
+    _copy(encoder.projection.weight, weight, graph.file)
+    _copy(encoder.projection.bias, bias, graph.file)
 
 
-def _read_recall(encoder: ImageEncoder, file: Path) -> bool:
+def _read_recall(encoder: ImageEncoder, graph: _Graph) -> bool:
     """The projection of the memory, if the graph has one."""
-    graph = _Graph(file)
     if len(products := graph.products()) < 2:
         return False
-    _copy(encoder.recall.weight, graph.projection(products[1])[0], file)
+    _copy(encoder.recall.weight, graph.projection(products[1])[0], graph.file)
     return True
 
 
@@ -162,7 +159,7 @@ class _Graph:
     """
 
     def __init__(self, file: Path) -> None:
-        self.graph = onnx.load(file).graph
+        self.file, self.graph = file, onnx.load(file).graph
         self.known = {tensor.name: numpy_helper.to_array(tensor) for tensor in self.graph.initializer}
         self.made = {name: node for node in self.graph.node for name in node.output}
         if not self.products():

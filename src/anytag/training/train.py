@@ -154,12 +154,13 @@ def sample(corpus: Corpus, *, photos: int = 512) -> Batch:
 def start(student: Student, classifier: nn.Linear, corpus: Corpus, folder: str) -> None:
     """Gives an untrained student what the recipe's `start` says."""
     views = sample(corpus)
-    start_from_classifier(student, classifier, views.features)
-    if folder:
-        start_from_folder(
-            student, ModelFolder.open(resolve(folder)),
-            vocabulary=corpus.vocabulary, classifier=classifier, memory=views.memory,
-        )  # fmt: skip
+    if not folder:
+        start_from_classifier(student, classifier, views.features)
+        return
+    start_from_folder(
+        student, ModelFolder.open(resolve(folder)),
+        vocabulary=corpus.vocabulary, classifier=classifier, memory=views.memory,
+    )  # fmt: skip
 
 
 def build_student(
