@@ -33,6 +33,7 @@ PUBLIC = [
     "Match",
     "MissingExtraError",
     "ModelError",
+    "OutputError",
     "Retriever",
     "Tag",
     "TagScore",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         ImageError,
         MissingExtraError,
         ModelError,
+        OutputError,
         UnknownModelError,
         VocabularyError,
     )
@@ -53,6 +54,7 @@ __all__ = [
     "Match",
     "MissingExtraError",
     "ModelError",
+    "OutputError",
     "Retriever",
     "Tag",
     "TagScore",

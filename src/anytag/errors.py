@@ -9,6 +9,7 @@
     ├── UnknownModelError     a model name that resolves to nothing
     ├── VocabularyError       tags, vocabulary files, asked tags
     ├── DeviceError           a device or provider that is asked for and not active
+    ├── OutputError           a file or folder that cannot be written, or may not be replaced
     ├── DownloadError         a file of the Hub that does not arrive, or arrives as another
     ├── EndpointError         a language model's address that refuses or is of no use
     │   └── NoAnswerError     one of its answers that is not to be had
@@ -48,6 +49,10 @@ class DownloadError(AnytagError):
     """A file cannot be fetched from the Hub or sent to it, or is not what the Hub says it is."""
 
 
+class OutputError(AnytagError):
+    """A result cannot be written: no folder, no permission, a full disk, a file that may not be replaced."""
+
+
 class UnknownModelError(AnytagError):
     """A model name is neither embedded, nor installed, nor a folder."""
 
@@ -78,4 +83,7 @@ class MissingExtraError(AnytagError):
 
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f"{what} needs packages that are not installed: pip install 'anytag[{extra}]'")
-        self.extra = extra
+        self.what, self.extra = what, extra
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:
+        return type(self), (self.what, self.extra)  # errors cross processes by pickle

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from anytag import AnytagError, MissingExtraError, OutputError
+from anytag._io import atomic_folder, atomic_write, refuse_inputs
+
+
+def test_an_error_leaves_the_old_file_and_no_draft(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("old")
+    with pytest.raises(ZeroDivisionError), atomic_write(file) as draft:
+        draft.write_text("new")
+        raise ZeroDivisionError
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+    assert file.read_text() == "old"
+
+
+def test_a_written_file_has_the_mode_of_any_new_file_and_a_link_stays_a_link(tmp_path: Path) -> None:
+    real, link, usual = tmp_path / "real", tmp_path / "link", tmp_path / "usual"
+    real.write_text("old")
+    link.symlink_to(real)
+    usual.write_text("")
+    with atomic_write(link) as draft:
+        save_file({"a": np.zeros(2)}, draft)
+    assert link.is_symlink() and real.stat().st_size > 3
+    assert real.stat().st_mode == usual.stat().st_mode
+
+
+@pytest.mark.parametrize("place", ["no/such/folder/x", "file/x"])
+def test_a_place_that_cannot_be_written_is_an_error_that_names_it(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="x cannot be written"), atomic_write(tmp_path / place) as draft:
+        draft.write_text("new")
+
+
+def test_what_a_writer_of_tensors_meets_is_an_output_error(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot be written"), atomic_write(tmp_path / "x") as draft:
+        save_file({"a": np.zeros(2)}, draft.parent / "no" / "folder")
+
+
+def test_a_folder_is_replaced_only_when_that_is_said(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "mine").write_text("")
+    with pytest.raises(OutputError, match="is there already"), atomic_folder(folder):
+        raise AssertionError("not reached")
+    with pytest.raises(ZeroDivisionError), atomic_folder(folder, replace=True):
+        raise ZeroDivisionError
+    assert [path.name for path in folder.iterdir()] == ["mine"]
+    with atomic_folder(folder, replace=True) as draft:
+        (draft / "new").write_text("")
+    assert [path.name for path in folder.iterdir()] == ["new"]
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_an_input_is_no_output_by_any_of_its_names(tmp_path: Path) -> None:
+    photo, hard, soft = tmp_path / "a.jpg", tmp_path / "b.txt", tmp_path / "c.txt"
+    photo.write_bytes(b"x")
+    os.link(photo, hard)
+    soft.symlink_to(photo)
+    for name in (photo, hard, soft):
+        with pytest.raises(OutputError, match="is an input of this run"):
+            refuse_inputs(name, [tmp_path / "other", photo])
+    refuse_inputs(tmp_path / "new.txt", [photo])
+
+
+def test_every_error_crosses_processes() -> None:
+    kinds = [AnytagError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    for kind in kinds:
+        error = kind("HEIC", "heic") if kind is MissingExtraError else kind("what, expected, next")
+        back = pickle.loads(pickle.dumps(error))
+        assert (type(back), str(back), vars(back)) == (kind, str(error), vars(error))
