@@ -47,7 +47,8 @@ def test_golden_logits_of_the_folded_decoder(case: Case) -> None:
     case.check("logits", exact)
     for rounding in BITS:
         rounded = FoldedCross(network.decoder, rounding=rounding)(*given)
-        assert 0 < (rounded - exact).abs().max() < 0.1
+        # what rounding moves grows with the logits' own spread; whether a tag changes is tested below
+        assert 0 < (rounded - exact).abs().max() < 0.1 * max(1.0, float(exact.std()))
 
 
 @pytest.mark.parametrize("precision", BITS)
