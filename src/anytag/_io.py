@@ -14,8 +14,8 @@ from anytag.errors import AnytagError, OutputError, RefusedOutputError
 
 IMAGE_SUFFIXES = frozenset(
     f".{kind}"
-    for kind in (  # whether anytag reads them or not
-        "jpg jpeg jpe jfif jp2 j2k jxl png apng webp tif tiff bmp dib gif avif avifs heic heif hif ppm pgm psd psb "
+    for kind in (  # whether anytag reads them or not  # noqa: SIM905
+        "jpg jpeg jpe jfif jp2 j2k jxl png apng webp tif tiff bmp dib gif avif heic heif hif ppm pgm psd psb "
         "dng nef nrw cr2 cr3 crw arw sr2 srf raf rw2 orf pef srw x3f 3fr iiq raw"
     ).split()
 )
@@ -110,7 +110,8 @@ def check_output(
         RefusedOutputError: `output` has the suffix of a photo, is an input, a folder or somebody else's file,
             or cannot be written.
     """
-    target = resolved(output)
+    special = is_special(Path(output))  # /dev/stdout leads to a pipe, which has no name
+    target = Path(output) if special else resolved(output)
     for name in (Path(output), target):
         if name.suffix.lower() in IMAGE_SUFFIXES:
             raise RefusedOutputError(
@@ -119,7 +120,7 @@ def check_output(
     if target.is_dir():
         raise RefusedOutputError(f"{output} is a folder: give a file to write to")
     refuse_inputs(output, inputs)
-    if is_special(target):
+    if special:
         return
     _check_place(target.parent, output)
     if not target.exists() or target.stat().st_size == 0 or overwrite:
@@ -146,7 +147,7 @@ def check_folder(
         RefusedOutputError: `folder` is or holds an input, is a file, holds somebody else's files, or
             cannot be made.
     """
-    target = resolved(folder)
+    target, inputs = resolved(folder), list(inputs)
     refuse_inputs(folder, inputs)
     if target.exists() and not target.is_dir():
         raise RefusedOutputError(f"{folder} is a file: give a folder to write to")
