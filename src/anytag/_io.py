@@ -36,7 +36,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         OutputError: the folder is missing or not writable, the disk is full; names `path` and the reason.
     """
     target = Path(path).resolve()
-    with _writing(target), _draft_beside(target) as draft:
+    with writing(target), _draft_beside(target) as draft:
         yield draft
         draft.chmod(0o666 & ~_umask())
         draft.replace(target)
@@ -55,7 +55,7 @@ def atomic_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Ite
     target = Path(path).resolve()
     if target.exists() and not replace:
         raise RefusedOutputError(f"{path} is there already: give another folder, or remove it first")
-    with _writing(target):
+    with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as work:
             draft, old = Path(work, "new"), Path(work, "old")
@@ -74,16 +74,25 @@ def same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> boo
         return False
 
 
+def identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
+    """What tells a file by all its names; None for one that is not there."""
+    try:
+        facts = os.stat(path)  # noqa: PTH116  # takes names of any kind, and is fast for each file of a disk
+    except (OSError, ValueError):
+        return None
+    return facts.st_dev, facts.st_ino
+
+
 def refuse_inputs(output: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str]]) -> None:
     """Holds an output against the inputs of the run, by whatever names, links included.
 
     Raises:
         RefusedOutputError: `output` is one of `inputs`.
     """
-    if (mine := _identity(output)) is None:
+    if (mine := identity(output)) is None:
         return
     for name in inputs:
-        if _identity(name) == mine:
+        if identity(name) == mine:
             raise RefusedOutputError(
                 f"{os.fspath(output)} is an input of this run: give another file to write to"
             )
@@ -220,20 +229,11 @@ def lock(file: IO[Any]) -> bool:
     return True
 
 
-def _identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
-    """What tells a file by all its names; None for one that is not there."""
-    try:
-        facts = os.stat(path)  # noqa: PTH116  # takes names of any kind, and is fast for each file of a disk
-    except (OSError, ValueError):
-        return None
-    return facts.st_dev, facts.st_ino
-
-
 def _check_place(parent: Path, output: str | os.PathLike[str]) -> None:
     if not parent.is_dir():
-        raise RefusedOutputError(f"{output} cannot be written: {parent} is no folder; make it first")
+        raise RefusedOutputError(f"Cannot write {output}: {parent} is no folder; make it first")
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise RefusedOutputError(f"{output} cannot be written: no permission for the folder {parent}")
+        raise RefusedOutputError(f"Cannot write {output}: no permission for the folder {parent}")
 
 
 def _recognized(path: Path, is_earlier: Recognizer) -> bool:
@@ -245,7 +245,7 @@ def _recognized(path: Path, is_earlier: Recognizer) -> bool:
 
 
 @contextmanager
-def _writing(target: Path) -> Iterator[None]:
+def writing(target: Path) -> Iterator[None]:
     """Any writer's failure as one error with the file's name; errors of ours pass."""
     try:
         yield

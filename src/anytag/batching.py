@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from itertools import islice
 from queue import SimpleQueue
 from threading import Condition, Event, Lock, Semaphore, Thread
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from anytag.errors import AnytagError
 
 In = TypeVar("In")
 Out = TypeVar("Out")
-T_co = TypeVar("T_co", covariant=True)
 
 LINGER = 0.005
 """Seconds that a batch which is not full waits for each further item."""
@@ -60,10 +59,10 @@ def in_batches(
     return map(work, shares) if workers == 1 else _in_order(work, _List(shares), workers)
 
 
-class _Source(Protocol[T_co]):
+class _Source(Protocol[In]):
     """Where batches come from; one thread asks at a time."""
 
-    def take(self) -> list[T_co]:
+    def take(self) -> list[In]:
         """The next batch, empty at the end."""
         ...
 
@@ -71,7 +70,7 @@ class _Source(Protocol[T_co]):
         """Nothing more is wanted."""
 
 
-class _List:
+class _List(Generic[In]):
     def __init__(self, shares: Iterator[list[In]]) -> None:
         self._shares = shares
 
@@ -82,7 +81,7 @@ class _List:
         pass
 
 
-class _Stream:
+class _Stream(Generic[In]):
     """A stream that a thread reads a batch ahead."""
 
     def __init__(self, items: Iterable[In], size: int) -> None:
