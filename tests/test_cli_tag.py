@@ -227,7 +227,9 @@ def test_ctrl_c_stops_with_130_and_keeps_what_was_done(model: Path, photos: Path
     assert 0 < len(kept) <= 30
     assert kept[0] == Tagger.load(model).tag(photos / "0.jpg").to_dict()
     assert not output.exists()
-    assert process.stderr.read().decode().splitlines() == [f"What was done is in {part}", "Stopped."]
+    assert process.stderr.read().decode().splitlines() == [
+        f"What was done is in {part}", "To go on, give the same command with --resume.", "Stopped.",
+    ]  # fmt: skip
     for pipe in (process.stdin, process.stdout, process.stderr):
         pipe.close()
 

@@ -9,7 +9,16 @@ import pytest
 from safetensors.numpy import save_file
 
 from anytag import AnytagError, MissingExtraError, OutputError
-from anytag._io import atomic_folder, atomic_write, refuse_inputs
+from anytag._io import (
+    atomic_folder,
+    atomic_write,
+    check_folder,
+    check_output,
+    lock,
+    not_inputs,
+    refuse_inputs,
+)
+from anytag.errors import RefusedOutputError
 
 
 def test_an_error_leaves_the_old_file_and_no_draft(tmp_path: Path) -> None:
@@ -79,3 +88,67 @@ def test_every_error_crosses_processes() -> None:
         error = kind("HEIC", "heic") if kind is MissingExtraError else kind("what, expected, next")
         back = pickle.loads(pickle.dumps(error))
         assert (type(back), str(back), vars(back)) == (kind, str(error), vars(error))
+
+
+def test_text_is_never_written_over_a_photo_an_input_or_what_somebody_else_made(tmp_path: Path) -> None:
+    def refused(name: str, says: str, **options: object) -> None:
+        with pytest.raises(RefusedOutputError, match=says):
+            check_output(tmp_path / name, [tmp_path / "in"], **options)  # type: ignore[arg-type]
+
+    for name in ("in", "mine", "ours", "locked"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "locked").chmod(0o444)
+    (tmp_path / "empty").touch()
+    (tmp_path / "a.jpg").symlink_to("new")
+    (tmp_path / "b.txt").symlink_to("photo.PNG")
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("x.jpg", "x.JPEG", "x.cr2", "x.jxl", "a.jpg", "b.txt"):
+        refused(name, "suffix of a photo", overwrite=True)
+    refused("in", "is an input", overwrite=True)
+    refused("mine", "no earlier result")
+    refused("mine", "no earlier result", is_earlier=lambda path: path.read_text() == "ours")
+    refused(".", "is a folder")
+    refused("no/x", "is no folder")
+    refused("mine/x", "is no folder")
+    refused("loop", "loop")
+    if os.geteuid():
+        refused("locked", "write-protected")
+    for name in ("new", "empty", "ours"):
+        check_output(tmp_path / name, [tmp_path / "in"], is_earlier=lambda path: path.read_text() == "ours")
+    check_output(tmp_path / "mine", overwrite=True)
+    check_output(os.devnull)
+
+
+def test_a_folder_is_made_where_nothing_of_others_and_no_input_lies(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "rows").write_text("")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "card").write_text("")
+    for folder, says in (
+        ("data", "holds .*rows"), ("data/rows", "is an input"),
+        ("model", "not empty"), ("model/card", "is a file"),
+        ("model/card/x", "no folder"),
+    ):  # fmt: skip
+        with pytest.raises(RefusedOutputError, match=says):
+            check_folder(tmp_path / folder, [tmp_path / "data" / "rows"])
+    check_folder(tmp_path / "model", is_earlier=lambda path: (path / "card").exists())
+    check_folder(tmp_path / "new" / "folder", [tmp_path / "data" / "rows"])
+    (tmp_path / "empty").mkdir()
+    check_folder(tmp_path / "empty")
+
+
+def test_inputs_that_come_one_by_one_are_held_against_outputs(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("")
+    os.link(tmp_path / "a", tmp_path / "b")
+    stream = not_inputs(["c", str(tmp_path / "b"), "d"], [tmp_path / "a"])
+    assert next(stream) == "c"
+    with pytest.raises(RefusedOutputError, match="is an input"):
+        next(stream)
+
+
+def test_a_lock_is_held_by_one_and_dies_with_its_file(tmp_path: Path) -> None:
+    with (tmp_path / "a").open("w") as one, (tmp_path / "a").open("w") as other:
+        assert lock(one)
+        assert not lock(other)
+        one.close()
+        assert lock(other)

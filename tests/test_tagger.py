@@ -26,7 +26,6 @@ from anytag import (
 )
 from anytag.images import load, prepare
 from anytag.models.folder import write_card
-from anytag.tagger import in_batches
 from anytag.text_encoders import StaticTextEncoder
 from tests.tiny import make_tiny_model, with_parents
 
@@ -231,16 +230,6 @@ def test_many_are_tagged_as_one_is_in_order(
     assert [result.path for result in results] == [str(path) for path in images]
     for path, result in zip(images, results, strict=True):
         assert scores(result) == pytest.approx(scores(tagger.tag(path, threshold=0)), abs=1e-5)
-
-
-@given(count=st.integers(1, 200), batch_size=st.integers(1, 14), workers=st.integers(1, 4))
-@settings(deadline=None)
-def test_no_worker_waits_for_another_at_the_end(count: int, batch_size: int, workers: int) -> None:
-    sizes = list(in_batches(len, list(range(count)), batch_size=batch_size, workers=workers))
-    assert sum(sizes) == count and max(sizes) <= batch_size and len({*sizes[:-1]}) <= 1
-    busy = min(workers, count)
-    needed = -(-count // (busy * batch_size))
-    assert -(-len(sizes) // busy) == needed
 
 
 def test_a_photo_that_fails_is_recorded_and_the_rest_is_done(

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from anytag.batching import in_batches
 from anytag.errors import AnytagError, ImageError, ModelError, VocabularyError
 from anytag.generation import Decoder, Ids, Limits, beam_search, greedy, sample
 from anytag.images import ImageSource
@@ -23,7 +24,7 @@ from anytag.models.outer import outer
 from anytag.models.runtime import Precision, Runtime, open_runtime
 from anytag.parsing import Parser
 from anytag.results import Caption
-from anytag.tagger import Encoded, Tagger, in_batches
+from anytag.tagger import Encoded, Tagger
 from anytag.text_encoders.wordpiece import WordPieces
 from anytag.vocabulary import Tag
 
@@ -138,7 +139,7 @@ class Captioner:
         """Sentences about many photos, in the order of the input; each is what `caption` gives.
 
         Args:
-            images: any iterable, read as the work goes on; each as for `caption`.
+            images: any iterable, read as the work goes on, as by `Tagger.tag_many`; each as for `caption`.
             batch_size: photos that go through the network together.
             workers: threads; by default one a usable core.
             on_error: "record" puts the reason into a photo's `Caption.error` and goes on; "raise" raises it.

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from anytag.batching import batches
 from anytag.errors import AnytagError, ModelError
 from anytag.images import ImageSource
 from anytag.judges import DecoderJudge, Judge, Texts, open_judge
@@ -21,7 +22,7 @@ from anytag.models.hub import resolve
 from anytag.models.onnx import Device
 from anytag.models.runtime import open_runtime
 from anytag.results import Failure, Match
-from anytag.tagger import Tagger, batches
+from anytag.tagger import Tagger
 
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]

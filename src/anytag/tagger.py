@@ -8,31 +8,27 @@ any text can be asked.
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from anytag.asked import Ask, Question, Questions
+from anytag.batching import in_batches
 from anytag.errors import AnytagError
 from anytag.images import ImageSource, load, prepare
 from anytag.models.card import Card
 from anytag.models.folder import ModelFolder
 from anytag.models.hub import resolve
-from anytag.models.onnx import Device, usable_cores
+from anytag.models.onnx import Device
 from anytag.models.runtime import Precision, Runtime, open_runtime
 from anytag.results import Failure, Tags, TagScore
 from anytag.vocabulary import Vocabulary
 from anytag.where import locate
-
-In = TypeVar("In")
-Out = TypeVar("Out")
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +180,8 @@ class Tagger:
         """The tags of many photos, one by one in the order of the input; holds a few batches at a time.
 
         Args:
-            images: any iterable, read as the work goes on; each as for `tag`.
+            images: any iterable, read as the work goes on; each as for `tag`. One without a length is read
+                by a thread of its own, and each photo is tagged as it comes.
             tags, also, top_k, threshold, where: as for `tag`.
             batch_size: photos that go through the network together.
             workers: threads, each of which reads, encodes and scores batches; by default one a usable core.
@@ -291,53 +288,6 @@ class Tagger:
 
 def _failure(error: AnytagError | None) -> Failure | None:
     return Failure(type(error).__name__, str(error)) if error else None
-
-
-def in_batches(
-    work: Callable[[list[In]], Out], images: Iterable[In], *, batch_size: int, workers: int | None
-) -> Iterator[Out]:
-    """`work` on batches of images by threads, in order, reading the images as the work goes on.
-
-    Raises:
-        AnytagError: a number is below 1, or `images` is a single image.
-    """
-    if isinstance(images, str | bytes | os.PathLike):
-        raise AnytagError(f"got one image, {images!r}, for many: give a list, or use tag() or encode()")
-    workers = usable_cores() if workers is None else workers
-    if batch_size < 1 or workers < 1:
-        raise AnytagError(f"batch_size is {batch_size}, workers is {workers}: expected 1 or more of each")
-    if isinstance(images, Sized):  # batches of one size, and as many for every worker: none waits at the end
-        workers = max(1, min(workers, len(images)))
-        rounds = max(1, -(-len(images) // (workers * batch_size)))
-        batch_size = max(1, -(-len(images) // (workers * rounds)))
-    return _in_order(work, batches(images, batch_size), workers)
-
-
-def batches(items: Iterable[In], size: int) -> Iterator[list[In]]:
-    """Lists of `size` items, the last one shorter."""
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch
-
-
-def _in_order(work: Callable[[In], Out], items: Iterable[In], workers: int) -> Iterator[Out]:
-    """`map` over threads, in order, at most two items a worker ahead of whoever takes the results."""
-    if workers == 1:
-        yield from map(work, items)
-        return
-    from concurrent.futures import Future, ThreadPoolExecutor  # 20 ms that a single photo need not wait for
-
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="anytag")
-    waiting: deque[Future[Out]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(work, item))
-            while waiting and (len(waiting) > 2 * workers or waiting[0].done()):
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:  # also when the user stops: what has not begun is dropped
-        pool.shutdown(cancel_futures=True)
 
 
 def _flatten(

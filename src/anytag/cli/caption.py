@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from anytag.cli import paths, stream, writers
+from anytag.cli import outputs, paths, sinks, stream
+from anytag.cli.journal import one_line
 
 if TYPE_CHECKING:
     from anytag.results import Caption
 
-_FILE = click.Path(dir_okay=False, path_type=Path)
+_FORMATS = ("text", "jsonl")
 
 
 @click.command("caption", short_help="Write a sentence about photos.")
@@ -39,18 +40,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     type=click.IntRange(min=2),
     help="Wordpieces of a sentence at most, the model's prompt included.  [default: the model's]",
 )
-@click.option(
-    "--format",
-    "format_",
-    type=click.Choice(["text", "jsonl"]),
-    help="How to write results.  [default: by the suffix of --output, else text]",
-)
-@click.option(
-    "--output",
-    metavar="FILE",
-    type=_FILE,
-    help="Write to FILE; until all is done, or if you interrupt, rows are in FILE.part.",
-)
+@outputs.options(*_FORMATS, resume=True)
 @click.option(
     "--model", metavar="NAME|FOLDER", help="Another model than the embedded one: see anytag models."
 )
@@ -70,6 +60,8 @@ def command(
     max_length: int | None,
     format_: str | None,
     output: Path | None,
+    overwrite: bool,
+    resume: bool,
     model: str | None,
     device: Literal["auto", "cpu", "cuda"],
     batch_size: int,
@@ -78,31 +70,36 @@ def command(
 ) -> None:
     """Write a sentence about each photo: files, folders, globs, or - for paths from stdin, one a line.
 
-    Exit code: 0 all good, 1 some photos failed (each is reported, the rest is done), 2 wrong use,
-    130 interrupted.
+    Exit code: 0 all good, 1 some photos failed (each is reported, the rest is done), 2 wrong use, 3 the
+    result cannot be written, 130 interrupted.
     """
     named = paths.gather(photos, recursive=recursive)
-    total = len(named) if isinstance(named, list) else None
-    is_jsonl = format_ == "jsonl" or (format_ is None and output is not None and output.suffix == ".jsonl")
+    format_ = outputs.format_of(output, format_, _FORMATS)
+    outputs.check_typed(photos, output)
+    known = named if isinstance(named, list) else []
+    outputs.check(output, known, command="caption", format_=format_, overwrite=overwrite)
 
     from anytag.captioner import Captioner  # after all that can be wrong at once
 
-    results = Captioner.load(model, device=device).caption_many(
-        named,
-        _listed(tags),
-        exclude_tags=_listed(exclude_tags) or (),
-        beams=beams,
-        sample=sample,
-        seed=seed,
-        max_length=max_length,
-        batch_size=batch_size,
-        workers=workers,
-    )
-    name = "jsonl" if is_jsonl else "text"
-    with closing(results), writers.Stdout(name) if output is None else writers.File(output, name) as sink:
-        row = _jsonl if is_jsonl else _text
-        failed = stream.write_rows(stream.with_progress(results, total), sink, row)
-    stream.end(failed, total)
+    with sinks.open_output(output, format_, resume=resume) as sink:
+        captioner = Captioner.load(model, device=device)
+        sink.begin(run=outputs.work("caption", captioner.tagger.card))
+        todo = stream.Todo(named, sink, output)
+        results = captioner.caption_many(
+            todo.paths,
+            _listed(tags),
+            exclude_tags=_listed(exclude_tags) or (),
+            beams=beams,
+            sample=sample,
+            seed=seed,
+            max_length=max_length,
+            batch_size=batch_size,
+            workers=workers,
+        )
+        with closing(results):
+            shown = stream.with_progress(results, todo.total, is_shared=sink.is_shared)
+            summary = stream.write_rows(shown, sink, _jsonl if format_ == "jsonl" else _text)
+    summary.end(done=todo.done)
 
 
 def _listed(words: str | None) -> list[str] | None:
@@ -112,7 +109,7 @@ def _listed(words: str | None) -> list[str] | None:
 
 def _text(caption: Caption) -> str:
     """`path<TAB>a dog runs`; a photo that failed has no line, its error is on stderr."""
-    return "" if caption.error else f"{writers.one_line(caption.path or '')}\t{caption.text}\n"
+    return "" if caption.error else f"{one_line(caption.path or '')}\t{caption.text}\n"
 
 
 def _jsonl(caption: Caption) -> str:

@@ -96,7 +96,8 @@ def _verified(model: str | None) -> str:
 
 
 def _device(model: str | None, device: Device) -> str:
-    from anytag.models.onnx import available_providers, usable_cores
+    from anytag.batching import usable_cores
+    from anytag.models.onnx import available_providers
     from anytag.tagger import Tagger
 
     runtime = Tagger.load(model, device=device).runtime

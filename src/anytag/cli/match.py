@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
 
-from anytag.cli import paths, writers
+from anytag._io import check_output, resolved
+from anytag.cli import outputs, paths, sinks, stream, writers
+from anytag.errors import AnytagError
 
 if TYPE_CHECKING:
     from anytag.results import Match
     from anytag.retriever import Gallery
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
+_FORMATS = ("text", "jsonl")
 
 
 @click.command("match", short_help="Find photos by a sentence.")
@@ -38,8 +40,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     type=_FILE,
     help="With PATHs: also keep in FILE what the model saw. Without: rank the photos that are in FILE.",
 )
-@click.option("--format", "format_", type=click.Choice(["text", "jsonl"]), default="text", show_default=True)
-@click.option("--output", metavar="FILE", type=_FILE, help="Write to FILE.")
+@outputs.options(*_FORMATS)
 @click.option(
     "--model", metavar="NAME|FOLDER", help="Another model than the embedded one: see anytag models."
 )
@@ -51,19 +52,28 @@ def command(
     top_k: int,
     shortlist: int,
     gallery: Path | None,
-    format_: str,
+    format_: str | None,
     output: Path | None,
+    overwrite: bool,
     model: str | None,
     device: Literal["auto", "cpu", "cuda"],
     recursive: bool,
 ) -> None:
     """Rank photos by how well each TEXT fits: files, folders, globs, or - for paths from stdin.
 
-    Exit code: 0 all good, 1 some photos failed (each is reported, the rest is ranked), 2 wrong use.
+    Exit code: 0 all good, 1 some photos failed (each is reported, the rest is ranked), 2 wrong use, 3 the
+    result cannot be written, 130 interrupted.
     """
     if not photos and gallery is None:
         raise click.UsageError("Give photos, or a --gallery that an earlier run kept.")
     named = paths.gather(photos, recursive=recursive) if photos else None
+    format_ = outputs.format_of(output, format_, _FORMATS)
+    known = [*(named if isinstance(named, list) else ()), *([] if gallery is None else [gallery])]
+    outputs.check(output, known, command="match", format_=format_, overwrite=overwrite)
+    if output is not None and gallery is not None and resolved(output) == resolved(gallery):
+        raise click.UsageError(f"--output and --gallery are both {output}: give two files.")
+    if named is not None and gallery is not None:
+        check_output(gallery, known[:-1], is_earlier=_is_gallery)
 
     from anytag.retriever import Gallery, Retriever
 
@@ -74,7 +84,8 @@ def command(
         seen = retriever.embed(named or ())
         if gallery is not None:
             seen.write(gallery)
-    with writers.Stdout(format_) if output is None else writers.File(output, format_) as sink:
+    with sinks.open_output(output, format_) as sink:
+        sink.begin(run=outputs.work("match", retriever.tagger.card))
         for text in texts:
             found = retriever.rank(seen, text, top_k=top_k, shortlist=shortlist)
             sink.write(_rows(found, text, format_))
@@ -84,13 +95,26 @@ def command(
 def _rows(matches: tuple[Match, ...], text: str, format_: str) -> str:
     if format_ == "jsonl":
         return "".join(json.dumps(match.to_dict(), ensure_ascii=False) + "\n" for match in matches)
-    return "".join(f"{writers.visible(match.path)}\t{match.score:.2f}\t{text}\n" for match in matches)
+    shown = writers.visible(text)  # a text may hold what ends a line
+    return "".join(f"{writers.visible(match.path)}\t{match.score:.2f}\t{shown}\n" for match in matches)
+
+
+def _is_gallery(path: Path) -> bool:
+    """Did `Gallery.write` make this file?"""
+    from anytag.retriever import Gallery
+
+    try:
+        Gallery.read(path)
+    except AnytagError:
+        return False
+    return True
 
 
 def _report(seen: Gallery) -> None:
     """Says what failed, and ends with 1 where anything did."""
-    for _, failure in seen.failed:
-        click.secho(f"Failed: {writers.visible(failure.message)}", fg="red", err=True)
-    if seen.failed:
-        click.echo(f"{len(seen.failed)} of {len(seen) + len(seen.failed)} photos failed.", err=True)
-        sys.exit(1)
+    summary = stream.Summary()
+    for path in seen.paths:
+        summary.add(path, None)
+    for path, failure in seen.failed:
+        summary.add(path, failure)
+    summary.end()

@@ -6,6 +6,7 @@ import glob
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -90,6 +91,32 @@ def _in_glob(pattern: str, *, recursive: bool) -> list[str]:
 
 
 def _from_stdin() -> Iterator[str]:
-    for line in sys.stdin.buffer:
-        if stripped := line.rstrip(b"\r\n"):
-            yield os.fsdecode(stripped)
+    """Paths as they come.
+
+    Raises:
+        click.UsageError: stdin is closed.
+    """
+    if sys.stdin is None:
+        raise click.UsageError("- reads paths from stdin, which is closed: name the photos.")
+    return _lines(stdin_chunks())
+
+
+def stdin_chunks() -> Iterator[bytes]:
+    """What has come on stdin, each time.
+
+    Without Python's buffer, whose lock a thread that waits for more would hold when the program ends.
+    """
+    try:
+        read = partial(os.read, sys.stdin.fileno())
+    except (OSError, ValueError):  # no file, as in tests
+        read = sys.stdin.buffer.read1
+    return iter(partial(read, 1 << 16), b"")
+
+
+def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
+    rest = b""
+    for chunk in chain(chunks, [b"\n"]):
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            if stripped := line.rstrip(b"\r"):
+                yield os.fsdecode(stripped)

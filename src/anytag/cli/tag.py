@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
 
-from anytag.cli import paths, stream, writers
-from anytag.cli.draw import drawn
+from anytag.cli import outputs, paths, sinks, stream, writers
+from anytag.cli.draw import Drawings
 from anytag.errors import VocabularyError
 
 if TYPE_CHECKING:
-    from anytag.results import Tags
     from anytag.vocabulary import Asked
 
-_FILE = click.Path(dir_okay=False, path_type=Path)
 _READABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -45,20 +43,9 @@ _READABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "--draw",
     metavar="FOLDER",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Also draw where each tag is, a picture a photo.",
+    help="Also draw where each tag is: FOLDER/PHOTO.tags.jpg for each PHOTO, by its whole path.",
 )
-@click.option(
-    "--format",
-    "format_",
-    type=click.Choice(writers.NAMES),
-    help="How to write results.  [default: by the suffix of --output, else text]",
-)
-@click.option(
-    "--output",
-    metavar="FILE",
-    type=_FILE,
-    help="Write to FILE; until all is done, or if you interrupt, rows are in FILE.part.",
-)
+@outputs.options(*writers.NAMES, resume=True)
 @click.option(
     "--model", metavar="NAME|FOLDER", help="Another model than the embedded one: see anytag models."
 )
@@ -92,6 +79,8 @@ def command(
     draw: Path | None,
     format_: str | None,
     output: Path | None,
+    overwrite: bool,
+    resume: bool,
     model: str | None,
     device: Literal["auto", "cpu", "cuda"],
     batch_size: int,
@@ -103,8 +92,8 @@ def command(
     A tag that the vocabulary knows by its name or a synonym is asked with its trained query; any other is
     made from your words. Results come in the order of the input.
 
-    Exit code: 0 all good, 1 some photos failed (each is reported, the rest is done), 2 wrong use,
-    130 interrupted.
+    Exit code: 0 all good, 1 some photos failed (each is reported, the rest is done), 2 wrong use, 3 the
+    result cannot be written, 130 interrupted.
     """
     named = paths.gather(photos, recursive=recursive)
     asked = _asked(tags, tags_from)
@@ -112,42 +101,41 @@ def command(
         raise click.UsageError(
             "--tags asks exactly these tags, --also the vocabulary and these: give one of them."
         )
-    format_ = format_ or _by_suffix(output)
+    format_ = outputs.format_of(output, format_, writers.NAMES)
+    drawings = None if draw is None else Drawings(draw)
+    known = named if isinstance(named, list) else []
+    outputs.check_typed(photos, output)
+    outputs.check(output, known, command="tag", format_=format_, overwrite=overwrite)
+    if drawings is not None:
+        drawings.check(known)
 
     from anytag.tagger import Tagger  # after all that can be wrong at once
 
-    tagger = Tagger.load(model, device=device)
-    total = len(named) if isinstance(named, list) else None
-    results = tagger.tag_many(
-        named,
-        asked,
-        also=also.split(",") if also is not None else None,
-        top_k=top_k,
-        threshold=threshold,
-        where=where or draw is not None,
-        batch_size=batch_size,
-        workers=workers,
-    )
-    with closing(results):
-        shown = stream.with_progress(results if draw is None else drawn(results, draw), total)
-        failed = _write(shown, format_, output, where=where)
-    stream.end(failed, total)
+    with sinks.open_output(output, format_, resume=resume) as sink:
+        tagger = Tagger.load(model, device=device)
+        sink.begin(writers.header(format_, where=where), outputs.work("tag", tagger.card))
+        todo = stream.Todo(named, sink, output)
+        results = tagger.tag_many(
+            todo.paths,
+            asked,
+            also=also.split(",") if also is not None else None,
+            top_k=top_k,
+            threshold=threshold,
+            where=where or draw is not None,
+            batch_size=batch_size,
+            workers=workers,
+        )
+        with closing(results):
+            seen = results if drawings is None else drawings.of(results)
+            shown = stream.with_progress(seen, todo.total, is_shared=sink.is_shared)
+            summary = stream.write_rows(shown, sink, _row(format_, where=where, is_terminal=sink.is_terminal))
+    summary.end(done=todo.done, not_drawn=drawings.failed if drawings else 0)
 
 
-def _write(results: Iterable[Tags], format_: str, output: Path | None, *, where: bool) -> int:
-    """Writes all results; returns how many photos failed."""
-    with writers.Stdout(format_) if output is None else writers.File(output, format_) as sink:
-        row = writers.FORMATS["csv with boxes" if where and format_ == "csv" else format_]
-        if sink.is_terminal and format_ == "text":
-            row = writers.terminal
-        if head := writers.header(format_, where=where):
-            sink.write(head)
-        return stream.write_rows(results, sink, row)
-
-
-def _by_suffix(output: Path | None) -> str:
-    suffix = output.suffix.lower().lstrip(".") if output else ""
-    return suffix if suffix in writers.NAMES else "text"
+def _row(format_: str, *, where: bool, is_terminal: bool) -> writers.Format:
+    if is_terminal and format_ == "text":
+        return writers.terminal
+    return writers.FORMATS["csv with boxes" if where and format_ == "csv" else format_]
 
 
 def _asked(tags: str | None, file: Path | None) -> list[str | Asked] | None:

@@ -14,15 +14,15 @@ import torch
 from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor, nn
 
+from anytag.batching import batches, usable_cores
 from anytag.errors import AnytagError
 from anytag.images import load, prepare
 from anytag.models.hub import EMBEDDED
-from anytag.models.onnx import usable_cores
 from anytag.nn.backbones import Backbone, imagenet_backbone
 from anytag.text_encoders import StaticTextEncoder
 
 from . import metrics
-from .contestants import Answers, Watch, batches, unwatched
+from .contestants import Answers, Watch, unwatched
 from .tasks import TagTask
 
 Floats = npt.NDArray[np.floating]

@@ -11,10 +11,11 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from anytag.batching import batches
 from anytag.errors import AnytagError, MissingExtraError
 from anytag.text_encoders.prompts import article, spoken, unit
 
-from .contestants import Answers, Watch, batches, read_photos, unwatched
+from .contestants import Answers, Watch, read_photos, unwatched
 from .tasks import TagTask
 
 Floats = npt.NDArray[np.float32]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import cached_property
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
@@ -221,11 +220,6 @@ class OnnxRuntime:
             if self._asked == "cuda":
                 raise _no_cuda(str(error)) from error
             return self._open(name, [_CPU])
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def available_providers() -> list[str]:

@@ -16,11 +16,12 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
+from anytag.batching import usable_cores
 from anytag.data.rows import Row, read_rows
 from anytag.errors import AnytagError
 from anytag.images import load
 from anytag.models.folder import ModelFolder
-from anytag.models.onnx import IMAGE, OnnxRuntime, usable_cores
+from anytag.models.onnx import IMAGE, OnnxRuntime
 from anytag.parsing import Parser
 from anytag.text_encoders.captions import clean_caption
 from anytag.text_encoders.wordpiece import BETWEEN, CLS, PAD, SEP, UNKNOWN, WordPieces
