@@ -356,27 +356,44 @@ def test_drawings_never_touch_photos_nor_each_other(model: Path, photos: Path) -
 
 
 def test_drawings_replace_nothing_but_drawings_of_the_same_photo(model: Path, photos: Path) -> None:
-    mine = Path("drawn/photos/2.jpg.tags.jpg")
+    mine = Path("drawn/2.jpg.tags.jpg")
     mine.parent.mkdir(parents=True)
-    for make in (
-        lambda: shutil.copy("photos/0.jpg", mine),
-        lambda: mine.write_text("mine"),
-        lambda: mine.unlink() or mine.symlink_to("nowhere"),
-    ):
-        make()
+    for kind in ("photo", "text", "link"):
+        mine.unlink(missing_ok=True)
+        if kind == "photo":
+            shutil.copy("photos/0.jpg", mine)
+        elif kind == "text":
+            mine.write_text("mine")
+        else:
+            mine.symlink_to("nowhere")
         before = content(photos.parent)
         done = run("tag", "photos", "--draw", "drawn", "--model", model)
         assert done.exit_code == 2 and "no drawing of photos/2.jpg" in done.stderr
         assert content(photos.parent) == before
     mine.unlink()
+    Path("drawn/photos").mkdir()
+    mine = Path("drawn/photos/2.jpg.tags.jpg")
     mine.write_text("mine")
     done = run("tag", "-", "--draw", "drawn", "--model", model, stdin=b"photos/1.jpg\nphotos/2.jpg\n")
     assert done.exit_code == 1 and "Not drawn: " in done.stderr and "1 drawings failed." in done.stderr
     assert mine.read_text() == "mine" and Path("drawn/photos/1.jpg.tags.jpg").exists()
 
 
+def test_drawings_of_several_runs_stay_apart(model: Path, photos: Path) -> None:
+    Path("other").mkdir()
+    shutil.copy("photos/1.jpg", "other/0.jpg")
+    for _ in range(2):
+        for folder in ("photos", "other"):
+            done = run("tag", f"{folder}/0.jpg", "--draw", "drawn", "--model", model)
+            assert done.exit_code == 0, done.stderr
+    full = Path("drawn", *photos.parent.parts[1:], "other", "0.jpg.tags.jpg")
+    assert sorted(path for path in Path("drawn").rglob("*") if path.is_file()) == sorted(
+        [Path("drawn/0.jpg.tags.jpg"), full]
+    )
+
+
 def test_the_longest_names_have_drawings(photos: Path) -> None:
-    drawings = Drawings(Path("drawn"))
+    drawings = Drawings(Path("drawn"))  # of photos that come one by one
     names = ["x" * 250 + end for end in ("1.jpg", "2.jpg")] + [f"{photos}/0.jpg", "/elsewhere/0.jpg"]
     files = [drawings.file(name) for name in names]
     assert len({*files}) == 4
