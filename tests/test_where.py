@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from anytag import Box, ModelError, Tagger
+from anytag import Box, ModelError, Tagger, TagScore, where
 from anytag.models.card import Card
 from anytag.models.folder import write_card
 from anytag.nn.cross import CrossDecoder
@@ -174,7 +174,8 @@ def test_command_gives_boxes_and_pictures(folder: Path, photo: Path, tmp_path: P
     assert boxes
     assert all(len(Box(*box)) == 4 for box in boxes)
     assert "heat" not in rows[0]["tags"][0]
-    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["PHOTO-2.jpg", "photo.jpg"]
+    drawn = [path for path in (tmp_path / "drawn").rglob("*") if path.is_file()]
+    assert sorted(path.name for path in drawn) == ["PHOTO.png.tags.jpg", f"{photo.name}.tags.jpg"]
 
 
 @pytest.mark.parametrize("form", ["csv", "text"])
@@ -195,3 +196,16 @@ def test_embedded_model_finds_the_cat() -> None:
     assert tag.box is not None
     assert (tag.box.left + tag.box.right) / 2 < 300
     assert tag.box.right - tag.box.left > 150
+
+
+def test_labels_are_in_letters_that_a_font_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    def tag(id: str, name: str) -> TagScore:
+        return TagScore(id, name, 0.5, "vocabulary")
+
+    assert where._label(tag("dog", "Käse")) == ("Käse", None)
+    monkeypatch.setattr(where, "_fonts", lambda: ())
+    assert where._label(tag("cat", "猫")) == ("cat", None)
+    assert where._label(tag("own:猫", "猫")) == ("?", None)
+    monkeypatch.undo()
+    for font in where._fonts():
+        assert where._has_letters(font, "dog cat") and not where._has_letters(font, "dog \U0010fffe")

@@ -161,7 +161,7 @@ def check_folder(
     if target.exists() and not target.is_dir():
         raise RefusedOutputError(f"{folder} is a file: give a folder to write to")
     for name in inputs:
-        if resolved(name).is_relative_to(target):
+        if identity(name) is not None and resolved(name).is_relative_to(target):
             raise RefusedOutputError(f"{folder} holds the input {os.fspath(name)}: give another folder")
     _check_place(next(place for place in (target, *target.parents) if place.exists()), folder)
     if target.exists() and any(target.iterdir()) and not (is_earlier and _recognized(target, is_earlier)):

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,7 @@ from anytag.results import Box, TagScore
 
 if TYPE_CHECKING:
     from PIL import Image
+    from PIL.ImageFont import FreeTypeFont as Font
 
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
@@ -31,6 +34,11 @@ LEVEL = 0.4
 _FINE = 8  # places of the box's grid along each token: tokens are few
 _PANEL = 320  # pixels
 _WARM = (255, 96, 0)
+_FONT_FILES = (
+    "NotoSansCJK-Regular.ttc", "NotoSansCJKsc-Regular.otf", "SourceHanSans.ttc", "wqy-microhei.ttc",
+    "DroidSansFallbackFull.ttf", "msyh.ttc", "YuGothM.ttc", "PingFang.ttc", "Hiragino Sans GB.ttc",
+    "Arial Unicode.ttf", "arialuni.ttf", "DejaVuSans.ttf", "NotoSans-Regular.ttf", "segoeui.ttf", "Arial.ttf",
+)  # fmt: skip
 
 
 def heat_maps(where: Floats) -> Floats:
@@ -146,10 +154,45 @@ def _panel(picture: Image.Image, tag: TagScore, heat: Floats, *, scale: tuple[fl
     if tag.box is not None:
         corners = [side * scale[number % 2] for number, side in enumerate(tag.box)]
         pen.rectangle([corners[0], corners[1], corners[2] - 1, corners[3] - 1], outline="white", width=2)
-    label = f"{tag.name} {tag.score:.2f}".encode("latin-1", "replace").decode("latin-1")  # what the font has
-    pen.rectangle(pen.textbbox((5, 3), label), fill="black")
-    pen.text((5, 3), label, fill="white")
+    name, font = _label(tag)
+    label = f"{name} {tag.score:.2f}"
+    pen.rectangle(pen.textbbox((5, 3), label, font=font), fill="black")
+    pen.text((5, 3), label, fill="white", font=font)
     return panel
+
+
+def _label(tag: TagScore) -> tuple[str, Font | None]:
+    """A tag's name and a font that has its letters; without one its id, which is English, or what is left."""
+    if _is_latin(tag.name):
+        return tag.name, None
+    for font in _fonts():
+        if _has_letters(font, tag.name):
+            return tag.name, font
+    if _is_latin(tag.id):
+        return tag.id, None
+    return tag.name.encode("latin-1", "replace").decode("latin-1"), None
+
+
+def _is_latin(text: str) -> bool:
+    """Does Pillow's own font have the letters?"""
+    return all(ord(letter) < 256 for letter in text)
+
+
+@cache
+def _fonts() -> tuple[Font, ...]:
+    """Those of the system that have more than Latin letters."""
+    from PIL import ImageFont
+
+    found = []
+    for name in _FONT_FILES:
+        with suppress(OSError):  # it is not installed
+            found.append(ImageFont.truetype(name, 12))
+    return tuple(found)
+
+
+def _has_letters(font: Font, text: str) -> bool:
+    missing = bytes(font.getmask("\U0010ffff"))  # no letter, so the box that stands for those
+    return all(letter.isspace() or bytes(font.getmask(letter)) != missing for letter in text)
 
 
 def _resized(heat: Floats, width: int, height: int) -> Floats:

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from anytag.cli.outer import outer
+from anytag.cli.writers import complain
 
 FORMATS = (
     "jsonl", "parquet", "csv", "coco-captions", "coco-instances", "published", "folders", "webdataset",
@@ -106,7 +107,7 @@ class _Data:
             return
         self.wrong += 1
         if self.wrong <= _SHOWN:
-            click.secho(f"Left out: {message}", fg="red", err=True)
+            complain(f"Left out: {message}")
 
     def write(self, output: str, rows: Iterable[Row], *, format_: str | None = None) -> None:
         """Writes rows, their photos named relative to OUTPUT; the exit code says whether all went well."""

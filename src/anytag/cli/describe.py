@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from anytag.cli.outer import outer
+from anytag.cli.stream import is_terminal
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _READABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -126,7 +127,7 @@ def _ask(tags: list[Any], endpoint: Any, journal: Any, total: int, options: dict
     """Asks with a progress bar on a terminal; the first few failures are told."""
     ask = outer("data.describe", "describing tags").ask
     with click.progressbar(
-        length=total, label="Answers", file=sys.stderr, hidden=not sys.stderr.isatty()
+        length=total, label="Answers", file=sys.stderr, hidden=not is_terminal(sys.stderr)
     ) as bar:
         failures = ask(
             tags,
@@ -176,6 +177,6 @@ def _estimate(tags: int, cost: Any, options: dict[str, Any]) -> str:
 def _agreed(yes: bool) -> None:
     if yes:
         return
-    if not sys.stdin.isatty():
+    if not is_terminal(sys.stdin):
         raise click.UsageError("Add --yes to begin, or --dry-run to see only this estimate.")
     click.confirm("Begin?", abort=True, err=True)

@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
+from anytag._io import check_folder
 from anytag.cli.bar import Bar
 from anytag.cli.outer import outer
-from anytag.cli.train import on_machine, show, told
+from anytag.cli.train import is_run, on_machine, show, told
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 WHAT = "anytag distill"
@@ -38,6 +39,7 @@ def command(
     recipe = parse(outer("training.recipes", WHAT).find(student), numbers)
     show(recipe)
     run, distill = outer("training.run", WHAT), outer("training.distill", WHAT)
+    check_folder(output, [photos, teacher], is_earlier=is_run)
     how = outer("training.loop", WHAT).Machine(**machine)
     with Bar() as bar:
         task = run.Run(recipe, photos, output, how)

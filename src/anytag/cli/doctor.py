@@ -12,6 +12,8 @@ from typing import Literal
 
 import click
 
+from anytag.cli.writers import style
+
 PACKAGES = (
     "anytag",
     "numpy",
@@ -55,7 +57,7 @@ def command(model: str | None, device: Device) -> None:
 
 
 def _line(name: str, value: str, *, bad: bool = False) -> None:
-    click.echo(f"{name:<16} " + click.style(value, fg="red" if bad else None))
+    click.echo(f"{name:<16} " + style(value, fg="red" if bad else None))
 
 
 def _check(name: str, check: Callable[[], str]) -> bool:

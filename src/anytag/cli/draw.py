@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,28 +16,31 @@ if TYPE_CHECKING:
     from anytag.results import Tags
 
 SUFFIX = ".tags.jpg"
-_MARK = "anytag: tags of "
+_MARK = b"anytag: tags of "
 _LONGEST = 255 - len(SUFFIX)  # bytes of a file's name
 
 
 class Drawings:
-    """Pictures of the tags of photos in a folder, each where the photo's own path says.
+    """Pictures of the tags of photos, in a folder.
 
-    A photo below the working folder is drawn below `folder` under the same path, any other under its whole
-    path: ``cats/a.jpg`` as ``FOLDER/cats/a.jpg.tags.jpg``. So no two photos have one drawing, and no drawing
-    has the name of its photo. Each says in its comment which photo it is of, and replaces nothing but an
-    earlier drawing of that photo.
+    Below `folder` a drawing has its photo's path from the folder that all photos share; where they come one by
+    one, from the working folder, and the full path outside of it. ``holiday/cats/a.jpg`` of the photos in
+    ``holiday`` becomes ``cats/a.jpg.tags.jpg``. So no drawing has the name of its photo, and no two of a run
+    have one. Each has in its comment which photo it is of, and replaces only an earlier one of that photo.
+
+    Args:
+        folder: made where it is missing.
+        photos: all of them, where they are known.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, photos: Sequence[str] = ()) -> None:
         self.folder = folder
         self.failed = 0
+        self._photos = photos
+        self._base = _common(photos)
 
-    def check(self, photos: Iterable[str]) -> None:
-        """Holds the drawings of photos against the files that are there.
-
-        Args:
-            photos: all inputs that are known.
+    def check(self) -> None:
+        """Holds the drawings against the files that are there.
 
         Raises:
             RefusedOutputError: the folder cannot be made or written, or a drawing would replace another file.
@@ -48,19 +51,23 @@ class Drawings:
             raise RefusedOutputError(f"{self.folder} cannot be made: {place} is a file; give another folder")
         if not os.access(place, os.W_OK | os.X_OK):
             raise RefusedOutputError(f"no permission to write into {place}: give another folder")
-        inputs = list(photos)
-        there = {photo: file for photo in inputs if os.path.lexists(file := self.file(photo))}
-        files = {identity(photo) for photo in inputs} if there else set()
+        there = {photo: file for photo in self._photos if os.path.lexists(file := self.file(photo))}
+        files = {identity(photo) for photo in self._photos} if there else set()
         for photo, file in there.items():
             if identity(file) in files:
                 raise RefusedOutputError(f"{file} is an input of this run: give another folder to draw into")
             self._check(photo, file)
 
     def file(self, photo: str) -> Path:
-        """The drawing's file."""
+        """The drawing's file; by its full path where another photo has the name, from an earlier run."""
         path = Path(os.path.abspath(photo))  # noqa: PTH100  # links stay links: the path is the user's
-        here = Path.cwd()
-        relative = path.relative_to(here if path.is_relative_to(here) else path.anchor)
+        file = self._below(path, self._base)
+        if os.path.lexists(file) and _comment_of(file).startswith(_MARK) and not _is_of(file, photo):
+            return self._below(path, Path(path.anchor))
+        return file
+
+    def _below(self, path: Path, base: Path) -> Path:
+        relative = path.relative_to(base if path.is_relative_to(base) else path.anchor)
         return self.folder / relative.parent / (_short(relative.name) + SUFFIX)
 
     def of(self, results: Iterable[Tags]) -> Iterator[Tags]:
@@ -99,7 +106,7 @@ class Drawings:
             sheet.save(draft, "JPEG", comment=_comment(photo))
 
     def _check(self, photo: str, file: Path) -> None:
-        if os.path.lexists(file) and _comment_of(file) != _comment(photo):
+        if os.path.lexists(file) and not _is_of(file, photo):
             raise RefusedOutputError(
                 f"{file} is there and no drawing of {photo}: give another folder, or remove it"
             )
@@ -117,16 +124,28 @@ def _short(name: str) -> str:
     return os.fsdecode(data[: _LONGEST - 9]) + "-" + hashlib.sha256(data).hexdigest()[:8]
 
 
+def _common(photos: Sequence[str]) -> Path:
+    """The folder that photos share."""
+    try:
+        return Path(os.path.commonpath([os.path.dirname(os.path.abspath(photo)) for photo in photos]))  # noqa: PTH100, PTH120
+    except ValueError:  # none are known, or they are on several drives
+        return Path.cwd()
+
+
 def _comment(photo: str) -> bytes:
-    return os.fsencode(_MARK + os.path.abspath(photo))  # noqa: PTH100  # see Drawings.file
+    return _MARK + os.fsencode(os.path.abspath(photo))  # noqa: PTH100  # see Drawings.file
 
 
-def _comment_of(file: Path) -> bytes | None:
+def _is_of(file: Path, photo: str) -> bool:
+    return _comment_of(file) == _comment(photo)
+
+
+def _comment_of(file: Path) -> bytes:
     from PIL import Image
 
     try:
         with Image.open(file, formats=["JPEG"]) as picture:
             comment = picture.info.get("comment")
-            return comment if isinstance(comment, bytes) else None
+            return comment if isinstance(comment, bytes) else b""
     except (OSError, ValueError):
-        return None
+        return b""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Any, TypeVar
 
 import click
 
+from anytag._io import check_folder, check_output
 from anytag.cli.outer import outer
+from anytag.cli.stream import is_terminal
 
 T = TypeVar("T")
 
@@ -63,6 +66,8 @@ def command(
     Also captions (BLEU, CIDEr, METEOR) and retrieval (recall at 1, 5, 10), with 95 % bootstrap intervals. The
     summary is printed as Markdown; --output adds every tag, curves and the worst mistakes as pictures.
     """
+    if output is not None:
+        _check_report(output, options["data"])
     running, report = outer("evaluation.run", "anytag eval"), outer("evaluation.report", "anytag eval")
     asked = running.Evaluation(
         models=(model, *against),
@@ -78,9 +83,28 @@ def command(
             click.echo(f"Wrote {path}", err=True)
 
 
+def _check_report(output: Path, data: str) -> None:
+    """Holds the report's files against those that are there.
+
+    Raises:
+        RefusedOutputError: one is the data, or no report.
+    """
+    if not output.exists():
+        check_folder(output)
+        return
+    for name in ("report.json", "report.md", "report.html"):
+        check_output(output / name, [data], is_earlier=_is_report)
+
+
+def _is_report(file: Path) -> bool:
+    """Was the folder's report.json written by this command?"""
+    report = json.loads(file.with_name("report.json").read_text(encoding="utf-8"))
+    return isinstance(report, dict) and {"kind", "photos", "measured"} <= report.keys()
+
+
 def _watch(items: Iterable[T], *, total: int, what: str) -> Iterator[T]:
     """The same items, and a bar on the terminal while they come."""
-    if not sys.stderr.isatty():
+    if not is_terminal(sys.stderr):
         yield from items
         return
     from rich.console import Console

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -106,10 +106,11 @@ def stdin_chunks() -> Iterator[bytes]:
 
     Without Python's buffer, whose lock a thread that waits for more would hold when the program ends.
     """
+    read: Callable[[int], bytes]
     try:
         read = partial(os.read, sys.stdin.fileno())
     except (OSError, ValueError):  # no file, as in tests
-        read = sys.stdin.buffer.read1
+        read = sys.stdin.buffer.read  # all at once
     return iter(partial(read, 1 << 16), b"")
 
 

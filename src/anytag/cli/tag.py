@@ -43,7 +43,7 @@ _READABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "--draw",
     metavar="FOLDER",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Also draw where each tag is: FOLDER/PHOTO.tags.jpg for each PHOTO, by its whole path.",
+    help="Also draw where each tag is, as PHOTO.tags.jpg for each PHOTO, below FOLDER in folders as theirs.",
 )
 @outputs.options(*writers.NAMES, resume=True)
 @click.option(
@@ -102,12 +102,12 @@ def command(
             "--tags asks exactly these tags, --also the vocabulary and these: give one of them."
         )
     format_ = outputs.format_of(output, format_, writers.NAMES)
-    drawings = None if draw is None else Drawings(draw)
     known = named if isinstance(named, list) else []
+    drawings = None if draw is None else Drawings(draw, known)
     outputs.check_typed(photos, output)
     outputs.check(output, known, command="tag", format_=format_, overwrite=overwrite)
     if drawings is not None:
-        drawings.check(known)
+        drawings.check()
 
     from anytag.tagger import Tagger  # after all that can be wrong at once
 

@@ -9,10 +9,13 @@ from typing import Any
 
 import click
 
+from anytag._io import check_folder
 from anytag.cli.bar import Bar, duration
 from anytag.cli.outer import outer
 
 WHAT = "anytag train"
+_RUN = frozenset(("recipe.json", "state.pt", "student.pt", "log.jsonl", "beliefs.npy"))
+_BEGINNING = frozenset(("vocabulary.jsonl", "vocab.txt", "beliefs.partial"))
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
@@ -75,6 +78,9 @@ def command(
     on where it was when the same command is given again. On several devices or machines: accelerate launch -m
     anytag train ...
     """
+    if output is not None and not dry_run:
+        inputs = [one for one in (data, cache, vocabulary) if isinstance(one, Path)]
+        check_folder(output, inputs, is_earlier=is_run)
     how = outer("training.loop", WHAT).Machine(**machine)
     if recipe == "mini":
         _mini(numbers, data, output, cache, vocabulary, how)
@@ -89,6 +95,12 @@ def command(
     with Bar() as bar:
         result = run.train(run.Run(made, needed(data, "--data"), needed(output, "--output"), how), bar)
     told(result)
+
+
+def is_run(folder: Path) -> bool:
+    """Does a folder hold a run, or the little that one writes before its first step?"""
+    names = {file.name for file in folder.iterdir() if not file.name.startswith(".")}
+    return bool(names & _RUN) or names <= _BEGINNING
 
 
 def show(recipe: Any) -> None:
