@@ -67,9 +67,16 @@ def test_tagging_asks_the_vocabulary(data: Path, models: list[str]) -> None:
     found = run(asked(data, models))
     assert (found.kind, found.photos, found.tags) == ("tagging", 6, 7)
     (one,) = found.measured
-    assert {"mAP", "mAP as published", "micro AP", "precision", "recall", "F1", "macro F1", "ECE"} <= set(
-        one.figures
-    )
+    assert {
+        "mAP",
+        "mAP as published",
+        "micro AP",
+        "precision",
+        "recall",
+        "F1",
+        "macro F1",
+        "ECE of given tags",
+    } <= set(one.figures)
     assert one.figures["mAP"].low is not None
     assert [line.name for line in one.tags][:3] == ["dog", "cat", "beach"]
     assert {line.name: line.photos for line in one.tags}["animal"] == 5  # of dogs and cats
@@ -135,7 +142,9 @@ def test_unknown_entries_play_no_part() -> None:
     (one,) = evaluate_tags(task, [Fixed()], times=0).measured
     assert one.figures["mAP"].value == 100
     assert one.figures["precision"].value == 100
-    assert one.figures["ECE"].value == pytest.approx(100 * (0.6 + 0.7 + 0.2) / 3)
+    assert one.figures["ECE of all pairs"].value == pytest.approx(100 * (0.6 + 0.7 + 0.2) / 3)
+    assert one.figures["ECE of given tags"].value == pytest.approx(100 * (0.6 + 0.7) / 2)
+    assert one.figures["P@5"].value == pytest.approx(100 * 2 / 3)  # nothing is asked of the second photo
 
 
 def test_trained_tags_and_words_are_told_apart() -> None:

@@ -29,12 +29,14 @@ class Published:
         figure: its name, as in our tables.
         value: in percent.
         source: where it stands.
+        trained_on: what the model has learned from.
     """
 
     who: str
     figure: str
     value: float
     source: str
+    trained_on: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +51,7 @@ class TagTask:
         known: N×K, where presence or absence is known; None where everything is.
         ids: of the tags in a vocabulary, K, or None where tags are asked by name.
         published: figures of others.
+        halves: what the mAP of tags with trained queries is called, and that of tags by their words.
     """
 
     name: str
@@ -58,6 +61,7 @@ class TagTask:
     known: Bools | None = None
     ids: tuple[str, ...] | None = None
     published: tuple[Published, ...] = ()
+    halves: tuple[str, str] = ("mAP of trained tags", "mAP of tags by their words")
 
     def part(self, *, photos: Sequence[int] | None = None, tags: Sequence[int] | None = None) -> TagTask:
         """Some of the photos, some of the tags; None keeps all."""
@@ -86,6 +90,11 @@ class TextTask:
     photos: tuple[Path, ...]
     captions: tuple[tuple[str, ...], ...]
     published: tuple[Published, ...] = ()
+
+    def part(self, *, photos: Sequence[int]) -> TextTask:
+        """Some of the photos."""
+        own = {"photos": tuple(self.photos[n] for n in photos)}
+        return replace(self, **own, captions=tuple(self.captions[n] for n in photos))
 
 
 def rows_of(path: Path, *, split: str, source: str | None = None, limit: int | None = None) -> list[Row]:
