@@ -105,7 +105,7 @@ class ClassifierWithText:
     """The backbone's ImageNet classifier; similar words of the text table carry its probabilities to names.
 
     Of several ways to carry them, the one with the highest mAP on the very photos it is judged by counts,
-    which favours the rival. But it has seen none of the labels that it is asked for, unless they are ImageNet's.
+    which favours the rival. But it has seen no labels but ImageNet's.
     """
 
     trained_on = (

@@ -162,7 +162,7 @@ class _Sheet:
     def given(self) -> Bools | None:
         """N×K at the contestant's own thresholds."""
         thresholds = self.answers.thresholds
-        return None if thresholds is None else self.scores >= thresholds
+        return None if thresholds is None else self.scores >= thresholds.astype(np.float32)
 
 
 def measure(

@@ -201,7 +201,8 @@ class Reliability:
         counted = np.ones_like(present) if chosen is None else chosen
         photo = np.nonzero(counted)[0]
         score = scores[counted].astype(np.float64)
-        place = photo * bins + np.clip((score * bins).astype(np.int64), 0, bins - 1)
+        at = (score * bins + 1e-5).astype(np.int64)  # 0.9 in float32 is a little less, and is of 0.9 to 0.95
+        place = photo * bins + np.clip(at, 0, bins - 1)
         length = len(scores) * bins
         parts = (np.bincount(place, weights, length) for weights in (None, score, present[counted]))
         return cls(*(part.reshape(len(scores), bins).astype(np.float64) for part in parts))
