@@ -384,3 +384,21 @@ def test_all_words_of_a_chart_are_within_it() -> None:
     for where, anchor, text in re.findall(r'<text x="([\d.]+)"[^>]*?(text-anchor="\w+")?>([^<]*)<', drawn):
         half = {'text-anchor="middle"': 0.5, 'text-anchor="end"': 0}.get(anchor, 1)
         assert float(where) + 6.5 * len(text) * half <= width, text
+
+
+def test_a_photo_with_a_row_for_each_caption_counts_once(
+    data: Path, models: list[str], tmp_path: Path
+) -> None:
+    rows = [
+        Row(str(data.parent / f"{n}.png"), "told", "test", captions=(said,), tags=(f"tag {place}",))
+        for n in range(3)
+        for place, said in enumerate(("A dog .", "A cat on a beach ."))
+    ]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    found = rows_of(tmp_path / "rows.jsonl", split="test", limit=2)
+    assert [(row.captions, row.tags) for row in found] == [
+        (("A dog .", "A cat on a beach ."), ("tag 0", "tag 1"))
+    ] * 2
+    measured = run(asked(tmp_path / "rows.jsonl", models, kind="retrieval"))
+    assert measured.photos == 3
+    assert run(asked(tmp_path / "rows.jsonl", models)).measured[0].tags[0].photos == 3

@@ -98,7 +98,7 @@ class TextTask:
 
 
 def rows_of(path: Path, *, split: str, source: str | None = None, limit: int | None = None) -> list[Row]:
-    """Rows of one split, and of one source when it is named; at most `limit` of them.
+    """Rows of one split, and of one source when it is named: one a photo, of at most `limit` photos.
 
     Args:
         path: rows.jsonl, or another format that `anytag data` reads; where it has no splits, all is this one.
@@ -112,7 +112,25 @@ def rows_of(path: Path, *, split: str, source: str | None = None, limit: int | N
         there = sorted({f"--split {row.split} --source {row.source}" for row in rows})
         wanted = f"--split {split}" + (f" --source {source}" if source else "")
         raise AnytagError(f"{path}: no row for {wanted}; there are: {', '.join(there) or 'no rows at all'}")
-    return found[:limit]
+    return by_photo(found)[:limit]
+
+
+def by_photo(rows: Sequence[Row]) -> list[Row]:
+    """One row a photo, with all that its rows say: many sets have a row a caption, but a photo counts once."""
+    joined: dict[str, Row] = {}
+    for row in rows:
+        first = joined.get(row.image)
+        if first is None:
+            joined[row.image] = row
+            continue
+        joined[row.image] = replace(
+            first,
+            captions=(*first.captions, *row.captions),
+            tags=tuple(dict.fromkeys((*first.tags, *row.tags))),
+            absent=tuple(dict.fromkeys((*first.absent, *row.absent))),
+            origins=(),
+        )
+    return list(joined.values())
 
 
 def vocabulary_task(name: str, rows: Sequence[Row], *, root: Path, vocabulary: Vocabulary) -> TagTask:
