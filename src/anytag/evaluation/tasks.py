@@ -116,7 +116,7 @@ def rows_of(path: Path, *, split: str, source: str | None = None, limit: int | N
 
 
 def by_photo(rows: Sequence[Row]) -> list[Row]:
-    """One row a photo, with all that its rows say: many sets have a row a caption, but a photo counts once."""
+    """One row a photo, with all that its rows say: where each caption has a row, a photo counts once."""
     joined: dict[str, Row] = {}
     for row in rows:
         first = joined.get(row.image)
