@@ -37,8 +37,16 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
     help="Another kind beside it: open_clip:NAME@WEIGHTS, open_clip:local-dir:FOLDER, transformers:NAME, "
     "imagenet:tf_efficientnet_lite0.",
 )  # fmt: skip
+@click.option(
+    "--prompts", type=click.Choice(["one", "ensemble"]), default="one", show_default=True,
+    help="What open_clip and transformers are told of a name: one sentence, or the mean of RAM's 63.",
+)  # fmt: skip
 @click.option("--images", metavar="FOLDER", type=_FOLDER, help="Where the photos of a benchmark are.")
 @click.option("--lists", metavar="FOLDER", type=_FOLDER, help="Where the annotations of a benchmark are.")
+@click.option(
+    "--allow-missing", is_flag=True,
+    help="Go on when more than 1 % of a benchmark's photos are not there; published figures are left out.",
+)  # fmt: skip
 @click.option("--split", metavar="NAME", default="test", show_default=True, help="Which rows of FILE.")
 @click.option("--source", metavar="NAME", help="Only rows of this source.")
 @click.option("--limit", metavar="N", type=click.IntRange(min=1), help="Only the first N photos.")
@@ -61,7 +69,7 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 def command(
     model: str | None, against: tuple[str, ...], rival: tuple[str, ...], output: Path | None, **options: Any
 ) -> None:
-    """Measure MODEL (the embedded one unless named): average precision, precision and recall, calibration.
+    """Measure MODEL (the embedded one unless named): average precision, precision and recall, reliability.
 
     Also captions (BLEU, CIDEr, METEOR) and retrieval (recall at 1, 5, 10), with 95 % bootstrap intervals. The
     summary is printed as Markdown; --output adds every tag, curves and the worst mistakes as pictures.
@@ -77,7 +85,7 @@ def command(
         **options,
     )
     found = running.run(asked, watch=_watch)
-    click.echo("\n".join(report.facts(found)) + "\n\n" + report.as_markdown(report.summary(found)))
+    click.echo(report.overview(found))
     if output is not None:
         for path in report.write(found, output):
             click.echo(f"Wrote {path}", err=True)

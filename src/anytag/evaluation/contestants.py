@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from .tasks import TagTask
 Floats = npt.NDArray[np.floating]
 T = TypeVar("T")
 
+PromptSet = Literal["one", "ensemble"]
 RIVALS = ("open_clip", "transformers", "imagenet")
 
 
@@ -60,7 +61,7 @@ class Answers:
 
 
 class Contestant(Protocol):
-    """Something to measure."""
+    """Something to measure; it may say in `trained_on` what it has learned from."""
 
     @property
     def name(self) -> str: ...
@@ -74,6 +75,7 @@ class TaggerContestant:
     def __init__(self, tagger: Tagger, *, name: str | None = None) -> None:
         self.tagger = tagger
         self.name = name or tagger.card.name
+        self.trained_on = tagger.card.training_data
 
     def answer(self, task: TagTask, *, watch: Watch = unwatched) -> Answers:
         """Tags of a vocabulary are found by id, then by name; others are asked by their words."""
@@ -91,6 +93,8 @@ class TaggerContestant:
             for tag in found.tags:
                 scores[number, columns.get(tag.id if by_id else tag.name, [])] = tag.score
         thresholds = np.array([tag.threshold if tag else OWN_THRESHOLD for tag in known])
+        if self.tagger.card.strict:  # a score must be above, not at its threshold
+            thresholds = np.nextafter(thresholds.astype(np.float32), np.float32(2)).astype(np.float64)
         return Answers(scores, failed, thresholds, tuple(tag is not None for tag in known))
 
     def _known(self, task: TagTask, column: int) -> Tag | None:
@@ -123,11 +127,12 @@ def read_photos(paths: Sequence[Path], *, near: int) -> tuple[list[npt.NDArray[n
     return pixels, failed
 
 
-def contestant(spec: str | None, *, device: Device = "auto") -> Contestant:
+def contestant(spec: str | None, *, device: Device = "auto", prompts: PromptSet = "one") -> Contestant:
     """What is written after `--rival`, or a model of ours by name or folder; None is the embedded one.
 
     Args:
         spec: "open_clip:NAME@WEIGHTS", "transformers:NAME", "imagenet:BACKBONE", or a model.
+        prompts: what open_clip's and transformers' models are told of a name.
 
     Raises:
         AnytagError: there is no such model; MissingExtraError where its packages are missing.
@@ -137,8 +142,8 @@ def contestant(spec: str | None, *, device: Device = "auto") -> Contestant:
         return TaggerContestant(Tagger.load(spec, device=device))
     if not name:
         raise AnytagError(f"the rival {spec!r} lacks a name, as in {kind}:NAME")
-    module = import_module(f"{__package__}.{'imagenet' if kind == 'imagenet' else 'rivals'}")
-    rival: Contestant = (
-        module.ClassifierWithText(name) if kind == "imagenet" else module.zero_shot(kind, name)
-    )
+    if kind == "imagenet":
+        classifier: Contestant = import_module(f"{__package__}.imagenet").ClassifierWithText(name)
+        return classifier
+    rival: Contestant = import_module(f"{__package__}.rivals").zero_shot(kind, name, prompts=prompts)
     return rival
