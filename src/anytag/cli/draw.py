@@ -23,8 +23,8 @@ _LONGEST = 255 - len(SUFFIX)  # bytes of a file's name
 class Drawings:
     """Pictures of the tags of photos, in a folder.
 
-    Below `folder` a drawing has its photo's path from the folder that all photos share; where they come one by
-    one, from the working folder, and the full path outside of it. ``holiday/cats/a.jpg`` of the photos in
+    Below `folder` a drawing has its photo's path from the folder that all photos share; where they come one
+    by one, from the working folder, and the full path outside of it. ``holiday/cats/a.jpg`` of the photos in
     ``holiday`` becomes ``cats/a.jpg.tags.jpg``. So no drawing has the name of its photo, and no two of a run
     have one. Each has in its comment which photo it is of, and replaces only an earlier one of that photo.
 
