@@ -213,11 +213,13 @@ def test_a_full_disk_is_exit_code_3_and_loses_nothing(model: Path, photos: Path)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-@pytest.mark.parametrize("command", ["tag photos", "models", "tag photos --output /dev/full"])
+@pytest.mark.parametrize(
+    "command", ["tag photos", "models", "tag photos --output /dev/full", "--help", "--version", "tag --help"]
+)
 def test_a_stdout_that_takes_no_more_is_exit_code_3(model: Path, photos: Path, command: str) -> None:
     words = command.split()
     with Path("/dev/full").open("w") as full:
-        more = ["--model", str(model)] if words[0] == "tag" else []
+        more = ["--model", str(model)] if "photos" in words else []
         process = start(*words, *more, stdout=full if "--output" not in words else subprocess.PIPE)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 3, said

@@ -95,7 +95,7 @@ class _Stream(Generic[In]):
 
     def take(self) -> list[In]:
         with self._changed:
-            if self._reader.ident is None:
+            if self._reader.ident is None and not self._ended:
                 self._reader.start()
             self._changed.wait_for(lambda: self._arrived or self._ended)
             while 0 < len(self._arrived) < self._size and not self._ended and self._changed.wait(LINGER):

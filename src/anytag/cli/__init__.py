@@ -55,7 +55,11 @@ class _Commands(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         _open_closed_descriptors()
-        return super().main(*args, **kwargs)
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:  # of --help and --version; commands are looked after below
+            click.echo(f"Error: {_failure(error).message}", err=True)
+            sys.exit(NOT_WRITTEN)
 
     def invoke(self, ctx: click.Context) -> Any:
         from anytag.errors import AnytagError, OutputError, RefusedOutputError

@@ -78,6 +78,7 @@ def command(
     from anytag.retriever import Gallery, Retriever
 
     retriever = Retriever.load(model, device=device)
+    summary = stream.Summary()
     if named is None and gallery is not None:
         seen = Gallery.read(gallery)
     else:
@@ -89,7 +90,7 @@ def command(
         for text in texts:
             found = retriever.rank(seen, text, top_k=top_k, shortlist=shortlist)
             sink.write(_rows(found, text, format_))
-    _report(seen)
+    _report(seen, summary)
 
 
 def _rows(matches: tuple[Match, ...], text: str, format_: str) -> str:
@@ -110,9 +111,8 @@ def _is_gallery(path: Path) -> bool:
     return True
 
 
-def _report(seen: Gallery) -> None:
+def _report(seen: Gallery, summary: stream.Summary) -> None:
     """Says what failed, and ends with 1 where anything did."""
-    summary = stream.Summary()
     for path in seen.paths:
         summary.add(path, None)
     for path, failure in seen.failed:

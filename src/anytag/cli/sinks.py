@@ -212,6 +212,11 @@ class File:
 
     def _go_on(self, run: dict[str, Any]) -> None:
         earlier = _run_in(self._run_file)
+        if not earlier:
+            raise RefusedOutputError(
+                f"{self.part} cannot be gone on with: {self._run_file}, which says what made it, is missing "
+                "or damaged; remove it to begin anew"
+            )
         if other := sorted(name for name in {**earlier, **run} if earlier.get(name) != run.get(name)):
             raise RefusedOutputError(
                 f"{self.part} was made with another {', '.join(other).replace('_', '-')}: "
