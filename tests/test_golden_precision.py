@@ -94,4 +94,4 @@ def asked_network(case: Case) -> tuple[TagNetwork, Question]:
 def tags(case: Case, question: Question, runtime: Scorer) -> list[set[str]]:
     """What the case's photos are given."""
     tokens = case.outputs["image_embeds"].astype(np.float32)
-    return [{tag.id for tag in photo} for photo in question.answer(runtime, tokens, tokens[:, 0])]
+    return [{tag.id for tag in photo.tags} for photo in question.answer(runtime, tokens, tokens[:, 0])]

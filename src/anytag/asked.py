@@ -6,30 +6,28 @@ cheap first pass chooses from for each photo, and those that are decoded for eve
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from anytag.errors import AnytagError, ModelError, VocabularyError
+from anytag.errors import ModelError, VocabularyError, brief
 from anytag.models.folder import ModelFolder
 from anytag.models.onnx import Rows
 from anytag.models.tensors import map_tensors
 from anytag.models.text_onnx import open_text_encoder
+from anytag.queries.requests import Ask, Requested, check_numbers, parse_requests
 from anytag.results import Source, TagScore
 from anytag.text_encoders import StaticTextEncoder, TextEncoder
-from anytag.text_encoders.queries import Prompts, tag_rows
-from anytag.vocabulary import OWN, Asked, Vocabulary, parse_asked
+from anytag.text_encoders.queries import Prompts, check_texts, tag_rows
+from anytag.vocabulary import OWN, Asked, Tag, Vocabulary
 
 Floats = npt.NDArray[np.float32]
 Indexes = npt.NDArray[np.int64]
-Ask = str | Asked
-"""A tag as users ask it: "name", "name: description; description", or the same already parsed."""
-
 OWN_THRESHOLD = 0.5
 # Tags decoded in one run, and floats of their queries: bounds memory when thousands are asked.
 _PIECE, _PIECE_FLOATS = 256, 1 << 23
@@ -43,6 +41,7 @@ _ONE_THREAD = (
 # they show is far enough: of 128 normal changes the largest is 2.7 standard deviations, so 5 of them.
 _SETTLED, _SAFE = 128, 2
 _NOTHING: npt.NDArray[Any] = np.zeros(0, np.float32)
+_NAME_WORDS = 4  # of a name in another language, at most
 _REMEMBERED = 20_000  # own tags whose vectors are kept: 20,000 of 3 rows and 256 floats are 60 MB
 
 
@@ -131,6 +130,13 @@ class Bank:
         return np.sort(np.argpartition(-logits, count - 1, axis=1)[:, :count], axis=1)
 
 
+class Answer(NamedTuple):
+    """The tags of a photo, and those of `also` that score below their threshold, both by falling score."""
+
+    tags: tuple[TagScore, ...]
+    below: tuple[TagScore, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Question:
     """K tags asked of every photo: first those of `bank`, if there is one, then those of `queries`.
@@ -146,6 +152,7 @@ class Question:
         queries: float32 O×P×R, decoded for every photo.
         top_k: how many tags a photo gets at most.
         strict: a score that equals the threshold is left out too.
+        added: of the last so many tags, lower scores are told apart.
     """
 
     ids: tuple[str, ...]
@@ -160,8 +167,9 @@ class Question:
     shortlist: int | None = None
     top_k: int | None = None
     strict: bool = False
+    added: int = 0
 
-    def answer(self, runtime: Scorer, tokens: Floats, pooled: Floats) -> list[tuple[TagScore, ...]]:
+    def answer(self, runtime: Scorer, tokens: Floats, pooled: Floats) -> list[Answer]:
         """The tags of each photo, by falling score.
 
         Args:
@@ -261,10 +269,15 @@ class Question:
     def _numbers(self) -> dict[tuple[str, str], int]:
         return {key: number for number, key in enumerate(zip(self.ids, self.names, strict=True))}
 
-    def _choose(self, scores: npt.NDArray[np.float64]) -> tuple[TagScore, ...]:
-        over = np.greater if self.strict else np.greater_equal
-        kept = np.flatnonzero(over(scores, self.threshold))
-        best = kept[np.argsort(-scores[kept], kind="stable")][: self.top_k]
+    def _choose(self, scores: npt.NDArray[np.float64]) -> Answer:
+        is_over = (np.greater if self.strict else np.greater_equal)(scores, self.threshold)
+        is_added = np.arange(len(scores)) >= len(scores) - self.added
+        tags = self._sorted(scores, np.flatnonzero(is_over))[: self.top_k]
+        return Answer(tags, self._sorted(scores, np.flatnonzero(is_added & ~is_over)))
+
+    def _sorted(self, scores: npt.NDArray[np.float64], index: Indexes) -> tuple[TagScore, ...]:
+        """Some tags by falling score."""
+        best = index[np.argsort(-scores[index], kind="stable")]
         return tuple(
             # six digits: more would be noise, and half of the output
             TagScore(self.ids[i], self.names[i], float(f"{score:.6g}"), self.sources[i])
@@ -274,36 +287,47 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One asked tag: which trained query (None: its own words are encoded), and how it appears in results."""
+    """One tag to ask, by the trained query of a number or else by its words, and how results show it."""
 
     trained: int | None
-    asked: Asked
     id: str
     name: str
+    threshold: float = OWN_THRESHOLD
+    words: Asked | None = None
+
+    @property
+    def source(self) -> Source:
+        return "own" if self.trained is None else "vocabulary"
 
 
 class Questions:
     """Makes questions for one model; remembers the vectors of own tags and the last few questions.
 
+    Args:
+        folder: the model.
+        vocabulary: the tags that are asked where the user names none, with their names and thresholds; by
+            default the model's own. A tag that the model does not know is asked by its words.
+
     Raises:
         VocabularyError, ModelError: the folder's vocabulary, queries or text encoder cannot be read.
     """
 
-    def __init__(self, folder: ModelFolder) -> None:
+    def __init__(self, folder: ModelFolder, vocabulary: Vocabulary | None = None) -> None:
         self.card = folder.card
-        self.vocabulary = Vocabulary.read(folder.file("vocabulary.jsonl"))
+        self.learned = Vocabulary.read(folder.file("vocabulary.jsonl"))
+        self.vocabulary = self.learned if vocabulary is None else vocabulary
         self._folder = folder
         self._bank = Bank.read(
-            folder.file("queries.safetensors"), tags=len(self.vocabulary), width=folder.card.width
+            folder.file("queries.safetensors"), tags=len(self.learned), width=folder.card.width
         )
         self._own: dict[Asked, Floats] = {}
         self._prepared = lru_cache(maxsize=8)(self._prepare)
 
     def prepare(
         self,
-        tags: Iterable[Ask] | None,
+        tags: Iterable[Ask] | Mapping[str, object] | None,
         *,
-        also: Iterable[Ask] | None,
+        also: Iterable[Ask] | Mapping[str, object] | None,
         top_k: int | None,
         threshold: float | None,
     ) -> Question:
@@ -313,23 +337,19 @@ class Questions:
                 "both tags and also were given: tags asks exactly these, also asks the vocabulary and these; "
                 "give one of them"
             )
-        if top_k is not None and top_k < 1:
-            raise AnytagError(f"top_k is {top_k}: expected 1 or more")
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise AnytagError(f"threshold is {threshold}: expected a probability from 0 to 1")
-        return self._prepared(_parse(tags, "tags"), _parse(also, "also"), top_k, threshold)
+        check_numbers(top_k, threshold)
+        return self._prepared(parse_requests(tags, "tags"), parse_requests(also, "also"), top_k, threshold)
 
     def _prepare(
         self,
-        tags: tuple[Asked, ...] | None,
-        also: tuple[Asked, ...] | None,
+        tags: tuple[Requested, ...] | None,
+        also: tuple[Requested, ...] | None,
         top_k: int | None,
         threshold: float | None,
     ) -> Question:
         if tags is not None:
             return self._exactly(self._rows(tags), top_k=top_k, threshold=threshold or 0.0)
-        own = [row for row in self._rows(also or ()) if row.trained is None]
-        return self._with_vocabulary(own, top_k=top_k, threshold=threshold)
+        return self._with_vocabulary(self._rows(also or ()), top_k=top_k, threshold=threshold)
 
     def _exactly(self, rows: Sequence[_Row], *, top_k: int | None, threshold: float) -> Question:
         shown = len(rows)
@@ -339,7 +359,7 @@ class Questions:
         return Question(
             ids=tuple(row.id for row in rows),
             names=tuple(row.name for row in rows),
-            sources=tuple("own" if row.trained is None else "vocabulary" for row in rows),
+            sources=tuple(row.source for row in rows),
             slope=slope,
             bias=bias,
             threshold=np.where(np.arange(len(rows)) < shown, threshold, np.inf),
@@ -350,49 +370,87 @@ class Questions:
         )
 
     def _with_vocabulary(
-        self, own: Sequence[_Row], *, top_k: int | None, threshold: float | None
+        self, requested: Sequence[_Row], *, top_k: int | None, threshold: float | None
     ) -> Question:
+        """Every tag that the model learned is in the bank; those that are not asked have no way over their
+        thresholds, but raise broader ones as ever."""
+        shown, added = self._shown(requested)
+        rows = [shown.get(k) or _Row(k, tag.id, tag.name, np.inf) for k, tag in self._numbered]
+        rows += added
         count, shortlist = len(self._bank), self.card.shortlist
-        # the first pass may lose a tag that scores below its own threshold, so only where those decide
-        decode_all = threshold is not None or shortlist >= count or (top_k or 0) > shortlist
-        sources: list[Source] = ["vocabulary" for _ in range(count)]
-        sources += ["own" for _ in own]
-        slope, bias = self._calibration([*range(count), *(None for _ in own)])
-        thresholds = [tag.threshold for tag in self.vocabulary] + [OWN_THRESHOLD] * len(own)
+        thresholds = np.array([row.threshold for row in rows])
+        # the first pass may lose a tag that scores below the model's own threshold for it
+        is_lower = bool((thresholds[:count] < [tag.threshold for tag in self.learned]).any())
+        decode_all = threshold is not None or is_lower or shortlist >= count or (top_k or 0) > shortlist
+        if threshold is not None:
+            thresholds = np.where(np.isinf(thresholds), np.inf, threshold)
+        trained = [row.trained for row in rows]
+        slope, bias = self._calibration(trained)
         return Question(
-            ids=(*(tag.id for tag in self.vocabulary), *(row.id for row in own)),
-            names=(*(tag.name for tag in self.vocabulary), *(row.name for row in own)),
-            sources=tuple(sources),
+            ids=tuple(row.id for row in rows),
+            names=tuple(row.name for row in rows),
+            sources=tuple(row.source for row in rows),
             slope=slope,
             bias=bias,
-            threshold=np.array(thresholds) if threshold is None else np.full(len(thresholds), threshold),
-            queries=_pad([self._queries(row) for row in own]),
-            below=self._pairs([*range(count), *(None for _ in own)]),
+            threshold=thresholds,
+            queries=_pad([self._queries(row) for row in added]),
+            below=self._pairs(trained),
             bank=self._bank,
             shortlist=None if decode_all or self._bank.coarse is None else shortlist,
             top_k=top_k,
             strict=self.card.strict,
+            added=sum(row.trained is None for row in requested),
         )
 
-    def _rows(self, asked: Iterable[Asked]) -> list[_Row]:
-        """Asked tags matched with the vocabulary; the same tag asked twice counts once.
+    def _shown(self, requested: Sequence[_Row]) -> tuple[dict[int, _Row], list[_Row]]:
+        """What is asked with the vocabulary: rows of the bank by number, and rows of words, requested last.
 
-        A name that the vocabulary knows is shown as it was asked, under the known tag's id.
+        A requested tag that is asked by its words takes the place of the vocabulary's tag of that name.
+        """
+        names = {row.name.casefold() for row in requested if row.trained is None}
+        rows = [self._row(tag) for tag in self.vocabulary if tag.name.casefold() not in names]
+        own = [row for row in rows if row.trained is None]
+        shown = {row.trained: row for row in rows if row.trained is not None}
+        for row in requested:
+            if row.trained is None:
+                own.append(row)
+            else:
+                shown.setdefault(row.trained, row)
+        return shown, own
+
+    @cached_property
+    def _numbered(self) -> list[tuple[int, Tag]]:
+        return list(enumerate(self.learned))
+
+    def _row(self, tag: Tag) -> _Row:
+        """A tag of a vocabulary, asked with its trained query, or by its words where the model has none."""
+        if tag.id in self.learned:
+            return _Row(self.learned.index(tag.id), tag.id, tag.name, tag.threshold)
+        return _Row(None, tag.id, tag.name, tag.threshold, Asked(tag.name, tag.synonyms))
+
+    def _requested_row(self, one: Requested) -> _Row:
+        """A bare name that is known is shown as it was asked, under the known tag's id; a described tag is
+        asked as it is described, whatever its name."""
+        if isinstance(one, Tag):
+            return self._row(one)
+        known = None if one.descriptions else self.vocabulary.find(one.name) or self.learned.find(one.name)
+        if known:
+            return replace(self._row(known), name=one.name)
+        return _Row(None, OWN + one.name, one.name, words=one)
+
+    def _rows(self, requested: Iterable[Requested]) -> list[_Row]:
+        """Requested tags matched with the vocabulary; the same tag asked twice counts once.
+
+        Raises:
+            VocabularyError: one name stands for two things.
         """
         rows: dict[tuple[str, str], _Row] = {}
-        for one in asked:
-            known = self.vocabulary.find(one.name)
-            if known is not None:
-                row = _Row(self.vocabulary.index(known.id), one, known.id, one.name)
-            else:
-                row = _Row(None, one, OWN + one.name, one.name)
-                earlier = rows.get((row.id, row.name))
-                if earlier is not None and earlier.asked != one:
-                    texts = "; ".join((*earlier.asked.descriptions, *one.descriptions))
-                    raise VocabularyError(
-                        f"the tag {one.name!r} was asked twice with different descriptions; give it once, "
-                        f"with all: '{one.name}: {texts}'"
-                    )
+        by_name: dict[str, _Row] = {}
+        for one in requested:
+            row = self._requested_row(one)
+            earlier = by_name.setdefault(row.name, row)
+            if earlier != row and not (earlier.trained is not None and row.trained is not None):
+                raise VocabularyError(_twice(earlier, row))
             rows.setdefault((row.id, row.name), row)
         return list(rows.values())
 
@@ -402,25 +460,75 @@ class Questions:
         Raises:
             VocabularyError: an id is not in the vocabulary.
         """
-        numbers = [self.vocabulary.index(key) for key in ids]
+        numbers = [self.learned.index(key) for key in ids]
         return self._bank.queries(np.array(numbers, np.int64)), self._calibration(numbers)
 
     def _queries(self, row: _Row) -> Floats:
         """float32 P×D: trained, or in the user's words, as the card's text encoder is asked."""
-        if row.trained is not None:
+        if row.words is None:
             return self._bank.queries(np.asarray(row.trained))
-        queries = self._own.get(row.asked)
+        queries = self._own.get(row.words)
         if queries is None:
             if len(self._own) >= _REMEMBERED:
                 self._own.clear()
-            asked, encoder = row.asked, self._encoder
-            said = tag_rows(asked.name, asked.descriptions, encoder, prompts=self._prompts)
-            queries = self._own[asked] = self._projected(said)
+            queries = self._own[row.words] = self._encoded(row.words, row.id)
         return queries
+
+    def _encoded(self, words: Asked, id: str) -> Floats:
+        """float32 P×D of a tag's words.
+
+        Raises:
+            VocabularyError: they say nothing to the text encoder; names the tag, if it is of a vocabulary.
+            ModelError: the model has no text encoder.
+        """
+        try:
+            encoder = self._encoder
+            texts = [self.readable(text) for text in (words.name, *words.descriptions)]
+            return self._projected(tag_rows(texts[0], texts[1:], encoder, prompts=self._prompts))
+        except (VocabularyError, ModelError) as error:
+            if id.startswith(OWN):
+                raise
+            raise VocabularyError(
+                f"the tag {brief(id)} of the vocabulary is none that the model learned, so it is asked by "
+                f"its words, and {error}"
+            ) from error
 
     def words(self, texts: Sequence[str]) -> Floats:
         """Texts as queries, each on its own, whatever the vocabulary knows: float32 M×1×D."""
-        return self._projected(self._encoder.encode(texts))[:, None]
+        check_texts(texts)
+        return self._projected(self._encoder.encode([self.readable(text) for text in texts]))[:, None]
+
+    def readable(self, text: str) -> str:
+        """A text in which names that the vocabulary has in another language stand in English.
+
+        Only where the text encoder does not know a word: "eine rote Katze" is asked as "eine rote cat".
+        """
+        unknown = set(self._unknown(text))
+        if not unknown:
+            return text
+        words, said = text.split(), []
+        while words:
+            for count in range(min(_NAME_WORDS, len(words)), 0, -1):
+                known = self.learned.find(" ".join(words[:count])) if unknown & {*words[:count]} else None
+                if known or count == 1:
+                    break
+            said.append(known.name if known else words[0])
+            del words[:count]
+        return " ".join(said)
+
+    def unknown_words(self, requests: Iterable[Requested]) -> tuple[str, ...]:
+        """Words that the text encoder does not know, of requested tags that are asked by their words.
+
+        It spells them in pieces, or leaves them out, so that scores say little.
+        """
+        rows = [row.words for row in self._rows(requests) if row.words is not None]
+        texts = [self.readable(text) for one in rows for text in (one.name, *one.descriptions)]
+        return tuple(dict.fromkeys(word for text in texts for word in self._unknown(text)))
+
+    def _unknown(self, text: str) -> tuple[str, ...]:
+        """None where the encoder reads every text: CLIP's wordpieces are trained on all of them."""
+        encoder = self._encoder
+        return encoder.unknown_words(text) if isinstance(encoder, StaticTextEncoder) else ()
 
     @cached_property
     def _encoder(self) -> TextEncoder:
@@ -453,11 +561,11 @@ class Questions:
         """What must be decoded besides, so that a tag scores the same whether asked alone or with all."""
         asked = {number for number in trained if number is not None}
         below = [
-            (number, self.vocabulary[number])
-            for number, above in enumerate(self.vocabulary.broader)
+            (number, self.learned[number])
+            for number, above in enumerate(self.learned.broader)
             if number not in asked and asked.intersection(above)
         ]
-        return [_Row(number, Asked(tag.name), tag.id, tag.name) for number, tag in below]
+        return [_Row(number, tag.id, tag.name) for number, tag in below]
 
     def _pairs(self, trained: Sequence[int | None]) -> Indexes:
         """Pairs of a tag and a broader one among those asked, by their place in `trained`: int64 E×2."""
@@ -469,34 +577,25 @@ class Questions:
             (place, other)
             for place, number in enumerate(trained)
             if number is not None
-            for parent in self.vocabulary.broader[number]
+            for parent in self.learned.broader[number]
             for other in places.get(parent, ())
         ]
         return np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
 
-def _parse(tags: Iterable[Ask] | None, what: str) -> tuple[Asked, ...] | None:
-    """Asked tags, parsed.
-
-    Raises:
-        VocabularyError: not a list of tags, or an empty one.
-    """
-    if tags is None:
-        return None
-    if isinstance(tags, str):
-        raise VocabularyError(f"{what} is the text {tags!r}: expected a list, as in {what}=[{tags!r}]")
-    parsed = tuple(_parse_one(tag) for tag in tags)
-    if not parsed:
-        raise VocabularyError(f"{what} is empty: give a tag, or leave {what} out for the whole vocabulary")
-    return parsed
-
-
-def _parse_one(tag: Ask) -> Asked:
-    if isinstance(tag, Asked):
-        return tag
-    if isinstance(tag, str):
-        return parse_asked(tag)
-    raise VocabularyError(f"a tag cannot be a {type(tag).__name__}: give text such as 'red car', or an Asked")
+def _twice(one: _Row, other: _Row) -> str:
+    """Why two different requests cannot have one name."""
+    words = [row.words for row in (one, other) if row.words]
+    texts = "; ".join(dict.fromkeys(text for asked in words for text in asked.descriptions))
+    if one.id == other.id:
+        return (
+            f"the tag {brief(one.name)} was asked twice with different descriptions; give it once, with all: "
+            f"{brief(f'{one.name}: {texts}')}"
+        )
+    return (
+        f"the name {brief(one.name)} was asked for two tags, so that nobody could tell their scores apart; "
+        f"give one of them another name, as in {brief(f'my {one.name}: {texts or one.name}')}"
+    )
 
 
 def _pad(queries: Sequence[Floats]) -> Floats:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from anytag.cli import paths, stream, writers
+from anytag.cli import lists, paths, stream, writers
 
 if TYPE_CHECKING:
     from anytag.results import Caption
@@ -18,13 +18,19 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.command("caption", short_help="Write a sentence about photos.")
-@click.argument("photos", metavar="PATH...", nargs=-1, required=True)
+@click.argument("photos", metavar="PATH...", nargs=-1, type=paths.PATH)
 @click.option(
     "--tags",
     metavar='"A,B,C"',
-    help='What the sentences shall speak of; "" leaves them free of any guidance.',
+    multiple=True,
+    help='What the sentences shall speak of; "" leaves them free of any guidance. May be repeated.',
 )
-@click.option("--exclude-tags", metavar='"X,Y"', help="What they must not speak of, in any form.")
+@click.option(
+    "--exclude-tags",
+    metavar='"X,Y"',
+    multiple=True,
+    help="What they must not speak of, in any form, nor of what is narrower. May be repeated.",
+)
 @click.option(
     "--beams",
     metavar="N",
@@ -32,7 +38,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     help="Sentences that are followed at once.  [default: the model's]",
 )
 @click.option("--sample", is_flag=True, help="Draw words at random instead, from the likely ones.")
-@click.option("--seed", metavar="N", type=int, default=0, show_default=True, help="Of --sample.")
+@click.option("--seed", metavar="N", type=click.IntRange(min=0), default=0, help="Of --sample.")
 @click.option(
     "--max-length",
     metavar="N",
@@ -59,11 +65,11 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option(
     "--workers", metavar="N", type=click.IntRange(min=1), help="Threads.  [default: one for each usable core]"
 )
-@click.option("--recursive", is_flag=True, help="Look into the folders of folders.")
+@paths.options
 def command(
     photos: tuple[str, ...],
-    tags: str | None,
-    exclude_tags: str | None,
+    tags: tuple[str, ...],
+    exclude_tags: tuple[str, ...],
     beams: int | None,
     sample: bool,
     seed: int,
@@ -75,22 +81,26 @@ def command(
     batch_size: int,
     workers: int | None,
     recursive: bool,
+    exclude: tuple[str, ...],
+    files_from: tuple[Path, ...],
+    null: bool,
 ) -> None:
     """Write a sentence about each photo: files, folders, globs, or - for paths from stdin, one a line.
 
     Exit code: 0 all good, 1 some photos failed (each is reported, the rest is done), 2 wrong use,
     130 interrupted.
     """
-    named = paths.gather(photos, recursive=recursive)
-    total = len(named) if isinstance(named, list) else None
+    guides = lists.between_commas(tags, "--tags")
+    excluded = lists.between_commas(exclude_tags, "--exclude-tags") or ()
+    named = paths.gather(photos, recursive=recursive, exclude=exclude, files_from=files_from, null=null)
     is_jsonl = format_ == "jsonl" or (format_ is None and output is not None and output.suffix == ".jsonl")
 
     from anytag.captioner import Captioner  # after all that can be wrong at once
 
     results = Captioner.load(model, device=device).caption_many(
-        named,
-        _listed(tags),
-        exclude_tags=_listed(exclude_tags) or (),
+        named.paths,
+        guides,
+        exclude_tags=excluded,
         beams=beams,
         sample=sample,
         seed=seed,
@@ -101,13 +111,9 @@ def command(
     name = "jsonl" if is_jsonl else "text"
     with closing(results), writers.Stdout(name) if output is None else writers.File(output, name) as sink:
         row = _jsonl if is_jsonl else _text
-        failed = stream.write_rows(stream.with_progress(results, total), sink, row)
-    stream.end(failed, total)
-
-
-def _listed(words: str | None) -> list[str] | None:
-    """The words between commas; none for an empty text."""
-    return None if words is None else [word.strip() for word in words.split(",")] if words.strip() else []
+        failed = stream.write_rows(stream.with_progress(results, named.total), sink, row)
+    stream.end(failed, named.total)
+    named.end()
 
 
 def _text(caption: Caption) -> str:

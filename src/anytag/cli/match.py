@@ -19,7 +19,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.command("match", short_help="Find photos by a sentence.")
-@click.argument("photos", metavar="[PATH...]", nargs=-1)
+@click.argument("photos", metavar="[PATH...]", nargs=-1, type=paths.PATH)
 @click.option("--text", "texts", metavar="TEXT", multiple=True, required=True, help="May be given often.")
 @click.option(
     "--top-k", metavar="N", type=click.IntRange(min=1), default=10, show_default=True, help="Photos a text."
@@ -44,7 +44,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     "--model", metavar="NAME|FOLDER", help="Another model than the embedded one: see anytag models."
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--recursive", is_flag=True, help="Look into the folders of folders.")
+@paths.options
 def command(
     photos: tuple[str, ...],
     texts: tuple[str, ...],
@@ -56,22 +56,30 @@ def command(
     model: str | None,
     device: Literal["auto", "cpu", "cuda"],
     recursive: bool,
+    exclude: tuple[str, ...],
+    files_from: tuple[Path, ...],
+    null: bool,
 ) -> None:
     """Rank photos by how well each TEXT fits: files, folders, globs, or - for paths from stdin.
 
     Exit code: 0 all good, 1 some photos failed (each is reported, the rest is ranked), 2 wrong use.
     """
-    if not photos and gallery is None:
+    has_photos = bool(photos or files_from)
+    if not has_photos and gallery is None:
         raise click.UsageError("Give photos, or a --gallery that an earlier run kept.")
-    named = paths.gather(photos, recursive=recursive) if photos else None
+    named = (
+        paths.gather(photos, recursive=recursive, exclude=exclude, files_from=files_from, null=null)
+        if has_photos
+        else paths.Gathered([])
+    )
 
     from anytag.retriever import Gallery, Retriever
 
     retriever = Retriever.load(model, device=device)
-    if named is None and gallery is not None:
+    if not has_photos and gallery is not None:
         seen = Gallery.read(gallery)
     else:
-        seen = retriever.embed(named or ())
+        seen = retriever.embed(named.paths)
         if gallery is not None:
             seen.write(gallery)
     with writers.Stdout(format_) if output is None else writers.File(output, format_) as sink:
@@ -79,6 +87,7 @@ def command(
             found = retriever.rank(seen, text, top_k=top_k, shortlist=shortlist)
             sink.write(_rows(found, text, format_))
     _report(seen)
+    named.end()
 
 
 def _rows(matches: tuple[Match, ...], text: str, format_: str) -> str:

@@ -84,7 +84,8 @@ class TaggerContestant:
         columns: dict[str, list[int]] = {}
         for column, key in enumerate(keys):
             columns.setdefault(key, []).append(column)
-        results = self.tagger.tag_many(task.photos, None if by_id else _unique(task.tags), threshold=0)
+        tags = [Asked(tag.name) if found else tag for tag, found in zip(task.tags, known, strict=True)]
+        results = self.tagger.tag_many(task.photos, None if by_id else _unique(tags), threshold=0)
         scores, failed = np.zeros(task.present.shape, np.float32), {}
         for number, found in enumerate(watch(results, total=len(task.photos), what=self.name)):
             if found.error:

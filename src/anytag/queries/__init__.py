@@ -1,0 +1,1 @@
+"""From what users ask to scores: requests are parsed, become queries, and are scored."""
