@@ -159,7 +159,45 @@ def test_every_id_is_found_as_itself_or_an_earlier_tag(vocabulary: Vocabulary) -
         assert found is vocabulary.find(f" {tag.id} ")
 
 
+@pytest.mark.parametrize("wrong", [None, 5, ["dog"], b"dog"])
+def test_what_is_no_text_is_refused(vocabulary: Vocabulary, wrong: Any) -> None:
+    with pytest.raises(VocabularyError, match="expected a text"):
+        vocabulary.find(wrong)
+    with pytest.raises(VocabularyError, match="no tag has the id"):
+        vocabulary.index(wrong)
+    assert wrong in (["dog"], None) or wrong not in vocabulary
+    if not isinstance(wrong, list):
+        with pytest.raises(VocabularyError, match=r"expected several ids|no tag has the id"):
+            vocabulary.subset(wrong)
+
+
+def test_tags_can_be_put_into_sets() -> None:
+    assert len({*TAGS, *TAGS, Tag(**DOG.to_dict() | {"synonyms": DOG.synonyms, "parents": DOG.parents})}) == 5
+
+
+def test_find_all_finds_what_is_narrower_too() -> None:
+    puppy = Tag("young dog", "puppy", "object", {"de": "Welpe"}, parents=("dog",))
+    few = Vocabulary([puppy, BEACH, DOG, Tag("animal", "animal", "object")])
+    assert few.find_all(["animal"]) == ("young dog", "dog", "animal")
+    assert few.find_all(["House-Dog"]) == ("young dog", "dog")
+    assert few.find_all(["welpe", "beach"]) == ("young dog", "beach")
+    assert few.find_all([]) == ()
+    with pytest.raises(VocabularyError, match="did you mean 'beach'"):
+        few.find_all(["beahc"])
+
+
 # --- new vocabularies ---
+
+
+def test_names_in_a_language(vocabulary: Vocabulary) -> None:
+    german = vocabulary.in_language("de")
+    assert [tag.name for tag in german] == ["Hund", "hot dog", "bass", "bass", "Straße am Meer"]
+    assert german.ids == vocabulary.ids
+    assert german["beach"].threshold == BEACH.threshold
+    for name in ("beach", "strasse am meer"):
+        assert german.find(name) is german["beach"]
+    with pytest.raises(VocabularyError, match="there are: de, fr, ja"):
+        vocabulary.in_language("xx")
 
 
 def test_subset_keeps_the_order_given(vocabulary: Vocabulary) -> None:

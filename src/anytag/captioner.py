@@ -199,6 +199,9 @@ class Captioner:
         wish = Wish(guides, _words(exclude_tags, "exclude_tags"), **options)
         if wish.beams is not None:
             check_whole("beams", wish.beams, least=1, most=MAX_BEAMS)
+        for name, number in (("max_length", wish.max_length), ("min_length", wish.min_length)):
+            if number is not None:
+                check_whole(name, number, least=0)
         check_whole("seed", wish.seed, least=0)
         if not isinstance(wish.sample, bool):
             raise AnytagError(f"sample is {brief(wish.sample)}: expected True or False")

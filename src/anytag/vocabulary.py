@@ -14,7 +14,7 @@ import math
 import os
 import re
 import unicodedata
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -193,7 +193,8 @@ class Vocabulary:
         Raises:
             VocabularyError: there is no such id; names those that look like it.
         """
-        place = self._places.get(id) if isinstance(id, Hashable) else None
+        key: object = id
+        place = self._places.get(id) if isinstance(key, str) else None
         if place is None:
             close = ", ".join(map(repr, difflib.get_close_matches(str(id)[:_LONGEST], self._places, n=3)))
             hint = f"did you mean {close}?" if close else "see the file's `id` fields"
@@ -247,7 +248,7 @@ class Vocabulary:
 
     def subset(self, ids: Iterable[str]) -> Vocabulary:
         """These tags alone, in the order given."""
-        return Vocabulary(self[id] for id in _listed(ids))
+        return Vocabulary(self._tags[self.index(id)] for id in _listed(ids))
 
     def exclude(self, ids: Iterable[str]) -> Vocabulary:
         """All but these tags."""

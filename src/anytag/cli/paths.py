@@ -279,7 +279,7 @@ class _Search:
         for entry in self._entries(folder, hidden=part[0] == "."):
             if part != "**" and not fnmatch.fnmatch(entry.name, part):
                 continue
-            is_folder = _is_folder(entry.path)
+            is_folder = _is_folder(entry)
             path = os.path.join(folder, entry.name)  # noqa: PTH118  # without the ./ of `entry.path`
             if is_folder and not self._is_entered(folder, entry.name):
                 continue
@@ -316,11 +316,12 @@ def _pattern(globs: Iterable[str]) -> re.Pattern[str] | None:
     return re.compile("|".join(parts)) if parts else None
 
 
-def _is_folder(path: str) -> bool:
-    try:
-        return Path(path).is_dir()
-    except (OSError, ValueError):  # a name too long or with NUL, a folder that may not be entered
-        return False
+def _is_folder(path: str | os.DirEntry[str]) -> bool:
+    if isinstance(path, str):
+        return os.path.isdir(path)  # noqa: PTH112  # three times faster
+    with suppress(OSError):  # a loop of links
+        return path.is_dir()
+    return False
 
 
 def _has_folders(folder: str) -> bool:

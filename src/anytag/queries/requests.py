@@ -33,6 +33,7 @@ def parse_requests(
         )
     if not isinstance(tags, Iterable):
         raise VocabularyError(f"{what} is {brief(tags)}: expected a list of tags, as in {what}=['red car']")
+    parsed: tuple[Requested, ...]
     if isinstance(tags, Mapping):
         parsed = tuple(_described(name, said) for name, said in tags.items())
     else:
