@@ -19,7 +19,6 @@ from typing import Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from anytag.asked import Answer, Question, Questions
 from anytag.errors import AnytagError, VocabularyError, brief
 from anytag.images import ImageSource, load, prepare
 from anytag.models.card import Card
@@ -27,7 +26,9 @@ from anytag.models.folder import ModelFolder
 from anytag.models.hub import resolve
 from anytag.models.onnx import Device, usable_cores
 from anytag.models.runtime import Precision, Runtime, open_runtime
+from anytag.queries.build import Questions
 from anytag.queries.requests import Ask, parse_requests
+from anytag.queries.score import Answer, Question
 from anytag.results import Failure, Tags
 from anytag.vocabulary import Vocabulary
 from anytag.where import locate
@@ -103,12 +104,13 @@ class Tagger:
                 by its name and synonyms (source "own").
 
         Raises:
-            VocabularyError: the file is no vocabulary, or no vocabulary was given.
+            VocabularyError: the file is no vocabulary, no vocabulary was given, or one without tags.
         """
         if isinstance(vocabulary, str | os.PathLike):
             vocabulary = Vocabulary.read(vocabulary)
-        if vocabulary is not None and not isinstance(vocabulary, Vocabulary):
-            raise VocabularyError(f"got {brief(vocabulary)}: expected a Vocabulary, or the path of its file")
+        given: object = vocabulary
+        if given is not None and not (isinstance(given, Vocabulary) and len(given)):
+            raise VocabularyError(f"got {brief(vocabulary)}: expected a Vocabulary with tags, or its file")
         return Tagger(self._folder, self.runtime, vocabulary=vocabulary)
 
     @classmethod

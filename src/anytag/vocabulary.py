@@ -29,7 +29,6 @@ KINDS: tuple[str, ...] = get_args(Kind)
 OWN = "own:"
 """What ids of the users' own tags begin with; no trained tag may."""
 
-_LONGEST = 200  # letters of a name that is looked for among those that resemble it
 _GAPS = dict.fromkeys(map(ord, "-_ \t\n\r\f\v"))
 # No spaces around it, no control characters (a terminal would obey them), no lone surrogates.
 _TEXT = re.compile(r"(?!\s)[^\x00-\x1f\x7f-\x9f\ud800-\udfff]+(?<!\s)")
@@ -117,10 +116,8 @@ class Vocabulary:
         for place, tag in enumerate(self._tags):
             first = self._places.setdefault(tag.id, place)
             if first != place:
-                raise VocabularyError(
-                    f"row {place + 1}: id {tag.id!r} is taken by row {first + 1}; "
-                    "ids are unique, names may repeat"
-                )
+                taken = f"row {place + 1}: id {tag.id!r} is taken by row {first + 1}"
+                raise VocabularyError(f"{taken}; ids are unique, names may repeat")
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Vocabulary:
@@ -170,9 +167,11 @@ class Vocabulary:
 
     def __contains__(self, key: object) -> bool:
         """Whether an id, or a tag itself, is in here."""
-        if isinstance(key, Tag):
-            return key.id in self._places and self[key.id] == key
-        return key in self._places
+        place = self._place(key.id if isinstance(key, Tag) else key)
+        return place is not None and (not isinstance(key, Tag) or self._tags[place] == key)
+
+    def _place(self, id: object) -> int | None:
+        return self._places.get(id) if isinstance(id, str) else None
 
     def __eq__(self, other: object) -> bool:
         return self._tags == other._tags if isinstance(other, Vocabulary) else NotImplemented
@@ -193,14 +192,11 @@ class Vocabulary:
         Raises:
             VocabularyError: there is no such id; names those that look like it.
         """
-        key: object = id
-        place = self._places.get(id) if isinstance(key, str) else None
+        place = self._place(id)
         if place is None:
-            close = ", ".join(map(repr, difflib.get_close_matches(str(id)[:_LONGEST], self._places, n=3)))
+            close = ", ".join(map(repr, difflib.get_close_matches(str(id)[:200], self._places, n=3)))
             hint = f"did you mean {close}?" if close else "see the file's `id` fields"
-            raise VocabularyError(
-                f"no tag has the id {brief(id)} in this vocabulary of {len(self)} tags; {hint}"
-            )
+            raise VocabularyError(f"no tag of these {len(self)} has the id {brief(id)}; {hint}")
         return place
 
     def find(self, text: str) -> Tag | None:
@@ -263,9 +259,7 @@ class Vocabulary:
         """
         for tag in other:
             if tag.id in self and tag not in self:
-                raise VocabularyError(
-                    f"id {tag.id!r} differs between the two vocabularies; exclude it from one of them first"
-                )
+                raise VocabularyError(f"id {tag.id!r} differs in the two: exclude it from one of them first")
         return Vocabulary([*self, *(tag for tag in other if tag.id not in self)])
 
     def find_all(self, names: Iterable[str]) -> tuple[str, ...]:
@@ -285,16 +279,14 @@ class Vocabulary:
         Raises:
             VocabularyError: no tag has a name in it; says which languages there are.
         """
-        codes = sorted({one for tag in self for one in tag.names})
-        if code not in codes:
-            known = ", ".join(codes) or "none"
+        codes = {one.casefold(): one for tag in self for one in tag.names}
+        if (key := codes.get(str(code).casefold())) is None:
+            known = ", ".join(sorted(codes.values())) or "none"
             raise VocabularyError(f"no tag has a name in the language {brief(code)}; there are: {known}")
-        tags = []
-        for tag in self:
-            name = tag.names.get(code, tag.name)
-            synonyms = tag.synonyms if name == tag.name else tuple(dict.fromkeys((tag.name, *tag.synonyms)))
-            tags.append(replace(tag, name=name, synonyms=synonyms))
-        return Vocabulary(tags)
+        return Vocabulary(
+            replace(tag, name=tag.names[key], synonyms=(tag.name, *tag.synonyms)) if key in tag.names else tag
+            for tag in self
+        )
 
     def rename(self, names: Mapping[str, str]) -> Vocabulary:
         """The same tags under other names to show, by id; ids stay."""
@@ -306,7 +298,9 @@ class Vocabulary:
             thresholds = dict.fromkeys(self._places, thresholds)
         return self._changed("threshold", thresholds)
 
-    def _changed(self, attribute: str, values: Mapping[str, Any]) -> Vocabulary:
+    def _changed(self, attribute: str, values: object) -> Vocabulary:
+        if not isinstance(values, Mapping):
+            raise VocabularyError(f"expected a {attribute} by id, got {brief(values)}")
         tags = list(self)
         for id, value in values.items():
             place = self.index(id)

@@ -12,10 +12,10 @@ from typing import Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from anytag.asked import OWN_THRESHOLD
 from anytag.errors import AnytagError
 from anytag.images import load
 from anytag.models.onnx import Device
+from anytag.queries.build import OWN_THRESHOLD
 from anytag.tagger import Tagger
 from anytag.vocabulary import Asked, Tag
 

@@ -1,4 +1,4 @@
-"""`anytag.asked` through `Tagger`: broader tags, and each tag's own line of calibration."""
+"""`anytag.queries` through `Tagger`: broader tags, and each tag's own line of calibration."""
 
 from __future__ import annotations
 
@@ -242,7 +242,8 @@ def test_a_tag_that_the_model_did_not_learn_is_asked_by_its_words(flat: Tagger) 
 
 
 def test_what_is_no_vocabulary_is_refused(flat: Tagger, tmp_path: Path) -> None:
-    for wrong in (tmp_path / "none.jsonl", ["dog"], 5):
+    (tmp_path / "empty.jsonl").write_text("\n")
+    for wrong in (tmp_path / "none.jsonl", tmp_path / "empty.jsonl", Vocabulary([]), ["dog"], 5):
         with pytest.raises(VocabularyError):
             flat.with_vocabulary(wrong)  # type: ignore[arg-type]
     with pytest.raises(AttributeError):

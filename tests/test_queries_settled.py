@@ -1,4 +1,4 @@
-"""`anytag.asked`: a rounded decoder gives the tags that an exact one gives, and asks for few exactly."""
+"""`anytag.queries.score`: a rounded decoder gives an exact one's tags, and asks for few exactly."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import numpy.typing as npt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anytag.asked import Floats, Question
 from anytag.models.onnx import Rows
+from anytag.queries.bank import Floats
+from anytag.queries.score import Question
 
 NOTHING = np.zeros((1, 1, 2), np.float32), np.zeros((1, 2), np.float32)
 
