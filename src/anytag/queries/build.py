@@ -148,7 +148,7 @@ class Questions:
         A requested tag that is asked by its words takes the place of the vocabulary's tag of that name.
         """
         names = {row.name.casefold() for row in requested if row.trained is None}
-        rows = [self._row(tag) for tag in self.vocabulary if tag.name.casefold() not in names]
+        rows = [self._row(tag) for tag in self.vocabulary if not names or tag.name.casefold() not in names]
         own = [row for row in rows if row.trained is None]
         shown = {row.trained: row for row in rows if row.trained is not None}
         for row in requested:
