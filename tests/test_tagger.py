@@ -113,11 +113,12 @@ def test_a_tag_alone_scores_as_among_others(tagger: Tagger, photos: list[Path]) 
 
 def test_known_names_and_synonyms_are_asked_with_trained_queries(tagger: Tagger, photos: list[Path]) -> None:
     everything = scores(tagger.tag(photos[0], threshold=0))
-    result = tagger.tag(photos[0], tags=["Puppy", "ice-cream: cold and sweet", "zebra"])
+    result = tagger.tag(photos[0], tags=["Puppy", "ice-cream", "Katze", "zebra"])
     by_name = {tag.name: tag for tag in result.tags}
     assert (by_name["Puppy"].id, by_name["Puppy"].source) == ("dog", "vocabulary")
     assert by_name["Puppy"].score == everything["dog"]
     assert (by_name["ice-cream"].id, by_name["ice-cream"].source) == ("ice cream", "vocabulary")
+    assert (by_name["Katze"].id, by_name["Katze"].source) == ("cat", "vocabulary")
     assert by_name["zebra"].source == "own"
 
 

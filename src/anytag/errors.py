@@ -21,6 +21,28 @@ Each message says what was given, what was expected, and what to type next.
 
 from __future__ import annotations
 
+from numbers import Integral, Real
+from reprlib import Repr
+from typing import TypeGuard
+
+_SHORT = Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+
+
+def brief(value: object) -> str:
+    """`repr`, but of a long text or list only its two ends: messages stay readable whatever was given."""
+    return _SHORT.repr(value)
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """A whole number of Python or numpy, True and False aside?"""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """A real number of Python or numpy, True and False aside?"""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
 
 class AnytagError(Exception):
     """Root of all errors of this library."""

@@ -16,6 +16,7 @@ Colour profiles are not applied. Nothing global is changed, neither in Pillow no
 from __future__ import annotations
 
 import io
+import re
 import threading
 import warnings
 from collections.abc import Iterator
@@ -72,6 +73,7 @@ _SIGNATURES = (
 )
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 _SIGNATURE_BYTES = 64
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # two letters: a Windows drive has one
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,7 @@ def load(
         name = "<bytes>"
         opened = _open(source, name)
     elif isinstance(source, str | PathLike):
-        name = fspath(source)
+        name = _path_name(source)
         opened = _open(_read(Path(source)), name)
     else:
         raise ImageError(
@@ -160,6 +162,16 @@ def prepare(
     gap = None if plain else _REDUCING_GAP
     square = photo.picture.resize((size, size), _FILTERS[resample], reducing_gap=gap)
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))  # H×W×3 -> 3×H×W
+
+
+def _path_name(source: str | PathLike[str]) -> str:
+    """A path as it was given; neither an empty one, which would be the folder we are in, nor a URL."""
+    name = fspath(source)
+    if not name:
+        raise ImageError("got an empty path: expected the path of a photo")
+    if _URL.match(name) and not Path(name).exists():
+        raise ImageError(f"{name}: URLs are not read; download the photo first, or give its bytes in Python")
+    return name
 
 
 def _read(path: Path) -> bytes:

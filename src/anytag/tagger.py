@@ -8,7 +8,7 @@ any text can be asked.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,18 +17,25 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from anytag.asked import Ask, Question, Questions
 from anytag.batching import in_batches
-from anytag.errors import AnytagError
+from anytag.errors import AnytagError, VocabularyError, brief
 from anytag.images import ImageSource, load, prepare
 from anytag.models.card import Card
 from anytag.models.folder import ModelFolder
 from anytag.models.hub import resolve
 from anytag.models.onnx import Device
 from anytag.models.runtime import Precision, Runtime, open_runtime
-from anytag.results import Failure, Tags, TagScore
+from anytag.queries.build import Questions
+from anytag.queries.requests import Ask, parse_requests
+from anytag.queries.score import Answer, Question
+from anytag.results import Failure, Tags
 from anytag.vocabulary import Vocabulary
 from anytag.where import locate
+
+Requests = Iterable[Ask] | Mapping[str, str | Iterable[str]]
+"""Tags as users ask them: a list, or descriptions by name."""
+
+_NO_ANSWER = Answer((), ())
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,15 +75,39 @@ class Tagger:
 
     Attributes:
         card: what the model's folder says about itself.
-        vocabulary: the tags it was trained on, with their thresholds.
         runtime: what runs the model; `runtime.device` says where.
     """
 
-    def __init__(self, folder: ModelFolder, runtime: Runtime) -> None:
+    def __init__(
+        self, folder: ModelFolder, runtime: Runtime, *, vocabulary: Vocabulary | None = None
+    ) -> None:
         self.runtime = runtime
         self.card: Card = folder.card
-        self._questions = Questions(folder)
-        self.vocabulary: Vocabulary = self._questions.vocabulary
+        self._folder = folder
+        self._questions = Questions(folder, vocabulary)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The tags that are asked where you name none, with their names and thresholds."""
+        return self._questions.vocabulary
+
+    def with_vocabulary(self, vocabulary: Vocabulary | str | os.PathLike[str] | None) -> Tagger:
+        """A tagger that runs the same model and asks other tags; None is those the model learned.
+
+        Args:
+            vocabulary: or its file. Which tags are asked, their names and their thresholds are its own; what
+                is broader is as the model learned it. A tag with an id that the model does not know is asked
+                by its name and synonyms (source "own").
+
+        Raises:
+            VocabularyError: the file is no vocabulary, no vocabulary was given, or one without tags.
+        """
+        if isinstance(vocabulary, str | os.PathLike):
+            vocabulary = Vocabulary.read(vocabulary)
+        given: object = vocabulary
+        if given is not None and not (isinstance(given, Vocabulary) and len(given)):
+            raise VocabularyError(f"got {brief(vocabulary)}: expected a Vocabulary with tags, or its file")
+        return Tagger(self._folder, self.runtime, vocabulary=vocabulary)
 
     @classmethod
     def load(
@@ -86,11 +117,13 @@ class Tagger:
         device: Device = "auto",
         threads: int | None = None,
         precision: Precision | None = None,
+        vocabulary: Vocabulary | str | os.PathLike[str] | None = None,
     ) -> Tagger:
         """A tagger with a model and a device that are there.
 
         Args:
             model: name or folder; None is the model that comes with the package.
+            vocabulary: the tags to ask, as for `with_vocabulary`; by default those that the model learned.
             device: "auto" takes a GPU where one is active; "cuda" is an error where none is.
             threads: of one run of the network. The default, 1, is best for many photos, which `tag_many`
                 spreads over workers; in torch the default is torch's.
@@ -104,14 +137,15 @@ class Tagger:
             MissingExtraError: torch is needed and not installed.
         """
         folder = ModelFolder.open(resolve(model))
-        return cls(folder, open_runtime(folder, device=device, threads=threads, precision=precision))
+        tagger = cls(folder, open_runtime(folder, device=device, threads=threads, precision=precision))
+        return tagger if vocabulary is None else tagger.with_vocabulary(vocabulary)
 
     def tag(
         self,
         image: ImageSource,
-        tags: Iterable[Ask] | None = None,
+        tags: Requests | None = None,
         *,
-        also: Iterable[Ask] | None = None,
+        also: Requests | None = None,
         top_k: int | None = None,
         threshold: float | None = None,
         where: bool = False,
@@ -120,10 +154,13 @@ class Tagger:
 
         Args:
             image: path, encoded bytes, PIL image or uint8 array H×W×3 (RGB).
-            tags: ask exactly these, each "name" or "name: description; description", and get each with its
-                score. A name or synonym that the vocabulary knows is asked with its trained query, described
-                or not (source "vocabulary"); any other is made from its words (source "own").
-            also: ask the vocabulary and these.
+            tags: ask exactly these, and get each with its score. Each is "name", "name: description;
+                description", an `Asked`, or a `Tag` of the vocabulary; or give descriptions by name,
+                {"crane": ["a machine that lifts loads"]}. A bare name that the vocabulary knows, also as a
+                synonym or in another language, is asked with its trained query (source "vocabulary"); any
+                other and every described one is made from its words (source "own").
+            also: ask the vocabulary and these. A described one takes the place of the vocabulary's tag of the
+                same name. Those that score below the threshold are in `Tags.below`.
             top_k: at most so many.
             threshold: leave out lower scores; 0 gives every tag. By default each tag of the vocabulary has
                 its own, and tags of `also` 0.5.
@@ -150,9 +187,9 @@ class Tagger:
     def score(
         self,
         encoded: Encoded,
-        tags: Iterable[Ask] | None = None,
+        tags: Requests | None = None,
         *,
-        also: Iterable[Ask] | None = None,
+        also: Requests | None = None,
         top_k: int | None = None,
         threshold: float | None = None,
         where: bool = False,
@@ -162,14 +199,16 @@ class Tagger:
         (answer,) = question.answer(self.runtime, encoded.tokens[None], encoded.pooled[None])
         if where:
             answer = self._locate(question, answer, encoded)
-        return Tags(encoded.path, encoded.width, encoded.height, self.card.name, answer)
+        return Tags(
+            encoded.path, encoded.width, encoded.height, self.card.name, answer.tags, below=answer.below
+        )
 
     def tag_many(
         self,
         images: Iterable[ImageSource],
-        tags: Iterable[Ask] | None = None,
+        tags: Requests | None = None,
         *,
-        also: Iterable[Ask] | None = None,
+        also: Requests | None = None,
         top_k: int | None = None,
         threshold: float | None = None,
         where: bool = False,
@@ -219,6 +258,18 @@ class Tagger:
         """
         return self._questions.words(texts)
 
+    def unknown_words(self, tags: Requests) -> tuple[str, ...]:
+        """Words of tags that the model's text encoder does not know, so that their scores say little.
+
+        Args:
+            tags: as for `tag`; what the vocabulary knows needs no words.
+
+        Raises:
+            VocabularyError: `tags` is wrong.
+            ModelError: the model asks no tags by their words.
+        """
+        return self._questions.unknown_words(parse_requests(tags, "tags") or ())
+
     def _encode_batch(self, images: Sequence[ImageSource]) -> list[Encoded]:
         seen = [self._look(image) for image in images]
         pixels = [one.pixels for one in seen if one.pixels is not None]
@@ -237,7 +288,7 @@ class Tagger:
         """One worker's share: photos in, tags out, with the error of each that could not be read."""
         seen = [self._look(image) for image in images]
         pixels = [one.pixels for one in seen if one.pixels is not None]
-        answers: Iterator[tuple[TagScore, ...]] = iter(())
+        answers: Iterator[Answer] = iter(())
         if pixels:
             tokens, pooled = self.runtime.encode(np.stack(pixels))
             answers = iter(question.answer(self.runtime, tokens, pooled))
@@ -248,17 +299,15 @@ class Tagger:
                     for arrays, one in zip(zip(tokens, pooled, strict=True), good, strict=True)
                 )
                 answers = map(partial(self._locate, question), list(answers), encoded)
-        return [(self._result(one, () if one.error else next(answers)), one.error) for one in seen]
+        return [(self._result(one, _NO_ANSWER if one.error else next(answers)), one.error) for one in seen]
 
-    def _locate(
-        self, question: Question, answer: tuple[TagScore, ...], encoded: Encoded
-    ) -> tuple[TagScore, ...]:
+    def _locate(self, question: Question, answer: Answer, encoded: Encoded) -> Answer:
         """The same tags, and where each is."""
-        if not answer:
+        if not answer.tags:
             return answer
-        queries = question.queries_of(answer)
+        queries = question.queries_of(answer.tags)
         where = self.runtime.where(encoded.tokens[None], encoded.pooled[None], queries[None])[0]
-        return locate(answer, where, width=encoded.width, height=encoded.height)
+        return answer._replace(tags=locate(answer.tags, where, width=encoded.width, height=encoded.height))
 
     def trained(self, ids: Sequence[str]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
         """What tags of the vocabulary are asked with, for those who ask `runtime` themselves.
@@ -282,8 +331,9 @@ class Tagger:
         except AnytagError as error:
             return _Seen(path, error=error)
 
-    def _result(self, seen: _Seen, answer: tuple[TagScore, ...]) -> Tags:
-        return Tags(seen.path, seen.width, seen.height, self.card.name, answer, _failure(seen.error))
+    def _result(self, seen: _Seen, answer: Answer) -> Tags:
+        failure = _failure(seen.error)
+        return Tags(seen.path, seen.width, seen.height, self.card.name, answer.tags, failure, answer.below)
 
 
 def _failure(error: AnytagError | None) -> Failure | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from anytag.cli import outputs, paths, sinks, stream
+from anytag.cli import lists, outputs, paths, sinks, stream
 from anytag.cli.journal import one_line
 
 if TYPE_CHECKING:
@@ -19,13 +19,19 @@ _FORMATS = ("text", "jsonl")
 
 
 @click.command("caption", short_help="Write a sentence about photos.")
-@click.argument("photos", metavar="PATH...", nargs=-1, required=True)
+@click.argument("photos", metavar="PATH...", nargs=-1, type=paths.PATH)
 @click.option(
     "--tags",
     metavar='"A,B,C"',
-    help='What the sentences shall speak of; "" leaves them free of any guidance.',
+    multiple=True,
+    help='What the sentences shall speak of; "" leaves them free of any guidance. May be repeated.',
 )
-@click.option("--exclude-tags", metavar='"X,Y"', help="What they must not speak of, in any form.")
+@click.option(
+    "--exclude-tags",
+    metavar='"X,Y"',
+    multiple=True,
+    help="What they must not speak of, in any form, nor of what is narrower. May be repeated.",
+)
 @click.option(
     "--beams",
     metavar="N",
@@ -33,7 +39,7 @@ _FORMATS = ("text", "jsonl")
     help="Sentences that are followed at once.  [default: the model's]",
 )
 @click.option("--sample", is_flag=True, help="Draw words at random instead, from the likely ones.")
-@click.option("--seed", metavar="N", type=int, default=0, show_default=True, help="Of --sample.")
+@click.option("--seed", metavar="N", type=click.IntRange(min=0), default=0, help="Of --sample.")
 @click.option(
     "--max-length",
     metavar="N",
@@ -49,11 +55,11 @@ _FORMATS = ("text", "jsonl")
 @click.option(
     "--workers", metavar="N", type=click.IntRange(min=1), help="Threads.  [default: one for each usable core]"
 )
-@click.option("--recursive", is_flag=True, help="Look into the folders of folders.")
+@paths.options
 def command(
     photos: tuple[str, ...],
-    tags: str | None,
-    exclude_tags: str | None,
+    tags: tuple[str, ...],
+    exclude_tags: tuple[str, ...],
     beams: int | None,
     sample: bool,
     seed: int,
@@ -67,28 +73,32 @@ def command(
     batch_size: int,
     workers: int | None,
     recursive: bool,
+    exclude: tuple[str, ...],
+    files_from: tuple[Path, ...],
+    null: bool,
 ) -> None:
     """Write a sentence about each photo: files, folders, globs, or - for paths from stdin, one a line.
 
     Exit code: 0 all good, 1 some photos failed (each is reported, the rest is done), 2 wrong use, 3 the
     result cannot be written, 130 interrupted.
     """
-    named = paths.gather(photos, recursive=recursive)
+    guides = lists.between_commas(tags, "--tags")
+    excluded = lists.between_commas(exclude_tags, "--exclude-tags") or ()
     format_ = outputs.format_of(output, format_, _FORMATS)
+    named = paths.gather(photos, recursive=recursive, exclude=exclude, files_from=files_from, null=null)
     outputs.check_typed(photos, output)
-    known = named if isinstance(named, list) else []
-    outputs.check(output, known, command="caption", format_=format_, overwrite=overwrite)
+    outputs.check(output, named.known, command="caption", format_=format_, overwrite=overwrite)
 
     from anytag.captioner import Captioner  # after all that can be wrong at once
 
     with sinks.open_output(output, format_, resume=resume) as sink:
         captioner = Captioner.load(model, device=device)
         sink.begin(run=outputs.work("caption", captioner.tagger.card))
-        todo = stream.Todo(named, sink, output)
+        todo = stream.Todo(named.paths, sink, output)
         results = captioner.caption_many(
             todo.paths,
-            _listed(tags),
-            exclude_tags=_listed(exclude_tags) or (),
+            guides,
+            exclude_tags=excluded,
             beams=beams,
             sample=sample,
             seed=seed,
@@ -100,11 +110,7 @@ def command(
             shown = stream.with_progress(results, todo.total, is_shared=sink.is_shared)
             summary = stream.write_rows(shown, sink, _jsonl if format_ == "jsonl" else _text)
     summary.end(done=todo.done)
-
-
-def _listed(words: str | None) -> list[str] | None:
-    """The words between commas; none for an empty text."""
-    return None if words is None else [word.strip() for word in words.split(",")] if words.strip() else []
+    named.end()
 
 
 def _text(caption: Caption) -> str:

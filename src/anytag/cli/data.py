@@ -24,7 +24,7 @@ Row = Any  # anytag.data.rows.Row, of the outer ring
 def _reading(command: Command) -> Command:
     """The options of every command that reads data."""
     options = (
-        click.argument("data", metavar="DATA"),
+        click.argument("data", metavar="DATA", type=click.Path(allow_dash=True)),
         click.option(
             "--from",
             "format_",
@@ -60,7 +60,7 @@ def _looking(command: Command) -> Command:
 
 
 def _output(command: Command) -> Command:
-    return click.argument("output", metavar="OUTPUT")(command)
+    return click.argument("output", metavar="OUTPUT", type=click.Path())(command)
 
 
 _model = click.option("--model", metavar="NAME|FOLDER", help="The model to ask.  [default: the embedded one]")
@@ -217,7 +217,7 @@ def check(report: str | None, output: str | None, near: int, workers: int, **sou
 
 @command.command("shard")
 @_reading
-@click.argument("folder")
+@click.argument("folder", type=click.Path())
 @click.option(
     "--size", metavar="N", type=click.IntRange(min=1), default=1000, show_default=True, help="Photos a shard."
 )
@@ -285,8 +285,8 @@ def undo(output: str, step: Any, **source: Any) -> None:
 
 
 @command.command("ray", short_help="Run parse, generate and check on a Ray cluster.")
-@click.argument("data", metavar="DATA")
-@click.argument("output", metavar="FOLDER")
+@click.argument("data", metavar="DATA", type=click.Path())
+@click.argument("output", metavar="FOLDER", type=click.Path())
 @click.option(
     "--stages", metavar="NAME,...", default="parse,generate,check", show_default=True, help="In this order."
 )

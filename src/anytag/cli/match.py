@@ -21,7 +21,7 @@ _FORMATS = ("text", "jsonl")
 
 
 @click.command("match", short_help="Find photos by a sentence.")
-@click.argument("photos", metavar="[PATH...]", nargs=-1)
+@click.argument("photos", metavar="[PATH...]", nargs=-1, type=paths.PATH)
 @click.option("--text", "texts", metavar="TEXT", multiple=True, required=True, help="May be given often.")
 @click.option(
     "--top-k", metavar="N", type=click.IntRange(min=1), default=10, show_default=True, help="Photos a text."
@@ -45,7 +45,7 @@ _FORMATS = ("text", "jsonl")
     "--model", metavar="NAME|FOLDER", help="Another model than the embedded one: see anytag models."
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--recursive", is_flag=True, help="Look into the folders of folders.")
+@paths.options
 def command(
     photos: tuple[str, ...],
     texts: tuple[str, ...],
@@ -58,31 +58,39 @@ def command(
     model: str | None,
     device: Literal["auto", "cpu", "cuda"],
     recursive: bool,
+    exclude: tuple[str, ...],
+    files_from: tuple[Path, ...],
+    null: bool,
 ) -> None:
     """Rank photos by how well each TEXT fits: files, folders, globs, or - for paths from stdin.
 
     Exit code: 0 all good, 1 some photos failed (each is reported, the rest is ranked), 2 wrong use, 3 the
     result cannot be written, 130 interrupted.
     """
-    if not photos and gallery is None:
+    has_photos = bool(photos or files_from)
+    if not has_photos and gallery is None:
         raise click.UsageError("Give photos, or a --gallery that an earlier run kept.")
-    named = paths.gather(photos, recursive=recursive) if photos else None
     format_ = outputs.format_of(output, format_, _FORMATS)
-    known = [*(named if isinstance(named, list) else ()), *([] if gallery is None else [gallery])]
+    named = (
+        paths.gather(photos, recursive=recursive, exclude=exclude, files_from=files_from, null=null)
+        if has_photos
+        else paths.Gathered([])
+    )
+    known = [*named.known, *([] if gallery is None else [gallery])]
     outputs.check(output, known, command="match", format_=format_, overwrite=overwrite)
     if output is not None and gallery is not None and resolved(output) == resolved(gallery):
         raise click.UsageError(f"--output and --gallery are both {output}: give two files.")
-    if named is not None and gallery is not None:
-        check_output(gallery, known[:-1], is_earlier=_is_gallery)
+    if has_photos and gallery is not None:
+        check_output(gallery, named.known, is_earlier=_is_gallery)
 
     from anytag.retriever import Gallery, Retriever
 
     retriever = Retriever.load(model, device=device)
     summary = stream.Summary()
-    if named is None and gallery is not None:
+    if not has_photos and gallery is not None:
         seen = Gallery.read(gallery)
     else:
-        seen = retriever.embed(named or ())
+        seen = retriever.embed(named.paths)
         if gallery is not None:
             seen.write(gallery)
     with sinks.open_output(output, format_) as sink:
@@ -91,6 +99,7 @@ def command(
             found = retriever.rank(seen, text, top_k=top_k, shortlist=shortlist)
             sink.write(_rows(found, text, format_))
     _report(seen, summary)
+    named.end()
 
 
 def _rows(matches: tuple[Match, ...], text: str, format_: str) -> str:

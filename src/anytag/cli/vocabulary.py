@@ -27,7 +27,7 @@ def command() -> None:
 
 
 @command.command("candidates", short_help="A corpus of captions -> a table to review.")
-@click.argument("corpus", metavar="CORPUS...", nargs=-1, required=True)
+@click.argument("corpus", metavar="CORPUS...", nargs=-1, required=True, type=click.Path(allow_dash=True))
 @click.option("--output", metavar="FILE", type=_FILE, default=Path("candidates.tsv"), show_default=True)
 @click.option("--report", metavar="FILE", type=_FILE, help="Also a page with plots: FILE.html.")
 @click.option(

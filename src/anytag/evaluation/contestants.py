@@ -11,10 +11,10 @@ from typing import Literal, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from anytag.asked import OWN_THRESHOLD
 from anytag.errors import AnytagError
 from anytag.images import load
 from anytag.models.onnx import Device
+from anytag.queries.build import OWN_THRESHOLD
 from anytag.tagger import Tagger
 from anytag.vocabulary import Asked, Tag
 
@@ -85,7 +85,8 @@ class TaggerContestant:
         columns: dict[str, list[int]] = {}
         for column, key in enumerate(keys):
             columns.setdefault(key, []).append(column)
-        results = self.tagger.tag_many(task.photos, None if by_id else _unique(task.tags), threshold=0)
+        tags = [Asked(tag.name) if found else tag for tag, found in zip(task.tags, known, strict=True)]
+        results = self.tagger.tag_many(task.photos, None if by_id else _unique(tags), threshold=0)
         scores, failed = np.zeros(task.present.shape, np.float32), {}
         for number, found in enumerate(watch(results, total=len(task.photos), what=self.name)):
             if found.error:

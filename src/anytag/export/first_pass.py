@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save_file
 
-from anytag.asked import Questions
 from anytag.errors import ModelError
 from anytag.images import ImageSource
 from anytag.models.folder import ModelFolder, write_card
 from anytag.models.tensors import map_tensors
+from anytag.queries.build import Questions
 from anytag.tagger import Tagger
 
 Floats = npt.NDArray[np.float32]

@@ -35,6 +35,7 @@ _GRAPHS = {
 }
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _ERRORS_ONLY = 3  # onnxruntime writes its warnings to stderr, which is the user's
+_NOTHING = 4  # nor errors, where a failure is an answer
 
 
 class OnnxRuntime:
@@ -166,12 +167,16 @@ class OnnxRuntime:
     @cached_property
     def _row_width(self) -> int:
         """R, of a row of the queries: D for rows made of words, more for learned ones."""
-        inputs = {node.name: node.shape for node in self._session(TAGS).get_inputs()}
-        width = inputs["queries"][-1]
+        width = self.shapes(TAGS)["queries"][-1]
         return width if isinstance(width, int) else self.folder.card.width
 
     def run(
-        self, name: str, feeds: dict[str, npt.NDArray[Any]], outputs: tuple[str, ...] | None = None
+        self,
+        name: str,
+        feeds: dict[str, npt.NDArray[Any]],
+        outputs: tuple[str, ...] | None = None,
+        *,
+        quiet: bool = False,
     ) -> list[Floats]:
         """Runs one of the folder's graphs as it is.
 
@@ -179,15 +184,21 @@ class OnnxRuntime:
             name: its file, with the subfolder.
             feeds: its inputs.
             outputs: which, all that every such graph has when None.
+            quiet: onnxruntime says nothing on stderr where it fails.
 
         Raises:
             ModelError: the graph is not there, cannot be loaded, or fails.
         """
         session = self._session(name)
         try:
-            return list(session.run(list(outputs or _names(name)[1]), feeds))
+            options = _quiet() if quiet else None
+            return list(session.run(list(outputs or _names(name)[1]), feeds, options))
         except Exception as error:  # onnxruntime's errors have no common class but this one
             raise ModelError(f"{self.folder.path / name} cannot be run: {error}") from error
+
+    def shapes(self, name: str) -> dict[str, list[int | str]]:
+        """The axes of each input of one of the folder's graphs: numbers, or names of those that are free."""
+        return {node.name: list(node.shape) for node in self._session(name).get_inputs()}
 
     def _session(self, name: str) -> InferenceSession:
         with self._lock:
@@ -220,6 +231,14 @@ class OnnxRuntime:
             if self._asked == "cuda":
                 raise _no_cuda(str(error)) from error
             return self._open(name, [_CPU])
+
+
+def _quiet() -> Any:
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = _NOTHING
+    return options
 
 
 def available_providers() -> list[str]:

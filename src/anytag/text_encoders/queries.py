@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from anytag.errors import VocabularyError
+from anytag.errors import VocabularyError, brief
 from anytag.text_encoders.prompts import ensemble, plain_prompt, template_prompts, unit
 
 Floats = NDArray[np.float32]
@@ -84,16 +84,32 @@ def description_queries(
     return out
 
 
+def check_texts(texts: Sequence[str]) -> None:
+    """What every text encoder asks of its texts.
+
+    Raises:
+        VocabularyError: not a list of texts, or one is empty, or holds half a character.
+    """
+    if isinstance(texts, str):
+        raise VocabularyError(f"got the text {brief(texts)}, expected a list: encode([{brief(texts)}])")
+    for text in texts:
+        if not isinstance(text, str):
+            raise VocabularyError(f"got {brief(text)}, expected a text such as 'red car'")
+        if not text.strip():
+            raise VocabularyError(f"got the empty text {brief(text)}, expected words such as 'red car'")
+        if any("\ud800" <= c <= "\udfff" for c in text):
+            raise VocabularyError(
+                f"the text {brief(text)} is not Unicode: under LC_ALL=POSIX set PYTHONUTF8=1, or type ASCII"
+            )
+
+
 def in_batches(texts: Sequence[str], embed: Callable[[list[str]], Floats], *, dim: int, batch: int) -> Floats:
     """`embed` some texts at a time: float32 n×dim, rows scaled to length 1.
 
     Raises:
         VocabularyError: not a list of texts, or one is empty.
     """
-    if isinstance(texts, str):
-        raise VocabularyError(f"got the single text {texts!r}, expected a list: encode([{texts!r}])")
-    if empty := [text for text in texts if not text.strip()]:
-        raise VocabularyError(f"got the empty text {empty[0]!r}, expected words such as 'red car'")
+    check_texts(texts)
     rows = np.empty((len(texts), dim), np.float32)
     for start in range(0, len(texts), batch):
         part = list(texts[start : start + batch])

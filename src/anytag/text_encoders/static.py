@@ -7,6 +7,7 @@ the length of each row.
 
 from __future__ import annotations
 
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anytag.errors import FileMismatchError, ModelError, VocabularyError
+from anytag.errors import FileMismatchError, ModelError, VocabularyError, brief
+from anytag.text_encoders.queries import check_texts
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -70,15 +72,25 @@ class StaticTextEncoder:
             VocabularyError: a text is empty, or has no token that the table knows.
             ModelError: the folder's files cannot be read.
         """
-        if isinstance(texts, str):
-            raise VocabularyError(
-                f"got the single text {texts!r}, expected a list of texts: encode([{texts!r}])"
-            )
+        check_texts(texts)
         rows = np.empty((len(texts), self.dim), np.float32)
         for start in range(0, len(texts), _BATCH):
             batch = texts[start : start + _BATCH]
             rows[start : start + len(batch)] = self._means(self._tokens(batch))
         return rows
+
+    def unknown_words(self, text: str) -> tuple[str, ...]:
+        """Words of a text that the table has no row for: it has pieces of them, or nothing.
+
+        Words are what spaces part, without the punctuation around them; of "T-shirt" both halves count.
+        """
+        words = [word for raw in text.split() if (word := raw.strip(string.punctuation))]
+        return tuple(word for word in words if not self._is_known(word))
+
+    def _is_known(self, word: str) -> bool:
+        encoding = self._tokenizer.encode(word, add_special_tokens=False)
+        parts = encoding.word_ids
+        return len(set(parts)) == len(parts) and self._special.isdisjoint(encoding.ids)
 
     def project(self, vectors: Floats) -> Floats:
         """Queries of text vectors: ``x @ skip + relu(x @ w1 + b1) @ w2 + b2``.
@@ -101,17 +113,14 @@ class StaticTextEncoder:
 
     def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, at least one."""
-        for text in texts:
-            if not text.strip():
-                raise VocabularyError(f"got the empty text {text!r}, expected words such as 'red car'")
         special = self._special
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         ids = [[token for token in encoding.ids if token not in special] for encoding in encodings]
         for text, known in zip(texts, ids, strict=True):
             if not known:
                 raise VocabularyError(
-                    f"the text {text!r} has no word or letter that this model's table knows; "
-                    "ask it in English"
+                    f"the text {brief(text)} has no word or letter that this model's table knows; "
+                    "ask it in English, or by a name of the vocabulary in another language"
                 )
         return ids
 

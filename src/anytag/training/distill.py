@@ -37,7 +37,8 @@ HELD_OUT_PART = 20
 class Teacher(Protocol):
     """What is asked of a teacher; `anytag.Tagger` is one."""
 
-    vocabulary: Vocabulary
+    @property
+    def vocabulary(self) -> Vocabulary: ...
 
     def tag_many(self, images: Sequence[Path], *, threshold: float) -> Iterator[Tags]: ...
 

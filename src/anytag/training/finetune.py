@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from anytag.asked import Bank
 from anytag.errors import AnytagError
 from anytag.export.decoder import read_decoder
 from anytag.models.card import Card
 from anytag.models.folder import ModelFolder, write_card
 from anytag.models.hub import resolve
 from anytag.models.onnx import TAGS, OnnxRuntime
+from anytag.queries.bank import Bank
 from anytag.vocabulary import Vocabulary
 
 from .dataset import read_data, split_rows

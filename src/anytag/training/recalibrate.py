@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from anytag.asked import Bank
 from anytag.data.rows import Row
 from anytag.errors import AnytagError
 from anytag.evaluation.metrics import Reliability, expected_calibration_error
@@ -26,6 +25,7 @@ from anytag.models.card import Card
 from anytag.models.folder import ModelFolder, write_card
 from anytag.models.hub import resolve
 from anytag.models.onnx import OnnxRuntime
+from anytag.queries.bank import Bank
 from anytag.vocabulary import Vocabulary
 
 from .calibrate import sigmoid

@@ -21,7 +21,6 @@ import numpy.typing as npt
 import torch
 from safetensors.numpy import save_file
 
-from anytag.asked import Bank
 from anytag.data.rows import Row
 from anytag.evaluation.metrics import mean_average_precision
 from anytag.export.graphs import export_folder_graphs
@@ -32,6 +31,7 @@ from anytag.models.folder import ModelFolder, write_card
 from anytag.models.hub import EMBEDDED
 from anytag.models.onnx import IMAGE, TAGS, OnnxRuntime
 from anytag.nn.runtime import TorchRuntime
+from anytag.queries.bank import Bank
 from anytag.vocabulary import Vocabulary
 
 from .calibrate import Calibration as Platt
@@ -244,7 +244,7 @@ def calibrate(vocabulary_folder: Path, run: Path, out: Path, corpus: Corpus) -> 
     save_queries(out / "queries.safetensors", replace(bank, line=line))
 
     scores = sigmoid(line[:, 0] * (base.scale * logits + base.bias) + line[:, 1])
-    for child, broader in enumerate(corpus.vocabulary.broader):  # as anytag.asked does
+    for child, broader in enumerate(corpus.vocabulary.broader):  # as anytag.queries.score does
         for parent in broader:
             scores[:, parent] = np.maximum(scores[:, parent], scores[:, child])
             truth[:, parent] = np.maximum(truth[:, parent], truth[:, child])
