@@ -123,7 +123,7 @@ def _numbers(contestant: Contestant, answers: Answers, task: TagTask) -> Answers
     Raises:
         AnytagError: a score of a photo that could be read is no finite number: ranks would mean nothing.
     """
-    broken = ~np.isfinite(answers.scores).all(1)
+    broken = np.asarray(~np.isfinite(answers.scores).all(1))
     broken[list(answers.failed)] = False
     if broken.any():
         raise AnytagError(

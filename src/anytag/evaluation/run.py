@@ -229,7 +229,7 @@ def _retrieval(asked: Evaluation, task: TextTask, watch: Watch) -> Report:
         failed |= why
     kept = np.array([number not in failed for number in range(len(task.photos))])
     answers = {name: scores[kept][:, kept[owner]] for name, scores in found.items()}
-    report = evaluate_retrieval(task.part(photos=np.flatnonzero(kept)), answers, times=asked.times)
+    report = evaluate_retrieval(task.part(photos=np.flatnonzero(kept).tolist()), answers, times=asked.times)
     unread = {str(task.photos[number]): why for number, why in failed.items()}
     return replace(_with_training(report, trained_on), failed=unread)
 
