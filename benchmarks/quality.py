@@ -186,7 +186,7 @@ def reliability_table(tagger: Tagger, rows: list[Row], root: Path) -> dict[str, 
     truth = truth_of(test, Labeler(tagger.vocabulary))
     scores, _ = shown_of(tagger, [root / row.image for row in test])
     out: dict[str, Figures] = {}
-    for name, chosen in (("given tags", scores > 0), ("scores from 0.5", scores >= 0.5)):
+    for name, chosen in (("given tags", scores > 0), ("given tags from 0.5", scores >= 0.5)):
         found = Reliability.of(scores, truth, chosen)
         error = float(found.total().error())
         low, high = interval(error, found.resampled(resamples(len(test), RESAMPLES)).error())

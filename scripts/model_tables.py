@@ -140,11 +140,11 @@ def readme(metrics: Figures) -> str:
     probe = max(one["mAP"] for name, one in tags.items() if name.startswith("probe"))
     coco, one = found["coco"], found["imagenet"]
     rows = [
-        ["Flickr8k test: first tag right", f"{default['first tag right']:.2f}", ""],
+        ["Flickr8k test, 1,000 everyday scenes: first tag right", f"{default['first tag right']:.2f}", ""],
         ["precision of the default tags, against five captions", f"{default['precision']:.2f}",
          f"{given['mean score']:.2f}, their mean score"],
         [f"mAP over {tags['anytag']['tags']} caption tags", f"{tags['anytag']['mAP']:.3f}",
-         f"{probe:.3f}, linear probe on the frozen backbone"],
+         f"{probe:.3f}, linear probe on the frozen backbone, taught Flickr8k alone"],
         ["captions, BLEU-4", f"{metrics['captions_flickr8k_test']['unguided']['BLEU-4']:.1f}",
          "16.0 and 19.5, two networks of 2015"],
         [f"COCO: mAP over {coco['categories']} categories that it was taught", f"{coco['mAP']:.2f}",

@@ -82,7 +82,7 @@ def test_figures_are_those_of_a_slow_loop(photos: int, at_least: int, seed: int)
     found = figures_of(
         evaluate_tags(task_of(present, known), [Fixed(scores, thresholds)], at_least=at_least, times=5)
     )
-    right = given = there = 0
+    right = given = there = 0.0
     distances = dict[int, list[tuple[float, bool]]]()
     for n in range(photos):
         for k in range(4):
@@ -139,10 +139,8 @@ def test_reliability_by_hand() -> None:
     error = (2 * 7 + 3 * (91 - 200 / 3)) / 5
     assert one.figures["ECE of given tags"].value == pytest.approx(error, abs=1e-4)
     assert one.figures["ECE of scores from 0.5"].value == pytest.approx(91 - 200 / 3, abs=1e-4)
-    assert [(line.given, line.score) for line in one.tags] == [
-        (2, pytest.approx(43)),
-        (3, pytest.approx(91)),
-    ]
+    assert [line.given for line in one.tags] == [2, 3]
+    assert [line.score for line in one.tags] == pytest.approx([43, 91])
 
 
 def test_reliability_and_training_stand_in_all_reports(tmp_path: Path) -> None:
@@ -170,7 +168,7 @@ def test_scores_that_are_no_numbers_are_an_error(broken: float) -> None:
         evaluate_tags(task_of([[1], [0]]), [Fixed([[0.2], [broken]], [0.5])])
 
 
-def slow_recall(similar: Doubles, owner: Doubles, drawn: list[int], k: int) -> float:
+def slow_recall(similar: Doubles, owner: npt.NDArray[np.intp], drawn: list[int], k: int) -> float:
     """Recall from text to photo of the captions of the drawn photos, each as often as its photo is drawn."""
     hits = []
     for photo in drawn:
@@ -178,7 +176,7 @@ def slow_recall(similar: Doubles, owner: Doubles, drawn: list[int], k: int) -> f
             rank = 1 + sum(
                 similar[n, text] >= similar[photo, text] for n in range(len(similar)) if n != photo
             )
-            hits.append(rank <= k)
+            hits.append(bool(rank <= k))
     return 100 * sum(hits) / len(hits)
 
 

@@ -250,6 +250,7 @@ def test_a_chart_escapes_names() -> None:
         ({"at_least": 99}, "no tag is present in 99 of the 6 photos"),
         ({"rivals": ("imagenet:",)}, "lacks a name"),
         ({"kind": "caption", "rivals": ("open_clip:x",)}, "--rival has no captions"),
+        ({"prompts": "ensemble"}, "is for rivals that are told names"),
     ],
 )
 def test_what_cannot_be_measured_is_said(
@@ -330,7 +331,7 @@ def test_a_whole_benchmark_has_published_figures_beside_it(hico: Path, models: l
     assert all(one.trained_on for one in found.published)
     told = report.overview(found)
     assert "CLIP (published) was trained on: 400 million pairs" in told
-    assert "tiny was trained on: 0 of the 2 tags are in its trained vocabulary" in told
+    assert "(0 of the 2 tags asked are in its trained vocabulary)." in told
 
 
 @pytest.mark.parametrize("broken", [False, True])
@@ -349,6 +350,8 @@ def test_published_figures_do_not_stand_beside_a_limit(hico: Path, models: list[
     found = on_hico(hico, models[0], limit=20)
     assert (found.photos, found.published) == (20, ())
     assert "only the first 20 photos" in report.overview(found)
+    whole = on_hico(hico, models[0], limit=200)
+    assert whole.published and not whole.notes
 
 
 def test_a_benchmark_without_many_of_its_photos_is_an_error(hico: Path, models: list[str]) -> None:

@@ -162,7 +162,7 @@ def test_shares_of_nothing_are_no_numbers() -> None:
     found = Counts.of(nothing, nothing).micro()
     assert all(np.isnan(value) for value in found.values())
     some = Counts.of(nothing, ~nothing).micro()
-    assert np.isnan(some["precision"]) and (some["recall"], some["F1"]) == (0, 0)
+    assert np.isnan(some["precision"]) and [float(some[key]) for key in ("recall", "F1")] == [0, 0]
 
 
 def test_precision_at() -> None:

@@ -28,7 +28,7 @@ class TagScore:
     Attributes:
         id: identity of the tag; names may repeat, ids never do.
         name: the name to show.
-        score: calibrated probability that the tag is in the photo, in [0, 1].
+        score: the probability that the tag is in the photo as the model estimates it, in [0, 1].
         source: "vocabulary" when asked with a trained query, "own" when made from the user's words.
         box: where in the photo, when that was asked; None also when nothing in the photo speaks for the tag.
         heat: float32 h×w in [0, 1], how much each part of the photo speaks for the tag, when that was asked.

@@ -84,6 +84,8 @@ def command(
         times=options.pop("resamples"),
         **options,
     )
+    if output is not None:
+        report.prepare(output, [asked.data])
     found = running.run(asked, watch=_watch)
     click.echo(report.overview(found))
     if output is not None:

@@ -24,7 +24,8 @@ Floats = npt.NDArray[np.floating]
 T = TypeVar("T")
 
 PromptSet = Literal["one", "ensemble"]
-RIVALS = ("open_clip", "transformers", "imagenet")
+ZERO_SHOT = ("open_clip", "transformers")
+RIVALS = (*ZERO_SHOT, "imagenet")
 
 
 class Watch(Protocol):

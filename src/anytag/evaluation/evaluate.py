@@ -123,7 +123,7 @@ def _numbers(contestant: Contestant, answers: Answers, task: TagTask) -> Answers
     Raises:
         AnytagError: a score of a photo that could be read is no finite number: ranks would mean nothing.
     """
-    broken = ~np.isfinite(answers.scores).all(1)
+    broken = np.asarray(~np.isfinite(answers.scores).all(1))
     broken[list(answers.failed)] = False
     if broken.any():
         raise AnytagError(
@@ -138,8 +138,8 @@ def _trained_on(contestant: Contestant, answers: Answers) -> str:
     told = str(getattr(contestant, "trained_on", ""))
     if answers.trained is None:
         return told
-    share = f"{sum(answers.trained)} of the {len(answers.trained)} tags are in its trained vocabulary"
-    return f"{share}; {told}" if told else share
+    share = f"{sum(answers.trained)} of the {len(answers.trained)} tags asked are in its trained vocabulary"
+    return f"{told.rstrip('.') or 'unknown data'} ({share})"
 
 
 def _first(unread: Mapping[str, str]) -> str:

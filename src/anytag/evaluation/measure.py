@@ -210,7 +210,7 @@ def _means(resampled: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     some = ~np.isnan(resampled)
     count = some.sum(1)
     total = np.where(some, resampled, 0).sum(1)
-    return np.divide(total, count, where=count > 0, out=np.full(len(resampled), np.nan))
+    return np.asarray(np.divide(total, count, where=count > 0, out=np.full(len(resampled), np.nan)))
 
 
 def _ranking(sheet: _Sheet) -> dict[str, Figure]:

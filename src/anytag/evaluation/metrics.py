@@ -73,7 +73,7 @@ def precisions_at(scores: Floats, present: Bools, k: int) -> Doubles:
     above, level = scores > last, scores == last
     left = asked - above.sum(1)
     hits = (above & present).sum(1) + left * (level & present).sum(1) / np.maximum(level.sum(1), 1)
-    return np.divide(hits, asked, where=asked > 0, out=np.full(len(scores), np.nan))
+    return np.asarray(np.divide(hits, asked, where=asked > 0, out=np.full(len(scores), np.nan)))
 
 
 def top_k_accuracy(scores: Floats, answer: npt.NDArray[np.integer], k: int) -> float:
@@ -137,7 +137,7 @@ class Counts:
 def _share(part: Doubles, whole: Doubles) -> Doubles:
     """NaN of nothing."""
     part, whole = np.broadcast_arrays(part, whole)
-    return np.divide(part, whole, where=whole > 0, out=np.full(whole.shape, np.nan))
+    return np.asarray(np.divide(part, whole, where=whole > 0, out=np.full(whole.shape, np.nan)))
 
 
 def counts_at(scores: Floats, present: Bools, thresholds: Doubles) -> Counts:

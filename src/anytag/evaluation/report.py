@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from anytag._io import atomic_write
+from anytag._io import atomic_write, refuse_inputs
 from anytag.errors import OutputError
 
 from .evaluate import Report
@@ -16,16 +17,30 @@ from .page import page
 FILES = ("report.json", "report.md", "report.html")
 
 
+def prepare(folder: Path, inputs: Iterable[str | Path] = ()) -> None:
+    """Makes the folder of a report, before hours of work are lost for want of it.
+
+    Raises:
+        OutputError: it cannot be made or written into, or a file of a report would replace an input.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        why = error.strerror or error
+        raise OutputError(f"no report can be written into {folder} ({why}): give another --output") from error
+    for name in FILES:
+        refuse_inputs(folder / name, inputs)
+
+
 def write(report: Report, folder: Path) -> list[Path]:
     """Writes `FILES` into a folder, which is made if it is missing; each appears whole or not at all.
 
     Raises:
         OutputError: a file cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be made: {error.strerror or error}") from error
+    prepare(folder)
     data = json.dumps(report.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
     web = page(
         report,
@@ -68,7 +83,8 @@ def training(report: Report) -> list[str]:
     """What each has learned from, in sentences: who has seen these labels has it easier."""
     told = {one.name: one.trained_on for one in report.measured}
     told |= {f"{one.who} (published)": one.trained_on for one in report.published}
-    return [f"{name} was trained on: {text.rstrip('.')}." for name, text in told.items() if text]
+    plain = {name: " ".join(text.split()).rstrip(".") for name, text in told.items()}
+    return [f"{name} was trained on: {text}." for name, text in plain.items() if text]
 
 
 def summary(report: Report) -> Table:

@@ -18,7 +18,17 @@ from anytag.retriever import Retriever
 from anytag.vocabulary import Vocabulary
 
 from . import benchmarks
-from .contestants import RIVALS, Contestant, PromptSet, TaggerContestant, Watch, contestant, shared, unwatched
+from .contestants import (
+    RIVALS,
+    ZERO_SHOT,
+    Contestant,
+    PromptSet,
+    TaggerContestant,
+    Watch,
+    contestant,
+    shared,
+    unwatched,
+)
 from .cost import cost
 from .evaluate import RESAMPLES, Report, evaluate_captions, evaluate_retrieval, evaluate_tags
 from .tasks import Kind, TagTask, TextTask, names_task, rows_of, text_task, vocabulary_task
@@ -82,6 +92,11 @@ def run(asked: Evaluation, *, watch: Watch = unwatched) -> Report:
 
 
 def _measured(asked: Evaluation, watch: Watch) -> Report:
+    if asked.prompts != "one" and not any(one.startswith(ZERO_SHOT) for one in asked.rivals):
+        raise AnytagError(
+            f"--prompts {asked.prompts} is for rivals that are told names: give --rival open_clip:… or "
+            "--rival transformers:… too, or leave it out"
+        )
     if asked.task in ("caption", "retrieval"):
         texts = _text_task(asked)
         return _captions(asked, texts, watch) if asked.task == "caption" else _retrieval(asked, texts, watch)
@@ -106,9 +121,12 @@ def _measured(asked: Evaluation, watch: Watch) -> Report:
 
 def _held_back(asked: Evaluation, report: Report) -> Report:
     """The same; figures of others stand only beside a whole benchmark: on a part of it they mean nothing."""
-    part = [f"only the first {asked.limit} photos were asked"] if asked.limit else []
+    if asked.data not in benchmarks.BENCHMARKS or not (report.failed or asked.limit):
+        return report
+    limited = asked.limit and not report.published
+    part = [f"only the first {asked.limit} photos were asked"] if limited else []
     part += [f"{len(report.failed)} photos are missing or cannot be read"] if report.failed else []
-    if not part or not report.published:
+    if not part:
         return report
     note = f"This is not the whole benchmark ({', '.join(part)}), so published figures are not shown."
     return replace(report, published=(), notes=(*report.notes, note))
@@ -155,7 +173,8 @@ def _complete(asked: Evaluation, task: Task) -> Task:
     Raises:
         AnytagError: more of them are missing than a figure may leave out.
     """
-    task = task.part(photos=range(min(asked.limit or len(task.photos), len(task.photos))))
+    if asked.limit and asked.limit < len(task.photos):
+        task = replace(task.part(photos=range(asked.limit)), published=())
     missing = [photo for photo in task.photos if not photo.is_file()]
     if len(missing) > MISSING * len(task.photos) and not asked.allow_missing:
         raise AnytagError(
@@ -229,7 +248,7 @@ def _retrieval(asked: Evaluation, task: TextTask, watch: Watch) -> Report:
         failed |= why
     kept = np.array([number not in failed for number in range(len(task.photos))])
     answers = {name: scores[kept][:, kept[owner]] for name, scores in found.items()}
-    report = evaluate_retrieval(task.part(photos=np.flatnonzero(kept)), answers, times=asked.times)
+    report = evaluate_retrieval(task.part(photos=np.flatnonzero(kept).tolist()), answers, times=asked.times)
     unread = {str(task.photos[number]): why for number, why in failed.items()}
     return replace(_with_training(report, trained_on), failed=unread)
 

@@ -93,8 +93,11 @@ class TextTask:
 
     def part(self, *, photos: Sequence[int]) -> TextTask:
         """Some of the photos."""
-        own = {"photos": tuple(self.photos[n] for n in photos)}
-        return replace(self, **own, captions=tuple(self.captions[n] for n in photos))
+        return replace(
+            self,
+            photos=tuple(self.photos[n] for n in photos),
+            captions=tuple(self.captions[n] for n in photos),
+        )
 
 
 def rows_of(path: Path, *, split: str, source: str | None = None, limit: int | None = None) -> list[Row]:
