@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from anytag.errors import AnytagError, OutputError
@@ -22,7 +23,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         OutputError: the folder is missing or not writable, the disk is full; names `path` and the reason.
     """
     target = Path(path).resolve()
-    with _writing(target), _draft_beside(target) as draft:
+    with writing(target), _draft_beside(target) as draft:
         yield draft
         draft.chmod(0o666 & ~_umask())
         draft.replace(target)
@@ -41,7 +42,7 @@ def atomic_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Ite
     target = Path(path).resolve()
     if target.exists() and not replace:
         raise OutputError(f"{path} is there already: give another folder, or remove it first")
-    with _writing(target):
+    with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as work:
             draft, old = Path(work, "new"), Path(work, "old")
@@ -73,19 +74,73 @@ def refuse_inputs(output: str | os.PathLike[str], inputs: Iterable[str | os.Path
             raise OutputError(f"{os.fspath(output)} is an input of this run: give another file to write to")
 
 
+PHOTO_SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .webp .tif .tiff .bmp .gif .avif .heic .heif .jxl .dng".split()  # noqa: SIM905
+)
+"""What names of photos end in: no output that is not a picture has such a name."""
+
+
+def refuse_photo_name(output: str | os.PathLike[str]) -> None:
+    """Holds the name of an output that is no picture against those of photos.
+
+    Raises:
+        OutputError: it ends as a photo's name does: most likely the shell put a photo in the output's place.
+    """
+    suffix = os.path.splitext(os.fspath(output))[1].lower()  # noqa: PTH122  # takes names of any kind
+    if suffix in PHOTO_SUFFIXES:
+        raise OutputError(
+            f"{os.fspath(output)} has the suffix of a photo, {suffix}: give a file to write to that is none"
+        )
+
+
 @contextmanager
-def _writing(target: Path) -> Iterator[None]:
-    """Any writer's failure as one error with the file's name; errors of ours pass."""
+def locked(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Holds a lock by a file, which is made if need be and stays; a process that is killed holds it no more.
+
+    Raises:
+        OutputError: another process holds it.
+    """
+    with ExitStack() as stack:
+        with writing(path):
+            file = stack.enter_context(open(path, "ab"))  # noqa: PTH123  # takes names of any kind
+            try:
+                _lock(file.fileno())
+            except BlockingIOError as error:
+                folder = os.path.dirname(os.fspath(path)) or "."  # noqa: PTH120
+                raise OutputError(
+                    f"{folder} is being written by another process: wait for it, or give another output"
+                ) from error
+        yield
+
+
+def _lock(handle: int) -> None:
+    """Locks an open file until it is closed; raises BlockingIOError where it is locked."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        try:
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        except OSError as error:
+            raise BlockingIOError from error
+    else:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@contextmanager
+def writing(target: str | os.PathLike[str]) -> Iterator[None]:
+    """Any writer's failure as an OutputError with the file's name; errors of ours pass."""
     try:
         yield
     except AnytagError:
         raise
     except OSError as error:
-        raise OutputError(f"{target} cannot be written: {error.strerror or error}") from error
+        raise OutputError(f"{os.fspath(target)} cannot be written: {error.strerror or error}") from error
     except Exception as error:
         if type(error).__name__ != "SafetensorError":  # of a package that need not be imported for this
             raise
-        raise OutputError(f"{target} cannot be written: {error}") from error
+        raise OutputError(f"{os.fspath(target)} cannot be written: {error}") from error
 
 
 @contextmanager

@@ -422,6 +422,11 @@ class Questions:
         """Texts as queries, each on its own, whatever the vocabulary knows: float32 M×1×D."""
         return self._projected(self._encoder.encode(texts))[:, None]
 
+    def unknown_words(self, text: str) -> tuple[str, ...]:
+        """The words that the text encoder knows by letters alone, if at all; none where it cannot tell."""
+        encoder = self._encoder
+        return encoder.unknown_words(text) if isinstance(encoder, StaticTextEncoder) else ()
+
     @cached_property
     def _encoder(self) -> TextEncoder:
         return open_text_encoder(self._folder)

@@ -222,6 +222,10 @@ class Tagger:
         """
         return self._questions.words(texts)
 
+    def unknown_words(self, text: str) -> tuple[str, ...]:
+        """The words of a text that the model's text encoder knows by their letters alone, if at all."""
+        return self._questions.unknown_words(text)
+
     def _encode_batch(self, images: Sequence[ImageSource]) -> list[Encoded]:
         seen = [self._look(image) for image in images]
         pixels = [one.pixels for one in seen if one.pixels is not None]
