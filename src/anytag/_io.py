@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -91,6 +91,54 @@ def refuse_photo_name(output: str | os.PathLike[str]) -> None:
         raise OutputError(
             f"{os.fspath(output)} has the suffix of a photo, {suffix}: give a file to write to that is none"
         )
+
+
+def refuse_other_kind(output: str | os.PathLike[str], is_kind: Callable[[bytes], bool], what: str) -> None:
+    """Holds a file that an output would replace against what such outputs are; an empty one may go.
+
+    Args:
+        is_kind: told the file's first 4096 bytes.
+        what: such a file, in words: "a vocabulary".
+
+    Raises:
+        OutputError: it is something else, or no file.
+    """
+    path = Path(output)
+    refuse_photo_name(path)
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder: give a file to write to")
+    if not path.is_file():  # nothing yet, or a pipe or device, which loses nothing
+        return
+    with writing(path), path.open("rb") as file:
+        head = file.read(4096)
+    if head and not is_kind(head):
+        raise OutputError(f"{path} is there and is not {what}: give another file, or remove it first")
+
+
+def is_lines_of(*keys: str) -> Callable[[bytes], bool]:
+    """Tells whether a file begins as JSON lines of objects that have one of `keys`."""
+    names = [f'"{key}"'.encode() for key in keys]
+
+    def is_kind(head: bytes) -> bool:
+        first = head.removeprefix(b"\xef\xbb\xbf").lstrip().split(b"\n")[0]
+        return first.startswith(b"{") and any(name in first for name in names)
+
+    return is_kind
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """The text of a file in UTF-8, or in UTF-16 with its mark, without the mark.
+
+    Raises:
+        AnytagError: it cannot be read as such.
+    """
+    try:
+        raw = Path(path).read_bytes()
+        return raw.decode("utf-16" if raw.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
+    except OSError as error:
+        raise AnytagError(f"{os.fspath(path)} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise AnytagError(f"{os.fspath(path)} is not in UTF-8 ({error.reason}): save it as UTF-8") from error
 
 
 @contextmanager
