@@ -156,10 +156,10 @@ def test_no_output_replaces_an_input_or_what_is_no_rows(data: Path, model: Path,
     for output, said in wrong:
         done = run("data", "convert", data, output, "--to", "csv" if output == letter else "jsonl")
         assert done.exit_code == 2 and said in done.stderr
-    for command in ("split", "generate", "clean", "undo"):
-        options = {"generate": ("--model", model), "clean": ("--model", model), "undo": ("--step", "clean")}
+    asked = {"generate": ("--model", model), "clean": ("--model", model), "undo": ("--step", "clean")}
+    for command in ("split", *asked):
         for output in (same, other):
-            done = run("data", command, data, output, *options.get(command, ()))
+            done = run("data", command, data, output, *asked.get(command, ()))
             assert done.exit_code == 2 and "give another file" in done.stderr
     for options in (("--report", data), ("--report", other), ("--output", data), ("--report", photo)):
         assert run("data", "check", data, *options).exit_code == 2

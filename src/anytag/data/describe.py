@@ -218,10 +218,10 @@ def check_outputs(path: Path, inputs: Iterable[Path]) -> None:
     Raises:
         OutputError: one is an input, a photo by name, or something else than such files are.
     """
-    inputs = list(map(str, inputs))
-    refuse_output(str(path), inputs, is_lines_of("descriptions"), "a file of descriptions")
+    names = [str(one) for one in inputs]
+    refuse_output(str(path), names, is_lines_of("descriptions"), "a file of descriptions")
     answers = journal_of(path)
-    refuse_output(str(answers), inputs, is_lines_of("answer"), "a file of answers")
+    refuse_output(str(answers), names, is_lines_of("answer"), "a file of answers")
     if not path.absolute().parent.is_dir():
         raise OutputError(f"{path} cannot be written: its folder is not there")
 

@@ -8,6 +8,7 @@ Everything is a stream: a corpus need not fit into memory. Paths may be URLs tha
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -132,6 +133,23 @@ def read(
     source = PurePosixPath(path).stem if source is None else source
     for row in reader(path, source=source, split=split, on_error=on_error):
         yield row if images is None else replace(row, image=join(images, row.image))
+
+
+def lines_of(path: str) -> Iterator[tuple[str]]:
+    """The captions of a text with one a line, each as those of one photo; empty lines are passed over.
+
+    Raises:
+        AnytagError: it is not in UTF-8, or in UTF-16 with its mark.
+    """
+    with open_read(path) as file:
+        head = file.read(2)
+        file.seek(0)
+        encoding = "utf-16" if head in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+        lines = io.TextIOWrapper(file, encoding=encoding)
+        try:
+            yield from ((line.strip(),) for line in lines if line.strip())
+        except UnicodeDecodeError as error:
+            raise AnytagError(f"{path} is not in UTF-8 ({error.reason}): save it as UTF-8") from error
 
 
 def write(path: str, rows: Iterable[Row], *, format: str | None = None, tag_list: Sequence[str] = ()) -> None:
