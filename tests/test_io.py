@@ -9,7 +9,14 @@ import pytest
 from safetensors.numpy import save_file
 
 from anytag import AnytagError, MissingExtraError, OutputError
-from anytag._io import atomic_folder, atomic_write, refuse_inputs
+from anytag._io import (
+    atomic_folder,
+    atomic_write,
+    locked,
+    read_text,
+    refuse_inputs,
+    refuse_photo_name,
+)
 
 
 def test_an_error_leaves_the_old_file_and_no_draft(tmp_path: Path) -> None:
@@ -79,3 +86,43 @@ def test_every_error_crosses_processes() -> None:
         error = kind("HEIC", "heic") if kind is MissingExtraError else kind("what, expected, next")
         back = pickle.loads(pickle.dumps(error))
         assert (type(back), str(back), vars(back)) == (kind, str(error), vars(error))
+
+
+def test_a_device_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with atomic_write(pipe) as draft, draft.open("wb") as file:
+        file.write(b"rows")
+    assert os.read(reader, 9) == b"rows"
+    os.close(reader)
+    assert pipe.is_fifo() and list(tmp_path.iterdir()) == [pipe]
+
+
+def test_texts_are_read_in_the_encodings_of_notepads(tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        path.write_bytes("k\u00e4se\n".encode(encoding))
+        assert read_text(path) == "k\u00e4se\n"
+    path.write_bytes(b"k\xe4se")
+    with pytest.raises(AnytagError, match=r"list\.txt is not in UTF-8"):
+        read_text(path)
+    with pytest.raises(AnytagError, match=r"none\.txt cannot be read: No such file"):
+        read_text(tmp_path / "none.txt")
+
+
+def test_a_lock_is_held_once_and_left_when_its_holder_is_gone(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    with locked(lock), pytest.raises(OutputError, match="by another process"), locked(lock):
+        pass
+    with locked(lock):
+        pass
+    with pytest.raises(OutputError, match="cannot be written"), locked(tmp_path / "no" / "lock"):
+        pass
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "A.JPEG", "b.heic", "c.TIFF"])
+def test_the_name_of_a_photo_is_no_output(name: str) -> None:
+    with pytest.raises(OutputError, match="suffix of a photo"):
+        refuse_photo_name(name)
+    refuse_photo_name("a.jpg.jsonl")

@@ -17,12 +17,17 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A draft beside `path` to write into, which takes its place at the end; after an error it is as before.
 
     The draft's name is unique, so that two processes never write one file. A link stays a link. The file gets
-    the mode that any new file gets, also where a library (safetensors) makes a private one.
+    the mode that any new file gets, also where a library (safetensors) makes a private one. A pipe or device
+    is no file to replace: it is written to as it is.
 
     Raises:
         OutputError: the folder is missing or not writable, the disk is full; names `path` and the reason.
     """
     target = Path(path).resolve()
+    if target.exists() and not target.is_file() and not target.is_dir():
+        with writing(target):
+            yield target
+        return
     with writing(target), _draft_beside(target) as draft:
         yield draft
         draft.chmod(0o666 & ~_umask())

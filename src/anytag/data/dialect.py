@@ -175,7 +175,7 @@ def _check(found: Dialect, rows: Sequence[Sequence[str]], path: str) -> None:
     if not found.has_header and rows and not is_photo(rows[0][0]):
         raise AnytagError(
             f"{path}: the first line, {found.delimiter.join(rows[0])[:80]!r}, names neither known columns "
-            f"nor a photo; begin the table with a line such as image,tags (known are {', '.join(ROLES)})"
+            f"nor a photo; begin the table with a line such as image,tags (known are {', '.join(COLUMNS)})"
         )
     body = rows[1:] if found.has_header else rows
     for role in ("tags", "absent"):

@@ -221,7 +221,7 @@ def parse_lines(
             continue
         try:
             yield row_of(json.loads(line), source=source, split=split)
-        except (ValueError, RecursionError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             tell(f"{where}, line {number}: not a row ({error})", on_error, error)
 
 
