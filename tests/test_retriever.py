@@ -198,6 +198,7 @@ def test_what_can_be_checked_is_checked_before_photos_are_read(
         ("suffix of a photo", ("--gallery", broken)),
         ("suffix of a photo", ("--gallery", tmp_path / "new.JPG")),
         ("cannot be written", ("--gallery", mine / "letter.txt" / "below")),
+        ("cannot be written", ("--gallery", tmp_path / "no" / "folder.gallery")),
         ("suffix of a photo", ("--output", broken)),
         ("no word or letter", ("--text", "\u043a\u043e\u0448\u043a\u0430")),
         ("expected words", ("--text", " ")),

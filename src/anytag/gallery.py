@@ -230,7 +230,7 @@ class GalleryWriter:
     def __enter__(self) -> GalleryWriter:
         with writing(self.path), ExitStack() as stack:
             if not _may_be_gallery(self.path):
-                self.path.mkdir(parents=True)
+                self.path.mkdir()  # and no folder above it: that would be a slip of the pen
                 stack.callback(self._forsake)
             stack.enter_context(locked(self.path / _LOCK))
             if is_gallery(self.path):
