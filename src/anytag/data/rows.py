@@ -103,6 +103,8 @@ def split_of(name: str) -> str:
     Raises:
         ValueError: none is known by this name.
     """
+    if name in ("train", "val", "dev", "test", ""):  # quickly: it is asked of every row
+        return name
     key = name.strip().lower()
     found = SPLITS.get(key) or SPLITS.get(key.rstrip("0123456789").rstrip("-_ "))
     if key and found is None:
@@ -147,16 +149,15 @@ def row_of(given: object, *, source: str | None = None, split: str | None = None
 
 def _tidy(lists: dict[str, tuple[str, ...]]) -> None:
     """Single spaces, none around; tags that are empty or said twice go, with their origins."""
-    plain = {key: [" ".join(text.split()) for text in lists[key]] for key in ("captions", "tags", "absent")}
-    origins = lists["origins"] or ("",) * len(plain["tags"])
-    said: dict[str, str] = {}
-    for name, origin in zip(plain["tags"], origins, strict=True):
-        if name:
-            said.setdefault(name, origin)
-    lists["tags"], lists["captions"] = tuple(said), tuple(plain["captions"])
-    lists["absent"] = tuple(dict.fromkeys(filter(None, plain["absent"])))
+    lists["captions"] = tuple([" ".join(text.split()) for text in lists["captions"]])
+    absent = [" ".join(text.split()) for text in lists["absent"]]
+    lists["absent"] = tuple(dict.fromkeys(filter(None, absent)))
+    names = [" ".join(text.split()) for text in lists["tags"]]
+    said = dict(zip(reversed(names), reversed(lists["origins"] or names), strict=True))  # of two, the first
+    tags = [name for name in dict.fromkeys(names) if name]
     if lists["origins"]:
-        lists["origins"] = tuple(said.values())
+        lists["origins"] = tuple([said[name] for name in tags])
+    lists["tags"] = tuple(tags)
 
 
 def _text(values: Mapping[str, Any], key: str) -> str:
@@ -170,11 +171,16 @@ def _names(value: object, key: str) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
         raise ValueError(f"{key!r} is {value!r}, expected a list of texts")
     for one in value:
-        try:
-            one.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(f"{key!r} holds {one!r}, which is not Unicode") from error
+        if not one.isascii():
+            _check_unicode(one, key)
     return tuple(value)
+
+
+def _check_unicode(text: str, key: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{key!r} holds {text!r}, which is not Unicode") from error
 
 
 def _pair(value: object) -> tuple[str, Origin]:
