@@ -15,8 +15,11 @@ from anytag._io import (
     check_folder,
     check_output,
     lock,
+    locked,
     not_inputs,
+    read_text,
     refuse_inputs,
+    refuse_photo_name,
 )
 from anytag.errors import RefusedOutputError
 
@@ -105,8 +108,8 @@ def test_text_is_never_written_over_a_photo_an_input_or_what_somebody_else_made(
     for name in ("x.jpg", "x.JPEG", "x.cr2", "x.jxl", "a.jpg", "b.txt"):
         refused(name, "suffix of a photo", overwrite=True)
     refused("in", "is an input", overwrite=True)
-    refused("mine", "no earlier result")
-    refused("mine", "no earlier result", is_earlier=lambda path: path.read_text() == "ours")
+    refused("mine", "is not an earlier result")
+    refused("mine", "is not an earlier result", is_earlier=lambda path: path.read_text() == "ours")
     refused(".", "is a folder")
     refused("no/x", "is no folder")
     refused("mine/x", "is no folder")
@@ -152,3 +155,43 @@ def test_a_lock_is_held_by_one_and_dies_with_its_file(tmp_path: Path) -> None:
         assert not lock(other)
         one.close()
         assert lock(other)
+
+
+def test_a_device_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with atomic_write(pipe) as draft, draft.open("wb") as file:
+        file.write(b"rows")
+    assert os.read(reader, 9) == b"rows"
+    os.close(reader)
+    assert pipe.is_fifo() and list(tmp_path.iterdir()) == [pipe]
+
+
+def test_texts_are_read_in_the_encodings_of_notepads(tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        path.write_bytes("k\u00e4se\n".encode(encoding))
+        assert read_text(path) == "k\u00e4se\n"
+    path.write_bytes(b"k\xe4se")
+    with pytest.raises(AnytagError, match=r"list\.txt is not in UTF-8"):
+        read_text(path)
+    with pytest.raises(AnytagError, match=r"none\.txt cannot be read: No such file"):
+        read_text(tmp_path / "none.txt")
+
+
+def test_a_lock_is_held_once_and_left_when_its_holder_is_gone(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    with locked(lock), pytest.raises(OutputError, match="by another process"), locked(lock):
+        pass
+    with locked(lock):
+        pass
+    with pytest.raises(OutputError, match="cannot be written"), locked(tmp_path / "no" / "lock"):
+        pass
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "A.JPEG", "b.heic", "c.TIFF"])
+def test_the_name_of_a_photo_is_no_output(name: str) -> None:
+    with pytest.raises(OutputError, match="suffix of a photo"):
+        refuse_photo_name(name)
+    refuse_photo_name("a.jpg.jsonl")

@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,12 +30,17 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A draft beside `path` to write into, which takes its place at the end; after an error it is as before.
 
     The draft's name is unique, so that two processes never write one file. A link stays a link. The file gets
-    the mode that any new file gets, also where a library (safetensors) makes a private one.
+    the mode that any new file gets, also where a library (safetensors) makes a private one. A pipe or device
+    is no file to replace: it is written to as it is.
 
     Raises:
         OutputError: the folder is missing or not writable, the disk is full; names `path` and the reason.
     """
     target = Path(path).resolve()
+    if is_special(target):
+        with writing(target):
+            yield target
+        return
     with writing(target), _draft_beside(target) as draft:
         yield draft
         draft.chmod(0o666 & ~_umask())
@@ -98,6 +103,17 @@ def refuse_inputs(output: str | os.PathLike[str], inputs: Iterable[str | os.Path
             )
 
 
+def refuse_photo_name(output: str | os.PathLike[str]) -> None:
+    """Holds the name of an output that is no picture against those of photos.
+
+    Raises:
+        RefusedOutputError: it ends as a photo's name does: most likely the shell put a photo in the output's
+            place.
+    """
+    if os.path.splitext(os.fspath(output))[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122  # names of any kind
+        raise RefusedOutputError(f"{output} has the suffix of a photo: give a file with another to write to")
+
+
 def check_output(
     output: str | os.PathLike[str],
     inputs: Iterable[str | os.PathLike[str]] = (),
@@ -105,6 +121,7 @@ def check_output(
     is_earlier: Recognizer | None = None,
     overwrite: bool = False,
     hint: str = "give another file, or remove it first",
+    kind: str = "an earlier result of this command",
 ) -> None:
     """The one rule for files that a command writes; call it before the work, and before anything is loaded.
 
@@ -114,6 +131,7 @@ def check_output(
         is_earlier: tells an earlier result of the same command, which the new one may replace.
         overwrite: any other file that is there may go, too, as long as it is no input and no photo.
         hint: what to do about a file that may not be replaced.
+        kind: what `is_earlier` tells, in words.
 
     Raises:
         RefusedOutputError: `output` has the suffix of a photo, is an input, a folder or somebody else's file,
@@ -122,10 +140,7 @@ def check_output(
     special = is_special(Path(output))  # /dev/stdout leads to a pipe, which has no name
     target = Path(output) if special else resolved(output)
     for name in (Path(output), target):
-        if name.suffix.lower() in IMAGE_SUFFIXES:
-            raise RefusedOutputError(
-                f"{output} has the suffix of a photo: give a file with another to write to"
-            )
+        refuse_photo_name(name)
     if target.is_dir():
         raise RefusedOutputError(f"{output} is a folder: give a file to write to")
     refuse_inputs(output, inputs)
@@ -137,7 +152,51 @@ def check_output(
     if not os.access(target, os.W_OK):
         raise RefusedOutputError(f"{output} is write-protected: give another file to write to")
     if is_earlier is None or not _recognized(target, is_earlier):
-        raise RefusedOutputError(f"{output} is there already and no earlier result of this command: {hint}")
+        raise RefusedOutputError(f"{output} is there already and is not {kind}: {hint}")
+
+
+def refuse_other_kind(output: str | os.PathLike[str], is_kind: Callable[[bytes], bool], what: str) -> None:
+    """`check_output` for a file that is told by its first bytes.
+
+    Args:
+        is_kind: told the file's first 4096 bytes.
+        what: such a file, in words: "a vocabulary".
+
+    Raises:
+        RefusedOutputError: as `check_output`.
+    """
+
+    def is_earlier(path: Path) -> bool:
+        with path.open("rb") as file:
+            return is_kind(file.read(4096))
+
+    check_output(output, is_earlier=is_earlier, hint="give another file, or remove it first", kind=what)
+
+
+def is_lines_of(*keys: str) -> Callable[[bytes], bool]:
+    """Tells whether a file begins as JSON lines of objects that have one of `keys`."""
+    names = [f'"{key}"'.encode() for key in keys]
+
+    def is_kind(head: bytes) -> bool:
+        first = head.removeprefix(b"\xef\xbb\xbf").lstrip().split(b"\n")[0]
+        return first.startswith(b"{") and any(name in first for name in names)
+
+    return is_kind
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """The text of a file in UTF-8, or in UTF-16 with its mark, without the mark.
+
+    Raises:
+        AnytagError: it cannot be read as such.
+    """
+    try:
+        raw = Path(path).read_bytes()
+        return raw.decode("utf-16" if raw.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
+    except OSError as error:
+        raise AnytagError(f"{os.fspath(path)} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise AnytagError(f"{os.fspath(path)} is not in UTF-8 ({error.reason}): save it as UTF-8") from error
 
 
 def check_folder(
@@ -229,6 +288,24 @@ def lock(file: IO[Any]) -> bool:
     return True
 
 
+@contextmanager
+def locked(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Holds a lock by a file, which is made if need be and stays; a process that is killed holds it no more.
+
+    Raises:
+        RefusedOutputError: another process holds it.
+    """
+    with ExitStack() as stack:
+        with writing(Path(path)):
+            file = stack.enter_context(open(path, "ab"))  # noqa: PTH123  # takes names of any kind
+        if not lock(file):
+            folder = os.path.dirname(os.fspath(path)) or "."  # noqa: PTH120
+            raise RefusedOutputError(
+                f"{folder} is being written by another process: wait for it, or give another output"
+            )
+        yield
+
+
 def _check_place(parent: Path, output: str | os.PathLike[str]) -> None:
     if not parent.is_dir():
         raise RefusedOutputError(f"Cannot write {output}: {parent} is no folder; make it first")
@@ -245,7 +322,7 @@ def _recognized(path: Path, is_earlier: Recognizer) -> bool:
 
 
 @contextmanager
-def writing(target: Path) -> Iterator[None]:
+def writing(target: str | os.PathLike[str]) -> Iterator[None]:
     """Any writer's failure as one error with the file's name; errors of ours pass."""
     try:
         yield
@@ -254,11 +331,11 @@ def writing(target: Path) -> Iterator[None]:
     except BrokenPipeError:
         raise  # of stdout: whoever read it has enough
     except OSError as error:
-        raise OutputError(f"{target} cannot be written: {error.strerror or error}") from error
+        raise OutputError(f"{os.fspath(target)} cannot be written: {error.strerror or error}") from error
     except Exception as error:
         if type(error).__name__ != "SafetensorError":  # of a package that need not be imported for this
             raise
-        raise OutputError(f"{target} cannot be written: {error}") from error
+        raise OutputError(f"{os.fspath(target)} cannot be written: {error}") from error
 
 
 @contextmanager

@@ -270,6 +270,10 @@ class Tagger:
         """
         return self._questions.unknown_words(parse_requests(tags, "tags") or ())
 
+    def unknown_in(self, text: str) -> tuple[str, ...]:
+        """The same of a sentence, whose words may be names of the vocabulary in another language."""
+        return self._questions.unknown_in(self._questions.readable(text))
+
     def _encode_batch(self, images: Sequence[ImageSource]) -> list[Encoded]:
         seen = [self._look(image) for image in images]
         pixels = [one.pixels for one in seen if one.pixels is not None]

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
 from anytag.errors import AnytagError, MissingExtraError
 
 from .files import is_folder, listing, open_read, open_write
-from .rows import OnError, Origin, Row, tell
+from .rows import SPLITS, OnError, Origin, Row, tell
 
 PHOTOS = frozenset({"jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "gif", "avif", "heic", "heif"})
-SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "dev": "dev", "test": "test"}
-"""Names of folders that are splits rather than classes."""
 
 
 def items(path: str, prefix: str) -> Iterator[Any]:
@@ -43,36 +41,66 @@ def read_coco_captions(
     path: str, *, source: str, split: str, on_error: OnError | None = None
 ) -> Iterator[Row]:
     """Rows of COCO's captions_*.json: one a photo that has captions or not."""
-    captions: dict[int, list[str]] = {}
+    captions: dict[Any, list[str]] = {}
     for said in items(path, "annotations.item"):
-        captions.setdefault(said["image_id"], []).append(" ".join(said["caption"].split()))
-    for image in items(path, "images.item"):
-        if _is_named(image, path, on_error):
-            yield Row(image["file_name"], source, split, captions=tuple(captions.get(image["id"], ())))
+        if _has(said, {"image_id": int | str, "caption": str}, "annotation", path, on_error):
+            captions.setdefault(said["image_id"], []).append(" ".join(said["caption"].split()))
+    for image in _images(path, captions, on_error):
+        yield Row(image["file_name"], source, split, captions=tuple(captions.pop(image["id"], ())))
 
 
 def read_coco_instances(
     path: str, *, source: str, split: str, on_error: OnError | None = None
 ) -> Iterator[Row]:
     """Rows of COCO's instances_*.json: the categories of a photo's objects; all others are absent."""
-    names = {one["id"]: one["name"] for one in items(path, "categories.item")}
-    seen: dict[int, set[int]] = {}
+    kinds: dict[str, Any] = {"id": int | str, "name": str}
+    given = items(path, "categories.item")
+    names = {one["id"]: one["name"] for one in given if _has(one, kinds, "category", path, on_error)}
+    seen: dict[Any, set[Any]] = {}
     for thing in items(path, "annotations.item"):
-        seen.setdefault(thing["image_id"], set()).add(thing["category_id"])
+        if _has(thing, {"image_id": int | str, "category_id": int | str}, "annotation", path, on_error):
+            if thing["category_id"] not in names:
+                tell(f"{path}: no category has the id {thing['category_id']!r} of an annotation", on_error)
+                continue
+            seen.setdefault(thing["image_id"], set()).add(thing["category_id"])
+    for image in _images(path, seen, on_error):
+        there = seen.pop(image["id"], set())
+        tags, absent = (
+            tuple(name for key, name in names.items() if (key in there) == wanted) for wanted in (True, False)
+        )
+        yield Row(image["file_name"], source, split, tags=tags, absent=absent)
+
+
+def _images(path: str, said: Mapping[Any, Any], on_error: OnError | None) -> Iterator[Any]:
+    """The images of a COCO file, each once; tells of what is said of images that are not there.
+
+    Whoever takes an image takes what is said of it out of `said`.
+
+    Raises:
+        AnytagError: there are none.
+    """
+    known: set[Any] = set()
     for image in items(path, "images.item"):
-        if _is_named(image, path, on_error):
-            there = seen.get(image["id"], set())
-            tags, absent = (
-                tuple(name for key, name in names.items() if (key in there) == wanted)
-                for wanted in (True, False)
-            )
-            yield Row(image["file_name"], source, split, tags=tags, absent=absent)
+        if not _has(image, {"id": int | str, "file_name": str}, "image", path, on_error):
+            continue
+        if image["id"] in known:
+            tell(f"{path}: two images have the id {image['id']!r}; the first counts", on_error)
+            continue
+        known.add(image["id"])
+        yield image
+    if not known:
+        raise AnytagError(
+            f'{path} holds no images; expected the lists "images" and "annotations", as COCO has'
+        )
+    for number in said:
+        tell(f"{path}: no image has the id {number!r} that an annotation names", on_error)
 
 
-def _is_named(image: Any, path: str, on_error: OnError | None) -> bool:
-    if isinstance(image, dict) and {"id", "file_name"} <= set(image):
+def _has(one: Any, kinds: Mapping[str, Any], what: str, path: str, on_error: OnError | None) -> bool:
+    """Whether an item has these fields, of these kinds; tells of one that has not."""
+    if isinstance(one, dict) and all(isinstance(one.get(name), kind) for name, kind in kinds.items()):
         return True
-    tell(f"{path}: the image {image!r} lacks id or file_name", on_error)
+    tell(f"{path}: the {what} {str(one)[:200]} lacks {' or '.join(kinds)}", on_error)
     return False
 
 
@@ -169,6 +197,6 @@ def read_folders(path: str, *, source: str, split: str, on_error: OnError | None
 def _class_of(name: str) -> tuple[str, str]:
     """Split and class of a photo; each "" where the folders do not say."""
     first, *rest = name.split("/")[:-1] or [""]
-    part = SPLITS.get(first.lower(), "")
+    part = SPLITS.get(first.lower(), "")  # a folder that is a split rather than a class
     label = (rest[0] if rest else "") if part else first
     return part, label.replace("_", " ")

@@ -243,7 +243,7 @@ class Questions:
 
         Only where the text encoder does not know a word: "eine rote Katze" is asked as "eine rote cat".
         """
-        unknown = set(self._unknown(text))
+        unknown = set(self.unknown_in(text))
         if not unknown:
             return text
         words, said = text.split(), []
@@ -263,10 +263,10 @@ class Questions:
         """
         rows = [row.words for row in self._rows(requests) if row.words is not None]
         texts = [self.readable(text) for one in rows for text in (one.name, *one.descriptions)]
-        return tuple(dict.fromkeys(word for text in texts for word in self._unknown(text)))
+        return tuple(dict.fromkeys(word for text in texts for word in self.unknown_in(text)))
 
-    def _unknown(self, text: str) -> tuple[str, ...]:
-        """None where the encoder reads every text: CLIP's wordpieces are trained on all of them."""
+    def unknown_in(self, text: str) -> tuple[str, ...]:
+        """Words that the text encoder does not know; none where it reads every text, as CLIP does."""
         encoder = self._encoder
         return encoder.unknown_words(text) if isinstance(encoder, StaticTextEncoder) else ()
 

@@ -7,7 +7,6 @@ the length of each row.
 
 from __future__ import annotations
 
-import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -79,19 +78,6 @@ class StaticTextEncoder:
             rows[start : start + len(batch)] = self._means(self._tokens(batch))
         return rows
 
-    def unknown_words(self, text: str) -> tuple[str, ...]:
-        """Words of a text that the table has no row for: it has pieces of them, or nothing.
-
-        Words are what spaces part, without the punctuation around them; of "T-shirt" both halves count.
-        """
-        words = [word for raw in text.split() if (word := raw.strip(string.punctuation))]
-        return tuple(word for word in words if not self._is_known(word))
-
-    def _is_known(self, word: str) -> bool:
-        encoding = self._tokenizer.encode(word, add_special_tokens=False)
-        parts = encoding.word_ids
-        return len(set(parts)) == len(parts) and self._special.isdisjoint(encoding.ids)
-
     def project(self, vectors: Floats) -> Floats:
         """Queries of text vectors: ``x @ skip + relu(x @ w1 + b1) @ w2 + b2``.
 
@@ -110,6 +96,19 @@ class StaticTextEncoder:
         hidden = np.maximum(vectors @ p["w1"] + p["b1"], 0.0)  # n×H
         queries: Floats = (vectors @ p["skip"] + hidden @ p["w2"] + p["b2"]).astype(np.float32, copy=False)
         return queries
+
+    def unknown_words(self, text: str) -> tuple[str, ...]:
+        """The words of a text, each once, that are no entry of the table and do not begin with one.
+
+        Of "skateboarders" the table has the greater part, of "Katzenklo" single letters, of "猫" nothing.
+        """
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        firsts: dict[tuple[int, int], tuple[int, int]] = {}
+        for word, (start, end), token in zip(encoding.word_ids, encoding.offsets, encoding.ids, strict=True):
+            whole = (word is not None and encoding.word_to_chars(word)) or (start, end)
+            firsts.setdefault(whole, (start, start if token in self._special else end))
+        found = (text[slice(*whole)] for whole, first in firsts.items() if _is_fragment(whole, first))
+        return tuple(dict.fromkeys(word for word in found if any(map(str.isalpha, word))))
 
     def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, at least one."""
@@ -191,6 +190,12 @@ class StaticTextEncoder:
         """Ids that say nothing: unknown, padding, begin and end."""
         added = self._tokenizer.get_added_tokens_decoder()
         return frozenset(token for token, entry in added.items() if entry.special)
+
+
+def _is_fragment(word: tuple[int, int], first: tuple[int, int]) -> bool:
+    """Whether the first token says too little of a word: less than half of it, or two letters of more."""
+    letters, known = word[1] - word[0], first[1] - first[0]
+    return known < letters and (2 * known < letters or known < 3)
 
 
 def _read(path: Path, expected: dict[str, tuple[type, int]]) -> dict[str, NDArray[Any]]:
