@@ -74,10 +74,8 @@ def command(
     result cannot be written, 130 interrupted.
     """
     named = paths.gather(photos, recursive=recursive)
-    format_ = outputs.format_of(output, format_, _FORMATS)
+    format_ = outputs.settle("caption", output, format_, _FORMATS, photos=named, overwrite=overwrite)
     outputs.check_typed(photos, output)
-    known = named if isinstance(named, list) else []
-    outputs.check(output, known, command="caption", format_=format_, overwrite=overwrite)
 
     from anytag.captioner import Captioner  # after all that can be wrong at once
 

@@ -67,13 +67,11 @@ def command(
     if not photos and gallery is None:
         raise click.UsageError("Give photos, or a --gallery that an earlier run kept.")
     named = paths.gather(photos, recursive=recursive) if photos else None
-    format_ = outputs.format_of(output, format_, _FORMATS)
-    known = [*(named if isinstance(named, list) else ()), *([] if gallery is None else [gallery])]
-    outputs.check(output, known, command="match", format_=format_, overwrite=overwrite)
+    format_ = outputs.settle("match", output, format_, _FORMATS, photos=named or (), overwrite=overwrite)
     if output is not None and gallery is not None and resolved(output) == resolved(gallery):
         raise click.UsageError(f"--output and --gallery are both {output}: give two files.")
     if named is not None and gallery is not None:
-        check_output(gallery, known[:-1], is_earlier=_is_gallery)
+        check_output(gallery, named if isinstance(named, list) else (), is_earlier=_is_gallery)
 
     from anytag.retriever import Gallery, Retriever
 

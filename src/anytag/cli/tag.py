@@ -101,13 +101,9 @@ def command(
         raise click.UsageError(
             "--tags asks exactly these tags, --also the vocabulary and these: give one of them."
         )
-    format_ = outputs.format_of(output, format_, writers.NAMES)
-    known = named if isinstance(named, list) else []
-    drawings = None if draw is None else Drawings(draw, known)
+    format_ = outputs.settle("tag", output, format_, writers.NAMES, photos=named, overwrite=overwrite)
     outputs.check_typed(photos, output)
-    outputs.check(output, known, command="tag", format_=format_, overwrite=overwrite)
-    if drawings is not None:
-        drawings.check()
+    drawings = None if draw is None else Drawings(draw, named)
 
     from anytag.tagger import Tagger  # after all that can be wrong at once
 
