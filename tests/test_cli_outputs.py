@@ -83,6 +83,23 @@ def test_no_output_replaces_a_photo_an_input_or_what_others_made(model: Path, ph
         assert not done.stdout
 
 
+def test_folders_without_permission_are_refused_before_the_work(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("locked").mkdir()
+    allowed = os.access  # for root all are
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "locked" and allowed(path, mode))
+    for command in (
+        ["tag", "photos", "--output", "locked/a.txt"],
+        ["tag", "photos", "--draw", "locked/below/it"],
+        ["match", "photos", "--text", "dog", "--gallery", "locked/a"],
+        ["finetune", "--data", "photos/0.jpg", "--output", "locked/model"],
+        ["eval", "--data", "photos/0.jpg", "--output", "locked/report"],
+    ):
+        done = run(*command)
+        assert done.exit_code == 2 and "ermission" in done.stderr, done.output
+
+
 def test_photos_of_a_list_are_held_against_the_output_as_they_come(model: Path, photos: Path) -> None:
     os.link("photos/3.jpg", "out.txt")
     before = content(photos)
@@ -395,7 +412,7 @@ def test_drawings_of_several_runs_stay_apart(model: Path, photos: Path) -> None:
 
 
 def test_the_longest_names_have_drawings(photos: Path) -> None:
-    drawings = Drawings(Path("drawn"))  # of photos that come one by one
+    drawings = Drawings(Path("drawn"), iter(()))  # of photos that come one by one
     names = ["x" * 250 + end for end in ("1.jpg", "2.jpg")] + [f"{photos}/0.jpg", "/elsewhere/0.jpg"]
     files = [drawings.file(name) for name in names]
     assert len({*files}) == 4
@@ -422,5 +439,5 @@ def test_folders_of_models_and_reports_are_not_made_over_others(photos: Path) ->
     ):
         done = run(*command)
         assert done.exit_code == 2, done.output
-        assert any(word in done.stderr for word in ("there already", "input")), done.stderr
+        assert any(word in done.stderr for word in ("there already", "not empty", "input")), done.stderr
         assert content(photos.parent) == before

@@ -224,9 +224,7 @@ def check_folder(
             raise RefusedOutputError(f"{folder} holds the input {os.fspath(name)}: give another folder")
     _check_place(next(place for place in (target, *target.parents) if place.exists()), folder)
     if target.exists() and any(target.iterdir()) and not (is_earlier and _recognized(target, is_earlier)):
-        raise RefusedOutputError(
-            f"{folder} is there already and not empty: give a folder that is not there yet"
-        )
+        raise RefusedOutputError(f"{folder} exists and is not empty: give a folder that is not there yet")
 
 
 def not_inputs(inputs: Iterable[str], outputs: Iterable[str | os.PathLike[str]]) -> Iterator[str]:

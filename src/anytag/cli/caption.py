@@ -84,10 +84,9 @@ def command(
     """
     guides = lists.between_commas(tags, "--tags")
     excluded = lists.between_commas(exclude_tags, "--exclude-tags") or ()
-    format_ = outputs.format_of(output, format_, _FORMATS)
     named = paths.gather(photos, recursive=recursive, exclude=exclude, files_from=files_from, null=null)
+    format_ = outputs.settle("caption", output, format_, _FORMATS, photos=named.paths, overwrite=overwrite)
     outputs.check_typed(photos, output)
-    outputs.check(output, named.known, command="caption", format_=format_, overwrite=overwrite)
 
     from anytag.captioner import Captioner  # after all that can be wrong at once
 

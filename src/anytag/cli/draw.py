@@ -30,21 +30,20 @@ class Drawings:
 
     Args:
         folder: made where it is missing.
-        photos: all of them, where they are known.
+        photos: all of them, a list, or a stream.
+
+    Raises:
+        RefusedOutputError: the folder cannot be made or written, or a drawing would replace another file.
     """
 
-    def __init__(self, folder: Path, photos: Sequence[str] = ()) -> None:
+    def __init__(self, folder: Path, photos: Iterable[str]) -> None:
         self.folder = folder
         self.failed = 0
-        self._photos = photos
-        self._base = _common(photos)
+        self._photos = photos if isinstance(photos, list) else []
+        self._base = _common(self._photos)
+        self._check_all()
 
-    def check(self) -> None:
-        """Holds the drawings against the files that are there.
-
-        Raises:
-            RefusedOutputError: the folder cannot be made or written, or a drawing would replace another file.
-        """
+    def _check_all(self) -> None:
         place = resolved(self.folder)
         place = next(one for one in (place, *place.parents) if one.exists())
         if not place.is_dir():

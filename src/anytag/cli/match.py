@@ -94,11 +94,10 @@ def command(
     has_photos = bool(photos or files_from)
     if not has_photos and gallery is None:
         raise click.UsageError("Give photos, or a --gallery that an earlier run made.")
-    format_ = outputs.format_of(output, format_, _FORMATS)
     named = paths.Gathered([])
     if has_photos:
         named = paths.gather(photos, recursive=recursive, exclude=exclude, files_from=files_from, null=null)
-    outputs.check(output, named.known, command="match", format_=format_, overwrite=overwrite)
+    format_ = outputs.settle("match", output, format_, _FORMATS, photos=named.paths, overwrite=overwrite)
 
     from anytag.retriever import Retriever  # after all that can be wrong at once
 

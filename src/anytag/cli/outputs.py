@@ -80,7 +80,7 @@ def format_of(output: Path | None, given: str | None, names: Sequence[str]) -> s
     if output is None or output == STDOUT or not output.suffix or is_special(output):
         return "text"
     format_ = SUFFIXES.get(output.suffix.lower())
-    if format_ in names or output.suffix.lower() in IMAGE_SUFFIXES:  # `check` has better words for those
+    if format_ in names or output.suffix.lower() in IMAGE_SUFFIXES:  # the rule has better words for those
         return format_ or "text"
     known = ", ".join(suffix for suffix, name in SUFFIXES.items() if name in names)
     raise click.UsageError(
@@ -89,27 +89,39 @@ def format_of(output: Path | None, given: str | None, names: Sequence[str]) -> s
     )
 
 
-def check(
-    output: Path | None,
-    inputs: Iterable[str | os.PathLike[str]],
-    *,
+def settle(
     command: str,
-    format_: str,
-    overwrite: bool = False,
-) -> None:
-    """Holds --output against the one rule for outputs, before anything is loaded.
+    output: Path | None,
+    given: str | None,
+    names: Sequence[str],
+    *,
+    photos: Iterable[str],
+    overwrite: bool,
+) -> str:
+    """The format, and --output held against the one rule for outputs, before anything is loaded.
+
+    Args:
+        command: that writes.
+        output: what --output says.
+        given: what --format says.
+        names: the command's formats.
+        photos: the input; those of a stream are held against the output as they come, by `stream.Todo`.
+        overwrite: what --overwrite says.
 
     Raises:
-        RefusedOutputError: it may not be written.
+        click.UsageError: the suffix says no format.
+        RefusedOutputError: the output may not be written.
     """
+    format_ = format_of(output, given, names)
     if output is not None and output != STDOUT:
         check_output(
             output,
-            [*inputs, *option_files()],
+            [*(photos if isinstance(photos, list) else ()), *option_files()],
             is_earlier=journal.is_result(command, format_),
             overwrite=overwrite,
             hint="give another file, or --overwrite",
         )
+    return format_
 
 
 def option_files() -> list[Path]:
@@ -117,7 +129,7 @@ def option_files() -> list[Path]:
     params = click.get_current_context().params
     found: list[Path] = []
     for name, value in params.items():
-        if name not in ("output", "draw", "gallery"):
+        if name not in ("output", "draw"):
             found += [
                 one for one in (value if isinstance(value, tuple) else (value,)) if isinstance(one, Path)
             ]

@@ -86,11 +86,6 @@ class Gathered:
     failures: tuple[str, ...] = ()
 
     @property
-    def known(self) -> list[str]:
-        """The photos that are known before they are read: none of a stream."""
-        return self.paths if isinstance(self.paths, list) else []
-
-    @property
     def total(self) -> int | None:
         """How many, where that is known before they are read."""
         return len(self.paths) if isinstance(self.paths, list) else None

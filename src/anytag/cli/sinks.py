@@ -22,7 +22,7 @@ STDOUT = Path("-")
 
 
 def open_output(output: Path | None, format_: str, *, resume: bool = False) -> Stdout | File:
-    """Where rows go; a file is one that `outputs.check` has let through.
+    """Where rows go; a file is one that `outputs.settle` has let through.
 
     Raises:
         click.UsageError: stdout is closed, or cannot be resumed.
@@ -97,7 +97,7 @@ class File:
     they are is in `NAME.part.json`, so that only the same work goes on. A pipe or device is written directly.
 
     Args:
-        path: what `outputs.check` has let through.
+        path: what `outputs.settle` has let through.
         format_: of the rows.
         resume: go on with the rows of `NAME.part`.
     """

@@ -138,13 +138,10 @@ def command(
             "--tags asks exactly these tags, --also the vocabulary and these, --exclude-tags the vocabulary "
             "without these: give one of them, or the last two."
         )
-    format_ = outputs.format_of(output, format_, writers.NAMES)
     named = paths.gather(photos, recursive=recursive, exclude=exclude, files_from=files_from, null=null)
-    drawings = None if draw is None else Drawings(draw, named.known)
+    format_ = outputs.settle("tag", output, format_, writers.NAMES, photos=named.paths, overwrite=overwrite)
     outputs.check_typed(photos, output)
-    outputs.check(output, named.known, command="tag", format_=format_, overwrite=overwrite)
-    if drawings is not None:
-        drawings.check()
+    drawings = None if draw is None else Drawings(draw, named.paths)
 
     from anytag.tagger import Tagger  # after all that can be wrong at once
 
