@@ -166,9 +166,8 @@ def command(
     )
     own = requested or added
     if unknown := tagger.unknown_words(own) if own else ():
-        click.echo(
-            f"Words that the model does not know: {_few(unknown)}. Their scores mean little.", err=True
-        )
+        said = f"Words that the model does not know: {_few(unknown)}."
+        click.echo(f"{said} It has pieces of them at best: such scores may mean little.", err=True)
     low = _LowScores()
     with closing(results):
         seen = low.watch(results if draw is None else drawn(results, draw))
