@@ -172,9 +172,8 @@ def command(
 
 def _warn_of_unknown_words(tagger: Tagger, tags: Sequence[str | Asked] | None) -> None:
     if unknown := tagger.unknown_words(tags) if tags else ():
-        click.echo(
-            f"Words that the model does not know: {_few(unknown)}. Their scores mean little.", err=True
-        )
+        said = f"Words that the model does not know: {_few(unknown)}."
+        click.echo(f"{said} It has pieces of them at best: such scores may mean little.", err=True)
 
 
 def _limited(tagger: Tagger, excluded: list[str] | None, language: str | None) -> Tagger:
