@@ -17,7 +17,7 @@ from anytag.data.rows import Row, write_rows
 from anytag.errors import AnytagError
 from anytag.evaluation import metrics, report
 from anytag.evaluation.contestants import Answers, TaggerContestant, contestant, shared
-from anytag.evaluation.evaluate import Report, evaluate_captions, evaluate_retrieval, evaluate_tags
+from anytag.evaluation.evaluate import Cost, Report, evaluate_captions, evaluate_retrieval, evaluate_tags
 from anytag.evaluation.run import Evaluation, run
 from anytag.evaluation.svg import chart
 from anytag.evaluation.tasks import Published, TagTask, TextTask, names_task, rows_of, vocabulary_task
@@ -279,6 +279,20 @@ def test_cost_is_that_of_a_process_of_its_own(data: Path, models: list[str]) -> 
     assert one.milliseconds > 0
     assert 20 < one.megabytes < 2000
     assert "milliseconds a photo" in report.markdown(found)
+
+
+def test_cost_is_of_photos_that_can_be_read(
+    data: Path, models: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def count(_spec: str | None, task: TagTask, **_: object) -> Cost:
+        seen.extend(path.name for path in task.photos)
+        return Cost(1.0, 1.0)
+
+    monkeypatch.setattr("anytag.evaluation.run.cost", count)
+    run(asked(data, models, costs=True))
+    assert seen == [f"{number}.png" for number in range(6)]
 
 
 class Teller:

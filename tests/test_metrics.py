@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from anytag.evaluation import metrics
 from anytag.evaluation.metrics import (
     Counts,
     Reliability,
@@ -225,6 +226,18 @@ def test_reliability_is_the_slow_loop(photos: int, bins: int, seed: int) -> None
         drawn = np.repeat(np.arange(photos), row.astype(int))
         some = Reliability.of(scores[drawn], present[drawn], chosen[drawn], bins=bins).total().error()
         assert error == pytest.approx(float(some), nan_ok=True)
+
+
+def test_memory_is_bounded_by_work_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(3)
+    scores, present = random.random((9, 7)), random.random((9, 7)) < 0.5
+    whole = average_precision(scores, present), Reliability.of(scores, present)
+    monkeypatch.setattr(metrics, "_ENTRIES", 20)
+    assert average_precision(scores, present).tolist() == whole[0].tolist()
+    parts = Reliability.of(scores, present)
+    np.testing.assert_array_equal(parts.pairs, whole[1].pairs)
+    np.testing.assert_array_equal(parts.score, whole[1].score)
+    assert average_precision(np.zeros((3, 0)), np.zeros((3, 0), bool)).tolist() == []
 
 
 def test_what_scores_near_zero_hides_the_error_of_what_is_given() -> None:

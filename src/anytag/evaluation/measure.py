@@ -7,6 +7,7 @@ truth is known: a tag that is given without a single photo counts against precis
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -148,17 +149,17 @@ class _Sheet:
             weights,
         )
 
-    @property
+    @cached_property
     def known(self) -> Bools:
         """N×K."""
         return np.isfinite(self.scores)
 
-    @property
+    @cached_property
     def pairs(self) -> tuple[Floats, Bools]:
         """Scores and truth of all pairs of photo and tag of which the truth is known, M."""
         return self.scores[self.known], self.task.present[self.known]
 
-    @property
+    @cached_property
     def given(self) -> Bools | None:
         """N×K at the contestant's own thresholds."""
         thresholds = self.answers.thresholds
@@ -342,7 +343,7 @@ def _curves(sheet: _Sheet) -> dict[str, Curve]:
     recall, precision = metrics.precision_recall_curve(*sheet.pairs)
     curves = {"precision-recall": _points(recall, precision)}
     if sheet.answers.are_probabilities:
-        score, share, count = metrics.calibration_curve(*sheet.pairs)
+        score, share, count = metrics.calibration_curve(sheet.scores, sheet.task.present, sheet.known)
         curves["calibration"] = _points(score[count > 0], share[count > 0])
         found = metrics.counts_at(sheet.scores, sheet.task.present, GRID)
         curves |= {name: _points(GRID, values) for name, values in found.micro().items()}

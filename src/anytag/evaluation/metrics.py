@@ -20,6 +20,7 @@ Bools = npt.NDArray[np.bool_]
 KS = (1, 5, 10)
 BINS = 20
 _CHUNK = 64  # resamples that are worked on at once: bounds memory
+_ENTRIES = 1 << 22  # scores that are worked on at once, likewise
 
 
 def average_precision(scores: Floats, present: Bools) -> Doubles:
@@ -29,6 +30,14 @@ def average_precision(scores: Floats, present: Bools) -> Doubles:
     Photos of equal score share the last of their ranks, as in scikit-learn; the published order of ties is
     not specified.
     """
+    step = max(1, _ENTRIES // max(1, len(scores)))
+    parts = [slice(start, start + step) for start in range(0, scores.shape[1], step)]
+    return np.concatenate(
+        [np.zeros(0), *(_average_precision(scores[:, part], present[:, part]) for part in parts)]
+    )
+
+
+def _average_precision(scores: Floats, present: Bools) -> Doubles:
     order = np.argsort(-scores, axis=0, kind="stable")
     hits = np.take_along_axis(present, order, axis=0)
     shared = _shared_ranks(np.take_along_axis(scores, order, axis=0))
@@ -199,6 +208,14 @@ class Reliability:
     ) -> Reliability:
         """Of each photo by itself: probabilities N×K, N×K, the pairs that count N×K (None: all) -> N×bins."""
         counted = np.ones_like(present) if chosen is None else chosen
+        step = max(1, _ENTRIES // max(1, scores.shape[1]))
+        rows = [slice(start, start + step) for start in range(0, len(scores), step)]
+        parts = [cls._of(scores[some], present[some], counted[some], bins) for some in rows]
+        sums = zip(*((part.pairs, part.score, part.right) for part in parts), strict=True)
+        return cls(*map(np.concatenate, sums))
+
+    @classmethod
+    def _of(cls, scores: Floats, present: Bools, counted: Bools, bins: int) -> Reliability:
         photo = np.nonzero(counted)[0]
         score = scores[counted].astype(np.float64)
         at = (score * bins + 1e-5).astype(np.int64)  # 0.9 in float32 is a little less, and is of 0.9 to 0.95
@@ -225,10 +242,10 @@ class Reliability:
 
 
 def calibration_curve(
-    scores: Floats, present: Bools, *, bins: int = BINS
+    scores: Floats, present: Bools, chosen: Bools | None = None, *, bins: int = BINS
 ) -> tuple[Doubles, Doubles, Doubles]:
-    """(mean score, share that is present, entries) of `bins` equally wide bins of the scores."""
-    found = Reliability.of(scores.reshape(1, -1), present.reshape(1, -1), bins=bins).total()
+    """(mean score, share that is present, entries) of `bins` equally wide bins of the chosen N×K scores."""
+    found = Reliability.of(scores, present, chosen, bins=bins).total()
     filled = np.maximum(found.pairs, 1)
     return found.score / filled, found.right / filled, found.pairs
 
@@ -238,7 +255,7 @@ def expected_calibration_error(scores: Floats, present: Bools, *, bins: int = BI
 
     Over all pairs of photo and tag this tells little: nearly all of them score close to 0.
     """
-    return float(Reliability.of(scores.reshape(1, -1), present.reshape(1, -1), bins=bins).total().error())
+    return float(Reliability.of(scores, present, bins=bins).total().error())
 
 
 def wilson(right: float, total: float, *, level: float = 0.95) -> tuple[float, float]:

@@ -115,6 +115,8 @@ def _measured(asked: Evaluation, watch: Watch) -> Report:
     )
     if not asked.costs:
         return report
+    readable = [n for n, photo in enumerate(task.photos) if str(photo) not in report.failed]
+    task = task.part(photos=readable)  # a photo that fails costs next to nothing
     found = zip(contestants, specs, strict=True)
     return replace(report, costs={one.name: cost(spec, task, device=asked.device) for one, spec in found})
 
