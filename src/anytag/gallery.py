@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anytag._io import atomic_folder, atomic_write, locked, refuse_photo_name, writing
-from anytag.errors import AnytagError, ModelError, OutputError
+from anytag.errors import AnytagError, ModelError, RefusedOutputError
 from anytag.records import RecordFile, Records, RecordsAt
 from anytag.results import Failure
 
@@ -68,7 +68,7 @@ class Gallery:
         with ExitStack() as stack:
             if is_gallery(path):
                 stack.enter_context(locked(Path(path, _LOCK)))
-            draft = stack.enter_context(atomic_folder(path, replace=_may_be_gallery(path)))
+            draft = stack.enter_context(atomic_folder(path, replace=may_be_gallery(path)))
             with GalleryWriter(draft, model=self.model, weights=self.weights, widths=widths) as writer:
                 for start in range(0, len(self), 1024):
                     part = slice(start, start + 1024)
@@ -187,11 +187,11 @@ def is_gallery(path: str | Path) -> bool:
     return Path(path, _HEADER).is_file()
 
 
-def _may_be_gallery(path: str | Path) -> bool:
+def may_be_gallery(path: str | Path) -> bool:
     """A gallery, or an empty folder, where one that had no photos yet may have left its lock.
 
     Raises:
-        OutputError: something else is there.
+        RefusedOutputError: something else is there.
     """
     folder = Path(path)
     refuse_photo_name(folder)
@@ -199,7 +199,7 @@ def _may_be_gallery(path: str | Path) -> bool:
         return False
     if folder.is_dir() and (is_gallery(folder) or {one.name for one in folder.iterdir()} <= {_LOCK}):
         return True
-    raise OutputError(
+    raise RefusedOutputError(
         f"{path} is there and is no gallery of this anytag: give another name for the gallery's folder"
     )
 
@@ -229,7 +229,7 @@ class GalleryWriter:
 
     def __enter__(self) -> GalleryWriter:
         with writing(self.path), ExitStack() as stack:
-            if not _may_be_gallery(self.path):
+            if not may_be_gallery(self.path):
                 self.path.mkdir()  # and no folder above it: that would be a slip of the pen
                 stack.callback(self._forsake)
             stack.enter_context(locked(self.path / _LOCK))

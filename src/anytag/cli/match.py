@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 
 import click
 
+from anytag._io import check_folder, refuse_photo_name
 from anytag.cli import lists, outputs, paths, sinks, stream, writers
+from anytag.errors import RefusedOutputError
 
 if TYPE_CHECKING:
     from anytag.gallery import GalleryWriter
@@ -97,6 +99,8 @@ def command(
     named = paths.Gathered([])
     if has_photos:
         named = paths.gather(photos, recursive=recursive, exclude=exclude, files_from=files_from, null=null)
+    if has_photos and gallery is not None:
+        _check_gallery(gallery)
     format_ = outputs.settle("match", output, format_, _FORMATS, photos=named.paths, overwrite=overwrite)
 
     from anytag.retriever import Retriever  # after all that can be wrong at once
@@ -120,6 +124,16 @@ def command(
             sink.write(_rows(matches, format_))
     summary.end()
     named.end()
+
+
+def _check_gallery(folder: Path) -> None:
+    """Holds a gallery that is to be written against the one rule for outputs, before anything is loaded."""
+    from anytag.gallery import may_be_gallery
+
+    refuse_photo_name(folder)
+    check_folder(folder, is_earlier=may_be_gallery)
+    if not folder.parent.is_dir():  # that would be a slip of the pen
+        raise RefusedOutputError(f"{folder} cannot be made: {folder.parent} is no folder; make it first")
 
 
 def _add(
