@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from anytag.errors import AnytagError, ImageError, ModelError, VocabularyError
 from anytag.generation import Decoder, Ids, Limits, beam_search, greedy, sample
-from anytag.images import ImageSource
+from anytag.images import MAX_PIXELS, ImageSource
 from anytag.models.caption_onnx import OnnxCaptions
 from anytag.models.card import CaptionSpec
 from anytag.models.folder import ModelFolder
@@ -70,6 +70,7 @@ class Captioner:
         device: Device = "auto",
         threads: int | None = None,
         precision: Precision | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> Captioner:
         """A captioner with a model and a device that are there; arguments and errors as for `Tagger.load`.
 
@@ -84,7 +85,8 @@ class Captioner:
             )
         runtime = open_runtime(folder, device=device, threads=threads, precision=precision)
         pieces = WordPieces.from_file(folder.file(spec.wordpieces))
-        return cls(Tagger(folder, runtime), _open_captions(folder, runtime), pieces, spec)
+        tagger = Tagger(folder, runtime, max_pixels=max_pixels)
+        return cls(tagger, _open_captions(folder, runtime), pieces, spec)
 
     def caption(
         self,
@@ -101,7 +103,7 @@ class Captioner:
         """A sentence about one photo.
 
         Args:
-            image: path, encoded bytes, PIL image or uint8 array H×W×3 (RGB).
+            image: path, encoded bytes, open file, PIL image or uint8 array H×W×3 (RGB).
             tags: what the sentence shall speak of, any words; by default what is recognised, as far as the
                 model's card says so; an empty list guides nothing.
             exclude_tags: what it must not speak of: these words in any form, and no such tag guides it.

@@ -7,7 +7,6 @@ any text can be asked.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ import numpy.typing as npt
 
 from anytag.asked import Ask, Question, Questions
 from anytag.errors import AnytagError
-from anytag.images import ImageSource, load, prepare
+from anytag.images import MAX_PIXELS, ImageSource, is_source, load, path_of, prepare
 from anytag.models.card import Card
 from anytag.models.folder import ModelFolder
 from anytag.models.hub import resolve
@@ -42,7 +41,7 @@ class Encoded:
     Attributes:
         tokens: float32 T×D.
         pooled: float32 D.
-        path: as the photo was named, None when it came as bytes, PIL image or array.
+        path: as the photo was named, None when it came as bytes, open file, PIL image or array.
         width: pixels of the upright original.
         height: the same.
         error: from `Tagger.encode_many`, why the photo could not be read; the arrays are empty then.
@@ -74,10 +73,12 @@ class Tagger:
         card: what the model's folder says about itself.
         vocabulary: the tags it was trained on, with their thresholds.
         runtime: what runs the model; `runtime.device` says where.
+        max_pixels: a photo that is larger as it is decoded is refused.
     """
 
-    def __init__(self, folder: ModelFolder, runtime: Runtime) -> None:
+    def __init__(self, folder: ModelFolder, runtime: Runtime, *, max_pixels: int = MAX_PIXELS) -> None:
         self.runtime = runtime
+        self.max_pixels = max_pixels
         self.card: Card = folder.card
         self._questions = Questions(folder)
         self.vocabulary: Vocabulary = self._questions.vocabulary
@@ -90,6 +91,7 @@ class Tagger:
         device: Device = "auto",
         threads: int | None = None,
         precision: Precision | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> Tagger:
         """A tagger with a model and a device that are there.
 
@@ -101,6 +103,8 @@ class Tagger:
             precision: "float32", "bfloat16" or, for a CPU, "int8" runs a converted checkpoint's weights in
                 torch; by default torch runs what has no ONNX graphs, and on "cuda" in bfloat16. Whatever it
                 is, tags near their thresholds are decoded in float32.
+            max_pixels: a photo that is larger as it is decoded (large JPEGs are at 1/2, 1/4 or 1/8 of their
+                sides) is refused: the limit against files made to fill the memory.
 
         Raises:
             UnknownModelError, ModelError, VocabularyError: no such model, or its folder is not what it says.
@@ -108,7 +112,8 @@ class Tagger:
             MissingExtraError: torch is needed and not installed.
         """
         folder = ModelFolder.open(resolve(model))
-        return cls(folder, open_runtime(folder, device=device, threads=threads, precision=precision))
+        runtime = open_runtime(folder, device=device, threads=threads, precision=precision)
+        return cls(folder, runtime, max_pixels=max_pixels)
 
     def tag(
         self,
@@ -123,7 +128,7 @@ class Tagger:
         """The tags of one photo, by falling score.
 
         Args:
-            image: path, encoded bytes, PIL image or uint8 array H×W×3 (RGB).
+            image: path, encoded bytes, open file, PIL image or uint8 array H×W×3 (RGB).
             tags: ask exactly these, each "name" or "name: description; description", and get each with its
                 score. A name or synonym that the vocabulary knows is asked with its trained query, described
                 or not (source "vocabulary"); any other is made from its words (source "own").
@@ -276,10 +281,10 @@ class Tagger:
 
     def _look(self, image: ImageSource) -> _Seen:
         """Reads one photo and squashes it to the model's square, uint8 3×S×S."""
-        path = os.fspath(image) if isinstance(image, str | os.PathLike) else None
+        path = path_of(image)
         spec = self.card.image
         try:
-            photo = load(image, near=spec.size, plain=spec.plain)
+            photo = load(image, near=spec.size, max_pixels=self.max_pixels, plain=spec.plain)
             pixels = prepare(photo, size=spec.size, resample=spec.resample, plain=spec.plain)
             return _Seen(path, photo.width, photo.height, pixels)
         except AnytagError as error:
@@ -301,8 +306,10 @@ def in_batches(
     Raises:
         AnytagError: a number is below 1, or `images` is a single image.
     """
-    if isinstance(images, str | bytes | os.PathLike):
-        raise AnytagError(f"got one image, {images!r}, for many: give a list, or use tag() or encode()")
+    if is_source(images):
+        raise AnytagError(f"got one image, {images!r:.200}, for many: give a list, or use tag() or encode()")
+    if not isinstance(images, Iterable):
+        raise AnytagError(f"images is a {type(images).__name__}: give a list of photos, or what yields them")
     workers = usable_cores() if workers is None else workers
     if batch_size < 1 or workers < 1:
         raise AnytagError(f"batch_size is {batch_size}, workers is {workers}: expected 1 or more of each")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from anytag.cli import paths, stream, writers
+from anytag.cli import options, paths, stream, writers
 
 if TYPE_CHECKING:
     from anytag.results import Caption
@@ -59,6 +59,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option(
     "--workers", metavar="N", type=click.IntRange(min=1), help="Threads.  [default: one for each usable core]"
 )
+@options.max_pixels
 @click.option("--recursive", is_flag=True, help="Look into the folders of folders.")
 def command(
     photos: tuple[str, ...],
@@ -74,6 +75,7 @@ def command(
     device: Literal["auto", "cpu", "cuda"],
     batch_size: int,
     workers: int | None,
+    max_pixels: int,
     recursive: bool,
 ) -> None:
     """Write a sentence about each photo: files, folders, globs, or - for paths from stdin, one a line.
@@ -87,7 +89,7 @@ def command(
 
     from anytag.captioner import Captioner  # after all that can be wrong at once
 
-    results = Captioner.load(model, device=device).caption_many(
+    results = Captioner.load(model, device=device, max_pixels=max_pixels).caption_many(
         named,
         _listed(tags),
         exclude_tags=_listed(exclude_tags) or (),

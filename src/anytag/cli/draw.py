@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from anytag.results import Tags
 
 
-def drawn(results: Iterable[Tags], folder: Path) -> Iterator[Tags]:
+def drawn(results: Iterable[Tags], folder: Path, *, max_pixels: int) -> Iterator[Tags]:
     """The same results; each is drawn as FOLDER/NAME.jpg before it is passed on.
 
     Raises:
@@ -24,7 +24,7 @@ def drawn(results: Iterable[Tags], folder: Path) -> Iterator[Tags]:
     taken: set[str] = set()
     for tags in results:
         if tags.path is not None and tags.error is None:
-            _draw(tags, tags.path, folder / f"{_free(Path(tags.path).stem, taken)}.jpg")
+            _draw(tags, tags.path, folder / f"{_free(Path(tags.path).stem, taken)}.jpg", max_pixels)
         yield tags
 
 
@@ -38,12 +38,13 @@ def _free(stem: str, taken: set[str]) -> str:
     return name
 
 
-def _draw(tags: Tags, path: str, file: Path) -> None:
+def _draw(tags: Tags, path: str, file: Path, max_pixels: int) -> None:
     from anytag.errors import AnytagError
     from anytag.images import load
-    from anytag.where import draw
+    from anytag.where import PANEL, draw
 
     try:
-        draw(load(path).picture, tags.tags).save(file)
+        photo = load(path, near=PANEL, max_pixels=max_pixels)
+        draw(photo.picture, tags.tags, size=(photo.width, photo.height)).save(file)
     except AnytagError as error:  # it was read a moment ago
         click.secho(f"Not drawn: {visible(str(error))}", fg="red", err=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from anytag.cli import paths, writers
+from anytag.cli import options, paths, writers
 
 if TYPE_CHECKING:
     from anytag.results import Match
@@ -44,6 +44,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     "--model", metavar="NAME|FOLDER", help="Another model than the embedded one: see anytag models."
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@options.max_pixels
 @click.option("--recursive", is_flag=True, help="Look into the folders of folders.")
 def command(
     photos: tuple[str, ...],
@@ -55,6 +56,7 @@ def command(
     output: Path | None,
     model: str | None,
     device: Literal["auto", "cpu", "cuda"],
+    max_pixels: int,
     recursive: bool,
 ) -> None:
     """Rank photos by how well each TEXT fits: files, folders, globs, or - for paths from stdin.
@@ -67,7 +69,7 @@ def command(
 
     from anytag.retriever import Gallery, Retriever
 
-    retriever = Retriever.load(model, device=device)
+    retriever = Retriever.load(model, device=device, max_pixels=max_pixels)
     if named is None and gallery is not None:
         seen = Gallery.read(gallery)
     else:

@@ -11,11 +11,6 @@ from pathlib import Path
 
 import click
 
-SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .tif .tiff .bmp .gif .avif .heic .heif".split()  # noqa: SIM905
-)
-"""Which files of a folder or a glob are photos. A file that is named itself is read whatever its suffix."""
-
 STDIN = "-"
 
 
@@ -49,6 +44,9 @@ def _is_folder(path: str) -> bool:
 
 
 def _is_photo(name: str) -> bool:
+    """Is a file of a folder or a glob a photo? One that is named itself is read whatever its suffix."""
+    from anytag.images import SUFFIXES  # NumPy and Pillow, which --help need not wait for
+
     return os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122  # ten times faster, for each file of a disk
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from anytag.cli import paths, stream, writers
+from anytag.cli import options, paths, stream, writers
 from anytag.cli.draw import drawn
 from anytag.errors import VocabularyError
 
@@ -80,6 +80,7 @@ _READABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option(
     "--workers", metavar="N", type=click.IntRange(min=1), help="Threads.  [default: one for each usable core]"
 )
+@options.max_pixels
 @click.option("--recursive", is_flag=True, help="Look into the folders of folders.")
 def command(
     photos: tuple[str, ...],
@@ -96,6 +97,7 @@ def command(
     device: Literal["auto", "cpu", "cuda"],
     batch_size: int,
     workers: int | None,
+    max_pixels: int,
     recursive: bool,
 ) -> None:
     """Tag photos: files, folders, globs, or - for paths from stdin, one a line.
@@ -116,7 +118,7 @@ def command(
 
     from anytag.tagger import Tagger  # after all that can be wrong at once
 
-    tagger = Tagger.load(model, device=device)
+    tagger = Tagger.load(model, device=device, max_pixels=max_pixels)
     total = len(named) if isinstance(named, list) else None
     results = tagger.tag_many(
         named,
@@ -129,7 +131,9 @@ def command(
         workers=workers,
     )
     with closing(results):
-        shown = stream.with_progress(results if draw is None else drawn(results, draw), total)
+        shown = stream.with_progress(
+            results if draw is None else drawn(results, draw, max_pixels=max_pixels), total
+        )
         failed = _write(shown, format_, output, where=where)
     stream.end(failed, total)
 
