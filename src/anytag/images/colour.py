@@ -92,7 +92,8 @@ def scaled(values: npt.NDArray[Any], bits: int) -> npt.NDArray[np.uint8]:
     """Unsigned integers of up to 32 bits -> uint8, so that the largest value becomes 255."""
     most = 2**bits - 1
     wide: npt.NDArray[Any] = values.astype(np.uint32 if bits <= 16 else np.uint64)
-    return ((wide * 255 + most // 2) // most).astype(np.uint8)
+    levels: npt.NDArray[np.uint8] = ((wide * 255 + most // 2) // most).astype(np.uint8)
+    return levels
 
 
 def _in_srgb(picture: Image.Image, info: dict[Any, Any]) -> Image.Image:

@@ -11,12 +11,16 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 MOST_MISSING = 0.02
 """Share of the pixels that may be missing. Filled up, such a photo has the tags of the whole one."""
+
+MOST_UNREFINED = 0.1
+"""The same of the last scan of a progressive JPEG, which adds the lowest bit of pixels that are there."""
 
 _END = b"\xff\xd9"
 _NOISE = bytes((number * 89 + 41) % 251 for number in range(256))
@@ -32,8 +36,16 @@ _ADAM7 = (
 _MAX_TEXT = 1 << 20  # unpacked bytes of a PNG chunk that Pillow takes
 
 
-def fillings(kind: str, data: bytes, pixels: int) -> tuple[bytes, bytes] | None:
-    """The file with its end filled up in two ways, the better first; None where there is nothing to try.
+class Filled(NamedTuple):
+    """A file with its end filled up in two ways, the better first, and the share that may be missing."""
+
+    one: bytes
+    other: bytes
+    most: float = MOST_MISSING
+
+
+def fill(kind: str, data: bytes, pixels: int) -> Filled | None:
+    """The file with its end filled up; None where there is nothing to try.
 
     Args:
         kind: format, as `formats.sniff` names it.
@@ -41,8 +53,7 @@ def fillings(kind: str, data: bytes, pixels: int) -> tuple[bytes, bytes] | None:
         pixels: the limit for PNGs, which are unpacked for this.
     """
     if kind == "JPEG":
-        body = _jpeg_body(data)
-        return None if body is None else (body + _END, body + _NOISE + _END)
+        return _jpeg(data)
     if kind == "PNG":
         return _png(data, pixels)
     if kind == "WEBP":
@@ -51,7 +62,7 @@ def fillings(kind: str, data: bytes, pixels: int) -> tuple[bytes, bytes] | None:
     else:
         count = len(data) // 32 + 64 if kind in ("BMP", "GIF", "TIFF") else 0
     noise = _NOISE * (count // len(_NOISE) + 1)
-    return (data + bytes(count), data + noise[:count]) if count else None
+    return Filled(data + bytes(count), data + noise[:count]) if count else None
 
 
 def missing(one: Image.Image, other: Image.Image, block: tuple[int, int]) -> float:
@@ -66,11 +77,17 @@ def missing(one: Image.Image, other: Image.Image, block: tuple[int, int]) -> flo
     if not differs.any():
         return 0.0
     height, width = differs.shape
-    top = int(differs.any(1).argmax()) // block[1] * block[1]
+    top = _start(int(differs.any(1).argmax()), block[1])
     band = differs[top : top + block[1]]
-    left = int(band.any(0).argmax()) // block[0] * block[0]
+    left = _start(int(band.any(0).argmax()), block[0])
     below = max(0, height - top - block[1]) * width
-    return float(below + len(band) * max(0, width - left - block[0])) / (height * width)
+    behind: int = below + len(band) * max(0, width - left - block[0])
+    return behind / (height * width)
+
+
+def _start(at: int, block: int) -> int:
+    """Where the block begins that makes pixel `at` differ: chroma reaches one pixel into its neighbours."""
+    return (at + (block > 1)) // block * block
 
 
 def frame_of(jpeg: bytes) -> tuple[int, int] | None:
@@ -115,7 +132,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, bytes]]:
             at = after.start()
 
 
-def _jpeg_body(data: bytes) -> bytes | None:
+def _jpeg(data: bytes) -> Filled | None:
     """A JPEG up to the end of its last scan; None where scans are missing: then all of it is coarse."""
     needed: dict[int, np.ndarray[tuple[int], np.dtype[np.uint8]]] = {}
     progressive = False
@@ -125,16 +142,18 @@ def _jpeg_body(data: bytes) -> bytes | None:
             needed = {ident: np.full(64, 255, np.uint8) for ident in body[6 : 6 + 3 * body[5] : 3]}
         elif marker == 0xDA and body and len(body) >= 4 + 2 * body[0]:
             first, last, low = (*body[-3:-1], body[-1] & 15) if progressive else (0, 63, 0)
+            most = MOST_UNREFINED if progressive and body[-1] >> 4 else MOST_MISSING
             for ident in body[1 : 1 + 2 * body[0] : 2]:
                 if ident in needed:
                     needed[ident][first : last + 1] = low  # bits that later scans add
             if needed and not any(left.any() for left in needed.values()):
                 after = _MARKER.search(data, start + 2 + len(body))
-                return data[: after.start() if after else len(data)].rstrip(b"\xff")
+                whole = data[: after.start() if after else len(data)].rstrip(b"\xff")
+                return Filled(whole + _END, whole + _NOISE + _END, most)
     return None
 
 
-def _png(data: bytes, pixels: int) -> tuple[bytes, bytes] | None:
+def _png(data: bytes, pixels: int) -> Filled | None:
     """A PNG of its critical chunks and those that pixels depend on, its data filled up where it is short."""
     chunks = list(_chunks(data))
     if not chunks or chunks[0][0] != b"IHDR" or len(chunks[0][1]) != 13:
@@ -148,7 +167,7 @@ def _png(data: bytes, pixels: int) -> tuple[bytes, bytes] | None:
         return None
     before = b"".join(_chunk(name, body) for name, body, good in chunks if _is_kept(name, body, good=good))
     whole = data[:8] + before + _chunk(b"IDAT", filled) + _chunk(b"IEND", b"")
-    return whole, whole  # how much is missing is known by now
+    return Filled(whole, whole)  # how much is missing is known by now
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
@@ -170,12 +189,13 @@ def _is_kept(name: bytes, body: bytes, *, good: bool) -> bool:
         _, _, packed = body.partition(b"\0")
         return _small(packed[1:])
     is_xmp = name == b"iTXt" and body.startswith(b"XML:com.adobe.xmp\0\0") and len(body) < _MAX_TEXT
-    return is_xmp or name in (b"tRNS", b"eXIf")
+    return is_xmp or (name in (b"tRNS", b"eXIf") and len(body) > 0)
 
 
 def _small(packed: bytes) -> bool:
+    stream = zlib.decompressobj()
     try:
-        return len(zlib.decompressobj().decompress(packed, _MAX_TEXT)) < _MAX_TEXT
+        return len(stream.decompress(packed, _MAX_TEXT)) < _MAX_TEXT and stream.eof
     except zlib.error:
         return False
 

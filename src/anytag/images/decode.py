@@ -106,7 +106,8 @@ def _undecoded(error: Exception) -> str:
 def _loaded(data: bytes, kind: str, plugin: str, request: Request) -> Decoded:
     """A photo as it is stored: not upright yet, in any mode."""
     try:
-        opened = _open(data, kind, plugin, request)
+        with _silent(kind):
+            opened = _open(data, kind, plugin, request)
     except (AnytagError, MemoryError):
         raise
     except Exception as error:
@@ -146,22 +147,25 @@ def _finished(loaded: Decoded, request: Request) -> Decoded:
 
 def _mended(data: bytes, kind: str, plugin: str, request: Request) -> Decoded | None:
     """The photo where hardly anything is missing; None where too much is, or something else is wrong."""
-    fillings = damage.fillings(kind, data, request.max_pixels)
-    if fillings is None:
+    filled = damage.fill(kind, data, request.max_pixels)
+    if filled is None:
         return None
     try:
-        one, other = (_loaded(filled, kind, plugin, request) for filled in fillings)
-        missing = damage.missing(one.picture, other.picture, _block(one))
+        one, other = (_loaded(end, kind, plugin, request) for end in (filled.one, filled.other))
+        pictures = [end.picture for end in (one, other)]
+        if kind == "BMP":  # is stored from below
+            pictures = [picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM) for picture in pictures]
+        missing = damage.missing(pictures[0], pictures[1], _block(one))
     except (_Damage, AnytagError, ValueError):
         return None
-    return one if missing <= damage.MOST_MISSING else None
+    return one if missing <= filled.most else None
 
 
 def _block(decoded: Decoded) -> tuple[int, int]:
     """Width and height of what is coded together, in pixels of the picture."""
     layers = getattr(decoded.picture, "layer", None)  # of a JPEG: name, sampling across and down, table
     if not layers:
-        return 1, 1
+        return (16, 16) if decoded.picture.format == "WEBP" else (1, 1)
     scale = max(1, round(decoded.width / decoded.picture.width))
     across, down = (max(1, 8 * max(layer[side] for layer in layers) // scale) for side in (1, 2))
     return across, down

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, _imaging
+from PIL.TiffImagePlugin import MAX_SAMPLESPERPIXEL, TiffImageFile
 from PIL.TiffImagePlugin import ImageFileDirectory_v2 as Directory
-from PIL.TiffImagePlugin import TiffImageFile
 
 from anytag.errors import ImageError
 from anytag.images.colour import scaled
@@ -104,6 +104,7 @@ def open_page(data: bytes, page: Page, name: str, check: Callable[[tuple[int, in
     check_samples(page, name)
     if _needs_unpacking(page):
         check(page.size)
+        check(_padded_size(page))
         return _unpacked(data, page)
     return TiffImageFile(io.BytesIO(_pointed_to(data, page.offset)), "")
 
@@ -128,7 +129,9 @@ def check_samples(page: Page, name: str) -> None:
     """
     bits, formats = page.number(_BITS, 1), set(page.numbers(_FORMAT))
     what = ""
-    if formats & {3, 6}:
+    if page.number(_SAMPLES, 1) > MAX_SAMPLESPERPIXEL:
+        what = f"{page.number(_SAMPLES)} for each pixel, which are not all colours"
+    elif formats & {3, 6}:
         what = f"floating-point numbers of {bits} bits (mode F), whose range is not known"
     elif 5 in formats or (2 in formats and bits < 32):
         what = f"signed numbers of {bits} bits, whose range is not known"
@@ -160,6 +163,12 @@ def _needs_unpacking(page: Page) -> bool:
     whole = bits == 16 and (samples == 1 or page.number(_PLANAR, 1) == 1)
     known = (photometric, samples) in {(_BLACK_IS_ZERO, 1), (_RGB, 3), (_RGB, 4), (_INKS, 4)}
     return page.number(_PREDICTOR, 1) in (1, 2) and not (whole and known)
+
+
+def _padded_size(page: Page) -> tuple[int, int]:
+    """The size with the rest of the last tiles, which is decoded, too."""
+    (width, height), across, down = page.size, page.number(_TILE_WIDTH), page.number(_TILE_HEIGHT)
+    return (width + across, height + down) if across or down else page.size
 
 
 def _unpacked(data: bytes, page: Page) -> Image.Image:
