@@ -18,6 +18,7 @@ from PIL import Image
 
 from anytag.errors import ImageError, MissingExtraError
 from anytag.images import Resample, load, prepare
+from anytag.images.jxl import jxl_size
 from tests.pictures import (
     BLUE,
     GREEN,
@@ -90,6 +91,37 @@ def test_heic_without_the_extra(monkeypatch: pytest.MonkeyPatch, brand: bytes) -
     data = b"\0\0\0\x1cftyp" + brand + b"\0\0\0\0mif1heic" + bytes(40)
     with pytest.raises(MissingExtraError, match=r"<bytes>.*pip install 'anytag\[heic\]'"):
         load(data)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_jpeg_xl(orientation: int) -> None:
+    pytest.importorskip("pillow_jxl.JpegXLImagePlugin")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](quarters(96, 64))))
+    for options in ({"lossless": True}, {"quality": 90}):
+        data = encoded(stored, "JXL", exif=exif.tobytes(), **options)
+        photo = load(data)
+        assert (photo.width, photo.height) == (96, 64)
+        assert_close(photo.pixels, quarters(96, 64), 8)
+        with pytest.raises(ImageError, match="more than the limit"):
+            load(data, max_pixels=96 * 64 - 1)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (256, 256), (300, 200), (1600, 900), (5000, 70), (1, 1)])
+def test_the_size_that_jpeg_xl_states(size: tuple[int, int]) -> None:
+    pytest.importorskip("pillow_jxl.JpegXLImagePlugin")
+    for options in ({}, {"exif": b"Exif\0\0" + Image.Exif().tobytes(), "use_container": True}):
+        data = encoded(Image.new("RGB", size), "JXL", **options)
+        assert jxl_size(data) == size
+
+
+@pytest.mark.parametrize("head", [b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n\0\0\0\x14jxlc\xff\x0a"])
+def test_jpeg_xl_without_the_extra(monkeypatch: pytest.MonkeyPatch, head: bytes) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_jxl", None)
+    monkeypatch.setitem(sys.modules, "pillow_jxl.JpegXLImagePlugin", None)
+    with pytest.raises(MissingExtraError, match=r"<bytes>: reading JPEG XL.*pip install 'anytag\[jxl\]'"):
+        load(head + bytes(40))
 
 
 def test_gif_gives_its_first_frame() -> None:
