@@ -6,7 +6,7 @@ import io
 import struct
 import zlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -65,7 +65,7 @@ def tiff_page(
     *,
     photometric: int,
     bits: int = 0,
-    order: str = "<",
+    order: Literal["<", ">"] = "<",
     planar: bool = False,
     deflate: bool = False,
     predictor: bool = False,
@@ -118,7 +118,7 @@ def tiff_page(
 def tiff(
     *pages: tuple[dict[int, tuple[int, ...]], list[bytes]],
     children: tuple[tuple[dict[int, tuple[int, ...]], list[bytes]], ...] = (),
-    order: str = "<",
+    order: Literal["<", ">"] = "<",
 ) -> bytes:
     """A TIFF of such pages, `children` as SubIFDs of the first."""
     data = bytearray(b"II*\0" if order == "<" else b"MM\0*") + bytearray(4)

@@ -492,6 +492,13 @@ class Trickle:
         return part
 
 
+class AllAtOnce:
+    """An object whose `read` takes no size."""
+
+    def read(self) -> bytes:
+        return encoded(Image.fromarray(quarters()), "PNG")
+
+
 class BadPath:
     def __fspath__(self) -> int:
         return 3
@@ -503,8 +510,8 @@ def test_open_files_and_other_bytes(tmp_path: Path) -> None:
     path.write_bytes(data)
     with path.open("rb") as file:
         assert load(file).name == str(path)
-    for source in (io.BytesIO(data), Trickle(data), bytearray(data), memoryview(data)):
-        assert (load(source).pixels == quarters()).all()
+    for source in (io.BytesIO(data), Trickle(data), AllAtOnce(), bytearray(data), memoryview(data)):
+        assert (load(source).pixels == quarters()).all()  # type: ignore[arg-type, unused-ignore]
     after = io.BytesIO(b"header" + data)
     after.seek(6)
     assert load(after).name == "<file>"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,8 @@ CFA = tiff_page(np.zeros((400, 600, 1), np.uint16), photometric=32803)
 def wide(pixels: Pixels, bits: int) -> npt.NDArray[Any]:
     """The same levels of more bits, so that the largest stays the largest."""
     kind = np.uint16 if bits <= 16 else np.uint32
-    return np.round(pixels.astype(np.float64) * ((2**bits - 1) / 255)).astype(kind)
+    levels: npt.NDArray[Any] = np.round(pixels.astype(np.float64) * ((2**bits - 1) / 255)).astype(kind)
+    return levels
 
 
 def assert_shown(data: bytes, expected: Pixels, *, tolerance: int = 1) -> None:
@@ -38,7 +39,9 @@ def assert_shown(data: bytes, expected: Pixels, *, tolerance: int = 1) -> None:
 @pytest.mark.parametrize(("order", "deflate", "tile"), LAYOUTS)
 @pytest.mark.parametrize("bits", [10, 12, 14, 16, 32])
 @pytest.mark.parametrize("is_white_zero", [False, True])
-def test_grey_of_any_depth(order: str, deflate: bool, tile: int, bits: int, is_white_zero: bool) -> None:
+def test_grey_of_any_depth(
+    order: Literal["<", ">"], deflate: bool, tile: int, bits: int, is_white_zero: bool
+) -> None:
     stored = wide(255 - GREY if is_white_zero else GREY, bits)
     page = tiff_page(
         stored, photometric=int(not is_white_zero), bits=bits, order=order, deflate=deflate, tile=tile
@@ -48,7 +51,9 @@ def test_grey_of_any_depth(order: str, deflate: bool, tile: int, bits: int, is_w
 
 @pytest.mark.parametrize(("order", "deflate", "tile"), LAYOUTS)
 @pytest.mark.parametrize(("bits", "planar"), [(16, True), (16, False), (32, True), (32, False), (12, False)])
-def test_colours_of_any_depth(order: str, deflate: bool, tile: int, bits: int, planar: bool) -> None:
+def test_colours_of_any_depth(
+    order: Literal["<", ">"], deflate: bool, tile: int, bits: int, planar: bool
+) -> None:
     page = tiff_page(
         wide(RGB, bits), photometric=2, bits=bits, order=order, deflate=deflate, tile=tile, planar=planar
     )

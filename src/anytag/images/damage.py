@@ -81,8 +81,8 @@ def missing(one: Image.Image, other: Image.Image, block: tuple[int, int]) -> flo
     band = differs[top : top + block[1]]
     left = _start(int(band.any(0).argmax()), block[0])
     below = max(0, height - top - block[1]) * width
-    behind: int = below + len(band) * max(0, width - left - block[0])
-    return behind / (height * width)
+    behind = below + len(band) * max(0, width - left - block[0])
+    return float(behind / (height * width))
 
 
 def _start(at: int, block: int) -> int:

@@ -94,7 +94,7 @@ def _read_file(source: Readable) -> tuple[bytes, str]:
     name = getattr(source, "name", None)
     name = name if isinstance(name, str) and name else "<file>"
     try:
-        head: Any = source.read(SIGNATURE_BYTES)
+        head: Any = _first(source)
         if not isinstance(head, bytes | bytearray | memoryview):
             kind = type(head).__name__
             raise ImageError(f"{name}: its read() gives {kind}, expected bytes; open the file with mode 'rb'")
@@ -103,11 +103,18 @@ def _read_file(source: Readable) -> tuple[bytes, str]:
             parts.append(bytes(source.read(SIGNATURE_BYTES)))
         start = b"".join(parts)
         sniff(start, name)
-        return start + _rest(source), name
+        return (start if len(head) > SIGNATURE_BYTES else start + _rest(source)), name
     except AnytagError:
         raise
     except Exception as error:  # of an object that anybody wrote
         raise ImageError(f"{name}: cannot be read ({error})") from error
+
+
+def _first(source: Any) -> Any:
+    try:
+        return source.read(SIGNATURE_BYTES)
+    except TypeError:  # a simple object, which gives all at once
+        return source.read()
 
 
 def _rest(source: Readable) -> bytes:
