@@ -176,6 +176,28 @@ def test_a_raw_file_shows_its_largest_preview_upright(tmp_path: Path) -> None:
 def test_a_raw_file_with_its_finished_picture_shows_it() -> None:
     data = tiff((THUMBNAIL[0] | {50706: (1,)}, THUMBNAIL[1]), children=(tiff_page(RGB, photometric=2),))
     assert_shown(data, RGB)
+    turned = np.ascontiguousarray(np.rot90(RGB))
+    first = (THUMBNAIL[0] | {50706: (1,), 274: (6,)}, THUMBNAIL[1])  # speaks for its children, too
+    assert_shown(tiff(first, children=(tiff_page(turned, photometric=2),)), RGB)
+    assert_shown(tiff(first, children=(tiff_page(wide(turned, 16), photometric=2, planar=True),)), RGB)
+
+
+def old_preview(pixels: Pixels) -> tuple[dict[int, tuple[int, ...]], bytes]:
+    """A preview as older cameras embed it: JPEGInterchangeFormat and its length."""
+    return {254: (1,), 259: (6,)}, encoded(Image.fromarray(pixels), "JPEG", quality=95)
+
+
+@pytest.mark.parametrize("as_child", [True, False])
+def test_previews_by_interchange_format(as_child: bool) -> None:
+    tags, body = old_preview(quarters(700, 500))
+    page: tuple[dict[int, tuple[int, ...]], list[bytes]] = (tags | {513: (8,), 514: (len(body),)}, [])
+    padding = (THUMBNAIL[0], [body, *THUMBNAIL[1]])  # the first piece lies at 8
+    data = tiff(padding, children=(CFA, page)) if as_child else tiff(padding, CFA, page)
+    if as_child:  # children are written first
+        at = data.index(body)
+        data = tiff(padding, children=(CFA, (tags | {513: (at,), 514: (len(body),)}, [])))
+    photo = load(data)
+    assert (photo.width, photo.height) == (700, 500)
 
 
 @pytest.mark.parametrize("children", [(CFA,), (CFA, jpeg_page(quarters(160, 120)))])

@@ -307,7 +307,7 @@ def in_batches(
         AnytagError: a number is below 1, or `images` is a single image.
     """
     if is_source(images):
-        what = repr(images) if isinstance(images, str | bytes | os.PathLike) else f"a {type(images).__name__}"
+        what = repr(images) if isinstance(images, str | bytes | Path) else f"a {type(images).__name__}"
         raise AnytagError(f"got one image, {what:.200}, for many: give a list, or use tag() or encode()")
     if not isinstance(images, Iterable):
         raise AnytagError(f"images is a {type(images).__name__}: give a list of photos, or what yields them")

@@ -218,7 +218,18 @@ def _open_tiff(data: bytes, request: Request) -> Image.Image:
         if turned := found[0].number(_ORIENTATION_TAG):
             opened.getexif()[_ORIENTATION_TAG] = turned
         return opened
-    return tiff.open_page(data, page, request.name, lambda size: _check_limit(size, size, request))
+
+    def check(size: tuple[int, int]) -> None:
+        _check_limit(size, size, request)
+
+    opened = tiff.open_page(data, page, request.name, check)
+    turned = found[0].number(_ORIENTATION_TAG)
+    if turned and page.offset in found[0].numbers(tiff.CHILDREN) and _ORIENTATION_TAG not in page.tags:
+        check(opened.size)
+        opened.load()
+        opened = opened.copy()  # Pillow would turn it by what it read, which is nothing
+        opened.getexif()[_ORIENTATION_TAG] = turned
+    return opened
 
 
 def _check_opened_tiff(picture: Image.Image, name: str) -> None:

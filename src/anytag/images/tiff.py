@@ -31,7 +31,7 @@ Bytes = npt.NDArray[np.uint8]
 _SUBFILE, _OLD_SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 254, 255, 256, 257, 258, 259, 262
 _FILL_ORDER, _OFFSETS, _ORIENTATION, _SAMPLES, _ROWS, _COUNTS = 266, 273, 274, 277, 278, 279
 _PLANAR, _PREDICTOR, _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_COUNTS = 284, 317, 322, 323, 324, 325
-_CHILDREN, _EXTRA, _FORMAT, _SUBSAMPLING, _PROFILE = 330, 338, 339, 530, 34675
+CHILDREN, _EXTRA, _FORMAT, _SUBSAMPLING, _PROFILE = 330, 338, 339, 530, 34675
 
 _DIRECTORIES = 64  # of one file that are looked at
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _INKS, _YCBCR = 0, 1, 2, 5, 6
@@ -79,7 +79,7 @@ def pages(data: bytes) -> list[Page]:
             file.seek(offset)
             tags.load(file)
             page = found[offset] = Page(offset, tags)
-            waiting = [*page.numbers(_CHILDREN), *waiting, tags.next or 0]
+            waiting = [*page.numbers(CHILDREN), *waiting, tags.next or 0]
     return list(found.values())
 
 
