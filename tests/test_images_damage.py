@@ -200,7 +200,7 @@ def test_a_png_with_wrong_pixels_is_damaged() -> None:
         load(bytes(data))
 
 
-@pytest.mark.parametrize(("kind", "cut"), [("BMP", 40), ("TIFF", 40), ("WEBP", 4), ("GIF", 2)])
+@pytest.mark.parametrize(("kind", "cut"), [("BMP", 40), ("TIFF", 40), ("WEBP", 4), ("GIF", 2), ("AVIF", 2)])
 def test_other_formats_may_lack_their_last_bytes(kind: str, cut: int) -> None:
     data = encoded(scene().quantize(64) if kind == "GIF" else scene(), kind)
     whole = load(data).pixels

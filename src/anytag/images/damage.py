@@ -33,6 +33,7 @@ _DECODED_FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended, progressive: what pr
 _ADAM7 = (
     (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)
 )  # fmt: skip
+_LAST_BYTES = {"AVIF": 16, "HEIC": 16}  # of which their decoders bear the loss
 _MAX_TEXT = 1 << 20  # unpacked bytes of a PNG chunk that Pillow takes
 
 
@@ -60,7 +61,7 @@ def fill(kind: str, data: bytes, pixels: int) -> Filled | None:
         missing = int.from_bytes(data[4:8], "little") + 8 - len(data)
         count = missing if 0 < missing <= max(16, len(data) // 100) else 0
     else:
-        count = len(data) // 32 + 64 if kind in ("BMP", "GIF", "TIFF") else 0
+        count = len(data) // 32 + 64 if kind in ("BMP", "GIF", "TIFF") else _LAST_BYTES.get(kind, 0)
     noise = _NOISE * (count // len(_NOISE) + 1)
     return Filled(data + bytes(count), data + noise[:count]) if count else None
 

@@ -34,6 +34,7 @@ _UPRIGHT = {
 _JPEG_PIXELS_A_BYTE = 512  # at most: a block of 64 takes a bit or more
 _COEFFICIENTS = 0.75  # of the memory of a picture is what a progressive JPEG of the same size takes besides
 _ANIMATED = {"GIF", "PNG", "WEBP", "AVIF"}
+_BLOCKS = {"WEBP": (16, 16), "AVIF": (64, 64), "HEIF": (64, 64)}  # by Pillow's names
 _FRAMES = 64  # of an animation that are looked at
 _BLANK = 4.0  # standard deviation of grey, of 255 levels: less shows nothing
 
@@ -165,7 +166,7 @@ def _block(decoded: Decoded) -> tuple[int, int]:
     """Width and height of what is coded together, in pixels of the picture."""
     layers = getattr(decoded.picture, "layer", None)  # of a JPEG: name, sampling across and down, table
     if not layers:
-        return (16, 16) if decoded.picture.format == "WEBP" else (1, 1)
+        return _BLOCKS.get(decoded.picture.format or "", (1, 1))
     scale = max(1, round(decoded.width / decoded.picture.width))
     across, down = (max(1, 8 * max(layer[side] for layer in layers) // scale) for side in (1, 2))
     return across, down
