@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import io
-import threading
-import warnings
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -19,6 +16,7 @@ from anytag.images import damage
 from anytag.images.colour import to_rgb
 from anytag.images.formats import refused_raw, sniff
 from anytag.images.jxl import jxl_size
+from anytag.images.quiet import quiet_libtiff, quiet_pillow
 
 # EXIF tag 0x0112 -> what makes the stored picture upright; 1 (upright) and unknown values need nothing.
 _ORIENTATION_TAG = 0x0112
@@ -89,7 +87,7 @@ def decode_picture(picture: Image.Image, request: Request) -> Decoded:
     try:
         width, height = picture.size
         _check_limit((width, height), (width, height), request)
-        with _silent(picture.format):
+        with _quiet_decoder(picture.format):
             if picture.format == "TIFF":
                 _check_opened_tiff(picture, request.name)
             picture.load()
@@ -107,7 +105,7 @@ def _undecoded(error: Exception) -> str:
 def _loaded(data: bytes, kind: str, plugin: str, request: Request) -> Decoded:
     """A photo as it is stored: not upright yet, in any mode."""
     try:
-        with _silent(kind):
+        with _quiet_decoder(kind):
             opened = _open(data, kind, plugin, request)
     except (AnytagError, MemoryError):
         raise
@@ -120,7 +118,7 @@ def _loaded(data: bytes, kind: str, plugin: str, request: Request) -> Decoded:
         if request.near is not None:
             opened.draft("RGB", (request.near, request.near))  # a no-op for all but JPEG
         _check_limit(opened.size, (width, height), request, data if opened.format in ("JPEG", "MPO") else b"")
-        with _silent(kind):
+        with _quiet_decoder(kind):
             opened.load()
         if kind in _ANIMATED and not request.plain:
             opened = _telling_frame(opened, request.name)
@@ -174,19 +172,19 @@ def _block(decoded: Decoded) -> tuple[int, int]:
 
 def _open(data: bytes, kind: str, plugin: str, request: Request) -> Image.Image:
     """Parses the header. `Image.open` would warn of sizes that `max_pixels` allows, and try every parser."""
-    with _quiet():
-        if kind == "TIFF":
-            return _open_tiff(data, request)
-        if kind == "HEIC":
-            return _open_with("pillow_heif", "HeifImageFile", "heic", "HEIC", data, request)
-        if kind == "JXL":
-            size = jxl_size(data)  # now: the plugin decodes when it opens
-            _check_limit(size, size, request)
-            return _open_with("pillow_jxl.JpegXLImagePlugin", "JXLImageFile", "jxl", "JPEG XL", data, request)
-        import_module(f"PIL.{plugin}")
-        factory: Any = Image.OPEN[kind][0]
+    if kind == "TIFF":
+        return _open_tiff(data, request)
+    if kind == "HEIC":
+        return _open_with("pillow_heif", "HeifImageFile", "heic", "HEIC", data, request)
+    if kind == "JXL":
+        size = jxl_size(data)  # now: the plugin decodes when it opens
+        _check_limit(size, size, request)
+        return _open_with("pillow_jxl.JpegXLImagePlugin", "JXLImageFile", "jxl", "JPEG XL", data, request)
+    import_module(f"PIL.{plugin}")
+    factory: Any = Image.OPEN[kind][0]
+    with quiet_pillow():
         opened: Image.Image = factory(io.BytesIO(data), "")
-        return opened
+    return opened
 
 
 def _open_with(module: str, name: str, extra: str, kind: str, data: bytes, request: Request) -> Image.Image:
@@ -244,13 +242,8 @@ def _check_opened_tiff(picture: Image.Image, name: str) -> None:
         check_opened(picture, name)
 
 
-def _silent(kind: str | None) -> AbstractContextManager[None]:
-    """Keeps libtiff quiet, where it is at work."""
-    if kind != "TIFF":
-        return nullcontext()
-    from anytag.images.tiff import silent
-
-    return silent()
+def _quiet_decoder(kind: str | None) -> AbstractContextManager[None]:
+    return quiet_libtiff() if kind == "TIFF" else nullcontext()
 
 
 def _check_limit(
@@ -309,23 +302,7 @@ def _contrast(picture: Image.Image, name: str) -> float:
 def orientation(picture: Image.Image) -> int:
     """EXIF orientation; 1 when there is none or the EXIF block is damaged (the pixels are still good)."""
     try:
-        with _quiet():
+        with quiet_pillow():
             return int(picture.getexif().get(_ORIENTATION_TAG, 1))
     except Exception:
         return 1
-
-
-_filters_lock = threading.RLock()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps Pillow's remarks on odd metadata from the user.
-
-    `warnings.catch_warnings` swaps a process-wide list, hence the lock and the narrow filter: should another
-    thread swap at the same moment, the worst that stays behind is a filter on Pillow. Only headers are parsed
-    in here, so workers hardly wait.
-    """
-    with _filters_lock, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\b")
-        yield

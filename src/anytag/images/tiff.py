@@ -8,23 +8,22 @@ so libtiff undoes strips, tiles and compression, and NumPy makes numbers of the 
 
 from __future__ import annotations
 
-import ctypes
 import io
 import struct
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, _imaging
+from PIL import Image
 from PIL.TiffImagePlugin import MAX_SAMPLESPERPIXEL, TiffImageFile
 from PIL.TiffImagePlugin import ImageFileDirectory_v2 as Directory
 
 from anytag.errors import ImageError
 from anytag.images.colour import scaled
+from anytag.images.quiet import quiet_pillow
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -70,17 +69,26 @@ class Page:
 
 def pages(data: bytes) -> list[Page]:
     """The directories of a file in order, those of SubIFDs after the one that names them."""
+    with quiet_pillow():
+        return list(_pages(data))
+
+
+def _pages(data: bytes) -> Iterator[Page]:
     header = data[: 16 if data[2:4] in (b"+\0", b"\0+") else 8]
-    file, found, waiting = io.BytesIO(data), dict[int, Page](), [Directory(header).next]
-    while waiting and len(found) < _DIRECTORIES:
+    file, seen, waiting = io.BytesIO(data), set[int](), [Directory(header).next]
+    while waiting and len(seen) < _DIRECTORIES:
         offset = waiting.pop(0)
-        if 0 < offset < len(data) and offset not in found:
+        if 0 < offset < len(data) and offset not in seen:
+            seen.add(offset)
             tags = Directory(header)
             file.seek(offset)
             tags.load(file)
-            page = found[offset] = Page(offset, tags)
+            for tag in tags:  # values are read now, quietly
+                with suppress(Exception):
+                    tags[tag]
+            page = Page(offset, tags)
             waiting = [*page.numbers(CHILDREN), *waiting, tags.next or 0]
-    return list(found.values())
+            yield page
 
 
 def photo_of(found: list[Page]) -> Page | None:
@@ -106,7 +114,8 @@ def open_page(data: bytes, page: Page, name: str, check: Callable[[tuple[int, in
         check(page.size)
         check(_padded_size(page))
         return _unpacked(data, page)
-    return TiffImageFile(io.BytesIO(_pointed_to(data, page.offset)), "")
+    with quiet_pillow():
+        return TiffImageFile(io.BytesIO(_pointed_to(data, page.offset)), "")
 
 
 def check_opened(picture: TiffImageFile, name: str) -> None:
@@ -266,41 +275,3 @@ def _with_page(data: bytes, tags: dict[int, tuple[int, ...]]) -> bytes:
         values += packed if len(packed) != 4 else b""
     directory = struct.pack("<H", len(tags)) + entries + bytes(4) + values
     return b"II*\0" + struct.pack("<L", at) + data[8:] + bytes(at - len(data)) + directory
-
-
-_handlers_lock = threading.Lock()
-_handlers: list[Any] = []  # libtiff's own, while ours are in place
-_inside = 0
-
-
-@contextmanager
-def silent() -> Iterator[None]:
-    """Keeps libtiff from writing to stderr what Pillow raises as an error anyhow.
-
-    libtiff's handlers belong to the process: they are put back when the last decoding thread has left. Where
-    Pillow hides its libtiff (Windows), nothing is changed.
-    """
-    global _inside
-    with _handlers_lock:
-        _inside += 1
-        if _inside == 1:
-            _handlers[:] = [_set_handler(kind, None) for kind in ("Error", "Warning")]
-    try:
-        yield
-    finally:
-        with _handlers_lock:
-            _inside -= 1
-            if not _inside:
-                for kind, handler in zip(("Error", "Warning"), _handlers, strict=True):
-                    _set_handler(kind, handler)
-
-
-def _set_handler(kind: str, handler: int | None) -> int | None:
-    """Sets libtiff's handler of errors or warnings; returns the one before."""
-    try:
-        function = getattr(ctypes.CDLL(_imaging.__file__), f"TIFFSet{kind}Handler")
-    except (AttributeError, OSError):
-        return None
-    function.restype, function.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
-    before: int | None = function(handler)
-    return before
