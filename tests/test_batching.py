@@ -77,10 +77,10 @@ def test_what_work_and_input_raise_comes_after_what_was_done(workers: int, lazy:
     assert found == [0, 1, 2]
 
 
-@pytest.mark.parametrize(("items", "numbers"), [("a.jpg", (1, 1)), (b"", (1, 1)), ([], (0, 1)), ([], (1, 0))])
-def test_wrong_use_is_refused_at_once(items: object, numbers: tuple[int, int]) -> None:
+@pytest.mark.parametrize("numbers", [(0, 1), (1, 0)])
+def test_wrong_use_is_refused_at_once(numbers: tuple[int, int]) -> None:
     with pytest.raises(AnytagError):
-        in_batches(list, items, batch_size=numbers[0], workers=numbers[1])  # type: ignore[arg-type]
+        in_batches(list, [1], batch_size=numbers[0], workers=numbers[1])
 
 
 def test_batches_are_lists_the_last_one_shorter() -> None:

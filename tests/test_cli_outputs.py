@@ -412,7 +412,7 @@ def test_drawings_of_several_runs_stay_apart(model: Path, photos: Path) -> None:
 
 
 def test_the_longest_names_have_drawings(photos: Path) -> None:
-    drawings = Drawings(Path("drawn"), iter(()))  # of photos that come one by one
+    drawings = Drawings(Path("drawn"), iter(()), max_pixels=1)  # of photos that come one by one
     names = ["x" * 250 + end for end in ("1.jpg", "2.jpg")] + [f"{photos}/0.jpg", "/elsewhere/0.jpg"]
     files = [drawings.file(name) for name in names]
     assert len({*files}) == 4

@@ -92,6 +92,16 @@ def test_some_fail_each_is_reported_the_rest_is_done(model: Path, photos: Path, 
     assert "2 of 6 photos failed." in done.stderr
 
 
+@pytest.mark.parametrize("command", [("tag",), ("tag", "--where"), ("caption",), ("match", "--text", "cat")])
+def test_the_limit_of_pixels_can_be_set(command: tuple[str, ...], photos: Path) -> None:
+    Image.new("RGB", (60, 50)).save(photos / "large.png")
+    low = run(*command, photos / "large.png", "--max-pixels", "2999")
+    assert low.exit_code == 1
+    assert "60×50 is 3,000 pixels, more than the limit of 2,999" in low.stderr
+    assert "--max-pixels 3000" in low.stderr
+    assert run(*command, photos / "large.png", "--max-pixels", "3000").exit_code == 0
+
+
 def test_failures_are_not_lines_of_text(model: Path, photos: Path) -> None:
     done = run("tag", "missing.jpg", photos / "0.jpg", "--model", model)
     assert done.exit_code == 1

@@ -206,7 +206,8 @@ def test_every_kind_of_image_gets_the_same_tags(tagger: Tagger, photos: list[Pat
     Image.fromarray(pixels(0)).save(file, "PNG")
     wanted = tagger.tag(photos[0], threshold=0)
     assert tagger.tag(str(photos[0]), threshold=0) == wanted
-    for image in (file.getvalue(), Image.fromarray(pixels(0)), pixels(0)):
+    file.seek(0)
+    for image in (file.getvalue(), file, Image.fromarray(pixels(0)), pixels(0)):
         result = tagger.tag(image, threshold=0)
         assert result.path is None
         assert replace(result, path=wanted.path) == wanted
@@ -324,6 +325,10 @@ def test_wrong_asks_are_refused_at_once(
     [
         ({"images": "photo.jpg"}, "got one image, 'photo.jpg'"),
         ({"images": Path("photo.jpg")}, "use tag"),
+        ({"images": io.BytesIO(b"photo")}, "got one image"),
+        ({"images": Image.new("RGB", (4, 4))}, "got one image"),
+        ({"images": np.zeros((4, 4, 3), np.uint8)}, "got one image"),
+        ({"images": 5}, "images is a int: give a list"),
         ({"images": [], "batch_size": 0}, "batch_size is 0"),
         ({"images": [], "workers": 0}, "workers is 0"),
         ({"images": [], "on_error": "ignore"}, "'record' or 'raise'"),
@@ -340,6 +345,20 @@ def test_a_photo_that_cannot_be_read_raises(tagger: Tagger) -> None:
     for ask in (tagger.tag, tagger.encode):
         with pytest.raises(ImageError, match="missing"):
             ask("missing.jpg")
+
+
+def test_the_limit_of_pixels_is_the_taggers(folder: Path) -> None:
+    strict = Tagger.load(folder, max_pixels=30 * 20)
+    assert strict.tag(np.zeros((20, 30, 3), np.uint8)).error is None
+    large = np.zeros((20, 31, 3), np.uint8)
+    with pytest.raises(
+        ImageError, match=r"620 pixels, more than the limit of 600.*max_pixels=620 to Tagger\.load"
+    ):
+        strict.tag(large)
+    (result,) = strict.tag_many([large])
+    assert result.error is not None
+    (encoded,) = strict.encode_many([large])
+    assert encoded.error is not None
 
 
 def test_loading_says_what_is_wrong(folder: Path, tmp_path: Path) -> None:

@@ -96,8 +96,8 @@ def test_box_is_around_the_largest_warm_patch_in_pixels_of_the_photo() -> None:
 @settings(max_examples=40, deadline=None)
 @given(
     heat=arrays(np.float32, (3, 3), elements=st.floats(0, 1, width=32)),
-    width=st.integers(1, 500),
-    height=st.integers(1, 500),
+    width=st.integers(1, 500) | st.integers(1, 100_000),
+    height=st.integers(1, 500) | st.integers(1, 100_000),
 )
 def test_box_lies_in_the_photo(heat: np.ndarray, width: int, height: int) -> None:
     box = box_of(heat, width=width, height=height)
@@ -148,6 +148,32 @@ def test_drawing_has_a_panel_a_tag(tagger: Tagger, photo: Path) -> None:
     sheet = draw(Image.fromarray(quarters()), tags)
     assert sheet.size == (2 * 320, 2 * 213)
     assert draw(Image.fromarray(quarters()), ()).size == (320, 213)
+
+
+@pytest.mark.parametrize("size", [(65_000, 40), (40, 65_000), (1, 1), (1, 20_000), (20_000, 1), (8, 8)])
+def test_pictures_of_any_shape_are_drawn(size: tuple[int, int], tagger: Tagger) -> None:
+    tags = tagger.tag(Image.new("RGB", size, (250, 10, 20)), threshold=0, top_k=3, where=True).tags
+    sheet = draw(Image.new("RGB", size), tags)
+    assert max(sheet.size) <= 2 * 320
+    assert min(sheet.size) >= 2 * 24
+
+
+def test_a_smaller_picture_is_drawn_with_the_boxes_of_the_original() -> None:
+    heat = np.ones((4, 4), np.float32)
+    tag = TagScore(id="x", name="x", score=1.0, source="own", box=Box(500, 0, 1000, 500), heat=heat)
+    large, small = Image.new("RGB", (1000, 500)), Image.new("RGB", (250, 125))
+    sheets = [np.asarray(draw(large, [tag])), np.asarray(draw(small, [tag], size=(1000, 500)))]
+    assert sheets[0].shape == sheets[1].shape == (160, 320, 3)
+    assert np.abs(sheets[0].astype(int) - sheets[1]).max() <= 2
+
+
+def test_command_draws_very_long_photos_and_goes_on(folder: Path, photo: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (9000, 5), (250, 10, 20)).save(tmp_path / "long.png")
+    options = ("--model", folder, "--threshold", "0", "--draw", tmp_path / "drawn")
+    done = run("tag", tmp_path / "long.png", photo, *options)
+    assert done.exit_code == 0
+    assert len(list((tmp_path / "drawn").rglob("long.png.tags.jpg"))) == 1
+    assert len(list((tmp_path / "drawn").rglob(f"{photo.name}.tags.jpg"))) == 1
 
 
 def test_model_without_where_is_an_error_that_says_so(folder: Path, tmp_path: Path, photo: Path) -> None:

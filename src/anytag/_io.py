@@ -11,15 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from anytag.errors import AnytagError, OutputError, RefusedOutputError
-
-IMAGE_SUFFIXES = frozenset(
-    f".{kind}"
-    for kind in (  # whether anytag reads them or not  # noqa: SIM905
-        "jpg jpeg jpe jfif jp2 j2k jxl png apng webp tif tiff bmp dib gif avif heic heif hif ppm pgm psd psb "
-        "dng nef nrw cr2 cr3 crw arw sr2 srf raf rw2 orf pef srw x3f 3fr iiq raw"
-    ).split()
-)
-"""Suffixes, in lower case, of files that no text or table is ever written to."""
+from anytag.suffixes import IMAGE_SUFFIXES
 
 Recognizer = Callable[[Path], bool]
 """Is this file (or folder) an earlier result of the same command, which a new one may replace?"""
@@ -122,6 +114,7 @@ def check_output(
     overwrite: bool = False,
     hint: str = "give another file, or remove it first",
     kind: str = "an earlier result of this command",
+    parents: bool = False,
 ) -> None:
     """The one rule for files that a command writes; call it before the work, and before anything is loaded.
 
@@ -132,6 +125,7 @@ def check_output(
         overwrite: any other file that is there may go, too, as long as it is no input and no photo.
         hint: what to do about a file that may not be replaced.
         kind: what `is_earlier` tells, in words.
+        parents: folders above it that are missing are made by whoever writes.
 
     Raises:
         RefusedOutputError: `output` has the suffix of a photo, is an input, a folder or somebody else's file,
@@ -146,7 +140,7 @@ def check_output(
     refuse_inputs(output, inputs)
     if special:
         return
-    _check_place(target.parent, output)
+    _check_place(_existing(target.parent) if parents else target.parent, output)
     if not target.exists() or target.stat().st_size == 0 or overwrite:
         return
     if not os.access(target, os.W_OK):
@@ -170,7 +164,9 @@ def refuse_other_kind(output: str | os.PathLike[str], is_kind: Callable[[bytes],
         with path.open("rb") as file:
             return is_kind(file.read(4096))
 
-    check_output(output, is_earlier=is_earlier, hint="give another file, or remove it first", kind=what)
+    check_output(
+        output, is_earlier=is_earlier, hint="give another file, or remove it first", kind=what, parents=True
+    )
 
 
 def is_lines_of(*keys: str) -> Callable[[bytes], bool]:
@@ -222,7 +218,7 @@ def check_folder(
     for name in inputs:
         if identity(name) is not None and resolved(name).is_relative_to(target):
             raise RefusedOutputError(f"{folder} holds the input {os.fspath(name)}: give another folder")
-    _check_place(next(place for place in (target, *target.parents) if place.exists()), folder)
+    _check_place(_existing(target), folder)
     if target.exists() and any(target.iterdir()) and not (is_earlier and _recognized(target, is_earlier)):
         raise RefusedOutputError(f"{folder} exists and is not empty: give a folder that is not there yet")
 
@@ -302,6 +298,11 @@ def locked(path: str | os.PathLike[str]) -> Iterator[None]:
                 f"{folder} is being written by another process: wait for it, or give another output"
             )
         yield
+
+
+def _existing(place: Path) -> Path:
+    """The folder itself, or the nearest above it that is there."""
+    return next(one for one in (place, *place.parents) if one.exists())
 
 
 def _check_place(parent: Path, output: str | os.PathLike[str]) -> None:

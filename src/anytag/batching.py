@@ -43,10 +43,8 @@ def in_batches(
         workers: threads; by default one a usable core.
 
     Raises:
-        AnytagError: a number is below 1, or `items` is a single image.
+        AnytagError: a number is below 1.
     """
-    if isinstance(items, str | bytes | os.PathLike):
-        raise AnytagError(f"got one image, {items!r}, for many: give a list, or use tag() or encode()")
     workers = usable_cores() if workers is None else workers
     if batch_size < 1 or workers < 1:
         raise AnytagError(f"batch_size is {batch_size}, workers is {workers}: expected 1 or more of each")

@@ -23,7 +23,7 @@ from anytag.generation import (
     greedy,
     sample,
 )
-from anytag.images import ImageSource
+from anytag.images import MAX_PIXELS, ImageSource, check_many
 from anytag.models.caption_onnx import OnnxCaptions
 from anytag.models.card import CaptionSpec
 from anytag.models.folder import ModelFolder
@@ -88,6 +88,7 @@ class Captioner:
         device: Device = "auto",
         threads: int | None = None,
         precision: Precision | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> Captioner:
         """A captioner with a model and a device that are there; arguments and errors as for `Tagger.load`.
 
@@ -102,7 +103,8 @@ class Captioner:
             )
         runtime = open_runtime(folder, device=device, threads=threads, precision=precision)
         pieces = WordPieces.from_file(folder.file(spec.wordpieces))
-        return cls(Tagger(folder, runtime), _open_captions(folder, runtime), pieces, spec)
+        tagger = Tagger(folder, runtime, max_pixels=max_pixels)
+        return cls(tagger, _open_captions(folder, runtime), pieces, spec)
 
     def caption(
         self,
@@ -119,7 +121,7 @@ class Captioner:
         """A sentence about one photo.
 
         Args:
-            image: path, encoded bytes, PIL image or uint8 array H×W×3 (RGB).
+            image: path, encoded bytes, open file, PIL image or uint8 array H×W×3 (RGB).
             tags: what the sentence shall speak of, any words; by default what is recognised, as far as the
                 model's card says so; an empty list guides nothing.
             exclude_tags: what it must not speak of: these words in any form, their synonyms and what is
@@ -178,6 +180,7 @@ class Captioner:
             encoded = self.tagger.encode_many(batch, batch_size=len(batch), workers=1)
             return self._write(list(encoded), wish)
 
+        check_many(images)
         batches = in_batches(work, images, batch_size=batch_size, workers=workers)
         return _flatten(batches, raises=on_error == "raise")
 

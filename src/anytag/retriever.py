@@ -18,7 +18,7 @@ import numpy.typing as npt
 from anytag.batching import batches
 from anytag.errors import AnytagError, VocabularyError
 from anytag.gallery import Gallery, GalleryWriter, check_model
-from anytag.images import ImageSource
+from anytag.images import MAX_PIXELS, ImageSource
 from anytag.judges import DecoderJudge, Judge, Texts, open_judge
 from anytag.models.folder import ModelFolder
 from anytag.models.hub import resolve
@@ -47,14 +47,20 @@ class Retriever:
         self._judge = judge or DecoderJudge(tagger)
 
     @classmethod
-    def load(cls, model: str | Path | None = None, *, device: Device = "auto") -> Retriever:
+    def load(
+        cls,
+        model: str | Path | None = None,
+        *,
+        device: Device = "auto",
+        max_pixels: int = MAX_PIXELS,
+    ) -> Retriever:
         """A retriever with a model and a device that are there; arguments and errors as for `Tagger.load`.
 
         Raises:
             ModelError: besides, the model has neither alignment heads nor a text encoder.
         """
         folder = ModelFolder.open(resolve(model))
-        tagger = Tagger(folder, open_runtime(folder, device=device))
+        tagger = Tagger(folder, open_runtime(folder, device=device), max_pixels=max_pixels)
         return cls(tagger, open_judge(folder, tagger))
 
     def unknown_words(self, text: str) -> tuple[str, ...]:

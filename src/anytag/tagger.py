@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from anytag.batching import in_batches
 from anytag.errors import AnytagError, VocabularyError, brief
-from anytag.images import ImageSource, load, prepare
+from anytag.images import MAX_PIXELS, ImageSource, check_many, load, path_of, prepare
 from anytag.models.card import Card
 from anytag.models.folder import ModelFolder
 from anytag.models.hub import resolve
@@ -45,7 +45,7 @@ class Encoded:
     Attributes:
         tokens: float32 T×D.
         pooled: float32 D.
-        path: as the photo was named, None when it came as bytes, PIL image or array.
+        path: as the photo was named, None when it came as bytes, open file, PIL image or array.
         width: pixels of the upright original.
         height: the same.
         error: from `Tagger.encode_many`, why the photo could not be read; the arrays are empty then.
@@ -76,12 +76,19 @@ class Tagger:
     Attributes:
         card: what the model's folder says about itself.
         runtime: what runs the model; `runtime.device` says where.
+        max_pixels: a photo that is larger as it is decoded is refused.
     """
 
     def __init__(
-        self, folder: ModelFolder, runtime: Runtime, *, vocabulary: Vocabulary | None = None
+        self,
+        folder: ModelFolder,
+        runtime: Runtime,
+        *,
+        vocabulary: Vocabulary | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         self.runtime = runtime
+        self.max_pixels = max_pixels
         self.card: Card = folder.card
         self._folder = folder
         self._questions = Questions(folder, vocabulary)
@@ -107,7 +114,7 @@ class Tagger:
         given: object = vocabulary
         if given is not None and not (isinstance(given, Vocabulary) and len(given)):
             raise VocabularyError(f"got {brief(vocabulary)}: expected a Vocabulary with tags, or its file")
-        return Tagger(self._folder, self.runtime, vocabulary=vocabulary)
+        return Tagger(self._folder, self.runtime, vocabulary=vocabulary, max_pixels=self.max_pixels)
 
     @classmethod
     def load(
@@ -118,6 +125,7 @@ class Tagger:
         threads: int | None = None,
         precision: Precision | None = None,
         vocabulary: Vocabulary | str | os.PathLike[str] | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> Tagger:
         """A tagger with a model and a device that are there.
 
@@ -130,6 +138,8 @@ class Tagger:
             precision: "float32", "bfloat16" or, for a CPU, "int8" runs a converted checkpoint's weights in
                 torch; by default torch runs what has no ONNX graphs, and on "cuda" in bfloat16. Whatever it
                 is, tags near their thresholds are decoded in float32.
+            max_pixels: a photo that is larger as it is decoded (large JPEGs are at 1/2, 1/4 or 1/8 of their
+                sides) is refused: the limit against files made to fill the memory.
 
         Raises:
             UnknownModelError, ModelError, VocabularyError: no such model, or its folder is not what it says.
@@ -137,7 +147,8 @@ class Tagger:
             MissingExtraError: torch is needed and not installed.
         """
         folder = ModelFolder.open(resolve(model))
-        tagger = cls(folder, open_runtime(folder, device=device, threads=threads, precision=precision))
+        runtime = open_runtime(folder, device=device, threads=threads, precision=precision)
+        tagger = cls(folder, runtime, max_pixels=max_pixels)
         return tagger if vocabulary is None else tagger.with_vocabulary(vocabulary)
 
     def tag(
@@ -153,7 +164,7 @@ class Tagger:
         """The tags of one photo, by falling score.
 
         Args:
-            image: path, encoded bytes, PIL image or uint8 array H×W×3 (RGB).
+            image: path, encoded bytes, open file, PIL image or uint8 array H×W×3 (RGB).
             tags: ask exactly these, and get each with its score. Each is "name", "name: description;
                 description", an `Asked`, or a `Tag` of the vocabulary; or give descriptions by name,
                 {"crane": ["a machine that lifts loads"]}. A bare name that the vocabulary knows, also as a
@@ -230,6 +241,7 @@ class Tagger:
             ImageError, MissingExtraError: a photo cannot be read, and `on_error` is "raise".
             VocabularyError: `tags` or `also` is wrong; raised at once, before the first photo.
         """
+        check_many(images)
         if on_error not in ("record", "raise"):
             raise AnytagError(f"on_error is {on_error!r}: expected 'record' or 'raise'")
         question = self._questions.prepare(tags, also=also, top_k=top_k, threshold=threshold)
@@ -247,6 +259,7 @@ class Tagger:
 
         A photo that cannot be read has `Encoded.error`; the rest goes on. Arguments as for `tag_many`.
         """
+        check_many(images)
         for batch in in_batches(self._encode_batch, images, batch_size=batch_size, workers=workers):
             yield from batch
 
@@ -326,10 +339,10 @@ class Tagger:
 
     def _look(self, image: ImageSource) -> _Seen:
         """Reads one photo and squashes it to the model's square, uint8 3×S×S."""
-        path = os.fspath(image) if isinstance(image, str | os.PathLike) else None
+        path = path_of(image)
         spec = self.card.image
         try:
-            photo = load(image, near=spec.size, plain=spec.plain)
+            photo = load(image, near=spec.size, max_pixels=self.max_pixels, plain=spec.plain)
             pixels = prepare(photo, size=spec.size, resample=spec.resample, plain=spec.plain)
             return _Seen(path, photo.width, photo.height, pixels)
         except AnytagError as error:

@@ -32,7 +32,9 @@ Bools = npt.NDArray[np.bool_]
 LEVEL = 0.4
 """Share of the greatest heat from which a place belongs to the tag."""
 _FINE = 8  # places of the box's grid along each token: tokens are few
-_PANEL = 320  # pixels
+PANEL = 320
+"""Pixels of the longer side of a panel that `draw` makes."""
+_NARROWEST = 24  # pixels of the shorter side
 _WARM = (255, 96, 0)
 _FONT_FILES = (
     "NotoSansCJK-Regular.ttc", "NotoSansCJKsc-Regular.otf", "SourceHanSans.ttc", "wqy-microhei.ttc",
@@ -78,8 +80,8 @@ def box_of(heat: Floats, *, width: int, height: int) -> Box | None:
     return Box(
         math.floor(columns.min() * across),
         math.floor(rows.min() * down),
-        math.ceil((columns.max() + 1) * across),
-        math.ceil((rows.max() + 1) * down),
+        min(width, math.ceil((columns.max() + 1) * across)),  # by rounding it may be one more
+        min(height, math.ceil((rows.max() + 1) * down)),
     )
 
 
@@ -123,24 +125,28 @@ def locate(tags: Sequence[TagScore], where: Floats, *, width: int, height: int) 
     )
 
 
-def draw(picture: Image.Image, tags: Sequence[TagScore]) -> Image.Image:
+def draw(
+    picture: Image.Image, tags: Sequence[TagScore], *, size: tuple[int, int] | None = None
+) -> Image.Image:
     """A sheet with a panel for every tag that was located: the photo, warm where the tag is, and its box.
 
     Args:
         picture: the upright photo in RGB, of any size.
         tags: with `heat`, in the order of the panels; the others are left out.
+        size: width and height of the original, in whose pixels boxes are; by default those of `picture`.
     """
     from PIL import Image
 
     located = [(tag, tag.heat) for tag in tags if tag.heat is not None]
-    scale = _PANEL / max(picture.size)
-    width, height = (max(1, round(side * scale)) for side in picture.size)
+    size = size or picture.size
+    scale = PANEL / max(size)
+    width, height = (max(_NARROWEST, round(side * scale)) for side in size)  # a very long photo is squashed
     small = picture.resize((width, height))
     across = max(1, math.ceil(math.sqrt(len(located))))
     sheet = Image.new("RGB", (across * width, max(1, -(-len(located) // across)) * height), "white")
     for number, (tag, heat) in enumerate(located):
         at = (number % across * width, number // across * height)
-        sheet.paste(_panel(small, tag, heat, scale=(width / picture.width, height / picture.height)), at)
+        sheet.paste(_panel(small, tag, heat, scale=(width / size[0], height / size[1])), at)
     return sheet
 
 
@@ -153,7 +159,8 @@ def _panel(picture: Image.Image, tag: TagScore, heat: Floats, *, scale: tuple[fl
     pen = ImageDraw.Draw(panel)
     if tag.box is not None:
         corners = [side * scale[number % 2] for number, side in enumerate(tag.box)]
-        pen.rectangle([corners[0], corners[1], corners[2] - 1, corners[3] - 1], outline="white", width=2)
+        left, top, right, bottom = corners
+        pen.rectangle([left, top, max(left, right - 1), max(top, bottom - 1)], outline="white", width=2)
     name, font = _label(tag)
     label = f"{name} {tag.score:.2f}"
     pen.rectangle(pen.textbbox((5, 3), label, font=font), fill="black")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from anytag.cli import lists, outputs, paths, sinks, stream
+from anytag.cli import lists, options, outputs, paths, sinks, stream
 from anytag.cli.journal import one_line
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ _FORMATS = ("text", "jsonl")
 @click.option(
     "--workers", metavar="N", type=click.IntRange(min=1), help="Threads.  [default: one for each usable core]"
 )
+@options.max_pixels
 @paths.options
 def command(
     photos: tuple[str, ...],
@@ -72,6 +73,7 @@ def command(
     device: Literal["auto", "cpu", "cuda"],
     batch_size: int,
     workers: int | None,
+    max_pixels: int,
     recursive: bool,
     exclude: tuple[str, ...],
     files_from: tuple[Path, ...],
@@ -91,7 +93,7 @@ def command(
     from anytag.captioner import Captioner  # after all that can be wrong at once
 
     with sinks.open_output(output, format_, resume=resume) as sink:
-        captioner = Captioner.load(model, device=device)
+        captioner = Captioner.load(model, device=device, max_pixels=max_pixels)
         sink.begin(run=outputs.work("caption", captioner.tagger.card))
         todo = stream.Todo(named.paths, sink, output)
         results = captioner.caption_many(

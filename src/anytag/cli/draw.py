@@ -36,9 +36,10 @@ class Drawings:
         RefusedOutputError: the folder cannot be made or written, or a drawing would replace another file.
     """
 
-    def __init__(self, folder: Path, photos: Iterable[str]) -> None:
+    def __init__(self, folder: Path, photos: Iterable[str], *, max_pixels: int) -> None:
         self.folder = folder
         self.failed = 0
+        self._max_pixels = max_pixels
         self._photos = photos if isinstance(photos, list) else []
         self._base = _common(self._photos)
         self._check_all()
@@ -92,11 +93,12 @@ class Drawings:
 
     def _draw(self, tags: Tags, photo: str) -> None:
         from anytag.images import load
-        from anytag.where import draw
+        from anytag.where import PANEL, draw
 
         file = self.file(photo)
         self._check(photo, file)
-        sheet = draw(load(photo).picture, tags.tags)
+        found = load(photo, near=PANEL, max_pixels=self._max_pixels)
+        sheet = draw(found.picture, tags.tags, size=(found.width, found.height))
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 import click
 
 from anytag._io import check_folder, refuse_photo_name
-from anytag.cli import lists, outputs, paths, sinks, stream, writers
+from anytag.cli import lists, options, outputs, paths, sinks, stream, writers
 from anytag.errors import RefusedOutputError
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ _FOLDER = click.Path(path_type=Path)
 @click.option(
     "--workers", metavar="N", type=click.IntRange(min=1), help="Threads.  [default: one for each usable core]"
 )
+@options.max_pixels
 @paths.options
 def command(
     photos: tuple[str, ...],
@@ -80,6 +81,7 @@ def command(
     device: Literal["auto", "cpu", "cuda"],
     batch_size: int,
     workers: int | None,
+    max_pixels: int,
     recursive: bool,
     exclude: tuple[str, ...],
     files_from: tuple[Path, ...],
@@ -105,7 +107,7 @@ def command(
 
     from anytag.retriever import Retriever  # after all that can be wrong at once
 
-    retriever = Retriever.load(model, device=device)
+    retriever = Retriever.load(model, device=device, max_pixels=max_pixels)
     texts = tuple(map(lists.decoded, texts))
     for text in texts:
         _warn(text, retriever.unknown_words(text))

@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 
 import click
 
-from anytag._io import IMAGE_SUFFIXES, check_output, is_special
+from anytag._io import check_output, is_special
 from anytag.cli import journal
 from anytag.cli.sinks import STDOUT
+from anytag.suffixes import IMAGE_SUFFIXES
 
 SUFFIXES = {".txt": "text", ".text": "text", ".jsonl": "jsonl", ".csv": "csv"}
 """What the suffix of a file says of its format, in any case."""

@@ -19,17 +19,7 @@ import click
 
 from anytag.cli import lists
 from anytag.cli.writers import visible
-
-SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .tif .tiff .bmp .gif .avif .heic .heif".split()  # noqa: SIM905
-)
-"""Which files of a folder or a glob are photos. A file that is named itself is read whatever its suffix."""
-
-RAW_SUFFIXES = frozenset(
-    ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .raw .rw2 "  # noqa: SIM905
-    ".rwl .sr2 .srf .srw .x3f".split()
-)
-"""Raw files of cameras: in folders and globs they are counted and said, unless they are photos above."""
+from anytag.suffixes import RAW_SUFFIXES, SUFFIXES
 
 OTHERS_FOLDERS = (
     "@eadir", "@recycle", "@recently-snapshot", "@tmp", "#recycle", "#snapshot", "$recycle.bin", "recycler",
@@ -197,7 +187,10 @@ class _Search:
         if self.raw:
             suffixes = Counter(os.path.splitext(path)[1].lower() for path in self.raw)  # noqa: PTH122
             kinds = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common())
-            click.echo(f"Raw files that were skipped: {kinds}. Convert them to JPEG to tag them.", err=True)
+            click.echo(
+                f"Raw files that were skipped: {kinds}. Name them to tag them by their previews.",
+                err=True,
+            )
         if self.others:
             click.echo(f"Folders of other programs that were skipped: {len(self.others)}.", err=True)
         if is_empty:

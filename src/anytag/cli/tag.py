@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from anytag.cli import lists, outputs, paths, sinks, stream, writers
+from anytag.cli import lists, options, outputs, paths, sinks, stream, writers
 from anytag.cli.draw import Drawings
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ _READABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option(
     "--workers", metavar="N", type=click.IntRange(min=1), help="Threads.  [default: one for each usable core]"
 )
+@options.max_pixels
 @paths.options
 def command(
     photos: tuple[str, ...],
@@ -117,6 +118,7 @@ def command(
     device: Literal["auto", "cpu", "cuda"],
     batch_size: int,
     workers: int | None,
+    max_pixels: int,
     recursive: bool,
     exclude: tuple[str, ...],
     files_from: tuple[Path, ...],
@@ -141,13 +143,17 @@ def command(
     named = paths.gather(photos, recursive=recursive, exclude=exclude, files_from=files_from, null=null)
     format_ = outputs.settle("tag", output, format_, writers.NAMES, photos=named.paths, overwrite=overwrite)
     outputs.check_typed(photos, output)
-    drawings = None if draw is None else Drawings(draw, named.paths)
+    drawings = None if draw is None else Drawings(draw, named.paths, max_pixels=max_pixels)
 
     from anytag.tagger import Tagger  # after all that can be wrong at once
 
     low = _LowScores()
     with sinks.open_output(output, format_, resume=resume) as sink:
-        tagger = _limited(Tagger.load(model, device=device, vocabulary=vocabulary), excluded, language)
+        tagger = _limited(
+            Tagger.load(model, device=device, vocabulary=vocabulary, max_pixels=max_pixels),
+            excluded,
+            language,
+        )
         sink.begin(writers.header(format_, where=where), outputs.work("tag", tagger.card))
         _warn_of_unknown_words(tagger, requested or added)
         todo = stream.Todo(named.paths, sink, output)

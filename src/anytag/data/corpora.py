@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import io
 import json
+import posixpath
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
 from anytag.errors import AnytagError, MissingExtraError
+from anytag.images import SUFFIXES
 
 from .files import is_folder, listing, open_read, open_write
 from .rows import SPLITS, OnError, Origin, Row, tell
-
-PHOTOS = frozenset({"jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "gif", "avif", "heic", "heif"})
 
 
 def items(path: str, prefix: str) -> Iterator[Any]:
@@ -185,7 +185,7 @@ def read_folders(path: str, *, source: str, split: str, on_error: OnError | None
     del on_error  # a file that is no photo is passed over, and nothing else can be wrong
     if not is_folder(path):
         raise AnytagError(f"{path} is not a folder")
-    photos = [name for name in listing(path) if name.rpartition(".")[2].lower() in PHOTOS]
+    photos = [name for name in listing(path) if posixpath.splitext(name)[1].lower() in SUFFIXES]
     classes = sorted({_class_of(name)[1] for name in photos} - {""})
     for name in photos:
         part, label = _class_of(name)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from anytag._io import atomic_write, is_lines_of, writing
-from anytag.errors import NoAnswerError, OutputError, VocabularyError
+from anytag.errors import NoAnswerError, RefusedOutputError, VocabularyError
 from anytag.parsing import Lexicon, default_lexicon
 from anytag.parsing.lexicon import normal
 from anytag.text_encoders.prompts import article, plain_prompt, questions
@@ -223,7 +223,7 @@ def check_outputs(path: Path, inputs: Iterable[Path]) -> None:
     answers = journal_of(path)
     refuse_output(str(answers), names, is_lines_of("answer"), "a file of answers")
     if not path.absolute().parent.is_dir():
-        raise OutputError(f"{path} cannot be written: its folder is not there")
+        raise RefusedOutputError(f"{path} cannot be written: its folder is not there")
 
 
 def journal_of(path: Path) -> Path:

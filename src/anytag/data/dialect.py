@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import IO, TextIO
 
-from anytag._io import IMAGE_SUFFIXES
 from anytag.errors import AnytagError
+from anytag.suffixes import IMAGE_SUFFIXES
 
 COLUMNS = ("image", "tags", "captions", "absent", "split", "source")
 _NAMES = {

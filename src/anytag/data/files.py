@@ -12,7 +12,7 @@ from typing import IO, Any
 from urllib.request import url2pathname
 
 from anytag._io import atomic_write, refuse_inputs, refuse_other_kind, refuse_photo_name, writing
-from anytag.errors import AnytagError, MissingExtraError, OutputError
+from anytag.errors import AnytagError, MissingExtraError, RefusedOutputError
 
 
 def is_url(path: str) -> bool:
@@ -73,7 +73,7 @@ def refuse_output(output: str, inputs: Iterable[str], is_kind: Callable[[bytes],
     place, places = _on_disk(output), [_on_disk(one) for one in inputs]
     if is_url(place):
         if place in places:
-            raise OutputError(f"{output} is an input of this run: give another file to write to")
+            raise RefusedOutputError(f"{output} is an input of this run: give another file to write to")
         refuse_photo_name(place)
         return
     refuse_inputs(place, [one for one in places if not is_url(one)])
@@ -88,7 +88,7 @@ def refuse_filled(folder: str) -> None:
     """
     place = _on_disk(folder)
     if exists(place) and (not is_folder(place) or next(listing(place), None) is not None):
-        raise OutputError(f"{folder} is not empty: give another folder, or remove what is in it first")
+        raise RefusedOutputError(f"{folder} is not empty: give another folder, or remove what is in it first")
 
 
 def _on_disk(path: str) -> str:

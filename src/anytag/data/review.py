@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from anytag._io import atomic_write, is_lines_of, read_text
-from anytag.errors import OutputError, VocabularyError
+from anytag.errors import RefusedOutputError, VocabularyError
 from anytag.parsing import Candidate, slug
 from anytag.parsing.lexicon import normal
 from anytag.vocabulary import KINDS, Kind, Tag, Vocabulary
@@ -143,7 +143,7 @@ def check_review(path: Path, inputs: Iterable[str]) -> None:
     """
     refuse_output(str(path), inputs, _is_review, "a table of candidates")
     if not path.absolute().parent.is_dir():
-        raise OutputError(f"{path} cannot be written: its folder is not there")
+        raise RefusedOutputError(f"{path} cannot be written: its folder is not there")
 
 
 def check_vocabulary(path: Path, inputs: Iterable[str]) -> None:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from itertools import chain, count, groupby, islice
 
 from anytag.errors import AnytagError
+from anytag.images import SUFFIXES
 
-from .corpora import PHOTOS
 from .files import folder_of, is_folder, join, listing, open_read, open_write, photo_source, refuse_filled
 from .rows import OnError, Row, row_of, tell
 
@@ -86,7 +86,7 @@ def _split(name: str) -> tuple[str, str]:
 
 def _sample(shard: str, key: str, members: Iterable[tuple[str, bytes]]) -> Sample:
     named = {_split(name)[1]: (name, body) for name, body in members}
-    photo = next((name for extension, (name, _) in named.items() if extension in PHOTOS), "")
+    photo = next((name for extension, (name, _) in named.items() if f".{extension}" in SUFFIXES), "")
     return Sample(shard, key, {extension: body for extension, (_, body) in named.items()}, photo)
 
 
@@ -165,7 +165,7 @@ def _add(tar: tarfile.TarFile, at: int, row: Row, photo: bytes) -> None:
     inside = row.image.partition("::")[0]
     extension = inside.rpartition(".")[2].lower()
     said = json.dumps(row.to_dict(), ensure_ascii=False).encode()
-    for name, body in ((extension if extension in PHOTOS else "jpg", photo), ("json", said)):
+    for name, body in ((extension if f".{extension}" in SUFFIXES else "jpg", photo), ("json", said)):
         member = tarfile.TarInfo(f"{at:06d}.{name}")
         member.size = len(body)
         tar.addfile(member, io.BytesIO(body))

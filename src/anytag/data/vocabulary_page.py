@@ -9,7 +9,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from anytag._io import atomic_write
-from anytag.errors import OutputError
+from anytag.errors import RefusedOutputError
 from anytag.vocabulary import KINDS
 
 from .files import refuse_output
@@ -62,7 +62,7 @@ def check_page(path: Path, inputs: Iterable[str]) -> None:
         OutputError: `path` is an input or other output, a photo, or something else than a page.
     """
     if path.absolute() in [Path(one).absolute() for one in inputs]:
-        raise OutputError(f"{path} is named twice: give a file of its own for the page")
+        raise RefusedOutputError(f"{path} is named twice: give a file of its own for the page")
     refuse_output(str(path), inputs, lambda head: head.lstrip()[:9].lower() == b"<!doctype", "a page")
 
 

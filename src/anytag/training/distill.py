@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from anytag.data.rows import Row
 from anytag.errors import AnytagError
+from anytag.images import SUFFIXES
 from anytag.results import Tags
 from anytag.tagger import Tagger
 from anytag.vocabulary import Vocabulary
@@ -27,7 +28,6 @@ from .report import Progress, Reporter
 from .run import Run, go, prepare_with
 
 Halves = npt.NDArray[np.float16]
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
 KEPT = 0.02
 """A belief below is none: most of a vocabulary, in most photos."""
 HELD_OUT_PART = 20
