@@ -369,7 +369,8 @@ def test_no_photo_can_be_read(data: Path) -> None:
     rows = [Row(f"gone-{n}.png", "", "train", tags=("red",)) for n in range(30)]
     corpus = PixelCorpus(Photos(rows, data.parent, _tags(data)), size=16, batch_size=4, seed=0)
     with pytest.raises(
-        AnytagError, match="20 photos, drawn at random, cannot be read, the last gone-.*: no such file; check"
+        AnytagError,
+        match=r"20 photos, drawn at random, cannot be read, the last gone-.*: no such file; check",
     ):
         next(corpus.stream(0, 1))
 

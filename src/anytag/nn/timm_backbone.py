@@ -79,7 +79,8 @@ class _Features(nn.Module):
 
 
 def _create(name: str, size: int) -> Any:
-    for numbers in ({"img_size": size}, {}):  # networks of convolutions take any size, and no such argument
+    tries: tuple[dict[str, Any], ...] = ({"img_size": size}, {})
+    for numbers in tries:  # networks of convolutions take any size, and no such argument
         try:
             return timm.create_model(name, num_classes=0, **numbers)
         except TypeError as error:

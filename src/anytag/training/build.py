@@ -49,7 +49,7 @@ def backbone_width(recipe: TrainRecipe) -> int:
     if recipe.backbone:
         return TimmBackbone(recipe.backbone, size=recipe.network.size).width
     if isinstance(backbone, SwinConfig):
-        return backbone.width * 2 ** (len(backbone.depths) - 1)
+        return int(backbone.width * 2 ** (len(backbone.depths) - 1))
     return backbone.width if isinstance(backbone, VitConfig) else recipe.network.width
 
 

@@ -365,9 +365,7 @@ class FamilyLoop(Loop):
         vectors = caption_vectors(captions, text)
         for caption, known in zip(captions, vectors.any(1).tolist(), strict=True):
             if caption and not known:
-                self.unknown.add(
-                    "captions that the text encoder does not know, so they are no queries", caption
-                )
+                self.unknown.add("captions are no queries, as the text encoder does not know them", caption)
         return vectors
 
     def _ramp(self) -> float:
@@ -376,9 +374,9 @@ class FamilyLoop(Loop):
 
     def run(self) -> None:
         super().run()
-        passed = self._everyones(self.corpus.unread)
-        for line in (*passed.lines(), *self._everyones(self.unknown).lines()):
-            self.report.say(line)
+        for tally in (self.corpus.unread, self.unknown):
+            for line in self._everyones(tally).lines():
+                self.report.say(line)
 
     def _everyones(self, mine: Tally) -> Tally:
         """What all processes passed over, in the first; the others have nothing to say."""

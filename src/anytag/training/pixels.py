@@ -249,7 +249,7 @@ class PixelCorpus:
     def _tell(self, unread: Sequence[tuple[str, str]], then: str = "Another photo takes its place") -> None:
         """Says the first of each reason; the others are counted for the end of the run."""
         for image, why in unread:
-            if self.unread.add(why, image):
+            if self.unread.add(f"photos cannot be read ({why})", image):
                 self.report.say(f"{then}: {image}: {why}")
 
     def _loader(self, first: int, last: int) -> DataLoader[Any]:

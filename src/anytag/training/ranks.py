@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from torch import Tensor
 
 from anytag.errors import AnytagError
@@ -18,6 +19,12 @@ T = TypeVar("T")
 def processes() -> int:
     """How many processes train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def join() -> int:
+    """Joins the processes that were launched together, as accelerate does later anyway; how many they are."""
+    PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+    return processes()
 
 
 def process_index() -> int:
@@ -36,8 +43,7 @@ def from_first(make: Callable[[], T]) -> T:
     Raises:
         AnytagError: what the first process raised, in all.
     """
-    PartialState()  # joins the processes, if that is not done yet
-    if processes() == 1:
+    if join() == 1:
         return make()
     said: list[tuple[T | None, AnytagError | None]] = [(None, None)]
     if process_index() == 0:
@@ -62,6 +68,7 @@ def check_precision(precision: str) -> None:
     Raises:
         AnytagError: it cannot; says what can.
     """
+    join()
     if precision == "fp16" and PartialState().device.type == "cpu":
         raise AnytagError("precision=fp16 needs a GPU, and there is none: give precision=bf16, or no")
 

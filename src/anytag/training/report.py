@@ -58,10 +58,13 @@ class Tally:
     def lines(self) -> list[str]:
         """A line for each reason, the most frequent first: how many, and the first three."""
         ranked = sorted(self.found.items(), key=lambda item: -len(item[1]))
-        return [
-            f"{len(things):,} × {reason}: {', '.join(list(things)[:3])}{' ...' if len(things) > 3 else ''}"
-            for reason, things in ranked
-        ]
+        return [f"{len(things):,} {reason}: {_shown(list(things))}" for reason, things in ranked]
+
+
+def _shown(things: list[str]) -> str:
+    """The first three, each cut to a length that can be read."""
+    short = [thing if len(thing) <= 60 else f"{thing[:57]}..." for thing in things[:3]]
+    return ", ".join(short) + (", ..." if len(things) > 3 else "")
 
 
 class Reporter:

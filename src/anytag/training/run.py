@@ -37,7 +37,7 @@ from .family import FamilyLoop, FamilyStudent, FixedQueries, WordQueries
 from .folder import fitted, write_model
 from .loop import Machine
 from .pixels import Photos, PixelCorpus, check_batch
-from .ranks import check_precision, from_first, processes
+from .ranks import check_precision, from_first, join
 from .recipes import TrainRecipe
 from .report import Reporter, counted
 from .start import start_from
@@ -127,7 +127,7 @@ def prepare(run: Run, report: Reporter) -> FamilyLoop:
     if not any(photos.union):
         raise AnytagError(
             f"{run.data}: no photo to train on names a tag of the vocabulary "
-            f"({', '.join(vocabulary.ids[:3])} ...): give captions or tags that do, or another vocabulary=FILE"
+            f"({', '.join(vocabulary.ids[:3])} ...): give captions or tags that do, or vocabulary=FILE"
         )
     pieces = read_wordpieces(recipe, rows, vocabulary, run.out)
     return prepare_with(run, photos, report, pieces=pieces)
@@ -159,8 +159,7 @@ def checked_rows(rows: Sequence[Row], run: Run, report: Reporter) -> list[Row]:
 
 def parts_of(machine: Machine) -> int:
     """In how many equal parts a step's photos are taken: by processes, and one after the other."""
-    from_first(lambda: None)  # joins the processes
-    return processes() * machine.accumulate
+    return join() * machine.accumulate
 
 
 def prepare_with(
@@ -261,18 +260,19 @@ def askable(vocabulary: Vocabulary, recipe: TrainRecipe, report: Reporter) -> Vo
     """The tags whose names the text encoder knows, where queries are made of them; says what is left out."""
     if recipe.network.cross is not None and recipe.network.queries == "learned":
         return vocabulary
-    known = known_vectors([tag.name for tag in vocabulary], make_text_encoder(recipe)).any(1)
-    lost = [tag.name for tag, there in zip(vocabulary, known, strict=True) if not there]
+    vectors = known_vectors([tag.name for tag in vocabulary], make_text_encoder(recipe))
+    known = [tag for tag, vector in zip(vocabulary, vectors, strict=True) if vector.any()]
+    lost = [tag.name for tag, vector in zip(vocabulary, vectors, strict=True) if not vector.any()]
     if lost:
         report.say(
             f"{counted(len(lost), 'tag')} that the text encoder does not know left out: {', '.join(lost[:5])}"
             f"{' ...' if len(lost) > 5 else ''}. Give clip=MODEL that knows them, or their English names."
         )
-    if not known.any():
+    if not known:
         raise AnytagError(
             "the text encoder knows no tag of the rows: give clip=MODEL that does, or English names"
         )
-    return Vocabulary(tag for tag, there in zip(vocabulary, known, strict=True) if there)
+    return Vocabulary(known)
 
 
 def vocabulary_of(rows: Sequence[Row]) -> Vocabulary:

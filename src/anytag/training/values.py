@@ -7,7 +7,6 @@ import math
 import types
 from collections.abc import Iterable
 from dataclasses import asdict, fields, is_dataclass, replace
-from functools import cache
 from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from anytag.errors import AnytagError
@@ -109,7 +108,7 @@ def _put(numbers: R, key: str, text: str, *, recipe: Any, path: str) -> R:
         raise AnytagError(f"{here!r}: this recipe has no such part; take one that has it, or leave it out")
     else:
         fits = RANGES.get(f"{type(target).__name__}.{name}", RANGES.get(name))
-        changed = _read(here, text, kind=_types(type(target))[name], now=value, fits=fits)
+        changed = _read(here, text, kind=get_type_hints(type(target))[name], now=value, fits=fits)
     put: R = replace(target, **{name: changed})
     return put
 
@@ -134,11 +133,6 @@ def _unknown(key: str, recipe: Any) -> AnytagError:
     if best:
         return AnytagError(f"{key!r}: no such number in the recipe; did you mean {' or '.join(best)}?")
     return AnytagError(f"{key!r}: no such number in the recipe; there are {', '.join(known)}")
-
-
-@cache
-def _types(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind)
 
 
 def _read(key: str, text: str, *, kind: Any, now: Any, fits: Range | None) -> Any:
