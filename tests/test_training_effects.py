@@ -16,12 +16,15 @@ from hypothesis import strategies as st
 
 from anytag.data.rows import read_rows
 from anytag.errors import AnytagError
+from anytag.models.hub import EMBEDDED
+from anytag.text_encoders import StaticTextEncoder
 from anytag.training.effects import parse_train, resolved, without_effect
+from anytag.training.estimate import try_out
 from anytag.training.family import FamilyLoop
 from anytag.training.pixels import Photos
 from anytag.training.recipes import RECIPES, TrainRecipe, find
 from anytag.training.report import Reporter
-from anytag.training.run import Run, prepare_with, read_wordpieces, vocabulary_of
+from anytag.training.run import Run, fitted_config, prepare_with, read_wordpieces, vocabulary_of
 from anytag.training.state import flat
 from tests.command import run
 from tests.runs import MACHINE, write_photos
@@ -34,21 +37,22 @@ CAPTIONS = [
 ]
 ALIGNMENT = [f"network.alignment.{one}" for one in ("width=16", "layers=2", "heads=2", "mlp=24", "space=6")]
 FOLDED = ["network.width=16", "network.heads=2", "network.text_hidden=16", "backbone=resnet10t"]
-SHORT = ["network.size=32", "batch_size=4", "epochs=2", "rate=1e-3"]
+SHORT = ["network.size=32", "batch_size=4", "epochs=3", "rate=1e-3", "warmup=2"]
 TINY = {
     "tag2text": [*SHORT, *SWIN, *CROSS, *CAPTIONS],
     "tag2text-retrieval": [*SHORT, *SWIN, *CROSS, *CAPTIONS, *ALIGNMENT, "objective.matching.queue=10"],
     "ram": [*SHORT, *SWIN, *CROSS, *CAPTIONS],
     "ram-plus": [*SHORT, *SWIN, *CROSS],
-    "small": [*SHORT, *FOLDED],
+    "small": ["network.size=64", *SHORT[1:], *FOLDED],
 }
 ANOTHER = {
     "network.backbone.depths": "2,4", "network.backbone.heads": "2,2", "network.mean": "0.1,0.2,0.3",
-    "network.std": "0.1,0.2,0.3", "network.size": "64", "network.heads": "4", "network.captions.heads": "4",
+    "network.std": "0.1,0.2,0.3", "network.size": "96", "network.heads": "4", "network.captions.heads": "4",
     "network.alignment.heads": "4", "network.captions.layers": "4", "network.captions.shared": "2",
-    "network.backbone.window": "4", "ema": "0.5", "objective.matching.trust": "0.9", "asked": "2",
+    "network.backbone.window": "4", "ema": "0.1", "objective.matching.trust": "0.9", "asked": "2",
     "objective.matching.unguided": "1", "objective.matching.decay": "0.5", "schedule.decay": "0.5",
-    "schedule.least": "1e-5", "schedule.warmup_rate": "1e-5", "warmup": "3", "weight_decay": "5",
+    "schedule.least": "9e-4", "schedule.warmup_rate": "1e-5", "warmup": "3", "weight_decay": "5",
+    "objective.gamma_neg": "0", "objective.alignment_gamma_neg": "0",
 }  # fmt: skip
 """A value of a number that makes a difference in so small a run; of others, twice or one more."""
 
@@ -109,7 +113,7 @@ def learned(recipe: TrainRecipe, photos: Photos, out: Path) -> tuple[Any, ...]:
     return terms, sum(p.double().sum().item() for p in loop.average.shadow.values())
 
 
-KINDS = ("tag2text-retrieval", "ram", "ram-plus", "small")
+KINDS = ("ram-plus", "small", "tag2text-retrieval")
 
 
 @pytest.mark.slow
@@ -119,7 +123,12 @@ def test_every_number_has_an_effect_or_is_refused(kind: str, photos: Photos, tmp
     recipe = parse_train(find(name), TINY[kind])
     before = cache(lambda measure: measure(recipe, photos, tmp_path))
     silent = []
-    for key, value in numbers_of(find(name)).items():
+    keys = list(numbers_of(find(name)))
+    if kind == "tag2text-retrieval":  # the others are those of ram-plus
+        keys = [
+            key for key in keys if key.startswith(("network.captions", "network.al", "objective.matching"))
+        ]
+    for key in keys:
         pair = f"{key}={another(key, flat(asdict(recipe))[key])}"
         given = [one for one in TINY[kind] if not one.startswith(f"{key}=")]
         try:
@@ -128,11 +137,10 @@ def test_every_number_has_an_effect_or_is_refused(kind: str, photos: Photos, tmp
             assert "has no effect here: " in str(error), error
             continue
         try:
-            if built(changed, photos, tmp_path) == before(built):
-                if learned(changed, photos, tmp_path) == before(learned):
-                    silent.append(pair)
+            if all(measure(changed, photos, tmp_path) == before(measure) for measure in (built, learned)):
+                silent.append(pair)
         except AnytagError as error:  # it does not fit the others, which is an effect
-            assert "network" in str(error) or "batch_size" in str(error), error
+            assert any(word in str(error) for word in ("network", "batch", "width")), error
     assert silent == []
 
 
@@ -150,9 +158,10 @@ def test_rates_are_what_the_recipe_says(name: str) -> None:
         ]
 
     plain = curve(["warmup=5"])
-    assert max(plain) == pytest.approx(recipe.rate)
-    assert max(curve(["rate=1e-2", "warmup=5"])) == pytest.approx(1e-2)
-    for pair in ("rate=1e-2", "warmup=9", f"epochs={recipe.epochs + 1}", "schedule.least=1e-6",
+    assert max(plain) == pytest.approx(recipe.rate, rel=0.1)  # a cosine falls meanwhile
+    assert max(curve(["rate=1e-2", "warmup=5"])) == pytest.approx(1e-2, rel=0.1)
+    for pair in ("rate=1e-2", "warmup=9", f"epochs={recipe.epochs + 1}",
+                 f"schedule.least={0.9 * recipe.rate}",
                  "schedule.warmup_rate=1e-6", "schedule.decay=0.5", "steps=7"):  # fmt: skip
         given = ["warmup=5"] if not pair.startswith("warmup") else []
         try:
@@ -198,8 +207,11 @@ def test_what_does_not_fit_is_said_with_its_reason(recipe: str, pairs: list[str]
     assert said in str(caught.value)
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.sampled_from(KINDS), st.data())
+_ENCODER = StaticTextEncoder.from_folder(EMBEDDED / "text")
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.sampled_from([*TINY]), st.data())
 def test_numbers_that_make_no_network_are_an_error_before_the_work(kind: str, data: st.DataObject) -> None:
     name = kind if kind in RECIPES else f"{kind}-14m"
     recipe = parse_train(find(name), TINY[kind])
@@ -208,7 +220,9 @@ def test_numbers_that_make_no_network_are_an_error_before_the_work(kind: str, da
     ]
     key = data.draw(st.sampled_from(keys))
     value = data.draw(st.sampled_from(["1", "3", "5", "7", "30", "1,1", "3,3", "2,2,2", "0.1,0.1,0.1"]))
-    done = run(
-        "train", name, "--dry-run", *TINY[kind], *() if key in str(TINY[kind]) else (), f"{key}={value}"
-    )
-    assert done.exit_code in (0, 2) and done.exception is None or isinstance(done.exception, SystemExit)
+    given = [pair for pair in TINY[kind] if not pair.startswith(f"{key}=")]
+    try:
+        made = parse_train(find(name), [*given, f"{key}={value}"])
+        try_out(made, fitted_config(made, text=_ENCODER, pieces=None), text_width=_ENCODER.dim)
+    except AnytagError as error:
+        assert len(str(error)) > 20

@@ -120,9 +120,7 @@ def test_alignment_heads_learn_and_a_run_that_stops_goes_on_with_its_queue(
     data: Path, tmp_path: Path
 ) -> None:
     """Tags, captions, contrast and match together; weights, slow copy and queue of both runs are the same."""
-    loop_of(recipe_of("tag2text"), data, tmp_path / "words")  # the trainer of wordpieces draws lots
-    pieces = str(tmp_path / "words" / "vocab.txt")
-    recipe = retrieval_recipe(steps=6, rate=3e-3, wordpieces=pieces)
+    recipe = retrieval_recipe(steps=6, rate=3e-3)
     loop_of(recipe, data, tmp_path / "whole").run()
     first, *_, last = (line for line in log(tmp_path / "whole") if "tag" in line)
     assert {"tag", "caption", "contrast", "match"} <= set(first)
@@ -223,8 +221,6 @@ def test_parted_heads_learn_beside_a_parted_copy(data: Path, tmp_path: Path) -> 
     for parted in (False, True):
         out = tmp_path / str(parted)
         spawn(share, (2, free_port(), recipe, data, out, parted), nprocs=2)  # type: ignore[no-untyped-call]
-        # The trainer of wordpieces breaks ties at random: both runs read those of the first.
-        recipe = replace(recipe, wordpieces=str(out / "vocab.txt"))
     for whole, cut in zip(log(tmp_path / "False")[2:], log(tmp_path / "True"), strict=True):
         # The captions' loss was seen to differ by up to 0.3 % after three steps; why, is not known.
         apart = {"caption", "loss"}  # the loss is a sum, of the captions' too

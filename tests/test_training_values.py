@@ -82,7 +82,7 @@ def test_a_number_is_given_once() -> None:
 
 
 _JUNK = st.one_of(
-    st.sampled_from(["", "-1", "0", "nan", "-inf", "1e999", "9" * 400, "1,2", ",", "()", "true", "None", "0x1", "é"]),
+    st.sampled_from(["", "-1", "0", "nan", "-inf", "1e999", "9" * 400, "1,2", ",", "()", "true", "é"]),
     st.integers().map(str), st.floats().map(str), st.text(max_size=12),
 )  # fmt: skip
 
