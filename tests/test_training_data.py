@@ -95,7 +95,8 @@ def test_published_annotations_survive_other_formats(published: Path, tmp_path: 
 
 
 def test_the_command_trains_on_published_annotations(published: Path, tmp_path: Path) -> None:
-    words = ["small", "backbone=resnet10t", "network.size=32", "network.width=16", "network.text_hidden=16",
+    words: list[str | Path] = [
+             "small", "backbone=resnet10t", "network.size=32", "network.width=16", "network.text_hidden=16",
              "network.heads=2", "batch_size=4", "steps=1", "--data", published, "--output", tmp_path,
              "--workers", "0", "--no-tensorboard"]  # fmt: skip
     refused = run("train", *words)
@@ -228,8 +229,15 @@ def test_usable_captions_keep_their_tags() -> None:
 def test_each_operation_of_randaugment_is_applied_half_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """As published: RandAugment(2, 5), each with a probability of 0.5: a quarter has none, a quarter two."""
     done: list[int] = []
-    counting = tuple((lambda picture, _sign, n=n: done.append(n) or picture) for n in range(10))
-    monkeypatch.setattr(transforms, "AUGMENTATIONS", counting)
+
+    def counting(number: int) -> transforms.Operation:
+        def apply(picture: Image.Image, _sign: int) -> Image.Image:
+            done.append(number)
+            return picture
+
+        return apply
+
+    monkeypatch.setattr(transforms, "AUGMENTATIONS", tuple(map(counting, range(10))))
     photo = load(Image.new("RGB", (8, 8)))
     draw, counts, which = random.Random(0), Counter[int](), Counter[int]()
     for _ in range(4000):

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import fsspec
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -24,6 +25,10 @@ from anytag import Tagger
 from anytag.checkpoints.load import load_network
 from anytag.data.rows import Row, read_rows
 from anytag.errors import AnytagError
+from anytag.models.folder import ModelFolder
+from anytag.models.tensors import map_tensors
+from anytag.text_encoders import StaticTextEncoder
+from anytag.text_encoders.queries import tag_rows
 from anytag.training.family import FixedQueries
 from anytag.training.objectives import Matching
 from anytag.training.pixels import Photos, PixelCorpus
@@ -160,6 +165,38 @@ def test_two_processes_share_the_queue(data: Path, tmp_path: Path, monkeypatch: 
         for name in ("one", "two")
     ]
     assert sorted(queues[0].tolist()) == sorted(queues[1].tolist())
+
+
+@pytest.mark.parametrize(("family", "prompts"), [("ram-plus", "descriptions"), ("ram", "words")])
+def test_own_tags_are_asked_as_tags_are_trained(
+    family: str, prompts: str, data: Path, tmp_path: Path
+) -> None:
+    """RAM++: "a photo of a TAG." and the descriptions, 51 texts of 50, without the bare name."""
+    tags, file = _tags(data), tmp_path / "descriptions.jsonl"
+    said = {tag.id: [f"a {tag.name} with {n} corners" for n in range(50)] for tag in tags}
+    lines = (json.dumps({"id": id, "descriptions": texts}) for id, texts in said.items())
+    file.write_text("\n".join(lines))
+    recipe = recipe_of(family, steps=1, descriptions=str(file) if family == "ram-plus" else "")
+    result = train(Run(recipe, data, tmp_path / "out", MACHINE))
+    model = ModelFolder.open(result)
+    assert model.card.text is not None and model.card.text.prompts == prompts
+    trained = np.array(map_tensors(model.file("queries.safetensors"))["rows"])
+    assert trained.shape[1] == (51 if family == "ram-plus" else 1)
+    text = StaticTextEncoder.from_folder(model.file("text/table.safetensors").parent)
+    for tag, rows in zip(tags, trained, strict=True):
+        own = tag_rows(tag.name, said[tag.id] if family == "ram-plus" else (), text, prompts=prompts)  # type: ignore[arg-type]
+        np.testing.assert_allclose(rows, own, atol=1e-6)
+
+
+def test_the_slow_copy_is_trusted_more_and_more_in_the_first_epoch(data: Path, tmp_path: Path) -> None:
+    loop = loop_of(retrieval_recipe(steps=9), data, tmp_path)
+    trust = []
+    for step, batch in enumerate(loop.corpus.stream(0, 5)):
+        loop.step = step
+        made = loop._share(batch)
+        assert made.trust is not None
+        trust.append(round(made.trust[0].item(), 4))
+    assert trust == [0.0, 0.1333, 0.2667, 0.4, 0.4]  # three steps an epoch
 
 
 def test_heads_are_new_where_the_run_before_had_none(data: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ OPERATIONS, MAGNITUDE, CHANCE = 2, 5, 0.5  # magnitude of 10; each operation is 
 _GREY = (128, 128, 128)
 
 Picture = Image.Image
+Operation = Callable[[Picture, int], Picture]
 
 
 def augment(photo: Photo, *, size: int, draw: random.Random) -> npt.NDArray[np.uint8]:
@@ -75,7 +76,7 @@ def _rotate(picture: Picture, sign: int) -> Picture:
     return picture.rotate(angle, resample=Image.Resampling.BILINEAR, fillcolor=_GREY)
 
 
-AUGMENTATIONS: tuple[Callable[[Picture, int], Picture], ...] = (
+AUGMENTATIONS: tuple[Operation, ...] = (
     lambda picture, _sign: picture,
     lambda picture, _sign: ImageOps.autocontrast(picture),
     lambda picture, _sign: ImageOps.equalize(picture),
