@@ -184,7 +184,7 @@ def test_own_tags_are_asked_as_tags_are_trained(
     assert trained.shape[1] == (51 if family == "ram-plus" else 1)
     text = StaticTextEncoder.from_folder(model.file("text/table.safetensors").parent)
     for tag, rows in zip(tags, trained, strict=True):
-        own = tag_rows(tag.name, said[tag.id] if family == "ram-plus" else (), text, prompts=prompts)  # type: ignore[arg-type]
+        own = tag_rows(tag.name, said[tag.id] if family == "ram-plus" else (), text, prompts=prompts)
         np.testing.assert_allclose(rows, own, atol=1e-6)
 
 
