@@ -35,11 +35,10 @@ def command(
     The student gets the teacher's vocabulary and learns its probabilities. A twentieth of the photos only
     measures how well it agrees. An interrupted run goes on when the same command is given again.
     """
-    parse = outer("training.train", WHAT).parse_numbers
-    recipe = parse(outer("training.recipes", WHAT).find(student), numbers)
-    show(recipe)
     run, distill = outer("training.run", WHAT), outer("training.distill", WHAT)
     check_folder(output, [photos, teacher], is_earlier=is_run)
+    recipe = distill.student_recipe(student, numbers)
+    show(outer("training.effects", WHAT).resolved(recipe))
     how = outer("training.loop", WHAT).Machine(**machine)
     with Bar() as bar:
         task = run.Run(recipe, photos, output, how)

@@ -9,6 +9,7 @@ import io
 import json
 import posixpath
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -130,29 +131,41 @@ def read_published(
 ) -> Iterator[Row]:
     """Rows of the annotations that Tag2Text and RAM are trained with.
 
-    Each item has image_path, caption, union_label_id and, for each caption, parse_label_id. A tag that a
-    caption was parsed to is of the text, any other of the model that generated it.
+    Each item has image_path, caption, union_label_id and, for each caption, parse_label_id: one of the two
+    at least. The first are the row's tags, the second what each caption names (`parsed`). A
+    tag that a caption was parsed to is of the text, any other of the model that generated it.
 
     Args:
         tag_list: the names that the ids number from 0.
     """
     for number, item in enumerate(items(path, "item"), 1):
         try:
-            parsed = {key for keys in item["parse_label_id"] for key in keys}
-            keys = [*dict.fromkeys([*sorted(parsed), *item["union_label_id"]])]
-            if wrong := [key for key in keys if not 0 <= key < len(tag_list)]:
-                raise ValueError(f"tag {wrong[0]} of a list of {len(tag_list)}")
-            said: list[tuple[str, Origin]] = [
-                (tag_list[key], "text" if key in parsed else "model") for key in keys
-            ]
-            captions = item["caption"] if isinstance(item["caption"], list) else [item["caption"]]
-            yield Row(item["image_path"], source, split, captions=tuple(captions)).saying(said)
+            yield _annotation(item, tag_list, Row(item["image_path"], source, split))
         except (KeyError, TypeError, ValueError) as error:
             tell(f"{path}, item {number}: not an annotation ({error!r})", on_error, error)
 
 
+def _annotation(item: Mapping[str, Any], tag_list: Sequence[str], row: Row) -> Row:
+    """An item's captions, their tags and the photo's, put into a row."""
+    captions = item["caption"] if isinstance(item["caption"], list) else [item["caption"]]
+    each = item.get("parse_label_id") or []
+    if not each and item.get("union_label_id") is None:
+        raise KeyError("union_label_id")
+    if each and len(each) != len(captions):
+        raise ValueError(f"{len(captions)} captions, but {len(each)} lists in parse_label_id")
+    parsed = {key for keys in each for key in keys}
+    union = item.get("union_label_id") or ([] if "union_label_id" in item else sorted(parsed))
+    if wrong := [key for key in (*parsed, *union) if not 0 <= key < len(tag_list)]:
+        raise ValueError(f"tag {wrong[0]} of a list of {len(tag_list)}")
+    keys = sorted(dict.fromkeys(union), key=lambda key: (key not in parsed, key if key in parsed else 0))
+    said: list[tuple[str, Origin]] = [(tag_list[key], "text" if key in parsed else "model") for key in keys]
+    names = tuple(tuple(tag_list[key] for key in keys) for keys in each)
+    return replace(row, captions=tuple(captions), parsed=names).saying(said)
+
+
 def write_published(path: str, rows: Iterable[Row], *, tag_list: Sequence[str]) -> None:
-    """Writes such annotations; a caption whose words are none of the text's tags gets all of these.
+    """Writes such annotations. A caption of a row without `parsed` gets those of the text's tags
+    that are among its words, or all of them where none is.
 
     Raises:
         AnytagError: a tag is not in `tag_list`.
@@ -168,7 +181,8 @@ def write_published(path: str, rows: Iterable[Row], *, tag_list: Sequence[str]) 
                 "image_path": row.image,
                 "caption": list(row.captions),
                 "union_label_id": sorted(number[name] for name in row.tags),
-                "parse_label_id": [_parsed(caption, text, number) for caption in row.captions],
+                "parse_label_id": [[number[name] for name in names] for names in row.parsed]
+                or [_parsed(caption, text, number) for caption in row.captions],
             }
             file.write(b",\n" if count else b"\n")
             file.write(json.dumps(item, ensure_ascii=False).encode())

@@ -44,6 +44,8 @@ class Row:
         absent: names that are certainly not there.
         origins: where each of `tags` comes from; empty when people said them all.
         cleaned: tags that cleaning took away, each with where it had come from.
+        parsed: the tags that each caption names, where the data says it, as published annotations do; else
+            the parser is asked.
     """
 
     image: str
@@ -54,6 +56,7 @@ class Row:
     absent: tuple[str, ...] = ()
     origins: tuple[Origin, ...] = ()
     cleaned: tuple[tuple[str, Origin], ...] = ()
+    parsed: tuple[tuple[str, ...], ...] = ()
 
     @property
     def said(self) -> tuple[tuple[str, Origin], ...]:
@@ -87,14 +90,17 @@ class Row:
             return replace(self.saying([*self.said, *self.cleaned]), cleaned=())
         origin = _MADE_BY[step]
         kept = self.saying(pair for pair in self.said if pair[1] != origin)
-        return replace(kept, cleaned=tuple(pair for pair in self.cleaned if pair[1] != origin))
+        cleaned = tuple(pair for pair in self.cleaned if pair[1] != origin)
+        return replace(kept, cleaned=cleaned, parsed=() if step == "parse" else self.parsed)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists for JSON; `origins` and `cleaned` only where there are some."""
+        """Plain lists for JSON; `origins`, `cleaned` and `parsed` only where there are some."""
         values = {one.name: getattr(self, one.name) for one in fields(self)}
-        values["cleaned"] = [list(pair) for pair in self.cleaned]
+        for name in ("cleaned", "parsed"):
+            values[name] = [list(part) for part in values[name]]
         plain = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
-        return {key: value for key, value in plain.items() if value or key not in ("origins", "cleaned")}
+        optional = ("origins", "cleaned", "parsed")
+        return {key: value for key, value in plain.items() if value or key not in optional}
 
 
 def split_of(name: str) -> str:
@@ -142,9 +148,12 @@ def row_of(given: object, *, source: str | None = None, split: str | None = None
         raise ValueError(f"{len(lists['tags'])} tags, but {len(lists['origins'])} origins")
     if unknown := sorted({*lists["origins"]} - {*ORIGINS}):
         raise ValueError(f"unknown origin {unknown[0]!r}; known are {', '.join(ORIGINS)}")
-    cleaned = tuple(_pair(pair) for pair in values.get("cleaned", ()))
+    cleaned = tuple(_pair(pair) for pair in _list(values, "cleaned"))
+    parsed = tuple(_names(part, "parsed") for part in _list(values, "parsed"))
+    if parsed and len(parsed) != len(lists["captions"]):
+        raise ValueError(f"{len(lists['captions'])} captions, but {len(parsed)} lists in 'parsed'")
     _tidy(lists)
-    return Row(**texts, **lists, cleaned=cleaned)  # type: ignore[arg-type]  # checked above
+    return Row(**texts, **lists, cleaned=cleaned, parsed=parsed)  # type: ignore[arg-type]  # checked above
 
 
 def _tidy(lists: dict[str, tuple[str, ...]]) -> None:
@@ -164,6 +173,13 @@ def _text(values: Mapping[str, Any], key: str) -> str:
     value = values[key]
     if not isinstance(value, str):
         raise ValueError(f"{key!r} is {value!r}, expected text")
+    return value
+
+
+def _list(values: Mapping[str, Any], key: str) -> Iterable[object]:
+    value = values.get(key, ())
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"{key!r} is {value!r}, expected a list")
     return value
 
 

@@ -176,7 +176,8 @@ def write_parquet(path: str, rows: Iterable[Row]) -> None:
 def columns_of(row: Row) -> dict[str, Any]:
     """A row as the cells of a Parquet table."""
     cleaned = [{"tag": name, "origin": origin} for name, origin in row.cleaned]
-    return {**row.to_dict(), "origins": list(row.origins), "cleaned": cleaned}
+    parsed = [list(names) for names in row.parsed]
+    return {**row.to_dict(), "origins": list(row.origins), "cleaned": cleaned, "parsed": parsed}
 
 
 def schema_of_rows() -> Any:
@@ -184,7 +185,10 @@ def schema_of_rows() -> Any:
     pyarrow = _pyarrow()
     text = pyarrow.string()
     pair = pyarrow.struct([("tag", text), ("origin", text)])
-    kinds: Mapping[str, Any] = {"image": text, "source": text, "split": text, "cleaned": pyarrow.list_(pair)}
+    lists = pyarrow.list_(pyarrow.list_(text))
+    kinds: Mapping[str, Any] = {
+        "image": text, "source": text, "split": text, "cleaned": pyarrow.list_(pair), "parsed": lists
+    }  # fmt: skip
     return pyarrow.schema([(name, kinds.get(name, pyarrow.list_(text))) for name in Row.__slots__])
 
 

@@ -124,7 +124,7 @@ class Question:
             places: of the tags that were decoded, S.
             logits: S, changed in place.
         """
-        distance = np.abs(logits - self._limits[places])
+        distance = np.abs(logits - self.limits[places])
         order = np.argsort(distance)[: np.isfinite(distance).sum()]
         changed = 0.0
         for start in range(0, len(order), _SETTLED):
@@ -137,8 +137,11 @@ class Question:
             logits[near] = exact
 
     @cached_property
-    def _limits(self) -> npt.NDArray[np.float64]:
-        """The logits that the thresholds mean: K, infinite for a threshold of 0 or 1."""
+    def limits(self) -> npt.NDArray[np.float64]:
+        """The logits that the thresholds mean, with each tag's slope and bias: K, infinite for 0 or 1.
+
+        A tag is given where its logit is not below its limit, apart from what narrower tags add.
+        """
         with np.errstate(divide="ignore"):
             odds = np.log(self.threshold) - np.log1p(-np.minimum(self.threshold, 1))
         limits: npt.NDArray[np.float64] = (odds - self.bias) / self.slope

@@ -34,6 +34,17 @@ class TextEncoder(Protocol):
         ...
 
 
+def known_vectors(texts: Sequence[str], encoder: TextEncoder) -> Floats:
+    """`encode`, with zeros where a text holds nothing that the encoder knows: one text stops no others."""
+    try:
+        return encoder.encode(texts)
+    except VocabularyError:
+        if len(texts) < 2:
+            return np.zeros((len(texts), encoder.dim), np.float32)
+    half = len(texts) // 2
+    return np.concatenate([known_vectors(texts[:half], encoder), known_vectors(texts[half:], encoder)])
+
+
 def tag_rows(name: str, descriptions: Sequence[str], encoder: TextEncoder, *, prompts: Prompts) -> Floats:
     """The rows that one tag is asked with: float32 P×dim, each of length 1.
 
@@ -74,9 +85,24 @@ def description_queries(
     Returns:
         float32 n×P×dim, P the longest list; shorter ones end in zero rows, which get no weight.
     """
+    return query_rows(names, descriptions, encoder, prompts="descriptions")
+
+
+def query_rows(
+    names: Sequence[str], descriptions: Sequence[Sequence[str]], encoder: TextEncoder, *, prompts: Prompts
+) -> Floats:
+    """The rows that tags are trained with, and asked with when they are a user's own: float32 n×P×dim.
+
+    Args:
+        names: n tags.
+        descriptions: of each tag, at least none.
+        prompts: what is said of a tag.
+
+    Returns:
+        P is the longest list; shorter ones end in zero rows, which get no weight.
+    """
     rows = [
-        tag_rows(name, said, encoder, prompts="descriptions")
-        for name, said in zip(names, descriptions, strict=True)
+        tag_rows(name, said, encoder, prompts=prompts) for name, said in zip(names, descriptions, strict=True)
     ]
     out = np.zeros((len(rows), max(map(len, rows), default=0), encoder.dim), np.float32)
     for place, row in zip(out, rows, strict=True):

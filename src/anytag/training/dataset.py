@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,20 +17,27 @@ from anytag.data.formats import read
 from anytag.data.rows import Row
 from anytag.errors import AnytagError
 
+from .report import Reporter, counted
+
 HELD_OUT = ("dev", "val", "test")
+LONGEST = 2000
+"""Letters of a caption that are read; a caption of training has 30 words."""
 
 
-def read_data(path: Path | str) -> list[Row]:
+def read_data(path: Path | str, *, tag_list: Sequence[str] = ()) -> list[Row]:
     """Rows of a file or URL, of any format that `anytag.data.formats` recognises: a .csv of image,tags.
 
     A row that does not name its split has "". Photos are named relative to the file.
+
+    Args:
+        tag_list: what the ids of published annotations number.
 
     Raises:
         AnytagError: the file cannot be read, or a row is wrong; names it.
     """
     if not is_url(str(path)) and not Path(path).is_file():
         raise AnytagError(f"{path} does not exist: give a .csv of image,tags or a rows.jsonl")
-    rows = list(read(str(path), source="own", split=""))
+    rows = list(read(str(path), source="own", split="", tag_list=tag_list))
     if not rows:
         raise AnytagError(f"{path} holds no rows; expected lines such as: photos/1.jpg,dog;beach")
     return rows
@@ -75,6 +83,27 @@ def _digest(path: str) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return path
+
+
+def usable_captions(rows: Sequence[Row], report: Reporter) -> list[Row]:
+    """The rows without captions that say nothing, and with the beginning of those that are far too long."""
+    blank, long = 0, 0
+    made = []
+    for row in rows:
+        keep = [number for number, caption in enumerate(row.captions) if any(map(str.isalnum, caption))]
+        blank += len(row.captions) - len(keep)
+        long += sum(len(row.captions[number]) > LONGEST for number in keep)
+        if len(keep) < len(row.captions) or any(len(caption) > LONGEST for caption in row.captions):
+            captions = tuple(row.captions[number][:LONGEST] for number in keep)
+            row = replace(row, captions=captions, parsed=tuple(row.parsed[n] for n in keep if row.parsed))
+        made.append(row)
+    if blank:
+        report.say(f"{counted(blank, 'caption')} without a letter or digit: left out.")
+    if long:
+        report.say(
+            f"{counted(long, 'caption')} of more than {LONGEST} letters: only their beginning is read."
+        )
+    return made
 
 
 def split_rows(
