@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 from anytag.errors import AnytagError, OutputError
 
@@ -71,6 +73,35 @@ def refuse_inputs(output: str | os.PathLike[str], inputs: Iterable[str | os.Path
     for name in inputs:
         if same_file(output, name):
             raise OutputError(f"{os.fspath(output)} is an input of this run: give another file to write to")
+
+
+def lock(file: IO[Any]) -> bool:
+    """Locks an open file for this process until it is closed, or the process dies, however that happens.
+
+    Returns:
+        False where another process holds it. File systems without locks give True.
+    """
+    if sys.platform == "win32":
+        import msvcrt
+
+        place = file.tell()
+        file.seek(1 << 40)  # far behind the content, which others may read meanwhile
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        finally:
+            file.seek(place)
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +24,19 @@ def read_data(path: Path | str) -> list[Row]:
     Raises:
         AnytagError: the file cannot be read, or a row is wrong; names it.
     """
+    return list(stream_data(path))
+
+
+def stream_data(path: Path | str) -> Iterator[Row]:
+    """`read_data`, a row at a time."""
     if not is_url(str(path)) and not Path(path).is_file():
         raise AnytagError(f"{path} does not exist: give a .csv of image,tags or a rows.jsonl")
-    rows = list(read(str(path), source="own", split=""))
-    if not rows:
+    rows = read(str(path), source="own", split="")
+    first = next(rows, None)
+    if first is None:
         raise AnytagError(f"{path} holds no rows; expected lines such as: photos/1.jpg,dog;beach")
-    return rows
+    yield first
+    yield from rows
 
 
 def split_rows(

@@ -92,7 +92,7 @@ class TaughtPhotos(Photos):
         super().__init__(rows, root, vocabulary)
         held = np.array([row.split == "val" for row in rows])
         self.belief = belief[~held]
-        self.truth = belief[held] > [tag.threshold for tag in vocabulary]
+        self.truth = belief[held][: len(self.held)] > [tag.threshold for tag in vocabulary]
 
     def targets(self, number: int) -> npt.NDArray[np.float32]:
         beliefs: npt.NDArray[np.float32] = self.belief[number].astype(np.float32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path, PurePath
@@ -27,7 +27,7 @@ from anytag.text_encoders.captions import clean_caption
 from anytag.text_encoders.wordpiece import WordPieces
 from anytag.vocabulary import Tag, Vocabulary
 
-from .dataset import HELD_OUT, read_data
+from .annotations import Annotations
 from .descriptions import read_descriptions, text_vectors
 from .family import FamilyLoop, FamilyStudent, FixedQueries, WordQueries
 from .folder import fitted, write_model
@@ -108,11 +108,13 @@ def result_of(loop: FamilyLoop, run: Run) -> FamilyStudent:
 def prepare(run: Run, report: Reporter) -> FamilyLoop:
     """Everything that a run needs, made ready for its first step."""
     run.out.mkdir(parents=True, exist_ok=True)
-    rows = read_data(run.data)
-    if run.recipe.objective.matching is not None:
-        rows = told_rows(rows, run.data, report)
+    rows = Annotations.stored(run.data, report=report)
+    captioned = run.recipe.objective.matching is not None
+    if captioned:
+        check_captions(rows, run.data, report)
     vocabulary = read_vocabulary(run.recipe, rows, run.out)
-    photos = Photos(rows, root_of(str(run.data)), vocabulary)
+    root = root_of(str(run.data))
+    photos = Photos(rows, root, vocabulary, captioned=captioned, report=report)
     pieces = read_wordpieces(run.recipe, rows, vocabulary, run.out)
     return prepare_with(run, photos, report, pieces=pieces)
 
@@ -152,21 +154,21 @@ def prepare_with(
     return loop
 
 
-def told_rows(rows: Sequence[Row], data: Path | str, report: Reporter) -> list[Row]:
-    """The rows without those to train on that no caption tells of, which have nothing to be matched with.
+def check_captions(rows: Annotations, data: Path | str, report: Reporter) -> None:
+    """Says how many photos to train on no caption tells of, which have nothing to be matched with.
 
     Raises:
         AnytagError: none are left.
     """
-    kept = [row for row in rows if row.captions or row.split in HELD_OUT]
-    if not any(row.captions and row.split not in HELD_OUT for row in rows):
+    taught = ~rows.held
+    without = int((taught & (rows.captions == 0)).sum())
+    if without == taught.sum():
         raise AnytagError(f"{data}: no photo to train on has a caption, which this recipe needs")
-    if len(kept) < len(rows):
-        report.say(f"{len(rows) - len(kept)} photos without captions are left out.")
-    return kept
+    if without:
+        report.say(f"{without} photos without captions are left out.")
 
 
-def read_vocabulary(recipe: TrainRecipe, rows: Sequence[Row], out: Path) -> Vocabulary:
+def read_vocabulary(recipe: TrainRecipe, rows: Iterable[Row], out: Path) -> Vocabulary:
     """The recipe's, or what the rows name; kept in OUT/vocabulary.jsonl."""
     kept = out / "vocabulary.jsonl"
     if recipe.vocabulary:
@@ -179,14 +181,20 @@ def read_vocabulary(recipe: TrainRecipe, rows: Sequence[Row], out: Path) -> Voca
     return vocabulary
 
 
-def vocabulary_of(rows: Sequence[Row]) -> Vocabulary:
+def vocabulary_of(rows: Iterable[Row]) -> Vocabulary:
     """What captions mention ten times, and what labels name."""
-    captions = [caption for row in rows for caption in row.captions]
+    names: set[str] = set()
+
+    def captions() -> Iterator[str]:
+        for row in rows:
+            names.update(row.tags)
+            yield from row.captions
+
     tags: dict[str, Tag] = {}
-    for found in build_vocabulary(captions, min_count=FEWEST_MENTIONS):
+    for found in build_vocabulary(captions(), min_count=FEWEST_MENTIONS):
         id = found.name if found.name not in tags else f"{found.name} ({found.kind})"
         tags.setdefault(id, Tag(id, found.name, found.kind, parents=found.parents))
-    for name in sorted({name for row in rows for name in row.tags}):
+    for name in sorted(names):
         tags.setdefault(name, Tag(name, name, "object"))
     if not tags:
         raise AnytagError(f"no tag is named by labels or by {FEWEST_MENTIONS} captions; give vocabulary=FILE")
@@ -203,7 +211,7 @@ def make_text_encoder(recipe: TrainRecipe) -> TextEncoder:
 
 
 def read_wordpieces(
-    recipe: TrainRecipe, rows: Sequence[Row], vocabulary: Vocabulary, out: Path
+    recipe: TrainRecipe, rows: Iterable[Row], vocabulary: Vocabulary, out: Path
 ) -> WordPieces | None:
     """The recipe's vocab.txt, or one made of the captions; None where no captions are read."""
     if not recipe.objective.reads:
