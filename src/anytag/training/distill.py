@@ -22,6 +22,7 @@ from anytag.results import Tags
 from anytag.tagger import Tagger
 from anytag.vocabulary import Vocabulary
 
+from .launch import check_launch, folder_of_run
 from .pixels import Photos
 from .report import Progress, Reporter
 from .run import Run, go, prepare_with
@@ -108,7 +109,12 @@ def distill(teacher: Teacher, run: Run, report: Reporter | None = None) -> Path:
     report = report or Reporter()
     if run.recipe.objective.captions:
         raise AnytagError("photos without captions cannot teach a caption head; take ram-plus-14m or small")
-    run.out.mkdir(parents=True, exist_ok=True)
+    check_launch(report)
+    with folder_of_run(run.out):
+        return _distill(teacher, run, report)
+
+
+def _distill(teacher: Teacher, run: Run, report: Reporter) -> Path:
     folder = Path(run.data)
     paths = photos_in(folder)
     belief = beliefs(teacher, paths, run.out / "beliefs.npy", report=report)

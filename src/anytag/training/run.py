@@ -31,6 +31,7 @@ from .annotations import Annotations
 from .descriptions import read_descriptions, text_vectors
 from .family import FamilyLoop, FamilyStudent, FixedQueries, WordQueries
 from .folder import fitted, write_model
+from .launch import check_launch, folder_of_run
 from .loop import Machine
 from .pixels import Photos, PixelCorpus
 from .recipes import TrainRecipe
@@ -72,7 +73,10 @@ def train(run: Run, report: Reporter | None = None) -> Path:
     Raises:
         AnytagError: the data, the vocabulary or what the recipe names cannot be read; the run fails.
     """
-    return go(prepare(run, report or Reporter()), run)
+    report = report or Reporter()
+    check_launch(report)
+    with folder_of_run(run.out):
+        return go(prepare(run, report), run)
 
 
 def go(loop: FamilyLoop, run: Run) -> Path:

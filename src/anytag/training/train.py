@@ -12,6 +12,7 @@ weights).
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Iterable, Iterator
@@ -36,6 +37,7 @@ from anytag.vocabulary import Vocabulary
 from .beginning import start_from_classifier, start_from_folder
 from .corpus import Cache, Corpus
 from .descriptions import read_descriptions, text_vectors
+from .launch import check_launch, folder_of_run
 from .loop import Loop, Machine
 from .report import Progress, Reporter
 from .state import STUDENT
@@ -218,6 +220,10 @@ class Trainer(Loop):
         )
         return batches
 
+    def data_key(self) -> str:
+        ids = "\n".join(self.corpus.vocabulary.ids)
+        return hashlib.sha256(self.corpus.views.tobytes() + ids.encode()).hexdigest()
+
     def steps_per_epoch(self) -> int:
         """Raises AnytagError where there are fewer views than a batch takes."""
         steps: int = self.corpus.steps_per_epoch(self.recipe.batch_size)
@@ -257,7 +263,27 @@ def train_mini(
     Raises:
         AnytagError: something cannot be read, or the run fails.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    report = report or Reporter()
+    check_launch(report)
+    with folder_of_run(out):
+        trainer = _prepared(rows, cache, vocabulary, out, recipe=recipe, machine=machine, report=report)
+        trainer.resume()
+        (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1))
+        trainer.run()
+    return out / STUDENT
+
+
+def _prepared(
+    rows: Path,
+    cache: Path,
+    vocabulary: Path,
+    out: Path,
+    *,
+    recipe: Recipe,
+    machine: Machine | None,
+    report: Reporter,
+) -> Trainer:
+    """Everything that the run needs, made ready for its first step."""
     count = len(Vocabulary.read(vocabulary / "vocabulary.jsonl"))
     corpus = Corpus.read(
         rows, Cache.read(cache), vocabulary,
@@ -266,11 +292,7 @@ def train_mini(
     torch.manual_seed(recipe.seed)
     student, classifier = build_student(vocabulary, recipe)
     start(student, classifier, corpus, recipe.start)
-    trainer = Trainer(student, corpus, recipe, out, machine=machine, report=report)
-    trainer.resume()
-    (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1))
-    trainer.run()
-    return out / STUDENT
+    return Trainer(student, corpus, recipe, out, machine=machine, report=report)
 
 
 def main() -> None:
