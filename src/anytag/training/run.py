@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from anytag.checkpoints.read import read_embedding
 from anytag.data.formats import root_of
 from anytag.data.rows import Row
 from anytag.errors import AnytagError
@@ -36,7 +37,7 @@ from .loop import Machine
 from .pixels import Photos, PixelCorpus
 from .recipes import TrainRecipe
 from .report import Reporter
-from .start import start_from
+from .start import adopted, read_start, start_from
 from .state import STUDENT
 from .teachers import ClipTeacher
 from .torch_folder import can_be_written, write_torch_model
@@ -76,7 +77,15 @@ def train(run: Run, report: Reporter | None = None) -> Path:
     report = report or Reporter()
     check_launch(report)
     with folder_of_run(run.out):
+        run = begun(run)
         return go(prepare(run, report), run)
+
+
+def begun(run: Run) -> Run:
+    """The run with the network and the tags of what its recipe starts at."""
+    if not run.recipe.start:
+        return run
+    return replace(run, recipe=adopted(run.recipe, read_start(Path(run.recipe.start))))
 
 
 def go(loop: FamilyLoop, run: Run) -> Path:
@@ -112,6 +121,7 @@ def result_of(loop: FamilyLoop, run: Run) -> FamilyStudent:
 def prepare(run: Run, report: Reporter) -> FamilyLoop:
     """Everything that a run needs, made ready for its first step."""
     run.out.mkdir(parents=True, exist_ok=True)
+    run = begun(run)
     rows = Annotations.stored(run.data, report=report)
     captioned = run.recipe.objective.matching is not None
     if captioned:
@@ -127,7 +137,11 @@ def prepare_with(
     run: Run, photos: Photos, report: Reporter, *, pieces: WordPieces | None = None
 ) -> FamilyLoop:
     """The same with photos that are read already."""
-    recipe, machine, objective = run.recipe, run.machine, run.recipe.objective
+    recipe, machine = run.recipe, run.machine
+    start = read_start(Path(recipe.start)) if recipe.start else None
+    text = make_text_encoder(recipe)
+    recipe = without_alignment(recipe, text, report)
+    objective = recipe.objective
     if objective.matching is not None and objective.matching.queue < recipe.batch_size:
         raise AnytagError(
             f"objective.matching.queue={objective.matching.queue} pairs are less than a step has; "
@@ -136,11 +150,10 @@ def prepare_with(
     if objective.distils and not recipe.teacher:
         report.say("No teacher is given (teacher=MODEL): the distillation term is left out.")
     torch.manual_seed(recipe.seed)
-    text = make_text_encoder(recipe)
-    config = fitted_config(recipe.network, text=text, pieces=pieces)
+    config = fitted_config(recipe.network, width=text_width(recipe, text), pieces=pieces)
     student = make_student(recipe, config, photos.vocabulary, text)
-    if recipe.start:
-        start_from(student, Path(recipe.start) / STUDENT)
+    if start is not None:
+        report.say(start_from(student, start, vocabulary=photos.vocabulary))
     student.begin()
     make = partial(PixelCorpus, photos, size=config.size, batch_size=recipe.batch_size, seed=recipe.seed)
     steps = recipe.steps or recipe.epochs * make().steps_per_epoch()
@@ -230,14 +243,14 @@ def read_wordpieces(
     return WordPieces.from_file(file)
 
 
-def fitted_config(config: NetworkConfig, *, text: TextEncoder, pieces: WordPieces | None) -> NetworkConfig:
+def fitted_config(config: NetworkConfig, *, width: int, pieces: WordPieces | None) -> NetworkConfig:
     """The network's numbers, where text width and wordpieces decide them."""
     if pieces is not None and config.captions is not None:
         config = replace(config, captions=replace(config.captions, words=len(pieces)))
     if pieces is not None and config.alignment is not None:
         config = replace(config, alignment=replace(config.alignment, words=len(pieces)))
     if config.cross is not None and config.queries != "learned":
-        config = replace(config, width=text.dim)  # rows are text vectors as they are
+        config = replace(config, width=width)  # rows are text vectors as they are
     return config
 
 
@@ -271,8 +284,7 @@ def text_rows(
 ) -> np.ndarray:
     """Text vectors K×P×W of the tags: from a file, from descriptions, from templates, or of the names."""
     if recipe.embedding:
-        table = load_file(recipe.embedding) if recipe.embedding.endswith(".safetensors") else {}
-        rows = next(iter(table.values())) if table else _published_embedding(Path(recipe.embedding))
+        rows = read_rows(Path(recipe.embedding))
         if len(rows) % len(vocabulary):
             raise AnytagError(f"{recipe.embedding}: {len(rows)} rows are not as many for each tag")
         return np.asarray(rows.float().reshape(len(vocabulary), -1, rows.shape[-1]).numpy())
@@ -286,7 +298,25 @@ def text_rows(
     return text.encode(names)[:, None]
 
 
-def _published_embedding(path: Path) -> torch.Tensor:
-    from anytag.checkpoints.read import read_embedding
+def read_rows(file: Path) -> torch.Tensor:
+    """Text vectors of tags, as they are published, or as a model folder has them: K·P×W or K×P×W."""
+    if file.suffix != ".safetensors":
+        return read_embedding(file)
+    table = load_file(file)
+    return table["rows"] if "rows" in table else next(iter(table.values()))
 
-    return read_embedding(path)
+
+def text_width(recipe: TrainRecipe, text: TextEncoder) -> int:
+    """Of the tags' text vectors."""
+    return int(read_rows(Path(recipe.embedding)).shape[-1]) if recipe.embedding else text.dim
+
+
+def without_alignment(recipe: TrainRecipe, text: TextEncoder, report: Reporter) -> TrainRecipe:
+    """The recipe; without that term where no encoder makes vectors of captions beside those of the tags."""
+    if not (recipe.objective.aligns and recipe.embedding) or text_width(recipe, text) == text.dim:
+        return recipe
+    report.say(
+        f"Tags have text vectors of {text_width(recipe, text)} numbers, and no text encoder of that width is "
+        "given (clip=MODEL): the alignment term, which asks with captions, is left out."
+    )
+    return replace(recipe, objective=replace(recipe.objective, aligns=False))

@@ -25,6 +25,9 @@ Floats = npt.NDArray[np.float32]
 Array = npt.NDArray[Any]
 
 
+_RECIPES = {"tag2text": "tag2text-14m-384", "ram": "ram-14m-384", "ram-plus": "ram-plus-14m-384"}
+
+
 @dataclass(frozen=True, eq=False)
 class Stored:
     """The tags of a model folder: vocabulary, queries and the encoder of words."""
@@ -43,7 +46,8 @@ class Stored:
         if folder.card.family != "mini" or folder.card.text is None:
             raise ModelError(
                 f"{folder.path} is of the family {folder.card.family!r}; only models of the family 'mini' "
-                "learn tags so. Train the others with anytag train"
+                f"learn tags so. Type: anytag train {_RECIPES.get(folder.card.family, 'RECIPE')} "
+                f"start={folder.path} --data FILE --output FOLDER"
             )
         vocabulary = Vocabulary.read(folder.file("vocabulary.jsonl"))
         file = folder.file("queries.safetensors")
