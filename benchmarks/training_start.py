@@ -27,13 +27,13 @@ from PIL import Image
 
 from anytag.models.onnx import usable_cores
 from anytag.parsing.lexicon import default_lexicon
-from anytag.training import annotations
-from anytag.training.annotations import Annotations, store
+from anytag.training import annotation_store
+from anytag.training.annotation_store import Annotations, store
 from anytag.training.pixels import Photos, PixelCorpus
 from anytag.vocabulary import Tag, Vocabulary
 
 PHOTOS, TAGS, BATCH = 64, 4585, 64
-PARTS = annotations._parts
+PARTS = annotation_store._parts
 
 
 def main() -> None:
@@ -51,7 +51,7 @@ def main() -> None:
     distinct = given.distinct or given.rows
     write(data, given.rows, distinct=distinct)
     if distinct < given.rows:
-        annotations._parts = partial(copies, distinct=distinct)
+        annotation_store._parts = partial(copies, distinct=distinct)
     begun = time.perf_counter()
     rows = Annotations.stored(data)
     read = time.perf_counter() - begun

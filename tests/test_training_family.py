@@ -24,7 +24,7 @@ from anytag import Tagger
 from anytag.checkpoints.load import load_network
 from anytag.data.rows import Row, read_rows
 from anytag.errors import AnytagError
-from anytag.training.annotations import Annotations
+from anytag.training.annotation_store import Annotations
 from anytag.training.family import FixedQueries
 from anytag.training.objectives import Matching
 from anytag.training.pixels import Photos, PixelCorpus

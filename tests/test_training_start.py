@@ -32,6 +32,14 @@ NUMBERS = ["network.size=64", "batch_size=4", "steps=1", "rate=1e-6"]
 SWIN = SwinConfig(width=8, depths=(1, 2), heads=(1, 2), window=4)
 
 
+class Kept(Reporter):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
@@ -145,25 +153,17 @@ def test_a_swin_of_imagenet_is_the_start(form: str, data: Path, tmp_path: Path) 
     save_file(named, file) if form == "safetensors" else torch.save({"model": named}, file)
     recipe = recipe_of("ram-plus", start=str(file))
     larger = replace(recipe.network, backbone=replace(SWIN, window=8), size=64)
-    kept: list[str] = []
-    report = Reporter()
-    report.say = kept.append  # type: ignore[method-assign]
+    report = Kept()
     loop = prepare(Run(replace(recipe, network=larger), data, tmp_path / "out", MACHINE), report)
     backbone = loop.family.network.encoder.backbone.state_dict()
-    assert torch.equal(backbone["stages.2.downsample.reduction.weight"], named_downsample(net))
-    assert torch.equal(backbone["norm.weight"], net.norm.weight)
-    table = net.layers[0].blocks[0].attn.relative_position_bias_table
-    assert torch.equal(
-        backbone["stages.1.blocks.0.attn.relative_position_bias_table"],
-        resample_relative_positions(table.detach(), 8),
-    )
-    assert any("made anew: encoder (2), decoder" in line and "left out: head (2)" in line for line in kept), (
-        kept
-    )
-
-
-def named_downsample(net: SwinTransformer) -> Tensor:
-    return net.layers[1].downsample.reduction.weight
+    there, table = net.state_dict(), "blocks.0.attn.relative_position_bias_table"
+    name = "downsample.reduction.weight"
+    assert torch.equal(backbone[f"stages.2.{name}"], there[f"layers.1.{name}"])
+    assert torch.equal(backbone["norm.weight"], there["norm.weight"])
+    resampled = resample_relative_positions(there[f"layers.0.{table}"], 8)
+    assert torch.equal(backbone[f"stages.1.{table}"], resampled)
+    said = next(line for line in report.said if line.startswith("Starts with"))
+    assert "made anew: encoder (2), decoder" in said and "left out: head (2)" in said
 
 
 def test_weights_of_timm_are_the_start(data: Path, tmp_path: Path) -> None:
@@ -172,8 +172,8 @@ def test_weights_of_timm_are_the_start(data: Path, tmp_path: Path) -> None:
     torch.save(net.state_dict(), tmp_path / "resnet.pth")
     recipe = small_recipe(start=str(tmp_path / "resnet.pth"))
     loop = prepare(Run(recipe, data, tmp_path / "out", MACHINE), Reporter())
-    inner = loop.family.network.encoder.backbone.stages[0].net.state_dict()
-    assert all(torch.equal(tensor, net.state_dict()[name]) for name, tensor in inner.items())
+    inner = loop.family.network.encoder.backbone.stages[0].state_dict()
+    assert all(torch.equal(t, net.state_dict()[name.removeprefix("net.")]) for name, t in inner.items())
     other = timm.create_model("resnet18", num_classes=7)
     torch.save(other.state_dict(), tmp_path / "resnet.pth")
     with pytest.raises(AnytagError, match="is of another network"):

@@ -38,7 +38,7 @@ _SWIN = "visual_encoder.layers"
 _HEAD_WIDTH = 64  # of a ViT, in every published size
 _UNDER = ("model", "state_dict", "model_state_dict", "module")
 _PARALLEL = "module."
-_HARMLESS = [argparse.Namespace, PurePosixPath, PosixPath, PureWindowsPath]
+_HARMLESS: list[Any] = [argparse.Namespace, PurePosixPath, PosixPath, PureWindowsPath]
 """What training scripts keep beside tensors, and what does nothing when it is made."""
 Tensors = dict[str, Tensor]
 
@@ -53,7 +53,7 @@ def read_tensors(path: Path) -> tuple[Tensors, tuple[str, ...]]:
     Raises:
         CheckpointError: it is no file of tensors, or is truncated.
     """
-    data, rest = _load(path), ()
+    data, rest = _load(path), tuple[str, ...]()
     while isinstance(data, Mapping) and (key := next((k for k in _UNDER if _named(data.get(k))), None)):
         rest = (*rest, *(str(other) for other in data if other != key))
         data = data[key]

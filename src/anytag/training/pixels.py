@@ -23,7 +23,7 @@ from anytag.images import load, prepare
 from anytag.text_encoders.captions import clean_caption
 from anytag.vocabulary import Vocabulary
 
-from .annotations import Annotations, Columns, Selected
+from .annotation_store import Annotations, Columns, Selected
 from .report import Reporter
 from .shuffle import shuffled
 from .targets import Labeler

@@ -28,7 +28,7 @@ from anytag.text_encoders.captions import clean_caption
 from anytag.text_encoders.wordpiece import WordPieces
 from anytag.vocabulary import Tag, Vocabulary
 
-from .annotations import Annotations
+from .annotation_store import Annotations
 from .descriptions import read_descriptions, text_vectors
 from .family import FamilyLoop, FamilyStudent, FixedQueries, WordQueries
 from .folder import fitted, write_model

@@ -159,7 +159,7 @@ def adopted(recipe: TrainRecipe, start: Start) -> TrainRecipe:
     return replace(recipe, network=network, **_texts(recipe, start))
 
 
-def _texts(recipe: TrainRecipe, start: Start) -> dict[str, str]:
+def _texts(recipe: TrainRecipe, start: Start) -> dict[str, Any]:
     """Tags, text vectors and wordpieces of a model folder, for what the recipe leaves open."""
     folder = start.folder
     if folder is None:

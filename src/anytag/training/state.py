@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ def write_tensors(path: Path, state: Mapping[str, Any]) -> None:
     with atomic_write(path) as draft, draft.open("wb") as file:
         writer = _Writer(file)
         try:
-            torch.save(dict(state), writer)
+            torch.save(dict(state), cast("IO[bytes]", writer))  # all that torch asks of it
         except Exception as error:
             raise writer.error or error from error
 

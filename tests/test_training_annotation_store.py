@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from anytag.data.rows import Row, read_rows
 from anytag.errors import AnytagError
-from anytag.training import annotations
-from anytag.training.annotations import Annotations, label_row
+from anytag.training import annotation_store
+from anytag.training.annotation_store import Annotations, label_row
 from anytag.training.pixels import Photos, PixelCorpus
 from anytag.training.run import vocabulary_of
 from anytag.training.shuffle import shuffled
@@ -65,10 +65,10 @@ def test_any_number_of_ranks_reads_the_same_photos(data: Path) -> None:
 def test_what_is_stored_is_what_is_read(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = read_rows(data)
     vocabulary = vocabulary_of(rows)
-    monkeypatch.setattr(annotations, "_CHUNK", 5)
+    monkeypatch.setattr(annotation_store, "_CHUNK", 5)
     for workers in (1, 2):
-        monkeypatch.setattr(annotations, "_PARALLEL", 10 if workers == 2 else 1000)
-        monkeypatch.setattr(annotations, "usable_cores", lambda workers=workers: workers)
+        monkeypatch.setattr(annotation_store, "_PARALLEL", 10 if workers == 2 else 1000)
+        monkeypatch.setattr(annotation_store, "usable_cores", lambda workers=workers: workers)
         found = Annotations.stored(data)
         photos = pickle.loads(pickle.dumps(Photos(found, data.parent, vocabulary)))
         labeler = Labeler(vocabulary)
@@ -88,8 +88,8 @@ def test_captions_are_parsed_once(data: Path, monkeypatch: pytest.MonkeyPatch) -
     def fail(*_: object) -> None:
         raise AssertionError("read again")
 
-    monkeypatch.setattr(annotations, "stream_data", fail)
-    monkeypatch.setattr(annotations, "label_row", fail)
+    monkeypatch.setattr(annotation_store, "stream_data", fail)
+    monkeypatch.setattr(annotation_store, "label_row", fail)
     photos = Photos(Annotations.stored(data), data.parent, vocabulary)
     assert len(photos) == 12
     more = Photos(Annotations.of(read_rows(data)[:0]), data.parent, vocabulary)
@@ -110,7 +110,7 @@ def test_a_wrong_row_leaves_nothing_behind(data: Path) -> None:
     for _ in range(2):
         with pytest.raises(AnytagError, match="line 1: not a row"):
             Annotations.stored(data)
-    assert not [path for path in annotations.store().iterdir() if path.suffix != ".lock"]
+    assert not [path for path in annotation_store.store().iterdir() if path.suffix != ".lock"]
 
 
 def read(data: Path) -> int:
@@ -120,7 +120,7 @@ def read(data: Path) -> int:
 def test_processes_that_begin_together_read_it_once(data: Path) -> None:
     with multiprocessing.get_context("fork").Pool(4) as pool:
         assert pool.map(read, [data] * 4) == [18] * 4
-    assert len([path for path in annotations.store().iterdir() if path.is_dir()]) == 1
+    assert len([path for path in annotation_store.store().iterdir() if path.is_dir()]) == 1
 
 
 def test_a_cache_that_cannot_be_written_is_named(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
