@@ -20,7 +20,7 @@ from .precision import SMALL
 
 INNER = 2e-3
 """What keys, values and logits may differ by, as a share of the largest. Float32 sums in another order differ
-the more, the more layers and numbers there are: 2.3e-4 were seen of a correct Tag2Text. What counts are words."""
+the more, the more layers and numbers there are: 2.3e-4 were seen of a correct Tag2Text."""
 MARGIN = 0.05
 """Logits that differ by less than a twentieth of the usual distance change words in near ties only."""
 WORDS = 8

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from anytag.vocabulary import Vocabulary
 
-from .dataset import HELD_OUT, read_data
+from .annotation_store import Annotations, build_seconds
 from .estimate import Estimate, estimate
 from .recipes import TrainRecipe
-from .run import vocabulary_of
+from .run import read_rows, vocabulary_of
+from .start import adopted, read_start
 
 PUBLISHED_PHOTOS, PUBLISHED_TAGS, PUBLISHED_TEXTS = 14_000_000, 4585, 51
 CLIP_WIDTH, STATIC_WIDTH = 512, 256
@@ -18,28 +19,46 @@ CLIP_WIDTH, STATIC_WIDTH = 512, 256
 
 @dataclass(frozen=True)
 class Planned:
-    """What was counted with; `assumed` says so where no data was given."""
+    """What was counted with; `captions` are of the photos, `assumed` says so where no data was given."""
 
     cost: Estimate
     tags: int
     texts: int
     photos: int
+    captions: int
     assumed: str
+
+    @property
+    def parse_seconds(self) -> float:
+        """To read rows and parse captions once, on this machine."""
+        return build_seconds(self.photos, self.captions)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Of the rows and the columns of their tags, about."""
+        return 150 * self.photos + 70 * self.captions
 
 
 def plan(recipe: TrainRecipe, data: Path | str | None) -> Planned:
     """Counts a recipe's costs."""
-    rows = read_data(data) if data else []
-    photos = sum(row.split not in HELD_OUT for row in rows) if data else PUBLISHED_PHOTOS
+    if recipe.start:
+        recipe = adopted(recipe, read_start(Path(recipe.start)))
+    rows = Annotations.stored(data) if data else None
+    photos = PUBLISHED_PHOTOS if rows is None else int((~rows.held).sum())
+    captions = PUBLISHED_PHOTOS if rows is None else int(rows.captions[~rows.held].sum())
     tags = PUBLISHED_TAGS
     if recipe.vocabulary:
         tags = len(Vocabulary.read(recipe.vocabulary))
-    elif data:
+    elif rows is not None:
         tags = len(vocabulary_of(rows))
     config, described = recipe.network, recipe.descriptions or recipe.embedding or not data
     texts = PUBLISHED_TEXTS if config.queries == "descriptions" and config.cross and described else 1
     width = CLIP_WIDTH if config.cross and (recipe.clip or not data) else STATIC_WIDTH
+    if recipe.embedding:
+        table = read_rows(Path(recipe.embedding))
+        texts, width = table[..., 0].numel() // tags, table.shape[-1]
     if config.cross is not None and config.queries != "learned":
         config = replace(config, width=width)
     cost = estimate(recipe, config, tags=tags, texts=texts, text_width=width, photos=photos)
-    return Planned(cost, tags, texts, photos, "" if data else " (the published numbers; give --data)")
+    assumed = "" if data else " (the published numbers; give --data)"
+    return Planned(cost, tags, texts, photos, captions, assumed)
