@@ -8,6 +8,7 @@ for it.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -399,6 +400,11 @@ class FamilyLoop(Loop):
 
     def after_step(self) -> None:
         self.family.follow()
+
+    def data_key(self) -> str:
+        photos = self.corpus.photos
+        tags = "\n".join(photos.vocabulary.ids)
+        return hashlib.sha256(f"{photos.sha256}\n{tags}".encode()).hexdigest()
 
     def evaluate(self) -> Mapping[str, float]:
         """mAP on the held-out photos, of the tags that any of them has."""
