@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 
 from anytag._io import lock
 from anytag.errors import AnytagError, OutputError
@@ -18,6 +19,11 @@ LOCK = ".lock"
 _ON_CPU = "ACCELERATE_USE_CPU=true torchrun --nproc_per_node N -m anytag -- train ..."
 
 
+def joined() -> PartialState:
+    """This process among the others, joined to them if that is not done yet; on CPUs where that is wished."""
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
 def check_launch(report: Reporter) -> None:
     """Joins the processes, and looks whether there are as many as were launched.
 
@@ -25,7 +31,7 @@ def check_launch(report: Reporter) -> None:
         AnytagError: each of them would train alone; says what to type.
     """
     launched = int(os.environ.get("WORLD_SIZE") or 1)
-    found = PartialState().num_processes
+    found = joined().num_processes
     if launched > 1 and found == 1:
         raise AnytagError(
             f"{launched} processes were launched, but each would train alone: accelerate joins those of "
@@ -52,6 +58,6 @@ def folder_of_run(out: Path) -> Iterator[None]:
     except OSError as error:
         raise OutputError(f"{out} cannot be written: {error.strerror}; name another folder") from error
     with file:
-        if PartialState().is_main_process and not lock(file):
+        if joined().is_main_process and not lock(file):
             raise OutputError(f"another run writes to {out}: wait for its end, or name another folder")
         yield
