@@ -114,6 +114,6 @@ def test_graphs_that_choose_other_words_are_refused(tmp_path: Path) -> None:
     export_caption_graphs(head, tmp_path, tokens=(TOKENS, WIDTH))
     ids, mask, tokens = (torch.from_numpy(part) for part in asked(2))
     assert check_words(head, tmp_path, [(ids, mask, tokens)]) < 0.01
-    head.bias += torch.randn(head.bias.shape)
+    head.bias.add_(torch.randn(head.bias.shape))
     with pytest.raises(ModelError, match=r"of the usual distance of the best word .*: captions would differ"):
         check_words(head, tmp_path, [(ids, mask, tokens)])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -330,6 +331,8 @@ def _once(folder: Path, report: Reporter) -> Iterator[bool]:
             report.say("Another process reads the annotations; this one waits for it.")
         while waits and not lock(file):
             time.sleep(0.2)
+        for rest in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed while it read
+            shutil.rmtree(rest, ignore_errors=True)
         yield not folder.is_dir()
     Path(file.name).unlink(missing_ok=True)
 
