@@ -477,12 +477,11 @@ def test_texts_that_do_not_go_together_are_doubted(made: Made, lists: Path, tmp_
     width = made["ram-plus"]["label_embed"].shape[1]
     themes = torch.randn(TAGS, 1, width, generator=random)
     alike = themes + 0.3 * torch.randn(TAGS, DESCRIPTIONS, width, generator=random)
-    done = converted(tmp_path, made["ram-plus"] | {"label_embed": alike.flatten(0, 1)}, Options(lists=lists))[
-        1
-    ]
+    fitting = made["ram-plus"] | {"label_embed": alike.flatten(0, 1)}
+    done = converted(tmp_path, fitting, Options(lists=lists))[1]
     assert done.doubt == ""
     (tmp_path / "model").rename(tmp_path / "one")
-    apart = alike.transpose(0, 1).flatten(0, 1)  # a tag's texts far from each other
+    apart = alike.flatten(0, 1).roll(1, 0)  # each tag has a text of the one before
     done = converted(tmp_path, made["ram-plus"] | {"label_embed": apart}, Options(lists=lists))[1]
     assert "does the list fit? --descriptions N" in done.doubt
     for texts, why in ((1, "give the list it was trained with"), (2, "33 rows are not 2 text vectors")):

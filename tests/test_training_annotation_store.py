@@ -113,6 +113,14 @@ def test_a_wrong_row_leaves_nothing_behind(data: Path) -> None:
     assert not [path for path in annotation_store.store().iterdir() if path.suffix != ".lock"]
 
 
+def test_what_a_killed_process_left_is_removed(data: Path) -> None:
+    Annotations.stored(data)
+    (folder,) = (path for path in annotation_store.store().iterdir() if path.is_dir())
+    folder.rename(folder.with_name(f".{folder.name}.abc"))
+    assert len(Annotations.stored(data)) == 18
+    assert [path for path in folder.parent.iterdir() if path.is_dir()] == [folder]
+
+
 def read(data: Path) -> int:
     return len(Annotations.stored(data))
 

@@ -39,6 +39,7 @@ from .resample import fit_positions, resized
 
 Precision = Literal["float32", "float16"]
 _IDENTITY = Calibration(vocabulary=Line(1.0, 0.0), own=Line(1.0, 0.0))
+_ALIKE = 0.05  # by which texts of one tag must be nearer to each other than to those of another
 _AT_ONCE = 100  # tensors that are mapped together
 _LABELS = "label_embed"
 _LICENCE = "Apache-2.0, as xinyu1205/recognize-anything publishes code and weights"
@@ -348,7 +349,7 @@ def _doubt(table: Tensor) -> str:
     some = F.normalize(table[:200].float(), dim=-1)
     within = (some[:, 1:] * some[:, :-1]).sum(-1).mean()
     across = (some[1:, 0] * some[:-1, -1]).sum(-1).mean()
-    if within > across:
+    if within > across + _ALIKE:
         return ""
     return (
         f"the {texts} text vectors of a tag are no more alike ({within:.2f}) than those of two tags "

@@ -157,7 +157,7 @@ def _estimate(recipe: Any, data: Any, tag_list: Path | None) -> str:
         f"{planned.tags} tags of {planned.texts} texts, {planned.photos} photos{planned.assumed}",
         f"{cost.steps} steps of {photos} photos",
         f"annotations: read and parsed once, about {duration(planned.parse_seconds)} and "
-        f"{planned.stored_bytes / 1e9:.1f} GB of disk; then a start takes seconds and 0.1 GB a process",
+        f"{planned.stored_bytes / 1e9:.1f} GB of disk; then a start takes seconds, and little memory",
         f"memory of a process: {cost.memory(0) / 1e9:.1f} GB and {cost.photo_bytes / 1e6:.0f} MB a photo; "
         f"with all {photos} photos at once {cost.memory(photos) / 1e9:.1f} GB",
         f"{cost.photo_flops / 1e9:.1f} GFLOP a photo; at half of the {cost.speed / 1e9:.0f} GFLOP/s that a "

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from functools import partial
 from itertools import islice
 from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,57 +35,16 @@ from anytag.models.hub import cache
 from anytag.vocabulary import Vocabulary
 
 from .dataset import HELD_OUT, say_unusable, stream_data, with_usable_captions
+from .mapped import Columns, Indexes, Lists, Selected, bounds, mapped
 from .report import Progress, Reporter
 from .targets import Labeler
 
-Indexes = npt.NDArray[np.int64]
-Columns = tuple[int, ...]
 Labels = tuple[tuple[Columns, ...], Columns]
 """Columns of each caption, and of all that is said of the photo."""
 
 _CHUNK = 5_000  # rows that one process labels at a time
 _PARALLEL = 20_000  # rows from which on more processes are worth their start
 _INFO = "info.json"
-
-
-class Lists(Sequence[Columns]):
-    """Lists of numbers behind each other in one array.
-
-    Args:
-        values: int32, of all lists.
-        ends: int64, where each list ends in it.
-    """
-
-    def __init__(self, values: npt.NDArray[np.int32], ends: Indexes) -> None:
-        self.values, self.ends = values, ends
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    @overload
-    def __getitem__(self, number: int) -> Columns: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[Columns]: ...
-    def __getitem__(self, number: int | slice) -> Columns | list[Columns]:
-        if isinstance(number, slice):
-            return [self[one] for one in range(*number.indices(len(self)))]
-        start, end = _bounds(self.ends, number)
-        return tuple(self.values[start:end].tolist())
-
-
-class Selected(Sequence[Any]):
-    """Some entries of a sequence, in an order of their own."""
-
-    def __init__(self, of: Callable[[int], Any], which: Indexes) -> None:
-        self.of, self.which = of, which
-
-    def __len__(self) -> int:
-        return len(self.which)
-
-    def __getitem__(self, number: Any) -> Any:
-        if isinstance(number, slice):
-            return [self.of(int(one)) for one in self.which[number]]
-        return self.of(int(self.which[number]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +71,7 @@ class Annotations:
         return len(self.ends)
 
     def __getitem__(self, number: int) -> Row:
-        start, end = _bounds(self.ends, number)
+        start, end = bounds(self.ends, number)
         return row_of(json.loads(self.text[start:end].tobytes()))
 
     def __iter__(self) -> Iterator[Row]:
@@ -121,7 +81,7 @@ class Annotations:
         """A process that gets a stored one maps it, too."""
         return (type(self)._open, (self.folder,)) if self.folder else super().__reduce__()
 
-    def rows(self, which: Indexes) -> Selected:
+    def rows(self, which: npt.NDArray[np.int32]) -> Selected:
         """Some of them, each read when it is looked at."""
         return Selected(self.__getitem__, which)
 
@@ -166,10 +126,10 @@ class Annotations:
     def _open(cls, folder: Path) -> Annotations:
         info = json.loads((folder / _INFO).read_text(encoding="utf-8"))
         return cls(
-            _mapped(folder / "rows.jsonl", np.uint8),
-            _mapped(folder / "ends.bin", np.int64),
-            _mapped(folder / "captions.bin", np.int32),
-            _mapped(folder / "held.bin", np.bool_),
+            mapped(folder / "rows.jsonl", np.uint8),
+            mapped(folder / "ends.bin", np.int64),
+            mapped(folder / "captions.bin", np.int32),
+            mapped(folder / "held.bin", np.bool_),
             info["sha256"],
             folder,
         )
@@ -213,7 +173,7 @@ class StoredLabels:
 
     def of_captions(self, row: int) -> tuple[Columns, ...]:
         """Columns of each caption of a row."""
-        start, end = _bounds(self.ends, row)
+        start, end = bounds(self.ends, row)
         return tuple(self.parsed[start:end])
 
     def of_photo(self, row: int) -> Columns:
@@ -230,7 +190,7 @@ class StoredLabels:
     @classmethod
     def open(cls, folder: Path) -> StoredLabels:
         """Mapped from a folder of the store."""
-        parts = {name: _mapped(folder / f"{name}.bin", kind) for name, kind in _Flat.KINDS.items()}
+        parts = {name: mapped(folder / f"{name}.bin", kind) for name, kind in _Flat.KINDS.items()}
         return cls(
             Lists(parts["parsed"], parts["parsed_sizes"]),
             parts["captions"],
@@ -289,13 +249,6 @@ def build_seconds(rows: int, captions: int) -> float:
     return 45e-6 * rows + 160e-6 * captions / usable_cores()
 
 
-def _bounds(ends: Indexes, number: int) -> tuple[int, int]:
-    if not -len(ends) <= number < len(ends):
-        raise IndexError(number)
-    number %= len(ends)
-    return int(ends[number - 1]) if number else 0, int(ends[number])
-
-
 def _digest(*texts: str) -> str:
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:24]
 
@@ -332,6 +285,8 @@ def _once(folder: Path, report: Reporter) -> Iterator[bool]:
             report.say("Another process reads the annotations; this one waits for it.")
         while waits and not lock(file):
             time.sleep(0.2)
+        for rest in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed while it read
+            shutil.rmtree(rest, ignore_errors=True)
         yield not folder.is_dir()
     Path(file.name).unlink(missing_ok=True)
 
@@ -408,8 +363,3 @@ def _piece(start: int) -> _Flat:
 def _labels(rows: Annotations, labeler: Labeler, start: int, stop: int) -> Iterator[Labels]:
     for number in range(start, min(stop, len(rows))):
         yield ((), ()) if rows.held[number] else label_row(rows[number], labeler)
-
-
-def _mapped(file: Path, kind: Any) -> npt.NDArray[Any]:
-    """A raw array, mapped; an empty file cannot be."""
-    return np.memmap(file, kind, mode="r") if file.stat().st_size else np.empty(0, kind)

@@ -146,7 +146,7 @@ def _check_teachable(labels: Labels, data: Path) -> None:
     count, photos = labels.present.sum(0), len(labels.present)
     if photos < 2 or not ((count > 0) & (count < photos)).any():
         raise AnytagError(
-            f"{data}: {photos} photos to learn from, and no tag that some of them have and others have not; "
+            f"{data}: photos to learn from: {photos}, and no tag that some of them have and others have not; "
             "give at least two photos of different tags, or photos without the tag"
         )
 

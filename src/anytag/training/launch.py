@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from accelerate import PartialState
-
 from anytag._io import lock
 from anytag.errors import AnytagError, OutputError
 
+from .ranks import join, process_index
 from .report import Reporter
 
 LOCK = ".lock"
@@ -25,7 +24,7 @@ def check_launch(report: Reporter) -> None:
         AnytagError: each of them would train alone; says what to type.
     """
     launched = int(os.environ.get("WORLD_SIZE") or 1)
-    found = PartialState().num_processes
+    found = join()
     if launched > 1 and found == 1:
         raise AnytagError(
             f"{launched} processes were launched, but each would train alone: accelerate joins those of "
@@ -52,6 +51,6 @@ def folder_of_run(out: Path) -> Iterator[None]:
     except OSError as error:
         raise OutputError(f"{out} cannot be written: {error.strerror}; name another folder") from error
     with file:
-        if PartialState().is_main_process and not lock(file):
+        if process_index() == 0 and not lock(file):
             raise OutputError(f"another run writes to {out}: wait for its end, or name another folder")
         yield

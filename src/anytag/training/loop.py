@@ -33,7 +33,7 @@ from .state import (
     STUDENT,
     Average,
     add_to_log,
-    changed_numbers,
+    check_same,
     cut_log,
     read_state,
     write_state,
@@ -347,7 +347,7 @@ class Loop:
         if not path.exists():
             return
         state = read_state(path)
-        self._check_same(path, state)
+        check_same(path, state, recipe=asdict(self.recipe), data=self.data_key())
         try:
             self._load_full(state)
         except (RuntimeError, KeyError, ValueError) as error:
@@ -361,18 +361,6 @@ class Loop:
         if self.accelerator.is_main_process:
             cut_log(self.out / LOG, self.step)
         self.report.say(f"Goes on from step {self.step} of {self.total}.")
-
-    def _check_same(self, path: Path, state: Mapping[str, Any]) -> None:
-        if changed := changed_numbers(state.get("recipe", {}), asdict(self.recipe)):
-            raise AnytagError(
-                f"{path} is of a run with another recipe ({'; '.join(changed)}); "
-                "give the same numbers (steps may differ) or name another folder"
-            )
-        if state.get("data", "") not in ("", self.data_key()):  # "" in states of older versions
-            raise AnytagError(
-                f"{path} is of a run on other data: its rows or its vocabulary have changed since; "
-                "give the same, or name another folder (--output)"
-            )
 
     def _finish(self) -> None:
         """OUT/student.pt: the model's state with the averages in place, without what only training needs."""

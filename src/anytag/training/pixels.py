@@ -23,8 +23,9 @@ from anytag.images import Photo, load, prepare
 from anytag.text_encoders.captions import clean_caption
 from anytag.vocabulary import Vocabulary
 
-from .annotation_store import Annotations, Columns, Selected
+from .annotation_store import Annotations
 from .dataset import HELD_OUT
+from .mapped import Columns, Selected
 from .report import Reporter, Tally
 from .shuffle import shuffled
 from .targets import Labeler
@@ -100,7 +101,8 @@ class Photos:
     ) -> None:
         known = rows if isinstance(rows, Annotations) else Annotations.of(rows)
         self.root, self.vocabulary, self.sha256 = str(root), vocabulary, known.sha256
-        taught = np.flatnonzero(~known.held & (known.captions > 0) if captioned else ~known.held)
+        wanted = ~known.held & (known.captions > 0) if captioned else ~known.held
+        taught = np.flatnonzero(wanted).astype(np.int32)  # of 14 million rows 56 MB
         self.train: Sequence[Row] = known.rows(taught)
         self.held = [known[number] for number in np.flatnonzero(known.held)[:held].tolist()]
         labels = known.labels(vocabulary, report=report)

@@ -109,6 +109,24 @@ def changed_numbers(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[s
     return [f"{key}={given[key]}, was {was.get(key)}" for key in keys]
 
 
+def check_same(path: Path, state: Mapping[str, Any], *, recipe: Mapping[str, Any], data: str) -> None:
+    """Whether a run goes on with what its state is of.
+
+    Raises:
+        AnytagError: another recipe, of which only `steps` may differ, or other data.
+    """
+    if changed := changed_numbers(state.get("recipe", {}), recipe):
+        raise AnytagError(
+            f"{path} is of a run with another recipe ({'; '.join(changed)}); "
+            "give the same numbers (steps may differ) or name another folder"
+        )
+    if state.get("data", "") not in ("", data):  # "" in states of older versions
+        raise AnytagError(
+            f"{path} is of a run on other data: its rows or its vocabulary have changed since; "
+            "give the same, or name another folder (--output)"
+        )
+
+
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
