@@ -129,6 +129,7 @@ def result_of(loop: FamilyLoop, run: Run) -> FamilyStudent:
 
 def prepare(run: Run, report: Reporter) -> FamilyLoop:
     """Everything that a run needs, made ready for its first step."""
+    run = begun(run)
     recipe = run.recipe
     check_parts(recipe)
     run.out.mkdir(parents=True, exist_ok=True)
@@ -370,7 +371,7 @@ def make_student(
         queries = LearnedQueries(len(vocabulary), config.cross.hidden)
     else:
         rows = text_rows(recipe, config, vocabulary, text)
-        if rows.shape[-1] != text.dim:
+        if recipe.objective.aligns and rows.shape[-1] != text.dim:  # captions are asked beside tags
             raise AnytagError(
                 f"{recipe.embedding}: text vectors are {rows.shape[-1]} wide, and those of the text encoder "
                 f"{text.dim}: give clip=MODEL, the one that made them"
