@@ -201,6 +201,8 @@ def prepare_with(
     config = fitted_config(recipe, width=width, pieces=pieces)
     try_out(recipe, config, text_width=width)
     student = make_student(recipe, config, photos.vocabulary, text)
+    if pieces is not None and config.captions is not None:
+        student.prompt_length = len(pieces.prompt(config.captions.prompt))
     if start is not None:
         report.say(start_from(student, start, vocabulary=photos.vocabulary))
     student.begin()
