@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from queue import SimpleQueue
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -77,9 +78,9 @@ def test_what_work_and_input_raise_comes_after_what_was_done(workers: int, lazy:
     assert found == [0, 1, 2]
 
 
-@pytest.mark.parametrize("numbers", [(0, 1), (1, 0)])
-def test_wrong_use_is_refused_at_once(numbers: tuple[int, int]) -> None:
-    with pytest.raises(AnytagError):
+@pytest.mark.parametrize("numbers", [(0, 1), (1, 0), (1.5, 1), (1, "2"), (True, 1), (None, 1)])
+def test_wrong_use_is_refused_at_once(numbers: tuple[Any, Any]) -> None:
+    with pytest.raises(AnytagError, match="expected a whole number, 1 or more"):
         in_batches(list, [1], batch_size=numbers[0], workers=numbers[1])
 
 

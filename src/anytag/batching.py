@@ -10,7 +10,7 @@ from queue import SimpleQueue
 from threading import Condition, Event, Lock, Semaphore, Thread
 from typing import Generic, Protocol, TypeVar
 
-from anytag.errors import AnytagError
+from anytag.errors import AnytagError, brief, is_whole
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -43,11 +43,12 @@ def in_batches(
         workers: threads; by default one a usable core.
 
     Raises:
-        AnytagError: a number is below 1.
+        AnytagError: a number is none, or below 1.
     """
     workers = usable_cores() if workers is None else workers
-    if batch_size < 1 or workers < 1:
-        raise AnytagError(f"batch_size is {batch_size}, workers is {workers}: expected 1 or more of each")
+    for name, number in (("batch_size", batch_size), ("workers", workers)):
+        if not is_whole(number) or number < 1:
+            raise AnytagError(f"{name} is {brief(number)}: expected a whole number, 1 or more")
     if not isinstance(items, Sized):
         return _in_order(work, _Stream(items, batch_size), workers)
     # batches of one size, and as many for every worker: none waits at the end
