@@ -280,6 +280,29 @@ def test_a_full_disk_is_exit_code_3_and_loses_nothing(model: Path, photos: Path)
     assert Path("out.jsonl").read_text() == wanted
 
 
+def test_a_gallery_on_a_full_disk_is_exit_code_3_and_goes_on(model: Path, photos: Path) -> None:
+    for number in range(60):
+        shutil.copy(f"photos/{number % 5}.jpg", f"photos/more{number}.jpg")
+    words = ["match", "photos", "--text", "dog", "--model", str(model), "--gallery", "g"]
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, 5_000))
+
+    process = start(*words, preexec_fn=limit)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 3 and b"g cannot be written: " in said
+    assert run(*words, "--top-k", "100").stdout.count("\n") == 65
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such pipes")
+def test_a_part_file_that_is_none_is_not_waited_for(model: Path, photos: Path) -> None:
+    os.mkfifo("out.jsonl.part")
+    process = start("tag", "photos", "--model", model, "--output", "out.jsonl")
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2 and b"out.jsonl.part is there and is no file" in said
+    assert Path("out.jsonl.part").is_fifo() and not Path("out.jsonl").exists()
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 @pytest.mark.parametrize(
     "command", ["tag photos", "models", "tag photos --output /dev/full", "--help", "--version", "tag --help"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
@@ -130,6 +131,21 @@ class _Stream(Generic[In]):
             self._changed.notify_all()
 
 
+_running: list[Callable[[], None]] = []
+"""What stops the threads of each run that nobody has ended."""
+
+
+@atexit.register
+def _stop_all() -> None:
+    """Ends runs that were left open: no thread may be within a C++ library that is torn down."""
+    for stop in tuple(_running):
+        stop()
+
+
+if hasattr(os, "register_at_fork"):  # the threads stay with the parent
+    os.register_at_fork(after_in_child=_running.clear)
+
+
 def _in_order(work: Callable[[list[In]], Out], source: _Source[In], workers: int) -> Iterator[Out]:
     """`work` on all that a source gives by threads, at most two batches each ahead of the results' taker."""
     order: SimpleQueue[SimpleQueue[tuple[Out | None, BaseException | None]] | None] = SimpleQueue()
@@ -155,6 +171,16 @@ def _in_order(work: Callable[[list[In]], Out], source: _Source[In], workers: int
                 slot.put((None, error))
 
     threads = [Thread(target=serve, name=f"anytag {number}", daemon=True) for number in range(workers)]
+
+    def stop() -> None:
+        stopped.set()
+        source.close()
+        ahead.release(workers)
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join()
+
+    _running.append(stop)
     try:
         for thread in threads:
             thread.start()
@@ -165,8 +191,6 @@ def _in_order(work: Callable[[list[In]], Out], source: _Source[In], workers: int
             ahead.release()
             yield result  # type: ignore[misc]  # None is a result where there is no error
     finally:  # also when the user stops: what has not begun is dropped
-        stopped.set()
-        source.close()
-        ahead.release(workers)
-        for thread in threads:
-            thread.join()
+        stop()
+        if stop in _running:
+            _running.remove(stop)

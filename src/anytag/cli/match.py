@@ -193,5 +193,5 @@ def _rows(matches: tuple[Match, ...], format_: str, *, is_terminal: bool) -> str
     if format_ == "jsonl":
         return "".join(json.dumps(match.to_dict(), ensure_ascii=False) + "\n" for match in matches)
     show = writers.visible if is_terminal else one_line  # a program can open the path that it reads
-    shown = ((show(match.path), match.score, show(match.text)) for match in matches)
+    shown = ((show(match.path), match.score, writers.visible(match.text)) for match in matches)
     return "".join(f"{path}\t{score:.2f}\t{text}\n" for path, score, text in shown)
