@@ -96,7 +96,7 @@ class Case:
     def check(self, name: str, ours: npt.ArrayLike) -> None:
         """Ours against the stored output `name`: floats within its tolerance, whole numbers equal."""
         stored = self.outputs[name]
-        given = np.asarray(ours)
+        given = np.asarray(ours.cpu() if hasattr(ours, "cpu") else ours)  # a tensor may be on a GPU
         assert given.shape == stored.shape, f"{self} {name}: {given.shape}, stored {stored.shape}"
         if np.issubdtype(stored.dtype, np.floating):
             assert_close(self.facts, name, ours=given, stored=stored)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -26,6 +27,8 @@ from anytag.nn.queries import LearnedQueries
 from tests.golden_cases import Case
 
 Weights = dict[str, Tensor]
+DEVICE = os.environ.get("ANYTAG_TEST_DEVICE", "cpu")
+"""Where networks and inputs of golden cases are: benchmarks/gpu.py runs the same tests on a GPU."""
 
 
 def family_of(case: Case) -> str:
@@ -78,7 +81,7 @@ def network_of(case: Case) -> tuple[TagNetwork, Tensor | LearnedQueries]:
     queries = make_queries(case, config, weights)
     network = TagNetwork(config).eval()
     network.load_state_dict(weights)
-    return network, queries
+    return network.to(DEVICE), queries.to(DEVICE)
 
 
 def our_weights(case: Case, config: NetworkConfig) -> Weights:
@@ -124,7 +127,7 @@ def as_rows(table: Tensor, tags: int) -> Tensor:
 
 
 def tensor(array: npt.NDArray[Any]) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array))
+    return torch.from_numpy(np.ascontiguousarray(array)).to(DEVICE)
 
 
 def rows_of(queries: Tensor | LearnedQueries) -> Tensor:
