@@ -7,7 +7,8 @@ photo only one caption is known. `parse` reads its tags; `generate` adds what th
 takes away what contradicts the picture. On each of the three label sets the same student learns (a linear
 probe on frozen features), and is judged by all five captions of the 1,000 test photos.
 
-The embedded model learned from all captions of the train photos; of the dev photos (--split dev) it saw none.
+The embedded model learned from all captions of the train photos; the dev photos (--split dev) taught it
+nothing, but its scores and thresholds were fitted to their captions.
 With --wrong 0.3 a share of the photos has the caption of another photo, as on the web.
 A probe that learns from all five captions stands beside. Precision and recall are those of the labels
 themselves, against all five captions.

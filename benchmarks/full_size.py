@@ -25,7 +25,7 @@ from typing import Any
 TAGS = {"tag2text": 3429, "ram": 4585, "ram-plus": 4585}
 DESCRIPTIONS = {"ram-plus": 51}
 PRECISIONS = ("float32", "float16")
-PHOTO = Path("examples/photos/cat.jpg")
+PHOTO = Path(__file__).resolve().parents[1] / "examples" / "photos" / "cat.jpg"
 Facts = dict[str, Any]
 
 

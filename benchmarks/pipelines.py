@@ -11,10 +11,11 @@ import numpy.typing as npt
 import onnxruntime
 from rivals import BATCH, WIDTH
 
-from anytag.asked import Question, Questions
 from anytag.images import Resample, load, prepare
 from anytag.models.folder import ModelFolder
 from anytag.models.onnx import IMAGE, OnnxRuntime
+from anytag.queries.build import Questions
+from anytag.queries.score import Question
 
 Array = npt.NDArray[Any]
 

@@ -213,8 +213,8 @@ Answer = Callable[[Path], npt.NDArray[Any]]
 
 def open_way(way: Way, folder: Path) -> tuple[Answer, Answer, Callable[[Path], object]]:
     """From a photo: logits of every tag, -inf where it is not looked at; which are given; the job to time."""
-    from anytag.asked import Questions
     from anytag.models.folder import ModelFolder
+    from anytag.queries.build import Questions
     from anytag.tagger import Tagger
 
     if way.published:

@@ -1,6 +1,6 @@
-"""Write docs/reference/cli.md from the commands' own --help.
+"""Write docs/reference/cli.md from the commands' own --help, and the model's figures into the pages.
 
-With --check nothing is written; the exit code is 1 when the page is not up to date.
+With --check nothing is written; the exit code is 1 when a page is not up to date.
 """
 
 from __future__ import annotations
@@ -13,7 +13,12 @@ import click
 
 from anytag.cli import main as anytag
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference" / "cli.md"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a script it has only its own folder
+from scripts import model_tables
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "reference" / "cli.md"
+FIGURES = (ROOT / "docs" / "benchmarks.md", ROOT / "README.md")
 HEAD = """# The command line
 
 <!-- Written by scripts/build_docs.py from --help: change the command, not this page. -->
@@ -41,14 +46,16 @@ def render() -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Write the page, or compare it."""
-    page = render()
+    """Write the pages, or compare them."""
+    pages = {PAGE: render()}
+    pages |= {page: model_tables.filled(page.read_text(encoding="utf-8")) for page in FIGURES}
+    old = [page for page, text in pages.items() if not page.is_file() or page.read_text("utf-8") != text]
     if arguments == ["--check"]:
-        if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == page:
-            return 0
-        print(f"{PAGE.name} is not what --help says: run python scripts/build_docs.py", file=sys.stderr)
-        return 1
-    PAGE.write_text(page, encoding="utf-8")
+        for page in old:
+            print(f"{page.name} is not up to date: run python scripts/build_docs.py", file=sys.stderr)
+        return 1 if old else 0
+    for page in old:
+        page.write_text(pages[page], encoding="utf-8")
     return 0
 
 

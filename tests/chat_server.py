@@ -88,7 +88,7 @@ def chat_server() -> Iterator[Chat]:
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             fault = chat.take(asked, self.headers.get("Authorization", ""))
             prompt = asked["messages"][-1]["content"]
-            (fault or says(f"answer {len(chat.asked)}  to\n{prompt}"))(self)
+            (fault or says(f"answer {len(chat.asked)}  to\n{prompt.rstrip('?')}"))(self)
 
         def log_message(self, format: str, *arguments: Any) -> None:
             pass

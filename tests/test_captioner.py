@@ -92,6 +92,34 @@ def test_what_is_excluded_is_not_said_in_any_form(captioner: Captioner, photos: 
         assert not {"dog", "dogs", "puppy"} & set(caption.text.split())  # a synonym of the vocabulary's
 
 
+def test_what_is_narrower_is_excluded_too(captioner: Captioner) -> None:
+    def forbidden(*words: str) -> set[str]:
+        return {captioner.pieces.decode(ids) for ids in captioner._forbidden(words)}
+
+    assert {"animal", "dog", "cat", "puppy", "dogs"} <= forbidden("animal") | {"animal"}
+    assert {"dog", "dogs", "puppy"} <= forbidden("Hund")
+    assert "animal" not in forbidden("dog")
+    for guides in (["dog", "Puppy", "sea"], ["sea"]):
+        caption = captioner.caption(np.zeros((8, 8, 3), np.uint8), guides, exclude_tags=["animal"])
+        assert caption.tags == ("sea",)
+
+
+def test_the_graph_says_how_long_a_caption_may_be(captioner: Captioner) -> None:
+    black, longest = np.zeros((8, 8, 3), np.uint8), captioner._longest
+    assert longest >= captioner.spec.max_length
+    assert captioner.caption(black, max_length=longest, min_length=longest).text
+    for length in (longest + 1, 10**9):
+        with pytest.raises(
+            AnytagError, match=f"max_length is {length}: this model has positions for {longest} "
+        ):
+            captioner.caption(black, max_length=length)
+
+
+def test_many_beams_write_what_few_photos_at_a_time_write(captioner: Captioner, photos: list[Path]) -> None:
+    many = list(captioner.caption_many(photos, beams=20, batch_size=5))  # 100 rows: more than go together
+    assert many == [captioner.caption(path, beams=20) for path in photos]
+
+
 def test_lengths(captioner: Captioner, photos: list[Path]) -> None:
     short = captioner.caption(photos[0], max_length=5).text.split()
     assert len(short) <= 4
@@ -118,10 +146,24 @@ def test_a_photo_that_fails_is_reported_and_the_rest_is_done(
     ("options", "error", "says"),
     [
         ({"tags": "dog"}, VocabularyError, r"tags=\['dog'\]"),
-        ({"exclude_tags": "dog"}, VocabularyError, "exclude_tags is the text"),
+        ({"exclude_tags": "dog"}, VocabularyError, r"exclude_tags is 'dog': .* exclude_tags=\['dog'\]"),
         ({"tags": ["dog", " "]}, VocabularyError, "asks for the tag ' '"),
         ({"beams": 0}, AnytagError, "beams is 0"),
         ({"max_length": 1}, AnytagError, "max_length"),
+        ({"beams": 100_000}, AnytagError, "beams is 100000: .* 100 at most"),
+        ({"beams": 2.5}, AnytagError, "beams is 2.5"),
+        ({"beams": True}, AnytagError, "beams is True"),
+        ({"seed": -1}, AnytagError, "seed is -1"),
+        ({"seed": None}, AnytagError, "seed is None"),
+        ({"sample": "yes"}, AnytagError, "sample is 'yes'"),
+        ({"max_length": "20"}, AnytagError, "max_length is '20'"),
+        ({"max_length": 2.5}, AnytagError, "max_length is 2.5"),
+        ({"min_length": -1}, AnytagError, "min_length is -1"),
+        ({"max_length": -1}, AnytagError, "max_length is -1"),
+        ({"tags": [1]}, VocabularyError, "tags asks for the tag 1"),
+        ({"tags": 5}, VocabularyError, r"tags is 5: .* tags=\['red car'\]"),
+        ({"exclude_tags": [None]}, VocabularyError, "exclude_tags asks for the tag None"),
+        ({"exclude_tags": None}, VocabularyError, "exclude_tags is None"),
         ({"min_length": 40}, AnytagError, "min_length is 40"),
         ({"on_error": "ignore"}, AnytagError, "on_error is 'ignore'"),
     ],

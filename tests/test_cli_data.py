@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -126,8 +127,9 @@ def test_generate_clean_and_undo(data: Path, model: Path, tmp_path: Path) -> Non
     assert any(row.cleaned for row in gone)
     assert run("data", "undo", cleaned, back, "--step", "clean").exit_code == 0
     assert [set(row.said) for row in read(str(back))] == [set(row.said) for row in rows]
-    assert run("data", "undo", back, back, "--step", "generate").exit_code == 0
-    assert {origin for row in read(str(back)) for _, origin in row.said} == {"label", "text"}
+    again = tmp_path / "again.jsonl"
+    assert run("data", "undo", back, again, "--step", "generate").exit_code == 0
+    assert {origin for row in read(str(again)) for _, origin in row.said} == {"label", "text"}
 
 
 def test_what_cannot_be_read_or_written_is_wrong_use(data: Path, tmp_path: Path) -> None:
@@ -135,3 +137,55 @@ def test_what_cannot_be_read_or_written_is_wrong_use(data: Path, tmp_path: Path)
         done = run("data", *arguments)
         assert done.exit_code == 2
         assert "Error" in done.stderr
+
+
+def test_no_output_replaces_an_input_or_what_is_no_rows(data: Path, model: Path, tmp_path: Path) -> None:
+    names = ("same.jsonl", "new.jpg", "letter.csv", "v.jsonl")
+    same, photo, letter, other = (tmp_path / name for name in names)
+    os.link(data, same)
+    letter.write_text("Dear Bob\n")
+    other.write_text('{"id": "cat", "name": "cat"}\n')
+    (tmp_path / "link.jsonl").symlink_to(data)
+    before = {path: path.read_bytes() for path in (data, letter, other)}
+    wrong: list[tuple[Path | str, str]] = [
+        *((one, "is an input") for one in (data, same, tmp_path / "link.jsonl", f"file://{data}")),
+        *((one, "suffix of a photo") for one in (photo, data.parent / "photos" / "0.png")),
+        *((one, "is there already and is not") for one in (letter, other)),
+        (tmp_path, "is a folder"),
+    ]
+    for output, said in wrong:
+        done = run("data", "convert", data, output, "--to", "csv" if output == letter else "jsonl")
+        assert done.exit_code == 2 and said in done.stderr
+    asked = {"generate": ("--model", model), "clean": ("--model", model), "undo": ("--step", "clean")}
+    for command in ("split", *asked):
+        for output in (same, other):
+            done = run("data", command, data, output, *asked.get(command, ()))
+            assert done.exit_code == 2 and "give another file" in done.stderr
+    for options in (("--report", data), ("--report", other), ("--output", data), ("--report", photo)):
+        assert run("data", "check", data, *options).exit_code == 2
+    new = tmp_path / "n.jsonl"
+    assert run("data", "check", data, "--report", new, "--output", new).exit_code == 2
+    assert run("data", "shard", data, data.parent).exit_code == 2
+    assert {path: path.read_bytes() for path in before} == before
+    assert not photo.exists() and not new.exists()
+
+
+def test_photos_are_found_from_a_linked_folder(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "away")
+    assert run("data", "convert", data, tmp_path / "link" / "rows.jsonl").exit_code == 0
+    row = next(read(str(tmp_path / "far" / "away" / "rows.jsonl")))
+    assert (tmp_path / "far" / "away" / row.image).is_file()
+    assert (tmp_path / "link" / row.image).is_file()
+
+
+def test_shards_are_written_into_an_empty_folder(data: Path, tmp_path: Path) -> None:
+    assert run("data", "shard", data, tmp_path / "shards", "--size", "2").exit_code == 1
+    again = run("data", "shard", data, tmp_path / "shards", "--size", "4")
+    assert again.exit_code == 2 and "is not empty" in again.stderr
+
+
+def test_a_tag_list_in_another_encoding_is_named(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "tags.txt").write_bytes(b"caf\xe9\n")
+    done = run("data", "inspect", data, "--tag-list", tmp_path / "tags.txt")
+    assert done.exit_code == 2 and "tags.txt is not in UTF-8" in done.stderr

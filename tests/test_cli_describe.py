@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,41 @@ def test_without_a_model(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.stderr
     assert [row["id"] for row in rows(out)] == ["corgi", "espresso", "hot-dog"]
     assert rows(out)[0]["descriptions"][0] == "a photo of a corgi."
+
+
+def test_nobody_listens(tmp_path: Path) -> None:
+    out = tmp_path / "d.jsonl"
+    done = run("describe", "cat", "--llm", "http://127.0.0.1:9/v1", "--model", "m", "--yes", "--output", out)
+    assert done.exit_code == 2 and done.stderr.count("nobody answers at") == 1
+    assert not out.exists()
+
+
+def test_no_output_replaces_an_input_or_something_else(tmp_path: Path) -> None:
+    vocabulary, letter = tmp_path / "v.jsonl", tmp_path / "letter.txt"
+    Vocabulary([Tag("dog", "dog", "object")]).write(vocabulary)
+    letter.write_text("dear\n")
+    os.link(vocabulary, tmp_path / "same.jsonl")
+    before = vocabulary.read_bytes()
+    for output in (
+        vocabulary,
+        tmp_path / "same.jsonl",
+        letter,
+        tmp_path / "a.png",
+        tmp_path,
+        tmp_path / "no" / "d",
+    ):
+        done = run("describe", "--vocabulary", vocabulary, "--tags-from", letter, "--output", output)
+        assert done.exit_code == 2, done.stderr
+    assert run("describe", "cat", "--output", vocabulary).exit_code == 2, "no input, and no descriptions"
+    assert (vocabulary.read_bytes(), letter.read_text()) == (before, "dear\n")
+    out = tmp_path / "d.jsonl"
+    for _ in range(2):
+        assert run("describe", "cat", "--output", out).stdout == f"1 rows -> {out}\n"
+
+
+def test_names_of_one_id_are_not_dropped(tmp_path: Path) -> None:
+    done = run("describe", "C++", "C#", "--output", tmp_path / "d.jsonl")
+    assert done.exit_code == 2 and "'C++' and 'C#' would both have the id 'c'" in done.stderr
 
 
 @pytest.mark.parametrize(

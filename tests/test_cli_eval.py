@@ -60,6 +60,23 @@ def test_other_tasks(folder: Path, task: str, figure: str) -> None:
     assert "3 photos" in done.stdout
 
 
+def test_an_output_that_cannot_be_is_told_before_the_work(folder: Path, tmp_path: Path) -> None:
+    """The model does not exist either, which would be told once the work begins."""
+    (tmp_path / "file").write_text("mine")
+    done = run("eval", "nonesuch", "--data", folder / "rows.jsonl", "--output", tmp_path / "file" / "out")
+    assert done.exit_code == 2
+    assert "no report can be written into" in done.stderr
+
+
+def test_a_report_replaces_no_input(folder: Path, tmp_path: Path) -> None:
+    data = tmp_path / "report.json"
+    data.write_bytes((folder / "rows.jsonl").read_bytes())
+    done = run("eval", folder / "one", "--data", data, "--output", tmp_path)
+    assert done.exit_code == 2
+    assert "is an input of this run" in done.stderr
+    assert data.read_bytes() == (folder / "rows.jsonl").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

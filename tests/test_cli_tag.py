@@ -92,6 +92,16 @@ def test_some_fail_each_is_reported_the_rest_is_done(model: Path, photos: Path, 
     assert "2 of 6 photos failed." in done.stderr
 
 
+@pytest.mark.parametrize("command", [("tag",), ("tag", "--where"), ("caption",), ("match", "--text", "cat")])
+def test_the_limit_of_pixels_can_be_set(command: tuple[str, ...], photos: Path) -> None:
+    Image.new("RGB", (60, 50)).save(photos / "large.png")
+    low = run(*command, photos / "large.png", "--max-pixels", "2999")
+    assert low.exit_code == 1
+    assert "60×50 is 3,000 pixels, more than the limit of 2,999" in low.stderr
+    assert "--max-pixels 3000" in low.stderr
+    assert run(*command, photos / "large.png", "--max-pixels", "3000").exit_code == 0
+
+
 def test_failures_are_not_lines_of_text(model: Path, photos: Path) -> None:
     done = run("tag", "missing.jpg", photos / "0.jpg", "--model", model)
     assert done.exit_code == 1
@@ -116,6 +126,104 @@ def test_asked_tags(model: Path, photos: Path, tmp_path: Path) -> None:
     assert {tag["name"] for tag in found["tags"]} == {"puppy", "blue house", "cat"}
     (found,) = rows(run("tag", photos / "0.jpg", *options, "--also", "red sofa", "--threshold", "0").stdout)
     assert len(found["tags"]) == len(Tagger.load(model).vocabulary) + 1
+
+
+def test_repeated_options_add_up(model: Path, photos: Path, tmp_path: Path) -> None:
+    for name, text in (("a.txt", "tree\n# a comment"), ("b.txt", "blue house: tall, and blue")):
+        (tmp_path / name).write_text(text)
+    options = ("--model", model, "--format", "jsonl")
+    files = ("--tags-from", tmp_path / "a.txt", "--tags-from", tmp_path / "b.txt")
+    done = run("tag", photos / "0.jpg", *options, "--tags", "dog", "--tags", "cat, red", *files)
+    assert {tag["name"] for tag in rows(done.stdout)[0]["tags"]} == {
+        "dog",
+        "cat",
+        "red",
+        "tree",
+        "blue house",
+    }
+    done = run("tag", photos / "0.jpg", *options, "--also", "zebra", "--also", "tree", "--threshold", "0")
+    assert {tag["id"] for tag in rows(done.stdout)[0]["tags"]} >= {"own:zebra", "own:tree", "dog"}
+    done = run(
+        "tag",
+        photos / "0.jpg",
+        *options,
+        "--threshold",
+        "0",
+        "--exclude-tags",
+        "animal",
+        "--exclude-tags",
+        "rot",
+    )
+    assert {tag["id"] for tag in rows(done.stdout)[0]["tags"]} == {"beach", "running", "ice cream"}
+
+
+def test_a_vocabulary_and_a_language_of_ones_own(model: Path, photos: Path, tmp_path: Path) -> None:
+    few = Tagger.load(model).vocabulary.subset(["dog", "cat", "running"])
+    few.rename({"dog": "hound"}).with_thresholds(0).write(tmp_path / "few.jsonl")
+    options = ("--model", model, "--format", "jsonl", "--vocabulary", tmp_path / "few.jsonl")
+    done = run("tag", photos / "0.jpg", *options)
+    assert {tag["name"] for tag in rows(done.stdout)[0]["tags"]} == {"hound", "cat", "running"}
+    done = run("tag", photos / "0.jpg", *options, "--language", "de", "--exclude-tags", "chat")
+    assert {tag["name"] for tag in rows(done.stdout)[0]["tags"]} == {"Hund", "running"}
+
+
+def test_own_tags_below_the_threshold_are_said_once(model: Path, photos: Path) -> None:
+    done = run("tag", photos, "--model", model, "--also", "close view, people", "--threshold", "1")
+    assert done.exit_code == 0
+    assert done.stderr.count("Below the threshold in every photo: ") == 1
+    best = max(
+        (tag.score, photo.path, tag.name)
+        for photo in Tagger.load(model).tag_many(sorted(photos.iterdir()), ["close view", "people"])
+        for tag in photo.tags
+    )
+    assert f"every photo: {best[2]} (best {best[0]:.2f}, {best[1]})" in done.stderr
+    done = run("tag", photos, "--model", model, "--also", "close view", "--threshold", "0")
+    assert done.stderr == ""
+
+
+def test_unknown_words_are_said(model: Path, photos: Path) -> None:
+    done = run("tag", photos / "0.jpg", "--model", model, "--tags", "Katze, Katzenklo, 猫 view")
+    assert done.exit_code == 0
+    assert "Words that the model does not know: Katzenklo, 猫." in done.stderr
+
+
+def test_what_cannot_be_read_is_said_and_the_rest_is_done(model: Path, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    done = run("tag", tmp_path / "empty", photos / "*.gif", photos / "0.jpg", "--model", model)
+    assert done.exit_code == 1
+    assert done.stdout.count("\n") == 1
+    assert done.stderr.count("Failed: ") == 2
+
+
+def test_lists_with_nul_and_files_of_paths(model: Path, photos: Path, tmp_path: Path) -> None:
+    odd = photos / "two\nlines.jpg"
+    (photos / "1.jpg").rename(odd)
+    given = f"{odd}\0{photos / '0.jpg'}\0".encode()
+    done = run("tag", "-", "-0", "--model", model, "--format", "jsonl", stdin=given)
+    assert [row["path"] for row in rows(done.stdout)] == [str(odd), str(photos / "0.jpg")]
+    (tmp_path / "list.txt").write_bytes(f"{photos / '2.jpg'}\r\n{photos / '3.jpg'}\r\n".encode("utf-16"))
+    done = run(
+        "tag",
+        "--files-from",
+        tmp_path / "list.txt",
+        "--model",
+        model,
+        "--format",
+        "jsonl",
+        "--exclude",
+        "3.*",
+    )
+    assert [row["path"] for row in rows(done.stdout)] == [str(photos / "2.jpg")]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="encodings of locales")
+def test_words_typed_in_a_plain_locale(model: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("LC_ALL", "POSIX"), ("PYTHONUTF8", "0"), ("PYTHONCOERCECLOCALE", "0")):
+        monkeypatch.setitem(ENVIRONMENT, name, value)
+    master = start("tag", photos / "0.jpg", "--model", model, "--tags", "caf\udcc3\udca9 red, chien")
+    out, _ = master.communicate(timeout=60)
+    assert master.returncode == 0
+    assert "café red" in out.decode()
 
 
 def test_paths_come_from_stdin(model: Path, photos: Path) -> None:
@@ -150,7 +258,16 @@ def test_output_goes_to_a_file_whose_suffix_says_the_format(
         (["x.jpg", "--device", "abacus"], "--device"),
         pytest.param(["x.jpg", "--device", "cuda"], "CUDAExecutionProvider is not active", marks=NO_CUDA),
         (["x.jpg", "--tags", ""], "asks for no tag"),
-        (["x.jpg", "--tags", "dog,,cat"], "asks for no tag"),
+        (["x.jpg", "--tags", ", ,"], "asks for no tag"),
+        (["x.jpg", "--tags", "dog", "--exclude-tags", "cat"], "give one of them"),
+        (["x.jpg", "--tags", 'dog, "cat'], "a double quote opens a tag"),
+        (["x.jpg", "--also", "tower: tall, with red walls"], "does the comma end the description"),
+        (["x.jpg", "--exclude-tags", "dgo"], "did you mean 'dog'"),
+        (["x.jpg", "--language", "xx"], "there are: de, fr"),
+        (["x.jpg", "--vocabulary", "bad.txt"], "bad.txt, line 1"),
+        ([""], "An empty path was given"),
+        (["nowhere/"], "The folder 'nowhere/' is not there"),
+        (["x.jpg", "--exclude", "x.*"], "Every photo is left out by --exclude"),
         (["x.jpg", "--tags", "dog", "--also", "cat"], "give one of them"),
         (["x.jpg", "--tags-from", "missing.txt"], "missing.txt"),
         (["x.jpg", "--tags-from", "blank.txt"], "holds no tags"),
@@ -227,7 +344,9 @@ def test_ctrl_c_stops_with_130_and_keeps_what_was_done(model: Path, photos: Path
     assert 0 < len(kept) <= 30
     assert kept[0] == Tagger.load(model).tag(photos / "0.jpg").to_dict()
     assert not output.exists()
-    assert process.stderr.read().decode().splitlines() == [f"What was done is in {part}", "Stopped."]
+    assert process.stderr.read().decode().splitlines() == [
+        f"What was done is in {part}", "To go on, give the same command with --resume.", "Stopped.",
+    ]  # fmt: skip
     for pipe in (process.stdin, process.stdout, process.stderr):
         pipe.close()
 

@@ -68,6 +68,46 @@ def test_recipes_are_sizes(corpus: Path) -> None:
     assert done.exit_code == 0 and "tags in" in done.stderr
 
 
+def test_no_output_replaces_an_input_or_something_else(corpus: Path) -> None:
+    letter, captions, rows = corpus / "letter.txt", corpus / "captions2.txt", corpus / "rows.jsonl"
+    letter.write_text("dear\n")
+    captions.write_text("a dog on a beach\n")
+    before = {path: path.read_bytes() for path in (letter, captions, rows)}
+    for output in (captions, rows, letter, corpus / "a.png", corpus, corpus / "no" / "table.tsv"):
+        done = run("vocabulary", "candidates", captions, rows, "--output", output)
+        assert done.exit_code == 2, done.stderr
+    table, page = corpus / "t.tsv", corpus / "t.html"
+    for report in (captions, letter, table):
+        done = run("vocabulary", "candidates", captions, "--output", table, "--report", report)
+        assert done.exit_code == 2, done.stderr
+    for _ in range(2):
+        done = run(
+            "vocabulary", "candidates", captions, "--min-count", "1", "--output", table, "--report", page
+        )
+        assert done.exit_code == 0, done.stderr
+    for output in (table, letter, corpus / "v.png"):
+        assert run("vocabulary", "build", table, "--output", output).exit_code == 2
+    for _ in range(2):
+        assert run("vocabulary", "build", table, "--output", corpus / "v.jsonl").exit_code == 0
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_texts_in_another_encoding_are_named(corpus: Path) -> None:
+    odd, table = corpus / "odd.txt", corpus / "t.tsv"
+    odd.write_bytes(b"a caf\xe9\n")
+    for arguments in (
+        (odd,),
+        (corpus / "rows.jsonl", "--include", odd),
+        (corpus / "rows.jsonl", "--exclude", odd),
+    ):
+        done = run("vocabulary", "candidates", *arguments, "--output", table)
+        assert done.exit_code == 2 and "odd.txt is not in UTF-8" in done.stderr
+    assert not table.exists()
+    odd.write_bytes("a dog on a beach\n".encode("utf-16"))
+    assert run("vocabulary", "candidates", odd, "--min-count", "1", "--output", table).exit_code == 0
+    assert "dog" in table.read_text()
+
+
 def test_wrong_use(corpus: Path) -> None:
     (corpus / "bad.tsv").write_text("action\tname\tkind\nburn\tdog\tobject\n")
     done = run("vocabulary", "build", corpus / "bad.tsv", "--output", corpus / "v.jsonl")

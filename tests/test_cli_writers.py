@@ -7,7 +7,6 @@ import os
 import re
 from pathlib import Path
 
-import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -105,60 +104,22 @@ def test_no_color_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not ANSI.search(writers.terminal(PHOTO))
 
 
-def test_file_is_written_beside_and_renamed(tmp_path: Path) -> None:
-    target, part = tmp_path / "out.jsonl", tmp_path / "out.jsonl.part"
-    target.write_text("earlier")
-    with writers.File(target, "jsonl") as file:
-        file.write("row\n")
-        assert part.read_text() == "row\n"  # whole rows can be read while work goes on
-        assert target.read_text() == "earlier"
-    assert target.read_text() == "row\n"
-    assert not part.exists()
+def test_a_name_that_is_not_unicode_is_shown(tmp_path: Path) -> None:
+    assert "\\udce9" in writers.terminal(Tags(os.fsdecode(b"caf\xe9.jpg"), 1, 1, "tiny", ()))
 
 
-def test_interrupted_file_keeps_what_was_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    target, part = tmp_path / "out.jsonl", tmp_path / "out.jsonl.part"
-    target.write_text("earlier")
-    with pytest.raises(KeyboardInterrupt), writers.File(target, "jsonl") as file:
-        file.write("row\n")
-        raise KeyboardInterrupt
-    assert (target.read_text(), part.read_text()) == ("earlier", "row\n")
-    assert str(part) in capsys.readouterr().err
+def test_low_scores_have_the_terminal_s_own_colour(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    low = Tags("a.jpg", 1, 1, "tiny", (TagScore("dog", "dog", 0.2, "vocabulary"),))
+    assert "\x1b[37m" not in writers.terminal(low)
 
 
-def test_nothing_is_left_where_nothing_was_done(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), writers.File(tmp_path / "out", "text"):
-        raise KeyboardInterrupt
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_link_stays_a_link_and_a_device_is_written_directly(tmp_path: Path) -> None:
-    (tmp_path / "real").touch()
-    (tmp_path / "link").symlink_to("real")
-    with writers.File(tmp_path / "link", "text") as file:
-        file.write("row\n")
-    assert (tmp_path / "link").is_symlink()
-    assert (tmp_path / "real").read_text() == "row\n"
-    with writers.File(Path(os.devnull), "text") as file:
-        file.write("row\n")
-    assert not Path(os.devnull).is_file()
-
-
-def test_a_file_that_cannot_be_written_is_wrong_use(tmp_path: Path) -> None:
-    with (
-        pytest.raises(click.UsageError, match=r"Cannot write .*part: No such file"),
-        writers.File(tmp_path / "no" / "x", "text"),
-    ):
-        pass
-
-
-def test_names_that_are_not_unicode_are_kept(tmp_path: Path) -> None:
-    path = os.fsdecode(b"caf\xe9.jpg")
-    tags = Tags(path, 1, 1, "tiny", ())
-    for name in writers.FORMATS:
-        with writers.File(tmp_path / name, name) as file:
-            file.write(writers.FORMATS[name](tags))
-    assert b"caf\xe9.jpg" in (tmp_path / "text").read_bytes()
-    assert b"caf\xe9.jpg" in (tmp_path / "csv").read_bytes()
-    assert json.loads((tmp_path / "jsonl").read_bytes())["path"] == path
-    assert "\\udce9" in writers.terminal(tags)
+def test_complaints_obey_no_color(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr("anytag.cli.writers.click.echo", lambda text, **_: seen.append(text))
+    for value in ("", "1"):
+        monkeypatch.setenv("NO_COLOR", value)
+        writers.complain("Failed: a\x1b[2J")
+    assert seen == ["\x1b[31mFailed: a\\x1b[2J\x1b[0m", "Failed: a\\x1b[2J"]

@@ -113,12 +113,14 @@ def test_split_depends_on_the_photo_alone(photos: Path) -> None:
 
 def test_shares_are_kept(tmp_path: Path) -> None:
     rows = [Row(f"{number}.jpg", "made", "") for number in range(600)]  # not there: placed by name
-    found = [row.split for row in split(rows, str(tmp_path), parse_parts("a=0.7, b=0.3"))]
-    assert 0.6 < found.count("a") / 600 < 0.8
-    assert set(found) == {"a", "b"}
+    found = [row.split for row in split(rows, str(tmp_path), parse_parts("train=0.7, test=0.3"))]
+    assert 0.6 < found.count("train") / 600 < 0.8
+    assert set(found) == {"train", "test"}
 
 
-@pytest.mark.parametrize("text", ["train", "train=x", "train=0.5", "a=1.5,b=-0.5", "=1"])
+@pytest.mark.parametrize(
+    "text", ["train", "train=x", "train=0.5", "train=1.5,val=-0.5", "=1", "train=1,train=0", "fold=1"]
+)
 def test_wrong_parts(text: str) -> None:
     with pytest.raises(AnytagError):
         parse_parts(text)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from anytag.data.answers import description
 from anytag.data.describe import (
     Described,
     Journal,
@@ -64,7 +65,7 @@ def test_the_file_is_what_training_reads(chat: Chat, tmp_path: Path) -> None:
     write_descriptions(tmp_path / "descriptions.jsonl", answered([CAT], journal, answers=1))
     vocabulary = Vocabulary([Tag("cat", "cat", "object")])
     (texts,) = read_descriptions(tmp_path / "descriptions.jsonl", vocabulary)
-    assert texts[:2] == ["cat", "a photo of a cat."] and len(texts) == 7
+    assert texts[0] == "a photo of a cat." and len(texts) == 6
 
 
 FAULTS = {
@@ -88,7 +89,7 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 def test_a_fault_is_tried_again(chat: Chat, fault: Fault) -> None:
     chat.faults = [fault]
-    assert endpoint(chat).answer("what?") == "answer 2 to what?"
+    assert endpoint(chat).answer("what?") == "answer 2 to what"
 
 
 def test_a_429_holds_everyone(chat: Chat) -> None:
@@ -129,8 +130,96 @@ def test_nobody_waits_for_an_hour(chat: Chat) -> None:
 
 def test_an_address_where_nothing_is(chat: Chat) -> None:
     nobody = Endpoint("http://127.0.0.1:9/v1", SAMPLING, timeout=0.2, attempts=2, backoff=0.01)
-    with pytest.raises(NoAnswerError, match="in 2 attempts"):
+    with pytest.raises(EndpointError, match="nobody answers at http") as caught:
         nobody.answer("what?")
+    assert not isinstance(caught.value, NoAnswerError)
+
+
+@pytest.mark.parametrize("fault", [status(503), closes], ids=["503", "closes"])
+def test_a_server_that_dies_ends_the_work_and_what_came_is_kept(
+    chat: Chat, fault: Fault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anytag.data.llm.SILENT", 0.0)
+    journal = Journal(tmp_path / "answers", SAMPLING)
+    chat.faults = [says("Some fur."), *[fault] * 99]
+    with pytest.raises(EndpointError, match="has not answered 5 requests in a row"):
+        list(ask([CAT], endpoint(chat, attempts=50), journal, concurrency=1))
+    assert list(Journal(tmp_path / "answers", SAMPLING).answers.values()) == ["Some fur."]
+    assert len(chat.asked) < 20
+
+
+QUESTION = "What does a cat look like?"
+NO_DESCRIPTIONS = [
+    "",
+    "  \n",
+    "...",
+    "I'm sorry, as an AI language model I cannot help.",
+    "I\u2019m sorry, but I can\u2019t.",
+    "Sorry, I do not know.",
+    "As an AI, I have no eyes.",
+    "Sure, here is a description: A cat is small.",
+    "Here are ten features of a cat",
+    "Certainly! A cat is small.",
+    "Unfortunately, no picture was given.",
+    QUESTION,
+    "what does a cat look like",
+    QUESTION + " A cat is small.",
+    "Do you want a cat?",
+    "N/A",
+    "None.",
+    "# Cat",
+    "- fur\n- tail",
+    "1. fur 2. tail",
+    "A cat has: - fur - tail",
+    "| fur | tail |",
+    "```cat```",
+    "<think>a cat</think> A cat.",
+    "<b>A cat</b>",
+    "I cannot describe it",
+    "My apologies.",
+    "I think it is small.",
+]
+
+
+@pytest.mark.parametrize("said", NO_DESCRIPTIONS)
+def test_what_is_no_description(said: str) -> None:
+    assert description(said, QUESTION) == ""
+
+
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [
+        ("A cat has fur.", "A cat has fur."),
+        ("**A cat** has *soft* `fur`.", "A cat has soft fur."),
+        ('"A cat\thas\nfur."', "A cat has fur."),
+        ("Sorrel-coloured, with a tail.", "Sorrel-coloured, with a tail."),
+        ("Used as a machine that lifts loads - tall and thin - at sites.",) * 2,
+        ("Seen from above, 3 legs and 2 arms.",) * 2,
+        ("Okra is green; 2*3 pods * are shown.",) * 2,
+        ("No two cats look alike.",) * 2,
+        ("The letter I is tall, and an I-beam is of steel.",) * 2,
+        ("Round.", "Round."),
+    ],
+)
+def test_what_is_a_description(said: str, text: str) -> None:
+    assert description(said, QUESTION) == text
+
+
+def test_what_is_no_description_is_asked_again_and_not_taken_from_an_old_journal(
+    chat: Chat, tmp_path: Path
+) -> None:
+    refusal = "I'm sorry, as an AI language model I cannot help."
+    journal = Journal(tmp_path / "answers", SAMPLING)
+    for request in requests(CAT, 1):
+        journal.add(request, refusal)
+    journal = Journal(tmp_path / "answers", SAMPLING)
+    assert not journal.answers
+    chat.faults = [says(refusal), says("**Sure**, here is one")]
+    assert list(ask([CAT], endpoint(chat), journal, answers=1, concurrency=1)) == []
+    assert len(chat.asked) == 7
+    chat.faults = [says(refusal)] * 9
+    with pytest.raises(NoAnswerError, match="an answer that is none: \"I'm sorry"):
+        endpoint(chat).answer("what?", read=lambda text: description(text, "what?"))
 
 
 def test_the_key_comes_from_the_environment(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:

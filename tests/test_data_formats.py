@@ -23,10 +23,11 @@ from anytag.images import load
 from tests.pictures import encoded, raw
 from tests.s3_server import s3_bucket
 
-WORDS = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters=";|"), max_size=8)
+WORDS = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters=";|,"), max_size=8)
 NAMES = WORDS.map(lambda text: " ".join(text.split())).filter(bool)
 LISTS = st.lists(NAMES, max_size=3, unique=True).map(tuple)
-ROWS = st.lists(st.builds(Row, NAMES, NAMES, NAMES, LISTS, LISTS, LISTS), max_size=4)
+SPLITS = st.sampled_from(["train", "dev", "val", "test"])
+ROWS = st.lists(st.builds(Row, NAMES, NAMES, SPLITS, LISTS, LISTS, LISTS), max_size=4)
 FULL = Row(
     "a.jpg",
     "made",
@@ -63,7 +64,6 @@ def test_csv_keeps_all_but_where_tags_come_from(
     rows: list[Row], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = str(tmp_path_factory.mktemp("rows") / "rows.csv")
-    rows = [row for row in rows if row.image.lower().strip() != "image"]
     write(path, rows)
     assert list(read(path)) == rows
 
@@ -297,7 +297,7 @@ def test_streams_do_not_read_ahead(tmp_path: Path) -> None:
     ("name", "content", "says"),
     [
         ("rows.txt", b"", "no known format"),
-        ("rows.csv", b"\xff\xfe\xff", "UTF-8"),
+        ("rows.csv", b"\xffa.jpg,dog", "not in UTF-8"),
         ("rows.csv", b"image,colour\n", "unknown column 'colour'"),
         ("rows.csv", b"a.jpg,dog,cat\n", "3 cells, expected 2"),
         ("rows.parquet", b"PAR2", "cannot be read as Parquet"),
@@ -379,3 +379,104 @@ def test_csv_is_what_spreadsheets_read(tmp_path: Path) -> None:
     with (tmp_path / "rows.csv").open(newline="") as file:
         (found,) = csv.DictReader(file)
     assert found["tags"] == "dog;grass;ball"
+
+
+WANTED = [
+    Row("a.jpg", "mine", "train", tags=("dog", "hot dog")),
+    Row("b.jpg", "mine", "train", tags=("käse",)),
+]
+TABLES = {
+    "commas": "image,tags\na.jpg,dog;hot dog\nb.jpg,käse\n",
+    "no header": "a.jpg,dog;hot dog\nb.jpg,käse\n",
+    "semicolons": 'image;tags\r\na.jpg;"dog;hot dog"\r\nb.jpg;käse\r\n',
+    "semicolons, no header": 'a.jpg;"dog;hot dog"\nb.jpg;käse\n',
+    "tabs": "image\ttags\na.jpg\tdog;hot dog\nb.jpg\tkäse\n",
+    "quotes": '"image","tags"\n"a.jpg","dog;hot dog"\n"b.jpg","käse"\n',
+    "other names": "File Name,Label\na.jpg,dog;hot dog\nb.jpg,käse\n",
+    "file_path;KEYWORDS": 'file_path;KEYWORDS\na.jpg;"dog;hot dog"\nb.jpg;käse\n',
+    "other order": "labels,photo\ndog;hot dog,a.jpg\nkäse,b.jpg\n",
+    "empty lines and an empty column": "\n\nimage,tags,\n\na.jpg,dog;hot dog,\n,,\nb.jpg,käse,\n\n",
+    "Excel's hint": 'sep=;\r\nimage;tags\r\na.jpg;"dog;hot dog"\r\nb.jpg;käse\r\n',
+    "old Mac": "image,tags\ra.jpg,dog;hot dog\rb.jpg,käse\r",
+}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("text", TABLES.values(), ids=TABLES)
+def test_tables_of_spreadsheets(text: str, encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_bytes(text.encode(encoding))
+    assert list(read(str(path))) == WANTED
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("image,tags\na.jpg,käse\n".encode("cp1252"), r"not in UTF-8: it holds the byte b'\\xe4'"),
+        ("image,tags\na.jpg,dog\n".encode("utf-16-le"), "zero bytes"),
+        (b"bild,schlagwort\na.jpg,dog\n", "'bild,schlagwort', names neither known columns nor a photo"),
+        (b"0001,dog\n0002,cat\n", "begin the table with a line such as image,tags"),
+        (b"image,tags,width\na.jpg,dog,3\n", "unknown column 'width'"),
+        (b"image,label,tags\na.jpg,dog,3\n", "'label' and 'tags' both hold tags"),
+        (b'image,tags\na.jpg,"dog, beach"\n', "tags are parted by ';'"),
+        (b"image,tags\na.jpg,dog|beach\n", "holds '|'"),
+        (b'image,tags\na.jpg,"dog\nb.jpg,cat\n', "is a quote not closed"),
+        (b'image,tags\na.jpg,"dog\nb.jpg,"cat"\n', "is a quote not closed"),
+        (b"image,tags\na.jpg,dog;cat,beach\n", "3 cells, expected 2"),
+        (b"image,tags,\na.jpg,dog,beach\n", "3 cells, expected 3"),
+        (b"image,tags,split\na.jpg,dog,holdout\n", "split 'holdout' is unknown"),
+        (b"image,tags\na.jpg," + b"x" * 200_000 + b"\n", "field larger than field limit"),
+    ],
+)
+def test_a_table_that_would_be_misread_is_refused(content: bytes, says: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_bytes(content)
+    with pytest.raises(AnytagError, match=says):
+        list(read(str(tmp_path / "mine.csv")))
+
+
+def test_a_table_of_a_header_alone_has_no_rows(tmp_path: Path) -> None:
+    for text in ("file,label\n", "", "\n\n"):
+        (tmp_path / "mine.csv").write_text(text)
+        assert list(read(str(tmp_path / "mine.csv"))) == []
+
+
+def test_what_coco_says_of_images_that_are_not_there_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "captions.json"
+    images = [{"id": 1, "file_name": "1.jpg"}, {"id": 1, "file_name": "again.jpg"}, {"id": 2}, 5]
+    said = [
+        {"image_id": 1, "caption": "a dog"},
+        {"image_id": 9, "caption": "lost"},
+        {"caption": "nobody's"},
+        {"image_id": 1},
+    ]
+    path.write_text(json.dumps({"images": images, "annotations": said}))
+    errors: list[str] = []
+    assert [row.captions for row in read(str(path), on_error=errors.append)] == [("a dog",)]
+    for part in (
+        "lacks image_id or caption",
+        "two images have the id 1",
+        "no image has the id 9",
+        "the image 5 lacks",
+    ):
+        assert any(part in error for error in errors), errors
+    things = [{"image_id": 1, "category_id": 3}, {"image_id": 7, "category_id": 18}, {"image_id": 1}]
+    path.write_text(
+        json.dumps({"images": images[:1], "annotations": things, "categories": [{"id": 18, "name": "dog"}]})
+    )
+    errors.clear()
+    assert [row.absent for row in read(str(path), on_error=errors.append)] == [("dog",)]
+    assert len(errors) == 3
+    path.write_text('{"something": "else"}')
+    with pytest.raises(AnytagError, match="holds no images"):
+        list(read(str(path)))
+
+
+def test_a_path_of_any_bytes_is_kept_by_json_lines_alone(tmp_path: Path) -> None:
+    row = Row("\udcff.jpg", "s", "train")
+    write(str(tmp_path / "rows.jsonl"), [row])
+    assert list(read(str(tmp_path / "rows.jsonl"))) == [row]
+    for name in ("rows.csv", "rows.parquet"):
+        with pytest.raises(AnytagError, match=r"no Unicode: write \.jsonl"):
+            write(str(tmp_path / name), [row])
+    with pytest.raises(AnytagError, match="begins or ends with a space"):
+        write(str(tmp_path / "rows.csv"), [Row(" a.jpg", "s", "train")])

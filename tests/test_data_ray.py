@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib import import_module
@@ -16,7 +17,7 @@ from anytag.data.formats import write
 from anytag.data.ray import STAGES, Check, Generate, Parse, _read, pieces, run
 from anytag.data.rows import Row
 from anytag.data.tables import columns_of
-from anytag.errors import AnytagError, MissingExtraError
+from anytag.errors import AnytagError, MissingExtraError, OutputError
 from tests.command import ENVIRONMENT
 from tests.tiny import make_tiny_model
 
@@ -75,15 +76,29 @@ def test_wrong_use_is_said_before_the_cluster_is_asked(monkeypatch: pytest.Monke
     assert list(STAGES) == ["parse", "generate", "check"]
 
 
-def test_corpus_is_read_in_pieces(corpus: Path) -> None:
+def test_corpus_is_read_in_pieces(corpus: Path, model: Path) -> None:
     found = pieces(str(corpus))
     assert len(found) == 12
     assert [one["group"] for one in found] == [-1, 0] * 6
-    batch = _read(pyarrow.Table.from_pylist(found))
+    batch = _read(pyarrow.Table.from_pylist(found), output=str(corpus))
     assert sorted(batch["image"].to_pylist()) == sorted(f"{number}.png" for number in range(PHOTOS))
     (corpus / "bad.jsonl").write_text("nonsense\n")
-    (bad,) = _read(pyarrow.Table.from_pylist(pieces(str(corpus / "bad.jsonl")))).to_pylist()
-    assert "line 1: not a row" in bad["error"]
+    bad = _read(pyarrow.Table.from_pylist(pieces(str(corpus / "bad.jsonl"))))
+    for stage in (Parse, Generate, Check):  # which leave it as it is
+        bad = stage(model=str(model), root=str(corpus))(bad)
+    (one,) = bad.to_pylist()
+    assert "line 1: not a row" in one["error"]
+    with pytest.raises(OutputError, match="is not empty"):
+        run(str(corpus), str(corpus))
+
+
+def test_photos_are_named_relative_to_the_output(corpus: Path) -> None:
+    for output in (corpus / "deep" / "out", corpus.parent / "out"):
+        batch = _read(pyarrow.Table.from_pylist(pieces(str(corpus))), output=str(output))
+        names = [
+            (output / name).resolve().relative_to(corpus.resolve()) for name in batch["image"].to_pylist()
+        ]
+        assert sorted(map(str, names)) == sorted(f"{number}.png" for number in range(PHOTOS))
 
 
 @pytest.mark.slow
@@ -98,9 +113,10 @@ def test_a_cluster_that_loses_a_worker_does_all_rows_once(corpus: Path, model: P
     assert "lost a worker" in done.stdout
     assert "1 worker left" in done.stdout
     rows = [one for file in output.glob("*.parquet") for one in _rows(file)]
-    assert sorted(one["image"] for one in rows) == sorted(f"{number}.png" for number in range(PHOTOS))
+    names = [os.path.relpath(output / one["image"], corpus) for one in rows]
+    assert sorted(names) == sorted(f"{number}.png" for number in range(PHOTOS))
     assert all({"dog", "beach"} <= set(one["tags"]) for one in rows)
-    missing = sorted(one["image"] for one in rows if one["error"])
+    missing = sorted(Path(one["image"]).name for one in rows if one["error"])
     assert missing == sorted(f"{number}.png" for number in range(0, PHOTOS, 7))
     assert all(bool(one["hash"]) != bool(one["error"]) for one in rows)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from anytag.data.merging import Merge
 from anytag.data.review import Line, build, lines, read_review, write_review
 from anytag.data.vocabulary_page import page
-from anytag.errors import VocabularyError
+from anytag.errors import AnytagError, OutputError, VocabularyError
 from anytag.parsing import Candidate
 
 SOFA = Line("keep", "sofa", "object", count=812, parents=("furniture",), synonyms=("divan",))
@@ -99,14 +99,28 @@ class TestTable:
         with pytest.raises(VocabularyError, match=said):
             read_review(tmp_path / "r.tsv")
 
+    @pytest.mark.parametrize("delimiter", ["\t", ",", ";"])
+    @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+    def test_as_spreadsheets_write_it(self, tmp_path: Path, delimiter: str, encoding: str) -> None:
+        lines = ["action\tname\tkind\tsynonyms", 'keep\tkäse\tobject\t"fromage; queso"', ""]
+        text = "\r\n".join(lines).replace("\t", delimiter)
+        (tmp_path / "r.csv").write_bytes(text.encode(encoding))
+        (row,) = read_review(tmp_path / "r.csv")
+        assert (row.name, row.synonyms) == ("käse", ("fromage", "queso"))
+
+    def test_cells_that_have_no_column_are_said(self, tmp_path: Path) -> None:
+        (tmp_path / "r.csv").write_text("action,name,kind\nkeep,dog,object,cat\n")
+        with pytest.raises(VocabularyError, match="line 2: more cells than columns"):
+            read_review(tmp_path / "r.csv")
+
     def test_what_is_no_table_is_said(self, tmp_path: Path) -> None:
         (tmp_path / "r.tsv").write_text("hello\n")
         with pytest.raises(VocabularyError, match="lacks the columns action, name, kind"):
             read_review(tmp_path / "r.tsv")
         (tmp_path / "r.tsv").write_bytes(b"\xff\xfe\xff")
-        with pytest.raises(VocabularyError, match="cannot be read"):
+        with pytest.raises(AnytagError, match="not in UTF-8"):
             read_review(tmp_path / "r.tsv")
-        with pytest.raises(VocabularyError, match="cannot be written"):
+        with pytest.raises(OutputError, match="cannot be written"):
             write_review(tmp_path / "missing" / "r.tsv", ROWS)
 
 

@@ -9,12 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anytag.data.rows import Row, read_rows, select, write_rows
+from anytag.data.rows import Row, parse_lines, read_rows, row_of, select, write_rows
 from anytag.errors import AnytagError
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
-TEXTS = st.lists(TEXT, max_size=3).map(tuple)
-ROWS = st.lists(st.builds(Row, TEXT, TEXT, TEXT, TEXTS, TEXTS, TEXTS), max_size=5)
+PATHS = st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=12).filter(str.strip)
+PLAIN = TEXT.map(lambda text: " ".join(text.split()))
+CAPTIONS = st.lists(PLAIN, max_size=3).map(tuple)
+TAGS = st.lists(PLAIN.filter(bool), max_size=3, unique=True).map(tuple)
+SPLITS = st.sampled_from(["train", "val", "dev", "test", ""])
+ROWS = st.lists(st.builds(Row, PATHS, TEXT, SPLITS, CAPTIONS, TAGS, TAGS), max_size=5)
 
 
 @settings(max_examples=50, deadline=None)
@@ -31,12 +35,69 @@ def test_captions_and_tags_may_be_left_out(tmp_path: Path) -> None:
     assert read_rows(path) == [Row("a.jpg", "made", "train")]
 
 
-@pytest.mark.parametrize("line", ["", "{", "[1]", '"a"', '{"image": "a.jpg"}', '{"photo": "a.jpg"}'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{",
+        "[1]",
+        "[" * 100_000,
+        '{"image": " ", "source": "s", "split": ""}',
+        '"a"',
+        '{"image": "a.jpg"}',
+        '{"photo": "a.jpg"}',
+    ],
+)
 def test_wrong_line_is_named(line: str, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"image": "a.jpg", "source": "made", "split": "train"}\n' + line + "\n")
     with pytest.raises(AnytagError, match=re.escape(f"{path}, line 2: not a row")):
         read_rows(path)
+
+
+@pytest.mark.parametrize(
+    ("given", "split"),
+    [
+        ("Validation", "val"), ("valid", "val"), ("eval", "val"), ("val2017", "val"), ("VAL", "val"),
+        ("test-1", "test"), ("testing", "test"), (" train ", "train"), ("restval", "train"), ("dev", "dev"),
+        ("development", "dev"), ("", "own"), (None, "own"),
+    ],
+)  # fmt: skip
+def test_splits_by_other_names(given: str | None, split: str) -> None:
+    assert row_of({"image": "a.jpg", "split": given}, source="s", split="own").split == split
+
+
+@pytest.mark.parametrize("given", ["held out", "validaton", "2017", "fold1"])
+def test_an_unknown_split_is_no_training(given: str) -> None:
+    with pytest.raises(ValueError, match=f"split '{given}' is unknown"):
+        row_of({"image": "a.jpg", "split": given}, source="s", split="train")
+
+
+def test_names_have_no_spaces_around_them_and_each_counts_once(tmp_path: Path) -> None:
+    tags, origins = ["dog ", "red  car", "", "dog"], ["text", "label", "text", "model"]
+    given = {
+        "image": "a.jpg",
+        "tags": tags,
+        "origins": origins,
+        "captions": [" A  dog\n"],
+        "absent": ["cat ", " "],
+    }
+    row = row_of(given, source="s", split="")
+    assert row.said == (("dog", "text"), ("red car", "label"))
+    assert (row.captions, row.absent) == (("A dog",), ("cat",))
+
+
+def test_empty_lines_are_no_rows_and_wrong_ones_do_not_stop_the_rest(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    good = b'{"image": "a.jpg"}\n'
+    odd = b'{"image": "x", "tags": ["\\ud83d"]}'
+    path.write_bytes(b"\xef\xbb\xbf" + good + b"\n  \n\xff\xfe\n{\n" + good + odd)
+    errors: list[str] = []
+    with path.open("rb") as lines:
+        rows = list(parse_lines(lines, "rows.jsonl", source="s", split="", on_error=errors.append))
+    assert [row.image for row in rows] == ["a.jpg", "a.jpg"]
+    assert [error.split(":")[0] for error in errors] == [f"rows.jsonl, line {number}" for number in (4, 5, 7)]
+    with pytest.raises(AnytagError, match="is UTF-16"):
+        list(parse_lines(['{"image": "a.jpg"}'.encode("utf-16")], "rows.jsonl"))
 
 
 def test_select() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import build_docs
+from scripts import build_docs, model_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
@@ -97,6 +97,19 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_command_reference_is_what_help_says() -> None:
     assert build_docs.PAGE.read_text(encoding="utf-8") == build_docs.render(), "run scripts/build_docs.py"
+
+
+@pytest.mark.parametrize("page", build_docs.FIGURES, ids=name)
+def test_tables_are_what_the_card_says(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert model_tables.BLOCK.search(text)
+    assert model_tables.filled(text) == text, "run scripts/build_docs.py"
+
+
+def test_a_card_without_figures_says_what_measures_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(model_tables.TABLES, "captions", lambda metrics: metrics["nothing"])
+    with pytest.raises(SystemExit, match=r"no 'nothing': run benchmarks/quality.py"):
+        model_tables.filled("<!-- card: captions -->\n<!-- end -->")
 
 
 def test_readme_gives_the_two_commands() -> None:

@@ -175,6 +175,37 @@ def test_missing_lists_say_how_to_get_them(tmp_path: Path) -> None:
         find("hico_600_taglist.txt", tmp_path)
 
 
+@pytest.mark.parametrize(("name", "told"), [("coco-80", "cocodataset.org"), ("flickr8k", "karpathy")])
+def test_annotations_that_are_not_pulled_say_where_they_are(tmp_path: Path, name: str, told: str) -> None:
+    images = photos(tmp_path / "images", ["a.jpg"])
+    with pytest.raises(AnytagError, match=told) as error:
+        tag_benchmark(name, lists=tmp_path / "lists", images=images, vocabulary=WORDS, kind="tagging")
+    assert "pull lists" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "text"), [("captions.jsonl", "{"), ("captions.jsonl", "[1]"), ("dataset_flickr8k.json", "{}")]
+)
+def test_broken_captions_are_named(tmp_path: Path, file: str, text: str) -> None:
+    images = photos(tmp_path / "images", ["a.jpg"])
+    (tmp_path / file).write_text(text)
+    with pytest.raises(AnytagError, match=f"{file} is not in the form"):
+        text_benchmark("flickr8k", lists=tmp_path, images=images, kind="caption")
+
+
+def test_annotations_without_a_photo_are_said(lists: Path, tmp_path: Path) -> None:
+    (lists / "hico" / "hico_600_annots.txt").write_text("")
+    images = photos(tmp_path / "images", ["a.jpg"])
+    with pytest.raises(AnytagError, match="name no photo"):
+        tag_benchmark("hico-600", lists=lists, images=images, vocabulary=WORDS, kind="tagging")
+
+
+def test_figures_of_another_task_are_not_published(lists: Path, tmp_path: Path) -> None:
+    images = photos(tmp_path / "images", ["00aa.jpg"])
+    task = tag_benchmark("openimages-rare-200", lists=lists, images=images, vocabulary=WORDS, kind="tagging")
+    assert task.published == ()
+
+
 def test_an_annotation_that_no_list_knows_is_said(tmp_path: Path) -> None:
     (tmp_path / "tags.txt").write_text("dog\n")
     (tmp_path / "annotations.txt").write_text("one,dog\ntwo,cow\n")

@@ -16,6 +16,8 @@ from anytag.errors import AnytagError
 from anytag.evaluation.contestants import contestant
 from anytag.evaluation.rivals import ZeroShot, prompt
 from anytag.evaluation.tasks import TagTask
+from anytag.images import load
+from anytag.text_encoders.prompts import template_prompts, unit
 from anytag.vocabulary import Asked
 
 
@@ -104,6 +106,17 @@ def test_open_clip_from_a_folder(open_clip_folder: Path, task: TagTask) -> None:
 
 def test_transformers_from_a_folder(transformers_folder: Path, task: TagTask) -> None:
     check(contestant(f"transformers:{transformers_folder}"), task)
+
+
+def test_an_ensemble_of_prompts(transformers_folder: Path, task: TagTask) -> None:
+    rival = contestant(f"transformers:{transformers_folder}", prompts="ensemble")
+    check(rival, task)
+    assert rival.name.endswith(", 63 prompts")
+    assert isinstance(rival, ZeroShot)
+    texts = template_prompts("dog")
+    vectors = unit(rival.encoder.texts(texts)).mean(0)
+    slow = unit(rival.encoder.photos([load(task.photos[0]).pixels])) @ unit(vectors)
+    assert rival.answer(task).scores[0, 0] == pytest.approx(float(slow[0]), abs=1e-5)
 
 
 def test_prompts() -> None:

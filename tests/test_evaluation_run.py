@@ -17,7 +17,7 @@ from anytag.data.rows import Row, write_rows
 from anytag.errors import AnytagError
 from anytag.evaluation import metrics, report
 from anytag.evaluation.contestants import Answers, TaggerContestant, contestant, shared
-from anytag.evaluation.evaluate import Report, evaluate_captions, evaluate_retrieval, evaluate_tags
+from anytag.evaluation.evaluate import Cost, Report, evaluate_captions, evaluate_retrieval, evaluate_tags
 from anytag.evaluation.run import Evaluation, run
 from anytag.evaluation.svg import chart
 from anytag.evaluation.tasks import Published, TagTask, TextTask, names_task, rows_of, vocabulary_task
@@ -67,9 +67,16 @@ def test_tagging_asks_the_vocabulary(data: Path, models: list[str]) -> None:
     found = run(asked(data, models))
     assert (found.kind, found.photos, found.tags) == ("tagging", 6, 7)
     (one,) = found.measured
-    assert {"mAP", "mAP as published", "micro AP", "precision", "recall", "F1", "macro F1", "ECE"} <= set(
-        one.figures
-    )
+    assert {
+        "mAP",
+        "mAP as published",
+        "micro AP",
+        "precision",
+        "recall",
+        "F1",
+        "macro F1",
+        "ECE of given tags",
+    } <= set(one.figures)
     assert one.figures["mAP"].low is not None
     assert [line.name for line in one.tags][:3] == ["dog", "cat", "beach"]
     assert {line.name: line.photos for line in one.tags}["animal"] == 5  # of dogs and cats
@@ -135,7 +142,9 @@ def test_unknown_entries_play_no_part() -> None:
     (one,) = evaluate_tags(task, [Fixed()], times=0).measured
     assert one.figures["mAP"].value == 100
     assert one.figures["precision"].value == 100
-    assert one.figures["ECE"].value == pytest.approx(100 * (0.6 + 0.7 + 0.2) / 3)
+    assert one.figures["ECE of all pairs"].value == pytest.approx(100 * (0.6 + 0.7 + 0.2) / 3)
+    assert one.figures["ECE of given tags"].value == pytest.approx(100 * (0.6 + 0.7) / 2)
+    assert one.figures["P@5"].value == pytest.approx(100 * 2 / 3)  # nothing is asked of the second photo
 
 
 def test_trained_tags_and_words_are_told_apart() -> None:
@@ -241,6 +250,7 @@ def test_a_chart_escapes_names() -> None:
         ({"at_least": 99}, "no tag is present in 99 of the 6 photos"),
         ({"rivals": ("imagenet:",)}, "lacks a name"),
         ({"kind": "caption", "rivals": ("open_clip:x",)}, "--rival has no captions"),
+        ({"prompts": "ensemble"}, "is for rivals that are told names"),
     ],
 )
 def test_what_cannot_be_measured_is_said(
@@ -271,6 +281,20 @@ def test_cost_is_that_of_a_process_of_its_own(data: Path, models: list[str]) -> 
     assert "milliseconds a photo" in report.markdown(found)
 
 
+def test_cost_is_of_photos_that_can_be_read(
+    data: Path, models: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def count(_spec: str | None, task: TagTask, **_: object) -> Cost:
+        seen.extend(path.name for path in task.photos)
+        return Cost(1.0, 1.0)
+
+    monkeypatch.setattr("anytag.evaluation.run.cost", count)
+    run(asked(data, models, costs=True))
+    assert seen == [f"{number}.png" for number in range(6)]
+
+
 class Teller:
     """Writes the same caption for every photo that can be read."""
 
@@ -294,3 +318,104 @@ def test_captions_of_a_model(data: Path, models: list[str], monkeypatch: pytest.
     assert set(figures) == {"BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "CIDEr", "METEOR"}
     assert 0 < figures["CIDEr"].value < 500
     assert "| BLEU-4 |" in report.markdown(found)
+
+
+@pytest.fixture
+def hico(tmp_path: Path) -> Path:
+    """The benchmark hico-600 with 200 photos, of which all but the first are links to it."""
+    folder = tmp_path / "hico"
+    (folder / "images").mkdir(parents=True)
+    names = [f"HICO_test2015_{number:08d}.jpg" for number in range(200)]
+    (folder / "hico_600_annots.txt").write_text("".join(f"{name},{n % 2}\n" for n, name in enumerate(names)))
+    (folder / "hico_600_taglist.txt").write_text("person board airplane\nperson direct airplane\n")
+    Image.new("RGB", (20, 20), "red").save(folder / "images" / names[0])
+    for name in names[1:]:
+        (folder / "images" / name).hardlink_to(folder / "images" / names[0])
+    return folder
+
+
+def on_hico(folder: Path, model: str, **changes: object) -> Report:
+    base = Evaluation("hico-600", (model,), images=folder / "images", lists=folder, times=0, costs=False)
+    return run(replace(base, **changes))  # type: ignore[arg-type]
+
+
+def test_a_whole_benchmark_has_published_figures_beside_it(hico: Path, models: list[str]) -> None:
+    found = on_hico(hico, models[0])
+    assert {one.who for one in found.published} == {"RAM 14M", "RAM++ 14M", "CLIP"}
+    assert all(one.trained_on for one in found.published)
+    told = report.overview(found)
+    assert "CLIP (published) was trained on: 400 million pairs" in told
+    assert "(0 of the 2 tags asked are in its trained vocabulary)." in told
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_published_figures_do_not_stand_beside_a_part(hico: Path, models: list[str], broken: bool) -> None:
+    """One photo of 200 is missing or cannot be read: few enough to go on, and too many to compare."""
+    lost = hico / "images" / "HICO_test2015_00000007.jpg"
+    lost.unlink()
+    if broken:
+        lost.write_bytes(b"no photo")
+    found = on_hico(hico, models[0])
+    assert (found.photos, len(found.failed), found.published) == (199, 1, ())
+    assert "1 photos are missing or cannot be read" in report.overview(found)
+
+
+def test_published_figures_do_not_stand_beside_a_limit(hico: Path, models: list[str]) -> None:
+    found = on_hico(hico, models[0], limit=20)
+    assert (found.photos, found.published) == (20, ())
+    assert "only the first 20 photos" in report.overview(found)
+    whole = on_hico(hico, models[0], limit=200)
+    assert whole.published and not whole.notes
+
+
+def test_a_benchmark_without_many_of_its_photos_is_an_error(hico: Path, models: list[str]) -> None:
+    for number in range(3, 6):
+        (hico / "images" / f"HICO_test2015_{number:08d}.jpg").unlink()
+    with pytest.raises(AnytagError, match=r"3 of the 200 photos of hico-600 are missing.*--allow-missing"):
+        on_hico(hico, models[0])
+    found = on_hico(hico, models[0], allow_missing=True)
+    assert (found.photos, len(found.failed), found.published) == (197, 3, ())
+
+
+def test_benchmarks_that_tell_common_tags_apart_name_them_as_the_paper(data: Path, models: list[str]) -> None:
+    present = np.array([[True, False], [False, True]])
+    task = TagTask(
+        "some", (data.parent / "0.png", data.parent / "1.png"), (Asked("dog"), Asked("zebra")), present,
+        halves=("mAP of common tags", "mAP of uncommon tags"),
+    )  # fmt: skip
+    tagger = TaggerContestant(Tagger.load(models[0]))
+    figures = evaluate_tags(task, [tagger], times=0).measured[0].figures
+    assert {"mAP of common tags", "mAP of uncommon tags"} <= set(figures)
+
+
+def test_retrieval_without_a_photo_that_can_be_read_is_an_error(tmp_path: Path, models: list[str]) -> None:
+    write_rows(tmp_path / "rows.jsonl", [Row("gone.png", "told", "test", captions=("A dog .",))])
+    with pytest.raises(AnytagError, match="no photo to rank"):
+        run(asked(tmp_path / "rows.jsonl", models, kind="retrieval"))
+
+
+def test_all_words_of_a_chart_are_within_it() -> None:
+    """Letters of 11 px are 6 wide, and a little more than that is left at the right end of the axis."""
+    drawn = chart("Some", {"a long name " * 9: [(0, 0), (1, 1)]}, x="x", y="y")
+    width = float(re.search(r'viewBox="0 0 (\d+)', drawn).group(1))  # type: ignore[union-attr]
+    for where, anchor, text in re.findall(r'<text x="([\d.]+)"[^>]*?(text-anchor="\w+")?>([^<]*)<', drawn):
+        half = {'text-anchor="middle"': 0.5, 'text-anchor="end"': 0}.get(anchor, 1)
+        assert float(where) + 6.5 * len(text) * half <= width, text
+
+
+def test_a_photo_with_a_row_for_each_caption_counts_once(
+    data: Path, models: list[str], tmp_path: Path
+) -> None:
+    rows = [
+        Row(str(data.parent / f"{n}.png"), "told", "test", captions=(said,), tags=(f"tag {place}",))
+        for n in range(3)
+        for place, said in enumerate(("A dog .", "A cat on a beach ."))
+    ]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    found = rows_of(tmp_path / "rows.jsonl", split="test", limit=2)
+    assert [(row.captions, row.tags) for row in found] == [
+        (("A dog .", "A cat on a beach ."), ("tag 0", "tag 1"))
+    ] * 2
+    measured = run(asked(tmp_path / "rows.jsonl", models, kind="retrieval"))
+    assert measured.photos == 3
+    assert run(asked(tmp_path / "rows.jsonl", models)).measured[0].tags[0].photos == 3

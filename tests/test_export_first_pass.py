@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from anytag import ModelError, Tagger
 from anytag.export.first_pass import fit_rows, learn_first_pass, measure_loss
-from anytag.models.folder import ModelFolder
+from anytag.models.folder import ModelFolder, write_card
+from anytag.models.tensors import map_tensors
 from tests.tiny import make_tiny_model
 
 RANDOM = np.random.default_rng(0)
@@ -42,6 +44,21 @@ def test_a_folder_learns_and_scores_stay(tmp_path: Path) -> None:
     scores = {tag.id: tag.score for tag in exact.tags}
     for tag in Tagger.load(folder).tag(pictures[0]).tags:
         assert tag.score == pytest.approx(scores[tag.id], abs=1e-5)
+
+
+def test_what_is_given_is_what_the_tagger_gives(tmp_path: Path) -> None:
+    """With slopes and biases of its tags, as trained families have them."""
+    folder = make_tiny_model(tmp_path / "tiny", tags=12)
+    model = ModelFolder.open(folder)
+    file = model.file("queries.safetensors")
+    tensors = {name: np.array(tensor) for name, tensor in map_tensors(file).items()}
+    line = np.stack([np.linspace(0.3, 3, 12), np.linspace(-9, 9, 12)], 1).astype(np.float32)
+    save_file({**tensors, "line": line}, file)
+    write_card(folder, model.card)
+    pictures = [RANDOM.integers(0, 256, (24, 24, 3), np.uint8) for _ in range(16)]
+    found = learn_first_pass(folder, pictures, shortlist=12)
+    tagger = Tagger.load(folder)  # which decodes all tags now
+    assert 0 < found.given == sum(len(tagger.tag(picture).tags) for picture in pictures[::4]) < 48
 
 
 def test_too_few_photos_are_refused(tmp_path: Path) -> None:

@@ -184,3 +184,33 @@ def test_forbidding_looks_at_what_stands_before() -> None:
 def test_wrong_numbers_are_named(wrong: Any, says: str) -> None:
     with pytest.raises(AnytagError, match=says):
         wrong()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"max_length": 2.5}, "max_length is 2.5: expected a whole number"),
+        ({"min_length": -1}, "min_length is -1"),
+        ({"max_length": 3}, "expected 0 <= min_length <= max_length"),
+        ({"repetition_penalty": 0}, "repetition_penalty is 0"),
+        ({"repetition_penalty": float("nan")}, "repetition_penalty is nan"),
+        ({"repetition_penalty": float("inf")}, "repetition_penalty is inf"),
+        ({"repetition_penalty": "1"}, "repetition_penalty is '1'"),
+        ({"length_penalty": float("nan")}, "length_penalty is nan"),
+        ({"length_penalty": 1e9}, "length_penalty is 1000000000.0"),
+    ],
+)
+def test_limits_name_what_is_wrong(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(AnytagError, match=says):
+        replace(LIMITS, **change)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [({"top_p": 0}, "top_p is 0"), ({"top_p": "1"}, "top_p is '1'"),
+     ({"top_p": float("nan")}, "top_p is nan"),
+     ({"seed": -1}, "seed is -1"), ({"seed": 1.5}, "seed is 1.5")],
+)  # fmt: skip
+def test_draws_name_what_is_wrong(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(AnytagError, match=says):
+        sample(Language(0, (0,)), np.zeros((1, 1), np.int64), LIMITS, **options)

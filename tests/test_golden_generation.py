@@ -86,11 +86,13 @@ def check_run(
     np.testing.assert_array_equal(prompts, stored["prompt_ids"])
     case.check(f"{run['name']}.tag_encoder_out", head.encode_tags(tensor(ids), tensor(mask), tensor(tokens)))
     for captions in (TorchCaptions(head), graphs):
-        found = written(captions, (ids, mask, tokens), prompts, run)
+        found = written(captions, (ids, mask, tokens), prompts, run, end=pieces.end)
         check_texts(case, pieces, found, stored, said["captions"])
         for photo in range(len(tokens)):  # one photo alone is written about as in a batch
             part = slice(photo, photo + 1)
-            (alone,) = written(captions, (ids[part], mask[part], tokens[part]), prompts[part], run)
+            (alone,) = written(
+                captions, (ids[part], mask[part], tokens[part]), prompts[part], run, end=pieces.end
+            )
             assert pieces.decode(alone) == pieces.decode(found[photo])
 
 
@@ -100,9 +102,9 @@ def check_texts(case: Case, pieces: WordPieces, found: Ids, stored: Arrays, capt
     assert texts == captions
 
 
-def written(captions: Captions, seen: Any, prompts: Ids, run: dict[str, Any]) -> Ids:
+def written(captions: Captions, seen: Any, prompts: Ids, run: dict[str, Any], *, end: int) -> Ids:
     limits = Limits(
-        end=3, max_length=run["max_length"], min_length=run["min_length"],
+        end=end, max_length=run["max_length"], min_length=run["min_length"],
         repetition_penalty=run["repetition_penalty"],
     )  # fmt: skip
     writer = captions.about(*seen)

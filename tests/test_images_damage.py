@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
+import random
+import struct
+import tempfile
 import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +21,7 @@ from PIL import Image
 
 from anytag.errors import ImageError, MissingExtraError
 from anytag.images import MAX_PIXELS, Photo, load, prepare
-from tests.pictures import encoded, png, quarters, turned
+from tests.pictures import encoded, png, quarters, tiff, tiff_page, turned
 
 SAMPLES = {
     "JPEG": turned(quarters(), 6, "JPEG"),
@@ -68,10 +75,145 @@ def test_cut_short(tmp_path: Path, kind: str, part: float) -> None:
     assert str(path) in str(caught.value)
 
 
+def scene(width: int = 320, height: int = 240) -> Image.Image:
+    """A picture with detail everywhere, so that any missing row is seen."""
+    noise = np.random.default_rng(2).integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+
+
+TRAILERS = [b"", b"\0\0\1\n\x0e\0\0\0Image_UTC_Data1400000000000", random.Random(0).randbytes(4000)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"subsampling": 0}, {"progressive": True}, {"restart_marker_blocks": 4}, {"quality": 30}],
+    ids=str,
+)
+@pytest.mark.parametrize("trailer", TRAILERS, ids=["none", "samsung", "noise"])
+def test_a_jpeg_without_its_end_marker_is_whole(options: dict[str, int], trailer: bytes) -> None:
+    data = encoded(scene(), "JPEG", **options)
+    for near in (None, 60):
+        whole = load(data, near=near)
+        for cut in (1, 2):
+            mended = load(data[:-cut] + trailer, near=near) if cut == 2 or not trailer else whole
+            assert (mended.pixels == whole.pixels).all()
+            assert (mended.width, mended.height) == (320, 240)
+        assert (load(data + trailer, near=near).pixels == whole.pixels).all()
+
+
+@pytest.mark.parametrize("orientation", [1, 6, 8])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}], ids=str)
+def test_a_jpeg_may_lack_a_few_bytes_but_not_a_part(orientation: int, options: dict[str, int]) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(scene(), "JPEG", exif=exif, **options)
+    whole = load(data).pixels.astype(int)
+    for cut in (3, 6, 12):
+        assert (np.abs(load(data[:-cut]).pixels - whole).max(2) > 0).mean() < 0.03
+    for part in (0.5, 0.8, 0.9, 0.95):
+        with pytest.raises(ImageError, match="cut short"):
+            load(data[: int(len(data) * part)])
+        with pytest.raises(ImageError, match="cut short"):
+            load(data[: int(len(data) * part)], near=60)
+
+
+def test_a_progressive_jpeg_without_its_last_scans_is_cut_short() -> None:
+    data = encoded(scene(), "JPEG", progressive=True)
+    scans = [at for at in range(len(data)) if data[at : at + 2] == b"\xff\xda"]
+    for at in scans[1:]:
+        with pytest.raises(ImageError):
+            load(data[:at])
+        with pytest.raises(ImageError):
+            load(data[:at], near=30)
+
+
+def test_a_multi_picture_jpeg_whose_second_picture_is_cut_off() -> None:
+    data = encoded(scene(), "MPO", save_all=True, append_images=[scene().rotate(180)])
+    second = data.index(b"\xff\xd8\xff", 4)
+    for part in (data[:-2], data[: second + 500], data[:second], data[: second - 2]):
+        assert (load(part).pixels == load(data).pixels).all()
+
+
+def chunk(name: bytes, body: bytes, *, checksum: int = 0) -> bytes:
+    check = struct.pack(">I", zlib.crc32(name + body) ^ checksum)
+    return struct.pack(">I", len(body)) + name + body + check
+
+
+CHUNKS = {
+    "tEXt": b"workflow\0" + b"x" * 3_000_000,
+    "zTXt": b"workflow\0\0" + zlib.compress(bytes(3_000_000)),
+    "iTXt": b"workflow\0\1\0\0\0" + zlib.compress(bytes(3_000_000)),
+    "iCCP": b"big\0\0" + zlib.compress(bytes(3_000_000)),
+    "broken iCCP": b"odd\0\0nonsense",
+    "empty iCCP": b"",
+    "broken gAMA": b"x",
+    "empty tRNS": b"",
+    "eXIf": b"nonsense",
+}
+
+
+@pytest.mark.parametrize("name", CHUNKS)
+@pytest.mark.parametrize("checksum", [0, 1])
+@pytest.mark.parametrize("at", ["before", "behind"])
+def test_chunks_beside_the_pixels_of_a_png_do_no_harm(name: str, checksum: int, at: str) -> None:
+    data = turned(quarters(), 1 if name == "eXIf" else 6, "PNG")  # of two eXIf the last one holds
+    extra = chunk(name[-4:].encode(), CHUNKS[name], checksum=checksum)
+    where = data.index(b"IDAT") - 4 if at == "before" else len(data) - 12
+    assert (load(data[:where] + extra + data[where:]).pixels == quarters()).all()
+
+
+def test_unpacked_chunks_take_no_memory() -> None:
+    import tracemalloc
+
+    data = encoded(Image.fromarray(quarters()), "PNG")
+    bomb = zlib.compress(bytes(200_000_000), 9)
+    extra = b"".join(chunk(name, b"k\0\0" + bomb) for name in (b"zTXt", b"iCCP") for _ in range(3))
+    tracemalloc.start()
+    try:
+        assert (load(data[:33] + extra + data[33:]).pixels == quarters()).all()
+        assert tracemalloc.get_traced_memory()[1] < 40_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+def test_a_png_may_lack_its_last_bytes(interlaced: bool) -> None:
+    data = encoded(scene(), "PNG")
+    if interlaced:  # by hand: seven passes of one pixel each row are enough to know the size
+        pixels = quarters(1, 1)
+        data = bytearray(png(pixels, colour=2))  # type: ignore[assignment]
+        data[28] = 1  # type: ignore[index]
+        data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))  # type: ignore[index]
+        data = bytes(data)
+    for cut in (1, 4, 12, 13, 16):
+        assert (load(data[:-cut]).pixels == load(data).pixels).all()
+    if not interlaced:
+        assert (load(data[:-100]).pixels != load(data).pixels).any(2).mean() < 0.02
+        with pytest.raises(ImageError):
+            load(data[: int(len(data) * 0.95)])
+
+
+def test_a_png_with_wrong_pixels_is_damaged() -> None:
+    data = bytearray(encoded(scene(), "PNG"))
+    data[len(data) // 2] ^= 1
+    with pytest.raises(ImageError, match="cannot be decoded"):
+        load(bytes(data))
+
+
+@pytest.mark.parametrize(("kind", "cut"), [("BMP", 40), ("TIFF", 40), ("WEBP", 4), ("GIF", 2), ("AVIF", 2)])
+def test_other_formats_may_lack_their_last_bytes(kind: str, cut: int) -> None:
+    data = encoded(scene().quantize(64) if kind == "GIF" else scene(), kind)
+    whole = load(data).pixels
+    assert (load(data[:-cut]).pixels != whole).any(2).mean() < 0.02
+    with pytest.raises(ImageError):
+        load(data[: int(len(data) * 0.9)])
+
+
 def test_a_bomb_is_refused_by_its_header() -> None:
     data = png(quarters(), colour=2, size=(60_000, 60_000))
     with pytest.raises(
-        ImageError, match=r"60000×60000 is 3,600,000,000 pixels.*178,956,970.*max_pixels=3600000000"
+        ImageError,
+        match=r"60000×60000 is 3,600,000,000 pixels.*178,956,970.*max_pixels=3600000000 to Tagger.load",
     ):
         load(data)
     with pytest.raises(ImageError, match="is not a PNG that can be read"):
@@ -84,6 +226,33 @@ def test_the_limit_is_inclusive_and_holds_for_every_source() -> None:
         assert load(source, max_pixels=48 * 32).width == 48
         with pytest.raises(ImageError, match="more than the limit"):
             load(source, max_pixels=48 * 32 - 1)
+
+
+def progressive(width: int, height: int) -> bytes:
+    """A progressive JPEG whose header states another size than its few pixels have."""
+    data = bytearray(encoded(Image.new("L", (8, 8)), "JPEG", progressive=True))
+    at = data.index(b"\xff\xc2")
+    data[at + 5 : at + 9] = struct.pack(">HH", height, width)
+    return bytes(data) + bytes(10_000_000)
+
+
+def test_a_jpeg_counts_as_it_is_decoded() -> None:
+    data = encoded(Image.new("RGB", (1600, 1200), (90, 90, 90)), "JPEG")
+    assert load(data, near=100, max_pixels=200 * 150).picture.size == (200, 150)
+    with pytest.raises(ImageError, match=r"1600×1200 is 30,000 pixels as it is decoded.*--max-pixels 30000,"):
+        load(data, near=100, max_pixels=200 * 150 - 1)
+    for options in ({"near": None}, {"near": 100, "plain": True}):
+        with pytest.raises(
+            ImageError, match=r"1600×1200 is 1,920,000 pixels.*max_pixels=1920000 to Tagger.load"
+        ):
+            load(data, max_pixels=200 * 150, **options)
+
+
+def test_headers_that_promise_too_much_are_refused_at_once() -> None:
+    with pytest.raises(ImageError, match="more than a JPEG of"):
+        load(progressive(65_000, 65_000)[:2000], near=100)
+    with pytest.raises(ImageError, match="pixels as it is decoded"):
+        load(progressive(65_000, 65_000), near=100)  # the coefficients of all scans take 12 GB
 
 
 def test_a_large_photo_within_the_limit_brings_no_warning() -> None:
@@ -113,6 +282,92 @@ def attempt(data: bytes) -> Photo | None:
     if photo is not None:
         assert prepare(photo, size=4).shape == (3, 4, 4)
     return photo
+
+
+@contextmanager
+def stderr_of_the_process() -> Iterator[io.BytesIO]:
+    """What is written to file descriptor 2, also by libraries in C."""
+    caught, before = io.BytesIO(), os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield caught
+        finally:
+            os.dup2(before, 2)
+            os.close(before)
+            file.seek(0)
+            caught.write(file.read())
+
+
+def more_samples() -> dict[str, bytes]:
+    """All that can be written here, with the extras that are installed."""
+    small = Image.fromarray(quarters())
+    wide = quarters().astype(np.uint16) * 257
+    samples = dict(SAMPLES) | {
+        "JPEG progressive": encoded(small, "JPEG", progressive=True),
+        "MPO": encoded(small, "MPO", save_all=True, append_images=[small]),
+        "GIF animated": encoded(Image.new("RGB", (16, 16)), "GIF", save_all=True, append_images=[small]),
+        "TIFF planar": tiff(tiff_page(wide, photometric=2, planar=True, deflate=True)),
+        "TIFF tiled": tiff(tiff_page(wide[..., :1], photometric=0, tile=16, order=">"), order=">"),
+        "TIFF 12": tiff(tiff_page(wide[..., :1] >> 4, photometric=1, bits=12)),
+        "TIFF pages": tiff(
+            *[tiff_page(quarters(), photometric=2)] * 2, children=(tiff_page(wide, photometric=2),)
+        ),
+    }
+    for name in ("tiff_adobe_deflate", "packbits", "jpeg", "group4"):
+        samples[name] = encoded(small.convert("1") if name == "group4" else small, "TIFF", compression=name)
+    try:
+        import pillow_heif
+
+        file = io.BytesIO()
+        pillow_heif.from_pillow(Image.fromarray(quarters(96, 64))).save(file)
+        samples["HEIC"] = file.getvalue()
+    except ImportError:
+        pass
+    try:
+        from pillow_jxl import JpegXLImagePlugin  # type: ignore[import-not-found, unused-ignore]  # noqa: F401
+
+        samples["JXL"] = encoded(Image.fromarray(quarters(96, 64)), "JXL")
+    except ImportError:
+        pass
+    return samples
+
+
+def mutated(data: bytes, draws: random.Random) -> bytes:
+    """A file with up to 30 other bytes, most of them in its header; some are cut or go on."""
+    body = bytearray(data)
+    for _ in range(draws.choice([0, 1, 2, 3, 8, 30])):
+        reach = draws.choice([64, 300, len(body)])
+        body[draws.randrange(min(reach, len(body)))] = draws.choice([0, 255, draws.randrange(256)])
+    if draws.random() < 0.3:
+        del body[draws.randrange(len(body)) :]
+    return bytes(body) + (draws.randbytes(50) if draws.random() < 0.1 else b"")
+
+
+def test_damaged_files_of_all_formats_are_a_photo_or_an_error_and_nothing_on_stderr() -> None:
+    with stderr_of_the_process() as caught:
+        for kind, data in more_samples().items():
+            draws = random.Random(kind)
+            photos = [attempt(mutated(data, draws)) for _ in range(120)]
+            assert any(photos), kind
+    assert caught.getvalue() == b""
+
+
+def test_libtiff_speaks_again_afterwards() -> None:
+    """Its handlers belong to the process, and to whoever else uses Pillow in it."""
+    data = bytearray(SAMPLES["TIFF lzw"])
+    at = bytes(data).index(struct.pack("<HHL", 273, 4, 1)) + 8
+    (strip,) = struct.unpack_from("<L", data, at)
+    data[strip : strip + 20] = b"\xff" * 20
+
+    def words(read: Callable[[bytes], object]) -> bytes:
+        with stderr_of_the_process() as caught, suppress(Exception):
+            read(bytes(data))
+        return caught.getvalue()
+
+    before = words(lambda broken: Image.open(io.BytesIO(broken)).load())
+    assert words(load) == b""
+    assert words(lambda broken: Image.open(io.BytesIO(broken)).load()) == before
 
 
 @given(st.binary(max_size=300))

@@ -9,7 +9,19 @@ import pytest
 from safetensors.numpy import save_file
 
 from anytag import AnytagError, MissingExtraError, OutputError
-from anytag._io import atomic_folder, atomic_write, refuse_inputs
+from anytag._io import (
+    atomic_folder,
+    atomic_write,
+    check_folder,
+    check_output,
+    lock,
+    locked,
+    not_inputs,
+    read_text,
+    refuse_inputs,
+    refuse_photo_name,
+)
+from anytag.errors import RefusedOutputError
 
 
 def test_an_error_leaves_the_old_file_and_no_draft(tmp_path: Path) -> None:
@@ -79,3 +91,107 @@ def test_every_error_crosses_processes() -> None:
         error = kind("HEIC", "heic") if kind is MissingExtraError else kind("what, expected, next")
         back = pickle.loads(pickle.dumps(error))
         assert (type(back), str(back), vars(back)) == (kind, str(error), vars(error))
+
+
+def test_text_is_never_written_over_a_photo_an_input_or_what_somebody_else_made(tmp_path: Path) -> None:
+    def refused(name: str, says: str, **options: object) -> None:
+        with pytest.raises(RefusedOutputError, match=says):
+            check_output(tmp_path / name, [tmp_path / "in"], **options)  # type: ignore[arg-type]
+
+    for name in ("in", "mine", "ours", "locked"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "locked").chmod(0o444)
+    (tmp_path / "empty").touch()
+    (tmp_path / "a.jpg").symlink_to("new")
+    (tmp_path / "b.txt").symlink_to("photo.PNG")
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("x.jpg", "x.JPEG", "x.cr2", "x.jxl", "a.jpg", "b.txt"):
+        refused(name, "suffix of a photo", overwrite=True)
+    refused("in", "is an input", overwrite=True)
+    refused("mine", "is not an earlier result")
+    refused("mine", "is not an earlier result", is_earlier=lambda path: path.read_text() == "ours")
+    refused(".", "is a folder")
+    refused("no/x", "is no folder")
+    refused("mine/x", "is no folder")
+    refused("loop", "loop")
+    if os.geteuid():
+        refused("locked", "write-protected")
+    for name in ("new", "empty", "ours"):
+        check_output(tmp_path / name, [tmp_path / "in"], is_earlier=lambda path: path.read_text() == "ours")
+    check_output(tmp_path / "mine", overwrite=True)
+    check_output(os.devnull)
+
+
+def test_a_folder_is_made_where_nothing_of_others_and_no_input_lies(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "rows").write_text("")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "card").write_text("")
+    for folder, says in (
+        ("data", "holds .*rows"), ("data/rows", "is an input"),
+        ("model", "not empty"), ("model/card", "is a file"),
+        ("model/card/x", "no folder"),
+    ):  # fmt: skip
+        with pytest.raises(RefusedOutputError, match=says):
+            check_folder(tmp_path / folder, [tmp_path / "data" / "rows"])
+    check_folder(tmp_path / "model", is_earlier=lambda path: (path / "card").exists())
+    check_folder(tmp_path / "new" / "folder", [tmp_path / "data" / "rows"])
+    (tmp_path / "empty").mkdir()
+    check_folder(tmp_path / "empty")
+
+
+def test_inputs_that_come_one_by_one_are_held_against_outputs(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("")
+    os.link(tmp_path / "a", tmp_path / "b")
+    stream = not_inputs(["c", str(tmp_path / "b"), "d"], [tmp_path / "a"])
+    assert next(stream) == "c"
+    with pytest.raises(RefusedOutputError, match="is an input"):
+        next(stream)
+
+
+def test_a_lock_is_held_by_one_and_dies_with_its_file(tmp_path: Path) -> None:
+    with (tmp_path / "a").open("w") as one, (tmp_path / "a").open("w") as other:
+        assert lock(one)
+        assert not lock(other)
+        one.close()
+        assert lock(other)
+
+
+def test_a_device_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with atomic_write(pipe) as draft, draft.open("wb") as file:
+        file.write(b"rows")
+    assert os.read(reader, 9) == b"rows"
+    os.close(reader)
+    assert pipe.is_fifo() and list(tmp_path.iterdir()) == [pipe]
+
+
+def test_texts_are_read_in_the_encodings_of_notepads(tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        path.write_bytes("k\u00e4se\n".encode(encoding))
+        assert read_text(path) == "k\u00e4se\n"
+    path.write_bytes(b"k\xe4se")
+    with pytest.raises(AnytagError, match=r"list\.txt is not in UTF-8"):
+        read_text(path)
+    with pytest.raises(AnytagError, match=r"none\.txt cannot be read: No such file"):
+        read_text(tmp_path / "none.txt")
+
+
+def test_a_lock_is_held_once_and_left_when_its_holder_is_gone(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    with locked(lock), pytest.raises(OutputError, match="by another process"), locked(lock):
+        pass
+    with locked(lock):
+        pass
+    with pytest.raises(OutputError, match="cannot be written"), locked(tmp_path / "no" / "lock"):
+        pass
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "A.JPEG", "b.heic", "c.TIFF"])
+def test_the_name_of_a_photo_is_no_output(name: str) -> None:
+    with pytest.raises(OutputError, match="suffix of a photo"):
+        refuse_photo_name(name)
+    refuse_photo_name("a.jpg.jsonl")

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +12,7 @@ import pytest
 from PIL import Image
 
 from anytag import AnytagError, Gallery, ModelError, Retriever, VocabularyError
-from anytag.cli.match import command
-from anytag.retriever import SHORTLIST
-from tests.command import run
+from tests.command import run, start
 from tests.tiny import make_tiny_model
 
 TEXTS = ["a dog on a beach", "red", "a bicycle near a tree"]
@@ -77,6 +79,36 @@ def test_nothing_to_rank(retriever: Retriever) -> None:
     assert retriever.rank(retriever.embed([]), "a dog") == ()
 
 
+def test_photos_that_are_ranked_as_they_come_are_ranked_as_in_a_gallery(
+    retriever: Retriever, photos: list[Path]
+) -> None:
+    gallery = retriever.embed(photos)
+    for top_k, shortlist in ((2, 3), (None, 1), (1, 1), (9, 4), (30, 30)):
+        ranking = retriever.ranking(TEXTS, top_k=top_k, shortlist=shortlist)
+        seen = list(ranking.add(photos, batch_size=2, workers=1))
+        assert [one.path for one in seen] == list(map(str, photos))
+        for text, found in zip(TEXTS, ranking.matches(), strict=True):
+            exact = retriever.rank(gallery, text, top_k=top_k, shortlist=shortlist)
+            assert [one.path for one in found] == [one.path for one in exact]
+            assert [one.score for one in found] == pytest.approx([one.score for one in exact], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"top_k": -1}, {"top_k": 0}, {"top_k": 2.5}, {"shortlist": 0}, {"top_k": True}]
+)
+def test_wrong_counts_are_named(retriever: Retriever, photos: list[Path], wrong: dict[str, int]) -> None:
+    with pytest.raises(AnytagError, match="expected a whole number"):
+        retriever.rank(retriever.embed(photos[:1]), "a dog", **wrong)
+
+
+@pytest.mark.parametrize("text", [None, 5, "", "\ud83d", "\ud83d a dog"])
+def test_a_text_that_is_none_is_refused(retriever: Retriever, text: str) -> None:
+    with pytest.raises(VocabularyError):
+        retriever.rank(retriever.embed([]), text)
+    with pytest.raises(VocabularyError):
+        retriever.score(retriever.embed([]), "a dog")
+
+
 def test_a_gallery_is_read_as_it_was_written(
     retriever: Retriever, photos: list[Path], tmp_path: Path
 ) -> None:
@@ -85,6 +117,8 @@ def test_a_gallery_is_read_as_it_was_written(
     again = Gallery.read(tmp_path / "seen.gallery")
     assert retriever.rank(again, "a dog") == retriever.rank(gallery, "a dog")
     assert list(tmp_path.iterdir()) == [tmp_path / "seen.gallery"]
+    gallery.write(tmp_path / "seen.gallery")  # in the place of the other
+    assert len(Gallery.read(tmp_path / "seen.gallery")) == len(gallery)
 
 
 @pytest.mark.parametrize("content", [b"", b"no gallery", None])
@@ -103,6 +137,8 @@ def test_the_gallery_of_another_model_is_refused(
     other = Gallery("another", gallery.paths, gallery.tokens, gallery.pooled)
     with pytest.raises(ModelError, match="another"):
         retriever.rank(other, "a dog")
+    with pytest.raises(ModelError, match="weights 0123"):  # trained again under the same name
+        retriever.rank(replace(gallery, weights="0123"), "a dog")
     with pytest.raises(VocabularyError):
         retriever.rank(gallery, " ")
 
@@ -129,12 +165,94 @@ def test_match_says_what_failed(model: Path, photos: list[Path], tmp_path: Path)
     assert "1 of 2 photos failed" in done.stderr
 
 
-def test_match_needs_photos() -> None:
-    done = run("match", "--text", "a dog")
-    assert done.exit_code == 2
-    assert "--gallery" in done.stderr
+def test_match_adds_what_is_new_or_changed(model: Path, photos: list[Path], tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    shutil.copytree(photos[0].parent, folder)
+    kept = tmp_path / "seen.gallery"
+    asked = ("--text", "a dog", "--model", model, "--top-k", "99", "--gallery", kept)
+    first = run("match", *sorted(folder.iterdir())[:4], *asked)
+    assert len(first.stdout.splitlines()) == 4
+    (folder / "0.png").write_bytes(photos[8].read_bytes() + b" ")
+    (folder / "1.png").write_bytes(b"no photo any more")
+    done = run("match", folder, *asked, "--output", tmp_path / "found.jsonl")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "2 of 9 photos are in" in done.stderr and "1 of 7 photos failed" in done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
+    scores = {Path(row["path"]).name: row["score"] for row in rows}
+    assert set(scores) == {f"{number}.png" for number in (0, 2, 3, 4, 5, 6, 7, 8)}
+    assert scores["0.png"] == scores["8.png"]
+    alone = run("match", *asked, "--format", "jsonl")
+    assert alone.exit_code == 0 and alone.stdout == (tmp_path / "found.jsonl").read_text()
 
 
-def test_the_command_looks_at_as_many_as_python() -> None:
-    (option,) = (one for one in command.params if one.name == "shortlist")
-    assert option.default == SHORTLIST
+def test_what_can_be_checked_is_checked_before_photos_are_read(
+    model: Path, photos: list[Path], tmp_path: Path
+) -> None:
+    broken, mine = tmp_path / "broken.jpg", tmp_path / "mine"
+    broken.write_bytes(b"no photo")
+    mine.mkdir()
+    (mine / "letter.txt").write_text("mine")
+    wrong: list[tuple[str, tuple[str | Path, ...]]] = [
+        ("is there and is no gallery", ("--gallery", mine)),
+        ("is a file", ("--gallery", mine / "letter.txt")),
+        ("suffix of a photo", ("--gallery", broken)),
+        ("suffix of a photo", ("--gallery", tmp_path / "new.JPG")),
+        ("is no folder", ("--gallery", mine / "letter.txt" / "below")),
+        ("is no folder", ("--gallery", tmp_path / "no" / "folder.gallery")),
+        ("suffix of a photo", ("--output", broken)),
+        ("no word or letter", ("--text", "\u043a\u043e\u0448\u043a\u0430")),
+        ("expected words", ("--text", " ")),
+    ]
+    for said, options in wrong:
+        done = run("match", broken, "--text", "a dog", "--model", model, *options)
+        assert (done.exit_code, done.stdout) == (2, ""), done.stderr
+        assert said in done.stderr and "Failed" not in done.stderr
+    assert (broken.read_bytes(), sorted(mine.iterdir())) == (b"no photo", [mine / "letter.txt"])
+    assert not (tmp_path / "new.JPG").exists()
+
+
+def test_a_folder_that_got_no_photo_is_removed(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"no photo")
+    kept = tmp_path / "seen.gallery"
+    asked = ("--text", "a dog", "--model", model, "--gallery", kept)
+    assert run("match", tmp_path / "broken.jpg", *asked).exit_code == 2
+    assert not kept.exists()
+
+
+def test_a_text_is_printed_on_one_line_and_obeyed_by_no_terminal(model: Path, photos: list[Path]) -> None:
+    done = run("match", photos[0], "--text", "a dog\n\tred \x1b[31m", "--model", model)
+    assert done.stdout.endswith("\ta dog\\n\\tred \\x1b[31m\n")
+    assert len(done.stdout.splitlines()) == 1
+
+
+def test_words_that_are_not_known_are_told(photos: list[Path]) -> None:
+    """With the embedded model, whose vocabulary has names in other languages."""
+    done = run("match", photos[0], "--text", "eine Katze auf dem Sofa")
+    assert done.exit_code == 0
+    assert "does not know eine, auf, dem;" in done.stderr  # the vocabulary knows the nouns
+    english = run("match", *photos[:3], "--text", "cat", "--format", "jsonl").stdout
+    for name in ("\u732b", "Katze"):
+        same = run("match", *photos[:3], "--text", name, "--format", "jsonl")
+        assert (same.stderr, same.stdout) == ("", english.replace('"cat"', f'"{name}"'))
+
+
+def test_an_interrupt_or_a_kill_loses_a_batch(model: Path, photos: list[Path], tmp_path: Path) -> None:
+    kept = tmp_path / "seen.gallery"
+    asked = ("--text", "a dog", "--model", model, "--gallery", kept, "--batch-size", "2", "--workers", "1")
+    lines = kept / "photos.jsonl"
+    for stop, named, left in ((signal.SIGKILL, photos[:3], 2), (signal.SIGINT, photos[:6], 6)):
+        process = start("match", "-", *asked)
+        assert process.stdin is not None
+        process.stdin.write("".join(f"{photo}\n" for photo in named).encode())
+        process.stdin.flush()  # and no end: more photos may come
+        while not lines.exists() or lines.read_bytes().count(b"\n") < left:
+            time.sleep(0.01)
+        second = run("match", photos[0], *asked)
+        assert second.exit_code == 2 and "being written by another process" in second.stderr
+        process.send_signal(stop)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"6 photos are kept" in said
+    done = run("match", *photos, *asked, "--top-k", "99")
+    assert "6 of 9 photos are in" in done.stderr
+    assert len(done.stdout.splitlines()) == 9

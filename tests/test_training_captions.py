@@ -21,12 +21,12 @@ from anytag.training.caption_data import (
     PhotoTokens,
     encode_tokens,
     tag_texts,
-    train_wordpieces,
 )
 from anytag.training.captions import SMALL, CaptionRecipe, CaptionStudent, CaptionTrainer, make_head
 from anytag.training.report import Reporter
 from anytag.training.ship_captions import Judge, read_head, ship
-from anytag.training.train import parse_numbers
+from anytag.training.values import parse_numbers
+from anytag.training.wordpieces import train_wordpieces
 from anytag.vocabulary import Vocabulary
 from tests.tiny import make_tiny_model
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import fsspec
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -24,6 +25,10 @@ from anytag import Tagger
 from anytag.checkpoints.load import load_network
 from anytag.data.rows import Row, read_rows
 from anytag.errors import AnytagError
+from anytag.models.folder import ModelFolder
+from anytag.models.tensors import map_tensors
+from anytag.text_encoders import StaticTextEncoder
+from anytag.text_encoders.queries import tag_rows
 from anytag.training.family import FixedQueries
 from anytag.training.objectives import Matching
 from anytag.training.pixels import Photos, PixelCorpus
@@ -120,9 +125,7 @@ def test_alignment_heads_learn_and_a_run_that_stops_goes_on_with_its_queue(
     data: Path, tmp_path: Path
 ) -> None:
     """Tags, captions, contrast and match together; weights, slow copy and queue of both runs are the same."""
-    loop_of(recipe_of("tag2text"), data, tmp_path / "words")  # the trainer of wordpieces draws lots
-    pieces = str(tmp_path / "words" / "vocab.txt")
-    recipe = retrieval_recipe(steps=6, rate=3e-3, wordpieces=pieces)
+    recipe = retrieval_recipe(steps=6, rate=3e-3)
     loop_of(recipe, data, tmp_path / "whole").run()
     first, *_, last = (line for line in log(tmp_path / "whole") if "tag" in line)
     assert {"tag", "caption", "contrast", "match"} <= set(first)
@@ -162,6 +165,38 @@ def test_two_processes_share_the_queue(data: Path, tmp_path: Path, monkeypatch: 
         for name in ("one", "two")
     ]
     assert sorted(queues[0].tolist()) == sorted(queues[1].tolist())
+
+
+@pytest.mark.parametrize(("family", "prompts"), [("ram-plus", "descriptions"), ("ram", "words")])
+def test_own_tags_are_asked_as_tags_are_trained(
+    family: str, prompts: str, data: Path, tmp_path: Path
+) -> None:
+    """RAM++: "a photo of a TAG." and the descriptions, 51 texts of 50, without the bare name."""
+    tags, file = _tags(data), tmp_path / "descriptions.jsonl"
+    said = {tag.id: [f"a {tag.name} with {n} corners" for n in range(50)] for tag in tags}
+    lines = (json.dumps({"id": id, "descriptions": texts}) for id, texts in said.items())
+    file.write_text("\n".join(lines))
+    recipe = recipe_of(family, steps=1, descriptions=str(file) if family == "ram-plus" else "")
+    result = train(Run(recipe, data, tmp_path / "out", MACHINE))
+    model = ModelFolder.open(result)
+    assert model.card.text is not None and model.card.text.prompts == prompts
+    trained = np.array(map_tensors(model.file("queries.safetensors"))["rows"])
+    assert trained.shape[1] == (51 if family == "ram-plus" else 1)
+    text = StaticTextEncoder.from_folder(model.file("text/table.safetensors").parent)
+    for tag, rows in zip(tags, trained, strict=True):
+        own = tag_rows(tag.name, said[tag.id] if family == "ram-plus" else (), text, prompts=prompts)
+        np.testing.assert_allclose(rows, own, atol=1e-6)
+
+
+def test_the_slow_copy_is_trusted_more_and_more_in_the_first_epoch(data: Path, tmp_path: Path) -> None:
+    loop = loop_of(retrieval_recipe(steps=9), data, tmp_path)
+    trust = []
+    for step, batch in enumerate(loop.corpus.stream(0, 5)):
+        loop.step = step
+        made = loop._share(batch)
+        assert made.trust is not None
+        trust.append(round(made.trust[0].item(), 4))
+    assert trust == [0.0, 0.1333, 0.2667, 0.4, 0.4]  # three steps an epoch
 
 
 def test_heads_are_new_where_the_run_before_had_none(data: Path, tmp_path: Path) -> None:
@@ -223,8 +258,6 @@ def test_parted_heads_learn_beside_a_parted_copy(data: Path, tmp_path: Path) -> 
     for parted in (False, True):
         out = tmp_path / str(parted)
         spawn(share, (2, free_port(), recipe, data, out, parted), nprocs=2)  # type: ignore[no-untyped-call]
-        # The trainer of wordpieces breaks ties at random: both runs read those of the first.
-        recipe = replace(recipe, wordpieces=str(out / "vocab.txt"))
     for whole, cut in zip(log(tmp_path / "False")[2:], log(tmp_path / "True"), strict=True):
         # The captions' loss was seen to differ by up to 0.3 % after three steps; why, is not known.
         apart = {"caption", "loss"}  # the loss is a sum, of the captions' too
@@ -368,7 +401,10 @@ def test_a_photo_that_cannot_be_read_is_replaced(data: Path) -> None:
 def test_no_photo_can_be_read(data: Path) -> None:
     rows = [Row(f"gone-{n}.png", "", "train", tags=("red",)) for n in range(30)]
     corpus = PixelCorpus(Photos(rows, data.parent, _tags(data)), size=16, batch_size=4, seed=0)
-    with pytest.raises(AnytagError, match="20 photos one after the other cannot be read"):
+    with pytest.raises(
+        AnytagError,
+        match=r"20 photos, drawn at random, cannot be read, the last gone-.*: no such file; check",
+    ):
         next(corpus.stream(0, 1))
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from anytag.data.rows import Row
 from anytag.errors import AnytagError
-from anytag.training.dataset import read_data, split_rows
+from anytag.training.dataset import conflicts, copies, read_data, split_rows
 from anytag.training.labels import UNLABELLED, label_rows
 from anytag.training.thresholds import Goal, best_f1_thresholds
 from anytag.vocabulary import Tag, Vocabulary
@@ -71,7 +72,7 @@ def test_a_table_with_and_without_header(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("image,tag\n1.jpg,dog\n", "unknown column 'tag'"),
+        ("image,colour\n1.jpg,dog\n", "unknown column 'colour'"),
         ("1.jpg,dog,cat\n", "line 1: 3 cells, expected 2"),
         ("image,tags\n,dog\n", "line 2: 2 cells"),
         ("", "holds no rows"),
@@ -100,6 +101,36 @@ def test_every_tag_keeps_a_photo_to_learn_from(tags: list[str], part: float) -> 
 def test_named_splits_are_obeyed() -> None:
     taught, held = split_rows([row("a", split="train"), row("a", split="val"), row("b")], 0.5)
     assert (taught.tolist(), held.tolist()) == ([0, 2], [1])
+
+
+def test_copies_come_into_one_part_and_are_told(tmp_path: Path) -> None:
+    for name, body in {"a.jpg": b"1", "b.jpg": b"1", "c.jpg": b"2", "d.jpg": b"33"}.items():
+        (tmp_path / name).write_bytes(body)
+    (tmp_path / "link.jpg").symlink_to("d.jpg")
+    named = [
+        "a.jpg",
+        "b.jpg",
+        "c.jpg",
+        "d.jpg",
+        "link.jpg",
+        "./a.jpg",
+        "gone.jpg",
+        "gone.jpg",
+        "s3://b/x.jpg",
+    ]
+    tags = ["x", "x", "x", "x", "y", "x", "x", "x", "x"]
+    rows = [Row(name, "own", "", tags=(tag,)) for name, tag in zip(named, tags, strict=True)]
+    same = copies(rows, str(tmp_path))
+    assert same.tolist() == [0, 0, 2, 3, 3, 0, 6, 6, 8]
+    assert conflicts(rows, same) == [("d.jpg", "link.jpg")]
+    for seed in range(20):
+        taught, held = split_rows(rows, 0.5, seed=seed, same=same)
+        assert len(held) and not set(same[taught]) & set(same[held])
+        assert sorted([*taught, *held]) == list(range(len(rows)))
+    marked = [replace(one, split="test" if number == 1 else "train") for number, one in enumerate(rows)]
+    taught, held = split_rows(marked, 0.5, same=same)
+    assert held.tolist() == [1]
+    assert taught.tolist() == [2, 3, 4, 6, 7, 8], "copies of what is held out are not learned from"
 
 
 def test_goals() -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from anytag.errors import ModelError
 from anytag.nn.families import FAMILIES
 from anytag.nn.network import TagNetwork
-from anytag.training.objectives import OBJECTIVES, FamilyBatch, aligned_loss, family_losses, total_loss
-from anytag.training.schedules import FINETUNE, PRETRAIN
+from anytag.training.family import FamilyBatch, FamilyStudent, FixedQueries
+from anytag.training.objectives import OBJECTIVES, Objective
+from anytag.training.schedules import FINETUNE, PRETRAIN, PublishedRecipe, Schedule
 from tests.families import family_network, family_rows
 
 COUNT, TAGS = 2, 3
@@ -19,19 +22,24 @@ def batch() -> FamilyBatch:
     torch.manual_seed(0)
     ids = torch.randint(1, 30, (COUNT, 8))
     return FamilyBatch(
-        pixels=torch.randn(COUNT, 3, 32, 32),
+        pixels=torch.randint(0, 256, (COUNT, 3, 32, 32), dtype=torch.uint8),
         tags=torch.tensor([[1.0, 0, 1], [0, 0, 1]]),
         tag_ids=ids,
         tag_mask=torch.ones_like(ids),
         caption_ids=ids,
         teacher=torch.randn(COUNT, 8),
-        captions=torch.randn(COUNT, 8),
+        texts=torch.nn.functional.normalize(torch.randn(COUNT, 8), dim=-1),
     )
 
 
-def losses(family: str, given: FamilyBatch) -> dict[str, torch.Tensor]:
+def student_of(family: str, objective: Objective | None = None) -> FamilyStudent:
     network = family_network(family)
-    return family_losses(network, family_rows(network, (1, TAGS, 2)), given, OBJECTIVES[family])
+    rows = family_rows(network, (1, TAGS, 2))
+    return FamilyStudent(network, FixedQueries(rows[0]), objective or OBJECTIVES[family]).eval()
+
+
+def losses(family: str, given: FamilyBatch) -> dict[str, torch.Tensor]:
+    return student_of(family)(given)  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize(
@@ -48,53 +56,90 @@ def test_each_family_has_its_terms(family: str, terms: set[str]) -> None:
     assert all(value.isfinite() and value > 0 for value in found.values())
 
 
-@pytest.mark.parametrize(
-    ("family", "missing"),
-    [
-        ("tag2text", "caption_ids"),
-        ("tag2text", "tag_ids"),
-        ("ram", "tag_mask"),
-        ("ram", "teacher"),
-        ("ram-plus", "captions"),
-    ],
-)
-def test_what_a_batch_lacks_is_named(family: str, missing: str) -> None:
+def test_captions_need_wordpieces_and_a_head() -> None:
     given = batch()
-    setattr(given, missing, None)
-    with pytest.raises(ModelError, match=f"lacks {missing}"):
-        losses(family, given)
-
-
-def test_a_network_without_captions_cannot_learn_them() -> None:
-    network = family_network("ram-plus")
-    with pytest.raises(ModelError, match="no caption head"):
-        family_losses(network, family_rows(network, (1, TAGS, 2)), batch(), OBJECTIVES["ram"])
+    given.tag_ids = None
+    with pytest.raises(ModelError, match="needs a caption head and wordpieces"):
+        losses("tag2text", given)
+    with pytest.raises(ModelError, match="needs a caption head and wordpieces"):
+        student_of("ram-plus", OBJECTIVES["ram"])(batch())
 
 
 def test_the_tag_term_is_scaled_to_the_captions() -> None:
     """Twice the caption's value; the tags' gradient is the caption's size whatever their loss was."""
     caption, tag = torch.tensor(2.0, requires_grad=True), torch.tensor(50.0, requires_grad=True)
-    total = total_loss({"tag": tag, "caption": caption})
+    total = student_of("tag2text")._total({"tag": tag, "caption": caption})
     slopes = torch.autograd.grad(total, [tag, caption])
     assert total.item() == pytest.approx(4.0)
     assert [slope.item() for slope in slopes] == pytest.approx([2 / 50, 1.0])
-    assert total_loss({"tag": tag, "distillation": caption}).item() == pytest.approx(52.0)
+    assert student_of("ram")._total({"tag": tag, "distillation": caption}).item() == pytest.approx(52.0)
 
 
-def test_alignment_is_least_when_each_photo_has_its_own_caption() -> None:
-    own = torch.eye(3) * 20 - 10
-    assert aligned_loss(own, gamma_neg=4.0) < 1e-3 < aligned_loss(-own, gamma_neg=4.0)
+def test_without_captions_tags_are_learned_in_full() -> None:
+    tag = torch.tensor(50.0, requires_grad=True)
+    total = student_of("tag2text")._total({"tag": tag, "caption": torch.tensor(0.0)})
+    assert total.item() == 50.0
+    assert torch.autograd.grad(total, tag)[0].item() == 1.0
+    none = student_of("tag2text")._total({"tag": tag * 0, "caption": torch.tensor(3.0)})
+    assert none.item() == 3.0
+
+
+def test_unknown_tags_are_no_negatives() -> None:
+    given = batch()
+    given.known = torch.tensor([[True, False, True], [True, True, True]])
+    student = student_of("ram-plus")
+    with torch.no_grad():
+        before = student(given)["tag"]
+        given.tags[0, 1] = 1  # whatever is said of it
+        assert student(given)["tag"] == before
+        given.known[0, 1] = True
+        assert student(given)["tag"] != before
+
+
+def test_sums_and_equal_captions_are_as_published_where_that_is_wished() -> None:
+    given = batch()
+    given.texts = torch.stack([given.texts[0]] * 2)  # type: ignore[index]
+    means, sums, apart = (
+        student_of("ram-plus", replace(OBJECTIVES["ram-plus"], sums=sums, same_captions_match=same))(given)
+        for sums, same in ((False, True), (True, True), (False, False))
+    )
+    for name in ("tag", "alignment"):
+        assert sums[name].item() == pytest.approx(COUNT * means[name].item())
+    assert apart["alignment"] != means["alignment"]  # the other's caption is a negative
 
 
 @pytest.mark.parametrize("family", ["tag2text", "ram", "ram-plus"])
 def test_recipes_are_the_published_ones(family: str) -> None:
     first, second = PRETRAIN[family], FINETUNE[family]
     assert second.size == FAMILIES[family].size
-    assert first.learning_rate(0, 0) == pytest.approx(5e-7)
-    assert first.learning_rate(0, 3000) == pytest.approx(1e-4)
-    assert first.learning_rate(4, 0) == pytest.approx(1e-4 * 0.9**4)
-    assert first.learning_rate(200, 0) == first.least
-    assert [second.learning_rate(epoch, 99) for epoch in (0, 1)] == pytest.approx([5e-6, 2.5e-6])
+    assert rate(first, 0) == pytest.approx(5e-7)
+    assert rate(first, 3000) == pytest.approx(1e-4)
+    assert rate(first, 40_000) == pytest.approx(1e-4 * 0.9**4)
+    assert rate(first, 2_000_000) == first.schedule.least
+    assert [rate(second, epoch * 10_000 + 99) for epoch in (0, 1)] == pytest.approx([5e-6, 2.5e-6])
+
+
+def rate(published: PublishedRecipe, step: int, *, epochs: int | None = None) -> float:
+    """With epochs of 10,000 steps."""
+    total = (epochs or published.epochs) * 10_000
+    return published.schedule.learning_rate(
+        step, rate=published.rate, warmup=published.warmup, total=total, per_epoch=10_000
+    )
+
+
+def test_the_cosine_by_epochs_falls_once_whatever_the_epochs() -> None:
+    rates = [rate(FINETUNE["ram"], epoch * 10_000, epochs=4) for epoch in range(4)]
+    assert rates[0] == 5e-6 and rates == sorted(rates, reverse=True) and rates[-1] > 0
+
+
+def test_the_rise_goes_on_over_short_epochs() -> None:
+    schedule = Schedule(fall="epoch-decay", warmup_rate=0.1, decay=0.5)
+    rates = [schedule.learning_rate(n, rate=1.0, warmup=8, total=12, per_epoch=2) for n in range(12)]
+    assert rates[:3] == pytest.approx([0.1, 0.1 + 0.9 / 8, 0.1 + 1.8 / 8])
+    assert rates[4] == 0.25 < rates[3]  # the third epoch's
+    plain = Schedule(least=0.2, warmup_rate=0.4)
+    rates = [plain.learning_rate(n, rate=1.0, warmup=2, total=10, per_epoch=5) for n in range(11)]
+    assert rates[0] == pytest.approx(0.7) and rates[-1] == pytest.approx(0.2)
 
 
 def test_released_networks_have_the_published_number_of_parameters() -> None:

@@ -35,10 +35,14 @@ def test_a_file_that_is_no_recipe(text: str | None, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pair", "said"),
     [
-        ("stepz=7", r"'stepz': no such number in the recipe; there are first, trained, steps"),
-        ("weights=7", r"'weights': no such number"),
-        ("weights.tags=7", r"'weights\.tags': no such number in the recipe; there are tag, coarse"),
-        ("steps=many", r"'steps=many': expected int"),
+        ("stepz=7", r"'stepz': no such number in the recipe; did you mean steps"),
+        ("weights=7", r"'weights' has numbers of its own: give one of weights\.tag, weights\.coarse"),
+        (
+            "weights.tags=7",
+            r"'weights\.tags': no such number in the recipe; did you mean weights\.tag or tags",
+        ),
+        ("steps=many", r"steps=many: expected a whole number, 1 or more.*; the recipe's own is steps=1450"),
+        ("steps=0", "steps=0: expected a whole number, 1 or more"),
     ],
 )
 def test_wrong_recipe(pair: str, said: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from anytag.errors import VocabularyError
+from anytag.errors import OutputError, VocabularyError
 from anytag.vocabulary import KINDS, Asked, Tag, Vocabulary, parse_asked
 
 DOG = Tag("dog", "dog", "object", {"de": "Hund"}, ("puppy", "house dog"), ("animal",), 0.4)
@@ -102,7 +102,7 @@ def test_order_length_and_places(vocabulary: Vocabulary) -> None:
 
 def test_an_unknown_id_names_what_looks_like_it(vocabulary: Vocabulary) -> None:
     with pytest.raises(
-        VocabularyError, match=r"'hotdog' in this vocabulary of 5 tags; did you mean 'hot dog'"
+        VocabularyError, match=r"no tag of these 5 has the id 'hotdog'; did you mean 'hot dog'"
     ):
         vocabulary["hotdog"]
     with pytest.raises(VocabularyError, match="'zzz'"):
@@ -159,7 +159,48 @@ def test_every_id_is_found_as_itself_or_an_earlier_tag(vocabulary: Vocabulary) -
         assert found is vocabulary.find(f" {tag.id} ")
 
 
+@pytest.mark.parametrize("wrong", [None, 5, ["dog"], b"dog"])
+def test_what_is_no_text_is_refused(vocabulary: Vocabulary, wrong: Any) -> None:
+    with pytest.raises(VocabularyError, match="expected a text"):
+        vocabulary.find(wrong)
+    with pytest.raises(VocabularyError, match="has the id"):
+        vocabulary.index(wrong)
+    assert wrong not in vocabulary
+    with pytest.raises(VocabularyError, match="expected a name by id"):
+        vocabulary.rename(wrong)
+    if not isinstance(wrong, list):
+        with pytest.raises(VocabularyError, match=r"expected several ids|has the id"):
+            vocabulary.subset(wrong)
+
+
+def test_tags_can_be_put_into_sets() -> None:
+    assert len({*TAGS, *TAGS, Tag(**DOG.to_dict() | {"synonyms": DOG.synonyms, "parents": DOG.parents})}) == 5
+
+
+def test_find_all_finds_what_is_narrower_too() -> None:
+    puppy = Tag("young dog", "puppy", "object", {"de": "Welpe"}, parents=("dog",))
+    few = Vocabulary([puppy, BEACH, DOG, Tag("animal", "animal", "object")])
+    assert few.find_all(["animal"]) == ("young dog", "dog", "animal")
+    assert few.find_all(["House-Dog"]) == ("young dog", "dog")
+    assert few.find_all(["welpe", "beach"]) == ("young dog", "beach")
+    assert few.find_all([]) == ()
+    with pytest.raises(VocabularyError, match="did you mean 'beach'"):
+        few.find_all(["beahc"])
+
+
 # --- new vocabularies ---
+
+
+def test_names_in_a_language(vocabulary: Vocabulary) -> None:
+    german = vocabulary.in_language("de")
+    assert [tag.name for tag in german] == ["Hund", "hot dog", "bass", "bass", "Straße am Meer"]
+    assert german.ids == vocabulary.ids
+    assert vocabulary.in_language("DE") == german
+    assert german["beach"].threshold == BEACH.threshold
+    for name in ("beach", "strasse am meer"):
+        assert german.find(name) is german["beach"]
+    with pytest.raises(VocabularyError, match="there are: de, fr, ja"):
+        vocabulary.in_language("xx")
 
 
 def test_subset_keeps_the_order_given(vocabulary: Vocabulary) -> None:
@@ -266,7 +307,7 @@ def test_a_file_that_cannot_be_read_or_written(tmp_path: Path, vocabulary: Vocab
     for path in (tmp_path / "none.jsonl", tmp_path, binary):
         with pytest.raises(VocabularyError, match="cannot be read as a vocabulary"):
             Vocabulary.read(path)
-    with pytest.raises(VocabularyError, match=r"none/v\.jsonl: cannot be written"):
+    with pytest.raises(OutputError, match=r"none/v\.jsonl cannot be written"):
         vocabulary.write(tmp_path / "none" / "v.jsonl")
 
 
@@ -274,7 +315,7 @@ def test_writing_over_what_cannot_be_replaced_leaves_nothing_behind(
     tmp_path: Path, vocabulary: Vocabulary
 ) -> None:
     (tmp_path / "v.jsonl").mkdir()
-    with pytest.raises(VocabularyError, match="cannot be written"):
+    with pytest.raises(OutputError, match="cannot be written"):
         vocabulary.write(tmp_path / "v.jsonl")
     assert [path.name for path in tmp_path.iterdir()] == ["v.jsonl"]
 

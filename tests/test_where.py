@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from anytag import Box, ModelError, Tagger
+from anytag import Box, ModelError, Tagger, TagScore, where
 from anytag.models.card import Card
 from anytag.models.folder import write_card
 from anytag.nn.cross import CrossDecoder
@@ -96,8 +96,8 @@ def test_box_is_around_the_largest_warm_patch_in_pixels_of_the_photo() -> None:
 @settings(max_examples=40, deadline=None)
 @given(
     heat=arrays(np.float32, (3, 3), elements=st.floats(0, 1, width=32)),
-    width=st.integers(1, 500),
-    height=st.integers(1, 500),
+    width=st.integers(1, 500) | st.integers(1, 100_000),
+    height=st.integers(1, 500) | st.integers(1, 100_000),
 )
 def test_box_lies_in_the_photo(heat: np.ndarray, width: int, height: int) -> None:
     box = box_of(heat, width=width, height=height)
@@ -150,6 +150,32 @@ def test_drawing_has_a_panel_a_tag(tagger: Tagger, photo: Path) -> None:
     assert draw(Image.fromarray(quarters()), ()).size == (320, 213)
 
 
+@pytest.mark.parametrize("size", [(65_000, 40), (40, 65_000), (1, 1), (1, 20_000), (20_000, 1), (8, 8)])
+def test_pictures_of_any_shape_are_drawn(size: tuple[int, int], tagger: Tagger) -> None:
+    tags = tagger.tag(Image.new("RGB", size, (250, 10, 20)), threshold=0, top_k=3, where=True).tags
+    sheet = draw(Image.new("RGB", size), tags)
+    assert max(sheet.size) <= 2 * 320
+    assert min(sheet.size) >= 2 * 24
+
+
+def test_a_smaller_picture_is_drawn_with_the_boxes_of_the_original() -> None:
+    heat = np.ones((4, 4), np.float32)
+    tag = TagScore(id="x", name="x", score=1.0, source="own", box=Box(500, 0, 1000, 500), heat=heat)
+    large, small = Image.new("RGB", (1000, 500)), Image.new("RGB", (250, 125))
+    sheets = [np.asarray(draw(large, [tag])), np.asarray(draw(small, [tag], size=(1000, 500)))]
+    assert sheets[0].shape == sheets[1].shape == (160, 320, 3)
+    assert np.abs(sheets[0].astype(int) - sheets[1]).max() <= 2
+
+
+def test_command_draws_very_long_photos_and_goes_on(folder: Path, photo: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (9000, 5), (250, 10, 20)).save(tmp_path / "long.png")
+    options = ("--model", folder, "--threshold", "0", "--draw", tmp_path / "drawn")
+    done = run("tag", tmp_path / "long.png", photo, *options)
+    assert done.exit_code == 0
+    assert len(list((tmp_path / "drawn").rglob("long.png.tags.jpg"))) == 1
+    assert len(list((tmp_path / "drawn").rglob(f"{photo.name}.tags.jpg"))) == 1
+
+
 def test_model_without_where_is_an_error_that_says_so(folder: Path, tmp_path: Path, photo: Path) -> None:
     older = make_tiny_model(tmp_path / "older")
     graph = onnx.load(older / "tags.onnx")
@@ -174,7 +200,8 @@ def test_command_gives_boxes_and_pictures(folder: Path, photo: Path, tmp_path: P
     assert boxes
     assert all(len(Box(*box)) == 4 for box in boxes)
     assert "heat" not in rows[0]["tags"][0]
-    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["PHOTO-2.jpg", "photo.jpg"]
+    drawn = [path for path in (tmp_path / "drawn").rglob("*") if path.is_file()]
+    assert sorted(path.name for path in drawn) == ["PHOTO.png.tags.jpg", f"{photo.name}.tags.jpg"]
 
 
 @pytest.mark.parametrize("form", ["csv", "text"])
@@ -195,3 +222,16 @@ def test_embedded_model_finds_the_cat() -> None:
     assert tag.box is not None
     assert (tag.box.left + tag.box.right) / 2 < 300
     assert tag.box.right - tag.box.left > 150
+
+
+def test_labels_are_in_letters_that_a_font_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    def tag(id: str, name: str) -> TagScore:
+        return TagScore(id, name, 0.5, "vocabulary")
+
+    assert where._label(tag("dog", "Käse")) == ("Käse", None)
+    monkeypatch.setattr(where, "_fonts", lambda: ())
+    assert where._label(tag("cat", "猫")) == ("cat", None)
+    assert where._label(tag("own:猫", "猫")) == ("?", None)
+    monkeypatch.undo()
+    for font in where._fonts():
+        assert where._has_letters(font, "dog cat") and not where._has_letters(font, "dog \U0010fffe")

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
         UnknownModelError,
         VocabularyError,
     )
+    from anytag.gallery import Gallery
     from anytag.results import Box, Caption, Failure, Match, Tags, TagScore
-    from anytag.retriever import Gallery, Retriever
+    from anytag.retriever import Retriever
     from anytag.tagger import Encoded, Tagger
     from anytag.vocabulary import Asked, Tag, Vocabulary
 
@@ -70,7 +71,7 @@ __all__ = [
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 # Names are looked for in this order, the lightest module first.
-_MODULES = ("errors", "results", "vocabulary", "tagger", "retriever", "captioner")
+_MODULES = ("errors", "results", "vocabulary", "tagger", "gallery", "retriever", "captioner")
 
 
 def __getattr__(name: str) -> Any:

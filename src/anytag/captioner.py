@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,9 +12,18 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from anytag.errors import AnytagError, ImageError, ModelError, VocabularyError
-from anytag.generation import Decoder, Ids, Limits, beam_search, greedy, sample
-from anytag.images import ImageSource
+from anytag.batching import in_batches
+from anytag.errors import AnytagError, ImageError, ModelError, VocabularyError, brief
+from anytag.generation import (
+    Decoder,
+    Ids,
+    Limits,
+    beam_search,
+    check_whole,
+    greedy,
+    sample,
+)
+from anytag.images import MAX_PIXELS, ImageSource, check_many
 from anytag.models.caption_onnx import OnnxCaptions
 from anytag.models.card import CaptionSpec
 from anytag.models.folder import ModelFolder
@@ -24,17 +34,25 @@ from anytag.models.runtime import Precision, Runtime, open_runtime
 from anytag.parsing import Parser
 from anytag.plain import Support
 from anytag.results import Caption, TagScore
-from anytag.tagger import Encoded, Tagger, in_batches
+from anytag.tagger import Encoded, Tagger
 from anytag.text_encoders.wordpiece import WordPieces
 from anytag.vocabulary import Tag
 
 Floats = npt.NDArray[np.float32]
+
+MAX_BEAMS = 100
+"""Beams of a search at most: each keeps its own keys and values, and more than a few gain nothing."""
+
+_LONGEST = 1024  # wordpieces of a caption, more than any caption head has positions for
+_ROWS = 64  # texts that are followed together: of BERT's keys and values each keeps 14 MB
 
 
 class Captions(Protocol):
     """What a runtime does for captions."""
 
     def about(self, tag_ids: Ids, tag_mask: Ids, tokens: Floats) -> Decoder[Any]: ...
+
+    def takes(self, length: int) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -71,6 +89,7 @@ class Captioner:
         device: Device = "auto",
         threads: int | None = None,
         precision: Precision | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> Captioner:
         """A captioner with a model and a device that are there; arguments and errors as for `Tagger.load`.
 
@@ -85,7 +104,8 @@ class Captioner:
             )
         runtime = open_runtime(folder, device=device, threads=threads, precision=precision)
         pieces = WordPieces.from_file(folder.file(spec.wordpieces))
-        return cls(Tagger(folder, runtime), _open_captions(folder, runtime), pieces, spec)
+        tagger = Tagger(folder, runtime, max_pixels=max_pixels)
+        return cls(tagger, _open_captions(folder, runtime), pieces, spec)
 
     def caption(
         self,
@@ -102,11 +122,13 @@ class Captioner:
         """A sentence about one photo.
 
         Args:
-            image: path, encoded bytes, PIL image or uint8 array H×W×3 (RGB).
+            image: path, encoded bytes, open file, PIL image or uint8 array H×W×3 (RGB).
             tags: what the sentence shall speak of, any words; by default what is recognised, as far as the
                 model's card says so; an empty list guides nothing.
-            exclude_tags: what it must not speak of: these words in any form, and no such tag guides it.
-            beams: of the search, 1 takes the likeliest wordpiece each time; by default what the card says.
+            exclude_tags: what it must not speak of: these words in any form, their synonyms and what is
+                narrower (cat leaves out kitten), and no such tag guides it.
+            beams: of the search, 100 at most; 1 takes the likeliest wordpiece each time; by default what the
+                card says.
             sample: draw wordpieces at random, from the likeliest nine tenths, instead of searching.
             seed: of the draws.
             max_length, min_length: in wordpieces, the card's prompt included.
@@ -139,7 +161,7 @@ class Captioner:
         """Sentences about many photos, in the order of the input; each is what `caption` gives.
 
         Args:
-            images: any iterable, read as the work goes on; each as for `caption`.
+            images: any iterable, read as the work goes on, as by `Tagger.tag_many`; each as for `caption`.
             batch_size: photos that go through the network together.
             workers: threads; by default one a usable core.
             on_error: "record" puts the reason into a photo's `Caption.error` and goes on; "raise" raises it.
@@ -159,6 +181,7 @@ class Captioner:
             encoded = self.tagger.encode_many(batch, batch_size=len(batch), workers=1)
             return self._write(list(encoded), wish)
 
+        check_many(images)
         batches = in_batches(work, images, batch_size=batch_size, workers=workers)
         return _flatten(batches, raises=on_error == "raise")
 
@@ -177,18 +200,38 @@ class Captioner:
         self, tags: Iterable[str] | None = None, exclude_tags: Iterable[str] = (), **options: Any
     ) -> Wish:
         """What is asked, checked before the first photo."""
-        for name, given in (("tags", tags), ("exclude_tags", exclude_tags)):
-            if isinstance(given, str):
-                raise VocabularyError(
-                    f"{name} is the text {given!r}: expected a list, as in {name}=[{given!r}]"
-                )
-        wish = Wish(None if tags is None else tuple(tags), tuple(exclude_tags), **options)
-        if empty := [word for word in (*(wish.tags or ()), *wish.exclude_tags) if not word.strip()]:
-            raise VocabularyError(f"asks for the tag {empty[0]!r}: expected words such as 'red car'")
-        if wish.beams is not None and wish.beams < 1:
-            raise AnytagError(f"beams is {wish.beams}: expected 1 or more")
-        self._limits(wish)
+        guides = None if tags is None else _words(tags, "tags")
+        wish = Wish(guides, _words(exclude_tags, "exclude_tags"), **options)
+        if wish.beams is not None:
+            check_whole("beams", wish.beams, least=1, most=MAX_BEAMS)
+        for name, number in (("max_length", wish.max_length), ("min_length", wish.min_length)):
+            if number is not None:
+                check_whole(name, number, least=0)
+        check_whole("seed", wish.seed, least=0)
+        if not isinstance(wish.sample, bool):
+            raise AnytagError(f"sample is {brief(wish.sample)}: expected True or False")
+        self._check_length(self._limits(wish).max_length)
         return wish
+
+    def _check_length(self, length: int) -> None:
+        prompt = len(self.pieces.prompt(self.spec.prompt))
+        if length <= prompt:
+            raise AnytagError(
+                f"max_length is {length}, and the prompt alone has {prompt}: give {prompt + 1} or more"
+            )
+        if length > self.spec.max_length and length > self._longest:
+            raise AnytagError(
+                f"max_length is {length}: this model has positions for {self._longest} wordpieces; "
+                "give so many or fewer"
+            )
+
+    @cached_property
+    def _longest(self) -> int:
+        """The most wordpieces that the model takes, found by trying: graphs do not say it."""
+        lengths = range(self.spec.max_length, _LONGEST + 1)
+        return lengths[
+            max(0, bisect_left(lengths, True, key=lambda length: not self._captions.takes(length)) - 1)
+        ]
 
     def _limits(self, wish: Wish) -> Limits:
         spec = self.spec
@@ -213,16 +256,17 @@ class Captioner:
     def _guides(self, encoded: Sequence[Encoded], wish: Wish) -> list[tuple[str, ...]]:
         """The tags that guide each photo's caption."""
         if wish.tags is not None:
-            kept = tuple(name for name in wish.tags if name not in wish.exclude_tags)
-            return [kept] * len(encoded)
+            excluded = self._names(wish.exclude_tags)
+            guides = tuple(name for name in wish.tags if name.lower() not in excluded)
+            return [guides] * len(encoded)
         if self.spec.guide > 1:
             return [()] * len(encoded)
-        excluded = {tag.id for word in wish.exclude_tags for tag in self._meant(word)}
+        ids = {tag.id for word in wish.exclude_tags for tag in self._meant(word)}
         return [
             tuple(
                 tag.name
                 for tag in self.tagger.score(one).tags
-                if tag.score >= self.spec.guide and tag.id not in excluded
+                if tag.score >= self.spec.guide and tag.id not in ids
             )
             for one in encoded
         ]
@@ -260,12 +304,19 @@ class Captioner:
         return Support(vocabulary, Parser(vocabulary=vocabulary))
 
     def _texts(self, encoded: Sequence[Encoded], guides: Sequence[Sequence[str]], wish: Wish) -> list[str]:
-        if not encoded:
-            return []
+        """The captions, of so many photos at a time that beams keep to a bounded memory."""
+        beams = 1 if wish.sample else self.spec.beams if wish.beams is None else wish.beams
+        step = max(1, _ROWS // beams)
+        starts = range(0, len(encoded), step)
+        parts = [self._some(encoded[k : k + step], guides[k : k + step], wish, beams=beams) for k in starts]
+        return [text for part in parts for text in part]
+
+    def _some(
+        self, encoded: Sequence[Encoded], guides: Sequence[Sequence[str]], wish: Wish, *, beams: int
+    ) -> list[str]:
         limits, prompt = self._limits(wish), self.pieces.prompt(self.spec.prompt)
         writer = self.writer(encoded, guides)
         prompts = np.tile(np.array(prompt, np.int64), (len(encoded), 1))
-        beams = self.spec.beams if wish.beams is None else wish.beams
         if wish.sample:
             found = sample(writer, prompts, limits, seed=wish.seed)
         elif beams == 1:
@@ -278,19 +329,24 @@ class Captioner:
         return Caption(one.path, one.width, one.height, self.tagger.card.name, text, guide, one.error)
 
     def _meant(self, word: str) -> list[Tag]:
-        known = self.tagger.vocabulary.find(word)
-        return [] if known is None else [known]
+        """The tag of a name, and all that are narrower: a kitten is a cat."""
+        vocabulary = self.tagger.vocabulary
+        known = vocabulary.find(word)
+        return [] if known is None else [vocabulary[id] for id in vocabulary.find_all([known.id])]
 
     def _forbidden(self, words: Iterable[str]) -> tuple[tuple[int, ...], ...]:
-        """Wordpieces of words, of their synonyms, and of every word that is a form of one of them."""
-        named = {name.lower() for word in words for name in (word, *self._synonyms(word))}
+        """Wordpieces of words, of their synonyms and narrower tags, and of every form of one of them."""
+        named = self._names(words)
         if not named:
             return ()
         forms = [entry for entry in self._words if entry in named or self._lemma(entry) & named]
         return tuple(dict.fromkeys(ids for name in (*sorted(named), *forms) for ids in self._ids(name)))
 
-    def _synonyms(self, word: str) -> tuple[str, ...]:
-        return tuple(name for tag in self._meant(word) for name in (tag.name, *tag.synonyms))
+    def _names(self, words: Iterable[str]) -> set[str]:
+        """Words, and every name of the tags that they mean."""
+        tags = {tag for word in words for tag in self._meant(word)}
+        names = (name for tag in tags for name in (tag.name, *tag.synonyms))
+        return {name.lower() for name in (*words, *names)}
 
     def _ids(self, name: str) -> list[tuple[int, ...]]:
         """None where the wordpieces cannot write it: then no caption holds it."""
@@ -312,6 +368,22 @@ class Captioner:
         inflection = self._parser.lexicon.inflection
         verb = inflection.verb(word)
         return {inflection.singular(word), *([] if verb is None else [verb[0]])}
+
+
+def _words(given: object, name: str) -> tuple[str, ...]:
+    """What sentences shall or must not speak of.
+
+    Raises:
+        VocabularyError: not a list of words.
+    """
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        example = brief(given if isinstance(given, str) else "red car")
+        raise VocabularyError(f"{name} is {brief(given)}: expected a list of words, as in {name}=[{example}]")
+    words = tuple(word.name if isinstance(word, Tag) else word for word in given)
+    for word in words:
+        if not isinstance(word, str) or not word.strip():
+            raise VocabularyError(f"{name} asks for the tag {brief(word)}: expected words such as 'red car'")
+    return words
 
 
 def _open_captions(folder: ModelFolder, runtime: Runtime) -> Captions:

@@ -9,7 +9,8 @@
     ├── UnknownModelError     a model name that resolves to nothing
     ├── VocabularyError       tags, vocabulary files, asked tags
     ├── DeviceError           a device or provider that is asked for and not active
-    ├── OutputError           a file or folder that cannot be written, or may not be replaced
+    ├── OutputError           a result that cannot be written: a full disk, a folder that is gone
+    │   └── RefusedOutputError  an output that may not be written, found before the work
     ├── DownloadError         a file of the Hub that does not arrive, or arrives as another
     ├── EndpointError         a language model's address that refuses or is of no use
     │   └── NoAnswerError     one of its answers that is not to be had
@@ -19,6 +20,28 @@ Each message says what was given, what was expected, and what to type next.
 """
 
 from __future__ import annotations
+
+from numbers import Integral, Real
+from reprlib import Repr
+from typing import TypeGuard
+
+_SHORT = Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+
+
+def brief(value: object) -> str:
+    """`repr`, but of a long text or list only its two ends: messages stay readable whatever was given."""
+    return _SHORT.repr(value)
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """A whole number of Python or numpy, True and False aside?"""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """A real number of Python or numpy, True and False aside?"""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 class AnytagError(Exception):
@@ -50,7 +73,11 @@ class DownloadError(AnytagError):
 
 
 class OutputError(AnytagError):
-    """A result cannot be written: no folder, no permission, a full disk, a file that may not be replaced."""
+    """A result cannot be written: no folder, no permission, a full disk."""
+
+
+class RefusedOutputError(OutputError):
+    """An output is an input of the run, or a file that another run or person made: nothing was written."""
 
 
 class UnknownModelError(AnytagError):

@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from anytag.errors import AnytagError
+from anytag.errors import AnytagError, brief, is_number, is_whole
 
 Ids = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.floating]
@@ -23,6 +23,7 @@ Processor = Callable[[Ids, Floats], Floats]
 
 State = TypeVar("State")
 
+_STEEP = 100  # length penalties beyond leave the range of floats
 _NEVER = -1e9  # a beam that is not there yet; finite, so that sums stay numbers
 
 
@@ -64,13 +65,23 @@ class Limits:
     process: Processor = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.min_length <= self.max_length:
+        for name in ("min_length", "max_length"):
+            check_whole(name, getattr(self, name), least=0)
+        if not self.min_length <= self.max_length:
             raise AnytagError(
                 f"min_length is {self.min_length}, max_length {self.max_length}: "
                 "expected 0 <= min_length <= max_length"
             )
-        if not self.repetition_penalty > 0:
-            raise AnytagError(f"repetition_penalty is {self.repetition_penalty}: expected more than 0")
+        penalty = self.repetition_penalty
+        if not (is_number(penalty) and 0 < penalty < float("inf")):
+            raise AnytagError(
+                f"repetition_penalty is {brief(penalty)}: expected a number above 0, such as 1.1"
+            )
+        if not (is_number(self.length_penalty) and abs(self.length_penalty) < _STEEP):
+            raise AnytagError(
+                f"length_penalty is {brief(self.length_penalty)}: expected a number such as 1.0, "
+                f"between -{_STEEP} and {_STEEP}"
+            )
         object.__setattr__(self, "process", self._processor())
 
     def _processor(self) -> Processor:
@@ -107,8 +118,9 @@ def sample(
 
     Arguments, result and errors as for `greedy`; every photo has its own draws from `seed`.
     """
-    if not 0 < top_p <= 1:
-        raise AnytagError(f"top_p is {top_p}: expected a probability above 0, up to 1")
+    if not (is_number(top_p) and 0 < top_p <= 1):
+        raise AnytagError(f"top_p is {brief(top_p)}: expected a probability above 0, up to 1, such as 0.9")
+    check_whole("seed", seed, least=0)
     draws = [np.random.default_rng(seed) for _ in prompts]
     nucleus = keep_nucleus(top_p)
 
@@ -127,8 +139,7 @@ def beam_search(decoder: Decoder[State], prompts: Ids, limits: Limits, *, beams:
     Arguments, result and errors as for `greedy`.
     """
     _check(prompts, limits)
-    if beams < 1:
-        raise AnytagError(f"beams is {beams}: expected 1 or more")
+    check_whole("beams", beams, least=1)
     found = [_Found(beams, limits.length_penalty) for _ in prompts]
     live = list(range(len(prompts)))
     ids = prompts.repeat(beams, axis=0)  # (N·beams)×L: the rows of a photo follow one another
@@ -240,6 +251,17 @@ def _grow(decoder: Decoder[State], prompts: Ids, limits: Limits, choose: Callabl
             state = decoder.reorder(state, going)
         live = live[going]
         logits, state = decoder.step(tokens[going], state)
+
+
+def check_whole(name: str, value: object, *, least: int, most: int | None = None) -> None:
+    """Holds a number of the search against its range.
+
+    Raises:
+        AnytagError: it is none, or out of range; names it.
+    """
+    limit = "" if most is None else f", {most} at most"
+    if not is_whole(value) or value < least or (most is not None and value > most):
+        raise AnytagError(f"{name} is {brief(value)}: expected a whole number, {least} or more{limit}")
 
 
 def _check(prompts: Ids, limits: Limits) -> None:

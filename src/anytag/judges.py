@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from anytag.errors import ModelError, VocabularyError
-from anytag.models.card import CaptionSpec, Line
+from anytag.models.card import CaptionSpec, Card, Line
 from anytag.models.folder import ModelFolder
 from anytag.models.outer import outer
 from anytag.tagger import Encoded, Tagger
@@ -43,6 +45,7 @@ class Judge(Protocol):
         near: whether the dot products of vectors tell which pairs are likely; if not, all must be looked at.
         dear: whether a look costs so much that tables are looked at in their likely pairs only.
         batch: photos that are looked at together.
+        weights: hash of what sees photos: what another model of the same name keeps of them is not taken.
     """
 
     widths: tuple[int, int]
@@ -50,6 +53,11 @@ class Judge(Protocol):
     near: bool
     dear: bool
     batch: int
+    weights: str
+
+    def unknown_words(self, text: str) -> tuple[str, ...]:
+        """The words of a text that are known by their letters alone, if at all."""
+        ...
 
     def see(self, photos: Sequence[Encoded]) -> tuple[Floats, Floats]:
         """What is kept of N photos: what texts look at, N×T×D, and a vector of each, N×E."""
@@ -89,6 +97,10 @@ class DecoderJudge:
         self.widths = card.width, card.width
         self.line = card.calibration.own
         self.near = card.family == "mini"
+        self.weights = weights_of(card)
+
+    def unknown_words(self, text: str) -> tuple[str, ...]:
+        return self._tagger.unknown_in(text)
 
     def see(self, photos: Sequence[Encoded]) -> tuple[Floats, Floats]:
         return np.stack([one.tokens for one in photos]), np.stack([one.pooled for one in photos])
@@ -128,6 +140,15 @@ class HeadJudge:
     def __init__(self, tagger: Tagger, matcher: Matcher, pieces: WordPieces, spec: CaptionSpec) -> None:
         self._tagger, self._matcher, self._pieces, self._spec = tagger, matcher, pieces, spec
         self.widths = tagger.card.width, matcher.space
+        self.weights = weights_of(tagger.card)
+
+    def unknown_words(self, text: str) -> tuple[str, ...]:
+        if self._in_english(text) is not None:
+            return ()
+        words = (word.strip(".,;:!?\"'()") for word in text.split())
+        return tuple(
+            dict.fromkeys(word for word in words if word and not self._pieces.knows(clean_caption(word)))
+        )
 
     def see(self, photos: Sequence[Encoded]) -> tuple[Floats, Floats]:
         guides = [
@@ -140,15 +161,29 @@ class HeadJudge:
 
     def read(self, texts: Sequence[str]) -> Texts:
         """Each as it is in training: cleaned, and cut to 40 wordpieces."""
-        cleaned = [clean_caption(text) for text in texts]
+        cleaned = [clean_caption(self._in_english(text) or text) for text in texts]
         for given, text in zip(texts, cleaned, strict=True):
             if not self._pieces.knows(text):
                 raise VocabularyError(f"no word of the text {given!r} is known: expected such as 'a red car'")
         ids = self._pieces.caption_text(cleaned)
         return Texts(self._matcher.read(ids), ids)
 
+    def _in_english(self, text: str) -> str | None:
+        """The name of a tag that a text of unknown words names in another language."""
+        tag = self._tagger.vocabulary.find(text)
+        return tag.name if tag is not None and not self._pieces.knows(clean_caption(text)) else None
+
     def look(self, tokens: Floats, vectors: Floats, texts: Texts, pairs: Ids) -> Floats:
         return self._matcher.match(tokens, texts.rows, pairs)
+
+
+def weights_of(card: Card) -> str:
+    """One hash of a model's weights and of how it is shown photos; its words and captions play no part."""
+    text = f"{card.text.folder}/" if card.text else "text/"
+    names = (name for name in card.files if name.endswith((".onnx", ".safetensors", ".data")))
+    kept = [name for name in sorted(names) if not name.startswith((text, "caption"))]
+    said = [asdict(card.image), [[name, card.files[name].sha256] for name in kept]]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
 def open_judge(folder: ModelFolder, tagger: Tagger) -> Judge:

@@ -28,7 +28,7 @@ class TagScore:
     Attributes:
         id: identity of the tag; names may repeat, ids never do.
         name: the name to show.
-        score: calibrated probability that the tag is in the photo, in [0, 1].
+        score: the probability that the tag is in the photo as the model estimates it, in [0, 1].
         source: "vocabulary" when asked with a trained query, "own" when made from the user's words.
         box: where in the photo, when that was asked; None also when nothing in the photo speaks for the tag.
         heat: float32 h×w in [0, 1], how much each part of the photo speaks for the tag, when that was asked.
@@ -85,6 +85,7 @@ class Tags:
         model: name of the model that scored.
         tags: by falling score.
         error: set when the photo could not be tagged; `tags` is empty then.
+        below: the user's own tags of `also` that score below the threshold, by falling score.
     """
 
     path: str | None
@@ -93,6 +94,7 @@ class Tags:
     model: str
     tags: tuple[TagScore, ...]
     error: Failure | None = None
+    below: tuple[TagScore, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -100,8 +102,8 @@ class Tags:
         return tuple(tag.name for tag in self.tags)
 
     def to_dict(self) -> dict[str, Any]:
-        """The row that `--format jsonl` writes: nested plain dictionaries and lists."""
-        return {
+        """The row that `--format jsonl` writes: nested plain dictionaries and lists; `below` only if any."""
+        row = {
             "path": self.path,
             "width": self.width,
             "height": self.height,
@@ -109,6 +111,7 @@ class Tags:
             "tags": [tag.to_dict() for tag in self.tags],
             "error": asdict(self.error) if self.error else None,
         }
+        return {**row, "below": [tag.to_dict() for tag in self.below]} if self.below else row
 
 
 @dataclass(frozen=True, slots=True)

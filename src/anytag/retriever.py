@@ -1,90 +1,38 @@
 """Photos found by a sentence, and sentences by a photo.
 
 Photos are embedded once and ranked for as many sentences as you like, in two passes: vectors are compared,
-which costs next to nothing, and the likely photos are looked at. Who looks, `anytag.judges` says.
+which costs next to nothing, and the likely photos are looked at. Who looks, `anytag.judges` says; where what
+the model saw is kept, `anytag.gallery`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from anytag.errors import AnytagError, ModelError
-from anytag.images import ImageSource
+from anytag.batching import batches
+from anytag.errors import AnytagError, VocabularyError
+from anytag.gallery import Gallery, GalleryWriter, check_model
+from anytag.images import MAX_PIXELS, ImageSource
 from anytag.judges import DecoderJudge, Judge, Texts, open_judge
 from anytag.models.folder import ModelFolder
 from anytag.models.hub import resolve
 from anytag.models.onnx import Device
 from anytag.models.runtime import open_runtime
 from anytag.results import Failure, Match
-from anytag.tagger import Tagger, batches
+from anytag.tagger import Encoded, Tagger
 
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 
 SHORTLIST = 256
 """Photos that are looked at for a text by default, as ALBEF does on COCO."""
-_PATHS, _MODEL = "paths", "model"
-
-
-@dataclass(frozen=True, eq=False)
-class Gallery:
-    """Photos as a model saw them.
-
-    Attributes:
-        model: name of the model.
-        paths: N, as the photos were named; "" where one came without a name.
-        tokens: float16 N×T×D, what texts look at: image tokens, and encoded tags where tags guide.
-        pooled: float32 N×E, a vector of each photo, by which the likely ones are found.
-        failed: what could not be read, with the reason; these photos are not among the N.
-    """
-
-    model: str
-    paths: tuple[str, ...]
-    tokens: npt.NDArray[np.float16]
-    pooled: Floats
-    failed: tuple[tuple[str, Failure], ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def write(self, path: str | Path) -> None:
-        """Writes a safetensors file, atomically. About 50 kB a photo with `mini`."""
-        import json
-
-        from safetensors.numpy import save_file
-
-        path = Path(path)
-        beside = path.with_name(path.name + ".new")
-        said = {_MODEL: self.model, _PATHS: json.dumps(self.paths)}
-        save_file({"tokens": self.tokens, "pooled": self.pooled}, beside, metadata=said)
-        beside.replace(path)
-
-    @classmethod
-    def read(cls, path: str | Path) -> Gallery:
-        """The gallery that `write` made.
-
-        Raises:
-            AnytagError: the file is missing, damaged, or no gallery.
-        """
-        import json
-
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, framework="numpy") as file:
-                said, tokens, pooled = file.metadata(), file.get_tensor("tokens"), file.get_tensor("pooled")
-            gallery = cls(said[_MODEL], tuple(json.loads(said[_PATHS])), tokens, pooled)
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise AnytagError(f"{path} is no gallery of anytag ({error}); make it again") from error
-        shapes = (tokens.ndim, pooled.ndim, len(pooled)) == (3, 2, len(tokens))
-        if not shapes or len(gallery) != len(tokens) or tokens.dtype != np.float16:
-            raise AnytagError(f"{path}: paths, tokens and pooled do not fit together; make it again")
-        return gallery
+_BLOCK = 4096  # vectors that are compared at once
 
 
 class Retriever:
@@ -99,22 +47,37 @@ class Retriever:
         self._judge = judge or DecoderJudge(tagger)
 
     @classmethod
-    def load(cls, model: str | Path | None = None, *, device: Device = "auto") -> Retriever:
+    def load(
+        cls,
+        model: str | Path | None = None,
+        *,
+        device: Device = "auto",
+        max_pixels: int = MAX_PIXELS,
+    ) -> Retriever:
         """A retriever with a model and a device that are there; arguments and errors as for `Tagger.load`.
 
         Raises:
             ModelError: besides, the model has neither alignment heads nor a text encoder.
         """
         folder = ModelFolder.open(resolve(model))
-        tagger = Tagger(folder, open_runtime(folder, device=device))
+        tagger = Tagger(folder, open_runtime(folder, device=device), max_pixels=max_pixels)
         return cls(tagger, open_judge(folder, tagger))
+
+    def unknown_words(self, text: str) -> tuple[str, ...]:
+        """The words of a text that the model knows by their letters alone, if at all: they say little.
+
+        Raises:
+            VocabularyError: not a text, or none of its words is known.
+        """
+        self._read([text])
+        return self._judge.unknown_words(text)
 
     def embed(
         self, images: Iterable[ImageSource], *, batch_size: int = 8, workers: int | None = None
     ) -> Gallery:
-        """Photos as the model sees them; one that cannot be read is listed in `Gallery.failed`."""
+        """Photos as the model sees them, in memory; one that cannot be read is listed in `Gallery.failed`."""
         depth, width = self._judge.widths
-        tokens: list[npt.NDArray[np.float16]] = [np.zeros((0, 1, depth), np.float16)]
+        tokens: list[npt.NDArray[np.float16]] = []
         pooled: list[Floats] = [np.zeros((0, width), np.float32)]
         paths: list[str] = []
         failed: list[tuple[str, Failure]] = []
@@ -122,20 +85,61 @@ class Retriever:
         for batch in batches(encoded, batch_size):
             failed += [(one.path or "", one.error) for one in batch if one.error is not None]
             good = [one for one in batch if one.error is None]
-            if not good:
-                continue
-            seen, vectors = self._judge.see(good)
-            paths += [one.path or "" for one in good]
-            tokens.append(seen.astype(np.float16))  # half the memory, while they come
-            pooled.append(vectors)
-        first = 1 if paths else 0  # the empty array, which alone knows no T
+            if good:
+                seen, vectors = self._judge.see(good)
+                paths += [one.path or "" for one in good]
+                tokens.append(seen.astype(np.float16))  # half the memory, while they come
+                pooled.append(vectors)
         return Gallery(
             self.tagger.card.name,
             tuple(paths),
-            np.concatenate(tokens[first:]),
+            np.concatenate(tokens or [np.zeros((0, 1, depth), np.float16)]),
             np.concatenate(pooled),
             tuple(failed),
+            self._judge.weights,
         )
+
+    def open_gallery(self, path: str | Path) -> GalleryWriter:
+        """A gallery's folder to `add` photos to, for a with statement; made if it is not there.
+
+        Raises (at the with):
+            OutputError: it cannot be written, another process writes it, or something else is there.
+            ModelError: another model made it.
+        """
+        weights, widths = self._judge.weights, self._judge.widths
+        return GalleryWriter(path, model=self.tagger.card.name, weights=weights, widths=widths)
+
+    def add(
+        self,
+        gallery: GalleryWriter,
+        photos: Iterable[str | Path],
+        *,
+        batch_size: int = 8,
+        workers: int | None = None,
+    ) -> Iterator[Encoded]:
+        """Photos into a gallery on disk, a batch at a time; yields each when it is kept, or cannot be read.
+
+            with retriever.open_gallery("holiday.gallery") as gallery:
+                for photo in retriever.add(gallery, gallery.new(paths)):
+                    print(photo.path, photo.error)
+
+        Raises:
+            OutputError: the gallery cannot be written; the batches before are kept.
+        """
+        encoded = self.tagger.encode_many(photos, batch_size=batch_size, workers=workers)
+        for batch in batches(encoded, batch_size):
+            good = [one for one in batch if one.error is None]
+            if good:
+                gallery.add([one.path or "" for one in good], *self._judge.see(good))
+            for one in batch:
+                if one.error is not None:
+                    gallery.remove(one.path or "")
+            yield from batch
+
+    def ranking(self, texts: Sequence[str], *, top_k: int | None = 10, shortlist: int = SHORTLIST) -> Ranking:
+        """A ranking of photos that need not be kept; arguments and errors as for `rank`."""
+        _check_counts(top_k, shortlist)
+        return Ranking(self, texts, self._judge, self._read(texts), top_k=top_k, shortlist=shortlist)
 
     def score(self, gallery: Gallery, texts: Sequence[str], *, shortlist: int = SHORTLIST) -> Floats:
         """How well every text fits every photo: float32 N×M, probabilities of pairs that were looked at.
@@ -148,12 +152,13 @@ class Retriever:
             ModelError: the gallery is of another model.
         """
         self._check(gallery)
-        asked = self._judge.read(texts)
+        _check_counts(None, shortlist)
+        asked = self._read(texts)
         wanted = np.ones((len(gallery), len(texts)), np.bool_)
         if self._judge.dear:
-            near = gallery.pooled @ asked.vectors.T
+            near = _near(gallery, asked)
             wanted = _best(near, shortlist) | _best(near.T, shortlist).T
-        scores = self._probabilities(self._logits(gallery, asked, wanted))
+        scores = self.probabilities(self._logits(gallery, asked, wanted))
         if self._judge.dear:
             scores = np.where(wanted, scores, (np.clip(near, -1, 1) - 1) / 2)
         return scores
@@ -170,43 +175,158 @@ class Retriever:
                 tell nothing, so there every photo is looked at.
         """
         self._check(gallery)
-        asked = self._judge.read([text])
+        _check_counts(top_k, shortlist)
+        asked = self._read([text])
         count = max(shortlist, top_k or len(gallery)) if self._judge.near else len(gallery)
-        wanted = _best(gallery.pooled @ asked.vectors.T, count)  # N×1
+        wanted = _best(_near(gallery, asked), count)  # N×1
         likely = np.flatnonzero(wanted)
         logits = self._logits(gallery, asked, wanted)[likely, 0]
         best = np.argsort(-logits, kind="stable")[:top_k]
-        return tuple(
-            Match(gallery.paths[number], text, float(f"{score:.6g}"))
-            for number, score in zip(
-                likely[best].tolist(), self._probabilities(logits[best]).tolist(), strict=True
-            )
-        )
+        paths = [gallery.paths[number] for number in likely[best].tolist()]
+        return matches(text, paths, self.probabilities(logits[best]))
+
+    def _read(self, texts: Sequence[str]) -> Texts:
+        if isinstance(texts, str):
+            raise VocabularyError(f"got the single text {texts!r}, expected a list of texts: [{texts!r}]")
+        for text in texts:
+            _check_text(text)
+        return self._judge.read(texts)
 
     def _check(self, gallery: Gallery) -> None:
-        widths = gallery.tokens.shape[2], gallery.pooled.shape[1]
-        if gallery.model != self.tagger.card.name or widths != self._judge.widths:
-            raise ModelError(
-                f"the gallery was made with the model {gallery.model!r} ({widths[0]} and {widths[1]} wide), "
-                f"this is {self.tagger.card.name!r} ({self._judge.widths[0]} and {self._judge.widths[1]}); "
-                "embed the photos again"
-            )
+        made = gallery.model, gallery.weights, (gallery.tokens.shape[2], gallery.pooled.shape[1])
+        check_model(made, (self.tagger.card.name, self._judge.weights, self._judge.widths))
 
     def _logits(self, gallery: Gallery, asked: Texts, wanted: Bools) -> Floats:
         """Of the wanted among N×M pairs; the others are 0."""
         logits = np.zeros(wanted.shape, np.float32)
         photos = np.flatnonzero(wanted.any(1))
-        for start in range(0, len(photos), self._judge.batch):
+        for start in range(0, len(photos), self._judge.batch):  # a gallery on disk is read in these pieces
             some = photos[start : start + self._judge.batch]
             pairs = np.argwhere(wanted[some])
             tokens, pooled = gallery.tokens[some].astype(np.float32), gallery.pooled[some]
             logits[some[pairs[:, 0]], pairs[:, 1]] = self._judge.look(tokens, pooled, asked, pairs)
         return logits
 
-    def _probabilities(self, logits: Floats) -> Floats:
+    def probabilities(self, logits: Floats) -> Floats:
+        """What logits of looks say, in [0, 1]; any shape."""
         line = self._judge.line
         scores: Floats = 1 / (1 + np.exp(-np.clip(line.scale * logits + line.bias, -60, 60)))
         return scores
+
+
+class _Seen(NamedTuple):
+    """A photo that a text was held against: how near its vector is, and the logit of the look."""
+
+    near: float
+    logit: float
+    number: int
+    path: str
+
+
+class Ranking:
+    """Photos ranked for texts as they come; of a photo that is not among the likely ones nothing is kept.
+
+    A photo is looked at when it comes, if its vector is among the nearest so far. So what is kept at the end
+    are the looks that `Retriever.rank` takes, in memory that does not grow with the photos.
+    """
+
+    def __init__(
+        self,
+        retriever: Retriever,
+        texts: Sequence[str],
+        judge: Judge,
+        asked: Texts,
+        *,
+        top_k: int | None,
+        shortlist: int,
+    ) -> None:
+        self._retriever, self._texts, self._judge, self._asked = retriever, texts, judge, asked
+        self._top_k = top_k
+        # where vectors tell nothing, looks choose, and no more are kept than are shown
+        count = None if top_k is None else max(shortlist, top_k) if judge.near else top_k
+        self._count: int | None = count
+        self._seen: list[list[_Seen]] = [[] for _ in texts]
+        self._floor = np.full(len(texts), -np.inf, np.float32)
+        self._photos = 0
+
+    def add(
+        self, images: Iterable[ImageSource], *, batch_size: int = 8, workers: int | None = None
+    ) -> Iterator[Encoded]:
+        """Embeds and ranks photos; yields each when it is done, or `Encoded.error` says why it is not."""
+        encoded = self._retriever.tagger.encode_many(images, batch_size=batch_size, workers=workers)
+        for batch in batches(encoded, batch_size):
+            good = [one for one in batch if one.error is None]
+            if good:
+                self._take(good)
+            yield from batch
+
+    def matches(self) -> list[tuple[Match, ...]]:
+        """For each text the photos that fit it best, as `Retriever.rank` gives them."""
+        found = []
+        for number, text in enumerate(self._texts):
+            self._prune(number)
+            best = sorted(self._seen[number], key=lambda one: (-one.logit, one.number))[: self._top_k]
+            scores = self._retriever.probabilities(np.array([one.logit for one in best], np.float32))
+            found.append(matches(text, [one.path for one in best], scores))
+        return found
+
+    def _take(self, photos: Sequence[Encoded]) -> None:
+        tokens, pooled = self._judge.see(photos)
+        tokens = tokens.astype(np.float16).astype(np.float32)  # as a gallery keeps them
+        near: Floats = pooled @ self._asked.vectors.T  # n×M
+        wanted = near > self._floor if self._judge.near else np.ones(near.shape, np.bool_)
+        pairs = np.argwhere(wanted)
+        if len(pairs):
+            logits = self._judge.look(tokens, pooled, self._asked, pairs)
+            for (photo, text), logit in zip(pairs.tolist(), logits.tolist(), strict=True):
+                seen = _Seen(float(near[photo, text]), logit, self._photos + photo, photos[photo].path or "")
+                self._seen[text].append(seen)
+        self._photos += len(photos)
+        for number, seen_ in enumerate(self._seen):
+            if self._count is not None and len(seen_) >= 2 * self._count:
+                self._prune(number)
+
+    def _prune(self, number: int) -> None:
+        """Keeps the nearest photos of a text, or where vectors tell nothing the best."""
+        seen = self._seen[number]
+        seen.sort(key=lambda one: (-(one.near if self._judge.near else one.logit), one.number))
+        if self._count is not None and len(seen) >= self._count:
+            del seen[self._count :]
+            self._floor[number] = seen[-1].near if self._judge.near else -math.inf
+
+
+def matches(text: str, paths: Sequence[str], scores: Floats) -> tuple[Match, ...]:
+    """What is shown of photos in their order: six digits of the score."""
+    pairs = zip(paths, scores.tolist(), strict=True)
+    return tuple(Match(path, text, float(f"{score:.6g}")) for path, score in pairs)
+
+
+def _check_text(text: object) -> None:
+    if not isinstance(text, str):
+        raise VocabularyError(f"got {text!r} as a text, expected words such as 'a red car'")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise VocabularyError(
+            f"the text {text!r} is not Unicode: expected words such as 'a red car'; on a terminal that "
+            "is not set to UTF-8 set PYTHONUTF8=1"
+        ) from error
+
+
+def _check_counts(top_k: object, shortlist: object) -> None:
+    for name, count, more in (("top_k", top_k, ", or None for all"), ("shortlist", shortlist, "")):
+        whole = isinstance(count, int) and not isinstance(count, bool)
+        if not (whole and count >= 1) and not (more and count is None):  # type: ignore[operator]
+            raise AnytagError(f"{name} is {count!r}: expected a whole number from 1 on{more}")
+
+
+def _near(gallery: Gallery, asked: Texts) -> Floats:
+    """How near N photos' vectors are to M texts': N×M, read in pieces."""
+    near = np.empty((len(gallery), len(asked.vectors)), np.float32)
+    for start in range(0, len(gallery), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        near[part] = gallery.pooled[part] @ asked.vectors.T
+    return near
 
 
 def _best(near: Floats, count: int) -> Bools:

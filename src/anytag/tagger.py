@@ -8,31 +8,34 @@ any text can be asked.
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from anytag.asked import Ask, Question, Questions
-from anytag.errors import AnytagError
-from anytag.images import ImageSource, load, prepare
+from anytag.batching import in_batches
+from anytag.errors import AnytagError, VocabularyError, brief
+from anytag.images import MAX_PIXELS, ImageSource, check_many, load, path_of, prepare
 from anytag.models.card import Card
 from anytag.models.folder import ModelFolder
 from anytag.models.hub import resolve
-from anytag.models.onnx import Device, usable_cores
+from anytag.models.onnx import Device
 from anytag.models.runtime import Precision, Runtime, open_runtime
-from anytag.results import Failure, Tags, TagScore
+from anytag.queries.build import Questions
+from anytag.queries.requests import Ask, parse_requests
+from anytag.queries.score import Answer, Question
+from anytag.results import Failure, Tags
 from anytag.vocabulary import Vocabulary
 from anytag.where import locate
 
-In = TypeVar("In")
-Out = TypeVar("Out")
+Requests = Iterable[Ask] | Mapping[str, str | Iterable[str]]
+"""Tags as users ask them: a list, or descriptions by name."""
+
+_NO_ANSWER = Answer((), ())
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +45,7 @@ class Encoded:
     Attributes:
         tokens: float32 T×D.
         pooled: float32 D.
-        path: as the photo was named, None when it came as bytes, PIL image or array.
+        path: as the photo was named, None when it came as bytes, open file, PIL image or array.
         width: pixels of the upright original.
         height: the same.
         error: from `Tagger.encode_many`, why the photo could not be read; the arrays are empty then.
@@ -72,15 +75,46 @@ class Tagger:
 
     Attributes:
         card: what the model's folder says about itself.
-        vocabulary: the tags it was trained on, with their thresholds.
         runtime: what runs the model; `runtime.device` says where.
+        max_pixels: a photo that is larger as it is decoded is refused.
     """
 
-    def __init__(self, folder: ModelFolder, runtime: Runtime) -> None:
+    def __init__(
+        self,
+        folder: ModelFolder,
+        runtime: Runtime,
+        *,
+        vocabulary: Vocabulary | None = None,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
         self.runtime = runtime
+        self.max_pixels = max_pixels
         self.card: Card = folder.card
-        self._questions = Questions(folder)
-        self.vocabulary: Vocabulary = self._questions.vocabulary
+        self._folder = folder
+        self._questions = Questions(folder, vocabulary)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The tags that are asked where you name none, with their names and thresholds."""
+        return self._questions.vocabulary
+
+    def with_vocabulary(self, vocabulary: Vocabulary | str | os.PathLike[str] | None) -> Tagger:
+        """A tagger that runs the same model and asks other tags; None is those the model learned.
+
+        Args:
+            vocabulary: or its file. Which tags are asked, their names and their thresholds are its own; what
+                is broader is as the model learned it. A tag with an id that the model does not know is asked
+                by its name and synonyms (source "own").
+
+        Raises:
+            VocabularyError: the file is no vocabulary, no vocabulary was given, or one without tags.
+        """
+        if isinstance(vocabulary, str | os.PathLike):
+            vocabulary = Vocabulary.read(vocabulary)
+        given: object = vocabulary
+        if given is not None and not (isinstance(given, Vocabulary) and len(given)):
+            raise VocabularyError(f"got {brief(vocabulary)}: expected a Vocabulary with tags, or its file")
+        return Tagger(self._folder, self.runtime, vocabulary=vocabulary, max_pixels=self.max_pixels)
 
     @classmethod
     def load(
@@ -90,17 +124,22 @@ class Tagger:
         device: Device = "auto",
         threads: int | None = None,
         precision: Precision | None = None,
+        vocabulary: Vocabulary | str | os.PathLike[str] | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> Tagger:
         """A tagger with a model and a device that are there.
 
         Args:
             model: name or folder; None is the model that comes with the package.
+            vocabulary: the tags to ask, as for `with_vocabulary`; by default those that the model learned.
             device: "auto" takes a GPU where one is active; "cuda" is an error where none is.
             threads: of one run of the network. The default, 1, is best for many photos, which `tag_many`
                 spreads over workers; in torch the default is torch's.
             precision: "float32", "bfloat16" or, for a CPU, "int8" runs a converted checkpoint's weights in
                 torch; by default torch runs what has no ONNX graphs, and on "cuda" in bfloat16. Whatever it
                 is, tags near their thresholds are decoded in float32.
+            max_pixels: a photo that is larger as it is decoded (large JPEGs are at 1/2, 1/4 or 1/8 of their
+                sides) is refused: the limit against files made to fill the memory.
 
         Raises:
             UnknownModelError, ModelError, VocabularyError: no such model, or its folder is not what it says.
@@ -108,14 +147,16 @@ class Tagger:
             MissingExtraError: torch is needed and not installed.
         """
         folder = ModelFolder.open(resolve(model))
-        return cls(folder, open_runtime(folder, device=device, threads=threads, precision=precision))
+        runtime = open_runtime(folder, device=device, threads=threads, precision=precision)
+        tagger = cls(folder, runtime, max_pixels=max_pixels)
+        return tagger if vocabulary is None else tagger.with_vocabulary(vocabulary)
 
     def tag(
         self,
         image: ImageSource,
-        tags: Iterable[Ask] | None = None,
+        tags: Requests | None = None,
         *,
-        also: Iterable[Ask] | None = None,
+        also: Requests | None = None,
         top_k: int | None = None,
         threshold: float | None = None,
         where: bool = False,
@@ -123,11 +164,14 @@ class Tagger:
         """The tags of one photo, by falling score.
 
         Args:
-            image: path, encoded bytes, PIL image or uint8 array H×W×3 (RGB).
-            tags: ask exactly these, each "name" or "name: description; description", and get each with its
-                score. A name or synonym that the vocabulary knows is asked with its trained query, described
-                or not (source "vocabulary"); any other is made from its words (source "own").
-            also: ask the vocabulary and these.
+            image: path, encoded bytes, open file, PIL image or uint8 array H×W×3 (RGB).
+            tags: ask exactly these, and get each with its score. Each is "name", "name: description;
+                description", an `Asked`, or a `Tag` of the vocabulary; or give descriptions by name,
+                {"crane": ["a machine that lifts loads"]}. A bare name that the vocabulary knows, also as a
+                synonym or in another language, is asked with its trained query (source "vocabulary"); any
+                other and every described one is made from its words (source "own").
+            also: ask the vocabulary and these. A described one takes the place of the vocabulary's tag of the
+                same name. Those that score below the threshold are in `Tags.below`.
             top_k: at most so many.
             threshold: leave out lower scores; 0 gives every tag. By default each tag of the vocabulary has
                 its own, and tags of `also` 0.5.
@@ -154,9 +198,9 @@ class Tagger:
     def score(
         self,
         encoded: Encoded,
-        tags: Iterable[Ask] | None = None,
+        tags: Requests | None = None,
         *,
-        also: Iterable[Ask] | None = None,
+        also: Requests | None = None,
         top_k: int | None = None,
         threshold: float | None = None,
         where: bool = False,
@@ -166,14 +210,16 @@ class Tagger:
         (answer,) = question.answer(self.runtime, encoded.tokens[None], encoded.pooled[None])
         if where:
             answer = self._locate(question, answer, encoded)
-        return Tags(encoded.path, encoded.width, encoded.height, self.card.name, answer)
+        return Tags(
+            encoded.path, encoded.width, encoded.height, self.card.name, answer.tags, below=answer.below
+        )
 
     def tag_many(
         self,
         images: Iterable[ImageSource],
-        tags: Iterable[Ask] | None = None,
+        tags: Requests | None = None,
         *,
-        also: Iterable[Ask] | None = None,
+        also: Requests | None = None,
         top_k: int | None = None,
         threshold: float | None = None,
         where: bool = False,
@@ -184,7 +230,8 @@ class Tagger:
         """The tags of many photos, one by one in the order of the input; holds a few batches at a time.
 
         Args:
-            images: any iterable, read as the work goes on; each as for `tag`.
+            images: any iterable, read as the work goes on; each as for `tag`. One without a length is read
+                by a thread of its own, and each photo is tagged as it comes.
             tags, also, top_k, threshold, where: as for `tag`.
             batch_size: photos that go through the network together.
             workers: threads, each of which reads, encodes and scores batches; by default one a usable core.
@@ -194,6 +241,7 @@ class Tagger:
             ImageError, MissingExtraError: a photo cannot be read, and `on_error` is "raise".
             VocabularyError: `tags` or `also` is wrong; raised at once, before the first photo.
         """
+        check_many(images)
         if on_error not in ("record", "raise"):
             raise AnytagError(f"on_error is {on_error!r}: expected 'record' or 'raise'")
         question = self._questions.prepare(tags, also=also, top_k=top_k, threshold=threshold)
@@ -211,6 +259,7 @@ class Tagger:
 
         A photo that cannot be read has `Encoded.error`; the rest goes on. Arguments as for `tag_many`.
         """
+        check_many(images)
         for batch in in_batches(self._encode_batch, images, batch_size=batch_size, workers=workers):
             yield from batch
 
@@ -221,6 +270,22 @@ class Tagger:
             VocabularyError: a text is empty or has no word that is known.
         """
         return self._questions.words(texts)
+
+    def unknown_words(self, tags: Requests) -> tuple[str, ...]:
+        """Words of tags that the model's text encoder does not know, so that their scores say little.
+
+        Args:
+            tags: as for `tag`; what the vocabulary knows needs no words.
+
+        Raises:
+            VocabularyError: `tags` is wrong.
+            ModelError: the model asks no tags by their words.
+        """
+        return self._questions.unknown_words(parse_requests(tags, "tags") or ())
+
+    def unknown_in(self, text: str) -> tuple[str, ...]:
+        """The same of a sentence, whose words may be names of the vocabulary in another language."""
+        return self._questions.unknown_in(self._questions.readable(text))
 
     def _encode_batch(self, images: Sequence[ImageSource]) -> list[Encoded]:
         seen = [self._look(image) for image in images]
@@ -240,7 +305,7 @@ class Tagger:
         """One worker's share: photos in, tags out, with the error of each that could not be read."""
         seen = [self._look(image) for image in images]
         pixels = [one.pixels for one in seen if one.pixels is not None]
-        answers: Iterator[tuple[TagScore, ...]] = iter(())
+        answers: Iterator[Answer] = iter(())
         if pixels:
             tokens, pooled = self.runtime.encode(np.stack(pixels))
             answers = iter(question.answer(self.runtime, tokens, pooled))
@@ -251,17 +316,15 @@ class Tagger:
                     for arrays, one in zip(zip(tokens, pooled, strict=True), good, strict=True)
                 )
                 answers = map(partial(self._locate, question), list(answers), encoded)
-        return [(self._result(one, () if one.error else next(answers)), one.error) for one in seen]
+        return [(self._result(one, _NO_ANSWER if one.error else next(answers)), one.error) for one in seen]
 
-    def _locate(
-        self, question: Question, answer: tuple[TagScore, ...], encoded: Encoded
-    ) -> tuple[TagScore, ...]:
+    def _locate(self, question: Question, answer: Answer, encoded: Encoded) -> Answer:
         """The same tags, and where each is."""
-        if not answer:
+        if not answer.tags:
             return answer
-        queries = question.queries_of(answer)
+        queries = question.queries_of(answer.tags)
         where = self.runtime.where(encoded.tokens[None], encoded.pooled[None], queries[None])[0]
-        return locate(answer, where, width=encoded.width, height=encoded.height)
+        return answer._replace(tags=locate(answer.tags, where, width=encoded.width, height=encoded.height))
 
     def trained(self, ids: Sequence[str]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
         """What tags of the vocabulary are asked with, for those who ask `runtime` themselves.
@@ -276,68 +339,22 @@ class Tagger:
 
     def _look(self, image: ImageSource) -> _Seen:
         """Reads one photo and squashes it to the model's square, uint8 3×S×S."""
-        path = os.fspath(image) if isinstance(image, str | os.PathLike) else None
+        path = path_of(image)
         spec = self.card.image
         try:
-            photo = load(image, near=spec.size, plain=spec.plain)
+            photo = load(image, near=spec.size, max_pixels=self.max_pixels, plain=spec.plain)
             pixels = prepare(photo, size=spec.size, resample=spec.resample, plain=spec.plain)
             return _Seen(path, photo.width, photo.height, pixels)
         except AnytagError as error:
             return _Seen(path, error=error)
 
-    def _result(self, seen: _Seen, answer: tuple[TagScore, ...]) -> Tags:
-        return Tags(seen.path, seen.width, seen.height, self.card.name, answer, _failure(seen.error))
+    def _result(self, seen: _Seen, answer: Answer) -> Tags:
+        failure = _failure(seen.error)
+        return Tags(seen.path, seen.width, seen.height, self.card.name, answer.tags, failure, answer.below)
 
 
 def _failure(error: AnytagError | None) -> Failure | None:
     return Failure(type(error).__name__, str(error)) if error else None
-
-
-def in_batches(
-    work: Callable[[list[In]], Out], images: Iterable[In], *, batch_size: int, workers: int | None
-) -> Iterator[Out]:
-    """`work` on batches of images by threads, in order, reading the images as the work goes on.
-
-    Raises:
-        AnytagError: a number is below 1, or `images` is a single image.
-    """
-    if isinstance(images, str | bytes | os.PathLike):
-        raise AnytagError(f"got one image, {images!r}, for many: give a list, or use tag() or encode()")
-    workers = usable_cores() if workers is None else workers
-    if batch_size < 1 or workers < 1:
-        raise AnytagError(f"batch_size is {batch_size}, workers is {workers}: expected 1 or more of each")
-    if isinstance(images, Sized):  # batches of one size, and as many for every worker: none waits at the end
-        workers = max(1, min(workers, len(images)))
-        rounds = max(1, -(-len(images) // (workers * batch_size)))
-        batch_size = max(1, -(-len(images) // (workers * rounds)))
-    return _in_order(work, batches(images, batch_size), workers)
-
-
-def batches(items: Iterable[In], size: int) -> Iterator[list[In]]:
-    """Lists of `size` items, the last one shorter."""
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch
-
-
-def _in_order(work: Callable[[In], Out], items: Iterable[In], workers: int) -> Iterator[Out]:
-    """`map` over threads, in order, at most two items a worker ahead of whoever takes the results."""
-    if workers == 1:
-        yield from map(work, items)
-        return
-    from concurrent.futures import Future, ThreadPoolExecutor  # 20 ms that a single photo need not wait for
-
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="anytag")
-    waiting: deque[Future[Out]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(work, item))
-            while waiting and (len(waiting) > 2 * workers or waiting[0].done()):
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:  # also when the user stops: what has not begun is dropped
-        pool.shutdown(cancel_futures=True)
 
 
 def _flatten(

@@ -15,13 +15,13 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from anytag.errors import VocabularyError
+from anytag._io import atomic_write
+from anytag.errors import VocabularyError, brief
 
 Kind = Literal["object", "scene", "attribute", "action"]
 KINDS: tuple[str, ...] = get_args(Kind)
@@ -63,20 +63,25 @@ class Tag:
         _check_text("id", self.id)
         _check_text("name", self.name)
         if self.id.startswith(OWN):
-            raise VocabularyError(f"id: {self.id!r} begins with {OWN!r}, which is kept for users' own tags")
+            raise VocabularyError(
+                f"id: {brief(self.id)} begins with {OWN!r}, which is kept for users' own tags"
+            )
         if self.kind not in KINDS:
-            raise VocabularyError(f"kind: {self.kind!r} is unknown, expected one of {', '.join(KINDS)}")
+            raise VocabularyError(f"kind: {brief(self.kind)} is unknown, expected one of {', '.join(KINDS)}")
         if not isinstance(self.names, Mapping):
-            raise VocabularyError(f"names: expected names by language code, got {self.names!r}")
+            raise VocabularyError(f"names: expected names by language code, got {brief(self.names)}")
         for language, name in self.names.items():
             _check_text("names", language)
             _check_text(f"names.{language}", name)
         for label, texts in (("synonyms", self.synonyms), ("parents", self.parents)):
             if not isinstance(texts, tuple):
-                raise VocabularyError(f"{label}: expected a list of texts, got {texts!r}")
+                raise VocabularyError(f"{label}: expected a list of texts, got {brief(texts)}")
             for text in texts:
                 _check_text(label, text)
         _check_threshold(self.threshold)
+
+    def __hash__(self) -> int:
+        return hash((self.id, self.name))  # equal tags have equal ones; `names` may be a plain dict
 
     def to_dict(self) -> dict[str, Any]:
         """The row of a vocabulary file."""
@@ -111,10 +116,8 @@ class Vocabulary:
         for place, tag in enumerate(self._tags):
             first = self._places.setdefault(tag.id, place)
             if first != place:
-                raise VocabularyError(
-                    f"row {place + 1}: id {tag.id!r} is taken by row {first + 1}; "
-                    "ids are unique, names may repeat"
-                )
+                taken = f"row {place + 1}: id {tag.id!r} is taken by row {first + 1}"
+                raise VocabularyError(f"{taken}; ids are unique, names may repeat")
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Vocabulary:
@@ -146,19 +149,11 @@ class Vocabulary:
         """Writes a vocabulary file; whoever reads meanwhile sees the old one or the new one, never a half.
 
         Raises:
-            VocabularyError: the file cannot be written.
+            OutputError: the file cannot be written.
         """
-        rows = (json.dumps(tag.to_dict(), ensure_ascii=False) + "\n" for tag in self)
-        target = Path(path)
-        draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        try:
-            draft.write_bytes("".join(rows).encode())
-            draft.replace(target)
-        except OSError as error:
-            raise VocabularyError(f"{target}: cannot be written ({error})") from error
-        finally:
-            with suppress(OSError):
-                draft.unlink(missing_ok=True)
+        rows = "".join(json.dumps(tag.to_dict(), ensure_ascii=False) + "\n" for tag in self)
+        with atomic_write(path) as draft:
+            draft.write_bytes(rows.encode())
 
     def __len__(self) -> int:
         return len(self._tags)
@@ -172,9 +167,11 @@ class Vocabulary:
 
     def __contains__(self, key: object) -> bool:
         """Whether an id, or a tag itself, is in here."""
-        if isinstance(key, Tag):
-            return key.id in self._places and self[key.id] == key
-        return key in self._places
+        place = self._place(key.id if isinstance(key, Tag) else key)
+        return place is not None and (not isinstance(key, Tag) or self._tags[place] == key)
+
+    def _place(self, id: object) -> int | None:
+        return self._places.get(id) if isinstance(id, str) else None
 
     def __eq__(self, other: object) -> bool:
         return self._tags == other._tags if isinstance(other, Vocabulary) else NotImplemented
@@ -195,18 +192,23 @@ class Vocabulary:
         Raises:
             VocabularyError: there is no such id; names those that look like it.
         """
-        place = self._places.get(id)
+        place = self._place(id)
         if place is None:
-            close = ", ".join(map(repr, difflib.get_close_matches(str(id), self._places, n=3)))
+            close = ", ".join(map(repr, difflib.get_close_matches(str(id)[:200], self._places, n=3)))
             hint = f"did you mean {close}?" if close else "see the file's `id` fields"
-            raise VocabularyError(f"no tag has the id {id!r} in this vocabulary of {len(self)} tags; {hint}")
+            raise VocabularyError(f"no tag of these {len(self)} has the id {brief(id)}; {hint}")
         return place
 
     def find(self, text: str) -> Tag | None:
         """The tag with this id, else name, else synonym, else name in another language, else None.
 
         Case, spaces and hyphens play no part: "Hot-Dog" finds "hot dog". Of several tags the first wins.
+
+        Raises:
+            VocabularyError: `text` is not a text.
         """
+        if not isinstance(text, str):
+            raise VocabularyError(f"got {brief(text)}, expected a text: find('dog')")
         return self._words.get(_key(text))
 
     @cached_property
@@ -242,7 +244,7 @@ class Vocabulary:
 
     def subset(self, ids: Iterable[str]) -> Vocabulary:
         """These tags alone, in the order given."""
-        return Vocabulary(self[id] for id in _listed(ids))
+        return Vocabulary(self._tags[self.index(id)] for id in _listed(ids))
 
     def exclude(self, ids: Iterable[str]) -> Vocabulary:
         """All but these tags."""
@@ -257,10 +259,34 @@ class Vocabulary:
         """
         for tag in other:
             if tag.id in self and tag not in self:
-                raise VocabularyError(
-                    f"id {tag.id!r} differs between the two vocabularies; exclude it from one of them first"
-                )
+                raise VocabularyError(f"id {tag.id!r} differs in the two: exclude it from one of them first")
         return Vocabulary([*self, *(tag for tag in other if tag.id not in self)])
+
+    def find_all(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Ids of the tags with these names, found as `find` does, and of all that is narrower: dog and puppy.
+
+        Raises:
+            VocabularyError: a name is unknown; names those that look like it.
+        """
+        found = {self.index(tag.id if (tag := self.find(name)) else name) for name in _listed(names)}
+        return tuple(tag.id for k, tag in enumerate(self) if k in found or found & {*self.broader[k]})
+
+    def in_language(self, code: str) -> Vocabulary:
+        """The same tags under their names in a language ("de"), as far as they have one.
+
+        All are still found by the names they had.
+
+        Raises:
+            VocabularyError: no tag has a name in it; says which languages there are.
+        """
+        codes = {one.casefold(): one for tag in self for one in tag.names}
+        if (key := codes.get(str(code).casefold())) is None:
+            known = ", ".join(sorted(codes.values())) or "none"
+            raise VocabularyError(f"no tag has a name in the language {brief(code)}; there are: {known}")
+        return Vocabulary(
+            replace(tag, name=tag.names[key], synonyms=(tag.name, *tag.synonyms)) if key in tag.names else tag
+            for tag in self
+        )
 
     def rename(self, names: Mapping[str, str]) -> Vocabulary:
         """The same tags under other names to show, by id; ids stay."""
@@ -272,7 +298,9 @@ class Vocabulary:
             thresholds = dict.fromkeys(self._places, thresholds)
         return self._changed("threshold", thresholds)
 
-    def _changed(self, attribute: str, values: Mapping[str, Any]) -> Vocabulary:
+    def _changed(self, attribute: str, values: object) -> Vocabulary:
+        if not isinstance(values, Mapping):
+            raise VocabularyError(f"expected a {attribute} by id, got {brief(values)}")
         tags = list(self)
         for id, value in values.items():
             place = self.index(id)
@@ -285,10 +313,25 @@ class Vocabulary:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A tag that a user asks for: its name, and what it looks like in words."""
+    """A tag that a user asks for: its name, and what it looks like in words.
+
+    Raises:
+        VocabularyError: a text is empty, or holds control characters or spaces around it.
+    """
 
     name: str
     descriptions: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        given: object = self.descriptions
+        if isinstance(given, str) or not isinstance(given, Iterable):
+            raise VocabularyError(
+                f"descriptions of {brief(self.name)}: got {brief(given)}, expected several texts, "
+                "as in ('a long arm with a cable',)"
+            )
+        object.__setattr__(self, "descriptions", tuple(given))
+        for text in (self.name, *self.descriptions):
+            _check_text("asked tag", text)
 
 
 def parse_asked(line: str) -> Asked:
@@ -301,12 +344,9 @@ def parse_asked(line: str) -> Asked:
     name = " ".join(name.split())
     if not name:
         raise VocabularyError(
-            f"{line!r} asks for no tag: expected `name` or `name: description; description`"
+            f"{brief(line)} asks for no tag: expected `name` or `name: description; description`"
         )
-    descriptions = tuple(text for part in rest.split(";") if (text := " ".join(part.split())))
-    for text in (name, *descriptions):
-        _check_text("asked tag", text)
-    return Asked(name, descriptions)
+    return Asked(name, tuple(text for part in rest.split(";") if (text := " ".join(part.split()))))
 
 
 def _key(text: str) -> str:
@@ -339,7 +379,8 @@ def _check_text(label: str, text: object) -> None:
         return  # nearly always, and three times faster than the pattern
     if not isinstance(text, str) or not _TEXT.fullmatch(text):
         raise VocabularyError(
-            f"{label}: expected a text without control characters and without spaces around it, got {text!r}"
+            f"{label}: expected a text without control characters and without spaces around it, "
+            f"got {brief(text)}"
         )
 
 
@@ -350,10 +391,10 @@ def _check_threshold(value: object) -> None:
         or not 0 <= value <= 1
         or math.isnan(value)
     ):
-        raise VocabularyError(f"threshold: expected a number from 0 to 1, got {value!r}")
+        raise VocabularyError(f"threshold: expected a number from 0 to 1, got {brief(value)}")
 
 
-def _listed(ids: Iterable[str]) -> list[str]:
-    if isinstance(ids, str):
-        raise VocabularyError(f"expected several ids, got the text {ids!r}: type [{ids!r}]")
+def _listed(ids: object) -> list[str]:
+    if isinstance(ids, str) or not isinstance(ids, Iterable):
+        raise VocabularyError(f"expected several ids, got {brief(ids)}: type [{brief(ids)}]")
     return list(ids)

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,7 @@ from anytag.results import Box, TagScore
 
 if TYPE_CHECKING:
     from PIL import Image
+    from PIL.ImageFont import FreeTypeFont as Font
 
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
@@ -29,8 +32,15 @@ Bools = npt.NDArray[np.bool_]
 LEVEL = 0.4
 """Share of the greatest heat from which a place belongs to the tag."""
 _FINE = 8  # places of the box's grid along each token: tokens are few
-_PANEL = 320  # pixels
+PANEL = 320
+"""Pixels of the longer side of a panel that `draw` makes."""
+_NARROWEST = 24  # pixels of the shorter side
 _WARM = (255, 96, 0)
+_FONT_FILES = (
+    "NotoSansCJK-Regular.ttc", "NotoSansCJKsc-Regular.otf", "SourceHanSans.ttc", "wqy-microhei.ttc",
+    "DroidSansFallbackFull.ttf", "msyh.ttc", "YuGothM.ttc", "PingFang.ttc", "Hiragino Sans GB.ttc",
+    "Arial Unicode.ttf", "arialuni.ttf", "DejaVuSans.ttf", "NotoSans-Regular.ttf", "segoeui.ttf", "Arial.ttf",
+)  # fmt: skip
 
 
 def heat_maps(where: Floats) -> Floats:
@@ -70,8 +80,8 @@ def box_of(heat: Floats, *, width: int, height: int) -> Box | None:
     return Box(
         math.floor(columns.min() * across),
         math.floor(rows.min() * down),
-        math.ceil((columns.max() + 1) * across),
-        math.ceil((rows.max() + 1) * down),
+        min(width, math.ceil((columns.max() + 1) * across)),  # by rounding it may be one more
+        min(height, math.ceil((rows.max() + 1) * down)),
     )
 
 
@@ -115,24 +125,28 @@ def locate(tags: Sequence[TagScore], where: Floats, *, width: int, height: int) 
     )
 
 
-def draw(picture: Image.Image, tags: Sequence[TagScore]) -> Image.Image:
+def draw(
+    picture: Image.Image, tags: Sequence[TagScore], *, size: tuple[int, int] | None = None
+) -> Image.Image:
     """A sheet with a panel for every tag that was located: the photo, warm where the tag is, and its box.
 
     Args:
         picture: the upright photo in RGB, of any size.
         tags: with `heat`, in the order of the panels; the others are left out.
+        size: width and height of the original, in whose pixels boxes are; by default those of `picture`.
     """
     from PIL import Image
 
     located = [(tag, tag.heat) for tag in tags if tag.heat is not None]
-    scale = _PANEL / max(picture.size)
-    width, height = (max(1, round(side * scale)) for side in picture.size)
+    size = size or picture.size
+    scale = PANEL / max(size)
+    width, height = (max(_NARROWEST, round(side * scale)) for side in size)  # a very long photo is squashed
     small = picture.resize((width, height))
     across = max(1, math.ceil(math.sqrt(len(located))))
     sheet = Image.new("RGB", (across * width, max(1, -(-len(located) // across)) * height), "white")
     for number, (tag, heat) in enumerate(located):
         at = (number % across * width, number // across * height)
-        sheet.paste(_panel(small, tag, heat, scale=(width / picture.width, height / picture.height)), at)
+        sheet.paste(_panel(small, tag, heat, scale=(width / size[0], height / size[1])), at)
     return sheet
 
 
@@ -145,11 +159,47 @@ def _panel(picture: Image.Image, tag: TagScore, heat: Floats, *, scale: tuple[fl
     pen = ImageDraw.Draw(panel)
     if tag.box is not None:
         corners = [side * scale[number % 2] for number, side in enumerate(tag.box)]
-        pen.rectangle([corners[0], corners[1], corners[2] - 1, corners[3] - 1], outline="white", width=2)
-    label = f"{tag.name} {tag.score:.2f}".encode("latin-1", "replace").decode("latin-1")  # what the font has
-    pen.rectangle(pen.textbbox((5, 3), label), fill="black")
-    pen.text((5, 3), label, fill="white")
+        left, top, right, bottom = corners
+        pen.rectangle([left, top, max(left, right - 1), max(top, bottom - 1)], outline="white", width=2)
+    name, font = _label(tag)
+    label = f"{name} {tag.score:.2f}"
+    pen.rectangle(pen.textbbox((5, 3), label, font=font), fill="black")
+    pen.text((5, 3), label, fill="white", font=font)
     return panel
+
+
+def _label(tag: TagScore) -> tuple[str, Font | None]:
+    """A tag's name and a font that has its letters; without one its id, which is English, or what is left."""
+    if _is_latin(tag.name):
+        return tag.name, None
+    for font in _fonts():
+        if _has_letters(font, tag.name):
+            return tag.name, font
+    if _is_latin(tag.id):
+        return tag.id, None
+    return tag.name.encode("latin-1", "replace").decode("latin-1"), None
+
+
+def _is_latin(text: str) -> bool:
+    """Does Pillow's own font have the letters?"""
+    return all(ord(letter) < 256 for letter in text)
+
+
+@cache
+def _fonts() -> tuple[Font, ...]:
+    """Those of the system that have more than Latin letters."""
+    from PIL import ImageFont
+
+    found = []
+    for name in _FONT_FILES:
+        with suppress(OSError):  # it is not installed
+            found.append(ImageFont.truetype(name, 12))
+    return tuple(found)
+
+
+def _has_letters(font: Font, text: str) -> bool:
+    missing = bytes(font.getmask("\U0010ffff"))  # no letter, so the box that stands for those
+    return all(letter.isspace() or bytes(font.getmask(letter)) != missing for letter in text)
 
 
 def _resized(heat: Floats, width: int, height: int) -> Floats:

@@ -69,7 +69,7 @@ def read_lists(
     chinese = find(folder, CHINESE) if source.name == TAGS else None
     translated = _as_long(_lines(chinese), names, chinese) if chinese else None
     thresholds, origin, used = _thresholds(family, folder, names, threshold=threshold)
-    tags = zip(_ids(names), names, translated or [""] * len(names), thresholds, strict=True)
+    tags = zip(unique_ids(names), names, translated or [""] * len(names), thresholds, strict=True)
     try:
         vocabulary = Vocabulary(
             Tag(id, name, _kind(name), names={"zh": zh} if zh else {}, threshold=value)
@@ -161,7 +161,7 @@ def _lines(path: Path) -> list[str]:
     return [line.strip() for line in text.rstrip("\n").split("\n")]
 
 
-def _ids(names: Sequence[str]) -> list[str]:
+def unique_ids(names: Sequence[str]) -> list[str]:
     """A name's first tag has it as its id, the next ones a number after it: train, train-2."""
     taken, seen, ids = set(names), Counter[str](), []
     for name in names:

@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from anytag.cli.stream import is_terminal
+
 EVERY = 30.0  # seconds between two lines in a log
 
 
@@ -21,7 +23,7 @@ class Bar:
         self._shown = time.monotonic()
 
     def __enter__(self) -> Bar:
-        if sys.stderr.isatty():
+        if is_terminal(sys.stderr):
             from rich.console import Console  # 70 ms that a log need not wait for
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 

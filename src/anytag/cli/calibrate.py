@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from anytag._io import check_folder
 from anytag.cli.bar import Bar
 from anytag.cli.outer import outer
 
@@ -28,6 +29,7 @@ def command(model: str, data: Path, output: Path, goal: str) -> None:
     MODEL is a name or a folder; it stays as it is. Tags that the rows seldom name stay as they are. How it
     was done, and what it brought on photos that did not take part, is printed and written into the card.
     """
+    check_folder(output, [data, model])
     recalibrate = outer("training.recalibrate", "anytag calibrate").recalibrate
     parse = outer("training.thresholds", "anytag calibrate").Goal.parse
     with Bar() as bar:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from anytag._io import check_folder, check_output
 from anytag.cli.outer import outer
 
 _FAMILIES = ("auto", "tag2text", "ram", "ram-plus")
@@ -52,6 +53,9 @@ def command(source: Path, output: Path | None, text: Path | None, **options: Any
     Every tensor of FILE is accounted for; nothing in it is executed. When FILE is a model folder that was
     made so, the published form is written to -o, or the text tower is added to the folder by --text.
     """
+    if output is not None:
+        inputs = [one for one in (source, text, options["lists"], options["embedding"]) if one is not None]
+        (check_output if source.is_dir() else check_folder)(output, inputs)
     convert = outer("checkpoints.convert", WHAT)
     tower = read_tower(text) if text else None  # before gigabytes are written
     if source.is_dir() and tower is not None and output is None:

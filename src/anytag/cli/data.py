@@ -9,7 +9,9 @@ from typing import Any
 
 import click
 
+from anytag._io import read_text
 from anytag.cli.outer import outer
+from anytag.cli.writers import complain
 
 FORMATS = (
     "jsonl", "parquet", "csv", "coco-captions", "coco-instances", "published", "folders", "webdataset",
@@ -23,7 +25,7 @@ Row = Any  # anytag.data.rows.Row, of the outer ring
 def _reading(command: Command) -> Command:
     """The options of every command that reads data."""
     options = (
-        click.argument("data", metavar="DATA"),
+        click.argument("data", metavar="DATA", type=click.Path(allow_dash=True)),
         click.option(
             "--from",
             "format_",
@@ -59,7 +61,7 @@ def _looking(command: Command) -> Command:
 
 
 def _output(command: Command) -> Command:
-    return click.argument("output", metavar="OUTPUT")(command)
+    return click.argument("output", metavar="OUTPUT", type=click.Path())(command)
 
 
 _model = click.option("--model", metavar="NAME|FOLDER", help="The model to ask.  [default: the embedded one]")
@@ -90,7 +92,8 @@ class _Data:
     ) -> None:
         self.formats = outer("data.formats", "anytag data")
         self.path, self.format, self.images = data, format_, images
-        self.names = tag_list.read_text(encoding="utf-8").splitlines() if tag_list else []
+        self.inputs = [data, *([str(tag_list)] if tag_list else [])]
+        self.names = read_text(tag_list).splitlines() if tag_list else []
         self.root: str = self.formats.root_of(data)
         self.wrong, self.told = 0, told
 
@@ -106,10 +109,15 @@ class _Data:
             return
         self.wrong += 1
         if self.wrong <= _SHOWN:
-            click.secho(f"Left out: {message}", fg="red", err=True)
+            complain(f"Left out: {message}")
+
+    def may_write(self, output: str, format_: str | None = None) -> None:
+        """Refuses an output that would replace an input or something else than rows, before the work."""
+        self.formats.check_output(output, self.inputs, format=format_)
 
     def write(self, output: str, rows: Iterable[Row], *, format_: str | None = None) -> None:
         """Writes rows, their photos named relative to OUTPUT; the exit code says whether all went well."""
+        self.may_write(output, format_)
         counted = _Counted(self.formats.moved(rows, self.root, self.formats.root_of(output)))
         self.formats.write(output, counted, format=format_, tag_list=self.names)
         click.echo(f"{counted.count} rows -> {output}")
@@ -184,6 +192,7 @@ def split(output: str, parts: str, near: int, workers: int, **source: Any) -> No
     """Split rows by what their photos show: copies stay together, order and names do not matter."""
     checks, data = outer("data.check", "anytag data"), _Data(**source)
     shares = checks.parse_parts(parts)
+    data.may_write(output)
     data.write(output, checks.split(data, data.root, shares, bits=near, workers=workers))
 
 
@@ -197,8 +206,14 @@ def check(report: str | None, output: str | None, near: int, workers: int, **sou
 
     Of copies, the one that is tested or validated on stays. Exit code 1 where something was found.
     """
-    data = _Data(**source)
-    found = outer("data.check", "anytag data").check(data, data.root, bits=near, workers=workers)
+    checks, data = outer("data.check", "anytag data"), _Data(**source)
+    if output:
+        data.may_write(output)
+    if report:
+        checks.check_report(report, [*data.inputs, *([output] if output else [])])
+    if report and report == output:
+        raise click.UsageError("--report and --output are one file: give two.")
+    found = checks.check(data, data.root, bits=near, workers=workers)
     for finding in found.findings[: 4 * _SHOWN]:
         click.echo(f"{finding.problem:<11} {finding.image}  {finding.says}")
     if len(found.findings) > 4 * _SHOWN:
@@ -216,7 +231,7 @@ def check(report: str | None, output: str | None, near: int, workers: int, **sou
 
 @command.command("shard")
 @_reading
-@click.argument("folder")
+@click.argument("folder", type=click.Path())
 @click.option(
     "--size", metavar="N", type=click.IntRange(min=1), default=1000, show_default=True, help="Photos a shard."
 )
@@ -243,7 +258,9 @@ def generate(output: str, model: str | None, probability: float | None, **source
     """Add the tags that captions name (origin "text") and that the model sees (origin "model")."""
     from anytag.tagger import Tagger
 
-    data, tagger = _Data(**source), Tagger.load(model)
+    data = _Data(**source)
+    data.may_write(output)
+    tagger = Tagger.load(model)
     engine = outer("data.generate", "anytag data")
     parsed = engine.parse(data, outer("data.labeler", "anytag data").Labeler(tagger.vocabulary))
     rows = engine.generate(parsed, data.root, tagger, probability=probability, on_error=data.report)
@@ -268,6 +285,7 @@ def clean(output: str, model: str | None, seen: float, outliers: float, workers:
     from anytag.tagger import Tagger
 
     data, engine = _Data(**source), outer("data.clean", "anytag data")
+    data.may_write(output)
     config = engine.CleanConfig(seen=seen, outliers=outliers)
     options = {"config": config, "workers": workers, "on_error": data.report}
     data.write(output, engine.clean(list(data), data.root, Tagger.load(model), **options))
@@ -284,8 +302,8 @@ def undo(output: str, step: Any, **source: Any) -> None:
 
 
 @command.command("ray", short_help="Run parse, generate and check on a Ray cluster.")
-@click.argument("data", metavar="DATA")
-@click.argument("output", metavar="FOLDER")
+@click.argument("data", metavar="DATA", type=click.Path())
+@click.argument("output", metavar="FOLDER", type=click.Path())
 @click.option(
     "--stages", metavar="NAME,...", default="parse,generate,check", show_default=True, help="In this order."
 )

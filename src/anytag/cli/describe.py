@@ -9,7 +9,9 @@ from typing import Any
 
 import click
 
+from anytag._io import read_text
 from anytag.cli.outer import outer
+from anytag.cli.stream import is_terminal
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _READABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -83,6 +85,7 @@ def command(
     """
     named = _named(tags, tags_from, vocabulary)
     describe = outer("data.describe", "describing tags")
+    describe.check_outputs(output, [one for one in (tags_from, vocabulary) if one is not None])
     if llm is None:
         if options["model"] or dry_run:
             raise click.UsageError(
@@ -90,6 +93,7 @@ def command(
             )
         folder = outer("data.wordnet", "WordNet").WordNet(wordnet) if wordnet else None
         describe.write_descriptions(output, describe.without_model(named, wordnet=folder))
+        click.echo(f"{len(named)} rows -> {output}")
         return
     if not options["model"]:
         raise click.UsageError("--llm needs the name of the model to ask: --model NAME.")
@@ -99,7 +103,7 @@ def command(
 def _with_model(tags: list[Any], base_url: str, output: Path, dry_run: bool, options: dict[str, Any]) -> None:
     describe, llm = outer("data.describe", "describing tags"), outer("data.llm", "a language model")
     sampling = llm.Sampling(options["model"], options["temperature"], options["max_tokens"])
-    journal = describe.Journal(output.with_name(output.name + ".answers"), sampling)
+    journal = describe.Journal(describe.journal_of(output), sampling)
     cost = describe.estimate(tags, journal, answers=options["answers"])
     click.echo(_estimate(len(tags), cost, options), err=True)
     if dry_run:
@@ -117,6 +121,7 @@ def _with_model(tags: list[Any], base_url: str, output: Path, dry_run: bool, opt
         _ask(tags, endpoint, journal, cost.requests, options)
     rows = list(describe.answered(tags, journal, answers=options["answers"]))
     describe.write_descriptions(output, rows)
+    click.echo(f"{len(rows)} rows -> {output}")
     if missing := sum(row.missing for row in rows):
         click.echo(f"{missing} answers are missing; run the same command again to get them.", err=True)
         click.get_current_context().exit(1)
@@ -126,7 +131,7 @@ def _ask(tags: list[Any], endpoint: Any, journal: Any, total: int, options: dict
     """Asks with a progress bar on a terminal; the first few failures are told."""
     ask = outer("data.describe", "describing tags").ask
     with click.progressbar(
-        length=total, label="Answers", file=sys.stderr, hidden=not sys.stderr.isatty()
+        length=total, label="Answers", file=sys.stderr, hidden=not is_terminal(sys.stderr)
     ) as bar:
         failures = ask(
             tags,
@@ -148,17 +153,28 @@ def _named(names: Iterable[str], tags_from: Path | None, vocabulary: Path | None
     from anytag.vocabulary import Vocabulary, parse_asked
 
     named = outer("data.describe", "describing tags").Named
-    try:
-        lines = tags_from.read_text(encoding="utf-8-sig").splitlines() if tags_from else []
-    except (OSError, ValueError) as error:
-        raise VocabularyError(f"{tags_from}: cannot be read as text ({error})") from error
+    lines = read_text(tags_from).splitlines() if tags_from else []
     words = [parse_asked(line).name for line in [*names, *lines] if line.strip()]
-    rows = {slug(word): named(slug(word), word) for word in reversed(words)}
-    found = [rows[key] for key in dict.fromkeys(map(slug, words))]
-    found += [named(tag.id, tag.name) for tag in (Vocabulary.read(vocabulary) if vocabulary else ())]
+    rows: dict[str, Any] = {}
+    for tag in (
+        *(named(slug(word), word) for word in words),
+        *(named(tag.id, tag.name) for tag in (Vocabulary.read(vocabulary) if vocabulary else ())),
+    ):
+        earlier = rows.setdefault(tag.id, tag)
+        if slug(earlier.name) != slug(tag.name) or _letters(earlier.name) != _letters(tag.name):
+            raise VocabularyError(
+                f"{earlier.name!r} and {tag.name!r} would both have the id {tag.id!r}: "
+                "describe them into two files"
+            )
+    found = list(rows.values())
     if not found:
         raise click.UsageError("Name tags to describe, or give --tags-from FILE or --vocabulary FILE.")
     return found
+
+
+def _letters(name: str) -> str:
+    """A name without what plays no part in it: case, spaces, hyphens."""
+    return "".join(name.lower().replace("-", " ").replace("_", " ").split())
 
 
 def _estimate(tags: int, cost: Any, options: dict[str, Any]) -> str:
@@ -176,6 +192,6 @@ def _estimate(tags: int, cost: Any, options: dict[str, Any]) -> str:
 def _agreed(yes: bool) -> None:
     if yes:
         return
-    if not sys.stdin.isatty():
+    if not is_terminal(sys.stdin):
         raise click.UsageError("Add --yes to begin, or --dry-run to see only this estimate.")
     click.confirm("Begin?", abort=True, err=True)

@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
+from anytag._io import check_folder
 from anytag.cli.bar import Bar
 from anytag.cli.outer import outer
-from anytag.cli.train import on_machine, show, told
+from anytag.cli.train import is_run, on_machine, show, told
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 WHAT = "anytag distill"
@@ -34,10 +35,10 @@ def command(
     The student gets the teacher's vocabulary and learns its probabilities. A twentieth of the photos only
     measures how well it agrees. An interrupted run goes on when the same command is given again.
     """
-    parse = outer("training.train", WHAT).parse_numbers
-    recipe = parse(outer("training.recipes", WHAT).find(student), numbers)
-    show(recipe)
     run, distill = outer("training.run", WHAT), outer("training.distill", WHAT)
+    check_folder(output, [photos, teacher], is_earlier=is_run)
+    recipe = distill.student_recipe(student, numbers)
+    show(outer("training.effects", WHAT).resolved(recipe))
     how = outer("training.loop", WHAT).Machine(**machine)
     with Bar() as bar:
         task = run.Run(recipe, photos, output, how)

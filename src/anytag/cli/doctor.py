@@ -12,6 +12,8 @@ from typing import Literal
 
 import click
 
+from anytag.cli.writers import style
+
 PACKAGES = (
     "anytag",
     "numpy",
@@ -55,7 +57,7 @@ def command(model: str | None, device: Device) -> None:
 
 
 def _line(name: str, value: str, *, bad: bool = False) -> None:
-    click.echo(f"{name:<16} " + click.style(value, fg="red" if bad else None))
+    click.echo(f"{name:<16} " + style(value, fg="red" if bad else None))
 
 
 def _check(name: str, check: Callable[[], str]) -> bool:
@@ -96,7 +98,8 @@ def _verified(model: str | None) -> str:
 
 
 def _device(model: str | None, device: Device) -> str:
-    from anytag.models.onnx import available_providers, usable_cores
+    from anytag.batching import usable_cores
+    from anytag.models.onnx import available_providers
     from anytag.tagger import Tagger
 
     runtime = Tagger.load(model, device=device).runtime

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Any, TypeVar
 
 import click
 
+from anytag._io import check_folder, check_output
 from anytag.cli.outer import outer
+from anytag.cli.stream import is_terminal
 
 T = TypeVar("T")
 
@@ -34,8 +37,16 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
     help="Another kind beside it: open_clip:NAME@WEIGHTS, open_clip:local-dir:FOLDER, transformers:NAME, "
     "imagenet:tf_efficientnet_lite0.",
 )  # fmt: skip
+@click.option(
+    "--prompts", type=click.Choice(["one", "ensemble"]), default="one", show_default=True,
+    help="What open_clip and transformers are told of a name: one sentence, or the mean of RAM's 63.",
+)  # fmt: skip
 @click.option("--images", metavar="FOLDER", type=_FOLDER, help="Where the photos of a benchmark are.")
 @click.option("--lists", metavar="FOLDER", type=_FOLDER, help="Where the annotations of a benchmark are.")
+@click.option(
+    "--allow-missing", is_flag=True,
+    help="Go on when more than 1 % of a benchmark's photos are not there; published figures are left out.",
+)  # fmt: skip
 @click.option("--split", metavar="NAME", default="test", show_default=True, help="Which rows of FILE.")
 @click.option("--source", metavar="NAME", help="Only rows of this source.")
 @click.option("--limit", metavar="N", type=click.IntRange(min=1), help="Only the first N photos.")
@@ -58,11 +69,13 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 def command(
     model: str | None, against: tuple[str, ...], rival: tuple[str, ...], output: Path | None, **options: Any
 ) -> None:
-    """Measure MODEL (the embedded one unless named): average precision, precision and recall, calibration.
+    """Measure MODEL (the embedded one unless named): average precision, precision and recall, reliability.
 
     Also captions (BLEU, CIDEr, METEOR) and retrieval (recall at 1, 5, 10), with 95 % bootstrap intervals. The
     summary is printed as Markdown; --output adds every tag, curves and the worst mistakes as pictures.
     """
+    if output is not None:
+        _check_report(output, options["data"])
     running, report = outer("evaluation.run", "anytag eval"), outer("evaluation.report", "anytag eval")
     asked = running.Evaluation(
         models=(model, *against),
@@ -71,16 +84,37 @@ def command(
         times=options.pop("resamples"),
         **options,
     )
+    if output is not None:
+        report.prepare(output, [asked.data])
     found = running.run(asked, watch=_watch)
-    click.echo("\n".join(report.facts(found)) + "\n\n" + report.as_markdown(report.summary(found)))
+    click.echo(report.overview(found))
     if output is not None:
         for path in report.write(found, output):
             click.echo(f"Wrote {path}", err=True)
 
 
+def _check_report(output: Path, data: str) -> None:
+    """Holds the report's files against those that are there.
+
+    Raises:
+        RefusedOutputError: one is the data, or no report.
+    """
+    if not output.exists():
+        check_folder(output)
+        return
+    for name in ("report.json", "report.md", "report.html"):
+        check_output(output / name, [data], is_earlier=_is_report)
+
+
+def _is_report(file: Path) -> bool:
+    """Was the folder's report.json written by this command?"""
+    report = json.loads(file.with_name("report.json").read_text(encoding="utf-8"))
+    return isinstance(report, dict) and {"kind", "photos", "measured"} <= report.keys()
+
+
 def _watch(items: Iterable[T], *, total: int, what: str) -> Iterator[T]:
     """The same items, and a bar on the terminal while they come."""
-    if not sys.stderr.isatty():
+    if not is_terminal(sys.stderr):
         yield from items
         return
     from rich.console import Console

@@ -34,7 +34,7 @@ def command(folder: Path, precision: str, photos: tuple[str, ...], first_pass: i
     the image size is the folder's.
     """
     export = outer("export.folder", "exporting graphs")
-    named = [Path(path) for path in paths.gather(photos, recursive=False)] if photos else []
+    named = [Path(path) for path in paths.gather(photos, recursive=False).paths] if photos else []
     cost = export.export_folder(folder, precision=precision, photos=named)
     click.echo(f"{folder}: graphs in {precision}, equal to the network before fewer bits")
     if cost is not None:

@@ -8,8 +8,10 @@ from typing import Any
 
 import click
 
+from anytag._io import check_folder
 from anytag.cli.bar import Bar
 from anytag.cli.outer import outer
+from anytag.models.hub import EMBEDDED
 
 _READABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -42,6 +44,7 @@ def command(data: Path, output: Path, goal: str, **options: Any) -> None:
     The result is a folder for anytag tag --model FOLDER. What it reaches on photos that were held out is
     printed, beside what the model could do with your words alone, and written into its card.
     """
+    check_folder(output, [data, options["model"] or EMBEDDED])
     training = outer("training.finetune", "anytag finetune")
     thresholds = outer("training.thresholds", "anytag finetune")
     task = training.Finetune(data, output, goal=thresholds.Goal.parse(goal), **options)

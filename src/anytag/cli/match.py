@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import json
-import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 import click
 
-from anytag.cli import paths, writers
+from anytag._io import check_folder, refuse_photo_name
+from anytag.cli import lists, options, outputs, paths, sinks, stream, writers
+from anytag.errors import RefusedOutputError
 
 if TYPE_CHECKING:
+    from anytag.gallery import GalleryWriter
     from anytag.results import Match
-    from anytag.retriever import Gallery
+    from anytag.retriever import Retriever
+    from anytag.tagger import Encoded
 
-_FILE = click.Path(dir_okay=False, path_type=Path)
+
+class _How(TypedDict):
+    batch_size: int
+    workers: int | None
+
+
+_FORMATS = ("text", "jsonl")
+_FOLDER = click.Path(path_type=Path)
 
 
 @click.command("match", short_help="Find photos by a sentence.")
-@click.argument("photos", metavar="[PATH...]", nargs=-1)
+@click.argument("photos", metavar="[PATH...]", nargs=-1, type=paths.PATH)
 @click.option("--text", "texts", metavar="TEXT", multiple=True, required=True, help="May be given often.")
 @click.option(
     "--top-k", metavar="N", type=click.IntRange(min=1), default=10, show_default=True, help="Photos a text."
@@ -34,63 +46,149 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 )
 @click.option(
     "--gallery",
-    metavar="FILE",
-    type=_FILE,
-    help="With PATHs: also keep in FILE what the model saw. Without: rank the photos that are in FILE.",
+    metavar="FOLDER",
+    type=_FOLDER,
+    help="Rank all photos in FOLDER, which keeps what the model saw; new and changed PATHs are added.",
 )
-@click.option("--format", "format_", type=click.Choice(["text", "jsonl"]), default="text", show_default=True)
-@click.option("--output", metavar="FILE", type=_FILE, help="Write to FILE.")
+@outputs.options(*_FORMATS)
 @click.option(
     "--model", metavar="NAME|FOLDER", help="Another model than the embedded one: see anytag models."
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--recursive", is_flag=True, help="Look into the folders of folders.")
+@click.option(
+    "--batch-size",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    help="Photos that go through the network together.",
+)
+@click.option(
+    "--workers", metavar="N", type=click.IntRange(min=1), help="Threads.  [default: one for each usable core]"
+)
+@options.max_pixels
+@paths.options
 def command(
     photos: tuple[str, ...],
     texts: tuple[str, ...],
     top_k: int,
     shortlist: int,
     gallery: Path | None,
-    format_: str,
+    format_: str | None,
     output: Path | None,
+    overwrite: bool,
     model: str | None,
     device: Literal["auto", "cpu", "cuda"],
+    batch_size: int,
+    workers: int | None,
+    max_pixels: int,
     recursive: bool,
+    exclude: tuple[str, ...],
+    files_from: tuple[Path, ...],
+    null: bool,
 ) -> None:
     """Rank photos by how well each TEXT fits: files, folders, globs, or - for paths from stdin.
 
-    Exit code: 0 all good, 1 some photos failed (each is reported, the rest is ranked), 2 wrong use.
+    With --gallery what the model saw is kept as the work goes on: stop it when you like, the same command
+    goes on with the others.
+
+    Exit code: 0 all good, 1 some photos failed (each is reported, the rest is ranked), 2 wrong use, 3 the
+    result cannot be written, 130 interrupted.
     """
-    if not photos and gallery is None:
-        raise click.UsageError("Give photos, or a --gallery that an earlier run kept.")
-    named = paths.gather(photos, recursive=recursive) if photos else None
+    has_photos = bool(photos or files_from)
+    if not has_photos and gallery is None:
+        raise click.UsageError("Give photos, or a --gallery that an earlier run made.")
+    named = paths.Gathered([])
+    if has_photos:
+        named = paths.gather(photos, recursive=recursive, exclude=exclude, files_from=files_from, null=null)
+    if has_photos and gallery is not None:
+        _check_gallery(gallery)
+    format_ = outputs.settle("match", output, format_, _FORMATS, photos=named.paths, overwrite=overwrite)
 
-    from anytag.retriever import Gallery, Retriever
+    from anytag.retriever import Retriever  # after all that can be wrong at once
 
-    retriever = Retriever.load(model, device=device)
-    if named is None and gallery is not None:
-        seen = Gallery.read(gallery)
-    else:
-        seen = retriever.embed(named or ())
-        if gallery is not None:
-            seen.write(gallery)
-    with writers.Stdout(format_) if output is None else writers.File(output, format_) as sink:
-        for text in texts:
-            found = retriever.rank(seen, text, top_k=top_k, shortlist=shortlist)
-            sink.write(_rows(found, text, format_))
-    _report(seen)
+    retriever = Retriever.load(model, device=device, max_pixels=max_pixels)
+    texts = tuple(map(lists.decoded, texts))
+    for text in texts:
+        _warn(text, retriever.unknown_words(text))
+    how, summary = _How(batch_size=batch_size, workers=workers), stream.Summary()
+    with sinks.open_output(output, format_) as sink:
+        sink.begin(run=outputs.work("match", retriever.tagger.card))
+        if gallery is None:
+            ranking = retriever.ranking(texts, top_k=top_k, shortlist=shortlist)
+            _watch(ranking.add(named.paths, **how), named.total, summary)
+            found: Iterable[tuple[Match, ...]] = ranking.matches()
+        else:
+            if has_photos:
+                _add(retriever, gallery, named, how, summary)
+            found = _ranked(retriever, gallery, texts, top_k=top_k, shortlist=shortlist)
+        for matches in found:
+            sink.write(_rows(matches, format_))
+    summary.end()
+    named.end()
 
 
-def _rows(matches: tuple[Match, ...], text: str, format_: str) -> str:
+def _check_gallery(folder: Path) -> None:
+    """Holds a gallery that is to be written against the one rule for outputs, before anything is loaded."""
+    from anytag.gallery import may_be_gallery
+
+    refuse_photo_name(folder)
+    check_folder(folder, is_earlier=may_be_gallery)
+    if not folder.parent.is_dir():  # that would be a slip of the pen
+        raise RefusedOutputError(f"{folder} cannot be made: {folder.parent} is no folder; make it first")
+
+
+def _add(
+    retriever: Retriever, folder: Path, named: paths.Gathered, how: _How, summary: stream.Summary
+) -> None:
+    """Adds what is new to a gallery."""
+    with retriever.open_gallery(folder) as gallery:
+        new: Iterable[str] = gallery.new(named.paths)
+        if named.total is not None:
+            new = list(new)
+            if len(new) < named.total:
+                known = named.total - len(new)
+                click.echo(f"{known} of {named.total} photos are in {folder} already.", err=True)
+        try:
+            _watch(retriever.add(gallery, new, **how), len(new) if isinstance(new, list) else None, summary)
+        except KeyboardInterrupt:
+            _say_kept(gallery)
+            raise
+
+
+def _say_kept(gallery: GalleryWriter) -> None:
+    if len(gallery):
+        click.echo(
+            f"{len(gallery)} photos are kept in {gallery.path}; the same command goes on with the others.",
+            err=True,
+        )
+
+
+def _watch(photos: Iterator[Encoded], total: int | None, summary: stream.Summary) -> None:
+    """Shows how far the work is and what fails."""
+    with closing(photos):  # type: ignore[type-var]  # generators all
+        for photo in stream.with_progress(photos, total):
+            summary.add(photo.path, photo.error)
+
+
+def _ranked(
+    retriever: Retriever, folder: Path, texts: Sequence[str], *, top_k: int, shortlist: int
+) -> Iterator[tuple[Match, ...]]:
+    from anytag.gallery import Gallery
+
+    gallery = Gallery.read(folder)
+    return (retriever.rank(gallery, text, top_k=top_k, shortlist=shortlist) for text in texts)
+
+
+def _warn(text: str, unknown: tuple[str, ...]) -> None:
+    """Says which words of a text the model does not know; all scores may be low for that alone."""
+    if unknown:
+        words = ", ".join(writers.visible(word) for word in unknown[:20])
+        click.echo(f"{writers.visible(text)!r}: the model does not know {words}; ask in English.", err=True)
+
+
+def _rows(matches: tuple[Match, ...], format_: str) -> str:
     if format_ == "jsonl":
         return "".join(json.dumps(match.to_dict(), ensure_ascii=False) + "\n" for match in matches)
-    return "".join(f"{writers.visible(match.path)}\t{match.score:.2f}\t{text}\n" for match in matches)
-
-
-def _report(seen: Gallery) -> None:
-    """Says what failed, and ends with 1 where anything did."""
-    for _, failure in seen.failed:
-        click.secho(f"Failed: {writers.visible(failure.message)}", fg="red", err=True)
-    if seen.failed:
-        click.echo(f"{len(seen.failed)} of {len(seen) + len(seen.failed)} photos failed.", err=True)
-        sys.exit(1)
+    shown = ((writers.visible(match.path), match.score, writers.visible(match.text)) for match in matches)
+    return "".join(f"{path}\t{score:.2f}\t{text}\n" for path, score, text in shown)

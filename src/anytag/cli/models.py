@@ -12,37 +12,63 @@ import click
 
 
 @click.command("models", short_help="List installed models.")
+@click.argument("name", metavar="[NAME]", required=False)
 @click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def command(format_: str) -> None:
-    """List the models that are installed, with their size, licence and metrics."""
-    from anytag.errors import ModelError
-    from anytag.models.hub import describe, installed
+def command(name: str | None, format_: str) -> None:
+    """List the models that are installed; of NAME, a model or a folder, everything that its card says."""
+    from anytag.models.hub import installed, resolve
 
-    rows: list[dict[str, Any]] = []
-    for folder in installed():
-        try:
-            rows.append({**asdict(describe(folder)), "path": str(folder), "error": None})
-        except ModelError as error:
-            rows.append({"name": folder.name, "path": str(folder), "error": str(error)})
+    folders = installed() if name is None else [resolve(name)]
+    rows = [_read(folder, strict=name is not None) for folder in folders]
     if format_ == "json":
         click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
-    else:
-        click.echo("\n".join(_text(row) for row in rows) or "No models are installed.")
+        return
+    show = _summary if name is None else _everything
+    click.echo("\n".join(map(show, rows)) or "No models are installed.")
 
 
-def _text(row: Mapping[str, Any]) -> str:
-    from anytag.models.page import flat_metrics
+def _read(folder: Path, *, strict: bool) -> dict[str, Any]:
+    """What is known of one folder; a broken one has an error, or raises it."""
+    from anytag.errors import ModelError
+    from anytag.models.hub import describe
 
+    try:
+        return {**asdict(describe(folder)), "path": str(folder), "error": None}
+    except ModelError as error:
+        if strict:
+            raise
+        return {"name": folder.name, "path": str(folder), "error": str(error)}
+
+
+def _summary(row: Mapping[str, Any]) -> str:
+    """A few lines: of the figures only those that stand by themselves, and how to see the others."""
     if row["error"]:
         return f"{row['name']}\n  cannot be used: {row['error']}"
-    facts = {
+    single = {key: value for key, value in row["metrics"].items() if not isinstance(value, Mapping)}
+    more = {"figures": f"see anytag models {row['name']}"} if len(single) < len(row["metrics"]) else {}
+    return _table(row["name"], _facts(row) | {key: _figure(value) for key, value in single.items()} | more)
+
+
+def _everything(row: Mapping[str, Any]) -> str:
+    from anytag.models.page import flat_metrics
+
+    told = {key.replace("_", " "): row[key] for key in ("description", "training_data", "thresholds")}
+    figures = {key: _figure(value) for key, value in flat_metrics(row["metrics"])}
+    return _table(row["name"], _facts(row) | told | figures)
+
+
+def _facts(row: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "family": f"{row['family']}, version {row['version']}",
         "size": f"{row['bytes'] / 1e6:.1f} MB",
         "licence": row["licence"],
-        "folder": Path(row["path"]),
-        **{name: _figure(value) for name, value in flat_metrics(row["metrics"])},
+        "folder": row["path"],
     }
+
+
+def _table(name: str, facts: Mapping[str, str]) -> str:
     width = max(map(len, facts))
-    return "\n".join([row["name"], *(f"  {name:<{width}}  {value}" for name, value in facts.items())])
+    return "\n".join([name, *(f"  {key:<{width}}  {value}" for key, value in facts.items())])
 
 
 def _figure(value: Any) -> str:

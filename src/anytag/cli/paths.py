@@ -1,95 +1,323 @@
-"""What users type -> paths of photos: files, folders, globs, and `-` for paths from stdin."""
+"""What users type -> paths of photos: files, folders, globs, and lists of paths from stdin or a file."""
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import os
+import re
 import sys
-from collections.abc import Iterable, Iterator
-from itertools import chain
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import chain, takewhile
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
-SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .tif .tiff .bmp .gif .avif .heic .heif".split()  # noqa: SIM905
-)
-"""Which files of a folder or a glob are photos. A file that is named itself is read whatever its suffix."""
+from anytag.cli import lists
+from anytag.cli.writers import visible
+from anytag.suffixes import RAW_SUFFIXES, SUFFIXES
+
+OTHERS_FOLDERS = (
+    "@eadir", "@recycle", "@recently-snapshot", "@tmp", "#recycle", "#snapshot", "$recycle.bin", "recycler",
+    "system volume information", "lost+found", "__macosx", "*.lrdata", "*.lrcat-data", "*.photoslibrary",
+    "*.photolibrary", "*.aplibrary", "*.migratedphotolibrary", "*.cocatalog", "ipod photo cache",
+)  # fmt: skip
+"""Folders of other programs, in small letters: thumbnails, recycle bins, catalogues. Entered only by name."""
 
 STDIN = "-"
 
+PATH = click.Path(allow_dash=True)
+"""The type of every argument that may be a path: shells complete it, and nothing is checked."""
 
-def gather(arguments: Iterable[str], *, recursive: bool) -> Iterable[str]:
-    """Paths of photos in the order typed, those of a folder or glob sorted: a list, or with `-` a stream.
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def options(command: F) -> F:
+    """The options of every command that takes photos; each is an argument of `gather`."""
+    for option in reversed(
+        [
+            click.option("--recursive", is_flag=True, help="Look into the folders of folders."),
+            click.option(
+                "--exclude",
+                metavar="GLOB",
+                multiple=True,
+                help="Leave out files and folders whose name or path matches. May be repeated.",
+            ),
+            click.option(
+                "--files-from",
+                metavar="FILE",
+                multiple=True,
+                type=click.Path(exists=True, dir_okay=False, path_type=Path),
+                help="Paths of more photos, one a line; as - reads them from stdin.",
+            ),
+            click.option(
+                "-0", "--null", is_flag=True, help="Paths of - and --files-from end with NUL: find -print0."
+            ),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """Photos to read, and what was named and could not be.
+
+    Attributes:
+        paths: in the order typed, those of a folder or glob sorted: a list, or with stdin or a file a stream.
+        failures: messages, each already on stderr.
+    """
+
+    paths: Iterable[str]
+    failures: tuple[str, ...] = ()
+
+    @property
+    def total(self) -> int | None:
+        """How many, where that is known before they are read."""
+        return len(self.paths) if isinstance(self.paths, list) else None
+
+    def end(self) -> None:
+        """Ends with exit code 1, where anything that was named could not be read."""
+        if self.failures:
+            sys.exit(1)
+
+
+def gather(
+    arguments: Iterable[str],
+    *,
+    recursive: bool,
+    exclude: Iterable[str] = (),
+    files_from: Sequence[Path] = (),
+    null: bool = False,
+) -> Gathered:
+    """Paths of photos; what cannot be read, or has none, is said on stderr, and the others are done.
 
     A path that does not exist is passed on: reading it fails, and the others are done.
 
+    Args:
+        arguments: files, folders, globs, and "-" for a list on stdin.
+        recursive: folders mean the photos of their folders too.
+        exclude: globs; a name or path that matches one is left out.
+        files_from: files with lists of paths.
+        null: the paths of lists end with NUL, else with a line break.
+
     Raises:
-        click.UsageError: a folder has no photos, or a glob matches none.
+        click.UsageError: nothing is named, or nothing is left to do.
     """
     arguments = list(arguments)
-    found = [_from_stdin() if one == STDIN else _expand(one, recursive=recursive) for one in arguments]
+    if not arguments and not files_from:
+        raise click.UsageError(
+            "Missing argument 'PATH...': name photos, folders or globs, or give --files-from."
+        )
+    search = _Search(recursive=recursive, excluded=_pattern(exclude))
+    found: list[Iterable[str]] = []
+    for one in arguments:
+        is_list = one == STDIN
+        found.append(_listed(lists.stdin(), null=null, search=search) if is_list else [*search.expand(one)])
+    found += [_listed(lists.file(path), null=null, search=search) for path in files_from]
+    is_stream = STDIN in arguments or bool(files_from)
+    search.report(is_empty=not is_stream and not any(found))
     paths = chain.from_iterable(found)
-    return paths if STDIN in arguments else list(paths)
+    return Gathered(paths if is_stream else list(paths), tuple(search.failures))
 
 
-def _expand(argument: str, *, recursive: bool) -> list[str]:
-    if _is_folder(argument):
-        return _in_folder(argument, recursive=recursive)
-    if glob.has_magic(argument) and not os.path.lexists(argument):
-        return _in_glob(argument, recursive=recursive)
-    return [argument]
+def _listed(chunks: Iterator[bytes], *, null: bool, search: _Search) -> Iterator[str]:
+    return (path for path in lists.paths(chunks, null=null) if not search.is_left_out(path))
 
 
-def _is_folder(path: str) -> bool:
-    try:
-        return Path(path).is_dir()
-    except OSError:  # a name too long, a folder that may not be entered
+@dataclass
+class _Search:
+    """One walk through all that was named.
+
+    Attributes:
+        excluded: what matches names and paths that are left out.
+        failures: what was named and cannot be read or has no photos.
+        raw: raw files that were passed over.
+        others: folders of other programs that were not entered.
+        top: the folder that was named, or stands before the first wildcard.
+    """
+
+    recursive: bool
+    excluded: re.Pattern[str] | None
+    failures: list[str] = field(default_factory=list)
+    raw: set[str] = field(default_factory=set)
+    others: set[str] = field(default_factory=set)
+    top: str = ""
+
+    def expand(self, argument: str) -> Iterator[str]:
+        """The photos that one argument means."""
+        if "://" in argument and not os.path.lexists(argument):
+            yield argument  # reading it says that URLs are not read
+        elif not argument:
+            self.failures.append("An empty path was given: expected a photo, a folder or a glob.")
+        elif _is_folder(argument):
+            if not self.is_excluded(argument.rstrip("/")):
+                yield from self._in_folder(argument)
+        elif argument[-1] in (os.sep, os.altsep) and not glob.has_magic(argument):
+            self.failures.append(f"The folder {argument!r} is not there.")
+        elif glob.has_magic(argument) and not os.path.lexists(argument):
+            yield from self._in_glob(argument)
+        elif not self.is_left_out(argument):
+            yield argument
+
+    def is_left_out(self, path: str) -> bool:
+        """Is this path excluded, or a folder above it, as far as they were typed?"""
+        if self.excluded is None:
+            return False
+        return self.is_excluded(path) or any(map(self.is_excluded, map(str, Path(path).parents)))
+
+    def is_excluded(self, path: str) -> bool:
+        """Does a glob match the name, the path as it was typed, or the path below the named folder?"""
+        if self.excluded is None:
+            return False
+        below = path.removeprefix(self.top).lstrip(os.sep)
+        names = (os.path.basename(path), path, below)  # noqa: PTH119  # many times faster, for each file of a disk
+        return any(self.excluded.match(os.path.normcase(name)) for name in names)
+
+    def report(self, *, is_empty: bool) -> None:
+        """Says on stderr what was left out and what failed.
+
+        Raises:
+            click.UsageError: something failed, and nothing else is there.
+        """
+        if self.raw:
+            suffixes = Counter(os.path.splitext(path)[1].lower() for path in self.raw)  # noqa: PTH122
+            kinds = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common())
+            click.echo(
+                f"Raw files that were skipped: {kinds}. Name them to tag them by their previews.",
+                err=True,
+            )
+        if self.others:
+            click.echo(f"Folders of other programs that were skipped: {len(self.others)}.", err=True)
+        if is_empty:
+            said = "\n".join(map(visible, self.failures))
+            raise click.UsageError(said or "Every photo is left out by --exclude.")
+        for failure in self.failures:
+            click.secho(f"Failed: {visible(failure)}", fg="red", err=True)
+
+    def _in_folder(self, folder: str) -> Iterator[str]:
+        before, has_photos, self.top = len(self.failures), False, folder
+        for path in self._photos(folder):
+            has_photos = True
+            if not self.is_excluded(path):
+                yield path
+        if not has_photos and len(self.failures) == before:
+            hint = (
+                ""
+                if self.recursive or not _has_folders(folder)
+                else " Add --recursive to look into its folders."
+            )
+            self.failures.append(f"The folder {folder!r} has no photos.{hint}")
+
+    def _photos(self, folder: str) -> Iterator[str]:
+        """Photos of a folder but hidden ones; links to folders are not followed."""
+        for parent, folders, files in os.walk(folder, onerror=self._cannot_read):
+            for name in sorted(files):
+                path = os.path.join(parent, name)  # noqa: PTH118  # four times faster, for each file of a disk
+                if name[0] != "." and self._is_photo(path):
+                    yield path
+            if not self.recursive:
+                return
+            shown = (name for name in folders if name[0] != ".")
+            folders[:] = sorted(name for name in shown if self._is_entered(parent, name))
+
+    def _is_entered(self, parent: str, name: str) -> bool:
+        path = os.path.join(parent, name)  # noqa: PTH118
+        if any(fnmatch.fnmatchcase(name.lower(), pattern) for pattern in OTHERS_FOLDERS):
+            self.others.add(path)
+            return False
+        return not self.is_excluded(path)
+
+    def _is_photo(self, path: str) -> bool:
+        suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122  # ten times faster than Path
+        if suffix in SUFFIXES:
+            return True
+        if suffix in RAW_SUFFIXES:
+            self.raw.add(path)
         return False
 
+    def _cannot_read(self, error: OSError) -> None:
+        failure = f"The folder {error.filename!r} cannot be read: {error.strerror}."
+        if failure not in self.failures:
+            self.failures.append(failure)
 
-def _is_photo(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122  # ten times faster, for each file of a disk
+    def _in_glob(self, pattern: str) -> Iterator[str]:
+        before, at = len(self.failures), Path(pattern)
+        self.top = str(Path(*takewhile(lambda part: not glob.has_magic(part), at.parts)))
+        matches = sorted(self._matches(at.anchor, at.parts[bool(at.anchor) :]))
+        photos = dict.fromkeys(chain.from_iterable(map(self._matched, matches)))
+        if not photos and len(self.failures) == before:
+            self.failures.append(f"The glob {pattern!r} matches no photos.")
+        yield from (path for path in photos if not self.is_excluded(path))
+
+    def _matched(self, path: str) -> Iterable[str]:
+        """The photos that one match of a glob means."""
+        if _is_folder(path):
+            return self._photos(path) if self.recursive else ()
+        return (path,) if self._is_photo(path) else ()
+
+    def _matches(self, folder: str, parts: tuple[str, ...]) -> Iterator[str]:
+        """What is below `folder` and matches `parts`, a glob a folder; `**` is any depth, through no link."""
+        part, rest = parts[0], parts[1:]
+        if not glob.has_magic(part):
+            path = os.path.join(folder, part)  # noqa: PTH118
+            yield from self._below(path, rest) if os.path.lexists(path) else ()
+            return
+        if part == "**":
+            yield from self._below(folder, rest)
+        for entry in self._entries(folder, hidden=part[0] == "."):
+            if part != "**" and not fnmatch.fnmatch(entry.name, part):
+                continue
+            is_folder = _is_folder(entry)
+            path = os.path.join(folder, entry.name)  # noqa: PTH118  # without the ./ of `entry.path`
+            if is_folder and not self._is_entered(folder, entry.name):
+                continue
+            if part != "**":
+                yield from self._below(path, rest)
+            elif is_folder and not entry.is_symlink():
+                yield from self._matches(path, parts)
+            elif not rest:
+                yield path
+
+    def _below(self, path: str, rest: tuple[str, ...]) -> Iterator[str]:
+        """`path`, or what is below it and matches the rest of a glob."""
+        if not rest:
+            yield path
+        elif _is_folder(path or "."):
+            yield from self._matches(path, rest)
+
+    def _entries(self, folder: str, *, hidden: bool) -> list[os.DirEntry[str]]:
+        """What is in a folder, sorted; names that begin with a dot only on request."""
+        try:
+            with os.scandir(folder or ".") as entries:
+                found = [entry for entry in entries if hidden or entry.name[0] != "."]
+                return sorted(found, key=lambda entry: entry.name)
+        except OSError as error:
+            self._cannot_read(error)
+            return []
 
 
-def _in_folder(folder: str, *, recursive: bool) -> list[str]:
-    paths, has_folders = _photos(folder, recursive=recursive)
-    if not paths:
-        hint = " Add --recursive to look into its folders." if has_folders and not recursive else ""
-        raise click.UsageError(f"The folder {folder!r} has no photos.{hint}")
-    return paths
+def _pattern(globs: Iterable[str]) -> re.Pattern[str] | None:
+    """What matches any of some globs; `*` crosses folders."""
+    patterns = [pattern.rstrip("/") for pattern in globs]
+    patterns += [pattern.removeprefix("**/") for pattern in patterns]
+    parts = [fnmatch.translate(os.path.normcase(pattern)) for pattern in patterns if pattern]
+    return re.compile("|".join(parts)) if parts else None
 
 
-def _photos(folder: str, *, recursive: bool) -> tuple[list[str], bool]:
-    """Photos of a folder but hidden ones, and whether it has folders; links to folders are not followed."""
-    paths: list[str] = []
-    has_folders = False
-    for parent, folders, files in os.walk(folder, onerror=_cannot_read):
-        paths += [str(Path(parent, name)) for name in sorted(files) if name[0] != "." and _is_photo(name)]
-        folders[:] = sorted(name for name in folders if name[0] != ".")
-        has_folders = has_folders or bool(folders)
-        if not recursive:
-            break
-    return paths, has_folders
+def _is_folder(path: str | os.DirEntry[str]) -> bool:
+    if isinstance(path, str):
+        return os.path.isdir(path)  # noqa: PTH112  # three times faster
+    with suppress(OSError):  # a loop of links
+        return path.is_dir()
+    return False
 
 
-def _cannot_read(error: OSError) -> None:
-    raise click.UsageError(f"The folder {error.filename!r} cannot be read: {error.strerror}.")
-
-
-def _in_glob(pattern: str, *, recursive: bool) -> list[str]:
-    paths: list[str] = []
-    for match in sorted(glob.glob(pattern, recursive=True)):  # noqa: PTH207  # Path.glob takes no absolute pattern
-        if not _is_folder(match):
-            paths += [match] if _is_photo(match) else []
-        elif recursive:
-            paths += _photos(match, recursive=True)[0]
-    if not paths:
-        raise click.UsageError(f"The glob {pattern!r} matches no photos.")
-    return paths
-
-
-def _from_stdin() -> Iterator[str]:
-    for line in sys.stdin.buffer:
-        if stripped := line.rstrip(b"\r\n"):
-            yield os.fsdecode(stripped)
+def _has_folders(folder: str) -> bool:
+    with suppress(OSError), os.scandir(folder) as entries:
+        return any(entry.is_dir() for entry in entries if entry.name[0] != ".")
+    return False

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
+from anytag._io import check_folder
 from anytag.cli.bar import Bar, duration
 from anytag.cli.outer import outer
 
 WHAT = "anytag train"
+_RUN = frozenset(("recipe.json", "state.pt", "student.pt", "log.jsonl", "beliefs.npy"))
+_BEGINNING = frozenset(("vocabulary.jsonl", "vocab.txt", "beliefs.partial"))
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
@@ -54,6 +58,10 @@ def on_machine(function: Any) -> Any:
 @click.argument("numbers", metavar="[key=value]...", nargs=-1)
 @click.option("--data", metavar="FILE", type=_DATA, help="rows.jsonl, a .csv of image,tags, or a URL.")
 @click.option("--output", metavar="FOLDER", type=click.Path(path_type=Path), help="The run's folder.")
+@click.option(
+    "--tag-list", metavar="FILE", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Of published annotations: the tags that their ids number, one a line; the vocabulary of the run.",
+)  # fmt: skip
 @click.option("--cache", metavar="FOLDER", type=_FOLDER, help="Of recipe mini: cached features.")
 @click.option("--vocabulary", metavar="FOLDER", type=_FOLDER, help="Of recipe mini: tags and descriptions.")
 @click.option("--dry-run", is_flag=True, help="Only tell parameters, memory, steps and time.")
@@ -63,6 +71,7 @@ def command(
     numbers: tuple[str, ...],
     data: Any,
     output: Path | None,
+    tag_list: Path | None,
     cache: Path | None,
     vocabulary: Path | None,
     dry_run: bool,
@@ -71,29 +80,40 @@ def command(
     """Train by a recipe: mini, small, flickr8k-tiny, tag2text-14m, tag2text-retrieval, ram-14m, ram-plus-14m,
     and each of the last four with -384 after it.
 
-    Any number of the recipe can be given as key=value; the whole recipe is printed. An interrupted run goes
-    on where it was when the same command is given again. On several devices or machines: accelerate launch -m
-    anytag train ...
+    Any number of the recipe can be given as key=value; the whole recipe is printed, without what has no
+    effect in it. An interrupted run goes on where it was when the same command is given again. On several
+    devices or machines: accelerate launch -m anytag train ...
     """
+    if output is not None and not dry_run:
+        inputs = [one for one in (data, cache, vocabulary) if isinstance(one, Path)]
+        check_folder(output, inputs, is_earlier=is_run)
     how = outer("training.loop", WHAT).Machine(**machine)
     if recipe == "mini":
         _mini(numbers, data, output, cache, vocabulary, how)
         return
-    parse = outer("training.train", WHAT).parse_numbers
-    made = parse(outer("training.recipes", WHAT).find(recipe), numbers)
-    show(made)
+    effects = outer("training.effects", WHAT)
+    made = effects.parse_train(outer("training.recipes", WHAT).find(recipe), numbers)
+    if not dry_run:
+        data, output = needed(data, "--data"), needed(output, "--output")
+    show(effects.resolved(made))
     if dry_run:
-        click.echo(_estimate(made, data))
+        click.echo(_estimate(made, data, tag_list))
         return
     run = outer("training.run", WHAT)
     with Bar() as bar:
-        result = run.train(run.Run(made, needed(data, "--data"), needed(output, "--output"), how), bar)
+        result = run.train(run.Run(made, data, needed(output, "--output"), how, tag_list), bar)
     told(result)
 
 
-def show(recipe: Any) -> None:
+def is_run(folder: Path) -> bool:
+    """Does a folder hold a run, or the little that one writes before its first step?"""
+    names = {file.name for file in folder.iterdir() if not file.name.startswith(".")}
+    return bool(names & _RUN) or names <= _BEGINNING
+
+
+def show(numbers: Mapping[str, Any]) -> None:
     """The recipe, fully resolved."""
-    click.echo(json.dumps(asdict(recipe), indent=1, ensure_ascii=False))
+    click.echo(json.dumps(numbers, indent=1, ensure_ascii=False))
 
 
 def told(result: Path) -> None:
@@ -118,18 +138,19 @@ def _mini(
 ) -> None:
     train = outer("training.train", WHAT)
     recipe = train.parse_recipe(list(numbers))
-    show(recipe)
+    given = (
+        needed(data, "--data"), needed(cache, "--cache"), needed(vocabulary, "--vocabulary"),
+        needed(output, "--output"),
+    )  # fmt: skip
+    show(asdict(recipe))
     with Bar() as bar:
-        result = train.train_mini(
-            needed(data, "--data"), needed(cache, "--cache"), needed(vocabulary, "--vocabulary"),
-            needed(output, "--output"), recipe=recipe, machine=how, report=bar,
-        )  # fmt: skip
+        result = train.train_mini(*given, recipe=recipe, machine=how, report=bar)
     told(result)
 
 
-def _estimate(recipe: Any, data: Any) -> str:
+def _estimate(recipe: Any, data: Any, tag_list: Path | None) -> str:
     """What a run would take, in words."""
-    planned = outer("training.plan", WHAT).plan(recipe, data)
+    planned = outer("training.plan", WHAT).plan(recipe, data, tag_list=tag_list)
     cost, photos = planned.cost, recipe.batch_size
     lines = [
         f"{cost.parameters / 1e6:.1f} million numbers are trained, {cost.fixed / 1e6:.1f} million are fixed",

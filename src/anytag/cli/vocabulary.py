@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from anytag._io import read_text
 from anytag.cli.outer import outer
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def command() -> None:
 
 
 @command.command("candidates", short_help="A corpus of captions -> a table to review.")
-@click.argument("corpus", metavar="CORPUS...", nargs=-1, required=True)
+@click.argument("corpus", metavar="CORPUS...", nargs=-1, required=True, type=click.Path(allow_dash=True))
 @click.option("--output", metavar="FILE", type=_FILE, default=Path("candidates.tsv"), show_default=True)
 @click.option("--report", metavar="FILE", type=_FILE, help="Also a page with plots: FILE.html.")
 @click.option(
@@ -64,20 +65,25 @@ def candidates(
     tell which names stand for each other: one says couch, another sofa.
     """
     review = outer("data.review", "building a vocabulary")
+    lists = [str(one) for one in (options["include"], options["exclude"]) if one is not None]
+    vocabulary_page = outer("data.vocabulary_page", "a report")
+    review.check_review(output, [*corpus, *lists])
+    if report is not None:
+        vocabulary_page.check_page(report, [*corpus, *lists, str(output)])
+    included, excluded = _names(options["include"]), _names(options["exclude"])
     tally = _tally(corpus, limit, spacy=options["spacy"], new=options["new"] or options["keep_new"])
     found = tally.candidates(min_count=min_count, top=top or (review.RECIPES[recipe].top if recipe else None))
     merges = _merges(found, tally, corpus, limit, options)
     rows = review.lines(
         found,
         merges,
-        include=_names(options["include"]),
-        exclude=_names(options["exclude"]),
+        include=included,
+        exclude=excluded,
         keep_new=options["keep_new"],
     )
     review.write_review(output, rows)
     if report is not None:
-        page = outer("data.vocabulary_page", "a report").page(rows)
-        report.write_text(page, "utf-8")
+        vocabulary_page.write_page(report, rows)
     said = ", ".join(f"{count} {action}" for action, count in review.counted(rows))
     click.echo(
         f"{tally.captions} captions, {len(rows)} names: {said}. Edit {output}, then: anytag vocabulary build",
@@ -93,6 +99,7 @@ def candidates(
 def build(review: Path, output: Path, size: int | None, recipe: str | None) -> None:
     """Make the vocabulary that a reviewed table says."""
     module = outer("data.review", "building a vocabulary")
+    module.check_vocabulary(output, [str(review)])
     size = size or (module.RECIPES[recipe].size if recipe else None)
     vocabulary = module.build(module.read_review(review), size=size)
     vocabulary.write(output)
@@ -127,8 +134,7 @@ def _photos(corpus: Sequence[str], limit: int | None, *, again: bool = False) ->
     def stream() -> Iterator[Sequence[str]]:
         for path in corpus:
             if path.endswith(".txt"):
-                with click.open_file(path, encoding="utf-8", errors="replace") as file:
-                    yield from ((line.strip(),) for line in file if line.strip())
+                yield from formats.lines_of(path)
             else:
                 yield from (row.captions for row in formats.read(path, on_error=on_error))
 
@@ -167,5 +173,5 @@ def _encoder(clip: str | None) -> TextEncoder:
 
 
 def _names(path: Path | None) -> list[str]:
-    lines = path.read_text("utf-8-sig").splitlines() if path else []
+    lines = read_text(path).splitlines() if path else []
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]

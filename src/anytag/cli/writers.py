@@ -1,4 +1,4 @@
-"""Results become text, and text goes to the terminal, a pipe or a file."""
+"""Results become text."""
 
 from __future__ import annotations
 
@@ -7,40 +7,18 @@ import io
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
-from types import TracebackType
-from typing import TextIO
 
 import click
 
+from anytag.cli.journal import CSV_COLUMNS, one_line
 from anytag.results import Tags, TagScore
 
 Format = Callable[[Tags], str]
 """One photo's result -> whole lines, or nothing."""
 
-CSV_COLUMNS = (
-    "path",
-    "width",
-    "height",
-    "model",
-    "id",
-    "name",
-    "score",
-    "source",
-    "error_type",
-    "error_message",
-)
 BOX_COLUMNS = ("left", "top", "right", "bottom")
-
-_LINE_BREAKS = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})
-
-
-def one_line(path: str) -> str:
-    """A path that neither ends a line nor a column."""
-    return path.translate(_LINE_BREAKS)
 
 
 def text(tags: Tags) -> str:
@@ -80,8 +58,8 @@ def terminal(tags: Tags) -> str:
             room = width - 2
         lines[-1] += _painted(tag)
         room -= cells
-    lines[0] = _style(visible(tags.path or ""), bold=True)
-    return "\n".join([*lines, *([] if tags.tags else ["  " + _style("no tags", dim=True)])]) + "\n"
+    lines[0] = style(visible(tags.path or ""), bold=True)
+    return "\n".join([*lines, *([] if tags.tags else ["  " + style("no tags", dim=True)])]) + "\n"
 
 
 FORMATS: dict[str, Format] = {
@@ -111,12 +89,18 @@ def _scored(tag: TagScore) -> str:
 
 
 def _painted(tag: TagScore) -> str:
-    colour = "green" if tag.score >= 0.8 else "yellow" if tag.score >= 0.5 else "white"
-    return f"{_style(tag.name, fg=colour)} {_style(_scored(tag)[len(tag.name) + 1 :], dim=True)}   "
+    colour = "green" if tag.score >= 0.8 else "yellow" if tag.score >= 0.5 else None
+    return f"{style(tag.name, fg=colour)} {style(_scored(tag)[len(tag.name) + 1 :], dim=True)}   "
 
 
-def _style(what: str, *, fg: str | None = None, bold: bool | None = None, dim: bool | None = None) -> str:
-    return what if "NO_COLOR" in os.environ else click.style(what, fg=fg, bold=bold, dim=dim)
+def style(what: str, *, fg: str | None = None, bold: bool | None = None, dim: bool | None = None) -> str:
+    """Coloured, unless the user wants no colours (https://no-color.org)."""
+    return what if os.environ.get("NO_COLOR") else click.style(what, fg=fg, bold=bold, dim=dim)
+
+
+def complain(message: str) -> None:
+    """A line on stderr about something that went wrong, red on a terminal."""
+    click.echo(style(visible(message), fg="red"), err=True)
 
 
 def _csv(rows: Sequence[Sequence[object]]) -> str:
@@ -129,71 +113,3 @@ def _csv(rows: Sequence[Sequence[object]]) -> str:
         writer = quoted if odd else plain
         writer.writerow(row)
     return lines.getvalue()
-
-
-def _on_unfit(name: str) -> str:
-    # file names need not be Unicode: text and csv give their bytes back, JSON has an escape for them
-    return "backslashreplace" if name == "jsonl" else "surrogateescape"
-
-
-class Stdout:
-    """Writes to stdout, each row at once."""
-
-    def __init__(self, name: str) -> None:
-        self.is_terminal = sys.stdout.isatty()
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            if self.is_terminal:
-                sys.stdout.reconfigure(errors="backslashreplace")
-            else:
-                sys.stdout.reconfigure(encoding="utf-8", errors=_on_unfit(name))
-
-    def __enter__(self) -> Stdout:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def write(self, lines: str) -> None:
-        click.echo(lines, nl=False, color=True if self.is_terminal else None)
-
-
-class File:
-    """Writes a file as rows come, each whole and at once, to `NAME.part` beside it, renamed when all is done.
-
-    So `NAME` is never half a result. When the work is interrupted, `NAME.part` keeps the rows that were done,
-    and an earlier `NAME` stays. A pipe or device is written directly.
-    """
-
-    is_terminal = False
-
-    def __init__(self, path: Path, name: str) -> None:
-        self.path = path.resolve()  # a link stays a link
-        is_special = self.path.exists() and not self.path.is_file()
-        self.part = self.path if is_special else self.path.with_name(self.path.name + ".part")
-        self._format = name
-        self._file: TextIO
-
-    def __enter__(self) -> File:
-        try:
-            self._file = self.part.open(
-                "w", encoding="utf-8", errors=_on_unfit(self._format), newline="\n", buffering=1
-            )
-        except OSError as error:
-            raise click.UsageError(f"Cannot write {self.part}: {error.strerror}.") from error
-        return self
-
-    def write(self, lines: str) -> None:
-        self._file.write(lines)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
-        if self.part == self.path:
-            return
-        if error is None:
-            self.part.replace(self.path)
-        elif self.part.stat().st_size:
-            click.echo(f"What was done is in {self.part}", err=True)
-        else:
-            self.part.unlink()

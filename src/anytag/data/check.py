@@ -12,12 +12,13 @@ from typing import Literal
 
 import numpy as np
 
+from anytag._io import is_lines_of
 from anytag.errors import AnytagError
 from anytag.images import load
 
 from .duplicates import HASH_BYTES, NEAR_BITS, Bytes, Indexes, difference_hash, groups
-from .files import exists, is_url, join, open_write, photo_source
-from .rows import Row
+from .files import exists, is_url, join, open_write, photo_source, refuse_output
+from .rows import SPLITS, Row
 
 Problem = Literal["missing", "unreadable", "duplicate"]
 KEPT_FIRST = ("test", "val", "dev")
@@ -95,10 +96,20 @@ class Report:
         return sum(finding.problem == problem for finding in self.findings)
 
     def write(self, path: str) -> None:
-        """Writes the findings as JSON lines."""
+        """Writes the findings as JSON lines: see `check_report`."""
         with open_write(path) as file:
             for finding in self.findings:
-                file.write(json.dumps(asdict(finding), ensure_ascii=False).encode() + b"\n")
+                text = json.dumps(asdict(finding), ensure_ascii=False)
+                file.write(text.encode(errors="backslashreplace") + b"\n")
+
+
+def check_report(path: str, inputs: Iterable[str]) -> None:
+    """Whether a report may be written there: to be asked before long work.
+
+    Raises:
+        OutputError: `path` is an input, a photo, or something else than a report.
+    """
+    refuse_output(path, inputs, is_lines_of("problem"), "a report of anytag data check")
 
 
 def check(rows: Iterable[Row], root: str, *, bits: int = NEAR_BITS, workers: int = 2) -> Report:
@@ -154,6 +165,11 @@ def parse_parts(text: str) -> dict[str, float]:
         raise AnytagError(f"{text!r}: expected names and shares, as in train=0.8,val=0.1,test=0.1") from error
     if abs(sum(parts.values()) - 1) > 1e-6 or min(parts.values()) < 0 or "" in parts:
         raise AnytagError(f"{text!r}: the shares must be 1 together, and each have a name")
+    if len(parts) < text.count("="):
+        raise AnytagError(f"{text!r}: a name is there twice")
+    for name in parts:
+        if name not in SPLITS.values():
+            raise AnytagError(f"{text!r}: the part {name!r} is unknown; expected train, val, dev or test")
     return parts
 
 

@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import posixpath
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
 from anytag.errors import AnytagError, MissingExtraError
+from anytag.images import SUFFIXES
 
 from .files import is_folder, listing, open_read, open_write
-from .rows import OnError, Origin, Row, tell
-
-PHOTOS = frozenset({"jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "gif", "avif", "heic", "heif"})
-SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "dev": "dev", "test": "test"}
-"""Names of folders that are splits rather than classes."""
+from .rows import SPLITS, OnError, Origin, Row, tell
 
 
 def items(path: str, prefix: str) -> Iterator[Any]:
@@ -43,36 +42,66 @@ def read_coco_captions(
     path: str, *, source: str, split: str, on_error: OnError | None = None
 ) -> Iterator[Row]:
     """Rows of COCO's captions_*.json: one a photo that has captions or not."""
-    captions: dict[int, list[str]] = {}
+    captions: dict[Any, list[str]] = {}
     for said in items(path, "annotations.item"):
-        captions.setdefault(said["image_id"], []).append(" ".join(said["caption"].split()))
-    for image in items(path, "images.item"):
-        if _is_named(image, path, on_error):
-            yield Row(image["file_name"], source, split, captions=tuple(captions.get(image["id"], ())))
+        if _has(said, {"image_id": int | str, "caption": str}, "annotation", path, on_error):
+            captions.setdefault(said["image_id"], []).append(" ".join(said["caption"].split()))
+    for image in _images(path, captions, on_error):
+        yield Row(image["file_name"], source, split, captions=tuple(captions.pop(image["id"], ())))
 
 
 def read_coco_instances(
     path: str, *, source: str, split: str, on_error: OnError | None = None
 ) -> Iterator[Row]:
     """Rows of COCO's instances_*.json: the categories of a photo's objects; all others are absent."""
-    names = {one["id"]: one["name"] for one in items(path, "categories.item")}
-    seen: dict[int, set[int]] = {}
+    kinds: dict[str, Any] = {"id": int | str, "name": str}
+    given = items(path, "categories.item")
+    names = {one["id"]: one["name"] for one in given if _has(one, kinds, "category", path, on_error)}
+    seen: dict[Any, set[Any]] = {}
     for thing in items(path, "annotations.item"):
-        seen.setdefault(thing["image_id"], set()).add(thing["category_id"])
+        if _has(thing, {"image_id": int | str, "category_id": int | str}, "annotation", path, on_error):
+            if thing["category_id"] not in names:
+                tell(f"{path}: no category has the id {thing['category_id']!r} of an annotation", on_error)
+                continue
+            seen.setdefault(thing["image_id"], set()).add(thing["category_id"])
+    for image in _images(path, seen, on_error):
+        there = seen.pop(image["id"], set())
+        tags, absent = (
+            tuple(name for key, name in names.items() if (key in there) == wanted) for wanted in (True, False)
+        )
+        yield Row(image["file_name"], source, split, tags=tags, absent=absent)
+
+
+def _images(path: str, said: Mapping[Any, Any], on_error: OnError | None) -> Iterator[Any]:
+    """The images of a COCO file, each once; tells of what is said of images that are not there.
+
+    Whoever takes an image takes what is said of it out of `said`.
+
+    Raises:
+        AnytagError: there are none.
+    """
+    known: set[Any] = set()
     for image in items(path, "images.item"):
-        if _is_named(image, path, on_error):
-            there = seen.get(image["id"], set())
-            tags, absent = (
-                tuple(name for key, name in names.items() if (key in there) == wanted)
-                for wanted in (True, False)
-            )
-            yield Row(image["file_name"], source, split, tags=tags, absent=absent)
+        if not _has(image, {"id": int | str, "file_name": str}, "image", path, on_error):
+            continue
+        if image["id"] in known:
+            tell(f"{path}: two images have the id {image['id']!r}; the first counts", on_error)
+            continue
+        known.add(image["id"])
+        yield image
+    if not known:
+        raise AnytagError(
+            f'{path} holds no images; expected the lists "images" and "annotations", as COCO has'
+        )
+    for number in said:
+        tell(f"{path}: no image has the id {number!r} that an annotation names", on_error)
 
 
-def _is_named(image: Any, path: str, on_error: OnError | None) -> bool:
-    if isinstance(image, dict) and {"id", "file_name"} <= set(image):
+def _has(one: Any, kinds: Mapping[str, Any], what: str, path: str, on_error: OnError | None) -> bool:
+    """Whether an item has these fields, of these kinds; tells of one that has not."""
+    if isinstance(one, dict) and all(isinstance(one.get(name), kind) for name, kind in kinds.items()):
         return True
-    tell(f"{path}: the image {image!r} lacks id or file_name", on_error)
+    tell(f"{path}: the {what} {str(one)[:200]} lacks {' or '.join(kinds)}", on_error)
     return False
 
 
@@ -102,29 +131,41 @@ def read_published(
 ) -> Iterator[Row]:
     """Rows of the annotations that Tag2Text and RAM are trained with.
 
-    Each item has image_path, caption, union_label_id and, for each caption, parse_label_id. A tag that a
-    caption was parsed to is of the text, any other of the model that generated it.
+    Each item has image_path, caption, union_label_id and, for each caption, parse_label_id: one of the two
+    at least. The first are the row's tags, the second what each caption names (`parsed`). A
+    tag that a caption was parsed to is of the text, any other of the model that generated it.
 
     Args:
         tag_list: the names that the ids number from 0.
     """
     for number, item in enumerate(items(path, "item"), 1):
         try:
-            parsed = {key for keys in item["parse_label_id"] for key in keys}
-            keys = [*dict.fromkeys([*sorted(parsed), *item["union_label_id"]])]
-            if wrong := [key for key in keys if not 0 <= key < len(tag_list)]:
-                raise ValueError(f"tag {wrong[0]} of a list of {len(tag_list)}")
-            said: list[tuple[str, Origin]] = [
-                (tag_list[key], "text" if key in parsed else "model") for key in keys
-            ]
-            captions = item["caption"] if isinstance(item["caption"], list) else [item["caption"]]
-            yield Row(item["image_path"], source, split, captions=tuple(captions)).saying(said)
+            yield _annotation(item, tag_list, Row(item["image_path"], source, split))
         except (KeyError, TypeError, ValueError) as error:
             tell(f"{path}, item {number}: not an annotation ({error!r})", on_error, error)
 
 
+def _annotation(item: Mapping[str, Any], tag_list: Sequence[str], row: Row) -> Row:
+    """An item's captions, their tags and the photo's, put into a row."""
+    captions = item["caption"] if isinstance(item["caption"], list) else [item["caption"]]
+    each = item.get("parse_label_id") or []
+    if not each and item.get("union_label_id") is None:
+        raise KeyError("union_label_id")
+    if each and len(each) != len(captions):
+        raise ValueError(f"{len(captions)} captions, but {len(each)} lists in parse_label_id")
+    parsed = {key for keys in each for key in keys}
+    union = item.get("union_label_id") or ([] if "union_label_id" in item else sorted(parsed))
+    if wrong := [key for key in (*parsed, *union) if not 0 <= key < len(tag_list)]:
+        raise ValueError(f"tag {wrong[0]} of a list of {len(tag_list)}")
+    keys = sorted(dict.fromkeys(union), key=lambda key: (key not in parsed, key if key in parsed else 0))
+    said: list[tuple[str, Origin]] = [(tag_list[key], "text" if key in parsed else "model") for key in keys]
+    names = tuple(tuple(tag_list[key] for key in keys) for keys in each)
+    return replace(row, captions=tuple(captions), parsed=names).saying(said)
+
+
 def write_published(path: str, rows: Iterable[Row], *, tag_list: Sequence[str]) -> None:
-    """Writes such annotations; a caption whose words are none of the text's tags gets all of these.
+    """Writes such annotations. A caption of a row without `parsed` gets those of the text's tags
+    that are among its words, or all of them where none is.
 
     Raises:
         AnytagError: a tag is not in `tag_list`.
@@ -140,7 +181,8 @@ def write_published(path: str, rows: Iterable[Row], *, tag_list: Sequence[str]) 
                 "image_path": row.image,
                 "caption": list(row.captions),
                 "union_label_id": sorted(number[name] for name in row.tags),
-                "parse_label_id": [_parsed(caption, text, number) for caption in row.captions],
+                "parse_label_id": [[number[name] for name in names] for names in row.parsed]
+                or [_parsed(caption, text, number) for caption in row.captions],
             }
             file.write(b",\n" if count else b"\n")
             file.write(json.dumps(item, ensure_ascii=False).encode())
@@ -157,7 +199,7 @@ def read_folders(path: str, *, source: str, split: str, on_error: OnError | None
     del on_error  # a file that is no photo is passed over, and nothing else can be wrong
     if not is_folder(path):
         raise AnytagError(f"{path} is not a folder")
-    photos = [name for name in listing(path) if name.rpartition(".")[2].lower() in PHOTOS]
+    photos = [name for name in listing(path) if posixpath.splitext(name)[1].lower() in SUFFIXES]
     classes = sorted({_class_of(name)[1] for name in photos} - {""})
     for name in photos:
         part, label = _class_of(name)
@@ -169,6 +211,6 @@ def read_folders(path: str, *, source: str, split: str, on_error: OnError | None
 def _class_of(name: str) -> tuple[str, str]:
     """Split and class of a photo; each "" where the folders do not say."""
     first, *rest = name.split("/")[:-1] or [""]
-    part = SPLITS.get(first.lower(), "")
+    part = SPLITS.get(first.lower(), "")  # a folder that is a split rather than a class
     label = (rest[0] if rest else "") if part else first
     return part, label.replace("_", " ")

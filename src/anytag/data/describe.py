@@ -12,14 +12,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from anytag.errors import AnytagError, NoAnswerError, VocabularyError
+from anytag._io import atomic_write, is_lines_of, writing
+from anytag.errors import NoAnswerError, RefusedOutputError, VocabularyError
 from anytag.parsing import Lexicon, default_lexicon
 from anytag.parsing.lexicon import normal
 from anytag.text_encoders.prompts import article, plain_prompt, questions
 
+from .answers import description
+from .files import refuse_output
 from .llm import Endpoint, Sampling
 from .wordnet import WordNet
 
@@ -100,16 +104,15 @@ class Journal:
         how = asdict(self.sampling)
         for row in _rows(self.path):
             if all(row.get(key) == value for key, value in how.items()):
-                with suppress(KeyError, TypeError):
-                    if isinstance(row["answer"], str):
-                        self.answers[Request(row["prompt"], row["number"])] = row["answer"]
+                with suppress(KeyError, TypeError, AttributeError):
+                    if text := description(row["answer"], row["prompt"]):  # else it is asked again
+                        self.answers[Request(row["prompt"], row["number"])] = text
 
     def add(self, request: Request, answer: str) -> None:
         """Keeps an answer: in one write at the end of the file, so that it is there whole or not at all."""
         row = {**asdict(self.sampling), **asdict(request), "answer": answer}
         line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab+", buffering=0) as file:
+        with writing(self.path), self.path.open("ab+", buffering=0) as file:
             if file.tell() and _last_byte(self.path) != b"\n":
                 line = b"\n" + line
             file.write(line)
@@ -157,7 +160,8 @@ def ask(
     try:
         while True:
             for request in left:
-                running[pool.submit(endpoint.answer, request.prompt)] = request
+                read = partial(description, question=request.prompt)
+                running[pool.submit(endpoint.answer, request.prompt, read=read)] = request
                 if len(running) >= 2 * concurrency:
                     break
             if not running:
@@ -202,19 +206,29 @@ def write_descriptions(path: Path, rows: Iterable[Described]) -> None:
     """Writes descriptions.jsonl, whole or not at all.
 
     Raises:
-        AnytagError: the file cannot be written.
+        OutputError: the file cannot be written.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        draft.write_text(
-            "".join(json.dumps(row.to_dict(), ensure_ascii=False) + "\n" for row in rows), "utf-8"
-        )
-        draft.replace(path)
-    except OSError as error:
-        raise AnytagError(f"{path}: cannot be written ({error})") from error
-    finally:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
+    with atomic_write(path) as draft, draft.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row.to_dict(), ensure_ascii=False) + "\n" for row in rows)
+
+
+def check_outputs(path: Path, inputs: Iterable[Path]) -> None:
+    """Whether descriptions may be written to `path`, and answers beside it: to be asked before the work.
+
+    Raises:
+        OutputError: one is an input, a photo by name, or something else than such files are.
+    """
+    names = [str(one) for one in inputs]
+    refuse_output(str(path), names, is_lines_of("descriptions"), "a file of descriptions")
+    answers = journal_of(path)
+    refuse_output(str(answers), names, is_lines_of("answer"), "a file of answers")
+    if not path.absolute().parent.is_dir():
+        raise RefusedOutputError(f"{path} cannot be written: its folder is not there")
+
+
+def journal_of(path: Path) -> Path:
+    """Where answers are kept for the descriptions in `path`."""
+    return path.with_name(path.name + ".answers")
 
 
 def from_published(rows: Iterable[Mapping[str, Sequence[str]]]) -> dict[str, list[str]]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
+from urllib.request import url2pathname
 
-from anytag.errors import AnytagError, MissingExtraError
+from anytag._io import atomic_write, refuse_inputs, refuse_other_kind, refuse_photo_name, writing
+from anytag.errors import AnytagError, MissingExtraError, RefusedOutputError
 
 
 def is_url(path: str) -> bool:
@@ -55,16 +58,42 @@ def open_write(path: str) -> Iterator[IO[bytes]]:
         with system.transaction, system.open(inner, "wb") as file:
             yield file
         return
-    whole = Path(path)
-    part = whole.with_name(f"{whole.name}.part")
-    whole.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with part.open("wb") as file:
-            yield file
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    part.replace(whole)
+    with writing(path):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as draft, draft.open("wb") as file:
+        yield file
+
+
+def refuse_output(output: str, inputs: Iterable[str], is_kind: Callable[[bytes], bool], what: str) -> None:
+    """Holds an output against inputs and against what is there: see `_io.refuse_other_kind`.
+
+    Raises:
+        OutputError: it is an input, a photo by name, or something else than such outputs are.
+    """
+    place, places = _on_disk(output), [_on_disk(one) for one in inputs]
+    if is_url(place):
+        if place in places:
+            raise RefusedOutputError(f"{output} is an input of this run: give another file to write to")
+        refuse_photo_name(place)
+        return
+    refuse_inputs(place, [one for one in places if not is_url(one)])
+    refuse_other_kind(place, is_kind, what)
+
+
+def refuse_filled(folder: str) -> None:
+    """Holds a folder of outputs against what is there: old files among new ones would be read with them.
+
+    Raises:
+        OutputError: it has files, or is none.
+    """
+    place = _on_disk(folder)
+    if exists(place) and (not is_folder(place) or next(listing(place), None) is not None):
+        raise RefusedOutputError(f"{folder} is not empty: give another folder, or remove what is in it first")
+
+
+def _on_disk(path: str) -> str:
+    """A file: URL as a path; all else as it is."""
+    return url2pathname(path.removeprefix("file://")) if path.startswith("file://") else path
 
 
 def exists(path: str) -> bool:
@@ -125,7 +154,20 @@ def rebased(image: str, root: str, to: str) -> str:
         return found
     if is_url(to):
         return Path(found).absolute().as_posix()
-    return Path(os.path.relpath(found, to or ".")).as_posix()
+    base, end = _real(root), _real(to)
+    if Path(base).drive != Path(end).drive:  # of Windows: no way leads from one to the other
+        return Path(base, image).as_posix()
+    return Path(os.path.relpath(os.path.join(base, image), end)).as_posix()  # noqa: PTH118
+
+
+def _real(folder: str) -> str:
+    """A folder without links: ".." of a link leads elsewhere than its name says."""
+    return _resolved(os.path.abspath(folder))  # noqa: PTH100
+
+
+@cache
+def _resolved(folder: str) -> str:
+    return os.path.realpath(folder)
 
 
 def photo_source(root: str, image: str) -> str | bytes:

@@ -8,16 +8,19 @@ Everything is a stream: a corpus need not fit into memory. Paths may be URLs tha
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Protocol
 
+from anytag._io import is_lines_of, refuse_photo_name
 from anytag.errors import AnytagError
 
 from . import corpora, shards, tables
-from .files import exists, folder_of, is_folder, join, listing, open_read, rebased
+from .dialect import is_table
+from .files import exists, folder_of, is_folder, join, listing, open_read, rebased, refuse_output
 from .rows import OnError, Row
 
 
@@ -43,6 +46,7 @@ class Format:
         folder: whether data of this format is a folder.
         tag_list: whether it needs the list of names that its ids number.
         says: what it is, in a line.
+        is_kind: whether the first bytes of a file may be of this format.
     """
 
     says: str
@@ -51,17 +55,30 @@ class Format:
     suffixes: tuple[str, ...] = ()
     folder: bool = False
     tag_list: bool = False
+    is_kind: Callable[[bytes], bool] = lambda head: head.lstrip()[:1] in (b"[", b"{")
 
 
 FORMATS: dict[str, Format] = {
     "jsonl": Format(
-        "one JSON object a line", tables.read_jsonl, tables.write_jsonl, suffixes=(".jsonl", ".ndjson")
+        "rows of JSON, one a line",
+        tables.read_jsonl,
+        tables.write_jsonl,
+        suffixes=(".jsonl", ".ndjson"),
+        is_kind=is_lines_of("image"),
     ),
     "parquet": Format(
-        "columns of image, captions, tags", tables.read_parquet, tables.write_parquet, suffixes=(".parquet",)
+        "Parquet with columns of image, captions, tags",
+        tables.read_parquet,
+        tables.write_parquet,
+        suffixes=(".parquet",),
+        is_kind=lambda head: head.startswith(b"PAR1"),
     ),
     "csv": Format(
-        "image and tags parted by ';'", tables.read_csv, tables.write_csv, suffixes=(".csv", ".tsv")
+        "a table of image and tags parted by ';'",
+        tables.read_csv,
+        tables.write_csv,
+        suffixes=(".csv", ".tsv"),
+        is_kind=is_table,
     ),
     "coco-captions": Format(
         "COCO's captions_*.json", corpora.read_coco_captions, corpora.write_coco_captions
@@ -118,6 +135,23 @@ def read(
         yield row if images is None else replace(row, image=join(images, row.image))
 
 
+def lines_of(path: str) -> Iterator[tuple[str]]:
+    """The captions of a text with one a line, each as those of one photo; empty lines are passed over.
+
+    Raises:
+        AnytagError: it is not in UTF-8, or in UTF-16 with its mark.
+    """
+    with open_read(path) as file:
+        head = file.read(2)
+        file.seek(0)
+        encoding = "utf-16" if head in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+        lines = io.TextIOWrapper(file, encoding=encoding)
+        try:
+            yield from ((line.strip(),) for line in lines if line.strip())
+        except UnicodeDecodeError as error:
+            raise AnytagError(f"{path} is not in UTF-8 ({error.reason}): save it as UTF-8") from error
+
+
 def write(path: str, rows: Iterable[Row], *, format: str | None = None, tag_list: Sequence[str] = ()) -> None:
     """Writes rows; the file appears when it is whole.
 
@@ -129,15 +163,26 @@ def write(path: str, rows: Iterable[Row], *, format: str | None = None, tag_list
     Raises:
         AnytagError: the format is not written, or cannot hold a row.
     """
-    name = format or _by_suffix(path)
-    if name is None:
-        raise AnytagError(f"{path}: no format has this suffix; name one of {', '.join(_written())}")
-    writer = _known(name).write
-    if writer is None:
-        raise AnytagError(f"{name} is read, not written; written are {', '.join(_written())}")
-    if FORMATS[name].tag_list:
-        writer = partial(corpora.write_published, tag_list=tag_list)
+    known = _to_write(path, format)
+    refuse_photo_name(path)
+    writer = partial(corpora.write_published, tag_list=tag_list) if known.tag_list else known.write
+    assert writer is not None
     writer(path, rows)
+
+
+def check_output(path: str, inputs: Iterable[str] = (), *, format: str | None = None) -> None:
+    """Whether `write` may write there: to be asked before long work.
+
+    Args:
+        path, format: as for `write`.
+        inputs: what is read meanwhile; none of it is replaced.
+
+    Raises:
+        AnytagError: the format is not written.
+        OutputError: `path` is an input, a photo, or something else than rows.
+    """
+    known = _to_write(path, format)
+    refuse_output(path, inputs, known.is_kind, f"{known.says}, as is to be written")
 
 
 def moved(rows: Iterable[Row], root: str, to: str) -> Iterator[Row]:
@@ -185,6 +230,15 @@ def _known(name: str) -> Format:
     if name not in FORMATS:
         raise AnytagError(f"format {name!r} is unknown; known are {', '.join(FORMATS)}")
     return FORMATS[name]
+
+
+def _to_write(path: str, format: str | None) -> Format:
+    name = format or _by_suffix(path)
+    if name is None:
+        raise AnytagError(f"{path}: no format has this suffix; name one of {', '.join(_written())}")
+    if _known(name).write is None:
+        raise AnytagError(f"{name} is read, not written; written are {', '.join(_written())}")
+    return _known(name)
 
 
 def _written() -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from anytag.data.rows import Row
 from anytag.parsing import Parser, default_lexicon
@@ -48,6 +48,25 @@ class Labeler:
     def caption(self, caption: str) -> set[int]:
         """Columns of what a caption says and of all that is broader."""
         return self._columns({self.named.get((f.name.lower(), f.kind)) for f in self.parser.parse(caption)})
+
+    def of_captions(self, row: Row) -> tuple[tuple[int, ...], ...]:
+        """Columns of each caption, sorted: what the data says of it, as it is, or what the parser finds."""
+        if row.parsed:
+            gone = {name for name, _ in row.cleaned}
+            return tuple(tuple(sorted(self._exact(set(names) - gone))) for names in row.parsed)
+        return tuple(tuple(sorted(self.caption(caption))) for caption in row.captions)
+
+    def of_photo(self, row: Row, parsed: Sequence[Sequence[int]]) -> tuple[int, ...]:
+        """Columns of all that is said of a photo, sorted: its labels and captions; where the data has parsed
+        the captions, its tags as they are."""
+        if row.parsed:
+            return tuple(sorted(self._exact(row.tags)))
+        return tuple(sorted(self.labels(row.tags).union(*map(set, parsed))))
+
+    def _exact(self, names: Iterable[str]) -> set[int]:
+        """Columns of ids or names, without what is broader."""
+        found = (name if name in self.index else self.label(name) for name in names)
+        return {self.index[key] for key in found if key is not None}
 
     def captions(self, captions: Sequence[str]) -> set[int]:
         """Columns of what any of the captions says."""

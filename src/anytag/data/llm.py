@@ -5,14 +5,18 @@ from __future__ import annotations
 import email.utils
 import math
 import os
+import socket
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from anytag.errors import EndpointError, MissingExtraError, NoAnswerError
 
 KEY_VARIABLE = "OPENAI_API_KEY"
+LOST, SILENT = 5, 5.0
+"""After so many failures in a row and so many seconds without an answer, an endpoint is taken for gone."""
 LONGEST_HOLD = 300.0
 """Seconds: an endpoint that asks us to wait longer is not waited for."""
 _TRANSIENT = frozenset({408, 409, 425, 429})
@@ -97,6 +101,10 @@ class Endpoint:
         self.base_url, self.sampling, self.key_variable = base_url, sampling, key_variable
         self._attempts, self._backoff = attempts, backoff
         self._gate = Gate(per_minute)
+        self._lock = threading.Lock()
+        self._lost = 0
+        self._heard: float | None = None  # when it answered last
+        self._began = time.monotonic()
         # our own retries: the pause that one thread is told to make holds for all
         self._client = openai.OpenAI(
             base_url=base_url,
@@ -105,20 +113,26 @@ class Endpoint:
             timeout=timeout,
         )
 
-    def answer(self, prompt: str) -> str:
+    def answer(self, prompt: str, *, read: Callable[[str], str] = str) -> str:
         """One answer, its white space as single spaces.
+
+        Args:
+            prompt: the question.
+            read: makes an answer what is wanted of it, or "" where it is none; then it is asked again.
 
         Raises:
             NoAnswerError: no attempt gave a text; others may.
-            EndpointError: the endpoint refuses: a wrong key, model or address. All is lost with it.
+            EndpointError: the endpoint refuses, or nobody listens there: a wrong key, model or address, or a
+                server that has gone. All is lost with it.
         """
         reason = "stopped before it was asked"
         for attempt in range(self._attempts):
             if not self._gate.enter():
                 break
-            reason, text = self._attempt(prompt, self._backoff * 2**attempt)
-            if text:
+            reason, said = self._attempt(prompt, self._backoff * 2**attempt)
+            if text := read(said) if said else "":
                 return text
+            reason = f"an answer that is none: {said[:80]!r}" if said else reason
         raise NoAnswerError(f"no answer to {prompt!r} in {self._attempts} attempts ({reason})")
 
     def close(self) -> None:
@@ -136,14 +150,47 @@ class Endpoint:
                 temperature=self.sampling.temperature,
                 max_tokens=self.sampling.max_tokens,
             )
+            self._is_there()
             return "an answer without text", _text(response)
         except openai.APIStatusError as error:
             self._check(error)
+            if error.status_code >= 500:
+                self._is_lost(f"status {error.status_code}: {_brief(error)}")
+            else:
+                self._is_there()
             self._gate.hold(min(_asked_delay(error) or delay, LONGEST_HOLD))
             return f"status {error.status_code}", ""
-        except (openai.APIError, ValueError, TypeError) as error:  # lost, or not what a chat model answers
+        except openai.APIConnectionError as error:  # which a request that took too long is, too
+            self._is_lost(_why(error), refused=_is_refused(error))
+            self._gate.pause(min(delay, LONGEST_HOLD))
+            return _why(error), ""
+        except (openai.APIError, ValueError, TypeError) as error:  # not what a chat model answers
             self._gate.pause(min(delay, LONGEST_HOLD))
             return str(error) or type(error).__name__, ""
+
+    def _is_there(self) -> None:
+        with self._lock:
+            self._lost, self._heard = 0, time.monotonic()
+
+    def _is_lost(self, why: str, *, refused: bool = False) -> None:
+        """Counts a request that nobody answered.
+
+        Raises:
+            EndpointError: nobody listens from the first request on, or too many were lost in a row.
+        """
+        with self._lock:
+            self._lost += 1
+            lost, silent = self._lost, time.monotonic() - (self._heard or self._began)
+            never = self._heard is None
+        if refused and never:
+            raise EndpointError(
+                f"nobody answers at {self.base_url} ({why}); check the address and that the server runs"
+            )
+        if lost >= LOST and silent >= SILENT:
+            raise EndpointError(
+                f"{self.base_url} has not answered {lost} requests in a row ({why}); run the same "
+                "command again when it does, with a longer --timeout if it is slow"
+            )
 
     def _check(self, error: Any) -> None:
         """Raises EndpointError unless the same request may do better later."""
@@ -181,6 +228,20 @@ def _asked_delay(error: Any) -> float | None:
         except (ValueError, TypeError):
             return None
     return max(seconds, 0.0) if math.isfinite(seconds) else None
+
+
+def _is_refused(error: BaseException) -> bool:
+    """Whether no connection came about: nobody listens, or the name is not known."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, ConnectionRefusedError | socket.gaierror):
+            return True
+        found = found.__cause__ or found.__context__
+    return False
+
+
+def _why(error: BaseException) -> str:
+    return str(error.__cause__ or error) or type(error).__name__
 
 
 def _brief(error: Any) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from anytag.errors import AnytagError, MissingExtraError
@@ -22,7 +23,7 @@ from anytag.tagger import Tagger
 from anytag.vocabulary import Vocabulary
 
 from . import check, formats, generate
-from .files import is_folder, join, listing
+from .files import folder_of, is_folder, is_url, join, listing, refuse_filled
 from .labeler import Labeler
 from .rows import Row, row_of
 from .tables import columns_of, read_parquet, row_groups, schema_of_rows
@@ -59,7 +60,7 @@ class Generate:
         tagged = generate.generate_or_say(map(_row, columns), self.root, self.tagger, workers=1)
         return _table(
             [
-                {**one, **columns_of(row), "error": error or one["error"]}
+                {**one, **columns_of(row), "error": one["error"] or error}
                 for one, (row, error) in zip(columns, tagged, strict=True)
             ]
         )
@@ -75,6 +76,8 @@ class Check:
         columns = batch.to_pylist()
         looks = check.look_at_all((_row(one) for one in columns), self.root, workers=1)
         for one, seen in zip(columns, looks, strict=True):
+            if not one["image"]:
+                continue  # `error` says why
             if seen.finding is None:
                 one["hash"] = seen.hash.tobytes().hex()
             else:
@@ -114,30 +117,37 @@ def run(
         output: a folder or URL for Parquet files: the columns of rows, `error` and `hash`.
         stages: of `STAGES`, in this order.
         model: name or folder, seen by all machines; None is the embedded model.
-        root: the folder that photos are relative to; by default that of `source`.
+        root: the folder that photos are relative to; by default that of the file that names them.
         actors: at most; a core each.
 
     Raises:
         AnytagError: an unknown stage, or nothing to read.
+        OutputError: `output` has files.
         MissingExtraError: Ray is not installed.
     """
     ray_data = _ray_data()
     if unknown := [name for name in stages if name not in STAGES]:
         raise AnytagError(f"stage {unknown[0]!r} is unknown; known are {', '.join(STAGES)}")
-    root = formats.root_of(source) if root is None else root
+    source, output = _absolute(source), _absolute(output)  # workers may begin in another folder
+    root = _absolute(root) if root is not None else None
+    refuse_filled(output)
     work = pieces(source)
     rows = ray_data.from_items(work, override_num_blocks=len(work)).map_batches(
-        _read, batch_format="pyarrow", batch_size=1
+        _read, fn_kwargs={"root": root, "output": output}, batch_format="pyarrow", batch_size=1
     )
     rows = rows.map_batches(
         Stages,
-        fn_constructor_kwargs={"stages": list(stages), "model": model, "root": root},
+        fn_constructor_kwargs={"stages": list(stages), "model": model, "root": output},
         batch_format="pyarrow",
         batch_size=BATCH,
         compute=ray_data.ActorPoolStrategy(min_size=1, max_size=actors),
         num_cpus=1,
     )
     rows.write_parquet(output)
+
+
+def _absolute(path: str) -> str:
+    return path if is_url(path) else Path(path).absolute().as_posix()
 
 
 def connect(address: str | None = None) -> None:
@@ -170,8 +180,8 @@ def pieces(source: str) -> list[Columns]:
     ]
 
 
-def _read(batch: Batch) -> Batch:
-    """The rows of pieces; what is no row is named in `error`."""
+def _read(batch: Batch, *, root: str | None = None, output: str = "") -> Batch:
+    """The rows of pieces, photos named relative to `output`; what is no row is named in `error`."""
     columns: list[Columns] = []
     nothing = columns_of(Row("", "", ""))
 
@@ -184,7 +194,8 @@ def _read(batch: Batch) -> Batch:
         else:
             group = [piece["group"]]
             rows = read_parquet(piece["path"], source="corpus", split="train", groups=group, on_error=tell)
-        columns += map(columns_of, rows)
+        there = folder_of(piece["path"]) if root is None else root
+        columns += map(columns_of, formats.moved(rows, there, output))
     return _table(columns)
 
 
@@ -193,6 +204,8 @@ def _known(columns: Columns) -> Columns:
 
 
 def _row(columns: Columns) -> Row:
+    if not columns["image"]:  # in the place of what is no row
+        return Row("", "", "")
     return row_of(_known(columns))
 
 

@@ -12,18 +12,18 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from anytag.errors import VocabularyError
+from anytag._io import atomic_write, is_lines_of, read_text
+from anytag.errors import RefusedOutputError, VocabularyError
 from anytag.parsing import Candidate, slug
 from anytag.parsing.lexicon import normal
 from anytag.vocabulary import KINDS, Kind, Tag, Vocabulary
 
+from .files import refuse_output
 from .merging import Key, Merge
 
 Action = Literal["keep", "drop", "merge"]
@@ -126,47 +126,69 @@ def write_review(path: Path, rows: Iterable[Line]) -> None:
     """Writes the table, whole or not at all.
 
     Raises:
-        VocabularyError: the file cannot be written.
+        OutputError: the file cannot be written.
     """
-    text = io.StringIO()
-    table = csv.writer(text, delimiter=_delimiter(path), lineterminator="\n")
-    table.writerow(COLUMNS)
-    for row in rows:
-        table.writerow(_cell(getattr(row, column)) for column in COLUMNS)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        draft.write_text(text.getvalue(), "utf-8")
-        draft.replace(path)
-    except OSError as error:
-        raise VocabularyError(f"{path}: cannot be written ({error})") from error
-    finally:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
+    delimiter = "," if path.suffix.lower() == ".csv" else "\t"
+    with atomic_write(path) as draft, draft.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, delimiter=delimiter, lineterminator="\n")
+        table.writerow(COLUMNS)
+        table.writerows([_cell(getattr(row, column)) for column in COLUMNS] for row in rows)
+
+
+def check_review(path: Path, inputs: Iterable[str]) -> None:
+    """Whether a table may be written there: to be asked before long work.
+
+    Raises:
+        OutputError: `path` is an input, a photo, or something else than a review table.
+    """
+    refuse_output(str(path), inputs, _is_review, "a table of candidates")
+    if not path.absolute().parent.is_dir():
+        raise RefusedOutputError(f"{path} cannot be written: its folder is not there")
+
+
+def check_vocabulary(path: Path, inputs: Iterable[str]) -> None:
+    """The same for a vocabulary."""
+    refuse_output(str(path), inputs, is_lines_of("kind"), "a vocabulary")
+
+
+def _is_review(head: bytes) -> bool:
+    text = head.decode("utf-16" if head.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig", "ignore")
+    return _table(text) is not None
 
 
 def read_review(path: Path) -> list[Line]:
     """Reads the table, in whatever order its columns are; columns that are not ours are passed over.
 
     Raises:
-        VocabularyError: it cannot be read, or a cell is wrong; names the line and the column.
+        AnytagError: it cannot be read, or a cell is wrong; names the line and the column.
     """
-    try:
-        text = path.read_text("utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise VocabularyError(f"{path}: cannot be read as a review table ({error})") from error
-    table = csv.DictReader(io.StringIO(text), delimiter=_delimiter(path))
-    if missing := [name for name in _REQUIRED if name not in (table.fieldnames or ())]:
+    table = _table(read_text(path))
+    if table is None:
         raise VocabularyError(
-            f"{path}: lacks the columns {', '.join(missing)}; expected {', '.join(COLUMNS)}"
+            f"{path}: lacks the columns {', '.join(_REQUIRED)}, parted by tabs, commas or semicolons; "
+            f"expected {', '.join(COLUMNS)}"
         )
     rows = []
-    for cells in table:
-        try:
+    try:
+        for cells in table:
             if any(cells.values()):
                 rows.append(_read(cells))
-        except VocabularyError as error:
-            raise VocabularyError(f"{path}, line {table.line_num}: {error}") from error
+    except (VocabularyError, csv.Error) as error:
+        raise VocabularyError(f"{path}, line {table.line_num}: {error}") from error
     return rows
+
+
+def _table(text: str) -> csv.DictReader[str] | None:
+    """The cells of a table as spreadsheets write it, by its first line's names; None where it lacks them."""
+    for delimiter in ("\t", ",", ";"):
+        table = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        try:
+            table.fieldnames = [name.strip() for name in table.fieldnames or ()]
+        except csv.Error:
+            continue
+        if set(_REQUIRED) <= set(table.fieldnames):
+            return table
+    return None
 
 
 def build(rows: Sequence[Line], *, size: int | None = None) -> Vocabulary:
@@ -273,6 +295,8 @@ def _line(candidate: Candidate) -> Line:
 
 
 def _read(cells: Mapping[str | None, str | None]) -> Line:
+    if None in cells:
+        raise VocabularyError(f"more cells than columns: {cells[None]!r}; a cell that holds it needs quotes")
     texts = {name: " ".join((cells.get(name) or "").split()) for name in COLUMNS}
     action, kind, count = texts["action"].lower() or "keep", texts["kind"].lower(), texts["count"] or "0"
     if action not in ACTIONS:
@@ -300,10 +324,6 @@ def _cell(value: object) -> str:
 
 def _join(parts: Iterable[str]) -> str:
     return _PART.join(part for part in parts if part)
-
-
-def _delimiter(path: Path) -> str:
-    return "," if path.suffix.lower() == ".csv" else "\t"
 
 
 def counted(rows: Iterable[Line]) -> Iterator[tuple[str, int]]:

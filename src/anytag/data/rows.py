@@ -18,6 +18,16 @@ STEPS: tuple[str, ...] = get_args(Step)
 OnError = Callable[[str], None]
 """Told what is wrong with a row that is left out."""
 
+SPLITS = {
+    **dict.fromkeys(
+        ("train", "training", "trn", "restval"), "train"
+    ),  # restval: what Karpathy trains with, too
+    **dict.fromkeys(("val", "valid", "validation", "validate", "eval", "evaluation"), "val"),
+    **dict.fromkeys(("dev", "devel", "development"), "dev"),
+    **dict.fromkeys(("test", "testing", "tst"), "test"),
+}
+"""What others call splits -> what they are here."""
+
 _MADE_BY: dict[Step, Origin] = {"parse": "text", "generate": "model"}
 
 
@@ -28,12 +38,14 @@ class Row:
     Attributes:
         image: path of the photo, relative to the folder of the rows file, or a URL.
         source: the collection it comes from.
-        split: "train", "dev", "val" or "test".
+        split: "train", "dev", "val" or "test"; "" where none is named.
         captions: sentences that describe it; what they do not mention may still be there.
         tags: names that are there.
         absent: names that are certainly not there.
         origins: where each of `tags` comes from; empty when people said them all.
         cleaned: tags that cleaning took away, each with where it had come from.
+        parsed: the tags that each caption names, where the data says it, as published annotations do; else
+            the parser is asked.
     """
 
     image: str
@@ -44,6 +56,7 @@ class Row:
     absent: tuple[str, ...] = ()
     origins: tuple[Origin, ...] = ()
     cleaned: tuple[tuple[str, Origin], ...] = ()
+    parsed: tuple[tuple[str, ...], ...] = ()
 
     @property
     def said(self) -> tuple[tuple[str, Origin], ...]:
@@ -77,14 +90,32 @@ class Row:
             return replace(self.saying([*self.said, *self.cleaned]), cleaned=())
         origin = _MADE_BY[step]
         kept = self.saying(pair for pair in self.said if pair[1] != origin)
-        return replace(kept, cleaned=tuple(pair for pair in self.cleaned if pair[1] != origin))
+        cleaned = tuple(pair for pair in self.cleaned if pair[1] != origin)
+        return replace(kept, cleaned=cleaned, parsed=() if step == "parse" else self.parsed)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists for JSON; `origins` and `cleaned` only where there are some."""
+        """Plain lists for JSON; `origins`, `cleaned` and `parsed` only where there are some."""
         values = {one.name: getattr(self, one.name) for one in fields(self)}
-        values["cleaned"] = [list(pair) for pair in self.cleaned]
+        for name in ("cleaned", "parsed"):
+            values[name] = [list(part) for part in values[name]]
         plain = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
-        return {key: value for key, value in plain.items() if value or key not in ("origins", "cleaned")}
+        optional = ("origins", "cleaned", "parsed")
+        return {key: value for key, value in plain.items() if value or key not in optional}
+
+
+def split_of(name: str) -> str:
+    """The split that a name means: "Validation" and "val2017" are "val"; "" where none is named.
+
+    Raises:
+        ValueError: none is known by this name.
+    """
+    if name in ("train", "val", "dev", "test", ""):  # quickly: it is asked of every row
+        return name
+    key = name.strip().lower()
+    found = SPLITS.get(key) or SPLITS.get(key.rstrip("0123456789").rstrip("-_ "))
+    if key and found is None:
+        raise ValueError(f"split {name!r} is unknown; expected train, val, dev or test")
+    return found or ""
 
 
 def row_of(given: object, *, source: str | None = None, split: str | None = None) -> Row:
@@ -95,7 +126,7 @@ def row_of(given: object, *, source: str | None = None, split: str | None = None
         source, split: of a row that does not name its own.
 
     Raises:
-        ValueError: not a row; says why.
+        ValueError: not a row; says why. A split by an unknown name would be taught from.
     """
     if not isinstance(given, Mapping):
         raise ValueError(f"expected an object, got {type(given).__name__}")
@@ -109,13 +140,33 @@ def row_of(given: object, *, source: str | None = None, split: str | None = None
     texts = {"source": source, "split": split, **given_texts}
     if missing := [key for key in ("image", "source", "split") if texts.get(key) is None]:
         raise ValueError(f"{missing[0]!r} is missing")
+    if not given_texts["image"].strip() or "\0" in given_texts["image"]:
+        raise ValueError(f"'image' is {given_texts['image']!r}, expected the path of a photo")
+    texts["split"] = split_of(given_texts.get("split", "")) or split or ""
     lists = {key: _names(values.get(key, ()), key) for key in ("captions", "tags", "absent", "origins")}
     if lists["origins"] and len(lists["origins"]) != len(lists["tags"]):
         raise ValueError(f"{len(lists['tags'])} tags, but {len(lists['origins'])} origins")
     if unknown := sorted({*lists["origins"]} - {*ORIGINS}):
         raise ValueError(f"unknown origin {unknown[0]!r}; known are {', '.join(ORIGINS)}")
-    cleaned = tuple(_pair(pair) for pair in values.get("cleaned", ()))
-    return Row(**texts, **lists, cleaned=cleaned)  # type: ignore[arg-type]  # checked above
+    cleaned = tuple(_pair(pair) for pair in _list(values, "cleaned"))
+    parsed = tuple(_names(part, "parsed") for part in _list(values, "parsed"))
+    if parsed and len(parsed) != len(lists["captions"]):
+        raise ValueError(f"{len(lists['captions'])} captions, but {len(parsed)} lists in 'parsed'")
+    _tidy(lists)
+    return Row(**texts, **lists, cleaned=cleaned, parsed=parsed)  # type: ignore[arg-type]  # checked above
+
+
+def _tidy(lists: dict[str, tuple[str, ...]]) -> None:
+    """Single spaces, none around; tags that are empty or said twice go, with their origins."""
+    lists["captions"] = tuple([" ".join(text.split()) for text in lists["captions"]])
+    absent = [" ".join(text.split()) for text in lists["absent"]]
+    lists["absent"] = tuple(dict.fromkeys(filter(None, absent)))
+    names = [" ".join(text.split()) for text in lists["tags"]]
+    said = dict(zip(reversed(names), reversed(lists["origins"] or names), strict=True))  # of two, the first
+    tags = [name for name in dict.fromkeys(names) if name]
+    if lists["origins"]:
+        lists["origins"] = tuple([said[name] for name in tags])
+    lists["tags"] = tuple(tags)
 
 
 def _text(values: Mapping[str, Any], key: str) -> str:
@@ -125,10 +176,27 @@ def _text(values: Mapping[str, Any], key: str) -> str:
     return value
 
 
+def _list(values: Mapping[str, Any], key: str) -> Iterable[object]:
+    value = values.get(key, ())
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"{key!r} is {value!r}, expected a list")
+    return value
+
+
 def _names(value: object, key: str) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
         raise ValueError(f"{key!r} is {value!r}, expected a list of texts")
+    for one in value:
+        if not one.isascii():
+            _check_unicode(one, key)
     return tuple(value)
+
+
+def _check_unicode(text: str, key: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{key!r} holds {text!r}, which is not Unicode") from error
 
 
 def _pair(value: object) -> tuple[str, Origin]:
@@ -169,9 +237,13 @@ def parse_lines(
         AnytagError: a line is not a row, and there is no `on_error`.
     """
     for number, line in enumerate(lines, 1):
+        if number == 1 and line.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise AnytagError(f"{where} is UTF-16: save it as UTF-8")
+        if not line.strip():
+            continue
         try:
             yield row_of(json.loads(line), source=source, split=split)
-        except ValueError as error:
+        except (ValueError, TypeError, RecursionError) as error:
             tell(f"{where}, line {number}: not a row ({error})", on_error, error)
 
 
@@ -190,7 +262,8 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
 
 def line_of(row: Row) -> bytes:
     """A row as one line of JSON."""
-    return json.dumps(row.to_dict(), ensure_ascii=False).encode() + b"\n"
+    text = json.dumps(row.to_dict(), ensure_ascii=False)
+    return text.encode(errors="backslashreplace") + b"\n"  # an escape of JSON: paths need not be Unicode
 
 
 def select(rows: Iterable[Row], *, split: str, source: str | None = None) -> Iterator[Row]:

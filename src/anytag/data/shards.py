@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from itertools import chain, count, groupby, islice
 
 from anytag.errors import AnytagError
+from anytag.images import SUFFIXES
 
-from .corpora import PHOTOS
-from .files import folder_of, is_folder, join, listing, open_read, open_write, photo_source
+from .files import folder_of, is_folder, join, listing, open_read, open_write, photo_source, refuse_filled
 from .rows import OnError, Row, row_of, tell
 
 _SUFFIX = "tar"
@@ -86,7 +86,7 @@ def _split(name: str) -> tuple[str, str]:
 
 def _sample(shard: str, key: str, members: Iterable[tuple[str, bytes]]) -> Sample:
     named = {_split(name)[1]: (name, body) for name, body in members}
-    photo = next((name for extension, (name, _) in named.items() if extension in PHOTOS), "")
+    photo = next((name for extension, (name, _) in named.items() if f".{extension}" in SUFFIXES), "")
     return Sample(shard, key, {extension: body for extension, (_, body) in named.items()}, photo)
 
 
@@ -116,7 +116,7 @@ def _row(members: dict[str, bytes], *, source: str, split: str) -> Row:
     """What a sample's other members say; fields of its JSON that are not a row's are not read."""
     said = json.loads(members.get("json", b"{}"))
     known = {key: said[key] for key in (*Row.__slots__, "caption") if isinstance(said, dict) and key in said}
-    known.setdefault("image", "")
+    known["image"] = "in the shard"  # whoever reads the sample says where
     if "txt" in members and not {"captions", "caption"} & set(known):
         known["caption"] = members["txt"].decode().strip()
     if "cls" in members and "tags" not in known:
@@ -130,11 +130,13 @@ def write_shards(
     """Writes folder/shard-000000.tar and so on, each with its photos; yields a shard's path when it is whole.
 
     Args:
+        folder: an empty one, or one that is not there.
         rows: in the order of the shards.
         root: the folder that their photos are relative to.
         size: photos a shard.
         on_error: takes the message of a photo that cannot be read, which is then left out.
     """
+    refuse_filled(folder)
     readable = _readable(rows, root, on_error)
     for number in count():
         first = next(readable, None)
@@ -163,7 +165,7 @@ def _add(tar: tarfile.TarFile, at: int, row: Row, photo: bytes) -> None:
     inside = row.image.partition("::")[0]
     extension = inside.rpartition(".")[2].lower()
     said = json.dumps(row.to_dict(), ensure_ascii=False).encode()
-    for name, body in ((extension if extension in PHOTOS else "jpg", photo), ("json", said)):
+    for name, body in ((extension if f".{extension}" in SUFFIXES else "jpg", photo), ("json", said)):
         member = tarfile.TarInfo(f"{at:06d}.{name}")
         member.size = len(body)
         tar.addfile(member, io.BytesIO(body))

@@ -11,10 +11,10 @@ from typing import Any
 
 from anytag.errors import AnytagError, MissingExtraError
 
+from .dialect import COLUMNS, Dialect, dialect_of
 from .files import open_read, open_write
 from .rows import OnError, Row, line_of, parse_lines, row_of, tell
 
-COLUMNS = ("image", "tags", "captions", "absent", "split", "source")
 MARKS = {"tags": ";", "captions": "|", "absent": ";"}
 """What parts the names, or captions, of one cell."""
 _BLOCK = 1000  # rows of Parquet that are held at a time
@@ -35,41 +35,47 @@ def write_jsonl(path: str, rows: Iterable[Row]) -> None:
 def read_csv(path: str, *, source: str, split: str, on_error: OnError | None = None) -> Iterator[Row]:
     """Rows of a table: image, then tags parted by ';'.
 
-    The first line may name the columns: image, tags, captions (parted by '|'), absent, split, source.
+    The first line may name the columns, as `dialect.ROLES` has them: image, tags, captions (parted by '|'),
+    absent, split, source. Commas, tabs or semicolons part them, and the text is UTF-8 or UTF-16.
+
+    Raises:
+        AnytagError: the table cannot be told or read.
     """
     with open_read(path) as file:
-        lines = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-        names: tuple[str, ...] = COLUMNS[:2]
-        reader = csv.reader(lines, delimiter="\t" if path.lower().endswith(".tsv") else ",")
+        dialect = dialect_of(file, path)
+        lines = io.TextIOWrapper(file, encoding=dialect.encoding, newline="")
         try:
-            for cells in reader:
-                header = tuple(cell.strip().lower() for cell in cells)
-                if reader.line_num == 1 and "image" in header:
-                    names = _known(header, path)
-                elif any(cells):
-                    where = f"{path}, line {reader.line_num}"
-                    yield from _csv_row(cells, names, where, source, split, on_error)
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise AnytagError(f"{path}: cannot be read as a table in UTF-8 ({error})") from error
-
-
-def _known(header: tuple[str, ...], path: str) -> tuple[str, ...]:
-    if unknown := [name for name in header if name not in COLUMNS]:
-        raise AnytagError(f"{path}: unknown column {unknown[0]!r}; known are {', '.join(COLUMNS)}")
-    return header
+            for line, cells in dialect.rows(lines):
+                yield from _csv_row(cells, dialect, f"{path}, line {line}", source, split, on_error)
+        except UnicodeDecodeError as error:
+            odd = error.object[error.start : error.start + 1]
+            raise AnytagError(
+                f"{path} is not in UTF-8: it holds the byte {odd!r}, as Windows-1252 and other old "
+                "encodings do; save it as UTF-8 (in Excel: CSV UTF-8)"
+            ) from error
+        except csv.Error as error:
+            raise AnytagError(
+                f"{path}: cannot be read as a table ({error}): is a quote not closed?"
+            ) from error
 
 
 def _csv_row(
-    cells: list[str], names: tuple[str, ...], where: str, source: str, split: str, on_error: OnError | None
+    cells: list[str], dialect: Dialect, where: str, source: str, split: str, on_error: OnError | None
 ) -> Iterator[Row]:
+    names = dialect.columns
     cell = dict(zip(names, map(str.strip, cells), strict=False))
-    if len(cells) > len(names) or not cell.get("image"):
+    extra = [text for text in cells[len(names) :] if text.strip()]
+    if extra or cell.pop("", "") or not cell.get("image"):
         expected = f"{where}: {len(cells)} cells, expected {len(names)}, the photo's path among them"
-        tell(f"{expected}; tags are parted by ';'", on_error)
+        mark = repr(dialect.delimiter)
+        tell(f"{expected}; tags are parted by ';', and a cell that holds {mark} needs quotes", on_error)
         return
     parts = {key: _parts(cell.get(key, ""), mark) for key, mark in MARKS.items()}
-    texts = {"image": cell["image"], "source": cell.get("source") or source}
-    yield row_of({**texts, "split": cell.get("split") or split, **parts})
+    texts = {key: cell[key] for key in ("image", "source", "split") if cell.get(key)}
+    try:
+        yield row_of({**texts, **parts}, source=source, split=split)
+    except ValueError as error:
+        tell(f"{where}: not a row ({error})", on_error, error)
 
 
 def _parts(text: str, mark: str) -> tuple[str, ...]:
@@ -87,13 +93,28 @@ def write_csv(path: str, rows: Iterable[Row]) -> None:
         lines = io.TextIOWrapper(file, encoding="utf-8", newline="")
         table = csv.writer(lines, lineterminator="\r\n")
         table.writerow(COLUMNS)
-        table.writerows([_cell(row, name) for name in COLUMNS] for row in rows)
+        table.writerows([_cell(row, name) for name in COLUMNS] for row in map(_unicode, rows))
         lines.detach()  # flushes, and leaves the file to whoever opened it
+
+
+def _unicode(row: Row) -> Row:
+    """The same row.
+
+    Raises:
+        AnytagError: its path is no Unicode, which only JSON has an escape for.
+    """
+    try:
+        row.image.encode()
+    except UnicodeEncodeError as error:
+        raise AnytagError(f"{row.image!r} is no Unicode: write .jsonl") from error
+    return row
 
 
 def _cell(row: Row, name: str) -> str:
     value = getattr(row, name)
     if name not in MARKS:
+        if value != value.strip():
+            raise AnytagError(f"{value!r} begins or ends with a space, which CSV does not keep: write .jsonl")
         return str(value)
     if odd := [part for part in value if MARKS[name] in part]:
         raise AnytagError(
@@ -148,13 +169,15 @@ def write_parquet(path: str, rows: Iterable[Row]) -> None:
     iterator = iter(rows)
     with open_write(path) as file, parquet.ParquetWriter(file, schema) as writer:
         while block := list(islice(iterator, _BLOCK)):
-            writer.write_table(pyarrow.Table.from_pylist(list(map(columns_of, block)), schema=schema))
+            columns = [columns_of(_unicode(row)) for row in block]
+            writer.write_table(pyarrow.Table.from_pylist(columns, schema=schema))
 
 
 def columns_of(row: Row) -> dict[str, Any]:
     """A row as the cells of a Parquet table."""
     cleaned = [{"tag": name, "origin": origin} for name, origin in row.cleaned]
-    return {**row.to_dict(), "origins": list(row.origins), "cleaned": cleaned}
+    parsed = [list(names) for names in row.parsed]
+    return {**row.to_dict(), "origins": list(row.origins), "cleaned": cleaned, "parsed": parsed}
 
 
 def schema_of_rows() -> Any:
@@ -162,7 +185,10 @@ def schema_of_rows() -> Any:
     pyarrow = _pyarrow()
     text = pyarrow.string()
     pair = pyarrow.struct([("tag", text), ("origin", text)])
-    kinds: Mapping[str, Any] = {"image": text, "source": text, "split": text, "cleaned": pyarrow.list_(pair)}
+    lists = pyarrow.list_(pyarrow.list_(text))
+    kinds: Mapping[str, Any] = {
+        "image": text, "source": text, "split": text, "cleaned": pyarrow.list_(pair), "parsed": lists
+    }  # fmt: skip
     return pyarrow.schema([(name, kinds.get(name, pyarrow.list_(text))) for name in Row.__slots__])
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from itertools import accumulate
+from pathlib import Path
 
+from anytag._io import atomic_write
+from anytag.errors import RefusedOutputError
 from anytag.vocabulary import KINDS
 
+from .files import refuse_output
 from .review import ACTIONS, Line
 
 _WIDTH, _HEIGHT, _MARGIN = 520, 220, 46
@@ -49,6 +53,27 @@ def page(rows: Sequence[Line], *, title: str = "Candidates of a vocabulary") -> 
         _table("Kept", [row for row in rows if row.action == "keep"], ("name", "kind", "count", "examples")),
     ]
     return _PAGE.format(title=escape(title), body="\n".join(body))
+
+
+def check_page(path: Path, inputs: Iterable[str]) -> None:
+    """Whether a page may be written there: to be asked before long work.
+
+    Raises:
+        OutputError: `path` is an input or other output, a photo, or something else than a page.
+    """
+    if path.absolute() in [Path(one).absolute() for one in inputs]:
+        raise RefusedOutputError(f"{path} is named twice: give a file of its own for the page")
+    refuse_output(str(path), inputs, lambda head: head.lstrip()[:9].lower() == b"<!doctype", "a page")
+
+
+def write_page(path: Path, rows: Sequence[Line]) -> None:
+    """Writes the page, whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with atomic_write(path) as draft:
+        draft.write_text(page(rows), "utf-8")
 
 
 def curve(points: Sequence[tuple[float, float]], *, log: bool = False) -> str:

@@ -35,6 +35,7 @@ class Benchmark:
         published: what others reached, in percent.
         descriptions: a file of descriptions for the open-set task.
         tag2text: the files for a model with Tag2Text's vocabulary.
+        halves: what tags in the model's vocabulary and others are called, where the paper tells them apart.
     """
 
     annotations: TagList | Literal["coco", "flickr8k"]
@@ -44,14 +45,30 @@ class Benchmark:
     published: tuple[Published, ...] = ()
     descriptions: str | None = None
     tag2text: TagList | None = None
+    halves: tuple[str, str] | None = None
+
+
+# What the models of published figures have learned from, by the start of their names.
+_LEARNED = {
+    "Tag2Text": "14 million photos with captions and tags parsed from them, COCO's training photos included",
+    "RAM": "14 million photos with captions and tags parsed from them, COCO's training photos included",
+    "CLIP": "400 million pairs of photo and text of the web; zero-shot",
+    "CNN + RNN": "Flickr8k's training photos and captions",
+    "soft attention": "Flickr8k's training photos and captions",
+}
+
+
+def _figure(who: str, figure: str, value: float, source: str) -> Published:
+    learned = next(text for start, text in _LEARNED.items() if who.startswith(start))
+    return Published(who, figure, value, source, learned)
 
 
 def _published(source: str, who: str, **figures: float) -> tuple[Published, ...]:
-    return tuple(Published(who, name.replace("_", " "), value, source) for name, value in figures.items())
+    return tuple(_figure(who, name.replace("_", " "), value, source) for name, value in figures.items())
 
 
 def _maps(source: str, values: dict[str, float]) -> tuple[Published, ...]:
-    return tuple(Published(who, _MAP, value, source) for who, value in values.items())
+    return tuple(_figure(who, _MAP, value, source) for who, value in values.items())
 
 
 _OPENIMAGES = (
@@ -88,6 +105,7 @@ BENCHMARKS = {
             *_published(_PLUS, "RAM++ 14M", mAP_of_common_tags=72.4, mAP_of_uncommon_tags=55.0),
             *_published(_PLUS, "CLIP", mAP_of_common_tags=56.6, mAP_of_uncommon_tags=58.6),
         ),
+        halves=("mAP of common tags", "mAP of uncommon tags"),
     ),
     "hico-600": Benchmark(
         TagList("hico_600_taglist.txt", "hico_600_annots.txt", by_text=False),
@@ -111,7 +129,7 @@ BENCHMARKS = {
         "(https://cs.stanford.edu/people/karpathy/deepimagesent/), or a captions.jsonl of id, split and "
         "captions, in --lists or beside the images",
         published=tuple(
-            Published(who, f"BLEU-{n}", value, source)
+            _figure(who, f"BLEU-{n}", value, source)
             for source, who, values in (
                 (_KARPATHY, "CNN + RNN 2015", (57.9, 38.3, 24.5, 16.0)),
                 (_ATTEND, "soft attention 2015", (67.0, 44.8, 29.9, 19.5)),
@@ -160,7 +178,11 @@ def tag_benchmark(name: str, *, lists: Path, images: Path, vocabulary: Vocabular
         tags, ids, present = read_list(one.annotations, lists)
         told = read_descriptions(one.descriptions, lists) if one.descriptions and kind == "open-set" else {}
         task = TagTask(name, (), tuple(Asked(tag, told.get(tag, ())) for tag in tags), present)
-    published = tuple(figure for figure in one.published if figure.figure.startswith("mAP"))
+    published = tuple(
+        figure for figure in one.published if figure.figure.startswith("mAP") and kind == one.kind
+    )
+    if one.halves is not None:
+        task = replace(task, halves=one.halves)
     return replace(task, photos=_photos(images, ids, one), published=published)
 
 
@@ -199,8 +221,10 @@ def _photos(images: Path, ids: Sequence[str], benchmark: Benchmark) -> tuple[Pat
     One that is not there is kept, and counted as unreadable later.
 
     Raises:
-        AnytagError: not one of them is there.
+        AnytagError: not one of them is there, or the annotations name none.
     """
+    if not ids:
+        raise AnytagError("the annotations of this benchmark name no photo: get them again")
     folders = [images, *(path for path in sorted(images.iterdir()) if path.is_dir())]
     found = []
     there = 0

@@ -11,6 +11,9 @@ from anytag.errors import AnytagError, MissingExtraError
 
 Tokens = list[list[str]]
 
+MOST = {"CIDEr": 1000.0, "METEOR": 100.0}
+"""The highest that a caption can get."""
+
 # As the Penn Treebank cuts words, which COCO's own evaluation does: "don't" is "do" and "n't".
 _CLITIC = re.compile(r"(?<=\w)(n't|'(?:s|re|ve|ll|d|m))\b")
 _WORD = re.compile(r"n't\b|'(?:s|re|ve|ll|d|m)\b|\w+(?:[-/.&]\w+)*")

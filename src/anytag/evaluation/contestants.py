@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from itertools import islice
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from anytag.asked import OWN_THRESHOLD
 from anytag.errors import AnytagError
 from anytag.images import load
 from anytag.models.onnx import Device
+from anytag.queries.build import OWN_THRESHOLD
 from anytag.tagger import Tagger
 from anytag.vocabulary import Asked, Tag
 
@@ -24,7 +23,9 @@ from .tasks import TagTask
 Floats = npt.NDArray[np.floating]
 T = TypeVar("T")
 
-RIVALS = ("open_clip", "transformers", "imagenet")
+PromptSet = Literal["one", "ensemble"]
+ZERO_SHOT = ("open_clip", "transformers")
+RIVALS = (*ZERO_SHOT, "imagenet")
 
 
 class Watch(Protocol):
@@ -61,7 +62,7 @@ class Answers:
 
 
 class Contestant(Protocol):
-    """Something to measure."""
+    """Something to measure; it may say in `trained_on` what it has learned from."""
 
     @property
     def name(self) -> str: ...
@@ -75,6 +76,7 @@ class TaggerContestant:
     def __init__(self, tagger: Tagger, *, name: str | None = None) -> None:
         self.tagger = tagger
         self.name = name or tagger.card.name
+        self.trained_on = tagger.card.training_data
 
     def answer(self, task: TagTask, *, watch: Watch = unwatched) -> Answers:
         """Tags of a vocabulary are found by id, then by name; others are asked by their words."""
@@ -84,7 +86,8 @@ class TaggerContestant:
         columns: dict[str, list[int]] = {}
         for column, key in enumerate(keys):
             columns.setdefault(key, []).append(column)
-        results = self.tagger.tag_many(task.photos, None if by_id else _unique(task.tags), threshold=0)
+        tags = [Asked(tag.name) if found else tag for tag, found in zip(task.tags, known, strict=True)]
+        results = self.tagger.tag_many(task.photos, None if by_id else _unique(tags), threshold=0)
         scores, failed = np.zeros(task.present.shape, np.float32), {}
         for number, found in enumerate(watch(results, total=len(task.photos), what=self.name)):
             if found.error:
@@ -92,6 +95,8 @@ class TaggerContestant:
             for tag in found.tags:
                 scores[number, columns.get(tag.id if by_id else tag.name, [])] = tag.score
         thresholds = np.array([tag.threshold if tag else OWN_THRESHOLD for tag in known])
+        if self.tagger.card.strict:  # a score must be above, not at its threshold
+            thresholds = np.nextafter(thresholds.astype(np.float32), np.float32(2)).astype(np.float64)
         return Answers(scores, failed, thresholds, tuple(tag is not None for tag in known))
 
     def _known(self, task: TagTask, column: int) -> Tag | None:
@@ -113,13 +118,6 @@ def shared(task: TagTask, contestants: Iterable[TaggerContestant]) -> list[int]:
     ]
 
 
-def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of `size`, the last one shorter."""
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch
-
-
 def read_photos(paths: Sequence[Path], *, near: int) -> tuple[list[npt.NDArray[np.uint8]], dict[int, str]]:
     """Upright RGB uint8 H×W×3 of those that can be read, and why the others cannot, by number."""
     pixels, failed = [], {}
@@ -131,11 +129,12 @@ def read_photos(paths: Sequence[Path], *, near: int) -> tuple[list[npt.NDArray[n
     return pixels, failed
 
 
-def contestant(spec: str | None, *, device: Device = "auto") -> Contestant:
+def contestant(spec: str | None, *, device: Device = "auto", prompts: PromptSet = "one") -> Contestant:
     """What is written after `--rival`, or a model of ours by name or folder; None is the embedded one.
 
     Args:
         spec: "open_clip:NAME@WEIGHTS", "transformers:NAME", "imagenet:BACKBONE", or a model.
+        prompts: what open_clip's and transformers' models are told of a name.
 
     Raises:
         AnytagError: there is no such model; MissingExtraError where its packages are missing.
@@ -145,8 +144,8 @@ def contestant(spec: str | None, *, device: Device = "auto") -> Contestant:
         return TaggerContestant(Tagger.load(spec, device=device))
     if not name:
         raise AnytagError(f"the rival {spec!r} lacks a name, as in {kind}:NAME")
-    module = import_module(f"{__package__}.{'imagenet' if kind == 'imagenet' else 'rivals'}")
-    rival: Contestant = (
-        module.ClassifierWithText(name) if kind == "imagenet" else module.zero_shot(kind, name)
-    )
+    if kind == "imagenet":
+        classifier: Contestant = import_module(f"{__package__}.imagenet").ClassifierWithText(name)
+        return classifier
+    rival: Contestant = import_module(f"{__package__}.rivals").zero_shot(kind, name, prompts=prompts)
     return rival

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from anytag.errors import AnytagError
 
 from . import metrics
-from .captions import caption_scores
-from .contestants import Contestant, Watch, unwatched
+from .captions import MOST, caption_scores
+from .contestants import Answers, Contestant, Watch, unwatched
 from .measure import Figure, Measured, Mistakes, Picture, measure, spread, worst
 from .tasks import Kind, Published, TagTask, TextTask
 
@@ -46,6 +46,7 @@ class Report:
         mistakes: of the first.
         costs: by contestant, where they were measured.
         failed: path and reason of photos that could not be read.
+        notes: what a reader of the figures must know besides.
     """
 
     kind: Kind
@@ -59,6 +60,7 @@ class Report:
     mistakes: list[Mistakes] = field(default_factory=list)
     costs: dict[str, Cost] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain dictionaries and lists."""
@@ -81,9 +83,9 @@ def evaluate_tags(
         times: resamples of the bootstrap; 0 leaves intervals out.
 
     Raises:
-        AnytagError: no photo can be read, or no tag has photos enough.
+        AnytagError: no photo can be read, no tag has photos enough, or a contestant gives no numbers.
     """
-    answers = [contestant.answer(task, watch=watch) for contestant in contestants]
+    answers = [_numbers(contestant, contestant.answer(task, watch=watch), task) for contestant in contestants]
     failed = {number: why for one in answers for number, why in one.failed.items()}
     unread = {str(task.photos[number]): why for number, why in sorted(failed.items())}
     kept = [number for number in range(len(task.photos)) if number not in failed]
@@ -100,11 +102,12 @@ def evaluate_tags(
         measure(task, one, name=contestant.name, at_least=at_least, weights=weights)
         for contestant, one in zip(contestants, answers, strict=True)
     ]
+    told = [_trained_on(contestant, one) for contestant, one in zip(contestants, answers, strict=True)]
     return Report(
         kind,
         task.name,
         len(kept),
-        [measured for measured, _ in found],
+        [replace(one, trained_on=told) for (one, _), told in zip(found, told, strict=True)],
         tags=len(task.tags),
         counted=counted,
         differences=_differences(found),
@@ -112,6 +115,31 @@ def evaluate_tags(
         mistakes=worst(task, answers[0], at_least=at_least, tags=WORST),
         failed=unread,
     )
+
+
+def _numbers(contestant: Contestant, answers: Answers, task: TagTask) -> Answers:
+    """The same answers.
+
+    Raises:
+        AnytagError: a score of a photo that could be read is no finite number: ranks would mean nothing.
+    """
+    broken = np.asarray(~np.isfinite(answers.scores).all(1))
+    broken[list(answers.failed)] = False
+    if broken.any():
+        raise AnytagError(
+            f"{contestant.name} gives scores that are no finite numbers for {broken.sum()} photos, the "
+            f"first: {task.photos[int(broken.argmax())]}; its weights are damaged, get the model again"
+        )
+    return answers
+
+
+def _trained_on(contestant: Contestant, answers: Answers) -> str:
+    """What it has learned from, and how many of the tags it was asked for are among what it learned."""
+    told = str(getattr(contestant, "trained_on", ""))
+    if answers.trained is None:
+        return told
+    share = f"{sum(answers.trained)} of the {len(answers.trained)} tags asked are in its trained vocabulary"
+    return f"{told.rstrip('.') or 'unknown data'} ({share})"
 
 
 def _first(unread: Mapping[str, str]) -> str:
@@ -124,7 +152,7 @@ def _differences(found: Sequence[tuple[Measured, npt.NDArray[np.float64]]]) -> d
     out = {}
     for other, also in others:
         value = other.figures["mAP"].value - first.figures["mAP"].value
-        out[other.name] = spread(value, 100 * (also - drawn))
+        out[other.name] = spread(value, 100 * (also - drawn), within=(-100, 100))
     return out
 
 
@@ -154,7 +182,8 @@ def evaluate_captions(
         whole, each = caption_scores(ours, references)
         drawn = {key: weights @ np.array(values) / len(kept) for key, values in each.items()}
         figures = {
-            key: spread(value, drawn[key]) if key in drawn else Figure(value) for key, value in whole.items()
+            key: spread(value, drawn[key], within=(0, MOST[key])) if key in drawn else Figure(value)
+            for key, value in whole.items()
         }
         measured.append(Measured(name, figures))
         if not mistakes:
@@ -175,18 +204,23 @@ def evaluate_retrieval(task: TextTask, answers: Mapping[str, Floats], *, times: 
 
     Args:
         answers: similarity N×M of N photos and the M captions of all photos in order, by contestant.
+
+    Raises:
+        AnytagError: there is no photo, or a similarity is no finite number.
     """
+    if not task.photos:
+        raise AnytagError(f"{task.name}: there is no photo to rank; see that the photos can be read")
+    for name, similar in answers.items():
+        if not np.isfinite(similar).all():
+            raise AnytagError(f"{name} gives similarities that are no finite numbers; get the model again")
     owner = np.repeat(np.arange(len(task.photos)), [len(texts) for texts in task.captions])
     right = owner == np.arange(len(task.photos))[:, None]  # N×M
+    weights = metrics.resamples(len(task.photos), times)
     measured = []
     for name, similar in answers.items():
-        ways = {
-            "text to photo": metrics.ranks(similar.T, right.T),
-            "photo to text": metrics.ranks(similar, right),
-        }
-        figures: dict[str, Figure] = {}
-        for way, found in ways.items():
-            figures |= {f"{way} {key}": one for key, one in _recalls(found, times).items()}
+        to_photo, to_text = metrics.ranks(similar.T, right.T), metrics.ranks(similar, right)
+        figures = _recalls("text to photo", to_photo, owner, weights)
+        figures |= _recalls("photo to text", to_text, np.arange(len(task.photos)), weights)
         measured.append(Measured(name, figures))
     first = next(iter(answers.values()))
     return Report(
@@ -199,12 +233,16 @@ def evaluate_retrieval(task: TextTask, answers: Mapping[str, Floats], *, times: 
     )
 
 
-def _recalls(found: npt.NDArray[np.int64], times: int) -> dict[str, Figure]:
-    weights = metrics.resamples(len(found), times)
+def _recalls(
+    way: str, found: npt.NDArray[np.int64], owner: npt.NDArray[np.intp], weights: npt.NDArray[np.float32]
+) -> dict[str, Figure]:
+    """Recall of Q queries by their ranks. Photos are resampled, each with all of its queries (`owner`, Q)."""
     out = {}
+    queries = np.bincount(owner, minlength=weights.shape[1])
     for k, (key, value) in zip(metrics.KS, metrics.recall_at(found).items(), strict=True):
-        out[key] = spread(100 * value, 100 * (weights @ (found <= k)) / len(found))
-    return out | {"median rank": Figure(float(np.median(found)))}
+        hits = np.bincount(owner, found <= k, minlength=weights.shape[1])
+        out[f"{way} {key}"] = spread(100 * value, 100 * (weights @ hits) / (weights @ queries))
+    return out | {f"{way} median rank": Figure(float(np.median(found)))}
 
 
 def _lost(task: TextTask, similar: Floats, right: npt.NDArray[np.bool_]) -> list[Mistakes]:

@@ -14,15 +14,15 @@ import torch
 from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor, nn
 
+from anytag.batching import batches, usable_cores
 from anytag.errors import AnytagError
 from anytag.images import load, prepare
 from anytag.models.hub import EMBEDDED
-from anytag.models.onnx import usable_cores
 from anytag.nn.backbones import Backbone, imagenet_backbone
 from anytag.text_encoders import StaticTextEncoder
 
 from . import metrics
-from .contestants import Answers, Watch, batches, unwatched
+from .contestants import Answers, Watch, unwatched
 from .tasks import TagTask
 
 Floats = npt.NDArray[np.floating]
@@ -104,9 +104,14 @@ class FrozenBackbone:
 class ClassifierWithText:
     """The backbone's ImageNet classifier; similar words of the text table carry its probabilities to names.
 
-    Of several ways to carry them, the one with the highest mAP on the very photos it is judged by counts: all
-    doubts are in the rival's favour.
+    Of several ways to carry them, the one with the highest mAP on the very photos it is judged by counts,
+    which favours the rival. But it has seen no labels but ImageNet's.
     """
+
+    trained_on = (
+        "the labelled photos of ImageNet's 1,000 classes; of other labels it has seen none. How "
+        "probabilities are carried to names was chosen on these very photos, in its favour"
+    )
 
     def __init__(self, backbone: str, *, size: int = 224) -> None:
         self.frozen = FrozenBackbone(backbone, size=size)

@@ -39,8 +39,16 @@ class TagList:
     by_text: bool = True
 
 
-def find(name: str, *folders: Path) -> Path:
+PULLED = "get it with `anytag pull lists`"
+COCO = "get annotations_trainval2017.zip from https://cocodataset.org/#download"
+FLICKR8K = "get dataset_flickr8k.json of caption_datasets.zip from https://cs.stanford.edu/people/karpathy/deepimagesent/"
+
+
+def find(name: str, *folders: Path, source: str = PULLED) -> Path:
     """A file of annotations, plain or .xz, in one of the folders.
+
+    Args:
+        source: where it is to be had.
 
     Raises:
         AnytagError: it is in none of them.
@@ -51,8 +59,8 @@ def find(name: str, *folders: Path) -> Path:
                 if (path := folder / part / (name + suffix)).is_file():
                     return path
     raise AnytagError(
-        f"{name} is not in {' or '.join(map(str, folders))}; get it with `anytag pull lists`, or say with "
-        "--lists which folder holds it"
+        f"{name} is not in {' or '.join(map(str, folders))}; {source}, and say with --lists which folder "
+        "holds it"
     )
 
 
@@ -99,7 +107,7 @@ def read_descriptions(name: str, folder: Path) -> dict[str, tuple[str, ...]]:
 
 def coco_rows(lists: Path, images: Path) -> list[Row]:
     """Rows of COCO's instances_val2017.json."""
-    path = find("instances_val2017.json", *_beside(lists, images))
+    path = find("instances_val2017.json", *_beside(lists, images), source=COCO)
     return list(read_coco_instances(str(path), source="coco", split="val"))
 
 
@@ -107,16 +115,29 @@ def flickr8k_rows(lists: Path, images: Path) -> list[Row]:
     """Flickr8k's test rows, of Karpathy's dataset_flickr8k.json or a captions.jsonl (id, split, captions)."""
     folders = _beside(lists, images)
     try:
-        found = json.loads(text_of(find("dataset_flickr8k.json", *folders)))["images"]
-        told = [(one["filename"], one["split"], [s["raw"] for s in one["sentences"]]) for one in found]
+        file = find("captions.jsonl", *folders)
     except AnytagError:
-        lines = map(json.loads, text_of(find("captions.jsonl", *folders)).splitlines())
-        told = [(f"{one['id']}.jpg", one["split"], one["captions"]) for one in lines]
+        file = find("dataset_flickr8k.json", *folders, source=FLICKR8K)
+    try:
+        told = _flickr8k_lines(text_of(file), by_line=file.name.startswith("captions.jsonl"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise AnytagError(
+            f"{file} is not in the form of Flickr8k's captions ({error!r}); get it again"
+        ) from error
     return [
         Row(image, "flickr8k", split, captions=tuple(texts))
         for image, split, texts in told
         if split == "test"
     ]
+
+
+def _flickr8k_lines(text: str, *, by_line: bool) -> list[tuple[str, str, list[str]]]:
+    """Photo, split and captions of each photo."""
+    if by_line:
+        lines = [json.loads(line) for line in text.splitlines() if line]
+        return [(f"{one['id']}.jpg", one["split"], one["captions"]) for one in lines]
+    found = json.loads(text)["images"]
+    return [(one["filename"], one["split"], [s["raw"] for s in one["sentences"]]) for one in found]
 
 
 def _beside(lists: Path, images: Path) -> Sequence[Path]:

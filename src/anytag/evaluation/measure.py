@@ -1,8 +1,13 @@
-"""Answers and truth -> figures with intervals, one line a tag, curves and mistakes."""
+"""Answers and truth -> figures with intervals, reliability, one line a tag, curves and mistakes.
+
+Means over tags are of the tags with enough photos. All else is of every pair of photo and tag of which the
+truth is known: a tag that is given without a single photo counts against precision.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +23,7 @@ Curve = list[tuple[float, float]]
 
 GRID = np.round(np.arange(0.02, 1.0, 0.02), 2)
 KS = (1, 5)
+ABOVE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +42,8 @@ class TagLine:
     Attributes:
         photos: how many show it.
         trained: whether it was asked with a trained query rather than by its words.
+        given: how many photos it is given to.
+        score: its mean score where it is given, to be compared with `precision`.
     """
 
     name: str
@@ -46,6 +54,28 @@ class TagLine:
     precision: float | None = None
     recall: float | None = None
     F1: float | None = None
+    given: int | None = None
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreBin:
+    """Given tags whose score lies in one stretch, in percent.
+
+    Attributes:
+        low, high: of the scores; the higher end belongs to the next bin.
+        pairs: how many tags were given, counted once for each photo.
+        score: their mean score.
+        right: how many of them are right, with Wilson's 95 % interval.
+    """
+
+    low: float
+    high: float
+    pairs: int
+    score: float
+    right: float
+    right_low: float
+    right_high: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +87,16 @@ class Measured:
         tags: one line each.
         curves: points of "precision-recall" and "calibration"; of "precision", "recall", "F1" and their
             macro means by threshold.
+        reliability: of the given tags, by score; empty for who only ranks.
+        trained_on: what it has learned from, as far as is known: a fair comparison needs it.
     """
 
     name: str
     figures: dict[str, Figure]
     tags: list[TagLine] = field(default_factory=list)
     curves: dict[str, Curve] = field(default_factory=dict)
+    reliability: list[ScoreBin] = field(default_factory=list)
+    trained_on: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,14 +149,21 @@ class _Sheet:
             weights,
         )
 
-    @property
-    def present(self) -> Bools:
-        """Of the counted tags."""
-        return self.task.present[:, self.counted]
+    @cached_property
+    def known(self) -> Bools:
+        """N×K."""
+        return np.isfinite(self.scores)
 
-    @property
-    def counted_scores(self) -> Floats:
-        return self.scores[:, self.counted]
+    @cached_property
+    def pairs(self) -> tuple[Floats, Bools]:
+        """Scores and truth of all pairs of photo and tag of which the truth is known, M."""
+        return self.scores[self.known], self.task.present[self.known]
+
+    @cached_property
+    def given(self) -> Bools | None:
+        """N×K at the contestant's own thresholds."""
+        thresholds = self.answers.thresholds
+        return None if thresholds is None else self.scores >= thresholds.astype(np.float32)
 
 
 def measure(
@@ -138,29 +179,39 @@ def measure(
     """
     sheet = _Sheet.of(task, answers, at_least=at_least, weights=weights)
     figures = _ranking(sheet) | _answers(sheet) | _at_own_thresholds(sheet) | _at_best_threshold(sheet)
-    if answers.are_probabilities:
-        known = np.isfinite(sheet.counted_scores)
-        pairs = sheet.counted_scores[known], sheet.present[known]
-        figures["ECE"] = Figure(100 * metrics.expected_calibration_error(*pairs))
-    return Measured(name, figures, _lines(sheet), _curves(sheet)), _means(sheet.resampled)
+    figures |= _calibration(sheet)
+    measured = Measured(name, figures, _lines(sheet), _curves(sheet), _reliability(sheet))
+    return measured, _means(sheet.resampled)
 
 
-def spread(value: float, resampled: npt.NDArray[np.floating]) -> Figure:
-    """A figure with the interval of its resampled values, B; without one where B is 0."""
+def spread(
+    value: float, resampled: npt.NDArray[np.floating], *, within: tuple[float, float] = (0, 100)
+) -> Figure:
+    """A figure with the interval of its resampled values, B; without one where B is 0 or all are NaN."""
     if len(resampled) == 0 or np.isnan(resampled).all():
         return Figure(value)
-    return Figure(value, *metrics.interval(value, resampled.astype(np.float64)))
+    return Figure(value, *metrics.interval(value, resampled.astype(np.float64), within=within))
 
 
-def _figure(value: float, resampled: npt.NDArray[np.float64]) -> Figure:
+def _figure(value: float, resampled: npt.NDArray[np.floating]) -> Figure:
     """Shares -> percent."""
     return spread(100 * value, 100 * resampled)
 
 
+def _mean_figure(values: npt.NDArray[np.floating], weights: Weights) -> Figure:
+    """The mean of shares N of photos, NaN left out, in percent; resampled B×N."""
+    some = ~np.isnan(values)
+    drawn, whole = weights @ np.where(some, values, 0), weights @ some
+    resampled = np.divide(drawn, whole, where=whole > 0, out=np.full(len(weights), np.nan))
+    return _figure(float(values[some].mean()), resampled)
+
+
 def _means(resampled: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """B×K -> B, without the tags that a resample misses."""
+    """B×K -> B, without the tags that a resample misses; NaN where it misses all."""
     some = ~np.isnan(resampled)
-    return np.asarray(np.where(some, resampled, 0).sum(1) / np.maximum(some.sum(1), 1))
+    count = some.sum(1)
+    total = np.where(some, resampled, 0).sum(1)
+    return np.asarray(np.divide(total, count, where=count > 0, out=np.full(len(resampled), np.nan)))
 
 
 def _ranking(sheet: _Sheet) -> dict[str, Figure]:
@@ -168,11 +219,12 @@ def _ranking(sheet: _Sheet) -> dict[str, Figure]:
     out = {
         "mAP": _figure(float(sheet.ap[sheet.counted].mean()), _means(sheet.resampled)),
         "mAP as published": Figure(100 * float(sheet.ap.mean())),
-        "micro AP": Figure(100 * metrics.micro_average_precision(sheet.counted_scores, sheet.present)),
+        "micro AP": Figure(100 * metrics.micro_average_precision(*sheet.pairs)),
     }
     out |= _by_query(sheet)
     for k in KS:
-        out[f"P@{k}"] = Figure(100 * metrics.precision_at(sheet.scores, sheet.task.present, k))
+        found = metrics.precisions_at(sheet.scores, sheet.task.present, k)
+        out[f"P@{k}"] = _mean_figure(found, sheet.weights)
     return out
 
 
@@ -183,7 +235,7 @@ def _by_query(sheet: _Sheet) -> dict[str, Figure]:
     trained = np.array(sheet.answers.trained)[sheet.counted]
     if trained.all() or not trained.any():
         return {}
-    parts = {"mAP of trained tags": trained, "mAP of tags by their words": ~trained}
+    parts = dict(zip(sheet.task.halves, (trained, ~trained), strict=True))
     ap = sheet.ap[sheet.counted]
     return {
         name: _figure(float(ap[part].mean()), _means(sheet.resampled[:, part]))
@@ -196,68 +248,114 @@ def _answers(sheet: _Sheet) -> dict[str, Figure]:
     if sheet.task.known is not None or (sheet.task.present.sum(1) != 1).any():
         return {}
     answer = sheet.task.present.argmax(1)
-    return {f"top-{k}": Figure(100 * metrics.top_k_accuracy(sheet.scores, answer, k)) for k in KS}
+    hits = {k: metrics.top_k_hits(sheet.scores, answer, k).astype(np.float64) for k in KS}
+    return {f"top-{k}": _mean_figure(hit, sheet.weights) for k, hit in hits.items()}
 
 
 def _at_own_thresholds(sheet: _Sheet) -> dict[str, Figure]:
     """What users see without any option."""
-    if sheet.answers.thresholds is None:
+    if (given := sheet.given) is None:
         return {}
-    given = sheet.scores >= sheet.answers.thresholds
-    counted = given[:, sheet.counted]
-    found = metrics.Counts.of(counted, sheet.present)
-    drawn = metrics.resampled_counts(counted, sheet.present, sheet.weights)
-    macro, micro = (found.macro(), drawn.macro()), (found.micro(), drawn.micro())
-    out = {key: _figure(float(micro[0][key]), micro[1][key]) for key in micro[0]}
-    out |= {f"macro {key}": _figure(float(macro[0][key]), macro[1][key]) for key in macro[0]}
-    return out | {"tags a photo": Figure(float(given.sum(1).mean()))}
+    counts = metrics.Counts.of(given, sheet.task.present)
+    drawn = metrics.resampled_counts(given, sheet.task.present, sheet.weights)
+    micro, resampled = counts.micro(), drawn.micro()
+    out = {key: _figure(float(micro[key]), resampled[key]) for key in micro if not np.isnan(micro[key])}
+    macro, resampled = (some.part(sheet.counted).macro() for some in (counts, drawn))
+    out |= {f"macro {key}": _figure(float(macro[key]), resampled[key]) for key in macro}
+    return out | {
+        "tags a photo": Figure(float(given.sum(1).mean())),
+        "different tags given": Figure(float(given.any(0).sum())),
+    }
 
 
 def _at_best_threshold(sheet: _Sheet) -> dict[str, Figure]:
     """The best F1 of one threshold for all tags, chosen on these very photos: fair to who only ranks."""
-    finite = sheet.counted_scores[np.isfinite(sheet.counted_scores)]
-    grid = np.unique(np.quantile(finite, np.linspace(0.5, 1, 200)).astype(np.float64))
-    found = metrics.counts_at(sheet.counted_scores, sheet.present, grid)
-    return {"best F1": Figure(100 * float(found.micro()["F1"].max()))}
+    return {"best F1": Figure(100 * metrics.best_f1(*sheet.pairs))}
+
+
+def _calibration(sheet: _Sheet) -> dict[str, Figure]:
+    """How far scores are from shares that are right: where it shows first, then over all pairs."""
+    if (given := sheet.given) is None:
+        return {}
+    chosen = {"given tags": given, f"scores from {ABOVE}": sheet.scores >= ABOVE, "all pairs": sheet.known}
+    out = {}
+    for name, mask in chosen.items():
+        found = metrics.Reliability.of(sheet.scores, sheet.task.present, mask)
+        if mask.any():
+            drawn = found.resampled(sheet.weights)
+            if name == "given tags":
+                score = float(found.total().mean_score())
+                out["mean score of given tags"] = _figure(score, drawn.mean_score())
+            out[f"ECE of {name}"] = _figure(float(found.total().error()), drawn.error())
+    return out
+
+
+def _reliability(sheet: _Sheet) -> list[ScoreBin]:
+    """Of the given tags, filled bins by rising score."""
+    if (given := sheet.given) is None:
+        return []
+    return score_bins(metrics.Reliability.of(sheet.scores, sheet.task.present, given).total())
+
+
+def score_bins(found: metrics.Reliability) -> list[ScoreBin]:
+    """The bins that are filled, of pairs of all photos together."""
+    out, edges = [], np.linspace(0, 100, len(found.pairs) + 1)
+    for place in np.flatnonzero(found.pairs):
+        pairs, right = float(found.pairs[place]), float(found.right[place])
+        low, high = metrics.wilson(right, pairs)
+        score = 100 * float(found.score[place]) / pairs
+        edge = (round(float(edges[place]), 4), round(float(edges[place + 1]), 4))
+        out.append(ScoreBin(*edge, int(pairs), score, 100 * right / pairs, 100 * low, 100 * high))
+    return out
 
 
 def _lines(sheet: _Sheet) -> list[TagLine]:
-    trained = sheet.answers.trained
-    thresholds = sheet.answers.thresholds
-    found = None
-    if thresholds is not None:
-        found = metrics.Counts.of(sheet.scores >= thresholds, sheet.task.present)
-    lines = []
-    for k, asked in enumerate(sheet.task.tags):
-        line = TagLine(
-            asked.name,
-            int(sheet.task.present[:, k].sum()),
-            100 * float(sheet.ap[k]),
-            trained=None if trained is None else trained[k],
-            threshold=None if thresholds is None else float(thresholds[k]),
-            precision=None if found is None else 100 * float(found.precision[k]),
-            recall=None if found is None else 100 * float(found.recall[k]),
-            F1=None if found is None else 100 * float(found.f1[k]),
+    shown = sheet.task.present.sum(0)
+    lines = [
+        TagLine(asked.name, int(shown[k]), 100 * float(sheet.ap[k]))
+        for k, asked in enumerate(sheet.task.tags)
+    ]
+    if sheet.answers.trained is not None:
+        lines = [replace(line, trained=it) for line, it in zip(lines, sheet.answers.trained, strict=True)]
+    return lines if sheet.given is None else _given_lines(sheet, lines, sheet.given)
+
+
+def _given_lines(sheet: _Sheet, lines: list[TagLine], given: Bools) -> list[TagLine]:
+    """The same, with what is said at the thresholds."""
+    counts = metrics.Counts.of(given, sheet.task.present)
+    total = np.where(given, sheet.scores, 0).sum(0, dtype=np.float64)
+    assert sheet.answers.thresholds is not None
+    return [
+        replace(
+            line,
+            threshold=float(sheet.answers.thresholds[k]),
+            precision=100 * float(counts.precision[k]),
+            recall=100 * float(counts.recall[k]),
+            F1=100 * float(counts.f1[k]),
+            given=int(counts.given[k]),
+            score=100 * float(total[k] / counts.given[k]) if counts.given[k] else None,
         )
-        lines.append(line)
-    return lines
+        for k, line in enumerate(lines)
+    ]
 
 
 def _curves(sheet: _Sheet) -> dict[str, Curve]:
-    recall, precision = metrics.precision_recall_curve(sheet.counted_scores, sheet.present)
+    recall, precision = metrics.precision_recall_curve(*sheet.pairs)
     curves = {"precision-recall": _points(recall, precision)}
     if sheet.answers.are_probabilities:
-        known = np.isfinite(sheet.counted_scores)
-        score, share, count = metrics.calibration_curve(sheet.counted_scores[known], sheet.present[known])
+        score, share, count = metrics.calibration_curve(sheet.scores, sheet.task.present, sheet.known)
         curves["calibration"] = _points(score[count > 0], share[count > 0])
-        found = metrics.counts_at(sheet.counted_scores, sheet.present, GRID)
+        found = metrics.counts_at(sheet.scores, sheet.task.present, GRID)
         curves |= {name: _points(GRID, values) for name, values in found.micro().items()}
-        curves |= {f"macro {name}": _points(GRID, values) for name, values in found.macro().items()}
+        macro = found.part(sheet.counted).macro()
+        curves |= {f"macro {name}": _points(GRID, values) for name, values in macro.items()}
     return curves
 
 
 def _points(x: Floats, y: Floats) -> Curve:
-    return [(round(float(a), 4), round(float(b), 4)) for a, b in zip(x, y, strict=True)]
+    """Without those that are no number: precision where nothing is given."""
+    both = zip(x.tolist(), y.tolist(), strict=True)
+    return [(round(a, 4), round(b, 4)) for a, b in both if not np.isnan(b)]
 
 
 def worst(

@@ -1,9 +1,14 @@
-"""Metrics of taggers, in numpy: scores N×K of N photos and K tags against what is present, N×K."""
+"""Metrics of taggers, in numpy: scores N×K of N photos and K tags against what is present, N×K.
+
+No figure depends on the order of photos or tags: equal scores share a rank, or count as a miss. A score that
+is no number ranks behind all others.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -13,19 +18,40 @@ Doubles = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 KS = (1, 5, 10)
+BINS = 20
 _CHUNK = 64  # resamples that are worked on at once: bounds memory
+_ENTRIES = 1 << 22  # scores that are worked on at once, likewise
 
 
 def average_precision(scores: Floats, present: Bools) -> Doubles:
     """AP of every tag, mean precision at the ranks of its positives: N×K, N×K -> K; 0 without positives.
 
     This is what the published code computes (its mAP is the plain mean, tags without positives included).
-    Equal scores keep the order of the photos; the published order of ties is not specified.
+    Photos of equal score share the last of their ranks, as in scikit-learn; the published order of ties is
+    not specified.
     """
+    step = max(1, _ENTRIES // max(1, len(scores)))
+    parts = [slice(start, start + step) for start in range(0, scores.shape[1], step)]
+    return np.concatenate(
+        [np.zeros(0), *(_average_precision(scores[:, part], present[:, part]) for part in parts)]
+    )
+
+
+def _average_precision(scores: Floats, present: Bools) -> Doubles:
     order = np.argsort(-scores, axis=0, kind="stable")
     hits = np.take_along_axis(present, order, axis=0)
-    precision = hits.cumsum(0) / np.arange(1, len(scores) + 1)[:, None]
+    shared = _shared_ranks(np.take_along_axis(scores, order, axis=0))
+    precision = np.take_along_axis(hits.cumsum(0), shared, axis=0) / (shared + 1)
     return np.asarray((precision * hits).sum(0) / np.maximum(hits.sum(0), 1))
+
+
+def _shared_ranks(ranked: Floats) -> npt.NDArray[np.intp]:
+    """The place, from 0, of the last entry with the same score: falling scores N×… -> N×…."""
+    places = np.arange(len(ranked)).reshape(-1, *[1] * (ranked.ndim - 1))
+    last = np.ones(ranked.shape, dtype=bool)
+    last[:-1] = ranked[:-1] != ranked[1:]
+    ends = np.where(last, places, len(ranked))
+    return np.asarray(np.minimum.accumulate(ends[::-1], axis=0)[::-1])
 
 
 def mean_average_precision(scores: Floats, present: Bools, *, at_least: int = 1) -> tuple[float, int]:
@@ -40,15 +66,34 @@ def micro_average_precision(scores: Floats, present: Bools) -> float:
 
 
 def precision_at(scores: Floats, present: Bools, k: int) -> float:
-    """Share of right tags among the k best of each photo."""
-    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return float(np.take_along_axis(present, best, axis=1).mean())
+    """Share of right tags among the k best of each photo, its mean over photos."""
+    return float(np.nanmean(precisions_at(scores, present, k)))
+
+
+def precisions_at(scores: Floats, present: Bools, k: int) -> Doubles:
+    """Share of right tags among the k best of each photo, N.
+
+    Of tags with equal scores at the end of the k best, a share counts. Minus infinity is no answer: a photo
+    with fewer answers than k is judged by those, and one without any has NaN.
+    """
+    ranked = -np.sort(-scores, axis=1)
+    asked = np.minimum(np.isfinite(scores).sum(1), k)
+    last = np.take_along_axis(ranked, np.maximum(asked - 1, 0)[:, None], axis=1)
+    above, level = scores > last, scores == last
+    left = asked - above.sum(1)
+    hits = (above & present).sum(1) + left * (level & present).sum(1) / np.maximum(level.sum(1), 1)
+    return np.asarray(np.divide(hits, asked, where=asked > 0, out=np.full(len(scores), np.nan)))
 
 
 def top_k_accuracy(scores: Floats, answer: npt.NDArray[np.integer], k: int) -> float:
     """Share of photos whose class (N) is among the k best-scored columns; a tie is counted as a miss."""
+    return float(top_k_hits(scores, answer, k).mean())
+
+
+def top_k_hits(scores: Floats, answer: npt.NDArray[np.integer], k: int) -> Bools:
+    """Whether each photo's class (N) is among its k best-scored columns, N; a tie is counted as a miss."""
     own = np.take_along_axis(scores, answer[:, None], axis=1)
-    return float(((scores >= own).sum(1) <= k).mean())
+    return np.asarray((~(scores < own)).sum(1) <= k)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,16 +125,28 @@ class Counts:
         """K."""
         return 2 * self.right / np.maximum(self.given + self.present, 1e-9)
 
+    def part(self, tags: npt.NDArray[np.intp]) -> Counts:
+        """Of some of the tags."""
+        return Counts(*(of[..., tags] for of in (self.right, self.given, self.present)))
+
     def macro(self) -> dict[str, Doubles]:
         """Plain means over tags; the published CP and CR are the first two."""
         return {name: np.asarray(values.mean(-1)) for name, values in self._shares().items()}
 
     def micro(self) -> dict[str, Doubles]:
-        """All tags counted together."""
-        return Counts(*(part.sum(-1) for part in (self.right, self.given, self.present)))._shares()
+        """All tags counted together; NaN where nothing was given or present that a share could be of."""
+        right, given, present = (part.sum(-1) for part in (self.right, self.given, self.present))
+        whole = {"precision": given, "recall": present, "F1": (given + present) / 2}
+        return {name: _share(right, of) for name, of in whole.items()}
 
     def _shares(self) -> dict[str, Doubles]:
         return {"precision": self.precision, "recall": self.recall, "F1": self.f1}
+
+
+def _share(part: Doubles, whole: Doubles) -> Doubles:
+    """NaN of nothing."""
+    part, whole = np.broadcast_arrays(part, whole)
+    return np.asarray(np.divide(part, whole, where=whole > 0, out=np.full(whole.shape, np.nan)))
 
 
 def counts_at(scores: Floats, present: Bools, thresholds: Doubles) -> Counts:
@@ -113,36 +170,109 @@ def counts_at(scores: Floats, present: Bools, thresholds: Doubles) -> Counts:
 
 def precision_recall_curve(scores: Floats, present: Bools, *, points: int = 101) -> tuple[Doubles, Doubles]:
     """(recall, precision), `points` each, of all pairs of photo and tag in one ranking."""
-    order = np.argsort(-scores.ravel(), kind="stable")
-    hits = present.ravel()[order].cumsum()
+    hits, shared = _one_ranking(scores, present)
     wanted = np.linspace(0, 1, points)
     at = np.searchsorted(hits, np.maximum(1, np.ceil(wanted * hits[-1]))).clip(max=len(hits) - 1)
-    return wanted, hits[at] / (at + 1)
+    return wanted, hits[shared[at]] / (shared[at] + 1)
 
 
-def calibration_curve(scores: Floats, present: Bools, *, bins: int = 15) -> tuple[Doubles, Doubles, Doubles]:
-    """(mean score, share that is present, entries) of `bins` equally wide bins of the scores."""
-    flat, truth = scores.ravel(), present.ravel()
-    at = np.minimum((flat * bins).astype(np.int64), bins - 1)
-    count = np.bincount(at, minlength=bins).astype(np.float64)
-    filled = np.maximum(count, 1)
-    return (
-        np.bincount(at, flat, minlength=bins) / filled,
-        np.bincount(at, truth, minlength=bins) / filled,
-        count,
-    )
+def best_f1(scores: Floats, present: Bools) -> float:
+    """The highest F1 that one threshold for all tags can reach; 0 where nothing is present."""
+    hits, shared = _one_ranking(scores, present)
+    return float((2 * hits[shared] / (shared + 1 + hits[-1])).max())
 
 
-def expected_calibration_error(scores: Floats, present: Bools, *, bins: int = 15) -> float:
-    """Mean distance of score and frequency over `bins` equally wide bins, weighted by their entries."""
-    score, share, count = calibration_curve(scores, present, bins=bins)
-    return float((np.abs(score - share) * count).sum() / count.sum())
+def _one_ranking(scores: Floats, present: Bools) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.intp]]:
+    """Of all pairs, best first: how many are present so far, and the place that equal scores share."""
+    order = np.argsort(-scores.ravel(), kind="stable")
+    return present.ravel()[order].cumsum(), _shared_ranks(scores.ravel()[order])
+
+
+@dataclass(frozen=True, eq=False)
+class Reliability:
+    """Of pairs of photo and tag, by equally wide bins of their score (in the last axis).
+
+    Attributes:
+        pairs: how many there are.
+        score: the sum of their scores.
+        right: how many are present.
+    """
+
+    pairs: Doubles
+    score: Doubles
+    right: Doubles
+
+    @classmethod
+    def of(
+        cls, scores: Floats, present: Bools, chosen: Bools | None = None, *, bins: int = BINS
+    ) -> Reliability:
+        """Of each photo by itself: probabilities N×K, N×K, the pairs that count N×K (None: all) -> N×bins."""
+        counted = np.ones_like(present) if chosen is None else chosen
+        step = max(1, _ENTRIES // max(1, scores.shape[1]))
+        rows = [slice(start, start + step) for start in range(0, len(scores), step)]
+        parts = [cls._of(scores[some], present[some], counted[some], bins) for some in rows]
+        sums = zip(*((part.pairs, part.score, part.right) for part in parts), strict=True)
+        return cls(*map(np.concatenate, sums))
+
+    @classmethod
+    def _of(cls, scores: Floats, present: Bools, counted: Bools, bins: int) -> Reliability:
+        photo = np.nonzero(counted)[0]
+        score = scores[counted].astype(np.float64)
+        at = (score * bins + 1e-5).astype(np.int64)  # 0.9 in float32 is a little less, and is of 0.9 to 0.95
+        place = photo * bins + np.clip(at, 0, bins - 1)
+        length = len(scores) * bins
+        parts = (np.bincount(place, weights, length) for weights in (None, score, present[counted]))
+        return cls(*(part.reshape(len(scores), bins).astype(np.float64) for part in parts))
+
+    def total(self) -> Reliability:
+        """Of all photos together: N×bins -> bins."""
+        return Reliability(self.pairs.sum(0), self.score.sum(0), self.right.sum(0))
+
+    def resampled(self, weights: npt.NDArray[np.float32]) -> Reliability:
+        """Of the photos of each resample: N×bins, B×N -> B×bins."""
+        return Reliability(*(weights @ part for part in (self.pairs, self.score, self.right)))
+
+    def error(self) -> Doubles:
+        """Expected calibration error: mean distance of score and share that is right; NaN without pairs."""
+        return _share(np.abs(self.score - self.right).sum(-1), self.pairs.sum(-1))
+
+    def mean_score(self) -> Doubles:
+        """Mean score of all pairs; NaN without pairs."""
+        return _share(self.score.sum(-1), self.pairs.sum(-1))
+
+
+def calibration_curve(
+    scores: Floats, present: Bools, chosen: Bools | None = None, *, bins: int = BINS
+) -> tuple[Doubles, Doubles, Doubles]:
+    """(mean score, share that is present, entries) of `bins` equally wide bins of the chosen N×K scores."""
+    found = Reliability.of(scores, present, chosen, bins=bins).total()
+    filled = np.maximum(found.pairs, 1)
+    return found.score / filled, found.right / filled, found.pairs
+
+
+def expected_calibration_error(scores: Floats, present: Bools, *, bins: int = BINS) -> float:
+    """Mean distance of score and frequency over `bins` equally wide bins, weighted by their entries.
+
+    Over all pairs of photo and tag this tells little: nearly all of them score close to 0.
+    """
+    return float(Reliability.of(scores, present, bins=bins).total().error())
+
+
+def wilson(right: float, total: float, *, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's interval of a share, `right` of `total`; (0, 1) of nothing."""
+    if total == 0:
+        return 0.0, 1.0
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    share, shrink = right / total, 1 + z * z / total
+    middle = (share + z * z / (2 * total)) / shrink
+    half = z / shrink * float(np.sqrt(share * (1 - share) / total + z * z / (4 * total * total)))
+    return max(0.0, min(middle - half, share)), min(1.0, max(middle + half, share))
 
 
 def ranks(similar: Floats, right: Bools) -> npt.NDArray[np.int64]:
     """Rank, from 1, of each query's best right answer: N×M, N×M -> N; a tie is counted as worse."""
     best = np.where(right, similar, -np.inf).max(1, keepdims=True)
-    return np.asarray(1 + ((similar >= best) & ~right).sum(1))
+    return np.asarray(1 + (~(similar < best) & ~right).sum(1))
 
 
 def recall_at(found: npt.NDArray[np.int64], ks: Sequence[int] = KS) -> dict[str, float]:
@@ -162,11 +292,13 @@ def resampled_average_precision(scores: Floats, present: Bools, weights: npt.NDA
     for tag in range(scores.shape[1]):
         order = np.argsort(-scores[:, tag], kind="stable")
         at = np.flatnonzero(present[order, tag])
+        shared = _shared_ranks(scores[order, tag])[at]
         for start in range(0, len(weights), _CHUNK):
             drawn = weights[start : start + _CHUNK, order]  # b×N, best first
             hits = drawn[:, at]
-            seen = drawn.cumsum(1)[:, at]
-            precision = hits.cumsum(1) / np.maximum(seen, 1)
+            seen = drawn.cumsum(1)[:, shared]
+            through = np.searchsorted(at, shared, side="right") - 1  # the last hit of the same score
+            precision = hits.cumsum(1)[:, through] / np.maximum(seen, 1)
             total = hits.sum(1)
             found = np.divide(
                 (precision * hits).sum(1), total, where=total > 0, out=np.full(len(hits), np.nan)
@@ -181,12 +313,23 @@ def resampled_counts(given: Bools, present: Bools, weights: npt.NDArray[np.float
     return Counts(*((weights @ part.astype(np.float32)).astype(np.float64) for part in parts))
 
 
-def interval(value: float, resampled: Doubles, *, level: float = 0.95) -> tuple[float, float]:
-    """The interval around `value` that holds `level` of the resampled values, B.
+def interval(
+    value: float, resampled: Doubles, *, level: float = 0.95, within: tuple[float, float] = (0, 1)
+) -> tuple[float, float]:
+    """The percentile interval of the resampled values, B, moved to be around `value`.
 
-    A photo drawn twice sits beside itself in the ranking, which makes the AP of resamples a little too high:
-    only their spread is used.
+    A photo drawn twice sits beside itself in the ranking, which makes the AP of resamples a little too high.
+    So each side of their median is stretched or shrunk onto its side of `value`: the interval holds `value`,
+    and nothing of it lies outside of `within`, what a figure can be. NaN of `resampled` plays no part.
     """
-    spread = resampled - np.nanmean(resampled)
-    low, high = np.nanquantile(spread, [(1 - level) / 2, (1 + level) / 2])
-    return value + float(low), value + float(high)
+    tail = 100 * (1 - level) / 2
+    low, middle, high = np.nanpercentile(resampled, [tail, 50, 100 - tail]).tolist()
+    return (
+        _carried(low, middle, value, end=within[0]),
+        _carried(high, middle, value, end=within[1]),
+    )
+
+
+def _carried(x: float, middle: float, value: float, *, end: float) -> float:
+    """Where x comes when the stretch from `end` to `middle` is laid onto that from `end` to `value`."""
+    return end if x == end else end + (value - end) * (x - end) / (middle - end)

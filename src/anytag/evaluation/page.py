@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from html import escape
 
@@ -33,7 +33,14 @@ h3 { margin: 1.2rem 0 .2rem }
 Table = tuple[list[str], list[list[str]]]
 
 
-def page(report: Report, summary: Table, *, tags: Table, facts: Sequence[str]) -> str:
+def page(
+    report: Report,
+    summary: Table,
+    *,
+    tags: Table,
+    reliability: Mapping[str, Table],
+    facts: Sequence[str],
+) -> str:
     """One self-contained page: no script, and nothing is fetched."""
     parts = [
         f"<h1>{escape(report.name)}</h1>",
@@ -42,6 +49,8 @@ def page(report: Report, summary: Table, *, tags: Table, facts: Sequence[str]) -
     ]
     if sources := sorted({one.source for one in report.published}):
         parts.append(f"<p>Published figures: {escape('; '.join(sources))}.</p>")
+    for name, table in reliability.items():
+        parts.append(f"<h2>Reliability of {escape(name)}</h2>{_table(table)}")
     parts += _charts(report.measured)
     if report.mistakes:
         parts += ["<h2>Worst mistakes</h2>", *map(_mistakes, report.mistakes)]

@@ -11,10 +11,11 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from anytag.batching import batches
 from anytag.errors import AnytagError, MissingExtraError
-from anytag.text_encoders.prompts import article, spoken, unit
+from anytag.text_encoders.prompts import TEMPLATES, article, ensemble, spoken, template_prompts, unit
 
-from .contestants import Answers, Watch, batches, read_photos, unwatched
+from .contestants import Answers, PromptSet, Watch, read_photos, unwatched
 from .tasks import TagTask
 
 Floats = npt.NDArray[np.float32]
@@ -37,22 +38,42 @@ class Encoder(Protocol):
 
 
 class ZeroShot:
-    """Ranks by the cosine of a photo and "a photo of a NAME."; without probabilities or thresholds."""
+    """Ranks by the cosine of a photo and what is said of a name; without probabilities or thresholds.
 
-    def __init__(self, name: str, encoder: Encoder) -> None:
-        self.name, self.encoder = name, encoder
+    Args:
+        name: as tables call it.
+        prompts: "one" says "a photo of a NAME."; "ensemble" takes the mean of RAM's 63 sentences.
+    """
+
+    trained_on = "pairs of photo and text; zero-shot: no label of this data, as far as its authors say"
+
+    def __init__(self, name: str, encoder: Encoder, *, prompts: PromptSet = "one") -> None:
+        self.encoder, self.prompts = encoder, prompts
+        self.name = name if prompts == "one" else f"{name}, {len(TEMPLATES)} prompts"
         self._vectors = lru_cache(maxsize=4)(self._encode)
 
     def answer(self, task: TagTask, *, watch: Watch = unwatched) -> Answers:
         """Cosines."""
-        scores, failed = self.similar(task.photos, [prompt(one.name) for one in task.tags], watch=watch)
+        names = [one.name for one in task.tags]
+        scores, failed = self._cosines(task.photos, self._named(names), watch=watch)
         return Answers(scores, failed)
+
+    def _named(self, names: Sequence[str]) -> Floats:
+        """Unit vectors K×D of names."""
+        if self.prompts == "one":
+            return self._vectors(tuple(map(prompt, names)))
+        return np.concatenate([ensemble(self._vectors(tuple(template_prompts(n)))[None]) for n in names])
 
     def similar(
         self, photos: Sequence[Path], texts: Sequence[str], *, watch: Watch = unwatched
     ) -> tuple[Floats, dict[int, str]]:
         """Cosines N×M of photos and texts, and by number why photos could not be read."""
-        vectors = self._vectors(tuple(texts))
+        return self._cosines(photos, self._vectors(tuple(texts)), watch=watch)
+
+    def _cosines(
+        self, photos: Sequence[Path], vectors: Floats, *, watch: Watch
+    ) -> tuple[Floats, dict[int, str]]:
+        """The same of unit vectors M×D."""
         scores, failed = np.zeros((len(photos), len(vectors)), np.float32), {}
         for numbers in batches(watch(range(len(photos)), total=len(photos), what=self.name), BATCH):
             pixels, why = read_photos([photos[number] for number in numbers], near=NEAR)
@@ -72,7 +93,7 @@ def prompt(name: str) -> str:
     return f"a photo of {article(name)} {spoken(name)}."
 
 
-def zero_shot(kind: str, name: str) -> ZeroShot:
+def zero_shot(kind: str, name: str, *, prompts: PromptSet = "one") -> ZeroShot:
     """A rival.
 
     Args:
@@ -88,7 +109,7 @@ def zero_shot(kind: str, name: str) -> ZeroShot:
     library = _library(kind)
     encoder = OpenClip if kind == "open_clip" else Transformers
     try:
-        return ZeroShot(f"{kind}:{name}", encoder(library, name))
+        return ZeroShot(f"{kind}:{name}", encoder(library, name), prompts=prompts)
     except AnytagError:
         raise
     except Exception as error:  # whatever the library raises for a name it does not know

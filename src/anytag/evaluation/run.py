@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +18,26 @@ from anytag.retriever import Retriever
 from anytag.vocabulary import Vocabulary
 
 from . import benchmarks
-from .contestants import RIVALS, Contestant, TaggerContestant, Watch, contestant, shared, unwatched
+from .contestants import (
+    RIVALS,
+    ZERO_SHOT,
+    Contestant,
+    PromptSet,
+    TaggerContestant,
+    Watch,
+    contestant,
+    shared,
+    unwatched,
+)
 from .cost import cost
 from .evaluate import RESAMPLES, Report, evaluate_captions, evaluate_retrieval, evaluate_tags
 from .tasks import Kind, TagTask, TextTask, names_task, rows_of, text_task, vocabulary_task
 
 Floats = npt.NDArray[np.float32]
+
+
+MISSING = 0.01
+"""Share of a benchmark's photos that may be missing unless more are allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +54,8 @@ class Evaluation:
         at_least: photos that a tag needs to count in means over tags.
         times: resamples of the bootstrap.
         costs: whether time and memory are measured.
+        allow_missing: whether a benchmark goes on when more than `MISSING` of its photos are not there.
+        prompts: what zero-shot rivals say of a name: one sentence, or the mean of RAM's 63.
     """
 
     data: str
@@ -55,6 +71,8 @@ class Evaluation:
     times: int = RESAMPLES
     device: Device = "auto"
     costs: bool = True
+    allow_missing: bool = False
+    prompts: PromptSet = "one"
 
     @property
     def task(self) -> Kind:
@@ -70,22 +88,50 @@ def run(asked: Evaluation, *, watch: Watch = unwatched) -> Report:
     Raises:
         AnytagError: data or models are not there, or nothing can be measured on them; says what to type next.
     """
+    return _held_back(asked, _measured(asked, watch))
+
+
+def _measured(asked: Evaluation, watch: Watch) -> Report:
+    if asked.prompts != "one" and not any(one.startswith(ZERO_SHOT) for one in asked.rivals):
+        raise AnytagError(
+            f"--prompts {asked.prompts} is for rivals that are told names: give --rival open_clip:… or "
+            "--rival transformers:… too, or leave it out"
+        )
     if asked.task in ("caption", "retrieval"):
         texts = _text_task(asked)
         return _captions(asked, texts, watch) if asked.task == "caption" else _retrieval(asked, texts, watch)
     specs = [*asked.models, *asked.rivals]
-    contestants = _named([contestant(spec, device=asked.device) for spec in specs], specs)
+    contestants = _named(
+        [contestant(spec, device=asked.device, prompts=asked.prompts) for spec in specs], specs
+    )
     ours = [one for one in contestants if isinstance(one, TaggerContestant)]
     task = _tag_task(asked, ours[0].tagger.vocabulary)
     if task.ids is not None and len(ours) > 1:
-        task = task.part(tags=shared(task, ours))
+        both = shared(task, ours)
+        whole = len(both) == len(task.tags)
+        task = replace(task.part(tags=both), published=task.published if whole else ())
     report = evaluate_tags(
         task, contestants, kind=asked.task, at_least=asked.at_least, times=asked.times, watch=watch
     )
     if not asked.costs:
         return report
+    readable = [n for n, photo in enumerate(task.photos) if str(photo) not in report.failed]
+    task = task.part(photos=readable)  # a photo that fails costs next to nothing
     found = zip(contestants, specs, strict=True)
     return replace(report, costs={one.name: cost(spec, task, device=asked.device) for one, spec in found})
+
+
+def _held_back(asked: Evaluation, report: Report) -> Report:
+    """The same; figures of others stand only beside a whole benchmark: on a part of it they mean nothing."""
+    if asked.data not in benchmarks.BENCHMARKS or not (report.failed or asked.limit):
+        return report
+    limited = asked.limit and not report.published
+    part = [f"only the first {asked.limit} photos were asked"] if limited else []
+    part += [f"{len(report.failed)} photos are missing or cannot be read"] if report.failed else []
+    if not part:
+        return report
+    note = f"This is not the whole benchmark ({', '.join(part)}), so published figures are not shown."
+    return replace(report, published=(), notes=(*report.notes, note))
 
 
 def _named(contestants: list[Contestant], specs: Sequence[str | None]) -> list[Contestant]:
@@ -120,10 +166,31 @@ def _benchmark(asked: Evaluation) -> dict[str, Any]:
     return {"lists": lists, "images": asked.images, "kind": asked.task}
 
 
+Task = TypeVar("Task", TagTask, TextTask)
+
+
+def _complete(asked: Evaluation, task: Task) -> Task:
+    """The first photos of a benchmark, as many as are wanted.
+
+    Raises:
+        AnytagError: more of them are missing than a figure may leave out.
+    """
+    if asked.limit and asked.limit < len(task.photos):
+        task = replace(task.part(photos=range(asked.limit)), published=())
+    missing = [photo for photo in task.photos if not photo.is_file()]
+    if len(missing) > MISSING * len(task.photos) and not asked.allow_missing:
+        raise AnytagError(
+            f"{len(missing):,} of the {len(task.photos):,} photos of {asked.data} are missing, the first: "
+            f"{missing[0]}; get {benchmarks.known(asked.data).images}. --allow-missing measures without "
+            "them, and such figures cannot be compared with others"
+        )
+    return task
+
+
 def _tag_task(asked: Evaluation, vocabulary: Vocabulary) -> TagTask:
     if asked.data in benchmarks.BENCHMARKS:
         task = benchmarks.tag_benchmark(asked.data, vocabulary=vocabulary, **_benchmark(asked))
-        return task.part(photos=range(min(asked.limit, len(task.photos)))) if asked.limit else task
+        return _complete(asked, task)
     root = _root(asked)
     rows = rows_of(Path(asked.data), split=asked.split, source=asked.source, limit=asked.limit)
     if asked.task == "open-set":
@@ -133,18 +200,10 @@ def _tag_task(asked: Evaluation, vocabulary: Vocabulary) -> TagTask:
 
 def _text_task(asked: Evaluation) -> TextTask:
     if asked.data in benchmarks.BENCHMARKS:
-        task = benchmarks.text_benchmark(asked.data, **_benchmark(asked))
-        end = asked.limit
-        return replace(task, photos=task.photos[:end], captions=task.captions[:end])
+        return _complete(asked, benchmarks.text_benchmark(asked.data, **_benchmark(asked)))
     root = _root(asked)
     rows = rows_of(Path(asked.data), split=asked.split, source=asked.source, limit=asked.limit)
     return text_task(_title(asked), rows, root=root)
-
-
-def _without(task: TextTask, failed: dict[int, str]) -> TextTask:
-    kept = [number for number in range(len(task.photos)) if number not in failed]
-    photos = tuple(task.photos[number] for number in kept)
-    return replace(task, photos=photos, captions=tuple(task.captions[number] for number in kept))
 
 
 def _captions(asked: Evaluation, task: TextTask, watch: Watch) -> Report:
@@ -152,6 +211,7 @@ def _captions(asked: Evaluation, task: TextTask, watch: Watch) -> Report:
         raise AnytagError("--rival has no captions; leave it out, or give --task tagging or retrieval")
     captioner = import_module("anytag.captioner").Captioner
     answers: dict[str, list[str | None]] = {}
+    trained_on: dict[str, str] = {}
     failed: dict[int, str] = {}
     for spec in asked.models:
         model = captioner.load(spec, device=asked.device)
@@ -159,7 +219,14 @@ def _captions(asked: Evaluation, task: TextTask, watch: Watch) -> Report:
         found = list(watch(model.caption_many(task.photos), total=len(task.photos), what=name))
         failed |= {number: one.error.message for number, one in enumerate(found) if one.error}
         answers[name] = [one.text for one in found]
-    return evaluate_captions(task, answers, failed=failed, times=asked.times)
+        trained_on[name] = model.tagger.card.training_data
+    report = evaluate_captions(task, answers, failed=failed, times=asked.times)
+    return _with_training(report, trained_on)
+
+
+def _with_training(report: Report, trained_on: dict[str, str]) -> Report:
+    measured = [replace(one, trained_on=trained_on[one.name]) for one in report.measured]
+    return replace(report, measured=measured)
 
 
 def _unique(name: str, spec: str | None, taken: dict[str, Any]) -> str:
@@ -174,30 +241,34 @@ def _retrieval(asked: Evaluation, task: TextTask, watch: Watch) -> Report:
     owner = np.repeat(np.arange(len(task.photos)), [len(captions) for captions in task.captions])
     found: dict[str, Floats] = {}
     failed: dict[int, str] = {}
+    trained_on: dict[str, str] = {}
     for spec in (*asked.models, *asked.rivals):
-        name, similar = _similarity(asked, spec, watch)
-        found[_unique(name, spec, found)], why = similar(task.photos, texts)
+        one, similar = _similarity(asked, spec, watch)
+        name = _unique(one.name, spec, found)
+        found[name], why = similar(task.photos, texts)
+        trained_on[name] = getattr(one, "trained_on", "")
         failed |= why
     kept = np.array([number not in failed for number in range(len(task.photos))])
     answers = {name: scores[kept][:, kept[owner]] for name, scores in found.items()}
-    report = evaluate_retrieval(_without(task, failed), answers, times=asked.times)
-    return replace(report, failed={str(task.photos[number]): why for number, why in failed.items()})
+    report = evaluate_retrieval(task.part(photos=np.flatnonzero(kept).tolist()), answers, times=asked.times)
+    unread = {str(task.photos[number]): why for number, why in failed.items()}
+    return replace(_with_training(report, trained_on), failed=unread)
 
 
-def _similarity(asked: Evaluation, spec: str | None, watch: Watch) -> tuple[str, Similar]:
-    """Name, and what gives N×M and why photos could not be read."""
+def _similarity(asked: Evaluation, spec: str | None, watch: Watch) -> tuple[Contestant, Similar]:
+    """Who is asked, and what gives N×M and why photos could not be read."""
     if (spec or "").partition(":")[0] in RIVALS:
         rival: Any = contestant(spec, device=asked.device)
         if not hasattr(rival, "similar"):
             raise AnytagError(
                 f"{spec} cannot tell how well a sentence fits; leave it out of --task retrieval"
             )
-        return rival.name, lambda photos, texts: rival.similar(photos, texts, watch=watch)
+        return rival, lambda photos, texts: rival.similar(photos, texts, watch=watch)
     retriever = Retriever.load(spec, device=asked.device)
-    name = retriever.tagger.card.name
+    ours = TaggerContestant(retriever.tagger)
 
     def similar(photos: Sequence[Path], texts: Sequence[str]) -> tuple[Floats, dict[int, str]]:
-        gallery = retriever.embed(watch(photos, total=len(photos), what=name))
+        gallery = retriever.embed(watch(photos, total=len(photos), what=ours.name))
         why = {path: failure.message for path, failure in gallery.failed}
         failed = {number: why[str(path)] for number, path in enumerate(photos) if str(path) in why}
         scores = np.zeros((len(photos), len(texts)), np.float32)
@@ -206,4 +277,4 @@ def _similarity(asked: Evaluation, spec: str | None, watch: Watch) -> tuple[str,
         )
         return scores, failed
 
-    return name, similar
+    return ours, similar

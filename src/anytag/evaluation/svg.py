@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 SIZE = 260
-_LEFT, _TOP, _RIGHT, _BOTTOM = 36, 24, 8, 36
+_LEFT, _TOP, _RIGHT, _BOTTOM = 36, 24, 16, 36
+_LETTERS = 40  # of a legend: more would leave the picture
 COLOURS = ("#0b6", "#d50", "#06c", "#a0a", "#888", "#b80")
 
 Points = Sequence[tuple[float, float]]
@@ -29,12 +30,18 @@ def chart(title: str, lines: Mapping[str, Points], *, x: str, y: str, diagonal: 
         colour = COLOURS[number % len(COLOURS)]
         parts.append(_line(points, colour=colour))
         height = _TOP + SIZE - 8 - 14 * (len(lines) - 1 - number)
-        parts.append(f'<text x="{_LEFT + 8}" y="{height}" fill="{colour}">{escape(name)}</text>')
+        parts.append(f'<text x="{_LEFT + 8}" y="{height}" fill="{colour}">{escape(_short(name))}</text>')
     width, height = _LEFT + SIZE + _RIGHT, _TOP + SIZE + _BOTTOM
     return (
         f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
         f'aria-label="{escape(title)}">{"".join(parts)}</svg>'
     )
+
+
+def _short(name: str) -> str:
+    """A long name without its middle: both ends tell models and folders apart."""
+    half = (_LETTERS - 1) // 2
+    return name if len(name) <= _LETTERS else f"{name[:half]}…{name[-half:]}"
 
 
 def _place(x: float, y: float) -> tuple[float, float]:

@@ -29,12 +29,14 @@ class Published:
         figure: its name, as in our tables.
         value: in percent.
         source: where it stands.
+        trained_on: what the model has learned from.
     """
 
     who: str
     figure: str
     value: float
     source: str
+    trained_on: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +51,7 @@ class TagTask:
         known: N×K, where presence or absence is known; None where everything is.
         ids: of the tags in a vocabulary, K, or None where tags are asked by name.
         published: figures of others.
+        halves: what the mAP of tags with trained queries is called, and that of tags by their words.
     """
 
     name: str
@@ -58,6 +61,7 @@ class TagTask:
     known: Bools | None = None
     ids: tuple[str, ...] | None = None
     published: tuple[Published, ...] = ()
+    halves: tuple[str, str] = ("mAP of trained tags", "mAP of tags by their words")
 
     def part(self, *, photos: Sequence[int] | None = None, tags: Sequence[int] | None = None) -> TagTask:
         """Some of the photos, some of the tags; None keeps all."""
@@ -87,9 +91,17 @@ class TextTask:
     captions: tuple[tuple[str, ...], ...]
     published: tuple[Published, ...] = ()
 
+    def part(self, *, photos: Sequence[int]) -> TextTask:
+        """Some of the photos."""
+        return replace(
+            self,
+            photos=tuple(self.photos[n] for n in photos),
+            captions=tuple(self.captions[n] for n in photos),
+        )
+
 
 def rows_of(path: Path, *, split: str, source: str | None = None, limit: int | None = None) -> list[Row]:
-    """Rows of one split, and of one source when it is named; at most `limit` of them.
+    """Rows of one split, and of one source when it is named: one a photo, of at most `limit` photos.
 
     Args:
         path: rows.jsonl, or another format that `anytag data` reads; where it has no splits, all is this one.
@@ -103,7 +115,25 @@ def rows_of(path: Path, *, split: str, source: str | None = None, limit: int | N
         there = sorted({f"--split {row.split} --source {row.source}" for row in rows})
         wanted = f"--split {split}" + (f" --source {source}" if source else "")
         raise AnytagError(f"{path}: no row for {wanted}; there are: {', '.join(there) or 'no rows at all'}")
-    return found[:limit]
+    return by_photo(found)[:limit]
+
+
+def by_photo(rows: Sequence[Row]) -> list[Row]:
+    """One row a photo, with all that its rows say: where each caption has a row, a photo counts once."""
+    joined: dict[str, Row] = {}
+    for row in rows:
+        first = joined.get(row.image)
+        if first is None:
+            joined[row.image] = row
+            continue
+        joined[row.image] = replace(
+            first,
+            captions=(*first.captions, *row.captions),
+            tags=tuple(dict.fromkeys((*first.tags, *row.tags))),
+            absent=tuple(dict.fromkeys((*first.absent, *row.absent))),
+            origins=(),
+        )
+    return list(joined.values())
 
 
 def vocabulary_task(name: str, rows: Sequence[Row], *, root: Path, vocabulary: Vocabulary) -> TagTask:

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from anytag.asked import Question, Questions
 from anytag.captioner import Captioner
 from anytag.images import ImageSource
 from anytag.models.folder import ModelFolder
+from anytag.queries.build import Questions
+from anytag.queries.score import Question
 from anytag.results import Caption
 from anytag.tagger import Encoded, Tagger
 

@@ -14,17 +14,18 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save_file
 
-from anytag.asked import Questions
 from anytag.errors import ModelError
 from anytag.images import ImageSource
 from anytag.models.folder import ModelFolder, write_card
 from anytag.models.tensors import map_tensors
+from anytag.queries.build import Questions
 from anytag.tagger import Tagger
 
 Floats = npt.NDArray[np.float32]
 
 FEWEST = 8  # photos
 _HELD_OUT = 4  # every so many-th photo is measured on, not learned from
+_FAR = 14.0  # a logit of a probability of one in a million
 _RIDGE = 0.03  # of the mean square of the centred features
 
 
@@ -58,13 +59,11 @@ def learn_first_pass(folder: str | Path, photos: Iterable[ImageSource], *, short
         ImageError: a photo cannot be read.
     """
     model, tagger = ModelFolder.open(folder), Tagger.load(folder)
-    pooled, logits = _answers(model, tagger, photos)
+    pooled, margins = _answers(model, tagger, photos)
     if len(pooled) < FEWEST:
         raise ModelError(
             f"{len(pooled)} photos were given: a first pass needs at least {FEWEST}, better hundreds"
         )
-    thresholds = np.array([tag.threshold for tag in tagger.vocabulary]).clip(1e-6, 1 - 1e-6)
-    margins = logits - np.log(thresholds / (1 - thresholds))  # above 0: the tag is given
     held_out = np.arange(len(pooled)) % _HELD_OUT == 0
     coarse = fit_rows(pooled[~held_out], margins[~held_out])
     found = measure_loss(coarse, pooled[held_out], margins[held_out], shortlist=shortlist)
@@ -103,13 +102,16 @@ def measure_loss(coarse: Floats, pooled: Floats, margins: Floats, *, shortlist: 
 
 
 def _answers(model: ModelFolder, tagger: Tagger, photos: Iterable[ImageSource]) -> tuple[Floats, Floats]:
-    """Pooled vectors N×D and logits of every tag N×K."""
-    question = Questions(model).prepare(None, also=None, top_k=None, threshold=0.0)
+    """Pooled vectors N×D, and by how much every tag's logit is above the least that is given: N×K."""
+    questions = Questions(model)
+    question = questions.prepare(None, also=None, top_k=None, threshold=0.0)  # so that all are decoded
+    given = questions.prepare(None, also=None, top_k=None, threshold=None)
+    limits = given.limits.clip(-_FAR, _FAR)  # a threshold of 0 or 1 has none that is finite
     rows: list[tuple[Floats, Floats]] = []
     for photo in photos:
         seen = tagger.encode(photo)
         _, logits = question.logits(tagger.runtime, seen.tokens[None], seen.pooled[None])
-        rows.append((seen.pooled, logits[0]))
+        rows.append((seen.pooled, (logits[0] - limits).astype(np.float32)))
     if not rows:
         return np.zeros((0, model.card.width), np.float32), np.zeros((0, len(tagger.vocabulary)), np.float32)
     pooled, answered = (np.stack(part) for part in zip(*rows, strict=True))

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from anytag.errors import ModelError
+
 from .onnx import CAPTION, MEMORY, OnnxRuntime
 
 Ids = npt.NDArray[np.int64]
@@ -35,6 +37,25 @@ class OnnxCaptions:
         feeds: dict[str, npt.NDArray[Any]] = {"tag_ids": tag_ids, "tag_mask": tag_mask, "tokens": tokens}
         (memory,) = self.runtime.run(MEMORY, feeds)
         return OnnxWriter(self.runtime, memory)
+
+    def takes(self, length: int) -> bool:
+        """Does the graph have positions for captions of so many wordpieces, the prompt's included?"""
+        layers, two, _, heads, _, depth = self.runtime.shapes(CAPTION)["memory"]
+
+        def zeros(count: int) -> Floats:
+            return np.zeros((int(layers), int(two), 1, int(heads), count, int(depth)), np.float32)
+
+        # the last wordpiece is never read, and the one before it is what is read here
+        feeds: dict[str, npt.NDArray[Any]] = {
+            "ids": np.ones((1, 1), np.int64),
+            "memory": zeros(1),
+            "past": zeros(length - 2),
+        }
+        try:
+            self.runtime.run(CAPTION, feeds, quiet=True)
+        except ModelError:
+            return False
+        return True
 
 
 @dataclass(frozen=True)

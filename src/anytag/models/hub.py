@@ -23,6 +23,7 @@ class Description:
     Attributes:
         name: what to type after `--model`.
         bytes: size on disk of all files together.
+        family, version, description, training_data, thresholds: as its card has them.
     """
 
     name: str
@@ -30,6 +31,11 @@ class Description:
     bytes: int
     licence: str
     metrics: Mapping[str, Any]
+    family: str = ""
+    version: str = ""
+    description: str = ""
+    training_data: str = ""
+    thresholds: str = ""
 
 
 def resolve(name_or_folder: str | Path | None = None) -> Path:
@@ -73,7 +79,18 @@ def describe(folder: str | Path) -> Description:
     folder = Path(folder)
     card = cards.Card.read(folder / cards.FILE_NAME)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return Description(folder.resolve().name, folder, size, card.licence, card.metrics)
+    return Description(
+        folder.resolve().name,
+        folder,
+        size,
+        card.licence,
+        card.metrics,
+        family=card.family,
+        version=card.version,
+        description=card.description,
+        training_data=card.training_data,
+        thresholds=card.thresholds,
+    )
 
 
 def cache() -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import cached_property
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
@@ -36,6 +35,7 @@ _GRAPHS = {
 }
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _ERRORS_ONLY = 3  # onnxruntime writes its warnings to stderr, which is the user's
+_NOTHING = 4  # nor errors, where a failure is an answer
 
 
 class OnnxRuntime:
@@ -167,12 +167,16 @@ class OnnxRuntime:
     @cached_property
     def _row_width(self) -> int:
         """R, of a row of the queries: D for rows made of words, more for learned ones."""
-        inputs = {node.name: node.shape for node in self._session(TAGS).get_inputs()}
-        width = inputs["queries"][-1]
+        width = self.shapes(TAGS)["queries"][-1]
         return width if isinstance(width, int) else self.folder.card.width
 
     def run(
-        self, name: str, feeds: dict[str, npt.NDArray[Any]], outputs: tuple[str, ...] | None = None
+        self,
+        name: str,
+        feeds: dict[str, npt.NDArray[Any]],
+        outputs: tuple[str, ...] | None = None,
+        *,
+        quiet: bool = False,
     ) -> list[Floats]:
         """Runs one of the folder's graphs as it is.
 
@@ -180,15 +184,21 @@ class OnnxRuntime:
             name: its file, with the subfolder.
             feeds: its inputs.
             outputs: which, all that every such graph has when None.
+            quiet: onnxruntime says nothing on stderr where it fails.
 
         Raises:
             ModelError: the graph is not there, cannot be loaded, or fails.
         """
         session = self._session(name)
         try:
-            return list(session.run(list(outputs or _names(name)[1]), feeds))
+            options = _quiet() if quiet else None
+            return list(session.run(list(outputs or _names(name)[1]), feeds, options))
         except Exception as error:  # onnxruntime's errors have no common class but this one
             raise ModelError(f"{self.folder.path / name} cannot be run: {error}") from error
+
+    def shapes(self, name: str) -> dict[str, list[int | str]]:
+        """The axes of each input of one of the folder's graphs: numbers, or names of those that are free."""
+        return {node.name: list(node.shape) for node in self._session(name).get_inputs()}
 
     def _session(self, name: str) -> InferenceSession:
         with self._lock:
@@ -223,9 +233,12 @@ class OnnxRuntime:
             return self._open(name, [_CPU])
 
 
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _quiet() -> Any:
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = _NOTHING
+    return options
 
 
 def available_providers() -> list[str]:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from anytag.batching import usable_cores
 from anytag.errors import ModelError
 from anytag.models.folder import ModelFolder
-from anytag.models.onnx import TEXT, OnnxRuntime, usable_cores
+from anytag.models.onnx import TEXT, OnnxRuntime
 from anytag.text_encoders import StaticTextEncoder, TextEncoder
 from anytag.text_encoders.queries import in_batches
 

@@ -40,6 +40,10 @@ class TorchCaptions:
             asked = (_tensor(array, self.head) for array in (tag_ids, tag_mask, tokens))
             return TorchWriter(self.head, self.head.remember(self.head.encode_tags(*asked)))
 
+    def takes(self, length: int) -> bool:
+        """Does the head have positions for captions of so many wordpieces, the prompt's included?"""
+        return length - 1 <= self.head.config.positions  # the last one is never read
+
 
 @dataclass(frozen=True, eq=False)
 class TorchWriter:

@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from anytag.errors import VocabularyError
+from anytag.errors import VocabularyError, brief
 from anytag.text_encoders.prompts import ensemble, plain_prompt, template_prompts, unit
 
 Floats = NDArray[np.float32]
@@ -32,6 +32,17 @@ class TextEncoder(Protocol):
             VocabularyError: a text is empty, or holds nothing that the encoder knows.
         """
         ...
+
+
+def known_vectors(texts: Sequence[str], encoder: TextEncoder) -> Floats:
+    """`encode`, with zeros where a text holds nothing that the encoder knows: one text stops no others."""
+    try:
+        return encoder.encode(texts)
+    except VocabularyError:
+        if len(texts) < 2:
+            return np.zeros((len(texts), encoder.dim), np.float32)
+    half = len(texts) // 2
+    return np.concatenate([known_vectors(texts[:half], encoder), known_vectors(texts[half:], encoder)])
 
 
 def tag_rows(name: str, descriptions: Sequence[str], encoder: TextEncoder, *, prompts: Prompts) -> Floats:
@@ -74,14 +85,48 @@ def description_queries(
     Returns:
         float32 n×P×dim, P the longest list; shorter ones end in zero rows, which get no weight.
     """
+    return query_rows(names, descriptions, encoder, prompts="descriptions")
+
+
+def query_rows(
+    names: Sequence[str], descriptions: Sequence[Sequence[str]], encoder: TextEncoder, *, prompts: Prompts
+) -> Floats:
+    """The rows that tags are trained with, and asked with when they are a user's own: float32 n×P×dim.
+
+    Args:
+        names: n tags.
+        descriptions: of each tag, at least none.
+        prompts: what is said of a tag.
+
+    Returns:
+        P is the longest list; shorter ones end in zero rows, which get no weight.
+    """
     rows = [
-        tag_rows(name, said, encoder, prompts="descriptions")
-        for name, said in zip(names, descriptions, strict=True)
+        tag_rows(name, said, encoder, prompts=prompts) for name, said in zip(names, descriptions, strict=True)
     ]
     out = np.zeros((len(rows), max(map(len, rows), default=0), encoder.dim), np.float32)
     for place, row in zip(out, rows, strict=True):
         place[: len(row)] = row
     return out
+
+
+def check_texts(texts: Sequence[str]) -> None:
+    """What every text encoder asks of its texts.
+
+    Raises:
+        VocabularyError: not a list of texts, or one is empty, or holds half a character.
+    """
+    if isinstance(texts, str):
+        raise VocabularyError(f"got the text {brief(texts)}, expected a list: encode([{brief(texts)}])")
+    for text in texts:
+        if not isinstance(text, str):
+            raise VocabularyError(f"got {brief(text)}, expected a text such as 'red car'")
+        if not text.strip():
+            raise VocabularyError(f"got the empty text {brief(text)}, expected words such as 'red car'")
+        if any("\ud800" <= c <= "\udfff" for c in text):
+            raise VocabularyError(
+                f"the text {brief(text)} is not Unicode: under LC_ALL=POSIX set PYTHONUTF8=1, or type ASCII"
+            )
 
 
 def in_batches(texts: Sequence[str], embed: Callable[[list[str]], Floats], *, dim: int, batch: int) -> Floats:
@@ -90,10 +135,7 @@ def in_batches(texts: Sequence[str], embed: Callable[[list[str]], Floats], *, di
     Raises:
         VocabularyError: not a list of texts, or one is empty.
     """
-    if isinstance(texts, str):
-        raise VocabularyError(f"got the single text {texts!r}, expected a list: encode([{texts!r}])")
-    if empty := [text for text in texts if not text.strip()]:
-        raise VocabularyError(f"got the empty text {empty[0]!r}, expected words such as 'red car'")
+    check_texts(texts)
     rows = np.empty((len(texts), dim), np.float32)
     for start in range(0, len(texts), batch):
         part = list(texts[start : start + batch])

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anytag.errors import FileMismatchError, ModelError, VocabularyError
+from anytag.errors import FileMismatchError, ModelError, VocabularyError, brief
+from anytag.text_encoders.queries import check_texts
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -70,10 +71,7 @@ class StaticTextEncoder:
             VocabularyError: a text is empty, or has no token that the table knows.
             ModelError: the folder's files cannot be read.
         """
-        if isinstance(texts, str):
-            raise VocabularyError(
-                f"got the single text {texts!r}, expected a list of texts: encode([{texts!r}])"
-            )
+        check_texts(texts)
         rows = np.empty((len(texts), self.dim), np.float32)
         for start in range(0, len(texts), _BATCH):
             batch = texts[start : start + _BATCH]
@@ -99,19 +97,29 @@ class StaticTextEncoder:
         queries: Floats = (vectors @ p["skip"] + hidden @ p["w2"] + p["b2"]).astype(np.float32, copy=False)
         return queries
 
+    def unknown_words(self, text: str) -> tuple[str, ...]:
+        """The words of a text, each once, that are no entry of the table and do not begin with one.
+
+        Of "skateboarders" the table has the greater part, of "Katzenklo" single letters, of "猫" nothing.
+        """
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        firsts: dict[tuple[int, int], tuple[int, int]] = {}
+        for word, (start, end), token in zip(encoding.word_ids, encoding.offsets, encoding.ids, strict=True):
+            whole = (word is not None and encoding.word_to_chars(word)) or (start, end)
+            firsts.setdefault(whole, (start, start if token in self._special else end))
+        found = (text[slice(*whole)] for whole, first in firsts.items() if _is_fragment(whole, first))
+        return tuple(dict.fromkeys(word for word in found if any(map(str.isalpha, word))))
+
     def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, at least one."""
-        for text in texts:
-            if not text.strip():
-                raise VocabularyError(f"got the empty text {text!r}, expected words such as 'red car'")
         special = self._special
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         ids = [[token for token in encoding.ids if token not in special] for encoding in encodings]
         for text, known in zip(texts, ids, strict=True):
             if not known:
                 raise VocabularyError(
-                    f"the text {text!r} has no word or letter that this model's table knows; "
-                    "ask it in English"
+                    f"the text {brief(text)} has no word or letter that this model's table knows; "
+                    "ask it in English, or by a name of the vocabulary in another language"
                 )
         return ids
 
@@ -182,6 +190,12 @@ class StaticTextEncoder:
         """Ids that say nothing: unknown, padding, begin and end."""
         added = self._tokenizer.get_added_tokens_decoder()
         return frozenset(token for token, entry in added.items() if entry.special)
+
+
+def _is_fragment(word: tuple[int, int], first: tuple[int, int]) -> bool:
+    """Whether the first token says too little of a word: less than half of it, or two letters of more."""
+    letters, known = word[1] - word[0], first[1] - first[0]
+    return known < letters and (2 * known < letters or known < 3)
 
 
 def _read(path: Path, expected: dict[str, tuple[type, int]]) -> dict[str, NDArray[Any]]:

@@ -126,7 +126,12 @@ class Momentum(nn.Module):
 
 
 def alignment_losses(
-    head: AlignmentHead, read: Read, momentum: Momentum, batch: AlignmentBatch, *, trust: float = 0.4
+    head: AlignmentHead,
+    read: Read,
+    momentum: Momentum,
+    batch: AlignmentBatch,
+    *,
+    trust: float | Tensor = 0.4,
 ) -> dict[str, Tensor]:
     """ "contrast" and "match", means over photos; the momentum's memory takes the pairs of all processes in.
 
@@ -134,19 +139,20 @@ def alignment_losses(
 
     Args:
         read: what the model that is trained reads in the batch.
-        trust: share of the contrast's targets that is the slow copy's own opinion.
+        trust: share of the contrast's targets that is the slow copy's own opinion; one, or one a photo: N.
     """
+    share = trust[:, None] if isinstance(trust, Tensor) else trust
     with torch.no_grad():
         slow = momentum.copy(batch)
         everyones = gather(slow.photos), gather(slow.texts), gather(batch.whose)
-    contrast = _contrast(head.scale, read, slow, momentum, batch.whose, everyones=everyones, trust=trust)
+    contrast = _contrast(head.scale, read, slow, momentum, batch.whose, everyones=everyones, trust=share)
     momentum.remember(*everyones)
     return {"contrast": contrast, "match": _match(head, read, batch)}
 
 
 def _contrast(
     scale: Tensor, read: Read, slow: Read, momentum: Momentum, whose: Tensor, *,
-    everyones: tuple[Tensor, Tensor, Tensor], trust: float,
+    everyones: tuple[Tensor, Tensor, Tensor], trust: float | Tensor,
 ) -> Tensor:  # fmt: skip
     """Each of N photos among the B texts of all processes and the Q remembered ones, and the other way."""
     memory = momentum.photos, momentum.texts, momentum.whose

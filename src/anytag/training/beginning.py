@@ -10,12 +10,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from anytag.asked import Bank
 from anytag.errors import ModelError
 from anytag.export.decoder import read_decoder
 from anytag.models.folder import ModelFolder
 from anytag.models.onnx import IMAGE, TAGS
 from anytag.nn.network import ImageEncoder
+from anytag.queries.bank import Bank
 from anytag.text_encoders.static import StaticTextEncoder
 from anytag.vocabulary import Vocabulary
 

@@ -13,17 +13,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
+from anytag.batching import usable_cores
 from anytag.data.rows import Row, read_rows
 from anytag.errors import AnytagError
 from anytag.images import load
 from anytag.models.folder import ModelFolder
-from anytag.models.onnx import IMAGE, OnnxRuntime, usable_cores
+from anytag.models.onnx import IMAGE, OnnxRuntime
 from anytag.parsing import Parser
 from anytag.text_encoders.captions import clean_caption
-from anytag.text_encoders.wordpiece import BETWEEN, CLS, PAD, SEP, UNKNOWN, WordPieces
+from anytag.text_encoders.wordpiece import WordPieces
 from anytag.vocabulary import Vocabulary
 
 from .cache import view
@@ -95,18 +95,6 @@ def encode_tokens(rows: Path, folder: ModelFolder, out: Path, *, report: Reporte
             report.progress(Progress("read photos", min(done * SHARD, len(views)), len(views), unit="views"))
     place = np.stack([counts.cumsum() - counts, counts], axis=1)
     return PhotoTokens(photos, place, tuple(np.load(file, mmap_mode="r") for file in files))
-
-
-def train_wordpieces(captions: Sequence[str], names: Sequence[str], *, size: int) -> WordPieces:
-    """Wordpieces of captions; every word of `names` counts, so that tags can be asked and said."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token=UNKNOWN))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    special = [PAD, UNKNOWN, CLS, SEP, BETWEEN.strip()]
-    trainer = trainers.WordPieceTrainer(vocab_size=size - 2, special_tokens=special, show_progress=False)
-    tokenizer.train_from_iterator([*captions, *names], trainer)
-    vocabulary = tokenizer.get_vocab()
-    return WordPieces(sorted(vocabulary, key=vocabulary.__getitem__))
 
 
 @dataclass

@@ -34,9 +34,12 @@ from anytag.text_encoders.captions import clean_caption
 from anytag.text_encoders.wordpiece import WordPieces
 from anytag.vocabulary import Vocabulary
 
-from .caption_data import CaptionBatch, CaptionCorpus, PhotoTokens, encode_tokens, train_wordpieces
+from .caption_data import CaptionBatch, CaptionCorpus, PhotoTokens, encode_tokens
+from .recipes import Precision
 from .report import Progress, Reporter
-from .train import Trainer, parse_numbers
+from .train import Trainer
+from .values import parse_numbers
+from .wordpieces import kept_wordpieces
 
 SMALL = CaptionConfig(
     words=4000, layers=3, shared=0, heads=4, width=256, mlp=512, positions=40, tag_length=24, prompt=""
@@ -65,7 +68,7 @@ class CaptionRecipe:
     smoothing: float = 0.1
     unguided: float = 0.35
     kept: float = 0.7
-    precision: str = "bf16"
+    precision: Precision = "bf16"
     save_minutes: float = 4.0
     head: CaptionConfig = field(default_factory=lambda: SMALL)
 
@@ -114,14 +117,6 @@ def training_captions(photos: tuple[Row, ...]) -> list[str]:
     return [clean_caption(caption) for row in photos if row.split == "train" for caption in row.captions]
 
 
-def make_wordpieces(file: Path, photos: tuple[Row, ...], vocabulary: Vocabulary, *, size: int) -> WordPieces:
-    """OUT/vocab.txt; made where it is not there yet."""
-    if not file.exists():
-        pieces = train_wordpieces(training_captions(photos), [tag.name for tag in vocabulary], size=size)
-        file.write_text("".join(f"{entry}\n" for entry in pieces.entries[:-2]), encoding="utf-8")
-    return WordPieces.from_file(file)
-
-
 class _Stderr(Reporter):
     def progress(self, progress: Progress) -> None:
         left = f"{progress.seconds_left / 60:.0f} min left"
@@ -145,7 +140,10 @@ def main() -> None:
     folder = ModelFolder.open(args.model)
     vocabulary = Vocabulary.read(folder.file("vocabulary.jsonl"))
     tokens = encode_tokens(args.rows, folder, args.out / "tokens", report=_Stderr())
-    pieces = make_wordpieces(args.out / "vocab.txt", tokens.photos, vocabulary, size=recipe.head.words)
+    pieces = kept_wordpieces(
+        args.out / "vocab.txt", training_captions(tokens.photos), [tag.name for tag in vocabulary],
+        size=recipe.head.words,
+    )  # fmt: skip
     corpus = CaptionCorpus(
         tokens, vocabulary, pieces,
         tag_length=recipe.head.tag_length, unguided=recipe.unguided, kept=recipe.kept,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from anytag.data.rows import Row, read_rows
 from anytag.errors import AnytagError
 from anytag.models.hub import EMBEDDED
+from anytag.text_encoders.queries import known_vectors
 from anytag.text_encoders.static import StaticTextEncoder
 from anytag.vocabulary import Vocabulary
 
@@ -140,6 +141,11 @@ class Corpus:
         self.present, self.trust = label_matrices(self.rows, self.labeler)
         self.split = np.array([row.split for row in self.rows])
         self.source = np.array([row.source for row in self.rows])
+        if unknown := set(filter(None, sources.split(","))) - set(self.source.tolist()):
+            raise AnytagError(
+                f"{rows}: no row is of the source {sorted(unknown)[0]!r}; give sources= some of "
+                f"{', '.join(sorted(set(self.source.tolist())))}"
+            )
         wanted = np.isin(self.source, sources.split(",")) if sources else np.ones(len(self.rows), dtype=bool)
         self.views = np.flatnonzero(((self.split == "train") & wanted)[cache.row])
         self.held_out = held_out
@@ -237,11 +243,11 @@ class Corpus:
             useful = [c for c in row.captions if self._is_useful(c)] if row.split == "train" else []
             self.caption_range[number] = (len(texts), len(texts) + len(useful))
             texts.extend(useful)
-        self.caption_vectors = encoder.encode(texts).astype(np.float16)
+        self.caption_vectors = known_vectors(texts, encoder).astype(np.float16)  # zeros: no query
 
     def _is_useful(self, caption: str) -> bool:
         """Whether a caption can be a query: more than two words, none of them held out."""
-        if len(caption.split()) < 3:
+        if len(caption.split()) < 3 or not any(map(str.isalpha, caption)):
             return False
         return self.held_out is None or not self.labeler.caption(caption) & set(self.held_out.tolist())
 

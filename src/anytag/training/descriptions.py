@@ -1,21 +1,16 @@
-"""Descriptions of tags: reading them, and their text vectors."""
+"""Descriptions of tags, read from a file."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from anytag.errors import VocabularyError
-from anytag.text_encoders import TextEncoder
 from anytag.vocabulary import Vocabulary
 
 
 def read_descriptions(path: Path, vocabulary: Vocabulary) -> list[list[str]]:
-    """For every tag of the vocabulary its name and then its descriptions.
+    """The descriptions of every tag of the vocabulary; `text_encoders.queries` says what precedes them.
 
     Raises:
         VocabularyError: a tag has no descriptions.
@@ -27,15 +22,4 @@ def read_descriptions(path: Path, vocabulary: Vocabulary) -> list[list[str]]:
         raise VocabularyError(
             f"{path}: no descriptions of {', '.join(missing[:5])} ({len(missing)} tags in all)"
         )
-    return [[tag.name, *rows[tag.id]] for tag in vocabulary]
-
-
-def text_vectors(texts: Sequence[Sequence[str]], encoder: TextEncoder) -> npt.NDArray[np.float32]:
-    """K lists of texts -> K×P×text_width unit vectors, P the longest list; shorter ones end in zero rows."""
-    flat = encoder.encode([text for group in texts for text in group])
-    out = np.zeros((len(texts), max(map(len, texts)), flat.shape[1]), dtype=np.float32)
-    at = 0
-    for number, group in enumerate(texts):
-        out[number, : len(group)] = flat[at : at + len(group)]
-        at += len(group)
-    return out
+    return [list(rows[tag.id]) for tag in vocabulary]

@@ -16,18 +16,22 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from anytag._io import atomic_write
 from anytag.data.rows import Row
 from anytag.errors import AnytagError
+from anytag.images import SUFFIXES
 from anytag.results import Tags
 from anytag.tagger import Tagger
 from anytag.vocabulary import Vocabulary
 
+from .effects import parse_train
 from .pixels import Photos
+from .ranks import from_first
+from .recipes import TrainRecipe, find
 from .report import Progress, Reporter
 from .run import Run, go, prepare_with
 
 Halves = npt.NDArray[np.float16]
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
 KEPT = 0.02
 """A belief below is none: most of a vocabulary, in most photos."""
 HELD_OUT_PART = 20
@@ -37,7 +41,8 @@ HELD_OUT_PART = 20
 class Teacher(Protocol):
     """What is asked of a teacher; `anytag.Tagger` is one."""
 
-    vocabulary: Vocabulary
+    @property
+    def vocabulary(self) -> Vocabulary: ...
 
     def tag_many(self, images: Sequence[Path], *, threshold: float) -> Iterator[Tags]: ...
 
@@ -73,9 +78,8 @@ def beliefs(teacher: Teacher, paths: Sequence[Path], file: Path, *, report: Repo
         for tag in tags.tags:
             found[number, column[tag.id]] = tag.score
         report.progress(Progress("ask the teacher", number + 1, len(paths), unit="photos"))
-    with file.with_suffix(".partial").open("wb") as partial:
-        np.save(partial, found)
-    file.with_suffix(".partial").replace(file)
+    with atomic_write(file) as draft, draft.open("wb") as opened:
+        np.save(opened, found)
     return found
 
 
@@ -111,7 +115,9 @@ def distill(teacher: Teacher, run: Run, report: Reporter | None = None) -> Path:
     run.out.mkdir(parents=True, exist_ok=True)
     folder = Path(run.data)
     paths = photos_in(folder)
-    belief = beliefs(teacher, paths, run.out / "beliefs.npy", report=report)
+    file = run.out / "beliefs.npy"
+    from_first(lambda: beliefs(teacher, paths, file, report=report) is None)  # one process asks the teacher
+    belief = beliefs(teacher, paths, file, report=report)
     read = ~np.isnan(belief[:, 0]) if belief.shape[1] else np.zeros(len(paths), dtype=bool)
     named = [os.path.relpath(path, folder) for path, good in zip(paths, read, strict=True) if good]
     rows = [
@@ -122,6 +128,16 @@ def distill(teacher: Teacher, run: Run, report: Reporter | None = None) -> Path:
     teacher.vocabulary.write(run.out / "vocabulary.jsonl")
     recipe = replace(run.recipe, objective=replace(run.recipe.objective, aligns=False))
     return go(prepare_with(replace(run, recipe=recipe), photos, report), run)
+
+
+def student_recipe(name: str, numbers: Sequence[str]) -> TrainRecipe:
+    """A recipe by name with `key=value` over it, as it can be taught on photos without captions.
+
+    Raises:
+        AnytagError: there is no such recipe, or a number is wrong or has no effect here.
+    """
+    found = find(name)
+    return parse_train(replace(found, objective=replace(found.objective, aligns=False)), numbers)
 
 
 def load_teacher(model: str) -> Tagger:

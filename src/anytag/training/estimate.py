@@ -13,10 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from anytag.nn.families import NetworkConfig
 from anytag.nn.queries import LearnedQueries
 
+from .build import MISFITS, make_network, misfit
 from .family import PIECE, FamilyBatch, FamilyStudent, FixedQueries, WordQueries
 from .objectives import Objective
 from .recipes import TrainRecipe
-from .run import make_network
 
 _CAPTION, _TAGS = 16, 40  # wordpieces of a usual caption, and of the tags' text
 
@@ -84,6 +84,19 @@ def estimate(
     )
 
 
+def try_out(recipe: TrainRecipe, config: NetworkConfig, *, text_width: int) -> None:
+    """Whether the network's numbers make one that can look at photos: without contents, so in no time.
+
+    Raises:
+        ModelError: they do not.
+    """
+    try:
+        student, batch = _both(recipe, config, 2, texts=1, text_width=text_width, count=2)
+        student(batch)
+    except MISFITS as error:
+        raise misfit(error) from error
+
+
 def _activations(student: FamilyStudent, batch: FamilyBatch) -> int:
     """Bytes that are kept for the backward pass."""
     kept: dict[int, Tensor] = {}
@@ -131,13 +144,15 @@ def _student(
 def _batch(
     config: NetworkConfig, objective: Objective, *, count: int, tags: int, text_width: int
 ) -> FamilyBatch:
-    ids = torch.zeros(count, _TAGS, dtype=torch.int64)
+    length = _TAGS if config.captions is None else config.captions.tag_length
+    ids = torch.zeros(count, length, dtype=torch.int64)
+    words = torch.zeros(count, _CAPTION, dtype=torch.int64)
     return FamilyBatch(
         torch.zeros(count, 3, config.size, config.size, dtype=torch.uint8),
         torch.zeros(count, tags),
         tag_ids=ids if objective.reads else None,
         tag_mask=ids if objective.reads else None,
-        caption_ids=ids[:, :_CAPTION] if objective.reads else None,
+        caption_ids=words if objective.reads else None,
         texts=torch.zeros(count, text_width) if objective.aligns else None,
         teacher=torch.zeros(count, config.width) if objective.distils else None,
         whose=torch.zeros(count, 2, dtype=torch.int64) if objective.matching else None,

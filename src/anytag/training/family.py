@@ -1,8 +1,9 @@
 """Any family, trained from photos: the network with its queries as a student, and the loop over pixels.
 
 Terms are means over photos of sums over tags, so that a figure reads as "per photo" and does not depend on
-the batch or on how many processes share it. The published sums over a batch differ from them by a factor,
-which AdamW does not see; where it weighs terms against each other, `distillation` makes up for it.
+the batch or on how many processes share it. The published sums over a batch (`Objective.sums`) differ from
+them by a factor, which AdamW does not see; where it weighs terms against each other, `distillation` makes up
+for it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from anytag.evaluation.metrics import mean_average_precision
 from anytag.nn.network import TagNetwork
 from anytag.nn.queries import TagQueries
 from anytag.text_encoders import TextEncoder
+from anytag.text_encoders.queries import known_vectors
 from anytag.text_encoders.wordpiece import WordPieces
 
 from .alignment import Aligner, AlignmentBatch, Momentum, alignment_losses, read_pairs, text_numbers
@@ -32,9 +34,9 @@ from .losses import asymmetric_loss, caption_labels, caption_loss, same_texts
 from .objectives import Objective
 from .pieces import summed
 from .pixels import PixelBatch, PixelCorpus
-from .ranks import gather, mean_over_ranks
-from .report import Reporter
-from .schedules import PublishedRecipe
+from .ranks import gather, mean_over_ranks, process_index
+from .report import Reporter, Tally
+from .schedules import Schedule
 from .sharded import check_parted
 
 Floats = npt.NDArray[np.float32]
@@ -45,6 +47,7 @@ Teacher = Callable[[Tensor], Tensor]
 PIECE = 256
 """Tags decoded at once: fewer would add up the weights' gradients more often, more would need more memory."""
 UNLEARNED = 4  # first wordpieces of a caption: as many as the prompt has
+TEXT = 40  # wordpieces of a caption at most, as published
 
 
 class FixedQueries(nn.Module):
@@ -96,6 +99,8 @@ class FamilyBatch:
         texts: N×D unit text vectors, zeros where a photo has no caption.
         teacher: N×D, what the teacher says of the same crop.
         whose: int64 N×2, as `AlignmentBatch` has it.
+        known: bool N×K, False where a tag may or may not be there; all are known when None.
+        trust: N, share of the contrast's targets that is the slow copy's opinion; the objective's if None.
     """
 
     pixels: Tensor
@@ -106,6 +111,8 @@ class FamilyBatch:
     texts: Tensor | None = None
     teacher: Tensor | None = None
     whose: Tensor | None = None
+    known: Tensor | None = None
+    trust: Tensor | None = None
 
 
 class FamilyStudent(nn.Module):
@@ -152,7 +159,7 @@ class FamilyStudent(nn.Module):
         """Every term, unweighted, and their sum as "loss"."""
         objective = self.objective
         tokens, pooled = self.network.encoder(batch.pixels)
-        terms = {"tag": self._tags(tokens, pooled, batch.tags)}
+        terms = {"tag": self._tags(tokens, pooled, batch.tags, batch.known)}
         tags = self._encoded_tags(tokens, batch) if objective.reads else None
         if objective.captions and tags is not None:
             terms["caption"] = self._captions(tags, batch)
@@ -164,32 +171,38 @@ class FamilyStudent(nn.Module):
             terms["alignment"] = self._alignment(tokens, pooled, batch.texts)
         return {**terms, "loss": self._total(terms)}
 
-    def _tags(self, tokens: Tensor, pooled: Tensor, tags: Tensor) -> Tensor:
-        """Asymmetric loss of all tags, a sum for each photo; or an estimate of it from `asked` tags.
+    def _tags(self, tokens: Tensor, pooled: Tensor, tags: Tensor, known: Tensor | None = None) -> Tensor:
+        """Asymmetric loss of all known tags, a sum for each photo; or an estimate of it from `asked` tags.
 
         The estimate takes all tags that a photo of the batch has, and draws among the others, each of which
         stands for several: its mean over draws is the loss of all.
         """
         rows: Tensor = self.queries()
-        weight = torch.ones(tags.shape[1], device=tags.device)
+        weight = torch.ones(1, tags.shape[1], device=tags.device)  # 1×K, or N×K
         if self.asked:
             drawn = torch.randperm(tags.shape[1])[: self.asked].to(tags.device)  # the same in all processes
             present = (tags > 0).any(0)
             weight[:] = (~present).sum() / (~present[drawn]).sum().clamp_min(1)
-            weight[present] = 1
+            weight[:, present] = 1
             columns = torch.cat([present.nonzero().squeeze(1), drawn[~present[drawn]]])
-            rows, tags, weight = rows[:, columns], tags[:, columns], weight[columns]
-        told, weights = torch.split(tags, PIECE, 1), torch.split(weight, PIECE)
+            rows, tags, weight = rows[:, columns], tags[:, columns], weight[:, columns]
+            known = None if known is None else known[:, columns]
+        weight = weight if known is None else weight * known
+        told, weights = torch.split(tags, PIECE, 1), torch.split(weight, PIECE, 1)
 
         def loss(number: int, piece: Tensor, tokens: Tensor, pooled: Tensor) -> Tensor:
             logits = self._ask(tokens, pooled, piece)
             costs = asymmetric_loss(logits, told[number], gamma_neg=self.objective.gamma_neg)
-            total: Tensor = (costs * weights[number]).sum() / len(logits)
+            total: Tensor = self._reduced(costs * weights[number])
             return total
 
         pieces = torch.split(rows, PIECE, 1)
         learned = list(self.network.decoder.parameters())
         return summed(loss, pieces, (tokens, pooled), learned=learned, scale=self.scale())
+
+    def _reduced(self, costs: Tensor) -> Tensor:
+        """A sum over tags of costs N×K, and a mean over photos, or a sum over them as published."""
+        return costs.sum() if self.objective.sums else costs.sum() / len(costs)
 
     def _ask(self, tokens: Tensor, pooled: Tensor, rows: Tensor) -> Tensor:
         """Logits in float32; rows that are kept in half precision are widened where nothing else is half."""
@@ -204,10 +217,15 @@ class FamilyStudent(nn.Module):
         return torch.cat([self._ask(tokens, pooled, piece) for piece in pieces], 1)
 
     def _total(self, terms: Mapping[str, Tensor]) -> Tensor:
-        """The sum, in which tags weigh as much as captions, where there are captions (Tag2Text, 3.3)."""
+        """The sum, in which tags weigh as much as captions, where there are captions (Tag2Text, 3.3).
+
+        In a step without any caption to learn from, tags keep their own size.
+        """
         tag = terms["tag"]
         if "caption" in terms:
-            tag = tag * (mean_over_ranks(terms["caption"]) / mean_over_ranks(tag))
+            captions, tags = mean_over_ranks(terms["caption"]), mean_over_ranks(tag)
+            both = (captions > 0) & (tags > 0)
+            tag = tag * torch.where(both, captions / tags.clamp_min(1e-30), torch.ones_like(tags))
         weights = {"distillation": self.distillation}
         others = [weights.get(name, 1.0) * value for name, value in terms.items() if name != "tag"]
         return sum(others, tag)
@@ -237,18 +255,23 @@ class FamilyStudent(nn.Module):
         assert batch.caption_ids is not None and batch.whose is not None
         pairs = AlignmentBatch(batch.pixels, batch.caption_ids, batch.whose, batch.tag_ids, batch.tag_mask)
         read = read_pairs(head, tokens, pooled, tags, pairs.text_ids)
-        return alignment_losses(head, read, momentum, pairs, trust=matching.trust)
+        trust = matching.trust if batch.trust is None else batch.trust
+        return alignment_losses(head, read, momentum, pairs, trust=trust)
 
     def _alignment(self, tokens: Tensor, pooled: Tensor, texts: Tensor) -> Tensor:
-        """Each photo is asked with the captions of all processes; equal captions are no negatives."""
+        """Each photo is asked with the captions of all processes; what fits it, the objective says."""
         everyone = gather(texts)
         asked = everyone.any(1)
-        same = same_texts(texts, everyone)  # n×B
+        if self.objective.same_captions_match:
+            same = same_texts(texts, everyone)  # n×B
+        else:
+            own = torch.eye(len(everyone), dtype=torch.bool, device=texts.device)
+            same = own[process_index() * len(texts) :][: len(texts)]
         rows: Tensor = self.queries.ask(everyone)  # type: ignore[operator]  # 1×B×1×R
         logits = self._ask(tokens, pooled, rows)
         told = texts.any(1)[:, None] & asked
         wanted = asymmetric_loss(logits, same.float(), gamma_neg=self.objective.alignment_gamma_neg)
-        return (wanted * told).sum() / len(logits)
+        return self._reduced(wanted * told)
 
 
 class FamilyLoop(Loop):
@@ -256,7 +279,7 @@ class FamilyLoop(Loop):
 
     Args:
         corpus: of this process.
-        schedule: how the rate goes, as published; None for warm-up and cosine over all steps.
+        schedule: how the rate goes.
         text: makes text vectors of captions, where the objective aligns.
         pieces: makes wordpieces, where it has captions.
         teacher: sees the same crop as the student.
@@ -271,7 +294,7 @@ class FamilyLoop(Loop):
         recipe: Any,
         out: Path,
         *,
-        schedule: PublishedRecipe | None = None,
+        schedule: Schedule | None = None,
         text: TextEncoder | None = None,
         pieces: WordPieces | None = None,
         teacher: Teacher | None = None,
@@ -287,17 +310,19 @@ class FamilyLoop(Loop):
             check_parted(self.accelerator, student.network.decoder)
             register_fsdp_forward_method(student, "logits")
         self.family = student
-        self.corpus, self.schedule, self.text, self.pieces = corpus, schedule, text, pieces
+        self.corpus, self.schedule, self.text, self.pieces = corpus, schedule or Schedule(), text, pieces
         self.teacher = teacher
+        self.unknown = Tally()
 
     def groups(self, student: Any) -> list[dict[str, Any]]:
         return [{"params": [p for p in student.parameters() if p.requires_grad], "lr": self.recipe.rate}]
 
     def rate(self, step: int) -> float:
-        if self.schedule is None:
-            return super().rate(step)
-        epoch, at = divmod(step, self.steps_per_epoch())
-        return self.schedule.learning_rate(epoch, at) / float(self.recipe.rate)
+        recipe = self.recipe
+        now = self.schedule.learning_rate(
+            step, rate=recipe.rate, warmup=recipe.warmup, total=self.total, per_epoch=self.steps_per_epoch()
+        )
+        return now / recipe.rate if recipe.rate else 0.0
 
     def steps_per_epoch(self) -> int:
         return self.corpus.steps_per_epoch()
@@ -309,20 +334,61 @@ class FamilyLoop(Loop):
         """The batch on its device, with texts and the teacher's view; it is this process's share already."""
         device, objective = self.accelerator.device, self.family.objective
         pixels, tags = (x.to(device, non_blocking=True) for x in (batch.pixels, batch.tags))
-        made = FamilyBatch(pixels, tags)
+        made = FamilyBatch(pixels, tags, known=None if batch.known is None else batch.known.to(device))
         if objective.reads and self.pieces is not None:
-            texts = (*self.pieces.tag_text(self._told(batch)), self.pieces.caption_text(batch.captions))
-            ids, mask, words = (torch.from_numpy(text).to(device) for text in texts)
+            ids, mask, words = (torch.from_numpy(text).to(device) for text in self._read(batch, self.pieces))
             made = replace(made, tag_ids=ids, tag_mask=mask, caption_ids=words)
         if objective.matching is not None:
             whose = torch.tensor([batch.numbers, text_numbers(batch.captions)], device=device)
-            made = replace(made, whose=whose.T)
+            trust = torch.full((len(pixels),), objective.matching.trust * self._ramp(), device=device)
+            made = replace(made, whose=whose.T, trust=trust)
         if objective.aligns and self.text is not None:
-            made = replace(made, texts=caption_vectors(batch.captions, self.text).to(device))
+            made = replace(made, texts=self._vectors(batch.captions, self.text).to(device))
         if objective.distils and self.teacher is not None:
             with torch.no_grad():
                 made = replace(made, teacher=self.teacher(pixels))
         return made
+
+    def _read(self, batch: PixelBatch, pieces: WordPieces) -> tuple[npt.NDArray[np.int64], ...]:
+        """Wordpieces of tags and their mask, N×S both, and of captions, N×L."""
+        config = self.family.network.config.captions
+        tags, room = (TEXT, TEXT) if config is None else (config.tag_length, config.positions)
+        alignment = self.family.network.config.alignment
+        room = min(TEXT, room, TEXT if alignment is None else alignment.positions)
+        return (
+            *pieces.tag_text(self._told(batch), length=tags),
+            pieces.caption_text(batch.captions, length=room),
+        )
+
+    def _vectors(self, captions: list[str], text: TextEncoder) -> Tensor:
+        """`caption_vectors`; what has none is counted."""
+        vectors = caption_vectors(captions, text)
+        for caption, known in zip(captions, vectors.any(1).tolist(), strict=True):
+            if caption and not known:
+                self.unknown.add("captions are no queries, as the text encoder does not know them", caption)
+        return vectors
+
+    def _ramp(self) -> float:
+        """How far the slow copy is trusted: more and more in the first epoch, as ALBEF has it."""
+        return min(1.0, self.step / self.steps_per_epoch())
+
+    def run(self) -> None:
+        super().run()
+        for tally in (self.corpus.unread, self.unknown):
+            for line in self._everyones(tally).lines():
+                self.report.say(line)
+
+    def _everyones(self, mine: Tally) -> Tally:
+        """What all processes passed over, in the first; the others have nothing to say."""
+        if self.accelerator.num_processes == 1:
+            return mine
+        from accelerate.utils import gather_object
+
+        whole = Tally()
+        for one in gather_object([mine]):
+            if self.accelerator.is_main_process:
+                whole.join(one)
+        return whole
 
     def _told(self, batch: PixelBatch) -> list[tuple[str, ...]]:
         """The tags that are told of each photo: those of its caption, or none."""
@@ -375,5 +441,6 @@ def caption_vectors(captions: list[str], text: TextEncoder) -> Tensor:
     vectors = torch.zeros(len(captions), text.dim)
     told = [number for number, caption in enumerate(captions) if any(map(str.isalpha, caption))]
     if told:
-        vectors[told] = torch.from_numpy(text.encode([captions[number] for number in told]))
+        found = known_vectors([captions[number] for number in told], text)
+        vectors[told] = torch.from_numpy(found)
     return vectors

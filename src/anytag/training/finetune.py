@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from anytag.asked import Bank
+from anytag.data.rows import Row
 from anytag.errors import AnytagError
 from anytag.export.decoder import read_decoder
 from anytag.models.card import Card
 from anytag.models.folder import ModelFolder, write_card
 from anytag.models.hub import resolve
 from anytag.models.onnx import TAGS, OnnxRuntime
+from anytag.queries.bank import Bank
 from anytag.vocabulary import Vocabulary
 
-from .dataset import read_data, split_rows
+from .dataset import conflicts, copies, read_data, split_rows
 from .judge import judge
 from .labels import KNOWN, Labels, label_rows
 from .report import Reporter
@@ -85,6 +86,8 @@ def finetune(task: Finetune, report: Reporter | None = None) -> Mapping[str, Any
     rows = read_data(task.data)
     labels = label_rows(rows, stored.vocabulary, positives_only=task.positives_only)
     report.say(f"{len(rows)} rows, {len(labels.vocabulary)} tags: {KNOWN[labels.known]}.")
+    same = copies(rows, str(task.data.parent))
+    _say_what_is_said_twice(rows, same, report)
     paths = [task.data.parent / row.image for row in rows]
     task.output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{task.output.name}.", dir=task.output.parent) as work:
@@ -96,7 +99,7 @@ def finetune(task: Finetune, report: Reporter | None = None) -> Mapping[str, Any
             report.say(f"Left out: {why}")
         read = np.unique(tokens.photo)
         taught, held = (
-            np.intersect1d(part, read) for part in split_rows(rows, task.held_out, seed=task.seed)
+            np.intersect1d(part, read) for part in split_rows(rows, task.held_out, seed=task.seed, same=same)
         )
         if not len(taught):
             raise AnytagError(f"no photo of {task.data} can be read; paths are relative to its folder")
@@ -114,6 +117,17 @@ def finetune(task: Finetune, report: Reporter | None = None) -> Mapping[str, Any
 def _views(photos: int) -> int:
     """Views of a photo: four are 200 kB of disk, and where there are many photos each needs fewer."""
     return 4 if photos <= 5000 else 2 if photos <= 20_000 else 1
+
+
+def _say_what_is_said_twice(rows: Sequence[Row], same: npt.NDArray[np.int64], report: Reporter) -> None:
+    if count := int((same != np.arange(len(rows))).sum()):
+        report.say(f"{count} rows are copies of others' photos: none is both learned from and held out.")
+    if pairs := conflicts(rows, same):
+        shown = ", ".join(
+            f"{one} and {other}" if one != other else f"{one} twice" for one, other in pairs[:5]
+        )
+        more = " ..." if len(pairs) > 5 else ""
+        report.say(f"One photo, other tags, which of them is right? {shown}{more}.")
 
 
 def _say_what_is_missing(labels: Labels, report: Reporter) -> None:

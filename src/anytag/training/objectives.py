@@ -4,15 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
-from anytag.errors import ModelError
-from anytag.nn.network import TagNetwork
-
-from .losses import asymmetric_loss, caption_labels, caption_loss
-
 
 @dataclass(frozen=True)
 class Matching:
@@ -43,6 +34,10 @@ class Objective:
         matching: contrast and match of photos with captions, for alignment heads (Tag2Text, section 3.2).
         gamma_neg: of the tags' asymmetric loss.
         alignment_gamma_neg: of the alignment's.
+        sums: the losses of tags and alignment are sums over a process's photos, as in the published code,
+            rather than means.
+        same_captions_match: a photo fits every caption that equals its own; in the published code it fits
+            its own alone, and equal ones of other photos are negatives.
     """
 
     captions: bool = False
@@ -51,6 +46,8 @@ class Objective:
     matching: Matching | None = None
     gamma_neg: float = 7.0
     alignment_gamma_neg: float = 4.0
+    sums: bool = False
+    same_captions_match: bool = True
 
     @property
     def reads(self) -> bool:
@@ -63,86 +60,3 @@ OBJECTIVES = {
     "ram": Objective(captions=True, distils=True),
     "ram-plus": Objective(distils=True, aligns=True),
 }
-# The first wordpieces of a caption that are not learned: as many as the prompt has, which no caption holds.
-_UNLEARNED = 4
-
-
-@dataclass
-class FamilyBatch:
-    """N photos; what a family's objective does not need may be left out.
-
-    Attributes:
-        pixels: float32 N×3×S×S, normalised.
-        tags: N×K, 1 where a tag is in the photo.
-        tag_ids, tag_mask: N×S, wordpieces of the tags' text.
-        caption_ids: N×L, wordpieces of a caption of each photo.
-        teacher: N×D, the photo as CLIP sees it.
-        captions: N×D, unit text vector of a caption of each photo.
-    """
-
-    pixels: Tensor
-    tags: Tensor
-    tag_ids: Tensor | None = None
-    tag_mask: Tensor | None = None
-    caption_ids: Tensor | None = None
-    teacher: Tensor | None = None
-    captions: Tensor | None = None
-
-
-def family_losses(
-    network: TagNetwork, rows: Tensor, batch: FamilyBatch, objective: Objective
-) -> dict[str, Tensor]:
-    """Every term and their sum, "loss". Sums over tags and over photos, as published.
-
-    Args:
-        rows: 1×K×P×R, the trained tags' queries.
-
-    Raises:
-        ModelError: the network or the batch lacks what the objective needs.
-    """
-    tokens, pooled = network.encoder.from_stage(batch.pixels, 0)
-    logits = network.decoder(tokens, pooled, rows)
-    terms = {"tag": asymmetric_loss(logits, batch.tags, gamma_neg=objective.gamma_neg).sum()}
-    if objective.captions:
-        terms["caption"] = _caption_term(network, tokens, batch)
-    if objective.distils:
-        terms["distillation"] = F.l1_loss(pooled, _given(batch.teacher, "teacher"))
-    if objective.aligns:
-        asked = _given(batch.captions, "captions")[None, :, None]  # 1×N×1×D
-        aligned = network.decoder(tokens, pooled, asked)
-        terms["alignment"] = aligned_loss(aligned, gamma_neg=objective.alignment_gamma_neg)
-    return {**terms, "loss": total_loss(terms)}
-
-
-def total_loss(terms: dict[str, Tensor]) -> Tensor:
-    """The sum, in which tags weigh as much as captions, where there are captions."""
-    tag, others = terms["tag"], [value for name, value in terms.items() if name != "tag"]
-    if "caption" in terms:
-        tag = tag / (tag / terms["caption"]).detach()
-    return sum(others, tag)
-
-
-def aligned_loss(logits: Tensor, *, gamma_neg: float) -> Tensor:
-    """N photos asked with their own N captions: a sum, in which equal captions are negatives, as published.
-
-    `losses.alignment_loss` does better: it knows equal captions and does not grow with the batch.
-    """
-    own = torch.eye(len(logits), device=logits.device)
-    return asymmetric_loss(logits, own, gamma_neg=gamma_neg).sum()
-
-
-def _caption_term(network: TagNetwork, tokens: Tensor, batch: FamilyBatch) -> Tensor:
-    head = network.captions
-    if head is None:
-        raise ModelError("this network has no caption head; set `captions` in its configuration")
-    ids = _given(batch.caption_ids, "caption_ids")
-    tag_ids, tag_mask = _given(batch.tag_ids, "tag_ids"), _given(batch.tag_mask, "tag_mask")
-    memory = head.remember(head.encode_tags(tag_ids, tag_mask, tokens))
-    logits, _ = head.decode(ids, memory, mask=ids != 0)
-    return caption_loss(logits, caption_labels(ids, unlearned=_UNLEARNED))
-
-
-def _given(tensor: Tensor | None, name: str) -> Tensor:
-    if tensor is None:
-        raise ModelError(f"the batch lacks {name}, which this objective needs")
-    return tensor

@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from anytag.data.files import photo_source
+from anytag.data.files import join, photo_source
 from anytag.data.rows import Row
 from anytag.errors import AnytagError, ImageError
-from anytag.images import load, prepare
+from anytag.images import Photo, load, prepare
 from anytag.text_encoders.captions import clean_caption
 from anytag.vocabulary import Vocabulary
 
 from .dataset import HELD_OUT
-from .report import Reporter
+from .report import Reporter, Tally
 from .targets import Labeler
 from .transforms import augment
 
@@ -45,16 +45,18 @@ class PixelBatch:
         tags: float32 N×K, 1 where a tag is in the photo.
         captions: a caption each, cleaned; "" where there is none.
         named: the tags that the caption names, for each photo.
-        unread: photos that could not be read and were replaced, with the reason.
+        unread: photos that could not be read and were replaced, each with the reason.
         numbers: of the photos in the corpus.
+        known: bool N×K, False where nobody says whether a tag is there; None where all is known.
     """
 
     pixels: Tensor
     tags: Tensor
     captions: list[str]
     named: list[tuple[str, ...]]
-    unread: list[str] = field(default_factory=list)
+    unread: list[tuple[str, str]] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
+    known: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,9 @@ class _Item:
     targets: npt.NDArray[np.float32]
     caption: str
     named: tuple[int, ...]
-    unread: tuple[str, ...]
+    unread: tuple[tuple[str, str], ...]
     number: int
+    parsed: bool  # whether the caption can have said tags
 
 
 class Photos:
@@ -73,8 +76,9 @@ class Photos:
     Attributes:
         root: the folder or URL that photos are named relative to.
         train, held: the rows' two parts; dev, val and test are held out.
-        union: columns of the tags of each training row, from labels and all captions.
-        parsed: columns of each caption of each training row.
+        union: columns of the tags of each training row, from labels and all captions; of published
+            annotations their own union, as it is.
+        parsed: columns of each caption of each training row: what the data says, or else the parser.
     """
 
     def __init__(
@@ -83,11 +87,10 @@ class Photos:
         self.root, self.vocabulary = str(root), vocabulary
         self.train = [row for row in rows if row.split not in HELD_OUT]
         self.held = [row for row in rows if row.split in HELD_OUT][:held]
-        labeler = Labeler(vocabulary)
-        self.parsed = [tuple(tuple(sorted(labeler.caption(c))) for c in row.captions) for row in self.train]
+        self.labeler = labeler = Labeler(vocabulary)
+        self.parsed = [labeler.of_captions(row) for row in self.train]
         self.union = [
-            tuple(sorted(labeler.labels(row.tags).union(*map(set, parsed))))
-            for row, parsed in zip(self.train, self.parsed, strict=True)
+            labeler.of_photo(row, parsed) for row, parsed in zip(self.train, self.parsed, strict=True)
         ]
         self.truth = np.zeros((len(self.held), len(vocabulary)), dtype=bool)
         for row, there in zip(self.held, self.truth, strict=True):
@@ -102,6 +105,13 @@ class Photos:
         there[list(self.union[number])] = 1
         return there
 
+    def known(self, number: int) -> npt.NDArray[np.bool_]:
+        """Bool K: what labels say is in a training photo or absent from it."""
+        row = self.train[number]
+        known = self.targets(number) > 0
+        known[sorted(self.labeler.labels(row.absent))] = True
+        return known
+
 
 class _Views(Dataset[_Item]):
     """Item (epoch, number): a view of a training photo that depends on seed, epoch and number alone."""
@@ -110,28 +120,49 @@ class _Views(Dataset[_Item]):
         self.photos, self.size, self.seed = photos, size, seed
 
     def __getitem__(self, key: tuple[int, int]) -> _Item:
-        epoch, wanted = key
-        draw = random.Random(zlib.crc32(f"{self.seed} {epoch} {wanted}".encode()))
-        unread: list[str] = []
+        epoch, number = key
+        draw = random.Random(zlib.crc32(f"{self.seed} {epoch} {number}".encode()))
+        unread: list[tuple[str, str]] = []
         for _ in range(RETRIES):
-            number = (wanted + len(unread)) % len(self.photos)
             row = self.photos.train[number]
             try:
                 photo = load(photo_source(self.photos.root, row.image), near=2 * self.size)
             except AnytagError as error:
-                unread.append(str(error))
+                unread.append((row.image, _reason(error, row.image, self.photos.root)))
+                number = draw.randrange(len(self.photos))  # its neighbours may be in the same lost folder
                 continue
-            pixels = augment(photo, size=self.size, draw=draw)
-            which = draw.randrange(len(row.captions)) if row.captions else None
-            return _Item(
-                pixels,
-                self.photos.targets(number),
-                clean_caption(row.captions[which]) if which is not None else "",
-                self.photos.parsed[number][which] if which is not None else (),
-                tuple(unread),
-                number,
-            )
-        raise ImageError(f"{RETRIES} photos one after the other cannot be read, the last: {unread[-1]}")
+            return self._item(number, photo, draw, tuple(unread))
+        last = ": ".join(unread[-1])
+        raise ImageError(
+            f"{RETRIES} photos, drawn at random, cannot be read, the last {last}; check that they lie where "
+            f"the rows name them, relative to {self.photos.root}"
+        )
+
+    def _item(
+        self, number: int, photo: Photo, draw: random.Random, unread: tuple[tuple[str, str], ...]
+    ) -> _Item:
+        row = self.photos.train[number]
+        pixels = augment(photo, size=self.size, draw=draw)
+        which = draw.randrange(len(row.captions)) if row.captions else None
+        return _Item(
+            pixels,
+            self.photos.targets(number),
+            clean_caption(row.captions[which]) if which is not None else "",
+            self.photos.parsed[number][which] if which is not None else (),
+            unread,
+            number,
+            parsed=which is not None and (bool(row.parsed) or says_tags(row.captions[which])),
+        )
+
+
+def says_tags(caption: str) -> bool:
+    """Whether the parser can read a caption: it has a Latin letter."""
+    return any(letter.isascii() and letter.isalpha() for letter in caption)
+
+
+def _reason(error: AnytagError, image: str, root: str) -> str:
+    """Why a photo cannot be read, without its name: the same for all that fail alike."""
+    return str(error).removeprefix(f"{join(root, image)}: ")
 
 
 class PixelCorpus:
@@ -157,22 +188,17 @@ class PixelCorpus:
         parsed_only: bool = False,
         report: Reporter | None = None,
     ) -> None:
-        if batch_size % world:
-            raise AnytagError(f"batch_size={batch_size} is not a multiple of the {world} processes")
         self.photos, self.batch_size, self.seed = photos, batch_size, seed
         self.rank, self.world, self.workers = rank, world, workers
         self.parsed_only, self.report = parsed_only, report or Reporter()
         self.views = _Views(photos, size=size, seed=seed)
         self.size = size
-        self._told: set[str] = set()
+        self.unread = Tally()
 
     def steps_per_epoch(self) -> int:
         """Raises AnytagError where there are fewer photos than a batch takes."""
-        steps = len(self.photos) // self.batch_size
-        if steps == 0:
-            count = len(self.photos)
-            raise AnytagError(f"{count} photos make no batch of {self.batch_size}; give batch_size={count}")
-        return steps
+        check_batch(len(self.photos), self.batch_size, parts=self.world)
+        return len(self.photos) // self.batch_size
 
     def keys(self, step: int) -> list[tuple[int, int]]:
         """What this process reads for a step of the whole run."""
@@ -217,14 +243,14 @@ class PixelCorpus:
         try:
             return prepare(load(photo_source(self.photos.root, row.image), near=self.size), size=self.size)
         except AnytagError as error:
-            self._tell([str(error)])
+            self._tell([(row.image, _reason(error, row.image, self.photos.root))], "It is measured as grey")
             return np.full((3, self.size, self.size), 128, np.uint8)
 
-    def _tell(self, unread: Sequence[str]) -> None:
-        for why in unread:
-            if why not in self._told:
-                self._told.add(why)
-                self.report.say(f"Another photo takes its place: {why}")
+    def _tell(self, unread: Sequence[tuple[str, str]], then: str = "Another photo takes its place") -> None:
+        """Says the first of each reason; the others are counted for the end of the run."""
+        for image, why in unread:
+            if self.unread.add(f"photos cannot be read ({why})", image):
+                self.report.say(f"{then}: {image}: {why}")
 
     def _loader(self, first: int, last: int) -> DataLoader[Any]:
         keys = [self.keys(step) for step in range(first, min(last, first + 100_000))]
@@ -238,11 +264,15 @@ class PixelCorpus:
         )
 
     def _collate(self, items: Sequence[_Item]) -> PixelBatch:
-        tags = torch.from_numpy(np.stack([item.targets for item in items]))
+        tags, known = torch.from_numpy(np.stack([item.targets for item in items])), None
         if self.parsed_only:
-            tags = torch.zeros_like(tags)
-            for row, item in zip(tags, items, strict=True):
-                row[list(item.named)] = 1
+            known = torch.ones_like(tags, dtype=torch.bool)
+            for row, mask, item in zip(tags, known, items, strict=True):
+                if item.parsed:
+                    row[:] = 0
+                    row[list(item.named)] = 1
+                else:  # only what labels say is known: the others are no negatives
+                    mask[:] = torch.from_numpy(self.photos.known(item.number))
         return PixelBatch(
             torch.from_numpy(np.stack([item.pixels for item in items])),
             tags,
@@ -250,4 +280,24 @@ class PixelCorpus:
             [tuple(self.photos.vocabulary[n].name for n in item.named) for item in items],
             [why for item in items for why in item.unread],
             [item.number for item in items],
+            known,
         )
+
+
+def check_batch(photos: int, batch_size: int, *, parts: int = 1) -> None:
+    """Whether photos to train on make a batch that can be taken in so many equal parts.
+
+    Raises:
+        AnytagError: they do not; says what to give.
+    """
+    if photos == 0:
+        raise AnytagError(f"no photo to train on: rows with a split of {', '.join(HELD_OUT)} are held out")
+    fits = min(batch_size, photos) // parts * parts
+    if batch_size % parts:
+        more = f"give batch_size={fits or parts}, or fewer parts"
+        raise AnytagError(
+            f"batch_size={batch_size} cannot be taken in {parts} equal parts (processes × accumulate): {more}"
+        )
+    if photos < batch_size:
+        give = f"give batch_size={fits}" if fits else f"{parts} or more are needed"
+        raise AnytagError(f"{photos} photos to train on make no batch of {batch_size}: {give}")

@@ -2,14 +2,75 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 import torch.distributed as dist
+from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from torch import Tensor
+
+from anytag.errors import AnytagError
+
+T = TypeVar("T")
 
 
 def processes() -> int:
     """How many processes train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def join() -> int:
+    """Joins the processes that were launched together, as accelerate does later anyway; how many they are."""
+    PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+    return processes()
+
+
+def process_index() -> int:
+    """Which of them this one is, from 0."""
+    return dist.get_rank() if processes() > 1 else 0
+
+
+def from_first(make: Callable[[], T]) -> T:
+    """What `make` gives in the first process, in all of them: the others wait and get a copy.
+
+    Whatever is made of data when a run begins is made so, as all processes must learn from the same.
+
+    Args:
+        make: gives something that can be pickled; what it writes, the first process writes alone.
+
+    Raises:
+        AnytagError: what the first process raised, in all.
+    """
+    if join() == 1:
+        return make()
+    said: list[tuple[T | None, AnytagError | None]] = [(None, None)]
+    if process_index() == 0:
+        try:
+            said = [(make(), None)]
+        except AnytagError as error:
+            said = [(None, error)]
+        except Exception as error:  # the others would wait for ever
+            said = [(None, AnytagError(f"{type(error).__name__}: {error}"))]
+            dist.broadcast_object_list(said)
+            raise
+    dist.broadcast_object_list(said)
+    made, failed = said[0]
+    if failed is not None:
+        raise failed
+    return made  # type: ignore[return-value]  # there is one where nothing failed
+
+
+def check_precision(precision: str) -> None:
+    """Whether the device of this process can train so.
+
+    Raises:
+        AnytagError: it cannot; says what can.
+    """
+    join()
+    if precision == "fp16" and PartialState().device.type == "cpu":
+        raise AnytagError("precision=fp16 needs a GPU, and there is none: give precision=bf16, or no")
 
 
 def mean_over_ranks(x: Tensor) -> Tensor:

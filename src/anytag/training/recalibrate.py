@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from anytag.asked import Bank
 from anytag.data.rows import Row
 from anytag.errors import AnytagError
-from anytag.evaluation.metrics import expected_calibration_error
+from anytag.evaluation.metrics import Reliability, expected_calibration_error
 from anytag.images import load, prepare
 from anytag.models.card import Card
 from anytag.models.folder import ModelFolder, write_card
 from anytag.models.hub import resolve
 from anytag.models.onnx import OnnxRuntime
+from anytag.queries.bank import Bank
 from anytag.vocabulary import Vocabulary
 
 from .calibrate import sigmoid
@@ -111,12 +111,15 @@ def fit(answers: Answers, goal: Goal) -> tuple[Doubles, Doubles]:
 
 
 def measure(scores: Doubles, truth: Doubles, thresholds: Doubles) -> dict[str, float]:
-    """Calibration error, and precision, recall and F1 over all tags at the thresholds."""
+    """Calibration error, of all pairs and of given tags; precision, recall and F1 of all given tags."""
     present, given = truth > 0.5, scores >= thresholds
     right = float((present & given).sum())
     precision, recall = right / max(1, given.sum()), right / max(1, present.sum())
+    reliable = Reliability.of(scores, present, given).total()
     figures = {
         "calibration error": expected_calibration_error(scores, present),
+        # of all pairs above, nearly all of which score near 0
+        **({"calibration error of given tags": float(reliable.error())} if given.any() else {}),
         "precision": precision,
         "recall": recall,
         "F1": 2 * precision * recall / max(1e-9, precision + recall),

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from anytag.errors import AnytagError
 from anytag.nn.families import FAMILIES, AlignmentConfig, NetworkConfig, SwinConfig
 
 from .objectives import OBJECTIVES, Matching, Objective
-from .schedules import CLIP_MEAN, CLIP_STD, FINETUNE, PRETRAIN, PublishedRecipe
+from .schedules import CLIP_MEAN, CLIP_STD, FINETUNE, PRETRAIN, PublishedRecipe, Schedule
 
 GPUS = 8
+Precision = Literal["no", "bf16", "fp16"]
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,10 @@ class TrainRecipe:
         distillation: weight of that term.
         batch_size: photos a step, over all processes.
         epochs: over the photos; `steps`, unless 0, says instead how many steps there are.
-        rate: peak learning rate; `schedule` says how it goes, or else it rises for `warmup` steps and falls
-            as a cosine.
+        rate: peak learning rate, after `warmup` steps of rise; `schedule` says how it rises and falls.
         asked: tags that a step draws, beside those that its photos have, which estimates the loss of all;
             all are asked when 0, as published.
         ema: decay of the averaged weights, which are the result.
-        precision: "no", "bf16" or "fp16".
         start: folder of a run whose result is the start; positions are resampled, and alignment heads that it
             lacks are new.
         vocabulary: a vocabulary.jsonl; made from the captions and tags of the rows when empty.
@@ -61,8 +61,8 @@ class TrainRecipe:
     ema: float = 0.0
     asked: int = 0
     seed: int = 42
-    precision: str = "no"
-    schedule: PublishedRecipe | None = field(default=None)
+    precision: Precision = "no"
+    schedule: Schedule = field(default_factory=Schedule)
     start: str = ""
     vocabulary: str = ""
     descriptions: str = ""
@@ -72,13 +72,13 @@ class TrainRecipe:
     teacher: str = ""
 
 
-def _published(family: str, schedule: PublishedRecipe, *, window: int, about: str) -> TrainRecipe:
+def _published(family: str, published: PublishedRecipe, *, window: int, about: str) -> TrainRecipe:
     row = FAMILIES[family]
     assert isinstance(row.backbone, SwinConfig)  # all rows of published families have one
     network = replace(
         row,
         backbone=replace(row.backbone, window=window),
-        size=schedule.size,
+        size=published.size,
         mean=CLIP_MEAN,
         std=CLIP_STD,
     )
@@ -88,12 +88,13 @@ def _published(family: str, schedule: PublishedRecipe, *, window: int, about: st
         network=network,
         objective=objective,
         # a sum over a GPU's photos beside a mean over them: the mean weighs the less, the more there are
-        distillation=1.0 if objective.captions else 1 / schedule.batch,
-        batch_size=schedule.batch * GPUS,
-        epochs=schedule.epochs,
-        rate=schedule.rate,
-        weight_decay=schedule.weight_decay,
-        schedule=schedule,
+        distillation=1.0 if objective.captions else 1 / published.batch,
+        batch_size=published.batch * GPUS,
+        epochs=published.epochs,
+        rate=published.rate,
+        warmup=published.warmup,
+        weight_decay=published.weight_decay,
+        schedule=published.schedule,
     )
 
 

@@ -20,9 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from anytag.batching import usable_cores
 from anytag.errors import AnytagError
 from anytag.images import load
-from anytag.models.onnx import OnnxRuntime, usable_cores
+from anytag.models.onnx import OnnxRuntime
 from anytag.nn.decoder import FoldedDecoder
 
 from .cache import view

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePath
 
@@ -13,32 +13,38 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from anytag._io import atomic_write
+from anytag.checkpoints.lists import unique_ids
 from anytag.data.formats import root_of
 from anytag.data.rows import Row
 from anytag.errors import AnytagError
 from anytag.models.hub import EMBEDDED
 from anytag.nn.families import NetworkConfig
-from anytag.nn.network import TagNetwork
 from anytag.nn.queries import LearnedQueries
-from anytag.nn.timm_backbone import TimmBackbone
 from anytag.parsing.build import build_vocabulary
 from anytag.text_encoders import StaticTextEncoder, TextEncoder
 from anytag.text_encoders.captions import clean_caption
+from anytag.text_encoders.queries import known_vectors, query_rows
 from anytag.text_encoders.wordpiece import WordPieces
 from anytag.vocabulary import Tag, Vocabulary
 
-from .dataset import HELD_OUT, read_data
-from .descriptions import read_descriptions, text_vectors
+from .build import backbone_width, make_network, prompts_of
+from .dataset import HELD_OUT, read_data, usable_captions
+from .descriptions import read_descriptions
+from .effects import check_parts, resolved
+from .estimate import try_out
 from .family import FamilyLoop, FamilyStudent, FixedQueries, WordQueries
 from .folder import fitted, write_model
 from .loop import Machine
-from .pixels import Photos, PixelCorpus
+from .pixels import Photos, PixelCorpus, check_batch
+from .ranks import check_precision, from_first, join
 from .recipes import TrainRecipe
-from .report import Reporter
+from .report import Reporter, counted
 from .start import start_from
 from .state import STUDENT
 from .teachers import ClipTeacher
 from .torch_folder import can_be_written, write_torch_model
+from .wordpieces import kept_wordpieces
 
 FEWEST_MENTIONS = 10
 WORDPIECES = 4000
@@ -54,12 +60,14 @@ class Run:
         data: rows, of a file or a URL.
         out: the run's folder.
         machine: how to run it.
+        tag_list: names that the ids of published annotations number; they are the vocabulary then.
     """
 
     recipe: TrainRecipe
     data: Path | str
     out: Path
     machine: Machine
+    tag_list: Path | None = None
 
 
 def train(run: Run, report: Reporter | None = None) -> Path:
@@ -80,8 +88,9 @@ def go(loop: FamilyLoop, run: Run) -> Path:
     loop.resume()
     main = loop.accelerator.is_main_process
     if main:
-        numbers = json.dumps(asdict(run.recipe), indent=1)
-        (run.out / "recipe.json").write_text(numbers, encoding="utf-8")
+        numbers = json.dumps(resolved(run.recipe), indent=1)
+        with atomic_write(run.out / "recipe.json") as draft:
+            draft.write_text(numbers, encoding="utf-8")
     loop.run()
     folded = loop.family.network.config.cross is None
     if not (folded or can_be_written(run.recipe)):
@@ -107,14 +116,50 @@ def result_of(loop: FamilyLoop, run: Run) -> FamilyStudent:
 
 def prepare(run: Run, report: Reporter) -> FamilyLoop:
     """Everything that a run needs, made ready for its first step."""
+    recipe = run.recipe
+    check_parts(recipe)
     run.out.mkdir(parents=True, exist_ok=True)
-    rows = read_data(run.data)
-    if run.recipe.objective.matching is not None:
-        rows = told_rows(rows, run.data, report)
-    vocabulary = read_vocabulary(run.recipe, rows, run.out)
+    tags = read_tag_list(run.tag_list) if run.tag_list else None
+    rows = usable_captions(read_data(run.data, tag_list=tags.ids if tags else ()), report)
+    rows = checked_rows(rows, run, report)
+    vocabulary = read_vocabulary(recipe, rows, run.out, report=report, tags=tags)
     photos = Photos(rows, root_of(str(run.data)), vocabulary)
-    pieces = read_wordpieces(run.recipe, rows, vocabulary, run.out)
+    if not any(photos.union):
+        raise AnytagError(
+            f"{run.data}: no photo to train on names a tag of the vocabulary "
+            f"({', '.join(vocabulary.ids[:3])} ...): give captions or tags that do, or vocabulary=FILE"
+        )
+    pieces = read_wordpieces(recipe, rows, vocabulary, run.out)
     return prepare_with(run, photos, report, pieces=pieces)
+
+
+def checked_rows(rows: Sequence[Row], run: Run, report: Reporter) -> list[Row]:
+    """The rows that the recipe can use, held against what it needs before any work is done.
+
+    Raises:
+        AnytagError: there are too few photos to train on, or none says what the recipe learns.
+    """
+    objective = run.recipe.objective
+    if objective.matching is not None:
+        rows = told_rows(rows, run.data, report)
+    taught = [row for row in rows if row.split not in HELD_OUT]
+    check_batch(len(taught), run.recipe.batch_size, parts=parts_of(run.machine))
+    told = sum(bool(row.captions) for row in taught)
+    if objective.captions and not told:
+        raise AnytagError(
+            f"{run.data}: no photo to train on has a caption, which this recipe learns to write: give "
+            "rows with captions, or objective.captions=false to learn tags alone"
+        )
+    if objective.aligns and not told:
+        report.say("No photo has a caption: the alignment term is left out.")
+    elif objective.reads and told < len(taught):
+        report.say(f"{counted(len(taught) - told, 'photo')} without captions: only their labels are learned.")
+    return list(rows)
+
+
+def parts_of(machine: Machine) -> int:
+    """In how many equal parts a step's photos are taken: by processes, and one after the other."""
+    return join() * machine.accumulate
 
 
 def prepare_with(
@@ -122,6 +167,9 @@ def prepare_with(
 ) -> FamilyLoop:
     """The same with photos that are read already."""
     recipe, machine, objective = run.recipe, run.machine, run.recipe.objective
+    check_parts(recipe)
+    check_precision(recipe.precision)
+    check_batch(len(photos), recipe.batch_size, parts=parts_of(machine))
     if objective.matching is not None and objective.matching.queue < recipe.batch_size:
         raise AnytagError(
             f"objective.matching.queue={objective.matching.queue} pairs are less than a step has; "
@@ -131,7 +179,8 @@ def prepare_with(
         report.say("No teacher is given (teacher=MODEL): the distillation term is left out.")
     torch.manual_seed(recipe.seed)
     text = make_text_encoder(recipe)
-    config = fitted_config(recipe.network, text=text, pieces=pieces)
+    config = fitted_config(recipe, text=text, pieces=pieces)
+    try_out(recipe, config, text_width=text.dim)
     student = make_student(recipe, config, photos.vocabulary, text)
     if recipe.start:
         start_from(student, Path(recipe.start) / STUDENT)
@@ -166,17 +215,64 @@ def told_rows(rows: Sequence[Row], data: Path | str, report: Reporter) -> list[R
     return kept
 
 
-def read_vocabulary(recipe: TrainRecipe, rows: Sequence[Row], out: Path) -> Vocabulary:
-    """The recipe's, or what the rows name; kept in OUT/vocabulary.jsonl."""
-    kept = out / "vocabulary.jsonl"
-    if recipe.vocabulary:
-        vocabulary = Vocabulary.read(recipe.vocabulary)
-    elif kept.exists():
-        return Vocabulary.read(kept)
-    else:
-        vocabulary = vocabulary_of(rows)
-    vocabulary.write(kept)
-    return vocabulary
+def read_tag_list(file: Path) -> Vocabulary:
+    """A file of names, one a line, in the order of the ids of published annotations; ids are unique.
+
+    Raises:
+        AnytagError: it cannot be read, or holds an empty line.
+    """
+    try:
+        names = file.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise AnytagError(
+            f"{file} cannot be read as a list of tags ({error}): give a text of one tag a line"
+        ) from error
+    names = [name.strip() for name in names]
+    if "" in names:
+        raise AnytagError(
+            f"{file}, line {names.index('') + 1}: an empty line; ids count lines, so give its tag"
+        )
+    return Vocabulary(Tag(id, name, "object") for id, name in zip(unique_ids(names), names, strict=True))
+
+
+def read_vocabulary(
+    recipe: TrainRecipe, rows: Sequence[Row], out: Path, *, report: Reporter, tags: Vocabulary | None = None
+) -> Vocabulary:
+    """The recipe's, or `tags`, or what the rows name; made by the first process, in OUT/vocabulary.jsonl."""
+
+    def make() -> list[Tag]:
+        kept = out / "vocabulary.jsonl"
+        if recipe.vocabulary:
+            vocabulary = Vocabulary.read(recipe.vocabulary)
+        elif tags is not None:
+            vocabulary = tags
+        elif kept.exists():
+            return list(Vocabulary.read(kept))
+        else:
+            vocabulary = askable(vocabulary_of(rows), recipe, report)
+        vocabulary.write(kept)
+        return list(vocabulary)
+
+    return Vocabulary(from_first(make))
+
+
+def askable(vocabulary: Vocabulary, recipe: TrainRecipe, report: Reporter) -> Vocabulary:
+    """The tags whose names the text encoder knows, where queries are made of them; says what is left out."""
+    if recipe.network.cross is not None and recipe.network.queries == "learned":
+        return vocabulary
+    vectors = known_vectors([tag.name for tag in vocabulary], make_text_encoder(recipe))
+    known = [tag for tag, vector in zip(vocabulary, vectors, strict=True) if vector.any()]
+    lost = [tag.name for tag, vector in zip(vocabulary, vectors, strict=True) if not vector.any()]
+    if lost:
+        report.say(
+            f"{counted(len(lost), 'tag')} that the text encoder does not know left out: {', '.join(lost[:5])}"
+            f"{' ...' if len(lost) > 5 else ''}. Give clip=MODEL that knows them, or their English names."
+        )
+    if not known:
+        raise AnytagError(
+            "the text encoder knows no tag of the rows: give clip=MODEL that does, or English names"
+        )
+    return Vocabulary(known)
 
 
 def vocabulary_of(rows: Sequence[Row]) -> Vocabulary:
@@ -186,7 +282,7 @@ def vocabulary_of(rows: Sequence[Row]) -> Vocabulary:
     for found in build_vocabulary(captions, min_count=FEWEST_MENTIONS):
         id = found.name if found.name not in tags else f"{found.name} ({found.kind})"
         tags.setdefault(id, Tag(id, found.name, found.kind, parents=found.parents))
-    for name in sorted({name for row in rows for name in row.tags}):
+    for name in sorted({name for row in rows for name in row.tags if name.strip()}):
         tags.setdefault(name, Tag(name, name, "object"))
     if not tags:
         raise AnytagError(f"no tag is named by labels or by {FEWEST_MENTIONS} captions; give vocabulary=FILE")
@@ -205,26 +301,32 @@ def make_text_encoder(recipe: TrainRecipe) -> TextEncoder:
 def read_wordpieces(
     recipe: TrainRecipe, rows: Sequence[Row], vocabulary: Vocabulary, out: Path
 ) -> WordPieces | None:
-    """The recipe's vocab.txt, or one made of the captions; None where no captions are read."""
+    """The recipe's vocab.txt, or one made of the captions, by the first process; None where none is read."""
     if not recipe.objective.reads:
         return None
-    file = Path(recipe.wordpieces) if recipe.wordpieces else out / "vocab.txt"
-    if not recipe.wordpieces and not file.exists():
-        from .caption_data import train_wordpieces
 
-        captions = [clean_caption(caption) for row in rows for caption in row.captions]
-        made = train_wordpieces(captions, [tag.name for tag in vocabulary], size=WORDPIECES)
-        file.write_text("".join(f"{entry}\n" for entry in made.entries[:-2]), encoding="utf-8")
-    return WordPieces.from_file(file)
+    def make() -> tuple[str, ...]:
+        if recipe.wordpieces:
+            return WordPieces.from_file(recipe.wordpieces).entries[:-2]
+        captions = (clean_caption(caption) for row in rows for caption in row.captions)
+        names = [tag.name for tag in vocabulary]
+        return kept_wordpieces(out / "vocab.txt", captions, names, size=WORDPIECES).entries[:-2]
+
+    return WordPieces(from_first(make))
 
 
-def fitted_config(config: NetworkConfig, *, text: TextEncoder, pieces: WordPieces | None) -> NetworkConfig:
-    """The network's numbers, where text width and wordpieces decide them."""
+def fitted_config(recipe: TrainRecipe, *, text: TextEncoder, pieces: WordPieces | None) -> NetworkConfig:
+    """The network's numbers, where the objective, the backbone, text width and wordpieces decide them."""
+    config = recipe.network
+    if not recipe.objective.captions:
+        config = replace(config, captions=None)
     if pieces is not None and config.captions is not None:
         config = replace(config, captions=replace(config.captions, words=len(pieces)))
     if pieces is not None and config.alignment is not None:
         config = replace(config, alignment=replace(config.alignment, words=len(pieces)))
-    if config.cross is not None and config.queries != "learned":
+    if not config.projected:
+        config = replace(config, width=backbone_width(recipe))
+    elif config.cross is not None and config.queries != "learned":
         config = replace(config, width=text.dim)  # rows are text vectors as they are
     return config
 
@@ -232,7 +334,11 @@ def fitted_config(config: NetworkConfig, *, text: TextEncoder, pieces: WordPiece
 def make_student(
     recipe: TrainRecipe, config: NetworkConfig, vocabulary: Vocabulary, text: TextEncoder
 ) -> FamilyStudent:
-    """The untrained student."""
+    """The untrained student.
+
+    Raises:
+        AnytagError: the network's numbers do not fit together, or the recipe's text vectors do not fit them.
+    """
     network = make_network(recipe, config)
     queries: nn.Module
     if config.queries == "learned":
@@ -240,6 +346,11 @@ def make_student(
         queries = LearnedQueries(len(vocabulary), config.cross.hidden)
     else:
         rows = text_rows(recipe, config, vocabulary, text)
+        if rows.shape[-1] != text.dim:
+            raise AnytagError(
+                f"{recipe.embedding}: text vectors are {rows.shape[-1]} wide, and those of the text encoder "
+                f"{text.dim}: give clip=MODEL, the one that made them"
+            )
         if config.cross is None:
             queries = WordQueries(torch.from_numpy(rows), config.width, hidden=config.text_hidden)
         else:
@@ -247,11 +358,6 @@ def make_student(
     return FamilyStudent(
         network, queries, recipe.objective, distillation=recipe.distillation, asked=recipe.asked
     )
-
-
-def make_network(recipe: TrainRecipe, config: NetworkConfig) -> TagNetwork:
-    """With random weights."""
-    return TagNetwork(config, TimmBackbone(recipe.backbone, size=config.size) if recipe.backbone else None)
 
 
 def text_rows(
@@ -265,13 +371,10 @@ def text_rows(
             raise AnytagError(f"{recipe.embedding}: {len(rows)} rows are not as many for each tag")
         return np.asarray(rows.float().reshape(len(vocabulary), -1, rows.shape[-1]).numpy())
     names = [tag.name for tag in vocabulary]
+    said: Sequence[Sequence[str]] = [()] * len(names)
     if recipe.descriptions:
-        return text_vectors(read_descriptions(Path(recipe.descriptions), vocabulary), text)
-    if recipe.clip and config.queries == "embedded":
-        from anytag.text_encoders.queries import template_queries
-
-        return template_queries(names, text)[:, None]
-    return text.encode(names)[:, None]
+        said = read_descriptions(Path(recipe.descriptions), vocabulary)
+    return query_rows(names, said, text, prompts=prompts_of(recipe, config))
 
 
 def _published_embedding(path: Path) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Learning rates as the published recipes let them fall, and the numbers of those recipes."""
+"""How learning rates rise and fall, and the numbers of the published recipes."""
 
 from __future__ import annotations
 
@@ -10,36 +10,45 @@ from typing import Literal
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
+Fall = Literal["cosine", "epoch-cosine", "epoch-decay"]
+
 
 @dataclass(frozen=True)
-class PublishedRecipe:
-    """One published training run.
+class Schedule:
+    """How the rate goes; its peak, the steps of its rise and the epochs are the recipe's own.
 
     Attributes:
-        batch: photos a step and GPU; there were 8.
-        warmup_steps: of the first epoch, in which the rate rises from `warmup_rate`.
-        decay: factor after each epoch.
-        fall: how the rate falls.
+        fall: "cosine" falls with every step, "epoch-cosine" after each epoch (the published fine-tunes);
+            "epoch-decay" multiplies by `decay` after each epoch (the published pretraining).
+        least: the rate does not fall below.
+        warmup_rate: where the rise starts.
     """
 
-    size: int
-    batch: int
-    epochs: int
-    rate: float
-    least: float
-    fall: Literal["steps", "cosine"]
-    warmup_steps: int = 0
+    fall: Fall = "cosine"
+    least: float = 0.0
     warmup_rate: float = 0.0
-    decay: float = 1.0
-    weight_decay: float = 0.05
+    decay: float = 0.9
 
-    def learning_rate(self, epoch: int, step: int) -> float:
-        """The rate at a step of an epoch; both count from 0."""
-        if self.fall == "cosine":
-            return cosine(epoch, epochs=self.epochs, first=self.rate, least=self.least)
-        if epoch == 0 and self.warmup_steps:
-            return warmup(step, steps=self.warmup_steps, start=self.warmup_rate, first=self.rate)
-        return step_decay(epoch, first=self.rate, least=self.least, decay=self.decay)
+    def learning_rate(self, step: int, *, rate: float, warmup: int, total: int, per_epoch: int) -> float:
+        """The rate at a step, counted from 0.
+
+        Args:
+            rate: its peak.
+            warmup: steps of its rise.
+            total, per_epoch: steps of the run, and of an epoch.
+        """
+        if self.fall == "cosine":  # its rise has a value for every step: the first is not for nothing
+            part = min(1.0, (step + 1) / max(1, warmup))
+            fallen = cosine(step, last=total, first=rate, least=self.least)
+            return self.warmup_rate + (fallen - self.warmup_rate) * part
+        epoch = step // per_epoch
+        if self.fall == "epoch-cosine":
+            fallen = cosine(epoch, last=-(-total // per_epoch), first=rate, least=self.least)
+        else:
+            fallen = step_decay(epoch, first=rate, least=self.least, decay=self.decay)
+        if not warmup:
+            return fallen
+        return min(fallen, warmup_line(step, steps=warmup, start=self.warmup_rate, first=rate))
 
 
 def step_decay(epoch: int, *, first: float, least: float, decay: float) -> float:
@@ -47,32 +56,43 @@ def step_decay(epoch: int, *, first: float, least: float, decay: float) -> float
     return max(least, first * decay**epoch)
 
 
-def warmup(step: int, *, steps: int, start: float, first: float) -> float:
+def warmup_line(step: int, *, steps: int, start: float, first: float) -> float:
     """A straight line from `start` to `first` in `steps` steps, then `first`."""
     return min(first, start + (first - start) * step / steps)
 
 
-def cosine(epoch: int, *, epochs: int, first: float, least: float) -> float:
-    """Half a cosine from `first` at epoch 0 to `least` at `epochs`."""
-    return least + (first - least) * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+def cosine(at: int, *, last: int, first: float, least: float) -> float:
+    """Half a cosine from `first` at 0 to `least` at `last`, and from there on."""
+    return least + (first - least) * 0.5 * (1 + math.cos(math.pi * min(at, last) / last))
+
+
+@dataclass(frozen=True)
+class PublishedRecipe:
+    """The numbers of one published training run.
+
+    Attributes:
+        size: of the photos.
+        batch: photos a step and GPU; there were 8.
+        epochs, rate, warmup: as the recipe has them.
+    """
+
+    size: int
+    batch: int
+    epochs: int
+    rate: float
+    warmup: int
+    schedule: Schedule
+    weight_decay: float = 0.05
 
 
 def _pretrain(batch: int) -> PublishedRecipe:
-    return PublishedRecipe(
-        size=224,
-        batch=batch,
-        epochs=5,
-        rate=1e-4,
-        least=5e-7,
-        fall="steps",
-        warmup_steps=3000,
-        warmup_rate=5e-7,
-        decay=0.9,
-    )
+    schedule = Schedule(fall="epoch-decay", least=5e-7, warmup_rate=5e-7, decay=0.9)
+    return PublishedRecipe(size=224, batch=batch, epochs=5, rate=1e-4, warmup=3000, schedule=schedule)
 
 
 def _finetune(batch: int) -> PublishedRecipe:
-    return PublishedRecipe(size=384, batch=batch, epochs=2, rate=5e-6, least=0.0, fall="cosine")
+    schedule = Schedule(fall="epoch-cosine")
+    return PublishedRecipe(size=384, batch=batch, epochs=2, rate=5e-6, warmup=0, schedule=schedule)
 
 
 PRETRAIN = {"tag2text": _pretrain(80), "ram": _pretrain(52), "ram-plus": _pretrain(52)}

@@ -23,7 +23,6 @@ import onnxruntime as ort
 import torch
 from safetensors.numpy import save_file
 
-from anytag.asked import Bank
 from anytag.data.rows import Row
 from anytag.evaluation.metrics import mean_average_precision
 from anytag.export.graphs import export_folder_graphs
@@ -35,6 +34,7 @@ from anytag.models.hub import EMBEDDED, resolve
 from anytag.models.onnx import CAPTION, IMAGE, MEMORY, TAGS, OnnxRuntime, session_options
 from anytag.nn.network import TagNetwork
 from anytag.nn.runtime import TorchRuntime
+from anytag.queries.bank import Bank
 from anytag.vocabulary import Vocabulary
 
 from .calibrate import Calibration as Platt
@@ -60,22 +60,22 @@ WANTED = {
 }
 DESCRIPTION = "Tags photos with about 2,500 tags and any others that are asked in words; for a CPU."
 TRAINING_DATA = (
-    "Flickr8k train (6,000 photos with captions), 36,000 COCO photos with a caption each, about 1,750 labelled "
-    "photos of ImageNet, SUN, Food-101 and GroceryStoreDataset, and about 31,000 labelled photos of "
-    "collections on GitHub: miniplaces (rathull/CTFs), ccp "
-    "(bearpaw/clothing-co-parsing), feedme (feedmejefferson/images), corel5k (ParkByungYoon/corel-5k), sketchy "
-    "(sahibgoa/DCGAN-MNIST), vocab (dungnc), instruments30 (aizadaaskar/dl-homework), sports22 "
-    "(jurjsorinliviu/Sports-Type-Classifier), idenprof (ninja3697/Profession-Detection-System), "
-    "popular-animals (InputBlackBoxOutput), sea-animals (AbdulwahedA), monkey10 (nikhildutta333), office "
-    "(Chima200057/PDE3802_CW1a), office8 (mh10a007), school (thanghd1112), trashnet (congduytran12), grocery "
-    "(marcusklasson/GroceryStoreDataset, MIT), food101-3 (mybothy), pizza-icecream (ATG-5222), clothing "
-    "(alexeygrigorev/clothing-dataset, CC0), houses (emanhamed/Houses-dataset), aid (zlima/testtensor), intel "
-    "(afroozsheikh), pacs (MachineLearning2020/Homework3-PACS), drawn260 (psych750), clipart (adussa3), "
-    "flowers5 (JoelOscarsson), dtd10 (pan8915/DeepTexture), carbike (arnavagrawal2701), sroie "
-    "(zzzDavid/ICDAR-2019-SROIE). ImageNet weights of EfficientNet-Lite0 (Apache-2.0) and version 3 of this "
-    "model as the start; words from all-MiniLM-L6-v2 (Apache-2.0); names and descriptions of new tags by a "
-    "language model. Most of these photos are for research only or of terms not told, COCO's have licences of "
-    "their own; no photo is part of the model."
+    "Flickr8k train (6,000 photos with captions), 36,000 COCO photos with a caption each, about 1,750 "
+    "labelled photos of ImageNet, SUN, Food-101 and GroceryStoreDataset, and about 31,000 labelled photos "
+    "of collections on GitHub: miniplaces (rathull/CTFs), ccp (bearpaw/clothing-co-parsing), feedme "
+    "(feedmejefferson/images), corel5k (ParkByungYoon/corel-5k), sketchy (sahibgoa/DCGAN-MNIST), vocab "
+    "(dungnc), instruments30 (aizadaaskar/dl-homework), sports22 (jurjsorinliviu/Sports-Type-Classifier), "
+    "idenprof (ninja3697/Profession-Detection-System), popular-animals (InputBlackBoxOutput), sea-animals "
+    "(AbdulwahedA), monkey10 (nikhildutta333), office (Chima200057/PDE3802_CW1a), office8 (mh10a007), "
+    "school (thanghd1112), trashnet (congduytran12), grocery (marcusklasson/GroceryStoreDataset, MIT), "
+    "food101-3 (mybothy), pizza-icecream (ATG-5222), clothing (alexeygrigorev/clothing-dataset, CC0), "
+    "houses (emanhamed/Houses-dataset), aid (zlima/testtensor), intel (afroozsheikh), pacs "
+    "(MachineLearning2020/Homework3-PACS), drawn260 (psych750), clipart (adussa3), flowers5 "
+    "(JoelOscarsson), dtd10 (pan8915/DeepTexture), carbike (arnavagrawal2701), sroie "
+    "(zzzDavid/ICDAR-2019-SROIE). ImageNet weights of EfficientNet-Lite0 (Apache-2.0) and version 3 of "
+    "this model as the start; words from all-MiniLM-L6-v2 (Apache-2.0); names and descriptions of new "
+    "tags by a language model. Most of these photos are for research only or of terms not told, COCO's "
+    "have licences of their own; no photo is part of the model."
 )
 LICENCE = "Apache-2.0 (weights; see training_data for the terms of the photos)"
 
@@ -343,7 +343,7 @@ def calibrate(vocabulary_folder: Path, run: Path, out: Path, corpus: Corpus) -> 
     save_queries(out / "queries.safetensors", replace(bank, line=line))
 
     scores = sigmoid(line[:, 0] * (base.scale * logits + base.bias) + line[:, 1])
-    for child, broader in enumerate(corpus.vocabulary.broader):  # as anytag.asked does
+    for child, broader in enumerate(corpus.vocabulary.broader):  # as anytag.queries.score does
         for parent in broader:
             scores[:, parent] = np.maximum(scores[:, parent], scores[:, child])
     precision = np.array([WANTED.get(tag.id, PRECISION) for tag in corpus.vocabulary])

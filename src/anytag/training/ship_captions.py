@@ -34,7 +34,7 @@ from anytag.nn.guided import GuidedHead
 from anytag.parsing import Parser
 from anytag.tagger import Encoded
 
-from .train import parse_numbers
+from .values import parse_numbers
 
 NOTHING = 2.0  # a `guide` that lets no recognised tag guide
 

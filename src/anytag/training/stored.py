@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from anytag.asked import Bank
 from anytag.errors import ModelError
 from anytag.models.card import Line
 from anytag.models.folder import ModelFolder
 from anytag.nn.decoder import FoldedDecoder
+from anytag.queries.bank import Bank
 from anytag.text_encoders import StaticTextEncoder
 from anytag.vocabulary import Tag, Vocabulary
 

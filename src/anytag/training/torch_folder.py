@@ -20,6 +20,7 @@ from anytag.nn.families import Queries
 from anytag.nn.network import TagNetwork
 from anytag.text_encoders.wordpiece import WordPieces
 
+from .build import prompts_of
 from .family import FamilyStudent
 from .folder import Fitted, card_of, drafted
 from .recipes import TrainRecipe
@@ -51,7 +52,8 @@ def write_torch_model(
         fitted.vocabulary.write(draft / "vocabulary.jsonl")
         _write_texts(draft / _TEXT, words=has_words, pieces=pieces)
         card = card_of(student, recipe, fitted, family=family, name=folder.parent.name, data=data)
-        text = TextSpec(kind="static", folder=_TEXT) if has_words else None
+        prompts = prompts_of(recipe, config)
+        text = TextSpec(kind="static", folder=_TEXT, prompts=prompts) if has_words else None
         told = replace(card, text=text, network=network_numbers(config), captions=caption_spec(config))
         write_card(draft, told)
 

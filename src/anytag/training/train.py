@@ -14,10 +14,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ import torch
 from timm.data.imagenet_info import ImageNetInfo
 from torch import nn
 
-from anytag.asked import Bank
+from anytag._io import atomic_write
 from anytag.errors import AnytagError
 from anytag.models.folder import ModelFolder
 from anytag.models.hub import EMBEDDED, resolve
@@ -34,17 +34,23 @@ from anytag.nn.evidence import Evidence
 from anytag.nn.families import FAMILIES, NetworkConfig
 from anytag.nn.network import TagNetwork
 from anytag.nn.queries import TagQueries
+from anytag.queries.bank import Bank
+from anytag.text_encoders.queries import query_rows
 from anytag.text_encoders.static import StaticTextEncoder
 from anytag.vocabulary import Vocabulary
 
 from .beginning import start_from_classifier, start_from_folder
 from .corpus import Cache, Corpus, tensor_of
-from .descriptions import read_descriptions, text_vectors
+from .descriptions import read_descriptions
 from .loop import Loop, Machine
+from .pixels import check_batch
+from .ranks import check_precision
+from .recipes import Precision
 from .report import Progress, Reporter
 from .state import STUDENT
 from .student import Batch, LossWeights, Student, fold_norms
 from .targets import ImageNetClasses, rivals_of
+from .values import parse_numbers
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,6 @@ class Recipe:
         ema: decay of the averaged weights.
         held_out: part of the vocabulary without any supervision (0.2: every fifth tag of a shuffle).
         sources: sources to train on; empty means all.
-        precision: "no", "bf16" or "fp16".
         start: a model folder, or the name of one, whose weights the run starts from; the backbone's ImageNet
             weights and classifier when empty.
     """
@@ -80,14 +85,9 @@ class Recipe:
     seed: int = 0
     held_out: float = 0.0
     sources: str = ""
-    precision: str = "no"
+    precision: Precision = "no"
     start: str = ""
-    save_minutes: float = 4.0
     weights: LossWeights = field(default_factory=LossWeights)
-
-
-R = TypeVar("R")
-_TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
 def parse_recipe(pairs: list[str]) -> Recipe:
@@ -99,36 +99,6 @@ def parse_recipe(pairs: list[str]) -> Recipe:
     return parse_numbers(Recipe(), pairs)
 
 
-def parse_numbers(recipe: R, pairs: Iterable[str]) -> R:
-    """`key=value` pairs over a dataclass of numbers; `key.name=value` for one within it.
-
-    Raises:
-        AnytagError: an unknown key or a value of another type.
-    """
-    for pair in pairs:
-        key, _, text = pair.partition("=")
-        recipe = _put(recipe, key, text, pair=pair)
-    return recipe
-
-
-def _put(numbers: R, key: str, text: str, *, pair: str) -> R:
-    target: Any = numbers
-    name, _, rest = key.partition(".")
-    known = {f.name: getattr(target, f.name) for f in fields(target)}
-    if name not in known or is_dataclass(known[name]) != bool(rest):
-        whole = pair.partition("=")[0]
-        raise AnytagError(f"{whole!r}: no such number in the recipe; there are {', '.join(known)}")
-    if rest:
-        value = _put(known[name], rest, text, pair=pair)
-    else:
-        try:
-            value = _TRUTH[text.lower()] if isinstance(known[name], bool) else type(known[name])(text)
-        except (ValueError, TypeError, KeyError) as error:
-            raise AnytagError(f"{pair!r}: expected {type(known[name]).__name__}") from error
-    changed: R = replace(target, **{name: value})
-    return changed
-
-
 def read_recipe(path: Path) -> Recipe:
     """The recipe that a run wrote as OUT/recipe.json.
 
@@ -137,6 +107,7 @@ def read_recipe(path: Path) -> Recipe:
     """
     try:
         numbers = json.loads(path.read_text(encoding="utf-8"))
+        numbers.pop("save_minutes", None)  # of runs before 0.1: a number of the machine
         return Recipe(**{**numbers, "weights": LossWeights(**numbers["weights"])})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AnytagError(
@@ -212,8 +183,9 @@ def build_student(
     classes = ImageNetClasses.read(folder / "imagenet.json", vocabulary)
     backbone, classifier = imagenet_backbone(config.backbone, size=config.size)
     fold_norms(backbone)
-    texts = read_descriptions(folder / "descriptions.jsonl", vocabulary)
-    text = text_vectors(texts, StaticTextEncoder.from_folder(EMBEDDED / "text"))
+    said = read_descriptions(folder / "descriptions.jsonl", vocabulary)
+    encoder = StaticTextEncoder.from_folder(EMBEDDED / "text")
+    text = query_rows([tag.name for tag in vocabulary], said, encoder, prompts="words")
     queries = TagQueries(torch.from_numpy(text), config.width, hidden=config.text_hidden)
     network = TagNetwork(config, backbone)
     if network.encoder.evidence is not None:
@@ -275,12 +247,9 @@ class Trainer(Loop):
 
     def steps_per_epoch(self) -> int:
         """Raises AnytagError where there are fewer views than a batch takes."""
+        parts = self.machine.accumulate * self.accelerator.num_processes
+        check_batch(len(self.corpus.views), self.recipe.batch_size, parts=parts)
         steps: int = self.corpus.steps_per_epoch(self.recipe.batch_size)
-        if steps == 0:
-            views = len(self.corpus.views)
-            raise AnytagError(
-                f"{views} views make no batch of {self.recipe.batch_size}; give batch_size={views}"
-            )
         return steps
 
 
@@ -312,6 +281,7 @@ def train_mini(
     Raises:
         AnytagError: something cannot be read, or the run fails.
     """
+    check_precision(recipe.precision)
     out.mkdir(parents=True, exist_ok=True)
     count = len(Vocabulary.read(vocabulary / "vocabulary.jsonl"))
     corpus = Corpus.read(
@@ -322,8 +292,10 @@ def train_mini(
     student, classifier = build_student(vocabulary, recipe)
     start(student, classifier, corpus, recipe.start)
     trainer = Trainer(student, corpus, recipe, out, machine=machine, report=report)
+    trainer.steps_per_epoch()  # before any work
     trainer.resume()
-    (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1))
+    with atomic_write(out / "recipe.json") as draft:
+        draft.write_text(json.dumps(asdict(recipe), indent=1), encoding="utf-8")
     trainer.run()
     return out / STUDENT
 

@@ -14,17 +14,19 @@ from anytag.images import Photo
 
 SCALE = (0.2, 1.0)
 RATIO = (3 / 4, 4 / 3)
-OPERATIONS, MAGNITUDE = 2, 5  # of 10
+OPERATIONS, MAGNITUDE, CHANCE = 2, 5, 0.5  # magnitude of 10; each operation is applied or not
 _GREY = (128, 128, 128)
 
 Picture = Image.Image
+Operation = Callable[[Picture, int], Picture]
 
 
 def augment(photo: Photo, *, size: int, draw: random.Random) -> npt.NDArray[np.uint8]:
     """A random view of a photo: uint8 3×S×S.
 
     A crop of 0.2 to 1 of the area is resized (bicubic) to the square, mirrored half of the time, and two
-    operations of RandAugment (Cubuk et al., 2020) are applied at magnitude 5 of 10.
+    operations of RandAugment (Cubuk et al., 2020) are drawn, each applied half of the time, at magnitude 5
+    of 10.
     """
     picture = photo.picture.resize(
         (size, size), Image.Resampling.BICUBIC, box=crop_box(*photo.picture.size, draw=draw)
@@ -32,7 +34,9 @@ def augment(photo: Photo, *, size: int, draw: random.Random) -> npt.NDArray[np.u
     if draw.random() < 0.5:
         picture = ImageOps.mirror(picture)
     for operation in draw.choices(AUGMENTATIONS, k=OPERATIONS):
-        picture = operation(picture, draw.choice((-1, 1)))
+        sign, applied = draw.choice((-1, 1)), draw.random() < CHANCE
+        if applied:
+            picture = operation(picture, sign)
     return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))
 
 
@@ -72,7 +76,7 @@ def _rotate(picture: Picture, sign: int) -> Picture:
     return picture.rotate(angle, resample=Image.Resampling.BILINEAR, fillcolor=_GREY)
 
 
-AUGMENTATIONS: tuple[Callable[[Picture, int], Picture], ...] = (
+AUGMENTATIONS: tuple[Operation, ...] = (
     lambda picture, _sign: picture,
     lambda picture, _sign: ImageOps.autocontrast(picture),
     lambda picture, _sign: ImageOps.equalize(picture),

@@ -1,4 +1,4 @@
-"""`anytag.asked`: a rounded decoder gives the tags that an exact one gives, and asks for few exactly."""
+"""`anytag.queries.score`: a rounded decoder gives an exact one's tags, and asks for few exactly."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import numpy.typing as npt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anytag.asked import Floats, Question
 from anytag.models.onnx import Rows
+from anytag.queries.bank import Floats
+from anytag.queries.score import Question
 
 NOTHING = np.zeros((1, 1, 2), np.float32), np.zeros((1, 2), np.float32)
 
@@ -52,7 +53,7 @@ def test_settled_answers_are_the_exact_ones(seed: int, largest: float, tags: int
     errors = random.uniform(0.51, 1, tags) * largest * random.choice([-1, 1], tags)
     threshold = random.choice([0.2, 0.5, 0.9, 0, 1], tags, p=[0.3, 0.3, 0.3, 0.05, 0.05])
     question = ask(random.normal(0, 2.5, tags), errors, threshold)
-    rounded, exact = (question.answer(Rounded(rounds=rounds), *NOTHING)[0] for rounds in (True, False))
+    rounded, exact = (question.answer(Rounded(rounds=rounds), *NOTHING)[0].tags for rounds in (True, False))
     assert {tag.id for tag in rounded} == {tag.id for tag in exact}
 
 
@@ -60,7 +61,7 @@ def test_few_tags_are_decoded_exactly() -> None:
     random = np.random.default_rng(0)
     question = ask(random.normal(0, 2.5, 4585), random.normal(0, 0.06, 4585), np.full(4585, 0.99))
     runtime = Rounded(rounds=True)
-    rounded, exact = (question.answer(one, *NOTHING)[0] for one in (runtime, Rounded(rounds=False)))
+    rounded, exact = (question.answer(one, *NOTHING)[0].tags for one in (runtime, Rounded(rounds=False)))
     assert {tag.id for tag in rounded} == {tag.id for tag in exact}
     assert 0 < runtime.exactly <= 384
 

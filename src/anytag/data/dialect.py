@@ -1,0 +1,196 @@
+"""Tables as spreadsheets write them: encoding, what parts the columns, what the first line names."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import IO, TextIO
+
+from anytag.errors import AnytagError
+from anytag.suffixes import IMAGE_SUFFIXES
+
+COLUMNS = ("image", "tags", "captions", "absent", "split", "source")
+_NAMES = {
+    "image": "image photo picture path file filename filepath imagepath imagefile imagename photopath",
+    "tags": "tags tag labels label keywords keyword classes class categories category",
+    "captions": "captions caption sentences sentence text description",
+    "absent": "absent",
+    "split": "split subset partition",
+    "source": "source dataset collection",
+}
+ROLES = {name: role for role, names in _NAMES.items() for name in names.split()}
+"""What the first line of a table calls a column -> what it holds."""
+
+_DELIMITERS = (",", "\t", ";")
+_HEAD = 1 << 16  # bytes that are looked at
+_SAMPLE = 50  # rows of them
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a table is written.
+
+    Attributes:
+        encoding: of its text.
+        delimiter: what parts its columns.
+        skip: lines before the first row: such as Excel's "sep=;".
+        columns: the role of each; "" where a column has no name and must be empty.
+        has_header: whether the first row names the columns.
+    """
+
+    encoding: str
+    delimiter: str
+    skip: int
+    columns: tuple[str, ...]
+    has_header: bool
+
+    def rows(self, lines: TextIO) -> Iterator[tuple[int, list[str]]]:
+        """The rows of a table that was opened with newline="", each with the number of the line it ends in.
+
+        The header and empty rows are left out.
+
+        Raises:
+            UnicodeDecodeError, csv.Error: not such a table; a quote that is not closed is told so.
+        """
+        for _ in range(self.skip):
+            lines.readline()
+        reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
+        filled = ((self.skip + reader.line_num, cells) for cells in reader if any(map(str.strip, cells)))
+        yield from islice(filled, 1 if self.has_header else 0, None)
+
+
+def dialect_of(file: IO[bytes], path: str) -> Dialect:
+    """What a table's first lines tell of it; the file is then at its beginning again.
+
+    Columns are told by the names in the first line (`ROLES`). Without it they are image and tags, and then
+    the first cells must look like photos: a line of other names is never taken for a row.
+
+    Raises:
+        AnytagError: the text, the columns or their names cannot be told; says what was found.
+    """
+    head = file.read(_HEAD)
+    file.seek(0)
+    encoding = _encoding(head, path)
+    text = head.decode(encoding, errors="ignore")
+    if len(head) == _HEAD:
+        text = text[: max(text.rfind("\n"), text.rfind("\r")) + 1] or text
+    skip, delimiters = _hint(text)
+    text = "".join(text.splitlines(keepends=True)[skip:])
+    if not skip:
+        delimiters = ("\t",) if path.lower().endswith(".tsv") else _DELIMITERS
+    parsed = {delimiter: _parse(text, delimiter) for delimiter in delimiters}
+    best = max(delimiters, key=lambda delimiter: _likeness(parsed[delimiter]))
+    rows = parsed[best]
+    has_header = bool(rows) and "image" in _roles(rows[0])
+    columns = _named(rows[0], path) if has_header else COLUMNS[:2]
+    found = Dialect(encoding, best, skip, columns, has_header)
+    _check(found, rows, path)
+    return found
+
+
+def is_table(head: bytes) -> bool:
+    """Whether the first bytes of a file may be those of a table of photos."""
+    try:
+        dialect_of(io.BytesIO(head), "")
+    except (AnytagError, csv.Error):
+        return False
+    return True
+
+
+def _encoding(head: bytes, path: str) -> str:
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16"
+    if b"\0" in head:
+        raise AnytagError(f"{path} holds zero bytes: no table in UTF-8 or marked UTF-16; save it as UTF-8")
+    return "utf-8-sig"
+
+
+def _hint(text: str) -> tuple[int, tuple[str, ...]]:
+    """Excel's first line "sep=;": how many lines it takes, and what it says."""
+    first = text.partition("\n")[0].strip().strip('"')
+    if first.lower().startswith("sep=") and len(first) == 5:
+        return 1, (first[4],)
+    return 0, ()
+
+
+def _parse(text: str, delimiter: str) -> list[list[str]]:
+    """The first rows that are not empty; as far as they can be read."""
+    rows: list[list[str]] = []
+    try:
+        for cells in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True):
+            if any(map(str.strip, cells)):
+                rows.append([cell.strip() for cell in cells])
+            if len(rows) == _SAMPLE:
+                break
+    except csv.Error:
+        pass
+    return rows
+
+
+def _likeness(rows: Sequence[Sequence[str]]) -> tuple[bool, float]:
+    """How much rows look like a table of photos: a header that is known, and first cells that are photos."""
+    if not rows:
+        return False, 0.0
+    return "image" in _roles(rows[0]), sum(is_photo(row[0]) for row in rows) / len(rows)
+
+
+def _roles(header: Sequence[str]) -> list[str]:
+    """What each column of a first line holds; "" where its name is not known."""
+    if any(map(is_photo, header)):
+        return []
+    return [ROLES.get("".join(filter(str.isalnum, name.lower())), "") for name in header]
+
+
+def is_photo(cell: str) -> bool:
+    """Whether a cell names a photo: a path or URL that ends as photos' names do, or a part of a shard."""
+    end = cell.partition("?")[0].lower()
+    return "::" in cell or any(end.endswith(suffix) for suffix in IMAGE_SUFFIXES)
+
+
+def _named(header: Sequence[str], path: str) -> tuple[str, ...]:
+    """The roles of a header's columns.
+
+    Raises:
+        AnytagError: a column is unknown, or two hold the same.
+    """
+    roles = _roles(header)
+    if unknown := [name for name, role in zip(header, roles, strict=True) if name and not role]:
+        raise AnytagError(
+            f"{path}: unknown column {unknown[0]!r}; known are {', '.join(COLUMNS)}, "
+            f"also as {', '.join(ROLES)}"
+        )
+    if twice := [role for role in roles if role and roles.count(role) > 1]:
+        names = [name for name, role in zip(header, roles, strict=True) if role == twice[0]]
+        raise AnytagError(
+            f"{path}: the columns {' and '.join(map(repr, names))} both hold {twice[0]}; leave one"
+        )
+    return tuple(roles)
+
+
+def _check(found: Dialect, rows: Sequence[Sequence[str]], path: str) -> None:
+    """Refuses what would be read as something else than it is."""
+    if not found.has_header and rows and not is_photo(rows[0][0]):
+        raise AnytagError(
+            f"{path}: the first line, {found.delimiter.join(rows[0])[:80]!r}, names neither known columns "
+            f"nor a photo; begin the table with a line such as image,tags (known are {', '.join(COLUMNS)})"
+        )
+    body = rows[1:] if found.has_header else rows
+    for role in ("tags", "absent"):
+        if role in found.columns:
+            at = found.columns.index(role)
+            _check_parts([row[at] for row in body if len(row) > at], role, path)
+
+
+def _check_parts(cells: Sequence[str], role: str, path: str) -> None:
+    """Refuses names that something else than ';' parts, where no cell has a ';'."""
+    if any(";" in cell for cell in cells):
+        return
+    for mark in ("|", ","):
+        if found := next((cell for cell in cells if mark in cell), None):
+            raise AnytagError(
+                f"{path}: {found[:80]!r} holds {mark!r}, but {role} are parted by ';' (dog;beach); "
+                "write them so, or names that hold it into a .jsonl"
+            )

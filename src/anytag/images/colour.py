@@ -1,0 +1,170 @@
+"""Any Pillow mode and colour profile -> 8-bit RGB.
+
+Pictures are left as they are where their profile is near sRGB, so that ordinary photos cost nothing. "Near"
+takes in Display P3 and Adobe RGB: models tag these as well without conversion. ProPhoto, Rec. 2020, linear
+and printers' profiles are converted.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from anytag.errors import ImageError
+
+NEAR_SRGB = 13.0
+"""Mean change of a grid of colours, of 255 levels, up to which a profile is not applied.
+
+sRGB as cameras write it is at 0 to 2, Display P3 and Adobe RGB at 11, Rec. 2020 at 18, ProPhoto at 23, linear
+light at 40."""
+
+_MAX_PROFILE = 4 << 20  # bytes; printers' profiles reach 2 MB
+_SPACES = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK", "LAB": "Lab"}  # Pillow mode -> space of its profiles
+Convert = Callable[[Image.Image], Image.Image]
+
+
+def to_rgb(picture: Image.Image, name: str, *, plain: bool) -> Image.Image:
+    """A loaded picture as RGB: transparency on white, its colour profile applied.
+
+    Args:
+        picture: of any Pillow mode.
+        name: of the photo, for messages.
+        plain: as published: transparency is dropped, and profiles are not applied.
+
+    Raises:
+        ImageError: pixels whose range is not known.
+    """
+    if picture.mode == "RGB" and "transparency" not in picture.info:
+        return picture if plain else _in_srgb(picture, picture.info)
+    if picture.mode == "F":
+        raise ImageError(
+            f"{name}: its pixels are floating-point numbers (mode F), whose range is not known; "
+            "save it as 8-bit RGB"
+        )
+    if picture.mode.startswith("I"):
+        picture = _eight_bits(picture, name)
+    elif picture.mode == "La":
+        picture = picture.convert("LA")
+    if picture.has_transparency_data and not plain:
+        return _on_white(picture)
+    if picture.mode == "1":
+        picture = picture.convert("L")
+    return picture.convert("RGB") if plain and picture.mode != "LAB" else _in_srgb(picture, picture.info)
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    layer = picture.convert("RGBA")
+    alpha = layer.getchannel("A")
+    colours = picture.convert("L") if picture.mode in ("LA", "L") else layer.convert("RGB")
+    layer = _in_srgb(colours, picture.info)
+    layer.putalpha(alpha)
+    white = Image.new("RGBA", layer.size, "white")
+    return Image.alpha_composite(white, layer).convert("RGB")
+
+
+def _eight_bits(picture: Image.Image, name: str) -> Image.Image:
+    """Grey of 16 bits (modes I;16, I) -> 8 bits by scale, where Pillow's own conversion may clip.
+
+    Pillow converts 8-bit pictures to these modes without scaling: where a picture does not come from a file
+    that states its depth, values up to 255 are levels of 8 bits.
+    """
+    grey = np.asarray(picture)
+    least, most = int(grey.min()), int(grey.max())
+    if least < 0 or most > 65535:
+        raise ImageError(f"{name}: its grey values lie outside of 16 bits (0..65535); save it as 8-bit RGB")
+    of_8_bits = most <= 255 and (picture.mode == "I" or picture.format is None)
+    levels = grey.astype(np.uint8) if of_8_bits else scaled(grey, 16)
+    clear = picture.info.get("transparency")
+    if isinstance(clear, int):
+        levels = np.where(grey == clear, np.uint8(255), levels)  # transparency on white
+    small = Image.fromarray(levels)
+    small.info = {"icc_profile": picture.info.get("icc_profile")}
+    return small
+
+
+def scaled(values: npt.NDArray[Any], bits: int) -> npt.NDArray[np.uint8]:
+    """Unsigned integers of up to 32 bits -> uint8, so that the largest value becomes 255."""
+    most = 2**bits - 1
+    wide: npt.NDArray[Any] = values.astype(np.uint32 if bits <= 16 else np.uint64)
+    levels: npt.NDArray[np.uint8] = ((wide * 255 + most // 2) // most).astype(np.uint8)
+    return levels
+
+
+def _in_srgb(picture: Image.Image, info: dict[Any, Any]) -> Image.Image:
+    """A picture of any mode as RGB, by its profile where that is of the picture's kind and far from sRGB."""
+    profile = info.get("icc_profile")
+    if picture.mode == "LAB":
+        return _lab(picture)
+    if not isinstance(profile, bytes) or not 128 <= len(profile) <= _MAX_PROFILE:
+        return picture if picture.mode == "RGB" else picture.convert("RGB")
+    if picture.mode not in _SPACES:
+        picture = picture.convert("RGB")
+    convert = _conversion(profile, picture.mode)
+    if convert is not None:
+        return convert(picture)
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
+
+
+@lru_cache(maxsize=16)
+def _conversion(profile: bytes, mode: str) -> Convert | None:
+    """What takes pictures of a mode from a profile to sRGB; None where they may stay as they are.
+
+    A profile that is broken, or of another kind than the picture, counts as none.
+    """
+    try:
+        convert = _transform(profile, mode)
+        probe = _probe(mode)
+        change = np.asarray(convert(probe), np.int16) - np.asarray(probe.convert("RGB"), np.int16)
+    except Exception:  # whatever LittleCMS or Pillow says of bytes that anybody made
+        return None
+    return convert if np.abs(change).mean() > NEAR_SRGB else None
+
+
+def _transform(profile: bytes, mode: str) -> Convert:
+    from PIL import ImageCms
+
+    source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    if source.profile.xcolor_space.strip() != _SPACES[mode]:
+        raise ValueError(f"a profile of {source.profile.xcolor_space} for a picture of {mode}")
+    transform = ImageCms.buildTransform(
+        source,
+        ImageCms.createProfile("sRGB"),
+        mode,
+        "RGB",
+        ImageCms.Intent.RELATIVE_COLORIMETRIC,
+        ImageCms.Flags.BLACKPOINTCOMPENSATION,
+    )
+
+    def convert(picture: Image.Image) -> Image.Image:
+        out: Image.Image | None = ImageCms.applyTransform(picture, transform)
+        if out is None:
+            raise ValueError("LittleCMS gave no picture")
+        return out
+
+    return convert
+
+
+def _probe(mode: str) -> Image.Image:
+    """A grid of a mode's colours, nine levels of each channel (five of inks)."""
+    channels = Image.getmodebands(mode)
+    levels = np.linspace(0, 255, 5 if channels == 4 else 9).astype(np.uint8)
+    grid = np.stack(np.meshgrid(*[levels] * channels), -1).reshape(1, -1, channels)
+    return Image.frombytes(mode, (grid.shape[1], 1), np.ascontiguousarray(grid).tobytes())
+
+
+def _lab(picture: Image.Image) -> Image.Image:
+    """CIE L*a*b* as Pillow holds it, through LittleCMS."""
+    return _lab_transform()(picture)
+
+
+@lru_cache(maxsize=1)
+def _lab_transform() -> Convert:
+    from PIL import ImageCms
+
+    return _transform(ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes(), "LAB")

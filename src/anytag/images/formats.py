@@ -1,0 +1,94 @@
+"""Formats of photos: which suffixes they have, and what a file is by its first bytes."""
+
+from __future__ import annotations
+
+from os.path import splitext
+
+from anytag.errors import ImageError
+from anytag.suffixes import RAW_SUFFIXES as RAW_SUFFIXES
+from anytag.suffixes import SUFFIXES as SUFFIXES
+
+MAX_PIXELS = 178_956_970
+"""Default limit against decompression bombs: the size at which Pillow refuses too (a 512 MiB RGB picture)."""
+
+FORMATS = ("JPEG", "PNG", "WebP", "TIFF", "BMP", "GIF", "AVIF", "HEIC", "JPEG XL")
+
+SIGNATURE_BYTES = 64
+# The first bytes of a file -> the Pillow plugin that reads it. Only these parsers ever see a user's bytes.
+_SIGNATURES = (
+    (b"\xff\xd8\xff", "JPEG", "JpegImagePlugin"),
+    (b"\x89PNG\r\n\x1a\n", "PNG", "PngImagePlugin"),
+    (b"GIF87a", "GIF", "GifImagePlugin"),
+    (b"GIF89a", "GIF", "GifImagePlugin"),
+    (b"II*\0", "TIFF", "TiffImagePlugin"),
+    (b"MM\0*", "TIFF", "TiffImagePlugin"),
+    (b"II+\0", "TIFF", "TiffImagePlugin"),
+    (b"MM\0+", "TIFF", "TiffImagePlugin"),
+    (b"BM", "BMP", "BmpImagePlugin"),
+    (b"\xff\x0a", "JXL", ""),
+    (b"\0\0\0\x0cJXL \r\n\x87\n", "JXL", ""),
+)
+_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
+_RAW_SIGNATURES = (
+    (b"FUJIFILMCCD-RAW", "Fujifilm RAF"),
+    (b"IIU\0", "Panasonic RW2"),
+    (b"IIRO", "Olympus ORF"),
+    (b"IIRS", "Olympus ORF"),
+    (b"MMOR", "Olympus ORF"),
+    (b"II\x1a\0\0\0HEAPCCDR", "Canon CRW"),
+    (b"FOVb", "Sigma X3F"),
+    (b"\0MRM", "Minolta MRW"),
+)
+
+
+def sniff(head: bytes, name: str) -> tuple[str, str]:
+    """First bytes -> (format, Pillow plugin or "").
+
+    Raises:
+        ImageError: of no known format, or a RAW photo of a kind that is not read; names the photo.
+    """
+    for signature, kind, plugin in _SIGNATURES:
+        if head.startswith(signature):
+            return kind, plugin
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WEBP", "WebPImagePlugin"
+    brands = _brands(head)
+    if brands & {b"avif", b"avis"}:
+        return "AVIF", "AvifImagePlugin"
+    if brands & _HEIC_BRANDS:
+        return "HEIC", ""
+    if camera := _raw(head, brands, name):
+        raise refused_raw(name, camera)
+    what = "is empty" if not head else "is not a photo of a known format"
+    raise ImageError(f"{name}: {what}; expected one of {', '.join(FORMATS)}")
+
+
+def has_raw_suffix(name: str) -> bool:
+    return splitext(name)[1].lower() in RAW_SUFFIXES  # noqa: PTH122  # names of photos need not be paths
+
+
+def refused_raw(name: str, camera: str = "") -> ImageError:
+    """The error for a RAW photo that cannot be read."""
+    kind = f"RAW photo ({camera})" if camera else "RAW photo"
+    return ImageError(
+        f"{name}: is a {kind}, which is not read and has no preview of useful size that can be; "
+        "develop it to JPEG or TIFF first"
+    )
+
+
+def _brands(head: bytes) -> set[bytes]:
+    """Brands of an ISO media file: what its `ftyp` box says it can be read as."""
+    if head[4:8] != b"ftyp":
+        return set()
+    end = min(int.from_bytes(head[:4], "big"), len(head))
+    return {head[i : i + 4] for i in range(8, end, 4)}
+
+
+def _raw(head: bytes, brands: set[bytes], name: str) -> str:
+    """The kind of a RAW photo that is no TIFF, "" where it is none."""
+    if b"crx " in brands:
+        return "Canon CR3"
+    for signature, camera in _RAW_SIGNATURES:
+        if head.startswith(signature):
+            return camera
+    return splitext(name)[1][1:].upper() if head and has_raw_suffix(name) else ""  # noqa: PTH122

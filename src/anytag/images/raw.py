@@ -1,0 +1,51 @@
+"""The preview inside of a RAW file that is a TIFF: DNG, NEF, CR2, ARW, PEF, SRW and their like."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from anytag.images.damage import frame_of
+from anytag.images.formats import has_raw_suffix
+from anytag.images.tiff import Page
+
+_COMPRESSION, _PHOTOMETRIC, _OFFSETS, _COUNTS, _JPEG_AT, _JPEG_BYTES = 259, 262, 273, 279, 513, 514
+_DNG_VERSION = 50706
+_SENSOR = {32803, 34892}  # photometric: colour filter array, linear RAW
+_LEAST_SIDE = 640  # of a preview, in pixels; less only where it is as large as the RAW
+
+
+def is_raw(data: bytes, found: list[Page], name: str) -> bool:
+    """Is this TIFF a RAW file? By what lies in it, or by its suffix."""
+    if data[8:10] == b"CR" or (found and _DNG_VERSION in found[0].tags):
+        return True
+    if any(page.number(_PHOTOMETRIC) in _SENSOR for page in found):
+        return True
+    return has_raw_suffix(name)
+
+
+def preview(data: bytes, found: list[Page]) -> bytes | None:
+    """The largest JPEG in a RAW file, None where there is none of useful size."""
+    longest = max((max(page.size) for page in found if page.is_full), default=0)
+    best, area = None, 0
+    for start, count in _streams(found):
+        jpeg = data[start : start + count]
+        width, height = frame_of(jpeg) or (0, 0)
+        if max(width, height) >= min(_LEAST_SIDE, max(1, 0.9 * longest)) and width * height > area:
+            best, area = jpeg, width * height
+    return best
+
+
+def is_developed(page: Page, found: list[Page]) -> bool:
+    """Does a page of a RAW file hold the finished photo, not a sensor's data or a thumbnail?"""
+    finished = page.number(_PHOTOMETRIC, -1) in {0, 1, 2, 6} and page.number(_COMPRESSION, 1) not in {6, 7}
+    has_thumbnail = any(not one.is_full for one in found)
+    return page.is_full and finished and (has_thumbnail or max(page.size) >= _LEAST_SIDE)
+
+
+def _streams(found: list[Page]) -> Iterator[tuple[int, int]]:
+    """Where JPEG streams may lie: offset and bytes."""
+    for page in found:
+        if page.number(_JPEG_AT):
+            yield page.number(_JPEG_AT), page.number(_JPEG_BYTES)
+        if page.number(_COMPRESSION) in {6, 7} and len(page.numbers(_OFFSETS)) == 1:
+            yield page.number(_OFFSETS), page.number(_COUNTS)

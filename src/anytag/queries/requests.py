@@ -1,0 +1,77 @@
+"""The tags that users ask for in Python, each form that is taken as `Asked` or as a vocabulary's `Tag`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from anytag.errors import AnytagError, VocabularyError, brief, is_number, is_whole
+from anytag.vocabulary import Asked, Tag, parse_asked
+
+Ask = str | Asked | Tag
+"""A tag as users ask it: "name", "name: description; description", the same parsed, or a vocabulary's."""
+
+Requested = Asked | Tag
+
+
+def parse_requests(
+    tags: Iterable[Ask] | Mapping[str, object] | None, what: str
+) -> tuple[Requested, ...] | None:
+    """Requested tags, parsed; None stays None.
+
+    Args:
+        tags: a list of tags, or descriptions by name.
+        what: the argument's name, for messages.
+
+    Raises:
+        VocabularyError: not a list of tags, or an empty one.
+    """
+    if tags is None:
+        return None
+    if isinstance(tags, str | Asked | Tag):
+        raise VocabularyError(
+            f"{what} is the single tag {brief(tags)}: expected a list, as in {what}=[{brief(tags)}]"
+        )
+    if not isinstance(tags, Iterable):
+        raise VocabularyError(f"{what} is {brief(tags)}: expected a list of tags, as in {what}=['red car']")
+    parsed: tuple[Requested, ...]
+    if isinstance(tags, Mapping):
+        parsed = tuple(_described(name, said) for name, said in tags.items())
+    else:
+        parsed = tuple(_parsed(tag) for tag in tags)
+    if not parsed:
+        raise VocabularyError(f"{what} is empty: give a tag, or leave {what} out for the whole vocabulary")
+    return parsed
+
+
+def check_numbers(top_k: int | None, threshold: float | None) -> None:
+    """What limits the tags of a photo.
+
+    Raises:
+        AnytagError: a number of the wrong kind, or out of range.
+    """
+    if top_k is not None and (not is_whole(top_k) or top_k < 1):
+        raise AnytagError(f"top_k is {brief(top_k)}: expected a whole number, 1 or more")
+    if threshold is not None and not (is_number(threshold) and 0 <= threshold <= 1):
+        raise AnytagError(f"threshold is {brief(threshold)}: expected a probability from 0 to 1")
+
+
+def _parsed(tag: object) -> Requested:
+    if isinstance(tag, Asked | Tag):
+        return tag
+    if isinstance(tag, str):
+        return parse_asked(tag)
+    raise VocabularyError(
+        f"a tag cannot be a {type(tag).__name__}, got {brief(tag)}: give text such as 'red car' or "
+        "'red car: a car painted red', an Asked, or descriptions by name, {'red car': ['a car painted red']}"
+    )
+
+
+def _described(name: object, said: object) -> Asked:
+    """One entry of descriptions by name; a single text stands for itself."""
+    texts = [said] if isinstance(said, str) else said
+    if not isinstance(name, str) or not isinstance(texts, Iterable):
+        raise VocabularyError(
+            f"got {brief(said)} for the tag {brief(name)}: "
+            "expected descriptions by name, as in {'red car': ['a car painted red']}"
+        )
+    return Asked(name, tuple(texts))

@@ -1,0 +1,218 @@
+"""A question, prepared once and answered for any number of photos.
+
+Its tags come in two blocks: those that a cheap first pass chooses from for each photo, and those that are
+decoded for every photo.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from anytag.models.onnx import Rows
+from anytag.queries.bank import Bank, Floats, Indexes
+from anytag.results import Source, TagScore
+
+# Tags decoded in one run, and floats of their queries: bounds memory when thousands are asked.
+_PIECE, _PIECE_FLOATS = 256, 1 << 23
+# Times as many where logits are rounded: what tags share is decoded once for all of a piece.
+_PIECES_ROUNDED = 2
+# Tags near their thresholds that are decoded exactly in one run, and how many times the largest change that
+# they show is far enough: of 128 normal changes the largest is 2.7 standard deviations, so 5 of them.
+_SETTLED, _SAFE = 128, 2
+
+
+class Scorer(Protocol):
+    """The half of a runtime that answers questions.
+
+    Attributes:
+        keeps_rows: a whole bank of floats may be asked at once, as it is stored, and stays where it is used.
+        rounds: logits may differ from the exact ones.
+    """
+
+    @property
+    def rounds(self) -> bool: ...
+
+    @property
+    def keeps_rows(self) -> bool: ...
+
+    def score(self, tokens: Floats, pooled: Floats, queries: Rows, *, exact: bool = False) -> Floats: ...
+
+
+class Answer(NamedTuple):
+    """The tags of a photo, and those of `also` that score below their threshold, both by falling score."""
+
+    tags: tuple[TagScore, ...]
+    below: tuple[TagScore, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """K tags asked of every photo: first those of `bank`, if there is one, then those of `queries`.
+
+    Attributes:
+        ids, names, sources: K each.
+        slope, bias: float64 K; probability = sigmoid(slope · logit + bias).
+        below: int64 E×2, pairs of a tag and a broader one: a photo of a tabby is one of a cat, so no broader
+            tag scores less than what it includes.
+        threshold: float64 K; a lower score is left out.
+        bank: its tags are decoded for every photo, or with a `shortlist` only where the first pass puts them
+            among the photo's best so many.
+        queries: float32 O×P×R, decoded for every photo.
+        top_k: how many tags a photo gets at most.
+        strict: a score that equals the threshold is left out too.
+        added: of the last so many tags, lower scores are told apart.
+    """
+
+    ids: tuple[str, ...]
+    names: tuple[str, ...]
+    sources: tuple[Source, ...]
+    slope: npt.NDArray[np.float64]
+    bias: npt.NDArray[np.float64]
+    threshold: npt.NDArray[np.float64]
+    queries: Floats
+    below: Indexes
+    bank: Bank | None = None
+    shortlist: int | None = None
+    top_k: int | None = None
+    strict: bool = False
+    added: int = 0
+
+    def answer(self, runtime: Scorer, tokens: Floats, pooled: Floats) -> list[Answer]:
+        """The tags of each photo, by falling score.
+
+        Args:
+            runtime: decodes queries.
+            tokens: float32 N×T×D.
+            pooled: float32 N×D.
+        """
+        index, logits = self.logits(runtime, tokens, pooled)  # N×S both
+        if runtime.rounds:
+            for n in range(len(logits)):
+                self._settle(runtime, tokens[n : n + 1], pooled[n : n + 1], places=index[n], logits=logits[n])
+        # beyond ±60 a probability is 0 or 1 in every digit that is kept
+        line = np.clip(self.slope[index] * logits + self.bias[index], -60, 60)
+        scores = np.zeros((len(index), len(self.ids)))  # N×K; what the first pass left out stays 0
+        np.put_along_axis(scores, index, 1 / (1 + np.exp(-line)), axis=1)
+        np.maximum.at(scores.T, self.below[:, 1], scores.T[self.below[:, 0]])
+        return [self._choose(photo) for photo in scores]
+
+    def logits(self, runtime: Scorer, tokens: Floats, pooled: Floats) -> tuple[Indexes, Floats]:
+        """Which tags are decoded for each photo, and their logits: N×S both. Arguments as for `answer`."""
+        indexes: list[Indexes] = []
+        logits: list[Floats] = []
+        for index, queries in self._pieces(runtime, pooled):
+            indexes.append(np.broadcast_to(index, (len(tokens), index.shape[-1])))
+            logits.append(runtime.score(tokens, pooled, queries))
+        return np.concatenate(indexes, axis=1), np.concatenate(logits, axis=1)
+
+    def _settle(
+        self, runtime: Scorer, tokens: Floats, pooled: Floats, *, places: Indexes, logits: Floats
+    ) -> None:
+        """Decodes exactly what of one photo may be on the wrong side of its threshold by rounding alone.
+
+        From the thresholds outwards, until what is left is further off than twice the most that rounding has
+        changed. Tags do not touch each other in the decoder, so the few that are near can be asked alone.
+
+        Args:
+            tokens, pooled: 1×T×D and 1×D.
+            places: of the tags that were decoded, S.
+            logits: S, changed in place.
+        """
+        distance = np.abs(logits - self.limits[places])
+        order = np.argsort(distance)[: np.isfinite(distance).sum()]
+        changed = 0.0
+        for start in range(0, len(order), _SETTLED):
+            near = order[start : start + _SETTLED]
+            if start and distance[near[0]] > _SAFE * changed:
+                break
+            asked = self._queries_at(places[near])[None]
+            exact = runtime.score(tokens, pooled, asked, exact=True)[0]
+            changed = max(changed, float(np.abs(exact - logits[near]).max()))
+            logits[near] = exact
+
+    @cached_property
+    def limits(self) -> npt.NDArray[np.float64]:
+        """The logits that the thresholds mean, with each tag's slope and bias: K, infinite for 0 or 1.
+
+        A tag is given where its logit is not below its limit, apart from what narrower tags add.
+        """
+        with np.errstate(divide="ignore"):
+            odds = np.log(self.threshold) - np.log1p(-np.minimum(self.threshold, 1))
+        limits: npt.NDArray[np.float64] = (odds - self.bias) / self.slope
+        return limits
+
+    def _pieces(self, runtime: Scorer, pooled: Floats) -> Iterator[tuple[Indexes, Rows]]:
+        """What is decoded in one run: places of S tags, S or N×S, and their queries, Q×S×P×R."""
+        skipped = 0
+        if self.bank is not None:
+            skipped = len(self.bank)
+            every = np.arange(skipped)
+            if self.shortlist is not None:
+                index = self.bank.nearest(pooled, self.shortlist)
+                for piece in _cut(self.shortlist, self.bank.rows[0].size * len(pooled)):
+                    yield index[:, piece], self.bank.queries(index[:, piece])
+            elif runtime.keeps_rows and self.bank.scale is None:
+                yield every, self.bank.rows[None]
+            else:
+                times = _PIECES_ROUNDED if runtime.rounds else 1
+                for piece in _cut(skipped, self.bank.rows[0].size, times=times):
+                    yield every[piece], self.bank.queries(piece)[None]
+        for piece in _cut(len(self.queries), self.queries[0].size if len(self.queries) else 1):
+            yield np.arange(len(self.queries))[piece] + skipped, self.queries[None, piece]
+
+    def queries_of(self, tags: Sequence[TagScore]) -> Floats:
+        """The queries of tags that were answered: float32 K×P×D."""
+        return self._queries_at([self._numbers[tag.id, tag.name] for tag in tags])
+
+    def _queries_at(self, places: Iterable[int]) -> Floats:
+        """The queries of some of the asked tags: float32 K×P×R."""
+        skipped = 0 if self.bank is None else len(self.bank)
+        return pad(
+            [
+                self.queries[place - skipped]
+                if self.bank is None or place >= skipped
+                else self.bank.queries(np.asarray(place))
+                for place in places
+            ]
+        )
+
+    @cached_property
+    def _numbers(self) -> dict[tuple[str, str], int]:
+        return {key: number for number, key in enumerate(zip(self.ids, self.names, strict=True))}
+
+    def _choose(self, scores: npt.NDArray[np.float64]) -> Answer:
+        is_over = (np.greater if self.strict else np.greater_equal)(scores, self.threshold)
+        is_added = np.arange(len(scores)) >= len(scores) - self.added
+        tags = self._sorted(scores, np.flatnonzero(is_over))[: self.top_k]
+        return Answer(tags, self._sorted(scores, np.flatnonzero(is_added & ~is_over)))
+
+    def _sorted(self, scores: npt.NDArray[np.float64], index: Indexes) -> tuple[TagScore, ...]:
+        """Some tags by falling score."""
+        best = index[np.argsort(-scores[index], kind="stable")]
+        return tuple(
+            # six digits: more would be noise, and half of the output
+            TagScore(self.ids[i], self.names[i], float(f"{score:.6g}"), self.sources[i])
+            for i, score in zip(best.tolist(), scores[best].tolist(), strict=True)
+        )
+
+
+def pad(queries: Sequence[Floats]) -> Floats:
+    """Queries of K tags, P×D each with a P of its own, as one float32 K×P×D; added rows are zero."""
+    if not queries:
+        return np.zeros((0, 1, 1), np.float32)
+    padded = np.zeros((len(queries), max(map(len, queries)), queries[0].shape[1]), np.float32)
+    for row, query in zip(padded, queries, strict=True):
+        row[: len(query)] = query
+    return padded
+
+
+def _cut(count: int, floats: int, *, times: int = 1) -> Iterator[slice]:
+    """`count` tags, whose queries have so many floats each, in pieces `times` the usual size."""
+    step = max(1, times * min(_PIECE, _PIECE_FLOATS // floats))
+    return (slice(start, min(start + step, count)) for start in range(0, count, step))

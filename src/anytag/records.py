@@ -1,0 +1,104 @@
+"""Arrays of one shape in a file: added to, read in parts, so that millions of them need no memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from anytag.errors import AnytagError
+
+Indexes = npt.NDArray[np.int64]
+
+
+class Records(Protocol):
+    """N arrays of one shape: a numpy array N×..., or one on disk of which parts are read."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, numbers: Any, /) -> npt.NDArray[Any]: ...
+
+
+@dataclass(frozen=True)
+class RecordFile:
+    """Arrays of one shape and type in a file, one a slot: read and written by slot, never all at once.
+
+    Attributes:
+        path: the file; it need not be there yet.
+        shape: of one record.
+        dtype: of its numbers, little-endian.
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def bytes(self) -> int:
+        """Of one record."""
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        """Records that are whole."""
+        try:
+            return self.path.stat().st_size // self.bytes
+        except FileNotFoundError:
+            return 0
+
+    def read(self, slots: Indexes) -> npt.NDArray[Any]:
+        """The records of n slots: n×shape.
+
+        Raises:
+            AnytagError: the file does not hold them all.
+        """
+        found = np.empty((len(slots), *self.shape), self.dtype)
+        try:
+            with self.path.open("rb") as file:
+                for start, end in _runs(slots):
+                    file.seek(int(slots[start]) * self.bytes)
+                    if (
+                        file.readinto(found[start:end].reshape(-1).view(np.uint8).data)
+                        < found[start:end].nbytes
+                    ):
+                        raise AnytagError(f"{self.path} is cut short: embed the photos again")
+        except OSError as error:
+            raise AnytagError(f"{self.path} cannot be read: {error.strerror or error}") from error
+        return found
+
+    def write(self, slots: Indexes, records: npt.NDArray[Any]) -> None:
+        """Writes n records n×shape at their slots."""
+        whole = np.ascontiguousarray(records, self.dtype)
+        with self.path.open("r+b" if self.path.exists() else "w+b", buffering=0) as file:
+            for start, end in _runs(slots):
+                file.seek(int(slots[start]) * self.bytes)
+                left = whole[start:end].reshape(-1).view(np.uint8).data
+                while left:  # a write without a buffer may take a part
+                    left = left[file.write(left) :]
+
+
+class RecordsAt:
+    """Records of a file at some slots, as an array N×... of which parts are read."""
+
+    def __init__(self, file: RecordFile, slots: Indexes) -> None:
+        self._file, self._slots = file, slots
+        self.shape = (len(slots), *file.shape)
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def __getitem__(self, numbers: Any, /) -> npt.NDArray[Any]:
+        return self._file.read(self._slots[numbers])
+
+
+def _runs(slots: Indexes) -> Iterator[tuple[int, int]]:
+    """Where slots that follow each other begin and end: one read for each."""
+    if len(slots):
+        cuts = np.flatnonzero(np.diff(slots) != 1) + 1
+        yield from zip([0, *cuts.tolist()], [*cuts.tolist(), len(slots)], strict=True)
