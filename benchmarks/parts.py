@@ -5,7 +5,7 @@
 ROWS is rows.jsonl of scripts/prepare_data.py with --more. Parts are the sources of split "val", and the
 foreign ones of split "test", which nothing was trained or fitted on. The rival is the backbone's ImageNet
 classifier with its probabilities carried to the asked names by the text table's similarity, by the carrier
-that is best for each figure. Figures of a part: AP by class and top-1, top-5 among the part's own names; then of
+that is best for each figure. Figures of a part: AP by class, top-1 and top-5 among its own names; then of
 what is given by default: tags a photo, how many of them are right (broader words count; of parts that list
 all that is there only listed names are judged), the photos whose main thing is named; and the calibration
 error of the asked names' scores and of the given tags.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from anytag.parsing import Parser, default_lexicon
+from anytag.parsing import Parser
 from anytag.results import TagScore
 from anytag.vocabulary import Vocabulary
 
@@ -180,7 +180,7 @@ class Support:
 
 def _with_article(name: str) -> str:
     word = name.split(" ")[-1].lower()
-    plural = word.endswith("s") and default_lexicon().inflection.singular(word) != word
+    plural = word.endswith("s") and not word.endswith(("ss", "us", "is", "lens", "gas", "canvas", "atlas"))
     if plural or word in _MASS or name.lower().replace(" ", "-") in _MASS:
         return name
     return f"an {name}" if name[0].lower() in "aeiou" else f"a {name}"

@@ -52,12 +52,14 @@ QUANTIZATION = {"flickr8k": 56, "coco-more": 16, "imagenet": 40, "sun": 8, "food
 SHORTLIST = 96
 # Of a tag's own offset. 1.0 fits no better, and spoils the order of tags that are asked by name.
 SPREAD = 0.5
-# What a tag's default threshold promises; more of broad words, and of those that say a sex or an age.
-PRECISION, DEFAULT = 0.65, 0.5
-WANTED = {
-    **dict.fromkeys(("man", "woman", "boy", "girl", "child", "baby", "lady"), 0.9),
-    **dict.fromkeys(("animal", "vehicle", "food", "clothing", "person", "tool", "furniture", "plant"), 0.85),
-}
+# What a tag's default threshold promises; more of broad words, of those that say a sex or an age, and of
+# those that are said of a photo rather than of a thing in it.
+PRECISION, BROAD_PRECISION, DEFAULT = 0.65, 0.85, 0.5
+CAREFUL = (
+    "man woman boy girl child baby toddler teenager lady adult texture close-up indoor outdoor fashion text "
+    "metal plastic portrait produce sport art drawing"
+)
+CAREFUL_PRECISION = 0.9
 DESCRIPTION = "Tags photos with about 2,500 tags and any others that are asked in words; for a CPU."
 TRAINING_DATA = (
     "Flickr8k train (6,000 photos with captions), 36,000 COCO photos with a caption each, about 1,750 "
@@ -346,7 +348,9 @@ def calibrate(vocabulary_folder: Path, run: Path, out: Path, corpus: Corpus) -> 
     for child, broader in enumerate(corpus.vocabulary.broader):  # as anytag.queries.score does
         for parent in broader:
             scores[:, parent] = np.maximum(scores[:, parent], scores[:, child])
-    precision = np.array([WANTED.get(tag.id, PRECISION) for tag in corpus.vocabulary])
+    usual = np.where(beside(corpus.vocabulary), PRECISION, BROAD_PRECISION)
+    careful = np.array([tag.id in CAREFUL.split() for tag in corpus.vocabulary])
+    precision = np.where(careful, CAREFUL_PRECISION, usual)
     thresholds = fit_thresholds(scores, truth, weight=weight, precision=precision, default=DEFAULT)
     tags = zip(corpus.vocabulary, thresholds, strict=True)
     Vocabulary([replace(tag, threshold=round(float(t), 2)) for tag, t in tags]).write(
