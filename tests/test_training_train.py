@@ -219,13 +219,12 @@ def test_beliefs_follow_what_people_said(corpus: Corpus) -> None:
     assert (weight[0, [at("ball"), at("dog")]] == 1).all()
 
 
-def test_two_corpora_are_equal(parts: Parts, corpus: Corpus) -> None:
+def test_two_corpora_are_equal(parts: Parts) -> None:
     """A resumed run, and each process of a distributed one, makes its own."""
-    photos = np.arange(4)
-    other = parts.corpus()
-    for each in (corpus, other):
-        each.learn_probes()
-    assert all(map(torch.equal, other.beliefs(photos), corpus.beliefs(photos)))
+    photos, both = np.arange(4), (parts.corpus(), parts.corpus())
+    for corpus in both:
+        corpus.learn_probes()
+    assert all(map(torch.equal, *(corpus.beliefs(photos) for corpus in both)))
 
 
 def test_held_out_tags_are_not_supervised(parts: Parts) -> None:

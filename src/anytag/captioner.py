@@ -284,17 +284,22 @@ class Captioner:
             given = [tag for tag in self.tagger.score(one).tags if tag.id not in excluded]
             scores = {tag.id: tag.score for tag in self.tagger.score(one, threshold=self.spec.support).tags}
             sure = self._support.sure(given, self.spec.sure)
-            if self._is_supported(texts[number], scores, sure):
+            texts[number] = self._support.without_guesses(texts[number], scores)
+            if self._is_supported(texts[number], scores, sure, repeats=2):
                 continue
             guide = tuple(tag.name for tag in sure)
             again = self._texts([one], [guide], wish)[0] if guide else ""
-            if not again or not self._is_supported(again, scores, sure):
+            again = self._support.without_guesses(again, scores)
+            if not again or not self._is_supported(again, scores, sure, repeats=1):
                 again = self._support.plain(sure or [tag for tag in given[:1] if tag.score >= 0.5])
             texts[number], guides[number] = again, guide
         return texts, guides
 
-    def _is_supported(self, text: str, scores: Mapping[str, float], sure: Sequence[TagScore]) -> bool:
-        if self._support.unsupported(text, scores, self.spec.support):
+    def _is_supported(
+        self, text: str, scores: Mapping[str, float], sure: Sequence[TagScore], *, repeats: int
+    ) -> bool:
+        support = self._support
+        if support.repeats(text) > repeats or support.unsupported(text, scores, self.spec.support):
             return False
         return not sure or self._support.names(text, sure[0].id)
 

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 from anytag.parsing import Parser
 from anytag.results import TagScore
 from anytag.vocabulary import Vocabulary
 
 THINGS = ("object", "scene")
+LESS = {"man": "person", "woman": "person", "boy": "child", "girl": "child", "child": "person"}
+"""What to say instead of words of sex and age that are not sure."""
+GUESS = 0.3
+"""From this score on a caption may say a sex or an age."""
 MOST = 3
 """Tags that guide a caption, or that plain words name."""
+VERY_SURE, VAGUE = 0.9, 60
+"""A tag below this score gives way to the one above it, if that has fewer narrower ones than this."""
 # Words without an article, as far as the vocabulary has them.
 _MASS = frozenset(
     [
@@ -146,6 +154,19 @@ class Support:
         found = (self._vocabulary.find(tag.name) for tag in self._parser.parse(text) if tag.kind in THINGS)
         return {tag.id: tag.name for tag in found if tag is not None}
 
+    def repeats(self, text: str) -> int:
+        """How often a caption names the thing that it names most: often is a sign that it is made up."""
+        found = (self._vocabulary.find(word) for word in text.split(" "))
+        return max(Counter(tag.id for tag in found if tag and tag.kind in THINGS).values(), default=0)
+
+    def without_guesses(self, text: str, scores: Mapping[str, float]) -> str:
+        """The caption with "person" or "child" where sex or age score less than `GUESS`."""
+        words = text.split(" ")
+        for number in range(len(words)):
+            while words[number] in LESS and scores.get(words[number], 0.0) < GUESS:
+                words[number] = LESS[words[number]]
+        return " ".join(words)
+
     def unsupported(self, text: str, scores: Mapping[str, float], least: float) -> list[str]:
         """Names of things in a caption whose tags score less than `least`."""
         return [name for key, name in self.things(text).items() if scores.get(key, 0.0) < least]
@@ -156,10 +177,22 @@ class Support:
         return key in said or any(key in self._above(k) or k in self._above(key) for k in said)
 
     def sure(self, tags: Sequence[TagScore], least: float) -> list[TagScore]:
-        """Of tags by falling score the first few things that are sure; none that is broader than another."""
+        """Of tags by falling score the first few things that are sure: none broader than another or akin.
+
+        Of a narrow tag that is not very sure the tag above it is taken, unless that says next to nothing.
+        """
         things = [tag for tag in tags if tag.score >= least and self._kind(tag) in THINGS]
+        given = {tag.id: tag for tag in things}
         above = {key for tag in things for key in self._above(tag.id)}
-        return [tag for tag in things if tag.id not in above][:MOST]
+        chosen: list[TagScore] = []
+        for tag in things:
+            kin = {tag.id, *self._above(tag.id)}
+            if tag.id in above or any(kin & {one.id, *self._above(one.id)} for one in chosen):
+                continue
+            better = [key for key in self._nearest(tag.id) if key in given and self._narrower[key] < VAGUE]
+            chosen.append(given[better[0]] if better and tag.score < VERY_SURE else tag)
+        telling = [tag for tag in chosen if self._narrower[tag.id] < VAGUE]
+        return (telling or chosen[:1])[:MOST]
 
     def plain(self, tags: Sequence[TagScore]) -> str:
         """ "a photo of a cup and a table"; "a photo" of no tags."""
@@ -172,6 +205,14 @@ class Support:
     def _kind(self, tag: TagScore) -> str | None:
         known = self._vocabulary.find(tag.id) or self._vocabulary.find(tag.name)
         return None if known is None else known.kind
+
+    def _nearest(self, key: str) -> tuple[str, ...]:
+        return self._vocabulary[self._vocabulary.index(key)].parents
+
+    @cached_property
+    def _narrower(self) -> Counter[str]:
+        broader = (number for numbers in self._vocabulary.broader for number in numbers)
+        return Counter(self._vocabulary[number].id for number in broader)
 
     def _above(self, key: str) -> frozenset[str]:
         number = self._vocabulary.index(key)

@@ -151,16 +151,18 @@ def view(photo: Photo, number: int, *, size: int, draw: random.Random) -> np.nda
     return pixels[:, :, ::-1] if draw.random() < 0.5 else pixels
 
 
-def cache_shard(config: CacheConfig, number: int, rows: list[tuple[int, Row]]) -> None:
-    """Writes shard-NNNN.npz: features, memory, row, view by view; photo, logits, pooled by photo."""
-    path = config.shard(number)
+def _session(file: Path) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    front, teacher = (
-        ort.InferenceSession(path, options, providers=["CPUExecutionProvider"]) if path.exists() else None
-        for path in (config.out / f"{name}.onnx" for name in ("front", "teacher"))
-    )
+    return ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+
+
+def cache_shard(config: CacheConfig, number: int, rows: list[tuple[int, Row]]) -> None:
+    """Writes shard-NNNN.npz: features, memory, row, view by view; photo, logits, pooled by photo."""
+    path = config.shard(number)
+    front, file = _session(config.out / "front.onnx"), config.out / "teacher.onnx"
+    teacher = _session(file) if file.exists() else None
     _, classifier = imagenet_backbone(config.backbone, size=config.size)
     weight, bias = classifier.weight.detach().numpy().T, classifier.bias.detach().numpy()
     parts: dict[str, list[Array]] = {key: [] for key in KEYS}

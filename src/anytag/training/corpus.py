@@ -213,7 +213,7 @@ class Corpus:
         guess[:, ~self.named] = 0  # of tags that only labels name, the probe has seen no photo without
         self.teach(guess)
 
-    def teach(self, guess: npt.NDArray[np.float32]) -> None:
+    def teach(self, guess: npt.NDArray[np.floating]) -> None:
         """What a teacher believes of the training photos: N×K in [0, 1], photos in the order of the rows."""
         self.guess = np.round(guess * 200).astype(np.uint8)
 
@@ -265,7 +265,7 @@ class Corpus:
             yield self.batch(np.sort(views), draw=draw, tags=tags)
 
     def batch(self, views: npt.NDArray[np.int64], *, draw: np.random.Generator, tags: int) -> Batch:
-        photos = self.cache.row[views]
+        photos = self.cache.row[views].astype(np.int64)
         belief, weight = self.beliefs(photos)
         subject = self.subject[photos]
         vectors = np.zeros((len(photos), self.caption_vectors.shape[1]), dtype=np.float32)

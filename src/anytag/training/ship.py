@@ -52,14 +52,20 @@ QUANTIZATION = {"flickr8k": 56, "coco-more": 16, "imagenet": 40, "sun": 8, "food
 SHORTLIST = 96
 # Of a tag's own offset. 1.0 fits no better, and spoils the order of tags that are asked by name.
 SPREAD = 0.5
-# What a tag's default threshold promises; more of broad words, of those that say a sex or an age, and of
-# those that are said of a photo rather than of a thing in it.
-PRECISION, BROAD_PRECISION, DEFAULT = 0.65, 0.85, 0.5
-CAREFUL = (
+# Training photos that scores are fitted on besides: of these classes few others are to be had.
+ALSO = {"imagenet": 400}
+PRECISION = 0.6
+"""What a tag's default threshold promises."""
+NEVER_SEEN = 0.4
+"""The threshold of a tag that no photo to calibrate on may be given."""
+BROAD = (0.85, 0.7)
+"""Promise and least threshold of broad words, which are wrong for most photos that they nearly fit."""
+CAREFUL = (0.9, 0.8)
+"""The same of words that say a sex or an age, and of those said of a photo rather than of a thing in it."""
+CAREFUL_WORDS = (
     "man woman boy girl child baby toddler teenager lady adult texture close-up indoor outdoor fashion text "
     "metal plastic portrait produce sport art drawing"
 )
-CAREFUL_PRECISION = 0.9
 DESCRIPTION = "Tags photos with about 2,500 tags and any others that are asked in words; for a CPU."
 TRAINING_DATA = (
     "Flickr8k train (6,000 photos with captions), 36,000 COCO photos with a caption each, about 1,750 "
@@ -190,14 +196,15 @@ class Judged:
 
 
 def calibration_photos(corpus: Corpus) -> Judged:
-    """What scores are fitted on: the photos of split "dev" of every source, a mixture of all kinds.
+    """What scores are fitted on: the photos of split "dev" of every source, and some of `ALSO`.
 
     Five captions tell what is there and, of what captions name at all, what is not. One caption leaves too
     much out, so of such photos closed lists of names alone count. A label tells the main subject: what else
     might be it is absent, and what may be there besides is little known.
     """
     dev = np.flatnonzero(corpus.split == "dev")
-    dev = np.concatenate([dev[corpus.source[dev] == "flickr8k"], dev[corpus.source[dev] != "flickr8k"]])
+    rest = (dev[corpus.source[dev] != "flickr8k"], training_photos(corpus, ALSO))
+    dev = np.concatenate([dev[corpus.source[dev] == "flickr8k"], *rest])
     truth = corpus.present[dev].astype(np.float32)
     weight = (corpus.trust[dev] >= 100).astype(np.float32)
     rivals, around = rivals_of(corpus.vocabulary), corpus.named & beside(corpus.vocabulary)
@@ -249,8 +256,9 @@ def draft_card(student: Student) -> Card:
         name="mini", family="mini", version="4", description=DESCRIPTION, image=spec, width=config.width,
         text=TextSpec(kind="static", folder="text"), calibration=Calibration(vocabulary=line, own=line),
         shortlist=SHORTLIST, licence=LICENCE, training_data=TRAINING_DATA, metrics={}, files={},
-        thresholds="For each tag the lowest from 0.4 on with an estimated precision of 0.65 (broad words "
-        "0.85, words of sex and age 0.9) on 4,591 photos of all sources, Flickr8k dev among them.",
+        thresholds="For each tag the lowest from 0.4 on with an estimated precision of 0.6 (broad words "
+        "0.85 and from 0.7 on, words of sex and age 0.9 and from 0.8 on) on 4,991 photos of all sources, "
+        "Flickr8k dev among them.",
     )  # fmt: skip
 
 
@@ -322,6 +330,23 @@ def _cosine(a: Floats, b: Floats) -> float:
     return float(((a * b).sum(-1) / np.maximum(norms, 1e-12)).mean())
 
 
+def default_thresholds(
+    vocabulary: Vocabulary, scores: Floats, truth: Floats, weight: Floats
+) -> npt.NDArray[np.float64]:
+    """K thresholds: each tag's promise kept, as far as photos to calibrate on tell.
+
+    Args:
+        scores, truth, weight: N×K.
+    """
+    precision, least = np.full(len(vocabulary), PRECISION), np.zeros(len(vocabulary))
+    broad = ~beside(vocabulary)
+    careful = np.array([tag.id in CAREFUL_WORDS.split() for tag in vocabulary])
+    for some, (promise, floor) in ((broad, BROAD), (careful, CAREFUL)):
+        precision[some], least[some] = promise, floor
+    thresholds = fit_thresholds(scores, truth, weight=weight, precision=precision, default=NEVER_SEEN)
+    return np.maximum(thresholds, least)
+
+
 def calibrate(vocabulary_folder: Path, run: Path, out: Path, corpus: Corpus) -> None:
     """Fits scores and thresholds of a folder that `ship` wrote, with the very graphs that are shipped."""
     student = load_student(run, vocabulary_folder)
@@ -334,8 +359,8 @@ def calibrate(vocabulary_folder: Path, run: Path, out: Path, corpus: Corpus) -> 
     queries = bank.queries(np.arange(len(named)))
     logits = logits_of(runtime, pixels, queries)
     np.save(run / "calibration-logits.npy", logits.astype(np.float16))
-    known = np.isin(np.arange(len(named)), corpus.classes.tags)
-    base, line = fit_lines(logits, truth, [named, ~named & known, ~named & ~known], weight=weight)
+    # One line for all: a line for each kind of tag would change their order among each other.
+    base, line = fit_lines(logits, truth, [np.ones(len(named), np.bool_)], weight=weight)
     # The user's own words are judged by the tags of the vocabulary, asked without what training learned of
     # them.
     with torch.no_grad():
@@ -348,10 +373,7 @@ def calibrate(vocabulary_folder: Path, run: Path, out: Path, corpus: Corpus) -> 
     for child, broader in enumerate(corpus.vocabulary.broader):  # as anytag.queries.score does
         for parent in broader:
             scores[:, parent] = np.maximum(scores[:, parent], scores[:, child])
-    usual = np.where(beside(corpus.vocabulary), PRECISION, BROAD_PRECISION)
-    careful = np.array([tag.id in CAREFUL.split() for tag in corpus.vocabulary])
-    precision = np.where(careful, CAREFUL_PRECISION, usual)
-    thresholds = fit_thresholds(scores, truth, weight=weight, precision=precision, default=DEFAULT)
+    thresholds = default_thresholds(corpus.vocabulary, scores, truth, weight)
     tags = zip(corpus.vocabulary, thresholds, strict=True)
     Vocabulary([replace(tag, threshold=round(float(t), 2)) for tag, t in tags]).write(
         out / "vocabulary.jsonl"

@@ -141,7 +141,7 @@ def start(student: Student, classifier: nn.Linear, corpus: Corpus, folder: str) 
 
 
 @torch.no_grad()
-def scores_of_start(student: Student, folder: ModelFolder, corpus: Corpus) -> npt.NDArray[np.float32]:
+def scores_of_start(student: Student, folder: ModelFolder, corpus: Corpus) -> npt.NDArray[np.float16]:
     """What the folder that a run starts from believes of the training photos: N×K, 0 of tags it lacks.
 
     By the first pass, whose probabilities are near enough.
