@@ -78,8 +78,10 @@ def main() -> None:
     args = parser.parse_args()
     known = Vocabulary.read(args.model / "vocabulary.jsonl")
     builder = Builder()
+    kinds = {tag.id: tag.kind for tag in known}
     for tag in known:
-        builder.tags[tag.id] = tag
+        above = tuple(parent for parent in tag.parents if kinds.get(parent) != "action")
+        builder.tags[tag.id] = replace(tag, parents=above)
         for word in (tag.name, *tag.synonyms):
             builder.by_word.setdefault(slug(word), tag.id)
     classes = classes_of(builder)
@@ -101,7 +103,8 @@ def main() -> None:
         if missing:
             print(f"{key}: no tag {missing}")
         ids = [name if name in builder.tags else builder.by_word.get(slug(name), "") for name in above]
-        builder.tags[key] = replace(builder.tags[key], parents=tuple(i for i in ids if i and i != key))
+        things = (i for i in ids if i and i != key and builder.tags[i].kind != "action")  # no fish is fishing
+        builder.tags[key] = replace(builder.tags[key], parents=tuple(things))
     for key in classes:  # what is new above them
         tag = builder.tags[key]
         above = [p for p in fitting(key, parents.get(key, [])) if p in new and p not in tag.parents]
