@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from queue import SimpleQueue
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -10,6 +14,7 @@ from hypothesis import strategies as st
 
 from anytag import AnytagError
 from anytag.batching import batches, in_batches
+from tests.command import ENVIRONMENT
 
 
 @given(st.lists(st.integers(), max_size=60), st.integers(1, 9), st.integers(1, 4), st.booleans())
@@ -77,11 +82,41 @@ def test_what_work_and_input_raise_comes_after_what_was_done(workers: int, lazy:
     assert found == [0, 1, 2]
 
 
-@pytest.mark.parametrize("numbers", [(0, 1), (1, 0)])
-def test_wrong_use_is_refused_at_once(numbers: tuple[int, int]) -> None:
-    with pytest.raises(AnytagError):
+@pytest.mark.parametrize("numbers", [(0, 1), (1, 0), (1.5, 1), (1, "2"), (True, 1), (None, 1)])
+def test_wrong_use_is_refused_at_once(numbers: tuple[Any, Any]) -> None:
+    with pytest.raises(AnytagError, match="expected a whole number, 1 or more"):
         in_batches(list, [1], batch_size=numbers[0], workers=numbers[1])
 
 
 def test_batches_are_lists_the_last_one_shorter() -> None:
     assert list(batches(range(5), 2)) == [[0, 1], [2, 3], [4]]
+
+
+def test_no_thread_of_ours_is_left_when_libraries_are_torn_down() -> None:
+    script = """if True:
+        import atexit, threading
+        atexit.register(lambda: print([one.name for one in threading.enumerate()]))  # is called last
+        from anytag.batching import in_batches
+        left = in_batches(list, range(1000), batch_size=1, workers=2)
+        next(left)
+        streamed = in_batches(list, iter(range(1000)), batch_size=1, workers=2)
+        next(streamed)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=ENVIRONMENT, capture_output=True, timeout=60, check=True
+    )
+    assert done.stdout.split() == [b"['MainThread']"], done.stdout
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_ends_without_the_threads_of_its_parent() -> None:
+    script = """if True:
+        import os, sys
+        from anytag.batching import in_batches
+        left = in_batches(list, iter(range(1000)), batch_size=1, workers=2)
+        next(left)
+        child = os.fork()
+        if child:
+            sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    """
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script], env=ENVIRONMENT, timeout=60, check=True)

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import argparse
+import math
 import pickle
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from anytag.checkpoints.account import plan
@@ -17,6 +19,7 @@ from anytag.checkpoints.names import DERIVED
 from anytag.errors import CardError, CheckpointError, FileMismatchError, ModelError
 from anytag.models.card import CaptionSpec, Card
 from anytag.models.folder import ModelFolder, write_card
+from anytag.models.published import PUBLISHED
 from anytag.nn.cross import CrossDecoder
 from anytag.nn.families import FAMILIES
 from anytag.vocabulary import Vocabulary
@@ -156,6 +159,7 @@ def test_the_card_tells_what_it_is_and_where_from(made: Made, lists: Path, tmp_p
     assert (card.image.size, card.image.resample) == (384, "bilinear")
     assert card.image.mean == (0.485, 0.456, 0.406)
     assert card.captions == CaptionSpec(prompt="a picture of ", wordpieces="text/vocab.txt")
+    assert "unknown" in card.licence and "unknown" in card.training_data
     assert card.source["file"] == "x.pth"
     assert card.source["url"] == "https://example.org/x.pth"
     assert card.source["bytes"] == (tmp_path / "x.pth").stat().st_size
@@ -404,3 +408,82 @@ def test_vit_is_detected_and_its_positions_resampled(tmp_path: Path, lists: Path
             .isfinite()
             .all()
         )
+
+
+def test_only_the_published_files_are_what_is_published(made: Made, lists: Path, tmp_path: Path) -> None:
+    more = {"url": PUBLISHED["ram-plus"].checkpoint.url}
+    folder, _ = converted(tmp_path, made["ram-plus"], Options(lists=lists, source=more))
+    card = ModelFolder.open(folder).card
+    assert "Apache-2.0" in card.licence and "14 million" in card.training_data
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", ["wordvec_proj.weight", "label_embed", "visual_encoder.norm.bias"])
+def test_numbers_that_are_none_are_refused_by_name(
+    name: str, value: float, made: Made, lists: Path, tmp_path: Path
+) -> None:
+    tensor = made["ram-plus"][name].clone()
+    tensor.view(-1)[-1] = value
+    with pytest.raises(CheckpointError, match=rf"{name} holds numbers that are infinite or none"):
+        converted(tmp_path, made["ram-plus"] | {name: tensor}, Options(lists=lists))
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_number_too_large_for_half_precision_is_refused(made: Made, lists: Path, tmp_path: Path) -> None:
+    tensors = made["ram-plus"] | {"fc.bias": torch.tensor([1e6])}
+    with pytest.raises(CheckpointError, match=r"fc\.bias holds .* or float32 where float16 is too small"):
+        converted(tmp_path, tensors, Options(lists=lists, precision="float16"))
+
+
+@pytest.mark.parametrize("under", ["state_dict", "model_state_dict", "module", "model"])
+def test_what_training_scripts_write_is_read(under: str, made: Made, lists: Path, tmp_path: Path) -> None:
+    named = {f"module.{name}": tensor for name, tensor in made["ram-plus"].items()}
+    content = {under: named, "args": argparse.Namespace(lr=1e-4, out=Path("x")), "epoch": 3}
+    torch.save(content, tmp_path / "x.pth")
+    done = convert(tmp_path / "x.pth", tmp_path / "model", Options(lists=lists))
+    assert done.left == ("args", "epoch")
+    assert torch.equal(load_queries(tmp_path / "model").flatten(0, 1), made["ram-plus"]["label_embed"])
+
+
+def test_safetensors_are_read(made: Made, lists: Path, tmp_path: Path) -> None:
+    whole = {name: tensor.clone() for name, tensor in made["ram-plus"].items()}
+    save_file(whole, tmp_path / "x.safetensors")
+    done = convert(tmp_path / "x.safetensors", tmp_path / "model", Options(lists=lists))
+    assert (done.family, done.tags, done.descriptions) == ("ram-plus", TAGS, DESCRIPTIONS)
+    (tmp_path / "y.safetensors").write_bytes((tmp_path / "x.safetensors").read_bytes()[:-5])
+    with pytest.raises(CheckpointError, match="truncated or no file of safetensors"):
+        convert(tmp_path / "y.safetensors", tmp_path / "other", Options(lists=lists))
+
+
+def test_a_flipped_bit_is_noticed(made: Made, lists: Path, tmp_path: Path) -> None:
+    file = write_checkpoint(tmp_path / "x.pth", made["ram-plus"])
+    whole = bytearray(file.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    file.write_bytes(whole)
+    with pytest.raises(CheckpointError, match=r"the checksum of .* differs.*Download it again"):
+        convert(file, tmp_path / "model", Options(lists=lists))
+
+
+def test_refusals_never_say_how_to_execute_a_strangers_code(tmp_path: Path) -> None:
+    torch.save({"model": Stranger()}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError) as caught:
+        convert(tmp_path / "x.pth", tmp_path / "model")
+    assert "weights_only" not in str(caught.value)
+    assert "safetensors" in str(caught.value)
+
+
+def test_texts_that_do_not_go_together_are_doubted(made: Made, lists: Path, tmp_path: Path) -> None:
+    random = torch.Generator().manual_seed(0)
+    width = made["ram-plus"]["label_embed"].shape[1]
+    themes = torch.randn(TAGS, 1, width, generator=random)
+    alike = themes + 0.3 * torch.randn(TAGS, DESCRIPTIONS, width, generator=random)
+    fitting = made["ram-plus"] | {"label_embed": alike.flatten(0, 1)}
+    done = converted(tmp_path, fitting, Options(lists=lists))[1]
+    assert done.doubt == ""
+    (tmp_path / "model").rename(tmp_path / "one")
+    apart = alike.flatten(0, 1).roll(1, 0)  # each tag has a text of the one before
+    done = converted(tmp_path, made["ram-plus"] | {"label_embed": apart}, Options(lists=lists))[1]
+    assert "does the list fit? --descriptions N" in done.doubt
+    for texts, why in ((1, "give the list it was trained with"), (2, "33 rows are not 2 text vectors")):
+        with pytest.raises(CheckpointError, match=why):
+            convert(tmp_path / "x.pth", tmp_path / "other", Options(lists=lists, descriptions=texts))

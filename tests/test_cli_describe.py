@@ -140,6 +140,11 @@ def test_names_of_one_id_are_not_dropped(tmp_path: Path) -> None:
         (("cat", "--llm", "http://127.0.0.1:9"), "--model NAME"),
         (("cat", "--dry-run"), "--llm"),
         ((": nothing",), "no tag"),
+        (("cat", "--rate", "nan"), "nan is no finite number"),
+        (("cat", "--timeout", "inf"), "inf is no finite number"),
+        (("cat", "--price", "0.1", "nan"), "nan is no finite number"),
+        (("cat", "--price", "-1", "0"), "-1.0 is not in the range"),
+        (("cat", "--answers", "99999999999999999999"), "not in the range 1<=x<=1000"),
     ],
 )
 def test_wrong_use(arguments: tuple[str, ...], said: str) -> None:

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 
+import click
 import pytest
 
 from anytag import __version__
-from anytag.cli import COMMANDS
-from tests.command import ENVIRONMENT, run
+from anytag.cli import COMMANDS, main
+from anytag.cli.options import Number
+from tests.command import ENVIRONMENT, run, start
 
 
 def test_help_lists_every_command() -> None:
@@ -40,3 +44,32 @@ def test_python_m_anytag_is_the_command() -> None:
         check=True,
     )
     assert done.stdout == f"anytag {__version__}\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell of POSIX")
+@pytest.mark.parametrize("words", ["--help", "--version", "tag --help"])
+def test_whoever_reads_help_may_have_enough(words: str) -> None:
+    # the reader is gone before the first byte
+    read, write = os.pipe()
+    os.close(read)
+    process = start(*words.split(), stdout=write)
+    os.close(write)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 141 and not said
+
+
+def test_no_number_of_any_command_may_be_nan() -> None:
+    def numbers(command: click.Command, name: str) -> Iterator[str]:
+        for param in command.params:
+            kinds = param.type.types if isinstance(param.type, click.Tuple) else [param.type]
+            if any(
+                isinstance(kind, click.types.FloatParamType) and type(kind) is not Number for kind in kinds
+            ):
+                yield f"{name} {param.name}"
+        if isinstance(command, click.Group):
+            for one in command.list_commands(click.Context(command)):
+                found = command.get_command(click.Context(command), one)
+                assert found is not None
+                yield from numbers(found, f"{name} {one}")
+
+    assert not list(numbers(main, "anytag"))

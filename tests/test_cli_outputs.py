@@ -74,6 +74,9 @@ def test_no_output_replaces_a_photo_an_input_or_what_others_made(model: Path, ph
         ["match", "photos", "--text", "dog", "--gallery", "no/where"],
         ["tag", "photos", "--draw", "notes.txt"],
         ["tag", "photos", "--draw", "notes.txt/below"],
+        ["tag", "photos", "--draw", "new", "--output", "new"],
+        ["tag", "photos", "--draw", "new/below", "--output", "photos/../new"],
+        ["match", "photos", "--text", "dog", "--gallery", "new", "--output", "new"],
     ):
         before = content(photos.parent)
         done = run(*command, "--model", "no-such-model")  # which is looked for later
@@ -81,6 +84,54 @@ def test_no_output_replaces_a_photo_an_input_or_what_others_made(model: Path, ph
         assert "no-such-model" not in done.stderr, command
         assert content(photos.parent) == before
         assert not done.stdout
+
+
+def test_what_galleries_and_models_are_made_of_is_input(model: Path, photos: Path) -> None:
+    shutil.copytree(model, "model")
+    words = ["match", "--text", "dog", "--model", "model", "--gallery", "g"]
+    assert run(*words, "photos").exit_code == 0
+    before = content(Path())
+    for output in ("g/photos.jsonl", "g/tokens.f16", "g/new.txt", "g/../g/lock", "model/card.json"):
+        done = run(*words, "--output", output, "--format", "text", "--overwrite")
+        assert done.exit_code == 2, output
+    done = run("tag", "photos", "--model", "model", "--output", "model/vocabulary.jsonl", "--overwrite")
+    assert done.exit_code == 2
+    assert content(Path()) == before
+    assert run(*words, "--output", "ranked.txt").exit_code == 0
+
+
+@pytest.mark.parametrize("words", [["tag", "--draw", ""], ["match", "--text", "dog", "--gallery", ""]])
+def test_an_empty_name_is_not_the_working_folder(photos: Path, words: list[str]) -> None:
+    before = content(Path())
+    done = run(*words, "photos")
+    assert done.exit_code == 2 and "An empty name was given" in done.stderr
+    assert content(Path()) == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a working folder can be removed")
+@pytest.mark.parametrize("words", [["tag"], ["match", "--text", "dog"]])
+def test_full_paths_do_without_a_working_folder(
+    model: Path, photos: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("gone").mkdir()
+    monkeypatch.chdir("gone")
+    (photos.parent / "gone").rmdir()
+    output = photos.parent / "out.jsonl"
+    done = run(*words, photos, "--model", model)
+    assert done.exit_code == 0 and done.stdout.count("\n") == 5
+    assert run(*words, photos, "--model", model, "--output", output).exit_code == 0
+    assert output.read_bytes().count(b"\n") == 5
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes there")
+@pytest.mark.parametrize("words", [["tag"], ["match", "--text", "dog"]])
+def test_text_names_photos_by_their_bytes(model: Path, photos: Path, words: list[str]) -> None:
+    name = b"photos/\xff\xe2\x80\xae\x1b.jpg"
+    Path("photos/0.jpg").rename(os.fsdecode(name))
+    process = start(*words, "photos", "--model", model)
+    rows, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert name in [row.partition(b"\t")[0] for row in rows.split(b"\n")]
 
 
 def test_folders_without_permission_are_refused_before_the_work(
@@ -227,6 +278,29 @@ def test_a_full_disk_is_exit_code_3_and_loses_nothing(model: Path, photos: Path)
     assert run("tag", *names, *options, "--resume").exit_code == 0
     wanted = run("tag", *names, "--model", model, "--threshold", "0", "--format", "jsonl").stdout
     assert Path("out.jsonl").read_text() == wanted
+
+
+def test_a_gallery_on_a_full_disk_is_exit_code_3_and_goes_on(model: Path, photos: Path) -> None:
+    for number in range(60):
+        shutil.copy(f"photos/{number % 5}.jpg", f"photos/more{number}.jpg")
+    words = ["match", "photos", "--text", "dog", "--model", str(model), "--gallery", "g"]
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, 5_000))
+
+    process = start(*words, preexec_fn=limit)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 3 and b"g cannot be written: " in said
+    assert run(*words, "--top-k", "100").stdout.count("\n") == 65
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such pipes")
+def test_a_part_file_that_is_none_is_not_waited_for(model: Path, photos: Path) -> None:
+    os.mkfifo("out.jsonl.part")
+    process = start("tag", "photos", "--model", model, "--output", "out.jsonl")
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2 and b"out.jsonl.part is there and is no file" in said
+    assert Path("out.jsonl.part").is_fifo() and not Path("out.jsonl").exists()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")

@@ -146,6 +146,12 @@ class TestPaths:
         assert "other programs that were skipped: 2" in capsys.readouterr().err
         assert names(f"photos/{name}") == [f"photos/{name}/thumbnail.jpg"]  # asked for
 
+    def test_drawings_are_no_photos_unless_they_are_named(self) -> None:
+        drawing = "photos/a.jpg.tags.jpg"
+        Path(drawing).touch()
+        assert drawing not in names("photos", recursive=True) and drawing not in names("photos/*.jpg")
+        assert names(drawing) == [drawing]
+
     def test_raw_files_are_counted_and_said(self, capsys: pytest.CaptureFixture[str]) -> None:
         for name in ("a.CR3", "b.cr3", "sub/c.nef"):
             Path("photos", name).touch()

@@ -119,7 +119,17 @@ def test_shares_are_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["train", "train=x", "train=0.5", "train=1.5,val=-0.5", "=1", "train=1,train=0", "fold=1"]
+    "text",
+    [
+        "train",
+        "train=x",
+        "train=nan,test=1",
+        "train=0.5",
+        "train=1.5,val=-0.5",
+        "=1",
+        "train=1,train=0",
+        "fold=1",
+    ],
 )
 def test_wrong_parts(text: str) -> None:
     with pytest.raises(AnytagError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,15 @@ import onnx
 import pytest
 import torch
 
-from anytag.export.captions import round_head
+from anytag.errors import ModelError
+from anytag.export.captions import INNER, check_words, export_caption_graphs, round_head
 from anytag.export.precision import shrink_graph
 from anytag.generation import Decoder, Ids, Limits, beam_search, greedy, sample
 from anytag.models.caption_onnx import OnnxCaptions
 from anytag.models.card import Card
 from anytag.models.folder import ModelFolder, write_card
 from anytag.models.onnx import CAPTION, MEMORY, OnnxRuntime
+from anytag.nn.caption import CaptionHead
 from anytag.nn.writer import Head, TorchCaptions
 from tests.caption_heads import CONFIG, TOKENS, WIDTH, exported, tiny_head
 
@@ -93,3 +96,24 @@ def test_rounding_twice_changes_nothing() -> None:
     round_head(head)
     for name, tensor in head.state_dict().items():
         assert torch.allclose(tensor, before[name], atol=1e-6), name
+
+
+def test_a_head_of_larger_numbers_is_exported_by_what_its_words_are(tmp_path: Path) -> None:
+    """Its logits were seen to differ by more than 1e-4 of the largest, and no word does."""
+    config = replace(CONFIG, words=300, layers=6, width=128, heads=4, mlp=256)
+    torch.manual_seed(0)
+    head = CaptionHead(config, WIDTH).eval().requires_grad_(False)
+    for parameter in head.parameters():
+        if parameter.ndim == 2:
+            torch.nn.init.normal_(parameter, std=0.2)
+    assert export_caption_graphs(head, tmp_path, tokens=(TOKENS, WIDTH)) < INNER
+
+
+def test_graphs_that_choose_other_words_are_refused(tmp_path: Path) -> None:
+    head = tiny_head("published")
+    export_caption_graphs(head, tmp_path, tokens=(TOKENS, WIDTH))
+    ids, mask, tokens = (torch.from_numpy(part) for part in asked(2))
+    assert check_words(head, tmp_path, [(ids, mask, tokens)]) < 0.01
+    head.bias.add_(torch.randn(head.bias.shape))
+    with pytest.raises(ModelError, match=r"of the usual distance of the best word .*: captions would differ"):
+        check_words(head, tmp_path, [(ids, mask, tokens)])

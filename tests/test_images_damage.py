@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from anytag.errors import ImageError, MissingExtraError
-from anytag.images import MAX_PIXELS, Photo, load, prepare
+from anytag.images import MAX_PIXELS, Photo, decode, formats, load, prepare
 from tests.pictures import encoded, png, quarters, tiff, tiff_page, turned
 
 SAMPLES = {
@@ -226,6 +227,27 @@ def test_the_limit_is_inclusive_and_holds_for_every_source() -> None:
         assert load(source, max_pixels=48 * 32).width == 48
         with pytest.raises(ImageError, match="more than the limit"):
             load(source, max_pixels=48 * 32 - 1)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"lossless": True}, {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0"}]
+)
+def test_our_limit_holds_for_webp_and_not_pillows(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # VP8, VP8L and VP8X; Pillow's own limit is small here so that the photo need not be large
+    data = encoded(scene(), "WEBP", **options)
+    width, height = scene().size
+    assert formats.webp_size(data[:30]) == (width, height)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    for module in (formats, decode):
+        monkeypatch.setattr(module, "MAX_PIXELS", 200)
+    assert load(data, max_pixels=width * height).width == width
+    assert Image.MAX_IMAGE_PIXELS == 100
+    with pytest.raises(
+        ImageError, match=f"more than the limit of {width * height - 1:,}; if you trust the file"
+    ):
+        load(data, max_pixels=width * height - 1)
 
 
 def progressive(width: int, height: int) -> bytes:

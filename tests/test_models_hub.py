@@ -111,6 +111,20 @@ def test_nothing_is_installed_in_a_cache_that_is_missing(home: Path) -> None:
     assert not home.exists(), "looking makes nothing"
 
 
+def test_nothing_is_installed_in_a_cache_of_somebody_else(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("a")
+
+    def refuse(path: Path) -> object:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)  # for root all may be read
+    assert hub.installed() == [hub.EMBEDDED]
+    with pytest.raises(UnknownModelError, match="Installed: mini"):
+        hub.resolve("b")
+
+
 def test_what_is_installed_resolves_by_its_name(home: Path) -> None:
     install("b")
     for folder in hub.installed():

@@ -78,7 +78,7 @@ def slow_row(family: str, asked: Asked, clip: Path) -> torch.Tensor:
     """P×W, as the papers' code makes an open set."""
     name, descriptions = asked.name, list(asked.descriptions)
     if family == "ram-plus":
-        return torch.from_numpy(embed_slowly(clip, [f"a photo of a {name}.", *descriptions]))
+        return torch.from_numpy(embed_slowly(clip, descriptions or [f"a photo of a {name}."]))
     mean = embed_slowly(clip, template_prompts(name)).mean(axis=0, keepdims=True)
     rows = mean / np.linalg.norm(mean)
     if descriptions:
@@ -185,14 +185,17 @@ def golden_folder(case: Case, at: Path) -> list[Asked]:
     convert(write_checkpoint(at / "x.pth", tensors), at / "model", Options(lists=at, threshold=0.5))
     names, vectors = case.given["open_tag_list"], case.inputs["label_embed"]
     per_tag = len(vectors) // len(names)
-    asked = [Asked(name, tuple(f"{name} {look}" for look in range(1, per_tag))) for name in names]
+    asked = [
+        Asked(name, (plain_prompt(name), *(f"{name} {look}" for look in range(1, per_tag)))) for name in names
+    ]
+    if case.kind == "ram/openset":
+        asked = [Asked(name) for name in names]
     rows: dict[str, int] = {}
     for number, one in enumerate(asked):
         if case.kind == "ram/openset":
             rows |= dict.fromkeys(template_prompts(one.name), number)
         else:
-            said = (plain_prompt(one.name), *one.descriptions)
-            rows |= {text: number * per_tag + k for k, text in enumerate(said)}
+            rows |= {text: number * per_tag + k for k, text in enumerate(one.descriptions)}
     add_text(at / "model", known_by_heart(rows, vectors))
     return asked
 

@@ -21,7 +21,7 @@ from anytag.images import load
 from anytag.models.hub import EMBEDDED
 from anytag.text_encoders import StaticTextEncoder
 from anytag.training import transforms
-from anytag.training.dataset import usable_captions
+from anytag.training.dataset import with_usable_captions
 from anytag.training.family import caption_vectors
 from anytag.training.pixels import Photos, PixelCorpus
 from anytag.training.ranks import from_first
@@ -222,7 +222,8 @@ def test_captions_that_the_encoder_does_not_know_are_zeros() -> None:
 
 def test_usable_captions_keep_their_tags() -> None:
     row = Row("1.jpg", "", "train", captions=("", "a dog", "!"), parsed=(("x",), ("dog",), ()))
-    (found,) = usable_captions([row], Reporter())
+    found, blank, long = with_usable_captions(row)
+    assert (blank, long) == (2, 0)
     assert found.captions == ("a dog",) and found.parsed == (("dog",),)
 
 

@@ -225,6 +225,6 @@ def test_numbers_that_make_no_network_are_an_error_before_the_work(kind: str, da
     given = [pair for pair in TINY[kind] if not pair.startswith(f"{key}=")]
     try:
         made = parse_train(find(name), [*given, f"{key}={value}"])
-        try_out(made, fitted_config(made, text=_ENCODER, pieces=None), text_width=_ENCODER.dim)
+        try_out(made, fitted_config(made, width=_ENCODER.dim, pieces=None), text_width=_ENCODER.dim)
     except AnytagError as error:
         assert len(str(error)) > 20

@@ -29,11 +29,12 @@ from anytag.models.folder import ModelFolder
 from anytag.models.tensors import map_tensors
 from anytag.text_encoders import StaticTextEncoder
 from anytag.text_encoders.queries import tag_rows
+from anytag.training.annotation_store import Annotations
 from anytag.training.family import FixedQueries
 from anytag.training.objectives import Matching
 from anytag.training.pixels import Photos, PixelCorpus
 from anytag.training.report import Progress, Reporter
-from anytag.training.run import Run, told_rows, train, vocabulary_of
+from anytag.training.run import Run, check_captions, train, vocabulary_of
 from anytag.vocabulary import Vocabulary
 from tests.command import run
 from tests.runs import (
@@ -212,11 +213,12 @@ def test_heads_are_new_where_the_run_before_had_none(data: Path, tmp_path: Path)
 def test_matching_needs_captions_and_room(data: Path, tmp_path: Path) -> None:
     bare = [Row("0.png", "", "train", tags=("red",)), Row("1.png", "", "val", ("A wall.",), ("red",))]
     kept = Kept()
-    told = told_rows([*bare, *read_rows(data)], data, kept)
-    assert len(told) == 19
+    rows = Annotations.of([*bare, *read_rows(data)])
+    check_captions(rows, data, kept)
     assert kept.said == ["1 photos without captions are left out."]
+    assert len(Photos(rows, data.parent, _tags(data), captioned=True)) == 12
     with pytest.raises(AnytagError, match="no photo to train on has a caption"):
-        told_rows(bare, data, kept)
+        check_captions(Annotations.of(bare), data, kept)
     recipe = retrieval_recipe(batch_size=12)
     with pytest.raises(AnytagError, match=r"matching.queue=10 pairs are less .* give 12 or more"):
         loop_of(recipe, data, tmp_path)

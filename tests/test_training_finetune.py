@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from anytag.errors import AnytagError, ModelError
 from anytag.models.card import Card
 from anytag.models.folder import ModelFolder
 from anytag.training.finetune import Finetune, finetune
+from anytag.training.judge import worse
 from anytag.training.report import Progress, Reporter
 from tests.command import run
 from tests.tiny import make_tiny_model
@@ -155,3 +157,47 @@ def test_the_command(data: Path, tmp_path: Path) -> None:
     assert again.exit_code == 2 and "exists" in again.stderr
     wrong = run("finetune", "--data", data, "--output", tmp_path / "x", "--goal", "speed")
     assert wrong.exit_code == 2 and "give f1, or precision=0.8" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [Row("teal-0.png", "", "train", tags=("teal",))],
+        [Row(f"teal-{n}.png", "", "train", tags=("teal",)) for n in range(4)],
+        [Row(f"teal-{n}.png", "", "train" if n else "val", tags=("teal",)) for n in range(2)],
+    ],
+)
+def test_photos_that_tell_nothing_apart(rows: list[Row], data: Path, tmp_path: Path) -> None:
+    named = [replace(row, image=str(data.parent / row.image)) for row in rows]
+    write_rows(tmp_path / "rows.jsonl", named)
+    with pytest.raises(AnytagError, match="no tag that some of them have and others have not; give at least"):
+        finetune(Finetune(tmp_path / "rows.jsonl", tmp_path / "out", epochs=1))
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def test_names_in_other_scripts_are_taught_by_photos(data: Path, tmp_path: Path) -> None:
+    names = dict(zip(COLOURS, ("果仁蜜饼", "пахлава", "teal"), strict=True))
+    rows = [
+        Row(str(data.parent / f"{colour}-{n}.png"), "", "val" if n > 5 else "train", tags=(name,))
+        for colour, name in names.items()
+        for n in range(8)
+    ]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    kept = Kept()
+    task = Finetune(tmp_path / "rows.jsonl", tmp_path / "out", epochs=24)
+    figures = finetune(task, kept)
+    assert figures["held out"]["after"]["top-1"] == 1.0
+    assert any(
+        "does not know, so photos alone teach them: " in line and "пахлава" in line for line in kept.said
+    )
+    assert set(Tagger.load(task.output).vocabulary.ids) == set(names.values())
+
+
+def test_what_got_worse_is_said() -> None:
+    before = {"mAP": 0.864, "top-1": 0.775, "tags": 10}
+    figures = {"before": before, "after": {"mAP": 0.756, "top-1": 0.65, "tags": 10}}
+    assert "worse than your words alone (mAP 0.756 against 0.864, top-1 0.650 against 0.775)" in worse(
+        figures
+    )
+    assert worse({"before": before, "after": before}) == ""
+    assert worse({"photos": 0}) == worse({"before": {}, "after": {"mAP": 0.1}}) == ""

@@ -10,6 +10,7 @@ from anytag import Tagger
 from anytag.data.rows import Row, write_rows
 from anytag.errors import AnytagError
 from anytag.models.card import Card
+from anytag.training.calibrate import fit_common_threshold
 from anytag.training.recalibrate import Answers, fit, identity, measure, recalibrate
 from anytag.training.thresholds import Goal
 from tests.command import run
@@ -89,3 +90,45 @@ def test_lines_mend_what_is_miscalibrated() -> None:
     after = measure(answers.scores(lines), truth, thresholds)
     assert after["calibration error"] < before["calibration error"] / 2
     assert lines[:, 0] == pytest.approx(1 / 3, rel=0.25)
+
+
+def simulated(seed: int, *, photos: int = 600, tags: int = 60) -> Answers:
+    """Tags of which most are rare, some well told and some badly, and log-odds that promise too much."""
+    random = np.random.default_rng(seed)
+    rate, skill = random.uniform(0.005, 0.2, tags), random.uniform(0.5, 4, tags)
+    truth = (random.random((photos, tags)) < rate).astype(float)
+    log_odds = 2.0 * (skill * (truth - 0.5) + random.normal(size=truth.shape)) + random.normal(size=tags)
+    often = np.flatnonzero(truth.sum(0) >= 3)
+    below = np.zeros((0, 2), dtype=np.int64)
+    return Answers(often, log_odds[:, often], truth[:, often], np.full(len(often), 0.5), below)
+
+
+@pytest.mark.parametrize("precision", [0.6, 0.8, 0.9])
+def test_a_precision_is_reached_on_other_photos_and_not_much_more(precision: float) -> None:
+    figures = []
+    for seed in range(6):
+        answers = simulated(seed)
+        half = np.arange(len(answers.truth)) % 2 == 0
+        lines, thresholds = fit(answers.take(np.flatnonzero(half)), Goal(precision))
+        others = answers.take(np.flatnonzero(~half))
+        figures.append(measure(others.scores(lines), others.truth, thresholds))
+    reached = float(np.mean([one["precision"] for one in figures]))
+    assert precision - 0.04 < reached < precision + 0.06
+
+
+@pytest.mark.parametrize("precision", [0.3, 0.5, 0.8, 1.0])
+def test_the_common_threshold_is_the_lowest_that_is_precise_enough(precision: float) -> None:
+    random = np.random.default_rng(5)
+    scores = random.random((60, 4)) ** 2
+    truth = (random.random(scores.shape) < scores).astype(float)
+    right = [
+        threshold
+        for threshold in np.round(np.arange(0.01, 0.995, 0.01), 2).tolist()
+        if (given := scores >= threshold).any() and truth[given].mean() >= precision
+    ]
+    assert fit_common_threshold(scores, truth, precision=precision) == pytest.approx(right[0])
+
+
+def test_a_precision_that_no_threshold_has() -> None:
+    assert fit_common_threshold(np.full((4, 2), 0.3), np.zeros((4, 2)), precision=0.5) == 0.01
+    assert fit_common_threshold(np.zeros((3, 1)), np.zeros((3, 1)), precision=0.5) == 0.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
@@ -10,7 +11,7 @@ from queue import SimpleQueue
 from threading import Condition, Event, Lock, Semaphore, Thread
 from typing import Generic, Protocol, TypeVar
 
-from anytag.errors import AnytagError
+from anytag.errors import AnytagError, brief, is_whole
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -43,11 +44,12 @@ def in_batches(
         workers: threads; by default one a usable core.
 
     Raises:
-        AnytagError: a number is below 1.
+        AnytagError: a number is none, or below 1.
     """
     workers = usable_cores() if workers is None else workers
-    if batch_size < 1 or workers < 1:
-        raise AnytagError(f"batch_size is {batch_size}, workers is {workers}: expected 1 or more of each")
+    for name, number in (("batch_size", batch_size), ("workers", workers)):
+        if not is_whole(number) or number < 1:
+            raise AnytagError(f"{name} is {brief(number)}: expected a whole number, 1 or more")
     if not isinstance(items, Sized):
         return _in_order(work, _Stream(items, batch_size), workers)
     # batches of one size, and as many for every worker: none waits at the end
@@ -129,6 +131,21 @@ class _Stream(Generic[In]):
             self._changed.notify_all()
 
 
+_running: list[Callable[[], None]] = []
+"""What stops the threads of each run that nobody has ended."""
+
+
+@atexit.register
+def _stop_all() -> None:
+    """Ends runs that were left open: no thread may be within a C++ library that is torn down."""
+    for stop in tuple(_running):
+        stop()
+
+
+if hasattr(os, "register_at_fork"):  # the threads stay with the parent
+    os.register_at_fork(after_in_child=_running.clear)
+
+
 def _in_order(work: Callable[[list[In]], Out], source: _Source[In], workers: int) -> Iterator[Out]:
     """`work` on all that a source gives by threads, at most two batches each ahead of the results' taker."""
     order: SimpleQueue[SimpleQueue[tuple[Out | None, BaseException | None]] | None] = SimpleQueue()
@@ -154,6 +171,16 @@ def _in_order(work: Callable[[list[In]], Out], source: _Source[In], workers: int
                 slot.put((None, error))
 
     threads = [Thread(target=serve, name=f"anytag {number}", daemon=True) for number in range(workers)]
+
+    def stop() -> None:
+        stopped.set()
+        source.close()
+        ahead.release(workers)
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join()
+
+    _running.append(stop)
     try:
         for thread in threads:
             thread.start()
@@ -164,8 +191,6 @@ def _in_order(work: Callable[[list[In]], Out], source: _Source[In], workers: int
             ahead.release()
             yield result  # type: ignore[misc]  # None is a result where there is no error
     finally:  # also when the user stops: what has not begun is dropped
-        stopped.set()
-        source.close()
-        ahead.release(workers)
-        for thread in threads:
-            thread.join()
+        stop()
+        if stop in _running:
+            _running.remove(stop)

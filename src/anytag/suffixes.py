@@ -16,3 +16,6 @@ RAW_SUFFIXES = frozenset(
 
 IMAGE_SUFFIXES = SUFFIXES | RAW_SUFFIXES | {".jp2", ".j2k", ".ppm", ".pgm", ".psd", ".psb", ".svg"}
 """Of images, whether they are read or not: no text or table is ever written to such a file."""
+
+DRAWING_SUFFIX = ".tags.jpg"
+"""Of drawings of tags, after the name of their photo: no photos of a folder or a glob."""

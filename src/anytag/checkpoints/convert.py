@@ -9,27 +9,41 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
+from anytag._io import atomic_folder, atomic_write
 from anytag.errors import CheckpointError
 from anytag.models import card as cards
 from anytag.models.card import Calibration, CaptionSpec, Card, Family, ImageSpec, Line
 from anytag.models.folder import ModelFolder, sha256_of, write_card
-from anytag.models.published import WORDPIECES, downloads
-from anytag.nn.families import NetworkConfig, SwinConfig, VitConfig
+from anytag.models.published import PUBLISHED, WORDPIECES, downloads
+from anytag.nn.families import NetworkConfig, SwinConfig
 from anytag.text_encoders.wordpiece import WordPieces
 
 from .account import Plan, check, plan
 from .lists import Lists, read_lists, wordpieces
 from .load import CAPTIONS, QUERIES, WEIGHTS, network_numbers, read_config, stored
-from .read import SHOWN, Tensors, detect_config, detect_family, read_embedding, read_tensors
-from .resample import resample_positions, resample_relative_positions
+from .read import (
+    SHOWN,
+    Tensors,
+    detect_config,
+    detect_family,
+    read_embedding,
+    read_tensors,
+    refuse_infinite,
+    verify,
+)
+from .resample import fit_positions, resized
 
 Precision = Literal["float32", "float16"]
 _IDENTITY = Calibration(vocabulary=Line(1.0, 0.0), own=Line(1.0, 0.0))
+_ALIKE = 0.05  # by which texts of one tag must be nearer to each other than to those of another
 _AT_ONCE = 100  # tensors that are mapped together
 _LABELS = "label_embed"
+_LICENCE = "Apache-2.0, as xinyu1205/recognize-anything publishes code and weights"
+_TRAINING_DATA = "COCO, Visual Genome, SBU, CC3M, CC12M: 14 million photos, as published"
 _ROWS = ("label_embed", "label_embed.weight")
 
 
@@ -45,6 +59,7 @@ class Conversion:
         left: other things in the file, such as the optimizer's state; not read.
         dropped: tensors that were left out as asked.
         origin: of the thresholds.
+        doubt: what speaks against the counts of tags and texts; "" where nothing does.
     """
 
     folder: Path
@@ -59,6 +74,7 @@ class Conversion:
     left: tuple[str, ...]
     dropped: int
     origin: str
+    doubt: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +89,7 @@ class Options:
         precision: of the weights in the folder.
         captions: keep the caption modules.
         threshold: one for all tags, instead of the published ones.
+        descriptions: text vectors of each tag (RAM++); by default rows divided by the tags of the list.
         source: more to tell of where the file is from.
     """
 
@@ -83,6 +100,7 @@ class Options:
     precision: Precision = "float32"
     captions: bool = True
     threshold: float | None = None
+    descriptions: int | None = None
     source: Mapping[str, Any] | None = None
 
 
@@ -92,22 +110,16 @@ def convert(file: str | Path, folder: str | Path, options: Options | None = None
     Memory stays below 1.3 times what is kept of the file: it is mapped, and written part by part.
 
     Raises:
-        CheckpointError: another family than asked; a missing, unknown or different tensor; a zero row of
-            text vectors; a missing list. Nothing is written then.
+        CheckpointError: the folder is there; another family than asked; a tensor that is missing, unknown,
+            different or not finite; a zero row of text vectors; a missing list. Nothing is written then.
+        OutputError: the folder cannot be written.
     """
     file, folder, options = Path(file), Path(folder), options or Options()
-    if folder.exists():
+    if folder.exists():  # before gigabytes are read
         raise CheckpointError(f"{folder} is there already; give another folder, or remove it first")
-    draft = folder.with_name(f".{folder.name}.new")
-    if draft.exists():
-        shutil.rmtree(draft)  # of a conversion that was stopped
-    draft.mkdir(parents=True)
-    try:
+    verify(file)
+    with atomic_folder(folder) as draft:
         done = _Converter(file, draft, options).run(folder.name)
-        draft.replace(folder)
-    finally:
-        if draft.exists():
-            shutil.rmtree(draft)
     return replace(done, folder=folder)
 
 
@@ -127,6 +139,7 @@ class _Converter:
     def __init__(self, file: Path, draft: Path, options: Options) -> None:
         self.file, self.draft, self.options = file, draft, options
         self.lists_folder = options.lists or downloads()
+        self.doubt = ""
 
     def run(self, name: str) -> Conversion:
         tensors, left = self._tensors()
@@ -137,7 +150,7 @@ class _Converter:
         check(tensors, wanted, self.family, self.file)
         derived = sum(name in tensors for name in wanted.derived)
         self.lists = self._lists(rows)
-        self.config = _resized(read, self.options.image_size)
+        self.config = resized(read, self.options.image_size)
         del tensors  # and what was mapped of it
         self._write_queries(rows)
         dropped = self._write_weights(wanted)
@@ -147,7 +160,7 @@ class _Converter:
             folder=self.draft, family=self.family, config=self.config, read_size=read.size,
             tags=len(self.lists.vocabulary), descriptions=rows // len(self.lists.vocabulary),
             loaded=len(wanted.loaded) - dropped, tied=len(wanted.tied), derived=derived, left=left,
-            dropped=dropped, origin=self.lists.origin,
+            dropped=dropped, origin=self.lists.origin, doubt=self.doubt,
         )  # fmt: skip
 
     def _tensors(self) -> tuple[Tensors, tuple[str, ...]]:
@@ -172,8 +185,16 @@ class _Converter:
         return found
 
     def _lists(self, rows: int) -> Lists:
+        texts = self.options.descriptions
+        if texts is not None and (self.family != "ram-plus" or texts < 1 or rows % texts):
+            raise CheckpointError(
+                f"{self.file}: {rows} rows are not {texts} text vectors for each tag of {SHOWN[self.family]}"
+            )
+
         def fits(tags: int) -> bool:
-            return rows % tags == 0 if self.family == "ram-plus" else rows == tags
+            if self.family != "ram-plus":
+                return rows == tags
+            return rows % tags == 0 if texts is None else rows == tags * texts
 
         threshold = self.options.threshold
         return read_lists(self.family, self.lists_folder, fits=fits, rows=rows, threshold=threshold)
@@ -188,7 +209,9 @@ class _Converter:
             tags = len(self.lists.vocabulary)
             table = tensors[_LABELS].detach().reshape(tags, rows // tags, -1)
             _refuse_zero_rows(table, self.lists, self.file)
-        save_file({"rows": self._ready(table)}, self.draft / QUERIES)
+            if self.options.descriptions is None:
+                self.doubt = _doubt(table)
+        save_file({"rows": self._ready(table, _LABELS)}, self.draft / QUERIES)
 
     def _write_weights(self, wanted: Plan) -> int:
         """Weights of tagging, then those of captions; how many were left out."""
@@ -208,12 +231,18 @@ class _Converter:
         for start in range(0, len(todo), _AT_ONCE):
             tensors, _ = self._tensors()  # mapped anew, so that what was touched before is given back
             for theirs, ours in todo[start : start + _AT_ONCE]:
-                made[ours] = self._ready(_fit(ours, tensors[theirs], self.config))
+                made[ours] = self._ready(fit_positions(ours, tensors[theirs], self.config), theirs)
         save_file(made, self.draft / name)
 
-    def _ready(self, tensor: Tensor) -> Tensor:
-        """As it is written; in the file's own precision it stays mapped."""
-        return tensor.detach().to(getattr(torch, self.options.precision)).contiguous()
+    def _ready(self, tensor: Tensor, name: str) -> Tensor:
+        """As it is written; in the file's own precision it stays mapped.
+
+        Raises:
+            CheckpointError: it holds a number that is none, or is too large for the precision.
+        """
+        ready = tensor.detach().to(getattr(torch, self.options.precision)).contiguous()
+        refuse_infinite(name, ready, self.file)
+        return ready
 
     def _write_words(self) -> None:
         """vocabulary.jsonl, and the wordpieces of captions."""
@@ -235,6 +264,7 @@ class _Converter:
         if options.embedding is not None:
             files["embedding"] = sha256_of(options.embedding)
         family: Family = self.family  # type: ignore[assignment]  # one of them: it was detected
+        published = dict(options.source or {}).get("url") == PUBLISHED[family].checkpoint.url
         card = Card(
             name=name if cards.NAME.fullmatch(name) else self.family,
             family=family,
@@ -245,8 +275,8 @@ class _Converter:
             text=None,
             calibration=_IDENTITY,
             shortlist=len(self.lists.vocabulary),
-            licence="Apache-2.0, as xinyu1205/recognize-anything publishes code and weights",
-            training_data="COCO, Visual Genome, SBU, CC3M, CC12M: 14 million photos, as published",
+            licence=_LICENCE if published else "unknown: see the source of the checkpoint",
+            training_data=_TRAINING_DATA if published else "unknown: see the source of the checkpoint",
             thresholds=self.lists.origin,
             metrics={},
             files={},
@@ -263,6 +293,7 @@ def convert_back(folder: str | Path, file: str | Path) -> int:
     Tensors have the published names, second names and derived ones included, in float32.
 
     Raises:
+        OutputError: `file` cannot be written.
         ModelError: the folder is wrong, or was not converted from a published checkpoint.
     """
     model, file = ModelFolder.open(folder), Path(file)
@@ -281,9 +312,8 @@ def convert_back(folder: str | Path, file: str | Path) -> int:
     tensors |= {second: tensors[first] for second, first in wanted.tied.items()}
     tensors |= wanted.derived
     check(tensors, wanted, model.card.family, model.path)
-    draft = file.with_name(f".{file.name}.new")
-    torch.save({"model": tensors}, draft)
-    draft.replace(file)
+    with atomic_write(file) as draft:
+        torch.save({"model": tensors}, draft)
     return len(tensors)
 
 
@@ -303,41 +333,28 @@ def caption_spec(config: NetworkConfig) -> CaptionSpec | None:
     return None if words is None else CaptionSpec(prompt=words.prompt, tag_length=words.tag_length)
 
 
-def _resized(config: NetworkConfig, size: int | None) -> NetworkConfig:
-    """The configuration at another image size: Swin's window grows with it, as the published ones do."""
-    if size is None or size == config.size:
-        return config
-    backbone = config.backbone
-    if isinstance(backbone, SwinConfig):
-        coarsest = 4 * 2 ** (len(backbone.depths) - 1)
-        _refuse_size(size, coarsest)
-        backbone = replace(backbone, window=size // coarsest)
-    elif isinstance(backbone, VitConfig):
-        _refuse_size(size, backbone.patch)
-    return replace(config, backbone=backbone, size=size)
-
-
-def _refuse_size(size: int, step: int) -> None:
-    if size <= 0 or size % step:
-        raise CheckpointError(f"image size {size}: expected a multiple of {step}, as {step * 12} is")
-
-
-def _fit(name: str, tensor: Tensor, config: NetworkConfig) -> Tensor:
-    """A table of positions at the network's image size; every other tensor as it is."""
-    if name.endswith("relative_position_bias_table") and isinstance(config.backbone, SwinConfig):
-        stage = int(name.split(".")[3]) - 1  # encoder.backbone.stages.#
-        return resample_relative_positions(tensor, min(config.backbone.window, config.size // 4 // 2**stage))
-    if name.endswith("pos_embed") and isinstance(config.backbone, VitConfig):
-        return resample_positions(tensor, config.size // config.backbone.patch)
-    return tensor
-
-
 def _refuse_zero_rows(table: Tensor, lists: Lists, file: Path) -> None:
     empty = (~table.any(-1)).nonzero().tolist()
     if empty:
         tags = list(lists.vocabulary)
         named = [f"{tags[tag].id!r} (description {place + 1})" for tag, place in empty]
         raise CheckpointError(f"{file}: text vectors are all zero for {_listed(named)}")
+
+
+def _doubt(table: Tensor) -> str:
+    """Rows follow each other tag by tag: those of one tag must be more alike than neighbours of two tags."""
+    tags, texts = table.shape[:2]
+    if texts == 1 or tags == 1:
+        return ""
+    some = F.normalize(table[:200].float(), dim=-1)
+    within = (some[:, 1:] * some[:, :-1]).sum(-1).mean()
+    across = (some[1:, 0] * some[:-1, -1]).sum(-1).mean()
+    if within > across + _ALIKE:
+        return ""
+    return (
+        f"the {texts} text vectors of a tag are no more alike ({within:.2f}) than those of two tags "
+        f"({across:.2f}): does the list fit? --descriptions N says how many texts a tag has"
+    )
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 import pickle
 import re
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PosixPath, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from anytag.errors import CheckpointError
@@ -31,31 +36,40 @@ SHOWN = {"tag2text": "Tag2Text", "ram": "RAM", "ram-plus": "RAM++"}
 _HEAD = "tagging_head.encoder.layer"
 _SWIN = "visual_encoder.layers"
 _HEAD_WIDTH = 64  # of a ViT, in every published size
+_UNDER = ("model", "state_dict", "model_state_dict", "module")
+_PARALLEL = "module."
+_HARMLESS: list[Any] = [argparse.Namespace, PurePosixPath, PosixPath, PureWindowsPath]
+"""What training scripts keep beside tensors, and what does nothing when it is made."""
 Tensors = dict[str, Tensor]
 
 
 def read_tensors(path: Path) -> tuple[Tensors, tuple[str, ...]]:
-    """Tensors of a .pth by their published names, and what else was in the file and is left there.
+    """Tensors of a .pth or .safetensors by their published names, and what else was in the file.
 
-    They are mapped, not read: memory is used as they are touched, and given back with them. Nothing in the
-    file is executed.
+    Tensors may lie under "model", "state_dict", "model_state_dict" or "module", and their names may begin
+    with "module.", as torch's parallel training leaves them. They are mapped, not read: memory is used
+    as they are touched, and given back with them. Nothing in the file is executed.
 
     Raises:
         CheckpointError: it is no file of tensors, or is truncated.
     """
-    data = _load(path)
-    if isinstance(data, Mapping) and isinstance(data.get("model"), Mapping):
-        data, rest = data["model"], tuple(str(key) for key in data if key != "model")
-    else:
-        rest = ()
+    data, rest = _load(path), tuple[str, ...]()
+    while isinstance(data, Mapping) and (key := next((k for k in _UNDER if _named(data.get(k))), None)):
+        rest = (*rest, *(str(other) for other in data if other != key))
+        data = data[key]
     if not isinstance(data, Mapping):
         raise CheckpointError(f"{path} holds {_kind(data)}; expected tensors by name, or under 'model'")
-    tensors = {
-        ours(str(name), OLDER) or str(name): one for name, one in data.items() if isinstance(one, Tensor)
-    }
-    if not tensors:
+    named = {str(name): one for name, one in data.items() if isinstance(one, Tensor)}
+    if not named:
         raise CheckpointError(f"{path} holds no tensors by name: {_few(map(str, data))}")
-    return tensors, rest
+    while all(name.startswith(_PARALLEL) for name in named):
+        named = {name.removeprefix(_PARALLEL): one for name, one in named.items()}
+    return {ours(name, OLDER) or name: one for name, one in named.items()}, rest
+
+
+def _named(data: object) -> bool:
+    """Tensors by name, or something with such inside."""
+    return isinstance(data, Mapping) and any(isinstance(one, Tensor | Mapping) for one in data.values())
 
 
 def read_embedding(path: Path) -> Tensor:
@@ -75,18 +89,89 @@ def read_embedding(path: Path) -> Tensor:
 def _load(path: Path) -> Any:
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; expected a published checkpoint (.pth)")
+    if path.suffix == ".safetensors":
+        return _load_safetensors(path)
     mapped = _is_zip(path)  # the form before torch 1.6 cannot be mapped
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        with torch.serialization.safe_globals(_HARMLESS):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} is refused: it holds more than tensors, or is cut off ({_first_line(error)})"
-        ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise CheckpointError(f"{path} is refused: {_refused(error)}") from error
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path} is truncated or no checkpoint ({path.stat().st_size:,} bytes; {_first_line(error)}). "
             "Download it again"
         ) from error
+
+
+def _load_safetensors(path: Path) -> Tensors:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is truncated or no file of safetensors ({error}). Download it again"
+        ) from error
+
+
+def _refused(error: pickle.UnpicklingError) -> str:
+    """In our words: torch's own say how to execute what a stranger has written."""
+    found = re.search(r"(?:GLOBAL|class) ([\w.]+\.[\w.]+)", str(error))
+    what = f", such as {found[1]}," if found else ""
+    return (
+        f"it holds more than tensors, or is cut off. To make anything else{what} of it, code would be "
+        "executed, which is never done here. Ask its maker for a file of tensors alone: "
+        "torch.save({'model': model.state_dict()}, FILE), or safetensors"
+    )
+
+
+def refuse_infinite(name: str, tensor: Tensor, file: Path) -> None:
+    """Holds a tensor's numbers to be numbers; no copy is made of it.
+
+    Raises:
+        CheckpointError: one is infinite or NaN.
+    """
+    if tensor.numel() and tensor.is_floating_point():
+        low, high = torch.aminmax(tensor)
+        if not (torch.isfinite(low) and torch.isfinite(high)):
+            raise CheckpointError(
+                f"{file}: {name} holds numbers that are infinite or none (NaN); a network with them says "
+                "nothing. Take one from before training went wrong, or float32 where float16 is too small"
+            )
+
+
+def verify(path: Path) -> None:
+    """`check_sums` of a checkpoint, where there is one.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    if not path.is_file():
+        return  # which who reads it says
+    try:
+        check_sums(path)
+    except (ValueError, OSError) as error:
+        size = f"{path.stat().st_size:,} bytes"
+        raise CheckpointError(
+            f"{path} is truncated or no checkpoint ({size}; {error}). Download it again"
+        ) from error
+
+
+def check_sums(path: Path) -> None:
+    """Holds every part of a file of torch's against its checksum, which torch itself does not look at.
+
+    Raises:
+        ValueError: one differs; the form before torch 1.6 has none and passes.
+        OSError: the file cannot be read.
+    """
+    if not _is_zip(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as parts:
+            wrong = parts.testzip()
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error) as error:
+        raise ValueError(f"not a whole zip file: {error}") from error
+    if wrong is not None:
+        raise ValueError(f"the checksum of {wrong} differs: some bits have changed")
 
 
 def _is_zip(path: Path) -> bool:

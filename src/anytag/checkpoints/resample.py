@@ -1,14 +1,18 @@
-"""Position tables for another image size, as the published loaders make them."""
+"""A network for another image size, and its position tables, as the published loaders make them."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from anytag.errors import CheckpointError
+from anytag.nn.families import NetworkConfig, SwinConfig, VitConfig
 
 _PRECISION = 1e-6
 
@@ -72,3 +76,32 @@ def resample_positions(table: Tensor, count: int) -> Tensor:
     grid = table[:, 1:].transpose(1, 2).reshape(1, -1, side, side)  # 1×C×g×g
     made = F.interpolate(grid, size=(count, count), mode="bicubic", align_corners=False)
     return torch.cat([table[:, :1], made.flatten(2).transpose(1, 2)], 1)
+
+
+def resized(config: NetworkConfig, size: int | None) -> NetworkConfig:
+    """The configuration at another image size: Swin's window grows with it, as the published ones do."""
+    if size is None or size == config.size:
+        return config
+    backbone = config.backbone
+    if isinstance(backbone, SwinConfig):
+        coarsest = 4 * 2 ** (len(backbone.depths) - 1)
+        _refuse_size(size, coarsest)
+        backbone = replace(backbone, window=size // coarsest)
+    elif isinstance(backbone, VitConfig):
+        _refuse_size(size, backbone.patch)
+    return replace(config, backbone=backbone, size=size)
+
+
+def _refuse_size(size: int, step: int) -> None:
+    if size <= 0 or size % step:
+        raise CheckpointError(f"image size {size}: expected a multiple of {step}, as {step * 12} is")
+
+
+def fit_positions(name: str, tensor: Tensor, config: NetworkConfig) -> Tensor:
+    """A table of positions at the network's image size; every other tensor as it is."""
+    if name.endswith("relative_position_bias_table") and isinstance(config.backbone, SwinConfig):
+        stage = int(name.split(".")[3]) - 1  # encoder.backbone.stages.#
+        return resample_relative_positions(tensor, min(config.backbone.window, config.size // 4 // 2**stage))
+    if name.endswith("pos_embed") and isinstance(config.backbone, VitConfig):
+        return resample_positions(tensor, config.size // config.backbone.patch)
+    return tensor

@@ -61,6 +61,12 @@ class _Commands(click.Group):
             click.echo(f"Error: {_failure(error).message}", err=True)
             sys.exit(NOT_WRITTEN)
 
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **kwargs)
+        except BrokenPipeError:  # of --help and --version: click would end with 1
+            _leave_quietly()
+
     def invoke(self, ctx: click.Context) -> Any:
         from anytag.errors import AnytagError, OutputError, RefusedOutputError
 

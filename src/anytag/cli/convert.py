@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from anytag._io import check_folder, check_output
+from anytag.cli.options import Number
 from anytag.cli.outer import outer
 
 _FAMILIES = ("auto", "tag2text", "ram", "ram-plus")
@@ -45,12 +46,15 @@ WHAT = "converting published checkpoints"
 )  # fmt: skip
 @click.option("--captions/--no-captions", default=True, help="Keep the caption modules.  [default: captions]")
 @click.option(
-    "--threshold", type=click.FloatRange(0, 1), help="One for all tags, instead of the published ones."
-)
+    "--descriptions", metavar="N", type=click.IntRange(min=1),
+    help="Text vectors of each tag of RAM++; by default as many as the list of tags leaves.",
+)  # fmt: skip
+@click.option("--threshold", type=Number(0, 1), help="One for all tags, instead of the published ones.")
 def command(source: Path, output: Path | None, text: Path | None, **options: Any) -> None:
     """Turn a published checkpoint of Tag2Text, RAM or RAM++ into a model folder.
 
-    Every tensor of FILE is accounted for; nothing in it is executed. When FILE is a model folder that was
+    FILE is a .pth or a .safetensors; tensors may lie under "model", "state_dict" or "model_state_dict". Every
+    tensor of FILE is accounted for; nothing in it is executed. When FILE is a model folder that was
     made so, the published form is written to -o, or the text tower is added to the folder by --text.
     """
     if output is not None:
@@ -107,6 +111,8 @@ def told(done: Any) -> str:
         "captions": "no" if done.config.captions is None else "yes",
         "size": f"{describe(done.folder).bytes / 1e6:,.1f} MB",
     }
+    if done.doubt:
+        lines["doubt"] = done.doubt
     if done.left:
         lines["not read"] = ", ".join(done.left)
     return "\n".join([str(done.folder), *(f"  {name:<11}{value}" for name, value in lines.items())])

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from anytag._io import read_text
+from anytag.cli.options import Number
 from anytag.cli.outer import outer
 from anytag.cli.writers import complain
 
@@ -251,7 +252,7 @@ def shard(folder: str, size: int, **source: Any) -> None:
 @click.option(
     "--probability",
     metavar="X",
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     help="From which the model adds a tag.  [default: each tag's own threshold]",
 )
 def generate(output: str, model: str | None, probability: float | None, **source: Any) -> None:
@@ -272,11 +273,11 @@ def generate(output: str, model: str | None, probability: float | None, **source
 @_output
 @_model
 @click.option(
-    "--seen", metavar="X", type=click.FloatRange(0, 1), default=0.02, show_default=True,
+    "--seen", metavar="X", type=Number(0, 1), default=0.02, show_default=True,
     help="Probability in its region below which a tag goes.",
 )  # fmt: skip
 @click.option(
-    "--outliers", metavar="SHARE", type=click.FloatRange(0, 1), default=0.05, show_default=True,
+    "--outliers", metavar="SHARE", type=Number(0, 1), default=0.05, show_default=True,
     help="Share of a tag's regions that are outliers.",
 )  # fmt: skip
 @click.option("--workers", metavar="N", type=click.IntRange(min=1), default=2, show_default=True)

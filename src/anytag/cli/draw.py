@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from anytag._io import atomic_write, identity, resolved
 from anytag.cli.writers import complain
 from anytag.errors import AnytagError, OutputError, RefusedOutputError
+from anytag.suffixes import DRAWING_SUFFIX
 
 if TYPE_CHECKING:
     from anytag.results import Tags
 
-SUFFIX = ".tags.jpg"
 _MARK = b"anytag: tags of "
-_LONGEST = 255 - len(SUFFIX)  # bytes of a file's name
+_LONGEST = 255 - len(DRAWING_SUFFIX)  # bytes of a file's name
 
 
 class Drawings:
@@ -68,7 +68,7 @@ class Drawings:
 
     def _below(self, path: Path, base: Path) -> Path:
         relative = path.relative_to(base if path.is_relative_to(base) else path.anchor)
-        return self.folder / relative.parent / (_short(relative.name) + SUFFIX)
+        return self.folder / relative.parent / (_short(relative.name) + DRAWING_SUFFIX)
 
     def of(self, results: Iterable[Tags]) -> Iterator[Tags]:
         """The same results; the tags of each are drawn before it is passed on, or it is said why not.

@@ -12,6 +12,7 @@ import click
 
 from anytag._io import check_folder, refuse_photo_name
 from anytag.cli import lists, options, outputs, paths, sinks, stream, writers
+from anytag.cli.journal import one_line
 from anytag.errors import RefusedOutputError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class _How(TypedDict):
 
 
 _FORMATS = ("text", "jsonl")
-_FOLDER = click.Path(path_type=Path)
+_FOLDER = options.Folder(path_type=Path)
 
 
 @click.command("match", short_help="Find photos by a sentence.")
@@ -103,6 +104,7 @@ def command(
         named = paths.gather(photos, recursive=recursive, exclude=exclude, files_from=files_from, null=null)
     if has_photos and gallery is not None:
         _check_gallery(gallery)
+    outputs.refuse_for_folder(output, gallery, alone=True)
     format_ = outputs.settle("match", output, format_, _FORMATS, photos=named.paths, overwrite=overwrite)
 
     from anytag.retriever import Retriever  # after all that can be wrong at once
@@ -123,7 +125,7 @@ def command(
                 _add(retriever, gallery, named, how, summary)
             found = _ranked(retriever, gallery, texts, top_k=top_k, shortlist=shortlist)
         for matches in found:
-            sink.write(_rows(matches, format_))
+            sink.write(_rows(matches, format_, is_terminal=sink.is_terminal))
     summary.end()
     named.end()
 
@@ -187,8 +189,9 @@ def _warn(text: str, unknown: tuple[str, ...]) -> None:
         click.echo(f"{writers.visible(text)!r}: the model does not know {words}; ask in English.", err=True)
 
 
-def _rows(matches: tuple[Match, ...], format_: str) -> str:
+def _rows(matches: tuple[Match, ...], format_: str, *, is_terminal: bool) -> str:
     if format_ == "jsonl":
         return "".join(json.dumps(match.to_dict(), ensure_ascii=False) + "\n" for match in matches)
-    shown = ((writers.visible(match.path), match.score, writers.visible(match.text)) for match in matches)
+    show = writers.visible if is_terminal else one_line  # a program can open the path that it reads
+    shown = ((show(match.path), match.score, writers.visible(match.text)) for match in matches)
     return "".join(f"{path}\t{score:.2f}\t{text}\n" for path, score, text in shown)

@@ -2,7 +2,31 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import click
+
+
+class Number(click.FloatRange):
+    """A range of finite numbers: "nan" is in every range of click's, and would pass all comparisons after."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number, or wrong use."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is no finite number.", param, ctx)
+        return number
+
+
+class Folder(click.Path):
+    """A folder to write into. An empty name, as of a shell's variable that is not set, is no folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path, or wrong use."""
+        if value == "":
+            self.fail("An empty name was given: expected a folder.", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 def _max_pixels() -> int:

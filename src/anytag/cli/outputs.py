@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from anytag._io import check_output, is_special
+from anytag._io import check_output, is_special, resolved
 from anytag.cli import journal
 from anytag.cli.sinks import STDOUT
+from anytag.errors import RefusedOutputError
 from anytag.suffixes import IMAGE_SUFFIXES
 
 SUFFIXES = {".txt": "text", ".text": "text", ".jsonl": "jsonl", ".csv": "csv"}
@@ -126,15 +128,40 @@ def settle(
 
 
 def option_files() -> list[Path]:
-    """The files that options of the current command name, but those it writes."""
+    """What options of the current command name, and what lies in folders so named, but what it writes."""
     params = click.get_current_context().params
     found: list[Path] = []
     for name, value in params.items():
         if name not in ("output", "draw"):
-            found += [
-                one for one in (value if isinstance(value, tuple) else (value,)) if isinstance(one, Path)
-            ]
+            one = Path(value) if name == "model" and value else value  # a folder, or a name
+            paths = [path for path in (one if isinstance(one, tuple) else (one,)) if isinstance(path, Path)]
+            found += [*paths, *chain.from_iterable(map(_in_folder, paths))]
     return found
+
+
+def refuse_for_folder(output: Path | None, folder: Path | None, *, alone: bool) -> None:
+    """Refuses an --output that would have the name of a folder that another option makes, or of one above it.
+
+    Args:
+        output: what --output says.
+        folder: what the other option says.
+        alone: nothing else may be in the folder either.
+
+    Raises:
+        RefusedOutputError: the two cannot both be made.
+    """
+    if output is None or output == STDOUT or folder is None:
+        return
+    file, place = resolved(output), resolved(folder)
+    if file in (place, *place.parents) or (alone and place in file.parents):
+        raise RefusedOutputError(f"{output} is in the way of the folder {folder}: give another file")
+
+
+def _in_folder(path: Path) -> list[Path]:
+    try:
+        return list(path.iterdir())
+    except (OSError, ValueError):  # a file; a model's name that is no path
+        return []
 
 
 def check_typed(photos: Iterable[str], output: Path | None) -> None:
@@ -157,9 +184,16 @@ def work(command: str, card: object) -> dict[str, Any]:
     return {
         "anytag": command,
         "model": hashlib.sha256(repr(card).encode()).hexdigest(),
-        "folder": os.fspath(Path.cwd()),  # paths may be relative to it
+        "folder": _working_folder(),  # paths may be relative to it
         **{name: _plain(value) for name, value in params.items() if name not in _NEUTRAL},
     }
+
+
+def _working_folder() -> str:
+    try:
+        return os.fspath(Path.cwd())
+    except OSError:  # it was removed; full paths are as good as ever
+        return ""
 
 
 def _plain(value: object) -> Any:

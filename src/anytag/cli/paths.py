@@ -19,7 +19,7 @@ import click
 
 from anytag.cli import lists
 from anytag.cli.writers import visible
-from anytag.suffixes import RAW_SUFFIXES, SUFFIXES
+from anytag.suffixes import DRAWING_SUFFIX, RAW_SUFFIXES, SUFFIXES
 
 OTHERS_FOLDERS = (
     "@eadir", "@recycle", "@recently-snapshot", "@tmp", "#recycle", "#snapshot", "$recycle.bin", "recycler",
@@ -235,7 +235,7 @@ class _Search:
     def _is_photo(self, path: str) -> bool:
         suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122  # ten times faster than Path
         if suffix in SUFFIXES:
-            return True
+            return not path.endswith(DRAWING_SUFFIX)
         if suffix in RAW_SUFFIXES:
             self.raw.add(path)
         return False

@@ -270,8 +270,10 @@ def _locked(part: Path) -> FileIO:
     """The file, made where it is missing, opened to append, and locked.
 
     Raises:
-        RefusedOutputError: another process has it.
+        RefusedOutputError: another process has it, or something else has its name, as a pipe.
     """
+    if part.exists() and not part.is_file():
+        raise RefusedOutputError(f"{part} is there and is no file: give another file, or remove it")
     while True:
         file = FileIO(part, "a")
         if not lock(file):

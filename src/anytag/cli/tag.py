@@ -62,7 +62,7 @@ _READABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option(
     "--threshold",
     metavar="X",
-    type=click.FloatRange(0, 1),
+    type=options.Number(0, 1),
     help="Leave out tags that score less; 0 gives every tag.  [default: each tag's own]",
 )
 @click.option(
@@ -71,7 +71,7 @@ _READABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option(
     "--draw",
     metavar="FOLDER",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=options.Folder(file_okay=False, path_type=Path),
     help="Also draw where each tag is, as PHOTO.tags.jpg for each PHOTO, below FOLDER in folders as theirs.",
 )
 @outputs.options(*writers.NAMES, resume=True)
@@ -142,6 +142,7 @@ def command(
         )
     named = paths.gather(photos, recursive=recursive, exclude=exclude, files_from=files_from, null=null)
     format_ = outputs.settle("tag", output, format_, writers.NAMES, photos=named.paths, overwrite=overwrite)
+    outputs.refuse_for_folder(output, draw, alone=False)
     outputs.check_typed(photos, output)
     drawings = None if draw is None else Drawings(draw, named.paths, max_pixels=max_pixels)
 

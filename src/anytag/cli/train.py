@@ -12,6 +12,7 @@ import click
 
 from anytag._io import check_folder
 from anytag.cli.bar import Bar, duration
+from anytag.cli.options import Number
 from anytag.cli.outer import outer
 
 WHAT = "anytag train"
@@ -43,7 +44,7 @@ def on_machine(function: Any) -> Any:
             "--workers", metavar="N", type=click.IntRange(min=0), default=2, show_default=True,
             help="Processes that read photos.",
         ),
-        click.option("--save-minutes", metavar="X", type=float, default=4.0, show_default=True),
+        click.option("--save-minutes", metavar="X", type=Number(min=0), default=4.0, show_default=True),
         click.option("--log-every", metavar="N", type=click.IntRange(min=1), default=20, show_default=True),
         click.option("--tensorboard/--no-tensorboard", default=True, show_default=True),
         click.option("--wandb", metavar="PROJECT", default="", help="Also log to Weights & Biases."),
@@ -156,6 +157,8 @@ def _estimate(recipe: Any, data: Any, tag_list: Path | None) -> str:
         f"{cost.parameters / 1e6:.1f} million numbers are trained, {cost.fixed / 1e6:.1f} million are fixed",
         f"{planned.tags} tags of {planned.texts} texts, {planned.photos} photos{planned.assumed}",
         f"{cost.steps} steps of {photos} photos",
+        f"annotations: read and parsed once, about {duration(planned.parse_seconds)} and "
+        f"{planned.stored_bytes / 1e9:.1f} GB of disk; then a start takes seconds, and little memory",
         f"memory of a process: {cost.memory(0) / 1e9:.1f} GB and {cost.photo_bytes / 1e6:.0f} MB a photo; "
         f"with all {photos} photos at once {cost.memory(photos) / 1e9:.1f} GB",
         f"{cost.photo_flops / 1e9:.1f} GFLOP a photo; at half of the {cost.speed / 1e9:.0f} GFLOP/s that a "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -163,7 +164,7 @@ def parse_parts(text: str) -> dict[str, float]:
         parts = {name.strip(): float(share) for name, share in (pair.split("=") for pair in text.split(","))}
     except ValueError as error:
         raise AnytagError(f"{text!r}: expected names and shares, as in train=0.8,val=0.1,test=0.1") from error
-    if abs(sum(parts.values()) - 1) > 1e-6 or min(parts.values()) < 0 or "" in parts:
+    if not math.isclose(sum(parts.values()), 1, abs_tol=1e-6) or min(parts.values()) < 0 or "" in parts:
         raise AnytagError(f"{text!r}: the shares must be 1 together, and each have a name")
     if len(parts) < text.count("="):
         raise AnytagError(f"{text!r}: a name is there twice")

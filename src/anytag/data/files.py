@@ -104,6 +104,22 @@ def exists(path: str) -> bool:
     return bool(system.exists(inner))
 
 
+def fingerprint(path: str) -> str:
+    """Of a file, what changes with its contents: where it lies, its size, when it was written.
+
+    Raises:
+        AnytagError: there is none.
+    """
+    with _readable(path):
+        if not is_url(path):
+            found = Path(path).stat()
+            return f"{Path(path).resolve()} {found.st_size} {found.st_mtime_ns}"
+        system, inner = _system(path)
+        info: dict[str, Any] = system.info(inner)
+    known = ("size", "ETag", "etag", "LastModified", "last_modified", "mtime", "created", "updated")
+    return f"{path} {[str(info.get(name)) for name in known]}"
+
+
 def is_folder(path: str) -> bool:
     """Is it a folder?"""
     if not is_url(path):

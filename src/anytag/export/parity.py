@@ -17,19 +17,22 @@ from anytag.models.onnx import session_options
 TOLERANCE = 1e-4
 
 
-def check_parity(module: nn.Module, file: Path, batches: Sequence[Sequence[Tensor]]) -> float:
+def check_parity(
+    module: nn.Module, file: Path, batches: Sequence[Sequence[Tensor]], *, tolerance: float = TOLERANCE
+) -> float:
     """Compares a module with its ONNX graph, output by output.
 
     Args:
         module: gives one tensor or a tuple of them.
         file: its graph, inputs and outputs in the module's order; further outputs are not looked at.
         batches: the module's arguments, once for every comparison.
+        tolerance: the largest difference allowed, as a share of the output's largest magnitude.
 
     Returns:
         the largest difference found, as a share of max(1, the output's largest magnitude).
 
     Raises:
-        ModelError: it is above 1e-4, or shapes differ; says in which output, for which input shapes.
+        ModelError: it is above `tolerance`, or shapes differ; says in which output, for which input shapes.
     """
     session = onnxruntime.InferenceSession(file, session_options(1), providers=["CPUExecutionProvider"])
     inputs = [node.name for node in session.get_inputs()]
@@ -43,14 +46,17 @@ def check_parity(module: nn.Module, file: Path, batches: Sequence[Sequence[Tenso
         given = session.run(outputs[: len(expected)], feeds)
         shapes = ", ".join("×".join(map(str, x.shape)) for x in batch)
         for name, ours, theirs in zip(outputs, given, expected, strict=False):
-            worst = max(worst, _difference(ours, theirs.numpy(), where=f"{file}: {name} for inputs {shapes}"))
+            where = f"{file}: {name} for inputs {shapes}"
+            worst = max(worst, _difference(ours, theirs.numpy(), where=where, tolerance=tolerance))
     return worst
 
 
-def _difference(given: npt.NDArray[np.float32], expected: npt.NDArray[np.float32], *, where: str) -> float:
+def _difference(
+    given: npt.NDArray[np.float32], expected: npt.NDArray[np.float32], *, where: str, tolerance: float
+) -> float:
     if given.shape != expected.shape:
         raise ModelError(f"{where}: the graph gives shape {given.shape}, the network {expected.shape}")
     found = float(np.abs(given - expected).max() / max(1.0, np.abs(expected).max()))
-    if not found <= TOLERANCE:  # not a number is a difference too
-        raise ModelError(f"{where}: graph and network differ by {found:.2g}, allowed are {TOLERANCE:g}")
+    if not found <= tolerance:  # not a number is a difference too
+        raise ModelError(f"{where}: graph and network differ by {found:.2g}, allowed are {tolerance:g}")
     return found

@@ -14,9 +14,9 @@ from PIL import Image
 from anytag.errors import AnytagError, ImageError, MissingExtraError
 from anytag.images import damage
 from anytag.images.colour import to_rgb
-from anytag.images.formats import refused_raw, sniff
+from anytag.images.formats import MAX_PIXELS, refused_raw, sniff, webp_size
 from anytag.images.jxl import jxl_size
-from anytag.images.quiet import quiet_libtiff, quiet_pillow
+from anytag.images.quiet import quiet_libtiff, quiet_pillow, without_pillows_limit
 
 # EXIF tag 0x0112 -> what makes the stored picture upright; 1 (upright) and unknown values need nothing.
 _ORIENTATION_TAG = 0x0112
@@ -182,7 +182,13 @@ def _open(data: bytes, kind: str, plugin: str, request: Request) -> Image.Image:
         return _open_with("pillow_jxl.JpegXLImagePlugin", "JXLImageFile", "jxl", "JPEG XL", data, request)
     import_module(f"PIL.{plugin}")
     factory: Any = Image.OPEN[kind][0]
-    with quiet_pillow():
+    large: AbstractContextManager[None] = nullcontext()
+    if kind == "WEBP":  # Pillow makes its canvas when it opens one, and holds it against a limit of its own
+        width, height = webp_size(data[:30])
+        if width * height > MAX_PIXELS:
+            _check_limit((width, height), (width, height), request)
+            large = without_pillows_limit()
+    with quiet_pillow(), large:
         opened: Image.Image = factory(io.BytesIO(data), "")
     return opened
 

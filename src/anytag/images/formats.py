@@ -63,6 +63,19 @@ def sniff(head: bytes, name: str) -> tuple[str, str]:
     raise ImageError(f"{name}: {what}; expected one of {', '.join(FORMATS)}")
 
 
+def webp_size(head: bytes) -> tuple[int, int]:
+    """Width and height that a WebP's first chunk says; 0, 0 of an unknown one."""
+    if head[12:16] == b"VP8X":
+        return int.from_bytes(head[24:27], "little") + 1, int.from_bytes(head[27:30], "little") + 1
+    if head[12:16] == b"VP8L":
+        bits = int.from_bytes(head[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if head[12:16] == b"VP8 ":
+        width, height = (int.from_bytes(head[at : at + 2], "little") & 0x3FFF for at in (26, 28))
+        return width, height
+    return 0, 0
+
+
 def has_raw_suffix(name: str) -> bool:
     return splitext(name)[1].lower() in RAW_SUFFIXES  # noqa: PTH122  # names of photos need not be paths
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from PIL import _imaging
+from PIL import Image, _imaging
 
 _filters_lock = threading.RLock()
 
@@ -25,6 +25,20 @@ def quiet_pillow() -> Iterator[None]:
     with _filters_lock, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\b")
         yield
+
+
+@contextmanager
+def without_pillows_limit() -> Iterator[None]:
+    """Has Pillow open what is larger than its own limit, once it was held against ours.
+
+    The limit belongs to the process: other threads are without it as long as a header is parsed in here.
+    """
+    with _filters_lock:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
 
 
 _handlers_lock = threading.Lock()

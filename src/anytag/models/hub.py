@@ -65,7 +65,10 @@ def resolve(name_or_folder: str | Path | None = None) -> Path:
 
 def installed() -> list[Path]:
     """Folders of all models that a name reaches: the embedded one, then those in the cache by name."""
-    names = sorted(path.name for path in cache().iterdir()) if cache().is_dir() else []
+    try:
+        names = sorted(path.name for path in cache().iterdir())
+    except OSError:  # not there, or somebody else's: nothing is installed for this user
+        names = []
     cached = [found for name in names if name != DEFAULT and (found := _cached(name)) is not None]
     return ([EMBEDDED] if _is_model(EMBEDDED) else []) + cached
 

@@ -14,7 +14,8 @@ from anytag.text_encoders.prompts import ensemble, plain_prompt, template_prompt
 Floats = NDArray[np.float32]
 Prompts = Literal["words", "templates", "descriptions"]
 """How a model was trained to be asked: by a tag's name and each description as they are; by the mean of 63
-templates (RAM's code, for open sets); by "a photo of a TAG." and each description (RAM++, section 3.2)."""
+templates (RAM's code, for open sets); by its descriptions alone, or "a photo of a TAG." where there are none
+(RAM++, section 3.2)."""
 
 
 class TextEncoder(Protocol):
@@ -61,9 +62,8 @@ def tag_rows(name: str, descriptions: Sequence[str], encoder: TextEncoder, *, pr
 
 
 def described(name: str, descriptions: Sequence[str]) -> list[str]:
-    """RAM++'s texts of a tag: "a photo of a TAG." first, where the descriptions do not hold it."""
-    first = plain_prompt(name)
-    return list(descriptions) if first in descriptions else [first, *descriptions]
+    """RAM++'s texts of a tag: its descriptions as they are, or "a photo of a TAG." where it has none."""
+    return list(descriptions) or [plain_prompt(name)]
 
 
 def template_queries(names: Sequence[str], encoder: TextEncoder) -> Floats:
@@ -75,11 +75,11 @@ def template_queries(names: Sequence[str], encoder: TextEncoder) -> Floats:
 def description_queries(
     names: Sequence[str], descriptions: Sequence[Sequence[str]], encoder: TextEncoder
 ) -> Floats:
-    """RAM++'s query texts of each tag: "a photo of a TAG." and its descriptions, each a vector of its own.
+    """RAM++'s query texts of each tag: its descriptions as they are, each a vector of its own.
 
     Args:
         names: n tags.
-        descriptions: of each tag, at least none; "a photo of a TAG." is put first where it is missing.
+        descriptions: of each tag; "a photo of a TAG." stands for none.
         encoder: gives unit vectors.
 
     Returns:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.floating]
 
+_RIDGE = 1e-6
 GRID = np.round(np.arange(0.40, 0.96, 0.01), 2)
 
 
@@ -54,6 +55,7 @@ def fit_calibration(
         off = counts * (p - y)
         gradient = np.array([(off * x).sum(), off.sum()])
         hessian = np.array([[(w * x * x).sum(), (w * x).sum()], [(w * x).sum(), w.sum()]])
+        hessian += np.diag([_RIDGE, _RIDGE])  # of equal logits, or of one, any line is as good
         change = np.linalg.solve(hessian, gradient)
         while loss(a - change[0], b - change[1]) > loss(a, b) and np.abs(change).max() > 1e-9:
             change /= 2
@@ -127,3 +129,29 @@ def fit_thresholds(
         good = np.flatnonzero((estimate >= wanted[tag]) & (given > 0))
         thresholds[tag] = GRID[good[0]] if len(good) else GRID[np.flatnonzero(given > 0)[-1]]
     return thresholds
+
+
+def fit_common_threshold(scores: Floats, truth: Floats, *, precision: float) -> float:
+    """The threshold for all tags that gives the most of what is there with a precision of all that is given.
+
+    Of calibrated probabilities no set of thresholds, one for each tag, finds more at the same precision
+    (Neyman and Pearson): what is given last is as likely right in every tag. It hangs on the photos of all
+    tags, where a tag alone has a few.
+
+    Args:
+        scores: N×K calibrated probabilities, of photos that they were not fitted on.
+        truth: N×K in [0, 1].
+
+    Returns:
+        in [0.01, 0.99]; the one with the highest precision where none suffices.
+    """
+    order = np.argsort(-scores, axis=None)
+    p, hits = scores.ravel()[order], truth.ravel()[order].cumsum()
+    grid = np.round(np.arange(0.01, 0.995, 0.01), 2)
+    given = np.searchsorted(-p, -grid, side="right")  # pairs at or above each threshold
+    grid, given = grid[given > 0], given[given > 0]
+    if not len(grid):
+        return 0.5
+    reached = hits[given - 1] / given
+    good = np.flatnonzero(reached >= precision)
+    return float(grid[good[0]] if len(good) else grid[reached.argmax()])

@@ -15,6 +15,7 @@ are told to the head that learns to write it; some of them, and for some caption
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Iterator
@@ -94,6 +95,10 @@ class CaptionStudent(nn.Module):
 
 class CaptionTrainer(Trainer):
     """The loop of `anytag.training.train` over captions."""
+
+    def data_key(self) -> str:
+        corpus: CaptionCorpus = self.corpus
+        return hashlib.sha256(b"".join(text.tobytes() for text in corpus.texts)).hexdigest()
 
     def groups(self, student: CaptionStudent) -> list[dict[str, Any]]:
         return [{"params": list(student.parameters()), "lr": self.recipe.rate}]

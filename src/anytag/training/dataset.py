@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,12 +35,19 @@ def read_data(path: Path | str, *, tag_list: Sequence[str] = ()) -> list[Row]:
     Raises:
         AnytagError: the file cannot be read, or a row is wrong; names it.
     """
+    return list(stream_data(path, tag_list=tag_list))
+
+
+def stream_data(path: Path | str, *, tag_list: Sequence[str] = ()) -> Iterator[Row]:
+    """`read_data`, a row at a time."""
     if not is_url(str(path)) and not Path(path).is_file():
         raise AnytagError(f"{path} does not exist: give a .csv of image,tags or a rows.jsonl")
-    rows = list(read(str(path), source="own", split="", tag_list=tag_list))
-    if not rows:
+    rows = read(str(path), source="own", split="", tag_list=tag_list)
+    first = next(rows, None)
+    if first is None:
         raise AnytagError(f"{path} holds no rows; expected lines such as: photos/1.jpg,dog;beach")
-    return rows
+    yield first
+    yield from rows
 
 
 def copies(rows: Sequence[Row], root: str) -> npt.NDArray[np.int64]:
@@ -85,25 +92,29 @@ def _digest(path: str) -> str:
         return path
 
 
-def usable_captions(rows: Sequence[Row], report: Reporter) -> list[Row]:
-    """The rows without captions that say nothing, and with the beginning of those that are far too long."""
-    blank, long = 0, 0
-    made = []
-    for row in rows:
-        keep = [number for number, caption in enumerate(row.captions) if any(map(str.isalnum, caption))]
-        blank += len(row.captions) - len(keep)
-        long += sum(len(row.captions[number]) > LONGEST for number in keep)
-        if len(keep) < len(row.captions) or any(len(caption) > LONGEST for caption in row.captions):
-            captions = tuple(row.captions[number][:LONGEST] for number in keep)
-            row = replace(row, captions=captions, parsed=tuple(row.parsed[n] for n in keep if row.parsed))
-        made.append(row)
+def with_usable_captions(row: Row) -> tuple[Row, int, int]:
+    """A row without captions that say nothing, and with the beginning of those that are far too long.
+
+    Returns:
+        the row, how many captions are left out, and how many are cut.
+    """
+    keep = [number for number, caption in enumerate(row.captions) if any(map(str.isalnum, caption))]
+    blank = len(row.captions) - len(keep)
+    long = sum(len(row.captions[number]) > LONGEST for number in keep)
+    if blank or long:
+        captions = tuple(row.captions[number][:LONGEST] for number in keep)
+        row = replace(row, captions=captions, parsed=tuple(row.parsed[n] for n in keep if row.parsed))
+    return row, blank, long
+
+
+def say_unusable(blank: int, long: int, report: Reporter) -> None:
+    """Says how many captions `with_usable_captions` left out and cut."""
     if blank:
         report.say(f"{counted(blank, 'caption')} without a letter or digit: left out.")
     if long:
         report.say(
             f"{counted(long, 'caption')} of more than {LONGEST} letters: only their beginning is read."
         )
-    return made
 
 
 def split_rows(

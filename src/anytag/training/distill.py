@@ -25,6 +25,7 @@ from anytag.tagger import Tagger
 from anytag.vocabulary import Vocabulary
 
 from .effects import parse_train
+from .launch import check_launch, folder_of_run
 from .pixels import Photos
 from .ranks import from_first
 from .recipes import TrainRecipe, find
@@ -96,7 +97,7 @@ class TaughtPhotos(Photos):
         super().__init__(rows, root, vocabulary)
         held = np.array([row.split == "val" for row in rows])
         self.belief = belief[~held]
-        self.truth = belief[held] > [tag.threshold for tag in vocabulary]
+        self.truth = belief[held][: len(self.held)] > [tag.threshold for tag in vocabulary]
 
     def targets(self, number: int) -> npt.NDArray[np.float32]:
         beliefs: npt.NDArray[np.float32] = self.belief[number].astype(np.float32)
@@ -112,7 +113,12 @@ def distill(teacher: Teacher, run: Run, report: Reporter | None = None) -> Path:
     report = report or Reporter()
     if run.recipe.objective.captions:
         raise AnytagError("photos without captions cannot teach a caption head; take ram-plus-14m or small")
-    run.out.mkdir(parents=True, exist_ok=True)
+    check_launch(report)
+    with folder_of_run(run.out):
+        return _distill(teacher, run, report)
+
+
+def _distill(teacher: Teacher, run: Run, report: Reporter) -> Path:
     folder = Path(run.data)
     paths = photos_in(folder)
     file = run.out / "beliefs.npy"

@@ -8,6 +8,7 @@ for it.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,7 +47,7 @@ Teacher = Callable[[Tensor], Tensor]
 
 PIECE = 256
 """Tags decoded at once: fewer would add up the weights' gradients more often, more would need more memory."""
-UNLEARNED = 4  # first wordpieces of a caption: as many as the prompt has
+PROMPT_LENGTH = 4  # of "a picture of" by BERT's wordpieces, with what a caption begins with
 TEXT = 40  # wordpieces of a caption at most, as published
 
 
@@ -124,6 +125,7 @@ class FamilyStudent(nn.Module):
         objective: which terms there are.
         distillation: weight of that term beside the others.
         asked: tags that a step draws, beside those that its photos have; all when 0.
+        prompt_length: wordpieces at a caption's beginning that are not learned, as many as the prompt has.
 
     Attributes:
         momentum: the slow copy that alignment heads learn beside; from `begin` on, where they are trained.
@@ -131,12 +133,13 @@ class FamilyStudent(nn.Module):
 
     def __init__(
         self, network: TagNetwork, queries: nn.Module, objective: Objective, *,
-        distillation: float = 1.0, asked: int = 0,
+        distillation: float = 1.0, asked: int = 0, prompt_length: int = PROMPT_LENGTH,
     ) -> None:  # fmt: skip
         super().__init__()
         self.network, self.queries, self.objective = network, queries, objective
         self.distillation = distillation
         self.asked = asked
+        self.prompt_length = prompt_length
         self.scale: Callable[[], float] = lambda: 1.0
         self.momentum: Momentum | None = None
 
@@ -241,7 +244,7 @@ class FamilyStudent(nn.Module):
         head, ids = self.network.captions, batch.caption_ids
         assert head is not None and ids is not None  # there are encoded tags
         logits, _ = head.decode(ids, head.remember(tags), mask=ids != 0)
-        labels = caption_labels(ids, unlearned=UNLEARNED)
+        labels = caption_labels(ids, unlearned=self.prompt_length)
         mine = (labels[:, 1:] >= 0).sum()
         share = mine / mean_over_ranks(mine.float()).clamp_min(1)
         return caption_loss(logits, labels) * share
@@ -399,6 +402,11 @@ class FamilyLoop(Loop):
 
     def after_step(self) -> None:
         self.family.follow()
+
+    def data_key(self) -> str:
+        photos = self.corpus.photos
+        tags = "\n".join(photos.vocabulary.ids)
+        return hashlib.sha256(f"{photos.sha256}\n{tags}".encode()).hexdigest()
 
     def evaluate(self) -> Mapping[str, float]:
         """mAP on the held-out photos, of the tags that any of them has."""

@@ -28,7 +28,7 @@ from anytag.queries.bank import Bank
 from anytag.vocabulary import Vocabulary
 
 from .dataset import conflicts, copies, read_data, split_rows
-from .judge import judge
+from .judge import judge, worse
 from .labels import KNOWN, Labels, label_rows
 from .report import Reporter
 from .residuals import Learned, Tokens, encode_photos, learn, logits_of_views
@@ -75,7 +75,8 @@ def finetune(task: Finetune, report: Reporter | None = None) -> Mapping[str, Any
     """Learns the tags of the rows, writes a model folder and returns what its card says of it.
 
     Raises:
-        AnytagError: the output exists, the rows cannot be read or name nothing, no photo can be read.
+        AnytagError: the output exists, the rows cannot be read or name nothing, no photo can be read, or
+            photos tell no tag from its absence.
         ModelError: the base is of another family than mini.
     """
     if task.output.exists():
@@ -103,10 +104,16 @@ def finetune(task: Finetune, report: Reporter | None = None) -> Mapping[str, Any
         )
         if not len(taught):
             raise AnytagError(f"no photo of {task.data} can be read; paths are relative to its folder")
-        _say_what_is_missing(labels.take(taught), report)
+        _check_teachable(labels.take(taught), task.data)
+        _say_what_is_missing(labels, taught, stored, report)
         shutil.copytree(base.path, draft)
         card = _Tuner(task, base, stored, labels, tokens, report).write(draft, taught)
-        figures = judge(base.path, draft, [paths[n] for n in held], labels.take(held), keep_old=task.keep_old)
+        figures = judge(
+            base.path, draft, [paths[n] for n in held], labels.take(held),
+            keep_old=task.keep_old, knows=stored.knows,
+        )  # fmt: skip
+        if why := worse(figures):
+            report.say(why)
         told = {"known": KNOWN[labels.known], "tags": len(labels.vocabulary), "photos": len(taught)}
         metrics = {**told, "held out": figures}
         write_card(draft, replace(card, metrics={**card.metrics, "fine-tuning": metrics}))
@@ -130,9 +137,26 @@ def _say_what_is_said_twice(rows: Sequence[Row], same: npt.NDArray[np.int64], re
         report.say(f"One photo, other tags, which of them is right? {shown}{more}.")
 
 
-def _say_what_is_missing(labels: Labels, report: Reporter) -> None:
+def _check_teachable(labels: Labels, data: Path) -> None:
+    """Whether photos to learn from tell any tag from its absence.
+
+    Raises:
+        AnytagError: they do not; says what is missing.
+    """
+    count, photos = labels.present.sum(0), len(labels.present)
+    if photos < 2 or not ((count > 0) & (count < photos)).any():
+        raise AnytagError(
+            f"{data}: photos to learn from: {photos}, and no tag that some of them have and others have not; "
+            "give at least two photos of different tags, or photos without the tag"
+        )
+
+
+def _say_what_is_missing(every: Labels, taught: Indexes, stored: Stored, report: Reporter) -> None:
+    labels = every.take(taught)
     count = labels.present.sum(0)
+    strange = np.array([not stored.knows(tag.name) for tag in labels.vocabulary])
     for few, why in (
+        (strange, "names that the model's text table does not know, so photos alone teach them"),
         (count == 0, "no photo to learn from, only their words"),
         (count == len(labels.present), "all photos, so nothing to be told from; add photos without them"),
     ):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,19 @@ from anytag.vocabulary import Asked, Vocabulary
 
 from .labels import Labels
 
+TIE = 0.002
+"""A smaller loss is none."""
 Doubles = npt.NDArray[np.float64]
 
 
 def judge(
-    base: Path, tuned: Path, photos: Sequence[Path], labels: Labels, *, keep_old: bool
+    base: Path,
+    tuned: Path,
+    photos: Sequence[Path],
+    labels: Labels,
+    *,
+    keep_old: bool,
+    knows: Callable[[str], bool] = lambda name: True,
 ) -> dict[str, Any]:
     """Figures for the card.
 
@@ -29,6 +37,7 @@ def judge(
         photos: held out.
         labels: of these photos.
         keep_old: whether the base's tags are in `tuned` too.
+        knows: whether the base can be asked a tag of this name; others score 0 before.
 
     Returns:
         "photos", "before" (the base, asked with the tags as own words), "after", and "old tags".
@@ -36,21 +45,34 @@ def judge(
     if not photos:
         return {"photos": 0}
     before, after = Tagger.load(base), Tagger.load(tuned)
-    asked = [Asked(tag.name) for tag in labels.vocabulary]
+    asked = [Asked(tag.name) for tag in labels.vocabulary if knows(tag.name)]
     names = [tag.name for tag in labels.vocabulary]
     ids = [tag.id for tag in labels.vocabulary]
-    own = _scores(list(before.tag_many(photos, asked)), names, by_name=True)
+    own = _scores(list(before.tag_many(photos, asked)) if asked else [], names, by_name=True)
     found = list(after.tag_many(photos, threshold=0))
     learned = _scores(found, ids)
     given = _scores(list(after.tag_many(photos)), ids) > 0
     figures: dict[str, Any] = {
         "photos": len(photos),
-        "before": _ranked(own, labels),
+        "before": _ranked(own, labels) if asked else {},
         "after": _ranked(learned, labels) | _given(given, labels),
     }
     if keep_old:
         figures["old tags"] = compare_old(before, after, photos, _untouched(before.vocabulary, ids))
     return figures
+
+
+def worse(figures: Mapping[str, Any]) -> str:
+    """What speaks against the learned tags on the held-out photos, in a sentence; "" where nothing does."""
+    before, after = figures.get("before", {}), figures.get("after", {})
+    names = [name for name in ("mAP", "top-1") if after.get(name, 0) < before.get(name, 0) - TIE]
+    if not names:
+        return ""
+    said = ", ".join(f"{name} {after[name]:.3f} against {before[name]:.3f}" for name in names)
+    return (
+        f"On photos held out the learned tags are worse than your words alone ({said}): give more photos of "
+        "each tag, or ask the base by your words (anytag tag --tags-from FILE)."
+    )
 
 
 def _untouched(old: Vocabulary, learned: Sequence[str]) -> Vocabulary:

@@ -24,22 +24,41 @@ from torch.utils.checkpoint import checkpoint
 
 from anytag.errors import AnytagError
 
+from .meters import Clock, Means
 from .report import Progress, Reporter
 from .sharded import check_parted, fill, gathered, lift_scalars, load_whole, whole_state
-from .state import LOG, STATE, STUDENT, Average, add_to_log, changed_numbers, cut_log, write_tensors
+from .state import (
+    LOG,
+    STATE,
+    STUDENT,
+    Average,
+    add_to_log,
+    check_same,
+    cut_log,
+    read_state,
+    write_state,
+    write_tensors,
+)
 from .track import Trackers
 
 SKIPPED = 5
 """Steps in a row without a finite gradient that end a run; fewer are left out."""
+OVERFLOWS = 25
+"""The same in fp16 while the loss is finite: each halves the scale of the gradients, which is meant to be."""
+
+GRADIENT = "gradient_norm"
 
 
 @dataclass(frozen=True)
 class Machine:
-    """How a run is run, as opposed to what it learns: none of this changes the result beyond rounding.
+    """How a run is run, as opposed to what it learns.
+
+    None of this changes the result beyond rounding, but for `accumulate` and the number of processes: batch
+    norms take the statistics of the photos that are computed together, dropout draws its masks for each part,
+    and captions are each other's negatives within a part.
 
     Attributes:
-        accumulate: parts that a process takes a step's photos in, one after the other. Captions are each
-            other's negatives within a part.
+        accumulate: parts that a process takes a step's photos in, one after the other.
         compile: torch.compile, worth it on a GPU.
         checkpointing: activations of stages and layers are computed again rather than kept.
         workers: processes that read photos.
@@ -101,6 +120,7 @@ class Loop:
         self.student, self.optimizer = self.accelerator.prepare(student, optimizer)
         self.average = Average(student, recipe.ema)
         self.step, self.skipped = 0, 0
+        self.means = Means()
         self.trackers = Trackers()
 
     # What a subclass says.
@@ -125,8 +145,12 @@ class Loop:
     def after_step(self) -> None:
         """What follows a step of the optimizer."""
 
+    def data_key(self) -> str:
+        """Of the rows and tags that are learned from: a run goes on only where they are the same."""
+        return ""
+
     def evaluate(self) -> Mapping[str, float]:
-        """Figures on held-out photos, asked after every epoch and at the end, in every process."""
+        """Figures on held-out photos with the averaged weights, after every epoch, in every process."""
         return {}
 
     def stream(self) -> Iterator[Any]:
@@ -149,37 +173,46 @@ class Loop:
         """
         self.trackers.open(self)
         per_epoch = self.steps_per_epoch()
-        clock = _Clock(self.step)
+        clock = Clock(self.step)
         self.student.train()
         stream = self.stream()
         while (batch := clock.waiting(stream)) is not None:
-            terms = self._step(batch)
+            self._step(batch)
             if self.step % self.machine.log_every == 0 or self.step == self.total:
-                self._log(terms, clock)
+                self._log(clock)
             if self.step % per_epoch == 0 or self.step == self.total:
                 self._judge()
             if clock.since_save() > self.machine.save_minutes * 60:
                 self._save_or_say()
                 clock.saved = time.monotonic()
-        self.save()
-        self._finish()
+        self._finish()  # first: it is a third of the state's size, and what the run is for
+        self._save_or_say("the result is written, but the run cannot be prolonged")
 
     def _step(self, batch: Any) -> dict[str, Tensor]:
         torch.manual_seed(hash((self.recipe.seed, self.step)) % 2**31)  # dropped descriptions and residuals
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * self.rate(self.step)
         terms = self._backward(self._share(batch))
-        norm = self.accelerator.clip_grad_norm_(self.student.parameters(), self.clip)
-        if norm is None or torch.isfinite(norm):
-            self.optimizer.step()
+        if self._update(terms):
             self.average.update(self.plain)
             self.after_step()
             self.skipped = 0
-        else:
-            self._skip(terms)
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         return terms
+
+    def _update(self, terms: Mapping[str, Tensor]) -> bool:
+        """A step of the optimizer, if the gradient is finite."""
+        norm = self.accelerator.clip_grad_norm_(self.student.parameters(), self.clip)
+        finite = norm is None or bool(torch.isfinite(norm))
+        if finite:
+            self.optimizer.step()
+            self.means.add(terms if norm is None else {**terms, **gathered({GRADIENT: norm})})
+            return True
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.update()  # lowers the scale in fp16, where this is how it is found
+        self._skip(terms)
+        return False
 
     def _backward(self, batch: Any) -> dict[str, Tensor]:
         """Gradients of this process's photos, in parts; the terms are means over the parts."""
@@ -197,13 +230,17 @@ class Loop:
     def _skip(self, terms: Mapping[str, Tensor]) -> None:
         """Leaves a step out: one bad batch should not cost a run, weights that are lost should."""
         self.skipped += 1
-        loss = terms["loss"].item()
-        if self.skipped >= SKIPPED:
+        loss, scaler = terms["loss"].item(), self.accelerator.scaler
+        overflow = scaler is not None and math.isfinite(loss)
+        if self.skipped >= (OVERFLOWS if overflow else SKIPPED):
             raise AnytagError(
-                f"step {self.step}: {SKIPPED} steps in a row without a finite gradient (the loss is {loss}); "
-                "start a new folder with lower learning rates"
+                f"step {self.step}: {self.skipped} steps in a row without a finite gradient (the loss is "
+                f"{loss}); start a new folder with lower learning rates{', or precision=bf16' * overflow}"
             )
-        self.report.say(f"Step {self.step} is left out: its gradient is not finite (the loss is {loss}).")
+        why = f"its gradient is not finite (the loss is {loss})"
+        if overflow and scaler is not None:
+            why = f"its gradient overflows in fp16; gradients are scaled by {scaler.get_scale():g} now"
+        self.report.say(f"Step {self.step} is left out: {why}.")
 
     def _share(self, batch: Any) -> Any:
         """This process's photos of a batch, on its device."""
@@ -226,15 +263,20 @@ class Loop:
 
     # What is written.
 
-    def _log(self, terms: Mapping[str, Tensor], clock: _Clock) -> None:
+    def _log(self, clock: Clock) -> None:
+        """Means since the last line, over the photos of all processes."""
         speed, waited = clock.lap(self.step, self.recipe.batch_size)
-        means = self.accelerator.reduce(torch.stack([value.float() for value in terms.values()]), "mean")
-        figures = {name: round(value, 4) for name, value in zip(terms, means.tolist(), strict=True)}
+        terms = self.means.take()
+        figures = {}
+        if terms:
+            means = self.accelerator.reduce(torch.stack(list(terms.values())), "mean")
+            figures = {name: round(value, 4) for name, value in zip(terms, means.tolist(), strict=True)}
         left = (self.total - self.step) * self.recipe.batch_size / max(speed, 1e-9)
         line = {
             "step": self.step,
             "of": self.total,
             "epoch": (self.step - 1) // self.steps_per_epoch(),
+            "learning_rate": max(group["lr"] for group in self.optimizer.param_groups),
             "photos_per_second": round(speed, 1),
             "waited": round(waited, 3),
         }
@@ -246,12 +288,13 @@ class Loop:
                 self.total,
                 photos_per_second=speed,
                 seconds_left=left,
-                terms=figures,
+                terms={name: value for name, value in figures.items() if name != GRADIENT},
             )
         )
 
     def _judge(self) -> None:
-        figures = dict(self.evaluate())
+        with self.average.applied(self.plain):
+            figures = dict(self.evaluate())
         if figures:
             self._write({"step": self.step, **{name: round(value, 4) for name, value in figures.items()}})
             told = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
@@ -266,11 +309,11 @@ class Loop:
                 self.report.say(f"The log cannot be written ({error}); training goes on.")
             self.trackers.write(line)
 
-    def _save_or_say(self) -> None:
+    def _save_or_say(self, then: str = "training goes on, and the state before it is kept") -> None:
         try:
             self.save()
         except AnytagError as error:
-            self.report.say(f"{error}; training goes on, and the state before it is kept.")
+            self.report.say(f"{error}; {then}.")
 
     def save(self) -> None:
         """Writes OUT/state.pt, atomically.
@@ -284,32 +327,34 @@ class Loop:
             state = {
                 "step": self.step,
                 "recipe": asdict(self.recipe),
+                "data": self.data_key(),
                 "student": model,
                 "optimizer": optimizer,
                 "average": average,
                 "average_steps": self.average.steps,
                 "scaler": self._scaler_state(),
             }
-            write_tensors(self.out / STATE, state)
+            write_state(self.out / STATE, state)
 
     def resume(self) -> None:
         """Goes on from OUT/state.pt, if it is there.
 
         Raises:
-            AnytagError: the state is of a run with another recipe; only `steps` may differ.
+            AnytagError: the state is damaged, or of a run with another recipe, of which only `steps` may
+                differ, or with other data.
         """
         path = self.out / STATE
         if not path.exists():
             return
-        state = torch.load(path, weights_only=True, map_location="cpu")
-        if changed := changed_numbers(state.get("recipe", {}), asdict(self.recipe)):
-            raise AnytagError(
-                f"{path} is of a run with another recipe ({'; '.join(changed)}); "
-                "give the same numbers (steps may differ) or name another folder"
-            )
-        self._load_full(state)
-        for name, value in state["average"].items():
-            fill(self.average.shadow[name], value)
+        state = read_state(path)
+        check_same(path, state, recipe=asdict(self.recipe), data=self.data_key())
+        try:
+            self._load_full(state)
+        except (RuntimeError, KeyError, ValueError) as error:
+            why = str(error).strip().partition("\n")[0]
+            raise AnytagError(f"{path} is of another network ({why}): name another folder") from error
+        for name, tensor in self.average.shadow.items():
+            fill(tensor, state["average"].get(name, state["student"].get(name)))
         self.average.steps, self.step = state["average_steps"], state["step"]
         if (scaler := self.accelerator.scaler) is not None and state.get("scaler"):
             scaler.load_state_dict(state["scaler"])
@@ -343,31 +388,6 @@ class Loop:
             self.optimizer.load_state_dict(state["optimizer"])
             return
         load_whole(self.plain, self.optimizer.optimizer, state)
-
-
-class _Clock:
-    """Where the time goes."""
-
-    def __init__(self, step: int) -> None:
-        self.saved = self.begun = time.monotonic()
-        self.step, self.waited = step, 0.0
-
-    def waiting(self, stream: Iterator[Any]) -> Any:
-        """The next of the stream, None after the last, and how long that took."""
-        start = time.monotonic()
-        batch = next(stream, None)
-        self.waited += time.monotonic() - start
-        return batch
-
-    def since_save(self) -> float:
-        return time.monotonic() - self.saved
-
-    def lap(self, step: int, batch_size: int) -> tuple[float, float]:
-        """Photos a second, and the part of the time that was spent waiting for data, since the last lap."""
-        now = time.monotonic()
-        took, steps, waited = max(now - self.begun, 1e-9), step - self.step, self.waited
-        self.begun, self.step, self.waited = now, step, 0.0
-        return steps * batch_size / took, waited / took
 
 
 def checkpoint_parts(parts: nn.ModuleList) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle, islice
 from pathlib import Path
@@ -23,8 +23,11 @@ from anytag.images import Photo, load, prepare
 from anytag.text_encoders.captions import clean_caption
 from anytag.vocabulary import Vocabulary
 
+from .annotation_store import Annotations
 from .dataset import HELD_OUT
+from .mapped import Columns, Selected
 from .report import Reporter, Tally
+from .shuffle import shuffled
 from .targets import Labeler
 from .transforms import augment
 
@@ -73,7 +76,12 @@ class _Item:
 class Photos:
     """The rows of a corpus, read with a vocabulary.
 
+    Args:
+        held: held-out photos that are taken, at most.
+        captioned: without the photos to train on that no caption tells of.
+
     Attributes:
+        sha256: of the rows.
         root: the folder or URL that photos are named relative to.
         train, held: the rows' two parts; dev, val and test are held out.
         union: columns of the tags of each training row, from labels and all captions; of published
@@ -82,16 +90,25 @@ class Photos:
     """
 
     def __init__(
-        self, rows: Sequence[Row], root: Path | str, vocabulary: Vocabulary, *, held: int = 500
+        self,
+        rows: Iterable[Row] | Annotations,
+        root: Path | str,
+        vocabulary: Vocabulary,
+        *,
+        held: int = 500,
+        captioned: bool = False,
+        report: Reporter | None = None,
     ) -> None:
-        self.root, self.vocabulary = str(root), vocabulary
-        self.train = [row for row in rows if row.split not in HELD_OUT]
-        self.held = [row for row in rows if row.split in HELD_OUT][:held]
+        known = rows if isinstance(rows, Annotations) else Annotations.of(rows)
+        self.root, self.vocabulary, self.sha256 = str(root), vocabulary, known.sha256
+        wanted = ~known.held & (known.captions > 0) if captioned else ~known.held
+        taught = np.flatnonzero(wanted).astype(np.int32)  # of 14 million rows 56 MB
+        self.train: Sequence[Row] = known.rows(taught)
+        self.held = [known[number] for number in np.flatnonzero(known.held)[:held].tolist()]
+        labels = known.labels(vocabulary, report=report)
+        self.parsed: Sequence[tuple[Columns, ...]] = Selected(labels.of_captions, taught)
+        self.union: Sequence[Columns] = Selected(labels.of_photo, taught)
         self.labeler = labeler = Labeler(vocabulary)
-        self.parsed = [labeler.of_captions(row) for row in self.train]
-        self.union = [
-            labeler.of_photo(row, parsed) for row, parsed in zip(self.train, self.parsed, strict=True)
-        ]
         self.truth = np.zeros((len(self.held), len(vocabulary)), dtype=bool)
         for row, there in zip(self.held, self.truth, strict=True):
             there[sorted(labeler.present(row))] = True
@@ -165,6 +182,20 @@ def _reason(error: AnytagError, image: str, root: str) -> str:
     return str(error).removeprefix(f"{join(root, image)}: ")
 
 
+@dataclass(frozen=True)
+class _Keys:
+    """What is read for each of some steps, found when it is its turn."""
+
+    keys: Callable[[int], list[tuple[int, int]]]
+    steps: range
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return map(self.keys, self.steps)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+
 class PixelCorpus:
     """Batches of one process.
 
@@ -203,9 +234,9 @@ class PixelCorpus:
     def keys(self, step: int) -> list[tuple[int, int]]:
         """What this process reads for a step of the whole run."""
         epoch, at = divmod(step, self.steps_per_epoch())
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.photos))
-        some = order[at * self.batch_size : (at + 1) * self.batch_size][self.rank :: self.world]
-        return [(epoch, int(number)) for number in some]
+        places = np.arange(at * self.batch_size + self.rank, (at + 1) * self.batch_size, self.world)
+        some = shuffled(places, len(self.photos), seed=(self.seed, epoch))
+        return [(epoch, number) for number in some.tolist()]
 
     def stream(self, first: int, last: int) -> Iterator[PixelBatch]:
         """Batches of the steps from `first` to `last`, exclusive; a lost worker is replaced.
@@ -253,10 +284,9 @@ class PixelCorpus:
                 self.report.say(f"{then}: {image}: {why}")
 
     def _loader(self, first: int, last: int) -> DataLoader[Any]:
-        keys = [self.keys(step) for step in range(first, min(last, first + 100_000))]
         return DataLoader(
             self.views,
-            batch_sampler=keys,
+            batch_sampler=_Keys(self.keys, range(first, last)),
             num_workers=self.workers,
             collate_fn=self._collate,
             prefetch_factor=4 if self.workers else None,

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from anytag.vocabulary import Vocabulary
 
+from .annotation_store import Annotations, build_seconds
 from .build import backbone_width
-from .dataset import HELD_OUT, read_data
 from .estimate import Estimate, estimate, try_out
 from .recipes import TrainRecipe
-from .run import read_tag_list, vocabulary_of
+from .run import read_rows, read_tag_list, vocabulary_of
+from .start import adopted, read_start
 
 PUBLISHED_PHOTOS, PUBLISHED_TAGS, PUBLISHED_TEXTS = 14_000_000, 4585, 51
 CLIP_WIDTH, STATIC_WIDTH = 512, 256
@@ -19,13 +20,24 @@ CLIP_WIDTH, STATIC_WIDTH = 512, 256
 
 @dataclass(frozen=True)
 class Planned:
-    """What was counted with; `assumed` says so where no data was given."""
+    """What was counted with; `captions` are of the photos, `assumed` says so where no data was given."""
 
     cost: Estimate
     tags: int
     texts: int
     photos: int
+    captions: int
     assumed: str
+
+    @property
+    def parse_seconds(self) -> float:
+        """To read rows and parse captions once, on this machine."""
+        return build_seconds(self.photos, self.captions)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Of the rows and the columns of their tags, about."""
+        return 150 * self.photos + 70 * self.captions
 
 
 def plan(recipe: TrainRecipe, data: Path | str | None, *, tag_list: Path | None = None) -> Planned:
@@ -35,18 +47,24 @@ def plan(recipe: TrainRecipe, data: Path | str | None, *, tag_list: Path | None 
         AnytagError: the data cannot be read, or the network's numbers do not fit together.
     """
     listed = read_tag_list(tag_list) if tag_list else None
-    rows = read_data(data, tag_list=listed.ids if listed else ()) if data else []
-    photos = sum(row.split not in HELD_OUT for row in rows) if data else PUBLISHED_PHOTOS
+    if recipe.start:
+        recipe = adopted(recipe, read_start(Path(recipe.start)))
+    rows = Annotations.stored(data, tag_list=listed.ids if listed else ()) if data else None
+    photos = PUBLISHED_PHOTOS if rows is None else int((~rows.held).sum())
+    captions = PUBLISHED_PHOTOS if rows is None else int(rows.captions[~rows.held].sum())
     tags = PUBLISHED_TAGS
     if recipe.vocabulary:
         tags = len(Vocabulary.read(recipe.vocabulary))
     elif listed is not None:
         tags = len(listed)
-    elif data:
+    elif rows is not None:
         tags = len(vocabulary_of(rows))
     config, described = recipe.network, recipe.descriptions or recipe.embedding or not data
     texts = PUBLISHED_TEXTS if config.queries == "descriptions" and config.cross and described else 1
     width = CLIP_WIDTH if config.cross and (recipe.clip or not data) else STATIC_WIDTH
+    if recipe.embedding:
+        table = read_rows(Path(recipe.embedding))
+        texts, width = table[..., 0].numel() // tags, table.shape[-1]
     if config.cross is not None and config.queries != "learned":
         config = replace(config, width=width)
     if not recipe.objective.captions:
@@ -55,4 +73,5 @@ def plan(recipe: TrainRecipe, data: Path | str | None, *, tag_list: Path | None 
         config = replace(config, width=backbone_width(recipe))
     try_out(recipe, config, text_width=width)
     cost = estimate(recipe, config, tags=tags, texts=texts, text_width=width, photos=photos)
-    return Planned(cost, tags, texts, photos, "" if data else " (the published numbers; give --data)")
+    assumed = "" if data else " (the published numbers; give --data)"
+    return Planned(cost, tags, texts, photos, captions, assumed)

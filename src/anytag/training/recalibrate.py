@@ -42,6 +42,7 @@ Indexes = npt.NDArray[np.int64]
 FEWEST = 3
 """Photos with a tag, and without it, that it takes to fit it."""
 BATCH = 16
+FOLDS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,9 +106,24 @@ def recalibrate(
 
 
 def fit(answers: Answers, goal: Goal) -> tuple[Doubles, Doubles]:
-    """Lines K×2 of the log-odds, and thresholds K of the probabilities that they give."""
-    lines = fit_tag_lines(answers.log_odds.astype(np.float32), answers.truth.astype(np.float32))
-    return lines, goal.fit(answers.scores(lines), answers.truth)
+    """Lines K×2 of the log-odds, and thresholds K of the probabilities that they give.
+
+    A precision is promised for other photos, so its threshold is fitted to scores by lines of other photos.
+    """
+    lines = _lines(answers)
+    if goal.precision is None:
+        return lines, goal.fit(answers.scores(lines), answers.truth)
+    scores = np.zeros_like(answers.log_odds)
+    part = np.random.default_rng(1).permutation(len(scores)) % FOLDS
+    for number in range(FOLDS):
+        mine = np.flatnonzero(part == number)
+        others = answers.take(np.flatnonzero(part != number))
+        scores[mine] = answers.take(mine).scores(_lines(others))
+    return lines, goal.fit(scores, answers.truth)
+
+
+def _lines(answers: Answers) -> Doubles:
+    return fit_tag_lines(answers.log_odds.astype(np.float32), answers.truth.astype(np.float32))
 
 
 def measure(scores: Doubles, truth: Doubles, thresholds: Doubles) -> dict[str, float]:

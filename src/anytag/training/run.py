@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePath
@@ -15,6 +15,7 @@ from torch import nn
 
 from anytag._io import atomic_write
 from anytag.checkpoints.lists import unique_ids
+from anytag.checkpoints.read import read_embedding
 from anytag.data.formats import root_of
 from anytag.data.rows import Row
 from anytag.errors import AnytagError
@@ -28,19 +29,20 @@ from anytag.text_encoders.queries import known_vectors, query_rows
 from anytag.text_encoders.wordpiece import WordPieces
 from anytag.vocabulary import Tag, Vocabulary
 
+from .annotation_store import Annotations
 from .build import backbone_width, make_network, prompts_of
-from .dataset import HELD_OUT, read_data, usable_captions
 from .descriptions import read_descriptions
 from .effects import check_parts, resolved
 from .estimate import try_out
 from .family import FamilyLoop, FamilyStudent, FixedQueries, WordQueries
 from .folder import fitted, write_model
+from .launch import check_launch, folder_of_run
 from .loop import Machine
 from .pixels import Photos, PixelCorpus, check_batch
 from .ranks import check_precision, from_first, join
 from .recipes import TrainRecipe
 from .report import Reporter, counted
-from .start import start_from
+from .start import adopted, read_start, start_from
 from .state import STUDENT
 from .teachers import ClipTeacher
 from .torch_folder import can_be_written, write_torch_model
@@ -80,7 +82,18 @@ def train(run: Run, report: Reporter | None = None) -> Path:
     Raises:
         AnytagError: the data, the vocabulary or what the recipe names cannot be read; the run fails.
     """
-    return go(prepare(run, report or Reporter()), run)
+    report = report or Reporter()
+    check_launch(report)
+    with folder_of_run(run.out):
+        run = begun(run)
+        return go(prepare(run, report), run)
+
+
+def begun(run: Run) -> Run:
+    """The run with the network and the tags of what its recipe starts at."""
+    if not run.recipe.start:
+        return run
+    return replace(run, recipe=adopted(run.recipe, read_start(Path(run.recipe.start))))
 
 
 def go(loop: FamilyLoop, run: Run) -> Path:
@@ -116,14 +129,16 @@ def result_of(loop: FamilyLoop, run: Run) -> FamilyStudent:
 
 def prepare(run: Run, report: Reporter) -> FamilyLoop:
     """Everything that a run needs, made ready for its first step."""
+    run = begun(run)
     recipe = run.recipe
     check_parts(recipe)
     run.out.mkdir(parents=True, exist_ok=True)
     tags = read_tag_list(run.tag_list) if run.tag_list else None
-    rows = usable_captions(read_data(run.data, tag_list=tags.ids if tags else ()), report)
-    rows = checked_rows(rows, run, report)
+    rows = Annotations.stored(run.data, report=report, tag_list=tags.ids if tags else ())
+    check_rows(rows, run, report)
     vocabulary = read_vocabulary(recipe, rows, run.out, report=report, tags=tags)
-    photos = Photos(rows, root_of(str(run.data)), vocabulary)
+    captioned = recipe.objective.matching is not None
+    photos = Photos(rows, root_of(str(run.data)), vocabulary, captioned=captioned, report=report)
     if not any(photos.union):
         raise AnytagError(
             f"{run.data}: no photo to train on names a tag of the vocabulary "
@@ -133,18 +148,19 @@ def prepare(run: Run, report: Reporter) -> FamilyLoop:
     return prepare_with(run, photos, report, pieces=pieces)
 
 
-def checked_rows(rows: Sequence[Row], run: Run, report: Reporter) -> list[Row]:
-    """The rows that the recipe can use, held against what it needs before any work is done.
+def check_rows(rows: Annotations, run: Run, report: Reporter) -> None:
+    """Holds the rows against what the recipe needs, before any work is done.
 
     Raises:
         AnytagError: there are too few photos to train on, or none says what the recipe learns.
     """
     objective = run.recipe.objective
+    captioned = ~rows.held & (rows.captions > 0)
+    photos, told = int((~rows.held).sum()), int(captioned.sum())
     if objective.matching is not None:
-        rows = told_rows(rows, run.data, report)
-    taught = [row for row in rows if row.split not in HELD_OUT]
-    check_batch(len(taught), run.recipe.batch_size, parts=parts_of(run.machine))
-    told = sum(bool(row.captions) for row in taught)
+        check_captions(rows, run.data, report)
+        photos = told
+    check_batch(photos, run.recipe.batch_size, parts=parts_of(run.machine))
     if objective.captions and not told:
         raise AnytagError(
             f"{run.data}: no photo to train on has a caption, which this recipe learns to write: give "
@@ -152,9 +168,8 @@ def checked_rows(rows: Sequence[Row], run: Run, report: Reporter) -> list[Row]:
         )
     if objective.aligns and not told:
         report.say("No photo has a caption: the alignment term is left out.")
-    elif objective.reads and told < len(taught):
-        report.say(f"{counted(len(taught) - told, 'photo')} without captions: only their labels are learned.")
-    return list(rows)
+    elif objective.reads and told < photos:
+        report.say(f"{counted(photos - told, 'photo')} without captions: only their labels are learned.")
 
 
 def parts_of(machine: Machine) -> int:
@@ -166,10 +181,14 @@ def prepare_with(
     run: Run, photos: Photos, report: Reporter, *, pieces: WordPieces | None = None
 ) -> FamilyLoop:
     """The same with photos that are read already."""
-    recipe, machine, objective = run.recipe, run.machine, run.recipe.objective
+    recipe, machine = run.recipe, run.machine
     check_parts(recipe)
     check_precision(recipe.precision)
     check_batch(len(photos), recipe.batch_size, parts=parts_of(machine))
+    start = read_start(Path(recipe.start)) if recipe.start else None
+    text = make_text_encoder(recipe)
+    recipe = without_alignment(recipe, text, report)
+    objective = recipe.objective
     if objective.matching is not None and objective.matching.queue < recipe.batch_size:
         raise AnytagError(
             f"objective.matching.queue={objective.matching.queue} pairs are less than a step has; "
@@ -178,12 +197,14 @@ def prepare_with(
     if objective.distils and not recipe.teacher:
         report.say("No teacher is given (teacher=MODEL): the distillation term is left out.")
     torch.manual_seed(recipe.seed)
-    text = make_text_encoder(recipe)
-    config = fitted_config(recipe, text=text, pieces=pieces)
-    try_out(recipe, config, text_width=text.dim)
+    width = text_width(recipe, text)
+    config = fitted_config(recipe, width=width, pieces=pieces)
+    try_out(recipe, config, text_width=width)
     student = make_student(recipe, config, photos.vocabulary, text)
-    if recipe.start:
-        start_from(student, Path(recipe.start) / STUDENT)
+    if pieces is not None and config.captions is not None:
+        student.prompt_length = len(pieces.prompt(config.captions.prompt))
+    if start is not None:
+        report.say(start_from(student, start, vocabulary=photos.vocabulary))
     student.begin()
     make = partial(PixelCorpus, photos, size=config.size, batch_size=recipe.batch_size, seed=recipe.seed)
     steps = recipe.steps or recipe.epochs * make().steps_per_epoch()
@@ -201,18 +222,18 @@ def prepare_with(
     return loop
 
 
-def told_rows(rows: Sequence[Row], data: Path | str, report: Reporter) -> list[Row]:
-    """The rows without those to train on that no caption tells of, which have nothing to be matched with.
+def check_captions(rows: Annotations, data: Path | str, report: Reporter) -> None:
+    """Says how many photos to train on no caption tells of, which have nothing to be matched with.
 
     Raises:
         AnytagError: none are left.
     """
-    kept = [row for row in rows if row.captions or row.split in HELD_OUT]
-    if not any(row.captions and row.split not in HELD_OUT for row in rows):
+    taught = ~rows.held
+    without = int((taught & (rows.captions == 0)).sum())
+    if without == taught.sum():
         raise AnytagError(f"{data}: no photo to train on has a caption, which this recipe needs")
-    if len(kept) < len(rows):
-        report.say(f"{len(rows) - len(kept)} photos without captions are left out.")
-    return kept
+    if without:
+        report.say(f"{without} photos without captions are left out.")
 
 
 def read_tag_list(file: Path) -> Vocabulary:
@@ -236,7 +257,7 @@ def read_tag_list(file: Path) -> Vocabulary:
 
 
 def read_vocabulary(
-    recipe: TrainRecipe, rows: Sequence[Row], out: Path, *, report: Reporter, tags: Vocabulary | None = None
+    recipe: TrainRecipe, rows: Iterable[Row], out: Path, *, report: Reporter, tags: Vocabulary | None = None
 ) -> Vocabulary:
     """The recipe's, or `tags`, or what the rows name; made by the first process, in OUT/vocabulary.jsonl."""
 
@@ -275,14 +296,20 @@ def askable(vocabulary: Vocabulary, recipe: TrainRecipe, report: Reporter) -> Vo
     return Vocabulary(known)
 
 
-def vocabulary_of(rows: Sequence[Row]) -> Vocabulary:
+def vocabulary_of(rows: Iterable[Row]) -> Vocabulary:
     """What captions mention ten times, and what labels name."""
-    captions = [caption for row in rows for caption in row.captions]
+    names: set[str] = set()
+
+    def captions() -> Iterator[str]:
+        for row in rows:
+            names.update(row.tags)
+            yield from row.captions
+
     tags: dict[str, Tag] = {}
-    for found in build_vocabulary(captions, min_count=FEWEST_MENTIONS):
+    for found in build_vocabulary(captions(), min_count=FEWEST_MENTIONS):
         id = found.name if found.name not in tags else f"{found.name} ({found.kind})"
         tags.setdefault(id, Tag(id, found.name, found.kind, parents=found.parents))
-    for name in sorted({name for row in rows for name in row.tags if name.strip()}):
+    for name in sorted(name for name in names if name.strip()):
         tags.setdefault(name, Tag(name, name, "object"))
     if not tags:
         raise AnytagError(f"no tag is named by labels or by {FEWEST_MENTIONS} captions; give vocabulary=FILE")
@@ -299,7 +326,7 @@ def make_text_encoder(recipe: TrainRecipe) -> TextEncoder:
 
 
 def read_wordpieces(
-    recipe: TrainRecipe, rows: Sequence[Row], vocabulary: Vocabulary, out: Path
+    recipe: TrainRecipe, rows: Iterable[Row], vocabulary: Vocabulary, out: Path
 ) -> WordPieces | None:
     """The recipe's vocab.txt, or one made of the captions, by the first process; None where none is read."""
     if not recipe.objective.reads:
@@ -315,7 +342,7 @@ def read_wordpieces(
     return WordPieces(from_first(make))
 
 
-def fitted_config(recipe: TrainRecipe, *, text: TextEncoder, pieces: WordPieces | None) -> NetworkConfig:
+def fitted_config(recipe: TrainRecipe, *, width: int, pieces: WordPieces | None) -> NetworkConfig:
     """The network's numbers, where the objective, the backbone, text width and wordpieces decide them."""
     config = recipe.network
     if not recipe.objective.captions:
@@ -327,7 +354,7 @@ def fitted_config(recipe: TrainRecipe, *, text: TextEncoder, pieces: WordPieces 
     if not config.projected:
         config = replace(config, width=backbone_width(recipe))
     elif config.cross is not None and config.queries != "learned":
-        config = replace(config, width=text.dim)  # rows are text vectors as they are
+        config = replace(config, width=width)  # rows are text vectors as they are
     return config
 
 
@@ -346,7 +373,7 @@ def make_student(
         queries = LearnedQueries(len(vocabulary), config.cross.hidden)
     else:
         rows = text_rows(recipe, config, vocabulary, text)
-        if rows.shape[-1] != text.dim:
+        if recipe.objective.aligns and rows.shape[-1] != text.dim:  # captions are asked beside tags
             raise AnytagError(
                 f"{recipe.embedding}: text vectors are {rows.shape[-1]} wide, and those of the text encoder "
                 f"{text.dim}: give clip=MODEL, the one that made them"
@@ -365,8 +392,7 @@ def text_rows(
 ) -> np.ndarray:
     """Text vectors K×P×W of the tags: from a file, from descriptions, from templates, or of the names."""
     if recipe.embedding:
-        table = load_file(recipe.embedding) if recipe.embedding.endswith(".safetensors") else {}
-        rows = next(iter(table.values())) if table else _published_embedding(Path(recipe.embedding))
+        rows = read_rows(Path(recipe.embedding))
         if len(rows) % len(vocabulary):
             raise AnytagError(f"{recipe.embedding}: {len(rows)} rows are not as many for each tag")
         return np.asarray(rows.float().reshape(len(vocabulary), -1, rows.shape[-1]).numpy())
@@ -377,7 +403,25 @@ def text_rows(
     return query_rows(names, said, text, prompts=prompts_of(recipe, config))
 
 
-def _published_embedding(path: Path) -> torch.Tensor:
-    from anytag.checkpoints.read import read_embedding
+def read_rows(file: Path) -> torch.Tensor:
+    """Text vectors of tags, as they are published, or as a model folder has them: K·P×W or K×P×W."""
+    if file.suffix != ".safetensors":
+        return read_embedding(file)
+    table = load_file(file)
+    return table["rows"] if "rows" in table else next(iter(table.values()))
 
-    return read_embedding(path)
+
+def text_width(recipe: TrainRecipe, text: TextEncoder) -> int:
+    """Of the tags' text vectors."""
+    return int(read_rows(Path(recipe.embedding)).shape[-1]) if recipe.embedding else text.dim
+
+
+def without_alignment(recipe: TrainRecipe, text: TextEncoder, report: Reporter) -> TrainRecipe:
+    """The recipe; without that term where no encoder makes vectors of captions beside those of the tags."""
+    if not (recipe.objective.aligns and recipe.embedding) or text_width(recipe, text) == text.dim:
+        return recipe
+    report.say(
+        f"Tags have text vectors of {text_width(recipe, text)} numbers, and no text encoder of that width is "
+        "given (clip=MODEL): the alignment term, which asks with captions, is left out."
+    )
+    return replace(recipe, objective=replace(recipe.objective, aligns=False))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from anytag.errors import ModelError
+from anytag.errors import ModelError, VocabularyError
 from anytag.models.card import Line
 from anytag.models.folder import ModelFolder
 from anytag.nn.decoder import FoldedDecoder
@@ -23,6 +24,9 @@ from .calibrate import fit_calibration, fit_offsets, sigmoid
 
 Floats = npt.NDArray[np.float32]
 Array = npt.NDArray[Any]
+
+
+_RECIPES = {"tag2text": "tag2text-14m-384", "ram": "ram-14m-384", "ram-plus": "ram-plus-14m-384"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +47,8 @@ class Stored:
         if folder.card.family != "mini" or folder.card.text is None:
             raise ModelError(
                 f"{folder.path} is of the family {folder.card.family!r}; only models of the family 'mini' "
-                "learn tags so. Train the others with anytag train"
+                f"learn tags so. Type: anytag train {_RECIPES.get(folder.card.family, 'RECIPE')} "
+                f"start={folder.path} --data FILE --output FOLDER"
             )
         vocabulary = Vocabulary.read(folder.file("vocabulary.jsonl"))
         file = folder.file("queries.safetensors")
@@ -53,18 +58,38 @@ class Stored:
     def rows(self, tags: Vocabulary) -> Floats:
         """How the tags are asked before they learn: trained queries of known ids, else their names.
 
+        A name that the encoder does not know, in another script say, begins as the mean of all tags.
+
         Returns:
             float32 K×P×D; a tag with fewer than P rows ends in zeros.
         """
-        names = self.words.project(self.words.encode([tag.name for tag in tags]))
-        rows = np.zeros((len(tags), self.bank.rows.shape[1], names.shape[1]), np.float32)
-        for row, tag, name in zip(rows, tags, names, strict=True):
+        rows = np.zeros((len(tags), *self.bank.rows.shape[1:]), np.float32)
+        for row, tag in zip(rows, tags, strict=True):
             if tag.id in self.vocabulary:
                 row[:] = self.bank.queries(np.asarray(self.vocabulary.index(tag.id)))
             else:
-                row[0] = name
+                name = self._name(tag.name)
+                row[0] = self._mean if name is None else name
         used = max(1, int((rows != 0).any(-1).sum(1).max()))
         return rows[:, :used]
+
+    def knows(self, name: str) -> bool:
+        """Whether a tag of this name can be asked before it is learned."""
+        return self.vocabulary.find(name) is not None or self._name(name) is not None
+
+    def _name(self, name: str) -> Floats | None:
+        try:
+            query: Floats = self.words.project(self.words.encode([name]))[0]
+        except VocabularyError:
+            return None
+        return query
+
+    @cached_property
+    def _mean(self) -> Floats:
+        """Of the first rows of some tags: D."""
+        some = self.bank.queries(np.arange(min(256, len(self.vocabulary))))
+        mean: Floats = some[:, 0].mean(0)
+        return mean
 
     def joined(self, new: Bank, vocabulary: Vocabulary) -> tuple[Bank, Vocabulary]:
         """The old tags in their places, those of `vocabulary` learned anew, and then what is new in it."""

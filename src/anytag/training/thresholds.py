@@ -1,4 +1,4 @@
-"""Calibrated scores -> thresholds, for a goal that a person can name: the best F1, or a wanted precision."""
+"""Calibrated scores -> thresholds, for a goal that a person can name: the best F1, or a precision."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from anytag.errors import AnytagError
 
-from .calibrate import fit_thresholds
+from .calibrate import fit_common_threshold
 
 Floats = npt.NDArray[np.floating]
 
@@ -20,7 +20,10 @@ PRIOR = 4.0
 
 @dataclass(frozen=True)
 class Goal:
-    """What thresholds are for: the best F1 of each tag, or the lowest threshold with a wanted precision."""
+    """What thresholds are for: the best F1 of each tag, or a precision of all that is given.
+
+    The latter has one threshold for all tags: the lowest with which, of all tags given, so many are right.
+    """
 
     precision: float | None = None
 
@@ -46,10 +49,11 @@ class Goal:
         return "best F1" if self.precision is None else f"precision of {self.precision:g}"
 
     def fit(self, scores: Floats, truth: Floats) -> npt.NDArray[np.float64]:
-        """Thresholds K in [0.05, 0.95] of calibrated probabilities N×K and truth N×K in [0, 1]."""
+        """Thresholds K in [0.01, 0.99] of calibrated probabilities N×K and truth N×K in [0, 1]."""
         if self.precision is None:
             return best_f1_thresholds(scores, truth)
-        return fit_thresholds(scores, truth, precision=self.precision)
+        common = fit_common_threshold(scores, truth, precision=self.precision)
+        return np.full(scores.shape[1], common)
 
 
 def best_f1_thresholds(scores: Floats, truth: Floats, *, prior: float = PRIOR) -> npt.NDArray[np.float64]:

@@ -42,7 +42,10 @@ def write_torch_model(
         pieces: of captions, where the network reads or writes them.
     """
     network, config = student.network, student.network.config
-    family, has_words = _FAMILIES[config.queries], config.queries != "learned" and not recipe.clip
+    family, has_words = (
+        _FAMILIES[config.queries],
+        config.queries != "learned" and not (recipe.clip or recipe.embedding),
+    )
     with drafted(folder) as draft:
         for name, tensors in _parts(network).items():
             save_file(tensors, draft / name)

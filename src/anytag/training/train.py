@@ -12,6 +12,7 @@ weights).
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Iterator
@@ -42,6 +43,7 @@ from anytag.vocabulary import Vocabulary
 from .beginning import start_from_classifier, start_from_folder
 from .corpus import Cache, Corpus, tensor_of
 from .descriptions import read_descriptions
+from .launch import check_launch, folder_of_run
 from .loop import Loop, Machine
 from .pixels import check_batch
 from .ranks import check_precision
@@ -245,6 +247,10 @@ class Trainer(Loop):
         )
         return batches
 
+    def data_key(self) -> str:
+        ids = "\n".join(self.corpus.vocabulary.ids)
+        return hashlib.sha256(self.corpus.views.tobytes() + ids.encode()).hexdigest()
+
     def steps_per_epoch(self) -> int:
         """Raises AnytagError where there are fewer views than a batch takes."""
         parts = self.machine.accumulate * self.accelerator.num_processes
@@ -282,7 +288,29 @@ def train_mini(
         AnytagError: something cannot be read, or the run fails.
     """
     check_precision(recipe.precision)
-    out.mkdir(parents=True, exist_ok=True)
+    report = report or Reporter()
+    check_launch(report)
+    with folder_of_run(out):
+        trainer = _prepared(rows, cache, vocabulary, out, recipe=recipe, machine=machine, report=report)
+        trainer.steps_per_epoch()  # before any work
+        trainer.resume()
+        with atomic_write(out / "recipe.json") as draft:
+            draft.write_text(json.dumps(asdict(recipe), indent=1), encoding="utf-8")
+        trainer.run()
+    return out / STUDENT
+
+
+def _prepared(
+    rows: Path,
+    cache: Path,
+    vocabulary: Path,
+    out: Path,
+    *,
+    recipe: Recipe,
+    machine: Machine | None,
+    report: Reporter,
+) -> Trainer:
+    """Everything that the run needs, made ready for its first step."""
     count = len(Vocabulary.read(vocabulary / "vocabulary.jsonl"))
     corpus = Corpus.read(
         rows, Cache.read(cache), vocabulary,
@@ -291,13 +319,7 @@ def train_mini(
     torch.manual_seed(recipe.seed)
     student, classifier = build_student(vocabulary, recipe)
     start(student, classifier, corpus, recipe.start)
-    trainer = Trainer(student, corpus, recipe, out, machine=machine, report=report)
-    trainer.steps_per_epoch()  # before any work
-    trainer.resume()
-    with atomic_write(out / "recipe.json") as draft:
-        draft.write_text(json.dumps(asdict(recipe), indent=1), encoding="utf-8")
-    trainer.run()
-    return out / STUDENT
+    return Trainer(student, corpus, recipe, out, machine=machine, report=report)
 
 
 def main() -> None:

@@ -1,0 +1,137 @@
+"""Annotations are read once, and an order of photos is never stored."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import pickle
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anytag.data.rows import Row, read_rows
+from anytag.errors import AnytagError
+from anytag.training import annotation_store
+from anytag.training.annotation_store import Annotations, label_row
+from anytag.training.pixels import Photos, PixelCorpus
+from anytag.training.run import vocabulary_of
+from anytag.training.shuffle import shuffled
+from anytag.training.targets import Labeler
+from tests.runs import write_photos
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ANYTAG_HOME", str(tmp_path / "home"))
+    return write_photos(tmp_path / "photos")
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 5000), st.integers(0, 2**31))
+def test_an_order_has_every_photo_once(count: int, seed: int) -> None:
+    found = shuffled(np.arange(count), count, seed=(seed, 3))
+    assert sorted(found.tolist()) == list(range(count))
+    assert shuffled(np.array([count // 2]), count, seed=(seed, 3)).item() == found[count // 2]
+
+
+def test_orders_are_as_random_as_draws() -> None:
+    places = np.zeros((12, 12))
+    for seed in range(3000):
+        places[np.arange(12), shuffled(np.arange(12), 12, seed=(seed,))] += 1
+    assert ((places - 250) ** 2 / 250).sum() < 185  # chi square, 121 degrees of freedom: one in 10,000
+
+
+def test_any_number_of_ranks_reads_the_same_photos(data: Path) -> None:
+    photos = Photos(read_rows(data), data.parent, vocabulary_of(read_rows(data)))
+
+    def keys(rank: int, world: int, step: int) -> list[tuple[int, int]]:
+        corpus = PixelCorpus(photos, size=16, batch_size=4, seed=7, rank=rank, world=world)
+        return corpus.keys(step)
+
+    for step in range(7):
+        whole = keys(0, 1, step)
+        assert sorted(chain(keys(0, 2, step), keys(1, 2, step))) == sorted(whole)
+        assert keys(1, 4, step) == whole[1:2]
+    epoch = [number for step in range(3) for _, number in keys(0, 1, step)]
+    assert sorted(epoch) == list(range(12))
+    assert epoch != [number for step in range(3, 6) for _, number in keys(0, 1, step)]
+
+
+def test_what_is_stored_is_what_is_read(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = read_rows(data)
+    vocabulary = vocabulary_of(rows)
+    monkeypatch.setattr(annotation_store, "_CHUNK", 5)
+    for workers in (1, 2):
+        monkeypatch.setattr(annotation_store, "_PARALLEL", 10 if workers == 2 else 1000)
+        monkeypatch.setattr(annotation_store, "usable_cores", lambda workers=workers: workers)
+        found = Annotations.stored(data)
+        photos = pickle.loads(pickle.dumps(Photos(found, data.parent, vocabulary)))
+        labeler = Labeler(vocabulary)
+        taught = [row for row in rows if row.split == "train"]
+        assert list(photos.train) == taught
+        assert photos.held == [row for row in rows if row.split == "val"]
+        expected = [label_row(row, labeler) for row in taught]
+        assert list(zip(photos.parsed, photos.union, strict=True)) == expected
+        assert photos.sha256 == Annotations.of(rows).sha256
+        os.utime(data, (workers, workers))  # other data, as far as one can know
+
+
+def test_captions_are_parsed_once(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vocabulary = vocabulary_of(read_rows(data))
+    Annotations.stored(data).labels(vocabulary)
+
+    def fail(*_: object) -> None:
+        raise AssertionError("read again")
+
+    monkeypatch.setattr(annotation_store, "stream_data", fail)
+    monkeypatch.setattr(annotation_store, "label_row", fail)
+    photos = Photos(Annotations.stored(data), data.parent, vocabulary)
+    assert len(photos) == 12
+    more = Photos(Annotations.of(read_rows(data)[:0]), data.parent, vocabulary)
+    assert len(more) == 0 and not more.held
+
+
+def test_changed_data_is_read_again(data: Path) -> None:
+    before = Annotations.stored(data)
+    lines = data.read_text(encoding="utf-8").splitlines()
+    data.write_text("\n".join([*lines, json.dumps(Row("x.png", "", "train").to_dict())]), encoding="utf-8")
+    after = Annotations.stored(data)
+    assert (len(before), len(after)) == (18, 19)
+    assert before.sha256 != after.sha256
+
+
+def test_a_wrong_row_leaves_nothing_behind(data: Path) -> None:
+    data.write_text('{"image": 1}\n', encoding="utf-8")
+    for _ in range(2):
+        with pytest.raises(AnytagError, match="line 1: not a row"):
+            Annotations.stored(data)
+    assert not [path for path in annotation_store.store().iterdir() if path.suffix != ".lock"]
+
+
+def test_what_a_killed_process_left_is_removed(data: Path) -> None:
+    Annotations.stored(data)
+    (folder,) = (path for path in annotation_store.store().iterdir() if path.is_dir())
+    folder.rename(folder.with_name(f".{folder.name}.abc"))
+    assert len(Annotations.stored(data)) == 18
+    assert [path for path in folder.parent.iterdir() if path.is_dir()] == [folder]
+
+
+def read(data: Path) -> int:
+    return len(Annotations.stored(data))
+
+
+def test_processes_that_begin_together_read_it_once(data: Path) -> None:
+    with multiprocessing.get_context("fork").Pool(4) as pool:
+        assert pool.map(read, [data] * 4) == [18] * 4
+    assert len([path for path in annotation_store.store().iterdir() if path.is_dir()]) == 1
+
+
+def test_a_cache_that_cannot_be_written_is_named(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANYTAG_HOME", str(data))
+    with pytest.raises(AnytagError, match=r"where annotations are kept, cannot be written .*set ANYTAG_HOME"):
+        Annotations.stored(data)

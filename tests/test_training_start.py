@@ -1,0 +1,189 @@
+"""Runs begin with released checkpoints and pretrained backbones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from timm.models.swin_transformer import SwinTransformer
+from torch import Tensor
+
+from anytag import Tagger
+from anytag.checkpoints import Options, convert, load_network, load_queries
+from anytag.checkpoints.resample import resample_relative_positions
+from anytag.errors import AnytagError
+from anytag.nn.families import SwinConfig
+from anytag.training.recipes import TrainRecipe
+from anytag.training.report import Reporter
+from anytag.training.run import Run, prepare
+from anytag.vocabulary import Vocabulary
+from tests.command import run
+from tests.released import FILES, TAGS, make_tensors, write_checkpoint, write_lists
+from tests.runs import MACHINE, recipe_of, small_recipe, write_photos
+
+RECIPES = {"tag2text": "tag2text-14m-384", "ram": "ram-14m-384", "ram-plus": "ram-plus-14m-384"}
+NUMBERS = ["network.size=64", "batch_size=4", "steps=1", "rate=1e-6"]
+SWIN = SwinConfig(width=8, depths=(1, 2), heads=(1, 2), window=4)
+
+
+class Kept(Reporter):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows that name tags of the released lists."""
+    file = write_photos(tmp_path_factory.mktemp("photos"))
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    for number, row in enumerate(rows):
+        row["tags"] = [f"tag {number % 3}"]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of each family as `anytag convert` writes it, and FAMILY.pth."""
+    folder = tmp_path_factory.mktemp("released")
+    lists = write_lists(folder / "lists")
+    for family in FILES:
+        file = write_checkpoint(folder / f"{family}.pth", make_tensors(family))
+        convert(file, folder / family, Options(lists=lists))
+    return folder
+
+
+@pytest.mark.parametrize("family", FILES)
+def test_a_released_checkpoint_is_trained_on(family: str, data: Path, released: Path, tmp_path: Path) -> None:
+    out, start = tmp_path / "out", released / family
+    result = run(
+        "train", RECIPES[family], f"start={start}", *NUMBERS, "--data", data, "--output", out,
+        "--workers", "0", "--no-tensorboard", "--log-every", "1",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    before, after = load_network(start), load_network(out / "model")
+    assert after.config.size == 64
+    named = dict(after.named_parameters())
+    for name, tensor in before.named_parameters():
+        if "relative_position" not in name and name in named:
+            torch.testing.assert_close(named[name], tensor, atol=1e-4, rtol=1e-3)
+    assert Vocabulary.read(out / "model" / "vocabulary.jsonl").ids == (
+        Vocabulary.read(start / "vocabulary.jsonl").ids
+    )
+    torch.testing.assert_close(load_queries(out / "model"), load_queries(start), atol=1e-4, rtol=1e-3)
+    assert len(Tagger.load(out / "model").tag(data.parent / "0.png", threshold=0.0).tags) == TAGS
+    again = run(
+        "train", RECIPES[family], f"start={start}", *NUMBERS[:2], "steps=2", NUMBERS[3], "--data", data,
+        "--output", out, "--workers", "0", "--no-tensorboard",
+    )  # fmt: skip
+    assert again.exit_code == 0, again.output
+    assert "Goes on from step 1" in again.output
+
+
+def test_finetune_names_the_command_that_does_it(data: Path, released: Path, tmp_path: Path) -> None:
+    result = run("finetune", "--data", data, "--output", tmp_path / "x", "--model", released / "ram-plus")
+    assert result.exit_code != 0
+    assert f"anytag train ram-plus-14m-384 start={released / 'ram-plus'} --data" in (
+        result.output.replace("\n", " ")
+    )
+
+
+def test_learned_queries_are_taken_tag_by_tag(data: Path, released: Path, tmp_path: Path) -> None:
+    known = list(Vocabulary.read(released / "tag2text" / "vocabulary.jsonl"))
+    Vocabulary([known[4], replace(known[0], id="new", name="new"), known[1]]).write(tmp_path / "tags.jsonl")
+    recipe = replace(
+        recipe_of("tag2text"), start=str(released / "tag2text"), vocabulary=str(tmp_path / "tags.jsonl")
+    )
+    recipe = replace(recipe, network=replace(recipe.network, size=64))
+    loop = prepare(Run(recipe, data, tmp_path / "out", MACHINE), Reporter())
+    with torch.no_grad():
+        rows = loop.family.queries()[0]
+    expected = load_queries(released / "tag2text")
+    assert torch.equal(rows[0], expected[4]) and torch.equal(rows[2], expected[1])
+    assert not torch.equal(rows[1], expected[0])
+
+
+def test_a_checkpoint_of_another_family_names_the_recipe(data: Path, released: Path, tmp_path: Path) -> None:
+    recipe = replace(recipe_of("ram"), start=str(released / "ram-plus"))
+    with pytest.raises(AnytagError, match=r"is a RAM\+\+ model, .*: take ram-plus-14m-384"):
+        prepare(Run(recipe, data, tmp_path, MACHINE), Reporter())
+    recipe = replace(recipe_of("ram-plus"), start=str(released / "ram-plus.pth"))
+    with pytest.raises(AnytagError, match=r"has no tags beside its weights.*anytag convert"):
+        prepare(Run(recipe, data, tmp_path, MACHINE), Reporter())
+
+
+def microsoft(net: SwinTransformer) -> dict[str, Tensor]:
+    """A state by the names of the Swin transformer's authors: a stage closes with its downsampling."""
+    made = {}
+    for name, tensor in net.state_dict().items():
+        parts = name.split(".")
+        if parts[0] == "layers" and parts[2] == "downsample":
+            parts[1] = str(int(parts[1]) - 1)
+        made[".".join(parts)] = tensor
+    made["layers.0.blocks.0.attn.relative_position_index"] = torch.zeros(16, 16, dtype=torch.int64)
+    return made
+
+
+@pytest.mark.parametrize("form", ["microsoft", "timm", "safetensors"])
+def test_a_swin_of_imagenet_is_the_start(form: str, data: Path, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    net = SwinTransformer(
+        img_size=32, embed_dim=8, depths=(1, 2), num_heads=(1, 2), window_size=4, num_classes=5
+    )
+    named = microsoft(net) if form == "microsoft" else net.state_dict()
+    named = {name.replace("head.fc.", "head."): tensor.contiguous() for name, tensor in named.items()}
+    file = tmp_path / ("swin.safetensors" if form == "safetensors" else "swin_22k.pth")
+    save_file(named, file) if form == "safetensors" else torch.save({"model": named}, file)
+    recipe = recipe_of("ram-plus", start=str(file))
+    larger = replace(recipe.network, backbone=replace(SWIN, window=8), size=64)
+    report = Kept()
+    loop = prepare(Run(replace(recipe, network=larger), data, tmp_path / "out", MACHINE), report)
+    backbone = loop.family.network.encoder.backbone.state_dict()
+    there, table = net.state_dict(), "blocks.0.attn.relative_position_bias_table"
+    name = "downsample.reduction.weight"
+    assert torch.equal(backbone[f"stages.2.{name}"], there[f"layers.1.{name}"])
+    assert torch.equal(backbone["norm.weight"], there["norm.weight"])
+    resampled = resample_relative_positions(there[f"layers.0.{table}"], 8)
+    assert torch.equal(backbone[f"stages.1.{table}"], resampled)
+    said = next(line for line in report.said if line.startswith("Starts with"))
+    assert "made anew: encoder (2), decoder" in said and "left out: head (2)" in said
+
+
+def test_weights_of_timm_are_the_start(data: Path, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    net = timm.create_model("resnet10t", num_classes=7)
+    torch.save(net.state_dict(), tmp_path / "resnet.pth")
+    recipe = small_recipe(start=str(tmp_path / "resnet.pth"))
+    loop = prepare(Run(recipe, data, tmp_path / "out", MACHINE), Reporter())
+    inner = loop.family.network.encoder.backbone.stages[0].state_dict()
+    assert all(torch.equal(t, net.state_dict()[name.removeprefix("net.")]) for name, t in inner.items())
+    other = timm.create_model("resnet18", num_classes=7)
+    torch.save(other.state_dict(), tmp_path / "resnet.pth")
+    with pytest.raises(AnytagError, match="is of another network"):
+        prepare(Run(recipe, data, tmp_path / "out", MACHINE), Reporter())
+
+
+def test_what_is_no_start(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.pth").write_bytes(b"nothing")
+    for start, why in ((tmp_path / "x.pth", "x.pth is refused"), (tmp_path, "is no start")):
+        recipe: TrainRecipe = small_recipe(start=str(start))
+        with pytest.raises(AnytagError, match=why):
+            prepare(Run(recipe, data, tmp_path / "out", MACHINE), Reporter())
+    assert not (tmp_path / "out" / "student.pt").exists()

@@ -1,0 +1,255 @@
+"""What a run keeps: its state, its result, its log, its folder."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import resource
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.optimizer import AcceleratedOptimizer
+from torch import Tensor, nn
+
+from anytag.checkpoints.read import check_sums
+from anytag.errors import AnytagError
+from anytag.training.launch import check_launch, folder_of_run
+from anytag.training.report import Reporter
+from anytag.training.run import Run, train
+from anytag.training.state import Average, read_state, write_state, write_tensors
+from tests.runs import MACHINE, loop_of, recipe_of, small_recipe, weights, write_photos
+
+
+class Kept(Reporter):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_photos(tmp_path_factory.mktemp("photos"))
+
+
+@contextmanager
+def files_up_to(size: int) -> Iterator[None]:
+    """As a full disk: no file can grow beyond it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+STATE = {
+    "step": 1,
+    "student": {"w": torch.arange(5000.0)},
+    "optimizer": {},
+    "average": {},
+    "average_steps": 1,
+}
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-900])
+
+
+def flip(path: Path) -> None:
+    whole = bytearray(path.read_bytes())
+    whole[len(whole) // 2] ^= 4
+    path.write_bytes(whole)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def other(path: Path) -> None:
+    torch.save({"step": 3}, path)
+
+
+def run_code(path: Path) -> None:
+    torch.save({"step": os.getcwd, "w": torch.zeros(3)}, path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (cut, "damaged"),
+        (flip, "checksum"),
+        (empty, "damaged"),
+        (other, "it lacks average, average_steps, optimizer, student"),
+        (run_code, "it holds more than tensors and numbers"),
+    ],
+)
+def test_a_damaged_state_says_how_to_go_on(damage: Callable[[Path], None], why: str, tmp_path: Path) -> None:
+    path = tmp_path / "state.pt"
+    write_state(path, STATE)
+    write_state(path, {**STATE, "step": 2})
+    damage(path)
+    with pytest.raises(AnytagError) as caught:
+        read_state(path)
+    before = tmp_path / "state.previous.pt"
+    assert str(path) in str(caught.value) and why in str(caught.value)
+    assert f"go on from the state before: mv {before} {path}" in str(caught.value)
+    assert "weights_only" not in str(caught.value)
+    before.replace(path)
+    assert read_state(path)["step"] == 1
+
+
+def test_a_full_disk_is_said_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "state.pt"
+    write_state(path, STATE)
+    with files_up_to(9000), pytest.raises(AnytagError, match=r"state.pt cannot be written: File too large"):
+        write_state(path, {**STATE, "step": 2})
+    assert read_state(path)["step"] == 1
+    assert {file.name for file in tmp_path.iterdir()} == {"state.pt", "state.previous.pt"}
+    write_tensors(path, {})
+    check_sums(path)
+
+
+def test_a_full_disk_at_the_end_costs_the_state_only(data: Path, tmp_path: Path) -> None:
+    loop = loop_of(recipe_of("ram-plus", steps=1), data, tmp_path)
+    size = sum(tensor.nbytes for tensor in loop.family.state_dict().values())
+    kept = loop.report = Kept()
+    with files_up_to(2 * size):
+        loop.run()
+    assert weights(tmp_path)
+    assert not (tmp_path / "state.pt").exists()
+    assert "state.pt cannot be written" in kept.said[-1] and "the result is written" in kept.said[-1]
+
+
+def test_other_data_or_tags_are_refused(data: Path, tmp_path: Path) -> None:
+    out, recipe = tmp_path / "out", recipe_of("ram-plus", steps=1)
+    train(Run(recipe, data, out, MACHINE))
+    rows = data.read_text(encoding="utf-8").splitlines(keepends=True)
+    fewer = data.with_name("fewer.jsonl")
+    fewer.write_text("".join(rows[1:]), encoding="utf-8")
+    with pytest.raises(AnytagError, match=r"other data: its rows or its vocabulary .*--output"):
+        train(Run(replace(recipe, steps=2), fewer, out, MACHINE))
+    same = data.with_name("same.jsonl")
+    same.write_text("".join(rows), encoding="utf-8")
+    train(Run(replace(recipe, steps=2), same, out, MACHINE))
+    tags = (out / "vocabulary.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (out / "vocabulary.jsonl").write_text("".join(tags[::-1]), encoding="utf-8")
+    with pytest.raises(AnytagError, match="other data"):
+        train(Run(replace(recipe, steps=3), data, out, MACHINE))
+
+
+def test_fp16_goes_on_after_an_overflow(data: Path, tmp_path: Path) -> None:
+    loop = loop_of(recipe_of("ram-plus", steps=4), data, tmp_path)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    loop.optimizer = AcceleratedOptimizer(loop.optimizer.optimizer, scaler=scaler)
+    loop.accelerator.scaler, loop.accelerator._optimizers = scaler, [loop.optimizer]
+    loop.accelerator.state._mixed_precision = "fp16"
+    loop.accelerator.native_amp = True
+    loop.family.scale = scaler.get_scale
+    kept = loop.report = Kept()
+    before = {name: tensor.clone() for name, tensor in loop.family.state_dict().items()}
+    try:
+        for batch in loop.stream():
+            loop._step(batch)
+            if loop.step == 3:
+                scaler.update(1024.0)
+    finally:
+        loop.accelerator.state._mixed_precision = "no"
+    assert [line.partition(" is left out: ")[0] for line in kept.said] == ["Step 0", "Step 1", "Step 2"]
+    assert "overflows in fp16; gradients are scaled by" in kept.said[0]
+    moved = [n for n, t in loop.family.state_dict().items() if not torch.equal(t, before[n])]
+    assert moved and loop.average.steps == 1
+
+
+def test_the_log_has_rate_norm_and_means(data: Path, tmp_path: Path) -> None:
+    recipe = recipe_of("ram-plus", steps=4)
+    each, pairs = tmp_path / "each", tmp_path / "pairs"
+    for out, every in ((each, 1), (pairs, 2)):
+        out.mkdir()
+        loop_of(recipe, data, out, machine=replace(MACHINE, log_every=every)).run()
+    one, two = (
+        [row for row in map(json.loads, (out / "log.jsonl").read_text().splitlines()) if "loss" in row]
+        for out in (each, pairs)
+    )
+    assert [row["step"] for row in two] == [2, 4]
+    for name in ("loss", "tag", "gradient_norm"):
+        means = [(a[name] + b[name]) / 2 for a, b in zip(one[::2], one[1::2], strict=True)]
+        assert [row[name] for row in two] == pytest.approx(means, rel=1e-3, abs=2e-4)
+    assert one[0]["learning_rate"] == pytest.approx(recipe.rate)
+    assert one[3]["learning_rate"] < one[2]["learning_rate"]
+
+
+def test_the_average_has_the_statistics_of_batch_norms() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    average = Average(model, 0.9)
+    seen: list[Tensor] = []
+    for seed in range(5):
+        model(torch.randn(8, 3, generator=torch.Generator().manual_seed(seed)))
+        average.update(model)
+        seen.append(model.get_buffer("1.running_mean").clone())
+    expected = torch.zeros(4)
+    for step, now in enumerate(seen, 1):
+        expected.lerp_(now, 1 - min(0.9, (1 + step) / (10 + step)))
+    assert torch.allclose(average.state(model)["1.running_mean"], expected, atol=1e-6)
+    with average.applied(model):
+        assert torch.allclose(model.get_buffer("1.running_mean"), expected, atol=1e-6)
+    assert torch.equal(model.get_buffer("1.running_mean"), seen[-1])
+
+
+def test_what_is_measured_is_what_ships(data: Path, tmp_path: Path) -> None:
+    loop = loop_of(small_recipe(ema=0.9), data, tmp_path)
+    loop.run()
+    lines = map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())
+    measured = [line["mAP"] for line in lines if "mAP" in line][-1]
+    loop.take_averages()
+    assert loop.evaluate()["mAP"] == pytest.approx(measured, abs=1e-4)
+
+
+def hold(out: Path, ready: str) -> None:
+    with folder_of_run(out):
+        Path(ready).touch()
+        signal.pause()
+
+
+def test_two_runs_never_share_a_folder(tmp_path: Path) -> None:
+    out, ready = tmp_path / "out", tmp_path / "ready"
+    process = multiprocessing.get_context("fork").Process(target=hold, args=(out, str(ready)))
+    process.start()
+    while not ready.exists():
+        assert process.is_alive()
+    with pytest.raises(AnytagError, match=r"another run writes to .*name another folder"), folder_of_run(out):
+        pass
+    process.kill()
+    process.join()
+    with folder_of_run(out):
+        pass
+
+
+def test_a_launch_that_is_not_distributed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Kept()
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    check_launch(kept)
+    assert not kept.said
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(AnytagError, match=r"2 processes were launched, but each would train alone.*torchrun"):
+        check_launch(kept)
+    monkeypatch.delenv("WORLD_SIZE")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    check_launch(kept)
+    assert "several processes and starts one" in kept.said[0]
