@@ -80,8 +80,9 @@ def main() -> None:
     builder = Builder()
     kinds = {tag.id: tag.kind for tag in known}
     for tag in known:
-        above = tuple(parent for parent in tag.parents if kinds.get(parent) != "action")
-        builder.tags[tag.id] = replace(tag, parents=above)
+        builder.tags[tag.id] = replace(
+            tag, parents=tuple(parent for parent in tag.parents if kinds.get(parent) != "action")
+        )
         for word in (tag.name, *tag.synonyms):
             builder.by_word.setdefault(slug(word), tag.id)
     classes = classes_of(builder)

@@ -276,8 +276,8 @@ class Captioner:
     ) -> tuple[list[str], list[tuple[str, ...]]]:
         """The captions that the photos' tags bear out; another, or plain words, for those that they do not.
 
-        A caption that names what no tag sees, or not what the photo is sure to show, is written again, guided
-        by the sure tags; if that is no better, the sure tags are named and no more.
+        A caption that names what no tag sees, or nothing that the photo is sure to show, is written again,
+        guided by the sure tags; if that is no better, the sure tags are named and no more.
         """
         excluded = {tag.id for word in wish.exclude_tags for tag in self._meant(word)}
         for number, one in enumerate(encoded):
@@ -301,7 +301,7 @@ class Captioner:
         support = self._support
         if support.repeats(text) > repeats or support.unsupported(text, scores, self.spec.support):
             return False
-        return not sure or self._support.names(text, sure[0].id)
+        return not sure or any(support.names(text, tag.id) for tag in sure)
 
     @cached_property
     def _support(self) -> Support:
