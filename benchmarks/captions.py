@@ -34,7 +34,7 @@ def main() -> None:
     print("| guided by | BLEU-1 | BLEU-4 | CIDEr | METEOR | asked tags said | ms a photo |")
     print("|---|---|---|---|---|---|---|")
     kinds = {
-        "nothing": (replace(spec, guide=NOTHING), None),
+        "nothing": (replace(spec, guide=NOTHING, support=0.0), None),
         "what the card says": (spec, None),
         "up to three tags of one person": (spec, asked),
     }

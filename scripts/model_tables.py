@@ -145,7 +145,7 @@ def readme(metrics: Figures) -> str:
          f"{given['mean score']:.2f}, their mean score"],
         [f"mAP over {tags['anytag']['tags']} caption tags", f"{tags['anytag']['mAP']:.3f}",
          f"{probe:.3f}, linear probe on the frozen backbone, taught Flickr8k alone"],
-        ["captions, BLEU-4", f"{metrics['captions_flickr8k_test']['unguided']['BLEU-4']:.1f}",
+        ["captions, BLEU-4", f"{metrics['captions_flickr8k_test']['default']['BLEU-4']:.1f}",
          "16.0 and 19.5, two networks of 2015"],
         [f"COCO: mAP over {coco['categories']} categories that it was taught", f"{coco['mAP']:.2f}",
          f"{coco['probe mAP']:.2f}, linear probe taught the same labels"],

@@ -1,10 +1,13 @@
 """Unpacks the training photos into one folder with one rows.jsonl.
 
-    python scripts/prepare_data.py DATA OUT [--coco FOLDER]
+    python scripts/prepare_data.py DATA OUT [--coco FOLDER] [--more FOLDER]
 
 DATA holds flickr8k/ and broad/ (tar shards with captions.jsonl and labels.jsonl). FOLDER is optional: COCO
 photos as data/NNN.jpg with train.csv (ImageID,Labels,Caption) and test.csv (ImageID,Caption); photos near one
-that is kept for evaluation (difference hash, 24 of 256 bits) are left out.
+that is kept for evaluation (difference hash, 24 of 256 bits) are left out. --more is a folder of labelled
+photos of many collections: photos/ and rows.jsonl (image, source, tags, truth). Of it and of COCO a tenth is
+kept from training, one half to calibrate on (split "dev") and one to report on ("val"); the collections of
+FOREIGN are kept whole ("test").
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import argparse
 import csv
 import json
 import tarfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +33,14 @@ COCO_18 = {
 }  # fmt: skip
 # Photos of these parts show one of the part's classes, so its other classes are absent.
 EXCLUSIVE = ("sun", "food101", "grocery")
+# Collections that nothing is trained or fitted on: single things, and rooms with all that is in them.
+FOREIGN = ("cutouts", "painting-finder", "nyu")
+TWICE = "coco-40k"  # photos that --coco has already, with their captions
+
+
+def share(image: str) -> str:
+    """The split of a photo whose collection has none: a twentieth is "dev", another "val"."""
+    return {0: "dev", 10: "val"}.get(zlib.crc32(image.encode()) % 20, "train")
 
 
 def unpack(folder: Path, out: Path) -> None:
@@ -76,7 +88,27 @@ def coco(folder: Path, kept: list[Path]) -> Iterator[Row]:
         absent = tuple(sorted(set(COCO_18.values()) - set(tags))) if "Labels" in fields else ()
         if not skip:
             image = f"coco/data/{fields['ImageID']}"
-            yield Row(image, "coco-more", "train", (fields["Caption"],), tags, absent)
+            yield Row(image, "coco-more", share(image), (fields["Caption"],), tags, absent)
+
+
+def more(folder: Path) -> Iterator[Row]:
+    """Rows of many collections; where a list of names is complete, the names that a row lacks are absent."""
+    found = [json.loads(line) for line in (folder / "rows.jsonl").open(encoding="utf-8")]
+    closed: dict[str, set[str]] = {}
+    for row in found:
+        if row["truth"].startswith("complete"):
+            closed.setdefault(row["source"], set()).update(row["tags"])
+    for row in found:
+        image, source = f"more/{row['image']}", row["source"]
+        split = "test" if source in FOREIGN else share(image)
+        absent = sorted(closed.get(source, set()) - set(row["tags"]))
+        if source != TWICE:
+            yield Row(image, source, split, (), tuple(row["tags"]), tuple(absent))
+
+
+def link(path: Path, to: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.symlink_to(to.resolve())
 
 
 def main() -> None:
@@ -86,15 +118,18 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--coco", type=Path)
+    parser.add_argument("--more", type=Path)
     args = parser.parse_args()
     for name in ("flickr8k", "broad"):
         unpack(args.data / name, args.out / name)
     rows = [*flickr8k(args.data / "flickr8k"), *broad(args.data / "broad")]
     if args.coco:
         kept = [args.out / row.image for row in rows]
-        (args.out / "coco").unlink(missing_ok=True)
-        (args.out / "coco").symlink_to(args.coco.resolve())
+        link(args.out / "coco", args.coco)
         rows.extend(coco(args.coco, kept))
+    if args.more:
+        link(args.out / "more", args.more)
+        rows.extend(more(args.more))
     write_rows(args.out / "rows.jsonl", rows)
     print(f"{len(rows)} rows -> {args.out / 'rows.jsonl'}")
 

@@ -17,8 +17,10 @@ from anytag.training.losses import (
     asymmetric_loss,
     caption_labels,
     caption_loss,
+    contrast_loss,
     distillation_loss,
     same_texts,
+    subject_loss,
 )
 from tests.golden_cases import Case, cases
 
@@ -148,3 +150,21 @@ def test_equal_texts_are_known_in_bfloat16() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(same_texts(texts[:20], texts), torch.eye(40).bool()[:20])
         assert not (texts @ texts.T > 0.999).diagonal().all()  # what a plain product would say
+
+
+def test_tags_that_are_said_do_not_compete_with_each_other() -> None:
+    """A main subject beats its rivals alone: neither its broader word nor what else is said."""
+    logits = torch.tensor([[2.0, 5.0, 1.0, -1.0]])
+    present, main = torch.tensor([[True, True, False, False]]), torch.tensor([[True, False, False, False]])
+    rivals = torch.tensor([[False, False, True, True]])
+    most = math.log(math.exp(1) + math.exp(-1))
+    each = [math.log1p(math.exp(most - z)) for z in (2.0, 5.0)]
+    expected = (each[0] + 0.3 * each[1]) / 1.3
+    assert subject_loss(logits, present, main, rivals).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_equal_captions_are_no_contrast() -> None:
+    logits = torch.tensor([[3.0, 9.0], [9.0, 3.0]])
+    same, alike = torch.eye(2, dtype=torch.bool), torch.ones(2, 2, dtype=torch.bool)
+    assert contrast_loss(logits, same).item() == pytest.approx(math.log1p(math.exp(6)), rel=1e-4)
+    assert contrast_loss(logits, alike).item() == pytest.approx(0, abs=1e-6)

@@ -214,21 +214,25 @@ def test_no_cache_says_what_to_run(tmp_path: Path) -> None:
 
 def test_beliefs_follow_what_people_said(corpus: Corpus) -> None:
     at = [tag.id for tag in WORDS].index
-    first = corpus.belief[corpus.position[0]]  # a red ball on the beach
-    assert [first[at(key)] for key in ("ball", "toy", "dog")] == [200, 200, 0]
-    assert (corpus.weight[corpus.position[0]][[at("ball"), at("dog")]] == 200).all()
+    belief, weight = corpus.beliefs(np.array([0]))  # a red ball on the beach
+    assert [belief[0, at(key)].item() for key in ("ball", "toy", "dog")] == [1, 1, 0]
+    assert (weight[0, [at("ball"), at("dog")]] == 1).all()
 
 
-def test_two_corpora_are_equal(parts: Parts, corpus: Corpus) -> None:
+def test_two_corpora_are_equal(parts: Parts) -> None:
     """A resumed run, and each process of a distributed one, makes its own."""
-    assert np.array_equal(parts.corpus().belief, corpus.belief)
+    photos, both = np.arange(4), (parts.corpus(), parts.corpus())
+    for corpus in both:
+        corpus.learn_probes()
+    assert all(map(torch.equal, *(corpus.beliefs(photos) for corpus in both)))
 
 
 def test_held_out_tags_are_not_supervised(parts: Parts) -> None:
     held_out = held_out_tags(1012, 0.2)
     assert held_out is not None and len(held_out) == 202
     corpus = parts.corpus(held_out=np.array([0]))  # ball
-    assert not corpus.weight[:, 0].any() and corpus.weight[:, 1].all()
+    _, weight = corpus.beliefs(np.arange(4))
+    assert not weight[:, 0].any() and weight[:, 1].all()
     first, last = corpus.caption_range[0]  # both of its captions speak of the ball
     assert first == last
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +32,8 @@ from anytag.models.onnx import MEMORY, Device, OnnxRuntime
 from anytag.models.outer import outer
 from anytag.models.runtime import Precision, Runtime, open_runtime
 from anytag.parsing import Parser
-from anytag.results import Caption
+from anytag.plain import Support
+from anytag.results import Caption, TagScore
 from anytag.tagger import Encoded, Tagger
 from anytag.text_encoders.wordpiece import WordPieces
 from anytag.vocabulary import Tag
@@ -247,6 +248,8 @@ class Captioner:
         good = [one for one in encoded if one.error is None]
         guides = self._guides(good, wish)
         texts = self._texts(good, guides, wish)
+        if wish.tags is None and self.spec.support:
+            texts, guides = self._supported(good, texts, guides, wish)
         told = iter(zip(texts, guides, strict=True))
         return [self._result(one, *(("", ()) if one.error else next(told))) for one in encoded]
 
@@ -267,6 +270,43 @@ class Captioner:
             )
             for one in encoded
         ]
+
+    def _supported(
+        self, encoded: Sequence[Encoded], texts: list[str], guides: list[tuple[str, ...]], wish: Wish
+    ) -> tuple[list[str], list[tuple[str, ...]]]:
+        """The captions that the photos' tags bear out; another, or plain words, for those that they do not.
+
+        A caption that names what no tag sees, or nothing that the photo is sure to show, is written again,
+        guided by the sure tags; if that is no better, the sure tags are named and no more.
+        """
+        excluded = {tag.id for word in wish.exclude_tags for tag in self._meant(word)}
+        for number, one in enumerate(encoded):
+            given = [tag for tag in self.tagger.score(one).tags if tag.id not in excluded]
+            scores = {tag.id: tag.score for tag in self.tagger.score(one, threshold=self.spec.support).tags}
+            sure = self._support.sure(given, self.spec.sure)
+            texts[number] = self._support.without_guesses(texts[number], scores)
+            if self._is_supported(texts[number], scores, sure, repeats=2):
+                continue
+            guide = tuple(tag.name for tag in sure)
+            again = self._texts([one], [guide], wish)[0] if guide else ""
+            again = self._support.without_guesses(again, scores)
+            if not again or not self._is_supported(again, scores, sure, repeats=1):
+                again = self._support.plain(sure or [tag for tag in given[:1] if tag.score >= 0.5])
+            texts[number], guides[number] = again, guide
+        return texts, guides
+
+    def _is_supported(
+        self, text: str, scores: Mapping[str, float], sure: Sequence[TagScore], *, repeats: int
+    ) -> bool:
+        support = self._support
+        if support.repeats(text) > repeats or support.unsupported(text, scores, self.spec.support):
+            return False
+        return not sure or any(support.names(text, tag.id) for tag in sure)
+
+    @cached_property
+    def _support(self) -> Support:
+        vocabulary = self.tagger.vocabulary
+        return Support(vocabulary, Parser(vocabulary=vocabulary))
 
     def _texts(self, encoded: Sequence[Encoded], guides: Sequence[Sequence[str]], wish: Wish) -> list[str]:
         """The captions, of so many photos at a time that beams keep to a bounded memory."""

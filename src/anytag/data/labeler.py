@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from anytag.data.rows import Row
-from anytag.parsing import Parser
+from anytag.parsing import Parser, default_lexicon
 from anytag.vocabulary import Vocabulary
+
+_KINDS = ("object", "scene", "attribute", "action")
 
 
 class Labeler:
@@ -28,9 +30,12 @@ class Labeler:
                 self.named.setdefault((word.lower(), tag.kind), tag.id)
 
     def label(self, name: str) -> str | None:
-        """Id of the tag that a human label names; a thing or a place rather than a quality."""
-        kinds = ("object", "scene", "attribute", "action")
-        return next((key for kind in kinds if (key := self.named.get((name.lower(), kind)))), None)
+        """Id of the tag that a human label names, or names the plural of; a thing rather than a quality."""
+        *first, last = name.lower().split(" ")
+        singular = " ".join([*first, default_lexicon().inflection.singular(last)])
+        forms = (name.lower(), singular, default_lexicon().canonical(singular, "object"))
+        found = (self.named.get((form, kind)) for form in forms for kind in _KINDS)
+        return next((key for key in found if key), None)
 
     def _columns(self, ids: set[str | None]) -> set[int]:
         columns = {self.index[key] for key in ids if key is not None}

@@ -38,14 +38,20 @@ class _ConvolvedEncoder(nn.Module):
             self.memory = nn.Sequential(*encoder.memory)
             self.recall = nn.Conv2d(linear.in_features, linear.out_features, 1, bias=False)
             self.recall.weight.data = encoder.recall.weight.detach()[:, :, None, None]
+        self.evidence = encoder.evidence
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         features = self.backbone((pixels.float() - 127) / 128, 0, self.split)
-        grid = self.proj(self.backbone(features, self.split))
+        late = self.backbone(features, self.split)
+        grid = self.proj(late)
         if self.split:
-            grid = grid + self.recall(self.memory(features).mean((2, 3), keepdim=True))
+            remembered = self.memory(features).mean((2, 3), keepdim=True)
+            grid = grid + self.recall(remembered)
         tokens = grid.flatten(2).transpose(1, 2)
-        return tokens, tokens.mean(1)
+        pooled = tokens.mean(1)
+        if self.evidence is not None:
+            pooled = pooled + self.evidence(late.mean((2, 3)), remembered.flatten(1))
+        return tokens, pooled
 
 
 class Located(nn.Module):

@@ -81,6 +81,9 @@ class CaptionSpec:
         guide: tags that are recognised with this score or more guide a caption when the user gives none;
             0 takes all that are recognised, a number above 1 none.
         wordpieces: the file of the vocabulary, one entry a line.
+        support: a caption that the user does not guide may name only what scores this much; where it names
+            more, or not what is sure, it is guided by sure tags, or gives way to plain words. 0: never.
+        sure: the score from which a tag is sure.
     """
 
     prompt: str = "a picture of "
@@ -91,6 +94,8 @@ class CaptionSpec:
     length_penalty: float = 1.0
     guide: float = 0.0
     wordpieces: str = "text/vocab.txt"
+    support: float = 0.0
+    sure: float = 0.6
 
     def __post_init__(self) -> None:
         _require(self.tag_length > 2, "tag_length", "more than 2", self.tag_length)

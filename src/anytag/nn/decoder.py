@@ -54,8 +54,9 @@ class FoldedDecoder(TagDecoder):
     """Cross-attention whose values answer the query directly, without output projection and MLP.
 
     For tag k and head h the token weights are softmax_t(q_kh · (W x_t)_h / sqrt(D/H)), and the logit is
-    sum_h sum_t weight · (q_kh · x_th) + w · q_k + b. With W = 0 it is a linear classifier on the mean token:
-    the first pass (`coarse`) computes just that, from the same queries.
+    sum_h sum_t weight · (q_kh · x_th) + w · q_k + b, plus q_k times what the pooled vector holds beyond the
+    mean token. With W = 0 it is a linear classifier on the pooled vector: the first pass (`coarse`) computes
+    just that, from the same queries.
 
     Args:
         width: D, of tokens and queries.
@@ -81,7 +82,8 @@ class FoldedDecoder(TagDecoder):
         """As `forward`, and what each token adds to each logit: logits N×K, where N×K×T."""
         queries = weigh_descriptions(pooled, rows, self.reweight_scale)  # N×K×D
         where = self.evidence(tokens, queries)
-        offset: Tensor = self.bias(queries).squeeze(-1)
+        beyond = pooled - tokens.mean(1)  # what the whole photo says and no token does
+        offset: Tensor = self.bias(queries).squeeze(-1) + (queries @ beyond[:, :, None]).squeeze(-1)
         return where.sum(-1) + offset, where
 
     def attend(self, tokens: Tensor, queries: Tensor) -> Tensor:

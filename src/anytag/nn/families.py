@@ -98,6 +98,21 @@ class AlignmentConfig:
 
 
 @dataclass(frozen=True)
+class EvidenceConfig:
+    """What the pretrained classifier says of a photo, as words, beside the photo's pooled vector.
+
+    Attributes:
+        classes: of the classifier.
+        words: width of the text vectors of the classes' names.
+        hidden: of the perceptron.
+    """
+
+    classes: int = 1000
+    words: int = 256
+    hidden: int = 256
+
+
+@dataclass(frozen=True)
 class NetworkConfig:
     """Numbers of one network.
 
@@ -110,6 +125,7 @@ class NetworkConfig:
         memory: the stage from which the pretrained backbone is kept beside the trained one: what its late
             stages make of the whole photo is added to every token, so that fine-tuning forgets nothing.
             0 where nothing is kept.
+        evidence: what is added to the pooled vector from the memory's classifier; nothing when None.
         projected: whether the backbone's tokens are projected to `width`; otherwise it is their own width.
         queries: what a row of the queries is. "descriptions": a text vector, weighted by the photo;
             "embedded": a text vector, averaged; "learned": query, weight vector and bias of one tag.
@@ -125,6 +141,7 @@ class NetworkConfig:
     heads: int
     text_hidden: int = 0
     memory: int = 0
+    evidence: EvidenceConfig | None = None
     projected: bool = True
     queries: Queries = "descriptions"
     cross: CrossConfig | None = None
@@ -147,6 +164,7 @@ FAMILIES = {
         heads=4,
         text_hidden=512,
         memory=5,
+        evidence=EvidenceConfig(),
     ),
     "tag2text": NetworkConfig(
         backbone=SWIN_BASE,

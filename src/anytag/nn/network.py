@@ -16,6 +16,7 @@ from .bert import CrossLayer
 from .caption import CaptionHead
 from .cross import CrossDecoder
 from .decoder import FoldedDecoder, TagDecoder
+from .evidence import Evidence
 from .families import NetworkConfig, SwinConfig, VitConfig
 from .vision import SwinBackbone, VitBackbone
 
@@ -47,6 +48,7 @@ class ImageEncoder(nn.Module):
         if self.split:
             self.memory = deepcopy(self.backbone.stages[self.split :]).requires_grad_(False)
             self.recall = nn.Linear(width, config.width, bias=False)
+        self.evidence = Evidence(config.evidence, width, config.width) if config.evidence else None
         for name, values in (("mean", config.mean), ("std", config.std)):
             scaled = torch.tensor([255 * value for value in values]).reshape(3, 1, 1)
             self.register_buffer(name, scaled, persistent=False)
@@ -75,10 +77,24 @@ class ImageEncoder(nn.Module):
         if self.split and remembered is None:
             features, first = self.backbone(features, first, self.split), self.split
             remembered = self.remember(features)
-        tokens = self.proj(self.backbone.tokens(self.backbone(features, first)))
+        late = self.backbone.tokens(self.backbone(features, first))
+        tokens = self.proj(late)
         if self.split and remembered is not None:
             tokens = tokens + self.recall(remembered)[:, None]
-        return tokens, tokens[:, 0] if self.backbone.summary else tokens.mean(1)
+        pooled = tokens[:, 0] if self.backbone.summary else tokens.mean(1)
+        if self.evidence is not None and remembered is not None:
+            pooled = pooled + self.evidence(late.mean(1), remembered)
+        return tokens, pooled
+
+    def pool(self, late: Tensor, remembered: Tensor) -> Tensor:
+        """The pooled vector from means alone, since all that makes tokens of features is linear.
+
+        Args:
+            late: N×C, the mean of the last features.
+            remembered: N×C.
+        """
+        pooled: Tensor = self.proj(late) + self.recall(remembered)
+        return pooled if self.evidence is None else pooled + self.evidence(late, remembered)
 
     def remember(self, features: Tensor) -> Tensor:
         """What the kept late stages make of the whole photo: features of stage `split` -> N×C."""

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import torch
-from onnx import numpy_helper
 from torch import Tensor, nn
 
 from anytag.errors import ModelError
@@ -22,6 +19,7 @@ from anytag.queries.bank import Bank
 from anytag.text_encoders.static import StaticTextEncoder
 from anytag.vocabulary import Vocabulary
 
+from .quantized import QuantizedGraph
 from .student import Student
 
 RECALLED = 0.3
@@ -74,8 +72,8 @@ def start_from_folder(
     Raises:
         ModelError: the folder's network or text encoder is not the student's.
     """
-    encoder, graph = student.network.encoder, _Graph(folder.file(IMAGE))
-    _read_encoder(encoder, graph, trained=student.trained)
+    encoder, graph = student.network.encoder, QuantizedGraph(folder.file(IMAGE))
+    _read_encoder(encoder, graph, first=encoder.split or student.trained)
     student.network.folded.load_state_dict(read_decoder(folder.file(TAGS)).state_dict())
     words = StaticTextEncoder.from_folder(folder.text)
     projection = student.queries.projection
@@ -102,12 +100,12 @@ def start_from_folder(
         _teach_recall(student, classifier, memory)
 
 
-def _read_encoder(encoder: ImageEncoder, graph: _Graph, *, trained: int) -> None:
-    """Stages from `trained` on and the projection of an int8 graph, in floats."""
+def _read_encoder(encoder: ImageEncoder, graph: QuantizedGraph, *, first: int) -> None:
+    """Stages from `first` on and the projection of an int8 graph, in floats."""
     convs = [
         conv for stage in encoder.backbone.stages for conv in stage.modules() if isinstance(conv, nn.Conv2d)
     ]
-    late = {id(conv) for stage in encoder.backbone.stages[trained:] for conv in stage.modules()}
+    late = {id(conv) for stage in encoder.backbone.stages[first:] for conv in stage.modules()}
     product = graph.products()[0]
     nodes = graph.before(product)
     if len(nodes) != len(convs):
@@ -125,7 +123,7 @@ def _read_encoder(encoder: ImageEncoder, graph: _Graph, *, trained: int) -> None
     _copy(encoder.projection.bias, bias, graph.file)
 
 
-def _read_recall(encoder: ImageEncoder, graph: _Graph) -> bool:
+def _read_recall(encoder: ImageEncoder, graph: QuantizedGraph) -> bool:
     """The projection of the memory, if the graph has one."""
     if len(products := graph.products()) < 2:
         return False
@@ -149,49 +147,3 @@ def _copy(parameter: Tensor, value: npt.NDArray[Any], file: Path) -> None:
             f"{file}: {value.shape} where the network has {tuple(parameter.shape)}; name another start"
         )
     parameter.copy_(torch.tensor(value))
-
-
-class _Graph:
-    """An int8 image graph, read back as floats.
-
-    Raises:
-        ModelError: it is not one that `export.quantize` wrote.
-    """
-
-    def __init__(self, file: Path) -> None:
-        self.file, self.graph = file, onnx.load(file).graph
-        self.known = {tensor.name: numpy_helper.to_array(tensor) for tensor in self.graph.initializer}
-        self.made = {name: node for node in self.graph.node for name in node.output}
-        if not self.products():
-            raise ModelError(f"{file} is not an image graph in int8, which a run could start from")
-
-    def products(self) -> list[onnx.NodeProto]:
-        """The projections to tokens: of the features, then of the memory's mean."""
-        found = [node for node in self.graph.node if node.op_type == "MatMulIntegerToFloat"]
-        pooled = "QLinearGlobalAveragePool"
-        return sorted(found, key=lambda node: any(n.op_type == pooled for n in self._path(node)))
-
-    def before(self, product: onnx.NodeProto) -> list[onnx.NodeProto]:
-        """The convolutions that a product needs, in order."""
-        needed = {node.name for node in self._path(product)}
-        return [n for n in self.graph.node if n.op_type == "QLinearConv" and n.name in needed]
-
-    def _path(self, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
-        """All that a node needs, itself included, each once."""
-        seen, todo = set(), [node]
-        while todo:
-            node = todo.pop()
-            if node.name not in seen:
-                seen.add(node.name)
-                todo += [self.made[name] for name in node.input if name in self.made]
-                yield node
-
-    def convolution(self, node: onnx.NodeProto) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Weight O×I×h×w and bias O."""
-        weight, scale = self.known[node.input[3]], self.known[node.input[4]]
-        step, whole = self.known[node.input[1]], self.known[node.input[8]]
-        return weight * scale[:, None, None, None], (whole * scale * step).astype(np.float32)
-
-    def projection(self, node: onnx.NodeProto) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Weight D×C and bias D."""
-        return (self.known[node.input[1]] * self.known[node.input[3]]).T, self.known[node.input[6]]

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnxruntime as ort
 import torch
 from PIL import Image
@@ -30,7 +31,12 @@ from torch import Tensor, nn
 from anytag.data.rows import Row, read_rows
 from anytag.errors import AnytagError
 from anytag.images import Photo, load, prepare
+from anytag.models.folder import ModelFolder
+from anytag.models.hub import resolve
+from anytag.models.onnx import IMAGE
 from anytag.nn.backbones import Backbone, imagenet_backbone
+
+from .quantized import QuantizedGraph
 
 Array = npt.NDArray[np.generic]
 
@@ -45,6 +51,8 @@ class CacheConfig:
 
     Attributes:
         stages: how many stages are frozen.
+        start: a model folder, or the name of one, whose own image graph is run instead of the ImageNet
+            weights: the mean of what its last stage makes of a photo, in the integers that ship.
         views: views of a photo by source; the first is the plain photo, the second its mirror, the rest
             random crops. A source that is not named gets `default_views`. With a single view, half of the
             photos are mirrored.
@@ -58,6 +66,7 @@ class CacheConfig:
     stages: int = 5
     teacher: str = "tf_efficientnet_lite2"
     default_views: int = 3
+    start: str = ""
 
     def shard(self, number: int) -> Path:
         """Where a shard is."""
@@ -105,14 +114,28 @@ class _Teacher(nn.Module):
 def export_networks(config: CacheConfig) -> None:
     """Writes front.onnx and teacher.onnx into the cache folder: ONNX Runtime is twice as fast as torch."""
     front, _ = imagenet_backbone(config.backbone, size=config.size)
-    teacher = _Teacher(*imagenet_backbone(config.teacher, size=config.size))
+    networks: dict[str, nn.Module] = {"front": _Front(front, config.stages)}
+    if config.start:
+        networks.clear()
+        onnx.save(cut_graph(ModelFolder.open(resolve(config.start)).file(IMAGE)), config.out / "front.onnx")
+    if config.teacher != config.backbone:
+        networks["teacher"] = _Teacher(*imagenet_backbone(config.teacher, size=config.size))
     batch = torch.export.Dim("batch")
-    for name, module in (("front", _Front(front, config.stages)), ("teacher", teacher)):
+    for name, module in networks.items():
         pixels = torch.zeros(2, 3, config.size, config.size, dtype=torch.uint8)
         torch.onnx.export(
             module.eval(), (pixels,), str(config.out / f"{name}.onnx"), dynamo=True, input_names=["pixels"],
             dynamic_shapes={"pixels": {0: batch}}, external_data=False, verbose=False,
         )  # fmt: skip
+
+
+def cut_graph(file: Path) -> onnx.ModelProto:
+    """A folder's image graph up to the means of its last features and of its memory; as floats.
+
+    Raises:
+        ModelError: not an image graph in int8 with a memory.
+    """
+    return QuantizedGraph(file).cut()
 
 
 def view(photo: Photo, number: int, *, size: int, draw: random.Random) -> np.ndarray:
@@ -128,16 +151,20 @@ def view(photo: Photo, number: int, *, size: int, draw: random.Random) -> np.nda
     return pixels[:, :, ::-1] if draw.random() < 0.5 else pixels
 
 
-def cache_shard(config: CacheConfig, number: int, rows: list[tuple[int, Row]]) -> None:
-    """Writes shard-NNNN.npz: features, memory, row, view by view; photo, logits, pooled by photo."""
-    path = config.shard(number)
+def _session(file: Path) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    front, teacher = (
-        ort.InferenceSession(config.out / f"{name}.onnx", options, providers=["CPUExecutionProvider"])
-        for name in ("front", "teacher")
-    )
+    return ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+
+
+def cache_shard(config: CacheConfig, number: int, rows: list[tuple[int, Row]]) -> None:
+    """Writes shard-NNNN.npz: features, memory, row, view by view; photo, logits, pooled by photo."""
+    path = config.shard(number)
+    front, file = _session(config.out / "front.onnx"), config.out / "teacher.onnx"
+    teacher = _session(file) if file.exists() else None
+    _, classifier = imagenet_backbone(config.backbone, size=config.size)
+    weight, bias = classifier.weight.detach().numpy().T, classifier.bias.detach().numpy()
     parts: dict[str, list[Array]] = {key: [] for key in KEYS}
     for index, row in rows:
         draw = random.Random(zlib.crc32(row.image.encode()))
@@ -145,9 +172,13 @@ def cache_shard(config: CacheConfig, number: int, rows: list[tuple[int, Row]]) -
         views = config.views.get(row.source, config.default_views) if row.split == "train" else 1
         numbers = [draw.randint(0, 1)] if views == 1 and row.split == "train" else list(range(views))
         pixels = np.stack([view(photo, n, size=config.size, draw=draw) for n in numbers])
-        for key, value in zip(("features", "memory"), front.run(None, {"pixels": pixels}), strict=True):
-            parts[key].append(value.astype(np.float16))
-        logits, pooled = teacher.run(None, {"pixels": pixels[:1]})
+        features, memory = front.run(None, {"pixels": pixels})
+        parts["features"].append(features.astype(np.float16))
+        parts["memory"].append(memory.astype(np.float16))
+        if teacher is None:  # the backbone's own classifier, which its memory is all that it needs for
+            logits, pooled = memory[:1] @ weight + bias, memory[:1]
+        else:
+            logits, pooled = teacher.run(None, {"pixels": pixels[:1]})
         parts["row"].append(np.full(len(numbers), index, dtype=np.int32))
         parts["view"].append(np.array(numbers, dtype=np.int8))
         parts["photo"].append(np.array([index], dtype=np.int32))
@@ -163,7 +194,7 @@ def build_cache(config: CacheConfig, *, workers: int) -> None:
     """Writes every missing shard; photos are shuffled once, so each shard is a sample of all sources."""
     config.out.mkdir(parents=True, exist_ok=True)
     _claim(config)
-    if not (config.out / "teacher.onnx").exists():
+    if not (config.out / "front.onnx").exists():
         export_networks(config)
     rows = list(enumerate(read_rows(config.rows)))
     random.Random(0).shuffle(rows)
@@ -185,10 +216,17 @@ def main() -> None:
     parser.add_argument("rows", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--views", default="coco-more=1", help="views by source, e.g. flickr8k=3,coco-more=1")
+    parser.add_argument("--default-views", type=int, default=3, help="views of the sources not named")
+    parser.add_argument("--start", default="", help="a model folder, all of whose stages but one are frozen")
+    parser.add_argument("--teacher", default="tf_efficientnet_lite2")
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     views = {source: int(count) for source, count in (pair.split("=") for pair in args.views.split(","))}
-    build_cache(CacheConfig(rows=args.rows, out=args.out, views=views), workers=args.workers)
+    config = CacheConfig(
+        rows=args.rows, out=args.out, views=views, start=args.start, teacher=args.teacher,
+        default_views=args.default_views, stages=9 if args.start else 5,
+    )  # fmt: skip
+    build_cache(config, workers=args.workers)
 
 
 if __name__ == "__main__":

@@ -30,24 +30,30 @@ class Calibration:
         return sigmoid(self.scale * logits + self.bias)
 
 
-def fit_calibration(logits: Floats, truth: Floats, *, steps: int = 30) -> Calibration:
+def fit_calibration(
+    logits: Floats, truth: Floats, *, weight: Floats | None = None, steps: int = 30
+) -> Calibration:
     """Platt scaling by Newton's method; a step that does not help is halved until it does.
 
     Args:
         logits: any shape.
         truth: the same shape, in [0, 1]; soft where only a teacher's belief is known.
+        weight: the same shape, how much an entry counts; 1 when not given.
     """
     x, y = logits.ravel().astype(np.float64), truth.ravel().astype(np.float64)
+    counts = np.ones_like(x) if weight is None else weight.ravel().astype(np.float64)
+    x, y, counts = x[counts > 0], y[counts > 0], counts[counts > 0]
 
     def loss(scale: float, bias: float) -> float:
         z = scale * x + bias
-        return float((np.logaddexp(0, z) - y * z).sum())
+        return float((counts * (np.logaddexp(0, z) - y * z)).sum())
 
     a, b = 1.0, 0.0
     for _ in range(steps):
         p = sigmoid(a * x + b)
-        w = p * (1 - p) + 1e-9
-        gradient = np.array([((p - y) * x).sum(), (p - y).sum()])
+        w = counts * (p * (1 - p) + 1e-9)
+        off = counts * (p - y)
+        gradient = np.array([(off * x).sum(), off.sum()])
         hessian = np.array([[(w * x * x).sum(), (w * x).sum()], [(w * x).sum(), w.sum()]])
         hessian += np.diag([_RIDGE, _RIDGE])  # of equal logits, or of one, any line is as good
         change = np.linalg.solve(hessian, gradient)
@@ -60,28 +66,36 @@ def fit_calibration(logits: Floats, truth: Floats, *, steps: int = 30) -> Calibr
 
 
 def fit_offsets(
-    log_odds: Floats, truth: Floats, *, spread: float = 1.0, steps: int = 20
+    log_odds: Floats, truth: Floats, *, weight: Floats | None = None, spread: float = 1.0, steps: int = 20
 ) -> npt.NDArray[np.float64]:
     """What to add to the log-odds of each tag, by Newton's method, with a normal prior around 0.
 
     Args:
         log_odds: N×K.
         truth: N×K in [0, 1].
+        weight: N×K, how much an entry counts; 1 when not given.
         spread: standard deviation of the prior; a tag with few photos stays near its group.
 
     Returns:
         K offsets.
     """
     offsets = np.zeros(log_odds.shape[1])
+    counts = np.ones_like(log_odds) if weight is None else weight
     for _ in range(steps):
         p = sigmoid(log_odds + offsets)
-        gradient = (p - truth).sum(0) + offsets / spread**2
-        offsets -= np.clip(gradient / ((p * (1 - p)).sum(0) + 1 / spread**2), -1, 1)
+        gradient = (counts * (p - truth)).sum(0) + offsets / spread**2
+        offsets -= np.clip(gradient / ((counts * p * (1 - p)).sum(0) + 1 / spread**2), -1, 1)
     return offsets
 
 
 def fit_thresholds(
-    scores: Floats, truth: Floats, *, precision: float = 0.65, default: float = 0.5, prior: float = 4.0
+    scores: Floats,
+    truth: Floats,
+    *,
+    weight: Floats | None = None,
+    precision: float | Floats = 0.65,
+    default: float = 0.5,
+    prior: float = 4.0,
 ) -> npt.NDArray[np.float64]:
     """For every tag the lowest threshold whose estimated precision reaches `precision`.
 
@@ -92,23 +106,27 @@ def fit_thresholds(
     Args:
         scores: N×K calibrated probabilities.
         truth: N×K in [0, 1].
+        weight: N×K, how much an entry counts; 1 when not given.
+        precision: of all tags, or K of them.
         default: of tags that never score above the lowest threshold of the grid.
 
     Returns:
         K thresholds in [0.4, 0.95].
     """
     thresholds = np.full(scores.shape[1], default)
+    wanted = np.broadcast_to(precision, scores.shape[1])
     for tag in range(scores.shape[1]):
         p, y = scores[:, tag], truth[:, tag]
         order = np.argsort(-p)
         p, y = p[order], y[order]
+        w = np.ones_like(p) if weight is None else weight[order, tag].astype(p.dtype)
         given = np.searchsorted(-p, -GRID, side="right")  # photos at or above each threshold
         if given[0] == 0:
             continue
-        hits, promised = np.concatenate([[0], y.cumsum()]), np.concatenate([[0], p.cumsum()])
+        hits, promised, seen = (np.concatenate([[0], part.cumsum()]) for part in (w * y, p, w))
         mean_score = promised[given] / np.maximum(given, 1)
-        estimate = (hits[given] + prior * mean_score) / np.maximum(given + prior, 1e-9)
-        good = np.flatnonzero((estimate >= precision) & (given > 0))
+        estimate = (hits[given] + prior * mean_score) / np.maximum(seen[given] + prior, 1e-9)
+        good = np.flatnonzero((estimate >= wanted[tag]) & (given > 0))
         thresholds[tag] = GRID[good[0]] if len(good) else GRID[np.flatnonzero(given > 0)[-1]]
     return thresholds
 

@@ -22,9 +22,12 @@ from anytag.vocabulary import Vocabulary
 
 from .cache import KEYS
 from .student import Batch
-from .targets import MIN_MENTIONS, ImageNetClasses, Labeler, label_matrices
+from .targets import MIN_MENTIONS, ImageNetClasses, Labeler, beside, label_matrices, rivals_of
 
 Array = npt.NDArray[Any]
+
+SILENCE, SURE_SILENCE = 0.05, 0.25
+"""How much it counts that labels do not name a tag; and one that photos of their subject hardly show."""
 
 
 @dataclass(frozen=True)
@@ -174,10 +177,30 @@ class Corpus:
         )
 
     def _beliefs(self) -> None:
-        """Where people were silent, teachers speak: probes of what they said, and ImageNet's classifier.
+        """Where people were silent, a teacher speaks; of photos with labels alone it is half believed.
 
-        The probes of two backbones together are right more often than either, or than one of both.
+        Labels name what a photo is of. That nothing else is named says little, and a teacher that knows
+        ordinary photos alone is often wrong there, so both count little.
         """
+        train = np.flatnonzero(self.split == "train")
+        self.position = np.full(len(self.rows), -1)
+        self.position[train] = np.arange(len(train))
+        told = np.array([bool(row.captions) for row in self.rows])
+        self.named = self.present[told & (self.split == "train")].sum(0) >= MIN_MENTIONS
+        self.told = told
+        self.rivals, self.around = rivals_of(self.vocabulary), self.named & beside(self.vocabulary)
+        self.subject = np.array([self._subject_of(row) for row in self.rows])
+        self.guess: npt.NDArray[np.uint8] | None = None
+
+    def _subject_of(self, row: Row) -> int:
+        """The first tag of a row without captions, which is what its photo is of."""
+        keys = () if row.captions else map(self.labeler.label, row.tags)
+        found = next((self.labeler.index[key] for key in keys if key is not None), -1)
+        held_out = self.held_out is not None and found in set(self.held_out.tolist())
+        return -1 if held_out else found
+
+    def learn_probes(self) -> None:
+        """Two linear classifiers of frozen features are the teacher: two are right more often than one."""
         train = np.flatnonzero(self.split == "train")
         trust = np.divide(self.trust[train], 100, dtype=np.float32)
         said = self.present[train].astype(np.float32)
@@ -185,20 +208,32 @@ class Corpus:
         seen = (self.cache.pooled[train], self.cache.memory[first[train]])
         probes = [train_probe(features, said, trust) for features in seen]
         with torch.no_grad():
-            logits = [probe(_tensor(features)) for probe, features in zip(probes, seen, strict=True)]
+            logits = [probe(tensor_of(features)) for probe, features in zip(probes, seen, strict=True)]
             guess = torch.stack(logits).mean(0).sigmoid().numpy()
-        told = [number for number in train if self.rows[number].captions]
-        self.named = self.present[told].sum(0) >= MIN_MENTIONS
         guess[:, ~self.named] = 0  # of tags that only labels name, the probe has seen no photo without
+        self.teach(guess)
+
+    def teach(self, guess: npt.NDArray[np.floating]) -> None:
+        """What a teacher believes of the training photos: N×K in [0, 1], photos in the order of the rows."""
+        self.guess = np.round(guess * 200).astype(np.uint8)
+
+    def beliefs(self, photos: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Belief and weight of every tag of some training photos: N×K both."""
+        trust, said = tensor_of(self.trust[photos]) / 100, tensor_of(self.present[photos])
+        at = self.position[photos]
+        guess = torch.zeros_like(said) if self.guess is None else tensor_of(self.guess[at]) / 200
+        told = torch.from_numpy(self.told[photos])[:, None]
+        subject = self.subject[photos]
+        sure = torch.from_numpy(self.rivals[subject] & ~self.around & (subject >= 0)[:, None])
+        guess = torch.where(told, guess, torch.where(sure, 0.0, guess / 2))
         belief = trust * said + (1 - trust) * guess
-        imagenet = self.classes.beliefs(self.cache.logits[train].astype(np.float32), said.shape[1])
-        belief = np.maximum(belief, imagenet * (1 - trust))
-        weight = 0.4 + 0.6 * trust
+        classes = self.classes.beliefs(self.cache.logits[photos].astype(np.float32), said.shape[1])
+        belief = torch.maximum(belief, torch.from_numpy(classes) * (1 - trust))
+        silent = torch.where(sure, SURE_SILENCE, SILENCE)
+        weight = torch.where(told, 0.4 + 0.6 * trust, torch.where(trust > 0.99, 1.0, silent))
         if self.held_out is not None:
             weight[:, self.held_out] = 0
-        self.belief, self.weight = (np.round(part * 200).astype(np.uint8) for part in (belief, weight))
-        self.position = np.full(len(self.rows), -1)
-        self.position[train] = np.arange(len(train))
+        return belief, weight
 
     def _captions(self, encoder: StaticTextEncoder) -> None:
         """Text vectors of all training captions: float16, with the range of each photo."""
@@ -230,23 +265,25 @@ class Corpus:
             yield self.batch(np.sort(views), draw=draw, tags=tags)
 
     def batch(self, views: npt.NDArray[np.int64], *, draw: np.random.Generator, tags: int) -> Batch:
-        photos = self.cache.row[views]
-        at = self.position[photos]
+        photos = self.cache.row[views].astype(np.int64)
+        belief, weight = self.beliefs(photos)
+        subject = self.subject[photos]
         vectors = np.zeros((len(photos), self.caption_vectors.shape[1]), dtype=np.float32)
         for number, (first, last) in enumerate(self.caption_range[photos]):
             if last > first:
                 vectors[number] = self.caption_vectors[draw.integers(first, last)]
-        asked = np.sort(draw.permutation(len(self.vocabulary))[:tags])
+        asked = np.union1d(draw.permutation(len(self.vocabulary))[:tags], subject[subject >= 0])
         return Batch(
-            features=_tensor(self.cache.features[views]),
-            memory=_tensor(self.cache.memory[views]),
-            belief=_tensor(self.belief[at]) / 200,
-            weight=_tensor(self.weight[at]) / 200,
-            teacher=_tensor(self.cache.logits[photos]),
-            captions=_tensor(vectors),
+            features=tensor_of(self.cache.features[views]),
+            memory=tensor_of(self.cache.memory[views]),
+            belief=belief,
+            weight=weight,
+            teacher=tensor_of(self.cache.logits[photos]),
+            captions=tensor_of(vectors),
+            subject=torch.from_numpy(subject),
             tags=torch.from_numpy(asked),
         )
 
 
-def _tensor(array: npt.NDArray[np.generic]) -> Tensor:
+def tensor_of(array: npt.NDArray[np.generic]) -> Tensor:
     return torch.from_numpy(array.astype(np.float32))

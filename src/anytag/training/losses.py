@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -87,6 +88,46 @@ def alignment_loss(logits: Tensor, same: Tensor, *, gamma_neg: float = 4.0) -> T
         same: N×B bool, where they belong together.
     """
     return asymmetric_loss(logits, same.float(), gamma_neg=gamma_neg).sum() / len(logits)
+
+
+def contrast_loss(logits: Tensor, same: Tensor) -> Tensor:
+    """Which photo is a caption's, and which caption a photo's, among those at hand.
+
+    Args:
+        logits: N×N, of photos and their captions, in one order.
+        same: N×N bool, pairs of photo and caption that are no negatives of each other.
+
+    Returns:
+        the mean of both cross-entropies.
+    """
+    other = same & ~torch.eye(len(same), dtype=torch.bool, device=same.device)
+    logits = logits.masked_fill(other, -1e4)
+    right = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, right) + F.cross_entropy(logits.T, right)) / 2
+
+
+ALSO = 0.3
+"""How much another tag of a photo counts beside its main subject."""
+
+
+def subject_loss(logits: Tensor, present: Tensor, main: Tensor, rivals: Tensor) -> Tensor:
+    """Softmax over what a photo's main subject may be: nothing is known of all else that is in it.
+
+    Each tag that is said of a photo competes with the rivals alone, not with the others that are said.
+
+    Args:
+        logits: N×K.
+        present: N×K bool, tags that are said of the photo.
+        main: N×K bool, the main subject.
+        rivals: N×K bool, tags that are not it.
+
+    Returns:
+        N.
+    """
+    most = logits.masked_fill(~rivals, -1e4).logsumexp(1, keepdim=True)
+    weight = present * ALSO + main * (1 - ALSO)
+    loss: Tensor = (F.softplus(most - logits) * weight).sum(1) / weight.sum(1).clamp_min(1e-6)
+    return loss
 
 
 def distillation_loss(logits: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> Tensor:

@@ -48,11 +48,13 @@ class Tokens:
 
     Attributes:
         values: float16 M×T×D, one a view, on disk.
+        pooled: float32 M×D.
         photo: int64 M, the row of each view; its first view is the plain photo.
         failed: rows whose photo cannot be read, with the reason.
     """
 
     values: npt.NDArray[np.float16]
+    pooled: Floats
     photo: Indexes
     failed: dict[int, str]
 
@@ -69,6 +71,7 @@ def encode_photos(
     blank, _ = runtime.encode(np.zeros((1, 3, size, size), np.uint8))
     shape = (len(paths) * views, *blank.shape[1:])
     values = np.lib.format.open_memmap(file, mode="w+", dtype=np.float16, shape=shape)
+    pooled = np.zeros((len(values), shape[2]), np.float32)
     failed: dict[int, str] = {}
 
     def encode(number: int) -> None:
@@ -79,14 +82,15 @@ def encode_photos(
             failed[number] = str(error)
             return
         pixels = np.stack([view(photo, which, size=size, draw=draw) for which in range(views)])
-        values[number * views : (number + 1) * views] = runtime.encode(pixels)[0]
+        mine = slice(number * views, (number + 1) * views)
+        values[mine], pooled[mine] = runtime.encode(pixels)
 
     with ThreadPoolExecutor(usable_cores()) as pool:
         for done, _ in enumerate(pool.map(encode, range(len(paths))), 1):
             report.progress(Progress("read photos", done, len(paths), unit="photos"))
     photo = np.repeat(np.arange(len(paths)), views)
     kept = ~np.isin(photo, list(failed))
-    return Tokens(values if kept.all() else values[kept], photo[kept], failed)
+    return Tokens(values if kept.all() else values[kept], pooled[kept], photo[kept], failed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +168,8 @@ class _Task:
         """Per photo, summed over the tags asked; the tags left out are made up for."""
         rows = self.words[asked] + residual[asked, None] * self.real[asked]
         seen = torch.from_numpy(tokens.values[at].astype(np.float32))
-        logits = self.decoder(seen, seen.mean(1), rows[None]) + offset[asked]
+        pooled = torch.from_numpy(tokens.pooled[at])
+        logits = self.decoder(seen, pooled, rows[None]) + offset[asked]
         photos = torch.from_numpy(tokens.photo[at])[:, None]
         target, weight = self.present[photos, asked], self.weight[photos, asked]
         weight = weight * torch.where(target > 0, self.class_weights[asked], 1.0)
@@ -180,7 +185,8 @@ def logits_of_views(
     with torch.inference_mode():
         for at in np.array_split(views, max(1, math.ceil(len(views) / BATCH))):
             seen = torch.from_numpy(tokens.values[at].astype(np.float32))
+            pooled = torch.from_numpy(tokens.pooled[at])
             pieces = (torch.from_numpy(rows[None, k : k + ASKED]) for k in range(0, len(rows), ASKED))
-            out.append(torch.cat([decoder(seen, seen.mean(1), piece) for piece in pieces], dim=1).numpy())
+            out.append(torch.cat([decoder(seen, pooled, piece) for piece in pieces], dim=1).numpy())
     logits: Floats = np.concatenate(out) + offset
     return logits

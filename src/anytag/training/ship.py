@@ -13,11 +13,13 @@ import argparse
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import onnx
+import onnxruntime as ort
 import torch
 from safetensors.numpy import save_file
 
@@ -26,35 +28,62 @@ from anytag.evaluation.metrics import mean_average_precision
 from anytag.export.graphs import export_folder_graphs
 from anytag.export.quantize import quantize_image_graph
 from anytag.images import load, prepare
-from anytag.models.card import Calibration, Card, ImageSpec, Line, TextSpec
+from anytag.models.card import Calibration, CaptionSpec, Card, ImageSpec, Line, TextSpec
 from anytag.models.folder import ModelFolder, write_card
-from anytag.models.hub import EMBEDDED
-from anytag.models.onnx import IMAGE, TAGS, OnnxRuntime
+from anytag.models.hub import EMBEDDED, resolve
+from anytag.models.onnx import CAPTION, IMAGE, MEMORY, TAGS, OnnxRuntime, session_options
+from anytag.nn.network import TagNetwork
 from anytag.nn.runtime import TorchRuntime
 from anytag.queries.bank import Bank
 from anytag.vocabulary import Vocabulary
 
 from .calibrate import Calibration as Platt
 from .calibrate import fit_calibration, fit_offsets, fit_thresholds, sigmoid
-from .corpus import Cache, Corpus
+from .corpus import Cache, Corpus, tensor_of
+from .quantized import QuantizedGraph
 from .student import Student
+from .targets import beside, rivals_of
 from .train import build_student, read_recipe
 
 Floats = npt.NDArray[np.float32]
 
-# Training photos of each source: that the integers are fitted to, and that scores are calibrated on.
+# Training photos of each source that the integers are fitted to.
 QUANTIZATION = {"flickr8k": 56, "coco-more": 16, "imagenet": 40, "sun": 8, "food101": 8, "grocery": 8}
-OTHER_PHOTOS = {"coco-more": 1200, "coco": 300, "imagenet": 800, "sun": 150, "food101": 80, "grocery": 100}
 SHORTLIST = 96
 # Of a tag's own offset. 1.0 fits no better, and spoils the order of tags that are asked by name.
 SPREAD = 0.5
-DESCRIPTION = "Tags photos with about 2,000 tags and any others that are asked in words; for a CPU."
+# Training photos that scores are fitted on besides: of these classes few others are to be had.
+ALSO = {"imagenet": 400}
+PRECISION = 0.6
+"""What a tag's default threshold promises."""
+NEVER_SEEN = 0.4
+"""The threshold of a tag that no photo to calibrate on may be given."""
+BROAD = (0.85, 0.7)
+"""Promise and least threshold of broad words, which are wrong for most photos that they nearly fit."""
+CAREFUL = (0.9, 0.8)
+"""The same of words that say a sex or an age, and of those said of a photo rather than of a thing in it."""
+CAREFUL_WORDS = (
+    "man woman boy girl child baby toddler teenager lady adult texture close-up indoor outdoor fashion text "
+    "metal plastic portrait produce sport art drawing"
+)
+DESCRIPTION = "Tags photos with about 2,500 tags and any others that are asked in words; for a CPU."
 TRAINING_DATA = (
-    "Flickr8k train (6,000 photos with captions), 39,743 COCO photos with a caption each, and about 1,750 "
-    "labelled photos of ImageNet, SUN, Food-101 and GroceryStoreDataset; ImageNet weights of "
-    "EfficientNet-Lite0 (Apache-2.0) as the start and of EfficientNet-Lite2 (Apache-2.0) as a teacher; "
-    "words from all-MiniLM-L6-v2 (Apache-2.0). Flickr8k, ImageNet and SUN photos are for non-commercial "
-    "research; COCO photos have licences of their own; no photo is part of the model."
+    "Flickr8k train (6,000 photos with captions), 36,000 COCO photos with a caption each, about 1,750 "
+    "labelled photos of ImageNet, SUN, Food-101 and GroceryStoreDataset, and about 31,000 labelled photos "
+    "of collections on GitHub: miniplaces (rathull/CTFs), ccp (bearpaw/clothing-co-parsing), feedme "
+    "(feedmejefferson/images), corel5k (ParkByungYoon/corel-5k), sketchy (sahibgoa/DCGAN-MNIST), vocab "
+    "(dungnc), instruments30 (aizadaaskar/dl-homework), sports22 (jurjsorinliviu/Sports-Type-Classifier), "
+    "idenprof (ninja3697/Profession-Detection-System), popular-animals (InputBlackBoxOutput), sea-animals "
+    "(AbdulwahedA), monkey10 (nikhildutta333), office (Chima200057/PDE3802_CW1a), office8 (mh10a007), "
+    "school (thanghd1112), trashnet (congduytran12), grocery (marcusklasson/GroceryStoreDataset, MIT), "
+    "food101-3 (mybothy), pizza-icecream (ATG-5222), clothing (alexeygrigorev/clothing-dataset, CC0), "
+    "houses (emanhamed/Houses-dataset), aid (zlima/testtensor), intel (afroozsheikh), pacs "
+    "(MachineLearning2020/Homework3-PACS), drawn260 (psych750), clipart (adussa3), flowers5 "
+    "(JoelOscarsson), dtd10 (pan8915/DeepTexture), carbike (arnavagrawal2701), sroie "
+    "(zzzDavid/ICDAR-2019-SROIE). ImageNet weights of EfficientNet-Lite0 (Apache-2.0) and version 3 of "
+    "this model as the start; words from all-MiniLM-L6-v2 (Apache-2.0); names and descriptions of new "
+    "tags by a language model. Most of these photos are for research only or of terms not told, COCO's "
+    "have licences of their own; no photo is part of the model."
 )
 LICENCE = "Apache-2.0 (weights; see training_data for the terms of the photos)"
 
@@ -149,45 +178,72 @@ def training_photos(corpus: Corpus, counts: Mapping[str, int]) -> npt.NDArray[np
     return draw.permutation(np.concatenate(found))
 
 
-def calibration_photos(corpus: Corpus) -> tuple[npt.NDArray[np.int64], Floats, npt.NDArray[np.bool_]]:
-    """What scores are fitted on: Flickr8k dev, and some training photos of the other sources.
+@dataclass(frozen=True)
+class Judged:
+    """Photos that were not trained on, and what is known of them.
 
-    Captions of dev photos are the truth of the tags that captions name. For the rest, and on the other photos
-    (whose captions and labels leave much out), it is what the model was taught to believe.
-
-    Returns:
-        numbers of the photos N, truth N×K in [0, 1], and which of the K tags captions name.
+    Attributes:
+        numbers: int64 N, of the rows.
+        truth: float32 N×K in [0, 1].
+        weight: float32 N×K, how sure that is; 0 where nothing is known.
+        named: K, whether captions name a tag.
     """
-    named = corpus.named
+
+    numbers: npt.NDArray[np.int64]
+    truth: Floats
+    weight: Floats
+    named: npt.NDArray[np.bool_]
+
+
+def calibration_photos(corpus: Corpus) -> Judged:
+    """What scores are fitted on: the photos of split "dev" of every source, and some of `ALSO`.
+
+    Five captions tell what is there and, of what captions name at all, what is not. One caption leaves too
+    much out, so of such photos closed lists of names alone count. A label tells the main subject: what else
+    might be it is absent, and what may be there besides is little known.
+    """
     dev = np.flatnonzero(corpus.split == "dev")
-    teacher = corpus.classes.beliefs(corpus.cache.logits[dev].astype(np.float32), len(named))
-    others = training_photos(corpus, OTHER_PHOTOS)
-    truth = np.where(named, corpus.present[dev], teacher), corpus.belief[corpus.position[others]] / 200
-    return np.concatenate([dev, others]), np.concatenate(truth).astype(np.float32), named
+    rest = (dev[corpus.source[dev] != "flickr8k"], training_photos(corpus, ALSO))
+    dev = np.concatenate([dev[corpus.source[dev] == "flickr8k"], *rest])
+    truth = corpus.present[dev].astype(np.float32)
+    weight = (corpus.trust[dev] >= 100).astype(np.float32)
+    rivals, around = rivals_of(corpus.vocabulary), corpus.named & beside(corpus.vocabulary)
+    for at, number in enumerate(dev):
+        captions, subject = len(corpus.rows[number].captions), corpus.subject[number]
+        if captions > 1:
+            weight[at] = np.where(corpus.named, 1, 0.1)
+        elif captions == 1:
+            closed = corpus.labeler.labels((*corpus.rows[number].tags, *corpus.rows[number].absent))
+            weight[at] *= np.isin(np.arange(len(rivals)), list(closed))
+        elif subject >= 0:
+            silent = np.where(rivals[subject], np.where(around, 0.3, 1), 0.1)
+            weight[at] = np.where(weight[at] > 0, 1, silent)
+    return Judged(dev, truth, weight, corpus.named)
 
 
-def fit_lines(logits: Floats, truth: Floats, groups: Sequence[npt.NDArray[np.bool_]]) -> tuple[Platt, Floats]:
+def fit_lines(
+    logits: Floats, truth: Floats, groups: Sequence[npt.NDArray[np.bool_]], *, weight: Floats | None = None
+) -> tuple[Platt, Floats]:
     """A line for each group of tags, and an offset for each tag.
 
-    One line for all would keep more of the order among ImageNet's classes when they are asked by name, and
-    make those that no caption names far too sure of themselves.
-
     Args:
-        logits, truth: N×K.
-        groups: K each, every tag in one: those that captions name, that only the classifier knows, that only
+        logits, truth, weight: N×K.
+        groups: K each, every tag in one: those that captions name, that the classifier knows, that only
             labels name. What teaches a tag decides how large its logits get.
 
     Returns:
         the line of the first group, and K×2: slope and offset that each tag's log-odds get after it.
     """
-    lines = [fit_calibration(logits[:, group], truth[:, group]) for group in groups]
+    counts = np.ones_like(logits) if weight is None else weight
+    groups = [group for group in groups if group.any()]
+    lines = [fit_calibration(logits[:, g], truth[:, g], weight=counts[:, g]) for g in groups]
     base, log_odds = lines[0], np.zeros_like(logits)
     out = np.zeros((logits.shape[1], 2), np.float32)
     for group, line in zip(groups, lines, strict=True):
         slope = line.scale / base.scale
         out[group] = slope, line.bias - slope * base.bias
         log_odds[:, group] = line.scale * logits[:, group] + line.bias
-    out[:, 1] += fit_offsets(log_odds, truth, spread=SPREAD)
+    out[:, 1] += fit_offsets(log_odds, truth, weight=counts, spread=SPREAD)
     return base, out
 
 
@@ -197,10 +253,11 @@ def draft_card(student: Student) -> Card:
     spec = ImageSpec(size=config.size, resample="bilinear", mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
     line = Line(1.0, 0.0)
     return Card(
-        name="mini", family="mini", version="3", description=DESCRIPTION, image=spec, width=config.width,
+        name="mini", family="mini", version="4", description=DESCRIPTION, image=spec, width=config.width,
         text=TextSpec(kind="static", folder="text"), calibration=Calibration(vocabulary=line, own=line),
         shortlist=SHORTLIST, licence=LICENCE, training_data=TRAINING_DATA, metrics={}, files={},
-        thresholds="For each tag the lowest from 0.4 on with an estimated precision of 0.65 on 3,630 photos, "
+        thresholds="For each tag the lowest from 0.4 on with an estimated precision of 0.6 (broad words "
+        "0.85 and from 0.7 on, words of sex and age 0.9 and from 0.8 on) on 4,991 photos of all sources, "
         "Flickr8k dev among them.",
     )  # fmt: skip
 
@@ -208,53 +265,121 @@ def draft_card(student: Student) -> Card:
 def ship(vocabulary_folder: Path, run: Path, out: Path, corpus: Corpus) -> None:
     """Writes the whole folder but for what is calibrated."""
     student = load_student(run, vocabulary_folder)
-    root, size = corpus.root, student.network.config.size
-    with tempfile.TemporaryDirectory() as folder:
-        exact = Path(folder)
-        export_folder_graphs(student.network, exact)
-        train = [corpus.rows[n] for n in training_photos(corpus, QUANTIZATION)]
-        report = quantize_image_graph(exact / IMAGE, out / IMAGE, pixels_of(train, root, size))
-        shutil.copy(exact / TAGS, out / TAGS)
+    report = write_graphs(student, run, out, corpus)
     write_queries(student, out / "queries.safetensors")
     if out.resolve() != EMBEDDED.resolve():
         shutil.copytree(EMBEDDED / "text", out / "text", dirs_exist_ok=True)
     write_projection(student, out / "text" / "projection.safetensors")
     corpus.vocabulary.write(out / "vocabulary.jsonl")
     shutil.copy(vocabulary_folder / "descriptions.jsonl", out / "descriptions.jsonl")
-    write_card(out, replace(draft_card(student), metrics={"int8": asdict(report)}))
+    card = replace(draft_card(student), metrics={"int8": report})
+    write_card(out, replace(card, captions=keep_captions(student, run, out)))
+
+
+def keep_captions(student: Student, run: Path, out: Path) -> CaptionSpec | None:
+    """The start's caption head, which still fits where tokens stayed what they were; how it writes."""
+    start = read_recipe(run / "recipe.json").start
+    if not start or student.trained < len(student.network.encoder.backbone.stages):
+        return None
+    folder = ModelFolder.open(resolve(start))
+    spec = folder.card.captions
+    if spec is not None:
+        for name in (MEMORY, CAPTION, spec.wordpieces):
+            shutil.copy(folder.file(name), out / name)
+    return spec
+
+
+def write_graphs(student: Student, run: Path, out: Path, corpus: Corpus) -> dict[str, float]:
+    """image.onnx in integers and tags.onnx; how far the integers are from the floats.
+
+    Where a run trained no stage, the stages are those of the folder that it started from, as they are.
+    """
+    root, network = corpus.root, student.network
+    train = [corpus.rows[n] for n in training_photos(corpus, QUANTIZATION)]
+    pixels = pixels_of(train, root, network.config.size)
+    start = read_recipe(run / "recipe.json").start
+    evidence, network.encoder.evidence = network.encoder.evidence, None
+    with tempfile.TemporaryDirectory() as folder:
+        exact = Path(folder)
+        export_folder_graphs(network, exact)
+        if student.trained < len(network.encoder.backbone.stages) or not start:
+            quantize_image_graph(exact / IMAGE, out / IMAGE, pixels)
+        else:
+            shutil.copy(ModelFolder.open(resolve(start)).file(IMAGE), out / IMAGE)
+        shutil.copy(exact / TAGS, out / TAGS)
+    network.encoder.evidence = evidence
+    if evidence is not None:
+        late = tensor_of(corpus.cache.features[corpus.views])
+        late = late if late.ndim == 2 else network.encoder.backbone(late[:512], student.first).mean((2, 3))
+        onnx.save(QuantizedGraph(out / IMAGE).with_evidence(evidence, late), out / IMAGE)
+    return _cosines(network, out / IMAGE, pixels[:64])
+
+
+def _cosines(network: TagNetwork, file: Path, pixels: npt.NDArray[np.uint8]) -> dict[str, float]:
+    session = ort.InferenceSession(file, session_options(1), providers=["CPUExecutionProvider"])
+    found, exact = session.run(["tokens", "pooled"], {"pixels": pixels}), TorchRuntime(network).encode(pixels)
+    return {
+        "cosine_tokens": _cosine(found[0], exact[0]),
+        "cosine_pooled": _cosine(found[1], exact[1]),
+        "bytes": float(file.stat().st_size),
+    }
+
+
+def _cosine(a: Floats, b: Floats) -> float:
+    norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    return float(((a * b).sum(-1) / np.maximum(norms, 1e-12)).mean())
+
+
+def default_thresholds(
+    vocabulary: Vocabulary, scores: Floats, truth: Floats, weight: Floats
+) -> npt.NDArray[np.float64]:
+    """K thresholds: each tag's promise kept, as far as photos to calibrate on tell.
+
+    Args:
+        scores, truth, weight: N×K.
+    """
+    precision, least = np.full(len(vocabulary), PRECISION), np.zeros(len(vocabulary))
+    broad = ~beside(vocabulary)
+    careful = np.array([tag.id in CAREFUL_WORDS.split() for tag in vocabulary])
+    for some, (promise, floor) in ((broad, BROAD), (careful, CAREFUL)):
+        precision[some], least[some] = promise, floor
+    thresholds = fit_thresholds(scores, truth, weight=weight, precision=precision, default=NEVER_SEEN)
+    return np.maximum(thresholds, least)
 
 
 def calibrate(vocabulary_folder: Path, run: Path, out: Path, corpus: Corpus) -> None:
     """Fits scores and thresholds of a folder that `ship` wrote, with the very graphs that are shipped."""
     student = load_student(run, vocabulary_folder)
-    numbers, truth, named = calibration_photos(corpus)
-    pixels = pixels_of([corpus.rows[n] for n in numbers], corpus.root, student.network.config.size)
+    judged = calibration_photos(corpus)
+    truth, weight, named = judged.truth, judged.weight, judged.named
+    pixels = pixels_of([corpus.rows[n] for n in judged.numbers], corpus.root, student.network.config.size)
     card = ModelFolder.open(out, verify=False).card
     runtime = OnnxRuntime(ModelFolder.open(out, verify=False), device="cpu", threads=2)
     bank = Bank.read(out / "queries.safetensors", tags=len(named), width=card.width)
     queries = bank.queries(np.arange(len(named)))
     logits = logits_of(runtime, pixels, queries)
-    known = np.isin(np.arange(len(named)), corpus.classes.tags)
-    base, line = fit_lines(logits, truth, [named, ~named & known, ~named & ~known])
-    # The user's own words are judged by the tags that captions name, asked without what training learned of
+    np.save(run / "calibration-logits.npy", logits.astype(np.float16))
+    # One line for all: a line for each kind of tag would change their order among each other.
+    base, line = fit_lines(logits, truth, [np.ones(len(named), np.bool_)], weight=weight)
+    # The user's own words are judged by the tags of the vocabulary, asked without what training learned of
     # them.
     with torch.no_grad():
         words = student.queries(words_only=True)[:, :1].numpy()
-    own = fit_calibration(logits_of(runtime, pixels, words[named]), truth[:, named])
+    some = np.arange(0, len(named), 4)
+    own = fit_calibration(logits_of(runtime, pixels, words[some]), truth[:, some], weight=weight[:, some])
     save_queries(out / "queries.safetensors", replace(bank, line=line))
 
     scores = sigmoid(line[:, 0] * (base.scale * logits + base.bias) + line[:, 1])
     for child, broader in enumerate(corpus.vocabulary.broader):  # as anytag.queries.score does
         for parent in broader:
             scores[:, parent] = np.maximum(scores[:, parent], scores[:, child])
-            truth[:, parent] = np.maximum(truth[:, parent], truth[:, child])
-    thresholds = fit_thresholds(scores, truth)
+    thresholds = default_thresholds(corpus.vocabulary, scores, truth, weight)
     tags = zip(corpus.vocabulary, thresholds, strict=True)
     Vocabulary([replace(tag, threshold=round(float(t), 2)) for tag, t in tags]).write(
         out / "vocabulary.jsonl"
     )
 
-    dev = slice(0, int((corpus.split == "dev").sum()))
+    dev = slice(0, int((corpus.source[judged.numbers] == "flickr8k").sum()))
     exact = logits_of(TorchRuntime(student.network), pixels[dev], queries)
     lines = (line[:, 0] * base.scale, line[:, 0] * base.bias + line[:, 1])
     cost = int8_cost(logits[dev], exact, thresholds, lines=lines, truth=truth[dev], named=named)

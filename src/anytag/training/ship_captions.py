@@ -163,7 +163,7 @@ def measure(judge: Judge, spec: CaptionSpec) -> dict[str, Any]:
     guided = judge.texts(spec, asked)
     return {
         "photos": len(judge.rows),
-        "unguided": judge.score(judge.texts(replace(spec, guide=NOTHING))),
+        "unguided": judge.score(judge.texts(replace(spec, guide=NOTHING, support=0.0))),
         "default": judge.score(judge.texts(spec)),
         "asked": {**judge.score(guided), "asked_tags_said": judge.obeyed(guided, asked)},
     }

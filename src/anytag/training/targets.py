@@ -73,3 +73,27 @@ def label_matrices(rows: Sequence[Row], labeler: Labeler) -> tuple[Bytes, Bytes]
     trust[:, mentions < MIN_MENTIONS] *= trust[:, mentions < MIN_MENTIONS] == 100
     trust[present == 1] = 100
     return present, trust
+
+
+def rivals_of(vocabulary: Vocabulary) -> npt.NDArray[np.bool_]:
+    """K×K: what a photo's main subject is not when it is tag k: no broader tag and none that it includes."""
+    can_be = np.array([tag.kind in ("object", "scene") or bool(tag.parents) for tag in vocabulary])
+    kin = np.eye(len(vocabulary), dtype=bool)
+    for number, broader in enumerate(vocabulary.broader):
+        kin[number, list(broader)] = True
+    rivals: npt.NDArray[np.bool_] = can_be[None] & ~(kin | kin.T)
+    return rivals
+
+
+BROAD = 8
+"""A tag with so many narrower ones is a broad word."""
+
+
+def beside(vocabulary: Vocabulary) -> npt.NDArray[np.bool_]:
+    """K: tags that may well be in a photo of something else: people, what they wear, and no broad word."""
+    narrower = np.bincount([b for broader in vocabulary.broader for b in broader], minlength=len(vocabulary))
+    pairs = zip(vocabulary, vocabulary.broader, strict=True)
+    kin = [{tag.id, *(vocabulary[b].id for b in broader)} for tag, broader in pairs]
+    worn = np.array([bool(ids & {"person", "clothing"}) for ids in kin])
+    around: npt.NDArray[np.bool_] = worn | (narrower < BROAD)
+    return around

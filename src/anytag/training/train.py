@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from timm.data.imagenet_info import ImageNetInfo
 from torch import nn
 
 from anytag._io import atomic_write
@@ -29,15 +31,17 @@ from anytag.errors import AnytagError
 from anytag.models.folder import ModelFolder
 from anytag.models.hub import EMBEDDED, resolve
 from anytag.nn.backbones import imagenet_backbone
+from anytag.nn.evidence import Evidence
 from anytag.nn.families import FAMILIES, NetworkConfig
 from anytag.nn.network import TagNetwork
 from anytag.nn.queries import TagQueries
+from anytag.queries.bank import Bank
 from anytag.text_encoders.queries import query_rows
 from anytag.text_encoders.static import StaticTextEncoder
 from anytag.vocabulary import Vocabulary
 
 from .beginning import start_from_classifier, start_from_folder
-from .corpus import Cache, Corpus
+from .corpus import Cache, Corpus, tensor_of
 from .descriptions import read_descriptions
 from .launch import check_launch, folder_of_run
 from .loop import Loop, Machine
@@ -47,7 +51,7 @@ from .recipes import Precision
 from .report import Progress, Reporter
 from .state import STUDENT
 from .student import Batch, LossWeights, Student, fold_norms
-from .targets import ImageNetClasses
+from .targets import ImageNetClasses, rivals_of
 from .values import parse_numbers
 
 
@@ -56,8 +60,8 @@ class Recipe:
     """Numbers of one run.
 
     Attributes:
-        first: the stage whose input the cache holds.
-        trained: the first stage that is trained; 9 trains none.
+        first: the stage whose input the cache holds; 9 where it holds means of the last features.
+        trained: the first stage that is trained; 9 trains none, nor the projections to tokens.
         steps: of the whole run.
         batch_size: photos a step, over all processes.
         tags: tags that the decoder looks at in a step; the first pass sees all.
@@ -125,15 +129,52 @@ def sample(corpus: Corpus, *, photos: int = 512) -> Batch:
 
 
 def start(student: Student, classifier: nn.Linear, corpus: Corpus, folder: str) -> None:
-    """Gives an untrained student what the recipe's `start` says."""
+    """Gives an untrained student what the recipe's `start` says, and the corpus a teacher."""
     views = sample(corpus)
     if not folder:
         start_from_classifier(student, classifier, views.features)
+        corpus.learn_probes()
         return
+    model = ModelFolder.open(resolve(folder))
     start_from_folder(
-        student, ModelFolder.open(resolve(folder)),
-        vocabulary=corpus.vocabulary, classifier=classifier, memory=views.memory,
-    )  # fmt: skip
+        student, model, vocabulary=corpus.vocabulary, classifier=classifier, memory=views.memory
+    )
+    corpus.teach(scores_of_start(student, model, corpus))
+
+
+@torch.no_grad()
+def scores_of_start(student: Student, folder: ModelFolder, corpus: Corpus) -> npt.NDArray[np.float16]:
+    """What the folder that a run starts from believes of the training photos: N×K, 0 of tags it lacks.
+
+    By the first pass, whose probabilities are near enough.
+    """
+    known = Vocabulary.read(folder.file("vocabulary.jsonl"))
+    bank = Bank.read(folder.file("queries.safetensors"), tags=len(known), width=folder.card.width)
+    line, (scale, bias) = np.zeros((len(corpus.vocabulary), 2), np.float32), _line(folder)
+    for number, tag in enumerate(corpus.vocabulary):
+        if tag.id in known:
+            slope, offset = bank.line[known.index(tag.id)]
+            line[number] = slope * scale, slope * bias + offset
+    student.eval()
+    rows, train = student.queries(), np.flatnonzero(corpus.split == "train")
+    _, first = np.unique(corpus.cache.row, return_index=True)
+    out = np.zeros((len(train), len(line)), np.float16)
+    for at in range(0, len(train), 256):
+        views = first[train[at : at + 256]]
+        late, memory = (tensor_of(part[views]) for part in (corpus.cache.features, corpus.cache.memory))
+        pooled = (
+            student.encode(late, memory)[1] if late.ndim > 2 else student.network.encoder.pool(late, memory)
+        )
+        logits = student.network.folded.coarse(pooled, rows).numpy()
+        out[at : at + 256] = 1 / (1 + np.exp(-np.clip(line[:, 0] * logits + line[:, 1], -30, 30)))
+    student.train()
+    out[:, (line == 0).all(1)] = 0
+    return out
+
+
+def _line(folder: ModelFolder) -> tuple[float, float]:
+    line = folder.card.calibration.vocabulary
+    return line.scale, line.bias
 
 
 def build_student(
@@ -148,13 +189,26 @@ def build_student(
     encoder = StaticTextEncoder.from_folder(EMBEDDED / "text")
     text = query_rows([tag.name for tag in vocabulary], said, encoder, prompts="words")
     queries = TagQueries(torch.from_numpy(text), config.width, hidden=config.text_hidden)
+    network = TagNetwork(config, backbone)
+    if network.encoder.evidence is not None:
+        _know_classes(network.encoder.evidence, classifier)
     held_out = held_out_tags(len(vocabulary), recipe.held_out)
     taught = np.flatnonzero(~np.isin(classes.tags, [] if held_out is None else held_out))
     student = Student(
-        TagNetwork(config, backbone), queries, first=recipe.first, trained=recipe.trained,
-        classes=torch.from_numpy(classes.tags), taught=torch.from_numpy(taught), weights=recipe.weights,
+        network, queries, first=recipe.first, trained=recipe.trained,
+        classes=torch.from_numpy(classes.tags), taught=torch.from_numpy(taught),
+        rivals=torch.from_numpy(rivals_of(vocabulary)), weights=recipe.weights,
     )  # fmt: skip
     return student, classifier
+
+
+@torch.no_grad()
+def _know_classes(evidence: Evidence, classifier: nn.Linear) -> None:
+    """Gives the evidence the backbone's own classifier, and the names of its classes as text vectors."""
+    info, encoder = ImageNetInfo(), StaticTextEncoder.from_folder(EMBEDDED / "text")
+    names = [info.index_to_description(k).split(",")[0].lower() for k in range(classifier.out_features)]
+    evidence.classifier.load_state_dict(classifier.state_dict())
+    evidence.names.copy_(torch.from_numpy(encoder.encode(names)))
 
 
 class Trainer(Loop):
@@ -180,10 +234,11 @@ class Trainer(Loop):
         backbone = [p for p in student.network.encoder.backbone.parameters() if p.requires_grad]
         ids = {id(p) for p in backbone}
         rest = [p for p in student.parameters() if p.requires_grad and id(p) not in ids]
-        return [
+        groups = [
             {"params": backbone, "lr": self.recipe.backbone_lr},
             {"params": rest, "lr": self.recipe.head_lr},
         ]
+        return [group for group in groups if group["params"]]
 
     def batches(self, epoch: int, *, start: int) -> Iterator[Any]:
         recipe = self.recipe

@@ -1,0 +1,156 @@
+"""The tags beside version 3's and the rival's, on every part of the photos that were kept from training.
+
+    python benchmarks/parts.py ROWS [--model FOLDER] [--before FOLDER] [--limit 300] [--part NAME ...]
+
+ROWS is rows.jsonl of scripts/prepare_data.py with --more. Parts are the sources of split "val", and the
+foreign ones of split "test", which nothing was trained or fitted on. The rival is the backbone's ImageNet
+classifier with its probabilities carried to the asked names by the text table's similarity, by the carrier
+that is best for each figure. Figures of a part: AP by class, top-1 and top-5 among its own names; then of
+what is given by default: tags a photo, how many of them are right (broader words count; of parts that list
+all that is there only listed names are judged), the photos whose main thing is named; and the calibration
+error of the asked names' scores and of the given tags.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from anytag import Tagger
+from anytag.data.labeler import Labeler
+from anytag.data.rows import Row, read_rows
+from anytag.evaluation.imagenet import ClassifierWithText
+from anytag.evaluation.metrics import expected_calibration_error, mean_average_precision
+
+Floats = npt.NDArray[np.floating]
+
+SEVERAL = ("feedme", "corel5k")  # labels that name several things, with no first among them
+SMALLEST = 20
+
+
+@dataclass(frozen=True)
+class Part:
+    """Photos of one source, the names that are asked, and which of them are right: N×K."""
+
+    name: str
+    rows: tuple[Row, ...]
+    names: tuple[str, ...]
+    truth: npt.NDArray[np.bool_]
+
+    @property
+    def closed(self) -> bool:
+        """Whether the names are all that is there of a list."""
+        return any(row.absent for row in self.rows)
+
+
+def parts_of(rows: Sequence[Row], *, limit: int) -> list[Part]:
+    """Every source with enough photos."""
+    kept: dict[str, list[Row]] = {}
+    for row in rows:
+        if (row.split == "val" or (row.split == "test" and not row.captions)) and row.tags:
+            kept.setdefault(row.source, []).append(row)
+    found = []
+    for source, some in sorted(kept.items()):
+        chosen = tuple(some[:: max(1, len(some) // limit)][:limit])
+        every = source in SEVERAL or any(row.absent and len(row.tags) > 1 for row in chosen)
+        labels = [set(row.tags if every else row.tags[:1]) for row in chosen]
+        names = tuple(sorted(set[str]().union(*labels)))
+        truth = np.array([[name in said for name in names] for said in labels])
+        if len(chosen) >= SMALLEST and len(names) > 1:
+            found.append(Part(source, chosen, names, truth))
+    return found
+
+
+def figures(scores: Floats, truth: npt.NDArray[np.bool_]) -> dict[str, float]:
+    """AP by class, top-1 and top-5 of N×K."""
+    order = np.argsort(-scores, axis=1, kind="stable")
+    first = np.take_along_axis(truth, order[:, :5], axis=1)
+    return {
+        "AP": mean_average_precision(scores, truth)[0],
+        "top-1": float(first[:, 0].mean()),
+        "top-5": float(first.any(1).mean()),
+    }
+
+
+def asked(tagger: Tagger, part: Part, paths: Sequence[Path]) -> Floats:
+    """Scores of the part's names: N×K."""
+    column = {name: number for number, name in enumerate(part.names)}
+    out = np.zeros(part.truth.shape)
+    for number, answer in enumerate(tagger.tag_many(paths, list(part.names))):
+        for tag in answer.tags:
+            out[number, column[tag.name]] = tag.score
+    return out
+
+
+def by_default(tagger: Tagger, part: Part, paths: Sequence[Path]) -> dict[str, float]:
+    """What users see without any option."""
+    labeler = Labeler(tagger.vocabulary)
+    ids = [tag.id for tag in tagger.vocabulary]
+    listed = {ids[k] for row in part.rows for k in labeler.labels((*row.tags, *row.absent))}
+    counts, right, named, scores = [], [], [], []
+    for row, answer in zip(part.rows, tagger.tag_many(paths), strict=True):
+        true = {ids[k] for k in labeler.labels(row.tags)}
+        judged = [tag for tag in answer.tags if not part.closed or tag.id in listed]
+        counts.append(len(answer.tags))
+        right += [tag.id in true for tag in judged]
+        scores += [tag.score for tag in judged]
+        named.append(labeler.label(row.tags[0]) in {tag.id for tag in answer.tags})
+    error = (
+        expected_calibration_error(np.array(scores)[:, None], np.array(right)[:, None]) if right else np.nan
+    )
+    return {
+        "tags": float(np.mean(counts)),
+        "right": float(np.mean(right)) if right else np.nan,
+        "named": float(np.mean(named)),
+        "ECE given": error,
+    }
+
+
+def measure(tagger: Tagger, part: Part, root: Path) -> dict[str, float]:
+    paths = [root / row.image for row in part.rows]
+    scores = asked(tagger, part, paths)
+    error = {"ECE": expected_calibration_error(scores, part.truth)}
+    return figures(scores, part.truth) | error | by_default(tagger, part, paths)
+
+
+def rival(contestant: ClassifierWithText, part: Part, root: Path) -> dict[str, float]:
+    """Each figure by the carrier that is best for it."""
+    carried = contestant.scores([root / row.image for row in part.rows], part.names)
+    tried = [figures(np.asarray(scores), part.truth) for scores in carried.values()]
+    return {key: max(one[key] for one in tried) for key in tried[0]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("rows", type=Path)
+    parser.add_argument("--model")
+    parser.add_argument("--before", type=Path, help="the folder of the version before")
+    parser.add_argument("--limit", type=int, default=300)
+    parser.add_argument("--part", nargs="*", default=[])
+    args = parser.parse_args()
+    taggers = {"now": Tagger.load(args.model)}
+    if args.before:
+        taggers = {"before": Tagger.load(args.before), **taggers}
+    contestant = ClassifierWithText("tf_efficientnet_lite0")
+    print("| part | photos | names | | AP | top-1 | top-5 | ECE | tags | right | named | ECE given |")
+    print("|---|---:|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+    for part in parts_of(read_rows(args.rows), limit=args.limit):
+        if args.part and part.name not in args.part:
+            continue
+        found = {name: measure(tagger, part, args.rows.parent) for name, tagger in taggers.items()}
+        found["rival"] = rival(contestant, part, args.rows.parent)
+        for name, numbers in found.items():
+            keys = ("AP", "top-1", "top-5", "ECE", "tags", "right", "named", "ECE given")
+            shown = " | ".join(f"{numbers[key]:.3f}" if key in numbers else "" for key in keys)
+            print(f"| {part.name} | {len(part.rows)} | {len(part.names)} | {name} | {shown} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""Grows the vocabulary of a model folder by tags that are written down in text files.
+
+    python scripts/grow_vocabulary.py MODEL_FOLDER WORDNET OUT [--tags scripts/vocabulary]
+
+A line of the files is a tag: name | kind | parents | synonyms | de | fr | es | zh | descriptions. Names,
+parents, synonyms, translations and descriptions of scripts/vocabulary are a language model's wording (Claude,
+Anthropic, November 2026). WORDNET is the folder with data.noun and index.noun of WordNet 3.0, which says what
+ImageNet's classes are kinds of. OUT gets vocabulary.jsonl, descriptions.jsonl and imagenet.json, as
+scripts/build_vocabulary.py writes them; a name or synonym that is there already adds nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import build_vocabulary  # type: ignore[import-not-found]  # a script beside this one
+from build_vocabulary import THINGS, Builder, Nouns, below, fitting, slug
+from timm.data.imagenet_info import ImageNetInfo
+
+from anytag.vocabulary import Vocabulary
+
+SOURCE = "language model (Claude, Anthropic), November 2026"
+LANGUAGES = ("de", "fr", "es", "zh")
+# What WordNet calls a kind of it, and a photo does not show so: ids below ids.
+NOT_BELOW = {
+    "cutlery": "airplane airliner cleaver hatchet letter-opener",
+    "outlet": "grocery-store bakery barbershop bookshop butcher-shop confectionery shoe-shop tobacco-shop "
+    "toyshop",
+    "hawk": "kite", "globe": "bubble", "jar": "vase beaker", "calculator": "abacus", "cream": "sunscreen",
+    "shell": "breastplate pickelhaube", "key": "space-bar", "slot-machine": "vending-machine slot",
+    "lamp": "candle", "upright": "maypole",
+}  # fmt: skip
+
+
+def lines_of(folder: Path) -> Iterator[list[str]]:
+    """The fields of every tag, in the order of the files."""
+    for file in sorted(folder.glob("*.txt")):
+        for line in file.read_text(encoding="utf-8").splitlines():
+            if line and not line.startswith("#"):
+                fields = [field.strip() for field in line.split("|")]
+                if len(fields) != 9:
+                    raise SystemExit(f"{file}: {len(fields)} fields instead of 9: {line}")
+                yield fields
+
+
+def parts(text: str, mark: str) -> list[str]:
+    return [part.strip() for part in text.split(mark) if part.strip()]
+
+
+def classes_of(builder: Builder) -> list[str]:
+    """The tag id of each of the thousand classes: by name, of two of one name the second for the second."""
+    info, used, ids = ImageNetInfo(), set[str](), []
+    by_name: dict[str, list[str]] = {}
+    for key, tag in builder.tags.items():
+        for word in (tag.name, *tag.synonyms):
+            by_name.setdefault(slug(word), []).append(key)
+    for number in range(1000):
+        names = [lemma.strip() for lemma in info.index_to_description(number).split(",")]
+        found = [key for name in names for key in by_name.get(slug(name), ()) if key not in used]
+        if not found:
+            raise SystemExit(f"no tag is named {names}")
+        ids.append(found[0])
+        used.add(found[0])
+    return ids
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name in ("model", "wordnet", "out"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--tags", type=Path, default=Path(__file__).with_name("vocabulary"))
+    args = parser.parse_args()
+    known = Vocabulary.read(args.model / "vocabulary.jsonl")
+    builder = Builder()
+    kinds = {tag.id: tag.kind for tag in known}
+    for tag in known:
+        builder.tags[tag.id] = replace(
+            tag, parents=tuple(parent for parent in tag.parents if kinds.get(parent) != "action")
+        )
+        for word in (tag.name, *tag.synonyms):
+            builder.by_word.setdefault(slug(word), tag.id)
+    classes = classes_of(builder)
+    descriptions = (args.model / "descriptions.jsonl").read_text(encoding="utf-8").splitlines()
+    new: dict[str, list[str]] = {}
+    for name, kind, parents_text, synonyms, *names, looks in lines_of(args.tags):
+        if slug(name) in builder.by_word:
+            continue
+        key = builder.add(name, kind, synonyms=tuple(parts(synonyms, ",")))
+        said = {language: word for language, word in zip(LANGUAGES, names, strict=True) if word}
+        builder.tags[key] = replace(builder.tags[key], names=said)
+        new[key] = parts(parents_text, ",")
+        line = {"id": key, "descriptions": parts(looks, ";"), "source": SOURCE}
+        descriptions.append(json.dumps(line, ensure_ascii=False))
+    build_vocabulary.BROADER.extend(builder.tags[key].name.replace(" ", "_") for key in new)
+    _, parents = below(builder, classes, Nouns(args.wordnet))
+    for key, above in new.items():
+        missing = [name for name in above if name not in builder.tags and slug(name) not in builder.by_word]
+        if missing:
+            print(f"{key}: no tag {missing}")
+        ids = [name if name in builder.tags else builder.by_word.get(slug(name), "") for name in above]
+        things = (i for i in ids if i and i != key and builder.tags[i].kind != "action")  # no fish is fishing
+        builder.tags[key] = replace(builder.tags[key], parents=tuple(things))
+    for key in classes:  # what is new above them
+        tag = builder.tags[key]
+        above = [p for p in fitting(key, parents.get(key, [])) if p in new and p not in tag.parents]
+        above = [p for p in above if builder.tags[p].kind in THINGS]
+        if key not in new:
+            both = (p for p in (*above, *tag.parents) if key not in NOT_BELOW.get(p, "").split())
+            builder.tags[key] = replace(tag, parents=tuple(both))
+    tags = Vocabulary(builder.tags.values())
+    index = {key: number for number, key in enumerate(classes)}
+    under: dict[str, list[int]] = {}
+    for tag, broader in zip(tags, tags.broader, strict=True):
+        if tag.id in index:
+            for number in broader:
+                under.setdefault(tags[number].id, []).append(index[tag.id])
+    args.out.mkdir(parents=True, exist_ok=True)
+    tags.write(args.out / "vocabulary.jsonl")
+    (args.out / "descriptions.jsonl").write_text("\n".join(descriptions) + "\n", encoding="utf-8")
+    (args.out / "imagenet.json").write_text(json.dumps({"classes": classes, "below": under}))
+    print(f"{len(tags)} tags, {len(new)} of them new, {len(under)} broader than ImageNet classes")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""`anytag.training.quantized`: an integer image graph, cut to its means, and with evidence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from torch import nn
+
+from anytag.errors import ModelError
+from anytag.export.graphs import export_image_graph
+from anytag.export.quantize import quantize_image_graph
+from anytag.nn.evidence import Evidence
+from anytag.nn.families import EvidenceConfig
+from anytag.nn.network import TagNetwork
+from anytag.training.quantized import QuantizedGraph
+from tests.networks import TINY, tiny_network
+
+CLASSES = EvidenceConfig(classes=12, words=6, hidden=5)
+
+
+@pytest.fixture(scope="module")
+def network() -> TagNetwork:
+    return tiny_network()
+
+
+@pytest.fixture(scope="module")
+def pixels() -> np.ndarray:
+    coarse = np.random.default_rng(0).integers(0, 256, (24, 3, 8, 8), dtype=np.uint8)
+    return coarse.repeat(8, 2).repeat(8, 3)
+
+
+@pytest.fixture(scope="module")
+def integers(network: TagNetwork, pixels: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("graph") / "image.onnx"
+    export_image_graph(network.encoder, file, size=TINY.size)
+    quantize_image_graph(file, file, pixels)
+    return file
+
+
+@pytest.fixture
+def evidence(network: TagNetwork) -> Evidence:
+    """Lively: every part says something."""
+    torch.manual_seed(0)
+    made = Evidence(CLASSES, network.encoder.backbone.width, TINY.width).requires_grad_(False)
+    for parameter in made.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    nn.init.normal_(made.names)
+    return made
+
+
+def means(network: TagNetwork, pixels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the network in floats makes of photos: means of the last features and of the memory."""
+    encoder = network.encoder
+    seen = (torch.from_numpy(pixels).float() - encoder.mean) / encoder.std
+    with torch.no_grad():
+        features = encoder.backbone(seen, 0, encoder.split)
+        late = encoder.backbone(features, encoder.split)
+        return late.mean((2, 3)), encoder.remember(features)
+
+
+def run(model: onnx.ModelProto, pixels: np.ndarray, names: list[str]) -> list[np.ndarray]:
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return list(session.run(names, {"pixels": pixels}))
+
+
+def test_the_cut_graph_gives_the_means(network: TagNetwork, integers: Path, pixels: np.ndarray) -> None:
+    found = run(QuantizedGraph(integers).cut(), pixels, ["features", "memory"])
+    for ours, exact in zip(found, means(network, pixels), strict=True):
+        off = np.abs(ours - exact.numpy())
+        assert off.mean() < 0.02 * exact.abs().max(), (off.mean(), off.max(), exact.abs().max())
+
+
+def test_evidence_in_integers_is_that_in_floats(
+    network: TagNetwork, integers: Path, pixels: np.ndarray, evidence: Evidence
+) -> None:
+    late, memory = means(network, pixels)
+    grown = QuantizedGraph(integers).with_evidence(evidence, late)
+    before = run(onnx.load(integers), pixels, ["tokens", "pooled"])
+    tokens, pooled = run(grown, pixels, ["tokens", "pooled"])
+    assert np.array_equal(tokens, before[0])
+    with torch.no_grad():
+        exact = evidence(late, memory).numpy()
+    added = pooled - before[1]
+    assert np.abs(added - exact).max() < 0.1 * np.abs(exact).max()
+
+
+def test_evidence_of_a_photo_is_the_same_in_any_batch(
+    network: TagNetwork, integers: Path, pixels: np.ndarray, evidence: Evidence
+) -> None:
+    grown = QuantizedGraph(integers).with_evidence(evidence, means(network, pixels)[0])
+    alone = run(grown, pixels[3:4], ["pooled"])[0]
+    assert np.allclose(run(grown, pixels, ["pooled"])[0][3:4], alone, atol=1e-5)
+
+
+def test_an_exported_encoder_holds_its_evidence(evidence: Evidence, tmp_path: Path) -> None:
+    encoder = tiny_network().encoder
+    encoder.evidence = evidence
+    export_image_graph(encoder, tmp_path / "image.onnx", size=TINY.size)  # compared with torch there
+
+
+def test_pooled_from_means_is_pooled_from_tokens(evidence: Evidence, pixels: np.ndarray) -> None:
+    network = tiny_network()
+    network.encoder.evidence = evidence
+    with torch.no_grad():
+        _, pooled = network.encoder(torch.from_numpy(pixels))
+        assert torch.allclose(network.encoder.pool(*means(network, pixels)), pooled, atol=1e-3)
+
+
+def test_a_graph_of_floats_is_no_start(network: TagNetwork, tmp_path: Path) -> None:
+    export_image_graph(network.encoder, tmp_path / "image.onnx", size=TINY.size)
+    with pytest.raises(ModelError, match="is not an image graph in int8"):
+        QuantizedGraph(tmp_path / "image.onnx")
