@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from anytag._io import check_folder, check_output
+from anytag.cli.options import Number
 from anytag.cli.outer import outer
 
 _FAMILIES = ("auto", "tag2text", "ram", "ram-plus")
@@ -44,9 +45,7 @@ WHAT = "converting published checkpoints"
     help="Of the weights that are written.",
 )  # fmt: skip
 @click.option("--captions/--no-captions", default=True, help="Keep the caption modules.  [default: captions]")
-@click.option(
-    "--threshold", type=click.FloatRange(0, 1), help="One for all tags, instead of the published ones."
-)
+@click.option("--threshold", type=Number(0, 1), help="One for all tags, instead of the published ones.")
 @click.option(
     "--descriptions", metavar="N", type=click.IntRange(min=1),
     help="Text vectors of each tag of RAM++; by default as many as the list of tags leaves.",

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from anytag._io import read_text
+from anytag.cli.options import Number
 from anytag.cli.outer import outer
 from anytag.cli.writers import complain
 
@@ -105,11 +106,17 @@ class _Data:
 
     def report(self, message: str) -> None:
         """Tells of the first few rows that are left out."""
-        if self.told:
-            return
+        if not self.told:
+            self._say(f"Left out: {message}")
+
+    def unread(self, message: str) -> None:
+        """Tells of the first few rows that stay as they are, as their photos cannot be read."""
+        self._say(f"Kept as it is: {message}")
+
+    def _say(self, message: str) -> None:
         self.wrong += 1
         if self.wrong <= _SHOWN:
-            complain(f"Left out: {message}")
+            complain(message)
 
     def may_write(self, output: str, format_: str | None = None) -> None:
         """Refuses an output that would replace an input or something else than rows, before the work."""
@@ -251,7 +258,7 @@ def shard(folder: str, size: int, **source: Any) -> None:
 @click.option(
     "--probability",
     metavar="X",
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     help="From which the model adds a tag.  [default: each tag's own threshold]",
 )
 def generate(output: str, model: str | None, probability: float | None, **source: Any) -> None:
@@ -263,7 +270,7 @@ def generate(output: str, model: str | None, probability: float | None, **source
     tagger = Tagger.load(model)
     engine = outer("data.generate", "anytag data")
     parsed = engine.parse(data, outer("data.labeler", "anytag data").Labeler(tagger.vocabulary))
-    rows = engine.generate(parsed, data.root, tagger, probability=probability, on_error=data.report)
+    rows = engine.generate(parsed, data.root, tagger, probability=probability, on_error=data.unread)
     data.write(output, rows)
 
 
@@ -272,11 +279,11 @@ def generate(output: str, model: str | None, probability: float | None, **source
 @_output
 @_model
 @click.option(
-    "--seen", metavar="X", type=click.FloatRange(0, 1), default=0.02, show_default=True,
+    "--seen", metavar="X", type=Number(0, 1), default=0.02, show_default=True,
     help="Probability in its region below which a tag goes.",
 )  # fmt: skip
 @click.option(
-    "--outliers", metavar="SHARE", type=click.FloatRange(0, 1), default=0.05, show_default=True,
+    "--outliers", metavar="SHARE", type=Number(0, 1), default=0.05, show_default=True,
     help="Share of a tag's regions that are outliers.",
 )  # fmt: skip
 @click.option("--workers", metavar="N", type=click.IntRange(min=1), default=2, show_default=True)
@@ -287,7 +294,7 @@ def clean(output: str, model: str | None, seen: float, outliers: float, workers:
     data, engine = _Data(**source), outer("data.clean", "anytag data")
     data.may_write(output)
     config = engine.CleanConfig(seen=seen, outliers=outliers)
-    options = {"config": config, "workers": workers, "on_error": data.report}
+    options = {"config": config, "workers": workers, "on_error": data.unread}
     data.write(output, engine.clean(list(data), data.root, Tagger.load(model), **options))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from anytag._io import read_text
+from anytag.cli.options import Number
 from anytag.cli.outer import outer
 from anytag.cli.stream import is_terminal
 
@@ -31,7 +32,7 @@ _SHOWN = 5  # failures told one by one
     "--answers", metavar="N", type=click.IntRange(min=1), default=10, show_default=True,
     help="Answers to each of the five questions.",
 )  # fmt: skip
-@click.option("--temperature", type=click.FloatRange(0, 2), default=0.99, show_default=True)
+@click.option("--temperature", type=Number(0, 2), default=0.99, show_default=True)
 @click.option(
     "--max-tokens", type=click.IntRange(min=1), default=77, show_default=True, help="Of one answer."
 )
@@ -39,11 +40,9 @@ _SHOWN = 5  # failures told one by one
     "--concurrency", metavar="N", type=click.IntRange(min=1), default=8, show_default=True,
     help="Requests at once.",
 )  # fmt: skip
+@click.option("--rate", metavar="N", type=Number(min=0, min_open=True), help="Requests a minute at most.")
 @click.option(
-    "--rate", metavar="N", type=click.FloatRange(min=0, min_open=True), help="Requests a minute at most."
-)
-@click.option(
-    "--timeout", metavar="SECONDS", type=click.FloatRange(min=0, min_open=True), default=60.0,
+    "--timeout", metavar="SECONDS", type=Number(min=0, min_open=True), default=60.0,
     show_default=True, help="Until a request counts as lost.",
 )  # fmt: skip
 @click.option(

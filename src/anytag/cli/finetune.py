@@ -10,6 +10,7 @@ import click
 
 from anytag._io import check_folder
 from anytag.cli.bar import Bar
+from anytag.cli.options import Number
 from anytag.cli.outer import outer
 from anytag.models.hub import EMBEDDED
 
@@ -31,7 +32,7 @@ _READABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--keep-old", is_flag=True, help="Keep the model's own tags beside the new ones.")
 @click.option("--positives-only", is_flag=True, help="A tag that a photo does not name may still be there.")
 @click.option(
-    "--held-out", metavar="PART", type=click.FloatRange(0, 0.9), default=0.2, show_default=True,
+    "--held-out", metavar="PART", type=Number(0, 0.9), default=0.2, show_default=True,
     help="Part of the photos that only measures, unless rows name their split.",
 )  # fmt: skip
 @click.option(

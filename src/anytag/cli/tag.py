@@ -62,7 +62,7 @@ _READABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option(
     "--threshold",
     metavar="X",
-    type=click.FloatRange(0, 1),
+    type=options.Number(0, 1),
     help="Leave out tags that score less; 0 gives every tag.  [default: each tag's own]",
 )
 @click.option(

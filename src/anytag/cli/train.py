@@ -12,6 +12,7 @@ import click
 
 from anytag._io import check_folder
 from anytag.cli.bar import Bar, duration
+from anytag.cli.options import Number
 from anytag.cli.outer import outer
 
 WHAT = "anytag train"
@@ -43,7 +44,7 @@ def on_machine(function: Any) -> Any:
             "--workers", metavar="N", type=click.IntRange(min=0), default=2, show_default=True,
             help="Processes that read photos.",
         ),
-        click.option("--save-minutes", metavar="X", type=float, default=4.0, show_default=True),
+        click.option("--save-minutes", metavar="X", type=Number(min=0), default=4.0, show_default=True),
         click.option("--log-every", metavar="N", type=click.IntRange(min=1), default=20, show_default=True),
         click.option("--tensorboard/--no-tensorboard", default=True, show_default=True),
         click.option("--wandb", metavar="PROJECT", default="", help="Also log to Weights & Biases."),

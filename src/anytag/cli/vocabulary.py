@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from anytag._io import read_text
+from anytag.cli.options import Number
 from anytag.cli.outer import outer
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def command() -> None:
 @click.option("--exclude", metavar="FILE", type=_READABLE, help="Names to drop, one a line.")
 @click.option("--wordnet", metavar="FOLDER", type=_FOLDER, help="WordNet's files: one synset, one tag.")
 @click.option(
-    "--similar", metavar="X", type=click.FloatRange(0, 1), default=0.8, show_default=True,
+    "--similar", metavar="X", type=Number(0, 1), default=0.8, show_default=True,
     help="Cosine of two names' vectors from which they may be one tag; 1 asks no vectors.",
 )  # fmt: skip
 @click.option("--clip", metavar="NAME|FOLDER", help="Vectors by CLIP instead of the embedded table.")

@@ -160,11 +160,13 @@ def parse_parts(text: str) -> dict[str, float]:
         AnytagError: not such a text, or the shares are not 1 together.
     """
     try:
-        parts = {name.strip(): float(share) for name, share in (pair.split("=") for pair in text.split(","))}
+        pairs = [pair.split("=") for pair in text.split(",")]
+        parts = {name.strip(): float(share) for name, share in pairs}
     except ValueError as error:
         raise AnytagError(f"{text!r}: expected names and shares, as in train=0.8,val=0.1,test=0.1") from error
-    if abs(sum(parts.values()) - 1) > 1e-6 or min(parts.values()) < 0 or "" in parts:
-        raise AnytagError(f"{text!r}: the shares must be 1 together, and each have a name")
+    whole = abs(sum(parts.values()) - 1) <= 1e-6 and min(parts.values()) >= 0  # and so no nan
+    if not whole or "" in parts or len(parts) < len(pairs):
+        raise AnytagError(f"{text!r}: the shares must be 1 together, and each have a name of its own")
     if len(parts) < text.count("="):
         raise AnytagError(f"{text!r}: a name is there twice")
     for name in parts:
