@@ -408,6 +408,9 @@ def test_no_photo_can_be_read(data: Path) -> None:
         match=r"20 photos, drawn at random, cannot be read, the last gone-.*: no such file; check",
     ):
         next(corpus.stream(0, 1))
+    here = PixelCorpus(Photos(rows, "", _tags(data)), size=16, batch_size=4, seed=0)
+    with pytest.raises(AnytagError, match=r"relative to \.$"):
+        next(here.stream(0, 1))
 
 
 def test_photos_come_from_a_bucket(data: Path, tmp_path: Path) -> None:

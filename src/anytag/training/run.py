@@ -199,7 +199,7 @@ def prepare_with(
     torch.manual_seed(recipe.seed)
     width = text_width(recipe, text)
     config = fitted_config(recipe, width=width, pieces=pieces)
-    try_out(recipe, config, text_width=width)
+    try_out(recipe, config, text_width=width, parts=parts_of(machine))
     student = make_student(recipe, config, photos.vocabulary, text)
     if start is not None:
         report.say(start_from(student, start, vocabulary=photos.vocabulary))
