@@ -29,7 +29,7 @@ from .launch import check_launch, folder_of_run
 from .pixels import Photos
 from .ranks import from_first
 from .recipes import TrainRecipe, find
-from .report import Progress, Reporter
+from .report import Progress, Reporter, counted
 from .run import Run, go, prepare_with
 
 Halves = npt.NDArray[np.float16]
@@ -156,4 +156,8 @@ def summary(out: Path) -> str:
     lines = (out / "log.jsonl").read_text(encoding="utf-8").splitlines()
     told = [json.loads(line) for line in lines]
     agreement = [line["mAP"] for line in told if "mAP" in line]
-    return f"agrees with the teacher's tags: mAP {agreement[-1]:.3f}" if agreement else ""
+    if not agreement:
+        return ""
+    read = int((~np.isnan(np.load(out / "beliefs.npy", mmap_mode="r")[:, 0])).sum())
+    over = counted(read // HELD_OUT_PART, "photo")
+    return f"agrees with the teacher's tags: mAP {agreement[-1]:.3f} over {over} held out"
