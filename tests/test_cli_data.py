@@ -87,7 +87,8 @@ def test_split_keeps_copies_together(data: Path, tmp_path: Path) -> None:
     parts = {Path(row.image).name: row.split for row in read(str(out))}
     assert parts["0.png"] == parts["copy.png"]
     assert set(parts.values()) <= {"train", "test"}
-    assert run("data", "split", data, out, "--parts", "train=2").exit_code == 2
+    for wrong in ("train=2", "train=nan", "train=0.5,train=1", "train=1.5,test=-0.5", "=1", "train"):
+        assert run("data", "split", data, out, "--parts", wrong).exit_code == 2
 
 
 def test_check_reports_and_writes_what_is_good(data: Path, tmp_path: Path) -> None:
@@ -117,11 +118,13 @@ def test_generate_clean_and_undo(data: Path, model: Path, tmp_path: Path) -> Non
     generated, cleaned, back = (tmp_path / f"{name}.jsonl" for name in names)
     done = run("data", "generate", data, generated, "--model", model, "--probability", "0.1")
     assert done.exit_code == 1
-    assert "gone.png" in done.stderr
+    assert "Kept as it is: photos/gone.png: no such file\n" in done.stderr
     rows = list(read(str(generated)))
     assert len(rows) == 7
     origins = {origin for row in rows for _, origin in row.said}
     assert origins == {"label", "text", "model"}
+    wrong = run("data", "clean", generated, cleaned, "--model", model, "--seen", "nan")
+    assert wrong.exit_code == 2 and "nan is no finite number" in wrong.stderr
     assert run("data", "clean", generated, cleaned, "--model", model, "--seen", "0.75").exit_code == 0
     gone = list(read(str(cleaned)))
     assert any(row.cleaned for row in gone)

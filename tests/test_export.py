@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anytag.errors import ModelError
+from anytag.export.decoder import read_decoder
 from anytag.export.graphs import Located, export_folder_graphs, export_tags_graph
 from anytag.export.integer_graph import QuantizedAdd, QuantizedConv, integer_graph
 from anytag.export.parity import check_parity
@@ -24,6 +25,7 @@ from anytag.export.rounding import Steps, refit, round_in_turn, round_weight, te
 from anytag.models.card import Card
 from anytag.models.folder import ModelFolder, write_card
 from anytag.models.onnx import OnnxRuntime
+from anytag.nn.decoder import FoldedDecoder
 from anytag.nn.network import TagNetwork
 from anytag.nn.runtime import TorchRuntime
 from tests.networks import TINY, tiny_network
@@ -355,3 +357,15 @@ def test_what_cannot_be_quantised_is_named(tmp_path: Path, folder: ModelFolder, 
         quantize_image_graph(folder.file("tags.onnx"), tmp_path / "image.onnx", photos)
     assert not list(tmp_path.iterdir())
     assert PIXELS.value(torch.tensor([127], dtype=torch.uint8)).item() == 0
+
+
+def test_a_decoder_that_weighs_no_descriptions_is_read_from_its_graph(tmp_path: Path) -> None:
+    """Its factor is 1, and a product with 1 is left out of the graph."""
+    torch.manual_seed(0)
+    decoder = FoldedDecoder(8, heads=2).requires_grad_(False)
+    decoder.bias.bias.fill_(0.5)
+    for scale in (0.0, 1.5):
+        decoder.reweight_scale.fill_(scale)
+        export_tags_graph(decoder, tmp_path / "tags.onnx")
+        found = read_decoder(tmp_path / "tags.onnx").state_dict()
+        assert all(torch.allclose(found[name], tensor) for name, tensor in decoder.state_dict().items())

@@ -296,7 +296,7 @@ def test_towers_that_do_not_fit_are_refused(mute: dict[str, Path], clip: Path, t
 def test_by_the_command_line(family: str, folders: dict[str, Path], tmp_path: Path) -> None:
     Image.fromarray(PICTURE).save(tmp_path / "x.png")
     asked = ("tag", tmp_path / "x.png", "--model", folders[family])
-    result = run(*asked, "--tags", "espresso: a small cup of black coffee; dark, tag 1")
+    result = run(*asked, "--tags", "espresso: a small cup of black coffee; dark", "--tags", "tag 1")
     assert result.exit_code == 0, result.output
     assert "espresso" in result.output
     result = run(*asked, "--also", "espresso", "--threshold", "0", "--format", "jsonl")

@@ -206,6 +206,15 @@ def test_a_batch_is_taken_in_equal_parts(data: Path, tmp_path: Path) -> None:
         loop_of(small_recipe(), data, tmp_path, machine=replace(MACHINE, accumulate=3))
 
 
+def test_one_photo_at_a_time_is_no_batch_for_batch_norms(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(AnytagError, match=r"batch_size=1 in 1 equal .*give batch_size=2 or more"):
+        loop_of(small_recipe(batch_size=1), data, tmp_path)
+    with pytest.raises(AnytagError, match=r"batch_size=4 in 4 equal .*give batch_size=8 or more"):
+        loop_of(small_recipe(), data, tmp_path, machine=replace(MACHINE, accumulate=4))
+    layers = loop_of(recipe_of("tag2text", batch_size=1), data, tmp_path / "norms of layers")
+    assert layers.step == 0
+
+
 def test_half_precision_needs_a_gpu(data: Path, tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is one")

@@ -7,7 +7,7 @@ import pytest
 
 from anytag import Tagger
 from anytag.errors import AnytagError
-from anytag.training.distill import TaughtPhotos, beliefs, distill, photos_in
+from anytag.training.distill import TaughtPhotos, beliefs, distill, photos_in, summary
 from anytag.training.pixels import PixelCorpus
 from anytag.training.report import Reporter
 from anytag.training.run import Run
@@ -42,6 +42,8 @@ def test_the_student_hears_what_the_teacher_believes(photos: Path, teacher: Path
     )
     with pytest.raises(AnytagError, match="of other photos or another teacher"):
         beliefs(tagger, paths[1:], tmp_path / "beliefs.npy", report=Reporter())
+    with pytest.raises(AnytagError, match="of other photos or another teacher"):  # as many
+        beliefs(tagger, [*paths[1:], paths[0]], tmp_path / "beliefs.npy", report=Reporter())
 
 
 def test_soft_targets_reach_the_batch(photos: Path, teacher: Path, tmp_path: Path) -> None:
@@ -62,6 +64,8 @@ def test_the_command(photos: Path, teacher: Path, tmp_path: Path) -> None:
     done = run("distill", teacher, "flickr8k-tiny", *numbers)
     assert done.exit_code == 0, done.stderr
     assert "broken.jpg" in done.stderr
+    if "agrees with" in done.stdout:  # the teacher gives the one photo some tag
+        assert "over 1 photo held out." in done.stdout
     assert Tagger.load(tmp_path / "out" / "model").vocabulary.ids == Tagger.load(teacher).vocabulary.ids
 
 
@@ -71,3 +75,11 @@ def test_what_cannot_be_taught(photos: Path, teacher: Path, tmp_path: Path) -> N
     (tmp_path / "empty").mkdir()
     with pytest.raises(AnytagError, match="holds no photos"):
         distill(Tagger.load(teacher), Run(small_recipe(), tmp_path / "empty", tmp_path / "out", MACHINE))
+
+
+def test_how_many_photos_measure_the_student_is_said(tmp_path: Path) -> None:
+    beliefs = np.zeros((45, 3), np.float16)
+    beliefs[:5] = np.nan
+    np.save(tmp_path / "beliefs.npy", beliefs)
+    (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"step": 1, "mAP": 0.5}\n')
+    assert summary(tmp_path) == "agrees with the teacher's tags: mAP 0.500 over 2 photos held out"

@@ -28,6 +28,7 @@ from anytag.errors import AnytagError
 from anytag.models.folder import ModelFolder
 from anytag.models.tensors import map_tensors
 from anytag.text_encoders import StaticTextEncoder
+from anytag.text_encoders.prompts import plain_prompt
 from anytag.text_encoders.queries import tag_rows
 from anytag.training.annotation_store import Annotations
 from anytag.training.family import FixedQueries
@@ -172,9 +173,12 @@ def test_two_processes_share_the_queue(data: Path, tmp_path: Path, monkeypatch: 
 def test_own_tags_are_asked_as_tags_are_trained(
     family: str, prompts: str, data: Path, tmp_path: Path
 ) -> None:
-    """RAM++: "a photo of a TAG." and the descriptions, 51 texts of 50, without the bare name."""
+    """RAM++: the texts of its file as they are, 51 in the published form, without the bare name."""
     tags, file = _tags(data), tmp_path / "descriptions.jsonl"
-    said = {tag.id: [f"a {tag.name} with {n} corners" for n in range(50)] for tag in tags}
+    said = {
+        tag.id: [plain_prompt(tag.name), *(f"a {tag.name} with {n} corners" for n in range(50))]
+        for tag in tags
+    }
     lines = (json.dumps({"id": id, "descriptions": texts}) for id, texts in said.items())
     file.write_text("\n".join(lines))
     recipe = recipe_of(family, steps=1, descriptions=str(file) if family == "ram-plus" else "")
@@ -408,6 +412,9 @@ def test_no_photo_can_be_read(data: Path) -> None:
         match=r"20 photos, drawn at random, cannot be read, the last gone-.*: no such file; check",
     ):
         next(corpus.stream(0, 1))
+    here = PixelCorpus(Photos(rows, "", _tags(data)), size=16, batch_size=4, seed=0)
+    with pytest.raises(AnytagError, match=r"relative to \.$"):
+        next(here.stream(0, 1))
 
 
 def test_photos_come_from_a_bucket(data: Path, tmp_path: Path) -> None:

@@ -250,6 +250,12 @@ def test_descriptions_of_every_tag_are_needed(parts: Parts, tmp_path: Path) -> N
     (tmp_path / "some.jsonl").write_text('{"id": "ball", "descriptions": ["a round toy"]}')
     with pytest.raises(VocabularyError, match=r"no descriptions of box, .* \(1011 tags in all\)"):
         read_descriptions(tmp_path / "some.jsonl", vocabulary)
+    for line in ('{"image": "1.jpg"}', "[1]", "{", '{"id": "ball", "descriptions": "a round toy"}'):
+        (tmp_path / "other.jsonl").write_text(line)
+        with pytest.raises(VocabularyError, match=r"other\.jsonl, line 1: expected .*anytag describe"):
+            read_descriptions(tmp_path / "other.jsonl", vocabulary)
+    with pytest.raises(AnytagError, match=r"gone\.jsonl cannot be read"):
+        read_descriptions(tmp_path / "gone.jsonl", vocabulary)
 
 
 def test_folded_norms_change_nothing() -> None:

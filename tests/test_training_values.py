@@ -56,7 +56,11 @@ def test_values_of_every_kind() -> None:
         ("ram-14m", "network.backbone.depths=", "expected numbers with commas between"),
         ("small", "ema=1", "below 1"),
         ("small", "seed=-1", "0 or more"),
-        ("small", "objective.aligns=maybe", "expected true or false"),
+        (
+            "small",
+            "objective.aligns=maybe",
+            "expected true or false; the recipe's own is objective.aligns=t",
+        ),
         ("small", "network=3", "'network' has numbers of its own: give one of network.backbone"),
         ("ram-14m", "network.backbone=resnet18", "give one of network.backbone.width"),
         ("small", "network.cross=1", "this recipe has no such part"),

@@ -106,11 +106,17 @@ class _Data:
 
     def report(self, message: str) -> None:
         """Tells of the first few rows that are left out."""
-        if self.told:
-            return
+        if not self.told:
+            self._say(f"Left out: {message}")
+
+    def unread(self, message: str) -> None:
+        """Tells of the first few rows that stay as they are, as their photos cannot be read."""
+        self._say(f"Kept as it is: {message}")
+
+    def _say(self, message: str) -> None:
         self.wrong += 1
         if self.wrong <= _SHOWN:
-            complain(f"Left out: {message}")
+            complain(message)
 
     def may_write(self, output: str, format_: str | None = None) -> None:
         """Refuses an output that would replace an input or something else than rows, before the work."""
@@ -264,7 +270,7 @@ def generate(output: str, model: str | None, probability: float | None, **source
     tagger = Tagger.load(model)
     engine = outer("data.generate", "anytag data")
     parsed = engine.parse(data, outer("data.labeler", "anytag data").Labeler(tagger.vocabulary))
-    rows = engine.generate(parsed, data.root, tagger, probability=probability, on_error=data.report)
+    rows = engine.generate(parsed, data.root, tagger, probability=probability, on_error=data.unread)
     data.write(output, rows)
 
 
@@ -288,7 +294,7 @@ def clean(output: str, model: str | None, seen: float, outliers: float, workers:
     data, engine = _Data(**source), outer("data.clean", "anytag data")
     data.may_write(output)
     config = engine.CleanConfig(seen=seen, outliers=outliers)
-    options = {"config": config, "workers": workers, "on_error": data.report}
+    options = {"config": config, "workers": workers, "on_error": data.unread}
     data.write(output, engine.clean(list(data), data.root, Tagger.load(model), **options))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -161,13 +160,13 @@ def parse_parts(text: str) -> dict[str, float]:
         AnytagError: not such a text, or the shares are not 1 together.
     """
     try:
-        parts = {name.strip(): float(share) for name, share in (pair.split("=") for pair in text.split(","))}
+        pairs = [pair.split("=") for pair in text.split(",")]
+        parts = {name.strip(): float(share) for name, share in pairs}
     except ValueError as error:
         raise AnytagError(f"{text!r}: expected names and shares, as in train=0.8,val=0.1,test=0.1") from error
-    if not math.isclose(sum(parts.values()), 1, abs_tol=1e-6) or min(parts.values()) < 0 or "" in parts:
-        raise AnytagError(f"{text!r}: the shares must be 1 together, and each have a name")
-    if len(parts) < text.count("="):
-        raise AnytagError(f"{text!r}: a name is there twice")
+    whole = abs(sum(parts.values()) - 1) <= 1e-6 and min(parts.values()) >= 0  # and so no nan
+    if not whole or "" in parts or len(parts) < len(pairs):
+        raise AnytagError(f"{text!r}: the shares must be 1 together, and each have a name of its own")
     for name in parts:
         if name not in SPLITS.values():
             raise AnytagError(f"{text!r}: the part {name!r} is unknown; expected train, val, dev or test")

@@ -23,7 +23,7 @@ from anytag.results import Box
 from anytag.tagger import Encoded, Tagger
 from anytag.where import box_of, heat_maps
 
-from .generate import blocks, names_known, read_photo
+from .generate import blocks, names_known, read_photo, why
 from .labeler import Labeler
 from .rows import OnError, Row
 
@@ -101,7 +101,7 @@ def clean(
         for block in blocks(rows):
             for row, result in zip(block, pool.map(look, block), strict=True):
                 if isinstance(result, str) and on_error:
-                    on_error(f"{row.image}: {result}")
+                    on_error(f"{row.image}: {why(row, root, result)}")
                 found.append({} if isinstance(result, str) else result)
     far = _outliers_by_tag(found, config)
     for number, (row, seen) in enumerate(zip(rows, found, strict=True)):

@@ -9,7 +9,7 @@ from itertools import islice
 from anytag.errors import AnytagError
 from anytag.tagger import Tagger
 
-from .files import photo_source
+from .files import join, photo_source
 from .labeler import Labeler
 from .rows import OnError, Row
 
@@ -44,7 +44,7 @@ def generate(
     """
     for row, error in generate_or_say(rows, root, tagger, probability=probability):
         if error and on_error:
-            on_error(f"{row.image}: {error}")
+            on_error(f"{row.image}: {why(row, root, error)}")
         yield row
 
 
@@ -87,6 +87,11 @@ def read_photo(row: Row, root: str) -> Source:
         return Source(photo_source(root, row.image))
     except AnytagError as error:
         return Source(b"", str(error))
+
+
+def why(row: Row, root: str, error: str) -> str:
+    """Why a row's photo cannot be read, without its name."""
+    return error.removeprefix(f"{join(root, row.image)}: ")
 
 
 def names_known(row: Row, labeler: Labeler, origins: Sequence[str]) -> list[str]:

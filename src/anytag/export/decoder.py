@@ -30,7 +30,8 @@ def read_decoder(file: Path) -> FoldedDecoder:
         # An export of more than the decoder puts its name before those of the weights.
         key_bias, bias_bias = [next(n for n in known if n.endswith(e)) for e in ("key.bias", "bias.bias")]
         key, bias = _weight(graph, key_bias, known, made), _weight(graph, bias_bias, known, made)
-        sharp, root = _first_scalar(graph, "Mul", known), _first_scalar(graph, "Div", known)
+        # A factor of 1, as of descriptions that were never weighed, is left out of the graph.
+        sharp, root = _first_scalar(graph, "Mul", known, 1.0), _first_scalar(graph, "Div", known)
     except (StopIteration, KeyError, IndexError) as error:
         raise ModelError(
             f"{file}: not the graph of a folded decoder; only models of the family mini can be fine-tuned so"
@@ -58,7 +59,10 @@ def _weight(
     return known[product.input[1]]
 
 
-def _first_scalar(graph: onnx.GraphProto, kind: str, known: dict[str, np.ndarray]) -> float:
-    """The first scalar that a node of this kind takes besides a tensor."""
+def _first_scalar(
+    graph: onnx.GraphProto, kind: str, known: dict[str, np.ndarray], default: float | None = None
+) -> float:
+    """The first scalar that a node of this kind takes besides a tensor, or else the default."""
     nodes = (node for node in graph.node if node.op_type == kind)
-    return float(next(known[n] for node in nodes for n in node.input if n in known and not known[n].ndim))
+    scalars = (float(known[n]) for node in nodes for n in node.input if n in known and not known[n].ndim)
+    return next(scalars) if default is None else next(scalars, default)

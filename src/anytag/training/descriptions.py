@@ -5,21 +5,37 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from anytag._io import read_text
 from anytag.errors import VocabularyError
 from anytag.vocabulary import Vocabulary
+
+_EXPECTED = 'expected {"id": ..., "descriptions": ["...", ...]}, as anytag describe writes them'
 
 
 def read_descriptions(path: Path, vocabulary: Vocabulary) -> list[list[str]]:
     """The descriptions of every tag of the vocabulary; `text_encoders.queries` says what precedes them.
 
     Raises:
-        VocabularyError: a tag has no descriptions.
+        VocabularyError: a line is no tag with its descriptions, or a tag has none.
+        AnytagError: the file cannot be read.
     """
-    lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-    rows = {row["id"]: row["descriptions"] for row in lines}
+    lines = read_text(path).split("\n")
+    rows = dict(_entry(path, number, line) for number, line in enumerate(lines, 1) if line.strip())
     missing = [tag.id for tag in vocabulary if tag.id not in rows]
     if missing:
         raise VocabularyError(
             f"{path}: no descriptions of {', '.join(missing[:5])} ({len(missing)} tags in all)"
         )
-    return [list(rows[tag.id]) for tag in vocabulary]
+    return [rows[tag.id] for tag in vocabulary]
+
+
+def _entry(path: Path, number: int, line: str) -> tuple[str, list[str]]:
+    """The id and the descriptions of a line."""
+    try:
+        row = json.loads(line)
+        id, texts = row["id"], row["descriptions"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise VocabularyError(f"{path}, line {number}: {_EXPECTED}") from error
+    if not (isinstance(id, str) and isinstance(texts, list) and all(isinstance(text, str) for text in texts)):
+        raise VocabularyError(f"{path}, line {number}: {_EXPECTED}")
+    return id, texts

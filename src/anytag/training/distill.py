@@ -6,6 +6,7 @@ they are, and its vocabulary is the student's. When the run goes on, they are re
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -29,7 +30,7 @@ from .launch import check_launch, folder_of_run
 from .pixels import Photos
 from .ranks import from_first
 from .recipes import TrainRecipe, find
-from .report import Progress, Reporter
+from .report import Progress, Reporter, counted
 from .run import Run, go, prepare_with
 
 Halves = npt.NDArray[np.float16]
@@ -63,13 +64,16 @@ def photos_in(folder: Path) -> list[Path]:
 def beliefs(teacher: Teacher, paths: Sequence[Path], file: Path, *, report: Reporter) -> Halves:
     """What the teacher believes of every photo, float16 N×K; NaN where a photo cannot be read.
 
-    Kept in `file`, which is whole when it is there.
+    Kept in `file` with the key of what it was made of beside it; the key is written first.
     """
+    key, kept = _key(teacher, paths), file.with_suffix(".key")
     if file.exists():
-        known: Halves = np.load(file)
-        if known.shape == (len(paths), len(teacher.vocabulary)):
+        if kept.exists() and kept.read_text(encoding="utf-8") == key:
+            known: Halves = np.load(file)
             return known
         raise AnytagError(f"{file} is of other photos or another teacher; name another output folder")
+    with atomic_write(kept) as draft:
+        draft.write_text(key, encoding="utf-8")
     column = {key: number for number, key in enumerate(teacher.vocabulary.ids)}
     found = np.zeros((len(paths), len(column)), np.float16)
     for number, tags in enumerate(teacher.tag_many(paths, threshold=KEPT)):
@@ -82,6 +86,15 @@ def beliefs(teacher: Teacher, paths: Sequence[Path], file: Path, *, report: Repo
     with atomic_write(file) as draft, draft.open("wb") as opened:
         np.save(opened, found)
     return found
+
+
+def _key(teacher: Teacher, paths: Sequence[Path]) -> str:
+    """One hash of the photos, by name, size and time, and of what the teacher's folder says of itself."""
+    found = hashlib.sha256(repr((getattr(teacher, "card", None), teacher.vocabulary.ids)).encode())
+    for path in paths:
+        facts = path.stat()
+        found.update(f"\0{path}\0{facts.st_size}\0{facts.st_mtime_ns}".encode(errors="surrogateescape"))
+    return found.hexdigest()
 
 
 class TaughtPhotos(Photos):
@@ -156,4 +169,8 @@ def summary(out: Path) -> str:
     lines = (out / "log.jsonl").read_text(encoding="utf-8").splitlines()
     told = [json.loads(line) for line in lines]
     agreement = [line["mAP"] for line in told if "mAP" in line]
-    return f"agrees with the teacher's tags: mAP {agreement[-1]:.3f}" if agreement else ""
+    if not agreement:
+        return ""
+    read = int((~np.isnan(np.load(out / "beliefs.npy", mmap_mode="r")[:, 0])).sum())
+    over = counted(read // HELD_OUT_PART, "photo")
+    return f"agrees with the teacher's tags: mAP {agreement[-1]:.3f} over {over} held out"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from anytag.errors import AnytagError
 from anytag.nn.families import NetworkConfig
 from anytag.nn.queries import LearnedQueries
 
@@ -84,17 +85,32 @@ def estimate(
     )
 
 
-def try_out(recipe: TrainRecipe, config: NetworkConfig, *, text_width: int) -> None:
+def try_out(recipe: TrainRecipe, config: NetworkConfig, *, text_width: int, parts: int = 1) -> None:
     """Whether the network's numbers make one that can look at photos: without contents, so in no time.
+
+    Args:
+        parts: in how many equal parts a step's photos are taken.
 
     Raises:
         ModelError: they do not.
+        AnytagError: a part is one photo, of which batch norms take no statistics.
     """
     try:
         student, batch = _both(recipe, config, 2, texts=1, text_width=text_width, count=2)
         student(batch)
     except MISFITS as error:
         raise misfit(error) from error
+    if recipe.batch_size // parts > 1:
+        return
+    try:
+        student, batch = _both(recipe, config, 2, texts=1, text_width=text_width, count=1)
+        student(batch)
+    except ValueError as error:
+        raise AnytagError(
+            f"batch_size={recipe.batch_size} in {parts} equal parts (processes × accumulate) is one photo at "
+            "a time, from which this network's batch norms take no statistics: give "
+            f"batch_size={2 * parts} or more"
+        ) from error
 
 
 def _activations(student: FamilyStudent, batch: FamilyBatch) -> int:

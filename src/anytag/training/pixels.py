@@ -152,7 +152,7 @@ class _Views(Dataset[_Item]):
         last = ": ".join(unread[-1])
         raise ImageError(
             f"{RETRIES} photos, drawn at random, cannot be read, the last {last}; check that they lie where "
-            f"the rows name them, relative to {self.photos.root}"
+            f"the rows name them, relative to {self.photos.root or '.'}"
         )
 
     def _item(

@@ -199,7 +199,7 @@ def prepare_with(
     torch.manual_seed(recipe.seed)
     width = text_width(recipe, text)
     config = fitted_config(recipe, width=width, pieces=pieces)
-    try_out(recipe, config, text_width=width)
+    try_out(recipe, config, text_width=width, parts=parts_of(machine))
     student = make_student(recipe, config, photos.vocabulary, text)
     if pieces is not None and config.captions is not None:
         student.prompt_length = len(pieces.prompt(config.captions.prompt))

@@ -188,6 +188,7 @@ def _read_one(
 
 
 def _wrong(key: str, text: str, expected: str, now: Any) -> AnytagError:
-    shown = ",".join(map(str, now)) if isinstance(now, tuple) else now
+    shown = ",".join(map(str, now)) if isinstance(now, tuple) else str(now)
+    shown = shown.lower() if isinstance(now, bool) else shown  # as it is typed
     text = text if len(text) <= 60 else f"{text[:57]}..."
     return AnytagError(f"{key}={text}: expected {expected}; the recipe's own is {key}={shown}")
