@@ -26,6 +26,7 @@ from anytag.training.recipes import RECIPES, TrainRecipe, find
 from anytag.training.report import Reporter
 from anytag.training.run import Run, fitted_config, prepare_with, read_wordpieces, vocabulary_of
 from anytag.training.state import flat
+from anytag.vocabulary import Tag, Vocabulary
 from tests.command import run
 from tests.families import enliven
 from tests.runs import MACHINE, write_photos
@@ -62,7 +63,8 @@ ANOTHER = {
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Photos:
     data = write_photos(tmp_path_factory.mktemp("photos"))
     rows = read_rows(data)
-    return Photos(rows, data.parent, vocabulary_of(rows))
+    rare = Tag("unicorn", "unicorn", "object")  # in no photo: there is always a tag left to draw
+    return Photos(rows, data.parent, Vocabulary([*vocabulary_of(rows), rare]))
 
 
 def numbers_of(recipe: TrainRecipe) -> dict[str, Any]:
