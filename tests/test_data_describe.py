@@ -230,8 +230,9 @@ def test_the_key_comes_from_the_environment(chat: Chat, monkeypatch: pytest.Monk
 
 def test_no_faster_than_the_rate(chat: Chat, tmp_path: Path) -> None:
     journal = Journal(tmp_path / "answers", SAMPLING)
+    start = time.monotonic()  # on a busy machine the first may arrive late, but none is sent early
     list(ask([CAT], endpoint(chat, per_minute=60 / 0.05), journal, answers=1))
-    assert chat.times[-1] - chat.times[0] >= 4 * 0.05 * 0.9
+    assert chat.times[-1] - start >= 4 * 0.05 * 0.99
 
 
 def test_a_closed_gate_lets_nobody_in() -> None:
