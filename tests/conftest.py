@@ -8,6 +8,7 @@ import tempfile
 
 HOME = tempfile.mkdtemp(prefix="anytag-tests-")
 os.environ["ANYTAG_HOME"] = HOME  # before any test is imported, so that their processes have it too
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of torch: the cores are taken by the other test processes
 
 
 def pytest_unconfigure() -> None:
