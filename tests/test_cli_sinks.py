@@ -130,14 +130,17 @@ def test_a_run_that_goes_on_gives_what_one_run_gives(
     """Killed at any byte, with photos that fail the first time only."""
     for path in tmp_path.iterdir():
         path.unlink()
-    tags = {journal.key(name, format_): count for name, count, _ in drawn}  # one photo has one result
+    tags = {journal.key(name, format_): count for name, count, _ in drawn}  # one photo has one result,
+    failing = {
+        journal.key(name, format_) for name, _, fails in drawn if fails
+    }  # and fails whenever it is named
     names = [name for name, *_ in drawn]
     whole = [photo(name, tags=tags[journal.key(name, format_)]) for name in names]
     with File(tmp_path / "wanted", format_) as file:
         write(file, format_, whole)
     first = [
-        photo(one.path or "", fails=True) if fails else one
-        for one, (*_, fails) in zip(whole, drawn, strict=True)
+        photo(name, fails=True) if journal.key(name, format_) in failing else one
+        for one, name in zip(whole, names, strict=True)
     ]
     with File(tmp_path / "made", format_) as file:
         write(file, format_, first)
