@@ -16,7 +16,7 @@ from pathlib import Path
 
 from anytag.captioner import Captioner
 from anytag.data.rows import read_rows, select
-from anytag.training.ship_captions import NOTHING, Judge
+from anytag.torch.training.ship_captions import NOTHING, Judge
 
 
 def main() -> None:

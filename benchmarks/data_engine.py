@@ -2,10 +2,11 @@
 
     python benchmarks/data_engine.py ROWS CACHE [--split train] [--photos N]
 
-ROWS is rows.jsonl of scripts/prepare_data.py, CACHE what `anytag.training.cache` made of it. Of each Flickr8k
-photo only one caption is known. `parse` reads its tags; `generate` adds what the embedded model sees; `clean`
-takes away what contradicts the picture. On each of the three label sets the same student learns (a linear
-probe on frozen features), and is judged by all five captions of the 1,000 test photos.
+ROWS is rows.jsonl of scripts/prepare_data.py, CACHE what `anytag.torch.training.feature_cache` made of it.
+Of each Flickr8k photo only one caption is known. `parse` reads its tags; `generate` adds what the embedded
+model sees; `clean` takes away what contradicts the picture. On each of the three label sets the same
+student learns (a linear probe on frozen features), and is judged by all five captions of the 1,000 test
+photos.
 
 The embedded model learned from all captions of the train photos; the dev photos (--split dev) taught it
 nothing, but its scores and thresholds were fitted to their captions.
@@ -27,12 +28,12 @@ import numpy.typing as npt
 import torch
 
 from anytag import Tagger
-from anytag.data.clean import CleanConfig, clean
-from anytag.data.generate import generate, parse
-from anytag.data.labeler import Labeler
+from anytag.data.engine.clean import CleanConfig, clean
+from anytag.data.engine.generate import generate, parse
+from anytag.data.labels import Labeler
 from anytag.data.rows import Row, read_rows
 from anytag.evaluation.metrics import mean_average_precision, resampled_average_precision, resamples
-from anytag.training.corpus import train_probe
+from anytag.torch.training.feature_dataset import train_probe
 
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]

@@ -35,9 +35,9 @@ def make(family: str, work: Path, pictures: list[Path]) -> Facts:
     import torch
 
     from anytag import Tagger
-    from anytag.checkpoints.convert import Options, convert
     from anytag.models.card import Card
     from anytag.models.folder import write_card
+    from anytag.torch.checkpoints.convert import Options, convert
 
     torch.save({"model": full_size.released(family)[0]}, work / "released.pth")
     full_size.write_lists(work)
@@ -55,10 +55,10 @@ def make(family: str, work: Path, pictures: list[Path]) -> Facts:
 
 def export(precision: str, work: Path, pictures: list[Path]) -> Facts:
     """Graphs, made from the network or from those in float32, beside the network."""
-    from anytag.export.cost import measure_cost
-    from anytag.export.folder import export_folder, make_smaller
     from anytag.models.card import Card
     from anytag.models.folder import write_card
+    from anytag.torch.export.accuracy_cost import measure_cost
+    from anytag.torch.export.export_folder import export_folder, make_smaller
 
     folder, start = work / precision, time.process_time()
     if precision == "float32":

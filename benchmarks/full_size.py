@@ -45,8 +45,8 @@ def released(family: str) -> tuple[Facts, list[Any]]:
     """Every tensor of the released file by its name, with random weights; and those that were trained."""
     import torch
 
-    from anytag.checkpoints.account import plan
-    from anytag.nn.families import FAMILIES
+    from anytag.torch.checkpoints.verify import plan
+    from anytag.torch.nn.configs import FAMILIES
 
     wanted = plan(family, FAMILIES[family], rows=TAGS[family] * DESCRIPTIONS.get(family, 1))
     random = torch.Generator().manual_seed(0)
@@ -80,8 +80,8 @@ def write_lists(work: Path) -> None:
 
 
 def convert(family: str, work: Path, precision: str) -> Facts:
-    from anytag.checkpoints.convert import Options
-    from anytag.checkpoints.convert import convert as run
+    from anytag.torch.checkpoints.convert import Options
+    from anytag.torch.checkpoints.convert import convert as run
 
     options = Options(family=family, lists=work, precision="float16" if precision == "float16" else "float32")
     done, facts = _used(lambda: run(work / "released.pth", work / precision, options))
@@ -94,8 +94,8 @@ def run(family: str, work: Path, precision: str) -> Facts:
     import numpy as np
     import torch
 
-    from anytag.checkpoints.load import load_network, load_queries
     from anytag.images import load, prepare
+    from anytag.torch.checkpoints.load import load_network, load_queries
 
     network, loading = _used(lambda: load_network(work / precision, captions=False))
     rows = load_queries(work / precision)[None].float()
@@ -108,7 +108,7 @@ def run(family: str, work: Path, precision: str) -> Facts:
 
 
 def back(family: str, work: Path) -> Facts:
-    from anytag.checkpoints.convert import convert_back
+    from anytag.torch.checkpoints.convert import convert_back
 
     count, facts = _used(lambda: convert_back(work / "float32", work / "back.pth"))
     return {**facts, "tensors": count}

@@ -25,13 +25,13 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from anytag.export.graphs import export_image_graph
-from anytag.models.onnx import available_providers
-from anytag.nn.families import FAMILIES, CrossConfig, NetworkConfig, SwinConfig
-from anytag.nn.network import TagNetwork
-from anytag.nn.runtime import TorchRuntime
-from anytag.training.family import FamilyBatch, FamilyStudent, FixedQueries
-from anytag.training.objectives import OBJECTIVES
+from anytag.runtime.onnx import available_providers
+from anytag.torch.export.onnx_graphs import export_image_graph
+from anytag.torch.nn.configs import FAMILIES, CrossConfig, NetworkConfig, SwinConfig
+from anytag.torch.nn.network import TagNetwork
+from anytag.torch.runtime import TorchRuntime
+from anytag.torch.training.family import FamilyBatch, FamilyStudent, FixedQueries
+from anytag.torch.training.objectives import OBJECTIVES
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ("tests/test_golden_nn.py", "tests/test_golden_training.py", "tests/test_golden_precision.py")

@@ -19,9 +19,9 @@ import numpy.typing as npt
 import torch
 
 from anytag.evaluation.metrics import average_precision
-from anytag.training.corpus import Cache, Corpus
-from anytag.training.student import Student
-from anytag.training.train import Trainer, build_student, held_out_tags, parse_recipe, start
+from anytag.torch.training.feature_dataset import Cache, Corpus
+from anytag.torch.training.student import Student
+from anytag.torch.training.train import Trainer, build_student, held_out_tags, parse_recipe, start
 from anytag.vocabulary import Vocabulary
 
 DEFAULTS = ["steps=250", "trained=9", "sources=flickr8k"]

@@ -22,10 +22,10 @@ import numpy as np
 import numpy.typing as npt
 
 from anytag import Tagger
-from anytag.data.labeler import Labeler
+from anytag.data.labels import Labeler
 from anytag.data.rows import Row, read_rows
-from anytag.evaluation.imagenet import ClassifierWithText
 from anytag.evaluation.metrics import expected_calibration_error, mean_average_precision
+from anytag.torch.imagenet_baseline import ClassifierWithText
 
 Floats = npt.NDArray[np.floating]
 

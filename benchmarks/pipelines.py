@@ -13,9 +13,9 @@ from rivals import BATCH, WIDTH
 
 from anytag.images import Resample, load, prepare
 from anytag.models.folder import ModelFolder
-from anytag.models.onnx import IMAGE, OnnxRuntime
 from anytag.queries.build import Questions
 from anytag.queries.score import Question
+from anytag.runtime.onnx import IMAGE, OnnxRuntime
 
 Array = npt.NDArray[Any]
 

@@ -26,9 +26,8 @@ import numpy.typing as npt
 import torch
 
 from anytag import Tagger
-from anytag.data.labeler import Labeler
+from anytag.data.labels import Labeler
 from anytag.data.rows import Row, read_rows, select
-from anytag.evaluation.imagenet import ClassifierWithText, FrozenBackbone
 from anytag.evaluation.measure import score_bins
 from anytag.evaluation.metrics import (
     Reliability,
@@ -41,8 +40,9 @@ from anytag.evaluation.metrics import (
     wilson,
 )
 from anytag.models.folder import write_card
-from anytag.models.hub import resolve
-from anytag.training.corpus import train_probe
+from anytag.models.registry import resolve
+from anytag.torch.imagenet_baseline import ClassifierWithText, FrozenBackbone
+from anytag.torch.training.feature_dataset import train_probe
 
 Floats = npt.NDArray[np.floating]
 Bools = npt.NDArray[np.bool_]

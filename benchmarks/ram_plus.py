@@ -79,12 +79,12 @@ WAYS = (
 
 def make_folders(work: Path, crops: Sequence[Path]) -> dict[str, Any]:
     """A folder of random weights with graphs, and its variants; what the first pass loses."""
-    from anytag.export.first_pass import learn_first_pass
-    from anytag.export.folder import export_folder
-    from anytag.export.precision import PERCEPTRON, to_int8
     from anytag.models.card import Card
     from anytag.models.folder import write_card
-    from anytag.models.onnx import ROUNDED, TAGS
+    from anytag.runtime.onnx import ROUNDED, TAGS
+    from anytag.torch.export.dynamic_int8 import PERCEPTRON, to_int8
+    from anytag.torch.export.export_folder import export_folder
+    from anytag.torch.training.prefilter import learn_first_pass
 
     exact = work / "exact"
     if not (exact / "image.onnx").exists():  # kept from an earlier run
@@ -112,11 +112,11 @@ def write_random(folder: Path, crops: Sequence[Path]) -> Path:
     import torch
     from safetensors.torch import save_file
 
-    from anytag.checkpoints.load import network_numbers
     from anytag.models.card import Calibration, Card, ImageSpec, Line
     from anytag.models.folder import write_card
-    from anytag.nn.families import FAMILIES, SwinConfig
-    from anytag.nn.network import TagNetwork
+    from anytag.torch.checkpoints.load import network_numbers
+    from anytag.torch.nn.configs import FAMILIES, SwinConfig
+    from anytag.torch.nn.network import TagNetwork
     from anytag.vocabulary import Tag, Vocabulary
 
     torch.manual_seed(0)
@@ -243,9 +243,9 @@ def published(folder: Path) -> Callable[[Path], Floats]:
     import torch
     from torch import Tensor
 
-    from anytag.checkpoints.load import load_network, load_queries
-    from anytag.nn.bert import CrossLayer
-    from anytag.nn.cross import CrossDecoder
+    from anytag.torch.checkpoints.load import load_network, load_queries
+    from anytag.torch.nn.bert_layers import CrossLayer
+    from anytag.torch.nn.cross_decoder import CrossDecoder
 
     torch.set_num_threads(1)
     network = load_network(folder)

@@ -31,7 +31,7 @@ import rivals
 from measure import Use
 
 from anytag.models.folder import ModelFolder
-from anytag.models.hub import resolve
+from anytag.models.registry import resolve
 
 SMALL, LARGE = (500, 375), (4000, 3000)
 GRAIN = 8.0  # makes 12 megapixels 3 MB, as cameras do

@@ -30,14 +30,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anytag.nn.families import FAMILIES, SwinConfig
-from anytag.nn.network import TagNetwork
-from anytag.training.family import FamilyBatch, FamilyStudent, FixedQueries
-from anytag.training.loop import Machine
-from anytag.training.objectives import OBJECTIVES
-from anytag.training.recipes import find
-from anytag.training.report import Reporter
-from anytag.training.run import Run, prepare
+from anytag.torch.nn.configs import FAMILIES, SwinConfig
+from anytag.torch.nn.network import TagNetwork
+from anytag.torch.training.family import FamilyBatch, FamilyStudent, FixedQueries
+from anytag.torch.training.fit import Run, prepare
+from anytag.torch.training.objectives import OBJECTIVES
+from anytag.torch.training.recipes import find
+from anytag.torch.training.report import Reporter
+from anytag.torch.training.trainer import Machine
 
 TAGS, TEXTS, WIDTH = 4585, 51, 512
 SWIN = SwinConfig(width=32, depths=(2, 2, 2, 2), heads=(1, 2, 4, 8), window=7)

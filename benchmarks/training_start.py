@@ -27,9 +27,9 @@ from PIL import Image
 
 from anytag.batching import usable_cores
 from anytag.parsing.lexicon import default_lexicon
-from anytag.training import annotation_store
-from anytag.training.annotation_store import Annotations, store
-from anytag.training.pixels import Photos, PixelCorpus
+from anytag.torch.training import annotation_store
+from anytag.torch.training.annotation_store import Annotations, store
+from anytag.torch.training.photo_dataset import Photos, PixelCorpus
 from anytag.vocabulary import Tag, Vocabulary
 
 PHOTOS, TAGS, BATCH = 64, 4585, 64

@@ -20,7 +20,7 @@ from pathlib import Path
 from timm.data.imagenet_info import ImageNetInfo
 
 from anytag.data.rows import Row, read_rows
-from anytag.models.hub import EMBEDDED
+from anytag.models.registry import EMBEDDED
 from anytag.parsing import build_vocabulary, default_lexicon
 from anytag.vocabulary import Tag, Vocabulary
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from anytag.models.card import FILE_NAME, Card
-from anytag.models.hub import EMBEDDED
+from anytag.models.registry import EMBEDDED
 
 Figures = Mapping[str, Any]
 CAPTIONS = "Flickr8k test, tags of the captions"

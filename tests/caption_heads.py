@@ -7,14 +7,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from anytag.export.captions import export_caption_graphs
 from anytag.models.card import Card
 from anytag.models.folder import ModelFolder, write_card
-from anytag.models.onnx import OnnxRuntime
-from anytag.nn.caption import CaptionHead
-from anytag.nn.families import CaptionConfig
-from anytag.nn.guided import GuidedHead
-from anytag.nn.writer import Head
+from anytag.runtime.onnx import OnnxRuntime
+from anytag.torch.captions import Head
+from anytag.torch.export.caption_graphs import export_caption_graphs
+from anytag.torch.nn.caption_head import CaptionHead
+from anytag.torch.nn.configs import CaptionConfig
+from anytag.torch.nn.small_caption_head import GuidedHead
 from tests.tiny import make_tiny_model
 
 TOKENS, WIDTH = 5, 12

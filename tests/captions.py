@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from anytag.export.captions import export_caption_graphs
 from anytag.models.card import CaptionSpec, Card
 from anytag.models.folder import write_card
+from anytag.torch.export.caption_graphs import export_caption_graphs
 from tests.caption_heads import tiny_head
 from tests.tiny import make_tiny_model
 

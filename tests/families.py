@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from anytag.nn.families import (
+from anytag.torch.nn.configs import (
     FAMILIES,
     AlignmentConfig,
     CaptionConfig,
@@ -16,7 +16,7 @@ from anytag.nn.families import (
     SwinConfig,
     VitConfig,
 )
-from anytag.nn.network import TagNetwork
+from anytag.torch.nn.network import TagNetwork
 
 SWIN = SwinConfig(width=4, depths=(2, 2), heads=(1, 2), window=2)
 VIT = VitConfig(width=8, depth=2, heads=2, patch=8)

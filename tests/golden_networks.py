@@ -11,10 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from anytag.checkpoints.names import DERIVED, FAMILY_TABLES, OLDER, SWIN, TIED, VIT, Row, ours
-from anytag.checkpoints.resample import resample_relative_positions
-from anytag.nn.cross import CrossDecoder
-from anytag.nn.families import (
+from anytag.torch.checkpoints.resample import resample_relative_positions
+from anytag.torch.checkpoints.weight_names import DERIVED, FAMILY_TABLES, OLDER, SWIN, TIED, VIT, Row, ours
+from anytag.torch.nn.configs import (
     FAMILIES,
     CaptionConfig,
     CrossConfig,
@@ -22,8 +21,9 @@ from anytag.nn.families import (
     SwinConfig,
     VitConfig,
 )
-from anytag.nn.network import TagNetwork
-from anytag.nn.queries import LearnedQueries
+from anytag.torch.nn.cross_decoder import CrossDecoder
+from anytag.torch.nn.network import TagNetwork
+from anytag.torch.nn.query_modules import LearnedQueries
 from tests.golden_cases import Case
 
 Weights = dict[str, Tensor]

@@ -8,9 +8,9 @@ import timm
 import torch
 from torch import nn
 
-from anytag.nn.backbones import Backbone
-from anytag.nn.families import NetworkConfig
-from anytag.nn.network import TagNetwork
+from anytag.torch.nn.backbones import Backbone
+from anytag.torch.nn.configs import NetworkConfig
+from anytag.torch.nn.network import TagNetwork
 
 _NAME = "tf_efficientnet_lite0"
 TINY = NetworkConfig(_NAME, size=64, width=16, heads=2, text_hidden=8, memory=3)

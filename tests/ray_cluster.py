@@ -19,7 +19,7 @@ import ray
 import ray.data
 from ray.cluster_utils import Cluster
 
-from anytag.data.ray import run
+from anytag.data.engine.ray import run
 
 SMALL = {"object_store_memory": 80_000_000, "include_dashboard": False}
 

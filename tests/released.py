@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anytag.checkpoints.account import plan
-from anytag.checkpoints.read import detect_config
+from anytag.torch.checkpoints.read import detect_config
+from anytag.torch.checkpoints.verify import plan
 
 MANIFESTS = Path(__file__).parent / "manifest"
 FILES = {

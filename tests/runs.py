@@ -14,16 +14,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-import anytag.nn.bert
-import anytag.training.family
+import anytag.torch.nn.bert_layers
+import anytag.torch.training.family
 from anytag.data.rows import Row, write_rows
-from anytag.training.family import FamilyLoop, FamilyStudent
-from anytag.training.loop import Machine
-from anytag.training.objectives import OBJECTIVES, Matching, Objective
-from anytag.training.pixels import PixelBatch
-from anytag.training.recipes import TrainRecipe, find
-from anytag.training.report import Reporter
-from anytag.training.run import Run, go, prepare
+from anytag.torch.training.family import FamilyLoop, FamilyStudent
+from anytag.torch.training.fit import Run, go, prepare
+from anytag.torch.training.objectives import OBJECTIVES, Matching, Objective
+from anytag.torch.training.photo_dataset import PixelBatch
+from anytag.torch.training.recipes import TrainRecipe, find
+from anytag.torch.training.report import Reporter
+from anytag.torch.training.trainer import Machine
 from tests.families import ALIGNMENT, tiny_config
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 40), "blue": (30, 40, 220)}
@@ -108,8 +108,8 @@ def share(
         "ACCELERATE_USE_CPU": "true",
     }
     torch.set_num_threads(1)
-    anytag.nn.bert.DROPOUT = 0.0  # masks would differ
-    anytag.training.family.PIECE = 2  # and all pieces together are one step
+    anytag.torch.nn.bert_layers.DROPOUT = 0.0  # masks would differ
+    anytag.torch.training.family.PIECE = 2  # and all pieces together are one step
     if parted:
         part_on_a_cpu()
         broken = loop_of(recipe, data, out, machine=replace(MACHINE, save_minutes=0.0))
@@ -175,8 +175,8 @@ def compiled(recipe: TrainRecipe, data: Path, out: Path) -> None:
     """A run by torch.compile, up to the point where machine code would be made."""
     os.environ["ACCELERATE_DYNAMO_BACKEND"] = "aot_eager"
     torch.set_num_threads(1)
-    anytag.nn.bert.DROPOUT = 0.0
-    anytag.training.family.PIECE = 2
+    anytag.torch.nn.bert_layers.DROPOUT = 0.0
+    anytag.torch.training.family.PIECE = 2
     loop = loop_of(recipe, data, out)
     assert type(loop.student).__name__ == "OptimizedModule"
     loop.run()

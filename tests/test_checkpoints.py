@@ -11,17 +11,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from anytag.checkpoints.account import plan
-from anytag.checkpoints.convert import Conversion, Options, convert, convert_back, lacks_embedding
-from anytag.checkpoints.lists import read_lists
-from anytag.checkpoints.load import load_network, load_queries, read_config
-from anytag.checkpoints.names import DERIVED
 from anytag.errors import CardError, CheckpointError, FileMismatchError, ModelError
 from anytag.models.card import CaptionSpec, Card
 from anytag.models.folder import ModelFolder, write_card
 from anytag.models.published import PUBLISHED
-from anytag.nn.cross import CrossDecoder
-from anytag.nn.families import FAMILIES
+from anytag.torch.checkpoints.convert import Conversion, Options, convert, convert_back, lacks_embedding
+from anytag.torch.checkpoints.load import load_network, load_queries, read_config
+from anytag.torch.checkpoints.tag_lists import read_lists
+from anytag.torch.checkpoints.verify import plan
+from anytag.torch.checkpoints.weight_names import DERIVED
+from anytag.torch.nn.configs import FAMILIES
+from anytag.torch.nn.cross_decoder import CrossDecoder
 from anytag.vocabulary import Vocabulary
 from tests.golden_cases import Case, cases
 from tests.golden_networks import rows_of

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from anytag.models.onnx import available_providers
+from anytag.runtime.onnx import available_providers
 from tests.command import run
 from tests.tiny import make_tiny_model
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from anytag.models.hub import installed
+from anytag.models.registry import installed
 from tests.command import run
 from tests.tiny import make_tiny_model
 

@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import load_file
 
 from anytag import Tagger
-from anytag.checkpoints.load import load_network
-from anytag.models import hub as models
+from anytag.models import registry as models
 from anytag.models.card import Card
 from anytag.models.folder import ModelFolder
 from anytag.models.published import BENCHMARKS, CLIP, PUBLISHED, clip, lists
+from anytag.torch.checkpoints.load import load_network
 from tests.clips import save_tiny_clip
 from tests.command import run
 from tests.hub_server import COMMIT, Hub, serving

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from anytag import Tagger, Tags
-from anytag.models.onnx import available_providers
+from anytag.runtime.onnx import available_providers
 from tests.command import ENVIRONMENT, run, start
 from tests.tiny import make_tiny_model
 

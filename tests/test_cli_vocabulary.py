@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from anytag.data.review import read_review
+from anytag.data.vocabulary.review import read_review
 from anytag.vocabulary import Vocabulary
 from tests.command import run
 

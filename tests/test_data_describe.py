@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anytag.data.answers import description
-from anytag.data.describe import (
+from anytag.data.engine.describe import (
     Described,
     Journal,
     Named,
@@ -26,10 +26,10 @@ from anytag.data.describe import (
     without_model,
     write_descriptions,
 )
-from anytag.data.llm import Endpoint, Gate, Sampling
-from anytag.data.wordnet import WordNet
+from anytag.data.engine.llm import Endpoint, Gate, Sampling
+from anytag.data.vocabulary.wordnet import WordNet
 from anytag.errors import AnytagError, EndpointError, NoAnswerError, VocabularyError
-from anytag.training.descriptions import read_descriptions
+from anytag.torch.training.descriptions import read_descriptions
 from anytag.vocabulary import Tag, Vocabulary
 from tests.chat_server import Chat, Fault, body, chat_server, closes, hangs, says, status
 
@@ -139,7 +139,7 @@ def test_an_address_where_nothing_is(chat: Chat) -> None:
 def test_a_server_that_dies_ends_the_work_and_what_came_is_kept(
     chat: Chat, fault: Fault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("anytag.data.llm.SILENT", 0.0)
+    monkeypatch.setattr("anytag.data.engine.llm.SILENT", 0.0)
     journal = Journal(tmp_path / "answers", SAMPLING)
     chat.faults = [says("Some fur."), *[fault] * 99]
     with pytest.raises(EndpointError, match="has not answered 5 requests in a row"):

@@ -1,4 +1,4 @@
-"""`anytag.data.generate` and `clean`, and the rows' memory of where each tag came from."""
+"""`anytag.data.engine.generate` and `clean`, and the rows' memory of where each tag came from."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from anytag import Box, Tagger, VocabularyError
-from anytag.data.clean import CleanConfig, Region, clean, cluster, outliers, tokens_in
-from anytag.data.generate import generate, parse
-from anytag.data.labeler import Labeler
+from anytag.data.engine.clean import CleanConfig, Region, clean, cluster, outliers, tokens_in
+from anytag.data.engine.generate import generate, parse
+from anytag.data.labels import Labeler
 from anytag.data.rows import STEPS, Origin, Row, Step
 from anytag.images import ImageSource
 from anytag.tagger import Encoded

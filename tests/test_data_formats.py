@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from anytag.data.files import join, listing, photo_source, rebased
 from anytag.data.formats import FORMATS, moved, read, recognise, root_of, write
+from anytag.data.io import join, listing, photo_source, rebased
 from anytag.data.rows import Row
 from anytag.data.shards import read_photos, write_shards
 from anytag.errors import AnytagError, MissingExtraError

@@ -9,8 +9,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from anytag.data.merging import Merge, MergeRules, by_spelling, by_synset, by_vectors, count_swaps, propose
-from anytag.data.wordnet import WordNet
+from anytag.data.vocabulary.merging import (
+    Merge,
+    MergeRules,
+    by_spelling,
+    by_synset,
+    by_vectors,
+    count_swaps,
+    propose,
+)
+from anytag.data.vocabulary.wordnet import WordNet
 from anytag.parsing import Candidate, Kind, Parser, default_lexicon
 from anytag.parsing.build import Tally
 

@@ -1,4 +1,4 @@
-"""`anytag.data.ray`: the stages alone, and on a local cluster that loses a worker."""
+"""`anytag.data.engine.ray`: the stages alone, and on a local cluster that loses a worker."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from anytag.data.engine.ray import STAGES, Check, Generate, Parse, _read, pieces, run
 from anytag.data.formats import write
-from anytag.data.ray import STAGES, Check, Generate, Parse, _read, pieces, run
 from anytag.data.rows import Row
 from anytag.data.tables import columns_of
 from anytag.errors import AnytagError, MissingExtraError, OutputError

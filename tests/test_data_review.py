@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anytag.data.merging import Merge
-from anytag.data.review import Line, build, lines, read_review, write_review
-from anytag.data.vocabulary_page import page
+from anytag.data.vocabulary.merging import Merge
+from anytag.data.vocabulary.report import page
+from anytag.data.vocabulary.review import Line, build, lines, read_review, write_review
 from anytag.errors import AnytagError, OutputError, VocabularyError
 from anytag.parsing import Candidate
 

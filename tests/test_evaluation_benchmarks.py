@@ -12,8 +12,8 @@ from PIL import Image
 
 from anytag.errors import AnytagError
 from anytag.evaluation import benchmarks
+from anytag.evaluation.annotations import TagList, find, read_list
 from anytag.evaluation.benchmarks import BENCHMARKS, tag_benchmark, text_benchmark
-from anytag.evaluation.lists import TagList, find, read_list
 from anytag.vocabulary import Tag, Vocabulary
 
 WORDS = Vocabulary([Tag(name, name, "object") for name in ("dog", "ball", "beach", "cat")])

@@ -1,4 +1,4 @@
-"""`anytag.evaluation.imagenet`: features as torch computes them, and probabilities carried to names."""
+"""`anytag.torch.imagenet_baseline`: features as torch computes them, and probabilities carried to names."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from anytag.evaluation import imagenet
-from anytag.evaluation.imagenet import ClassifierWithText, FrozenBackbone
 from anytag.evaluation.tasks import TagTask
 from anytag.images import load, prepare
+from anytag.torch import imagenet_baseline as imagenet
+from anytag.torch.imagenet_baseline import ClassifierWithText, FrozenBackbone
 from anytag.vocabulary import Asked
 from tests.networks import TINY, tiny_network
 

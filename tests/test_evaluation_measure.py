@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anytag.errors import AnytagError
-from anytag.evaluation import report
-from anytag.evaluation.contestants import Answers
+from anytag.evaluation.adapters import Answers
 from anytag.evaluation.evaluate import Report, evaluate_retrieval, evaluate_tags
 from anytag.evaluation.metrics import resamples
+from anytag.evaluation.report import report
 from anytag.evaluation.tasks import TagTask, TextTask
 from anytag.vocabulary import Asked
 

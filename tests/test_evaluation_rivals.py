@@ -1,4 +1,4 @@
-"""`anytag.evaluation.rivals`: tiny random models of open_clip and transformers, from folders."""
+"""`anytag.evaluation.baselines`: tiny random models of open_clip and transformers, from folders."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from anytag.errors import AnytagError
-from anytag.evaluation.contestants import contestant
-from anytag.evaluation.rivals import ZeroShot, prompt
+from anytag.evaluation.adapters import contestant
+from anytag.evaluation.baselines import ZeroShot, prompt
 from anytag.evaluation.tasks import TagTask
 from anytag.images import load
 from anytag.text_encoders.prompts import template_prompts, unit

@@ -15,14 +15,15 @@ from PIL import Image
 
 from anytag.data.rows import Row, write_rows
 from anytag.errors import AnytagError
-from anytag.evaluation import metrics, report
-from anytag.evaluation.contestants import Answers, TaggerContestant, contestant, shared
+from anytag.evaluation import metrics
+from anytag.evaluation.adapters import Answers, TaggerContestant, contestant, shared
 from anytag.evaluation.evaluate import Cost, Report, evaluate_captions, evaluate_retrieval, evaluate_tags
+from anytag.evaluation.report import report
+from anytag.evaluation.report.svg import chart
 from anytag.evaluation.run import Evaluation, run
-from anytag.evaluation.svg import chart
 from anytag.evaluation.tasks import Published, TagTask, TextTask, names_task, rows_of, vocabulary_task
-from anytag.models.onnx import Device
 from anytag.results import Caption
+from anytag.runtime.onnx import Device
 from anytag.tagger import Tagger
 from anytag.vocabulary import Asked, Tag, Vocabulary
 from tests.tiny import make_tiny_model

@@ -16,18 +16,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anytag.errors import ModelError
-from anytag.export.decoder import read_decoder
-from anytag.export.graphs import Located, export_folder_graphs, export_tags_graph
-from anytag.export.integer_graph import QuantizedAdd, QuantizedConv, integer_graph
-from anytag.export.parity import check_parity
-from anytag.export.quantize import PIXELS, QuantizationReport, quantize_image_graph
-from anytag.export.rounding import Steps, refit, round_in_turn, round_weight, tensor_steps, weight_scales
 from anytag.models.card import Card
 from anytag.models.folder import ModelFolder, write_card
-from anytag.models.onnx import OnnxRuntime
-from anytag.nn.decoder import FoldedDecoder
-from anytag.nn.network import TagNetwork
-from anytag.nn.runtime import TorchRuntime
+from anytag.runtime.onnx import OnnxRuntime
+from anytag.torch.export.decoder import read_decoder
+from anytag.torch.export.onnx_graphs import Located, export_folder_graphs, export_tags_graph
+from anytag.torch.export.parity import check_parity
+from anytag.torch.export.static_int8.graph import QuantizedAdd, QuantizedConv, integer_graph
+from anytag.torch.export.static_int8.quantize import PIXELS, QuantizationReport, quantize_image_graph
+from anytag.torch.export.static_int8.rounding import (
+    Steps,
+    refit,
+    round_in_turn,
+    round_weight,
+    tensor_steps,
+    weight_scales,
+)
+from anytag.torch.nn.folded_decoder import FoldedDecoder
+from anytag.torch.nn.network import TagNetwork
+from anytag.torch.runtime import TorchRuntime
 from tests.networks import TINY, tiny_network
 from tests.runtime_contract import CHECKS, folder_queries, random_queries, some_pixels
 from tests.tiny import make_tiny_model

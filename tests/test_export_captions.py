@@ -12,15 +12,15 @@ import pytest
 import torch
 
 from anytag.errors import ModelError
-from anytag.export.captions import INNER, check_words, export_caption_graphs, round_head
-from anytag.export.precision import shrink_graph
 from anytag.generation import Decoder, Ids, Limits, beam_search, greedy, sample
-from anytag.models.caption_onnx import OnnxCaptions
 from anytag.models.card import Card
 from anytag.models.folder import ModelFolder, write_card
-from anytag.models.onnx import CAPTION, MEMORY, OnnxRuntime
-from anytag.nn.caption import CaptionHead
-from anytag.nn.writer import Head, TorchCaptions
+from anytag.runtime.caption_onnx import OnnxCaptions
+from anytag.runtime.onnx import CAPTION, MEMORY, OnnxRuntime
+from anytag.torch.captions import Head, TorchCaptions
+from anytag.torch.export.caption_graphs import INNER, check_words, export_caption_graphs, round_head
+from anytag.torch.export.dynamic_int8 import shrink_graph
+from anytag.torch.nn.caption_head import CaptionHead
 from tests.caption_heads import CONFIG, TOKENS, WIDTH, exported, tiny_head
 
 LIMITS = Limits(end=3, max_length=14, min_length=6, repetition_penalty=1.2, forbidden=((9,), (4, 5)))

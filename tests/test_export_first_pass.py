@@ -1,4 +1,4 @@
-"""`anytag.export.first_pass`: what a first pass learns, keeps and loses."""
+"""`anytag.torch.training.prefilter`: what a first pass learns, keeps and loses."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from anytag import ModelError, Tagger
-from anytag.export.first_pass import fit_rows, learn_first_pass, measure_loss
 from anytag.models.folder import ModelFolder, write_card
 from anytag.models.tensors import map_tensors
+from anytag.torch.training.prefilter import fit_rows, learn_first_pass, measure_loss
 from tests.tiny import make_tiny_model
 
 RANDOM = np.random.default_rng(0)

@@ -15,15 +15,15 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from anytag import Captioner
-from anytag.checkpoints.convert import Options, convert
-from anytag.checkpoints.load import CAPTIONS, WEIGHTS, load_network
-from anytag.export.cost import measure_cost
-from anytag.export.precision import shrink_graph
-from anytag.models.caption_onnx import OnnxWriter
 from anytag.models.card import Card
 from anytag.models.folder import write_card
-from anytag.models.onnx import CAPTION, MEMORY
-from anytag.nn.writer import TorchWriter
+from anytag.runtime.caption_onnx import OnnxWriter
+from anytag.runtime.onnx import CAPTION, MEMORY
+from anytag.torch.captions import TorchWriter
+from anytag.torch.checkpoints.convert import Options, convert
+from anytag.torch.checkpoints.load import CAPTIONS, WEIGHTS, load_network
+from anytag.torch.export.accuracy_cost import measure_cost
+from anytag.torch.export.dynamic_int8 import shrink_graph
 from tests.command import ENVIRONMENT, run
 from tests.families import enliven
 from tests.released import make_tensors, write_checkpoint, write_lists

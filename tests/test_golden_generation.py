@@ -19,10 +19,10 @@ from anytag.generation import (
     not_before,
     penalise_repetition,
 )
-from anytag.models.caption_onnx import OnnxCaptions
-from anytag.nn.caption import CaptionHead
-from anytag.nn.writer import TorchCaptions
+from anytag.runtime.caption_onnx import OnnxCaptions
 from anytag.text_encoders.wordpiece import BETWEEN, WordPieces
+from anytag.torch.captions import TorchCaptions
+from anytag.torch.nn.caption_head import CaptionHead
 from tests.caption_heads import exported
 from tests.golden_cases import Arrays, Case, assert_close, cases
 from tests.golden_networks import network_of, rows_of, tensor

@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from anytag.checkpoints.names import SWIN, VIT
-from anytag.checkpoints.resample import resample_positions, resample_relative_positions
 from anytag.images import load, prepare
-from anytag.nn.backbones import Stages
-from anytag.nn.families import FAMILIES
-from anytag.nn.vision import SwinBackbone, VitBackbone
+from anytag.torch.checkpoints.resample import resample_positions, resample_relative_positions
+from anytag.torch.checkpoints.weight_names import SWIN, VIT
+from anytag.torch.nn.backbones import Stages
+from anytag.torch.nn.configs import FAMILIES
+from anytag.torch.nn.transformer_backbones import SwinBackbone, VitBackbone
 from tests.golden_cases import Case, cases
 from tests.golden_networks import (
     as_rows,

@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from anytag.export.graphs import export_tags_graph
-from anytag.export.precision import to_int8
 from anytag.models.card import Card
 from anytag.models.folder import ModelFolder, write_card
-from anytag.models.onnx import ROUNDED, TAGS, Floats, OnnxRuntime
-from anytag.models.runtime import Precision
-from anytag.nn.cross import CrossDecoder
-from anytag.nn.folding import FoldedCross
-from anytag.nn.network import TagNetwork
-from anytag.nn.rounding import Rounding
-from anytag.nn.runtime import TorchRuntime
 from anytag.queries import score as scoring
 from anytag.queries.score import Question, Scorer
+from anytag.runtime.onnx import ROUNDED, TAGS, Floats, OnnxRuntime
+from anytag.runtime.open import Precision
+from anytag.torch.export.dynamic_int8 import to_int8
+from anytag.torch.export.onnx_graphs import export_tags_graph
+from anytag.torch.nn.absorbed_attention import FoldedCross
+from anytag.torch.nn.cross_decoder import CrossDecoder
+from anytag.torch.nn.network import TagNetwork
+from anytag.torch.nn.quantized_linear import Rounding
+from anytag.torch.runtime import TorchRuntime
 from tests.golden_cases import Case, cases
 from tests.golden_networks import network_of, rows_of, tensor
 from tests.tiny import make_tiny_model

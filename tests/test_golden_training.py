@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from anytag.checkpoints.names import FAMILY_TABLES, SWIN, VIT
-from anytag.nn.families import VitConfig
-from anytag.nn.network import TagNetwork
-from anytag.nn.queries import LearnedQueries
 from anytag.text_encoders.wordpiece import WordPieces
-from anytag.training.family import PROMPT_LENGTH, FamilyBatch, FamilyStudent, FixedQueries
-from anytag.training.losses import caption_labels
-from anytag.training.objectives import OBJECTIVES
-from anytag.training.schedules import FINETUNE, PRETRAIN, Schedule, cosine, step_decay, warmup_line
+from anytag.torch.checkpoints.weight_names import FAMILY_TABLES, SWIN, VIT
+from anytag.torch.nn.configs import VitConfig
+from anytag.torch.nn.network import TagNetwork
+from anytag.torch.nn.query_modules import LearnedQueries
+from anytag.torch.training.family import PROMPT_LENGTH, FamilyBatch, FamilyStudent, FixedQueries
+from anytag.torch.training.losses import caption_labels
+from anytag.torch.training.objectives import OBJECTIVES
+from anytag.torch.training.schedules import FINETUNE, PRETRAIN, Schedule, cosine, step_decay, warmup_line
 from tests.golden_cases import Case, cases
 from tests.golden_networks import check_tagging, family_of, network_of, our_name, rows_of, tensor
 

@@ -1,4 +1,4 @@
-"""`anytag.judges` and `Retriever` over the heads of a trained run: photos -> run -> folder -> ranking."""
+"""`anytag.reranking` and `Retriever` over the heads of a trained run: photos -> run -> folder -> ranking."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import pytest
 import torch
 
 from anytag import CardError, Gallery, ModelError, Retriever, Tagger, VocabularyError
-from anytag.checkpoints.load import load_network
-from anytag.checkpoints.runtime import open_alignment
 from anytag.evaluation.run import Evaluation
 from anytag.evaluation.run import run as evaluate
 from anytag.models.card import FILE_NAME, Card
 from anytag.models.folder import ModelFolder, write_card
 from anytag.text_encoders.wordpiece import WordPieces
-from anytag.training.run import Run, train
+from anytag.torch.checkpoints.load import load_network
+from anytag.torch.open import open_alignment
+from anytag.torch.training.fit import Run, train
 from tests.command import run
 from tests.families import enliven
 from tests.runs import MACHINE, recipe_of, retrieval_recipe, write_photos
@@ -175,8 +175,8 @@ def test_many_pairs_are_looked_at_in_pieces(
     retriever: Retriever, gallery: Gallery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = retriever.score(gallery, TEXTS)
-    monkeypatch.setattr("anytag.nn.matcher._PAIRS", 5)
-    monkeypatch.setattr("anytag.nn.matcher._TEXTS", 2)
+    monkeypatch.setattr("anytag.torch.matching._PAIRS", 5)
+    monkeypatch.setattr("anytag.torch.matching._TEXTS", 2)
     np.testing.assert_allclose(retriever.score(gallery, TEXTS), whole, atol=1e-5)
 
 

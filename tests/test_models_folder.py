@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anytag.errors import CardError, FileMismatchError, ModelError
-from anytag.models import hub
+from anytag.models import registry as hub
 from anytag.models.card import Card, TextSpec
 from anytag.models.folder import ModelFolder, inside, write_card
 from tests.tiny import make_tiny_model

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import anytag.errors
 from anytag.errors import CardError, UnknownModelError
-from anytag.models import hub
+from anytag.models import registry as hub
 from tests.tiny import make_tiny_model
 
 

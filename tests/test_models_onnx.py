@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from anytag.errors import DeviceError, ModelError
 from anytag.models.card import Card
 from anytag.models.folder import ModelFolder, write_card
-from anytag.models.onnx import Device, Floats, OnnxRuntime, available_providers, session_options
+from anytag.runtime.onnx import Device, Floats, OnnxRuntime, available_providers, session_options
 from tests.runtime_contract import CHECKS, check_score_is_the_formula, folder_queries, same, some_pixels
 from tests.tiny import ALPHA, BIAS, make_tiny_model
 
@@ -117,7 +117,7 @@ def test_cuda_that_is_not_there_is_an_error(folder: ModelFolder) -> None:
 @pytest.mark.filterwarnings("ignore:Specified provider 'CUDAExecutionProvider'")
 def test_cuda_that_does_not_start_is_an_error(folder: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """A build with CUDA on a machine without it: onnxruntime would run on the CPU and only warn."""
-    monkeypatch.setattr("anytag.models.onnx.available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr("anytag.runtime.onnx.available_providers", lambda: ["CUDAExecutionProvider"])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     asked, free = OnnxRuntime(folder, device="cuda"), OnnxRuntime(folder, device="auto")
     with pytest.raises(DeviceError, match="is not active"):
@@ -167,10 +167,10 @@ def test_options_keep_the_process_small_and_quiet() -> None:
 
 def test_importing_models_does_not_import_onnxruntime() -> None:
     code = (
-        "import sys, anytag.models.card, anytag.models.folder, anytag.models.hub, anytag.models.onnx;"
+        "import sys, anytag.models.card, anytag.models.folder, anytag.models.registry, anytag.runtime.onnx;"
         "print(sorted({'onnxruntime', 'torch', 'onnx', 'tokenizers', 'PIL'} & set(sys.modules)))"
     )
-    source = str(Path(sys.modules["anytag.models.onnx"].__file__ or "").parents[2])
+    source = str(Path(sys.modules["anytag.runtime.onnx"].__file__ or "").parents[2])
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": source}
     )

@@ -9,7 +9,7 @@ import pytest
 from anytag.errors import CardError, DownloadError, FileMismatchError
 from anytag.models.card import Card
 from anytag.models.folder import ModelFolder
-from anytag.models.remote import HUB, Remote, fetch, fetch_folder, push_folder
+from anytag.models.hub import HUB, Remote, fetch, fetch_folder, push_folder
 from tests.hub_server import COMMIT, Hub, serving
 from tests.tiny import make_tiny_model
 

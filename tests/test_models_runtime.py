@@ -1,4 +1,4 @@
-"""`anytag.models.runtime`, `anytag.export.folder`: converted folders are tagged, in torch and as graphs."""
+"""`runtime.open`, `torch.export.export_folder`: converted folders are tagged, in torch and as graphs."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import pytest
 import torch
 
 from anytag import DeviceError, ModelError, Tagger
-from anytag.checkpoints.convert import Options, convert
-from anytag.checkpoints.load import load_network, load_queries
-from anytag.export.cost import measure_cost
-from anytag.export.folder import export_folder
-from anytag.export.graphs import export_tags_graph
-from anytag.export.precision import to_float16, to_int8
 from anytag.models.card import Card
 from anytag.models.folder import ModelFolder, write_card
-from anytag.models.onnx import ROUNDED, OnnxRuntime
-from anytag.models.runtime import Precision, open_runtime
-from anytag.nn.cross import CrossDecoder
-from anytag.nn.families import CrossConfig, Queries
 from anytag.queries.bank import Bank
+from anytag.runtime.onnx import ROUNDED, OnnxRuntime
+from anytag.runtime.open import Precision, open_runtime
+from anytag.torch.checkpoints.convert import Options, convert
+from anytag.torch.checkpoints.load import load_network, load_queries
+from anytag.torch.export.accuracy_cost import measure_cost
+from anytag.torch.export.dynamic_int8 import to_float16, to_int8
+from anytag.torch.export.export_folder import export_folder
+from anytag.torch.export.onnx_graphs import export_tags_graph
+from anytag.torch.nn.configs import CrossConfig, Queries
+from anytag.torch.nn.cross_decoder import CrossDecoder
 from tests.released import make_tensors, write_checkpoint, write_lists
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""`anytag.nn.caption`: what is kept of a text changes nothing but the time."""
+"""`anytag.torch.nn.caption_head`: what is kept of a text changes nothing but the time."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from anytag.nn.bert import Attention, CrossLayer
-from anytag.nn.caption import CaptionHead
+from anytag.torch.nn.bert_layers import Attention, CrossLayer
+from anytag.torch.nn.caption_head import CaptionHead
 from tests.families import CAPTIONS, enliven
 
 TOKEN_WIDTH = 8

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from anytag.errors import ModelError, VocabularyError
-from anytag.nn.clip_text import ClipTextEncoder
 from anytag.text_encoders.prompts import template_prompts
 from anytag.text_encoders.queries import description_queries, template_queries
+from anytag.torch.clip import ClipTextEncoder
 from tests.clips import save_tiny_clip
 
 

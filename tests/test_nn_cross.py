@@ -1,4 +1,4 @@
-"""`anytag.nn.cross`: tags, photos and descriptions do not touch each other, however they are cut."""
+"""`torch.nn.cross_decoder`: tags, photos and descriptions do not touch each other, however they are cut."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from anytag.nn.cross import CrossDecoder
-from anytag.nn.network import TagNetwork
+from anytag.torch.nn.cross_decoder import CrossDecoder
+from anytag.torch.nn.network import TagNetwork
 from tests.families import TINY_FAMILIES, family_network, family_rows
 
 NETWORKS = {name: family_network(name) for name in TINY_FAMILIES}

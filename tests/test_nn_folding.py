@@ -1,4 +1,4 @@
-"""`anytag.nn.folding`: the rearranged decoder says what the decoder says."""
+"""`anytag.torch.nn.absorbed_attention`: the rearranged decoder says what the decoder says."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from anytag.nn.cross import CrossDecoder
-from anytag.nn.families import CrossConfig, Queries
-from anytag.nn.folding import FoldedCross
-from anytag.nn.rounding import RoundedLinear, Rounding
+from anytag.torch.nn.absorbed_attention import FoldedCross
+from anytag.torch.nn.configs import CrossConfig, Queries
+from anytag.torch.nn.cross_decoder import CrossDecoder
+from anytag.torch.nn.quantized_linear import RoundedLinear, Rounding
 
 CONFIG = CrossConfig(hidden=24, layers=2, mlp=48)
 WIDTH = 16

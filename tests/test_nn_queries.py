@@ -1,4 +1,4 @@
-"""`anytag.nn.queries`: words -> rows, in training and after."""
+"""`anytag.torch.nn.query_modules`: words -> rows, in training and after."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from anytag.nn.queries import QueryProjection, TagQueries
+from anytag.torch.nn.query_modules import QueryProjection, TagQueries
 
 K, P, TEXT, D = 6, 4, 8, 5
 

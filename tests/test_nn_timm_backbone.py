@@ -1,4 +1,4 @@
-"""`anytag.nn.timm_backbone`: any network of timm, of which everything that is trained is used."""
+"""`anytag.torch.nn.timm_backbone`: any network of timm, of which everything that is trained is used."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from anytag.errors import ModelError
-from anytag.nn.timm_backbone import TimmBackbone
+from anytag.torch.nn.timm_backbone import TimmBackbone
 
 NETWORKS = {
     "resnet10t": 0,

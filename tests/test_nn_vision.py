@@ -1,4 +1,4 @@
-"""`anytag.nn.vision`: timm's transformers, taken apart, with a token for the whole photo."""
+"""`torch.nn.transformer_backbones`: timm's transformers, taken apart, with a token for the whole photo."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from anytag.errors import ModelError
-from anytag.nn.backbones import Stages
-from anytag.nn.families import FAMILIES, SwinConfig, VitConfig
-from anytag.nn.network import make_backbone
-from anytag.nn.vision import SwinBackbone, VitBackbone
+from anytag.torch.nn.backbones import Stages
+from anytag.torch.nn.configs import FAMILIES, SwinConfig, VitConfig
+from anytag.torch.nn.network import make_backbone
+from anytag.torch.nn.transformer_backbones import SwinBackbone, VitBackbone
 from tests.families import SWIN, TINY_FAMILIES, VIT
 
 

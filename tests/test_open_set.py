@@ -18,15 +18,15 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
 
 from anytag import Asked, MissingExtraError, ModelError, Retriever, Tagger
-from anytag.checkpoints.convert import Options, convert
-from anytag.checkpoints.load import load_network, load_queries
-from anytag.export.folder import export_folder
-from anytag.export.text import FOLDER, TextTower, add_text, read_tower
 from anytag.models.card import Card, TextSpec
 from anytag.models.folder import ModelFolder, write_card
-from anytag.models.text_onnx import open_text_encoder
+from anytag.runtime.text_onnx import open_text_encoder
 from anytag.tagger import Encoded
 from anytag.text_encoders.prompts import plain_prompt, template_prompts
+from anytag.torch.checkpoints.convert import Options, convert
+from anytag.torch.checkpoints.load import load_network, load_queries
+from anytag.torch.export.export_folder import export_folder
+from anytag.torch.export.text_tower import FOLDER, TextTower, add_text, read_tower
 from tests.clips import embed_slowly, save_tiny_clip, save_tiny_open_clip
 from tests.command import ENVIRONMENT, run
 from tests.golden_cases import Case, cases

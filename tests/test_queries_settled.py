@@ -7,9 +7,9 @@ import numpy.typing as npt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anytag.models.onnx import Rows
 from anytag.queries.bank import Floats
 from anytag.queries.score import Question
+from anytag.runtime.onnx import Rows
 
 NOTHING = np.zeros((1, 1, 2), np.float32), np.zeros((1, 2), np.float32)
 

@@ -1,4 +1,4 @@
-"""`anytag.training.alignment` and `anytag.nn.alignment`: who fits whom."""
+"""`anytag.torch.training.alignment` and `anytag.torch.nn.alignment_head`: who fits whom."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from anytag.errors import ModelError
-from anytag.nn.alignment import AlignmentHead
-from anytag.nn.network import TagNetwork
-from anytag.training.alignment import (
+from anytag.torch.nn.alignment_head import AlignmentHead
+from anytag.torch.nn.network import TagNetwork
+from anytag.torch.training.alignment import (
     Aligner,
     AlignmentBatch,
     Momentum,

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 from anytag.data.rows import Row, read_rows
 from anytag.errors import AnytagError
-from anytag.training import annotation_store
-from anytag.training.annotation_store import Annotations, label_row
-from anytag.training.pixels import Photos, PixelCorpus
-from anytag.training.run import vocabulary_of
-from anytag.training.shuffle import shuffled
-from anytag.training.targets import Labeler
+from anytag.torch.training import annotation_store
+from anytag.torch.training.annotation_store import Annotations, label_row
+from anytag.torch.training.fit import vocabulary_of
+from anytag.torch.training.photo_dataset import Photos, PixelCorpus
+from anytag.torch.training.shuffle import shuffled
+from anytag.torch.training.soft_labels import Labeler
 from tests.runs import write_photos
 
 

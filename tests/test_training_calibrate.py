@@ -1,4 +1,4 @@
-"""`anytag.training.calibrate`: Platt scaling and thresholds."""
+"""`anytag.torch.training.calibration`: Platt scaling and thresholds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anytag.training.calibrate import GRID, Calibration, fit_calibration, fit_offsets, fit_thresholds
+from anytag.torch.training.calibration import GRID, Calibration, fit_calibration, fit_offsets, fit_thresholds
 
 Floats = npt.NDArray[np.float64]
 

@@ -17,17 +17,17 @@ from anytag.data.rows import Row, write_rows
 from anytag.models.folder import ModelFolder
 from anytag.parsing import Parser
 from anytag.text_encoders.wordpiece import WordPieces
-from anytag.training.caption_data import (
+from anytag.torch.training.caption_data import (
     CaptionCorpus,
     PhotoTokens,
     encode_tokens,
     tag_texts,
 )
-from anytag.training.captions import SMALL, CaptionRecipe, CaptionStudent, CaptionTrainer, make_head
-from anytag.training.report import Reporter
-from anytag.training.ship_captions import Judge, read_head, ship
-from anytag.training.values import parse_numbers
-from anytag.training.wordpieces import train_wordpieces
+from anytag.torch.training.captions import SMALL, CaptionRecipe, CaptionStudent, CaptionTrainer, make_head
+from anytag.torch.training.report import Reporter
+from anytag.torch.training.ship_captions import Judge, read_head, ship
+from anytag.torch.training.values import parse_numbers
+from anytag.torch.training.wordpieces import train_wordpieces
 from anytag.vocabulary import Vocabulary
 from tests.tiny import make_tiny_model
 

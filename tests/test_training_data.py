@@ -18,15 +18,15 @@ from anytag.data.formats import read, write
 from anytag.data.rows import Row, read_rows, write_rows
 from anytag.errors import AnytagError
 from anytag.images import load
-from anytag.models.hub import EMBEDDED
+from anytag.models.registry import EMBEDDED
 from anytag.text_encoders import StaticTextEncoder
-from anytag.training import transforms
-from anytag.training.dataset import with_usable_captions
-from anytag.training.family import caption_vectors
-from anytag.training.pixels import Photos, PixelCorpus
-from anytag.training.ranks import from_first
-from anytag.training.report import Reporter, Tally
-from anytag.training.run import Run, prepare, read_tag_list, train
+from anytag.torch.training import augment as transforms
+from anytag.torch.training.dataset import with_usable_captions
+from anytag.torch.training.distributed import from_first
+from anytag.torch.training.family import caption_vectors
+from anytag.torch.training.fit import Run, prepare, read_tag_list, train
+from anytag.torch.training.photo_dataset import Photos, PixelCorpus
+from anytag.torch.training.report import Reporter, Tally
 from anytag.vocabulary import Tag, Vocabulary
 from tests.command import run
 from tests.runs import MACHINE, free_port, loop_of, recipe_of, share, small_recipe, weights, write_photos

@@ -7,10 +7,10 @@ import pytest
 
 from anytag import Tagger
 from anytag.errors import AnytagError
-from anytag.training.distill import TaughtPhotos, beliefs, distill, photos_in, summary
-from anytag.training.pixels import PixelCorpus
-from anytag.training.report import Reporter
-from anytag.training.run import Run
+from anytag.torch.training.distill import TaughtPhotos, beliefs, distill, photos_in, summary
+from anytag.torch.training.fit import Run
+from anytag.torch.training.photo_dataset import PixelCorpus
+from anytag.torch.training.report import Reporter
 from tests.command import run
 from tests.runs import MACHINE, recipe_of, small_recipe, write_photos
 from tests.tiny import make_tiny_model

@@ -16,16 +16,16 @@ from hypothesis import strategies as st
 
 from anytag.data.rows import read_rows
 from anytag.errors import AnytagError
-from anytag.models.hub import EMBEDDED
+from anytag.models.registry import EMBEDDED
 from anytag.text_encoders import StaticTextEncoder
-from anytag.training.effects import parse_train, resolved, without_effect
-from anytag.training.estimate import try_out
-from anytag.training.family import FamilyLoop
-from anytag.training.pixels import Photos
-from anytag.training.recipes import RECIPES, TrainRecipe, find
-from anytag.training.report import Reporter
-from anytag.training.run import Run, fitted_config, prepare_with, read_wordpieces, vocabulary_of
-from anytag.training.state import flat
+from anytag.torch.training.checkpoint import flat
+from anytag.torch.training.effects import parse_train, resolved, without_effect
+from anytag.torch.training.estimate import try_out
+from anytag.torch.training.family import FamilyLoop
+from anytag.torch.training.fit import Run, fitted_config, prepare_with, read_wordpieces, vocabulary_of
+from anytag.torch.training.photo_dataset import Photos
+from anytag.torch.training.recipes import RECIPES, TrainRecipe, find
+from anytag.torch.training.report import Reporter
 from anytag.vocabulary import Tag, Vocabulary
 from tests.command import run
 from tests.families import enliven

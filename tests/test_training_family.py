@@ -20,9 +20,8 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
-import anytag.nn.bert
+import anytag.torch.nn.bert_layers
 from anytag import Tagger
-from anytag.checkpoints.load import load_network
 from anytag.data.rows import Row, read_rows
 from anytag.errors import AnytagError
 from anytag.models.folder import ModelFolder
@@ -30,12 +29,13 @@ from anytag.models.tensors import map_tensors
 from anytag.text_encoders import StaticTextEncoder
 from anytag.text_encoders.prompts import plain_prompt
 from anytag.text_encoders.queries import tag_rows
-from anytag.training.annotation_store import Annotations
-from anytag.training.family import FixedQueries
-from anytag.training.objectives import Matching
-from anytag.training.pixels import Photos, PixelCorpus
-from anytag.training.report import Progress, Reporter
-from anytag.training.run import Run, check_captions, train, vocabulary_of
+from anytag.torch.checkpoints.load import load_network
+from anytag.torch.training.annotation_store import Annotations
+from anytag.torch.training.family import FixedQueries
+from anytag.torch.training.fit import Run, check_captions, train, vocabulary_of
+from anytag.torch.training.objectives import Matching
+from anytag.torch.training.photo_dataset import Photos, PixelCorpus
+from anytag.torch.training.report import Progress, Reporter
 from anytag.vocabulary import Vocabulary
 from tests.command import run
 from tests.runs import (
@@ -155,7 +155,7 @@ def test_alignment_heads_learn_and_a_run_that_stops_goes_on_with_its_queue(
 @pytest.mark.slow
 def test_two_processes_share_the_queue(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same contrast and the same queue as one process; hard negatives are drawn within each."""
-    monkeypatch.setattr(anytag.nn.bert, "DROPOUT", 0.0)
+    monkeypatch.setattr(anytag.torch.nn.bert_layers, "DROPOUT", 0.0)
     recipe = retrieval_recipe(steps=1)
     recipe = replace(recipe, objective=replace(recipe.objective, matching=Matching(queue=10, unguided=0.0)))
     loop_of(recipe, data, tmp_path / "one").run()
@@ -231,7 +231,7 @@ def test_matching_needs_captions_and_room(data: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_processes_are_one(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Same losses, with alignment over all captions; same weights up to rounding."""
-    monkeypatch.setattr(anytag.nn.bert, "DROPOUT", 0.0)
+    monkeypatch.setattr(anytag.torch.nn.bert_layers, "DROPOUT", 0.0)
     recipe = recipe_of("ram-plus", steps=3)
     loop_of(recipe, data, tmp_path / "one").run()
     arguments = (2, free_port(), recipe, data, tmp_path / "two")
@@ -244,7 +244,7 @@ def test_two_processes_are_one(data: Path, tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.slow
 def test_parted_tensors_are_one(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """FSDP: same losses and weights as one process, although it is resumed; the result is whole."""
-    monkeypatch.setattr(anytag.nn.bert, "DROPOUT", 0.0)
+    monkeypatch.setattr(anytag.torch.nn.bert_layers, "DROPOUT", 0.0)
     recipe = recipe_of("ram-plus", steps=3, ema=0.9)
     loop_of(recipe, data, tmp_path / "one").run()
     arguments = (2, free_port(), recipe, data, tmp_path / "two", True)
@@ -275,7 +275,7 @@ def test_parted_heads_learn_beside_a_parted_copy(data: Path, tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_a_compiled_run_is_the_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(anytag.nn.bert, "DROPOUT", 0.0)
+    monkeypatch.setattr(anytag.torch.nn.bert_layers, "DROPOUT", 0.0)
     recipe = recipe_of("ram-plus", steps=2)
     loop_of(recipe, data, tmp_path / "plain").run()
     spawned = multiprocessing.get_context("spawn").Process(
@@ -345,14 +345,14 @@ def test_drawn_tags_estimate_the_loss_of_all(data: Path, tmp_path: Path) -> None
 
 def test_checkpointing_changes_nothing(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = recipe_of("ram-plus", steps=2)
-    monkeypatch.setattr(anytag.nn.bert, "DROPOUT", 0.0)
+    monkeypatch.setattr(anytag.torch.nn.bert_layers, "DROPOUT", 0.0)
     loop_of(recipe, data, tmp_path / "kept").run()
     loop_of(recipe, data, tmp_path / "again", machine=replace(MACHINE, checkpointing=True)).run()
     assert_same(weights(tmp_path / "kept"), weights(tmp_path / "again"), within=1e-5)
 
 
 def test_parts_of_a_step_are_the_step(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(anytag.nn.bert, "DROPOUT", 0.0)
+    monkeypatch.setattr(anytag.torch.nn.bert_layers, "DROPOUT", 0.0)
     recipe = recipe_of("ram-plus", steps=2)
     recipe = replace(recipe, objective=replace(recipe.objective, aligns=False))
     loop_of(recipe, data, tmp_path / "whole").run()

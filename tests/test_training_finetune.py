@@ -1,4 +1,4 @@
-"""`anytag.training.finetune`, with the embedded model and photos that are drawn here."""
+"""`anytag.torch.training.finetune`, with the embedded model and photos that are drawn here."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from anytag.data.rows import Row, write_rows
 from anytag.errors import AnytagError, ModelError
 from anytag.models.card import Card
 from anytag.models.folder import ModelFolder
-from anytag.training.finetune import Finetune, finetune
-from anytag.training.judge import worse
-from anytag.training.report import Progress, Reporter
+from anytag.torch.training.finetune import Finetune, finetune
+from anytag.torch.training.judge import worse
+from anytag.torch.training.report import Progress, Reporter
 from tests.command import run
 from tests.tiny import make_tiny_model
 

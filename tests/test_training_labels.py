@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from anytag.data.rows import Row
 from anytag.errors import AnytagError
-from anytag.training.dataset import conflicts, copies, read_data, split_rows
-from anytag.training.labels import UNLABELLED, label_rows
-from anytag.training.thresholds import Goal, best_f1_thresholds
+from anytag.torch.training.dataset import conflicts, copies, read_data, split_rows
+from anytag.torch.training.labels import UNLABELLED, label_rows
+from anytag.torch.training.thresholds import Goal, best_f1_thresholds
 from anytag.vocabulary import Tag, Vocabulary
 
 BASE = Vocabulary([Tag("dog", "dog", "object", synonyms=("hound",), parents=("animal",))])

@@ -1,4 +1,4 @@
-"""`anytag.training.losses`: against slow loops and the published loss."""
+"""`anytag.torch.training.losses`: against slow loops and the published loss."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from anytag.training.losses import (
+from anytag.torch.training.losses import (
     alignment_loss,
     asymmetric_loss,
     caption_labels,

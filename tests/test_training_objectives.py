@@ -1,4 +1,4 @@
-"""`anytag.training.objectives` and `schedules`: what the golden cases do not say."""
+"""`anytag.torch.training.objectives` and `schedules`: what the golden cases do not say."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from anytag.errors import ModelError
-from anytag.nn.families import FAMILIES
-from anytag.nn.network import TagNetwork
-from anytag.training.family import FamilyBatch, FamilyStudent, FixedQueries
-from anytag.training.objectives import OBJECTIVES, Objective
-from anytag.training.schedules import FINETUNE, PRETRAIN, PublishedRecipe, Schedule
+from anytag.torch.nn.configs import FAMILIES
+from anytag.torch.nn.network import TagNetwork
+from anytag.torch.training.family import FamilyBatch, FamilyStudent, FixedQueries
+from anytag.torch.training.objectives import OBJECTIVES, Objective
+from anytag.torch.training.schedules import FINETUNE, PRETRAIN, PublishedRecipe, Schedule
 from tests.families import family_network, family_rows
 
 COUNT, TAGS = 2, 3

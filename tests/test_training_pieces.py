@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import anytag.nn.bert
-from anytag.training.family import FixedQueries
-from anytag.training.pieces import summed
+import anytag.torch.nn.bert_layers
+from anytag.torch.training.chunked_loss import summed
+from anytag.torch.training.family import FixedQueries
 from tests.runs import loop_of, recipe_of, small_recipe, write_photos
 
 RECIPES = {name: recipe_of(name) for name in ("tag2text", "ram", "ram-plus")} | {"small": small_recipe()}
@@ -23,7 +23,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(anytag.nn.bert, "DROPOUT", 0.0)
+    monkeypatch.setattr(anytag.torch.nn.bert_layers, "DROPOUT", 0.0)
 
 
 @pytest.mark.parametrize("scale", [1.0, 1024.0])
@@ -75,7 +75,7 @@ def test_a_step_in_pieces_is_the_step(
 ) -> None:
     """Tags, captions with their rescaled tags, alignment: the gradient of every parameter."""
     loss, whole = gradients(name, data, tmp_path)
-    monkeypatch.setattr("anytag.training.family.PIECE", 2)
+    monkeypatch.setattr("anytag.torch.training.family.PIECE", 2)
     again, pieces = gradients(name, data, tmp_path)
     assert again == pytest.approx(loss, rel=1e-6)
     assert whole.keys() == pieces.keys()
@@ -85,7 +85,7 @@ def test_a_step_in_pieces_is_the_step(
 
 
 def test_bfloat16_leads_the_same_way(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anytag.training.family.PIECE", 2)
+    monkeypatch.setattr("anytag.torch.training.family.PIECE", 2)
     loss, exact = gradients("ram-plus", data, tmp_path)
     rounded, half = gradients("ram-plus", data, tmp_path, half=True)
     assert rounded == pytest.approx(loss, rel=0.02)

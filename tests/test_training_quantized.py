@@ -1,4 +1,4 @@
-"""`anytag.training.quantized`: an integer image graph, cut to its means, and with evidence."""
+"""`anytag.torch.training.quantized`: an integer image graph, cut to its means, and with evidence."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from anytag.errors import ModelError
-from anytag.export.graphs import export_image_graph
-from anytag.export.quantize import quantize_image_graph
-from anytag.nn.evidence import Evidence
-from anytag.nn.families import EvidenceConfig
-from anytag.nn.network import TagNetwork
-from anytag.training.quantized import QuantizedGraph
+from anytag.torch.export.onnx_graphs import export_image_graph
+from anytag.torch.export.static_int8.quantize import quantize_image_graph
+from anytag.torch.nn.configs import EvidenceConfig
+from anytag.torch.nn.evidence import Evidence
+from anytag.torch.nn.network import TagNetwork
+from anytag.torch.training.quantized import QuantizedGraph
 from tests.networks import TINY, tiny_network
 
 CLASSES = EvidenceConfig(classes=12, words=6, hidden=5)

@@ -10,9 +10,9 @@ from anytag import Tagger
 from anytag.data.rows import Row, write_rows
 from anytag.errors import AnytagError
 from anytag.models.card import Card
-from anytag.training.calibrate import fit_common_threshold
-from anytag.training.recalibrate import Answers, fit, identity, measure, recalibrate
-from anytag.training.thresholds import Goal
+from anytag.torch.training.calibrate_model import Answers, fit, identity, measure, recalibrate
+from anytag.torch.training.calibration import fit_common_threshold
+from anytag.torch.training.thresholds import Goal
 from tests.command import run
 from tests.tiny import make_tiny_model
 

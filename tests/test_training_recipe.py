@@ -1,4 +1,4 @@
-"""`anytag.training.train`: recipes."""
+"""`anytag.torch.training.train`: recipes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from anytag.errors import AnytagError
-from anytag.training.train import Recipe, parse_recipe, read_recipe
+from anytag.torch.training.train import Recipe, parse_recipe, read_recipe
 
 
 def test_recipe_of_pairs() -> None:

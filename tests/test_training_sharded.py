@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from anytag.errors import AnytagError
-from anytag.training.sharded import check_parted, lift_scalars
+from anytag.torch.training.sharded import check_parted, lift_scalars
 from tests.families import family_network, family_rows
 
 

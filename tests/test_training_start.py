@@ -15,13 +15,13 @@ from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor
 
 from anytag import Tagger
-from anytag.checkpoints import Options, convert, load_network, load_queries
-from anytag.checkpoints.resample import resample_relative_positions
 from anytag.errors import AnytagError
-from anytag.nn.families import SwinConfig
-from anytag.training.recipes import TrainRecipe
-from anytag.training.report import Reporter
-from anytag.training.run import Run, prepare
+from anytag.torch.checkpoints import Options, convert, load_network, load_queries
+from anytag.torch.checkpoints.resample import resample_relative_positions
+from anytag.torch.nn.configs import SwinConfig
+from anytag.torch.training.fit import Run, prepare
+from anytag.torch.training.recipes import TrainRecipe
+from anytag.torch.training.report import Reporter
 from anytag.vocabulary import Vocabulary
 from tests.command import run
 from tests.released import FILES, TAGS, make_tensors, write_checkpoint, write_lists

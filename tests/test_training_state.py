@@ -17,12 +17,12 @@ import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 
-from anytag.checkpoints.read import check_sums
 from anytag.errors import AnytagError
-from anytag.training.launch import check_launch, folder_of_run
-from anytag.training.report import Reporter
-from anytag.training.run import Run, train
-from anytag.training.state import Average, read_state, write_state, write_tensors
+from anytag.torch.checkpoints.read import check_sums
+from anytag.torch.training.checkpoint import Average, read_state, write_state, write_tensors
+from anytag.torch.training.fit import Run, train
+from anytag.torch.training.launch import check_launch, folder_of_run
+from anytag.torch.training.report import Reporter
 from tests.runs import MACHINE, loop_of, recipe_of, small_recipe, weights, write_photos
 
 

@@ -1,4 +1,4 @@
-"""`anytag.training.targets`: rows -> beliefs and trust."""
+"""`anytag.torch.training.soft_labels`: rows -> beliefs and trust."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from anytag.data.rows import Row
-from anytag.training.targets import MIN_MENTIONS, ImageNetClasses, Labeler, label_matrices
+from anytag.torch.training.soft_labels import MIN_MENTIONS, ImageNetClasses, Labeler, label_matrices
 from anytag.vocabulary import Tag, Vocabulary
 
 TAGS = (

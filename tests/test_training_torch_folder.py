@@ -1,4 +1,4 @@
-"""`anytag.training.torch_folder`: what a run of a published family leaves to be loaded."""
+"""`anytag.torch.training.torch_folder`: what a run of a published family leaves to be loaded."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from anytag import Tagger
-from anytag.checkpoints.load import load_network
-from anytag.training.run import Run, go
+from anytag.torch.checkpoints.load import load_network
+from anytag.torch.training.fit import Run, go
 from tests.runs import MACHINE, loop_of, recipe_of, retrieval_recipe, small_recipe, write_photos
 
 

@@ -1,4 +1,4 @@
-"""`anytag.training`, end to end with small parts: photos, cache, corpus, student, trainer.
+"""`anytag.torch.training`, end to end with small parts: photos, cache, corpus, student, trainer.
 
 The backbone and the teacher are the real ones, at 64 pixels; the photos are drawn here.
 """
@@ -23,22 +23,22 @@ from torch import Tensor, nn
 
 from anytag.data.rows import Row, read_rows, write_rows
 from anytag.errors import AnytagError, VocabularyError
-from anytag.export.graphs import export_folder_graphs
-from anytag.export.quantize import quantize_image_graph
 from anytag.images import load, prepare
 from anytag.models.folder import ModelFolder, write_card
-from anytag.models.hub import EMBEDDED
-from anytag.nn.backbones import imagenet_backbone
-from anytag.nn.families import NetworkConfig
+from anytag.models.registry import EMBEDDED
 from anytag.text_encoders.static import StaticTextEncoder
-from anytag.training.beginning import start_from_classifier, start_from_folder
-from anytag.training.cache import CacheConfig, build_cache
-from anytag.training.corpus import Cache, Corpus
-from anytag.training.descriptions import read_descriptions
-from anytag.training.ship import draft_card, pixels_of, write_projection, write_queries
-from anytag.training.student import Batch, Student, fold_norms
-from anytag.training.targets import ImageNetClasses
-from anytag.training.train import (
+from anytag.torch.export.onnx_graphs import export_folder_graphs
+from anytag.torch.export.static_int8.quantize import quantize_image_graph
+from anytag.torch.nn.backbones import imagenet_backbone
+from anytag.torch.nn.configs import NetworkConfig
+from anytag.torch.training.beginning import start_from_classifier, start_from_folder
+from anytag.torch.training.descriptions import read_descriptions
+from anytag.torch.training.feature_cache import CacheConfig, build_cache
+from anytag.torch.training.feature_dataset import Cache, Corpus
+from anytag.torch.training.ship import draft_card, pixels_of, write_projection, write_queries
+from anytag.torch.training.soft_labels import ImageNetClasses
+from anytag.torch.training.student import Batch, Student, fold_norms
+from anytag.torch.training.train import (
     Recipe,
     Trainer,
     build_student,
@@ -303,7 +303,7 @@ def test_start_at_a_folder(
 
 
 def ship_graphs(student: Student, corpus: Corpus, out: Path) -> ModelFolder:
-    """What `anytag.training.ship` writes of a network, its queries and its words."""
+    """What `anytag.torch.training.ship` writes of a network, its queries and its words."""
     shutil.copytree(EMBEDDED / "text", out / "text")
     export_folder_graphs(student.network, out)
     pixels = pixels_of(corpus.rows, corpus.root, SIZE)

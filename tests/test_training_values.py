@@ -11,12 +11,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from anytag.errors import AnytagError
-from anytag.training.captions import CaptionRecipe
-from anytag.training.effects import parse_train
-from anytag.training.recipes import RECIPES, find
-from anytag.training.state import flat
-from anytag.training.train import Recipe
-from anytag.training.values import RANGES, parse_numbers
+from anytag.torch.training.captions import CaptionRecipe
+from anytag.torch.training.checkpoint import flat
+from anytag.torch.training.effects import parse_train
+from anytag.torch.training.recipes import RECIPES, find
+from anytag.torch.training.train import Recipe
+from anytag.torch.training.values import RANGES, parse_numbers
 from tests.command import run
 
 KEYS = sorted({key for make in RECIPES.values() for key in flat(asdict(make()))})

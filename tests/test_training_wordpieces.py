@@ -1,4 +1,4 @@
-"""`anytag.training.wordpieces`: the same vocabulary from the same captions, always."""
+"""`anytag.torch.training.wordpieces`: the same vocabulary from the same captions, always."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anytag.text_encoders.wordpiece import WordPieces
-from anytag.training.wordpieces import count_words, kept_wordpieces, learn_merges, train_wordpieces
+from anytag.torch.training.wordpieces import count_words, kept_wordpieces, learn_merges, train_wordpieces
 
 CAPTIONS = ["A dog runs on green grass.", "Two dogs run; the grass is wet", "A café, seen from above"] * 3
 _MAKE = """
 import hashlib, random
-from anytag.training.wordpieces import train_wordpieces
+from anytag.torch.training.wordpieces import train_wordpieces
 draw = random.Random(0)
 words = ["".join(draw.choices("abcdefgh", k=draw.randint(2, 9))) for _ in range(400)]  # many ties
 made = train_wordpieces([" ".join(draw.choices(words, k=9)) for _ in range(300)], ["zebra"], size=500)

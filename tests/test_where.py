@@ -1,4 +1,4 @@
-"""`anytag.where`, and where tags are as users get it from `Tagger` and `anytag tag --where`."""
+"""`anytag.localization`, and where tags are as users get it from `Tagger` and `anytag tag --where`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from anytag import Box, ModelError, Tagger, TagScore, where
+from anytag.localization import box_of, draw, heat_maps, largest_patch
 from anytag.models.card import Card
 from anytag.models.folder import write_card
-from anytag.nn.cross import CrossDecoder
-from anytag.nn.families import CrossConfig
-from anytag.where import box_of, draw, heat_maps, largest_patch
+from anytag.torch.nn.configs import CrossConfig
+from anytag.torch.nn.cross_decoder import CrossDecoder
 from tests.command import run
 from tests.pictures import quarters
 from tests.tiny import make_tiny_model

@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from anytag._optional import outer
 from anytag.batching import in_batches
 from anytag.errors import AnytagError, ImageError, ModelError, VocabularyError, brief
 from anytag.generation import (
@@ -24,16 +25,15 @@ from anytag.generation import (
     sample,
 )
 from anytag.images import MAX_PIXELS, ImageSource, check_many
-from anytag.models.caption_onnx import OnnxCaptions
 from anytag.models.card import CaptionSpec
 from anytag.models.folder import ModelFolder
-from anytag.models.hub import resolve
-from anytag.models.onnx import MEMORY, Device, OnnxRuntime
-from anytag.models.outer import outer
-from anytag.models.runtime import Precision, Runtime, open_runtime
+from anytag.models.registry import resolve
 from anytag.parsing import Parser
 from anytag.plain import Support
 from anytag.results import Caption, TagScore
+from anytag.runtime.caption_onnx import OnnxCaptions
+from anytag.runtime.onnx import MEMORY, Device, OnnxRuntime
+from anytag.runtime.open import Precision, Runtime, open_runtime
 from anytag.tagger import Encoded, Tagger
 from anytag.text_encoders.wordpiece import WordPieces
 from anytag.vocabulary import Tag
@@ -396,7 +396,7 @@ def _open_captions(folder: ModelFolder, runtime: Runtime) -> Captions:
     if MEMORY in folder and isinstance(runtime, OnnxRuntime):
         return OnnxCaptions(runtime)
     door: Any = outer(
-        "checkpoints.runtime",
+        "torch.open",
         f"captions by {folder.card.name}, which has no ONNX graphs for them or is run in torch,",
     )
     captions: Captions = door.open_captions(folder, device=runtime.device)

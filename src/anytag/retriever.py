@@ -1,8 +1,8 @@
 """Photos found by a sentence, and sentences by a photo.
 
 Photos are embedded once and ranked for as many sentences as you like, in two passes: vectors are compared,
-which costs next to nothing, and the likely photos are looked at. Who looks, `anytag.judges` says; where what
-the model saw is kept, `anytag.gallery`.
+which costs next to nothing, and the likely photos are looked at. Who looks, `anytag.reranking` says; where
+what the model saw is kept, `anytag.gallery`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from anytag.batching import batches
 from anytag.errors import AnytagError, VocabularyError
 from anytag.gallery import Gallery, GalleryWriter, check_model
 from anytag.images import MAX_PIXELS, ImageSource
-from anytag.judges import DecoderJudge, Judge, Texts, open_judge
 from anytag.models.folder import ModelFolder
-from anytag.models.hub import resolve
-from anytag.models.onnx import Device
-from anytag.models.runtime import open_runtime
+from anytag.models.registry import resolve
+from anytag.reranking import DecoderJudge, Judge, Texts, open_judge
 from anytag.results import Failure, Match
+from anytag.runtime.onnx import Device
+from anytag.runtime.open import open_runtime
 from anytag.tagger import Encoded, Tagger
 
 Floats = npt.NDArray[np.float32]

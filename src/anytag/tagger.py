@@ -20,17 +20,17 @@ import numpy.typing as npt
 from anytag.batching import in_batches
 from anytag.errors import AnytagError, VocabularyError, brief
 from anytag.images import MAX_PIXELS, ImageSource, check_many, load, path_of, prepare
+from anytag.localization import locate
 from anytag.models.card import Card
 from anytag.models.folder import ModelFolder
-from anytag.models.hub import resolve
-from anytag.models.onnx import Device
-from anytag.models.runtime import Precision, Runtime, open_runtime
+from anytag.models.registry import resolve
 from anytag.queries.build import Questions
 from anytag.queries.requests import Ask, parse_requests
 from anytag.queries.score import Answer, Question
 from anytag.results import Failure, Tags
+from anytag.runtime.onnx import Device
+from anytag.runtime.open import Precision, Runtime, open_runtime
 from anytag.vocabulary import Vocabulary
-from anytag.where import locate
 
 Requests = Iterable[Ask] | Mapping[str, str | Iterable[str]]
 """Tags as users ask them: a list, or descriptions by name."""

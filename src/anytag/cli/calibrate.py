@@ -30,8 +30,8 @@ def command(model: str, data: Path, output: Path, goal: str) -> None:
     was done, and what it brought on photos that did not take part, is printed and written into the card.
     """
     check_folder(output, [data, model])
-    recalibrate = outer("training.recalibrate", "anytag calibrate").recalibrate
-    parse = outer("training.thresholds", "anytag calibrate").Goal.parse
+    recalibrate = outer("torch.training.calibrate_model", "anytag calibrate").recalibrate
+    parse = outer("torch.training.thresholds", "anytag calibrate").Goal.parse
     with Bar() as bar:
         figures = recalibrate(model, data, output, goal=parse(goal), report=bar)
     click.echo(f"{figures['tags']} tags fitted on {figures['photos']} photos for {figures['goal']}.")

@@ -60,7 +60,7 @@ def command(source: Path, output: Path | None, text: Path | None, **options: Any
     if output is not None:
         inputs = [one for one in (source, text, options["lists"], options["embedding"]) if one is not None]
         (check_output if source.is_dir() else check_folder)(output, inputs)
-    convert = outer("checkpoints.convert", WHAT)
+    convert = outer("torch.checkpoints.convert", WHAT)
     tower = read_tower(text) if text else None  # before gigabytes are written
     if source.is_dir() and tower is not None and output is None:
         add_text(source, tower)
@@ -77,12 +77,12 @@ def command(source: Path, output: Path | None, text: Path | None, **options: Any
 
 def read_tower(source: Path) -> Any:
     """CLIP's text tower, from a folder."""
-    return outer("export.text", "adding a text tower").read_tower(source)
+    return outer("torch.export.text_tower", "adding a text tower").read_tower(source)
 
 
 def add_text(folder: Path, tower: Any) -> None:
     """Adds it to a model folder, and says what it is."""
-    added = outer("export.text", "adding a text tower").add_text(folder, tower)
+    added = outer("torch.export.text_tower", "adding a text tower").add_text(folder, tower)
     click.echo(
         f"{folder} can be asked own tags: {tower.origin}, {added.width} wide, {added.prompts}; "
         f"cosine with trained queries {added.agreement:.3f} (near 1: the tower it was trained with)"
@@ -96,7 +96,7 @@ def options_of(convert: Any, options: dict[str, Any], **more: Any) -> Any:
 
 def told(done: Any) -> str:
     """What became of a checkpoint, in lines."""
-    from anytag.models.hub import describe
+    from anytag.models.registry import describe
 
     size = f"{done.config.size} pixels"
     if done.read_size != done.config.size:

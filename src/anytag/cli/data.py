@@ -268,8 +268,8 @@ def generate(output: str, model: str | None, probability: float | None, **source
     data = _Data(**source)
     data.may_write(output)
     tagger = Tagger.load(model)
-    engine = outer("data.generate", "anytag data")
-    parsed = engine.parse(data, outer("data.labeler", "anytag data").Labeler(tagger.vocabulary))
+    engine = outer("data.engine.generate", "anytag data")
+    parsed = engine.parse(data, outer("data.labels", "anytag data").Labeler(tagger.vocabulary))
     rows = engine.generate(parsed, data.root, tagger, probability=probability, on_error=data.unread)
     data.write(output, rows)
 
@@ -291,7 +291,7 @@ def clean(output: str, model: str | None, seen: float, outliers: float, workers:
     """Take away tags of captions and of the model that contradict the picture; rows remember them."""
     from anytag.tagger import Tagger
 
-    data, engine = _Data(**source), outer("data.clean", "anytag data")
+    data, engine = _Data(**source), outer("data.engine.clean", "anytag data")
     data.may_write(output)
     config = engine.CleanConfig(seen=seen, outliers=outliers)
     options = {"config": config, "workers": workers, "on_error": data.unread}
@@ -335,6 +335,6 @@ def ray(
 
     FOLDER gets Parquet files with the rows, what was wrong with each (error) and a hash of its photo.
     """
-    engine = outer("data.ray", "anytag data ray")
+    engine = outer("data.engine.ray", "anytag data ray")
     engine.connect(address)
     engine.run(data, output, stages=stages.split(","), model=model, root=images, actors=actors)

@@ -85,14 +85,14 @@ def command(
     130 interrupted.
     """
     named = _named(tags, tags_from, vocabulary)
-    describe = outer("data.describe", "describing tags")
+    describe = outer("data.engine.describe", "describing tags")
     describe.check_outputs(output, [one for one in (tags_from, vocabulary) if one is not None])
     if llm is None:
         if options["model"] or dry_run:
             raise click.UsageError(
                 "--model and --dry-run are about a language model: give its address by --llm."
             )
-        folder = outer("data.wordnet", "WordNet").WordNet(wordnet) if wordnet else None
+        folder = outer("data.vocabulary.wordnet", "WordNet").WordNet(wordnet) if wordnet else None
         describe.write_descriptions(output, describe.without_model(named, wordnet=folder))
         click.echo(f"{len(named)} rows -> {output}")
         return
@@ -102,7 +102,8 @@ def command(
 
 
 def _with_model(tags: list[Any], base_url: str, output: Path, dry_run: bool, options: dict[str, Any]) -> None:
-    describe, llm = outer("data.describe", "describing tags"), outer("data.llm", "a language model")
+    describe = outer("data.engine.describe", "describing tags")
+    llm = outer("data.engine.llm", "a language model")
     sampling = llm.Sampling(options["model"], options["temperature"], options["max_tokens"])
     journal = describe.Journal(describe.journal_of(output), sampling)
     cost = describe.estimate(tags, journal, answers=options["answers"])
@@ -130,7 +131,7 @@ def _with_model(tags: list[Any], base_url: str, output: Path, dry_run: bool, opt
 
 def _ask(tags: list[Any], endpoint: Any, journal: Any, total: int, options: dict[str, Any]) -> None:
     """Asks with a progress bar on a terminal; the first few failures are told."""
-    ask = outer("data.describe", "describing tags").ask
+    ask = outer("data.engine.describe", "describing tags").ask
     with click.progressbar(
         length=total, label="Answers", file=sys.stderr, hidden=not is_terminal(sys.stderr)
     ) as bar:
@@ -153,7 +154,7 @@ def _named(names: Iterable[str], tags_from: Path | None, vocabulary: Path | None
     from anytag.parsing import slug
     from anytag.vocabulary import Vocabulary, parse_asked
 
-    named = outer("data.describe", "describing tags").Named
+    named = outer("data.engine.describe", "describing tags").Named
     lines = read_text(tags_from).splitlines() if tags_from else []
     words = [parse_asked(line).name for line in [*names, *lines] if line.strip()]
     rows: dict[str, Any] = {}

@@ -81,14 +81,14 @@ def _version(package: str) -> str:
 
 
 def _providers() -> str:
-    from anytag.models.onnx import available_providers
+    from anytag.runtime.onnx import available_providers
 
     return ", ".join(available_providers())
 
 
 def _verified(model: str | None) -> str:
     from anytag.models.folder import ModelFolder
-    from anytag.models.hub import resolve
+    from anytag.models.registry import resolve
 
     folder = ModelFolder.open(resolve(model), verify=True)
     files = folder.card.files
@@ -99,7 +99,7 @@ def _verified(model: str | None) -> str:
 
 def _device(model: str | None, device: Device) -> str:
     from anytag.batching import usable_cores
-    from anytag.models.onnx import available_providers
+    from anytag.runtime.onnx import available_providers
     from anytag.tagger import Tagger
 
     runtime = Tagger.load(model, device=device).runtime

@@ -93,7 +93,7 @@ class Drawings:
 
     def _draw(self, tags: Tags, photo: str) -> None:
         from anytag.images import load
-        from anytag.where import PANEL, draw
+        from anytag.localization import PANEL, draw
 
         file = self.file(photo)
         self._check(photo, file)

@@ -76,7 +76,7 @@ def command(
     """
     if output is not None:
         _check_report(output, options["data"])
-    running, report = outer("evaluation.run", "anytag eval"), outer("evaluation.report", "anytag eval")
+    running, report = outer("evaluation.run", "anytag eval"), outer("evaluation.report.report", "anytag eval")
     asked = running.Evaluation(
         models=(model, *against),
         rivals=rival,

@@ -33,7 +33,7 @@ def command(folder: Path, precision: str, photos: tuple[str, ...], first_pass: i
     Each is compared with the network first. The batch and the numbers of tags and of descriptions stay free;
     the image size is the folder's.
     """
-    export = outer("export.folder", "exporting graphs")
+    export = outer("torch.export.export_folder", "exporting graphs")
     named = [Path(path) for path in paths.gather(photos, recursive=False).paths] if photos else []
     cost = export.export_folder(folder, precision=precision, photos=named)
     click.echo(f"{folder}: graphs in {precision}, equal to the network before fewer bits")
@@ -48,6 +48,6 @@ def command(folder: Path, precision: str, photos: tuple[str, ...], first_pass: i
                 f"{captions.changed:.2%} change"
             )
     if first_pass is not None:
-        learn = outer("export.first_pass", "learning a first pass").learn_first_pass
+        learn = outer("torch.training.prefilter", "learning a first pass").learn_first_pass
         found = learn(folder, named, shortlist=first_pass)
         click.echo(f"First pass: {found.lost:.2%} of {found.given} tags given on {found.photos} photos lost")

@@ -12,7 +12,7 @@ from anytag._io import check_folder
 from anytag.cli.bar import Bar
 from anytag.cli.options import Number
 from anytag.cli.outer import outer
-from anytag.models.hub import EMBEDDED
+from anytag.models.registry import EMBEDDED
 
 _READABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -46,8 +46,8 @@ def command(data: Path, output: Path, goal: str, **options: Any) -> None:
     printed, beside what the model could do with your words alone, and written into its card.
     """
     check_folder(output, [data, options["model"] or EMBEDDED])
-    training = outer("training.finetune", "anytag finetune")
-    thresholds = outer("training.thresholds", "anytag finetune")
+    training = outer("torch.training.finetune", "anytag finetune")
+    thresholds = outer("torch.training.thresholds", "anytag finetune")
     task = training.Finetune(data, output, goal=thresholds.Goal.parse(goal), **options)
     with Bar() as bar:
         figures = training.finetune(task, bar)

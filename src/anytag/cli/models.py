@@ -16,7 +16,7 @@ import click
 @click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def command(name: str | None, format_: str) -> None:
     """List the models that are installed; of NAME, a model or a folder, everything that its card says."""
-    from anytag.models.hub import installed, resolve
+    from anytag.models.registry import installed, resolve
 
     folders = installed() if name is None else [resolve(name)]
     rows = [_read(folder, strict=name is not None) for folder in folders]
@@ -30,7 +30,7 @@ def command(name: str | None, format_: str) -> None:
 def _read(folder: Path, *, strict: bool) -> dict[str, Any]:
     """What is known of one folder; a broken one has an error, or raises it."""
     from anytag.errors import ModelError
-    from anytag.models.hub import describe
+    from anytag.models.registry import describe
 
     try:
         return {**asdict(describe(folder)), "path": str(folder), "error": None}
@@ -50,7 +50,7 @@ def _summary(row: Mapping[str, Any]) -> str:
 
 
 def _everything(row: Mapping[str, Any]) -> str:
-    from anytag.models.page import flat_metrics
+    from anytag.models.model_card import flat_metrics
 
     told = {key.replace("_", " "): row[key] for key in ("description", "training_data", "thresholds")}
     figures = {key: _figure(value) for key, value in flat_metrics(row["metrics"])}

@@ -1,5 +1,5 @@
 """The command line's way to the outer ring."""
 
-from anytag.models.outer import outer
+from anytag._optional import outer
 
 __all__ = ["outer"]

@@ -36,9 +36,9 @@ def command(model: str, name: str | None, text: bool, **options: Any) -> None:
     ANYTAG_HUB names a mirror of the Hub, HF_TOKEN holds a token.
     """
     from anytag.errors import UnknownModelError
-    from anytag.models.hub import cache
+    from anytag.models.hub import PREFIX
     from anytag.models.published import PUBLISHED
-    from anytag.models.remote import PREFIX
+    from anytag.models.registry import cache
 
     if model == "lists":
         return _pull_lists()
@@ -61,10 +61,10 @@ def command(model: str, name: str | None, text: bool, **options: Any) -> None:
 
 
 def _pull_published(family: str, target: Path, options: dict[str, Any]) -> None:
+    from anytag.models.hub import fetch
     from anytag.models.published import PUBLISHED, downloads
-    from anytag.models.remote import fetch
 
-    convert = outer("checkpoints.convert", WHAT)  # before gigabytes come that cannot be used
+    convert = outer("torch.checkpoints.convert", WHAT)  # before gigabytes come that cannot be used
     published = PUBLISHED[family]
     fetched = fetch([*published.lists, published.checkpoint], downloads(), progress=True)
     checkpoint = fetched[-1]
@@ -80,24 +80,24 @@ def _pull_published(family: str, target: Path, options: dict[str, Any]) -> None:
 
 
 def _fetch_tower() -> Any:
+    from anytag.models.hub import fetch
     from anytag.models.published import CLIP, clip
-    from anytag.models.remote import fetch
 
-    outer("nn.clip_text", "reading CLIP").require_transformers()  # before half a gigabyte comes
+    outer("torch.clip", "reading CLIP").require_transformers()  # before half a gigabyte comes
     _tell(fetch(CLIP, clip(), progress=True))
     return read_tower(clip())
 
 
 def _pull_lists() -> None:
+    from anytag.models.hub import fetch
     from anytag.models.published import BENCHMARKS, lists
-    from anytag.models.remote import fetch
 
     _tell(fetch(BENCHMARKS, lists(), progress=True))
     click.echo(f"Annotations are in {lists()}; photos are yours to get: anytag eval says which, and where.")
 
 
 def _pull_folder(repository: str, target: Path) -> None:
-    from anytag.models.remote import fetch_folder
+    from anytag.models.hub import fetch_folder
 
     target.parent.mkdir(parents=True, exist_ok=True)
     _tell(fetch_folder(repository, target, progress=True))

@@ -14,8 +14,8 @@ def command(model: str, repository: str) -> None:
     What its card lists is sent, and a README.md made of the card. The repository is made if it is not there;
     HF_TOKEN must hold a token that may write.
     """
-    from anytag.models.hub import resolve
-    from anytag.models.remote import push_folder
+    from anytag.models.hub import push_folder
+    from anytag.models.registry import resolve
 
     address = push_folder(resolve(model), repository.removeprefix("hf-hub:"))
     click.echo(f"{address}\nFetch it with: anytag pull hf-hub:{repository.removeprefix('hf-hub:')}")

@@ -88,19 +88,19 @@ def command(
     if output is not None and not dry_run:
         inputs = [one for one in (data, cache, vocabulary) if isinstance(one, Path)]
         check_folder(output, inputs, is_earlier=is_run)
-    how = outer("training.loop", WHAT).Machine(**machine)
+    how = outer("torch.training.trainer", WHAT).Machine(**machine)
     if recipe == "mini":
         _mini(numbers, data, output, cache, vocabulary, how)
         return
-    effects = outer("training.effects", WHAT)
-    made = effects.parse_train(outer("training.recipes", WHAT).find(recipe), numbers)
+    effects = outer("torch.training.effects", WHAT)
+    made = effects.parse_train(outer("torch.training.recipes", WHAT).find(recipe), numbers)
     if not dry_run:
         data, output = needed(data, "--data"), needed(output, "--output")
     show(effects.resolved(made))
     if dry_run:
         click.echo(_estimate(made, data, tag_list))
         return
-    run = outer("training.run", WHAT)
+    run = outer("torch.training.fit", WHAT)
     with Bar() as bar:
         result = run.train(run.Run(made, data, needed(output, "--output"), how, tag_list), bar)
     told(result)
@@ -137,7 +137,7 @@ def _mini(
     vocabulary: Path | None,
     how: Any,
 ) -> None:
-    train = outer("training.train", WHAT)
+    train = outer("torch.training.train", WHAT)
     recipe = train.parse_recipe(list(numbers))
     given = (
         needed(data, "--data"), needed(cache, "--cache"), needed(vocabulary, "--vocabulary"),
@@ -151,7 +151,7 @@ def _mini(
 
 def _estimate(recipe: Any, data: Any, tag_list: Path | None) -> str:
     """What a run would take, in words."""
-    planned = outer("training.plan", WHAT).plan(recipe, data, tag_list=tag_list)
+    planned = outer("torch.training.dry_run", WHAT).plan(recipe, data, tag_list=tag_list)
     cost, photos = planned.cost, recipe.batch_size
     lines = [
         f"{cost.parameters / 1e6:.1f} million numbers are trained, {cost.fixed / 1e6:.1f} million are fixed",

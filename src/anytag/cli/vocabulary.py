@@ -65,9 +65,9 @@ def candidates(
     CORPUS is any data that `anytag data` reads, or a .txt of one caption a line. Photos with several captions
     tell which names stand for each other: one says couch, another sofa.
     """
-    review = outer("data.review", "building a vocabulary")
+    review = outer("data.vocabulary.review", "building a vocabulary")
     lists = [str(one) for one in (options["include"], options["exclude"]) if one is not None]
-    vocabulary_page = outer("data.vocabulary_page", "a report")
+    vocabulary_page = outer("data.vocabulary.report", "a report")
     review.check_review(output, [*corpus, *lists])
     if report is not None:
         vocabulary_page.check_page(report, [*corpus, *lists, str(output)])
@@ -99,7 +99,7 @@ def candidates(
 @click.option("--recipe", type=_RECIPE, help="The published sizes: --size 4585 for ram, 3429 for tag2text.")
 def build(review: Path, output: Path, size: int | None, recipe: str | None) -> None:
     """Make the vocabulary that a reviewed table says."""
-    module = outer("data.review", "building a vocabulary")
+    module = outer("data.vocabulary.review", "building a vocabulary")
     module.check_vocabulary(output, [str(review)])
     size = size or (module.RECIPES[recipe].size if recipe else None)
     vocabulary = module.build(module.read_review(review), size=size)
@@ -149,12 +149,12 @@ def _told(message: str) -> None:
 def _merges(
     found: Sequence[Any], tally: Any, corpus: Sequence[str], limit: int | None, options: dict[str, Any]
 ) -> list[Any]:
-    merging = outer("data.merging", "merging synonyms")
+    merging = outer("data.vocabulary.merging", "merging synonyms")
     folder = options["wordnet"]
     proposals: list[Any] = merging.propose(
         found,
         tally.lexicon,
-        wordnet=outer("data.wordnet", "WordNet").WordNet(folder) if folder else None,
+        wordnet=outer("data.vocabulary.wordnet", "WordNet").WordNet(folder) if folder else None,
         encoder=_encoder(options["clip"]) if options["similar"] < 1 else None,
         photos=lambda: _photos(corpus, limit, again=True),
         read=tally.names,
@@ -165,9 +165,9 @@ def _merges(
 
 def _encoder(clip: str | None) -> TextEncoder:
     if clip is not None:
-        encoder: TextEncoder = outer("nn.clip_text", "CLIP's text encoder").ClipTextEncoder.load(clip)
+        encoder: TextEncoder = outer("torch.clip", "CLIP's text encoder").ClipTextEncoder.load(clip)
         return encoder
-    from anytag.models.hub import resolve
+    from anytag.models.registry import resolve
     from anytag.text_encoders import StaticTextEncoder
 
     return StaticTextEncoder.from_folder(resolve() / "text")

@@ -13,12 +13,11 @@ from typing import Literal
 import numpy as np
 
 from anytag._io import is_lines_of
+from anytag.data.duplicates import HASH_BYTES, NEAR_BITS, Bytes, Indexes, difference_hash, groups
+from anytag.data.io import exists, is_url, join, open_write, photo_source, refuse_output
+from anytag.data.rows import SPLITS, Row
 from anytag.errors import AnytagError
 from anytag.images import load
-
-from .duplicates import HASH_BYTES, NEAR_BITS, Bytes, Indexes, difference_hash, groups
-from .files import exists, is_url, join, open_write, photo_source, refuse_output
-from .rows import SPLITS, Row
 
 Problem = Literal["missing", "unreadable", "duplicate"]
 KEPT_FIRST = ("test", "val", "dev")

@@ -13,11 +13,10 @@ from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
+from anytag.data.io import is_folder, listing, open_read, open_write
+from anytag.data.rows import SPLITS, OnError, Origin, Row, tell
 from anytag.errors import AnytagError, MissingExtraError
 from anytag.images import SUFFIXES
-
-from .files import is_folder, listing, open_read, open_write
-from .rows import SPLITS, OnError, Origin, Row, tell
 
 
 def items(path: str, prefix: str) -> Iterator[Any]:

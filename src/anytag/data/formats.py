@@ -16,12 +16,11 @@ from pathlib import PurePosixPath
 from typing import Protocol
 
 from anytag._io import is_lines_of, refuse_photo_name
+from anytag.data import corpora, shards, tables
+from anytag.data.dialect import is_table
+from anytag.data.io import exists, folder_of, is_folder, join, listing, open_read, rebased, refuse_output
+from anytag.data.rows import OnError, Row
 from anytag.errors import AnytagError
-
-from . import corpora, shards, tables
-from .dialect import is_table
-from .files import exists, folder_of, is_folder, join, listing, open_read, rebased, refuse_output
-from .rows import OnError, Row
 
 
 class Reader(Protocol):

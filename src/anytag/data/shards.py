@@ -9,11 +9,19 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain, count, groupby, islice
 
+from anytag.data.io import (
+    folder_of,
+    is_folder,
+    join,
+    listing,
+    open_read,
+    open_write,
+    photo_source,
+    refuse_filled,
+)
+from anytag.data.rows import OnError, Row, row_of, tell
 from anytag.errors import AnytagError
 from anytag.images import SUFFIXES
-
-from .files import folder_of, is_folder, join, listing, open_read, open_write, photo_source, refuse_filled
-from .rows import OnError, Row, row_of, tell
 
 _SUFFIX = "tar"
 

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from anytag.data.io import photo_source
+from anytag.data.rows import Row
 from anytag.errors import AnytagError
 from anytag.images import load
-
-from .files import photo_source
-from .rows import Row
 
 
 @dataclass

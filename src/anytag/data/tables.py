@@ -9,11 +9,10 @@ from importlib import import_module
 from itertools import islice
 from typing import Any
 
+from anytag.data.dialect import COLUMNS, Dialect, dialect_of
+from anytag.data.io import open_read, open_write
+from anytag.data.rows import OnError, Row, line_of, parse_lines, row_of, tell
 from anytag.errors import AnytagError, MissingExtraError
-
-from .dialect import COLUMNS, Dialect, dialect_of
-from .files import open_read, open_write
-from .rows import OnError, Row, line_of, parse_lines, row_of, tell
 
 MARKS = {"tags": ";", "captions": "|", "absent": ";"}
 """What parts the names, or captions, of one cell."""

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from anytag.errors import AnytagError
+from anytag.evaluation.annotations import TagList, coco_rows, flickr8k_rows, read_descriptions, read_list
+from anytag.evaluation.tasks import Kind, Published, TagTask, TextTask, names_task, text_task, vocabulary_task
 from anytag.vocabulary import Asked, Vocabulary
-
-from .lists import TagList, coco_rows, flickr8k_rows, read_descriptions, read_list
-from .tasks import Kind, Published, TagTask, TextTask, names_task, text_task, vocabulary_task
 
 TAG2TEXT = 3429
 """Tags of the released Tag2Text, which has annotations of its own: by number, since its names repeat."""

@@ -14,11 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from anytag.errors import AnytagError
+from anytag.evaluation.adapters import contestant
+from anytag.evaluation.evaluate import Cost
+from anytag.evaluation.tasks import TagTask
 from anytag.vocabulary import Asked
-
-from .contestants import contestant
-from .evaluate import Cost
-from .tasks import TagTask
 
 PHOTOS = 32
 

@@ -10,12 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from anytag.errors import AnytagError
-
-from . import metrics
-from .captions import MOST, caption_scores
-from .contestants import Answers, Contestant, Watch, unwatched
-from .measure import Figure, Measured, Mistakes, Picture, measure, spread, worst
-from .tasks import Kind, Published, TagTask, TextTask
+from anytag.evaluation import metrics
+from anytag.evaluation.adapters import Answers, Contestant, Watch, unwatched
+from anytag.evaluation.captions import MOST, caption_scores
+from anytag.evaluation.measure import Figure, Measured, Mistakes, Picture, measure, spread, worst
+from anytag.evaluation.tasks import Kind, Published, TagTask, TextTask
 
 Floats = npt.NDArray[np.floating]
 

@@ -12,9 +12,9 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from . import metrics
-from .contestants import Answers
-from .tasks import TagTask
+from anytag.evaluation import metrics
+from anytag.evaluation.adapters import Answers
+from anytag.evaluation.tasks import TagTask
 
 Floats = npt.NDArray[np.floating]
 Bools = npt.NDArray[np.bool_]

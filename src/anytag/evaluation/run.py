@@ -12,13 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from anytag.errors import AnytagError
-from anytag.models import published
-from anytag.models.onnx import Device
-from anytag.retriever import Retriever
-from anytag.vocabulary import Vocabulary
-
-from . import benchmarks
-from .contestants import (
+from anytag.evaluation import benchmarks
+from anytag.evaluation.adapters import (
     RIVALS,
     ZERO_SHOT,
     Contestant,
@@ -29,9 +24,13 @@ from .contestants import (
     shared,
     unwatched,
 )
-from .cost import cost
-from .evaluate import RESAMPLES, Report, evaluate_captions, evaluate_retrieval, evaluate_tags
-from .tasks import Kind, TagTask, TextTask, names_task, rows_of, text_task, vocabulary_task
+from anytag.evaluation.cost import cost
+from anytag.evaluation.evaluate import RESAMPLES, Report, evaluate_captions, evaluate_retrieval, evaluate_tags
+from anytag.evaluation.tasks import Kind, TagTask, TextTask, names_task, rows_of, text_task, vocabulary_task
+from anytag.models import published
+from anytag.retriever import Retriever
+from anytag.runtime.onnx import Device
+from anytag.vocabulary import Vocabulary
 
 Floats = npt.NDArray[np.float32]
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anytag.data.formats import read
-from anytag.data.labeler import Labeler
+from anytag.data.labels import Labeler
 from anytag.data.rows import Row
 from anytag.errors import AnytagError
 from anytag.vocabulary import Asked, Vocabulary

@@ -146,7 +146,7 @@ class Card:
         text: None where queries are learned, so that no words can be asked.
         metrics: free; names of measures to their figures.
         thresholds: how the vocabulary's thresholds were made, in words.
-        network: the numbers from which `anytag.checkpoints.load_network` builds the torch network.
+        network: the numbers from which `anytag.torch.checkpoints.load_network` builds the torch network.
         source: where converted weights come from: a file's name, size, sha256.
         captions: how captions are written, None where the model writes none.
     """

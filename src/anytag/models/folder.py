@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from anytag.errors import FileMismatchError, ModelError
 from anytag.models import card as cards
 from anytag.models.card import Card, FileFacts
-from anytag.models.hub import EMBEDDED
+from anytag.models.registry import EMBEDDED
 
 _MENDING = "Get the model again, or rewrite its card with anytag.models.folder.write_card."
 _ADD_TEXT = (

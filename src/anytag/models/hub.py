@@ -1,125 +1,263 @@
-"""Model names and the folders they stand for. Nothing here uses the network."""
+"""Files of the Hugging Face Hub: fetched, so that a broken download goes on; checked; folders sent there.
+
+`ANYTAG_HUB` names a mirror, which serves everything below its root; a token comes from `HF_TOKEN` alone.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
-import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Literal
 
-from anytag.errors import UnknownModelError
+from anytag.errors import DownloadError
 from anytag.models import card as cards
+from anytag.models.card import Card
+from anytag.models.folder import ModelFolder, inside, sha256_of
+from anytag.models.model_card import model_page
 
-DEFAULT = "mini"
-EMBEDDED = Path(__file__).parent.parent / "assets" / DEFAULT
+if TYPE_CHECKING:  # importing it takes longer than tagging a photo
+    from huggingface_hub import HfFileMetadata
+
+HUB = "https://huggingface.co"
+PREFIX = "hf-hub:"
+State = Literal["downloaded", "already there", "already there, not checked"]
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_SHA256, _GIT_SHA = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, slots=True)
-class Description:
-    """A row of `anytag models`.
+class Remote:
+    """A file that is published somewhere.
 
     Attributes:
-        name: what to type after `--model`.
-        bytes: size on disk of all files together.
-        family, version, description, training_data, thresholds: as its card has them.
+        path: below the host, with forward slashes.
+        host: with its scheme; a mirror takes its place.
+        sha256: where it is known beforehand; otherwise the Hub's word is taken.
+        name: of the file here, relative to the folder it is fetched into.
     """
 
-    name: str
+    path: str
+    host: str = HUB
+    sha256: str = ""
+    name: str = ""
+
+    @property
+    def local(self) -> str:
+        return self.name or self.path.rpartition("/")[2]
+
+    @property
+    def url(self) -> str:
+        """Where to fetch it now."""
+        return f"{os.environ.get('ANYTAG_HUB', '').rstrip('/') or self.host}/{self.path}"
+
+    @property
+    def token(self) -> str | Literal[False]:
+        """What to show there: the Hub's token is for nobody else."""
+        return (self.host == HUB and os.environ.get("HF_TOKEN")) or False
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A file that lies here now.
+
+    Attributes:
+        state: what was done; not checked means that the Hub could not be asked.
+        revision: the Hub's commit, or "".
+    """
+
     path: Path
-    bytes: int
-    licence: str
-    metrics: Mapping[str, Any]
-    family: str = ""
-    version: str = ""
-    description: str = ""
-    training_data: str = ""
-    thresholds: str = ""
+    url: str
+    sha256: str
+    state: State
+    revision: str
+
+    @property
+    def bytes(self) -> int:
+        return self.path.stat().st_size
 
 
-def resolve(name_or_folder: str | Path | None = None) -> Path:
-    """The folder of a model.
+def fetch(remotes: Iterable[Remote], folder: Path, *, progress: bool = False) -> list[Fetched]:
+    """Every file in `folder`, downloaded where it is missing or another.
+
+    A file that the Hub does not give, but that lies there, is taken as it is.
 
     Args:
-        name_or_folder: None or "mini" for the embedded model, a folder with a card.json, or the name of an
-            installed model. A folder goes before an installed model of the same name; "mini" is always the
-            embedded one (type "./mini" for a folder so called).
+        progress: show a bar where there is a terminal.
 
     Raises:
-        UnknownModelError: it is none of these; the message lists what is installed.
+        DownloadError: some can neither be reached nor lie there: lists which to put where. Or a download
+            broke off (what came is kept), or has another size or hash than it should.
     """
-    if name_or_folder is None or name_or_folder == DEFAULT:
-        return EMBEDDED
-    if str(name_or_folder) and _is_model(Path(name_or_folder)):
-        return Path(name_or_folder)
-    if isinstance(name_or_folder, str) and (found := _cached(name_or_folder)) is not None:
-        return found
-    raise UnknownModelError(
-        f"no model {str(name_or_folder)!r}: it is neither installed nor a folder with a {cards.FILE_NAME}. "
-        f"Installed: {', '.join(path.name for path in installed()) or 'none'}. "
-        f"Leave the model out for the embedded one ({DEFAULT}), or give the path of a model folder, "
-        f"or put one into {cache()}, or fetch one: anytag pull ram-plus, anytag pull hf-hub:owner/name"
+    folder.mkdir(parents=True, exist_ok=True)
+    fetched, missing, reasons = [], [], []
+    for remote in remotes:
+        try:
+            found = _metadata(remote)
+        except Exception as error:  # httpx's errors; their module changes with huggingface_hub's version
+            reasons.append(_reason(error))
+            here = inside(folder, remote.local)
+            if here.is_file():
+                fetched.append(Fetched(here, remote.url, sha256_of(here), "already there, not checked", ""))
+            else:
+                missing.append(f"  {remote.url}\n    -> {here}")
+        else:
+            fetched.append(_download(remote, inside(folder, remote.local), found, progress))
+    if missing:
+        raise DownloadError(
+            f"files are not to be had ({'; '.join(dict.fromkeys(reasons))}). Type the same again when "
+            "the Hub can be reached, or put them there by another way first:\n" + "\n".join(missing)
+        )
+    return fetched
+
+
+def fetch_folder(repository: str, target: Path, *, progress: bool = False) -> list[Fetched]:
+    """A model folder of ours from the Hub, as ``owner/name``: its card, and the files that the card lists.
+
+    Raises:
+        DownloadError: as `fetch`; or `target` is there already.
+        ModelError: it is no model folder of ours.
+    """
+    _check_repository(repository)
+    if target.exists():
+        raise DownloadError(f"{target} is there already; remove it first, or pull under another --name")
+    draft = target.with_name(f".{repository.replace('/', '--')}.new")
+    base = f"{repository}/resolve/main/"
+    fetched = fetch([Remote(base + cards.FILE_NAME)], draft)
+    files = Card.read(draft / cards.FILE_NAME).files
+    for name in files:
+        inside(draft, name).parent.mkdir(parents=True, exist_ok=True)
+    remotes = [Remote(base + name, sha256=facts.sha256, name=name) for name, facts in files.items()]
+    fetched += fetch(remotes, draft, progress=progress)
+    ModelFolder.open(draft, verify=False)  # hashes were compared as files came
+    draft.replace(target)
+    return [replace(file, path=target / file.path.relative_to(draft)) for file in fetched]
+
+
+def push_folder(folder: Path, repository: str) -> str:
+    """Send a model folder to the Hub as ``owner/name``, with a README.md made of its card.
+
+    Returns:
+        its address there.
+
+    Raises:
+        ModelError: the folder's files are not what its card says.
+        DownloadError: no `HF_TOKEN` in the environment, or the Hub refuses.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    _check_repository(repository)
+    model = ModelFolder.open(folder, verify=True)
+    if not (hub := Remote("")).token:
+        raise DownloadError(
+            "sending to the Hub needs a token that may write: set HF_TOKEN in the environment"
+        )
+    files = {name: model.file(name) for name in model.card.files if name != "README.md"}
+    sent = [CommitOperationAdd(name, path) for name, path in files.items()]
+    sent.append(CommitOperationAdd(cards.FILE_NAME, folder / cards.FILE_NAME))
+    sent.append(CommitOperationAdd("README.md", model_page(model.card, repository).encode()))
+    api = HfApi(endpoint=hub.url.rstrip("/"), token=hub.token)
+    try:
+        api.create_repo(repository, exist_ok=True)
+        done = api.create_commit(repository, sent, commit_message=f"{model.card.name} {model.card.version}")
+    except Exception as error:  # as in `fetch`
+        raise DownloadError(f"{repository} was not sent: {_reason(error)}") from error
+    return str(done.repo_url)
+
+
+def _check_repository(repository: str) -> None:
+    if _REPOSITORY.fullmatch(repository) is None:
+        raise DownloadError(f"{repository!r} is no name of a repository on the Hub; expected owner/name")
+
+
+def _metadata(remote: Remote) -> HfFileMetadata:
+    from huggingface_hub import get_hf_file_metadata
+
+    return get_hf_file_metadata(remote.url, token=remote.token)
+
+
+def _download(remote: Remote, path: Path, found: HfFileMetadata, progress: bool) -> Fetched:
+    """The file at `path`, which goes on from a part that lies there."""
+    wanted = remote.sha256 or found.etag or ""
+    state: State = "already there"
+    if not (path.is_file() and found.size in (None, path.stat().st_size) and _fits(path, wanted)):
+        part = path.with_name(f".{path.name}.{wanted[:12]}.part")  # of this version of the file, no other
+        _continue(remote, part, found.size, progress)
+        _check(part, remote.url, size=found.size, wanted=wanted)
+        part.replace(path)
+        state = "downloaded"
+    return Fetched(path, remote.url, sha256_of(path), state, found.commit_hash or "")
+
+
+def _continue(remote: Remote, part: Path, size: int | None, progress: bool) -> None:
+    """Append to `part` what it lacks."""
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers, tqdm  # type: ignore[attr-defined]
+
+    if part.is_file() and size is not None and part.stat().st_size > size:
+        part.unlink()
+    if size is not None:
+        _check_space(part, size)
+    try:
+        with part.open("ab") as file:
+            http_get(
+                remote.url, file,
+                resume_size=file.tell(), expected_size=size, headers=build_hf_headers(token=remote.token),
+                tqdm_class=tqdm if progress else partial(tqdm, disable=True),  # type: ignore[arg-type]
+            )  # fmt: skip
+    except OSError as error:
+        if error.errno is not None:  # the disk's fault
+            raise
+        if hasattr(error, "response"):
+            raise _broken(remote.url, part, error) from error
+        # else another length than announced: `_check` says so
+    except Exception as error:  # as in `fetch`
+        raise _broken(remote.url, part, error) from error
+
+
+def _check_space(part: Path, size: int) -> None:
+    needed = size - (part.stat().st_size if part.is_file() else 0)
+    free = shutil.disk_usage(part.parent).free
+    if needed > free:
+        raise DownloadError(f"{part.parent} has {free:,} bytes free, the download needs {needed:,}")
+
+
+def _broken(url: str, part: Path, error: Exception) -> DownloadError:
+    return DownloadError(
+        f"{url} broke off after {part.stat().st_size:,} bytes ({_reason(error)}). They are kept: "
+        "type the same again to go on from there"
     )
 
 
-def installed() -> list[Path]:
-    """Folders of all models that a name reaches: the embedded one, then those in the cache by name."""
-    try:
-        names = sorted(path.name for path in cache().iterdir())
-    except OSError:  # not there, or somebody else's: nothing is installed for this user
-        names = []
-    cached = [found for name in names if name != DEFAULT and (found := _cached(name)) is not None]
-    return ([EMBEDDED] if _is_model(EMBEDDED) else []) + cached
+def _check(part: Path, url: str, *, size: int | None, wanted: str) -> None:
+    """Remove `part` and raise where it is not what it should be."""
+    came = part.stat().st_size
+    if size is not None and came != size:
+        fault = f"has {came:,} bytes, expected {size:,}"
+    elif not _fits(part, wanted):
+        fault = f"has sha256 {sha256_of(part)}, expected {wanted}"
+    else:
+        return
+    part.unlink()
+    raise DownloadError(f"{url} {fault}: it was damaged on its way or where it lies. Type the same again")
 
 
-def describe(folder: str | Path) -> Description:
-    """What `anytag models` says of one folder.
-
-    Raises:
-        CardError: its card is missing or wrong.
-    """
-    folder = Path(folder)
-    card = cards.Card.read(folder / cards.FILE_NAME)
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return Description(
-        folder.resolve().name,
-        folder,
-        size,
-        card.licence,
-        card.metrics,
-        family=card.family,
-        version=card.version,
-        description=card.description,
-        training_data=card.training_data,
-        thresholds=card.thresholds,
-    )
+def _fits(path: Path, wanted: str) -> bool:
+    """Is this the file that the Hub's etag means: sha256 of a large file, git's hash of a small one?"""
+    if _SHA256.fullmatch(wanted):
+        return sha256_of(path) == wanted
+    if _GIT_SHA.fullmatch(wanted):
+        content = path.read_bytes()
+        return (
+            hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest() == wanted
+        )
+    return True
 
 
-def cache() -> Path:
-    """Where installed models lie: `$ANYTAG_HOME/models`, or `anytag/models` in the user's cache."""
-    home = os.environ.get("ANYTAG_HOME")
-    return (Path(home).expanduser() if home else _user_cache() / "anytag") / "models"
-
-
-def _user_cache() -> Path:
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches"
-    named = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME")
-    # the XDG base directory specification says to ignore relative paths
-    return Path(named) if named and Path(named).is_absolute() else Path.home() / ".cache"
-
-
-def _cached(name: str) -> Path | None:
-    """The installed model `name`. Neither the name nor a link in the cache leads outside of it."""
-    if cards.NAME.fullmatch(name) is None:
-        return None
-    path = cache() / name
-    return path if _is_model(path) and path.resolve().is_relative_to(cache().resolve()) else None
-
-
-def _is_model(path: Path) -> bool:
-    try:
-        return (path / cards.FILE_NAME).is_file()
-    except (OSError, ValueError):  # a name too long for the file system, or with a null character
-        return False
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

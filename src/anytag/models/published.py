@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from anytag.models.hub import cache
-from anytag.models.remote import Remote
+from anytag.models.hub import Remote
+from anytag.models.registry import cache
 
 _REPOSITORY = "xinyu1205/recognize-anything/7cb804a8609e9f4b1a50b7f31436d2df40bb9481"
 _CODE = f"{_REPOSITORY}/ram/data"

@@ -6,8 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from .lexicon import Kind, Lexicon, default_lexicon, normal
-from .parser import CaptionParser, ParsedTag, Parser
+from anytag.parsing.lexicon import Kind, Lexicon, default_lexicon, normal
+from anytag.parsing.parser import CaptionParser, ParsedTag, Parser
 
 _EXAMPLES = 3
 _LONGEST_EXAMPLE = 160

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .grammar import NOTHING, Word
-from .lexicon import Lexicon
+from anytag.parsing.grammar import NOTHING, Word
+from anytag.parsing.lexicon import Lexicon
 
 _SHORTEST = 3
 _LOOKS_BEFORE = 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from .inflection import Form
+from anytag.parsing.inflection import Form
 
 Role = Literal[
     "determiner", "number", "preposition", "be", "pronoun", "to", "conjunction", "negation", "adverb", ""

@@ -11,7 +11,7 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import Literal
 
-from .inflection import Inflection
+from anytag.parsing.inflection import Inflection
 
 Kind = Literal["object", "scene", "attribute", "action"]
 HYPHENATED = (

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from anytag.errors import AnytagError
-
-from .lexicon import Kind, Lexicon, normal
-from .parser import CaptionParser, ParsedTag
+from anytag.parsing.lexicon import Kind, Lexicon, normal
+from anytag.parsing.parser import CaptionParser, ParsedTag
 
 Group = Literal["things", "looks", "actions"]
 GROUPS: tuple[Group, ...] = get_args(Group)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from .grammar import NOTHING, Word
+from anytag.parsing.grammar import NOTHING, Word
 
 REACH = 7  # words
 _LIST_REACH = 6

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from .discovery import compound, is_new_noun
-from .grammar import NOTHING, ROLES, Word, is_verb
-from .lexicon import Kind, Lexicon, default_lexicon, normal
-from .negation import DENYING, OPENERS, Negation
-from .tables import Entry, NamedTag, free_tables, vocabulary_tables
-from .text import foreign, quoted
+from anytag.parsing.discovery import compound, is_new_noun
+from anytag.parsing.grammar import NOTHING, ROLES, Word, is_verb
+from anytag.parsing.lexicon import Kind, Lexicon, default_lexicon, normal
+from anytag.parsing.negation import DENYING, OPENERS, Negation
+from anytag.parsing.tables import Entry, NamedTag, free_tables, vocabulary_tables
+from anytag.parsing.text import foreign, quoted
 
 _WORD = re.compile(r"[^\W_]+")
 _JOINED = re.compile(r"[\s\-'’_]*")  # between words of one phrase; anything else ends the phrase

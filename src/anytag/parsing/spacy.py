@@ -12,11 +12,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from anytag.errors import MissingExtraError
-
-from .grammar import Word
-from .lexicon import Lexicon
-from .parser import Matches, ParsedTag, Parser, spoken
-from .tables import NamedTag
+from anytag.parsing.grammar import Word
+from anytag.parsing.lexicon import Lexicon
+from anytag.parsing.parser import Matches, ParsedTag, Parser, spoken
+from anytag.parsing.tables import NamedTag
 
 if TYPE_CHECKING:
     from spacy.language import Language

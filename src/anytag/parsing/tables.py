@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Protocol
 
-from .grammar import ROLES, Word
-from .lexicon import KINDS, Kind, Lexicon, normal
+from anytag.parsing.grammar import ROLES, Word
+from anytag.parsing.lexicon import KINDS, Kind, Lexicon, normal
 
 
 class NamedTag(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from .grammar import Word
+from anytag.parsing.grammar import Word
 
 _MOST = 300  # letters of a quotation: a quote mark that is never closed silences nothing
 _QUOTED = re.compile(

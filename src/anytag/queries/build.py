@@ -11,11 +11,11 @@ import numpy.typing as npt
 
 from anytag.errors import ModelError, VocabularyError, brief
 from anytag.models.folder import ModelFolder
-from anytag.models.text_onnx import open_text_encoder
 from anytag.queries.bank import Bank, Floats, Indexes
 from anytag.queries.requests import Ask, Requested, check_numbers, parse_requests
 from anytag.queries.score import Question, pad
 from anytag.results import Source
+from anytag.runtime.text_onnx import open_text_encoder
 from anytag.text_encoders import StaticTextEncoder, TextEncoder
 from anytag.text_encoders.queries import Prompts, check_texts, tag_rows
 from anytag.vocabulary import OWN, Asked, Tag, Vocabulary

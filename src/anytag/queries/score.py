@@ -14,9 +14,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from anytag.models.onnx import Rows
 from anytag.queries.bank import Bank, Floats, Indexes
 from anytag.results import Source, TagScore
+from anytag.runtime.onnx import Rows
 
 # Tags decoded in one run, and floats of their queries: bounds memory when thousands are asked.
 _PIECE, _PIECE_FLOATS = 256, 1 << 23

@@ -1,6 +1,0 @@
-"""Published checkpoints: their weight names and ours, read, checked, converted."""
-
-from .convert import Options, convert, convert_back
-from .load import load_network, load_queries
-
-__all__ = ["Options", "convert", "convert_back", "load_network", "load_queries"]

@@ -1,0 +1,1 @@
+"""RAM's data engine: generate, clean, describe; on many machines."""

@@ -1,0 +1,1 @@
+"""From counted names to a vocabulary: merging, review, report."""

@@ -1,0 +1,331 @@
+"""The table between corpus and vocabulary, for a person to edit: a candidate a line, kept, dropped or merged.
+
+    action  name    kind    into  rename  count  parents    synonyms  why                    examples
+    keep    sofa    object                812    furniture  couch     couch (301): ...       A cat on a couch
+    merge   settee  object  sofa          14                          WordNet: both are ...  An old settee
+
+Tab-separated (or with commas, as .csv), so that any spreadsheet opens it. `action`, `kind`, `into`, `rename`,
+`parents` and `synonyms` count when the vocabulary is built; the rest is there to decide by.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+from anytag._io import atomic_write, is_lines_of, read_text
+from anytag.data.io import refuse_output
+from anytag.data.vocabulary.merging import Key, Merge
+from anytag.errors import RefusedOutputError, VocabularyError
+from anytag.parsing import Candidate, slug
+from anytag.parsing.lexicon import normal
+from anytag.vocabulary import KINDS, Kind, Tag, Vocabulary
+
+Action = Literal["keep", "drop", "merge"]
+ACTIONS: tuple[str, ...] = get_args(Action)
+_PART = "; "  # within a cell
+_INCLUDED = "included by list"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One candidate and what is to become of it."""
+
+    action: Action
+    name: str
+    kind: Kind
+    into: str = ""
+    rename: str = ""
+    count: int = 0
+    parents: tuple[str, ...] = ()
+    synonyms: tuple[str, ...] = ()
+    why: str = ""
+    examples: tuple[str, ...] = ()
+
+
+COLUMNS = tuple(field.name for field in fields(Line))
+_LISTS = ("parents", "synonyms", "examples")
+_REQUIRED = ("action", "name", "kind")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Sizes of a published vocabulary.
+
+    Attributes:
+        top: names taken by frequency; None where the paper's number is not known.
+        size: tags left after merging and a person's look.
+    """
+
+    top: int | None
+    size: int
+
+
+RECIPES: Mapping[str, Recipe] = {"ram": Recipe(6449, 4585), "tag2text": Recipe(None, 3429)}
+"""RAM took 6,449 names and merged them into 4,585 tags; Tag2Text has 3,429. What no eye can see was left out
+by the authors' own reading: here by the stop list, the lists given, and whoever reviews the table."""
+
+
+def lines(
+    candidates: Iterable[Candidate],
+    merges: Iterable[Merge] = (),
+    *,
+    include: Iterable[str] = (),
+    exclude: Iterable[str] = (),
+    keep_new: bool = False,
+) -> list[Line]:
+    """What the rules propose for each candidate.
+
+    Args:
+        candidates: most used first.
+        merges: proposals; one that is not sure leaves the candidate as it is, and says why to think of it.
+        include: names to keep whatever the rules say; those that no caption has are added.
+        exclude: names to drop.
+        keep_new: keep names that only discovery knows; otherwise they wait as dropped for a reviewer.
+    """
+    proposed = {merge.name: merge for merge in merges}
+    wanted = {normal(name): name for name in include}
+    unwanted = {normal(name) for name in exclude}
+    found = []
+    for candidate in candidates:
+        name = normal(candidate.name)
+        merge = proposed.get((candidate.name, candidate.kind))
+        line = _line(candidate)
+        if name in unwanted:
+            line = replace(line, action="drop", why="excluded by list")
+        elif wanted.pop(name, None) is not None:
+            line = replace(line, why=_INCLUDED)
+        elif merge is not None:
+            why = merge.why if merge.sure else f"perhaps: {merge.why}"
+            line = replace(line, action="merge" if merge.sure else "keep", into=merge.into[0], why=why)
+        if line.action == "keep" and not candidate.known and not keep_new and line.why != _INCLUDED:
+            line = replace(line, action="drop", why=_join(["new: no list has it", line.why]))
+        found.append(line)
+    found = _led(found)
+    added = [Line("keep", name, "object", why=f"{_INCLUDED}; no caption has it") for name in wanted.values()]
+    return found + added
+
+
+def _led(rows: Sequence[Line]) -> list[Line]:
+    """The same, but what was to be merged into a name that is dropped stays by itself."""
+    there = {row.name for row in rows if row.action != "drop"}
+    return [
+        replace(row, action="keep", why=f"perhaps: {row.why}")
+        if row.action == "merge" and row.into not in there
+        else row
+        for row in rows
+    ]
+
+
+def write_review(path: Path, rows: Iterable[Line]) -> None:
+    """Writes the table, whole or not at all.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    delimiter = "," if path.suffix.lower() == ".csv" else "\t"
+    with atomic_write(path) as draft, draft.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, delimiter=delimiter, lineterminator="\n")
+        table.writerow(COLUMNS)
+        table.writerows([_cell(getattr(row, column)) for column in COLUMNS] for row in rows)
+
+
+def check_review(path: Path, inputs: Iterable[str]) -> None:
+    """Whether a table may be written there: to be asked before long work.
+
+    Raises:
+        OutputError: `path` is an input, a photo, or something else than a review table.
+    """
+    refuse_output(str(path), inputs, _is_review, "a table of candidates")
+    if not path.absolute().parent.is_dir():
+        raise RefusedOutputError(f"{path} cannot be written: its folder is not there")
+
+
+def check_vocabulary(path: Path, inputs: Iterable[str]) -> None:
+    """The same for a vocabulary."""
+    refuse_output(str(path), inputs, is_lines_of("kind"), "a vocabulary")
+
+
+def _is_review(head: bytes) -> bool:
+    text = head.decode("utf-16" if head.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig", "ignore")
+    return _table(text) is not None
+
+
+def read_review(path: Path) -> list[Line]:
+    """Reads the table, in whatever order its columns are; columns that are not ours are passed over.
+
+    Raises:
+        AnytagError: it cannot be read, or a cell is wrong; names the line and the column.
+    """
+    table = _table(read_text(path))
+    if table is None:
+        raise VocabularyError(
+            f"{path}: lacks the columns {', '.join(_REQUIRED)}, parted by tabs, commas or semicolons; "
+            f"expected {', '.join(COLUMNS)}"
+        )
+    rows = []
+    try:
+        for cells in table:
+            if any(cells.values()):
+                rows.append(_read(cells))
+    except (VocabularyError, csv.Error) as error:
+        raise VocabularyError(f"{path}, line {table.line_num}: {error}") from error
+    return rows
+
+
+def _table(text: str) -> csv.DictReader[str] | None:
+    """The cells of a table as spreadsheets write it, by its first line's names; None where it lacks them."""
+    for delimiter in ("\t", ",", ";"):
+        table = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        try:
+            table.fieldnames = [name.strip() for name in table.fieldnames or ()]
+        except csv.Error:
+            continue
+        if set(_REQUIRED) <= set(table.fieldnames):
+            return table
+    return None
+
+
+def build(rows: Sequence[Line], *, size: int | None = None) -> Vocabulary:
+    """The vocabulary that a review table says, most used tags first.
+
+    Args:
+        rows: of the table.
+        size: the most used tags to keep, and before them those that lists include.
+
+    Raises:
+        VocabularyError: a merge leads nowhere or round in a circle, or two tags have one name and kind.
+    """
+    ends = _merged_into(rows)
+    groups: dict[Key, list[Line]] = {}
+    for row in rows:
+        if row.action == "keep":
+            if _key(row) in groups:
+                raise VocabularyError(f"two rows keep {row.name!r} of kind {row.kind}: drop one of them")
+            groups[_key(row)] = [row]
+    for row in rows:
+        if row.action == "merge":
+            groups[ends[_key(row)]].append(row)
+    ranked = sorted(groups.values(), key=_rank)[:size]
+    return _vocabulary(ranked, ends)
+
+
+def _merged_into(rows: Sequence[Line]) -> dict[Key, Key]:
+    """Where each merge leads at last: "settee" into "couch" into "sofa"."""
+    kept = [_key(row) for row in rows if row.action == "keep"]
+    merges = {_key(row): row.into for row in rows if row.action == "merge"}
+    known = dict.fromkeys([*kept, *merges])
+    ends = {}
+    for key in merges:
+        seen = [key]
+        while seen[-1] in merges:
+            into = merges[seen[-1]]
+            # its own kind first: "swing" the thing and "swing" the action are two
+            found = next((k for k in ((into, key[1]), *known) if k in known and k[0] == into), None)
+            if found is None:
+                raise VocabularyError(f"{seen[-1][0]!r} is merged into {into!r}, which no row keeps")
+            if found in seen:
+                raise VocabularyError(
+                    f"merges go round in a circle: {' into '.join(k[0] for k in [*seen, found])}"
+                )
+            seen.append(found)
+        ends[key] = seen[-1]
+    return ends
+
+
+def _vocabulary(groups: Sequence[Sequence[Line]], ends: Mapping[Key, Key]) -> Vocabulary:
+    ids: dict[Key, str] = {}
+    taken: set[str] = set()
+    for first, *_ in groups:
+        shown = first.rename or first.name
+        key = slug(shown)
+        if key in taken:  # orange the fruit and orange the colour
+            key = f"{key}-{first.kind}"
+        if key in taken:
+            raise VocabularyError(f"two tags are {shown!r} of kind {first.kind}: rename or merge one of them")
+        taken.add(key)
+        ids[_key(first)] = key
+    return Vocabulary(_tag(group, ids, ends) for group in groups)
+
+
+def _tag(group: Sequence[Line], ids: Mapping[Key, str], ends: Mapping[Key, Key]) -> Tag:
+    first = group[0]
+    shown = first.rename or first.name
+    words = [word for row in group for word in (row.name, *row.synonyms)]
+    own = ids[_key(first)]
+    above = [ids.get(ends.get(key, key)) for name in first.parents for key in _things(name)]
+    return Tag(
+        id=own,
+        name=shown,
+        kind=first.kind,
+        synonyms=tuple(dict.fromkeys(word for word in words if word != shown)),
+        parents=tuple(dict.fromkeys(id for id in above if id is not None and id != own)),
+    )
+
+
+def _things(name: str) -> tuple[Key, Key]:
+    return (name, "object"), (name, "scene")
+
+
+def _key(row: Line) -> Key:
+    return row.name, row.kind
+
+
+def _rank(group: Sequence[Line]) -> tuple[bool, int]:
+    included = any(row.why.startswith(_INCLUDED) for row in group)
+    return not included, -sum(row.count for row in group)
+
+
+def _line(candidate: Candidate) -> Line:
+    return Line(
+        "keep",
+        candidate.name,
+        candidate.kind,
+        count=candidate.count,
+        parents=candidate.parents,
+        synonyms=candidate.synonyms,
+        why=_join(candidate.merged),
+        examples=candidate.examples,
+    )
+
+
+def _read(cells: Mapping[str | None, str | None]) -> Line:
+    if None in cells:
+        raise VocabularyError(f"more cells than columns: {cells[None]!r}; a cell that holds it needs quotes")
+    texts = {name: " ".join((cells.get(name) or "").split()) for name in COLUMNS}
+    action, kind, count = texts["action"].lower() or "keep", texts["kind"].lower(), texts["count"] or "0"
+    if action not in ACTIONS:
+        raise VocabularyError(f"action: {action!r} is unknown, expected one of {', '.join(ACTIONS)}")
+    if kind not in KINDS:
+        raise VocabularyError(f"kind: {kind!r} is unknown, expected one of {', '.join(KINDS)}")
+    if not texts["name"]:
+        raise VocabularyError("name: is empty")
+    if action == "merge" and not texts["into"]:
+        raise VocabularyError(f"into: {texts['name']!r} is to be merged, but into what?")
+    if not count.isdecimal():
+        raise VocabularyError(f"count: {count!r} is no number")
+    lists = {n: tuple(part.strip() for part in texts[n].split(";") if part.strip()) for n in _LISTS}
+    plain = {name: texts[name] for name in ("name", "into", "rename", "why")}
+    return Line(action=action, kind=kind, count=int(count), **plain, **lists)  # type: ignore[arg-type]
+
+
+def _cell(value: object) -> str:
+    """One line of text, lists parted by semicolons, without what a spreadsheet would take for a formula."""
+    if isinstance(value, tuple):
+        value = _PART.join(str(part).replace(";", ",") for part in value)
+    text = " ".join(str(value).split())
+    return f" {text}" if text[:1] in ("=", "+", "-", "@") else text
+
+
+def _join(parts: Iterable[str]) -> str:
+    return _PART.join(part for part in parts if part)
+
+
+def counted(rows: Iterable[Line]) -> Iterator[tuple[str, int]]:
+    """How many lines have each action."""
+    found = list(rows)
+    return ((action, sum(row.action == action for row in found)) for action in ACTIONS)

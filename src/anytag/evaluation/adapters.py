@@ -1,0 +1,150 @@
+"""Who is measured: anything that scores names for photos."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Literal, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from anytag.errors import AnytagError
+from anytag.evaluation.tasks import TagTask
+from anytag.images import load
+from anytag.queries.build import OWN_THRESHOLD
+from anytag.runtime.onnx import Device
+from anytag.tagger import Tagger
+from anytag.vocabulary import Asked, Tag
+
+Floats = npt.NDArray[np.floating]
+T = TypeVar("T")
+
+PromptSet = Literal["one", "ensemble"]
+ZERO_SHOT = ("open_clip", "transformers")
+RIVALS = (*ZERO_SHOT, "imagenet")
+
+
+class Watch(Protocol):
+    """Passes items on and shows how far the work is."""
+
+    def __call__(self, items: Iterable[T], *, total: int, what: str) -> Iterable[T]: ...
+
+
+def unwatched(items: Iterable[T], *, total: int, what: str) -> Iterable[T]:
+    """Shows nothing."""
+    return items
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a contestant says of N photos and K tags.
+
+    Attributes:
+        scores: float32 N×K; the rows of photos that cannot be read have no meaning.
+        failed: why, by the photo's number.
+        thresholds: K, from which a tag is given; None for a contestant that only ranks.
+        trained: for each tag, whether it was asked with a trained query; None where that means nothing.
+    """
+
+    scores: npt.NDArray[np.float32]
+    failed: dict[int, str]
+    thresholds: npt.NDArray[np.float64] | None = None
+    trained: tuple[bool, ...] | None = None
+
+    @property
+    def are_probabilities(self) -> bool:
+        """Whether calibration can be judged."""
+        return self.thresholds is not None
+
+
+class Contestant(Protocol):
+    """Something to measure; it may say in `trained_on` what it has learned from."""
+
+    @property
+    def name(self) -> str: ...
+
+    def answer(self, task: TagTask, *, watch: Watch = unwatched) -> Answers: ...
+
+
+class TaggerContestant:
+    """A model of ours, asked as users ask it."""
+
+    def __init__(self, tagger: Tagger, *, name: str | None = None) -> None:
+        self.tagger = tagger
+        self.name = name or tagger.card.name
+        self.trained_on = tagger.card.training_data
+
+    def answer(self, task: TagTask, *, watch: Watch = unwatched) -> Answers:
+        """Tags of a vocabulary are found by id, then by name; others are asked by their words."""
+        known = [self._known(task, column) for column in range(len(task.tags))]
+        by_id = task.ids is not None and all(known)
+        keys = [tag.id for tag in known if tag] if by_id else [asked.name for asked in task.tags]
+        columns: dict[str, list[int]] = {}
+        for column, key in enumerate(keys):
+            columns.setdefault(key, []).append(column)
+        tags = [Asked(tag.name) if found else tag for tag, found in zip(task.tags, known, strict=True)]
+        results = self.tagger.tag_many(task.photos, None if by_id else _unique(tags), threshold=0)
+        scores, failed = np.zeros(task.present.shape, np.float32), {}
+        for number, found in enumerate(watch(results, total=len(task.photos), what=self.name)):
+            if found.error:
+                failed[number] = found.error.message
+            for tag in found.tags:
+                scores[number, columns.get(tag.id if by_id else tag.name, [])] = tag.score
+        thresholds = np.array([tag.threshold if tag else OWN_THRESHOLD for tag in known])
+        if self.tagger.card.strict:  # a score must be above, not at its threshold
+            thresholds = np.nextafter(thresholds.astype(np.float32), np.float32(2)).astype(np.float64)
+        return Answers(scores, failed, thresholds, tuple(tag is not None for tag in known))
+
+    def _known(self, task: TagTask, column: int) -> Tag | None:
+        vocabulary = self.tagger.vocabulary
+        if task.ids is not None and task.ids[column] in vocabulary:
+            return vocabulary[task.ids[column]]
+        return vocabulary.find(task.tags[column].name)
+
+
+def _unique(tags: Sequence[Asked]) -> list[Asked]:
+    """Each name once: a benchmark may list a name twice."""
+    return list({asked.name: asked for asked in tags}.values())
+
+
+def shared(task: TagTask, contestants: Iterable[TaggerContestant]) -> list[int]:
+    """Columns of the tags that all these models know, so that none is judged by words it never learned."""
+    return [
+        column for column in range(len(task.tags)) if all(one._known(task, column) for one in contestants)
+    ]
+
+
+def read_photos(paths: Sequence[Path], *, near: int) -> tuple[list[npt.NDArray[np.uint8]], dict[int, str]]:
+    """Upright RGB uint8 H×W×3 of those that can be read, and why the others cannot, by number."""
+    pixels, failed = [], {}
+    for number, path in enumerate(paths):
+        try:
+            pixels.append(load(path, near=near).pixels)
+        except AnytagError as error:
+            failed[number] = str(error)
+    return pixels, failed
+
+
+def contestant(spec: str | None, *, device: Device = "auto", prompts: PromptSet = "one") -> Contestant:
+    """What is written after `--rival`, or a model of ours by name or folder; None is the embedded one.
+
+    Args:
+        spec: "open_clip:NAME@WEIGHTS", "transformers:NAME", "imagenet:BACKBONE", or a model.
+        prompts: what open_clip's and transformers' models are told of a name.
+
+    Raises:
+        AnytagError: there is no such model; MissingExtraError where its packages are missing.
+    """
+    kind, _, name = (spec or "").partition(":")
+    if kind not in RIVALS:
+        return TaggerContestant(Tagger.load(spec, device=device))
+    if not name:
+        raise AnytagError(f"the rival {spec!r} lacks a name, as in {kind}:NAME")
+    if kind == "imagenet":
+        classifier: Contestant = import_module(f"{__package__}.imagenet").ClassifierWithText(name)
+        return classifier
+    rival: Contestant = import_module(f"{__package__}.rivals").zero_shot(kind, name, prompts=prompts)
+    return rival

@@ -1,0 +1,189 @@
+"""A report as JSON, Markdown and one HTML page that needs nothing else."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from anytag._io import atomic_write, refuse_inputs
+from anytag.errors import OutputError
+from anytag.evaluation.evaluate import Report
+from anytag.evaluation.measure import Figure, ScoreBin, TagLine
+from anytag.evaluation.report.html import page
+
+FILES = ("report.json", "report.md", "report.html")
+
+
+def prepare(folder: Path, inputs: Iterable[str | Path] = ()) -> None:
+    """Makes the folder of a report, before hours of work are lost for want of it.
+
+    Raises:
+        OutputError: it cannot be made or written into, or a file of a report would replace an input.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        why = error.strerror or error
+        raise OutputError(f"no report can be written into {folder} ({why}): give another --output") from error
+    for name in FILES:
+        refuse_inputs(folder / name, inputs)
+
+
+def write(report: Report, folder: Path) -> list[Path]:
+    """Writes `FILES` into a folder, which is made if it is missing; each appears whole or not at all.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    prepare(folder)
+    data = json.dumps(report.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
+    web = page(
+        report,
+        summary(report),
+        tags=tag_table(report),
+        reliability=reliability_tables(report),
+        facts=facts(report),
+    )
+    texts = dict(zip(FILES, (data, markdown(report), web), strict=True))
+    for name, text in texts.items():
+        with atomic_write(folder / name) as draft:
+            draft.write_text(text, encoding="utf-8")
+    return [folder / name for name in FILES]
+
+
+Table = tuple[list[str], list[list[str]]]
+
+
+def facts(report: Report) -> list[str]:
+    """What was measured, in sentences."""
+    out = [f"{report.name}: {report.kind}, {report.photos} photos."]
+    if report.tags:
+        out.append(
+            f"{report.tags} tags were asked. mAP and macro means are of the {report.counted} with photos "
+            "enough; all other figures count every tag."
+        )
+    out.append("All values are percent unless they say otherwise; in brackets the 95 % bootstrap interval.")
+    if report.failed:
+        why = next(iter(report.failed.values()))
+        out.append(f"{len(report.failed)} photos could not be read and are left out, for instance: {why}")
+    first = report.measured[0].name
+    out += [
+        f"mAP of {name} less that of {first}, on the same resamples: {number(figure, sign=True)}."
+        for name, figure in report.differences.items()
+    ]
+    return out + list(report.notes) + training(report)
+
+
+def training(report: Report) -> list[str]:
+    """What each has learned from, in sentences: who has seen these labels has it easier."""
+    told = {one.name: one.trained_on for one in report.measured}
+    told |= {f"{one.who} (published)": one.trained_on for one in report.published}
+    plain = {name: " ".join(text.split()).rstrip(".") for name, text in told.items()}
+    return [f"{name} was trained on: {text}." for name, text in plain.items() if text]
+
+
+def summary(report: Report) -> Table:
+    """Figures down, contestants across, published figures of others after them."""
+    others = list(dict.fromkeys(one.who for one in report.published))
+    names = list(dict.fromkeys(key for one in report.measured for key in one.figures))
+    names += [key for key in dict.fromkeys(one.figure for one in report.published) if key not in names]
+    head = ["", *(one.name for one in report.measured), *(f"{who} (published)" for who in others)]
+    rows = []
+    for name in names:
+        ours = [number(one.figures.get(name)) for one in report.measured]
+        theirs = [[p.value for p in report.published if (p.who, p.figure) == (who, name)] for who in others]
+        rows.append([name, *ours, *(f"{values[0]:.1f}" if values else "" for values in theirs)])
+    for name, attribute in (("milliseconds a photo", "milliseconds"), ("peak memory in MB", "megabytes")):
+        if report.costs:
+            costs = [report.costs.get(one.name) for one in report.measured]
+            values = [f"{getattr(cost, attribute):.1f}" if cost else "" for cost in costs]
+            rows.append([name, *values, *("" for _ in others)])
+    return head, rows
+
+
+def reliability_tables(report: Report) -> dict[str, Table]:
+    """Of each contestant with thresholds: given tags by their score, how many, and how many are right."""
+    head = ["score of given tags", "pairs", "mean score", "are right", "95 % interval (Wilson)"]
+    return {
+        one.name: (head, [_bin_row(some) for some in one.reliability])
+        for one in report.measured
+        if one.reliability
+    }
+
+
+def _bin_row(one: ScoreBin) -> list[str]:
+    shares = f"{one.right_low:.1f} to {one.right_high:.1f}"
+    return [f"{one.low:g} to {one.high:g}", str(one.pairs), f"{one.score:.1f}", f"{one.right:.1f}", shares]
+
+
+def tag_table(report: Report) -> Table:
+    """Every tag that a photo shows or is given, best first; AP of each contestant, the rest of the first."""
+    _, *others = report.measured
+    head = ["tag", "photos", "AP", *(f"AP {one.name}" for one in others)]
+    head += ["given", "mean score", "precision", "recall", "F1", "threshold", "asked by"]
+    lines = [
+        line
+        for line in zip(*(one.tags for one in report.measured), strict=True)
+        if line[0].photos or line[0].given
+    ]
+    lines.sort(key=lambda line: -line[0].AP)
+    return head, [_tag_row(ours, [one.AP for one in theirs]) for ours, *theirs in lines]
+
+
+def _tag_row(line: TagLine, others: Sequence[float]) -> list[str]:
+    asked = {None: "", True: "trained query", False: "its words"}[line.trained]
+    ap = [_share(share) for share in (line.AP, *others)]
+    given = "" if line.given is None else str(line.given)
+    shares = [_share(share) for share in (line.score, line.precision, line.recall, line.F1)]
+    threshold = "" if line.threshold is None else f"{line.threshold:.2f}"
+    return [line.name, str(line.photos), *ap, given, *shares, threshold, asked]
+
+
+def _share(share: float | None) -> str:
+    return "" if share is None else f"{share:.1f}"
+
+
+def number(figure: Figure | None, *, sign: bool = False) -> str:
+    """`71.2 (70.1–72.4)`, or nothing."""
+    if figure is None:
+        return ""
+    form = "+.1f" if sign else ".1f"
+    if figure.low is None or figure.high is None:
+        return f"{figure.value:{form}}"
+    return f"{figure.value:{form}} ({figure.low:{form}} to {figure.high:{form}})"
+
+
+def overview(report: Report) -> str:
+    """Facts, the summary and the reliability of what is given, as Markdown."""
+    parts = ["\n".join(facts(report)), as_markdown(summary(report))]
+    for name, table in reliability_tables(report).items():
+        parts += [f"## Reliability of {name}", as_markdown(table)]
+    return "\n\n".join(parts)
+
+
+def markdown(report: Report) -> str:
+    """The overview, sources of published figures, and every tag."""
+    parts = [f"# {report.name}", overview(report)]
+    if sources := sorted({one.source for one in report.published}):
+        parts.append("Published figures: " + "; ".join(sources) + ".")
+    head, rows = tag_table(report)
+    if rows:
+        parts += ["## Tags", as_markdown((head, rows))]
+    if report.failed:
+        parts += ["## Left out", "\n".join(f"- {why}" for why in report.failed.values())]
+    return "\n\n".join(parts) + "\n"
+
+
+def as_markdown(table: Table) -> str:
+    """A Markdown table; all columns but the first are aligned right."""
+    head, rows = table
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(_cells(line))} |" for line in lines)
+
+
+def _cells(line: Iterable[str]) -> list[str]:
+    return [cell.replace("|", "\\|") for cell in line]

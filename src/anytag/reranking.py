@@ -1,0 +1,201 @@
+"""Who says how well a text fits a photo: the tag decoder, or alignment heads where the model has them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from anytag._optional import outer
+from anytag.errors import ModelError, VocabularyError
+from anytag.models.card import CaptionSpec, Card, Line
+from anytag.models.folder import ModelFolder
+from anytag.tagger import Encoded, Tagger
+from anytag.text_encoders.captions import clean_caption
+from anytag.text_encoders.wordpiece import WordPieces
+
+Floats = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Texts:
+    """M texts, read once.
+
+    Attributes:
+        vectors: float32 M×E, which the photos' are compared with.
+        rows: what looks: queries float32 M×P×R, or wordpieces int64 M×L.
+    """
+
+    vectors: Floats
+    rows: npt.NDArray[Any]
+
+
+class Judge(Protocol):
+    """Tells how well texts fit photos.
+
+    Attributes:
+        widths: D and E, of what it keeps of a photo.
+        line: of its logits, for probabilities.
+        near: whether the dot products of vectors tell which pairs are likely; if not, all must be looked at.
+        dear: whether a look costs so much that tables are looked at in their likely pairs only.
+        batch: photos that are looked at together.
+        weights: hash of what sees photos: what another model of the same name keeps of them is not taken.
+    """
+
+    widths: tuple[int, int]
+    line: Line
+    near: bool
+    dear: bool
+    batch: int
+    weights: str
+
+    def unknown_words(self, text: str) -> tuple[str, ...]:
+        """The words of a text that are known by their letters alone, if at all."""
+        ...
+
+    def see(self, photos: Sequence[Encoded]) -> tuple[Floats, Floats]:
+        """What is kept of N photos: what texts look at, N×T×D, and a vector of each, N×E."""
+        ...
+
+    def read(self, texts: Sequence[str]) -> Texts:
+        """Raises VocabularyError where a text is empty or has no word that is known."""
+        ...
+
+    def look(self, tokens: Floats, vectors: Floats, texts: Texts, pairs: Ids) -> Floats:
+        """Logits P of the pairs P×2 of N photos, as `see` gave them, and M texts."""
+        ...
+
+
+class DecoderJudge:
+    """The tag decoder, asked with texts as with tags (captions as queries; RAM++, section 3.2).
+
+    Only the folded decoder has a first pass: its logits grow with the dot product of query and mean token.
+    Those of RAM and RAM++ do not, so there the decoder looks at every photo.
+
+    Raises:
+        ModelError: the model has no text encoder.
+    """
+
+    dear = False
+    batch = 32
+
+    def __init__(self, tagger: Tagger) -> None:
+        card = tagger.card
+        if card.text is None:
+            raise ModelError(
+                f"{card.name} cannot tell how well a sentence fits: it has no alignment heads and no text "
+                "encoder. Take the embedded model, another with a text encoder, or train one with heads: "
+                "anytag train tag2text-retrieval"
+            )
+        self._tagger = tagger
+        self.widths = card.width, card.width
+        self.line = card.calibration.own
+        self.near = card.family == "mini"
+        self.weights = weights_of(card)
+
+    def unknown_words(self, text: str) -> tuple[str, ...]:
+        return self._tagger.unknown_in(text)
+
+    def see(self, photos: Sequence[Encoded]) -> tuple[Floats, Floats]:
+        return np.stack([one.tokens for one in photos]), np.stack([one.pooled for one in photos])
+
+    def read(self, texts: Sequence[str]) -> Texts:
+        queries = self._tagger.queries(texts)
+        return Texts(queries[:, 0], queries)
+
+    def look(self, tokens: Floats, vectors: Floats, texts: Texts, pairs: Ids) -> Floats:
+        logits = self._tagger.runtime.score(tokens, vectors, texts.rows[None])  # N×M
+        return logits[pairs[:, 0], pairs[:, 1]]
+
+
+class Matcher(Protocol):
+    """What the outer ring does for `HeadJudge`; see `anytag.torch.matching.TorchMatcher`."""
+
+    @property
+    def space(self) -> int: ...
+
+    def see(self, tokens: Floats, pooled: Floats, tag_ids: Ids, tag_mask: Ids) -> tuple[Floats, Floats]: ...
+
+    def read(self, ids: Ids) -> Floats: ...
+
+    def match(self, seen: Floats, ids: Ids, pairs: Ids) -> Floats: ...
+
+
+class HeadJudge:
+    """Alignment heads: a contrast that compares all, and a match that looks (Tag2Text, section 3.2).
+
+    The tags that the model recognises in a photo guide both, as they guide its caption.
+    """
+
+    line = Line(1.0, 0.0)
+    near = dear = True
+    batch = 8  # keys and values of 12 layers for each
+
+    def __init__(self, tagger: Tagger, matcher: Matcher, pieces: WordPieces, spec: CaptionSpec) -> None:
+        self._tagger, self._matcher, self._pieces, self._spec = tagger, matcher, pieces, spec
+        self.widths = tagger.card.width, matcher.space
+        self.weights = weights_of(tagger.card)
+
+    def unknown_words(self, text: str) -> tuple[str, ...]:
+        if self._in_english(text) is not None:
+            return ()
+        words = (word.strip(".,;:!?\"'()") for word in text.split())
+        return tuple(
+            dict.fromkeys(word for word in words if word and not self._pieces.knows(clean_caption(word)))
+        )
+
+    def see(self, photos: Sequence[Encoded]) -> tuple[Floats, Floats]:
+        guides = [
+            [tag.name for tag in self._tagger.score(one).tags if tag.score >= self._spec.guide]
+            for one in photos
+        ]
+        tags = self._pieces.tag_text(guides, length=self._spec.tag_length)
+        tokens, pooled = np.stack([one.tokens for one in photos]), np.stack([one.pooled for one in photos])
+        return self._matcher.see(tokens, pooled, *tags)
+
+    def read(self, texts: Sequence[str]) -> Texts:
+        """Each as it is in training: cleaned, and cut to 40 wordpieces."""
+        cleaned = [clean_caption(self._in_english(text) or text) for text in texts]
+        for given, text in zip(texts, cleaned, strict=True):
+            if not self._pieces.knows(text):
+                raise VocabularyError(f"no word of the text {given!r} is known: expected such as 'a red car'")
+        ids = self._pieces.caption_text(cleaned)
+        return Texts(self._matcher.read(ids), ids)
+
+    def _in_english(self, text: str) -> str | None:
+        """The name of a tag that a text of unknown words names in another language."""
+        tag = self._tagger.vocabulary.find(text)
+        return tag.name if tag is not None and not self._pieces.knows(clean_caption(text)) else None
+
+    def look(self, tokens: Floats, vectors: Floats, texts: Texts, pairs: Ids) -> Floats:
+        return self._matcher.match(tokens, texts.rows, pairs)
+
+
+def weights_of(card: Card) -> str:
+    """One hash of a model's weights and of how it is shown photos; its words and captions play no part."""
+    text = f"{card.text.folder}/" if card.text else "text/"
+    names = (name for name in card.files if name.endswith((".onnx", ".safetensors", ".data")))
+    kept = [name for name in sorted(names) if not name.startswith((text, "caption"))]
+    said = [asdict(card.image), [[name, card.files[name].sha256] for name in kept]]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+
+
+def open_judge(folder: ModelFolder, tagger: Tagger) -> Judge:
+    """The alignment heads that a folder's card tells of, else its tag decoder.
+
+    Raises:
+        ModelError: the folder has neither heads nor a text encoder, or its heads do not fit its card.
+        MissingExtraError: it has heads, and torch is not installed.
+    """
+    spec = folder.card.captions
+    if not folder.card.network.get("alignment") or spec is None:
+        return DecoderJudge(tagger)
+    door: Any = outer("torch.open", f"ranking photos by the alignment heads of {folder.card.name}")
+    matcher: Matcher = door.open_alignment(folder, device=tagger.runtime.device)
+    return HeadJudge(tagger, matcher, WordPieces.from_file(folder.file(spec.wordpieces)), spec)

@@ -1,0 +1,1 @@
+"""What runs a model: graphs in onnxruntime, and the one way to open either runtime."""

@@ -1,0 +1,1 @@
+"""The outer ring: networks, checkpoints, export and training, in torch."""

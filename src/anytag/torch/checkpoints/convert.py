@@ -1,0 +1,369 @@
+"""A published checkpoint -> a model folder of ours, and back: the same tensors."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor
+
+from anytag._io import atomic_folder, atomic_write
+from anytag.errors import CheckpointError
+from anytag.models import card as cards
+from anytag.models.card import Calibration, CaptionSpec, Card, Family, ImageSpec, Line
+from anytag.models.folder import ModelFolder, sha256_of, write_card
+from anytag.models.published import PUBLISHED, WORDPIECES, downloads
+from anytag.text_encoders.wordpiece import WordPieces
+from anytag.torch.checkpoints.load import CAPTIONS, QUERIES, WEIGHTS, network_numbers, read_config, stored
+from anytag.torch.checkpoints.read import (
+    SHOWN,
+    Tensors,
+    detect_config,
+    detect_family,
+    read_embedding,
+    read_tensors,
+    refuse_infinite,
+    verify,
+)
+from anytag.torch.checkpoints.resample import fit_positions, resized
+from anytag.torch.checkpoints.tag_lists import Lists, read_lists, wordpieces
+from anytag.torch.checkpoints.verify import Plan, check, plan
+from anytag.torch.nn.configs import NetworkConfig, SwinConfig
+
+Precision = Literal["float32", "float16"]
+_IDENTITY = Calibration(vocabulary=Line(1.0, 0.0), own=Line(1.0, 0.0))
+_ALIKE = 0.05  # by which texts of one tag must be nearer to each other than to those of another
+_AT_ONCE = 100  # tensors that are mapped together
+_LABELS = "label_embed"
+_LICENCE = "Apache-2.0, as xinyu1205/recognize-anything publishes code and weights"
+_TRAINING_DATA = "COCO, Visual Genome, SBU, CC3M, CC12M: 14 million photos, as published"
+_ROWS = ("label_embed", "label_embed.weight")
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """What became of a checkpoint.
+
+    Attributes:
+        config: of the network as it is now.
+        read_size: image size that the checkpoint was made for.
+        tags, descriptions: K and P.
+        loaded, tied, derived: how many of the checkpoint's tensors went each way.
+        left: other things in the file, such as the optimizer's state; not read.
+        dropped: tensors that were left out as asked.
+        origin: of the thresholds.
+        doubt: what speaks against the counts of tags and texts; "" where nothing does.
+    """
+
+    folder: Path
+    family: str
+    config: NetworkConfig
+    read_size: int
+    tags: int
+    descriptions: int
+    loaded: int
+    tied: int
+    derived: int
+    left: tuple[str, ...]
+    dropped: int
+    origin: str
+    doubt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to convert.
+
+    Attributes:
+        family: of the checkpoint; "auto" takes what it is.
+        lists: folder of the published tag lists; `anytag pull` puts them into the default.
+        embedding: the frozen text vectors, for a checkpoint that was saved without.
+        image_size: in pixels; what the checkpoint was made for by default. Positions are resampled.
+        precision: of the weights in the folder.
+        captions: keep the caption modules.
+        threshold: one for all tags, instead of the published ones.
+        descriptions: text vectors of each tag (RAM++); by default rows divided by the tags of the list.
+        source: more to tell of where the file is from.
+    """
+
+    family: str = "auto"
+    lists: Path | None = None
+    embedding: Path | None = None
+    image_size: int | None = None
+    precision: Precision = "float32"
+    captions: bool = True
+    threshold: float | None = None
+    descriptions: int | None = None
+    source: Mapping[str, Any] | None = None
+
+
+def convert(file: str | Path, folder: str | Path, options: Options | None = None) -> Conversion:
+    """Write a model folder from a published checkpoint.
+
+    Memory stays below 1.3 times what is kept of the file: it is mapped, and written part by part.
+
+    Raises:
+        CheckpointError: the folder is there; another family than asked; a tensor that is missing, unknown,
+            different or not finite; a zero row of text vectors; a missing list. Nothing is written then.
+        OutputError: the folder cannot be written.
+    """
+    file, folder, options = Path(file), Path(folder), options or Options()
+    if folder.exists():  # before gigabytes are read
+        raise CheckpointError(f"{folder} is there already; give another folder, or remove it first")
+    verify(file)
+    with atomic_folder(folder) as draft:
+        done = _Converter(file, draft, options).run(folder.name)
+    return replace(done, folder=folder)
+
+
+def lacks_embedding(file: str | Path) -> bool:
+    """Was the checkpoint saved without its text vectors, so that the file beside it is needed?
+
+    Raises:
+        CheckpointError: it is no checkpoint of ours.
+    """
+    tensors, _ = read_tensors(Path(file))
+    return detect_family(tensors, Path(file)) != "tag2text" and _LABELS not in tensors
+
+
+class _Converter:
+    """One conversion; `run` goes through its steps in order."""
+
+    def __init__(self, file: Path, draft: Path, options: Options) -> None:
+        self.file, self.draft, self.options = file, draft, options
+        self.lists_folder = options.lists or downloads()
+        self.doubt = ""
+
+    def run(self, name: str) -> Conversion:
+        tensors, left = self._tensors()
+        self.family = self._family(tensors)
+        read = detect_config(tensors, self.family)
+        rows = len(next(tensors[label] for label in _ROWS if label in tensors))
+        wanted = plan(self.family, read, rows=rows)
+        check(tensors, wanted, self.family, self.file)
+        derived = sum(name in tensors for name in wanted.derived)
+        self.lists = self._lists(rows)
+        self.config = resized(read, self.options.image_size)
+        del tensors  # and what was mapped of it
+        self._write_queries(rows)
+        dropped = self._write_weights(wanted)
+        self._write_words()
+        self._write_card(name)
+        return Conversion(
+            folder=self.draft, family=self.family, config=self.config, read_size=read.size,
+            tags=len(self.lists.vocabulary), descriptions=rows // len(self.lists.vocabulary),
+            loaded=len(wanted.loaded) - dropped, tied=len(wanted.tied), derived=derived, left=left,
+            dropped=dropped, origin=self.lists.origin, doubt=self.doubt,
+        )  # fmt: skip
+
+    def _tensors(self) -> tuple[Tensors, tuple[str, ...]]:
+        """By published names, the frozen text vectors among them."""
+        tensors, left = read_tensors(self.file)
+        if self.options.embedding is not None and _LABELS not in tensors:
+            tensors[_LABELS] = read_embedding(self.options.embedding)
+        return tensors, left
+
+    def _family(self, tensors: Tensors) -> str:
+        found = detect_family(tensors, self.file)
+        if self.options.family not in ("auto", found):
+            raise CheckpointError(
+                f"{self.file}: this is a {SHOWN[found]} file: use --family {found}, or auto "
+                f"(asked for {self.options.family})"
+            )
+        if found != "tag2text" and _LABELS not in tensors:
+            raise CheckpointError(
+                f"{self.file} was saved without {_LABELS}, its text vectors: give the file that is published "
+                "beside it with --embedding"
+            )
+        return found
+
+    def _lists(self, rows: int) -> Lists:
+        texts = self.options.descriptions
+        if texts is not None and (self.family != "ram-plus" or texts < 1 or rows % texts):
+            raise CheckpointError(
+                f"{self.file}: {rows} rows are not {texts} text vectors for each tag of {SHOWN[self.family]}"
+            )
+
+        def fits(tags: int) -> bool:
+            if self.family != "ram-plus":
+                return rows == tags
+            return rows % tags == 0 if texts is None else rows == tags * texts
+
+        threshold = self.options.threshold
+        return read_lists(self.family, self.lists_folder, fits=fits, rows=rows, threshold=threshold)
+
+    def _write_queries(self, rows: int) -> None:
+        """`rows` K×P×R: text vectors tag by tag, or query, weights and bias of each tag."""
+        tensors, _ = self._tensors()
+        if self.family == "tag2text":
+            parts = (tensors["label_embed.weight"], tensors["fc.W"][0], tensors["fc.b"][0][:, None])
+            table = torch.cat(parts, 1)[:, None]
+        else:
+            tags = len(self.lists.vocabulary)
+            table = tensors[_LABELS].detach().reshape(tags, rows // tags, -1)
+            _refuse_zero_rows(table, self.lists, self.file)
+            if self.options.descriptions is None:
+                self.doubt = _doubt(table)
+        save_file({"rows": self._ready(table, _LABELS)}, self.draft / QUERIES)
+
+    def _write_weights(self, wanted: Plan) -> int:
+        """Weights of tagging, then those of captions; how many were left out."""
+        kept = {theirs: name for theirs, name in wanted.loaded.items() if not name.startswith("queries.")}
+        captions = {theirs: name for theirs, name in kept.items() if name.startswith("captions.")}
+        self._write_part(WEIGHTS, {theirs: kept[theirs] for theirs in kept if theirs not in captions})
+        if self.config.captions is not None and not self.options.captions:
+            self.config = replace(self.config, captions=None)
+            return len(captions)
+        if captions:
+            self._write_part(CAPTIONS, captions)
+        return 0
+
+    def _write_part(self, name: str, names: Mapping[str, str]) -> None:
+        made: Tensors = {}
+        todo = list(names.items())
+        for start in range(0, len(todo), _AT_ONCE):
+            tensors, _ = self._tensors()  # mapped anew, so that what was touched before is given back
+            for theirs, ours in todo[start : start + _AT_ONCE]:
+                made[ours] = self._ready(fit_positions(ours, tensors[theirs], self.config), theirs)
+        save_file(made, self.draft / name)
+
+    def _ready(self, tensor: Tensor, name: str) -> Tensor:
+        """As it is written; in the file's own precision it stays mapped.
+
+        Raises:
+            CheckpointError: it holds a number that is none, or is too large for the precision.
+        """
+        ready = tensor.detach().to(getattr(torch, self.options.precision)).contiguous()
+        refuse_infinite(name, ready, self.file)
+        return ready
+
+    def _write_words(self) -> None:
+        """vocabulary.jsonl, and the wordpieces of captions."""
+        self.lists.vocabulary.write(self.draft / "vocabulary.jsonl")
+        if self.config.captions is None:
+            return
+        file = wordpieces(self.family, self.lists_folder)
+        if len(WordPieces.from_file(file)) != self.config.captions.words:
+            raise CheckpointError(
+                f"{file} makes {len(WordPieces.from_file(file))} wordpieces with the two special ones, the "
+                f"checkpoint has {self.config.captions.words}: give the vocab.txt of bert-base-uncased"
+            )
+        (self.draft / "text").mkdir()
+        shutil.copyfile(file, self.draft / "text" / WORDPIECES)
+
+    def _write_card(self, name: str) -> None:
+        config, options = self.config, self.options
+        files = {"file": self.file.name, "bytes": self.file.stat().st_size, "sha256": sha256_of(self.file)}
+        if options.embedding is not None:
+            files["embedding"] = sha256_of(options.embedding)
+        family: Family = self.family  # type: ignore[assignment]  # one of them: it was detected
+        published = dict(options.source or {}).get("url") == PUBLISHED[family].checkpoint.url
+        card = Card(
+            name=name if cards.NAME.fullmatch(name) else self.family,
+            family=family,
+            version="1",
+            description=f"{SHOWN[family]}: {_backbone(config)}, {len(self.lists.vocabulary)} tags.",
+            image=ImageSpec(config.size, "bilinear", config.mean, config.std, plain=True),
+            width=config.width,
+            text=None,
+            calibration=_IDENTITY,
+            shortlist=len(self.lists.vocabulary),
+            licence=_LICENCE if published else "unknown: see the source of the checkpoint",
+            training_data=_TRAINING_DATA if published else "unknown: see the source of the checkpoint",
+            thresholds=self.lists.origin,
+            metrics={},
+            files={},
+            network=network_numbers(config),
+            source={**files, "lists": self.lists.files, **(options.source or {})},
+            captions=caption_spec(config),
+        )
+        write_card(self.draft, card)
+
+
+def convert_back(folder: str | Path, file: str | Path) -> int:
+    """Write a published checkpoint from a model folder; how many tensors it has.
+
+    Tensors have the published names, second names and derived ones included, in float32.
+
+    Raises:
+        OutputError: `file` cannot be written.
+        ModelError: the folder is wrong, or was not converted from a published checkpoint.
+    """
+    model, file = ModelFolder.open(folder), Path(file)
+    if model.card.family == "mini":
+        raise CheckpointError(
+            f"{folder} is of our own family {model.card.family!r}, which has no published form"
+        )
+    if file.exists():
+        raise CheckpointError(f"{file} is there already; give another file, or remove it first")
+    config = read_config(model.card)
+    rows = stored(model, QUERIES)["rows"].float()
+    wanted = plan(model.card.family, config, rows=rows.shape[0] * rows.shape[1])
+    ours = stored(model, WEIGHTS) | (stored(model, CAPTIONS) if config.captions else {})
+    tensors = _query_tensors(rows, config)
+    tensors |= {theirs: ours[name].float() for theirs, name in wanted.loaded.items() if name in ours}
+    tensors |= {second: tensors[first] for second, first in wanted.tied.items()}
+    tensors |= wanted.derived
+    check(tensors, wanted, model.card.family, model.path)
+    with atomic_write(file) as draft:
+        torch.save({"model": tensors}, draft)
+    return len(tensors)
+
+
+def _query_tensors(rows: Tensor, config: NetworkConfig) -> Tensors:
+    """K×P×R under the published names."""
+    if config.queries != "learned":
+        return {_LABELS: rows.flatten(0, 1)}
+    hidden = rows.shape[2] // 2
+    embed, weight, bias = rows[:, 0, :hidden], rows[:, 0, hidden:-1], rows[:, 0, -1]
+    parts = {"label_embed.weight": embed, "fc.W": weight[None], "fc.b": bias[None]}
+    return {name: one.contiguous() for name, one in parts.items()}
+
+
+def caption_spec(config: NetworkConfig) -> CaptionSpec | None:
+    """The card's word on captions, of a network with a caption head."""
+    words = config.captions
+    return None if words is None else CaptionSpec(prompt=words.prompt, tag_length=words.tag_length)
+
+
+def _refuse_zero_rows(table: Tensor, lists: Lists, file: Path) -> None:
+    empty = (~table.any(-1)).nonzero().tolist()
+    if empty:
+        tags = list(lists.vocabulary)
+        named = [f"{tags[tag].id!r} (description {place + 1})" for tag, place in empty]
+        raise CheckpointError(f"{file}: text vectors are all zero for {_listed(named)}")
+
+
+def _doubt(table: Tensor) -> str:
+    """Rows follow each other tag by tag: those of one tag must be more alike than neighbours of two tags."""
+    tags, texts = table.shape[:2]
+    if texts == 1 or tags == 1:
+        return ""
+    some = F.normalize(table[:200].float(), dim=-1)
+    within = (some[:, 1:] * some[:, :-1]).sum(-1).mean()
+    across = (some[1:, 0] * some[:-1, -1]).sum(-1).mean()
+    if within > across + _ALIKE:
+        return ""
+    return (
+        f"the {texts} text vectors of a tag are no more alike ({within:.2f}) than those of two tags "
+        f"({across:.2f}): does the list fit? --descriptions N says how many texts a tag has"
+    )
+
+
+def _listed(names: Iterable[str]) -> str:
+    told = list(names)
+    return ", ".join(told[:20]) + (f" and {len(told) - 20} more" if len(told) > 20 else "")
+
+
+def _backbone(config: NetworkConfig) -> str:
+    """In words: Swin-L at 384 pixels."""
+    sizes = {128: "-B", 192: "-L"}
+    if isinstance(config.backbone, SwinConfig):
+        return f"Swin{sizes.get(config.backbone.width, '')} at {config.size} pixels"
+    return f"ViT at {config.size} pixels"

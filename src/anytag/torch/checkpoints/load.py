@@ -1,0 +1,123 @@
+"""A model folder with torch weights -> the network, from the card's numbers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from accelerate import init_empty_weights
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.models.swin_transformer import SwinTransformerBlock, WindowAttention, get_relative_position_index
+from torch import Tensor
+
+from anytag.errors import CardError, ModelError
+from anytag.models import card as cards
+from anytag.models.card import Card
+from anytag.models.folder import ModelFolder
+from anytag.torch.nn.configs import NetworkConfig
+from anytag.torch.nn.network import TagNetwork
+
+WEIGHTS, QUERIES = "weights.safetensors", "queries.safetensors"
+CAPTIONS, ALIGNMENT = "captions.safetensors", "alignment.safetensors"
+_ELSEWHERE = ("size", "mean", "std", "width")  # in the card's other fields
+
+
+def network_numbers(config: NetworkConfig) -> dict[str, Any]:
+    """The card's `network`: what its other fields do not say of the configuration."""
+    return {name: value for name, value in asdict(config).items() if name not in _ELSEWHERE}
+
+
+def read_config(card: Card) -> NetworkConfig:
+    """The configuration that a card tells.
+
+    Raises:
+        CardError: it tells none, or one with a missing, unknown or wrong field.
+    """
+    if not card.network:
+        raise CardError(f"{card.name} has no torch network: its card lacks `network`")
+    image = card.image
+    told = {"size": image.size, "mean": list(image.mean), "std": list(image.std), "width": card.width}
+    config: NetworkConfig = cards.record(NetworkConfig, {**_plain(card.network), **told}, "network")
+    return config
+
+
+def empty_network(config: NetworkConfig) -> TagNetwork:
+    """The network without weights: its parameters take no memory, its buffers are what they must be."""
+    with init_empty_weights(include_buffers=False):
+        network = TagNetwork(config)
+    for module in network.modules():  # timm makes these beside its parameters
+        if isinstance(module, WindowAttention):
+            module.relative_position_index = get_relative_position_index(*module.window_size)
+        elif isinstance(module, SwinTransformerBlock):
+            module.register_buffer("attn_mask", module.get_attn_mask(), persistent=False)
+    return network
+
+
+def load_network(
+    folder: str | Path | ModelFolder, *, captions: bool = True, alignment: bool = True
+) -> TagNetwork:
+    """The network of a model folder, on the CPU in float32, set to evaluation.
+
+    Args:
+        folder: verified when given as a path.
+        captions: load the caption head too, where there is one.
+        alignment: load the alignment heads too, where there are some.
+
+    Raises:
+        ModelError: the folder or its card is wrong, or its weights are not the network's.
+    """
+    model = folder if isinstance(folder, ModelFolder) else ModelFolder.open(folder)
+    config = read_config(model.card)
+    network = empty_network(config)
+    if not captions:
+        network.captions = None
+    if not alignment:
+        network.alignment = None
+    weights = stored(model, WEIGHTS)
+    for head, name in ((network.captions, CAPTIONS), (network.alignment, ALIGNMENT)):
+        if head is not None:
+            weights |= stored(model, name)
+    shared = set(network.state_dict()) - {name for name, _ in network.named_parameters()}
+    lost = network.load_state_dict({n: t.float() for n, t in weights.items()}, strict=False, assign=True)
+    wrong = [*lost.unexpected_keys, *(name for name in lost.missing_keys if name not in shared)]
+    if wrong:
+        raise ModelError(f"{model.path}: its weights do not fit its card's network: {', '.join(wrong[:8])}")
+    return network.eval()
+
+
+def load_queries(folder: str | Path | ModelFolder) -> Tensor:
+    """Rows of the trained tags, K×P×R, memory-mapped, in the type they are stored in.
+
+    R is the decoder's row width: that of the text vectors, or for learned queries 2H + 1.
+
+    Raises:
+        ModelError: the folder has no such table.
+    """
+    model = folder if isinstance(folder, ModelFolder) else ModelFolder.open(folder)
+    rows = stored(model, QUERIES).get("rows")
+    if rows is None or not rows.is_floating_point():
+        raise ModelError(f"{model.path / QUERIES} holds no floating-point `rows`")
+    return rows
+
+
+def stored(model: ModelFolder, name: str) -> dict[str, Tensor]:
+    """Tensors of one of the folder's files, memory-mapped.
+
+    Raises:
+        ModelError: the folder has no such file, or it cannot be read.
+    """
+    path = model.file(name)
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ModelError(f"{path} cannot be read: {error}. Get the model again") from error
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it: lists, where `asdict` leaves tuples."""
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, tuple | list) else value

@@ -1,0 +1,94 @@
+"""A model folder with torch weights gets ONNX graphs, and says what fewer bits cost."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from anytag.models.folder import ModelFolder, write_card
+from anytag.runtime.onnx import CAPTION, IMAGE, MEMORY, ROUNDED, TAGS
+from anytag.torch.checkpoints.load import load_network
+from anytag.torch.export.accuracy_cost import Cost, measure_cost
+from anytag.torch.export.caption_graphs import export_caption_graphs
+from anytag.torch.export.dynamic_int8 import PERCEPTRON, shrink_graph, to_float16, to_int8
+from anytag.torch.export.onnx_graphs import export_image_graph, export_tags_graph
+from anytag.torch.nn.network import TagNetwork
+
+Precision = Literal["float32", "float16", "int8"]
+
+
+def export_folder(
+    folder: str | Path, *, precision: Precision = "float32", photos: Sequence[Path] = ()
+) -> Cost | None:
+    """Write the graphs of a folder beside its weights: image, tags, and captions where it has a head.
+
+    Each is compared with the network in float32 at batch 1 and 3 before it is made smaller. The tags' graph
+    stays in float32 beside one in fewer bits, for tags near their thresholds. Caption graphs are only stored
+    in fewer bits, and multiply in float32: what a step loses, all later ones would lose too.
+
+    Args:
+        folder: as `anytag.torch.checkpoints.convert` writes it.
+        precision: of the graphs' matrix products.
+        photos: to measure the cost of fewer bits on; noise where there are none.
+
+    Returns:
+        the cost against float32, None for float32 itself.
+
+    Raises:
+        ModelError: the folder is wrong, or a graph and the network differ.
+    """
+    model = ModelFolder.open(folder)
+    network = load_network(model)
+    with tempfile.TemporaryDirectory(dir=model.path, prefix=".export") as scratch:
+        draft = Path(scratch)
+        names = _write_graphs(network, draft)
+        (model.path / ROUNDED).unlink(missing_ok=True)
+        if precision != "float32":
+            names = make_smaller(draft, names, precision)
+        for name in names:
+            (draft / name).replace(model.path / name)
+    write_card(model.path, model.card)
+    if precision == "float32":
+        return None
+    cost = measure_cost(model.path, photos)
+    metrics = {**model.card.metrics, f"graphs_{precision}": _told(cost)}
+    write_card(model.path, replace(model.card, metrics=metrics))
+    return cost
+
+
+def _told(cost: Cost) -> dict[str, Any]:
+    """For the card."""
+    told = {"photos": cost.photos, "largest_logit_difference": cost.largest, "flips": cost.flips}
+    if (said := cost.captions) is None:
+        return told
+    captions = {"photos": said.photos, "largest_logit_difference": said.largest, "changed": said.changed}
+    return {**told, "captions": captions}
+
+
+def _write_graphs(network: TagNetwork, draft: Path) -> list[str]:
+    names = [IMAGE, TAGS]
+    export_image_graph(network.encoder, draft / IMAGE, size=network.config.size)
+    export_tags_graph(network.decoder, draft / TAGS)
+    if network.captions is not None:
+        export_caption_graphs(network.captions, draft, tokens=(5, network.config.width))
+        names += [MEMORY, CAPTION]
+    return names
+
+
+def make_smaller(draft: Path, names: list[str], precision: Precision) -> list[str]:
+    """Puts graphs into fewer bits, the tags' beside the one in float32; returns the names of all."""
+    shutil.copyfile(draft / TAGS, draft / ROUNDED)
+    for name in names:
+        if name in (MEMORY, CAPTION) and precision != "float32":
+            shrink_graph(draft / name, precision)
+    if precision == "float16":
+        to_float16(draft / IMAGE)
+        to_float16(draft / ROUNDED)
+    else:
+        to_int8(draft / IMAGE)
+        to_int8(draft / ROUNDED, large=PERCEPTRON, apart=True)
+    return [*names, ROUNDED]

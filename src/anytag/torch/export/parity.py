@@ -1,0 +1,62 @@
+"""Does a graph say what the network says?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from anytag.errors import ModelError
+from anytag.runtime.onnx import session_options
+
+TOLERANCE = 1e-4
+
+
+def check_parity(
+    module: nn.Module, file: Path, batches: Sequence[Sequence[Tensor]], *, tolerance: float = TOLERANCE
+) -> float:
+    """Compares a module with its ONNX graph, output by output.
+
+    Args:
+        module: gives one tensor or a tuple of them.
+        file: its graph, inputs and outputs in the module's order; further outputs are not looked at.
+        batches: the module's arguments, once for every comparison.
+        tolerance: the largest difference allowed, as a share of the output's largest magnitude.
+
+    Returns:
+        the largest difference found, as a share of max(1, the output's largest magnitude).
+
+    Raises:
+        ModelError: it is above `tolerance`, or shapes differ; says in which output, for which input shapes.
+    """
+    session = onnxruntime.InferenceSession(file, session_options(1), providers=["CPUExecutionProvider"])
+    inputs = [node.name for node in session.get_inputs()]
+    outputs = [node.name for node in session.get_outputs()]
+    worst = 0.0
+    for batch in batches:
+        with torch.inference_mode():
+            expected = module(*batch)
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        feeds = dict(zip(inputs, (x.numpy() for x in batch), strict=True))
+        given = session.run(outputs[: len(expected)], feeds)
+        shapes = ", ".join("×".join(map(str, x.shape)) for x in batch)
+        for name, ours, theirs in zip(outputs, given, expected, strict=False):
+            where = f"{file}: {name} for inputs {shapes}"
+            worst = max(worst, _difference(ours, theirs.numpy(), where=where, tolerance=tolerance))
+    return worst
+
+
+def _difference(
+    given: npt.NDArray[np.float32], expected: npt.NDArray[np.float32], *, where: str, tolerance: float
+) -> float:
+    if given.shape != expected.shape:
+        raise ModelError(f"{where}: the graph gives shape {given.shape}, the network {expected.shape}")
+    found = float(np.abs(given - expected).max() / max(1.0, np.abs(expected).max()))
+    if not found <= tolerance:  # not a number is a difference too
+        raise ModelError(f"{where}: graph and network differ by {found:.2g}, allowed are {tolerance:g}")
+    return found

@@ -1,0 +1,1 @@
+"""`mini` in int8: calibrated ranges, rounded weights, the graph."""

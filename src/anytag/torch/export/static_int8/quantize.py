@@ -1,0 +1,339 @@
+"""image.onnx in float32 -> image.onnx in 8-bit integers, made for any CPU.
+
+- Every tensor between layers is uint8. ReLU6 costs nothing: it is the saturation of a tensor that starts at
+  zero. The pixels themselves are the first quantised tensor.
+- Weights are int8 with one scale per output channel. Where a CPU has no dot-product instruction (AVX2), two
+  neighbouring products are summed in 16 bits and saturate without a word; so weights are rounded such that
+  none can.
+- Layer by layer, on calibration photos and *after* the layers before were quantised, pointwise weights are
+  fitted to the input they will really get, and biases shifted so that every channel keeps its mean.
+- The last layers, which make tokens of the features and of their remembered mean, give float32: tokens
+  themselves are not rounded.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import torch
+import torch.nn.functional as F
+from onnx import numpy_helper
+from torch import Tensor
+
+from anytag.errors import ModelError
+from anytag.runtime.onnx import session_options
+from anytag.torch.export.static_int8.graph import QuantizedAdd, QuantizedConv, QuantizedMean, integer_graph
+from anytag.torch.export.static_int8.rounding import (
+    Steps,
+    refit,
+    round_in_turn,
+    round_weight,
+    tensor_steps,
+    weight_scales,
+)
+
+PIXELS = Steps(1 / 128, 127)  # the network's own normalising: (pixel - 127) / 128
+FEWEST_PHOTOS = 8
+_RIDGE = 1.0  # 0.03, 0.1, 0.3, 10 were worse, not fitting at all much worse
+_LARGEST_BIAS = 1 << 24  # in units of a sum
+_COLUMNS = 1 << 17  # of a layer's input, looked at for its moments
+
+
+@dataclass(frozen=True)
+class QuantizationReport:
+    """How far the integer graph is from the float one, on photos it was not calibrated on.
+
+    Attributes:
+        cosine_tokens: mean cosine of a token with its float32 version.
+        cosine_pooled: the same of the mean token.
+        bytes: of the file.
+    """
+
+    cosine_tokens: float
+    cosine_pooled: float
+    bytes: int
+
+
+@dataclass(frozen=True)
+class _Conv:
+    source: str
+    target: str
+    weight: Tensor
+    bias: Tensor
+    pads: tuple[int, int, int, int]  # left, right, top, bottom
+    strides: tuple[int, int]
+    groups: int
+    ceiling: float | None  # of the ReLU behind it
+    last: bool  # what it gives stays float32
+
+    @property
+    def sources(self) -> tuple[str]:
+        return (self.source,)
+
+    def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
+        """N×C×H×W -> N×O×h×w without the ReLU."""
+        return F.conv2d(F.pad(x, self.pads), weight, self.bias, self.strides, groups=self.groups)
+
+
+@dataclass(frozen=True)
+class _Add:
+    sources: tuple[str, str]
+    target: str
+
+
+@dataclass(frozen=True)
+class _Mean:
+    """N×C×h×w -> N×C×1×1."""
+
+    source: str
+    target: str
+
+    @property
+    def sources(self) -> tuple[str]:
+        return (self.source,)
+
+
+_Layer = _Conv | _Add | _Mean
+_Quantized = QuantizedConv | QuantizedAdd | QuantizedMean
+
+
+def quantize_image_graph(source: Path, target: Path, photos: npt.NDArray[np.uint8]) -> QuantizationReport:
+    """Writes the integer version of a float32 image graph.
+
+    Args:
+        source: image.onnx as `export_image_graph` writes it.
+        target: where to write; may be `source`.
+        photos: uint8 N×3×S×S, at least 8, better 100: three quarters calibrate, the rest is for the report.
+
+    Raises:
+        ModelError: too few photos, or a graph that holds anything but what the export of a network of
+            convolutions, ReLU6 and additions holds.
+    """
+    if photos.dtype != np.uint8 or photos.ndim != 4 or len(photos) < FEWEST_PHOTOS:
+        raise ModelError(
+            f"photos: expected uint8 N×3×S×S with N of at least {FEWEST_PHOTOS}, "
+            f"got {photos.dtype} {photos.shape}"
+        )
+    last = len(photos) * 3 // 4
+    model = onnx.load(source)
+    layers = _read_layers(model, source)
+    with torch.inference_mode():
+        quantized = _quantize_layers(layers, torch.from_numpy(photos[:last]))
+    expected = _run(source, photos[last:])
+    _write_optimized(integer_graph(quantized, like=model), target)
+    tokens, pooled = map(_mean_cosine, _run(target, photos[last:]), expected)
+    return QuantizationReport(cosine_tokens=tokens, cosine_pooled=pooled, bytes=target.stat().st_size)
+
+
+# --- reading
+
+
+def _read_layers(model: onnx.ModelProto, file: Path) -> list[_Layer]:
+    """The layers in order; their last ones are added up to the tokens."""
+    graph = model.graph
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    clips = {node.input[0]: node for node in graph.node if node.op_type == "Clip"}
+    _check_nodes(graph, constants, file)
+    (grid,) = (node.input[0] for node in graph.node if node.op_type == "Reshape")
+    last = {grid, *(name for node in graph.node if grid in node.output for name in node.input)}
+    layers: list[_Layer] = []
+    for node in graph.node:
+        if node.op_type == "Conv":
+            layers.append(_read_conv(node, clips.get(node.output[0]), constants, last=last))
+        elif node.op_type == "Add" and node.output[0] != grid:
+            layers.append(_Add((node.input[0], node.input[1]), node.output[0]))
+        elif node.op_type == "ReduceMean" and node.output[0] != graph.output[1].name:
+            layers.append(_Mean(node.input[0], node.output[0]))
+    return layers
+
+
+def _check_nodes(graph: onnx.GraphProto, constants: Mapping[str, npt.NDArray[Any]], file: Path) -> None:
+    kinds = Counter(node.op_type for node in graph.node)
+    head = [kind for kind in ("Cast", "Sub", "Div", "Reshape", "Transpose") if kinds.pop(kind, 0) != 1]
+    other = set(kinds) - {"Conv", "Clip", "Add", "ReduceMean"}
+    if head or other:
+        raise ModelError(
+            f"{file} is not a float32 image graph of convolutions, ReLU6 and additions "
+            f"(see {', '.join([*sorted(other), *head])}); "
+            "expected one from anytag.torch.export.onnx_graphs.export_image_graph"
+        )
+    for node in graph.node:
+        wanted = {"Sub": PIXELS.zero, "Div": 1 / PIXELS.scale}.get(node.op_type)
+        if wanted is not None and float(constants[node.input[1]]) != wanted:
+            raise ModelError(f"{file}: pixels are normalised by another {node.op_type} than {wanted:g}")
+
+
+def _read_conv(
+    node: onnx.NodeProto,
+    clip: onnx.NodeProto | None,
+    constants: Mapping[str, npt.NDArray[Any]],
+    *,
+    last: Collection[str],
+) -> _Conv:
+    facts = {fact.name: onnx.helper.get_attribute_value(fact) for fact in node.attribute}
+    weight = constants[node.input[1]]
+    top, left, bottom, right = facts.get("pads", (0, 0, 0, 0))
+    return _Conv(
+        source=node.input[0],
+        target=clip.output[0] if clip else node.output[0],
+        weight=torch.tensor(weight),
+        bias=torch.tensor(constants[node.input[2]]) if len(node.input) > 2 else torch.zeros(len(weight)),
+        pads=(left, right, top, bottom),
+        strides=tuple(facts.get("strides", (1, 1))),
+        groups=facts.get("group", 1),
+        ceiling=float(constants[clip.input[2]]) if clip else None,
+        last=node.output[0] in last,
+    )
+
+
+# --- quantising
+
+
+class _Tensors:
+    """Every tensor twice, as the float network and as the integer one has it, for as long as it is needed."""
+
+    def __init__(self, layers: Sequence[_Layer]) -> None:
+        self.exact: dict[str, Tensor] = {}
+        self.codes: dict[str, Tensor] = {}
+        self.steps: dict[str, Steps] = {}
+        self._uses = Counter(name for layer in layers for name in layer.sources)
+
+    def put(self, name: str, exact: Tensor, given: Tensor, steps: Steps) -> None:
+        self.exact[name], self.codes[name], self.steps[name] = exact, steps.round(given), steps
+
+    def get(self, name: str) -> tuple[Tensor, Tensor]:
+        """The tensor exactly, and as it is after rounding."""
+        return self.exact[name], self.steps[name].value(self.codes[name])
+
+    def done(self, layer: _Layer) -> None:
+        for name in layer.sources:
+            self._uses[name] -= 1
+            if not self._uses[name]:
+                del self.exact[name], self.codes[name]
+
+
+def _quantize_layers(layers: Sequence[_Layer], photos: Tensor) -> list[_Quantized]:
+    tensors = _Tensors(layers)
+    pixels = PIXELS.value(photos)
+    tensors.put(layers[0].sources[0], pixels, pixels, PIXELS)
+    done: list[_Quantized] = []
+    for layer in layers:
+        if isinstance(layer, _Add):
+            done.append(_quantize_add(layer, tensors))
+        elif isinstance(layer, _Mean):
+            done.append(_quantize_mean(layer, tensors))
+        else:
+            done.append(_quantize_conv(layer, tensors))
+        tensors.done(layer)
+    return done
+
+
+def _quantize_add(layer: _Add, tensors: _Tensors) -> QuantizedAdd:
+    (a, given_a), (b, given_b) = (tensors.get(name) for name in layer.sources)
+    steps = tensor_steps(a + b, starts_at_zero=False)
+    tensors.put(layer.target, a + b, given_a + given_b, steps)
+    one, other = (tensors.steps[name] for name in layer.sources)
+    return QuantizedAdd(layer.sources, (one, other), layer.target, steps)
+
+
+def _quantize_mean(layer: _Mean, tensors: _Tensors) -> QuantizedMean:
+    exact, given = (tensor.mean((2, 3), keepdim=True) for tensor in tensors.get(layer.source))
+    steps = tensor_steps(exact, starts_at_zero=False)
+    tensors.put(layer.target, exact, given, steps)
+    return QuantizedMean(layer.source, tensors.steps[layer.source], layer.target, steps)
+
+
+def _quantize_conv(layer: _Conv, tensors: _Tensors) -> QuantizedConv:
+    exact_input, given_input = tensors.get(layer.source)
+    exact = layer(exact_input, layer.weight)
+    # A channel that is nearly dead still has a bias, which must fit into 32 bits.
+    finest = (layer.bias.abs() + 1e-3) / (_LARGEST_BIAS * tensors.steps[layer.source].scale)
+    whole, scales = _quantize_weight(layer, given_input, exact, finest=finest)
+    given = layer(given_input, whole * scales[:, None, None, None])
+    shift = (exact - given).mean((0, 2, 3))
+    given += shift[:, None, None]
+    steps = None
+    if not layer.last:
+        exact = exact if layer.ceiling is None else exact.clamp(0, layer.ceiling)
+        steps = tensor_steps(exact, starts_at_zero=layer.ceiling is not None)
+        tensors.put(layer.target, exact, given, steps)
+    return QuantizedConv(
+        source=layer.source,
+        source_steps=tensors.steps[layer.source],
+        target=layer.target,
+        target_steps=steps,
+        weight=whole.to(torch.int8).numpy(),
+        scales=scales.numpy(),
+        bias=(layer.bias + shift).numpy(),
+        pads=layer.pads,
+        strides=layer.strides,
+        groups=layer.groups,
+    )
+
+
+def _quantize_weight(layer: _Conv, given: Tensor, wanted: Tensor, *, finest: Tensor) -> tuple[Tensor, Tensor]:
+    """Whole numbers O×I×h×w (float32) and one scale for each O.
+
+    Args:
+        given: N×C×H×W, the input after rounding.
+        wanted: N×O×H×W, the output without any rounding.
+        finest: O, the smallest scales allowed.
+    """
+    count, inputs, high, wide = layer.weight.shape
+    rows = layer.weight.permute(0, 2, 3, 1).flatten(1)  # O×K: channels last, as the products are summed
+    paired = layer.groups == 1  # a depthwise product is summed in 32 bits everywhere
+    if (high, wide) == (1, 1) and paired:
+        moments, products = _moments(given, wanted)
+        rows = refit(rows, moments, products, ridge=_RIDGE)
+        scales = weight_scales(rows, moments.diagonal(), paired=True).maximum(finest)
+        whole = round_in_turn(rows / scales[:, None], moments)
+    else:
+        scales = weight_scales(rows, torch.ones(rows.shape[1]), paired=paired).maximum(finest)
+        whole = round_weight(rows / scales[:, None], paired=paired)
+    return whole.reshape(count, high, wide, inputs).permute(0, 3, 1, 2).contiguous(), scales
+
+
+def _moments(given: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Covariance of a pointwise layer's inputs C×C, and of its outputs with them O×C."""
+    x, y = (side.transpose(0, 1).flatten(1) for side in (given, wanted))
+    every = max(1, x.shape[1] // _COLUMNS)
+    x, y = x[:, ::every], y[:, ::every]
+    x = x - x.mean(1, keepdim=True)
+    y = y - y.mean(1, keepdim=True)
+    return x @ x.T / x.shape[1], y @ x.T / x.shape[1]
+
+
+# --- writing and comparing
+
+
+def _write_optimized(model: onnx.ModelProto, target: Path) -> None:
+    """Fused as far as holds for every CPU (level EXTENDED), so that opening it has less to do."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "image.onnx"
+        options = session_options(1)
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.optimized_model_filepath = str(file)
+        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        target.write_bytes(file.read_bytes())
+
+
+def _run(file: Path, photos: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.float32]]:
+    session = onnxruntime.InferenceSession(file, session_options(1), providers=["CPUExecutionProvider"])
+    parts = [
+        session.run(["tokens", "pooled"], {"pixels": photos[i : i + 8]}) for i in range(0, len(photos), 8)
+    ]
+    return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
+
+
+def _mean_cosine(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> float:
+    norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    return float(((a * b).sum(-1) / np.maximum(norms, 1e-12)).mean())

@@ -1,0 +1,228 @@
+"""A text tower beside a converted model: own tags are asked by the words that the model was trained with.
+
+CLIP is read as transformers or open_clip wrote it, and only here: what goes into the folder is a graph and a
+tokenizer, so that asking needs neither these libraries nor torch, and nothing in the folder is executed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch import Tensor, nn
+
+from anytag.errors import MissingExtraError, ModelError
+from anytag.models.card import TextSpec
+from anytag.models.folder import ModelFolder, write_card
+from anytag.runtime.onnx import TEXT
+from anytag.runtime.text_onnx import TOKENIZER, open_text_encoder
+from anytag.text_encoders.prompts import unit
+from anytag.text_encoders.queries import Prompts, tag_rows
+from anytag.torch.checkpoints.load import load_queries, read_config
+from anytag.torch.clip import load_clip
+from anytag.torch.export.onnx_graphs import export_graph
+from anytag.torch.export.parity import check_parity
+from anytag.vocabulary import Vocabulary
+
+FOLDER = "text/clip"
+_OPEN_CLIP = "open_clip_config.json"
+_PROMPTS: dict[str, Prompts] = {"embedded": "templates", "descriptions": "descriptions"}
+_COMPARED = 4  # trained tags; RAM asks for each with 63 prompts
+# CLIP's words before its byte pairs: contractions, letters, single digits, everything else.
+_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
+
+class _Tower(nn.Module):
+    """Token ids N×L -> text vectors N×W."""
+
+    def __init__(self, model: nn.Module, embed: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.model, self.embed = model, embed
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.embed(ids)
+
+
+@dataclass(frozen=True, eq=False)
+class TextTower:
+    """What makes vectors of texts.
+
+    Attributes:
+        module: token ids int64 N×L -> N×W.
+        tokenizer: cuts texts, and fills them up with what the module does not look at.
+        free: the axes N and L, as far as their length is free.
+        origin: of the weights, for the card.
+    """
+
+    module: nn.Module
+    tokenizer: Tokenizer
+    free: str
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What became of a text tower.
+
+    Attributes:
+        width: of its vectors.
+        prompts: what is said of a tag.
+        agreement: mean cosine of trained queries and what the tower says of the same tags: near 1 if it is
+            the one that the model was trained with.
+    """
+
+    width: int
+    prompts: Prompts
+    agreement: float
+
+
+def read_tower(source: str | Path) -> TextTower:
+    """The text tower of a CLIP model.
+
+    Args:
+        source: a folder that transformers or open_clip wrote. No code in it is run, nothing is fetched.
+
+    Raises:
+        MissingExtraError: the library that wrote it is not installed.
+        ModelError: it is no CLIP model.
+    """
+    source = Path(source)
+    if not source.is_dir():
+        raise ModelError(f"{source} is not a folder; expected one of CLIP, by transformers or open_clip")
+    if (source / _OPEN_CLIP).is_file() and not _is_transformers(source):
+        return _open_clip_tower(source)
+    return _transformers_tower(source)
+
+
+def add_text(folder: str | Path, tower: TextTower) -> Added:
+    """Write a text tower into a converted folder, in place of one that is there.
+
+    The graph is compared with the tower first.
+
+    Raises:
+        ModelError: the folder asks no text vectors or those of another width; the graph and the tower differ.
+    """
+    model = ModelFolder.open(folder)
+    config = read_config(model.card)
+    if config.queries not in _PROMPTS or config.cross is None:
+        raise ModelError(f"{model.card.name} cannot be asked in words: its queries are not text vectors")
+    spec = TextSpec("onnx", FOLDER, _PROMPTS[config.queries])
+    with tempfile.TemporaryDirectory(dir=model.path, prefix=".text") as scratch:
+        draft = Path(scratch, "draft")
+        draft.mkdir()
+        width = _write(tower, draft)
+        if width != model.card.width:
+            raise ModelError(
+                f"the text vectors of {tower.origin} are {width} wide, {model.card.name} was trained with "
+                f"{model.card.width}: give the text tower it was trained with (published: CLIP ViT-B/16)"
+            )
+        target = model.path / FOLDER
+        if target.exists():
+            shutil.rmtree(target)
+        target.parent.mkdir(exist_ok=True)
+        draft.replace(target)
+    told = {"from": tower.origin, "width": width}
+    card = replace(model.card, text=spec, source={**model.card.source, "text": told})
+    model = ModelFolder(model.path, write_card(model.path, card))
+    return Added(width, spec.prompts, _agreement(model, spec.prompts))
+
+
+def _write(tower: TextTower, draft: Path) -> int:
+    """Graph and tokenizer into a folder; the width of the vectors."""
+    tower.tokenizer.save(str(draft / TOKENIZER))
+    two, one, three = (_ids(tower, count) for count in (2, 1, 3))
+    export_graph(tower.module, draft / TEXT, (two,), {"ids": "NL", "vectors": "NW"}, free=tower.free)
+    check_parity(tower.module, draft / TEXT, [(one,), (three,)])
+    with torch.inference_mode():
+        return int(tower.module(one).shape[1])
+
+
+def _ids(tower: TextTower, count: int) -> Tensor:
+    """Tokens of so many texts, of a length of their own where it is free."""
+    texts = ["a photo of a dog" + " and a cat" * number for number in range(count)]
+    return torch.tensor([one.ids for one in tower.tokenizer.encode_batch(texts)])
+
+
+def _agreement(model: ModelFolder, prompts: Prompts) -> float:
+    """Mean cosine of trained rows, the first of each tag, and those that the tower makes of its name."""
+    encoder, rows = open_text_encoder(model), load_queries(model)
+    tags = list(Vocabulary.read(model.file("vocabulary.jsonl")))
+    numbers = np.linspace(0, len(tags) - 1, min(_COMPARED, len(tags))).astype(int).tolist()
+    made = np.stack([tag_rows(tags[k].name, (), encoder, prompts=prompts)[0] for k in numbers])
+    trained = np.stack([rows[k, 0].float().numpy() for k in numbers])
+    return float((unit(trained) * made).sum(1).mean())
+
+
+def _is_transformers(source: Path) -> bool:
+    """Some folders on the Hub carry both forms."""
+    try:
+        config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and str(config.get("model_type")).startswith("clip")
+
+
+def _transformers_tower(source: Path) -> TextTower:
+    theirs, tower = load_clip(source, local=True)
+    tokenizer = _plain(theirs.backend_tokenizer, length=int(tower.config.max_position_embeddings))
+    # what comes after a text's end is not looked at: any token fills up
+    tokenizer.enable_padding(pad_id=theirs.pad_token_id, pad_token=theirs.pad_token)
+    module = _Tower(tower, lambda ids: tower(input_ids=ids).text_embeds)
+    return TextTower(module.eval(), tokenizer, "NL", f"{source.resolve().name} (transformers)")
+
+
+def _open_clip_tower(source: Path) -> TextTower:
+    """open_clip's towers take texts of their full length alone."""
+    try:
+        library: Any = import_module("open_clip")
+    except ImportError as error:
+        raise MissingExtraError("CLIP's text encoder, as open_clip wrote it,", "rivals") from error
+    place = f"local-dir:{source}"
+    try:
+        config = json.loads((source / _OPEN_CLIP).read_text(encoding="utf-8"))["model_cfg"]["text_cfg"]
+        model = library.create_model_from_pretrained(place, return_transform=False).eval()
+        theirs = library.get_tokenizer(place)
+    except Exception as error:  # whatever the library raises for a folder that it cannot read
+        raise ModelError(f"{source}: open_clip cannot load it ({error})") from error
+    if not isinstance(theirs, library.SimpleTokenizer) or config.get("hf_tokenizer_name"):
+        raise ModelError(f"{source}: not CLIP's own tokenizer; expected CLIP, such as ViT-B/16")
+    tokenizer = _plain(_byte_pairs(theirs), length=theirs.context_length)
+    tokenizer.enable_padding(pad_id=0, pad_token=theirs.decoder[0], length=theirs.context_length)
+    return TextTower(
+        _Tower(model, model.encode_text).eval(), tokenizer, "N", f"{source.resolve().name} (open_clip)"
+    )
+
+
+def _plain(tokenizer: Tokenizer, *, length: int) -> Tokenizer:
+    """A copy that cuts texts after `length` tokens, begin and end included."""
+    copy = Tokenizer.from_str(tokenizer.to_str())
+    copy.enable_truncation(length)
+    return copy
+
+
+def _byte_pairs(theirs: Any) -> Tokenizer:
+    """open_clip's tokenizer in the form of the library that needs no torch."""
+    begin, end = theirs.decoder[theirs.sot_token_id], theirs.decoder[theirs.eot_token_id]
+    merges = sorted(theirs.bpe_ranks, key=theirs.bpe_ranks.get)
+    tokenizer = Tokenizer(models.BPE(theirs.encoder, merges, end_of_word_suffix="</w>"))
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    split = pre_tokenizers.Split(Regex(_WORDS), "removed", invert=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{begin} $A {end}",
+        special_tokens=[(begin, theirs.sot_token_id), (end, theirs.eot_token_id)],
+    )
+    return tokenizer

@@ -1,0 +1,80 @@
+"""Alignment heads in torch, asked in arrays: what `anytag.reranking` needs of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from anytag.torch.nn.alignment_head import AlignmentHead
+from anytag.torch.nn.caption_head import CaptionHead
+
+Ids = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+
+_TEXTS = 256  # that are read at once
+_PAIRS = 64  # whose text looks at its photo at once: 70 MB of keys and values a layer at the published size
+
+
+class TorchMatcher:
+    """Runs alignment heads where their weights are, without gradients, in float32.
+
+    Args:
+        captions: whose tag encoder tells the heads of the tags.
+        head: the alignment heads.
+    """
+
+    def __init__(self, captions: CaptionHead, head: AlignmentHead) -> None:
+        self.captions, self.head = captions.eval(), head.eval()
+
+    @property
+    def space(self) -> int:
+        """E, of the space that photos and texts share."""
+        return self.head.config.space
+
+    def see(self, tokens: Floats, pooled: Floats, tag_ids: Ids, tag_mask: Ids) -> tuple[Floats, Floats]:
+        """What is kept of N photos: what texts look at, N×(T+S)×D, and unit vectors N×E.
+
+        Args:
+            tokens, pooled: float32 N×T×D and N×D, from the image encoder.
+            tag_ids, tag_mask: int64 N×S, from `WordPieces.tag_text`.
+        """
+        with torch.inference_mode():
+            seen = self._tensor(tokens)
+            tags = self.captions.encode_tags(self._tensor(tag_ids), self._tensor(tag_mask), seen)
+            vectors = self.head.embed_photos(self._tensor(pooled), tags)
+            return _array(self.head.looked_at(seen, tags)), _array(vectors)
+
+    def read(self, ids: Ids) -> Floats:
+        """Unit vectors float32 M×E of texts, int64 M×L, from `WordPieces.caption_text`."""
+        with torch.inference_mode():
+            parts = torch.split(self._tensor(ids), _TEXTS)
+            return _array(torch.cat([self.head.embed_texts(some) for some in parts]))
+
+    def match(self, seen: Floats, ids: Ids, pairs: Ids) -> Floats:
+        """Logits float32 P that a text fits a photo.
+
+        Args:
+            seen: float32 N×(T+S)×D from `see`.
+            ids: int64 M×L, texts as for `read`.
+            pairs: int64 P×2, numbers of photo and text.
+        """
+        with torch.inference_mode():
+            memories, texts = self.head.remember(self._tensor(seen)), self._tensor(ids)
+            logits = [
+                self.head.match(texts[some[:, 1]], memories, some[:, 0])
+                for some in torch.split(self._tensor(pairs), _PAIRS)
+            ]
+            return _array(torch.cat(logits))
+
+    def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
+        """A copy where the weights are; torch takes no read-only memory."""
+        return torch.tensor(np.ascontiguousarray(array), device=self.head.fits.bias.device)
+
+
+def _array(tensor: Tensor) -> Floats:
+    array: Floats = tensor.float().cpu().numpy()
+    return array

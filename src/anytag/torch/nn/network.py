@@ -1,0 +1,182 @@
+"""The network of all families: image encoder, tag decoder, caption head, alignment heads."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from anytag.errors import ModelError
+from anytag.torch.nn.alignment_head import AlignmentHead
+from anytag.torch.nn.backbones import Backbone, Stages
+from anytag.torch.nn.bert_layers import CrossLayer
+from anytag.torch.nn.caption_head import CaptionHead
+from anytag.torch.nn.configs import NetworkConfig, SwinConfig, VitConfig
+from anytag.torch.nn.cross_decoder import CrossDecoder
+from anytag.torch.nn.evidence import Evidence
+from anytag.torch.nn.folded_decoder import FoldedDecoder, TagDecoder
+from anytag.torch.nn.transformer_backbones import SwinBackbone, VitBackbone
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class ImageEncoder(nn.Module):
+    """Pixels -> image tokens and one vector for the whole photo.
+
+    Args:
+        config: names backbone, size, width and normalisation.
+        backbone: with its weights, which `memory` keeps; a random one when not given.
+
+    Raises:
+        ModelError: the backbone's tokens are to be used as they are, and are not of the width that is said.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: NetworkConfig, backbone: Stages | None = None) -> None:
+        super().__init__()
+        self.backbone = make_backbone(config) if backbone is None else backbone
+        width = self.backbone.width
+        if not config.projected and width != config.width:
+            raise ModelError(f"tokens are {width} wide and not projected, but the width is {config.width}")
+        self.proj = nn.Linear(width, config.width) if config.projected else nn.Identity()
+        self.split = config.memory
+        if self.split:
+            self.memory = deepcopy(self.backbone.stages[self.split :]).requires_grad_(False)
+            self.recall = nn.Linear(width, config.width, bias=False)
+        self.evidence = Evidence(config.evidence, width, config.width) if config.evidence else None
+        for name, values in (("mean", config.mean), ("std", config.std)):
+            scaled = torch.tensor([255 * value for value in values]).reshape(3, 1, 1)
+            self.register_buffer(name, scaled, persistent=False)
+
+    @property
+    def projection(self) -> nn.Linear:
+        """What makes tokens of features.
+
+        Raises:
+            ModelError: the tokens are the backbone's own.
+        """
+        return _only(self.proj, nn.Linear, "the image encoder's projection")
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 N×3×S×S -> tokens N×T×D, pooled N×D."""
+        return self.from_stage((pixels.float() - self.mean) / self.std, 0)
+
+    def from_stage(
+        self, features: Tensor, first: int, remembered: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The same from the features that stage `first` expects; those of stage 0 are normalised pixels.
+
+        Args:
+            remembered: N×C, what `remember` gave for these photos, where it is known already.
+        """
+        if self.split and remembered is None:
+            features, first = self.backbone(features, first, self.split), self.split
+            remembered = self.remember(features)
+        late = self.backbone.tokens(self.backbone(features, first))
+        tokens = self.proj(late)
+        if self.split and remembered is not None:
+            tokens = tokens + self.recall(remembered)[:, None]
+        pooled = tokens[:, 0] if self.backbone.summary else tokens.mean(1)
+        if self.evidence is not None and remembered is not None:
+            pooled = pooled + self.evidence(late.mean(1), remembered)
+        return tokens, pooled
+
+    def pool(self, late: Tensor, remembered: Tensor) -> Tensor:
+        """The pooled vector from means alone, since all that makes tokens of features is linear.
+
+        Args:
+            late: N×C, the mean of the last features.
+            remembered: N×C.
+        """
+        pooled: Tensor = self.proj(late) + self.recall(remembered)
+        return pooled if self.evidence is None else pooled + self.evidence(late, remembered)
+
+    def remember(self, features: Tensor) -> Tensor:
+        """What the kept late stages make of the whole photo: features of stage `split` -> N×C."""
+        for stage in self.memory:
+            features = stage(features)
+        return self.backbone.tokens(features).mean(1)
+
+
+class TagNetwork(nn.Module):
+    """Image encoder and tag decoder; the queries are asked from outside, as data.
+
+    Args:
+        config: its numbers.
+        backbone: with its weights; a random one when not given.
+
+    Attributes:
+        captions: the caption head, None where the configuration has none.
+        alignment: the alignment heads, None where the configuration has none.
+
+    Raises:
+        ModelError: parts do not fit together.
+    """
+
+    def __init__(self, config: NetworkConfig, backbone: Stages | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = ImageEncoder(config, backbone)
+        self.decoder = make_decoder(config)
+        self.captions = _make_captions(config, self.decoder)
+        self.alignment = _make_alignment(config)
+
+    @property
+    def folded(self) -> FoldedDecoder:
+        """The decoder of the family mini, which alone has a first pass of its own.
+
+        Raises:
+            ModelError: another decoder.
+        """
+        return _only(self.decoder, FoldedDecoder, "the decoder")
+
+    def forward(self, pixels: Tensor, rows: Tensor) -> Tensor:
+        """uint8 N×3×S×S and rows Q×K×P×R -> logits N×K."""
+        tokens, pooled = self.encoder(pixels)
+        logits: Tensor = self.decoder(tokens, pooled, rows)
+        return logits
+
+
+def _only(module: nn.Module, kind: type[M], what: str) -> M:
+    if not isinstance(module, kind):
+        raise ModelError(f"{what} is a {type(module).__name__}, not a {kind.__name__}")
+    return module
+
+
+def make_backbone(config: NetworkConfig) -> Stages:
+    """A backbone with random weights."""
+    if isinstance(config.backbone, SwinConfig):
+        return SwinBackbone(config.backbone, size=config.size)
+    if isinstance(config.backbone, VitConfig):
+        return VitBackbone(config.backbone, size=config.size)
+    return Backbone(config.backbone, size=config.size)
+
+
+def make_decoder(config: NetworkConfig) -> TagDecoder:
+    """A tag decoder with random weights."""
+    if config.cross is None:
+        return FoldedDecoder(config.width, heads=config.heads)
+    return CrossDecoder(config.cross, width=config.width, heads=config.heads, queries=config.queries)
+
+
+def _make_captions(config: NetworkConfig, decoder: TagDecoder) -> CaptionHead | None:
+    if config.captions is None:
+        return None
+    layers = decoder.layers if isinstance(decoder, CrossDecoder) else ()
+    return CaptionHead(config.captions, config.width, shared=cast("list[CrossLayer]", list(layers)))
+
+
+def _make_alignment(config: NetworkConfig) -> AlignmentHead | None:
+    heads, captions = config.alignment, config.captions
+    if heads is None:
+        return None
+    if captions is None or (captions.width, captions.words) != (heads.width, heads.words):
+        raise ModelError(
+            "alignment heads are guided by tags that the caption head encodes: they need one of the same "
+            f"width and words, {heads.width} and {heads.words}"
+        )
+    return AlignmentHead(heads, config.width)

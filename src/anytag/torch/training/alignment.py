@@ -1,0 +1,208 @@
+"""Trains the alignment heads: contrast against a momentum queue, match with hard negatives.
+
+Both as in ALBEF (Li et al. 2021, sections 3.2 and 3.3), which Tag2Text builds its alignment on (section 3.2).
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anytag.errors import ModelError
+from anytag.torch.nn.alignment_head import AlignmentHead
+from anytag.torch.nn.bert_layers import HIDDEN
+from anytag.torch.nn.network import TagNetwork
+from anytag.torch.training.distributed import gather
+
+
+@dataclass
+class AlignmentBatch:
+    """N pairs of photo and text.
+
+    Attributes:
+        pixels: uint8 N×3×S×S.
+        text_ids: int64 N×L wordpieces of a text of each photo, 0 is padding.
+        whose: int64 N×2, number of photo and of text, not negative and from `text_numbers`; pairs that have
+            either in common are no negatives of each other.
+        tag_ids, tag_mask: N×S, wordpieces of the tags' text; without them the photo speaks alone.
+    """
+
+    pixels: Tensor
+    text_ids: Tensor
+    whose: Tensor
+    tag_ids: Tensor | None = None
+    tag_mask: Tensor | None = None
+
+
+@dataclass
+class Read:
+    """A batch as the model reads it: unit vectors N×E, and what texts look at."""
+
+    photos: Tensor
+    texts: Tensor
+    seen: Tensor
+
+
+def read_pairs(
+    head: AlignmentHead, tokens: Tensor, pooled: Tensor, tags: Tensor | None, text_ids: Tensor
+) -> Read:
+    """Pairs of encoded photo (N×T×D, N×D), its encoded tags N×S×H, and text N×L."""
+    return Read(head.embed_photos(pooled, tags), head.embed_texts(text_ids), head.looked_at(tokens, tags))
+
+
+class Aligner(nn.Module):
+    """What the slow copy copies: image encoder, alignment heads, and the caption head for its tag encoder.
+
+    Raises:
+        ModelError: the network has no alignment heads.
+    """
+
+    def __init__(self, network: TagNetwork) -> None:
+        super().__init__()
+        if network.alignment is None:
+            raise ModelError("this network has no alignment heads; set `alignment` in its configuration")
+        self.encoder, self.head, self.captions = network.encoder, network.alignment, network.captions
+
+    def forward(self, batch: AlignmentBatch) -> Read:
+        tokens, pooled = self.encoder(batch.pixels)
+        tags = None
+        if self.captions is not None and batch.tag_ids is not None and batch.tag_mask is not None:
+            tags = self.captions.encode_tags(batch.tag_ids, batch.tag_mask, tokens)
+        return read_pairs(self.head, tokens, pooled, tags, batch.text_ids)
+
+
+class Momentum(nn.Module):
+    """A slow copy of a model, and what it read last: many negatives that do not change from step to step.
+
+    Args:
+        model: what is trained.
+        length: Q, how many pairs are remembered.
+        decay: share of the copy that stays, at each step.
+    """
+
+    photos: Tensor
+    texts: Tensor
+    whose: Tensor
+    place: Tensor
+
+    def __init__(self, model: Aligner, *, length: int = 65536, decay: float = 0.995) -> None:
+        super().__init__()
+        self.copy = copy.deepcopy(model).requires_grad_(False).eval()
+        self.decay, space = decay, model.head.config.space
+        self.register_buffer("photos", torch.zeros(length, space))
+        self.register_buffer("texts", torch.zeros(length, space))
+        self.register_buffer("whose", torch.full((length, 2), -1))  # nobody's
+        self.register_buffer("place", torch.zeros((), dtype=torch.long))
+
+    def train(self, mode: bool = True) -> Self:
+        """The copy never drops anything out."""
+        super().train(mode)
+        self.copy.eval()
+        return self
+
+    @torch.no_grad()
+    def follow(self, model: Aligner) -> None:
+        """One step towards the model."""
+        for slow, fast in zip(self.copy.parameters(), model.parameters(), strict=True):
+            slow.lerp_(fast, 1 - self.decay)
+        for kept, given in zip(self.copy.buffers(), model.buffers(), strict=True):
+            kept.copy_(given)
+
+    @torch.no_grad()
+    def remember(self, photos: Tensor, texts: Tensor, whose: Tensor) -> None:
+        """The oldest make room for N pairs, which are Q at most: unit vectors N×E of both, and whose, N×2."""
+        places = (self.place + torch.arange(len(whose), device=whose.device)) % len(self.whose)
+        self.photos[places], self.texts[places], self.whose[places] = photos, texts, whose
+        self.place.copy_((self.place + len(whose)) % len(self.whose))
+
+
+def alignment_losses(
+    head: AlignmentHead,
+    read: Read,
+    momentum: Momentum,
+    batch: AlignmentBatch,
+    *,
+    trust: float | Tensor = 0.4,
+) -> dict[str, Tensor]:
+    """ "contrast" and "match", means over photos; the momentum's memory takes the pairs of all processes in.
+
+    Call `momentum.follow(model)` after each step of the optimizer.
+
+    Args:
+        read: what the model that is trained reads in the batch.
+        trust: share of the contrast's targets that is the slow copy's own opinion; one, or one a photo: N.
+    """
+    share = trust[:, None] if isinstance(trust, Tensor) else trust
+    with torch.no_grad():
+        slow = momentum.copy(batch)
+        everyones = gather(slow.photos), gather(slow.texts), gather(batch.whose)
+    contrast = _contrast(head.scale, read, slow, momentum, batch.whose, everyones=everyones, trust=share)
+    momentum.remember(*everyones)
+    return {"contrast": contrast, "match": _match(head, read, batch)}
+
+
+def _contrast(
+    scale: Tensor, read: Read, slow: Read, momentum: Momentum, whose: Tensor, *,
+    everyones: tuple[Tensor, Tensor, Tensor], trust: float | Tensor,
+) -> Tensor:  # fmt: skip
+    """Each of N photos among the B texts of all processes and the Q remembered ones, and the other way."""
+    memory = momentum.photos, momentum.texts, momentum.whose
+    photos, texts, theirs = (torch.cat(pair) for pair in zip(everyones, memory, strict=True))
+    empty = (theirs[:, 0] < 0) * HIDDEN  # places that hold nothing yet
+    same = (whose[:, None] == theirs).any(-1)  # N×(B+Q)
+    shares = (1 - trust) * same / same.sum(1, keepdim=True)
+    terms = []
+    with _exactly(photos):
+        for asks, slow_asks, answers in ((read.photos, slow.photos, texts), (read.texts, slow.texts, photos)):
+            opinion = (scale * slow_asks @ answers.T + empty).softmax(1).detach()
+            terms.append(F.cross_entropy(scale * asks @ answers.T + empty, shares + trust * opinion))
+    return torch.stack(terms).mean()
+
+
+def _exactly(x: Tensor) -> AbstractContextManager[object]:
+    """In float32: a bfloat16 has too few digits for cosines that are multiplied."""
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
+
+
+def _match(head: AlignmentHead, read: Read, batch: AlignmentBatch) -> Tensor:
+    """Each pair, each photo with a text that is hard to tell from its own, each text with such a photo.
+
+    The hard ones are those of this process.
+    """
+    alike = (head.scale * read.photos @ read.texts.T).detach().float()
+    other = (batch.whose[:, None] != batch.whose).all(-1)
+    texts, photos = hard_negatives(alike, other), hard_negatives(alike.T, other)
+    ids, own = batch.text_ids, torch.arange(len(other), device=other.device)
+    logits = head.match(
+        torch.cat([ids, ids[texts], ids]), head.remember(read.seen), torch.cat([own, own, photos])
+    )
+    wanted = torch.zeros_like(logits)
+    wanted[: len(ids)] = 1
+    some = other.any(1).float()  # a batch of one photo has no negatives
+    weight = torch.cat([torch.ones_like(some), some, some])
+    losses = F.binary_cross_entropy_with_logits(logits, wanted, weight, reduction="sum")
+    return losses / weight.sum()
+
+
+def hard_negatives(alike: Tensor, other: Tensor) -> Tensor:
+    """For each row of M×N scores the number of another one, drawn the likelier the more alike it is.
+
+    Args:
+        other: bool M×N, who may be drawn; any where there is nobody.
+    """
+    shares = alike.masked_fill(~other, HIDDEN).softmax(1)
+    return torch.multinomial(shares, 1).squeeze(1)
+
+
+def text_numbers(texts: Sequence[str]) -> list[int]:
+    """A number for each text, the same in every run and process; equal texts, and no others, share it."""
+    hashes = (hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts)
+    return [int.from_bytes(one, "big") >> 1 for one in hashes]

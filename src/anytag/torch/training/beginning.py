@@ -1,0 +1,148 @@
+"""Where a run of the embedded model starts: at its backbone's classifier, or at a model folder that ships."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from anytag.errors import ModelError
+from anytag.models.folder import ModelFolder
+from anytag.queries.bank import Bank
+from anytag.runtime.onnx import IMAGE, TAGS
+from anytag.text_encoders.static import StaticTextEncoder
+from anytag.torch.export.decoder import read_decoder
+from anytag.torch.nn.network import ImageEncoder
+from anytag.torch.training.quantized import QuantizedGraph
+from anytag.torch.training.student import Student
+from anytag.vocabulary import Vocabulary
+
+RECALLED = 0.3
+"""Share of what the classifier knows that is left to the memory when a run starts."""
+
+
+@torch.no_grad()
+def start_from_classifier(student: Student, classifier: nn.Linear, features: Tensor) -> None:
+    """Gives the classes' tags the classifier's own rows, as far as the width holds them.
+
+    The image projection becomes the classifier's leading right singular vectors, centred and scaled so that
+    the mean token of a photo has mean 0 and variance 1 in every direction, and the residuals its coordinates
+    there. So training starts with what the backbone knows; and without the centring all logits would swing
+    together for hundreds of steps.
+
+    Args:
+        features: N×C×h×w of a few hundred photos, what the first trained stage expects.
+    """
+    encoder, width = student.network.encoder, student.network.config.width
+    backbone = encoder.backbone
+    pooled = torch.cat([backbone(part, student.first).mean((2, 3)) for part in torch.split(features, 64)])
+    rows = classifier.weight - classifier.weight.mean(0)
+    left, values, right = torch.linalg.svd(rows, full_matrices=False)
+    directions = right[:width]
+    spread = (pooled @ directions.T).std(0)
+    proj = encoder.projection
+    proj.weight.copy_(directions / spread[:, None])
+    proj.bias.copy_(-proj.weight @ pooled.mean(0))
+    if encoder.split:
+        encoder.recall.weight.copy_(RECALLED * proj.weight)
+        proj.weight.mul_(1 - RECALLED)
+    known = left[:, :width] * values[:width] * spread
+    student.queries.residual[student.classes[student.taught]] = known[student.taught]
+
+
+@torch.no_grad()
+def start_from_folder(
+    student: Student, folder: ModelFolder, *, vocabulary: Vocabulary, classifier: nn.Linear, memory: Tensor
+) -> None:
+    """Gives the student what a model folder holds: late stages, projections, decoder and queries.
+
+    Where the folder's network has no memory, `recall` becomes what brings the classes' queries nearest to the
+    classifier.
+
+    Args:
+        vocabulary: the student's tags; those that the folder does not know start without a residual.
+        classifier: of the student's backbone.
+        memory: N×F of a few hundred photos, what the network's memory gives of them.
+
+    Raises:
+        ModelError: the folder's network or text encoder is not the student's.
+    """
+    encoder, graph = student.network.encoder, QuantizedGraph(folder.file(IMAGE))
+    _read_encoder(encoder, graph, first=encoder.split or student.trained)
+    student.network.folded.load_state_dict(read_decoder(folder.file(TAGS)).state_dict())
+    words = StaticTextEncoder.from_folder(folder.text)
+    projection = student.queries.projection
+    names = {
+        "skip.weight": "skip",
+        "fc1.weight": "w1",
+        "fc2.weight": "w2",
+        "fc1.bias": "b1",
+        "fc2.bias": "b2",
+    }
+    projection.load_state_dict(
+        {ours: torch.from_numpy(words.projection[name].T) for ours, name in names.items()}
+    )
+    known = Vocabulary.read(folder.file("vocabulary.jsonl"))
+    bank = Bank.read(folder.file("queries.safetensors"), tags=len(known), width=folder.card.width)
+    text = student.queries.text
+    for number, tag in enumerate(vocabulary):
+        if tag.id in known:
+            rows = torch.from_numpy(bank.queries(np.asarray(known.index(tag.id))))  # P×D
+            mine = projection(text[number])
+            count = min(int((rows != 0).any(-1).sum()), int((mine != 0).any(-1).sum()))
+            student.queries.residual[number] = (rows[:count] - mine[:count]).mean(0)
+    if encoder.split and not _read_recall(encoder, graph):
+        _teach_recall(student, classifier, memory)
+
+
+def _read_encoder(encoder: ImageEncoder, graph: QuantizedGraph, *, first: int) -> None:
+    """Stages from `first` on and the projection of an int8 graph, in floats."""
+    convs = [
+        conv for stage in encoder.backbone.stages for conv in stage.modules() if isinstance(conv, nn.Conv2d)
+    ]
+    late = {id(conv) for stage in encoder.backbone.stages[first:] for conv in stage.modules()}
+    product = graph.products()[0]
+    nodes = graph.before(product)
+    if len(nodes) != len(convs):
+        raise ModelError(
+            f"{graph.file} has {len(nodes)} convolutions, the network {len(convs)}; name another start"
+        )
+    for conv, node in zip(convs, nodes, strict=True):
+        if id(conv) in late:
+            weight, bias = graph.convolution(node)
+            _copy(conv.weight, weight, graph.file)
+            if conv.bias is not None:
+                _copy(conv.bias, bias, graph.file)
+    weight, bias = graph.projection(product)
+    _copy(encoder.projection.weight, weight, graph.file)
+    _copy(encoder.projection.bias, bias, graph.file)
+
+
+def _read_recall(encoder: ImageEncoder, graph: QuantizedGraph) -> bool:
+    """The projection of the memory, if the graph has one."""
+    if len(products := graph.products()) < 2:
+        return False
+    _copy(encoder.recall.weight, graph.projection(products[1])[0], graph.file)
+    return True
+
+
+def _teach_recall(student: Student, classifier: nn.Linear, memory: Tensor) -> None:
+    """What the queries of the classes can say of the classifier's rows, by least squares."""
+    encoder, queries = student.network.encoder, student.queries()
+    means = queries.sum(1) / (queries != 0).any(-1).sum(1, keepdim=True).clamp_min(1)  # K×D
+    taught = student.classes[student.taught]
+    rows = (classifier.weight - classifier.weight.mean(0))[student.taught]
+    encoder.recall.weight.copy_(RECALLED * torch.linalg.lstsq(means[taught], rows).solution)
+    encoder.projection.bias.sub_(encoder.recall.weight @ memory.mean(0))
+
+
+def _copy(parameter: Tensor, value: npt.NDArray[Any], file: Path) -> None:
+    if parameter.shape != value.shape:
+        raise ModelError(
+            f"{file}: {value.shape} where the network has {tuple(parameter.shape)}; name another start"
+        )
+    parameter.copy_(torch.tensor(value))

@@ -1,0 +1,187 @@
+"""What a recipe will take, before it starts: counted on tensors without contents, not measured."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from anytag.errors import AnytagError
+from anytag.torch.nn.configs import NetworkConfig
+from anytag.torch.nn.query_modules import LearnedQueries
+from anytag.torch.training.build import MISFITS, make_network, misfit
+from anytag.torch.training.family import PIECE, FamilyBatch, FamilyStudent, FixedQueries, WordQueries
+from anytag.torch.training.objectives import Objective
+from anytag.torch.training.recipes import TrainRecipe
+
+_CAPTION, _TAGS = 16, 40  # wordpieces of a usual caption, and of the tags' text
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run takes.
+
+    Attributes:
+        parameters: trained ones.
+        fixed: numbers that are not trained, such as text vectors or a slow copy.
+        state_bytes: weights, gradients, AdamW's two moments and averages; and what is fixed.
+        photo_bytes: kept of each photo between forward and backward pass, without checkpointing; of the tags
+            only those that are decoded at once.
+        photo_flops: of a photo's forward and backward pass.
+        steps: of the run.
+        speed: floating-point operations a second of this machine, as a matrix product shows it.
+    """
+
+    parameters: int
+    fixed: int
+    state_bytes: int
+    photo_bytes: int
+    photo_flops: float
+    steps: int
+    speed: float
+
+    def memory(self, photos: int) -> int:
+        """Bytes of one process that takes so many photos at once."""
+        return self.state_bytes + photos * self.photo_bytes
+
+    def seconds(self, batch_size: int) -> float:
+        """Of the whole run on this machine alone; half of the product's speed is what networks reach."""
+        return self.steps * batch_size * self.photo_flops / (self.speed / 2)
+
+
+def estimate(
+    recipe: TrainRecipe, config: NetworkConfig, *, tags: int, texts: int, text_width: int, photos: int
+) -> Estimate:
+    """Counts a recipe's costs.
+
+    Args:
+        config: the network, fitted to its texts.
+        tags: K.
+        texts: P, of each tag.
+        text_width: of the text vectors.
+        photos: to train on.
+    """
+    count = 4
+    make = partial(_both, recipe, config, texts=texts, text_width=text_width, count=count)
+    student, batch = make(tags)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        student(batch)
+    trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
+    fixed = [*student.buffers(), *(p for p in student.parameters() if not p.requires_grad)]
+    copies = 4 + (1 if recipe.ema else 0)  # weight, gradient, two moments, average
+    return Estimate(
+        parameters=trained,
+        fixed=sum(t.numel() for t in fixed),
+        state_bytes=4 * copies * trained + sum(t.nbytes for t in fixed),
+        photo_bytes=_activations(*make(min(tags, PIECE))) // count,
+        photo_flops=3 * counter.get_total_flops() / count,
+        steps=recipe.steps or recipe.epochs * (photos // recipe.batch_size),
+        speed=measured_speed(),
+    )
+
+
+def try_out(recipe: TrainRecipe, config: NetworkConfig, *, text_width: int, parts: int = 1) -> None:
+    """Whether the network's numbers make one that can look at photos: without contents, so in no time.
+
+    Args:
+        parts: in how many equal parts a step's photos are taken.
+
+    Raises:
+        ModelError: they do not.
+        AnytagError: a part is one photo, of which batch norms take no statistics.
+    """
+    try:
+        student, batch = _both(recipe, config, 2, texts=1, text_width=text_width, count=2)
+        student(batch)
+    except MISFITS as error:
+        raise misfit(error) from error
+    if recipe.batch_size // parts > 1:
+        return
+    try:
+        student, batch = _both(recipe, config, 2, texts=1, text_width=text_width, count=1)
+        student(batch)
+    except ValueError as error:
+        raise AnytagError(
+            f"batch_size={recipe.batch_size} in {parts} equal parts (processes × accumulate) is one photo at "
+            "a time, from which this network's batch norms take no statistics: give "
+            f"batch_size={2 * parts} or more"
+        ) from error
+
+
+def _activations(student: FamilyStudent, batch: FamilyBatch) -> int:
+    """Bytes that are kept for the backward pass."""
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.setdefault(_storage(tensor), tensor)  # held, so that no other gets its place
+        return tensor
+
+    own = {_storage(tensor) for tensor in (*student.parameters(), *student.buffers())}
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        student(batch)  # as in the first steps: later ones leave out what is settled
+    return sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in own)
+
+
+def _both(
+    recipe: TrainRecipe, config: NetworkConfig, tags: int, *, texts: int, text_width: int, count: int
+) -> tuple[FamilyStudent, FamilyBatch]:
+    """A student without contents, and so many photos for it."""
+    with torch.device("meta"):
+        student = _student(recipe, config, tags=tags, texts=texts, text_width=text_width)
+        return student, _batch(config, recipe.objective, count=count, tags=tags, text_width=text_width)
+
+
+def _storage(tensor: Tensor) -> int:
+    """What a tensor shares with its views."""
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _student(
+    recipe: TrainRecipe, config: NetworkConfig, *, tags: int, texts: int, text_width: int
+) -> FamilyStudent:
+    queries: nn.Module
+    if config.queries == "learned" and config.cross is not None:
+        queries = LearnedQueries(tags, config.cross.hidden)
+    else:
+        rows = torch.zeros(tags, texts, text_width)
+        folded = config.cross is None
+        words = partial(WordQueries, rows, config.width, hidden=config.text_hidden)
+        queries = words() if folded else FixedQueries(rows, recipe.precision)
+    student = FamilyStudent(make_network(recipe, config), queries, recipe.objective)
+    student.begin()
+    return student.train()
+
+
+def _batch(
+    config: NetworkConfig, objective: Objective, *, count: int, tags: int, text_width: int
+) -> FamilyBatch:
+    length = _TAGS if config.captions is None else config.captions.tag_length
+    ids = torch.zeros(count, length, dtype=torch.int64)
+    words = torch.zeros(count, _CAPTION, dtype=torch.int64)
+    return FamilyBatch(
+        torch.zeros(count, 3, config.size, config.size, dtype=torch.uint8),
+        torch.zeros(count, tags),
+        tag_ids=ids if objective.reads else None,
+        tag_mask=ids if objective.reads else None,
+        caption_ids=words if objective.reads else None,
+        texts=torch.zeros(count, text_width) if objective.aligns else None,
+        teacher=torch.zeros(count, config.width) if objective.distils else None,
+        whose=torch.zeros(count, 2, dtype=torch.int64) if objective.matching else None,
+    )
+
+
+def measured_speed(*, side: int = 768, times: int = 3) -> float:
+    """Floating-point operations a second of a matrix product, on the GPU where there is one."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    side = 8192 if device == "cuda" else side
+    a = torch.randn(side, side, device=device)
+    best = float("inf")
+    for _ in range(times):
+        start = time.perf_counter()
+        (a @ a).sum().item()  # waits for the GPU
+        best = min(best, time.perf_counter() - start)
+    return 2 * side**3 / best

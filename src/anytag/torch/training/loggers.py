@@ -1,0 +1,77 @@
+"""Curves beside the log: TensorBoard where it is installed, Weights & Biases where it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from anytag.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from anytag.torch.training.trainer import Loop
+
+BOARD = "tensorboard"
+RUN_ID = "wandb.id"
+"""File with the name of the Weights & Biases run, which a resumed run goes on with."""
+
+
+class Trackers:
+    """Writes what the log says to whoever draws it; nothing until it is opened."""
+
+    def __init__(self) -> None:
+        self._board: Any = None
+        self._wandb: Any = None
+
+    def open(self, loop: Loop) -> None:
+        """Begins, or goes on where a run was interrupted: later points of it are dropped.
+
+        Raises:
+            MissingExtraError: Weights & Biases is asked for and not installed.
+        """
+        if not loop.accelerator.is_main_process:
+            return
+        if loop.machine.tensorboard:
+            self._board = _tensorboard(loop)
+        if loop.machine.wandb:
+            self._wandb = _wandb(loop)
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """One line of the log; "step" says where."""
+        step = int(line["step"])
+        for name, value in line.items():
+            if self._board is not None and name not in ("step", "of"):
+                self._board.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(dict(line), step=step)
+
+    def close(self) -> None:
+        if self._board is not None:
+            self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _tensorboard(loop: Loop) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        loop.report.say(
+            "TensorBoard is not installed (pip install 'anytag[train]'); log.jsonl has every figure."
+        )
+        return None
+    return SummaryWriter(str(loop.out / BOARD), purge_step=loop.step + 1)
+
+
+def _wandb(loop: Loop) -> Any:
+    try:
+        import wandb  # type: ignore[import-not-found, unused-ignore]
+    except ImportError as error:
+        raise MissingExtraError("Weights & Biases", "wandb") from error
+    known = loop.out / RUN_ID
+    id = known.read_text(encoding="utf-8") if loop.step and known.exists() else None
+    run = wandb.init(
+        project=loop.machine.wandb, id=id, dir=str(loop.out), config=asdict(loop.recipe), resume="allow"
+    )
+    known.write_text(run.id, encoding="utf-8")
+    return run

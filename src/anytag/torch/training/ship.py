@@ -1,0 +1,406 @@
+"""Makes the embedded model's folder from a training run.
+
+    python -m anytag.torch.training.ship ROWS CACHE VOCABULARY RUN OUT
+
+Exports both graphs (compared with torch), quantises the image graph, writes queries, vocabulary and text
+encoder, then calibrates scores and thresholds with the graphs that are shipped, on Flickr8k's dev photos,
+which were not trained on. The cache gives the teacher's answers for the tags that captions never name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime as ort
+import torch
+from safetensors.numpy import save_file
+
+from anytag.data.rows import Row
+from anytag.evaluation.metrics import mean_average_precision
+from anytag.images import load, prepare
+from anytag.models.card import Calibration, CaptionSpec, Card, ImageSpec, Line, TextSpec
+from anytag.models.folder import ModelFolder, write_card
+from anytag.models.registry import EMBEDDED, resolve
+from anytag.queries.bank import Bank
+from anytag.runtime.onnx import CAPTION, IMAGE, MEMORY, TAGS, OnnxRuntime, session_options
+from anytag.torch.export.onnx_graphs import export_folder_graphs
+from anytag.torch.export.static_int8.quantize import quantize_image_graph
+from anytag.torch.nn.network import TagNetwork
+from anytag.torch.runtime import TorchRuntime
+from anytag.torch.training.calibration import Calibration as Platt
+from anytag.torch.training.calibration import fit_calibration, fit_offsets, fit_thresholds, sigmoid
+from anytag.torch.training.feature_dataset import Cache, Corpus, tensor_of
+from anytag.torch.training.quantized import QuantizedGraph
+from anytag.torch.training.soft_labels import beside, rivals_of
+from anytag.torch.training.student import Student
+from anytag.torch.training.train import build_student, read_recipe
+from anytag.vocabulary import Vocabulary
+
+Floats = npt.NDArray[np.float32]
+
+# Training photos of each source that the integers are fitted to.
+QUANTIZATION = {"flickr8k": 56, "coco-more": 16, "imagenet": 40, "sun": 8, "food101": 8, "grocery": 8}
+SHORTLIST = 96
+# Of a tag's own offset. 1.0 fits no better, and spoils the order of tags that are asked by name.
+SPREAD = 0.5
+# Training photos that scores are fitted on besides: of these classes few others are to be had.
+ALSO = {"imagenet": 400}
+PRECISION = 0.6
+"""What a tag's default threshold promises."""
+NEVER_SEEN = 0.4
+"""The threshold of a tag that no photo to calibrate on may be given."""
+BROAD = (0.85, 0.7)
+"""Promise and least threshold of broad words, which are wrong for most photos that they nearly fit."""
+CAREFUL = (0.9, 0.8)
+"""The same of words that say a sex or an age, and of those said of a photo rather than of a thing in it."""
+CAREFUL_WORDS = (
+    "man woman boy girl child baby toddler teenager lady adult texture close-up indoor outdoor fashion text "
+    "metal plastic portrait produce sport art drawing"
+)
+DESCRIPTION = "Tags photos with about 2,500 tags and any others that are asked in words; for a CPU."
+TRAINING_DATA = (
+    "Flickr8k train (6,000 photos with captions), 36,000 COCO photos with a caption each, about 1,750 "
+    "labelled photos of ImageNet, SUN, Food-101 and GroceryStoreDataset, and about 31,000 labelled photos "
+    "of collections on GitHub: miniplaces (rathull/CTFs), ccp (bearpaw/clothing-co-parsing), feedme "
+    "(feedmejefferson/images), corel5k (ParkByungYoon/corel-5k), sketchy (sahibgoa/DCGAN-MNIST), vocab "
+    "(dungnc), instruments30 (aizadaaskar/dl-homework), sports22 (jurjsorinliviu/Sports-Type-Classifier), "
+    "idenprof (ninja3697/Profession-Detection-System), popular-animals (InputBlackBoxOutput), sea-animals "
+    "(AbdulwahedA), monkey10 (nikhildutta333), office (Chima200057/PDE3802_CW1a), office8 (mh10a007), "
+    "school (thanghd1112), trashnet (congduytran12), grocery (marcusklasson/GroceryStoreDataset, MIT), "
+    "food101-3 (mybothy), pizza-icecream (ATG-5222), clothing (alexeygrigorev/clothing-dataset, CC0), "
+    "houses (emanhamed/Houses-dataset), aid (zlima/testtensor), intel (afroozsheikh), pacs "
+    "(MachineLearning2020/Homework3-PACS), drawn260 (psych750), clipart (adussa3), flowers5 "
+    "(JoelOscarsson), dtd10 (pan8915/DeepTexture), carbike (arnavagrawal2701), sroie "
+    "(zzzDavid/ICDAR-2019-SROIE). ImageNet weights of EfficientNet-Lite0 (Apache-2.0) and version 3 of "
+    "this model as the start; words from all-MiniLM-L6-v2 (Apache-2.0); names and descriptions of new "
+    "tags by a language model. Most of these photos are for research only or of terms not told, COCO's "
+    "have licences of their own; no photo is part of the model."
+)
+LICENCE = "Apache-2.0 (weights; see training_data for the terms of the photos)"
+
+
+def load_student(run: Path, vocabulary: Path) -> Student:
+    """The trained student, with averaged weights."""
+    student, _ = build_student(vocabulary, read_recipe(run / "recipe.json"))
+    student.load_state_dict(torch.load(run / "student.pt", weights_only=True))
+    return student.eval()
+
+
+def write_queries(student: Student, path: Path) -> None:
+    """Rows in int8 with a scale each, and the first pass's weights, made from the rows as they are stored."""
+    with torch.no_grad():
+        rows = student.queries().numpy()
+        scale = np.abs(rows).max(-1) / 127
+        stored = np.round(rows / np.maximum(scale, 1e-12)[..., None]).astype(np.int8)
+        back = torch.from_numpy(stored * scale[..., None].astype(np.float32))
+        mean = back.sum(1) / (back != 0).any(-1).sum(1, keepdim=True).clamp_min(1)
+        coarse = torch.cat([mean, student.network.folded.bias(mean)], dim=1)
+    line = np.tile(np.array([1, 0], np.float32), (len(rows), 1))
+    save_queries(path, Bank(stored, scale.astype(np.float32), coarse.numpy(), line))
+
+
+def save_queries(path: Path, bank: Bank) -> None:
+    """Writes queries.safetensors, atomically: the bank's rows may be mapped from that very file."""
+    coarse = None if bank.coarse is None else bank.coarse.astype(np.float16)
+    tensors = {"rows": bank.rows, "scale": bank.scale, "coarse": coarse, "line": bank.line}
+    held = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items() if tensor is not None}
+    beside = path.with_name(path.name + ".new")
+    save_file(held, beside)
+    beside.chmod(0o644)  # safetensors writes for the owner alone
+    beside.replace(path)
+
+
+def write_projection(student: Student, path: Path) -> None:
+    """The query projection as the text encoder reads it, in float16."""
+    p = student.queries.projection
+    weights = {"skip": p.skip.weight.T, "w1": p.fc1.weight.T, "w2": p.fc2.weight.T}
+    tensors = {**weights, "b1": p.fc1.bias, "b2": p.fc2.bias}
+    path.unlink(missing_ok=True)
+    save_file(
+        {name: np.ascontiguousarray(t.detach().numpy(), np.float16) for name, t in tensors.items()}, path
+    )
+    path.chmod(0o644)
+
+
+def pixels_of(rows: list[Row], root: Path, size: int) -> npt.NDArray[np.uint8]:
+    """uint8 N×3×S×S."""
+    return np.stack([prepare(load(root / row.image, near=size), size=size) for row in rows])
+
+
+def logits_of(
+    runtime: OnnxRuntime | TorchRuntime, pixels: npt.NDArray[np.uint8], queries: Floats, *, batch: int = 16
+) -> Floats:
+    """Logits of every tag for every photo: N×K."""
+    out = []
+    for start in range(0, len(pixels), batch):
+        tokens, pooled = runtime.encode(pixels[start : start + batch])
+        pieces = (queries[None, k : k + 512] for k in range(0, len(queries), 512))
+        out.append(np.concatenate([runtime.score(tokens, pooled, piece) for piece in pieces], axis=1))
+    return np.concatenate(out)
+
+
+def int8_cost(
+    integer: Floats,
+    exact: Floats,
+    thresholds: npt.NDArray[np.float64],
+    *,
+    lines: tuple[Floats, Floats],
+    truth: Floats,
+    named: npt.NDArray[np.bool_],
+) -> dict[str, float]:
+    """What the integer graph changes: logits of both and truth N×K, thresholds, slopes and biases K."""
+    given, given_exact = (sigmoid(lines[0] * logits + lines[1]) >= thresholds for logits in (integer, exact))
+    present = truth[:, named] > 0.5
+    return {
+        "mAP_float32": mean_average_precision(exact[:, named], present, at_least=5)[0],
+        "mAP_int8": mean_average_precision(integer[:, named], present, at_least=5)[0],
+        "largest_logit_difference": float(np.abs(integer - exact).max()),
+        "given_tags_that_flip": float((given != given_exact).sum() / max(1, given_exact.sum())),
+    }
+
+
+def training_photos(corpus: Corpus, counts: Mapping[str, int]) -> npt.NDArray[np.int64]:
+    """So many training photos of each source, at random, in a random order."""
+    draw, found = np.random.default_rng(0), []
+    for source, count in counts.items():
+        found.append(
+            draw.permutation(np.flatnonzero((corpus.split == "train") & (corpus.source == source)))[:count]
+        )
+    return draw.permutation(np.concatenate(found))
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Photos that were not trained on, and what is known of them.
+
+    Attributes:
+        numbers: int64 N, of the rows.
+        truth: float32 N×K in [0, 1].
+        weight: float32 N×K, how sure that is; 0 where nothing is known.
+        named: K, whether captions name a tag.
+    """
+
+    numbers: npt.NDArray[np.int64]
+    truth: Floats
+    weight: Floats
+    named: npt.NDArray[np.bool_]
+
+
+def calibration_photos(corpus: Corpus) -> Judged:
+    """What scores are fitted on: the photos of split "dev" of every source, and some of `ALSO`.
+
+    Five captions tell what is there and, of what captions name at all, what is not. One caption leaves too
+    much out, so of such photos closed lists of names alone count. A label tells the main subject: what else
+    might be it is absent, and what may be there besides is little known.
+    """
+    dev = np.flatnonzero(corpus.split == "dev")
+    rest = (dev[corpus.source[dev] != "flickr8k"], training_photos(corpus, ALSO))
+    dev = np.concatenate([dev[corpus.source[dev] == "flickr8k"], *rest])
+    truth = corpus.present[dev].astype(np.float32)
+    weight = (corpus.trust[dev] >= 100).astype(np.float32)
+    rivals, around = rivals_of(corpus.vocabulary), corpus.named & beside(corpus.vocabulary)
+    for at, number in enumerate(dev):
+        captions, subject = len(corpus.rows[number].captions), corpus.subject[number]
+        if captions > 1:
+            weight[at] = np.where(corpus.named, 1, 0.1)
+        elif captions == 1:
+            closed = corpus.labeler.labels((*corpus.rows[number].tags, *corpus.rows[number].absent))
+            weight[at] *= np.isin(np.arange(len(rivals)), list(closed))
+        elif subject >= 0:
+            silent = np.where(rivals[subject], np.where(around, 0.3, 1), 0.1)
+            weight[at] = np.where(weight[at] > 0, 1, silent)
+    return Judged(dev, truth, weight, corpus.named)
+
+
+def fit_lines(
+    logits: Floats, truth: Floats, groups: Sequence[npt.NDArray[np.bool_]], *, weight: Floats | None = None
+) -> tuple[Platt, Floats]:
+    """A line for each group of tags, and an offset for each tag.
+
+    Args:
+        logits, truth, weight: N×K.
+        groups: K each, every tag in one: those that captions name, that the classifier knows, that only
+            labels name. What teaches a tag decides how large its logits get.
+
+    Returns:
+        the line of the first group, and K×2: slope and offset that each tag's log-odds get after it.
+    """
+    counts = np.ones_like(logits) if weight is None else weight
+    groups = [group for group in groups if group.any()]
+    lines = [fit_calibration(logits[:, g], truth[:, g], weight=counts[:, g]) for g in groups]
+    base, log_odds = lines[0], np.zeros_like(logits)
+    out = np.zeros((logits.shape[1], 2), np.float32)
+    for group, line in zip(groups, lines, strict=True):
+        slope = line.scale / base.scale
+        out[group] = slope, line.bias - slope * base.bias
+        log_odds[:, group] = line.scale * logits[:, group] + line.bias
+    out[:, 1] += fit_offsets(log_odds, truth, weight=counts, spread=SPREAD)
+    return base, out
+
+
+def draft_card(student: Student) -> Card:
+    """The card before calibration and metrics."""
+    config = student.network.config
+    spec = ImageSpec(size=config.size, resample="bilinear", mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
+    line = Line(1.0, 0.0)
+    return Card(
+        name="mini", family="mini", version="4", description=DESCRIPTION, image=spec, width=config.width,
+        text=TextSpec(kind="static", folder="text"), calibration=Calibration(vocabulary=line, own=line),
+        shortlist=SHORTLIST, licence=LICENCE, training_data=TRAINING_DATA, metrics={}, files={},
+        thresholds="For each tag the lowest from 0.4 on with an estimated precision of 0.6 (broad words "
+        "0.85 and from 0.7 on, words of sex and age 0.9 and from 0.8 on) on 4,991 photos of all sources, "
+        "Flickr8k dev among them.",
+    )  # fmt: skip
+
+
+def ship(vocabulary_folder: Path, run: Path, out: Path, corpus: Corpus) -> None:
+    """Writes the whole folder but for what is calibrated."""
+    student = load_student(run, vocabulary_folder)
+    report = write_graphs(student, run, out, corpus)
+    write_queries(student, out / "queries.safetensors")
+    if out.resolve() != EMBEDDED.resolve():
+        shutil.copytree(EMBEDDED / "text", out / "text", dirs_exist_ok=True)
+    write_projection(student, out / "text" / "projection.safetensors")
+    corpus.vocabulary.write(out / "vocabulary.jsonl")
+    shutil.copy(vocabulary_folder / "descriptions.jsonl", out / "descriptions.jsonl")
+    card = replace(draft_card(student), metrics={"int8": report})
+    write_card(out, replace(card, captions=keep_captions(student, run, out)))
+
+
+def keep_captions(student: Student, run: Path, out: Path) -> CaptionSpec | None:
+    """The start's caption head, which still fits where tokens stayed what they were; how it writes."""
+    start = read_recipe(run / "recipe.json").start
+    if not start or student.trained < len(student.network.encoder.backbone.stages):
+        return None
+    folder = ModelFolder.open(resolve(start))
+    spec = folder.card.captions
+    if spec is not None:
+        for name in (MEMORY, CAPTION, spec.wordpieces):
+            shutil.copy(folder.file(name), out / name)
+    return spec
+
+
+def write_graphs(student: Student, run: Path, out: Path, corpus: Corpus) -> dict[str, float]:
+    """image.onnx in integers and tags.onnx; how far the integers are from the floats.
+
+    Where a run trained no stage, the stages are those of the folder that it started from, as they are.
+    """
+    root, network = corpus.root, student.network
+    train = [corpus.rows[n] for n in training_photos(corpus, QUANTIZATION)]
+    pixels = pixels_of(train, root, network.config.size)
+    start = read_recipe(run / "recipe.json").start
+    evidence, network.encoder.evidence = network.encoder.evidence, None
+    with tempfile.TemporaryDirectory() as folder:
+        exact = Path(folder)
+        export_folder_graphs(network, exact)
+        if student.trained < len(network.encoder.backbone.stages) or not start:
+            quantize_image_graph(exact / IMAGE, out / IMAGE, pixels)
+        else:
+            shutil.copy(ModelFolder.open(resolve(start)).file(IMAGE), out / IMAGE)
+        shutil.copy(exact / TAGS, out / TAGS)
+    network.encoder.evidence = evidence
+    if evidence is not None:
+        late = tensor_of(corpus.cache.features[corpus.views])
+        late = late if late.ndim == 2 else network.encoder.backbone(late[:512], student.first).mean((2, 3))
+        onnx.save(QuantizedGraph(out / IMAGE).with_evidence(evidence, late), out / IMAGE)
+    return _cosines(network, out / IMAGE, pixels[:64])
+
+
+def _cosines(network: TagNetwork, file: Path, pixels: npt.NDArray[np.uint8]) -> dict[str, float]:
+    session = ort.InferenceSession(file, session_options(1), providers=["CPUExecutionProvider"])
+    found, exact = session.run(["tokens", "pooled"], {"pixels": pixels}), TorchRuntime(network).encode(pixels)
+    return {
+        "cosine_tokens": _cosine(found[0], exact[0]),
+        "cosine_pooled": _cosine(found[1], exact[1]),
+        "bytes": float(file.stat().st_size),
+    }
+
+
+def _cosine(a: Floats, b: Floats) -> float:
+    norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    return float(((a * b).sum(-1) / np.maximum(norms, 1e-12)).mean())
+
+
+def default_thresholds(
+    vocabulary: Vocabulary, scores: Floats, truth: Floats, weight: Floats
+) -> npt.NDArray[np.float64]:
+    """K thresholds: each tag's promise kept, as far as photos to calibrate on tell.
+
+    Args:
+        scores, truth, weight: N×K.
+    """
+    precision, least = np.full(len(vocabulary), PRECISION), np.zeros(len(vocabulary))
+    broad = ~beside(vocabulary)
+    careful = np.array([tag.id in CAREFUL_WORDS.split() for tag in vocabulary])
+    for some, (promise, floor) in ((broad, BROAD), (careful, CAREFUL)):
+        precision[some], least[some] = promise, floor
+    thresholds = fit_thresholds(scores, truth, weight=weight, precision=precision, default=NEVER_SEEN)
+    return np.maximum(thresholds, least)
+
+
+def calibrate(vocabulary_folder: Path, run: Path, out: Path, corpus: Corpus) -> None:
+    """Fits scores and thresholds of a folder that `ship` wrote, with the very graphs that are shipped."""
+    student = load_student(run, vocabulary_folder)
+    judged = calibration_photos(corpus)
+    truth, weight, named = judged.truth, judged.weight, judged.named
+    pixels = pixels_of([corpus.rows[n] for n in judged.numbers], corpus.root, student.network.config.size)
+    card = ModelFolder.open(out, verify=False).card
+    runtime = OnnxRuntime(ModelFolder.open(out, verify=False), device="cpu", threads=2)
+    bank = Bank.read(out / "queries.safetensors", tags=len(named), width=card.width)
+    queries = bank.queries(np.arange(len(named)))
+    logits = logits_of(runtime, pixels, queries)
+    np.save(run / "calibration-logits.npy", logits.astype(np.float16))
+    # One line for all: a line for each kind of tag would change their order among each other.
+    base, line = fit_lines(logits, truth, [np.ones(len(named), np.bool_)], weight=weight)
+    # The user's own words are judged by the tags of the vocabulary, asked without what training learned of
+    # them.
+    with torch.no_grad():
+        words = student.queries(words_only=True)[:, :1].numpy()
+    some = np.arange(0, len(named), 4)
+    own = fit_calibration(logits_of(runtime, pixels, words[some]), truth[:, some], weight=weight[:, some])
+    save_queries(out / "queries.safetensors", replace(bank, line=line))
+
+    scores = sigmoid(line[:, 0] * (base.scale * logits + base.bias) + line[:, 1])
+    for child, broader in enumerate(corpus.vocabulary.broader):  # as anytag.queries.score does
+        for parent in broader:
+            scores[:, parent] = np.maximum(scores[:, parent], scores[:, child])
+    thresholds = default_thresholds(corpus.vocabulary, scores, truth, weight)
+    tags = zip(corpus.vocabulary, thresholds, strict=True)
+    Vocabulary([replace(tag, threshold=round(float(t), 2)) for tag, t in tags]).write(
+        out / "vocabulary.jsonl"
+    )
+
+    dev = slice(0, int((corpus.source[judged.numbers] == "flickr8k").sum()))
+    exact = logits_of(TorchRuntime(student.network), pixels[dev], queries)
+    lines = (line[:, 0] * base.scale, line[:, 0] * base.bias + line[:, 1])
+    cost = int8_cost(logits[dev], exact, thresholds, lines=lines, truth=truth[dev], named=named)
+    calibration = Calibration(Line(base.scale, base.bias), Line(own.scale, own.bias))
+    metrics = {**card.metrics, "int8": {**card.metrics["int8"], **cost}}
+    write_card(out, replace(card, calibration=calibration, metrics=metrics))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name in ("rows", "cache", "vocabulary", "run", "out"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--only-calibrate", action="store_true", help="leave graphs and queries as they are")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    corpus = Corpus.read(args.rows, Cache.read(args.cache), args.vocabulary)
+    if not args.only_calibrate:
+        ship(args.vocabulary, args.run, args.out, corpus)
+    calibrate(args.vocabulary, args.run, args.out, corpus)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""Puts a trained caption head into a model's folder, with the search that is best on dev photos.
+
+    python -m anytag.torch.training.ship_captions ROWS MODEL_FOLDER RUN [key=value ...]
+
+RUN is what `anytag.torch.training.captions` wrote for this very folder. Matrices are stored in int8; all
+figures are of the graphs that are shipped. The card gets how captions are written, and what they
+score on the dev photos.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from anytag.captioner import Captioner
+from anytag.data.rows import Row, read_rows, select
+from anytag.errors import ModelError
+from anytag.evaluation.captions import caption_metrics
+from anytag.models.card import CaptionSpec
+from anytag.models.folder import ModelFolder, write_card
+from anytag.parsing import Parser
+from anytag.runtime.onnx import CAPTION, MEMORY
+from anytag.tagger import Encoded
+from anytag.torch.export.caption_graphs import export_caption_graphs, round_head
+from anytag.torch.export.dynamic_int8 import shrink_graph
+from anytag.torch.nn.configs import CaptionConfig
+from anytag.torch.nn.small_caption_head import GuidedHead
+from anytag.torch.training.values import parse_numbers
+
+NOTHING = 2.0  # a `guide` that lets no recognised tag guide
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is tried on dev photos, each as "a,b,c"; the first of each is where the search starts.
+
+    Attributes:
+        photos: how many.
+        batch: photos that are captioned together.
+    """
+
+    beams: str = "3"
+    length_penalty: str = "1.0,0.7,1.3"
+    min_length: str = "5"
+    guide: str = "2.0,0.9,0.75,0.6"
+    max_length: int = 30
+    photos: int = 500
+    batch: int = 25
+
+
+def read_head(run: Path) -> tuple[GuidedHead, tuple[int, int]]:
+    """The trained head of a run with averaged weights, and T×D of a photo's tokens.
+
+    Raises:
+        ModelError: the folder holds no finished run.
+    """
+    try:
+        config = CaptionConfig(**json.loads((run / "recipe.json").read_text(encoding="utf-8"))["head"])
+        state = torch.load(run / "student.pt", weights_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{run}: no finished run of anytag.torch.training.captions ({error!r})") from error
+    weights = {name.removeprefix("head."): tensor for name, tensor in state.items()}
+    tokens, width = len(weights["places"]), weights["proj.weight"].shape[1]
+    head = GuidedHead(replace(config, words=len(weights["bias"])), width, tokens=tokens)
+    head.load_state_dict(weights)
+    return head.eval().requires_grad_(False), (tokens, width)
+
+
+def ship(run: Path, out: Path) -> None:
+    """Writes the graphs, the wordpieces and a first card into the model's folder."""
+    card = ModelFolder.open(out, verify=False).card  # before it no longer fits: the folder may hold captions
+    head, tokens = read_head(run)
+    round_head(head)
+    export_caption_graphs(head, out, tokens=tokens)
+    for name in (MEMORY, CAPTION):
+        shrink_graph(out / name)
+    spec = CaptionSpec(prompt="", tag_length=head.config.tag_length, guide=NOTHING)
+    shutil.copyfile(run / "vocab.txt", out / spec.wordpieces)
+    write_card(out, replace(card, captions=spec))
+
+
+class Judge:
+    """Captions of photos that people wrote captions for, scored.
+
+    Args:
+        captioner: whose model.
+        rows: the photos, in the folder `root`.
+        batch: photos that are captioned together.
+    """
+
+    def __init__(self, captioner: Captioner, rows: Sequence[Row], root: Path, *, batch: int = 25) -> None:
+        self.captioner, self.rows, self.batch = captioner, rows, batch
+        self.encoded: list[Encoded] = list(captioner.tagger.encode_many([root / row.image for row in rows]))
+        self.parser = Parser(vocabulary=captioner.tagger.vocabulary)
+
+    def texts(self, spec: CaptionSpec, tags: Sequence[Sequence[str]] | None = None) -> list[str]:
+        """Captions of all photos; `tags` guides each, by default what `spec` says."""
+        captioner = self.captioner
+        captioner.spec = spec
+        texts = []
+        for start in range(0, len(self.rows), self.batch):
+            some = self.encoded[start : start + self.batch]
+            if tags is None:
+                texts += [caption.text for caption in captioner.write(some)]
+            else:
+                asked = zip(some, tags[start : start + self.batch], strict=True)
+                texts += [captioner.write([one], names)[0].text for one, names in asked]
+        return texts
+
+    def score(self, texts: Sequence[str]) -> dict[str, float]:
+        """BLEU, CIDEr and METEOR, two digits."""
+        found = caption_metrics(texts, [row.captions for row in self.rows])
+        return {name: round(value, 2) for name, value in found.items()}
+
+    def asked(self, count: int = 3) -> list[list[str]]:
+        """Tags of one person's caption of each photo, as a user would ask for: at most `count`."""
+        return [[tag.name for tag in self.parser.parse(row.captions[0])][:count] for row in self.rows]
+
+    def obeyed(self, texts: Sequence[str], tags: Sequence[Sequence[str]]) -> float:
+        """The share of asked tags that the captions name."""
+        said = [{tag.name for tag in self.parser.parse(text)} for text in texts]
+        hits = [name in names for names, wanted in zip(said, tags, strict=True) for name in wanted]
+        return round(sum(hits) / max(1, len(hits)), 4)
+
+
+def tune(judge: Judge, spec: CaptionSpec, search: Search) -> CaptionSpec:
+    """The numbers of highest BLEU-4, one after the other, each with those before it at their best."""
+    best, figure = replace(spec, max_length=search.max_length, **_first(search)), -1.0
+    for name in ("guide", "length_penalty", "beams", "min_length"):
+        kind = type(getattr(spec, name))
+        for text in str(getattr(search, name)).split(","):
+            tried = replace(best, **{name: kind(text)})
+            if figure >= 0 and tried == best:
+                continue
+            score = judge.score(judge.texts(tried))
+            sys.stderr.write(f"{name}={text}: {score}\n")
+            if score["BLEU-4"] > figure:
+                best, figure = tried, score["BLEU-4"]
+    return best
+
+
+def _first(search: Search) -> dict[str, Any]:
+    return {
+        "beams": int(search.beams.split(",")[0]),
+        "length_penalty": float(search.length_penalty.split(",")[0]),
+        "min_length": int(search.min_length.split(",")[0]),
+        "guide": float(search.guide.split(",")[0]),
+    }
+
+
+def measure(judge: Judge, spec: CaptionSpec) -> dict[str, Any]:
+    """Figures without guidance, with the recognised tags, and with tags that a person would ask for."""
+    asked = judge.asked()
+    guided = judge.texts(spec, asked)
+    return {
+        "photos": len(judge.rows),
+        "unguided": judge.score(judge.texts(replace(spec, guide=NOTHING, support=0.0))),
+        "default": judge.score(judge.texts(spec)),
+        "asked": {**judge.score(guided), "asked_tags_said": judge.obeyed(guided, asked)},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name in ("rows", "model", "run"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("search", nargs="*", metavar="key=value")
+    args = parser.parse_args()
+    search = parse_numbers(Search(), args.search)
+    ship(args.run, args.model)
+    rows = list(select(read_rows(args.rows), split="dev"))[: search.photos]
+    captioner = Captioner.load(args.model, device="cpu")
+    judge = Judge(captioner, rows, args.rows.parent, batch=search.batch)
+    spec = tune(judge, captioner.spec, search)
+    figures = measure(judge, spec)
+    card = ModelFolder.open(args.model, verify=False).card
+    metrics = {**card.metrics, "captions_flickr8k_dev": figures}
+    write_card(args.model, replace(card, captions=spec, metrics=metrics))
+    sys.stderr.write(json.dumps({"spec": str(spec), **figures}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""What a model folder stores of its tags: read to learn from, made again from what was learned."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from anytag.errors import ModelError, VocabularyError
+from anytag.models.card import Line
+from anytag.models.folder import ModelFolder
+from anytag.queries.bank import Bank
+from anytag.text_encoders import StaticTextEncoder
+from anytag.torch.nn.folded_decoder import FoldedDecoder
+from anytag.torch.training.calibration import fit_calibration, fit_offsets, sigmoid
+from anytag.vocabulary import Tag, Vocabulary
+
+Floats = npt.NDArray[np.float32]
+Array = npt.NDArray[Any]
+
+
+_RECIPES = {"tag2text": "tag2text-14m-384", "ram": "ram-14m-384", "ram-plus": "ram-plus-14m-384"}
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """The tags of a model folder: vocabulary, queries and the encoder of words."""
+
+    vocabulary: Vocabulary
+    bank: Bank
+    words: StaticTextEncoder
+
+    @classmethod
+    def read(cls, folder: ModelFolder) -> Stored:
+        """Those of a folder of the family mini.
+
+        Raises:
+            ModelError: another family, or a file cannot be read.
+        """
+        if folder.card.family != "mini" or folder.card.text is None:
+            raise ModelError(
+                f"{folder.path} is of the family {folder.card.family!r}; only models of the family 'mini' "
+                f"learn tags so. Type: anytag train {_RECIPES.get(folder.card.family, 'RECIPE')} "
+                f"start={folder.path} --data FILE --output FOLDER"
+            )
+        vocabulary = Vocabulary.read(folder.file("vocabulary.jsonl"))
+        file = folder.file("queries.safetensors")
+        bank = Bank.read(file, tags=len(vocabulary), width=folder.card.width)
+        return cls(vocabulary, bank, StaticTextEncoder.from_folder(folder.text))
+
+    def rows(self, tags: Vocabulary) -> Floats:
+        """How the tags are asked before they learn: trained queries of known ids, else their names.
+
+        A name that the encoder does not know, in another script say, begins as the mean of all tags.
+
+        Returns:
+            float32 K×P×D; a tag with fewer than P rows ends in zeros.
+        """
+        rows = np.zeros((len(tags), *self.bank.rows.shape[1:]), np.float32)
+        for row, tag in zip(rows, tags, strict=True):
+            if tag.id in self.vocabulary:
+                row[:] = self.bank.queries(np.asarray(self.vocabulary.index(tag.id)))
+            else:
+                name = self._name(tag.name)
+                row[0] = self._mean if name is None else name
+        used = max(1, int((rows != 0).any(-1).sum(1).max()))
+        return rows[:, :used]
+
+    def knows(self, name: str) -> bool:
+        """Whether a tag of this name can be asked before it is learned."""
+        return self.vocabulary.find(name) is not None or self._name(name) is not None
+
+    def _name(self, name: str) -> Floats | None:
+        try:
+            query: Floats = self.words.project(self.words.encode([name]))[0]
+        except VocabularyError:
+            return None
+        return query
+
+    @cached_property
+    def _mean(self) -> Floats:
+        """Of the first rows of some tags: D."""
+        some = self.bank.queries(np.arange(min(256, len(self.vocabulary))))
+        mean: Floats = some[:, 0].mean(0)
+        return mean
+
+    def joined(self, new: Bank, vocabulary: Vocabulary) -> tuple[Bank, Vocabulary]:
+        """The old tags in their places, those of `vocabulary` learned anew, and then what is new in it."""
+        tags: list[Tag] = list(self.vocabulary)
+        places = []
+        for tag in vocabulary:
+            known = tag.id in self.vocabulary
+            places.append(self.vocabulary.index(tag.id) if known else len(tags))
+            if known:
+                tags[places[-1]] = replace(self.vocabulary[tag.id], threshold=tag.threshold)
+            else:
+                tags.append(tag)
+        parts = {
+            name: _put(getattr(self.bank, name), getattr(new, name), places, count=len(tags))
+            for name in ("rows", "scale", "coarse", "line")
+        }
+        return Bank(**parts), Vocabulary(tags)
+
+
+def _put(old: Array, new: Array, places: list[int], *, count: int) -> Array:
+    """`old` grown to `count` rows, with `new` at its places; a second axis too short ends in zeros."""
+    width = max(old.shape[1], new.shape[1])
+    out = np.zeros((count, width, *old.shape[2:]), old.dtype)
+    out[: len(old), : old.shape[1]] = old
+    out[places] = 0
+    out[places, : new.shape[1]] = new
+    return out
+
+
+def quantized(rows: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
+    """K×P×D -> int8 rows and a scale each, K×P."""
+    scale = np.abs(rows).max(-1) / 127
+    return np.round(rows / np.maximum(scale, 1e-12)[..., None]).astype(np.int8), scale.astype(np.float32)
+
+
+def make_bank(decoder: FoldedDecoder, rows: Floats, lines: Floats, *, known: Line) -> Bank:
+    """A bank of float32 K×P×D rows, the first pass made from the rows as they are stored.
+
+    Args:
+        lines: K×2, slope and bias of each tag's logit.
+        known: the card's line, which comes before each tag's own. The first pass compares logits without
+            any line, so the tags get there what would make the same log-odds with this one.
+    """
+    stored, scale = quantized(rows)
+    back = torch.from_numpy(stored * scale[..., None])
+    with torch.no_grad():
+        mean = back.sum(1) / (back != 0).any(-1).sum(1, keepdim=True).clamp_min(1)
+        coarse = torch.cat([mean, decoder.bias(mean)], dim=1).numpy() * (lines[:, :1] / known.scale)
+    coarse[:, -1] += (lines[:, 1] - known.bias) / known.scale
+    slope = lines[:, 0] / known.scale
+    line = np.stack([slope, lines[:, 1] - slope * known.bias], axis=1)
+    return Bank(stored, scale, coarse.astype(np.float32), line.astype(np.float32))
+
+
+def fit_tag_lines(logits: Floats, truth: Floats) -> npt.NDArray[np.float64]:
+    """Slope and bias of each tag's logit, K×2: one line for all, and an offset of each tag's own.
+
+    Truth is softened by as much as its number deserves (Platt, 1999, section 2.2), or a few photos that are
+    told apart without a mistake would make every score 0 or 1.
+    """
+    there, away = truth.sum(), (1 - truth).sum()
+    truth = np.where(truth > 0.5, (there + 1) / (there + 2), 1 / (away + 2)).astype(np.float32)
+    line = fit_calibration(logits, truth)
+    log_odds = line.scale * logits + line.bias
+    offsets = fit_offsets(log_odds, truth)
+    return np.stack([np.full(len(offsets), line.scale), line.bias + offsets], axis=1)
+
+
+def probabilities(logits: Floats, lines: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """N×K logits and K×2 lines -> N×K."""
+    return sigmoid(lines[:, 0] * logits + lines[:, 1]).astype(np.float64)
+
+
+def keep_descriptions(file: Path, vocabulary: Vocabulary) -> None:
+    """Rewrites descriptions.jsonl, if there is one, with the lines of the tags that the vocabulary has."""
+    if not file.is_file():
+        return
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if line.strip() and json.loads(line)["id"] in vocabulary]
+    file.write_text("".join(kept), encoding="utf-8")

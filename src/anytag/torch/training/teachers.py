@@ -1,0 +1,57 @@
+"""Who teaches by what it sees: CLIP's image tower (RAM, section 3.3)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anytag.errors import MissingExtraError, ModelError
+from anytag.torch.training.schedules import CLIP_MEAN, CLIP_STD
+
+
+class ClipTeacher(nn.Module):
+    """CLIP's image features, not normalised, of the student's own crop.
+
+    Args:
+        tower: as transformers loads it; ends in CLIP's projection.
+        size: side of the square that it takes.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, tower: Any, *, size: int) -> None:
+        super().__init__()
+        self.tower, self.size = tower.eval().requires_grad_(False), size
+        for name, values in (("mean", CLIP_MEAN), ("std", CLIP_STD)):
+            self.register_buffer(name, torch.tensor(values).reshape(3, 1, 1))
+
+    @classmethod
+    def load(cls, name: str | Path) -> ClipTeacher:
+        """The image tower of a CLIP model: a folder in the form of transformers, or a name on the Hub.
+
+        Raises:
+            MissingExtraError: transformers is not installed.
+            ModelError: nothing there is a CLIP model.
+        """
+        try:
+            from transformers import CLIPVisionModelWithProjection
+        except ImportError as error:
+            raise MissingExtraError("CLIP as a teacher", "clip") from error
+        try:
+            tower: Any = CLIPVisionModelWithProjection.from_pretrained(str(name))
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ModelError(f"{name}: no CLIP image tower can be loaded ({error})") from error
+        return cls(tower, size=int(tower.config.image_size))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """uint8 N×3×S×S -> N×D."""
+        seen = (pixels.float() / 255 - self.mean) / self.std
+        if seen.shape[-1] != self.size:
+            seen = F.interpolate(seen, size=self.size, mode="bicubic", antialias=True)
+        features: Tensor = self.tower(pixel_values=seen).image_embeds
+        return features
