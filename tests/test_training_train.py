@@ -208,7 +208,7 @@ def test_corpus_rejects_rows_that_were_not_cached(parts: Parts, tmp_path: Path) 
 
 
 def test_no_cache_says_what_to_run(tmp_path: Path) -> None:
-    with pytest.raises(AnytagError, match=r"python -m anytag\.training\.cache"):
+    with pytest.raises(AnytagError, match=r"python -m anytag\.torch\.training\.feature_cache"):
         Cache.read(tmp_path)
 
 

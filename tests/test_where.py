@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from anytag import Box, ModelError, Tagger, TagScore, where
+from anytag import Box, ModelError, Tagger, TagScore
+from anytag import localization as where
 from anytag.localization import box_of, draw, heat_maps, largest_patch
 from anytag.models.card import Card
 from anytag.models.folder import write_card

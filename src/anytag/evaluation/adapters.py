@@ -144,7 +144,7 @@ def contestant(spec: str | None, *, device: Device = "auto", prompts: PromptSet 
     if not name:
         raise AnytagError(f"the rival {spec!r} lacks a name, as in {kind}:NAME")
     if kind == "imagenet":
-        classifier: Contestant = import_module(f"{__package__}.imagenet").ClassifierWithText(name)
+        classifier: Contestant = import_module("anytag.torch.imagenet_baseline").ClassifierWithText(name)
         return classifier
-    rival: Contestant = import_module(f"{__package__}.rivals").zero_shot(kind, name, prompts=prompts)
+    rival: Contestant = import_module("anytag.evaluation.baselines").zero_shot(kind, name, prompts=prompts)
     return rival
