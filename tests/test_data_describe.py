@@ -142,7 +142,7 @@ def test_a_server_that_dies_ends_the_work_and_what_came_is_kept(
     monkeypatch.setattr("anytag.data.engine.llm.SILENT", 0.0)
     journal = Journal(tmp_path / "answers", SAMPLING)
     chat.faults = [says("Some fur."), *[fault] * 99]
-    with pytest.raises(EndpointError, match=r"has not answered \d+ requests in a row"):
+    with pytest.raises(EndpointError, match=r"has not answered ([5-9]|\d\d+) requests in a row"):
         list(ask([CAT], endpoint(chat, attempts=50), journal, concurrency=1))
     assert list(Journal(tmp_path / "answers", SAMPLING).answers.values()) == ["Some fur."]
     assert len(chat.asked) < 20

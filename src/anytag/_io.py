@@ -63,14 +63,6 @@ def atomic_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Ite
             draft.rename(target)
 
 
-def same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
-    """Are these one file, by whatever names, links included?"""
-    try:
-        return os.path.samefile(one, other)  # noqa: PTH121  # takes names of any kind
-    except (OSError, ValueError):
-        return False
-
-
 def identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
     """What tells a file by all its names; None for one that is not there."""
     try:

@@ -47,15 +47,7 @@ _FORMATS = ("text", "jsonl")
     help="Wordpieces of a sentence at most, the model's prompt included.  [default: the model's]",
 )
 @outputs.options(*_FORMATS, resume=True)
-@click.option(
-    "--model", metavar="NAME|FOLDER", help="Another model than the embedded one: see anytag models."
-)
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--batch-size", metavar="N", type=click.IntRange(min=1), default=8, show_default=True)
-@click.option(
-    "--workers", metavar="N", type=click.IntRange(min=1), help="Threads.  [default: one for each usable core]"
-)
-@options.max_pixels
+@options.running
 @paths.options
 def command(
     photos: tuple[str, ...],

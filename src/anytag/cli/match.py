@@ -52,22 +52,7 @@ _FOLDER = options.Folder(path_type=Path)
     help="Rank all photos in FOLDER, which keeps what the model saw; new and changed PATHs are added.",
 )
 @outputs.options(*_FORMATS)
-@click.option(
-    "--model", metavar="NAME|FOLDER", help="Another model than the embedded one: see anytag models."
-)
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option(
-    "--batch-size",
-    metavar="N",
-    type=click.IntRange(min=1),
-    default=8,
-    show_default=True,
-    help="Photos that go through the network together.",
-)
-@click.option(
-    "--workers", metavar="N", type=click.IntRange(min=1), help="Threads.  [default: one for each usable core]"
-)
-@options.max_pixels
+@options.running
 @paths.options
 def command(
     photos: tuple[str, ...],

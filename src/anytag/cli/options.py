@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Number(click.FloatRange):
@@ -35,11 +38,44 @@ def _max_pixels() -> int:
     return MAX_PIXELS
 
 
-max_pixels = click.option(
-    "--max-pixels",
-    metavar="N",
-    type=click.IntRange(min=1),
-    default=_max_pixels,
-    show_default="178956970",
-    help="Refuse photos with more pixels as decoded: large JPEGs are at 1/2, 1/4 or 1/8 of their sides.",
+_RUNNING = (
+    click.option(
+        "--model", metavar="NAME|FOLDER", help="Another model than the embedded one: see anytag models."
+    ),
+    click.option(
+        "--device",
+        type=click.Choice(["auto", "cpu", "cuda"]),
+        default="auto",
+        show_default=True,
+        help="Where to run; cuda is an error where it is not active.",
+    ),
+    click.option(
+        "--batch-size",
+        metavar="N",
+        type=click.IntRange(min=1),
+        default=8,
+        show_default=True,
+        help="Photos that go through the network together.",
+    ),
+    click.option(
+        "--workers",
+        metavar="N",
+        type=click.IntRange(min=1),
+        help="Threads.  [default: one for each usable core]",
+    ),
+    click.option(
+        "--max-pixels",
+        metavar="N",
+        type=click.IntRange(min=1),
+        default=_max_pixels,
+        show_default="178956970",
+        help="Refuse photos with more pixels as decoded: large JPEGs are at 1/2, 1/4 or 1/8 of their sides.",
+    ),
 )
+
+
+def running(command: F) -> F:
+    """What runs a model on photos, and how: the same for every command that looks at them."""
+    for option in reversed(_RUNNING):
+        command = option(command)
+    return command

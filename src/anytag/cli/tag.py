@@ -75,28 +75,7 @@ _READABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
     help="Also draw where each tag is, as PHOTO.tags.jpg for each PHOTO, below FOLDER in folders as theirs.",
 )
 @outputs.options(*writers.NAMES, resume=True)
-@click.option(
-    "--model", metavar="NAME|FOLDER", help="Another model than the embedded one: see anytag models."
-)
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="Where to run; cuda is an error where it is not active.",
-)
-@click.option(
-    "--batch-size",
-    metavar="N",
-    type=click.IntRange(min=1),
-    default=8,
-    show_default=True,
-    help="Photos that go through the network together.",
-)
-@click.option(
-    "--workers", metavar="N", type=click.IntRange(min=1), help="Threads.  [default: one for each usable core]"
-)
-@options.max_pixels
+@options.running
 @paths.options
 def command(
     photos: tuple[str, ...],
