@@ -3,8 +3,8 @@
     python benchmarks/full_size.py --family ram-plus --work FOLDER
 
 Each step is a process of its own, so that its peak of memory is its own. The checkpoint has every tensor of
-the released file (`tests/test_checkpoints.py` holds the shapes against the manifests) and the optimizer's
-state, as training writes it: 7 GB of disk for RAM++.
+the released file (`tests/torch/checkpoints/test_checkpoints.py` holds the shapes against the manifests) and
+the optimizer's state, as training writes it: 7 GB of disk for RAM++.
 """
 
 from __future__ import annotations

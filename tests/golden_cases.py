@@ -23,8 +23,8 @@ Arrays = dict[str, npt.NDArray[Any]]
 # Which module tests a kind: exactly one.
 KINDS = {
     "generation/logits_processors": "test_golden_generation",
-    "loss/asymmetric": "test_training_losses",
-    "metrics/tagging": "test_metrics",
+    "loss/asymmetric": "torch/training/test_losses",
+    "metrics/tagging": "evaluation/test_metrics",
     "preprocess/image": "test_golden_nn",
     "ram/openset": "test_golden_nn",
     "ram/checkpoint": "test_golden_nn",

@@ -105,7 +105,7 @@ def test_photos_are_named_relative_to_the_output(corpus: Path) -> None:
 def test_a_cluster_that_loses_a_worker_does_all_rows_once(corpus: Path, model: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     command = [sys.executable, "-m", "tests.ray_cluster", str(corpus), str(output), str(model)]
-    where = Path(__file__).parents[1]
+    where = Path(__file__).parents[3]
     done = subprocess.run(
         command, cwd=where, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False
     )

@@ -10,7 +10,7 @@ from anytag.errors import AnytagError
 from anytag.parsing import Parser
 from anytag.parsing.measure import GROUPS, Labelled, Score, measure, read_labelled
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parent
 PARSER = Parser()
 
 

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from anytag.errors import FileMismatchError, ModelError, VocabularyError
 from anytag.text_encoders import StaticTextEncoder, TextEncoder
 
-SHIPPED = Path(__file__).parent.parent / "src/anytag/assets/mini/text"
+SHIPPED = Path(__file__).parents[2] / "src/anytag/assets/mini/text"
 TOKENS = ["[UNK]", "red", "car", "dog", "##s", "light", "traffic", "a", "##b", "traffic light"]
 WORDS = st.sampled_from(
     ["red", "Car", "dogs", "dog", "ab", "traffic light", "light", "zebra", "RED", "a", "traffic"]

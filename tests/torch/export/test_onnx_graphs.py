@@ -98,7 +98,7 @@ def test_axes_have_names_and_graphs_no_paths(folder: ModelFolder) -> None:
         values = [*model.graph.input, *model.graph.output]
         names = {size.dim_param for value in values for size in value.type.tensor_type.shape.dim}
         assert names - {""} == set(axes)
-        assert str(Path(__file__).parents[1]) not in str(model)
+        assert str(Path(__file__).parents[3]) not in str(model)
 
 
 def test_image_graph_is_nothing_but_convolutions(folder: ModelFolder) -> None:
