@@ -394,3 +394,15 @@ def test_results_are_frozen_and_become_dictionaries(tagger: Tagger, photos: list
         "tags": [{"id": "dog", "name": "dog", "score": tag.score, "source": "vocabulary"}],
         "error": None,
     }
+
+
+@pytest.mark.parametrize("tags", [None, ["red saucer: a small round plate in red", "dog"]])
+def test_the_embedded_model_gives_a_photo_the_same_scores_alone_and_in_any_batch(
+    tags: list[str] | None,
+) -> None:
+    tagger = Tagger.load()
+    paths = sorted((Path(__file__).parents[1] / "examples" / "photos").glob("*.jpg"))
+    alone = [tagger.tag(path, tags, threshold=0).to_dict() for path in paths]
+    for size in (2, 3, 8):
+        together = tagger.tag_many(paths, tags, threshold=0, batch_size=size)
+        assert [photo.to_dict() for photo in together] == alone, size

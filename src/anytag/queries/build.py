@@ -107,6 +107,7 @@ class Questions:
             below=self._pairs([row.trained for row in rows]),
             top_k=top_k,
             strict=self.card.strict,
+            per_photo=self._bank.coarse is not None,
         )
 
     def _with_vocabulary(
@@ -140,6 +141,7 @@ class Questions:
             top_k=top_k,
             strict=self.card.strict,
             added=sum(row.trained is None for row in requested),
+            per_photo=self._bank.coarse is not None,
         )
 
     def _shown(self, requested: Sequence[_Row]) -> tuple[dict[int, _Row], list[_Row]]:

@@ -67,6 +67,8 @@ class Question:
         top_k: how many tags a photo gets at most.
         strict: a score that equals the threshold is left out too.
         added: of the last so many tags, lower scores are told apart.
+        per_photo: photos are decoded one at a time. Where each has a shortlist of its own a batch saves
+            nothing, and the last digits of a photo's scores are then the same alone and in any batch.
     """
 
     ids: tuple[str, ...]
@@ -82,6 +84,7 @@ class Question:
     top_k: int | None = None
     strict: bool = False
     added: int = 0
+    per_photo: bool = False
 
     def answer(self, runtime: Scorer, tokens: Floats, pooled: Floats) -> list[Answer]:
         """The tags of each photo, by falling score.
@@ -104,6 +107,15 @@ class Question:
 
     def logits(self, runtime: Scorer, tokens: Floats, pooled: Floats) -> tuple[Indexes, Floats]:
         """Which tags are decoded for each photo, and their logits: N×S both. Arguments as for `answer`."""
+        step = 1 if self.per_photo else max(1, len(tokens))
+        parts = [
+            self._decode(runtime, tokens[n : n + step], pooled[n : n + step])
+            for n in range(0, len(tokens), step)
+        ]
+        indexes, logits = zip(*parts, strict=True)
+        return np.concatenate(indexes), np.concatenate(logits)
+
+    def _decode(self, runtime: Scorer, tokens: Floats, pooled: Floats) -> tuple[Indexes, Floats]:
         indexes: list[Indexes] = []
         logits: list[Floats] = []
         for index, queries in self._pieces(runtime, pooled):

@@ -161,6 +161,14 @@ class _Writer:
         return self.node("MatMulIntegerToFloat", inputs, f"{name}_tokens", domain=_MICROSOFT)
 
     def finish(self, parts: Sequence[str]) -> None:
-        """The sum of the last layers, N×T×D or N×1×D each, is `tokens`; their mean `pooled` N×D."""
+        """The sum of the last layers, N×T×D or N×1×D each, is `tokens`; their mean `pooled` N×D.
+
+        onnxruntime adds the tokens of one photo in another order than those of several: the first photo
+        stands twice, so that the last digits are the same alone and in any batch.
+        """
         self.node("Sum", list(parts), "tokens")
-        self.node("ReduceMean", ["tokens", self.constant(np.array([1], np.int64))], "pooled", keepdims=0)
+        zero, one, last = (self.constant(np.array([end], np.int64)) for end in (0, 1, -1))
+        first = self.node("Slice", ["tokens", zero, one, zero], "tokens_first")
+        padded = self.node("Concat", ["tokens", first], "tokens_padded", axis=0)
+        means = self.node("ReduceMean", [padded, one], "tokens_padded_mean", keepdims=0)
+        self.node("Slice", [means, zero, last, zero], "pooled")
