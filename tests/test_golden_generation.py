@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from anytag.captioner import Captions
 from anytag.generation import (
     Ids,
     Limits,
@@ -19,7 +18,8 @@ from anytag.generation import (
     not_before,
     penalise_repetition,
 )
-from anytag.runtime.caption_onnx import OnnxCaptions
+from anytag.runtime.base import Captions
+from anytag.runtime.onnx import OnnxCaptions
 from anytag.text_encoders.wordpiece import BETWEEN, WordPieces
 from anytag.torch.captions import TorchCaptions
 from anytag.torch.nn.caption_head import CaptionHead

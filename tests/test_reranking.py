@@ -20,7 +20,7 @@ from anytag.models.card import FILE_NAME, Card
 from anytag.models.folder import ModelFolder, write_card
 from anytag.text_encoders.wordpiece import WordPieces
 from anytag.torch.checkpoints.load import load_network
-from anytag.torch.open import open_alignment
+from anytag.torch.open import open_torch
 from anytag.torch.training.fit import Run, train
 from tests.command import run
 from tests.families import enliven
@@ -236,7 +236,7 @@ def test_without_heads_and_without_words_it_says_what_to_do(data: Path, tmp_path
     with pytest.raises(ModelError, match=r"no alignment heads and no text encoder.*tag2text-retrieval"):
         Retriever.load(folder)
     with pytest.raises(ModelError, match="has no alignment heads"):
-        open_alignment(ModelFolder.open(folder), device="cpu")
+        open_torch(ModelFolder.open(folder), device="cpu").matcher()
 
 
 @pytest.mark.parametrize("family", ["ram", "ram-plus"])

@@ -23,7 +23,7 @@ from anytag.models.folder import ModelFolder
 from anytag.models.registry import resolve
 from anytag.reranking import DecoderJudge, Judge, Texts, open_judge
 from anytag.results import Failure, Match
-from anytag.runtime.onnx import Device
+from anytag.runtime.base import Device
 from anytag.runtime.open import open_runtime
 from anytag.tagger import Encoded, Tagger
 

@@ -28,8 +28,8 @@ from anytag.queries.build import Questions
 from anytag.queries.requests import Ask, parse_requests
 from anytag.queries.score import Answer, Question
 from anytag.results import Failure, Tags
-from anytag.runtime.onnx import Device
-from anytag.runtime.open import Precision, Runtime, open_runtime
+from anytag.runtime.base import Device, Precision, Runtime
+from anytag.runtime.open import open_runtime
 from anytag.vocabulary import Vocabulary
 
 Requests = Iterable[Ask] | Mapping[str, str | Iterable[str]]
@@ -323,7 +323,7 @@ class Tagger:
         if not answer.tags:
             return answer
         queries = question.queries_of(answer.tags)
-        where = self.runtime.where(encoded.tokens[None], encoded.pooled[None], queries[None])[0]
+        where = self.runtime.locate(encoded.tokens[None], encoded.pooled[None], queries[None])[0]
         return answer._replace(tags=locate(answer.tags, where, width=encoded.width, height=encoded.height))
 
     def trained(self, ids: Sequence[str]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:

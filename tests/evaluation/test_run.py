@@ -23,7 +23,7 @@ from anytag.evaluation.report.svg import chart
 from anytag.evaluation.run import Evaluation, run
 from anytag.evaluation.tasks import Published, TagTask, TextTask, names_task, rows_of, vocabulary_task
 from anytag.results import Caption
-from anytag.runtime.onnx import Device
+from anytag.runtime.base import Device
 from anytag.tagger import Tagger
 from anytag.vocabulary import Asked, Tag, Vocabulary
 from tests.tiny import make_tiny_model

@@ -14,8 +14,9 @@ from anytag import DeviceError, ModelError, Tagger
 from anytag.models.card import Card
 from anytag.models.folder import ModelFolder, write_card
 from anytag.queries.bank import Bank
+from anytag.runtime.base import Precision
 from anytag.runtime.onnx import ROUNDED, OnnxRuntime
-from anytag.runtime.open import Precision, open_runtime
+from anytag.runtime.open import open_runtime
 from anytag.torch.checkpoints.convert import Options, convert
 from anytag.torch.checkpoints.load import load_network, load_queries
 from anytag.torch.export.accuracy_cost import measure_cost

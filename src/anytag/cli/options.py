@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import click
@@ -30,6 +30,47 @@ class Folder(click.Path):
         if value == "":
             self.fail("An empty name was given: expected a folder.", param, ctx)
         return super().convert(value, param, ctx)
+
+
+class OneOf(click.ParamType[str]):
+    """One of the names of a table, which is imported when a value is checked or help is shown.
+
+    Args:
+        names: looks them up.
+    """
+
+    name = "choice"
+
+    def __init__(self, names: Callable[[], Iterable[str]]) -> None:
+        self._names = names
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """[one|other]"""
+        return f"[{'|'.join(self._names())}]"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name, or wrong use."""
+        names = list(self._names())
+        if value not in names:
+            self.fail(f"{value!r} is not one of {', '.join(map(repr, names))}.", param, ctx)
+        return value
+
+
+class Listing(click.Command):
+    """A command in whose help `{names}` stands for the names of a table, looked up when it is shown."""
+
+    def __init__(self, *args: Any, names: Callable[[], Iterable[str]], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._names = names
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the help."""
+        names = ", ".join(self._names())
+        self.help = (self.help or "").replace("{names}", names)
+        for param in self.params:
+            if isinstance(param, click.Option) and param.help:
+                param.help = param.help.replace("{names}", names)
+        super().format_help(ctx, formatter)
 
 
 def _max_pixels() -> int:

@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from anytag.batching import batches
 from anytag.errors import AnytagError, MissingExtraError
-from anytag.evaluation.adapters import Answers, PromptSet, Watch, read_photos, unwatched
+from anytag.evaluation.adapters import Answers, PromptSet, read_photos
 from anytag.evaluation.tasks import TagTask
+from anytag.progress import SILENT, Reporter, watched
 from anytag.text_encoders.prompts import TEMPLATES, article, ensemble, spoken, template_prompts, unit
 
 Floats = npt.NDArray[np.float32]
@@ -51,10 +52,10 @@ class ZeroShot:
         self.name = name if prompts == "one" else f"{name}, {len(TEMPLATES)} prompts"
         self._vectors = lru_cache(maxsize=4)(self._encode)
 
-    def answer(self, task: TagTask, *, watch: Watch = unwatched) -> Answers:
+    def answer(self, task: TagTask, *, report: Reporter = SILENT) -> Answers:
         """Cosines."""
         names = [one.name for one in task.tags]
-        scores, failed = self._cosines(task.photos, self._named(names), watch=watch)
+        scores, failed = self._cosines(task.photos, self._named(names), report=report)
         return Answers(scores, failed)
 
     def _named(self, names: Sequence[str]) -> Floats:
@@ -64,17 +65,17 @@ class ZeroShot:
         return np.concatenate([ensemble(self._vectors(tuple(template_prompts(n)))[None]) for n in names])
 
     def similar(
-        self, photos: Sequence[Path], texts: Sequence[str], *, watch: Watch = unwatched
+        self, photos: Sequence[Path], texts: Sequence[str], *, report: Reporter = SILENT
     ) -> tuple[Floats, dict[int, str]]:
         """Cosines N×M of photos and texts, and by number why photos could not be read."""
-        return self._cosines(photos, self._vectors(tuple(texts)), watch=watch)
+        return self._cosines(photos, self._vectors(tuple(texts)), report=report)
 
     def _cosines(
-        self, photos: Sequence[Path], vectors: Floats, *, watch: Watch
+        self, photos: Sequence[Path], vectors: Floats, *, report: Reporter
     ) -> tuple[Floats, dict[int, str]]:
         """The same of unit vectors M×D."""
         scores, failed = np.zeros((len(photos), len(vectors)), np.float32), {}
-        for numbers in batches(watch(range(len(photos)), total=len(photos), what=self.name), BATCH):
+        for numbers in batches(watched(range(len(photos)), report, total=len(photos), what=self.name), BATCH):
             pixels, why = read_photos([photos[number] for number in numbers], near=NEAR)
             failed.update({numbers[place]: said for place, said in why.items()})
             good = [number for place, number in enumerate(numbers) if place not in why]

@@ -11,10 +11,11 @@ import numpy.typing as npt
 
 from anytag.errors import AnytagError
 from anytag.evaluation import metrics
-from anytag.evaluation.adapters import Answers, Contestant, Watch, unwatched
+from anytag.evaluation.adapters import Answers, Contestant
 from anytag.evaluation.captions import MOST, caption_scores
 from anytag.evaluation.measure import Figure, Measured, Mistakes, Picture, measure, spread, worst
 from anytag.evaluation.tasks import Kind, Published, TagTask, TextTask
+from anytag.progress import SILENT, Reporter
 
 Floats = npt.NDArray[np.floating]
 
@@ -73,7 +74,7 @@ def evaluate_tags(
     kind: Kind = "tagging",
     at_least: int = 1,
     times: int = RESAMPLES,
-    watch: Watch = unwatched,
+    report: Reporter = SILENT,
 ) -> Report:
     """Asks every contestant the same and measures what they say.
 
@@ -84,7 +85,9 @@ def evaluate_tags(
     Raises:
         AnytagError: no photo can be read, no tag has photos enough, or a contestant gives no numbers.
     """
-    answers = [_numbers(contestant, contestant.answer(task, watch=watch), task) for contestant in contestants]
+    answers = [
+        _numbers(contestant, contestant.answer(task, report=report), task) for contestant in contestants
+    ]
     failed = {number: why for one in answers for number, why in one.failed.items()}
     unread = {str(task.photos[number]): why for number, why in sorted(failed.items())}
     kept = [number for number in range(len(task.photos)) if number not in failed]

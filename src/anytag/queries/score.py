@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from anytag._typing import Rows
 from anytag.queries.bank import Bank, Floats, Indexes
 from anytag.results import Source, TagScore
-from anytag.runtime.onnx import Rows
+from anytag.runtime.base import Runtime
 
 # Tags decoded in one run, and floats of their queries: bounds memory when thousands are asked.
 _PIECE, _PIECE_FLOATS = 256, 1 << 23
@@ -25,23 +26,6 @@ _PIECES_ROUNDED = 2
 # Tags near their thresholds that are decoded exactly in one run, and how many times the largest change that
 # they show is far enough: of 128 normal changes the largest is 2.7 standard deviations, so 5 of them.
 _SETTLED, _SAFE = 128, 2
-
-
-class Scorer(Protocol):
-    """The half of a runtime that answers questions.
-
-    Attributes:
-        keeps_rows: a whole bank of floats may be asked at once, as it is stored, and stays where it is used.
-        rounds: logits may differ from the exact ones.
-    """
-
-    @property
-    def rounds(self) -> bool: ...
-
-    @property
-    def keeps_rows(self) -> bool: ...
-
-    def score(self, tokens: Floats, pooled: Floats, queries: Rows, *, exact: bool = False) -> Floats: ...
 
 
 class Answer(NamedTuple):
@@ -83,7 +67,7 @@ class Question:
     strict: bool = False
     added: int = 0
 
-    def answer(self, runtime: Scorer, tokens: Floats, pooled: Floats) -> list[Answer]:
+    def answer(self, runtime: Runtime, tokens: Floats, pooled: Floats) -> list[Answer]:
         """The tags of each photo, by falling score.
 
         Args:
@@ -102,7 +86,7 @@ class Question:
         np.maximum.at(scores.T, self.below[:, 1], scores.T[self.below[:, 0]])
         return [self._choose(photo) for photo in scores]
 
-    def logits(self, runtime: Scorer, tokens: Floats, pooled: Floats) -> tuple[Indexes, Floats]:
+    def logits(self, runtime: Runtime, tokens: Floats, pooled: Floats) -> tuple[Indexes, Floats]:
         """Which tags are decoded for each photo, and their logits: N×S both. Arguments as for `answer`."""
         indexes: list[Indexes] = []
         logits: list[Floats] = []
@@ -112,7 +96,7 @@ class Question:
         return np.concatenate(indexes, axis=1), np.concatenate(logits, axis=1)
 
     def _settle(
-        self, runtime: Scorer, tokens: Floats, pooled: Floats, *, places: Indexes, logits: Floats
+        self, runtime: Runtime, tokens: Floats, pooled: Floats, *, places: Indexes, logits: Floats
     ) -> None:
         """Decodes exactly what of one photo may be on the wrong side of its threshold by rounding alone.
 
@@ -147,7 +131,7 @@ class Question:
         limits: npt.NDArray[np.float64] = (odds - self.bias) / self.slope
         return limits
 
-    def _pieces(self, runtime: Scorer, pooled: Floats) -> Iterator[tuple[Indexes, Rows]]:
+    def _pieces(self, runtime: Runtime, pooled: Floats) -> Iterator[tuple[Indexes, Rows]]:
         """What is decoded in one run: places of S tags, S or N×S, and their queries, Q×S×P×R."""
         skipped = 0
         if self.bank is not None:

@@ -10,11 +10,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from anytag._typing import Floats, Ints
 from anytag.torch.nn.caption_head import CaptionHead
 from anytag.torch.nn.small_caption_head import GuidedHead
 
-Ids = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float32]
 State = tuple[Tensor, Tensor]
 Head = CaptionHead | GuidedHead
 
@@ -29,7 +28,7 @@ class TorchCaptions:
     def __init__(self, head: Head) -> None:
         self.head = head.eval()
 
-    def about(self, tag_ids: Ids, tag_mask: Ids, tokens: Floats) -> TorchWriter:
+    def about(self, tag_ids: Ints, tag_mask: Ints, tokens: Floats) -> TorchWriter:
         """What writes about N photos, for `anytag.generation`.
 
         Args:
@@ -52,16 +51,16 @@ class TorchWriter:
     head: Head
     memory: Tensor
 
-    def start(self, prompts: Ids) -> tuple[Floats, State]:
+    def start(self, prompts: Ints) -> tuple[Floats, State]:
         """Prompts N×L -> scores of the next wordpiece N×V, and the state."""
         ids = _tensor(prompts, self.head)
         return self._read(ids, (self.memory, self.head.nothing(ids)))
 
-    def step(self, ids: Ids, state: State) -> tuple[Floats, State]:
+    def step(self, ids: Ints, state: State) -> tuple[Floats, State]:
         """One wordpiece of each text, N -> scores of the next N×V, and the state."""
         return self._read(_tensor(ids[:, None], self.head), state)
 
-    def reorder(self, state: State, index: Ids) -> State:
+    def reorder(self, state: State, index: Ints) -> State:
         """The state of the texts at `index`."""
         memory, past = state
         rows = _tensor(index, self.head)

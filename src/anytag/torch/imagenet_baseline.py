@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from anytag.batching import batches, usable_cores
 from anytag.errors import AnytagError
 from anytag.evaluation import metrics
-from anytag.evaluation.adapters import Answers, Watch, unwatched
+from anytag.evaluation.adapters import Answers
 from anytag.evaluation.tasks import TagTask
 from anytag.images import load, prepare
 from anytag.models.registry import EMBEDDED
+from anytag.progress import SILENT, Reporter, watched
 from anytag.text_encoders import StaticTextEncoder
 from anytag.torch.nn.backbones import Backbone, imagenet_backbone
 
@@ -74,11 +75,11 @@ class FrozenBackbone:
         options.log_severity_level = 3
         self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
-    def features(self, paths: Sequence[Path], *, watch: Watch = unwatched) -> tuple[Halves, dict[int, str]]:
+    def features(self, paths: Sequence[Path], *, report: Reporter = SILENT) -> tuple[Halves, dict[int, str]]:
         """Pooled features float16 N×F, and by number why a photo could not be read (its row is void)."""
         with ThreadPoolExecutor(usable_cores()) as pool:
             parts = pool.map(self._batch, batches(paths, BATCH))
-            done = list(watch(_singly(parts), total=len(paths), what=self.name))
+            done = list(watched(_singly(parts), report, total=len(paths), what=self.name))
         failed = {number: said for number, (_, said) in enumerate(done) if said}
         return np.stack([row for row, _ in done]), failed
 
@@ -140,9 +141,9 @@ class ClassifierWithText:
             raise AnytagError(next(iter(failed.values())))
         return self.carried(self.frozen.probabilities(features), names)
 
-    def answer(self, task: TagTask, *, watch: Watch = unwatched) -> Answers:
+    def answer(self, task: TagTask, *, report: Reporter = SILENT) -> Answers:
         """The best carrier's scores."""
-        features, failed = self.frozen.features(task.photos, watch=watch)
+        features, failed = self.frozen.features(task.photos, report=report)
         carried = self.carried(self.frozen.probabilities(features), [asked.name for asked in task.tags])
         best = max(carried.values(), key=lambda s: metrics.mean_average_precision(s, task.present)[0])
         return Answers(best.astype(np.float32), failed)

@@ -15,8 +15,7 @@ from anytag.errors import ModelError
 from anytag.generation import Decoder, Ids, Limits, beam_search, greedy, sample
 from anytag.models.card import Card
 from anytag.models.folder import ModelFolder, write_card
-from anytag.runtime.caption_onnx import OnnxCaptions
-from anytag.runtime.onnx import CAPTION, MEMORY, OnnxRuntime
+from anytag.runtime.onnx import CAPTION, MEMORY, OnnxCaptions, OnnxRuntime
 from anytag.torch.captions import Head, TorchCaptions
 from anytag.torch.export.caption_graphs import INNER, check_words, export_caption_graphs, round_head
 from anytag.torch.export.dynamic_int8 import shrink_graph

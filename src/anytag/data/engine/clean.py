@@ -145,7 +145,7 @@ class _Asked:
     def boxes(self, encoded: Encoded) -> dict[str, Box]:
         """Where the decoder sees each tag; the whole photo where it does not."""
         whole = Box(0, 0, encoded.width, encoded.height)
-        where = self.runtime.where(encoded.tokens[None], encoded.pooled[None], self.queries[None])[0]
+        where = self.runtime.locate(encoded.tokens[None], encoded.pooled[None], self.queries[None])[0]
         heats = heat_maps(where)
         found = (box_of(heat, width=encoded.width, height=encoded.height) for heat in heats)
         return {name: box or whole for name, box in zip(self.names, found, strict=True)}

@@ -1,0 +1,15 @@
+"""Arrays, by what they hold."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+Halves = npt.NDArray[np.float16]
+Rows = npt.NDArray[np.float32 | np.float16]
+"""Queries as they are stored."""
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+Pixels = npt.NDArray[np.uint8]
