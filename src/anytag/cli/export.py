@@ -10,7 +10,7 @@ import click
 from anytag.cli import paths
 
 if TYPE_CHECKING:
-    pass
+    from anytag.torch.export.export_folder import Precision
 
 
 @click.command("export", short_help="Give a converted folder ONNX graphs, so that it runs without torch.")
@@ -28,9 +28,7 @@ if TYPE_CHECKING:
     "--first-pass", metavar="N", type=click.IntRange(min=1),
     help="Decode only the N tags of a photo that a first pass, learned from the --photos, finds likely.",
 )  # fmt: skip
-def command(
-    folder: Path, precision: Literal[float32, float16, int8], photos: tuple[str, ...], first_pass: int | None
-) -> None:
+def command(folder: Path, precision: Precision, photos: tuple[str, ...], first_pass: int | None) -> None:
     """Write image.onnx, tags.onnx and, where the model writes captions, their graphs into FOLDER.
 
     With fewer bits than float32 tags_rounded.onnx too; tags near their thresholds are asked of tags.onnx.

@@ -4,11 +4,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from dataclasses import dataclass, fields
+from functools import wraps
+from typing import Any, Literal, TypeVar
 
 import click
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def grouped(name: str, record: type, options: Iterable[Callable[[Any], Any]]) -> Callable[[F], F]:
+    """Options whose values a command takes as one argument.
+
+    Args:
+        name: of the argument.
+        record: a dataclass with a field for each option, and defaults for what there is no option for.
+        options: `click.option` and `click.argument`, in the order of the help.
+    """
+
+    def add(command: F) -> F:
+        @wraps(command)
+        def taking_one(**values: Any) -> Any:
+            held = {one.name: values.pop(one.name) for one in fields(record) if one.name in values}
+            return command(**values, **{name: record(**held)})
+
+        for option in reversed(list(options)):
+            option(taking_one)
+        return taking_one  # type: ignore[return-value]
+
+    return add
 
 
 class Number(click.FloatRange):
@@ -115,8 +139,17 @@ _RUNNING = (
 )
 
 
-def running(command: F) -> F:
+@dataclass(frozen=True)
+class Running:
     """What runs a model on photos, and how: the same for every command that looks at them."""
-    for option in reversed(_RUNNING):
-        command = option(command)
-    return command
+
+    model: str | None
+    device: Literal["auto", "cpu", "cuda"]
+    batch_size: int
+    workers: int | None
+    max_pixels: int
+
+
+def running(command: F) -> F:
+    """The options of `Running`, as `running` of the command."""
+    return grouped("running", Running, _RUNNING)(command)
