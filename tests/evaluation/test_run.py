@@ -312,7 +312,7 @@ class Teller:
 
 
 def test_captions_of_a_model(data: Path, models: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anytag.captioner.Captioner", Teller)
+    monkeypatch.setattr("anytag.evaluation.run.Captioner", Teller)
     found = run(asked(data, models, kind="caption"))
     assert (found.kind, found.photos, list(found.failed)) == ("caption", 6, [str(data.parent / "broken.png")])
     figures = found.measured[0].figures

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from anytag.cli.bar import Bar
 from anytag.cli.convert import give_text, told
 
 if TYPE_CHECKING:
-    from anytag.models.hub import Fetched
+    from anytag.models.hub import Fetched, Remote
     from anytag.torch.export.text_tower import TextTower
 
 
@@ -64,16 +65,15 @@ def command(model: str, name: str | None, text: bool, **options: Any) -> None:
 
 
 def _pull_published(family: str, target: Path, options: dict[str, Any]) -> None:
-    from anytag.models.hub import fetch
     from anytag.models.published import PUBLISHED, downloads
     from anytag.torch.checkpoints.convert import Options, convert, lacks_embedding
 
     published = PUBLISHED[family]
-    fetched = fetch([*published.lists, published.checkpoint], downloads(), progress=True)
+    fetched = _fetch([*published.lists, published.checkpoint], downloads())
     checkpoint = fetched[-1]
     embedding = None
     if published.embedding and lacks_embedding(checkpoint.path):
-        fetched += fetch([published.embedding], downloads(), progress=True)
+        fetched += _fetch([published.embedding], downloads())
         embedding = fetched[-1].path
     _tell(fetched)
     source = {"url": checkpoint.url, "revision": checkpoint.revision}
@@ -86,21 +86,19 @@ def _pull_published(family: str, target: Path, options: dict[str, Any]) -> None:
 
 
 def _fetch_tower() -> TextTower:
-    from anytag.models.hub import fetch
     from anytag.models.published import CLIP, clip
     from anytag.torch.clip import require_transformers
     from anytag.torch.export.text_tower import read_tower
 
     require_transformers()  # before half a gigabyte comes
-    _tell(fetch(CLIP, clip(), progress=True))
+    _tell(_fetch(CLIP, clip()))
     return read_tower(clip())
 
 
 def _pull_lists() -> None:
-    from anytag.models.hub import fetch
     from anytag.models.published import BENCHMARKS, lists
 
-    _tell(fetch(BENCHMARKS, lists(), progress=True))
+    _tell(_fetch(BENCHMARKS, lists()))
     click.echo(f"Annotations are in {lists()}; photos are yours to get: anytag eval says which, and where.")
 
 
@@ -108,8 +106,16 @@ def _pull_folder(repository: str, target: Path) -> None:
     from anytag.models.hub import fetch_folder
 
     target.parent.mkdir(parents=True, exist_ok=True)
-    _tell(fetch_folder(repository, target, progress=True))
+    with Bar(passes=True) as bar:
+        _tell(fetch_folder(repository, target, report=bar))
     click.echo(f"Installed as {target.name}, in {target}")
+
+
+def _fetch(remotes: Iterable[Remote], folder: Path) -> list[Fetched]:
+    from anytag.models.hub import fetch
+
+    with Bar(passes=True) as bar:
+        return fetch(remotes, folder, report=bar)
 
 
 def _tell(fetched: Iterable[Fetched]) -> None:

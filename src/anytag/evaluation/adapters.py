@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from anytag._optional import needs
+from anytag._typing import Bytes, Doubles, Floats
 from anytag.errors import AnytagError
 from anytag.evaluation.tasks import TagTask
 from anytag.images import load
@@ -20,7 +20,6 @@ from anytag.runtime.base import Device
 from anytag.tagger import Tagger
 from anytag.vocabulary import Asked, Tag
 
-Floats = npt.NDArray[np.floating]
 T = TypeVar("T")
 
 PromptSet = Literal["one", "ensemble"]
@@ -39,9 +38,9 @@ class Answers:
         trained: for each tag, whether it was asked with a trained query; None where that means nothing.
     """
 
-    scores: npt.NDArray[np.float32]
+    scores: Floats
     failed: dict[int, str]
-    thresholds: npt.NDArray[np.float64] | None = None
+    thresholds: Doubles | None = None
     trained: tuple[bool, ...] | None = None
 
     @property
@@ -107,7 +106,7 @@ def shared(task: TagTask, contestants: Iterable[TaggerContestant]) -> list[int]:
     ]
 
 
-def read_photos(paths: Sequence[Path], *, near: int) -> tuple[list[npt.NDArray[np.uint8]], dict[int, str]]:
+def read_photos(paths: Sequence[Path], *, near: int) -> tuple[list[Bytes], dict[int, str]]:
     """Upright RGB uint8 H×W×3 of those that can be read, and why the others cannot, by number."""
     pixels, failed = [], {}
     for number, path in enumerate(paths):

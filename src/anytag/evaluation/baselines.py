@@ -9,17 +9,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from anytag._typing import Bytes, Floats
 from anytag.batching import batches
 from anytag.errors import AnytagError, MissingExtraError
 from anytag.evaluation.adapters import Answers, PromptSet, read_photos
 from anytag.evaluation.tasks import TagTask
 from anytag.progress import SILENT, Reporter, watched
 from anytag.text_encoders.prompts import TEMPLATES, article, ensemble, spoken, template_prompts, unit
-
-Floats = npt.NDArray[np.float32]
-Pixels = npt.NDArray[np.uint8]
 
 BATCH = 16
 NEAR = 384  # photos are decoded no smaller than this, so that the rival's own resizing decides
@@ -28,7 +25,7 @@ NEAR = 384  # photos are decoded no smaller than this, so that the rival's own r
 class Encoder(Protocol):
     """Two encoders into one space."""
 
-    def photos(self, pixels: Sequence[Pixels]) -> Floats:
+    def photos(self, pixels: Sequence[Bytes]) -> Floats:
         """RGB uint8 H×W×3, N of them -> N×D."""
         ...
 
@@ -139,7 +136,7 @@ class OpenClip:
         self.model.eval()
         self.tokenize = library.get_tokenizer(model)
 
-    def photos(self, pixels: Sequence[Pixels]) -> Floats:
+    def photos(self, pixels: Sequence[Bytes]) -> Floats:
         from PIL import Image
 
         batch = self.torch.stack([self.transform(Image.fromarray(one)) for one in pixels])
@@ -163,7 +160,7 @@ class Transformers:
         if not hasattr(self.model, "get_image_features"):
             raise AnytagError(f"transformers:{name} is no zero-shot model: it has no image and text features")
 
-    def photos(self, pixels: Sequence[Pixels]) -> Floats:
+    def photos(self, pixels: Sequence[Bytes]) -> Floats:
         return self._run(self.model.get_image_features, images=list(pixels))
 
     def texts(self, texts: Sequence[str]) -> Floats:

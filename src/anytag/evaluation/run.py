@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
+from anytag._typing import Floats
 from anytag.captioner import Captioner
 from anytag.errors import AnytagError
 from anytag.evaluation import benchmarks
@@ -30,9 +30,6 @@ from anytag.progress import SILENT, Reporter, watched
 from anytag.retriever import Retriever
 from anytag.runtime.base import Device
 from anytag.vocabulary import Vocabulary
-
-Floats = npt.NDArray[np.float32]
-
 
 MISSING = 0.01
 """Share of a benchmark's photos that may be missing unless more are allowed."""

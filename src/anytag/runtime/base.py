@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 import numpy as np
 import numpy.typing as npt
 
-from anytag._typing import Floats, Ints, Pixels, Rows
+from anytag._typing import Bytes, Floats, Ints, Rows
 from anytag.errors import DeviceError, ModelError
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class Runtime(ABC):
     def rounds(self) -> bool:
         """Do logits differ from those that `exact` gives?"""
 
-    def encode(self, pixels: Pixels) -> tuple[Floats, Floats]:
+    def encode(self, pixels: Bytes) -> tuple[Floats, Floats]:
         """Image tokens of prepared photos.
 
         Args:
@@ -180,7 +180,7 @@ class Runtime(ABC):
         """R, of a row of the queries: D for rows made of words, more for learned ones."""
 
     @abstractmethod
-    def _encode(self, pixels: Pixels) -> tuple[Floats, Floats]: ...
+    def _encode(self, pixels: Bytes) -> tuple[Floats, Floats]: ...
 
     @abstractmethod
     def _score(self, tokens: Floats, pooled: Floats, queries: Rows, *, exact: bool) -> Floats: ...

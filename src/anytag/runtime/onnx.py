@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from anytag._typing import Floats, Ints, Pixels, Rows
+from anytag._typing import Bytes, Floats, Ints, Rows
 from anytag.errors import DeviceError, ModelError
 from anytag.models.folder import ModelFolder
 from anytag.runtime.base import Captions, Device, Matcher, Runtime, check_device
@@ -111,7 +111,7 @@ class OnnxRuntime(Runtime):
         width = self.shapes(TAGS)["queries"][-1]
         return width if isinstance(width, int) else self.folder.card.width
 
-    def _encode(self, pixels: Pixels) -> tuple[Floats, Floats]:
+    def _encode(self, pixels: Bytes) -> tuple[Floats, Floats]:
         tokens, pooled = self.run(IMAGE, {"pixels": pixels})
         return tokens, pooled
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from anytag._typing import Floats, Pixels, Rows
+from anytag._typing import Bytes, Floats, Rows
 from anytag.errors import DeviceError, ModelError
 from anytag.runtime.base import Precision, Runtime
 from anytag.torch.captions import TorchCaptions
@@ -110,7 +110,7 @@ class TorchRuntime(Runtime):
     def _row_width(self) -> int:
         return self.network.decoder.row_width
 
-    def _encode(self, pixels: Pixels) -> tuple[Floats, Floats]:
+    def _encode(self, pixels: Bytes) -> tuple[Floats, Floats]:
         with torch.inference_mode(), self._autocast():
             tokens, pooled = self.network.encoder(self._tensor(pixels))
         return _array(tokens), _array(pooled)
