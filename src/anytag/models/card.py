@@ -149,6 +149,7 @@ class Card:
         network: the numbers from which `anytag.torch.checkpoints.load_network` builds the torch network.
         source: where converted weights come from: a file's name, size, sha256.
         captions: how captions are written, None where the model writes none.
+        strict: a tag must score more than its threshold, as published models have it; else it may equal it.
     """
 
     name: str
@@ -168,16 +169,12 @@ class Card:
     network: Mapping[str, Any] = field(default_factory=dict)
     source: Mapping[str, Any] = field(default_factory=dict)
     captions: CaptionSpec | None = None
+    strict: bool = False
 
     def __post_init__(self) -> None:
         _require(NAME.fullmatch(self.name) is not None, "name", "letters, digits, '.', '_' or '-'", self.name)
         _require(self.width > 0, "width", "a positive number", self.width)
         _require(self.shortlist > 0, "shortlist", "a positive number", self.shortlist)
-
-    @property
-    def strict(self) -> bool:
-        """Whether a tag must score more than its threshold, as published, or may equal it."""
-        return self.family != "mini"
 
     @classmethod
     def read(cls, path: str | Path) -> Card:
