@@ -1,4 +1,4 @@
-"""A model folder with torch weights, run: what the inner ring asks for through its one door."""
+"""A model folder with torch weights, run: what `anytag.runtime.door` asks for."""
 
 from __future__ import annotations
 
