@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -13,5 +15,6 @@ Rows = npt.NDArray[np.float32 | np.float16]
 """Queries as they are stored."""
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
+Array = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
 """Pixels, mostly."""

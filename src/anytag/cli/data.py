@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from anytag._io import read_text
-from anytag.cli.options import Number, OneOf
+from anytag.cli.options import Number, OneOf, grouped
 from anytag.cli.writers import complain
 
 if TYPE_CHECKING:
-    from anytag.data.rows import Row
+    from anytag.data.rows import Row, Step
 
 _SHOWN = 5  # bad rows told one by one
 
@@ -30,16 +31,23 @@ def _formats() -> Iterable[str]:
 _FORMAT = OneOf(_formats)
 
 
-def _reading(command: Command) -> Command:
-    """The options of every command that reads data."""
-    options = (
+@dataclass(frozen=True)
+class _Source:
+    """What says where rows are read."""
+
+    data: str
+    format_: str | None
+    images: str | None
+    tag_list: Path | None
+
+
+_reading = grouped(
+    "source",
+    _Source,
+    (
         click.argument("data", metavar="DATA", type=click.Path(allow_dash=True)),
         click.option(
-            "--from",
-            "format_",
-            metavar="FORMAT",
-            type=_FORMAT,
-            help="[default: by name or content]",
+            "--from", "format_", metavar="FORMAT", type=_FORMAT, help="[default: by name or content]"
         ),
         click.option("--images", metavar="FOLDER", help="Where the photos are, relative to DATA's folder."),
         click.option(
@@ -48,10 +56,8 @@ def _reading(command: Command) -> Command:
             type=click.Path(exists=True, dir_okay=False, path_type=Path),
             help="The names that the ids of published annotations number, one a line.",
         ),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+    ),
+)
 
 
 def _looking(command: Command) -> Command:
@@ -89,21 +95,13 @@ def command() -> None:
 class _Data:
     """Rows of DATA, and what was wrong with those that were left out; nothing more when that was `told`."""
 
-    def __init__(
-        self,
-        data: str,
-        format_: str | None,
-        images: str | None,
-        tag_list: Path | None,
-        *,
-        told: bool = False,
-    ) -> None:
+    def __init__(self, source: _Source, *, told: bool = False) -> None:
         from anytag.data.formats import root_of
 
-        self.path, self.format, self.images = data, format_, images
-        self.inputs = [data, *([str(tag_list)] if tag_list else [])]
-        self.names = read_text(tag_list).splitlines() if tag_list else []
-        self.root = root_of(data)
+        self.path, self.format, self.images = source.data, source.format_, source.images
+        self.inputs = [source.data, *([str(source.tag_list)] if source.tag_list else [])]
+        self.names = read_text(source.tag_list).splitlines() if source.tag_list else []
+        self.root = root_of(source.data)
         self.wrong, self.told = 0, told
 
     def __iter__(self) -> Iterator[Row]:
@@ -169,11 +167,11 @@ class _Counted:
     "--photos", metavar="N", type=click.IntRange(min=0), default=200, show_default=True, help="To measure."
 )
 @click.option("--format", "as_", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def inspect(top: int, photos: int, as_: str, **source: Any) -> None:
+def inspect(top: int, photos: int, as_: str, source: _Source) -> None:
     """Count rows, sources, captions and tags, and measure some photos."""
     from anytag.data.summary import summarise
 
-    data = _Data(**source)
+    data = _Data(source)
     figures = summarise(data, data.root, photos=photos).to_dict(top=top)
     click.echo(json.dumps(figures, ensure_ascii=False, indent=2) if as_ == "json" else _text(figures))
     data.finish()
@@ -192,9 +190,9 @@ def _text(figures: dict[str, Any]) -> str:
 @_reading
 @_output
 @click.option("--to", metavar="FORMAT", type=_FORMAT, help="[default: by OUTPUT's suffix]")
-def convert(output: str, to: str | None, **source: Any) -> None:
+def convert(output: str, to: str | None, source: _Source) -> None:
     """Write DATA as OUTPUT, in another format or another place."""
-    data = _Data(**source)
+    data = _Data(source)
     data.write(output, data, format_=to)
 
 
@@ -209,11 +207,11 @@ def convert(output: str, to: str | None, **source: Any) -> None:
     help="Parts and their shares.",
 )
 @_looking
-def split(output: str, parts: str, near: int, workers: int, **source: Any) -> None:
+def split(output: str, parts: str, near: int, workers: int, source: _Source) -> None:
     """Split rows by what their photos show: copies stay together, order and names do not matter."""
     from anytag.data import check as checks
 
-    data = _Data(**source)
+    data = _Data(source)
     shares = checks.parse_parts(parts)
     data.may_write(output)
     data.write(output, checks.split(data, data.root, shares, bits=near, workers=workers))
@@ -224,14 +222,14 @@ def split(output: str, parts: str, near: int, workers: int, **source: Any) -> No
 @click.option("--report", metavar="FILE", help="Write what was found as JSON lines.")
 @click.option("--output", metavar="FILE", help="Write the rows that are good.")
 @_looking
-def check(report: str | None, output: str | None, near: int, workers: int, **source: Any) -> None:
+def check(report: str | None, output: str | None, near: int, workers: int, source: _Source) -> None:
     """Find photos that are missing, unreadable or copies.
 
     Of copies, the one that is tested or validated on stays. Exit code 1 where something was found.
     """
     from anytag.data import check as checks
 
-    data = _Data(**source)
+    data = _Data(source)
     if output:
         data.may_write(output)
     if report:
@@ -248,7 +246,7 @@ def check(report: str | None, output: str | None, near: int, workers: int, **sou
     if report:
         found.write(report)
     if output:
-        again = _Data(**source, told=True)
+        again = _Data(source, told=True)
         again.write(output, (row for row, good in zip(again, found.good, strict=True) if good))
     data.wrong += len(found.findings)
     data.finish()
@@ -260,11 +258,11 @@ def check(report: str | None, output: str | None, near: int, workers: int, **sou
 @click.option(
     "--size", metavar="N", type=click.IntRange(min=1), default=1000, show_default=True, help="Photos a shard."
 )
-def shard(folder: str, size: int, **source: Any) -> None:
+def shard(folder: str, size: int, source: _Source) -> None:
     """Write photos and rows as WebDataset tar shards into FOLDER."""
     from anytag.data.shards import write_shards
 
-    data = _Data(**source)
+    data = _Data(source)
     for path in write_shards(folder, data, root=data.root, size=size, on_error=data.report):
         click.echo(path)
     data.finish()
@@ -280,13 +278,13 @@ def shard(folder: str, size: int, **source: Any) -> None:
     type=Number(0, 1),
     help="From which the model adds a tag.  [default: each tag's own threshold]",
 )
-def generate(output: str, model: str | None, probability: float | None, **source: Any) -> None:
+def generate(output: str, model: str | None, probability: float | None, source: _Source) -> None:
     """Add the tags that captions name (origin "text") and that the model sees (origin "model")."""
     from anytag.data.engine import generate as engine
     from anytag.data.labels import Labeler
     from anytag.tagger import Tagger
 
-    data = _Data(**source)
+    data = _Data(source)
     data.may_write(output)
     tagger = Tagger.load(model)
     parsed = engine.parse(data, Labeler(tagger.vocabulary))
@@ -307,12 +305,14 @@ def generate(output: str, model: str | None, probability: float | None, **source
     help="Share of a tag's regions that are outliers.",
 )  # fmt: skip
 @click.option("--workers", metavar="N", type=click.IntRange(min=1), default=2, show_default=True)
-def clean(output: str, model: str | None, seen: float, outliers: float, workers: int, **source: Any) -> None:
+def clean(
+    output: str, model: str | None, seen: float, outliers: float, workers: int, source: _Source
+) -> None:
     """Take away tags of captions and of the model that contradict the picture; rows remember them."""
     from anytag.data.engine import clean as engine
     from anytag.tagger import Tagger
 
-    data, config = _Data(**source), engine.CleanConfig(seen=seen, outliers=outliers)
+    data, config = _Data(source), engine.CleanConfig(seen=seen, outliers=outliers)
     data.may_write(output)
     rows, tagger = list(data), Tagger.load(model)
     cleaned = engine.clean(rows, data.root, tagger, config=config, workers=workers, on_error=data.unread)
@@ -323,9 +323,9 @@ def clean(output: str, model: str | None, seen: float, outliers: float, workers:
 @_reading
 @_output
 @click.option("--step", type=click.Choice(["parse", "generate", "clean"]), required=True)
-def undo(output: str, step: Any, **source: Any) -> None:
+def undo(output: str, step: Step, source: _Source) -> None:
     """Undo one step: drop the tags that it added, or bring back those that it took away."""
-    data = _Data(**source)
+    data = _Data(source)
     data.write(output, (row.without(step) for row in data))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,23 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 _READABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _SHOWN = 5  # failures told one by one
+
+
+@dataclass(frozen=True)
+class _Asking:
+    """How a language model is asked."""
+
+    model: str | None
+    answers: int
+    temperature: float
+    max_tokens: int
+    concurrency: int
+    rate: float | None
+    timeout: float
+    attempts: int
+    price: tuple[float, float] | None
+    key_env: str
+    yes: bool
 
 
 @click.command("describe", short_help="Write descriptions of tags.")
@@ -90,10 +108,10 @@ def command(
     from anytag.data.engine import describe
     from anytag.data.vocabulary.wordnet import WordNet
 
-    named = _named(tags, tags_from, vocabulary)
+    named, asking = _named(tags, tags_from, vocabulary), _Asking(**options)
     describe.check_outputs(output, [one for one in (tags_from, vocabulary) if one is not None])
     if llm is None:
-        if options["model"] or dry_run:
+        if asking.model or dry_run:
             raise click.UsageError(
                 "--model and --dry-run are about a language model: give its address by --llm."
             )
@@ -101,34 +119,32 @@ def command(
         describe.write_descriptions(output, describe.without_model(named, wordnet=folder))
         click.echo(f"{len(named)} rows -> {output}")
         return
-    if not options["model"]:
-        raise click.UsageError("--llm needs the name of the model to ask: --model NAME.")
-    _with_model(named, llm, output, dry_run, options)
+    _with_model(named, llm, output, dry_run, asking)
 
 
-def _with_model(
-    tags: list[Named], base_url: str, output: Path, dry_run: bool, options: dict[str, Any]
-) -> None:
+def _with_model(tags: list[Named], base_url: str, output: Path, dry_run: bool, asking: _Asking) -> None:
     from anytag.data.engine import describe, llm
 
-    sampling = llm.Sampling(options["model"], options["temperature"], options["max_tokens"])
+    if not asking.model:
+        raise click.UsageError("--llm needs the name of the model to ask: --model NAME.")
+    sampling = llm.Sampling(asking.model, asking.temperature, asking.max_tokens)
     journal = describe.Journal(describe.journal_of(output), sampling)
-    cost = describe.estimate(tags, journal, answers=options["answers"])
-    click.echo(_estimate(len(tags), cost, options), err=True)
+    cost = describe.estimate(tags, journal, answers=asking.answers)
+    click.echo(_estimate(len(tags), cost, asking), err=True)
     if dry_run:
         return
     if cost.requests:
-        _agreed(options["yes"])
+        _agreed(asking.yes)
         endpoint = llm.Endpoint(
             base_url,
             sampling,
-            per_minute=options["rate"],
-            timeout=options["timeout"],
-            attempts=options["attempts"],
-            key_variable=options["key_env"],
+            per_minute=asking.rate,
+            timeout=asking.timeout,
+            attempts=asking.attempts,
+            key_variable=asking.key_env,
         )
-        _ask(tags, endpoint, journal, options)
-    rows = list(describe.answered(tags, journal, answers=options["answers"]))
+        _ask(tags, endpoint, journal, asking)
+    rows = list(describe.answered(tags, journal, answers=asking.answers))
     describe.write_descriptions(output, rows)
     click.echo(f"{len(rows)} rows -> {output}")
     if missing := sum(row.missing for row in rows):
@@ -136,7 +152,7 @@ def _with_model(
         click.get_current_context().exit(1)
 
 
-def _ask(tags: list[Named], endpoint: Endpoint, journal: Journal, options: dict[str, Any]) -> None:
+def _ask(tags: list[Named], endpoint: Endpoint, journal: Journal, asking: _Asking) -> None:
     """Asks with a progress bar on a terminal; the first few failures are told."""
     from anytag.data.engine.describe import ask
 
@@ -145,8 +161,8 @@ def _ask(tags: list[Named], endpoint: Endpoint, journal: Journal, options: dict[
             tags,
             endpoint,
             journal,
-            answers=options["answers"],
-            concurrency=options["concurrency"],
+            answers=asking.answers,
+            concurrency=asking.concurrency,
             report=bar,
         )
         for number, reason in enumerate(failures):
@@ -185,15 +201,15 @@ def _letters(name: str) -> str:
     return "".join(name.lower().replace("-", " ").replace("_", " ").split())
 
 
-def _estimate(tags: int, cost: Cost, options: dict[str, Any]) -> str:
+def _estimate(tags: int, cost: Cost, asking: _Asking) -> str:
     parts = [
         f"{tags} tags: {cost.requests} answers to get, {cost.kept} kept",
         f"about {cost.tokens_in} tokens in, at most {cost.tokens_out} out",
     ]
-    if options["price"]:
-        parts.append(f"at most {cost.price(*options['price']):.2f} at this price")
-    if options["rate"]:
-        parts.append(f"at least {cost.requests / options['rate']:.0f} minutes at this rate")
+    if asking.price:
+        parts.append(f"at most {cost.price(*asking.price):.2f} at this price")
+    if asking.rate:
+        parts.append(f"at least {cost.requests / asking.rate:.0f} minutes at this rate")
     return "; ".join(parts)
 
 

@@ -38,7 +38,7 @@ def grouped(name: str, record: type, options: Iterable[Callable[[Any], Any]]) ->
 class Number(click.FloatRange):
     """A range of finite numbers: "nan" is in every range of click's, and would pass all comparisons after."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """The number, or wrong use."""
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):

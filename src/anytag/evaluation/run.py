@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -225,7 +225,7 @@ def _with_training(report: Report, trained_on: dict[str, str]) -> Report:
     return replace(report, measured=measured)
 
 
-def _unique(name: str, spec: str | None, taken: dict[str, Any]) -> str:
+def _unique(name: str, spec: str | None, taken: Container[str]) -> str:
     return f"{name} ({spec or 'embedded'})" if name in taken else name
 
 

@@ -86,7 +86,11 @@ class ModelFolder:
         if self.card.text is None:
             raise ModelError(
                 f"{self.card.name} has no text encoder: ask for tags of its vocabulary only"
-                + (_ADD_TEXT.format(self.path) if self.card.network.get("queries", "learned") != "learned" else "")
+                + (
+                    _ADD_TEXT.format(self.path)
+                    if self.card.network.get("queries", "learned") != "learned"
+                    else ""
+                )
             )
         return self.directory(self.card.text.folder)
 

@@ -6,9 +6,8 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import numpy as np
-import numpy.typing as npt
 
-from anytag._typing import Bytes, Floats, Ints, Rows
+from anytag._typing import Array, Bytes, Floats, Ints, Rows
 from anytag.errors import DeviceError, ModelError
 
 if TYPE_CHECKING:
@@ -207,6 +206,6 @@ def check_device(device: str) -> None:
         raise DeviceError(f"device {device!r}: expected 'auto', 'cpu' or 'cuda'")
 
 
-def _wrong(name: str, given: npt.NDArray[Any], expected: str) -> ModelError:
+def _wrong(name: str, given: Array, expected: str) -> ModelError:
     shape = "×".join(map(str, given.shape)) or "scalar"
     return ModelError(f"{name}: expected {expected}, got {given.dtype} {shape}")

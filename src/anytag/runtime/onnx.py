@@ -5,19 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from threading import RLock
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from anytag._typing import Bytes, Floats, Ints, Rows
+from anytag._typing import Array, Bytes, Floats, Ints, Rows
 from anytag.errors import DeviceError, ModelError
 from anytag.models.folder import ModelFolder
 from anytag.runtime.base import Captions, Device, Matcher, Runtime, check_device
 from anytag.runtime.door import open_in_torch
 
 if TYPE_CHECKING:  # importing onnxruntime takes longer than importing all the rest
-    from onnxruntime import InferenceSession, SessionOptions
+    from onnxruntime import InferenceSession, RunOptions, SessionOptions
 
 IMAGE, TAGS = "image.onnx", "tags.onnx"
 ROUNDED = "tags_rounded.onnx"  # tags.onnx in fewer bits, asked first where it is there
@@ -132,7 +131,7 @@ class OnnxRuntime(Runtime):
     def run(
         self,
         name: str,
-        feeds: dict[str, npt.NDArray[Any]],
+        feeds: dict[str, Array],
         outputs: tuple[str, ...] | None = None,
         *,
         quiet: bool = False,
@@ -208,7 +207,7 @@ class OnnxCaptions:
         Raises:
             ModelError: the graph does not take these shapes, or is not there.
         """
-        feeds: dict[str, npt.NDArray[Any]] = {"tag_ids": tag_ids, "tag_mask": tag_mask, "tokens": tokens}
+        feeds: dict[str, Array] = {"tag_ids": tag_ids, "tag_mask": tag_mask, "tokens": tokens}
         (memory,) = self.runtime.run(MEMORY, feeds)
         return OnnxWriter(self.runtime, memory)
 
@@ -220,7 +219,7 @@ class OnnxCaptions:
             return np.zeros((int(layers), int(two), 1, int(heads), count, int(depth)), np.float32)
 
         # the last wordpiece is never read, and the one before it is what is read here
-        feeds: dict[str, npt.NDArray[Any]] = {
+        feeds: dict[str, Array] = {
             "ids": np.ones((1, 1), np.int64),
             "memory": zeros(1),
             "past": zeros(length - 2),
@@ -260,7 +259,7 @@ class OnnxWriter:
         return logits, (memory, grown)
 
 
-def _quiet() -> Any:
+def _quiet() -> RunOptions:
     import onnxruntime
 
     options = onnxruntime.RunOptions()

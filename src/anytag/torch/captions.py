@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from anytag._typing import Floats, Ints
+from anytag._typing import Array, Floats, Ints
 from anytag.torch.nn.caption_head import CaptionHead
 from anytag.torch.nn.small_caption_head import GuidedHead
 
@@ -73,6 +71,6 @@ class TorchWriter:
             return logits.float().cpu().numpy(), (memory, past)
 
 
-def _tensor(array: npt.NDArray[Any], head: Head) -> Tensor:
+def _tensor(array: Array, head: Head) -> Tensor:
     """A copy where the weights are; torch takes no negative strides and no read-only memory."""
     return torch.tensor(np.ascontiguousarray(array), device=head.bias.device)

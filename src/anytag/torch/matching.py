@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from anytag._typing import Floats, Ints
+from anytag._typing import Array, Floats, Ints
 from anytag.torch.nn.alignment_head import AlignmentHead
 from anytag.torch.nn.caption_head import CaptionHead
 
@@ -57,7 +54,7 @@ class TorchMatcher:
             ]
             return _array(torch.cat(logits))
 
-    def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
+    def _tensor(self, array: Array) -> Tensor:
         """A copy where the weights are; torch takes no read-only memory."""
         return torch.tensor(np.ascontiguousarray(array), device=self.head.fits.bias.device)
 

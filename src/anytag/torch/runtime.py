@@ -9,11 +9,10 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from anytag._typing import Bytes, Floats, Rows
+from anytag._typing import Array, Bytes, Floats, Rows
 from anytag.errors import DeviceError, ModelError
 from anytag.runtime.base import Precision, Runtime
 from anytag.torch.captions import TorchCaptions
@@ -180,7 +179,7 @@ class TorchRuntime(Runtime):
             self._table = (queries, self._tensor(queries))
         return self._table[1]
 
-    def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
+    def _tensor(self, array: Array) -> Tensor:
         """On the device; on the CPU the same memory, which nothing here writes to."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the array may be read-only
