@@ -11,6 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from anytag._typing import Floats
+from anytag._typing import Ints as Ids
 from anytag.errors import ModelError, VocabularyError
 from anytag.models.card import CaptionSpec, Card, Line
 from anytag.models.folder import ModelFolder
@@ -18,9 +20,6 @@ from anytag.runtime.base import Matcher
 from anytag.tagger import Encoded, Tagger
 from anytag.text_encoders.captions import clean_caption
 from anytag.text_encoders.wordpiece import WordPieces
-
-Floats = npt.NDArray[np.float32]
-Ids = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
