@@ -23,7 +23,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from anytag.data.duplicates import Bytes, difference_hash, near
+from anytag._typing import Bytes
+from anytag.data.duplicates import difference_hash, near
 from anytag.data.rows import Row, write_rows
 
 COCO_18 = {

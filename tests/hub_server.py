@@ -25,6 +25,8 @@ class Hub:
         etags: path -> a hash to tell instead of the true one.
         sizes: path -> a size to tell instead of the true one.
         refused: paths that answer GET with an error of the server.
+        elsewhere: path -> the address that GET is sent to.
+        whole: answer every GET with the whole file, whatever part of it was asked for.
         asked: method, path, Range and Authorization of every request.
         commits: files of each commit, by name.
     """
@@ -34,6 +36,8 @@ class Hub:
     etags: dict[str, str] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
+    elsewhere: dict[str, str] = field(default_factory=dict)
+    whole: bool = False
     asked: list[tuple[str, str, str | None, str | None]] = field(default_factory=list)
     commits: list[dict[str, bytes]] = field(default_factory=list)
     url: str = ""
@@ -93,8 +97,11 @@ class _Handler(BaseHTTPRequestHandler):
             return self._answer(404, b"", {"X-Error-Code": "EntryNotFound"})
         if path in self.hub.refused:
             return self._answer(500, b"")
+        if path in self.hub.elsewhere:
+            return self._answer(302, b"", {"Location": self.hub.elsewhere[path]})
         content = self.hub.files[path]
         start = int((self.headers["Range"] or "bytes=0-")[len("bytes=") :].rstrip("-"))
+        start = 0 if self.hub.whole else start
         facts = self._facts(path) | {"Content-Length": str(len(content) - start)}
         if start:
             facts["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"

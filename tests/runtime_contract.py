@@ -10,22 +10,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from safetensors.numpy import load_file
 
+from anytag._typing import Floats
 from anytag.errors import ModelError
 from anytag.models.folder import ModelFolder
-
-Floats = npt.NDArray[np.float32]
-
-
-class Runtime(Protocol):
-    def encode(self, pixels: npt.NDArray[np.uint8]) -> tuple[Floats, Floats]: ...
-    def score(self, tokens: Floats, pooled: Floats, queries: Floats) -> Floats: ...
+from anytag.runtime.base import Runtime
 
 
 def some_pixels(folder: ModelFolder, count: int, *, seed: int = 0) -> npt.NDArray[np.uint8]:
@@ -143,7 +138,29 @@ def check_queries_may_be_each_photos_own(runtime: Runtime, folder: ModelFolder) 
 
 def check_no_tags_no_logits(runtime: Runtime, folder: ModelFolder) -> None:
     encoded = runtime.encode(some_pixels(folder, 2))
-    assert runtime.score(*encoded, random_queries(folder, (1, 0, 2))).shape == (2, 0)
+    nothing = random_queries(folder, (1, 0, 2))
+    assert runtime.score(*encoded, nothing).shape == (2, 0)
+    assert runtime.locate(*encoded, nothing).shape == (2, 0, encoded[0].shape[1])
+
+
+def check_locate_tells_of_every_token(runtime: Runtime, folder: ModelFolder) -> None:
+    tokens, pooled = runtime.encode(some_pixels(folder, 3))
+    queries = random_queries(folder, (1, 4, 2))
+    where = runtime.locate(tokens, pooled, queries)
+    assert where.dtype == np.float32
+    assert where.shape == (3, 4, tokens.shape[1])
+    assert np.isfinite(where).all()
+    same(runtime.locate(tokens[1:2], pooled[1:2], queries[:, 2:]), where[1:2, 2:])
+
+
+def check_a_head_is_there_or_an_error_says_so(runtime: Runtime, folder: ModelFolder) -> None:
+    for head in (runtime.captions, runtime.matcher):
+        try:
+            found: Any = head()
+        except ModelError as error:
+            assert "lacks `network`" in str(error) or "head" in str(error)
+        else:
+            assert found is not None
 
 
 def check_arrays_need_not_be_contiguous_and_stay_as_they_were(runtime: Runtime, folder: ModelFolder) -> None:
@@ -169,8 +186,9 @@ def check_wrong_arrays_are_named(runtime: Runtime, folder: ModelFolder) -> None:
     tokens, pooled = runtime.encode(pixels)
     queries = random_queries(folder, (1, 2, 3))
     for wrong in (tokens[0], tokens[..., :-1], tokens[:, :0], tokens.astype(np.float64)):
-        with pytest.raises(ModelError, match="tokens: expected"):
-            runtime.score(wrong, pooled, queries)
+        for ask in (runtime.score, runtime.locate):
+            with pytest.raises(ModelError, match="tokens: expected"):
+                ask(wrong, pooled, queries)
     for wrong in (pooled[:1], pooled[..., :-1], pooled.astype(np.float64)):
         with pytest.raises(ModelError, match="pooled: expected"):
             runtime.score(tokens, wrong, queries)
@@ -189,6 +207,8 @@ CHECKS: tuple[Callable[[Runtime, ModelFolder], None], ...] = (
     check_a_tag_of_padding_alone_is_finite,
     check_queries_may_be_each_photos_own,
     check_no_tags_no_logits,
+    check_locate_tells_of_every_token,
+    check_a_head_is_there_or_an_error_says_so,
     check_arrays_need_not_be_contiguous_and_stay_as_they_were,
     check_wrong_arrays_are_named,
 )

@@ -12,18 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from anytag._typing import AnyFloats, Ints
 from anytag.errors import AnytagError
-from anytag.generation import (
-    Floats,
-    Ids,
-    Limits,
-    beam_search,
-    forbid,
-    greedy,
-    keep_nucleus,
-    log_softmax,
-    sample,
-)
+from anytag.generation import Limits, beam_search, forbid, greedy, keep_nucleus, log_softmax, sample
 
 END, WORDS = 1, 6
 LIMITS = Limits(end=END, max_length=9, min_length=4)
@@ -43,39 +34,39 @@ class Language:
     photos: tuple[int, ...]
     sharpness: float = 2.0
 
-    def start(self, prompts: Ids) -> tuple[Floats, tuple[Ids, Ids]]:
+    def start(self, prompts: Ints) -> tuple[AnyFloats, tuple[Ints, Ints]]:
         state = (np.array(self.photos), prompts)
         return self._scores(*state), state
 
-    def step(self, ids: Ids, state: tuple[Ids, Ids]) -> tuple[Floats, tuple[Ids, Ids]]:
+    def step(self, ids: Ints, state: tuple[Ints, Ints]) -> tuple[AnyFloats, tuple[Ints, Ints]]:
         photos, read = state
         assert ids.shape == (len(read),)
         state = photos, np.concatenate([read, ids[:, None]], axis=1)
         return self._scores(*state), state
 
-    def reorder(self, state: tuple[Ids, Ids], index: Ids) -> tuple[Ids, Ids]:
+    def reorder(self, state: tuple[Ints, Ints], index: Ints) -> tuple[Ints, Ints]:
         return state[0][index], state[1][index]
 
-    def _scores(self, photos: Ids, read: Ids) -> Floats:
+    def _scores(self, photos: Ints, read: Ints) -> AnyFloats:
         rows = [self.scores(int(photo), text) for photo, text in zip(photos, read, strict=True)]
         return np.array(rows, np.float32)
 
-    def scores(self, photo: int, text: Ids) -> Any:
+    def scores(self, photo: int, text: Ints) -> Any:
         draw = np.random.default_rng([self.seed, photo, len(text), int(text[-1])])
         return draw.normal(0, self.sharpness, WORDS)
 
 
-def prompts(count: int) -> Ids:
+def prompts(count: int) -> Ints:
     return np.tile(np.array([2, 3]), (count, 1))
 
 
-def trimmed(row: Ids) -> list[int]:
+def trimmed(row: Ints) -> list[int]:
     """Up to the end, without what fills up."""
     ids = row.tolist()
     return ids[: ids.index(END)] if END in ids else [one for one in ids if one != LIMITS.pad]
 
 
-SEARCHES: dict[str, Callable[[Language, Ids, Limits], Ids]] = {
+SEARCHES: dict[str, Callable[[Language, Ints, Limits], Ints]] = {
     "greedy": greedy,
     "beams": lambda language, ids, limits: beam_search(language, ids, limits, beams=3),
     "sample": lambda language, ids, limits: sample(language, ids, limits, top_p=0.8, seed=5),
@@ -130,7 +121,7 @@ def test_enough_beams_find_the_best_text_of_all(seed: int, length_penalty: float
 
 
 def test_beams_do_better_than_greed() -> None:
-    def likelihood(language: Language, row: Ids) -> float:
+    def likelihood(language: Language, row: Ints) -> float:
         ids = trimmed(row)
         steps = [
             float(log_softmax(language.scores(0, np.array(ids[:at]))[None])[0, ids[at]])

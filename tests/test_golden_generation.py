@@ -9,17 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from anytag.captioner import Captions
-from anytag.generation import (
-    Ids,
-    Limits,
-    beam_search,
-    greedy,
-    keep_nucleus,
-    not_before,
-    penalise_repetition,
-)
-from anytag.runtime.caption_onnx import OnnxCaptions
+from anytag._typing import Ints
+from anytag.generation import Limits, beam_search, greedy, keep_nucleus, not_before, penalise_repetition
+from anytag.runtime.base import Captions
+from anytag.runtime.onnx import OnnxCaptions
 from anytag.text_encoders.wordpiece import BETWEEN, WordPieces
 from anytag.torch.captions import TorchCaptions
 from anytag.torch.nn.caption_head import CaptionHead
@@ -96,13 +89,13 @@ def check_run(
             assert pieces.decode(alone) == pieces.decode(found[photo])
 
 
-def check_texts(case: Case, pieces: WordPieces, found: Ids, stored: Arrays, captions: list[str]) -> None:
+def check_texts(case: Case, pieces: WordPieces, found: Ints, stored: Arrays, captions: list[str]) -> None:
     np.testing.assert_array_equal(found, stored["sequences"])
     texts = [pieces.decode(row)[len(case.config["prompt"]) :] for row in found.tolist()]
     assert texts == captions
 
 
-def written(captions: Captions, seen: Any, prompts: Ids, run: dict[str, Any], *, end: int) -> Ids:
+def written(captions: Captions, seen: Any, prompts: Ints, run: dict[str, Any], *, end: int) -> Ints:
     limits = Limits(
         end=end, max_length=run["max_length"], min_length=run["min_length"],
         repetition_penalty=run["repetition_penalty"],

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from anytag._typing import Floats
 from anytag.models.card import Card
 from anytag.models.folder import ModelFolder, write_card
 from anytag.queries import score as scoring
-from anytag.queries.score import Question, Scorer
-from anytag.runtime.onnx import ROUNDED, TAGS, Floats, OnnxRuntime
-from anytag.runtime.open import Precision
+from anytag.queries.score import Question
+from anytag.runtime.base import Precision, Runtime
+from anytag.runtime.onnx import ROUNDED, TAGS, OnnxRuntime
 from anytag.torch.export.dynamic_int8 import to_int8
 from anytag.torch.export.onnx_graphs import export_tags_graph
 from anytag.torch.nn.absorbed_attention import FoldedCross
@@ -92,7 +93,7 @@ def asked_network(case: Case) -> tuple[TagNetwork, Question]:
     )
 
 
-def tags(case: Case, question: Question, runtime: Scorer) -> list[set[str]]:
+def tags(case: Case, question: Question, runtime: Runtime) -> list[set[str]]:
     """What the case's photos are given."""
     tokens = case.outputs["image_embeds"].astype(np.float32)
     return [{tag.id for tag in photo.tags} for photo in question.answer(runtime, tokens, tokens[:, 0])]

@@ -13,14 +13,17 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from anytag import CardError, Gallery, ModelError, Retriever, Tagger, VocabularyError
+from anytag import Captioner, CardError, Gallery, ModelError, Retriever, Tagger, VocabularyError
 from anytag.evaluation.run import Evaluation
 from anytag.evaluation.run import run as evaluate
 from anytag.models.card import FILE_NAME, Card
 from anytag.models.folder import ModelFolder, write_card
 from anytag.text_encoders.wordpiece import WordPieces
-from anytag.torch.checkpoints.load import load_network
-from anytag.torch.open import open_alignment
+from anytag.torch.checkpoints import load
+from anytag.torch.checkpoints.load import empty_network, load_network, stored
+from anytag.torch.nn.configs import NetworkConfig
+from anytag.torch.nn.network import TagNetwork
+from anytag.torch.open import open_torch
 from anytag.torch.training.fit import Run, train
 from tests.command import run
 from tests.families import enliven
@@ -225,10 +228,35 @@ def test_the_command_ranks_and_evaluates(
 
 
 def test_captions_and_tags_come_from_the_same_folder(model: Path, photos: list[Path]) -> None:
-    from anytag import Captioner
-
     assert Captioner.load(model, device="cpu").caption(photos[0]).text
     assert Tagger.load(model, device="cpu").tag(photos[0], threshold=0).tags
+
+
+def test_a_folder_is_one_network_whatever_is_used_of_it(
+    model: Path, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[NetworkConfig] = []
+    read: list[str] = []
+
+    def build(config: NetworkConfig) -> TagNetwork:
+        built.append(config)
+        return empty_network(config)
+
+    def tensors(folder: ModelFolder, name: str) -> dict[str, torch.Tensor]:
+        read.append(name)
+        return stored(folder, name)
+
+    monkeypatch.setattr(load, "empty_network", build)
+    monkeypatch.setattr(load, "stored", tensors)
+    captioner = Captioner.load(model, device="cpu")
+    assert captioner.tagger.tag(photos[0], threshold=0, where=True).tags
+    assert "alignment.safetensors" not in read
+    assert captioner.caption(photos[0]).text
+    first, again = (captioner.tagger.runtime.matcher() for _ in range(2))
+    assert first.space == again.space
+    assert len(built) == 1
+    files = [name for name in read if name != "queries.safetensors"]
+    assert files == ["weights.safetensors", "captions.safetensors", "alignment.safetensors"]
 
 
 def test_without_heads_and_without_words_it_says_what_to_do(data: Path, tmp_path: Path) -> None:
@@ -236,7 +264,7 @@ def test_without_heads_and_without_words_it_says_what_to_do(data: Path, tmp_path
     with pytest.raises(ModelError, match=r"no alignment heads and no text encoder.*tag2text-retrieval"):
         Retriever.load(folder)
     with pytest.raises(ModelError, match="has no alignment heads"):
-        open_alignment(ModelFolder.open(folder), device="cpu")
+        open_torch(ModelFolder.open(folder), device="cpu").matcher()
 
 
 @pytest.mark.parametrize("family", ["ram", "ram-plus"])

@@ -1,26 +1,43 @@
-"""The one door from the inner ring to the outer, whose packages need not be installed."""
+"""What needs a package of an extra, and what is said where that is not installed."""
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from anytag.errors import MissingExtraError
 
-_PACKAGES = {
+_EXTRAS = {
     "accelerate": "torch",
+    "fsspec": "data",
+    "ijson": "data",
+    "nltk": "eval",
     "onnx": "torch",
+    "onnxscript": "torch",
     "open_clip": "rivals",
+    "openai": "llm",
+    "pandas": "ray",
+    "pyarrow": "data",
+    "pycocoevalcap": "eval",
+    "ray": "ray",
     "scipy": "torch",
+    "spacy": "spacy",
+    "tensorboard": "train",
     "timm": "torch",
     "torch": "torch",
-    "torchvision": "torch",
     "transformers": "clip",
+    "wandb": "wandb",
 }
 
 
-def outer(module: str, what: str) -> Any:
-    """The module `anytag.<module>`.
+def extra_of(error: ModuleNotFoundError) -> str | None:
+    """The extra that brings the package that was not found; None where none does."""
+    return _EXTRAS.get((error.name or "").partition(".")[0])
+
+
+@contextmanager
+def needs(what: str) -> Iterator[None]:
+    """A package of an extra that cannot be imported within the block is named by its extra.
 
     Args:
         what: the capability that needs it, as users call it.
@@ -29,9 +46,8 @@ def outer(module: str, what: str) -> Any:
         MissingExtraError: a package of an extra is not installed.
     """
     try:
-        return import_module(f"anytag.{module}")
+        yield
     except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package not in _PACKAGES:
+        if (extra := extra_of(error)) is None:
             raise
-        raise MissingExtraError(what, _PACKAGES[package]) from error
+        raise MissingExtraError(what, extra) from error

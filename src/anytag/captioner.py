@@ -7,17 +7,14 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from anytag._optional import outer
 from anytag.batching import in_batches
 from anytag.errors import AnytagError, ImageError, ModelError, VocabularyError, brief
 from anytag.generation import (
     Decoder,
-    Ids,
     Limits,
     beam_search,
     check_whole,
@@ -31,28 +28,17 @@ from anytag.models.registry import resolve
 from anytag.parsing import Parser
 from anytag.plain import Support
 from anytag.results import Caption, TagScore
-from anytag.runtime.caption_onnx import OnnxCaptions
-from anytag.runtime.onnx import MEMORY, Device, OnnxRuntime
-from anytag.runtime.open import Precision, Runtime, open_runtime
+from anytag.runtime.base import Captions, Device, Precision
+from anytag.runtime.open import open_runtime
 from anytag.tagger import Encoded, Tagger
 from anytag.text_encoders.wordpiece import WordPieces
 from anytag.vocabulary import Tag
-
-Floats = npt.NDArray[np.float32]
 
 MAX_BEAMS = 100
 """Beams of a search at most: each keeps its own keys and values, and more than a few gain nothing."""
 
 _LONGEST = 1024  # wordpieces of a caption, more than any caption head has positions for
 _ROWS = 64  # texts that are followed together: of BERT's keys and values each keeps 14 MB
-
-
-class Captions(Protocol):
-    """What a runtime does for captions."""
-
-    def about(self, tag_ids: Ids, tag_mask: Ids, tokens: Floats) -> Decoder[Any]: ...
-
-    def takes(self, length: int) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -105,7 +91,7 @@ class Captioner:
         runtime = open_runtime(folder, device=device, threads=threads, precision=precision)
         pieces = WordPieces.from_file(folder.file(spec.wordpieces))
         tagger = Tagger(folder, runtime, max_pixels=max_pixels)
-        return cls(tagger, _open_captions(folder, runtime), pieces, spec)
+        return cls(tagger, runtime.captions(), pieces, spec)
 
     def caption(
         self,
@@ -389,18 +375,6 @@ def _words(given: object, name: str) -> tuple[str, ...]:
         if not isinstance(word, str) or not word.strip():
             raise VocabularyError(f"{name} asks for the tag {brief(word)}: expected words such as 'red car'")
     return words
-
-
-def _open_captions(folder: ModelFolder, runtime: Runtime) -> Captions:
-    """As the photos are seen: by graphs, or by the caption head in torch, also where there are no graphs."""
-    if MEMORY in folder and isinstance(runtime, OnnxRuntime):
-        return OnnxCaptions(runtime)
-    door: Any = outer(
-        "torch.open",
-        f"captions by {folder.card.name}, which has no ONNX graphs for them or is run in torch,",
-    )
-    captions: Captions = door.open_captions(folder, device=runtime.device)
-    return captions
 
 
 def _flatten(batches: Iterable[list[Caption]], *, raises: bool) -> Generator[Caption, None, None]:

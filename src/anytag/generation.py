@@ -12,13 +12,11 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
+from anytag._typing import AnyFloats, Doubles, Ints
 from anytag.errors import AnytagError, brief, is_number, is_whole
 
-Ids = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.floating]
-Processor = Callable[[Ids, Floats], Floats]
+Processor = Callable[[Ints, AnyFloats], AnyFloats]
 """Ids so far N×L and scores of the next one N×V -> scores N×V."""
 
 State = TypeVar("State")
@@ -30,15 +28,15 @@ _NEVER = -1e9  # a beam that is not there yet; finite, so that sums stay numbers
 class Decoder(Protocol[State]):
     """What writes: keeps in `State` what it has read of each text, so that no text is read twice."""
 
-    def start(self, prompts: Ids) -> tuple[Floats, State]:
+    def start(self, prompts: Ints) -> tuple[AnyFloats, State]:
         """Reads prompts N×L; scores of the next id N×V."""
         ...
 
-    def step(self, ids: Ids, state: State) -> tuple[Floats, State]:
+    def step(self, ids: Ints, state: State) -> tuple[AnyFloats, State]:
         """Reads one more id of each text, N; scores of the next one N×V."""
         ...
 
-    def reorder(self, state: State, index: Ids) -> State:
+    def reorder(self, state: State, index: Ints) -> State:
         """The state of the texts at `index`: dropped, repeated, in any order."""
         ...
 
@@ -95,7 +93,7 @@ class Limits:
         return _chained(steps)
 
 
-def greedy(decoder: Decoder[State], prompts: Ids, limits: Limits) -> Ids:
+def greedy(decoder: Decoder[State], prompts: Ints, limits: Limits) -> Ints:
     """The likeliest id, time after time.
 
     Args:
@@ -112,8 +110,8 @@ def greedy(decoder: Decoder[State], prompts: Ids, limits: Limits) -> Ids:
 
 
 def sample(
-    decoder: Decoder[State], prompts: Ids, limits: Limits, *, top_p: float = 0.9, seed: int = 0
-) -> Ids:
+    decoder: Decoder[State], prompts: Ints, limits: Limits, *, top_p: float = 0.9, seed: int = 0
+) -> Ints:
     """Draws each id from the likeliest that together reach probability `top_p` (Holtzman et al. 2020).
 
     Arguments, result and errors as for `greedy`; every photo has its own draws from `seed`.
@@ -124,16 +122,16 @@ def sample(
     draws = [np.random.default_rng(seed) for _ in prompts]
     nucleus = keep_nucleus(top_p)
 
-    def choose(scores: Floats, photos: Ids) -> Ids:
+    def choose(scores: AnyFloats, photos: Ints) -> Ints:
         sums = np.exp(log_softmax(nucleus(prompts, scores))).cumsum(1)  # N×V
         at = [draws[photo].random() * row[-1] for photo, row in zip(photos, sums, strict=True)]
-        chosen: Ids = (sums <= np.array(at)[:, None]).sum(1)
+        chosen: Ints = (sums <= np.array(at)[:, None]).sum(1)
         return chosen
 
     return _grow(decoder, prompts, limits, choose)
 
 
-def beam_search(decoder: Decoder[State], prompts: Ids, limits: Limits, *, beams: int = 3) -> Ids:
+def beam_search(decoder: Decoder[State], prompts: Ints, limits: Limits, *, beams: int = 3) -> Ints:
     """Follows the `beams` likeliest texts of each photo at once.
 
     Arguments, result and errors as for `greedy`.
@@ -172,10 +170,10 @@ class _Found:
 
     def __init__(self, beams: int, length_penalty: float) -> None:
         self._beams, self._length_penalty = beams, length_penalty
-        self._texts: list[tuple[float, Ids]] = []
+        self._texts: list[tuple[float, Ints]] = []
         self.done = False
 
-    def add(self, text: Ids, log_probability: float) -> None:
+    def add(self, text: Ints, log_probability: float) -> None:
         score = self._score(log_probability, len(text))
         if len(self._texts) < self._beams or score > self._worst():
             self._texts.append((score, text))
@@ -187,7 +185,7 @@ class _Found:
         full = len(self._texts) >= self._beams
         self.done = self.done or (full and self._worst() >= self._score(best, length))
 
-    def best(self) -> Ids:
+    def best(self) -> Ints:
         """The text of highest score, the latest among equals."""
         return sorted(self._texts, key=lambda text: text[0])[-1][1]
 
@@ -199,8 +197,8 @@ class _Found:
 
 
 def _advance(
-    scores: Floats, ids: Ids, limits: Limits, found: Sequence[_Found]
-) -> tuple[npt.NDArray[np.float64], Ids, Ids]:
+    scores: AnyFloats, ids: Ints, limits: Limits, found: Sequence[_Found]
+) -> tuple[Doubles, Ints, Ints]:
     """One step of every photo's beams; texts that end go to `found`.
 
     Args:
@@ -233,7 +231,9 @@ def _advance(
     return sums, parents, tokens
 
 
-def _grow(decoder: Decoder[State], prompts: Ids, limits: Limits, choose: Callable[[Floats, Ids], Ids]) -> Ids:
+def _grow(
+    decoder: Decoder[State], prompts: Ints, limits: Limits, choose: Callable[[AnyFloats, Ints], Ints]
+) -> Ints:
     """One id after the other; `choose` takes scores n×V and the numbers of the n photos they belong to."""
     _check(prompts, limits)
     live = np.arange(len(prompts))
@@ -264,7 +264,7 @@ def check_whole(name: str, value: object, *, least: int, most: int | None = None
         raise AnytagError(f"{name} is {brief(value)}: expected a whole number, {least} or more{limit}")
 
 
-def _check(prompts: Ids, limits: Limits) -> None:
+def _check(prompts: Ints, limits: Limits) -> None:
     if prompts.ndim != 2 or not prompts.size:
         raise AnytagError(f"prompts of shape {prompts.shape}: expected N×P, not empty")
     if prompts.shape[1] >= limits.max_length:
@@ -274,7 +274,7 @@ def _check(prompts: Ids, limits: Limits) -> None:
         )
 
 
-def _padded(texts: Sequence[Ids], limits: Limits) -> Ids:
+def _padded(texts: Sequence[Ints], limits: Limits) -> Ints:
     """Texts as rows, each closed by `end` where there is room: N×L."""
     width = min(max(map(len, texts)) + 1, limits.max_length)
     rows = np.full((len(texts), width), limits.pad, np.int64)
@@ -284,7 +284,7 @@ def _padded(texts: Sequence[Ids], limits: Limits) -> Ids:
     return rows
 
 
-def _top(scores: Floats, count: int) -> Ids:
+def _top(scores: AnyFloats, count: int) -> Ints:
     """Columns of the `count` highest scores of each row, the highest first, the first among equals."""
     count = min(count, scores.shape[1])
     some = np.sort(np.argpartition(-scores, count - 1, axis=1)[:, :count], axis=1)
@@ -292,17 +292,17 @@ def _top(scores: Floats, count: int) -> Ids:
     return np.take_along_axis(some, order, 1)
 
 
-def log_softmax(scores: Floats) -> Floats:
+def log_softmax(scores: AnyFloats) -> AnyFloats:
     """Log-probabilities of scores N×V."""
     shifted = scores - scores.max(1, keepdims=True)
-    logs: Floats = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    logs: AnyFloats = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
     return logs
 
 
 def _chained(steps: Sequence[Processor]) -> Processor:
     """One processor after the other."""
 
-    def process(ids: Ids, scores: Floats) -> Floats:
+    def process(ids: Ints, scores: AnyFloats) -> AnyFloats:
         for step in steps:
             scores = step(ids, scores)
         return scores
@@ -313,7 +313,7 @@ def _chained(steps: Sequence[Processor]) -> Processor:
 def not_before(length: int, *, end: int) -> Processor:
     """No `end` while fewer than `length` ids are there."""
 
-    def process(ids: Ids, scores: Floats) -> Floats:
+    def process(ids: Ints, scores: AnyFloats) -> AnyFloats:
         if ids.shape[1] >= length:
             return scores
         scores = scores.copy()
@@ -326,7 +326,7 @@ def not_before(length: int, *, end: int) -> Processor:
 def penalise_repetition(penalty: float) -> Processor:
     """Scores of ids that are there, prompt included, divided by `penalty`; negative ones multiplied."""
 
-    def process(ids: Ids, scores: Floats) -> Floats:
+    def process(ids: Ints, scores: AnyFloats) -> AnyFloats:
         said = np.take_along_axis(scores, ids, 1)
         scores = scores.copy()
         np.put_along_axis(scores, ids, np.where(said < 0, said * penalty, said / penalty), 1)
@@ -338,7 +338,7 @@ def penalise_repetition(penalty: float) -> Processor:
 def keep_nucleus(top_p: float) -> Processor:
     """Only the likeliest ids, the fewest that reach probability `top_p`; all others -inf."""
 
-    def process(_: Ids, scores: Floats) -> Floats:
+    def process(_: Ints, scores: AnyFloats) -> AnyFloats:
         order = np.argsort(scores, axis=1, kind="stable")  # rising
         rising = np.exp(log_softmax(np.take_along_axis(scores, order, 1))).cumsum(1)
         cut = rising <= 1 - top_p
@@ -353,7 +353,7 @@ def keep_nucleus(top_p: float) -> Processor:
 def forbid(phrases: Sequence[Sequence[int]]) -> Processor:
     """No text may hold any of these sequences of ids: the last id is ruled out where the others stand."""
 
-    def process(ids: Ids, scores: Floats) -> Floats:
+    def process(ids: Ints, scores: AnyFloats) -> AnyFloats:
         scores = scores.copy()
         for phrase in phrases:
             before = np.array(phrase[:-1], np.int64)

@@ -17,8 +17,8 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
+from anytag._typing import Bools, Floats
 from anytag.errors import ModelError
 from anytag.results import Box, TagScore
 
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from PIL import Image
     from PIL.ImageFont import FreeTypeFont as Font
 
-Floats = npt.NDArray[np.float32]
-Bools = npt.NDArray[np.bool_]
 
 LEVEL = 0.4
 """Share of the greatest heat from which a place belongs to the tag."""

@@ -10,9 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from anytag._typing import Ints
 from anytag.errors import AnytagError
-
-Indexes = npt.NDArray[np.int64]
 
 
 class Records(Protocol):
@@ -52,7 +51,7 @@ class RecordFile:
         except FileNotFoundError:
             return 0
 
-    def read(self, slots: Indexes) -> npt.NDArray[Any]:
+    def read(self, slots: Ints) -> npt.NDArray[Any]:
         """The records of n slots: n×shape.
 
         Raises:
@@ -72,7 +71,7 @@ class RecordFile:
             raise AnytagError(f"{self.path} cannot be read: {error.strerror or error}") from error
         return found
 
-    def write(self, slots: Indexes, records: npt.NDArray[Any]) -> None:
+    def write(self, slots: Ints, records: npt.NDArray[Any]) -> None:
         """Writes n records n×shape at their slots."""
         whole = np.ascontiguousarray(records, self.dtype)
         with self.path.open("r+b" if self.path.exists() else "w+b", buffering=0) as file:
@@ -86,7 +85,7 @@ class RecordFile:
 class RecordsAt:
     """Records of a file at some slots, as an array N×... of which parts are read."""
 
-    def __init__(self, file: RecordFile, slots: Indexes) -> None:
+    def __init__(self, file: RecordFile, slots: Ints) -> None:
         self._file, self._slots = file, slots
         self.shape = (len(slots), *file.shape)
 
@@ -97,7 +96,7 @@ class RecordsAt:
         return self._file.read(self._slots[numbers])
 
 
-def _runs(slots: Indexes) -> Iterator[tuple[int, int]]:
+def _runs(slots: Ints) -> Iterator[tuple[int, int]]:
     """Where slots that follow each other begin and end: one read for each."""
     if len(slots):
         cuts = np.flatnonzero(np.diff(slots) != 1) + 1

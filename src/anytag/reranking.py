@@ -11,16 +11,15 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from anytag._optional import outer
+from anytag._typing import Floats
+from anytag._typing import Ints as Ids
 from anytag.errors import ModelError, VocabularyError
 from anytag.models.card import CaptionSpec, Card, Line
 from anytag.models.folder import ModelFolder
+from anytag.runtime.base import Matcher
 from anytag.tagger import Encoded, Tagger
 from anytag.text_encoders.captions import clean_caption
 from anytag.text_encoders.wordpiece import WordPieces
-
-Floats = npt.NDArray[np.float32]
-Ids = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,19 +113,6 @@ class DecoderJudge:
         return logits[pairs[:, 0], pairs[:, 1]]
 
 
-class Matcher(Protocol):
-    """What the outer ring does for `HeadJudge`; see `anytag.torch.matching.TorchMatcher`."""
-
-    @property
-    def space(self) -> int: ...
-
-    def see(self, tokens: Floats, pooled: Floats, tag_ids: Ids, tag_mask: Ids) -> tuple[Floats, Floats]: ...
-
-    def read(self, ids: Ids) -> Floats: ...
-
-    def match(self, seen: Floats, ids: Ids, pairs: Ids) -> Floats: ...
-
-
 class HeadJudge:
     """Alignment heads: a contrast that compares all, and a match that looks (Tag2Text, section 3.2).
 
@@ -196,6 +182,6 @@ def open_judge(folder: ModelFolder, tagger: Tagger) -> Judge:
     spec = folder.card.captions
     if not folder.card.network.get("alignment") or spec is None:
         return DecoderJudge(tagger)
-    door: Any = outer("torch.open", f"ranking photos by the alignment heads of {folder.card.name}")
-    matcher: Matcher = door.open_alignment(folder, device=tagger.runtime.device)
-    return HeadJudge(tagger, matcher, WordPieces.from_file(folder.file(spec.wordpieces)), spec)
+    return HeadJudge(
+        tagger, tagger.runtime.matcher(), WordPieces.from_file(folder.file(spec.wordpieces)), spec
+    )

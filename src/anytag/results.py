@@ -6,8 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+    from anytag._typing import Floats
 
 Source = Literal["vocabulary", "own"]
 
@@ -39,7 +38,7 @@ class TagScore:
     score: float
     source: Source
     box: Box | None = None
-    heat: npt.NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+    heat: Floats | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain: `box`, a list of four, only where there is one; `heat` is left out."""

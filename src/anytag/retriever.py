@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from anytag._typing import Bools, Floats
 from anytag.batching import batches
 from anytag.errors import AnytagError, VocabularyError
 from anytag.gallery import Gallery, GalleryWriter, check_model
@@ -23,12 +24,10 @@ from anytag.models.folder import ModelFolder
 from anytag.models.registry import resolve
 from anytag.reranking import DecoderJudge, Judge, Texts, open_judge
 from anytag.results import Failure, Match
-from anytag.runtime.onnx import Device
+from anytag.runtime.base import Device
 from anytag.runtime.open import open_runtime
+from anytag.scoring import sigmoid
 from anytag.tagger import Encoded, Tagger
-
-Floats = npt.NDArray[np.float32]
-Bools = npt.NDArray[np.bool_]
 
 SHORTLIST = 256
 """Photos that are looked at for a text by default, as ALBEF does on COCO."""
@@ -210,8 +209,7 @@ class Retriever:
     def probabilities(self, logits: Floats) -> Floats:
         """What logits of looks say, in [0, 1]; any shape."""
         line = self._judge.line
-        scores: Floats = 1 / (1 + np.exp(-np.clip(line.scale * logits + line.bias, -60, 60)))
-        return scores
+        return sigmoid(line.scale * logits + line.bias).astype(np.float32)
 
 
 class _Seen(NamedTuple):

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from anytag._typing import Bytes, Doubles, Floats
 from anytag.batching import in_batches
 from anytag.errors import AnytagError, VocabularyError, brief
 from anytag.images import MAX_PIXELS, ImageSource, check_many, load, path_of, prepare
@@ -28,8 +28,8 @@ from anytag.queries.build import Questions
 from anytag.queries.requests import Ask, parse_requests
 from anytag.queries.score import Answer, Question
 from anytag.results import Failure, Tags
-from anytag.runtime.onnx import Device
-from anytag.runtime.open import Precision, Runtime, open_runtime
+from anytag.runtime.base import Device, Precision, Runtime
+from anytag.runtime.open import open_runtime
 from anytag.vocabulary import Vocabulary
 
 Requests = Iterable[Ask] | Mapping[str, str | Iterable[str]]
@@ -51,8 +51,8 @@ class Encoded:
         error: from `Tagger.encode_many`, why the photo could not be read; the arrays are empty then.
     """
 
-    tokens: npt.NDArray[np.float32]
-    pooled: npt.NDArray[np.float32]
+    tokens: Floats
+    pooled: Floats
     path: str | None
     width: int
     height: int
@@ -66,7 +66,7 @@ class _Seen:
     path: str | None
     width: int = 0
     height: int = 0
-    pixels: npt.NDArray[np.uint8] | None = None
+    pixels: Bytes | None = None
     error: AnytagError | None = None
 
 
@@ -263,7 +263,7 @@ class Tagger:
         for batch in in_batches(self._encode_batch, images, batch_size=batch_size, workers=workers):
             yield from batch
 
-    def queries(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    def queries(self, texts: Sequence[str]) -> Floats:
         """Texts as the decoder is asked with them, made from their words alone: float32 M×1×D.
 
         Raises:
@@ -323,10 +323,10 @@ class Tagger:
         if not answer.tags:
             return answer
         queries = question.queries_of(answer.tags)
-        where = self.runtime.where(encoded.tokens[None], encoded.pooled[None], queries[None])[0]
+        where = self.runtime.locate(encoded.tokens[None], encoded.pooled[None], queries[None])[0]
         return answer._replace(tags=locate(answer.tags, where, width=encoded.width, height=encoded.height))
 
-    def trained(self, ids: Sequence[str]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
+    def trained(self, ids: Sequence[str]) -> tuple[Floats, Doubles]:
         """What tags of the vocabulary are asked with, for those who ask `runtime` themselves.
 
         Returns:

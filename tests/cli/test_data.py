@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anytag.cli.data import FORMATS as NAMED
 from anytag.data.formats import FORMATS, read
 from anytag.data.rows import Row, write_rows
 from tests.command import run
@@ -41,8 +40,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
-def test_formats_on_the_command_line_are_the_tables() -> None:
-    assert tuple(FORMATS) == NAMED
+def test_formats_on_the_command_line_are_the_tables(data: Path) -> None:
+    done = run("data", "inspect", data, "--from", "xml")
+    assert done.exit_code == 2
+    for name in FORMATS:
+        assert repr(name) in done.output
 
 
 def test_inspect(data: Path) -> None:

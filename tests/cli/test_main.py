@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
@@ -73,3 +74,41 @@ def test_no_number_of_any_command_may_be_nan() -> None:
                 yield from numbers(found, f"{name} {one}")
 
     assert not list(numbers(main, "anytag"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "module", "extra"),
+    [
+        (("finetune", "--data", "rows.csv", "--output", "out"), "torch", "torch"),
+        (("distill", "ram", "small", "--photos", ".", "--output", "out"), "timm", "torch"),
+        (("pull", "ram", "--text", "--name", "nowhere"), "transformers", "clip"),
+    ],
+)
+def test_a_package_that_is_missing_is_named_by_its_extra(
+    arguments: tuple[str, ...], module: str, extra: str, tmp_path: Path
+) -> None:
+    """In a process of its own, where nothing of it was imported before."""
+    (tmp_path / "rows.csv").write_text("image,tags\n")
+    script = f"import sys; sys.modules[{module!r}] = None; from anytag.cli import main; main({arguments!r})"
+    home = {**ENVIRONMENT, "ANYTAG_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=home, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2, done.stderr
+    assert f"pip install 'anytag[{extra}]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_needs_no_extra(name: str) -> None:
+    hidden = ["accelerate", "fsspec", "ijson", "nltk", "onnx", "openai", "pyarrow", "ray", "scipy"]
+    hidden += ["spacy", "timm", "torch", "transformers"]
+    script = (
+        f"import sys; sys.modules.update(dict.fromkeys({hidden!r}))\n"
+        f"from anytag.cli import main; main([{name!r}, '--help'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=ENVIRONMENT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert "{" not in done.stdout

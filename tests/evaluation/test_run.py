@@ -23,7 +23,7 @@ from anytag.evaluation.report.svg import chart
 from anytag.evaluation.run import Evaluation, run
 from anytag.evaluation.tasks import Published, TagTask, TextTask, names_task, rows_of, vocabulary_task
 from anytag.results import Caption
-from anytag.runtime.onnx import Device
+from anytag.runtime.base import Device
 from anytag.tagger import Tagger
 from anytag.vocabulary import Asked, Tag, Vocabulary
 from tests.tiny import make_tiny_model
@@ -312,7 +312,7 @@ class Teller:
 
 
 def test_captions_of_a_model(data: Path, models: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anytag.captioner.Captioner", Teller)
+    monkeypatch.setattr("anytag.evaluation.run.Captioner", Teller)
     found = run(asked(data, models, kind="caption"))
     assert (found.kind, found.photos, list(found.failed)) == ("caption", 6, [str(data.parent / "broken.png")])
     figures = found.measured[0].figures

@@ -10,6 +10,7 @@ from anytag.errors import CardError, DownloadError, FileMismatchError
 from anytag.models.card import Card
 from anytag.models.folder import ModelFolder
 from anytag.models.hub import HUB, Remote, fetch, fetch_folder, push_folder
+from anytag.progress import Progress, Reporter
 from tests.hub_server import COMMIT, Hub, serving
 from tests.tiny import make_tiny_model
 
@@ -22,7 +23,6 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # before a broken download goes on
-    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000)
     monkeypatch.delenv("HF_TOKEN", raising=False)
     with serving() as hub:
         hub.files = {BIG: CONTENT, LIST: b"dog\ncat\n"}
@@ -49,7 +49,7 @@ def test_a_broken_connection_goes_on(hub: Hub, tmp_path: Path) -> None:
     hub.breaks[BIG] = [1000, 200_300]
     (found,) = fetch([Remote(BIG)], tmp_path)
     assert found.path.read_bytes() == CONTENT
-    assert hub.ranges(BIG) == [None, "bytes=1000-", "bytes=200000-"]
+    assert hub.ranges(BIG) == [None, "bytes=1000-", "bytes=200300-"]
 
 
 def test_a_broken_download_goes_on_when_asked_again(hub: Hub, tmp_path: Path) -> None:
@@ -141,6 +141,38 @@ def test_the_token_comes_from_the_environment_and_goes_to_the_hub_alone(
     hub.asked.clear()
     fetch([Remote(LIST, "https://example.org")], tmp_path)
     assert {token for *_, token in hub.asked} == {None}
+
+
+def test_another_host_that_holds_a_file_is_not_shown_the_token(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    with serving() as other:
+        other.files["blob"] = CONTENT
+        hub.elsewhere[BIG] = f"{other.url}/blob"
+        (found,) = fetch([Remote(BIG)], tmp_path)
+        assert found.path.read_bytes() == CONTENT
+        assert other.asked == [("GET", "blob", None, None)]
+
+
+def test_a_server_without_ranges_begins_again(hub: Hub, tmp_path: Path) -> None:
+    hub.whole, hub.breaks[BIG] = True, [100_000]
+    (found,) = fetch([Remote(BIG)], tmp_path)
+    assert found.path.read_bytes() == CONTENT
+    assert hub.ranges(BIG) == [None, "bytes=100000-"]
+
+
+def test_what_comes_is_reported(hub: Hub, tmp_path: Path) -> None:
+    class Heard(Reporter):
+        def __init__(self) -> None:
+            self.all: list[Progress] = []
+
+        def progress(self, progress: Progress) -> None:
+            self.all.append(progress)
+
+    hub.files[BIG] = CONTENT * 10
+    fetch([Remote(BIG)], tmp_path, report=(heard := Heard()))
+    assert heard.all[-1] == Progress("weights.pth", 3, 3, "MB")
 
 
 def test_without_a_mirror_it_is_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:

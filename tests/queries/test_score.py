@@ -7,17 +7,17 @@ import numpy.typing as npt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anytag.queries.bank import Floats
+from anytag._typing import Floats, Rows
 from anytag.queries.score import Question
-from anytag.runtime.onnx import Rows
+from anytag.runtime.onnx import OnnxRuntime
 
 NOTHING = np.zeros((1, 1, 2), np.float32), np.zeros((1, 2), np.float32)
 
 
-class Rounded:
+class Rounded(OnnxRuntime):
     """A decoder whose queries are the logit that it gives exactly, and the error that it makes otherwise."""
 
-    keeps_rows = False
+    rounds = False
 
     def __init__(self, *, rounds: bool) -> None:
         self.rounds, self.exactly = rounds, 0

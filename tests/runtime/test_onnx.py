@@ -12,10 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from anytag._typing import Floats
 from anytag.errors import DeviceError, ModelError
 from anytag.models.card import Card
 from anytag.models.folder import ModelFolder, write_card
-from anytag.runtime.onnx import Device, Floats, OnnxRuntime, available_providers, session_options
+from anytag.runtime.base import Device
+from anytag.runtime.onnx import OnnxRuntime, available_providers, session_options
 from tests.runtime_contract import CHECKS, check_score_is_the_formula, folder_queries, same, some_pixels
 from tests.tiny import ALPHA, BIAS, make_tiny_model
 

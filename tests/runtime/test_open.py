@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -14,8 +16,9 @@ from anytag import DeviceError, ModelError, Tagger
 from anytag.models.card import Card
 from anytag.models.folder import ModelFolder, write_card
 from anytag.queries.bank import Bank
+from anytag.runtime.base import Precision
 from anytag.runtime.onnx import ROUNDED, OnnxRuntime
-from anytag.runtime.open import Precision, open_runtime
+from anytag.runtime.open import open_runtime
 from anytag.torch.checkpoints.convert import Options, convert
 from anytag.torch.checkpoints.load import load_network, load_queries
 from anytag.torch.export.accuracy_cost import measure_cost
@@ -24,6 +27,7 @@ from anytag.torch.export.export_folder import export_folder
 from anytag.torch.export.onnx_graphs import export_tags_graph
 from anytag.torch.nn.configs import CrossConfig, Queries
 from anytag.torch.nn.cross_decoder import CrossDecoder
+from tests.command import ENVIRONMENT
 from tests.released import make_tensors, write_checkpoint, write_lists
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
@@ -150,3 +154,22 @@ def test_precision_is_torchs(places: Path, precision: Precision) -> None:
     assert a == pytest.approx(b, abs=0.02)
     decided, exactly = reduced.tag(PICTURE).tags, exact.tag(PICTURE).tags  # near a threshold: decoded exactly
     assert [tag.id for tag in decided] == [tag.id for tag in exactly]
+
+
+def test_without_torch_python_gets_the_error_that_names_the_extra(places: Path) -> None:
+    script = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from anytag import MissingExtraError, Tagger\n"
+        f"try: Tagger.load({str(folder_of(places, 'ram'))!r})\n"
+        "except MissingExtraError as error: print(error.extra, error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout.startswith("torch running ram-float32, which has no ONNX graphs")
+    assert "pip install 'anytag[torch]'" in done.stdout

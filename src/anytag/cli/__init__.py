@@ -68,10 +68,16 @@ class _Commands(click.Group):
             _leave_quietly()
 
     def invoke(self, ctx: click.Context) -> Any:
-        from anytag.errors import AnytagError, OutputError, RefusedOutputError
+        from anytag._optional import extra_of
+        from anytag.errors import AnytagError, MissingExtraError, OutputError, RefusedOutputError
 
         try:
             return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            if (extra := extra_of(error)) is None:
+                raise
+            missing = MissingExtraError(f"anytag {ctx.invoked_subcommand}", extra)
+            raise click.UsageError(str(missing)) from error
         except (OutputError, OSError) as error:
             if isinstance(error, RefusedOutputError):
                 raise click.UsageError(str(error)) from error

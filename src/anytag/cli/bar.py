@@ -5,33 +5,44 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from anytag.cli.stream import is_terminal
+from anytag.progress import Progress, Reporter
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
 
 EVERY = 30.0  # seconds between two lines in a log
 
 
-class Bar:
-    """Shows what `anytag.torch.training.report.Reporter` tells: use it in a with statement."""
+class Bar(Reporter):
+    """Shows what a `Reporter` is told: use it in a with statement.
 
-    def __init__(self) -> None:
-        self._bar: Any = None
-        self._tasks: dict[str, Any] = {}
+    Args:
+        passes: nothing is left of it at the end, nor written to a log.
+    """
+
+    def __init__(self, *, passes: bool = False) -> None:
+        self._passes = passes
+        self._bar: Bars | None = None
+        self._tasks: dict[str, TaskID] = {}
         self._shown = time.monotonic()
 
     def __enter__(self) -> Bar:
         if is_terminal(sys.stderr):
             from rich.console import Console  # 70 ms that a log need not wait for
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bars
 
-            columns = (
+            # rows that go to the same terminal are printed above the bar, rows for a file must not be
+            self._bar = Bars(
                 TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-                TextColumn("{task.fields[told]}"),
+                TextColumn("{task.fields[measures]}"), TimeRemainingColumn(),
+                console=Console(stderr=True), transient=self._passes, redirect_stdout=is_terminal(sys.stdout),
             )  # fmt: skip
-            self._bar = Progress(*columns, console=Console(stderr=True))
             self._bar.start()
         return self
 
@@ -41,17 +52,21 @@ class Bar:
         if self._bar is not None:
             self._bar.stop()
 
-    def progress(self, progress: Any) -> None:
-        """Moves the bar of `progress.what`; see `anytag.torch.training.report.Progress`."""
+    def progress(self, progress: Progress) -> None:
+        """Moves the bar of `progress.what`."""
+        measures = _measures(progress)
         if self._bar is not None:
             if progress.what not in self._tasks:
-                self._tasks[progress.what] = self._bar.add_task(progress.what, told="")
-            task = self._tasks[progress.what]
-            self._bar.update(task, completed=progress.done, total=progress.total, told=_told(progress))
+                self._tasks[progress.what] = self._bar.add_task(progress.what, measures="")
+            task, measures = self._tasks[progress.what], f"{progress.unit} {measures}"
+            self._bar.update(task, completed=progress.done, total=progress.total, measures=measures)
+        elif self._passes:
+            return
         elif time.monotonic() - self._shown > EVERY or progress.done == progress.total:
             self._shown = time.monotonic()
             line = f"{progress.what}: {progress.done} of {progress.total} {progress.unit}"
-            click.echo(f"{line} {_told(progress)}".rstrip(), err=True)
+            left = [f"{duration(progress.seconds_left)} left"] if progress.seconds_left else []
+            click.echo(f"{line} {', '.join([*left, *filter(None, [measures])])}".rstrip(), err=True)
 
     def say(self, message: str) -> None:
         """A sentence of its own line, above the bar."""
@@ -61,15 +76,18 @@ class Bar:
             click.echo(message, err=True)
 
 
-def _told(progress: Any) -> str:
-    """Speed, time left and measures: "61.2 photos/s, 4 min left, loss 3.21"."""
+def _measures(progress: Progress) -> str:
+    """Speed and what was measured: "61.2 photos/s, loss 3.21"."""
     parts = []
     if progress.photos_per_second:
         parts.append(f"{progress.photos_per_second:.1f} photos/s")
-    if progress.seconds_left:
-        parts.append(f"{duration(progress.seconds_left)} left")
     parts += [f"{name} {value:.4g}" for name, value in progress.terms.items()]
     return ", ".join(parts)
+
+
+def is_terminal(file: TextIO | None) -> bool:
+    """Does somebody watch? A closed stream is None."""
+    return file is not None and file.isatty()
 
 
 def duration(seconds: float) -> str:

@@ -8,7 +8,6 @@ import click
 
 from anytag._io import check_folder
 from anytag.cli.bar import Bar
-from anytag.cli.outer import outer
 
 
 @click.command("calibrate", short_help="Fit probabilities and thresholds to your photos.")
@@ -30,10 +29,11 @@ def command(model: str, data: Path, output: Path, goal: str) -> None:
     was done, and what it brought on photos that did not take part, is printed and written into the card.
     """
     check_folder(output, [data, model])
-    recalibrate = outer("torch.training.calibrate_model", "anytag calibrate").recalibrate
-    parse = outer("torch.training.thresholds", "anytag calibrate").Goal.parse
+    from anytag.torch.training.calibrate_model import recalibrate
+    from anytag.torch.training.thresholds import Goal
+
     with Bar() as bar:
-        figures = recalibrate(model, data, output, goal=parse(goal), report=bar)
+        figures = recalibrate(model, data, output, goal=Goal.parse(goal), report=bar)
     click.echo(f"{figures['tags']} tags fitted on {figures['photos']} photos for {figures['goal']}.")
     click.echo(f"  {'':<17} {'before':>8} {'after':>8}   (each half judged by what the other taught)")
     for name, before in figures["before"].items():

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import closing
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
@@ -19,7 +18,6 @@ _FORMATS = ("text", "jsonl")
 
 
 @click.command("caption", short_help="Write a sentence about photos.")
-@click.argument("photos", metavar="PATH...", nargs=-1, type=paths.PATH)
 @click.option(
     "--tags",
     metavar='"A,B,C"',
@@ -48,28 +46,17 @@ _FORMATS = ("text", "jsonl")
 )
 @outputs.options(*_FORMATS, resume=True)
 @options.running
-@paths.options
+@paths.options()
 def command(
-    photos: tuple[str, ...],
     tags: tuple[str, ...],
     exclude_tags: tuple[str, ...],
     beams: int | None,
     sample: bool,
     seed: int,
     max_length: int | None,
-    format_: str | None,
-    output: Path | None,
-    overwrite: bool,
-    resume: bool,
-    model: str | None,
-    device: Literal["auto", "cpu", "cuda"],
-    batch_size: int,
-    workers: int | None,
-    max_pixels: int,
-    recursive: bool,
-    exclude: tuple[str, ...],
-    files_from: tuple[Path, ...],
-    null: bool,
+    writing: outputs.Writing,
+    running: options.Running,
+    source: paths.Source,
 ) -> None:
     """Write a sentence about each photo: files, folders, globs, or - for paths from stdin, one a line.
 
@@ -78,14 +65,14 @@ def command(
     """
     guides = lists.between_commas(tags, "--tags")
     excluded = lists.between_commas(exclude_tags, "--exclude-tags") or ()
-    named = paths.gather(photos, recursive=recursive, exclude=exclude, files_from=files_from, null=null)
-    format_ = outputs.settle("caption", output, format_, _FORMATS, photos=named.paths, overwrite=overwrite)
-    outputs.check_typed(photos, output)
+    named, output = source.gather(), writing.output
+    format_ = outputs.settle("caption", writing, _FORMATS, photos=named.paths)
+    outputs.check_typed(source.photos, output)
 
     from anytag.captioner import Captioner  # after all that can be wrong at once
 
-    with sinks.open_output(output, format_, resume=resume) as sink:
-        captioner = Captioner.load(model, device=device, max_pixels=max_pixels)
+    with sinks.open_output(output, format_, resume=writing.resume) as sink:
+        captioner = Captioner.load(running.model, device=running.device, max_pixels=running.max_pixels)
         sink.begin(run=outputs.work("caption", captioner.tagger.card))
         todo = stream.Todo(named.paths, sink, output)
         results = captioner.caption_many(
@@ -96,8 +83,8 @@ def command(
             sample=sample,
             seed=seed,
             max_length=max_length,
-            batch_size=batch_size,
-            workers=workers,
+            batch_size=running.batch_size,
+            workers=running.workers,
         )
         with closing(results):
             shown = stream.with_progress(results, todo.total, is_shared=sink.is_shared)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from anytag._io import check_folder, check_output
-from anytag.cli.options import Number
-from anytag.cli.outer import outer
+from anytag.cli.options import Number, OneOf
 
-_FAMILIES = ("auto", "tag2text", "ram", "ram-plus")
-WHAT = "converting published checkpoints"
+if TYPE_CHECKING:
+    from anytag.torch.checkpoints.convert import Conversion
+    from anytag.torch.export.text_tower import TextTower
+
+
+def _families() -> tuple[str, ...]:
+    from anytag.models.published import PUBLISHED
+
+    return ("auto", *PUBLISHED)
 
 
 @click.command("convert", short_help="Turn a published checkpoint into a model folder, or back.")
@@ -26,7 +32,7 @@ WHAT = "converting published checkpoints"
     help="Add the text tower of this folder, by transformers or open_clip, so that own tags can be asked.",
 )  # fmt: skip
 @click.option(
-    "--family", type=click.Choice(_FAMILIES), default="auto", show_default=True,
+    "--family", type=OneOf(_families), default="auto", show_default=True,
     help="What FILE must be a checkpoint of.",
 )  # fmt: skip
 @click.option(
@@ -60,41 +66,38 @@ def command(source: Path, output: Path | None, text: Path | None, **options: Any
     if output is not None:
         inputs = [one for one in (source, text, options["lists"], options["embedding"]) if one is not None]
         (check_output if source.is_dir() else check_folder)(output, inputs)
-    convert = outer("torch.checkpoints.convert", WHAT)
-    tower = read_tower(text) if text else None  # before gigabytes are written
+    from anytag.torch.checkpoints.convert import Options, convert, convert_back
+
+    tower = None
+    if text is not None:  # before gigabytes are written
+        from anytag.torch.export.text_tower import read_tower
+
+        tower = read_tower(text)
     if source.is_dir() and tower is not None and output is None:
-        add_text(source, tower)
+        give_text(source, tower)
     elif output is None or (source.is_dir() and tower is not None):
         raise click.UsageError("give -o FOLDER to convert; of a model folder -o FILE.pth or --text CLIP")
     elif source.is_dir():
-        count = convert.convert_back(source, output)
+        count = convert_back(source, output)
         click.echo(f"{output}: {count} tensors under their published names")
     else:
-        click.echo(told(convert.convert(source, output, options_of(convert, options))))
+        click.echo(told(convert(source, output, Options(precision=options.pop("dtype"), **options))))
         if tower is not None:
-            add_text(output, tower)
+            give_text(output, tower)
 
 
-def read_tower(source: Path) -> Any:
-    """CLIP's text tower, from a folder."""
-    return outer("torch.export.text_tower", "adding a text tower").read_tower(source)
+def give_text(folder: Path, tower: TextTower) -> None:
+    """Adds CLIP's text tower to a model folder, and says what it is."""
+    from anytag.torch.export.text_tower import add_text
 
-
-def add_text(folder: Path, tower: Any) -> None:
-    """Adds it to a model folder, and says what it is."""
-    added = outer("torch.export.text_tower", "adding a text tower").add_text(folder, tower)
+    added = add_text(folder, tower)
     click.echo(
         f"{folder} can be asked own tags: {tower.origin}, {added.width} wide, {added.prompts}; "
         f"cosine with trained queries {added.agreement:.3f} (near 1: the tower it was trained with)"
     )
 
 
-def options_of(convert: Any, options: dict[str, Any], **more: Any) -> Any:
-    """What the command line was asked, as the conversion takes it."""
-    return convert.Options(precision=options.pop("dtype"), **options, **more)
-
-
-def told(done: Any) -> str:
+def told(done: Conversion) -> str:
     """What became of a checkpoint, in lines."""
     from anytag.models.registry import describe
 

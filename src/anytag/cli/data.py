@@ -4,35 +4,50 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from anytag._io import read_text
-from anytag.cli.options import Number
-from anytag.cli.outer import outer
+from anytag.cli.options import Number, OneOf, grouped
 from anytag.cli.writers import complain
 
-FORMATS = (
-    "jsonl", "parquet", "csv", "coco-captions", "coco-instances", "published", "folders", "webdataset",
-)  # fmt: skip
+if TYPE_CHECKING:
+    from anytag.data.rows import Row, Step
+
 _SHOWN = 5  # bad rows told one by one
 
 Command = Callable[..., Any]
-Row = Any  # anytag.data.rows.Row, of the outer ring
 
 
-def _reading(command: Command) -> Command:
-    """The options of every command that reads data."""
-    options = (
+def _formats() -> Iterable[str]:
+    from anytag.data.formats import FORMATS  # NumPy and Pillow, which --help need not wait for
+
+    return FORMATS
+
+
+_FORMAT = OneOf(_formats)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What says where rows are read."""
+
+    data: str
+    format_: str | None
+    images: str | None
+    tag_list: Path | None
+
+
+_reading = grouped(
+    "source",
+    _Source,
+    (
         click.argument("data", metavar="DATA", type=click.Path(allow_dash=True)),
         click.option(
-            "--from",
-            "format_",
-            metavar="FORMAT",
-            type=click.Choice(FORMATS),
-            help="[default: by name or content]",
+            "--from", "format_", metavar="FORMAT", type=_FORMAT, help="[default: by name or content]"
         ),
         click.option("--images", metavar="FOLDER", help="Where the photos are, relative to DATA's folder."),
         click.option(
@@ -41,10 +56,8 @@ def _reading(command: Command) -> Command:
             type=click.Path(exists=True, dir_okay=False, path_type=Path),
             help="The names that the ids of published annotations number, one a line.",
         ),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+    ),
+)
 
 
 def _looking(command: Command) -> Command:
@@ -82,27 +95,21 @@ def command() -> None:
 class _Data:
     """Rows of DATA, and what was wrong with those that were left out; nothing more when that was `told`."""
 
-    def __init__(
-        self,
-        data: str,
-        format_: str | None,
-        images: str | None,
-        tag_list: Path | None,
-        *,
-        told: bool = False,
-    ) -> None:
-        self.formats = outer("data.formats", "anytag data")
-        self.path, self.format, self.images = data, format_, images
-        self.inputs = [data, *([str(tag_list)] if tag_list else [])]
-        self.names = read_text(tag_list).splitlines() if tag_list else []
-        self.root: str = self.formats.root_of(data)
+    def __init__(self, source: _Source, *, told: bool = False) -> None:
+        from anytag.data.formats import root_of
+
+        self.path, self.format, self.images = source.data, source.format_, source.images
+        self.inputs = [source.data, *([str(source.tag_list)] if source.tag_list else [])]
+        self.names = read_text(source.tag_list).splitlines() if source.tag_list else []
+        self.root = root_of(source.data)
         self.wrong, self.told = 0, told
 
     def __iter__(self) -> Iterator[Row]:
-        rows: Iterator[Row] = self.formats.read(
+        from anytag.data.formats import read
+
+        return read(
             self.path, format=self.format, images=self.images, tag_list=self.names, on_error=self.report
         )
-        return rows
 
     def report(self, message: str) -> None:
         """Tells of the first few rows that are left out."""
@@ -120,13 +127,17 @@ class _Data:
 
     def may_write(self, output: str, format_: str | None = None) -> None:
         """Refuses an output that would replace an input or something else than rows, before the work."""
-        self.formats.check_output(output, self.inputs, format=format_)
+        from anytag.data.formats import check_output
+
+        check_output(output, self.inputs, format=format_)
 
     def write(self, output: str, rows: Iterable[Row], *, format_: str | None = None) -> None:
         """Writes rows, their photos named relative to OUTPUT; the exit code says whether all went well."""
+        from anytag.data.formats import moved, root_of, write
+
         self.may_write(output, format_)
-        counted = _Counted(self.formats.moved(rows, self.root, self.formats.root_of(output)))
-        self.formats.write(output, counted, format=format_, tag_list=self.names)
+        counted = _Counted(moved(rows, self.root, root_of(output)))
+        write(output, counted, format=format_, tag_list=self.names)
         click.echo(f"{counted.count} rows -> {output}")
         self.finish()
 
@@ -156,11 +167,12 @@ class _Counted:
     "--photos", metavar="N", type=click.IntRange(min=0), default=200, show_default=True, help="To measure."
 )
 @click.option("--format", "as_", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def inspect(top: int, photos: int, as_: str, **source: Any) -> None:
+def inspect(top: int, photos: int, as_: str, source: _Source) -> None:
     """Count rows, sources, captions and tags, and measure some photos."""
-    data = _Data(**source)
-    summary = outer("data.summary", "anytag data").summarise(data, data.root, photos=photos)
-    figures = summary.to_dict(top=top)
+    from anytag.data.summary import summarise
+
+    data = _Data(source)
+    figures = summarise(data, data.root, photos=photos).to_dict(top=top)
     click.echo(json.dumps(figures, ensure_ascii=False, indent=2) if as_ == "json" else _text(figures))
     data.finish()
 
@@ -177,10 +189,10 @@ def _text(figures: dict[str, Any]) -> str:
 @command.command("convert")
 @_reading
 @_output
-@click.option("--to", metavar="FORMAT", type=click.Choice(FORMATS), help="[default: by OUTPUT's suffix]")
-def convert(output: str, to: str | None, **source: Any) -> None:
+@click.option("--to", metavar="FORMAT", type=_FORMAT, help="[default: by OUTPUT's suffix]")
+def convert(output: str, to: str | None, source: _Source) -> None:
     """Write DATA as OUTPUT, in another format or another place."""
-    data = _Data(**source)
+    data = _Data(source)
     data.write(output, data, format_=to)
 
 
@@ -195,9 +207,11 @@ def convert(output: str, to: str | None, **source: Any) -> None:
     help="Parts and their shares.",
 )
 @_looking
-def split(output: str, parts: str, near: int, workers: int, **source: Any) -> None:
+def split(output: str, parts: str, near: int, workers: int, source: _Source) -> None:
     """Split rows by what their photos show: copies stay together, order and names do not matter."""
-    checks, data = outer("data.check", "anytag data"), _Data(**source)
+    from anytag.data import check as checks
+
+    data = _Data(source)
     shares = checks.parse_parts(parts)
     data.may_write(output)
     data.write(output, checks.split(data, data.root, shares, bits=near, workers=workers))
@@ -208,12 +222,14 @@ def split(output: str, parts: str, near: int, workers: int, **source: Any) -> No
 @click.option("--report", metavar="FILE", help="Write what was found as JSON lines.")
 @click.option("--output", metavar="FILE", help="Write the rows that are good.")
 @_looking
-def check(report: str | None, output: str | None, near: int, workers: int, **source: Any) -> None:
+def check(report: str | None, output: str | None, near: int, workers: int, source: _Source) -> None:
     """Find photos that are missing, unreadable or copies.
 
     Of copies, the one that is tested or validated on stays. Exit code 1 where something was found.
     """
-    checks, data = outer("data.check", "anytag data"), _Data(**source)
+    from anytag.data import check as checks
+
+    data = _Data(source)
     if output:
         data.may_write(output)
     if report:
@@ -230,7 +246,7 @@ def check(report: str | None, output: str | None, near: int, workers: int, **sou
     if report:
         found.write(report)
     if output:
-        again = _Data(**source, told=True)
+        again = _Data(source, told=True)
         again.write(output, (row for row, good in zip(again, found.good, strict=True) if good))
     data.wrong += len(found.findings)
     data.finish()
@@ -242,11 +258,12 @@ def check(report: str | None, output: str | None, near: int, workers: int, **sou
 @click.option(
     "--size", metavar="N", type=click.IntRange(min=1), default=1000, show_default=True, help="Photos a shard."
 )
-def shard(folder: str, size: int, **source: Any) -> None:
+def shard(folder: str, size: int, source: _Source) -> None:
     """Write photos and rows as WebDataset tar shards into FOLDER."""
-    data = _Data(**source)
-    shards = outer("data.shards", "anytag data")
-    for path in shards.write_shards(folder, data, root=data.root, size=size, on_error=data.report):
+    from anytag.data.shards import write_shards
+
+    data = _Data(source)
+    for path in write_shards(folder, data, root=data.root, size=size, on_error=data.report):
         click.echo(path)
     data.finish()
 
@@ -261,15 +278,16 @@ def shard(folder: str, size: int, **source: Any) -> None:
     type=Number(0, 1),
     help="From which the model adds a tag.  [default: each tag's own threshold]",
 )
-def generate(output: str, model: str | None, probability: float | None, **source: Any) -> None:
+def generate(output: str, model: str | None, probability: float | None, source: _Source) -> None:
     """Add the tags that captions name (origin "text") and that the model sees (origin "model")."""
+    from anytag.data.engine import generate as engine
+    from anytag.data.labels import Labeler
     from anytag.tagger import Tagger
 
-    data = _Data(**source)
+    data = _Data(source)
     data.may_write(output)
     tagger = Tagger.load(model)
-    engine = outer("data.engine.generate", "anytag data")
-    parsed = engine.parse(data, outer("data.labels", "anytag data").Labeler(tagger.vocabulary))
+    parsed = engine.parse(data, Labeler(tagger.vocabulary))
     rows = engine.generate(parsed, data.root, tagger, probability=probability, on_error=data.unread)
     data.write(output, rows)
 
@@ -287,24 +305,27 @@ def generate(output: str, model: str | None, probability: float | None, **source
     help="Share of a tag's regions that are outliers.",
 )  # fmt: skip
 @click.option("--workers", metavar="N", type=click.IntRange(min=1), default=2, show_default=True)
-def clean(output: str, model: str | None, seen: float, outliers: float, workers: int, **source: Any) -> None:
+def clean(
+    output: str, model: str | None, seen: float, outliers: float, workers: int, source: _Source
+) -> None:
     """Take away tags of captions and of the model that contradict the picture; rows remember them."""
+    from anytag.data.engine import clean as engine
     from anytag.tagger import Tagger
 
-    data, engine = _Data(**source), outer("data.engine.clean", "anytag data")
+    data, config = _Data(source), engine.CleanConfig(seen=seen, outliers=outliers)
     data.may_write(output)
-    config = engine.CleanConfig(seen=seen, outliers=outliers)
-    options = {"config": config, "workers": workers, "on_error": data.unread}
-    data.write(output, engine.clean(list(data), data.root, Tagger.load(model), **options))
+    rows, tagger = list(data), Tagger.load(model)
+    cleaned = engine.clean(rows, data.root, tagger, config=config, workers=workers, on_error=data.unread)
+    data.write(output, cleaned)
 
 
 @command.command("undo")
 @_reading
 @_output
 @click.option("--step", type=click.Choice(["parse", "generate", "clean"]), required=True)
-def undo(output: str, step: Any, **source: Any) -> None:
+def undo(output: str, step: Step, source: _Source) -> None:
     """Undo one step: drop the tags that it added, or bring back those that it took away."""
-    data = _Data(**source)
+    data = _Data(source)
     data.write(output, (row.without(step) for row in data))
 
 
@@ -335,6 +356,7 @@ def ray(
 
     FOLDER gets Parquet files with the rows, what was wrong with each (error) and a hash of its photo.
     """
-    engine = outer("data.engine.ray", "anytag data ray")
+    from anytag.data.engine import ray as engine
+
     engine.connect(address)
     engine.run(data, output, stages=stages.split(","), model=model, root=images, actors=actors)

@@ -4,20 +4,41 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from anytag._io import read_text
+from anytag.cli.bar import Bar, is_terminal
 from anytag.cli.options import Number
-from anytag.cli.outer import outer
-from anytag.cli.stream import is_terminal
+
+if TYPE_CHECKING:
+    from anytag.data.engine.describe import Cost, Journal, Named
+    from anytag.data.engine.llm import Endpoint
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _READABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _SHOWN = 5  # failures told one by one
+
+
+@dataclass(frozen=True)
+class _Asking:
+    """How a language model is asked."""
+
+    model: str | None
+    answers: int
+    temperature: float
+    max_tokens: int
+    concurrency: int
+    rate: float | None
+    timeout: float
+    attempts: int
+    price: tuple[float, float] | None
+    key_env: str
+    yes: bool
 
 
 @click.command("describe", short_help="Write descriptions of tags.")
@@ -84,44 +105,46 @@ def command(
     Exit code: 0 all good, 1 some answers were not to be had (the rest is written), 2 wrong use,
     130 interrupted.
     """
-    named = _named(tags, tags_from, vocabulary)
-    describe = outer("data.engine.describe", "describing tags")
+    from anytag.data.engine import describe
+    from anytag.data.vocabulary.wordnet import WordNet
+
+    named, asking = _named(tags, tags_from, vocabulary), _Asking(**options)
     describe.check_outputs(output, [one for one in (tags_from, vocabulary) if one is not None])
     if llm is None:
-        if options["model"] or dry_run:
+        if asking.model or dry_run:
             raise click.UsageError(
                 "--model and --dry-run are about a language model: give its address by --llm."
             )
-        folder = outer("data.vocabulary.wordnet", "WordNet").WordNet(wordnet) if wordnet else None
+        folder = WordNet(wordnet) if wordnet else None
         describe.write_descriptions(output, describe.without_model(named, wordnet=folder))
         click.echo(f"{len(named)} rows -> {output}")
         return
-    if not options["model"]:
+    _with_model(named, llm, output, dry_run, asking)
+
+
+def _with_model(tags: list[Named], base_url: str, output: Path, dry_run: bool, asking: _Asking) -> None:
+    from anytag.data.engine import describe, llm
+
+    if not asking.model:
         raise click.UsageError("--llm needs the name of the model to ask: --model NAME.")
-    _with_model(named, llm, output, dry_run, options)
-
-
-def _with_model(tags: list[Any], base_url: str, output: Path, dry_run: bool, options: dict[str, Any]) -> None:
-    describe = outer("data.engine.describe", "describing tags")
-    llm = outer("data.engine.llm", "a language model")
-    sampling = llm.Sampling(options["model"], options["temperature"], options["max_tokens"])
+    sampling = llm.Sampling(asking.model, asking.temperature, asking.max_tokens)
     journal = describe.Journal(describe.journal_of(output), sampling)
-    cost = describe.estimate(tags, journal, answers=options["answers"])
-    click.echo(_estimate(len(tags), cost, options), err=True)
+    cost = describe.estimate(tags, journal, answers=asking.answers)
+    click.echo(_estimate(len(tags), cost, asking), err=True)
     if dry_run:
         return
     if cost.requests:
-        _agreed(options["yes"])
+        _agreed(asking.yes)
         endpoint = llm.Endpoint(
             base_url,
             sampling,
-            per_minute=options["rate"],
-            timeout=options["timeout"],
-            attempts=options["attempts"],
-            key_variable=options["key_env"],
+            per_minute=asking.rate,
+            timeout=asking.timeout,
+            attempts=asking.attempts,
+            key_variable=asking.key_env,
         )
-        _ask(tags, endpoint, journal, cost.requests, options)
-    rows = list(describe.answered(tags, journal, answers=options["answers"]))
+        _ask(tags, endpoint, journal, asking)
+    rows = list(describe.answered(tags, journal, answers=asking.answers))
     describe.write_descriptions(output, rows)
     click.echo(f"{len(rows)} rows -> {output}")
     if missing := sum(row.missing for row in rows):
@@ -129,38 +152,37 @@ def _with_model(tags: list[Any], base_url: str, output: Path, dry_run: bool, opt
         click.get_current_context().exit(1)
 
 
-def _ask(tags: list[Any], endpoint: Any, journal: Any, total: int, options: dict[str, Any]) -> None:
+def _ask(tags: list[Named], endpoint: Endpoint, journal: Journal, asking: _Asking) -> None:
     """Asks with a progress bar on a terminal; the first few failures are told."""
-    ask = outer("data.engine.describe", "describing tags").ask
-    with click.progressbar(
-        length=total, label="Answers", file=sys.stderr, hidden=not is_terminal(sys.stderr)
-    ) as bar:
+    from anytag.data.engine.describe import ask
+
+    with Bar(passes=True) as bar:
         failures = ask(
             tags,
             endpoint,
             journal,
-            answers=options["answers"],
-            concurrency=options["concurrency"],
-            progress=bar.update,
+            answers=asking.answers,
+            concurrency=asking.concurrency,
+            report=bar,
         )
         for number, reason in enumerate(failures):
             if number < _SHOWN:
                 click.echo(reason, err=True)
 
 
-def _named(names: Iterable[str], tags_from: Path | None, vocabulary: Path | None) -> list[Any]:
+def _named(names: Iterable[str], tags_from: Path | None, vocabulary: Path | None) -> list[Named]:
     """All tags, each once, in the order given."""
+    from anytag.data.engine.describe import Named
     from anytag.errors import VocabularyError
     from anytag.parsing import slug
     from anytag.vocabulary import Vocabulary, parse_asked
 
-    named = outer("data.engine.describe", "describing tags").Named
     lines = read_text(tags_from).splitlines() if tags_from else []
     words = [parse_asked(line).name for line in [*names, *lines] if line.strip()]
-    rows: dict[str, Any] = {}
+    rows: dict[str, Named] = {}
     for tag in (
-        *(named(slug(word), word) for word in words),
-        *(named(tag.id, tag.name) for tag in (Vocabulary.read(vocabulary) if vocabulary else ())),
+        *(Named(slug(word), word) for word in words),
+        *(Named(tag.id, tag.name) for tag in (Vocabulary.read(vocabulary) if vocabulary else ())),
     ):
         earlier = rows.setdefault(tag.id, tag)
         if slug(earlier.name) != slug(tag.name) or _letters(earlier.name) != _letters(tag.name):
@@ -179,15 +201,15 @@ def _letters(name: str) -> str:
     return "".join(name.lower().replace("-", " ").replace("_", " ").split())
 
 
-def _estimate(tags: int, cost: Any, options: dict[str, Any]) -> str:
+def _estimate(tags: int, cost: Cost, asking: _Asking) -> str:
     parts = [
         f"{tags} tags: {cost.requests} answers to get, {cost.kept} kept",
         f"about {cost.tokens_in} tokens in, at most {cost.tokens_out} out",
     ]
-    if options["price"]:
-        parts.append(f"at most {cost.price(*options['price']):.2f} at this price")
-    if options["rate"]:
-        parts.append(f"at least {cost.requests / options['rate']:.0f} minutes at this rate")
+    if asking.price:
+        parts.append(f"at most {cost.price(*asking.price):.2f} at this price")
+    if asking.rate:
+        parts.append(f"at least {cost.requests / asking.rate:.0f} minutes at this rate")
     return "; ".join(parts)
 
 

@@ -9,11 +9,9 @@ import click
 
 from anytag._io import check_folder
 from anytag.cli.bar import Bar
-from anytag.cli.outer import outer
 from anytag.cli.train import is_run, on_machine, show, told
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-WHAT = "anytag distill"
 
 
 @click.command("distill", short_help="Let a large model teach a small one.")
@@ -35,13 +33,17 @@ def command(
     The student gets the teacher's vocabulary and learns its probabilities. A twentieth of the photos only
     measures how well it agrees. An interrupted run goes on when the same command is given again.
     """
-    run, distill = outer("torch.training.fit", WHAT), outer("torch.training.distill", WHAT)
+    from anytag.torch.training import distill
+    from anytag.torch.training.effects import resolved
+    from anytag.torch.training.fit import Run
+    from anytag.torch.training.trainer import Machine
+
     check_folder(output, [photos, teacher], is_earlier=is_run)
     recipe = distill.student_recipe(student, numbers)
-    show(outer("torch.training.effects", WHAT).resolved(recipe))
-    how = outer("torch.training.trainer", WHAT).Machine(**machine)
+    show(resolved(recipe))
+    how = Machine(**machine)
     with Bar() as bar:
-        task = run.Run(recipe, photos, output, how)
+        task = Run(recipe, photos, output, how)
         result = distill.distill(distill.load_teacher(teacher), task, bar)
     if summary := distill.summary(output):
         click.echo(f"The student {summary}.")

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from anytag._io import check_folder, check_output
-from anytag.cli.outer import outer
-from anytag.cli.stream import is_terminal
-
-T = TypeVar("T")
+from anytag.cli.bar import Bar
+from anytag.cli.options import Listing
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
-@click.command("eval", short_help="Measure a model, beside others.")
+def _benchmarks() -> Iterable[str]:
+    from anytag.evaluation.benchmarks import BENCHMARKS
+
+    return BENCHMARKS
+
+
+@click.command("eval", short_help="Measure a model, beside others.", cls=Listing, names=_benchmarks)
 @click.argument("model", metavar="[MODEL]", required=False)
 @click.option(
     "--data", metavar="FILE|NAME", required=True,
-    help="rows.jsonl or what else anytag data reads, or a benchmark: openimages-common-214, "
-    "openimages-rare-200, imagenet-multi, hico-600, coco-80, flickr8k.",
+    help="rows.jsonl or what else anytag data reads, or a benchmark: {names}.",
 )  # fmt: skip
 @click.option(
     "--task", type=click.Choice(["tagging", "open-set", "caption", "retrieval"]),
@@ -76,7 +78,9 @@ def command(
     """
     if output is not None:
         _check_report(output, options["data"])
-    running, report = outer("evaluation.run", "anytag eval"), outer("evaluation.report.report", "anytag eval")
+    from anytag.evaluation import run as running
+    from anytag.evaluation.report import report
+
     asked = running.Evaluation(
         models=(model, *against),
         rivals=rival,
@@ -86,7 +90,8 @@ def command(
     )
     if output is not None:
         report.prepare(output, [asked.data])
-    found = running.run(asked, watch=_watch)
+    with Bar(passes=True) as bar:
+        found = running.run(asked, report=bar)
     click.echo(report.overview(found))
     if output is not None:
         for path in report.write(found, output):
@@ -110,14 +115,3 @@ def _is_report(file: Path) -> bool:
     """Was the folder's report.json written by this command?"""
     report = json.loads(file.with_name("report.json").read_text(encoding="utf-8"))
     return isinstance(report, dict) and {"kind", "photos", "measured"} <= report.keys()
-
-
-def _watch(items: Iterable[T], *, total: int, what: str) -> Iterator[T]:
-    """The same items, and a bar on the terminal while they come."""
-    if not is_terminal(sys.stderr):
-        yield from items
-        return
-    from rich.console import Console
-    from rich.progress import track
-
-    yield from track(items, description=what, total=total, console=Console(stderr=True), transient=True)

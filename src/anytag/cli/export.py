@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from anytag.cli import paths
-from anytag.cli.outer import outer
+
+if TYPE_CHECKING:
+    from anytag.torch.export.export_folder import Precision
 
 
 @click.command("export", short_help="Give a converted folder ONNX graphs, so that it runs without torch.")
@@ -25,7 +28,7 @@ from anytag.cli.outer import outer
     "--first-pass", metavar="N", type=click.IntRange(min=1),
     help="Decode only the N tags of a photo that a first pass, learned from the --photos, finds likely.",
 )  # fmt: skip
-def command(folder: Path, precision: str, photos: tuple[str, ...], first_pass: int | None) -> None:
+def command(folder: Path, precision: Precision, photos: tuple[str, ...], first_pass: int | None) -> None:
     """Write image.onnx, tags.onnx and, where the model writes captions, their graphs into FOLDER.
 
     With fewer bits than float32 tags_rounded.onnx too; tags near their thresholds are asked of tags.onnx.
@@ -33,9 +36,10 @@ def command(folder: Path, precision: str, photos: tuple[str, ...], first_pass: i
     Each is compared with the network first. The batch and the numbers of tags and of descriptions stay free;
     the image size is the folder's.
     """
-    export = outer("torch.export.export_folder", "exporting graphs")
+    from anytag.torch.export.export_folder import export_folder
+
     named = [Path(path) for path in paths.gather(photos, recursive=False).paths] if photos else []
-    cost = export.export_folder(folder, precision=precision, photos=named)
+    cost = export_folder(folder, precision=precision, photos=named)
     click.echo(f"{folder}: graphs in {precision}, equal to the network before fewer bits")
     if cost is not None:
         click.echo(
@@ -48,6 +52,7 @@ def command(folder: Path, precision: str, photos: tuple[str, ...], first_pass: i
                 f"{captions.changed:.2%} change"
             )
     if first_pass is not None:
-        learn = outer("torch.training.prefilter", "learning a first pass").learn_first_pass
-        found = learn(folder, named, shortlist=first_pass)
+        from anytag.torch.training.prefilter import learn_first_pass
+
+        found = learn_first_pass(folder, named, shortlist=first_pass)
         click.echo(f"First pass: {found.lost:.2%} of {found.given} tags given on {found.photos} photos lost")

@@ -11,7 +11,6 @@ import click
 from anytag._io import check_folder
 from anytag.cli.bar import Bar
 from anytag.cli.options import Number
-from anytag.cli.outer import outer
 from anytag.models.registry import EMBEDDED
 
 _READABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -46,11 +45,12 @@ def command(data: Path, output: Path, goal: str, **options: Any) -> None:
     printed, beside what the model could do with your words alone, and written into its card.
     """
     check_folder(output, [data, options["model"] or EMBEDDED])
-    training = outer("torch.training.finetune", "anytag finetune")
-    thresholds = outer("torch.training.thresholds", "anytag finetune")
-    task = training.Finetune(data, output, goal=thresholds.Goal.parse(goal), **options)
+    from anytag.torch.training.finetune import Finetune, finetune
+    from anytag.torch.training.thresholds import Goal
+
+    task = Finetune(data, output, goal=Goal.parse(goal), **options)
     with Bar() as bar:
-        figures = training.finetune(task, bar)
+        figures = finetune(task, bar)
     click.echo(table(figures))
     click.echo(f"Try it: anytag tag --model {output} PHOTO")
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import click
 
@@ -32,7 +32,6 @@ _FOLDER = options.Folder(path_type=Path)
 
 
 @click.command("match", short_help="Find photos by a sentence.")
-@click.argument("photos", metavar="[PATH...]", nargs=-1, type=paths.PATH)
 @click.option("--text", "texts", metavar="TEXT", multiple=True, required=True, help="May be given often.")
 @click.option(
     "--top-k", metavar="N", type=click.IntRange(min=1), default=10, show_default=True, help="Photos a text."
@@ -53,25 +52,15 @@ _FOLDER = options.Folder(path_type=Path)
 )
 @outputs.options(*_FORMATS)
 @options.running
-@paths.options
+@paths.options("[PATH...]")
 def command(
-    photos: tuple[str, ...],
     texts: tuple[str, ...],
     top_k: int,
     shortlist: int,
     gallery: Path | None,
-    format_: str | None,
-    output: Path | None,
-    overwrite: bool,
-    model: str | None,
-    device: Literal["auto", "cpu", "cuda"],
-    batch_size: int,
-    workers: int | None,
-    max_pixels: int,
-    recursive: bool,
-    exclude: tuple[str, ...],
-    files_from: tuple[Path, ...],
-    null: bool,
+    writing: outputs.Writing,
+    running: options.Running,
+    source: paths.Source,
 ) -> None:
     """Rank photos by how well each TEXT fits: files, folders, globs, or - for paths from stdin.
 
@@ -81,32 +70,29 @@ def command(
     Exit code: 0 all good, 1 some photos failed (each is reported, the rest is ranked), 2 wrong use, 3 the
     result cannot be written, 130 interrupted.
     """
-    has_photos = bool(photos or files_from)
-    if not has_photos and gallery is None:
+    if not source and gallery is None:
         raise click.UsageError("Give photos, or a --gallery that an earlier run made.")
-    named = paths.Gathered([])
-    if has_photos:
-        named = paths.gather(photos, recursive=recursive, exclude=exclude, files_from=files_from, null=null)
-    if has_photos and gallery is not None:
+    named = source.gather() if source else paths.Gathered([])
+    if source and gallery is not None:
         _check_gallery(gallery)
-    outputs.refuse_for_folder(output, gallery, alone=True)
-    format_ = outputs.settle("match", output, format_, _FORMATS, photos=named.paths, overwrite=overwrite)
+    outputs.refuse_for_folder(writing.output, gallery, alone=True)
+    format_ = outputs.settle("match", writing, _FORMATS, photos=named.paths)
 
     from anytag.retriever import Retriever  # after all that can be wrong at once
 
-    retriever = Retriever.load(model, device=device, max_pixels=max_pixels)
+    retriever = Retriever.load(running.model, device=running.device, max_pixels=running.max_pixels)
     texts = tuple(map(lists.decoded, texts))
     for text in texts:
         _warn(text, retriever.unknown_words(text))
-    how, summary = _How(batch_size=batch_size, workers=workers), stream.Summary()
-    with sinks.open_output(output, format_) as sink:
+    how, summary = _How(batch_size=running.batch_size, workers=running.workers), stream.Summary()
+    with sinks.open_output(writing.output, format_) as sink:
         sink.begin(run=outputs.work("match", retriever.tagger.card))
         if gallery is None:
             ranking = retriever.ranking(texts, top_k=top_k, shortlist=shortlist)
             _watch(ranking.add(named.paths, **how), named.total, summary)
             found: Iterable[tuple[Match, ...]] = ranking.matches()
         else:
-            if has_photos:
+            if source:
                 _add(retriever, gallery, named, how, summary)
             found = _ranked(retriever, gallery, texts, top_k=top_k, shortlist=shortlist)
         for matches in found:

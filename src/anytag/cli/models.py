@@ -71,5 +71,5 @@ def _table(name: str, facts: Mapping[str, str]) -> str:
     return "\n".join([name, *(f"  {key:<{width}}  {value}" for key, value in facts.items())])
 
 
-def _figure(value: Any) -> str:
+def _figure(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)

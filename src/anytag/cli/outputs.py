@@ -5,22 +5,22 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from anytag._io import check_output, is_special, resolved
 from anytag.cli import journal
+from anytag.cli.options import F, grouped
 from anytag.cli.sinks import STDOUT
 from anytag.errors import RefusedOutputError
 from anytag.suffixes import IMAGE_SUFFIXES
 
 SUFFIXES = {".txt": "text", ".text": "text", ".jsonl": "jsonl", ".csv": "csv"}
 """What the suffix of a file says of its format, in any case."""
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 # of a command: what changes no row
 _NEUTRAL = frozenset(
@@ -29,8 +29,18 @@ _NEUTRAL = frozenset(
 )
 
 
+@dataclass(frozen=True)
+class Writing:
+    """Where a command's rows go."""
+
+    format_: str | None
+    output: Path | None
+    overwrite: bool
+    resume: bool = False
+
+
 def options(*names: str, resume: bool = False) -> Callable[[F], F]:
-    """--format, --output and --overwrite, the same for every command that writes rows.
+    """--format, --output and --overwrite, the same for every command that writes rows: its `writing`.
 
     Args:
         names: the formats of the command.
@@ -63,13 +73,7 @@ def options(*names: str, resume: bool = False) -> Callable[[F], F]:
                 help="Go on with FILE.part: photos whose rows are there are skipped.",
             )
         )
-
-    def add(command: F) -> F:
-        for option in reversed(found):
-            command = option(command)
-        return command
-
-    return add
+    return grouped("writing", Writing, found)
 
 
 def format_of(output: Path | None, given: str | None, names: Sequence[str]) -> str:
@@ -92,36 +96,27 @@ def format_of(output: Path | None, given: str | None, names: Sequence[str]) -> s
     )
 
 
-def settle(
-    command: str,
-    output: Path | None,
-    given: str | None,
-    names: Sequence[str],
-    *,
-    photos: Iterable[str],
-    overwrite: bool,
-) -> str:
+def settle(command: str, writing: Writing, names: Sequence[str], *, photos: Iterable[str]) -> str:
     """The format, and --output held against the one rule for outputs, before anything is loaded.
 
     Args:
         command: that writes.
-        output: what --output says.
-        given: what --format says.
+        writing: where, and how.
         names: the command's formats.
         photos: the input; those of a stream are held against the output as they come, by `stream.Todo`.
-        overwrite: what --overwrite says.
 
     Raises:
         click.UsageError: the suffix says no format.
         RefusedOutputError: the output may not be written.
     """
-    format_ = format_of(output, given, names)
+    output = writing.output
+    format_ = format_of(output, writing.format_, names)
     if output is not None and output != STDOUT:
         check_output(
             output,
             [*(photos if isinstance(photos, list) else ()), *option_files()],
             is_earlier=journal.is_result(command, format_),
-            overwrite=overwrite,
+            overwrite=writing.overwrite,
             hint="give another file, or --overwrite",
         )
     return format_

@@ -13,11 +13,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, takewhile
 from pathlib import Path
-from typing import Any, TypeVar
 
 import click
 
 from anytag.cli import lists
+from anytag.cli.options import F, grouped
 from anytag.cli.writers import visible
 from anytag.suffixes import DRAWING_SUFFIX, RAW_SUFFIXES, SUFFIXES
 
@@ -33,13 +33,35 @@ STDIN = "-"
 PATH = click.Path(allow_dash=True)
 """The type of every argument that may be a path: shells complete it, and nothing is checked."""
 
-F = TypeVar("F", bound=Callable[..., Any])
+
+@dataclass(frozen=True)
+class Source:
+    """What names the photos of a command; the arguments of `gather`."""
+
+    photos: tuple[str, ...]
+    recursive: bool
+    exclude: tuple[str, ...]
+    files_from: tuple[Path, ...]
+    null: bool
+
+    def __bool__(self) -> bool:
+        return bool(self.photos or self.files_from)
+
+    def gather(self) -> Gathered:
+        """The photos."""
+        return gather(
+            self.photos,
+            recursive=self.recursive, exclude=self.exclude, files_from=self.files_from, null=self.null,
+        )  # fmt: skip
 
 
-def options(command: F) -> F:
-    """The options of every command that takes photos; each is an argument of `gather`."""
-    for option in reversed(
+def options(metavar: str = "PATH...") -> Callable[[F], F]:
+    """What names photos, as `source` of the command."""
+    return grouped(
+        "source",
+        Source,
         [
+            click.argument("photos", metavar=metavar, nargs=-1, type=PATH),
             click.option("--recursive", is_flag=True, help="Look into the folders of folders."),
             click.option(
                 "--exclude",
@@ -57,10 +79,8 @@ def options(command: F) -> F:
             click.option(
                 "-0", "--null", is_flag=True, help="Paths of - and --files-from end with NUL: find -print0."
             ),
-        ]
-    ):
-        command = option(command)
-    return command
+        ],
+    )
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from anytag.cli.convert import WHAT, add_text, options_of, read_tower, told
-from anytag.cli.outer import outer
+from anytag.cli.bar import Bar
+from anytag.cli.convert import give_text, told
+
+if TYPE_CHECKING:
+    from anytag.models.hub import Fetched, Remote
+    from anytag.torch.export.text_tower import TextTower
 
 
 @click.command("pull", short_help="Fetch a model by name.")
@@ -57,42 +61,44 @@ def command(model: str, name: str | None, text: bool, **options: Any) -> None:
     else:
         _pull_folder(model.removeprefix(PREFIX), target)
     if tower is not None:
-        add_text(target, tower)
+        give_text(target, tower)
 
 
 def _pull_published(family: str, target: Path, options: dict[str, Any]) -> None:
-    from anytag.models.hub import fetch
     from anytag.models.published import PUBLISHED, downloads
+    from anytag.torch.checkpoints.convert import Options, convert, lacks_embedding
 
-    convert = outer("torch.checkpoints.convert", WHAT)  # before gigabytes come that cannot be used
     published = PUBLISHED[family]
-    fetched = fetch([*published.lists, published.checkpoint], downloads(), progress=True)
+    fetched = _fetch([*published.lists, published.checkpoint], downloads())
     checkpoint = fetched[-1]
     embedding = None
-    if published.embedding and convert.lacks_embedding(checkpoint.path):
-        fetched += fetch([published.embedding], downloads(), progress=True)
+    if published.embedding and lacks_embedding(checkpoint.path):
+        fetched += _fetch([published.embedding], downloads())
         embedding = fetched[-1].path
     _tell(fetched)
     source = {"url": checkpoint.url, "revision": checkpoint.revision}
-    asked = options_of(convert, options, family=family, lists=downloads(), embedding=embedding, source=source)
-    click.echo(told(convert.convert(checkpoint.path, target, asked)))
+    how = Options(
+        family=family, lists=downloads(), embedding=embedding, source=source,
+        precision=options.pop("dtype"), **options,
+    )  # fmt: skip
+    click.echo(told(convert(checkpoint.path, target, how)))
     click.echo(f"Installed as {target.name}. What was downloaded is not needed any more: {downloads()}")
 
 
-def _fetch_tower() -> Any:
-    from anytag.models.hub import fetch
+def _fetch_tower() -> TextTower:
     from anytag.models.published import CLIP, clip
+    from anytag.torch.clip import require_transformers
+    from anytag.torch.export.text_tower import read_tower
 
-    outer("torch.clip", "reading CLIP").require_transformers()  # before half a gigabyte comes
-    _tell(fetch(CLIP, clip(), progress=True))
+    require_transformers()  # before half a gigabyte comes
+    _tell(_fetch(CLIP, clip()))
     return read_tower(clip())
 
 
 def _pull_lists() -> None:
-    from anytag.models.hub import fetch
     from anytag.models.published import BENCHMARKS, lists
 
-    _tell(fetch(BENCHMARKS, lists(), progress=True))
+    _tell(_fetch(BENCHMARKS, lists()))
     click.echo(f"Annotations are in {lists()}; photos are yours to get: anytag eval says which, and where.")
 
 
@@ -100,11 +106,19 @@ def _pull_folder(repository: str, target: Path) -> None:
     from anytag.models.hub import fetch_folder
 
     target.parent.mkdir(parents=True, exist_ok=True)
-    _tell(fetch_folder(repository, target, progress=True))
+    with Bar(passes=True) as bar:
+        _tell(fetch_folder(repository, target, report=bar))
     click.echo(f"Installed as {target.name}, in {target}")
 
 
-def _tell(fetched: Iterable[Any]) -> None:
+def _fetch(remotes: Iterable[Remote], folder: Path) -> list[Fetched]:
+    from anytag.models.hub import fetch
+
+    with Bar(passes=True) as bar:
+        return fetch(remotes, folder, report=bar)
+
+
+def _tell(fetched: Iterable[Fetched]) -> None:
     for file in fetched:
         size = f"{file.bytes / 1e6:,.1f} MB"
         click.echo(f"{file.path.name}: {file.state}, {size}, sha256 {file.sha256[:16]}…, from {file.url}")

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import click
 
@@ -66,7 +65,7 @@ class Stdout:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def begin(self, head: str = "", run: Mapping[str, Any] | None = None) -> None:
+    def begin(self, head: str = "", run: Mapping[str, object] | None = None) -> None:
         """Writes what stands before the first row."""
         if head:
             self.write(head)
@@ -139,7 +138,7 @@ class File:
             )
         return self
 
-    def begin(self, head: str = "", run: Mapping[str, Any] | None = None) -> None:
+    def begin(self, head: str = "", run: Mapping[str, object] | None = None) -> None:
         """Writes what stands before the first row, or finds the rows of an earlier run.
 
         Args:
@@ -210,7 +209,7 @@ class File:
             while data:  # a disk that is nearly full takes a part
                 data = data[self._file.write(data) :]
 
-    def _go_on(self, run: dict[str, Any]) -> None:
+    def _go_on(self, run: dict[str, object]) -> None:
         earlier = _run_in(self._run_file)
         if not earlier:
             raise RefusedOutputError(
@@ -291,7 +290,7 @@ def _has_content(path: Path) -> bool:
     return path.exists() and path.stat().st_size > 0
 
 
-def _run_in(file: Path) -> dict[str, Any]:
+def _run_in(file: Path) -> dict[str, object]:
     """What made an unfinished file; nothing where that is not known."""
     try:
         run = json.loads(file.read_text(encoding="utf-8"))

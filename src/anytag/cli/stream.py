@@ -8,13 +8,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Protocol, TextIO, TypeVar
+from typing import Protocol, TypeVar
 
 import click
 
 from anytag._io import not_inputs
 from anytag.cli import writers
+from anytag.cli.bar import Bar, is_terminal
 from anytag.cli.sinks import File, Stdout
+from anytag.progress import watched
 from anytag.results import Failure
 
 LONG = 50  # photos from which a progress bar is worth its start, and a summary is wanted
@@ -132,19 +134,5 @@ def with_progress(results: Iterable[R], total: int | None, *, is_shared: bool = 
     if not is_terminal(sys.stderr) or is_shared or (total is not None and total < LONG):
         yield from results
         return
-    from rich.console import Console  # 70 ms that short work need not wait for
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("photos"), TimeRemainingColumn())
-    # rows that go to the same terminal are printed above the bar, rows for a file must not be
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, redirect_stdout=is_terminal(sys.stdout)) as bar:
-        task = bar.add_task("", total=total)
-        for result in results:
-            yield result
-            bar.advance(task)
-
-
-def is_terminal(file: TextIO | None) -> bool:
-    """Does somebody watch? A closed stream is None."""
-    return file is not None and file.isatty()
+    with Bar(passes=True) as bar:
+        yield from watched(results, bar, total=total, what="")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
@@ -21,50 +22,82 @@ _SHOWN = 10  # of a list on stderr
 _READABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
+_ASKING = (
+    click.option(
+        "--tags",
+        metavar='"A,B,C"',
+        multiple=True,
+        help='Ask exactly these tags, "name" or "name: description; description", and give each with its '
+        "score. May be repeated. A tag whose description holds a comma stands in double quotes.",
+    ),
+    click.option(
+        "--tags-from",
+        metavar="FILE",
+        multiple=True,
+        type=_READABLE,
+        help="The same from a file, one tag a line; commas belong to descriptions, # begins a comment.",
+    ),
+    click.option(
+        "--also",
+        metavar='"X,Y"',
+        multiple=True,
+        help="Ask the vocabulary and these tags, given as those of --tags.",
+    ),
+    click.option(
+        "--exclude-tags",
+        metavar='"X,Y"',
+        multiple=True,
+        help="Leave these tags of the vocabulary out, and what is narrower: dog leaves out puppy.",
+    ),
+    click.option(
+        "--vocabulary",
+        metavar="FILE",
+        type=_READABLE,
+        help="Ask the tags of this vocabulary file, with its names and thresholds.",
+    ),
+    click.option(
+        "--language",
+        metavar="CODE",
+        help="Show the vocabulary's tags under their names in it: de, es, fr, zh.",
+    ),
+    click.option("--top-k", metavar="N", type=click.IntRange(min=1), help="At most N tags a photo."),
+    click.option(
+        "--threshold",
+        metavar="X",
+        type=options.Number(0, 1),
+        help="Leave out tags that score less; 0 gives every tag.  [default: each tag's own]",
+    ),
+)  # of `Asking`
+
+
+@dataclass(frozen=True)
+class Asking:
+    """Which tags are asked, and which of them are given."""
+
+    tags: tuple[str, ...]
+    tags_from: tuple[Path, ...]
+    also: tuple[str, ...]
+    exclude_tags: tuple[str, ...]
+    vocabulary: Path | None
+    language: str | None
+    top_k: int | None
+    threshold: float | None
+
+    def requested(self) -> list[str | Asked] | None:
+        """Tags of --tags and --tags-from together, or None where neither is given."""
+        listed = lists.between_commas(self.tags, "--tags", described=True)
+        if listed is None and not self.tags_from:
+            return None
+        if self.also or self.exclude_tags:
+            raise click.UsageError(
+                "--tags asks exactly these tags, --also the vocabulary and these, --exclude-tags the "
+                "vocabulary without these: give one of them, or the last two."
+            )
+        return [*(listed or ()), *(tag for file in self.tags_from for tag in lists.tags(file, "--tags-from"))]
+
+
 @click.command("tag", short_help="Tag photos.")
-@click.argument("photos", metavar="PATH...", nargs=-1, type=paths.PATH)
-@click.option(
-    "--tags",
-    metavar='"A,B,C"',
-    multiple=True,
-    help='Ask exactly these tags, "name" or "name: description; description", and give each with its score. '
-    "May be repeated. A tag whose description holds a comma stands in double quotes.",
-)
-@click.option(
-    "--tags-from",
-    metavar="FILE",
-    multiple=True,
-    type=_READABLE,
-    help="The same from a file, one tag a line; commas belong to descriptions, # begins a comment.",
-)
-@click.option(
-    "--also",
-    metavar='"X,Y"',
-    multiple=True,
-    help="Ask the vocabulary and these tags, given as those of --tags.",
-)
-@click.option(
-    "--exclude-tags",
-    metavar='"X,Y"',
-    multiple=True,
-    help="Leave these tags of the vocabulary out, and what is narrower: dog leaves out puppy.",
-)
-@click.option(
-    "--vocabulary",
-    metavar="FILE",
-    type=_READABLE,
-    help="Ask the tags of this vocabulary file, with its names and thresholds.",
-)
-@click.option(
-    "--language", metavar="CODE", help="Show the vocabulary's tags under their names in it: de, es, fr, zh."
-)
-@click.option("--top-k", metavar="N", type=click.IntRange(min=1), help="At most N tags a photo.")
-@click.option(
-    "--threshold",
-    metavar="X",
-    type=options.Number(0, 1),
-    help="Leave out tags that score less; 0 gives every tag.  [default: each tag's own]",
-)
+@options.grouped("asking", Asking, _ASKING)
 @click.option(
     "--where", is_flag=True, help="Give the box around each tag: left, top, right, bottom in pixels."
 )
@@ -76,32 +109,14 @@ _READABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 @outputs.options(*writers.NAMES, resume=True)
 @options.running
-@paths.options
+@paths.options()
 def command(
-    photos: tuple[str, ...],
-    tags: tuple[str, ...],
-    tags_from: tuple[Path, ...],
-    also: tuple[str, ...],
-    exclude_tags: tuple[str, ...],
-    vocabulary: Path | None,
-    language: str | None,
-    top_k: int | None,
-    threshold: float | None,
+    asking: Asking,
     where: bool,
     draw: Path | None,
-    format_: str | None,
-    output: Path | None,
-    overwrite: bool,
-    resume: bool,
-    model: str | None,
-    device: Literal["auto", "cpu", "cuda"],
-    batch_size: int,
-    workers: int | None,
-    max_pixels: int,
-    recursive: bool,
-    exclude: tuple[str, ...],
-    files_from: tuple[Path, ...],
-    null: bool,
+    writing: outputs.Writing,
+    running: options.Running,
+    source: paths.Source,
 ) -> None:
     """Tag photos: files, folders, globs, or - for paths from stdin, one a line.
 
@@ -112,28 +127,25 @@ def command(
     Exit code: 0 all good, 1 some photos failed (each is reported, the rest is done), 2 wrong use, 3 the
     result cannot be written, 130 interrupted.
     """
-    requested, added = _requested(tags, tags_from), lists.between_commas(also, "--also", described=True)
-    excluded = lists.between_commas(exclude_tags, "--exclude-tags")
-    if requested is not None and (also or exclude_tags):
-        raise click.UsageError(
-            "--tags asks exactly these tags, --also the vocabulary and these, --exclude-tags the vocabulary "
-            "without these: give one of them, or the last two."
-        )
-    named = paths.gather(photos, recursive=recursive, exclude=exclude, files_from=files_from, null=null)
-    format_ = outputs.settle("tag", output, format_, writers.NAMES, photos=named.paths, overwrite=overwrite)
+    requested, added = asking.requested(), lists.between_commas(asking.also, "--also", described=True)
+    excluded = lists.between_commas(asking.exclude_tags, "--exclude-tags")
+    named, output = source.gather(), writing.output
+    format_ = outputs.settle("tag", writing, writers.NAMES, photos=named.paths)
     outputs.refuse_for_folder(output, draw, alone=False)
-    outputs.check_typed(photos, output)
-    drawings = None if draw is None else Drawings(draw, named.paths, max_pixels=max_pixels)
+    outputs.check_typed(source.photos, output)
+    drawings = None if draw is None else Drawings(draw, named.paths, max_pixels=running.max_pixels)
 
     from anytag.tagger import Tagger  # after all that can be wrong at once
 
     low = _LowScores()
-    with sinks.open_output(output, format_, resume=resume) as sink:
-        tagger = _limited(
-            Tagger.load(model, device=device, vocabulary=vocabulary, max_pixels=max_pixels),
-            excluded,
-            language,
+    with sinks.open_output(output, format_, resume=writing.resume) as sink:
+        tagger = Tagger.load(
+            running.model,
+            device=running.device,
+            vocabulary=asking.vocabulary,
+            max_pixels=running.max_pixels,
         )
+        tagger = _limited(tagger, excluded, asking.language)
         sink.begin(writers.header(format_, where=where), outputs.work("tag", tagger.card))
         _warn_of_unknown_words(tagger, requested or added)
         todo = stream.Todo(named.paths, sink, output)
@@ -141,11 +153,11 @@ def command(
             todo.paths,
             requested,
             also=added,
-            top_k=top_k,
-            threshold=threshold,
+            top_k=asking.top_k,
+            threshold=asking.threshold,
             where=where or draw is not None,
-            batch_size=batch_size,
-            workers=workers,
+            batch_size=running.batch_size,
+            workers=running.workers,
         )
         with closing(results):
             seen = low.watch(results if drawings is None else drawings.of(results))
@@ -210,11 +222,3 @@ def _row(format_: str, *, where: bool, is_terminal: bool) -> writers.Format:
     if is_terminal and format_ == "text":
         return writers.terminal
     return writers.FORMATS["csv with boxes" if where and format_ == "csv" else format_]
-
-
-def _requested(values: tuple[str, ...], files: tuple[Path, ...]) -> list[str | Asked] | None:
-    """Tags of --tags and --tags-from together, or None where neither is given."""
-    listed = lists.between_commas(values, "--tags", described=True)
-    if listed is None and not files:
-        return None
-    return [*(listed or ()), *(tag for file in files for tag in lists.tags(file, "--tags-from"))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,8 @@ import click
 
 from anytag._io import check_folder
 from anytag.cli.bar import Bar, duration
-from anytag.cli.options import Number
-from anytag.cli.outer import outer
+from anytag.cli.options import Listing, Number
 
-WHAT = "anytag train"
 _RUN = frozenset(("recipe.json", "state.pt", "student.pt", "log.jsonl", "beliefs.npy"))
 _BEGINNING = frozenset(("vocabulary.jsonl", "vocab.txt", "beliefs.partial"))
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -54,7 +52,13 @@ def on_machine(function: Any) -> Any:
     return function
 
 
-@click.command("train", short_help="Train a model from photos.")
+def _recipes() -> Iterable[str]:
+    from anytag.torch.training.recipes import RECIPES
+
+    return ("mini", *RECIPES)
+
+
+@click.command("train", short_help="Train a model from photos.", cls=Listing, names=_recipes)
 @click.argument("recipe", metavar="RECIPE")
 @click.argument("numbers", metavar="[key=value]...", nargs=-1)
 @click.option("--data", metavar="FILE", type=_DATA, help="rows.jsonl, a .csv of image,tags, or a URL.")
@@ -78,8 +82,7 @@ def command(
     dry_run: bool,
     **machine: Any,
 ) -> None:
-    """Train by a recipe: mini, small, flickr8k-tiny, tag2text-14m, tag2text-retrieval, ram-14m, ram-plus-14m,
-    and each of the last four with -384 after it.
+    """Train by a recipe: {names}.
 
     Any number of the recipe can be given as key=value; the whole recipe is printed, without what has no
     effect in it. An interrupted run goes on where it was when the same command is given again. On several
@@ -88,21 +91,24 @@ def command(
     if output is not None and not dry_run:
         inputs = [one for one in (data, cache, vocabulary) if isinstance(one, Path)]
         check_folder(output, inputs, is_earlier=is_run)
-    how = outer("torch.training.trainer", WHAT).Machine(**machine)
+    from anytag.torch.training.effects import parse_train, resolved
+    from anytag.torch.training.fit import Run, train
+    from anytag.torch.training.recipes import find
+    from anytag.torch.training.trainer import Machine
+
+    how = Machine(**machine)
     if recipe == "mini":
         _mini(numbers, data, output, cache, vocabulary, how)
         return
-    effects = outer("torch.training.effects", WHAT)
-    made = effects.parse_train(outer("torch.training.recipes", WHAT).find(recipe), numbers)
+    made = parse_train(find(recipe), numbers)
     if not dry_run:
         data, output = needed(data, "--data"), needed(output, "--output")
-    show(effects.resolved(made))
+    show(resolved(made))
     if dry_run:
         click.echo(_estimate(made, data, tag_list))
         return
-    run = outer("torch.training.fit", WHAT)
     with Bar() as bar:
-        result = run.train(run.Run(made, data, needed(output, "--output"), how, tag_list), bar)
+        result = train(Run(made, data, needed(output, "--output"), how, tag_list), bar)
     told(result)
 
 
@@ -137,21 +143,24 @@ def _mini(
     vocabulary: Path | None,
     how: Any,
 ) -> None:
-    train = outer("torch.training.train", WHAT)
-    recipe = train.parse_recipe(list(numbers))
+    from anytag.torch.training.train import parse_recipe, train_mini
+
+    recipe = parse_recipe(list(numbers))
     given = (
         needed(data, "--data"), needed(cache, "--cache"), needed(vocabulary, "--vocabulary"),
         needed(output, "--output"),
     )  # fmt: skip
     show(asdict(recipe))
     with Bar() as bar:
-        result = train.train_mini(*given, recipe=recipe, machine=how, report=bar)
+        result = train_mini(*given, recipe=recipe, machine=how, report=bar)
     told(result)
 
 
 def _estimate(recipe: Any, data: Any, tag_list: Path | None) -> str:
     """What a run would take, in words."""
-    planned = outer("torch.training.dry_run", WHAT).plan(recipe, data, tag_list=tag_list)
+    from anytag.torch.training.dry_run import plan
+
+    planned = plan(recipe, data, tag_list=tag_list)
     cost, photos = planned.cost, recipe.batch_size
     lines = [
         f"{cost.parameters / 1e6:.1f} million numbers are trained, {cost.fixed / 1e6:.1f} million are fixed",

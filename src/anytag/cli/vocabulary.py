@@ -11,9 +11,10 @@ import click
 
 from anytag._io import read_text
 from anytag.cli.options import Number
-from anytag.cli.outer import outer
 
 if TYPE_CHECKING:
+    from anytag.data.vocabulary.merging import Merge
+    from anytag.parsing.build import Candidate, Tally
     from anytag.parsing.parser import CaptionParser
     from anytag.text_encoders import TextEncoder
 
@@ -65,9 +66,10 @@ def candidates(
     CORPUS is any data that `anytag data` reads, or a .txt of one caption a line. Photos with several captions
     tell which names stand for each other: one says couch, another sofa.
     """
-    review = outer("data.vocabulary.review", "building a vocabulary")
+    from anytag.data.vocabulary import report as vocabulary_page
+    from anytag.data.vocabulary import review
+
     lists = [str(one) for one in (options["include"], options["exclude"]) if one is not None]
-    vocabulary_page = outer("data.vocabulary.report", "a report")
     review.check_review(output, [*corpus, *lists])
     if report is not None:
         vocabulary_page.check_page(report, [*corpus, *lists, str(output)])
@@ -99,7 +101,8 @@ def candidates(
 @click.option("--recipe", type=_RECIPE, help="The published sizes: --size 4585 for ram, 3429 for tag2text.")
 def build(review: Path, output: Path, size: int | None, recipe: str | None) -> None:
     """Make the vocabulary that a reviewed table says."""
-    module = outer("data.vocabulary.review", "building a vocabulary")
+    from anytag.data.vocabulary import review as module
+
     module.check_vocabulary(output, [str(review)])
     size = size or (module.RECIPES[recipe].size if recipe else None)
     vocabulary = module.build(module.read_review(review), size=size)
@@ -107,7 +110,7 @@ def build(review: Path, output: Path, size: int | None, recipe: str | None) -> N
     click.echo(f"{len(vocabulary)} tags in {output}", err=True)
 
 
-def _tally(corpus: Sequence[str], limit: int | None, *, spacy: bool, new: bool) -> Any:
+def _tally(corpus: Sequence[str], limit: int | None, *, spacy: bool, new: bool) -> Tally:
     from anytag.parsing.build import Tally
 
     tally = Tally(_parser(spacy=spacy, new=new))
@@ -129,8 +132,9 @@ def _parser(*, spacy: bool, new: bool) -> CaptionParser:
 
 def _photos(corpus: Sequence[str], limit: int | None, *, again: bool = False) -> Iterable[Sequence[str]]:
     """Captions of one photo after the other; bad rows are told the first time."""
+    from anytag.data import formats
+
     on_error = (lambda _: None) if again else _told
-    formats = outer("data.formats", "reading a corpus")
 
     def stream() -> Iterator[Sequence[str]]:
         for path in corpus:
@@ -147,26 +151,32 @@ def _told(message: str) -> None:
 
 
 def _merges(
-    found: Sequence[Any], tally: Any, corpus: Sequence[str], limit: int | None, options: dict[str, Any]
-) -> list[Any]:
-    merging = outer("data.vocabulary.merging", "merging synonyms")
+    found: Sequence[Candidate],
+    tally: Tally,
+    corpus: Sequence[str],
+    limit: int | None,
+    options: dict[str, Any],
+) -> list[Merge]:
+    from anytag.data.vocabulary.merging import MergeRules, propose
+    from anytag.data.vocabulary.wordnet import WordNet
+
     folder = options["wordnet"]
-    proposals: list[Any] = merging.propose(
+    return propose(
         found,
         tally.lexicon,
-        wordnet=outer("data.vocabulary.wordnet", "WordNet").WordNet(folder) if folder else None,
+        wordnet=WordNet(folder) if folder else None,
         encoder=_encoder(options["clip"]) if options["similar"] < 1 else None,
         photos=lambda: _photos(corpus, limit, again=True),
         read=tally.names,
-        rules=merging.MergeRules(similarity=options["similar"]),
+        rules=MergeRules(similarity=options["similar"]),
     )
-    return proposals
 
 
 def _encoder(clip: str | None) -> TextEncoder:
     if clip is not None:
-        encoder: TextEncoder = outer("torch.clip", "CLIP's text encoder").ClipTextEncoder.load(clip)
-        return encoder
+        from anytag.torch.clip import ClipTextEncoder
+
+        return ClipTextEncoder.load(clip)
     from anytag.models.registry import resolve
     from anytag.text_encoders import StaticTextEncoder
 

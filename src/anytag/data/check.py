@@ -13,7 +13,8 @@ from typing import Literal
 import numpy as np
 
 from anytag._io import is_lines_of
-from anytag.data.duplicates import HASH_BYTES, NEAR_BITS, Bytes, Indexes, difference_hash, groups
+from anytag._typing import Bytes, Ints
+from anytag.data.duplicates import HASH_BYTES, NEAR_BITS, difference_hash, groups
 from anytag.data.io import exists, is_url, join, open_write, photo_source, refuse_output
 from anytag.data.rows import SPLITS, Row
 from anytag.errors import AnytagError
@@ -138,7 +139,7 @@ def check(rows: Iterable[Row], root: str, *, bits: int = NEAR_BITS, workers: int
     return Report(len(found), findings, tuple(finding is None for finding in found))
 
 
-def _copies(readable: Indexes, first: Indexes, splits: Sequence[str]) -> Iterator[tuple[int, int]]:
+def _copies(readable: Ints, first: Ints, splits: Sequence[str]) -> Iterator[tuple[int, int]]:
     """Each copy with the photo that stays for it."""
     members: dict[int, list[int]] = {}
     for number, leader in zip(readable.tolist(), first.tolist(), strict=True):

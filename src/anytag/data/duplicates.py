@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
-Bytes = npt.NDArray[np.uint8]
-Bools = npt.NDArray[np.bool_]
-Indexes = npt.NDArray[np.int64]
+from anytag._typing import Bools, Bytes, Ints
 
 HASH_BYTES = 32
 NEAR_BITS = 24
@@ -32,7 +29,7 @@ def near(hashes: Bytes, kept: Bytes, *, bits: int = NEAR_BITS) -> Bools:
     return found
 
 
-def groups(hashes: Bytes, *, bits: int = NEAR_BITS) -> Indexes:
+def groups(hashes: Bytes, *, bits: int = NEAR_BITS) -> Ints:
     """For each of `hashes` N×32 the number of the first that it is near to, directly or through others: N.
 
     Compares all with all: 50,000 photos take a minute of a core.
@@ -55,13 +52,13 @@ def _close(hashes: Bytes, kept: Bytes, bits: int) -> Iterator[tuple[int, Bools]]
         yield at, signs[at : at + _BLOCK] @ others.T >= limit
 
 
-def _first(first: Indexes, number: int) -> int:
+def _first(first: Ints, number: int) -> int:
     while first[number] != number:
         first[number] = first[first[number]]
         number = int(first[number])
     return number
 
 
-def _join(first: Indexes, one: int, other: int) -> None:
+def _join(first: Ints, one: int, other: int) -> None:
     low, high = sorted((_first(first, one), _first(first, other)))
     first[high] = low

@@ -4,38 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
+from anytag._optional import needs
+from anytag._typing import Bytes, Doubles, Floats
 from anytag.errors import AnytagError
 from anytag.evaluation.tasks import TagTask
 from anytag.images import load
+from anytag.progress import SILENT, Reporter, watched
 from anytag.queries.build import OWN_THRESHOLD
-from anytag.runtime.onnx import Device
+from anytag.runtime.base import Device
 from anytag.tagger import Tagger
 from anytag.vocabulary import Asked, Tag
 
-Floats = npt.NDArray[np.floating]
 T = TypeVar("T")
 
 PromptSet = Literal["one", "ensemble"]
 ZERO_SHOT = ("open_clip", "transformers")
 RIVALS = (*ZERO_SHOT, "imagenet")
-
-
-class Watch(Protocol):
-    """Passes items on and shows how far the work is."""
-
-    def __call__(self, items: Iterable[T], *, total: int, what: str) -> Iterable[T]: ...
-
-
-def unwatched(items: Iterable[T], *, total: int, what: str) -> Iterable[T]:
-    """Shows nothing."""
-    return items
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,9 +38,9 @@ class Answers:
         trained: for each tag, whether it was asked with a trained query; None where that means nothing.
     """
 
-    scores: npt.NDArray[np.float32]
+    scores: Floats
     failed: dict[int, str]
-    thresholds: npt.NDArray[np.float64] | None = None
+    thresholds: Doubles | None = None
     trained: tuple[bool, ...] | None = None
 
     @property
@@ -66,7 +55,7 @@ class Contestant(Protocol):
     @property
     def name(self) -> str: ...
 
-    def answer(self, task: TagTask, *, watch: Watch = unwatched) -> Answers: ...
+    def answer(self, task: TagTask, *, report: Reporter = SILENT) -> Answers: ...
 
 
 class TaggerContestant:
@@ -77,7 +66,7 @@ class TaggerContestant:
         self.name = name or tagger.card.name
         self.trained_on = tagger.card.training_data
 
-    def answer(self, task: TagTask, *, watch: Watch = unwatched) -> Answers:
+    def answer(self, task: TagTask, *, report: Reporter = SILENT) -> Answers:
         """Tags of a vocabulary are found by id, then by name; others are asked by their words."""
         known = [self._known(task, column) for column in range(len(task.tags))]
         by_id = task.ids is not None and all(known)
@@ -88,7 +77,7 @@ class TaggerContestant:
         tags = [Asked(tag.name) if found else tag for tag, found in zip(task.tags, known, strict=True)]
         results = self.tagger.tag_many(task.photos, None if by_id else _unique(tags), threshold=0)
         scores, failed = np.zeros(task.present.shape, np.float32), {}
-        for number, found in enumerate(watch(results, total=len(task.photos), what=self.name)):
+        for number, found in enumerate(watched(results, report, total=len(task.photos), what=self.name)):
             if found.error:
                 failed[number] = found.error.message
             for tag in found.tags:
@@ -117,7 +106,7 @@ def shared(task: TagTask, contestants: Iterable[TaggerContestant]) -> list[int]:
     ]
 
 
-def read_photos(paths: Sequence[Path], *, near: int) -> tuple[list[npt.NDArray[np.uint8]], dict[int, str]]:
+def read_photos(paths: Sequence[Path], *, near: int) -> tuple[list[Bytes], dict[int, str]]:
     """Upright RGB uint8 H×W×3 of those that can be read, and why the others cannot, by number."""
     pixels, failed = [], {}
     for number, path in enumerate(paths):
@@ -144,7 +133,9 @@ def contestant(spec: str | None, *, device: Device = "auto", prompts: PromptSet 
     if not name:
         raise AnytagError(f"the rival {spec!r} lacks a name, as in {kind}:NAME")
     if kind == "imagenet":
-        classifier: Contestant = import_module("anytag.torch.imagenet_baseline").ClassifierWithText(name)
-        return classifier
-    rival: Contestant = import_module("anytag.evaluation.baselines").zero_shot(kind, name, prompts=prompts)
-    return rival
+        with needs(f"the baseline {spec}"):
+            from anytag.torch.imagenet_baseline import ClassifierWithText
+        return ClassifierWithText(name)
+    from anytag.evaluation.baselines import zero_shot
+
+    return zero_shot(kind, name, prompts=prompts)

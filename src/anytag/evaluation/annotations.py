@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from anytag._typing import Bools
 from anytag.data.corpora import read_coco_instances
 from anytag.data.rows import Row
 from anytag.errors import AnytagError
-
-Bools = npt.NDArray[np.bool_]
 
 # Where archives and repositories put annotations within the folder that a user names.
 _WITHIN = (

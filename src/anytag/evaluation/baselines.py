@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from anytag._typing import Bytes, Floats
 from anytag.batching import batches
 from anytag.errors import AnytagError, MissingExtraError
-from anytag.evaluation.adapters import Answers, PromptSet, Watch, read_photos, unwatched
+from anytag.evaluation.adapters import Answers, PromptSet, read_photos
 from anytag.evaluation.tasks import TagTask
+from anytag.progress import SILENT, Reporter, watched
 from anytag.text_encoders.prompts import TEMPLATES, article, ensemble, spoken, template_prompts, unit
-
-Floats = npt.NDArray[np.float32]
-Pixels = npt.NDArray[np.uint8]
 
 BATCH = 16
 NEAR = 384  # photos are decoded no smaller than this, so that the rival's own resizing decides
@@ -27,7 +25,7 @@ NEAR = 384  # photos are decoded no smaller than this, so that the rival's own r
 class Encoder(Protocol):
     """Two encoders into one space."""
 
-    def photos(self, pixels: Sequence[Pixels]) -> Floats:
+    def photos(self, pixels: Sequence[Bytes]) -> Floats:
         """RGB uint8 H×W×3, N of them -> N×D."""
         ...
 
@@ -51,10 +49,10 @@ class ZeroShot:
         self.name = name if prompts == "one" else f"{name}, {len(TEMPLATES)} prompts"
         self._vectors = lru_cache(maxsize=4)(self._encode)
 
-    def answer(self, task: TagTask, *, watch: Watch = unwatched) -> Answers:
+    def answer(self, task: TagTask, *, report: Reporter = SILENT) -> Answers:
         """Cosines."""
         names = [one.name for one in task.tags]
-        scores, failed = self._cosines(task.photos, self._named(names), watch=watch)
+        scores, failed = self._cosines(task.photos, self._named(names), report=report)
         return Answers(scores, failed)
 
     def _named(self, names: Sequence[str]) -> Floats:
@@ -64,17 +62,17 @@ class ZeroShot:
         return np.concatenate([ensemble(self._vectors(tuple(template_prompts(n)))[None]) for n in names])
 
     def similar(
-        self, photos: Sequence[Path], texts: Sequence[str], *, watch: Watch = unwatched
+        self, photos: Sequence[Path], texts: Sequence[str], *, report: Reporter = SILENT
     ) -> tuple[Floats, dict[int, str]]:
         """Cosines N×M of photos and texts, and by number why photos could not be read."""
-        return self._cosines(photos, self._vectors(tuple(texts)), watch=watch)
+        return self._cosines(photos, self._vectors(tuple(texts)), report=report)
 
     def _cosines(
-        self, photos: Sequence[Path], vectors: Floats, *, watch: Watch
+        self, photos: Sequence[Path], vectors: Floats, *, report: Reporter
     ) -> tuple[Floats, dict[int, str]]:
         """The same of unit vectors M×D."""
         scores, failed = np.zeros((len(photos), len(vectors)), np.float32), {}
-        for numbers in batches(watch(range(len(photos)), total=len(photos), what=self.name), BATCH):
+        for numbers in batches(watched(range(len(photos)), report, total=len(photos), what=self.name), BATCH):
             pixels, why = read_photos([photos[number] for number in numbers], near=NEAR)
             failed.update({numbers[place]: said for place, said in why.items()})
             good = [number for place, number in enumerate(numbers) if place not in why]
@@ -138,7 +136,7 @@ class OpenClip:
         self.model.eval()
         self.tokenize = library.get_tokenizer(model)
 
-    def photos(self, pixels: Sequence[Pixels]) -> Floats:
+    def photos(self, pixels: Sequence[Bytes]) -> Floats:
         from PIL import Image
 
         batch = self.torch.stack([self.transform(Image.fromarray(one)) for one in pixels])
@@ -162,7 +160,7 @@ class Transformers:
         if not hasattr(self.model, "get_image_features"):
             raise AnytagError(f"transformers:{name} is no zero-shot model: it has no image and text features")
 
-    def photos(self, pixels: Sequence[Pixels]) -> Floats:
+    def photos(self, pixels: Sequence[Bytes]) -> Floats:
         return self._run(self.model.get_image_features, images=list(pixels))
 
     def texts(self, texts: Sequence[str]) -> Floats:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from importlib import import_module
-from typing import Any
 
-from anytag.errors import AnytagError, MissingExtraError
+from anytag._optional import needs
+from anytag.errors import AnytagError
 
 Tokens = list[list[str]]
 
+_WHAT = "BLEU, CIDEr and METEOR"
 MOST = {"CIDEr": 1000.0, "METEOR": 100.0}
 """The highest that a caption can get."""
 
@@ -60,13 +60,6 @@ def caption_scores(
     return _bleu(ours, theirs) | {name: sum(scores) / len(scores) for name, scores in each.items()}, each
 
 
-def _library(module: str) -> Any:
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise MissingExtraError("BLEU, CIDEr and METEOR", "eval") from error
-
-
 def _joined(ours: Tokens, theirs: list[Tokens]) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
     """As COCO's evaluation code takes them: references and captions by photo, words joined by spaces."""
     references = {number: [" ".join(text) for text in texts] for number, texts in enumerate(theirs)}
@@ -74,25 +67,32 @@ def _joined(ours: Tokens, theirs: list[Tokens]) -> tuple[dict[int, list[str]], d
 
 
 def _bleu(ours: Tokens, theirs: list[Tokens]) -> dict[str, float]:
-    bleu = _library("pycocoevalcap.bleu.bleu").Bleu(4)
-    values, _ = bleu.compute_score(*_joined(ours, theirs), verbose=0)
+    with needs(_WHAT):
+        from pycocoevalcap.bleu.bleu import Bleu
+    values, _ = Bleu(4).compute_score(*_joined(ours, theirs), verbose=0)
     return {f"BLEU-{n}": 100 * float(value) for n, value in enumerate(values, 1)}
 
 
 def _cider(ours: Tokens, theirs: list[Tokens]) -> list[float]:
-    _, each = _library("pycocoevalcap.cider.cider").Cider().compute_score(*_joined(ours, theirs))
+    with needs(_WHAT):
+        from pycocoevalcap.cider.cider import Cider
+    _, each = Cider().compute_score(*_joined(ours, theirs))
     return [100 * float(value) for value in each]
 
 
 class _NoSynonyms:
     """Stands where nltk expects WordNet."""
 
-    def synsets(self, _word: str) -> list[Any]:
+    def synsets(self, _word: str) -> list[object]:
         return []
 
 
 def _meteor(ours: Tokens, theirs: list[Tokens]) -> list[float]:
     """METEOR of each photo with its best reference."""
-    score = _library("nltk.translate.meteor_score").meteor_score
+    with needs(_WHAT):
+        from nltk.translate.meteor_score import meteor_score
     nothing = _NoSynonyms()
-    return [100 * float(score(texts, own, wordnet=nothing)) for own, texts in zip(ours, theirs, strict=True)]
+    return [
+        100 * float(meteor_score(texts, own, wordnet=nothing))
+        for own, texts in zip(ours, theirs, strict=True)
+    ]

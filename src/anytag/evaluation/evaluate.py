@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from anytag._typing import AnyFloats, Bools, Doubles, Floats, Ints
 from anytag.errors import AnytagError
 from anytag.evaluation import metrics
-from anytag.evaluation.adapters import Answers, Contestant, Watch, unwatched
+from anytag.evaluation.adapters import Answers, Contestant
 from anytag.evaluation.captions import MOST, caption_scores
 from anytag.evaluation.measure import Figure, Measured, Mistakes, Picture, measure, spread, worst
 from anytag.evaluation.tasks import Kind, Published, TagTask, TextTask
-
-Floats = npt.NDArray[np.floating]
+from anytag.progress import SILENT, Reporter
 
 RESAMPLES = 200
 WORST = 12
@@ -73,7 +73,7 @@ def evaluate_tags(
     kind: Kind = "tagging",
     at_least: int = 1,
     times: int = RESAMPLES,
-    watch: Watch = unwatched,
+    report: Reporter = SILENT,
 ) -> Report:
     """Asks every contestant the same and measures what they say.
 
@@ -84,7 +84,9 @@ def evaluate_tags(
     Raises:
         AnytagError: no photo can be read, no tag has photos enough, or a contestant gives no numbers.
     """
-    answers = [_numbers(contestant, contestant.answer(task, watch=watch), task) for contestant in contestants]
+    answers = [
+        _numbers(contestant, contestant.answer(task, report=report), task) for contestant in contestants
+    ]
     failed = {number: why for one in answers for number, why in one.failed.items()}
     unread = {str(task.photos[number]): why for number, why in sorted(failed.items())}
     kept = [number for number in range(len(task.photos)) if number not in failed]
@@ -145,7 +147,7 @@ def _first(unread: Mapping[str, str]) -> str:
     return f". {len(unread)} could not be read, the first: {next(iter(unread.values()))}" if unread else ""
 
 
-def _differences(found: Sequence[tuple[Measured, npt.NDArray[np.float64]]]) -> dict[str, Figure]:
+def _differences(found: Sequence[tuple[Measured, Doubles]]) -> dict[str, Figure]:
     """On the same resamples, so that what is hard for all plays no part in the interval."""
     (first, drawn), *others = found
     out = {}
@@ -198,7 +200,7 @@ def _silly(task: TextTask, number: int, ours: str, cider: float) -> Mistakes:
     return Mistakes(f"{ours} (CIDEr {cider:.1f})", {"people wrote": [picture]})
 
 
-def evaluate_retrieval(task: TextTask, answers: Mapping[str, Floats], *, times: int = RESAMPLES) -> Report:
+def evaluate_retrieval(task: TextTask, answers: Mapping[str, AnyFloats], *, times: int = RESAMPLES) -> Report:
     """Recall both ways: which photo is a caption's, and which captions are a photo's.
 
     Args:
@@ -232,9 +234,7 @@ def evaluate_retrieval(task: TextTask, answers: Mapping[str, Floats], *, times: 
     )
 
 
-def _recalls(
-    way: str, found: npt.NDArray[np.int64], owner: npt.NDArray[np.intp], weights: npt.NDArray[np.float32]
-) -> dict[str, Figure]:
+def _recalls(way: str, found: Ints, owner: npt.NDArray[np.intp], weights: Floats) -> dict[str, Figure]:
     """Recall of Q queries by their ranks. Photos are resampled, each with all of its queries (`owner`, Q)."""
     out = {}
     queries = np.bincount(owner, minlength=weights.shape[1])
@@ -244,7 +244,7 @@ def _recalls(
     return out | {f"{way} median rank": Figure(float(np.median(found)))}
 
 
-def _lost(task: TextTask, similar: Floats, right: npt.NDArray[np.bool_]) -> list[Mistakes]:
+def _lost(task: TextTask, similar: AnyFloats, right: Bools) -> list[Mistakes]:
     """Photos whose own captions rank lowest, with the caption that comes first instead."""
     texts = [text for captions in task.captions for text in captions]
     found = metrics.ranks(similar, right)

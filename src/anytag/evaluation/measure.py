@@ -12,13 +12,12 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from anytag._typing import AnyFloats, Bools, Doubles, Floats
 from anytag.evaluation import metrics
 from anytag.evaluation.adapters import Answers
 from anytag.evaluation.tasks import TagTask
 
-Floats = npt.NDArray[np.floating]
-Bools = npt.NDArray[np.bool_]
-Weights = npt.NDArray[np.float32]
+Weights = Floats
 Curve = list[tuple[float, float]]
 
 GRID = np.round(np.arange(0.02, 1.0, 0.02), 2)
@@ -128,10 +127,10 @@ class _Sheet:
 
     task: TagTask
     answers: Answers
-    scores: Floats
+    scores: AnyFloats
     counted: npt.NDArray[np.intp]
-    ap: npt.NDArray[np.float64]
-    resampled: npt.NDArray[np.float64]
+    ap: Doubles
+    resampled: Doubles
     weights: Weights
 
     @classmethod
@@ -155,7 +154,7 @@ class _Sheet:
         return np.isfinite(self.scores)
 
     @cached_property
-    def pairs(self) -> tuple[Floats, Bools]:
+    def pairs(self) -> tuple[AnyFloats, Bools]:
         """Scores and truth of all pairs of photo and tag of which the truth is known, M."""
         return self.scores[self.known], self.task.present[self.known]
 
@@ -168,7 +167,7 @@ class _Sheet:
 
 def measure(
     task: TagTask, answers: Answers, *, name: str, at_least: int = 1, weights: Weights
-) -> tuple[Measured, npt.NDArray[np.float64]]:
+) -> tuple[Measured, Doubles]:
     """Everything that is said of one contestant, and its mAP in each resample, B.
 
     Args:
@@ -184,21 +183,19 @@ def measure(
     return measured, _means(sheet.resampled)
 
 
-def spread(
-    value: float, resampled: npt.NDArray[np.floating], *, within: tuple[float, float] = (0, 100)
-) -> Figure:
+def spread(value: float, resampled: AnyFloats, *, within: tuple[float, float] = (0, 100)) -> Figure:
     """A figure with the interval of its resampled values, B; without one where B is 0 or all are NaN."""
     if len(resampled) == 0 or np.isnan(resampled).all():
         return Figure(value)
     return Figure(value, *metrics.interval(value, resampled.astype(np.float64), within=within))
 
 
-def _figure(value: float, resampled: npt.NDArray[np.floating]) -> Figure:
+def _figure(value: float, resampled: AnyFloats) -> Figure:
     """Shares -> percent."""
     return spread(100 * value, 100 * resampled)
 
 
-def _mean_figure(values: npt.NDArray[np.floating], weights: Weights) -> Figure:
+def _mean_figure(values: AnyFloats, weights: Weights) -> Figure:
     """The mean of shares N of photos, NaN left out, in percent; resampled B×N."""
     some = ~np.isnan(values)
     drawn, whole = weights @ np.where(some, values, 0), weights @ some
@@ -206,7 +203,7 @@ def _mean_figure(values: npt.NDArray[np.floating], weights: Weights) -> Figure:
     return _figure(float(values[some].mean()), resampled)
 
 
-def _means(resampled: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _means(resampled: Doubles) -> Doubles:
     """B×K -> B, without the tags that a resample misses; NaN where it misses all."""
     some = ~np.isnan(resampled)
     count = some.sum(1)
@@ -352,7 +349,7 @@ def _curves(sheet: _Sheet) -> dict[str, Curve]:
     return curves
 
 
-def _points(x: Floats, y: Floats) -> Curve:
+def _points(x: AnyFloats, y: AnyFloats) -> Curve:
     """Without those that are no number: precision where nothing is given."""
     both = zip(x.tolist(), y.tolist(), strict=True)
     return [(round(a, 4), round(b, 4)) for a, b in both if not np.isnan(b)]
@@ -379,6 +376,6 @@ def worst(
     return out
 
 
-def _masked(task: TagTask, answers: Answers) -> npt.NDArray[np.float32]:
+def _masked(task: TagTask, answers: Answers) -> Floats:
     known = True if task.known is None else task.known
     return np.where(known, answers.scores, -np.inf).astype(np.float32)

@@ -13,9 +13,7 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.floating]
-Doubles = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
+from anytag._typing import AnyFloats, Bools, Doubles, Floats, Ints
 
 KS = (1, 5, 10)
 BINS = 20
@@ -23,7 +21,7 @@ _CHUNK = 64  # resamples that are worked on at once: bounds memory
 _ENTRIES = 1 << 22  # scores that are worked on at once, likewise
 
 
-def average_precision(scores: Floats, present: Bools) -> Doubles:
+def average_precision(scores: AnyFloats, present: Bools) -> Doubles:
     """AP of every tag, mean precision at the ranks of its positives: N×K, N×K -> K; 0 without positives.
 
     This is what the published code computes (its mAP is the plain mean, tags without positives included).
@@ -37,7 +35,7 @@ def average_precision(scores: Floats, present: Bools) -> Doubles:
     )
 
 
-def _average_precision(scores: Floats, present: Bools) -> Doubles:
+def _average_precision(scores: AnyFloats, present: Bools) -> Doubles:
     order = np.argsort(-scores, axis=0, kind="stable")
     hits = np.take_along_axis(present, order, axis=0)
     shared = _shared_ranks(np.take_along_axis(scores, order, axis=0))
@@ -45,7 +43,7 @@ def _average_precision(scores: Floats, present: Bools) -> Doubles:
     return np.asarray((precision * hits).sum(0) / np.maximum(hits.sum(0), 1))
 
 
-def _shared_ranks(ranked: Floats) -> npt.NDArray[np.intp]:
+def _shared_ranks(ranked: AnyFloats) -> npt.NDArray[np.intp]:
     """The place, from 0, of the last entry with the same score: falling scores N×… -> N×…."""
     places = np.arange(len(ranked)).reshape(-1, *[1] * (ranked.ndim - 1))
     last = np.ones(ranked.shape, dtype=bool)
@@ -54,23 +52,23 @@ def _shared_ranks(ranked: Floats) -> npt.NDArray[np.intp]:
     return np.asarray(np.minimum.accumulate(ends[::-1], axis=0)[::-1])
 
 
-def mean_average_precision(scores: Floats, present: Bools, *, at_least: int = 1) -> tuple[float, int]:
+def mean_average_precision(scores: AnyFloats, present: Bools, *, at_least: int = 1) -> tuple[float, int]:
     """Mean AP over tags with `at_least` positives, and how many those are; 0 makes it the published mAP."""
     counted = present.sum(0) >= at_least
     return float(average_precision(scores[:, counted], present[:, counted]).mean()), int(counted.sum())
 
 
-def micro_average_precision(scores: Floats, present: Bools) -> float:
+def micro_average_precision(scores: AnyFloats, present: Bools) -> float:
     """AP of all pairs of photo and tag in one ranking."""
     return float(average_precision(scores.reshape(-1, 1), present.reshape(-1, 1))[0])
 
 
-def precision_at(scores: Floats, present: Bools, k: int) -> float:
+def precision_at(scores: AnyFloats, present: Bools, k: int) -> float:
     """Share of right tags among the k best of each photo, its mean over photos."""
     return float(np.nanmean(precisions_at(scores, present, k)))
 
 
-def precisions_at(scores: Floats, present: Bools, k: int) -> Doubles:
+def precisions_at(scores: AnyFloats, present: Bools, k: int) -> Doubles:
     """Share of right tags among the k best of each photo, N.
 
     Of tags with equal scores at the end of the k best, a share counts. Minus infinity is no answer: a photo
@@ -85,12 +83,12 @@ def precisions_at(scores: Floats, present: Bools, k: int) -> Doubles:
     return np.asarray(np.divide(hits, asked, where=asked > 0, out=np.full(len(scores), np.nan)))
 
 
-def top_k_accuracy(scores: Floats, answer: npt.NDArray[np.integer], k: int) -> float:
+def top_k_accuracy(scores: AnyFloats, answer: npt.NDArray[np.integer], k: int) -> float:
     """Share of photos whose class (N) is among the k best-scored columns; a tie is counted as a miss."""
     return float(top_k_hits(scores, answer, k).mean())
 
 
-def top_k_hits(scores: Floats, answer: npt.NDArray[np.integer], k: int) -> Bools:
+def top_k_hits(scores: AnyFloats, answer: npt.NDArray[np.integer], k: int) -> Bools:
     """Whether each photo's class (N) is among its k best-scored columns, N; a tie is counted as a miss."""
     own = np.take_along_axis(scores, answer[:, None], axis=1)
     return np.asarray((~(scores < own)).sum(1) <= k)
@@ -149,7 +147,7 @@ def _share(part: Doubles, whole: Doubles) -> Doubles:
     return np.asarray(np.divide(part, whole, where=whole > 0, out=np.full(whole.shape, np.nan)))
 
 
-def counts_at(scores: Floats, present: Bools, thresholds: Doubles) -> Counts:
+def counts_at(scores: AnyFloats, present: Bools, thresholds: Doubles) -> Counts:
     """Counts T×K when every tag with a score of at least the threshold is given.
 
     Args:
@@ -168,7 +166,9 @@ def counts_at(scores: Floats, present: Bools, thresholds: Doubles) -> Counts:
     return Counts(right.astype(np.float64), given.astype(np.float64), whole)
 
 
-def precision_recall_curve(scores: Floats, present: Bools, *, points: int = 101) -> tuple[Doubles, Doubles]:
+def precision_recall_curve(
+    scores: AnyFloats, present: Bools, *, points: int = 101
+) -> tuple[Doubles, Doubles]:
     """(recall, precision), `points` each, of all pairs of photo and tag in one ranking."""
     hits, shared = _one_ranking(scores, present)
     wanted = np.linspace(0, 1, points)
@@ -176,13 +176,13 @@ def precision_recall_curve(scores: Floats, present: Bools, *, points: int = 101)
     return wanted, hits[shared[at]] / (shared[at] + 1)
 
 
-def best_f1(scores: Floats, present: Bools) -> float:
+def best_f1(scores: AnyFloats, present: Bools) -> float:
     """The highest F1 that one threshold for all tags can reach; 0 where nothing is present."""
     hits, shared = _one_ranking(scores, present)
     return float((2 * hits[shared] / (shared + 1 + hits[-1])).max())
 
 
-def _one_ranking(scores: Floats, present: Bools) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.intp]]:
+def _one_ranking(scores: AnyFloats, present: Bools) -> tuple[Ints, npt.NDArray[np.intp]]:
     """Of all pairs, best first: how many are present so far, and the place that equal scores share."""
     order = np.argsort(-scores.ravel(), kind="stable")
     return present.ravel()[order].cumsum(), _shared_ranks(scores.ravel()[order])
@@ -204,7 +204,7 @@ class Reliability:
 
     @classmethod
     def of(
-        cls, scores: Floats, present: Bools, chosen: Bools | None = None, *, bins: int = BINS
+        cls, scores: AnyFloats, present: Bools, chosen: Bools | None = None, *, bins: int = BINS
     ) -> Reliability:
         """Of each photo by itself: probabilities N×K, N×K, the pairs that count N×K (None: all) -> N×bins."""
         counted = np.ones_like(present) if chosen is None else chosen
@@ -215,7 +215,7 @@ class Reliability:
         return cls(*map(np.concatenate, sums))
 
     @classmethod
-    def _of(cls, scores: Floats, present: Bools, counted: Bools, bins: int) -> Reliability:
+    def _of(cls, scores: AnyFloats, present: Bools, counted: Bools, bins: int) -> Reliability:
         photo = np.nonzero(counted)[0]
         score = scores[counted].astype(np.float64)
         at = (score * bins + 1e-5).astype(np.int64)  # 0.9 in float32 is a little less, and is of 0.9 to 0.95
@@ -228,7 +228,7 @@ class Reliability:
         """Of all photos together: N×bins -> bins."""
         return Reliability(self.pairs.sum(0), self.score.sum(0), self.right.sum(0))
 
-    def resampled(self, weights: npt.NDArray[np.float32]) -> Reliability:
+    def resampled(self, weights: Floats) -> Reliability:
         """Of the photos of each resample: N×bins, B×N -> B×bins."""
         return Reliability(*(weights @ part for part in (self.pairs, self.score, self.right)))
 
@@ -242,7 +242,7 @@ class Reliability:
 
 
 def calibration_curve(
-    scores: Floats, present: Bools, chosen: Bools | None = None, *, bins: int = BINS
+    scores: AnyFloats, present: Bools, chosen: Bools | None = None, *, bins: int = BINS
 ) -> tuple[Doubles, Doubles, Doubles]:
     """(mean score, share that is present, entries) of `bins` equally wide bins of the chosen N×K scores."""
     found = Reliability.of(scores, present, chosen, bins=bins).total()
@@ -250,7 +250,7 @@ def calibration_curve(
     return found.score / filled, found.right / filled, found.pairs
 
 
-def expected_calibration_error(scores: Floats, present: Bools, *, bins: int = BINS) -> float:
+def expected_calibration_error(scores: AnyFloats, present: Bools, *, bins: int = BINS) -> float:
     """Mean distance of score and frequency over `bins` equally wide bins, weighted by their entries.
 
     Over all pairs of photo and tag this tells little: nearly all of them score close to 0.
@@ -269,24 +269,24 @@ def wilson(right: float, total: float, *, level: float = 0.95) -> tuple[float, f
     return max(0.0, min(middle - half, share)), min(1.0, max(middle + half, share))
 
 
-def ranks(similar: Floats, right: Bools) -> npt.NDArray[np.int64]:
+def ranks(similar: AnyFloats, right: Bools) -> Ints:
     """Rank, from 1, of each query's best right answer: N×M, N×M -> N; a tie is counted as worse."""
     best = np.where(right, similar, -np.inf).max(1, keepdims=True)
     return np.asarray(1 + (~(similar < best) & ~right).sum(1))
 
 
-def recall_at(found: npt.NDArray[np.int64], ks: Sequence[int] = KS) -> dict[str, float]:
+def recall_at(found: Ints, ks: Sequence[int] = KS) -> dict[str, float]:
     """Share of queries whose `ranks` are among the k best."""
     return {f"R@{k}": float((found <= k).mean()) for k in ks}
 
 
-def resamples(photos: int, times: int, *, seed: int = 0) -> npt.NDArray[np.float32]:
+def resamples(photos: int, times: int, *, seed: int = 0) -> Floats:
     """How often each photo is drawn when so many are drawn with replacement: times×N."""
     share = np.full(photos, 1 / photos)
     return np.random.default_rng(seed).multinomial(photos, share, times).astype(np.float32)
 
 
-def resampled_average_precision(scores: Floats, present: Bools, weights: npt.NDArray[np.float32]) -> Doubles:
+def resampled_average_precision(scores: AnyFloats, present: Bools, weights: Floats) -> Doubles:
     """`average_precision` of every resample: N×K, N×K, B×N -> B×K; a tag that it misses has NaN."""
     out = np.full((len(weights), scores.shape[1]), np.nan)
     for tag in range(scores.shape[1]):
@@ -307,7 +307,7 @@ def resampled_average_precision(scores: Floats, present: Bools, weights: npt.NDA
     return out
 
 
-def resampled_counts(given: Bools, present: Bools, weights: npt.NDArray[np.float32]) -> Counts:
+def resampled_counts(given: Bools, present: Bools, weights: Floats) -> Counts:
     """`Counts.of` every resample: N×K, N×K, B×N -> B×K."""
     parts = (given & present, given, present)
     return Counts(*((weights @ part.astype(np.float32)).astype(np.float64) for part in parts))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
+from anytag._typing import Floats
+from anytag.captioner import Captioner
 from anytag.errors import AnytagError
 from anytag.evaluation import benchmarks
 from anytag.evaluation.adapters import (
@@ -19,21 +19,17 @@ from anytag.evaluation.adapters import (
     Contestant,
     PromptSet,
     TaggerContestant,
-    Watch,
     contestant,
     shared,
-    unwatched,
 )
 from anytag.evaluation.cost import cost
 from anytag.evaluation.evaluate import RESAMPLES, Report, evaluate_captions, evaluate_retrieval, evaluate_tags
 from anytag.evaluation.tasks import Kind, TagTask, TextTask, names_task, rows_of, text_task, vocabulary_task
 from anytag.models import published
+from anytag.progress import SILENT, Reporter, watched
 from anytag.retriever import Retriever
-from anytag.runtime.onnx import Device
+from anytag.runtime.base import Device
 from anytag.vocabulary import Vocabulary
-
-Floats = npt.NDArray[np.float32]
-
 
 MISSING = 0.01
 """Share of a benchmark's photos that may be missing unless more are allowed."""
@@ -81,16 +77,16 @@ class Evaluation:
         return benchmarks.BENCHMARKS[self.data].kind if self.data in benchmarks.BENCHMARKS else "tagging"
 
 
-def run(asked: Evaluation, *, watch: Watch = unwatched) -> Report:
+def run(asked: Evaluation, *, report: Reporter = SILENT) -> Report:
     """Measures what is asked.
 
     Raises:
         AnytagError: data or models are not there, or nothing can be measured on them; says what to type next.
     """
-    return _held_back(asked, _measured(asked, watch))
+    return _held_back(asked, _measured(asked, report))
 
 
-def _measured(asked: Evaluation, watch: Watch) -> Report:
+def _measured(asked: Evaluation, report: Reporter) -> Report:
     if asked.prompts != "one" and not any(one.startswith(ZERO_SHOT) for one in asked.rivals):
         raise AnytagError(
             f"--prompts {asked.prompts} is for rivals that are told names: give --rival open_clip:… or "
@@ -98,7 +94,9 @@ def _measured(asked: Evaluation, watch: Watch) -> Report:
         )
     if asked.task in ("caption", "retrieval"):
         texts = _text_task(asked)
-        return _captions(asked, texts, watch) if asked.task == "caption" else _retrieval(asked, texts, watch)
+        return (
+            _captions(asked, texts, report) if asked.task == "caption" else _retrieval(asked, texts, report)
+        )
     specs = [*asked.models, *asked.rivals]
     contestants = _named(
         [contestant(spec, device=asked.device, prompts=asked.prompts) for spec in specs], specs
@@ -109,15 +107,15 @@ def _measured(asked: Evaluation, watch: Watch) -> Report:
         both = shared(task, ours)
         whole = len(both) == len(task.tags)
         task = replace(task.part(tags=both), published=task.published if whole else ())
-    report = evaluate_tags(
-        task, contestants, kind=asked.task, at_least=asked.at_least, times=asked.times, watch=watch
+    result = evaluate_tags(
+        task, contestants, kind=asked.task, at_least=asked.at_least, times=asked.times, report=report
     )
     if not asked.costs:
-        return report
-    readable = [n for n, photo in enumerate(task.photos) if str(photo) not in report.failed]
+        return result
+    readable = [n for n, photo in enumerate(task.photos) if str(photo) not in result.failed]
     task = task.part(photos=readable)  # a photo that fails costs next to nothing
     found = zip(contestants, specs, strict=True)
-    return replace(report, costs={one.name: cost(spec, task, device=asked.device) for one, spec in found})
+    return replace(result, costs={one.name: cost(spec, task, device=asked.device) for one, spec in found})
 
 
 def _held_back(asked: Evaluation, report: Report) -> Report:
@@ -205,22 +203,21 @@ def _text_task(asked: Evaluation) -> TextTask:
     return text_task(_title(asked), rows, root=root)
 
 
-def _captions(asked: Evaluation, task: TextTask, watch: Watch) -> Report:
+def _captions(asked: Evaluation, task: TextTask, report: Reporter) -> Report:
     if asked.rivals:
         raise AnytagError("--rival has no captions; leave it out, or give --task tagging or retrieval")
-    captioner = import_module("anytag.captioner").Captioner
     answers: dict[str, list[str | None]] = {}
     trained_on: dict[str, str] = {}
     failed: dict[int, str] = {}
     for spec in asked.models:
-        model = captioner.load(spec, device=asked.device)
+        model = Captioner.load(spec, device=asked.device)
         name = _unique(model.tagger.card.name, spec, answers)
-        found = list(watch(model.caption_many(task.photos), total=len(task.photos), what=name))
+        found = list(watched(model.caption_many(task.photos), report, total=len(task.photos), what=name))
         failed |= {number: one.error.message for number, one in enumerate(found) if one.error}
         answers[name] = [one.text for one in found]
         trained_on[name] = model.tagger.card.training_data
-    report = evaluate_captions(task, answers, failed=failed, times=asked.times)
-    return _with_training(report, trained_on)
+    result = evaluate_captions(task, answers, failed=failed, times=asked.times)
+    return _with_training(result, trained_on)
 
 
 def _with_training(report: Report, trained_on: dict[str, str]) -> Report:
@@ -228,33 +225,33 @@ def _with_training(report: Report, trained_on: dict[str, str]) -> Report:
     return replace(report, measured=measured)
 
 
-def _unique(name: str, spec: str | None, taken: dict[str, Any]) -> str:
+def _unique(name: str, spec: str | None, taken: Container[str]) -> str:
     return f"{name} ({spec or 'embedded'})" if name in taken else name
 
 
 Similar = Callable[[Sequence[Path], Sequence[str]], tuple[Floats, dict[int, str]]]
 
 
-def _retrieval(asked: Evaluation, task: TextTask, watch: Watch) -> Report:
+def _retrieval(asked: Evaluation, task: TextTask, report: Reporter) -> Report:
     texts = [text for captions in task.captions for text in captions]
     owner = np.repeat(np.arange(len(task.photos)), [len(captions) for captions in task.captions])
     found: dict[str, Floats] = {}
     failed: dict[int, str] = {}
     trained_on: dict[str, str] = {}
     for spec in (*asked.models, *asked.rivals):
-        one, similar = _similarity(asked, spec, watch)
+        one, similar = _similarity(asked, spec, report)
         name = _unique(one.name, spec, found)
         found[name], why = similar(task.photos, texts)
         trained_on[name] = getattr(one, "trained_on", "")
         failed |= why
     kept = np.array([number not in failed for number in range(len(task.photos))])
     answers = {name: scores[kept][:, kept[owner]] for name, scores in found.items()}
-    report = evaluate_retrieval(task.part(photos=np.flatnonzero(kept).tolist()), answers, times=asked.times)
+    result = evaluate_retrieval(task.part(photos=np.flatnonzero(kept).tolist()), answers, times=asked.times)
     unread = {str(task.photos[number]): why for number, why in failed.items()}
-    return replace(_with_training(report, trained_on), failed=unread)
+    return replace(_with_training(result, trained_on), failed=unread)
 
 
-def _similarity(asked: Evaluation, spec: str | None, watch: Watch) -> tuple[Contestant, Similar]:
+def _similarity(asked: Evaluation, spec: str | None, report: Reporter) -> tuple[Contestant, Similar]:
     """Who is asked, and what gives N×M and why photos could not be read."""
     if (spec or "").partition(":")[0] in RIVALS:
         rival: Any = contestant(spec, device=asked.device)
@@ -262,12 +259,12 @@ def _similarity(asked: Evaluation, spec: str | None, watch: Watch) -> tuple[Cont
             raise AnytagError(
                 f"{spec} cannot tell how well a sentence fits; leave it out of --task retrieval"
             )
-        return rival, lambda photos, texts: rival.similar(photos, texts, watch=watch)
+        return rival, lambda photos, texts: rival.similar(photos, texts, report=report)
     retriever = Retriever.load(spec, device=asked.device)
     ours = TaggerContestant(retriever.tagger)
 
     def similar(photos: Sequence[Path], texts: Sequence[str]) -> tuple[Floats, dict[int, str]]:
-        gallery = retriever.embed(watch(photos, total=len(photos), what=ours.name))
+        gallery = retriever.embed(watched(photos, report, total=len(photos), what=ours.name))
         why = {path: failure.message for path, failure in gallery.failed}
         failed = {number: why[str(path)] for number, path in enumerate(photos) if str(path) in why}
         scores = np.zeros((len(photos), len(texts)), np.float32)

@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from anytag._typing import Bools
 from anytag.data.formats import read
 from anytag.data.labels import Labeler
 from anytag.data.rows import Row
 from anytag.errors import AnytagError
 from anytag.vocabulary import Asked, Vocabulary
 
-Bools = npt.NDArray[np.bool_]
 Kind = Literal["tagging", "open-set", "caption", "retrieval"]
 
 

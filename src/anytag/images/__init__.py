@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
+from anytag._typing import Bytes
 from anytag.errors import ImageError
 from anytag.images.decode import Request, decode_bytes, decode_picture
 from anytag.images.formats import FORMATS, MAX_PIXELS, RAW_SUFFIXES, SUFFIXES
@@ -74,7 +74,7 @@ class Photo:
     name: str
 
     @property
-    def pixels(self) -> npt.NDArray[np.uint8]:
+    def pixels(self) -> Bytes:
         """The picture as a fresh uint8 array H×W×3, RGB, 0..255."""
         return np.array(self.picture)
 
@@ -114,9 +114,7 @@ def load(
     return Photo(decoded.picture, decoded.width, decoded.height, name)
 
 
-def prepare(
-    photo: Photo, *, size: int, resample: Resample = "bilinear", plain: bool = False
-) -> npt.NDArray[np.uint8]:
+def prepare(photo: Photo, *, size: int, resample: Resample = "bilinear", plain: bool = False) -> Bytes:
     """Squashes a photo to the model's square: contiguous uint8 array 3×S×S, RGB, 0..255, not normalised.
 
     Args:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from anytag._typing import Bytes
 from anytag.errors import ImageError
 
 NEAR_SRGB = 13.0
@@ -88,11 +89,11 @@ def _eight_bits(picture: Image.Image, name: str) -> Image.Image:
     return small
 
 
-def scaled(values: npt.NDArray[Any], bits: int) -> npt.NDArray[np.uint8]:
+def scaled(values: npt.NDArray[Any], bits: int) -> Bytes:
     """Unsigned integers of up to 32 bits -> uint8, so that the largest value becomes 255."""
     most = 2**bits - 1
     wide: npt.NDArray[Any] = values.astype(np.uint32 if bits <= 16 else np.uint64)
-    levels: npt.NDArray[np.uint8] = ((wide * 255 + most // 2) // most).astype(np.uint8)
+    levels: Bytes = ((wide * 255 + most // 2) // most).astype(np.uint8)
     return levels
 
 

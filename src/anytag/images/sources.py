@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from anytag._typing import Bytes
 from anytag.errors import AnytagError, ImageError
 from anytag.images.formats import SIGNATURE_BYTES, sniff
 
@@ -24,9 +25,7 @@ class Readable(Protocol):
     def read(self, size: int = -1, /) -> bytes: ...
 
 
-ImageSource = (
-    str | PathLike[str] | bytes | bytearray | memoryview | Readable | Image.Image | npt.NDArray[np.uint8]
-)
+ImageSource = str | PathLike[str] | bytes | bytearray | memoryview | Readable | Image.Image | Bytes
 
 
 def is_source(value: Any) -> bool:

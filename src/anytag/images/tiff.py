@@ -21,11 +21,10 @@ from PIL import Image
 from PIL.TiffImagePlugin import MAX_SAMPLESPERPIXEL, TiffImageFile
 from PIL.TiffImagePlugin import ImageFileDirectory_v2 as Directory
 
+from anytag._typing import Bytes
 from anytag.errors import ImageError
 from anytag.images.colour import scaled
 from anytag.images.quiet import quiet_pillow
-
-Bytes = npt.NDArray[np.uint8]
 
 _SUBFILE, _OLD_SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 254, 255, 256, 257, 258, 259, 262
 _FILL_ORDER, _OFFSETS, _ORIENTATION, _SAMPLES, _ROWS, _COUNTS = 266, 273, 274, 277, 278, 279

@@ -149,6 +149,7 @@ class Card:
         network: the numbers from which `anytag.torch.checkpoints.load_network` builds the torch network.
         source: where converted weights come from: a file's name, size, sha256.
         captions: how captions are written, None where the model writes none.
+        strict: a tag must score more than its threshold, as published models have it; else it may equal it.
     """
 
     name: str
@@ -168,16 +169,12 @@ class Card:
     network: Mapping[str, Any] = field(default_factory=dict)
     source: Mapping[str, Any] = field(default_factory=dict)
     captions: CaptionSpec | None = None
+    strict: bool = False
 
     def __post_init__(self) -> None:
         _require(NAME.fullmatch(self.name) is not None, "name", "letters, digits, '.', '_' or '-'", self.name)
         _require(self.width > 0, "width", "a positive number", self.width)
         _require(self.shortlist > 0, "shortlist", "a positive number", self.shortlist)
-
-    @property
-    def strict(self) -> bool:
-        """Whether a tag must score more than its threshold, as published, or may equal it."""
-        return self.family != "mini"
 
     @classmethod
     def read(cls, path: str | Path) -> Card:
@@ -207,9 +204,10 @@ def _card_file(path: Path) -> Path:
     return path / FILE_NAME if path.is_dir() else path
 
 
-def _load(path: Path) -> Any:
+def _load(path: Path) -> object:
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        data: object = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        return data
     except FileNotFoundError:
         raise CardError(f"{path} does not exist; a model is a folder with a {FILE_NAME}") from None
     except OSError as error:
@@ -222,7 +220,7 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a number of JSON")
 
 
-def _card(data: Any) -> Card:
+def _card(data: object) -> Card:
     if not isinstance(data, dict):
         raise CardError(f"expected an object, got {_short(data)}")
     found = data.get("format")
@@ -235,7 +233,7 @@ def _card(data: Any) -> Card:
     return card
 
 
-def record(kind: Any, data: Any, where: str) -> Any:
+def record(kind: Any, data: object, where: str) -> Any:
     """Build the dataclass `kind` from a JSON object; `where` is its own path in the card, "" at the top.
 
     Raises:
@@ -274,7 +272,7 @@ def _default(of: Field[Any]) -> Any:
     return of.default if of.default_factory is MISSING else of.default_factory()
 
 
-def _value(kind: Any, data: Any, where: str) -> Any:
+def _value(kind: Any, data: object, where: str) -> Any:
     """Check and convert one JSON value against one annotation."""
     if is_dataclass(kind):
         return record(kind, data, where)
@@ -300,7 +298,7 @@ def _value(kind: Any, data: Any, where: str) -> Any:
     return data if kind is Any else _scalar(kind, data, where)
 
 
-def _meant(kinds: tuple[Any, ...], data: Any) -> Any:
+def _meant(kinds: tuple[Any, ...], data: object) -> Any:
     """Which of several: the record that has the fields of an object, otherwise the one that is no record."""
     records = [kind for kind in kinds if is_dataclass(kind)]
     if isinstance(data, dict) and records:
@@ -308,7 +306,7 @@ def _meant(kinds: tuple[Any, ...], data: Any) -> Any:
     return next((kind for kind in kinds if kind is not NoneType and kind not in records), kinds[0])
 
 
-def _scalar(kind: type, data: Any, where: str) -> Any:
+def _scalar(kind: type, data: object, where: str) -> object:
     expected, fits = _SCALARS[kind]
     if not fits(data):
         raise CardError(f"{where}: expected {expected}, got {_short(data)}")
@@ -335,6 +333,6 @@ def _join(where: str, name: str) -> str:
     return f"{where}.{name}" if where else name
 
 
-def _short(data: Any) -> str:
+def _short(data: object) -> str:
     text = repr(data)
     return text if len(text) <= 60 else text[:57] + "..."

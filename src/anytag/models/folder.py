@@ -11,6 +11,9 @@ from anytag.models import card as cards
 from anytag.models.card import Card, FileFacts
 from anytag.models.registry import EMBEDDED
 
+WEIGHTS = "weights.safetensors"
+"""The torch network's, of a folder that torch can run."""
+
 _MENDING = "Get the model again, or rewrite its card with anytag.models.folder.write_card."
 _ADD_TEXT = (
     ", or give it one: anytag convert {} --text CLIP, CLIP being a folder of CLIP ViT-B/16 as transformers "
@@ -83,7 +86,11 @@ class ModelFolder:
         if self.card.text is None:
             raise ModelError(
                 f"{self.card.name} has no text encoder: ask for tags of its vocabulary only"
-                + (_ADD_TEXT.format(self.path) if self.card.family in ("ram", "ram-plus") else "")
+                + (
+                    _ADD_TEXT.format(self.path)
+                    if self.card.network.get("queries", "learned") != "learned"
+                    else ""
+                )
             )
         return self.directory(self.card.text.folder)
 

@@ -9,17 +9,18 @@ import hashlib
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from anytag.errors import DownloadError
 from anytag.models import card as cards
 from anytag.models.card import Card
 from anytag.models.folder import ModelFolder, inside, sha256_of
 from anytag.models.model_card import model_page
+from anytag.progress import SILENT, Progress, Reporter
 
 if TYPE_CHECKING:  # importing it takes longer than tagging a photo
     from huggingface_hub import HfFileMetadata
@@ -28,6 +29,7 @@ HUB = "https://huggingface.co"
 PREFIX = "hf-hub:"
 State = Literal["downloaded", "already there", "already there, not checked"]
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_TRIES, _TIMEOUT = 5, 30.0  # in a row that bring nothing; seconds without an answer
 _SHA256, _GIT_SHA = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
 
 
@@ -82,13 +84,13 @@ class Fetched:
         return self.path.stat().st_size
 
 
-def fetch(remotes: Iterable[Remote], folder: Path, *, progress: bool = False) -> list[Fetched]:
+def fetch(remotes: Iterable[Remote], folder: Path, *, report: Reporter = SILENT) -> list[Fetched]:
     """Every file in `folder`, downloaded where it is missing or another.
 
     A file that the Hub does not give, but that lies there, is taken as it is.
 
     Args:
-        progress: show a bar where there is a terminal.
+        report: told of what comes, in megabytes.
 
     Raises:
         DownloadError: some can neither be reached nor lie there: lists which to put where. Or a download
@@ -107,7 +109,7 @@ def fetch(remotes: Iterable[Remote], folder: Path, *, progress: bool = False) ->
             else:
                 missing.append(f"  {remote.url}\n    -> {here}")
         else:
-            fetched.append(_download(remote, inside(folder, remote.local), found, progress))
+            fetched.append(_download(remote, inside(folder, remote.local), found, report))
     if missing:
         raise DownloadError(
             f"files are not to be had ({'; '.join(dict.fromkeys(reasons))}). Type the same again when "
@@ -116,7 +118,7 @@ def fetch(remotes: Iterable[Remote], folder: Path, *, progress: bool = False) ->
     return fetched
 
 
-def fetch_folder(repository: str, target: Path, *, progress: bool = False) -> list[Fetched]:
+def fetch_folder(repository: str, target: Path, *, report: Reporter = SILENT) -> list[Fetched]:
     """A model folder of ours from the Hub, as ``owner/name``: its card, and the files that the card lists.
 
     Raises:
@@ -133,7 +135,7 @@ def fetch_folder(repository: str, target: Path, *, progress: bool = False) -> li
     for name in files:
         inside(draft, name).parent.mkdir(parents=True, exist_ok=True)
     remotes = [Remote(base + name, sha256=facts.sha256, name=name) for name, facts in files.items()]
-    fetched += fetch(remotes, draft, progress=progress)
+    fetched += fetch(remotes, draft, report=report)
     ModelFolder.open(draft, verify=False)  # hashes were compared as files came
     draft.replace(target)
     return [replace(file, path=target / file.path.relative_to(draft)) for file in fetched]
@@ -181,43 +183,66 @@ def _metadata(remote: Remote) -> HfFileMetadata:
     return get_hf_file_metadata(remote.url, token=remote.token)
 
 
-def _download(remote: Remote, path: Path, found: HfFileMetadata, progress: bool) -> Fetched:
+def _download(remote: Remote, path: Path, found: HfFileMetadata, report: Reporter) -> Fetched:
     """The file at `path`, which goes on from a part that lies there."""
     wanted = remote.sha256 or found.etag or ""
     state: State = "already there"
     if not (path.is_file() and found.size in (None, path.stat().st_size) and _fits(path, wanted)):
         part = path.with_name(f".{path.name}.{wanted[:12]}.part")  # of this version of the file, no other
-        _continue(remote, part, found.size, progress)
+        _continue(remote, part, found.size, report)
         _check(part, remote.url, size=found.size, wanted=wanted)
         part.replace(path)
         state = "downloaded"
     return Fetched(path, remote.url, sha256_of(path), state, found.commit_hash or "")
 
 
-def _continue(remote: Remote, part: Path, size: int | None, progress: bool) -> None:
-    """Append to `part` what it lacks."""
-    from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import build_hf_headers, tqdm  # type: ignore[attr-defined]
+def _continue(remote: Remote, part: Path, size: int | None, report: Reporter) -> None:
+    """Append to `part` what it lacks.
 
+    `hf_hub_download` would throw away what came of a broken download, here of gigabytes.
+    """
     if part.is_file() and size is not None and part.stat().st_size > size:
         part.unlink()
     if size is not None:
         _check_space(part, size)
-    try:
-        with part.open("ab") as file:
-            http_get(
-                remote.url, file,
-                resume_size=file.tell(), expected_size=size, headers=build_hf_headers(token=remote.token),
-                tqdm_class=tqdm if progress else partial(tqdm, disable=True),  # type: ignore[arg-type]
-            )  # fmt: skip
-    except OSError as error:
-        if error.errno is not None:  # the disk's fault
-            raise
-        if hasattr(error, "response"):
-            raise _broken(remote.url, part, error) from error
-        # else another length than announced: `_check` says so
-    except Exception as error:  # as in `fetch`
-        raise _broken(remote.url, part, error) from error
+    tries = 0
+    with part.open("ab") as file:
+        while size is None or file.tell() < size:
+            before = file.tell()
+            try:
+                return _append(remote, file, size, report)
+            except OSError as error:
+                if error.errno is not None:  # the disk's fault
+                    raise
+                raise _broken(remote.url, file.tell(), error) from error
+            except Exception as error:  # as in `fetch`
+                tries = 1 if file.tell() > before else tries + 1
+                if tries > _TRIES:
+                    raise _broken(remote.url, file.tell(), error) from error
+                time.sleep(1)
+
+
+def _append(remote: Remote, file: BinaryIO, size: int | None, report: Reporter) -> None:
+    """One request: the rest of the file, as far as it comes."""
+    from huggingface_hub import get_session
+
+    headers = {"Accept-Encoding": "identity"}
+    if file.tell():
+        headers["Range"] = f"bytes={file.tell()}-"
+    if remote.token:
+        headers["Authorization"] = f"Bearer {remote.token}"  # dropped where another host is redirected to
+    with get_session().stream(
+        "GET", remote.url, headers=headers, timeout=_TIMEOUT, follow_redirects=True
+    ) as response:
+        if response.status_code not in (200, 206):
+            raise OSError(f"{response.status_code} {response.reason_phrase}")
+        if response.status_code == 200:  # all of it, whatever was asked
+            file.seek(0)
+            file.truncate()
+        megabytes = None if size is None else round(size / 1e6)
+        for chunk in response.iter_bytes():
+            file.write(chunk)
+            report.progress(Progress(remote.local, round(file.tell() / 1e6), megabytes, "MB"))
 
 
 def _check_space(part: Path, size: int) -> None:
@@ -227,9 +252,9 @@ def _check_space(part: Path, size: int) -> None:
         raise DownloadError(f"{part.parent} has {free:,} bytes free, the download needs {needed:,}")
 
 
-def _broken(url: str, part: Path, error: Exception) -> DownloadError:
+def _broken(url: str, count: int, error: Exception) -> DownloadError:
     return DownloadError(
-        f"{url} broke off after {part.stat().st_size:,} bytes ({_reason(error)}). They are kept: "
+        f"{url} broke off after {count:,} bytes ({_reason(error)}). They are kept: "
         "type the same again to go on from there"
     )
 

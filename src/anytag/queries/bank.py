@@ -9,11 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from anytag._typing import Floats, Halves, Ints
 from anytag.errors import ModelError
 from anytag.models.tensors import map_tensors
-
-Floats = npt.NDArray[np.float32]
-Indexes = npt.NDArray[np.int64]
 
 # OpenBLAS starts threads above so many products, which costs 30 times the work itself
 _ONE_THREAD = 65536 * 4
@@ -71,7 +69,7 @@ class Bank:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def queries(self, index: Indexes | slice) -> Floats:
+    def queries(self, index: Ints | slice) -> Floats:
         """float32 index.shape×P×R."""
         rows = self.rows[index]
         if self.scale is not None:
@@ -79,7 +77,7 @@ class Bank:
             return queries
         return _widened(rows) if rows.dtype == np.float16 else np.asarray(rows, np.float32)
 
-    def nearest(self, pooled: Floats, count: int) -> Indexes:
+    def nearest(self, pooled: Floats, count: int) -> Ints:
         """The `count` tags that the first pass finds likeliest: int64 N×count, rows in the bank's order."""
         assert self.coarse is not None
         step = max(1, _ONE_THREAD // pooled.size)
@@ -88,7 +86,7 @@ class Bank:
         return np.sort(np.argpartition(-logits, count - 1, axis=1)[:, :count], axis=1)
 
 
-def _widened(halves: npt.NDArray[np.float16]) -> Floats:
+def _widened(halves: Halves) -> Floats:
     """Finite float16 as float32, of any shape. By its bits, three times faster than numpy's conversion."""
     bits = np.ascontiguousarray(halves).view(np.int16).astype(np.int32)
     bits <<= 13  # where float32 has exponent and fraction; the sign was copied up to its place

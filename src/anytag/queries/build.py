@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
-import numpy.typing as npt
 
+from anytag._typing import Doubles, Floats, Ints
 from anytag.errors import ModelError, VocabularyError, brief
 from anytag.models.folder import ModelFolder
-from anytag.queries.bank import Bank, Floats, Indexes
+from anytag.queries.bank import Bank
 from anytag.queries.requests import Ask, Requested, check_numbers, parse_requests
 from anytag.queries.score import Question, pad
 from anytag.results import Source
@@ -196,7 +196,7 @@ class Questions:
             rows.setdefault((row.id, row.name), row)
         return list(rows.values())
 
-    def trained(self, ids: Sequence[str]) -> tuple[Floats, npt.NDArray[np.float64]]:
+    def trained(self, ids: Sequence[str]) -> tuple[Floats, Doubles]:
         """The queries of tags, float32 K×P×D, and the slope and bias that make their logits log-odds, 2×K.
 
         Raises:
@@ -287,7 +287,7 @@ class Questions:
             return encoder.project(vectors)
         return vectors
 
-    def _calibration(self, trained: Sequence[int | None]) -> npt.NDArray[np.float64]:
+    def _calibration(self, trained: Sequence[int | None]) -> Doubles:
         """Slope and bias of each tag, from the index of its trained query: float64 2×K."""
         own, known = self.card.calibration.own, self.card.calibration.vocabulary
         slope, offset = self._bank.line.T.astype(np.float64)
@@ -309,7 +309,7 @@ class Questions:
         ]
         return [_Row(number, tag.id, tag.name) for number, tag in below]
 
-    def _pairs(self, trained: Sequence[int | None]) -> Indexes:
+    def _pairs(self, trained: Sequence[int | None]) -> Ints:
         """Pairs of a tag and a broader one among those asked, by their place in `trained`: int64 E×2."""
         places: dict[int, list[int]] = {}
         for place, number in enumerate(trained):

@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from anytag.queries.bank import Bank, Floats, Indexes
+from anytag import scoring
+from anytag._typing import Doubles, Floats, Ints, Rows
+from anytag.queries.bank import Bank
 from anytag.results import Source, TagScore
-from anytag.runtime.onnx import Rows
+from anytag.runtime.base import Runtime
 
 # Tags decoded in one run, and floats of their queries: bounds memory when thousands are asked.
 _PIECE, _PIECE_FLOATS = 256, 1 << 23
@@ -25,23 +26,6 @@ _PIECES_ROUNDED = 2
 # Tags near their thresholds that are decoded exactly in one run, and how many times the largest change that
 # they show is far enough: of 128 normal changes the largest is 2.7 standard deviations, so 5 of them.
 _SETTLED, _SAFE = 128, 2
-
-
-class Scorer(Protocol):
-    """The half of a runtime that answers questions.
-
-    Attributes:
-        keeps_rows: a whole bank of floats may be asked at once, as it is stored, and stays where it is used.
-        rounds: logits may differ from the exact ones.
-    """
-
-    @property
-    def rounds(self) -> bool: ...
-
-    @property
-    def keeps_rows(self) -> bool: ...
-
-    def score(self, tokens: Floats, pooled: Floats, queries: Rows, *, exact: bool = False) -> Floats: ...
 
 
 class Answer(NamedTuple):
@@ -58,8 +42,7 @@ class Question:
     Attributes:
         ids, names, sources: K each.
         slope, bias: float64 K; probability = sigmoid(slope · logit + bias).
-        below: int64 E×2, pairs of a tag and a broader one: a photo of a tabby is one of a cat, so no broader
-            tag scores less than what it includes.
+        below: int64 E×2, pairs of a tag and a broader one: see `scoring.raise_broader`.
         threshold: float64 K; a lower score is left out.
         bank: its tags are decoded for every photo, or with a `shortlist` only where the first pass puts them
             among the photo's best so many.
@@ -74,11 +57,11 @@ class Question:
     ids: tuple[str, ...]
     names: tuple[str, ...]
     sources: tuple[Source, ...]
-    slope: npt.NDArray[np.float64]
-    bias: npt.NDArray[np.float64]
-    threshold: npt.NDArray[np.float64]
+    slope: Doubles
+    bias: Doubles
+    threshold: Doubles
     queries: Floats
-    below: Indexes
+    below: Ints
     bank: Bank | None = None
     shortlist: int | None = None
     top_k: int | None = None
@@ -86,7 +69,7 @@ class Question:
     added: int = 0
     per_photo: bool = False
 
-    def answer(self, runtime: Scorer, tokens: Floats, pooled: Floats) -> list[Answer]:
+    def answer(self, runtime: Runtime, tokens: Floats, pooled: Floats) -> list[Answer]:
         """The tags of each photo, by falling score.
 
         Args:
@@ -98,14 +81,13 @@ class Question:
         if runtime.rounds:
             for n in range(len(logits)):
                 self._settle(runtime, tokens[n : n + 1], pooled[n : n + 1], places=index[n], logits=logits[n])
-        # beyond ±60 a probability is 0 or 1 in every digit that is kept
-        line = np.clip(self.slope[index] * logits + self.bias[index], -60, 60)
         scores = np.zeros((len(index), len(self.ids)))  # N×K; what the first pass left out stays 0
-        np.put_along_axis(scores, index, 1 / (1 + np.exp(-line)), axis=1)
-        np.maximum.at(scores.T, self.below[:, 1], scores.T[self.below[:, 0]])
+        found = scoring.sigmoid(self.slope[index] * logits + self.bias[index])
+        np.put_along_axis(scores, index, found, axis=1)
+        scoring.raise_broader(scores, self.below)
         return [self._choose(photo) for photo in scores]
 
-    def logits(self, runtime: Scorer, tokens: Floats, pooled: Floats) -> tuple[Indexes, Floats]:
+    def logits(self, runtime: Runtime, tokens: Floats, pooled: Floats) -> tuple[Ints, Floats]:
         """Which tags are decoded for each photo, and their logits: N×S both. Arguments as for `answer`."""
         step = 1 if self.per_photo else max(1, len(tokens))
         parts = [
@@ -115,8 +97,8 @@ class Question:
         indexes, logits = zip(*parts, strict=True)
         return np.concatenate(indexes), np.concatenate(logits)
 
-    def _decode(self, runtime: Scorer, tokens: Floats, pooled: Floats) -> tuple[Indexes, Floats]:
-        indexes: list[Indexes] = []
+    def _decode(self, runtime: Runtime, tokens: Floats, pooled: Floats) -> tuple[Ints, Floats]:
+        indexes: list[Ints] = []
         logits: list[Floats] = []
         for index, queries in self._pieces(runtime, pooled):
             indexes.append(np.broadcast_to(index, (len(tokens), index.shape[-1])))
@@ -124,7 +106,7 @@ class Question:
         return np.concatenate(indexes, axis=1), np.concatenate(logits, axis=1)
 
     def _settle(
-        self, runtime: Scorer, tokens: Floats, pooled: Floats, *, places: Indexes, logits: Floats
+        self, runtime: Runtime, tokens: Floats, pooled: Floats, *, places: Ints, logits: Floats
     ) -> None:
         """Decodes exactly what of one photo may be on the wrong side of its threshold by rounding alone.
 
@@ -149,17 +131,14 @@ class Question:
             logits[near] = exact
 
     @cached_property
-    def limits(self) -> npt.NDArray[np.float64]:
+    def limits(self) -> Doubles:
         """The logits that the thresholds mean, with each tag's slope and bias: K, infinite for 0 or 1.
 
         A tag is given where its logit is not below its limit, apart from what narrower tags add.
         """
-        with np.errstate(divide="ignore"):
-            odds = np.log(self.threshold) - np.log1p(-np.minimum(self.threshold, 1))
-        limits: npt.NDArray[np.float64] = (odds - self.bias) / self.slope
-        return limits
+        return scoring.limits(self.threshold, self.slope, self.bias)
 
-    def _pieces(self, runtime: Scorer, pooled: Floats) -> Iterator[tuple[Indexes, Rows]]:
+    def _pieces(self, runtime: Runtime, pooled: Floats) -> Iterator[tuple[Ints, Rows]]:
         """What is decoded in one run: places of S tags, S or N×S, and their queries, Q×S×P×R."""
         skipped = 0
         if self.bank is not None:
@@ -198,15 +177,13 @@ class Question:
     def _numbers(self) -> dict[tuple[str, str], int]:
         return {key: number for number, key in enumerate(zip(self.ids, self.names, strict=True))}
 
-    def _choose(self, scores: npt.NDArray[np.float64]) -> Answer:
-        is_over = (np.greater if self.strict else np.greater_equal)(scores, self.threshold)
+    def _choose(self, scores: Doubles) -> Answer:
+        is_over = scoring.is_given(scores, self.threshold, strict=self.strict)
         is_added = np.arange(len(scores)) >= len(scores) - self.added
-        tags = self._sorted(scores, np.flatnonzero(is_over))[: self.top_k]
-        return Answer(tags, self._sorted(scores, np.flatnonzero(is_added & ~is_over)))
+        tags = self._tags(scores, scoring.ranked(scores, is_over, self.top_k))
+        return Answer(tags, self._tags(scores, scoring.ranked(scores, is_added & ~is_over)))
 
-    def _sorted(self, scores: npt.NDArray[np.float64], index: Indexes) -> tuple[TagScore, ...]:
-        """Some tags by falling score."""
-        best = index[np.argsort(-scores[index], kind="stable")]
+    def _tags(self, scores: Doubles, best: Ints) -> tuple[TagScore, ...]:
         return tuple(
             # six digits: more would be noise, and half of the output
             TagScore(self.ids[i], self.names[i], float(f"{score:.6g}"), self.sources[i])

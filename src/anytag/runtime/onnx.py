@@ -1,28 +1,26 @@
-"""The runtime of the inner ring: a model folder's two graphs, run by onnxruntime."""
+"""The runtime of ring 1: a model folder's graphs, run by onnxruntime."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
-from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal
+from threading import RLock
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from anytag._typing import Array, Bytes, Floats, Ints, Rows
 from anytag.errors import DeviceError, ModelError
 from anytag.models.folder import ModelFolder
+from anytag.runtime.base import Captions, Device, Matcher, Runtime, check_device
+from anytag.runtime.door import open_in_torch
 
 if TYPE_CHECKING:  # importing onnxruntime takes longer than importing all the rest
-    from onnxruntime import InferenceSession, SessionOptions
-
-Device = Literal["auto", "cpu", "cuda"]
-Floats = npt.NDArray[np.float32]
-Rows = npt.NDArray[np.float32 | np.float16]
-"""Queries of any runtime; onnxruntime takes float32 alone."""
+    from onnxruntime import InferenceSession, RunOptions, SessionOptions
 
 IMAGE, TAGS = "image.onnx", "tags.onnx"
 ROUNDED = "tags_rounded.onnx"  # tags.onnx in fewer bits, asked first where it is there
-MEMORY, CAPTION = "caption_memory.onnx", "caption.onnx"  # run by anytag.runtime.caption_onnx
+MEMORY, CAPTION = "caption_memory.onnx", "caption.onnx"
 TEXT = "text.onnx"  # in a subfolder; run by anytag.runtime.text_onnx
 WHERE = "where"  # what tags.onnx may give besides
 _GRAPHS = {
@@ -34,14 +32,16 @@ _GRAPHS = {
     TEXT: (("ids",), ("vectors",)),
 }
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+State = tuple[Floats, Floats]
+"""What is looked at and what was read: keys and values, layers×2×N×heads×S×d and layers×2×N×heads×P×d."""
 _ERRORS_ONLY = 3  # onnxruntime writes its warnings to stderr, which is the user's
 _NOTHING = 4  # nor errors, where a failure is an answer
 
 
-class OnnxRuntime:
-    """Runs image.onnx, tags.onnx and, where there is one, tags_rounded.onnx of one model folder.
+class OnnxRuntime(Runtime):
+    """Runs the graphs of one model folder; what the folder has torch weights for and no graphs, torch runs.
 
-    A graph is loaded when it is first needed. All methods may be called from several threads at once.
+    A graph is loaded when it is first needed.
 
     Args:
         folder: the model.
@@ -52,18 +52,16 @@ class OnnxRuntime:
         DeviceError: the device was asked for and is not there. Loading a graph, later, can still raise it.
     """
 
-    keeps_rows = False
-
     def __init__(self, folder: ModelFolder, *, device: Device = "auto", threads: int = 1) -> None:
-        if device not in ("auto", "cpu", "cuda"):
-            raise DeviceError(f"device {device!r}: expected 'auto', 'cpu' or 'cuda'")
+        check_device(device)
         if threads < 1:
             raise DeviceError(f"threads {threads}: expected 1 or more")
         self.folder = folder
         self._asked = device
         self._threads = threads
         self._sessions: dict[str, InferenceSession] = {}
-        self._lock = Lock()
+        self._in_torch: Runtime | None = None
+        self._lock = RLock()
         if device == "cuda" and _CUDA not in available_providers():
             raise _no_cuda("this onnxruntime was built without it")
 
@@ -77,67 +75,51 @@ class OnnxRuntime:
         """Where the graphs run; loads the image graph."""
         return "cuda" if self.provider == _CUDA else "cpu"
 
-    def encode(self, pixels: npt.NDArray[np.uint8]) -> tuple[Floats, Floats]:
-        """Image tokens of prepared photos.
-
-        Args:
-            pixels: uint8 N×3×S×S, RGB, S as the card says, N of at least 1.
-
-        Returns:
-            tokens float32 N×T×D and pooled float32 N×D.
-
-        Raises:
-            ModelError: another shape or type, or the graph fails.
-        """
-        size = self.folder.card.image.size
-        if pixels.dtype != np.uint8 or pixels.shape[1:] != (3, size, size) or not len(pixels):
-            raise _wrong("pixels", pixels, f"uint8 N×3×{size}×{size} with N of at least 1")
-        tokens, pooled = self.run(IMAGE, {"pixels": pixels})
-        return tokens, pooled
-
     @property
     def rounds(self) -> bool:
         """Do logits differ from those that `exact` gives?"""
         return ROUNDED in self.folder
 
-    def score(self, tokens: Floats, pooled: Floats, queries: Rows, *, exact: bool = False) -> Floats:
-        """Logits of every tag in every photo.
+    def captions(self) -> Captions:
+        """By graphs, or by the caption head in torch."""
+        name = self.folder.card.name
+        return OnnxCaptions(self) if MEMORY in self.folder else self._torch(f"captions by {name}").captions()
 
-        Args:
-            tokens: float32 N×T×D from `encode`.
-            pooled: float32 N×D from `encode`.
-            queries: float32 Q×K×P×R; Q is 1 (the same for all photos) or N (each photo its own). K tags of up
-                to P descriptions; an all-zero row is padding and gets no weight. R is D but for learned rows.
-            exact: by tags.onnx, also where there is a rounded graph.
+    def matcher(self) -> Matcher:
+        """The alignment heads in torch: there are no graphs of them."""
+        name = self.folder.card.name
+        return self._torch(f"ranking photos by the alignment heads of {name}").matcher()
 
-        Returns:
-            float32 N×K.
+    def _torch(self, what: str) -> Runtime:
+        """The same model in torch, loaded once."""
+        with self._lock:
+            if self._in_torch is None:
+                self._in_torch = open_in_torch(self.folder, what, device=self.device)
+            return self._in_torch
 
-        Raises:
-            ModelError: another shape or type, or the graph fails.
-        """
-        self._check_asked(tokens, pooled, queries)
-        if not queries.shape[1]:
-            return np.zeros((len(tokens), 0), np.float32)
+    @property
+    def _size(self) -> int:
+        return self.folder.card.image.size
+
+    @property
+    def _width(self) -> int:
+        return self.folder.card.width
+
+    @cached_property
+    def _row_width(self) -> int:
+        width = self.shapes(TAGS)["queries"][-1]
+        return width if isinstance(width, int) else self.folder.card.width
+
+    def _encode(self, pixels: Bytes) -> tuple[Floats, Floats]:
+        tokens, pooled = self.run(IMAGE, {"pixels": pixels})
+        return tokens, pooled
+
+    def _score(self, tokens: Floats, pooled: Floats, queries: Rows, *, exact: bool) -> Floats:
         graph = ROUNDED if self.rounds and not exact else TAGS
         (logits,) = self.run(graph, {"tokens": tokens, "pooled": pooled, "queries": queries})
         return logits
 
-    def where(self, tokens: Floats, pooled: Floats, queries: Rows) -> Floats:
-        """What each token says for each tag in each photo: see `anytag.localization`.
-
-        Args:
-            tokens, pooled, queries: as for `score`.
-
-        Returns:
-            float32 N×K×T.
-
-        Raises:
-            ModelError: as for `score`, or the model was exported without it.
-        """
-        self._check_asked(tokens, pooled, queries)
-        if not queries.shape[1]:
-            return np.zeros((len(tokens), 0, tokens.shape[1]), np.float32)
+    def _locate(self, tokens: Floats, pooled: Floats, queries: Rows) -> Floats:
         if WHERE not in (node.name for node in self._session(TAGS).get_outputs()):
             raise ModelError(
                 f"{self.folder.path / TAGS} does not tell where tags are (it has no output {WHERE!r}): "
@@ -146,34 +128,10 @@ class OnnxRuntime:
         (where,) = self.run(TAGS, {"tokens": tokens, "pooled": pooled, "queries": queries}, (WHERE,))
         return where
 
-    def _check_asked(self, tokens: Floats, pooled: Floats, queries: Rows) -> None:
-        width = self.folder.card.width
-        if tokens.dtype != np.float32 or tokens.ndim != 3 or tokens.shape[2] != width or not tokens.size:
-            raise _wrong("tokens", tokens, f"float32 N×T×{width}, not empty")
-        count = len(tokens)
-        if pooled.dtype != np.float32 or pooled.shape != (count, width):
-            raise _wrong("pooled", pooled, f"float32 {count}×{width}")
-        row_width = self._row_width
-        if (
-            queries.dtype != np.float32
-            or queries.ndim != 4
-            or len(queries) not in (1, count)
-            or queries.shape[2] < 1
-            or queries.shape[3] != row_width
-        ):
-            expected = f"float32 Q×K×P×{row_width} with Q of 1 or {count} and P of at least 1"
-            raise _wrong("queries", queries, expected)
-
-    @cached_property
-    def _row_width(self) -> int:
-        """R, of a row of the queries: D for rows made of words, more for learned ones."""
-        width = self.shapes(TAGS)["queries"][-1]
-        return width if isinstance(width, int) else self.folder.card.width
-
     def run(
         self,
         name: str,
-        feeds: dict[str, npt.NDArray[Any]],
+        feeds: dict[str, Array],
         outputs: tuple[str, ...] | None = None,
         *,
         quiet: bool = False,
@@ -233,7 +191,75 @@ class OnnxRuntime:
             return self._open(name, [_CPU])
 
 
-def _quiet() -> Any:
+@dataclass(frozen=True)
+class OnnxCaptions:
+    """Runs caption_memory.onnx once for each photo and caption.onnx once for each wordpiece."""
+
+    runtime: OnnxRuntime
+
+    def about(self, tag_ids: Ints, tag_mask: Ints, tokens: Floats) -> OnnxWriter:
+        """What writes about N photos, for `anytag.generation`.
+
+        Args:
+            tag_ids, tag_mask: int64 N×S, from `WordPieces.tag_text`.
+            tokens: float32 N×T×D, of the photos.
+
+        Raises:
+            ModelError: the graph does not take these shapes, or is not there.
+        """
+        feeds: dict[str, Array] = {"tag_ids": tag_ids, "tag_mask": tag_mask, "tokens": tokens}
+        (memory,) = self.runtime.run(MEMORY, feeds)
+        return OnnxWriter(self.runtime, memory)
+
+    def takes(self, length: int) -> bool:
+        """Does the graph have positions for captions of so many wordpieces, the prompt's included?"""
+        layers, two, _, heads, _, depth = self.runtime.shapes(CAPTION)["memory"]
+
+        def zeros(count: int) -> Floats:
+            return np.zeros((int(layers), int(two), 1, int(heads), count, int(depth)), np.float32)
+
+        # the last wordpiece is never read, and the one before it is what is read here
+        feeds: dict[str, Array] = {
+            "ids": np.ones((1, 1), np.int64),
+            "memory": zeros(1),
+            "past": zeros(length - 2),
+        }
+        try:
+            self.runtime.run(CAPTION, feeds, quiet=True)
+        except ModelError:
+            return False
+        return True
+
+
+@dataclass(frozen=True)
+class OnnxWriter:
+    """An `anytag.generation.Decoder` whose state is keys and values, so that nothing is read twice."""
+
+    runtime: OnnxRuntime
+    memory: Floats
+
+    def start(self, prompts: Ints) -> tuple[Floats, State]:
+        """Prompts N×L -> scores of the next wordpiece N×V, and the state."""
+        layers, two, count, heads, _, depth = self.memory.shape
+        nothing = np.zeros((layers, two, count, heads, 0, depth), np.float32)
+        return self._read(prompts, (self.memory, nothing))
+
+    def step(self, ids: Ints, state: State) -> tuple[Floats, State]:
+        """One wordpiece of each text, N -> scores of the next N×V, and the state."""
+        return self._read(ids[:, None], state)
+
+    def reorder(self, state: State, index: Ints) -> State:
+        """The state of the texts at `index`."""
+        memory, past = state
+        return memory[:, :, index], past[:, :, index]
+
+    def _read(self, ids: Ints, state: State) -> tuple[Floats, State]:
+        memory, past = state
+        logits, grown = self.runtime.run(CAPTION, {"ids": ids, "memory": memory, "past": past})
+        return logits, (memory, grown)
+
+
+def _quiet() -> RunOptions:
     import onnxruntime
 
     options = onnxruntime.RunOptions()
@@ -295,8 +321,3 @@ def _no_cuda(why: str) -> DeviceError:
         "Put the GPU build in its place (pip uninstall onnxruntime; pip install "
         "'onnxruntime-gpu[cuda,cudnn]') or ask for device 'cpu' or 'auto'."
     )
-
-
-def _wrong(name: str, given: npt.NDArray[Any], expected: str) -> ModelError:
-    shape = "×".join(map(str, given.shape)) or "scalar"
-    return ModelError(f"{name}: expected {expected}, got {given.dtype} {shape}")

@@ -2,46 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol
-
-import numpy as np
-import numpy.typing as npt
-
-from anytag._optional import outer
-from anytag.errors import DeviceError, ModelError
-from anytag.models.folder import ModelFolder
-from anytag.runtime.onnx import IMAGE, Device, Floats, OnnxRuntime, Rows
-
-WEIGHTS = "weights.safetensors"
-Precision = Literal["float32", "bfloat16", "int8"]
-
-
-class Runtime(Protocol):
-    """Runs one model. All methods may be called from several threads at once.
-
-    Attributes:
-        keeps_rows: `score` takes a whole table of float queries as it is stored, and keeps it for later.
-        rounds: logits of `score` may differ from those of `exact`.
-        provider: what runs the model, for `anytag doctor`.
-    """
-
-    @property
-    def keeps_rows(self) -> bool: ...
-
-    @property
-    def rounds(self) -> bool: ...
-
-    @property
-    def provider(self) -> str: ...
-
-    @property
-    def device(self) -> str: ...
-
-    def encode(self, pixels: npt.NDArray[np.uint8]) -> tuple[Floats, Floats]: ...
-
-    def score(self, tokens: Floats, pooled: Floats, queries: Rows, *, exact: bool = False) -> Floats: ...
-
-    def where(self, tokens: Floats, pooled: Floats, queries: Rows) -> Floats: ...
+from anytag.errors import ModelError
+from anytag.models.folder import WEIGHTS, ModelFolder
+from anytag.runtime.base import Device, Precision, Runtime, check_device
+from anytag.runtime.door import open_in_torch
+from anytag.runtime.onnx import IMAGE, OnnxRuntime
 
 
 def open_runtime(
@@ -79,10 +44,6 @@ def open_runtime(
         return runtime
     if not has_weights:
         raise ModelError(f"{folder.path} has neither {IMAGE} nor {WEIGHTS}: get the model again")
-    if device not in ("auto", "cpu", "cuda"):
-        raise DeviceError(f"device {device!r}: expected 'auto', 'cpu' or 'cuda'")
-    door: Any = outer(
-        "torch.open", f"running {folder.card.name}, which has no ONNX graphs or is run in torch,"
-    )
-    made: Runtime = door.open_torch(folder, device=device, threads=threads, precision=precision)
-    return made
+    check_device(device)
+    what = f"running {folder.card.name}, which has no ONNX graphs or is run in torch,"
+    return open_in_torch(folder, what, device=device, threads=threads, precision=precision)

@@ -7,8 +7,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
+from anytag._typing import Floats
 from anytag.batching import usable_cores
 from anytag.errors import ModelError
 from anytag.models.folder import ModelFolder
@@ -18,8 +18,6 @@ from anytag.text_encoders.queries import in_batches
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-Floats = npt.NDArray[np.float32]
 
 TOKENIZER = "tokenizer.json"
 _BATCH = 64  # texts of 20 tokens: 20 MB of the widest layer of CLIP's

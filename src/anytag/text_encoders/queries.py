@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from anytag.batching import batches
 from anytag.errors import VocabularyError, brief
 from anytag.text_encoders.prompts import ensemble, plain_prompt, template_prompts, unit
 
@@ -136,8 +137,5 @@ def in_batches(texts: Sequence[str], embed: Callable[[list[str]], Floats], *, di
         VocabularyError: not a list of texts, or one is empty.
     """
     check_texts(texts)
-    rows = np.empty((len(texts), dim), np.float32)
-    for start in range(0, len(texts), batch):
-        part = list(texts[start : start + batch])
-        rows[start : start + len(part)] = embed(part)
-    return unit(rows)
+    parts = [np.asarray(embed(part), np.float32) for part in batches(texts, batch)]
+    return unit(np.concatenate([np.empty((0, dim), np.float32), *parts]))

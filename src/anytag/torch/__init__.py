@@ -1,1 +1,1 @@
-"""The outer ring: networks, checkpoints, export and training, in torch."""
+"""Ring 3: networks, checkpoints, export and training, in torch."""

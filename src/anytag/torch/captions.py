@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from anytag._typing import Array, Floats, Ints
 from anytag.torch.nn.caption_head import CaptionHead
 from anytag.torch.nn.small_caption_head import GuidedHead
 
-Ids = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float32]
 State = tuple[Tensor, Tensor]
 Head = CaptionHead | GuidedHead
 
@@ -29,7 +26,7 @@ class TorchCaptions:
     def __init__(self, head: Head) -> None:
         self.head = head.eval()
 
-    def about(self, tag_ids: Ids, tag_mask: Ids, tokens: Floats) -> TorchWriter:
+    def about(self, tag_ids: Ints, tag_mask: Ints, tokens: Floats) -> TorchWriter:
         """What writes about N photos, for `anytag.generation`.
 
         Args:
@@ -52,16 +49,16 @@ class TorchWriter:
     head: Head
     memory: Tensor
 
-    def start(self, prompts: Ids) -> tuple[Floats, State]:
+    def start(self, prompts: Ints) -> tuple[Floats, State]:
         """Prompts N×L -> scores of the next wordpiece N×V, and the state."""
         ids = _tensor(prompts, self.head)
         return self._read(ids, (self.memory, self.head.nothing(ids)))
 
-    def step(self, ids: Ids, state: State) -> tuple[Floats, State]:
+    def step(self, ids: Ints, state: State) -> tuple[Floats, State]:
         """One wordpiece of each text, N -> scores of the next N×V, and the state."""
         return self._read(_tensor(ids[:, None], self.head), state)
 
-    def reorder(self, state: State, index: Ids) -> State:
+    def reorder(self, state: State, index: Ints) -> State:
         """The state of the texts at `index`."""
         memory, past = state
         rows = _tensor(index, self.head)
@@ -74,6 +71,6 @@ class TorchWriter:
             return logits.float().cpu().numpy(), (memory, past)
 
 
-def _tensor(array: npt.NDArray[Any], head: Head) -> Tensor:
+def _tensor(array: Array, head: Head) -> Tensor:
     """A copy where the weights are; torch takes no negative strides and no read-only memory."""
     return torch.tensor(np.ascontiguousarray(array), device=head.bias.device)

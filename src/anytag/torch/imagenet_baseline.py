@@ -8,24 +8,22 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime as ort
 import torch
 from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor, nn
 
+from anytag._typing import AnyFloats, Floats, Halves
 from anytag.batching import batches, usable_cores
 from anytag.errors import AnytagError
 from anytag.evaluation import metrics
-from anytag.evaluation.adapters import Answers, Watch, unwatched
+from anytag.evaluation.adapters import Answers
 from anytag.evaluation.tasks import TagTask
 from anytag.images import load, prepare
 from anytag.models.registry import EMBEDDED
+from anytag.progress import SILENT, Reporter, watched
 from anytag.text_encoders import StaticTextEncoder
 from anytag.torch.nn.backbones import Backbone, imagenet_backbone
-
-Floats = npt.NDArray[np.floating]
-Halves = npt.NDArray[np.float16]
 
 BATCH = 16
 
@@ -43,7 +41,7 @@ class _Pooled(nn.Module):
 
 
 @lru_cache(maxsize=4)  # an export takes longer than a thousand photos
-def _exported(name: str, size: int) -> tuple[bytes, npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def _exported(name: str, size: int) -> tuple[bytes, Floats, Floats]:
     """The graph of `_Pooled`, weight 1000×F and bias of the classifier."""
     backbone, classifier = imagenet_backbone(name, size=size)
     pixels = torch.zeros(2, 3, size, size, dtype=torch.uint8)
@@ -74,11 +72,11 @@ class FrozenBackbone:
         options.log_severity_level = 3
         self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
-    def features(self, paths: Sequence[Path], *, watch: Watch = unwatched) -> tuple[Halves, dict[int, str]]:
+    def features(self, paths: Sequence[Path], *, report: Reporter = SILENT) -> tuple[Halves, dict[int, str]]:
         """Pooled features float16 N×F, and by number why a photo could not be read (its row is void)."""
         with ThreadPoolExecutor(usable_cores()) as pool:
             parts = pool.map(self._batch, batches(paths, BATCH))
-            done = list(watch(_singly(parts), total=len(paths), what=self.name))
+            done = list(watched(_singly(parts), report, total=len(paths), what=self.name))
         failed = {number: said for number, (_, said) in enumerate(done) if said}
         return np.stack([row for row, _ in done]), failed
 
@@ -93,7 +91,7 @@ class FrozenBackbone:
         rows = self._session.run(None, {"pixels": pixels})[0].astype(np.float16)
         return list(zip(rows, said, strict=True))
 
-    def probabilities(self, features: Halves) -> npt.NDArray[np.float32]:
+    def probabilities(self, features: Halves) -> Floats:
         """Of the thousand classes: N×1000."""
         logits = features.astype(np.float32) @ self._weight.T + self._bias
         exp = np.exp(logits - logits.max(1, keepdims=True))
@@ -119,17 +117,17 @@ class ClassifierWithText:
         info = ImageNetInfo()
         self.classes = self.encoder.encode([info.index_to_description(k).split(",")[0] for k in range(1000)])
 
-    def carried(self, p: npt.NDArray[np.float32], names: Sequence[str]) -> dict[str, Floats]:
+    def carried(self, p: Floats, names: Sequence[str]) -> dict[str, AnyFloats]:
         """Probabilities N×1000 -> scores N×K by each carrier."""
         similar = self.classes @ self.encoder.encode(list(names)).T
-        carried: dict[str, Floats] = {"sum": p @ similar, "best": _best(p, similar)}
+        carried: dict[str, AnyFloats] = {"sum": p @ similar, "best": _best(p, similar)}
         for temperature in (0.03, 0.1):
             sharp = np.exp((similar - 1) / temperature)
             carried[f"sharp {temperature}"] = p @ sharp
             carried[f"softmax {temperature}"] = p @ (sharp / sharp.sum(1, keepdims=True))
         return carried
 
-    def scores(self, paths: Sequence[Path], names: Sequence[str]) -> dict[str, Floats]:
+    def scores(self, paths: Sequence[Path], names: Sequence[str]) -> dict[str, AnyFloats]:
         """N×K by each carrier.
 
         Raises:
@@ -140,15 +138,15 @@ class ClassifierWithText:
             raise AnytagError(next(iter(failed.values())))
         return self.carried(self.frozen.probabilities(features), names)
 
-    def answer(self, task: TagTask, *, watch: Watch = unwatched) -> Answers:
+    def answer(self, task: TagTask, *, report: Reporter = SILENT) -> Answers:
         """The best carrier's scores."""
-        features, failed = self.frozen.features(task.photos, watch=watch)
+        features, failed = self.frozen.features(task.photos, report=report)
         carried = self.carried(self.frozen.probabilities(features), [asked.name for asked in task.tags])
         best = max(carried.values(), key=lambda s: metrics.mean_average_precision(s, task.present)[0])
         return Answers(best.astype(np.float32), failed)
 
 
-def _best(p: npt.NDArray[np.float32], similar: Floats) -> Floats:
+def _best(p: Floats, similar: AnyFloats) -> AnyFloats:
     """For each name the best product of probability and similarity; photo by photo, which bounds memory."""
     return np.stack([(row[:, None] * similar).max(0) for row in p])
 

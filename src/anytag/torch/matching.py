@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from anytag._typing import Array, Floats, Ints
 from anytag.torch.nn.alignment_head import AlignmentHead
 from anytag.torch.nn.caption_head import CaptionHead
-
-Ids = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float32]
 
 _TEXTS = 256  # that are read at once
 _PAIRS = 64  # whose text looks at its photo at once: 70 MB of keys and values a layer at the published size
@@ -35,33 +30,22 @@ class TorchMatcher:
         """E, of the space that photos and texts share."""
         return self.head.config.space
 
-    def see(self, tokens: Floats, pooled: Floats, tag_ids: Ids, tag_mask: Ids) -> tuple[Floats, Floats]:
-        """What is kept of N photos: what texts look at, N×(T+S)×D, and unit vectors N×E.
-
-        Args:
-            tokens, pooled: float32 N×T×D and N×D, from the image encoder.
-            tag_ids, tag_mask: int64 N×S, from `WordPieces.tag_text`.
-        """
+    def see(self, tokens: Floats, pooled: Floats, tag_ids: Ints, tag_mask: Ints) -> tuple[Floats, Floats]:
+        """What is kept of N photos: see `anytag.runtime.base.Matcher`, for all three."""
         with torch.inference_mode():
             seen = self._tensor(tokens)
             tags = self.captions.encode_tags(self._tensor(tag_ids), self._tensor(tag_mask), seen)
             vectors = self.head.embed_photos(self._tensor(pooled), tags)
             return _array(self.head.looked_at(seen, tags)), _array(vectors)
 
-    def read(self, ids: Ids) -> Floats:
-        """Unit vectors float32 M×E of texts, int64 M×L, from `WordPieces.caption_text`."""
+    def read(self, ids: Ints) -> Floats:
+        """Unit vectors of texts."""
         with torch.inference_mode():
             parts = torch.split(self._tensor(ids), _TEXTS)
             return _array(torch.cat([self.head.embed_texts(some) for some in parts]))
 
-    def match(self, seen: Floats, ids: Ids, pairs: Ids) -> Floats:
-        """Logits float32 P that a text fits a photo.
-
-        Args:
-            seen: float32 N×(T+S)×D from `see`.
-            ids: int64 M×L, texts as for `read`.
-            pairs: int64 P×2, numbers of photo and text.
-        """
+    def match(self, seen: Floats, ids: Ints, pairs: Ints) -> Floats:
+        """Logits that a text fits a photo."""
         with torch.inference_mode():
             memories, texts = self.head.remember(self._tensor(seen)), self._tensor(ids)
             logits = [
@@ -70,7 +54,7 @@ class TorchMatcher:
             ]
             return _array(torch.cat(logits))
 
-    def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
+    def _tensor(self, array: Array) -> Tensor:
         """A copy where the weights are; torch takes no read-only memory."""
         return torch.tensor(np.ascontiguousarray(array), device=self.head.fits.bias.device)
 

@@ -1,24 +1,26 @@
-"""The runtime of the outer ring: a network in torch, asked as `anytag.runtime.onnx.OnnxRuntime` is asked."""
+"""The runtime of ring 3: a network in torch."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from functools import cached_property
+from threading import Lock
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from anytag._typing import Array, Bytes, Floats, Rows
 from anytag.errors import DeviceError, ModelError
-from anytag.runtime.open import Precision
+from anytag.runtime.base import Precision, Runtime
+from anytag.torch.captions import TorchCaptions
+from anytag.torch.matching import TorchMatcher
 from anytag.torch.nn.absorbed_attention import FoldedCross
+from anytag.torch.nn.caption_head import CaptionHead
 from anytag.torch.nn.cross_decoder import CrossDecoder
 from anytag.torch.nn.network import TagNetwork
-
-Floats = npt.NDArray[np.float32]
-Rows = npt.NDArray[np.float32 | np.float16]
 
 # Photos times tags that a cross decoder holds at once: 200 MB of its widest layer, on a CPU what caches hold.
 _AT_ONCE, _AT_ONCE_ON_CPU = 16384, 512
@@ -26,7 +28,7 @@ _AT_ONCE, _AT_ONCE_ON_CPU = 16384, 512
 _WEIGHED, _WEIGHED_ON_CPU = 1024, 32
 
 
-class TorchRuntime:
+class TorchRuntime(Runtime):
     """Runs a network without gradients.
 
     A table of queries that is read-only and asked again stays on the device, in the type it is stored in:
@@ -37,6 +39,7 @@ class TorchRuntime:
         device: torch's name of it, such as "cuda"; where the weights are when not given.
         precision: of matrix products; norms, softmax and sums stay in float32. On a CPU only the perceptrons
             of a cross decoder have fewer bits, four fifths of its work; int8 is for a CPU alone.
+        load_head: gives the network its "captions" or "alignment", where they were left out till now.
 
     Raises:
         DeviceError: the device is not there, or does not multiply so.
@@ -45,7 +48,12 @@ class TorchRuntime:
     keeps_rows = True
 
     def __init__(
-        self, network: TagNetwork, *, device: str | None = None, precision: Precision = "float32"
+        self,
+        network: TagNetwork,
+        *,
+        device: str | None = None,
+        precision: Precision = "float32",
+        load_head: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.network = network.eval()
         if device is not None:
@@ -55,6 +63,7 @@ class TorchRuntime:
             raise DeviceError("precision 'int8' is for a CPU: leave it out, or ask for 'bfloat16'")
         self.precision = precision
         self._table: tuple[Rows, Tensor] | None = None
+        self._load_head, self._lock = load_head, Lock()
 
     @property
     def device(self) -> str:
@@ -66,21 +75,41 @@ class TorchRuntime:
         """What runs the network."""
         return f"torch {torch.__version__}"
 
-    def encode(self, pixels: npt.NDArray[np.uint8]) -> tuple[Floats, Floats]:
-        """Image tokens of prepared photos.
+    def captions(self) -> TorchCaptions:
+        """The caption head, in float32."""
+        return TorchCaptions(self._caption_head())
 
-        Args:
-            pixels: uint8 N×3×S×S, RGB, S as the network's configuration says, N of at least 1.
+    def matcher(self) -> TorchMatcher:
+        """The alignment heads, in float32."""
+        captions = self._caption_head()
+        with self._lock:
+            self._load_head("alignment")
+        if self.network.alignment is None:
+            raise ModelError(
+                "this model has no alignment heads: make some with anytag train tag2text-retrieval"
+            )
+        return TorchMatcher(captions, self.network.alignment.to(self.device))
 
-        Returns:
-            tokens float32 N×T×D and pooled float32 N×D.
+    def _caption_head(self) -> CaptionHead:
+        with self._lock:
+            self._load_head("captions")
+        if self.network.captions is None:
+            raise ModelError("this model was converted without its caption head; convert it again with it")
+        return self.network.captions.to(self.device)
 
-        Raises:
-            ModelError: another shape or type.
-        """
-        size = self.network.config.size
-        if pixels.dtype != np.uint8 or pixels.shape[1:] != (3, size, size) or not len(pixels):
-            raise _wrong("pixels", pixels, f"uint8 N×3×{size}×{size} with N of at least 1")
+    @property
+    def _size(self) -> int:
+        return self.network.config.size
+
+    @property
+    def _width(self) -> int:
+        return self.network.config.width
+
+    @property
+    def _row_width(self) -> int:
+        return self.network.decoder.row_width
+
+    def _encode(self, pixels: Bytes) -> tuple[Floats, Floats]:
         with torch.inference_mode(), self._autocast():
             tokens, pooled = self.network.encoder(self._tensor(pixels))
         return _array(tokens), _array(pooled)
@@ -91,25 +120,7 @@ class TorchRuntime:
         fewer_bits = self._on_gpu or isinstance(self.network.decoder, CrossDecoder)
         return fewer_bits and self.precision != "float32"
 
-    def score(self, tokens: Floats, pooled: Floats, queries: Rows, *, exact: bool = False) -> Floats:
-        """Logits of every tag in every photo.
-
-        Args:
-            tokens: float32 N×T×D from `encode`.
-            pooled: float32 N×D from `encode`.
-            queries: float32 or float16 Q×K×P×R, R as the decoder says, mostly D; Q is 1 (the same for all
-                photos) or N (each photo its own). An all-zero row is padding and gets no weight.
-            exact: in float32, whatever the precision is.
-
-        Returns:
-            float32 N×K.
-
-        Raises:
-            ModelError: another shape or type.
-        """
-        self._check_asked(tokens, pooled, queries)
-        if not queries.shape[1]:
-            return np.zeros((len(tokens), 0), np.float32)
+    def _score(self, tokens: Floats, pooled: Floats, queries: Rows, *, exact: bool) -> Floats:
         with torch.inference_mode():
             asked = self._tensor(tokens), self._tensor(pooled), self._queries(queries)
             decoder = self.network.decoder
@@ -146,26 +157,10 @@ class TorchRuntime:
             self.network.decoder, rounding=None if self.precision == "float32" else self.precision
         )
 
-    def where(self, tokens: Floats, pooled: Floats, queries: Rows) -> Floats:
-        """What each token says for each tag; arguments and errors as for `score`, float32 N×K×T."""
-        self._check_asked(tokens, pooled, queries)
-        if not queries.shape[1]:
-            return np.zeros((len(tokens), 0, tokens.shape[1]), np.float32)
+    def _locate(self, tokens: Floats, pooled: Floats, queries: Rows) -> Floats:
         asked = self._tensor(tokens), self._tensor(pooled), self._queries(queries).float()
         with torch.inference_mode(), self._autocast():
             return _array(self.network.decoder.located(*asked)[1])
-
-    def _check_asked(self, tokens: Floats, pooled: Floats, queries: Rows) -> None:
-        width, count, row_width = self.network.config.width, len(tokens), self.network.decoder.row_width
-        if tokens.dtype != np.float32 or tokens.ndim != 3 or tokens.shape[2] != width or not tokens.size:
-            raise _wrong("tokens", tokens, f"float32 N×T×{width}, not empty")
-        if pooled.dtype != np.float32 or pooled.shape != (count, width):
-            raise _wrong("pooled", pooled, f"float32 {count}×{width}")
-        sets, _, descriptions, depth = queries.shape if queries.ndim == 4 else (0, 0, 0, 0)
-        known = queries.dtype in (np.float32, np.float16)
-        if not known or sets not in (1, count) or not descriptions or depth != row_width:
-            expected = f"float32 Q×K×P×{row_width} with Q of 1 or {count} and P of at least 1"
-            raise _wrong("queries", queries, expected)
 
     def _autocast(self, *, exact: bool = False) -> torch.autocast:
         """bfloat16 on a GPU; a CPU takes fewer bits for perceptrons alone."""
@@ -184,7 +179,7 @@ class TorchRuntime:
             self._table = (queries, self._tensor(queries))
         return self._table[1]
 
-    def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
+    def _tensor(self, array: Array) -> Tensor:
         """On the device; on the CPU the same memory, which nothing here writes to."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the array may be read-only
@@ -211,8 +206,3 @@ def _require(device: str) -> None:
 def _array(tensor: Tensor) -> Floats:
     array: Floats = tensor.float().cpu().numpy()
     return array
-
-
-def _wrong(name: str, given: npt.NDArray[Any], expected: str) -> ModelError:
-    shape = "×".join(map(str, given.shape)) or "scalar"
-    return ModelError(f"{name}: expected {expected}, got {given.dtype} {shape}")

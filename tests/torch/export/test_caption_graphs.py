@@ -11,12 +11,12 @@ import onnx
 import pytest
 import torch
 
+from anytag._typing import Ints
 from anytag.errors import ModelError
-from anytag.generation import Decoder, Ids, Limits, beam_search, greedy, sample
+from anytag.generation import Decoder, Limits, beam_search, greedy, sample
 from anytag.models.card import Card
 from anytag.models.folder import ModelFolder, write_card
-from anytag.runtime.caption_onnx import OnnxCaptions
-from anytag.runtime.onnx import CAPTION, MEMORY, OnnxRuntime
+from anytag.runtime.onnx import CAPTION, MEMORY, OnnxCaptions, OnnxRuntime
 from anytag.torch.captions import Head, TorchCaptions
 from anytag.torch.export.caption_graphs import INNER, check_words, export_caption_graphs, round_head
 from anytag.torch.export.dynamic_int8 import shrink_graph
@@ -35,7 +35,7 @@ def made(
     return head, exported(head, tmp_path_factory.mktemp(request.param) / "model")
 
 
-def asked(photos: int) -> tuple[Ids, Ids, np.ndarray]:
+def asked(photos: int) -> tuple[Ints, Ints, np.ndarray]:
     draw = np.random.default_rng(1)
     ids = draw.integers(1, CONFIG.words, (photos, CONFIG.tag_length))
     ids[:, 4:] = 0

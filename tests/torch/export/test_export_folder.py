@@ -17,8 +17,7 @@ from safetensors.torch import load_file, save_file
 from anytag import Captioner
 from anytag.models.card import Card
 from anytag.models.folder import write_card
-from anytag.runtime.caption_onnx import OnnxWriter
-from anytag.runtime.onnx import CAPTION, MEMORY
+from anytag.runtime.onnx import CAPTION, MEMORY, OnnxWriter
 from anytag.torch.captions import TorchWriter
 from anytag.torch.checkpoints.convert import Options, convert
 from anytag.torch.checkpoints.load import CAPTIONS, WEIGHTS, load_network

@@ -81,9 +81,9 @@ def test_graphs_say_what_the_network_says(
     queries[:, 3, 1:] = 0
     expected = torch_runtime.score(tokens, pooled, queries)
     np.testing.assert_allclose(runtime.score(tokens, pooled, queries), expected, rtol=1e-4, atol=1e-4)
-    where = torch_runtime.where(tokens, pooled, queries)
+    where = torch_runtime.locate(tokens, pooled, queries)
     assert where.shape == (photos, 11, tokens.shape[1])
-    np.testing.assert_allclose(runtime.where(tokens, pooled, queries), where, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(runtime.locate(tokens, pooled, queries), where, rtol=1e-4, atol=1e-4)
 
 
 def test_export_leaves_the_network_as_it_was(network: TagNetwork, tmp_path: Path) -> None:

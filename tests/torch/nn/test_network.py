@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from anytag._typing import Floats, Rows
 from anytag.errors import DeviceError, ModelError
 from anytag.models.folder import ModelFolder
-from anytag.runtime.onnx import Floats, Rows
-from anytag.runtime.open import Precision
+from anytag.runtime.base import Precision
 from anytag.torch.nn.backbones import PRETRAINED_PACKAGES, Backbone, FixedPadConv2d, imagenet_backbone
 from anytag.torch.nn.configs import NetworkConfig
 from anytag.torch.nn.folded_decoder import FoldedDecoder, weigh_descriptions
@@ -317,7 +317,7 @@ def test_learned_rows_have_a_width_of_their_own() -> None:
     tokens, pooled = runtime.encode(np.zeros((2, 3, 64, 64), np.uint8))
     rows = np.ones((1, 3, 1, 33), np.float32)
     assert runtime.score(tokens, pooled, rows).shape == (2, 3)
-    assert runtime.where(tokens, pooled, rows).shape == (2, 3, tokens.shape[1])
+    assert runtime.locate(tokens, pooled, rows).shape == (2, 3, tokens.shape[1])
     with pytest.raises(ModelError, match="queries: expected float32 Q×K×P×33"):
         runtime.score(tokens, pooled, rows[..., :16])
 

@@ -15,19 +15,18 @@ from functools import partial
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from anytag.data.engine.generate import blocks, names_known, read_photo, why
+from anytag._typing import Bools, Floats, Halves
+from anytag.batching import batches
+from anytag.data.engine.generate import BLOCK, names_known, read_photo, why
 from anytag.data.labels import Labeler
 from anytag.data.rows import OnError, Row
 from anytag.errors import AnytagError
 from anytag.images import ImageSource
 from anytag.localization import box_of, heat_maps
 from anytag.results import Box
+from anytag.scoring import sigmoid
 from anytag.tagger import Encoded, Tagger
-
-Floats = npt.NDArray[np.float32]
-Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class CleanConfig:
 class Evidence:
     """What a photo says of one of its tags: the region's feature, float16 D of length 1, and probability."""
 
-    feature: npt.NDArray[np.float16]
+    feature: Halves
     probability: float
 
 
@@ -97,7 +96,7 @@ def clean(
     look = partial(_look, root=root, tagger=tagger, labeler=labeler, config=config, detector=detector)
     found: list[dict[str, Evidence]] = []
     with ThreadPoolExecutor(workers, thread_name_prefix="anytag-data") as pool:
-        for block in blocks(rows):
+        for block in batches(rows, BLOCK):
             for row, result in zip(block, pool.map(look, block), strict=True):
                 if isinstance(result, str) and on_error:
                     on_error(f"{row.image}: {why(row, root, result)}")
@@ -145,7 +144,7 @@ class _Asked:
     def boxes(self, encoded: Encoded) -> dict[str, Box]:
         """Where the decoder sees each tag; the whole photo where it does not."""
         whole = Box(0, 0, encoded.width, encoded.height)
-        where = self.runtime.where(encoded.tokens[None], encoded.pooled[None], self.queries[None])[0]
+        where = self.runtime.locate(encoded.tokens[None], encoded.pooled[None], self.queries[None])[0]
         heats = heat_maps(where)
         found = (box_of(heat, width=encoded.width, height=encoded.height) for heat in heats)
         return {name: box or whole for name, box in zip(self.names, found, strict=True)}
@@ -158,7 +157,7 @@ class _Asked:
         logit = float(self.runtime.score(tokens[None], mean[None], query)[0, 0])
         odds = self.slope[number] * logit + self.bias[number]
         length = max(float(np.linalg.norm(mean)), 1e-12)
-        return Evidence((mean / length).astype(np.float16), float(1 / (1 + np.exp(-np.clip(odds, -60, 60)))))
+        return Evidence((mean / length).astype(np.float16), float(sigmoid(np.asarray(odds))))
 
 
 def tokens_in(encoded: Encoded, box: Box) -> Bools:

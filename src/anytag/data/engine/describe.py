@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -24,6 +24,7 @@ from anytag.data.vocabulary.wordnet import WordNet
 from anytag.errors import NoAnswerError, RefusedOutputError, VocabularyError
 from anytag.parsing import Lexicon, default_lexicon
 from anytag.parsing.lexicon import normal
+from anytag.progress import SILENT, Progress, Reporter
 from anytag.text_encoders.prompts import article, plain_prompt, questions
 
 ANSWERS = 10
@@ -138,7 +139,7 @@ def ask(
     *,
     answers: int = ANSWERS,
     concurrency: int = 8,
-    progress: Callable[[int], None] = lambda _: None,
+    report: Reporter = SILENT,
 ) -> Iterator[str]:
     """Gets every answer that the journal lacks into it; yields why, for each that was not to be had.
 
@@ -147,13 +148,14 @@ def ask(
         endpoint, journal: the first is asked, the second keeps what it says.
         answers: answers to each question.
         concurrency: requests at once.
-        progress: called with 1 after each answer.
+        report: told of each answer.
 
     Raises:
         EndpointError: the endpoint refuses; what came before is in the journal.
     """
     todo = dict.fromkeys(request for tag in tags for request in requests(tag, answers))
-    left = iter([request for request in todo if request not in journal.answers])
+    missing = [request for request in todo if request not in journal.answers]
+    left, done_so_far = iter(missing), 0
     pool = ThreadPoolExecutor(concurrency, thread_name_prefix="describe")
     running: dict[Future[str], Request] = {}
     try:
@@ -171,7 +173,8 @@ def ask(
                     journal.add(request, done.result())
                 except NoAnswerError as error:
                     yield str(error)
-                progress(1)
+                done_so_far += 1
+                report.progress(Progress("Answers", done_so_far, len(missing), "answers"))
     finally:  # also when the endpoint refuses, or the user interrupts
         endpoint.close()
         pool.shutdown(wait=False, cancel_futures=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
+from anytag.batching import batches
 from anytag.data.io import join, photo_source
 from anytag.data.labels import Labeler
 from anytag.data.rows import OnError, Row
@@ -56,20 +56,13 @@ def generate_or_say(
     workers: int | None = None,
 ) -> Iterator[tuple[Row, str | None]]:
     """As `generate`, each row with why its photo cannot be read; `workers` as for `Tagger.tag_many`."""
-    for block in blocks(rows):
+    for block in batches(rows, BLOCK):
         photos = [read_photo(row, root) for row in block]
         sources = [photo.source for photo in photos]
         tagged = tagger.tag_many(sources, threshold=probability, workers=workers)
         for row, photo, tags in zip(block, photos, tagged, strict=True):
             failed = tags.error.message if tags.error else None
             yield row.adding(tags.names, "model"), photo.error or failed
-
-
-def blocks(rows: Iterable[Row], size: int = BLOCK) -> Iterator[list[Row]]:
-    """A stream in lists."""
-    iterator = iter(rows)
-    while block := list(islice(iterator, size)):
-        yield block
 
 
 @dataclass(frozen=True)

@@ -282,6 +282,7 @@ class _Converter:
             network=network_numbers(config),
             source={**files, "lists": self.lists.files, **(options.source or {})},
             captions=caption_spec(config),
+            strict=True,
         )
         write_card(self.draft, card)
 

@@ -16,12 +16,14 @@ from torch import Tensor
 from anytag.errors import CardError, ModelError
 from anytag.models import card as cards
 from anytag.models.card import Card
+from anytag.models.folder import WEIGHTS as WEIGHTS
 from anytag.models.folder import ModelFolder
 from anytag.torch.nn.configs import NetworkConfig
 from anytag.torch.nn.network import TagNetwork
 
-WEIGHTS, QUERIES = "weights.safetensors", "queries.safetensors"
+QUERIES = "queries.safetensors"
 CAPTIONS, ALIGNMENT = "captions.safetensors", "alignment.safetensors"
+_HEADS = {"captions": CAPTIONS, "alignment": ALIGNMENT}
 _ELSEWHERE = ("size", "mean", "std", "width")  # in the card's other fields
 
 
@@ -69,23 +71,46 @@ def load_network(
     Raises:
         ModelError: the folder or its card is wrong, or its weights are not the network's.
     """
-    model = folder if isinstance(folder, ModelFolder) else ModelFolder.open(folder)
-    config = read_config(model.card)
-    network = empty_network(config)
-    if not captions:
-        network.captions = None
-    if not alignment:
-        network.alignment = None
-    weights = stored(model, WEIGHTS)
-    for head, name in ((network.captions, CAPTIONS), (network.alignment, ALIGNMENT)):
-        if head is not None:
-            weights |= stored(model, name)
-    shared = set(network.state_dict()) - {name for name, _ in network.named_parameters()}
-    lost = network.load_state_dict({n: t.float() for n, t in weights.items()}, strict=False, assign=True)
-    wrong = [*lost.unexpected_keys, *(name for name in lost.missing_keys if name not in shared)]
-    if wrong:
-        raise ModelError(f"{model.path}: its weights do not fit its card's network: {', '.join(wrong[:8])}")
-    return network.eval()
+    built = StoredNetwork(folder if isinstance(folder, ModelFolder) else ModelFolder.open(folder))
+    for wanted, name in ((captions, "captions"), (alignment, "alignment")):
+        if wanted:
+            built.load_head(name)
+    return built.network
+
+
+class StoredNetwork:
+    """A folder's network, built once: weights of a head are read when the head is wanted.
+
+    Attributes:
+        network: on the CPU in float32, set to evaluation; its heads are None until they are loaded.
+
+    Raises:
+        ModelError: as for `load_network`.
+    """
+
+    def __init__(self, folder: ModelFolder) -> None:
+        self._folder = folder
+        self.network = network = empty_network(read_config(folder.card)).eval()
+        heads = {"captions": network.captions, "alignment": network.alignment}
+        self._heads = {name: head for name, head in heads.items() if head is not None}
+        network.captions = network.alignment = None
+        self._fill(WEIGHTS)
+
+    def load_head(self, name: str) -> None:
+        """Gives the network its "captions" or "alignment", where it has some."""
+        if (head := self._heads.pop(name, None)) is not None:
+            setattr(self.network, name, head)
+            self._fill(_HEADS[name])
+
+    def _fill(self, file: str) -> None:
+        """Gives the network's parameters the values of a file; none may be left without."""
+        weights = {name: tensor.float() for name, tensor in stored(self._folder, file).items()}
+        unknown = self.network.load_state_dict(weights, strict=False, assign=True).unexpected_keys
+        missing = [name for name, parameter in self.network.named_parameters() if parameter.is_meta]
+        if wrong := [*unknown, *missing]:
+            raise ModelError(
+                f"{self._folder.path}: its weights do not fit its card's network: {', '.join(wrong[:8])}"
+            )
 
 
 def load_queries(folder: str | Path | ModelFolder) -> Tensor:

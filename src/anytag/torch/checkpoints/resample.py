@@ -6,11 +6,11 @@ import math
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from anytag._typing import Doubles
 from anytag.errors import CheckpointError
 from anytag.torch.nn.configs import NetworkConfig, SwinConfig, VitConfig
 
@@ -41,7 +41,7 @@ def resample_relative_positions(table: Tensor, window: int) -> Tensor:
     return torch.from_numpy(np.stack(made)).to(table.dtype).reshape(len(made), -1).T.contiguous()
 
 
-def _coordinates(side: int, wanted: int) -> npt.NDArray[np.float64]:
+def _coordinates(side: int, wanted: int) -> Doubles:
     """Where the table's entries lie in units of the wanted one: ±(1, 1 + q, 1 + q + q², ...) and 0."""
     steps = _ratio(side // 2, wanted // 2) ** np.arange(side // 2)
     half = steps.cumsum()

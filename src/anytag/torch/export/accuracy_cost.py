@@ -8,8 +8,8 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from anytag._typing import Floats
 from anytag.captioner import Captioner
 from anytag.images import ImageSource
 from anytag.models.folder import ModelFolder
@@ -18,7 +18,6 @@ from anytag.queries.score import Question
 from anytag.results import Caption
 from anytag.tagger import Encoded, Tagger
 
-Floats = npt.NDArray[np.float32]
 _NOISE = 8  # photos made up where none are given
 _CAPTIONED = 16  # of the photos: a caption takes as long as tagging many
 

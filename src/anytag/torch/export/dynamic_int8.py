@@ -11,10 +11,11 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from anytag._typing import Floats
+
 LARGE = 1 << 16  # weights of a matrix from which int8 pays
 SMALL = 1 << 12  # numbers; what holds fewer is not worth storing in fewer bits
 PERCEPTRON = 1 << 20  # those that only the perceptrons of a published tag decoder have
-Floats = npt.NDArray[np.float32]
 _MICROSOFT, _PRODUCT = "com.microsoft", "DynamicQuantizeMatMul"
 # A product's input: the axis of its rows, and how many of them tell what all share. The mean of 256 rows took
 # onnxruntime 2.2 ms where their product with 3072×768 weights took 3.0.

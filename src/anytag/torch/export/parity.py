@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from anytag._typing import Floats
 from anytag.errors import ModelError
 from anytag.runtime.onnx import session_options
 
@@ -51,9 +51,7 @@ def check_parity(
     return worst
 
 
-def _difference(
-    given: npt.NDArray[np.float32], expected: npt.NDArray[np.float32], *, where: str, tolerance: float
-) -> float:
+def _difference(given: Floats, expected: Floats, *, where: str, tolerance: float) -> float:
     if given.shape != expected.shape:
         raise ModelError(f"{where}: the graph gives shape {given.shape}, the network {expected.shape}")
     found = float(np.abs(given - expected).max() / max(1.0, np.abs(expected).max()))

@@ -9,7 +9,8 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-Indexes = npt.NDArray[np.int64]
+from anytag._typing import Ints as Indexes
+
 Columns = tuple[int, ...]
 
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-Indexes = npt.NDArray[np.int64]
+from anytag._typing import Ints as Indexes
+
 _Words = npt.NDArray[np.uint64]
 
 _ROUNDS = 8

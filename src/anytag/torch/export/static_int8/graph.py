@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
+from anytag._typing import Floats
 from anytag.torch.export.static_int8.rounding import Steps
 
 _MICROSOFT = "com.microsoft"  # onnxruntime's own operators: ONNX has no addition of integers with scales
@@ -33,8 +34,8 @@ class QuantizedConv:
     target: str
     target_steps: Steps | None
     weight: npt.NDArray[np.int8]
-    scales: npt.NDArray[np.float32]
-    bias: npt.NDArray[np.float32]
+    scales: Floats
+    bias: Floats
     pads: tuple[int, int, int, int]
     strides: tuple[int, int]
     groups: int
@@ -44,7 +45,7 @@ class QuantizedConv:
         return (self.source,)
 
     @property
-    def sums(self) -> npt.NDArray[np.float32]:
+    def sums(self) -> Floats:
         """float32 O: what 1 in the 32-bit sum stands for."""
         return (self.scales * np.float32(self.source_steps.scale)).astype(np.float32)
 

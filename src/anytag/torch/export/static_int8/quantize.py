@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from onnx import numpy_helper
 from torch import Tensor
 
+from anytag._typing import Bytes, Floats
 from anytag.errors import ModelError
 from anytag.runtime.onnx import session_options
 from anytag.torch.export.static_int8.graph import QuantizedAdd, QuantizedConv, QuantizedMean, integer_graph
@@ -106,7 +107,7 @@ _Layer = _Conv | _Add | _Mean
 _Quantized = QuantizedConv | QuantizedAdd | QuantizedMean
 
 
-def quantize_image_graph(source: Path, target: Path, photos: npt.NDArray[np.uint8]) -> QuantizationReport:
+def quantize_image_graph(source: Path, target: Path, photos: Bytes) -> QuantizationReport:
     """Writes the integer version of a float32 image graph.
 
     Args:
@@ -326,7 +327,7 @@ def _write_optimized(model: onnx.ModelProto, target: Path) -> None:
         target.write_bytes(file.read_bytes())
 
 
-def _run(file: Path, photos: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.float32]]:
+def _run(file: Path, photos: Bytes) -> list[Floats]:
     session = onnxruntime.InferenceSession(file, session_options(1), providers=["CPUExecutionProvider"])
     parts = [
         session.run(["tokens", "pooled"], {"pixels": photos[i : i + 8]}) for i in range(0, len(photos), 8)
@@ -334,6 +335,6 @@ def _run(file: Path, photos: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.float
     return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
 
 
-def _mean_cosine(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> float:
+def _mean_cosine(a: Floats, b: Floats) -> float:
     norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
     return float(((a * b).sum(-1) / np.maximum(norms, 1e-12)).mean())
