@@ -14,6 +14,7 @@ COMMANDS = (
     "tag",
     "caption",
     "match",
+    "serve",
     "models",
     "pull",
     "push",
