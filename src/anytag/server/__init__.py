@@ -1,1 +1,1 @@
-"""HTTP: tags, captions and matches over a small versioned API, and a page that speaks to it (extra `serve`)."""
+"""HTTP: a versioned API of tags and captions, and a page that speaks to it (extra `serve`)."""

@@ -51,9 +51,7 @@ class Batcher:
         self._jobs: deque[Job[object]] = deque()
         self._changed = Condition()
         self._is_closed = False
-        self._threads = [
-            Thread(target=self._work, name=f"batcher-{n}", daemon=True) for n in range(workers)
-        ]
+        self._threads = [Thread(target=self._work, name=f"batcher-{n}", daemon=True) for n in range(workers)]
         for thread in self._threads:
             thread.start()
         metrics.queue_depth.set_function(lambda: len(self._jobs))

@@ -177,5 +177,3 @@ class Limits:
             return message
 
         return limited
-
-

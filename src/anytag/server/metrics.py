@@ -32,7 +32,9 @@ class Metrics:
             "anytag_request_seconds", "Seconds a request", ["route"], buckets=_SECONDS, registry=registry
         )
         self.queue_depth = Gauge("anytag_queue_depth", "Photos that wait", registry=registry)
-        self.in_flight = Gauge("anytag_requests_in_flight", "Requests that are read or done", registry=registry)
+        self.in_flight = Gauge(
+            "anytag_requests_in_flight", "Requests that are read or done", registry=registry
+        )
         self.in_flight_bytes = Gauge("anytag_bytes_in_flight", "Bytes of their bodies", registry=registry)
         self.wait_seconds = Histogram(
             "anytag_queue_wait_seconds", "Seconds in the queue", buckets=_SECONDS, registry=registry

@@ -15,7 +15,7 @@ from starlette.requests import Request
 
 from anytag.server.limits import Refusal
 
-O = TypeVar("O", bound=BaseModel)
+Opt = TypeVar("Opt", bound=BaseModel)
 
 _MULTIPART = "multipart/form-data"
 UPLOAD: dict[str, object] = {
@@ -52,7 +52,7 @@ class _InMemory(MultiPartParser):
     spool_max_size = 1 << 62
 
 
-async def read_upload(request: Request, options: type[O], *, max_files: int) -> tuple[list[Photo], O]:
+async def read_upload(request: Request, options: type[Opt], *, max_files: int) -> tuple[list[Photo], Opt]:
     """The photos and options of a request.
 
     Raises:
@@ -86,13 +86,14 @@ async def _read_form(request: Request, max_files: int) -> tuple[list[Photo], Imm
     photos, fields = [], []
     for name, value in form.multi_items():
         if isinstance(value, UploadFile):
-            photos.append(Photo(value.file.read(), value.filename))
+            with value.file:
+                photos.append(Photo(value.file.read(), value.filename))
         else:
             fields.append((name, value))
     return photos, ImmutableMultiDict(fields)
 
 
-def _options(options: type[O], fields: ImmutableMultiDict[str, str]) -> O:
+def _options(options: type[Opt], fields: ImmutableMultiDict[str, str]) -> Opt:
     """Options from a query or form: one that is a list may be given often."""
     given: dict[str, object] = {}
     for name in fields:

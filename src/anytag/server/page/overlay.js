@@ -14,7 +14,7 @@ function drawHeat(pen, canvas, heat) {
   const [height, width] = [heat.length, heat[0].length];
   const small = new OffscreenCanvas(width, height);
   const image = new ImageData(width, height);
-  heat.flat().forEach((value, number) => image.data.set([255, 90, 0, Math.round(value * 150)], 4 * number));
+  heat.flat().forEach((value, number) => image.data.set([255, 0, 200, Math.round(value * 150)], 4 * number));
   small.getContext("2d").putImageData(image, 0, 0);
   pen.imageSmoothingQuality = "high";
   pen.drawImage(small, 0, 0, canvas.width, canvas.height);
