@@ -28,7 +28,7 @@ from anytag.server.batcher import Batcher
 from anytag.server.limits import Limits, Refusal, error_body
 from anytag.server.metrics import Metrics
 from anytag.server.settings import Settings
-from anytag.server.uploads import UPLOAD, Photo, read_upload
+from anytag.server.uploads import Photo, described, read_upload
 from anytag.tagger import Encoded, Tagger
 
 R = TypeVar("R")
@@ -55,27 +55,32 @@ class Service:
     """The model and what runs it, for as long as the server lives."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
-        folder = ModelFolder.open(resolve(settings.model))
-        how = {"device": settings.device, "max_pixels": settings.max_pixels}
-        self.captioner = Captioner.load(settings.model, **how) if folder.card.captions else None
-        self.tagger = self.captioner.tagger if self.captioner else Tagger.load(settings.model, **how)
+        name, device, max_pixels = settings.model, settings.device, settings.max_pixels
+        self.captioner: Captioner | None = None
+        if ModelFolder.open(resolve(name)).card.captions:
+            self.captioner = Captioner.load(name, device=device, max_pixels=max_pixels)
+            self.tagger = self.captioner.tagger
+        else:
+            self.tagger = Tagger.load(name, device=device, max_pixels=max_pixels)
         self.broader = _broader(self.tagger)
         workers = settings.workers or len(os.sched_getaffinity(0))
         self.batcher = Batcher(self.tagger, workers=workers, batch_size=settings.batch_size, metrics=metrics)
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The ASGI application; the model is loaded when it starts.
+    """The ASGI application, with its model loaded.
 
     Args:
         settings: of the server.
+
+    Raises:
+        AnytagError: the model or the device is not there.
     """
     metrics = Metrics()
+    service = Service(settings, metrics)
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service = await asyncio.to_thread(Service, settings, metrics)
-        app.state.service = service
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         await asyncio.to_thread(service.batcher.close)
 
@@ -87,7 +92,7 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,  # they load scripts from elsewhere
         redoc_url=None,
     )
-    app.state.settings, app.state.metrics = settings, metrics
+    app.state.settings, app.state.metrics, app.state.service = settings, metrics, service
     app.add_middleware(Limits, settings=settings, metrics=metrics)
     app.add_exception_handler(Refusal, _refuse)
     app.add_exception_handler(ClientDisconnect, _gone_away)
@@ -106,9 +111,11 @@ Serving = Annotated[Service, Depends(_service)]
 
 
 def _add_routes(app: FastAPI) -> None:
-    post = {"responses": _ERRORS, "openapi_extra": UPLOAD, "tags": ["photos"]}
-    app.post("/v1/tag", response_model=schemas.TagAnswer, summary="Tag photos", **post)(tag)
-    app.post("/v1/caption", response_model=schemas.CaptionAnswer, summary="Caption photos", **post)(caption)
+    for path, answer, options, endpoint in (
+        ("/v1/tag", schemas.TagAnswer, schemas.TagOptions, tag),
+        ("/v1/caption", schemas.CaptionAnswer, schemas.CaptionOptions, caption),
+    ):
+        app.post(path, response_model=answer, responses=_ERRORS, openapi_extra=described(options))(endpoint)
     app.get("/v1/models", response_model=schemas.ModelsAnswer, summary="The model that answers")(models)
     app.get("/livez", response_model=schemas.State, summary="Whether the process lives")(livez)
     app.get("/readyz", response_model=schemas.State, summary="Whether photos are tagged")(readyz)
@@ -213,12 +220,12 @@ async def _answers(
 async def _unless_gone(request: Request, futures: Sequence[Future[R]]) -> list[R]:
     """The results; when the client goes away first, what has not begun is dropped."""
     work = asyncio.gather(*map(asyncio.wrap_future, futures))
-    gone = asyncio.create_task(_gone(request))
+    gone = asyncio.ensure_future(_gone(request))
+    gone.add_done_callback(lambda _: work.cancel())
     try:
-        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
-            raise ClientDisconnect
         return await work
+    except asyncio.CancelledError:
+        raise ClientDisconnect from None
     finally:
         gone.cancel()
         for future in futures:

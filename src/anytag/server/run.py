@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import uvicorn
 
@@ -22,6 +24,16 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._ready = ready
 
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """uvicorn would raise the signal again at the end, and the exit code would be a failure's."""
+        earlier = {sign: signal.signal(sign, self.handle_exit) for sign in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for sign, handler in earlier.items():
+                signal.signal(sign, handler)
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
@@ -38,10 +50,17 @@ def serve(settings: Settings, *, ready: Callable[[str], None]) -> None:
     Raises:
         AnytagError: the address cannot be listened at, or the model cannot be loaded.
     """
-    listening = _listen(settings.host, settings.port)
-    host, port = listening.getsockname()[:2]
-    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    config = uvicorn.Config(
+    with _listen(settings.host, settings.port) as listening:
+        host, port = listening.getsockname()[:2]
+        address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        server = _Server(_config(settings), lambda: ready(address))
+        server.run(sockets=[listening])
+    if not server.started:
+        raise AnytagError("the server did not start: see the message above")
+
+
+def _config(settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
         create_app(settings),
         lifespan="on",
         log_level="warning",
@@ -49,25 +68,15 @@ def serve(settings: Settings, *, ready: Callable[[str], None]) -> None:
         server_header=False,
         timeout_keep_alive=15,
         timeout_graceful_shutdown=_STOP_SECONDS,
-        h11_max_incomplete_event_size=32 << 10,
     )
-    server = _Server(config, lambda: ready(address))
-    with listening:
-        server.run(sockets=[listening])
-    if not server.started:
-        raise AnytagError("the server did not start: see the message above")
 
 
 def _listen(host: str, port: int) -> socket.socket:
     """A socket that listens; bound before the model is loaded, so that a taken port is told at once."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family, kind, protocol)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen(_BACKLOG)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
         raise AnytagError(
             f"cannot listen at {host} port {port} ({error.strerror or error}): give another --host or --port"
         ) from error
-    return listening

@@ -5,7 +5,6 @@ Everything stays in memory, whose bound `limits` holds; nothing is spooled to th
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -18,27 +17,26 @@ from anytag.server.limits import Refusal
 Opt = TypeVar("Opt", bound=BaseModel)
 
 _MULTIPART = "multipart/form-data"
-UPLOAD: dict[str, object] = {
-    "requestBody": {
-        "required": True,
-        "description": "One photo as the body, with options in the query; or several as `files` of a form, "
-        "with options as its fields.",
-        "content": {
-            "image/*": {"schema": {"type": "string", "format": "binary"}},
-            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-            _MULTIPART: {
-                "schema": {
-                    "type": "object",
-                    "required": ["files"],
-                    "properties": {
-                        "files": {"type": "array", "items": {"type": "string", "format": "binary"}}
-                    },
-                }
-            },
+_BINARY = {"type": "string", "format": "binary"}
+
+
+def described(options: type[BaseModel]) -> dict[str, object]:
+    """How a request with photos looks, for OpenAPI: options are in the query, or fields of the form."""
+    fields = options.model_json_schema()["properties"]
+    files = {"files": {"type": "array", "items": _BINARY}}
+    form = {"type": "object", "required": ["files"], "properties": {**files, **fields}}
+    content = {"image/*": _BINARY, "application/octet-stream": _BINARY, _MULTIPART: form}
+    return {
+        "parameters": [
+            {"name": name, "in": "query", "schema": schema, "description": schema.get("description", "")}
+            for name, schema in fields.items()
+        ],
+        "requestBody": {
+            "required": True,
+            "description": "One photo as the body, or several as `files` of a form.",
+            "content": {kind: {"schema": schema} for kind, schema in content.items()},
         },
     }
-}
-"""For OpenAPI."""
 
 
 class Photo(NamedTuple):
@@ -74,11 +72,7 @@ async def read_upload(request: Request, options: type[Opt], *, max_files: int) -
 
 
 async def _read_form(request: Request, max_files: int) -> tuple[list[Photo], ImmutableMultiDict[str, str]]:
-    async def stream() -> AsyncIterator[bytes]:
-        async for chunk in request.stream():
-            yield chunk
-
-    parser = _InMemory(request.headers, stream(), max_files=max_files, max_fields=2100)
+    parser = _InMemory(request.headers, request.stream(), max_files=max_files, max_fields=2100)
     try:
         form = await parser.parse()
     except MultiPartException as error:
