@@ -61,7 +61,7 @@ async function* filesOf(entry) {
 
 function add(files) {
   for (const file of files) {
-    const photo = { file, answer: null, caption: null, error: null, card: null, url: null };
+    const photo = { file, answer: null, custom: [], caption: null, error: null, isDone: false, card: null };
     photos.push(photo);
     queue.add(() => tag(photo));
   }
@@ -71,40 +71,40 @@ function add(files) {
 
 // --- requests
 
-function fields() {
-  const custom = byId("custom").value.split(",").map((name) => name.trim()).filter(Boolean);
-  return [...custom.map((name) => ["also", name]), ["heat", "true"]];
+function customTags() {
+  return byId("custom").value.split(",").map((name) => name.trim()).filter(Boolean);
 }
 
+// What is known already is not asked again: while custom tags are typed, they alone are.
 async function tag(photo) {
   const { signal } = stopping;
   if (signal.aborted) return;
-  photo.error = null;
+  const [custom, wantsCaption] = [customTags(), canCaption && byId("captions").checked];
+  const ask = async (path, fields) => (await sendPhoto(path, photo.file, fields, signal)).photos[0];
   try {
-    const { photos: [answer] } = await sendPhoto("/v1/tag", photo.file, fields(), signal);
-    photo.answer = answer;
-    if (canCaption && byId("captions").checked) {
-      const written = await sendPhoto("/v1/caption", photo.file, [], signal);
-      photo.caption = written.photos[0].text;
-    } else {
-      photo.caption = null;
-    }
+    photo.answer ??= await ask("/v1/tag", [["heat", "true"]]);
+    if (wantsCaption) photo.caption ??= (await ask("/v1/caption", [])).text;
+    const fields = [...custom.map((name) => ["tags", name]), ["heat", "true"]];
+    photo.custom = custom.length ? (await ask("/v1/tag", fields)).tags : [];
+    photo.error = null;
   } catch (error) {
     if (error.name === "AbortError") return;
     photo.error = error.message;
   }
-  if (!signal.aborted) {
-    fill(photo);
-    report();
-  }
+  if (signal.aborted) return;
+  photo.isDone = true;
+  fill(photo);
+  report();
 }
 
 function tagAgain() {
   stopping.abort();
   stopping = new AbortController();
   queue.clear();
-  const inView = photos.slice(0, shown);
-  for (const photo of [...inView, ...photos.slice(shown)]) queue.add(() => tag(photo));
+  for (const photo of photos) {
+    photo.isDone = false;
+    queue.add(() => tag(photo));
+  }
   report();
 }
 
@@ -117,7 +117,7 @@ function cancel() {
 }
 
 const report = debounced(() => {
-  const done = photos.filter((photo) => photo.answer || photo.error).length;
+  const done = photos.filter((photo) => photo.isDone).length;
   const failed = photos.filter((photo) => photo.error).length;
   const isBusy = queue.size > 0;
   byId("cancel-line").hidden = !isBusy || photos.length < 2;
@@ -141,8 +141,9 @@ function showMore(count = SHOWN_AT_ONCE) {
 }
 
 function cardOf(photo) {
-  photo.url = URL.createObjectURL(photo.file);
-  const image = element("img", { src: photo.url, alt: "", decoding: "async" });
+  const url = URL.createObjectURL(photo.file);
+  const image = element("img", { src: url, alt: "", decoding: "async" });
+  image.addEventListener("load", () => URL.revokeObjectURL(url));
   const frame = element("div", { class: "frame" }, image);
   image.addEventListener("error", () => {
     image.replaceWith(element("p", { class: "quiet" }, "No preview: the browser cannot draw this format."));
@@ -159,9 +160,10 @@ function fill(photo) {
   if (photo.error) {
     place.replaceChildren(element("p", { class: "error" }, photo.error.replace("<bytes>: ", "This file ")));
   } else if (photo.answer) {
-    const { answer } = photo;
-    const tags = [...answer.tags, ...(answer.below ?? [])].sort((one, other) => other.score - one.score);
-    const caption = photo.caption ? element("p", {}, photo.caption) : null;
+    const custom = new Set(photo.custom.map((tag) => tag.id));
+    const tags = [...photo.custom, ...photo.answer.tags.filter((tag) => !custom.has(tag.id))];
+    tags.sort((one, other) => other.score - one.score);
+    const caption = photo.caption && byId("captions").checked ? element("p", {}, photo.caption) : null;
     const nothing = tags.length ? null : element("p", { class: "quiet" }, "No tag is sure enough.");
     const focused = place.contains(document.activeElement) ? document.activeElement.dataset.id : null;
     place.replaceChildren(...[caption, nothing, listOf(photo, tags)].filter(Boolean));
@@ -177,7 +179,7 @@ function listOf(photo, tags) {
     const parents = tag.parents?.length ? ` ${tag.parents.join(", ")}` : "";
     const button = element(
       "button",
-      { type: "button", class: tag.source === "vocabulary" ? "" : "custom" },
+      { type: "button", class: photo.custom.includes(tag) ? "custom" : "" },
       element("span", { class: "name" }, tag.name, parents ? element("span", { class: "parents" }, parents) : null),
       element("span", { class: "score" }, tag.score.toFixed(2)),
     );
