@@ -15,6 +15,7 @@ from anytag._optional import outer
 from anytag.errors import ModelError, VocabularyError
 from anytag.models.card import CaptionSpec, Card, Line
 from anytag.models.folder import ModelFolder
+from anytag.queries.requests import in_english
 from anytag.tagger import Encoded, Tagger
 from anytag.text_encoders.captions import clean_caption
 from anytag.text_encoders.wordpiece import WordPieces
@@ -121,7 +122,9 @@ class Matcher(Protocol):
     @property
     def space(self) -> int: ...
 
-    def encode_images(self, tokens: Floats, pooled: Floats, tag_ids: Ids, tag_mask: Ids) -> tuple[Floats, Floats]: ...
+    def encode_images(
+        self, tokens: Floats, pooled: Floats, tag_ids: Ids, tag_mask: Ids
+    ) -> tuple[Floats, Floats]: ...
 
     def encode_texts(self, ids: Ids) -> Floats: ...
 
@@ -144,12 +147,7 @@ class HeadJudge:
         self.weights = weights_of(tagger.card)
 
     def unknown_words(self, text: str) -> tuple[str, ...]:
-        if self._in_english(text) is not None:
-            return ()
-        words = (word.strip(".,;:!?\"'()") for word in text.split())
-        return tuple(
-            dict.fromkeys(word for word in words if word and not self._pieces.knows(clean_caption(word)))
-        )
+        return self._unknown_in(self._readable(text))
 
     def encode_images(self, photos: Sequence[Encoded]) -> tuple[Floats, Floats]:
         guides = [
@@ -162,17 +160,22 @@ class HeadJudge:
 
     def encode_texts(self, texts: Sequence[str]) -> Texts:
         """Each as it is in training: cleaned, and cut to 40 wordpieces."""
-        cleaned = [clean_caption(self._in_english(text) or text) for text in texts]
+        cleaned = [clean_caption(self._readable(text)) for text in texts]
         for given, text in zip(texts, cleaned, strict=True):
             if not self._pieces.knows(text):
                 raise VocabularyError(f"no word of the text {given!r} is known: expected such as 'a red car'")
         ids = self._pieces.caption_text(cleaned)
         return Texts(self._matcher.encode_texts(ids), ids)
 
-    def _in_english(self, text: str) -> str | None:
-        """The name of a tag that a text of unknown words names in another language."""
-        tag = self._tagger.vocabulary.find(text)
-        return tag.name if tag is not None and not self._pieces.knows(clean_caption(text)) else None
+    def _readable(self, text: str) -> str:
+        return in_english(text, self._unknown_in(text), self._tagger.vocabulary)
+
+    def _unknown_in(self, text: str) -> tuple[str, ...]:
+        """Words of which no wordpiece is known."""
+        words = (word.strip(".,;:!?\"'()") for word in text.split())
+        return tuple(
+            dict.fromkeys(word for word in words if word and not self._pieces.knows(clean_caption(word)))
+        )
 
     def score_pairs(self, tokens: Floats, vectors: Floats, texts: Texts, pairs: Ids) -> Floats:
         return self._matcher.score_pairs(tokens, texts.rows, pairs)

@@ -35,7 +35,9 @@ class TorchMatcher:
         """E, of the space that photos and texts share."""
         return self.head.config.space
 
-    def encode_images(self, tokens: Floats, pooled: Floats, tag_ids: Ids, tag_mask: Ids) -> tuple[Floats, Floats]:
+    def encode_images(
+        self, tokens: Floats, pooled: Floats, tag_ids: Ids, tag_mask: Ids
+    ) -> tuple[Floats, Floats]:
         """What is kept of N photos: what texts look at, N×(T+S)×D, and unit vectors N×E.
 
         Args:
