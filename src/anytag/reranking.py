@@ -98,7 +98,7 @@ class DecoderJudge:
         self._tagger = tagger
         self.widths = card.width, card.width
         self.line = card.calibration.own
-        self.has_embeddings = card.family == "mini"
+        self.has_embeddings = has_embeddings(card)
         self.weights = weights_of(card)
 
     def unknown_words(self, text: str) -> tuple[str, ...]:
@@ -179,6 +179,14 @@ class HeadJudge:
 
     def score_pairs(self, tokens: Floats, vectors: Floats, texts: Texts, pairs: Ids) -> Floats:
         return self._matcher.score_pairs(tokens, texts.rows, pairs)
+
+
+def has_embeddings(card: Card) -> bool:
+    """Whether the product of a photo's pooled vector and a text's query tells how well they fit.
+
+    The folded decoder's logits grow with it; those of RAM and RAM++ do not.
+    """
+    return card.family == "mini" and card.text is not None
 
 
 def weights_of(card: Card) -> str:

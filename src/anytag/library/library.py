@@ -10,12 +10,15 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from anytag.errors import LibraryError
 from anytag.library import words
 from anytag.library.database import MOUNTS, Database
 from anytag.results import Failure, TagScore
+
+if TYPE_CHECKING:
+    from anytag.library.search import Found, Searcher
 
 State = Literal["waiting", "done", "failed", "gone"]
 Decision = Literal["accepted", "rejected", "added"]
@@ -77,6 +80,7 @@ class Library:
 
     def __init__(self, database: Database) -> None:
         self.database = database
+        self._searchers: dict[str | None, Searcher] = {}
 
     @classmethod
     def open(cls, path: str | os.PathLike[str] | None = None, *, mounts: Path = MOUNTS) -> Library:
@@ -183,6 +187,49 @@ class Library:
             _set(connection, photo, tag, name, before)
             words.rewrite(connection, [photo])
         return self.find(photo), name
+
+    def search(
+        self,
+        text: str | None = None,
+        *,
+        tags: Sequence[str] = (),
+        exclude_tags: Sequence[str] = (),
+        folder: str | os.PathLike[str] | None = None,
+        after: str | None = None,
+        before: str | None = None,
+        like: str | os.PathLike[str] | None = None,
+        top_k: int | None = 10,
+        fold: bool = True,
+        model: str | Path | None = None,
+    ) -> Found:
+        """Photos that fit a sentence, or are like a photo, best first; with neither the newest first.
+
+        Args:
+            text: a sentence. Of names, keywords and what the user said, its words are found; of everything
+                else the model tells. A photo fits from a probability of one half.
+            tags, exclude_tags: names of tags that each has, or has not; keywords count.
+            folder: only photos below it.
+            after, before: taken from this year, month or day on, or before it: "2024-05".
+            like: a photo, of the library or not; with `text`, likeness ranks the photos that fit.
+            top_k: at most so many; None for all.
+            fold: near copies of a result are told in `Hit.copies` and do not count.
+            model: with which the library was synced, as for `Tagger.load`.
+
+        Raises:
+            LibraryError: a tag or a date is none, or `top_k` is wrong.
+            VocabularyError: `text` is empty.
+            ImageError: the photo `like` is not in the library and cannot be read.
+        """
+        from anytag.library.filters import Filters
+        from anytag.library.search import Searcher
+
+        if isinstance(tags, str) or isinstance(exclude_tags, str):
+            raise LibraryError("tags is a single text: give a list of names, such as ['dog']")
+        key = None if model is None else os.fspath(model)
+        if key not in self._searchers:
+            self._searchers[key] = Searcher(self, model)
+        filters = Filters(tuple(tags), tuple(exclude_tags), folder, after, before)
+        return self._searchers[key].search(text, filters=filters, like=like, top_k=top_k, fold=fold)
 
     def _decide(self, photo: int | str | os.PathLike[str], tags: Sequence[str], kind: Decision) -> None:
         found = self.find(photo)

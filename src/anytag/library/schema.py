@@ -63,6 +63,7 @@ CREATE TABLE tags (           -- what the model says
     score REAL NOT NULL,
     PRIMARY KEY (photo, tag)
 ) WITHOUT ROWID;
+CREATE INDEX tags_tag ON tags (tag, photo, score);
 
 CREATE TABLE decisions (      -- what the user says; it outlives every model
     photo INTEGER NOT NULL REFERENCES photos (id) ON DELETE CASCADE,

@@ -203,7 +203,7 @@ class Questions:
         return self._bank.queries(np.array(numbers, np.int64)), self._calibration(numbers)
 
     def coarse(self, ids: Sequence[str]) -> Floats:
-        """What the first pass weighs pooled vectors with: float32 K×(D+1), the bias last; 0×(D+1) without one."""
+        """Weights of the first pass over pooled vectors: K×(D+1), the bias last; without one 0×(D+1)."""
         if self._bank.coarse is None:
             return np.zeros((0, self.card.width + 1), np.float32)
         return self._bank.coarse[[self.learned.index(key) for key in ids]]
