@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import RLock
+from typing import Any
 
-from anytag.errors import LibraryError
+from anytag.errors import LibraryError, OutputError
 from anytag.library import schema
 
 MOUNTS = Path("/proc/mounts")
@@ -32,6 +34,8 @@ class Database:
 
     def __init__(self, path: Path, connection: sqlite3.Connection, *, is_shared: bool) -> None:
         self.path, self.connection, self.is_shared = path, connection, is_shared
+        self._lock = RLock()
+        self._rehearses = False
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, mounts: Path = MOUNTS) -> Database:
@@ -64,14 +68,41 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All that is written within, or nothing of it."""
-        self.connection.execute("BEGIN IMMEDIATE")
-        try:
+        """All that is written within, or nothing of it.
+
+        Raises:
+            OutputError: the disk is full, the database cannot be written, or another process writes for long.
+        """
+        if self._rehearses:
             yield self.connection
-        except BaseException:
+            return
+        with self._lock:
+            try:
+                self.connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self.connection
+                    self.connection.execute("COMMIT")
+                except BaseException:
+                    self.connection.rollback()
+                    raise
+            except sqlite3.OperationalError as error:
+                raise OutputError(f"{self.path} cannot be written: {error}") from error
+
+    @contextmanager
+    def rehearsal(self) -> Iterator[None]:
+        """All transactions within leave nothing behind."""
+        self.connection.execute("BEGIN IMMEDIATE")
+        self._rehearses = True
+        try:
+            yield
+        finally:
+            self._rehearses = False
             self.connection.rollback()
-            raise
-        self.connection.execute("COMMIT")
+
+    def query(self, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """Rows, from any thread."""
+        with self._lock:
+            return self.connection.execute(statement, values).fetchall()
 
     def close(self) -> None:
         self.connection.close()

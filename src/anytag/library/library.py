@@ -12,17 +12,23 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from anytag.batching import batches
 from anytag.errors import LibraryError
 from anytag.library import words
 from anytag.library.database import MOUNTS, Database
+from anytag.library.scan import below
+from anytag.library.sync import Report, Sync
 from anytag.results import Failure, TagScore
 
 if TYPE_CHECKING:
+    from anytag.captioner import Captioner
     from anytag.library.search import Found, Searcher
+    from anytag.tagger import Tagger
 
 State = Literal["waiting", "done", "failed", "gone"]
 Decision = Literal["accepted", "rejected", "added"]
 STATES: tuple[str, ...] = get_args(State)
+_BATCH = 500  # photos that are read at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +112,51 @@ class Library:
     def close(self) -> None:
         self.database.close()
 
+    def sync(
+        self,
+        *folders: str | os.PathLike[str],
+        tagger: Tagger | None = None,
+        captioner: Captioner | None = None,
+        exclude: Iterable[str] = (),
+        follow: bool = False,
+        accept_missing: bool = False,
+        retag: bool = False,
+        batch_size: int = 8,
+        workers: int | None = None,
+    ) -> Report:
+        """Brings the library in step with folders: what is new or was changed is tagged, and nothing else.
+
+        Args:
+            folders: none are all that the library has.
+            tagger: what tags; by default the embedded model, loaded where there is something to tag.
+            captioner: writes captions, too.
+            exclude: globs; a name or path that matches one is left out.
+            follow: links to folders are entered.
+            accept_missing: photos that are not there have gone, however many they are.
+            retag: photos that another model or vocabulary tagged are tagged anew.
+            batch_size: photos that go through the network together, and that a kill may cost.
+            workers: threads; by default one a usable core.
+
+        Raises:
+            LibraryError: another process works on the library, or a folder is not there and never was.
+            OutputError: the database cannot be written.
+        """
+        from anytag.tagger import Tagger
+
+        with Sync(
+            self.database, folders, exclude=exclude, follow=follow, accept_missing=accept_missing
+        ) as sync:
+            sync.scan()
+            events = sync.look(
+                lambda: (tagger or Tagger.load(), captioner),
+                retag=retag,
+                batch_size=batch_size,
+                workers=workers,
+            )
+            for _ in events:
+                pass
+            return sync.end()
+
     def photos(
         self,
         folder: str | os.PathLike[str] | None = None,
@@ -113,30 +164,31 @@ class Library:
         states: Sequence[State] = ("waiting", "done", "failed"),
         pairs: bool = False,
     ) -> Iterator[Photo]:
-        """Photos by path, a few thousand in memory at a time.
+        """Photos by path, some hundreds in memory at a time.
 
         Args:
             folder: only those below it.
             states: only those in one of these.
             pairs: also those that another stands for.
         """
-        below = b"" if folder is None else os.fsencode(os.path.join(_absolute(folder), ""))  # noqa: PTH118
+        where: str = ""
+        values: list[object] = [*states]
+        if folder is not None:
+            where = " AND path >= ? AND path < ?"
+            values += below(_absolute(folder))
         query = (
-            "SELECT id FROM photos WHERE path > ? AND path >= ? AND substr(path, 1, ?) = ? "
-            f"AND state IN ({_marks(states)}){'' if pairs else ' AND pair IS NULL'} ORDER BY path LIMIT 2000"
+            f"SELECT id FROM photos WHERE state IN ({_marks(states)}){where}"
+            f"{'' if pairs else ' AND pair IS NULL'} ORDER BY path"
         )
-        last = b""
-        while found := self._ids(query, (last, below, len(below), below, *states)):
-            batch = self.get(found)
-            last = os.fsencode(batch[-1].path)
-            yield from batch
+        for batch in batches(self._ids(query, values), _BATCH):
+            yield from self.get(batch)
 
     def get(self, ids: Iterable[int]) -> list[Photo]:
         """Photos by their ids, in this order; those that are not there are left out."""
         wanted = list(ids)
         found: dict[int, Photo] = {}
-        for start in range(0, len(wanted), 500):
-            found.update(self._read(wanted[start : start + 500]))
+        for batch in batches(wanted, _BATCH):
+            found.update(self._read(batch))
         return [found[one] for one in wanted if one in found]
 
     def find(self, photo: int | str | os.PathLike[str]) -> Photo:
@@ -149,7 +201,9 @@ class Library:
             found = self.get([photo])
         else:
             path = os.fsencode(_absolute(photo))
-            found = self.get(self._ids("SELECT id FROM photos WHERE path = ?", (path,)))
+            found = self.get(
+                self._ids("SELECT id FROM photos WHERE path = ? ORDER BY state = 'gone' LIMIT 1", (path,))
+            )
         if not found:
             raise LibraryError(f"{photo} is not in the library: anytag library sync the folder it lies in")
         return found[0]
@@ -254,17 +308,17 @@ class Library:
         run, marks = self.database.connection.execute, _marks(ids)
         scores: dict[int, list[TagScore]] = {one: [] for one in ids}
         said: dict[tuple[int, str], list[str]] = {}
-        ruled: set[tuple[int, str]] = set()
+        rejected_tags: set[tuple[int, str]] = set()
         for photo, tag, name, kind in run(
             f"SELECT photo, tag, name, kind FROM decisions WHERE photo IN ({marks}) ORDER BY time", ids
         ):
             said.setdefault((photo, kind), []).append(name)
             if kind == "rejected":
-                ruled.add((photo, tag))
+                rejected_tags |= {(photo, tag), (photo, name.lower())}
         for photo, tag, name, score in run(
             f"SELECT photo, tag, name, score FROM tags WHERE photo IN ({marks}) ORDER BY score DESC", ids
         ):
-            if (photo, tag) not in ruled:
+            if not rejected_tags.intersection(((photo, tag), (photo, name.lower()))):
                 scores[photo].append(TagScore(tag, name, score, "vocabulary"))
         for photo, path in run(f"SELECT DISTINCT photo, path FROM keywords WHERE photo IN ({marks})", ids):
             said.setdefault((photo, "keyword"), []).append(path)
@@ -278,9 +332,10 @@ class Library:
             accepted, rejected, added, keywords = (
                 tuple(said.get((one, kind), ())) for kind in ("accepted", "rejected", "added", "keyword")
             )
+            failure = Failure(error, message) if error else None
             yield one, Photo(
                 one, os.fsdecode(path), name, state, width, height, taken, model, tuple(scores[one]),
-                accepted, rejected, added, keywords, caption, Failure(error, message) if error else None, pair, slot,
+                accepted, rejected, added, keywords, caption, failure, pair, slot,
             )  # fmt: skip
 
 

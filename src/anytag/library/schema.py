@@ -34,7 +34,7 @@ CREATE TABLE models (         -- what tagged photos; vectors of two `weights` ar
 CREATE TABLE photos (         -- a row for each name in the folders
     id INTEGER PRIMARY KEY,
     root INTEGER NOT NULL REFERENCES roots (id) ON DELETE CASCADE,
-    path BLOB NOT NULL UNIQUE,      -- absolute, os.fsencode
+    path BLOB NOT NULL,             -- absolute, os.fsencode; once among those that are not gone
     name TEXT NOT NULL,             -- the path below the root, NFC, with /
     size INTEGER NOT NULL,
     mtime_ns INTEGER NOT NULL,
@@ -52,9 +52,13 @@ CREATE TABLE photos (         -- a row for each name in the folders
     caption TEXT,
     slot INTEGER                    -- its record in the vector file of the model's weights
 );
+CREATE UNIQUE INDEX photos_path ON photos (path) WHERE state != 'gone';
+CREATE INDEX photos_place ON photos (path);
 CREATE INDEX photos_picture ON photos (picture);
 CREATE INDEX photos_pair ON photos (pair) WHERE pair IS NOT NULL;
 CREATE INDEX photos_root ON photos (root);
+CREATE INDEX photos_inode ON photos (inode);
+CREATE INDEX photos_left ON photos (path) WHERE state IN ('waiting', 'failed');
 
 CREATE TABLE tags (           -- what the model says
     photo INTEGER NOT NULL REFERENCES photos (id) ON DELETE CASCADE,

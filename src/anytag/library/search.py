@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from anytag.errors import LibraryError, is_whole
 from anytag.library.filters import Filters, folded, holds
-from anytag.library.scan import cosines, products
+from anytag.library.compare import cosines, products
 from anytag.library.sentences import Sentence, SentenceReader, Term
 from anytag.library.vectors import vector_file
 from anytag.models.folder import ModelFolder

@@ -9,8 +9,9 @@ _REWRITE = """
 INSERT INTO words (rowid, name, tags, keywords, caption)
 SELECT id, name,
     (SELECT group_concat(name, char(10)) FROM (
-        SELECT name FROM tags WHERE photo = photos.id AND tag NOT IN (
-            SELECT tag FROM decisions WHERE photo = photos.id AND kind = 'rejected')
+        SELECT name FROM tags WHERE photo = photos.id AND NOT EXISTS (
+            SELECT 1 FROM decisions d WHERE d.photo = photos.id AND d.kind = 'rejected'
+            AND (d.tag = tags.tag OR d.name = tags.name COLLATE NOCASE))
         UNION
         SELECT name FROM decisions WHERE photo = photos.id AND kind != 'rejected')),
     (SELECT group_concat(path, char(10)) FROM (SELECT DISTINCT path FROM keywords WHERE photo = photos.id)),
