@@ -25,8 +25,8 @@ import numpy as np
 import numpy.typing as npt
 
 from anytag.errors import LibraryError, is_whole
-from anytag.library.filters import Filters, folded, holds
 from anytag.library.compare import cosines, products
+from anytag.library.filters import Filters, folded, holds
 from anytag.library.sentences import Sentence, SentenceReader, Term
 from anytag.library.vectors import vector_file
 from anytag.models.folder import ModelFolder
@@ -256,7 +256,9 @@ class Searcher:
         known = [one for one in found if one is not None]
         odds, second = self._combined(known, whole, terms=len(found), count=len(rows.ids))
         if known and len(known) == len(found):
-            odds = np.where(np.min(known, axis=0) >= _SURE, _SURE, odds)  # whatever the model thinks
+            odds = np.where(
+                np.min(known, axis=0) >= _SURE, np.fmax(odds, _SURE), odds
+            )  # whatever the model thinks
         return odds, second
 
     def _combined(
