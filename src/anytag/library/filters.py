@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from anytag.errors import LibraryError
+from anytag.library.scan import below
 
 _DATE = re.compile(r"(\d{4})(?:-(\d\d?)(?:-(\d\d?)(?:[T ](\d\d):(\d\d)(?::(\d\d))?)?)?)?")
 
@@ -63,9 +64,8 @@ class Filters:
                 said.append(negated + condition)
                 values += given
         if self.folder is not None:
-            below = os.fsencode(os.path.join(os.path.abspath(self.folder), ""))  # noqa: PTH100, PTH118  # any bytes
             said.append("p.path >= ? AND p.path < ?")
-            values += [below, below[:-1] + bytes([below[-1] + 1])]
+            values += below(os.path.abspath(self.folder))  # noqa: PTH100  # names of any kind
         for date, compare in ((self.after, ">="), (self.before, "<")):
             if date is not None:
                 said.append(f"p.taken {compare} ?")

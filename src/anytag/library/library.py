@@ -10,75 +10,23 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 from anytag.batching import batches
 from anytag.errors import LibraryError
 from anytag.library import words
 from anytag.library.database import MOUNTS, Database
+from anytag.library.photo import Decision, Photo, State, read_photos
 from anytag.library.scan import below
 from anytag.library.sync import Report, Sync
-from anytag.results import Failure, TagScore
 
 if TYPE_CHECKING:
     from anytag.captioner import Captioner
     from anytag.library.search import Found, Searcher
     from anytag.tagger import Tagger
+    from anytag.vocabulary import Vocabulary
 
-State = Literal["waiting", "done", "failed", "gone"]
-Decision = Literal["accepted", "rejected", "added"]
-STATES: tuple[str, ...] = get_args(State)
 _BATCH = 500  # photos that are read at once
-
-
-@dataclass(frozen=True, slots=True)
-class Photo:
-    """A photo of a library.
-
-    Attributes:
-        id: of its row; it stays when the file moves.
-        path: absolute, as the disk has it; names that are no Unicode as `os.fsdecode` gives them.
-        name: the path below the folder that the user named, NFC.
-        state: "waiting" to be looked at, "done", "failed", or "gone" from the disk.
-        width, height: pixels of the upright original, 0 when it was not read.
-        taken: when, as ISO 8601 without a zone, or None.
-        model: that gave the tags, "" where none did.
-        scores: what the model says, without the tags that the user rejected, by falling score.
-        accepted, rejected, added: names of tags, as the user said.
-        keywords: the user's own words in the photo and its sidecars, "animal|dog": what is broader first.
-        caption: a sentence, or None.
-        error: why it failed.
-        pair: id of the photo that stands for this one, too: a RAW's JPEG, the first of two links.
-        slot: its record in the vector file, or None.
-    """
-
-    id: int
-    path: str
-    name: str
-    state: State
-    width: int = 0
-    height: int = 0
-    taken: str | None = None
-    model: str = ""
-    scores: tuple[TagScore, ...] = ()
-    accepted: tuple[str, ...] = ()
-    rejected: tuple[str, ...] = ()
-    added: tuple[str, ...] = ()
-    keywords: tuple[str, ...] = ()
-    caption: str | None = None
-    error: Failure | None = None
-    pair: int | None = None
-    slot: int | None = None
-
-    @property
-    def tags(self) -> tuple[str, ...]:
-        """Names: what the user accepted and added first, then the model's by falling score."""
-        return tuple(dict.fromkeys((*self.added, *self.accepted, *(tag.name for tag in self.scores))))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain: the row that `anytag library list --format jsonl` writes."""
-        row = {**asdict(self), "tags": list(self.tags), "scores": [tag.to_dict() for tag in self.scores]}
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in row.items()}
 
 
 class Library:
@@ -188,7 +136,7 @@ class Library:
         wanted = list(ids)
         found: dict[int, Photo] = {}
         for batch in batches(wanted, _BATCH):
-            found.update(self._read(batch))
+            found.update(read_photos(self.database, batch))
         return [found[one] for one in wanted if one in found]
 
     def find(self, photo: int | str | os.PathLike[str]) -> Photo:
@@ -227,6 +175,66 @@ class Library:
     def add(self, photo: int | str | os.PathLike[str], *tags: str) -> None:
         """Gives a photo tags that the model did not give. Arguments as for `accept`."""
         self._decide(photo, tags, "added")
+
+    def forget(self, *paths: str | os.PathLike[str]) -> int:
+        """Removes photos from the library, those of a folder with it; their files stay. How many they were.
+
+        What lies in a folder that is synced comes back with the next sync.
+        """
+        return self._remove(self._named(paths))
+
+    def forget_gone(self) -> int:
+        """Removes the photos that have gone from the disk; how many they were."""
+        return self._remove(self._ids("SELECT id FROM photos WHERE state = 'gone'", ()))
+
+    def decided(self, *paths: str | os.PathLike[str]) -> int:
+        """Photos of these paths of which the user has said something, which `forget` would lose."""
+        ids, run = self._named(paths), self.database.query
+        return sum(bool(run("SELECT 1 FROM decisions WHERE photo = ? LIMIT 1", (one,))) for one in ids)
+
+    def labels(self, vocabulary: Vocabulary | None = None) -> Iterator[dict[str, Any]]:
+        """What people say of photos, as rows of training data: see `anytag.data.rows.Row`.
+
+        There is (`tags`) what the user accepted and added, and those of his own keywords that the vocabulary
+        knows; certainly not there (`absent`) is what he rejected. Photos without any of these have no row.
+
+        Args:
+            vocabulary: by default that of the embedded model.
+        """
+        known = vocabulary or _embedded_vocabulary()
+        query = (
+            "SELECT id FROM photos WHERE state = 'done' AND pair IS NULL AND id IN "
+            "(SELECT photo FROM decisions UNION SELECT photo FROM keywords) ORDER BY path"
+        )
+        for batch in batches(self._ids(query, ()), _BATCH):
+            for photo in self.get(batch):
+                found = (known.find(path.rpartition("|")[2]) for path in photo.keywords)
+                words = (tag.name for tag in found if tag is not None)
+                absent = {name.lower() for name in photo.rejected}
+                tags = dict.fromkeys((*photo.accepted, *photo.added, *words))
+                there = [name for name in tags if name.lower() not in absent]
+                if there or absent:
+                    row = {"image": photo.path, "source": "library", "split": "", "captions": []}
+                    yield {**row, "tags": there, "absent": list(photo.rejected)}
+
+    def status(self) -> Status:
+        """What is in the library, counted."""
+        run = self.database.query
+        states = "SELECT state, count(*) FROM photos WHERE root = ? AND pair IS NULL GROUP BY state"
+        roots = [
+            Folder(os.fsdecode(path), dict(run(states, (root,))))
+            for root, path in run("SELECT id, path FROM roots ORDER BY path")
+        ]
+        models = run(
+            "SELECT m.name || ' ' || substr(m.weights, 1, 8) || ' ' || substr(m.vocabulary, 1, 8), count(*) "
+            "FROM photos p JOIN models m ON m.id = model WHERE pair IS NULL AND state = 'done' GROUP BY m.id"
+        )
+        reasons = run(
+            "SELECT error_type, count(*) FROM photos WHERE state = 'failed' GROUP BY 1 ORDER BY 2 DESC"
+        )
+        (decisions,) = run("SELECT count(*) FROM decisions")[0]
+        (paired,) = run("SELECT count(*) FROM photos WHERE pair IS NOT NULL AND state != 'gone'")[0]
+        return Status(self.database.path, roots, dict(models), dict(reasons), decisions, paired)
 
     def undo(self) -> tuple[Photo, str] | None:
         """Takes the last decision back; the photo and the tag, or None where there is nothing to undo."""
@@ -285,6 +293,33 @@ class Library:
         filters = Filters(tuple(tags), tuple(exclude_tags), folder, after, before)
         return self._searchers[key].search(text, filters=filters, like=like, top_k=top_k, fold=fold)
 
+    def _named(self, paths: Sequence[str | os.PathLike[str]]) -> list[int]:
+        """Ids of photos, and of all that lies in folders.
+
+        Raises:
+            LibraryError: the library has nothing there.
+        """
+        found: list[int] = []
+        for path in paths:
+            place = _absolute(path)
+            query = "SELECT id FROM photos WHERE path = ? OR (path >= ? AND path < ?)"
+            ids = self._ids(query, (os.fsencode(place), *below(place)))
+            known = self.database.query("SELECT 1 FROM roots WHERE path = ?", (os.fsencode(place),))
+            if not ids and not known:
+                raise LibraryError(
+                    f"the library has nothing at {path}: anytag library status shows its folders"
+                )
+            found += ids
+        return found
+
+    def _remove(self, photos: Sequence[int]) -> int:
+        ids = [(photo,) for photo in photos]
+        with self.database.transaction() as connection:
+            connection.executemany("DELETE FROM words WHERE rowid = ?", ids)
+            connection.executemany("DELETE FROM photos WHERE id = ?", ids)
+            connection.execute("DELETE FROM roots WHERE id NOT IN (SELECT root FROM photos)")
+        return len(ids)
+
     def _decide(self, photo: int | str | os.PathLike[str], tags: Sequence[str], kind: Decision) -> None:
         found = self.find(photo)
         names = [_tag_name(tag) for tag in tags]
@@ -304,46 +339,54 @@ class Library:
     def _ids(self, query: str, values: Sequence[object]) -> list[int]:
         return [row[0] for row in self.database.connection.execute(query, values)]
 
-    def _read(self, ids: Sequence[int]) -> Iterator[tuple[int, Photo]]:
-        run, marks = self.database.connection.execute, _marks(ids)
-        scores: dict[int, list[TagScore]] = {one: [] for one in ids}
-        said: dict[tuple[int, str], list[str]] = {}
-        rejected_tags: set[tuple[int, str]] = set()
-        for photo, tag, name, kind in run(
-            f"SELECT photo, tag, name, kind FROM decisions WHERE photo IN ({marks}) ORDER BY time", ids
-        ):
-            said.setdefault((photo, kind), []).append(name)
-            if kind == "rejected":
-                rejected_tags |= {(photo, tag), (photo, name.lower())}
-        for photo, tag, name, score in run(
-            f"SELECT photo, tag, name, score FROM tags WHERE photo IN ({marks}) ORDER BY score DESC", ids
-        ):
-            if not rejected_tags.intersection(((photo, tag), (photo, name.lower()))):
-                scores[photo].append(TagScore(tag, name, score, "vocabulary"))
-        for photo, path in run(f"SELECT DISTINCT photo, path FROM keywords WHERE photo IN ({marks})", ids):
-            said.setdefault((photo, "keyword"), []).append(path)
-        for row in run(
-            "SELECT p.id, p.path, p.name, state, width, height, taken, coalesce(m.name, ''), caption, "
-            "error_type, error_message, pair, slot "
-            f"FROM photos p LEFT JOIN models m ON m.id = p.model WHERE p.id IN ({marks})",
-            ids,
-        ):
-            one, path, name, state, width, height, taken, model, caption, error, message, pair, slot = row
-            accepted, rejected, added, keywords = (
-                tuple(said.get((one, kind), ())) for kind in ("accepted", "rejected", "added", "keyword")
-            )
-            failure = Failure(error, message) if error else None
-            yield one, Photo(
-                one, os.fsdecode(path), name, state, width, height, taken, model, tuple(scores[one]),
-                accepted, rejected, added, keywords, caption, failure, pair, slot,
-            )  # fmt: skip
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A folder that the user named, and how many of its photos are in each state."""
+
+    path: str
+    states: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What is in a library.
+
+    Attributes:
+        database: its file.
+        folders: that the user named.
+        models: photos by what tagged them: name, beginnings of the hashes of weights and vocabulary.
+        failures: photos by the kind of failure.
+        decisions: tags that the user accepted, rejected or added.
+        paired: files that other photos stand for.
+    """
+
+    database: Path
+    folders: list[Folder]
+    models: dict[str, int]
+    failures: dict[str, int]
+    decisions: int
+    paired: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain."""
+        return {**asdict(self), "database": os.fspath(self.database)}
 
 
 def default_path() -> Path:
-    """The user's own library, in his data folder."""
+    """The user's own library: `$ANYTAG_HOME/library.db`, or in his data folder."""
+    if home := os.environ.get("ANYTAG_HOME"):
+        return Path(home).expanduser() / "library.db"
     from platformdirs import user_data_path
 
     return user_data_path("anytag", appauthor=False) / "library.db"
+
+
+def _embedded_vocabulary() -> Vocabulary:
+    from anytag.models.registry import resolve
+    from anytag.vocabulary import Vocabulary
+
+    return Vocabulary.read(resolve() / "vocabulary.jsonl")
 
 
 def _absolute(path: str | os.PathLike[str]) -> str:

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from anytag.captioner import Captioner
     from anytag.tagger import Encoded, Tagger
 
-Action = Literal["tagged", "moved", "copied", "unchanged", "failed", "waits", "gone"]
-"""What came of a photo: `unchanged` is its picture, `waits` one that is being written."""
+Action = Literal["tagged", "moved", "copied", "unchanged", "failed", "waits", "pending", "gone"]
+"""What came of a photo: `unchanged` is its picture, `waits` one that is being written just now; the last two
+are of a dry run."""
 
 CONTENT_ERRORS = ("ImageError", "MissingExtraError")
 """Failures that stay until the file, or what is installed, is another; the others are tried again."""

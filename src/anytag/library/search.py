@@ -35,7 +35,8 @@ from anytag.records import RecordFile
 from anytag.reranking import weights_of
 
 if TYPE_CHECKING:
-    from anytag.library.library import Library, Photo
+    from anytag.library.library import Library
+    from anytag.library.photo import Photo
     from anytag.tagger import Tagger
 
 Floats = npt.NDArray[np.float32]

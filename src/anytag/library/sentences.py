@@ -74,9 +74,13 @@ class SentenceReader:
         self.vocabulary = self._questions.learned
 
     @cached_property
-    def _parsers(self) -> tuple[Parser, Parser]:
-        """Of tags, and of whatever else the lexicon knows that can be seen."""
-        return Parser(vocabulary=self.vocabulary), Parser()
+    def _tags(self) -> Parser:
+        return Parser(vocabulary=self.vocabulary)
+
+    @cached_property
+    def _things(self) -> Parser:
+        """Finds whatever else the lexicon knows that can be seen."""
+        return Parser()
 
     def read(self, text: str) -> Sentence:
         """What a sentence asks for.
@@ -93,15 +97,15 @@ class SentenceReader:
 
     def _terms(self, text: str) -> Iterator[Term]:
         spans: list[tuple[int, int]] = []
-        for parser in self._parsers:
+        for name in ("_tags", "_things"):
+            if not _left(text, spans):
+                return
+            parser: Parser = getattr(self, name)  # the second is made where it is needed
             for found in parser.parse(text):
                 if not _overlap(spans, found.start, found.end) and found.name not in _SILENT:
                     spans.append((found.start, found.end))
                     yield self._named(found.name, text[found.start : found.end])
-        for match in _WORD.finditer(text):
-            word = match.group()
-            if not _overlap(spans, match.start(), match.end()) and word.casefold() not in _SILENT:
-                yield Term((word,))
+        yield from (Term((word,)) for word in _left(text, spans))
 
     def _named(self, name: str, wording: str) -> Term:
         """A term that can be seen: a tag, or what is asked by its words."""
@@ -134,6 +138,12 @@ def _line(column: npt.NDArray[np.floating], scale: float, bias: float) -> Floats
     moved = np.asarray(scale * column, np.float32)
     moved[-1] += bias
     return moved
+
+
+def _left(text: str, spans: list[tuple[int, int]]) -> list[str]:
+    """The words outside of some spans, but those that say nothing."""
+    words = (match for match in _WORD.finditer(text) if not _overlap(spans, *match.span()))
+    return [match.group() for match in words if match.group().casefold() not in _SILENT]
 
 
 def _overlap(spans: list[tuple[int, int]], start: int, end: int) -> bool:

@@ -15,7 +15,7 @@ import os
 import sqlite3
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
@@ -50,6 +50,7 @@ class Report:
 
     Attributes:
         photos: in these folders now, those that others stand for aside.
+        pending: photos that a dry run would look at.
         new, changed: names of files that were not there before, or were written since.
         unchanged, moved, copied, tagged, failed, waits: photos by what came of them; `waits` are written just
             now.
@@ -60,6 +61,7 @@ class Report:
     """
 
     photos: int = 0
+    pending: int = 0
     new: int = 0
     changed: int = 0
     unchanged: int = 0
@@ -85,6 +87,11 @@ class Report:
 class Sync:
     """One sync, by one process at a time: use it in a with statement.
 
+    Attributes:
+        report: how it goes.
+        total: photos to look at, once `look` was called.
+        found: by the scan.
+
     Args:
         folders: to be held against the library; none are all that it has.
         exclude: globs; a name or path that matches one is left out.
@@ -106,13 +113,14 @@ class Sync:
     ) -> None:
         self.report = Report()
         self.total = 0
+        self.found = Found()
         self._database, self._folders = database, [os.path.abspath(os.fspath(one)) for one in folders]  # noqa: PTH100
         self._walk = Walk(pattern(exclude), follow=follow, takes_raw=True)
         self._accept = accept_missing
         self._roots: list[Root] = []
         self._away: list[Root] = []
-        self._found = Found()
         self._events: Counter[str] = Counter()
+        self._has_ended = False
         self._stack = ExitStack()
 
     def __enter__(self) -> Sync:
@@ -132,8 +140,8 @@ class Sync:
         """
         self._roots, self._away = self._resolve()
         self._retry_extras()
-        self._found = Scan(self._database, self._roots, self._walk).run()
-        return self._found
+        self.found = Scan(self._database, self._roots, self._walk).run()
+        return self.found
 
     def look(
         self,
@@ -142,7 +150,7 @@ class Sync:
         retag: bool = False,
         batch_size: int = 8,
         workers: int | None = None,
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, None]:
         """Looks at what waits; `total` is how many. Each event comes when its row is written.
 
         Args:
@@ -154,7 +162,7 @@ class Sync:
         """
         ids = self._waiting()
         if not ids and not retag:
-            return iter(())
+            return self._counted(())
         tagger, captioner = load()
         model = self._model(tagger, captioner)
         if retag:
@@ -163,7 +171,7 @@ class Sync:
         look = Look(self._database, model, again=retag)
         return self._counted(look.run(ids, batch_size=batch_size, workers=workers))
 
-    def rehearse(self) -> Iterator[Event]:
+    def rehearse(self) -> Generator[Event, None, None]:
         """What a sync would look at and give up, and nothing is written: instead of `scan` and `look`."""
         with self._database.rehearsal():
             self.scan()
@@ -172,14 +180,16 @@ class Sync:
             paths = (
                 self._database.query("SELECT path FROM photos WHERE id = ?", (one,))[0][0] for one in ids
             )
-            yield from (Event(os.fsdecode(path), "waits") for path in paths)
-            yield from (Event(os.fsdecode(path), "gone") for path in self._found.missing)
-            self.end()
-            self.report.waits = len(ids)
+            yield from (Event(os.fsdecode(path), "pending") for path in paths)
+            yield from (Event(os.fsdecode(path), "gone") for path in self.found.missing)
+            self.end().pending = len(ids)
 
     def end(self) -> Report:
         """Gives up what has gone, unless so much is missing that a disk must be away; how it all went."""
-        report, found = self.report, self._found
+        report, found = self.report, self.found
+        if self._has_ended:
+            return report
+        self._has_ended = True
         report.new, report.changed, report.unchanged = found.new, found.changed, found.unchanged
         report.moved = found.moved + self._events["moved"]
         report.unchanged += self._events["unchanged"]
@@ -299,7 +309,7 @@ class Sync:
             (number,) = connection.execute(query, facts).fetchone()
         return Model(number, facts[1], tagger, captioner)
 
-    def _counted(self, events: Iterator[Event]) -> Iterator[Event]:
+    def _counted(self, events: Iterable[Event]) -> Generator[Event, None, None]:
         for event in events:
             self._events[event.action] += 1
             if event.error is not None:
@@ -308,7 +318,7 @@ class Sync:
 
     def _missing(self) -> list[int]:
         """Rows that the scan missed and that have not been found under other names since."""
-        left = list(self._found.missing.items())
+        left = list(self.found.missing.items())
         for root in self._away:
             where, values = "path >= ? AND path < ? AND state != 'gone'", below(root.top)
             left += self._database.query(f"SELECT path, id FROM photos WHERE {where}", values)
@@ -330,7 +340,7 @@ class Sync:
             query = f"SELECT device FROM photos WHERE id IN ({marks})"
             devices.update(device for (device,) in self._database.query(query, batch))
         for device, count in devices.items():
-            known = self._found.devices.get(device, count)
+            known = self.found.devices.get(device, count)
             if count > known / 2:
                 return f"{count} of {known} photos are not there any more. {_HINT}"
         return ""
