@@ -15,6 +15,7 @@ COMMANDS = (
     "caption",
     "match",
     "library",
+    "search",
     "models",
     "pull",
     "push",
