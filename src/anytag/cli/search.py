@@ -55,11 +55,11 @@ def command(
     output: Path | None,
     overwrite: bool,
 ) -> None:
-    """Find photos of the library by TEXT, a sentence or a few words; by tags, dates and folder; or by a photo.
+    """Find photos of the library by TEXT, a sentence or a few words; by tags, dates, folder; or by a photo.
 
     Names, keywords and what you said of photos are found by their words, everything else by what the model
     saw. The score is the probability that a photo fits; below one half it does not, and where none does, that
-    is said. With --like the score is the likeness, and of photos that TEXT fits if both are given. Without
+    is said. With --like the score is the likeness; with TEXT besides, of the photos that it fits. Without
     either the newest photos come first.
 
     Exit code: 0 also where nothing fits, 2 wrong use, 3 the result cannot be written.

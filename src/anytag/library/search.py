@@ -411,7 +411,7 @@ def _units(file: RecordFile, slots: Indexes) -> Floats:
     """Unit vectors of some slots; zero where there is none."""
     units = np.zeros((len(slots), *file.shape), np.float32)
     seen = np.flatnonzero((slots >= 0) & (slots < len(file)))
-    some = np.nan_to_num(file.map()[slots[seen]])
+    some = np.nan_to_num(file.map()[slots[seen]], posinf=0, neginf=0)
     units[seen] = some / np.maximum(np.linalg.norm(some, axis=1, keepdims=True), 1e-12)
     return units
 
