@@ -29,6 +29,7 @@ from anytag.library.compare import cosines, products
 from anytag.library.filters import Filters, folded, holds
 from anytag.library.sentences import Sentence, SentenceReader, Term
 from anytag.library.vectors import vector_file
+from anytag.models.card import SearchFit
 from anytag.models.folder import ModelFolder
 from anytag.models.registry import resolve
 from anytag.records import RecordFile
@@ -116,12 +117,16 @@ class Searcher:
     Args:
         library: the database.
         model: name or folder, as for `Tagger.load`: the one that the library was synced with.
+        fit: how sentences are scored; by default as the model's card says.
     """
 
-    def __init__(self, library: Library, model: str | Path | None = None) -> None:
+    def __init__(
+        self, library: Library, model: str | Path | None = None, *, fit: SearchFit | None = None
+    ) -> None:
         self._library, self._connection = library, library.database.connection
         self._folder = ModelFolder.open(resolve(model))
         self._weights = weights_of(self._folder.card)
+        self._fit = fit or self._folder.card.search
         self._lock = RLock()
         self._state: tuple[int, int] | None = None
         self._all: _Rows | None = None
@@ -130,7 +135,7 @@ class Searcher:
 
     @cached_property
     def reader(self) -> SentenceReader:
-        return SentenceReader(self._folder)
+        return SentenceReader(self._folder, self._fit)
 
     def search(
         self,
@@ -151,6 +156,14 @@ class Searcher:
                 rows = self._rows(filters or Filters(), itself)
                 keys = self._keys(rows, sentence, vector)
             return self._found(rows, keys, top_k=top_k, fold=fold, likeness=vector is not None)
+
+    def log_odds(self, text: str) -> tuple[Floats, Floats]:
+        """Log-odds that a sentence fits each photo, by rising id, and the fit that they are made of: float32 N.
+
+        For those who measure; -inf where nothing can be told.
+        """
+        with self._lock, self._one_state():
+            return self._keys(self._rows(Filters(), ()), self.reader.read(text), None)
 
     @contextmanager
     def _one_state(self) -> Iterator[None]:
@@ -266,7 +279,7 @@ class Searcher:
         self, known: list[Floats], whole: Floats | None, *, terms: int, count: int
     ) -> tuple[Floats, Floats]:
         """Log-odds of a sentence from those of the terms that are known, N each, and what the whole says."""
-        fit, second = self._folder.card.search, np.zeros(count, np.float32)
+        fit, second = self._fit, np.zeros(count, np.float32)
         if known:
             second = np.float32(fit.term_weight) * np.sum([-np.logaddexp(0, -one) for one in known], axis=0)
         if whole is not None:

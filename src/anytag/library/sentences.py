@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anytag.errors import VocabularyError
+from anytag.models.card import SearchFit
 from anytag.models.folder import ModelFolder
 from anytag.parsing import Parser
 from anytag.queries.build import Questions
@@ -66,10 +67,11 @@ class SentenceReader:
 
     Args:
         folder: the model.
+        fit: how log-odds are made of products; by default as its card says.
     """
 
-    def __init__(self, folder: ModelFolder) -> None:
-        self.card = folder.card
+    def __init__(self, folder: ModelFolder, fit: SearchFit | None = None) -> None:
+        self.card, self.fit = folder.card, fit or folder.card.search
         self._questions = Questions(folder)
         self.vocabulary = self._questions.learned
 
@@ -109,16 +111,20 @@ class SentenceReader:
 
     def _named(self, name: str, wording: str) -> Term:
         """A term that can be seen: a tag, or what is asked by its words."""
-        fit, tag = self.card.search, self.vocabulary.find(name)
+        fit, tag = self.fit, self.vocabulary.find(name)
         if tag is None:
             query = self._query(name)
             column = None if query is None else _line(np.append(query, 0), fit.word_scale, fit.word_bias)
             return Term(_distinct(wording, name), column=column)
         odds = np.log(max(tag.threshold, 1e-6)) - np.log1p(-min(tag.threshold, 0.5))
         limit = min(float(odds), 0.0) - 0.05  # and below one half
-        coarse = self._questions.coarse([tag.id])
+        coarse = self.coarse([tag.id])
         column = _line(coarse[0], fit.tag_scale, fit.tag_bias) if len(coarse) else None
         return Term(_distinct(wording, tag.name, *tag.synonyms), tag.id, limit, column)
+
+    def coarse(self, ids: Sequence[str]) -> Floats:
+        """Of tags, weights and bias for photos' vectors: float32 K×(E+1); none where the model has none."""
+        return self._questions.coarse(ids)
 
     def _query(self, text: str) -> Floats | None:
         if not has_embeddings(self.card):

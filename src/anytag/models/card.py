@@ -137,14 +137,14 @@ class SearchFit:
         scale, per_term, bias: of sentences with several terms; one that is a single tag is asked as that tag.
     """
 
-    tag_scale: float = 1.5
-    tag_bias: float = -3.07
-    word_scale: float = 1.87
-    word_bias: float = -9.88
+    tag_scale: float = 1.49
+    tag_bias: float = -3.11
+    word_scale: float = 1.86
+    word_bias: float = -9.9
     term_weight: float = 0.5
-    scale: float = 0.81
-    per_term: float = 1.26
-    bias: float = -4.45
+    scale: float = 0.62
+    per_term: float = 0.97
+    bias: float = -2.86
 
     def __post_init__(self) -> None:
         for name in ("tag_scale", "word_scale", "scale"):
