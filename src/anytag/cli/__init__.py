@@ -14,6 +14,8 @@ COMMANDS = (
     "tag",
     "caption",
     "match",
+    "library",
+    "search",
     "serve",
     "models",
     "pull",

@@ -35,7 +35,9 @@ class TorchMatcher:
         """E, of the space that photos and texts share."""
         return self.head.config.space
 
-    def see(self, tokens: Floats, pooled: Floats, tag_ids: Ids, tag_mask: Ids) -> tuple[Floats, Floats]:
+    def encode_images(
+        self, tokens: Floats, pooled: Floats, tag_ids: Ids, tag_mask: Ids
+    ) -> tuple[Floats, Floats]:
         """What is kept of N photos: what texts look at, N×(T+S)×D, and unit vectors N×E.
 
         Args:
@@ -48,18 +50,18 @@ class TorchMatcher:
             vectors = self.head.embed_photos(self._tensor(pooled), tags)
             return _array(self.head.looked_at(seen, tags)), _array(vectors)
 
-    def read(self, ids: Ids) -> Floats:
+    def encode_texts(self, ids: Ids) -> Floats:
         """Unit vectors float32 M×E of texts, int64 M×L, from `WordPieces.caption_text`."""
         with torch.inference_mode():
             parts = torch.split(self._tensor(ids), _TEXTS)
             return _array(torch.cat([self.head.embed_texts(some) for some in parts]))
 
-    def match(self, seen: Floats, ids: Ids, pairs: Ids) -> Floats:
+    def score_pairs(self, seen: Floats, ids: Ids, pairs: Ids) -> Floats:
         """Logits float32 P that a text fits a photo.
 
         Args:
-            seen: float32 N×(T+S)×D from `see`.
-            ids: int64 M×L, texts as for `read`.
+            seen: float32 N×(T+S)×D from `encode_images`.
+            ids: int64 M×L, texts as for `encode_texts`.
             pairs: int64 P×2, numbers of photo and text.
         """
         with torch.inference_mode():
