@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,7 +52,9 @@ def render() -> str:
 
 def main(arguments: list[str]) -> int:
     """Write the pages, or compare them."""
-    api = json.dumps(create_app(Settings()).openapi(), indent=1, ensure_ascii=False) + "\n"
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(has_library=True, library=Path(folder, "library.db"))
+        api = json.dumps(create_app(settings).openapi(), indent=1, ensure_ascii=False) + "\n"
     pages = {PAGE: render(), API: api}
     pages |= {page: model_tables.filled(page.read_text(encoding="utf-8")) for page in FIGURES}
     old = [page for page, text in pages.items() if not page.is_file() or page.read_text("utf-8") != text]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect
 
 from anytag import Captioner, Tagger
+from anytag.library.library import Library
 from tests.browser import browsing
 from tests.http_service import Served, serving
 from tests.tiny import make_tiny_model
@@ -179,3 +181,124 @@ def test_a_server_with_a_key_is_asked_with_it(browser: Browser, tmp_path: Path) 
         page.keyboard.press("Enter")
         expect(page.locator("#model")).to_contain_text("tags")
         page.close()
+
+
+# --- the library
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Six photos, two of them with names that would like to be markup."""
+    folder = tmp_path_factory.mktemp("library")
+    photos = folder / "photos"
+    shutil.copytree(EXAMPLES, photos, ignore=shutil.ignore_patterns("[o-z]*"))
+    for name in (HOSTILE[0], HOSTILE[3]):
+        shutil.copy(EXAMPLES / "temple.jpg", photos / name.replace("/", ""))
+    with Library.open(folder / "library.db") as made:
+        made.sync(photos)
+    with serving(has_library=True, library=folder / "library.db") as one:
+        yield one
+
+
+@pytest.fixture
+def library_page(browser: Browser, library: Served) -> Iterator[Page]:
+    for page in opened(browser.new_context(viewport={"width": 1280, "height": 900}), library):
+        expect(page.locator(".cell")).to_have_count(6)
+        yield page
+
+
+def test_a_library_is_searched_and_corrected_by_keyboard_alone(library_page: Page) -> None:
+    page, status = library_page, library_page.locator("#library-status")
+    page.locator("#library-text").focus()
+    page.keyboard.type("a cat")
+    page.keyboard.press("Enter")
+    expect(status).to_have_text("1 photo")
+    page.locator(".cell").first.focus()
+    expect(page.locator("#library-panel h3")).to_have_text("cat.jpg")
+    names = page.locator(".decisions .name").all_inner_texts()
+    page.keyboard.press("y")
+    expect(status).to_contain_text(f"{names[0]} accepted in 1 photo")
+    page.keyboard.press("n")
+    expect(status).to_contain_text("rejected in 1 photo")
+    page.keyboard.press("t")
+    page.keyboard.type("whiskers & co <b>")
+    page.keyboard.press("Enter")
+    expect(status).to_contain_text("whiskers & co <b> added in 1 photo")
+    expect(page.locator(".decisions .name").first).to_have_text("whiskers & co <b>")
+    for _ in range(3):
+        page.keyboard.press("u")
+        expect(status).to_have_text("Undone.")
+        status.evaluate("status => status.textContent = ''")
+    expect(page.locator(".decisions .name")).to_have_text(names)
+
+
+def test_a_tag_is_said_of_all_that_are_selected(library_page: Page) -> None:
+    page = library_page
+    page.locator(".cell").first.click()
+    page.keyboard.press("Shift+End")
+    page.keyboard.press("t")
+    page.keyboard.type("holiday")
+    page.keyboard.press("Enter")
+    expect(page.locator("#library-status")).to_contain_text("holiday added in 6 photos")
+    page.keyboard.press("u")
+    expect(page.locator("#library-status")).to_have_text("Undone.")
+
+
+def test_what_the_server_did_not_keep_is_not_shown(library_page: Page) -> None:
+    page = library_page
+    page.route("**/v1/decisions", lambda route: route.abort())
+    page.locator(".cell").first.click()
+    before = page.locator(".decisions li").all_inner_texts()
+    page.keyboard.press("n")
+    expect(page.locator("#library-status")).to_contain_text("Not saved")
+    assert page.locator(".decisions li").all_inner_texts() == before
+
+
+def test_nothing_fits_is_said(library_page: Page) -> None:
+    library_page.fill("#library-text", "a submarine reactor")
+    library_page.keyboard.press("Enter")
+    expect(library_page.locator("#library-status")).to_contain_text("Nothing fits")
+
+
+def test_names_in_the_library_are_text(library_page: Page) -> None:
+    for place in range(6):
+        library_page.locator(".cell").nth(place).click()
+        expect(library_page.locator("#library-panel h3")).not_to_be_empty()
+    assert library_page.evaluate("window.broken") is None
+
+
+@pytest.mark.parametrize("look", [{}, {"color_scheme": "dark"}, {"viewport": {"width": 640, "height": 400}}])
+def test_nobody_is_shut_out_of_the_library(
+    browser: Browser, library: Served, look: dict[str, object]
+) -> None:
+    for page in opened(browser.new_context(**look), library):  # type: ignore[arg-type]
+        page.locator(".cell").first.click()
+        expect(page.locator(".decisions li")).not_to_have_count(0)
+        assert violations(page) == []
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "something is cut"
+
+
+def test_a_large_library_keeps_few_elements(browser: Browser, library: Served) -> None:
+    """The grid is made of what is in view, wherever that is."""
+    ids = library.client.get("/v1/search").json()["ids"]
+    many = {
+        "total": 100_000,
+        "ids": [ids[n % len(ids)] for n in range(100_000)],
+        "scores": None,
+        "fits": True,
+    }
+    for page in opened(browser.new_context(viewport={"width": 1280, "height": 900}), library):
+        page.route("**/v1/search?*", lambda route: route.fulfill(json=many))
+        page.reload()
+        expect(page.locator("#library-status")).to_have_text("100,000 photos")
+        for share in (0.0, 0.37, 1.0):
+            page.locator("#library-grid").evaluate(
+                "(grid, share) => grid.scrollTop = share * grid.scrollHeight", share
+            )
+            page.wait_for_function(
+                "share => { const place = document.querySelector('.row')?.dataset.row;"
+                " const rows = Number(document.querySelector('#library-grid').getAttribute('aria-rowcount'));"
+                " return Math.abs(place / rows - share) < 0.01; }",
+                arg=share,
+            )
+            assert page.evaluate("document.querySelectorAll('*').length") < 2000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import click
@@ -12,6 +13,13 @@ _MEGABYTE = 1 << 20
 
 
 @click.command("serve", short_help="Tag over HTTP, with a page to try it.")
+@click.option(
+    "--library",
+    metavar="[FILE]",
+    is_flag=False,
+    flag_value="",
+    help="Also serve the photos of a library, the user's own or that of FILE: see anytag library.",
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port; 0 takes a free one."
@@ -41,6 +49,7 @@ _MEGABYTE = 1 << 20
 )
 @options.running
 def command(
+    library: str | None,
     host: str,
     port: int,
     hosts: tuple[str, ...],
@@ -71,6 +80,8 @@ def command(
     settings = Settings(
         model=model,
         device=device,
+        has_library=library is not None,
+        library=Path(library) if library else None,
         host=host,
         port=port,
         key=key,

@@ -166,15 +166,40 @@ class Library:
         Raises:
             LibraryError: the photo is not there, or a tag is no text.
         """
-        self._decide(photo, tags, "accepted")
+        self.decide([photo], tags, "accepted")
 
     def reject(self, photo: int | str | os.PathLike[str], *tags: str) -> None:
         """Says that tags are wrong: no model gives them to this photo again. Arguments as for `accept`."""
-        self._decide(photo, tags, "rejected")
+        self.decide([photo], tags, "rejected")
 
     def add(self, photo: int | str | os.PathLike[str], *tags: str) -> None:
         """Gives a photo tags that the model did not give. Arguments as for `accept`."""
-        self._decide(photo, tags, "added")
+        self.decide([photo], tags, "added")
+
+    def decide(
+        self, photos: Iterable[int | str | os.PathLike[str]], tags: Iterable[str], kind: Decision
+    ) -> None:
+        """Says the same of tags in many photos, all or nothing; `undo` takes it back as one.
+
+        Raises:
+            LibraryError: a photo is not there, or a tag is no text.
+        """
+        found = [self.find(photo).id for photo in photos]
+        names, time = [_tag_name(tag) for tag in tags], _now("microseconds")
+        with self.database.transaction() as connection:
+            for photo in found:
+                for name in names:
+                    tag = _tag_of(connection, photo, name)
+                    before = connection.execute(
+                        "SELECT kind FROM decisions WHERE photo = ? AND tag = ?", (photo, tag)
+                    ).fetchone()
+                    _set(connection, photo, tag, name, kind)
+                    connection.execute(
+                        "INSERT INTO changes (time, photo, tag, name, before, after) "
+                        "VALUES (?, ?, ?, ?, ?, ?)",
+                        (time, photo, tag, name, before and before[0], kind),
+                    )
+            words.rewrite(connection, found)
 
     def forget(self, *paths: str | os.PathLike[str]) -> int:
         """Removes photos from the library, those of a folder with it; their files stay. How many they were.
@@ -236,19 +261,19 @@ class Library:
         (paired,) = run("SELECT count(*) FROM photos WHERE pair IS NOT NULL AND state != 'gone'")[0]
         return Status(self.database.path, roots, dict(models), dict(reasons), decisions, paired)
 
-    def undo(self) -> tuple[Photo, str] | None:
-        """Takes the last decision back; the photo and the tag, or None where there is nothing to undo."""
+    def undo(self) -> list[Photo]:
+        """Takes the last decision back: the photos that it was of, none where nothing is left to undo."""
         with self.database.transaction() as connection:
             last = connection.execute(
-                "SELECT id, photo, tag, name, before FROM changes ORDER BY id DESC LIMIT 1"
-            ).fetchone()
-            if last is None:
-                return None
-            number, photo, tag, name, before = last
-            connection.execute("DELETE FROM changes WHERE id = ?", (number,))
-            _set(connection, photo, tag, name, before)
-            words.rewrite(connection, [photo])
-        return self.find(photo), name
+                "SELECT id, photo, tag, name, before FROM changes "
+                "WHERE time = (SELECT time FROM changes ORDER BY id DESC LIMIT 1) ORDER BY id DESC"
+            ).fetchall()
+            for number, photo, tag, name, before in last:
+                connection.execute("DELETE FROM changes WHERE id = ?", (number,))
+                _set(connection, photo, tag, name, before)
+            photos = list(dict.fromkeys(row[1] for row in last))
+            words.rewrite(connection, photos)
+        return self.get(photos)
 
     def search(
         self,
@@ -320,22 +345,6 @@ class Library:
             connection.execute("DELETE FROM roots WHERE id NOT IN (SELECT root FROM photos)")
         return len(ids)
 
-    def _decide(self, photo: int | str | os.PathLike[str], tags: Sequence[str], kind: Decision) -> None:
-        found = self.find(photo)
-        names = [_tag_name(tag) for tag in tags]
-        with self.database.transaction() as connection:
-            for name in names:
-                tag = _tag_of(connection, found.id, name)
-                before = connection.execute(
-                    "SELECT kind FROM decisions WHERE photo = ? AND tag = ?", (found.id, tag)
-                ).fetchone()
-                _set(connection, found.id, tag, name, kind)
-                connection.execute(
-                    "INSERT INTO changes (time, photo, tag, name, before, after) VALUES (?, ?, ?, ?, ?, ?)",
-                    (_now(), found.id, tag, name, before and before[0], kind),
-                )
-            words.rewrite(connection, [found.id])
-
     def _ids(self, query: str, values: Sequence[object]) -> list[int]:
         return [row[0] for row in self.database.connection.execute(query, values)]
 
@@ -397,8 +406,8 @@ def _marks(values: Sequence[object]) -> str:
     return ", ".join("?" * len(values))
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def _now(precision: str = "seconds") -> str:
+    return datetime.now(UTC).isoformat(timespec=precision)
 
 
 def _tag_name(tag: object) -> str:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from threading import RLock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +50,19 @@ _NEIGHBOURS = 256  # results before a photo that it may be a copy of: copies sco
 _UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uf900-\ufaff]")
 _BATCH = 64  # photos that are read from the database at once
 _SURE, _NEVER, _UNKNOWN = 6.0, -12.0, -2.0  # log-odds: people say so; say not; nobody knows the word
+
+
+_LISTED = (
+    "SELECT p.id FROM photos p{join} WHERE p.state != 'gone' AND p.pair IS NULL{{conditions}} ORDER BY {by}"
+)
+_DOUBT = """ LEFT JOIN (
+SELECT photo, min(abs(score - 0.5)) AS distance FROM tags t WHERE NOT EXISTS (
+SELECT 1 FROM decisions d WHERE d.photo = t.photo AND d.tag = t.tag) GROUP BY photo) ON photo = p.id"""
+_ORDERS = {
+    "path": _LISTED.format(join="", by="p.path"),
+    "newest": _LISTED.format(join="", by="p.taken IS NULL, p.taken DESC, p.id"),
+    "unsure": _LISTED.format(join=_DOUBT, by="distance IS NULL, distance, p.id"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +169,17 @@ class Searcher:
                 rows = self._rows(filters or Filters(), itself)
                 keys = self._keys(rows, sentence, vector)
             return self._found(rows, keys, top_k=top_k, fold=fold, likeness=vector is not None)
+
+    def ids(self, filters: Filters, *, order: Literal["path", "newest", "unsure"] = "path") -> list[int]:
+        """Ids of all photos that pass filters.
+
+        Args:
+            order: by path, the newest first, or those of whose tags the model is least sure first.
+        """
+        conditions, values = filters.conditions(self._tag_id)
+        query = _ORDERS[order].format(conditions=conditions)
+        with self._lock:
+            return [row[0] for row in self._connection.execute(query, values)]
 
     def log_odds(self, text: str) -> tuple[Floats, Floats]:
         """Log-odds that a sentence fits each photo, by rising id, and the fit that they are made of: float32 N.

@@ -11,7 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import Depends, FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
@@ -27,6 +28,7 @@ from anytag.server import schemas
 from anytag.server.batcher import Batcher
 from anytag.server.limits import Limits, Refusal, error_body
 from anytag.server.metrics import Metrics
+from anytag.server.photos import Photos, router
 from anytag.server.settings import Settings
 from anytag.server.uploads import Photo, described, read_upload
 from anytag.tagger import Encoded, Tagger
@@ -63,8 +65,17 @@ class Service:
         else:
             self.tagger = Tagger.load(name, device=device, max_pixels=max_pixels)
         self.broader = _broader(self.tagger)
+        self.photos: Photos | None = None
+        if settings.has_library:
+            self.photos = Photos(settings.library, model=name, max_pixels=max_pixels)
         workers = settings.workers or len(os.sched_getaffinity(0))
         self.batcher = Batcher(self.tagger, workers=workers, batch_size=settings.batch_size, metrics=metrics)
+
+    def close(self) -> None:
+        """Waits until what is queued is done."""
+        self.batcher.close()
+        if self.photos is not None:
+            self.photos.close()
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -82,7 +93,7 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        await asyncio.to_thread(service.batcher.close)
+        await asyncio.to_thread(service.close)
 
     app = FastAPI(
         title="anytag",
@@ -97,7 +108,10 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(Refusal, _refuse)
     app.add_exception_handler(ClientDisconnect, _gone_away)
     app.add_exception_handler(AnytagError, _wrong)
+    app.add_exception_handler(RequestValidationError, _invalid)
     _add_routes(app)
+    if service.photos is not None:
+        app.include_router(router(service.photos))
     app.mount("/page", StaticFiles(directory=_PAGE), name="page")
     return app
 
@@ -117,6 +131,7 @@ def _add_routes(app: FastAPI) -> None:
     ):
         app.post(path, response_model=answer, responses=_ERRORS, openapi_extra=described(options))(endpoint)
     app.get("/v1/models", response_model=schemas.ModelsAnswer, summary="The model that answers")(models)
+    app.get("/v1/tags", response_model=schemas.TagNames, summary="Tags whose names hold a text")(tag_names)
     app.get("/livez", response_model=schemas.State, summary="Whether the process lives")(livez)
     app.get("/readyz", response_model=schemas.State, summary="Whether photos are tagged")(readyz)
     app.get("/metrics", response_class=Response, summary="Figures for Prometheus")(metrics_text)
@@ -171,9 +186,18 @@ async def models(service: Serving) -> Row:
         family=card.family,
         tags=len(tagger.vocabulary),
         captions=service.captioner is not None,
+        library=service.photos is not None,
         device=tagger.runtime.device,
     )
     return {"models": [facts]}
+
+
+async def tag_names(service: Serving, text: Annotated[str, Query(max_length=100)] = "") -> Row:
+    """At most twenty, those that begin with the text first."""
+    wanted = text.casefold().strip()
+    names = [tag.name for tag in service.tagger.vocabulary if wanted in tag.name.casefold()]
+    names.sort(key=lambda name: (not name.casefold().startswith(wanted), len(name)))
+    return {"tags": names[:20]}
 
 
 async def livez() -> Row:
@@ -252,6 +276,14 @@ async def _gone_away(request: Request, _: Exception) -> Response:
 async def _wrong(_: Request, error: Exception) -> Response:
     """Wrong tags, lengths and the like: what the library says of them."""
     return JSONResponse(error_body(type(error).__name__, str(error)), 422)
+
+
+async def _invalid(_: Request, error: Exception) -> Response:
+    """Query or JSON that is not as described: the first thing that is wrong, in the form of every error."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"][1:])) or "body"
+    return JSONResponse(error_body("options", f"{place}: {first['msg']}"), 422)
 
 
 def _failed(encoded: Encoded, tagger: Tagger, **empty: object) -> Row:

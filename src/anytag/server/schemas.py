@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Order = Literal["path", "newest", "unsure"]
+
 
 class TagOptions(BaseModel):
     """How photos are tagged; names and meanings are those of `Tagger.tag`."""
@@ -105,6 +107,7 @@ class Model(BaseModel):
     family: str
     tags: int = Field(description="Tags of its vocabulary.")
     captions: bool = Field(description="Whether it writes captions.")
+    library: bool = Field(description="Whether photos of a library are served, too.")
     device: str
 
 
@@ -114,7 +117,86 @@ class ModelsAnswer(BaseModel):
     models: list[Model]
 
 
+class TagNames(BaseModel):
+    """Names of tags of the vocabulary."""
+
+    tags: list[str]
+
+
 class State(BaseModel):
     """Whether the server is well."""
 
     status: Literal["ok", "not ready"]
+
+
+class Search(BaseModel):
+    """What photos of the library are wanted; with neither text nor like, all that pass the filters."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    text: str | None = Field(None, max_length=1000, description="A sentence.")
+    like: int | None = Field(None, description="Id of a photo that they are like.")
+    tag: list[str] = Field([], max_length=20, description="Tags that each has.")
+    exclude: list[str] = Field([], max_length=20, description="Tags that it has not.")
+    folder: str | None = Field(None, max_length=4000, description="Only photos below it.")
+    after: str | None = Field(None, max_length=30, description="Taken from this year, month or day on.")
+    before: str | None = Field(None, max_length=30, description="Taken before it.")
+    order: Order = Field("path", description="Of photos without text and like.")
+    top_k: int = Field(1000, ge=1, le=10_000, description="At most so many, with text or like.")
+
+
+class Found(BaseModel):
+    """Ids of photos in their order."""
+
+    total: int
+    ids: list[int]
+    scores: list[float] | None = Field(description="Probabilities that the text fits; cosines of likeness.")
+    fits: bool = Field(description="False: nothing fits the text, and these are the nearest.")
+
+
+class LibraryTag(BaseModel):
+    """A tag of a photo of the library."""
+
+    name: str
+    score: float | None = Field(description="What the model says; null where only the user says it.")
+    decision: Literal["accepted", "rejected", "added"] | None
+
+
+class LibraryPhoto(BaseModel):
+    """A photo of the library."""
+
+    id: int
+    name: str
+    path: str
+    state: Literal["waiting", "done", "failed", "gone"]
+    width: int
+    height: int
+    taken: str | None
+    caption: str | None
+    tags: list[LibraryTag]
+    keywords: list[str] = Field(description="The user's own, from the photo and its sidecars.")
+    error: str | None
+
+
+class LibraryPhotos(BaseModel):
+    """Photos of the library."""
+
+    photos: list[LibraryPhoto]
+
+
+class Decisions(BaseModel):
+    """What the user says of a tag in photos."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    photos: list[int] = Field(min_length=1, max_length=10_000)
+    tag: str = Field(min_length=1, max_length=200)
+    kind: Literal["accepted", "rejected", "added"]
+
+
+class LibraryStatus(BaseModel):
+    """What is in the library."""
+
+    folders: list[str]
+    photos: dict[str, int] = Field(description="By state.")
+    decisions: int

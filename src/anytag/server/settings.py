@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from anytag.images import MAX_PIXELS
 from anytag.runtime.onnx import Device
@@ -19,6 +20,8 @@ class Settings:
 
     Attributes:
         model, device: as of `Tagger.load`.
+        has_library: whether photos of a library are served, too.
+        library: its database; None is the user's own.
         host, port: where it listens.
         key: what clients must send; None asks for none, which only the loopback address may.
         hosts: names under which the server may be called, besides its address and localhost.
@@ -34,6 +37,8 @@ class Settings:
 
     model: str | None = None
     device: Device = "auto"
+    has_library: bool = False
+    library: Path | None = None
     host: str = "127.0.0.1"
     port: int = 8000
     key: str | None = field(default=None, repr=False)
