@@ -57,8 +57,9 @@ def opened(context: BrowserContext, served: Served) -> Iterator[Page]:
 
 
 def is_complaint(message: ConsoleMessage) -> bool:
-    """An error that the page did not expect: the server's answer to a bad photo is one that it did."""
-    return message.type == "error" and "status of 422" not in message.text
+    """An error that the page did not expect: of a bad photo and a broken connection it tells the user."""
+    expected = ("status of 422", "net::ERR_FAILED")
+    return message.type == "error" and not any(text in message.text for text in expected)
 
 
 def rows(page: Page, photo: int = 0) -> list[tuple[str, str]]:
