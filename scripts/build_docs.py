@@ -1,23 +1,28 @@
-"""Write docs/reference/cli.md from the commands' own --help, and the model's figures into the pages.
+"""Write docs/reference/cli.md from --help, openapi.json beside it, and the model's figures into the pages.
 
 With --check nothing is written; the exit code is 1 when a page is not up to date.
 """
 
 from __future__ import annotations
 
+import json
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
 from anytag.cli import main as anytag
+from anytag.server.app import create_app
+from anytag.server.settings import Settings
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a script it has only its own folder
 from scripts import model_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "reference" / "cli.md"
+API = ROOT / "docs" / "reference" / "openapi.json"
 FIGURES = (ROOT / "docs" / "benchmarks.md", ROOT / "README.md")
 HEAD = """# The command line
 
@@ -47,7 +52,10 @@ def render() -> str:
 
 def main(arguments: list[str]) -> int:
     """Write the pages, or compare them."""
-    pages = {PAGE: render()}
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(has_library=True, library=Path(folder, "library.db"))
+        api = json.dumps(create_app(settings).openapi(), indent=1, ensure_ascii=False) + "\n"
+    pages = {PAGE: render(), API: api}
     pages |= {page: model_tables.filled(page.read_text(encoding="utf-8")) for page in FIGURES}
     old = [page for page, text in pages.items() if not page.is_file() or page.read_text("utf-8") != text]
     if arguments == ["--check"]:

@@ -26,8 +26,9 @@ def run(*arguments: str | Path, stdin: bytes | None = None) -> Result:
 
 def start(*arguments: str | Path, **options: object) -> subprocess.Popen[bytes]:
     """The command as a process with pipes; `options` as for Popen."""
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    options = {"env": ENVIRONMENT, **pipes, **options}
     command = [sys.executable, "-m", "anytag", *map(str, arguments)]
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a script's background work
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    return subprocess.Popen(command, env=ENVIRONMENT, **pipes)  # type: ignore[call-overload,no-any-return]
+    return subprocess.Popen(command, **options)  # type: ignore[call-overload,no-any-return]

@@ -9,6 +9,7 @@ from anytag.errors import MissingExtraError
 
 _EXTRAS = {
     "accelerate": "torch",
+    "fastapi": "serve",
     "fsspec": "data",
     "ijson": "data",
     "nltk": "eval",
@@ -17,15 +18,19 @@ _EXTRAS = {
     "open_clip": "rivals",
     "openai": "llm",
     "pandas": "ray",
+    "prometheus_client": "serve",
     "pyarrow": "data",
     "pycocoevalcap": "eval",
+    "python_multipart": "serve",
     "ray": "ray",
     "scipy": "torch",
     "spacy": "spacy",
+    "starlette": "serve",
     "tensorboard": "train",
     "timm": "torch",
     "torch": "torch",
     "transformers": "clip",
+    "uvicorn": "serve",
     "wandb": "wandb",
 }
 

@@ -51,6 +51,20 @@ class RecordFile:
         except FileNotFoundError:
             return 0
 
+    def map(self) -> npt.NDArray[Any]:
+        """All whole records, N×shape, read-only: what is asked of them is read from the disk, not copied.
+
+        Raises:
+            AnytagError: the file cannot be read.
+        """
+        count = len(self)
+        if not count:
+            return np.zeros((0, *self.shape), self.dtype)
+        try:
+            return np.memmap(self.path, self.dtype, "r", shape=(count, *self.shape))
+        except (OSError, ValueError) as error:
+            raise AnytagError(f"{self.path} cannot be read: {error}") from error
+
     def read(self, slots: Ints) -> npt.NDArray[Any]:
         """The records of n slots: n×shape.
 

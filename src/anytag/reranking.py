@@ -16,6 +16,7 @@ from anytag._typing import Ints as Ids
 from anytag.errors import ModelError, VocabularyError
 from anytag.models.card import CaptionSpec, Card, Line
 from anytag.models.folder import ModelFolder
+from anytag.queries.requests import in_english
 from anytag.runtime.base import Matcher
 from anytag.tagger import Encoded, Tagger
 from anytag.text_encoders.captions import clean_caption
@@ -41,16 +42,17 @@ class Judge(Protocol):
     Attributes:
         widths: D and E, of what it keeps of a photo.
         line: of its logits, for probabilities.
-        near: whether the dot products of vectors tell which pairs are likely; if not, all must be looked at.
-        dear: whether a look costs so much that tables are looked at in their likely pairs only.
-        batch: photos that are looked at together.
+        has_embeddings: whether dot products of the vectors tell which pairs are likely; if not, all pairs are
+            scored.
+        rerank_only: whether a pair costs so much that only the likely pairs of a table are scored.
+        batch: photos that are scored together.
         weights: hash of what sees photos: what another model of the same name keeps of them is not taken.
     """
 
     widths: tuple[int, int]
     line: Line
-    near: bool
-    dear: bool
+    has_embeddings: bool
+    rerank_only: bool
     batch: int
     weights: str
 
@@ -58,16 +60,16 @@ class Judge(Protocol):
         """The words of a text that are known by their letters alone, if at all."""
         ...
 
-    def see(self, photos: Sequence[Encoded]) -> tuple[Floats, Floats]:
+    def encode_images(self, photos: Sequence[Encoded]) -> tuple[Floats, Floats]:
         """What is kept of N photos: what texts look at, N×T×D, and a vector of each, N×E."""
         ...
 
-    def read(self, texts: Sequence[str]) -> Texts:
+    def encode_texts(self, texts: Sequence[str]) -> Texts:
         """Raises VocabularyError where a text is empty or has no word that is known."""
         ...
 
-    def look(self, tokens: Floats, vectors: Floats, texts: Texts, pairs: Ids) -> Floats:
-        """Logits P of the pairs P×2 of N photos, as `see` gave them, and M texts."""
+    def score_pairs(self, tokens: Floats, vectors: Floats, texts: Texts, pairs: Ids) -> Floats:
+        """Logits P of the pairs P×2 of N photos, as `encode_images` gave them, and M texts."""
         ...
 
 
@@ -81,7 +83,7 @@ class DecoderJudge:
         ModelError: the model has no text encoder.
     """
 
-    dear = False
+    rerank_only = False
     batch = 32
 
     def __init__(self, tagger: Tagger) -> None:
@@ -95,20 +97,20 @@ class DecoderJudge:
         self._tagger = tagger
         self.widths = card.width, card.width
         self.line = card.calibration.own
-        self.near = card.family == "mini"
+        self.has_embeddings = has_embeddings(card)
         self.weights = weights_of(card)
 
     def unknown_words(self, text: str) -> tuple[str, ...]:
         return self._tagger.unknown_in(text)
 
-    def see(self, photos: Sequence[Encoded]) -> tuple[Floats, Floats]:
+    def encode_images(self, photos: Sequence[Encoded]) -> tuple[Floats, Floats]:
         return np.stack([one.tokens for one in photos]), np.stack([one.pooled for one in photos])
 
-    def read(self, texts: Sequence[str]) -> Texts:
+    def encode_texts(self, texts: Sequence[str]) -> Texts:
         queries = self._tagger.queries(texts)
         return Texts(queries[:, 0], queries)
 
-    def look(self, tokens: Floats, vectors: Floats, texts: Texts, pairs: Ids) -> Floats:
+    def score_pairs(self, tokens: Floats, vectors: Floats, texts: Texts, pairs: Ids) -> Floats:
         logits = self._tagger.runtime.score(tokens, vectors, texts.rows[None])  # N×M
         return logits[pairs[:, 0], pairs[:, 1]]
 
@@ -120,7 +122,7 @@ class HeadJudge:
     """
 
     line = Line(1.0, 0.0)
-    near = dear = True
+    has_embeddings = rerank_only = True
     batch = 8  # keys and values of 12 layers for each
 
     def __init__(self, tagger: Tagger, matcher: Matcher, pieces: WordPieces, spec: CaptionSpec) -> None:
@@ -129,38 +131,46 @@ class HeadJudge:
         self.weights = weights_of(tagger.card)
 
     def unknown_words(self, text: str) -> tuple[str, ...]:
-        if self._in_english(text) is not None:
-            return ()
-        words = (word.strip(".,;:!?\"'()") for word in text.split())
-        return tuple(
-            dict.fromkeys(word for word in words if word and not self._pieces.knows(clean_caption(word)))
-        )
+        return self._unknown_in(self._readable(text))
 
-    def see(self, photos: Sequence[Encoded]) -> tuple[Floats, Floats]:
+    def encode_images(self, photos: Sequence[Encoded]) -> tuple[Floats, Floats]:
         guides = [
             [tag.name for tag in self._tagger.score(one).tags if tag.score >= self._spec.guide]
             for one in photos
         ]
         tags = self._pieces.tag_text(guides, length=self._spec.tag_length)
         tokens, pooled = np.stack([one.tokens for one in photos]), np.stack([one.pooled for one in photos])
-        return self._matcher.see(tokens, pooled, *tags)
+        return self._matcher.encode_images(tokens, pooled, *tags)
 
-    def read(self, texts: Sequence[str]) -> Texts:
+    def encode_texts(self, texts: Sequence[str]) -> Texts:
         """Each as it is in training: cleaned, and cut to 40 wordpieces."""
-        cleaned = [clean_caption(self._in_english(text) or text) for text in texts]
+        cleaned = [clean_caption(self._readable(text)) for text in texts]
         for given, text in zip(texts, cleaned, strict=True):
             if not self._pieces.knows(text):
                 raise VocabularyError(f"no word of the text {given!r} is known: expected such as 'a red car'")
         ids = self._pieces.caption_text(cleaned)
-        return Texts(self._matcher.read(ids), ids)
+        return Texts(self._matcher.encode_texts(ids), ids)
 
-    def _in_english(self, text: str) -> str | None:
-        """The name of a tag that a text of unknown words names in another language."""
-        tag = self._tagger.vocabulary.find(text)
-        return tag.name if tag is not None and not self._pieces.knows(clean_caption(text)) else None
+    def _readable(self, text: str) -> str:
+        return in_english(text, self._unknown_in(text), self._tagger.vocabulary)
 
-    def look(self, tokens: Floats, vectors: Floats, texts: Texts, pairs: Ids) -> Floats:
-        return self._matcher.match(tokens, texts.rows, pairs)
+    def _unknown_in(self, text: str) -> tuple[str, ...]:
+        """Words of which no wordpiece is known."""
+        words = (word.strip(".,;:!?\"'()") for word in text.split())
+        return tuple(
+            dict.fromkeys(word for word in words if word and not self._pieces.knows(clean_caption(word)))
+        )
+
+    def score_pairs(self, tokens: Floats, vectors: Floats, texts: Texts, pairs: Ids) -> Floats:
+        return self._matcher.score_pairs(tokens, texts.rows, pairs)
+
+
+def has_embeddings(card: Card) -> bool:
+    """Whether the product of a photo's pooled vector and a text's query tells how well they fit.
+
+    The folded decoder's logits grow with it; those of RAM and RAM++ do not.
+    """
+    return card.family == "mini" and card.text is not None
 
 
 def weights_of(card: Card) -> str:

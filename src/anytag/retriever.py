@@ -85,7 +85,7 @@ class Retriever:
             failed += [(one.path or "", one.error) for one in batch if one.error is not None]
             good = [one for one in batch if one.error is None]
             if good:
-                seen, vectors = self._judge.see(good)
+                seen, vectors = self._judge.encode_images(good)
                 paths += [one.path or "" for one in good]
                 tokens.append(seen.astype(np.float16))  # half the memory, while they come
                 pooled.append(vectors)
@@ -129,7 +129,7 @@ class Retriever:
         for batch in batches(encoded, batch_size):
             good = [one for one in batch if one.error is None]
             if good:
-                gallery.add([one.path or "" for one in good], *self._judge.see(good))
+                gallery.add([one.path or "" for one in good], *self._judge.encode_images(good))
             for one in batch:
                 if one.error is not None:
                     gallery.remove(one.path or "")
@@ -154,11 +154,11 @@ class Retriever:
         _check_counts(None, shortlist)
         asked = self._read(texts)
         wanted = np.ones((len(gallery), len(texts)), np.bool_)
-        if self._judge.dear:
+        if self._judge.rerank_only:
             near = _near(gallery, asked)
             wanted = _best(near, shortlist) | _best(near.T, shortlist).T
         scores = self.probabilities(self._logits(gallery, asked, wanted))
-        if self._judge.dear:
+        if self._judge.rerank_only:
             scores = np.where(wanted, scores, (np.clip(near, -1, 1) - 1) / 2)
         return scores
 
@@ -176,7 +176,7 @@ class Retriever:
         self._check(gallery)
         _check_counts(top_k, shortlist)
         asked = self._read([text])
-        count = max(shortlist, top_k or len(gallery)) if self._judge.near else len(gallery)
+        count = max(shortlist, top_k or len(gallery)) if self._judge.has_embeddings else len(gallery)
         wanted = _best(_near(gallery, asked), count)  # N×1
         likely = np.flatnonzero(wanted)
         logits = self._logits(gallery, asked, wanted)[likely, 0]
@@ -189,7 +189,7 @@ class Retriever:
             raise VocabularyError(f"got the single text {texts!r}, expected a list of texts: [{texts!r}]")
         for text in texts:
             _check_text(text)
-        return self._judge.read(texts)
+        return self._judge.encode_texts(texts)
 
     def _check(self, gallery: Gallery) -> None:
         made = gallery.model, gallery.weights, (gallery.tokens.shape[2], gallery.pooled.shape[1])
@@ -203,7 +203,7 @@ class Retriever:
             some = photos[start : start + self._judge.batch]
             pairs = np.argwhere(wanted[some])
             tokens, pooled = gallery.tokens[some].astype(np.float32), gallery.pooled[some]
-            logits[some[pairs[:, 0]], pairs[:, 1]] = self._judge.look(tokens, pooled, asked, pairs)
+            logits[some[pairs[:, 0]], pairs[:, 1]] = self._judge.score_pairs(tokens, pooled, asked, pairs)
         return logits
 
     def probabilities(self, logits: Floats) -> Floats:
@@ -241,7 +241,7 @@ class Ranking:
         self._retriever, self._texts, self._judge, self._asked = retriever, texts, judge, asked
         self._top_k = top_k
         # where vectors tell nothing, looks choose, and no more are kept than are shown
-        count = None if top_k is None else max(shortlist, top_k) if judge.near else top_k
+        count = None if top_k is None else max(shortlist, top_k) if judge.has_embeddings else top_k
         self._count: int | None = count
         self._seen: list[list[_Seen]] = [[] for _ in texts]
         self._floor = np.full(len(texts), -np.inf, np.float32)
@@ -269,13 +269,13 @@ class Ranking:
         return found
 
     def _take(self, photos: Sequence[Encoded]) -> None:
-        tokens, pooled = self._judge.see(photos)
+        tokens, pooled = self._judge.encode_images(photos)
         tokens = tokens.astype(np.float16).astype(np.float32)  # as a gallery keeps them
         near: Floats = pooled @ self._asked.vectors.T  # n×M
-        wanted = near > self._floor if self._judge.near else np.ones(near.shape, np.bool_)
+        wanted = near > self._floor if self._judge.has_embeddings else np.ones(near.shape, np.bool_)
         pairs = np.argwhere(wanted)
         if len(pairs):
-            logits = self._judge.look(tokens, pooled, self._asked, pairs)
+            logits = self._judge.score_pairs(tokens, pooled, self._asked, pairs)
             for (photo, text), logit in zip(pairs.tolist(), logits.tolist(), strict=True):
                 seen = _Seen(float(near[photo, text]), logit, self._photos + photo, photos[photo].path or "")
                 self._seen[text].append(seen)
@@ -287,10 +287,10 @@ class Ranking:
     def _prune(self, number: int) -> None:
         """Keeps the nearest photos of a text, or where vectors tell nothing the best."""
         seen = self._seen[number]
-        seen.sort(key=lambda one: (-(one.near if self._judge.near else one.logit), one.number))
+        seen.sort(key=lambda one: (-(one.near if self._judge.has_embeddings else one.logit), one.number))
         if self._count is not None and len(seen) >= self._count:
             del seen[self._count :]
-            self._floor[number] = seen[-1].near if self._judge.near else -math.inf
+            self._floor[number] = seen[-1].near if self._judge.has_embeddings else -math.inf
 
 
 def matches(text: str, paths: Sequence[str], scores: Floats) -> tuple[Match, ...]:

@@ -123,6 +123,35 @@ class Calibration:
 
 
 @dataclass(frozen=True, slots=True)
+class SearchFit:
+    """How a photo's vector tells whether a sentence fits, as `scripts/fit_search.py` finds it.
+
+    Evidence of a term is in log-odds, from the dot product of the vector with what the term is asked with; a
+    sentence's own dot product, and the log-probabilities of its terms times `term_weight`, make its fit; with
+    n terms its log-odds are `scale` · fit + `per_term` · n + `bias`.
+
+    Attributes:
+        tag_scale, tag_bias: of the first pass over tags.
+        word_scale, word_bias: of terms that are asked by their words.
+        term_weight: what a term's log-probability weighs beside the sentence.
+        scale, per_term, bias: of sentences with several terms; one that is a single tag is asked as that tag.
+    """
+
+    tag_scale: float = 1.49
+    tag_bias: float = -3.11
+    word_scale: float = 1.86
+    word_bias: float = -9.9
+    term_weight: float = 0.5
+    scale: float = 0.62
+    per_term: float = 0.97
+    bias: float = -2.86
+
+    def __post_init__(self) -> None:
+        for name in ("tag_scale", "word_scale", "scale"):
+            _require(getattr(self, name) > 0, name, "a positive number", getattr(self, name))
+
+
+@dataclass(frozen=True, slots=True)
 class FileFacts:
     """What a file of the folder must be."""
 
@@ -150,6 +179,7 @@ class Card:
         source: where converted weights come from: a file's name, size, sha256.
         captions: how captions are written, None where the model writes none.
         strict: a tag must score more than its threshold, as published models have it; else it may equal it.
+        search: how sentences are scored in a library.
     """
 
     name: str
@@ -170,6 +200,7 @@ class Card:
     source: Mapping[str, Any] = field(default_factory=dict)
     captions: CaptionSpec | None = None
     strict: bool = False
+    search: SearchFit = field(default_factory=SearchFit)
 
     def __post_init__(self) -> None:
         _require(NAME.fullmatch(self.name) is not None, "name", "letters, digits, '.', '_' or '-'", self.name)

@@ -12,7 +12,7 @@ from anytag._typing import Doubles, Floats, Ints
 from anytag.errors import ModelError, VocabularyError, brief
 from anytag.models.folder import ModelFolder
 from anytag.queries.bank import Bank
-from anytag.queries.requests import Ask, Requested, check_numbers, parse_requests
+from anytag.queries.requests import Ask, Requested, check_numbers, in_english, parse_requests
 from anytag.queries.score import Question, pad
 from anytag.results import Source
 from anytag.runtime.text_onnx import open_text_encoder
@@ -21,7 +21,6 @@ from anytag.text_encoders.queries import Prompts, check_texts, tag_rows
 from anytag.vocabulary import OWN, Asked, Tag, Vocabulary
 
 OWN_THRESHOLD = 0.5
-_NAME_WORDS = 4  # of a name in another language, at most
 _REMEMBERED = 20_000  # own tags whose vectors are kept: 20,000 of 3 rows and 256 floats are 60 MB
 
 
@@ -205,6 +204,12 @@ class Questions:
         numbers = [self.learned.index(key) for key in ids]
         return self._bank.queries(np.array(numbers, np.int64)), self._calibration(numbers)
 
+    def coarse(self, ids: Sequence[str]) -> Floats:
+        """Weights of the first pass over pooled vectors: K×(D+1), the bias last; without one 0×(D+1)."""
+        if self._bank.coarse is None:
+            return np.zeros((0, self.card.width + 1), np.float32)
+        return self._bank.coarse[[self.learned.index(key) for key in ids]]
+
     def _queries(self, row: _Row) -> Floats:
         """float32 P×D: trained, or in the user's words, as the card's text encoder is asked."""
         if row.words is None:
@@ -245,18 +250,7 @@ class Questions:
 
         Only where the text encoder does not know a word: "eine rote Katze" is asked as "eine rote cat".
         """
-        unknown = set(self.unknown_in(text))
-        if not unknown:
-            return text
-        words, said = text.split(), []
-        while words:
-            for count in range(min(_NAME_WORDS, len(words)), 0, -1):
-                known = self.learned.find(" ".join(words[:count])) if unknown & {*words[:count]} else None
-                if known or count == 1:
-                    break
-            said.append(known.name if known else words[0])
-            del words[:count]
-        return " ".join(said)
+        return in_english(text, self.unknown_in(text), self.learned)
 
     def unknown_words(self, requests: Iterable[Requested]) -> tuple[str, ...]:
         """Words that the text encoder does not know, of requested tags that are asked by their words.

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from anytag.errors import AnytagError, VocabularyError, brief, is_number, is_whole
-from anytag.vocabulary import Asked, Tag, parse_asked
+from anytag.vocabulary import Asked, Tag, Vocabulary, parse_asked
 
 Ask = str | Asked | Tag
 """A tag as users ask it: "name", "name: description; description", the same parsed, or a vocabulary's."""
 
 Requested = Asked | Tag
+_NAME_WORDS = 4  # of a name in another language, at most
 
 
 def parse_requests(
@@ -53,6 +54,26 @@ def check_numbers(top_k: int | None, threshold: float | None) -> None:
         raise AnytagError(f"top_k is {brief(top_k)}: expected a whole number, 1 or more")
     if threshold is not None and not (is_number(threshold) and 0 <= threshold <= 1):
         raise AnytagError(f"threshold is {brief(threshold)}: expected a probability from 0 to 1")
+
+
+def in_english(text: str, unknown: Iterable[str], vocabulary: Vocabulary) -> str:
+    """A text in which names that a vocabulary has in another language stand in English.
+
+    Args:
+        unknown: words that whoever reads the text does not know; names without any stay as they are.
+    """
+    strange = set(unknown)
+    if not strange:
+        return text
+    words, said = text.split(), []
+    while words:
+        for count in range(min(_NAME_WORDS, len(words)), 0, -1):
+            known = vocabulary.find(" ".join(words[:count])) if strange & {*words[:count]} else None
+            if known or count == 1:
+                break
+        said.append(known.name if known else words[0])
+        del words[:count]
+    return " ".join(said)
 
 
 def _parsed(tag: object) -> Requested:

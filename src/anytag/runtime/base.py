@@ -47,7 +47,9 @@ class Matcher(Protocol):
     @property
     def space(self) -> int: ...
 
-    def see(self, tokens: Floats, pooled: Floats, tag_ids: Ints, tag_mask: Ints) -> tuple[Floats, Floats]:
+    def encode_images(
+        self, tokens: Floats, pooled: Floats, tag_ids: Ints, tag_mask: Ints
+    ) -> tuple[Floats, Floats]:
         """What is kept of N photos: what texts look at, float32 N×(T+S)×D, and unit vectors N×E.
 
         Args:
@@ -56,16 +58,16 @@ class Matcher(Protocol):
         """
         ...
 
-    def read(self, ids: Ints) -> Floats:
+    def encode_texts(self, ids: Ints) -> Floats:
         """Unit vectors float32 M×E of texts, int64 M×L, from `WordPieces.caption_text`."""
         ...
 
-    def match(self, seen: Floats, ids: Ints, pairs: Ints) -> Floats:
+    def score_pairs(self, seen: Floats, ids: Ints, pairs: Ints) -> Floats:
         """Logits float32 P that a text fits a photo.
 
         Args:
-            seen: float32 N×(T+S)×D from `see`.
-            ids: int64 M×L, texts as for `read`.
+            seen: float32 N×(T+S)×D from `encode_images`.
+            ids: int64 M×L, texts as for `encode_texts`.
             pairs: int64 P×2, numbers of photo and text.
         """
         ...

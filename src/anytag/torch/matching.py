@@ -30,7 +30,9 @@ class TorchMatcher:
         """E, of the space that photos and texts share."""
         return self.head.config.space
 
-    def see(self, tokens: Floats, pooled: Floats, tag_ids: Ints, tag_mask: Ints) -> tuple[Floats, Floats]:
+    def encode_images(
+        self, tokens: Floats, pooled: Floats, tag_ids: Ints, tag_mask: Ints
+    ) -> tuple[Floats, Floats]:
         """What is kept of N photos: see `anytag.runtime.base.Matcher`, for all three."""
         with torch.inference_mode():
             seen = self._tensor(tokens)
@@ -38,13 +40,13 @@ class TorchMatcher:
             vectors = self.head.embed_photos(self._tensor(pooled), tags)
             return _array(self.head.looked_at(seen, tags)), _array(vectors)
 
-    def read(self, ids: Ints) -> Floats:
+    def encode_texts(self, ids: Ints) -> Floats:
         """Unit vectors of texts."""
         with torch.inference_mode():
             parts = torch.split(self._tensor(ids), _TEXTS)
             return _array(torch.cat([self.head.embed_texts(some) for some in parts]))
 
-    def match(self, seen: Floats, ids: Ints, pairs: Ints) -> Floats:
+    def score_pairs(self, seen: Floats, ids: Ints, pairs: Ints) -> Floats:
         """Logits that a text fits a photo."""
         with torch.inference_mode():
             memories, texts = self.head.remember(self._tensor(seen)), self._tensor(ids)

@@ -1,0 +1,109 @@
+"""What narrows a search, as SQL: tags, folder, dates. Asked before anything is compared."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from anytag.errors import LibraryError
+from anytag.library.scan import below
+
+_DATE = re.compile(r"(\d{4})(?:-(\d\d?)(?:-(\d\d?)(?:[T ](\d\d):(\d\d)(?::(\d\d))?)?)?)?")
+
+_TAGGED = """p.id IN (
+SELECT photo FROM tags WHERE tag = ? EXCEPT
+SELECT photo FROM decisions WHERE tag = ? AND kind = 'rejected' UNION
+SELECT photo FROM decisions WHERE kind != 'rejected' AND (tag = ? OR folded(name) IN ({names})) UNION
+SELECT photo FROM keywords WHERE holds(path, ?))"""
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """What photos must be to be looked at at all.
+
+    Attributes:
+        tags: names of tags that a photo has: the model's without those that the user rejected, what he added
+            and accepted, and his keywords.
+        exclude_tags: names of tags that it has not.
+        folder: it lies below this one.
+        after: ISO 8601, or its beginning: taken then or later.
+        before: taken earlier. A photo without a date is neither.
+    """
+
+    tags: tuple[str, ...] = ()
+    exclude_tags: tuple[str, ...] = ()
+    folder: str | os.PathLike[str] | None = None
+    after: str | None = None
+    before: str | None = None
+
+    def __bool__(self) -> bool:
+        return bool(
+            self.tags
+            or self.exclude_tags
+            or self.folder is not None
+            or self.after is not None
+            or self.before is not None
+        )
+
+    def conditions(self, find: Callable[[str], str | None]) -> tuple[str, list[object]]:
+        """Conditions on `photos p`, each with AND before it, and their values.
+
+        Args:
+            find: the id of the tag that a name means, None where the vocabulary has none.
+
+        Raises:
+            LibraryError: a date is none.
+        """
+        said, values = [], list[object]()
+        for names, negated in ((self.tags, ""), (self.exclude_tags, "NOT ")):
+            for name in names:
+                condition, given = _tagged(name, find(name))
+                said.append(negated + condition)
+                values += given
+        if self.folder is not None:
+            said.append("p.path >= ? AND p.path < ?")
+            values += below(os.path.abspath(self.folder))  # noqa: PTH100  # names of any kind
+        for date, compare in ((self.after, ">="), (self.before, "<")):
+            if date is not None:
+                said.append(f"p.taken {compare} ?")
+                values.append(moment(date))
+        return "".join(f" AND {one}" for one in said), values
+
+
+def _tagged(name: str, tag: str | None) -> tuple[str, Sequence[object]]:
+    if not name.strip():
+        raise LibraryError(f"{name!r} is no tag: expected a name such as 'dog'")
+    key = tag or name
+    return _TAGGED.format(names="?"), [key, key, key, name.strip().casefold(), name.strip().casefold()]
+
+
+def moment(date: str) -> str:
+    """The first second of a day, month or year, as photos' dates are kept.
+
+    Raises:
+        LibraryError: it is no date.
+    """
+    found = _DATE.fullmatch(str(date).strip())
+    try:
+        if found is None:
+            raise ValueError
+        given = [int(part) for part in found.groups() if part]
+        year, month, day, hour, minute, second = given + [0, 1, 1, 0, 0, 0][len(given) :]
+        return datetime(year, month, day, hour, minute, second).isoformat()
+    except ValueError as error:
+        raise LibraryError(
+            f"{date!r} is no date: give a year, a month or a day, such as 2024, 2024-05 or 2024-05-31"
+        ) from error
+
+
+def folded(text: str | None) -> str | None:
+    """For SQL: a text in which case plays no part, in any script."""
+    return None if text is None else text.casefold()
+
+
+def holds(path: str, name: str) -> bool:
+    """For SQL: is a name, folded, one step of a keyword such as 'animal|dog'?"""
+    return name in path.casefold().split("|") or name == path.casefold()

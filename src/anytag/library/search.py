@@ -1,0 +1,458 @@
+"""Photos of a library for a sentence, or like a photo.
+
+A sentence names things, and what it names are tags that the model has answered for every photo already, or
+words that only people know: names, keywords, what was added by hand. Both are asked of the database. The
+sentence as a whole is held against every photo's vector, exactly. From all three comes one probability, by
+which photos are ranked, and below one half of which a photo does not fit. There is no second pass: the
+decoder answered when the photo was synced, and to ask it again for the best photos gains next to nothing
+(docs/benchmarks.md), so that no tokens need be kept.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from threading import RLock
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from anytag._typing import Floats, Ints
+from anytag.errors import LibraryError, is_whole
+from anytag.library.compare import cosines, products
+from anytag.library.filters import Filters, folded, holds
+from anytag.library.sentences import Sentence, SentenceReader, Term
+from anytag.library.vectors import vector_file
+from anytag.models.card import SearchFit
+from anytag.models.folder import ModelFolder
+from anytag.models.registry import resolve
+from anytag.records import RecordFile
+from anytag.reranking import weights_of
+
+if TYPE_CHECKING:
+    from anytag.library.library import Library
+    from anytag.library.photo import Photo
+    from anytag.tagger import Tagger
+
+PhotoLike = str | os.PathLike[str]
+
+SAME = 0.95
+"""Cosine of two vectors from which photos count as copies; 1 % of 5,000 photos have such a neighbour."""
+_NEIGHBOURS = 256  # results before a photo that it may be a copy of: copies score nearly alike
+_UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uf900-\ufaff]")
+_BATCH = 64  # photos that are read from the database at once
+_SURE, _NEVER, _UNKNOWN = 6.0, -12.0, -2.0  # log-odds: people say so; say not; nobody knows the word
+
+
+_LISTED = (
+    "SELECT p.id FROM photos p{join} WHERE p.state != 'gone' AND p.pair IS NULL{{conditions}} ORDER BY {by}"
+)
+_DOUBT = """ LEFT JOIN (
+SELECT photo, min(abs(score - 0.5)) AS distance FROM tags t WHERE NOT EXISTS (
+SELECT 1 FROM decisions d WHERE d.photo = t.photo AND d.tag = t.tag) GROUP BY photo) ON photo = p.id"""
+_ORDERS = {
+    "path": _LISTED.format(join="", by="p.path"),
+    "newest": _LISTED.format(join="", by="p.taken IS NULL, p.taken DESC, p.id"),
+    "unsure": _LISTED.format(join=_DOUBT, by="distance IS NULL, distance, p.id"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A photo that was found.
+
+    Attributes:
+        photo: of the library.
+        score: of a sentence, the probability that it fits; of likeness, the cosine.
+        copies: paths of near copies that score no better and are not shown on their own.
+    """
+
+    photo: Photo
+    score: float
+    copies: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain: the row that `anytag search --format jsonl` writes."""
+        copies, tags = list(self.copies), list(self.photo.tags)
+        return {"path": self.photo.path, "score": self.score, "copies": copies, "tags": tags}
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search found.
+
+    Attributes:
+        hits: photos that fit, best first; empty where nothing fits.
+        nearest: where nothing fits, the best of those that do not.
+        photos: so many were looked through.
+        unseen: so many of them have no vector of this model, and are found by words alone.
+    """
+
+    hits: tuple[Hit, ...]
+    nearest: tuple[Hit, ...]
+    photos: int
+    unseen: int
+
+    def __iter__(self) -> Iterator[Hit]:
+        return iter(self.hits)
+
+    def __len__(self) -> int:
+        return len(self.hits)
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """N photos that may be found: their ids, rising, and their slots, -1 where they have no vector."""
+
+    ids: Ints
+    slots: Ints
+
+    def places(self, ids: Sequence[int] | Ints) -> Ints:
+        """Where those of `ids` that are here stand."""
+        wanted = np.asarray(ids, np.int64)
+        places = np.searchsorted(self.ids, wanted)
+        there = places < len(self.ids)
+        there[there] = self.ids[places[there]] == wanted[there]
+        return places[there]
+
+
+class Searcher:
+    """Searches a library with one model, which is read once; for as many sentences as you like.
+
+    Args:
+        library: the database.
+        model: name or folder, as for `Tagger.load`: the one that the library was synced with.
+        fit: how sentences are scored; by default as the model's card says.
+    """
+
+    def __init__(
+        self, library: Library, model: str | Path | None = None, *, fit: SearchFit | None = None
+    ) -> None:
+        self._library, self._connection = library, library.database.connection
+        self._folder = ModelFolder.open(resolve(model))
+        self._weights = weights_of(self._folder.card)
+        self._fit = fit or self._folder.card.search
+        self._lock = RLock()
+        self._state: tuple[int, int] | None = None
+        self._all: _Rows | None = None
+        self._connection.create_function("folded", 1, folded, deterministic=True)
+        self._connection.create_function("holds", 2, holds, deterministic=True)
+
+    @cached_property
+    def reader(self) -> SentenceReader:
+        return SentenceReader(self._folder, self._fit)
+
+    def search(
+        self,
+        text: str | None = None,
+        *,
+        filters: Filters | None = None,
+        like: PhotoLike | None = None,
+        top_k: int | None = 10,
+        fold: bool = True,
+    ) -> Found:
+        """See `Library.search`."""
+        if top_k is not None and (not is_whole(top_k) or top_k < 1):
+            raise LibraryError(f"top_k is {top_k!r}: expected a whole number from 1 on, or None for all")
+        sentence = None if text is None else self.reader.read(text)
+        vector, itself = (None, ()) if like is None else self._like(like)
+        with self._lock:
+            with self._one_state():
+                rows = self._rows(filters or Filters(), itself)
+                keys = self._keys(rows, sentence, vector)
+            return self._found(rows, keys, top_k=top_k, fold=fold, likeness=vector is not None)
+
+    def ids(self, filters: Filters, *, order: Literal["path", "newest", "unsure"] = "path") -> list[int]:
+        """Ids of all photos that pass filters.
+
+        Args:
+            order: by path, the newest first, or those of whose tags the model is least sure first.
+        """
+        conditions, values = filters.conditions(self._tag_id)
+        query = _ORDERS[order].format(conditions=conditions)
+        with self._lock:
+            return [row[0] for row in self._connection.execute(query, values)]
+
+    def log_odds(self, text: str) -> tuple[Floats, Floats]:
+        """Log-odds that a sentence fits each photo, by rising id, and the fit that they are made of: float32 N.
+
+        For those who measure; -inf where nothing can be told.
+        """
+        with self._lock, self._one_state():
+            return self._keys(self._rows(Filters(), ()), self.reader.read(text), None)
+
+    @contextmanager
+    def _one_state(self) -> Iterator[None]:
+        """All that is read within is of one moment, whatever another process writes meanwhile."""
+        if self._connection.in_transaction:
+            yield
+            return
+        self._connection.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._connection.execute("COMMIT")
+
+    @property
+    def _file(self) -> RecordFile:
+        return vector_file(self._library.database.path, self._weights, self._folder.card.width)
+
+    def _rows(self, filters: Filters, without: Sequence[int]) -> _Rows:
+        """The photos that may be found; of all, remembered until the database changes."""
+        version = self._connection.execute("PRAGMA data_version").fetchone()[0]
+        state = version, self._connection.total_changes
+        if filters or self._all is None or self._state != state:
+            rows = self._read_rows(*filters.conditions(self._tag_id))
+            if not filters:
+                self._all, self._state = rows, state
+        else:
+            rows = self._all
+        if len(without):
+            keep = ~np.isin(rows.ids, without)
+            rows = _Rows(rows.ids[keep], rows.slots[keep])
+        return rows
+
+    def _read_rows(self, conditions: str, values: Sequence[object]) -> _Rows:
+        query = (
+            "SELECT p.id, CASE WHEN m.weights = ? THEN coalesce(p.slot, -1) ELSE -1 END FROM photos p "
+            "LEFT JOIN models m ON m.id = p.model "
+            f"WHERE p.state != 'gone' AND p.pair IS NULL{conditions} ORDER BY p.id"
+        )
+        found = np.array(self._connection.execute(query, [self._weights, *values]).fetchall(), np.int64)
+        found = found.reshape(-1, 2)
+        return _Rows(np.ascontiguousarray(found[:, 0]), np.ascontiguousarray(found[:, 1]))
+
+    def _tag_id(self, name: str) -> str | None:
+        tag = self.reader.vocabulary.find(name)
+        return tag.id if tag else None
+
+    def _like(self, photo: PhotoLike) -> tuple[Floats, list[int]]:
+        """The vector of a photo, of the library or not, and the ids that are this photo itself.
+
+        Raises:
+            ImageError: it is not in the library, and cannot be read.
+        """
+        path = os.fsencode(os.path.abspath(photo))  # noqa: PTH100  # names of any bytes
+        query = (
+            "SELECT p.id, coalesce(p.pair, p.id), CASE WHEN m.weights = ? THEN p.slot END FROM photos p "
+            "LEFT JOIN models m ON m.id = p.model WHERE p.path = ? AND p.state = 'done'"
+        )
+        row = self._connection.execute(query, (self._weights, path)).fetchone()
+        itself = list(row[:2]) if row else []
+        file = self._file
+        if row and row[2] is not None and row[2] < len(file):
+            vector: Floats = file.read(np.array([row[2]], np.int64))[0]
+            return vector, itself
+        return self._tagger.encode(photo).pooled, itself
+
+    @cached_property
+    def _tagger(self) -> Tagger:
+        from anytag.tagger import Tagger  # with its runtime, for photos from outside alone
+
+        return Tagger.load(self._folder.path)
+
+    def _keys(self, rows: _Rows, sentence: Sentence | None, vector: Floats | None) -> tuple[Floats, Floats]:
+        """By what N photos are ranked: the shown key, and a second for ties; float32 N both.
+
+        The first is the log-odds of a sentence, or with a vector the cosine, of photos that the sentence
+        fits if there is one, too; what cannot be told is -inf.
+        """
+        if sentence is not None:
+            odds, second = self._log_odds(rows, sentence)
+        else:
+            odds, second = np.full(len(rows.ids), np.inf, np.float32), self._newest(rows)
+        if vector is not None:
+            near = cosines(self._file, rows.slots, vector)
+            odds, second = np.where(odds >= 0, near, -np.inf), odds
+        return _without_nan(odds), _without_nan(second)
+
+    def _newest(self, rows: _Rows) -> Floats:
+        """More for photos that were taken later, 0 where nobody knows when."""
+        times = np.zeros(len(rows.ids), np.float32)
+        query = "SELECT id FROM photos WHERE taken IS NOT NULL ORDER BY taken, id DESC"
+        found = rows.places(_ids(self._connection.execute(query)))
+        times[found] = np.arange(1, len(found) + 1)
+        return times
+
+    def _log_odds(self, rows: _Rows, sentence: Sentence) -> tuple[Floats, Floats]:
+        """Log-odds that a sentence fits N photos, and the same before what depends on the sentence alone."""
+        columns = [] if sentence.query is None else [np.append(sentence.query, np.float32(0))]
+        columns += [term.column for term in sentence.terms if term.column is not None]
+        said = iter(products(self._file, rows.slots, np.stack(columns)).T if columns else ())
+        whole = None if sentence.query is None else next(said)
+        found = [
+            self._evidence(rows, term, None if term.column is None else next(said)) for term in sentence.terms
+        ]
+        known = [one for one in found if one is not None]
+        odds, second = self._combined(known, whole, terms=len(found), count=len(rows.ids))
+        if known and len(known) == len(found):
+            odds = np.where(
+                np.min(known, axis=0) >= _SURE, np.fmax(odds, _SURE), odds
+            )  # whatever the model thinks
+        return odds, second
+
+    def _combined(
+        self, known: list[Floats], whole: Floats | None, *, terms: int, count: int
+    ) -> tuple[Floats, Floats]:
+        """Log-odds of a sentence from those of the terms that are known, N each, and what the whole says."""
+        fit, second = self._fit, np.zeros(count, np.float32)
+        if known:
+            second = np.float32(fit.term_weight) * np.sum([-np.logaddexp(0, -one) for one in known], axis=0)
+        if whole is not None:
+            # where a photo has no vector, words alone tell
+            second = second + np.where(np.isnan(whole) & bool(known), 0, whole)
+        if not known or (whole is None and len(known) < terms):  # a word that nobody knows
+            return np.minimum(second, _UNKNOWN), second
+        if terms == 1:
+            return known[0], second
+        if whole is None:
+            return np.min(known, axis=0), second
+        return fit.scale * second + np.float32(fit.per_term * len(known) + fit.bias), second
+
+    def _evidence(self, rows: _Rows, term: Term, said: Floats | None) -> Floats | None:
+        """Log-odds of a term in N photos; None where nobody knows it."""
+        sure = np.concatenate([rows.places(self._hits(term)), rows.places(self._decided(term, "!="))])
+        if said is None and term.tag is None:
+            if not len(sure):
+                return None
+            evidence = np.full(len(rows.ids), _NEVER, np.float32)
+        elif said is None:
+            evidence = np.full(len(rows.ids), term.limit, np.float32)
+        else:
+            evidence = np.fmin(said, np.float32(term.limit))  # also of what has no vector
+        if term.tag is not None:
+            self._given(rows, term.tag, evidence)
+        evidence[rows.places(self._decided(term, "="))] = _NEVER
+        evidence[sure] = _SURE
+        return evidence
+
+    def _given(self, rows: _Rows, tag: str, evidence: Floats) -> None:
+        """Puts in what the decoder said of the photos that got a tag."""
+        found = self._connection.execute("SELECT photo, score FROM tags WHERE tag = ? ORDER BY photo", (tag,))
+        given = np.array(found.fetchall(), np.float64).reshape(-1, 2)
+        ids = given[:, 0].astype(np.int64)
+        score = np.clip(given[np.isin(ids, rows.ids), 1], 1e-6, 1 - 1e-6)
+        evidence[rows.places(ids)] = np.log(score / (1 - score))
+
+    def _hits(self, term: Term) -> Ints:
+        """Ids of photos whose words have a term: people's words, or any where the model does not know it."""
+        known = term.tag is not None or term.column is not None
+        names = ("name", "keywords") if known else ("name", "tags", "keywords", "caption")
+        query = "SELECT rowid FROM words WHERE words MATCH ?"
+        found = _ids(self._connection.execute(query, (f"{{{' '.join(names)}}} : {match(term.words)}",)))
+        for word in term.words:
+            if _UNSPACED.search(word):  # a sentence of these is one word to the table
+                query = "SELECT rowid FROM words WHERE " + " OR ".join(f"instr({name}, ?)" for name in names)
+                found = np.union1d(found, _ids(self._connection.execute(query, [word] * len(names))))
+        return found
+
+    def _decided(self, term: Term, equals: str) -> Ints:
+        """Ids of photos for which the user rejected a term ("="), or said that it is there ("!=")."""
+        names = [word.casefold() for word in term.words]
+        query = (
+            f"SELECT photo FROM decisions WHERE kind {equals} 'rejected' AND "
+            f"(tag = ? OR folded(name) IN ({', '.join('?' * len(names))}))"
+        )
+        return _ids(self._connection.execute(query, [term.tag, *names]))
+
+    def _found(
+        self, rows: _Rows, keys: tuple[Floats, Floats], *, top_k: int | None, fold: bool, likeness: bool
+    ) -> Found:
+        shown, second = keys
+        fits = shown > -np.inf if likeness else shown >= 0
+        order = np.lexsort((-second, -shown))  # stable: equal ones by id
+        order = order[fits[order]]
+        hits = self._hit(rows, order, shown, top_k=top_k, fold=fold, likeness=likeness)
+        nearest: tuple[Hit, ...] = ()
+        if not hits:
+            rest = np.flatnonzero(shown > -np.inf)
+            best = rest[np.lexsort((-second[rest], -shown[rest]))[:_BATCH]]
+            nearest = self._hit(rows, best, shown, top_k=3, fold=fold, likeness=likeness)
+        return Found(hits, nearest, len(rows.ids), int((rows.slots < 0).sum()))
+
+    def _hit(
+        self, rows: _Rows, order: Ints, shown: Floats, *, top_k: int | None, fold: bool, likeness: bool
+    ) -> tuple[Hit, ...]:
+        """The first `top_k` of some photos: what is there still, near copies folded into the first."""
+        hits: list[Hit] = []
+        copies = _Copies(self._folder.card.width)
+        for place, photo, unit in self._there(rows, order):
+            number = copies.of(unit) if fold else None
+            if number is not None:
+                one = hits[number]
+                hits[number] = Hit(one.photo, one.score, (*one.copies, photo.path))
+                continue
+            if top_k is not None and len(hits) == top_k:
+                break
+            copies.add(unit)
+            hits.append(Hit(photo, _score(float(shown[place]), likeness=likeness)))
+        return tuple(hits)
+
+    def _there(self, rows: _Rows, order: Ints) -> Iterator[tuple[int, Photo, Floats]]:
+        """Those of some photos whose files are there, in this order: place, photo, unit vector."""
+        file = self._file
+        for start in range(0, len(order), _BATCH):
+            part = order[start : start + _BATCH]
+            photos = {photo.id: photo for photo in self._library.get(rows.ids[part].tolist())}
+            for place, unit in zip(part.tolist(), _units(file, rows.slots[part]), strict=True):
+                photo, slot = photos.get(int(rows.ids[place])), rows.slots[place]
+                if photo is None or photo.state == "gone" or not os.path.lexists(photo.path):
+                    continue
+                if slot in (-1, photo.slot):  # else it changed meanwhile: the vector may be another photo's
+                    yield place, photo, unit
+
+
+class _Copies:
+    """Tells whether a photo is nearly the same as one of the last results."""
+
+    def __init__(self, width: int) -> None:
+        self._units = np.zeros((_NEIGHBOURS, width), np.float32)
+        self._count = 0
+
+    def add(self, unit: Floats) -> None:
+        self._units[self._count % _NEIGHBOURS] = unit
+        self._count += 1
+
+    def of(self, unit: Floats) -> int | None:
+        """The number of the result that a photo is a copy of."""
+        alike = self._units @ unit
+        place = int(alike.argmax())
+        if alike[place] < SAME:
+            return None
+        last = self._count - 1
+        return last - (last - place) % _NEIGHBOURS
+
+
+def match(words: Sequence[str]) -> str:
+    """What asks a full-text table for any of some texts, as they stand: no letter of them is a command."""
+    return "(" + " OR ".join('"' + word.replace("\0", " ").replace('"', '""') + '"' for word in words) + ")"
+
+
+def _ids(rows: sqlite3.Cursor) -> Ints:
+    return np.fromiter((row[0] for row in rows), np.int64)
+
+
+def _without_nan(keys: npt.NDArray[np.floating]) -> Floats:
+    return np.where(np.isnan(keys), -np.inf, keys).astype(np.float32)
+
+
+def _units(file: RecordFile, slots: Ints) -> Floats:
+    """Unit vectors of some slots; zero where there is none."""
+    units = np.zeros((len(slots), *file.shape), np.float32)
+    seen = np.flatnonzero((slots >= 0) & (slots < len(file)))
+    some = np.nan_to_num(file.map()[slots[seen]], posinf=0, neginf=0)
+    units[seen] = some / np.maximum(np.linalg.norm(some, axis=1, keepdims=True), 1e-12)
+    return units
+
+
+def _score(key: float, *, likeness: bool) -> float:
+    """What is shown of a key, to six digits."""
+    value = key if likeness else 1 / (1 + np.exp(-np.clip(key, -60, 60)))
+    return float(f"{value:.6g}")

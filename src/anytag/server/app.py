@@ -1,0 +1,318 @@
+"""The application: routes of version 1, health, metrics and the page."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from fastapi import Depends, FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, Response
+from pydantic import BaseModel
+from starlette.requests import ClientDisconnect
+from starlette.staticfiles import StaticFiles
+
+from anytag import __version__
+from anytag.captioner import Captioner
+from anytag.errors import AnytagError
+from anytag.models.folder import ModelFolder
+from anytag.models.registry import resolve
+from anytag.results import Tags, TagScore
+from anytag.server import schemas
+from anytag.server.batcher import Batcher
+from anytag.server.limits import Limits, Refusal, error_body
+from anytag.server.metrics import Metrics
+from anytag.server.photos import Photos, router
+from anytag.server.settings import Settings
+from anytag.server.uploads import Photo, described, read_upload
+from anytag.tagger import Encoded, Tagger
+
+R = TypeVar("R")
+Opt = TypeVar("Opt", bound=BaseModel)
+Row = dict[str, object]
+
+_PAGE = Path(__file__).parent / "page"
+_ERRORS: dict[int | str, dict[str, object]] = {
+    status: {"model": schemas.Error, "description": text}
+    for status, text in {
+        400: "A broken form",
+        401: "A missing or wrong key",
+        403: "A page of another site",
+        408: "The body came too slowly",
+        413: "The body is too long",
+        415: "Another content type",
+        422: "Wrong options, or the only photo cannot be read",
+        429: "Too much work at once: see Retry-After",
+    }.items()
+}
+
+
+class Service:
+    """The model and what runs it, for as long as the server lives."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        name, device, max_pixels = settings.model, settings.device, settings.max_pixels
+        self.captioner: Captioner | None = None
+        if ModelFolder.open(resolve(name)).card.captions:
+            self.captioner = Captioner.load(name, device=device, max_pixels=max_pixels)
+            self.tagger = self.captioner.tagger
+        else:
+            self.tagger = Tagger.load(name, device=device, max_pixels=max_pixels)
+        self.broader = _broader(self.tagger)
+        self.photos: Photos | None = None
+        if settings.has_library:
+            self.photos = Photos(settings.library, model=name, max_pixels=max_pixels)
+        workers = settings.workers or len(os.sched_getaffinity(0))
+        self.batcher = Batcher(self.tagger, workers=workers, batch_size=settings.batch_size, metrics=metrics)
+
+    def close(self) -> None:
+        """Waits until what is queued is done."""
+        self.batcher.close()
+        if self.photos is not None:
+            self.photos.close()
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The ASGI application, with its model loaded.
+
+    Args:
+        settings: of the server.
+
+    Raises:
+        AnytagError: the model or the device is not there.
+    """
+    metrics = Metrics()
+    service = Service(settings, metrics)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(service.close)
+
+    app = FastAPI(
+        title="anytag",
+        version=__version__,
+        summary="Tags, captions and matches for photos.",
+        lifespan=lifespan,
+        docs_url=None,  # they load scripts from elsewhere
+        redoc_url=None,
+    )
+    app.state.settings, app.state.metrics, app.state.service = settings, metrics, service
+    app.add_middleware(Limits, settings=settings, metrics=metrics)
+    app.add_exception_handler(Refusal, _refuse)
+    app.add_exception_handler(ClientDisconnect, _gone_away)
+    app.add_exception_handler(AnytagError, _wrong)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    _add_routes(app)
+    if service.photos is not None:
+        app.include_router(router(service.photos))
+    app.mount("/page", StaticFiles(directory=_PAGE), name="page")
+    return app
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+Serving = Annotated[Service, Depends(_service)]
+
+
+def _add_routes(app: FastAPI) -> None:
+    for path, answer, options, endpoint in (
+        ("/v1/tag", schemas.TagAnswer, schemas.TagOptions, tag),
+        ("/v1/caption", schemas.CaptionAnswer, schemas.CaptionOptions, caption),
+    ):
+        app.post(path, response_model=answer, responses=_ERRORS, openapi_extra=described(options))(endpoint)
+    app.get("/v1/models", response_model=schemas.ModelsAnswer, summary="The model that answers")(models)
+    app.get("/v1/tags", response_model=schemas.TagNames, summary="Tags whose names hold a text")(tag_names)
+    app.get("/livez", response_model=schemas.State, summary="Whether the process lives")(livez)
+    app.get("/readyz", response_model=schemas.State, summary="Whether photos are tagged")(readyz)
+    app.get("/metrics", response_class=Response, summary="Figures for Prometheus")(metrics_text)
+    app.get("/", include_in_schema=False)(page)
+
+
+async def tag(request: Request, service: Serving) -> Response:
+    """Tags of one or many photos; a photo that cannot be read has an `error`, the others their tags."""
+    photos, options = await _read(request, schemas.TagOptions)
+
+    def answer(encoded: Encoded) -> Row:
+        if encoded.error is not None:
+            return _failed(encoded, service.tagger, tags=[])
+        found = service.tagger.score(
+            encoded,
+            options.tags,
+            also=options.also,
+            top_k=options.top_k,
+            threshold=options.threshold,
+            where=options.where or options.heat,
+        )
+        return _row(found, service.broader, heat=options.heat)
+
+    return await _answers(request, service, photos, answer)
+
+
+async def caption(request: Request, service: Serving) -> Response:
+    """Sentences about one or many photos, guided by tags."""
+    photos, options = await _read(request, schemas.CaptionOptions)
+    captioner = service.captioner
+    if captioner is None:
+        raise Refusal(422, "model", f"the model {service.tagger.card.name} writes no captions")
+
+    def answer(encoded: Encoded) -> Row:
+        if encoded.error is not None:
+            return _failed(encoded, service.tagger, text="", tags=[])
+        (written,) = captioner.write([encoded], **options.model_dump())
+        row = written.to_dict()
+        del row["path"]
+        return row
+
+    return await _answers(request, service, photos, answer)
+
+
+async def models(service: Serving) -> Row:
+    """Which model answers."""
+    tagger = service.tagger
+    card = tagger.card
+    facts = schemas.Model(
+        name=card.name,
+        version=str(card.version),
+        family=card.family,
+        tags=len(tagger.vocabulary),
+        captions=service.captioner is not None,
+        library=service.photos is not None,
+        device=tagger.runtime.device,
+    )
+    return {"models": [facts]}
+
+
+async def tag_names(service: Serving, text: Annotated[str, Query(max_length=100)] = "") -> Row:
+    """At most twenty, those that begin with the text first."""
+    wanted = text.casefold().strip()
+    names = [tag.name for tag in service.tagger.vocabulary if wanted in tag.name.casefold()]
+    names.sort(key=lambda name: (not name.casefold().startswith(wanted), len(name)))
+    return {"tags": names[:20]}
+
+
+async def livez() -> Row:
+    """The process answers."""
+    return {"status": "ok"}
+
+
+async def readyz(service: Serving) -> Response:
+    """The threads that tag are alive."""
+    if service.batcher.is_alive:
+        return JSONResponse({"status": "ok"})
+    return JSONResponse({"status": "not ready"}, 503)
+
+
+async def metrics_text(request: Request) -> Response:
+    """In the text format of Prometheus."""
+    metrics: Metrics = request.app.state.metrics
+    return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+async def page() -> Response:
+    """The page."""
+    return FileResponse(_PAGE / "index.html")
+
+
+async def _read(request: Request, options: type[Opt]) -> tuple[list[Photo], Opt]:
+    settings: Settings = request.app.state.settings
+    return await read_upload(request, options, max_files=settings.max_files)
+
+
+async def _answers(
+    request: Request, service: Service, photos: Sequence[Photo], answer: Callable[[Encoded], Row]
+) -> Response:
+    """The rows of all photos; a photo that was sent alone and cannot be read is an error of the request."""
+    futures = [service.batcher.submit(photo.data, answer) for photo in photos]
+    rows = await _unless_gone(request, futures)
+    named = [{"name": photo.name, **row} for photo, row in zip(photos, rows, strict=True)]
+    error = named[0]["error"]
+    if len(named) == 1 and error is not None:
+        return JSONResponse({"error": error}, 422)
+    return JSONResponse({"photos": named})
+
+
+async def _unless_gone(request: Request, futures: Sequence[Future[R]]) -> list[R]:
+    """The results; when the client goes away first, what has not begun is dropped."""
+    work = asyncio.gather(*map(asyncio.wrap_future, futures))
+    gone = asyncio.ensure_future(_gone(request))
+    gone.add_done_callback(lambda _: work.cancel())
+    try:
+        return await work
+    except asyncio.CancelledError:
+        raise ClientDisconnect from None
+    finally:
+        gone.cancel()
+        for future in futures:
+            future.cancel()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Refusal)
+    request.app.state.metrics.refused.labels(error.reason).inc()
+    return error.response()
+
+
+async def _gone_away(request: Request, _: Exception) -> Response:
+    """Nobody reads this answer; 499 is what nginx counts."""
+    request.app.state.metrics.refused.labels("gone").inc()
+    return Response(status_code=499)
+
+
+async def _wrong(_: Request, error: Exception) -> Response:
+    """Wrong tags, lengths and the like: what the library says of them."""
+    return JSONResponse(error_body(type(error).__name__, str(error)), 422)
+
+
+async def _invalid(_: Request, error: Exception) -> Response:
+    """Query or JSON that is not as described: the first thing that is wrong, in the form of every error."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"][1:])) or "body"
+    return JSONResponse(error_body("options", f"{place}: {first['msg']}"), 422)
+
+
+def _failed(encoded: Encoded, tagger: Tagger, **empty: object) -> Row:
+    assert encoded.error is not None
+    return {"width": 0, "height": 0, "model": tagger.card.name, **empty, "error": asdict(encoded.error)}
+
+
+def _row(found: Tags, broader: dict[str, list[str]], *, heat: bool) -> Row:
+    """The row of `anytag tag --format jsonl`, without a path, with broader tags' names and heat maps."""
+    row = found.to_dict()
+    del row["path"]
+    row["tags"] = [_tag(one, broader, heat=heat) for one in found.tags]
+    return row
+
+
+def _tag(one: TagScore, broader: dict[str, list[str]], *, heat: bool) -> Row:
+    row: Row = one.to_dict()
+    if one.id in broader:
+        row["parents"] = broader[one.id]
+    if heat and one.heat is not None:
+        row["heat"] = [[round(value, 3) for value in line] for line in one.heat.tolist()]
+    return row
+
+
+def _broader(tagger: Tagger) -> dict[str, list[str]]:
+    """Id -> names of the tags directly above it."""
+    names = {tag.id: tag.name for tag in tagger.vocabulary}
+    return {
+        tag.id: [names[parent] for parent in tag.parents if parent in names]
+        for tag in tagger.vocabulary
+        if tag.parents
+    }

@@ -1,0 +1,179 @@
+"""What is refused before it costs anything: pure ASGI, outside of routing and parsing.
+
+In this order: a Host that is not ours (DNS rebinding), an Origin that is not ours (another site's script),
+a missing or wrong key, more than the server takes at a time (429), a body that is too long (413) or too slow
+(408). A body that is refused is not read, and its connection is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import time
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from anytag.server.metrics import Metrics
+from anytag.server.settings import Settings
+
+_OPEN = frozenset({"/livez", "/readyz"})
+"""Routes that a load balancer asks without a key."""
+_PAGE = ("/", "/page/")
+"""The page's own files: the page asks for the key."""
+_RETRY_SECONDS = 1
+_HEADERS = [
+    (b"content-security-policy", b"default-src 'self'; img-src 'self' blob:; object-src 'none'; "
+     b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+]  # fmt: skip
+
+
+class Refusal(Exception):
+    """A request that is not let in.
+
+    Args:
+        status: of HTTP.
+        reason: a word, for the metrics and for programs.
+        message: for people.
+    """
+
+    def __init__(self, status: int, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.status, self.reason, self.message = status, reason, message
+
+    def response(self) -> JSONResponse:
+        """The answer; the connection is closed, since the body was not read."""
+        headers = {"connection": "close"}
+        if self.status == 429:
+            headers["retry-after"] = str(_RETRY_SECONDS)
+        if self.status == 401:
+            headers["www-authenticate"] = "Bearer"
+        return JSONResponse(error_body(self.reason, self.message), self.status, headers)
+
+
+def error_body(kind: str, message: str) -> dict[str, dict[str, str]]:
+    """The JSON of every error."""
+    return {"error": {"type": kind, "message": message}}
+
+
+class Limits:
+    """Middleware that lets a request in, or refuses it.
+
+    Args:
+        app: what requests are let in to.
+        settings, metrics: of the server.
+    """
+
+    def __init__(self, app: ASGIApp, *, settings: Settings, metrics: Metrics) -> None:
+        self._app, self._settings, self._metrics = app, settings, metrics
+        self._requests = self._bytes = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start = time.perf_counter()
+        status = 500
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), *_HEADERS]
+            await send(message)
+
+        try:
+            await self._let_in(scope, receive, watched)
+        except Refusal as refusal:
+            self._metrics.refused.labels(refusal.reason).inc()
+            await refusal.response()(scope, receive, watched)
+        finally:
+            route = getattr(scope.get("route"), "path", "none")
+            self._metrics.requests.labels(route, scope["method"], str(status)).inc()
+            self._metrics.request_seconds.labels(route).observe(time.perf_counter() - start)
+
+    async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        self._check_host(headers)
+        self._check_origin(headers)
+        self._check_key(scope["path"], headers)
+        if scope["method"] in ("GET", "HEAD", "OPTIONS"):
+            await self._app(scope, receive, send)
+            return
+        size = self._size(headers)
+        self._admit(size)
+        try:
+            await self._app(scope, self._limited(receive), send)
+        finally:
+            self._requests -= 1
+            self._bytes -= size
+            self._show()
+
+    def _check_host(self, headers: Headers) -> None:
+        host = headers.get("host", "")
+        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+        if self._settings.key is None and name.lower() not in self._settings.allowed_hosts:
+            raise Refusal(
+                421, "host", "this server is not known under that name: start it with --allow-host NAME"
+            )
+
+    def _check_origin(self, headers: Headers) -> None:
+        origin = headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc.lower() != headers.get("host", "").lower():
+            raise Refusal(403, "origin", "pages of other sites may not use this server")
+
+    def _check_key(self, path: str, headers: Headers) -> None:
+        key = self._settings.key
+        if key is None or path in _OPEN or path == _PAGE[0] or path.startswith(_PAGE[1]):
+            return
+        given = headers.get("authorization", "").removeprefix("Bearer ")
+        if not hmac.compare_digest(given.encode(), key.encode()):
+            raise Refusal(401, "key", "send the server's key as 'Authorization: Bearer KEY'")
+
+    def _size(self, headers: Headers) -> int:
+        """Bytes of the body; the most that may come, where it does not say."""
+        most, given = self._settings.max_body, headers.get("content-length")
+        size = int(given) if given is not None and given.isdigit() else most
+        if size > most:
+            raise Refusal(413, "size", f"the body has {size:,} bytes, the limit is {most:,}")
+        return size
+
+    def _admit(self, size: int) -> None:
+        is_full = self._requests >= self._settings.max_requests
+        if is_full or (self._requests and self._bytes + size > self._settings.max_bytes):
+            raise Refusal(429, "busy", "the server has as much work as it takes: try again in a second")
+        self._requests += 1
+        self._bytes += size
+        self._show()
+
+    def _show(self) -> None:
+        self._metrics.in_flight.set(self._requests)
+        self._metrics.in_flight_bytes.set(self._bytes)
+
+    def _limited(self, receive: Receive) -> Receive:
+        """`receive` that counts the body's bytes and seconds."""
+        most, deadline = self._settings.max_body, time.monotonic() + self._settings.body_seconds
+        read, is_whole = 0, False
+
+        async def limited() -> Message:
+            nonlocal read, is_whole
+            if is_whole:
+                return await receive()  # waits for the client to go
+            try:
+                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                    message = await receive()
+            except TimeoutError:
+                raise Refusal(408, "slow", "the body did not arrive in time") from None
+            read += len(message.get("body", b""))
+            is_whole = not message.get("more_body", False)
+            if read > most:
+                raise Refusal(413, "size", f"the body has more than {most:,} bytes")
+            return message
+
+        return limited

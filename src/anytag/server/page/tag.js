@@ -1,0 +1,193 @@
+// The view where photos are dropped: tags with scores, custom tags as they are typed, captions.
+
+import { Queue, sendPhoto } from "./api.js";
+import { byId, debounced, element } from "./dom.js";
+import { draw } from "./overlay.js";
+
+const SHOWN_AT_ONCE = 60;
+const photos = [];
+const queue = new Queue();
+let stopping = new AbortController();
+let shown = 0;
+let canCaption = false;
+
+export function start(model) {
+  canCaption = model.captions;
+  byId("captions").closest("label").hidden = !canCaption;
+  byId("files").addEventListener("change", (event) => {
+    add([...event.target.files]);
+    event.target.value = "";
+  });
+  watchDrops();
+  window.addEventListener("paste", (event) => add([...event.clipboardData.files]));
+  byId("custom").addEventListener("input", debounced(tagAgain, 150));
+  byId("captions").addEventListener("change", tagAgain);
+  byId("more").addEventListener("click", showMore);
+  byId("cancel").addEventListener("click", cancel);
+}
+
+// --- files
+
+function watchDrops() {
+  const zone = byId("drop");
+  window.addEventListener("dragover", (event) => {
+    event.preventDefault();
+    zone.classList.add("over");
+  });
+  window.addEventListener("dragleave", (event) => {
+    if (!event.relatedTarget) zone.classList.remove("over");
+  });
+  window.addEventListener("drop", async (event) => {
+    event.preventDefault();
+    zone.classList.remove("over");
+    const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
+    if (!entries.length) add([...event.dataTransfer.files]);
+    for (const entry of entries) for await (const file of filesOf(entry)) add([file]);
+  });
+}
+
+async function* filesOf(entry) {
+  if (entry.isFile) {
+    yield await new Promise((resolve, reject) => entry.file(resolve, reject));
+    return;
+  }
+  const reader = entry.createReader();
+  for (;;) {
+    const some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
+    if (!some.length) return;
+    for (const one of some) yield* filesOf(one);
+  }
+}
+
+function add(files) {
+  for (const file of files) {
+    const photo = { file, answer: null, custom: [], caption: null, error: null, isDone: false, card: null };
+    photos.push(photo);
+    queue.add(() => tag(photo));
+  }
+  showMore(files.length ? SHOWN_AT_ONCE - shown : 0);
+  report();
+}
+
+// --- requests
+
+function customTags() {
+  return byId("custom").value.split(",").map((name) => name.trim()).filter(Boolean);
+}
+
+// What is known already is not asked again: while custom tags are typed, they alone are.
+async function tag(photo) {
+  const { signal } = stopping;
+  if (signal.aborted) return;
+  const [custom, wantsCaption] = [customTags(), canCaption && byId("captions").checked];
+  const ask = async (path, fields) => (await sendPhoto(path, photo.file, fields, signal)).photos[0];
+  try {
+    photo.answer ??= await ask("/v1/tag", [["heat", "true"]]);
+    if (wantsCaption) photo.caption ??= (await ask("/v1/caption", [])).text;
+    const fields = [...custom.map((name) => ["tags", name]), ["heat", "true"]];
+    photo.custom = custom.length ? (await ask("/v1/tag", fields)).tags : [];
+    photo.error = null;
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    photo.error = error.message;
+  }
+  if (signal.aborted) return;
+  photo.isDone = true;
+  fill(photo);
+  report();
+}
+
+function tagAgain() {
+  stopping.abort();
+  stopping = new AbortController();
+  queue.clear();
+  for (const photo of photos) {
+    photo.isDone = false;
+    queue.add(() => tag(photo));
+  }
+  report();
+}
+
+function cancel() {
+  stopping.abort();
+  stopping = new AbortController();
+  queue.clear();
+  byId("cancel-line").hidden = true;
+  byId("status").textContent = "Stopped.";
+}
+
+const report = debounced(() => {
+  const done = photos.filter((photo) => photo.isDone).length;
+  const failed = photos.filter((photo) => photo.error).length;
+  const isBusy = queue.size > 0;
+  byId("cancel-line").hidden = !isBusy || photos.length < 2;
+  if (!photos.length) return;
+  byId("status").textContent = isBusy && done < photos.length
+    ? `${done} of ${photos.length} photos tagged`
+    : `${photos.length} ${photos.length === 1 ? "photo" : "photos"} tagged${failed ? `, ${failed} failed` : ""}`;
+}, 100);
+
+// --- cards
+
+function showMore(count = SHOWN_AT_ONCE) {
+  const most = typeof count === "number" ? count : SHOWN_AT_ONCE;
+  for (const photo of photos.slice(shown, shown + Math.max(0, most))) {
+    photo.card = cardOf(photo);
+    byId("photos").append(photo.card);
+    shown += 1;
+    fill(photo);
+  }
+  byId("more-line").hidden = shown >= photos.length;
+}
+
+function cardOf(photo) {
+  const url = URL.createObjectURL(photo.file);
+  const image = element("img", { src: url, alt: "", decoding: "async" });
+  image.addEventListener("load", () => URL.revokeObjectURL(url));
+  const frame = element("div", { class: "frame" }, image);
+  image.addEventListener("error", () => {
+    image.replaceWith(element("p", { class: "quiet" }, "No preview: the browser cannot draw this format."));
+  });
+  const canvas = element("canvas", { "aria-hidden": "true" });
+  frame.append(canvas);
+  const title = element("h3", {}, photo.file.name || "Pasted photo");
+  return element("li", { class: "photo" }, frame, title, element("div", { class: "result" }));
+}
+
+function fill(photo) {
+  if (!photo.card) return;
+  const place = photo.card.querySelector(".result");
+  if (photo.error) {
+    place.replaceChildren(element("p", { class: "error" }, photo.error.replace("<bytes>: ", "This file ")));
+  } else if (photo.answer) {
+    const custom = new Set(photo.custom.map((tag) => tag.id));
+    const tags = [...photo.custom, ...photo.answer.tags.filter((tag) => !custom.has(tag.id))];
+    tags.sort((one, other) => other.score - one.score);
+    const caption = photo.caption && byId("captions").checked ? element("p", {}, photo.caption) : null;
+    const nothing = tags.length ? null : element("p", { class: "quiet" }, "No tag is sure enough.");
+    const focused = place.contains(document.activeElement) ? document.activeElement.dataset.id : null;
+    place.replaceChildren(...[caption, nothing, listOf(photo, tags)].filter(Boolean));
+    if (focused) place.querySelector(`[data-id="${CSS.escape(focused)}"]`)?.focus();
+  } else {
+    place.replaceChildren(element("p", { class: "quiet" }, "Waiting …"));
+  }
+}
+
+function listOf(photo, tags) {
+  const canvas = photo.card.querySelector("canvas");
+  const rows = tags.map((tag) => {
+    const parents = tag.parents?.length ? ` ${tag.parents.join(", ")}` : "";
+    const button = element(
+      "button",
+      { type: "button", class: photo.custom.includes(tag) ? "custom" : "" },
+      element("span", { class: "name" }, tag.name, parents ? element("span", { class: "parents" }, parents) : null),
+      element("span", { class: "score" }, tag.score.toFixed(2)),
+    );
+    button.dataset.id = tag.id;
+    button.style.setProperty("--share", `${Math.round(tag.score * 100)}%`);
+    for (const event of ["mouseenter", "focus"]) button.addEventListener(event, () => draw(canvas, photo.answer, tag));
+    for (const event of ["mouseleave", "blur"]) button.addEventListener(event, () => draw(canvas, photo.answer, null));
+    return element("li", {}, button);
+  });
+  return element("ul", { class: "tags", "aria-label": `Tags of ${photo.file.name || "the pasted photo"}` }, ...rows);
+}

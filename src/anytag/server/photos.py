@@ -1,0 +1,213 @@
+"""Routes of a library: what is in it, thumbnails, search, and what the user says of tags."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from fastapi import APIRouter, Query
+from fastapi.responses import Response
+from PIL import Image
+
+from anytag._io import atomic_write
+from anytag.images import load
+from anytag.library.filters import Filters
+from anytag.library.library import Library
+from anytag.library.photo import Photo
+from anytag.library.search import Searcher
+from anytag.server import schemas
+
+R = TypeVar("R")
+Row = dict[str, object]
+Order = schemas.Order
+
+THUMBNAIL, PREVIEW = 320, 1600
+"""Pixels of the longer side."""
+_CACHE = "public, max-age=31536000, immutable"
+
+
+class Photos:
+    """A library that one thread reads and writes, and whose pictures others decode.
+
+    Args:
+        path: the database, None for the user's own.
+        model: that it was synced with, as for `Tagger.load`.
+        max_pixels: of a photo as it is decoded.
+    """
+
+    def __init__(self, path: Path | None, *, model: str | None, max_pixels: int) -> None:
+        self.library = Library.open(path)
+        self._searcher = Searcher(self.library, model)
+        self._max_pixels = max_pixels
+        self._one = ThreadPoolExecutor(1, "library")
+        self._decoders = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "thumbnails")
+        database = self.library.database.path
+        self._thumbnails = database.with_name(f"{database.name}.thumbnails")
+
+    async def ask(self, question: Callable[[Library], R]) -> R:
+        """The answer of the library's own thread: SQLite's connection is one, and so is its transaction."""
+        return await asyncio.get_running_loop().run_in_executor(self._one, question, self.library)
+
+    def close(self) -> None:
+        """Ends the threads, when their work is done, and closes the database."""
+        self._decoders.shutdown()
+        self._one.submit(self.library.close)
+        self._one.shutdown()
+
+    async def search(self, wanted: schemas.Search) -> Row:
+        """Ids of photos, best first; of a sentence that fits none, of the nearest."""
+        return await self.ask(lambda library: self._search(library, wanted))
+
+    def _search(self, library: Library, wanted: schemas.Search) -> Row:
+        filters = Filters(
+            tuple(wanted.tag), tuple(wanted.exclude), wanted.folder, wanted.after, wanted.before
+        )
+        if wanted.text is None and wanted.like is None:
+            ids = self._searcher.ids(filters, order=wanted.order)
+            return {"total": len(ids), "ids": ids, "scores": None, "fits": True}
+        like = None if wanted.like is None else library.find(wanted.like).path
+        found = self._searcher.search(wanted.text, filters=filters, like=like, top_k=wanted.top_k)
+        hits = found.hits or found.nearest
+        return {
+            "total": len(hits),
+            "ids": [hit.photo.id for hit in hits],
+            "scores": [hit.score for hit in hits],
+            "fits": bool(found.hits),
+        }
+
+    async def picture(self, number: int, side: int) -> tuple[bytes, str]:
+        """A photo, upright, with at most `side` pixels a side: its bytes and media type.
+
+        Raises:
+            LibraryError: it is not in the library.
+            ImageError: it cannot be read.
+        """
+        path, key = await self.ask(lambda library: _place(library, number))
+        decode = lambda: self._picture(path, key, side)  # noqa: E731
+        return await asyncio.get_running_loop().run_in_executor(self._decoders, decode)
+
+    def _picture(self, path: str, key: str, side: int) -> tuple[bytes, str]:
+        if side != THUMBNAIL:
+            return _encoded(path, side, self._max_pixels, "JPEG"), "image/jpeg"
+        kept = self._thumbnails / key[:2] / f"{key}.webp"
+        try:
+            return kept.read_bytes(), "image/webp"
+        except OSError:
+            made = _encoded(path, side, self._max_pixels, "WEBP")
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(kept) as draft:
+            draft.write_bytes(made)
+        return made, "image/webp"
+
+
+def _place(library: Library, number: int) -> tuple[str, str]:
+    """The path of a photo, and what its thumbnail is known by: another picture has another."""
+    photo = library.find(number)
+    ((picture, size, mtime),) = library.database.query(
+        "SELECT hex(picture), size, mtime_ns FROM photos WHERE id = ?", (number,)
+    )
+    return photo.path, (picture or f"{size:x}-{mtime:x}").lower()
+
+
+def _encoded(path: str, side: int, max_pixels: int, kind: str) -> bytes:
+    picture = load(path, near=side, max_pixels=max_pixels).picture.copy()
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    picture.save(file, kind, quality=80)
+    return file.getvalue()
+
+
+def router(photos: Photos) -> APIRouter:
+    """The routes of a library."""
+    routes = APIRouter(tags=["library"])
+
+    @routes.get("/v1/search", response_model=schemas.Found)
+    async def search(wanted: Annotated[schemas.Search, Query()]) -> Row:
+        """Photos for a sentence, like a photo, or by filters alone."""
+        return await photos.search(wanted)
+
+    @routes.get("/v1/photos", response_model=schemas.LibraryPhotos)
+    async def some(id: Annotated[list[int], Query(max_length=500)]) -> Row:
+        """Photos by their ids, in this order; those that are not there are left out."""
+        return {"photos": await photos.ask(lambda library: [_row(one) for one in library.get(id)])}
+
+    @routes.get("/v1/photos/{number}/thumbnail", response_class=Response)
+    async def thumbnail(number: int) -> Response:
+        """At most 320 pixels a side, upright."""
+        data, kind = await photos.picture(number, THUMBNAIL)
+        return Response(data, media_type=kind, headers={"cache-control": _CACHE})
+
+    @routes.get("/v1/photos/{number}/preview", response_class=Response)
+    async def preview(number: int) -> Response:
+        """At most 1,600 pixels a side, upright."""
+        data, kind = await photos.picture(number, PREVIEW)
+        return Response(data, media_type=kind)
+
+    @routes.post("/v1/decisions", response_model=schemas.LibraryPhotos)
+    async def decide(said: schemas.Decisions) -> Row:
+        """Says of a tag that photos have it or have it not; it is in the database when this answers."""
+
+        def write(library: Library) -> list[Row]:
+            library.decide(said.photos, [said.tag], said.kind)
+            return [_row(one) for one in library.get(said.photos)]
+
+        return {"photos": await photos.ask(write)}
+
+    @routes.post("/v1/decisions/undo", response_model=schemas.LibraryPhotos)
+    async def undo() -> Row:
+        """Takes the last decision back, of as many photos as it was of; none where nothing is left."""
+        return {"photos": await photos.ask(lambda library: [_row(one) for one in library.undo()])}
+
+    @routes.get("/v1/library", response_model=schemas.LibraryStatus)
+    async def status() -> Row:
+        """What is in the library, counted."""
+        return await photos.ask(_status)
+
+    return routes
+
+
+def _status(library: Library) -> Row:
+    status = library.status()
+    states: dict[str, int] = {}
+    for folder in status.folders:
+        for state, count in folder.states.items():
+            states[state] = states.get(state, 0) + count
+    return {
+        "folders": [folder.path for folder in status.folders],
+        "photos": states,
+        "decisions": status.decisions,
+    }
+
+
+def _row(photo: Photo) -> Row:
+    """What the page shows of a photo."""
+    people = {**dict.fromkeys(photo.accepted, "accepted"), **dict.fromkeys(photo.added, "added")}
+    scores = {tag.name: tag.score for tag in photo.scores}
+    tags = [
+        {"name": name, "score": scores.get(name), "decision": people.get(name)}
+        for name in dict.fromkeys((*photo.tags, *photo.added, *photo.accepted))
+    ]
+    tags += [{"name": name, "score": None, "decision": "rejected"} for name in photo.rejected]
+    return {
+        "id": photo.id,
+        "name": Path(photo.name).name,
+        "path": _text(photo.path),
+        "state": photo.state,
+        "width": photo.width,
+        "height": photo.height,
+        "taken": photo.taken,
+        "caption": photo.caption,
+        "tags": tags,
+        "keywords": [path.replace("|", " > ") for path in photo.keywords],
+        "error": photo.error and photo.error.message,
+    }
+
+
+def _text(path: str) -> str:
+    """A path for eyes: names need not be Unicode."""
+    return path.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,102 @@
+"""The photos and options of a request: one photo as the body, or several in a multipart form.
+
+Everything stays in memory, whose bound `limits` holds; nothing is spooled to the disk.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import ImmutableMultiDict, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+
+from anytag.server.limits import Refusal
+
+Opt = TypeVar("Opt", bound=BaseModel)
+
+_MULTIPART = "multipart/form-data"
+_BINARY = {"type": "string", "format": "binary"}
+
+
+def described(options: type[BaseModel]) -> dict[str, object]:
+    """How a request with photos looks, for OpenAPI: options are in the query, or fields of the form."""
+    fields = options.model_json_schema()["properties"]
+    files = {"files": {"type": "array", "items": _BINARY}}
+    form = {"type": "object", "required": ["files"], "properties": {**files, **fields}}
+    content = {"image/*": _BINARY, "application/octet-stream": _BINARY, _MULTIPART: form}
+    return {
+        "parameters": [
+            {"name": name, "in": "query", "schema": schema, "description": schema.get("description", "")}
+            for name, schema in fields.items()
+        ],
+        "requestBody": {
+            "required": True,
+            "description": "One photo as the body, or several as `files` of a form.",
+            "content": {kind: {"schema": schema} for kind, schema in content.items()},
+        },
+    }
+
+
+class Photo(NamedTuple):
+    """An encoded photo, and its name as the client gave it: text of a stranger, never a path."""
+
+    data: bytes
+    name: str | None
+
+
+class _InMemory(MultiPartParser):
+    spool_max_size = 1 << 62
+
+
+async def read_upload(request: Request, options: type[Opt], *, max_files: int) -> tuple[list[Photo], Opt]:
+    """The photos and options of a request.
+
+    Raises:
+        Refusal: 400 for a broken form, 415 for another content type, 422 for wrong options or no photo.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == _MULTIPART:
+        photos, fields = await _read_form(request, max_files)
+    elif kind.startswith("image/") or kind == "application/octet-stream":
+        photos, fields = [Photo(await request.body(), None)], request.query_params
+    else:
+        raise Refusal(
+            415, "type", f"got the content type {kind[:80]!r}: send a photo as image/jpeg (or another image "
+            "type), or photos as `files` of multipart/form-data",
+        )  # fmt: skip
+    if not any(photo.data for photo in photos):
+        raise Refusal(422, "empty", "no photo was sent")
+    return photos, _options(options, fields)
+
+
+async def _read_form(request: Request, max_files: int) -> tuple[list[Photo], ImmutableMultiDict[str, str]]:
+    parser = _InMemory(request.headers, request.stream(), max_files=max_files, max_fields=2100)
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise Refusal(400, "form", f"the form cannot be read: {error.message}") from error
+    photos, fields = [], []
+    for name, value in form.multi_items():
+        if isinstance(value, UploadFile):
+            with value.file:
+                photos.append(Photo(value.file.read(), value.filename))
+        else:
+            fields.append((name, value))
+    return photos, ImmutableMultiDict(fields)
+
+
+def _options(options: type[Opt], fields: ImmutableMultiDict[str, str]) -> Opt:
+    """Options from a query or form: one that is a list may be given often."""
+    given: dict[str, object] = {}
+    for name in fields:
+        field = options.model_fields.get(name)
+        is_list = field is not None and "list" in str(field.annotation)
+        given[name] = fields.getlist(name) if is_list else fields[name]
+    try:
+        return options.model_validate(given)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise Refusal(422, "options", f"{place}: {first['msg']}") from error

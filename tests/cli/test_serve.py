@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.command import ENVIRONMENT, run, start
+
+PHOTO = Path(__file__).resolve().parents[2] / "examples" / "photos" / "cat.jpg"
+
+
+@contextmanager
+def process(*options: str, **environment: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """`anytag serve` on a free port, and its address."""
+    served = start("serve", "--port", "0", *options, env={**ENVIRONMENT, **environment})
+    assert served.stderr is not None
+    line = served.stderr.readline().decode()
+    address = re.search(r"http://\S+", line)
+    assert address, line + served.stderr.read().decode()
+    try:
+        yield served, address[0]
+    finally:
+        served.kill()
+        served.communicate()
+
+
+def tag(address: str, **headers: str) -> httpx.Response:
+    headers = {"content-type": "image/jpeg", **headers}
+    return httpx.post(f"{address}/v1/tag", content=PHOTO.read_bytes(), headers=headers, timeout=30)
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_what_runs_end(sign: signal.Signals) -> None:
+    with process() as (served, address):
+        answers: list[httpx.Response | httpx.HTTPError] = []
+        go_on = threading.Event()
+        go_on.set()
+
+        def ask() -> None:
+            while go_on.is_set():
+                try:
+                    answers.append(tag(address))
+                except httpx.HTTPError as error:
+                    answers.append(error)
+                    return
+
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        while len(answers) < 8:
+            pass
+        served.send_signal(sign)
+        assert served.wait(30) == 0
+        go_on.clear()
+        for thread in threads:
+            thread.join(30)
+    good = [one for one in answers if isinstance(one, httpx.Response)]
+    assert len(good) >= 8
+    assert all(one.status_code == 200 and one.json()["photos"] for one in good)
+    # who asked after the end was refused; nobody got half an answer
+    assert all(isinstance(one, httpx.ConnectError | httpx.RemoteProtocolError | httpx.ReadError)
+               for one in answers if not isinstance(one, httpx.Response))  # fmt: skip
+
+
+def test_the_key_comes_from_the_environment() -> None:
+    with process(ANYTAG_KEY="secret") as (_, address):
+        assert tag(address).status_code == 401
+        assert tag(address, authorization="Bearer secret").status_code == 200
+
+
+def test_another_address_needs_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ANYTAG_KEY", raising=False)
+    result = run("serve", "--host", "0.0.0.0")
+    assert result.exit_code == 2
+    assert "ANYTAG_KEY" in result.output
+
+
+def test_a_port_that_is_taken_is_told() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        result = run("serve", "--port", str(taken.getsockname()[1]))
+    assert result.exit_code == 2
+    assert "give another --host or --port" in result.output
+
+
+def test_a_model_that_is_not_there_is_told() -> None:
+    result = run("serve", "--port", "0", "--model", "no-such-model")
+    assert result.exit_code == 2
+    assert "no-such-model" in result.output

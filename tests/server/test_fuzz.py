@@ -1,0 +1,34 @@
+"""Generated requests: whatever comes, no answer is a 5xx, and answers are as the description says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.core.result import Ok
+from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
+
+from anytag.server.app import create_app
+from anytag.server.settings import Settings
+from tests.tiny import make_tiny_model
+
+CHECKS = [not_a_server_error, response_schema_conformance, status_code_conformance]
+
+
+def test_no_request_breaks_the_server(tmp_path_factory: pytest.TempPathFactory) -> None:
+    model = make_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+    app = create_app(Settings(model=str(model), workers=1, hosts=("testserver",)))
+    schema = schemathesis.openapi.from_asgi("/openapi.json", app)
+    for found in schema.get_all_operations():
+        assert isinstance(found, Ok)
+        operation = found.ok()
+
+        @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+        @given(operation.as_strategy())
+        def breaks_nothing(case: schemathesis.Case[Any]) -> None:
+            case.call_and_validate(checks=CHECKS)
+
+        breaks_nothing()

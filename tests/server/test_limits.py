@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.http_service import EXAMPLE_JPEG, Served, serving
+from tests.tiny import make_tiny_model
+
+KEY = "correct horse"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(make_tiny_model(tmp_path_factory.mktemp("models") / "tiny"))
+
+
+@pytest.fixture(scope="module")
+def narrow(model: str) -> Iterator[Served]:
+    """A server that takes one request of a kilobyte at a time, for half a second."""
+    with serving(model=model, max_body=1000, max_requests=1, body_seconds=0.5) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def keyed(model: str) -> Iterator[Served]:
+    with serving(model=model, key=KEY) as served:
+        yield served
+
+
+def answer(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body of what comes back; then the connection is closed."""
+    with connection:
+        return _answer(connection)
+
+
+def _answer(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
+    data = b""
+    while b"\r\n\r\n" not in data:
+        part = connection.recv(65536)
+        assert part, data
+        data += part
+    head, _, body = data.partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+    while len(body) < int(headers["content-length"]):
+        body += connection.recv(65536)
+    return int(first.split()[1]), headers, body
+
+
+def begin(served: Served, *headers: str, host: str = "127.0.0.1") -> socket.socket:
+    """A request for tags whose body is still to come."""
+    connection = served.connect()
+    lines = ["POST /v1/tag HTTP/1.1", f"Host: {host}", "Content-Type: image/jpeg", *headers]
+    connection.sendall("\r\n".join([*lines, "", ""]).encode())
+    return connection
+
+
+# --- who may ask
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example:80", "", "[::2]"])
+def test_a_foreign_host_name_is_refused(narrow: Served, host: str) -> None:
+    response = narrow.client.get("/v1/models", headers={"host": host})
+    assert response.status_code in (400, 421)
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8000", "127.0.0.1:1", "[::1]:8000"])
+def test_own_names_are_let_in(narrow: Served, host: str) -> None:
+    assert narrow.client.get("/v1/models", headers={"host": host}).status_code == 200
+
+
+def test_another_name_can_be_allowed(model: str) -> None:
+    with serving(model=model, hosts=("photos.lan",)) as served:
+        assert served.client.get("/livez", headers={"host": "photos.lan:80"}).status_code == 200
+
+
+def test_pages_of_other_sites_are_refused(narrow: Served) -> None:
+    origin = f"http://127.0.0.1:{narrow.port}"
+    for given, status in (("https://evil.example", 403), ("null", 403), (origin, 422)):
+        response = narrow.client.post("/v1/tag", content=b"x", headers={**EXAMPLE_JPEG, "origin": given})
+        assert response.status_code == status
+
+
+@pytest.mark.parametrize("given", [None, "", "Bearer wrong", "Bearer", "Bearer " + KEY + "x", "Basic " + KEY])
+def test_a_wrong_key_is_refused(keyed: Served, given: str | None) -> None:
+    headers = {} if given is None else {"authorization": given}
+    for method, path in (
+        ("POST", "/v1/tag"),
+        ("GET", "/v1/models"),
+        ("GET", "/metrics"),
+        ("GET", "/openapi.json"),
+    ):
+        response = keyed.client.request(method, path, headers=headers)
+        assert response.status_code == 401
+        assert response.json()["error"]["type"] == "key"
+
+
+def test_the_key_lets_in_and_page_and_health_need_none(keyed: Served) -> None:
+    headers = {"authorization": f"Bearer {KEY}", "host": "any.name"}
+    assert keyed.client.get("/v1/models", headers=headers).status_code == 200
+    for path in ("/", "/page/main.js", "/livez", "/readyz"):
+        assert keyed.client.get(path).status_code == 200
+
+
+def test_an_endless_upload_without_a_key_is_not_read(keyed: Served) -> None:
+    piece = b"10000\r\n" + b"x" * 65536 + b"\r\n"
+    sent = 0
+    with begin(keyed, "Transfer-Encoding: chunked") as connection, pytest.raises(OSError):
+        connection.settimeout(10)
+        while sent < 200 * len(piece):
+            sent += connection.send(piece)
+            time.sleep(0.002)
+    assert sent < 8 << 20  # what fits into the buffers of the system
+
+
+# --- how much
+
+
+def test_a_long_body_is_refused_before_it_is_read(narrow: Served) -> None:
+    status, headers, body = answer(begin(narrow, "Content-Length: 10000000000"))
+    assert status == 413
+    assert headers["connection"] == "close"
+    assert "10,000,000,000" in json.loads(body)["error"]["message"]
+
+
+def test_a_long_body_of_unknown_length_is_refused(narrow: Served) -> None:
+    connection = begin(narrow, "Transfer-Encoding: chunked")
+    connection.sendall(b"800\r\n" + b"x" * 2048 + b"\r\n")
+    assert answer(connection)[0] == 413
+
+
+def test_a_slow_body_is_refused(narrow: Served) -> None:
+    connection = begin(narrow, "Content-Length: 100")
+    connection.sendall(b"x")
+    assert answer(connection)[0] == 408
+
+
+def test_more_work_than_the_server_takes_is_refused_at_once(narrow: Served) -> None:
+    waiting = begin(narrow, "Content-Length: 100")
+    time.sleep(0.1)
+    status, headers, _ = answer(begin(narrow, "Content-Length: 100"))
+    assert status == 429
+    assert int(headers["retry-after"]) >= 1
+    assert narrow.client.get("/readyz").status_code == 200  # is no photo
+    waiting.close()
+    time.sleep(0.1)
+    response = narrow.client.post("/v1/tag", content=b"no photo", headers=EXAMPLE_JPEG)
+    assert response.status_code == 422, "the place of who went away is free"
+
+
+def test_bytes_in_flight_are_limited(model: str) -> None:
+    with serving(model=model, max_bytes=1000) as served:
+        waiting = begin(served, "Content-Length: 900")
+        time.sleep(0.1)
+        assert answer(begin(served, "Content-Length: 200"))[0] == 429
+        assert served.client.post("/v1/tag", content=b"x" * 50, headers=EXAMPLE_JPEG).status_code == 422
+        waiting.close()
+
+
+def test_nothing_is_written_to_the_temporary_folder(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
+    with serving(model=model) as served:
+        files = [("files", ("a", b"x" * (5 << 20)))]
+        assert served.client.post("/v1/tag", files=files).status_code == 422

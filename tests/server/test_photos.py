@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from anytag.library.library import Library
+from tests.cli.test_serve import process
+from tests.http_service import Served, serving
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "photos"
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    shutil.copytree(EXAMPLES, folder)
+    (folder / "broken.jpg").write_bytes(b"no photo")
+    with Library.open(tmp_path / "library.db") as library:
+        library.sync(folder)
+    return tmp_path / "library.db"
+
+
+@pytest.fixture
+def served(database: Path) -> Iterator[Served]:
+    with serving(has_library=True, library=database) as one:
+        yield one
+
+
+def get(served: Served, path: str, **query: Any) -> Any:
+    response = served.client.get(path, params=query)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def decide(served: Served, photos: list[int], tag: str, kind: str) -> Any:
+    response = served.client.post("/v1/decisions", json={"photos": photos, "tag": tag, "kind": kind})
+    assert response.status_code == 200, response.text
+    return response.json()["photos"]
+
+
+def named(served: Served, name: str) -> dict[str, Any]:
+    ids = get(served, "/v1/search")["ids"]
+    (photo,) = (one for one in get(served, "/v1/photos", id=ids)["photos"] if one["name"] == name)
+    return dict(photo)
+
+
+def tags(photo: dict[str, Any]) -> dict[str, str | None]:
+    return {tag["name"]: tag["decision"] for tag in photo["tags"]}
+
+
+def test_all_photos_are_listed_with_what_is_known_of_them(served: Served, database: Path) -> None:
+    found = get(served, "/v1/search")
+    photos = get(served, "/v1/photos", id=found["ids"])["photos"]
+    with Library.open(database) as library:
+        expected = [photo.path for photo in library.photos()]
+    assert [photo["path"] for photo in photos] == expected
+    assert found["total"] == 9
+    assert named(served, "broken.jpg")["error"]
+    assert "cat" in tags(named(served, "cat.jpg"))
+    assert get(served, "/v1/library")["photos"] == {"done": 8, "failed": 1}
+
+
+def test_search_finds_what_the_library_finds(served: Served, database: Path) -> None:
+    with Library.open(database) as library:
+        for text, tags_ in (("coffee", []), ("a cat", ["animal"])):
+            hits = library.search(text, tags=tags_, top_k=1000).hits
+            found = get(served, "/v1/search", text=text, tag=tags_)
+            assert found["fits"]
+            assert found["ids"] == [hit.photo.id for hit in hits]
+            assert found["scores"] == [hit.score for hit in hits]
+    assert not get(served, "/v1/search", text="a submarine reactor")["fits"]
+
+
+def test_photos_are_filtered_and_ordered(served: Served) -> None:
+    cat, coffee = named(served, "cat.jpg")["id"], named(served, "coffee.jpg")["id"]
+    assert cat in get(served, "/v1/search", tag="animal")["ids"]
+    assert coffee not in get(served, "/v1/search", tag="animal")["ids"]
+    assert cat not in get(served, "/v1/search", exclude="animal")["ids"]
+    like = get(served, "/v1/search", like=cat)
+    assert cat not in like["ids"]
+    for order in ("path", "newest", "unsure"):
+        assert len(get(served, "/v1/search", order=order)["ids"]) == 9
+    doubt = [min(abs(tag["score"] - 0.5) for tag in photo["tags"]) for photo in in_doubt(served)]
+    assert doubt == sorted(doubt)
+
+
+def in_doubt(served: Served) -> list[dict[str, Any]]:
+    ids = get(served, "/v1/search", order="unsure")["ids"]
+    return [photo for photo in get(served, "/v1/photos", id=ids)["photos"] if photo["tags"]]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"after": "yesterday"},
+        {"tag": " "},
+        {"text": ""},
+        {"like": 999},
+        {"like": "x"},
+        {"top_k": 0},
+        {"no": 1},
+    ],
+)
+def test_a_wrong_search_is_refused(served: Served, query: dict[str, Any]) -> None:
+    response = served.client.get("/v1/search", params=query)
+    assert response.status_code == 422
+    assert response.json()["error"]["message"]
+
+
+def test_pictures_are_upright_small_and_kept(served: Served, database: Path) -> None:
+    photo = named(served, "officer.jpg")
+    for kind, side in (("thumbnail", 320), ("preview", 1600)):
+        response = served.client.get(f"/v1/photos/{photo['id']}/{kind}")
+        picture = Image.open(io.BytesIO(response.content))
+        assert max(picture.size) == min(side, max(photo["width"], photo["height"]))
+        assert picture.width / picture.height == pytest.approx(photo["width"] / photo["height"], rel=0.02)
+    (kept,) = database.with_name("library.db.thumbnails").rglob("*.webp")
+    kept.write_bytes(b"kept")
+    assert served.client.get(f"/v1/photos/{photo['id']}/thumbnail").content == b"kept"
+    assert served.client.get("/v1/photos/999/thumbnail").status_code == 422
+    assert served.client.get(f"/v1/photos/{named(served, 'broken.jpg')['id']}/thumbnail").status_code == 422
+
+
+def test_decisions_are_kept_and_undone_one_by_one_or_as_a_whole(served: Served, database: Path) -> None:
+    cat, ids = named(served, "cat.jpg"), get(served, "/v1/search")["ids"]
+    (changed,) = decide(served, [cat["id"]], "animal", "accepted")
+    assert tags(changed)["animal"] == "accepted"
+    decide(served, [cat["id"]], "cat", "rejected")
+    assert len(decide(served, ids, "my holiday", "added")) == len(ids)
+    with Library.open(database) as library:
+        kept = library.find(cat["id"])
+        assert (kept.accepted, kept.rejected, kept.added) == (("animal",), ("cat",), ("my holiday",))
+    undone = [served.client.post("/v1/decisions/undo").json()["photos"] for _ in range(4)]
+    assert [len(photos) for photos in undone] == [len(ids), 1, 1, 0]
+    assert tags(named(served, "cat.jpg")) == tags(cat)
+
+
+def test_a_wrong_decision_changes_nothing(served: Served) -> None:
+    cat = named(served, "cat.jpg")
+    for wrong in (
+        {"photos": [cat["id"], 999], "tag": "x", "kind": "added"},
+        {"photos": [cat["id"]], "tag": " ", "kind": "added"},
+        {"photos": [cat["id"]], "tag": "x", "kind": "maybe"},
+        {"photos": [], "tag": "x", "kind": "added"},
+    ):
+        assert served.client.post("/v1/decisions", json=wrong).status_code == 422
+    assert tags(named(served, "cat.jpg")) == tags(cat)
+
+
+def test_a_killed_server_has_kept_what_it_confirmed(database: Path) -> None:
+    with process("--library", str(database)) as (served, address):
+        ids = httpx.get(f"{address}/v1/search").json()["ids"]
+        confirmed = [f"mark {number}" for number in range(25)]
+        for number, tag in enumerate(confirmed):
+            said = {"photos": [ids[number % len(ids)]], "tag": tag, "kind": "added"}
+            assert httpx.post(f"{address}/v1/decisions", json=said).status_code == 200
+        os.kill(served.pid, signal.SIGKILL)
+        served.wait()
+    with Library.open(database) as library:
+        assert sorted(tag for photo in library.photos() for tag in photo.added) == sorted(confirmed)
