@@ -158,10 +158,8 @@ def test_captions_are_written_on_request(place: Path) -> None:
 
 
 def _begin(place: Path, model: Path, name: str, *more: str) -> subprocess.Popen[bytes]:
-    return start(
-        "library", "sync", place / "photos", "--database", place / name, "--model", model, "--batch-size", "2",
-        "--workers", "1", "--format", "jsonl", *more,
-    )  # fmt: skip
+    options = ("--batch-size", "2", "--workers", "1", "--format", "jsonl", *more)
+    return start("library", "sync", place / "photos", "--database", place / name, "--model", model, *options)
 
 
 @NEEDS_SIGNALS

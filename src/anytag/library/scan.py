@@ -175,7 +175,7 @@ class Scan:
             return False
         found = self._database.connection.execute(
             "SELECT p.id, p.path, r.path FROM photos p JOIN roots r ON r.id = p.root "
-            "WHERE inode = ? AND size = ? AND mtime_ns = ? AND p.path != ?",
+            "WHERE inode = ? AND size = ? AND mtime_ns = ? AND p.path != ? ORDER BY pair IS NOT NULL",
             (signed(facts.st_ino), facts.st_size, facts.st_mtime_ns, path),
         ).fetchall()
         for photo, old, place in found:
