@@ -292,7 +292,7 @@ class Library:
             words.rewrite(connection, [found.id])
 
     def _ids(self, query: str, values: Sequence[object]) -> list[int]:
-        return [row[0] for row in self.database.connection.execute(query, values)]
+        return [row[0] for row in self.database.query(query, values)]
 
 
 @dataclass(frozen=True, slots=True)
