@@ -1,7 +1,7 @@
 """The second half of a sync: photos that wait are read, and what no row tells of them goes through the model.
 
-Threads read, hash and run the network; rows are written by one, a transaction for each batch, so that a kill
-costs a batch.
+Threads read, hash, run the network and write: one at a time, a transaction for each batch, so that a kill
+costs what the threads are looking at, a batch each.
 """
 
 from __future__ import annotations
@@ -113,12 +113,16 @@ class Look:
         self._slots: Slots | None = None
 
     def run(self, ids: Sequence[int], *, batch_size: int, workers: int | None) -> Iterator[Event]:
-        """Looks at these; yields each when its row is written."""
-        for seen in in_batches(self._batch, list(ids), batch_size=batch_size, workers=workers):
-            yield from self._write(seen)
+        """Looks at these, in order; yields each when its row is written."""
+        for events in in_batches(self._look, list(ids), batch_size=batch_size, workers=workers):
+            yield from events
+
+    def _look(self, ids: list[int]) -> list[Event]:
+        """One thread's share; it writes at once, so that a kill costs only what was not seen to its end."""
+        return self._write(self._batch(ids))
 
     def _batch(self, ids: list[int]) -> list[_Seen]:
-        """One thread's share."""
+        """What files and network tell of photos."""
         seen = [self._read(row) for row in self._rows(ids)]
         todo = [(place, data) for place, (_, data) in enumerate(seen) if data is not None]
         found = [one for one, _ in seen]
@@ -215,14 +219,11 @@ class Look:
     def _write(self, seen: Sequence[_Seen]) -> list[Event]:
         """Writes a batch: vectors first, then the rows that name their slots, in one transaction."""
         tagged = [one for one in seen if one.action == "tagged"]
-        slots = dict(zip((one.row.id for one in tagged), self._places(tagged), strict=True))
-        vectors = [one.vector for one in tagged if one.vector is not None]
-        keep(self._database.path, self._model.weights, list(slots.values()), vectors)
-        events = []
         with self._database.transaction() as connection:
-            for one in seen:
-                events.append(self._write_one(connection, one, slots.get(one.row.id)))
-        return events
+            slots = dict(zip((one.row.id for one in tagged), self._places(tagged), strict=True))
+            vectors = [one.vector for one in tagged if one.vector is not None]
+            keep(self._database.path, self._model.weights, list(slots.values()), vectors)
+            return [self._write_one(connection, one, slots.get(one.row.id)) for one in seen]
 
     def _write_one(self, connection: sqlite3.Connection, seen: _Seen, slot: int | None) -> Event:
         row, path = seen.row, os.fsdecode(seen.row.path)

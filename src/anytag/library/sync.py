@@ -116,7 +116,7 @@ class Sync:
         self.found = Found()
         folders = list(folders)
         self._database, self._folders = database, [os.path.abspath(os.fspath(one)) for one in folders]  # noqa: PTH100
-        if "" in map(os.fspath, folders):
+        if any(os.fspath(one) == "" for one in folders):
             raise LibraryError("an empty name was given: expected a folder")
         self._walk = Walk(pattern(exclude), follow=follow, takes_raw=True)
         self._accept = accept_missing
