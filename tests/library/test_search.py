@@ -36,7 +36,11 @@ def shelf(tmp_path: Path) -> Iterator[Shelf]:
 
 
 def vector(seed: int) -> Floats:
-    return np.random.default_rng(seed).normal(0, 0.8, WIDTH).astype(np.float32)
+    """One of its own, which has nothing against a dog."""
+    noise = np.random.default_rng(seed).normal(0, 0.8, WIDTH)
+    query = READER.read("a dog").query
+    assert query is not None
+    return np.asarray(noise + query * (12 - noise @ query) / (query @ query), np.float32)
 
 
 def fitting(text: str, product: float = 6.0) -> Floats:
