@@ -5,7 +5,7 @@
     python benchmarks/search.py copies ROWS            # likeness to copies of other size and quality
     python benchmarks/search.py speed ROWS [--photos 100000]
 
-`speed` repeats the vectors and tags of ROWS' Flickr8k test photos, with a little noise, as so many photos,
+`speed` repeats the vectors and tags of ROWS' Flickr8k test photos, with noise that makes none a copy, as so many,
 whose files are empty: searching opens none.
 """
 
@@ -243,7 +243,7 @@ def _repeat(small: Library, path: Path, count: int) -> None:
         for start in range(0, count, 1000):
             part = range(start, min(start + 1000, count))
             some = vectors[np.arange(len(part)) % len(vectors)]
-            keep(path, weights, list(part), list(some + noise.normal(0, 0.1, some.shape).astype(np.float32)))
+            keep(path, weights, list(part), list(some + noise.normal(0, 0.4, some.shape).astype(np.float32)))
             for number in part:
                 file = folder / f"{number:07}.jpg"
                 file.touch()

@@ -344,14 +344,11 @@ class Searcher:
     ) -> Found:
         shown, second = keys
         fits = shown > -np.inf if likeness else shown >= 0
-        order = np.lexsort((-second, -shown))  # stable: equal ones by id
-        order = order[fits[order]]
-        hits = self._hit(rows, order, shown, top_k=top_k, fold=fold, likeness=likeness)
+        hits = self._hit(rows, _ranked(fits, shown, second), shown, top_k=top_k, fold=fold, likeness=likeness)
         nearest: tuple[Hit, ...] = ()
         if not hits:
-            rest = np.flatnonzero(shown > -np.inf)
-            best = rest[np.lexsort((-second[rest], -shown[rest]))[:_BATCH]]
-            nearest = self._hit(rows, best, shown, top_k=3, fold=fold, likeness=likeness)
+            best = _ranked(shown > -np.inf, shown, second)
+            nearest = self._hit(rows, best[:_BATCH], shown, top_k=3, fold=fold, likeness=likeness)
         return Found(hits, nearest, len(rows.ids), int((rows.slots < 0).sum()))
 
     def _hit(
@@ -410,6 +407,12 @@ class _Copies:
 def match(words: Sequence[str]) -> str:
     """What asks a full-text table for any of some texts, as they stand: no letter of them is a command."""
     return "(" + " OR ".join('"' + word.replace("\0", " ").replace('"', '""') + '"' for word in words) + ")"
+
+
+def _ranked(wanted: npt.NDArray[np.bool_], first: Floats, second: Floats) -> Indexes:
+    """Places of those that are wanted, by two falling keys; equal ones as they stand."""
+    places = np.flatnonzero(wanted)
+    return places[np.lexsort((-second[places], -first[places]))]
 
 
 def _ids(rows: sqlite3.Cursor) -> Indexes:
