@@ -151,6 +151,8 @@ class Look:
             data = _whole(path, row, is_raw=is_raw)
         except ImageError as error:
             return _Seen(row, "failed", error=Failure("ImageError", str(error))), None
+        except FileNotFoundError:  # gone since the scan, or just being renamed
+            return _Seen(row, "waits"), None
         except OSError as error:
             reason = f"{path}: cannot be read ({error.strerror or error})"
             return _Seen(row, "failed", error=Failure(type(error).__name__, reason)), None

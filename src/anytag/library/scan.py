@@ -90,6 +90,7 @@ class Scan:
         self._seconds: dict[bytes, bytes] = {}
         self._same: dict[tuple[int, int], list[tuple[bytes, os.stat_result, _Known | None]]] = {}
         self._links: list[tuple[Root, bytes, os.stat_result, _Known | None]] = []
+        self._changed: list[tuple[Root, bytes, os.stat_result, int]] = []
         self._changes: list[tuple[str, tuple[object, ...]]] = []
         self._moves: list[tuple[bytes, int, str, int, int]] = []
         self._moved: set[int] = set()
@@ -106,6 +107,7 @@ class Scan:
             self._walk.top = root.top
             for entries in self._walk.folders(root.top):
                 self._folder(root, entries)
+        self._see_changed()
         self._see_links()
         self._flush()
         self._settle_pairs()
@@ -149,12 +151,7 @@ class Scan:
         """One name of a photo that can be looked at."""
         if known is not None and known[1:4] != _signature(facts):
             if not self._is_moved(root, path, facts):
-                self.found.changed += 1
-                self._change(
-                    "UPDATE photos SET size = ?, mtime_ns = ?, device = ?, inode = ?, state = 'waiting' "
-                    "WHERE id = ?",
-                    (*_facts(facts), known.id),
-                )
+                self._changed.append((root, path, facts, known.id))
                 return
             if known.id not in self._moved:
                 self._displaced.add(known.id)
@@ -178,7 +175,7 @@ class Scan:
             return False
         found = self._database.connection.execute(
             "SELECT p.id, p.path, r.path FROM photos p JOIN roots r ON r.id = p.root "
-            "WHERE inode = ? AND size = ? AND mtime_ns = ? AND p.path != ?",
+            "WHERE inode = ? AND size = ? AND mtime_ns = ? AND p.path != ? ORDER BY pair IS NOT NULL",
             (signed(facts.st_ino), facts.st_size, facts.st_mtime_ns, path),
         ).fetchall()
         for photo, old, place in found:
@@ -190,6 +187,21 @@ class Scan:
             self._moves.append((path, root.id, name_of(root.path, path), signed(facts.st_dev), photo))
             return True
         return False
+
+    def _see_changed(self) -> None:
+        """Names of other files than before, once it is known which rows have gone along with theirs."""
+        for root, path, facts, photo in self._changed:
+            if photo in self._moved:
+                self.found.new += 1
+                self._insert(root, path, facts)
+                continue
+            self.found.changed += 1
+            self._change(
+                "UPDATE photos SET size = ?, mtime_ns = ?, device = ?, inode = ?, state = 'waiting' "
+                "WHERE id = ?",
+                (*_facts(facts), photo),
+            )
+        self._changed.clear()
 
     def _insert(self, root: Root, path: bytes, facts: os.stat_result) -> None:
         self._change(
@@ -232,6 +244,7 @@ class Scan:
             if found is not None:
                 self._seconds[path] = found[0]
             self._see(root, path, facts, known)
+            self._see_changed()
             self._flush()
 
     def _settle_pairs(self) -> None:
