@@ -5,8 +5,8 @@
     python benchmarks/search.py copies ROWS            # likeness to copies of other size and quality
     python benchmarks/search.py speed ROWS [--photos 100000]
 
-`speed` repeats the vectors and tags of ROWS' Flickr8k test photos, with noise that makes none a copy, as so many,
-whose files are empty: searching opens none.
+`speed` repeats the vectors and tags of ROWS' Flickr8k test photos, with noise so that none is a copy, as so
+many photos, whose files are empty: searching opens none.
 """
 
 from __future__ import annotations
@@ -149,8 +149,10 @@ def fits(path: Path, others: Path) -> None:
 
 
 def _reliability(path: Path) -> None:
-    """Whether the best photo's score is the share of sentences that fit one; captions of Flickr8k test's photos,
-    and others with a thing that none of them shows."""
+    """Whether the best photo's score is the share of sentences that fit one, on Flickr8k test.
+
+    Asked are captions of its photos, and others that name a thing which none of them shows.
+    """
     from scripts.fit_search import Named, several
 
     every = [row for row in read_rows(path) if row.captions]
@@ -167,8 +169,9 @@ def _reliability(path: Path) -> None:
         (bins == one).mean() * abs(scores[bins == one].mean() - true[bins == one].mean())
         for one in set(bins.tolist())
     )
+    right = ((scores >= 0.5) == true).mean()
     print(f"{len(asked)} sentences on Flickr8k test, {true.mean():.2f} of which fit a photo: "
-          f"expected calibration error {error:.3f}, told rightly {((scores >= 0.5) == true).mean():.3f}")  # fmt: skip
+          f"expected calibration error {error:.3f}, told rightly {right:.3f}")  # fmt: skip
 
 
 def copies(path: Path) -> None:
@@ -248,8 +251,8 @@ def _repeat(small: Library, path: Path, count: int) -> None:
                 file = folder / f"{number:07}.jpg"
                 file.touch()
                 connection.execute(
-                    "INSERT INTO photos (id, root, path, name, size, mtime_ns, device, inode, state, model, slot) "
-                    "VALUES (?, 1, ?, ?, 0, 0, 0, 0, 'done', 1, ?)",
+                    "INSERT INTO photos (id, root, path, name, size, mtime_ns, device, inode, state, model, "
+                    "slot) VALUES (?, 1, ?, ?, 0, 0, 0, 0, 'done', 1, ?)",
                     (number + 1, os.fsencode(file), file.name, number),
                 )
                 rows = given[number % len(given)]
