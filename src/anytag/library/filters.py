@@ -14,9 +14,9 @@ from anytag.library.scan import below
 _DATE = re.compile(r"(\d{4})(?:-(\d\d?)(?:-(\d\d?)(?:[T ](\d\d):(\d\d)(?::(\d\d))?)?)?)?")
 
 _TAGGED = """p.id IN (
-SELECT photo FROM tags WHERE tag = ? EXCEPT
-SELECT photo FROM decisions WHERE tag = ? AND kind = 'rejected' UNION
-SELECT photo FROM decisions WHERE kind != 'rejected' AND (tag = ? OR folded(name) IN ({names})) UNION
+SELECT photo FROM tags WHERE {is_it} EXCEPT
+SELECT photo FROM decisions WHERE kind = 'rejected' AND {is_it} UNION
+SELECT photo FROM decisions WHERE kind != 'rejected' AND ({is_it} OR folded(name) = ?) UNION
 SELECT photo FROM keywords WHERE holds(path, ?))"""
 
 
@@ -76,8 +76,10 @@ class Filters:
 def _tagged(name: str, tag: str | None) -> tuple[str, Sequence[object]]:
     if not name.strip():
         raise LibraryError(f"{name!r} is no tag: expected a name such as 'dog'")
-    key = tag or name
-    return _TAGGED.format(names="?"), [key, key, key, name.strip().casefold(), name.strip().casefold()]
+    folded_name = name.strip().casefold()
+    is_it = "folded(name) = ?" if tag is None else "tag = ?"  # no index leads to names
+    key = folded_name if tag is None else tag
+    return _TAGGED.format(is_it=is_it), [key, key, key, folded_name, folded_name]
 
 
 def moment(date: str) -> str:

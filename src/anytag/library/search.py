@@ -320,8 +320,9 @@ class Searcher:
 
     def _hits(self, term: Term) -> Indexes:
         """Ids of photos whose words have a term: people's words, or any where the model does not know it."""
-        known = term.tag is not None or term.column is not None
-        names = ("name", "keywords") if known else ("name", "tags", "keywords", "caption")
+        names = ["name", "keywords"]
+        if term.tag is None:
+            names += ["tags"] if term.column is not None else ["tags", "caption"]
         query = "SELECT rowid FROM words WHERE words MATCH ?"
         found = _ids(self._connection.execute(query, (f"{{{' '.join(names)}}} : {match(term.words)}",)))
         for word in term.words:
