@@ -31,8 +31,9 @@ from PIL import Image
 
 from anytag.data.rows import Row, read_rows
 from anytag.library.compare import products
+from anytag.library.hits import SAME
 from anytag.library.library import Library
-from anytag.library.search import SAME, Searcher, match
+from anytag.library.search import Searcher, match
 from anytag.library.vectors import keep, vector_file
 from anytag.reranking import weights_of
 from anytag.retriever import Retriever

@@ -117,6 +117,9 @@ def test_a_dry_run_writes_nothing(place: Path, model: Path) -> None:
         (["list"], "There is no library"),
         (["sync"], "has no folder yet"),
         (["sync", "nowhere"], "is not there, and is not in the library"),
+        (["sync", ""], "an empty name was given"),
+        (["sync", "photos/0.jpg"], "is a file: name the folder"),
+        (["sync", "photos", "--database", "photos/new.jpg"], "suffix of a photo"),
         (["forget"], "one of the two"),
         (["forget", "--gone", "x"], "one of the two"),
         (["export", "photos/0.jpg"], "suffix of a photo"),
@@ -126,7 +129,7 @@ def test_wrong_use_says_what_to_do(
     place: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], says: str
 ) -> None:
     monkeypatch.chdir(place)
-    done = run("library", *arguments, "--database", place / "l.db")
+    done = run("library", arguments[0], "--database", place / "l.db", *arguments[1:])
     assert done.exit_code == 2 and says in done.stderr and "Traceback" not in done.stderr
 
 

@@ -15,11 +15,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from anytag.errors import AnytagError, LibraryError, VocabularyError
-from anytag.library import search as module
+from anytag.library import hits as module
 from anytag.library import words
 from anytag.library.compare import products
 from anytag.library.filters import Filters
-from anytag.library.search import Found, Searcher
+from anytag.library.hits import Found
+from anytag.library.search import Searcher
 from anytag.library.sentences import SentenceReader
 from anytag.library.vectors import keep, vector_file
 from anytag.reranking import weights_of

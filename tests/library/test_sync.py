@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +17,9 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from anytag import Library, LibraryError, Tagger
-from anytag.library import look
+from anytag.library import look, previews
 from anytag.library.vectors import vector_file
-from tests.libraries import CountedRuntime, counted, rows, states, tick, write_photo
+from tests.libraries import CountedRuntime, counted, picture, rows, states, tick, write_photo
 from tests.tiny import make_tiny_model
 
 Made = tuple[Tagger, CountedRuntime]
@@ -285,7 +286,7 @@ def test_a_photo_that_cannot_be_read_is_tried_again_and_keeps_its_tags(
     tick(folder / "sub0/0.jpg")
     whole = look._whole
 
-    def refused(path: str, row: look.Waiting, *, is_raw: bool) -> bytes | None:
+    def refused(path: str, row: look.Waiting) -> bytes | None:
         raise PermissionError(13, "Permission denied", path)
 
     monkeypatch.setattr(look, "_whole", refused)
@@ -369,6 +370,31 @@ def test_a_raw_and_its_jpeg_are_one_photo(library: Library, folder: Path, made: 
     (folder / "sub0/0.jpg").unlink()
     report = library.sync(folder, tagger=made[0])
     assert library.find(raw).pair is None and library.find(raw).state == "done" and report.photos == 6
+
+
+def raf(jpeg: bytes) -> bytes:
+    """A RAW file of Fujifilm's as far as its preview."""
+    head = b"FUJIFILMCCD-RAW 0201FF129502" + b"FinePix test".ljust(32, b"\0") + b"0100".ljust(24, b"\0")
+    return head + struct.pack(">II", 160, len(jpeg)).ljust(160 - len(head), b"\0") + jpeg
+
+
+@pytest.mark.skipif(shutil.which("exiftool") is None, reason="exiftool reads the preview")
+def test_a_raw_of_another_kind_is_read_by_its_preview_once_exiftool_is_there(
+    library: Library, folder: Path, made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture(80, size=(800, 600)).save(folder / "x.jpg")
+    (folder / "dsc.raf").write_bytes(raf((folder / "x.jpg").read_bytes()))
+    (folder / "none.raf").write_bytes(raf(b"no preview"))
+    with monkeypatch.context() as without:
+        without.setattr(previews, "is_there", lambda: False)
+        assert library.sync(folder, tagger=made[0]).failed == 2
+        assert "install exiftool" in str(library.find(folder / "dsc.raf").error)
+        assert library.sync(folder, tagger=made[0]).failed == 0
+    report = library.sync(folder, tagger=made[0])
+    assert (report.tagged, report.failed) == (1, 1)
+    assert (library.find(folder / "dsc.raf").width, library.find(folder / "dsc.raf").state) == (800, "done")
+    assert "RAW" in str(library.find(folder / "none.raf").error)
+    assert library.sync(folder, tagger=made[0]).is_good
 
 
 @needs_links

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
-from anytag.cli import options, paths, sinks, stream
+from anytag._io import refuse_photo_name
+from anytag.cli import options, sinks, stream
 from anytag.cli.writers import complain
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def opened(database: Path | None) -> Iterator[Library]:
 
 
 @click.command("sync")
-@click.argument("folders", metavar="[FOLDER]...", nargs=-1, type=paths.PATH)
+@click.argument("folders", metavar="[FOLDER]...", nargs=-1, type=click.Path())
 @database
 @click.option(
     "--exclude",
@@ -145,6 +146,7 @@ def _library(database: Path | None, *, dry_run: bool) -> Iterator[Library]:
     from anytag.library.library import Library, default_path
 
     path = database or default_path()
+    refuse_photo_name(path)
     with tempfile.TemporaryDirectory() as scratch:
         if dry_run and not path.exists():
             path = Path(scratch, path.name)

@@ -33,8 +33,8 @@ class Filters:
         before: taken earlier. A photo without a date is neither.
     """
 
-    tags: tuple[str, ...] = ()
-    exclude_tags: tuple[str, ...] = ()
+    tags: Sequence[str] = ()
+    exclude_tags: Sequence[str] = ()
     folder: str | os.PathLike[str] | None = None
     after: str | None = None
     before: str | None = None
@@ -55,10 +55,12 @@ class Filters:
             find: the id of the tag that a name means, None where the vocabulary has none.
 
         Raises:
-            LibraryError: a date is none.
+            LibraryError: a date is none, or a name.
         """
         said, values = [], list[object]()
         for names, negated in ((self.tags, ""), (self.exclude_tags, "NOT ")):
+            if isinstance(names, str):
+                raise LibraryError(f"tags is the single text {names!r}: expected a list, such as [{names!r}]")
             for name in names:
                 condition, given = _tagged(name, find(name))
                 said.append(negated + condition)

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from anytag._io import identity
 from anytag.batching import batches
 from anytag.errors import LibraryError
-from anytag.library import words
+from anytag.library import previews, words
 from anytag.library.database import Database
 from anytag.library.look import CONTENT_ERRORS, Event, Look, Model
 from anytag.library.scan import Found, Root, Scan, below, name_of, signed
@@ -114,7 +114,10 @@ class Sync:
         self.report = Report()
         self.total = 0
         self.found = Found()
+        folders = list(folders)
         self._database, self._folders = database, [os.path.abspath(os.fspath(one)) for one in folders]  # noqa: PTH100
+        if any(os.fspath(one) == "" for one in folders):
+            raise LibraryError("an empty name was given: expected a folder")
         self._walk = Walk(pattern(exclude), follow=follow, takes_raw=True)
         self._accept = accept_missing
         self._roots: list[Root] = []
@@ -233,6 +236,8 @@ class Sync:
                     return root._replace(top=folder)
                 if (here := identity(folder)) is not None and here == identity(root.path):
                     return root
+            if os.path.isfile(folder):  # noqa: PTH113
+                raise LibraryError(f"{folder} is a file: name the folder it lies in")
             if not os.path.isdir(folder):  # noqa: PTH112
                 raise LibraryError(
                     f"the folder {folder} is not there, and is not in the library: correct the name"
@@ -263,15 +268,15 @@ class Sync:
         return Root(number, folder, folder, None)
 
     def _retry_extras(self) -> None:
-        """Photos that failed for want of a package wait again, once it is there."""
-        for extra, package in _EXTRAS.items():
-            if find_spec(package) is not None:
-                with self._database.transaction() as connection:
-                    connection.execute(
-                        "UPDATE photos SET state = 'waiting' WHERE state = 'failed' "
-                        "AND error_type = 'MissingExtraError' AND error_message LIKE ?",
-                        (f"%anytag[{extra}]%",),
-                    )
+        """Photos that failed for want of a package or a tool wait again, once it is there."""
+        there = [f"%anytag[{extra}]%" for extra, package in _EXTRAS.items() if find_spec(package) is not None]
+        there += [f"%{previews.TOOL}%"] if previews.is_there() else []
+        with self._database.transaction() as connection:
+            connection.executemany(
+                "UPDATE photos SET state = 'waiting' WHERE state = 'failed' "
+                "AND error_type IN ('MissingExtraError', 'MissingToolError') AND error_message LIKE ?",
+                ((pattern,) for pattern in there),
+            )
 
     def _ranges(self) -> tuple[str, list[object]]:
         """What is below the folders that are walked, for a query."""
@@ -286,7 +291,7 @@ class Sync:
             row[0]
             for row in self._database.query(
                 f"SELECT id FROM photos WHERE {where} AND pair IS NULL AND (state = 'waiting' OR "
-                "(state = 'failed' AND error_type NOT IN (?, ?))) ORDER BY path",
+                "(state = 'failed' AND error_type NOT IN (?, ?, ?))) ORDER BY path",
                 [*values, *CONTENT_ERRORS],
             )
         ]
