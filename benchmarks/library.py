@@ -169,7 +169,7 @@ class Bench:
         killed, whole, dice = self.fresh("killed"), self.fresh("whole"), random.Random(0)
         self.sync(photos, whole)
         costs = [
-            self._killed(photos, killed, dice.uniform(0, 2 * self.few / 20), dice.random() / 50)
+            self._killed(photos, killed, dice.uniform(0, self.few / 30), dice.random() / 50)
             for _ in range(20)
         ]
         kept = len(_rows(killed))

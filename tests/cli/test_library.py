@@ -154,7 +154,9 @@ def test_captions_are_written_on_request(place: Path) -> None:
     (place / "photos").mkdir()
     shutil.copy(photo, place / "photos")
     database = ("--database", place / "l.db")
-    assert run("library", "sync", place / "photos", "--captions", *database).exit_code == 0
+    assert run("library", "sync", place / "photos", *database).stdout == "1 photos: 1 new, 1 tagged\n"
+    for count in ("1 unchanged, 1 tagged", "1 unchanged"):
+        assert run("library", "sync", "--captions", *database).stdout == f"1 photos: {count}\n"
     with Library.open(place / "l.db") as library:
         (one,) = library.photos()
         assert one.caption and library.database.query("SELECT caption FROM words") == [(one.caption,)]

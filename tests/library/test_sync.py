@@ -358,6 +358,33 @@ def test_a_new_tagging_that_is_stopped_goes_on_and_the_old_tags_stay(
     assert library.sync(folder, tagger=other, retag=True).tagged == 4
 
 
+def test_another_model_has_vectors_of_its_own_and_those_of_the_old_go_with_it(
+    library: Library, folder: Path, made: Made, tmp_path: Path
+) -> None:
+    library.sync(folder, tagger=made[0])
+    other, _ = counted(make_tiny_model(tmp_path / "other", width=12, seed=3))
+    vectors = library.database.path.with_name("library.db.vectors")
+    old = [path.name for path in vectors.iterdir()]
+    write_photo(folder / "new.jpg", 70)
+    assert library.sync(folder, tagger=other).tagged == 1
+    assert len(list(vectors.iterdir())) == 2 and len(library.status().models) == 2
+    assert library.sync(folder, tagger=other, retag=True).tagged == 6
+    (left,) = (path.name for path in vectors.iterdir())
+    assert left not in old and (vectors / left).stat().st_size == 7 * 12 * 4
+    assert sorted(photo.slot or 0 for photo in library.photos()) == list(range(7))
+
+
+@needs_links
+def test_a_name_that_differs_in_case_alone_is_a_move_where_the_disk_ignores_case(
+    library: Library, folder: Path, made: Made
+) -> None:
+    library.sync(folder, tagger=made[0])
+    (folder / "sub0").rename(folder / "SUB0")
+    (folder / "sub0").symlink_to("SUB0")  # the old names still lead to the files, as on such a disk
+    report = library.sync(folder, tagger=made[0])
+    assert (report.moved, report.tagged, report.gone, len(states(library))) == (3, 0, 0, 6)
+
+
 def test_a_raw_and_its_jpeg_are_one_photo(library: Library, folder: Path, made: Made) -> None:
     raw = folder / "sub0/0.NEF"
     shutil.copy(folder / "sub0/0.jpg", raw)

@@ -82,7 +82,7 @@ def opened(database: Path | None) -> Iterator[Library]:
 @click.option(
     "--retag", is_flag=True, help="Tag anew what another model or vocabulary tagged; may be interrupted."
 )
-@click.option("--captions", is_flag=True, help="Write captions, too.")
+@click.option("--captions", is_flag=True, help="Write captions, also of photos that have none yet.")
 @click.option(
     "--format",
     "format_",
@@ -136,7 +136,9 @@ def command(
                 events = sync.rehearse()
             else:
                 sync.scan()
-                events = sync.look(load, retag=retag, batch_size=batch_size, workers=workers)
+                events = sync.look(
+                    load, retag=retag, captions=captions, batch_size=batch_size, workers=workers
+                )
             _run(sync, events, sink, format_)
 
 

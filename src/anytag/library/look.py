@@ -68,6 +68,7 @@ class Waiting(NamedTuple):
     mtime_ns: int
     picture: bytes | None
     model: int | None
+    has_caption: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +134,14 @@ class Look:
         return found
 
     def _rows(self, ids: Sequence[int]) -> list[Waiting]:
-        marks = ", ".join("?" * len(ids))
-        rows = self._database.query(
-            f"SELECT id, path, size, mtime_ns, picture, model FROM photos WHERE id IN ({marks})",
-            ids,
-        )
-        return [Waiting(*row) for row in rows]
+        columns = "id, path, size, mtime_ns, picture, model, caption IS NOT NULL"
+        found = (self._database.query(f"SELECT {columns} FROM photos WHERE id = ?", (one,)) for one in ids)
+        return [Waiting(*row) for rows in found for row in rows]
+
+    def _is_known(self, row: Waiting, picture: bytes) -> bool:
+        """Has a row all that is wanted of this picture?"""
+        is_current = row.model is not None and (not self._again or row.model == self._model.id)
+        return is_current and row.picture == picture and (not self._model.captioner or bool(row.has_caption))
 
     def _read(self, row: Waiting) -> tuple[_Seen, bytes | None]:
         """What a photo's file tells, and its bytes where the network must see it."""
@@ -156,8 +159,7 @@ class Look:
             return _Seen(row, "waits"), None
         picture, taken = fingerprint(data)
         seen = _Seen(row, "unchanged", picture, taken)
-        is_known = row.model is not None and (not self._again or row.model == self._model.id)
-        if is_known and row.picture == picture:
+        if self._is_known(row, picture):
             return seen, None
         if self._twin(row, picture) is not None:
             return replace(seen, action="copied"), None
@@ -204,8 +206,9 @@ class Look:
         """A row that tells all of a picture: id, path, and whether its file has gone, so that this is it."""
         found = self._database.query(
             "SELECT p.id, p.path, r.path, model FROM photos p JOIN roots r ON r.id = p.root "
-            "WHERE picture = ? AND p.id != ? AND model IS NOT NULL AND error_type IS NULL",
-            (picture, row.id),
+            "WHERE picture = ? AND p.id != ? AND model IS NOT NULL AND error_type IS NULL "
+            "AND (caption IS NOT NULL) >= ?",
+            (picture, row.id, self._model.captioner is not None),
         )
         twins = [
             (photo, path, os.path.isdir(root) and not os.path.lexists(path), model)  # noqa: PTH112

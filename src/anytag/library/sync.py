@@ -30,6 +30,7 @@ from anytag.library.database import Database
 from anytag.library.look import CONTENT_ERRORS, Event, Look, Model
 from anytag.library.scan import Found, Root, Scan, below, name_of, signed
 from anytag.library.turn import turn
+from anytag.library.vectors import tidy
 from anytag.results import Failure
 from anytag.walk import Walk, pattern
 
@@ -151,6 +152,7 @@ class Sync:
         load: Callable[[], Looker],
         *,
         retag: bool = False,
+        captions: bool = False,
         batch_size: int = 8,
         workers: int | None = None,
     ) -> Generator[Event, None, None]:
@@ -160,16 +162,17 @@ class Sync:
             load: gives what tags, and is called only where there is something to look at.
             retag: also photos that another model or vocabulary tagged; the old tags stay until the new are
                 there, and the next sync with this goes on.
+            captions: also photos that have none; `load` gives what writes them.
             batch_size: photos that go through the network together, and that a kill may cost.
             workers: threads; by default one a usable core.
         """
-        ids = self._waiting()
+        ids = [*self._waiting(), *(self._done("caption IS NULL") if captions else ())]
         if not ids and not retag:
             return self._counted(())
         tagger, captioner = load()
         model = self._model(tagger, captioner)
         if retag:
-            ids = sorted({*ids, *self._of_other_models(model.id)})
+            ids = list(dict.fromkeys([*ids, *self._done("model IS NOT ?", model.id)]))
         self.total = len(ids)
         look = Look(self._database, model, again=retag)
         return self._counted(look.run(ids, batch_size=batch_size, workers=workers))
@@ -209,6 +212,9 @@ class Sync:
                 _note_device(connection, root)
         report.gone, report.kept = len(gone), len(missing) if report.refused else 0
         report.photos = self._count("state != 'gone' AND pair IS NULL")
+        used = self._database.query("SELECT weights FROM models WHERE id IN (SELECT model FROM photos)")
+        if report.tagged:
+            tidy(self._database.path, [weights for (weights,) in used])
         return report
 
     def _resolve(self) -> tuple[list[Root], list[Root]]:
@@ -296,10 +302,10 @@ class Sync:
             )
         ]
 
-    def _of_other_models(self, model: int) -> list[int]:
+    def _done(self, what: str, *given: object) -> list[int]:
         where, values = self._ranges()
-        query = f"SELECT id FROM photos WHERE {where} AND pair IS NULL AND state = 'done' AND model IS NOT ?"
-        return [row[0] for row in self._database.query(query, [*values, model])]
+        query = f"SELECT id FROM photos WHERE {where} AND pair IS NULL AND state = 'done' AND {what}"
+        return [row[0] for row in self._database.query(query, [*values, *given])]
 
     def _model(self, tagger: Tagger, captioner: Captioner | None) -> Model:
         from anytag.reranking import weights_of
