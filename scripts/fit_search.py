@@ -4,9 +4,9 @@
 
 Photos and captions are those of `flickr8k`, split `dev`, in ROWS; other sources' captions are sentences of
 which a thing is in none of the photos. First two lines are fitted through the decoder's own answers: of the
-first pass's logits for tags, and of products with words. Then sentences are asked of a library of the photos, of
-which about half fit one and half none (tags that no caption names beside one that some name, foreign captions,
-abstract words), and a logistic regression on the best photo's fit and the number of terms tells them apart.
+first pass's logits for tags, and of products with words. Then sentences are asked of a library of the photos:
+about half fit one and half none (tags that no caption names, alone and beside one that some name, foreign
+captions, abstract words), and logistic regressions on the best photo's product or fit tell them apart.
 Judge on other photos: `benchmarks/search.py`.
 """
 
@@ -15,10 +15,12 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +30,12 @@ from anytag.data.rows import Row, read_rows
 from anytag.library.library import Library
 from anytag.library.search import Searcher
 from anytag.library.sentences import SentenceReader
+from anytag.library.vectors import vector_file
 from anytag.models.card import SearchFit
 from anytag.models.folder import ModelFolder
 from anytag.models.registry import resolve
 from anytag.parsing import Parser
+from anytag.reranking import weights_of
 from anytag.retriever import Retriever
 from anytag.vocabulary import Vocabulary
 
@@ -85,53 +89,57 @@ def lines(
     return SearchFit(*rounded)
 
 
-def queries(rows: Sequence[Row], others: Sequence[Row], vocabulary: Vocabulary) -> Iterator[tuple[str, bool]]:
-    """Sentences, and whether a photo of `rows` fits."""
-    parser, choose = Parser(vocabulary=vocabulary), random.Random(0)
-    named: Counter[str] = Counter()
-    for row in rows:
-        named.update({tag.name for caption in row.captions for tag in parser.parse(caption)})
-    for number, above in enumerate(vocabulary.broader):
-        if named[list(vocabulary)[number].name]:
-            named.update(list(vocabulary)[place].name for place in above)
-    things = [tag.name for tag in vocabulary if tag.kind in ("object", "scene")]
-    absent, there = [name for name in things if not named[name]], [name for name in things if named[name] > 1]
-    for name in choose.sample(absent, min(len(absent), 700)):
-        yield (
-            choose.choice(["a {} next to a {}", "a {} and a {}", "{} with {}"]).format(
-                name, choose.choice(there)
-            ),
-            False,
-        )
-    foreign = [caption for row in others for caption in row.captions[:1]]
-    is_absent = set(absent)
-    strange = (one for one in foreign if any(tag.name in is_absent for tag in parser.parse(one)))
-    yield from ((caption, False) for _, caption in zip(range(600), strange, strict=False))
+@dataclass(frozen=True)
+class Named:
+    """What captions name of a vocabulary's things: nothing, and more than once."""
+
+    parser: Parser
+    absent: tuple[str, ...]
+    there: tuple[str, ...]
+
+    @classmethod
+    def by(cls, rows: Sequence[Row], vocabulary: Vocabulary) -> Named:
+        parser, tags, named = Parser(vocabulary=vocabulary), list(vocabulary), Counter[str]()
+        for row in rows:
+            named.update({tag.name for caption in row.captions for tag in parser.parse(caption)})
+        for tag, above in zip(tags, vocabulary.broader, strict=True):
+            if named[tag.name]:
+                named.update(tags[place].name for place in above)
+        things = [tag.name for tag in tags if tag.kind in ("object", "scene")]
+        absent = tuple(name for name in things if not named[name])
+        return cls(parser, absent, tuple(name for name in things if named[name] > 1))
+
+
+Asked = Iterator[tuple[str, bool]]
+"""Sentences, and whether a photo fits."""
+
+
+def single(named: Named, choose: random.Random) -> Asked:
+    """Sentences that are one tag."""
+    for names, is_there in ((named.absent, False), (named.there, True)):
+        for name in names:
+            yield choose.choice(("{}", "a {}", "a photo of a {}", "{}s")).format(name), is_there
+
+
+def several(rows: Sequence[Row], others: Sequence[Row], named: Named, choose: random.Random) -> Asked:
+    """Sentences with several terms."""
+    frames = ("a {} next to a {}", "a {} and a {}", "{} with {}")
+    for name in choose.sample(named.absent, min(len(named.absent), 700)):
+        yield choose.choice(frames).format(name, choose.choice(named.there)), False
+    absent, foreign = set(named.absent), (row.captions[0] for row in others)
+    strange = (one for one in foreign if any(tag.name in absent for tag in named.parser.parse(one)))
+    yield from ((caption, False) for caption in islice(strange, 600))
     for _ in range(300):
-        yield (
-            choose.choice(["the {} of {}", "{} and {}", "a {} in the {}"]).format(
-                *choose.sample(_ABSTRACT, 2)
-            ),
-            False,
-        )
+        yield "the {} of {}".format(*choose.sample(_ABSTRACT, 2)), False
     for row in choose.sample(list(rows), min(len(rows), 800)):
         caption = choose.choice(row.captions)
         yield caption, True
-        tags = [tag.name for tag in parser.parse(caption) if tag.kind in ("object", "scene")]
+        tags = [tag.name for tag in named.parser.parse(caption) if tag.kind in ("object", "scene")]
         if len(tags) > 1:
-            yield (
-                choose.choice(["a {} and a {}", "{} {}", "a {} with a {}"]).format(*choose.sample(tags, 2)),
-                True,
-            )
+            yield choose.choice(frames).format(*choose.sample(tags, 2)), True
 
 
-def known(searcher: Searcher, text: str) -> tuple[int, int]:
-    """How many terms of a sentence the model knows, of how many."""
-    terms = searcher.reader.read(text).terms
-    return sum(term.column is not None or term.tag is not None for term in terms), len(terms)
-
-
-def logistic(features: Floats, fits: npt.NDArray[np.bool_], steps: int = 50) -> Floats:
+def logistic(features: Floats, fits: npt.NDArray[np.bool_], steps: int = 50) -> list[float]:
     """Weights, the bias last, by Newton's method; both answers weigh the same."""
     rows = np.column_stack([features, np.ones(len(features))])
     share = np.where(fits, 0.5 / fits.mean(), 0.5 / (1 - fits.mean()))
@@ -139,10 +147,35 @@ def logistic(features: Floats, fits: npt.NDArray[np.bool_], steps: int = 50) -> 
     for _ in range(steps):
         said = 1 / (1 + np.exp(-rows @ weights))
         slope = rows.T @ (share * (said - fits))
-        weights -= np.linalg.solve(
-            (rows.T * (share * said * (1 - said))) @ rows + 1e-6 * np.eye(len(weights)), slope
-        )
-    return weights.astype(np.float32)
+        bend = (rows.T * (share * said * (1 - said))) @ rows
+        weights -= np.linalg.solve(bend + 1e-6 * np.eye(len(weights)), slope)
+    return [round(float(weight), 2) for weight in weights]
+
+
+def fitted(searcher: Searcher, vectors: Floats, fit: SearchFit, *, one: Asked, more: Asked) -> SearchFit:
+    """The lines of sentences with one term, and with several, by the best photo of each; says how well."""
+    singles = []
+    for text, fits in one:
+        query = searcher.reader.read(text).query
+        if query is not None:
+            singles.append((float((vectors @ query).max()), fits))
+    whole = np.array(singles)
+    whole_scale, whole_bias = logistic(whole[:, :1], whole[:, 1] > 0)
+    found = []
+    for text, fits in more:
+        terms = searcher.reader.read(text).terms
+        known = sum(term.column is not None for term in terms)
+        if known and len(terms) > 1:
+            found.append((float(searcher.log_odds(text)[1].max()), known, fits))
+    table = np.array(found)
+    scale, per_term, bias = logistic(table[:, :2], table[:, 2] > 0)
+    right = (table[:, :2] @ [scale, per_term] + bias >= 0) == (table[:, 2] > 0)
+    for answer, name in ((1, "that fit a photo"), (0, "that fit none")):
+        some = table[:, 2] == answer
+        print(f"{some.sum()} sentences {name}: {right[some].mean():.3f} told rightly", file=sys.stderr)
+    return replace(
+        fit, scale=scale, per_term=per_term, bias=bias, whole_scale=whole_scale, whole_bias=whole_bias
+    )
 
 
 def main() -> None:
@@ -158,26 +191,21 @@ def main() -> None:
     others = [row for row in every if row.source != "flickr8k"]
     photos = [args.rows.parent / row.image for row in rows]
     retriever = Retriever.load(args.model, device="cpu")
+    vocabulary, choose = retriever.tagger.vocabulary, random.Random(0)
     fit = lines(retriever, args.model, photos[:300], [row.captions[0] for row in rows][:_CAPTIONS])
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work, "photos")
         folder.mkdir()
         for photo in photos:
             (folder / photo.name).symlink_to(photo.resolve())
-        library = Library.open(Path(work, "library.db"))
-        library.sync(folder, tagger=retriever.tagger, workers=1)
-        searcher = Searcher(library, args.model, fit=fit)
-        asked = list(queries(rows, others, retriever.tagger.vocabulary))
-        found = [(searcher.log_odds(text)[1].max(), *known(searcher, text), fits) for text, fits in asked]
-        library.close()
-    several = np.array([(best, seen, fits) for best, seen, terms, fits in found if seen and terms > 1])
-    scale, per_term, bias = logistic(several[:, :2], several[:, 2] > 0).tolist()
-    fit = replace(fit, scale=round(scale, 2), per_term=round(per_term, 2), bias=round(bias, 2))
+        with Library.open(Path(work, "library.db")) as library:
+            library.sync(folder, tagger=retriever.tagger, workers=1)
+            searcher, named = Searcher(library, args.model, fit=fit), Named.by(rows, vocabulary)
+            card = searcher.reader.card
+            vectors = vector_file(library.database.path, weights_of(card), card.width).map()
+            one, more = single(named, choose), several(rows, others, named, choose)
+            fit = fitted(searcher, vectors, fit, one=one, more=more)
     print(json.dumps({"search": asdict(fit)}, indent=2))
-    right = (several[:, :2] @ [scale, per_term] + bias >= 0) == (several[:, 2] > 0)
-    for answer, name in ((1, "that fit a photo"), (0, "that fit none")):
-        some = several[:, 2] == answer
-        print(f"{some.sum()} sentences {name}: {right[some].mean():.3f} told rightly")
 
 
 if __name__ == "__main__":

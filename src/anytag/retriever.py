@@ -1,8 +1,8 @@
 """Photos found by a sentence, and sentences by a photo.
 
 Photos are embedded once and ranked for as many sentences as you like, in two passes: vectors are compared,
-which costs next to nothing, and the likely photos are looked at. Who looks, `anytag.reranking` says; where
-what the model saw is kept, `anytag.gallery`.
+which costs next to nothing, and the likely photos are re-ranked: by whom, `anytag.reranking` says; where
+what the model saw is kept, `anytag.gallery`. Photos that are in a library are searched by `anytag.library`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from anytag.scoring import sigmoid
 from anytag.tagger import Encoded, Tagger
 
 SHORTLIST = 256
-"""Photos that are looked at for a text by default, as ALBEF does on COCO."""
+"""Photos that are re-ranked for a text by default, as ALBEF does on COCO."""
 _BLOCK = 4096  # vectors that are compared at once
 
 
@@ -141,9 +141,9 @@ class Retriever:
         return Ranking(self, texts, self._judge, self._read(texts), top_k=top_k, shortlist=shortlist)
 
     def score(self, gallery: Gallery, texts: Sequence[str], *, shortlist: int = SHORTLIST) -> Floats:
-        """How well every text fits every photo: float32 N×M, probabilities of pairs that were looked at.
+        """How well every text fits every photo: float32 N×M, probabilities of pairs that were scored.
 
-        The tag decoder looks at all. The matching head looks at each text's `shortlist` likeliest photos and
+        The tag decoder scores all. The matching head scores each text's `shortlist` likeliest photos and
         at each photo's likeliest texts; the other pairs score from -1 to 0, as the contrast ranks them.
 
         Raises:
@@ -169,9 +169,9 @@ class Retriever:
 
         Args:
             top_k: at most so many; None for all.
-            shortlist: photos that are looked at, `top_k` at least, chosen by their vectors, which costs next
+            shortlist: photos that are re-ranked, `top_k` at least, chosen by their vectors, which costs next
                 to nothing. With as many as there are photos the ranking is exact. RAM's and RAM++'s vectors
-                tell nothing, so there every photo is looked at.
+                tell nothing, so there every photo is scored.
         """
         self._check(gallery)
         _check_counts(top_k, shortlist)
@@ -207,13 +207,13 @@ class Retriever:
         return logits
 
     def probabilities(self, logits: Floats) -> Floats:
-        """What logits of looks say, in [0, 1]; any shape."""
+        """What logits say, in [0, 1]; any shape."""
         line = self._judge.line
         return sigmoid(line.scale * logits + line.bias).astype(np.float32)
 
 
 class _Seen(NamedTuple):
-    """A photo that a text was held against: how near its vector is, and the logit of the look."""
+    """A photo that a text was held against: how near its vector is, and the logit of the pair."""
 
     near: float
     logit: float
@@ -224,8 +224,8 @@ class _Seen(NamedTuple):
 class Ranking:
     """Photos ranked for texts as they come; of a photo that is not among the likely ones nothing is kept.
 
-    A photo is looked at when it comes, if its vector is among the nearest so far. So what is kept at the end
-    are the looks that `Retriever.rank` takes, in memory that does not grow with the photos.
+    A photo is scored when it comes, if its vector is among the nearest so far. So what is kept at the end
+    are the scores that `Retriever.rank` takes, in memory that does not grow with the photos.
     """
 
     def __init__(
@@ -240,7 +240,7 @@ class Ranking:
     ) -> None:
         self._retriever, self._texts, self._judge, self._asked = retriever, texts, judge, asked
         self._top_k = top_k
-        # where vectors tell nothing, looks choose, and no more are kept than are shown
+        # where vectors tell nothing, scores choose, and no more are kept than are shown
         count = None if top_k is None else max(shortlist, top_k) if judge.has_embeddings else top_k
         self._count: int | None = count
         self._seen: list[list[_Seen]] = [[] for _ in texts]

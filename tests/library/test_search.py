@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +15,14 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from anytag.errors import AnytagError, LibraryError, VocabularyError
-from anytag.library import search as module
+from anytag.library import hits as module
 from anytag.library import words
 from anytag.library.compare import products
 from anytag.library.filters import Filters
-from anytag.library.search import Found, Searcher
+from anytag.library.hits import Found
+from anytag.library.search import Searcher
 from anytag.library.sentences import SentenceReader
-from anytag.library.vectors import vector_file
+from anytag.library.vectors import keep, vector_file
 from anytag.reranking import weights_of
 from tests.library.shelf import FOLDER, VOCABULARY, WIDTH, Floats, Shelf
 
@@ -36,7 +38,11 @@ def shelf(tmp_path: Path) -> Iterator[Shelf]:
 
 
 def vector(seed: int) -> Floats:
-    return np.random.default_rng(seed).normal(0, 0.8, WIDTH).astype(np.float32)
+    """One of its own, which has nothing against a dog."""
+    noise = np.random.default_rng(seed).normal(0, 0.8, WIDTH)
+    query = READER.read("a dog").query
+    assert query is not None
+    return np.asarray(noise + query * (12 - noise @ query) / (query @ query), np.float32)
 
 
 def fitting(text: str, product: float = 6.0) -> Floats:
@@ -206,6 +212,20 @@ def test_a_tag_of_a_filter_may_be_a_keyword_and_what_people_said(shelf: Shelf) -
     assert names(shelf.library.search(exclude_tags=["dog", "straße"])) == ["2.jpg"]
 
 
+def test_tags_of_another_vocabulary(shelf: Shelf) -> None:
+    """As `sync` with a vocabulary of the user's own gives them: the model knows no such id."""
+    number = shelf.add("1.jpg", vector(1))
+    shelf.add("2.jpg", vector(2))
+    with shelf.library.database.transaction() as connection:
+        connection.execute("INSERT INTO tags VALUES (?, 'own:Zirbelstube', 'Zirbelstube', 0.7)", (number,))
+        words.rewrite(connection, [number])
+    assert names(shelf.library.search("zirbelstube")) == ["1.jpg"]
+    assert names(shelf.library.search(tags=["zirbelstube"])) == ["1.jpg"]
+    assert names(shelf.library.search(exclude_tags=["zirbelstube"])) == ["2.jpg"]
+    shelf.library.reject(shelf.path / "1.jpg", "Zirbelstube")
+    assert names(shelf.library.search(tags=["zirbelstube"])) == []
+
+
 @pytest.mark.parametrize("date", ["", "yesterday", "2024-13", "2024-02-30", "24", "2024-05-31T25:00", "0"])
 def test_a_date_that_is_none_is_named(shelf: Shelf, date: str) -> None:
     with pytest.raises(LibraryError, match="is no date"):
@@ -220,7 +240,7 @@ def test_wrong_use_is_named(shelf: Shelf, wrong: dict[str, object]) -> None:
         shelf.library.search(**{"text": "a dog", **wrong})  # type: ignore[arg-type]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.one_of(
         st.text(min_size=1, max_size=60),
@@ -366,16 +386,12 @@ def test_a_photo_whose_place_was_given_away_meanwhile_is_passed_over(
 
     def meanwhile(self: Searcher, *given: object) -> object:
         found = keys(self, *given)  # type: ignore[arg-type]
-        other = Shelf.__new__(Shelf)
-        other.__dict__.update(shelf.__dict__)
         thread = threading.Thread(target=change)
         thread.start()
         thread.join()
         return found
 
     def change() -> None:
-        import sqlite3
-
         with sqlite3.connect(shelf.library.database.path) as connection:
             connection.execute("UPDATE photos SET slot = 9 WHERE name = '1.jpg'")
 
@@ -383,6 +399,45 @@ def test_a_photo_whose_place_was_given_away_meanwhile_is_passed_over(
     assert names(searcher.search("a dog")) == ["2.jpg"]
     monkeypatch.undo()
     assert names(searcher.search("a dog")) == ["1.jpg", "2.jpg"], "and the next search sees it"
+
+
+def test_searches_while_another_process_writes_see_one_state(shelf: Shelf) -> None:
+    """Photos go and others take their places in the vector file; each name says what its vector is."""
+    probe = vector(1)
+    for number in range(40):
+        shelf.add(f"near {number}.jpg", probe)
+    path, weights, stop = shelf.library.database.path, weights_of(FOLDER.card), threading.Event()
+
+    def write() -> None:
+        connection = sqlite3.connect(path, isolation_level=None)
+        for number in range(40):
+            if stop.is_set():
+                break
+            (shelf.path / f"far {number}.jpg").touch()
+            connection.execute("DELETE FROM photos WHERE slot = ?", (number,))
+            keep(path, weights, [number], [-probe])
+            connection.execute(
+                "INSERT INTO photos (root, path, name, size, mtime_ns, device, inode, state, model, slot) "
+                "VALUES (1, ?, ?, 0, 0, 0, 0, 'done', 1, ?)",
+                (os.fsencode(shelf.path / f"far {number}.jpg"), f"far {number}.jpg", number),
+            )
+        connection.close()
+
+    searcher = Searcher(shelf.library)
+    searcher._like = lambda photo: (probe, [])  # type: ignore[method-assign]
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        while writer.is_alive():
+            found = searcher.search(like="probe", top_k=None, fold=False)
+            for hit in found:
+                assert (hit.score > 0) == Path(hit.photo.path).name.startswith("near"), hit
+    finally:
+        stop.set()
+        writer.join()
+    assert {name.split()[0] for name in names(searcher.search(like="probe", top_k=None, fold=False))} == {
+        "far"
+    }
 
 
 def test_what_is_remembered_of_the_library_follows_it(shelf: Shelf) -> None:

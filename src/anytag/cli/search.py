@@ -12,7 +12,7 @@ from anytag.cli import library_sync, lists, outputs, paths, sinks, writers
 from anytag.cli.journal import one_line
 
 if TYPE_CHECKING:
-    from anytag.library.search import Found, Hit
+    from anytag.library.hits import Found, Hit
 
 _FORMATS = ("text", "jsonl")
 

@@ -14,9 +14,9 @@ from anytag.library.scan import below
 _DATE = re.compile(r"(\d{4})(?:-(\d\d?)(?:-(\d\d?)(?:[T ](\d\d):(\d\d)(?::(\d\d))?)?)?)?")
 
 _TAGGED = """p.id IN (
-SELECT photo FROM tags WHERE tag = ? EXCEPT
-SELECT photo FROM decisions WHERE tag = ? AND kind = 'rejected' UNION
-SELECT photo FROM decisions WHERE kind != 'rejected' AND (tag = ? OR folded(name) IN ({names})) UNION
+SELECT photo FROM tags WHERE {is_it} EXCEPT
+SELECT photo FROM decisions WHERE kind = 'rejected' AND {is_it} UNION
+SELECT photo FROM decisions WHERE kind != 'rejected' AND ({is_it} OR folded(name) = ?) UNION
 SELECT photo FROM keywords WHERE holds(path, ?))"""
 
 
@@ -33,8 +33,8 @@ class Filters:
         before: taken earlier. A photo without a date is neither.
     """
 
-    tags: tuple[str, ...] = ()
-    exclude_tags: tuple[str, ...] = ()
+    tags: Sequence[str] = ()
+    exclude_tags: Sequence[str] = ()
     folder: str | os.PathLike[str] | None = None
     after: str | None = None
     before: str | None = None
@@ -55,10 +55,12 @@ class Filters:
             find: the id of the tag that a name means, None where the vocabulary has none.
 
         Raises:
-            LibraryError: a date is none.
+            LibraryError: a date is none, or a name.
         """
         said, values = [], list[object]()
         for names, negated in ((self.tags, ""), (self.exclude_tags, "NOT ")):
+            if isinstance(names, str):
+                raise LibraryError(f"tags is the single text {names!r}: expected a list, such as [{names!r}]")
             for name in names:
                 condition, given = _tagged(name, find(name))
                 said.append(negated + condition)
@@ -76,8 +78,10 @@ class Filters:
 def _tagged(name: str, tag: str | None) -> tuple[str, Sequence[object]]:
     if not name.strip():
         raise LibraryError(f"{name!r} is no tag: expected a name such as 'dog'")
-    key = tag or name
-    return _TAGGED.format(names="?"), [key, key, key, name.strip().casefold(), name.strip().casefold()]
+    folded_name = name.strip().casefold()
+    is_it = "folded(name) = ?" if tag is None else "tag = ?"  # no index leads to names
+    key = folded_name if tag is None else tag
+    return _TAGGED.format(is_it=is_it), [key, key, key, folded_name, folded_name]
 
 
 def moment(date: str) -> str:

@@ -22,7 +22,8 @@ from anytag.library.sync import Report, Sync
 
 if TYPE_CHECKING:
     from anytag.captioner import Captioner
-    from anytag.library.search import Found, Searcher
+    from anytag.library.hits import Found
+    from anytag.library.search import Searcher
     from anytag.tagger import Tagger
     from anytag.vocabulary import Vocabulary
 
@@ -34,7 +35,7 @@ class Library:
 
     def __init__(self, database: Database) -> None:
         self.database = database
-        self._searchers: dict[str | None, Searcher] = {}
+        self._searchers: dict[str | Path | None, Searcher] = {}
 
     @classmethod
     def open(cls, path: str | os.PathLike[str] | None = None, *, mounts: Path = MOUNTS) -> Library:
@@ -293,31 +294,25 @@ class Library:
         """Photos that fit a sentence, or are like a photo, best first; with neither the newest first.
 
         Args:
-            text: a sentence. Of names, keywords and what the user said, its words are found; of everything
-                else the model tells. A photo fits from a probability of one half.
-            tags, exclude_tags: names of tags that each has, or has not; keywords count.
+            text: a sentence; a photo fits from a probability of one half.
+            tags, exclude_tags: names of tags or keywords that each has, or has not.
             folder: only photos below it.
             after, before: taken from this year, month or day on, or before it: "2024-05".
             like: a photo, of the library or not; with `text`, likeness ranks the photos that fit.
             top_k: at most so many; None for all.
             fold: near copies of a result are told in `Hit.copies` and do not count.
-            model: with which the library was synced, as for `Tagger.load`.
+            model: with which the library was synced.
 
         Raises:
-            LibraryError: a tag or a date is none, or `top_k` is wrong.
-            VocabularyError: `text` is empty.
-            ImageError: the photo `like` is not in the library and cannot be read.
+            LibraryError, VocabularyError, ImageError: an argument is none of its kind, or `like` no photo.
         """
         from anytag.library.filters import Filters
         from anytag.library.search import Searcher
 
-        if isinstance(tags, str) or isinstance(exclude_tags, str):
-            raise LibraryError("tags is a single text: give a list of names, such as ['dog']")
-        key = None if model is None else os.fspath(model)
-        if key not in self._searchers:
-            self._searchers[key] = Searcher(self, model)
-        filters = Filters(tuple(tags), tuple(exclude_tags), folder, after, before)
-        return self._searchers[key].search(text, filters=filters, like=like, top_k=top_k, fold=fold)
+        searcher = self._searchers.get(model) or Searcher(self, model)
+        self._searchers[model] = searcher
+        filters = Filters(tags, exclude_tags, folder, after, before)
+        return searcher.search(text, filters=filters, like=like, top_k=top_k, fold=fold)
 
     def _named(self, paths: Sequence[str | os.PathLike[str]]) -> list[int]:
         """Ids of photos, and of all that lies in folders.

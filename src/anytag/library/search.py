@@ -15,11 +15,10 @@ import re
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from threading import RLock
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +27,7 @@ from anytag._typing import Floats, Ints
 from anytag.errors import LibraryError, is_whole
 from anytag.library.compare import cosines, products
 from anytag.library.filters import Filters, folded, holds
+from anytag.library.hits import BATCH, Found, Hit, Rows, Shelf
 from anytag.library.sentences import Sentence, SentenceReader, Term
 from anytag.library.vectors import vector_file
 from anytag.models.card import SearchFit
@@ -38,16 +38,11 @@ from anytag.reranking import weights_of
 
 if TYPE_CHECKING:
     from anytag.library.library import Library
-    from anytag.library.photo import Photo
     from anytag.tagger import Tagger
 
 PhotoLike = str | os.PathLike[str]
 
-SAME = 0.95
-"""Cosine of two vectors from which photos count as copies; 1 % of 5,000 photos have such a neighbour."""
-_NEIGHBOURS = 256  # results before a photo that it may be a copy of: copies score nearly alike
 _UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uf900-\ufaff]")
-_BATCH = 64  # photos that are read from the database at once
 _SURE, _NEVER, _UNKNOWN = 6.0, -12.0, -2.0  # log-odds: people say so; say not; nobody knows the word
 
 
@@ -62,65 +57,6 @@ _ORDERS = {
     "newest": _LISTED.format(join="", by="p.taken IS NULL, p.taken DESC, p.id"),
     "unsure": _LISTED.format(join=_DOUBT, by="distance IS NULL, distance, p.id"),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """A photo that was found.
-
-    Attributes:
-        photo: of the library.
-        score: of a sentence, the probability that it fits; of likeness, the cosine.
-        copies: paths of near copies that score no better and are not shown on their own.
-    """
-
-    photo: Photo
-    score: float
-    copies: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain: the row that `anytag search --format jsonl` writes."""
-        copies, tags = list(self.copies), list(self.photo.tags)
-        return {"path": self.photo.path, "score": self.score, "copies": copies, "tags": tags}
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What a search found.
-
-    Attributes:
-        hits: photos that fit, best first; empty where nothing fits.
-        nearest: where nothing fits, the best of those that do not.
-        photos: so many were looked through.
-        unseen: so many of them have no vector of this model, and are found by words alone.
-    """
-
-    hits: tuple[Hit, ...]
-    nearest: tuple[Hit, ...]
-    photos: int
-    unseen: int
-
-    def __iter__(self) -> Iterator[Hit]:
-        return iter(self.hits)
-
-    def __len__(self) -> int:
-        return len(self.hits)
-
-
-@dataclass(frozen=True, eq=False)
-class _Rows:
-    """N photos that may be found: their ids, rising, and their slots, -1 where they have no vector."""
-
-    ids: Ints
-    slots: Ints
-
-    def places(self, ids: Sequence[int] | Ints) -> Ints:
-        """Where those of `ids` that are here stand."""
-        wanted = np.asarray(ids, np.int64)
-        places = np.searchsorted(self.ids, wanted)
-        there = places < len(self.ids)
-        there[there] = self.ids[places[there]] == wanted[there]
-        return places[there]
 
 
 class Searcher:
@@ -141,7 +77,7 @@ class Searcher:
         self._fit = fit or self._folder.card.search
         self._lock = RLock()
         self._state: tuple[int, int] | None = None
-        self._all: _Rows | None = None
+        self._all: Rows | None = None
         self._connection.create_function("folded", 1, folded, deterministic=True)
         self._connection.create_function("holds", 2, holds, deterministic=True)
 
@@ -181,7 +117,7 @@ class Searcher:
             return [row[0] for row in self._connection.execute(query, values)]
 
     def log_odds(self, text: str) -> tuple[Floats, Floats]:
-        """Log-odds that a sentence fits each photo, by rising id, and the fit that they are made of: float32 N.
+        """Log-odds that a sentence fits N photos, by rising id, and the fit that they are made of.
 
         For those who measure; -inf where nothing can be told.
         """
@@ -204,7 +140,7 @@ class Searcher:
     def _file(self) -> RecordFile:
         return vector_file(self._library.database.path, self._weights, self._folder.card.width)
 
-    def _rows(self, filters: Filters, without: Sequence[int]) -> _Rows:
+    def _rows(self, filters: Filters, without: Sequence[int]) -> Rows:
         """The photos that may be found; of all, remembered until the database changes."""
         version = self._connection.execute("PRAGMA data_version").fetchone()[0]
         state = version, self._connection.total_changes
@@ -216,10 +152,10 @@ class Searcher:
             rows = self._all
         if len(without):
             keep = ~np.isin(rows.ids, without)
-            rows = _Rows(rows.ids[keep], rows.slots[keep])
+            rows = Rows(rows.ids[keep], rows.slots[keep])
         return rows
 
-    def _read_rows(self, conditions: str, values: Sequence[object]) -> _Rows:
+    def _read_rows(self, conditions: str, values: Sequence[object]) -> Rows:
         query = (
             "SELECT p.id, CASE WHEN m.weights = ? THEN coalesce(p.slot, -1) ELSE -1 END FROM photos p "
             "LEFT JOIN models m ON m.id = p.model "
@@ -227,7 +163,7 @@ class Searcher:
         )
         found = np.array(self._connection.execute(query, [self._weights, *values]).fetchall(), np.int64)
         found = found.reshape(-1, 2)
-        return _Rows(np.ascontiguousarray(found[:, 0]), np.ascontiguousarray(found[:, 1]))
+        return Rows(np.ascontiguousarray(found[:, 0]), np.ascontiguousarray(found[:, 1]))
 
     def _tag_id(self, name: str) -> str | None:
         tag = self.reader.vocabulary.find(name)
@@ -258,7 +194,7 @@ class Searcher:
 
         return Tagger.load(self._folder.path)
 
-    def _keys(self, rows: _Rows, sentence: Sentence | None, vector: Floats | None) -> tuple[Floats, Floats]:
+    def _keys(self, rows: Rows, sentence: Sentence | None, vector: Floats | None) -> tuple[Floats, Floats]:
         """By what N photos are ranked: the shown key, and a second for ties; float32 N both.
 
         The first is the log-odds of a sentence, or with a vector the cosine, of photos that the sentence
@@ -273,7 +209,7 @@ class Searcher:
             odds, second = np.where(odds >= 0, near, -np.inf), odds
         return _without_nan(odds), _without_nan(second)
 
-    def _newest(self, rows: _Rows) -> Floats:
+    def _newest(self, rows: Rows) -> Floats:
         """More for photos that were taken later, 0 where nobody knows when."""
         times = np.zeros(len(rows.ids), np.float32)
         query = "SELECT id FROM photos WHERE taken IS NOT NULL ORDER BY taken, id DESC"
@@ -281,7 +217,7 @@ class Searcher:
         times[found] = np.arange(1, len(found) + 1)
         return times
 
-    def _log_odds(self, rows: _Rows, sentence: Sentence) -> tuple[Floats, Floats]:
+    def _log_odds(self, rows: Rows, sentence: Sentence) -> tuple[Floats, Floats]:
         """Log-odds that a sentence fits N photos, and the same before what depends on the sentence alone."""
         columns = [] if sentence.query is None else [np.append(sentence.query, np.float32(0))]
         columns += [term.column for term in sentence.terms if term.column is not None]
@@ -310,13 +246,13 @@ class Searcher:
             second = second + np.where(np.isnan(whole) & bool(known), 0, whole)
         if not known or (whole is None and len(known) < terms):  # a word that nobody knows
             return np.minimum(second, _UNKNOWN), second
-        if terms == 1:
-            return known[0], second
         if whole is None:
             return np.min(known, axis=0), second
+        if terms == 1:
+            return np.fmin(known[0], np.float32(fit.whole_scale) * whole + np.float32(fit.whole_bias)), second
         return fit.scale * second + np.float32(fit.per_term * len(known) + fit.bias), second
 
-    def _evidence(self, rows: _Rows, term: Term, said: Floats | None) -> Floats | None:
+    def _evidence(self, rows: Rows, term: Term, said: Floats | None) -> Floats | None:
         """Log-odds of a term in N photos; None where nobody knows it."""
         sure = np.concatenate([rows.places(self._hits(term)), rows.places(self._decided(term, "!="))])
         if said is None and term.tag is None:
@@ -333,7 +269,7 @@ class Searcher:
         evidence[sure] = _SURE
         return evidence
 
-    def _given(self, rows: _Rows, tag: str, evidence: Floats) -> None:
+    def _given(self, rows: Rows, tag: str, evidence: Floats) -> None:
         """Puts in what the decoder said of the photos that got a tag."""
         found = self._connection.execute("SELECT photo, score FROM tags WHERE tag = ? ORDER BY photo", (tag,))
         given = np.array(found.fetchall(), np.float64).reshape(-1, 2)
@@ -343,8 +279,9 @@ class Searcher:
 
     def _hits(self, term: Term) -> Ints:
         """Ids of photos whose words have a term: people's words, or any where the model does not know it."""
-        known = term.tag is not None or term.column is not None
-        names = ("name", "keywords") if known else ("name", "tags", "keywords", "caption")
+        names = ["name", "keywords"]
+        if term.tag is None:
+            names += ["tags"] if term.column is not None else ["tags", "caption"]
         query = "SELECT rowid FROM words WHERE words MATCH ?"
         found = _ids(self._connection.execute(query, (f"{{{' '.join(names)}}} : {match(term.words)}",)))
         for word in term.words:
@@ -363,76 +300,28 @@ class Searcher:
         return _ids(self._connection.execute(query, [term.tag, *names]))
 
     def _found(
-        self, rows: _Rows, keys: tuple[Floats, Floats], *, top_k: int | None, fold: bool, likeness: bool
+        self, rows: Rows, keys: tuple[Floats, Floats], *, top_k: int | None, fold: bool, likeness: bool
     ) -> Found:
         shown, second = keys
         fits = shown > -np.inf if likeness else shown >= 0
-        order = np.lexsort((-second, -shown))  # stable: equal ones by id
-        order = order[fits[order]]
-        hits = self._hit(rows, order, shown, top_k=top_k, fold=fold, likeness=likeness)
+        shelf = Shelf(self._library, self._file, fold=fold)
+        hits = shelf.first(rows, _ranked(fits, shown, second), shown, top_k=top_k, likeness=likeness)
         nearest: tuple[Hit, ...] = ()
         if not hits:
-            rest = np.flatnonzero(shown > -np.inf)
-            best = rest[np.lexsort((-second[rest], -shown[rest]))[:_BATCH]]
-            nearest = self._hit(rows, best, shown, top_k=3, fold=fold, likeness=likeness)
+            best = _ranked(shown > -np.inf, shown, second)
+            nearest = shelf.first(rows, best[:BATCH], shown, top_k=3, likeness=likeness)
         return Found(hits, nearest, len(rows.ids), int((rows.slots < 0).sum()))
-
-    def _hit(
-        self, rows: _Rows, order: Ints, shown: Floats, *, top_k: int | None, fold: bool, likeness: bool
-    ) -> tuple[Hit, ...]:
-        """The first `top_k` of some photos: what is there still, near copies folded into the first."""
-        hits: list[Hit] = []
-        copies = _Copies(self._folder.card.width)
-        for place, photo, unit in self._there(rows, order):
-            number = copies.of(unit) if fold else None
-            if number is not None:
-                one = hits[number]
-                hits[number] = Hit(one.photo, one.score, (*one.copies, photo.path))
-                continue
-            if top_k is not None and len(hits) == top_k:
-                break
-            copies.add(unit)
-            hits.append(Hit(photo, _score(float(shown[place]), likeness=likeness)))
-        return tuple(hits)
-
-    def _there(self, rows: _Rows, order: Ints) -> Iterator[tuple[int, Photo, Floats]]:
-        """Those of some photos whose files are there, in this order: place, photo, unit vector."""
-        file = self._file
-        for start in range(0, len(order), _BATCH):
-            part = order[start : start + _BATCH]
-            photos = {photo.id: photo for photo in self._library.get(rows.ids[part].tolist())}
-            for place, unit in zip(part.tolist(), _units(file, rows.slots[part]), strict=True):
-                photo, slot = photos.get(int(rows.ids[place])), rows.slots[place]
-                if photo is None or photo.state == "gone" or not os.path.lexists(photo.path):
-                    continue
-                if slot in (-1, photo.slot):  # else it changed meanwhile: the vector may be another photo's
-                    yield place, photo, unit
-
-
-class _Copies:
-    """Tells whether a photo is nearly the same as one of the last results."""
-
-    def __init__(self, width: int) -> None:
-        self._units = np.zeros((_NEIGHBOURS, width), np.float32)
-        self._count = 0
-
-    def add(self, unit: Floats) -> None:
-        self._units[self._count % _NEIGHBOURS] = unit
-        self._count += 1
-
-    def of(self, unit: Floats) -> int | None:
-        """The number of the result that a photo is a copy of."""
-        alike = self._units @ unit
-        place = int(alike.argmax())
-        if alike[place] < SAME:
-            return None
-        last = self._count - 1
-        return last - (last - place) % _NEIGHBOURS
 
 
 def match(words: Sequence[str]) -> str:
     """What asks a full-text table for any of some texts, as they stand: no letter of them is a command."""
     return "(" + " OR ".join('"' + word.replace("\0", " ").replace('"', '""') + '"' for word in words) + ")"
+
+
+def _ranked(wanted: npt.NDArray[np.bool_], first: Floats, second: Floats) -> Ints:
+    """Places of those that are wanted, by two falling keys; equal ones as they stand."""
+    places = np.flatnonzero(wanted)
+    return places[np.lexsort((-second[places], -first[places]))]
 
 
 def _ids(rows: sqlite3.Cursor) -> Ints:
@@ -441,18 +330,3 @@ def _ids(rows: sqlite3.Cursor) -> Ints:
 
 def _without_nan(keys: npt.NDArray[np.floating]) -> Floats:
     return np.where(np.isnan(keys), -np.inf, keys).astype(np.float32)
-
-
-def _units(file: RecordFile, slots: Ints) -> Floats:
-    """Unit vectors of some slots; zero where there is none."""
-    units = np.zeros((len(slots), *file.shape), np.float32)
-    seen = np.flatnonzero((slots >= 0) & (slots < len(file)))
-    some = np.nan_to_num(file.map()[slots[seen]], posinf=0, neginf=0)
-    units[seen] = some / np.maximum(np.linalg.norm(some, axis=1, keepdims=True), 1e-12)
-    return units
-
-
-def _score(key: float, *, likeness: bool) -> float:
-    """What is shown of a key, to six digits."""
-    value = key if likeness else 1 / (1 + np.exp(-np.clip(key, -60, 60)))
-    return float(f"{value:.6g}")

@@ -126,15 +126,17 @@ class Calibration:
 class SearchFit:
     """How a photo's vector tells whether a sentence fits, as `scripts/fit_search.py` finds it.
 
-    Evidence of a term is in log-odds, from the dot product of the vector with what the term is asked with; a
-    sentence's own dot product, and the log-probabilities of its terms times `term_weight`, make its fit; with
-    n terms its log-odds are `scale` · fit + `per_term` · n + `bias`.
+    What a term says is in log-odds, from the dot product of the vector with what the term is asked with. A
+    sentence with one term is held besides to what its own product says. With n terms, that product and the
+    terms' log-probabilities times `term_weight` are its fit, and `scale` · fit + `per_term` · n + `bias` its
+    log-odds.
 
     Attributes:
         tag_scale, tag_bias: of the first pass over tags.
         word_scale, word_bias: of terms that are asked by their words.
         term_weight: what a term's log-probability weighs beside the sentence.
-        scale, per_term, bias: of sentences with several terms; one that is a single tag is asked as that tag.
+        scale, per_term, bias: of sentences with several terms.
+        whole_scale, whole_bias: of the product of a sentence with one term.
     """
 
     tag_scale: float = 1.49
@@ -142,12 +144,14 @@ class SearchFit:
     word_scale: float = 1.86
     word_bias: float = -9.9
     term_weight: float = 0.5
-    scale: float = 0.62
-    per_term: float = 0.97
-    bias: float = -2.86
+    scale: float = 0.61
+    per_term: float = 0.94
+    bias: float = -2.71
+    whole_scale: float = 1.42
+    whole_bias: float = -6.0
 
     def __post_init__(self) -> None:
-        for name in ("tag_scale", "word_scale", "scale"):
+        for name in ("tag_scale", "word_scale", "scale", "whole_scale"):
             _require(getattr(self, name) > 0, name, "a positive number", getattr(self, name))
 
 
