@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from anytag.cli import lists, options, outputs, paths, sinks, stream, writers
+from anytag.cli import lists, metadata, options, outputs, paths, sinks, stream, writers
 from anytag.cli.draw import Drawings
 
 if TYPE_CHECKING:
@@ -74,6 +74,15 @@ _READABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
     type=options.Folder(file_okay=False, path_type=Path),
     help="Also draw where each tag is, as PHOTO.tags.jpg for each PHOTO, below FOLDER in folders as theirs.",
 )
+@click.option(
+    "--write",
+    type=click.Choice(["sidecar", "embed"]),
+    help="Also write the tags into XMP sidecars, or into the photos themselves; your own keywords stay.",
+)
+@click.option(
+    "--undo", is_flag=True, help="Tag nothing: take back what --write wrote for these photos, and only that."
+)
+@metadata.options
 @outputs.options(*writers.NAMES, resume=True)
 @options.running
 @paths.options
@@ -89,6 +98,9 @@ def command(
     threshold: float | None,
     where: bool,
     draw: Path | None,
+    write: metadata.Place | None,
+    undo: bool,
+    writing: metadata.Writing,
     format_: str | None,
     output: Path | None,
     overwrite: bool,
@@ -119,10 +131,17 @@ def command(
             "--tags asks exactly these tags, --also the vocabulary and these, --exclude-tags the vocabulary "
             "without these: give one of them, or the last two."
         )
+    metadata.check(writing, place=write, undo=undo)
     named = paths.gather(photos, recursive=recursive, exclude=exclude, files_from=files_from, null=null)
     format_ = outputs.settle("tag", output, format_, writers.NAMES, photos=named.paths, overwrite=overwrite)
     outputs.refuse_for_folder(output, draw, alone=False)
     outputs.check_typed(photos, output)
+    if undo:
+        with sinks.open_output(output, format_) as sink:
+            summary = metadata.write_changes(map(writing.undo, named.paths), sink, format_, named.total)
+        summary.end()
+        named.end()
+        return
     drawings = None if draw is None else Drawings(draw, named.paths, max_pixels=max_pixels)
 
     from anytag.tagger import Tagger  # after all that can be wrong at once
@@ -149,8 +168,14 @@ def command(
         )
         with closing(results):
             seen = low.watch(results if drawings is None else drawings.of(results))
-            shown = stream.with_progress(seen, todo.total, is_shared=sink.is_shared)
-            summary = stream.write_rows(shown, sink, _row(format_, where=where, is_terminal=sink.is_terminal))
+            if write and writing.dry_run:
+                changes = writing.changes(seen, tagger.vocabulary, write)
+                summary = metadata.write_changes(changes, sink, format_, todo.total)
+            else:
+                kept = writing.after(seen, tagger.vocabulary, write) if write else seen
+                row = _row(format_, where=where, is_terminal=sink.is_terminal)
+                shown = stream.with_progress(kept, todo.total, is_shared=sink.is_shared)
+                summary = stream.write_rows(shown, sink, row)
     low.report()
     summary.end(done=todo.done, not_drawn=drawings.failed if drawings else 0)
     named.end()
