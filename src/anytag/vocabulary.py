@@ -228,7 +228,7 @@ class Vocabulary:
         return tuple(broader)
 
     def lineage(self, id: str) -> tuple[str, ...]:
-        """Names from the broadest down to the tag's: ("animal", "dog"); of several parents the nearest counts.
+        """Names from the broadest to the tag's own, ("animal", "dog"); of several parents the nearest.
 
         Raises:
             VocabularyError: the id is not in the vocabulary.

@@ -135,7 +135,7 @@ def check(writing: Writing, *, place: Place | None, undo: bool) -> None:
         raise click.UsageError("--write writes tags, --undo takes them back: give one of them.")
     if writing.given and not place and not undo:
         raise click.UsageError(
-            f"{', '.join(writing.given)} says how tags are written: give --write sidecar or --write embed too."
+            f"{', '.join(writing.given)} is of writing: give --write sidecar or --write embed too."
         )
     if undo and (useless := set(writing.given) - {"--touch", "--dry-run"}):
         raise click.UsageError(
@@ -207,5 +207,5 @@ def _tried(path: str, work: Callable[[], Change]) -> Change:
 
     try:
         return work()
-    except (MetadataError, OutputError) as error:
+    except (MetadataError, OutputError, OSError) as error:
         return Change(path, error=failure(error))

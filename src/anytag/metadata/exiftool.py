@@ -201,7 +201,7 @@ def _until(parts: queue.SimpleQueue[bytes], mark: bytes, timeout: float) -> byte
     """
     found: list[bytes] = []
     end = b""
-    while not end.rstrip().endswith(mark):
+    while not (end.endswith(b"\n") and end.rstrip(b"\r\n").endswith(mark)):
         part = parts.get(timeout=timeout)
         if not part:
             raise BrokenPipeError("exiftool ended")

@@ -104,17 +104,17 @@ def read(contents: Iterable[Content]) -> tuple[Keyword, ...]:
     for key, word in lists["Keywords"].items():
         if not any(_is_cut(word, other) for other in flat.values()):
             flat.setdefault(key, word)
-    folded = {_fold(word) for word in flat.values()}
-    paths: dict[Keyword, Keyword] = {}
+    spelled = {_fold(word): word for word in reversed(flat.values())}
+    trees: dict[Keyword, Keyword] = {}
     for name, separator in TREES.items():
         for entry in lists[name].values():
-            parts = tuple(part for part in entry.split(separator) if part.strip())
-            if parts and _fold(entry) not in folded:
-                paths.setdefault(tuple(map(_key, parts)), parts)
-    for key, word in flat.items():
-        path = _in_paths(key, paths) or (word,)
-        paths.setdefault(tuple(map(_key, path)), path)
-    return tuple(paths.values())
+            parts = [part for part in entry.split(separator) if part.strip()]
+            if parts and _fold(entry) not in spelled:
+                path = tuple(spelled.get(_fold(part), part) for part in parts)
+                trees.setdefault(tuple(map(_fold, path)), path)
+    ends = {_key(path[-1]) for path in trees.values()}
+    others = (_part(word, trees) or (word,) for key, word in flat.items() if key not in ends)
+    return tuple(dict.fromkeys((*trees.values(), *others)))
 
 
 def wanted(
@@ -130,12 +130,12 @@ def wanted(
     contents = list(contents)
     told = tuple(dict.fromkeys(word for content in contents for word in content.now_rejected()))
     refused = {_loose(word) for word in (*told, *rejected)}
-    found = {keyword: None for keyword in read(contents) if _loose(keyword[-1]) not in refused}
-    taken = {_loose(keyword[-1]) for keyword in found}
+    found = [keyword for keyword in read(contents) if _loose(keyword[-1]) not in refused]
+    taken = {_key(keyword[-1]).casefold() for keyword in found}
     for keyword in ours:
-        if (word := _loose(keyword[-1])) not in taken and word not in refused:
+        if (word := _key(keyword[-1]).casefold()) not in taken and _loose(word) not in refused:
             taken.add(word)
-            found[keyword] = None
+            found.append(keyword)
     return tuple(found), told
 
 
@@ -275,8 +275,7 @@ def _is_cut(word: str, other: str) -> bool:
     return len(word.encode()) > _IPTC_BYTES - 4 and word != other and word == _cut(other)
 
 
-def _in_paths(key: str, paths: Mapping[Keyword, Keyword]) -> Keyword | None:
-    """The path that ends in a flat word, else the part of a path that does, as the user spells them."""
-    found = [(path, spelled) for path, spelled in paths.items() if key in path]
-    ends = (spelled for path, spelled in found if path[-1] == key)
-    return next(ends, None) or next((spelled[: path.index(key) + 1] for path, spelled in found), None)
+def _part(word: str, trees: Mapping[Keyword, Keyword]) -> Keyword | None:
+    """The first parts of a path down to a word, as the user spells them."""
+    key = _fold(word)
+    return next((path[: folded.index(key) + 1] for folded, path in trees.items() if key in folded), None)

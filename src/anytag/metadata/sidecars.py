@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from os import fsencode
 from pathlib import Path
 from typing import Literal
 
@@ -60,23 +60,24 @@ def new_sidecar(photo: Path, naming: SidecarName) -> Path:
     """Where a sidecar is made; a name that would be too long is that of the stem."""
     full = photo.with_name(photo.name + ".xmp")
     stem = photo.with_name(photo.stem + ".xmp")
-    if naming == "full" and len(fsencode(full.name)) <= _NAME_BYTES:
+    if naming == "full" and len(os.fsencode(full.name)) <= _NAME_BYTES:
         return full
     return full if stem.exists() or (naming == "stem" and _sharing(photo)) else stem
 
 
 def _sharing(photo: Path) -> tuple[str, ...]:
     suffixes = sorted({*_SHARING, *(suffix.upper() for suffix in _SHARING)} - {photo.suffix})
-    there = (photo.stem + suffix for suffix in suffixes if photo.with_name(photo.stem + suffix).exists())
-    return tuple(name for name in there if not _is_same(photo, photo.with_name(name)))
+    return tuple(
+        name for suffix in suffixes if _is_other(photo.with_name(name := photo.stem + suffix), photo)
+    )
 
 
-def _is_same(photo: Path, other: Path) -> bool:
+def _is_other(path: Path, photo: Path) -> bool:
     try:
-        return photo.samefile(other)  # a disk that tells no capitals from small letters
+        return not path.samefile(photo)  # the same on a disk that tells no capitals from small letters
     except OSError:
-        return False
+        return False  # it is not there
 
 
 def _first(photo: Path, names: Iterable[str]) -> Path | None:
-    return next((path for path in map(photo.with_name, names) if path.exists()), None)
+    return next((path for path in map(photo.with_name, names) if os.path.exists(path)), None)  # noqa: PTH110  # also of names that are too long

@@ -265,7 +265,7 @@ def _write(
     if before.lists.get("Keywords", ()) != after.lists.get("Keywords", ()):
         assignments = [*_iptc(before, after), *assignments]
     if is_new:
-        data = _answer(exiftool, "-E", "-o", "-.xmp", *(one for one in assignments if not one.endswith("=")))
+        data = _answer(exiftool, "-E", "-o", "-.xmp", *assignments)
     else:
         with named(target) as name:
             data = _answer(exiftool, "-E", "-o", "-", *assignments, name, file=target)
