@@ -189,7 +189,11 @@ def _writing(
     prefix: str | None, min_score: float | None, sidecar_name: Literal["full", "stem"] | None, **flags: bool
 ) -> Writing:
     params = {"prefix": prefix, "min_score": min_score, "sidecar_name": sidecar_name, **flags}
-    given = [f"--{name.replace('_', '-')}" for name in _NAMES if params[name] not in (None, False)]
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name in _NAMES
+        if params[name] is not None and params[name] is not False
+    ]
     parts = (part.strip() for part in re.split(r"[|/]", prefix or ""))
     return Writing(
         given=tuple(given),
