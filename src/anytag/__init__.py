@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         DownloadError,
         FileMismatchError,
         ImageError,
+        LibraryError,
         MissingExtraError,
         ModelError,
         OutputError,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         VocabularyError,
     )
     from anytag.gallery import Gallery
+    from anytag.library.library import Library, Photo
     from anytag.results import Box, Caption, Failure, Match, Tags, TagScore
     from anytag.retriever import Retriever
     from anytag.tagger import Encoded, Tagger
@@ -52,10 +54,13 @@ __all__ = [
     "FileMismatchError",
     "Gallery",
     "ImageError",
+    "Library",
+    "LibraryError",
     "Match",
     "MissingExtraError",
     "ModelError",
     "OutputError",
+    "Photo",
     "Retriever",
     "Tag",
     "TagScore",
@@ -71,7 +76,16 @@ __all__ = [
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 # Names are looked for in this order, the lightest module first.
-_MODULES = ("errors", "results", "vocabulary", "tagger", "gallery", "retriever", "captioner")
+_MODULES = (
+    "errors",
+    "results",
+    "vocabulary",
+    "tagger",
+    "gallery",
+    "retriever",
+    "captioner",
+    "library.library",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -11,6 +11,7 @@
     ├── DeviceError           a device or provider that is asked for and not active
     ├── OutputError           a result that cannot be written: a full disk, a folder that is gone
     │   └── RefusedOutputError  an output that may not be written, found before the work
+    ├── LibraryError          a database of photos that is none, or a photo that is not in it
     ├── DownloadError         a file of the Hub that does not arrive, or arrives as another
     ├── EndpointError         a language model's address that refuses or is of no use
     │   └── NoAnswerError     one of its answers that is not to be had
@@ -68,6 +69,10 @@ class FileMismatchError(ModelError):
 
 class CheckpointError(ModelError):
     """A published checkpoint or a tag list beside it is not what the family's table of names says."""
+
+
+class LibraryError(AnytagError):
+    """A library's database is none, is of a newer version or in use, or a photo is not in it."""
 
 
 class DownloadError(AnytagError):

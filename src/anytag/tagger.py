@@ -214,6 +214,21 @@ class Tagger:
             encoded.path, encoded.width, encoded.height, self.card.name, answer.tags, below=answer.below
         )
 
+    def score_many(self, encoded: Sequence[Encoded]) -> list[Tags]:
+        """The vocabulary's tags of photos that `encode_many` saw, scored together; errors stay errors."""
+        question = self._questions.prepare(None, also=None, top_k=None, threshold=None)
+        good = [one for one in encoded if one.error is None]
+        answers: Iterator[Answer] = iter(())
+        if good:
+            tokens, pooled = (np.stack([getattr(one, of) for one in good]) for of in ("tokens", "pooled"))
+            answers = iter(question.answer(self.runtime, tokens, pooled))
+
+        def result(one: Encoded) -> Tags:
+            tags = () if one.error else next(answers).tags
+            return Tags(one.path, one.width, one.height, self.card.name, tags, one.error)
+
+        return [result(one) for one in encoded]
+
     def tag_many(
         self,
         images: Iterable[ImageSource],

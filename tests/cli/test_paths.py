@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anytag.cli import lists
-from anytag.cli.paths import OTHERS_FOLDERS, gather
+from anytag.cli.paths import gather
+from anytag.walk import OTHERS_FOLDERS
 
 
 @pytest.fixture

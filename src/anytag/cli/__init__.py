@@ -14,6 +14,7 @@ COMMANDS = (
     "tag",
     "caption",
     "match",
+    "library",
     "models",
     "pull",
     "push",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 import glob
 import os
-import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,14 +18,7 @@ import click
 
 from anytag.cli import lists
 from anytag.cli.writers import visible
-from anytag.suffixes import DRAWING_SUFFIX, RAW_SUFFIXES, SUFFIXES
-
-OTHERS_FOLDERS = (
-    "@eadir", "@recycle", "@recently-snapshot", "@tmp", "#recycle", "#snapshot", "$recycle.bin", "recycler",
-    "system volume information", "lost+found", "__macosx", "*.lrdata", "*.lrcat-data", "*.photoslibrary",
-    "*.photolibrary", "*.aplibrary", "*.migratedphotolibrary", "*.cocatalog", "ipod photo cache",
-)  # fmt: skip
-"""Folders of other programs, in small letters: thumbnails, recycle bins, catalogues. Entered only by name."""
+from anytag.walk import Entry, Walk, is_folder, pattern
 
 STDIN = "-"
 
@@ -113,7 +105,7 @@ def gather(
         raise click.UsageError(
             "Missing argument 'PATH...': name photos, folders or globs, or give --files-from."
         )
-    search = _Search(recursive=recursive, excluded=_pattern(exclude))
+    search = _Search(Walk(pattern(exclude), recursive))
     found: list[Iterable[str]] = []
     for one in arguments:
         is_list = one == STDIN
@@ -134,19 +126,15 @@ class _Search:
     """One walk through all that was named.
 
     Attributes:
-        excluded: what matches names and paths that are left out.
+        walk: by its rules.
         failures: what was named and cannot be read or has no photos.
-        raw: raw files that were passed over.
-        others: folders of other programs that were not entered.
-        top: the folder that was named, or stands before the first wildcard.
     """
 
-    recursive: bool
-    excluded: re.Pattern[str] | None
+    walk: Walk
     failures: list[str] = field(default_factory=list)
-    raw: set[str] = field(default_factory=set)
-    others: set[str] = field(default_factory=set)
-    top: str = ""
+
+    def __post_init__(self) -> None:
+        self.walk.on_error = self._cannot_read
 
     def expand(self, argument: str) -> Iterator[str]:
         """The photos that one argument means."""
@@ -154,8 +142,8 @@ class _Search:
             yield argument  # reading it says that URLs are not read
         elif not argument:
             self.failures.append("An empty path was given: expected a photo, a folder or a glob.")
-        elif _is_folder(argument):
-            if not self.is_excluded(argument.rstrip("/")):
+        elif is_folder(argument):
+            if not self.walk.is_excluded(argument.rstrip("/")):
                 yield from self._in_folder(argument)
         elif argument[-1] in (os.sep, os.altsep) and not glob.has_magic(argument):
             self.failures.append(f"The folder {argument!r} is not there.")
@@ -166,17 +154,9 @@ class _Search:
 
     def is_left_out(self, path: str) -> bool:
         """Is this path excluded, or a folder above it, as far as they were typed?"""
-        if self.excluded is None:
+        if self.walk.excluded is None:
             return False
-        return self.is_excluded(path) or any(map(self.is_excluded, map(str, Path(path).parents)))
-
-    def is_excluded(self, path: str) -> bool:
-        """Does a glob match the name, the path as it was typed, or the path below the named folder?"""
-        if self.excluded is None:
-            return False
-        below = path.removeprefix(self.top).lstrip(os.sep)
-        names = (os.path.basename(path), path, below)  # noqa: PTH119  # many times faster, for each file of a disk
-        return any(self.excluded.match(os.path.normcase(name)) for name in names)
+        return any(map(self.walk.is_excluded, (path, *map(str, Path(path).parents))))
 
     def report(self, *, is_empty: bool) -> None:
         """Says on stderr what was left out and what failed.
@@ -184,15 +164,15 @@ class _Search:
         Raises:
             click.UsageError: something failed, and nothing else is there.
         """
-        if self.raw:
-            suffixes = Counter(os.path.splitext(path)[1].lower() for path in self.raw)  # noqa: PTH122
+        if self.walk.raw:
+            suffixes = Counter(os.path.splitext(path)[1].lower() for path in self.walk.raw)  # noqa: PTH122
             kinds = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common())
             click.echo(
                 f"Raw files that were skipped: {kinds}. Name them to tag them by their previews.",
                 err=True,
             )
-        if self.others:
-            click.echo(f"Folders of other programs that were skipped: {len(self.others)}.", err=True)
+        if self.walk.others:
+            click.echo(f"Folders of other programs that were skipped: {len(self.walk.others)}.", err=True)
         if is_empty:
             said = "\n".join(map(visible, self.failures))
             raise click.UsageError(said or "Every photo is left out by --exclude.")
@@ -200,45 +180,20 @@ class _Search:
             click.secho(f"Failed: {visible(failure)}", fg="red", err=True)
 
     def _in_folder(self, folder: str) -> Iterator[str]:
-        before, has_photos, self.top = len(self.failures), False, folder
-        for path in self._photos(folder):
-            has_photos = True
-            if not self.is_excluded(path):
-                yield path
-        if not has_photos and len(self.failures) == before:
-            hint = (
-                ""
-                if self.recursive or not _has_folders(folder)
-                else " Add --recursive to look into its folders."
-            )
-            self.failures.append(f"The folder {folder!r} has no photos.{hint}")
+        self.walk.top = folder
+        before = len(self.failures), self.walk.left_out
+        photos = self.walk.photos(folder)
+        first = next(photos, None)
+        if first is not None:
+            yield first
+            yield from photos
+        elif (len(self.failures), self.walk.left_out) == before:
+            self.failures.append(f"The folder {folder!r} has no photos.{self._hint(folder)}")
 
-    def _photos(self, folder: str) -> Iterator[str]:
-        """Photos of a folder but hidden ones; links to folders are not followed."""
-        for parent, folders, files in os.walk(folder, onerror=self._cannot_read):
-            for name in sorted(files):
-                path = os.path.join(parent, name)  # noqa: PTH118  # four times faster, for each file of a disk
-                if name[0] != "." and self._is_photo(path):
-                    yield path
-            if not self.recursive:
-                return
-            shown = (name for name in folders if name[0] != ".")
-            folders[:] = sorted(name for name in shown if self._is_entered(parent, name))
-
-    def _is_entered(self, parent: str, name: str) -> bool:
-        path = os.path.join(parent, name)  # noqa: PTH118
-        if any(fnmatch.fnmatchcase(name.lower(), pattern) for pattern in OTHERS_FOLDERS):
-            self.others.add(path)
-            return False
-        return not self.is_excluded(path)
-
-    def _is_photo(self, path: str) -> bool:
-        suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122  # ten times faster than Path
-        if suffix in SUFFIXES:
-            return not path.endswith(DRAWING_SUFFIX)
-        if suffix in RAW_SUFFIXES:
-            self.raw.add(path)
-        return False
+    def _hint(self, folder: str) -> str:
+        if self.walk.recursive or not _has_folders(folder):
+            return ""
+        return " Add --recursive to look into its folders."
 
     def _cannot_read(self, error: OSError) -> None:
         failure = f"The folder {error.filename!r} cannot be read: {error.strerror}."
@@ -247,18 +202,18 @@ class _Search:
 
     def _in_glob(self, pattern: str) -> Iterator[str]:
         before, at = len(self.failures), Path(pattern)
-        self.top = str(Path(*takewhile(lambda part: not glob.has_magic(part), at.parts)))
+        self.walk.top = str(Path(*takewhile(lambda part: not glob.has_magic(part), at.parts)))
         matches = sorted(self._matches(at.anchor, at.parts[bool(at.anchor) :]))
         photos = dict.fromkeys(chain.from_iterable(map(self._matched, matches)))
         if not photos and len(self.failures) == before:
             self.failures.append(f"The glob {pattern!r} matches no photos.")
-        yield from (path for path in photos if not self.is_excluded(path))
+        yield from (path for path in photos if not self.walk.is_excluded(path))
 
     def _matched(self, path: str) -> Iterable[str]:
         """The photos that one match of a glob means."""
-        if _is_folder(path):
-            return self._photos(path) if self.recursive else ()
-        return (path,) if self._is_photo(path) else ()
+        if is_folder(path):
+            return self.walk.photos(path) if self.walk.recursive else ()
+        return (path,) if self.walk.is_photo(path) else ()
 
     def _matches(self, folder: str, parts: tuple[str, ...]) -> Iterator[str]:
         """What is below `folder` and matches `parts`, a glob a folder; `**` is any depth, through no link."""
@@ -272,13 +227,13 @@ class _Search:
         for entry in self._entries(folder, hidden=part[0] == "."):
             if part != "**" and not fnmatch.fnmatch(entry.name, part):
                 continue
-            is_folder = _is_folder(entry)
+            is_inner = is_folder(entry)
             path = os.path.join(folder, entry.name)  # noqa: PTH118  # without the ./ of `entry.path`
-            if is_folder and not self._is_entered(folder, entry.name):
+            if is_inner and not self.walk.is_entered(path):
                 continue
             if part != "**":
                 yield from self._below(path, rest)
-            elif is_folder and not entry.is_symlink():
+            elif is_inner and not entry.is_symlink():
                 yield from self._matches(path, parts)
             elif not rest:
                 yield path
@@ -287,34 +242,12 @@ class _Search:
         """`path`, or what is below it and matches the rest of a glob."""
         if not rest:
             yield path
-        elif _is_folder(path or "."):
+        elif is_folder(path or "."):
             yield from self._matches(path, rest)
 
-    def _entries(self, folder: str, *, hidden: bool) -> list[os.DirEntry[str]]:
+    def _entries(self, folder: str, *, hidden: bool) -> list[Entry]:
         """What is in a folder, sorted; names that begin with a dot only on request."""
-        try:
-            with os.scandir(folder or ".") as entries:
-                found = [entry for entry in entries if hidden or entry.name[0] != "."]
-                return sorted(found, key=lambda entry: entry.name)
-        except OSError as error:
-            self._cannot_read(error)
-            return []
-
-
-def _pattern(globs: Iterable[str]) -> re.Pattern[str] | None:
-    """What matches any of some globs; `*` crosses folders."""
-    patterns = [pattern.rstrip("/") for pattern in globs]
-    patterns += [pattern.removeprefix("**/") for pattern in patterns]
-    parts = [fnmatch.translate(os.path.normcase(pattern)) for pattern in patterns if pattern]
-    return re.compile("|".join(parts)) if parts else None
-
-
-def _is_folder(path: str | os.DirEntry[str]) -> bool:
-    if isinstance(path, str):
-        return os.path.isdir(path)  # noqa: PTH112  # three times faster
-    with suppress(OSError):  # a loop of links
-        return path.is_dir()
-    return False
+        return [entry for entry in self.walk.entries(folder or ".") if hidden or entry.name[0] != "."]
 
 
 def _has_folders(folder: str) -> bool:

@@ -93,7 +93,7 @@ def _start(at: int, block: int) -> int:
 
 def frame_of(jpeg: bytes) -> tuple[int, int] | None:
     """Width and height of a JPEG of 8 bits as cameras embed them; None for others (lossless, damaged)."""
-    for marker, _, body in _segments(jpeg):
+    for marker, _, body in segments(jpeg):
         if marker in _FRAMES:
             if marker not in _DECODED_FRAMES or len(body) < 6 or body[0] != 8:
                 return None
@@ -104,7 +104,7 @@ def frame_of(jpeg: bytes) -> tuple[int, int] | None:
 def has_many_scans(jpeg: bytes) -> bool:
     """Must a decoder hold the coefficients of the whole JPEG, whatever the scale?"""
     components = 0
-    for marker, _, body in _segments(jpeg):
+    for marker, _, body in segments(jpeg):
         if marker in _FRAMES:
             components = body[5] if len(body) > 5 else 0
             if marker not in (0xC0, 0xC1, 0xC9):
@@ -114,7 +114,7 @@ def has_many_scans(jpeg: bytes) -> bool:
     return True
 
 
-def _segments(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+def segments(data: bytes) -> Iterator[tuple[int, int, bytes]]:
     """The segments of a JPEG after its first marker: marker, where its data starts, its data."""
     at = 2
     while found := _SEGMENT.match(data, at):
@@ -137,7 +137,7 @@ def _jpeg(data: bytes) -> Filled | None:
     """A JPEG up to the end of its last scan; None where scans are missing: then all of it is coarse."""
     needed: dict[int, np.ndarray[tuple[int], np.dtype[np.uint8]]] = {}
     progressive = False
-    for marker, start, body in _segments(data):
+    for marker, start, body in segments(data):
         if marker in _FRAMES and len(body) > 5:
             progressive = marker in (0xC2, 0xC6, 0xCA, 0xCE)
             needed = {ident: np.full(64, 255, np.uint8) for ident in body[6 : 6 + 3 * body[5] : 3]}

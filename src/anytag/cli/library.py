@@ -1,0 +1,167 @@
+"""`anytag library`: photos of folders in a database, tagged once and kept in step."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from anytag.cli import library_sync, paths, sinks, writers
+from anytag.cli.journal import one_line
+
+if TYPE_CHECKING:
+    from anytag.library.library import Status
+    from anytag.library.photo import Photo, State
+
+_PHOTO = click.argument("photo", metavar="PHOTO", type=paths.PATH)
+_TAGS = click.argument("tags", metavar="TAG...", nargs=-1, required=True)
+
+
+@click.group("library", short_help="Keep folders of photos tagged.")
+def command() -> None:
+    """Photos of folders in a database: `sync` tags what is new or was changed, and nothing else.
+
+    The database lies in your data folder, never among the photos. What you accept, reject or add stays as
+    you said it, whatever model tags the photos next.
+    """
+
+
+command.add_command(library_sync.command)
+
+
+@command.command("status")
+@library_sync.database
+@click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def status(database: Path | None, format_: str) -> None:
+    """Count the photos of each folder by state, and say what tagged them."""
+    with library_sync.opened(database) as library:
+        found = library.status()
+    if format_ == "json":
+        click.echo(json.dumps(found.to_dict(), indent=2))
+    else:
+        click.echo(_status(found))
+
+
+def _status(status: Status) -> str:
+    lines = [f"database   {writers.visible(str(status.database))}"]
+    for folder in status.folders:
+        counts = ", ".join(f"{count} {state}" for state, count in sorted(folder.states.items()))
+        lines.append(f"folder     {writers.visible(folder.path)}: {counts or 'no photos'}")
+    lines += [f"tagged by  {name}: {count} photos" for name, count in status.models.items()]
+    lines += [f"failed     {kind}: {count} photos" for kind, count in status.failures.items()]
+    lines.append(f"decisions  {status.decisions}")
+    if status.paired:
+        lines.append(f"paired     {status.paired} files that other photos stand for")
+    return "\n".join(lines)
+
+
+@command.command("list")
+@click.argument("folder", metavar="[FOLDER]", required=False, type=click.Path())
+@library_sync.database
+@click.option(
+    "--state",
+    type=click.Choice(["waiting", "done", "failed", "gone"]),
+    help="Only these.  [default: all but gone]",
+)
+@click.option("--pairs", is_flag=True, help="Also files that other photos stand for.")
+@click.option("--format", "format_", type=click.Choice(["text", "jsonl"]), default="text", show_default=True)
+def list_(folder: str | None, database: Path | None, state: State | None, pairs: bool, format_: str) -> None:
+    """List photos with their tags, those of FOLDER or all; of one that failed, the reason."""
+    states: tuple[State, ...] = (state,) if state else ("waiting", "done", "failed")
+    row = _jsonl if format_ == "jsonl" else _text
+    with library_sync.opened(database) as library, sinks.open_output(None, format_) as sink:
+        for photo in library.photos(folder, states=states, pairs=pairs):
+            sink.write(row(photo))
+
+
+def _text(photo: Photo) -> str:
+    said = f"({photo.error.message})" if photo.error else ", ".join(photo.tags)
+    return f"{one_line(photo.path)}\t{one_line(said)}\n"
+
+
+def _jsonl(photo: Photo) -> str:
+    return json.dumps(photo.to_dict(), ensure_ascii=False) + "\n"
+
+
+@command.command("accept")
+@_PHOTO
+@_TAGS
+@library_sync.database
+def accept(photo: str, tags: tuple[str, ...], database: Path | None) -> None:
+    """Say that TAGs of PHOTO are right."""
+    _decide("accept", photo, tags, database)
+
+
+@command.command("reject")
+@_PHOTO
+@_TAGS
+@library_sync.database
+def reject(photo: str, tags: tuple[str, ...], database: Path | None) -> None:
+    """Say that TAGs of PHOTO are wrong: no model gives them to it again."""
+    _decide("reject", photo, tags, database)
+
+
+@command.command("add")
+@_PHOTO
+@_TAGS
+@library_sync.database
+def add(photo: str, tags: tuple[str, ...], database: Path | None) -> None:
+    """Give PHOTO TAGs of your own."""
+    _decide("add", photo, tags, database)
+
+
+def _decide(what: str, photo: str, tags: tuple[str, ...], database: Path | None) -> None:
+    with library_sync.opened(database) as library:
+        getattr(library, what)(photo, *tags)
+        click.echo(f"{writers.visible(photo)}: {', '.join(library.find(photo).tags)}")
+
+
+@command.command("forget")
+@click.argument("names", metavar="PATH...", nargs=-1, type=click.Path())
+@library_sync.database
+@click.option("--gone", is_flag=True, help="Forget the photos that have gone from the disk.")
+@click.option("--decisions", is_flag=True, help="Also photos of which you accepted, rejected or added tags.")
+def forget(names: tuple[str, ...], database: Path | None, gone: bool, decisions: bool) -> None:
+    """Remove photos, or all of a folder, from the library; no file is touched.
+
+    What lies in a folder that is synced comes back with the next sync: leave it out with --exclude, or with
+    a file .anytagignore beside it.
+    """
+    if gone == bool(names):
+        raise click.UsageError("Name photos or folders to forget, or give --gone: one of the two.")
+    with library_sync.opened(database) as library:
+        if not decisions and (count := library.decided(*names)):
+            raise click.UsageError(
+                f"{count} of these photos have decisions of yours, which would be lost: keep them with "
+                "anytag library export FILE, then give --decisions."
+            )
+        click.echo(f"{library.forget_gone() if gone else library.forget(*names)} photos forgotten")
+
+
+@command.command("export")
+@click.argument("output", metavar="FILE", type=click.Path(path_type=Path))
+@library_sync.database
+@click.option("--labels", is_flag=True, help="Rows of training data instead: what you said of photos.")
+def export(output: Path, database: Path | None, labels: bool) -> None:
+    """Write all photos to FILE, a JSON object a line: tags, decisions, keywords, failures.
+
+    With --labels FILE is training data, as anytag calibrate and finetune read it: tags that you accepted
+    and added and keywords of yours that the vocabulary knows are there, tags that you rejected are absent.
+    """
+    from anytag._io import atomic_write, is_lines_of, refuse_other_kind
+
+    refuse_other_kind(output, is_lines_of("image" if labels else "path"), "an earlier export")
+    with library_sync.opened(database) as library:
+        photos = library.photos(states=("waiting", "done", "failed", "gone"), pairs=True)
+        rows = library.labels() if labels else (photo.to_dict() for photo in photos)
+        count = 0
+        with (
+            atomic_write(output) as draft,
+            draft.open("w", encoding="utf-8", errors="backslashreplace") as file,
+        ):
+            for row in rows:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                count += 1
+    click.echo(f"{count} photos -> {output}")

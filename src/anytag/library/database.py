@@ -1,0 +1,167 @@
+"""A library's file: opened, brought to this version, and journalled as its file system can bear it."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from threading import RLock
+from typing import Any
+
+from anytag.errors import LibraryError, OutputError
+from anytag.library import schema
+
+MOUNTS = Path("/proc/mounts")
+WAIT = 30.0
+"""Seconds that a statement waits for another process's transaction."""
+
+_NETWORK = frozenset(
+    "9p afs ceph cifs davfs fakeowner fuse glusterfs grpcfuse lustre nfs nfs4 osxfs smb3 smbfs "  # noqa: SIM905
+    "virtiofs".split()
+)
+
+
+class Database:
+    """An open library: SQLite with foreign keys, each change in a transaction.
+
+    Attributes:
+        path: the file.
+        connection: in autocommit mode; changes go through `transaction`.
+        is_shared: the file lies on a network's file system, which cannot carry a write-ahead log.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, *, is_shared: bool) -> None:
+        self.path, self.connection, self.is_shared = path, connection, is_shared
+        self._lock = RLock()
+        self._rehearses = False
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, mounts: Path = MOUNTS) -> Database:
+        """The library in a file; one that is not there is made, with the folders above it.
+
+        Args:
+            mounts: the table of mounted file systems, as Linux has it.
+
+        Raises:
+            LibraryError: the file is no library, is of a newer anytag, or cannot be opened.
+        """
+        file = Path(path).absolute()
+        is_shared = on_network(file, mounts)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            connection = sqlite3.connect(file, timeout=WAIT, isolation_level=None, check_same_thread=False)
+            try:
+                database = cls(file, connection, is_shared=is_shared)
+                database._check()
+                database._settle()
+                database._migrate()
+            except BaseException:
+                connection.close()
+                raise
+        except (OSError, sqlite3.Error) as error:
+            raise LibraryError(
+                f"{file} cannot be opened as a library ({error}): give another file with --database"
+            ) from error
+        return database
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All that is written within, or nothing of it.
+
+        Raises:
+            OutputError: the disk is full, the database cannot be written, or another process writes for long.
+        """
+        if self._rehearses:
+            yield self.connection
+            return
+        with self._lock:
+            try:
+                self.connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self.connection
+                    self.connection.execute("COMMIT")
+                except BaseException:
+                    self.connection.rollback()
+                    raise
+            except sqlite3.OperationalError as error:
+                raise OutputError(f"{self.path} cannot be written: {error}") from error
+
+    @contextmanager
+    def rehearsal(self) -> Iterator[None]:
+        """All transactions within leave nothing behind."""
+        self.connection.execute("BEGIN IMMEDIATE")
+        self._rehearses = True
+        try:
+            yield
+        finally:
+            self._rehearses = False
+            self.connection.rollback()
+
+    def query(self, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """Rows, from any thread."""
+        with self._lock:
+            return self.connection.execute(statement, values).fetchall()
+
+    def close(self) -> None:
+        self.connection.close()
+
+    def _number(self, pragma: str) -> int:
+        return int(self.connection.execute(f"PRAGMA {pragma}").fetchone()[0])
+
+    def _check(self) -> None:
+        """Raises LibraryError where the file is somebody else's, or newer."""
+        version, application = self._number("user_version"), self._number("application_id")
+        tables = self.connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if application != schema.APPLICATION and (tables or version):
+            raise LibraryError(f"{self.path} is a database of another program: give another with --database")
+        if version > schema.VERSION:
+            raise LibraryError(
+                f"{self.path} was made by a newer anytag (version {version} of the tables, this one knows "
+                f"{schema.VERSION}): update anytag, or give another with --database"
+            )
+
+    def _settle(self) -> None:
+        mode = "TRUNCATE" if self.is_shared else "WAL"
+        self.connection.execute(f"PRAGMA journal_mode = {mode}")
+        self.connection.execute(f"PRAGMA synchronous = {'FULL' if self.is_shared else 'NORMAL'}")
+        self.connection.execute("PRAGMA foreign_keys = ON")
+
+    def _migrate(self) -> None:
+        """Brings the tables to this version, all steps or none."""
+        if self._number("user_version") == schema.VERSION:
+            return
+        with self.transaction() as connection:
+            for script in schema.SCRIPTS[self._number("user_version") :]:  # another process may have done it
+                for statement in _statements(script):
+                    connection.execute(statement)
+            connection.execute(f"PRAGMA application_id = {schema.APPLICATION}")
+            connection.execute(f"PRAGMA user_version = {schema.VERSION}")
+
+
+def on_network(path: Path, mounts: Path = MOUNTS) -> bool:
+    """Does a file lie on a file system of a network, as the table of mounts says?"""
+    try:
+        lines = mounts.read_bytes().splitlines()
+    except OSError:
+        return False  # no Linux
+    place = os.fsencode(path.resolve())
+    best, kind = b"", ""
+    for line in lines:
+        _, point, found, *_ = [*line.split(b" "), b"", b"", b""]
+        point = point.replace(b"\\040", b" ").replace(b"\\011", b"\t").replace(b"\\012", b"\n")
+        above = point.rstrip(b"/") + b"/"
+        if (place + b"/").startswith(above) and len(above) >= len(best):
+            best, kind = above, found.decode("ascii", "replace").lower()
+    return kind in _NETWORK or kind.startswith("fuse.")  # sshfs, rclone, s3fs, ...; local disks are fuseblk
+
+
+def _statements(script: str) -> Iterator[str]:
+    """One by one: `executescript` would commit between them."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""

@@ -1,0 +1,381 @@
+"""A library of photos, as users call it from Python."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from anytag.batching import batches
+from anytag.errors import LibraryError
+from anytag.library import words
+from anytag.library.database import MOUNTS, Database
+from anytag.library.photo import Decision, Photo, State, read_photos
+from anytag.library.scan import below
+from anytag.library.sync import Report, Sync
+
+if TYPE_CHECKING:
+    from anytag.captioner import Captioner
+    from anytag.tagger import Tagger
+    from anytag.vocabulary import Vocabulary
+
+_BATCH = 500  # photos that are read at once
+
+
+class Library:
+    """Photos of folders in a database; make one with `Library.open`, in a with statement or not."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str] | None = None, *, mounts: Path = MOUNTS) -> Library:
+        """The library in a file, which is made if it is not there.
+
+        Args:
+            path: the database; None is the user's own, `default_path()`.
+            mounts: the table of mounted file systems.
+
+        Raises:
+            LibraryError: it is no library, or cannot be opened.
+        """
+        return cls(Database.open(default_path() if path is None else path, mounts=mounts))
+
+    def __enter__(self) -> Library:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.database.close()
+
+    def sync(
+        self,
+        *folders: str | os.PathLike[str],
+        tagger: Tagger | None = None,
+        captioner: Captioner | None = None,
+        exclude: Iterable[str] = (),
+        follow: bool = False,
+        accept_missing: bool = False,
+        retag: bool = False,
+        batch_size: int = 8,
+        workers: int | None = None,
+    ) -> Report:
+        """Brings the library in step with folders: what is new or was changed is tagged, and nothing else.
+
+        Args:
+            folders: none are all that the library has.
+            tagger: what tags; by default the embedded model, loaded where there is something to tag.
+            captioner: writes captions, too.
+            exclude: globs; a name or path that matches one is left out.
+            follow: links to folders are entered.
+            accept_missing: photos that are not there have gone, however many they are.
+            retag: photos that another model or vocabulary tagged are tagged anew.
+            batch_size: photos that go through the network together, and that a kill may cost.
+            workers: threads; by default one a usable core.
+
+        Raises:
+            LibraryError: another process works on the library, or a folder is not there and never was.
+            OutputError: the database cannot be written.
+        """
+        from anytag.tagger import Tagger
+
+        with Sync(
+            self.database, folders, exclude=exclude, follow=follow, accept_missing=accept_missing
+        ) as sync:
+            sync.scan()
+            events = sync.look(
+                lambda: (tagger or Tagger.load(), captioner),
+                retag=retag,
+                batch_size=batch_size,
+                workers=workers,
+            )
+            for _ in events:
+                pass
+            return sync.end()
+
+    def photos(
+        self,
+        folder: str | os.PathLike[str] | None = None,
+        *,
+        states: Sequence[State] = ("waiting", "done", "failed"),
+        pairs: bool = False,
+    ) -> Iterator[Photo]:
+        """Photos by path, some hundreds in memory at a time.
+
+        Args:
+            folder: only those below it.
+            states: only those in one of these.
+            pairs: also those that another stands for.
+        """
+        where: str = ""
+        values: list[object] = [*states]
+        if folder is not None:
+            where = " AND path >= ? AND path < ?"
+            values += below(_absolute(folder))
+        query = (
+            f"SELECT id FROM photos WHERE state IN ({_marks(states)}){where}"
+            f"{'' if pairs else ' AND pair IS NULL'} ORDER BY path"
+        )
+        for batch in batches(self._ids(query, values), _BATCH):
+            yield from self.get(batch)
+
+    def get(self, ids: Iterable[int]) -> list[Photo]:
+        """Photos by their ids, in this order; those that are not there are left out."""
+        wanted = list(ids)
+        found: dict[int, Photo] = {}
+        for batch in batches(wanted, _BATCH):
+            found.update(read_photos(self.database, batch))
+        return [found[one] for one in wanted if one in found]
+
+    def find(self, photo: int | str | os.PathLike[str]) -> Photo:
+        """A photo by its id or its path.
+
+        Raises:
+            LibraryError: it is not in the library.
+        """
+        if isinstance(photo, int):
+            found = self.get([photo])
+        else:
+            path = os.fsencode(_absolute(photo))
+            found = self.get(
+                self._ids("SELECT id FROM photos WHERE path = ? ORDER BY state = 'gone' LIMIT 1", (path,))
+            )
+        if not found:
+            raise LibraryError(f"{photo} is not in the library: anytag library sync the folder it lies in")
+        return found[0]
+
+    def accept(self, photo: int | str | os.PathLike[str], *tags: str) -> None:
+        """Says that tags of the model are right.
+
+        Args:
+            photo: its id, or its path.
+            tags: names.
+
+        Raises:
+            LibraryError: the photo is not there, or a tag is no text.
+        """
+        self._decide(photo, tags, "accepted")
+
+    def reject(self, photo: int | str | os.PathLike[str], *tags: str) -> None:
+        """Says that tags are wrong: no model gives them to this photo again. Arguments as for `accept`."""
+        self._decide(photo, tags, "rejected")
+
+    def add(self, photo: int | str | os.PathLike[str], *tags: str) -> None:
+        """Gives a photo tags that the model did not give. Arguments as for `accept`."""
+        self._decide(photo, tags, "added")
+
+    def forget(self, *paths: str | os.PathLike[str]) -> int:
+        """Removes photos from the library, those of a folder with it; their files stay. How many they were.
+
+        What lies in a folder that is synced comes back with the next sync.
+        """
+        return self._remove(self._named(paths))
+
+    def forget_gone(self) -> int:
+        """Removes the photos that have gone from the disk; how many they were."""
+        return self._remove(self._ids("SELECT id FROM photos WHERE state = 'gone'", ()))
+
+    def decided(self, *paths: str | os.PathLike[str]) -> int:
+        """Photos of these paths of which the user has said something, which `forget` would lose."""
+        ids, run = self._named(paths), self.database.query
+        return sum(bool(run("SELECT 1 FROM decisions WHERE photo = ? LIMIT 1", (one,))) for one in ids)
+
+    def labels(self, vocabulary: Vocabulary | None = None) -> Iterator[dict[str, Any]]:
+        """What people say of photos, as rows of training data: see `anytag.data.rows.Row`.
+
+        There is (`tags`) what the user accepted and added, and those of his own keywords that the vocabulary
+        knows; certainly not there (`absent`) is what he rejected. Photos without any of these have no row.
+
+        Args:
+            vocabulary: by default that of the embedded model.
+        """
+        known = vocabulary or _embedded_vocabulary()
+        query = (
+            "SELECT id FROM photos WHERE state = 'done' AND pair IS NULL AND id IN "
+            "(SELECT photo FROM decisions UNION SELECT photo FROM keywords) ORDER BY path"
+        )
+        for batch in batches(self._ids(query, ()), _BATCH):
+            for photo in self.get(batch):
+                found = (known.find(path.rpartition("|")[2]) for path in photo.keywords)
+                words = (tag.name for tag in found if tag is not None)
+                absent = {name.lower() for name in photo.rejected}
+                tags = dict.fromkeys((*photo.accepted, *photo.added, *words))
+                there = [name for name in tags if name.lower() not in absent]
+                if there or absent:
+                    row = {"image": photo.path, "source": "library", "split": "", "captions": []}
+                    yield {**row, "tags": there, "absent": list(photo.rejected)}
+
+    def status(self) -> Status:
+        """What is in the library, counted."""
+        run = self.database.query
+        states = "SELECT state, count(*) FROM photos WHERE root = ? AND pair IS NULL GROUP BY state"
+        roots = [
+            Folder(os.fsdecode(path), dict(run(states, (root,))))
+            for root, path in run("SELECT id, path FROM roots ORDER BY path")
+        ]
+        models = run(
+            "SELECT m.name || ' ' || substr(m.weights, 1, 8) || ' ' || substr(m.vocabulary, 1, 8), count(*) "
+            "FROM photos p JOIN models m ON m.id = model WHERE pair IS NULL AND state = 'done' GROUP BY m.id"
+        )
+        reasons = run(
+            "SELECT error_type, count(*) FROM photos WHERE state = 'failed' GROUP BY 1 ORDER BY 2 DESC"
+        )
+        (decisions,) = run("SELECT count(*) FROM decisions")[0]
+        (paired,) = run("SELECT count(*) FROM photos WHERE pair IS NOT NULL AND state != 'gone'")[0]
+        return Status(self.database.path, roots, dict(models), dict(reasons), decisions, paired)
+
+    def undo(self) -> tuple[Photo, str] | None:
+        """Takes the last decision back; the photo and the tag, or None where there is nothing to undo."""
+        with self.database.transaction() as connection:
+            last = connection.execute(
+                "SELECT id, photo, tag, name, before FROM changes ORDER BY id DESC LIMIT 1"
+            ).fetchone()
+            if last is None:
+                return None
+            number, photo, tag, name, before = last
+            connection.execute("DELETE FROM changes WHERE id = ?", (number,))
+            _set(connection, photo, tag, name, before)
+            words.rewrite(connection, [photo])
+        return self.find(photo), name
+
+    def _named(self, paths: Sequence[str | os.PathLike[str]]) -> list[int]:
+        """Ids of photos, and of all that lies in folders.
+
+        Raises:
+            LibraryError: the library has nothing there.
+        """
+        found: list[int] = []
+        for path in paths:
+            place = _absolute(path)
+            query = "SELECT id FROM photos WHERE path = ? OR (path >= ? AND path < ?)"
+            ids = self._ids(query, (os.fsencode(place), *below(place)))
+            known = self.database.query("SELECT 1 FROM roots WHERE path = ?", (os.fsencode(place),))
+            if not ids and not known:
+                raise LibraryError(
+                    f"the library has nothing at {path}: anytag library status shows its folders"
+                )
+            found += ids
+        return found
+
+    def _remove(self, photos: Sequence[int]) -> int:
+        ids = [(photo,) for photo in photos]
+        with self.database.transaction() as connection:
+            connection.executemany("DELETE FROM words WHERE rowid = ?", ids)
+            connection.executemany("DELETE FROM photos WHERE id = ?", ids)
+            connection.execute("DELETE FROM roots WHERE id NOT IN (SELECT root FROM photos)")
+        return len(ids)
+
+    def _decide(self, photo: int | str | os.PathLike[str], tags: Sequence[str], kind: Decision) -> None:
+        found = self.find(photo)
+        names = [_tag_name(tag) for tag in tags]
+        with self.database.transaction() as connection:
+            for name in names:
+                tag = _tag_of(connection, found.id, name)
+                before = connection.execute(
+                    "SELECT kind FROM decisions WHERE photo = ? AND tag = ?", (found.id, tag)
+                ).fetchone()
+                _set(connection, found.id, tag, name, kind)
+                connection.execute(
+                    "INSERT INTO changes (time, photo, tag, name, before, after) VALUES (?, ?, ?, ?, ?, ?)",
+                    (_now(), found.id, tag, name, before and before[0], kind),
+                )
+            words.rewrite(connection, [found.id])
+
+    def _ids(self, query: str, values: Sequence[object]) -> list[int]:
+        return [row[0] for row in self.database.connection.execute(query, values)]
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A folder that the user named, and how many of its photos are in each state."""
+
+    path: str
+    states: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What is in a library.
+
+    Attributes:
+        database: its file.
+        folders: that the user named.
+        models: photos by what tagged them: name, beginnings of the hashes of weights and vocabulary.
+        failures: photos by the kind of failure.
+        decisions: tags that the user accepted, rejected or added.
+        paired: files that other photos stand for.
+    """
+
+    database: Path
+    folders: list[Folder]
+    models: dict[str, int]
+    failures: dict[str, int]
+    decisions: int
+    paired: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain."""
+        return {**asdict(self), "database": os.fspath(self.database)}
+
+
+def default_path() -> Path:
+    """The user's own library: `$ANYTAG_HOME/library.db`, or in his data folder."""
+    if home := os.environ.get("ANYTAG_HOME"):
+        return Path(home).expanduser() / "library.db"
+    from platformdirs import user_data_path
+
+    return user_data_path("anytag", appauthor=False) / "library.db"
+
+
+def _embedded_vocabulary() -> Vocabulary:
+    from anytag.models.registry import resolve
+    from anytag.vocabulary import Vocabulary
+
+    return Vocabulary.read(resolve() / "vocabulary.jsonl")
+
+
+def _absolute(path: str | os.PathLike[str]) -> str:
+    return os.path.abspath(os.fspath(path))  # noqa: PTH100  # names of any kind; links stay links
+
+
+def _marks(values: Sequence[object]) -> str:
+    return ", ".join("?" * len(values))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _tag_name(tag: object) -> str:
+    if not isinstance(tag, str) or not (name := unicodedata.normalize("NFC", tag).strip()):
+        raise LibraryError(f"{tag!r} is no tag: give its name")
+    return name
+
+
+def _tag_of(connection: sqlite3.Connection, photo: int, name: str) -> str:
+    """The id of the photo's tag of this name; the name itself where it has none."""
+    for table in ("tags", "decisions"):
+        query = f"SELECT tag FROM {table} WHERE photo = ? AND name = ? COLLATE NOCASE"
+        if found := connection.execute(query, (photo, name)).fetchone():
+            return str(found[0])
+    return name
+
+
+def _set(connection: sqlite3.Connection, photo: int, tag: str, name: str, kind: str | None) -> None:
+    """Writes what the user says of a tag, or that he says nothing."""
+    connection.execute("DELETE FROM decisions WHERE photo = ? AND tag = ?", (photo, tag))
+    if kind is not None:
+        connection.execute(
+            "INSERT INTO decisions (photo, tag, name, kind, time) VALUES (?, ?, ?, ?, ?)",
+            (photo, tag, name, kind, _now()),
+        )

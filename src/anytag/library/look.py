@@ -1,0 +1,367 @@
+"""The second half of a sync: photos that wait are read, and what no row tells of them goes through the model.
+
+Threads read, hash and run the network; rows are written by one, a transaction for each batch, so that a kill
+costs a batch.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from anytag.batching import in_batches
+from anytag.errors import ImageError
+from anytag.images.formats import SIGNATURE_BYTES, has_raw_suffix, sniff
+from anytag.library import words
+from anytag.library.database import Database
+from anytag.library.fingerprint import fingerprint
+from anytag.library.vectors import Slots, keep, vector_file
+from anytag.results import Failure, Tags
+
+if TYPE_CHECKING:
+    from anytag.captioner import Captioner
+    from anytag.tagger import Encoded, Tagger
+
+Action = Literal["tagged", "moved", "copied", "unchanged", "failed", "waits", "pending", "gone"]
+"""What came of a photo: `unchanged` is its picture, `waits` one that is being written just now; the last two
+are of a dry run."""
+
+CONTENT_ERRORS = ("ImageError", "MissingExtraError")
+"""Failures that stay until the file, or what is installed, is another; the others are tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One photo that was looked at.
+
+    Attributes:
+        path: as the disk has it.
+        action: what came of it.
+        error: why it failed.
+        was: the path before it was moved, or of the photo that it is a copy of.
+    """
+
+    path: str
+    action: Action
+    error: Failure | None = None
+    was: str | None = None
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain: the row that `anytag library sync --format jsonl` writes."""
+        error = {"type": self.error.type, "message": self.error.message} if self.error else None
+        return {"path": self.path, "action": self.action, "error": error, "was": self.was}
+
+
+class Waiting(NamedTuple):
+    """A row that is to be looked at."""
+
+    id: int
+    path: bytes
+    size: int
+    mtime_ns: int
+    picture: bytes | None
+    model: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What a thread found out about a photo."""
+
+    row: Waiting
+    action: Action
+    picture: bytes | None = None
+    taken: str | None = None
+    tags: Tags | None = None
+    vector: npt.NDArray[np.float32] | None = None
+    caption: str | None = None
+    error: Failure | None = None
+
+
+class Model(NamedTuple):
+    """What tags: its row in the database, and what runs it.
+
+    Attributes:
+        id: of its row.
+        weights: hash of what sees photos.
+        tagger: runs it.
+        captioner: writes captions; None where none are asked for.
+    """
+
+    id: int
+    weights: str
+    tagger: Tagger
+    captioner: Captioner | None = None
+
+
+Preview = Callable[[str], bytes | None]
+"""Path of a RAW file that `anytag.images` does not read -> the JPEG within, or None."""
+
+
+class Look:
+    """Looks at photos by their rows.
+
+    Args:
+        model: what tags.
+        again: photos that another model tagged are tagged anew, also where the picture is the same.
+        preview: of a RAW file that `anytag.images` does not read, the JPEG within, or None.
+    """
+
+    def __init__(
+        self, database: Database, model: Model, *, again: bool = False, preview: Preview | None = None
+    ) -> None:
+        self._database, self._model, self._again, self._preview = database, model, again, preview
+        self._slots: Slots | None = None
+
+    def run(self, ids: Sequence[int], *, batch_size: int, workers: int | None) -> Iterator[Event]:
+        """Looks at these; yields each when its row is written."""
+        for seen in in_batches(self._batch, list(ids), batch_size=batch_size, workers=workers):
+            yield from self._write(seen)
+
+    def _batch(self, ids: list[int]) -> list[_Seen]:
+        """One thread's share."""
+        seen = [self._read(row) for row in self._rows(ids)]
+        todo = [(place, data) for place, (_, data) in enumerate(seen) if data is not None]
+        found = [one for one, _ in seen]
+        if todo:
+            rows = [found[place].row for place, _ in todo]
+            for (place, _), new in zip(todo, self._tag(rows, [data for _, data in todo]), strict=True):
+                found[place] = replace(new, picture=found[place].picture, taken=found[place].taken)
+        return found
+
+    def _rows(self, ids: Sequence[int]) -> list[Waiting]:
+        marks = ", ".join("?" * len(ids))
+        rows = self._database.query(
+            f"SELECT id, path, size, mtime_ns, picture, model FROM photos WHERE id IN ({marks})",
+            ids,
+        )
+        return [Waiting(*row) for row in rows]
+
+    def _read(self, row: Waiting) -> tuple[_Seen, bytes | None]:
+        """What a photo's file tells, and its bytes where the network must see it."""
+        path = os.fsdecode(row.path)
+        try:
+            is_raw = self._preview is not None and has_raw_suffix(path)
+            data = _whole(path, row, is_raw=is_raw)
+        except ImageError as error:
+            return _Seen(row, "failed", error=Failure("ImageError", str(error))), None
+        except OSError as error:
+            reason = f"{path}: cannot be read ({error.strerror or error})"
+            return _Seen(row, "failed", error=Failure(type(error).__name__, reason)), None
+        if data is None:
+            return _Seen(row, "waits"), None
+        picture, taken = fingerprint(data)
+        seen = _Seen(row, "unchanged", picture, taken)
+        is_known = row.model is not None and (not self._again or row.model == self._model.id)
+        if is_known and row.picture == picture:
+            return seen, None
+        if self._twin(row, picture) is not None:
+            return replace(seen, action="copied"), None
+        return seen, data
+
+    def _tag(self, rows: Sequence[Waiting], files: Sequence[bytes]) -> Iterator[_Seen]:
+        tagger = self._model.tagger
+        sources = [_named(data, os.fsdecode(row.path)) for row, data in zip(rows, files, strict=True)]
+        encoded = list(tagger.encode_many(sources, batch_size=len(sources), workers=1))
+        encoded = [
+            self._by_preview(one, row) if one.error else one for one, row in zip(encoded, rows, strict=True)
+        ]
+        good = [one for one in encoded if one.error is None]
+        captions = iter(self._captions(good))
+        for row, one, tags in zip(rows, encoded, tagger.score_many(encoded), strict=True):
+            if one.error is not None:
+                yield _Seen(row, "failed", error=one.error)
+            else:
+                yield _Seen(row, "tagged", tags=tags, vector=one.pooled, caption=next(captions))
+
+    def _by_preview(self, encoded: Encoded, row: Waiting) -> Encoded:
+        """A RAW file that is not read as it is, by the JPEG within."""
+        path = os.fsdecode(row.path)
+        data = self._preview(path) if self._preview is not None and has_raw_suffix(path) else None
+        if data is None:
+            return encoded
+        (found,) = self._model.tagger.encode_many([_named(data, path)], batch_size=1, workers=1)
+        return found
+
+    def _captions(self, encoded: Sequence[Encoded]) -> list[str | None]:
+        captioner = self._model.captioner
+        if captioner is None or not encoded:
+            return [None] * len(encoded)
+        return [caption.text for caption in captioner.write(encoded)]
+
+    def _twin(self, row: Waiting, picture: bytes) -> tuple[int, bytes, bool] | None:
+        """A row that tells all of a picture: id, path, and whether its file has gone, so that this is it."""
+        found = self._database.query(
+            "SELECT p.id, p.path, r.path, model FROM photos p JOIN roots r ON r.id = p.root "
+            "WHERE picture = ? AND p.id != ? AND model IS NOT NULL AND error_type IS NULL",
+            (picture, row.id),
+        )
+        twins = [
+            (photo, path, os.path.isdir(root) and not os.path.lexists(path), model)  # noqa: PTH112
+            for photo, path, root, model in found
+        ]
+        for photo, path, is_gone, model in sorted(twins, key=lambda one: not one[2]):
+            if (is_gone and row.picture is None) or model == self._model.id:
+                return photo, path, is_gone and row.picture is None
+        return None
+
+    def _write(self, seen: Sequence[_Seen]) -> list[Event]:
+        """Writes a batch: vectors first, then the rows that name their slots, in one transaction."""
+        tagged = [one for one in seen if one.action == "tagged"]
+        slots = dict(zip((one.row.id for one in tagged), self._places(tagged), strict=True))
+        vectors = [one.vector for one in tagged if one.vector is not None]
+        keep(self._database.path, self._model.weights, list(slots.values()), vectors)
+        events = []
+        with self._database.transaction() as connection:
+            for one in seen:
+                events.append(self._write_one(connection, one, slots.get(one.row.id)))
+        return events
+
+    def _write_one(self, connection: sqlite3.Connection, seen: _Seen, slot: int | None) -> Event:
+        row, path = seen.row, os.fsdecode(seen.row.path)
+        twin = None
+        if seen.action == "copied" and seen.picture is not None:
+            twin = self._twin(row, seen.picture)
+            if twin is None:  # it was changed in between: next time
+                return Event(path, "waits")
+        if twin is not None:
+            photo, was, is_gone = twin
+            (_moved if is_gone else self._copied)(connection, photo, seen)
+            words.rewrite(connection, [photo if is_gone else row.id])
+            return Event(path, "moved" if is_gone else "copied", was=os.fsdecode(was))
+        if seen.action == "failed" and seen.error is not None:
+            self._failed(connection, row, seen.error)
+        elif seen.action == "unchanged":
+            connection.execute(
+                "UPDATE photos SET state = 'done', picture = ?, taken = ?, error_type = NULL, "
+                "error_message = NULL WHERE id = ?",
+                (seen.picture, seen.taken, row.id),
+            )
+        elif seen.action == "tagged":
+            self._tagged(connection, seen, slot)
+        if seen.action in ("failed", "tagged"):
+            words.rewrite(connection, [row.id])
+        return Event(path, seen.action, seen.error)
+
+    def _tagged(self, connection: sqlite3.Connection, seen: _Seen, slot: int | None) -> None:
+        photo, tags = seen.row.id, seen.tags
+        assert tags is not None
+        connection.execute(
+            "UPDATE photos SET state = 'done', picture = ?, taken = ?, width = ?, height = ?, model = ?, "
+            "slot = ?, caption = coalesce(?, CASE WHEN picture = ? THEN caption END), error_type = NULL, "
+            "error_message = NULL WHERE id = ?",
+            (seen.picture, seen.taken, tags.width, tags.height, self._model.id, slot, seen.caption,
+             seen.picture, photo),
+        )  # fmt: skip
+        connection.execute("DELETE FROM tags WHERE photo = ?", (photo,))
+        connection.executemany(
+            "INSERT INTO tags (photo, tag, name, score) VALUES (?, ?, ?, ?)",
+            ((photo, tag.id, tag.name, tag.score) for tag in tags.tags),
+        )
+
+    def _failed(self, connection: sqlite3.Connection, row: Waiting, error: Failure) -> None:
+        """A file that is no photo (any more) has no tags; one that cannot be read just now keeps them."""
+        connection.execute(
+            "UPDATE photos SET state = 'failed', error_type = ?, error_message = ? WHERE id = ? "
+            "AND (error_message IS NOT ? OR state != 'failed')",
+            (error.type, error.message, row.id, error.message),
+        )
+        if error.type in CONTENT_ERRORS:
+            connection.execute("DELETE FROM tags WHERE photo = ?", (row.id,))
+            connection.execute(
+                "UPDATE photos SET picture = NULL, slot = NULL, caption = NULL, model = ? WHERE id = ?",
+                (self._model.id, row.id),
+            )
+
+    def _copied(self, connection: sqlite3.Connection, photo: int, seen: _Seen) -> None:
+        """Gives a row what another has of the same picture: tags, vector, caption, decisions."""
+        row = seen.row.id
+        slot = self._copied_vector(connection, photo)
+        connection.execute(
+            "UPDATE photos SET (state, picture, taken, width, height, model, caption, slot, error_type, "
+            "error_message) = (SELECT 'done', picture, ?, width, height, model, caption, ?, NULL, NULL "
+            "FROM photos WHERE id = ?) WHERE id = ?",
+            (seen.taken, slot, photo, row),
+        )
+        connection.execute("DELETE FROM tags WHERE photo = ?", (row,))
+        for table in ("tags (photo, tag, name, score)", "decisions (photo, tag, name, kind, time)"):
+            name, columns = table.split(" ", 1)
+            rest = columns.strip("()").removeprefix("photo, ")
+            connection.execute(
+                f"INSERT OR IGNORE INTO {table} SELECT ?, {rest} FROM {name} WHERE photo = ?", (row, photo)
+            )
+
+    def _copied_vector(self, connection: sqlite3.Connection, photo: int) -> int | None:
+        slot, weights = connection.execute(
+            "SELECT slot, weights FROM photos JOIN models m ON m.id = model WHERE photos.id = ?",
+            (photo,),
+        ).fetchone()
+        if slot is None or weights != self._model.weights:
+            return None
+        width = self._model.tagger.card.width
+        vectors = vector_file(self._database.path, weights, width).read(np.array([slot], np.int64))
+        (place,) = self._places([photo])
+        keep(self._database.path, weights, [place], [vectors[0]])
+        return place
+
+    def _places(self, photos: Sequence[object]) -> list[int]:
+        """Free slots of the vector file."""
+        if self._slots is None and photos:
+            taken = self._database.query(
+                "SELECT slot FROM photos JOIN models m ON m.id = model "
+                "WHERE weights = ? AND slot IS NOT NULL",
+                (self._model.weights,),
+            )
+            self._slots = Slots(slot for (slot,) in taken)
+        return [self._slots.take() for _ in photos] if self._slots is not None else []
+
+
+def _moved(connection: sqlite3.Connection, photo: int, seen: _Seen) -> None:
+    """Gives the row of a photo the name that the file has now; the row that waited for it goes."""
+    facts = connection.execute(
+        "SELECT path, root, name, size, mtime_ns, device, inode FROM photos WHERE id = ?", (seen.row.id,)
+    ).fetchone()
+    connection.execute("DELETE FROM photos WHERE id = ?", (seen.row.id,))
+    connection.execute(
+        "UPDATE photos SET path = ?, root = ?, name = ?, size = ?, mtime_ns = ?, device = ?, inode = ?, "
+        "taken = ?, state = 'done', pair = NULL WHERE id = ?",
+        (*facts, seen.taken, photo),
+    )
+
+
+def _whole(path: str, row: Waiting, *, is_raw: bool) -> bytes | None:
+    """A photo's file, once its first bytes are those of a photo; None where it is being written.
+
+    Args:
+        is_raw: a RAW file of any kind will do.
+
+    Raises:
+        ImageError: it is no photo.
+        OSError: it cannot be read.
+    """
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123  # names of any kind
+        head = file.read(SIGNATURE_BYTES)
+        if _is_changed(file.fileno(), row):
+            return None
+        if not is_raw:
+            sniff(head, path)
+        data = head + file.readall()
+        return None if _is_changed(file.fileno(), row) or len(data) != row.size else data
+
+
+def _is_changed(file: int, row: Waiting) -> bool:
+    facts = os.fstat(file)
+    return (facts.st_size, facts.st_mtime_ns) != (row.size, row.mtime_ns)
+
+
+def _named(data: bytes, path: str) -> io.BytesIO:
+    """An open file that messages can name."""
+    file = io.BytesIO(data)
+    file.name = path
+    return file

@@ -1,0 +1,374 @@
+"""The first half of a sync: what is in the folders against what the database holds. No photo is opened.
+
+Everything that is new or was changed gets a row that waits; what was moved within a disk takes its row along;
+what is not there any more is counted, and judged when all is done.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from anytag.library import words
+from anytag.library.database import Database
+from anytag.library.pairs import seconds
+from anytag.results import Failure
+from anytag.walk import Entry, Walk
+
+_CHUNK = 2000
+"""Rows of one transaction: others may write in between."""
+
+_PAIRED, _GONE, _FAILED = 1, 2, 4
+_FLAGS = f"(pair IS NOT NULL) * {_PAIRED} + (state = 'gone') * {_GONE} + (state = 'failed') * {_FAILED}"
+_STATE_BACK = (
+    "CASE WHEN error_type IS NOT NULL THEN 'failed' WHEN model IS NULL AND pair IS NULL THEN 'waiting' "
+    "ELSE 'done' END"
+)
+
+
+class _Known(NamedTuple):
+    """What the database holds of a name."""
+
+    id: int
+    size: int
+    mtime_ns: int
+    inode: int
+    flags: int
+
+
+class Root(NamedTuple):
+    """A folder that the user named, or one above what he named.
+
+    Attributes:
+        id: of its row.
+        path: absolute.
+        top: the part of it that is walked.
+        device: when it was last walked; None the first time.
+    """
+
+    id: int
+    path: str
+    top: str
+    device: int | None
+
+
+@dataclass
+class Found:
+    """What a scan found.
+
+    Attributes:
+        new, changed, moved, unchanged, paired: names of photos; `paired` ones have another stand for them.
+        devices: photos of each disk, before the scan.
+        missing: rows whose names are not there any more, by path.
+        left_out: ids of rows whose files are there, and are left out now.
+        failures: of folders that cannot be read.
+    """
+
+    new: int = 0
+    changed: int = 0
+    moved: int = 0
+    unchanged: int = 0
+    paired: int = 0
+    devices: dict[int, int] = field(default_factory=dict)
+    missing: dict[bytes, int] = field(default_factory=dict)
+    left_out: list[int] = field(default_factory=list)
+    failures: dict[str, Failure] = field(default_factory=dict)
+
+
+class Scan:
+    """Holds the folders of some roots against the database."""
+
+    def __init__(self, database: Database, roots: Sequence[Root], walk: Walk) -> None:
+        self.found = Found()
+        self._database, self._roots, self._walk = database, roots, walk
+        self._known: dict[bytes, _Known] = {}
+        self._seconds: dict[bytes, bytes] = {}
+        self._same: dict[tuple[int, int], list[tuple[bytes, os.stat_result, _Known | None]]] = {}
+        self._links: list[tuple[Root, bytes, os.stat_result, _Known | None]] = []
+        self._changed: list[tuple[Root, bytes, os.stat_result, int]] = []
+        self._changes: list[tuple[str, tuple[object, ...]]] = []
+        self._moves: list[tuple[bytes, int, str, int, int]] = []
+        self._moved: set[int] = set()
+        self._displaced: set[int] = set()  # rows whose names others have now
+        self._reworded: list[int] = []
+        walk.on_error = self._cannot_read
+
+    def run(self) -> Found:
+        """Walks, and leaves a row in the database for each name."""
+        for root in self._roots:
+            for path, *known in self._rows(root):
+                self._known[path] = _Known(*known)  # of one name the last, which is not gone
+        for root in self._roots:
+            self._walk.top = root.top
+            for entries in self._walk.folders(root.top):
+                self._folder(root, entries)
+        self._see_changed()
+        self._see_links()
+        self._flush()
+        self._settle_pairs()
+        self._judge_missing()
+        return self.found
+
+    def _rows(self, root: Root) -> Iterator[tuple[bytes, int, int, int, int, int]]:
+        where = "FROM photos WHERE path >= ? AND path < ?"
+        low, high = below(root.top)
+        counts = f"SELECT device, count(*) {where} AND state != 'gone' GROUP BY device"
+        for device, count in self._database.connection.execute(counts, (low, high)):
+            self.found.devices[device] = self.found.devices.get(device, 0) + count
+        query = f"SELECT path, id, size, mtime_ns, inode, {_FLAGS} {where} ORDER BY state != 'gone'"
+        yield from self._database.connection.execute(query, (low, high))
+
+    def _folder(self, root: Root, entries: list[Entry]) -> None:
+        stands = seconds([entry.name for entry in entries])
+        for entry in entries:
+            path = os.fsencode(entry.path)
+            known = self._known.pop(path, None)
+            if entry.is_symlink():
+                self._link(root, entry, path, known)
+                continue
+            try:
+                facts = entry.stat()
+            except OSError as error:  # it went in between, or may not be looked at
+                self._unseen(path, known, error)
+                continue
+            if not stat.S_ISREG(facts.st_mode):
+                self._fail(
+                    root, path, known, facts, Failure("ImageError", f"{entry.path}: is no regular file")
+                )
+                continue
+            if facts.st_nlink > 1 and facts.st_ino:
+                self._same.setdefault((facts.st_dev, facts.st_ino), []).append((path, facts, known))
+            if (first := stands.get(entry.name)) is not None:
+                self._seconds[path] = os.fsencode(os.path.join(os.path.dirname(entry.path), first))  # noqa: PTH118, PTH120
+            self._see(root, path, facts, known)
+
+    def _see(self, root: Root, path: bytes, facts: os.stat_result, known: _Known | None) -> None:
+        """One name of a photo that can be looked at."""
+        if known is not None and known[1:4] != _signature(facts):
+            if not self._is_moved(root, path, facts):
+                self._changed.append((root, path, facts, known.id))
+                return
+            if known.id not in self._moved:
+                self._displaced.add(known.id)
+            return
+        if known is None:
+            if not self._is_moved(root, path, facts):
+                self.found.new += 1
+                self._insert(root, path, facts)
+            return
+        self.found.unchanged += 1
+        if known.flags & _GONE:
+            self._change(
+                f"UPDATE photos SET state = {_STATE_BACK} WHERE id = ?", (known.id,), words_of=known.id
+            )
+        if known.flags & _PAIRED and path not in self._seconds and facts.st_nlink == 1:
+            self._unpair(known.id)
+
+    def _is_moved(self, root: Root, path: bytes, facts: os.stat_result) -> bool:
+        """Takes the row along, where the same file had another name that is not its name any more."""
+        if not facts.st_ino:
+            return False
+        found = self._database.connection.execute(
+            "SELECT p.id, p.path, r.path FROM photos p JOIN roots r ON r.id = p.root "
+            "WHERE inode = ? AND size = ? AND mtime_ns = ? AND p.path != ?",
+            (signed(facts.st_ino), facts.st_size, facts.st_mtime_ns, path),
+        ).fetchall()
+        for photo, old, place in found:
+            if photo in self._moved or not os.path.isdir(place) or _has_name(old, facts):  # noqa: PTH112
+                continue
+            self._known.pop(old, None)
+            self._displaced.discard(photo)
+            self._moved.add(photo)
+            self._moves.append((path, root.id, name_of(root.path, path), signed(facts.st_dev), photo))
+            return True
+        return False
+
+    def _see_changed(self) -> None:
+        """Names of other files than before, once it is known which rows have gone along with theirs."""
+        for root, path, facts, photo in self._changed:
+            if photo in self._moved:
+                self.found.new += 1
+                self._insert(root, path, facts)
+                continue
+            self.found.changed += 1
+            self._change(
+                "UPDATE photos SET size = ?, mtime_ns = ?, device = ?, inode = ?, state = 'waiting' "
+                "WHERE id = ?",
+                (*_facts(facts), photo),
+            )
+        self._changed.clear()
+
+    def _insert(self, root: Root, path: bytes, facts: os.stat_result) -> None:
+        self._change(
+            "INSERT INTO photos (root, path, name, size, mtime_ns, device, inode, state) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, 'waiting')",
+            (root.id, path, name_of(root.path, path), *_facts(facts)),
+        )
+
+    def _unpair(self, photo: int) -> None:
+        self._change(
+            "UPDATE photos SET pair = NULL, state = CASE WHEN model IS NULL THEN 'waiting' ELSE state END "
+            "WHERE id = ?",
+            (photo,),
+            words_of=photo,
+        )
+
+    def _link(self, root: Root, entry: Entry, path: bytes, known: _Known | None) -> None:
+        try:
+            facts = entry.stat()
+        except OSError as error:  # it leads nowhere, or round
+            reason = f"{entry.path}: is a link that leads nowhere ({error.strerror})"
+            self._fail(root, path, known, entry.stat(follow_symlinks=False), Failure("ImageError", reason))
+            return
+        self._links.append((root, path, facts, known))
+
+    def _see_links(self) -> None:
+        """A link to a photo is that photo, and so are hard links: one row stands for the others."""
+        for names in self._same.values():
+            first = min(names, key=lambda one: one[2] is None or bool(one[2].flags & _PAIRED))
+            self._seconds |= {path: first[0] for path, _, _ in names if path is not first[0]}
+            if first[2] is not None and first[2].flags & _PAIRED and first[0] not in self._seconds:
+                self._unpair(first[2].id)
+        self._flush()
+        for root, path, facts, known in self._links:
+            found = self._database.connection.execute(
+                "SELECT path FROM photos WHERE inode = ? AND device = ? AND path != ? AND pair IS NULL "
+                "AND state != 'gone'",
+                (signed(facts.st_ino), signed(facts.st_dev), path),
+            ).fetchone()
+            if found is not None:
+                self._seconds[path] = found[0]
+            self._see(root, path, facts, known)
+            self._see_changed()
+            self._flush()
+
+    def _settle_pairs(self) -> None:
+        """Says of each second name which row stands for it."""
+        run = self._database.connection.execute
+        for second, first in self._seconds.items():
+            row = run(
+                "SELECT s.id, f.id FROM photos s, photos f WHERE s.path = ? AND f.path = ? "
+                "AND (s.pair IS NOT f.id OR s.state = 'waiting')",
+                (second, first),
+            ).fetchone()
+            if row is not None:
+                self._change(
+                    "UPDATE photos SET pair = ?, state = 'done', error_type = NULL, error_message = NULL "
+                    "WHERE id = ?",
+                    (row[1], row[0]),
+                    words_of=row[0],
+                )
+        self.found.paired = len(self._seconds)
+        self._flush()
+
+    def _judge_missing(self) -> None:
+        """Sorts the names that were not met: gone, left out now, or in a folder that cannot be read."""
+        unread = tuple(os.fsencode(os.path.join(folder, "")) for folder in self.found.failures)  # noqa: PTH118
+        for path, known in self._known.items():
+            if known.flags & _GONE or path.startswith(unread):
+                continue
+            if os.path.lexists(path):
+                self.found.left_out.append(known.id)
+            else:
+                self.found.missing[path] = known.id
+
+    def _fail(
+        self, root: Root, path: bytes, known: _Known | None, facts: os.stat_result, failure: Failure
+    ) -> None:
+        """A name that is no photo, whatever it is called; said once."""
+        if known is None:
+            self._insert(root, path, facts)
+        elif known.flags & _FAILED and known[1:4] == _signature(facts):
+            self.found.unchanged += 1
+            return
+        self.found.failures[os.fsdecode(path)] = failure
+        self._change(
+            "UPDATE photos SET size = ?, mtime_ns = ?, device = ?, inode = ?, state = 'failed', "
+            "error_type = ?, error_message = ? WHERE path = ?",
+            (*_facts(facts), failure.type, failure.message, path),
+        )
+
+    def _unseen(self, path: bytes, known: _Known | None, error: OSError) -> None:
+        if isinstance(error, FileNotFoundError) and known is not None:
+            self._known[path] = known
+        elif not isinstance(error, FileNotFoundError):
+            self._cannot_read(error)
+
+    def _cannot_read(self, error: OSError) -> None:
+        name = os.fsdecode(error.filename or "")
+        self.found.failures[name] = Failure(
+            type(error).__name__, f"{name}: cannot be read ({error.strerror})"
+        )
+
+    def _change(self, statement: str, values: tuple[object, ...], *, words_of: int | None = None) -> None:
+        self._changes.append((statement, values))
+        if words_of is not None:
+            self._reworded.append(words_of)
+        if len(self._changes) >= _CHUNK:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not (self._changes or self._moves or self._displaced):
+            return
+        with self._database.transaction() as connection:
+            self._move(connection)
+            for statement, values in self._changes:
+                connection.execute(statement, values)
+            words.rewrite(connection, self._reworded)
+        self._changes.clear()
+        self._reworded.clear()
+
+    def _move(self, connection: sqlite3.Connection) -> None:
+        """Gives rows their new paths, which may be those of others that are moved, or gone."""
+        run = connection.executemany
+        run("UPDATE photos SET state = 'gone' WHERE id = ?", ((photo,) for photo in self._displaced))
+        moved = [(one[-1],) for one in self._moves]
+        run("UPDATE photos SET path = CAST('anytag:' || id AS BLOB) WHERE id = ?", moved)
+        run(
+            "UPDATE photos SET path = ?, root = ?, name = ?, device = ?, "
+            f"state = CASE state WHEN 'gone' THEN {_STATE_BACK} ELSE state END WHERE id = ?",
+            self._moves,
+        )
+        self.found.moved += len(self._moves)
+        self._reworded += [photo for (photo,) in moved]
+        self._reworded += self._displaced
+        self._moves.clear()
+        self._displaced.clear()
+
+
+def below(folder: str) -> tuple[bytes, bytes]:
+    """Paths p of what is below a folder: low <= p < high, as bytes."""
+    low = os.fsencode(os.path.join(folder, ""))  # noqa: PTH118
+    return low, low[:-1] + bytes([low[-1] + 1])
+
+
+def name_of(root: str, path: bytes) -> str:
+    """The path below a root, for eyes and for search: NFC, with /; what is no UTF-8 becomes U+FFFD."""
+    part = path[len(below(root)[0]) :].decode("utf-8", "replace")
+    return unicodedata.normalize("NFC", part.replace(os.sep, "/"))
+
+
+def signed(number: int) -> int:
+    """An inode or device as SQLite's 64 bits hold it."""
+    return (number + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
+def _facts(facts: os.stat_result) -> tuple[int, int, int, int]:
+    return facts.st_size, facts.st_mtime_ns, signed(facts.st_dev), signed(facts.st_ino)
+
+
+def _signature(facts: os.stat_result) -> tuple[int, int, int]:
+    return facts.st_size, facts.st_mtime_ns, signed(facts.st_ino)
+
+
+def _has_name(path: bytes, facts: os.stat_result) -> bool:
+    """Has the file this name, too? A disk that ignores case or NFC finds its one name by others."""
+    try:
+        return os.path.samestat(os.stat(path), facts) and facts.st_nlink > 1  # noqa: PTH116
+    except OSError:
+        return False

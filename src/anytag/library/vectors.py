@@ -1,0 +1,56 @@
+"""A vector of each photo, in a file for each model's weights: what `anytag search` compares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from anytag._io import writing
+from anytag.records import RecordFile
+
+Floats = npt.NDArray[np.float32]
+
+
+def vector_file(database: Path, weights: str, width: int) -> RecordFile:
+    """Where the vectors of a model lie: beside the database, float32, a record a slot."""
+    folder = database.with_name(f"{database.name}.vectors")
+    return RecordFile(folder / f"{weights[:16]}-{width}.f32", (width,), np.dtype("<f4"))
+
+
+class Slots:
+    """Places in a vector file, the free ones first.
+
+    Args:
+        taken: places that photos hold.
+    """
+
+    def __init__(self, taken: Iterable[int]) -> None:
+        numbers = np.fromiter(taken, np.int64)
+        self._end = int(numbers.max()) + 1 if len(numbers) else 0
+        free = np.setdiff1d(np.arange(self._end), numbers)
+        self._free: list[int] = free[::-1].tolist()
+
+    def take(self) -> int:
+        """A place that no photo holds."""
+        if self._free:
+            return self._free.pop()
+        self._end += 1
+        return self._end - 1
+
+
+def keep(database: Path, weights: str, slots: Sequence[int], vectors: Sequence[Floats]) -> None:
+    """Writes vectors at their slots; the rows that name these are committed after.
+
+    Raises:
+        OutputError: the disk is full, or the folder cannot be written.
+    """
+    if not slots:
+        return
+    file = vector_file(database, weights, len(vectors[0]))
+    order = np.argsort(slots)
+    with writing(file.path):
+        file.path.parent.mkdir(exist_ok=True)
+        file.write(np.array(slots, np.int64)[order], np.stack(vectors)[order])

@@ -1,0 +1,31 @@
+"""The words by which a photo is found, in one row of a full-text table: written here, asked by search."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+
+_REWRITE = """
+INSERT INTO words (rowid, name, tags, keywords, caption)
+SELECT id, name,
+    (SELECT group_concat(name, char(10)) FROM (
+        SELECT name FROM tags WHERE photo = photos.id AND NOT EXISTS (
+            SELECT 1 FROM decisions d WHERE d.photo = photos.id AND d.kind = 'rejected'
+            AND (d.tag = tags.tag OR d.name = tags.name COLLATE NOCASE))
+        UNION
+        SELECT name FROM decisions WHERE photo = photos.id AND kind != 'rejected')),
+    (SELECT group_concat(path, char(10)) FROM (SELECT DISTINCT path FROM keywords WHERE photo = photos.id)),
+    caption
+FROM photos WHERE id = ? AND pair IS NULL AND state != 'gone'
+"""
+
+
+def rewrite(connection: sqlite3.Connection, photos: Iterable[int]) -> None:
+    """Brings the words of photos in step with all else, within the caller's transaction.
+
+    Name, tags without the rejected and with the accepted and added, the user's keywords, the caption. A photo
+    that is gone, and one that another stands for, has none.
+    """
+    ids = [(photo,) for photo in photos]
+    connection.executemany("DELETE FROM words WHERE rowid = ?", ids)
+    connection.executemany(_REWRITE, ids)

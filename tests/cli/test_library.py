@@ -1,0 +1,227 @@
+"""`anytag library` as users type it, with real processes where they are killed or meet."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anytag import Library
+from tests.command import run, start
+from tests.libraries import rows, write_photo
+from tests.tiny import make_tiny_model
+
+NEEDS_SIGNALS = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    for number in range(4):
+        write_photo(tmp_path / f"photos/{number}.jpg", number)
+    return tmp_path
+
+
+def sync(place: Path, model: Path, *more: str | Path) -> Any:
+    return run("library", "sync", "--database", place / "l.db", "--model", model, *more)
+
+
+def test_sync_status_list_and_export_tell_one_story(place: Path, model: Path) -> None:
+    done = sync(place, model, place / "photos")
+    assert (done.exit_code, done.stdout) == (0, "4 photos: 4 new, 4 tagged\n")
+    again = sync(place, model)
+    assert (again.exit_code, again.stdout) == (0, "4 photos: 4 unchanged\n")
+    database = ("--database", place / "l.db")
+    status = json.loads(run("library", "status", "--format", "json", *database).stdout)
+    assert status["folders"] == [{"path": str(place / "photos"), "states": {"done": 4}}]
+    assert "4 done" in run("library", "status", *database).stdout
+    listed = [
+        json.loads(line)
+        for line in run("library", "list", "--format", "jsonl", *database).stdout.splitlines()
+    ]
+    assert [Path(row["path"]).name for row in listed] == ["0.jpg", "1.jpg", "2.jpg", "3.jpg"]
+    text = run("library", "list", place / "photos", *database).stdout.splitlines()
+    assert [line.split("\t")[1] for line in text] == [", ".join(row["tags"]) for row in listed]
+    assert run("library", "export", place / "all.jsonl", *database).exit_code == 0
+    exported = [json.loads(line) for line in (place / "all.jsonl").read_text().splitlines()]
+    assert exported == listed
+    assert run("library", "export", place / "all.jsonl", *database).exit_code == 0  # an earlier export may go
+
+
+def test_what_the_user_says_stays_and_comes_out_as_labels(place: Path, model: Path) -> None:
+    sync(place, model, place / "photos")
+    database = ("--database", place / "l.db")
+    photo = place / "photos/0.jpg"
+    assert "mine" in run("library", "add", photo, "mine", *database).stdout
+    run("library", "reject", photo, "dog", *database)
+    run("library", "accept", photo, "red", *database)
+    assert run("library", "export", "--labels", place / "labels.jsonl", *database).stdout.startswith(
+        "1 photos"
+    )
+    row = json.loads((place / "labels.jsonl").read_text())
+    assert (row["image"], row["tags"], row["absent"][-1]) == (str(photo), ["red", "mine"], "dog")
+    inspected = run("data", "inspect", place / "labels.jsonl")
+    assert inspected.exit_code == 0 and "mine" in inspected.stdout
+    refused = run("library", "forget", place / "photos", *database)
+    assert refused.exit_code == 2 and "--decisions" in refused.stderr
+    forgotten = run("library", "forget", place / "photos", "--decisions", *database)
+    assert forgotten.stdout == "4 photos forgotten\n"
+
+
+def test_rows_failures_and_exit_codes(place: Path, model: Path) -> None:
+    (place / "photos/empty.jpg").touch()
+    done = sync(place, model, place / "photos", "--format", "jsonl")
+    found = {Path(row["path"]).name: row for row in map(json.loads, done.stdout.splitlines())}
+    assert done.exit_code == 1 and found["0.jpg"]["action"] == "tagged"
+    assert found["empty.jpg"]["action"] == "failed" and "is empty" in found["empty.jpg"]["error"]["message"]
+    assert "1 of 5 photos failed" in done.stderr
+    assert sync(place, model).exit_code == 0  # known, and not tried again
+    listed = run("library", "list", "--state", "failed", "--database", place / "l.db")
+    assert "is empty" in listed.stdout
+    (place / "photos").rename(place / "away")
+    missing = sync(place, model)
+    assert missing.exit_code == 1 and "5 missing and kept" in missing.stdout
+    assert "is not there" in missing.stderr and "Traceback" not in missing.stderr
+    assert sync(place, model, "--accept-missing").stdout == "0 photos: 5 gone\n"
+
+
+def test_a_dry_run_writes_nothing(place: Path, model: Path) -> None:
+    done = sync(place, model, place / "photos", "--dry-run")
+    assert done.stdout == "4 photos: 4 to be looked at, 4 new\n" and not (place / "l.db").exists()
+    sync(place, model, place / "photos")
+    before = (place / "l.db").read_bytes()
+    write_photo(place / "photos/4.jpg", 4)
+    (place / "photos/0.jpg").unlink()
+    done = sync(place, model, "--dry-run", "--format", "jsonl")
+    actions = {Path(row["path"]).name: row["action"] for row in map(json.loads, done.stdout.splitlines())}
+    assert actions == {"4.jpg": "pending", "0.jpg": "gone"} and (place / "l.db").read_bytes() == before
+    assert sync(place, model).stdout == "4 photos: 1 new, 3 unchanged, 1 tagged, 1 gone\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["status"], "There is no library"),
+        (["list"], "There is no library"),
+        (["sync"], "has no folder yet"),
+        (["sync", "nowhere"], "is not there, and is not in the library"),
+        (["forget"], "one of the two"),
+        (["forget", "--gone", "x"], "one of the two"),
+        (["export", "photos/0.jpg"], "suffix of a photo"),
+    ],
+)
+def test_wrong_use_says_what_to_do(
+    place: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], says: str
+) -> None:
+    monkeypatch.chdir(place)
+    done = run("library", *arguments, "--database", place / "l.db")
+    assert done.exit_code == 2 and says in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_output_of_others_is_not_replaced(place: Path, model: Path) -> None:
+    sync(place, model, place / "photos")
+    (place / "diary.jsonl").write_text("dear diary\n")
+    done = run("library", "export", place / "diary.jsonl", "--database", place / "l.db")
+    assert done.exit_code == 2 and (place / "diary.jsonl").read_text() == "dear diary\n"
+
+
+def test_the_library_lies_in_the_users_data_folder(
+    place: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANYTAG_HOME", str(place / "home"))
+    assert run("library", "sync", place / "photos", "--model", model).exit_code == 0
+    assert (place / "home/library.db").is_file() and not list((place / "photos").glob("*.db*"))
+
+
+def test_captions_are_written_on_request(place: Path) -> None:
+    shutil.rmtree(place / "photos")
+    photo = Path(__file__).parents[2] / "examples/photos/cat.jpg"
+    (place / "photos").mkdir()
+    shutil.copy(photo, place / "photos")
+    database = ("--database", place / "l.db")
+    assert run("library", "sync", place / "photos", "--captions", *database).exit_code == 0
+    with Library.open(place / "l.db") as library:
+        (one,) = library.photos()
+        assert one.caption and library.database.query("SELECT caption FROM words") == [(one.caption,)]
+
+
+def _begin(place: Path, model: Path, name: str, *more: str) -> subprocess.Popen[bytes]:
+    return start(
+        "library", "sync", place / "photos", "--database", place / name, "--model", model, "--batch-size", "2",
+        "--workers", "1", "--format", "jsonl", *more,
+    )  # fmt: skip
+
+
+@NEEDS_SIGNALS
+def test_a_kill_costs_a_batch_and_the_end_is_as_if_there_was_none(place: Path, model: Path) -> None:
+    for number in range(4, 40):
+        write_photo(place / f"photos/sub{number % 3}/{number}.png", number)
+    dice, done = random.Random(5), 0
+    for _ in range(3):
+        process = _begin(place, model, "killed.db")
+        assert process.stdout is not None
+        for _ in range(dice.randrange(1, 10)):
+            process.stdout.readline()
+        process.kill()
+        process.communicate()
+        with sqlite3.connect(place / "killed.db") as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+            query = "SELECT count(*) FROM photos WHERE state = 'done'"
+            (now,) = connection.execute(query).fetchone()
+            (found,) = connection.execute("SELECT count(*) FROM words").fetchone()
+        connection.close()
+        assert now == found and now > done  # what was said is there
+        done = now
+    rest = _begin(place, model, "killed.db").communicate()[0].splitlines()
+    assert len(rest) == 40 - done
+    _begin(place, model, "whole.db").communicate()
+    with Library.open(place / "killed.db") as killed, Library.open(place / "whole.db") as whole:
+        assert rows(killed) == rows(whole) and len(rows(whole)) == 40
+        slots = [photo.slot for photo in killed.photos()]
+        assert len(set(slots)) == 40 and max(slots, key=lambda slot: slot or 0) == 39
+
+
+@NEEDS_SIGNALS
+def test_two_syncs_at_once_one_works_and_the_other_says_who(place: Path, model: Path) -> None:
+    for number in range(4, 60):
+        write_photo(place / f"photos/{number}.png", number)
+    first = _begin(place, model, "l.db")
+    assert first.stdout is not None and first.stdout.readline()
+    first.send_signal(signal.SIGSTOP)
+    try:
+        second = sync(place, model, place / "photos")
+        assert second.exit_code == 2 and f"process {first.pid} on " in second.stderr
+        assert "is locked" not in second.stderr
+        run("library", "add", place / "photos/0.jpg", "mine", "--database", place / "l.db")  # meanwhile
+    finally:
+        first.send_signal(signal.SIGCONT)
+    first.communicate()
+    assert first.returncode == 0
+    with Library.open(place / "l.db") as library:
+        assert all(photo.state == "done" for photo in library.photos())
+        assert library.find(place / "photos/0.jpg").added == ("mine",)
+
+
+@NEEDS_SIGNALS
+def test_an_interrupt_keeps_what_was_done(place: Path, model: Path) -> None:
+    for number in range(4, 60):
+        write_photo(place / f"photos/{number}.png", number)
+    process = _begin(place, model, "l.db")
+    assert process.stdout is not None and process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate()
+    assert process.returncode == 130 and b"Traceback" not in error
+    with Library.open(place / "l.db") as library:
+        assert sum(photo.state == "done" for photo in library.photos()) >= 1
