@@ -12,8 +12,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from anytag.errors import MetadataError
+from anytag.metadata import record
 from anytag.metadata.exiftool import ExifTool, named
-from anytag.metadata.keywords import FIELDS, Content, Field
+from anytag.metadata.keywords import Content, Field
 from anytag.metadata.sidecars import candidates
 
 TAGS: dict[Field, str] = {
@@ -31,7 +32,7 @@ _BELONGS = (
     "XMP-xmpMM:DerivedFromFilePath",
 )
 _OTHER_CAPTIONS = ("IPTC:Caption-Abstract", "IFD0:ImageDescription")
-_FIELDS = [tag for tag in TAGS.values() if not tag.startswith("IPTC")] + ["IPTC:All", "XMP-anytag:All"]
+_FIELDS = [tag for tag in TAGS.values() if not tag.startswith("IPTC")] + ["IPTC:All", record.TAG]
 _OTHERS = [CAPTION, "IFD0:ImageDescription", "Photoshop:IPTCDigest", "Error", *_BELONGS]
 _ASKED = ("-X", "-a", *(f"-{tag}" for tag in (*_FIELDS, *_OTHERS)))
 _GROUP = re.compile(r"\{.*/([^/]+)/[\d.]+/\}(.+)")  # of a name as ElementTree has it
@@ -95,21 +96,17 @@ def content(found: Values) -> Content:
     def first(tag: str) -> str:
         return found.get(tag, ("",))[0]
 
-    return Content(
+    plain = Content(
         lists={name: found.get(tag, ()) for name, tag in TAGS.items()},
-        ours={name: found.get(f"XMP-anytag:{name}", ()) for name in FIELDS},
-        rejected=found.get("XMP-anytag:Rejected", ()),
         caption=first(CAPTION),
         other_caption=next(filter(None, map(first, _OTHER_CAPTIONS)), "")
         or next((all_[0] for tag, all_ in found.items() if tag.startswith(f"{CAPTION}-")), ""),
-        our_caption=first("XMP-anytag:Description"),
-        replaced=first("XMP-anytag:Replaced"),
-        is_created=bool(first("XMP-anytag:Created")),
         has_iptc=any(tag.startswith("IPTC:") for tag in found),
         iptc_charset=charset,
         has_digest="Photoshop:IPTCDigest" in found,
         sidecar_of=tuple(os.path.basename(first(tag)) for tag in _BELONGS if first(tag)),  # noqa: PTH119
     )
+    return record.read(plain, first(record.TAG))
 
 
 def _described(root: ElementTree.Element) -> Values:

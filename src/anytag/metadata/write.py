@@ -18,7 +18,7 @@ from typing import Any
 from anytag._io import DRAFT_NAME, atomic_write, writing
 from anytag.errors import MetadataError
 from anytag.metadata import keywords as words
-from anytag.metadata import read
+from anytag.metadata import read, record
 from anytag.metadata.exiftool import ExifTool, escaped, named, shared
 from anytag.metadata.keywords import FIELDS, Content, Field, Keyword
 from anytag.metadata.sidecars import SidecarName, candidates, new_sidecar
@@ -231,15 +231,9 @@ def _apply(
 def _assignments(before: Content, after: Content) -> Iterator[str]:
     """Arguments of exiftool: each list that changes, whole."""
     pairs = [(tag, before.lists.get(name, ()), after.lists.get(name, ())) for name, tag in read.TAGS.items()]
-    pairs += [
-        (f"XMP-anytag:{name}", before.ours.get(name, ()), after.ours.get(name, ())) for name in read.TAGS
-    ]
-    pairs += [("XMP-anytag:Rejected", before.rejected, after.rejected)]
     for tag, old, new in (
         (f"{read.CAPTION}-x-default", before.caption, after.caption),
-        ("XMP-anytag:Description", before.our_caption, after.our_caption),
-        ("XMP-anytag:Replaced", before.replaced, after.replaced),
-        ("XMP-anytag:Created", "True" * before.is_created, "True" * after.is_created),
+        (record.TAG, record.text(before), record.text(after)),
     ):
         pairs.append((tag, (old,) * bool(old), (new,) * bool(new)))
     for tag, was, now in pairs:
@@ -310,9 +304,9 @@ def _is_empty(sidecar: Path, after: Content, exiftool: ExifTool) -> bool:
     """Is nothing left in a sidecar but what anytag takes out?"""
     if any(after.lists.values()) or after.caption:
         return False
-    known = {*read.TAGS.values(), read.CAPTION, "XMP-x:XMPToolkit"}
+    known = {*read.TAGS.values(), read.CAPTION, record.TAG, "XMP-x:XMPToolkit"}
     found = read.values(sidecar, exiftool, "-X", "-a", "-XMP:All")
-    return all(tag in known or tag.startswith("XMP-anytag:") for tag in found)
+    return found.keys() <= known
 
 
 def _remove_stale(folder: Path) -> None:
