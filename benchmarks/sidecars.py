@@ -2,10 +2,10 @@
 
     python benchmarks/sidecars.py --photos 1000 --embedded 300
 
-`exiftool alone` is a process of the same kind that is sent the writing command only, one a photo: new sidecars
-from nothing, three fields of the same words. `write_keywords` reads the photo and its sidecars besides, keeps a
-record, and puts each file in place whole. The second column is time of the processor, Python's and exiftool's,
-which other work on the machine disturbs less.
+`exiftool alone` is a process of the same kind that is sent the writing command only, one a photo: new
+sidecars from nothing, three fields of the same words. `write_keywords` reads the photo and its sidecars
+besides, keeps a record, and puts each file in place whole. The second column is time of the processor,
+Python's and exiftool's together, which other work on the machine disturbs less.
 """
 
 from __future__ import annotations

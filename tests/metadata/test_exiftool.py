@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from anytag.errors import MetadataError, MissingToolError
-from anytag.metadata.exiftool import ExifTool, escaped, find, named
+from anytag.metadata.exiftool import ExifTool, assigned, find, named
 from tests import xmp
 
 pytestmark = xmp.NEEDS_EXIFTOOL
@@ -170,7 +170,7 @@ def test_a_name_that_is_not_utf_8_is_read(tmp_path: Path) -> None:
 def test_a_value_is_read_letter_by_letter(value: str) -> None:
     tool = ExifTool()
     try:
-        written = tool.run("-E", "-o", "-.xmp", f"-XMP-dc:Source={escaped(value)}").output
+        written = tool.run("-o", "-.xmp", *assigned([("XMP-dc:Source", value)])).output
     finally:
         tool.close()
     import xml.etree.ElementTree as ElementTree

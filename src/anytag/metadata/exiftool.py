@@ -131,7 +131,17 @@ def named(path: str | os.PathLike[str]) -> Iterator[str]:
         yield os.fspath(link)
 
 
-def escaped(value: str) -> str:
+def assigned(values: Sequence[tuple[str, str]]) -> list[str]:
+    """Arguments that give tags values: of several for one tag, a list; "" takes it out.
+
+    A value of several lines, or that begins with a blank, needs `-E`, which doubles the time of a command.
+    """
+    if not any(value[:1].isspace() or "\n" in value or "\r" in value for _, value in values):
+        return [f"-{tag}={value}" for tag, value in values]
+    return ["-E", *(f"-{tag}={_escaped(value)}" for tag, value in values)]
+
+
+def _escaped(value: str) -> str:
     """A value as `-E` reads it: one line, its first blank kept."""
     plain = value.replace("&", "&amp;")
     return "".join(c if c > " " or c == " " else f"&#{ord(c)};" for c in plain).replace(" ", "&#32;", 1)

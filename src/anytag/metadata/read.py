@@ -15,7 +15,7 @@ from anytag.errors import MetadataError
 from anytag.metadata import record
 from anytag.metadata.exiftool import ExifTool, named
 from anytag.metadata.keywords import Content, Field
-from anytag.metadata.sidecars import candidates
+from anytag.metadata.sidecars import Candidates, candidates
 
 TAGS: dict[Field, str] = {
     "Subject": "XMP-dc:Subject",
@@ -34,7 +34,7 @@ _BELONGS = (
 _OTHER_CAPTIONS = ("IPTC:Caption-Abstract", "IFD0:ImageDescription")
 _FIELDS = [tag for tag in TAGS.values() if not tag.startswith("IPTC")] + ["IPTC:All", record.TAG]
 _OTHERS = [CAPTION, "IFD0:ImageDescription", "Photoshop:IPTCDigest", "Error", *_BELONGS]
-_ASKED = ("-X", "-a", *(f"-{tag}" for tag in (*_FIELDS, *_OTHERS)))
+_ASKED = ("-X", "-a", "-e", *(f"-{tag}" for tag in (*_FIELDS, *_OTHERS)))
 _GROUP = re.compile(r"\{.*/([^/]+)/[\d.]+/\}(.+)")  # of a name as ElementTree has it
 _RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
 
@@ -42,13 +42,18 @@ Values = dict[str, tuple[str, ...]]
 """What is said in a file: "XMP-dc:Subject" -> its values."""
 
 
-def contents(photo: Path, exiftool: ExifTool) -> dict[Path, Content]:
+def contents(photo: Path, exiftool: ExifTool, beside: Candidates | None = None) -> dict[Path, Content]:
     """A photo's own content, and that of each sidecar that is this photo's.
+
+    Args:
+        photo: a file.
+        exiftool: that is asked.
+        beside: the XMP files beside it, where they were looked for already.
 
     Raises:
         MetadataError: one cannot be read.
     """
-    beside = candidates(photo)
+    beside = beside or candidates(photo)
     found = {photo: content(values(photo, exiftool))}
     for path in (beside.full, beside.stem):
         if path is not None:

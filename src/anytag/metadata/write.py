@@ -19,9 +19,9 @@ from anytag._io import DRAFT_NAME, atomic_write, writing
 from anytag.errors import MetadataError
 from anytag.metadata import keywords as words
 from anytag.metadata import read, record
-from anytag.metadata.exiftool import ExifTool, escaped, named, shared
+from anytag.metadata.exiftool import ExifTool, assigned, named, shared
 from anytag.metadata.keywords import FIELDS, Content, Field, Keyword
-from anytag.metadata.sidecars import SidecarName, candidates, new_sidecar
+from anytag.metadata.sidecars import Candidates, SidecarName, candidates, new_sidecar
 from anytag.results import Failure
 from anytag.suffixes import IMAGE_SUFFIXES
 
@@ -142,7 +142,8 @@ def write_keywords(
     """
     path, tool = _photo(os.fspath(photo)), exiftool or shared()
     ours = [words.clean((one,) if isinstance(one, str) else one) for one in keywords]
-    found = read.contents(path, tool)
+    beside = candidates(path)
+    found = read.contents(path, tool, beside)
     union, refused = words.wanted(found.values(), [one for one in ours if one], rejected)
     targets = {one: content for one, content in found.items() if embed or one != path}
     is_new = not targets
@@ -158,7 +159,7 @@ def write_keywords(
             text = " ".join(words.clean([caption]))
             after = words.captioned(after, found.values(), text, overwrite=overwrite_caption)
         changes[target] = (Content() if is_new else content, after)
-    note = _note(path, found, targets)
+    note = _note(beside, found, targets)
     return _apply(path, changes, tool, touch=touch, dry_run=dry_run, note=note)
 
 
@@ -194,8 +195,7 @@ def _photo(path: str) -> Path:
     return photo
 
 
-def _note(photo: Path, found: dict[Path, Content], targets: dict[Path, Content]) -> str | None:
-    beside = candidates(photo)
+def _note(beside: Candidates, found: dict[Path, Content], targets: dict[Path, Content]) -> str | None:
     if beside.stem is None or beside.stem in found:
         return None
     others = ", ".join(beside.sharing) or "another photo"
@@ -213,7 +213,7 @@ def _apply(
 ) -> Change:
     files, added, removed, caption = [], dict[str, None](), dict[str, None](), None
     for target, (before, after) in changes.items():
-        assignments = list(_assignments(before, after))
+        assignments = assigned(list(_assignments(before, after)))
         if not assignments:
             continue
         if not dry_run:
@@ -228,8 +228,8 @@ def _apply(
     )
 
 
-def _assignments(before: Content, after: Content) -> Iterator[str]:
-    """Arguments of exiftool: each list that changes, whole."""
+def _assignments(before: Content, after: Content) -> Iterator[tuple[str, str]]:
+    """Tags and values: each list that changes, whole."""
     pairs = [(tag, before.lists.get(name, ()), after.lists.get(name, ())) for name, tag in read.TAGS.items()]
     for tag, old, new in (
         (f"{read.CAPTION}-x-default", before.caption, after.caption),
@@ -238,7 +238,7 @@ def _assignments(before: Content, after: Content) -> Iterator[str]:
         pairs.append((tag, (old,) * bool(old), (new,) * bool(new)))
     for tag, was, now in pairs:
         if was != now:
-            yield from (f"-{tag}={escaped(value)}" for value in now or ("",))
+            yield from ((tag, value) for value in now or ("",))
 
 
 def _write(
@@ -259,10 +259,10 @@ def _write(
     if before.lists.get("Keywords", ()) != after.lists.get("Keywords", ()):
         assignments = [*_iptc(before, after), *assignments]
     if is_new:
-        data = _answer(exiftool, "-E", "-o", "-.xmp", *assignments)
+        data = _answer(exiftool, "-o", "-.xmp", *assignments)
     else:
         with named(target) as name:
-            data = _answer(exiftool, "-E", "-o", "-", *assignments, name, file=target)
+            data = _answer(exiftool, "-o", "-", *assignments, name, file=target)
     facts = None if is_new else target.stat()
     with atomic_write(target) as draft:
         draft.write_bytes(data)
