@@ -60,6 +60,7 @@ def run_shell(script: str, where: str) -> None:
 def test_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(ROOT / "examples" / "photos", tmp_path / "examples" / "photos")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ANYTAG_HOME", str(tmp_path / "home"))  # the user's library of this page alone
     names: dict[str, object] = {"__name__": "docs"}
     for line, language, text in blocks(page):
         where = f"{name(page)}:{line}"

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
         VocabularyError,
     )
     from anytag.gallery import Gallery
-    from anytag.library.library import Library, Photo
+    from anytag.library.library import Library
+    from anytag.library.photo import Photo
     from anytag.results import Box, Caption, Failure, Match, Tags, TagScore
     from anytag.retriever import Retriever
     from anytag.tagger import Encoded, Tagger

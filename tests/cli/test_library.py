@@ -117,6 +117,9 @@ def test_a_dry_run_writes_nothing(place: Path, model: Path) -> None:
         (["list"], "There is no library"),
         (["sync"], "has no folder yet"),
         (["sync", "nowhere"], "is not there, and is not in the library"),
+        (["sync", ""], "an empty name was given"),
+        (["sync", "photos/0.jpg"], "is a file: name the folder"),
+        (["sync", "photos", "--database", "photos/new.jpg"], "suffix of a photo"),
         (["forget"], "one of the two"),
         (["forget", "--gone", "x"], "one of the two"),
         (["export", "photos/0.jpg"], "suffix of a photo"),
@@ -126,7 +129,7 @@ def test_wrong_use_says_what_to_do(
     place: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], says: str
 ) -> None:
     monkeypatch.chdir(place)
-    done = run("library", *arguments, "--database", place / "l.db")
+    done = run("library", arguments[0], "--database", place / "l.db", *arguments[1:])
     assert done.exit_code == 2 and says in done.stderr and "Traceback" not in done.stderr
 
 
@@ -151,17 +154,17 @@ def test_captions_are_written_on_request(place: Path) -> None:
     (place / "photos").mkdir()
     shutil.copy(photo, place / "photos")
     database = ("--database", place / "l.db")
-    assert run("library", "sync", place / "photos", "--captions", *database).exit_code == 0
+    assert run("library", "sync", place / "photos", *database).stdout == "1 photos: 1 new, 1 tagged\n"
+    for count in ("1 unchanged, 1 tagged", "1 unchanged"):
+        assert run("library", "sync", "--captions", *database).stdout == f"1 photos: {count}\n"
     with Library.open(place / "l.db") as library:
         (one,) = library.photos()
         assert one.caption and library.database.query("SELECT caption FROM words") == [(one.caption,)]
 
 
 def _begin(place: Path, model: Path, name: str, *more: str) -> subprocess.Popen[bytes]:
-    return start(
-        "library", "sync", place / "photos", "--database", place / name, "--model", model, "--batch-size", "2",
-        "--workers", "1", "--format", "jsonl", *more,
-    )  # fmt: skip
+    options = ("--batch-size", "2", "--workers", "1", "--format", "jsonl", *more)
+    return start("library", "sync", place / "photos", "--database", place / name, "--model", model, *options)
 
 
 @NEEDS_SIGNALS

@@ -132,6 +132,23 @@ def test_what_is_not_committed_is_not_there(tmp_path: Path) -> None:
     database.close()
 
 
+def test_a_damaged_library_is_an_error_that_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "library.db"
+    with Library.open(path) as library, library.database.transaction() as connection:
+        connection.execute("INSERT INTO roots VALUES (1, x'61', 'a', 0)")
+        connection.executemany(
+            "INSERT INTO photos (root, path, name, size, mtime_ns, device, inode, state) "
+            "VALUES (1, ?, 'x', 0, 0, 0, 0, 'waiting')",
+            ((os.urandom(300),) for _ in range(500)),
+        )
+    data = bytearray(path.read_bytes())
+    for page in range(len(data) // 8192 * 4096, len(data), 4096):  # the first half has the tables' names
+        data[page : page + 100] = b"\xff" * 100
+    path.write_bytes(data)
+    with Library.open(path) as library, pytest.raises(LibraryError, match="is damaged"):
+        list(library.photos())
+
+
 def test_a_full_disk_is_an_error_that_names_the_library(tmp_path: Path) -> None:
     database = Database.open(tmp_path / "library.db")
     pages = database.query("PRAGMA page_count")[0][0]

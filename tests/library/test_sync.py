@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +17,9 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from anytag import Library, LibraryError, Tagger
-from anytag.library import look
+from anytag.library import look, previews
 from anytag.library.vectors import vector_file
-from tests.libraries import CountedRuntime, counted, rows, states, tick, write_photo
+from tests.libraries import CountedRuntime, counted, picture, rows, states, tick, write_photo
 from tests.tiny import make_tiny_model
 
 Made = tuple[Tagger, CountedRuntime]
@@ -285,7 +286,7 @@ def test_a_photo_that_cannot_be_read_is_tried_again_and_keeps_its_tags(
     tick(folder / "sub0/0.jpg")
     whole = look._whole
 
-    def refused(path: str, row: look.Waiting, *, is_raw: bool) -> bytes | None:
+    def refused(path: str, row: look.Waiting) -> bytes | None:
         raise PermissionError(13, "Permission denied", path)
 
     monkeypatch.setattr(look, "_whole", refused)
@@ -357,6 +358,33 @@ def test_a_new_tagging_that_is_stopped_goes_on_and_the_old_tags_stay(
     assert library.sync(folder, tagger=other, retag=True).tagged == 4
 
 
+def test_another_model_has_vectors_of_its_own_and_those_of_the_old_go_with_it(
+    library: Library, folder: Path, made: Made, tmp_path: Path
+) -> None:
+    library.sync(folder, tagger=made[0])
+    other, _ = counted(make_tiny_model(tmp_path / "other", width=12, seed=3))
+    vectors = library.database.path.with_name("library.db.vectors")
+    old = [path.name for path in vectors.iterdir()]
+    write_photo(folder / "new.jpg", 70)
+    assert library.sync(folder, tagger=other).tagged == 1
+    assert len(list(vectors.iterdir())) == 2 and len(library.status().models) == 2
+    assert library.sync(folder, tagger=other, retag=True).tagged == 6
+    (left,) = (path.name for path in vectors.iterdir())
+    assert left not in old and (vectors / left).stat().st_size == 7 * 12 * 4
+    assert sorted(photo.slot or 0 for photo in library.photos()) == list(range(7))
+
+
+@needs_links
+def test_a_name_that_differs_in_case_alone_is_a_move_where_the_disk_ignores_case(
+    library: Library, folder: Path, made: Made
+) -> None:
+    library.sync(folder, tagger=made[0])
+    (folder / "sub0").rename(folder / "SUB0")
+    (folder / "sub0").symlink_to("SUB0")  # the old names still lead to the files, as on such a disk
+    report = library.sync(folder, tagger=made[0])
+    assert (report.moved, report.tagged, report.gone, len(states(library))) == (3, 0, 0, 6)
+
+
 def test_a_raw_and_its_jpeg_are_one_photo(library: Library, folder: Path, made: Made) -> None:
     raw = folder / "sub0/0.NEF"
     shutil.copy(folder / "sub0/0.jpg", raw)
@@ -369,6 +397,31 @@ def test_a_raw_and_its_jpeg_are_one_photo(library: Library, folder: Path, made: 
     (folder / "sub0/0.jpg").unlink()
     report = library.sync(folder, tagger=made[0])
     assert library.find(raw).pair is None and library.find(raw).state == "done" and report.photos == 6
+
+
+def raf(jpeg: bytes) -> bytes:
+    """A RAW file of Fujifilm's as far as its preview."""
+    head = b"FUJIFILMCCD-RAW 0201FF129502" + b"FinePix test".ljust(32, b"\0") + b"0100".ljust(24, b"\0")
+    return head + struct.pack(">II", 160, len(jpeg)).ljust(160 - len(head), b"\0") + jpeg
+
+
+@pytest.mark.skipif(shutil.which("exiftool") is None, reason="exiftool reads the preview")
+def test_a_raw_of_another_kind_is_read_by_its_preview_once_exiftool_is_there(
+    library: Library, folder: Path, made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture(80, size=(800, 600)).save(folder / "x.jpg")
+    (folder / "dsc.raf").write_bytes(raf((folder / "x.jpg").read_bytes()))
+    (folder / "none.raf").write_bytes(raf(b"no preview"))
+    with monkeypatch.context() as without:
+        without.setattr(previews, "is_there", lambda: False)
+        assert library.sync(folder, tagger=made[0]).failed == 2
+        assert "install exiftool" in str(library.find(folder / "dsc.raf").error)
+        assert library.sync(folder, tagger=made[0]).failed == 0
+    report = library.sync(folder, tagger=made[0])
+    assert (report.tagged, report.failed) == (1, 1)
+    assert (library.find(folder / "dsc.raf").width, library.find(folder / "dsc.raf").state) == (800, "done")
+    assert "RAW" in str(library.find(folder / "none.raf").error)
+    assert library.sync(folder, tagger=made[0]).is_good
 
 
 @needs_links

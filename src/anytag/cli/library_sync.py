@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
-from anytag.cli import options, paths, sinks, stream
+from anytag._io import refuse_photo_name
+from anytag.cli import options, sinks, stream
 from anytag.cli.writers import complain
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def opened(database: Path | None) -> Iterator[Library]:
 
 
 @click.command("sync")
-@click.argument("folders", metavar="[FOLDER]...", nargs=-1, type=paths.PATH)
+@click.argument("folders", metavar="[FOLDER]...", nargs=-1, type=click.Path())
 @database
 @click.option(
     "--exclude",
@@ -81,7 +82,7 @@ def opened(database: Path | None) -> Iterator[Library]:
 @click.option(
     "--retag", is_flag=True, help="Tag anew what another model or vocabulary tagged; may be interrupted."
 )
-@click.option("--captions", is_flag=True, help="Write captions, too.")
+@click.option("--captions", is_flag=True, help="Write captions, also of photos that have none yet.")
 @click.option(
     "--format",
     "format_",
@@ -135,7 +136,9 @@ def command(
                 events = sync.rehearse()
             else:
                 sync.scan()
-                events = sync.look(load, retag=retag, batch_size=batch_size, workers=workers)
+                events = sync.look(
+                    load, retag=retag, captions=captions, batch_size=batch_size, workers=workers
+                )
             _run(sync, events, sink, format_)
 
 
@@ -145,6 +148,7 @@ def _library(database: Path | None, *, dry_run: bool) -> Iterator[Library]:
     from anytag.library.library import Library, default_path
 
     path = database or default_path()
+    refuse_photo_name(path)
     with tempfile.TemporaryDirectory() as scratch:
         if dry_run and not path.exists():
             path = Path(scratch, path.name)

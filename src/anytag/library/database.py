@@ -16,6 +16,7 @@ from anytag.library import schema
 MOUNTS = Path("/proc/mounts")
 WAIT = 30.0
 """Seconds that a statement waits for another process's transaction."""
+_CANNOT_WRITE = ("full", "locked", "readonly", "disk I/O", "unable to open")
 
 _NETWORK = frozenset(
     "9p afs ceph cifs davfs fakeowner fuse glusterfs grpcfuse lustre nfs nfs4 osxfs smb3 smbfs "  # noqa: SIM905
@@ -76,17 +77,14 @@ class Database:
         if self._rehearses:
             yield self.connection
             return
-        with self._lock:
+        with self._lock, self._explained():
+            self.connection.execute("BEGIN IMMEDIATE")
             try:
-                self.connection.execute("BEGIN IMMEDIATE")
-                try:
-                    yield self.connection
-                    self.connection.execute("COMMIT")
-                except BaseException:
-                    self.connection.rollback()
-                    raise
-            except sqlite3.OperationalError as error:
-                raise OutputError(f"{self.path} cannot be written: {error}") from error
+                yield self.connection
+                self.connection.execute("COMMIT")
+            except BaseException:
+                self.connection.rollback()
+                raise
 
     @contextmanager
     def rehearsal(self) -> Iterator[None]:
@@ -100,9 +98,35 @@ class Database:
             self.connection.rollback()
 
     def query(self, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """Rows, from any thread."""
-        with self._lock:
+        """Rows, from any thread.
+
+        Raises:
+            LibraryError: the database is damaged.
+        """
+        with self._lock, self._explained():
             return self.connection.execute(statement, values).fetchall()
+
+    def stream(self, statement: str, values: Sequence[object] = ()) -> Iterator[tuple[Any, ...]]:
+        """Many rows, one by one, while no other thread asks; errors as of `query`."""
+        with self._explained():
+            yield from self.connection.execute(statement, values)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """What is wrong with the file as errors of ours; those of a statement pass."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            if not any(one in str(error) for one in _CANNOT_WRITE):
+                raise
+            why = "another process has been writing it for long" if "locked" in str(error) else error
+            raise OutputError(f"{self.path} cannot be written: {why}") from error
+        except sqlite3.DatabaseError as error:
+            if type(error) is not sqlite3.DatabaseError:
+                raise
+            raise LibraryError(
+                f"{self.path} is damaged ({error}): put a copy in its place, or remove it and sync again"
+            ) from error
 
     def close(self) -> None:
         self.connection.close()

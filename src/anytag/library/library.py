@@ -75,7 +75,7 @@ class Library:
         Args:
             folders: none are all that the library has.
             tagger: what tags; by default the embedded model, loaded where there is something to tag.
-            captioner: writes captions, too.
+            captioner: writes captions, also of photos that have none yet.
             exclude: globs; a name or path that matches one is left out.
             follow: links to folders are entered.
             accept_missing: photos that are not there have gone, however many they are.
@@ -96,6 +96,7 @@ class Library:
             events = sync.look(
                 lambda: (tagger or Tagger.load(), captioner),
                 retag=retag,
+                captions=captioner is not None,
                 batch_size=batch_size,
                 workers=workers,
             )
@@ -292,7 +293,7 @@ class Library:
             words.rewrite(connection, [found.id])
 
     def _ids(self, query: str, values: Sequence[object]) -> list[int]:
-        return [row[0] for row in self.database.connection.execute(query, values)]
+        return [row[0] for row in self.database.query(query, values)]
 
 
 @dataclass(frozen=True, slots=True)

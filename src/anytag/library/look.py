@@ -1,7 +1,7 @@
 """The second half of a sync: photos that wait are read, and what no row tells of them goes through the model.
 
-Threads read, hash and run the network; rows are written by one, a transaction for each batch, so that a kill
-costs a batch.
+Threads read, hash, run the network and write: one at a time, a transaction for each batch, so that a kill
+costs what the threads are looking at, a batch each.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -19,7 +19,7 @@ import numpy.typing as npt
 from anytag.batching import in_batches
 from anytag.errors import ImageError
 from anytag.images.formats import SIGNATURE_BYTES, has_raw_suffix, sniff
-from anytag.library import words
+from anytag.library import previews, words
 from anytag.library.database import Database
 from anytag.library.fingerprint import fingerprint
 from anytag.library.vectors import Slots, keep, vector_file
@@ -33,7 +33,7 @@ Action = Literal["tagged", "moved", "copied", "unchanged", "failed", "waits", "p
 """What came of a photo: `unchanged` is its picture, `waits` one that is being written just now; the last two
 are of a dry run."""
 
-CONTENT_ERRORS = ("ImageError", "MissingExtraError")
+CONTENT_ERRORS = ("ImageError", "MissingExtraError", "MissingToolError")
 """Failures that stay until the file, or what is installed, is another; the others are tried again."""
 
 
@@ -68,6 +68,7 @@ class Waiting(NamedTuple):
     mtime_ns: int
     picture: bytes | None
     model: int | None
+    has_caption: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,32 +101,29 @@ class Model(NamedTuple):
     captioner: Captioner | None = None
 
 
-Preview = Callable[[str], bytes | None]
-"""Path of a RAW file that `anytag.images` does not read -> the JPEG within, or None."""
-
-
 class Look:
     """Looks at photos by their rows.
 
     Args:
         model: what tags.
         again: photos that another model tagged are tagged anew, also where the picture is the same.
-        preview: of a RAW file that `anytag.images` does not read, the JPEG within, or None.
     """
 
-    def __init__(
-        self, database: Database, model: Model, *, again: bool = False, preview: Preview | None = None
-    ) -> None:
-        self._database, self._model, self._again, self._preview = database, model, again, preview
+    def __init__(self, database: Database, model: Model, *, again: bool = False) -> None:
+        self._database, self._model, self._again = database, model, again
         self._slots: Slots | None = None
 
     def run(self, ids: Sequence[int], *, batch_size: int, workers: int | None) -> Iterator[Event]:
-        """Looks at these; yields each when its row is written."""
-        for seen in in_batches(self._batch, list(ids), batch_size=batch_size, workers=workers):
-            yield from self._write(seen)
+        """Looks at these, in order; yields each when its row is written."""
+        for events in in_batches(self._look, list(ids), batch_size=batch_size, workers=workers):
+            yield from events
+
+    def _look(self, ids: list[int]) -> list[Event]:
+        """One thread's share; it writes at once, so that a kill costs only what was not seen to its end."""
+        return self._write(self._batch(ids))
 
     def _batch(self, ids: list[int]) -> list[_Seen]:
-        """One thread's share."""
+        """What files and network tell of photos."""
         seen = [self._read(row) for row in self._rows(ids)]
         todo = [(place, data) for place, (_, data) in enumerate(seen) if data is not None]
         found = [one for one, _ in seen]
@@ -136,21 +134,24 @@ class Look:
         return found
 
     def _rows(self, ids: Sequence[int]) -> list[Waiting]:
-        marks = ", ".join("?" * len(ids))
-        rows = self._database.query(
-            f"SELECT id, path, size, mtime_ns, picture, model FROM photos WHERE id IN ({marks})",
-            ids,
-        )
-        return [Waiting(*row) for row in rows]
+        columns = "id, path, size, mtime_ns, picture, model, caption IS NOT NULL"
+        found = (self._database.query(f"SELECT {columns} FROM photos WHERE id = ?", (one,)) for one in ids)
+        return [Waiting(*row) for rows in found for row in rows]
+
+    def _is_known(self, row: Waiting, picture: bytes) -> bool:
+        """Has a row all that is wanted of this picture?"""
+        is_current = row.model is not None and (not self._again or row.model == self._model.id)
+        return is_current and row.picture == picture and (not self._model.captioner or bool(row.has_caption))
 
     def _read(self, row: Waiting) -> tuple[_Seen, bytes | None]:
         """What a photo's file tells, and its bytes where the network must see it."""
         path = os.fsdecode(row.path)
         try:
-            is_raw = self._preview is not None and has_raw_suffix(path)
-            data = _whole(path, row, is_raw=is_raw)
+            data = _whole(path, row)
         except ImageError as error:
             return _Seen(row, "failed", error=Failure("ImageError", str(error))), None
+        except FileNotFoundError:  # gone since the scan, or just being renamed
+            return _Seen(row, "waits"), None
         except OSError as error:
             reason = f"{path}: cannot be read ({error.strerror or error})"
             return _Seen(row, "failed", error=Failure(type(error).__name__, reason)), None
@@ -158,8 +159,7 @@ class Look:
             return _Seen(row, "waits"), None
         picture, taken = fingerprint(data)
         seen = _Seen(row, "unchanged", picture, taken)
-        is_known = row.model is not None and (not self._again or row.model == self._model.id)
-        if is_known and row.picture == picture:
+        if self._is_known(row, picture):
             return seen, None
         if self._twin(row, picture) is not None:
             return replace(seen, action="copied"), None
@@ -169,9 +169,7 @@ class Look:
         tagger = self._model.tagger
         sources = [_named(data, os.fsdecode(row.path)) for row, data in zip(rows, files, strict=True)]
         encoded = list(tagger.encode_many(sources, batch_size=len(sources), workers=1))
-        encoded = [
-            self._by_preview(one, row) if one.error else one for one, row in zip(encoded, rows, strict=True)
-        ]
+        encoded = [self._by_preview(one, row) for one, row in zip(encoded, rows, strict=True)]
         good = [one for one in encoded if one.error is None]
         captions = iter(self._captions(good))
         for row, one, tags in zip(rows, encoded, tagger.score_many(encoded), strict=True):
@@ -183,7 +181,16 @@ class Look:
     def _by_preview(self, encoded: Encoded, row: Waiting) -> Encoded:
         """A RAW file that is not read as it is, by the JPEG within."""
         path = os.fsdecode(row.path)
-        data = self._preview(path) if self._preview is not None and has_raw_suffix(path) else None
+        if encoded.error is None or not has_raw_suffix(path):
+            return encoded
+        if not previews.is_there():
+            said = f"{encoded.error.message}, or install exiftool, by which previews of more kinds are read"
+            return replace(encoded, error=Failure("MissingToolError", said))
+        try:
+            data = previews.preview(path)
+        except OSError as error:
+            reason = f"{path}: cannot be read ({error.strerror or error})"
+            return replace(encoded, error=Failure(type(error).__name__, reason))
         if data is None:
             return encoded
         (found,) = self._model.tagger.encode_many([_named(data, path)], batch_size=1, workers=1)
@@ -199,8 +206,9 @@ class Look:
         """A row that tells all of a picture: id, path, and whether its file has gone, so that this is it."""
         found = self._database.query(
             "SELECT p.id, p.path, r.path, model FROM photos p JOIN roots r ON r.id = p.root "
-            "WHERE picture = ? AND p.id != ? AND model IS NOT NULL AND error_type IS NULL",
-            (picture, row.id),
+            "WHERE picture = ? AND p.id != ? AND model IS NOT NULL AND error_type IS NULL "
+            "AND (caption IS NOT NULL) >= ?",
+            (picture, row.id, self._model.captioner is not None),
         )
         twins = [
             (photo, path, os.path.isdir(root) and not os.path.lexists(path), model)  # noqa: PTH112
@@ -214,14 +222,11 @@ class Look:
     def _write(self, seen: Sequence[_Seen]) -> list[Event]:
         """Writes a batch: vectors first, then the rows that name their slots, in one transaction."""
         tagged = [one for one in seen if one.action == "tagged"]
-        slots = dict(zip((one.row.id for one in tagged), self._places(tagged), strict=True))
-        vectors = [one.vector for one in tagged if one.vector is not None]
-        keep(self._database.path, self._model.weights, list(slots.values()), vectors)
-        events = []
         with self._database.transaction() as connection:
-            for one in seen:
-                events.append(self._write_one(connection, one, slots.get(one.row.id)))
-        return events
+            slots = dict(zip((one.row.id for one in tagged), self._places(tagged), strict=True))
+            vectors = [one.vector for one in tagged if one.vector is not None]
+            keep(self._database.path, self._model.weights, list(slots.values()), vectors)
+            return [self._write_one(connection, one, slots.get(one.row.id)) for one in seen]
 
     def _write_one(self, connection: sqlite3.Connection, seen: _Seen, slot: int | None) -> Event:
         row, path = seen.row, os.fsdecode(seen.row.path)
@@ -335,11 +340,8 @@ def _moved(connection: sqlite3.Connection, photo: int, seen: _Seen) -> None:
     )
 
 
-def _whole(path: str, row: Waiting, *, is_raw: bool) -> bytes | None:
+def _whole(path: str, row: Waiting) -> bytes | None:
     """A photo's file, once its first bytes are those of a photo; None where it is being written.
-
-    Args:
-        is_raw: a RAW file of any kind will do.
 
     Raises:
         ImageError: it is no photo.
@@ -349,7 +351,7 @@ def _whole(path: str, row: Waiting, *, is_raw: bool) -> bytes | None:
         head = file.read(SIGNATURE_BYTES)
         if _is_changed(file.fileno(), row):
             return None
-        if not is_raw:
+        if not head or not has_raw_suffix(path):  # of RAW files there are many kinds
             sniff(head, path)
         data = head + file.readall()
         return None if _is_changed(file.fileno(), row) or len(data) != row.size else data

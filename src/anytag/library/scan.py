@@ -118,10 +118,10 @@ class Scan:
         where = "FROM photos WHERE path >= ? AND path < ?"
         low, high = below(root.top)
         counts = f"SELECT device, count(*) {where} AND state != 'gone' GROUP BY device"
-        for device, count in self._database.connection.execute(counts, (low, high)):
+        for device, count in self._database.query(counts, (low, high)):
             self.found.devices[device] = self.found.devices.get(device, 0) + count
         query = f"SELECT path, id, size, mtime_ns, inode, {_FLAGS} {where} ORDER BY state != 'gone'"
-        yield from self._database.connection.execute(query, (low, high))
+        yield from self._database.stream(query, (low, high))
 
     def _folder(self, root: Root, entries: list[Entry]) -> None:
         stands = seconds([entry.name for entry in entries])
@@ -173,11 +173,11 @@ class Scan:
         """Takes the row along, where the same file had another name that is not its name any more."""
         if not facts.st_ino:
             return False
-        found = self._database.connection.execute(
+        found = self._database.query(
             "SELECT p.id, p.path, r.path FROM photos p JOIN roots r ON r.id = p.root "
-            "WHERE inode = ? AND size = ? AND mtime_ns = ? AND p.path != ?",
+            "WHERE inode = ? AND size = ? AND mtime_ns = ? AND p.path != ? ORDER BY pair IS NOT NULL",
             (signed(facts.st_ino), facts.st_size, facts.st_mtime_ns, path),
-        ).fetchall()
+        )
         for photo, old, place in found:
             if photo in self._moved or not os.path.isdir(place) or _has_name(old, facts):  # noqa: PTH112
                 continue
@@ -236,27 +236,26 @@ class Scan:
                 self._unpair(first[2].id)
         self._flush()
         for root, path, facts, known in self._links:
-            found = self._database.connection.execute(
+            found = self._database.query(
                 "SELECT path FROM photos WHERE inode = ? AND device = ? AND path != ? AND pair IS NULL "
                 "AND state != 'gone'",
                 (signed(facts.st_ino), signed(facts.st_dev), path),
-            ).fetchone()
-            if found is not None:
-                self._seconds[path] = found[0]
+            )
+            if found:
+                self._seconds[path] = found[0][0]
             self._see(root, path, facts, known)
             self._see_changed()
             self._flush()
 
     def _settle_pairs(self) -> None:
         """Says of each second name which row stands for it."""
-        run = self._database.connection.execute
         for second, first in self._seconds.items():
-            row = run(
+            found = self._database.query(
                 "SELECT s.id, f.id FROM photos s, photos f WHERE s.path = ? AND f.path = ? "
                 "AND (s.pair IS NOT f.id OR s.state = 'waiting')",
                 (second, first),
-            ).fetchone()
-            if row is not None:
+            )
+            for row in found:
                 self._change(
                     "UPDATE photos SET pair = ?, state = 'done', error_type = NULL, error_message = NULL "
                     "WHERE id = ?",

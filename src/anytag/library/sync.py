@@ -25,11 +25,12 @@ from typing import TYPE_CHECKING, Any
 from anytag._io import identity
 from anytag.batching import batches
 from anytag.errors import LibraryError
-from anytag.library import words
+from anytag.library import previews, words
 from anytag.library.database import Database
 from anytag.library.look import CONTENT_ERRORS, Event, Look, Model
 from anytag.library.scan import Found, Root, Scan, below, name_of, signed
 from anytag.library.turn import turn
+from anytag.library.vectors import tidy
 from anytag.results import Failure
 from anytag.walk import Walk, pattern
 
@@ -114,7 +115,10 @@ class Sync:
         self.report = Report()
         self.total = 0
         self.found = Found()
+        folders = list(folders)
         self._database, self._folders = database, [os.path.abspath(os.fspath(one)) for one in folders]  # noqa: PTH100
+        if any(os.fspath(one) == "" for one in folders):
+            raise LibraryError("an empty name was given: expected a folder")
         self._walk = Walk(pattern(exclude), follow=follow, takes_raw=True)
         self._accept = accept_missing
         self._roots: list[Root] = []
@@ -148,6 +152,7 @@ class Sync:
         load: Callable[[], Looker],
         *,
         retag: bool = False,
+        captions: bool = False,
         batch_size: int = 8,
         workers: int | None = None,
     ) -> Generator[Event, None, None]:
@@ -157,16 +162,17 @@ class Sync:
             load: gives what tags, and is called only where there is something to look at.
             retag: also photos that another model or vocabulary tagged; the old tags stay until the new are
                 there, and the next sync with this goes on.
+            captions: also photos that have none; `load` gives what writes them.
             batch_size: photos that go through the network together, and that a kill may cost.
             workers: threads; by default one a usable core.
         """
-        ids = self._waiting()
+        ids = [*self._waiting(), *(self._done("caption IS NULL") if captions else ())]
         if not ids and not retag:
             return self._counted(())
         tagger, captioner = load()
         model = self._model(tagger, captioner)
         if retag:
-            ids = sorted({*ids, *self._of_other_models(model.id)})
+            ids = list(dict.fromkeys([*ids, *self._done("model IS NOT ?", model.id)]))
         self.total = len(ids)
         look = Look(self._database, model, again=retag)
         return self._counted(look.run(ids, batch_size=batch_size, workers=workers))
@@ -206,6 +212,9 @@ class Sync:
                 _note_device(connection, root)
         report.gone, report.kept = len(gone), len(missing) if report.refused else 0
         report.photos = self._count("state != 'gone' AND pair IS NULL")
+        used = self._database.query("SELECT weights FROM models WHERE id IN (SELECT model FROM photos)")
+        if report.tagged:
+            tidy(self._database.path, [weights for (weights,) in used])
         return report
 
     def _resolve(self) -> tuple[list[Root], list[Root]]:
@@ -233,6 +242,8 @@ class Sync:
                     return root._replace(top=folder)
                 if (here := identity(folder)) is not None and here == identity(root.path):
                     return root
+            if os.path.isfile(folder):  # noqa: PTH113
+                raise LibraryError(f"{folder} is a file: name the folder it lies in")
             if not os.path.isdir(folder):  # noqa: PTH112
                 raise LibraryError(
                     f"the folder {folder} is not there, and is not in the library: correct the name"
@@ -263,15 +274,15 @@ class Sync:
         return Root(number, folder, folder, None)
 
     def _retry_extras(self) -> None:
-        """Photos that failed for want of a package wait again, once it is there."""
-        for extra, package in _EXTRAS.items():
-            if find_spec(package) is not None:
-                with self._database.transaction() as connection:
-                    connection.execute(
-                        "UPDATE photos SET state = 'waiting' WHERE state = 'failed' "
-                        "AND error_type = 'MissingExtraError' AND error_message LIKE ?",
-                        (f"%anytag[{extra}]%",),
-                    )
+        """Photos that failed for want of a package or a tool wait again, once it is there."""
+        there = [f"%anytag[{extra}]%" for extra, package in _EXTRAS.items() if find_spec(package) is not None]
+        there += [f"%{previews.TOOL}%"] if previews.is_there() else []
+        with self._database.transaction() as connection:
+            connection.executemany(
+                "UPDATE photos SET state = 'waiting' WHERE state = 'failed' "
+                "AND error_type IN ('MissingExtraError', 'MissingToolError') AND error_message LIKE ?",
+                ((pattern,) for pattern in there),
+            )
 
     def _ranges(self) -> tuple[str, list[object]]:
         """What is below the folders that are walked, for a query."""
@@ -286,15 +297,15 @@ class Sync:
             row[0]
             for row in self._database.query(
                 f"SELECT id FROM photos WHERE {where} AND pair IS NULL AND (state = 'waiting' OR "
-                "(state = 'failed' AND error_type NOT IN (?, ?))) ORDER BY path",
+                "(state = 'failed' AND error_type NOT IN (?, ?, ?))) ORDER BY path",
                 [*values, *CONTENT_ERRORS],
             )
         ]
 
-    def _of_other_models(self, model: int) -> list[int]:
+    def _done(self, what: str, *given: object) -> list[int]:
         where, values = self._ranges()
-        query = f"SELECT id FROM photos WHERE {where} AND pair IS NULL AND state = 'done' AND model IS NOT ?"
-        return [row[0] for row in self._database.query(query, [*values, model])]
+        query = f"SELECT id FROM photos WHERE {where} AND pair IS NULL AND state = 'done' AND {what}"
+        return [row[0] for row in self._database.query(query, [*values, *given])]
 
     def _model(self, tagger: Tagger, captioner: Captioner | None) -> Model:
         from anytag.reranking import weights_of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,12 @@ from anytag.records import RecordFile
 
 Floats = npt.NDArray[np.float32]
 
+_LETTERS = 16  # of a hash, in the name of a file
+
 
 def vector_file(database: Path, weights: str, width: int) -> RecordFile:
     """Where the vectors of a model lie: beside the database, float32, a record a slot."""
-    folder = database.with_name(f"{database.name}.vectors")
-    return RecordFile(folder / f"{weights[:16]}-{width}.f32", (width,), np.dtype("<f4"))
+    return RecordFile(_folder(database) / f"{weights[:_LETTERS]}-{width}.f32", (width,), np.dtype("<f4"))
 
 
 class Slots:
@@ -54,3 +56,16 @@ def keep(database: Path, weights: str, slots: Sequence[int], vectors: Sequence[F
     with writing(file.path):
         file.path.parent.mkdir(exist_ok=True)
         file.write(np.array(slots, np.int64)[order], np.stack(vectors)[order])
+
+
+def tidy(database: Path, weights: Iterable[str]) -> None:
+    """Removes the vectors of models that no photo was tagged by any more."""
+    used = {one[:_LETTERS] for one in weights}
+    for file in _folder(database).glob("*.f32"):
+        if file.name[:_LETTERS] not in used:
+            with suppress(OSError):  # somebody reads it, on Windows
+                file.unlink()
+
+
+def _folder(database: Path) -> Path:
+    return database.with_name(f"{database.name}.vectors")
