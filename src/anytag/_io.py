@@ -13,6 +13,9 @@ from typing import IO, Any
 from anytag.errors import AnytagError, OutputError, RefusedOutputError
 from anytag.suffixes import IMAGE_SUFFIXES
 
+DRAFT_NAME = 50
+"""Letters of a file's name that its draft has: a name may be as long as the disk allows."""
+
 Recognizer = Callable[[Path], bool]
 """Is this file (or folder) an earlier result of the same command, which a new one may replace?"""
 
@@ -21,9 +24,9 @@ Recognizer = Callable[[Path], bool]
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A draft beside `path` to write into, which takes its place at the end; after an error it is as before.
 
-    The draft's name is unique, so that two processes never write one file. A link stays a link. The file gets
-    the mode that any new file gets, also where a library (safetensors) makes a private one. A pipe or device
-    is no file to replace: it is written to as it is.
+    The draft's name is unique, so that two processes never write one file. A link stays a link. A file that
+    is there keeps its mode; a new one gets that of any new file, also where a library (safetensors) makes a
+    private one. A pipe or device is no file to replace: it is written to as it is.
 
     Raises:
         OutputError: the folder is missing or not writable, the disk is full; names `path` and the reason.
@@ -35,7 +38,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         return
     with writing(target), _draft_beside(target) as draft:
         yield draft
-        draft.chmod(0o666 & ~_umask())
+        draft.chmod(target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask())
         draft.replace(target)
 
 
@@ -331,7 +334,7 @@ def writing(target: str | os.PathLike[str]) -> Iterator[None]:
 
 @contextmanager
 def _draft_beside(target: Path) -> Iterator[Path]:
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".new", dir=target.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{target.name[:DRAFT_NAME]}.", suffix=".new", dir=target.parent)
     os.close(handle)
     draft = Path(name)
     try:

@@ -15,6 +15,8 @@
     ├── DownloadError         a file of the Hub that does not arrive, or arrives as another
     ├── EndpointError         a language model's address that refuses or is of no use
     │   └── NoAnswerError     one of its answers that is not to be had
+    ├── MetadataError         a photo's metadata that cannot be read or written
+    ├── MissingToolError      a program that is not installed: exiftool
     └── MissingExtraError     a capability whose extra is not installed
 
 Each message says what was given, what was expected, and what to type next.
@@ -103,6 +105,14 @@ class EndpointError(AnytagError):
 
 class NoAnswerError(EndpointError):
     """One question got no answer in all its attempts; others may."""
+
+
+class MetadataError(AnytagError):
+    """The metadata of one photo, or a sidecar, cannot be read or written; others can."""
+
+
+class MissingToolError(AnytagError):
+    """Another program is needed and not installed; says how to get it."""
 
 
 class MissingExtraError(AnytagError):

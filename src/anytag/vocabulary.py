@@ -227,6 +227,25 @@ class Vocabulary:
             broader.append(tuple(sorted(seen - {number})))
         return tuple(broader)
 
+    def lineage(self, id: str) -> tuple[str, ...]:
+        """Names from the broadest to the tag's own, ("animal", "dog"); of several parents the nearest.
+
+        Raises:
+            VocabularyError: the id is not in the vocabulary.
+        """
+        at = self.index(id)
+        names = [self[at].name]
+        while (parent := self._nearest(at)) is not None:
+            names.insert(0, self[parent].name)
+            at = parent
+        return tuple(names)
+
+    def _nearest(self, at: int) -> int | None:
+        """The parent of a tag above which most is, and which is not below the tag in turn."""
+        parents = (self._places[one] for one in self[at].parents if one in self._places)
+        above = [parent for parent in parents if at not in self.broader[parent]]
+        return max(above, key=lambda parent: len(self.broader[parent]), default=None)
+
     @cached_property
     def _words(self) -> dict[str, Tag]:
         words: dict[str, Tag] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import struct
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from PIL import Image
 
 from anytag.errors import ImageError
 from anytag.images import RAW_SUFFIXES, SUFFIXES, load
+from tests import xmp
 from tests.pictures import Pixels, encoded, quarters, tiff, tiff_page
 
 GREY = quarters(53, 33)[..., :1] // 2 + np.arange(53, dtype=np.uint8)[:, None]
@@ -224,6 +226,52 @@ def test_raw_files_that_are_no_tiff_are_refused_by_name(tmp_path: Path, name: st
     path = tmp_path / name
     path.write_bytes(head + bytes(200))
     with pytest.raises(ImageError, match=rf"{name}: is a RAW photo \(.*\).*develop it to JPEG"):
+        load(path)
+
+
+def raf(jpeg: bytes) -> bytes:
+    """A Fujifilm RAW file, as much of one as tells where its JPEG lies."""
+    head = b"FUJIFILMCCD-RAW 0201FF383501X-T1".ljust(84, b"\0")
+    return head + struct.pack(">IIIIII", 160, len(jpeg), 0, 0, 0, 0) + bytes(160 - 108) + jpeg
+
+
+def rw2(jpeg: bytes, orientation: int) -> bytes:
+    """A Panasonic RAW file: a TIFF by another name, whose preview is a tag."""
+    head = struct.pack("<2sHIH", b"IIU\0"[:2], 0x55, 8, 2)
+    entries = struct.pack("<HHII", 0x2E, 7, len(jpeg), 38) + struct.pack("<HHII", 274, 3, 1, orientation)
+    return head + entries + bytes(4) + jpeg
+
+
+@xmp.NEEDS_EXIFTOOL
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_raw_files_that_are_no_tiff_are_read_by_their_preview(tmp_path: Path, orientation: int) -> None:
+    upright = quarters(900, 600)
+    stored = upright if orientation == 1 else np.ascontiguousarray(np.rot90(upright))
+    picture = Image.fromarray(stored)
+    exif = Image.Exif()
+    exif[274] = orientation
+    for name, data in (
+        ("a.raf", raf(encoded(picture, "JPEG", quality=95, exif=exif))),
+        ("a.rw2", rw2(encoded(picture, "JPEG", quality=95), orientation)),
+    ):
+        path = tmp_path / name
+        path.write_bytes(data)
+        for source in (path, data):
+            photo = load(source, near=100)
+            assert (photo.width, photo.height) == (900, 600)
+            np.testing.assert_allclose(photo.pixels[20, 20], upright[0, 0], atol=4)
+
+
+def test_without_exiftool_the_error_says_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from anytag.metadata.exiftool import shared
+
+    shared().close()
+    monkeypatch.setenv("PATH", "/nowhere")
+    path = tmp_path / "a.raf"
+    path.write_bytes(raf(encoded(Image.fromarray(quarters(900, 600)), "JPEG")))
+    with pytest.raises(ImageError, match=r"a\.raf: is a RAW photo \(Fujifilm RAF\).*libimage-exiftool-perl"):
         load(path)
 
 

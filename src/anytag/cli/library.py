@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from anytag.cli import library_sync, paths, sinks, writers
+from anytag.cli import library_metadata, library_sync, paths, sinks, writers
 from anytag.cli.journal import one_line
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ def command() -> None:
     """
 
 
-command.add_command(library_sync.command)
+for one in (library_sync.command, library_metadata.keywords, library_metadata.write):
+    command.add_command(one)
 
 
 @command.command("status")

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -122,9 +122,7 @@ def command(
             return Tagger.load(running.model, device=running.device, max_pixels=running.max_pixels), None
         from anytag.captioner import Captioner
 
-        captioner = Captioner.load(
-            running.model, device=running.device, max_pixels=running.max_pixels
-        )
+        captioner = Captioner.load(running.model, device=running.device, max_pixels=running.max_pixels)
         return captioner.tagger, captioner
 
     with _library(database, dry_run=dry_run) as library, sinks.open_output(None, format_) as sink:
@@ -135,8 +133,11 @@ def command(
             else:
                 sync.scan()
                 events = sync.look(
-                    load, retag=retag, captions=captions,
-                    batch_size=running.batch_size, workers=running.workers,
+                    load,
+                    retag=retag,
+                    captions=captions,
+                    batch_size=running.batch_size,
+                    workers=running.workers,
                 )
             _run(sync, events, sink, format_)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from anytag.cli import lists, options, outputs, paths, sinks, stream, writers
+from anytag.cli import lists, metadata, options, outputs, paths, sinks, stream, writers
 from anytag.cli.draw import Drawings
 
 if TYPE_CHECKING:
@@ -107,6 +107,15 @@ class Asking:
     type=options.Folder(file_okay=False, path_type=Path),
     help="Also draw where each tag is, as PHOTO.tags.jpg for each PHOTO, below FOLDER in folders as theirs.",
 )
+@click.option(
+    "--write",
+    type=click.Choice(["sidecar", "embed"]),
+    help="Also write the tags into XMP sidecars, or into the photos themselves; your own keywords stay.",
+)
+@click.option(
+    "--undo", is_flag=True, help="Tag nothing: take back what --write wrote for these photos, and only that."
+)
+@metadata.options
 @outputs.options(*writers.NAMES, resume=True)
 @options.running
 @paths.options()
@@ -114,6 +123,9 @@ def command(
     asking: Asking,
     where: bool,
     draw: Path | None,
+    write: metadata.Place | None,
+    undo: bool,
+    keywords: metadata.KeywordOptions,
     writing: outputs.Writing,
     running: options.Running,
     source: paths.Source,
@@ -129,10 +141,14 @@ def command(
     """
     requested, added = asking.requested(), lists.between_commas(asking.also, "--also", described=True)
     excluded = lists.between_commas(asking.exclude_tags, "--exclude-tags")
+    metadata.check(keywords, place=write, undo=undo)
     named, output = source.gather(), writing.output
     format_ = outputs.settle("tag", writing, writers.NAMES, photos=named.paths)
     outputs.refuse_for_folder(output, draw, alone=False)
     outputs.check_typed(source.photos, output)
+    if undo:
+        _undo(keywords, named, output, format_)
+        return
     drawings = None if draw is None else Drawings(draw, named.paths, max_pixels=running.max_pixels)
 
     from anytag.tagger import Tagger  # after all that can be wrong at once
@@ -161,10 +177,25 @@ def command(
         )
         with closing(results):
             seen = low.watch(results if drawings is None else drawings.of(results))
-            shown = stream.with_progress(seen, todo.total, is_shared=sink.is_shared)
-            summary = stream.write_rows(shown, sink, _row(format_, where=where, is_terminal=sink.is_terminal))
+            if write and keywords.dry_run:
+                changes = keywords.changes(seen, tagger.vocabulary, write)
+                summary = metadata.write_changes(changes, sink, format_, todo.total)
+            else:
+                kept = keywords.after(seen, tagger.vocabulary, write) if write else seen
+                row = _row(format_, where=where, is_terminal=sink.is_terminal)
+                shown = stream.with_progress(kept, todo.total, is_shared=sink.is_shared)
+                summary = stream.write_rows(shown, sink, row)
     low.report()
     summary.end(done=todo.done, not_drawn=drawings.failed if drawings else 0)
+    named.end()
+
+
+def _undo(
+    keywords: metadata.KeywordOptions, named: paths.Gathered, output: Path | None, format_: str
+) -> None:
+    with sinks.open_output(output, format_) as sink:
+        summary = metadata.write_changes(map(keywords.undo, named.paths), sink, format_, named.total)
+    summary.end()
     named.end()
 
 

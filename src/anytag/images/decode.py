@@ -14,7 +14,7 @@ from PIL import Image
 from anytag.errors import AnytagError, ImageError, MissingExtraError
 from anytag.images import damage
 from anytag.images.colour import to_rgb
-from anytag.images.formats import MAX_PIXELS, refused_raw, sniff, webp_size
+from anytag.images.formats import MAX_PIXELS, sniff, webp_size
 from anytag.images.jxl import jxl_size
 from anytag.images.quiet import quiet_libtiff, quiet_pillow, without_pillows_limit
 
@@ -174,6 +174,8 @@ def _open(data: bytes, kind: str, plugin: str, request: Request) -> Image.Image:
     """Parses the header. `Image.open` would warn of sizes that `max_pixels` allows, and try every parser."""
     if kind == "TIFF":
         return _open_tiff(data, request)
+    if kind == "RAW":
+        return _open_raw(data, plugin, request)
     if kind == "HEIC":
         return _open_with("pillow_heif", "HeifImageFile", "heic", "HEIC", data, request)
     if kind == "JXL":
@@ -218,7 +220,7 @@ def _open_tiff(data: bytes, request: Request) -> Image.Image:
     if raw.is_raw(data, found, request.name) and not raw.is_developed(page, found):
         jpeg = raw.preview(data, found)
         if jpeg is None:
-            raise refused_raw(request.name)
+            return _open_raw(data, "", request)
         opened = _open(jpeg, "JPEG", "JpegImagePlugin", request)
         if turned := found[0].number(_ORIENTATION_TAG):
             opened.getexif()[_ORIENTATION_TAG] = turned
@@ -233,6 +235,21 @@ def _open_tiff(data: bytes, request: Request) -> Image.Image:
         check(opened.size)
         opened.load()
         opened = opened.copy()  # Pillow would turn it by what it read, which is nothing
+        opened.getexif()[_ORIENTATION_TAG] = turned
+    return opened
+
+
+def _open_raw(data: bytes, camera: str, request: Request) -> Image.Image:
+    """The preview that exiftool finds in a RAW file.
+
+    Raises:
+        ImageError: it finds none of useful size, or is not installed.
+    """
+    from anytag.images import raw
+
+    jpeg, turned = raw.preview_by_exiftool(data, request.name, camera)
+    opened = _open(jpeg, "JPEG", "JpegImagePlugin", request)
+    if turned and _ORIENTATION_TAG not in opened.getexif():
         opened.getexif()[_ORIENTATION_TAG] = turned
     return opened
 

@@ -42,10 +42,10 @@ _RAW_SIGNATURES = (
 
 
 def sniff(head: bytes, name: str) -> tuple[str, str]:
-    """First bytes -> (format, Pillow plugin or "").
+    """First bytes -> (format, Pillow plugin or ""); of a RAW photo that is no TIFF ("RAW", its kind).
 
     Raises:
-        ImageError: of no known format, or a RAW photo of a kind that is not read; names the photo.
+        ImageError: of no known format; names the photo.
     """
     for signature, kind, plugin in _SIGNATURES:
         if head.startswith(signature):
@@ -58,7 +58,7 @@ def sniff(head: bytes, name: str) -> tuple[str, str]:
     if brands & _HEIC_BRANDS:
         return "HEIC", ""
     if camera := _raw(head, brands, name):
-        raise refused_raw(name, camera)
+        return "RAW", camera
     what = "is empty" if not head else "is not a photo of a known format"
     raise ImageError(f"{name}: {what}; expected one of {', '.join(FORMATS)}")
 
@@ -80,13 +80,16 @@ def has_raw_suffix(name: str) -> bool:
     return splitext(name)[1].lower() in RAW_SUFFIXES  # noqa: PTH122  # names of photos need not be paths
 
 
-def refused_raw(name: str, camera: str = "") -> ImageError:
-    """The error for a RAW photo that cannot be read."""
+def refused_raw(name: str, camera: str = "", why: str = "") -> ImageError:
+    """The error for a RAW photo that cannot be read.
+
+    Args:
+        camera: the kind of RAW photo, where it is known.
+        why: exiftool did not find a preview, where that is not since there is none.
+    """
     kind = f"RAW photo ({camera})" if camera else "RAW photo"
-    return ImageError(
-        f"{name}: is a {kind}, which is not read and has no preview of useful size that can be; "
-        "develop it to JPEG or TIFF first"
-    )
+    rest = f", nor its preview ({why})" if why else " and has no preview of useful size that can be"
+    return ImageError(f"{name}: is a {kind}, which is not read{rest}; develop it to JPEG or TIFF first")
 
 
 def _brands(head: bytes) -> set[bytes]:

@@ -1,11 +1,15 @@
-"""The preview inside of a RAW file that is a TIFF: DNG, NEF, CR2, ARW, PEF, SRW and their like."""
+"""The preview inside of a RAW file: of TIFFs (DNG, NEF, CR2, ARW, PEF, SRW) here, of others by exiftool."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from anytag.errors import MetadataError, MissingToolError
 from anytag.images.damage import frame_of
-from anytag.images.formats import has_raw_suffix
+from anytag.images.formats import has_raw_suffix, refused_raw
 from anytag.images.tiff import Page
 
 _COMPRESSION, _PHOTOMETRIC, _OFFSETS, _COUNTS, _JPEG_AT, _JPEG_BYTES = 259, 262, 273, 279, 513, 514
@@ -33,6 +37,31 @@ def preview(data: bytes, found: list[Page]) -> bytes | None:
         if max(width, height) >= min(_LEAST_SIDE, max(1, 0.9 * longest)) and width * height > area:
             best, area = jpeg, width * height
     return best
+
+
+def preview_by_exiftool(data: bytes, name: str, camera: str) -> tuple[bytes, int]:
+    """The largest JPEG that exiftool finds in a RAW file, and the EXIF orientation of the RAW, 0 for none.
+
+    Args:
+        camera: the kind of RAW file, for the error.
+
+    Raises:
+        ImageError: there is none of useful size, or exiftool is not installed.
+    """
+    from anytag.metadata.exiftool import shared
+
+    try:
+        with TemporaryDirectory(prefix="anytag-") as folder:
+            file = Path(folder, "photo" + os.path.splitext(name)[1][:8])  # noqa: PTH122  # names of any kind
+            file.write_bytes(data)
+            for tag in ("-JpgFromRaw", "-PreviewImage", "-JpgFromRaw2", "-OtherImage"):
+                jpeg = shared().run("-b", tag, os.fspath(file)).output
+                if max(frame_of(jpeg) or (0, 0)) >= _LEAST_SIDE:
+                    turned = shared().run("-s3", "-n", "-Orientation", os.fspath(file)).output.strip()
+                    return jpeg, int(turned) if turned.isdigit() else 0
+    except (MissingToolError, MetadataError) as error:
+        raise refused_raw(name, camera, str(error)) from error
+    raise refused_raw(name, camera)
 
 
 def is_developed(page: Page, found: list[Page]) -> bool:

@@ -228,7 +228,7 @@ class Library:
         Args:
             vocabulary: by default that of the embedded model.
         """
-        known = vocabulary or _embedded_vocabulary()
+        known = vocabulary or embedded_vocabulary()
         query = (
             "SELECT id FROM photos WHERE state = 'done' AND pair IS NULL AND id IN "
             "(SELECT photo FROM decisions UNION SELECT photo FROM keywords) ORDER BY path"
@@ -387,7 +387,8 @@ def default_path() -> Path:
     return user_data_path("anytag", appauthor=False) / "library.db"
 
 
-def _embedded_vocabulary() -> Vocabulary:
+def embedded_vocabulary() -> Vocabulary:
+    """The tags that the embedded model asks."""
     from anytag.models.registry import resolve
     from anytag.vocabulary import Vocabulary
 

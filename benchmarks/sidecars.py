@@ -1,0 +1,95 @@
+"""Sidecars and embedded tags a second, beside what exiftool alone does with the same files, in one run.
+
+    python benchmarks/sidecars.py --photos 1000 --embedded 300
+
+`exiftool alone` is a process of the same kind that is sent the writing command only, one a photo: new
+sidecars from nothing, three fields of the same words. `write_keywords` reads the photo and its sidecars
+besides, keeps a record, and puts each file in place whole. The two take turns, 25 photos each. Photos a
+second of the median turn and of the least disturbed one: other work on the machine counts, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from PIL import Image
+
+from anytag.metadata import ExifTool, read_keywords, undo, write_keywords
+from anytag.metadata.read import TAGS
+
+TURN = 25
+WORDS = [("animal",), ("animal", "dog"), ("plant", "grass"), ("red",), ("ball",), ("park",)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--photos", type=int, default=1000)
+    parser.add_argument("--embedded", type=int, default=300)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        photos = made(Path(name), options.photos)
+        rates(photos, {
+            "exiftool alone, new sidecars": alone(Path(name) / "alone"),
+            "new sidecars": lambda photo: write_keywords(photo, WORDS),
+        })  # fmt: skip
+        before = stamps(photos)
+        rates(photos, {"second run, nothing changes": lambda photo: write_keywords(photo, WORDS)})
+        assert stamps(photos) == before, "the second run changed a file"
+        more = [*WORDS, "sky"]
+        rates(photos, {"sidecars that are there, one word more": lambda photo: write_keywords(photo, more)})
+        rates(photos, {"keywords read": lambda photo: list(read_keywords([photo]))})
+        rates(photos, {"undo": undo})
+        assert not list(Path(name).glob("photos/*.xmp")), "undo left a sidecar"
+        few = photos[: options.embedded]
+        rates(few, {"embedded in JPEGs": lambda photo: write_keywords(photo, WORDS, embed=True)})
+
+
+def made(folder: Path, count: int) -> list[Path]:
+    """Copies of one JPEG of about 34 kB that has keywords of its own in IPTC."""
+    noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
+    first = folder / "photos" / "000000.jpg"
+    first.parent.mkdir()
+    (folder / "alone").mkdir()
+    Image.fromarray(noise).resize((640, 480)).save(first, quality=88)
+    tool = ExifTool()
+    tool.run("-overwrite_original", "-IPTC:Keywords=mine", "-IPTC:Keywords=München", str(first))
+    tool.close()
+    return [first, *(Path(shutil.copy(first, first.with_name(f"{i:06}.jpg"))) for i in range(1, count))]
+
+
+def alone(folder: Path) -> Callable[[Path], object]:
+    """exiftool's own writing of the same words into a new sidecar."""
+    tool = ExifTool()
+    paths = {"Subject": [word[-1] for word in WORDS], "TagsList": ["/".join(word) for word in WORDS]}
+    paths["HierarchicalSubject"] = ["|".join(word) for word in WORDS]
+    words = [f"-{TAGS[name]}={one}" for name, all_ in paths.items() for one in all_]  # type: ignore[index]
+    return lambda photo: tool.run(*words, "-o", str(folder / f"{photo.name}.xmp"))
+
+
+def rates(photos: Sequence[Path], works: dict[str, Callable[[Path], object]]) -> None:
+    """Prints photos a second of each work, which take turns."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for at in range(0, len(photos), TURN):
+        for name, work in works.items():
+            start = time.perf_counter()
+            for photo in photos[at : at + TURN]:
+                work(photo)
+            seconds[name].append((time.perf_counter() - start) / len(photos[at : at + TURN]))
+    for name, turns in seconds.items():
+        print(f"{name:40} {1 / median(turns):6.0f} {1 / min(turns):6.0f} a second", flush=True)
+
+
+def stamps(photos: Sequence[Path]) -> list[tuple[int, int]]:
+    files = [path for photo in photos for path in (photo, photo.with_name(photo.name + ".xmp"))]
+    return [(path.stat().st_mtime_ns, path.stat().st_size) for path in files]
+
+
+if __name__ == "__main__":
+    main()

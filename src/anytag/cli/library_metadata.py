@@ -1,0 +1,112 @@
+"""`anytag library write` and `anytag library keywords`: between a library and sidecars or photos."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from anytag.cli import library_sync, metadata, sinks, stream
+from anytag.cli.writers import visible
+
+if TYPE_CHECKING:
+    from anytag.library.library import Library
+    from anytag.library.photo import Photo
+    from anytag.metadata import Change, Keywords
+    from anytag.vocabulary import Vocabulary
+
+_FOLDER = click.argument("folder", metavar="[FOLDER]", required=False, type=click.Path())
+
+
+@click.command("write")
+@_FOLDER
+@library_sync.database
+@click.option("--embed", is_flag=True, help="Write into the photos themselves, not only into sidecars.")
+@click.option("--captions", is_flag=True, help="Write captions, too, where a photo has none.")
+@click.option("--overwrite-caption", is_flag=True, help="Write captions also where a photo has one.")
+@click.option("--language", metavar="CODE", help="Write the vocabulary's names in it: de, es, fr, zh.")
+@click.option("--undo", is_flag=True, help="Take back what was written for these photos, and only that.")
+@metadata.options
+@click.option("--format", "format_", type=click.Choice(["text", "jsonl"]), default="text", show_default=True)
+def write(
+    folder: str | None,
+    database: Path | None,
+    embed: bool,
+    captions: bool,
+    overwrite_caption: bool,
+    language: str | None,
+    undo: bool,
+    keywords: metadata.KeywordOptions,
+    format_: str,
+) -> None:
+    """Write what the library says of its photos, those of FOLDER or all, into XMP sidecars.
+
+    The user's own keywords stay, and are in every field beside ours. What he rejected is not written; what
+    he took out of a file does not return. A row a photo says what was changed.
+
+    Exit code: 0 all good, 1 some photos failed, 2 wrong use.
+    """
+    metadata.check(keywords, place="embed" if embed else None if undo else "sidecar", undo=undo)
+    with library_sync.opened(database) as library, sinks.open_output(None, format_) as sink:
+        photos = library.photos(folder, states=("done",))
+        if undo:
+            changes: Iterator[Change] = (keywords.undo(photo.path) for photo in photos)
+        else:
+            caption = captions or overwrite_caption
+            known = _vocabulary(library, language)
+            changes = (
+                _written(photo, keywords, known, embed=embed, caption=caption, overwrite=overwrite_caption)
+                for photo in photos
+            )
+        metadata.write_changes(changes, sink, format_, None).end()
+
+
+def _written(
+    photo: Photo,
+    keywords: metadata.KeywordOptions,
+    known: Vocabulary,
+    *,
+    embed: bool,
+    caption: bool,
+    overwrite: bool,
+) -> Change:
+    from anytag.library.keywords import rejected, tags_of
+
+    return keywords.write(
+        photo.path,
+        keywords.of(tags_of(photo, known), known),
+        "embed" if embed else "sidecar",
+        rejected=rejected(photo, known),
+        caption=photo.caption if caption else None,
+        overwrite_caption=overwrite,
+    )
+
+
+@click.command("keywords")
+@_FOLDER
+@library_sync.database
+def keywords(folder: str | None, database: Path | None) -> None:
+    """Read your own keywords from photos and sidecars, those of FOLDER or all, into the library.
+
+    Photos are found by them, and they are true labels for anytag calibrate. A word of anytag that you took
+    out of a file is rejected in the library, too.
+    """
+    from anytag.library.keywords import path, read_in
+
+    def row(found: Keywords) -> str:
+        said = ", ".join(map(path, found.keywords))
+        return f"{visible(found.path)}\t{visible(said)}\n" if said else ""
+
+    with library_sync.opened(database) as library, sinks.open_output(None, "text") as sink:
+        photos = list(library.photos(folder, states=("done",)))
+        found = stream.with_progress(read_in(library, photos), len(photos), is_shared=sink.is_shared)
+        stream.write_rows(found, sink, row).end()
+
+
+def _vocabulary(library: Library, language: str | None) -> Vocabulary:
+    from anytag.library.library import embedded_vocabulary
+
+    known = embedded_vocabulary()
+    return known if language is None else known.in_language(language)

@@ -1,0 +1,215 @@
+"""Options and rows of commands that write into sidecars and photos, or take that back."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+
+import click
+
+from anytag.cli import stream, writers
+from anytag.cli.options import Number
+from anytag.cli.sinks import File, Stdout
+
+if TYPE_CHECKING:
+    from anytag.metadata import Change, Keyword
+    from anytag.results import Tags, TagScore
+    from anytag.vocabulary import Vocabulary
+
+F = TypeVar("F", bound=Callable[..., Any])
+Place = Literal["sidecar", "embed"]
+
+_OPTIONS = (
+    click.option(
+        "--prefix",
+        metavar="PATH",
+        help='Write tags below this one: "AI" or "AI|objects", so that other programs show them apart.',
+    ),
+    click.option("--flat", is_flag=True, help="Write tags without what is broader: dog, not animal|dog."),
+    click.option(
+        "--min-score", metavar="X", type=Number(0, 1), help="Write only tags that score at least this."
+    ),
+    click.option(
+        "--sidecar-name",
+        type=click.Choice(["full", "stem"]),
+        help="A new sidecar is photo.jpg.xmp, or photo.xmp as Lightroom and Capture One want it for RAW.  "
+        "[default: full]",
+    ),
+    click.option("--touch", is_flag=True, help="Photos that are written into get a new time of change."),
+    click.option("--dry-run", is_flag=True, help="Write nothing: show what would change, a row a photo."),
+)
+_NAMES = ("prefix", "flat", "min_score", "sidecar_name", "touch", "dry_run")
+
+
+@dataclass(frozen=True, slots=True)
+class KeywordOptions:
+    """How tags are written, by options: see `anytag.metadata.write_keywords`.
+
+    Attributes:
+        given: options that the user gave.
+    """
+
+    given: tuple[str, ...]
+    prefix: tuple[str, ...]
+    flat: bool
+    min_score: float
+    sidecar_name: Literal["full", "stem"]
+    touch: bool
+    dry_run: bool
+
+    def of(self, tags: Iterable[TagScore], vocabulary: Vocabulary) -> list[Keyword]:
+        """Tags as paths of names, the best first."""
+        found = (tag for tag in tags if tag.score >= self.min_score)
+        return [(*self.prefix, *self._path(tag, vocabulary)) for tag in found]
+
+    def _path(self, tag: TagScore, vocabulary: Vocabulary) -> Keyword:
+        has_lineage = not self.flat and tag.source == "vocabulary" and tag.id in vocabulary
+        return vocabulary.lineage(tag.id) if has_lineage else (tag.name,)
+
+    def write(self, path: str, keywords: Iterable[Keyword], place: Place, **more: Any) -> Change:
+        """Writes for one photo; a failure is in the change."""
+        from anytag.metadata import write_keywords
+
+        return _tried(
+            path,
+            lambda: write_keywords(
+                path,
+                keywords,
+                embed=place == "embed",
+                sidecar_name=self.sidecar_name,
+                touch=self.touch,
+                dry_run=self.dry_run,
+                **more,
+            ),
+        )
+
+    def undo(self, path: str) -> Change:
+        """Takes back what was written for one photo; a failure is in the change."""
+        from anytag.metadata import undo
+
+        return _tried(path, lambda: undo(path, touch=self.touch, dry_run=self.dry_run))
+
+    def changes(self, results: Iterable[Tags], vocabulary: Vocabulary, place: Place) -> Iterator[Change]:
+        """Writes the tags of each photo that could be read."""
+        from anytag.metadata import Change
+
+        for photo in results:
+            path = photo.path or ""
+            if photo.error:
+                yield Change(path, error=photo.error)
+            else:
+                yield self.write(path, self.of(photo.tags, vocabulary), place)
+
+    def after(self, results: Iterable[Tags], vocabulary: Vocabulary, place: Place) -> Iterator[Tags]:
+        """The same results once they are written; one that could not be has its tags, and the reason."""
+        for photo in results:
+            change = next(iter(noted(self.changes([photo], vocabulary, place))))
+            yield replace(photo, error=change.error) if change.error else photo
+
+
+def options(command: F) -> F:
+    """Adds the options, which reach the command together, as `keywords`."""
+
+    @wraps(command)
+    def with_keywords(*args: Any, **params: Any) -> Any:
+        return command(*args, keywords=_keywords(**{name: params.pop(name) for name in _NAMES}), **params)
+
+    found: Any = with_keywords
+    for option in reversed(_OPTIONS):
+        found = option(found)
+    return cast(F, found)
+
+
+def check(keywords: KeywordOptions, *, place: Place | None, undo: bool) -> None:
+    """Holds options of writing against each other, and looks for exiftool, before the work.
+
+    Raises:
+        click.UsageError: they do not go together.
+        MissingToolError: exiftool is not installed.
+    """
+    if place and undo:
+        raise click.UsageError("--write writes tags, --undo takes them back: give one of them.")
+    if keywords.given and not place and not undo:
+        raise click.UsageError(
+            f"{', '.join(keywords.given)} is of writing: give --write sidecar or --write embed too."
+        )
+    if undo and (useless := set(keywords.given) - {"--touch", "--dry-run"}):
+        raise click.UsageError(
+            f"{', '.join(sorted(useless))} says how tags are written, and --undo writes none."
+        )
+    if place or undo:
+        from anytag.metadata.exiftool import find
+
+        find()
+
+
+def write_changes(
+    changes: Iterable[Change], sink: Stdout | File, format_: str, total: int | None
+) -> stream.Summary:
+    """Writes changes as rows, and counts them.
+
+    Raises:
+        click.UsageError: changes have no such format.
+    """
+    if format_ == "csv":
+        raise click.UsageError("Changes are written as text or jsonl: give --format jsonl.")
+    shown = stream.with_progress(noted(changes), total, is_shared=sink.is_shared)
+    return stream.write_rows(shown, sink, jsonl if format_ == "jsonl" else text)
+
+
+def text(change: Change) -> str:
+    """`path<TAB>+dog, -cat<TAB>files`; a photo for which nothing changes has no line."""
+    if change.error or not change.files:
+        return ""
+    words = [f"+{word}" for word in change.added] + [f"-{word}" for word in change.removed]
+    if change.caption is not None:
+        words.append(f"caption: {change.caption}" if change.caption else "-caption")
+    columns = (change.path, ", ".join(words) or "same words, more fields", ", ".join(change.files))
+    return "\t".join(map(writers.visible, columns)) + "\n"
+
+
+def jsonl(change: Change) -> str:
+    """`Change.to_dict()` as one line of JSON."""
+    return json.dumps(change.to_dict(), ensure_ascii=False) + "\n"
+
+
+def noted(changes: Iterable[Change]) -> Iterator[Change]:
+    """The same changes; what is to be known of the choice of files is said on stderr."""
+    for change in changes:
+        if change.note:
+            click.echo(f"{writers.visible(change.path)}: {writers.visible(change.note)}", err=True)
+        yield change
+
+
+def _keywords(
+    prefix: str | None, min_score: float | None, sidecar_name: Literal["full", "stem"] | None, **flags: bool
+) -> KeywordOptions:
+    params = {"prefix": prefix, "min_score": min_score, "sidecar_name": sidecar_name, **flags}
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name in _NAMES
+        if params[name] is not None and params[name] is not False
+    ]
+    parts = (part.strip() for part in re.split(r"[|/]", prefix or ""))
+    return KeywordOptions(
+        given=tuple(given),
+        prefix=tuple(part for part in parts if part),
+        min_score=min_score or 0.0,
+        sidecar_name=sidecar_name or "full",
+        **flags,
+    )
+
+
+def _tried(path: str, work: Callable[[], Change]) -> Change:
+    from anytag.errors import MetadataError, OutputError
+    from anytag.metadata import Change
+    from anytag.metadata.write import failure
+
+    try:
+        return work()
+    except (MetadataError, OutputError, OSError) as error:
+        return Change(path, error=failure(error))

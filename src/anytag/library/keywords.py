@@ -1,0 +1,61 @@
+"""Keywords between a library and its files: the user's own are read in, the library's are what is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from anytag.batching import batches
+from anytag.library import words
+from anytag.library.library import Library
+from anytag.library.photo import Photo
+from anytag.metadata import Keyword, Keywords, read_keywords
+from anytag.results import TagScore
+from anytag.vocabulary import Vocabulary
+
+_BATCH = 100  # photos, which a kill may cost
+
+
+def read_in(library: Library, photos: Iterable[Photo]) -> Iterator[Keywords]:
+    """Reads the user's keywords of photos and their sidecars into a library, which finds photos by them.
+
+    A word of anytag that the user took out of a file is rejected in the library, too.
+
+    Raises:
+        MissingToolError: exiftool is not installed.
+    """
+    for batch in batches(photos, _BATCH):
+        found = list(read_keywords(photo.path for photo in batch))
+        good = [(photo, one) for photo, one in zip(batch, found, strict=True) if one.error is None]
+        with library.database.transaction() as connection:
+            connection.executemany("DELETE FROM keywords WHERE photo = ?", [(photo.id,) for photo, _ in good])
+            connection.executemany(
+                "INSERT OR IGNORE INTO keywords (photo, path, source) VALUES (?, ?, 'file')",
+                [(photo.id, path(keyword)) for photo, one in good for keyword in one.keywords],
+            )
+            words.rewrite(connection, [photo.id for photo, _ in good])
+        for photo, one in good:
+            known = {name.casefold() for name in photo.tags}
+            library.reject(photo.id, *(word for word in one.rejected if word.casefold() in known))
+        yield from found
+
+
+def path(keyword: Keyword) -> str:
+    """A keyword as the library's rows have it: "animal|dog"."""
+    return "|".join(part.replace("|", "/") for part in keyword)
+
+
+def tags_of(photo: Photo, vocabulary: Vocabulary) -> list[TagScore]:
+    """What a library says of a photo, the user's decisions first, which are sure."""
+    sure = dict.fromkeys((*photo.added, *photo.accepted))
+    return [_sure(name, vocabulary) for name in sure] + [tag for tag in photo.scores if tag.name not in sure]
+
+
+def _sure(name: str, vocabulary: Vocabulary) -> TagScore:
+    tag = vocabulary.find(name)
+    return TagScore(tag.id, tag.name, 1.0, "vocabulary") if tag else TagScore(name, name, 1.0, "own")
+
+
+def rejected(photo: Photo, vocabulary: Vocabulary) -> tuple[str, ...]:
+    """Words that may not be written for a photo, as the user said them and as the vocabulary does."""
+    known = (vocabulary.find(name) for name in photo.rejected)
+    return (*photo.rejected, *(tag.name for tag in known if tag))

@@ -1,0 +1,281 @@
+"""What stands in a photo or sidecar, what shall, and what of it is ours: no file is touched here.
+
+A keyword is a path, ("animal", "dog"): what is broader first. Each field writes it in its own way; words are
+kept letter by letter and compared without regard to Unicode's forms.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+Keyword = tuple[str, ...]
+"""A word with what is broader before it: ("dog",) or ("animal", "dog")."""
+
+Field = Literal["Subject", "TagsList", "HierarchicalSubject", "Keywords"]
+Lists = Mapping[Field, tuple[str, ...]]
+
+FLAT: tuple[Field, ...] = ("Subject", "Keywords")
+TREES: dict[Field, str] = {"TagsList": "/", "HierarchicalSubject": "|"}
+FIELDS: tuple[Field, ...] = ("Subject", "TagsList", "HierarchicalSubject", "Keywords")
+"""dc:subject, digiKam:TagsList, lr:hierarchicalSubject, and IPTC's, which only photos have."""
+
+_IPTC_BYTES = 64  # a keyword's most, by the standard
+
+
+@dataclass(frozen=True)
+class Content:
+    """The keywords and the caption of one file, and what anytag knows to have written there.
+
+    Attributes:
+        lists: each field's entries, as they stand there.
+        ours: of these, the entries that anytag added, by its own record.
+        rejected: words of anytag that the user took out.
+        caption: of dc:description; "" where there is none.
+        other_caption: of IPTC or EXIF.
+        our_caption: what anytag wrote to dc:description.
+        replaced: what stood there before.
+        is_created: anytag made this sidecar.
+        has_iptc: it is a photo in which IPTC is.
+        iptc_charset: "UTF8", "unmarked" for UTF-8 that does not say so, or "" for Latin-1.
+        has_digest: Photoshop's sum of the IPTC block is there, and must stay right.
+        sidecar_of: names and suffixes of the photo that a sidecar says it belongs to.
+    """
+
+    lists: Lists = field(default_factory=dict)
+    ours: Lists = field(default_factory=dict)
+    rejected: tuple[str, ...] = ()
+    caption: str = ""
+    other_caption: str = ""
+    our_caption: str = ""
+    replaced: str = ""
+    is_created: bool = False
+    has_iptc: bool = False
+    iptc_charset: str = ""
+    has_digest: bool = False
+    sidecar_of: tuple[str, ...] = ()
+
+    @property
+    def has_record(self) -> bool:
+        """Did anytag write here?"""
+        return bool(any(self.ours.values()) or self.rejected or self.our_caption or self.is_created)
+
+    def users(self, name: Field) -> tuple[str, ...]:
+        """The entries of a field that anytag did not add."""
+        ours = _keys(self.ours.get(name, ()))
+        return tuple(entry for entry in self.lists.get(name, ()) if _key(entry) not in ours)
+
+    @property
+    def keywords(self) -> tuple[Keyword, ...]:
+        """The user's own."""
+        return read([self])
+
+    def now_rejected(self) -> tuple[str, ...]:
+        """Words that the user took out since they were written, and earlier, but for those he put back.
+
+        An entry is taken out when it is gone from a field that still has others, or when all are gone.
+        """
+        present = {name: {_fold(entry).casefold() for entry in self.lists.get(name, ())} for name in FIELDS}
+        is_empty = not any(present.values())
+        found = dict.fromkeys(self.rejected)
+        for name in FIELDS:
+            if present[name] or is_empty:
+                gone = (one for one in self.ours.get(name, ()) if _fold(one).casefold() not in present[name])
+                found.update(dict.fromkeys(_leaf(name, entry) for entry in gone))
+        back = {_loose(word[-1]) for word in self.keywords}
+        return tuple(word for word in found if _loose(word) not in back)
+
+
+def read(contents: Iterable[Content]) -> tuple[Keyword, ...]:
+    """The user's own keywords in a photo and its sidecars: all fields together, each once.
+
+    A flat word that is a path's last part is that path; an entry of a tree that stands among the flat words
+    letter by letter, as 24/7 may, is flat.
+    """
+    lists: dict[Field, dict[str, str]] = {name: {} for name in FIELDS}
+    for content in contents:
+        for name in FIELDS:
+            for entry in content.users(name):
+                if entry.strip():
+                    lists[name].setdefault(_key(entry), entry)
+    flat = dict(lists["Subject"])
+    for key, word in lists["Keywords"].items():
+        if not any(_is_cut(word, other) for other in flat.values()):
+            flat.setdefault(key, word)
+    spelled = {_fold(word): word for word in reversed(flat.values())}
+    trees: dict[Keyword, Keyword] = {}
+    for name, separator in TREES.items():
+        for entry in lists[name].values():
+            parts = [part for part in entry.split(separator) if part.strip()]
+            if parts and _fold(entry) not in spelled:
+                path = tuple(spelled.get(_fold(part), part) for part in parts)
+                trees.setdefault(tuple(map(_fold, path)), path)
+    ends = {_key(path[-1]) for path in trees.values()}
+    others = (_part(word, trees) or (word,) for key, word in flat.items() if key not in ends)
+    return tuple(dict.fromkeys((*trees.values(), *others)))
+
+
+def wanted(
+    contents: Iterable[Content], ours: Iterable[Keyword], rejected: Iterable[str] = ()
+) -> tuple[tuple[Keyword, ...], tuple[str, ...]]:
+    """The union of the user's keywords and ours, without what the user rejected, and all that he rejected.
+
+    Args:
+        contents: of the photo and its sidecars.
+        ours: what anytag would write, the best first; a word that the user has is left to his spelling.
+        rejected: words that may not be written besides those that the files tell of.
+    """
+    contents = list(contents)
+    told = tuple(dict.fromkeys(word for content in contents for word in content.now_rejected()))
+    refused = {_loose(word) for word in (*told, *rejected)}
+    found = [keyword for keyword in read(contents) if _loose(keyword[-1]) not in refused]
+    taken = {_key(keyword[-1]).casefold() for keyword in found}
+    for keyword in ours:
+        if (word := _key(keyword[-1]).casefold()) not in taken and _loose(word) not in refused:
+            taken.add(word)
+            found.append(keyword)
+    return tuple(found), told
+
+
+def merged(
+    content: Content, keywords: Iterable[Keyword], rejected: tuple[str, ...], names: Iterable[Field]
+) -> Content:
+    """A file's content as it shall be: the user's entries as they are, ours in step in each field.
+
+    Args:
+        content: as it is.
+        keywords: the union, as `wanted` gives it.
+        rejected: the same.
+        names: fields to write.
+    """
+    keywords = list(keywords)
+    lists, ours = dict(content.lists), dict(content.ours)
+    for name in names:
+        users = content.users(name)
+        there = {_entry_key(name, entry) for entry in users}
+        missing = {_entry_key(name, entry): entry for entry in _entries(name, keywords)}
+        missing = {key: entry for key, entry in missing.items() if key not in there}
+        now = [
+            entry
+            for entry in content.lists.get(name, ())
+            if entry in users or _entry_key(name, entry) in missing
+        ]
+        have = {_entry_key(name, entry) for entry in now}
+        now += [entry for key, entry in missing.items() if key not in have]
+        lists[name] = tuple(now)
+        ours[name] = tuple(entry for entry in now if _entry_key(name, entry) in missing)
+    return replace(content, lists=lists, ours=ours, rejected=rejected)
+
+
+def captioned(content: Content, contents: Iterable[Content], caption: str, *, overwrite: bool) -> Content:
+    """A file's content with a caption, where there is none but ours; one that the user took out stays out.
+
+    Args:
+        content: of the file.
+        contents: of the photo and all its sidecars.
+        caption: one line.
+        overwrite: a caption of the user gives way, too, and is kept for `undone`.
+    """
+    is_ours = bool(content.our_caption) and content.caption == content.our_caption
+    users = any(one.other_caption or one.caption not in ("", one.our_caption) for one in contents)
+    if not is_ours and not overwrite and (users or content.our_caption):
+        return content
+    replaced = content.replaced if is_ours else content.caption
+    return replace(content, caption=caption, our_caption=caption, replaced=replaced)
+
+
+def undone(content: Content) -> Content:
+    """A file's content without what anytag wrote, and without its record.
+
+    A word stays where the user has meanwhile given it a place in his own tree.
+    """
+    lists: dict[Field, tuple[str, ...]] = {name: content.users(name) for name in FIELDS}
+    trees = [{_leaf(name, entry) for entry in lists[name]} for name in TREES]
+    placed = _keys(trees[0] & trees[1])
+    for name in FLAT:
+        keep = {*_keys(lists[name]), *placed}
+        lists[name] = tuple(entry for entry in content.lists.get(name, ()) if _key(entry) in keep)
+    is_ours = bool(content.our_caption) and content.caption == content.our_caption
+    return replace(
+        content,
+        lists=lists,
+        ours={},
+        rejected=(),
+        caption=content.replaced if is_ours else content.caption,
+        our_caption="",
+        replaced="",
+        is_created=False,
+    )
+
+
+def words(content: Content) -> tuple[str, ...]:
+    """What a person sees as the keywords of a file: the last part of each entry of any field, once."""
+    found: dict[str, str] = {}
+    for name in FIELDS:
+        for entry in content.lists.get(name, ()):
+            found.setdefault(_fold(_leaf(name, entry)), _leaf(name, entry))
+    return tuple(found.values())
+
+
+def clean(words: Iterable[str]) -> Keyword:
+    """A path of words that every file can hold: no control characters, blanks only between words."""
+    shown = (
+        "".join(c if c.isprintable() or c.isspace() or _joins(c) else "" for c in word) for word in words
+    )
+    return tuple(word for word in (" ".join(one.split()) for one in shown) if word)
+
+
+def _joins(character: str) -> bool:
+    return unicodedata.category(character) == "Cf"  # joiners of emoji and scripts, marks of direction
+
+
+def _entries(name: Field, keywords: Iterable[Keyword]) -> Iterator[str]:
+    """Keywords as a field writes them. The separator of a tree becomes the other tree's, as in Immich."""
+    for keyword in keywords:
+        if name == "TagsList":
+            yield "/".join(part.replace("/", "|") for part in keyword)
+        elif name == "HierarchicalSubject":
+            yield "|".join(part.replace("|", "/") for part in keyword)
+        else:
+            yield keyword[-1] if name == "Subject" else _cut(keyword[-1])
+
+
+def _leaf(name: Field, entry: str) -> str:
+    return entry.rsplit(TREES[name], 1)[-1] if name in TREES else entry
+
+
+def _entry_key(name: Field, entry: str) -> str:
+    return _fold(entry) if name in TREES else _key(entry)
+
+
+def _key(word: str) -> str:
+    return unicodedata.normalize("NFC", word)
+
+
+def _keys(words: Iterable[str]) -> set[str]:
+    return set(map(_key, words))
+
+
+def _fold(entry: str) -> str:
+    return _key(entry).replace("|", "/")
+
+
+def _loose(word: str) -> str:
+    return _fold(word).casefold()
+
+
+def _cut(word: str) -> str:
+    """As much of a word as IPTC holds."""
+    return word.encode()[:_IPTC_BYTES].decode(errors="ignore")
+
+
+def _is_cut(word: str, other: str) -> bool:
+    return len(word.encode()) > _IPTC_BYTES - 4 and word != other and word == _cut(other)
+
+
+def _part(word: str, trees: Mapping[Keyword, Keyword]) -> Keyword | None:
+    """The first parts of a path down to a word, as the user spells them."""
+    key = _fold(word)
+    return next((path[: folded.index(key) + 1] for folded, path in trees.items() if key in folded), None)

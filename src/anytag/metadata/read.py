@@ -1,0 +1,156 @@
+"""What exiftool reads in photos and sidecars.
+
+As RDF/XML: in JSON it makes numbers of keywords such as 2019.10 and 1e3, and a boolean of false.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+from anytag.errors import MetadataError
+from anytag.metadata import record
+from anytag.metadata.exiftool import ExifTool, named
+from anytag.metadata.keywords import Content, Field
+from anytag.metadata.sidecars import Candidates, candidates
+
+TAGS: dict[Field, str] = {
+    "Subject": "XMP-dc:Subject",
+    "TagsList": "XMP-digiKam:TagsList",
+    "HierarchicalSubject": "XMP-lr:HierarchicalSubject",
+    "Keywords": "IPTC:Keywords",
+}
+CAPTION = "XMP-dc:Description"
+
+_BELONGS = (
+    "XMP-photoshop:SidecarForExtension",
+    "XMP-crs:RawFileName",
+    "XMP-xmpMM:PreservedFileName",
+    "XMP-xmpMM:DerivedFromFilePath",
+)
+_OTHER_CAPTIONS = ("IPTC:Caption-Abstract", "IFD0:ImageDescription")
+_FIELDS = [tag for tag in TAGS.values() if not tag.startswith("IPTC")] + ["IPTC:All", record.TAG]
+_OTHERS = [CAPTION, "IFD0:ImageDescription", "Photoshop:IPTCDigest", "Error", *_BELONGS]
+_ASKED = ("-X", "-a", "-e", *(f"-{tag}" for tag in (*_FIELDS, *_OTHERS)))
+_GROUP = re.compile(r"\{.*/([^/]+)/[\d.]+/\}(.+)")  # of a name as ElementTree has it
+_RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
+
+Values = dict[str, tuple[str, ...]]
+"""What is said in a file: "XMP-dc:Subject" -> its values."""
+
+
+def contents(photo: Path, exiftool: ExifTool, beside: Candidates | None = None) -> dict[Path, Content]:
+    """A photo's own content, and that of each sidecar that is this photo's.
+
+    Args:
+        photo: a file.
+        exiftool: that is asked.
+        beside: the XMP files beside it, where they were looked for already.
+
+    Raises:
+        MetadataError: one cannot be read.
+    """
+    beside = beside or candidates(photo)
+    found = {photo: content(values(photo, exiftool))}
+    for path in (beside.full, beside.stem):
+        if path is not None:
+            read = content(values(path, exiftool)) if path.stat().st_size else Content(is_created=True)
+            if path == beside.full or beside.is_stem_ours(photo, read.sidecar_of):
+                found[path] = read
+    return found
+
+
+def values(path: Path, exiftool: ExifTool, *tags: str) -> Values:
+    """What exiftool says of a file.
+
+    Args:
+        path: a photo or sidecar.
+        exiftool: that is asked.
+        tags: that are asked for; without any, all that `content` needs.
+
+    Raises:
+        MetadataError: it cannot be read, or is damaged.
+    """
+    # beyond the picture of a JPEG, and in the notes of its camera, are no keywords
+    fast = ["-fast2"] if path.suffix.lower() in (".jpg", ".jpeg") else []
+    with named(path) as name:
+        answer = exiftool.run(*fast, *(tags or _ASKED), name)
+    try:
+        root = ElementTree.fromstring(answer.output)
+    except ElementTree.ParseError as error:
+        raise MetadataError(f"{path}: exiftool reads nothing ({answer.error or error})") from error
+    found = _described(root)
+    if wrong := found.pop("ExifTool:Error", None):
+        raise MetadataError(f"{path}: exiftool cannot read it: {wrong[0]}")
+    return found
+
+
+def content(found: Values) -> Content:
+    """Values of exiftool -> what is in the file, for us."""
+    charset = found.get("IPTC:CodedCharacterSet", ("",))[0]
+    if not charset and _is_unmarked_utf8(found):
+        charset = "unmarked"
+        found = {
+            tag: tuple(map(_as_utf8, all_)) if tag.startswith("IPTC:") else all_
+            for tag, all_ in found.items()
+        }
+
+    def first(tag: str) -> str:
+        return found.get(tag, ("",))[0]
+
+    plain = Content(
+        lists={name: found.get(tag, ()) for name, tag in TAGS.items()},
+        caption=first(CAPTION),
+        other_caption=next(filter(None, map(first, _OTHER_CAPTIONS)), "")
+        or next((all_[0] for tag, all_ in found.items() if tag.startswith(f"{CAPTION}-")), ""),
+        has_iptc=any(tag.startswith("IPTC:") for tag in found),
+        iptc_charset=charset,
+        has_digest="Photoshop:IPTCDigest" in found,
+        sidecar_of=tuple(os.path.basename(first(tag)) for tag in _BELONGS if first(tag)),  # noqa: PTH119
+    )
+    return record.read(plain, first(record.TAG))
+
+
+def _described(root: ElementTree.Element) -> Values:
+    found: Values = {}
+    for element in (one for description in root for one in description):
+        name = _GROUP.fullmatch(element.tag)
+        if name is None:
+            continue
+        items = list(element.iter(f"{_RDF}li")) or [element]
+        group = "IPTC" if name[1].startswith("IPTC") else name[1]
+        key = f"{group}:{name[2]}"
+        found[key] = (*found.get(key, ()), *filter(None, map(_text, items)))
+    return found
+
+
+def _text(element: ElementTree.Element) -> str:
+    text = element.text or ""
+    if element.get(f"{_RDF}datatype", "").endswith("base64Binary"):
+        return base64.b64decode(text).decode("utf-8", "replace")
+    return text
+
+
+def _is_unmarked_utf8(found: Values) -> bool:
+    """Is IPTC without a charset UTF-8 in truth? exiftool reads it as Latin-1 and says Ã¤ for ä."""
+    texts = [
+        text for tag, all_ in found.items() if tag.startswith("IPTC:") for text in all_ if not text.isascii()
+    ]
+    return bool(texts) and all(_as_utf8(text) != text for text in texts)
+
+
+def _as_utf8(text: str) -> str:
+    try:
+        return b"".join(map(_latin_byte, text)).decode()
+    except UnicodeError:
+        return text
+
+
+def _latin_byte(character: str) -> bytes:
+    try:
+        return character.encode("cp1252")
+    except UnicodeError:
+        return character.encode("latin-1")

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests import xmp
+from tests.command import run
+from tests.tiny import make_tiny_model
+
+pytestmark = xmp.NEEDS_EXIFTOOL
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for i in range(3):
+        xmp.photo(tmp_path / "photos" / f"{i}.jpg", seed=i)
+    xmp.tag(tmp_path / "photos" / "0.jpg", f"-{xmp.IPTC}=mine")
+    return tmp_path / "photos"
+
+
+def all_tags(model: Path) -> tuple[str | Path, ...]:
+    return ("--model", model, "--threshold", "0")
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_tags_are_written_beside_the_users_words_and_shown_as_ever(model: Path, photos: Path) -> None:
+    plain = run("tag", photos, *all_tags(model))
+    done = run("tag", photos, *all_tags(model), "--write", "sidecar", "--flat")
+    assert (done.exit_code, done.stdout) == (0, plain.stdout)
+    tags = [one.rsplit(" ", 1)[0] for one in plain.stdout.splitlines()[0].split("\t")[1].split(", ")]
+    assert xmp.one_list(photos / "0.jpg.xmp", xmp.SUBJECT) == ["mine", *tags]
+    before = {path: path.read_bytes() for path in photos.iterdir()}
+    assert run("tag", photos, *all_tags(model), "--write", "sidecar", "--flat").exit_code == 0
+    assert {path: path.read_bytes() for path in photos.iterdir()} == before
+
+
+def test_a_dry_run_shows_the_difference_and_writes_nothing(model: Path, photos: Path) -> None:
+    options = (*all_tags(model), "--tags", "red, my thing", "--write", "sidecar", "--dry-run")
+    done = run("tag", photos / "0.jpg", *options)
+    path, words, files = done.stdout.rstrip("\n").split("\t")
+    assert (path, files) == (str(photos / "0.jpg"), str(photos / "0.jpg.xmp"))
+    assert set(words.split(", ")) == {"+mine", "+red", "+my thing"}
+    row = json.loads(run("tag", photos / "0.jpg", *options, "--format", "jsonl").stdout)
+    assert (row["files"], row["error"]) == ([str(photos / "0.jpg.xmp")], None)
+    assert names(photos) == ["0.jpg", "1.jpg", "2.jpg"]
+    assert run("tag", photos / "0.jpg", *options, "--format", "csv").exit_code == 2
+
+
+def test_undo_takes_back_what_was_written(model: Path, photos: Path) -> None:
+    before = {path: xmp.lists(path).get(xmp.IPTC) for path in photos.iterdir()}
+    run("tag", photos, *all_tags(model), "--write", "embed")
+    assert xmp.one_list(photos / "1.jpg", xmp.SUBJECT)
+    done = run("tag", photos, "--undo")
+    assert (done.exit_code, len(done.stdout.splitlines())) == (0, 3)
+    assert {path: xmp.lists(path).get(xmp.IPTC) for path in photos.iterdir()} == before
+    assert xmp.one_list(photos / "1.jpg", xmp.SUBJECT) == []
+    assert run("tag", photos, "--undo").stdout == ""
+
+
+def test_a_prefix_and_the_vocabularys_own_tree(photos: Path) -> None:
+    options = ("--tags", "dog", "--threshold", "0", "--write", "sidecar")
+    run("tag", photos / "1.jpg", *options, "--prefix", "AI|objects", "--language", "de")
+    found = xmp.lists(photos / "1.jpg.xmp")
+    assert found[xmp.SUBJECT] == ["Hund"]
+    assert found[xmp.TAGS_LIST] == ["AI/objects/Tier/Hund"]
+    assert found[xmp.TREE] == ["AI|objects|Tier|Hund"]
+
+
+def test_tags_of_low_scores_are_shown_and_not_written(model: Path, photos: Path) -> None:
+    options = (*all_tags(model), "--write", "sidecar", "--min-score", "1", "--sidecar-name", "stem")
+    assert run("tag", photos / "1.jpg", *options).stdout.count("\t") == 1
+    assert names(photos) == ["0.jpg", "1.jpg", "2.jpg"]
+
+
+def test_a_photo_that_cannot_be_written_is_a_row_and_the_rest_is_done(model: Path, photos: Path) -> None:
+    (photos / "1.jpg.xmp").write_text("<x:xmpmeta xmlns:x='adobe:ns:meta/'><rdf:RD")
+    done = run("tag", photos, *all_tags(model), "--write", "sidecar", "--format", "jsonl")
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.exit_code == 1
+    assert [row["error"] is None for row in rows] == [True, False, True]
+    assert rows[1]["error"]["type"] == "MetadataError"
+    assert rows[1]["tags"]
+    assert "1.jpg.xmp" in done.stderr
+    assert (photos / "2.jpg.xmp").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--prefix", "AI"), "--prefix is of writing"),
+        (("--min-score", "0"), "--min-score is of writing"),
+        (("--dry-run", "--touch"), "--touch, --dry-run is of writing"),
+        (("--write", "sidecar", "--undo"), "give one of them"),
+        (("--undo", "--prefix", "AI"), "--undo writes none"),
+        (("--write", "paper"), "'paper' is not one of"),
+    ],
+)
+def test_options_that_do_not_go_together_are_wrong_use(
+    photos: Path, options: tuple[str, ...], said: str
+) -> None:
+    done = run("tag", photos, *options)
+    assert done.exit_code == 2
+    assert said in done.stderr
+
+
+def test_without_exiftool_nothing_is_begun(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    done = run("tag", photos, "--write", "sidecar")
+    assert done.exit_code == 2
+    assert "libimage-exiftool-perl" in done.stderr
+    assert done.stdout == ""

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from anytag.library.library import Library
+from tests import xmp
+from tests.command import run
+
+pytestmark = xmp.NEEDS_EXIFTOOL
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    import shutil
+
+    examples = Path(__file__).parents[2] / "examples" / "photos"
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("cat.jpg", "flower.jpg"):
+        shutil.copy(examples / name, folder)
+    xmp.tag(folder / "cat.jpg", f"-{xmp.IPTC}=Minka", f"-{xmp.TREE}=pets|Minka")
+    return folder
+
+
+def test_a_librarys_tags_are_written_and_taken_back_and_what_is_rejected_stays_out(
+    photos: Path, tmp_path: Path
+) -> None:
+    base = tmp_path / "library.db"
+    with Library.open(base) as library:
+        library.sync(photos)
+        library.reject(photos / "cat.jpg", "tabby")
+        library.add(photos / "cat.jpg", "my sofa")
+    assert "+my sofa" in run("library", "write", "--database", base, "--dry-run").stdout
+    assert not list(photos.glob("*.xmp"))
+    assert run("library", "write", "--database", base).exit_code == 0
+    found = xmp.one_list(photos / "cat.jpg.xmp", xmp.SUBJECT)
+    assert found[:2] == ["Minka", "my sofa"]
+    assert "cat" in found
+    assert "tabby" not in found
+    assert "pets/Minka" in xmp.one_list(photos / "cat.jpg.xmp", xmp.TAGS_LIST)
+    before = {path: path.read_bytes() for path in photos.iterdir()}
+    assert run("library", "write", "--database", base).stdout == ""
+    assert {path: path.read_bytes() for path in photos.iterdir()} == before
+    assert "Katze" in run("library", "write", "--database", base, "--language", "de").stdout
+    run("library", "write", "--database", base, "--undo")
+    assert not list(photos.glob("*.xmp"))
+
+
+def test_keywords_are_read_in_and_what_was_taken_out_of_a_file_is_rejected(
+    photos: Path, tmp_path: Path
+) -> None:
+    base = tmp_path / "library.db"
+    with Library.open(base) as library:
+        library.sync(photos)
+    run("library", "write", "--database", base, photos)
+    xmp.tag(
+        photos / "cat.jpg.xmp", *(f"-{name}-=cat" for name in xmp.FIELDS), f"-{xmp.TAGS_LIST}-=animal/cat"
+    )
+    assert "pets|Minka" in run("library", "keywords", "--database", base).stdout
+    with Library.open(base) as library:
+        photo = library.find(photos / "cat.jpg")
+        assert photo.keywords == ("pets|Minka",)
+        assert photo.rejected == ("cat",)
+        [(count,)] = library.database.query("SELECT count(*) FROM words WHERE words MATCH 'keywords:Minka'")
+        assert count == 1
+
+
+def test_embedding_is_no_change_for_a_library(photos: Path, tmp_path: Path) -> None:
+    base = tmp_path / "library.db"
+    with Library.open(base) as library:
+        library.sync(photos)
+        assert run("library", "write", "--database", base, "--embed").exit_code == 0
+        report = library.sync(photos)
+        assert (report.tagged, report.unchanged) == (0, 2)
