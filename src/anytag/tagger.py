@@ -28,7 +28,7 @@ from anytag.queries.build import Questions
 from anytag.queries.requests import Ask, parse_requests
 from anytag.queries.score import Answer, Question
 from anytag.results import Failure, Tags
-from anytag.runtime.onnx import Device
+from anytag.runtime.onnx import Device, Floats
 from anytag.runtime.open import Precision, Runtime, open_runtime
 from anytag.vocabulary import Vocabulary
 
@@ -252,6 +252,34 @@ class Tagger:
         batches = in_batches(work, images, batch_size=batch_size, workers=workers)
         return _flatten(batches, raises=on_error == "raise")
 
+    def score_many(
+        self,
+        encoded: Sequence[Encoded],
+        tags: Requests | None = None,
+        *,
+        also: Requests | None = None,
+        top_k: int | None = None,
+        threshold: float | None = None,
+    ) -> list[Tags]:
+        """The tags of what `encode_many` gave, together, as `tag_many` gives them; arguments as for `tag`.
+
+        A photo that could not be read has no tags, and its `error`.
+        """
+        question = self._questions.prepare(tags, also=also, top_k=top_k, threshold=threshold)
+        good = [one for one in encoded if one.error is None]
+        answers: Iterator[Answer] = iter(())
+        if good:
+            tokens, pooled = (
+                np.stack(arrays) for arrays in zip(*((g.tokens, g.pooled) for g in good), strict=True)
+            )
+            answers = iter(self._answer(question, tokens, pooled))
+
+        def result(one: Encoded, answer: Answer) -> Tags:
+            size = one.width, one.height
+            return Tags(one.path, *size, self.card.name, answer.tags, one.error, answer.below)
+
+        return [result(one, _NO_ANSWER if one.error else next(answers)) for one in encoded]
+
     def encode_many(
         self, images: Iterable[ImageSource], *, batch_size: int = 8, workers: int | None = None
     ) -> Generator[Encoded, None, None]:
@@ -290,7 +318,7 @@ class Tagger:
     def _encode_batch(self, images: Sequence[ImageSource]) -> list[Encoded]:
         seen = [self._look(image) for image in images]
         pixels = [one.pixels for one in seen if one.pixels is not None]
-        arrays = iter(zip(*self.runtime.encode(np.stack(pixels)), strict=True) if pixels else ())
+        arrays = iter(zip(*self._encode(pixels), strict=True) if pixels else ())
         none = np.zeros((0, self.card.width), np.float32), np.zeros(0, np.float32)
 
         def encoded(one: _Seen) -> Encoded:
@@ -307,8 +335,8 @@ class Tagger:
         pixels = [one.pixels for one in seen if one.pixels is not None]
         answers: Iterator[Answer] = iter(())
         if pixels:
-            tokens, pooled = self.runtime.encode(np.stack(pixels))
-            answers = iter(question.answer(self.runtime, tokens, pooled))
+            tokens, pooled = self._encode(pixels)
+            answers = iter(self._answer(question, tokens, pooled))
             if where:
                 good = [one for one in seen if one.error is None]
                 encoded = (
@@ -317,6 +345,21 @@ class Tagger:
                 )
                 answers = map(partial(self._locate, question), list(answers), encoded)
         return [(self._result(one, _NO_ANSWER if one.error else next(answers)), one.error) for one in seen]
+
+    def _encode(self, pixels: Sequence[npt.NDArray[np.uint8]]) -> tuple[Floats, Floats]:
+        """Tokens N×T×D and pooled N×D of a batch's photos.
+
+        A lone one goes twice: a product of one row is added up in another order, and the last digit of its
+        scores would tell which of its neighbours could be read.
+        """
+        tokens, pooled = self.runtime.encode(np.stack([*pixels, *pixels] if len(pixels) == 1 else pixels))
+        return tokens[: len(pixels)], pooled[: len(pixels)]
+
+    def _answer(self, question: Question, tokens: Floats, pooled: Floats) -> list[Answer]:
+        """The answers of a batch, a lone photo twice as above."""
+        times = 2 if len(tokens) == 1 else 1
+        doubled = np.concatenate([tokens] * times), np.concatenate([pooled] * times)
+        return question.answer(self.runtime, *doubled)[: len(tokens)]
 
     def _locate(self, question: Question, answer: Answer, encoded: Encoded) -> Answer:
         """The same tags, and where each is."""

@@ -336,5 +336,5 @@ def ray(
     FOLDER gets Parquet files with the rows, what was wrong with each (error) and a hash of its photo.
     """
     engine = outer("data.engine.ray", "anytag data ray")
-    engine.connect(address)
+    outer("data.cluster", "anytag data ray").connect(address)
     engine.run(data, output, stages=stages.split(","), model=model, root=images, actors=actors)
