@@ -153,7 +153,8 @@ def exists(path: str) -> bool:
     if not is_url(path):
         return Path(path).exists()
     system, inner = _system(path)
-    return bool(system.exists(inner))
+    system.invalidate_cache()  # others write there, too
+    return bool(patiently(lambda: system.exists(inner)))
 
 
 def fingerprint(path: str) -> str:
