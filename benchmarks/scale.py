@@ -208,17 +208,19 @@ def memory(gigabytes: float) -> None:
     random = np.random.default_rng(0)
     file = io.BytesIO()
     Image.fromarray(random.integers(0, 256, (1000, 1500, 3), np.uint8)).save(file, "JPEG", quality=92)
-    photo, count = file.getvalue(), 0
+    photo = file.getvalue()
     with s3_bucket() as bucket, tempfile.TemporaryDirectory() as folder:
         os.environ[LOOKS] = folder
         path = Path(folder, "large.parquet")
-        schema = pyarrow.schema([("id", pyarrow.string()), ("jpg", pyarrow.binary())])
-        with parquet.ParquetWriter(path, schema, compression="none", use_dictionary=False) as writer:
-            while count * len(photo) < gigabytes * 2**30:
-                cells = [photo + random.bytes(8) for _ in range(50)]
-                ids = [f"photo-{count + at}" for at in range(50)]
-                writer.write_batch(pyarrow.record_batch({"id": ids, "jpg": cells}, schema=schema))
-                count += 50
+        count = round(gigabytes * 2**30 / len(photo))
+        chunks = [
+            pyarrow.array([photo + random.bytes(8) for _ in range(min(50, count - start))], pyarrow.binary())
+            for start in range(0, count, 50)
+        ]
+        ids = [f"photo-{number}" for number in range(count)]
+        table = pyarrow.table({"id": ids, "jpg": pyarrow.chunked_array(chunks)})
+        parquet.write_table(table, path, compression="none", use_dictionary=False, row_group_size=count)
+        del table, chunks
         facts = parquet.ParquetFile(path).metadata
         print(
             f"{path.stat().st_size:,} bytes, {facts.num_rows} rows, {facts.num_row_groups} row group",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from anytag.cli import lists, options, outputs, paths, sinks, stream, writers
+from anytag.cli import lists, options, outputs, paths, ray, sinks, stream, writers
 from anytag.cli.draw import Drawings
 
 if TYPE_CHECKING:
@@ -19,6 +19,21 @@ if TYPE_CHECKING:
 
 _SHOWN = 10  # of a list on stderr
 _READABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+def _task(params: Mapping[str, Any]) -> dict[str, Any]:
+    """What the options mean for `anytag.scale.Task`."""
+    from anytag.tagger import Tagger
+
+    requested, added, excluded = _asked(
+        *(params[name] for name in ("tags", "tags_from", "also", "exclude_tags"))
+    )
+    vocabulary = None
+    if params["vocabulary"] or params["language"] or excluded is not None:
+        tagger = Tagger.load(params["model"], vocabulary=params["vocabulary"])
+        vocabulary = _limited(tagger, excluded, params["language"]).vocabulary
+    ask = {"tags": requested, "also": added, "top_k": params["top_k"], "threshold": params["threshold"]}
+    return {"vocabulary": vocabulary, "options": {name: one for name, one in ask.items() if one is not None}}
 
 
 @click.command("tag", short_help="Tag photos.")
@@ -77,6 +92,9 @@ _READABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @outputs.options(*writers.NAMES, resume=True)
 @options.running
 @paths.options
+@ray.option(
+    "tag", _task, "tags", "tags_from", "also", "exclude_tags", "vocabulary", "language", "top_k", "threshold"
+)
 def command(
     photos: tuple[str, ...],
     tags: tuple[str, ...],
@@ -112,13 +130,7 @@ def command(
     Exit code: 0 all good, 1 some photos failed (each is reported, the rest is done), 2 wrong use, 3 the
     result cannot be written, 130 interrupted.
     """
-    requested, added = _requested(tags, tags_from), lists.between_commas(also, "--also", described=True)
-    excluded = lists.between_commas(exclude_tags, "--exclude-tags")
-    if requested is not None and (also or exclude_tags):
-        raise click.UsageError(
-            "--tags asks exactly these tags, --also the vocabulary and these, --exclude-tags the vocabulary "
-            "without these: give one of them, or the last two."
-        )
+    requested, added, excluded = _asked(tags, tags_from, also, exclude_tags)
     named = paths.gather(photos, recursive=recursive, exclude=exclude, files_from=files_from, null=null)
     format_ = outputs.settle("tag", output, format_, writers.NAMES, photos=named.paths, overwrite=overwrite)
     outputs.refuse_for_folder(output, draw, alone=False)
@@ -210,6 +222,19 @@ def _row(format_: str, *, where: bool, is_terminal: bool) -> writers.Format:
     if is_terminal and format_ == "text":
         return writers.terminal
     return writers.FORMATS["csv with boxes" if where and format_ == "csv" else format_]
+
+
+def _asked(
+    tags: tuple[str, ...], tags_from: tuple[Path, ...], also: tuple[str, ...], exclude_tags: tuple[str, ...]
+) -> tuple[list[str | Asked] | None, list[str | Asked] | None, list[str] | None]:
+    """What --tags and --tags-from, --also and --exclude-tags say."""
+    requested, added = _requested(tags, tags_from), lists.between_commas(also, "--also", described=True)
+    if requested is not None and (also or exclude_tags):
+        raise click.UsageError(
+            "--tags asks exactly these tags, --also the vocabulary and these, --exclude-tags the vocabulary "
+            "without these: give one of them, or the last two."
+        )
+    return requested, added, lists.between_commas(exclude_tags, "--exclude-tags")
 
 
 def _requested(values: tuple[str, ...], files: tuple[Path, ...]) -> list[str | Asked] | None:

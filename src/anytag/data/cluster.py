@@ -7,6 +7,7 @@ started again elsewhere, and its unit done again; a unit whose part is there is 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -141,10 +142,13 @@ def connect(address: str | None = None) -> None:
         MissingExtraError: Ray is not installed.
     """
     ray_data()
+    for name in ("ray", "ray.data"):  # stderr is the user's
+        logging.getLogger(name).setLevel(logging.ERROR)
+    options = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address is None:
+        options["include_dashboard"] = False
     try:
-        import_module("ray").init(
-            address=address, log_to_driver=False, include_dashboard=False if address is None else None
-        )
+        import_module("ray").init(address=address, **options)
     except (ConnectionError, ValueError) as error:
         raise AnytagError(
             f"no Ray cluster answers at {address!r} ({error}): start one (ray start --head), or leave the "

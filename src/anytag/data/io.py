@@ -308,12 +308,21 @@ def photo_source(root: str, image: str) -> str | bytes:
         return path
     with _readable(path):
         system, inner = _system(path)  # a tar file closes when its file system is forgotten
-        photo = bytes(patiently(lambda: system.cat_file(inner, 0, MOST_BYTES + 1)))
+        photo = patiently(lambda: _first_bytes(system, inner))
     if len(photo) > MOST_BYTES:
         raise AnytagError(
             f"{public(path)}: more than {MOST_BYTES:,} bytes, which no photo from a URL may have"
         )
     return photo
+
+
+def _first_bytes(system: Any, inner: str) -> bytes:
+    """A file, or if it is larger than any photo its beginning, in one request."""
+    try:
+        return bytes(system.cat_file(inner, 0, MOST_BYTES + 1))
+    except (OSError, ValueError):  # some servers give no range that ends behind the file, or of an empty one
+        is_large = int(system.size(inner) or 0) > MOST_BYTES
+        return bytes(system.cat_file(inner, 0, MOST_BYTES + 1) if is_large else system.cat_file(inner))
 
 
 def _system(url: str) -> tuple[Any, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
 from itertools import islice
@@ -16,7 +16,7 @@ from anytag.data import cluster
 from anytag.data.io import absolute, is_url, public
 from anytag.data.parts import Done, Parts, place
 from anytag.data.units import Unit, Units, units
-from anytag.errors import AnytagError, RefusedOutputError
+from anytag.errors import AnytagError, MissingExtraError, RefusedOutputError
 from anytag.models.registry import resolve
 from anytag.scale.photos import photos
 from anytag.scale.stages import Task, card_hash, card_of
@@ -132,12 +132,19 @@ def planned(sources: Iterable[str], output: str, task: Task, options: Options | 
     """A run that is yet to be done; arguments and errors as of `run`. On disk one at a time has an output."""
     given, folder = [absolute(one) for one in sources], place(output)
     refuse_inside(given, folder)
-    task = replace(task, card=card_hash(card_of(task.model)))
+    task = replace(task, model=_anywhere(task.model), card=card_hash(card_of(task.model)))
+    with suppress(MissingExtraError):  # of a driver that has no torch
+        replace(task, device="cpu").open()  # wrong options are said before anything is written
     parts = Parts(folder, task.work())
     parts.begin()
     with nullcontext() if is_url(folder) else locked(Path(parts.notes, "lock")):
         parts.sweep()
         yield Run(task, parts, units(given, listings=parts.notes), options or Options())
+
+
+def _anywhere(model: str | None) -> str | None:
+    """A model's folder by its full path, for workers that begin in another folder; a name stays one."""
+    return str(Path(model).absolute()) if model is not None and Path(model).is_dir() else model
 
 
 def refuse_inside(sources: Sequence[str], folder: str) -> None:
