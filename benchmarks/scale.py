@@ -43,7 +43,7 @@ from tests.s3_server import s3_bucket  # with the project's folder on PYTHONPATH
 
 GROUP, FILE = 100, 2000  # rows of a row group and of a file
 LOOKS = "ANYTAG_BENCHMARK_LOOKS"
-SMALL = {"object_store_memory": 100_000_000, "include_dashboard": False}
+SMALL: dict[str, Any] = {"object_store_memory": 100_000_000, "include_dashboard": False}
 
 
 class CountingMaker(worker.Maker):
@@ -192,7 +192,7 @@ def speed(rows: int) -> None:
         write_rows(bucket, rows)
         guess = estimate([f"{bucket}/rows"], Task(device="cpu"))
         print(f"estimate: {guess.hours(1) * 3600:.0f} s with one", flush=True)
-        seconds = {}
+        seconds: dict[int, float] = {}
         for actors in (1, 2, 1, 2):
             output = f"{bucket}/out-{actors}-{len(seconds)}"
             driver = drive(cluster.address, f"{bucket}/rows", output, "--actors", str(actors))
@@ -259,9 +259,9 @@ def _peak(folder: Path) -> int:
 
 def driver(source: str, output: str, *, address: str, actors: int | None, retry_failed: bool) -> None:
     """A run, as JSON on stdout."""
-    runs.Maker = CountingMaker  # type: ignore[misc]
+    vars(runs)["Maker"] = CountingMaker
     logging.disable(logging.INFO)
-    ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     start = time.perf_counter()
     options = Options(actors=actors, retry_failed=retry_failed)
     summary = runs.run([source], output, Task(device="cpu"), options)
@@ -283,7 +283,8 @@ def main() -> None:
     drives.add_argument("--actors", type=int)
     drives.add_argument("--retry-failed", action="store_true")
     given = vars(parser.parse_args())
-    {"kills": kills, "speed": speed, "memory": memory, "drive": driver}[given.pop("command")](**given)
+    known: dict[str, Any] = {"kills": kills, "speed": speed, "memory": memory, "drive": driver}
+    known[given.pop("command")](**given)
 
 
 if __name__ == "__main__":

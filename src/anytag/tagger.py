@@ -210,9 +210,7 @@ class Tagger:
         (answer,) = question.answer(self.runtime, encoded.tokens[None], encoded.pooled[None])
         if where:
             answer = self._locate(question, answer, encoded)
-        return Tags(
-            encoded.path, encoded.width, encoded.height, self.card.name, answer.tags, below=answer.below
-        )
+        return self._result(encoded, answer, None)
 
     def tag_many(
         self,
@@ -261,24 +259,14 @@ class Tagger:
         top_k: int | None = None,
         threshold: float | None = None,
     ) -> list[Tags]:
-        """The tags of what `encode_many` gave, together, as `tag_many` gives them; arguments as for `tag`.
-
-        A photo that could not be read has no tags, and its `error`.
-        """
+        """The tags of what `encode_many` gave, as `tag_many` gives them; arguments as for `tag`."""
         question = self._questions.prepare(tags, also=also, top_k=top_k, threshold=threshold)
         good = [one for one in encoded if one.error is None]
         answers: Iterator[Answer] = iter(())
         if good:
-            tokens, pooled = (
-                np.stack(arrays) for arrays in zip(*((g.tokens, g.pooled) for g in good), strict=True)
-            )
+            tokens, pooled = np.stack([one.tokens for one in good]), np.stack([one.pooled for one in good])
             answers = iter(self._answer(question, tokens, pooled))
-
-        def result(one: Encoded, answer: Answer) -> Tags:
-            size = one.width, one.height
-            return Tags(one.path, *size, self.card.name, answer.tags, one.error, answer.below)
-
-        return [result(one, _NO_ANSWER if one.error else next(answers)) for one in encoded]
+        return [self._result(one, _NO_ANSWER if one.error else next(answers), one.error) for one in encoded]
 
     def encode_many(
         self, images: Iterable[ImageSource], *, batch_size: int = 8, workers: int | None = None
@@ -344,14 +332,16 @@ class Tagger:
                     for arrays, one in zip(zip(tokens, pooled, strict=True), good, strict=True)
                 )
                 answers = map(partial(self._locate, question), list(answers), encoded)
-        return [(self._result(one, _NO_ANSWER if one.error else next(answers)), one.error) for one in seen]
+        given = [_NO_ANSWER if one.error else next(answers) for one in seen]
+        return [
+            (self._result(one, answer, _failure(one.error)), one.error)
+            for one, answer in zip(seen, given, strict=True)
+        ]
 
     def _encode(self, pixels: Sequence[npt.NDArray[np.uint8]]) -> tuple[Floats, Floats]:
-        """Tokens N×T×D and pooled N×D of a batch's photos.
+        """Tokens N×T×D and pooled N×D of a batch; a lone photo goes twice.
 
-        A lone one goes twice: a product of one row is added up in another order, and the last digit of its
-        scores would tell which of its neighbours could be read.
-        """
+        A product of one row is added up in another order, so its scores would tell that it was alone."""
         tokens, pooled = self.runtime.encode(np.stack([*pixels, *pixels] if len(pixels) == 1 else pixels))
         return tokens[: len(pixels)], pooled[: len(pixels)]
 
@@ -391,9 +381,8 @@ class Tagger:
         except AnytagError as error:
             return _Seen(path, error=error)
 
-    def _result(self, seen: _Seen, answer: Answer) -> Tags:
-        failure = _failure(seen.error)
-        return Tags(seen.path, seen.width, seen.height, self.card.name, answer.tags, failure, answer.below)
+    def _result(self, one: _Seen | Encoded, answer: Answer, error: Failure | None) -> Tags:
+        return Tags(one.path, one.width, one.height, self.card.name, answer.tags, error, answer.below)
 
 
 def _failure(error: AnytagError | None) -> Failure | None:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
 os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
@@ -22,7 +23,7 @@ from ray.cluster_utils import Cluster
 
 from anytag import scale
 
-SMALL = {"object_store_memory": 80_000_000, "include_dashboard": False}
+SMALL: dict[str, Any] = {"object_store_memory": 80_000_000, "include_dashboard": False}
 
 
 def parts(output: str) -> int:

@@ -26,7 +26,7 @@ _SHOWN = 10  # files that could not be read
 _SHARED = ("photos", "output", "model", "device", "workers", "max_pixels")
 
 
-class _Address(click.ParamType):
+class _Address(click.types.StringParamType):
     """Of a Ray cluster. "" is the one that runs, or this machine."""
 
     name = "address"

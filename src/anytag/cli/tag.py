@@ -226,7 +226,7 @@ def _row(format_: str, *, where: bool, is_terminal: bool) -> writers.Format:
 
 def _asked(
     tags: tuple[str, ...], tags_from: tuple[Path, ...], also: tuple[str, ...], exclude_tags: tuple[str, ...]
-) -> tuple[list[str | Asked] | None, list[str | Asked] | None, list[str] | None]:
+) -> tuple[list[str | Asked] | None, list[str] | None, list[str] | None]:
     """What --tags and --tags-from, --also and --exclude-tags say."""
     requested, added = _requested(tags, tags_from), lists.between_commas(also, "--also", described=True)
     if requested is not None and (also or exclude_tags):
