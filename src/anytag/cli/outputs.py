@@ -34,7 +34,7 @@ class _Output(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The path, or wrong use."""
-        is_far = ctx is not None and ctx.params.get("ray") is not None
+        is_far = ctx is not None and isinstance(ctx.params.get("ray"), str)
         return value if is_far else super().convert(value, param, ctx)
 
 
