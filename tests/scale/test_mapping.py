@@ -75,6 +75,9 @@ def test_what_is_refused_for_the_moment_is_asked_again_later_each_time() -> None
     assert len(set(pauses)) == 6
     with pytest.raises(OSError, match="SlowDown"):
         patiently(Busy(99, busy), sleep=pauses.append)
+    quoting = AnytagError("s3://bucket/503.jpg: cannot be read")
+    quoting.__cause__ = ValueError("no photo")
+    assert not is_transient(quoting)
     wrapped = AnytagError("s3://bucket/a.jpg: cannot be read")
     wrapped.__cause__ = busy
     assert is_transient(wrapped)

@@ -19,15 +19,16 @@ _BUSY = re.compile(
 _KINDS = re.compile(r"Timeout|Connection|ServerDisconnected|IncompleteRead|PayloadError")
 
 
-def is_transient(error: BaseException | None) -> bool:
-    """May the same request succeed later? Asked of an error and of what caused it."""
-    while error is not None:
-        if isinstance(error, FileNotFoundError | PermissionError):
-            return False
-        if _KINDS.search(type(error).__name__) or _BUSY.search(str(error)):
-            return True
+def is_transient(error: BaseException) -> bool:
+    """May the same request succeed later? What caused an error first is asked: others quote paths."""
+    while error.__cause__ is not None:
         error = error.__cause__
-    return False
+    if isinstance(error, FileNotFoundError | PermissionError):
+        return False
+    status = getattr(error, "status", None)  # of a response of the web
+    if isinstance(status, int):
+        return status in (408, 429) or status >= 500
+    return bool(_KINDS.search(type(error).__name__) or _BUSY.search(str(error)))
 
 
 def patiently(

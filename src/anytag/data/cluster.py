@@ -89,6 +89,9 @@ def run(
         retry: see `Worker`.
         actors: at most, a core each; by default as many as the cluster has cores.
         memory: bytes that Ray sets aside for each.
+
+    Raises:
+        AnytagError: no actor could begin, or the cluster is gone.
     """
     data = ray_data()
     items = [{"unit": json.dumps(asdict(unit))} for unit in units]
@@ -105,8 +108,14 @@ def run(
         num_cpus=1,
         memory=memory,
     )
-    for row in done.iter_rows():
-        yield Done(**json.loads(row["done"]))
+    try:
+        for row in done.iter_rows():
+            yield Done(**json.loads(row["done"]))
+    except import_module("ray.exceptions").RayError as error:
+        why = public(str(error).strip().splitlines()[-1])
+        raise AnytagError(
+            f"the cluster gave up ({why}): what is done stays, the same command goes on"
+        ) from error
 
 
 def follow(parts: Parts, results: Iterable[Done], known: dict[str, Done]) -> Iterator[Done]:
@@ -142,8 +151,9 @@ def connect(address: str | None = None) -> None:
         MissingExtraError: Ray is not installed.
     """
     ray_data()
-    for name in ("ray", "ray.data"):  # stderr is the user's
+    for name in ("ray", "ray.data._internal.progress"):  # stderr is the user's
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     options = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
         options["include_dashboard"] = False

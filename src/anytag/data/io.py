@@ -20,6 +20,7 @@ from anytag.errors import AnytagError, MissingExtraError, OutputError, RefusedOu
 
 MOST_BYTES = 100 << 20
 """Of a photo from a URL: a video of 50 GB is not read to its end to find out that it is none."""
+_TRIES = 4  # for a photo: of a million addresses many lead to servers that are gone
 _ONE_REQUEST = 5 << 30  # bytes: S3 takes no more in one
 
 
@@ -111,9 +112,14 @@ def draft(path: str) -> Iterator[Path]:
         file = Path(folder, "draft")
         yield file
         try:
-            patiently(lambda: system.put_file(str(file), inner, chunksize=_ONE_REQUEST))
+            patiently(lambda: system.put_file(str(file), inner, **_in_one_request(system)))
         except Exception as error:  # each of fsspec's systems has errors of its own
             raise OutputError(public(f"{path} cannot be written: {error}")) from error
+
+
+def _in_one_request(system: Any) -> dict[str, int]:
+    names = {system.protocol} if isinstance(system.protocol, str) else set(system.protocol)
+    return {"chunksize": _ONE_REQUEST} if names & {"s3", "s3a", "gs", "gcs"} else {}
 
 
 def refuse_output(output: str, inputs: Iterable[str], is_kind: Callable[[bytes], bool], what: str) -> None:
@@ -154,7 +160,8 @@ def exists(path: str) -> bool:
         return Path(path).exists()
     system, inner = _system(path)
     system.invalidate_cache()  # others write there, too
-    return bool(patiently(lambda: system.exists(inner)))
+    with _readable(path):
+        return bool(patiently(lambda: system.exists(inner)))
 
 
 def fingerprint(path: str) -> str:
@@ -308,7 +315,7 @@ def photo_source(root: str, image: str) -> str | bytes:
         return path
     with _readable(path):
         system, inner = _system(path)  # a tar file closes when its file system is forgotten
-        photo = patiently(lambda: _first_bytes(system, inner))
+        photo = patiently(lambda: _first_bytes(system, inner), tries=_TRIES)
     if len(photo) > MOST_BYTES:
         raise AnytagError(
             f"{public(path)}: more than {MOST_BYTES:,} bytes, which no photo from a URL may have"

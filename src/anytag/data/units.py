@@ -80,7 +80,7 @@ def units(sources: Iterable[str], *, listings: str | None = None, kinds: Sequenc
     """
     files: list[Found] = []
     photos: list[Found] = []
-    for source in sources:
+    for source in dict.fromkeys(sources):
         every = found(source)
         some = [one for one in every if _is_unit(one.path, kinds)]
         named = [] if listings is None else _photos(source, every)
@@ -92,13 +92,9 @@ def units(sources: Iterable[str], *, listings: str | None = None, kinds: Sequenc
             )
         files += some
         photos += named
-    if listings is not None:
-        return _joined(_planned(listings, photos), _of_files(files))
-    return _of_files(files)
-
-
-def _joined(one: Units, other: Units) -> Units:
-    return Units((*one.units, *other.units), (*one.unreadable, *other.unreadable))
+    slices = [] if listings is None else _planned(listings, photos)
+    made, unreadable = _of_files(list(dict.fromkeys(files)))
+    return Units((*slices, *made), tuple(unreadable))
 
 
 def _is_unit(path: str, kinds: Sequence[str]) -> bool:
@@ -111,13 +107,14 @@ def _suffix(path: str) -> str:
     return name[dot:].lower() if dot > name.rfind("/") else ""
 
 
-def _of_files(files: Sequence[Found]) -> Units:
+def _of_files(files: Sequence[Found]) -> tuple[list[Unit], list[str]]:
+    """The units of files, and why others have none."""
     made: list[Unit] = []
     unreadable: list[str] = []
     for result in in_batches(_of_some, files, batch_size=1, workers=_FOOTERS) if files else ():
         for one in result:
             (unreadable if isinstance(one, str) else made).append(one)  # type: ignore[arg-type]
-    return Units(tuple(made), tuple(unreadable))
+    return made, unreadable
 
 
 def _of_some(files: Sequence[Found]) -> list[Unit | str]:
@@ -166,7 +163,7 @@ def _photos(source: str, files: Sequence[Found]) -> list[Found]:
     return [one for one in files if _suffix(one.path) in SUFFIXES]
 
 
-def _planned(folder: str, photos: Sequence[Found]) -> Units:
+def _planned(folder: str, photos: Sequence[Found]) -> list[Unit]:
     """The slices of all photos: those of earlier listings as they were, and what is new in a new listing."""
     secret = {name: one.path for one in photos if (name := public(one.path)) != one.path}
     earlier = sorted(one.path for one in found(folder)) if exists(folder) else []
@@ -185,7 +182,7 @@ def _planned(folder: str, photos: Sequence[Found]) -> Units:
         path = join(folder, f"photos-{len(earlier):04d}.parquet")
         _write_listing(path, new)
         slices += _slices(path, secret, known)
-    return Units(tuple(slices))
+    return slices
 
 
 def _slices(path: str, secret: dict[str, str], known: Counter[str]) -> Iterator[Unit]:

@@ -78,9 +78,7 @@ class Task:
     def work(self) -> dict[str, Any]:
         """What makes rows as they are, as plain JSON: for `Parts`."""
         card = card_of(self.model)
-        options = {
-            name: plain(value) for name, value in self.options.items() if value not in (None, False, ())
-        }
+        options = {name: plain(value) for name, value in self.options.items() if value is not None}
         words = None if self.vocabulary is None else _digest(repr([asdict(tag) for tag in self.vocabulary]))
         return {
             "anytag": self.what, "model": card.name, "card": card_hash(card), "vocabulary": words,
