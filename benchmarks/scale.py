@@ -196,7 +196,7 @@ def speed(rows: int) -> None:
         for actors in (1, 2, 1, 2):
             output = f"{bucket}/out-{actors}-{len(seconds)}"
             driver = drive(cluster.address, f"{bucket}/rows", output, "--actors", str(actors))
-            said = json.loads(driver.communicate()[0])
+            said = json.loads(driver.communicate()[0].splitlines()[-1])
             took = said["seconds"]
             seconds[actors] = min(seconds.get(actors, took), took)
             print(f"{actors} workers: {took:.1f} s, {rows / took:.0f} photos a second", flush=True)
@@ -234,7 +234,7 @@ def memory(gigabytes: float) -> None:
                 while driver.poll() is None:
                     peak = max([peak, *map(_peak, _workers())])
                     time.sleep(0.5)
-                said = json.loads(driver.communicate()[0])
+                said = json.loads(driver.communicate()[0].splitlines()[-1])
                 print(f"{source[:5]}: {peak / 2**20:.0f} MB at most, {said['rows']} rows", flush=True)
 
 

@@ -172,7 +172,7 @@ def _watched(run: Any) -> Iterator[Any]:
             progress.add(rows, time.monotonic() - start)
             bar.progress(progress)
             if done.error:
-                bar.say(f"Failed: {visible(done.unit)}: {visible(done.error)}")
+                bar.say(f"Failed: {visible(done.error)}")
             yield done
 
 

@@ -97,7 +97,7 @@ class Run:
         )
         for one in cluster.follow(self._parts, results, self._known):
             if one.error:
-                self.summary.unread = (*self.summary.unread, f"{one.unit}: {one.error}")
+                self.summary.unread = (*self.summary.unread, one.error)
             else:
                 if (earlier := self._known.get(one.file)) is not None:
                     self._count(earlier, sign=-1)
