@@ -14,10 +14,10 @@ import pytest
 from anytag import Tagger
 from anytag.data import cluster
 from anytag.data.cluster import Worker
-from anytag.data.parts import Done, Parts
+from anytag.data.parts import Parts, UnitResult
 from anytag.data.units import Unit
 from anytag.errors import AnytagError, RefusedOutputError
-from anytag.scale import Options, Task, planned, run
+from anytag.scale import Options, Task, plan, run
 from tests.command import ENVIRONMENT
 from tests.command import run as command
 from tests.s3_server import s3_bucket
@@ -36,7 +36,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Units are done in this process, one after the other, as the workers of a cluster do them."""
 
-    def do(units: list[Unit], make: Any, *, retry: bool = False, **_: object) -> Iterator[Done]:
+    def do(units: list[Unit], make: Any, *, retry: bool = False, **_: object) -> Iterator[UnitResult]:
         worker = Worker(make, retry=retry)
         yield from map(worker.do, units)
 
@@ -104,7 +104,7 @@ def test_another_model_other_options_and_changed_input_are_refused(
     with pytest.raises(RefusedOutputError, match="is not empty and holds no rows"):
         run([source], f"{tmp_path}/full", task)
     with (
-        planned([source], f"{tmp_path}/new", task),
+        plan([source], f"{tmp_path}/new", task),
         pytest.raises(RefusedOutputError, match="another process"),
     ):
         run([source], f"{tmp_path}/new", task)

@@ -133,7 +133,7 @@ def _run(
     if dry_run:
         _say(scale.estimate(photos, task, how), params["workers"], price_per_hour)
         return
-    with scale.planned(photos, output, task, how) as run:
+    with scale.plan(photos, output, task, how) as run:
         if run.total:
             outer("data.cluster", "--ray").connect(ray or None)
         for _ in _watched(run):

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from anytag.data.backoff import patiently
 from anytag.data.io import exists, join, public
-from anytag.data.parts import Done, Parts
+from anytag.data.parts import Parts, UnitResult
 from anytag.data.units import Unit
 from anytag.errors import AnytagError, MissingExtraError
 
@@ -32,9 +32,9 @@ class Work(Protocol):
 
     parts: Parts
 
-    def do(self, unit: Unit) -> Done: ...
+    def do(self, unit: Unit) -> UnitResult: ...
 
-    def again(self, unit: Unit, earlier: Done) -> Done: ...
+    def again(self, unit: Unit, earlier: UnitResult) -> UnitResult: ...
 
 
 class Worker:
@@ -53,14 +53,14 @@ class Worker:
         answers = [json.dumps(asdict(self.do(unit))) for unit in units]
         return import_module("pyarrow").table({"done": answers})
 
-    def do(self, unit: Unit) -> Done:
+    def do(self, unit: Unit) -> UnitResult:
         """The unit's part, or in the answer why there is none: the others go on."""
         try:
             return patiently(lambda: self._do(unit))
         except AnytagError as error:
-            return Done("", unit.name, unit.stamp, error=public(str(error)))
+            return UnitResult("", unit.name, unit.stamp, error=public(str(error)))
 
-    def _do(self, unit: Unit) -> Done:
+    def _do(self, unit: Unit) -> UnitResult:
         parts = self._work.parts
         name = parts.file(unit)
         if not exists(join(parts.folder, name)):
@@ -81,7 +81,7 @@ def run(
     retry: bool = False,
     actors: int | None = None,
     memory: int = MEMORY,
-) -> Iterator[Done]:
+) -> Iterator[UnitResult]:
     """What became of units, as they are done, on the cluster that this process is connected to.
 
     Args:
@@ -110,7 +110,7 @@ def run(
     )
     try:
         for row in done.iter_rows():
-            yield Done(**json.loads(row["done"]))
+            yield UnitResult(**json.loads(row["done"]))
     except import_module("ray.exceptions").RayError as error:
         why = public(str(error).strip().splitlines()[-1])
         raise AnytagError(
@@ -118,7 +118,7 @@ def run(
         ) from error
 
 
-def follow(parts: Parts, results: Iterable[Done], known: dict[str, Done]) -> Iterator[Done]:
+def follow(parts: Parts, results: Iterable[UnitResult], known: dict[str, UnitResult]) -> Iterator[UnitResult]:
     """The same results; the manifest holds them, and what is known besides, soon after."""
     lines, saved = dict(known), time.monotonic()
     try:

@@ -187,7 +187,7 @@ def _stamp(info: dict[str, Any]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FileFacts:
     """A file of a listing.
 
     Attributes:
@@ -201,7 +201,7 @@ class Found:
     bytes: int
 
 
-def found(path: str) -> list[Found]:
+def files_at(path: str) -> list[FileFacts]:
     """A file, or all files below a folder, as a fresh listing tells them; hidden ones left out.
 
     Raises:
@@ -209,14 +209,14 @@ def found(path: str) -> list[Found]:
     """
     if not is_url(path):
         names = [join(path, name) for name in listing(path)] if Path(path).is_dir() else [path]
-        return [_found_on_disk(name) for name in names]
+        return [_facts_on_disk(name) for name in names]
     with _readable(path):
         system, inner = _system(path)
         system.invalidate_cache()
         if not path.endswith("/") and patiently(
             lambda: system.isfile(inner)
         ):  # of the web, "/" tells a folder
-            return [_found(path, patiently(lambda: system.info(inner)))]
+            return [_file_facts(path, patiently(lambda: system.info(inner)))]
         whole: dict[str, dict[str, Any]] = patiently(lambda: system.find(inner, detail=True))
         if not whole:
             raise FileNotFoundError(path)
@@ -224,18 +224,20 @@ def found(path: str) -> list[Found]:
     inside = {name.removeprefix(start): info for name, info in whole.items()}
     shown = sorted(name for name in inside if not any(part.startswith(".") for part in name.split("/")))
     return [
-        _found(join(path, name), inside[name]) for name in shown if inside[name].get("type") != "directory"
+        _file_facts(join(path, name), inside[name])
+        for name in shown
+        if inside[name].get("type") != "directory"
     ]
 
 
-def _found(path: str, info: dict[str, Any]) -> Found:
-    return Found(path, _stamp(info), int(info.get("size") or 0))
+def _file_facts(path: str, info: dict[str, Any]) -> FileFacts:
+    return FileFacts(path, _stamp(info), int(info.get("size") or 0))
 
 
-def _found_on_disk(path: str) -> Found:
+def _facts_on_disk(path: str) -> FileFacts:
     with _readable(path):
         facts = Path(path).stat()
-    return Found(absolute(path), f"{facts.st_size} {facts.st_mtime_ns}", facts.st_size)
+    return FileFacts(absolute(path), f"{facts.st_size} {facts.st_mtime_ns}", facts.st_size)
 
 
 def is_folder(path: str) -> bool:

@@ -22,7 +22,18 @@ from typing import Any
 
 from anytag.batching import in_batches
 from anytag.data.backoff import patiently
-from anytag.data.io import absolute, draft, exists, found, is_folder, is_url, join, listing, open_read, public
+from anytag.data.io import (
+    absolute,
+    draft,
+    exists,
+    files_at,
+    is_folder,
+    is_url,
+    join,
+    listing,
+    open_read,
+    public,
+)
 from anytag.data.tables import parquet_file
 from anytag.data.units import Unit
 from anytag.errors import AnytagError, RefusedOutputError, brief
@@ -33,7 +44,7 @@ _UNIT = b"anytag unit"  # the key of a part's metadata
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class UnitResult:
     """A line of the manifest.
 
     Attributes:
@@ -108,24 +119,24 @@ class Parts:
         """The names of all parts, freshly listed."""
         if not exists(self.folder):
             return set()
-        names = (one.path.rpartition("/")[2] for one in found(self.folder))
+        names = (one.path.rpartition("/")[2] for one in files_at(self.folder))
         return {name for name in names if name.startswith("part-")}
 
-    def manifest(self) -> dict[str, Done]:
+    def manifest(self) -> dict[str, UnitResult]:
         """The lines of the manifest by file; a run that was killed may have written more files than lines."""
         place = join(self.notes, "units.jsonl")
         if not exists(place):
             return {}
         with open_read(place) as file:
-            lines = [Done(**json.loads(line)) for line in file]
+            lines = [UnitResult(**json.loads(line)) for line in file]
         return {line.file: line for line in lines}
 
-    def write_manifest(self, lines: Iterable[Done]) -> None:
+    def write_manifest(self, lines: Iterable[UnitResult]) -> None:
         """Replaces the manifest."""
         with draft(join(self.notes, "units.jsonl")) as file, file.open("w", encoding="utf-8") as text:
             text.writelines(json.dumps(asdict(line), ensure_ascii=False) + "\n" for line in lines)
 
-    def facts(self, names: Sequence[str]) -> list[Done]:
+    def facts(self, names: Sequence[str]) -> list[UnitResult]:
         """What parts say of themselves, read from their footers."""
         if not names:
             return []
@@ -133,16 +144,16 @@ class Parts:
             one for some in in_batches(self._facts, names, batch_size=1, workers=_FOOTERS) for one in some
         ]
 
-    def _facts(self, names: Sequence[str]) -> list[Done]:
+    def _facts(self, names: Sequence[str]) -> list[UnitResult]:
         return [patiently(lambda name=name: self.fact(name)) for name in names]  # type: ignore[misc]
 
-    def fact(self, name: str) -> Done:
+    def fact(self, name: str) -> UnitResult:
         """The same of one."""
         with parquet_file(join(self.folder, name)) as table:
             facts = table.metadata
             unit, stamp = json.loads(facts.metadata[_UNIT])
             groups = [facts.row_group(number) for number in range(facts.num_row_groups)]
-            return Done(name, unit, stamp, facts.num_rows, sum(map(_failed, groups)))
+            return UnitResult(name, unit, stamp, facts.num_rows, sum(map(_failed, groups)))
 
     @contextmanager
     def writing(self, unit: Unit, schema: Any) -> Iterator[_Writer]:

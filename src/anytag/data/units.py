@@ -16,7 +16,7 @@ from typing import Literal
 
 from anytag.batching import batches, in_batches
 from anytag.data.backoff import patiently
-from anytag.data.io import Found, absolute, draft, exists, folder_of, found, join, open_read, public
+from anytag.data.io import FileFacts, absolute, draft, exists, files_at, folder_of, join, open_read, public
 from anytag.data.tables import parquet_file
 from anytag.errors import AnytagError
 from anytag.images import SUFFIXES
@@ -78,10 +78,10 @@ def units(sources: Iterable[str], *, listings: str | None = None, kinds: Sequenc
     Raises:
         AnytagError: a source is not there or holds nothing to do.
     """
-    files: list[Found] = []
-    photos: list[Found] = []
+    files: list[FileFacts] = []
+    photos: list[FileFacts] = []
     for source in dict.fromkeys(sources):
-        every = found(source)
+        every = files_at(source)
         some = [one for one in every if _is_unit(one.path, kinds)]
         named = [] if listings is None else _photos(source, every)
         if not some and not named:
@@ -107,7 +107,7 @@ def _suffix(path: str) -> str:
     return name[dot:].lower() if dot > name.rfind("/") else ""
 
 
-def _of_files(files: Sequence[Found]) -> tuple[list[Unit], list[str]]:
+def _of_files(files: Sequence[FileFacts]) -> tuple[list[Unit], list[str]]:
     """The units of files, and why others have none."""
     made: list[Unit] = []
     unreadable: list[str] = []
@@ -117,11 +117,11 @@ def _of_files(files: Sequence[Found]) -> tuple[list[Unit], list[str]]:
     return made, unreadable
 
 
-def _of_some(files: Sequence[Found]) -> list[Unit | str]:
+def _of_some(files: Sequence[FileFacts]) -> list[Unit | str]:
     return [unit for file in files for unit in _of_file(file)]
 
 
-def _of_file(file: Found) -> list[Unit | str]:
+def _of_file(file: FileFacts) -> list[Unit | str]:
     suffix = _suffix(file.path)
     if suffix == ".tar":
         return [Unit(file.path, public(file.path), "tar", stamp=file.stamp, bytes=file.bytes)]
@@ -133,7 +133,7 @@ def _of_file(file: Found) -> list[Unit | str]:
         return [public(str(error))]
 
 
-def _row_groups(file: Found) -> list[Unit]:
+def _row_groups(file: FileFacts) -> list[Unit]:
     with parquet_file(file.path) as table:
         groups = [table.metadata.row_group(number) for number in range(table.num_row_groups)]
         name = public(file.path)
@@ -147,7 +147,7 @@ def _row_groups(file: Found) -> list[Unit]:
         ]  # fmt: skip
 
 
-def _photos(source: str, files: Sequence[Found]) -> list[Found]:
+def _photos(source: str, files: Sequence[FileFacts]) -> list[FileFacts]:
     """The photos that a listing or a prefix names."""
     if _suffix(source) in LISTINGS:
         with patiently(lambda: open_read(source)) as file:
@@ -159,20 +159,20 @@ def _photos(source: str, files: Sequence[Found]) -> list[Found]:
                     f"{public(source)} is not in UTF-8 ({error.reason}): save it as UTF-8"
                 ) from error
         root = folder_of(source)
-        return [Found(absolute(join(root, name)), "", 0) for name in names if name.strip()]
+        return [FileFacts(absolute(join(root, name)), "", 0) for name in names if name.strip()]
     return [one for one in files if _suffix(one.path) in SUFFIXES]
 
 
-def _planned(folder: str, photos: Sequence[Found]) -> list[Unit]:
+def _planned(folder: str, photos: Sequence[FileFacts]) -> list[Unit]:
     """The slices of all photos: those of earlier listings as they were, and what is new in a new listing."""
     secret = {name: one.path for one in photos if (name := public(one.path)) != one.path}
-    earlier = sorted(one.path for one in found(folder)) if exists(folder) else []
+    earlier = sorted(one.path for one in files_at(folder)) if exists(folder) else []
     earlier = [path for path in earlier if _suffix(path) == ".parquet"]
     known: Counter[str] = Counter()
     slices: list[Unit] = []
     for path in earlier:
         slices += _slices(path, secret, known)
-    new: list[Found] = []
+    new: list[FileFacts] = []
     for one in photos:  # as often as it is named
         name = public(one.path)
         known[name] -= 1
@@ -204,7 +204,7 @@ def _slices(path: str, secret: dict[str, str], known: Counter[str]) -> Iterator[
             )
 
 
-def _write_listing(path: str, photos: Sequence[Found]) -> None:
+def _write_listing(path: str, photos: Sequence[FileFacts]) -> None:
     pyarrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
     text = pyarrow.string()
     schema = pyarrow.schema([("url", text), ("stamp", text), ("bytes", pyarrow.int64())])

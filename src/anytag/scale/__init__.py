@@ -13,7 +13,7 @@ writes units apart, goes on where it was killed, and does failed rows again.
 from __future__ import annotations
 
 from anytag.scale.mapping import Tag, caption, tag
-from anytag.scale.runs import Options, estimate, planned, run
+from anytag.scale.runs import Options, estimate, plan, run
 from anytag.scale.stages import Task
 
-__all__ = ["Options", "Tag", "Task", "caption", "estimate", "planned", "run", "tag"]
+__all__ = ["Options", "Tag", "Task", "caption", "estimate", "plan", "run", "tag"]

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from anytag._io import locked
 from anytag.data import cluster
 from anytag.data.io import absolute, is_url, public
-from anytag.data.parts import Done, Parts, place
+from anytag.data.parts import Parts, UnitResult, place
 from anytag.data.units import Unit, Units, units
 from anytag.errors import AnytagError, MissingExtraError, RefusedOutputError
 from anytag.models.registry import resolve
@@ -56,7 +56,7 @@ class Summary:
 
 
 class Run:
-    """A run, planned: what is to be done is known, and nothing was tagged yet.
+    """A run, plan: what is to be done is known, and nothing was tagged yet.
 
     Attributes:
         summary: grows as the work goes on.
@@ -79,12 +79,12 @@ class Run:
             return earlier is not None and earlier.failed > 0
         return earlier is None
 
-    def _count(self, one: Done, *, sign: int = 1) -> None:
+    def _count(self, one: UnitResult, *, sign: int = 1) -> None:
         self.summary.units += sign
         self.summary.rows += sign * one.rows
         self.summary.failed += sign * one.failed
 
-    def do(self) -> Iterator[Done]:
+    def do(self) -> Iterator[UnitResult]:
         """Does the units on the cluster that this process is connected to; each when it is done."""
         task = self._task
         holders = _holders(task) if self._units else ()
@@ -121,14 +121,14 @@ def run(sources: Iterable[str], output: str, task: Task, options: Options | None
         RefusedOutputError: the output holds something else, or rows of another model or other options.
         AnytagError: there is nothing to read.
     """
-    with planned(sources, output, task, options) as found:
+    with plan(sources, output, task, options) as found:
         for _ in found.do():
             pass
         return found.summary
 
 
 @contextmanager
-def planned(sources: Iterable[str], output: str, task: Task, options: Options | None = None) -> Iterator[Run]:
+def plan(sources: Iterable[str], output: str, task: Task, options: Options | None = None) -> Iterator[Run]:
     """A run that is yet to be done; arguments and errors as of `run`. On disk one at a time has an output."""
     given, folder = [absolute(one) for one in sources], place(output)
     refuse_inside(given, folder)
@@ -162,14 +162,14 @@ def refuse_inside(sources: Sequence[str], folder: str) -> None:
             )
 
 
-def _known(parts: Parts) -> dict[str, Done]:
+def _known(parts: Parts) -> dict[str, UnitResult]:
     """All parts that are there: from the manifest, or where that lacks a line, from the part itself."""
     there, manifest = parts.there(), parts.manifest()
     known = {name: line for name, line in manifest.items() if name in there}
     return known | {one.file: one for one in parts.facts(sorted(there - set(known)))}
 
 
-def _refuse_changed(parts: Parts, work: Units, known: dict[str, Done]) -> None:
+def _refuse_changed(parts: Parts, work: Units, known: dict[str, UnitResult]) -> None:
     """Rows of a file as it was must not stand beside rows of it as it is.
 
     Raises:

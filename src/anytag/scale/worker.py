@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any, Protocol
 
 from anytag.batching import batches
-from anytag.data.parts import Done, Parts
+from anytag.data.parts import Parts, UnitResult
 from anytag.data.units import Unit
 from anytag.results import Failure
 from anytag.scale.photos import Photo, Wanted, photos
@@ -91,12 +91,12 @@ class Worker:
         self.parts, self._asker, self._column = parts, asker, column
         self._look, self._schema = Look(task), schema(task)
 
-    def do(self, unit: Unit) -> Done:
+    def do(self, unit: Unit) -> UnitResult:
         """Every photo of the unit."""
         with closing(photos(unit, column=self._column)) as found:  # type: ignore[type-var]
             return self._write(unit, self.rows(found))
 
-    def again(self, unit: Unit, earlier: Done) -> Done:
+    def again(self, unit: Unit, earlier: UnitResult) -> UnitResult:
         """The photos that failed, and such as the part lacks since its unit broke off; the others stay."""
         failed = {
             place for place, row in enumerate(self.parts.read(earlier.file)) if row["error"] is not None
@@ -107,18 +107,18 @@ class Worker:
 
         return self._write(unit, self._mended(unit, earlier, wanted))
 
-    def _mended(self, unit: Unit, earlier: Done, wanted: Wanted) -> Iterator[dict[str, Any]]:
+    def _mended(self, unit: Unit, earlier: UnitResult, wanted: Wanted) -> Iterator[dict[str, Any]]:
         with closing(photos(unit, column=self._column, wanted=wanted)) as found:  # type: ignore[type-var]
             new = self.rows(found)
             for row in self.parts.read(earlier.file):
                 yield row if row["error"] is None else next(new, row)
             yield from new
 
-    def _write(self, unit: Unit, rows: Iterable[dict[str, Any]]) -> Done:
+    def _write(self, unit: Unit, rows: Iterable[dict[str, Any]]) -> UnitResult:
         with self.parts.writing(unit, self._schema) as part:
             for row in rows:
                 part.write(row)
-        return Done(self.parts.file(unit), unit.name, unit.stamp, part.rows, part.failed)
+        return UnitResult(self.parts.file(unit), unit.name, unit.stamp, part.rows, part.failed)
 
     def rows(self, found: Iterable[Photo]) -> Iterator[dict[str, Any]]:
         """The rows of photos, in their order: while some are asked, the next are decoded."""

@@ -20,9 +20,9 @@ from typing import Any
 from anytag.batching import batches
 from anytag.data import check, cluster, formats
 from anytag.data.engine import generate
-from anytag.data.io import absolute, folder_of, found, is_folder, listing, public
+from anytag.data.io import absolute, files_at, folder_of, is_folder, listing, public
 from anytag.data.labels import Labeler
-from anytag.data.parts import Done, Parts, place
+from anytag.data.parts import Parts, UnitResult, place
 from anytag.data.rows import OnError, Row, row_of
 from anytag.data.tables import columns_of, read_parquet, schema_of_rows
 from anytag.data.units import ROWS, Unit, units
@@ -125,15 +125,15 @@ class Labelling:
     def __init__(self, parts: Parts, stages: Stages, root: str | None) -> None:
         self.parts, self._stages, self._root = parts, stages, root
 
-    def do(self, unit: Unit) -> Done:
+    def do(self, unit: Unit) -> UnitResult:
         """All rows of the unit, through all stages."""
         with self.parts.writing(unit, _schema()) as part:
             for some in batches(columns_in(unit, root=self._root, output=self.parts.folder), BATCH):
                 for row in self._stages(_table(some)).to_pylist():
                     part.write(row)
-        return Done(self.parts.file(unit), unit.name, unit.stamp, part.rows, part.failed)
+        return UnitResult(self.parts.file(unit), unit.name, unit.stamp, part.rows, part.failed)
 
-    def again(self, unit: Unit, earlier: Done) -> Done:
+    def again(self, unit: Unit, earlier: UnitResult) -> UnitResult:
         """The same: rows that failed do so without a server."""
         return self.do(unit)
 
@@ -190,7 +190,7 @@ def pieces(source: str) -> list[Unit]:
     """
     whole = not is_folder(source) and not source.endswith(".parquet")
     if whole or not any(name.endswith((".parquet", *ROWS)) for name in _names(source)):
-        return [Unit(source, public(source), "rows", stamp=" ".join(one.stamp for one in found(source)))]
+        return [Unit(source, public(source), "rows", stamp=" ".join(one.stamp for one in files_at(source)))]
     made = units([source], kinds=ROWS)
     if made.unreadable:
         raise AnytagError(made.unreadable[0])
