@@ -33,7 +33,7 @@ def counted(model: Path) -> tuple[Tagger, CountedRuntime]:
     """A tagger, and what counts its photos."""
     tagger = Tagger.load(model, device="cpu")
     runtime = CountedRuntime(tagger.runtime)
-    tagger.runtime = runtime
+    tagger.runtime = runtime  # type: ignore[assignment]
     return tagger, runtime
 
 

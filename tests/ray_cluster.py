@@ -1,4 +1,4 @@
-"""A corpus goes through a Ray cluster of two workers, one of which is lost on the way; see test_data_ray.py.
+"""A corpus goes through a Ray cluster of two workers, one of which is lost; see data/engine/test_ray.py.
 
 python -m tests.ray_cluster SOURCE OUTPUT MODEL
 """

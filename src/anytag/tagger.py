@@ -210,24 +210,7 @@ class Tagger:
         (answer,) = question.answer(self.runtime, encoded.tokens[None], encoded.pooled[None])
         if where:
             answer = self._locate(question, answer, encoded)
-        return Tags(
-            encoded.path, encoded.width, encoded.height, self.card.name, answer.tags, below=answer.below
-        )
-
-    def score_many(self, encoded: Sequence[Encoded]) -> list[Tags]:
-        """The vocabulary's tags of photos that `encode_many` saw, scored together; errors stay errors."""
-        question = self._questions.prepare(None, also=None, top_k=None, threshold=None)
-        good = [one for one in encoded if one.error is None]
-        answers: Iterator[Answer] = iter(())
-        if good:
-            tokens, pooled = (np.stack([getattr(one, of) for one in good]) for of in ("tokens", "pooled"))
-            answers = iter(question.answer(self.runtime, tokens, pooled))
-
-        def result(one: Encoded) -> Tags:
-            tags = () if one.error else next(answers).tags
-            return Tags(one.path, one.width, one.height, self.card.name, tags, one.error)
-
-        return [result(one) for one in encoded]
+        return self._result(encoded, answer, None)
 
     def tag_many(
         self,
@@ -266,6 +249,24 @@ class Tagger:
 
         batches = in_batches(work, images, batch_size=batch_size, workers=workers)
         return _flatten(batches, raises=on_error == "raise")
+
+    def score_many(
+        self,
+        encoded: Sequence[Encoded],
+        tags: Requests | None = None,
+        *,
+        also: Requests | None = None,
+        top_k: int | None = None,
+        threshold: float | None = None,
+    ) -> list[Tags]:
+        """The tags of what `encode_many` gave, as `tag_many` gives them; arguments as for `tag`."""
+        question = self._questions.prepare(tags, also=also, top_k=top_k, threshold=threshold)
+        good = [one for one in encoded if one.error is None]
+        answers: Iterator[Answer] = iter(())
+        if good:
+            tokens, pooled = np.stack([one.tokens for one in good]), np.stack([one.pooled for one in good])
+            answers = iter(question.answer(self.runtime, tokens, pooled))
+        return [self._result(one, _NO_ANSWER if one.error else next(answers), one.error) for one in encoded]
 
     def encode_many(
         self, images: Iterable[ImageSource], *, batch_size: int = 8, workers: int | None = None
@@ -331,7 +332,11 @@ class Tagger:
                     for arrays, one in zip(zip(tokens, pooled, strict=True), good, strict=True)
                 )
                 answers = map(partial(self._locate, question), list(answers), encoded)
-        return [(self._result(one, _NO_ANSWER if one.error else next(answers)), one.error) for one in seen]
+        given = [_NO_ANSWER if one.error else next(answers) for one in seen]
+        return [
+            (self._result(one, answer, _failure(one.error)), one.error)
+            for one, answer in zip(seen, given, strict=True)
+        ]
 
     def _locate(self, question: Question, answer: Answer, encoded: Encoded) -> Answer:
         """The same tags, and where each is."""
@@ -363,9 +368,8 @@ class Tagger:
         except AnytagError as error:
             return _Seen(path, error=error)
 
-    def _result(self, seen: _Seen, answer: Answer) -> Tags:
-        failure = _failure(seen.error)
-        return Tags(seen.path, seen.width, seen.height, self.card.name, answer.tags, failure, answer.below)
+    def _result(self, one: _Seen | Encoded, answer: Answer, error: Failure | None) -> Tags:
+        return Tags(one.path, one.width, one.height, self.card.name, answer.tags, error, answer.below)
 
 
 def _failure(error: AnytagError | None) -> Failure | None:

@@ -55,10 +55,21 @@ def test_the_last_word_counts_and_is_taken_back_one_by_one(library: Library) -> 
     library.reject(1, "dog")
     library.accept(1, "dog")
     assert library.find(1).accepted == ("dog",) and library.find(1).rejected == ()
-    photo, tag = library.undo() or pytest.fail("nothing to undo")
-    assert (tag, photo.rejected) == ("dog", ("dog",)) and found(library, "dog") == [2, 3]
+    (photo,) = library.undo()
+    assert photo.rejected == ("dog",) and found(library, "dog") == [2, 3]
     library.undo()
-    assert library.find(1) == before and library.undo() is None
+    assert library.find(1) == before and library.undo() == []
+
+
+def test_what_is_said_of_many_photos_is_taken_back_as_one(library: Library) -> None:
+    before = library.get([1, 2, 3])
+    library.decide([1, 2, 3], ["holiday", "dog"], "added")
+    assert all(photo.added == ("holiday", "dog") for photo in library.get([1, 2, 3]))
+    assert sorted(photo.id for photo in library.undo()) == [1, 2, 3]
+    assert library.get([1, 2, 3]) == before
+    with pytest.raises(LibraryError):
+        library.decide([1, 99], ["holiday"], "added")
+    assert library.get([1]) == before[:1]
 
 
 @pytest.mark.parametrize("tag", ["", "  ", None, 3])

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from anytag.cli import lists, options, outputs, paths, sinks, stream
+from anytag.cli import lists, options, outputs, paths, ray, sinks, stream
 from anytag.cli.journal import one_line
 
 if TYPE_CHECKING:
     from anytag.results import Caption
 
 _FORMATS = ("text", "jsonl")
+
+
+def _task(params: Mapping[str, Any]) -> dict[str, Any]:
+    """What the options mean for `anytag.scale.Task`."""
+    asked = {name: params[name] for name in ("beams", "sample", "seed", "max_length")}
+    guides = lists.between_commas(params["tags"], "--tags")
+    excluded = lists.between_commas(params["exclude_tags"], "--exclude-tags") or ()
+    return {"options": {**asked, "tags": guides, "exclude_tags": excluded}}
 
 
 @click.command("caption", short_help="Write a sentence about photos.")
@@ -47,6 +56,7 @@ _FORMATS = ("text", "jsonl")
 @outputs.options(*_FORMATS, resume=True)
 @options.running
 @paths.options()
+@ray.option("caption", _task, "tags", "exclude_tags", "beams", "sample", "seed", "max_length")
 def command(
     tags: tuple[str, ...],
     exclude_tags: tuple[str, ...],

@@ -356,7 +356,8 @@ def ray(
 
     FOLDER gets Parquet files with the rows, what was wrong with each (error) and a hash of its photo.
     """
+    from anytag.data import cluster
     from anytag.data.engine import ray as engine
 
-    engine.connect(address)
+    cluster.connect(address)
     engine.run(data, output, stages=stages.split(","), model=model, root=images, actors=actors)

@@ -39,6 +39,15 @@ class Writing:
     resume: bool = False
 
 
+class _Output(click.Path):
+    """A file; with --ray, which is told first, a folder or a URL as it was typed."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path, or wrong use."""
+        is_far = ctx is not None and isinstance(ctx.params.get("ray"), str)
+        return value if is_far else super().convert(value, param, ctx)
+
+
 def options(*names: str, resume: bool = False) -> Callable[[F], F]:
     """--format, --output and --overwrite, the same for every command that writes rows: its `writing`.
 
@@ -56,7 +65,7 @@ def options(*names: str, resume: bool = False) -> Callable[[F], F]:
         click.option(
             "--output",
             metavar="FILE",
-            type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+            type=_Output(dir_okay=False, allow_dash=True, path_type=Path),
             help="Write to FILE; until all is done, or if you interrupt, rows are in FILE.part. - is stdout.",
         ),
         click.option(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from anytag.cli import lists, metadata, options, outputs, paths, sinks, stream, writers
+from anytag.cli import lists, metadata, options, outputs, paths, ray, sinks, stream, writers
 from anytag.cli.draw import Drawings
 
 if TYPE_CHECKING:
@@ -96,6 +96,21 @@ class Asking:
         return [*(listed or ()), *(tag for file in self.tags_from for tag in lists.tags(file, "--tags-from"))]
 
 
+def _task(params: Mapping[str, Any]) -> dict[str, Any]:
+    """What the options mean for `anytag.scale.Task`."""
+    from anytag.tagger import Tagger
+
+    asking: Asking = params["asking"]
+    requested, added = asking.requested(), lists.between_commas(asking.also, "--also", described=True)
+    excluded = lists.between_commas(asking.exclude_tags, "--exclude-tags")
+    vocabulary = None
+    if asking.vocabulary or asking.language or excluded is not None:
+        tagger = Tagger.load(params["running"].model, vocabulary=asking.vocabulary)
+        vocabulary = _limited(tagger, excluded, asking.language).vocabulary
+    ask = {"tags": requested, "also": added, "top_k": asking.top_k, "threshold": asking.threshold}
+    return {"vocabulary": vocabulary, "options": {name: one for name, one in ask.items() if one is not None}}
+
+
 @click.command("tag", short_help="Tag photos.")
 @options.grouped("asking", Asking, _ASKING)
 @click.option(
@@ -119,6 +134,9 @@ class Asking:
 @outputs.options(*writers.NAMES, resume=True)
 @options.running
 @paths.options()
+@ray.option(
+    "tag", _task, "tags", "tags_from", "also", "exclude_tags", "vocabulary", "language", "top_k", "threshold"
+)
 def command(
     asking: Asking,
     where: bool,

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -12,12 +15,37 @@ from typing import IO, Any
 from urllib.request import url2pathname
 
 from anytag._io import atomic_write, refuse_inputs, refuse_other_kind, refuse_photo_name, writing
-from anytag.errors import AnytagError, MissingExtraError, RefusedOutputError
+from anytag.data.backoff import patiently
+from anytag.errors import AnytagError, MissingExtraError, OutputError, RefusedOutputError
+
+MOST_BYTES = 100 << 20
+"""Of a photo from a URL: a video of 50 GB is not read to its end to find out that it is none."""
+_TRIES = 4  # for a photo: of a million addresses many lead to servers that are gone
+_ONE_REQUEST = 5 << 30  # bytes: S3 takes no more in one
 
 
 def is_url(path: str) -> bool:
     """Is it fsspec's to open, rather than a path on disk?"""
     return "://" in path
+
+
+_SECRETS = re.compile(
+    r"(?<=[?&;])(?:X-(?:Amz|Goog)-[\w-]+|AWSAccessKeyId|GoogleAccessId|Signature|Expires|Policy|Key-Pair-Id|"
+    r"se|sig|sp|spr|sr|ss|srt|st|sv|skoid|sktid|skt|ske|sks|skv|(?:[\w-]*[_-])?(?:token|secret|password|passwd|"
+    r"auth|signature|credentials?|api[_-]?key|access[_-]?key)|key)=[^&;#\s'\")]*[&;]?",
+    re.IGNORECASE,
+)
+_LOGIN = re.compile(r"(?<=://)[^/\s@?#]*@")
+
+
+def public(text: str) -> str:
+    """A text whose URLs have lost their passwords, keys and signatures: for messages, ids and manifests."""
+    return _SECRETS.sub("", _LOGIN.sub("", text))
+
+
+def absolute(path: str) -> str:
+    """A path that means the same to processes that began in another folder."""
+    return path if is_url(path) else Path(path).absolute().as_posix()
 
 
 def open_read(path: str) -> IO[bytes]:
@@ -40,14 +68,14 @@ def _readable(path: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise AnytagError(f"{path}: no such file") from error
+        raise AnytagError(f"{public(path)}: no such file") from error
     except (OSError, ValueError, KeyError) as error:
-        raise AnytagError(f"{path}: cannot be read ({error})") from error
+        raise AnytagError(public(f"{path}: cannot be read ({error})")) from error
     except Exception as error:
         if not is_url(path) or isinstance(error, AnytagError):
             raise
         # Each of fsspec's systems has errors of its own, such as botocore's of missing keys.
-        raise AnytagError(f"{path}: cannot be read ({error})") from error
+        raise AnytagError(public(f"{path}: cannot be read ({error})")) from error
 
 
 @contextmanager
@@ -62,6 +90,36 @@ def open_write(path: str) -> Iterator[IO[bytes]]:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as draft, draft.open("wb") as file:
         yield file
+
+
+@contextmanager
+def draft(path: str) -> Iterator[Path]:
+    """A file on disk to write into. It becomes `path` in one step at the end, or after an error not at all.
+
+    An object store gets it by one request, not in parts: of an upload that is killed nothing stays.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    if not is_url(path):
+        with writing(path):
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as file:
+            yield file
+        return
+    system, inner = _system(path)
+    with tempfile.TemporaryDirectory(prefix="anytag-") as folder:
+        file = Path(folder, "draft")
+        yield file
+        try:
+            patiently(lambda: system.put_file(str(file), inner, **_in_one_request(system)))
+        except Exception as error:  # each of fsspec's systems has errors of its own
+            raise OutputError(public(f"{path} cannot be written: {error}")) from error
+
+
+def _in_one_request(system: Any) -> dict[str, int]:
+    names = {system.protocol} if isinstance(system.protocol, str) else set(system.protocol)
+    return {"chunksize": _ONE_REQUEST} if names & {"s3", "s3a", "gs", "gcs"} else {}
 
 
 def refuse_output(output: str, inputs: Iterable[str], is_kind: Callable[[bytes], bool], what: str) -> None:
@@ -101,7 +159,9 @@ def exists(path: str) -> bool:
     if not is_url(path):
         return Path(path).exists()
     system, inner = _system(path)
-    return bool(system.exists(inner))
+    system.invalidate_cache()  # others write there, too
+    with _readable(path):
+        return bool(patiently(lambda: system.exists(inner)))
 
 
 def fingerprint(path: str) -> str:
@@ -116,8 +176,68 @@ def fingerprint(path: str) -> str:
             return f"{Path(path).resolve()} {found.st_size} {found.st_mtime_ns}"
         system, inner = _system(path)
         info: dict[str, Any] = system.info(inner)
-    known = ("size", "ETag", "etag", "LastModified", "last_modified", "mtime", "created", "updated")
-    return f"{path} {[str(info.get(name)) for name in known]}"
+    return f"{path} {_stamp(info)}"
+
+
+def _stamp(info: dict[str, Any]) -> str:
+    """Of what a file system says of a file, what changes with its contents."""
+    known = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "created", "updated")
+    changed = next((str(info[name]) for name in known if info.get(name)), "")
+    return f"{info.get('size')} {changed}"
+
+
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """A file of a listing.
+
+    Attributes:
+        path: or URL, absolute.
+        stamp: what changes with its contents: size and, as the file system has it, etag or time.
+        bytes: its size, 0 where that is not said.
+    """
+
+    path: str
+    stamp: str
+    bytes: int
+
+
+def files_at(path: str) -> list[FileFacts]:
+    """A file, or all files below a folder, as a fresh listing tells them; hidden ones left out.
+
+    Raises:
+        AnytagError: it is not there, or cannot be listed.
+    """
+    if not is_url(path):
+        names = [join(path, name) for name in listing(path)] if Path(path).is_dir() else [path]
+        return [_facts_on_disk(name) for name in names]
+    with _readable(path):
+        system, inner = _system(path)
+        system.invalidate_cache()
+        if not path.endswith("/") and patiently(
+            lambda: system.isfile(inner)
+        ):  # of the web, "/" tells a folder
+            return [_file_facts(path, patiently(lambda: system.info(inner)))]
+        whole: dict[str, dict[str, Any]] = patiently(lambda: system.find(inner, detail=True))
+        if not whole:
+            raise FileNotFoundError(path)
+    start = inner.rstrip("/") + "/"
+    inside = {name.removeprefix(start): info for name, info in whole.items()}
+    shown = sorted(name for name in inside if not any(part.startswith(".") for part in name.split("/")))
+    return [
+        _file_facts(join(path, name), inside[name])
+        for name in shown
+        if inside[name].get("type") != "directory"
+    ]
+
+
+def _file_facts(path: str, info: dict[str, Any]) -> FileFacts:
+    return FileFacts(path, _stamp(info), int(info.get("size") or 0))
+
+
+def _facts_on_disk(path: str) -> FileFacts:
+    with _readable(path):
+        facts = Path(path).stat()
+    return FileFacts(absolute(path), f"{facts.st_size} {facts.st_mtime_ns}", facts.st_size)
 
 
 def is_folder(path: str) -> bool:
@@ -190,14 +310,28 @@ def photo_source(root: str, image: str) -> str | bytes:
     """What `anytag.images.load` takes for a photo: its path, or from a URL its bytes.
 
     Raises:
-        AnytagError: the URL cannot be read.
+        AnytagError: the URL cannot be read, or holds more than `MOST_BYTES`.
     """
     path = join(root, image)
     if not is_url(path):
         return path
     with _readable(path):
         system, inner = _system(path)  # a tar file closes when its file system is forgotten
-        return bytes(system.cat_file(inner))
+        photo = patiently(lambda: _first_bytes(system, inner), tries=_TRIES)
+    if len(photo) > MOST_BYTES:
+        raise AnytagError(
+            f"{public(path)}: more than {MOST_BYTES:,} bytes, which no photo from a URL may have"
+        )
+    return photo
+
+
+def _first_bytes(system: Any, inner: str) -> bytes:
+    """A file, or if it is larger than any photo its beginning, in one request."""
+    try:
+        return bytes(system.cat_file(inner, 0, MOST_BYTES + 1))
+    except (OSError, ValueError):  # some servers give no range that ends behind the file, or of an empty one
+        is_large = int(system.size(inner) or 0) > MOST_BYTES
+        return bytes(system.cat_file(inner, 0, MOST_BYTES + 1) if is_large else system.cat_file(inner))
 
 
 def _system(url: str) -> tuple[Any, str]:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from itertools import islice
 from typing import Any
 
 from anytag.data.dialect import COLUMNS, Dialect, dialect_of
-from anytag.data.io import open_read, open_write
+from anytag.data.io import open_read, open_write, public
 from anytag.data.rows import OnError, Row, line_of, parse_lines, row_of, tell
 from anytag.errors import AnytagError, MissingExtraError
 
 MARKS = {"tags": ";", "captions": "|", "absent": ";"}
 """What parts the names, or captions, of one cell."""
 _BLOCK = 1000  # rows of Parquet that are held at a time
+_BUFFER = (
+    1 << 20
+)  # bytes of a column that are read at once; else pyarrow reads the whole of it, whatever its size
 
 
 def read_jsonl(path: str, *, source: str, split: str, on_error: OnError | None = None) -> Iterator[Row]:
@@ -136,29 +140,30 @@ def read_parquet(
     Args:
         groups: numbers of the row groups that are read; all when None.
     """
+    with parquet_file(path) as table:
+        names = [name for name in table.schema_arrow.names if name in (*Row.__slots__, "caption")]
+        batches = table.iter_batches(batch_size=_BLOCK, row_groups=groups, columns=names)
+        plain = (row for batch in batches for row in batch.to_pylist())
+        for number, values in enumerate(plain, 1):
+            try:
+                yield row_of(values, source=source, split=split)
+            except ValueError as error:
+                tell(f"{path}, row {number}: not a row ({error})", on_error, error)
+
+
+@contextmanager
+def parquet_file(path: str) -> Iterator[Any]:
+    """A `pyarrow.parquet.ParquetFile`, of whose columns no more is held than a page and a buffer each.
+
+    Raises:
+        AnytagError: what is read within is no Parquet, or cannot be read.
+    """
     parquet = _parquet()
     with open_read(path) as file:
         try:
-            table = parquet.ParquetFile(file)
-            names = [name for name in table.schema_arrow.names if name in (*Row.__slots__, "caption")]
-            batches = table.iter_batches(batch_size=_BLOCK, row_groups=groups, columns=names)
-            plain = (row for batch in batches for row in batch.to_pylist())
-            for number, values in enumerate(plain, 1):
-                try:
-                    yield row_of(values, source=source, split=split)
-                except ValueError as error:
-                    tell(f"{path}, row {number}: not a row ({error})", on_error, error)
+            yield parquet.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False)
         except _arrow_errors() as error:
-            raise AnytagError(f"{path}: cannot be read as Parquet ({error})") from error
-
-
-def row_groups(path: str) -> int:
-    """How many row groups a Parquet file has."""
-    with open_read(path) as file:
-        try:
-            return int(_parquet().ParquetFile(file).num_row_groups)
-        except _arrow_errors() as error:
-            raise AnytagError(f"{path}: cannot be read as Parquet ({error})") from error
+            raise AnytagError(public(f"{path}: cannot be read as Parquet ({error})")) from error
 
 
 def write_parquet(path: str, rows: Iterable[Row]) -> None:

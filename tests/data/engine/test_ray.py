@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anytag.data.engine.ray import STAGES, Check, Generate, Parse, _read, pieces, run
+from anytag.data.engine.ray import STAGES, Check, Generate, Parse, _table, columns_in, pieces, run
 from anytag.data.formats import write
 from anytag.data.rows import Row
 from anytag.data.tables import columns_of
+from anytag.data.units import Unit
 from anytag.errors import AnytagError, MissingExtraError, OutputError
 from tests.command import ENVIRONMENT
 from tests.tiny import make_tiny_model
@@ -79,11 +80,11 @@ def test_wrong_use_is_said_before_the_cluster_is_asked(monkeypatch: pytest.Monke
 def test_corpus_is_read_in_pieces(corpus: Path, model: Path) -> None:
     found = pieces(str(corpus))
     assert len(found) == 12
-    assert [one["group"] for one in found] == [-1, 0] * 6
-    batch = _read(pyarrow.Table.from_pylist(found), output=str(corpus))
-    assert sorted(batch["image"].to_pylist()) == sorted(f"{number}.png" for number in range(PHOTOS))
+    assert [one.kind for one in found] == ["rows", "parquet"] * 6
+    assert sorted(_images(found, corpus)) == sorted(f"{number}.png" for number in range(PHOTOS))
     (corpus / "bad.jsonl").write_text("nonsense\n")
-    bad = _read(pyarrow.Table.from_pylist(pieces(str(corpus / "bad.jsonl"))))
+    (unit,) = pieces(str(corpus / "bad.jsonl"))
+    bad = _table(list(columns_in(unit, root=None, output="")))
     for stage in (Parse, Generate, Check):  # which leave it as it is
         bad = stage(model=str(model), root=str(corpus))(bad)
     (one,) = bad.to_pylist()
@@ -94,11 +95,13 @@ def test_corpus_is_read_in_pieces(corpus: Path, model: Path) -> None:
 
 def test_photos_are_named_relative_to_the_output(corpus: Path) -> None:
     for output in (corpus / "deep" / "out", corpus.parent / "out"):
-        batch = _read(pyarrow.Table.from_pylist(pieces(str(corpus))), output=str(output))
-        names = [
-            (output / name).resolve().relative_to(corpus.resolve()) for name in batch["image"].to_pylist()
-        ]
+        images = _images(pieces(str(corpus)), output)
+        names = [(output / name).resolve().relative_to(corpus.resolve()) for name in images]
         assert sorted(map(str, names)) == sorted(f"{number}.png" for number in range(PHOTOS))
+
+
+def _images(units: list[Unit], output: Path) -> list[str]:
+    return [row["image"] for unit in units for row in columns_in(unit, root=None, output=str(output))]
 
 
 @pytest.mark.slow

@@ -11,18 +11,23 @@ done again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
-from anytag.data import check, formats
+from anytag.batching import batches
+from anytag.data import check, cluster, formats
 from anytag.data.engine import generate
-from anytag.data.io import folder_of, is_folder, is_url, join, listing, refuse_filled
+from anytag.data.io import absolute, files_at, folder_of, is_folder, listing, public
 from anytag.data.labels import Labeler
-from anytag.data.rows import Row, row_of
-from anytag.data.tables import columns_of, read_parquet, row_groups, schema_of_rows
-from anytag.errors import AnytagError, MissingExtraError
+from anytag.data.parts import Parts, UnitResult, place
+from anytag.data.rows import OnError, Row, row_of
+from anytag.data.tables import columns_of, read_parquet, schema_of_rows
+from anytag.data.units import ROWS, Unit, units
+from anytag.errors import AnytagError
+from anytag.models.card import FILE_NAME, Card
 from anytag.models.folder import ModelFolder
 from anytag.models.registry import resolve
 from anytag.tagger import Tagger
@@ -100,6 +105,39 @@ class Stages:
         return batch
 
 
+@dataclass(frozen=True)
+class Maker:
+    """What is sent to the workers of a cluster: each makes its `Labelling` from it."""
+
+    parts: Parts
+    stages: tuple[str, ...]
+    model: str | None
+    root: str | None
+
+    def __call__(self) -> Labelling:
+        stages = Stages(stages=self.stages, model=self.model, root=self.parts.folder)
+        return Labelling(self.parts, stages, self.root)
+
+
+class Labelling:
+    """Does units of rows; see `anytag.data.cluster.Work`."""
+
+    def __init__(self, parts: Parts, stages: Stages, root: str | None) -> None:
+        self.parts, self._stages, self._root = parts, stages, root
+
+    def do(self, unit: Unit) -> UnitResult:
+        """All rows of the unit, through all stages."""
+        with self.parts.writing(unit, _schema()) as part:
+            for some in batches(columns_in(unit, root=self._root, output=self.parts.folder), BATCH):
+                for row in self._stages(_table(some)).to_pylist():
+                    part.write(row)
+        return UnitResult(self.parts.file(unit), unit.name, unit.stamp, part.rows, part.failed)
+
+    def again(self, unit: Unit, earlier: UnitResult) -> UnitResult:
+        """The same: rows that failed do so without a server."""
+        return self.do(unit)
+
+
 def run(
     source: str,
     output: str,
@@ -111,92 +149,78 @@ def run(
 ) -> None:
     """Runs stages over a corpus on the Ray cluster that this process is connected to.
 
+    A run that was killed goes on where it was.
+
     Args:
         source: data of any format that `formats.read` knows, or a folder of Parquet or JSON lines; a path or
-            URL that all machines see. Every file is one piece of work, and every row group of Parquet.
-        output: a folder or URL for Parquet files: the columns of rows, `error` and `hash`.
+            URL that all machines see. Every file is one unit, and every row group of Parquet.
+        output: a folder or URL for Parquet files, one a unit: the columns of rows, `error` and `hash`.
         stages: of `STAGES`, in this order.
         model: name or folder, seen by all machines; None is the embedded model.
         root: the folder that photos are relative to; by default that of the file that names them.
         actors: at most; a core each.
 
     Raises:
-        AnytagError: an unknown stage, or nothing to read.
-        OutputError: `output` has files.
+        AnytagError: an unknown stage, nothing to read, or units that could not be read, after the others.
+        OutputError: `output` has other files, or rows of other stages or another model.
         MissingExtraError: Ray is not installed.
     """
-    ray_data = _ray_data()
+    cluster.ray_data()
     if unknown := [name for name in stages if name not in STAGES]:
         raise AnytagError(f"stage {unknown[0]!r} is unknown; known are {', '.join(STAGES)}")
-    source, output = _absolute(source), _absolute(output)  # workers may begin in another folder
-    root = _absolute(root) if root is not None else None
-    refuse_filled(output)
-    work = pieces(source)
-    rows = ray_data.from_items(work, override_num_blocks=len(work)).map_batches(
-        _read, fn_kwargs={"root": root, "output": output}, batch_format="pyarrow", batch_size=1
-    )
-    rows = rows.map_batches(
-        Stages,
-        fn_constructor_kwargs={"stages": list(stages), "model": model, "root": output},
-        batch_format="pyarrow",
-        batch_size=BATCH,
-        compute=ray_data.ActorPoolStrategy(min_size=1, max_size=actors),
-        num_cpus=1,
-    )
-    rows.write_parquet(output)
+    source, root = absolute(source), absolute(root) if root is not None else None
+    card = Card.read(resolve(model) / FILE_NAME)
+    work = {"anytag": "data ray", "stages": list(stages), "model": repr(card), "images": public(root or "")}
+    parts = Parts(place(output), work)
+    parts.begin()
+    make = Maker(parts, tuple(stages), model, root)
+    results = cluster.run(pieces(source), make, actors=actors)
+    done = list(cluster.follow(parts, results, parts.manifest()))
+    if bad := [one for one in done if one.error]:
+        raise AnytagError(
+            f"{len(bad)} of {len(done)} files could not be read, as {bad[0].unit}: {bad[0].error}"
+        )
 
 
-def _absolute(path: str) -> str:
-    return path if is_url(path) else Path(path).absolute().as_posix()
-
-
-def connect(address: str | None = None) -> None:
-    """Joins a Ray cluster; starts one on this machine where no address is given and none is running."""
-    _ray_data()
-    import_module("ray").init(address=address, log_to_driver=False)
-
-
-def _ray_data() -> Any:
-    try:
-        return import_module("ray.data")
-    except ImportError as error:
-        raise MissingExtraError("a corpus on many machines", "ray") from error
-
-
-def pieces(source: str) -> list[Columns]:
-    """What is read apart: {"path": a file, "group": of its row groups, or -1 for the whole file}.
+def pieces(source: str) -> list[Unit]:
+    """The units of a corpus; what is neither Parquet nor a folder of rows is one.
 
     Raises:
-        AnytagError: a folder without rows.
+        AnytagError: it is not there, or a file of Parquet cannot be read.
     """
-    paths = [source]
-    if is_folder(source):
-        names = [name for name in listing(source) if name.endswith((".parquet", ".jsonl", ".ndjson"))]
-        paths = [join(source, name) for name in names] or paths
-    return [
-        {"path": path, "group": group}
-        for path in paths
-        for group in (range(row_groups(path)) if path.endswith(".parquet") else [-1])
-    ]
+    whole = not is_folder(source) and not source.endswith(".parquet")
+    if whole or not any(name.endswith((".parquet", *ROWS)) for name in _names(source)):
+        return [Unit(source, public(source), "rows", stamp=" ".join(one.stamp for one in files_at(source)))]
+    made = units([source], kinds=ROWS)
+    if made.unreadable:
+        raise AnytagError(made.unreadable[0])
+    return list(made.units)
 
 
-def _read(batch: Batch, *, root: str | None = None, output: str = "") -> Batch:
-    """The rows of pieces, photos named relative to `output`; what is no row is named in `error`."""
-    columns: list[Columns] = []
-    nothing = columns_of(Row("", "", ""))
+def _names(source: str) -> Iterator[str]:
+    return listing(source) if is_folder(source) else iter([source])
 
-    def tell(message: str) -> None:
-        columns.append({**nothing, "error": message})
 
-    for piece in batch.to_pylist():
-        if piece["group"] < 0:
-            rows = formats.read(piece["path"], source="corpus", on_error=tell)
-        else:
-            group = [piece["group"]]
-            rows = read_parquet(piece["path"], source="corpus", split="train", groups=group, on_error=tell)
-        there = folder_of(piece["path"]) if root is None else root
-        columns += map(columns_of, formats.moved(rows, there, output))
-    return _table(columns)
+def columns_in(unit: Unit, *, root: str | None, output: str) -> Iterator[Columns]:
+    """The rows of a unit, photos named relative to `output`; what is no row is named in `error`."""
+    said: deque[str] = deque()
+    rows = _rows(unit, said.append)
+    there = folder_of(unit.url) if root is None else root
+    for row in formats.moved(rows, there, output):
+        yield from _errors(said)
+        yield columns_of(row)
+    yield from _errors(said)
+
+
+def _errors(said: deque[str]) -> Iterator[Columns]:
+    while said:
+        yield {**columns_of(Row("", "", "")), "error": public(said.popleft())}
+
+
+def _rows(unit: Unit, tell: OnError) -> Iterator[Row]:
+    if unit.kind != "parquet":
+        return formats.read(unit.url, source="corpus", on_error=tell)
+    return read_parquet(unit.url, source="corpus", split="train", groups=[unit.part], on_error=tell)
 
 
 def _known(columns: Columns) -> Columns:
@@ -209,9 +233,12 @@ def _row(columns: Columns) -> Row:
     return row_of(_known(columns))
 
 
-def _table(columns: list[Columns]) -> Batch:
+def _schema() -> Any:
     pyarrow = import_module("pyarrow")
     extra = [("error", pyarrow.string()), ("hash", pyarrow.string())]
-    schema = pyarrow.schema([*schema_of_rows(), *extra])
+    return pyarrow.schema([*schema_of_rows(), *extra])
+
+
+def _table(columns: list[Columns]) -> Batch:
     whole = [{"hash": None, "error": None, **one} for one in columns]
-    return pyarrow.Table.from_pylist(whole, schema=schema)
+    return import_module("pyarrow").Table.from_pylist(whole, schema=_schema())

@@ -1,0 +1,179 @@
+"""Units on a Ray cluster: actors of Ray Data, each of which does one unit at a time and writes its part.
+
+No rows pass between machines, only units and what became of them. An actor that is lost with its machine is
+started again elsewhere, and its unit done again; a unit whose part is there is not.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
+from importlib import import_module
+from typing import Any, Protocol
+
+from anytag.data.backoff import patiently
+from anytag.data.io import exists, join, public
+from anytag.data.parts import Parts, UnitResult
+from anytag.data.units import Unit
+from anytag.errors import AnytagError, MissingExtraError
+
+MEMORY = 600 << 20
+"""Bytes that an actor takes at most with the embedded model; measured by benchmarks/scale.py, told to Ray."""
+_BLOCKS = 2000  # tasks at most: Ray keeps an account of each
+_SAVED = 60.0  # seconds between two writings of the manifest
+
+
+class Work(Protocol):
+    """Does a unit of `parts` on the machine where it is called."""
+
+    parts: Parts
+
+    def do(self, unit: Unit) -> UnitResult: ...
+
+    def again(self, unit: Unit, earlier: UnitResult) -> UnitResult: ...
+
+
+class Worker:
+    """What Ray Data maps over units, told and answered as JSON.
+
+    Args:
+        make: makes the work, in the actor.
+        retry: parts that are there are looked at again for rows that failed.
+    """
+
+    def __init__(self, make: Callable[[], Work], *, retry: bool) -> None:
+        self._work, self._retry = make(), retry
+
+    def __call__(self, batch: Any) -> Any:
+        units = [_unit(text) for text in batch["unit"].to_pylist()]
+        answers = [json.dumps(asdict(self.do(unit))) for unit in units]
+        return import_module("pyarrow").table({"done": answers})
+
+    def do(self, unit: Unit) -> UnitResult:
+        """The unit's part, or in the answer why there is none: the others go on."""
+        try:
+            return patiently(lambda: self._do(unit))
+        except AnytagError as error:
+            return UnitResult("", unit.name, unit.stamp, error=public(str(error)))
+
+    def _do(self, unit: Unit) -> UnitResult:
+        parts = self._work.parts
+        name = parts.file(unit)
+        if not exists(join(parts.folder, name)):
+            return self._work.do(unit)
+        earlier = parts.fact(name)
+        return self._work.again(unit, earlier) if self._retry and earlier.failed else earlier
+
+
+def _unit(text: str) -> Unit:
+    values = json.loads(text)
+    return Unit(**{**values, "addresses": tuple(values["addresses"])})
+
+
+def run(
+    units: Iterable[Unit],
+    make: Callable[[], Work],
+    *,
+    retry: bool = False,
+    actors: int | None = None,
+    memory: int = MEMORY,
+) -> Iterator[UnitResult]:
+    """What became of units, as they are done, on the cluster that this process is connected to.
+
+    Args:
+        make: makes the work; it is sent to every actor.
+        retry: see `Worker`.
+        actors: at most, a core each; by default as many as the cluster has cores.
+        memory: bytes that Ray sets aside for each.
+
+    Raises:
+        AnytagError: no actor could begin, or the cluster is gone.
+    """
+    data = ray_data()
+    items = [{"unit": json.dumps(asdict(unit))} for unit in units]
+    if not items:
+        return
+    blocks = min(len(items), _BLOCKS)
+    done = data.from_items(items, override_num_blocks=blocks).map_batches(
+        Worker,
+        fn_constructor_args=(make,),
+        fn_constructor_kwargs={"retry": retry},
+        batch_format="pyarrow",
+        batch_size=1,
+        compute=data.ActorPoolStrategy(min_size=1, max_size=actors or cores()),
+        num_cpus=1,
+        memory=memory,
+    )
+    try:
+        for row in done.iter_rows():
+            yield UnitResult(**json.loads(row["done"]))
+    except import_module("ray.exceptions").RayError as error:
+        why = public(str(error).strip().splitlines()[-1])
+        raise AnytagError(
+            f"the cluster gave up ({why}): what is done stays, the same command goes on"
+        ) from error
+
+
+def follow(parts: Parts, results: Iterable[UnitResult], known: dict[str, UnitResult]) -> Iterator[UnitResult]:
+    """The same results; the manifest holds them, and what is known besides, soon after."""
+    lines, saved = dict(known), time.monotonic()
+    try:
+        for one in results:
+            if one.file:
+                lines[one.file] = one
+            yield one
+            if time.monotonic() - saved > _SAVED:
+                parts.write_manifest(lines.values())
+                saved = time.monotonic()
+    finally:
+        parts.write_manifest(lines.values())
+
+
+def cores() -> int:
+    """Cores of the cluster."""
+    return max(1, int(import_module("ray").cluster_resources().get("CPU", 1)))
+
+
+def gpus() -> int:
+    """GPUs of the cluster."""
+    return int(import_module("ray").cluster_resources().get("GPU", 0))
+
+
+def connect(address: str | None = None) -> None:
+    """Joins a Ray cluster; starts one on this machine where no address is given and none is running.
+
+    Raises:
+        AnytagError: no cluster answers at the address.
+        MissingExtraError: Ray is not installed.
+    """
+    ray_data()
+    for name in ("ray", "ray.data._internal.progress"):  # stderr is the user's
+        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    options = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address is None:
+        options["include_dashboard"] = False
+    try:
+        import_module("ray").init(address=address, **options)
+    except (ConnectionError, ValueError) as error:
+        raise AnytagError(
+            f"no Ray cluster answers at {address!r} ({error}): start one (ray start --head), or leave the "
+            "address out to run on this machine"
+        ) from error
+
+
+def ray_data() -> Any:
+    """Ray Data.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")  # whoever calls shows its own
+    try:
+        return import_module("ray.data")
+    except ImportError as error:
+        raise MissingExtraError("work on many machines", "ray") from error

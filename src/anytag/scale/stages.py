@@ -1,0 +1,182 @@
+"""What is done to photos, in two stages that may lie on two machines: decode, then ask a model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import import_module
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from anytag.captioner import Captioner
+from anytag.data.io import public
+from anytag.errors import ImageError, ModelError
+from anytag.images import MAX_PIXELS, ImageSource, load, prepare
+from anytag.models.card import FILE_NAME, Card
+from anytag.models.registry import resolve
+from anytag.results import Failure
+from anytag.runtime.base import Device
+from anytag.tagger import Encoded, Tagger
+from anytag.vocabulary import Vocabulary
+
+BATCH = 8
+"""Photos that go through the network together: as many as `anytag tag` takes, so that scores are the same."""
+
+Pixels = npt.NDArray[np.uint8]
+Answer = dict[str, Any]
+"""The columns of a row but its id and its error."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to ask of photos: plain values, sent to workers, which load the model themselves.
+
+    Attributes:
+        what: "tag" gives tags and scores, "caption" sentences and the tags that guided them.
+        model: name or folder, known on every machine; None is the embedded one.
+        device: as for `Tagger.load`.
+        vocabulary: the tags to ask, as for `Tagger.load`.
+        options: of `Tagger.tag` or `Captioner.caption`, by name.
+        embed: also give the model's vector of the photo.
+        max_pixels: as for `Tagger.load`.
+        card: hash of the model's card, where other machines must have the same.
+    """
+
+    what: Literal["tag", "caption"] = "tag"
+    model: str | None = None
+    device: Device = "auto"
+    vocabulary: Vocabulary | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    embed: bool = False
+    max_pixels: int = MAX_PIXELS
+    card: str = ""
+
+    def open(self) -> Model:
+        """The model of the task, loaded, and what it is asked checked.
+
+        Raises:
+            AnytagError: of `Tagger.load`; the model is another than where the task was made; wrong options.
+        """
+        if self.what == "caption":
+            captioner = Captioner.load(self.model, device=self.device, max_pixels=self.max_pixels)
+            tagger = captioner.tagger
+        else:
+            captioner = None
+            tagger = Tagger.load(
+                self.model, device=self.device, vocabulary=self.vocabulary, max_pixels=self.max_pixels
+            )
+        if self.card not in ("", card_hash(tagger.card)):
+            raise ModelError(
+                f"the model {tagger.card.name} of this machine is another than the driver's: install the "
+                "same on all machines"
+            )
+        return Model(self, tagger, captioner)
+
+    def work(self) -> dict[str, Any]:
+        """What makes rows as they are, as plain JSON: for `Parts`."""
+        card = card_of(self.model)
+        options = {name: plain(value) for name, value in self.options.items() if value is not None}
+        words = None if self.vocabulary is None else _digest(repr([asdict(tag) for tag in self.vocabulary]))
+        return {
+            "anytag": self.what, "model": card.name, "card": card_hash(card), "vocabulary": words,
+            "options": options, "embed": self.embed, "max_pixels": self.max_pixels,
+        }  # fmt: skip
+
+
+class Model:
+    """A loaded model that answers a task."""
+
+    def __init__(self, task: Task, tagger: Tagger, captioner: Captioner | None) -> None:
+        self._task, self._tagger, self._captioner = task, tagger, captioner
+        self._answer([])  # wrong options are said now
+
+    def __call__(self, pixels: Sequence[Pixels]) -> list[Answer]:
+        """The answers for squares uint8 S×S×3 of `Look`, of any number."""
+        answers: list[Answer] = []
+        for start in range(0, len(pixels), BATCH):
+            some = pixels[start : start + BATCH]
+            encoded = list(self._tagger.encode_many(some, batch_size=BATCH, workers=1))
+            answers += self._answer(encoded)
+        return answers
+
+    def _answer(self, encoded: list[Encoded]) -> list[Answer]:
+        options = self._task.options
+        answers: list[Answer]
+        if self._captioner is not None:
+            captions = self._captioner.write(encoded, **options)
+            answers = [{"caption": one.text, "tags": list(one.tags)} for one in captions]
+        else:
+            tagged = self._tagger.score_many(encoded, **options)
+            answers = [{"tags": list(one.names), "scores": [tag.score for tag in one.tags]} for one in tagged]
+        if self._task.embed:
+            for answer, one in zip(answers, encoded, strict=True):
+                answer["vector"] = one.pooled.tolist()
+        return answers
+
+
+class Look:
+    """Decodes a photo to the model's square, on a CPU, without the model."""
+
+    def __init__(self, task: Task) -> None:
+        self._image, self._max_pixels = card_of(task.model).image, task.max_pixels
+
+    def __call__(self, photo: ImageSource) -> Pixels | Failure:
+        """uint8 S×S×3, or why it cannot be read: whatever one photo does, the others go on."""
+        spec = self._image
+        try:
+            loaded = load(photo, near=spec.size, max_pixels=self._max_pixels, plain=spec.plain)
+            square = prepare(loaded, size=spec.size, resample=spec.resample, plain=spec.plain)
+        except MemoryError:
+            return failure(ImageError("more memory is needed to decode it than there is"))
+        except Exception as error:
+            return failure(error)
+        return np.ascontiguousarray(square.transpose(1, 2, 0))
+
+
+def failure(error: Exception) -> Failure:
+    """An error as a row has it, without passwords."""
+    return Failure(type(error).__name__, public(str(error)))
+
+
+def schema(task: Task) -> Any:
+    """pyarrow's schema of the rows of a task."""
+    pa = import_module("pyarrow")
+    words, text = pa.list_(pa.string()), pa.string()
+    vector = [("vector", pa.list_(pa.float32(), card_of(task.model).width))] if task.embed else []
+    first = (
+        [("tags", words), ("scores", pa.list_(pa.float64()))]
+        if task.what == "tag"
+        else [("caption", text), ("tags", words)]
+    )
+    error = ("error", pa.struct([("type", text), ("message", text)]))
+    return pa.schema([("id", text), *first, *vector, error])
+
+
+def card_of(model: str | None) -> Card:
+    """The card of a model.
+
+    Raises:
+        UnknownModelError, CardError: there is none.
+    """
+    return Card.read(resolve(model) / FILE_NAME)
+
+
+def card_hash(card: Card) -> str:
+    """What tells two models of one name."""
+    return _digest(repr(card))
+
+
+def plain(value: Any) -> Any:
+    """An option as JSON."""
+    if isinstance(value, str | int | float | bool) or value is None:
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in value.items()}
+    return [plain(one) for one in value] if isinstance(value, Sequence) else repr(value)
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
