@@ -33,7 +33,7 @@ from anytag.data.engine.generate import generate, parse
 from anytag.data.labels import Labeler
 from anytag.data.rows import Row, read_rows
 from anytag.evaluation.metrics import mean_average_precision, resampled_average_precision, resamples
-from anytag.torch.training.feature_dataset import train_probe
+from anytag.torch.training.tag_samples import train_probe
 
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]

@@ -20,8 +20,10 @@ import torch
 
 from anytag.evaluation.metrics import average_precision
 from anytag.torch.training.feature_dataset import Cache, Corpus
+from anytag.torch.training.mini import build_student, held_out_tags, start
 from anytag.torch.training.student import Student
-from anytag.torch.training.train import Trainer, build_student, held_out_tags, parse_recipe, start
+from anytag.torch.training.train import parse_recipe
+from anytag.torch.training.trainer import Trainer
 from anytag.vocabulary import Vocabulary
 
 DEFAULTS = ["steps=250", "trained=9", "sources=flickr8k"]

@@ -21,7 +21,8 @@ from anytag.models.folder import ModelFolder, write_card
 from anytag.text_encoders.wordpiece import WordPieces
 from anytag.torch.checkpoints.load import load_network
 from anytag.torch.open import open_alignment
-from anytag.torch.training.fit import Run, train
+from anytag.torch.training.fit import train
+from anytag.torch.training.run import Run
 from tests.command import run
 from tests.families import enliven
 from tests.runs import MACHINE, recipe_of, retrieval_recipe, write_photos

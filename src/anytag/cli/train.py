@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,8 @@ from anytag.cli.options import Number
 from anytag.cli.outer import outer
 
 WHAT = "anytag train"
-_RUN = frozenset(("recipe.json", "state.pt", "student.pt", "log.jsonl", "beliefs.npy"))
-_BEGINNING = frozenset(("vocabulary.jsonl", "vocab.txt", "beliefs.partial"))
+_RUN = frozenset(("recipe.json", "state.pt", "student.pt", "log.jsonl"))
+_BEGINNING = frozenset(("vocabulary.jsonl", "vocab.txt", "teacher", "cache", "tokens"))
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
@@ -63,8 +62,13 @@ def on_machine(function: Any) -> Any:
     "--tag-list", metavar="FILE", type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Of published annotations: the tags that their ids number, one a line; the vocabulary of the run.",
 )  # fmt: skip
-@click.option("--cache", metavar="FOLDER", type=_FOLDER, help="Of recipe mini: cached features.")
-@click.option("--vocabulary", metavar="FOLDER", type=_FOLDER, help="Of recipe mini: tags and descriptions.")
+@click.option(
+    "--cache",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path),
+    help="Of mini: its cached features, made where they are missing.",
+)
+@click.option("--vocabulary", metavar="FOLDER", type=_FOLDER, help="Of mini: tags and descriptions.")
 @click.option("--dry-run", is_flag=True, help="Only tell parameters, memory, steps and time.")
 @on_machine
 def command(
@@ -78,8 +82,8 @@ def command(
     dry_run: bool,
     **machine: Any,
 ) -> None:
-    """Train by a recipe: mini, small, flickr8k-tiny, tag2text-14m, tag2text-retrieval, ram-14m, ram-plus-14m,
-    and each of the last four with -384 after it.
+    """Train by a recipe: small, flickr8k-tiny, tag2text-14m, tag2text-retrieval, ram-14m, ram-plus-14m, and
+    each of the last four with -384 after it; mini and mini-captions, the embedded model and its caption head.
 
     Any number of the recipe can be given as key=value; the whole recipe is printed, without what has no
     effect in it. An interrupted run goes on where it was when the same command is given again. On several
@@ -88,21 +92,19 @@ def command(
     if output is not None and not dry_run:
         inputs = [one for one in (data, cache, vocabulary) if isinstance(one, Path)]
         check_folder(output, inputs, is_earlier=is_run)
-    how = outer("torch.training.trainer", WHAT).Machine(**machine)
-    if recipe == "mini":
-        _mini(numbers, data, output, cache, vocabulary, how)
-        return
     effects = outer("torch.training.effects", WHAT)
-    made = effects.parse_train(outer("torch.training.recipes", WHAT).find(recipe), numbers)
+    pairs = [*numbers, *([f"vocabulary={vocabulary}"] if vocabulary else [])]
+    made = effects.resolve(recipe, pairs)
     if not dry_run:
         data, output = needed(data, "--data"), needed(output, "--output")
     show(effects.resolved(made))
     if dry_run:
         click.echo(_estimate(made, data, tag_list))
         return
-    run = outer("torch.training.fit", WHAT)
+    runs = outer("torch.training.run", WHAT)
+    run = runs.Run(made, data, needed(output, "--output"), runs.Machine(**machine), tag_list, cache)
     with Bar() as bar:
-        result = run.train(run.Run(made, data, needed(output, "--output"), how, tag_list), bar)
+        result = outer("torch.training.fit", WHAT).train(run, bar)
     told(result)
 
 
@@ -127,26 +129,6 @@ def needed(path: Path | None, option: str) -> Path:
     if path is None:
         raise click.UsageError(f"{option} is missing.")
     return path
-
-
-def _mini(
-    numbers: tuple[str, ...],
-    data: Any,
-    output: Path | None,
-    cache: Path | None,
-    vocabulary: Path | None,
-    how: Any,
-) -> None:
-    train = outer("torch.training.train", WHAT)
-    recipe = train.parse_recipe(list(numbers))
-    given = (
-        needed(data, "--data"), needed(cache, "--cache"), needed(vocabulary, "--vocabulary"),
-        needed(output, "--output"),
-    )  # fmt: skip
-    show(asdict(recipe))
-    with Bar() as bar:
-        result = train.train_mini(*given, recipe=recipe, machine=how, report=bar)
-    told(result)
 
 
 def _estimate(recipe: Any, data: Any, tag_list: Path | None) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from anytag.data.labels import Labeler
 from anytag.data.rows import Row
 from anytag.errors import AnytagError
 from anytag.evaluation.metrics import Reliability, expected_calibration_error
@@ -30,7 +31,6 @@ from anytag.torch.training.calibration import sigmoid
 from anytag.torch.training.dataset import read_data
 from anytag.torch.training.report import Progress, Reporter
 from anytag.torch.training.ship import save_queries
-from anytag.torch.training.soft_labels import Labeler
 from anytag.torch.training.stored import Stored, fit_tag_lines
 from anytag.torch.training.thresholds import Goal
 from anytag.vocabulary import Vocabulary

@@ -9,10 +9,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from anytag.data.labels import Labeler, Silence, by_captions, certain, label_matrix
 from anytag.data.rows import Row
 from anytag.errors import AnytagError
 from anytag.parsing.build import build_vocabulary
-from anytag.torch.training.soft_labels import MENTIONED, Labeler
 from anytag.vocabulary import Tag, Vocabulary
 
 Floats = npt.NDArray[np.float32]
@@ -77,7 +77,8 @@ def label_rows(rows: Sequence[Row], base: Vocabulary, *, positives_only: bool = 
         )
     vocabulary = Vocabulary(tags)
     known = _knowledge(rows, positives_only=positives_only)
-    return Labels(vocabulary, *_matrices(rows, vocabulary, known), known)
+    found = label_matrix(rows, Labeler(vocabulary), silence=_silence(known))
+    return Labels(vocabulary, found.present.astype(np.float32), found.weight / np.float32(100), known)
 
 
 def _named(rows: Sequence[Row], base: Vocabulary) -> list[Tag]:
@@ -118,25 +119,8 @@ def _knowledge(rows: Sequence[Row], *, positives_only: bool) -> Knowledge:
     return "classes" if len(names) > 1 and all(len(row.tags) == 1 for row in rows) else "tags"
 
 
-def _matrices(rows: Sequence[Row], vocabulary: Vocabulary, known: Knowledge) -> tuple[Floats, Floats]:
-    labeler = Labeler(vocabulary)
-    columns = {tag.name.lower(): number for number, tag in enumerate(vocabulary)}
-    present = np.zeros((len(rows), len(vocabulary)), np.float32)
-    weight = np.zeros_like(present)
-    for number, row in enumerate(rows):
-        said = {columns[name.lower()] for name in row.tags if name.lower() in columns}
-        said |= labeler.mentioned(row)
-        present[number, sorted(said)] = 1
-        weight[number] = _silence(row, known)
-        weight[number, [columns[name.lower()] for name in row.absent if name.lower() in columns]] = 1
-    weight[present == 1] = 1
-    return present, weight
-
-
-def _silence(row: Row, known: Knowledge) -> float:
+def _silence(known: Knowledge) -> Silence:
     """How surely a tag is absent that a row does not name."""
     if known == "positives":
-        return UNLABELLED
-    if known == "captions":
-        return 1 - (1 - MENTIONED) ** len(row.captions)
-    return 1.0
+        return lambda row: UNLABELLED
+    return by_captions if known == "captions" else certain
