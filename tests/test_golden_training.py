@@ -80,8 +80,9 @@ def run(case: Case) -> Run:
         tags=inputs["image_tag"],
         teacher=inputs.get("clip_feature"),
         texts=inputs.get("batch_text_embed"),
-        **(texts(case) if network.captions is not None else {}),
     )
+    if network.captions is not None:
+        batch = replace(batch, **texts(case))  # type: ignore[arg-type]  # tensors, by the names of such fields
     asked = queries if isinstance(queries, LearnedQueries) else FixedQueries(queries[0])
     objective = replace(OBJECTIVES[family_of(case)], sums=True, same_captions_match=False)
     student = Student(

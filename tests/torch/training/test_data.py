@@ -75,7 +75,7 @@ def test_published_ids_are_the_targets(published: Path) -> None:
         assert photos.parsed[number] == tuple(tuple(sorted(ids)) for ids in item["parse_label_id"])
     corpus = PhotoDataset(photos, size=16, batch_size=8, seed=0, parsed_only=True)
     (batch,) = corpus.stream(0, 1)
-    for number, caption, row in zip(batch.numbers, batch.captions, batch.tags, strict=True):
+    for number, caption, row in zip(batch.numbers, batch.captions, batch.need("tags"), strict=True):
         ids = json.loads(published.read_text())[number]["parse_label_id"]["sits" in caption]
         assert sorted(row.nonzero().flatten().tolist()) == sorted(ids)
     assert batch.weight is not None and batch.weight.all()
@@ -124,7 +124,8 @@ def test_labels_without_a_caption_are_positives_and_the_rest_unknown(data: Path)
     (batch,) = PhotoDataset(photos, size=16, batch_size=3, seed=0, parsed_only=True).stream(0, 1)
     assert batch.weight is not None
     found = {
-        n: (t, k) for n, t, k in zip(batch.numbers, batch.tags.tolist(), batch.weight.tolist(), strict=True)
+        n: (t, k)
+        for n, t, k in zip(batch.numbers, batch.need("tags").tolist(), batch.weight.tolist(), strict=True)
     }
     assert found[0] == ([1, 0, 0], [True, False, True])
     assert found[1] == ([0, 1, 0], [False, True, False])  # the parser reads no Chinese

@@ -55,7 +55,7 @@ def test_soft_targets_reach_the_batch(photos: Path, teacher: Path, tmp_path: Pat
     corpus = PhotoDataset(Photos(rows, photos, vocabulary, soft=belief), size=16, batch_size=4, seed=0)
     (batch,) = corpus.stream(0, 1)
     order = [number for _, number in corpus.keys(0)]
-    assert np.allclose(batch.tags.numpy(), belief[order])
+    assert np.allclose(batch.need("tags").numpy(), belief[order])
 
 
 def test_the_command(photos: Path, teacher: Path, tmp_path: Path) -> None:

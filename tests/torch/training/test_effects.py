@@ -18,11 +18,12 @@ from anytag.data.rows import read_rows
 from anytag.errors import AnytagError
 from anytag.models.registry import EMBEDDED
 from anytag.text_encoders import StaticTextEncoder
-from anytag.torch.training.build import fitted_to, prepare_with
+from anytag.torch.training.build import fitted_to
 from anytag.torch.training.checkpoint import flat
 from anytag.torch.training.effects import parse_train, resolved, without_effect
 from anytag.torch.training.estimate import try_out
-from anytag.torch.training.photo_dataset import Photos
+from anytag.torch.training.fit import prepare_with
+from anytag.torch.training.photo_dataset import PhotoDataset, Photos
 from anytag.torch.training.recipes import RECIPES, Recipe, find
 from anytag.torch.training.report import Reporter
 from anytag.torch.training.run import Run
@@ -104,6 +105,7 @@ def built(recipe: Recipe, photos: Photos, out: Path) -> tuple[Any, ...]:
     rates = [trainer.rate(step) * recipe.rate for step in range(trainer.total)]
     shapes = [tuple(p.shape) for p in trainer.plain.parameters()]
     decay = trainer.optimizer.param_groups[0]["weight_decay"]
+    assert isinstance(trainer.dataset, PhotoDataset)
     queue = trainer.plain.momentum.pair_ids.shape if trainer.plain.momentum else None
     return rates, shapes, decay, queue, trainer.dataset.size
 

@@ -311,7 +311,7 @@ def test_a_killed_run_goes_on(data: Path, tmp_path: Path) -> None:
 def test_drawn_tags_estimate_the_loss_of_all(data: Path, tmp_path: Path) -> None:
     trainer = trainer_of(recipe_of("ram-plus"), data, tmp_path)
     student, batch = trainer.plain.eval(), trainer._at_hand(next(trainer.dataset.stream(0, 1)))
-    batch.tags = torch.nn.functional.pad(batch.tags[:, :2] * 0, (0, 38))
+    batch.tags = torch.nn.functional.pad(batch.need("tags")[:, :2] * 0, (0, 38))
     batch.tags[:, 0] = 1
     student.queries = FixedQueries(torch.randn(40, 3, 256))
     with torch.no_grad():
@@ -378,7 +378,7 @@ def test_a_photo_that_cannot_be_read_is_replaced(data: Path) -> None:
     kept = Kept()
     corpus = PhotoDataset(photos, size=16, batch_size=4, seed=0, report=kept)
     (batch,) = corpus.stream(0, 1)
-    assert batch.pixels.shape == (4, 3, 16, 16)
+    assert batch.need("pixels").shape == (4, 3, 16, 16)
     assert len(kept.said) == 1 and "gone.png" in kept.said[0]
 
 
@@ -422,7 +422,7 @@ def test_a_lost_worker_is_replaced(data: Path, tmp_path: Path) -> None:
         found, expected = list(corpus.stream(0, 5)), list(plain.stream(0, 5))
     finally:
         gc.enable()
-    assert all(torch.equal(a.pixels, b.pixels) for a, b in zip(found, expected, strict=True))
+    assert all(torch.equal(a.need("pixels"), b.need("pixels")) for a, b in zip(found, expected, strict=True))
     assert len(kept.said) == 1 and "a worker was lost" in kept.said[0]
 
 

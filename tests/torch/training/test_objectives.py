@@ -98,7 +98,7 @@ def test_unknown_tags_are_no_negatives() -> None:
     student = student_of("ram-plus")
     with torch.no_grad():
         before = student(given)["tag"]
-        given.tags[0, 1] = 1  # whatever is said of it
+        given.need("tags")[0, 1] = 1  # whatever is said of it
         assert student(given)["tag"] == before
         given.weight[0, 1] = True
         assert student(given)["tag"] != before

@@ -11,6 +11,7 @@ import torch
 from anytag import Tagger
 from anytag.torch.checkpoints.load import load_network
 from anytag.torch.training.fit import finish
+from anytag.torch.training.photo_dataset import PhotoDataset
 from anytag.torch.training.run import Run
 from tests.runs import MACHINE, recipe_of, retrieval_recipe, small_recipe, trainer_of, write_photos
 
@@ -33,6 +34,7 @@ def test_the_folder_scores_as_the_run_did(family: str, data: Path, tmp_path: Pat
     assert "on 21 held-out photos" in tagger.card.thresholds
     assert set(tagger.card.metrics["held out"]) == {"mAP"}
     _, (slope, bias) = tagger.trained(tagger.vocabulary.ids)
+    assert isinstance(trainer.dataset, PhotoDataset)
     for row, known in zip(logits, trainer.dataset.photos.held, strict=True):
         found = {tag.id: tag.score for tag in tagger.tag(data.parent / known.image, threshold=0).tags}
         slow = 1 / (1 + np.exp(-(slope * row + bias)))

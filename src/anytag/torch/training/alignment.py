@@ -56,7 +56,7 @@ class Aligner(nn.Module):
         tags = None
         if self.captions is not None and batch.tag_ids is not None and batch.tag_mask is not None:
             tags = self.captions.encode_tags(batch.tag_ids, batch.tag_mask, tokens)
-        return read_pairs(self.head, tokens, pooled, tags, batch.caption_ids)
+        return read_pairs(self.head, tokens, pooled, tags, batch.need("caption_ids"))
 
 
 class Momentum(nn.Module):
@@ -120,11 +120,12 @@ def alignment_losses(
         read: what the model that is trained reads in the batch.
         trust: share of the contrast's targets that is the slow copy's own opinion; one, or one a photo: N.
     """
+    ids = batch.need("pair_ids")
     share = trust[:, None] if isinstance(trust, Tensor) else trust
     with torch.no_grad():
         slow = momentum.copy(batch)
-        everyones = gather(slow.photos), gather(slow.texts), gather(batch.pair_ids)
-    contrast = _contrast(head.scale, read, slow, momentum, batch.pair_ids, everyones=everyones, trust=share)
+        everyones = gather(slow.photos), gather(slow.texts), gather(ids)
+    contrast = _contrast(head.scale, read, slow, momentum, ids, everyones=everyones, trust=share)
     momentum.remember(*everyones)
     return {"contrast": contrast, "match": _match(head, read, batch)}
 
@@ -158,9 +159,10 @@ def _match(head: AlignmentHead, read: Read, batch: Batch) -> Tensor:
     The hard ones are those of this process.
     """
     alike = (head.scale * read.photos @ read.texts.T).detach().float()
-    other = (batch.pair_ids[:, None] != batch.pair_ids).all(-1)
+    ids, pairs = batch.need("caption_ids"), batch.need("pair_ids")
+    other = torch.ne(pairs[:, None], pairs).all(-1)
     texts, photos = hard_negatives(alike, other), hard_negatives(alike.T, other)
-    ids, own = batch.caption_ids, torch.arange(len(other), device=other.device)
+    own = torch.arange(len(other), device=other.device)
     logits = head.match(
         torch.cat([ids, ids[texts], ids]), head.remember(read.seen), torch.cat([own, own, photos])
     )

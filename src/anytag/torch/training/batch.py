@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from anytag.errors import ModelError
 from anytag.torch.training.report import Tally
 
 
@@ -66,16 +67,30 @@ class Batch:
         values = {one.name: getattr(self, one.name) for one in fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
+    def need(self, name: str) -> Tensor:
+        """A tensor that a term cannot do without.
+
+        Raises:
+            ModelError: it is not there.
+        """
+        found = self.tensors().get(name)
+        if found is None:
+            raise ModelError(
+                f"this objective reads {name} of a batch, and there is none: take another recipe"
+            )
+        return found
+
     def take(self, part: slice) -> Batch:
         """Some of the photos, as tensors alone."""
         if part == slice(0, None, 1):
             return self
-        shared = {"columns"}
-        return Batch(**{k: v if k in shared else v[part] for k, v in self.tensors().items()})
+        parts = {name: x if name == "columns" else x[part] for name, x in self.tensors().items()}
+        return replace(Batch(), **parts)  # type: ignore[arg-type]  # tensors, by the names of such fields
 
     def to(self, device: torch.device) -> Batch:
         """The same with its tensors on a device."""
-        return replace(self, **{k: v.to(device, non_blocking=True) for k, v in self.tensors().items()})
+        there = {name: x.to(device, non_blocking=True) for name, x in self.tensors().items()}
+        return replace(self, **there)  # type: ignore[arg-type]
 
 
 class Dataset(Protocol):

@@ -35,9 +35,10 @@ class CoarseTerm(Term):
     """ "coarse": the tags' loss of the first pass."""
 
     def forward(self, student: Student, seen: Seen, batch: Batch) -> dict[str, Tensor]:
-        assert seen.coarse is not None and batch.tags is not None
-        objective = student.objective
-        costs = asymmetric_loss(seen.coarse, batch.tags, gamma_neg=objective.gamma_neg, clip=objective.clip)
+        objective, (coarse, _) = student.objective, next(passes(seen, batch))
+        costs = asymmetric_loss(
+            coarse, batch.need("tags"), gamma_neg=objective.gamma_neg, clip=objective.clip
+        )
         return {"coarse": student.reduced(costs if batch.weight is None else costs * batch.weight)}
 
 
@@ -48,11 +49,11 @@ class QueryTerm(Term):
     """
 
     def forward(self, student: Student, seen: Seen, batch: Batch) -> dict[str, Tensor]:
-        assert batch.texts is not None
-        told = batch.texts.any(1)
+        texts = batch.need("texts")
+        told = texts.any(1)
         if not told.any():
             return {name: seen.pooled.sum() * 0 for name in ("alignment", "contrast")}
-        texts = batch.texts[told]
+        texts = texts[told]
         rows, same = student.queries.projection(texts)[:, None], same_texts(texts, texts)  # B×1×D
         logits = [student.network.folded.coarse(seen.pooled[told], rows).float()]
         if seen.tokens is not None:
@@ -80,11 +81,11 @@ class SubjectTerm(Term):
         return {"subject": torch.stack(losses).mean()}
 
     def _loss(self, logits: Tensor, batch: Batch, columns: Tensor) -> Tensor:
-        assert batch.subject is not None and batch.tags is not None
-        known = batch.subject >= 0
+        subject, tags = batch.need("subject"), batch.need("tags")
+        known = subject >= 0
         if not known.any():
             return logits.sum() * 0
-        subject, present = batch.subject[known], batch.tags[known][:, columns] > 0.99
+        subject, present = subject[known], tags[known][:, columns] > 0.99
         rivals = self.rivals[subject][:, columns] & ~present
         loss = subject_loss(logits[known], present, subject[:, None] == columns, rivals)
         return loss.sum() / len(logits)
@@ -107,11 +108,11 @@ class ClassTerm(Term):
         self.register_buffer("taught", taught, persistent=False)
 
     def forward(self, student: Student, seen: Seen, batch: Batch) -> dict[str, Tensor]:
-        assert batch.teacher is not None and seen.coarse is not None
-        teacher, tags = batch.teacher[:, self.taught], self.tags[self.taught]
+        teacher, tags = batch.need("teacher")[:, self.taught], self.tags[self.taught]
+        coarse, _ = next(passes(seen, batch))
         losses = []
         for logits, columns in passes(seen, batch):
-            position = torch.full((seen.coarse.shape[1],), -1, device=tags.device)
+            position = torch.full((coarse.shape[1],), -1, device=tags.device)
             position[columns] = torch.arange(len(columns), device=tags.device)
             there = (position[tags] >= 0).nonzero().squeeze(1)
             losses.append(

@@ -78,7 +78,9 @@ def label_rows(rows: Sequence[Row], base: Vocabulary, *, positives_only: bool = 
     vocabulary = Vocabulary(tags)
     known = _knowledge(rows, positives_only=positives_only)
     found = label_matrix(rows, Labeler(vocabulary), silence=_silence(known))
-    return Labels(vocabulary, found.present.astype(np.float32), found.weight / np.float32(100), known)
+    return Labels(
+        vocabulary, found.present.astype(np.float32), np.divide(found.weight, 100, dtype=np.float32), known
+    )
 
 
 def _named(rows: Sequence[Row], base: Vocabulary) -> list[Tag]:

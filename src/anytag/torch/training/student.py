@@ -169,7 +169,8 @@ class Student(nn.Module):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Every term, unweighted, and their weighted sum as "loss"."""
-        seen, terms = self.look(batch), {}
+        seen = self.look(batch)
+        terms: dict[str, Tensor] = {}
         for term in self.terms:
             terms |= term(self, seen, batch)
         return {**terms, "loss": total(terms, self.objective.weights)}
@@ -237,5 +238,5 @@ def total(terms: Mapping[str, Tensor], weights: Weights) -> Tensor:
         both = (captions > 0) & (tags > 0)
         factor = torch.where(both, captions / tags.clamp_min(1e-30), torch.ones_like(tags))
         scaled["tag"] = terms["tag"] * factor
-    first, *others = (getattr(weights, name) * value for name, value in scaled.items())
-    return sum(others, first)
+    parts = [getattr(weights, name) * value for name, value in scaled.items()]
+    return torch.stack(parts).sum()

@@ -42,8 +42,8 @@ class TagTerm(Term):
     """
 
     def forward(self, student: Student, seen: Seen, batch: Batch) -> dict[str, Tensor]:
-        tags, objective = batch.tags, student.objective
-        if tags is None or (seen.tokens is None and seen.logits is None):
+        tags, objective = batch.need("tags"), student.objective
+        if seen.tokens is None:
             return {}  # of means alone, the first pass learns
         if seen.logits is not None:  # of columns that were drawn already
             columns = torch.arange(tags.shape[1]) if batch.columns is None else batch.columns
@@ -52,9 +52,11 @@ class TagTerm(Term):
             )
             weight = 1.0 if batch.weight is None else batch.weight[:, columns]
             return {"tag": student.reduced(costs * weight) * (tags.shape[1] / len(columns))}
-        return {"tag": self._chunked(student, seen, tags, batch.weight)}
+        return {"tag": self._chunked(student, (seen.tokens, seen.pooled), tags, batch.weight)}
 
-    def _chunked(self, student: Student, seen: Seen, tags: Tensor, known: Tensor | None) -> Tensor:
+    def _chunked(
+        self, student: Student, shared: tuple[Tensor, Tensor], tags: Tensor, known: Tensor | None
+    ) -> Tensor:
         """Forward and backward a chunk of tags at a time."""
         objective, rows = student.objective, student.queries()
         weight = torch.ones(1, tags.shape[1], device=tags.device)  # 1×K, or N×K
@@ -72,10 +74,9 @@ class TagTerm(Term):
             )
             return student.reduced(costs * weights[number])
 
-        assert seen.tokens is not None  # `forward` has looked
         pieces = torch.split(rows, student.chunk, 1)
         learned = list(student.network.decoder.parameters())
-        return summed(loss, pieces, (seen.tokens, seen.pooled), learned=learned, scale=student.scale())
+        return summed(loss, pieces, shared, learned=learned, scale=student.scale())
 
 
 def _sample(tags: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -110,8 +111,8 @@ class PairTerm(Term):
         head, matching, momentum = student.network.alignment, student.objective.matching, student.momentum
         if momentum is None:
             return {}
-        assert matching is not None and seen.tokens is not None and batch.caption_ids is not None
-        read = read_pairs(head, seen.tokens, seen.pooled, seen.tags, batch.caption_ids)
+        assert matching is not None and seen.tokens is not None
+        read = read_pairs(head, seen.tokens, seen.pooled, seen.tags, batch.need("caption_ids"))
         trust = matching.trust if batch.trust is None else batch.trust
         return alignment_losses(head, read, momentum, batch, trust=trust)
 
