@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw
 from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor, nn
 
+from anytag.data.descriptions import read_descriptions
 from anytag.data.rows import Row, read_rows, write_rows
 from anytag.errors import AnytagError, VocabularyError
 from anytag.images import load, prepare
@@ -30,7 +31,6 @@ from anytag.torch.nn.backbones import fold_norms, imagenet_backbone
 from anytag.torch.nn.configs import NetworkConfig
 from anytag.torch.training.batch import Batch
 from anytag.torch.training.beginning import start_from_classifier, start_from_folder
-from anytag.torch.training.descriptions import read_descriptions
 from anytag.torch.training.feature_cache import open_cache
 from anytag.torch.training.feature_dataset import FeatureDataset
 from anytag.torch.training.fit import train

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from anytag.errors import AnytagError
 from anytag.torch.training.annotation_store import Annotations, build_seconds
 from anytag.torch.training.build import fitted_to
 from anytag.torch.training.estimate import Estimate, estimate, try_out
@@ -43,8 +44,14 @@ def plan(recipe: Recipe, data: Path | str | None, *, tag_list: Path | None = Non
     """Counts a recipe's costs; arguments as `Run` has them.
 
     Raises:
-        AnytagError: the data cannot be read, or the network's numbers do not fit together.
+        AnytagError: the recipe reads no photos, the data cannot be read, or the network's numbers do not fit
+            together.
     """
+    if recipe.features is not None:
+        raise AnytagError(
+            "--dry-run counts runs from photos, and this one reads cached features; docs/how-to/train.md has "
+            "its times"
+        )
     listed = read_tag_list(tag_list) if tag_list else None
     if recipe.start:
         recipe = adopted(recipe, read_start(Path(recipe.start)))

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from anytag._io import atomic_folder, atomic_write
+from anytag._io import atomic_folder, atomic_write, writing
 from anytag.batching import usable_cores
 from anytag.data.rows import Row
 from anytag.errors import AnytagError
@@ -118,7 +118,8 @@ def open_cache(folder: Path) -> FeatureCache:
 def _claim(folder: Path, key: Mapping[str, Any]) -> None:
     """Notes what the shards of a folder are made of, before the first."""
     said, file = json.dumps(key, sort_keys=True), folder / KEY
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     if not file.exists():
         with atomic_write(file) as draft:
             draft.write_text(said, encoding="utf-8")
@@ -130,7 +131,12 @@ def _claim(folder: Path, key: Mapping[str, Any]) -> None:
 
 
 def _open(shard: Path) -> dict[str, Array]:
-    return {file.stem: np.load(file, mmap_mode="r") for file in sorted(shard.glob("*.npy"))}
+    try:
+        return {file.stem: np.load(file, mmap_mode="r") for file in sorted(shard.glob("*.npy"))}
+    except (OSError, ValueError, EOFError) as error:
+        raise AnytagError(
+            f"{shard} is damaged ({error}): remove it, and the same command makes it again"
+        ) from error
 
 
 def encode_photos(

@@ -13,6 +13,7 @@ import torch
 from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor, nn
 
+from anytag.data.descriptions import read_descriptions
 from anytag.data.rows import Row, read_rows
 from anytag.errors import AnytagError
 from anytag.models.folder import ModelFolder
@@ -30,7 +31,6 @@ from anytag.torch.nn.query_modules import TagQueries
 from anytag.torch.nn.small_caption_head import GuidedHead
 from anytag.torch.training.beginning import start_from_classifier, start_from_folder
 from anytag.torch.training.caption_samples import CaptionSamples
-from anytag.torch.training.descriptions import read_descriptions
 from anytag.torch.training.distributed import from_first
 from anytag.torch.training.feature_cache import Array, FeatureCache, Indexes, Pixels, encode_photos
 from anytag.torch.training.feature_dataset import FeatureDataset, Samples

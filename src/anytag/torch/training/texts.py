@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from anytag.data.descriptions import read_descriptions
 from anytag.data.rows import Row
 from anytag.errors import AnytagError
 from anytag.models.registry import EMBEDDED
@@ -21,7 +22,6 @@ from anytag.torch.checkpoints.read import read_embedding
 from anytag.torch.checkpoints.tag_lists import unique_ids
 from anytag.torch.nn.configs import NetworkConfig
 from anytag.torch.training.build import is_learned, prompts_of
-from anytag.torch.training.descriptions import read_descriptions
 from anytag.torch.training.distributed import from_first
 from anytag.torch.training.recipes import Recipe
 from anytag.torch.training.report import Reporter, counted
