@@ -35,13 +35,15 @@ def command(
     The student gets the teacher's vocabulary and learns its probabilities. A twentieth of the photos only
     measures how well it agrees. An interrupted run goes on when the same command is given again.
     """
+    from anytag.tagger import Tagger
+
     run, distill = outer("torch.training.run", WHAT), outer("torch.training.distill", WHAT)
     check_folder(output, [photos, teacher], is_earlier=is_run)
     recipe = distill.student_recipe(student, numbers)
     show(outer("torch.training.effects", WHAT).resolved(recipe))
     with Bar() as bar:
         task = run.Run(recipe, photos, output, run.Machine(**machine))
-        result = distill.distill(distill.load_teacher(teacher), task, bar)
+        result = distill.distill(Tagger.load(teacher), task, bar)
     if summary := distill.summary(output):
         click.echo(f"The student {summary}.")
     told(result)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from anytag.data.rows import Row
 from anytag.parsing import Parser, default_lexicon
-from anytag.vocabulary import Vocabulary
+from anytag.parsing.build import build_vocabulary
+from anytag.vocabulary import Tag, Vocabulary
 
 _KINDS = ("object", "scene", "attribute", "action")
 
@@ -95,6 +96,36 @@ class Labeler:
     def present(self, row: Row) -> set[int]:
         """Columns of all that is said of a photo, in any caption or label."""
         return self.labels(row.tags) | self.mentioned(row)
+
+
+def label_tags(names: Iterable[str], base: Vocabulary | None = None) -> list[Tag]:
+    """The tags that labels name, in alphabetical order; names that differ in case are one.
+
+    Args:
+        base: whose tags of the same name keep their id, kind, synonyms and names.
+    """
+    tags: dict[str, Tag] = {}
+    for name in sorted(name for name in set(names) if name.strip()):
+        known = None if base is None else base.find(name)
+        if known is not None and known.name.lower() == name.lower():
+            tag = replace(known, name=name, parents=())  # the rows say what is there, and they alone
+        else:
+            tag = Tag(name, name, "object")
+        tags.setdefault(name.lower(), tag)
+    return list({tag.id: tag for tag in tags.values()}.values())
+
+
+def mentioned_tags(captions: Iterable[str], *, fewest: int, base: Vocabulary | None = None) -> list[Tag]:
+    """The tags that so many captions mention, the frequent first; `base` as above, for names of one kind."""
+    tags: dict[str, Tag] = {}
+    for found in build_vocabulary(captions, min_count=fewest):
+        known = None if base is None else base.find(found.name)
+        id = found.name if found.name not in tags else f"{found.name} ({found.kind})"
+        tag = Tag(id, found.name, found.kind, parents=found.parents)
+        if known is not None and (known.name, known.kind) == (found.name, found.kind):
+            tag = known
+        tags.setdefault(tag.id, tag)
+    return list(tags.values())
 
 
 class Columns(Protocol):

@@ -21,7 +21,6 @@ from anytag.data.rows import Row
 from anytag.errors import AnytagError
 from anytag.images import SUFFIXES
 from anytag.results import Tags
-from anytag.tagger import Tagger
 from anytag.torch.training.distributed import from_first
 from anytag.torch.training.effects import parse_train
 from anytag.torch.training.feature_cache import Array, build, open_cache
@@ -85,7 +84,7 @@ def soft_targets(teacher: Teacher, paths: Sequence[Path], folder: Path, *, repor
         return {"scores": found}
 
     key = {"photos": _key(teacher, paths), "stage": "scores"}
-    cache = build(folder, len(paths), ask, key=key, what="ask the teacher", workers=1, report=report)
+    cache = build(folder, len(paths), lambda: ask, key=key, what="ask the teacher", workers=1, report=report)
     return cache.whole("scores")
 
 
@@ -141,11 +140,6 @@ def student_recipe(name: str, numbers: Sequence[str]) -> Recipe:
     """
     found = find(name)
     return parse_train(replace(found, objective=replace(found.objective, aligns=False)), numbers)
-
-
-def load_teacher(model: str) -> Tagger:
-    """A model by name or folder."""
-    return Tagger.load(model)
 
 
 def summary(out: Path) -> str:

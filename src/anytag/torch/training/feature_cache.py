@@ -66,7 +66,7 @@ class FeatureCache:
 def build(
     folder: Path,
     count: int,
-    compute: Compute,
+    begin: Callable[[], Compute],
     *,
     key: Mapping[str, Any],
     what: str,
@@ -77,29 +77,33 @@ def build(
 
     Args:
         count: photos.
+        begin: makes what computes a shard, once, where one is missing.
         key: what the arrays are made of: model, stage, views, photos.
         what: is done, for progress.
         workers: threads; as many as there are cores when None.
 
     Raises:
-        AnytagError: the folder is of something else, or what `compute` raises.
+        AnytagError: the folder is of something else, or what `begin` and its work raise.
     """
     _claim(folder, key)
     starts = range(0, count, SHARD)
     files = [folder / f"shard-{number:04d}" for number in range(len(starts))]
 
-    def make(number: int) -> int:
-        numbers = range(starts[number], min(starts[number] + SHARD, count))
-        if not files[number].is_dir():
+    missing = [number for number, file in enumerate(files) if not file.is_dir()]
+    if missing:
+        compute = begin()
+
+        def make(number: int) -> int:
+            numbers = range(starts[number], min(starts[number] + SHARD, count))
             arrays = compute(numbers)
             with atomic_folder(files[number]) as draft:
                 for name, array in arrays.items():
                     np.save(draft / f"{name}.npy", array)
-        return numbers.stop
+            return numbers.stop
 
-    with ThreadPoolExecutor(workers or usable_cores()) as pool:
-        for done in pool.map(make, range(len(files))):
-            report.progress(Progress(what, done, count, unit="photos"))
+        with ThreadPoolExecutor(workers or usable_cores()) as pool:
+            for done in pool.map(make, missing):
+                report.progress(Progress(what, done, count, unit="photos"))
     return FeatureCache(tuple(_open(file) for file in files))
 
 
@@ -109,7 +113,7 @@ def open_cache(folder: Path) -> FeatureCache:
     Raises:
         AnytagError: nothing.
     """
-    files = sorted(folder.glob("shard-*"))
+    files = sorted(file for file in folder.glob("shard-*") if file.is_dir())
     if not files:
         raise AnytagError(f"{folder}: no cached features; anytag train mini --cache {folder} makes them")
     return FeatureCache(tuple(_open(file) for file in files))
@@ -143,7 +147,7 @@ def encode_photos(
     folder: Path,
     rows: Sequence[Row],
     root: Path,
-    encoder: Encoder,
+    encoder: Callable[[], Encoder],
     views: Callable[[Row, random.Random], Sequence[int]],
     *,
     size: int,
@@ -155,6 +159,7 @@ def encode_photos(
     Photos are shuffled once, so each shard is a sample of all sources.
 
     Args:
+        encoder: makes it, once, where photos are missing.
         views: numbers of the views of a row, for `view`; more of the same draws decide random crops.
         size: side of the square.
         key: of the encoder, its model and stage; that of photos and views is added.
@@ -164,19 +169,26 @@ def encode_photos(
     names = "\n".join(f"{row.image}\0{list(views(row, _draw(row)))}" for row in rows)
     photos = hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()
 
-    def compute(numbers: range) -> dict[str, Array]:
+    def compute(encode: Encoder, numbers: range) -> dict[str, Array]:
         parts: dict[str, list[Array]] = {}
         for number in (order[n] for n in numbers):
             row, draw = rows[number], _draw(rows[number])
             which = views(row, draw)
             photo = load(root / row.image, near=size)
-            each, once = encoder(np.stack([view(photo, n, size=size, draw=draw) for n in which]))
+            each, once = encode(np.stack([view(photo, n, size=size, draw=draw) for n in which]))
             more = {"row": np.full(len(which), number), "view": np.array(which), "photo": np.array([number])}
             for name, array in {**each, **once, **more}.items():
                 parts.setdefault(name, []).append(array)
         return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
-    return build(folder, len(rows), compute, key={**key, "photos": photos}, what="read photos", report=report)
+    return build(
+        folder,
+        len(rows),
+        lambda: partial(compute, encoder()),
+        key={**key, "photos": photos},
+        what="read photos",
+        report=report,
+    )
 
 
 def _draw(row: Row) -> random.Random:

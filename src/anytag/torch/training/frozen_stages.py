@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -72,7 +73,7 @@ def cache_stages(rows: Path, recipe: Recipe, folder: Path, *, report: Reporter) 
             raise AnytagError("features.first=9 caches means of a model's last features: give start=FOLDER")
     key = {"model": model, "stage": features.first, "size": config.size, "teacher": recipe.teacher}
     return encode_photos(
-        folder, read_rows(rows), rows.parent, _encoder(recipe, features.first),
+        folder, read_rows(rows), rows.parent, partial(_encoder, recipe, features.first),
         _views(features), size=config.size, key=key, report=report,
     )  # fmt: skip
 

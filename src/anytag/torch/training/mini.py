@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -32,7 +33,7 @@ from anytag.torch.nn.small_caption_head import GuidedHead
 from anytag.torch.training.beginning import start_from_classifier, start_from_folder
 from anytag.torch.training.caption_samples import CaptionSamples
 from anytag.torch.training.distributed import from_first
-from anytag.torch.training.feature_cache import Array, FeatureCache, Indexes, Pixels, encode_photos
+from anytag.torch.training.feature_cache import Array, Encoder, FeatureCache, Indexes, Pixels, encode_photos
 from anytag.torch.training.feature_dataset import FeatureDataset, Samples
 from anytag.torch.training.first_pass import ClassTerm, CoarseTerm, QueryTerm, SubjectTerm
 from anytag.torch.training.frozen_stages import cache_stages
@@ -231,9 +232,8 @@ def cache_tokens(
     photos: Sequence[Row], root: Path, folder: ModelFolder, out: Path, *, report: Reporter
 ) -> FeatureCache:
     """The image tokens of photos, by a model's own image graph; those of many captions mirrored too."""
-    runtime = OnnxRuntime(folder, device="cpu")
 
-    def encode(pixels: Pixels) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
+    def encode(runtime: OnnxRuntime, pixels: Pixels) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
         each = [runtime.encode(one[None])[0] for one in pixels]  # one at a time: the same alone and together
         return {"tokens": np.concatenate(each).astype(np.float16)}, {}
 
@@ -242,7 +242,11 @@ def cache_tokens(
 
     key = {"model": folder.card.files[IMAGE].sha256, "stage": "tokens"}
     size = folder.card.image.size
-    return encode_photos(out, photos, root, encode, views, size=size, key=key, report=report)
+
+    def encoder() -> Encoder:
+        return partial(encode, OnnxRuntime(folder, device="cpu"))
+
+    return encode_photos(out, photos, root, encoder, views, size=size, key=key, report=report)
 
 
 def caption_student(recipe: Recipe, samples: CaptionSamples) -> Student:

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 from anytag.data.descriptions import read_descriptions
+from anytag.data.labels import label_tags, mentioned_tags
 from anytag.data.rows import Row
 from anytag.errors import AnytagError
 from anytag.models.registry import EMBEDDED
-from anytag.parsing.build import build_vocabulary
 from anytag.text_encoders import StaticTextEncoder, TextEncoder
 from anytag.text_encoders.captions import clean_caption
 from anytag.text_encoders.queries import known_vectors, query_rows
@@ -101,12 +101,9 @@ def vocabulary_of(rows: Iterable[Row]) -> Vocabulary:
             names.update(row.tags)
             yield from row.captions
 
-    tags: dict[str, Tag] = {}
-    for found in build_vocabulary(captions(), min_count=FEWEST_MENTIONS):
-        id = found.name if found.name not in tags else f"{found.name} ({found.kind})"
-        tags.setdefault(id, Tag(id, found.name, found.kind, parents=found.parents))
-    for name in sorted(name for name in names if name.strip()):
-        tags.setdefault(name, Tag(name, name, "object"))
+    tags = {tag.id: tag for tag in mentioned_tags(captions(), fewest=FEWEST_MENTIONS)}
+    for tag in label_tags(names):
+        tags.setdefault(tag.id, tag)
     if not tags:
         raise AnytagError(f"no tag is named by labels or by {FEWEST_MENTIONS} captions; give vocabulary=FILE")
     return Vocabulary(tags.values())
