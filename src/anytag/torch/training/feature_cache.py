@@ -139,9 +139,7 @@ def _open(shard: Path) -> dict[str, Array]:
     try:
         return {file.stem: np.load(file, mmap_mode="r") for file in sorted(shard.glob("*.npy"))}
     except (OSError, ValueError, EOFError) as error:
-        raise AnytagError(
-            f"{shard} is damaged ({error}): remove it, and the same command makes it again"
-        ) from error
+        raise AnytagError(f"{shard} is damaged: remove it, and the same command makes it again") from error
 
 
 def encode_photos(
