@@ -2,7 +2,7 @@
 
     python benchmarks/data_engine.py ROWS CACHE [--split train] [--photos N]
 
-ROWS is rows.jsonl of scripts/prepare_data.py, CACHE what `anytag.torch.training.feature_cache` made of it.
+ROWS is rows.jsonl of scripts/prepare_data.py, CACHE what `anytag train mini --cache CACHE` made of it.
 Of each Flickr8k photo only one caption is known. `parse` reads its tags; `generate` adds what the embedded
 model sees; `clean` takes away what contradicts the picture. On each of the three label sets the same
 student learns (a linear probe on frozen features), and is judged by all five captions of the 1,000 test
@@ -33,7 +33,8 @@ from anytag.data.engine.generate import generate, parse
 from anytag.data.labels import Labeler
 from anytag.data.rows import Row, read_rows
 from anytag.evaluation.metrics import mean_average_precision, resampled_average_precision, resamples
-from anytag.torch.training.feature_dataset import train_probe
+from anytag.torch.training.feature_cache import open_cache
+from anytag.torch.training.tag_samples import train_probe
 
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
@@ -42,16 +43,11 @@ RESAMPLES = 200
 AT_LEAST = 10  # test photos that show a tag, for it to be judged
 
 
-def pooled_features(cache: Path) -> npt.NDArray[np.float16]:
+def pooled_features(folder: Path) -> npt.NDArray[np.float16]:
     """The teacher's features of all photos, in the rows' order: N×F; the rest of the cache is not read."""
-    photos, pooled = [], []
-    for path in sorted(cache.glob("shard-[0-9]*.npz")):
-        with np.load(path) as shard:
-            photos.append(shard["photo"])
-            pooled.append(shard["pooled"])
-    order = np.argsort(np.concatenate(photos))
-    features: npt.NDArray[np.float16] = np.concatenate(pooled)[order]
-    return features
+    cache = open_cache(folder)
+    pooled: npt.NDArray[np.float16] = cache.whole("pooled")[np.argsort(cache.whole("photo"))]
+    return pooled
 
 
 def labels(sets: Iterable[set[int]], columns: npt.NDArray[np.int64], tags: int) -> Bools:

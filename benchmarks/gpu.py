@@ -30,8 +30,10 @@ from anytag.torch.export.onnx_graphs import export_image_graph
 from anytag.torch.nn.configs import FAMILIES, CrossConfig, NetworkConfig, SwinConfig
 from anytag.torch.nn.network import TagNetwork
 from anytag.torch.runtime import TorchRuntime
-from anytag.torch.training.family import FamilyBatch, FamilyStudent, FixedQueries
+from anytag.torch.training.batch import Batch
 from anytag.torch.training.objectives import OBJECTIVES
+from anytag.torch.training.student import FixedQueries, Student
+from anytag.torch.training.terms import terms_of
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ("tests/test_golden_nn.py", "tests/test_golden_training.py", "tests/test_golden_precision.py")
@@ -166,13 +168,14 @@ def training_step(bench: Bench) -> None:
         config = replace(config, backbone=replace(config.backbone, window=7))
     torch.manual_seed(0)
     rows = F.normalize(torch.randn(size.tags, size.descriptions, config.width), dim=-1)
-    student = FamilyStudent(TagNetwork(config), FixedQueries(rows, "bf16"), OBJECTIVES["ram-plus"])
+    objective = OBJECTIVES["ram-plus"]
+    student = Student(TagNetwork(config), FixedQueries(rows, "bf16"), objective, terms_of(objective))
     student.to(bench.device)
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-6, weight_decay=0.05)
     shape = (size.batch, 3, size.trained_at, size.trained_at)
-    batch = FamilyBatch(
-        torch.randint(0, 256, shape, dtype=torch.uint8, device=bench.device),
-        (torch.rand(size.batch, size.tags, device=bench.device) < 0.1).float(),
+    batch = Batch(
+        pixels=torch.randint(0, 256, shape, dtype=torch.uint8, device=bench.device),
+        tags=(torch.rand(size.batch, size.tags, device=bench.device) < 0.1).float(),
         texts=F.normalize(torch.randn(size.batch, config.width, device=bench.device), dim=-1),
         teacher=torch.randn(size.batch, config.width, device=bench.device),
     )

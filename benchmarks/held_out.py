@@ -19,28 +19,32 @@ import numpy.typing as npt
 import torch
 
 from anytag.evaluation.metrics import average_precision
-from anytag.torch.training.feature_dataset import Cache, Corpus
+from anytag.torch.training.effects import resolve
+from anytag.torch.training.feature_cache import open_cache
+from anytag.torch.training.feature_dataset import FeatureDataset
+from anytag.torch.training.mini import build_student, features_of, held_out_tags, samples_of, start
 from anytag.torch.training.student import Student
-from anytag.torch.training.train import Trainer, build_student, held_out_tags, parse_recipe, start
+from anytag.torch.training.tag_samples import StageFeatures, TagSamples
+from anytag.torch.training.trainer import Trainer
 from anytag.vocabulary import Vocabulary
 
-DEFAULTS = ["steps=250", "trained=9", "sources=flickr8k"]
+DEFAULTS = ["steps=250", "features.trained=9", "features.sources=flickr8k"]
 PART = 0.2
 
 
 @torch.no_grad()
 def test_logits(
-    student: Student, corpus: Corpus, words_only: npt.NDArray[np.bool_]
+    student: Student, samples: TagSamples, words_only: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.float32]:
     """Logits N×K of Flickr8k test; tags of `words_only` are asked without what training learned of them."""
     student.eval()
-    split = (corpus.split == "test") & (corpus.source == "flickr8k")
+    split = (samples.split == "test") & (samples.source == "flickr8k")
     untaught = torch.from_numpy(words_only)[:, None, None]
     rows = torch.where(untaught, student.queries(words_only=True), student.queries())
     out = []
-    for views in np.array_split(np.flatnonzero(split[corpus.cache.row]), 20):
-        features = torch.from_numpy(corpus.cache.features[views].astype(np.float32))
-        memory = torch.from_numpy(corpus.cache.memory[views].astype(np.float32))
+    for views in np.array_split(np.flatnonzero(split[samples.cache.row]), 20):
+        features = torch.from_numpy(samples.cache.features[views].astype(np.float32))
+        memory = torch.from_numpy(samples.cache.memory[views].astype(np.float32))
         tokens, pooled = student.network.encoder.from_stage(features, student.first, memory)
         parts = [student.network.decoder(tokens, pooled, part[None]) for part in torch.split(rows, 512)]
         out.append(torch.cat(parts, dim=1).numpy())
@@ -56,27 +60,26 @@ def main() -> None:
     parser.add_argument("recipe", nargs="*", metavar="key=value")
     args = parser.parse_args()
     vocabulary = Vocabulary.read(args.vocabulary / "vocabulary.jsonl")
-    cache = Cache.read(args.cache)
+    cache = StageFeatures.of(open_cache(args.cache))
     held = np.zeros(len(vocabulary), dtype=bool)
     held[held_out_tags(len(vocabulary), PART)] = True
     found = {}
     for part in (0.0, PART):
-        recipe = replace(parse_recipe([*DEFAULTS, *args.recipe]), held_out=part)
-        corpus = Corpus.read(
-            args.rows, cache, args.vocabulary,
-            held_out=held_out_tags(len(vocabulary), part), sources=recipe.sources,
-        )  # fmt: skip
-        student, classifier = build_student(args.vocabulary, recipe)
-        start(student, classifier, corpus, recipe.start)
+        recipe = resolve("mini", [*DEFAULTS, *args.recipe, f"vocabulary={args.vocabulary}"])
+        recipe = replace(recipe, features=replace(features_of(recipe), held_out=part))
+        samples = samples_of(recipe, args.rows, cache)
+        student, classifier = build_student(recipe)
+        start(student, classifier, samples, recipe.start)
         out = args.work / f"held-out-{part}"
         out.mkdir(parents=True, exist_ok=True)
-        trainer = Trainer(student, corpus, recipe, out)
+        dataset = FeatureDataset(samples, batch_size=recipe.batch_size, seed=recipe.seed)
+        trainer = Trainer(student, dataset, recipe, out)
         trainer.resume()
-        trainer.run()
+        trainer.fit()
         student.load_state_dict(trainer.average.state(student))
-        found[part] = test_logits(student, corpus, held if part else np.zeros_like(held))
-    views = cache.row[np.flatnonzero(((corpus.split == "test") & (corpus.source == "flickr8k"))[cache.row])]
-    truth = corpus.present[views] == 1
+        found[part] = test_logits(student, samples, held if part else np.zeros_like(held))
+    views = cache.row[np.flatnonzero(((samples.split == "test") & (samples.source == "flickr8k"))[cache.row])]
+    truth = samples.present[views] == 1
     often = truth.sum(0) >= 5
     for name, tags in (("held out", held & often), ("seen", ~held & often)):
         ap = {

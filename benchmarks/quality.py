@@ -42,7 +42,7 @@ from anytag.evaluation.metrics import (
 from anytag.models.folder import write_card
 from anytag.models.registry import resolve
 from anytag.torch.imagenet_baseline import ClassifierWithText, FrozenBackbone
-from anytag.torch.training.feature_dataset import train_probe
+from anytag.torch.training.tag_samples import train_probe
 
 Floats = npt.NDArray[np.floating]
 Bools = npt.NDArray[np.bool_]

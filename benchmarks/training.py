@@ -1,4 +1,4 @@
-"""A training step of RAM++ at reduced size, ours against a plain loop in the published form.
+"""A training step of RAM++ at reduced size, ours against a plain trainer in the published form.
 
     OMP_NUM_THREADS=1 python benchmarks/training.py [--batch 4] [--steps 3] [--feed ROWS]
 
@@ -32,12 +32,14 @@ from torch import Tensor, nn
 
 from anytag.torch.nn.configs import FAMILIES, SwinConfig
 from anytag.torch.nn.network import TagNetwork
-from anytag.torch.training.family import FamilyBatch, FamilyStudent, FixedQueries
-from anytag.torch.training.fit import Run, prepare
+from anytag.torch.training.batch import Batch
+from anytag.torch.training.fit import prepare
 from anytag.torch.training.objectives import OBJECTIVES
 from anytag.torch.training.recipes import find
 from anytag.torch.training.report import Reporter
-from anytag.torch.training.trainer import Machine
+from anytag.torch.training.run import Machine, Run
+from anytag.torch.training.student import FixedQueries, Student
+from anytag.torch.training.terms import terms_of
 
 TAGS, TEXTS, WIDTH = 4585, 51, 512
 SWIN = SwinConfig(width=32, depths=(2, 2, 2, 2), heads=(1, 2, 4, 8), window=7)
@@ -128,7 +130,8 @@ def measure(contestant: str, *, batch: int, steps: int) -> dict[str, float]:
     else:
         asked = 1024 if "drawn" in contestant else 0
         queries = FixedQueries(rows, "bf16" if half else "no")
-        model = FamilyStudent(network, queries, OBJECTIVES["ram-plus"], asked=asked)
+        objective = OBJECTIVES["ram-plus"]
+        model = Student(network, queries, objective, terms_of(objective), sampled=asked)
     del rows
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, weight_decay=0.05)
     seconds = []
@@ -139,7 +142,7 @@ def measure(contestant: str, *, batch: int, steps: int) -> dict[str, float]:
             if plain:
                 loss = model(pixels, tags, texts, teacher)
             else:
-                loss = model(FamilyBatch(pixels, tags, texts=texts, teacher=teacher))["loss"]
+                loss = model(Batch(pixels=pixels, tags=tags, texts=texts, teacher=teacher))["loss"]
         loss.backward()
         optimizer.step()
         seconds.append(time.process_time() - start)
@@ -167,9 +170,9 @@ def feed(rows: Path, steps: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         recipe = replace(find("flickr8k-tiny"), steps=steps)
         machine = Machine(workers=2, log_every=10, tensorboard=False)
-        loop = prepare(Run(recipe, rows, Path(folder), machine), Reporter())
-        loop.evaluate = lambda: {}  # type: ignore[method-assign]
-        loop.run()
+        trainer = prepare(Run(recipe, rows, Path(folder), machine), Reporter())
+        trainer.evaluate = lambda: {}  # type: ignore[method-assign]
+        trainer.fit()
         lines = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
     later = lines[1:]
     print(f"waited for photos: {sum(line['waited'] for line in later) / len(later):.3f} of the time")

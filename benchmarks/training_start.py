@@ -29,7 +29,7 @@ from anytag.batching import usable_cores
 from anytag.parsing.lexicon import default_lexicon
 from anytag.torch.training import annotation_store
 from anytag.torch.training.annotation_store import Annotations, store
-from anytag.torch.training.photo_dataset import Photos, PixelCorpus
+from anytag.torch.training.photo_dataset import PhotoDataset, Photos
 from anytag.vocabulary import Tag, Vocabulary
 
 PHOTOS, TAGS, BATCH = 64, 4585, 64
@@ -76,7 +76,7 @@ def start(data: Path, rows: int) -> dict[str, float]:
     tags, before, begun = vocabulary(), anonymous(), time.perf_counter()
     photos = Photos(Annotations.stored(data), data.parent, tags)
     opened = time.perf_counter() - begun
-    corpus = PixelCorpus(photos, size=224, batch_size=BATCH, seed=1)
+    corpus = PhotoDataset(photos, size=224, batch_size=BATCH, seed=1)
     next(corpus.stream(0, 1_000_000))
     batch = time.perf_counter() - begun
     next(corpus.stream(rows // BATCH * 3 // 2, 2_000_000))

@@ -15,19 +15,29 @@ from PIL import Image
 from torch import Tensor
 
 import anytag.torch.nn.bert_layers
-import anytag.torch.training.family
 from anytag.data.rows import Row, write_rows
-from anytag.torch.training.family import FamilyLoop, FamilyStudent
-from anytag.torch.training.fit import Run, go, prepare
+from anytag.torch.training.batch import Batch
+from anytag.torch.training.fit import finish, prepare
 from anytag.torch.training.objectives import OBJECTIVES, Matching, Objective
-from anytag.torch.training.photo_dataset import PixelBatch
-from anytag.torch.training.recipes import TrainRecipe, find
+from anytag.torch.training.recipes import Recipe, find
 from anytag.torch.training.report import Reporter
-from anytag.torch.training.trainer import Machine
+from anytag.torch.training.run import Machine, Run
+from anytag.torch.training.student import Student
+from anytag.torch.training.trainer import Trainer
 from tests.families import ALIGNMENT, tiny_config
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 40), "blue": (30, 40, 220)}
 MACHINE = Machine(workers=0, log_every=1, tensorboard=False, save_minutes=1e9)
+
+
+class Kept(Reporter):
+    """Keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
 
 
 def write_photos(folder: Path, *, count: int = 18, held: int = 6) -> Path:
@@ -44,10 +54,10 @@ def write_photos(folder: Path, *, count: int = 18, held: int = 6) -> Path:
     return folder / "rows.jsonl"
 
 
-def recipe_of(family: str, **changes: object) -> TrainRecipe:
+def recipe_of(family: str, **changes: object) -> Recipe:
     """A family, tiny: 32 pixels, a transformer without random depth."""
     config = tiny_config(family, vit=True)
-    made = TrainRecipe(
+    made = Recipe(
         about="tests",
         network=config,
         objective=OBJECTIVES[family],
@@ -59,7 +69,7 @@ def recipe_of(family: str, **changes: object) -> TrainRecipe:
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
-def retrieval_recipe(**changes: object) -> TrainRecipe:
+def retrieval_recipe(**changes: object) -> Recipe:
     """Tag2Text with alignment heads, as tiny."""
     made = recipe_of("tag2text")
     objective = replace(made.objective, matching=Matching(queue=10))
@@ -67,7 +77,7 @@ def retrieval_recipe(**changes: object) -> TrainRecipe:
     return replace(made, network=heads, objective=objective, **changes)  # type: ignore[arg-type]
 
 
-def small_recipe(**changes: object) -> TrainRecipe:
+def small_recipe(**changes: object) -> Recipe:
     """The recipe flickr8k-tiny, smaller."""
     made = find("flickr8k-tiny")
     network = replace(made.network, size=32, width=16, heads=2, text_hidden=16)
@@ -75,7 +85,7 @@ def small_recipe(**changes: object) -> TrainRecipe:
     return replace(made, network=network, objective=Objective(aligns=True), **{**numbers, **changes})  # type: ignore[arg-type]
 
 
-def loop_of(recipe: TrainRecipe, data: Path | str, out: Path, *, machine: Machine = MACHINE) -> FamilyLoop:
+def trainer_of(recipe: Recipe, data: Path | str, out: Path, *, machine: Machine = MACHINE) -> Trainer:
     return prepare(Run(recipe, data, out, machine), Reporter())
 
 
@@ -92,7 +102,7 @@ def free_port() -> int:
 
 
 def share(
-    rank: int, world: int, port: int, recipe: TrainRecipe, data: Path, out: Path, parted: bool = False
+    rank: int, world: int, port: int, recipe: Recipe, data: Path, out: Path, parted: bool = False
 ) -> None:
     """One process of several; for torch.multiprocessing.spawn.
 
@@ -109,19 +119,19 @@ def share(
     }
     torch.set_num_threads(1)
     anytag.torch.nn.bert_layers.DROPOUT = 0.0  # masks would differ
-    anytag.torch.training.family.PIECE = 2  # and all pieces together are one step
+    Student.chunk = 2  # and all pieces together are one step
     if parted:
         part_on_a_cpu()
-        broken = loop_of(recipe, data, out, machine=replace(MACHINE, save_minutes=0.0))
-        for batch in islice(broken.stream(), recipe.steps - 1):
+        broken = trainer_of(recipe, data, out, machine=replace(MACHINE, save_minutes=0.0))
+        for batch in islice(broken.dataset.stream(broken.step, broken.total), recipe.steps - 1):
             broken._step(batch)
         broken.save()
     run = Run(recipe, data, out, MACHINE)
-    loop = prepare(run, Reporter())
-    assert loop.sharded == parted
-    loop.resume()
-    assert loop.step == (recipe.steps - 1 if parted else 0)
-    go(loop, run)
+    trainer = prepare(run, Reporter())
+    assert trainer.sharded == parted
+    trainer.resume()
+    assert trainer.step == (recipe.steps - 1 if parted else 0)
+    finish(trainer, run)
     torch.distributed.destroy_process_group()
 
 
@@ -139,26 +149,26 @@ def part_on_a_cpu() -> None:
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
 
 
-class Killed(FamilyLoop):
+class Killed(Trainer):
     """Kills its own process before a step, as kill -9 does."""
 
     at = 3
 
-    def _step(self, batch: PixelBatch) -> dict[str, Tensor]:
+    def _step(self, batch: Batch) -> dict[str, Tensor]:
         if self.step == self.at:
             os.kill(os.getpid(), signal.SIGKILL)
         return super()._step(batch)
 
 
-def die(recipe: TrainRecipe, data: Path, out: Path) -> None:
+def die(recipe: Recipe, data: Path, out: Path) -> None:
     """A run that saves after every step and is killed before the fourth."""
     torch.set_num_threads(1)
-    loop = loop_of(recipe, data, out, machine=replace(MACHINE, save_minutes=0.0))
-    loop.__class__ = Killed
-    loop.run()
+    trainer = trainer_of(recipe, data, out, machine=replace(MACHINE, save_minutes=0.0))
+    trainer.__class__ = Killed
+    trainer.fit()
 
 
-class Faulty(FamilyStudent):
+class Faulty(Student):
     """Loses a step's gradient; `bad` says which steps."""
 
     calls = 0
@@ -171,12 +181,12 @@ class Faulty(FamilyStudent):
         return {**terms, "loss": terms["loss"] * factor}
 
 
-def compiled(recipe: TrainRecipe, data: Path, out: Path) -> None:
+def compiled(recipe: Recipe, data: Path, out: Path) -> None:
     """A run by torch.compile, up to the point where machine code would be made."""
     os.environ["ACCELERATE_DYNAMO_BACKEND"] = "aot_eager"
     torch.set_num_threads(1)
     anytag.torch.nn.bert_layers.DROPOUT = 0.0
-    anytag.torch.training.family.PIECE = 2
-    loop = loop_of(recipe, data, out)
-    assert type(loop.student).__name__ == "OptimizedModule"
-    loop.run()
+    Student.chunk = 2
+    trainer = trainer_of(recipe, data, out)
+    assert type(trainer.student).__name__ == "OptimizedModule"
+    trainer.fit()

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from anytag.data.engine.describe import from_published
+from anytag.data.descriptions import from_published
 from anytag.text_encoders.captions import clean_caption
 from anytag.text_encoders.prompts import TEMPLATES, template_prompts, unit
 from anytag.text_encoders.queries import description_queries, template_queries

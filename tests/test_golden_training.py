@@ -13,10 +13,13 @@ from anytag.torch.checkpoints.weight_names import FAMILY_TABLES, SWIN, VIT
 from anytag.torch.nn.configs import VitConfig
 from anytag.torch.nn.network import TagNetwork
 from anytag.torch.nn.query_modules import LearnedQueries
-from anytag.torch.training.family import PROMPT_LENGTH, FamilyBatch, FamilyStudent, FixedQueries
+from anytag.torch.training.batch import Batch
 from anytag.torch.training.losses import caption_labels
 from anytag.torch.training.objectives import OBJECTIVES
-from anytag.torch.training.schedules import FINETUNE, PRETRAIN, Schedule, cosine, step_decay, warmup_line
+from anytag.torch.training.recipes import find
+from anytag.torch.training.schedules import Schedule, cosine, step_decay, warmup_line
+from anytag.torch.training.student import PROMPT_LENGTH, FixedQueries, Student
+from anytag.torch.training.terms import terms_of
 from tests.golden_cases import Case, cases
 from tests.golden_networks import check_tagging, family_of, network_of, our_name, rows_of, tensor
 
@@ -72,16 +75,19 @@ def run(case: Case) -> Run:
     inputs = {name: tensor(array) for name, array in case.inputs.items()}
     network.encoder.mean.zero_()  # the stored photos are normalised already
     network.encoder.std.fill_(1.0)
-    batch = FamilyBatch(
-        inputs["image"],
-        inputs["image_tag"],
+    batch = Batch(
+        pixels=inputs["image"],
+        tags=inputs["image_tag"],
         teacher=inputs.get("clip_feature"),
         texts=inputs.get("batch_text_embed"),
-        **(texts(case) if network.captions is not None else {}),
     )
+    if network.captions is not None:
+        batch = replace(batch, **texts(case))  # type: ignore[arg-type]  # tensors, by the names of such fields
     asked = queries if isinstance(queries, LearnedQueries) else FixedQueries(queries[0])
     objective = replace(OBJECTIVES[family_of(case)], sums=True, same_captions_match=False)
-    student = FamilyStudent(network, asked, objective, prompt_length=prompt_length(case)).eval()
+    student = Student(
+        network, asked, objective, terms_of(objective), prompt_length=prompt_length(case)
+    ).eval()
     return Run(network, queries, student(batch))
 
 
@@ -184,10 +190,9 @@ def test_golden_schedules_are_those_that_training_follows(case: Case) -> None:
     case.check("cosine", rates)
 
 
-def test_recipes_have_the_published_numbers() -> None:
-    for published in PRETRAIN.values():
-        assert (published.rate, published.warmup, published.schedule) == (
-            1e-4, 3000, Schedule("epoch-decay", 5e-7, 5e-7, 0.9),
-        )  # fmt: skip
-    for published in FINETUNE.values():
-        assert (published.rate, published.epochs, published.schedule) == (5e-6, 2, Schedule("epoch-cosine"))
+@pytest.mark.parametrize("family", ["tag2text", "ram", "ram-plus"])
+def test_recipes_have_the_published_numbers(family: str) -> None:
+    first, second = find(f"{family}-14m"), find(f"{family}-14m-384")
+    schedule = Schedule("epoch-decay", 5e-7, 5e-7, 0.9)
+    assert (first.rate, first.warmup, first.schedule) == (1e-4, 3000, schedule)
+    assert (second.rate, second.epochs, second.schedule) == (5e-6, 2, Schedule("epoch-cosine"))

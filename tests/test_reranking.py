@@ -24,7 +24,8 @@ from anytag.torch.checkpoints.load import empty_network, load_network, stored
 from anytag.torch.nn.configs import NetworkConfig
 from anytag.torch.nn.network import TagNetwork
 from anytag.torch.open import open_torch
-from anytag.torch.training.fit import Run, train
+from anytag.torch.training.fit import train
+from anytag.torch.training.run import Run
 from tests.command import run
 from tests.families import enliven
 from tests.runs import MACHINE, recipe_of, retrieval_recipe, write_photos

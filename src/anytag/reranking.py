@@ -11,8 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from anytag._typing import Floats
-from anytag._typing import Ints as Ids
+from anytag._typing import Floats, Ints
 from anytag.errors import ModelError, VocabularyError
 from anytag.models.card import CaptionSpec, Card, Line
 from anytag.models.folder import ModelFolder
@@ -68,7 +67,7 @@ class Judge(Protocol):
         """Raises VocabularyError where a text is empty or has no word that is known."""
         ...
 
-    def score_pairs(self, tokens: Floats, vectors: Floats, texts: Texts, pairs: Ids) -> Floats:
+    def score_pairs(self, tokens: Floats, vectors: Floats, texts: Texts, pairs: Ints) -> Floats:
         """Logits P of the pairs P×2 of N photos, as `encode_images` gave them, and M texts."""
         ...
 
@@ -110,7 +109,7 @@ class DecoderJudge:
         queries = self._tagger.queries(texts)
         return Texts(queries[:, 0], queries)
 
-    def score_pairs(self, tokens: Floats, vectors: Floats, texts: Texts, pairs: Ids) -> Floats:
+    def score_pairs(self, tokens: Floats, vectors: Floats, texts: Texts, pairs: Ints) -> Floats:
         logits = self._tagger.runtime.score(tokens, vectors, texts.rows[None])  # N×M
         return logits[pairs[:, 0], pairs[:, 1]]
 
@@ -161,7 +160,7 @@ class HeadJudge:
             dict.fromkeys(word for word in words if word and not self._pieces.knows(clean_caption(word)))
         )
 
-    def score_pairs(self, tokens: Floats, vectors: Floats, texts: Texts, pairs: Ids) -> Floats:
+    def score_pairs(self, tokens: Floats, vectors: Floats, texts: Texts, pairs: Ints) -> Floats:
         return self._matcher.score_pairs(tokens, texts.rows, pairs)
 
 

@@ -33,18 +33,17 @@ def command(
     The student gets the teacher's vocabulary and learns its probabilities. A twentieth of the photos only
     measures how well it agrees. An interrupted run goes on when the same command is given again.
     """
+    from anytag.tagger import Tagger
     from anytag.torch.training import distill
     from anytag.torch.training.effects import resolved
-    from anytag.torch.training.fit import Run
-    from anytag.torch.training.trainer import Machine
+    from anytag.torch.training.run import Machine, Run
 
     check_folder(output, [photos, teacher], is_earlier=is_run)
     recipe = distill.student_recipe(student, numbers)
     show(resolved(recipe))
-    how = Machine(**machine)
     with Bar() as bar:
-        task = Run(recipe, photos, output, how)
-        result = distill.distill(distill.load_teacher(teacher), task, bar)
+        task = Run(recipe, photos, output, Machine(**machine))
+        result = distill.distill(Tagger.load(teacher), task, bar)
     if summary := distill.summary(output):
         click.echo(f"The student {summary}.")
     told(result)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ from anytag._io import check_folder
 from anytag.cli.bar import Bar, duration
 from anytag.cli.options import Listing, Number
 
-_RUN = frozenset(("recipe.json", "state.pt", "student.pt", "log.jsonl", "beliefs.npy"))
-_BEGINNING = frozenset(("vocabulary.jsonl", "vocab.txt", "beliefs.partial"))
+_RUN = frozenset(("recipe.json", "state.pt", "student.pt", "log.jsonl"))
+_BEGINNING = frozenset(("vocabulary.jsonl", "vocab.txt", "teacher", "cache", "tokens"))
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
@@ -67,8 +66,13 @@ def _recipes() -> Iterable[str]:
     "--tag-list", metavar="FILE", type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Of published annotations: the tags that their ids number, one a line; the vocabulary of the run.",
 )  # fmt: skip
-@click.option("--cache", metavar="FOLDER", type=_FOLDER, help="Of recipe mini: cached features.")
-@click.option("--vocabulary", metavar="FOLDER", type=_FOLDER, help="Of recipe mini: tags and descriptions.")
+@click.option(
+    "--cache",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path),
+    help="Of mini: its cached features, made where they are missing.",
+)
+@click.option("--vocabulary", metavar="FOLDER", type=_FOLDER, help="Of mini: tags and descriptions.")
 @click.option("--dry-run", is_flag=True, help="Only tell parameters, memory, steps and time.")
 @on_machine
 def command(
@@ -91,24 +95,20 @@ def command(
     if output is not None and not dry_run:
         inputs = [one for one in (data, cache, vocabulary) if isinstance(one, Path)]
         check_folder(output, inputs, is_earlier=is_run)
-    from anytag.torch.training.effects import parse_train, resolved
-    from anytag.torch.training.fit import Run, train
-    from anytag.torch.training.recipes import find
-    from anytag.torch.training.trainer import Machine
+    from anytag.torch.training.effects import resolve, resolved
+    from anytag.torch.training.fit import train
+    from anytag.torch.training.run import Machine, Run
 
-    how = Machine(**machine)
-    if recipe == "mini":
-        _mini(numbers, data, output, cache, vocabulary, how)
-        return
-    made = parse_train(find(recipe), numbers)
+    made = resolve(recipe, [*numbers, *([f"vocabulary={vocabulary}"] if vocabulary else [])])
     if not dry_run:
         data, output = needed(data, "--data"), needed(output, "--output")
     show(resolved(made))
     if dry_run:
         click.echo(_estimate(made, data, tag_list))
         return
+    run = Run(made, data, needed(output, "--output"), Machine(**machine), tag_list, cache)
     with Bar() as bar:
-        result = train(Run(made, data, needed(output, "--output"), how, tag_list), bar)
+        result = train(run, bar)
     told(result)
 
 
@@ -133,27 +133,6 @@ def needed(path: Path | None, option: str) -> Path:
     if path is None:
         raise click.UsageError(f"{option} is missing.")
     return path
-
-
-def _mini(
-    numbers: tuple[str, ...],
-    data: Any,
-    output: Path | None,
-    cache: Path | None,
-    vocabulary: Path | None,
-    how: Any,
-) -> None:
-    from anytag.torch.training.train import parse_recipe, train_mini
-
-    recipe = parse_recipe(list(numbers))
-    given = (
-        needed(data, "--data"), needed(cache, "--cache"), needed(vocabulary, "--vocabulary"),
-        needed(output, "--output"),
-    )  # fmt: skip
-    show(asdict(recipe))
-    with Bar() as bar:
-        result = train_mini(*given, recipe=recipe, machine=how, report=bar)
-    told(result)
 
 
 def _estimate(recipe: Any, data: Any, tag_list: Path | None) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 
 from anytag._typing import Bools
 from anytag.data.corpora import read_coco_instances
+from anytag.data.descriptions import from_published
 from anytag.data.rows import Row
 from anytag.errors import AnytagError
 
@@ -97,10 +98,9 @@ def read_list(source: TagList, folder: Path) -> tuple[list[str], list[str], Bool
 
 
 def read_descriptions(name: str, folder: Path) -> dict[str, tuple[str, ...]]:
-    """Descriptions of each tag, from a list of {tag: [descriptions]}."""
-    path = find(name, folder)
-    found = json.loads(text_of(path))
-    return {tag: tuple(texts) for one in found for tag, texts in one.items()}
+    """Descriptions of each tag, in the published form."""
+    found = from_published(json.loads(text_of(find(name, folder))))
+    return {tag: tuple(texts) for tag, texts in found.items()}
 
 
 def coco_rows(lists: Path, images: Path) -> list[Row]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from anytag._typing import Bools
 from anytag.data.formats import read
-from anytag.data.labels import Labeler
+from anytag.data.labels import Labeler, Names, label_matrix
 from anytag.data.rows import Row
 from anytag.errors import AnytagError
 from anytag.vocabulary import Asked, Vocabulary
@@ -140,21 +140,15 @@ def vocabulary_task(name: str, rows: Sequence[Row], *, root: Path, vocabulary: V
 
     Where a photo says what is absent and has no captions, nothing is known of tags that it names neither way.
     """
-    labeler = Labeler(vocabulary)
-    present = np.zeros((len(rows), len(vocabulary)), dtype=bool)
-    known = np.ones_like(present)
-    for number, row in enumerate(rows):
-        present[number, sorted(labeler.present(row))] = True
-        if row.absent and not row.captions:
-            known[number] = present[number]
-            absent = {key for one in row.absent if (key := labeler.label(one))}
-            known[number, [labeler.index[key] for key in absent]] = True
+    labels = label_matrix(
+        rows, Labeler(vocabulary), silence=lambda row: float(not row.absent or bool(row.captions))
+    )
     return TagTask(
         name,
         tuple(root / row.image for row in rows),
         tuple(Asked(tag.name) for tag in vocabulary),
-        present,
-        known=None if known.all() else known,
+        labels.present,
+        known=_unless_all(labels.weight > 0),
         ids=vocabulary.ids,
     )
 
@@ -171,21 +165,18 @@ def names_task(name: str, rows: Sequence[Row], *, root: Path) -> TagTask:
             f"{name}: no row has tags, so there is nothing to ask by name; "
             "choose a --source with tags, or --task tagging for captions"
         )
-    column = {label: number for number, label in enumerate(names)}
-    present = np.zeros((len(rows), len(names)), dtype=bool)
-    known = np.ones_like(present)
-    for number, row in enumerate(rows):
-        present[number, [column[label] for label in row.tags]] = True
-        if row.absent:
-            known[number] = False
-            known[number, [column[label] for label in (*row.tags, *row.absent)]] = True
+    labels = label_matrix(rows, Names(names), silence=lambda row: float(not row.absent))
     return TagTask(
         name,
         tuple(root / row.image for row in rows),
         tuple(map(Asked, names)),
-        present,
-        known=None if known.all() else known,
+        labels.present,
+        known=_unless_all(labels.weight > 0),
     )
+
+
+def _unless_all(known: Bools) -> Bools | None:
+    return None if known.all() else known
 
 
 def text_task(name: str, rows: Sequence[Row], *, root: Path) -> TextTask:

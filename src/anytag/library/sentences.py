@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from anytag._typing import Floats
 from anytag.errors import VocabularyError
 from anytag.models.card import SearchFit
 from anytag.models.folder import ModelFolder
@@ -17,8 +18,6 @@ from anytag.parsing import Parser
 from anytag.queries.build import Questions
 from anytag.reranking import has_embeddings
 from anytag.text_encoders.queries import check_texts
-
-Floats = npt.NDArray[np.float32]
 
 LONGEST, MOST_TERMS = 2000, 24
 """Letters of a sentence that are read, and terms that are asked."""

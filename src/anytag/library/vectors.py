@@ -7,12 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from anytag._io import writing
+from anytag._typing import Floats
 from anytag.records import RecordFile
-
-Floats = npt.NDArray[np.float32]
 
 _LETTERS = 16  # of a hash, in the name of a file
 

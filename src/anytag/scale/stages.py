@@ -9,8 +9,8 @@ from importlib import import_module
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from anytag._typing import Bytes
 from anytag.captioner import Captioner
 from anytag.data.io import public
 from anytag.errors import ImageError, ModelError
@@ -25,7 +25,6 @@ from anytag.vocabulary import Vocabulary
 BATCH = 8
 """Photos that go through the network together: as many as `anytag tag` takes, so that scores are the same."""
 
-Pixels = npt.NDArray[np.uint8]
 Answer = dict[str, Any]
 """The columns of a row but its id and its error."""
 
@@ -93,7 +92,7 @@ class Model:
         self._task, self._tagger, self._captioner = task, tagger, captioner
         self._answer([])  # wrong options are said now
 
-    def __call__(self, pixels: Sequence[Pixels]) -> list[Answer]:
+    def __call__(self, pixels: Sequence[Bytes]) -> list[Answer]:
         """The answers for squares uint8 S×S×3 of `Look`, of any number."""
         answers: list[Answer] = []
         for start in range(0, len(pixels), BATCH):
@@ -123,7 +122,7 @@ class Look:
     def __init__(self, task: Task) -> None:
         self._image, self._max_pixels = card_of(task.model).image, task.max_pixels
 
-    def __call__(self, photo: ImageSource) -> Pixels | Failure:
+    def __call__(self, photo: ImageSource) -> Bytes | Failure:
         """uint8 S×S×3, or why it cannot be read: whatever one photo does, the others go on."""
         spec = self._image
         try:

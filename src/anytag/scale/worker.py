@@ -10,12 +10,13 @@ from dataclasses import asdict, dataclass
 from importlib import import_module
 from typing import Any, Protocol
 
+from anytag._typing import Bytes
 from anytag.batching import batches
 from anytag.data.parts import Parts, UnitResult
 from anytag.data.units import Unit
 from anytag.results import Failure
 from anytag.scale.photos import Photo, Wanted, photos
-from anytag.scale.stages import BATCH, Answer, Look, Pixels, Task, schema
+from anytag.scale.stages import BATCH, Answer, Look, Task, schema
 
 Answers = Callable[[], list[Answer]]
 """Waits for answers."""
@@ -30,7 +31,7 @@ class Asker(Protocol):
 
     ahead: int
 
-    def ask(self, pixels: Sequence[Pixels]) -> Answers: ...
+    def ask(self, pixels: Sequence[Bytes]) -> Answers: ...
 
 
 class Here:
@@ -41,7 +42,7 @@ class Here:
     def __init__(self, task: Task) -> None:
         self._model = task.open()
 
-    def ask(self, pixels: Sequence[Pixels]) -> Answers:
+    def ask(self, pixels: Sequence[Bytes]) -> Answers:
         answers = self._model(pixels)
         return lambda: answers
 
@@ -54,7 +55,7 @@ class There:
     def __init__(self, actors: Sequence[Any]) -> None:
         self._actors, self._turn = actors, os.getpid()
 
-    def ask(self, pixels: Sequence[Pixels]) -> Answers:
+    def ask(self, pixels: Sequence[Bytes]) -> Answers:
         self._turn += 1
         answer = self._actors[self._turn % len(self._actors)].ask.remote(list(pixels))
         return lambda: list(import_module("ray").get(answer))
@@ -66,7 +67,7 @@ class Holder:
     def __init__(self, task: Task) -> None:
         self._model = task.open()
 
-    def ask(self, pixels: list[Pixels]) -> list[Answer]:
+    def ask(self, pixels: list[Bytes]) -> list[Answer]:
         return self._model(pixels)
 
 
@@ -122,7 +123,7 @@ class Worker:
 
     def rows(self, found: Iterable[Photo]) -> Iterator[dict[str, Any]]:
         """The rows of photos, in their order: while some are asked, the next are decoded."""
-        waiting: deque[tuple[list[tuple[str, Pixels | Failure]], Answers]] = deque()
+        waiting: deque[tuple[list[tuple[str, Bytes | Failure]], Answers]] = deque()
         for some in batches(((photo.id, self._pixels(photo)) for photo in found), BATCH):
             good = [pixels for _, pixels in some if not isinstance(pixels, Failure)]
             waiting.append((some, self._asker.ask(good)))
@@ -131,13 +132,13 @@ class Worker:
         while waiting:
             yield from _joined(*waiting.popleft())
 
-    def _pixels(self, photo: Photo) -> Pixels | Failure:
+    def _pixels(self, photo: Photo) -> Bytes | Failure:
         if photo.source is None:
             return photo.error or Failure("ImageError", "there is no photo")
         return self._look(photo.source)
 
 
-def _joined(some: Sequence[tuple[str, Pixels | Failure]], answers: Answers) -> Iterator[dict[str, Any]]:
+def _joined(some: Sequence[tuple[str, Bytes | Failure]], answers: Answers) -> Iterator[dict[str, Any]]:
     given = iter(answers())
     for name, pixels in some:
         is_bad = isinstance(pixels, Failure)

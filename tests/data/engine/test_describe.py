@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anytag.data.answers import description
+from anytag.data.descriptions import from_published, read_descriptions
 from anytag.data.engine.describe import (
     Described,
     Journal,
@@ -21,7 +22,6 @@ from anytag.data.engine.describe import (
     answered,
     ask,
     estimate,
-    from_published,
     requests,
     without_model,
     write_descriptions,
@@ -29,7 +29,6 @@ from anytag.data.engine.describe import (
 from anytag.data.engine.llm import Endpoint, Gate, Sampling
 from anytag.data.vocabulary.wordnet import WordNet
 from anytag.errors import AnytagError, EndpointError, NoAnswerError, VocabularyError
-from anytag.torch.training.descriptions import read_descriptions
 from anytag.vocabulary import Tag, Vocabulary
 from tests.chat_server import Chat, Fault, body, chat_server, closes, hangs, says, status
 

@@ -19,12 +19,17 @@ from anytag._typing import Floats, Rows
 from anytag.errors import DeviceError, ModelError
 from anytag.models.folder import ModelFolder
 from anytag.runtime.base import Precision
-from anytag.torch.nn.backbones import PRETRAINED_PACKAGES, Backbone, FixedPadConv2d, imagenet_backbone
+from anytag.torch.nn.backbones import (
+    PRETRAINED_PACKAGES,
+    Backbone,
+    FixedPadConv2d,
+    fold_norms,
+    imagenet_backbone,
+)
 from anytag.torch.nn.configs import NetworkConfig
 from anytag.torch.nn.folded_decoder import FoldedDecoder, weigh_descriptions
 from anytag.torch.nn.network import ImageEncoder, TagNetwork
 from anytag.torch.runtime import TorchRuntime
-from anytag.torch.training.student import fold_norms
 from tests.families import enliven, tiny_config
 from tests.networks import tiny_network
 from tests.runtime_contract import CHECKS

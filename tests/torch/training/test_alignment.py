@@ -12,14 +12,9 @@ from torch import Tensor
 from anytag.errors import ModelError
 from anytag.torch.nn.alignment_head import AlignmentHead
 from anytag.torch.nn.network import TagNetwork
-from anytag.torch.training.alignment import (
-    Aligner,
-    AlignmentBatch,
-    Momentum,
-    alignment_losses,
-    hard_negatives,
-    text_numbers,
-)
+from anytag.torch.training.alignment import Aligner, Momentum, alignment_losses, hard_negatives
+from anytag.torch.training.batch import Batch
+from anytag.torch.training.caption_reader import text_numbers
 from tests.families import ALIGNMENT, CAPTIONS, TINY_FAMILIES, family_network
 
 
@@ -31,21 +26,27 @@ def model() -> Aligner:
     return aligner
 
 
-def batch(count: int, *, guided: bool = True) -> AlignmentBatch:
+def batch(count: int, *, guided: bool = True) -> Batch:
     random = torch.Generator().manual_seed(count)
     ids = torch.randint(1, CAPTIONS.words, (count, 5), generator=random)
     tags = torch.randint(1, CAPTIONS.words, (count, 4), generator=random) if guided else None
     coarse = torch.randint(0, 256, (count, 3, 4, 4), dtype=torch.uint8, generator=random)
     pixels = coarse.repeat_interleave(8, 2).repeat_interleave(8, 3)
     mask = torch.ones_like(tags) if tags is not None else None
-    return AlignmentBatch(pixels, ids, numbers(range(count), range(count)), tags, mask)
+    return Batch(
+        pixels=pixels,
+        caption_ids=ids,
+        pair_ids=numbers(range(count), range(count)),
+        tag_ids=tags,
+        tag_mask=mask,
+    )  # fmt: skip
 
 
 def numbers(photos: range | list[int], texts: range | list[int]) -> Tensor:
     return torch.tensor([list(photos), list(texts)]).T
 
 
-def losses_of(model: Aligner, momentum: Momentum, given: AlignmentBatch, **more: float) -> dict[str, Tensor]:
+def losses_of(model: Aligner, momentum: Momentum, given: Batch, **more: float) -> dict[str, Tensor]:
     return alignment_losses(model.head, model(given), momentum, given, **more)
 
 
@@ -62,7 +63,7 @@ def test_vectors_are_of_length_one(model: Aligner) -> None:
 
 
 def test_padding_of_a_text_changes_nothing(model: Aligner) -> None:
-    ids, seen = batch(2).text_ids, model(batch(2)).seen
+    ids, seen = batch(2).need("caption_ids"), model(batch(2)).seen
     padded = torch.cat([ids, torch.zeros(2, 3, dtype=torch.long)], 1)
     torch.testing.assert_close(model.head.embed_texts(padded), model.head.embed_texts(ids))
     torch.testing.assert_close(alone(model.head, padded, seen), alone(model.head, ids, seen))
@@ -70,7 +71,7 @@ def test_padding_of_a_text_changes_nothing(model: Aligner) -> None:
 
 def test_tags_guide_both_heads(model: Aligner) -> None:
     guided, unguided = model(batch(2)), model(batch(2, guided=False))
-    ids = batch(2).text_ids
+    ids = batch(2).need("caption_ids")
     assert (guided.photos - unguided.photos).abs().max() > 1e-2
     assert guided.seen.shape[1] == unguided.seen.shape[1] + 4
     assert (alone(model.head, ids, guided.seen) - alone(model.head, ids, unguided.seen)).abs().max() > 1e-3
@@ -79,7 +80,7 @@ def test_tags_guide_both_heads(model: Aligner) -> None:
 
 def test_pairs_do_not_touch_each_other(model: Aligner) -> None:
     given = batch(3)
-    seen, ids = model(given).seen, given.text_ids
+    seen, ids = model(given).seen, given.need("caption_ids")
     which = torch.tensor([2, 0, 2, 1])
     found = model.head.match(ids[[0, 0, 1, 2]], model.head.remember(seen), which)
     for place, (text, photo) in enumerate([(0, 2), (0, 0), (1, 2), (2, 1)]):
@@ -117,9 +118,9 @@ def some(values: list[int]) -> tuple[Tensor, Tensor, Tensor]:
 def test_the_queue_forgets_the_oldest(model: Aligner) -> None:
     momentum = Momentum(model, length=5)
     momentum.remember(*some([1, 2, 3]))
-    assert momentum.whose[:, 0].tolist() == [1, 2, 3, -1, -1]
+    assert momentum.pair_ids[:, 0].tolist() == [1, 2, 3, -1, -1]
     momentum.remember(*some([4, 5, 6]))
-    assert momentum.whose[:, 1].tolist() == [6, 2, 3, 4, 5]
+    assert momentum.pair_ids[:, 1].tolist() == [6, 2, 3, 4, 5]
     assert momentum.photos[:, 0].tolist() == [6, 2, 3, 4, 5]
     assert momentum.texts[:, 0].tolist() == [-6, -2, -3, -4, -5]
 
@@ -143,7 +144,7 @@ def test_equal_texts_share_a_number() -> None:
 
 def test_a_batch_without_negatives_is_learned_from_too(model: Aligner) -> None:
     for given in (batch(1), batch(3)):
-        given.whose[:, 1] = 7
+        given.need("pair_ids")[:, 1] = 7
         losses = losses_of(model, Momentum(model, length=4), given)
         assert all(value.isfinite() for value in losses.values())
 
@@ -171,14 +172,14 @@ def test_contrast_is_the_cross_entropy_of_what_belongs_together(model: Aligner) 
             wanted = 0.7 * same / same.sum() + 0.3 * (scale * answers @ opinions[n]).softmax(0)
             total -= (wanted * (scale * answers @ asks[n]).log_softmax(0)).sum()
     torch.testing.assert_close(found, total / 6)
-    assert momentum.whose[:, 0].tolist() == [1, 9, 0, 1, 2, -1]
+    assert momentum.pair_ids[:, 0].tolist() == [1, 9, 0, 1, 2, -1]
 
 
 def test_match_asks_each_pair_and_two_that_are_hard(model: Aligner) -> None:
     """Two photos: the hard negatives are each other."""
     given = batch(2)
     found = losses_of(model, Momentum(model, length=4), given)["match"]
-    seen, ids = model(given).seen, given.text_ids
+    seen, ids = model(given).seen, given.need("caption_ids")
     total = 0.0
     for text, photo, times in ((0, 0, 1), (1, 1, 1), (0, 1, 2), (1, 0, 2)):
         p = alone(model.head, ids[text : text + 1], seen[photo : photo + 1]).sigmoid().item()
@@ -199,5 +200,7 @@ def test_it_learns_who_belongs_together(model: Aligner) -> None:
     with torch.no_grad():
         read = model(given)
         assert (read.photos @ read.texts.T).argmax(1).tolist() == [0, 1, 2, 3]
-        fits = torch.stack([alone(model.head, given.text_ids, read.seen.roll(-n, 0)) for n in range(4)])
+        fits = torch.stack(
+            [alone(model.head, given.need("caption_ids"), read.seen.roll(-n, 0)) for n in range(4)]
+        )
     assert fits.argmax(0).tolist() == [0, 0, 0, 0]

@@ -14,14 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from anytag.data.labels import Labeler
 from anytag.data.rows import Row, read_rows
 from anytag.errors import AnytagError
 from anytag.torch.training import annotation_store
 from anytag.torch.training.annotation_store import Annotations, label_row
-from anytag.torch.training.fit import vocabulary_of
-from anytag.torch.training.photo_dataset import Photos, PixelCorpus
+from anytag.torch.training.photo_dataset import PhotoDataset, Photos
 from anytag.torch.training.shuffle import shuffled
-from anytag.torch.training.soft_labels import Labeler
+from anytag.torch.training.texts import vocabulary_of
 from tests.runs import write_photos
 
 
@@ -50,7 +50,7 @@ def test_any_number_of_ranks_reads_the_same_photos(data: Path) -> None:
     photos = Photos(read_rows(data), data.parent, vocabulary_of(read_rows(data)))
 
     def keys(rank: int, world: int, step: int) -> list[tuple[int, int]]:
-        corpus = PixelCorpus(photos, size=16, batch_size=4, seed=7, rank=rank, world=world)
+        corpus = PhotoDataset(photos, size=16, batch_size=4, seed=7, rank=rank, world=world)
         return corpus.keys(step)
 
     for step in range(7):

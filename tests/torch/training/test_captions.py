@@ -13,29 +13,43 @@ import torch
 from PIL import Image
 
 from anytag import AnytagError, Captioner, ModelError
-from anytag.data.rows import Row, write_rows
+from anytag.data.rows import Row, read_rows, write_rows
 from anytag.models.folder import ModelFolder
 from anytag.parsing import Parser
 from anytag.text_encoders.wordpiece import WordPieces
-from anytag.torch.training.caption_data import (
-    CaptionCorpus,
-    PhotoTokens,
-    encode_tokens,
-    tag_texts,
-)
-from anytag.torch.training.captions import SMALL, CaptionRecipe, CaptionStudent, CaptionTrainer, make_head
+from anytag.torch.training.caption_samples import CaptionSamples, tag_texts
+from anytag.torch.training.feature_cache import FeatureCache
+from anytag.torch.training.feature_dataset import FeatureDataset
+from anytag.torch.training.fit import train
+from anytag.torch.training.mini import cache_tokens, caption_student
+from anytag.torch.training.objectives import Guidance
+from anytag.torch.training.recipes import Recipe, find
 from anytag.torch.training.report import Reporter
+from anytag.torch.training.run import Machine, Run
 from anytag.torch.training.ship_captions import Judge, read_head, ship
-from anytag.torch.training.values import parse_numbers
+from anytag.torch.training.trainer import Trainer
 from anytag.torch.training.wordpieces import train_wordpieces
 from anytag.vocabulary import Vocabulary
 from tests.tiny import make_tiny_model
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220), "white": (240, 240, 240)}
-RECIPE = CaptionRecipe(
-    steps=60, batch_size=16, rate=3e-3, warmup=5, ema=0.9, precision="no",
-    head=dataclasses.replace(SMALL, words=120, layers=1, width=32, mlp=32, heads=2, tag_length=8),
-)  # fmt: skip
+MACHINE = Machine(tensorboard=False)
+
+
+def tiny_recipe() -> Recipe:
+    """`mini-captions`, tiny."""
+    made = find("mini-captions")
+    assert made.network.captions is not None
+    head = dataclasses.replace(
+        made.network.captions, words=120, layers=1, width=32, mlp=32, heads=2, tag_length=8
+    )
+    return dataclasses.replace(
+        made, network=dataclasses.replace(made.network, captions=head), steps=60, batch_size=16, rate=3e-3,
+        warmup=5, ema=0.9, precision="no",
+    )  # fmt: skip
+
+
+RECIPE = tiny_recipe()
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +69,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def photos_of(world: Path) -> list[Row]:
+    return [row for row in read_rows(world / "rows.jsonl") if row.captions]
+
+
 @pytest.fixture(scope="module")
-def tokens(world: Path) -> PhotoTokens:
-    return encode_tokens(
-        world / "rows.jsonl", ModelFolder.open(world / "model"), world / "tokens", report=Reporter()
-    )
+def tokens(world: Path) -> FeatureCache:
+    folder = ModelFolder.open(world / "model")
+    return cache_tokens(photos_of(world), world, folder, world / "tokens", report=Reporter())
 
 
 @cache  # ids of equally frequent pieces differ from one training of them to the next; a run keeps its own
@@ -69,37 +86,36 @@ def wordpieces(world: Path) -> WordPieces:
     return train_wordpieces(captions, names, size=120)
 
 
-def make_corpus(world: Path, tokens: PhotoTokens, *, unguided: float = 0.35) -> CaptionCorpus:
+def make_samples(world: Path, tokens: FeatureCache, *, unguided: float = 0.35) -> CaptionSamples:
     vocabulary = Vocabulary.read(world / "model" / "vocabulary.jsonl")
-    return CaptionCorpus(tokens, vocabulary, wordpieces(world), tag_length=8, unguided=unguided, kept=1.0)
+    guidance = Guidance(unguided=unguided, kept=1.0)
+    return CaptionSamples(
+        photos_of(world), tokens, vocabulary, wordpieces(world), tag_length=8, guidance=guidance
+    )
 
 
-def make_trainer(
-    world: Path, tokens: PhotoTokens, out: Path, *, recipe: CaptionRecipe = RECIPE
-) -> CaptionTrainer:
-    corpus = make_corpus(world, tokens)
+def make_trainer(world: Path, tokens: FeatureCache, out: Path, *, recipe: Recipe = RECIPE) -> Trainer:
+    samples = make_samples(world, tokens)
     out.mkdir(exist_ok=True)
-    student = CaptionStudent(make_head(recipe, corpus.pieces, tokens), smoothing=0.0)
-    return CaptionTrainer(student, corpus, recipe, out)
+    dataset = FeatureDataset(samples, batch_size=recipe.batch_size, seed=recipe.seed)
+    return Trainer(caption_student(recipe, samples), dataset, recipe, out, machine=MACHINE)
 
 
-def test_photos_with_captions_are_encoded_once(world: Path, tokens: PhotoTokens) -> None:
-    assert len(tokens.photos) == 32
-    assert tokens.place[:3].tolist() == [[0, 1], [1, 2], [3, 1]]  # two captions: plain and mirrored
-    assert tokens(np.array([0, 5])).shape == (2, 16, 8)
-    before = {file: file.stat().st_mtime_ns for file in (world / "tokens").iterdir()}
-    folder = ModelFolder.open(world / "model")
-    encode_tokens(world / "rows.jsonl", folder, world / "tokens", report=Reporter())
-    changed = {file.name for file, time in before.items() if file.stat().st_mtime_ns != time}
-    assert changed <= {"tokens.json"}
-    other = world / "other.jsonl"
-    write_rows(other, tokens.photos[:2])
-    with pytest.raises(AnytagError, match="tokens of other rows"):
-        encode_tokens(other, folder, world / "tokens", report=Reporter())
+def test_photos_with_captions_are_encoded_once(world: Path, tokens: FeatureCache) -> None:
+    samples = make_samples(world, tokens)
+    assert len(samples.place) == 32
+    assert samples.place[:3, 1].tolist() == [1, 2, 1]  # two captions: plain and mirrored
+    assert tokens.take("tokens", np.array([0, 5])).shape == (2, 16, 8)
+    shard = world / "tokens" / "shard-0000" / "tokens.npy"
+    before, folder = shard.stat().st_mtime_ns, ModelFolder.open(world / "model")
+    cache_tokens(photos_of(world), world, folder, world / "tokens", report=Reporter())
+    assert shard.stat().st_mtime_ns == before
+    with pytest.raises(AnytagError, match="made of other photos"):
+        cache_tokens(photos_of(world)[:2], world, folder, world / "tokens", report=Reporter())
 
 
-def test_a_batch_tells_tags_that_its_captions_name(world: Path, tokens: PhotoTokens) -> None:
-    corpus = make_corpus(world, tokens, unguided=0.0)
+def test_a_batch_tells_tags_that_its_captions_name(world: Path, tokens: FeatureCache) -> None:
+    samples = make_samples(world, tokens, unguided=0.0)
     names = {
         name
         for pair in tag_texts(
@@ -109,36 +125,42 @@ def test_a_batch_tells_tags_that_its_captions_name(world: Path, tokens: PhotoTok
         for name in pair
     }
     assert {"red", "dog", "beach"} <= names
-    for batch in corpus.batches(0, batch_size=8, seed=0):
+    for batch in FeatureDataset(samples, batch_size=8, seed=0).stream(0, 4):
+        assert batch.tokens is not None and batch.tag_ids is not None and batch.caption_ids is not None
         assert batch.tokens.shape == (8, 16, 8)
-        assert batch.guide.shape == (8, 8)
-        for guide, text in zip(batch.guide.tolist(), batch.text.tolist(), strict=True):
-            asked = set(corpus.pieces.decode(guide).replace("|", " ").split())
+        assert batch.tag_ids.shape == (8, 8)
+        for guide, text in zip(batch.tag_ids.tolist(), batch.caption_ids.tolist(), strict=True):
+            asked = set(samples.pieces.decode(guide).replace("|", " ").split())
             assert asked
-            assert asked <= set(corpus.pieces.decode(text).split())
-    free = make_corpus(world, tokens, unguided=1.0)
-    assert all((batch.guide[:, 2:] == 0).all() for batch in free.batches(0, batch_size=8, seed=0))
+            assert asked <= set(samples.pieces.decode(text).split())
+    for batch in FeatureDataset(make_samples(world, tokens, unguided=1.0), batch_size=8, seed=0).stream(0, 4):
+        assert batch.tag_ids is not None and (batch.tag_ids[:, 2:] == 0).all()
 
 
-def test_an_epoch_shows_every_caption_in_an_order_of_its_own(world: Path, tokens: PhotoTokens) -> None:
-    corpus = make_corpus(world, tokens)
-    epochs = [[batch.text.tolist() for batch in corpus.batches(n, batch_size=4, seed=0)] for n in (0, 0, 1)]
+def test_an_epoch_shows_every_caption_in_an_order_of_its_own(world: Path, tokens: FeatureCache) -> None:
+    dataset = FeatureDataset(make_samples(world, tokens), batch_size=4, seed=0)
+    each = dataset.steps_per_epoch()
+
+    def texts(first: int, last: int) -> list[list[list[int]]]:
+        found = [batch.caption_ids for batch in dataset.stream(first, last)]
+        return [ids.tolist() for ids in found if ids is not None]
+
+    epochs = [texts(0, each), texts(0, each), texts(each, 2 * each)]
     assert epochs[0] == epochs[1] != epochs[2]
-    assert [b.text.tolist() for b in corpus.batches(0, batch_size=4, seed=0, start=3)] == epochs[0][3:]
-    assert len(epochs[0]) == corpus.steps_per_epoch(4) == len(corpus.views) // 4
+    assert texts(3, each) == epochs[0][3:]
+    assert len(epochs[0]) == each == len(dataset.samples) // 4
 
 
-def test_a_run_that_is_killed_goes_on(world: Path, tokens: PhotoTokens, tmp_path: Path) -> None:
+def test_a_run_that_is_killed_goes_on(world: Path, tokens: FeatureCache, tmp_path: Path) -> None:
     short = dataclasses.replace(RECIPE, steps=8)
-    make_trainer(world, tokens, tmp_path / "whole", recipe=short).run()
+    make_trainer(world, tokens, tmp_path / "whole", recipe=short).fit()
     broken = make_trainer(world, tokens, tmp_path / "broken", recipe=short)
-    stream = broken.stream()
-    for _ in range(5):
-        broken._step(next(stream))
+    for batch in broken.dataset.stream(0, 5):
+        broken._step(batch)
     broken.save()
     resumed = make_trainer(world, tokens, tmp_path / "broken", recipe=short)
     resumed.resume()
-    resumed.run()
+    resumed.fit()
     whole, broken_off = (
         torch.load(tmp_path / name / "student.pt", weights_only=True) for name in ("whole", "broken")
     )
@@ -148,20 +170,21 @@ def test_a_run_that_is_killed_goes_on(world: Path, tokens: PhotoTokens, tmp_path
 
 
 def test_it_learns_to_see_and_to_obey_and_is_shipped(
-    world: Path, tokens: PhotoTokens, tmp_path: Path
+    world: Path, tokens: FeatureCache, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    trainer = make_trainer(world, tokens, run, recipe=dataclasses.replace(RECIPE, steps=240))
-    (run / "recipe.json").write_text(json.dumps(dataclasses.asdict(trainer.recipe)))
-    (run / "vocab.txt").write_text("".join(f"{one}\n" for one in trainer.corpus.pieces.entries[:-2]))
-    trainer.run()
+    objective = dataclasses.replace(RECIPE.objective, smoothing=0.0, guidance=Guidance(kept=1.0))
+    recipe = dataclasses.replace(RECIPE, steps=240, objective=objective, start=str(world / "model"))
+    run.mkdir()
+    (run / "vocab.txt").write_text("".join(f"{one}\n" for one in wordpieces(world).entries[:-2]))
+    assert train(Run(recipe, world / "rows.jsonl", run, MACHINE, cache=world / "tokens")).is_file()
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    assert lines[-1]["plain"] < 0.5 * lines[0]["plain"]
+    assert lines[-1]["caption"] < 0.5 * lines[0]["caption"]
     model = make_tiny_model(tmp_path / "model")
     ship(run, model)
     ModelFolder.open(model, verify=True)
     captioner = Captioner.load(model, device="cpu")
-    dev = [row for row in tokens.photos if row.split == "dev"]
+    dev = [row for row in photos_of(world) if row.split == "dev"]
     judge = Judge(captioner, dev, world, batch=3)
     spec = dataclasses.replace(captioner.spec, min_length=2)
     texts = judge.texts(spec)
@@ -178,6 +201,8 @@ def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
         read_head(tmp_path)
 
 
-def test_numbers_of_the_head_are_numbers_of_the_recipe() -> None:
-    recipe = parse_numbers(CaptionRecipe(), ["steps=7", "head.layers=2", "precision=no"])
-    assert (recipe.steps, recipe.head.layers, recipe.precision) == (7, 2, "no")
+def test_rows_without_captions_teach_no_head(world: Path, tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl", [Row("0.png", "toy", "train", tags=("red",))])
+    recipe = dataclasses.replace(RECIPE, start=str(world / "model"))
+    with pytest.raises(AnytagError, match="no photo to train on has a caption"):
+        train(Run(recipe, tmp_path / "rows.jsonl", tmp_path / "out", MACHINE))

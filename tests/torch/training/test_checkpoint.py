@@ -20,31 +20,10 @@ from torch import Tensor, nn
 from anytag.errors import AnytagError
 from anytag.torch.checkpoints.read import check_sums
 from anytag.torch.training.checkpoint import Average, read_state, write_state, write_tensors
-from anytag.torch.training.fit import Run, train
+from anytag.torch.training.fit import train
 from anytag.torch.training.launch import check_launch, folder_of_run
-from anytag.torch.training.report import Reporter
-from tests.runs import MACHINE, loop_of, recipe_of, small_recipe, weights, write_photos
-
-
-class Kept(Reporter):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, message: str) -> None:
-        self.said.append(message)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_photos(tmp_path_factory.mktemp("photos"))
+from anytag.torch.training.run import Run
+from tests.runs import MACHINE, Kept, recipe_of, small_recipe, trainer_of, weights
 
 
 @contextmanager
@@ -126,11 +105,11 @@ def test_a_full_disk_is_said_in_words(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_at_the_end_costs_the_state_only(data: Path, tmp_path: Path) -> None:
-    loop = loop_of(recipe_of("ram-plus", steps=1), data, tmp_path)
-    size = sum(tensor.nbytes for tensor in loop.family.state_dict().values())
-    kept = loop.report = Kept()
+    trainer = trainer_of(recipe_of("ram-plus", steps=1), data, tmp_path)
+    size = sum(tensor.nbytes for tensor in trainer.plain.state_dict().values())
+    kept = trainer.report = Kept()
     with files_up_to(2 * size):
-        loop.run()
+        trainer.fit()
     assert weights(tmp_path)
     assert not (tmp_path / "state.pt").exists()
     assert "state.pt cannot be written" in kept.said[-1] and "the result is written" in kept.said[-1]
@@ -154,26 +133,26 @@ def test_other_data_or_tags_are_refused(data: Path, tmp_path: Path) -> None:
 
 
 def test_fp16_goes_on_after_an_overflow(data: Path, tmp_path: Path) -> None:
-    loop = loop_of(recipe_of("ram-plus", steps=4), data, tmp_path)
+    trainer = trainer_of(recipe_of("ram-plus", steps=4), data, tmp_path)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
-    loop.optimizer = AcceleratedOptimizer(loop.optimizer.optimizer, scaler=scaler)
-    loop.accelerator.scaler, loop.accelerator._optimizers = scaler, [loop.optimizer]
-    loop.accelerator.state._mixed_precision = "fp16"
-    loop.accelerator.native_amp = True
-    loop.family.scale = scaler.get_scale
-    kept = loop.report = Kept()
-    before = {name: tensor.clone() for name, tensor in loop.family.state_dict().items()}
+    trainer.optimizer = AcceleratedOptimizer(trainer.optimizer.optimizer, scaler=scaler)
+    trainer.accelerator.scaler, trainer.accelerator._optimizers = scaler, [trainer.optimizer]
+    trainer.accelerator.state._mixed_precision = "fp16"
+    trainer.accelerator.native_amp = True
+    trainer.plain.scale = scaler.get_scale
+    kept = trainer.report = Kept()
+    before = {name: tensor.clone() for name, tensor in trainer.plain.state_dict().items()}
     try:
-        for batch in loop.stream():
-            loop._step(batch)
-            if loop.step == 3:
+        for batch in trainer.dataset.stream(trainer.step, trainer.total):
+            trainer._step(batch)
+            if trainer.step == 3:
                 scaler.update(1024.0)
     finally:
-        loop.accelerator.state._mixed_precision = "no"
+        trainer.accelerator.state._mixed_precision = "no"
     assert [line.partition(" is left out: ")[0] for line in kept.said] == ["Step 0", "Step 1", "Step 2"]
     assert "overflows in fp16; gradients are scaled by" in kept.said[0]
-    moved = [n for n, t in loop.family.state_dict().items() if not torch.equal(t, before[n])]
-    assert moved and loop.average.steps == 1
+    moved = [n for n, t in trainer.plain.state_dict().items() if not torch.equal(t, before[n])]
+    assert moved and trainer.average.steps == 1
 
 
 def test_the_log_has_rate_norm_and_means(data: Path, tmp_path: Path) -> None:
@@ -181,7 +160,7 @@ def test_the_log_has_rate_norm_and_means(data: Path, tmp_path: Path) -> None:
     each, pairs = tmp_path / "each", tmp_path / "pairs"
     for out, every in ((each, 1), (pairs, 2)):
         out.mkdir()
-        loop_of(recipe, data, out, machine=replace(MACHINE, log_every=every)).run()
+        trainer_of(recipe, data, out, machine=replace(MACHINE, log_every=every)).fit()
     one, two = (
         [row for row in map(json.loads, (out / "log.jsonl").read_text().splitlines()) if "loss" in row]
         for out in (each, pairs)
@@ -212,12 +191,12 @@ def test_the_average_has_the_statistics_of_batch_norms() -> None:
 
 
 def test_what_is_measured_is_what_ships(data: Path, tmp_path: Path) -> None:
-    loop = loop_of(small_recipe(ema=0.9), data, tmp_path)
-    loop.run()
+    trainer = trainer_of(small_recipe(ema=0.9), data, tmp_path)
+    trainer.fit()
     lines = map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())
     measured = [line["mAP"] for line in lines if "mAP" in line][-1]
-    loop.take_averages()
-    assert loop.evaluate()["mAP"] == pytest.approx(measured, abs=1e-4)
+    trainer.take_averages()
+    assert trainer.evaluate()["mAP"] == pytest.approx(measured, abs=1e-4)
 
 
 def hold(out: Path, ready: str) -> None:

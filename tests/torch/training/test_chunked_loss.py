@@ -10,15 +10,10 @@ from torch import Tensor, nn
 
 import anytag.torch.nn.bert_layers
 from anytag.torch.training.chunked_loss import summed
-from anytag.torch.training.family import FixedQueries
-from tests.runs import loop_of, recipe_of, small_recipe, write_photos
+from anytag.torch.training.student import FixedQueries
+from tests.runs import recipe_of, small_recipe, trainer_of
 
 RECIPES = {name: recipe_of(name) for name in ("tag2text", "ram", "ram-plus")} | {"small": small_recipe()}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_photos(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture(autouse=True)
@@ -59,9 +54,9 @@ def test_a_sum_in_pieces_is_the_sum(scale: float) -> None:
 
 def gradients(name: str, data: Path, out: Path, *, half: bool = False) -> tuple[float, dict[str, Tensor]]:
     """Loss and gradients of a recipe's first step."""
-    loop = loop_of(RECIPES[name], data, out)
-    batch = loop._share(next(loop.corpus.stream(0, 1)))
-    student = loop.family.train()
+    trainer = trainer_of(RECIPES[name], data, out)
+    batch = trainer._at_hand(next(trainer.dataset.stream(0, 1)))
+    student = trainer.plain.train()
     torch.manual_seed(0)
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
         loss = student(batch)["loss"]
@@ -75,7 +70,7 @@ def test_a_step_in_pieces_is_the_step(
 ) -> None:
     """Tags, captions with their rescaled tags, alignment: the gradient of every parameter."""
     loss, whole = gradients(name, data, tmp_path)
-    monkeypatch.setattr("anytag.torch.training.family.PIECE", 2)
+    monkeypatch.setattr("anytag.torch.training.student.Student.chunk", 2)
     again, pieces = gradients(name, data, tmp_path)
     assert again == pytest.approx(loss, rel=1e-6)
     assert whole.keys() == pieces.keys()
@@ -85,7 +80,7 @@ def test_a_step_in_pieces_is_the_step(
 
 
 def test_bfloat16_leads_the_same_way(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anytag.torch.training.family.PIECE", 2)
+    monkeypatch.setattr("anytag.torch.training.student.Student.chunk", 2)
     loss, exact = gradients("ram-plus", data, tmp_path)
     rounded, half = gradients("ram-plus", data, tmp_path, half=True)
     assert rounded == pytest.approx(loss, rel=0.02)

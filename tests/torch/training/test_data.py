@@ -21,30 +21,28 @@ from anytag.images import load
 from anytag.models.registry import EMBEDDED
 from anytag.text_encoders import StaticTextEncoder
 from anytag.torch.training import augment as transforms
+from anytag.torch.training.caption_reader import caption_vectors
 from anytag.torch.training.dataset import with_usable_captions
 from anytag.torch.training.distributed import from_first
-from anytag.torch.training.family import caption_vectors
-from anytag.torch.training.fit import Run, prepare, read_tag_list, train
-from anytag.torch.training.photo_dataset import Photos, PixelCorpus
-from anytag.torch.training.report import Reporter, Tally
+from anytag.torch.training.fit import prepare, train
+from anytag.torch.training.photo_dataset import PhotoDataset, Photos
+from anytag.torch.training.report import Tally
+from anytag.torch.training.run import Run
+from anytag.torch.training.texts import read_tag_list
 from anytag.vocabulary import Tag, Vocabulary
 from tests.command import run
-from tests.runs import MACHINE, free_port, loop_of, recipe_of, share, small_recipe, weights, write_photos
+from tests.runs import (
+    MACHINE,
+    Kept,
+    free_port,
+    recipe_of,
+    share,
+    small_recipe,
+    trainer_of,
+    weights,
+)
 
 TAGS = ["baby", "dog", "grass", "person", "dog"]
-
-
-class Kept(Reporter):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, message: str) -> None:
-        self.said.append(message)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_photos(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture
@@ -75,12 +73,12 @@ def test_published_ids_are_the_targets(published: Path) -> None:
         union[item["union_label_id"]] = 1
         assert np.array_equal(photos.targets(number), union)
         assert photos.parsed[number] == tuple(tuple(sorted(ids)) for ids in item["parse_label_id"])
-    corpus = PixelCorpus(photos, size=16, batch_size=8, seed=0, parsed_only=True)
+    corpus = PhotoDataset(photos, size=16, batch_size=8, seed=0, parsed_only=True)
     (batch,) = corpus.stream(0, 1)
-    for number, caption, row in zip(batch.numbers, batch.captions, batch.tags, strict=True):
+    for number, caption, row in zip(batch.numbers, batch.captions, batch.need("tags"), strict=True):
         ids = json.loads(published.read_text())[number]["parse_label_id"]["sits" in caption]
         assert sorted(row.nonzero().flatten().tolist()) == sorted(ids)
-    assert batch.known is not None and batch.known.all()
+    assert batch.weight is not None and batch.weight.all()
 
 
 def test_published_annotations_survive_other_formats(published: Path, tmp_path: Path) -> None:
@@ -123,10 +121,11 @@ def test_labels_without_a_caption_are_positives_and_the_rest_unknown(data: Path)
         Row("2.png", "", "train", captions=("a dog",), tags=("cat",)),
     ]
     photos = Photos(rows, data.parent, tags)
-    (batch,) = PixelCorpus(photos, size=16, batch_size=3, seed=0, parsed_only=True).stream(0, 1)
-    assert batch.known is not None
+    (batch,) = PhotoDataset(photos, size=16, batch_size=3, seed=0, parsed_only=True).stream(0, 1)
+    assert batch.weight is not None
     found = {
-        n: (t, k) for n, t, k in zip(batch.numbers, batch.tags.tolist(), batch.known.tolist(), strict=True)
+        n: (t, k)
+        for n, t, k in zip(batch.numbers, batch.need("tags").tolist(), batch.weight.tolist(), strict=True)
     }
     assert found[0] == ([1, 0, 0], [True, False, True])
     assert found[1] == ([0, 1, 0], [False, True, False])  # the parser reads no Chinese
@@ -140,12 +139,12 @@ def test_rows_without_any_caption(data: Path, tmp_path: Path) -> None:
     file = data.parent / "labels.jsonl"
     recipe = recipe_of("tag2text", steps=3, rate=3e-3)
     with pytest.raises(AnytagError, match=r"no photo to train on has a caption.* objective\.captions=false"):
-        loop_of(recipe, file, tmp_path / "a")
+        trainer_of(recipe, file, tmp_path / "a")
     alone = replace(recipe, objective=replace(recipe.objective, captions=False))
     assert (train(Run(alone, file, tmp_path / "b", MACHINE)) / "card.json").exists()
     kept = Kept()
-    loop = prepare(Run(recipe_of("ram-plus", steps=1), file, tmp_path / "c", MACHINE), kept)
-    loop.run()
+    trainer = prepare(Run(recipe_of("ram-plus", steps=1), file, tmp_path / "c", MACHINE), kept)
+    trainer.fit()
     assert "No photo has a caption: the alignment term is left out." in kept.said
 
 
@@ -160,8 +159,8 @@ def test_no_row_ends_a_run(data: Path, tmp_path: Path) -> None:
     write_rows(data.parent / "odd.jsonl", rows)
     for recipe in (small_recipe(steps=6), recipe_of("tag2text", steps=6), recipe_of("ram-plus", steps=6)):
         kept, out = Kept(), tmp_path / str(recipe.backbone + str(recipe.network.queries))
-        loop = prepare(Run(recipe, data.parent / "odd.jsonl", out, MACHINE), kept)
-        loop.run()
+        trainer = prepare(Run(recipe, data.parent / "odd.jsonl", out, MACHINE), kept)
+        trainer.fit()
         said = "\n".join(kept.said)
         assert "2 captions without a letter or digit: left out." in said
         assert "2 captions of more than 2000 letters" in said
@@ -195,7 +194,7 @@ def test_data_that_teaches_nothing_is_an_error_before_the_work(
     write_rows(tmp_path / "rows.jsonl", rows)
     Vocabulary([Tag("dog", "dog", "object")]).write(tmp_path / "v.jsonl")
     with pytest.raises(AnytagError, match=said):
-        loop_of(small_recipe(**changes), tmp_path / "rows.jsonl", tmp_path / "out")
+        trainer_of(small_recipe(**changes), tmp_path / "rows.jsonl", tmp_path / "out")
     assert not (tmp_path / "out" / "state.pt").exists()
 
 
@@ -203,15 +202,15 @@ def test_a_batch_is_taken_in_equal_parts(data: Path, tmp_path: Path) -> None:
     with pytest.raises(
         AnytagError, match=r"batch_size=4 cannot be taken in 3 equal parts .*give batch_size=3"
     ):
-        loop_of(small_recipe(), data, tmp_path, machine=replace(MACHINE, accumulate=3))
+        trainer_of(small_recipe(), data, tmp_path, machine=replace(MACHINE, accumulate=3))
 
 
 def test_one_photo_at_a_time_is_no_batch_for_batch_norms(data: Path, tmp_path: Path) -> None:
     with pytest.raises(AnytagError, match=r"batch_size=1 in 1 equal .*give batch_size=2 or more"):
-        loop_of(small_recipe(batch_size=1), data, tmp_path)
+        trainer_of(small_recipe(batch_size=1), data, tmp_path)
     with pytest.raises(AnytagError, match=r"batch_size=4 in 4 equal .*give batch_size=8 or more"):
-        loop_of(small_recipe(), data, tmp_path, machine=replace(MACHINE, accumulate=4))
-    layers = loop_of(recipe_of("tag2text", batch_size=1), data, tmp_path / "norms of layers")
+        trainer_of(small_recipe(), data, tmp_path, machine=replace(MACHINE, accumulate=4))
+    layers = trainer_of(recipe_of("tag2text", batch_size=1), data, tmp_path / "norms of layers")
     assert layers.step == 0
 
 
@@ -219,7 +218,7 @@ def test_half_precision_needs_a_gpu(data: Path, tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is one")
     with pytest.raises(AnytagError, match=r"precision=fp16 needs a GPU.*give precision=bf16"):
-        loop_of(small_recipe(precision="fp16"), data, tmp_path)
+        trainer_of(small_recipe(precision="fp16"), data, tmp_path)
 
 
 def test_captions_that_the_encoder_does_not_know_are_zeros() -> None:
@@ -262,7 +261,7 @@ def test_each_operation_of_randaugment_is_applied_half_of_the_time(monkeypatch: 
 def test_a_view_depends_on_its_key_alone(data: Path) -> None:
     """So a resumed run sees the same: whatever was drawn before."""
     photos = Photos(read_rows(data), data.parent, Vocabulary([Tag("red", "red", "object")]))
-    views = PixelCorpus(photos, size=16, batch_size=4, seed=0).views
+    views = PhotoDataset(photos, size=16, batch_size=4, seed=0).views
     first = views[1, 5].pixels
     random.seed(9)
     views[0, 3]
@@ -308,6 +307,6 @@ def test_two_processes_learn_the_same(kind: str, data: Path, tmp_path: Path) -> 
     lines = [json.loads(line) for line in (tmp_path / "two" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == [1, 2]
     if captions:
-        loop_of(recipe, data, tmp_path / "one")
+        trainer_of(recipe, data, tmp_path / "one")
         one, two = ((tmp_path / name / "vocab.txt").read_bytes() for name in ("one", "two"))
         assert one == two

@@ -7,10 +7,10 @@ import pytest
 
 from anytag import Tagger
 from anytag.errors import AnytagError
-from anytag.torch.training.distill import TaughtPhotos, beliefs, distill, photos_in, summary
-from anytag.torch.training.fit import Run
-from anytag.torch.training.photo_dataset import PixelCorpus
+from anytag.torch.training.distill import distill, photos_in, soft_targets, summary
+from anytag.torch.training.photo_dataset import PhotoDataset, Photos
 from anytag.torch.training.report import Reporter
+from anytag.torch.training.run import Run
 from tests.command import run
 from tests.runs import MACHINE, recipe_of, small_recipe, write_photos
 from tests.tiny import make_tiny_model
@@ -31,19 +31,19 @@ def teacher(tmp_path: Path) -> Path:
 
 def test_the_student_hears_what_the_teacher_believes(photos: Path, teacher: Path, tmp_path: Path) -> None:
     tagger, paths = Tagger.load(teacher), photos_in(photos)
-    said = beliefs(tagger, paths, tmp_path / "beliefs.npy", report=Reporter())
+    said = soft_targets(tagger, paths, tmp_path / "teacher", report=Reporter())
     assert np.isnan(said[paths.index(photos / "broken.jpg")]).all()
     first = tagger.tag(paths[0], threshold=0)
     assert said[0, tagger.vocabulary.index("dog")] == pytest.approx(
         next(tag.score for tag in first.tags if tag.id == "dog"), abs=1e-3
     )
     assert np.array_equal(
-        beliefs(tagger, paths, tmp_path / "beliefs.npy", report=Reporter()), said, equal_nan=True
+        soft_targets(tagger, paths, tmp_path / "teacher", report=Reporter()), said, equal_nan=True
     )
-    with pytest.raises(AnytagError, match="of other photos or another teacher"):
-        beliefs(tagger, paths[1:], tmp_path / "beliefs.npy", report=Reporter())
-    with pytest.raises(AnytagError, match="of other photos or another teacher"):  # as many
-        beliefs(tagger, [*paths[1:], paths[0]], tmp_path / "beliefs.npy", report=Reporter())
+    with pytest.raises(AnytagError, match="of other photos, of other views or by another model"):
+        soft_targets(tagger, paths[1:], tmp_path / "teacher", report=Reporter())
+    with pytest.raises(AnytagError, match="of other photos, of other views or by another model"):  # as many
+        soft_targets(tagger, [*paths[1:], paths[0]], tmp_path / "teacher", report=Reporter())
 
 
 def test_soft_targets_reach_the_batch(photos: Path, teacher: Path, tmp_path: Path) -> None:
@@ -52,10 +52,10 @@ def test_soft_targets_reach_the_batch(photos: Path, teacher: Path, tmp_path: Pat
     vocabulary = Tagger.load(teacher).vocabulary
     rows = [Row(f"{n}.png", "", "train") for n in range(4)]
     belief = np.random.default_rng(0).random((4, len(vocabulary))).astype(np.float16)
-    corpus = PixelCorpus(TaughtPhotos(rows, photos, vocabulary, belief), size=16, batch_size=4, seed=0)
+    corpus = PhotoDataset(Photos(rows, photos, vocabulary, soft=belief), size=16, batch_size=4, seed=0)
     (batch,) = corpus.stream(0, 1)
     order = [number for _, number in corpus.keys(0)]
-    assert np.allclose(batch.tags.numpy(), belief[order])
+    assert np.allclose(batch.need("tags").numpy(), belief[order])
 
 
 def test_the_command(photos: Path, teacher: Path, tmp_path: Path) -> None:
@@ -80,6 +80,7 @@ def test_what_cannot_be_taught(photos: Path, teacher: Path, tmp_path: Path) -> N
 def test_how_many_photos_measure_the_student_is_said(tmp_path: Path) -> None:
     beliefs = np.zeros((45, 3), np.float16)
     beliefs[:5] = np.nan
-    np.save(tmp_path / "beliefs.npy", beliefs)
+    (tmp_path / "teacher" / "shard-0000").mkdir(parents=True)
+    np.save(tmp_path / "teacher" / "shard-0000" / "scores.npy", beliefs)
     (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"step": 1, "mAP": 0.5}\n')
     assert summary(tmp_path) == "agrees with the teacher's tags: mAP 0.500 over 2 photos held out"

@@ -18,14 +18,17 @@ from anytag.data.rows import read_rows
 from anytag.errors import AnytagError
 from anytag.models.registry import EMBEDDED
 from anytag.text_encoders import StaticTextEncoder
+from anytag.torch.training.build import fitted_to
 from anytag.torch.training.checkpoint import flat
 from anytag.torch.training.effects import parse_train, resolved, without_effect
 from anytag.torch.training.estimate import try_out
-from anytag.torch.training.family import FamilyLoop
-from anytag.torch.training.fit import Run, fitted_config, prepare_with, read_wordpieces, vocabulary_of
-from anytag.torch.training.photo_dataset import Photos
-from anytag.torch.training.recipes import RECIPES, TrainRecipe, find
+from anytag.torch.training.fit import prepare_with
+from anytag.torch.training.photo_dataset import PhotoDataset, Photos
+from anytag.torch.training.recipes import RECIPES, Recipe, find
 from anytag.torch.training.report import Reporter
+from anytag.torch.training.run import Run
+from anytag.torch.training.texts import read_wordpieces, vocabulary_of
+from anytag.torch.training.trainer import Trainer
 from anytag.vocabulary import Tag, Vocabulary
 from tests.command import run
 from tests.families import enliven
@@ -51,10 +54,11 @@ ANOTHER = {
     "network.backbone.depths": "2,4", "network.backbone.heads": "2,2", "network.mean": "0.1,0.2,0.3",
     "network.std": "0.1,0.2,0.3", "network.size": "96", "network.heads": "4", "network.captions.heads": "4",
     "network.alignment.heads": "4", "network.captions.layers": "4", "network.captions.shared": "2",
-    "network.backbone.window": "4", "ema": "0.1", "objective.matching.trust": "0.9", "asked": "2",
+    "network.backbone.window": "4", "ema": "0.1", "objective.matching.trust": "0.9", "sampled_tags": "2",
     "objective.matching.unguided": "1", "objective.matching.decay": "0.5", "schedule.decay": "0.5",
     "schedule.least": "9e-4", "schedule.warmup_rate": "1e-5", "warmup": "3", "weight_decay": "5",
-    "objective.gamma_neg": "0", "objective.alignment_gamma_neg": "0",
+    "objective.gamma_neg": "0", "objective.alignment_gamma_neg": "0", "backbone_rate": "1e-2",
+    "objective.clip": "0.5",
 }  # fmt: skip
 """A value of a number that makes a difference in so small a run; of others, twice or one more."""
 
@@ -67,7 +71,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Photos:
     return Photos(rows, data.parent, Vocabulary([*vocabulary_of(rows), rare]))
 
 
-def numbers_of(recipe: TrainRecipe) -> dict[str, Any]:
+def numbers_of(recipe: Recipe) -> dict[str, Any]:
     """Every number by its key."""
     kinds = (int, float, tuple)
     return {
@@ -89,34 +93,36 @@ def another(key: str, value: Any) -> str:
     return str(value + 1 if isinstance(value, int) else value * 2 or 0.5)
 
 
-def loop_of(recipe: TrainRecipe, photos: Photos, out: Path) -> FamilyLoop:
+def trainer_of(recipe: Recipe, photos: Photos, out: Path) -> Trainer:
     out.mkdir(exist_ok=True)
     pieces = read_wordpieces(recipe, [*photos.train], photos.vocabulary, out)
     return prepare_with(Run(recipe, "rows.jsonl", out, MACHINE), photos, Reporter(), pieces=pieces)
 
 
-def built(recipe: TrainRecipe, photos: Photos, out: Path) -> tuple[Any, ...]:
+def built(recipe: Recipe, photos: Photos, out: Path) -> tuple[Any, ...]:
     """What can be told of a run without running it."""
-    loop = loop_of(recipe, photos, out)
-    rates = [loop.rate(step) * recipe.rate for step in range(loop.total)]
-    shapes = [tuple(p.shape) for p in loop.family.parameters()]
-    decay = loop.optimizer.param_groups[0]["weight_decay"]
-    queue = loop.family.momentum.whose.shape if loop.family.momentum else None
-    return rates, shapes, decay, queue, loop.corpus.size
+    trainer = trainer_of(recipe, photos, out)
+    rates = [trainer.rate(step) * recipe.rate for step in range(trainer.total)]
+    shapes = [tuple(p.shape) for p in trainer.plain.parameters()]
+    decay = trainer.optimizer.param_groups[0]["weight_decay"]
+    assert isinstance(trainer.dataset, PhotoDataset)
+    queue = trainer.plain.momentum.pair_ids.shape if trainer.plain.momentum else None
+    return rates, shapes, decay, queue, trainer.dataset.size
 
 
-def learned(recipe: TrainRecipe, photos: Photos, out: Path) -> tuple[Any, ...]:
+def learned(recipe: Recipe, photos: Photos, out: Path) -> tuple[Any, ...]:
     """What three steps make of it."""
     torch.manual_seed(0)
-    loop = loop_of(recipe, photos, out)
-    enliven(loop.family.network.decoder)  # at first nearly all is below what losses look at
+    trainer = trainer_of(recipe, photos, out)
+    enliven(trainer.plain.network.decoder)  # at first nearly all is below what losses look at
     terms = []
-    for batch in loop.corpus.stream(0, 3):
-        loop.student.train()
-        terms.append({name: value.item() for name, value in loop._step(batch).items()})
-    return terms, sum(p.double().sum().item() for p in loop.average.shadow.values())
+    for batch in trainer.dataset.stream(0, 3):
+        trainer.student.train()
+        terms.append({name: value.item() for name, value in trainer._step(batch).items()})
+    return terms, sum(p.double().sum().item() for p in trainer.average.shadow.values())
 
 
+FROM_PHOTOS = [name for name in RECIPES if find(name).features is None]
 KINDS = ("ram-plus", "small", "tag2text-retrieval")
 
 
@@ -148,7 +154,7 @@ def test_every_number_has_an_effect_or_is_refused(kind: str, photos: Photos, tmp
     assert silent == []
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", FROM_PHOTOS)
 def test_rates_are_what_the_recipe_says(name: str) -> None:
     """In every recipe: its numbers are its own, each changes the curve, and the rise ends at `rate`."""
     recipe = find(name)
@@ -176,7 +182,7 @@ def test_rates_are_what_the_recipe_says(name: str) -> None:
     assert falling == sorted(falling, reverse=True)  # whatever the epochs: none rises again
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", FROM_PHOTOS)
 def test_what_is_printed_has_an_effect(name: str) -> None:
     recipe = find(name)
     shown, idle = flat(resolved(recipe)), without_effect(recipe)
@@ -192,7 +198,11 @@ def test_what_is_printed_has_an_effect(name: str) -> None:
     ("recipe", "pairs", "said"),
     [
         ("ram-14m", ["steps=5", "epochs=2"], "epochs has no effect here: steps=5 says how long the run is"),
-        ("ram-14m", ["distillation=2"], "distillation has no effect here: there is no distillation"),
+        (
+            "ram-14m",
+            ["objective.weights.distillation=2"],
+            "distillation has no effect here: there is no distillation",
+        ),
         ("ram-14m", ["backbone=resnet18", "network.backbone.width=8"], "backbone=resnet18 is the backbone"),
         ("ram-14m", ["objective.captions=false", "network.captions.layers=3"], "there is no caption head"),
         ("tag2text-14m", ["clip=X"], "learns a query of each tag"),
@@ -227,6 +237,6 @@ def test_numbers_that_make_no_network_are_an_error_before_the_work(kind: str, da
     given = [pair for pair in TINY[kind] if not pair.startswith(f"{key}=")]
     try:
         made = parse_train(find(name), [*given, f"{key}={value}"])
-        try_out(made, fitted_config(made, width=_ENCODER.dim, pieces=None), text_width=_ENCODER.dim)
+        try_out(fitted_to(made, width=_ENCODER.dim), text_width=_ENCODER.dim)
     except AnytagError as error:
         assert len(str(error)) > 20

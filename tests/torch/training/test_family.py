@@ -10,7 +10,6 @@ import re
 import resource
 import signal
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,52 +31,30 @@ from anytag.text_encoders.prompts import plain_prompt
 from anytag.text_encoders.queries import tag_rows
 from anytag.torch.checkpoints.load import load_network
 from anytag.torch.training.annotation_store import Annotations
-from anytag.torch.training.family import FixedQueries
-from anytag.torch.training.fit import Run, check_captions, train, vocabulary_of
+from anytag.torch.training.dataset import check_captions
+from anytag.torch.training.fit import train
 from anytag.torch.training.objectives import Matching
-from anytag.torch.training.photo_dataset import Photos, PixelCorpus
-from anytag.torch.training.report import Progress, Reporter
+from anytag.torch.training.photo_dataset import PhotoDataset, Photos
+from anytag.torch.training.run import Run
+from anytag.torch.training.student import FixedQueries
+from anytag.torch.training.texts import vocabulary_of
 from anytag.vocabulary import Vocabulary
 from tests.command import run
 from tests.runs import (
     MACHINE,
     Faulty,
+    Kept,
     compiled,
     die,
     free_port,
-    loop_of,
     recipe_of,
     retrieval_recipe,
     share,
     small_recipe,
+    trainer_of,
     weights,
-    write_photos,
 )
 from tests.s3_server import s3_bucket
-
-
-class Kept(Reporter):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def progress(self, progress: Progress) -> None:
-        pass
-
-    def say(self, message: str) -> None:
-        self.said.append(message)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_photos(tmp_path_factory.mktemp("photos"))
 
 
 def log(out: Path) -> list[dict[str, float]]:
@@ -129,25 +106,25 @@ def test_alignment_heads_learn_and_a_run_that_stops_goes_on_with_its_queue(
 ) -> None:
     """Tags, captions, contrast and match together; weights, slow copy and queue of both runs are the same."""
     recipe = retrieval_recipe(steps=6, rate=3e-3)
-    loop_of(recipe, data, tmp_path / "whole").run()
+    trainer_of(recipe, data, tmp_path / "whole").fit()
     first, *_, last = (line for line in log(tmp_path / "whole") if "tag" in line)
     assert {"tag", "caption", "contrast", "match"} <= set(first)
     assert last["tag"] < first["tag"]  # the contrast grows while its queue fills
-    broken = loop_of(recipe, data, tmp_path / "broken")
-    for batch in broken.corpus.stream(0, 3):
+    broken = trainer_of(recipe, data, tmp_path / "broken")
+    for batch in broken.dataset.stream(0, 3):
         broken.student.train()
         broken._step(batch)
     broken.save()
-    resumed = loop_of(recipe, data, tmp_path / "broken")
+    resumed = trainer_of(recipe, data, tmp_path / "broken")
     resumed.resume()
     assert resumed.step == 3
-    resumed.run()
+    resumed.fit()
     one, other = (
         torch.load(tmp_path / name / "state.pt", weights_only=True)["student"] for name in ("whole", "broken")
     )
-    assert {"momentum.texts", "momentum.whose", "momentum.copy.head.of_text.weight"} <= set(one)
+    assert {"momentum.texts", "momentum.pair_ids", "momentum.copy.head.of_text.weight"} <= set(one)
     assert_same(one, other)
-    assert one["momentum.whose"].min() >= 0  # full: 24 pairs went into 10 places
+    assert one["momentum.pair_ids"].min() >= 0  # full: 24 pairs went into 10 places
     trained = one["network.alignment.of_text.weight"]
     assert 0 < (one["momentum.copy.head.of_text.weight"] - trained).abs().max() < 0.1
     assert not any(name.startswith("momentum") for name in weights(tmp_path / "whole"))
@@ -159,12 +136,12 @@ def test_two_processes_share_the_queue(data: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(anytag.torch.nn.bert_layers, "DROPOUT", 0.0)
     recipe = retrieval_recipe(steps=1)
     recipe = replace(recipe, objective=replace(recipe.objective, matching=Matching(queue=10, unguided=0.0)))
-    loop_of(recipe, data, tmp_path / "one").run()
+    trainer_of(recipe, data, tmp_path / "one").fit()
     spawn(share, (2, free_port(), recipe, data, tmp_path / "two"), nprocs=2)  # type: ignore[no-untyped-call]
     (one, *_), (two, *_) = log(tmp_path / "one"), log(tmp_path / "two")
     assert one["contrast"] == pytest.approx(two["contrast"], rel=1e-3)
     queues = [
-        torch.load(tmp_path / name / "state.pt", weights_only=True)["student"]["momentum.whose"]
+        torch.load(tmp_path / name / "state.pt", weights_only=True)["student"]["momentum.pair_ids"]
         for name in ("one", "two")
     ]
     assert sorted(queues[0].tolist()) == sorted(queues[1].tolist())
@@ -195,22 +172,22 @@ def test_own_tags_are_asked_as_tags_are_trained(
 
 
 def test_the_slow_copy_is_trusted_more_and_more_in_the_first_epoch(data: Path, tmp_path: Path) -> None:
-    loop = loop_of(retrieval_recipe(steps=9), data, tmp_path)
+    trainer = trainer_of(retrieval_recipe(steps=9), data, tmp_path)
     trust = []
-    for step, batch in enumerate(loop.corpus.stream(0, 5)):
-        loop.step = step
-        made = loop._share(batch)
+    for step, batch in enumerate(trainer.dataset.stream(0, 5)):
+        trainer.step = step
+        made = trainer._at_hand(batch)
         assert made.trust is not None
         trust.append(round(made.trust[0].item(), 4))
     assert trust == [0.0, 0.1333, 0.2667, 0.4, 0.4]  # three steps an epoch
 
 
 def test_heads_are_new_where_the_run_before_had_none(data: Path, tmp_path: Path) -> None:
-    loop_of(recipe_of("tag2text", steps=1), data, tmp_path / "a").run()
-    loop = loop_of(retrieval_recipe(start=str(tmp_path / "a")), data, tmp_path / "b")
-    before, momentum = weights(tmp_path / "a"), loop.family.momentum
+    trainer_of(recipe_of("tag2text", steps=1), data, tmp_path / "a").fit()
+    trainer = trainer_of(retrieval_recipe(start=str(tmp_path / "a")), data, tmp_path / "b")
+    before, momentum = weights(tmp_path / "a"), trainer.plain.momentum
     assert momentum is not None
-    assert_same(before, {name: loop.family.state_dict()[name] for name in before})
+    assert_same(before, {name: trainer.plain.state_dict()[name] for name in before})
     for name, tensor in momentum.copy.encoder.named_parameters():
         assert torch.equal(tensor, before[f"network.encoder.{name}"])
 
@@ -226,7 +203,7 @@ def test_matching_needs_captions_and_room(data: Path, tmp_path: Path) -> None:
         check_captions(Annotations.of(bare), data, kept)
     recipe = retrieval_recipe(batch_size=12)
     with pytest.raises(AnytagError, match=r"matching.queue=10 pairs are less .* give 12 or more"):
-        loop_of(recipe, data, tmp_path)
+        trainer_of(recipe, data, tmp_path)
 
 
 @pytest.mark.slow
@@ -234,7 +211,7 @@ def test_two_processes_are_one(data: Path, tmp_path: Path, monkeypatch: pytest.M
     """Same losses, with alignment over all captions; same weights up to rounding."""
     monkeypatch.setattr(anytag.torch.nn.bert_layers, "DROPOUT", 0.0)
     recipe = recipe_of("ram-plus", steps=3)
-    loop_of(recipe, data, tmp_path / "one").run()
+    trainer_of(recipe, data, tmp_path / "one").fit()
     arguments = (2, free_port(), recipe, data, tmp_path / "two")
     spawn(share, arguments, nprocs=2)  # type: ignore[no-untyped-call]
     for one, two in zip(log(tmp_path / "one"), log(tmp_path / "two"), strict=True):
@@ -247,7 +224,7 @@ def test_parted_tensors_are_one(data: Path, tmp_path: Path, monkeypatch: pytest.
     """FSDP: same losses and weights as one process, although it is resumed; the result is whole."""
     monkeypatch.setattr(anytag.torch.nn.bert_layers, "DROPOUT", 0.0)
     recipe = recipe_of("ram-plus", steps=3, ema=0.9)
-    loop_of(recipe, data, tmp_path / "one").run()
+    trainer_of(recipe, data, tmp_path / "one").fit()
     arguments = (2, free_port(), recipe, data, tmp_path / "two", True)
     spawn(share, arguments, nprocs=2)  # type: ignore[no-untyped-call]
     for one, two in zip(log(tmp_path / "one")[2:], log(tmp_path / "two"), strict=True):
@@ -278,7 +255,7 @@ def test_parted_heads_learn_beside_a_parted_copy(data: Path, tmp_path: Path) -> 
 def test_a_compiled_run_is_the_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(anytag.torch.nn.bert_layers, "DROPOUT", 0.0)
     recipe = recipe_of("ram-plus", steps=2)
-    loop_of(recipe, data, tmp_path / "plain").run()
+    trainer_of(recipe, data, tmp_path / "plain").fit()
     spawned = multiprocessing.get_context("spawn").Process(
         target=compiled, args=(recipe, data, tmp_path / "compiled")
     )  # accelerate settles how a process compiles when it begins
@@ -296,9 +273,9 @@ def test_weights_and_biases_go_on(
     monkeypatch.setenv("WANDB_SILENT", "true")
     machine = replace(MACHINE, wandb="anytag-tests")
     for steps in (1, 2):
-        loop = loop_of(recipe_of("ram-plus", steps=steps), data, tmp_path, machine=machine)
-        loop.resume()
-        loop.run()
+        trainer = trainer_of(recipe_of("ram-plus", steps=steps), data, tmp_path, machine=machine)
+        trainer.resume()
+        trainer.fit()
     name = (tmp_path / "wandb.id").read_text()
     files = list((tmp_path / "wandb").glob(f"offline-run-*-{name}/run-{name}.wandb"))
     assert len(files) == 2 == len(list((tmp_path / "wandb").glob("offline-run-*")))
@@ -315,7 +292,7 @@ def test_weights_and_biases_go_on(
 def test_a_killed_run_goes_on(data: Path, tmp_path: Path) -> None:
     """kill -9 in the middle of the second epoch: loss curve and weights are those of a whole run."""
     recipe = recipe_of("ram-plus", steps=5)
-    loop_of(recipe, data, tmp_path / "whole").run()
+    trainer_of(recipe, data, tmp_path / "whole").fit()
     context = multiprocessing.get_context("spawn")
     child = context.Process(target=die, args=(recipe, data, tmp_path / "broken"))
     child.start()
@@ -323,23 +300,23 @@ def test_a_killed_run_goes_on(data: Path, tmp_path: Path) -> None:
     assert child.exitcode == -signal.SIGKILL
     with (tmp_path / "broken" / "log.jsonl").open("a") as file:  # logged after the last state
         file.write('{"step": 4, "loss": 9}\n{"st')
-    resumed = loop_of(recipe, data, tmp_path / "broken")
+    resumed = trainer_of(recipe, data, tmp_path / "broken")
     resumed.resume()
     assert resumed.step == 3
-    resumed.run()
+    resumed.fit()
     assert log(tmp_path / "broken") == log(tmp_path / "whole")
     assert_same(weights(tmp_path / "broken"), weights(tmp_path / "whole"))
 
 
 def test_drawn_tags_estimate_the_loss_of_all(data: Path, tmp_path: Path) -> None:
-    loop = loop_of(recipe_of("ram-plus"), data, tmp_path)
-    student, batch = loop.family.eval(), loop._share(next(loop.corpus.stream(0, 1)))
-    batch.tags = torch.nn.functional.pad(batch.tags[:, :2] * 0, (0, 38))
+    trainer = trainer_of(recipe_of("ram-plus"), data, tmp_path)
+    student, batch = trainer.plain.eval(), trainer._at_hand(next(trainer.dataset.stream(0, 1)))
+    batch.tags = torch.nn.functional.pad(batch.need("tags")[:, :2] * 0, (0, 38))
     batch.tags[:, 0] = 1
     student.queries = FixedQueries(torch.randn(40, 3, 256))
     with torch.no_grad():
         whole = student(batch)["tag"].item()
-        student.asked = 10
+        student.sampled = 10
         found = [student(batch)["tag"].item() for _ in range(300)]
     assert sum(found) / len(found) == pytest.approx(whole, rel=0.05)
 
@@ -347,8 +324,8 @@ def test_drawn_tags_estimate_the_loss_of_all(data: Path, tmp_path: Path) -> None
 def test_checkpointing_changes_nothing(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = recipe_of("ram-plus", steps=2)
     monkeypatch.setattr(anytag.torch.nn.bert_layers, "DROPOUT", 0.0)
-    loop_of(recipe, data, tmp_path / "kept").run()
-    loop_of(recipe, data, tmp_path / "again", machine=replace(MACHINE, checkpointing=True)).run()
+    trainer_of(recipe, data, tmp_path / "kept").fit()
+    trainer_of(recipe, data, tmp_path / "again", machine=replace(MACHINE, checkpointing=True)).fit()
     assert_same(weights(tmp_path / "kept"), weights(tmp_path / "again"), within=1e-5)
 
 
@@ -356,16 +333,16 @@ def test_parts_of_a_step_are_the_step(data: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(anytag.torch.nn.bert_layers, "DROPOUT", 0.0)
     recipe = recipe_of("ram-plus", steps=2)
     recipe = replace(recipe, objective=replace(recipe.objective, aligns=False))
-    loop_of(recipe, data, tmp_path / "whole").run()
-    loop_of(recipe, data, tmp_path / "parts", machine=replace(MACHINE, accumulate=2)).run()
+    trainer_of(recipe, data, tmp_path / "whole").fit()
+    trainer_of(recipe, data, tmp_path / "parts", machine=replace(MACHINE, accumulate=2)).fit()
     assert_same(weights(tmp_path / "whole"), weights(tmp_path / "parts"), within=2e-4)
 
 
 def test_bad_steps_are_left_out_and_said(data: Path, tmp_path: Path) -> None:
-    loop = loop_of(recipe_of("ram-plus", steps=3), data, tmp_path)
-    kept = loop.report = Kept()
-    loop.family.__class__, Faulty.bad = Faulty, frozenset({1})
-    loop.run()
+    trainer = trainer_of(recipe_of("ram-plus", steps=3), data, tmp_path)
+    kept = trainer.report = Kept()
+    trainer.plain.__class__, Faulty.bad = Faulty, frozenset({1})
+    trainer.fit()
     assert [line for line in kept.said if "left out" in line] == [
         "Step 1 is left out: its gradient is not finite (the loss is nan)."
     ]
@@ -373,21 +350,21 @@ def test_bad_steps_are_left_out_and_said(data: Path, tmp_path: Path) -> None:
 
 
 def test_a_run_of_bad_steps_ends(data: Path, tmp_path: Path) -> None:
-    loop = loop_of(recipe_of("ram-plus", steps=9), data, tmp_path)
-    loop.family.__class__, Faulty.bad = Faulty, frozenset(range(9))
+    trainer = trainer_of(recipe_of("ram-plus", steps=9), data, tmp_path)
+    trainer.plain.__class__, Faulty.bad = Faulty, frozenset(range(9))
     with pytest.raises(AnytagError, match="step 4: 5 steps in a row without a finite gradient"):
-        loop.run()
+        trainer.fit()
 
 
 def test_a_full_disk_keeps_the_last_state(data: Path, tmp_path: Path) -> None:
-    loop = loop_of(recipe_of("ram-plus"), data, tmp_path)
-    loop.save()
+    trainer = trainer_of(recipe_of("ram-plus"), data, tmp_path)
+    trainer.save()
     before = (tmp_path / "state.pt").read_bytes()
-    kept = loop.report = Kept()
+    kept = trainer.report = Kept()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
     try:
-        loop._save_or_say()
+        trainer._save_or_say()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "state.pt cannot be written" in kept.said[0] and "training goes on" in kept.said[0]
@@ -399,21 +376,21 @@ def test_a_photo_that_cannot_be_read_is_replaced(data: Path) -> None:
     rows = [row for row in read_rows(data) if row.split == "train"]
     photos = Photos([Row("gone.png", "", "train", tags=("red",)), *rows[:3]], data.parent, _tags(data))
     kept = Kept()
-    corpus = PixelCorpus(photos, size=16, batch_size=4, seed=0, report=kept)
+    corpus = PhotoDataset(photos, size=16, batch_size=4, seed=0, report=kept)
     (batch,) = corpus.stream(0, 1)
-    assert batch.pixels.shape == (4, 3, 16, 16)
+    assert batch.need("pixels").shape == (4, 3, 16, 16)
     assert len(kept.said) == 1 and "gone.png" in kept.said[0]
 
 
 def test_no_photo_can_be_read(data: Path) -> None:
     rows = [Row(f"gone-{n}.png", "", "train", tags=("red",)) for n in range(30)]
-    corpus = PixelCorpus(Photos(rows, data.parent, _tags(data)), size=16, batch_size=4, seed=0)
+    corpus = PhotoDataset(Photos(rows, data.parent, _tags(data)), size=16, batch_size=4, seed=0)
     with pytest.raises(
         AnytagError,
         match=r"20 photos, drawn at random, cannot be read, the last gone-.*: no such file; check",
     ):
         next(corpus.stream(0, 1))
-    here = PixelCorpus(Photos(rows, "", _tags(data)), size=16, batch_size=4, seed=0)
+    here = PhotoDataset(Photos(rows, "", _tags(data)), size=16, batch_size=4, seed=0)
     with pytest.raises(AnytagError, match=r"relative to \.$"):
         next(here.stream(0, 1))
 
@@ -421,11 +398,11 @@ def test_no_photo_can_be_read(data: Path) -> None:
 def test_photos_come_from_a_bucket(data: Path, tmp_path: Path) -> None:
     """The same run from S3, read by a process of its own, and by the command."""
     recipe = recipe_of("ram-plus", steps=2)
-    loop_of(recipe, data, tmp_path / "disk").run()
+    trainer_of(recipe, data, tmp_path / "disk").fit()
     with s3_bucket() as url:
         fsspec.filesystem("s3").put(str(data.parent), f"{url}/photos", recursive=True)
         rows = f"{url}/photos/rows.jsonl"
-        loop_of(recipe, rows, tmp_path / "bucket", machine=replace(MACHINE, workers=1)).run()
+        trainer_of(recipe, rows, tmp_path / "bucket", machine=replace(MACHINE, workers=1)).fit()
         done = run("train", "flickr8k-tiny", "--data", rows, "--dry-run")
     assert_same(weights(tmp_path / "disk"), weights(tmp_path / "bucket"))
     assert done.exit_code == 0 and "12 photos" in done.stdout
@@ -437,15 +414,15 @@ def test_photos_come_from_a_bucket(data: Path, tmp_path: Path) -> None:
 def test_a_lost_worker_is_replaced(data: Path, tmp_path: Path) -> None:
     kept = Kept()
     photos = Photos(read_rows(data), data.parent, _tags(data))
-    corpus = PixelCorpus(photos, size=16, batch_size=4, seed=0, workers=1, report=kept)
-    plain = PixelCorpus(photos, size=16, batch_size=4, seed=0)
+    corpus = PhotoDataset(photos, size=16, batch_size=4, seed=0, workers=1, report=kept)
+    plain = PhotoDataset(photos, size=16, batch_size=4, seed=0)
     corpus.views = _Mortal(corpus.views, tmp_path / "died")  # type: ignore[assignment]
     gc.disable()  # torch raises the loss wherever Python is: in Hypothesis's callback of gc it would be lost
     try:
         found, expected = list(corpus.stream(0, 5)), list(plain.stream(0, 5))
     finally:
         gc.enable()
-    assert all(torch.equal(a.pixels, b.pixels) for a, b in zip(found, expected, strict=True))
+    assert all(torch.equal(a.need("pixels"), b.need("pixels")) for a, b in zip(found, expected, strict=True))
     assert len(kept.said) == 1 and "a worker was lost" in kept.said[0]
 
 
@@ -465,15 +442,15 @@ class _Mortal:
 
 def test_a_start_at_another_size(data: Path, tmp_path: Path) -> None:
     recipe = small_recipe(steps=1)
-    loop_of(recipe, data, tmp_path / "a").run()
+    trainer_of(recipe, data, tmp_path / "a").fit()
     larger = replace(recipe, network=replace(recipe.network, size=48), start=str(tmp_path / "a"), rate=0.0)
-    loop_of(larger, data, tmp_path / "b").run()
+    trainer_of(larger, data, tmp_path / "b").fit()
     one, other = weights(tmp_path / "a"), weights(tmp_path / "b")
     assert torch.equal(one["network.decoder.key.weight"], other["network.decoder.key.weight"])
     with pytest.raises(AnytagError, match="is of another network"):
-        loop_of(replace(recipe_of("ram-plus"), start=str(tmp_path / "a")), data, tmp_path / "c")
+        trainer_of(replace(recipe_of("ram-plus"), start=str(tmp_path / "a")), data, tmp_path / "c")
     with pytest.raises(AnytagError, match="start names the folder of a finished run"):
-        loop_of(replace(recipe, start=str(tmp_path / "d")), data, tmp_path / "c")
+        trainer_of(replace(recipe, start=str(tmp_path / "d")), data, tmp_path / "c")
 
 
 @pytest.mark.parametrize(("words", "said"), [(["x"], "no recipe 'x'"), (["small"], "--data is missing")])

@@ -10,18 +10,22 @@ import torch
 from anytag.errors import ModelError
 from anytag.torch.nn.configs import FAMILIES
 from anytag.torch.nn.network import TagNetwork
-from anytag.torch.training.family import FamilyBatch, FamilyStudent, FixedQueries
-from anytag.torch.training.objectives import OBJECTIVES, Objective
-from anytag.torch.training.schedules import FINETUNE, PRETRAIN, PublishedRecipe, Schedule
+from anytag.torch.training.batch import Batch
+from anytag.torch.training.objectives import OBJECTIVES, Objective, Weights
+from anytag.torch.training.recipes import Recipe, find
+from anytag.torch.training.schedules import Schedule
+from anytag.torch.training.student import FixedQueries, Student
+from anytag.torch.training.student import total as add_up
+from anytag.torch.training.terms import terms_of
 from tests.families import family_network, family_rows
 
 COUNT, TAGS = 2, 3
 
 
-def batch() -> FamilyBatch:
+def batch() -> Batch:
     torch.manual_seed(0)
     ids = torch.randint(1, 30, (COUNT, 8))
-    return FamilyBatch(
+    return Batch(
         pixels=torch.randint(0, 256, (COUNT, 3, 32, 32), dtype=torch.uint8),
         tags=torch.tensor([[1.0, 0, 1], [0, 0, 1]]),
         tag_ids=ids,
@@ -32,13 +36,14 @@ def batch() -> FamilyBatch:
     )
 
 
-def student_of(family: str, objective: Objective | None = None) -> FamilyStudent:
+def student_of(family: str, objective: Objective | None = None) -> Student:
     network = family_network(family)
     rows = family_rows(network, (1, TAGS, 2))
-    return FamilyStudent(network, FixedQueries(rows[0]), objective or OBJECTIVES[family]).eval()
+    objective = objective or OBJECTIVES[family]
+    return Student(network, FixedQueries(rows[0]), objective, terms_of(objective)).eval()
 
 
-def losses(family: str, given: FamilyBatch) -> dict[str, torch.Tensor]:
+def losses(family: str, given: Batch) -> dict[str, torch.Tensor]:
     return student_of(family)(given)  # type: ignore[no-any-return]
 
 
@@ -68,31 +73,34 @@ def test_captions_need_wordpieces_and_a_head() -> None:
 def test_the_tag_term_is_scaled_to_the_captions() -> None:
     """Twice the caption's value; the tags' gradient is the caption's size whatever their loss was."""
     caption, tag = torch.tensor(2.0, requires_grad=True), torch.tensor(50.0, requires_grad=True)
-    total = student_of("tag2text")._total({"tag": tag, "caption": caption})
+    total = add_up({"tag": tag, "caption": caption}, Weights())
     slopes = torch.autograd.grad(total, [tag, caption])
     assert total.item() == pytest.approx(4.0)
     assert [slope.item() for slope in slopes] == pytest.approx([2 / 50, 1.0])
-    assert student_of("ram")._total({"tag": tag, "distillation": caption}).item() == pytest.approx(52.0)
+    assert add_up({"tag": tag, "distillation": caption}, Weights()).item() == pytest.approx(52.0)
+    assert add_up(
+        {"tag": tag, "distillation": caption}, Weights(2.0, distillation=0.5)
+    ).item() == pytest.approx(101)
 
 
 def test_without_captions_tags_are_learned_in_full() -> None:
     tag = torch.tensor(50.0, requires_grad=True)
-    total = student_of("tag2text")._total({"tag": tag, "caption": torch.tensor(0.0)})
+    total = add_up({"tag": tag, "caption": torch.tensor(0.0)}, Weights())
     assert total.item() == 50.0
     assert torch.autograd.grad(total, tag)[0].item() == 1.0
-    none = student_of("tag2text")._total({"tag": tag * 0, "caption": torch.tensor(3.0)})
+    none = add_up({"tag": tag * 0, "caption": torch.tensor(3.0)}, Weights())
     assert none.item() == 3.0
 
 
 def test_unknown_tags_are_no_negatives() -> None:
     given = batch()
-    given.known = torch.tensor([[True, False, True], [True, True, True]])
+    given.weight = torch.tensor([[True, False, True], [True, True, True]])
     student = student_of("ram-plus")
     with torch.no_grad():
         before = student(given)["tag"]
-        given.tags[0, 1] = 1  # whatever is said of it
+        given.need("tags")[0, 1] = 1  # whatever is said of it
         assert student(given)["tag"] == before
-        given.known[0, 1] = True
+        given.weight[0, 1] = True
         assert student(given)["tag"] != before
 
 
@@ -110,8 +118,8 @@ def test_sums_and_equal_captions_are_as_published_where_that_is_wished() -> None
 
 @pytest.mark.parametrize("family", ["tag2text", "ram", "ram-plus"])
 def test_recipes_are_the_published_ones(family: str) -> None:
-    first, second = PRETRAIN[family], FINETUNE[family]
-    assert second.size == FAMILIES[family].size
+    first, second = find(f"{family}-14m"), find(f"{family}-14m-384")
+    assert second.network.size == FAMILIES[family].size
     assert rate(first, 0) == pytest.approx(5e-7)
     assert rate(first, 3000) == pytest.approx(1e-4)
     assert rate(first, 40_000) == pytest.approx(1e-4 * 0.9**4)
@@ -119,7 +127,7 @@ def test_recipes_are_the_published_ones(family: str) -> None:
     assert [rate(second, epoch * 10_000 + 99) for epoch in (0, 1)] == pytest.approx([5e-6, 2.5e-6])
 
 
-def rate(published: PublishedRecipe, step: int, *, epochs: int | None = None) -> float:
+def rate(published: Recipe, step: int, *, epochs: int | None = None) -> float:
     """With epochs of 10,000 steps."""
     total = (epochs or published.epochs) * 10_000
     return published.schedule.learning_rate(
@@ -128,7 +136,7 @@ def rate(published: PublishedRecipe, step: int, *, epochs: int | None = None) ->
 
 
 def test_the_cosine_by_epochs_falls_once_whatever_the_epochs() -> None:
-    rates = [rate(FINETUNE["ram"], epoch * 10_000, epochs=4) for epoch in range(4)]
+    rates = [rate(find("ram-14m-384"), epoch * 10_000, epochs=4) for epoch in range(4)]
     assert rates[0] == 5e-6 and rates == sorted(rates, reverse=True) and rates[-1] > 0
 
 

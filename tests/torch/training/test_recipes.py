@@ -1,4 +1,4 @@
-"""`anytag.torch.training.train`: recipes."""
+"""`anytag.torch.training.recipes`: one record of numbers for every run."""
 
 from __future__ import annotations
 
@@ -9,19 +9,23 @@ from pathlib import Path
 import pytest
 
 from anytag.errors import AnytagError
-from anytag.torch.training.train import Recipe, parse_recipe, read_recipe
+from anytag.torch.training.effects import resolve
+from anytag.torch.training.recipes import RECIPES, find, read_recipe
 
 
-def test_recipe_of_pairs() -> None:
-    recipe = parse_recipe(["steps=7", "weights.tag=2", "precision=bf16"])
-    assert (recipe.steps, recipe.weights.tag, recipe.precision) == (7, 2.0, "bf16")
-    assert recipe.weights.coarse == Recipe().weights.coarse
+def test_numbers_over_a_recipe() -> None:
+    recipe = resolve("mini", ["steps=7", "objective.weights.tag=2", "precision=bf16", "features.trained=9"])
+    assert (recipe.steps, recipe.objective.weights.tag, recipe.precision) == (7, 2.0, "bf16")
+    assert recipe.objective.weights.coarse == find("mini").objective.weights.coarse
+    assert resolve("mini-captions", ["network.captions.layers=2"]).network.captions != (
+        find("mini-captions").network.captions
+    )
 
 
-def test_recipe_of_a_run(tmp_path: Path) -> None:
-    recipe = parse_recipe(["steps=7", "weights.tag=2", "sources=coco"])
-    (tmp_path / "recipe.json").write_text(json.dumps(dataclasses.asdict(recipe)))
-    assert read_recipe(tmp_path / "recipe.json") == recipe
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_recipe_of_a_run_is_read_as_it_was(name: str, tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").write_text(json.dumps(dataclasses.asdict(find(name))))
+    assert read_recipe(tmp_path / "recipe.json") == find(name)
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]", "{}", '{"weights": {}, "stepz": 7}'])
@@ -36,15 +40,25 @@ def test_a_file_that_is_no_recipe(text: str | None, tmp_path: Path) -> None:
     ("pair", "said"),
     [
         ("stepz=7", r"'stepz': no such number in the recipe; did you mean steps"),
-        ("weights=7", r"'weights' has numbers of its own: give one of weights\.tag, weights\.coarse"),
-        (
-            "weights.tags=7",
-            r"'weights\.tags': no such number in the recipe; did you mean weights\.tag or tags",
-        ),
-        ("steps=many", r"steps=many: expected a whole number, 1 or more.*; the recipe's own is steps=1450"),
-        ("steps=0", "steps=0: expected a whole number, 1 or more"),
+        ("features=7", r"'features' has numbers of its own: give one of features\.first, features\.trained"),
+        ("objective.weights.tags=7", r"no such number in the recipe; did you mean objective\.weights\.tag"),
+        ("steps=many", r"steps=many: expected a whole number, 0 or more.*; the recipe's own is steps=1450"),
+        ("batch_size=0", "batch_size=0: expected a whole number, 1 or more"),
+        ("network.width=8", "the embedded model's network and texts are what they are; take small"),
+        ("objective.weights.caption=2", "this recipe has no such term"),
+        ("objective.aligns=false", "the embedded model's terms are what they are; give their weights"),
+        ("features.trained=3", r"features\.trained=3 is before features\.first=5"),
+        ("network.captions.layers=2", "this recipe has no network.captions"),
     ],
 )
-def test_wrong_recipe(pair: str, said: str) -> None:
+def test_what_mini_does_not_take(pair: str, said: str) -> None:
     with pytest.raises(AnytagError, match=said):
-        parse_recipe([pair])
+        resolve("mini", [pair])
+
+
+@pytest.mark.parametrize(
+    "pair", ["teacher=x", "sampled_tags=3", "features.first=2", "objective.weights.tag=2"]
+)
+def test_what_captions_of_mini_do_not_take(pair: str) -> None:
+    with pytest.raises(AnytagError, match="has no effect here"):
+        resolve("mini-captions", [pair])

@@ -1,4 +1,4 @@
-"""`anytag.torch.training.soft_labels`: rows -> beliefs and trust."""
+"""`anytag.data.labels` and `soft_labels`: rows -> what is there, and how sure that is."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from anytag.data.labels import Labeler, LabelMatrix, by_captions, label_matrix
 from anytag.data.rows import Row
-from anytag.torch.training.soft_labels import MIN_MENTIONS, ImageNetClasses, Labeler, label_matrices
+from anytag.torch.training.soft_labels import MIN_MENTIONS, ImageNetClasses
 from anytag.vocabulary import Tag, Vocabulary
 
 TAGS = (
@@ -67,6 +68,10 @@ def test_captions_and_labels_are_joined(labeler: Labeler) -> None:
     }
 
 
+def matrix(rows: list[Row], labeler: Labeler) -> LabelMatrix:
+    return label_matrix(rows, labeler, silence=by_captions, fewest=MIN_MENTIONS)
+
+
 @pytest.fixture(scope="module")
 def matrices(labeler: Labeler) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
     """By tag: one photo of five captions, one of one caption, one of labels only; dogs said often enough."""
@@ -76,8 +81,8 @@ def matrices(labeler: Labeler) -> tuple[dict[str, list[int]], dict[str, list[int
         row(tags=("zebra", "gizmo"), absent=("dog", "animal", "orange", "gizmo")),
         *[row("A dog.")] * MIN_MENTIONS,
     ]
-    present, trust = label_matrices(rows, labeler)
-    assert present.dtype == trust.dtype == np.uint8
+    found = matrix(rows, labeler)
+    present, trust = found.present.astype(int), found.weight
     columns = [tag.id for tag in TAGS]
     return dict(zip(columns, present.T.tolist(), strict=True)), dict(
         zip(columns, trust.T.tolist(), strict=True)
@@ -102,8 +107,7 @@ def test_silence_is_trusted_the_more_captions_there_are(matrices: Matrices) -> N
 
 def test_silence_of_five_captions(labeler: Labeler) -> None:
     rows = [row(*["A beach."] * 5), *[row("A dog.")] * MIN_MENTIONS]
-    _, trust = label_matrices(rows, labeler)
-    assert trust[0, labeler.index["dog"]] == 83
+    assert matrix(rows, labeler).weight[0, labeler.index["dog"]] == 83
 
 
 def test_rarely_mentioned_tags_are_unknown_where_captions_are_silent(matrices: Matrices) -> None:
@@ -122,6 +126,15 @@ def test_absent_names_are_sure_but_presence_wins(matrices: Matrices) -> None:
 def test_labels_alone_say_nothing_of_the_rest(matrices: Matrices) -> None:
     _, trust = matrices
     assert trust["beach"][2] == trust["run"][2] == trust["orange-attribute"][2] == 0
+
+
+def test_a_name_is_its_own_tag_where_another_has_it_as_a_synonym() -> None:
+    tags = Vocabulary([Tag("dog", "dog", "object", synonyms=("hound",)), Tag("hound", "hound", "object")])
+    assert Labeler(tags).labels(["hound"]) == {1}
+
+
+def test_what_is_broader_than_something_absent_may_be_there(labeler: Labeler) -> None:
+    assert ids(labeler.absent(row(absent=("dog", "gizmo")))) == {"dog"}
 
 
 def test_imagenet_beliefs(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,33 +18,18 @@ from anytag.errors import AnytagError
 from anytag.torch.checkpoints import Options, convert, load_network, load_queries
 from anytag.torch.checkpoints.resample import resample_relative_positions
 from anytag.torch.nn.configs import SwinConfig
-from anytag.torch.training.fit import Run, prepare
-from anytag.torch.training.recipes import TrainRecipe
+from anytag.torch.training.fit import prepare
+from anytag.torch.training.recipes import Recipe
 from anytag.torch.training.report import Reporter
+from anytag.torch.training.run import Run
 from anytag.vocabulary import Vocabulary
 from tests.command import run
 from tests.released import FILES, TAGS, make_tensors, write_checkpoint, write_lists
-from tests.runs import MACHINE, recipe_of, small_recipe, write_photos
+from tests.runs import MACHINE, Kept, recipe_of, small_recipe, write_photos
 
 RECIPES = {"tag2text": "tag2text-14m-384", "ram": "ram-14m-384", "ram-plus": "ram-plus-14m-384"}
 NUMBERS = ["network.size=64", "batch_size=4", "steps=1", "rate=1e-6"]
 SWIN = SwinConfig(width=8, depths=(1, 2), heads=(1, 2), window=4)
-
-
-class Kept(Reporter):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, message: str) -> None:
-        self.said.append(message)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -112,9 +96,9 @@ def test_learned_queries_are_taken_tag_by_tag(data: Path, released: Path, tmp_pa
         recipe_of("tag2text"), start=str(released / "tag2text"), vocabulary=str(tmp_path / "tags.jsonl")
     )
     recipe = replace(recipe, network=replace(recipe.network, size=64))
-    loop = prepare(Run(recipe, data, tmp_path / "out", MACHINE), Reporter())
+    trainer = prepare(Run(recipe, data, tmp_path / "out", MACHINE), Reporter())
     with torch.no_grad():
-        rows = loop.family.queries()[0]
+        rows = trainer.plain.queries()[0]
     expected = load_queries(released / "tag2text")
     assert torch.equal(rows[0], expected[4]) and torch.equal(rows[2], expected[1])
     assert not torch.equal(rows[1], expected[0])
@@ -154,8 +138,8 @@ def test_a_swin_of_imagenet_is_the_start(form: str, data: Path, tmp_path: Path) 
     recipe = recipe_of("ram-plus", start=str(file))
     larger = replace(recipe.network, backbone=replace(SWIN, window=8), size=64)
     report = Kept()
-    loop = prepare(Run(replace(recipe, network=larger), data, tmp_path / "out", MACHINE), report)
-    backbone = loop.family.network.encoder.backbone.state_dict()
+    trainer = prepare(Run(replace(recipe, network=larger), data, tmp_path / "out", MACHINE), report)
+    backbone = trainer.plain.network.encoder.backbone.state_dict()
     there, table = net.state_dict(), "blocks.0.attn.relative_position_bias_table"
     name = "downsample.reduction.weight"
     assert torch.equal(backbone[f"stages.2.{name}"], there[f"layers.1.{name}"])
@@ -171,8 +155,8 @@ def test_weights_of_timm_are_the_start(data: Path, tmp_path: Path) -> None:
     net = timm.create_model("resnet10t", num_classes=7)
     torch.save(net.state_dict(), tmp_path / "resnet.pth")
     recipe = small_recipe(start=str(tmp_path / "resnet.pth"))
-    loop = prepare(Run(recipe, data, tmp_path / "out", MACHINE), Reporter())
-    inner = loop.family.network.encoder.backbone.stages[0].state_dict()
+    trainer = prepare(Run(recipe, data, tmp_path / "out", MACHINE), Reporter())
+    inner = trainer.plain.network.encoder.backbone.stages[0].state_dict()
     assert all(torch.equal(t, net.state_dict()[name.removeprefix("net.")]) for name, t in inner.items())
     other = timm.create_model("resnet18", num_classes=7)
     torch.save(other.state_dict(), tmp_path / "resnet.pth")
@@ -183,7 +167,7 @@ def test_weights_of_timm_are_the_start(data: Path, tmp_path: Path) -> None:
 def test_what_is_no_start(data: Path, tmp_path: Path) -> None:
     (tmp_path / "x.pth").write_bytes(b"nothing")
     for start, why in ((tmp_path / "x.pth", "x.pth is refused"), (tmp_path, "is no start")):
-        recipe: TrainRecipe = small_recipe(start=str(start))
+        recipe: Recipe = small_recipe(start=str(start))
         with pytest.raises(AnytagError, match=why):
             prepare(Run(recipe, data, tmp_path / "out", MACHINE), Reporter())
     assert not (tmp_path / "out" / "student.pt").exists()

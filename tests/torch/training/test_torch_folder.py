@@ -10,8 +10,10 @@ import torch
 
 from anytag import Tagger
 from anytag.torch.checkpoints.load import load_network
-from anytag.torch.training.fit import Run, go
-from tests.runs import MACHINE, loop_of, recipe_of, retrieval_recipe, small_recipe, write_photos
+from anytag.torch.training.fit import finish
+from anytag.torch.training.photo_dataset import PhotoDataset
+from anytag.torch.training.run import Run
+from tests.runs import MACHINE, recipe_of, retrieval_recipe, small_recipe, trainer_of, write_photos
 
 
 @pytest.fixture(scope="module")
@@ -23,16 +25,17 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("family", ["tag2text", "ram", "ram-plus"])
 def test_the_folder_scores_as_the_run_did(family: str, data: Path, tmp_path: Path) -> None:
     recipe = recipe_of(family, steps=2, ema=0.5)
-    loop = loop_of(recipe, data, tmp_path)
-    folder = go(loop, Run(recipe, data, tmp_path, MACHINE))
+    trainer = trainer_of(recipe, data, tmp_path)
+    folder = finish(trainer, Run(recipe, data, tmp_path, MACHINE))
     assert folder == tmp_path / "model"
-    logits = loop.held_out_logits()  # of the averages
+    logits = trainer.held_out_logits()  # of the averages
     tagger = Tagger.load(folder, device="cpu")
-    assert (tagger.card.family, tagger.card.width) == (family, loop.family.network.config.width)
+    assert (tagger.card.family, tagger.card.width) == (family, trainer.plain.network.config.width)
     assert "on 21 held-out photos" in tagger.card.thresholds
     assert set(tagger.card.metrics["held out"]) == {"mAP"}
     _, (slope, bias) = tagger.trained(tagger.vocabulary.ids)
-    for row, known in zip(logits, loop.corpus.photos.held, strict=True):
+    assert isinstance(trainer.dataset, PhotoDataset)
+    for row, known in zip(logits, trainer.dataset.photos.held, strict=True):
         found = {tag.id: tag.score for tag in tagger.tag(data.parent / known.image, threshold=0).tags}
         slow = 1 / (1 + np.exp(-(slope * row + bias)))
         assert [found[id] for id in tagger.vocabulary.ids] == pytest.approx(slow.tolist(), abs=1e-4)
@@ -40,11 +43,11 @@ def test_the_folder_scores_as_the_run_did(family: str, data: Path, tmp_path: Pat
 
 def test_every_trained_tensor_is_kept_once(data: Path, tmp_path: Path) -> None:
     recipe = retrieval_recipe(steps=1)
-    loop = loop_of(recipe, data, tmp_path)
-    go(loop, Run(recipe, data, tmp_path, MACHINE))
-    folder = go(loop, Run(recipe, data, tmp_path, MACHINE))  # in the place of the first
+    trainer = trainer_of(recipe, data, tmp_path)
+    finish(trainer, Run(recipe, data, tmp_path, MACHINE))
+    folder = finish(trainer, Run(recipe, data, tmp_path, MACHINE))  # in the place of the first
     network = load_network(folder)
-    ours = dict(loop.family.network.named_parameters())
+    ours = dict(trainer.plain.network.named_parameters())
     theirs = dict(network.named_parameters())
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -53,5 +56,5 @@ def test_every_trained_tensor_is_kept_once(data: Path, tmp_path: Path) -> None:
 
 def test_no_folder_tells_of_a_backbone_of_timms(data: Path, tmp_path: Path) -> None:
     recipe = recipe_of("ram-plus", steps=1, backbone=small_recipe().backbone)
-    loop = loop_of(recipe, data, tmp_path)
-    assert go(loop, Run(recipe, data, tmp_path, MACHINE)) == tmp_path / "student.pt"
+    trainer = trainer_of(recipe, data, tmp_path)
+    assert finish(trainer, Run(recipe, data, tmp_path, MACHINE)) == tmp_path / "student.pt"

@@ -1,4 +1,4 @@
-"""`anytag.torch.training`, end to end with small parts: photos, cache, corpus, student, trainer.
+"""`anytag.torch.training`, end to end with small parts: photos, cache, samples, student, trainer.
 
 The backbone and the teacher are the real ones, at 64 pixels; the photos are drawn here.
 """
@@ -9,9 +9,7 @@ import copy
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,30 +19,30 @@ from PIL import Image, ImageDraw
 from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor, nn
 
+from anytag.data.descriptions import read_descriptions
 from anytag.data.rows import Row, read_rows, write_rows
 from anytag.errors import AnytagError, VocabularyError
 from anytag.images import load, prepare
 from anytag.models.folder import ModelFolder, write_card
 from anytag.models.registry import EMBEDDED
-from anytag.text_encoders.static import StaticTextEncoder
 from anytag.torch.export.onnx_graphs import export_folder_graphs
 from anytag.torch.export.static_int8.quantize import quantize_image_graph
-from anytag.torch.nn.backbones import imagenet_backbone
+from anytag.torch.nn.backbones import fold_norms, imagenet_backbone
 from anytag.torch.nn.configs import NetworkConfig
+from anytag.torch.training.batch import Batch
 from anytag.torch.training.beginning import start_from_classifier, start_from_folder
-from anytag.torch.training.descriptions import read_descriptions
-from anytag.torch.training.feature_cache import CacheConfig, build_cache
-from anytag.torch.training.feature_dataset import Cache, Corpus
+from anytag.torch.training.feature_cache import open_cache
+from anytag.torch.training.feature_dataset import FeatureDataset
+from anytag.torch.training.fit import train
+from anytag.torch.training.frozen_stages import cache_stages
+from anytag.torch.training.mini import build_student, held_out_tags, sample
+from anytag.torch.training.recipes import Recipe, find, read_recipe
+from anytag.torch.training.report import Reporter
+from anytag.torch.training.run import Machine, Run
 from anytag.torch.training.ship import draft_card, pixels_of, write_projection, write_queries
-from anytag.torch.training.soft_labels import ImageNetClasses
-from anytag.torch.training.student import Batch, Student, fold_norms
-from anytag.torch.training.train import (
-    Recipe,
-    Trainer,
-    build_student,
-    held_out_tags,
-    sample,
-)
+from anytag.torch.training.student import Student
+from anytag.torch.training.tag_samples import StageFeatures, TagSamples
+from anytag.torch.training.trainer import Trainer
 from anytag.vocabulary import Tag, Vocabulary
 
 SIZE = 64
@@ -53,14 +51,7 @@ CONFIG = NetworkConfig(
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Saving(Recipe):
-    """Writes its state after every step."""
-
-    save_minutes: float = 0.0
-
-
-RECIPE = Saving(steps=6, batch_size=8, tags=60, warmup=2)
+SAVING = Machine(save_minutes=0.0, tensorboard=False)
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 40), "blue": (30, 40, 220), "yellow": (240, 220, 30)}
 SHAPES = ("ball", "box", "kite")
 WORDS = [
@@ -113,52 +104,53 @@ def write_vocabulary(folder: Path) -> Path:
     return folder
 
 
+def recipe_of(vocabulary: Path, **changes: Any) -> Recipe:
+    """`mini`, tiny."""
+    made = find("mini")
+    assert made.features is not None
+    features = dataclasses.replace(made.features, views="drawn=3")
+    return dataclasses.replace(
+        made, network=CONFIG, features=features, steps=6, batch_size=8, sampled_tags=60, warmup=2,
+        teacher="tf_efficientnet_lite0", vocabulary=str(vocabulary), **changes,
+    )  # fmt: skip  # a larger teacher teaches no more here
+
+
 @dataclasses.dataclass(frozen=True)
 class Parts:
     """Everything that a run reads."""
 
-    cache: CacheConfig
-    vocabulary: Path
+    rows: Path
+    recipe: Recipe
 
-    def corpus(self, **options: Any) -> Corpus:
-        vocabulary = Vocabulary.read(self.vocabulary / "vocabulary.jsonl")
-        classes = ImageNetClasses.read(self.vocabulary / "imagenet.json", vocabulary)
-        encoder = StaticTextEncoder.from_folder(EMBEDDED / "text")
-        cache = Cache.read(self.cache.out)
-        return Corpus(
-            self.cache.rows, cache, vocabulary=vocabulary, classes=classes, encoder=encoder, **options
-        )
+    @property
+    def cache(self) -> Path:
+        return self.rows.parent / "cache"
 
+    def features(self) -> StageFeatures:
+        return StageFeatures.of(open_cache(self.cache))
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small parts are slower with more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    def samples(self, **options: Any) -> TagSamples:
+        options = {"sampled": 60, **options}
+        return TagSamples.read(self.rows, self.features(), Path(self.recipe.vocabulary), **options)
 
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
     photos, vocabulary = tmp_path_factory.mktemp("photos"), tmp_path_factory.mktemp("vocabulary")
-    backbone = "tf_efficientnet_lite0"  # a larger teacher teaches no more here
-    config = CacheConfig(
-        write_photos(photos), photos / "cache", {"drawn": 3}, backbone, SIZE, teacher=backbone
-    )
-    build_cache(config, workers=1)
-    return Parts(config, write_vocabulary(vocabulary))
+    made = Parts(write_photos(photos), recipe_of(write_vocabulary(vocabulary)))
+    cache_stages(made.rows, made.recipe, made.cache, report=Reporter())
+    return made
 
 
 @pytest.fixture(scope="module")
-def corpus(parts: Parts) -> Corpus:
-    return parts.corpus()
+def samples(parts: Parts) -> TagSamples:
+    return parts.samples()
 
 
 @pytest.fixture(scope="module")
 def built(parts: Parts) -> tuple[Student, nn.Linear]:
     torch.manual_seed(0)
-    return build_student(parts.vocabulary, RECIPE, config=CONFIG)
+    return build_student(parts.recipe)
 
 
 @pytest.fixture
@@ -167,22 +159,31 @@ def student(built: tuple[Student, nn.Linear]) -> Student:
     return copy.deepcopy(built[0])
 
 
-def batch_of(corpus: Corpus) -> Batch:
-    return next(corpus.batches(0, batch_size=8, tags=60, seed=0))
+def dataset_of(samples: TagSamples, **options: int) -> FeatureDataset:
+    return FeatureDataset(samples, **{"batch_size": 8, "seed": 0, **options})
+
+
+def trainer_of(student: Student, samples: TagSamples, recipe: Recipe, out: Path) -> Trainer:
+    dataset = dataset_of(samples, batch_size=recipe.batch_size)
+    return Trainer(student, dataset, recipe, out, machine=SAVING)
+
+
+def batch_of(samples: TagSamples) -> Batch:
+    return next(dataset_of(samples).stream(0, 1))
 
 
 def test_cache_holds_three_views_of_a_training_photo_and_one_of_others(parts: Parts) -> None:
-    cache = Cache.read(parts.cache.out)
+    cache = parts.features()
     assert cache.features.shape == (20 * 3 + 4, 80, 4, 4)
     assert cache.logits.shape == (24, 1000)
-    for number, row in enumerate(read_rows(parts.cache.rows)):
+    for number, row in enumerate(read_rows(parts.rows)):
         views = [0, 1, 2] if row.split == "train" else [0]
         assert cache.view[cache.row == number].tolist() == views
 
 
 def test_cached_features_are_what_the_network_computes(parts: Parts) -> None:
-    cache = Cache.read(parts.cache.out)
-    photo = load(parts.cache.rows.parent / "0.jpg", near=SIZE)
+    cache = parts.features()
+    photo = load(parts.rows.parent / "0.jpg", near=SIZE)
     pixels = torch.from_numpy(prepare(photo, size=SIZE))[None].float()
     backbone, _ = imagenet_backbone(CONFIG.backbone, size=SIZE)
     with torch.no_grad():
@@ -192,61 +193,85 @@ def test_cached_features_are_what_the_network_computes(parts: Parts) -> None:
 
 
 def test_cache_is_not_written_twice_and_never_mixed(parts: Parts) -> None:
-    shard = parts.cache.out / "shard-0000.npz"
+    shard = parts.cache / "shard-0000" / "features.npy"
     written = shard.stat().st_mtime_ns
-    build_cache(parts.cache, workers=1)
+    cache_stages(parts.rows, parts.recipe, parts.cache, report=Reporter())
     assert shard.stat().st_mtime_ns == written
+    assert parts.recipe.features is not None
+    other = dataclasses.replace(parts.recipe.features, views="drawn=2")
     with pytest.raises(AnytagError, match="name an empty folder"):
-        build_cache(dataclasses.replace(parts.cache, views={"drawn": 2}), workers=1)
+        cache_stages(
+            parts.rows, dataclasses.replace(parts.recipe, features=other), parts.cache, report=Reporter()
+        )
+    other = dataclasses.replace(parts.recipe.features, views="drawn")
+    with pytest.raises(AnytagError, match=r"features\.views=drawn: expected views by source"):
+        cache_stages(
+            parts.rows, dataclasses.replace(parts.recipe, features=other), parts.cache, report=Reporter()
+        )
 
 
-def test_corpus_rejects_rows_that_were_not_cached(parts: Parts, tmp_path: Path) -> None:
-    write_rows(tmp_path / "rows.jsonl", read_rows(parts.cache.rows)[:-1])
-    cache = dataclasses.replace(parts.cache, rows=tmp_path / "rows.jsonl")
+def test_samples_reject_rows_that_were_not_cached(parts: Parts, tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl", read_rows(parts.rows)[:-1])
     with pytest.raises(AnytagError, match="23 rows, but the cache is of 24"):
-        dataclasses.replace(parts, cache=cache).corpus()
+        TagSamples.read(tmp_path / "rows.jsonl", parts.features(), Path(parts.recipe.vocabulary))
 
 
 def test_no_cache_says_what_to_run(tmp_path: Path) -> None:
-    with pytest.raises(AnytagError, match=r"python -m anytag\.torch\.training\.feature_cache"):
-        Cache.read(tmp_path)
+    with pytest.raises(AnytagError, match="anytag train mini --cache"):
+        open_cache(tmp_path)
 
 
-def test_beliefs_follow_what_people_said(corpus: Corpus) -> None:
+def test_the_run_caches_trains_and_goes_on(parts: Parts, tmp_path: Path) -> None:
+    """As `anytag train mini` does: features are made where they are missing."""
+    recipe = dataclasses.replace(parts.recipe, steps=2)
+    run = Run(recipe, parts.rows, tmp_path / "out", SAVING)
+    assert train(run) == tmp_path / "out" / "student.pt"
+    assert read_recipe(tmp_path / "out" / "recipe.json") == recipe
+    shard = tmp_path / "out" / "cache" / "shard-0000" / "features.npy"
+    written = shard.stat().st_mtime_ns
+    train(dataclasses.replace(run, recipe=dataclasses.replace(recipe, steps=3)))
+    lines = (tmp_path / "out" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [2, 3]
+    assert shard.stat().st_mtime_ns == written
+    with pytest.raises(AnytagError, match="give --vocabulary FOLDER"):
+        train(dataclasses.replace(run, recipe=dataclasses.replace(recipe, vocabulary="")))
+
+
+def test_beliefs_follow_what_people_said(samples: TagSamples) -> None:
     at = [tag.id for tag in WORDS].index
-    belief, weight = corpus.beliefs(np.array([0]))  # a red ball on the beach
+    belief, weight = samples.beliefs(np.array([0]))  # a red ball on the beach
     assert [belief[0, at(key)].item() for key in ("ball", "toy", "dog")] == [1, 1, 0]
     assert (weight[0, [at("ball"), at("dog")]] == 1).all()
 
 
-def test_two_corpora_are_equal(parts: Parts) -> None:
+def test_two_sets_of_samples_are_equal(parts: Parts) -> None:
     """A resumed run, and each process of a distributed one, makes its own."""
-    photos, both = np.arange(4), (parts.corpus(), parts.corpus())
-    for corpus in both:
-        corpus.learn_probes()
-    assert all(map(torch.equal, *(corpus.beliefs(photos) for corpus in both)))
+    photos, both = np.arange(4), (parts.samples(), parts.samples())
+    for samples in both:
+        samples.learn_probes()
+    assert all(map(torch.equal, *(samples.beliefs(photos) for samples in both)))
 
 
 def test_held_out_tags_are_not_supervised(parts: Parts) -> None:
     held_out = held_out_tags(1012, 0.2)
     assert held_out is not None and len(held_out) == 202
-    corpus = parts.corpus(held_out=np.array([0]))  # ball
-    _, weight = corpus.beliefs(np.arange(4))
+    samples = parts.samples(held_out=np.array([0]))  # ball
+    _, weight = samples.beliefs(np.arange(4))
     assert not weight[:, 0].any() and weight[:, 1].all()
-    first, last = corpus.caption_range[0]  # both of its captions speak of the ball
+    first, last = samples.caption_range[0]  # both of its captions speak of the ball
     assert first == last
 
 
-def test_batches_go_on_where_they_stopped(corpus: Corpus) -> None:
-    whole = list(corpus.batches(1, batch_size=8, tags=60, seed=0))
-    rest = list(corpus.batches(1, batch_size=8, tags=60, seed=0, start=5))
+def test_batches_go_on_where_they_stopped(samples: TagSamples) -> None:
+    whole, rest = (list(dataset_of(samples).stream(first, 14)) for first in (7, 12))
     assert len(whole) == 7 and len(rest) == 2
+    assert dataset_of(samples).steps_per_epoch() == 7
     for a, b in zip(whole[5:], rest, strict=True):
-        assert all(torch.equal(getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(Batch))
+        assert all(torch.equal(tensor, b.tensors()[name]) for name, tensor in a.tensors().items())
 
 
 def test_descriptions_of_every_tag_are_needed(parts: Parts, tmp_path: Path) -> None:
-    vocabulary = Vocabulary.read(parts.vocabulary / "vocabulary.jsonl")
+    vocabulary = Vocabulary.read(Path(parts.recipe.vocabulary) / "vocabulary.jsonl")
     (tmp_path / "some.jsonl").write_text('{"id": "ball", "descriptions": ["a round toy"]}')
     with pytest.raises(VocabularyError, match=r"no descriptions of box, .* \(1011 tags in all\)"):
         read_descriptions(tmp_path / "some.jsonl", vocabulary)
@@ -270,13 +295,13 @@ def test_folded_norms_change_nothing() -> None:
 
 
 def test_start_centres_and_scales_the_tokens(
-    built: tuple[Student, nn.Linear], student: Student, corpus: Corpus
+    built: tuple[Student, nn.Linear], student: Student, samples: TagSamples
 ) -> None:
-    views = sample(corpus)
-    start_from_classifier(student, built[1], views.features)
+    features, memory = sample(samples)
+    start_from_classifier(student, built[1], features)
     with torch.no_grad():
-        _, pooled = student.network.encoder.from_stage(views.features, RECIPE.first, views.memory)
-        again = student.network.encoder.from_stage(views.features, RECIPE.first)[1]
+        _, pooled = student.network.encoder.from_stage(features, student.first, memory)
+        again = student.network.encoder.from_stage(features, student.first)[1]
     assert torch.allclose(pooled, again, atol=0.02)  # float16 in the cache
     assert torch.allclose(pooled.mean(0), torch.zeros(32), atol=1e-3)
     assert torch.allclose(pooled.std(0), torch.ones(32), atol=1e-3)
@@ -284,33 +309,33 @@ def test_start_centres_and_scales_the_tokens(
 
 
 def test_start_at_a_folder(
-    parts: Parts, built: tuple[Student, nn.Linear], corpus: Corpus, tmp_path: Path
+    parts: Parts, built: tuple[Student, nn.Linear], samples: TagSamples, tmp_path: Path
 ) -> None:
     """A student, shipped in int8 and read back, answers as before."""
-    first, other = (build_student(parts.vocabulary, RECIPE, config=CONFIG)[0].eval() for _ in range(2))
-    views = sample(corpus)
-    start_from_classifier(first, built[1], views.features)
+    first, other = (build_student(parts.recipe)[0].eval() for _ in range(2))
+    features, memory = sample(samples)
+    start_from_classifier(first, built[1], features)
     nn.init.normal_(first.network.folded.key.weight, std=0.1)
     nn.init.constant_(first.network.folded.reweight_scale, 0.5)  # a factor of 1 would be no node of the graph
-    folder = ship_graphs(first, corpus, tmp_path / "model")
-    start_from_folder(other, folder, vocabulary=corpus.vocabulary, classifier=built[1], memory=views.memory)
+    folder = ship_graphs(first, samples, tmp_path / "model")
+    start_from_folder(other, folder, vocabulary=samples.vocabulary, classifier=built[1], memory=memory)
     with torch.no_grad():
         answers = []
         for student in (first, other):
-            tokens, pooled = student.network.encoder.from_stage(views.features, RECIPE.first, views.memory)
+            tokens, pooled = student.network.encoder.from_stage(features, student.first, memory)
             answers.append(student.network.decoder(tokens, pooled, student.queries()[None]))
     assert torch.corrcoef(torch.stack([a.flatten() for a in answers]))[0, 1] > 0.99
 
 
-def ship_graphs(student: Student, corpus: Corpus, out: Path) -> ModelFolder:
+def ship_graphs(student: Student, samples: TagSamples, out: Path) -> ModelFolder:
     """What `anytag.torch.training.ship` writes of a network, its queries and its words."""
     shutil.copytree(EMBEDDED / "text", out / "text")
     export_folder_graphs(student.network, out)
-    pixels = pixels_of(corpus.rows, corpus.root, SIZE)
+    pixels = pixels_of(samples.rows, samples.root, SIZE)
     quantize_image_graph(out / "image.onnx", out / "image.onnx", pixels)
     write_queries(student, out / "queries.safetensors")
     write_projection(student, out / "text" / "projection.safetensors")
-    corpus.vocabulary.write(out / "vocabulary.jsonl")
+    samples.vocabulary.write(out / "vocabulary.jsonl")
     write_card(out, draft_card(student))
     return ModelFolder.open(out)
 
@@ -321,39 +346,50 @@ def terms_of(student: Student, batch: Batch) -> dict[str, Tensor]:
         return dict(student(batch))
 
 
-def test_photos_of_one_caption_are_no_negatives(student: Student, corpus: Corpus) -> None:
+def test_photos_of_one_caption_are_no_negatives(student: Student, samples: TagSamples) -> None:
     """All photos told alike: nothing of the alignment asks for a low logit."""
-    batch = batch_of(corpus)
-    alike = dataclasses.replace(batch, captions=batch.captions[:1].expand(8, -1))
+    batch = batch_of(samples)
+    assert batch.texts is not None
+    alike = dataclasses.replace(batch, texts=batch.texts[:1].expand(8, -1))
     with torch.no_grad():
         student.network.folded.bias.bias.fill_(50.0)  # every logit is high
     assert terms_of(student, alike)["alignment"].item() == pytest.approx(0, abs=1e-3)
     assert terms_of(student, batch)["alignment"].item() > 1
 
 
-def test_untold_photos_have_no_alignment(student: Student, corpus: Corpus) -> None:
-    batch = batch_of(corpus)
-    untold = dataclasses.replace(batch, captions=torch.zeros_like(batch.captions))
+def test_untold_photos_have_no_alignment(student: Student, samples: TagSamples) -> None:
+    batch = batch_of(samples)
+    assert batch.texts is not None
+    untold = dataclasses.replace(batch, texts=torch.zeros_like(batch.texts))
     assert terms_of(student, untold)["alignment"].item() == 0
 
 
-def test_teacher_is_silent_where_no_class_is_looked_at(student: Student, corpus: Corpus) -> None:
-    batch = dataclasses.replace(batch_of(corpus), tags=torch.arange(len(WORDS)))
+def test_teacher_is_silent_where_no_class_is_looked_at(student: Student, samples: TagSamples) -> None:
+    batch = dataclasses.replace(batch_of(samples), columns=torch.arange(len(WORDS)))
     assert terms_of(student, batch)["distillation"].isfinite()
 
 
-def test_shares_of_two_processes_make_the_whole(student: Student, corpus: Corpus, tmp_path: Path) -> None:
-    batch = batch_of(corpus)
-    trainer = Trainer(student, corpus, RECIPE, tmp_path)
-    halves = []
-    for rank in range(2):
-        device = torch.device("cpu")
-        trainer.accelerator = SimpleNamespace(process_index=rank, num_processes=2, device=device)
-        halves.append(trainer._share(batch))
-    assert all(torch.equal(half.tags, batch.tags) and len(half.features) == 4 for half in halves)
+def test_shares_of_two_processes_make_the_whole(student: Student, samples: TagSamples) -> None:
+    batch = batch_of(samples)
+    halves = [next(dataset_of(samples, rank=rank, world=2).stream(0, 1)) for rank in range(2)]
+    assert batch.columns is not None
+    for half in halves:
+        assert half.columns is not None and torch.equal(half.columns, batch.columns)
+        assert half.features is not None and len(half.features) == 4
     whole, a, b = (terms_of(student, part) for part in (batch, *halves))
     for name in ("tag", "coarse", "distillation"):  # captions are each other's negatives in a share only
         assert ((a[name] + b[name]) / 2).item() == pytest.approx(whole[name].item(), rel=1e-4)
+
+
+def test_means_of_features_teach_the_first_pass_alone(student: Student, samples: TagSamples) -> None:
+    """What version 4 of `mini` was made with: no stage is trained, only means are known."""
+    batch = batch_of(samples)
+    assert batch.features is not None
+    with torch.no_grad():
+        late = student.network.encoder.backbone(batch.features, student.first).mean((2, 3))
+    means = terms_of(student, dataclasses.replace(batch, features=late))
+    assert set(means) == {"coarse", "subject", "distillation", "alignment", "contrast", "loss"}
+    assert means["coarse"].item() == pytest.approx(terms_of(student, batch)["coarse"].item(), rel=0.2)
 
 
 class Killed(Trainer):
@@ -366,21 +402,21 @@ class Killed(Trainer):
 
 
 def test_interrupted_run_ends_where_an_uninterrupted_one_does(
-    parts: Parts, student: Student, corpus: Corpus, tmp_path: Path
+    parts: Parts, student: Student, samples: TagSamples, tmp_path: Path
 ) -> None:
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole, broken, recipe = tmp_path / "whole", tmp_path / "broken", parts.recipe
     whole.mkdir()
     broken.mkdir()
-    Trainer(copy.deepcopy(student), corpus, RECIPE, whole).run()
+    trainer_of(copy.deepcopy(student), samples, recipe, whole).fit()
     with pytest.raises(KeyboardInterrupt):
-        Killed(copy.deepcopy(student), corpus, RECIPE, broken).run()
+        Killed(copy.deepcopy(student), dataset_of(samples), recipe, broken, machine=SAVING).fit()
     other = copy.deepcopy(student)
     for parameter in other.parameters():
         nn.init.constant_(parameter, 0.5)  # of all this nothing must be left
-    resumed = Trainer(other, parts.corpus(), RECIPE, broken)
+    resumed = trainer_of(other, parts.samples(), recipe, broken)
     resumed.resume()
     assert resumed.step == 3
-    resumed.run()
+    resumed.fit()
     expected, found = (torch.load(folder / "student.pt", weights_only=True) for folder in (whole, broken))
     assert expected.keys() == found.keys()
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
@@ -389,42 +425,56 @@ def test_interrupted_run_ends_where_an_uninterrupted_one_does(
     assert moved <= trained and len(moved) > 0.8 * len(trained)
 
 
-def test_loss_falls(student: Student, corpus: Corpus, tmp_path: Path) -> None:
-    before = terms_of(student, batch_of(corpus))["tag"]
-    Trainer(student, corpus, dataclasses.replace(RECIPE, steps=20), tmp_path).run()
-    assert terms_of(student, batch_of(corpus))["tag"] < 0.8 * before
+def test_loss_falls(student: Student, samples: TagSamples, parts: Parts, tmp_path: Path) -> None:
+    before = terms_of(student, batch_of(samples))["tag"]
+    recipe = dataclasses.replace(parts.recipe, steps=20)
+    trainer_of(student, samples, recipe, tmp_path).fit()
+    assert terms_of(student, batch_of(samples))["tag"] < 0.8 * before
     line = json.loads((tmp_path / "log.jsonl").read_text())
     assert line["step"] == 20 and {"tag", "coarse", "alignment", "distillation", "loss"} <= line.keys()
 
 
-def test_a_state_of_another_recipe_is_refused(student: Student, corpus: Corpus, tmp_path: Path) -> None:
-    Trainer(student, corpus, dataclasses.replace(RECIPE, steps=1), tmp_path).run()
-    weights = dataclasses.replace(RECIPE.weights, tag=2.0)
-    other = Trainer(student, corpus, dataclasses.replace(RECIPE, head_lr=1e-4, weights=weights), tmp_path)
-    with pytest.raises(AnytagError, match=r"\(head_lr=0\.0001, was 0\.0015; weights\.tag=2\.0, was 1\.0\)"):
+def test_a_state_of_another_recipe_is_refused(
+    student: Student, samples: TagSamples, parts: Parts, tmp_path: Path
+) -> None:
+    recipe = parts.recipe
+    trainer_of(student, samples, dataclasses.replace(recipe, steps=1), tmp_path).fit()
+    weights = dataclasses.replace(recipe.objective.weights, tag=2.0)
+    objective = dataclasses.replace(recipe.objective, weights=weights)
+    changed = dataclasses.replace(recipe, rate=1e-4, objective=objective)
+    other = trainer_of(student, samples, changed, tmp_path)
+    with pytest.raises(
+        AnytagError, match=r"\(objective\.weights\.tag=2\.0, was 1\.0; rate=0\.0001, was 0\.0015\)"
+    ):
         other.resume()
-    longer = Trainer(student, corpus, RECIPE, tmp_path)
+    longer = trainer_of(student, samples, recipe, tmp_path)
     longer.resume()
     assert longer.step == 1
 
 
-def test_a_state_without_a_recipe_is_refused(student: Student, corpus: Corpus, tmp_path: Path) -> None:
-    trainer = Trainer(student, corpus, RECIPE, tmp_path)
+def test_a_state_without_a_recipe_is_refused(
+    student: Student, samples: TagSamples, parts: Parts, tmp_path: Path
+) -> None:
+    trainer = trainer_of(student, samples, parts.recipe, tmp_path)
     trainer.save()
     state = torch.load(tmp_path / "state.pt", weights_only=True)
     del state["recipe"]
     torch.save(state, tmp_path / "state.pt")
-    with pytest.raises(AnytagError, match="first=5, was None"):
+    with pytest.raises(AnytagError, match=r"features\.first=5, was None"):
         trainer.resume()
 
 
-def test_a_loss_that_is_not_finite_ends_the_run(student: Student, corpus: Corpus, tmp_path: Path) -> None:
-    recipe = dataclasses.replace(RECIPE, head_lr=1e30)
+def test_a_loss_that_is_not_finite_ends_the_run(
+    student: Student, samples: TagSamples, parts: Parts, tmp_path: Path
+) -> None:
+    recipe = dataclasses.replace(parts.recipe, rate=1e30)
     with pytest.raises(AnytagError, match=r"step [45]: 5 steps in a row without .* with lower"):
-        Trainer(student, corpus, recipe, tmp_path).run()
+        trainer_of(student, samples, recipe, tmp_path).fit()
 
 
-def test_too_few_views_for_a_batch(student: Student, corpus: Corpus, tmp_path: Path) -> None:
-    recipe = dataclasses.replace(RECIPE, batch_size=64)
+def test_too_few_views_for_a_batch(
+    student: Student, samples: TagSamples, parts: Parts, tmp_path: Path
+) -> None:
+    recipe = dataclasses.replace(parts.recipe, batch_size=64)
     with pytest.raises(AnytagError, match="60 photos to train on make no batch of 64: give batch_size=60"):
-        Trainer(student, corpus, recipe, tmp_path).run()
+        trainer_of(student, samples, recipe, tmp_path).fit()

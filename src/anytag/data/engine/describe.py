@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -21,7 +21,7 @@ from anytag.data.answers import description
 from anytag.data.engine.llm import Endpoint, Sampling
 from anytag.data.io import refuse_output
 from anytag.data.vocabulary.wordnet import WordNet
-from anytag.errors import NoAnswerError, RefusedOutputError, VocabularyError
+from anytag.errors import NoAnswerError, RefusedOutputError
 from anytag.parsing import Lexicon, default_lexicon
 from anytag.parsing.lexicon import normal
 from anytag.progress import SILENT, Progress, Reporter
@@ -231,23 +231,6 @@ def check_outputs(path: Path, inputs: Iterable[Path]) -> None:
 def journal_of(path: Path) -> Path:
     """Where answers are kept for the descriptions in `path`."""
     return path.with_name(path.name + ".answers")
-
-
-def from_published(rows: Iterable[Mapping[str, Sequence[str]]]) -> dict[str, list[str]]:
-    """The published form of descriptions, a list of {tag: [texts]}, as tag -> texts in its order.
-
-    Raises:
-        VocabularyError: an entry is of another form.
-    """
-    found: dict[str, list[str]] = {}
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row, Mapping):
-            raise VocabularyError(f"entry {number}: got {row!r}, expected {{tag: [descriptions]}}")
-        for tag, texts in row.items():
-            if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
-                raise VocabularyError(f"entry {number}: {tag!r} has {texts!r}, expected a list of texts")
-            found[tag] = list(texts)
-    return found
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +155,23 @@ def imagenet_backbone(name: str | SwinConfig | VitConfig, *, size: int) -> tuple
         raise ModelError(f"{file.name}: {len(tensors)} tensors, {name} has {len(names)}")
     net.load_state_dict(dict(zip(names, tensors, strict=True)), strict=True)
     return Backbone(name, size=size, net=net).eval(), net.classifier
+
+
+def fold_norms(backbone: Backbone) -> None:
+    """Folds every batch norm into its convolution: only convolutions are trained and served."""
+    for module in list(backbone.modules()):
+        children = list(module.named_children())
+        for (_, conv), (name, norm) in pairwise(children):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                _fold(conv, norm)
+                setattr(module, name, getattr(norm, "act", nn.Identity()))
+
+
+def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    if norm.running_mean is None or norm.running_var is None:
+        return
+    with torch.no_grad():
+        factor = norm.weight / (norm.running_var + norm.eps).sqrt()
+        conv.weight.mul_(factor[:, None, None, None])
+        bias = norm.bias - norm.running_mean * factor
+        conv.bias = nn.Parameter(bias if conv.bias is None else bias + conv.bias * factor)

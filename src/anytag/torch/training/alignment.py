@@ -6,8 +6,6 @@ Both as in ALBEF (Li et al. 2021, sections 3.2 and 3.3), which Tag2Text builds i
 from __future__ import annotations
 
 import copy
-import hashlib
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Self
@@ -20,26 +18,8 @@ from anytag.errors import ModelError
 from anytag.torch.nn.alignment_head import AlignmentHead
 from anytag.torch.nn.bert_layers import HIDDEN
 from anytag.torch.nn.network import TagNetwork
+from anytag.torch.training.batch import Batch
 from anytag.torch.training.distributed import gather
-
-
-@dataclass
-class AlignmentBatch:
-    """N pairs of photo and text.
-
-    Attributes:
-        pixels: uint8 N×3×S×S.
-        text_ids: int64 N×L wordpieces of a text of each photo, 0 is padding.
-        whose: int64 N×2, number of photo and of text, not negative and from `text_numbers`; pairs that have
-            either in common are no negatives of each other.
-        tag_ids, tag_mask: N×S, wordpieces of the tags' text; without them the photo speaks alone.
-    """
-
-    pixels: Tensor
-    text_ids: Tensor
-    whose: Tensor
-    tag_ids: Tensor | None = None
-    tag_mask: Tensor | None = None
 
 
 @dataclass
@@ -71,12 +51,12 @@ class Aligner(nn.Module):
             raise ModelError("this network has no alignment heads; set `alignment` in its configuration")
         self.encoder, self.head, self.captions = network.encoder, network.alignment, network.captions
 
-    def forward(self, batch: AlignmentBatch) -> Read:
+    def forward(self, batch: Batch) -> Read:
         tokens, pooled = self.encoder(batch.pixels)
         tags = None
         if self.captions is not None and batch.tag_ids is not None and batch.tag_mask is not None:
             tags = self.captions.encode_tags(batch.tag_ids, batch.tag_mask, tokens)
-        return read_pairs(self.head, tokens, pooled, tags, batch.text_ids)
+        return read_pairs(self.head, tokens, pooled, tags, batch.need("caption_ids"))
 
 
 class Momentum(nn.Module):
@@ -90,7 +70,7 @@ class Momentum(nn.Module):
 
     photos: Tensor
     texts: Tensor
-    whose: Tensor
+    pair_ids: Tensor
     place: Tensor
 
     def __init__(self, model: Aligner, *, length: int = 65536, decay: float = 0.995) -> None:
@@ -99,7 +79,7 @@ class Momentum(nn.Module):
         self.decay, space = decay, model.head.config.space
         self.register_buffer("photos", torch.zeros(length, space))
         self.register_buffer("texts", torch.zeros(length, space))
-        self.register_buffer("whose", torch.full((length, 2), -1))  # nobody's
+        self.register_buffer("pair_ids", torch.full((length, 2), -1))  # nobody's
         self.register_buffer("place", torch.zeros((), dtype=torch.long))
 
     def train(self, mode: bool = True) -> Self:
@@ -117,18 +97,18 @@ class Momentum(nn.Module):
             kept.copy_(given)
 
     @torch.no_grad()
-    def remember(self, photos: Tensor, texts: Tensor, whose: Tensor) -> None:
-        """The oldest make room for N pairs, which are Q at most: unit vectors N×E of both, and whose, N×2."""
-        places = (self.place + torch.arange(len(whose), device=whose.device)) % len(self.whose)
-        self.photos[places], self.texts[places], self.whose[places] = photos, texts, whose
-        self.place.copy_((self.place + len(whose)) % len(self.whose))
+    def remember(self, photos: Tensor, texts: Tensor, pair_ids: Tensor) -> None:
+        """The oldest make room for N pairs, which are Q at most: unit vectors N×E of both, and N×2."""
+        places = (self.place + torch.arange(len(pair_ids), device=pair_ids.device)) % len(self.pair_ids)
+        self.photos[places], self.texts[places], self.pair_ids[places] = photos, texts, pair_ids
+        self.place.copy_((self.place + len(pair_ids)) % len(self.pair_ids))
 
 
 def alignment_losses(
     head: AlignmentHead,
     read: Read,
     momentum: Momentum,
-    batch: AlignmentBatch,
+    batch: Batch,
     *,
     trust: float | Tensor = 0.4,
 ) -> dict[str, Tensor]:
@@ -140,24 +120,25 @@ def alignment_losses(
         read: what the model that is trained reads in the batch.
         trust: share of the contrast's targets that is the slow copy's own opinion; one, or one a photo: N.
     """
+    ids = batch.need("pair_ids")
     share = trust[:, None] if isinstance(trust, Tensor) else trust
     with torch.no_grad():
         slow = momentum.copy(batch)
-        everyones = gather(slow.photos), gather(slow.texts), gather(batch.whose)
-    contrast = _contrast(head.scale, read, slow, momentum, batch.whose, everyones=everyones, trust=share)
+        everyones = gather(slow.photos), gather(slow.texts), gather(ids)
+    contrast = _contrast(head.scale, read, slow, momentum, ids, everyones=everyones, trust=share)
     momentum.remember(*everyones)
     return {"contrast": contrast, "match": _match(head, read, batch)}
 
 
 def _contrast(
-    scale: Tensor, read: Read, slow: Read, momentum: Momentum, whose: Tensor, *,
+    scale: Tensor, read: Read, slow: Read, momentum: Momentum, pair_ids: Tensor, *,
     everyones: tuple[Tensor, Tensor, Tensor], trust: float | Tensor,
 ) -> Tensor:  # fmt: skip
     """Each of N photos among the B texts of all processes and the Q remembered ones, and the other way."""
-    memory = momentum.photos, momentum.texts, momentum.whose
+    memory = momentum.photos, momentum.texts, momentum.pair_ids
     photos, texts, theirs = (torch.cat(pair) for pair in zip(everyones, memory, strict=True))
     empty = (theirs[:, 0] < 0) * HIDDEN  # places that hold nothing yet
-    same = (whose[:, None] == theirs).any(-1)  # N×(B+Q)
+    same = (pair_ids[:, None] == theirs).any(-1)  # N×(B+Q)
     shares = (1 - trust) * same / same.sum(1, keepdim=True)
     terms = []
     with _exactly(photos):
@@ -172,15 +153,16 @@ def _exactly(x: Tensor) -> AbstractContextManager[object]:
     return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
-def _match(head: AlignmentHead, read: Read, batch: AlignmentBatch) -> Tensor:
+def _match(head: AlignmentHead, read: Read, batch: Batch) -> Tensor:
     """Each pair, each photo with a text that is hard to tell from its own, each text with such a photo.
 
     The hard ones are those of this process.
     """
     alike = (head.scale * read.photos @ read.texts.T).detach().float()
-    other = (batch.whose[:, None] != batch.whose).all(-1)
+    ids, pairs = batch.need("caption_ids"), batch.need("pair_ids")
+    other = torch.ne(pairs[:, None], pairs).all(-1)
     texts, photos = hard_negatives(alike, other), hard_negatives(alike.T, other)
-    ids, own = batch.text_ids, torch.arange(len(other), device=other.device)
+    own = torch.arange(len(other), device=other.device)
     logits = head.match(
         torch.cat([ids, ids[texts], ids]), head.remember(read.seen), torch.cat([own, own, photos])
     )
@@ -200,9 +182,3 @@ def hard_negatives(alike: Tensor, other: Tensor) -> Tensor:
     """
     shares = alike.masked_fill(~other, HIDDEN).softmax(1)
     return torch.multinomial(shares, 1).squeeze(1)
-
-
-def text_numbers(texts: Sequence[str]) -> list[int]:
-    """A number for each text, the same in every run and process; equal texts, and no others, share it."""
-    hashes = (hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts)
-    return [int.from_bytes(one, "big") >> 1 for one in hashes]

@@ -27,16 +27,16 @@ import numpy.typing as npt
 import anytag.data
 import anytag.parsing
 from anytag._io import atomic_folder, lock
-from anytag._typing import Ints as Indexes
+from anytag._typing import Ints
 from anytag.batching import usable_cores
 from anytag.data.io import fingerprint
+from anytag.data.labels import Labeler
 from anytag.data.rows import Row, line_of, row_of
 from anytag.errors import OutputError
 from anytag.models.registry import cache
 from anytag.torch.training.dataset import HELD_OUT, say_unusable, stream_data, with_usable_captions
 from anytag.torch.training.mapped import Columns, Lists, Selected, bounds, mapped
 from anytag.torch.training.report import Progress, Reporter
-from anytag.torch.training.soft_labels import Labeler
 from anytag.vocabulary import Vocabulary
 
 Labels = tuple[tuple[Columns, ...], Columns]
@@ -61,7 +61,7 @@ class Annotations:
     """
 
     text: npt.NDArray[np.uint8]
-    ends: Indexes
+    ends: Ints
     captions: npt.NDArray[np.int32]
     held: npt.NDArray[np.bool_]
     sha256: str
@@ -164,7 +164,7 @@ class StoredLabels:
     """
 
     parsed: Lists
-    ends: Indexes
+    ends: Ints
     union: Lists
     folder: Path | None = None
 
@@ -204,10 +204,10 @@ class _Flat:
     """Labels of some rows as flat arrays: values int32, and the size of each list."""
 
     parsed: npt.NDArray[np.int32]
-    parsed_sizes: Indexes
-    captions: Indexes
+    parsed_sizes: Ints
+    captions: Ints
     union: npt.NDArray[np.int32]
-    union_sizes: Indexes
+    union_sizes: Ints
 
     KINDS = {  # noqa: RUF012  # read only
         "parsed": np.int32,

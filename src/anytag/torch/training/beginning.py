@@ -17,6 +17,7 @@ from anytag.runtime.onnx import IMAGE, TAGS
 from anytag.text_encoders.static import StaticTextEncoder
 from anytag.torch.export.decoder import read_decoder
 from anytag.torch.nn.network import ImageEncoder
+from anytag.torch.training.first_pass import class_term
 from anytag.torch.training.quantized import QuantizedGraph
 from anytag.torch.training.student import Student
 from anytag.vocabulary import Vocabulary
@@ -51,7 +52,8 @@ def start_from_classifier(student: Student, classifier: nn.Linear, features: Ten
         encoder.recall.weight.copy_(RECALLED * proj.weight)
         proj.weight.mul_(1 - RECALLED)
     known = left[:, :width] * values[:width] * spread
-    student.queries.residual[student.classes[student.taught]] = known[student.taught]
+    classes = class_term(student)
+    student.queries.residual[classes.tags[classes.taught]] = known[classes.taught]
 
 
 @torch.no_grad()
@@ -134,8 +136,9 @@ def _teach_recall(student: Student, classifier: nn.Linear, memory: Tensor) -> No
     """What the queries of the classes can say of the classifier's rows, by least squares."""
     encoder, queries = student.network.encoder, student.queries()
     means = queries.sum(1) / (queries != 0).any(-1).sum(1, keepdim=True).clamp_min(1)  # K×D
-    taught = student.classes[student.taught]
-    rows = (classifier.weight - classifier.weight.mean(0))[student.taught]
+    classes = class_term(student)
+    taught = classes.tags[classes.taught]
+    rows = (classifier.weight - classifier.weight.mean(0))[classes.taught]
     encoder.recall.weight.copy_(RECALLED * torch.linalg.lstsq(means[taught], rows).solution)
     encoder.projection.bias.sub_(encoder.recall.weight @ memory.mean(0))
 

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from anytag._typing import Doubles
-from anytag._typing import Ints as Indexes
+from anytag._typing import Doubles, Ints
+from anytag.data.labels import Labeler
 from anytag.data.rows import Row
 from anytag.errors import AnytagError
 from anytag.evaluation.metrics import Reliability, expected_calibration_error
@@ -32,7 +32,6 @@ from anytag.scoring import raise_broader, sigmoid
 from anytag.torch.training.dataset import read_data
 from anytag.torch.training.report import Progress, Reporter
 from anytag.torch.training.ship import save_queries
-from anytag.torch.training.soft_labels import Labeler
 from anytag.torch.training.stored import Stored, fit_tag_lines
 from anytag.torch.training.thresholds import Goal
 from anytag.vocabulary import Vocabulary
@@ -55,13 +54,13 @@ class Answers:
         below: pairs (a tag, a broader one) among them, int64 E×2.
     """
 
-    columns: Indexes
+    columns: Ints
     log_odds: Doubles
     truth: Doubles
     thresholds: Doubles
-    below: Indexes
+    below: Ints
 
-    def take(self, photos: Indexes) -> Answers:
+    def take(self, photos: Ints) -> Answers:
         """Of some of the photos."""
         return replace(self, log_odds=self.log_odds[photos], truth=self.truth[photos])
 
@@ -224,7 +223,7 @@ def _truth(rows: Sequence[Row], vocabulary: Vocabulary) -> Doubles:
     return truth
 
 
-def _below(vocabulary: Vocabulary, columns: Indexes) -> Indexes:
+def _below(vocabulary: Vocabulary, columns: Ints) -> Ints:
     place = {int(column): number for number, column in enumerate(columns)}
     pairs = [
         (number, place[broader])
@@ -235,7 +234,7 @@ def _below(vocabulary: Vocabulary, columns: Indexes) -> Indexes:
     return np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
 
-def _write(draft: Path, stored: Stored, columns: Indexes, lines: Doubles, thresholds: Doubles) -> None:
+def _write(draft: Path, stored: Stored, columns: Ints, lines: Doubles, thresholds: Doubles) -> None:
     line = stored.bank.line.copy()
     line[columns, 1] = lines[:, 0] * line[columns, 1] + lines[:, 1]
     line[columns, 0] *= lines[:, 0]

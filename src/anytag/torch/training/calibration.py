@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from anytag._typing import AnyFloats as Floats
+from anytag._typing import AnyFloats
 from anytag.scoring import sigmoid
 
 _RIDGE = 1e-6
@@ -21,13 +21,13 @@ class Calibration:
     scale: float
     bias: float
 
-    def __call__(self, logits: Floats) -> Floats:
+    def __call__(self, logits: AnyFloats) -> AnyFloats:
         """Logits of any shape -> probabilities of the same shape."""
         return sigmoid(self.scale * logits + self.bias)
 
 
 def fit_calibration(
-    logits: Floats, truth: Floats, *, weight: Floats | None = None, steps: int = 30
+    logits: AnyFloats, truth: AnyFloats, *, weight: AnyFloats | None = None, steps: int = 30
 ) -> Calibration:
     """Platt scaling by Newton's method; a step that does not help is halved until it does.
 
@@ -62,7 +62,12 @@ def fit_calibration(
 
 
 def fit_offsets(
-    log_odds: Floats, truth: Floats, *, weight: Floats | None = None, spread: float = 1.0, steps: int = 20
+    log_odds: AnyFloats,
+    truth: AnyFloats,
+    *,
+    weight: AnyFloats | None = None,
+    spread: float = 1.0,
+    steps: int = 20,
 ) -> npt.NDArray[np.float64]:
     """What to add to the log-odds of each tag, by Newton's method, with a normal prior around 0.
 
@@ -85,11 +90,11 @@ def fit_offsets(
 
 
 def fit_thresholds(
-    scores: Floats,
-    truth: Floats,
+    scores: AnyFloats,
+    truth: AnyFloats,
     *,
-    weight: Floats | None = None,
-    precision: float | Floats = 0.65,
+    weight: AnyFloats | None = None,
+    precision: float | AnyFloats = 0.65,
     default: float = 0.5,
     prior: float = 4.0,
 ) -> npt.NDArray[np.float64]:
@@ -127,7 +132,7 @@ def fit_thresholds(
     return thresholds
 
 
-def fit_common_threshold(scores: Floats, truth: Floats, *, precision: float) -> float:
+def fit_common_threshold(scores: AnyFloats, truth: AnyFloats, *, precision: float) -> float:
     """The threshold for all tags that gives the most of what is there with a precision of all that is given.
 
     Of calibrated probabilities no set of thresholds, one for each tag, finds more at the same precision

@@ -8,10 +8,11 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
-from accelerate.utils import parse_flag_from_env
+from accelerate.utils import gather_object, parse_flag_from_env
 from torch import Tensor
 
 from anytag.errors import AnytagError
+from anytag.torch.training.report import Tally
 
 T = TypeVar("T")
 
@@ -60,6 +61,17 @@ def from_first(make: Callable[[], T]) -> T:
     if failed is not None:
         raise failed
     return made  # type: ignore[return-value]  # there is one where nothing failed
+
+
+def everyones(mine: Tally) -> Tally:
+    """What all processes passed over, in the first; the others have nothing to say."""
+    if processes() == 1:
+        return mine
+    whole = Tally()
+    for one in gather_object([mine]):
+        if process_index() == 0:
+            whole.join(one)
+    return whole
 
 
 def check_precision(precision: str) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
+from anytag.errors import AnytagError
 from anytag.torch.training.annotation_store import Annotations, build_seconds
-from anytag.torch.training.build import backbone_width
+from anytag.torch.training.build import fitted_to
 from anytag.torch.training.estimate import Estimate, estimate, try_out
-from anytag.torch.training.fit import read_rows, read_tag_list, vocabulary_of
 from anytag.torch.training.init_weights import adopted, read_start
-from anytag.torch.training.recipes import TrainRecipe
+from anytag.torch.training.recipes import Recipe
+from anytag.torch.training.texts import read_rows, read_tag_list, vocabulary_of
 from anytag.vocabulary import Vocabulary
 
 PUBLISHED_PHOTOS, PUBLISHED_TAGS, PUBLISHED_TEXTS = 14_000_000, 4585, 51
@@ -39,12 +40,18 @@ class Planned:
         return 150 * self.photos + 70 * self.captions
 
 
-def plan(recipe: TrainRecipe, data: Path | str | None, *, tag_list: Path | None = None) -> Planned:
+def plan(recipe: Recipe, data: Path | str | None, *, tag_list: Path | None = None) -> Planned:
     """Counts a recipe's costs; arguments as `Run` has them.
 
     Raises:
-        AnytagError: the data cannot be read, or the network's numbers do not fit together.
+        AnytagError: the recipe reads no photos, the data cannot be read, or the network's numbers do not fit
+            together.
     """
+    if recipe.features is not None:
+        raise AnytagError(
+            "--dry-run counts runs from photos, and this one reads cached features; docs/how-to/train.md has "
+            "its times"
+        )
     listed = read_tag_list(tag_list) if tag_list else None
     if recipe.start:
         recipe = adopted(recipe, read_start(Path(recipe.start)))
@@ -64,13 +71,8 @@ def plan(recipe: TrainRecipe, data: Path | str | None, *, tag_list: Path | None 
     if recipe.embedding:
         table = read_rows(Path(recipe.embedding))
         texts, width = table[..., 0].numel() // tags, table.shape[-1]
-    if config.cross is not None and config.queries != "learned":
-        config = replace(config, width=width)
-    if not recipe.objective.captions:
-        config = replace(config, captions=None)
-    if not config.projected:
-        config = replace(config, width=backbone_width(recipe))
-    try_out(recipe, config, text_width=width)
-    cost = estimate(recipe, config, tags=tags, texts=texts, text_width=width, photos=photos)
+    recipe = fitted_to(recipe, width=width)
+    try_out(recipe, text_width=width)
+    cost = estimate(recipe, tags=tags, texts=texts, text_width=width, photos=photos)
     assumed = "" if data else " (the published numbers; give --data)"
     return Planned(cost, tags, texts, photos, captions, assumed)

@@ -8,13 +8,22 @@ from typing import Any
 
 from anytag.errors import AnytagError
 from anytag.torch.training.checkpoint import flat
-from anytag.torch.training.recipes import TrainRecipe
+from anytag.torch.training.recipes import Recipe, find
 from anytag.torch.training.values import keys_of, parse_numbers
 
 _Rule = tuple[bool, tuple[str, ...], str]
 
 
-def parse_train(recipe: TrainRecipe, pairs: Iterable[str]) -> TrainRecipe:
+def resolve(name: str, pairs: Iterable[str]) -> Recipe:
+    """A recipe by name, with `key=value` pairs over it.
+
+    Raises:
+        AnytagError: there is no such recipe, or what `parse_train` refuses.
+    """
+    return parse_train(find(name), pairs)
+
+
+def parse_train(recipe: Recipe, pairs: Iterable[str]) -> Recipe:
     """`key=value` pairs over a recipe, each with an effect, all of them fitting together.
 
     Raises:
@@ -31,12 +40,12 @@ def parse_train(recipe: TrainRecipe, pairs: Iterable[str]) -> TrainRecipe:
     return made
 
 
-def resolved(recipe: TrainRecipe) -> dict[str, Any]:
+def resolved(recipe: Recipe) -> dict[str, Any]:
     """The recipe as nested plain values, without what has no effect."""
     return _without(asdict(recipe), set(without_effect(recipe)))
 
 
-def without_effect(recipe: TrainRecipe) -> dict[str, str]:
+def without_effect(recipe: Recipe) -> dict[str, str]:
     """Keys that change nothing in this recipe, each with the reason and what to type instead."""
     known = flat(asdict(recipe))
     return {
@@ -49,7 +58,7 @@ def without_effect(recipe: TrainRecipe) -> dict[str, str]:
     }
 
 
-def check_parts(recipe: TrainRecipe) -> None:
+def check_parts(recipe: Recipe) -> None:
     """Whether the parts of a recipe fit together.
 
     Raises:
@@ -60,42 +69,71 @@ def check_parts(recipe: TrainRecipe) -> None:
             raise AnytagError(why)
 
 
-def _rules(recipe: TrainRecipe) -> Iterator[_Rule]:
+def _rules(recipe: Recipe) -> Iterator[_Rule]:
+    if recipe.features is not None:
+        yield from _feature_rules(recipe)
+        return
     yield from _run_rules(recipe)
     yield from _network_rules(recipe)
     yield from _text_rules(recipe)
     yield from _loss_rules(recipe)
 
 
-def _run_rules(recipe: TrainRecipe) -> Iterator[_Rule]:
+def _run_rules(recipe: Recipe) -> Iterator[_Rule]:
     fall = recipe.schedule.fall
-    yield (
-        recipe.steps > 0,
-        ("epochs",),
-        f"steps={recipe.steps} says how long the run is; leave one of them out",
-    )
+    long = f"steps={recipe.steps} says how long the run is; leave one of them out"
+    yield recipe.steps > 0, ("epochs",), long
     yield fall != "epoch-decay", ("schedule.decay",), f"schedule.fall={fall}; give schedule.fall=epoch-decay"
+    still = "warmup=0, so the rate does not rise; give warmup=N too"
+    yield recipe.warmup == 0, ("schedule.warmup_rate",), still
+
+
+def _feature_rules(recipe: Recipe) -> Iterator[_Rule]:
+    """Of `mini` and its caption head, whose network is one that ships."""
+    yield from _run_rules(recipe)
+    captions = recipe.objective.guidance is not None
+    parts = ("backbone", "size", "width", "heads", "text_hidden", "memory", "evidence", "projected")
+    more = ("queries", "cross", "alignment", "mean", "std")
+    network = (*(f"network.{part}" for part in (*parts, *more)), "backbone", "embedding", "clip")
+    yield True, network, "the embedded model's network and texts are what they are; take small"
+    yield True, ("objective.matching",), "this recipe has no alignment heads; take tag2text-retrieval"
+    kinds = ("objective.captions", "objective.first_pass", "objective.distils", "objective.aligns")
+    yield True, kinds, "the embedded model's terms are what they are; give their weights"
+    yield True, ("objective.sums", "objective.same_captions_match"), "this recipe takes means over photos"
+    fixed = ("network.captions.words", "network.captions.shared", "network.captions.prompt")
+    yield True, fixed, "the wordpieces and the small head decide them; leave them out"
+    tags = (
+        "backbone_rate", "sampled_tags", "vocabulary", "teacher", "descriptions", "features",
+        "objective.gamma_neg", "objective.clip", "objective.alignment_gamma_neg", "objective.temperature",
+    )  # fmt: skip
+    yield captions, tags, "captions alone are learned, on a frozen encoder; take mini for tags"
     yield (
-        recipe.warmup == 0,
-        ("schedule.warmup_rate",),
-        "warmup=0, so the rate does not rise; give warmup=N too",
+        not captions,
+        ("network.captions", "objective.guidance", "objective.smoothing", "wordpieces"),
+        ("tags alone are learned; take mini-captions for captions"),
     )
+    yield not captions, ("descriptions",), "they lie in the folder of vocabulary=FOLDER"
+    terms = {"caption"} if captions else {*_TERMS} - {"caption", "match"}
+    yield from _weights(terms)
 
 
-def _network_rules(recipe: TrainRecipe) -> Iterator[_Rule]:
+_TERMS = ("tag", "caption", "distillation", "alignment", "contrast", "match", "coarse", "subject")
+
+
+def _weights(terms: set[str]) -> Iterator[_Rule]:
+    """Weights of terms that there are not."""
+    gone = tuple(f"objective.weights.{name}" for name in _TERMS if name not in terms)
+    yield True, gone, "this recipe has no such term"
+
+
+def _network_rules(recipe: Recipe) -> Iterator[_Rule]:
     config, named = recipe.network, f"backbone={recipe.backbone} is the backbone"
     folded, learned = config.cross is None, config.queries == "learned"
     yield bool(recipe.backbone), ("network.backbone",), f"{named}; give that key"
-    yield (
-        not folded and not learned,
-        ("network.width",),
-        "tokens are as wide as the text vectors; give clip=MODEL",
-    )
-    yield (
-        not config.projected,
-        ("network.width",),
-        "tokens are not projected, so the backbone's width is theirs",
-    )
+    wide = "tokens are as wide as the text vectors; give clip=MODEL"
+    yield not folded and not learned, ("network.width",), wide
+    own = "tokens are not projected, so the backbone's width is theirs"
+    yield not config.projected, ("network.width",), own
     yield not folded, ("network.text_hidden",), "only recipes of small models project text vectors"
     yield True, ("network.memory",), "only mini keeps a pretrained backbone beside the trained one"
     yield folded, ("network.queries",), "a small model weighs all texts of a tag alike; leave it out"
@@ -105,40 +143,46 @@ def _network_rules(recipe: TrainRecipe) -> Iterator[_Rule]:
     yield silent, ("network.captions",), "objective.captions=false, so there is no caption head"
 
 
-def _text_rules(recipe: TrainRecipe) -> Iterator[_Rule]:
+def _text_rules(recipe: Recipe) -> Iterator[_Rule]:
     learned = recipe.network.cross is not None and recipe.network.queries == "learned"
     texts = ("descriptions", "embedding", "clip")
     yield learned, texts, "this recipe learns a query of each tag and reads no text of it; take ram-plus-14m"
     yield bool(recipe.embedding), ("descriptions",), "embedding=FILE has the text vectors; give one of them"
-    yield (
-        not recipe.objective.reads,
-        ("wordpieces",),
-        "this recipe reads no captions as wordpieces; take ram-14m",
-    )
+    unread = "this recipe reads no captions as wordpieces; take ram-14m"
+    yield not recipe.objective.reads, ("wordpieces",), unread
 
 
-def _loss_rules(recipe: TrainRecipe) -> Iterator[_Rule]:
+def _loss_rules(recipe: Recipe) -> Iterator[_Rule]:
     objective = recipe.objective
     taught = objective.distils and bool(recipe.teacher)
     yield not objective.distils, ("teacher",), "objective.distils=false; give objective.distils=true too"
-    yield (
-        not taught,
-        ("distillation",),
-        "there is no distillation; give teacher=MODEL (and objective.distils=true)",
-    )
-    yield (
-        not objective.aligns,
-        ("objective.alignment_gamma_neg",),
-        "objective.aligns=false: there is no such term",
-    )
+    without = "there is no distillation; give teacher=MODEL (and objective.distils=true)"
+    yield not taught, ("objective.weights.distillation",), without
+    unaligned, same = "objective.aligns=false: there is no such term", "objective.same_captions_match"
+    yield not objective.aligns, ("objective.alignment_gamma_neg",), unaligned
+    yield not objective.captions, ("objective.smoothing",), "objective.captions=false: none is learned"
     scaled = objective.captions and not objective.aligns
     yield scaled, ("objective.sums",), "the tags' loss is scaled to the captions' anyway; leave it out"
-    same = ("objective.same_captions_match",)
-    yield not objective.aligns, same, "objective.aligns=false: no captions are compared"
+    yield not objective.aligns, (same,), "objective.aligns=false: no captions are compared"
+    first = ("objective.first_pass", "objective.temperature")
+    yield True, first, "only mini is taught by a classifier, in two passes"
+    there = {"tag": True, "distillation": True, "caption": objective.captions, "alignment": objective.aligns}
+    pairs = dict.fromkeys(("contrast", "match"), objective.matching is not None)
+    yield from _weights({name for name, is_there in {**there, **pairs}.items() if is_there})
 
 
-def _conflicts(recipe: TrainRecipe) -> Iterator[tuple[bool, str]]:
+def _conflicts(recipe: Recipe) -> Iterator[tuple[bool, str]]:
     config, objective, schedule = recipe.network, recipe.objective, recipe.schedule
+    for name, value in (("least", schedule.least), ("warmup_rate", schedule.warmup_rate)):
+        above = f"schedule.{name}={value:g} is above rate={recipe.rate:g}: give schedule.{name}=0"
+        yield value > recipe.rate, above
+    if (features := recipe.features) is not None:
+        early = (
+            f"features.trained={features.trained} is before features.first={features.first}, the stage that "
+            f"cached features are for: give features.trained={features.first} or more"
+        )
+        yield features.trained < features.first, early
+        return
     learned = config.cross is not None and config.queries == "learned"
     yield (
         objective.aligns and learned,
@@ -159,11 +203,6 @@ def _conflicts(recipe: TrainRecipe) -> Iterator[tuple[bool, str]]:
             "take tag2text-14m, which has no alignment heads"
         ),
     )
-    for name, value in (("least", schedule.least), ("warmup_rate", schedule.warmup_rate)):
-        yield (
-            value > recipe.rate,
-            (f"schedule.{name}={value:g} is above rate={recipe.rate:g}: give schedule.{name}=0"),
-        )
     if objective.captions and (heads := config.captions) is not None:
         yield (
             heads.positions < heads.tag_length,

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from anytag.errors import AnytagError
 from anytag.torch.nn.configs import NetworkConfig
-from anytag.torch.nn.query_modules import LearnedQueries
-from anytag.torch.training.build import MISFITS, make_network, misfit
-from anytag.torch.training.family import PIECE, FamilyBatch, FamilyStudent, FixedQueries, WordQueries
+from anytag.torch.training.batch import Batch
+from anytag.torch.training.build import MISFITS, is_learned, make_student, misfit
 from anytag.torch.training.objectives import Objective
-from anytag.torch.training.recipes import TrainRecipe
+from anytag.torch.training.recipes import Recipe
+from anytag.torch.training.student import Student
 
 _CAPTION, _TAGS = 16, 40  # wordpieces of a usual caption, and of the tags' text
 
@@ -53,20 +53,18 @@ class Estimate:
         return self.steps * batch_size * self.photo_flops / (self.speed / 2)
 
 
-def estimate(
-    recipe: TrainRecipe, config: NetworkConfig, *, tags: int, texts: int, text_width: int, photos: int
-) -> Estimate:
+def estimate(recipe: Recipe, *, tags: int, texts: int, text_width: int, photos: int) -> Estimate:
     """Counts a recipe's costs.
 
     Args:
-        config: the network, fitted to its texts.
+        recipe: its network fitted to its texts.
         tags: K.
         texts: P, of each tag.
         text_width: of the text vectors.
         photos: to train on.
     """
     count = 4
-    make = partial(_both, recipe, config, texts=texts, text_width=text_width, count=count)
+    make = partial(_both, recipe, texts=texts, text_width=text_width, count=count)
     student, batch = make(tags)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         student(batch)
@@ -77,14 +75,14 @@ def estimate(
         parameters=trained,
         fixed=sum(t.numel() for t in fixed),
         state_bytes=4 * copies * trained + sum(t.nbytes for t in fixed),
-        photo_bytes=_activations(*make(min(tags, PIECE))) // count,
+        photo_bytes=_activations(*make(min(tags, Student.chunk))) // count,
         photo_flops=3 * counter.get_total_flops() / count,
         steps=recipe.steps or recipe.epochs * (photos // recipe.batch_size),
         speed=measured_speed(),
     )
 
 
-def try_out(recipe: TrainRecipe, config: NetworkConfig, *, text_width: int, parts: int = 1) -> None:
+def try_out(recipe: Recipe, *, text_width: int, parts: int = 1) -> None:
     """Whether the network's numbers make one that can look at photos: without contents, so in no time.
 
     Args:
@@ -95,14 +93,14 @@ def try_out(recipe: TrainRecipe, config: NetworkConfig, *, text_width: int, part
         AnytagError: a part is one photo, of which batch norms take no statistics.
     """
     try:
-        student, batch = _both(recipe, config, 2, texts=1, text_width=text_width, count=2)
+        student, batch = _both(recipe, 2, texts=1, text_width=text_width, count=2)
         student(batch)
     except MISFITS as error:
         raise misfit(error) from error
     if recipe.batch_size // parts > 1:
         return
     try:
-        student, batch = _both(recipe, config, 2, texts=1, text_width=text_width, count=1)
+        student, batch = _both(recipe, 2, texts=1, text_width=text_width, count=1)
         student(batch)
     except ValueError as error:
         raise AnytagError(
@@ -112,7 +110,7 @@ def try_out(recipe: TrainRecipe, config: NetworkConfig, *, text_width: int, part
         ) from error
 
 
-def _activations(student: FamilyStudent, batch: FamilyBatch) -> int:
+def _activations(student: Student, batch: Batch) -> int:
     """Bytes that are kept for the backward pass."""
     kept: dict[int, Tensor] = {}
 
@@ -126,13 +124,14 @@ def _activations(student: FamilyStudent, batch: FamilyBatch) -> int:
     return sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in own)
 
 
-def _both(
-    recipe: TrainRecipe, config: NetworkConfig, tags: int, *, texts: int, text_width: int, count: int
-) -> tuple[FamilyStudent, FamilyBatch]:
+def _both(recipe: Recipe, tags: int, *, texts: int, text_width: int, count: int) -> tuple[Student, Batch]:
     """A student without contents, and so many photos for it."""
+    config = recipe.network
     with torch.device("meta"):
-        student = _student(recipe, config, tags=tags, texts=texts, text_width=text_width)
-        return student, _batch(config, recipe.objective, count=count, tags=tags, text_width=text_width)
+        rows = None if is_learned(config) else torch.zeros(tags, texts, text_width)
+        student = make_student(recipe, tags=tags, rows=rows)
+        student.begin()
+        return student.train(), _batch(config, recipe.objective, count=count, tags=tags, width=text_width)
 
 
 def _storage(tensor: Tensor) -> int:
@@ -140,37 +139,19 @@ def _storage(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
-def _student(
-    recipe: TrainRecipe, config: NetworkConfig, *, tags: int, texts: int, text_width: int
-) -> FamilyStudent:
-    queries: nn.Module
-    if config.queries == "learned" and config.cross is not None:
-        queries = LearnedQueries(tags, config.cross.hidden)
-    else:
-        rows = torch.zeros(tags, texts, text_width)
-        folded = config.cross is None
-        words = partial(WordQueries, rows, config.width, hidden=config.text_hidden)
-        queries = words() if folded else FixedQueries(rows, recipe.precision)
-    student = FamilyStudent(make_network(recipe, config), queries, recipe.objective)
-    student.begin()
-    return student.train()
-
-
-def _batch(
-    config: NetworkConfig, objective: Objective, *, count: int, tags: int, text_width: int
-) -> FamilyBatch:
+def _batch(config: NetworkConfig, objective: Objective, *, count: int, tags: int, width: int) -> Batch:
     length = _TAGS if config.captions is None else config.captions.tag_length
     ids = torch.zeros(count, length, dtype=torch.int64)
     words = torch.zeros(count, _CAPTION, dtype=torch.int64)
-    return FamilyBatch(
-        torch.zeros(count, 3, config.size, config.size, dtype=torch.uint8),
-        torch.zeros(count, tags),
+    return Batch(
+        pixels=torch.zeros(count, 3, config.size, config.size, dtype=torch.uint8),
+        tags=torch.zeros(count, tags),
         tag_ids=ids if objective.reads else None,
         tag_mask=ids if objective.reads else None,
         caption_ids=words if objective.reads else None,
-        texts=torch.zeros(count, text_width) if objective.aligns else None,
+        texts=torch.zeros(count, width) if objective.aligns else None,
         teacher=torch.zeros(count, config.width) if objective.distils else None,
-        whose=torch.zeros(count, 2, dtype=torch.int64) if objective.matching else None,
+        pair_ids=torch.zeros(count, 2, dtype=torch.int64) if objective.matching else None,
     )
 
 

@@ -1,297 +1,75 @@
-"""The cached feature maps with their beliefs: everything a training step reads, in memory."""
+"""Batches of cached features: what a step without photos reads."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from anytag.data.rows import Row, read_rows
-from anytag.errors import AnytagError
-from anytag.models.registry import EMBEDDED
-from anytag.text_encoders.queries import known_vectors
-from anytag.text_encoders.static import StaticTextEncoder
-from anytag.torch.training.feature_cache import KEYS
-from anytag.torch.training.soft_labels import (
-    MIN_MENTIONS,
-    ImageNetClasses,
-    Labeler,
-    beside,
-    label_matrices,
-    rivals_of,
-)
-from anytag.torch.training.student import Batch
-from anytag.vocabulary import Vocabulary
-
-MAKER = "anytag.torch.training.feature_cache"
-
-Array = npt.NDArray[Any]
-
-SILENCE, SURE_SILENCE = 0.05, 0.25
-"""How much it counts that labels do not name a tag; and one that photos of their subject hardly show."""
+from anytag._typing import Ints
+from anytag.torch.training.batch import Batch
+from anytag.torch.training.dataset import check_batch
+from anytag.torch.training.report import Tally
 
 
-@dataclass(frozen=True)
-class Cache:
-    """All shards of `anytag.torch.training.feature_cache`.
+class Samples(Protocol):
+    """What a step shows of cached features: views with tags, or captions.
 
     Attributes:
-        features: float16 M×C×h×w, one a view.
-        memory: float16 M×F, what the frozen network's late stages make of it.
-        row: int32 M, the photo of each view.
-        view: int8 M, its number.
-        logits: float16 N×1000 by photo, the teacher's.
-        pooled: float16 N×F by photo, the teacher's features.
+        key: of rows and tags.
     """
 
-    features: npt.NDArray[np.float16]
-    memory: npt.NDArray[np.float16]
-    row: npt.NDArray[np.int32]
-    view: npt.NDArray[np.int8]
-    logits: npt.NDArray[np.float16]
-    pooled: npt.NDArray[np.float16]
+    @property
+    def key(self) -> str: ...
 
-    @classmethod
-    def read(cls, folder: Path) -> Cache:
-        """Reads every shard into memory.
+    def __len__(self) -> int: ...
 
-        Raises:
-            AnytagError: the cache is not complete.
-        """
-        paths = sorted(path for path in folder.glob("shard-*.npz") if "partial" not in path.name)
-        if not paths:
-            raise AnytagError(f"{folder}: no cached features; run python -m {MAKER} first")
-        parts: dict[str, list[Array]] = {}
-        for path in paths:
-            with np.load(path) as shard:
-                for key in KEYS:
-                    parts.setdefault(key, []).append(shard[key])
-        whole = {key: np.concatenate(parts.pop(key)) for key in list(parts)}
-        order = np.argsort(whole["photo"])
-        if not np.array_equal(whole["photo"][order], np.arange(len(order))):
-            raise AnytagError(f"{folder}: the cache misses photos; run python -m {MAKER} again")
-        del whole["photo"]
-        return cls(**whole | {key: whole[key][order] for key in ("logits", "pooled")})
+    def order(self, draw: np.random.Generator, batch_size: int) -> Ints:
+        """The samples of an epoch, steps×batch_size."""
+
+    def batch(self, numbers: Ints, *, draw: np.random.Generator) -> Batch:
+        """Some samples."""
 
 
-def train_probe(
-    pooled: npt.NDArray[np.float16],
-    belief: npt.NDArray[np.float32],
-    trust: npt.NDArray[np.float32],
-    *,
-    epochs: int = 12,
-) -> nn.Module:
-    """A linear classifier, pooled features -> logits: the tag teacher, and the rival in benchmarks."""
-    x = torch.from_numpy(pooled.astype(np.float32))
-    mean, std = x.mean(0), x.std(0).clamp_min(1e-4)
-    generator = torch.Generator().manual_seed(0)
-    linear = nn.Linear(x.shape[1], belief.shape[1])
-    nn.init.zeros_(linear.weight)  # not at random: every process and every resumed run must hear the same
-    nn.init.constant_(linear.bias, -4.0)
-    optimizer = torch.optim.AdamW(linear.parameters(), lr=2e-3, weight_decay=0.02)
-    steps = epochs * max(1, len(x) // 256)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    y, w = torch.from_numpy(belief), torch.from_numpy(trust)
-    for _ in range(epochs):
-        for at in torch.split(torch.randperm(len(x), generator=generator), 256):
-            logits = linear((x[at] - mean) / std)
-            loss = F.binary_cross_entropy_with_logits(logits, y[at], w[at], reduction="sum") / len(at)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
-    folded = nn.Linear(x.shape[1], belief.shape[1])
-    with torch.no_grad():
-        folded.weight.copy_(linear.weight / std)
-        folded.bias.copy_(linear.bias - (linear.weight / std) @ mean)
-    return folded
-
-
-class Corpus:
-    """Training data of one run.
+class FeatureDataset:
+    """Batches of one process, of samples that lie in memory or are mapped.
 
     Args:
-        rows: path of rows.jsonl.
-        cache: what `anytag.torch.training.feature_cache` made of it.
-        vocabulary: the tags.
-        classes: how ImageNet's classes are tags.
-        encoder: of captions.
-        held_out: columns that get no supervision at all.
-        sources: names of the sources to train on, comma-separated; empty means all.
+        batch_size: samples of a step, of all processes together.
+        parts: in which a step is taken, by processes and one after the other.
     """
 
+    truth = None
+    tallies: tuple[Tally, ...] = ()
+
     def __init__(
-        self,
-        rows: Path,
-        cache: Cache,
-        *,
-        vocabulary: Vocabulary,
-        classes: ImageNetClasses,
-        encoder: StaticTextEncoder,
-        held_out: npt.NDArray[np.int64] | None = None,
-        sources: str = "",
+        self, samples: Samples, *, batch_size: int, seed: int, rank: int = 0, world: int = 1, parts: int = 1
     ) -> None:
-        self.root = rows.parent
-        self.rows: list[Row] = read_rows(rows)
-        if len(cache.logits) != len(self.rows):
-            raise AnytagError(
-                f"{rows}: {len(self.rows)} rows, but the cache is of {len(cache.logits)} photos"
-            )
-        self.cache, self.vocabulary, self.classes = cache, vocabulary, classes
-        self.labeler = Labeler(vocabulary)
-        self.present, self.trust = label_matrices(self.rows, self.labeler)
-        self.split = np.array([row.split for row in self.rows])
-        self.source = np.array([row.source for row in self.rows])
-        if unknown := set(filter(None, sources.split(","))) - set(self.source.tolist()):
-            raise AnytagError(
-                f"{rows}: no row is of the source {sorted(unknown)[0]!r}; give sources= some of "
-                f"{', '.join(sorted(set(self.source.tolist())))}"
-            )
-        wanted = np.isin(self.source, sources.split(",")) if sources else np.ones(len(self.rows), dtype=bool)
-        self.views = np.flatnonzero(((self.split == "train") & wanted)[cache.row])
-        self.held_out = held_out
-        self._beliefs()
-        self._captions(encoder)
+        self.samples, self.batch_size, self.seed = samples, batch_size, seed
+        self.rank, self.world, self.parts = rank, world, parts
 
-    @classmethod
-    def read(
-        cls,
-        rows: Path,
-        cache: Cache,
-        folder: Path,
-        *,
-        held_out: npt.NDArray[np.int64] | None = None,
-        sources: str = "",
-    ) -> Corpus:
-        """The corpus for a folder of scripts/build_vocabulary.py, with the shipped text encoder."""
-        vocabulary = Vocabulary.read(folder / "vocabulary.jsonl")
-        classes = ImageNetClasses.read(folder / "imagenet.json", vocabulary)
-        encoder = StaticTextEncoder.from_folder(EMBEDDED / "text")
-        return cls(
-            rows,
-            cache,
-            vocabulary=vocabulary,
-            classes=classes,
-            encoder=encoder,
-            held_out=held_out,
-            sources=sources,
-        )
+    @property
+    def key(self) -> str:
+        """Of rows and tags."""
+        return self.samples.key
 
-    def _beliefs(self) -> None:
-        """Where people were silent, a teacher speaks; of photos with labels alone it is half believed.
+    def steps_per_epoch(self) -> int:
+        """Raises AnytagError where there are fewer samples than a batch takes."""
+        check_batch(len(self.samples), self.batch_size, parts=self.parts)
+        return len(self.samples) // self.batch_size
 
-        Labels name what a photo is of. That nothing else is named says little, and a teacher that knows
-        ordinary photos alone is often wrong there, so both count little.
-        """
-        train = np.flatnonzero(self.split == "train")
-        self.position = np.full(len(self.rows), -1)
-        self.position[train] = np.arange(len(train))
-        told = np.array([bool(row.captions) for row in self.rows])
-        self.named = self.present[told & (self.split == "train")].sum(0) >= MIN_MENTIONS
-        self.told = told
-        self.rivals, self.around = rivals_of(self.vocabulary), self.named & beside(self.vocabulary)
-        self.subject = np.array([self._subject_of(row) for row in self.rows])
-        self.guess: npt.NDArray[np.uint8] | None = None
+    def stream(self, first: int, last: int) -> Iterator[Batch]:
+        """This process's share of the steps from `first` to `last`, exclusive."""
+        while first < last:
+            epoch, start = divmod(first, self.steps_per_epoch())
+            order = self.samples.order(np.random.default_rng([self.seed, epoch]), self.batch_size)
+            for at, numbers in enumerate(order[start:][: last - first], start):
+                draw = np.random.default_rng([self.seed, epoch, at])
+                yield self.samples.batch(numbers, draw=draw).take(slice(self.rank, None, self.world))
+                first += 1
 
-    def _subject_of(self, row: Row) -> int:
-        """The first tag of a row without captions, which is what its photo is of."""
-        keys = () if row.captions else map(self.labeler.label, row.tags)
-        found = next((self.labeler.index[key] for key in keys if key is not None), -1)
-        held_out = self.held_out is not None and found in set(self.held_out.tolist())
-        return -1 if held_out else found
-
-    def learn_probes(self) -> None:
-        """Two linear classifiers of frozen features are the teacher: two are right more often than one."""
-        train = np.flatnonzero(self.split == "train")
-        trust = np.divide(self.trust[train], 100, dtype=np.float32)
-        said = self.present[train].astype(np.float32)
-        _, first = np.unique(self.cache.row, return_index=True)  # a view of each photo
-        seen = (self.cache.pooled[train], self.cache.memory[first[train]])
-        probes = [train_probe(features, said, trust) for features in seen]
-        with torch.no_grad():
-            logits = [probe(tensor_of(features)) for probe, features in zip(probes, seen, strict=True)]
-            guess = torch.stack(logits).mean(0).sigmoid().numpy()
-        guess[:, ~self.named] = 0  # of tags that only labels name, the probe has seen no photo without
-        self.teach(guess)
-
-    def teach(self, guess: npt.NDArray[np.floating]) -> None:
-        """What a teacher believes of the training photos: N×K in [0, 1], photos in the order of the rows."""
-        self.guess = np.round(guess * 200).astype(np.uint8)
-
-    def beliefs(self, photos: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Belief and weight of every tag of some training photos: N×K both."""
-        trust, said = tensor_of(self.trust[photos]) / 100, tensor_of(self.present[photos])
-        at = self.position[photos]
-        guess = torch.zeros_like(said) if self.guess is None else tensor_of(self.guess[at]) / 200
-        told = torch.from_numpy(self.told[photos])[:, None]
-        subject = self.subject[photos]
-        sure = torch.from_numpy(self.rivals[subject] & ~self.around & (subject >= 0)[:, None])
-        guess = torch.where(told, guess, torch.where(sure, 0.0, guess / 2))
-        belief = trust * said + (1 - trust) * guess
-        classes = self.classes.beliefs(self.cache.logits[photos].astype(np.float32), said.shape[1])
-        belief = torch.maximum(belief, torch.from_numpy(classes) * (1 - trust))
-        silent = torch.where(sure, SURE_SILENCE, SILENCE)
-        weight = torch.where(told, 0.4 + 0.6 * trust, torch.where(trust > 0.99, 1.0, silent))
-        if self.held_out is not None:
-            weight[:, self.held_out] = 0
-        return belief, weight
-
-    def _captions(self, encoder: StaticTextEncoder) -> None:
-        """Text vectors of all training captions: float16, with the range of each photo."""
-        texts: list[str] = []
-        self.caption_range = np.zeros((len(self.rows), 2), dtype=np.int64)
-        for number, row in enumerate(self.rows):
-            useful = [c for c in row.captions if self._is_useful(c)] if row.split == "train" else []
-            self.caption_range[number] = (len(texts), len(texts) + len(useful))
-            texts.extend(useful)
-        self.caption_vectors = known_vectors(texts, encoder).astype(np.float16)  # zeros: no query
-
-    def _is_useful(self, caption: str) -> bool:
-        """Whether a caption can be a query: more than two words, none of them held out."""
-        if len(caption.split()) < 3 or not any(map(str.isalpha, caption)):
-            return False
-        return self.held_out is None or not self.labeler.caption(caption) & set(self.held_out.tolist())
-
-    def steps_per_epoch(self, batch_size: int) -> int:
-        return len(self.views) // batch_size
-
-    def batches(
-        self, epoch: int, *, batch_size: int, tags: int, seed: int, start: int = 0
-    ) -> Iterator[Batch]:
-        """Batches of one epoch; the order depends on seed and epoch only, so a run can resume anywhere."""
-        order = np.random.default_rng([seed, epoch]).permutation(self.views)
-        for step in range(start, self.steps_per_epoch(batch_size)):
-            draw = np.random.default_rng([seed, epoch, step])
-            views = order[step * batch_size : (step + 1) * batch_size]
-            yield self.batch(np.sort(views), draw=draw, tags=tags)
-
-    def batch(self, views: npt.NDArray[np.int64], *, draw: np.random.Generator, tags: int) -> Batch:
-        photos = self.cache.row[views].astype(np.int64)
-        belief, weight = self.beliefs(photos)
-        subject = self.subject[photos]
-        vectors = np.zeros((len(photos), self.caption_vectors.shape[1]), dtype=np.float32)
-        for number, (first, last) in enumerate(self.caption_range[photos]):
-            if last > first:
-                vectors[number] = self.caption_vectors[draw.integers(first, last)]
-        asked = np.union1d(draw.permutation(len(self.vocabulary))[:tags], subject[subject >= 0])
-        return Batch(
-            features=tensor_of(self.cache.features[views]),
-            memory=tensor_of(self.cache.memory[views]),
-            belief=belief,
-            weight=weight,
-            teacher=tensor_of(self.cache.logits[photos]),
-            captions=tensor_of(vectors),
-            subject=torch.from_numpy(subject),
-            tags=torch.from_numpy(asked),
-        )
-
-
-def tensor_of(array: npt.NDArray[np.generic]) -> Tensor:
-    return torch.from_numpy(array.astype(np.float32))
+    def held_out(self, *, batch_size: int) -> Iterator[Tensor]:
+        """None: the photos themselves are not at hand."""
+        return iter(())

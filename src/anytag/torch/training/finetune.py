@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from anytag._typing import Doubles
-from anytag._typing import Ints as Indexes
+from anytag._typing import Doubles, Ints
 from anytag.data.rows import Row
 from anytag.errors import AnytagError
 from anytag.models.card import Card
@@ -149,7 +148,7 @@ def _check_teachable(labels: Labels, data: Path) -> None:
         )
 
 
-def _say_what_is_missing(every: Labels, taught: Indexes, stored: Stored, report: Reporter) -> None:
+def _say_what_is_missing(every: Labels, taught: Ints, stored: Stored, report: Reporter) -> None:
     labels = every.take(taught)
     count = labels.present.sum(0)
     strange = np.array([not stored.knows(tag.name) for tag in labels.vocabulary])
@@ -179,7 +178,7 @@ class _Tuner:
         self.decoder = read_decoder(base.file(TAGS))
         self.words = stored.rows(labels.vocabulary)
 
-    def write(self, draft: Path, taught: Indexes) -> Card:
+    def write(self, draft: Path, taught: Ints) -> Card:
         """Learns from the rows `taught`; writes vocabulary, queries, card."""
         lines, thresholds = self._calibrate(taught)
         bank = self._bank(self._learn(taught, report=self.report), lines)
@@ -192,13 +191,13 @@ class _Tuner:
         keep_descriptions(draft / "descriptions.jsonl", vocabulary)
         return write_card(draft, self._card(len(vocabulary), photos=len(taught)))
 
-    def _learn(self, among: Indexes, *, report: Reporter | None = None) -> Learned:
+    def _learn(self, among: Ints, *, report: Reporter | None = None) -> Learned:
         return learn(
             self.decoder, self.tokens, self.words, self.labels,
             among=among, epochs=self.task.epochs, seed=self.task.seed, report=report,
         )  # fmt: skip
 
-    def _calibrate(self, taught: Indexes) -> tuple[Doubles, Doubles]:
+    def _calibrate(self, taught: Ints) -> tuple[Doubles, Doubles]:
         """Lines K×2 of the tags' logits and thresholds K, from photos that were not learned from."""
         views = self.tokens.plain()
         views = views[np.isin(self.tokens.photo[views], taught)]

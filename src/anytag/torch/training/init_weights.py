@@ -34,7 +34,7 @@ from anytag.torch.nn.configs import NetworkConfig
 from anytag.torch.nn.timm_backbone import TimmBackbone
 from anytag.torch.nn.transformer_backbones import SwinBackbone, VitBackbone
 from anytag.torch.training.checkpoint import STUDENT
-from anytag.torch.training.recipes import TrainRecipe
+from anytag.torch.training.recipes import Recipe
 from anytag.vocabulary import Vocabulary
 
 _HEADS = ("network.alignment.", "network.captions.")  # what a start may have, and a run need not
@@ -127,7 +127,7 @@ def _from_file(path: Path) -> Start:
     return Start(path, made, config)
 
 
-def adopted(recipe: TrainRecipe, start: Start) -> TrainRecipe:
+def adopted(recipe: Recipe, start: Start) -> Recipe:
     """The recipe with the network that its start is of, at the recipe's own image size.
 
     Of a model folder it also takes tags, text vectors and wordpieces, where the recipe names none.
@@ -158,7 +158,7 @@ def adopted(recipe: TrainRecipe, start: Start) -> TrainRecipe:
     return replace(recipe, network=network, **_texts(recipe, start))
 
 
-def _texts(recipe: TrainRecipe, start: Start) -> dict[str, Any]:
+def _texts(recipe: Recipe, start: Start) -> dict[str, Any]:
     """Tags, text vectors and wordpieces of a model folder, for what the recipe leaves open."""
     folder = start.folder
     if folder is None:

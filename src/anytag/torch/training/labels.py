@@ -10,11 +10,18 @@ import numpy as np
 import numpy.typing as npt
 
 from anytag._typing import Floats
+from anytag.data.labels import (
+    Labeler,
+    Silence,
+    by_captions,
+    certain,
+    label_matrix,
+    label_tags,
+    mentioned_tags,
+)
 from anytag.data.rows import Row
 from anytag.errors import AnytagError
-from anytag.parsing.build import build_vocabulary
-from anytag.torch.training.soft_labels import MENTIONED, Labeler
-from anytag.vocabulary import Tag, Vocabulary
+from anytag.vocabulary import Vocabulary
 
 Knowledge = Literal["classes", "tags", "captions", "positives"]
 
@@ -69,7 +76,9 @@ def label_rows(rows: Sequence[Row], base: Vocabulary, *, positives_only: bool = 
     Raises:
         AnytagError: nothing names a tag often enough.
     """
-    tags = _named(rows, base) or _mentioned(rows, base)
+    names = {name for row in rows for name in row.tags}
+    captions = [caption for row in rows for caption in row.captions]
+    tags = label_tags(names, base) or mentioned_tags(captions, fewest=FEWEST_MENTIONS, base=base)
     if not tags:
         raise AnytagError(
             f"none of the {len(rows)} rows names a tag, and no word is in {FEWEST_MENTIONS} captions; "
@@ -77,35 +86,10 @@ def label_rows(rows: Sequence[Row], base: Vocabulary, *, positives_only: bool = 
         )
     vocabulary = Vocabulary(tags)
     known = _knowledge(rows, positives_only=positives_only)
-    return Labels(vocabulary, *_matrices(rows, vocabulary, known), known)
-
-
-def _named(rows: Sequence[Row], base: Vocabulary) -> list[Tag]:
-    """Tags that rows name, in alphabetical order."""
-    tags: dict[str, Tag] = {}
-    for name in sorted({name for row in rows for name in row.tags}):
-        tags.setdefault(name.lower(), _tag(name, base))
-    return list({tag.id: tag for tag in tags.values()}.values())
-
-
-def _tag(name: str, base: Vocabulary) -> Tag:
-    found = base.find(name)
-    if found is not None and found.name.lower() == name.lower():
-        return replace(found, name=name, parents=())  # the rows say what is there, and they alone
-    return Tag(name, name, "object")
-
-
-def _mentioned(rows: Sequence[Row], base: Vocabulary) -> list[Tag]:
-    """Tags of what captions mention."""
-    captions = [caption for row in rows for caption in row.captions]
-    tags: dict[str, Tag] = {}
-    for found in build_vocabulary(captions, min_count=FEWEST_MENTIONS):
-        known = base.find(found.name)
-        same = known is not None and (known.name, known.kind) == (found.name, found.kind)
-        name = found.name if found.name not in tags else f"{found.name} ({found.kind})"
-        tag = known if same and known is not None else Tag(name, found.name, found.kind)
-        tags.setdefault(tag.id, tag)
-    return list(tags.values())
+    found = label_matrix(rows, Labeler(vocabulary), silence=_silence(known))
+    return Labels(
+        vocabulary, found.present.astype(np.float32), np.divide(found.weight, 100, dtype=np.float32), known
+    )
 
 
 def _knowledge(rows: Sequence[Row], *, positives_only: bool) -> Knowledge:
@@ -118,25 +102,8 @@ def _knowledge(rows: Sequence[Row], *, positives_only: bool) -> Knowledge:
     return "classes" if len(names) > 1 and all(len(row.tags) == 1 for row in rows) else "tags"
 
 
-def _matrices(rows: Sequence[Row], vocabulary: Vocabulary, known: Knowledge) -> tuple[Floats, Floats]:
-    labeler = Labeler(vocabulary)
-    columns = {tag.name.lower(): number for number, tag in enumerate(vocabulary)}
-    present = np.zeros((len(rows), len(vocabulary)), np.float32)
-    weight = np.zeros_like(present)
-    for number, row in enumerate(rows):
-        said = {columns[name.lower()] for name in row.tags if name.lower() in columns}
-        said |= labeler.mentioned(row)
-        present[number, sorted(said)] = 1
-        weight[number] = _silence(row, known)
-        weight[number, [columns[name.lower()] for name in row.absent if name.lower() in columns]] = 1
-    weight[present == 1] = 1
-    return present, weight
-
-
-def _silence(row: Row, known: Knowledge) -> float:
+def _silence(known: Knowledge) -> Silence:
     """How surely a tag is absent that a row does not name."""
     if known == "positives":
-        return UNLABELLED
-    if known == "captions":
-        return 1 - (1 - MENTIONED) ** len(row.captions)
-    return 1.0
+        return lambda row: UNLABELLED
+    return by_captions if known == "captions" else certain

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from anytag.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from anytag.torch.training.trainer import Loop
+    from anytag.torch.training.trainer import Trainer
 
 BOARD = "tensorboard"
 RUN_ID = "wandb.id"
@@ -23,18 +23,18 @@ class Trackers:
         self._board: Any = None
         self._wandb: Any = None
 
-    def open(self, loop: Loop) -> None:
+    def open(self, trainer: Trainer) -> None:
         """Begins, or goes on where a run was interrupted: later points of it are dropped.
 
         Raises:
             MissingExtraError: Weights & Biases is asked for and not installed.
         """
-        if not loop.accelerator.is_main_process:
+        if not trainer.accelerator.is_main_process:
             return
-        if loop.machine.tensorboard:
-            self._board = _tensorboard(loop)
-        if loop.machine.wandb:
-            self._wandb = _wandb(loop)
+        if trainer.machine.tensorboard:
+            self._board = _tensorboard(trainer)
+        if trainer.machine.wandb:
+            self._wandb = _wandb(trainer)
 
     def write(self, line: Mapping[str, Any]) -> None:
         """One line of the log; "step" says where."""
@@ -52,26 +52,30 @@ class Trackers:
             self._wandb.finish()
 
 
-def _tensorboard(loop: Loop) -> Any:
+def _tensorboard(trainer: Trainer) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        loop.report.say(
+        trainer.report.say(
             "TensorBoard is not installed (pip install 'anytag[train]'); log.jsonl has every figure."
         )
         return None
-    return SummaryWriter(str(loop.out / BOARD), purge_step=loop.step + 1)
+    return SummaryWriter(str(trainer.out / BOARD), purge_step=trainer.step + 1)
 
 
-def _wandb(loop: Loop) -> Any:
+def _wandb(trainer: Trainer) -> Any:
     try:
         import wandb  # type: ignore[import-not-found, unused-ignore]
     except ImportError as error:
         raise MissingExtraError("Weights & Biases", "wandb") from error
-    known = loop.out / RUN_ID
-    id = known.read_text(encoding="utf-8") if loop.step and known.exists() else None
+    known = trainer.out / RUN_ID
+    id = known.read_text(encoding="utf-8") if trainer.step and known.exists() else None
     run = wandb.init(
-        project=loop.machine.wandb, id=id, dir=str(loop.out), config=asdict(loop.recipe), resume="allow"
+        project=trainer.machine.wandb,
+        id=id,
+        dir=str(trainer.out),
+        config=asdict(trainer.recipe),
+        resume="allow",
     )
     known.write_text(run.id, encoding="utf-8")
     return run

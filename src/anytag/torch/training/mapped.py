@@ -9,7 +9,7 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from anytag._typing import Ints as Indexes
+from anytag._typing import Ints
 
 Columns = tuple[int, ...]
 
@@ -22,7 +22,7 @@ class Lists(Sequence[Columns]):
         ends: int64, where each list ends in it.
     """
 
-    def __init__(self, values: npt.NDArray[np.int32], ends: Indexes) -> None:
+    def __init__(self, values: npt.NDArray[np.int32], ends: Ints) -> None:
         self.values, self.ends = values, ends
 
     def __len__(self) -> int:
@@ -54,7 +54,7 @@ class Selected(Sequence[Any]):
         return self.of(int(self.which[number]))
 
 
-def bounds(ends: Indexes, number: int) -> tuple[int, int]:
+def bounds(ends: Ints, number: int) -> tuple[int, int]:
     """Where list `number` begins and ends.
 
     Raises:

@@ -21,11 +21,13 @@ from anytag.runtime.onnx import IMAGE, TAGS
 from anytag.torch.export.onnx_graphs import export_graph, export_tags_graph
 from anytag.torch.export.parity import check_parity
 from anytag.torch.nn.network import ImageEncoder
-from anytag.torch.training.family import FamilyLoop, FamilyStudent, WordQueries, held_out_figures
-from anytag.torch.training.recipes import TrainRecipe
+from anytag.torch.training.held_out import held_out_figures
+from anytag.torch.training.recipes import Recipe
 from anytag.torch.training.ship import save_queries
 from anytag.torch.training.stored import fit_tag_lines, make_bank, probabilities
+from anytag.torch.training.student import Student, WordQueries
 from anytag.torch.training.thresholds import Goal
+from anytag.torch.training.trainer import Trainer
 from anytag.vocabulary import Vocabulary
 
 SHORTLIST = 96
@@ -50,9 +52,7 @@ class Fitted:
     figures: Mapping[str, float]
 
 
-def write_model(
-    student: FamilyStudent, recipe: TrainRecipe, folder: Path, *, fitted: Fitted, data: str
-) -> None:
+def write_model(student: Student, recipe: Recipe, folder: Path, *, fitted: Fitted, data: str) -> None:
     """Graphs, queries, vocabulary, words and card of a folded network.
 
     Args:
@@ -112,10 +112,10 @@ def write_words(queries: WordQueries, folder: Path) -> None:
     (folder / "projection.safetensors").chmod(0o644)
 
 
-def fitted(loop: FamilyLoop) -> Fitted:
+def fitted(trainer: Trainer, tags: Vocabulary) -> Fitted:
     """Asks the held-out photos, in every process; the student has taken the averages."""
-    truth, logits, tags = loop.corpus.photos.truth, loop.held_out_logits(), loop.corpus.photos.vocabulary
-    if len(truth) < FEWEST or not truth.any():
+    truth, logits = trainer.dataset.truth, trainer.held_out_logits()
+    if truth is None or len(truth) < FEWEST or not truth.any():
         lines, thresholds = np.tile([1.0, 0.0], (len(tags), 1)), np.full(len(tags), 0.5)
         how = "0.5 for every tag: no photos were held out to fit them on."
     else:
@@ -123,11 +123,13 @@ def fitted(loop: FamilyLoop) -> Fitted:
         thresholds = goal.fit(probabilities(logits, lines), truth.astype(np.float64))
         how = f"{goal} on {len(truth)} held-out photos."
     ids = {tag.id: round(float(t), 2) for tag, t in zip(tags, thresholds, strict=True)}
-    return Fitted(lines, tags.with_thresholds(ids), how, held_out_figures(logits, truth))
+    return Fitted(
+        lines, tags.with_thresholds(ids), how, held_out_figures(logits, truth) if truth is not None else {}
+    )
 
 
 def card_of(
-    student: FamilyStudent, recipe: TrainRecipe, fitted: Fitted, *, family: Family, name: str, data: str
+    student: Student, recipe: Recipe, fitted: Fitted, *, family: Family, name: str, data: str
 ) -> Card:
     """What every run's folder says; without a text encoder."""
     config, line = student.network.config, Line(1.0, 0.0)

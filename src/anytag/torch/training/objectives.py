@@ -1,8 +1,8 @@
-"""What Tag2Text, RAM and RAM++ are trained for: one row each, of the same terms."""
+"""What students are trained for: the terms of the loss, their numbers and how they add up."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -11,10 +11,10 @@ class Matching:
 
     Attributes:
         queue: pairs that are remembered as negatives; as many as a step has, at least.
-        decay: share of the slow copy that stays, at each step.
-        trust: share of the contrast's targets that is the slow copy's own opinion.
-        unguided: share of the photos whose tags are not told in a step. Tags come from the very caption that
-            is to be found: always told, they would be all that is learned.
+        decay: share of the momentum encoder that stays, at each step.
+        trust: share of the contrast's targets that is the momentum encoder's.
+        unguided: share of the photos that are matched without guiding tags. Tags come from the very caption
+            that is to be found: always given, they would be all that is learned.
     """
 
     queue: int = 65536
@@ -24,16 +24,49 @@ class Matching:
 
 
 @dataclass(frozen=True)
+class Guidance:
+    """Which of its tags guide the writing of a caption, where the encoder is frozen.
+
+    Attributes:
+        unguided: part of the captions that are learned without a tag.
+        kept: part of a caption's tags that guide it, where any do: so a caption may say more than it is asked
+            for, but what is asked for is always said.
+    """
+
+    unguided: float = 0.35
+    kept: float = 0.7
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How the terms add up, each a mean over photos."""
+
+    tag: float = 1.0
+    caption: float = 1.0
+    distillation: float = 1.0
+    alignment: float = 1.0
+    contrast: float = 1.0
+    match: float = 1.0
+    coarse: float = 1.0
+    subject: float = 1.0
+
+
+@dataclass(frozen=True)
 class Objective:
-    """The terms of a family, added up as published (Tag2Text, section 3.3; RAM, 3; RAM++, 3.4).
+    """The terms of the loss, added up as published (Tag2Text, section 3.3; RAM, 3; RAM++, 3.4).
 
     Attributes:
         captions: tags and photo -> the caption's wordpieces. The tag term is then scaled to this one's size.
-        distils: the pooled vector is drawn to CLIP's.
+        distils: the pooled vector is drawn to CLIP's; with a first pass, tags to a classifier's classes.
         aligns: the captions' text vectors are queries, and each photo wants its own alone.
+        first_pass: the pooled vector alone is to tell all tags too, main subjects and captions by contrast.
         matching: contrast and match of photos with captions, for alignment heads (Tag2Text, section 3.2).
-        gamma_neg: of the tags' asymmetric loss.
+        guidance: of captions on a frozen encoder.
+        weights: of the terms.
+        gamma_neg, clip: of the tags' asymmetric loss.
         alignment_gamma_neg: of the alignment's.
+        smoothing: of the captions' labels.
+        temperature: of the distillation from a classifier.
         sums: the losses of tags and alignment are sums over a process's photos, as in the published code,
             rather than means.
         same_captions_match: a photo fits every caption that equals its own; in the published code it fits
@@ -43,9 +76,15 @@ class Objective:
     captions: bool = False
     distils: bool = False
     aligns: bool = False
+    first_pass: bool = False
     matching: Matching | None = None
+    guidance: Guidance | None = None
+    weights: Weights = field(default_factory=Weights)
     gamma_neg: float = 7.0
+    clip: float = 0.05
     alignment_gamma_neg: float = 4.0
+    smoothing: float = 0.1
+    temperature: float = 1.0
     sums: bool = False
     same_captions_match: bool = True
 
@@ -53,6 +92,11 @@ class Objective:
     def reads(self) -> bool:
         """Whether captions are read as wordpieces."""
         return self.captions or self.matching is not None
+
+    @property
+    def tags(self) -> bool:
+        """Whether tags are learned; on a frozen encoder captions alone are."""
+        return self.guidance is None
 
 
 OBJECTIVES = {

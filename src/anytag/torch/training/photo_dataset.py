@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -17,46 +18,25 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from anytag.data.io import join, photo_source
+from anytag.data.labels import Labeler, certain, label_matrix
 from anytag.data.rows import Row
 from anytag.errors import AnytagError, ImageError
 from anytag.images import Photo, load, prepare
 from anytag.text_encoders.captions import clean_caption
 from anytag.torch.training.annotation_store import Annotations
 from anytag.torch.training.augment import augment
-from anytag.torch.training.dataset import HELD_OUT
+from anytag.torch.training.batch import Batch
+from anytag.torch.training.caption_reader import CaptionReader
+from anytag.torch.training.dataset import check_batch
 from anytag.torch.training.mapped import Columns, Selected
 from anytag.torch.training.report import Reporter, Tally
 from anytag.torch.training.shuffle import shuffled
-from anytag.torch.training.soft_labels import Labeler
 from anytag.vocabulary import Vocabulary
 
 RETRIES = 20
 """Photos tried in place of one that cannot be read."""
 LOST = 3
 """Times in a row that workers may die without a batch between."""
-
-
-@dataclass
-class PixelBatch:
-    """N photos and what is said of them.
-
-    Attributes:
-        pixels: uint8 N×3×S×S, one crop for student and teacher.
-        tags: float32 N×K, 1 where a tag is in the photo.
-        captions: a caption each, cleaned; "" where there is none.
-        named: the tags that the caption names, for each photo.
-        unread: photos that could not be read and were replaced, each with the reason.
-        numbers: of the photos in the corpus.
-        known: bool N×K, False where nobody says whether a tag is there; None where all is known.
-    """
-
-    pixels: Tensor
-    tags: Tensor
-    captions: list[str]
-    named: list[tuple[str, ...]]
-    unread: list[tuple[str, str]] = field(default_factory=list)
-    numbers: list[int] = field(default_factory=list)
-    known: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +56,7 @@ class Photos:
     Args:
         held: held-out photos that are taken, at most.
         captioned: without the photos to train on that no caption tells of.
+        soft: float16 N×K of all rows, a teacher's soft targets, which stand instead of what rows say.
 
     Attributes:
         sha256: of the rows.
@@ -94,6 +75,7 @@ class Photos:
         *,
         held: int = 500,
         captioned: bool = False,
+        soft: npt.NDArray[np.float16] | None = None,
         report: Reporter | None = None,
     ) -> None:
         known = rows if isinstance(rows, Annotations) else Annotations.of(rows)
@@ -106,15 +88,19 @@ class Photos:
         self.parsed: Sequence[tuple[Columns, ...]] = Selected(labels.of_captions, taught)
         self.union: Sequence[Columns] = Selected(labels.of_photo, taught)
         self.labeler = labeler = Labeler(vocabulary)
-        self.truth = np.zeros((len(self.held), len(vocabulary)), dtype=bool)
-        for row, there in zip(self.held, self.truth, strict=True):
-            there[sorted(labeler.present(row))] = True
+        self.soft = None if soft is None else soft[taught]
+        if soft is not None:
+            self.truth = soft[known.held][: len(self.held)] > [tag.threshold for tag in vocabulary]
+        else:
+            self.truth = label_matrix(self.held, labeler, silence=certain).present
 
     def __len__(self) -> int:
         return len(self.train)
 
     def targets(self, number: int) -> npt.NDArray[np.float32]:
-        """K in [0, 1]: 1 for what labels or any caption say of a training photo."""
+        """K in [0, 1]: 1 for what labels or any caption say of a training photo; or a teacher's."""
+        if self.soft is not None:
+            return np.asarray(self.soft[number], np.float32)
         there = np.zeros(len(self.vocabulary), np.float32)
         there[list(self.union[number])] = 1
         return there
@@ -123,7 +109,7 @@ class Photos:
         """Bool K: what labels say is in a training photo or absent from it."""
         row = self.train[number]
         known = self.targets(number) > 0
-        known[sorted(self.labeler.labels(row.absent))] = True
+        known[sorted(self.labeler.absent(row))] = True
         return known
 
 
@@ -193,14 +179,15 @@ class _Keys:
         return len(self.steps)
 
 
-class PixelCorpus:
-    """Batches of one process.
+class PhotoDataset:
+    """Batches of one process: augmented crops, their tags, and the text that the objective reads.
 
     Args:
         photos: the rows.
         size: side of the square.
         batch_size: photos of a step, of all processes together.
         parsed_only: the tags of a photo are those of its drawn caption (Tag2Text), not of all that is known.
+        reader: of captions; they stay as they are when None.
     """
 
     def __init__(
@@ -214,14 +201,31 @@ class PixelCorpus:
         world: int = 1,
         workers: int = 0,
         parsed_only: bool = False,
+        reader: CaptionReader | None = None,
         report: Reporter | None = None,
     ) -> None:
         self.photos, self.batch_size, self.seed = photos, batch_size, seed
         self.rank, self.world, self.workers = rank, world, workers
         self.parsed_only, self.report = parsed_only, report or Reporter()
         self.views = _Views(photos, size=size, seed=seed)
-        self.size = size
+        self.size, self.reader = size, reader
         self.unread = Tally()
+
+    @property
+    def key(self) -> str:
+        """Of rows and tags."""
+        tags = "\n".join(self.photos.vocabulary.ids)
+        return hashlib.sha256(f"{self.photos.sha256}\n{tags}".encode()).hexdigest()
+
+    @property
+    def tallies(self) -> tuple[Tally, ...]:
+        """What was passed over."""
+        return (self.unread, *(() if self.reader is None else (self.reader.unknown,)))
+
+    @property
+    def truth(self) -> npt.NDArray[np.bool_]:
+        """N×K of the held-out photos."""
+        return self.photos.truth
 
     def steps_per_epoch(self) -> int:
         """Raises AnytagError where there are fewer photos than a batch takes."""
@@ -235,7 +239,7 @@ class PixelCorpus:
         some = shuffled(places, len(self.photos), seed=(self.seed, epoch))
         return [(epoch, number) for number in some.tolist()]
 
-    def stream(self, first: int, last: int) -> Iterator[PixelBatch]:
+    def stream(self, first: int, last: int) -> Iterator[Batch]:
         """Batches of the steps from `first` to `last`, exclusive; a lost worker is replaced.
 
         Raises:
@@ -246,8 +250,8 @@ class PixelCorpus:
             try:
                 for batch in self._loader(first, last):
                     self._tell(batch.unread)
+                    yield batch if self.reader is None else self._read(batch, first, self.reader)
                     first, lost = first + 1, 0
-                    yield batch
             except (RuntimeError, EOFError, ConnectionError) as error:
                 lost += 1
                 # One that dies while it hands over a batch is known by a connection that ends.
@@ -255,6 +259,11 @@ class PixelCorpus:
                 if not died or lost >= LOST:
                     raise AnytagError(f"step {first}: photos cannot be read ({error})") from error
                 self.report.say(f"Step {first}: a worker was lost ({error}); new ones go on from there.")
+
+    def _read(self, batch: Batch, step: int, reader: CaptionReader) -> Batch:
+        """With its captions read: of a momentum encoder more and more is heard in the first epoch (ALBEF)."""
+        draw = np.random.default_rng([self.seed, step, self.rank])
+        return reader.read(batch, draw=draw, trusted=min(1.0, step / self.steps_per_epoch()))
 
     def held_out(self, *, batch_size: int) -> Iterator[Tensor]:
         """Held-out photos of this process, resized: uint8 N×3×S×S; one that cannot be read is grey.
@@ -290,7 +299,7 @@ class PixelCorpus:
             pin_memory=torch.cuda.is_available(),
         )
 
-    def _collate(self, items: Sequence[_Item]) -> PixelBatch:
+    def _collate(self, items: Sequence[_Item]) -> Batch:
         tags, known = torch.from_numpy(np.stack([item.targets for item in items])), None
         if self.parsed_only:
             known = torch.ones_like(tags, dtype=torch.bool)
@@ -300,31 +309,12 @@ class PixelCorpus:
                     row[list(item.named)] = 1
                 else:  # only what labels say is known: the others are no negatives
                     mask[:] = torch.from_numpy(self.photos.known(item.number))
-        return PixelBatch(
-            torch.from_numpy(np.stack([item.pixels for item in items])),
-            tags,
-            [item.caption for item in items],
-            [tuple(self.photos.vocabulary[n].name for n in item.named) for item in items],
-            [why for item in items for why in item.unread],
-            [item.number for item in items],
-            known,
+        return Batch(
+            pixels=torch.from_numpy(np.stack([item.pixels for item in items])),
+            tags=tags,
+            weight=known,
+            captions=[item.caption for item in items],
+            named=[tuple(self.photos.vocabulary[n].name for n in item.named) for item in items],
+            numbers=[item.number for item in items],
+            unread=[why for item in items for why in item.unread],
         )
-
-
-def check_batch(photos: int, batch_size: int, *, parts: int = 1) -> None:
-    """Whether photos to train on make a batch that can be taken in so many equal parts.
-
-    Raises:
-        AnytagError: they do not; says what to give.
-    """
-    if photos == 0:
-        raise AnytagError(f"no photo to train on: rows with a split of {', '.join(HELD_OUT)} are held out")
-    fits = min(batch_size, photos) // parts * parts
-    if batch_size % parts:
-        more = f"give batch_size={fits or parts}, or fewer parts"
-        raise AnytagError(
-            f"batch_size={batch_size} cannot be taken in {parts} equal parts (processes × accumulate): {more}"
-        )
-    if photos < batch_size:
-        give = f"give batch_size={fits}" if fits else f"{parts} or more are needed"
-        raise AnytagError(f"{photos} photos to train on make no batch of {batch_size}: {give}")

@@ -20,8 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anytag._typing import Floats
-from anytag._typing import Ints as Indexes
+from anytag._typing import Floats, Ints
 from anytag.batching import usable_cores
 from anytag.errors import AnytagError
 from anytag.images import load
@@ -53,10 +52,10 @@ class Tokens:
 
     values: npt.NDArray[np.float16]
     pooled: Floats
-    photo: Indexes
+    photo: Ints
     failed: dict[int, str]
 
-    def plain(self) -> Indexes:
+    def plain(self) -> Ints:
         """The views that are plain photos."""
         return np.flatnonzero(np.diff(self.photo, prepend=-1))
 
@@ -110,7 +109,7 @@ def learn(
     words: Floats,
     labels: Labels,
     *,
-    among: Indexes,
+    among: Ints,
     epochs: int | None,
     seed: int = 0,
     report: Reporter | None = None,
@@ -162,7 +161,7 @@ class _Task:
         self.present, self.weight = torch.from_numpy(labels.present), torch.from_numpy(labels.weight)
         self.class_weights = torch.from_numpy(labels.class_weights())
 
-    def loss(self, tokens: Tokens, at: Indexes, asked: Tensor, residual: Tensor, offset: Tensor) -> Tensor:
+    def loss(self, tokens: Tokens, at: Ints, asked: Tensor, residual: Tensor, offset: Tensor) -> Tensor:
         """Per photo, summed over the tags asked; the tags left out are made up for."""
         rows = self.words[asked] + residual[asked, None] * self.real[asked]
         seen = torch.from_numpy(tokens.values[at].astype(np.float32))
@@ -176,7 +175,7 @@ class _Task:
 
 
 def logits_of_views(
-    decoder: FoldedDecoder, tokens: Tokens, views: Indexes, rows: Floats, offset: Floats
+    decoder: FoldedDecoder, tokens: Tokens, views: Ints, rows: Floats, offset: Floats
 ) -> Floats:
     """Logits of K tags in some views: N×K."""
     out = []

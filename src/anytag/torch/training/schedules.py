@@ -1,14 +1,10 @@
-"""How learning rates rise and fall, and the numbers of the published recipes."""
+"""How learning rates rise and fall."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 from typing import Literal
-
-# Training normalises as CLIP does, inference as ImageNet's networks do (`anytag.torch.nn.configs`).
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 Fall = Literal["cosine", "epoch-cosine", "epoch-decay"]
 
@@ -64,36 +60,3 @@ def warmup_line(step: int, *, steps: int, start: float, first: float) -> float:
 def cosine(at: int, *, last: int, first: float, least: float) -> float:
     """Half a cosine from `first` at 0 to `least` at `last`, and from there on."""
     return least + (first - least) * 0.5 * (1 + math.cos(math.pi * min(at, last) / last))
-
-
-@dataclass(frozen=True)
-class PublishedRecipe:
-    """The numbers of one published training run.
-
-    Attributes:
-        size: of the photos.
-        batch: photos a step and GPU; there were 8.
-        epochs, rate, warmup: as the recipe has them.
-    """
-
-    size: int
-    batch: int
-    epochs: int
-    rate: float
-    warmup: int
-    schedule: Schedule
-    weight_decay: float = 0.05
-
-
-def _pretrain(batch: int) -> PublishedRecipe:
-    schedule = Schedule(fall="epoch-decay", least=5e-7, warmup_rate=5e-7, decay=0.9)
-    return PublishedRecipe(size=224, batch=batch, epochs=5, rate=1e-4, warmup=3000, schedule=schedule)
-
-
-def _finetune(batch: int) -> PublishedRecipe:
-    schedule = Schedule(fall="epoch-cosine")
-    return PublishedRecipe(size=384, batch=batch, epochs=2, rate=5e-6, warmup=0, schedule=schedule)
-
-
-PRETRAIN = {"tag2text": _pretrain(80), "ram": _pretrain(52), "ram-plus": _pretrain(52)}
-FINETUNE = {"tag2text": _finetune(36), "ram": _finetune(26), "ram-plus": _finetune(26)}

@@ -39,11 +39,13 @@ from anytag.torch.nn.network import TagNetwork
 from anytag.torch.runtime import TorchRuntime
 from anytag.torch.training.calibration import Calibration as Platt
 from anytag.torch.training.calibration import fit_calibration, fit_offsets, fit_thresholds
-from anytag.torch.training.feature_dataset import Cache, Corpus, tensor_of
+from anytag.torch.training.feature_cache import open_cache
+from anytag.torch.training.mini import build_student
 from anytag.torch.training.quantized import QuantizedGraph
+from anytag.torch.training.recipes import read_recipe
 from anytag.torch.training.soft_labels import beside, rivals_of
 from anytag.torch.training.student import Student
-from anytag.torch.training.train import build_student, read_recipe
+from anytag.torch.training.tag_samples import StageFeatures, TagSamples, tensor_of
 from anytag.vocabulary import Vocabulary
 
 # Training photos of each source that the integers are fitted to.
@@ -89,7 +91,8 @@ LICENCE = "Apache-2.0 (weights; see training_data for the terms of the photos)"
 
 def load_student(run: Path, vocabulary: Path) -> Student:
     """The trained student, with averaged weights."""
-    student, _ = build_student(vocabulary, read_recipe(run / "recipe.json"))
+    recipe = replace(read_recipe(run / "recipe.json"), vocabulary=str(vocabulary))
+    student, _ = build_student(recipe)
     student.load_state_dict(torch.load(run / "student.pt", weights_only=True))
     return student.eval()
 
@@ -167,7 +170,7 @@ def int8_cost(
     }
 
 
-def training_photos(corpus: Corpus, counts: Mapping[str, int]) -> npt.NDArray[np.int64]:
+def training_photos(corpus: TagSamples, counts: Mapping[str, int]) -> npt.NDArray[np.int64]:
     """So many training photos of each source, at random, in a random order."""
     draw, found = np.random.default_rng(0), []
     for source, count in counts.items():
@@ -194,7 +197,7 @@ class Judged:
     named: npt.NDArray[np.bool_]
 
 
-def calibration_photos(corpus: Corpus) -> Judged:
+def calibration_photos(corpus: TagSamples) -> Judged:
     """What scores are fitted on: the photos of split "dev" of every source, and some of `ALSO`.
 
     Five captions tell what is there and, of what captions name at all, what is not. One caption leaves too
@@ -261,7 +264,7 @@ def draft_card(student: Student) -> Card:
     )  # fmt: skip
 
 
-def ship(vocabulary_folder: Path, run: Path, out: Path, corpus: Corpus) -> None:
+def ship(vocabulary_folder: Path, run: Path, out: Path, corpus: TagSamples) -> None:
     """Writes the whole folder but for what is calibrated."""
     student = load_student(run, vocabulary_folder)
     report = write_graphs(student, run, out, corpus)
@@ -288,7 +291,7 @@ def keep_captions(student: Student, run: Path, out: Path) -> CaptionSpec | None:
     return spec
 
 
-def write_graphs(student: Student, run: Path, out: Path, corpus: Corpus) -> dict[str, float]:
+def write_graphs(student: Student, run: Path, out: Path, corpus: TagSamples) -> dict[str, float]:
     """image.onnx in integers and tags.onnx; how far the integers are from the floats.
 
     Where a run trained no stage, the stages are those of the folder that it started from, as they are.
@@ -346,7 +349,7 @@ def default_thresholds(
     return np.maximum(thresholds, least)
 
 
-def calibrate(vocabulary_folder: Path, run: Path, out: Path, corpus: Corpus) -> None:
+def calibrate(vocabulary_folder: Path, run: Path, out: Path, corpus: TagSamples) -> None:
     """Fits scores and thresholds of a folder that `ship` wrote, with the very graphs that are shipped."""
     student = load_student(run, vocabulary_folder)
     judged = calibration_photos(corpus)
@@ -396,7 +399,7 @@ def main() -> None:
     parser.add_argument("--only-calibrate", action="store_true", help="leave graphs and queries as they are")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    corpus = Corpus.read(args.rows, Cache.read(args.cache), args.vocabulary)
+    corpus = TagSamples.read(args.rows, StageFeatures.of(open_cache(args.cache)), args.vocabulary)
     if not args.only_calibrate:
         ship(args.vocabulary, args.run, args.out, corpus)
     calibrate(args.vocabulary, args.run, args.out, corpus)

@@ -2,7 +2,7 @@
 
     python -m anytag.torch.training.ship_captions ROWS MODEL_FOLDER RUN [key=value ...]
 
-RUN is what `anytag.torch.training.captions` wrote for this very folder. Matrices are stored in int8; all
+RUN is what `anytag train mini-captions` wrote for this very folder. Matrices are stored in int8; all
 figures are of the graphs that are shipped. The card gets how captions are written, and what they
 score on the dev photos.
 """
@@ -22,7 +22,7 @@ import torch
 
 from anytag.captioner import Captioner
 from anytag.data.rows import Row, read_rows, select
-from anytag.errors import ModelError
+from anytag.errors import AnytagError, ModelError
 from anytag.evaluation.captions import caption_metrics
 from anytag.models.card import CaptionSpec
 from anytag.models.folder import ModelFolder, write_card
@@ -31,8 +31,8 @@ from anytag.runtime.onnx import CAPTION, MEMORY
 from anytag.tagger import Encoded
 from anytag.torch.export.caption_graphs import export_caption_graphs, round_head
 from anytag.torch.export.dynamic_int8 import shrink_graph
-from anytag.torch.nn.configs import CaptionConfig
 from anytag.torch.nn.small_caption_head import GuidedHead
+from anytag.torch.training.recipes import read_recipe
 from anytag.torch.training.values import parse_numbers
 
 NOTHING = 2.0  # a `guide` that lets no recognised tag guide
@@ -63,12 +63,13 @@ def read_head(run: Path) -> tuple[GuidedHead, tuple[int, int]]:
         ModelError: the folder holds no finished run.
     """
     try:
-        config = CaptionConfig(**json.loads((run / "recipe.json").read_text(encoding="utf-8"))["head"])
+        config = read_recipe(run / "recipe.json").network.captions
         state = torch.load(run / "student.pt", weights_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{run}: no finished run of anytag.torch.training.captions ({error!r})") from error
-    weights = {name.removeprefix("head."): tensor for name, tensor in state.items()}
+    except (OSError, AnytagError) as error:
+        raise ModelError(f"{run}: no finished run of anytag train mini-captions ({error})") from error
+    weights = {name.removeprefix("network.captions."): tensor for name, tensor in state.items()}
     tokens, width = len(weights["places"]), weights["proj.weight"].shape[1]
+    assert config is not None  # of such a recipe
     head = GuidedHead(replace(config, words=len(weights["bias"])), width, tokens=tokens)
     head.load_state_dict(weights)
     return head.eval().requires_grad_(False), (tokens, width)

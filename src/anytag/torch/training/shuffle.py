@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from anytag._typing import Ints as Indexes
+from anytag._typing import Ints
 
 _Words = npt.NDArray[np.uint64]
 
 _ROUNDS = 8
 
 
-def shuffled(positions: Indexes, count: int, *, seed: Sequence[int]) -> Indexes:
+def shuffled(positions: Ints, count: int, *, seed: Sequence[int]) -> Ints:
     """The photos at some positions of a random order of `count` photos: a pseudo-random permutation.
 
     A Feistel network over the next power of four; what falls outside is sent through it again

@@ -1,22 +1,17 @@
-"""What is known of each photo, as numbers: a belief in [0, 1] for every tag, and how much to trust it."""
+"""What a classifier and a vocabulary know of tags that nobody names: soft targets where rows are silent."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from anytag._typing import Bytes, Floats
-from anytag.data.labels import Labeler as Labeler
-from anytag.data.rows import Row
+from anytag._typing import Floats
 from anytag.vocabulary import Vocabulary
 
-MENTIONED = 0.3
-"""Chance that one caption mentions a thing that is in the photo (five then miss it with 0.7**5 = 0.17)."""
 MIN_MENTIONS = 10
 """A tag that captions mention more rarely is unknown, not absent, where they are silent."""
 
@@ -49,28 +44,6 @@ class ImageNetClasses:
         for tag, classes in self.below.items():
             out[:, tag] = np.maximum(out[:, tag], p[:, classes].sum(1))
         return out
-
-
-def label_matrices(rows: Sequence[Row], labeler: Labeler) -> tuple[Bytes, Bytes]:
-    """Rows -> (present N×K: 0 or 1; trust N×K: 0 to 100, how sure that is).
-
-    A label or a mention is sure. Silence of c captions is trusted 1 - 0.7**c; silence of labels is not
-    trusted, but for the names in `absent`.
-    """
-    present = np.zeros((len(rows), len(labeler.vocabulary)), dtype=np.uint8)
-    trust = np.zeros_like(present)
-    mentions = np.zeros(present.shape[1], dtype=np.int64)
-    for number, row in enumerate(rows):
-        said = sorted(labeler.mentioned(row))
-        mentions[said] += 1
-        present[number, said] = 1
-        present[number, sorted(labeler.labels(row.tags))] = 1
-        trust[number] = round(100 * (1 - (1 - MENTIONED) ** len(row.captions)))
-        absent = {key for name in row.absent if (key := labeler.label(name))}
-        trust[number, [labeler.index[key] for key in absent]] = 100
-    trust[:, mentions < MIN_MENTIONS] *= trust[:, mentions < MIN_MENTIONS] == 100
-    trust[present == 1] = 100
-    return present, trust
 
 
 def rivals_of(vocabulary: Vocabulary) -> npt.NDArray[np.bool_]:

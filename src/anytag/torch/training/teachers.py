@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anytag.errors import MissingExtraError, ModelError
-from anytag.torch.training.schedules import CLIP_MEAN, CLIP_STD
+from anytag.torch.training.recipes import CLIP_MEAN, CLIP_STD
 
 
 class ClipTeacher(nn.Module):

@@ -20,9 +20,9 @@ from anytag.torch.checkpoints.load import ALIGNMENT, CAPTIONS, QUERIES, WEIGHTS,
 from anytag.torch.nn.configs import Queries
 from anytag.torch.nn.network import TagNetwork
 from anytag.torch.training.build import prompts_of
-from anytag.torch.training.family import FamilyStudent
 from anytag.torch.training.model_folder import Fitted, card_of, drafted
-from anytag.torch.training.recipes import TrainRecipe
+from anytag.torch.training.recipes import Recipe
+from anytag.torch.training.student import Student
 
 _FAMILIES: dict[Queries, Family] = {"learned": "tag2text", "embedded": "ram", "descriptions": "ram-plus"}
 _HEADS = {"captions": CAPTIONS, "alignment": ALIGNMENT}
@@ -30,7 +30,7 @@ _TEXT = "text"
 
 
 def write_torch_model(
-    student: FamilyStudent, recipe: TrainRecipe, folder: Path, *,
+    student: Student, recipe: Recipe, folder: Path, *,
     fitted: Fitted, data: str, pieces: WordPieces | None,
 ) -> None:  # fmt: skip
     """Weights, queries, vocabulary, words and card; arguments as for `model_folder.write_model`.
@@ -60,7 +60,7 @@ def write_torch_model(
         write_card(draft, told)
 
 
-def can_be_written(recipe: TrainRecipe) -> bool:
+def can_be_written(recipe: Recipe) -> bool:
     """Do a card's numbers tell the network? A backbone of timm's they do not."""
     return not (recipe.backbone or isinstance(recipe.network.backbone, str))
 

@@ -1,4 +1,4 @@
-"""The loop: steps, rates, logs, checkpoints. What is trained and from what data, its subclasses say.
+"""Steps, rates, logs, checkpoints: the one trainer, of a student, from a dataset, by a recipe.
 
 Everything random in a step follows from the seed and the step's number, so a run that is killed and started
 again goes on as if nothing had happened: same order of photos, same loss, same weights.
@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
+from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.utils.checkpoint import checkpoint
 
+from anytag._typing import Floats
 from anytag.errors import AnytagError
+from anytag.torch.training.batch import Batch, Dataset
 from anytag.torch.training.checkpoint import (
     LOG,
     STATE,
@@ -35,10 +37,15 @@ from anytag.torch.training.checkpoint import (
     write_state,
     write_tensors,
 )
+from anytag.torch.training.distributed import everyones
+from anytag.torch.training.held_out import held_out_figures, held_out_logits
 from anytag.torch.training.loggers import Trackers
 from anytag.torch.training.meters import Clock, Means
+from anytag.torch.training.recipes import Recipe
 from anytag.torch.training.report import Progress, Reporter
+from anytag.torch.training.run import Machine
 from anytag.torch.training.sharded import check_parted, fill, gathered, lift_scalars, load_whole, whole_state
+from anytag.torch.training.student import Student
 
 SKIPPED = 5
 """Steps in a row without a finite gradient that end a run; fewer are left out."""
@@ -48,122 +55,86 @@ OVERFLOWS = 25
 GRADIENT = "gradient_norm"
 
 
-@dataclass(frozen=True)
-class Machine:
-    """How a run is run, as opposed to what it learns.
-
-    None of this changes the result beyond rounding, but for `accumulate` and the number of processes: batch
-    norms take the statistics of the photos that are computed together, dropout draws its masks for each part,
-    and captions are each other's negatives within a part.
-
-    Attributes:
-        accumulate: parts that a process takes a step's photos in, one after the other.
-        compile: torch.compile, worth it on a GPU.
-        checkpointing: activations of stages and layers are computed again rather than kept.
-        workers: processes that read photos.
-        log_every: steps between two lines of the log.
-        save_minutes: between two states.
-        tensorboard: curves in OUT/tensorboard, where the package is installed.
-        wandb: name of a Weights & Biases project; none when empty.
-    """
-
-    accumulate: int = 1
-    compile: bool = False
-    checkpointing: bool = False
-    workers: int = 2
-    log_every: int = 20
-    save_minutes: float = 4.0
-    tensorboard: bool = True
-    wandb: str = ""
-
-
-class Loop:
+class Trainer:
     """Trains a student; its whole state can be written and read at any step.
 
     Args:
-        student: an `nn.Module` whose `forward` takes a batch and returns every term of the loss, a mean over
-            the photos it was given, and "loss".
-        recipe: a dataclass with at least steps, batch_size, weight_decay, seed, ema and precision.
+        student: ready for its first step.
+        dataset: this process's share of the data.
+        recipe: its numbers.
         out: where state, log and result are written.
+        teacher: uint8 N×3×S×S, the student's own crop -> N×D.
+        accelerator: as `accelerator_of` makes it, which the dataset's share is of; made here when None.
     """
 
-    shared: ClassVar[frozenset[str]] = frozenset()  # fields of a batch that are not one a photo
     clip: float = 200.0  # of the gradient's norm
-    helpers: ClassVar[tuple[str, ...]] = ()  # tensors of the state that only training needs begin so
+    helpers = ("momentum.",)
+    """How the names of tensors begin that only training needs."""
 
     def __init__(
         self,
-        student: nn.Module,
-        recipe: Any,
+        student: Student,
+        dataset: Dataset,
+        recipe: Recipe,
         out: Path,
         *,
+        teacher: Callable[[Tensor], Tensor] | None = None,
         machine: Machine | None = None,
+        accelerator: Accelerator | None = None,
         report: Reporter | None = None,
     ) -> None:
-        self.recipe, self.out = recipe, out
-        self.machine = machine or Machine(save_minutes=getattr(recipe, "save_minutes", 4.0))
-        self.report = report or Reporter()
-        self.accelerator = Accelerator(
-            mixed_precision=recipe.precision, dynamo_backend="inductor" if self.machine.compile else None
-        )
+        self.recipe, self.out, self.dataset = recipe, out, dataset
+        self.teacher, self.machine, self.report = teacher, machine or Machine(), report or Reporter()
+        self.accelerator = accelerator or accelerator_of(recipe, self.machine)
         self.sharded = self.accelerator.distributed_type == DistributedType.FSDP
-        self.lifted = frozenset[str]()
-        if self.sharded:
-            check_parted(self.accelerator)
-            self.lifted = lift_scalars(student)
-        groups = self.groups(student)
+        if self.machine.checkpointing:
+            checkpoint_parts(student.stages)
+        self.lifted = lift_scalars(student) if self.sharded else frozenset[str]()
+        groups = student.groups(rate=recipe.rate, backbone_rate=recipe.backbone_rate)
         self.peaks = [group["lr"] for group in groups]
         optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay, foreach=True)
-        self.total: int = recipe.steps
         self.plain = student
         self.student, self.optimizer = self.accelerator.prepare(student, optimizer)
+        if self.sharded:
+            check_parted(self.accelerator, student.network.decoder)
+            register_fsdp_forward_method(student, "logits")
+        if (scaler := self.accelerator.scaler) is not None:
+            student.scale = scaler.get_scale
         self.average = Average(student, recipe.ema)
         self.step, self.skipped = 0, 0
+        self.total = recipe.steps or recipe.epochs * dataset.steps_per_epoch()
         self.means = Means()
         self.trackers = Trackers()
 
-    # What a subclass says.
-
-    def groups(self, student: Any) -> list[dict[str, Any]]:
-        """What is trained, at which peak learning rates: parameter groups of the optimizer."""
-        raise NotImplementedError
-
-    def steps_per_epoch(self) -> int:
-        """Whole batches in the data; 0 is an error of the data."""
-        raise NotImplementedError
-
-    def batches(self, epoch: int, *, start: int) -> Iterator[Any]:
-        """The steps of an epoch, from `start` on; always the same, in every process."""
-        raise NotImplementedError
-
     def rate(self, step: int) -> float:
-        """Learning rate at a step, as a part of its peak: a straight rise, then a cosine to zero."""
-        warm: float = min(1.0, (step + 1) / max(1, self.recipe.warmup))
-        return warm * 0.5 * (1 + math.cos(math.pi * step / self.total))
-
-    def after_step(self) -> None:
-        """What follows a step of the optimizer."""
-
-    def data_key(self) -> str:
-        """Of the rows and tags that are learned from: a run goes on only where they are the same."""
-        return ""
+        """Learning rate at a step, as a part of its peak."""
+        recipe, per_epoch = self.recipe, self.dataset.steps_per_epoch()
+        now = recipe.schedule.learning_rate(
+            step, rate=recipe.rate, warmup=recipe.warmup, total=self.total, per_epoch=per_epoch
+        )
+        return now / recipe.rate if recipe.rate else 0.0
 
     def evaluate(self) -> Mapping[str, float]:
-        """Figures on held-out photos with the averaged weights, after every epoch, in every process."""
-        return {}
+        """Figures on held-out photos with the present weights, in every process; none without photos."""
+        if self.dataset.truth is None:
+            return {}
+        return held_out_figures(self.held_out_logits(), self.dataset.truth)
 
-    def stream(self) -> Iterator[Any]:
-        """Batches from the present step to the last."""
-        step, per_epoch = self.step, self.steps_per_epoch()
-        while step < self.total:
-            epoch, start = divmod(step, per_epoch)
-            for batch in islice(self.batches(epoch, start=start), self.total - step):
-                yield batch
-                step += 1
+    def held_out_logits(self) -> Floats:
+        """Of every tag in the held-out photos, with the present weights: N×K; every process has to ask."""
+        found = held_out_logits(self.plain, self.dataset)
+        if self.sharded:
+            self.plain.reshard()  # type: ignore[operator]  # what fully_shard added
+        return found
+
+    def take_averages(self) -> None:
+        """The student becomes the result: the averaged weights, for evaluation; in every process."""
+        self.plain.load_state_dict(self.average.state(self.plain))
+        self.plain.eval()
 
     # The run.
 
-    def run(self) -> None:
+    def fit(self) -> None:
         """Trains to the end and writes OUT/student.pt.
 
         Raises:
@@ -171,10 +142,10 @@ class Loop:
                 the result cannot be written.
         """
         self.trackers.open(self)
-        per_epoch = self.steps_per_epoch()
+        per_epoch = self.dataset.steps_per_epoch()
         clock = Clock(self.step)
         self.student.train()
-        stream = self.stream()
+        stream = self.dataset.stream(self.step, self.total)
         while (batch := clock.waiting(stream)) is not None:
             self._step(batch)
             if self.step % self.machine.log_every == 0 or self.step == self.total:
@@ -186,15 +157,18 @@ class Loop:
                 clock.saved = time.monotonic()
         self._finish()  # first: it is a third of the state's size, and what the run is for
         self._save_or_say("the result is written, but the run cannot be prolonged")
+        for tally in self.dataset.tallies:
+            for line in everyones(tally).lines():
+                self.report.say(line)
 
-    def _step(self, batch: Any) -> dict[str, Tensor]:
+    def _step(self, batch: Batch) -> dict[str, Tensor]:
         torch.manual_seed(hash((self.recipe.seed, self.step)) % 2**31)  # dropped descriptions and residuals
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * self.rate(self.step)
-        terms = self._backward(self._share(batch))
+        terms = self._backward(self._at_hand(batch))
         if self._update(terms):
             self.average.update(self.plain)
-            self.after_step()
+            self.plain.follow()
             self.skipped = 0
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
@@ -213,14 +187,14 @@ class Loop:
         self._skip(terms)
         return False
 
-    def _backward(self, batch: Any) -> dict[str, Tensor]:
+    def _backward(self, batch: Batch) -> dict[str, Tensor]:
         """Gradients of this process's photos, in parts; the terms are means over the parts."""
         parts = self.machine.accumulate
         sums: dict[str, Tensor] = {}
         for number in range(parts):
             last = number == parts - 1
             with nullcontext() if last else self.accelerator.no_sync(self.student):
-                terms: dict[str, Tensor] = self.student(self._take(batch, slice(number, None, parts)))
+                terms: dict[str, Tensor] = self.student(batch.take(slice(number, None, parts)))
                 self.accelerator.backward(terms["loss"] / parts)
             for name, value in terms.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach() / parts
@@ -241,24 +215,13 @@ class Loop:
             why = f"its gradient overflows in fp16; gradients are scaled by {scaler.get_scale():g} now"
         self.report.say(f"Step {self.step} is left out: {why}.")
 
-    def _share(self, batch: Any) -> Any:
-        """This process's photos of a batch, on its device."""
-        accelerator = self.accelerator
-        mine = self._take(batch, slice(accelerator.process_index, None, accelerator.num_processes))
-        return self._move(mine)
-
-    def _take(self, batch: Any, part: slice) -> Any:
-        """Some photos of a batch."""
-        if part == slice(0, None, 1):
+    def _at_hand(self, batch: Batch) -> Batch:
+        """The batch on its device, with what the teacher makes of it."""
+        batch = batch.to(self.accelerator.device)
+        if self.teacher is None or batch.pixels is None:
             return batch
-        parts = {f.name: getattr(batch, f.name) for f in fields(batch)}
-        cut = {k: v if v is None or k in self.shared else v[part] for k, v in parts.items()}
-        return type(batch)(**cut)
-
-    def _move(self, batch: Any) -> Any:
-        parts = {f.name: getattr(batch, f.name) for f in fields(batch)}
-        device = self.accelerator.device
-        return type(batch)(**{k: None if v is None else v.to(device) for k, v in parts.items()})
+        with torch.no_grad():
+            return replace(batch, teacher=self.teacher(batch.pixels))
 
     # What is written.
 
@@ -274,7 +237,7 @@ class Loop:
         line = {
             "step": self.step,
             "of": self.total,
-            "epoch": (self.step - 1) // self.steps_per_epoch(),
+            "epoch": (self.step - 1) // self.dataset.steps_per_epoch(),
             "learning_rate": max(group["lr"] for group in self.optimizer.param_groups),
             "photos_per_second": round(speed, 1),
             "waited": round(waited, 3),
@@ -326,7 +289,7 @@ class Loop:
             state = {
                 "step": self.step,
                 "recipe": asdict(self.recipe),
-                "data": self.data_key(),
+                "data": self.dataset.key,
                 "student": model,
                 "optimizer": optimizer,
                 "average": average,
@@ -346,7 +309,7 @@ class Loop:
         if not path.exists():
             return
         state = read_state(path)
-        check_same(path, state, recipe=asdict(self.recipe), data=self.data_key())
+        check_same(path, state, recipe=asdict(self.recipe), data=self.dataset.key)
         try:
             self._load_full(state)
         except (RuntimeError, KeyError, ValueError) as error:
@@ -387,6 +350,20 @@ class Loop:
             self.optimizer.load_state_dict(state["optimizer"])
             return
         load_whole(self.plain, self.optimizer.optimizer, state)
+
+
+def accelerator_of(recipe: Recipe, machine: Machine) -> Accelerator:
+    """Device, precision and processes of a run.
+
+    Raises:
+        AnytagError: tensors are to be sharded in a way that is not known here.
+    """
+    accelerator = Accelerator(
+        mixed_precision=recipe.precision, dynamo_backend="inductor" if machine.compile else None
+    )
+    if accelerator.distributed_type == DistributedType.FSDP:
+        check_parted(accelerator)
+    return accelerator
 
 
 def checkpoint_parts(parts: nn.ModuleList) -> None:

@@ -43,15 +43,16 @@ _SHARE, _PART = Range(0, 1), Range(0, 1, open_high=True)
 _RATE, _SIDE, _WEIGHT = Range(0, 100, open_low=True), Range(1, 2**16), Range(0, 1e6)
 _DEFAULTS: dict[type, Range] = {int: Range(1, _MANY), float: Range(0)}
 RANGES: dict[str, Range] = {
-    **dict.fromkeys(("TrainRecipe.steps", "warmup", "asked"), _COUNT),
-    **dict.fromkeys(("rate", "backbone_lr", "head_lr"), _RATE),
-    **dict.fromkeys(("least", "warmup_rate"), Range(0, 100)),
+    **dict.fromkeys(("steps", "warmup", "sampled_tags"), _COUNT),
+    "rate": _RATE,
+    **dict.fromkeys(("least", "warmup_rate", "backbone_rate"), Range(0, 100)),
     **dict.fromkeys(("trust", "unguided", "kept", "mean"), _SHARE),
     **dict.fromkeys(("ema", "held_out", "smoothing", "drop_path", "clip"), _PART),
     **dict.fromkeys(("width", "heads", "hidden", "mlp", "space", "positions", "tag_length", "window"), _SIDE),
-    **dict.fromkeys(("tag", "coarse", "alignment", "distillation", "weight_decay"), _WEIGHT),
+    **dict.fromkeys(("tag", "caption", "coarse", "contrast", "match", "subject", "distillation"), _WEIGHT),
+    **dict.fromkeys(("Weights.alignment", "weight_decay"), _WEIGHT),
     **dict.fromkeys(("gamma_neg", "alignment_gamma_neg"), Range(0, 100)),
-    **dict.fromkeys(("temperature", "save_minutes"), _POSITIVE),
+    "temperature": _POSITIVE,
     **dict.fromkeys(("text_hidden", "memory", "shared"), Range(0, 2**16)),
     **dict.fromkeys(("layers", "depth", "depths"), Range(1, 1000)),
     **dict.fromkeys(("first", "trained"), Range(0, 9)),

@@ -1,8 +1,9 @@
-"""Descriptions of tags, read from a file."""
+"""Descriptions of tags, as `anytag describe` writes them and as RAM++'s are published."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from anytag._io import read_text
@@ -39,3 +40,20 @@ def _entry(path: Path, number: int, line: str) -> tuple[str, list[str]]:
     if not (isinstance(id, str) and isinstance(texts, list) and all(isinstance(text, str) for text in texts)):
         raise VocabularyError(f"{path}, line {number}: {_EXPECTED}")
     return id, texts
+
+
+def from_published(rows: Iterable[Mapping[str, Sequence[str]]]) -> dict[str, list[str]]:
+    """The published form of descriptions, a list of {tag: [texts]}, as tag -> texts in its order.
+
+    Raises:
+        VocabularyError: an entry is of another form.
+    """
+    found: dict[str, list[str]] = {}
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, Mapping):
+            raise VocabularyError(f"entry {number}: got {row!r}, expected {{tag: [descriptions]}}")
+        for tag, texts in row.items():
+            if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+                raise VocabularyError(f"entry {number}: {tag!r} has {texts!r}, expected a list of texts")
+            found[tag] = list(texts)
+    return found

@@ -1,0 +1,162 @@
+"""What a run says in words: its tags, their text vectors, and the wordpieces of captions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from anytag.data.descriptions import read_descriptions
+from anytag.data.labels import label_tags, mentioned_tags
+from anytag.data.rows import Row
+from anytag.errors import AnytagError
+from anytag.models.registry import EMBEDDED
+from anytag.text_encoders import StaticTextEncoder, TextEncoder
+from anytag.text_encoders.captions import clean_caption
+from anytag.text_encoders.queries import known_vectors, query_rows
+from anytag.text_encoders.wordpiece import WordPieces
+from anytag.torch.checkpoints.read import read_embedding
+from anytag.torch.checkpoints.tag_lists import unique_ids
+from anytag.torch.nn.configs import NetworkConfig
+from anytag.torch.training.build import is_learned, prompts_of
+from anytag.torch.training.distributed import from_first
+from anytag.torch.training.recipes import Recipe
+from anytag.torch.training.report import Reporter, counted
+from anytag.torch.training.wordpieces import kept_wordpieces
+from anytag.vocabulary import Tag, Vocabulary
+
+FEWEST_MENTIONS = 10
+WORDPIECES = 4000
+
+
+def read_tag_list(file: Path) -> Vocabulary:
+    """A file of names, one a line, in the order of the ids of published annotations; ids are unique.
+
+    Raises:
+        AnytagError: it cannot be read, or holds an empty line.
+    """
+    try:
+        names = file.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise AnytagError(
+            f"{file} cannot be read as a list of tags ({error}): give a text of one tag a line"
+        ) from error
+    names = [name.strip() for name in names]
+    if "" in names:
+        raise AnytagError(
+            f"{file}, line {names.index('') + 1}: an empty line; ids count lines, so give its tag"
+        )
+    return Vocabulary(Tag(id, name, "object") for id, name in zip(unique_ids(names), names, strict=True))
+
+
+def read_vocabulary(
+    recipe: Recipe, rows: Iterable[Row], out: Path, *, report: Reporter, tags: Vocabulary | None = None
+) -> Vocabulary:
+    """The recipe's, or `tags`, or what the rows name; made by the first process, in OUT/vocabulary.jsonl."""
+
+    def make() -> list[Tag]:
+        kept = out / "vocabulary.jsonl"
+        if recipe.vocabulary:
+            vocabulary = Vocabulary.read(recipe.vocabulary)
+        elif tags is not None:
+            vocabulary = tags
+        elif kept.exists():
+            return list(Vocabulary.read(kept))
+        else:
+            vocabulary = askable(vocabulary_of(rows), recipe, report)
+        vocabulary.write(kept)
+        return list(vocabulary)
+
+    return Vocabulary(from_first(make))
+
+
+def askable(vocabulary: Vocabulary, recipe: Recipe, report: Reporter) -> Vocabulary:
+    """The tags whose names the text encoder knows, where queries are made of them; says what is left out."""
+    if is_learned(recipe.network):
+        return vocabulary
+    vectors = known_vectors([tag.name for tag in vocabulary], make_text_encoder(recipe))
+    known = [tag for tag, vector in zip(vocabulary, vectors, strict=True) if vector.any()]
+    lost = [tag.name for tag, vector in zip(vocabulary, vectors, strict=True) if not vector.any()]
+    if lost:
+        report.say(
+            f"{counted(len(lost), 'tag')} that the text encoder does not know left out: {', '.join(lost[:5])}"
+            f"{' ...' if len(lost) > 5 else ''}. Give clip=MODEL that knows them, or their English names."
+        )
+    if not known:
+        raise AnytagError(
+            "the text encoder knows no tag of the rows: give clip=MODEL that does, or English names"
+        )
+    return Vocabulary(known)
+
+
+def vocabulary_of(rows: Iterable[Row]) -> Vocabulary:
+    """What captions mention ten times, and what labels name."""
+    names: set[str] = set()
+
+    def captions() -> Iterator[str]:
+        for row in rows:
+            names.update(row.tags)
+            yield from row.captions
+
+    tags = {tag.id: tag for tag in mentioned_tags(captions(), fewest=FEWEST_MENTIONS)}
+    for tag in label_tags(names):
+        tags.setdefault(tag.id, tag)
+    if not tags:
+        raise AnytagError(f"no tag is named by labels or by {FEWEST_MENTIONS} captions; give vocabulary=FILE")
+    return Vocabulary(tags.values())
+
+
+def make_text_encoder(recipe: Recipe) -> TextEncoder:
+    """CLIP's, where the recipe names it, else the static table."""
+    if not recipe.clip:
+        return StaticTextEncoder.from_folder(EMBEDDED / "text")
+    from anytag.torch.clip import ClipTextEncoder
+
+    return ClipTextEncoder.load(recipe.clip)
+
+
+def read_wordpieces(
+    recipe: Recipe, rows: Iterable[Row], vocabulary: Vocabulary, out: Path
+) -> WordPieces | None:
+    """The recipe's vocab.txt, or one made of the captions, by the first process; None where none is read."""
+    if not recipe.objective.reads:
+        return None
+
+    def make() -> tuple[str, ...]:
+        if recipe.wordpieces:
+            return WordPieces.from_file(recipe.wordpieces).entries[:-2]
+        captions = (clean_caption(caption) for row in rows for caption in row.captions)
+        names = [tag.name for tag in vocabulary]
+        return kept_wordpieces(out / "vocab.txt", captions, names, size=WORDPIECES).entries[:-2]
+
+    return WordPieces(from_first(make))
+
+
+def text_rows(recipe: Recipe, config: NetworkConfig, vocabulary: Vocabulary, text: TextEncoder) -> np.ndarray:
+    """Text vectors K×P×W of the tags: from a file, from descriptions, from templates, or of the names."""
+    if recipe.embedding:
+        rows = read_rows(Path(recipe.embedding))
+        if len(rows) % len(vocabulary):
+            raise AnytagError(f"{recipe.embedding}: {len(rows)} rows are not as many for each tag")
+        return np.asarray(rows.float().reshape(len(vocabulary), -1, rows.shape[-1]).numpy())
+    names = [tag.name for tag in vocabulary]
+    said: Sequence[Sequence[str]] = [()] * len(names)
+    if recipe.descriptions:
+        said = read_descriptions(Path(recipe.descriptions), vocabulary)
+    return query_rows(names, said, text, prompts=prompts_of(recipe, config))
+
+
+def read_rows(file: Path) -> torch.Tensor:
+    """Text vectors of tags, as they are published, or as a model folder has them: K·P×W or K×P×W."""
+    if file.suffix != ".safetensors":
+        return read_embedding(file)
+    table = load_file(file)
+    return table["rows"] if "rows" in table else next(iter(table.values()))
+
+
+def text_width(recipe: Recipe, text: TextEncoder) -> int:
+    """Of the tags' text vectors."""
+    return int(read_rows(Path(recipe.embedding)).shape[-1]) if recipe.embedding else text.dim
