@@ -54,14 +54,11 @@ _OPTIONS = (
         help="Work on a Ray cluster, by default the running one or this machine. PATH is then Parquet (of "
         "photos or addresses), .tar shards, .txt of addresses, a folder or prefix of these or of photos, "
         "also s3://, gs:// and https://. --output is a folder or prefix for Parquet, a file for each part of "
-        "the input. --workers are processes. The same command goes on where it was stopped.",
+        "the input. --workers are processes. The same command goes on where it was stopped; with --dry-run it "
+        "says from a thousand photos what it would take.",
     ),
     click.option("--embed", is_flag=True, help="With --ray: also write the model's vector of each photo."),
     click.option("--retry-failed", is_flag=True, help="With --ray: do the failed rows again, and no others."),
-    click.option(
-        "--dry-run", is_flag=True,
-        help="With --ray: say from a thousand photos what it would take; write nothing.",
-    ),
     click.option(
         "--price-per-hour", metavar="X", type=options.Number(0),
         help="With --dry-run: what all machines together cost an hour.",
@@ -71,7 +68,12 @@ _OPTIONS = (
         help="With --ray: the column of Parquet that holds photos or addresses.  [default: by name and type]",
     ),
 )  # fmt: skip
-_NAMES = ("ray", "embed", "retry_failed", "dry_run", "price_per_hour", "column")
+_DRY_RUN = click.option(
+    "--dry-run",
+    is_flag=True,
+    help="With --ray: say from a thousand photos what it would take; write nothing.",
+)
+_NAMES = ("ray", "embed", "retry_failed", "price_per_hour", "column")
 
 
 def option(what: What, task_of: TaskOf, *names: str) -> Callable[[F], F]:
@@ -81,20 +83,24 @@ def option(what: What, task_of: TaskOf, *names: str) -> Callable[[F], F]:
         what: the command.
         task_of: what its options mean.
         names: the options that go with --ray.
+
+    A command that writes keywords has a --dry-run of its own, which serves both.
     """
 
     def add(command: F) -> F:
         @wraps(command)
         def either(**params: Any) -> Any:
             own = {name: params.pop(name) for name in _NAMES}
+            dry_run = params.pop("dry_run") if "dry_run" in params else params["keywords"].dry_run
             if own["ray"] is None:
-                _refuse((name for name in _NAMES if own[name]), "needs --ray")
+                alone = {**own, "dry_run": dry_run and "keywords" not in params}
+                _refuse((name for name, value in alone.items() if value), "needs --ray")
                 return command(**params)
-            _refuse(_typed_beside((*_SHARED, *_NAMES, *names)), "does not go with --ray")
-            return _run(what, task_of, params, **own)
+            _refuse(_typed_beside((*_SHARED, *_NAMES, "dry_run", *names)), "does not go with --ray")
+            return _run(what, task_of, params, dry_run=dry_run, **own)
 
         decorated: Any = either
-        for one in reversed(_OPTIONS):
+        for one in reversed(_OPTIONS if what == "tag" else (*_OPTIONS, _DRY_RUN)):
             decorated = one(decorated)
         return decorated  # type: ignore[no-any-return]
 
