@@ -54,8 +54,8 @@ _OPTIONS = (
         help="Work on a Ray cluster, by default the running one or this machine. PATH is then Parquet (of "
         "photos or addresses), .tar shards, .txt of addresses, a folder or prefix of these or of photos, "
         "also s3://, gs:// and https://. --output is a folder or prefix for Parquet, a file for each part of "
-        "the input. --workers are processes. The same command goes on where it was stopped; with --dry-run it "
-        "says from a thousand photos what it would take.",
+        "the input. --workers are processes. The same command goes on where it was stopped; with --dry-run "
+        "it says from a thousand photos what it would take.",
     ),
     click.option("--embed", is_flag=True, help="With --ray: also write the model's vector of each photo."),
     click.option("--retry-failed", is_flag=True, help="With --ray: do the failed rows again, and no others."),
