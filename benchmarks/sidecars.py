@@ -42,7 +42,7 @@ def main() -> None:
         before = stamps(photos)
         rates(photos, {"second run, nothing changes": lambda photo: write_keywords(photo, WORDS)})
         assert stamps(photos) == before, "the second run changed a file"
-        more = [*WORDS, "sky"]
+        more = [*WORDS, ("sky",)]
         rates(photos, {"sidecars that are there, one word more": lambda photo: write_keywords(photo, more)})
         rates(photos, {"keywords read": lambda photo: list(read_keywords([photo]))})
         rates(photos, {"undo": undo})

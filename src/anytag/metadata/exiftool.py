@@ -157,6 +157,7 @@ class _Process:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=0,
+            start_new_session=True,  # Ctrl-C is for whoever started it, and ends it in turn
         )
         assert self._running.stdin and self._running.stdout and self._running.stderr
         self._input = self._running.stdin
