@@ -25,6 +25,7 @@ def test_doctor_reports_versions_device_and_health(model: Path) -> None:
     found = lines(done.stdout)
     for package in ("numpy", "onnxruntime", "pillow", "tokenizers"):
         assert found[package] == version(package)
+    assert found["exiftool"]
     assert "CPUExecutionProvider" in found["providers"]
     assert found["model"].startswith("tiny 0 in ")
     assert found["model"].endswith("sha256 verified")

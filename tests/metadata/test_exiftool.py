@@ -110,6 +110,31 @@ def test_many_warnings_do_not_stall(tmp_path: Path) -> None:
         tool.close()
 
 
+def test_what_is_said_after_the_answer_or_between_two_does_no_harm(tmp_path: Path) -> None:
+    body = """print("out")
+            said = "Warning: first\\n" + mark + "\\nUse of uninitialized value\\n"
+            print(said, file=sys.stderr, flush=True)"""
+    tool = ExifTool(imitation(tmp_path / "exiftool", body), timeout=20)
+    try:
+        for _ in range(3):
+            answer = tool.run("-anything")
+            assert answer.output == b"out\n"
+            assert "Warning: first" in answer.messages
+    finally:
+        tool.close()
+
+
+def test_a_process_that_waits_says_nothing() -> None:
+    """It looks every three seconds whether somebody is there."""
+    tool = ExifTool()
+    try:
+        tool.run("-ver")
+        time.sleep(3.5)
+        assert tool.run("-ver").messages == ()
+    finally:
+        tool.close()
+
+
 def test_real_files_that_warn_do_not_stall(tmp_path: Path) -> None:
     photo = xmp.tag(xmp.photo(tmp_path / "a.jpg"), "-IPTC:Keywords=x", "-EXIF:Artist=me")
     photo.write_bytes(photo.read_bytes().replace(b"Exif\0\0MM\0*\0\0\0\x08", b"Exif\0\0MM\0*\0\0\0\xff", 1))

@@ -151,8 +151,9 @@ def test_a_word_that_the_model_no_longer_says_goes_and_may_come_back() -> None:
 def test_undo_leaves_what_the_user_added_removed_and_renamed() -> None:
     before = content("mine other", tags="mine")
     written = write(before, ("animal", "dog"), "cat", "sky")
-    for name, separator in (("Subject", None), ("TagsList", "/"), ("HierarchicalSubject", "|")):
-        entries = list(written.lists[name])  # type: ignore[index]
+    separators: dict[Field, str] = {"Subject": "", "TagsList": "/", "HierarchicalSubject": "|"}
+    for name, separator in separators.items():
+        entries = list(written.lists[name])
         entries.remove("cat")  # removed
         entries[entries.index("sky")] = "heaven"  # renamed
         entries.append("added")

@@ -173,6 +173,17 @@ def test_trap_11_a_folder_without_rights_is_an_error_with_its_reason(
     photo.parent.chmod(0o755)
 
 
+def test_a_file_that_is_write_protected_is_left(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    xmp.exiftool("-o", sidecar(photo), f"-{xmp.SUBJECT}=mine")
+    sidecar(photo).chmod(0o444)
+    if os.geteuid() == 0:  # who may write everything
+        monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    before = sidecar(photo).read_bytes()
+    with pytest.raises(OutputError, match=r"a\.jpg\.xmp is write-protected"):
+        write_keywords(photo, ["dog"])
+    assert sidecar(photo).read_bytes() == before
+
+
 @pytest.mark.parametrize("embed", [False, True])
 def test_a_full_disk_leaves_all_as_it_was(photo: Path, embed: bool) -> None:
     resource = pytest.importorskip("resource")

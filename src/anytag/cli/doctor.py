@@ -46,6 +46,7 @@ def command(model: str | None, device: Device) -> None:
     _line("python", f"{platform.python_version()} on {platform.platform()}")
     for package in PACKAGES:
         _line(package, _version(package))
+    _line("exiftool", _exiftool())
     checks: dict[str, Callable[[], str]] = {
         "providers": _providers,
         "model": lambda: _verified(model),
@@ -78,6 +79,17 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "not installed" + (" (optional)" if package in OPTIONAL else "")
+
+
+def _exiftool() -> str:
+    """Its version; without it metadata is neither read nor written."""
+    from anytag.errors import MetadataError, MissingToolError
+    from anytag.metadata.exiftool import shared
+
+    try:
+        return shared().run("-ver").output.decode().strip()
+    except (MetadataError, MissingToolError):
+        return "not installed (optional)"
 
 
 def _providers() -> str:

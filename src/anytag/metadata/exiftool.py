@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from anytag.errors import MetadataError, MissingToolError
 TIMEOUT = 60.0
 """Seconds that exiftool may take for one command."""
 
+_CHUNK = 1 << 20
 _CONFIG = Path(__file__).with_name("exiftool.config")
 
 
@@ -157,6 +159,7 @@ class _Process:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=0,
+            start_new_session=True,  # Ctrl-C is for whoever started it, and ends it in turn
         )
         assert self._running.stdin and self._running.stdout and self._running.stderr
         self._input = self._running.stdin
@@ -171,8 +174,9 @@ class _Process:
         data = memoryview(os.fsencode("\n".join(lines)))
         while data:
             data = data[self._input.write(data) or 0 :]
-        output = _until(self._output, mark.encode(), timeout)
-        messages = _until(self._errors, mark.encode(), timeout)
+        deadline = time.monotonic() + timeout
+        output = _until(self._output, mark.encode(), deadline)
+        messages = _until(self._errors, mark.encode(), deadline)
         return Answer(output, tuple(messages.decode("utf-8", "replace").splitlines()))
 
     def end(self) -> None:
@@ -194,7 +198,7 @@ def _parts(pipe: IO[bytes]) -> queue.SimpleQueue[bytes]:
 
     def read() -> None:
         with pipe:
-            while part := os.read(pipe.fileno(), 1 << 20):
+            while part := os.read(pipe.fileno(), _CHUNK):
                 parts.put(part)
         parts.put(b"")
 
@@ -202,19 +206,17 @@ def _parts(pipe: IO[bytes]) -> queue.SimpleQueue[bytes]:
     return parts
 
 
-def _until(parts: queue.SimpleQueue[bytes], mark: bytes, timeout: float) -> bytes:
-    """All up to the mark, without it.
+def _until(parts: queue.SimpleQueue[bytes], mark: bytes, deadline: float) -> bytes:
+    """All up to the line of the mark, without it; what is said after it is forgotten.
 
     Raises:
-        queue.Empty: it takes too long.
-        EOFError: the process ended.
+        queue.Empty: it is not there at the deadline.
+        BrokenPipeError: the process ended.
     """
-    found: list[bytes] = []
-    end = b""
-    while not (end.endswith(b"\n") and end.rstrip(b"\r\n").endswith(mark)):
-        part = parts.get(timeout=timeout)
+    found = bytearray()
+    while (end := found.find(mark, max(0, len(found) - _CHUNK - len(mark)))) < 0 or b"\n" not in found[end:]:
+        part = parts.get(timeout=max(0, deadline - time.monotonic()))
         if not part:
             raise BrokenPipeError("exiftool ended")
-        found.append(part)
-        end = (end + part)[-len(mark) - 2 :]
-    return b"".join(found).rstrip(b"\r\n").removesuffix(mark)
+        found += part
+    return bytes(found[:end])

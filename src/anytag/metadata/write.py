@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from anytag._io import DRAFT_NAME, atomic_write, writing
-from anytag.errors import MetadataError
+from anytag.errors import MetadataError, OutputError
 from anytag.metadata import keywords as words
 from anytag.metadata import read, record
 from anytag.metadata.exiftool import ExifTool, assigned, named, shared
@@ -250,6 +250,8 @@ def _write(
     *,
     keep_time: bool,
 ) -> None:
+    if target.exists() and not os.access(target, os.W_OK):
+        raise OutputError(f"{target} is write-protected: make it writable, or leave this photo out")
     _remove_stale(target.resolve().parent)
     is_new = not target.exists() or not target.stat().st_size
     if before.is_created and not after.is_created and _is_empty(target, after, exiftool):
