@@ -145,7 +145,7 @@ def test_words_that_only_people_know(shelf: Shelf) -> None:
     shelf.add("x/2.jpg", vector(2), keywords=["東京タワー"])
     shelf.add("IMG_1234.jpg", vector(3))
     shelf.add("x/4.jpg", vector(4), caption="the zorblax of a friend")
-    shelf.add("x/5.jpg", vector(5))
+    shelf.add("x/5.jpg", vector(5), caption="a man on a boat")
     for text, name in (
         ("anna", "1.jpg"), ("MULLER", "1.jpg"), ("東京", "2.jpg"), ("1234", "IMG_1234.jpg"),
         ("zorblax", "4.jpg"),

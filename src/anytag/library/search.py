@@ -42,7 +42,8 @@ Indexes = npt.NDArray[np.int64]
 PhotoLike = str | os.PathLike[str]
 
 _UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uf900-\ufaff]")
-_SURE, _NEVER, _UNKNOWN = 6.0, -12.0, -2.0  # log-odds: people say so; say not; nobody knows the word
+# log-odds: people say so; say not; do not say what only they know; a caption says so; nobody knows the word
+_SURE, _NEVER, _UNSAID, _LIKELY, _UNKNOWN = 6.0, -12.0, -6.0, 1.0, -2.0
 
 
 class Searcher:
@@ -190,11 +191,11 @@ class Searcher:
             self._evidence(rows, term, None if term.column is None else next(said)) for term in sentence.terms
         ]
         known = [one for one in found if one is not None]
+        if not known and (written := self._written(rows, sentence.terms)) is not None:
+            return written, np.zeros_like(written) if whole is None else whole
         odds, second = self._combined(known, whole, terms=len(found), count=len(rows.ids))
-        if known and len(known) == len(found):
-            odds = np.where(
-                np.min(known, axis=0) >= _SURE, np.fmax(odds, _SURE), odds
-            )  # whatever the model thinks
+        if known and len(known) == len(found):  # people say all of it, whatever the model thinks
+            odds = np.where(np.min(known, axis=0) >= _SURE, np.fmax(odds, _SURE), odds)
         return odds, second
 
     def _combined(
@@ -221,7 +222,7 @@ class Searcher:
         if said is None and term.tag is None:
             if not len(words) and not len(said_so):
                 return None
-            evidence = np.full(len(rows.ids), _NEVER, np.float32)
+            evidence = np.full(len(rows.ids), _UNSAID, np.float32)
         elif said is None:
             evidence = np.full(len(rows.ids), term.limit, np.float32)
         else:
@@ -241,14 +242,25 @@ class Searcher:
         score = np.clip(given[np.isin(ids, rows.ids), 1], 1e-6, 1 - 1e-6)
         evidence[rows.places(ids)] = np.log(score / (1 - score))
 
+    def _written(self, rows: Rows, terms: Sequence[Term]) -> Floats | None:
+        """Log-odds of terms that nobody knows by captions, which a model wrote; None where one is in none."""
+        found = [rows.places(self._matches(term.words, ["caption"])) for term in terms]
+        if not found or not all(map(len, found)):
+            return None
+        odds = np.full(len(rows.ids), _LIKELY, np.float32)
+        for places in found:
+            odds[np.setdiff1d(np.arange(len(odds)), places)] = _UNSAID
+        return odds
+
     def _hits(self, term: Term) -> Indexes:
-        """Ids of photos whose words have a term: people's words, or any where the model does not know it."""
-        names = ["name", "keywords"]
-        if term.tag is None:
-            names += ["tags"] if term.column is not None else ["tags", "caption"]
+        """Ids of photos of which people say a term; one that is no tag may be a tag of another vocabulary."""
+        return self._matches(term.words, ["name", "keywords", *(["tags"] if term.tag is None else [])])
+
+    def _matches(self, words: Sequence[str], names: Sequence[str]) -> Indexes:
+        """Ids of photos of which one of some columns of the full-text table has one of some words."""
         query = "SELECT rowid FROM words WHERE words MATCH ?"
-        found = _ids(self._database.query(query, (f"{{{' '.join(names)}}} : {match(term.words)}",)))
-        for word in term.words:
+        found = _ids(self._database.query(query, (f"{{{' '.join(names)}}} : {match(words)}",)))
+        for word in words:
             if _UNSPACED.search(word):  # a sentence of these is one word to the table
                 query = "SELECT rowid FROM words WHERE " + " OR ".join(f"instr({name}, ?)" for name in names)
                 found = np.union1d(found, _ids(self._database.query(query, [word] * len(names))))
