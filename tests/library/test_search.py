@@ -20,6 +20,7 @@ from anytag.library import words
 from anytag.library.compare import products
 from anytag.library.filters import Filters
 from anytag.library.hits import Found
+from anytag.library.library import Library
 from anytag.library.search import Searcher
 from anytag.library.sentences import SentenceReader
 from anytag.library.vectors import keep, vector_file
@@ -28,6 +29,12 @@ from tests.library.shelf import FOLDER, VOCABULARY, WIDTH, Floats, Shelf
 
 READER = SentenceReader(FOLDER)
 FIT = FOLDER.card.search
+
+
+@pytest.fixture(autouse=True)
+def one_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model's words are read once for all tests; `tests/cli/test_search.py` has them read each time."""
+    monkeypatch.setattr(Searcher, "reader", READER)
 
 
 @pytest.fixture
@@ -124,6 +131,8 @@ def test_what_people_say_comes_first_and_what_they_deny_is_not_found(shelf: Shel
     shelf.add("keyword.jpg", vector(4), keywords=["animal|dog"])
     shelf.add("dog days/a.jpg", vector(5))
     shelf.library.reject(shelf.path / "denied.jpg", "dog")
+    shelf.add("dog days/denied.jpg", vector(6))
+    shelf.library.reject(shelf.path / "dog days/denied.jpg", "dog")
     shelf.library.add(shelf.path / "added.jpg", "dog")
     found = names(shelf.library.search("dog"))
     assert set(found) == {"model.jpg", "added.jpg", "keyword.jpg", "a.jpg"}
@@ -136,7 +145,7 @@ def test_words_that_only_people_know(shelf: Shelf) -> None:
     shelf.add("x/2.jpg", vector(2), keywords=["東京タワー"])
     shelf.add("IMG_1234.jpg", vector(3))
     shelf.add("x/4.jpg", vector(4), caption="the zorblax of a friend")
-    shelf.add("x/5.jpg", vector(5))
+    shelf.add("x/5.jpg", vector(5), caption="a man on a boat")
     for text, name in (
         ("anna", "1.jpg"), ("MULLER", "1.jpg"), ("東京", "2.jpg"), ("1234", "IMG_1234.jpg"),
         ("zorblax", "4.jpg"),
@@ -438,6 +447,18 @@ def test_searches_while_another_process_writes_see_one_state(shelf: Shelf) -> No
     assert {name.split()[0] for name in names(searcher.search(like="probe", top_k=None, fold=False))} == {
         "far"
     }
+
+
+def test_a_damaged_library_is_said_in_a_sentence(shelf: Shelf) -> None:
+    shelf.add("1.jpg", vector(1), tags={"dog": 0.9})
+    shelf.library.database.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with (shelf.path / "library.db").open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * 65536)
+    other = Library.open(shelf.path / "library.db")
+    with pytest.raises(LibraryError, match="damaged"):
+        Searcher(other).search("a dog")
+    other.close()
 
 
 def test_what_is_remembered_of_the_library_follows_it(shelf: Shelf) -> None:

@@ -97,6 +97,19 @@ class Database:
             self._rehearses = False
             self.connection.rollback()
 
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """All queries within see one state, whatever another process writes; errors as of `query`."""
+        with self._lock, self._explained():
+            if self.connection.in_transaction:
+                yield
+                return
+            self.connection.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self.connection.rollback()  # nothing was written
+
     def query(self, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Rows, from any thread.
 

@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import os
 import re
-import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from threading import RLock
@@ -43,7 +41,8 @@ if TYPE_CHECKING:
 PhotoLike = str | os.PathLike[str]
 
 _UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uf900-\ufaff]")
-_SURE, _NEVER, _UNKNOWN = 6.0, -12.0, -2.0  # log-odds: people say so; say not; nobody knows the word
+# log-odds: people say so; say not; do not say what only they know; a caption says so; nobody knows the word
+_SURE, _NEVER, _UNSAID, _LIKELY, _UNKNOWN = 6.0, -12.0, -6.0, 1.0, -2.0
 
 
 _LISTED = (
@@ -71,15 +70,15 @@ class Searcher:
     def __init__(
         self, library: Library, model: str | Path | None = None, *, fit: SearchFit | None = None
     ) -> None:
-        self._library, self._connection = library, library.database.connection
+        self._library, self._database = library, library.database
         self._folder = ModelFolder.open(resolve(model))
         self._weights = weights_of(self._folder.card)
         self._fit = fit or self._folder.card.search
         self._lock = RLock()
         self._state: tuple[int, int] | None = None
         self._all: Rows | None = None
-        self._connection.create_function("folded", 1, folded, deterministic=True)
-        self._connection.create_function("holds", 2, holds, deterministic=True)
+        self._database.connection.create_function("folded", 1, folded, deterministic=True)
+        self._database.connection.create_function("holds", 2, holds, deterministic=True)
 
     @cached_property
     def reader(self) -> SentenceReader:
@@ -100,7 +99,7 @@ class Searcher:
         sentence = None if text is None else self.reader.read(text)
         vector, itself = (None, ()) if like is None else self._like(like)
         with self._lock:
-            with self._one_state():
+            with self._database.reading():
                 rows = self._rows(filters or Filters(), itself)
                 keys = self._keys(rows, sentence, vector)
             return self._found(rows, keys, top_k=top_k, fold=fold, likeness=vector is not None)
@@ -113,37 +112,24 @@ class Searcher:
         """
         conditions, values = filters.conditions(self._tag_id)
         query = _ORDERS[order].format(conditions=conditions)
-        with self._lock:
-            return [row[0] for row in self._connection.execute(query, values)]
+        return [row[0] for row in self._database.query(query, values)]
 
     def log_odds(self, text: str) -> tuple[Floats, Floats]:
         """Log-odds that a sentence fits N photos, by rising id, and the fit that they are made of.
 
         For those who measure; -inf where nothing can be told.
         """
-        with self._lock, self._one_state():
+        with self._lock, self._database.reading():
             return self._keys(self._rows(Filters(), ()), self.reader.read(text), None)
-
-    @contextmanager
-    def _one_state(self) -> Iterator[None]:
-        """All that is read within is of one moment, whatever another process writes meanwhile."""
-        if self._connection.in_transaction:
-            yield
-            return
-        self._connection.execute("BEGIN")
-        try:
-            yield
-        finally:
-            self._connection.execute("COMMIT")
 
     @property
     def _file(self) -> RecordFile:
-        return vector_file(self._library.database.path, self._weights, self._folder.card.width)
+        return vector_file(self._database.path, self._weights, self._folder.card.width)
 
     def _rows(self, filters: Filters, without: Sequence[int]) -> Rows:
         """The photos that may be found; of all, remembered until the database changes."""
-        version = self._connection.execute("PRAGMA data_version").fetchone()[0]
-        state = version, self._connection.total_changes
+        version = self._database.query("PRAGMA data_version")[0][0]
+        state = version, self._database.connection.total_changes
         if filters or self._all is None or self._state != state:
             rows = self._read_rows(*filters.conditions(self._tag_id))
             if not filters:
@@ -161,7 +147,7 @@ class Searcher:
             "LEFT JOIN models m ON m.id = p.model "
             f"WHERE p.state != 'gone' AND p.pair IS NULL{conditions} ORDER BY p.id"
         )
-        found = np.array(self._connection.execute(query, [self._weights, *values]).fetchall(), np.int64)
+        found = np.array(self._database.query(query, [self._weights, *values]), np.int64)
         found = found.reshape(-1, 2)
         return Rows(np.ascontiguousarray(found[:, 0]), np.ascontiguousarray(found[:, 1]))
 
@@ -180,7 +166,7 @@ class Searcher:
             "SELECT p.id, coalesce(p.pair, p.id), CASE WHEN m.weights = ? THEN p.slot END FROM photos p "
             "LEFT JOIN models m ON m.id = p.model WHERE p.path = ? AND p.state = 'done'"
         )
-        row = self._connection.execute(query, (self._weights, path)).fetchone()
+        row = next(iter(self._database.query(query, (self._weights, path))), None)
         itself = list(row[:2]) if row else []
         file = self._file
         if row and row[2] is not None and row[2] < len(file):
@@ -213,7 +199,7 @@ class Searcher:
         """More for photos that were taken later, 0 where nobody knows when."""
         times = np.zeros(len(rows.ids), np.float32)
         query = "SELECT id FROM photos WHERE taken IS NOT NULL ORDER BY taken, id DESC"
-        found = rows.places(_ids(self._connection.execute(query)))
+        found = rows.places(_ids(self._database.query(query)))
         times[found] = np.arange(1, len(found) + 1)
         return times
 
@@ -227,11 +213,11 @@ class Searcher:
             self._evidence(rows, term, None if term.column is None else next(said)) for term in sentence.terms
         ]
         known = [one for one in found if one is not None]
+        if not known and (written := self._written(rows, sentence.terms)) is not None:
+            return written, np.zeros_like(written) if whole is None else whole
         odds, second = self._combined(known, whole, terms=len(found), count=len(rows.ids))
-        if known and len(known) == len(found):
-            odds = np.where(
-                np.min(known, axis=0) >= _SURE, np.fmax(odds, _SURE), odds
-            )  # whatever the model thinks
+        if known and len(known) == len(found):  # people say all of it, whatever the model thinks
+            odds = np.where(np.min(known, axis=0) >= _SURE, np.fmax(odds, _SURE), odds)
         return odds, second
 
     def _combined(
@@ -254,40 +240,52 @@ class Searcher:
 
     def _evidence(self, rows: Rows, term: Term, said: Floats | None) -> Floats | None:
         """Log-odds of a term in N photos; None where nobody knows it."""
-        sure = np.concatenate([rows.places(self._hits(term)), rows.places(self._decided(term, "!="))])
+        words, said_so = self._hits(term), self._decided(term, "!=")
         if said is None and term.tag is None:
-            if not len(sure):
+            if not len(words) and not len(said_so):
                 return None
-            evidence = np.full(len(rows.ids), _NEVER, np.float32)
+            evidence = np.full(len(rows.ids), _UNSAID, np.float32)
         elif said is None:
             evidence = np.full(len(rows.ids), term.limit, np.float32)
         else:
             evidence = np.fmin(said, np.float32(term.limit))  # also of what has no vector
         if term.tag is not None:
             self._given(rows, term.tag, evidence)
+        evidence[rows.places(words)] = _SURE
         evidence[rows.places(self._decided(term, "="))] = _NEVER
-        evidence[sure] = _SURE
+        evidence[rows.places(said_so)] = _SURE
         return evidence
 
     def _given(self, rows: Rows, tag: str, evidence: Floats) -> None:
         """Puts in what the decoder said of the photos that got a tag."""
-        found = self._connection.execute("SELECT photo, score FROM tags WHERE tag = ? ORDER BY photo", (tag,))
-        given = np.array(found.fetchall(), np.float64).reshape(-1, 2)
+        found = self._database.query("SELECT photo, score FROM tags WHERE tag = ? ORDER BY photo", (tag,))
+        given = np.array(found, np.float64).reshape(-1, 2)
         ids = given[:, 0].astype(np.int64)
         score = np.clip(given[np.isin(ids, rows.ids), 1], 1e-6, 1 - 1e-6)
         evidence[rows.places(ids)] = np.log(score / (1 - score))
 
+    def _written(self, rows: Rows, terms: Sequence[Term]) -> Floats | None:
+        """Log-odds of terms that nobody knows by captions, which a model wrote; None where one is in none."""
+        found = [rows.places(self._matches(term.words, ["caption"])) for term in terms]
+        if not found or not all(map(len, found)):
+            return None
+        odds = np.full(len(rows.ids), _LIKELY, np.float32)
+        for places in found:
+            odds[np.setdiff1d(np.arange(len(odds)), places)] = _UNSAID
+        return odds
+
     def _hits(self, term: Term) -> Ints:
-        """Ids of photos whose words have a term: people's words, or any where the model does not know it."""
-        names = ["name", "keywords"]
-        if term.tag is None:
-            names += ["tags"] if term.column is not None else ["tags", "caption"]
+        """Ids of photos of which people say a term; one that is no tag may be a tag of another vocabulary."""
+        return self._matches(term.words, ["name", "keywords", *(["tags"] if term.tag is None else [])])
+
+    def _matches(self, words: Sequence[str], names: Sequence[str]) -> Ints:
+        """Ids of photos of which one of some columns of the full-text table has one of some words."""
         query = "SELECT rowid FROM words WHERE words MATCH ?"
-        found = _ids(self._connection.execute(query, (f"{{{' '.join(names)}}} : {match(term.words)}",)))
-        for word in term.words:
+        found = _ids(self._database.query(query, (f"{{{' '.join(names)}}} : {match(words)}",)))
+        for word in words:
             if _UNSPACED.search(word):  # a sentence of these is one word to the table
                 query = "SELECT rowid FROM words WHERE " + " OR ".join(f"instr({name}, ?)" for name in names)
-                found = np.union1d(found, _ids(self._connection.execute(query, [word] * len(names))))
+                found = np.union1d(found, _ids(self._database.query(query, [word] * len(names))))
         return found
 
     def _decided(self, term: Term, equals: str) -> Ints:
@@ -297,7 +295,7 @@ class Searcher:
             f"SELECT photo FROM decisions WHERE kind {equals} 'rejected' AND "
             f"(tag = ? OR folded(name) IN ({', '.join('?' * len(names))}))"
         )
-        return _ids(self._connection.execute(query, [term.tag, *names]))
+        return _ids(self._database.query(query, [term.tag, *names]))
 
     def _found(
         self, rows: Rows, keys: tuple[Floats, Floats], *, top_k: int | None, fold: bool, likeness: bool
@@ -324,8 +322,8 @@ def _ranked(wanted: npt.NDArray[np.bool_], first: Floats, second: Floats) -> Int
     return places[np.lexsort((-second[places], -first[places]))]
 
 
-def _ids(rows: sqlite3.Cursor) -> Ints:
-    return np.fromiter((row[0] for row in rows), np.int64)
+def _ids(rows: Sequence[tuple[int]]) -> Ints:
+    return np.fromiter((row[0] for row in rows), np.int64, len(rows))
 
 
 def _without_nan(keys: npt.NDArray[np.floating]) -> Floats:

@@ -23,9 +23,13 @@ LONGEST, MOST_TERMS = 2000, 24
 """Letters of a sentence that are read, and terms that are asked."""
 _WORD = re.compile(r"[^\W_]+")
 _SILENT = frozenset(
-    "a an and are as at be by find for from has have her his i image images in into is it its me my near "  # noqa: SIM905
-    "next of off on onto or our out over photo photograph photos pic picture pictures show some that the "
-    "their them there these this those to under up was we were where which while who with you".split()
+    "a about above across after against all along among an and another any are around as at away back be "  # noqa: SIM905
+    "before behind being below beside between both but by can couple down during each either every few find "
+    "for four from front group has have having he her his i image images in inside into is it its just me "
+    "middle many more most my near next of off on one onto or other our out outside over past photo "
+    "photograph photos pic picture pictures same several she show side some something that the their them then there "
+    "these they this those three through to together top toward towards two under up upon very was we were "
+    "what where which while who whose with within you your".split()
 )
 
 
