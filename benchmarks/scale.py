@@ -216,7 +216,8 @@ def memory(gigabytes: float) -> None:
         chunks = [chunk] * round(gigabytes * 2**30 / len(photo) / 50)  # of the same memory
         ids = [f"photo-{number}" for number in range(50 * len(chunks))]
         table = pyarrow.table({"id": ids, "jpg": pyarrow.chunked_array(chunks)})
-        parquet.write_table(table, path, compression="none", use_dictionary=False, row_group_size=len(ids))
+        how = {"compression": "none", "use_dictionary": False, "write_batch_size": 5}  # pages of five photos
+        parquet.write_table(table, path, row_group_size=len(ids), **how)
         facts, size = parquet.ParquetFile(path).metadata, path.stat().st_size
         print(f"{size:,} bytes, {facts.num_rows} rows, {facts.num_row_groups} row group", flush=True)
         with two_nodes() as cluster:
