@@ -15,7 +15,7 @@ EVERY = 30.0  # seconds between two lines in a log
 
 
 class Bar:
-    """Shows what `anytag.torch.training.report.Reporter` tells: use it in a with statement."""
+    """Shows what `anytag.progress.Reporter` tells: use it in a with statement."""
 
     def __init__(self) -> None:
         self._bar: Any = None
@@ -42,7 +42,7 @@ class Bar:
             self._bar.stop()
 
     def progress(self, progress: Any) -> None:
-        """Moves the bar of `progress.what`; see `anytag.torch.training.report.Progress`."""
+        """Moves the bar of `progress.what`; see `anytag.progress.Progress`."""
         if self._bar is not None:
             if progress.what not in self._tasks:
                 self._tasks[progress.what] = self._bar.add_task(progress.what, told="")

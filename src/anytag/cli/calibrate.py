@@ -9,6 +9,7 @@ import click
 from anytag._io import check_folder
 from anytag.cli.bar import Bar
 from anytag.cli.outer import outer
+from anytag.models.registry import resolve
 
 
 @click.command("calibrate", short_help="Fit probabilities and thresholds to your photos.")
@@ -26,16 +27,19 @@ from anytag.cli.outer import outer
 def command(model: str, data: Path, output: Path, goal: str) -> None:
     """Fit a model's probabilities and thresholds to photos whose tags are known.
 
-    MODEL is a name or a folder; it stays as it is. Tags that the rows seldom name stay as they are. How it
-    was done, and what it brought on photos that did not take part, is printed and written into the card.
+    MODEL is a name or a folder, of any family; it stays as it is. Tags that the rows name or leave out fewer
+    than three times stay as they are. How it was done, and what it brought on photos that did not take part,
+    is printed and written into the card.
     """
-    check_folder(output, [data, model])
-    recalibrate = outer("torch.training.calibrate_model", "anytag calibrate").recalibrate
-    parse = outer("torch.training.thresholds", "anytag calibrate").Goal.parse
+    check_folder(output, [data, resolve(model)])
+    calibrate = outer("calibration.model", "anytag calibrate").calibrate
+    parse = outer("calibration.fit", "anytag calibrate").Goal.parse
     with Bar() as bar:
-        figures = recalibrate(model, data, output, goal=parse(goal), report=bar)
+        figures = calibrate(model, data, output, goal=parse(goal), report=bar)
+    before, after = figures["before"], figures["after, by halves"]
     click.echo(f"{figures['tags']} tags fitted on {figures['photos']} photos for {figures['goal']}.")
-    click.echo(f"  {'':<17} {'before':>8} {'after':>8}   (each half judged by what the other taught)")
-    for name, before in figures["before"].items():
-        click.echo(f"  {name:<17} {before:>8.3f} {figures['after, by halves'][name]:>8.3f}")
+    click.echo(f"  {'':<31} {'before':>8} {'after':>8}   (each half judged by what the other taught)")
+    for name in dict.fromkeys([*before, *after]):
+        shown = (f"{figure[name]:.3f}" if name in figure else "-" for figure in (before, after))
+        click.echo(f"  {name:<31} " + " ".join(f"{text:>8}" for text in shown))
     click.echo(f"Written to {output}")

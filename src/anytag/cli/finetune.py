@@ -47,7 +47,7 @@ def command(data: Path, output: Path, goal: str, **options: Any) -> None:
     """
     check_folder(output, [data, options["model"] or EMBEDDED])
     training = outer("torch.training.finetune", "anytag finetune")
-    thresholds = outer("torch.training.thresholds", "anytag finetune")
+    thresholds = outer("calibration.fit", "anytag finetune")
     task = training.Finetune(data, output, goal=thresholds.Goal.parse(goal), **options)
     with Bar() as bar:
         figures = training.finetune(task, bar)

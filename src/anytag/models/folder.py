@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+from anytag._io import atomic_folder
 from anytag.errors import FileMismatchError, ModelError
 from anytag.models import card as cards
 from anytag.models.card import Card, FileFacts
@@ -86,6 +90,26 @@ class ModelFolder:
                 + (_ADD_TEXT.format(self.path) if self.card.family in ("ram", "ram-plus") else "")
             )
         return self.directory(self.card.text.folder)
+
+
+@contextmanager
+def edited_copy(base: ModelFolder, output: str | Path, *, without: Collection[str] = ()) -> Iterator[Path]:
+    """A copy of the files that a model's card lists, to be changed; it becomes `output` once all is done.
+
+    Write its card last, with `write_card`.
+
+    Args:
+        without: files that are not copied, since they are written anew.
+
+    Raises:
+        RefusedOutputError: `output` is there already.
+        OutputError: it cannot be written.
+    """
+    with atomic_folder(output) as draft:
+        for name in base.card.files.keys() - set(without):
+            (draft / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(base.file(name), draft / name)
+        yield draft
 
 
 def write_card(folder: str | Path, card: Card) -> Card:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from anytag._io import atomic_write
 from anytag.errors import ModelError
+from anytag.models.card import Line
 from anytag.models.tensors import map_tensors
 
 Floats = npt.NDArray[np.float32]
@@ -67,6 +69,38 @@ class Bank:
             return cls(rows, scale if is_int8 else None, coarse if coarse.size else None, line)
         given = ", ".join(f"{name} {array.dtype} {array.shape}" for name, array in sorted(found.items()))
         raise ModelError(f"{path}: expected {wanted}, got {given}; get the model again")
+
+    def write(self, path: Path) -> None:
+        """Into a safetensors file, atomically: the rows may be mapped from that very file.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        from safetensors.numpy import save_file
+
+        coarse = None if self.coarse is None else self.coarse.astype(np.float16)
+        tensors = {"rows": self.rows, "scale": self.scale, "coarse": coarse, "line": self.line}
+        with atomic_write(path) as draft:
+            save_file({name: np.ascontiguousarray(x) for name, x in tensors.items() if x is not None}, draft)
+
+    def with_lines(self, tags: Indexes, lines: npt.NDArray[np.float64], *, known: Line) -> Bank:
+        """The same queries, some tags' log-odds changed by a line each; the first pass follows.
+
+        Args:
+            tags: M places.
+            lines: M×2, slope and bias of the log-odds that the tags have so far.
+            known: the card's line, which comes before each tag's own.
+        """
+        (slope, offset), (a, b) = self.line[tags].T.astype(np.float64), lines.T
+        line = self.line.copy()
+        line[tags] = np.stack([a * slope, a * offset + b], axis=1)
+        if self.coarse is None:
+            return replace(self, line=line)
+        # the first pass gives logits, without any line: by how much the log-odds change, in the card's units
+        coarse = self.coarse.copy()
+        coarse[tags] *= (1 + (a - 1) * slope)[:, None]
+        coarse[tags, -1] += ((a - 1) * (slope * known.bias + offset) + b) / known.scale
+        return replace(self, line=line, coarse=coarse)
 
     def __len__(self) -> int:
         return len(self.rows)

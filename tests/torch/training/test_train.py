@@ -35,7 +35,6 @@ from anytag.torch.training.beginning import start_from_classifier, start_from_fo
 from anytag.torch.training.descriptions import read_descriptions
 from anytag.torch.training.feature_cache import CacheConfig, build_cache
 from anytag.torch.training.feature_dataset import Cache, Corpus
-from anytag.torch.training.ship import draft_card, pixels_of, write_projection, write_queries
 from anytag.torch.training.soft_labels import ImageNetClasses
 from anytag.torch.training.student import Batch, Student, fold_norms
 from anytag.torch.training.train import (
@@ -46,6 +45,7 @@ from anytag.torch.training.train import (
     sample,
 )
 from anytag.vocabulary import Tag, Vocabulary
+from scripts.release_mini import draft_card, pixels_of, write_projection, write_queries
 
 SIZE = 64
 CONFIG = NetworkConfig(
@@ -303,7 +303,7 @@ def test_start_at_a_folder(
 
 
 def ship_graphs(student: Student, corpus: Corpus, out: Path) -> ModelFolder:
-    """What `anytag.torch.training.ship` writes of a network, its queries and its words."""
+    """What `scripts.release_mini` writes of a network, its queries and its words."""
     shutil.copytree(EMBEDDED / "text", out / "text")
     export_folder_graphs(student.network, out)
     pixels = pixels_of(corpus.rows, corpus.root, SIZE)

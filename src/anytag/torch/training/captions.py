@@ -6,7 +6,7 @@ Data: the photos of ROWS with captions (Flickr8k, five each; COCO, one each). Ha
 photos are encoded once, then a step costs what the small decoder costs. Every few minutes the whole state is
 written to OUT/state.pt, atomically; a run that is killed goes on from there with the same data order. The log
 is OUT/log.jsonl, the result OUT/student.pt (averaged weights) and OUT/vocab.txt. Then
-`python -m anytag.torch.training.ship_captions ROWS MODEL_FOLDER OUT` puts the head into the model's folder.
+`python -m scripts.release_captions ROWS MODEL_FOLDER OUT` puts the head into the model's folder.
 
 Guidance is learned as Tag2Text learns it (section 3.2): the tags that a caption names, found by the parser,
 are told to the head that learns to write it; some of them, and for some captions none.

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from anytag.calibration.fit import Goal, fit_tags
 from anytag.data.rows import Row
 from anytag.errors import AnytagError
 from anytag.models.card import Card
@@ -30,9 +31,7 @@ from anytag.torch.training.judge import judge, worse
 from anytag.torch.training.labels import KNOWN, Labels, label_rows
 from anytag.torch.training.report import Reporter
 from anytag.torch.training.residuals import Learned, Tokens, encode_photos, learn, logits_of_views
-from anytag.torch.training.ship import save_queries
-from anytag.torch.training.stored import Stored, fit_tag_lines, keep_descriptions, make_bank, probabilities
-from anytag.torch.training.thresholds import Goal
+from anytag.torch.training.stored import Stored, keep_descriptions, make_bank
 from anytag.vocabulary import Vocabulary
 
 Indexes = npt.NDArray[np.int64]
@@ -189,7 +188,7 @@ class _Tuner:
         if self.task.keep_old:
             bank, vocabulary = self.stored.joined(bank, vocabulary)
         vocabulary.write(draft / "vocabulary.jsonl")
-        save_queries(draft / "queries.safetensors", bank)
+        bank.write(draft / "queries.safetensors")
         keep_descriptions(draft / "descriptions.jsonl", vocabulary)
         return write_card(draft, self._card(len(vocabulary), photos=len(taught)))
 
@@ -215,8 +214,7 @@ class _Tuner:
             logits.append(logits_of_views(self.decoder, self.tokens, views[mine], rows, found.offset))
             order.append(photos[mine])
         answers, truth = np.concatenate(logits), self.labels.present[np.concatenate(order)]
-        lines = fit_tag_lines(answers, truth)
-        return lines, self.task.goal.fit(probabilities(answers, lines), truth)
+        return fit_tags(answers, truth, self.task.goal)
 
     def _bank(self, learned: Learned, lines: Doubles) -> Bank:
         """The queries as they are stored; `lines` are of logits that hold the learned offset."""

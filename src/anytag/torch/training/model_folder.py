@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from safetensors.numpy import save_file
 
+from anytag.calibration.fit import Goal, fit_tags, pairs_below
 from anytag.models.card import NAME, Calibration, Card, Family, ImageSpec, Line, TextSpec
 from anytag.models.folder import write_card
 from anytag.models.registry import EMBEDDED
@@ -23,9 +24,7 @@ from anytag.torch.export.parity import check_parity
 from anytag.torch.nn.network import ImageEncoder
 from anytag.torch.training.family import FamilyLoop, FamilyStudent, WordQueries, held_out_figures
 from anytag.torch.training.recipes import TrainRecipe
-from anytag.torch.training.ship import save_queries
-from anytag.torch.training.stored import fit_tag_lines, make_bank, probabilities
-from anytag.torch.training.thresholds import Goal
+from anytag.torch.training.stored import make_bank
 from anytag.vocabulary import Vocabulary
 
 SHORTLIST = 96
@@ -69,7 +68,7 @@ def write_model(
             rows = queries()[0].numpy()
         lines = fitted.lines.astype(np.float32)
         bank = make_bank(student.network.folded, rows, lines, known=Line(1.0, 0.0))
-        save_queries(draft / "queries.safetensors", bank)
+        bank.write(draft / "queries.safetensors")
         fitted.vocabulary.write(draft / "vocabulary.jsonl")
         write_words(queries, draft / "text")
         card = card_of(student, recipe, fitted, family="mini", name=folder.parent.name, data=data)
@@ -119,8 +118,8 @@ def fitted(loop: FamilyLoop) -> Fitted:
         lines, thresholds = np.tile([1.0, 0.0], (len(tags), 1)), np.full(len(tags), 0.5)
         how = "0.5 for every tag: no photos were held out to fit them on."
     else:
-        lines, goal = fit_tag_lines(logits, truth.astype(np.float32)), Goal()
-        thresholds = goal.fit(probabilities(logits, lines), truth.astype(np.float64))
+        goal, below = Goal(), pairs_below(list(tags.broader))
+        lines, thresholds = fit_tags(logits, truth.astype(np.float64), goal, below=below)
         how = f"{goal} on {len(truth)} held-out photos."
     ids = {tag.id: round(float(t), 2) for tag, t in zip(tags, thresholds, strict=True)}
     return Fitted(lines, tags.with_thresholds(ids), how, held_out_figures(logits, truth))

@@ -18,7 +18,6 @@ from anytag.models.folder import ModelFolder
 from anytag.queries.bank import Bank
 from anytag.text_encoders import StaticTextEncoder
 from anytag.torch.nn.folded_decoder import FoldedDecoder
-from anytag.torch.training.calibration import fit_calibration, fit_offsets, sigmoid
 from anytag.vocabulary import Tag, Vocabulary
 
 Floats = npt.NDArray[np.float32]
@@ -141,25 +140,6 @@ def make_bank(decoder: FoldedDecoder, rows: Floats, lines: Floats, *, known: Lin
     slope = lines[:, 0] / known.scale
     line = np.stack([slope, lines[:, 1] - slope * known.bias], axis=1)
     return Bank(stored, scale, coarse.astype(np.float32), line.astype(np.float32))
-
-
-def fit_tag_lines(logits: Floats, truth: Floats) -> npt.NDArray[np.float64]:
-    """Slope and bias of each tag's logit, K×2: one line for all, and an offset of each tag's own.
-
-    Truth is softened by as much as its number deserves (Platt, 1999, section 2.2), or a few photos that are
-    told apart without a mistake would make every score 0 or 1.
-    """
-    there, away = truth.sum(), (1 - truth).sum()
-    truth = np.where(truth > 0.5, (there + 1) / (there + 2), 1 / (away + 2)).astype(np.float32)
-    line = fit_calibration(logits, truth)
-    log_odds = line.scale * logits + line.bias
-    offsets = fit_offsets(log_odds, truth)
-    return np.stack([np.full(len(offsets), line.scale), line.bias + offsets], axis=1)
-
-
-def probabilities(logits: Floats, lines: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """N×K logits and K×2 lines -> N×K."""
-    return sigmoid(lines[:, 0] * logits + lines[:, 1]).astype(np.float64)
 
 
 def keep_descriptions(file: Path, vocabulary: Vocabulary) -> None:

@@ -1,4 +1,4 @@
-"""`anytag.torch.training.calibration`: Platt scaling and thresholds."""
+"""`anytag.calibration.fit`: Platt scaling, offsets, thresholds; and the thresholds of `mini`'s release."""
 
 from __future__ import annotations
 
@@ -8,7 +8,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anytag.torch.training.calibration import GRID, Calibration, fit_calibration, fit_offsets, fit_thresholds
+from anytag.calibration.fit import (
+    Goal,
+    best_f1_thresholds,
+    fit_common_threshold,
+    fit_line,
+    fit_lines,
+    fit_offsets,
+    fit_tags,
+    pairs_below,
+    probabilities,
+    sigmoid,
+)
+from anytag.errors import AnytagError
+from scripts.release_mini import GRID, fit_thresholds
 
 Floats = npt.NDArray[np.float64]
 
@@ -17,22 +30,22 @@ Floats = npt.NDArray[np.float64]
 @given(scale=st.floats(0.2, 4), bias=st.floats(-3, 3), seed=st.integers(0, 99))
 def test_recovers_scale_and_bias_from_beliefs(scale: float, bias: float, seed: int) -> None:
     logits = np.random.default_rng(seed).normal(0, 2, (40, 5))
-    fitted = fit_calibration(logits, Calibration(scale, bias)(logits))
+    fitted = fit_line(logits, sigmoid(scale * logits + bias))
     assert (fitted.scale, fitted.bias) == pytest.approx((scale, bias), abs=1e-4)
 
 
 def test_recovers_scale_and_bias_from_yes_and_no() -> None:
     random = np.random.default_rng(0)
     logits = random.normal(-2, 2, 20_000)
-    truth = (random.random(20_000) < Calibration(0.7, -0.5)(logits)).astype(float)
-    fitted = fit_calibration(logits, truth)
+    truth = (random.random(20_000) < sigmoid(0.7 * logits - 0.5)).astype(float)
+    fitted = fit_line(logits, truth)
     assert (fitted.scale, fitted.bias) == pytest.approx((0.7, -0.5), abs=0.06)
 
 
 def test_offsets_are_recovered_where_photos_are_many_and_small_where_they_are_few() -> None:
     random, offsets = np.random.default_rng(0), np.array([-1.0, 0.0, 1.5])
     log_odds = random.normal(-1, 1.5, (20_000, 3))
-    truth = (random.random(log_odds.shape) < Calibration(1, 0)(log_odds + offsets)).astype(float)
+    truth = (random.random(log_odds.shape) < sigmoid(log_odds + offsets)).astype(float)
     assert fit_offsets(log_odds, truth) == pytest.approx(offsets, abs=0.1)
     few = fit_offsets(log_odds[:3], np.ones((3, 3)))
     assert (few > 0).all() and (few < 2).all()
@@ -41,9 +54,9 @@ def test_offsets_are_recovered_where_photos_are_many_and_small_where_they_are_fe
 
 
 def test_separable_photos_do_not_overflow() -> None:
-    fitted = fit_calibration(np.array([-3.0, -2.0, 2.0, 3.0]), np.array([0.0, 0.0, 1.0, 1.0]))
+    fitted = fit_line(np.array([-3.0, -2.0, 2.0, 3.0]), np.array([0.0, 0.0, 1.0, 1.0]))
     assert fitted.scale > 1
-    assert fitted(np.array([-1e6, 1e6])) == pytest.approx([0, 1])
+    assert sigmoid(fitted.scale * np.array([-1e6, 1e6]) + fitted.bias) == pytest.approx([0, 1])
 
 
 def slow_threshold(p: Floats, y: Floats, *, precision: float, prior: float, default: float) -> float:
@@ -97,3 +110,59 @@ def test_a_tag_that_never_scores_has_the_default() -> None:
 def test_a_tag_that_is_always_wrong_has_the_highest_that_gives_it() -> None:
     assert fit_thresholds(np.full((50, 1), 0.455), np.zeros((50, 1))).tolist() == [0.45]
     assert fit_thresholds(np.full((50, 1), 1.0), np.zeros((50, 1))).tolist() == [0.95]
+
+
+def test_goals() -> None:
+    assert Goal.parse("f1") == Goal() and Goal.parse("precision=0.8") == Goal(0.8)
+    for wrong in ("precision", "precision=2", "f2", "precision=x"):
+        with pytest.raises(AnytagError, match="is unknown"):
+            Goal.parse(wrong)
+
+
+def test_best_f1_between_what_is_there_and_what_is_not() -> None:
+    scores = np.array([[0.9, 0.4], [0.8, 0.3], [0.2, 0.1], [0.1, 0.05]])
+    truth = np.array([[1, 1], [1, 1], [0, 0], [0, 0]])
+    thresholds = best_f1_thresholds(scores, truth, prior=0)
+    assert 0.2 < thresholds[0] <= 0.8 and 0.1 < thresholds[1] <= 0.3
+
+
+def test_a_tag_that_is_nowhere_keeps_the_default() -> None:
+    assert best_f1_thresholds(np.zeros((3, 1)), np.zeros((3, 1))).tolist() == [0.5]
+
+
+@pytest.mark.parametrize("precision", [0.3, 0.5, 0.8, 1.0])
+def test_the_common_threshold_is_the_lowest_that_is_precise_enough(precision: float) -> None:
+    random = np.random.default_rng(5)
+    scores = random.random((60, 4)) ** 2
+    truth = (random.random(scores.shape) < scores).astype(float)
+    right = [
+        threshold
+        for threshold in np.round(np.arange(0.01, 0.995, 0.01), 2).tolist()
+        if (given := scores >= threshold).any() and truth[given].mean() >= precision
+    ]
+    assert fit_common_threshold(scores, truth, precision=precision) == pytest.approx(right[0])
+
+
+def test_a_precision_that_no_threshold_has() -> None:
+    assert fit_common_threshold(np.full((4, 2), 0.3), np.zeros((4, 2)), precision=0.5) == 0.01
+    assert fit_common_threshold(np.zeros((3, 1)), np.zeros((3, 1)), precision=0.5) == 0.5
+
+
+def test_no_order_is_turned_round_and_no_line_is_flat() -> None:
+    logits = np.array([[2.0], [1.0], [-1.0], [-2.0]])
+    lines = fit_lines(logits, np.array([[0.0], [0.0], [1.0], [1.0]]))
+    assert (lines[:, 0] > 0).all()
+
+
+def test_a_broader_tag_scores_no_less_than_what_it_includes() -> None:
+    below = pairs_below([(1, 2), (2,), ()])
+    assert below.tolist() == [[0, 1], [0, 2], [1, 2]]
+    lines = np.tile([1.0, 0.0], (3, 1))
+    scores = probabilities(np.array([[3.0, -3.0, 0.0]]), lines, below)
+    assert scores[0] == pytest.approx([0.9526, 0.9526, 0.9526], abs=1e-4)
+
+
+def test_two_photos_are_enough_to_be_fitted() -> None:
+    for goal in (Goal(), Goal(0.8)):
+        lines, thresholds = fit_tags(np.array([[1.0], [-1.0]]), np.array([[1.0], [0.0]]), goal)
+        assert np.isfinite(lines).all() and 0 < thresholds[0] < 1
