@@ -32,6 +32,7 @@ from anytag.models.folder import ModelFolder, write_card
 from anytag.models.registry import EMBEDDED, resolve
 from anytag.queries.bank import Bank
 from anytag.runtime.onnx import CAPTION, IMAGE, MEMORY, TAGS, OnnxRuntime, session_options
+from anytag.torch.checkpoints.load import DECODER, save_decoder
 from anytag.torch.export.onnx_graphs import export_folder_graphs
 from anytag.torch.export.static_int8.quantize import quantize_image_graph
 from anytag.torch.nn.network import TagNetwork
@@ -313,6 +314,7 @@ def write_graphs(student: Student, run: Path, out: Path, corpus: Corpus) -> dict
         else:
             shutil.copy(ModelFolder.open(resolve(start)).file(IMAGE), out / IMAGE)
         shutil.copy(exact / TAGS, out / TAGS)
+    save_decoder(network.folded, out / DECODER)
     network.encoder.evidence = evidence
     if evidence is not None:
         late = tensor_of(corpus.cache.features[corpus.views])

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from safetensors.numpy import save_file
 from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor, nn
 
@@ -27,14 +28,16 @@ from anytag.images import load, prepare
 from anytag.models.folder import ModelFolder, write_card
 from anytag.models.registry import EMBEDDED
 from anytag.text_encoders.static import StaticTextEncoder
+from anytag.torch.checkpoints.load import DECODER, save_decoder
 from anytag.torch.export.onnx_graphs import export_folder_graphs
 from anytag.torch.export.static_int8.quantize import quantize_image_graph
 from anytag.torch.nn.backbones import imagenet_backbone
 from anytag.torch.nn.configs import NetworkConfig
-from anytag.torch.training.beginning import start_from_classifier, start_from_folder
+from anytag.torch.training.beginning import ENCODER, start_from_classifier, start_from_folder
 from anytag.torch.training.descriptions import read_descriptions
 from anytag.torch.training.feature_cache import CacheConfig, build_cache
 from anytag.torch.training.feature_dataset import Cache, Corpus
+from anytag.torch.training.quantized import QuantizedGraph
 from anytag.torch.training.soft_labels import ImageNetClasses
 from anytag.torch.training.student import Batch, Student, fold_norms
 from anytag.torch.training.train import (
@@ -45,6 +48,7 @@ from anytag.torch.training.train import (
     sample,
 )
 from anytag.vocabulary import Tag, Vocabulary
+from scripts.float_weights import read_weights
 from scripts.release_mini import draft_card, pixels_of, write_projection, write_queries
 
 SIZE = 64
@@ -303,11 +307,14 @@ def test_start_at_a_folder(
 
 
 def ship_graphs(student: Student, corpus: Corpus, out: Path) -> ModelFolder:
-    """What `scripts.release_mini` writes of a network, its queries and its words."""
+    """What `scripts.release_mini` writes of a network, its queries and words; and the floats."""
     shutil.copytree(EMBEDDED / "text", out / "text")
     export_folder_graphs(student.network, out)
     pixels = pixels_of(corpus.rows, corpus.root, SIZE)
     quantize_image_graph(out / "image.onnx", out / "image.onnx", pixels)
+    save_decoder(student.network.folded, out / DECODER)
+    weights = read_weights(QuantizedGraph(out / "image.onnx"), student.network.encoder.backbone)
+    save_file(weights, out / ENCODER)
     write_queries(student, out / "queries.safetensors")
     write_projection(student, out / "text" / "projection.safetensors")
     corpus.vocabulary.write(out / "vocabulary.jsonl")

@@ -24,8 +24,8 @@ from anytag.models.card import Card
 from anytag.models.folder import ModelFolder, write_card
 from anytag.models.registry import resolve
 from anytag.queries.bank import Bank
-from anytag.runtime.onnx import TAGS, OnnxRuntime
-from anytag.torch.export.decoder import read_decoder
+from anytag.runtime.onnx import OnnxRuntime
+from anytag.torch.checkpoints.load import load_decoder
 from anytag.torch.training.dataset import conflicts, copies, read_data, split_rows
 from anytag.torch.training.judge import judge, worse
 from anytag.torch.training.labels import KNOWN, Labels, label_rows
@@ -176,7 +176,7 @@ class _Tuner:
     ) -> None:
         self.task, self.card, self.stored = task, base.card, stored
         self.labels, self.tokens, self.report = labels, tokens, report
-        self.decoder = read_decoder(base.file(TAGS))
+        self.decoder = load_decoder(base)
         self.words = stored.rows(labels.vocabulary)
 
     def write(self, draft: Path, taught: Indexes) -> Card:

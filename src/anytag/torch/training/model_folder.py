@@ -19,6 +19,7 @@ from anytag.models.card import NAME, Calibration, Card, Family, ImageSpec, Line,
 from anytag.models.folder import write_card
 from anytag.models.registry import EMBEDDED
 from anytag.runtime.onnx import IMAGE, TAGS
+from anytag.torch.checkpoints.load import DECODER, save_decoder
 from anytag.torch.export.onnx_graphs import export_graph, export_tags_graph
 from anytag.torch.export.parity import check_parity
 from anytag.torch.nn.network import ImageEncoder
@@ -64,6 +65,7 @@ def write_model(
     with drafted(folder) as draft:
         export_encoder(student.network.encoder, draft / IMAGE, size=student.network.config.size)
         export_tags_graph(student.network.folded, draft / TAGS)
+        save_decoder(student.network.folded, draft / DECODER)
         with torch.no_grad():
             rows = queries()[0].numpy()
         lines = fitted.lines.astype(np.float32)
