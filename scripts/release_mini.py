@@ -19,9 +19,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime as ort
 import torch
-from safetensors.numpy import save_file
 
 from anytag.calibration.fit import fit_line, fit_offsets, pairs_below, probabilities, sigmoid
 from anytag.data.rows import Row
@@ -30,8 +28,9 @@ from anytag.images import load, prepare
 from anytag.models.card import Calibration, CaptionSpec, Card, ImageSpec, Line, TextSpec
 from anytag.models.folder import ModelFolder, write_card
 from anytag.models.registry import EMBEDDED, resolve
-from anytag.queries.bank import Bank
-from anytag.runtime.onnx import CAPTION, IMAGE, MEMORY, TAGS, OnnxRuntime, session_options
+from anytag.queries.bank import Bank, identity_lines
+from anytag.runtime.onnx import CAPTION, IMAGE, MEMORY, TAGS, OnnxRuntime, open_session
+from anytag.text_encoders.static import write_projection
 from anytag.torch.checkpoints.load import DECODER, save_decoder
 from anytag.torch.export.onnx_graphs import export_folder_graphs
 from anytag.torch.export.static_int8.quantize import quantize_image_graph
@@ -40,6 +39,7 @@ from anytag.torch.runtime import TorchRuntime
 from anytag.torch.training.feature_dataset import Cache, Corpus, tensor_of
 from anytag.torch.training.quantized import QuantizedGraph
 from anytag.torch.training.soft_labels import beside, rivals_of
+from anytag.torch.training.stored import make_bank
 from anytag.torch.training.student import Student
 from anytag.torch.training.train import build_student, read_recipe
 from anytag.vocabulary import Vocabulary
@@ -97,28 +97,10 @@ def load_student(run: Path, vocabulary: Path) -> Student:
 
 
 def write_queries(student: Student, path: Path) -> None:
-    """Rows in int8 with a scale each, and the first pass's weights, made from the rows as they are stored."""
+    """Rows in int8 with a scale each, and the first pass's weights; lines that change nothing."""
     with torch.no_grad():
         rows = student.queries().numpy()
-        scale = np.abs(rows).max(-1) / 127
-        stored = np.round(rows / np.maximum(scale, 1e-12)[..., None]).astype(np.int8)
-        back = torch.from_numpy(stored * scale[..., None].astype(np.float32))
-        mean = back.sum(1) / (back != 0).any(-1).sum(1, keepdim=True).clamp_min(1)
-        coarse = torch.cat([mean, student.network.folded.bias(mean)], dim=1)
-    line = np.tile(np.array([1, 0], np.float32), (len(rows), 1))
-    Bank(stored, scale.astype(np.float32), coarse.numpy(), line).write(path)
-
-
-def write_projection(student: Student, path: Path) -> None:
-    """The query projection as the text encoder reads it, in float16."""
-    p = student.queries.projection
-    weights = {"skip": p.skip.weight.T, "w1": p.fc1.weight.T, "w2": p.fc2.weight.T}
-    tensors = {**weights, "b1": p.fc1.bias, "b2": p.fc2.bias}
-    path.unlink(missing_ok=True)
-    save_file(
-        {name: np.ascontiguousarray(t.detach().numpy(), np.float16) for name, t in tensors.items()}, path
-    )
-    path.chmod(0o644)
+    make_bank(student.network.folded, rows, identity_lines(len(rows)), known=Line(1.0, 0.0)).write(path)
 
 
 def pixels_of(rows: list[Row], root: Path, size: int) -> npt.NDArray[np.uint8]:
@@ -276,7 +258,7 @@ def ship(vocabulary_folder: Path, run: Path, out: Path, corpus: Corpus) -> None:
     write_queries(student, out / "queries.safetensors")
     if out.resolve() != EMBEDDED.resolve():
         shutil.copytree(EMBEDDED / "text", out / "text", dirs_exist_ok=True)
-    write_projection(student, out / "text" / "projection.safetensors")
+    write_projection(student.queries.projection.arrays(), out / "text")
     corpus.vocabulary.write(out / "vocabulary.jsonl")
     shutil.copy(vocabulary_folder / "descriptions.jsonl", out / "descriptions.jsonl")
     card = replace(draft_card(student), metrics={"int8": report})
@@ -324,7 +306,7 @@ def write_graphs(student: Student, run: Path, out: Path, corpus: Corpus) -> dict
 
 
 def _cosines(network: TagNetwork, file: Path, pixels: npt.NDArray[np.uint8]) -> dict[str, float]:
-    session = ort.InferenceSession(file, session_options(1), providers=["CPUExecutionProvider"])
+    session = open_session(file)
     found, exact = session.run(["tokens", "pooled"], {"pixels": pixels}), TorchRuntime(network).encode(pixels)
     return {
         "cosine_tokens": _cosine(found[0], exact[0]),

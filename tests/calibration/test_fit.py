@@ -166,3 +166,12 @@ def test_two_photos_are_enough_to_be_fitted() -> None:
     for goal in (Goal(), Goal(0.8)):
         lines, thresholds = fit_tags(np.array([[1.0], [-1.0]]), np.array([[1.0], [0.0]]), goal)
         assert np.isfinite(lines).all() and 0 < thresholds[0] < 1
+
+
+def test_groups_of_tags_have_slopes_of_their_own() -> None:
+    random = np.random.default_rng(0)
+    odds = random.normal(-1, 2, (4000, 4))
+    truth = (random.random(odds.shape) < sigmoid(odds)).astype(float)
+    groups = np.array([True, False, True, False])
+    lines = fit_lines(np.where(groups, odds, 5 * odds), truth, groups)
+    assert lines[:, 0] == pytest.approx([1, 0.2, 1, 0.2], rel=0.1)

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from anytag import Tagger, Tags
 from anytag.calibration.fit import NO_PAIRS, Goal
-from anytag.calibration.model import Answers, calibrate, identity, measure
+from anytag.calibration.model import Answers, calibrate, measure
 from anytag.data.rows import Row, write_rows
 from anytag.errors import AnytagError
 from anytag.models.card import Card
 from anytag.models.folder import ModelFolder, edited_copy, write_card
 from anytag.progress import Reporter
-from anytag.queries.bank import Bank
+from anytag.queries.bank import Bank, identity_lines
 from anytag.torch.checkpoints.convert import Options, convert
 from anytag.torch.export.export_folder import export_folder
 from tests.command import run
@@ -194,7 +194,7 @@ def test_lines_mend_what_is_miscalibrated() -> None:
     truth = (random.random((500, 2)) < 1 / (1 + np.exp(-true_odds))).astype(float)
     answers = made(3 * true_odds + 1, truth)
     lines, thresholds = answers.fit(Goal())
-    before = measure(answers, *answers.judge(identity(2), answers.thresholds))
+    before = measure(answers, *answers.judge(identity_lines(2).astype(np.float64), answers.thresholds))
     after = measure(answers, *answers.judge(lines, thresholds))
     assert after["calibration error"] < before["calibration error"] / 2
     assert lines[:, 0] == pytest.approx(1 / 3, rel=0.25)
@@ -206,7 +206,7 @@ def test_a_tag_that_is_not_fitted_still_raises_a_broader_one() -> None:
     answers = Answers(
         answers.columns, np.array([False, True]), answers.log_odds, answers.truth, answers.thresholds, below
     )
-    scores, given = answers.judge(identity(2), answers.thresholds)
+    scores, given = answers.judge(identity_lines(2).astype(np.float64), answers.thresholds)
     assert scores.shape == (2, 1) and given.tolist() == [[True], [False]]
 
 

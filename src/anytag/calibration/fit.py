@@ -7,6 +7,7 @@ the release of `mini`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -89,7 +90,12 @@ class Goal:
 
 
 def fit_tags(
-    logits: Floats, truth: Floats, goal: Goal, *, below: Indexes = NO_PAIRS
+    logits: Floats,
+    truth: Floats,
+    goal: Goal,
+    *,
+    below: Indexes = NO_PAIRS,
+    groups: npt.NDArray[Any] | None = None,
 ) -> tuple[Doubles, Doubles]:
     """What calibrates a model's tags.
 
@@ -99,32 +105,39 @@ def fit_tags(
         logits: N×K, of photos that the tags were not learned from.
         truth: N×K, 0 or 1.
         below: E×2, pairs of a tag and a broader one.
+        groups: K, tags whose logits are of one kind and so share a slope; by default all.
 
     Returns:
         slope and bias of each tag's logit, K×2, and thresholds K of the probabilities that they give.
     """
-    lines = fit_lines(logits, truth)
+    lines = fit_lines(logits, truth, groups)
     if goal.precision is None:
         return lines, goal.thresholds(probabilities(logits, lines, below), truth)
     scores = np.zeros(logits.shape)
     part = np.random.default_rng(1).permutation(len(scores)) % FOLDS
     for number in range(FOLDS):
         mine = part == number
-        scores[mine] = probabilities(logits[mine], fit_lines(logits[~mine], truth[~mine]), below)
+        others = fit_lines(logits[~mine], truth[~mine], groups)
+        scores[mine] = probabilities(logits[mine], others, below)
     return lines, goal.thresholds(scores, truth)
 
 
-def fit_lines(logits: Floats, truth: Floats) -> Doubles:
-    """Slope and bias of each tag's logit, K×2: one line for all, and an offset of each tag's own.
+def fit_lines(logits: Floats, truth: Floats, groups: npt.NDArray[Any] | None = None) -> Doubles:
+    """Slope and bias of each tag's logit, K×2: one line for each group, and an offset of each tag's own.
 
     Truth is softened by as much as its number deserves (Platt, 1999, section 2.2), or a few photos that are
     told apart without a mistake would make every score 0 or 1.
     """
     there, away = truth.sum(), (1 - truth).sum()
     truth = np.where(truth > 0.5, (there + 1) / (there + 2), 1 / (away + 2)).astype(np.float32)
-    line = fit_line(logits, truth)
-    offsets = fit_offsets(line.scale * logits + line.bias, truth)
-    return np.stack([np.full(len(offsets), line.scale), line.bias + offsets], axis=1)
+    groups = np.zeros(logits.shape[1]) if groups is None else groups
+    lines = np.zeros((len(groups), 2))
+    for group in np.unique(groups):
+        some = groups == group
+        line = fit_line(logits[:, some], truth[:, some])
+        offsets = fit_offsets(line.scale * logits[:, some] + line.bias, truth[:, some])
+        lines[some, 0], lines[some, 1] = line.scale, line.bias + offsets
+    return lines
 
 
 def fit_line(logits: Floats, truth: Floats, *, weight: Floats | None = None, steps: int = 30) -> Line:

@@ -25,7 +25,7 @@ from anytag.models.card import Card
 from anytag.models.folder import ModelFolder, edited_copy, write_card
 from anytag.models.registry import resolve
 from anytag.progress import Progress, Reporter
-from anytag.queries.bank import Bank
+from anytag.queries.bank import Bank, identity_lines
 from anytag.tagger import Tagger
 from anytag.vocabulary import Vocabulary
 
@@ -63,7 +63,8 @@ class Answers:
 
     def fit(self, goal: Goal) -> tuple[Doubles, Doubles]:
         """Lines K×2 of the log-odds and thresholds K; of tags that are not fitted as they are."""
-        lines, thresholds = identity(len(self.columns)), self.thresholds.copy()
+        lines = identity_lines(len(self.columns)).astype(np.float64)
+        thresholds = self.thresholds.copy()
         places = np.cumsum(self.fitted) - 1
         below = places[self.below[self.fitted[self.below].all(1)]]
         log_odds, truth = self.log_odds[:, self.fitted], self.truth[:, self.fitted]
@@ -94,11 +95,12 @@ def calibrate(
     base = ModelFolder.open(resolve(model))
     answers = ask(Tagger.load(base.path), data, report=report or Reporter())
     lines, thresholds = answers.fit(goal)
+    unchanged = identity_lines(len(lines)).astype(np.float64)
     figures = {
         "photos": len(answers.truth),
         "tags": int(answers.fitted.sum()),
         "goal": str(goal),
-        "before": measure(answers, *answers.judge(identity(len(lines)), answers.thresholds)),
+        "before": measure(answers, *answers.judge(unchanged, answers.thresholds)),
         "after, by halves": measure(answers, *_by_halves(answers, goal)),
     }
     with edited_copy(base, output, without=(_QUERIES, _VOCABULARY)) as draft:
@@ -185,11 +187,6 @@ def _with_narrower(vocabulary: Vocabulary, columns: Indexes) -> Indexes:
 def _pairs(vocabulary: Vocabulary, columns: Indexes) -> Indexes:
     place = {int(column): number for number, column in enumerate(columns)}
     return pairs_below([tuple(place[b] for b in vocabulary.broader[c] if b in place) for c in place])
-
-
-def identity(tags: int) -> Doubles:
-    """Lines that change nothing: K×2."""
-    return np.tile([1.0, 0.0], (tags, 1))
 
 
 def _by_halves(answers: Answers, goal: Goal) -> tuple[Doubles, npt.NDArray[np.bool_]]:

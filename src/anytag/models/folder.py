@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from anytag._io import atomic_folder
+from anytag._io import atomic_folder, writing
 from anytag.errors import FileMismatchError, ModelError
 from anytag.models import card as cards
 from anytag.models.card import Card, FileFacts
@@ -110,6 +111,23 @@ def edited_copy(base: ModelFolder, output: str | Path, *, without: Collection[st
             (draft / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(base.file(name), draft / name)
         yield draft
+
+
+@contextmanager
+def edited(model: ModelFolder) -> Iterator[Path]:
+    """A draft of files for a folder that is there: at the end each is put in its place, whole.
+
+    Write the card then, with `write_card`.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    with writing(model.path), tempfile.TemporaryDirectory(dir=model.path, prefix=".draft") as scratch:
+        draft = Path(scratch)
+        yield draft
+        for name in _files(draft):
+            (model.path / name).parent.mkdir(parents=True, exist_ok=True)
+            (draft / name).replace(model.path / name)
 
 
 def write_card(folder: str | Path, card: Card) -> Card:

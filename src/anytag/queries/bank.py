@@ -54,7 +54,7 @@ class Bank:
         """
         found = map_tensors(path)
         rows, scale, coarse = (found.get(name, _NOTHING) for name in ("rows", "scale", "coarse"))
-        line = found.get("line", np.tile(np.array([1, 0], np.float32), (tags, 1)))
+        line = found.get("line", identity_lines(tags))
         is_int8 = rows.dtype == np.int8
         if rows.ndim != 3 or len(rows) != tags or not (is_int8 or rows.dtype in (np.float16, np.float32)):
             wanted = f"rows {tags}×P×R, int8 or float"
@@ -120,6 +120,18 @@ class Bank:
         pieces = [self.coarse[k : k + step] for k in range(0, len(self), step)]
         logits = np.concatenate([pooled @ piece[:, :-1].T + piece[:, -1] for piece in pieces], axis=1)  # N×K
         return np.sort(np.argpartition(-logits, count - 1, axis=1)[:, :count], axis=1)
+
+
+def identity_lines(tags: int) -> Floats:
+    """Lines that change no log-odds: float32 K×2."""
+    return np.tile(np.array([1, 0], np.float32), (tags, 1))
+
+
+def quantized(values: Floats, *, axis: int = -1) -> tuple[npt.NDArray[np.int8], Floats]:
+    """Floats of any shape -> int8, and float32 scales that are shared along the axis, which is kept."""
+    largest = np.maximum(np.abs(values).max(axis, keepdims=True), 1e-12).astype(np.float32)
+    scale = largest / np.float32(127)
+    return np.round(values / scale).astype(np.int8), scale
 
 
 def _widened(halves: npt.NDArray[np.float16]) -> Floats:

@@ -27,7 +27,7 @@ from anytag.errors import AnytagError, VocabularyError
 from anytag.images import load, prepare
 from anytag.models.folder import ModelFolder, write_card
 from anytag.models.registry import EMBEDDED
-from anytag.text_encoders.static import StaticTextEncoder
+from anytag.text_encoders.static import StaticTextEncoder, write_projection
 from anytag.torch.checkpoints.load import DECODER, save_decoder
 from anytag.torch.export.onnx_graphs import export_folder_graphs
 from anytag.torch.export.static_int8.quantize import quantize_image_graph
@@ -49,7 +49,7 @@ from anytag.torch.training.train import (
 )
 from anytag.vocabulary import Tag, Vocabulary
 from scripts.float_weights import read_weights
-from scripts.release_mini import draft_card, pixels_of, write_projection, write_queries
+from scripts.release_mini import draft_card, pixels_of, write_queries
 
 SIZE = 64
 CONFIG = NetworkConfig(
@@ -316,7 +316,7 @@ def ship_graphs(student: Student, corpus: Corpus, out: Path) -> ModelFolder:
     weights = read_weights(QuantizedGraph(out / "image.onnx"), student.network.encoder.backbone)
     save_file(weights, out / ENCODER)
     write_queries(student, out / "queries.safetensors")
-    write_projection(student, out / "text" / "projection.safetensors")
+    write_projection(student.queries.projection.arrays(), out / "text")
     corpus.vocabulary.write(out / "vocabulary.jsonl")
     write_card(out, draft_card(student))
     return ModelFolder.open(out)

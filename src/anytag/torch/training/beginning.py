@@ -72,16 +72,7 @@ def start_from_folder(
     student.network.folded.load_state_dict(load_decoder(folder).state_dict())
     words = StaticTextEncoder.from_folder(folder.text)
     projection = student.queries.projection
-    names = {
-        "skip.weight": "skip",
-        "fc1.weight": "w1",
-        "fc2.weight": "w2",
-        "fc1.bias": "b1",
-        "fc2.bias": "b2",
-    }
-    projection.load_state_dict(
-        {ours: torch.from_numpy(words.projection[name].T) for ours, name in names.items()}
-    )
+    projection.copy_arrays(words.projection)
     known = Vocabulary.read(folder.file("vocabulary.jsonl"))
     bank = Bank.read(folder.file("queries.safetensors"), tags=len(known), width=folder.card.width)
     text = student.queries.text

@@ -7,7 +7,6 @@ on unseen photos: each part of them is answered by queries learned from the othe
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,8 +19,9 @@ import numpy.typing as npt
 from anytag.calibration.fit import Goal, fit_tags
 from anytag.data.rows import Row
 from anytag.errors import AnytagError
+from anytag.evaluation.metrics import average_precision
 from anytag.models.card import Card
-from anytag.models.folder import ModelFolder, write_card
+from anytag.models.folder import ModelFolder, edited_copy, write_card
 from anytag.models.registry import resolve
 from anytag.queries.bank import Bank
 from anytag.runtime.onnx import OnnxRuntime
@@ -36,11 +36,16 @@ from anytag.vocabulary import Vocabulary
 
 Indexes = npt.NDArray[np.int64]
 Doubles = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.float32]
 
 MORE_SHORTLIST = 16
 """Places that the first pass gets besides, when new tags join the old."""
 FOLDED = 2000
 """Up to so many photos, each is answered by queries learned without it; of more, every tenth is enough."""
+
+
+SHARES = np.array([0, 0.5, 1], np.float32)
+"""Of what a tag learned it keeps nothing, half or all: a few photos can make it worse than its words."""
 
 
 @dataclass(frozen=True)
@@ -90,33 +95,44 @@ def finetune(task: Finetune, report: Reporter | None = None) -> Mapping[str, Any
     paths = [task.data.parent / row.image for row in rows]
     task.output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{task.output.name}.", dir=task.output.parent) as work:
-        file, draft = Path(work, "tokens.npy"), Path(work, "model")
         tokens = encode_photos(
-            OnnxRuntime(base, device="cpu"), paths, file, views=_views(len(rows)), report=report
-        )
+            OnnxRuntime(base, device="cpu"), paths, Path(work, "tokens.npy"),
+            views=_views(len(rows)), report=report,
+        )  # fmt: skip
         for why in tokens.failed.values():
             report.say(f"Left out: {why}")
-        read = np.unique(tokens.photo)
-        taught, held = (
-            np.intersect1d(part, read) for part in split_rows(rows, task.held_out, seed=task.seed, same=same)
-        )
-        if not len(taught):
-            raise AnytagError(f"no photo of {task.data} can be read; paths are relative to its folder")
+        taught, held = _parts(task, rows, tokens, same)
         _check_teachable(labels.take(taught), task.data)
         _say_what_is_missing(labels, taught, stored, report)
-        shutil.copytree(base.path, draft)
-        card = _Tuner(task, base, stored, labels, tokens, report).write(draft, taught)
-        figures = judge(
-            base.path, draft, [paths[n] for n in held], labels.take(held),
-            keep_old=task.keep_old, knows=stored.knows,
-        )  # fmt: skip
-        if why := worse(figures):
-            report.say(why)
-        told = {"known": KNOWN[labels.known], "tags": len(labels.vocabulary), "photos": len(taught)}
-        metrics = {**told, "held out": figures}
-        write_card(draft, replace(card, metrics={**card.metrics, "fine-tuning": metrics}))
-        draft.rename(task.output)
+        with edited_copy(base, task.output) as draft:
+            tuner = _Tuner(task, base, stored, labels, tokens, report)
+            card = tuner.write(draft, taught)
+            figures = judge(
+                base.path, draft, [paths[n] for n in held], labels.take(held),
+                keep_old=task.keep_old, knows=stored.knows,
+            )  # fmt: skip
+            if why := worse(figures):
+                report.say(why)
+            counts = {"tags": len(labels.vocabulary), "learned": tuner.learned, "photos": len(taught)}
+            metrics = {"known": KNOWN[labels.known], **counts, "held out": figures}
+            write_card(draft, replace(card, metrics={**card.metrics, "fine-tuning": metrics}))
     return metrics
+
+
+def _parts(
+    task: Finetune, rows: Sequence[Row], tokens: Tokens, same: npt.NDArray[np.int64]
+) -> tuple[Indexes, Indexes]:
+    """Rows to learn from and rows held out, of those whose photo can be read.
+
+    Raises:
+        AnytagError: none can be.
+    """
+    read = np.unique(tokens.photo)
+    parts = split_rows(rows, task.held_out, seed=task.seed, same=same)
+    taught, held = (np.intersect1d(part, read) for part in parts)
+    if not len(taught):
+        raise AnytagError(f"no photo of {task.data} can be read; paths are relative to its folder")
+    return taught, held
 
 
 def _views(photos: int) -> int:
@@ -162,6 +178,15 @@ def _say_what_is_missing(every: Labels, taught: Indexes, stored: Stored, report:
             report.say(f"Tags with {why}: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}.")
 
 
+def best_share(logits: Floats, truth: Floats) -> Indexes:
+    """Which of S answers tells photos apart best, for each tag: S×N×K and N×K -> K, the first of equal ones.
+
+    By average precision; the photos were not learned from.
+    """
+    precision = np.stack([average_precision(some, truth > 0.5) for some in logits])
+    return np.asarray(precision.argmax(0))
+
+
 class _Tuner:
     """Learns the queries of the labels' tags and writes them into a copy of the base."""
 
@@ -178,11 +203,15 @@ class _Tuner:
         self.labels, self.tokens, self.report = labels, tokens, report
         self.decoder = load_decoder(base)
         self.words = stored.rows(labels.vocabulary)
+        self.learned = 0
 
     def write(self, draft: Path, taught: Indexes) -> Card:
         """Learns from the rows `taught`; writes vocabulary, queries, card."""
-        lines, thresholds = self._calibrate(taught)
-        bank = self._bank(self._learn(taught, report=self.report), lines)
+        share, lines, thresholds = self._calibrate(taught)
+        self.learned = int((share > 0).sum())
+        self._say_what_was_kept(share)
+        found = self._learn(taught, report=self.report).take(share)
+        bank = self._bank(found, lines)
         pairs = zip(self.labels.vocabulary, thresholds, strict=True)
         vocabulary = Vocabulary([replace(tag, threshold=round(float(t), 2)) for tag, t in pairs])
         if self.task.keep_old:
@@ -198,8 +227,11 @@ class _Tuner:
             among=among, epochs=self.task.epochs, seed=self.task.seed, report=report,
         )  # fmt: skip
 
-    def _calibrate(self, taught: Indexes) -> tuple[Doubles, Doubles]:
-        """Lines K×2 of the tags' logits and thresholds K, from photos that were not learned from."""
+    def _calibrate(self, taught: Indexes) -> tuple[Floats, Doubles, Doubles]:
+        """The share of what each tag learns that serves it best, K; lines K×2 of their logits; thresholds K.
+
+        All by photos that were not learned from: each part is answered by what the others taught.
+        """
         views = self.tokens.plain()
         views = views[np.isin(self.tokens.photo[views], taught)]
         photos = self.tokens.photo[views]
@@ -208,13 +240,22 @@ class _Tuner:
         logits, order = [], []
         for number in range(parts if len(photos) <= FOLDED else 1):
             mine = np.flatnonzero(part == number)
-            others = photos[part != number] if parts > 1 else photos
-            found = self._learn(others)
-            rows = found.rows(self.words)
-            logits.append(logits_of_views(self.decoder, self.tokens, views[mine], rows, found.offset))
-            order.append(photos[mine])
-        answers, truth = np.concatenate(logits), self.labels.present[np.concatenate(order)]
-        return fit_tags(answers, truth, self.task.goal)
+            found = self._learn(photos[part != number] if parts > 1 else photos)
+            answers = [self._logits(views[mine], found.take(np.full(len(self.words), x))) for x in SHARES]
+            logits.append(np.stack(answers))
+            order.append(mine)
+        every, truth = np.concatenate(logits, axis=1), self.labels.present[photos[np.concatenate(order)]]
+        best = best_share(every, truth)
+        chosen = np.take_along_axis(every, best[None, None], axis=0)[0]
+        return SHARES[best], *fit_tags(chosen, truth, self.task.goal, groups=best > 0)
+
+    def _logits(self, views: Indexes, tags: Learned) -> Floats:
+        return logits_of_views(self.decoder, self.tokens, views, tags.rows(self.words), tags.offset)
+
+    def _say_what_was_kept(self, share: Floats) -> None:
+        if names := [tag.name for tag, x in zip(self.labels.vocabulary, share, strict=True) if not x]:
+            shown = ", ".join(names[:8]) + (" ..." if len(names) > 8 else "")
+            self.report.say(f"Tags that learning makes no better, asked as the base asks them: {shown}.")
 
     def _bank(self, learned: Learned, lines: Doubles) -> Bank:
         """The queries as they are stored; `lines` are of logits that hold the learned offset."""

@@ -37,12 +37,11 @@ from anytag.torch.training.estimate import try_out
 from anytag.torch.training.family import FamilyLoop, FamilyStudent, FixedQueries, WordQueries
 from anytag.torch.training.init_weights import adopted, read_start, start_from
 from anytag.torch.training.launch import check_launch, folder_of_run
-from anytag.torch.training.model_folder import fitted, write_model
+from anytag.torch.training.model_folder import can_be_written, fitted, write_model, write_torch_model
 from anytag.torch.training.photo_dataset import Photos, PixelCorpus, check_batch
 from anytag.torch.training.recipes import TrainRecipe
 from anytag.torch.training.report import Reporter, counted
 from anytag.torch.training.teachers import ClipTeacher
-from anytag.torch.training.torch_folder import can_be_written, write_torch_model
 from anytag.torch.training.trainer import Machine
 from anytag.torch.training.wordpieces import kept_wordpieces
 from anytag.vocabulary import Tag, Vocabulary
