@@ -19,7 +19,7 @@ from anytag.data.rows import Row, write_rows
 from anytag.errors import AnytagError, ModelError
 from anytag.models.card import Card
 from anytag.models.folder import ModelFolder
-from anytag.torch.training.finetune import Finetune, best_share, finetune
+from anytag.torch.training.finetune import Finetune, finetune, is_better
 from anytag.torch.training.judge import worse
 from anytag.torch.training.report import Progress, Reporter
 from anytag.torch.training.residuals import Learned
@@ -204,14 +204,14 @@ def test_what_got_worse_is_said() -> None:
     assert worse({"photos": 0}) == worse({"before": {}, "after": {"mAP": 0.1}}) == ""
 
 
-def test_each_tag_keeps_what_serves_it_best() -> None:
+def test_each_tag_keeps_the_better_of_two() -> None:
     truth = np.array([[1, 1, 1], [1, 1, 1], [0, 0, 0], [0, 0, 0]], np.float32)
     good, bad = np.array([4, 3, 2, 1], np.float32), np.array([1, 2, 3, 4], np.float32)
     asked, learned = np.stack([bad, good, 2 * good], axis=1), np.stack([good, bad, good], axis=1)
-    best = best_share(np.stack([asked, learned]), truth)
-    assert best.tolist() == [1, 0, 0]
+    better = is_better(learned, asked, truth)
+    assert better.tolist() == [True, False, False]
     words = np.ones((3, 2, 4), np.float32)
-    found = Learned(np.full((3, 4), 0.5, np.float32), np.full(3, 2, np.float32)).take(best.astype(np.float32))
+    found = Learned(np.full((3, 4), 0.5, np.float32), np.full(3, 2, np.float32)).only(better)
     assert found.offset.tolist() == [2, 0, 0]
     rows = found.rows(words)
     assert (rows[0] == 1.5).all() and (rows[1:] == 1).all()

@@ -37,15 +37,12 @@ from anytag.vocabulary import Vocabulary
 Indexes = npt.NDArray[np.int64]
 Doubles = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
 
 MORE_SHORTLIST = 16
 """Places that the first pass gets besides, when new tags join the old."""
 FOLDED = 2000
 """Up to so many photos, each is answered by queries learned without it; of more, every tenth is enough."""
-
-
-SHARES = np.array([0, 0.5, 1], np.float32)
-"""Of what a tag learned it keeps nothing, half or all: a few photos can make it worse than its words."""
 
 
 @dataclass(frozen=True)
@@ -178,13 +175,13 @@ def _say_what_is_missing(every: Labels, taught: Indexes, stored: Stored, report:
             report.say(f"Tags with {why}: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}.")
 
 
-def best_share(logits: Floats, truth: Floats) -> Indexes:
-    """Which of S answers tells photos apart best, for each tag: S×N×K and N×K -> K, the first of equal ones.
+def is_better(learned: Floats, asked: Floats, truth: Floats) -> Bools:
+    """Which tags tell photos apart better by what was learned than as they were asked before: N×K each -> K.
 
     By average precision; the photos were not learned from.
     """
-    precision = np.stack([average_precision(some, truth > 0.5) for some in logits])
-    return np.asarray(precision.argmax(0))
+    ours, theirs = (average_precision(logits, truth > 0.5) for logits in (learned, asked))
+    return np.asarray(ours > theirs)
 
 
 class _Tuner:
@@ -207,10 +204,10 @@ class _Tuner:
 
     def write(self, draft: Path, taught: Indexes) -> Card:
         """Learns from the rows `taught`; writes vocabulary, queries, card."""
-        share, lines, thresholds = self._calibrate(taught)
-        self.learned = int((share > 0).sum())
-        self._say_what_was_kept(share)
-        found = self._learn(taught, report=self.report).take(share)
+        better, lines, thresholds = self._calibrate(taught)
+        self.learned = int(better.sum())
+        self._say_what_was_kept(better)
+        found = self._learn(taught, report=self.report).only(better)
         bank = self._bank(found, lines)
         pairs = zip(self.labels.vocabulary, thresholds, strict=True)
         vocabulary = Vocabulary([replace(tag, threshold=round(float(t), 2)) for tag, t in pairs])
@@ -227,8 +224,8 @@ class _Tuner:
             among=among, epochs=self.task.epochs, seed=self.task.seed, report=report,
         )  # fmt: skip
 
-    def _calibrate(self, taught: Indexes) -> tuple[Floats, Doubles, Doubles]:
-        """The share of what each tag learns that serves it best, K; lines K×2 of their logits; thresholds K.
+    def _calibrate(self, taught: Indexes) -> tuple[Bools, Doubles, Doubles]:
+        """Which tags are better for what they learn, K; lines K×2 of their logits; thresholds K.
 
         All by photos that were not learned from: each part is answered by what the others taught.
         """
@@ -237,23 +234,24 @@ class _Tuner:
         photos = self.tokens.photo[views]
         parts = min(4 if len(photos) <= FOLDED else 10, len(photos))
         part = np.random.default_rng(self.task.seed).permutation(len(photos)) % parts
-        logits, order = [], []
+        learned, asked, order = [], [], []
         for number in range(parts if len(photos) <= FOLDED else 1):
             mine = np.flatnonzero(part == number)
             found = self._learn(photos[part != number] if parts > 1 else photos)
-            answers = [self._logits(views[mine], found.take(np.full(len(self.words), x))) for x in SHARES]
-            logits.append(np.stack(answers))
-            order.append(mine)
-        every, truth = np.concatenate(logits, axis=1), self.labels.present[photos[np.concatenate(order)]]
-        best = best_share(every, truth)
-        chosen = np.take_along_axis(every, best[None, None], axis=0)[0]
-        return SHARES[best], *fit_tags(chosen, truth, self.task.goal, groups=best > 0)
+            learned.append(self._logits(views[mine], found))
+            asked.append(self._logits(views[mine], found.only(np.zeros(len(self.words), np.bool_))))
+            order.append(photos[mine])
+        truth = self.labels.present[np.concatenate(order)]
+        ours, theirs = np.concatenate(learned), np.concatenate(asked)
+        better = is_better(ours, theirs, truth)
+        answers = np.where(better, ours, theirs)
+        return better, *fit_tags(answers, truth, self.task.goal, groups=better)
 
     def _logits(self, views: Indexes, tags: Learned) -> Floats:
         return logits_of_views(self.decoder, self.tokens, views, tags.rows(self.words), tags.offset)
 
-    def _say_what_was_kept(self, share: Floats) -> None:
-        if names := [tag.name for tag, x in zip(self.labels.vocabulary, share, strict=True) if not x]:
+    def _say_what_was_kept(self, better: Bools) -> None:
+        if names := [tag.name for tag, gain in zip(self.labels.vocabulary, better, strict=True) if not gain]:
             shown = ", ".join(names[:8]) + (" ..." if len(names) > 8 else "")
             self.report.say(f"Tags that learning makes no better, asked as the base asks them: {shown}.")
 

@@ -104,9 +104,9 @@ class Learned:
         rows: Floats = words + self.residual[:, None] * (words != 0).any(-1, keepdims=True)
         return rows
 
-    def take(self, share: Floats) -> Learned:
-        """So much of what each of the K tags learned; with 0 it is asked as before."""
-        return Learned(self.residual * share[:, None], self.offset * share)
+    def only(self, tags: npt.NDArray[np.bool_]) -> Learned:
+        """What was learned of some of the K tags; the others are asked as before."""
+        return Learned(self.residual * tags[:, None], self.offset * tags)
 
 
 def learn(
