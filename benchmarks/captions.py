@@ -1,6 +1,6 @@
 """Captions of the embedded model on Flickr8k's 1,000 test photos, five sentences of people each.
 
-    python benchmarks/captions.py ROWS [MODEL_FOLDER] [--photos 1000]
+    PYTHONPATH=. python benchmarks/captions.py ROWS [MODEL_FOLDER] [--photos 1000]
 
 Three rows: without any tag, as the model does it by default, and guided by up to three tags that one person's
 sentence names, with the share of them that the captions name too. (The guided row flatters: its tags come
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from anytag.captioner import Captioner
 from anytag.data.rows import read_rows, select
-from anytag.torch.training.ship_captions import NOTHING, Judge
+from scripts.release_captions import NOTHING, Judge
 
 
 def main() -> None:

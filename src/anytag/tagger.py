@@ -279,6 +279,41 @@ class Tagger:
         for batch in in_batches(self._encode_batch, images, batch_size=batch_size, workers=workers):
             yield from batch
 
+    def log_odds(self, encoded: Encoded) -> Doubles:
+        """What the decoder answers for every tag that the model learned, of one photo: float64 K.
+
+        No first pass, no threshold, and nothing that narrower tags add: what probabilities are fitted to.
+        """
+        odds: Doubles = self._log_odds([encoded])[0]
+        return odds
+
+    def log_odds_many(
+        self, images: Iterable[ImageSource], *, batch_size: int = 8, workers: int | None = None
+    ) -> Generator[tuple[Encoded, Doubles], None, None]:
+        """The same of many photos, each beside what was seen; arguments as for `tag_many`.
+
+        A photo that cannot be read has `Encoded.error` and empty arrays; the rest goes on.
+        """
+        check_many(images)
+
+        def work(batch: Sequence[ImageSource]) -> list[tuple[Encoded, Doubles]]:
+            seen = self._encode_batch(batch)
+            odds = iter(list(self._log_odds([one for one in seen if one.error is None])))
+            return [(one, np.zeros(0) if one.error else next(odds)) for one in seen]
+
+        for batch in in_batches(work, images, batch_size=batch_size, workers=workers):
+            yield from batch
+
+    def _log_odds(self, seen: Sequence[Encoded]) -> Doubles:
+        count = len(self._questions.learned)
+        if not seen:
+            return np.zeros((0, count))
+        question = self._questions.prepare(None, also=None, top_k=None, threshold=0.0)
+        tokens, pooled = np.stack([one.tokens for one in seen]), np.stack([one.pooled for one in seen])
+        _, logits = question.logits(self.runtime, tokens, pooled)
+        odds: Doubles = (question.slope * logits + question.bias)[:, :count]
+        return odds
+
     def queries(self, texts: Sequence[str]) -> Floats:
         """Texts as the decoder is asked with them, made from their words alone: float32 M×1×D.
 

@@ -159,7 +159,7 @@ def test_undo_leaves_what_the_user_added_removed_and_renamed() -> None:
         entries.append("added")
         if separator:  # moved to the user's own tree
             entries[entries.index(f"animal{separator}dog")] = f"pets{separator}dog"
-        written = replace(written, lists={**written.lists, name: tuple(entries)})  # type: ignore[dict-item]
+        written = replace(written, lists={**written.lists, name: tuple(entries)})
     back = undone(written)
     assert back.lists == {
         "Subject": ("mine", "other", "dog", "heaven", "added"),

@@ -8,6 +8,7 @@ import click
 
 from anytag._io import check_folder
 from anytag.cli.bar import Bar
+from anytag.models.registry import resolve
 
 
 @click.command("calibrate", short_help="Fit probabilities and thresholds to your photos.")
@@ -25,17 +26,20 @@ from anytag.cli.bar import Bar
 def command(model: str, data: Path, output: Path, goal: str) -> None:
     """Fit a model's probabilities and thresholds to photos whose tags are known.
 
-    MODEL is a name or a folder; it stays as it is. Tags that the rows seldom name stay as they are. How it
-    was done, and what it brought on photos that did not take part, is printed and written into the card.
+    MODEL is a name or a folder, of any family; it stays as it is. Tags that the rows name or leave out fewer
+    than three times stay as they are. How it was done, and what it brought on photos that did not take part,
+    is printed and written into the card.
     """
-    check_folder(output, [data, model])
-    from anytag.torch.training.calibrate_model import recalibrate
-    from anytag.torch.training.thresholds import Goal
+    check_folder(output, [data, resolve(model)])
+    from anytag.calibration.fit import Goal
+    from anytag.calibration.model import calibrate
 
     with Bar() as bar:
-        figures = recalibrate(model, data, output, goal=Goal.parse(goal), report=bar)
+        figures = calibrate(model, data, output, goal=Goal.parse(goal), report=bar)
+    before, after = figures["before"], figures["after, by halves"]
     click.echo(f"{figures['tags']} tags fitted on {figures['photos']} photos for {figures['goal']}.")
-    click.echo(f"  {'':<17} {'before':>8} {'after':>8}   (each half judged by what the other taught)")
-    for name, before in figures["before"].items():
-        click.echo(f"  {name:<17} {before:>8.3f} {figures['after, by halves'][name]:>8.3f}")
+    click.echo(f"  {'':<31} {'before':>8} {'after':>8}   (each half judged by what the other taught)")
+    for name in dict.fromkeys([*before, *after]):
+        shown = (f"{figure[name]:.3f}" if name in figure else "-" for figure in (before, after))
+        click.echo(f"  {name:<31} " + " ".join(f"{text:>8}" for text in shown))
     click.echo(f"Written to {output}")

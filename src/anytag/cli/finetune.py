@@ -45,8 +45,8 @@ def command(data: Path, output: Path, goal: str, **options: Any) -> None:
     printed, beside what the model could do with your words alone, and written into its card.
     """
     check_folder(output, [data, options["model"] or EMBEDDED])
+    from anytag.calibration.fit import Goal
     from anytag.torch.training.finetune import Finetune, finetune
-    from anytag.torch.training.thresholds import Goal
 
     task = Finetune(data, output, goal=Goal.parse(goal), **options)
     with Bar() as bar:

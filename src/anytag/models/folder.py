@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+from anytag._io import atomic_folder, writing
 from anytag.errors import FileMismatchError, ModelError
 from anytag.models import card as cards
 from anytag.models.card import Card, FileFacts
@@ -93,6 +98,43 @@ class ModelFolder:
                 )
             )
         return self.directory(self.card.text.folder)
+
+
+@contextmanager
+def edited_copy(base: ModelFolder, output: str | Path, *, without: Collection[str] = ()) -> Iterator[Path]:
+    """A copy of the files that a model's card lists, to be changed; it becomes `output` once all is done.
+
+    Write its card last, with `write_card`.
+
+    Args:
+        without: files that are not copied, since they are written anew.
+
+    Raises:
+        RefusedOutputError: `output` is there already.
+        OutputError: it cannot be written.
+    """
+    with atomic_folder(output) as draft:
+        for name in base.card.files.keys() - set(without):
+            (draft / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(base.file(name), draft / name)
+        yield draft
+
+
+@contextmanager
+def edited(model: ModelFolder) -> Iterator[Path]:
+    """A draft of files for a folder that is there: at the end each is put in its place, whole.
+
+    Write the card then, with `write_card`.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    with writing(model.path), tempfile.TemporaryDirectory(dir=model.path, prefix=".draft") as scratch:
+        draft = Path(scratch)
+        yield draft
+        for name in _files(draft):
+            (model.path / name).parent.mkdir(parents=True, exist_ok=True)
+            (draft / name).replace(model.path / name)
 
 
 def write_card(folder: str | Path, card: Card) -> Card:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from anytag._io import atomic_write
 from anytag._typing import Floats, Halves, Ints
 from anytag.errors import ModelError
+from anytag.models.card import Line
 from anytag.models.tensors import map_tensors
 
 # OpenBLAS starts threads above so many products, which costs 30 times the work itself
@@ -50,7 +52,7 @@ class Bank:
         """
         found = map_tensors(path)
         rows, scale, coarse = (found.get(name, _NOTHING) for name in ("rows", "scale", "coarse"))
-        line = found.get("line", np.tile(np.array([1, 0], np.float32), (tags, 1)))
+        line = found.get("line", identity_lines(tags))
         is_int8 = rows.dtype == np.int8
         if rows.ndim != 3 or len(rows) != tags or not (is_int8 or rows.dtype in (np.float16, np.float32)):
             wanted = f"rows {tags}×P×R, int8 or float"
@@ -65,6 +67,38 @@ class Bank:
             return cls(rows, scale if is_int8 else None, coarse if coarse.size else None, line)
         given = ", ".join(f"{name} {array.dtype} {array.shape}" for name, array in sorted(found.items()))
         raise ModelError(f"{path}: expected {wanted}, got {given}; get the model again")
+
+    def write(self, path: Path) -> None:
+        """Into a safetensors file, atomically: the rows may be mapped from that very file.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        from safetensors.numpy import save_file
+
+        coarse = None if self.coarse is None else self.coarse.astype(np.float16)
+        tensors = {"rows": self.rows, "scale": self.scale, "coarse": coarse, "line": self.line}
+        with atomic_write(path) as draft:
+            save_file({name: np.ascontiguousarray(x) for name, x in tensors.items() if x is not None}, draft)
+
+    def with_lines(self, tags: Ints, lines: npt.NDArray[np.float64], *, known: Line) -> Bank:
+        """The same queries, some tags' log-odds changed by a line each; the first pass follows.
+
+        Args:
+            tags: M places.
+            lines: M×2, slope and bias of the log-odds that the tags have so far.
+            known: the card's line, which comes before each tag's own.
+        """
+        (slope, offset), (a, b) = self.line[tags].T.astype(np.float64), lines.T
+        line = self.line.copy()
+        line[tags] = np.stack([a * slope, a * offset + b], axis=1)
+        if self.coarse is None:
+            return replace(self, line=line)
+        # the first pass gives logits, without any line: by how much the log-odds change, in the card's units
+        coarse = self.coarse.copy()
+        coarse[tags] *= (1 + (a - 1) * slope)[:, None]
+        coarse[tags, -1] += ((a - 1) * (slope * known.bias + offset) + b) / known.scale
+        return replace(self, line=line, coarse=coarse)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -84,6 +118,18 @@ class Bank:
         pieces = [self.coarse[k : k + step] for k in range(0, len(self), step)]
         logits = np.concatenate([pooled @ piece[:, :-1].T + piece[:, -1] for piece in pieces], axis=1)  # N×K
         return np.sort(np.argpartition(-logits, count - 1, axis=1)[:, :count], axis=1)
+
+
+def identity_lines(tags: int) -> Floats:
+    """Lines that change no log-odds: float32 K×2."""
+    return np.tile(np.array([1, 0], np.float32), (tags, 1))
+
+
+def quantized(values: Floats, *, axis: int = -1) -> tuple[npt.NDArray[np.int8], Floats]:
+    """Floats of any shape -> int8, and float32 scales that are shared along the axis, which is kept."""
+    largest = np.maximum(np.abs(values).max(axis, keepdims=True), 1e-12).astype(np.float32)
+    scale = largest / np.float32(127)
+    return np.round(values / scale).astype(np.int8), scale
 
 
 def _widened(halves: Halves) -> Floats:

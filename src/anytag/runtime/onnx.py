@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Literal
 
@@ -272,6 +273,18 @@ def available_providers() -> list[str]:
     import onnxruntime
 
     return list(onnxruntime.get_available_providers())
+
+
+def open_session(graph: Path | bytes, options: SessionOptions | None = None) -> InferenceSession:
+    """A graph by itself, from a file or memory, on one thread of the CPU: what exports are compared by.
+
+    Args:
+        options: others than `session_options(1)`.
+    """
+    import onnxruntime
+
+    options = options or session_options(1)
+    return onnxruntime.InferenceSession(graph, options, providers=[_CPU])
 
 
 def session_options(threads: int) -> SessionOptions:

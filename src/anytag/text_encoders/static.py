@@ -7,7 +7,7 @@ the length of each row.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from anytag._io import atomic_write
 from anytag.errors import FileMismatchError, ModelError, VocabularyError, brief
 from anytag.text_encoders.queries import check_texts
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float32]
 
+PROJECTION = "projection.safetensors"
 MAX_TOKENS = 512
 _BATCH = 1024  # texts gathered at once: 1024 × 30 tokens × 256 floats are about 30 MB
 
@@ -62,7 +64,7 @@ class StaticTextEncoder:
     @property
     def has_projection(self) -> bool:
         """Whether the folder holds a query projection."""
-        return (self.folder / "projection.safetensors").is_file()
+        return (self.folder / PROJECTION).is_file()
 
     def encode(self, texts: Sequence[str]) -> Floats:
         """Vectors of texts: float32 n×dim, each row of length 1; only the first 512 tokens of a text count.
@@ -153,11 +155,9 @@ class StaticTextEncoder:
         Raises:
             ModelError: the folder has none, or its shapes do not fit together.
         """
-        path = self.folder / "projection.safetensors"
+        path = self.folder / PROJECTION
         if not path.is_file():
-            raise ModelError(
-                f"{self.folder} has no projection.safetensors, so its texts cannot become queries"
-            )
+            raise ModelError(f"{self.folder} has no {PROJECTION}, so its texts cannot become queries")
         axes = {"skip": 2, "w1": 2, "b1": 1, "w2": 2, "b2": 1}
         found = _read(path, {name: (np.floating, count) for name, count in axes.items()})
         p = {name: value.astype(np.float32) for name, value in found.items()}
@@ -215,3 +215,11 @@ def _read(path: Path, expected: dict[str, tuple[type, int]]) -> dict[str, NDArra
             given = "nothing" if value is None else f"{value.dtype} with {value.ndim} axes"
             raise ModelError(f"{path}: got {given} as {name!r}, expected {dtype.__name__} with {axes} axes")
     return {name: found[name] for name in expected}
+
+
+def write_projection(arrays: Mapping[str, Floats], folder: Path) -> None:
+    """A text encoder's query projection, as `StaticTextEncoder.projection` has it, in float16."""
+    from safetensors.numpy import save_file
+
+    with atomic_write(folder / PROJECTION) as draft:
+        save_file({name: np.ascontiguousarray(x, np.float16) for name, x in arrays.items()}, draft)

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
-import onnxruntime as ort
 import torch
 from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor, nn
@@ -22,7 +22,9 @@ from anytag.evaluation.tasks import TagTask
 from anytag.images import load, prepare
 from anytag.models.registry import EMBEDDED
 from anytag.progress import SILENT, Reporter, watched
+from anytag.runtime.onnx import open_session
 from anytag.text_encoders import StaticTextEncoder
+from anytag.torch.export.onnx_graphs import export_graph
 from anytag.torch.nn.backbones import Backbone, imagenet_backbone
 
 BATCH = 16
@@ -45,11 +47,11 @@ def _exported(name: str, size: int) -> tuple[bytes, Floats, Floats]:
     """The graph of `_Pooled`, weight 1000×F and bias of the classifier."""
     backbone, classifier = imagenet_backbone(name, size=size)
     pixels = torch.zeros(2, 3, size, size, dtype=torch.uint8)
-    program = torch.onnx.export(
-        _Pooled(backbone).eval(), (pixels,), dynamo=True, input_names=["pixels"], verbose=False,
-        dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}},
-    )  # fmt: skip
-    graph: bytes = program.model_proto.SerializeToString() if program else b""
+    with TemporaryDirectory() as folder:
+        file = Path(folder, "pooled.onnx")
+        axes = {"pixels": "N3SS", "pooled": "NF"}
+        export_graph(_Pooled(backbone).eval(), file, (pixels,), axes, free="N")
+        graph = file.read_bytes()
     return graph, classifier.weight.detach().numpy(), classifier.bias.detach().numpy()
 
 
@@ -67,10 +69,7 @@ class FrozenBackbone:
     def __init__(self, name: str, *, size: int = 224) -> None:
         self.name, self.size = name, size
         graph, self._weight, self._bias = _exported(name, size)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = 1  # batches run side by side instead
-        options.log_severity_level = 3
-        self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        self._session = open_session(graph)  # batches run side by side
 
     def features(self, paths: Sequence[Path], *, report: Reporter = SILENT) -> tuple[Halves, dict[int, str]]:
         """Pooled features float16 N×F, and by number why a photo could not be read (its row is void)."""

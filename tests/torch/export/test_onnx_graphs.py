@@ -19,7 +19,6 @@ from anytag.errors import ModelError
 from anytag.models.card import Card
 from anytag.models.folder import ModelFolder, write_card
 from anytag.runtime.onnx import OnnxRuntime
-from anytag.torch.export.decoder import read_decoder
 from anytag.torch.export.onnx_graphs import Located, export_folder_graphs, export_tags_graph
 from anytag.torch.export.parity import check_parity
 from anytag.torch.export.static_int8.graph import QuantizedAdd, QuantizedConv, integer_graph
@@ -32,7 +31,6 @@ from anytag.torch.export.static_int8.rounding import (
     tensor_steps,
     weight_scales,
 )
-from anytag.torch.nn.folded_decoder import FoldedDecoder
 from anytag.torch.nn.network import TagNetwork
 from anytag.torch.runtime import TorchRuntime
 from tests.networks import TINY, tiny_network
@@ -366,15 +364,3 @@ def test_what_cannot_be_quantised_is_named(tmp_path: Path, folder: ModelFolder, 
         quantize_image_graph(folder.file("tags.onnx"), tmp_path / "image.onnx", photos)
     assert not list(tmp_path.iterdir())
     assert PIXELS.value(torch.tensor([127], dtype=torch.uint8)).item() == 0
-
-
-def test_a_decoder_that_weighs_no_descriptions_is_read_from_its_graph(tmp_path: Path) -> None:
-    """Its factor is 1, and a product with 1 is left out of the graph."""
-    torch.manual_seed(0)
-    decoder = FoldedDecoder(8, heads=2).requires_grad_(False)
-    decoder.bias.bias.fill_(0.5)
-    for scale in (0.0, 1.5):
-        decoder.reweight_scale.fill_(scale)
-        export_tags_graph(decoder, tmp_path / "tags.onnx")
-        found = read_decoder(tmp_path / "tags.onnx").state_dict()
-        assert all(torch.allclose(found[name], tensor) for name, tensor in decoder.state_dict().items())

@@ -26,10 +26,10 @@ from anytag.torch.training.objectives import Guidance
 from anytag.torch.training.recipes import Recipe, find
 from anytag.torch.training.report import Reporter
 from anytag.torch.training.run import Machine, Run
-from anytag.torch.training.ship_captions import Judge, read_head, ship
 from anytag.torch.training.trainer import Trainer
 from anytag.torch.training.wordpieces import train_wordpieces
 from anytag.vocabulary import Vocabulary
+from scripts.release_captions import Judge, read_head, ship
 from tests.tiny import make_tiny_model
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220), "white": (240, 240, 240)}

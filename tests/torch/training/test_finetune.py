@@ -18,9 +18,10 @@ from anytag.data.rows import Row, write_rows
 from anytag.errors import AnytagError, ModelError
 from anytag.models.card import Card
 from anytag.models.folder import ModelFolder
-from anytag.torch.training.finetune import Finetune, finetune
+from anytag.torch.training.finetune import Finetune, finetune, is_better
 from anytag.torch.training.judge import worse
 from anytag.torch.training.report import Progress, Reporter
+from anytag.torch.training.residuals import Learned
 from tests.command import run
 from tests.tiny import make_tiny_model
 
@@ -133,7 +134,7 @@ def test_an_output_that_exists_is_not_touched(data: Path, tmp_path: Path) -> Non
 
 def test_another_family_is_refused(data: Path, tmp_path: Path) -> None:
     folder = make_tiny_model(tmp_path / "tiny")
-    with pytest.raises(ModelError, match="not the graph of a folded decoder"):
+    with pytest.raises(ModelError, match=r"has no decoder\.safetensors"):
         finetune(Finetune(data, tmp_path / "out", model=folder))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny"]  # nothing half-made is left
 
@@ -192,3 +193,31 @@ def test_what_got_worse_is_said() -> None:
     )
     assert worse({"before": before, "after": before}) == ""
     assert worse({"photos": 0}) == worse({"before": {}, "after": {"mAP": 0.1}}) == ""
+
+
+def test_each_tag_keeps_the_better_of_two() -> None:
+    truth = np.array([[1, 1, 1], [1, 1, 1], [0, 0, 0], [0, 0, 0]], np.float32)
+    good, bad = np.array([4, 3, 2, 1], np.float32), np.array([1, 2, 3, 4], np.float32)
+    asked, learned = np.stack([bad, good, 2 * good], axis=1), np.stack([good, bad, good], axis=1)
+    better = is_better(learned, asked, truth)
+    assert better.tolist() == [True, False, False]
+    words = np.ones((3, 2, 4), np.float32)
+    found = Learned(np.full((3, 4), 0.5, np.float32), np.full(3, 2, np.float32)).only(better)
+    assert found.offset.tolist() == [2, 0, 0]
+    rows = found.rows(words)
+    assert (rows[0] == 1.5).all() and (rows[1:] == 1).all()
+
+
+def test_what_learning_makes_no_better_is_asked_as_before(data: Path, tmp_path: Path) -> None:
+    """Photos that differ in nothing that their tags say: nothing is learned from them, and that is said."""
+    rows = [
+        Row(str(data.parent / f"{c}-{n}.png"), "", "train", tags=("dog" if n % 2 else "cat",))
+        for c in COLOURS
+        for n in range(6)
+    ]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    kept = Kept()
+    figures = finetune(Finetune(tmp_path / "rows.jsonl", tmp_path / "out", epochs=1, held_out=0), kept)
+    named = [line for line in kept.said if "learning makes no better" in line]
+    assert (figures["learned"] < 2) == bool(named)
+    assert Card.read(tmp_path / "out").metrics["fine-tuning"]["learned"] == figures["learned"]

@@ -12,7 +12,6 @@ from anytag.data.rows import Row
 from anytag.errors import AnytagError
 from anytag.torch.training.dataset import conflicts, copies, read_data, split_rows
 from anytag.torch.training.labels import UNLABELLED, label_rows
-from anytag.torch.training.thresholds import Goal, best_f1_thresholds
 from anytag.vocabulary import Tag, Vocabulary
 
 BASE = Vocabulary([Tag("dog", "dog", "object", synonyms=("hound",), parents=("animal",))])
@@ -131,21 +130,3 @@ def test_copies_come_into_one_part_and_are_told(tmp_path: Path) -> None:
     taught, held = split_rows(marked, 0.5, same=same)
     assert held.tolist() == [1]
     assert taught.tolist() == [2, 3, 4, 6, 7, 8], "copies of what is held out are not learned from"
-
-
-def test_goals() -> None:
-    assert Goal.parse("f1") == Goal() and Goal.parse("precision=0.8") == Goal(0.8)
-    for wrong in ("precision", "precision=2", "f2", "precision=x"):
-        with pytest.raises(AnytagError, match="is unknown"):
-            Goal.parse(wrong)
-
-
-def test_best_f1_between_what_is_there_and_what_is_not() -> None:
-    scores = np.array([[0.9, 0.4], [0.8, 0.3], [0.2, 0.1], [0.1, 0.05]])
-    truth = np.array([[1, 1], [1, 1], [0, 0], [0, 0]])
-    thresholds = best_f1_thresholds(scores, truth, prior=0)
-    assert 0.2 < thresholds[0] <= 0.8 and 0.1 < thresholds[1] <= 0.3
-
-
-def test_a_tag_that_is_nowhere_keeps_the_default() -> None:
-    assert best_f1_thresholds(np.zeros((3, 1)), np.zeros((3, 1))).tolist() == [0.5]

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from safetensors.numpy import save_file
 from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor, nn
 
@@ -25,25 +26,29 @@ from anytag.errors import AnytagError, VocabularyError
 from anytag.images import load, prepare
 from anytag.models.folder import ModelFolder, write_card
 from anytag.models.registry import EMBEDDED
+from anytag.text_encoders.static import write_projection
+from anytag.torch.checkpoints.load import DECODER, save_decoder
 from anytag.torch.export.onnx_graphs import export_folder_graphs
 from anytag.torch.export.static_int8.quantize import quantize_image_graph
 from anytag.torch.nn.backbones import fold_norms, imagenet_backbone
 from anytag.torch.nn.configs import NetworkConfig
 from anytag.torch.training.batch import Batch
-from anytag.torch.training.beginning import start_from_classifier, start_from_folder
+from anytag.torch.training.beginning import ENCODER, start_from_classifier, start_from_folder
 from anytag.torch.training.feature_cache import open_cache
 from anytag.torch.training.feature_dataset import FeatureDataset
 from anytag.torch.training.fit import train
 from anytag.torch.training.frozen_stages import cache_stages
 from anytag.torch.training.mini import build_student, held_out_tags, sample
+from anytag.torch.training.quantized import QuantizedGraph
 from anytag.torch.training.recipes import Recipe, find, read_recipe
 from anytag.torch.training.report import Reporter
 from anytag.torch.training.run import Machine, Run
-from anytag.torch.training.ship import draft_card, pixels_of, write_projection, write_queries
 from anytag.torch.training.student import Student
 from anytag.torch.training.tag_samples import StageFeatures, TagSamples
 from anytag.torch.training.trainer import Trainer
 from anytag.vocabulary import Tag, Vocabulary
+from scripts.float_weights import read_weights
+from scripts.release_mini import draft_card, pixels_of, write_queries
 
 SIZE = 64
 CONFIG = NetworkConfig(
@@ -328,13 +333,16 @@ def test_start_at_a_folder(
 
 
 def ship_graphs(student: Student, samples: TagSamples, out: Path) -> ModelFolder:
-    """What `anytag.torch.training.ship` writes of a network, its queries and its words."""
+    """What `scripts.release_mini` writes of a network, its queries and words; and the floats."""
     shutil.copytree(EMBEDDED / "text", out / "text")
     export_folder_graphs(student.network, out)
     pixels = pixels_of(samples.rows, samples.root, SIZE)
     quantize_image_graph(out / "image.onnx", out / "image.onnx", pixels)
+    save_decoder(student.network.folded, out / DECODER)
+    weights = read_weights(QuantizedGraph(out / "image.onnx"), student.network.encoder.backbone)
+    save_file(weights, out / ENCODER)
     write_queries(student, out / "queries.safetensors")
-    write_projection(student, out / "text" / "projection.safetensors")
+    write_projection(student.queries.projection.arrays(), out / "text")
     samples.vocabulary.write(out / "vocabulary.jsonl")
     write_card(out, draft_card(student))
     return ModelFolder.open(out)

@@ -19,6 +19,7 @@ from anytag.models import card as cards
 from anytag.models.card import Calibration, CaptionSpec, Card, Family, ImageSpec, Line
 from anytag.models.folder import ModelFolder, sha256_of, write_card
 from anytag.models.published import PUBLISHED, WORDPIECES, downloads
+from anytag.queries.bank import Bank, identity_lines
 from anytag.text_encoders.wordpiece import WordPieces
 from anytag.torch.checkpoints.load import CAPTIONS, QUERIES, WEIGHTS, network_numbers, read_config, stored
 from anytag.torch.checkpoints.read import (
@@ -210,7 +211,8 @@ class _Converter:
             _refuse_zero_rows(table, self.lists, self.file)
             if self.options.descriptions is None:
                 self.doubt = _doubt(table)
-        save_file({"rows": self._ready(table, _LABELS)}, self.draft / QUERIES)
+        ready = self._ready(table, _LABELS).numpy()
+        Bank(ready, None, None, identity_lines(len(ready))).write(self.draft / QUERIES)
 
     def _write_weights(self, wanted: Plan) -> int:
         """Weights of tagging, then those of captions; how many were left out."""

@@ -8,22 +8,26 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import init_empty_weights
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from timm.models.swin_transformer import SwinTransformerBlock, WindowAttention, get_relative_position_index
 from torch import Tensor
 
+from anytag._io import atomic_write
 from anytag.errors import CardError, ModelError
 from anytag.models import card as cards
 from anytag.models.card import Card
 from anytag.models.folder import WEIGHTS as WEIGHTS
 from anytag.models.folder import ModelFolder
 from anytag.torch.nn.configs import NetworkConfig
+from anytag.torch.nn.folded_decoder import FoldedDecoder
 from anytag.torch.nn.network import TagNetwork
 
 QUERIES = "queries.safetensors"
 CAPTIONS, ALIGNMENT = "captions.safetensors", "alignment.safetensors"
-_HEADS = {"captions": CAPTIONS, "alignment": ALIGNMENT}
+_HEAD_FILES = {"captions": CAPTIONS, "alignment": ALIGNMENT}
+DECODER = "decoder.safetensors"  # of a folder that is served by its graphs: to learn queries against
+_HEADS = "heads"
 _ELSEWHERE = ("size", "mean", "std", "width")  # in the card's other fields
 
 
@@ -100,7 +104,7 @@ class StoredNetwork:
         """Gives the network its "captions" or "alignment", where it has some."""
         if (head := self._heads.pop(name, None)) is not None:
             setattr(self.network, name, head)
-            self._fill(_HEADS[name])
+            self._fill(_HEAD_FILES[name])
 
     def _fill(self, file: str) -> None:
         """Gives the network's parameters the values of a file; none may be left without."""
@@ -126,6 +130,35 @@ def load_queries(folder: str | Path | ModelFolder) -> Tensor:
     if rows is None or not rows.is_floating_point():
         raise ModelError(f"{model.path / QUERIES} holds no floating-point `rows`")
     return rows
+
+
+def save_decoder(decoder: FoldedDecoder, path: Path) -> None:
+    """Writes a folder's decoder.safetensors, in float16; of `mini` that changes no logit by 2e-4."""
+    weights = {name: weight.half().contiguous() for name, weight in decoder.state_dict().items()}
+    with atomic_write(path) as draft:
+        save_file(weights, draft, metadata={_HEADS: str(decoder.heads)})
+
+
+def load_decoder(model: ModelFolder) -> FoldedDecoder:
+    """The tag decoder of a folder that is served by its graphs, in float32, for evaluation.
+
+    Raises:
+        ModelError: the folder has none, or what is there is none.
+    """
+    if DECODER not in model:
+        raise ModelError(
+            f"{model.path} has no {DECODER}, which queries are learned against: give mini, or what this "
+            "version's anytag train made of a small recipe"
+        )
+    weights, path = stored(model, DECODER), model.file(DECODER)
+    with safe_open(path, framework="pt") as file:
+        heads = (file.metadata() or {}).get(_HEADS, "")
+    try:
+        decoder = FoldedDecoder(len(weights["key.weight"]), heads=int(heads))
+        decoder.load_state_dict({name: weight.float() for name, weight in weights.items()})
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{path} holds no tag decoder ({error}); get the model again") from error
+    return decoder.eval()
 
 
 def stored(model: ModelFolder, name: str) -> dict[str, Tensor]:

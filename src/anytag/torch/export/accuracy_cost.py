@@ -9,12 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from anytag._typing import Floats
+from anytag._typing import Doubles, Floats
 from anytag.captioner import Captioner
 from anytag.images import ImageSource
 from anytag.models.folder import ModelFolder
-from anytag.queries.build import Questions
-from anytag.queries.score import Question
 from anytag.results import Caption
 from anytag.tagger import Encoded, Tagger
 
@@ -72,11 +70,9 @@ def measure_cost(folder: str | Path, photos: Sequence[Path] = ()) -> Cost:
 def _measure_tags(folder: str | Path, photos: Sequence[Path]) -> Cost:
     exact = Tagger.load(folder, device="cpu", precision="float32")
     graphs = Tagger.load(folder, device="cpu")
-    questions = Questions(ModelFolder.open(folder, verify=False))
-    question = questions.prepare(None, also=None, top_k=None, threshold=0.0)  # every tag is decoded
     count, largest, given, differ, either = 0, 0.0, 0, 0, 0
     for image in _images(exact, photos):
-        (ours, a), (theirs, b) = (_answers(tagger, question, image) for tagger in (exact, graphs))
+        (ours, a), (theirs, b) = (_answers(tagger, image) for tagger in (exact, graphs))
         count, largest = count + 1, max(largest, float(np.abs(ours - theirs).max()))
         given, differ, either = given + len(a), differ + len(a ^ b), either + len(a | b)
     return Cost(count, largest, differ / max(1, either), given)
@@ -101,11 +97,10 @@ def _images(tagger: Tagger, photos: Sequence[Path]) -> Iterable[ImageSource]:
     return photos or np.random.default_rng(0).integers(0, 256, (_NOISE, size, size, 3), np.uint8)
 
 
-def _answers(tagger: Tagger, question: Question, image: ImageSource) -> tuple[Floats, set[str]]:
-    """Logits of every tag, as they come: K; ids of the tags that are given."""
+def _answers(tagger: Tagger, image: ImageSource) -> tuple[Doubles, set[str]]:
+    """Log-odds of every tag, as they come: K; ids of the tags that are given."""
     seen = tagger.encode(image)
-    _, logits = question.logits(tagger.runtime, seen.tokens[None], seen.pooled[None])
-    return logits[0], {tag.id for tag in tagger.score(seen).tags}
+    return tagger.log_odds(seen), {tag.id for tag in tagger.score(seen).tags}
 
 
 def _scores(captioner: Captioner, seen: Encoded, caption: Caption) -> Iterator[Floats]:

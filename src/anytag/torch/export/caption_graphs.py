@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
 from anytag.errors import ModelError
-from anytag.runtime.onnx import CAPTION, MEMORY, session_options
+from anytag.runtime.onnx import CAPTION, MEMORY, open_session
 from anytag.torch.captions import Head
 from anytag.torch.export.dynamic_int8 import SMALL
 from anytag.torch.export.onnx_graphs import export_graph
 from anytag.torch.export.parity import check_parity
+from anytag.torch.nn.quantized_linear import quantized
 from anytag.torch.nn.small_caption_head import GuidedHead
 
 INNER = 2e-3
@@ -95,10 +95,7 @@ def check_words(head: Head, folder: Path, asked: Sequence[tuple[Tensor, ...]]) -
     Raises:
         ModelError: it is above MARGIN.
     """
-    memory, step = (
-        onnxruntime.InferenceSession(folder / name, session_options(1), providers=["CPUExecutionProvider"])
-        for name in (MEMORY, CAPTION)
-    )
+    memory, step = (open_session(folder / name) for name in (MEMORY, CAPTION))
     apart, distances = [], []
     for arguments in asked:
         names = (node.name for node in memory.get_inputs())
@@ -146,5 +143,5 @@ def round_head(head: Head) -> None:
     """Rounds every matrix of a head to what `shrink_graph` stores: 255 levels a row."""
     for parameter in head.parameters():
         if parameter.ndim == 2 and parameter.numel() >= SMALL:
-            scale = parameter.abs().amax(1, keepdim=True).clamp_min(1e-12) / 127
-            parameter.copy_((parameter / scale).round() * scale)
+            levels, scale = quantized(parameter)
+            parameter.copy_(levels * scale)

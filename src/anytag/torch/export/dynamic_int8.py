@@ -12,6 +12,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from anytag._typing import Floats
+from anytag.queries.bank import quantized
 
 LARGE = 1 << 16  # weights of a matrix from which int8 pays
 SMALL = 1 << 12  # numbers; what holds fewer is not worth storing in fewer bits
@@ -53,7 +54,7 @@ def to_int8(file: Path, *, large: int = LARGE, apart: bool = False) -> int:
     for node in graph.node:
         nodes += _in_int8(node, apart=apart) if node.output[0] in chosen else [node]
     for name in {node.input[1] for node in graph.node if node.output[0] in chosen}:
-        rounded, scale = _rounded(numpy_helper.to_array(weights[name]), axis=0)
+        rounded, scale = quantized(numpy_helper.to_array(weights[name]), axis=0)
         if not apart:
             graph.initializer.remove(weights[name])
         graph.initializer.append(numpy_helper.from_array(rounded, f"{name}.int8"))
@@ -114,7 +115,7 @@ def shrink_graph(file: Path, precision: Literal["float16", "int8"] = "int8") -> 
             graph.initializer.append(numpy_helper.from_array(matrix.astype(np.float16), stored))
             nodes.append(helper.make_node("Cast", [stored], [name], to=TensorProto.FLOAT))
             continue
-        levels, scale = min((_rounded(matrix, axis=axis) for axis in (0, 1)), key=partial(_loss, matrix))
+        levels, scale = min((quantized(matrix, axis=axis) for axis in (0, 1)), key=partial(_loss, matrix))
         graph.initializer.append(numpy_helper.from_array(levels, stored))
         graph.initializer.append(numpy_helper.from_array(scale, f"{name}.scale"))
         nodes.append(helper.make_node("Cast", [stored], [f"{name}.float"], to=TensorProto.FLOAT))
@@ -124,12 +125,6 @@ def shrink_graph(file: Path, precision: Literal["float16", "int8"] = "int8") -> 
     graph.node.extend([*nodes, *rest])
     onnx.save(model, file)
     return file.stat().st_size
-
-
-def _rounded(matrix: Floats, *, axis: int) -> tuple[npt.NDArray[np.int8], Floats]:
-    """K×N -> int8 K×N, and scales that are shared along the axis: 1×N or K×1."""
-    scale = np.maximum(np.abs(matrix).max(axis, keepdims=True), 1e-12).astype(np.float32) / np.float32(127)
-    return np.round(matrix / scale).astype(np.int8), scale
 
 
 def _loss(matrix: Floats, rounded: tuple[npt.NDArray[np.int8], Floats]) -> float:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from anytag.models.folder import ModelFolder, write_card
+from anytag.models.folder import ModelFolder, edited, write_card
 from anytag.runtime.onnx import CAPTION, IMAGE, MEMORY, ROUNDED, TAGS
 from anytag.torch.checkpoints.load import load_network
 from anytag.torch.export.accuracy_cost import Cost, measure_cost
@@ -43,14 +42,12 @@ def export_folder(
     """
     model = ModelFolder.open(folder)
     network = load_network(model)
-    with tempfile.TemporaryDirectory(dir=model.path, prefix=".export") as scratch:
-        draft = Path(scratch)
+    with edited(model) as draft:
         names = _write_graphs(network, draft)
-        (model.path / ROUNDED).unlink(missing_ok=True)
         if precision != "float32":
-            names = make_smaller(draft, names, precision)
-        for name in names:
-            (draft / name).replace(model.path / name)
+            make_smaller(draft, names, precision)
+    if precision == "float32":
+        (model.path / ROUNDED).unlink(missing_ok=True)
     write_card(model.path, model.card)
     if precision == "float32":
         return None
@@ -79,8 +76,8 @@ def _write_graphs(network: TagNetwork, draft: Path) -> list[str]:
     return names
 
 
-def make_smaller(draft: Path, names: list[str], precision: Precision) -> list[str]:
-    """Puts graphs into fewer bits, the tags' beside the one in float32; returns the names of all."""
+def make_smaller(draft: Path, names: list[str], precision: Precision) -> None:
+    """Puts graphs into fewer bits, the tags' beside the one in float32."""
     shutil.copyfile(draft / TAGS, draft / ROUNDED)
     for name in names:
         if name in (MEMORY, CAPTION) and precision != "float32":
@@ -91,4 +88,3 @@ def make_smaller(draft: Path, names: list[str], precision: Precision) -> list[st
     else:
         to_int8(draft / IMAGE)
         to_int8(draft / ROUNDED, large=PERCEPTRON, apart=True)
-    return [*names, ROUNDED]

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
 from anytag._typing import Floats
 from anytag.errors import ModelError
-from anytag.runtime.onnx import session_options
+from anytag.runtime.onnx import open_session
 
 TOLERANCE = 1e-4
 
@@ -34,7 +33,7 @@ def check_parity(
     Raises:
         ModelError: it is above `tolerance`, or shapes differ; says in which output, for which input shapes.
     """
-    session = onnxruntime.InferenceSession(file, session_options(1), providers=["CPUExecutionProvider"])
+    session = open_session(file)
     inputs = [node.name for node in session.get_inputs()]
     outputs = [node.name for node in session.get_outputs()]
     worst = 0.0

@@ -7,8 +7,6 @@ tokenizer, so that asking needs neither these libraries nor torch, and nothing i
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -22,7 +20,7 @@ from torch import Tensor, nn
 
 from anytag.errors import MissingExtraError, ModelError
 from anytag.models.card import TextSpec
-from anytag.models.folder import ModelFolder, write_card
+from anytag.models.folder import ModelFolder, edited, write_card
 from anytag.runtime.onnx import TEXT
 from anytag.runtime.text_onnx import TOKENIZER, open_text_encoder
 from anytag.text_encoders.prompts import unit
@@ -116,20 +114,14 @@ def add_text(folder: str | Path, tower: TextTower) -> Added:
     if config.queries not in _PROMPTS or config.cross is None:
         raise ModelError(f"{model.card.name} cannot be asked in words: its queries are not text vectors")
     spec = TextSpec("onnx", FOLDER, _PROMPTS[config.queries])
-    with tempfile.TemporaryDirectory(dir=model.path, prefix=".text") as scratch:
-        draft = Path(scratch, "draft")
-        draft.mkdir()
-        width = _write(tower, draft)
+    with edited(model) as draft:
+        (draft / FOLDER).mkdir(parents=True)
+        width = _write(tower, draft / FOLDER)
         if width != model.card.width:
             raise ModelError(
                 f"the text vectors of {tower.origin} are {width} wide, {model.card.name} was trained with "
                 f"{model.card.width}: give the text tower it was trained with (published: CLIP ViT-B/16)"
             )
-        target = model.path / FOLDER
-        if target.exists():
-            shutil.rmtree(target)
-        target.parent.mkdir(exist_ok=True)
-        draft.replace(target)
     told = {"from": tower.origin, "width": width}
     card = replace(model.card, text=spec, source={**model.card.source, "text": told})
     model = ModelFolder(model.path, write_card(model.path, card))

@@ -32,7 +32,7 @@ class RoundedLinear(nn.Module):
         self.linear, self.kind = linear, kind
         weight = linear.weight.detach()
         if kind == "int8":
-            self.scale, rounded = _rounded(weight)
+            rounded, self.scale = quantized(weight)
             self.weight = rounded.T  # in×out, as `torch._int_mm` takes it
         else:
             self.weight = weight.to(torch.bfloat16)
@@ -44,7 +44,7 @@ class RoundedLinear(nn.Module):
         if self.kind == "bfloat16":
             y: Tensor = self.linear(shared) + F.linear(rest.to(torch.bfloat16), self.weight)
             return y
-        scale, rounded = _rounded(rest.flatten(0, 1))
+        rounded, scale = quantized(rest.flatten(0, 1))
         product = torch._int_mm(rounded, self.weight) * scale
         return torch.addcmul(self.linear(shared), product.reshape(*x.shape[:2], -1), self.scale.T)
 
@@ -63,7 +63,7 @@ class RoundedPerceptron(nn.Module):
         return y
 
 
-def _rounded(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """float32 M×H -> the rows' scales M×1, and int8 M×H."""
+def quantized(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """float32 M×H -> int8 M×H, and the rows' scales M×1."""
     scale = rows.abs().amax(-1, keepdim=True).clamp_min(_TINY) / 127
-    return scale, (rows / scale).round_().to(torch.int8)
+    return (rows / scale).round_().to(torch.int8), scale

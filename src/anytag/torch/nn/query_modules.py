@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+
+_STORED = {"skip.weight": "skip", "fc1.weight": "w1", "fc1.bias": "b1", "fc2.weight": "w2", "fc2.bias": "b2"}
 
 
 class QueryProjection(nn.Module):
@@ -28,6 +34,16 @@ class QueryProjection(nn.Module):
         """... × text_width -> ... × D. A zero vector (padding) stays zero."""
         rows: Tensor = self.skip(text) + self.fc2(self.fc1(text).relu())
         return rows * (text != 0).any(-1, keepdim=True)
+
+    def arrays(self) -> dict[str, npt.NDArray[np.float32]]:
+        """The weights as a static text encoder stores them, float32."""
+        return {_STORED[name]: x.detach().float().numpy().T for name, x in self.named_parameters()}
+
+    @torch.no_grad()
+    def copy_arrays(self, arrays: Mapping[str, npt.NDArray[np.float32]]) -> None:
+        """Takes the weights of a static text encoder."""
+        for name, parameter in self.named_parameters():
+            parameter.copy_(torch.from_numpy(arrays[_STORED[name]].T))
 
 
 class TagQueries(nn.Module):

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from anytag.errors import ModelError
 from anytag.models.folder import ModelFolder
 from anytag.queries.bank import Bank
-from anytag.runtime.onnx import IMAGE, TAGS
 from anytag.text_encoders.static import StaticTextEncoder
-from anytag.torch.export.decoder import read_decoder
+from anytag.torch.checkpoints.load import load_decoder, stored
 from anytag.torch.nn.network import ImageEncoder
 from anytag.torch.training.first_pass import class_term
-from anytag.torch.training.quantized import QuantizedGraph
 from anytag.torch.training.student import Student
 from anytag.vocabulary import Vocabulary
 
+ENCODER = "encoder.safetensors"
+"""The image network in floats, of a folder whose graph is in integers: scripts/float_weights.py writes it."""
 RECALLED = 0.3
 """Share of what the classifier knows that is left to the memory when a run starts."""
 
@@ -73,21 +69,12 @@ def start_from_folder(
     Raises:
         ModelError: the folder's network or text encoder is not the student's.
     """
-    encoder, graph = student.network.encoder, QuantizedGraph(folder.file(IMAGE))
-    _read_encoder(encoder, graph, first=encoder.split or student.trained)
-    student.network.folded.load_state_dict(read_decoder(folder.file(TAGS)).state_dict())
+    encoder = student.network.encoder
+    recalls = _read_encoder(encoder, folder, first=encoder.split or student.trained)
+    student.network.folded.load_state_dict(load_decoder(folder).state_dict())
     words = StaticTextEncoder.from_folder(folder.text)
     projection = student.queries.projection
-    names = {
-        "skip.weight": "skip",
-        "fc1.weight": "w1",
-        "fc2.weight": "w2",
-        "fc1.bias": "b1",
-        "fc2.bias": "b2",
-    }
-    projection.load_state_dict(
-        {ours: torch.from_numpy(words.projection[name].T) for ours, name in names.items()}
-    )
+    projection.copy_arrays(words.projection)
     known = Vocabulary.read(folder.file("vocabulary.jsonl"))
     bank = Bank.read(folder.file("queries.safetensors"), tags=len(known), width=folder.card.width)
     text = student.queries.text
@@ -97,39 +84,29 @@ def start_from_folder(
             mine = projection(text[number])
             count = min(int((rows != 0).any(-1).sum()), int((mine != 0).any(-1).sum()))
             student.queries.residual[number] = (rows[:count] - mine[:count]).mean(0)
-    if encoder.split and not _read_recall(encoder, graph):
+    if encoder.split and not recalls:
         _teach_recall(student, classifier, memory)
 
 
-def _read_encoder(encoder: ImageEncoder, graph: QuantizedGraph, *, first: int) -> None:
-    """Stages from `first` on and the projection of an int8 graph, in floats."""
-    convs = [
-        conv for stage in encoder.backbone.stages for conv in stage.modules() if isinstance(conv, nn.Conv2d)
-    ]
-    late = {id(conv) for stage in encoder.backbone.stages[first:] for conv in stage.modules()}
-    product = graph.products()[0]
-    nodes = graph.before(product)
-    if len(nodes) != len(convs):
+def _read_encoder(encoder: ImageEncoder, folder: ModelFolder, *, first: int) -> bool:
+    """Stages from `first` on and the projections, as floats; whether the folder's network has a memory."""
+    if ENCODER not in folder:
         raise ModelError(
-            f"{graph.file} has {len(nodes)} convolutions, the network {len(convs)}; name another start"
+            f"{folder.path} keeps its image network in integers, which no run can start from: write a copy "
+            f"with floats by python -m scripts.float_weights {folder.path} FOLDER, and start from that"
         )
-    for conv, node in zip(convs, nodes, strict=True):
-        if id(conv) in late:
-            weight, bias = graph.convolution(node)
-            _copy(conv.weight, weight, graph.file)
-            if conv.bias is not None:
-                _copy(conv.bias, bias, graph.file)
-    weight, bias = graph.projection(product)
-    _copy(encoder.projection.weight, weight, graph.file)
-    _copy(encoder.projection.bias, bias, graph.file)
-
-
-def _read_recall(encoder: ImageEncoder, graph: QuantizedGraph) -> bool:
-    """The projection of the memory, if the graph has one."""
-    if len(products := graph.products()) < 2:
-        return False
-    _copy(encoder.recall.weight, graph.projection(products[1])[0], graph.file)
-    return True
+    early = tuple(f"backbone.stages.{stage}." for stage in range(first))
+    weights = {n: w for n, w in stored(folder, ENCODER).items() if not n.startswith(early)}
+    ours = dict(encoder.named_parameters())
+    for name, weight in weights.items():
+        if name not in ours or ours[name].shape != weight.shape:
+            given = tuple(ours[name].shape) if name in ours else "no such weight"
+            raise ModelError(
+                f"{folder.file(ENCODER)}: {name} {tuple(weight.shape)}, the network has {given}; "
+                "name another start"
+            )
+        ours[name].copy_(weight)
+    return "recall.weight" in weights
 
 
 def _teach_recall(student: Student, classifier: nn.Linear, memory: Tensor) -> None:
@@ -141,11 +118,3 @@ def _teach_recall(student: Student, classifier: nn.Linear, memory: Tensor) -> No
     rows = (classifier.weight - classifier.weight.mean(0))[classes.taught]
     encoder.recall.weight.copy_(RECALLED * torch.linalg.lstsq(means[taught], rows).solution)
     encoder.projection.bias.sub_(encoder.recall.weight @ memory.mean(0))
-
-
-def _copy(parameter: Tensor, value: npt.NDArray[Any], file: Path) -> None:
-    if parameter.shape != value.shape:
-        raise ModelError(
-            f"{file}: {value.shape} where the network has {tuple(parameter.shape)}; name another start"
-        )
-    parameter.copy_(torch.tensor(value))

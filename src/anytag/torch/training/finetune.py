@@ -7,7 +7,6 @@ on unseen photos: each part of them is answered by queries learned from the othe
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,23 +16,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from anytag._typing import Doubles, Ints
+from anytag._typing import Bools, Doubles, Floats, Ints
+from anytag.calibration.fit import Goal, fit_tags
 from anytag.data.rows import Row
 from anytag.errors import AnytagError
+from anytag.evaluation.metrics import average_precision
 from anytag.models.card import Card
-from anytag.models.folder import ModelFolder, write_card
+from anytag.models.folder import ModelFolder, edited_copy, write_card
 from anytag.models.registry import resolve
 from anytag.queries.bank import Bank
-from anytag.runtime.onnx import TAGS, OnnxRuntime
-from anytag.torch.export.decoder import read_decoder
+from anytag.runtime.onnx import OnnxRuntime
+from anytag.torch.checkpoints.load import load_decoder
 from anytag.torch.training.dataset import conflicts, copies, read_data, split_rows
 from anytag.torch.training.judge import judge, worse
 from anytag.torch.training.labels import KNOWN, Labels, label_rows
 from anytag.torch.training.report import Reporter
 from anytag.torch.training.residuals import Learned, Tokens, encode_photos, learn, logits_of_views
-from anytag.torch.training.ship import save_queries
-from anytag.torch.training.stored import Stored, fit_tag_lines, keep_descriptions, make_bank, probabilities
-from anytag.torch.training.thresholds import Goal
+from anytag.torch.training.stored import Stored, keep_descriptions, make_bank
 from anytag.vocabulary import Vocabulary
 
 MORE_SHORTLIST = 16
@@ -89,33 +88,44 @@ def finetune(task: Finetune, report: Reporter | None = None) -> Mapping[str, Any
     paths = [task.data.parent / row.image for row in rows]
     task.output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{task.output.name}.", dir=task.output.parent) as work:
-        file, draft = Path(work, "tokens.npy"), Path(work, "model")
         tokens = encode_photos(
-            OnnxRuntime(base, device="cpu"), paths, file, views=_views(len(rows)), report=report
-        )
+            OnnxRuntime(base, device="cpu"), paths, Path(work, "tokens.npy"),
+            views=_views(len(rows)), report=report,
+        )  # fmt: skip
         for why in tokens.failed.values():
             report.say(f"Left out: {why}")
-        read = np.unique(tokens.photo)
-        taught, held = (
-            np.intersect1d(part, read) for part in split_rows(rows, task.held_out, seed=task.seed, same=same)
-        )
-        if not len(taught):
-            raise AnytagError(f"no photo of {task.data} can be read; paths are relative to its folder")
+        taught, held = _parts(task, rows, tokens, same)
         _check_teachable(labels.take(taught), task.data)
         _say_what_is_missing(labels, taught, stored, report)
-        shutil.copytree(base.path, draft)
-        card = _Tuner(task, base, stored, labels, tokens, report).write(draft, taught)
-        figures = judge(
-            base.path, draft, [paths[n] for n in held], labels.take(held),
-            keep_old=task.keep_old, knows=stored.knows,
-        )  # fmt: skip
-        if why := worse(figures):
-            report.say(why)
-        told = {"known": KNOWN[labels.known], "tags": len(labels.vocabulary), "photos": len(taught)}
-        metrics = {**told, "held out": figures}
-        write_card(draft, replace(card, metrics={**card.metrics, "fine-tuning": metrics}))
-        draft.rename(task.output)
+        with edited_copy(base, task.output) as draft:
+            tuner = _Tuner(task, base, stored, labels, tokens, report)
+            card = tuner.write(draft, taught)
+            figures = judge(
+                base.path, draft, [paths[n] for n in held], labels.take(held),
+                keep_old=task.keep_old, knows=stored.knows,
+            )  # fmt: skip
+            if why := worse(figures):
+                report.say(why)
+            counts = {"tags": len(labels.vocabulary), "learned": tuner.learned, "photos": len(taught)}
+            metrics = {"known": KNOWN[labels.known], **counts, "held out": figures}
+            write_card(draft, replace(card, metrics={**card.metrics, "fine-tuning": metrics}))
     return metrics
+
+
+def _parts(
+    task: Finetune, rows: Sequence[Row], tokens: Tokens, same: npt.NDArray[np.int64]
+) -> tuple[Ints, Ints]:
+    """Rows to learn from and rows held out, of those whose photo can be read.
+
+    Raises:
+        AnytagError: none can be.
+    """
+    read = np.unique(tokens.photo)
+    parts = split_rows(rows, task.held_out, seed=task.seed, same=same)
+    taught, held = (np.intersect1d(part, read) for part in parts)
+    if not len(taught):
+        raise AnytagError(f"no photo of {task.data} can be read; paths are relative to its folder")
+    return taught, held
 
 
 def _views(photos: int) -> int:
@@ -161,6 +171,15 @@ def _say_what_is_missing(every: Labels, taught: Ints, stored: Stored, report: Re
             report.say(f"Tags with {why}: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}.")
 
 
+def is_better(learned: Floats, asked: Floats, truth: Floats) -> Bools:
+    """Which tags tell photos apart better by what was learned than as they were asked before: N×K each -> K.
+
+    By average precision; the photos were not learned from.
+    """
+    ours, theirs = (average_precision(logits, truth > 0.5) for logits in (learned, asked))
+    return np.asarray(ours > theirs)
+
+
 class _Tuner:
     """Learns the queries of the labels' tags and writes them into a copy of the base."""
 
@@ -175,19 +194,23 @@ class _Tuner:
     ) -> None:
         self.task, self.card, self.stored = task, base.card, stored
         self.labels, self.tokens, self.report = labels, tokens, report
-        self.decoder = read_decoder(base.file(TAGS))
+        self.decoder = load_decoder(base)
         self.words = stored.rows(labels.vocabulary)
+        self.learned = 0
 
     def write(self, draft: Path, taught: Ints) -> Card:
         """Learns from the rows `taught`; writes vocabulary, queries, card."""
-        lines, thresholds = self._calibrate(taught)
-        bank = self._bank(self._learn(taught, report=self.report), lines)
+        better, lines, thresholds = self._calibrate(taught)
+        self.learned = int(better.sum())
+        self._say_what_was_kept(better)
+        found = self._learn(taught, report=self.report).only(better)
+        bank = self._bank(found, lines)
         pairs = zip(self.labels.vocabulary, thresholds, strict=True)
         vocabulary = Vocabulary([replace(tag, threshold=round(float(t), 2)) for tag, t in pairs])
         if self.task.keep_old:
             bank, vocabulary = self.stored.joined(bank, vocabulary)
         vocabulary.write(draft / "vocabulary.jsonl")
-        save_queries(draft / "queries.safetensors", bank)
+        bank.write(draft / "queries.safetensors")
         keep_descriptions(draft / "descriptions.jsonl", vocabulary)
         return write_card(draft, self._card(len(vocabulary), photos=len(taught)))
 
@@ -197,24 +220,36 @@ class _Tuner:
             among=among, epochs=self.task.epochs, seed=self.task.seed, report=report,
         )  # fmt: skip
 
-    def _calibrate(self, taught: Ints) -> tuple[Doubles, Doubles]:
-        """Lines K×2 of the tags' logits and thresholds K, from photos that were not learned from."""
+    def _calibrate(self, taught: Ints) -> tuple[Bools, Doubles, Doubles]:
+        """Which tags are better for what they learn, K; lines K×2 of their logits; thresholds K.
+
+        All by photos that were not learned from: each part is answered by what the others taught.
+        """
         views = self.tokens.plain()
         views = views[np.isin(self.tokens.photo[views], taught)]
         photos = self.tokens.photo[views]
         parts = min(4 if len(photos) <= FOLDED else 10, len(photos))
         part = np.random.default_rng(self.task.seed).permutation(len(photos)) % parts
-        logits, order = [], []
+        learned, asked, order = [], [], []
         for number in range(parts if len(photos) <= FOLDED else 1):
             mine = np.flatnonzero(part == number)
-            others = photos[part != number] if parts > 1 else photos
-            found = self._learn(others)
-            rows = found.rows(self.words)
-            logits.append(logits_of_views(self.decoder, self.tokens, views[mine], rows, found.offset))
+            found = self._learn(photos[part != number] if parts > 1 else photos)
+            learned.append(self._logits(views[mine], found))
+            asked.append(self._logits(views[mine], found.only(np.zeros(len(self.words), np.bool_))))
             order.append(photos[mine])
-        answers, truth = np.concatenate(logits), self.labels.present[np.concatenate(order)]
-        lines = fit_tag_lines(answers, truth)
-        return lines, self.task.goal.fit(probabilities(answers, lines), truth)
+        truth = self.labels.present[np.concatenate(order)]
+        ours, theirs = np.concatenate(learned), np.concatenate(asked)
+        better = is_better(ours, theirs, truth)
+        answers = np.where(better, ours, theirs)
+        return better, *fit_tags(answers, truth, self.task.goal, groups=better)
+
+    def _logits(self, views: Ints, tags: Learned) -> Floats:
+        return logits_of_views(self.decoder, self.tokens, views, tags.rows(self.words), tags.offset)
+
+    def _say_what_was_kept(self, better: Bools) -> None:
+        if names := [tag.name for tag, gain in zip(self.labels.vocabulary, better, strict=True) if not gain]:
+            shown = ", ".join(names[:8]) + (" ..." if len(names) > 8 else "")
+            self.report.say(f"Tags that learning makes no better, asked as the base asks them: {shown}.")
 
     def _bank(self, learned: Learned, lines: Doubles) -> Bank:
         """The queries as they are stored; `lines` are of logits that hold the learned offset."""

@@ -25,7 +25,7 @@ from anytag.torch.training.effects import check_parts
 from anytag.torch.training.estimate import try_out
 from anytag.torch.training.init_weights import adopted, read_start, start_from
 from anytag.torch.training.launch import check_launch, folder_of_run
-from anytag.torch.training.model_folder import fitted, write_model
+from anytag.torch.training.model_folder import can_be_written, fitted, write_model, write_torch_model
 from anytag.torch.training.photo_dataset import PhotoDataset, Photos
 from anytag.torch.training.recipes import Recipe
 from anytag.torch.training.report import Reporter
@@ -40,7 +40,6 @@ from anytag.torch.training.texts import (
     text_rows,
     text_width,
 )
-from anytag.torch.training.torch_folder import can_be_written, write_torch_model
 from anytag.torch.training.trainer import Trainer, accelerator_of
 from anytag.vocabulary import Vocabulary
 

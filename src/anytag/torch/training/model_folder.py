@@ -1,35 +1,52 @@
-"""A finished run -> a model folder that `anytag tag --model` loads: small networks, served as ONNX."""
+"""A finished run -> a model folder for `anytag tag --model`: small networks as graphs, others as weights."""
 
 from __future__ import annotations
 
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.numpy import save_file
+from safetensors.torch import save_file
+from torch import Tensor
 
+from anytag._io import atomic_folder
+from anytag.calibration.fit import Goal, fit_tags, pairs_below
 from anytag.models.card import NAME, Calibration, Card, Family, ImageSpec, Line, TextSpec
 from anytag.models.folder import write_card
+from anytag.models.published import WORDPIECES
 from anytag.models.registry import EMBEDDED
+from anytag.queries.bank import Bank
 from anytag.runtime.onnx import IMAGE, TAGS
-from anytag.torch.export.onnx_graphs import export_graph, export_tags_graph
-from anytag.torch.export.parity import check_parity
-from anytag.torch.nn.network import ImageEncoder
+from anytag.text_encoders.static import PROJECTION, write_projection
+from anytag.text_encoders.wordpiece import WordPieces
+from anytag.torch.checkpoints.convert import caption_spec
+from anytag.torch.checkpoints.load import (
+    ALIGNMENT,
+    CAPTIONS,
+    DECODER,
+    QUERIES,
+    WEIGHTS,
+    network_numbers,
+    save_decoder,
+)
+from anytag.torch.export.onnx_graphs import export_image_graph, export_tags_graph
+from anytag.torch.nn.configs import Queries
+from anytag.torch.nn.network import TagNetwork
+from anytag.torch.training.build import prompts_of
 from anytag.torch.training.held_out import held_out_figures
 from anytag.torch.training.recipes import Recipe
-from anytag.torch.training.ship import save_queries
-from anytag.torch.training.stored import fit_tag_lines, make_bank, probabilities
+from anytag.torch.training.stored import make_bank
 from anytag.torch.training.student import Student, WordQueries
-from anytag.torch.training.thresholds import Goal
 from anytag.torch.training.trainer import Trainer
 from anytag.vocabulary import Vocabulary
 
+_FAMILIES: dict[Queries, Family] = {"learned": "tag2text", "embedded": "ram", "descriptions": "ram-plus"}
+_HEADS = {"captions": CAPTIONS, "alignment": ALIGNMENT}
+_TEXT = "text"
 SHORTLIST = 96
 FEWEST = 20
 """Held-out photos that it takes to fit probabilities and thresholds."""
@@ -62,54 +79,82 @@ def write_model(student: Student, recipe: Recipe, folder: Path, *, fitted: Fitte
     """
     queries = student.queries
     assert isinstance(queries, WordQueries)
-    with drafted(folder) as draft:
-        export_encoder(student.network.encoder, draft / IMAGE, size=student.network.config.size)
+    with atomic_folder(folder, replace=True) as draft:
+        export_image_graph(student.network.encoder, draft / IMAGE, size=student.network.config.size)
         export_tags_graph(student.network.folded, draft / TAGS)
+        save_decoder(student.network.folded, draft / DECODER)
         with torch.no_grad():
             rows = queries()[0].numpy()
         lines = fitted.lines.astype(np.float32)
         bank = make_bank(student.network.folded, rows, lines, known=Line(1.0, 0.0))
-        save_queries(draft / "queries.safetensors", bank)
+        bank.write(draft / QUERIES)
         fitted.vocabulary.write(draft / "vocabulary.jsonl")
-        write_words(queries, draft / "text")
+        write_words(queries, draft / _TEXT)
         card = card_of(student, recipe, fitted, family="mini", name=folder.parent.name, data=data)
         shortlist = min(SHORTLIST, card.shortlist)
-        write_card(draft, replace(card, text=TextSpec(kind="static", folder="text"), shortlist=shortlist))
+        write_card(draft, replace(card, text=TextSpec(kind="static", folder=_TEXT), shortlist=shortlist))
 
 
-@contextmanager
-def drafted(folder: Path) -> Iterator[Path]:
-    """A folder to write into, which takes the place of `folder` once all is written."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as work:
-        draft = Path(work, "model")
-        draft.mkdir()
-        yield draft
-        if folder.exists():
-            shutil.rmtree(folder)
-        draft.rename(folder)
+def write_torch_model(
+    student: Student, recipe: Recipe, folder: Path, *,
+    fitted: Fitted, data: str, pieces: WordPieces | None,
+) -> None:  # fmt: skip
+    """Weights, queries, vocabulary, words and card; arguments as for `model_folder.write_model`.
 
+    The text encoder goes along where queries are text vectors of the static table.
 
-def export_encoder(encoder: ImageEncoder, file: Path, *, size: int) -> None:
-    """image.onnx of any backbone, compared with it."""
-    random = torch.Generator().manual_seed(0)
-    two, three = (
-        torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=random) for count in (2, 3)
+    Args:
+        pieces: of captions, where the network reads or writes them.
+    """
+    network, config = student.network, student.network.config
+    family, has_words = (
+        _FAMILIES[config.queries],
+        config.queries != "learned" and not (recipe.clip or recipe.embedding),
     )
-    export_graph(encoder, file, (two,), {"pixels": "N3SS", "tokens": "NTD", "pooled": "ND"}, free="N")
-    check_parity(encoder, file, [(three,)])
+    with atomic_folder(folder, replace=True) as draft:
+        for name, tensors in _parts(network).items():
+            save_file(tensors, draft / name)
+        with torch.no_grad():
+            rows = student.queries()[0].float().contiguous()  # K×P×R; kept rounded in half precision
+        Bank(rows.numpy(), None, None, fitted.lines.astype(np.float32)).write(draft / QUERIES)
+        fitted.vocabulary.write(draft / "vocabulary.jsonl")
+        _write_texts(draft / _TEXT, words=has_words, pieces=pieces)
+        card = card_of(student, recipe, fitted, family=family, name=folder.parent.name, data=data)
+        prompts = prompts_of(recipe, config)
+        text = TextSpec(kind="static", folder=_TEXT, prompts=prompts) if has_words else None
+        told = replace(card, text=text, network=network_numbers(config), captions=caption_spec(config))
+        write_card(draft, told)
+
+
+def can_be_written(recipe: Recipe) -> bool:
+    """Do a card's numbers tell the network? A backbone of timm's they do not."""
+    return not (recipe.backbone or isinstance(recipe.network.backbone, str))
+
+
+def _parts(network: TagNetwork) -> dict[str, dict[str, Tensor]]:
+    """Trained tensors by the file they go to, each tied one once."""
+    files: dict[str, dict[str, Tensor]] = {}
+    for name, parameter in network.named_parameters():
+        file = _HEADS.get(name.partition(".")[0], WEIGHTS)
+        files.setdefault(file, {})[name] = parameter.detach().contiguous()
+    return files
+
+
+def _write_texts(folder: Path, *, words: bool, pieces: WordPieces | None) -> None:
+    """The static text encoder, as it encodes what queries are made of, and the wordpieces of captions."""
+    if words:
+        left_out = shutil.ignore_patterns(PROJECTION, WORDPIECES)
+        shutil.copytree(EMBEDDED / _TEXT, folder, ignore=left_out)
+    if pieces is not None:
+        folder.mkdir(exist_ok=True)
+        entries = pieces.entries[:-2]  # without the two that every vocabulary gets
+        (folder / WORDPIECES).write_text("".join(f"{entry}\n" for entry in entries), encoding="utf-8")
 
 
 def write_words(queries: WordQueries, folder: Path) -> None:
     """The static text encoder with the run's own projection."""
-    shutil.copytree(EMBEDDED / "text", folder)
-    (folder / "projection.safetensors").unlink()
-    p = queries.projection
-    tensors = {"skip": p.skip.weight, "w1": p.fc1.weight, "w2": p.fc2.weight}
-    arrays = {name: np.ascontiguousarray(t.detach().numpy().T) for name, t in tensors.items()}
-    biases = {"b1": p.fc1.bias.detach().numpy(), "b2": p.fc2.bias.detach().numpy()}
-    save_file({**arrays, **biases}, folder / "projection.safetensors")
-    (folder / "projection.safetensors").chmod(0o644)
+    shutil.copytree(EMBEDDED / _TEXT, folder, ignore=shutil.ignore_patterns(PROJECTION))
+    write_projection(queries.projection.arrays(), folder)
 
 
 def fitted(trainer: Trainer, tags: Vocabulary) -> Fitted:
@@ -119,8 +164,8 @@ def fitted(trainer: Trainer, tags: Vocabulary) -> Fitted:
         lines, thresholds = np.tile([1.0, 0.0], (len(tags), 1)), np.full(len(tags), 0.5)
         how = "0.5 for every tag: no photos were held out to fit them on."
     else:
-        lines, goal = fit_tag_lines(logits, truth.astype(np.float32)), Goal()
-        thresholds = goal.fit(probabilities(logits, lines), truth.astype(np.float64))
+        goal, below = Goal(), pairs_below(list(tags.broader))
+        lines, thresholds = fit_tags(logits, truth.astype(np.float64), goal, below=below)
         how = f"{goal} on {len(truth)} held-out photos."
     ids = {tag.id: round(float(t), 2) for tag, t in zip(tags, thresholds, strict=True)}
     return Fitted(

@@ -11,16 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from anytag._typing import Floats
 from anytag.errors import ModelError
 from anytag.images import ImageSource
-from anytag.models.folder import ModelFolder, write_card
-from anytag.models.tensors import map_tensors
-from anytag.queries.build import Questions
+from anytag.models.folder import ModelFolder, edited, write_card
+from anytag.queries.bank import Bank
 from anytag.tagger import Tagger
 
+QUERIES = "queries.safetensors"
 FEWEST = 8  # photos
 _HELD_OUT = 4  # every so many-th photo is measured on, not learned from
 _FAR = 14.0  # a logit of a probability of one in a million
@@ -57,7 +56,7 @@ def learn_first_pass(folder: str | Path, photos: Iterable[ImageSource], *, short
         ImageError: a photo cannot be read.
     """
     model, tagger = ModelFolder.open(folder), Tagger.load(folder)
-    pooled, margins = _answers(model, tagger, photos)
+    pooled, margins = _answers(tagger, photos)
     if len(pooled) < FEWEST:
         raise ModelError(
             f"{len(pooled)} photos were given: a first pass needs at least {FEWEST}, better hundreds"
@@ -99,28 +98,24 @@ def measure_loss(coarse: Floats, pooled: Floats, margins: Floats, *, shortlist: 
     return FirstPass(shortlist=shortlist, photos=len(pooled), given=int(given.sum()), lost=lost)
 
 
-def _answers(model: ModelFolder, tagger: Tagger, photos: Iterable[ImageSource]) -> tuple[Floats, Floats]:
-    """Pooled vectors N×D, and by how much every tag's logit is above the least that is given: N×K."""
-    questions = Questions(model)
-    question = questions.prepare(None, also=None, top_k=None, threshold=0.0)  # so that all are decoded
-    given = questions.prepare(None, also=None, top_k=None, threshold=None)
-    limits = given.limits.clip(-_FAR, _FAR)  # a threshold of 0 or 1 has none that is finite
-    rows: list[tuple[Floats, Floats]] = []
+def _answers(tagger: Tagger, photos: Iterable[ImageSource]) -> tuple[Floats, Floats]:
+    """Pooled vectors N×D, and by how much every tag's log-odds are above its threshold's: N×K."""
+    thresholds = np.array([tag.threshold for tag in tagger.vocabulary])
+    with np.errstate(divide="ignore"):  # 0 and 1 have log-odds that are not finite
+        limits = (np.log(thresholds) - np.log1p(-thresholds)).clip(-_FAR, _FAR)
+    pooled, margins = np.zeros((0, tagger.card.width), np.float32), np.zeros((0, len(limits)), np.float32)
     for photo in photos:
         seen = tagger.encode(photo)
-        _, logits = question.logits(tagger.runtime, seen.tokens[None], seen.pooled[None])
-        rows.append((seen.pooled, (logits[0] - limits).astype(np.float32)))
-    if not rows:
-        return np.zeros((0, model.card.width), np.float32), np.zeros((0, len(tagger.vocabulary)), np.float32)
-    pooled, answered = (np.stack(part) for part in zip(*rows, strict=True))
-    return pooled, answered
+        pooled = np.vstack([pooled, seen.pooled])
+        margins = np.vstack([margins, (tagger.log_odds(seen) - limits).astype(np.float32)])
+    return pooled, margins
 
 
 def _write(model: ModelFolder, coarse: Floats, found: FirstPass) -> None:
-    path = model.file("queries.safetensors")
-    beside = path.with_name(f".{path.name}.new")
-    save_file({**map_tensors(path), "coarse": coarse.astype(np.float16)}, beside)
-    beside.replace(path)
+    tags = len(coarse)
+    bank = Bank.read(model.file(QUERIES), tags=tags, width=model.card.width)
+    with edited(model) as draft:
+        replace(bank, coarse=coarse).write(draft / QUERIES)
     told = {"photos": found.photos, "given": found.given, "lost": found.lost}
     metrics = {**model.card.metrics, "first_pass": told}
     write_card(model.path, replace(model.card, shortlist=found.shortlist, metrics=metrics))

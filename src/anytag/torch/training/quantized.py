@@ -1,4 +1,4 @@
-"""An int8 image graph, read back: its weights as floats, and its frozen part as a graph of its own."""
+"""An int8 image graph: its frozen part as a graph of its own, and the whole with evidence added."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from anytag.torch.nn.evidence import FLOOR, LOUDER, Evidence
 
 
 class QuantizedGraph:
-    """An int8 image graph, read back as floats.
+    """An int8 image graph, to cut and to add to.
 
     Raises:
         ModelError: it is not one that `export.quantize` wrote.
@@ -43,14 +43,9 @@ class QuantizedGraph:
         )
         found = [node for node in found if node.op_type == "MatMulIntegerToFloat"]
         pooled = "QLinearGlobalAveragePool"
-        return sorted(found, key=lambda node: any(n.op_type == pooled for n in self._path(node)))
+        return sorted(found, key=lambda node: any(n.op_type == pooled for n in self.path_to(node)))
 
-    def before(self, product: onnx.NodeProto) -> list[onnx.NodeProto]:
-        """The convolutions that a product needs, in order."""
-        needed = {node.name for node in self._path(product)}
-        return [n for n in self.graph.node if n.op_type == "QLinearConv" and n.name in needed]
-
-    def _path(self, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+    def path_to(self, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
         """All that a node needs, itself included, each once."""
         seen, todo = set(), [node]
         while todo:
@@ -59,16 +54,6 @@ class QuantizedGraph:
                 seen.add(node.name)
                 todo += [self.made[name] for name in node.input if name in self.made]
                 yield node
-
-    def convolution(self, node: onnx.NodeProto) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Weight O×I×h×w and bias O."""
-        weight, scale = self.known[node.input[3]], self.known[node.input[4]]
-        step, whole = self.known[node.input[1]], self.known[node.input[8]]
-        return weight * scale[:, None, None, None], (whole * scale * step).astype(np.float32)
-
-    def projection(self, node: onnx.NodeProto) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Weight D×C and bias D."""
-        return (self.known[node.input[1]] * self.known[node.input[3]]).T, self.known[node.input[6]]
 
     def cut(self) -> onnx.ModelProto:
         """`pixels` -> `features` N×C, the mean of the last features, and `memory` N×C, that of the memory's.

@@ -102,6 +102,10 @@ class Learned:
         rows: Floats = words + self.residual[:, None] * (words != 0).any(-1, keepdims=True)
         return rows
 
+    def only(self, tags: npt.NDArray[np.bool_]) -> Learned:
+        """What was learned of some of the K tags; the others are asked as before."""
+        return Learned(self.residual * tags[:, None], self.offset * tags)
+
 
 def learn(
     decoder: FoldedDecoder,

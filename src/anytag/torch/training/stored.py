@@ -16,11 +16,9 @@ from anytag._typing import Floats
 from anytag.errors import ModelError, VocabularyError
 from anytag.models.card import Line
 from anytag.models.folder import ModelFolder
-from anytag.queries.bank import Bank
-from anytag.scoring import sigmoid
+from anytag.queries.bank import Bank, quantized
 from anytag.text_encoders import StaticTextEncoder
 from anytag.torch.nn.folded_decoder import FoldedDecoder
-from anytag.torch.training.calibration import fit_calibration, fit_offsets
 from anytag.vocabulary import Tag, Vocabulary
 
 Array = npt.NDArray[Any]
@@ -119,12 +117,6 @@ def _put(old: Array, new: Array, places: list[int], *, count: int) -> Array:
     return out
 
 
-def quantized(rows: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
-    """K×P×D -> int8 rows and a scale each, K×P."""
-    scale = np.abs(rows).max(-1) / 127
-    return np.round(rows / np.maximum(scale, 1e-12)[..., None]).astype(np.int8), scale.astype(np.float32)
-
-
 def make_bank(decoder: FoldedDecoder, rows: Floats, lines: Floats, *, known: Line) -> Bank:
     """A bank of float32 K×P×D rows, the first pass made from the rows as they are stored.
 
@@ -133,34 +125,15 @@ def make_bank(decoder: FoldedDecoder, rows: Floats, lines: Floats, *, known: Lin
         known: the card's line, which comes before each tag's own. The first pass compares logits without
             any line, so the tags get there what would make the same log-odds with this one.
     """
-    stored, scale = quantized(rows)
-    back = torch.from_numpy(stored * scale[..., None])
+    stored, scales = quantized(rows)
+    back = torch.from_numpy(stored * scales)
     with torch.no_grad():
         mean = back.sum(1) / (back != 0).any(-1).sum(1, keepdim=True).clamp_min(1)
         coarse = torch.cat([mean, decoder.bias(mean)], dim=1).numpy() * (lines[:, :1] / known.scale)
     coarse[:, -1] += (lines[:, 1] - known.bias) / known.scale
     slope = lines[:, 0] / known.scale
     line = np.stack([slope, lines[:, 1] - slope * known.bias], axis=1)
-    return Bank(stored, scale, coarse.astype(np.float32), line.astype(np.float32))
-
-
-def fit_tag_lines(logits: Floats, truth: Floats) -> npt.NDArray[np.float64]:
-    """Slope and bias of each tag's logit, K×2: one line for all, and an offset of each tag's own.
-
-    Truth is softened by as much as its number deserves (Platt, 1999, section 2.2), or a few photos that are
-    told apart without a mistake would make every score 0 or 1.
-    """
-    there, away = truth.sum(), (1 - truth).sum()
-    truth = np.where(truth > 0.5, (there + 1) / (there + 2), 1 / (away + 2)).astype(np.float32)
-    line = fit_calibration(logits, truth)
-    log_odds = line.scale * logits + line.bias
-    offsets = fit_offsets(log_odds, truth)
-    return np.stack([np.full(len(offsets), line.scale), line.bias + offsets], axis=1)
-
-
-def probabilities(logits: Floats, lines: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """N×K logits and K×2 lines -> N×K."""
-    return sigmoid(lines[:, 0] * logits + lines[:, 1]).astype(np.float64)
+    return Bank(stored, scales[..., 0], coarse.astype(np.float32), line.astype(np.float32))
 
 
 def keep_descriptions(file: Path, vocabulary: Vocabulary) -> None:

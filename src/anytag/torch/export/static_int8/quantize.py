@@ -31,7 +31,7 @@ from torch import Tensor
 
 from anytag._typing import Bytes, Floats
 from anytag.errors import ModelError
-from anytag.runtime.onnx import session_options
+from anytag.runtime.onnx import open_session, session_options
 from anytag.torch.export.static_int8.graph import QuantizedAdd, QuantizedConv, QuantizedMean, integer_graph
 from anytag.torch.export.static_int8.rounding import (
     Steps,
@@ -323,12 +323,12 @@ def _write_optimized(model: onnx.ModelProto, target: Path) -> None:
         options = session_options(1)
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.optimized_model_filepath = str(file)
-        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        open_session(model.SerializeToString(), options)
         target.write_bytes(file.read_bytes())
 
 
 def _run(file: Path, photos: Bytes) -> list[Floats]:
-    session = onnxruntime.InferenceSession(file, session_options(1), providers=["CPUExecutionProvider"])
+    session = open_session(file)
     parts = [
         session.run(["tokens", "pooled"], {"pixels": photos[i : i + 8]}) for i in range(0, len(photos), 8)
     ]

@@ -1,6 +1,6 @@
 """Makes the embedded model's folder from a training run.
 
-    python -m anytag.torch.training.ship ROWS CACHE VOCABULARY RUN OUT
+    python -m scripts.release_mini ROWS CACHE VOCABULARY RUN OUT
 
 Exports both graphs (compared with torch), quantises the image graph, writes queries, vocabulary and text
 encoder, then calibrates scores and thresholds with the graphs that are shipped, on Flickr8k's dev photos,
@@ -12,44 +12,44 @@ from __future__ import annotations
 import argparse
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime as ort
 import torch
-from safetensors.numpy import save_file
 
-from anytag._typing import Floats
+from anytag._typing import AnyFloats, Floats
+from anytag.calibration.fit import fit_line, fit_offsets, pairs_below, probabilities, sigmoid
 from anytag.data.rows import Row
 from anytag.evaluation.metrics import mean_average_precision
 from anytag.images import load, prepare
 from anytag.models.card import Calibration, CaptionSpec, Card, ImageSpec, Line, TextSpec
 from anytag.models.folder import ModelFolder, write_card
 from anytag.models.registry import EMBEDDED, resolve
-from anytag.queries.bank import Bank
-from anytag.runtime.onnx import CAPTION, IMAGE, MEMORY, TAGS, OnnxRuntime, session_options
-from anytag.scoring import sigmoid
+from anytag.queries.bank import Bank, identity_lines
+from anytag.runtime.onnx import CAPTION, IMAGE, MEMORY, TAGS, OnnxRuntime, open_session
+from anytag.text_encoders.static import write_projection
+from anytag.torch.checkpoints.load import DECODER, save_decoder
 from anytag.torch.export.onnx_graphs import export_folder_graphs
 from anytag.torch.export.static_int8.quantize import quantize_image_graph
 from anytag.torch.nn.network import TagNetwork
 from anytag.torch.runtime import TorchRuntime
-from anytag.torch.training.calibration import Calibration as Platt
-from anytag.torch.training.calibration import fit_calibration, fit_offsets, fit_thresholds
 from anytag.torch.training.feature_cache import open_cache
 from anytag.torch.training.mini import build_student
 from anytag.torch.training.quantized import QuantizedGraph
 from anytag.torch.training.recipes import read_recipe
 from anytag.torch.training.soft_labels import beside, rivals_of
+from anytag.torch.training.stored import make_bank
 from anytag.torch.training.student import Student
 from anytag.torch.training.tag_samples import StageFeatures, TagSamples, tensor_of
 from anytag.vocabulary import Vocabulary
 
 # Training photos of each source that the integers are fitted to.
 QUANTIZATION = {"flickr8k": 56, "coco-more": 16, "imagenet": 40, "sun": 8, "food101": 8, "grocery": 8}
+GRID = np.round(np.arange(0.40, 0.96, 0.01), 2)
 SHORTLIST = 96
 # Of a tag's own offset. 1.0 fits no better, and spoils the order of tags that are asked by name.
 SPREAD = 0.5
@@ -98,39 +98,10 @@ def load_student(run: Path, vocabulary: Path) -> Student:
 
 
 def write_queries(student: Student, path: Path) -> None:
-    """Rows in int8 with a scale each, and the first pass's weights, made from the rows as they are stored."""
+    """Rows in int8 with a scale each, and the first pass's weights; lines that change nothing."""
     with torch.no_grad():
         rows = student.queries().numpy()
-        scale = np.abs(rows).max(-1) / 127
-        stored = np.round(rows / np.maximum(scale, 1e-12)[..., None]).astype(np.int8)
-        back = torch.from_numpy(stored * scale[..., None].astype(np.float32))
-        mean = back.sum(1) / (back != 0).any(-1).sum(1, keepdim=True).clamp_min(1)
-        coarse = torch.cat([mean, student.network.folded.bias(mean)], dim=1)
-    line = np.tile(np.array([1, 0], np.float32), (len(rows), 1))
-    save_queries(path, Bank(stored, scale.astype(np.float32), coarse.numpy(), line))
-
-
-def save_queries(path: Path, bank: Bank) -> None:
-    """Writes queries.safetensors, atomically: the bank's rows may be mapped from that very file."""
-    coarse = None if bank.coarse is None else bank.coarse.astype(np.float16)
-    tensors = {"rows": bank.rows, "scale": bank.scale, "coarse": coarse, "line": bank.line}
-    held = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items() if tensor is not None}
-    beside = path.with_name(path.name + ".new")
-    save_file(held, beside)
-    beside.chmod(0o644)  # safetensors writes for the owner alone
-    beside.replace(path)
-
-
-def write_projection(student: Student, path: Path) -> None:
-    """The query projection as the text encoder reads it, in float16."""
-    p = student.queries.projection
-    weights = {"skip": p.skip.weight.T, "w1": p.fc1.weight.T, "w2": p.fc2.weight.T}
-    tensors = {**weights, "b1": p.fc1.bias, "b2": p.fc2.bias}
-    path.unlink(missing_ok=True)
-    save_file(
-        {name: np.ascontiguousarray(t.detach().numpy(), np.float16) for name, t in tensors.items()}, path
-    )
-    path.chmod(0o644)
+    make_bank(student.network.folded, rows, identity_lines(len(rows)), known=Line(1.0, 0.0)).write(path)
 
 
 def pixels_of(rows: list[Row], root: Path, size: int) -> npt.NDArray[np.uint8]:
@@ -223,30 +194,47 @@ def calibration_photos(corpus: TagSamples) -> Judged:
     return Judged(dev, truth, weight, corpus.named)
 
 
-def fit_lines(
-    logits: Floats, truth: Floats, groups: Sequence[npt.NDArray[np.bool_]], *, weight: Floats | None = None
-) -> tuple[Platt, Floats]:
-    """A line for each group of tags, and an offset for each tag.
+def fit_thresholds(
+    scores: AnyFloats,
+    truth: AnyFloats,
+    *,
+    weight: AnyFloats | None = None,
+    precision: float | AnyFloats = 0.65,
+    default: float = 0.5,
+    prior: float = 4.0,
+) -> npt.NDArray[np.float64]:
+    """For every tag the lowest threshold whose estimated precision reaches `precision`.
+
+    The estimate mixes what was counted with what the calibrated scores promise, worth `prior` photos, so that
+    a tag seen three times is not judged by three photos. A tag that no threshold of the grid satisfies gets
+    the highest that still gives it anywhere, and 0.95 at most.
 
     Args:
-        logits, truth, weight: N×K.
-        groups: K each, every tag in one: those that captions name, that the classifier knows, that only
-            labels name. What teaches a tag decides how large its logits get.
+        scores: N×K calibrated probabilities.
+        truth: N×K in [0, 1].
+        weight: N×K, how much an entry counts; 1 when not given.
+        precision: of all tags, or K of them.
+        default: of tags that never score above the lowest threshold of the grid.
 
     Returns:
-        the line of the first group, and K×2: slope and offset that each tag's log-odds get after it.
+        K thresholds in [0.4, 0.95].
     """
-    counts = np.ones_like(logits) if weight is None else weight
-    groups = [group for group in groups if group.any()]
-    lines = [fit_calibration(logits[:, g], truth[:, g], weight=counts[:, g]) for g in groups]
-    base, log_odds = lines[0], np.zeros_like(logits)
-    out = np.zeros((logits.shape[1], 2), np.float32)
-    for group, line in zip(groups, lines, strict=True):
-        slope = line.scale / base.scale
-        out[group] = slope, line.bias - slope * base.bias
-        log_odds[:, group] = line.scale * logits[:, group] + line.bias
-    out[:, 1] += fit_offsets(log_odds, truth, weight=counts, spread=SPREAD)
-    return base, out
+    thresholds = np.full(scores.shape[1], default)
+    wanted = np.broadcast_to(precision, scores.shape[1])
+    for tag in range(scores.shape[1]):
+        p, y = scores[:, tag], truth[:, tag]
+        order = np.argsort(-p)
+        p, y = p[order], y[order]
+        w = np.ones_like(p) if weight is None else weight[order, tag].astype(p.dtype)
+        given = np.searchsorted(-p, -GRID, side="right")  # photos at or above each threshold
+        if given[0] == 0:
+            continue
+        hits, promised, seen = (np.concatenate([[0], part.cumsum()]) for part in (w * y, p, w))
+        mean_score = promised[given] / np.maximum(given, 1)
+        estimate = (hits[given] + prior * mean_score) / np.maximum(seen[given] + prior, 1e-9)
+        good = np.flatnonzero((estimate >= wanted[tag]) & (given > 0))
+        thresholds[tag] = GRID[good[0]] if len(good) else GRID[np.flatnonzero(given > 0)[-1]]
+    return thresholds
 
 
 def draft_card(student: Student) -> Card:
@@ -271,7 +259,7 @@ def ship(vocabulary_folder: Path, run: Path, out: Path, corpus: TagSamples) -> N
     write_queries(student, out / "queries.safetensors")
     if out.resolve() != EMBEDDED.resolve():
         shutil.copytree(EMBEDDED / "text", out / "text", dirs_exist_ok=True)
-    write_projection(student, out / "text" / "projection.safetensors")
+    write_projection(student.queries.projection.arrays(), out / "text")
     corpus.vocabulary.write(out / "vocabulary.jsonl")
     shutil.copy(vocabulary_folder / "descriptions.jsonl", out / "descriptions.jsonl")
     card = replace(draft_card(student), metrics={"int8": report})
@@ -309,6 +297,7 @@ def write_graphs(student: Student, run: Path, out: Path, corpus: TagSamples) -> 
         else:
             shutil.copy(ModelFolder.open(resolve(start)).file(IMAGE), out / IMAGE)
         shutil.copy(exact / TAGS, out / TAGS)
+    save_decoder(network.folded, out / DECODER)
     network.encoder.evidence = evidence
     if evidence is not None:
         late = tensor_of(corpus.cache.features[corpus.views])
@@ -318,7 +307,7 @@ def write_graphs(student: Student, run: Path, out: Path, corpus: TagSamples) -> 
 
 
 def _cosines(network: TagNetwork, file: Path, pixels: npt.NDArray[np.uint8]) -> dict[str, float]:
-    session = ort.InferenceSession(file, session_options(1), providers=["CPUExecutionProvider"])
+    session = open_session(file)
     found, exact = session.run(["tokens", "pooled"], {"pixels": pixels}), TorchRuntime(network).encode(pixels)
     return {
         "cosine_tokens": _cosine(found[0], exact[0]),
@@ -333,7 +322,7 @@ def _cosine(a: Floats, b: Floats) -> float:
 
 
 def default_thresholds(
-    vocabulary: Vocabulary, scores: Floats, truth: Floats, weight: Floats
+    vocabulary: Vocabulary, scores: AnyFloats, truth: AnyFloats, weight: AnyFloats
 ) -> npt.NDArray[np.float64]:
     """K thresholds: each tag's promise kept, as far as photos to calibrate on tell.
 
@@ -362,19 +351,19 @@ def calibrate(vocabulary_folder: Path, run: Path, out: Path, corpus: TagSamples)
     logits = logits_of(runtime, pixels, queries)
     np.save(run / "calibration-logits.npy", logits.astype(np.float16))
     # One line for all: a line for each kind of tag would change their order among each other.
-    base, line = fit_lines(logits, truth, [np.ones(len(named), np.bool_)], weight=weight)
+    base = fit_line(logits, truth, weight=weight)
+    offsets = fit_offsets(base.scale * logits + base.bias, truth, weight=weight, spread=SPREAD)
+    line = np.stack([np.ones_like(offsets), offsets], axis=1).astype(np.float32)
     # The user's own words are judged by the tags of the vocabulary, asked without what training learned of
     # them.
     with torch.no_grad():
         words = student.queries(words_only=True)[:, :1].numpy()
     some = np.arange(0, len(named), 4)
-    own = fit_calibration(logits_of(runtime, pixels, words[some]), truth[:, some], weight=weight[:, some])
-    save_queries(out / "queries.safetensors", replace(bank, line=line))
+    own = fit_line(logits_of(runtime, pixels, words[some]), truth[:, some], weight=weight[:, some])
+    replace(bank, line=line).write(out / "queries.safetensors")
 
-    scores = sigmoid(line[:, 0] * (base.scale * logits + base.bias) + line[:, 1])
-    for child, broader in enumerate(corpus.vocabulary.broader):  # as anytag.queries.score does
-        for parent in broader:
-            scores[:, parent] = np.maximum(scores[:, parent], scores[:, child])
+    log_odds, known = base.scale * logits + base.bias, line.astype(np.float64)
+    scores = probabilities(log_odds, known, pairs_below(list(corpus.vocabulary.broader)))
     thresholds = default_thresholds(corpus.vocabulary, scores, truth, weight)
     tags = zip(corpus.vocabulary, thresholds, strict=True)
     Vocabulary([replace(tag, threshold=round(float(t), 2)) for tag, t in tags]).write(
@@ -385,9 +374,8 @@ def calibrate(vocabulary_folder: Path, run: Path, out: Path, corpus: TagSamples)
     exact = logits_of(TorchRuntime(student.network), pixels[dev], queries)
     lines = (line[:, 0] * base.scale, line[:, 0] * base.bias + line[:, 1])
     cost = int8_cost(logits[dev], exact, thresholds, lines=lines, truth=truth[dev], named=named)
-    calibration = Calibration(Line(base.scale, base.bias), Line(own.scale, own.bias))
     metrics = {**card.metrics, "int8": {**card.metrics["int8"], **cost}}
-    write_card(out, replace(card, calibration=calibration, metrics=metrics))
+    write_card(out, replace(card, calibration=Calibration(base, own), metrics=metrics))
 
 
 def main() -> None:

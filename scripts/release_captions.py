@@ -1,6 +1,6 @@
 """Puts a trained caption head into a model's folder, with the search that is best on dev photos.
 
-    python -m anytag.torch.training.ship_captions ROWS MODEL_FOLDER RUN [key=value ...]
+    python -m scripts.release_captions ROWS MODEL_FOLDER RUN [key=value ...]
 
 RUN is what `anytag train mini-captions` wrote for this very folder. Matrices are stored in int8; all
 figures are of the graphs that are shipped. The card gets how captions are written, and what they

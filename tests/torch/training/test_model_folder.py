@@ -1,4 +1,4 @@
-"""`anytag.torch.training.torch_folder`: what a run of a published family leaves to be loaded."""
+"""`anytag.torch.training.model_folder`: what a run of a published family leaves to be loaded."""
 
 from __future__ import annotations
 

@@ -1,0 +1,86 @@
+"""Copies `mini` with the weights of its image network in floats, so that a run of training can start from it.
+
+    python -m scripts.float_weights mini FOLDER
+
+`mini` ships its image network in integers alone: floats would add 19 MB to its 31. Here they are
+read back out of the graph, up to what rounding took.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from safetensors.numpy import save_file
+from torch import nn
+
+from anytag._io import atomic_write
+from anytag.errors import ModelError
+from anytag.models.folder import ModelFolder, edited_copy, write_card
+from anytag.models.registry import resolve
+from anytag.runtime.onnx import IMAGE
+from anytag.torch.nn.backbones import Backbone, fold_norms
+from anytag.torch.nn.configs import FAMILIES
+from anytag.torch.nn.network import make_backbone
+from anytag.torch.training.beginning import ENCODER
+from anytag.torch.training.quantized import QuantizedGraph
+
+Array = npt.NDArray[Any]
+
+
+def read_weights(graph: QuantizedGraph, backbone: nn.Module) -> dict[str, Array]:
+    """Weights of the image network by its own names, float32.
+
+    Args:
+        backbone: as the graph's, its norms folded.
+
+    Raises:
+        ModelError: the graph has another number of convolutions.
+    """
+    features, *memory = graph.products()
+    needed = {node.name for node in graph.path_to(features)}
+    nodes = [n for n in graph.graph.node if n.op_type == "QLinearConv" and n.name in needed]
+    names = [name for name, module in backbone.named_modules() if isinstance(module, nn.Conv2d)]
+    if len(nodes) != len(names):
+        raise ModelError(f"{graph.file} has {len(nodes)} convolutions, expected {len(names)}")
+    found: dict[str, Array] = {}
+    for name, node in zip(names, nodes, strict=True):
+        weight, bias = _convolution(graph, node)
+        found |= {f"backbone.{name}.weight": weight, f"backbone.{name}.bias": bias}
+    found["proj.weight"], found["proj.bias"] = _projection(graph, features)
+    if memory:
+        found["recall.weight"], _ = _projection(graph, memory[0])
+    return {name: np.ascontiguousarray(value, np.float32) for name, value in found.items()}
+
+
+def _convolution(graph: QuantizedGraph, node: onnx.NodeProto) -> tuple[Array, Array]:
+    """Weight O×I×h×w and bias O."""
+    weight, scale = graph.known[node.input[3]], graph.known[node.input[4]]
+    step, whole = graph.known[node.input[1]], graph.known[node.input[8]]
+    return weight * scale[:, None, None, None], whole * scale * step
+
+
+def _projection(graph: QuantizedGraph, node: onnx.NodeProto) -> tuple[Array, Array]:
+    """Weight D×C and bias D."""
+    known = graph.known
+    return (known[node.input[1]] * known[node.input[3]]).T, known[node.input[6]]
+
+
+def main(model: str, folder: Path) -> None:
+    base = ModelFolder.open(resolve(model))
+    backbone = make_backbone(FAMILIES["mini"])
+    assert isinstance(backbone, Backbone)
+    fold_norms(backbone)
+    weights = read_weights(QuantizedGraph(base.file(IMAGE)), backbone)
+    with edited_copy(base, folder) as draft:
+        with atomic_write(draft / ENCODER) as file:
+            save_file(weights, file)
+        write_card(draft, base.card)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
