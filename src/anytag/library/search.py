@@ -216,7 +216,7 @@ class Searcher:
         if not known and (written := self._written(rows, sentence.terms)) is not None:
             return written, np.zeros_like(written) if whole is None else whole
         odds, second = self._combined(known, whole, terms=len(found), count=len(rows.ids))
-        if known and len(known) == len(found):  # people say all of it, whatever the model thinks
+        if 0 < len(known) == len(found):  # people say all of it, whatever the model thinks
             odds = np.where(np.min(known, axis=0) >= _SURE, np.fmax(odds, _SURE), odds)
         return odds, second
 
