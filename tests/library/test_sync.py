@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from anytag import Library, LibraryError, Tagger
-from anytag.library import look, previews
+from anytag.library import look
 from anytag.library.vectors import vector_file
+from anytag.metadata import ExifTool
 from tests.libraries import CountedRuntime, counted, picture, rows, states, tick, write_photo
 from tests.tiny import make_tiny_model
 
@@ -414,9 +415,10 @@ def test_a_raw_of_another_kind_is_read_by_its_preview_once_exiftool_is_there(
     (folder / "dsc.raf").write_bytes(raf((folder / "x.jpg").read_bytes()))
     (folder / "none.raf").write_bytes(raf(b"no preview"))
     with monkeypatch.context() as without:
-        without.setattr(previews, "is_there", lambda: False)
+        without.setattr("anytag.metadata.exiftool.shared", ExifTool)
+        without.setenv("PATH", "")
         assert library.sync(folder, tagger=made[0]).failed == 2
-        assert "install exiftool" in str(library.find(folder / "dsc.raf").error)
+        assert "exiftool is not installed" in str(library.find(folder / "dsc.raf").error)
         assert library.sync(folder, tagger=made[0]).failed == 0
     report = library.sync(folder, tagger=made[0])
     assert (report.tagged, report.failed) == (1, 1)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from anytag.batching import in_batches
 from anytag.errors import ImageError
 from anytag.images.formats import SIGNATURE_BYTES, has_raw_suffix, sniff
-from anytag.library import previews, words
+from anytag.library import words
 from anytag.library.database import Database
 from anytag.library.fingerprint import fingerprint
 from anytag.library.vectors import Slots, keep, vector_file
@@ -169,7 +169,6 @@ class Look:
         tagger = self._model.tagger
         sources = [_named(data, os.fsdecode(row.path)) for row, data in zip(rows, files, strict=True)]
         encoded = list(tagger.encode_many(sources, batch_size=len(sources), workers=1))
-        encoded = [self._by_preview(one, row) for one, row in zip(encoded, rows, strict=True)]
         good = [one for one in encoded if one.error is None]
         captions = iter(self._captions(good))
         for row, one, tags in zip(rows, encoded, tagger.score_many(encoded), strict=True):
@@ -177,24 +176,6 @@ class Look:
                 yield _Seen(row, "failed", error=one.error)
             else:
                 yield _Seen(row, "tagged", tags=tags, vector=one.pooled, caption=next(captions))
-
-    def _by_preview(self, encoded: Encoded, row: Waiting) -> Encoded:
-        """A RAW file that is not read as it is, by the JPEG within."""
-        path = os.fsdecode(row.path)
-        if encoded.error is None or not has_raw_suffix(path):
-            return encoded
-        if not previews.is_there():
-            said = f"{encoded.error.message}, or install exiftool, by which previews of more kinds are read"
-            return replace(encoded, error=Failure("MissingToolError", said))
-        try:
-            data = previews.preview(path)
-        except OSError as error:
-            reason = f"{path}: cannot be read ({error.strerror or error})"
-            return replace(encoded, error=Failure(type(error).__name__, reason))
-        if data is None:
-            return encoded
-        (found,) = self._model.tagger.encode_many([_named(data, path)], batch_size=1, workers=1)
-        return found
 
     def _captions(self, encoded: Sequence[Encoded]) -> list[str | None]:
         captioner = self._model.captioner

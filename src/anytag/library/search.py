@@ -213,10 +213,11 @@ class Searcher:
             self._evidence(rows, term, None if term.column is None else next(said)) for term in sentence.terms
         ]
         known = [one for one in found if one is not None]
-        if not known and (written := self._written(rows, sentence.terms)) is not None:
+        written = None if known else self._written(rows, sentence.terms)
+        if written is not None:
             return written, np.zeros_like(written) if whole is None else whole
         odds, second = self._combined(known, whole, terms=len(found), count=len(rows.ids))
-        if 0 < len(known) == len(found):  # people say all of it, whatever the model thinks
+        if known and len(known) == len(found):  # people say all of it, whatever the model thinks
             odds = np.where(np.min(known, axis=0) >= _SURE, np.fmax(odds, _SURE), odds)
         return odds, second
 

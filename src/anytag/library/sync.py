@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import sqlite3
 import unicodedata
 from collections import Counter
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from anytag._io import identity
 from anytag.batching import batches
 from anytag.errors import LibraryError
-from anytag.library import previews, words
+from anytag.library import words
 from anytag.library.database import Database
 from anytag.library.look import CONTENT_ERRORS, Event, Look, Model
 from anytag.library.scan import Found, Root, Scan, below, name_of, signed
@@ -276,11 +277,10 @@ class Sync:
     def _retry_extras(self) -> None:
         """Photos that failed for want of a package or a tool wait again, once it is there."""
         there = [f"%anytag[{extra}]%" for extra, package in _EXTRAS.items() if find_spec(package) is not None]
-        there += [f"%{previews.TOOL}%"] if previews.is_there() else []
+        there += ["%exiftool is not installed%"] if shutil.which("exiftool") else []
         with self._database.transaction() as connection:
             connection.executemany(
-                "UPDATE photos SET state = 'waiting' WHERE state = 'failed' "
-                "AND error_type IN ('MissingExtraError', 'MissingToolError') AND error_message LIKE ?",
+                "UPDATE photos SET state = 'waiting' WHERE state = 'failed' AND error_message LIKE ?",
                 ((pattern,) for pattern in there),
             )
 
