@@ -208,7 +208,7 @@ class Searcher:
         columns = [] if sentence.query is None else [np.append(sentence.query, np.float32(0))]
         columns += [term.column for term in sentence.terms if term.column is not None]
         said = iter(products(self._file, rows.slots, np.stack(columns)).T if columns else ())
-        whole = None if sentence.query is None else next(said)
+        whole: Floats | None = None if sentence.query is None else next(said)
         found = [
             self._evidence(rows, term, None if term.column is None else next(said)) for term in sentence.terms
         ]
