@@ -31,10 +31,9 @@ from anytag.text_encoders.prompts import plain_prompt
 from anytag.text_encoders.queries import tag_rows
 from anytag.torch.checkpoints.load import load_network
 from anytag.torch.training.annotation_store import Annotations
-from anytag.torch.training.dataset import check_captions
 from anytag.torch.training.fit import train
 from anytag.torch.training.objectives import Matching
-from anytag.torch.training.photo_dataset import PhotoDataset, Photos
+from anytag.torch.training.photo_dataset import PhotoDataset, Photos, check_captions
 from anytag.torch.training.run import Run
 from anytag.torch.training.student import FixedQueries
 from anytag.torch.training.texts import vocabulary_of

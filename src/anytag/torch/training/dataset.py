@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +17,6 @@ from anytag.data.io import is_url, join
 from anytag.data.rows import Row
 from anytag.errors import AnytagError
 from anytag.torch.training.report import Reporter, counted
-from anytag.torch.training.run import Run
 
 HELD_OUT = ("dev", "val", "test")
 LONGEST = 2000
@@ -167,51 +165,3 @@ def check_batch(photos: int, batch_size: int, *, parts: int = 1) -> None:
     if photos < batch_size:
         give = f"give batch_size={fits}" if fits else f"{parts} or more are needed"
         raise AnytagError(f"{photos} photos to train on make no batch of {batch_size}: {give}")
-
-
-class Counted(Protocol):
-    """N rows: how many captions each has, and whether it is held out."""
-
-    @property
-    def captions(self) -> npt.NDArray[np.int32]: ...
-
-    @property
-    def held(self) -> npt.NDArray[np.bool_]: ...
-
-
-def check_rows(rows: Counted, run: Run, *, parts: int, report: Reporter) -> None:
-    """Holds the rows against what the recipe needs, before any work is done.
-
-    Raises:
-        AnytagError: there are too few photos to train on, or none says what the recipe learns.
-    """
-    objective = run.recipe.objective
-    captioned = ~rows.held & (rows.captions > 0)
-    photos, told = int((~rows.held).sum()), int(captioned.sum())
-    if objective.matching is not None:
-        check_captions(rows, run.data, report)
-        photos = told
-    check_batch(photos, run.recipe.batch_size, parts=parts)
-    if objective.captions and not told:
-        raise AnytagError(
-            f"{run.data}: no photo to train on has a caption, which this recipe learns to write: give "
-            "rows with captions, or objective.captions=false to learn tags alone"
-        )
-    if objective.aligns and not told:
-        report.say("No photo has a caption: the alignment term is left out.")
-    elif objective.reads and told < photos:
-        report.say(f"{counted(photos - told, 'photo')} without captions: only their labels are learned.")
-
-
-def check_captions(rows: Counted, data: Path | str, report: Reporter) -> None:
-    """Says how many photos to train on no caption tells of, which have nothing to be matched with.
-
-    Raises:
-        AnytagError: none are left.
-    """
-    taught = ~rows.held
-    without = int((taught & (rows.captions == 0)).sum())
-    if without == taught.sum():
-        raise AnytagError(f"{data}: no photo to train on has a caption, which this recipe needs")
-    if without:
-        report.say(f"{without} photos without captions are left out.")

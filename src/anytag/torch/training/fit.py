@@ -19,14 +19,14 @@ from anytag.torch.training.annotation_store import Annotations
 from anytag.torch.training.build import fitted_to, is_learned, make_student
 from anytag.torch.training.caption_reader import CaptionReader
 from anytag.torch.training.checkpoint import STUDENT
-from anytag.torch.training.dataset import check_batch, check_rows
+from anytag.torch.training.dataset import check_batch
 from anytag.torch.training.distributed import check_precision, join
 from anytag.torch.training.effects import check_parts
 from anytag.torch.training.estimate import try_out
 from anytag.torch.training.init_weights import adopted, read_start, start_from
 from anytag.torch.training.launch import check_launch, folder_of_run
 from anytag.torch.training.model_folder import can_be_written, fitted, write_model, write_torch_model
-from anytag.torch.training.photo_dataset import PhotoDataset, Photos
+from anytag.torch.training.photo_dataset import PhotoDataset, Photos, check_rows
 from anytag.torch.training.recipes import Recipe
 from anytag.torch.training.report import Reporter
 from anytag.torch.training.run import Run

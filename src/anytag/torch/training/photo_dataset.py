@@ -29,7 +29,8 @@ from anytag.torch.training.batch import Batch
 from anytag.torch.training.caption_reader import CaptionReader
 from anytag.torch.training.dataset import check_batch
 from anytag.torch.training.mapped import Columns, Selected
-from anytag.torch.training.report import Reporter, Tally
+from anytag.torch.training.report import Reporter, Tally, counted
+from anytag.torch.training.run import Run
 from anytag.torch.training.shuffle import shuffled
 from anytag.vocabulary import Vocabulary
 
@@ -318,3 +319,41 @@ class PhotoDataset:
             numbers=[item.number for item in items],
             unread=[why for item in items for why in item.unread],
         )
+
+
+def check_rows(rows: Annotations, run: Run, *, parts: int, report: Reporter) -> None:
+    """Holds the rows against what the recipe needs, before any work is done.
+
+    Raises:
+        AnytagError: there are too few photos to train on, or none says what the recipe learns.
+    """
+    objective = run.recipe.objective
+    captioned = ~rows.held & (rows.captions > 0)
+    photos, told = int((~rows.held).sum()), int(captioned.sum())
+    if objective.matching is not None:
+        check_captions(rows, run.data, report)
+        photos = told
+    check_batch(photos, run.recipe.batch_size, parts=parts)
+    if objective.captions and not told:
+        raise AnytagError(
+            f"{run.data}: no photo to train on has a caption, which this recipe learns to write: give "
+            "rows with captions, or objective.captions=false to learn tags alone"
+        )
+    if objective.aligns and not told:
+        report.say("No photo has a caption: the alignment term is left out.")
+    elif objective.reads and told < photos:
+        report.say(f"{counted(photos - told, 'photo')} without captions: only their labels are learned.")
+
+
+def check_captions(rows: Annotations, data: Path | str, report: Reporter) -> None:
+    """Says how many photos to train on no caption tells of, which have nothing to be matched with.
+
+    Raises:
+        AnytagError: none are left.
+    """
+    taught = ~rows.held
+    without = int((taught & (rows.captions == 0)).sum())
+    if without == taught.sum():
+        raise AnytagError(f"{data}: no photo to train on has a caption, which this recipe needs")
+    if without:
+        report.say(f"{without} photos without captions are left out.")
