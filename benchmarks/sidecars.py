@@ -5,16 +5,19 @@
 `exiftool alone` is a process of the same kind that is sent the writing command only, one a photo: new
 sidecars from nothing, three fields of the same words. `write_keywords` reads the photo and its sidecars
 besides, keeps a record, and puts each file in place whole. The two take turns, 25 photos each. Photos a
-second of the median turn and of the least disturbed one: other work on the machine counts, too.
+second of the median turn and of the least disturbed one; then time of the processor for a photo, Python's and
+exiftool's together, which other work on the machine disturbs less.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 
@@ -76,14 +79,29 @@ def alone(folder: Path) -> Callable[[Path], object]:
 def rates(photos: Sequence[Path], works: dict[str, Callable[[Path], object]]) -> None:
     """Prints photos a second of each work, which take turns."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
+    busy = dict.fromkeys(works, 0.0)
     for at in range(0, len(photos), TURN):
+        turn = photos[at : at + TURN]
         for name, work in works.items():
-            start = time.perf_counter()
-            for photo in photos[at : at + TURN]:
+            start, before = time.perf_counter(), cpu()
+            for photo in turn:
                 work(photo)
-            seconds[name].append((time.perf_counter() - start) / len(photos[at : at + TURN]))
+            seconds[name].append((time.perf_counter() - start) / len(turn))
+            busy[name] += cpu() - before
     for name, turns in seconds.items():
-        print(f"{name:40} {1 / median(turns):6.0f} {1 / min(turns):6.0f} a second", flush=True)
+        rate = f"{1 / median(turns):6.0f} {1 / min(turns):6.0f} a second"
+        print(f"{name:40} {rate} {1000 * busy[name] / len(photos):6.2f} ms", flush=True)
+
+
+def cpu() -> float:
+    """Seconds that this process and its children have been computing, on Linux."""
+    total = time.process_time()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            if int(fields[1]) == os.getpid():
+                total += int(stat.with_name("schedstat").read_text().split()[0]) / 1e9
+    return total
 
 
 def stamps(photos: Sequence[Path]) -> list[tuple[int, int]]:

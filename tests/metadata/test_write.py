@@ -388,7 +388,9 @@ def test_adobes_name_for_new_sidecars(photo: Path) -> None:
     assert write_keywords(photo, ["dog"], sidecar_name="stem").files == (str(photo.with_name("a.xmp")),)
     other = xmp.photo(photo.with_name("b.jpg"))
     other.with_name("b.CR3").touch()
-    assert write_keywords(other, ["dog"], sidecar_name="stem").files == (str(sidecar(other)),)
+    change = write_keywords(other, ["dog"], sidecar_name="stem")
+    assert change.files == (str(sidecar(other)),)
+    assert change.note == "b.xmp may belong to b.CR3: b.jpg.xmp is written"
 
 
 def test_capitals_of_a_suffix_tell_photos_apart(tmp_path: Path) -> None:

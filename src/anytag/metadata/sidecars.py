@@ -53,7 +53,7 @@ def candidates(photo: Path) -> Candidates:
     stem = _first(photo, (photo.stem + suffix for suffix in _XMP))
     if stem is None:
         return Candidates(full, None)
-    return Candidates(full, stem, _sharing(photo))
+    return Candidates(full, stem, sharing(photo))
 
 
 def new_sidecar(photo: Path, naming: SidecarName) -> Path:
@@ -62,10 +62,11 @@ def new_sidecar(photo: Path, naming: SidecarName) -> Path:
     stem = photo.with_name(photo.stem + ".xmp")
     if naming == "full" and len(os.fsencode(full.name)) <= _NAME_BYTES:
         return full
-    return full if stem.exists() or (naming == "stem" and _sharing(photo)) else stem
+    return full if stem.exists() or (naming == "stem" and sharing(photo)) else stem
 
 
-def _sharing(photo: Path) -> tuple[str, ...]:
+def sharing(photo: Path) -> tuple[str, ...]:
+    """Names of other files beside a photo that have its stem: photo.xmp may be theirs."""
     suffixes = sorted({*_SHARING, *(suffix.upper() for suffix in _SHARING)} - {photo.suffix})
     return tuple(
         name for suffix in suffixes if _is_other(photo.with_name(name := photo.stem + suffix), photo)

@@ -21,7 +21,7 @@ from anytag.metadata import keywords as words
 from anytag.metadata import read, record
 from anytag.metadata.exiftool import ExifTool, assigned, named, shared
 from anytag.metadata.keywords import FIELDS, Content, Field, Keyword
-from anytag.metadata.sidecars import Candidates, SidecarName, candidates, new_sidecar
+from anytag.metadata.sidecars import Candidates, SidecarName, candidates, new_sidecar, sharing
 from anytag.results import Failure
 from anytag.suffixes import IMAGE_SUFFIXES
 
@@ -159,7 +159,7 @@ def write_keywords(
             text = " ".join(words.clean([caption]))
             after = words.captioned(after, found.values(), text, overwrite=overwrite_caption)
         changes[target] = (Content() if is_new else content, after)
-    note = _note(beside, found, targets)
+    note = _note(path, beside, found, targets, is_stem=sidecar_name == "stem")
     return _apply(path, changes, tool, touch=touch, dry_run=dry_run, note=note)
 
 
@@ -195,11 +195,17 @@ def _photo(path: str) -> Path:
     return photo
 
 
-def _note(beside: Candidates, found: dict[Path, Content], targets: dict[Path, Content]) -> str | None:
-    if beside.stem is None or beside.stem in found:
+def _note(
+    photo: Path, beside: Candidates, found: Iterable[Path], targets: Iterable[Path], *, is_stem: bool
+) -> str | None:
+    """Why a sidecar has not the name that the user may look for."""
+    others = beside.sharing
+    if beside.stem is None and is_stem and photo.with_name(f"{photo.name}.xmp") in targets:
+        others = sharing(photo)
+    elif beside.stem is None or beside.stem in found:
         return None
-    others = ", ".join(beside.sharing) or "another photo"
-    return f"{beside.stem.name} may belong to {others}: {', '.join(one.name for one in targets)} is written"
+    whose, written = ", ".join(others) or "another photo", ", ".join(one.name for one in targets)
+    return f"{photo.stem}.xmp may belong to {whose}: {written} is written"
 
 
 def _apply(
