@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -187,8 +187,9 @@ def compare(source: str, output: str, bad: set[str]) -> None:
 
 def speed(rows: int) -> None:
     """One worker and two, on the same rows."""
-    with s3_bucket() as bucket, tempfile.TemporaryDirectory() as counts, two_nodes() as cluster:
-        os.environ[LOOKS] = counts
+    with s3_bucket() as bucket, tempfile.TemporaryDirectory() as counts, ExitStack() as stack:
+        os.environ[LOOKS] = counts  # before the nodes, which hand it on
+        cluster = stack.enter_context(two_nodes())
         write_rows(bucket, rows)
         guess = estimate([f"{bucket}/rows"], Task(device="cpu"))
         print(f"estimate: {guess.hours(1) * 3600:.0f} s with one", flush=True)
