@@ -23,7 +23,7 @@ from anytag.torch.nn.network import TagNetwork
 
 QUERIES = "queries.safetensors"
 CAPTIONS, ALIGNMENT = "captions.safetensors", "alignment.safetensors"
-_HEADS = {"captions": CAPTIONS, "alignment": ALIGNMENT}
+_HEAD_FILES = {"captions": CAPTIONS, "alignment": ALIGNMENT}
 _ELSEWHERE = ("size", "mean", "std", "width")  # in the card's other fields
 
 
@@ -100,7 +100,7 @@ class StoredNetwork:
         """Gives the network its "captions" or "alignment", where it has some."""
         if (head := self._heads.pop(name, None)) is not None:
             setattr(self.network, name, head)
-            self._fill(_HEADS[name])
+            self._fill(_HEAD_FILES[name])
 
     def _fill(self, file: str) -> None:
         """Gives the network's parameters the values of a file; none may be left without."""

@@ -27,14 +27,13 @@ import numpy.typing as npt
 import anytag.data
 import anytag.parsing
 from anytag._io import atomic_folder, lock
-from anytag._typing import Ints as Indexes
 from anytag.batching import usable_cores
 from anytag.data.io import fingerprint
 from anytag.data.rows import Row, line_of, row_of
 from anytag.errors import OutputError
 from anytag.models.registry import cache
 from anytag.torch.training.dataset import HELD_OUT, say_unusable, stream_data, with_usable_captions
-from anytag.torch.training.mapped import Columns, Lists, Selected, bounds, mapped
+from anytag.torch.training.mapped import Columns, Indexes, Lists, Selected, bounds, mapped
 from anytag.torch.training.report import Progress, Reporter
 from anytag.torch.training.soft_labels import Labeler
 from anytag.vocabulary import Vocabulary

@@ -17,8 +17,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from anytag._typing import Doubles
-from anytag._typing import Ints as Indexes
 from anytag.data.rows import Row
 from anytag.errors import AnytagError
 from anytag.evaluation.metrics import Reliability, expected_calibration_error
@@ -28,7 +26,7 @@ from anytag.models.folder import ModelFolder, write_card
 from anytag.models.registry import resolve
 from anytag.queries.bank import Bank
 from anytag.runtime.onnx import OnnxRuntime
-from anytag.scoring import raise_broader, sigmoid
+from anytag.torch.training.calibration import sigmoid
 from anytag.torch.training.dataset import read_data
 from anytag.torch.training.report import Progress, Reporter
 from anytag.torch.training.ship import save_queries
@@ -36,6 +34,9 @@ from anytag.torch.training.soft_labels import Labeler
 from anytag.torch.training.stored import Stored, fit_tag_lines
 from anytag.torch.training.thresholds import Goal
 from anytag.vocabulary import Vocabulary
+
+Doubles = npt.NDArray[np.float64]
+Indexes = npt.NDArray[np.int64]
 
 FEWEST = 3
 """Photos with a tag, and without it, that it takes to fit it."""
@@ -68,7 +69,7 @@ class Answers:
     def scores(self, lines: Doubles) -> Doubles:
         """Probabilities N×K by lines K×2; no broader tag scores less than what it includes."""
         scores = sigmoid(lines[:, 0] * self.log_odds + lines[:, 1])
-        raise_broader(scores, self.below)
+        np.maximum.at(scores.T, self.below[:, 1], scores.T[self.below[:, 0]])
         return np.asarray(scores, dtype=np.float64)
 
 

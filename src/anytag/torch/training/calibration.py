@@ -7,11 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from anytag._typing import AnyFloats as Floats
-from anytag.scoring import sigmoid
+Floats = npt.NDArray[np.floating]
 
 _RIDGE = 1e-6
 GRID = np.round(np.arange(0.40, 0.96, 0.01), 2)
+
+
+def sigmoid(x: Floats) -> Floats:
+    """By the hyperbolic tangent, which does not overflow."""
+    return np.asarray(0.5 * (1 + np.tanh(0.5 * x)))
 
 
 @dataclass(frozen=True)

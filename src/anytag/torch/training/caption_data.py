@@ -15,7 +15,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from anytag._typing import Ints as Indexes
 from anytag.batching import usable_cores
 from anytag.data.rows import Row, read_rows
 from anytag.errors import AnytagError
@@ -28,6 +27,8 @@ from anytag.text_encoders.wordpiece import WordPieces
 from anytag.torch.training.feature_cache import view
 from anytag.torch.training.report import Progress, Reporter
 from anytag.vocabulary import Vocabulary
+
+Indexes = npt.NDArray[np.int64]
 
 SHARD = 256
 BUCKET = 40  # batches among which captions of one length are looked for

@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 
 from anytag._io import atomic_write
-from anytag._typing import Halves
 from anytag.data.rows import Row
 from anytag.errors import AnytagError
 from anytag.images import SUFFIXES
@@ -33,6 +32,7 @@ from anytag.torch.training.recipes import TrainRecipe, find
 from anytag.torch.training.report import Progress, Reporter, counted
 from anytag.vocabulary import Vocabulary
 
+Halves = npt.NDArray[np.float16]
 KEPT = 0.02
 """A belief below is none: most of a vocabulary, in most photos."""
 HELD_OUT_PART = 20

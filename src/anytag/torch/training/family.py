@@ -21,7 +21,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.fsdp import register_fsdp_forward_method
 
-from anytag._typing import Floats
 from anytag.errors import ModelError
 from anytag.evaluation.metrics import mean_average_precision
 from anytag.text_encoders import TextEncoder
@@ -47,6 +46,7 @@ from anytag.torch.training.schedules import Schedule
 from anytag.torch.training.sharded import check_parted
 from anytag.torch.training.trainer import Loop, Machine, checkpoint_parts
 
+Floats = npt.NDArray[np.float32]
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 Teacher = Callable[[Tensor], Tensor]
 """uint8 N×3×S×S, the student's own crop -> N×D."""

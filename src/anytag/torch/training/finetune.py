@@ -17,8 +17,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from anytag._typing import Doubles
-from anytag._typing import Ints as Indexes
 from anytag.data.rows import Row
 from anytag.errors import AnytagError
 from anytag.models.card import Card
@@ -36,6 +34,9 @@ from anytag.torch.training.ship import save_queries
 from anytag.torch.training.stored import Stored, fit_tag_lines, keep_descriptions, make_bank, probabilities
 from anytag.torch.training.thresholds import Goal
 from anytag.vocabulary import Vocabulary
+
+Indexes = npt.NDArray[np.int64]
+Doubles = npt.NDArray[np.float64]
 
 MORE_SHORTLIST = 16
 """Places that the first pass gets besides, when new tags join the old."""

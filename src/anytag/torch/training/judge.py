@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from anytag._typing import Doubles
 from anytag.evaluation.metrics import mean_average_precision, top_k_accuracy
 from anytag.results import Tags
 from anytag.tagger import Tagger
@@ -18,6 +17,7 @@ from anytag.vocabulary import Asked, Vocabulary
 
 TIE = 0.002
 """A smaller loss is none."""
+Doubles = npt.NDArray[np.float64]
 
 
 def judge(

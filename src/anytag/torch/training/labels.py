@@ -9,13 +9,13 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from anytag._typing import Floats
 from anytag.data.rows import Row
 from anytag.errors import AnytagError
 from anytag.parsing.build import build_vocabulary
 from anytag.torch.training.soft_labels import MENTIONED, Labeler
 from anytag.vocabulary import Tag, Vocabulary
 
+Floats = npt.NDArray[np.float32]
 Knowledge = Literal["classes", "tags", "captions", "positives"]
 
 FEWEST_MENTIONS = 5

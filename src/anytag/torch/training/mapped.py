@@ -9,8 +9,7 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from anytag._typing import Ints as Indexes
-
+Indexes = npt.NDArray[np.int64]
 Columns = tuple[int, ...]
 
 

@@ -30,6 +30,8 @@ from anytag.torch.training.shuffle import shuffled
 from anytag.torch.training.soft_labels import Labeler
 from anytag.vocabulary import Vocabulary
 
+Indexes = npt.NDArray[np.int64]
+
 RETRIES = 20
 """Photos tried in place of one that cannot be read."""
 LOST = 3

@@ -11,15 +11,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from safetensors.numpy import save_file
 
-from anytag._typing import Floats
 from anytag.errors import ModelError
 from anytag.images import ImageSource
 from anytag.models.folder import ModelFolder, write_card
 from anytag.models.tensors import map_tensors
 from anytag.queries.build import Questions
 from anytag.tagger import Tagger
+
+Floats = npt.NDArray[np.float32]
 
 FEWEST = 8  # photos
 _HELD_OUT = 4  # every so many-th photo is measured on, not learned from

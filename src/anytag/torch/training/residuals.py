@@ -20,8 +20,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anytag._typing import Floats
-from anytag._typing import Ints as Indexes
 from anytag.batching import usable_cores
 from anytag.errors import AnytagError
 from anytag.images import load
@@ -30,6 +28,9 @@ from anytag.torch.nn.folded_decoder import FoldedDecoder
 from anytag.torch.training.feature_cache import view
 from anytag.torch.training.labels import Labels
 from anytag.torch.training.report import Progress, Reporter
+
+Floats = npt.NDArray[np.float32]
+Indexes = npt.NDArray[np.int64]
 
 BATCH = 64
 ASKED = 512

@@ -23,7 +23,6 @@ import onnxruntime as ort
 import torch
 from safetensors.numpy import save_file
 
-from anytag._typing import Floats
 from anytag.data.rows import Row
 from anytag.evaluation.metrics import mean_average_precision
 from anytag.images import load, prepare
@@ -32,19 +31,20 @@ from anytag.models.folder import ModelFolder, write_card
 from anytag.models.registry import EMBEDDED, resolve
 from anytag.queries.bank import Bank
 from anytag.runtime.onnx import CAPTION, IMAGE, MEMORY, TAGS, OnnxRuntime, session_options
-from anytag.scoring import sigmoid
 from anytag.torch.export.onnx_graphs import export_folder_graphs
 from anytag.torch.export.static_int8.quantize import quantize_image_graph
 from anytag.torch.nn.network import TagNetwork
 from anytag.torch.runtime import TorchRuntime
 from anytag.torch.training.calibration import Calibration as Platt
-from anytag.torch.training.calibration import fit_calibration, fit_offsets, fit_thresholds
+from anytag.torch.training.calibration import fit_calibration, fit_offsets, fit_thresholds, sigmoid
 from anytag.torch.training.feature_dataset import Cache, Corpus, tensor_of
 from anytag.torch.training.quantized import QuantizedGraph
 from anytag.torch.training.soft_labels import beside, rivals_of
 from anytag.torch.training.student import Student
 from anytag.torch.training.train import build_student, read_recipe
 from anytag.vocabulary import Vocabulary
+
+Floats = npt.NDArray[np.float32]
 
 # Training photos of each source that the integers are fitted to.
 QUANTIZATION = {"flickr8k": 56, "coco-more": 16, "imagenet": 40, "sun": 8, "food101": 8, "grocery": 8}

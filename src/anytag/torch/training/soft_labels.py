@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from anytag._typing import Bytes, Floats
 from anytag.data.labels import Labeler as Labeler
 from anytag.data.rows import Row
 from anytag.vocabulary import Vocabulary
+
+Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
 
 MENTIONED = 0.3
 """Chance that one caption mentions a thing that is in the photo (five then miss it with 0.7**5 = 0.17)."""

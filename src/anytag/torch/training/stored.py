@@ -12,17 +12,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from anytag._typing import Floats
 from anytag.errors import ModelError, VocabularyError
 from anytag.models.card import Line
 from anytag.models.folder import ModelFolder
 from anytag.queries.bank import Bank
-from anytag.scoring import sigmoid
 from anytag.text_encoders import StaticTextEncoder
 from anytag.torch.nn.folded_decoder import FoldedDecoder
-from anytag.torch.training.calibration import fit_calibration, fit_offsets
+from anytag.torch.training.calibration import fit_calibration, fit_offsets, sigmoid
 from anytag.vocabulary import Tag, Vocabulary
 
+Floats = npt.NDArray[np.float32]
 Array = npt.NDArray[Any]
 
 
