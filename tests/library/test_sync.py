@@ -142,7 +142,7 @@ def test_copies_to_another_disk_are_known_by_their_picture(
     (folder / "sub0/0.jpg").unlink()
     shutil.copy(tmp_path / "elsewhere.jpg", folder / "moved.jpg")  # another file, of no other name
     report = library.sync(folder, tagger=made[0])
-    assert (report.moved + report.copied == 1 and report.tagged == report.gone == 0) or report.copied
+    assert (report.moved, report.copied, report.tagged, report.gone) == (1, 0, 0, 0)
 
 
 def test_a_picture_that_changed_is_tagged_again(library: Library, folder: Path, made: Made) -> None:
@@ -164,7 +164,8 @@ def test_metadata_written_by_hand_is_no_change(library: Library, folder: Path, m
     with Image.open(folder / "a.png") as opened:
         opened.load()
     opened.save(folder / "a.png", pnginfo=text)
-    tick(jpeg), tick(folder / "a.png")
+    tick(jpeg)
+    tick(folder / "a.png")
     report = library.sync(folder, tagger=made[0])
     assert (report.changed, report.tagged, report.unchanged) == (2, 0, 7)
     assert set(states(library).values()) == {"done"}
@@ -456,6 +457,54 @@ def test_a_link_is_the_photo_that_it_leads_to(
 
 
 @needs_links
+def test_a_link_takes_no_row_from_its_photo(
+    library: Library, folder: Path, made: Made, tmp_path: Path
+) -> None:
+    library.sync(folder, tagger=made[0])
+    library.add(folder / "sub0/0.jpg", "mine")
+    (folder / "0-first.jpg").symlink_to("sub0/0.jpg")
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links/far.jpg").symlink_to(folder / "sub0/2.jpg")
+    (tmp_path / "same").symlink_to(folder)
+    for asked in ([folder], [tmp_path / "links"], [], [tmp_path / "same"], []):
+        report = library.sync(*asked, tagger=made[0])
+        assert (report.moved, report.tagged, report.copied, report.gone) == (0, 0, 0, 0)
+        assert library.find(folder / "sub0/0.jpg").added == ("mine",)
+    assert library.find(folder / "0-first.jpg").pair == library.find(folder / "sub0/0.jpg").id
+    assert library.find(tmp_path / "links/far.jpg").pair == library.find(folder / "sub0/2.jpg").id
+
+
+def test_a_name_may_come_and_go_with_other_photos(library: Library, folder: Path, made: Made) -> None:
+    path, raw = folder / "sub0/0.jpg", folder / "sub0/0.dng"
+    for number in range(3):
+        write_photo(path, 90 + number)
+        shutil.copy(path, raw)
+        tick(raw)
+        library.sync(folder, tagger=made[0])
+        assert library.find(raw).pair == library.find(path).id
+        path.unlink()
+        raw.unlink()
+        assert library.sync(folder, tagger=made[0]).gone == 2
+        path.touch()  # no photo
+        library.sync(folder, tagger=made[0])
+        assert library.find(path).state == "failed"
+        path.unlink()
+        library.sync(folder, tagger=made[0])
+    assert library.sync(folder, tagger=made[0]).is_good
+
+
+def test_a_folder_that_was_given_up_is_not_asked_for_again(
+    library: Library, folder: Path, made: Made, tmp_path: Path
+) -> None:
+    write_photo(tmp_path / "other/a.jpg", 20)
+    library.sync(folder, tmp_path / "other", tagger=made[0])
+    shutil.rmtree(tmp_path / "other")
+    assert library.sync(tagger=made[0]).refused
+    assert library.sync(tagger=made[0], accept_missing=True).gone == 1
+    assert library.sync(tagger=made[0]).is_good
+
+
+@needs_links
 def test_names_of_any_bytes_have_a_row_each(library: Library, tmp_path: Path, made: Made) -> None:
     folder = tmp_path / "photos"
     names = [
@@ -503,7 +552,8 @@ def test_folders_within_folders_are_one_root(library: Library, folder: Path, mad
     assert library.sync(folder, tagger=made[0]).tagged == 3
     assert [Path(one.path) for one in library.status().folders] == [folder]
     assert "sub0/0.jpg" in states(library)
-    write_photo(folder / "sub0/9.jpg", 60), write_photo(folder / "sub1/9.jpg", 61)
+    write_photo(folder / "sub0/9.jpg", 60)
+    write_photo(folder / "sub1/9.jpg", 61)
     assert library.sync(folder / "sub1", tagger=made[0]).tagged == 1
     (folder / "sub0").rename(folder / "sub2")
     assert library.sync(folder, tagger=made[0]).moved == 3

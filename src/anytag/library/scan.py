@@ -128,10 +128,10 @@ class Scan:
         for entry in entries:
             path = os.fsencode(entry.path)
             known = self._known.pop(path, None)
-            if entry.is_symlink():
-                self._link(root, entry, path, known)
-                continue
             try:
+                if entry.is_symlink():
+                    self._link(root, entry, path, known)
+                    continue
                 facts = entry.stat()
             except OSError as error:  # it went in between, or may not be looked at
                 self._unseen(path, known, error)
@@ -147,17 +147,19 @@ class Scan:
                 self._seconds[path] = os.fsencode(os.path.join(os.path.dirname(entry.path), first))  # noqa: PTH118, PTH120
             self._see(root, path, facts, known)
 
-    def _see(self, root: Root, path: bytes, facts: os.stat_result, known: _Known | None) -> None:
-        """One name of a photo that can be looked at."""
+    def _see(
+        self, root: Root, path: bytes, facts: os.stat_result, known: _Known | None, *, is_link: bool = False
+    ) -> None:
+        """One name of a photo that can be looked at; a link takes no row from the photo."""
         if known is not None and known[1:4] != _signature(facts):
-            if not self._is_moved(root, path, facts):
+            if is_link or not self._is_moved(root, path, facts):
                 self._changed.append((root, path, facts, known.id))
                 return
             if known.id not in self._moved:
                 self._displaced.add(known.id)
             return
         if known is None:
-            if not self._is_moved(root, path, facts):
+            if is_link or not self._is_moved(root, path, facts):
                 self.found.new += 1
                 self._insert(root, path, facts)
             return
@@ -179,7 +181,7 @@ class Scan:
             (signed(facts.st_ino), facts.st_size, facts.st_mtime_ns, path),
         )
         for photo, old, place in found:
-            if photo in self._moved or not os.path.isdir(place) or _has_name(old, facts):  # noqa: PTH112
+            if photo in self._moved or not os.path.isdir(place) or self._has_name(old, facts):  # noqa: PTH112
                 continue
             self._known.pop(old, None)
             self._displaced.discard(photo)
@@ -187,6 +189,16 @@ class Scan:
             self._moves.append((path, root.id, name_of(root.path, path), signed(facts.st_dev), photo))
             return True
         return False
+
+    def _has_name(self, path: bytes, facts: os.stat_result) -> bool:
+        """Has the file this name, too? Disks that ignore case find it by names that they do not list."""
+        try:
+            is_same = os.path.samestat(os.stat(path), facts)  # noqa: PTH116
+        except OSError:
+            return False
+        is_walked = any(low <= path < high for low, high in map(below, (root.top for root in self._roots)))
+        is_listed = is_walked and path not in self._known
+        return is_same and (facts.st_nlink > 1 or is_listed)
 
     def _see_changed(self) -> None:
         """Names of other files than before, once it is known which rows have gone along with theirs."""
@@ -241,9 +253,10 @@ class Scan:
                 "AND state != 'gone'",
                 (signed(facts.st_ino), signed(facts.st_dev), path),
             )
-            if found:
-                self._seconds[path] = found[0][0]
-            self._see(root, path, facts, known)
+            photo = next((other for (other,) in found if os.path.lexists(other)), None)
+            if photo is not None:
+                self._seconds[path] = photo
+            self._see(root, path, facts, known, is_link=photo is not None)
             self._see_changed()
             self._flush()
 
@@ -252,7 +265,7 @@ class Scan:
         for second, first in self._seconds.items():
             found = self._database.query(
                 "SELECT s.id, f.id FROM photos s, photos f WHERE s.path = ? AND f.path = ? "
-                "AND (s.pair IS NOT f.id OR s.state = 'waiting')",
+                "AND s.state != 'gone' AND f.state != 'gone' AND (s.pair IS NOT f.id OR s.state = 'waiting')",
                 (second, first),
             )
             for row in found:
@@ -288,8 +301,8 @@ class Scan:
         self.found.failures[os.fsdecode(path)] = failure
         self._change(
             "UPDATE photos SET size = ?, mtime_ns = ?, device = ?, inode = ?, state = 'failed', "
-            "error_type = ?, error_message = ? WHERE path = ?",
-            (*_facts(facts), failure.type, failure.message, path),
+            "error_type = ?, error_message = ? WHERE path = ? AND (id = ? OR state != 'gone')",
+            (*_facts(facts), failure.type, failure.message, path, known.id if known else None),
         )
 
     def _unseen(self, path: bytes, known: _Known | None, error: OSError) -> None:
@@ -363,11 +376,3 @@ def _facts(facts: os.stat_result) -> tuple[int, int, int, int]:
 
 def _signature(facts: os.stat_result) -> tuple[int, int, int]:
     return facts.st_size, facts.st_mtime_ns, signed(facts.st_ino)
-
-
-def _has_name(path: bytes, facts: os.stat_result) -> bool:
-    """Has the file this name, too? A disk that ignores case or NFC finds its one name by others."""
-    try:
-        return os.path.samestat(os.stat(path), facts) and facts.st_nlink > 1  # noqa: PTH116
-    except OSError:
-        return False

@@ -339,7 +339,9 @@ class Sync:
     def _refusal(self, missing: Sequence[int]) -> str:
         """Why nothing is given up, or "": a folder is away, a disk is another, or most of a disk's photos."""
         for root in self._away:
-            return f"The folder {root.top} is not there, so its photos stay in the library. {_HINT}"
+            query = "SELECT 1 FROM photos WHERE path >= ? AND path < ? AND state != 'gone' LIMIT 1"
+            if self._database.query(query, below(root.top)):
+                return f"The folder {root.top} is not there, so its photos stay in the library. {_HINT}"
         for root in self._roots if missing else ():
             if root.device not in (None, _device(root.path)):
                 return (
