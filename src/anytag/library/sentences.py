@@ -142,7 +142,10 @@ class SentenceReader:
 
 
 def _distinct(*words: str) -> tuple[str, ...]:
-    return tuple({word.casefold(): word for word in reversed(words)}.values())
+    found: dict[str, str] = {}
+    for word in words:
+        found.setdefault(word.casefold(), word)
+    return tuple(found.values())
 
 
 def _line(column: npt.NDArray[np.floating], scale: float, bias: float) -> Floats:
