@@ -121,7 +121,7 @@ def quality(path: Path) -> None:
 
 def _word_rank(library: Library, searcher: Searcher, text: str, photo: int, count: int) -> int:
     """By the full-text table alone; photos without a word of the text share the places after the others."""
-    words = [word for term in searcher.reader.read(text).terms for word in term.words[:1]]
+    words = [word for term in searcher.reader.read(text).terms for word in term.words]
     query = "SELECT rowid FROM words WHERE words MATCH ? ORDER BY rank"
     rows = library.database.connection.execute(query, (match(words),)).fetchall() if words else []
     found = [one for (one,) in rows]

@@ -174,3 +174,15 @@ def test_records_are_read_by_slot(tmp_path_factory: pytest.TempPathFactory, want
     np.testing.assert_array_equal(file.read(slots), whole[slots])
     with pytest.raises(AnytagError, match="cut short"):
         file.read(np.array([31]))
+
+
+def test_records_are_mapped_as_far_as_they_are_whole(tmp_path: Path) -> None:
+    file = RecordFile(tmp_path / "v.f32", (3,), np.dtype("<f4"))
+    assert file.map().shape == (0, 3)
+    vectors = np.arange(12, dtype=np.float32).reshape(4, 3)
+    file.write(np.arange(4), vectors)
+    with file.path.open("ab") as more:
+        more.write(b"torn")
+    assert (file.map() == vectors).all()
+    with pytest.raises(ValueError, match="read-only"):
+        file.map()[0] = 1

@@ -27,9 +27,9 @@ _SILENT = frozenset(
     "before behind being below beside between both but by can couple down during each either every few find "
     "for four from front group has have having he her his i image images in inside into is it its just me "
     "middle many more most my near next of off on one onto or other our out outside over past photo "
-    "photograph photos pic picture pictures same several she show side some something that the their them "
-    "then there these they this those three through to together top toward towards two under up upon very "
-    "was we were "
+    "photograph photos pic picture pictures "
+    "same several she show side some something that the their them then there "
+    "these they this those three through to together top toward towards two under up upon very was we were "
     "what where which while who whose with within you your".split()
 )
 
@@ -141,7 +141,10 @@ class SentenceReader:
 
 
 def _distinct(*words: str) -> tuple[str, ...]:
-    return tuple({word.casefold(): word for word in reversed(words)}.values())
+    found: dict[str, str] = {}
+    for word in words:
+        found.setdefault(word.casefold(), word)
+    return tuple(found.values())
 
 
 def _line(column: npt.NDArray[np.floating], scale: float, bias: float) -> Floats:
