@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from threading import RLock
@@ -207,8 +207,10 @@ class Searcher:
         """Log-odds that a sentence fits N photos, and the same before what depends on the sentence alone."""
         columns = [] if sentence.query is None else [np.append(sentence.query, np.float32(0))]
         columns += [term.column for term in sentence.terms if term.column is not None]
-        said = iter(products(self._file, rows.slots, np.stack(columns)).T if columns else ())
-        whole: Floats | None = None if sentence.query is None else next(said)
+        said: Iterator[Floats] = iter(
+            products(self._file, rows.slots, np.stack(columns)).T if columns else ()
+        )
+        whole = None if sentence.query is None else next(said)
         found = [
             self._evidence(rows, term, None if term.column is None else next(said)) for term in sentence.terms
         ]
