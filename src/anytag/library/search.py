@@ -219,8 +219,13 @@ class Searcher:
         if written is not None:
             return written, np.zeros_like(written) if whole is None else whole
         odds, second = self._combined(known, whole, terms=len(found), count=len(rows.ids))
-        if known and len(known) == len(found):  # people say all of it, whatever the model thinks
-            odds = np.where(np.min(known, axis=0) >= _SURE, np.fmax(odds, _SURE), odds)
+        if len(found) > 1 and len(known) == len(
+            found
+        ):  # all that is named is there, by people or the decoder
+            least = np.min(known, axis=0)
+            odds = np.where(least >= 0, np.fmax(odds, least), odds)
+        elif known and len(known) == len(found):  # people say it, whatever the model thinks
+            odds = np.where(known[0] >= _SURE, np.fmax(odds, _SURE), odds)
         return odds, second
 
     def _combined(
