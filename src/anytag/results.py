@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -75,7 +76,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Tags:
-    """The tags of one photo, by falling score.
+    """The tags of one photo, by falling score: `for tag in result`, `len(result)`.
 
     Attributes:
         path: the photo as it was named, or None when it came as bytes, PIL image or array.
@@ -94,6 +95,12 @@ class Tags:
     tags: tuple[TagScore, ...]
     error: Failure | None = None
     below: tuple[TagScore, ...] = ()
+
+    def __iter__(self) -> Iterator[TagScore]:
+        return iter(self.tags)
+
+    def __len__(self) -> int:
+        return len(self.tags)
 
     @property
     def names(self) -> tuple[str, ...]:
