@@ -16,7 +16,7 @@ from pathlib import Path
 
 from anytag.captioner import Captioner
 from anytag.data.rows import read_rows, select
-from scripts.release_captions import NOTHING, Judge
+from scripts.release_captions import NOTHING, CaptionEvaluator
 
 
 def main() -> None:
@@ -29,22 +29,22 @@ def main() -> None:
     args = parser.parse_args()
     captioner = Captioner.load(args.model, device="cpu")
     rows = [row for row in select(read_rows(args.rows), split="test") if row.captions][: args.photos]
-    judge, spec = Judge(captioner, rows, args.rows.parent), captioner.spec
-    asked = judge.asked()
+    evaluator, spec = CaptionEvaluator(captioner, rows, args.rows.parent), captioner.spec
+    requested_tags = evaluator.requested_tags()
     print("| guided by | BLEU-1 | BLEU-4 | CIDEr | METEOR | asked tags said | ms a photo |")
     print("|---|---|---|---|---|---|---|")
     kinds = {
         "nothing": (replace(spec, guide=NOTHING, support=0.0), None),
         "what the card says": (spec, None),
-        "up to three tags of one person": (spec, asked),
+        "up to three tags of one person": (spec, requested_tags),
     }
     for name, (numbers, tags) in kinds.items():
         start = time.perf_counter()
-        texts = judge.texts(numbers, tags)
+        texts = evaluator.texts(numbers, tags)
         speed = 1000 * (time.perf_counter() - start) / len(rows)
-        found = judge.score(texts)
+        found = evaluator.score(texts)
         figures = [found[key] for key in ("BLEU-1", "BLEU-4", "CIDEr", "METEOR")]
-        said = f"{judge.obeyed(texts, asked):.1%}" if tags else ""
+        said = f"{evaluator.obeyed(texts, requested_tags):.1%}" if tags else ""
         print(f"| {name} | {' | '.join(f'{one:.1f}' for one in figures)} | {said} | {speed:.0f} |")
 
 

@@ -11,7 +11,7 @@ photos.
 The embedded model learned from all captions of the train photos; the dev photos (--split dev) taught it
 nothing, but its scores and thresholds were fitted to their captions.
 With --wrong 0.3 a share of the photos has the caption of another photo, as on the web.
-A probe that learns from all five captions stands beside. Precision and recall are those of the labels
+A probe that learns from all five captions is the reference. Precision and recall are those of the labels
 themselves, against all five captions.
 """
 

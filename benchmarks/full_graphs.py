@@ -58,14 +58,14 @@ def export(precision: str, work: Path, pictures: list[Path]) -> Facts:
     from anytag.models.card import Card
     from anytag.models.folder import write_card
     from anytag.torch.export.accuracy_cost import measure_cost
-    from anytag.torch.export.export_folder import export_folder, make_smaller
+    from anytag.torch.export.export_folder import export_folder, quantize_graphs
 
     folder, start = work / precision, time.process_time()
     if precision == "float32":
         export_folder(folder)
     else:
         shutil.copytree(work / "float32", folder)
-        make_smaller(folder, [one.name for one in folder.glob("*.onnx")], precision)  # type: ignore[arg-type]
+        quantize_graphs(folder, [one.name for one in folder.glob("*.onnx")], precision)  # type: ignore[arg-type]
         write_card(folder, Card.read(folder))
     used = time.process_time() - start
     sizes = {one.name: one.stat().st_size for one in folder.glob("*.onnx")}

@@ -76,7 +76,7 @@ def main() -> None:
         trainer = Trainer(student, dataset, recipe, out)
         trainer.resume()
         trainer.fit()
-        student.load_state_dict(trainer.average.state(student))
+        student.load_state_dict(trainer.ema.state(student))
         found[part] = test_logits(student, samples, held if part else np.zeros_like(held))
     views = cache.row[np.flatnonzero(((samples.split == "test") & (samples.source == "flickr8k"))[cache.row])]
     truth = samples.present[views] == 1

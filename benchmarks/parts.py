@@ -1,9 +1,9 @@
-"""The tags beside version 3's and the rival's, on every part of the photos that were kept from training.
+"""The tags beside version 3's and the baseline's, on every part of the photos that were kept from training.
 
     python benchmarks/parts.py ROWS [--model FOLDER] [--before FOLDER] [--limit 300] [--part NAME ...]
 
 ROWS is rows.jsonl of scripts/prepare_data.py with --more. Parts are the sources of split "val", and the
-foreign ones of split "test", which nothing was trained or fitted on. The rival is the backbone's ImageNet
+foreign ones of split "test", which nothing was trained or fitted on. The baseline is the backbone's ImageNet
 classifier with its probabilities carried to the asked names by the text table's similarity, by the carrier
 that is best for each figure. Figures of a part: AP by class, top-1 and top-5 among its own names; then of
 what is given by default: tags a photo, how many of them are right (broader words count; of parts that list
@@ -118,7 +118,7 @@ def measure(tagger: Tagger, part: Part, root: Path) -> dict[str, float]:
     return figures(scores, part.truth) | error | by_default(tagger, part, paths)
 
 
-def rival(contestant: ClassifierWithText, part: Part, root: Path) -> dict[str, float]:
+def baseline(contestant: ClassifierWithText, part: Part, root: Path) -> dict[str, float]:
     """Each figure by the carrier that is best for it."""
     carried = contestant.scores([root / row.image for row in part.rows], part.names)
     tried = [figures(np.asarray(scores), part.truth) for scores in carried.values()]
@@ -145,7 +145,7 @@ def main() -> None:
         if args.part and part.name not in args.part:
             continue
         found = {name: measure(tagger, part, args.rows.parent) for name, tagger in taggers.items()}
-        found["rival"] = rival(contestant, part, args.rows.parent)
+        found["baseline"] = baseline(contestant, part, args.rows.parent)
         for name, numbers in found.items():
             keys = ("AP", "top-1", "top-5", "ECE", "tags", "right", "named", "ECE given")
             shown = " | ".join(f"{numbers[key]:.3f}" if key in numbers else "" for key in keys)

@@ -1,4 +1,4 @@
-"""The parts of anytag, and its rivals, as functions that go through many photos on one thread."""
+"""The parts of anytag, and its baselines, as functions that go through many photos on one thread."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
-from rivals import BATCH, WIDTH
+from baselines import BATCH, WIDTH
 
 from anytag.images import Resample, load, prepare
 from anytag.models.folder import ModelFolder
@@ -33,7 +33,7 @@ def decode(paths: Sequence[Path], size: int, resample: Resample = "bilinear") ->
     """Photos through anytag's decoder, in full batches: uint8 8×3×S×S each."""
     for start in range(0, len(paths), BATCH):
         batch = paths[start : start + BATCH]
-        yield np.stack([prepare(load(path, near=size), size=size, resample=resample) for path in batch])
+        yield np.stack([prepare(load(path, min_side=size), size=size, resample=resample) for path in batch])
 
 
 class Parts:
@@ -83,8 +83,8 @@ class Parts:
             question.answer(self.runtime, tokens, pooled)
 
 
-def rival(graph: Path, paths: Sequence[Path], *, size: int, tags: int) -> Callable[[], None]:
-    """Files to squares, through a rival's image encoder, then a dot product with each tag's text vector."""
+def baseline(graph: Path, paths: Sequence[Path], *, size: int, tags: int) -> Callable[[], None]:
+    """Files to squares, through a baseline's image encoder, then a dot product with each tag's vector."""
     encoder = session(graph)
     texts = np.random.default_rng(0).normal(size=(WIDTH, tags)).astype(np.float32)
 

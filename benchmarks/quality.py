@@ -1,9 +1,9 @@
-"""How good the tags are, beside rivals, and what each of them has learned from.
+"""How good the tags are, beside baselines, and what each of them has learned from.
 
     python benchmarks/quality.py ROWS [--model FOLDER] [--card]
 
 ROWS is rows.jsonl of scripts/prepare_data.py. Everything of ours goes through `Tagger`, as users call it; all
-photos that judge are held back from training. Rivals:
+photos that judge are held back from training. Baselines:
 
 - linear probes on a frozen backbone's pooled features: supervised, taught with the same labels of the
   training photos that ROWS has (a fair one needs the COCO photos that the model was trained with);
@@ -205,18 +205,23 @@ def reliability_table(tagger: Tagger, rows: list[Row], root: Path) -> dict[str, 
 
 def classes_table(tagger: Tagger, rows: list[Row], root: Path) -> dict[str, Figures]:
     """The parts of `broad` val: top-1 and top-5 among each part's own class names; COCO's categories."""
-    rival = ClassifierWithText(PROBE_BACKBONES[0])
-    out = {part: classes(part, tagger, rows, root, rival=rival) for part in PARTS}
-    return out | {"coco": categories(tagger, rows, root, rival=rival)}
+    baseline = ClassifierWithText(PROBE_BACKBONES[0])
+    out = {part: classes(part, tagger, rows, root, baseline=baseline) for part in PARTS}
+    return out | {"coco": categories(tagger, rows, root, baseline=baseline)}
 
 
-def classes(part: str, tagger: Tagger, rows: list[Row], root: Path, *, rival: ClassifierWithText) -> Figures:
+def classes(
+    part: str, tagger: Tagger, rows: list[Row], root: Path, *, baseline: ClassifierWithText
+) -> Figures:
     """One part. ImageNet's val classes are in no training row, so no probe can be taught them."""
     val, train = (list(select(rows, split=split, source=part)) for split in ("val", "train"))
     names = sorted({row.tags[0] for row in (val if part == "imagenet" else val + train)})
     answer = np.array([names.index(row.tags[0]) for row in val])
     paths = [root / row.image for row in val]
-    scored = {"": [scores_of(tagger, paths, names)], "rival ": list(rival.scores(paths, names).values())}
+    scored = {
+        "": [scores_of(tagger, paths, names)],
+        "baseline ": list(baseline.scores(paths, names).values()),
+    }
     figures: Figures = {"classes": len(names), "photos": len(val)}
     if part != "imagenet":
         figures["training photos"] = len(train)
@@ -249,7 +254,7 @@ def probed(train: Sequence[Row], truth: Bools, paths: Sequence[Path], root: Path
     return ridge(features_of(name, [root / row.image for row in train]), truth)(features_of(name, paths))
 
 
-def categories(tagger: Tagger, rows: list[Row], root: Path, *, rival: ClassifierWithText) -> Figures:
+def categories(tagger: Tagger, rows: list[Row], root: Path, *, baseline: ClassifierWithText) -> Figures:
     """COCO: mAP of the categories that its labels name."""
     val = list(select(rows, split="val", source="coco"))
     train = [row for row in rows if row.split == "train" and row.source in COCO and row.tags and row.absent]
@@ -261,7 +266,7 @@ def categories(tagger: Tagger, rows: list[Row], root: Path, *, rival: Classifier
     scored = {
         "": [scores_of(tagger, paths, names)],
         "probe ": [probed(train, taught, paths, root)],
-        "rival ": list(rival.scores(paths, names).values()),
+        "baseline ": list(baseline.scores(paths, names).values()),
     }
     figures: Figures = {"categories": len(names), "photos": len(val), "training photos": len(train)}
     weights = resamples(len(val), RESAMPLES)

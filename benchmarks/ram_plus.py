@@ -56,7 +56,7 @@ class Found:
     wall: float
     peak: int
     logits: Floats
-    given: npt.NDArray[np.bool_]
+    predicted: npt.NDArray[np.bool_]
 
 
 WAYS = (
@@ -82,7 +82,7 @@ def make_folders(work: Path, crops: Sequence[Path]) -> dict[str, Any]:
     from anytag.models.card import Card
     from anytag.models.folder import write_card
     from anytag.runtime.onnx import ROUNDED, TAGS
-    from anytag.torch.export.dynamic_int8 import PERCEPTRON, to_int8
+    from anytag.torch.export.dynamic_int8 import MLP_WEIGHTS, to_int8
     from anytag.torch.export.export_folder import export_folder
     from anytag.torch.training.prefilter import learn_first_pass
 
@@ -97,14 +97,14 @@ def make_folders(work: Path, crops: Sequence[Path]) -> dict[str, Any]:
     halve_table(half)
     int8 = Path(shutil.copytree(exact, work / "int8"))
     rounded = Path(shutil.copyfile(int8 / TAGS, int8 / ROUNDED))
-    to_int8(rounded, large=PERCEPTRON, apart=True)
+    to_int8(rounded, large=MLP_WEIGHTS, subtract_mean=True)
     write_card(int8, Card.read(int8))
     first = Path(shutil.copytree(half, work / "first"))
     found = learn_first_pass(first, list(crops), shortlist=SHORTLIST)
     first8 = Path(shutil.copytree(first, work / "first8"))
     shutil.copyfile(rounded, first8 / ROUNDED)
     write_card(first8, Card.read(first8))
-    return {"lost": found.lost, "given": found.given, "photos": found.photos}
+    return {"lost": found.lost, "given": found.predicted, "photos": found.photos}
 
 
 def write_random(folder: Path, crops: Sequence[Path]) -> Path:
@@ -112,7 +112,7 @@ def write_random(folder: Path, crops: Sequence[Path]) -> Path:
     import torch
     from safetensors.torch import save_file
 
-    from anytag.models.card import Calibration, Card, ImageSpec, Line
+    from anytag.models.card import Calibration, Card, ImageSpec, Platt
     from anytag.models.folder import write_card
     from anytag.torch.checkpoints.load import network_numbers
     from anytag.torch.nn.configs import FAMILIES, SwinConfig
@@ -141,7 +141,7 @@ def write_random(folder: Path, crops: Sequence[Path]) -> Path:
     Vocabulary(Tag(f"tag {k}", f"tag {k}", "object", threshold=0.5) for k in range(TAGS)).write(
         folder / "vocabulary.jsonl"
     )
-    line = Line(1.0, 0.0)
+    line = Platt(1.0, 0.0)
     card = Card(
         name="random-ram-plus", family="ram-plus", version="1", description="Random weights.",
         image=ImageSpec(SIZE, "bilinear", config.mean, config.std, plain=True), width=WIDTH, text=None,
@@ -163,7 +163,7 @@ def spread_answers(network: Any, rows: Any, crops: Sequence[Path]) -> None:
     with torch.no_grad():
         pixels = torch.stack([torch.from_numpy(read(path)) for path in crops])
         tokens, pooled = network.encoder(pixels)
-        x = decoder.decode(decoder.embed(pooled, rows[None, :400]), decoder.remember(tokens))  # N×400×H
+        x = decoder.decode(decoder.embed(pooled, rows[None, :400]), decoder.project_kv(tokens))  # N×400×H
         shared = torch.linalg.svd(x.mean(1), full_matrices=False).Vh  # N×H
         weight = decoder.head.weight
         weight -= weight @ shared.T @ shared
@@ -175,7 +175,7 @@ def read(photo: Path) -> npt.NDArray[np.uint8]:
     """3×S×S, as published."""
     from anytag.images import load, prepare
 
-    return prepare(load(photo, plain=True), size=SIZE, plain=True)
+    return prepare(load(photo, exact=True), size=SIZE, exact=True)
 
 
 def calibrate(folder: Path, crops: Sequence[Path]) -> None:
@@ -232,10 +232,10 @@ def open_way(way: Way, folder: Path) -> tuple[Answer, Answer, Callable[[Path], o
         every[index[0]] = logits[0]
         return every
 
-    def given(photo: Path) -> npt.NDArray[np.bool_]:
+    def predicted(photo: Path) -> npt.NDArray[np.bool_]:
         return np.isin(tagger.vocabulary.ids, [tag.id for tag in tagger.tag(photo).tags])
 
-    return answer, given, tagger.tag
+    return answer, predicted, tagger.tag
 
 
 def published(folder: Path) -> Callable[[Path], Floats]:
@@ -287,13 +287,13 @@ def published(folder: Path) -> Callable[[Path], Floats]:
     return job
 
 
-def measure_way(name: str, folder: Path, files: Sequence[Path], rounds: int) -> None:
+def measure_way(name: str, folder: Path, files: Sequence[Path], is_approximate: int) -> None:
     """Prints seconds of CPU and of wall of the best round, and the peak of memory; writes the logits."""
     way = next(one for one in WAYS if one.name == name)
-    answer, given, job = open_way(way, folder)
+    answer, predicted, job = open_way(way, folder)
     job(files[0])
     cpus, walls = [], []
-    for _ in range(rounds):
+    for _ in range(is_approximate):
         wall, cpu = time.perf_counter(), time.process_time()
         job(files[0])
         cpus.append(time.process_time() - cpu)
@@ -301,7 +301,7 @@ def measure_way(name: str, folder: Path, files: Sequence[Path], rounds: int) -> 
     best = min(cpus), min(walls)
     peak = peak_memory()
     np.save(folder.parent / "logits.npy", np.stack([answer(file) for file in files]))
-    np.save(folder.parent / "given.npy", np.stack([given(file) for file in files]))
+    np.save(folder.parent / "given.npy", np.stack([predicted(file) for file in files]))
     print(json.dumps([*best, peak]))
 
 
@@ -338,7 +338,14 @@ def compare(work: Path, files: Sequence[Path], args: argparse.Namespace) -> str:
 def launch(way: Way, work: Path, files: Sequence[Path], args: argparse.Namespace) -> Found:
     """One way in a process of its own."""
     command = [sys.executable, __file__, str(args.photos), "--way", way.name]
-    command += ["--folder", str(work / way.folder), "--rounds", str(args.rounds), "--files", *map(str, files)]
+    command += [
+        "--folder",
+        str(work / way.folder),
+        "--rounds",
+        str(args.is_approximate),
+        "--files",
+        *map(str, files),
+    ]
     told = run(command, check=True, stdout=PIPE, text=True).stdout
     cpu, wall, peak = json.loads(told)
     return Found(cpu, wall, peak, np.load(work / "logits.npy"), np.load(work / "given.npy"))
@@ -353,7 +360,7 @@ def row_of(name: str, found: Sequence[Found], published: Sequence[Found]) -> Seq
     ours, theirs = found[0], published[0]
     looked = np.isfinite(ours.logits)
     difference = np.abs(ours.logits - theirs.logits)[looked].max()
-    flips = f"{(ours.given != theirs.given).sum()} of {theirs.given.sum()}"
+    flips = f"{(ours.predicted != theirs.predicted).sum()} of {theirs.predicted.sum()}"
     share = cpu / min(one.cpu for one in published)
     return name, f"{cpu:.2f}", f"{share:.2f}", f"{wall:.2f}", f"{peak / 1e9:.2f}", f"{difference:.1e}", flips
 
@@ -398,7 +405,7 @@ def main() -> None:
     parser.add_argument("--files", nargs="*", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.way:
-        measure_way(args.way, Path(args.folder), args.files, args.rounds)
+        measure_way(args.way, Path(args.folder), args.files, args.is_approximate)
         return
     machine = measure.machine()
     with tempfile.TemporaryDirectory() as scratch:

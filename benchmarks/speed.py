@@ -24,10 +24,10 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
+import baselines
 import measure
 import photos
 import pipelines
-import rivals
 from measure import Use
 
 from anytag.models.folder import ModelFolder
@@ -35,7 +35,7 @@ from anytag.models.registry import resolve
 
 SMALL, LARGE = (500, 375), (4000, 3000)
 GRAIN = 8.0  # makes 12 megapixels 3 MB, as cameras do
-PART, RIVAL_PART = 160, 40  # photos in one round of a part, of a rival
+PART, RIVAL_PART = 160, 40  # photos in one round of a part, of a baseline
 COLD_STARTS = 9
 IMPORTS = "import onnxruntime, numpy, PIL.Image"
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -108,7 +108,7 @@ class Benchmark:
         return use
 
     def compare(self) -> None:
-        """The command, its floor, its parts and its rivals."""
+        """The command, its floor, its parts and its baselines."""
         count = len(self.small)
         parts = pipelines.Parts(self.model, _whole_batches(self.small, PART))
         here: dict[str, tuple[Callable[[], object], int]] = {
@@ -117,7 +117,7 @@ class Benchmark:
             "bare backbone alone": (parts.backbone, len(parts.paths)),
             "tag decoder alone: first pass and shortlist": (parts.first_pass, len(parts.paths)),
             f"tag decoder alone: all {parts.tags:,} tags": (parts.all_tags, len(parts.paths)),
-            **self.rivals(parts.tags),
+            **self.baselines(parts.tags),
         }
         jobs: dict[str, Callable[[], Use]] = {
             name: partial(measure.of_function, work) for name, (work, _) in here.items()
@@ -158,16 +158,16 @@ class Benchmark:
         judge("CPU, tag decoder by default : backbone", default, "at most 1.00", met=default <= 1)
         self.report.notes.append(f"Tag decoder over all tags : backbone is {everything:.2f}.")
 
-    def rivals(self, tags: int) -> dict[str, tuple[Callable[[], object], int]]:
-        """Rivals as jobs, or none and a remark."""
-        if lacking := rivals.missing():
-            self.report.notes.append(f"Rivals were left out: pip install {' '.join(lacking)}")
+    def baselines(self, tags: int) -> dict[str, tuple[Callable[[], object], int]]:
+        """Baselines as jobs, or none and a remark."""
+        if lacking := baselines.missing():
+            self.report.notes.append(f"Baselines were left out: pip install {' '.join(lacking)}")
             return {}
         paths = _whole_batches(self.small, RIVAL_PART)
-        graphs = rivals.export(self.args.graphs or self.work)
+        graphs = baselines.export(self.args.graphs or self.work)
         return {
-            f"rival: open_clip {one.name} (float32, {one.size} px), dot product per tag": (
-                pipelines.rival(graph, paths, size=one.size, tags=tags),
+            f"baseline: open_clip {one.name} (float32, {one.size} px), dot product per tag": (
+                pipelines.baseline(graph, paths, size=one.size, tags=tags),
                 len(paths),
             )
             for one, graph in graphs.items()
@@ -239,7 +239,7 @@ class Benchmark:
         libraries = ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "pillow", "numpy"))
         repeats = f"{self.args.repeats} alternated rounds of up to {len(self.small)} photos"
         self.report.notes += [
-            f"Model {card.name} {card.version}, {size} px, batches of {rivals.BATCH}.",
+            f"Model {card.name} {card.version}, {size} px, batches of {baselines.BATCH}.",
             f"Medians (and ranges) of {repeats}; ratios are medians of those of each round.",
             f"{self.args.machine}; Python {sys.version.split()[0]}, {libraries}.",
         ]
@@ -257,7 +257,7 @@ def _net(commands: Sequence[Use], starts: Sequence[Use], count: int) -> list[Use
 
 
 def _whole_batches(paths: Sequence[Path], most: int) -> Sequence[Path]:
-    return paths[: min(most, len(paths)) // rivals.BATCH * rivals.BATCH]
+    return paths[: min(most, len(paths)) // baselines.BATCH * baselines.BATCH]
 
 
 def _arguments() -> argparse.Namespace:
@@ -274,7 +274,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--install-size", action="store_true", help="install into an empty environment: slow")
     parser.add_argument(
-        "--graphs", type=Path, metavar="FOLDER", help="keep the rivals' graphs for the next run"
+        "--graphs", type=Path, metavar="FOLDER", help="keep the baselines' graphs for the next run"
     )
     parser.add_argument("--markdown", type=Path, metavar="OUT", help="write the tables to this file too")
     args = parser.parse_args()

@@ -37,7 +37,7 @@ from anytag.torch.training.fit import prepare
 from anytag.torch.training.objectives import OBJECTIVES
 from anytag.torch.training.recipes import find
 from anytag.torch.training.report import Reporter
-from anytag.torch.training.run import Machine, Run
+from anytag.torch.training.run import Run, RunOptions
 from anytag.torch.training.student import FixedQueries, Student
 from anytag.torch.training.terms import terms_of
 
@@ -158,10 +158,10 @@ def compare(batch: int, steps: int) -> None:
     print(f"| batch of {batch} | CPU s a step | peak GB | times faster | of the memory |")
     print("|---|---:|---:|---:|---:|")
     for contestant, figures in found.items():
-        rival = found["plain"]
+        baseline = found["plain"]
         print(
             f"| {contestant} | {figures['seconds']:.2f} | {figures['peak']:.2f} "
-            f"| {rival['seconds'] / figures['seconds']:.2f} | {figures['peak'] / rival['peak']:.2f} |"
+            f"| {baseline['seconds'] / figures['seconds']:.2f} | {figures['peak'] / baseline['peak']:.2f} |"
         )
 
 
@@ -169,8 +169,8 @@ def feed(rows: Path, steps: int) -> None:
     """The share of time that the recipe waits for photos, after its start."""
     with tempfile.TemporaryDirectory() as folder:
         recipe = replace(find("flickr8k-tiny"), steps=steps)
-        machine = Machine(workers=2, log_every=10, tensorboard=False)
-        trainer = prepare(Run(recipe, rows, Path(folder), machine), Reporter())
+        run_options = RunOptions(workers=2, log_every=10, tensorboard=False)
+        trainer = prepare(Run(recipe, rows, Path(folder), run_options), Reporter())
         trainer.evaluate = lambda: {}  # type: ignore[method-assign]
         trainer.fit()
         lines = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]

@@ -110,18 +110,18 @@ class Named:
         return cls(parser, absent, tuple(name for name in things if named[name] > 1))
 
 
-Asked = Iterator[tuple[str, bool]]
+CustomTag = Iterator[tuple[str, bool]]
 """Sentences, and whether a photo fits."""
 
 
-def single(named: Named, choose: random.Random) -> Asked:
+def single(named: Named, choose: random.Random) -> CustomTag:
     """Sentences that are one tag."""
     for names, is_there in ((named.absent, False), (named.there, True)):
         for name in names:
             yield choose.choice(("{}", "a {}", "a photo of a {}", "{}s")).format(name), is_there
 
 
-def several(rows: Sequence[Row], others: Sequence[Row], named: Named, choose: random.Random) -> Asked:
+def several(rows: Sequence[Row], others: Sequence[Row], named: Named, choose: random.Random) -> CustomTag:
     """Sentences with several terms."""
     frames = ("a {} next to a {}", "a {} and a {}", "{} with {}")
     for name in choose.sample(named.absent, min(len(named.absent), 700)):
@@ -152,7 +152,9 @@ def logistic(features: Floats, fits: npt.NDArray[np.bool_], steps: int = 50) -> 
     return [round(float(weight), 2) for weight in weights]
 
 
-def fitted(searcher: Searcher, vectors: Floats, fit: SearchFit, *, one: Asked, more: Asked) -> SearchFit:
+def fitted(
+    searcher: Searcher, vectors: Floats, fit: SearchFit, *, one: CustomTag, more: CustomTag
+) -> SearchFit:
     """The lines of sentences with one term, and with several, by the best photo of each; says how well."""
     singles = []
     for text, fits in one:

@@ -12,14 +12,14 @@ from PIL import Image, ImageDraw, ImageFont
 
 from anytag import Tagger
 from anytag.images import load
-from anytag.results import Tags
+from anytag.results import TagResult
 
 WIDTH, HEIGHT, GAP, LINE = 330, 230, 18, 20
 MOST = 8
 INK, SOFT, PAPER, BAR = "#1c2733", "#7a8794", "#ffffff", "#2f7de1"
 
 
-def draw(sheet: Image.Image, at: tuple[int, int], tags: Tags, path: Path) -> None:
+def draw(sheet: Image.Image, at: tuple[int, int], tags: TagResult, path: Path) -> None:
     """One photo and below it its tags, each with a bar as long as its score."""
     pen, (x, y) = ImageDraw.Draw(sheet), at
     photo = Image.fromarray(load(path).pixels)

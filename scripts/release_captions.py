@@ -29,8 +29,8 @@ from anytag.models.folder import ModelFolder, write_card
 from anytag.parsing import Parser
 from anytag.runtime.onnx import CAPTION, MEMORY
 from anytag.tagger import Encoded
-from anytag.torch.export.caption_graphs import export_caption_graphs, round_head
-from anytag.torch.export.dynamic_int8 import shrink_graph
+from anytag.torch.export.caption_graphs import export_caption_graphs, fake_quantize
+from anytag.torch.export.dynamic_int8 import quantize_weights
 from anytag.torch.nn.small_caption_head import GuidedHead
 from anytag.torch.training.recipes import read_recipe
 from anytag.torch.training.values import parse_numbers
@@ -79,16 +79,16 @@ def ship(run: Path, out: Path) -> None:
     """Writes the graphs, the wordpieces and a first card into the model's folder."""
     card = ModelFolder.open(out, verify=False).card  # before it no longer fits: the folder may hold captions
     head, tokens = read_head(run)
-    round_head(head)
+    fake_quantize(head)
     export_caption_graphs(head, out, tokens=tokens)
     for name in (MEMORY, CAPTION):
-        shrink_graph(out / name)
+        quantize_weights(out / name)
     spec = CaptionSpec(prompt="", tag_length=head.config.tag_length, guide=NOTHING)
     shutil.copyfile(run / "vocab.txt", out / spec.wordpieces)
     write_card(out, replace(card, captions=spec))
 
 
-class Judge:
+class CaptionEvaluator:
     """Captions of photos that people wrote captions for, scored.
 
     Args:
@@ -112,8 +112,8 @@ class Judge:
             if tags is None:
                 texts += [caption.text for caption in captioner.write(some)]
             else:
-                asked = zip(some, tags[start : start + self.batch], strict=True)
-                texts += [captioner.write([one], names)[0].text for one, names in asked]
+                requested_tags = zip(some, tags[start : start + self.batch], strict=True)
+                texts += [captioner.write([one], names)[0].text for one, names in requested_tags]
         return texts
 
     def score(self, texts: Sequence[str]) -> dict[str, float]:
@@ -121,7 +121,7 @@ class Judge:
         found = caption_metrics(texts, [row.captions for row in self.rows])
         return {name: round(value, 2) for name, value in found.items()}
 
-    def asked(self, count: int = 3) -> list[list[str]]:
+    def requested_tags(self, count: int = 3) -> list[list[str]]:
         """Tags of one person's caption of each photo, as a user would ask for: at most `count`."""
         return [[tag.name for tag in self.parser.parse(row.captions[0])][:count] for row in self.rows]
 
@@ -132,7 +132,7 @@ class Judge:
         return round(sum(hits) / max(1, len(hits)), 4)
 
 
-def tune(judge: Judge, spec: CaptionSpec, search: Search) -> CaptionSpec:
+def tune(evaluator: CaptionEvaluator, spec: CaptionSpec, search: Search) -> CaptionSpec:
     """The numbers of highest BLEU-4, one after the other, each with those before it at their best."""
     best, figure = replace(spec, max_length=search.max_length, **_first(search)), -1.0
     for name in ("guide", "length_penalty", "beams", "min_length"):
@@ -141,7 +141,7 @@ def tune(judge: Judge, spec: CaptionSpec, search: Search) -> CaptionSpec:
             tried = replace(best, **{name: kind(text)})
             if figure >= 0 and tried == best:
                 continue
-            score = judge.score(judge.texts(tried))
+            score = evaluator.score(evaluator.texts(tried))
             sys.stderr.write(f"{name}={text}: {score}\n")
             if score["BLEU-4"] > figure:
                 best, figure = tried, score["BLEU-4"]
@@ -157,15 +157,15 @@ def _first(search: Search) -> dict[str, Any]:
     }
 
 
-def measure(judge: Judge, spec: CaptionSpec) -> dict[str, Any]:
+def measure(evaluator: CaptionEvaluator, spec: CaptionSpec) -> dict[str, Any]:
     """Figures without guidance, with the recognised tags, and with tags that a person would ask for."""
-    asked = judge.asked()
-    guided = judge.texts(spec, asked)
+    requested_tags = evaluator.requested_tags()
+    guided = evaluator.texts(spec, requested_tags)
     return {
-        "photos": len(judge.rows),
-        "unguided": judge.score(judge.texts(replace(spec, guide=NOTHING, support=0.0))),
-        "default": judge.score(judge.texts(spec)),
-        "asked": {**judge.score(guided), "asked_tags_said": judge.obeyed(guided, asked)},
+        "photos": len(evaluator.rows),
+        "unguided": evaluator.score(evaluator.texts(replace(spec, guide=NOTHING, support=0.0))),
+        "default": evaluator.score(evaluator.texts(spec)),
+        "asked": {**evaluator.score(guided), "asked_tags_said": evaluator.obeyed(guided, requested_tags)},
     }
 
 
@@ -181,9 +181,9 @@ def main() -> None:
     ship(args.run, args.model)
     rows = list(select(read_rows(args.rows), split="dev"))[: search.photos]
     captioner = Captioner.load(args.model, device="cpu")
-    judge = Judge(captioner, rows, args.rows.parent, batch=search.batch)
-    spec = tune(judge, captioner.spec, search)
-    figures = measure(judge, spec)
+    evaluator = CaptionEvaluator(captioner, rows, args.rows.parent, batch=search.batch)
+    spec = tune(evaluator, captioner.spec, search)
+    figures = measure(evaluator, spec)
     card = ModelFolder.open(args.model, verify=False).card
     metrics = {**card.metrics, "captions_flickr8k_dev": figures}
     write_card(args.model, replace(card, captions=spec, metrics=metrics))

@@ -26,7 +26,7 @@ from anytag.calibration.fit import fit_line, fit_offsets, pairs_below, probabili
 from anytag.data.rows import Row
 from anytag.evaluation.metrics import mean_average_precision
 from anytag.images import load, prepare
-from anytag.models.card import Calibration, CaptionSpec, Card, ImageSpec, Line, TextSpec
+from anytag.models.card import Calibration, CaptionSpec, Card, ImageSpec, Platt, TextSpec
 from anytag.models.folder import ModelFolder, write_card
 from anytag.models.registry import EMBEDDED, resolve
 from anytag.queries.bank import Bank, identity_lines
@@ -41,7 +41,7 @@ from anytag.torch.training.feature_cache import open_cache
 from anytag.torch.training.mini import build_student
 from anytag.torch.training.quantized import QuantizedGraph
 from anytag.torch.training.recipes import read_recipe
-from anytag.torch.training.soft_labels import beside, rivals_of
+from anytag.torch.training.soft_labels import exclusive_subjects, may_co_occur
 from anytag.torch.training.stored import make_bank
 from anytag.torch.training.student import Student
 from anytag.torch.training.tag_samples import StageFeatures, TagSamples, tensor_of
@@ -101,12 +101,12 @@ def write_queries(student: Student, path: Path) -> None:
     """Rows in int8 with a scale each, and the first pass's weights; lines that change nothing."""
     with torch.no_grad():
         rows = student.queries().numpy()
-    make_bank(student.network.folded, rows, identity_lines(len(rows)), known=Line(1.0, 0.0)).write(path)
+    make_bank(student.network.folded, rows, identity_lines(len(rows)), known=Platt(1.0, 0.0)).write(path)
 
 
 def pixels_of(rows: list[Row], root: Path, size: int) -> npt.NDArray[np.uint8]:
     """uint8 N×3×S×S."""
-    return np.stack([prepare(load(root / row.image, near=size), size=size) for row in rows])
+    return np.stack([prepare(load(root / row.image, min_side=size), size=size) for row in rows])
 
 
 def logits_of(
@@ -180,7 +180,7 @@ def calibration_photos(corpus: TagSamples) -> Judged:
     dev = np.concatenate([dev[corpus.source[dev] == "flickr8k"], *rest])
     truth = corpus.present[dev].astype(np.float32)
     weight = (corpus.trust[dev] >= 100).astype(np.float32)
-    rivals, around = rivals_of(corpus.vocabulary), corpus.named & beside(corpus.vocabulary)
+    rivals, around = exclusive_subjects(corpus.vocabulary), corpus.named & may_co_occur(corpus.vocabulary)
     for at, number in enumerate(dev):
         captions, subject = len(corpus.rows[number].captions), corpus.subject[number]
         if captions > 1:
@@ -241,7 +241,7 @@ def draft_card(student: Student) -> Card:
     """The card before calibration and metrics."""
     config = student.network.config
     spec = ImageSpec(size=config.size, resample="bilinear", mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
-    line = Line(1.0, 0.0)
+    line = Platt(1.0, 0.0)
     return Card(
         name="mini", family="mini", version="4", description=DESCRIPTION, image=spec, width=config.width,
         text=TextSpec(kind="static", folder="text"), calibration=Calibration(vocabulary=line, own=line),
@@ -330,7 +330,7 @@ def default_thresholds(
         scores, truth, weight: N×K.
     """
     precision, least = np.full(len(vocabulary), PRECISION), np.zeros(len(vocabulary))
-    broad = ~beside(vocabulary)
+    broad = ~may_co_occur(vocabulary)
     careful = np.array([tag.id in CAREFUL_WORDS.split() for tag in vocabulary])
     for some, (promise, floor) in ((broad, BROAD), (careful, CAREFUL)):
         precision[some], least[some] = promise, floor

@@ -144,7 +144,7 @@ def check_tagging(case: Case, network: TagNetwork, rows: Tensor, *, prefix: str 
         case.check("image_embeds", tokens)
     asked = decoder.embed(pooled, rows)
     case.check(f"{prefix}queries", asked.expand(len(tokens), -1, -1))
-    case.check(f"{prefix}decoder_out", decoder.decode(asked, decoder.remember(tokens)))
+    case.check(f"{prefix}decoder_out", decoder.decode(asked, decoder.project_kv(tokens)))
     logits: Tensor = decoder(tokens, pooled, rows)
     case.check(f"{prefix}logits", logits)
     return logits

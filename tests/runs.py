@@ -21,13 +21,13 @@ from anytag.torch.training.fit import finish, prepare
 from anytag.torch.training.objectives import OBJECTIVES, Matching, Objective
 from anytag.torch.training.recipes import Recipe, find
 from anytag.torch.training.report import Reporter
-from anytag.torch.training.run import Machine, Run
+from anytag.torch.training.run import Run, RunOptions
 from anytag.torch.training.student import Student
 from anytag.torch.training.trainer import Trainer
 from tests.families import ALIGNMENT, tiny_config
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 40), "blue": (30, 40, 220)}
-MACHINE = Machine(workers=0, log_every=1, tensorboard=False, save_minutes=1e9)
+RUN_OPTIONS = RunOptions(workers=0, log_every=1, tensorboard=False, save_minutes=1e9)
 
 
 class Kept(Reporter):
@@ -85,8 +85,10 @@ def small_recipe(**changes: object) -> Recipe:
     return replace(made, network=network, objective=Objective(aligns=True), **{**numbers, **changes})  # type: ignore[arg-type]
 
 
-def trainer_of(recipe: Recipe, data: Path | str, out: Path, *, machine: Machine = MACHINE) -> Trainer:
-    return prepare(Run(recipe, data, out, machine), Reporter())
+def trainer_of(
+    recipe: Recipe, data: Path | str, out: Path, *, run_options: RunOptions = RUN_OPTIONS
+) -> Trainer:
+    return prepare(Run(recipe, data, out, run_options), Reporter())
 
 
 def weights(out: Path) -> dict[str, Tensor]:
@@ -122,11 +124,11 @@ def share(
     Student.chunk = 2  # and all pieces together are one step
     if parted:
         part_on_a_cpu()
-        broken = trainer_of(recipe, data, out, machine=replace(MACHINE, save_minutes=0.0))
+        broken = trainer_of(recipe, data, out, run_options=replace(RUN_OPTIONS, save_minutes=0.0))
         for batch in islice(broken.dataset.stream(broken.step, broken.total), recipe.steps - 1):
             broken._step(batch)
         broken.save()
-    run = Run(recipe, data, out, MACHINE)
+    run = Run(recipe, data, out, RUN_OPTIONS)
     trainer = prepare(run, Reporter())
     assert trainer.sharded == parted
     trainer.resume()
@@ -163,7 +165,7 @@ class Killed(Trainer):
 def die(recipe: Recipe, data: Path, out: Path) -> None:
     """A run that saves after every step and is killed before the fourth."""
     torch.set_num_threads(1)
-    trainer = trainer_of(recipe, data, out, machine=replace(MACHINE, save_minutes=0.0))
+    trainer = trainer_of(recipe, data, out, run_options=replace(RUN_OPTIONS, save_minutes=0.0))
     trainer.__class__ = Killed
     trainer.fit()
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from anytag._typing import AnyFloats, Ints
 from anytag.errors import AnytagError
-from anytag.generation import Limits, beam_search, forbid, greedy, keep_nucleus, log_softmax, sample
+from anytag.generation import GenerationConfig, beam_search, filter_top_p, forbid, greedy, log_softmax, sample
 
 END, WORDS = 1, 6
-LIMITS = Limits(end=END, max_length=9, min_length=4)
+LIMITS = GenerationConfig(end=END, max_length=9, min_length=4)
 FEW = settings(max_examples=40, deadline=None)
 
 
@@ -66,7 +66,7 @@ def trimmed(row: Ints) -> list[int]:
     return ids[: ids.index(END)] if END in ids else [one for one in ids if one != LIMITS.pad]
 
 
-SEARCHES: dict[str, Callable[[Language, Ints, Limits], Ints]] = {
+SEARCHES: dict[str, Callable[[Language, Ints, GenerationConfig], Ints]] = {
     "greedy": greedy,
     "beams": lambda language, ids, limits: beam_search(language, ids, limits, beams=3),
     "sample": lambda language, ids, limits: sample(language, ids, limits, top_p=0.8, seed=5),
@@ -103,7 +103,7 @@ def test_lengths_and_forbidden_phrases_are_kept(name: str, seed: int) -> None:
 @FEW
 @given(seed=st.integers(0, 10**6), length_penalty=st.sampled_from([0.0, 1.0]))
 def test_enough_beams_find_the_best_text_of_all(seed: int, length_penalty: float) -> None:
-    limits = Limits(end=END, max_length=5, min_length=0, length_penalty=length_penalty)
+    limits = GenerationConfig(end=END, max_length=5, min_length=0, length_penalty=length_penalty)
     language = Language(seed, (0,))
     (found,) = beam_search(language, prompts(1), limits, beams=WORDS**3)
 
@@ -132,7 +132,7 @@ def test_beams_do_better_than_greed() -> None:
     gains = []
     for seed in range(30):
         language = Language(seed, (0,))
-        limits = Limits(end=END, max_length=8, min_length=8)  # all of one length
+        limits = GenerationConfig(end=END, max_length=8, min_length=8)  # all of one length
         (one,), (other,) = greedy(language, prompts(1), limits), beam_search(language, prompts(1), limits)
         gains.append(likelihood(language, other) - likelihood(language, one))
     assert np.mean(gains) > 0.1  # not each time: what looks poor at first may be lost
@@ -140,7 +140,7 @@ def test_beams_do_better_than_greed() -> None:
 
 def test_sampling_follows_the_probabilities_and_the_seed() -> None:
     language = Language(3, (0,))
-    limits = Limits(end=END, max_length=3, min_length=0)
+    limits = GenerationConfig(end=END, max_length=3, min_length=0)
     drawn = [int(sample(language, prompts(1), limits, top_p=1.0, seed=n)[0, 2]) for n in range(2000)]
     wanted = np.exp(log_softmax(language.scores(0, np.array([2, 3]))[None]))[0]
     np.testing.assert_allclose(np.bincount(drawn, minlength=WORDS) / 2000, wanted, atol=0.04)
@@ -150,9 +150,9 @@ def test_sampling_follows_the_probabilities_and_the_seed() -> None:
 
 def test_a_nucleus_is_never_empty() -> None:
     scores = np.array([[9.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
-    kept = keep_nucleus(0.01)(prompts(2), scores)
+    kept = filter_top_p(0.01)(prompts(2), scores)
     assert np.isfinite(kept).sum(1).tolist() == [1, 1]
-    assert np.isfinite(keep_nucleus(1.0)(prompts(2), scores)).all()
+    assert np.isfinite(filter_top_p(1.0)(prompts(2), scores)).all()
 
 
 def test_forbidding_looks_at_what_stands_before() -> None:
@@ -164,9 +164,12 @@ def test_forbidding_looks_at_what_stands_before() -> None:
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        (lambda: Limits(end=1, max_length=5, min_length=6), "min_length is 6"),
-        (lambda: Limits(end=1, repetition_penalty=0), "repetition_penalty is 0"),
-        (lambda: greedy(Language(0, (0,)), prompts(1), Limits(1, max_length=2, min_length=0)), "give 3"),
+        (lambda: GenerationConfig(end=1, max_length=5, min_length=6), "min_length is 6"),
+        (lambda: GenerationConfig(end=1, repetition_penalty=0), "repetition_penalty is 0"),
+        (
+            lambda: greedy(Language(0, (0,)), prompts(1), GenerationConfig(1, max_length=2, min_length=0)),
+            "give 3",
+        ),
         (lambda: greedy(Language(0, ()), prompts(0), LIMITS), "not empty"),
         (lambda: beam_search(Language(0, (0,)), prompts(1), LIMITS, beams=0), "beams is 0"),
         (lambda: sample(Language(0, (0,)), prompts(1), LIMITS, top_p=1.5), "top_p is 1.5"),

@@ -10,7 +10,14 @@ import pytest
 import torch
 
 from anytag._typing import Ints
-from anytag.generation import Limits, beam_search, greedy, keep_nucleus, not_before, penalise_repetition
+from anytag.generation import (
+    GenerationConfig,
+    beam_search,
+    enforce_min_length,
+    filter_top_p,
+    greedy,
+    penalise_repetition,
+)
 from anytag.runtime.base import Captions
 from anytag.runtime.onnx import OnnxCaptions
 from anytag.text_encoders.wordpiece import BETWEEN, WordPieces
@@ -25,8 +32,10 @@ from tests.golden_networks import network_of, rows_of, tensor
 def test_golden_processors(case: Case) -> None:
     ids, scores, config = case.inputs["input_ids"], case.inputs["scores"], case.config
     made = {f"repetition_penalty.{p}": penalise_repetition(p) for p in config["repetition_penalty"]}
-    made |= {f"top_p.{p}": keep_nucleus(p) for p in config["top_p"]}
-    made |= {f"min_length.{n}": not_before(n, end=config["eos_token_id"]) for n in config["min_length"]}
+    made |= {f"top_p.{p}": filter_top_p(p) for p in config["top_p"]}
+    made |= {
+        f"min_length.{n}": enforce_min_length(n, end=config["eos_token_id"]) for n in config["min_length"]
+    }
     assert set(made) == set(case.outputs)
     for name, process in made.items():
         ours, stored = process(ids, scores), case.outputs[name]
@@ -96,7 +105,7 @@ def check_texts(case: Case, pieces: WordPieces, found: Ints, stored: Arrays, cap
 
 
 def written(captions: Captions, seen: Any, prompts: Ints, run: dict[str, Any], *, end: int) -> Ints:
-    limits = Limits(
+    limits = GenerationConfig(
         end=end, max_length=run["max_length"], min_length=run["min_length"],
         repetition_penalty=run["repetition_penalty"],
     )  # fmt: skip

@@ -124,7 +124,7 @@ def test_golden_text_modules(case: Case) -> None:
     case.check(
         "tag_encoder_out", head.encode_tags(given["tag_ids"], given["tag_mask"], given["image_tokens"])
     )
-    memory = head.remember(given["encoder_hidden_states"])
+    memory = head.project_kv(given["encoder_hidden_states"])
     logits, _ = head.decode(given["input_ids"], memory, mask=given["attention_mask"])
     case.check("logits", logits)
     past, steps = None, []
@@ -144,6 +144,6 @@ def test_golden_preprocessing(case: Case) -> None:
         picture = Image.fromarray(case.inputs[name])
         assert picture.mode == mode
         for size in case.config["image_sizes"]:
-            pixels = prepare(load(picture, plain=True), size=size, plain=True)
+            pixels = prepare(load(picture, exact=True), size=size, exact=True)
             normalised = (pixels / 255 - np.reshape(row.mean, (3, 1, 1))) / np.reshape(row.std, (3, 1, 1))
             case.check(f"{name}.{size}", normalised.astype(np.float32))

@@ -69,10 +69,10 @@ def test_golden_tags_in_onnxruntime(case: Case, few_at_once: None, tmp_path: Pat
     make_tiny_model(tmp_path, width=decoder.width)
     export_tags_graph(decoder.requires_grad_(False), tmp_path / TAGS)
     shutil.copyfile(tmp_path / TAGS, tmp_path / ROUNDED)
-    assert to_int8(tmp_path / ROUNDED, large=1, apart=True)
+    assert to_int8(tmp_path / ROUNDED, large=1, subtract_mean=True)
     write_card(tmp_path, Card.read(tmp_path))
     runtime = OnnxRuntime(ModelFolder.open(tmp_path))
-    assert runtime.rounds
+    assert runtime.is_approximate
     assert tags(case, question, runtime) == tags(case, question, TorchRuntime(network))
 
 
@@ -89,7 +89,7 @@ def asked_network(case: Case) -> tuple[TagNetwork, Question]:
         bias=np.zeros(len(rows)),
         threshold=np.broadcast_to(case.config.get("class_threshold", case.config["threshold"]), len(rows)),
         queries=rows,
-        below=np.zeros((0, 2), np.int64),
+        ancestor_pairs=np.zeros((0, 2), np.int64),
     )
 
 

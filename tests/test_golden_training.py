@@ -149,7 +149,7 @@ def test_golden_texts_on_the_way(case: Case) -> None:
     case.check("decoder_labels", caption_labels(ids["caption_ids"], unlearned=prompt_length(case)))
     memory = network.captions.encode_tags(ids["tag_ids"], ids["tag_mask"], tokens)
     case.check("tag_encoder_out", memory)
-    remembered = network.captions.remember(memory)
+    remembered = network.captions.project_kv(memory)
     logits, _ = network.captions.decode(ids["caption_ids"], remembered, mask=ids["caption_ids"] != 0)
     case.check("decoder_logits", logits)
 

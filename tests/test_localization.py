@@ -161,7 +161,7 @@ def test_pictures_of_any_shape_are_drawn(size: tuple[int, int], tagger: Tagger) 
 
 def test_a_smaller_picture_is_drawn_with_the_boxes_of_the_original() -> None:
     heat = np.ones((4, 4), np.float32)
-    tag = TagScore(id="x", name="x", score=1.0, source="own", box=Box(500, 0, 1000, 500), heat=heat)
+    tag = TagScore(id="x", name="x", score=1.0, source="custom", box=Box(500, 0, 1000, 500), heat=heat)
     large, small = Image.new("RGB", (1000, 500)), Image.new("RGB", (250, 125))
     sheets = [np.asarray(draw(large, [tag])), np.asarray(draw(small, [tag], size=(1000, 500)))]
     assert sheets[0].shape == sheets[1].shape == (160, 320, 3)
@@ -232,7 +232,7 @@ def test_labels_are_in_letters_that_a_font_has(monkeypatch: pytest.MonkeyPatch) 
     assert where._label(tag("dog", "Käse")) == ("Käse", None)
     monkeypatch.setattr(where, "_fonts", lambda: ())
     assert where._label(tag("cat", "猫")) == ("cat", None)
-    assert where._label(tag("own:猫", "猫")) == ("?", None)
+    assert where._label(tag("custom:猫", "猫")) == ("?", None)
     monkeypatch.undo()
     for font in where._fonts():
         assert where._has_letters(font, "dog cat") and not where._has_letters(font, "dog \U0010fffe")

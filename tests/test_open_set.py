@@ -1,4 +1,4 @@
-"""Own tags of converted RAM and RAM++ folders, from CLIP's folder to the score, compared with slow ways."""
+"""Custom tags of converted RAM and RAM++ folders, from CLIP's folder to the score, against slow ways."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
 
-from anytag import Asked, MissingExtraError, ModelError, Retriever, Tagger
+from anytag import CustomTag, MissingExtraError, ModelError, Retriever, Tagger
 from anytag.models.card import Card, TextSpec
 from anytag.models.folder import ModelFolder, write_card
 from anytag.runtime.text_onnx import open_text_encoder
@@ -36,8 +36,8 @@ from tests.tiny import make_tiny_model
 WIDTH, SIZE = 32, 64  # of the small released checkpoints' text vectors; of the photos
 FAMILIES = ("ram", "ram-plus")
 PICTURE = np.random.default_rng(3).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
-FOX = Asked("Arctic fox", ("a white fox in the snow", "a small animal with a bushy tail"))
-OWN = [Asked("espresso"), FOX]
+FOX = CustomTag("Arctic fox", ("a white fox in the snow", "a small animal with a bushy tail"))
+OWN = [CustomTag("espresso"), FOX]
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def folders(mute: dict[str, Path], clip: Path, tmp_path_factory: pytest.TempPath
     asked = ("convert", published / "ram.pth", "-o", at / "ram", "--lists", published, "--image-size", "64")
     result = run(*asked, "--no-captions", "--text", clip)
     assert result.exit_code == 0, result.output
-    assert "can be asked own tags: tiny-clip (transformers), 32 wide, templates" in result.output
+    assert "can be asked custom tags: tiny-clip (transformers), 32 wide, templates" in result.output
     shutil.copytree(mute["ram-plus"], at / "ram-plus")
     result = run("convert", at / "ram-plus", "--text", clip)
     assert result.exit_code == 0, result.output
@@ -74,7 +74,7 @@ def folders(mute: dict[str, Path], clip: Path, tmp_path_factory: pytest.TempPath
     return {family: at / family for family in FAMILIES}
 
 
-def slow_row(family: str, asked: Asked, clip: Path) -> torch.Tensor:
+def slow_row(family: str, asked: CustomTag, clip: Path) -> torch.Tensor:
     """P×W, as the papers' code makes an open set."""
     name, descriptions = asked.name, list(asked.descriptions)
     if family == "ram-plus":
@@ -95,23 +95,23 @@ def slow_score(folder: Path, rows: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_own_tags_score_as_computed_slowly(family: str, folders: dict[str, Path], clip: Path) -> None:
+def test_custom_tags_score_as_computed_slowly(family: str, folders: dict[str, Path], clip: Path) -> None:
     tagger = Tagger.load(folders[family], precision="float32")
     found = {tag.name: tag for tag in tagger.tag(PICTURE, tags=[*OWN, "tag 2"]).tags}
     assert {name: tag.source for name, tag in found.items()} == {
-        "espresso": "own",
-        "Arctic fox": "own",
+        "espresso": "custom",
+        "Arctic fox": "custom",
         "tag 2": "vocabulary",
     }
     wanted = {one.name: slow_score(folders[family], slow_row(family, one, clip)) for one in OWN}
     wanted["tag 2"] = slow_score(folders[family], load_queries(folders[family])[2])
     assert {name: tag.score for name, tag in found.items()} == pytest.approx(wanted, abs=2e-6)
-    alone = tagger.tag(PICTURE, tags=[Asked(FOX.name)]).tags[0].score
+    alone = tagger.tag(PICTURE, tags=[CustomTag(FOX.name)]).tags[0].score
     assert len({round(score, 5) for score in (*wanted.values(), alone)}) == 4  # descriptions count
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_own_tags_on_top_of_the_vocabulary(family: str, folders: dict[str, Path]) -> None:
+def test_custom_tags_on_top_of_the_vocabulary(family: str, folders: dict[str, Path]) -> None:
     tagger = Tagger.load(folders[family])
     asked = ["espresso", f"{FOX.name}: {'; '.join(FOX.descriptions)}"]
     seen = tagger.encode(PICTURE)
@@ -147,7 +147,7 @@ def test_golden_open_set_is_asked_of_a_converted_folder(case: Case, tmp_path: Pa
         seen = Encoded(some, mean, None, 1, 1)
         for tag in tagger.score(seen, tags=asked).tags:
             probabilities[n, names.index(tag.name)] = tag.score
-        given = {tag.name for tag in tagger.score(seen, also=asked).tags if tag.source == "own"}
+        given = {tag.name for tag in tagger.score(seen, also=asked).tags if tag.source == "custom"}
         assert given == set(filter(None, case.said["tags"][n].split(" | ")))
     case.check("probabilities", probabilities)
 
@@ -174,7 +174,7 @@ def test_golden_open_set_is_asked_of_an_exported_folder_without_torch(case: Case
     assert scores == pytest.approx({tag.name: tag.score for tag in exact.tags}, abs=1e-4)
 
 
-def golden_folder(case: Case, at: Path) -> list[Asked]:
+def golden_folder(case: Case, at: Path) -> list[CustomTag]:
     """Writes AT/model with the case's weights and a text tower that knows the stored vectors by heart.
 
     Returns:
@@ -186,10 +186,11 @@ def golden_folder(case: Case, at: Path) -> list[Asked]:
     names, vectors = case.given["open_tag_list"], case.inputs["label_embed"]
     per_tag = len(vectors) // len(names)
     asked = [
-        Asked(name, (plain_prompt(name), *(f"{name} {look}" for look in range(1, per_tag)))) for name in names
+        CustomTag(name, (plain_prompt(name), *(f"{name} {look}" for look in range(1, per_tag))))
+        for name in names
     ]
     if case.kind == "ram/openset":
-        asked = [Asked(name) for name in names]
+        asked = [CustomTag(name) for name in names]
     rows: dict[str, int] = {}
     for number, one in enumerate(asked):
         if case.kind == "ram/openset":
@@ -300,11 +301,11 @@ def test_by_the_command_line(family: str, folders: dict[str, Path], tmp_path: Pa
     assert result.exit_code == 0, result.output
     assert "espresso" in result.output
     result = run(*asked, "--also", "espresso", "--threshold", "0", "--format", "jsonl")
-    assert '"id": "own:espresso"' in result.output
+    assert '"id": "custom:espresso"' in result.output
     assert "finite scores" in run("doctor", "--model", folders[family]).output
 
 
-@pytest.mark.parametrize(("library", "extra"), [("transformers", "clip"), ("open_clip", "rivals")])
+@pytest.mark.parametrize(("library", "extra"), [("transformers", "clip"), ("open_clip", "baselines")])
 def test_a_library_that_is_missing_is_named_by_its_extra(
     library: str, extra: str, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

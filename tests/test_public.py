@@ -17,12 +17,12 @@ SOURCE = Path(anytag.__file__).parent
 
 PUBLIC = [
     "AnytagError",
-    "Asked",
     "Box",
     "Caption",
     "Captioner",
     "CardError",
     "CheckpointError",
+    "CustomTag",
     "DeviceError",
     "DownloadError",
     "Encoded",
@@ -39,9 +39,9 @@ PUBLIC = [
     "Photo",
     "Retriever",
     "Tag",
+    "TagResult",
     "TagScore",
     "Tagger",
-    "Tags",
     "UnknownModelError",
     "Vocabulary",
     "VocabularyError",
@@ -90,11 +90,14 @@ def test_importing_anytag_imports_nothing_heavy() -> None:
 
 
 def test_errors_and_results_do_not_need_numpy() -> None:
-    assert not modules_after("from anytag import AnytagError, Tags, Vocabulary") & {"numpy", "onnxruntime"}
+    assert not modules_after("from anytag import AnytagError, TagResult, Vocabulary") & {
+        "numpy",
+        "onnxruntime",
+    }
 
 
 def test_tagging_never_imports_torch(tmp_path: Path) -> None:
-    """The whole command: several workers, own tags, an output file, a photo that fails."""
+    """The whole command: several workers, custom tags, an output file, a photo that fails."""
     model = make_tiny_model(tmp_path / "tiny")
     for i in range(3):
         Image.fromarray(np.full((20, 30, 3), 80 * i, np.uint8)).save(tmp_path / f"{i}.jpg")

@@ -28,7 +28,7 @@ from anytag.torch.training.fit import train
 from anytag.torch.training.run import Run
 from tests.command import run
 from tests.families import enliven
-from tests.runs import MACHINE, recipe_of, retrieval_recipe, write_photos
+from tests.runs import RUN_OPTIONS, recipe_of, retrieval_recipe, write_photos
 
 TEXTS = ["A green wall!", "red wall number 2", "a blue wall number 17"]
 Floats = npt.NDArray[np.float32]
@@ -51,7 +51,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of three steps, whose weights are then made lively: untrained heads say nearly nothing."""
     out = tmp_path_factory.mktemp("run")
-    folder = train(Run(retrieval_recipe(steps=3), data, out, MACHINE))
+    folder = train(Run(retrieval_recipe(steps=3), data, out, RUN_OPTIONS))
     _enliven(folder)
     return folder
 
@@ -102,7 +102,7 @@ def slow_scores(model: Path, photos: list[Path]) -> tuple[Floats, Floats]:
             for m, text in enumerate(TEXTS):
                 words = torch.tensor([[pieces.begin, *pieces.pieces(text.replace("!", "")), pieces.end]])
                 contrast[n, m] = head.embed_photos(pooled, tags) @ head.embed_texts(words)[0]
-                memories = head.remember(head.looked_at(tokens, tags))
+                memories = head.project_kv(head.cross_memory(tokens, tags))
                 match[n, m] = head.match(words, memories).sigmoid()
     return contrast, match
 
@@ -261,7 +261,7 @@ def test_a_folder_is_one_network_whatever_is_used_of_it(
 
 
 def test_without_heads_and_without_words_it_says_what_to_do(data: Path, tmp_path: Path) -> None:
-    folder = train(Run(recipe_of("tag2text", steps=1), data, tmp_path, MACHINE))
+    folder = train(Run(recipe_of("tag2text", steps=1), data, tmp_path, RUN_OPTIONS))
     with pytest.raises(ModelError, match=r"no alignment heads and no text encoder.*tag2text-retrieval"):
         Retriever.load(folder)
     with pytest.raises(ModelError, match="has no alignment heads"):
@@ -271,7 +271,7 @@ def test_without_heads_and_without_words_it_says_what_to_do(data: Path, tmp_path
 @pytest.mark.parametrize("family", ["ram", "ram-plus"])
 def test_captions_are_queries_of_ram(family: str, data: Path, photos: list[Path], tmp_path: Path) -> None:
     """The decoder looks at every photo, however short the list: vectors of these families tell nothing."""
-    folder = train(Run(recipe_of(family, steps=1), data, tmp_path, MACHINE))
+    folder = train(Run(recipe_of(family, steps=1), data, tmp_path, RUN_OPTIONS))
     retriever = Retriever.load(folder, device="cpu")
     gallery = retriever.embed(photos)
     ranked = retriever.rank(gallery, TEXTS[0], top_k=2, shortlist=2)

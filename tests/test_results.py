@@ -1,14 +1,14 @@
-from anytag import Failure, Tags, TagScore
+from anytag import Failure, TagResult, TagScore
 
 
 def test_a_result_is_a_sequence_of_its_tags_by_falling_score() -> None:
     dog, cat = (TagScore(name, name, score, "vocabulary") for name, score in (("dog", 0.9), ("cat", 0.5)))
-    result = Tags("a.jpg", 4, 3, "tiny", (dog, cat))
+    result = TagResult("a.jpg", 4, 3, "tiny", (dog, cat))
     assert list(result) == [dog, cat]
     assert [tag.name for tag in result] == list(result.names)
     assert len(result) == 2
 
 
 def test_a_photo_that_cannot_be_read_has_no_tags_to_go_through() -> None:
-    failed = Tags("gone.jpg", 0, 0, "tiny", (), Failure("ImageError", "gone.jpg: no such file"))
+    failed = TagResult("gone.jpg", 0, 0, "tiny", (), Failure("ImageError", "gone.jpg: no such file"))
     assert (list(failed), len(failed)) == ([], 0)

@@ -37,7 +37,7 @@ def retriever(model: Path) -> Retriever:
     return Retriever.load(model)
 
 
-def test_a_text_fits_a_photo_as_an_own_tag_does(retriever: Retriever, photos: list[Path]) -> None:
+def test_a_text_fits_a_photo_as_a_custom_tag_does(retriever: Retriever, photos: list[Path]) -> None:
     scores = retriever.score(retriever.embed(photos), TEXTS)
     for path, row in zip(photos, scores, strict=True):
         # tokens are kept in float16

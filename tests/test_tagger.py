@@ -16,11 +16,11 @@ from safetensors.numpy import load_file
 
 from anytag import (
     AnytagError,
-    Asked,
+    CustomTag,
     DeviceError,
     ImageError,
     Tagger,
-    Tags,
+    TagResult,
     UnknownModelError,
     VocabularyError,
 )
@@ -64,7 +64,7 @@ def flat(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Tagger:
     return Tagger.load(with_parents(folder, tmp_path_factory.mktemp("models") / "flat", parents={}))
 
 
-def scores(result: Tags) -> dict[str, float]:
+def scores(result: TagResult) -> dict[str, float]:
     return {tag.id: tag.score for tag in result.tags}
 
 
@@ -90,12 +90,12 @@ def test_every_tag_has_the_calibrated_score_of_its_trained_query(
     assert (result.path, result.width, result.height, result.model) == (str(photos[0]), 40, 30, "tiny")
 
 
-def test_own_tags_are_made_from_their_words(tagger: Tagger, folder: Path, photos: list[Path]) -> None:
+def test_custom_tags_are_made_from_their_words(tagger: Tagger, folder: Path, photos: list[Path]) -> None:
     encoder = StaticTextEncoder.from_folder(folder / "text")
     queries = encoder.project(encoder.encode(["blue house", "walls painted blue", "a house by the sea"]))
     result = tagger.tag(photos[1], tags=["blue house: walls painted blue; a house by the sea"])
     (tag,) = result.tags
-    assert (tag.id, tag.name, tag.source) == ("own:blue house", "blue house", "own")
+    assert (tag.id, tag.name, tag.source) == ("custom:blue house", "blue house", "custom")
     assert tag.score == pytest.approx(
         float(expected(tagger, queries[None], photos[1], own=True)[0]), abs=1e-5
     )
@@ -119,21 +119,21 @@ def test_known_names_and_synonyms_are_asked_with_trained_queries(tagger: Tagger,
     assert by_name["Puppy"].score == everything["dog"]
     assert (by_name["ice-cream"].id, by_name["ice-cream"].source) == ("ice cream", "vocabulary")
     assert (by_name["Katze"].id, by_name["Katze"].source) == ("cat", "vocabulary")
-    assert by_name["zebra"].source == "own"
+    assert by_name["zebra"].source == "custom"
 
 
 def test_asked_tags_are_answered_each_once(tagger: Tagger, photos: list[Path]) -> None:
-    result = tagger.tag(photos[0], tags=["dog", "zebra", "puppy", "dog", Asked("zebra")])
+    result = tagger.tag(photos[0], tags=["dog", "zebra", "puppy", "dog", CustomTag("zebra")])
     assert sorted(result.names) == ["dog", "puppy", "zebra"]
 
 
-def test_also_asks_the_vocabulary_and_own_tags(tagger: Tagger, photos: list[Path]) -> None:
+def test_also_asks_the_vocabulary_and_custom_tags(tagger: Tagger, photos: list[Path]) -> None:
     every = tagger.tag(photos[0], also=["zebra", "dog"], threshold=0)
     assert len(every.tags) == TAGS + 1
     alone = tagger.tag(photos[0], tags=["zebra"]).tags
-    assert [tag for tag in every.tags if tag.source == "own"] == list(alone)
+    assert [tag for tag in every.tags if tag.source == "custom"] == list(alone)
     default = tagger.tag(photos[0], also=["zebra"])
-    assert ("own:zebra" in scores(default)) == (alone[0].score >= 0.5)
+    assert ("custom:zebra" in scores(default)) == (alone[0].score >= 0.5)
 
 
 def test_first_pass_shortens_the_list_and_changes_no_score(flat: Tagger, photos: list[Path]) -> None:

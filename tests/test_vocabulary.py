@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from anytag.errors import OutputError, VocabularyError
-from anytag.vocabulary import KINDS, Asked, Tag, Vocabulary, parse_asked
+from anytag.vocabulary import KINDS, CustomTag, Tag, Vocabulary, parse_custom_tag
 
 DOG = Tag("dog", "dog", "object", {"de": "Hund"}, ("puppy", "house dog"), ("animal",), 0.4)
 HOT_DOG = Tag("hot dog", "hot dog", "object", {"fr": "hot-dog géant"}, ("frankfurter",), ("food",), 0.3)
@@ -31,7 +31,7 @@ def vocabulary() -> Vocabulary:
 texts = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1).filter(lambda t: t == t.strip())
 tags = st.builds(
     Tag,
-    id=texts.filter(lambda t: not t.startswith("own:")),
+    id=texts.filter(lambda t: not t.startswith("custom:")),
     name=texts,
     kind=st.sampled_from(KINDS),
     names=st.dictionaries(texts, texts, max_size=3),
@@ -53,7 +53,7 @@ files = settings(
     [
         ({"id": ""}, "id: expected a text"),
         ({"id": 3}, "id: expected a text"),
-        ({"id": "own:dog"}, "kept for users' own tags"),
+        ({"id": "custom:dog"}, "kept for users' custom tags"),
         ({"name": " dog"}, "name: expected a text .*' dog'"),
         ({"name": "dog\x1b[31m"}, "control characters"),
         ({"name": "\ud800"}, "name: expected a text"),
@@ -337,28 +337,28 @@ def test_any_file_is_a_vocabulary_or_an_error(tmp_path: Path, data: bytes) -> No
 @pytest.mark.parametrize(
     ("line", "asked"),
     [
-        ("dog", Asked("dog")),
-        ("  red\t bicycle \n", Asked("red bicycle")),
-        ("dog:", Asked("dog")),
-        ("dog: furry; ;  four   legs;", Asked("dog", ("furry", "four legs"))),
-        ("dog:a: b", Asked("dog", ("a: b",))),
+        ("dog", CustomTag("dog")),
+        ("  red\t bicycle \n", CustomTag("red bicycle")),
+        ("dog:", CustomTag("dog")),
+        ("dog: furry; ;  four   legs;", CustomTag("dog", ("furry", "four legs"))),
+        ("dog:a: b", CustomTag("dog", ("a: b",))),
     ],
 )
-def test_parse_asked(line: str, asked: Asked) -> None:
-    assert parse_asked(line) == asked
+def test_parse_asked(line: str, asked: CustomTag) -> None:
+    assert parse_custom_tag(line) == asked
 
 
 @pytest.mark.parametrize("line", ["", "  ", ":", " : furry", "dog\x1b[2J", "dog: \x00"])
 def test_parse_asked_refuses(line: str) -> None:
     with pytest.raises(VocabularyError):
-        parse_asked(line)
+        parse_custom_tag(line)
 
 
 @given(st.text())
 @settings(deadline=None)
 def test_parse_asked_gives_clean_text_or_an_error(line: str) -> None:
     try:
-        asked = parse_asked(line)
+        asked = parse_custom_tag(line)
     except VocabularyError:
         return
     for text in (asked.name, *asked.descriptions):

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from anytag.models.card import Calibration, Card, ImageSpec, Line, TextSpec
+from anytag.models.card import Calibration, Card, ImageSpec, Platt, TextSpec
 from anytag.models.folder import write_card
 from anytag.vocabulary import Vocabulary
 
@@ -247,7 +247,7 @@ def _card(*, tags: int, width: int, size: int) -> Card:
         image=ImageSpec(size, "bilinear", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
         width=width,
         text=TextSpec("static", "text"),
-        calibration=Calibration(vocabulary=Line(1.0, 0.0), own=Line(0.5, -0.25)),
+        calibration=Calibration(vocabulary=Platt(1.0, 0.0), own=Platt(0.5, -0.25)),
         shortlist=max(1, tags // 2),
         licence="Apache-2.0",
         training_data="none",

@@ -33,21 +33,21 @@ if TYPE_CHECKING:
     from anytag.gallery import Gallery
     from anytag.library.library import Library
     from anytag.library.photo import Photo
-    from anytag.results import Box, Caption, Failure, Match, Tags, TagScore
+    from anytag.results import Box, Caption, Failure, Match, TagResult, TagScore
     from anytag.retriever import Retriever
     from anytag.tagger import Encoded, Tagger
-    from anytag.vocabulary import Asked, Tag, Vocabulary
+    from anytag.vocabulary import CustomTag, Tag, Vocabulary
 
     __version__: str
 
 __all__ = [
     "AnytagError",
-    "Asked",
     "Box",
     "Caption",
     "Captioner",
     "CardError",
     "CheckpointError",
+    "CustomTag",
     "DeviceError",
     "DownloadError",
     "Encoded",
@@ -64,9 +64,9 @@ __all__ = [
     "Photo",
     "Retriever",
     "Tag",
+    "TagResult",
     "TagScore",
     "Tagger",
-    "Tags",
     "UnknownModelError",
     "Vocabulary",
     "VocabularyError",

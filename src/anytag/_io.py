@@ -81,10 +81,10 @@ def refuse_inputs(output: str | os.PathLike[str], inputs: Iterable[str | os.Path
     Raises:
         RefusedOutputError: `output` is one of `inputs`.
     """
-    if (mine := identity(output)) is None:
+    if (output_identity := identity(output)) is None:
         return
     for name in inputs:
-        if identity(name) == mine:
+        if identity(name) == output_identity:
             raise RefusedOutputError(
                 f"{os.fspath(output)} is an input of this run: give another file to write to"
             )

@@ -15,7 +15,7 @@ _EXTRAS = {
     "nltk": "eval",
     "onnx": "torch",
     "onnxscript": "torch",
-    "open_clip": "rivals",
+    "open_clip": "baselines",
     "openai": "llm",
     "pandas": "ray",
     "prometheus_client": "serve",

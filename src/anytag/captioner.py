@@ -15,7 +15,7 @@ from anytag.batching import in_batches
 from anytag.errors import AnytagError, ImageError, ModelError, VocabularyError, brief
 from anytag.generation import (
     Decoder,
-    Limits,
+    GenerationConfig,
     beam_search,
     check_whole,
     greedy,
@@ -42,8 +42,8 @@ _ROWS = 64  # texts that are followed together: of BERT's keys and values each k
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What captions are asked for; the names are those of `Captioner.caption`."""
+class CaptionRequest:
+    """Options of a caption; the names are those of `Captioner.caption`."""
 
     tags: tuple[str, ...] | None = None
     exclude_tags: tuple[str, ...] = ()
@@ -123,11 +123,11 @@ class Captioner:
             ImageError, MissingExtraError: the photo cannot be read.
             AnytagError, VocabularyError: another argument is wrong.
         """
-        wish = self._wish(
+        request = self._request(
             tags, exclude_tags, beams=beams, sample=sample, seed=seed,
             max_length=max_length, min_length=min_length,
         )  # fmt: skip
-        return self._write([self.tagger.encode(image)], wish)[0]
+        return self._write([self.tagger.encode(image)], request)[0]
 
     def caption_many(
         self,
@@ -156,7 +156,7 @@ class Captioner:
             ImageError: a photo cannot be read, and `on_error` is "raise".
             AnytagError, VocabularyError: an argument is wrong; raised at once, before the first photo.
         """
-        wish = self._wish(
+        request = self._request(
             tags, exclude_tags, beams=beams, sample=sample, seed=seed,
             max_length=max_length, min_length=min_length,
         )  # fmt: skip
@@ -165,7 +165,7 @@ class Captioner:
 
         def work(batch: list[ImageSource]) -> list[Caption]:
             encoded = self.tagger.encode_many(batch, batch_size=len(batch), workers=1)
-            return self._write(list(encoded), wish)
+            return self._write(list(encoded), request)
 
         check_many(images)
         batches = in_batches(work, images, batch_size=batch_size, workers=workers)
@@ -175,29 +175,29 @@ class Captioner:
         self, encoded: Sequence[Encoded], tags: Iterable[str] | None = None, **options: Any
     ) -> list[Caption]:
         """Sentences about photos that `Tagger.encode` saw; arguments and errors as for `caption`."""
-        return self._write(encoded, self._wish(tags, **options))
+        return self._write(encoded, self._request(tags, **options))
 
     def writer(self, encoded: Sequence[Encoded], guides: Sequence[Iterable[str]]) -> Decoder[Any]:
         """What writes about photos that `Tagger.encode` saw, each guided by tags: for `anytag.generation`."""
         ids, mask = self.pieces.tag_text(guides, length=self.spec.tag_length)
         return self._captions.about(ids, mask, np.stack([one.tokens for one in encoded]))
 
-    def _wish(
+    def _request(
         self, tags: Iterable[str] | None = None, exclude_tags: Iterable[str] = (), **options: Any
-    ) -> Wish:
+    ) -> CaptionRequest:
         """What is asked, checked before the first photo."""
         guides = None if tags is None else _words(tags, "tags")
-        wish = Wish(guides, _words(exclude_tags, "exclude_tags"), **options)
-        if wish.beams is not None:
-            check_whole("beams", wish.beams, least=1, most=MAX_BEAMS)
-        for name, number in (("max_length", wish.max_length), ("min_length", wish.min_length)):
+        request = CaptionRequest(guides, _words(exclude_tags, "exclude_tags"), **options)
+        if request.beams is not None:
+            check_whole("beams", request.beams, least=1, most=MAX_BEAMS)
+        for name, number in (("max_length", request.max_length), ("min_length", request.min_length)):
             if number is not None:
                 check_whole(name, number, least=0)
-        check_whole("seed", wish.seed, least=0)
-        if not isinstance(wish.sample, bool):
-            raise AnytagError(f"sample is {brief(wish.sample)}: expected True or False")
-        self._check_length(self._limits(wish).max_length)
-        return wish
+        check_whole("seed", request.seed, least=0)
+        if not isinstance(request.sample, bool):
+            raise AnytagError(f"sample is {brief(request.sample)}: expected True or False")
+        self._check_length(self._generation_config(request).max_length)
+        return request
 
     def _check_length(self, length: int) -> None:
         prompt = len(self.pieces.prompt(self.spec.prompt))
@@ -219,35 +219,35 @@ class Captioner:
             max(0, bisect_left(lengths, True, key=lambda length: not self._captions.takes(length)) - 1)
         ]
 
-    def _limits(self, wish: Wish) -> Limits:
+    def _generation_config(self, request: CaptionRequest) -> GenerationConfig:
         spec = self.spec
-        longest = spec.max_length if wish.max_length is None else wish.max_length
-        shortest = min(spec.min_length, longest) if wish.min_length is None else wish.min_length
-        return Limits(
+        longest = spec.max_length if request.max_length is None else request.max_length
+        shortest = min(spec.min_length, longest) if request.min_length is None else request.min_length
+        return GenerationConfig(
             end=self.pieces.end, max_length=longest, min_length=shortest,
-            length_penalty=spec.length_penalty, forbidden=self._forbidden(wish.exclude_tags),
-            repetition_penalty=1.1 if wish.sample else 1.0,
+            length_penalty=spec.length_penalty, forbidden=self._forbidden(request.exclude_tags),
+            repetition_penalty=1.1 if request.sample else 1.0,
         )  # fmt: skip
 
-    def _write(self, encoded: Sequence[Encoded], wish: Wish) -> list[Caption]:
+    def _write(self, encoded: Sequence[Encoded], request: CaptionRequest) -> list[Caption]:
         """The captions of a batch, those of photos that could not be read empty."""
         good = [one for one in encoded if one.error is None]
-        guides = self._guides(good, wish)
-        texts = self._texts(good, guides, wish)
-        if wish.tags is None and self.spec.support:
-            texts, guides = self._supported(good, texts, guides, wish)
-        told = iter(zip(texts, guides, strict=True))
-        return [self._result(one, *(("", ()) if one.error else next(told))) for one in encoded]
+        guides = self._guides(good, request)
+        texts = self._texts(good, guides, request)
+        if request.tags is None and self.spec.support:
+            texts, guides = self._supported(good, texts, guides, request)
+        pairs = iter(zip(texts, guides, strict=True))
+        return [self._result(one, *(("", ()) if one.error else next(pairs))) for one in encoded]
 
-    def _guides(self, encoded: Sequence[Encoded], wish: Wish) -> list[tuple[str, ...]]:
+    def _guides(self, encoded: Sequence[Encoded], request: CaptionRequest) -> list[tuple[str, ...]]:
         """The tags that guide each photo's caption."""
-        if wish.tags is not None:
-            excluded = self._names(wish.exclude_tags)
-            guides = tuple(name for name in wish.tags if name.lower() not in excluded)
+        if request.tags is not None:
+            excluded = self._names(request.exclude_tags)
+            guides = tuple(name for name in request.tags if name.lower() not in excluded)
             return [guides] * len(encoded)
         if self.spec.guide > 1:
             return [()] * len(encoded)
-        ids = {tag.id for word in wish.exclude_tags for tag in self._meant(word)}
+        ids = {tag.id for word in request.exclude_tags for tag in self._meant(word)}
         return [
             tuple(
                 tag.name
@@ -258,26 +258,30 @@ class Captioner:
         ]
 
     def _supported(
-        self, encoded: Sequence[Encoded], texts: list[str], guides: list[tuple[str, ...]], wish: Wish
+        self,
+        encoded: Sequence[Encoded],
+        texts: list[str],
+        guides: list[tuple[str, ...]],
+        request: CaptionRequest,
     ) -> tuple[list[str], list[tuple[str, ...]]]:
         """The captions that the photos' tags bear out; another, or plain words, for those that they do not.
 
         A caption that names what no tag sees, or nothing that the photo is sure to show, is written again,
         guided by the sure tags; if that is no better, the sure tags are named and no more.
         """
-        excluded = {tag.id for word in wish.exclude_tags for tag in self._meant(word)}
+        excluded = {tag.id for word in request.exclude_tags for tag in self._meant(word)}
         for number, one in enumerate(encoded):
-            given = [tag for tag in self.tagger.score(one).tags if tag.id not in excluded]
+            tags = [tag for tag in self.tagger.score(one).tags if tag.id not in excluded]
             scores = {tag.id: tag.score for tag in self.tagger.score(one, threshold=self.spec.support).tags}
-            sure = self._support.sure(given, self.spec.sure)
+            sure = self._support.sure(tags, self.spec.sure)
             texts[number] = self._support.without_guesses(texts[number], scores)
             if self._is_supported(texts[number], scores, sure, repeats=2):
                 continue
             guide = tuple(tag.name for tag in sure)
-            again = self._texts([one], [guide], wish)[0] if guide else ""
+            again = self._texts([one], [guide], request)[0] if guide else ""
             again = self._support.without_guesses(again, scores)
             if not again or not self._is_supported(again, scores, sure, repeats=1):
-                again = self._support.plain(sure or [tag for tag in given[:1] if tag.score >= 0.5])
+                again = self._support.plain(sure or [tag for tag in tags[:1] if tag.score >= 0.5])
             texts[number], guides[number] = again, guide
         return texts, guides
 
@@ -294,27 +298,36 @@ class Captioner:
         vocabulary = self.tagger.vocabulary
         return Support(vocabulary, Parser(vocabulary=vocabulary))
 
-    def _texts(self, encoded: Sequence[Encoded], guides: Sequence[Sequence[str]], wish: Wish) -> list[str]:
+    def _texts(
+        self, encoded: Sequence[Encoded], guides: Sequence[Sequence[str]], request: CaptionRequest
+    ) -> list[str]:
         """The captions, of so many photos at a time that beams keep to a bounded memory."""
-        beams = 1 if wish.sample else self.spec.beams if wish.beams is None else wish.beams
+        beams = 1 if request.sample else self.spec.beams if request.beams is None else request.beams
         step = max(1, _ROWS // beams)
         starts = range(0, len(encoded), step)
-        parts = [self._some(encoded[k : k + step], guides[k : k + step], wish, beams=beams) for k in starts]
+        parts = [
+            self._some(encoded[k : k + step], guides[k : k + step], request, beams=beams) for k in starts
+        ]
         return [text for part in parts for text in part]
 
     def _some(
-        self, encoded: Sequence[Encoded], guides: Sequence[Sequence[str]], wish: Wish, *, beams: int
+        self,
+        encoded: Sequence[Encoded],
+        guides: Sequence[Sequence[str]],
+        request: CaptionRequest,
+        *,
+        beams: int,
     ) -> list[str]:
-        limits, prompt = self._limits(wish), self.pieces.prompt(self.spec.prompt)
+        config, prompt = self._generation_config(request), self.pieces.prompt(self.spec.prompt)
         writer = self.writer(encoded, guides)
         prompts = np.tile(np.array(prompt, np.int64), (len(encoded), 1))
-        if wish.sample:
-            found = sample(writer, prompts, limits, seed=wish.seed)
+        if request.sample:
+            ids = sample(writer, prompts, config, seed=request.seed)
         elif beams == 1:
-            found = greedy(writer, prompts, limits)
+            ids = greedy(writer, prompts, config)
         else:
-            found = beam_search(writer, prompts, limits, beams=beams)
-        return [self.pieces.decode(row)[len(self.spec.prompt) :] for row in found.tolist()]
+            ids = beam_search(writer, prompts, config, beams=beams)
+        return [self.pieces.decode(row)[len(self.spec.prompt) :] for row in ids.tolist()]
 
     def _result(self, one: Encoded, text: str, guide: tuple[str, ...]) -> Caption:
         return Caption(one.path, one.width, one.height, self.tagger.card.name, text, guide, one.error)
@@ -322,8 +335,8 @@ class Captioner:
     def _meant(self, word: str) -> list[Tag]:
         """The tag of a name, and all that are narrower: a kitten is a cat."""
         vocabulary = self.tagger.vocabulary
-        known = vocabulary.find(word)
-        return [] if known is None else [vocabulary[id] for id in vocabulary.find_all([known.id])]
+        exact = vocabulary.find(word)
+        return [] if exact is None else [vocabulary[id] for id in vocabulary.find_all([exact.id])]
 
     def _forbidden(self, words: Iterable[str]) -> tuple[tuple[int, ...], ...]:
         """Wordpieces of words, of their synonyms and narrower tags, and of every form of one of them."""
@@ -361,16 +374,16 @@ class Captioner:
         return {inflection.singular(word), *([] if verb is None else [verb[0]])}
 
 
-def _words(given: object, name: str) -> tuple[str, ...]:
+def _words(value: object, name: str) -> tuple[str, ...]:
     """What sentences shall or must not speak of.
 
     Raises:
         VocabularyError: not a list of words.
     """
-    if isinstance(given, str) or not isinstance(given, Iterable):
-        example = brief(given if isinstance(given, str) else "red car")
-        raise VocabularyError(f"{name} is {brief(given)}: expected a list of words, as in {name}=[{example}]")
-    words = tuple(word.name if isinstance(word, Tag) else word for word in given)
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        example = brief(value if isinstance(value, str) else "red car")
+        raise VocabularyError(f"{name} is {brief(value)}: expected a list of words, as in {name}=[{example}]")
+    words = tuple(word.name if isinstance(word, Tag) else word for word in value)
     for word in words:
         if not isinstance(word, str) or not word.strip():
             raise VocabularyError(f"{name} asks for the tag {brief(word)}: expected words such as 'red car'")

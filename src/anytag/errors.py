@@ -14,7 +14,7 @@
     ├── LibraryError          a database of photos that is none, or a photo that is not in it
     ├── DownloadError         a file of the Hub that does not arrive, or arrives as another
     ├── EndpointError         a language model's address that refuses or is of no use
-    │   └── NoAnswerError     one of its answers that is not to be had
+    │   └── NoAnswerError     an answer that it did not give
     ├── MetadataError         a photo's metadata that cannot be read or written
     ├── MissingToolError      a program that is not installed: exiftool
     └── MissingExtraError     a capability whose extra is not installed

@@ -109,8 +109,8 @@ class Header:
     pooled: int
 
     def write(self, folder: Path) -> None:
-        said = {"format": FORMAT, "model": self.model, "weights": self.weights}
-        text = json.dumps({**said, "tokens": self.tokens, "pooled": self.pooled}, indent=2)
+        header = {"format": FORMAT, "model": self.model, "weights": self.weights}
+        text = json.dumps({**header, "tokens": self.tokens, "pooled": self.pooled}, indent=2)
         with atomic_write(folder / _HEADER) as draft:
             draft.write_text(text + "\n", encoding="utf-8")
 
@@ -118,13 +118,13 @@ class Header:
     def read(cls, folder: Path) -> Header:
         """Raises AnytagError where the folder is no gallery."""
         try:
-            said = json.loads((folder / _HEADER).read_text(encoding="utf-8"))
-            if said["format"] != FORMAT:
-                raise ValueError(f"format {said['format']!r}, expected {FORMAT}")
-            (count, width), pooled = map(int, said["tokens"]), int(said["pooled"])
+            header = json.loads((folder / _HEADER).read_text(encoding="utf-8"))
+            if header["format"] != FORMAT:
+                raise ValueError(f"format {header['format']!r}, expected {FORMAT}")
+            (count, width), pooled = map(int, header["tokens"]), int(header["pooled"])
             if min(count, width, pooled) < 1:
                 raise ValueError("a width below 1")
-            return cls(str(said["model"]), str(said["weights"]), (count, width), pooled)
+            return cls(str(header["model"]), str(header["weights"]), (count, width), pooled)
         except (OSError, KeyError, TypeError, ValueError) as error:
             why = "no such folder" if not folder.exists() else error
             raise AnytagError(
@@ -164,22 +164,22 @@ def _photos(folder: Path, whole: int) -> dict[str, _Photo]:
         raise AnytagError(f"{folder / _LINES} cannot be read: {error.strerror or error}") from error
     for line in lines:
         try:
-            said = json.loads(line)
-            key, slot = str(said["key"]), said["slot"]
+            entry = json.loads(line)
+            key, slot = str(entry["key"]), entry["slot"]
             if slot is None:
                 photos.pop(key, None)
             elif 0 <= slot < whole:
                 earlier = photos.get(keys.get(slot, ""))
                 if earlier is not None and earlier.slot == slot:
                     del photos[keys[slot]]  # the line that says where it went is damaged
-                photos[key], keys[slot] = _photo(said), key
+                photos[key], keys[slot] = _photo(entry), key
         except (ValueError, KeyError, TypeError):
             continue
     return photos
 
 
-def _photo(said: dict[str, Any]) -> _Photo:
-    return _Photo(int(said["slot"]), str(said["path"]), said["size"], said["time"])
+def _photo(entry: dict[str, Any]) -> _Photo:
+    return _Photo(int(entry["slot"]), str(entry["path"]), entry["size"], entry["time"])
 
 
 def is_gallery(path: str | Path) -> bool:
@@ -268,8 +268,8 @@ class GalleryWriter:
 
         What cannot be looked at is passed on: reading it says why.
         """
-        for given in paths:
-            path = os.fspath(given)
+        for name in paths:
+            path = os.fspath(name)
             key = _key(path, -1)
             if key in self._stats:
                 continue
@@ -338,8 +338,10 @@ class GalleryWriter:
     def _note(self, photos: Mapping[str, _Photo | None]) -> None:
         """Lines at the end of the index, in one write; a line that a crash has cut short is ended first."""
         nothing = {"slot": None}
-        said = [{"key": key, **(photo._asdict() if photo else nothing)} for key, photo in photos.items()]
-        lines = b"".join(json.dumps(one).encode() + b"\n" for one in said)  # ASCII: names may be no Unicode
+        entries = [{"key": key, **(photo._asdict() if photo else nothing)} for key, photo in photos.items()]
+        lines = b"".join(
+            json.dumps(one).encode() + b"\n" for one in entries
+        )  # ASCII: names may be no Unicode
         with writing(self.path), (self.path / _LINES).open("ab+", buffering=0) as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
@@ -357,10 +359,10 @@ class GalleryWriter:
 
 def _stat(path: str) -> tuple[int, int] | None:
     try:
-        found = os.stat(path)  # noqa: PTH116  # takes names of any bytes
+        stat = os.stat(path)  # noqa: PTH116  # takes names of any bytes
     except (OSError, ValueError):
         return None
-    return found.st_size, found.st_mtime_ns
+    return stat.st_size, stat.st_mtime_ns
 
 
 Maker = tuple[str, str, tuple[int, int]]
@@ -376,11 +378,11 @@ def check_model(made: Maker, this: Maker) -> None:
     (name, weights, widths), (own, own_weights, own_widths) = made, this
     if (name, widths) == (own, own_widths) and (weights == own_weights or not weights):
         return
-    said, here = (
+    found_maker, here = (
         f"{model!r} ({wide[0]} and {wide[1]} wide, weights {hash_[:12] or 'not said'})"
         for model, hash_, wide in (made, this)
     )
     raise ModelError(
-        f"the gallery was made with the model {said}, this is {here}; "
+        f"the gallery was made with the model {found_maker}, this is {here}; "
         "embed the photos again, into another gallery"
     )

@@ -2,7 +2,7 @@
 
 The conventions are those of transformers 4.25.1, with which the published captions were made: lengths count
 the prompt; a repetition is punished in raw scores by greedy search and sampling, but in log-probabilities by
-beam search. Photos of a batch do not touch each other: each gets what it would get alone.
+beam search. Photos of a batch are independent: each gets what it would get alone.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _NEVER = -1e9  # a beam that is not there yet; finite, so that sums stay numbers
 
 
 class Decoder(Protocol[State]):
-    """What writes: keeps in `State` what it has read of each text, so that no text is read twice."""
+    """An autoregressive decoder: `State` holds the KV cache, so that no id is read twice."""
 
     def start(self, prompts: Ints) -> tuple[AnyFloats, State]:
         """Reads prompts N×L; scores of the next id N×V."""
@@ -42,13 +42,13 @@ class Decoder(Protocol[State]):
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What a text may be.
+class GenerationConfig:
+    """Limits and penalties of generation.
 
     Attributes:
         end, pad: ids that close a text, and that fill up a batch.
         max_length, min_length: ids, the prompt's included and the end's not.
-        repetition_penalty: above 1, what was said is less likely to be said again.
+        repetition_penalty: above 1, repeated ids are less likely.
         length_penalty: beam search ranks texts by log-probability / length ** length_penalty.
         forbidden: sequences of ids that no text may hold.
     """
@@ -89,11 +89,11 @@ class Limits:
         if self.forbidden:
             steps.append(forbid(self.forbidden))
         if self.min_length:
-            steps.append(not_before(self.min_length, end=self.end))
+            steps.append(enforce_min_length(self.min_length, end=self.end))
         return _chained(steps)
 
 
-def greedy(decoder: Decoder[State], prompts: Ints, limits: Limits) -> Ints:
+def greedy(decoder: Decoder[State], prompts: Ints, config: GenerationConfig) -> Ints:
     """The likeliest id, time after time.
 
     Args:
@@ -106,11 +106,11 @@ def greedy(decoder: Decoder[State], prompts: Ints, limits: Limits) -> Ints:
     Raises:
         AnytagError: the prompt leaves no room.
     """
-    return _grow(decoder, prompts, limits, lambda scores, _: scores.argmax(1))
+    return _grow(decoder, prompts, config, lambda scores, _: scores.argmax(1))
 
 
 def sample(
-    decoder: Decoder[State], prompts: Ints, limits: Limits, *, top_p: float = 0.9, seed: int = 0
+    decoder: Decoder[State], prompts: Ints, config: GenerationConfig, *, top_p: float = 0.9, seed: int = 0
 ) -> Ints:
     """Draws each id from the likeliest that together reach probability `top_p` (Holtzman et al. 2020).
 
@@ -120,25 +120,25 @@ def sample(
         raise AnytagError(f"top_p is {brief(top_p)}: expected a probability above 0, up to 1, such as 0.9")
     check_whole("seed", seed, least=0)
     draws = [np.random.default_rng(seed) for _ in prompts]
-    nucleus = keep_nucleus(top_p)
+    top_p_filter = filter_top_p(top_p)
 
     def choose(scores: AnyFloats, photos: Ints) -> Ints:
-        sums = np.exp(log_softmax(nucleus(prompts, scores))).cumsum(1)  # N×V
+        sums = np.exp(log_softmax(top_p_filter(prompts, scores))).cumsum(1)  # N×V
         at = [draws[photo].random() * row[-1] for photo, row in zip(photos, sums, strict=True)]
-        chosen: Ints = (sums <= np.array(at)[:, None]).sum(1)
-        return chosen
+        ids: Ints = (sums <= np.array(at)[:, None]).sum(1)
+        return ids
 
-    return _grow(decoder, prompts, limits, choose)
+    return _grow(decoder, prompts, config, choose)
 
 
-def beam_search(decoder: Decoder[State], prompts: Ints, limits: Limits, *, beams: int = 3) -> Ints:
+def beam_search(decoder: Decoder[State], prompts: Ints, config: GenerationConfig, *, beams: int = 3) -> Ints:
     """Follows the `beams` likeliest texts of each photo at once.
 
     Arguments, result and errors as for `greedy`.
     """
-    _check(prompts, limits)
+    _check(prompts, config)
     check_whole("beams", beams, least=1)
-    found = [_Found(beams, limits.length_penalty) for _ in prompts]
+    results = [_Found(beams, config.length_penalty) for _ in prompts]
     live = list(range(len(prompts)))
     ids = prompts.repeat(beams, axis=0)  # (N·beams)×L: the rows of a photo follow one another
     sums = np.tile([0.0] + [_NEVER] * (beams - 1), (len(prompts), 1))  # N×beams
@@ -146,19 +146,19 @@ def beam_search(decoder: Decoder[State], prompts: Ints, limits: Limits, *, beams
     index = np.arange(len(prompts)).repeat(beams)
     logits, state = logits[index], decoder.reorder(state, index)
     while True:
-        scores = limits.process(ids, log_softmax(logits)).reshape(len(live), beams, -1)
-        sums, parents, tokens = _advance(scores + sums[:, :, None], ids, limits, [found[n] for n in live])
+        scores = config.process(ids, log_softmax(logits)).reshape(len(live), beams, -1)
+        sums, parents, tokens = _advance(scores + sums[:, :, None], ids, config, [results[n] for n in live])
         ids = np.concatenate([ids[parents], tokens[:, None]], axis=1)
-        kept = [place for place, photo in enumerate(live) if not found[photo].done]
-        if not kept or ids.shape[1] >= limits.max_length:
+        live_rows = [place for place, photo in enumerate(live) if not results[photo].done]
+        if not live_rows or ids.shape[1] >= config.max_length:
             break
-        rows = (np.array(kept)[:, None] * beams + np.arange(beams)).ravel()
-        live, sums, ids = [live[place] for place in kept], sums[kept], ids[rows]
+        rows = (np.array(live_rows)[:, None] * beams + np.arange(beams)).ravel()
+        live, sums, ids = [live[place] for place in live_rows], sums[live_rows], ids[rows]
         logits, state = decoder.step(tokens[rows], decoder.reorder(state, parents[rows]))
-    for place in kept:
+    for place in live_rows:
         for beam in range(beams):
-            found[live[place]].add(ids[place * beams + beam], float(sums[place, beam]))
-    return _padded([one.best() for one in found], limits)
+            results[live[place]].add(ids[place * beams + beam], float(sums[place, beam]))
+    return _padded([one.best() for one in results], config)
 
 
 class _Found:
@@ -197,9 +197,9 @@ class _Found:
 
 
 def _advance(
-    scores: AnyFloats, ids: Ints, limits: Limits, found: Sequence[_Found]
+    scores: AnyFloats, ids: Ints, config: GenerationConfig, results: Sequence[_Found]
 ) -> tuple[Doubles, Ints, Ints]:
-    """One step of every photo's beams; texts that end go to `found`.
+    """One step of every photo's beams; texts that end go to `results`.
 
     Args:
         scores: n×beams×V, of each text that goes on with each id.
@@ -217,35 +217,38 @@ def _advance(
         going = []
         for rank, candidate in enumerate(candidates):
             parent, token = photo * beams + candidate // words, candidate % words
-            if token != limits.end:
+            if token != config.end:
                 going.append((candidate, parent, token))
             elif rank < beams:
-                found[photo].add(ids[parent], float(flat[photo, candidate]))
+                results[photo].add(ids[parent], float(flat[photo, candidate]))
             if len(going) == beams:
                 break
-        chosen, start = [candidate for candidate, *_ in going], photo * beams
-        sums[photo] = flat[photo, chosen]
+        winners, start = [candidate for candidate, *_ in going], photo * beams
+        sums[photo] = flat[photo, winners]
         parents[start : start + beams] = [parent for _, parent, _ in going]
         tokens[start : start + beams] = [token for *_, token in going]
-        found[photo].judge(float(flat[photo, candidates[0]]), ids.shape[1])
+        results[photo].judge(float(flat[photo, candidates[0]]), ids.shape[1])
     return sums, parents, tokens
 
 
 def _grow(
-    decoder: Decoder[State], prompts: Ints, limits: Limits, choose: Callable[[AnyFloats, Ints], Ints]
+    decoder: Decoder[State],
+    prompts: Ints,
+    config: GenerationConfig,
+    choose: Callable[[AnyFloats, Ints], Ints],
 ) -> Ints:
     """One id after the other; `choose` takes scores n×V and the numbers of the n photos they belong to."""
-    _check(prompts, limits)
+    _check(prompts, config)
     live = np.arange(len(prompts))
     ids = prompts
     logits, state = decoder.start(prompts)
     while True:
-        tokens = choose(limits.process(ids[live], logits), live)
-        column = np.full((len(ids), 1), limits.pad, np.int64)
+        tokens = choose(config.process(ids[live], logits), live)
+        column = np.full((len(ids), 1), config.pad, np.int64)
         column[live, 0] = tokens
         ids = np.concatenate([ids, column], axis=1)
-        going = np.flatnonzero(tokens != limits.end)
-        if not len(going) or ids.shape[1] >= limits.max_length:
+        going = np.flatnonzero(tokens != config.end)
+        if not len(going) or ids.shape[1] >= config.max_length:
             return ids
         if len(going) < len(live):
             state = decoder.reorder(state, going)
@@ -264,23 +267,23 @@ def check_whole(name: str, value: object, *, least: int, most: int | None = None
         raise AnytagError(f"{name} is {brief(value)}: expected a whole number, {least} or more{limit}")
 
 
-def _check(prompts: Ints, limits: Limits) -> None:
+def _check(prompts: Ints, config: GenerationConfig) -> None:
     if prompts.ndim != 2 or not prompts.size:
         raise AnytagError(f"prompts of shape {prompts.shape}: expected N×P, not empty")
-    if prompts.shape[1] >= limits.max_length:
+    if prompts.shape[1] >= config.max_length:
         raise AnytagError(
-            f"max_length is {limits.max_length}, and the prompt alone has {prompts.shape[1]}: "
+            f"max_length is {config.max_length}, and the prompt alone has {prompts.shape[1]}: "
             f"give {prompts.shape[1] + 1} or more"
         )
 
 
-def _padded(texts: Sequence[Ints], limits: Limits) -> Ints:
+def _padded(texts: Sequence[Ints], config: GenerationConfig) -> Ints:
     """Texts as rows, each closed by `end` where there is room: N×L."""
-    width = min(max(map(len, texts)) + 1, limits.max_length)
-    rows = np.full((len(texts), width), limits.pad, np.int64)
+    width = min(max(map(len, texts)) + 1, config.max_length)
+    rows = np.full((len(texts), width), config.pad, np.int64)
     for row, text in zip(rows, texts, strict=True):
         row[: len(text)] = text
-        row[len(text) : len(text) + 1] = limits.end
+        row[len(text) : len(text) + 1] = config.end
     return rows
 
 
@@ -310,7 +313,7 @@ def _chained(steps: Sequence[Processor]) -> Processor:
     return process
 
 
-def not_before(length: int, *, end: int) -> Processor:
+def enforce_min_length(length: int, *, end: int) -> Processor:
     """No `end` while fewer than `length` ids are there."""
 
     def process(ids: Ints, scores: AnyFloats) -> AnyFloats:
@@ -327,15 +330,15 @@ def penalise_repetition(penalty: float) -> Processor:
     """Scores of ids that are there, prompt included, divided by `penalty`; negative ones multiplied."""
 
     def process(ids: Ints, scores: AnyFloats) -> AnyFloats:
-        said = np.take_along_axis(scores, ids, 1)
+        previous = np.take_along_axis(scores, ids, 1)
         scores = scores.copy()
-        np.put_along_axis(scores, ids, np.where(said < 0, said * penalty, said / penalty), 1)
+        np.put_along_axis(scores, ids, np.where(previous < 0, previous * penalty, previous / penalty), 1)
         return scores
 
     return process
 
 
-def keep_nucleus(top_p: float) -> Processor:
+def filter_top_p(top_p: float) -> Processor:
     """Only the likeliest ids, the fewest that reach probability `top_p`; all others -inf."""
 
     def process(_: Ints, scores: AnyFloats) -> AnyFloats:
@@ -343,9 +346,9 @@ def keep_nucleus(top_p: float) -> Processor:
         rising = np.exp(log_softmax(np.take_along_axis(scores, order, 1))).cumsum(1)
         cut = rising <= 1 - top_p
         cut[:, -1] = False
-        gone = np.zeros_like(cut)
-        np.put_along_axis(gone, order, cut, 1)
-        return np.where(gone, -np.inf, scores)
+        below_top_p = np.zeros_like(cut)
+        np.put_along_axis(below_top_p, order, cut, 1)
+        return np.where(below_top_p, -np.inf, scores)
 
     return process
 

@@ -151,13 +151,13 @@ class Support:
 
     def things(self, text: str) -> dict[str, str]:
         """The things and places that a caption names: tag id -> name."""
-        found = (self._vocabulary.find(tag.name) for tag in self._parser.parse(text) if tag.kind in THINGS)
-        return {tag.id: tag.name for tag in found if tag is not None}
+        tags = (self._vocabulary.find(tag.name) for tag in self._parser.parse(text) if tag.kind in THINGS)
+        return {tag.id: tag.name for tag in tags if tag is not None}
 
     def repeats(self, text: str) -> int:
         """How often a caption names the thing that it names most: often is a sign that it is made up."""
-        found = (self._vocabulary.find(word) for word in text.split(" "))
-        return max(Counter(tag.id for tag in found if tag and tag.kind in THINGS).values(), default=0)
+        tags = (self._vocabulary.find(word) for word in text.split(" "))
+        return max(Counter(tag.id for tag in tags if tag and tag.kind in THINGS).values(), default=0)
 
     def without_guesses(self, text: str, scores: Mapping[str, float]) -> str:
         """The caption with "person" or "child" where sex or age score less than `GUESS`."""
@@ -173,26 +173,26 @@ class Support:
 
     def names(self, text: str, key: str) -> bool:
         """Whether a caption names a tag, one that is broader, or one that it includes."""
-        said = self.things(text)
-        return key in said or any(key in self._above(k) or k in self._above(key) for k in said)
+        mentioned = self.things(text)
+        return key in mentioned or any(key in self._above(k) or k in self._above(key) for k in mentioned)
 
     def sure(self, tags: Sequence[TagScore], least: float) -> list[TagScore]:
         """Of tags by falling score the first few things that are sure: none broader than another or akin.
 
-        Of a narrow tag that is not very sure the tag above it is taken, unless that says next to nothing.
+        Of a narrow tag that is not very sure the tag above it is taken, unless that says almost nothing.
         """
         things = [tag for tag in tags if tag.score >= least and self._kind(tag) in THINGS]
-        given = {tag.id: tag for tag in things}
+        by_id = {tag.id: tag for tag in things}
         above = {key for tag in things for key in self._above(tag.id)}
-        chosen: list[TagScore] = []
+        result: list[TagScore] = []
         for tag in things:
             kin = {tag.id, *self._above(tag.id)}
-            if tag.id in above or any(kin & {one.id, *self._above(one.id)} for one in chosen):
+            if tag.id in above or any(kin & {one.id, *self._above(one.id)} for one in result):
                 continue
-            better = [key for key in self._nearest(tag.id) if key in given and self._narrower[key] < VAGUE]
-            chosen.append(given[better[0]] if better and tag.score < VERY_SURE else tag)
-        telling = [tag for tag in chosen if self._narrower[tag.id] < VAGUE]
-        return (telling or chosen[:1])[:MOST]
+            better = [key for key in self._nearest(tag.id) if key in by_id and self._narrower[key] < VAGUE]
+            result.append(by_id[better[0]] if better and tag.score < VERY_SURE else tag)
+        telling = [tag for tag in result if self._narrower[tag.id] < VAGUE]
+        return (telling or result[:1])[:MOST]
 
     def plain(self, tags: Sequence[TagScore]) -> str:
         """ "a photo of a cup and a table"; "a photo" of no tags."""

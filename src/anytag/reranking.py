@@ -1,4 +1,6 @@
-"""Who says how well a text fits a photo: the tag decoder, or alignment heads where the model has them."""
+"""Pair scorers of text and photo: the tag decoder, or alignment heads where the model has them.
+
+Vectors shortlist pairs (bi-encoder); the scorer re-ranks them (cross-encoder)."""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ import numpy.typing as npt
 
 from anytag._typing import Floats, Ints
 from anytag.errors import ModelError, VocabularyError
-from anytag.models.card import CaptionSpec, Card, Line
+from anytag.models.card import CaptionSpec, Card, Platt
 from anytag.models.folder import ModelFolder
 from anytag.queries.requests import in_english
 from anytag.runtime.base import Matcher
@@ -24,43 +26,43 @@ from anytag.text_encoders.wordpiece import WordPieces
 
 @dataclass(frozen=True, eq=False)
 class Texts:
-    """M texts, read once.
+    """M encoded texts.
 
     Attributes:
-        vectors: float32 M×E, which the photos' are compared with.
-        rows: what looks: queries float32 M×P×R, or wordpieces int64 M×L.
+        vectors: float32 M×E embeddings, compared with those of the photos.
+        rows: input of the cross-encoder: queries float32 M×P×R, or wordpieces int64 M×L.
     """
 
     vectors: Floats
     rows: npt.NDArray[Any]
 
 
-class Judge(Protocol):
-    """Tells how well texts fit photos.
+class PairScorer(Protocol):
+    """Scores how well texts fit photos.
 
     Attributes:
-        widths: D and E, of what it keeps of a photo.
-        line: of its logits, for probabilities.
+        widths: D and E, of a photo's tokens and embedding.
+        platt: Platt coefficients of its logits.
         has_embeddings: whether dot products of the vectors tell which pairs are likely; if not, all pairs are
             scored.
         rerank_only: whether a pair costs so much that only the likely pairs of a table are scored.
         batch: photos that are scored together.
-        weights: hash of what sees photos: what another model of the same name keeps of them is not taken.
+        weights: hash of the image encoder's weights; embeddings of other weights are refused.
     """
 
     widths: tuple[int, int]
-    line: Line
+    platt: Platt
     has_embeddings: bool
     rerank_only: bool
     batch: int
     weights: str
 
     def unknown_words(self, text: str) -> tuple[str, ...]:
-        """The words of a text that are known by their letters alone, if at all."""
+        """The words of a text that the text encoder does not know."""
         ...
 
     def encode_images(self, photos: Sequence[Encoded]) -> tuple[Floats, Floats]:
-        """What is kept of N photos: what texts look at, N×T×D, and a vector of each, N×E."""
+        """Tokens N×T×D and embeddings N×E of N photos."""
         ...
 
     def encode_texts(self, texts: Sequence[str]) -> Texts:
@@ -72,11 +74,11 @@ class Judge(Protocol):
         ...
 
 
-class DecoderJudge:
-    """The tag decoder, asked with texts as with tags (captions as queries; RAM++, section 3.2).
+class DecoderPairScorer:
+    """The tag decoder with texts as queries (RAM++, section 3.2).
 
     Only the folded decoder has a first pass: its logits grow with the dot product of query and mean token.
-    Those of RAM and RAM++ do not, so there the decoder looks at every photo.
+    Those of RAM and RAM++ do not, so there the decoder scores every photo.
 
     Raises:
         ModelError: the model has no text encoder.
@@ -95,7 +97,7 @@ class DecoderJudge:
             )
         self._tagger = tagger
         self.widths = card.width, card.width
-        self.line = card.calibration.own
+        self.platt = card.calibration.own
         self.has_embeddings = has_embeddings(card)
         self.weights = weights_of(card)
 
@@ -114,13 +116,14 @@ class DecoderJudge:
         return logits[pairs[:, 0], pairs[:, 1]]
 
 
-class HeadJudge:
-    """Alignment heads: a contrast that compares all, and a match that looks (Tag2Text, section 3.2).
+class AlignmentPairScorer:
+    """Alignment heads: a contrastive bi-encoder for all pairs, a matching cross-encoder for the shortlist
+    (Tag2Text, section 3.2).
 
     The tags that the model recognises in a photo guide both, as they guide its caption.
     """
 
-    line = Line(1.0, 0.0)
+    platt = Platt(1.0, 0.0)
     has_embeddings = rerank_only = True
     batch = 8  # keys and values of 12 layers for each
 
@@ -144,9 +147,11 @@ class HeadJudge:
     def encode_texts(self, texts: Sequence[str]) -> Texts:
         """Each as it is in training: cleaned, and cut to 40 wordpieces."""
         cleaned = [clean_caption(self._readable(text)) for text in texts]
-        for given, text in zip(texts, cleaned, strict=True):
+        for original, text in zip(texts, cleaned, strict=True):
             if not self._pieces.knows(text):
-                raise VocabularyError(f"no word of the text {given!r} is known: expected such as 'a red car'")
+                raise VocabularyError(
+                    f"no word of the text {original!r} is known: expected such as 'a red car'"
+                )
         ids = self._pieces.caption_text(cleaned)
         return Texts(self._matcher.encode_texts(ids), ids)
 
@@ -176,13 +181,13 @@ def weights_of(card: Card) -> str:
     """One hash of a model's weights and of how it is shown photos; its words and captions play no part."""
     text = f"{card.text.folder}/" if card.text else "text/"
     names = (name for name in card.files if name.endswith((".onnx", ".safetensors", ".data")))
-    kept = [name for name in sorted(names) if not name.startswith((text, "caption"))]
-    said = [asdict(card.image), [[name, card.files[name].sha256] for name in kept]]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+    weight_files = [name for name in sorted(names) if not name.startswith((text, "caption"))]
+    facts = [asdict(card.image), [[name, card.files[name].sha256] for name in weight_files]]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def open_judge(folder: ModelFolder, tagger: Tagger) -> Judge:
-    """The alignment heads that a folder's card tells of, else its tag decoder.
+def open_pair_scorer(folder: ModelFolder, tagger: Tagger) -> PairScorer:
+    """The alignment heads of a folder, else its tag decoder.
 
     Raises:
         ModelError: the folder has neither heads nor a text encoder, or its heads do not fit its card.
@@ -190,7 +195,7 @@ def open_judge(folder: ModelFolder, tagger: Tagger) -> Judge:
     """
     spec = folder.card.captions
     if not folder.card.network.get("alignment") or spec is None:
-        return DecoderJudge(tagger)
-    return HeadJudge(
+        return DecoderPairScorer(tagger)
+    return AlignmentPairScorer(
         tagger, tagger.runtime.matcher(), WordPieces.from_file(folder.file(spec.wordpieces)), spec
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 if TYPE_CHECKING:
     from anytag._typing import Floats
 
-Source = Literal["vocabulary", "own"]
+Source = Literal["vocabulary", "custom"]
 
 
 class Box(NamedTuple):
@@ -29,9 +29,9 @@ class TagScore:
         id: identity of the tag; names may repeat, ids never do.
         name: the name to show.
         score: the probability that the tag is in the photo as the model estimates it, in [0, 1].
-        source: "vocabulary" when asked with a trained query, "own" when made from the user's words.
-        box: where in the photo, when that was asked; None also when nothing in the photo speaks for the tag.
-        heat: float32 h×w in [0, 1], how much each part of the photo speaks for the tag, when that was asked.
+        source: "vocabulary" for a trained query, "custom" for one made from the user's words.
+        box: where in the photo, if requested; None also where no part of the photo supports the tag.
+        heat: float32 h×w in [0, 1], how much each part of the photo supports the tag, if requested.
     """
 
     id: str
@@ -53,8 +53,8 @@ class Match:
 
     Attributes:
         path: the photo as it was named, "" when it came without a name.
-        text: as it was asked.
-        score: calibrated as a tag of one's own words is, in [0, 1].
+        text: as given.
+        score: calibrated as that of a custom tag, in [0, 1].
     """
 
     path: str
@@ -75,7 +75,7 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Tags:
+class TagResult:
     """The tags of one photo, by falling score: `for tag in result`, `len(result)`.
 
     Attributes:
@@ -85,7 +85,7 @@ class Tags:
         model: name of the model that scored.
         tags: by falling score.
         error: set when the photo could not be tagged; `tags` is empty then.
-        below: the user's own tags of `also` that score below the threshold, by falling score.
+        below: custom tags of `also` that score below the threshold, by falling score.
     """
 
     path: str | None

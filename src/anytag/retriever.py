@@ -22,7 +22,7 @@ from anytag.gallery import Gallery, GalleryWriter, check_model
 from anytag.images import MAX_PIXELS, ImageSource
 from anytag.models.folder import ModelFolder
 from anytag.models.registry import resolve
-from anytag.reranking import DecoderJudge, Judge, Texts, open_judge
+from anytag.reranking import DecoderPairScorer, PairScorer, Texts, open_pair_scorer
 from anytag.results import Failure, Match
 from anytag.runtime.base import Device
 from anytag.runtime.open import open_runtime
@@ -41,9 +41,9 @@ class Retriever:
         tagger: whose model encodes photos.
     """
 
-    def __init__(self, tagger: Tagger, judge: Judge | None = None) -> None:
+    def __init__(self, tagger: Tagger, scorer: PairScorer | None = None) -> None:
         self.tagger = tagger
-        self._judge = judge or DecoderJudge(tagger)
+        self._scorer = scorer or DecoderPairScorer(tagger)
 
     @classmethod
     def load(
@@ -60,7 +60,7 @@ class Retriever:
         """
         folder = ModelFolder.open(resolve(model))
         tagger = Tagger(folder, open_runtime(folder, device=device), max_pixels=max_pixels)
-        return cls(tagger, open_judge(folder, tagger))
+        return cls(tagger, open_pair_scorer(folder, tagger))
 
     def unknown_words(self, text: str) -> tuple[str, ...]:
         """The words of a text that the model knows by their letters alone, if at all: they say little.
@@ -69,13 +69,13 @@ class Retriever:
             VocabularyError: not a text, or none of its words is known.
         """
         self._read([text])
-        return self._judge.unknown_words(text)
+        return self._scorer.unknown_words(text)
 
     def embed(
         self, images: Iterable[ImageSource], *, batch_size: int = 8, workers: int | None = None
     ) -> Gallery:
         """Photos as the model sees them, in memory; one that cannot be read is listed in `Gallery.failed`."""
-        depth, width = self._judge.widths
+        depth, width = self._scorer.widths
         tokens: list[npt.NDArray[np.float16]] = []
         pooled: list[Floats] = [np.zeros((0, width), np.float32)]
         paths: list[str] = []
@@ -85,7 +85,7 @@ class Retriever:
             failed += [(one.path or "", one.error) for one in batch if one.error is not None]
             good = [one for one in batch if one.error is None]
             if good:
-                seen, vectors = self._judge.encode_images(good)
+                seen, vectors = self._scorer.encode_images(good)
                 paths += [one.path or "" for one in good]
                 tokens.append(seen.astype(np.float16))  # half the memory, while they come
                 pooled.append(vectors)
@@ -95,7 +95,7 @@ class Retriever:
             np.concatenate(tokens or [np.zeros((0, 1, depth), np.float16)]),
             np.concatenate(pooled),
             tuple(failed),
-            self._judge.weights,
+            self._scorer.weights,
         )
 
     def open_gallery(self, path: str | Path) -> GalleryWriter:
@@ -105,7 +105,7 @@ class Retriever:
             OutputError: it cannot be written, another process writes it, or something else is there.
             ModelError: another model made it.
         """
-        weights, widths = self._judge.weights, self._judge.widths
+        weights, widths = self._scorer.weights, self._scorer.widths
         return GalleryWriter(path, model=self.tagger.card.name, weights=weights, widths=widths)
 
     def add(
@@ -129,7 +129,7 @@ class Retriever:
         for batch in batches(encoded, batch_size):
             good = [one for one in batch if one.error is None]
             if good:
-                gallery.add([one.path or "" for one in good], *self._judge.encode_images(good))
+                gallery.add([one.path or "" for one in good], *self._scorer.encode_images(good))
             for one in batch:
                 if one.error is not None:
                     gallery.remove(one.path or "")
@@ -138,7 +138,7 @@ class Retriever:
     def ranking(self, texts: Sequence[str], *, top_k: int | None = 10, shortlist: int = SHORTLIST) -> Ranking:
         """A ranking of photos that need not be kept; arguments and errors as for `rank`."""
         _check_counts(top_k, shortlist)
-        return Ranking(self, texts, self._judge, self._read(texts), top_k=top_k, shortlist=shortlist)
+        return Ranking(self, texts, self._scorer, self._read(texts), top_k=top_k, shortlist=shortlist)
 
     def score(self, gallery: Gallery, texts: Sequence[str], *, shortlist: int = SHORTLIST) -> Floats:
         """How well every text fits every photo: float32 N×M, probabilities of pairs that were scored.
@@ -152,14 +152,14 @@ class Retriever:
         """
         self._check(gallery)
         _check_counts(None, shortlist)
-        asked = self._read(texts)
-        wanted = np.ones((len(gallery), len(texts)), np.bool_)
-        if self._judge.rerank_only:
-            near = _near(gallery, asked)
-            wanted = _best(near, shortlist) | _best(near.T, shortlist).T
-        scores = self.probabilities(self._logits(gallery, asked, wanted))
-        if self._judge.rerank_only:
-            scores = np.where(wanted, scores, (np.clip(near, -1, 1) - 1) / 2)
+        texts_encoded = self._read(texts)
+        pairs = np.ones((len(gallery), len(texts)), np.bool_)
+        if self._scorer.rerank_only:
+            similarity = _similarities(gallery, texts_encoded)
+            pairs = _best(similarity, shortlist) | _best(similarity.T, shortlist).T
+        scores = self.probabilities(self._logits(gallery, texts_encoded, pairs))
+        if self._scorer.rerank_only:
+            scores = np.where(pairs, scores, (np.clip(similarity, -1, 1) - 1) / 2)
         return scores
 
     def rank(
@@ -175,11 +175,11 @@ class Retriever:
         """
         self._check(gallery)
         _check_counts(top_k, shortlist)
-        asked = self._read([text])
-        count = max(shortlist, top_k or len(gallery)) if self._judge.has_embeddings else len(gallery)
-        wanted = _best(_near(gallery, asked), count)  # N×1
-        likely = np.flatnonzero(wanted)
-        logits = self._logits(gallery, asked, wanted)[likely, 0]
+        query = self._read([text])
+        count = max(shortlist, top_k or len(gallery)) if self._scorer.has_embeddings else len(gallery)
+        candidates = _best(_similarities(gallery, query), count)  # N×1
+        likely = np.flatnonzero(candidates)
+        logits = self._logits(gallery, query, candidates)[likely, 0]
         best = np.argsort(-logits, kind="stable")[:top_k]
         paths = [gallery.paths[number] for number in likely[best].tolist()]
         return matches(text, paths, self.probabilities(logits[best]))
@@ -189,33 +189,33 @@ class Retriever:
             raise VocabularyError(f"got the single text {texts!r}, expected a list of texts: [{texts!r}]")
         for text in texts:
             _check_text(text)
-        return self._judge.encode_texts(texts)
+        return self._scorer.encode_texts(texts)
 
     def _check(self, gallery: Gallery) -> None:
         made = gallery.model, gallery.weights, (gallery.tokens.shape[2], gallery.pooled.shape[1])
-        check_model(made, (self.tagger.card.name, self._judge.weights, self._judge.widths))
+        check_model(made, (self.tagger.card.name, self._scorer.weights, self._scorer.widths))
 
-    def _logits(self, gallery: Gallery, asked: Texts, wanted: Bools) -> Floats:
+    def _logits(self, gallery: Gallery, texts: Texts, mask: Bools) -> Floats:
         """Of the wanted among N×M pairs; the others are 0."""
-        logits = np.zeros(wanted.shape, np.float32)
-        photos = np.flatnonzero(wanted.any(1))
-        for start in range(0, len(photos), self._judge.batch):  # a gallery on disk is read in these pieces
-            some = photos[start : start + self._judge.batch]
-            pairs = np.argwhere(wanted[some])
+        logits = np.zeros(mask.shape, np.float32)
+        photos = np.flatnonzero(mask.any(1))
+        for start in range(0, len(photos), self._scorer.batch):  # a gallery on disk is read in these pieces
+            some = photos[start : start + self._scorer.batch]
+            pairs = np.argwhere(mask[some])
             tokens, pooled = gallery.tokens[some].astype(np.float32), gallery.pooled[some]
-            logits[some[pairs[:, 0]], pairs[:, 1]] = self._judge.score_pairs(tokens, pooled, asked, pairs)
+            logits[some[pairs[:, 0]], pairs[:, 1]] = self._scorer.score_pairs(tokens, pooled, texts, pairs)
         return logits
 
     def probabilities(self, logits: Floats) -> Floats:
         """What logits say, in [0, 1]; any shape."""
-        line = self._judge.line
+        line = self._scorer.platt
         return sigmoid(line.scale * logits + line.bias).astype(np.float32)
 
 
-class _Seen(NamedTuple):
+class _Candidate(NamedTuple):
     """A photo that a text was held against: how near its vector is, and the logit of the pair."""
 
-    near: float
+    similarity: float
     logit: float
     number: int
     path: str
@@ -232,18 +232,23 @@ class Ranking:
         self,
         retriever: Retriever,
         texts: Sequence[str],
-        judge: Judge,
-        asked: Texts,
+        scorer: PairScorer,
+        encoded_texts: Texts,
         *,
         top_k: int | None,
         shortlist: int,
     ) -> None:
-        self._retriever, self._texts, self._judge, self._asked = retriever, texts, judge, asked
+        self._retriever, self._texts, self._scorer, self._encoded_texts = (
+            retriever,
+            texts,
+            scorer,
+            encoded_texts,
+        )
         self._top_k = top_k
         # where vectors tell nothing, scores choose, and no more are kept than are shown
-        count = None if top_k is None else max(shortlist, top_k) if judge.has_embeddings else top_k
+        count = None if top_k is None else max(shortlist, top_k) if scorer.has_embeddings else top_k
         self._count: int | None = count
-        self._seen: list[list[_Seen]] = [[] for _ in texts]
+        self._seen: list[list[_Candidate]] = [[] for _ in texts]
         self._floor = np.full(len(texts), -np.inf, np.float32)
         self._photos = 0
 
@@ -269,15 +274,19 @@ class Ranking:
         return found
 
     def _take(self, photos: Sequence[Encoded]) -> None:
-        tokens, pooled = self._judge.encode_images(photos)
+        tokens, pooled = self._scorer.encode_images(photos)
         tokens = tokens.astype(np.float16).astype(np.float32)  # as a gallery keeps them
-        near: Floats = pooled @ self._asked.vectors.T  # n×M
-        wanted = near > self._floor if self._judge.has_embeddings else np.ones(near.shape, np.bool_)
-        pairs = np.argwhere(wanted)
+        similarity: Floats = pooled @ self._encoded_texts.vectors.T  # n×M
+        candidates = (
+            similarity > self._floor if self._scorer.has_embeddings else np.ones(similarity.shape, np.bool_)
+        )
+        pairs = np.argwhere(candidates)
         if len(pairs):
-            logits = self._judge.score_pairs(tokens, pooled, self._asked, pairs)
+            logits = self._scorer.score_pairs(tokens, pooled, self._encoded_texts, pairs)
             for (photo, text), logit in zip(pairs.tolist(), logits.tolist(), strict=True):
-                seen = _Seen(float(near[photo, text]), logit, self._photos + photo, photos[photo].path or "")
+                seen = _Candidate(
+                    float(similarity[photo, text]), logit, self._photos + photo, photos[photo].path or ""
+                )
                 self._seen[text].append(seen)
         self._photos += len(photos)
         for number, seen_ in enumerate(self._seen):
@@ -285,12 +294,14 @@ class Ranking:
                 self._prune(number)
 
     def _prune(self, number: int) -> None:
-        """Keeps the nearest photos of a text, or where vectors tell nothing the best."""
+        """Keeps the photos most similar to a text, or those with the best logits."""
         seen = self._seen[number]
-        seen.sort(key=lambda one: (-(one.near if self._judge.has_embeddings else one.logit), one.number))
+        seen.sort(
+            key=lambda one: (-(one.similarity if self._scorer.has_embeddings else one.logit), one.number)
+        )
         if self._count is not None and len(seen) >= self._count:
             del seen[self._count :]
-            self._floor[number] = seen[-1].near if self._judge.has_embeddings else -math.inf
+            self._floor[number] = seen[-1].similarity if self._scorer.has_embeddings else -math.inf
 
 
 def matches(text: str, paths: Sequence[str], scores: Floats) -> tuple[Match, ...]:
@@ -318,17 +329,17 @@ def _check_counts(top_k: object, shortlist: object) -> None:
             raise AnytagError(f"{name} is {count!r}: expected a whole number from 1 on{more}")
 
 
-def _near(gallery: Gallery, asked: Texts) -> Floats:
+def _similarities(gallery: Gallery, texts: Texts) -> Floats:
     """How near N photos' vectors are to M texts': N×M, read in pieces."""
-    near = np.empty((len(gallery), len(asked.vectors)), np.float32)
+    similarity = np.empty((len(gallery), len(texts.vectors)), np.float32)
     for start in range(0, len(gallery), _BLOCK):
         part = slice(start, start + _BLOCK)
-        near[part] = gallery.pooled[part] @ asked.vectors.T
-    return near
+        similarity[part] = gallery.pooled[part] @ texts.vectors.T
+    return similarity
 
 
-def _best(near: Floats, count: int) -> Bools:
+def _best(similarity: Floats, count: int) -> Bools:
     """Which `count` of N are the largest, in each of M columns: N×M."""
-    best = np.zeros(near.shape, np.bool_)
-    np.put_along_axis(best, np.argsort(-near, axis=0, kind="stable")[:count], True, axis=0)
+    best = np.zeros(similarity.shape, np.bool_)
+    np.put_along_axis(best, np.argsort(-similarity, axis=0, kind="stable")[:count], True, axis=0)
     return best

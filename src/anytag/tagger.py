@@ -25,14 +25,14 @@ from anytag.models.card import Card
 from anytag.models.folder import ModelFolder
 from anytag.models.registry import resolve
 from anytag.queries.build import Questions
-from anytag.queries.requests import Ask, parse_requests
+from anytag.queries.requests import TagLike, parse_requests
 from anytag.queries.score import Answer, Question
-from anytag.results import Failure, Tags
+from anytag.results import Failure, TagResult
 from anytag.runtime.base import Device, Precision, Runtime
 from anytag.runtime.open import open_runtime
 from anytag.vocabulary import Vocabulary
 
-Requests = Iterable[Ask] | Mapping[str, str | Iterable[str]]
+Requests = Iterable[TagLike] | Mapping[str, str | Iterable[str]]
 """Tags as users ask them: a list, or descriptions by name."""
 
 _NO_ANSWER = Answer((), ())
@@ -104,15 +104,15 @@ class Tagger:
         Args:
             vocabulary: or its file. Which tags are asked, their names and their thresholds are its own; what
                 is broader is as the model learned it. A tag with an id that the model does not know is asked
-                by its name and synonyms (source "own").
+                by its name and synonyms (source "custom").
 
         Raises:
             VocabularyError: the file is no vocabulary, no vocabulary was given, or one without tags.
         """
         if isinstance(vocabulary, str | os.PathLike):
             vocabulary = Vocabulary.read(vocabulary)
-        given: object = vocabulary
-        if given is not None and not (isinstance(given, Vocabulary) and len(given)):
+        value: object = vocabulary
+        if value is not None and not (isinstance(value, Vocabulary) and len(value)):
             raise VocabularyError(f"got {brief(vocabulary)}: expected a Vocabulary with tags, or its file")
         return Tagger(self._folder, self.runtime, vocabulary=vocabulary, max_pixels=self.max_pixels)
 
@@ -160,16 +160,16 @@ class Tagger:
         top_k: int | None = None,
         threshold: float | None = None,
         where: bool = False,
-    ) -> Tags:
+    ) -> TagResult:
         """The tags of one photo, by falling score.
 
         Args:
             image: path, encoded bytes, open file, PIL image or uint8 array H×W×3 (RGB).
             tags: ask exactly these, and get each with its score. Each is "name", "name: description;
-                description", an `Asked`, or a `Tag` of the vocabulary; or give descriptions by name,
+                description", a `CustomTag`, or a `Tag` of the vocabulary; or give descriptions by name,
                 {"crane": ["a machine that lifts loads"]}. A bare name that the vocabulary knows, also as a
                 synonym or in another language, is asked with its trained query (source "vocabulary"); any
-                other and every described one is made from its words (source "own").
+                other and every described one is made from its words (source "custom").
             also: ask the vocabulary and these. A described one takes the place of the vocabulary's tag of the
                 same name. Those that score below the threshold are in `Tags.below`.
             top_k: at most so many.
@@ -204,7 +204,7 @@ class Tagger:
         top_k: int | None = None,
         threshold: float | None = None,
         where: bool = False,
-    ) -> Tags:
+    ) -> TagResult:
         """The tags of an encoded photo; arguments and errors as for `tag`."""
         question = self._questions.prepare(tags, also=also, top_k=top_k, threshold=threshold)
         (answer,) = question.answer(self.runtime, encoded.tokens[None], encoded.pooled[None])
@@ -224,7 +224,7 @@ class Tagger:
         batch_size: int = 8,
         workers: int | None = None,
         on_error: Literal["record", "raise"] = "record",
-    ) -> Generator[Tags, None, None]:
+    ) -> Generator[TagResult, None, None]:
         """The tags of many photos, one by one in the order of the input; holds a few batches at a time.
 
         Args:
@@ -244,7 +244,7 @@ class Tagger:
             raise AnytagError(f"on_error is {on_error!r}: expected 'record' or 'raise'")
         question = self._questions.prepare(tags, also=also, top_k=top_k, threshold=threshold)
 
-        def work(batch: Sequence[ImageSource]) -> list[tuple[Tags, AnytagError | None]]:
+        def work(batch: Sequence[ImageSource]) -> list[tuple[TagResult, AnytagError | None]]:
             return self._tag_batch(batch, question, where=where)
 
         batches = in_batches(work, images, batch_size=batch_size, workers=workers)
@@ -258,7 +258,7 @@ class Tagger:
         also: Requests | None = None,
         top_k: int | None = None,
         threshold: float | None = None,
-    ) -> list[Tags]:
+    ) -> list[TagResult]:
         """The tags of what `encode_many` gave, as `tag_many` gives them; arguments as for `tag`."""
         question = self._questions.prepare(tags, also=also, top_k=top_k, threshold=threshold)
         good = [one for one in encoded if one.error is None]
@@ -352,7 +352,7 @@ class Tagger:
 
     def _tag_batch(
         self, images: Sequence[ImageSource], question: Question, *, where: bool
-    ) -> list[tuple[Tags, AnytagError | None]]:
+    ) -> list[tuple[TagResult, AnytagError | None]]:
         """One worker's share: photos in, tags out, with the error of each that could not be read."""
         seen = [self._look(image) for image in images]
         pixels = [one.pixels for one in seen if one.pixels is not None]
@@ -397,14 +397,14 @@ class Tagger:
         path = path_of(image)
         spec = self.card.image
         try:
-            photo = load(image, near=spec.size, max_pixels=self.max_pixels, plain=spec.plain)
-            pixels = prepare(photo, size=spec.size, resample=spec.resample, plain=spec.plain)
+            photo = load(image, min_side=spec.size, max_pixels=self.max_pixels, exact=spec.plain)
+            pixels = prepare(photo, size=spec.size, resample=spec.resample, exact=spec.plain)
             return _Seen(path, photo.width, photo.height, pixels)
         except AnytagError as error:
             return _Seen(path, error=error)
 
-    def _result(self, one: _Seen | Encoded, answer: Answer, error: Failure | None) -> Tags:
-        return Tags(one.path, one.width, one.height, self.card.name, answer.tags, error, answer.below)
+    def _result(self, one: _Seen | Encoded, answer: Answer, error: Failure | None) -> TagResult:
+        return TagResult(one.path, one.width, one.height, self.card.name, answer.tags, error, answer.below)
 
 
 def _failure(error: AnytagError | None) -> Failure | None:
@@ -412,8 +412,8 @@ def _failure(error: AnytagError | None) -> Failure | None:
 
 
 def _flatten(
-    batches: Iterable[list[tuple[Tags, AnytagError | None]]], *, raises: bool
-) -> Generator[Tags, None, None]:
+    batches: Iterable[list[tuple[TagResult, AnytagError | None]]], *, raises: bool
+) -> Generator[TagResult, None, None]:
     for batch in batches:
         for tags, error in batch:
             if raises and error is not None:

@@ -26,8 +26,8 @@ from anytag.errors import VocabularyError, brief
 Kind = Literal["object", "scene", "attribute", "action"]
 KINDS: tuple[str, ...] = get_args(Kind)
 
-OWN = "own:"
-"""What ids of the users' own tags begin with; no trained tag may."""
+CUSTOM_PREFIX = "custom:"
+"""What ids of the users' custom tags begin with; no trained tag may."""
 
 _GAPS = dict.fromkeys(map(ord, "-_ \t\n\r\f\v"))
 # No spaces around it, no control characters (a terminal would obey them), no lone surrogates.
@@ -62,9 +62,9 @@ class Tag:
     def __post_init__(self) -> None:
         _check_text("id", self.id)
         _check_text("name", self.name)
-        if self.id.startswith(OWN):
+        if self.id.startswith(CUSTOM_PREFIX):
             raise VocabularyError(
-                f"id: {brief(self.id)} begins with {OWN!r}, which is kept for users' own tags"
+                f"id: {brief(self.id)} begins with {CUSTOM_PREFIX!r}, which is kept for users' custom tags"
             )
         if self.kind not in KINDS:
             raise VocabularyError(f"kind: {brief(self.kind)} is unknown, expected one of {', '.join(KINDS)}")
@@ -116,8 +116,8 @@ class Vocabulary:
         for place, tag in enumerate(self._tags):
             first = self._places.setdefault(tag.id, place)
             if first != place:
-                taken = f"row {place + 1}: id {tag.id!r} is taken by row {first + 1}"
-                raise VocabularyError(f"{taken}; ids are unique, names may repeat")
+                message = f"row {place + 1}: id {tag.id!r} is taken by row {first + 1}"
+                raise VocabularyError(f"{message}; ids are unique, names may repeat")
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Vocabulary:
@@ -287,8 +287,8 @@ class Vocabulary:
         Raises:
             VocabularyError: a name is unknown; names those that look like it.
         """
-        found = {self.index(tag.id if (tag := self.find(name)) else name) for name in _listed(names)}
-        return tuple(tag.id for k, tag in enumerate(self) if k in found or found & {*self.broader[k]})
+        numbers = {self.index(tag.id if (tag := self.find(name)) else name) for name in _listed(names)}
+        return tuple(tag.id for k, tag in enumerate(self) if k in numbers or numbers & {*self.broader[k]})
 
     def in_language(self, code: str) -> Vocabulary:
         """The same tags under their names in a language ("de"), as far as they have one.
@@ -300,8 +300,8 @@ class Vocabulary:
         """
         codes = {one.casefold(): one for tag in self for one in tag.names}
         if (key := codes.get(str(code).casefold())) is None:
-            known = ", ".join(sorted(codes.values())) or "none"
-            raise VocabularyError(f"no tag has a name in the language {brief(code)}; there are: {known}")
+            languages = ", ".join(sorted(codes.values())) or "none"
+            raise VocabularyError(f"no tag has a name in the language {brief(code)}; there are: {languages}")
         return Vocabulary(
             replace(tag, name=tag.names[key], synonyms=(tag.name, *tag.synonyms)) if key in tag.names else tag
             for tag in self
@@ -331,7 +331,7 @@ class Vocabulary:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class CustomTag:
     """A tag that a user asks for: its name, and what it looks like in words.
 
     Raises:
@@ -342,19 +342,19 @@ class Asked:
     descriptions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        given: object = self.descriptions
-        if isinstance(given, str) or not isinstance(given, Iterable):
+        value: object = self.descriptions
+        if isinstance(value, str) or not isinstance(value, Iterable):
             raise VocabularyError(
-                f"descriptions of {brief(self.name)}: got {brief(given)}, expected several texts, "
+                f"descriptions of {brief(self.name)}: got {brief(value)}, expected several texts, "
                 "as in ('a long arm with a cable',)"
             )
-        object.__setattr__(self, "descriptions", tuple(given))
+        object.__setattr__(self, "descriptions", tuple(value))
         for text in (self.name, *self.descriptions):
             _check_text("asked tag", text)
 
 
-def parse_asked(line: str) -> Asked:
-    """`name` or `name: description; description` -> `Asked`; runs of white space become one space.
+def parse_custom_tag(line: str) -> CustomTag:
+    """`name` or `name: description; description` -> `CustomTag`; runs of white space become one space.
 
     Raises:
         VocabularyError: the name is empty or holds control characters.
@@ -365,7 +365,7 @@ def parse_asked(line: str) -> Asked:
         raise VocabularyError(
             f"{brief(line)} asks for no tag: expected `name` or `name: description; description`"
         )
-    return Asked(name, tuple(text for part in rest.split(";") if (text := " ".join(part.split()))))
+    return CustomTag(name, tuple(text for part in rest.split(";") if (text := " ".join(part.split()))))
 
 
 def _key(text: str) -> str:

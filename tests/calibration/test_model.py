@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from torch import Tensor
 
-from anytag import Tagger, Tags
+from anytag import Tagger, TagResult
 from anytag.calibration.fit import NO_PAIRS, Goal
 from anytag.calibration.model import Answers, calibrate, measure
 from anytag.data.rows import Row, write_rows
@@ -129,7 +129,7 @@ def test_every_family_is_fitted(family: str, tmp_path: Path) -> None:
     assert 10 <= sum(given) <= 30  # half of them are right
 
 
-def score_of(tags: Tags, id: str) -> float:
+def score_of(tags: TagResult, id: str) -> float:
     return {tag.id: tag.score for tag in tags.tags}[id]
 
 

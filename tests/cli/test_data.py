@@ -80,7 +80,7 @@ def test_published_annotations_need_their_tag_list(tmp_path: Path) -> None:
     assert run("data", "convert", tmp_path / "train.json", out).exit_code == 2
     done = run("data", "convert", tmp_path / "train.json", out, "--tag-list", tmp_path / "tags.txt")
     assert done.exit_code == 0
-    assert next(read(str(out))).said == (("dog", "text"),)
+    assert next(read(str(out))).origins_by_tag == (("dog", "text"),)
 
 
 def test_split_keeps_copies_together(data: Path, tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_generate_clean_and_undo(data: Path, model: Path, tmp_path: Path) -> Non
     assert "Kept as it is: photos/gone.png: no such file\n" in done.stderr
     rows = list(read(str(generated)))
     assert len(rows) == 7
-    origins = {origin for row in rows for _, origin in row.said}
+    origins = {origin for row in rows for _, origin in row.origins_by_tag}
     assert origins == {"label", "text", "model"}
     wrong = run("data", "clean", generated, cleaned, "--model", model, "--seen", "nan")
     assert wrong.exit_code == 2 and "nan is no finite number" in wrong.stderr
@@ -131,10 +131,10 @@ def test_generate_clean_and_undo(data: Path, model: Path, tmp_path: Path) -> Non
     gone = list(read(str(cleaned)))
     assert any(row.cleaned for row in gone)
     assert run("data", "undo", cleaned, back, "--step", "clean").exit_code == 0
-    assert [set(row.said) for row in read(str(back))] == [set(row.said) for row in rows]
+    assert [set(row.origins_by_tag) for row in read(str(back))] == [set(row.origins_by_tag) for row in rows]
     again = tmp_path / "again.jsonl"
     assert run("data", "undo", back, again, "--step", "generate").exit_code == 0
-    assert {origin for row in read(str(again)) for _, origin in row.said} == {"label", "text"}
+    assert {origin for row in read(str(again)) for _, origin in row.origins_by_tag} == {"label", "text"}
 
 
 def test_what_cannot_be_read_or_written_is_wrong_use(data: Path, tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_pull_fetches_text_vectors_where_the_checkpoint_lacks_them(hub: Hub, tmp
     assert "embedding" in Card.read(models.resolve("ram")).source
 
 
-def test_pull_fetches_the_text_tower_for_own_tags(hub: Hub, tmp_path: Path) -> None:
+def test_pull_fetches_the_text_tower_for_custom_tags(hub: Hub, tmp_path: Path) -> None:
     """Also for a model that is installed; CLIP's weights are published as torch wrote them."""
     clip_files = save_tiny_clip(tmp_path / "clip", width=32)
     weights = load_file(clip_files / "model.safetensors")
@@ -113,9 +113,9 @@ def test_pull_fetches_the_text_tower_for_own_tags(hub: Hub, tmp_path: Path) -> N
     assert result.exit_code == 0, result.output
     assert "is there already" in result.output
     assert "pytorch_model.bin: downloaded" in result.output
-    assert "can be asked own tags: clip-vit-base-patch16 (transformers), 32 wide" in result.output
+    assert "can be asked custom tags: clip-vit-base-patch16 (transformers), 32 wide" in result.output
     picture = np.zeros((20, 20, 3), np.uint8)
-    assert Tagger.load("ram-plus").tag(picture, tags=["espresso"]).tags[0].source == "own"
+    assert Tagger.load("ram-plus").tag(picture, tags=["espresso"]).tags[0].source == "custom"
     result = run("pull", "tag2text", "--text")
     assert result.exit_code == 2
     assert "queries are learned" in result.output
@@ -198,7 +198,7 @@ def test_pull_lists_brings_the_annotations_of_benchmarks(hub: Hub, monkeypatch: 
         (("ram++",), "expected ram-plus, ram, tag2text, lists or hf-hub:owner/name"),
         (("hf-hub:../x",), "expected owner/name"),
         (("ram", "--name", "../up"), "expected letters, digits"),
-        (("hf-hub:me/none",), "files are not to be had"),
+        (("hf-hub:me/none",), "could not download all files"),
     ],
 )
 def test_what_cannot_be_pulled_is_told(hub: Hub, arguments: tuple[str, ...], told: str) -> None:

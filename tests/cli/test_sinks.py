@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from anytag import Failure, Tags, TagScore
+from anytag import Failure, TagResult, TagScore
 from anytag.cli import journal, writers
 from anytag.cli.sinks import File
 from anytag.errors import OutputError, RefusedOutputError
@@ -16,13 +16,15 @@ from anytag.errors import OutputError, RefusedOutputError
 RUN = {"anytag": "tag", "top_k": 1}
 
 
-def photo(path: str, *, tags: int = 2, fails: bool = False) -> Tags:
+def photo(path: str, *, tags: int = 2, fails: bool = False) -> TagResult:
     if fails:
-        return Tags(path, 0, 0, "tiny", (), Failure("ImageError", f"{path}: no such file"))
-    return Tags(path, 4, 3, "tiny", tuple(TagScore(f"t{i}", f"t{i}", 0.5, "vocabulary") for i in range(tags)))
+        return TagResult(path, 0, 0, "tiny", (), Failure("ImageError", f"{path}: no such file"))
+    return TagResult(
+        path, 4, 3, "tiny", tuple(TagScore(f"t{i}", f"t{i}", 0.5, "vocabulary") for i in range(tags))
+    )
 
 
-def write(file: File, format_: str, photos: list[Tags]) -> None:
+def write(file: File, format_: str, photos: list[TagResult]) -> None:
     """The photos that are left to do."""
     file.begin(writers.header(format_), RUN)
     for one in [one for one in photos if not file.is_done(one.path or "")]:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anytag import Tagger, Tags
+from anytag import Tagger, TagResult
 from anytag.runtime.onnx import available_providers
 from tests.command import ENVIRONMENT, run, start
 from tests.tiny import make_tiny_model
@@ -55,7 +55,7 @@ def test_text_is_plain_when_piped(model: Path, photos: Path) -> None:
     )
     tagger = Tagger.load(model)
 
-    def line(result: Tags) -> str:
+    def line(result: TagResult) -> str:
         return f"{result.path}\t{', '.join(f'{tag.name} {tag.score:.2f}' for tag in result.tags)}\n"
 
     wanted = [tagger.tag(photos / name, threshold=0, top_k=2) for name in ("1.jpg", "0.jpg")]
@@ -116,7 +116,7 @@ def test_asked_tags(model: Path, photos: Path, tmp_path: Path) -> None:
     (found,) = rows(run("tag", photos / "0.jpg", *options, "--tags", "dog, red sofa,cat").stdout)
     assert {tag["name"]: tag["source"] for tag in found["tags"]} == {
         "dog": "vocabulary",
-        "red sofa": "own",
+        "red sofa": "custom",
         "cat": "vocabulary",
     }
     (found,) = rows(run("tag", photos / "0.jpg", *options, "--tags-from", file).stdout)
@@ -142,7 +142,7 @@ def test_repeated_options_add_up(model: Path, photos: Path, tmp_path: Path) -> N
         "blue house",
     }
     done = run("tag", photos / "0.jpg", *options, "--also", "zebra", "--also", "tree", "--threshold", "0")
-    assert {tag["id"] for tag in rows(done.stdout)[0]["tags"]} >= {"own:zebra", "own:tree", "dog"}
+    assert {tag["id"] for tag in rows(done.stdout)[0]["tags"]} >= {"custom:zebra", "custom:tree", "dog"}
     done = run(
         "tag",
         photos / "0.jpg",
@@ -167,7 +167,7 @@ def test_a_vocabulary_and_a_language_of_ones_own(model: Path, photos: Path, tmp_
     assert {tag["name"] for tag in rows(done.stdout)[0]["tags"]} == {"Hund", "running"}
 
 
-def test_own_tags_below_the_threshold_are_said_once(model: Path, photos: Path) -> None:
+def test_custom_tags_below_the_threshold_are_said_once(model: Path, photos: Path) -> None:
     done = run("tag", photos, "--model", model, "--also", "close view, people", "--threshold", "1")
     assert done.exit_code == 0
     assert done.stderr.count("Below the threshold in every photo: ") == 1

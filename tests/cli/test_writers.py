@@ -11,24 +11,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anytag import Failure, Tags, TagScore
+from anytag import Failure, TagResult, TagScore
 from anytag.cli import writers
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 NAMES = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1)
-TAGS = st.builds(TagScore, NAMES, NAMES, st.floats(0, 1), st.sampled_from(["vocabulary", "own"]))
+TAGS = st.builds(TagScore, NAMES, NAMES, st.floats(0, 1), st.sampled_from(["vocabulary", "custom"]))
 RESULTS = st.builds(
-    Tags,
+    TagResult,
     path=st.none() | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")),
     width=st.integers(1, 9999),
     height=st.integers(1, 9999),
     model=NAMES,
     tags=st.lists(TAGS, max_size=4).map(tuple),
 )
-PHOTO = Tags(
-    "a b.jpg", 4, 3, "tiny", (TagScore("dog", "dog", 0.974, "vocabulary"), TagScore("own:x", "x", 0.5, "own"))
+PHOTO = TagResult(
+    "a b.jpg",
+    4,
+    3,
+    "tiny",
+    (TagScore("dog", "dog", 0.974, "vocabulary"), TagScore("custom:x", "x", 0.5, "custom")),
 )
-FAILED = Tags("gone.jpg", 0, 0, "tiny", (), Failure("ImageError", "gone.jpg: no such file"))
+FAILED = TagResult("gone.jpg", 0, 0, "tiny", (), Failure("ImageError", "gone.jpg: no such file"))
 
 
 def test_text_is_one_line_a_photo() -> None:
@@ -37,14 +41,14 @@ def test_text_is_one_line_a_photo() -> None:
 
 
 @given(RESULTS)
-def test_text_never_breaks_its_line(tags: Tags) -> None:
+def test_text_never_breaks_its_line(tags: TagResult) -> None:
     line = writers.text(tags)
     assert line.endswith("\n")
     assert line.count("\n") == line.count("\t") == 1
 
 
 @given(RESULTS)
-def test_jsonl_is_the_dictionary(tags: Tags) -> None:
+def test_jsonl_is_the_dictionary(tags: TagResult) -> None:
     line = writers.jsonl(tags)
     assert line.count("\n") == 1
     assert json.loads(line) == tags.to_dict()
@@ -58,7 +62,7 @@ def test_jsonl_has_the_fields_of_the_contract() -> None:
         "model": "tiny",
         "tags": [
             {"id": "dog", "name": "dog", "score": 0.974, "source": "vocabulary"},
-            {"id": "own:x", "name": "x", "score": 0.5, "source": "own"},
+            {"id": "custom:x", "name": "x", "score": 0.5, "source": "custom"},
         ],
         "error": None,
     }
@@ -69,7 +73,7 @@ def test_jsonl_has_the_fields_of_the_contract() -> None:
 
 
 @given(st.lists(RESULTS, max_size=4))
-def test_csv_reads_back(results: list[Tags]) -> None:
+def test_csv_reads_back(results: list[TagResult]) -> None:
     written = writers.header("csv") + "".join(map(writers.csv_rows, results))
     rows = list(csv.DictReader(io.StringIO(written, newline="")))
     assert len(rows) == sum(max(1, len(tags.tags)) for tags in results)
@@ -84,7 +88,7 @@ def test_csv_has_a_row_for_a_failure() -> None:
 
 
 @given(RESULTS, st.integers(20, 200))
-def test_terminal_shows_every_tag_within_its_width(tags: Tags, width: int) -> None:
+def test_terminal_shows_every_tag_within_its_width(tags: TagResult, width: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", str(width))
         patch.delenv("NO_COLOR", raising=False)
@@ -105,12 +109,12 @@ def test_no_color_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_name_that_is_not_unicode_is_shown(tmp_path: Path) -> None:
-    assert "\\udce9" in writers.terminal(Tags(os.fsdecode(b"caf\xe9.jpg"), 1, 1, "tiny", ()))
+    assert "\\udce9" in writers.terminal(TagResult(os.fsdecode(b"caf\xe9.jpg"), 1, 1, "tiny", ()))
 
 
 def test_low_scores_have_the_terminal_s_own_colour(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
-    low = Tags("a.jpg", 1, 1, "tiny", (TagScore("dog", "dog", 0.2, "vocabulary"),))
+    low = TagResult("a.jpg", 1, 1, "tiny", (TagScore("dog", "dog", 0.2, "vocabulary"),))
     assert "\x1b[37m" not in writers.terminal(low)
 
 

@@ -143,7 +143,7 @@ def test_published_annotations(tmp_path: Path) -> None:
     assert recognise(str(path)) == "published"
     errors: list[str] = []
     (row,) = read(str(path), tag_list=tags, on_error=errors.append)
-    assert row.said == (("dog", "text"), ("grass", "text"), ("ball", "model"))
+    assert row.origins_by_tag == (("dog", "text"), ("grass", "text"), ("ball", "model"))
     assert row.captions == ("a dog", "green grass")
     assert ["item 2" in errors[0], "item 3" in errors[1]] == [True, True]
     write(str(tmp_path / "again.json"), [row], format="published", tag_list=tags)
@@ -418,7 +418,7 @@ def test_tables_of_spreadsheets(text: str, encoding: str, tmp_path: Path) -> Non
         (b"0001,dog\n0002,cat\n", "begin the table with a line such as image,tags"),
         (b"image,tags,width\na.jpg,dog,3\n", "unknown column 'width'"),
         (b"image,label,tags\na.jpg,dog,3\n", "'label' and 'tags' both hold tags"),
-        (b'image,tags\na.jpg,"dog, beach"\n', "tags are parted by ';'"),
+        (b'image,tags\na.jpg,"dog, beach"\n', "tags are separated by ';'"),
         (b"image,tags\na.jpg,dog|beach\n", "holds '|'"),
         (b'image,tags\na.jpg,"dog\nb.jpg,cat\n', "is a quote not closed"),
         (b'image,tags\na.jpg,"dog\nb.jpg,"cat"\n', "is a quote not closed"),

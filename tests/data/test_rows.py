@@ -82,7 +82,7 @@ def test_names_have_no_spaces_around_them_and_each_counts_once(tmp_path: Path) -
         "absent": ["cat ", " "],
     }
     row = row_of(given, source="s", split="")
-    assert row.said == (("dog", "text"), ("red car", "label"))
+    assert row.origins_by_tag == (("dog", "text"), ("red car", "label"))
     assert (row.captions, row.absent) == (("A dog",), ("cat",))
 
 

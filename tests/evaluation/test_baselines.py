@@ -13,12 +13,12 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from anytag.errors import AnytagError
-from anytag.evaluation.adapters import contestant
+from anytag.evaluation.adapters import adapter
 from anytag.evaluation.baselines import ZeroShot, prompt
 from anytag.evaluation.tasks import TagTask
 from anytag.images import load
 from anytag.text_encoders.prompts import template_prompts, unit
-from anytag.vocabulary import Asked
+from anytag.vocabulary import CustomTag
 
 
 @pytest.fixture(scope="module")
@@ -84,39 +84,39 @@ def task(tmp_path: Path) -> TagTask:
         Image.fromarray(random.integers(0, 256, (40, 50, 3), np.uint8)).save(path)
     photos[4].write_bytes(b"no photo")
     present = random.random((20, 2)) < 0.5
-    return TagTask("some", tuple(photos), (Asked("dog"), Asked("orange_cat")), present)
+    return TagTask("some", tuple(photos), (CustomTag("dog"), CustomTag("orange_cat")), present)
 
 
-def check(rival: Any, task: TagTask) -> None:
+def check(baseline: Any, task: TagTask) -> None:
     """Cosines, the same for a photo alone, and the broken photo is said."""
-    assert isinstance(rival, ZeroShot)
-    answers = rival.answer(task)
+    assert isinstance(baseline, ZeroShot)
+    answers = baseline.answer(task)
     assert answers.scores.shape == (20, 2)
     assert np.abs(answers.scores).max() <= 1.001
     assert list(answers.failed) == [4]
     assert not answers.are_probabilities
-    alone = rival.answer(task.part(photos=[7]))
+    alone = baseline.answer(task.part(photos=[7]))
     np.testing.assert_allclose(alone.scores[0], answers.scores[7], atol=1e-5)
     assert answers.scores[0, 0] != answers.scores[0, 1] and answers.scores[0, 0] != answers.scores[1, 0]
 
 
 def test_open_clip_from_a_folder(open_clip_folder: Path, task: TagTask) -> None:
-    check(contestant(f"open_clip:local-dir:{open_clip_folder}"), task)
+    check(adapter(f"open_clip:local-dir:{open_clip_folder}"), task)
 
 
 def test_transformers_from_a_folder(transformers_folder: Path, task: TagTask) -> None:
-    check(contestant(f"transformers:{transformers_folder}"), task)
+    check(adapter(f"transformers:{transformers_folder}"), task)
 
 
 def test_an_ensemble_of_prompts(transformers_folder: Path, task: TagTask) -> None:
-    rival = contestant(f"transformers:{transformers_folder}", prompts="ensemble")
-    check(rival, task)
-    assert rival.name.endswith(", 63 prompts")
-    assert isinstance(rival, ZeroShot)
+    baseline = adapter(f"transformers:{transformers_folder}", prompts="ensemble")
+    check(baseline, task)
+    assert baseline.name.endswith(", 63 prompts")
+    assert isinstance(baseline, ZeroShot)
     texts = template_prompts("dog")
-    vectors = unit(rival.encoder.texts(texts)).mean(0)
-    slow = unit(rival.encoder.photos([load(task.photos[0]).pixels])) @ unit(vectors)
-    assert rival.answer(task).scores[0, 0] == pytest.approx(float(slow[0]), abs=1e-5)
+    vectors = unit(baseline.encoder.texts(texts)).mean(0)
+    slow = unit(baseline.encoder.photos([load(task.photos[0]).pixels])) @ unit(vectors)
+    assert baseline.answer(task).scores[0, 0] == pytest.approx(float(slow[0]), abs=1e-5)
 
 
 def test_prompts() -> None:
@@ -133,10 +133,10 @@ def test_prompts() -> None:
 )
 def test_what_cannot_be_loaded_is_said(spec: str, told: str) -> None:
     with pytest.raises(AnytagError, match=told):
-        contestant(spec)
+        adapter(spec)
 
 
 def test_a_folder_without_weights_is_said(transformers_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes((transformers_folder / "config.json").read_bytes())
     with pytest.raises(AnytagError, match="transformers cannot load"):
-        contestant(f"transformers:{tmp_path}")
+        adapter(f"transformers:{tmp_path}")

@@ -17,7 +17,7 @@ from anytag.evaluation.evaluate import Report, evaluate_retrieval, evaluate_tags
 from anytag.evaluation.metrics import resamples
 from anytag.evaluation.report import report
 from anytag.evaluation.tasks import TagTask, TextTask
-from anytag.vocabulary import Asked
+from anytag.vocabulary import CustomTag
 
 Doubles = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -45,7 +45,7 @@ def task_of(present: npt.ArrayLike, known: npt.ArrayLike | None = None) -> TagTa
     return TagTask(
         "some",
         tuple(Path(f"{n}.jpg") for n in range(photos)),
-        tuple(Asked(f"tag {k}") for k in range(tags)),
+        tuple(CustomTag(f"tag {k}") for k in range(tags)),
         there,
         known=None if known is None else np.array(known, dtype=bool),
     )
@@ -139,7 +139,7 @@ def test_reliability_by_hand() -> None:
     error = (2 * 7 + 3 * (91 - 200 / 3)) / 5
     assert one.figures["ECE of given tags"].value == pytest.approx(error, abs=1e-4)
     assert one.figures["ECE of scores from 0.5"].value == pytest.approx(91 - 200 / 3, abs=1e-4)
-    assert [line.given for line in one.tags] == [2, 3]
+    assert [line.predicted for line in one.tags] == [2, 3]
     assert [line.score for line in one.tags] == pytest.approx([43, 91])
 
 

@@ -293,7 +293,7 @@ def test_counts_at_thresholds_are_counts_of_what_is_given(photos: int, seed: int
     for number, threshold in enumerate(thresholds):
         slow = Counts.of(scores >= threshold, present)
         assert found.right[number].tolist() == slow.right.tolist()
-        assert found.given[number].tolist() == slow.given.tolist()
+        assert found.predicted[number].tolist() == slow.predicted.tolist()
         assert found.present[number].tolist() == slow.present.tolist()
 
 

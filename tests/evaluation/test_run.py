@@ -16,7 +16,7 @@ from PIL import Image
 from anytag.data.rows import Row, write_rows
 from anytag.errors import AnytagError
 from anytag.evaluation import metrics
-from anytag.evaluation.adapters import Answers, TaggerContestant, contestant, shared
+from anytag.evaluation.adapters import Answers, TaggerAdapter, adapter, shared
 from anytag.evaluation.evaluate import Cost, Report, evaluate_captions, evaluate_retrieval, evaluate_tags
 from anytag.evaluation.report import report
 from anytag.evaluation.report.svg import chart
@@ -25,7 +25,7 @@ from anytag.evaluation.tasks import Published, TagTask, TextTask, names_task, ro
 from anytag.results import Caption
 from anytag.runtime.base import Device
 from anytag.tagger import Tagger
-from anytag.vocabulary import Asked, Tag, Vocabulary
+from anytag.vocabulary import CustomTag, Tag, Vocabulary
 from tests.tiny import make_tiny_model
 
 SAID = ["A dog on a beach .", "A cat .", "Two dogs run .", "A red ball .", "A cat on a beach .", "A dog ."]
@@ -95,7 +95,7 @@ def test_figures_are_those_of_the_scores(data: Path, models: list[str]) -> None:
     for number, tags in enumerate(tagger.tag_many(task.photos, threshold=0)):
         for tag in tags.tags:
             scores[number, tagger.vocabulary.index(tag.id)] = tag.score
-    (one,) = evaluate_tags(task, [TaggerContestant(tagger)], times=0).measured
+    (one,) = evaluate_tags(task, [TaggerAdapter(tagger)], times=0).measured
     assert one.figures["mAP"].value == pytest.approx(
         100 * metrics.mean_average_precision(scores, task.present)[0]
     )
@@ -132,7 +132,7 @@ def test_open_set_asks_the_names_of_labels_and_leaves_out_what_is_not_known(
 def test_unknown_entries_play_no_part() -> None:
     present = np.array([[True], [False], [True], [False]])
     known = np.array([[True], [False], [True], [True]])
-    task = TagTask("some", tuple(map(Path, "abcd")), (Asked("dog"),), present, known=known)
+    task = TagTask("some", tuple(map(Path, "abcd")), (CustomTag("dog"),), present, known=known)
 
     class Fixed:
         name = "fixed"
@@ -150,7 +150,7 @@ def test_unknown_entries_play_no_part() -> None:
 
 def test_trained_tags_and_words_are_told_apart() -> None:
     present = np.array([[True, False], [False, True]])
-    task = TagTask("some", (Path("a"), Path("b")), (Asked("dog"), Asked("zebra")), present)
+    task = TagTask("some", (Path("a"), Path("b")), (CustomTag("dog"), CustomTag("zebra")), present)
 
     class Fixed:
         name = "fixed"
@@ -166,7 +166,7 @@ def test_trained_tags_and_words_are_told_apart() -> None:
 def test_photos_of_one_class_have_top_k(data: Path, models: list[str]) -> None:
     rows = [replace(row, absent=()) for row in rows_of(data, split="test", source="named")]
     task = names_task("some", rows, root=data.parent)
-    (one,) = evaluate_tags(task, [contestant(models[0])], times=0).measured
+    (one,) = evaluate_tags(task, [adapter(models[0])], times=0).measured
     assert {"top-1", "top-5"} <= set(one.figures)
     assert one.figures["top-5"].value == 100
 
@@ -249,9 +249,9 @@ def test_a_chart_escapes_names() -> None:
         ({"kind": "open-set"}, "choose a --source with tags"),
         ({"kind": "retrieval", "source": "named"}, "no row has captions"),
         ({"at_least": 99}, "no tag is present in 99 of the 6 photos"),
-        ({"rivals": ("imagenet:",)}, "lacks a name"),
-        ({"kind": "caption", "rivals": ("open_clip:x",)}, "--rival has no captions"),
-        ({"prompts": "ensemble"}, "is for rivals that are told names"),
+        ({"baselines": ("imagenet:",)}, "lacks a name"),
+        ({"kind": "caption", "baselines": ("open_clip:x",)}, "--baseline has no captions"),
+        ({"prompts": "ensemble"}, "is for zero-shot baselines"),
     ],
 )
 def test_what_cannot_be_measured_is_said(
@@ -265,7 +265,7 @@ def test_tags_of_another_vocabulary_are_found_by_name(tmp_path: Path) -> None:
     folder = make_tiny_model(tmp_path / "tiny", tags=4)
     vocabulary = Vocabulary([Tag("n1", "kitten", "object"), Tag("n2", "spoon", "object")])
     task = vocabulary_task("some", [Row("x", "s", "test")], root=tmp_path, vocabulary=vocabulary)
-    assert shared(task, [TaggerContestant(Tagger.load(folder))]) == [0]
+    assert shared(task, [TaggerAdapter(Tagger.load(folder))]) == [0]
 
 
 def test_a_report_is_plain(data: Path, models: list[str]) -> None:
@@ -381,10 +381,11 @@ def test_a_benchmark_without_many_of_its_photos_is_an_error(hico: Path, models: 
 def test_benchmarks_that_tell_common_tags_apart_name_them_as_the_paper(data: Path, models: list[str]) -> None:
     present = np.array([[True, False], [False, True]])
     task = TagTask(
-        "some", (data.parent / "0.png", data.parent / "1.png"), (Asked("dog"), Asked("zebra")), present,
+        "some", (data.parent / "0.png", data.parent / "1.png"), (CustomTag("dog"), CustomTag("zebra")),
+        present,
         halves=("mAP of common tags", "mAP of uncommon tags"),
     )  # fmt: skip
-    tagger = TaggerContestant(Tagger.load(models[0]))
+    tagger = TaggerAdapter(Tagger.load(models[0]))
     figures = evaluate_tags(task, [tagger], times=0).measured[0].figures
     assert {"mAP of common tags", "mAP of uncommon tags"} <= set(figures)
 

@@ -94,12 +94,12 @@ TRAILERS = [b"", b"\0\0\1\n\x0e\0\0\0Image_UTC_Data1400000000000", random.Random
 def test_a_jpeg_without_its_end_marker_is_whole(options: dict[str, int], trailer: bytes) -> None:
     data = encoded(scene(), "JPEG", **options)
     for near in (None, 60):
-        whole = load(data, near=near)
+        whole = load(data, min_side=near)
         for cut in (1, 2):
-            mended = load(data[:-cut] + trailer, near=near) if cut == 2 or not trailer else whole
+            mended = load(data[:-cut] + trailer, min_side=near) if cut == 2 or not trailer else whole
             assert (mended.pixels == whole.pixels).all()
             assert (mended.width, mended.height) == (320, 240)
-        assert (load(data + trailer, near=near).pixels == whole.pixels).all()
+        assert (load(data + trailer, min_side=near).pixels == whole.pixels).all()
 
 
 @pytest.mark.parametrize("orientation", [1, 6, 8])
@@ -115,7 +115,7 @@ def test_a_jpeg_may_lack_a_few_bytes_but_not_a_part(orientation: int, options: d
         with pytest.raises(ImageError, match="cut short"):
             load(data[: int(len(data) * part)])
         with pytest.raises(ImageError, match="cut short"):
-            load(data[: int(len(data) * part)], near=60)
+            load(data[: int(len(data) * part)], min_side=60)
 
 
 def test_a_progressive_jpeg_without_its_last_scans_is_cut_short() -> None:
@@ -125,7 +125,7 @@ def test_a_progressive_jpeg_without_its_last_scans_is_cut_short() -> None:
         with pytest.raises(ImageError):
             load(data[:at])
         with pytest.raises(ImageError):
-            load(data[:at], near=30)
+            load(data[:at], min_side=30)
 
 
 def test_a_multi_picture_jpeg_whose_second_picture_is_cut_off() -> None:
@@ -260,10 +260,10 @@ def progressive(width: int, height: int) -> bytes:
 
 def test_a_jpeg_counts_as_it_is_decoded() -> None:
     data = encoded(Image.new("RGB", (1600, 1200), (90, 90, 90)), "JPEG")
-    assert load(data, near=100, max_pixels=200 * 150).picture.size == (200, 150)
+    assert load(data, min_side=100, max_pixels=200 * 150).picture.size == (200, 150)
     with pytest.raises(ImageError, match=r"1600×1200 is 30,000 pixels as it is decoded.*--max-pixels 30000,"):
-        load(data, near=100, max_pixels=200 * 150 - 1)
-    for options in ({"near": None}, {"near": 100, "plain": True}):
+        load(data, min_side=100, max_pixels=200 * 150 - 1)
+    for options in ({"min_side": None}, {"min_side": 100, "exact": True}):
         with pytest.raises(
             ImageError, match=r"1600×1200 is 1,920,000 pixels.*max_pixels=1920000 to Tagger.load"
         ):
@@ -272,9 +272,9 @@ def test_a_jpeg_counts_as_it_is_decoded() -> None:
 
 def test_headers_that_promise_too_much_are_refused_at_once() -> None:
     with pytest.raises(ImageError, match="more than a JPEG of"):
-        load(progressive(65_000, 65_000)[:2000], near=100)
+        load(progressive(65_000, 65_000)[:2000], min_side=100)
     with pytest.raises(ImageError, match="pixels as it is decoded"):
-        load(progressive(65_000, 65_000), near=100)  # the coefficients of all scans take 12 GB
+        load(progressive(65_000, 65_000), min_side=100)  # the coefficients of all scans take 12 GB
 
 
 def test_a_large_photo_within_the_limit_brings_no_warning() -> None:
@@ -284,7 +284,7 @@ def test_a_large_photo_within_the_limit_brings_no_warning() -> None:
     before = Image.MAX_IMAGE_PIXELS
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        photo = load(data, near=224)
+        photo = load(data, min_side=224)
     assert (photo.width, photo.height) == (10_000, 9_000)
     assert photo.width * photo.height < MAX_PIXELS
     assert photo.picture.size == (1250, 1125)
@@ -296,7 +296,7 @@ def attempt(data: bytes) -> Photo | None:
     with warnings.catch_warnings(record=True) as leaked:
         warnings.simplefilter("always")
         try:
-            photo = load(data, near=16, max_pixels=1_000_000)
+            photo = load(data, min_side=16, max_pixels=1_000_000)
         except (ImageError, MissingExtraError) as error:
             assert "<bytes>" in str(error)
             photo = None

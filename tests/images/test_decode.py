@@ -138,7 +138,7 @@ def test_animated_png_and_webp_give_their_first_frame() -> None:
 
 def test_multi_picture_jpeg_gives_its_first_and_still_decodes_scaled() -> None:
     frames = [Image.new("RGB", (800, 640), colour) for colour in (GREY, RED)]
-    photo = load(encoded(frames[0], "MPO", save_all=True, append_images=frames[1:]), near=100)
+    photo = load(encoded(frames[0], "MPO", save_all=True, append_images=frames[1:]), min_side=100)
     assert (photo.width, photo.height) == (800, 640)
     assert photo.picture.size == (200, 160)
     assert np.abs(photo.pixels.astype(int) - 128).max() <= 2
@@ -286,7 +286,7 @@ def fading(kind: str) -> bytes:
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
 def test_an_animation_that_fades_in_gives_the_frame_of_most_contrast(kind: str) -> None:
     assert_close(load(fading(kind)).pixels, quarters(), 12)
-    assert load(fading(kind), plain=True).pixels.max() == 0  # as published: the first
+    assert load(fading(kind), exact=True).pixels.max() == 0  # as published: the first
 
 
 # --- EXIF ---
@@ -314,7 +314,7 @@ def test_orientation(orientation: int, kind: str, options: dict[str, Any], toler
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation_with_scaled_decoding(orientation: int) -> None:
     upright = quarters(640, 320)
-    photo = load(turned(upright, orientation, "JPEG", quality=95), near=80)
+    photo = load(turned(upright, orientation, "JPEG", quality=95), min_side=80)
     assert (photo.width, photo.height) == (640, 320)
     assert photo.picture.size == (160, 80)
     assert_close(photo.pixels, quarters(160, 80), 4)
@@ -322,7 +322,7 @@ def test_orientation_with_scaled_decoding(orientation: int) -> None:
 
 def test_orientation_of_a_pil_image_that_stays_as_it_is() -> None:
     with Image.open(io.BytesIO(turned(quarters(640, 320), 6, "JPEG"))) as picture:
-        photo = load(picture, near=80)
+        photo = load(picture, min_side=80)
         assert picture.size == (320, 640)  # neither turned nor scaled
     assert photo.picture.size == (photo.width, photo.height) == (640, 320)
     assert_close(photo.pixels, quarters(640, 320), 6)
@@ -350,7 +350,7 @@ def test_an_unknown_orientation_is_upright() -> None:
 @given(width=st.integers(1, 700), height=st.integers(1, 700), near=st.integers(1, 300))
 @settings(max_examples=60, deadline=None)
 def test_scaled_decoding_keeps_both_sides_at_least_near(width: int, height: int, near: int) -> None:
-    photo = load(encoded(Image.new("L", (width, height), 100), "JPEG"), near=near)
+    photo = load(encoded(Image.new("L", (width, height), 100), "JPEG"), min_side=near)
     assert (photo.width, photo.height) == (width, height)
     scale = next((s for s in (8, 4, 2) if min(width // near, height // near) >= s), 1)
     assert photo.picture.size == (-(-width // scale), -(-height // scale))
@@ -367,13 +367,13 @@ def test_plain_photos_are_what_pillow_alone_makes_of_them(mode: str) -> None:
     for kind in ("PNG", "JPEG") if mode in ("RGB", "L") else ("PNG",):
         data = encoded(picture, kind)
         expected = Image.open(io.BytesIO(data)).convert("RGB").resize((32, 32), Image.Resampling.BILINEAR)
-        found = prepare(load(data, near=32, plain=True), size=32, plain=True)
+        found = prepare(load(data, min_side=32, exact=True), size=32, exact=True)
         np.testing.assert_array_equal(found.transpose(1, 2, 0), np.asarray(expected))
-        assert (prepare(load(data, near=32), size=32) != found).any()
+        assert (prepare(load(data, min_side=32), size=32) != found).any()
 
 
 def test_only_jpeg_is_decoded_scaled() -> None:
-    assert load(encoded(Image.new("RGB", (640, 320)), "PNG"), near=32).picture.size == (640, 320)
+    assert load(encoded(Image.new("RGB", (640, 320)), "PNG"), min_side=32).picture.size == (640, 320)
 
 
 def test_prepare_is_pillow_antialiased_bilinear() -> None:
@@ -407,15 +407,15 @@ def test_prepare_refuses_what_it_cannot_do() -> None:
         prepare(photo, size=8, resample="cubic")  # type: ignore[arg-type]
     with pytest.raises(ImageError, match="size 0"):
         prepare(photo, size=0)
-    with pytest.raises(ImageError, match="near=0"):
-        load(quarters(), near=0)
+    with pytest.raises(ImageError, match="min_side=0"):
+        load(quarters(), min_side=0)
 
 
 def test_threads_see_what_one_thread_sees() -> None:
     files = [turned(quarters(320, 200), o, kind) for o in range(1, 9) for kind in ("JPEG", "PNG", "WEBP")]
     filters = list(warnings.filters)
-    alone = [prepare(load(data, near=64), size=64) for data in files]
+    alone = [prepare(load(data, min_side=64), size=64) for data in files]
     with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(lambda data: prepare(load(data, near=64), size=64), files))
+        together = list(pool.map(lambda data: prepare(load(data, min_side=64), size=64), files))
     assert all((a == b).all() for a, b in zip(alone, together, strict=True))
     assert list(warnings.filters) == filters

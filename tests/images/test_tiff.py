@@ -169,7 +169,7 @@ def test_a_raw_file_shows_its_largest_preview_upright(tmp_path: Path) -> None:
     thumbnail = (THUMBNAIL[0] | {50706: (1,), 274: (6,)}, THUMBNAIL[1])
     path = tmp_path / "photo.dng"
     path.write_bytes(tiff(thumbnail, children=(CFA, jpeg_page(quarters(640, 480)), turned)))
-    photo = load(path, near=100)
+    photo = load(path, min_side=100)
     assert (photo.width, photo.height) == (900, 600)
     assert photo.picture.size == (225, 150)
     np.testing.assert_allclose(photo.pixels[20, 20], preview[0, 0], atol=4)
@@ -257,7 +257,7 @@ def test_raw_files_that_are_no_tiff_are_read_by_their_preview(tmp_path: Path, or
         path = tmp_path / name
         path.write_bytes(data)
         for source in (path, data):
-            photo = load(source, near=100)
+            photo = load(source, min_side=100)
             assert (photo.width, photo.height) == (900, 600)
             np.testing.assert_allclose(photo.pixels[20, 20], upright[0, 0], atol=4)
 

@@ -608,7 +608,7 @@ _OPERATIONS = st.lists(
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(_OPERATIONS)
-def test_whatever_happens_to_files_each_has_its_own_tags_and_no_picture_is_seen_twice(
+def test_whatever_happens_to_files_each_has_its_custom_tags_and_no_picture_is_seen_twice(
     made: Made, tmp_path_factory: pytest.TempPathFactory, operations: list[tuple[str, int, int]]
 ) -> None:
     """Against the obvious: every file is tagged by itself."""

@@ -296,7 +296,10 @@ NAMES = sorted(set().union(*default_lexicon().kinds.values()))
 def same(name: str) -> set[str]:
     """The tags that a name may lead to: itself, or what it is another word for."""
     lexicon = default_lexicon()
-    return {lexicon.shown(name), *(names[name] for names in lexicon.synonyms.values() if name in names)}
+    return {
+        lexicon.display_name(name),
+        *(names[name] for names in lexicon.synonyms.values() if name in names),
+    }
 
 
 def finds_itself(name: str) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from anytag import AnytagError, Asked, ModelError, Tag, Tagger, Tags, Vocabulary, VocabularyError
+from anytag import AnytagError, CustomTag, ModelError, Tag, Tagger, TagResult, Vocabulary, VocabularyError
 from anytag.models.card import Card
 from anytag.models.folder import write_card
 from tests.tiny import make_tiny_model, with_parents
@@ -33,7 +33,7 @@ def flat(folder: Path) -> Tagger:
     return Tagger.load(folder)
 
 
-def scores(result: Tags) -> dict[str, float]:
+def scores(result: TagResult) -> dict[str, float]:
     return {tag.id: tag.score for tag in result.tags}
 
 
@@ -105,13 +105,13 @@ def test_a_described_tag_is_asked_as_described(flat: Tagger) -> None:
     described = {"cat": ["an animal outdoors", "a photo of food"]}
     forms: list[Any] = [
         ["cat: an animal outdoors; a photo of food"],
-        [Asked("cat", ("an animal outdoors", "a photo of food"))],
+        [CustomTag("cat", ("an animal outdoors", "a photo of food"))],
         described,
         {"cat": iter(described["cat"])},
     ]
     for form in forms:
         (tag,) = flat.tag(PICTURES[0], tags=form).tags
-        assert (tag.id, tag.name, tag.source) == ("own:cat", "cat", "own")
+        assert (tag.id, tag.name, tag.source) == ("custom:cat", "cat", "custom")
         assert tag.score != flat.tag(PICTURES[0], tags=["cat"]).tags[0].score
     single, listed = ({"cat": said} for said in ("an animal", ["an animal"]))
     assert flat.tag(PICTURES[0], tags=single) == flat.tag(PICTURES[0], tags=listed)
@@ -120,10 +120,10 @@ def test_a_described_tag_is_asked_as_described(flat: Tagger) -> None:
 def test_a_described_tag_takes_the_place_of_the_vocabularys(flat: Tagger) -> None:
     plain = scores(flat.tag(PICTURES[0], threshold=0))
     found = flat.tag(PICTURES[0], also=["Cat: an animal outdoors"], threshold=0)
-    assert sorted(scores(found)) == sorted({*plain, "own:Cat"} - {"cat"})
+    assert sorted(scores(found)) == sorted({*plain, "custom:Cat"} - {"cat"})
     assert {id: plain[id] for id in plain if id != "cat"}.items() <= scores(found).items()
     found = flat.tag(PICTURES[0], also=["house cat: an animal outdoors"], threshold=0)
-    assert sorted(scores(found)) == sorted({*plain, "own:house cat"})
+    assert sorted(scores(found)) == sorted({*plain, "custom:house cat"})
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_tags_of_the_vocabulary_can_be_given(flat: Tagger) -> None:
     plain = scores(flat.tag(PICTURES[0], threshold=0))
     assert scores(flat.tag(PICTURES[0], tags=flat.vocabulary)) == pytest.approx(plain, abs=1e-5)
     (tag,) = flat.tag(PICTURES[0], tags=[Tag("new", "blue house", "object")]).tags
-    assert (tag.id, tag.source) == ("new", "own")
+    assert (tag.id, tag.source) == ("new", "custom")
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_tags_of_the_vocabulary_can_be_given(flat: Tagger) -> None:
         ({"tags": {"cat": 5}}, "expected descriptions by name"),
         ({"tags": {5: ["a pet"]}}, "expected descriptions by name"),
         ({"tags": {"cat": [5]}}, "expected a text"),
-        ({"also": Asked("cat")}, "also is the single tag"),
+        ({"also": CustomTag("cat")}, "also is the single tag"),
         ({"tags": ["x" * 50_000 + "\x1b"]}, "xxx\\.\\.\\.xxx"),
         ({"tags": ["\udce9"]}, "expected a text without control characters"),
         ({"tags": ["dog: "]}, None),
@@ -174,7 +174,7 @@ def test_wrong_requests_are_named(flat: Tagger, options: dict[str, Any], says: s
 )
 def test_asked_holds_clean_text(arguments: tuple[Any, ...]) -> None:
     with pytest.raises(VocabularyError):
-        Asked(*arguments)
+        CustomTag(*arguments)
 
 
 # --- a vocabulary at work ---
@@ -233,7 +233,7 @@ def test_a_tag_that_the_model_did_not_learn_is_asked_by_its_words(flat: Tagger) 
     found = {tag.id: tag for tag in tagger.tag(PICTURES[0], threshold=0).tags}
     assert sorted(found) == ["blue-house", "dog"]
     (own,) = flat.tag(PICTURES[0], tags=["blue house"]).tags
-    assert (found["blue-house"].score, found["blue-house"].source) == (own.score, "own")
+    assert (found["blue-house"].score, found["blue-house"].source) == (own.score, "custom")
     assert "blue-house" in scores(tagger.tag(PICTURES[0])) or own.score < 0.01
     with pytest.raises(
         VocabularyError, match="the tag 'mao' of the vocabulary is none that the model learned"
@@ -253,7 +253,7 @@ def test_what_is_no_vocabulary_is_refused(flat: Tagger, tmp_path: Path) -> None:
 # --- low scores and unknown words ---
 
 
-def test_low_scores_of_the_users_own_tags_are_told(flat: Tagger) -> None:
+def test_low_scores_of_the_users_custom_tags_are_told(flat: Tagger) -> None:
     (own,) = flat.tag(PICTURES[0], tags=["blue house"]).tags
     for bar in (0.0, own.score / 2, (1 + own.score) / 2):
         for found in (

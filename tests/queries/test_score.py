@@ -17,15 +17,15 @@ NOTHING = np.zeros((1, 1, 2), np.float32), np.zeros((1, 2), np.float32)
 class Rounded(OnnxRuntime):
     """A decoder whose queries are the logit that it gives exactly, and the error that it makes otherwise."""
 
-    rounds = False
+    is_approximate = False
 
-    def __init__(self, *, rounds: bool) -> None:
-        self.rounds, self.exactly = rounds, 0
+    def __init__(self, *, is_approximate: bool) -> None:
+        self.is_approximate, self.exactly = is_approximate, 0
 
     def score(self, tokens: Floats, pooled: Floats, queries: Rows, *, exact: bool = False) -> Floats:
         logits, errors = queries[:, :, 0, 0], queries[:, :, 0, 1]
         self.exactly += exact * logits.shape[1]
-        found: Floats = (logits if exact or not self.rounds else logits + errors).astype(np.float32)
+        found: Floats = (logits if exact or not self.is_approximate else logits + errors).astype(np.float32)
         return found
 
 
@@ -41,7 +41,7 @@ def ask(
         bias=np.full(len(names), -0.3),
         threshold=threshold,
         queries=np.stack([logits, errors], 1)[:, None].astype(np.float32),
-        below=np.zeros((0, 2), np.int64),
+        ancestor_pairs=np.zeros((0, 2), np.int64),
     )
 
 
@@ -53,20 +53,25 @@ def test_settled_answers_are_the_exact_ones(seed: int, largest: float, tags: int
     errors = random.uniform(0.51, 1, tags) * largest * random.choice([-1, 1], tags)
     threshold = random.choice([0.2, 0.5, 0.9, 0, 1], tags, p=[0.3, 0.3, 0.3, 0.05, 0.05])
     question = ask(random.normal(0, 2.5, tags), errors, threshold)
-    rounded, exact = (question.answer(Rounded(rounds=rounds), *NOTHING)[0].tags for rounds in (True, False))
+    rounded, exact = (
+        question.answer(Rounded(is_approximate=is_approximate), *NOTHING)[0].tags
+        for is_approximate in (True, False)
+    )
     assert {tag.id for tag in rounded} == {tag.id for tag in exact}
 
 
 def test_few_tags_are_decoded_exactly() -> None:
     random = np.random.default_rng(0)
     question = ask(random.normal(0, 2.5, 4585), random.normal(0, 0.06, 4585), np.full(4585, 0.99))
-    runtime = Rounded(rounds=True)
-    rounded, exact = (question.answer(one, *NOTHING)[0].tags for one in (runtime, Rounded(rounds=False)))
+    runtime = Rounded(is_approximate=True)
+    rounded, exact = (
+        question.answer(one, *NOTHING)[0].tags for one in (runtime, Rounded(is_approximate=False))
+    )
     assert {tag.id for tag in rounded} == {tag.id for tag in exact}
     assert 0 < runtime.exactly <= 384
 
 
 def test_what_has_no_threshold_is_not_decoded_again() -> None:
-    runtime = Rounded(rounds=True)
+    runtime = Rounded(is_approximate=True)
     ask(np.zeros(5), np.ones(5), np.zeros(5)).answer(runtime, *NOTHING)
     assert runtime.exactly == 0

@@ -113,18 +113,22 @@ def test_graphs_answer_as_the_network_does_and_fewer_bits_tell_what_they_cost(pl
         {t.id: t.score for t in before.tags}, abs=1e-5
     )
     assert [tag.box for tag in after.tags] == [tag.box for tag in before.tags]
-    for shrink in (to_float16, partial(to_int8, large=1 << 8), partial(to_int8, large=1 << 8, apart=True)):
+    for shrink in (
+        to_float16,
+        partial(to_int8, large=1 << 8),
+        partial(to_int8, large=1 << 8, subtract_mean=True),
+    ):
         copy = Path(shutil.copytree(folder, folder.with_name(f"smaller-{len(list(places.iterdir()))}")))
         shutil.copyfile(copy / "tags.onnx", copy / ROUNDED)
         shrink(copy / ROUNDED)
         write_card(copy, Card.read(copy))
         cost = measure_cost(copy)
         assert (0 < cost.largest < 0.5, cost.flips) == (True, 0)
-        assert cost.given > 0
+        assert cost.predicted > 0
     assert export_folder(copy, precision="int8") is not None
-    assert OnnxRuntime(ModelFolder.open(copy)).rounds
+    assert OnnxRuntime(ModelFolder.open(copy)).is_approximate
     assert export_folder(copy) is None
-    assert not OnnxRuntime(ModelFolder.open(copy)).rounds
+    assert not OnnxRuntime(ModelFolder.open(copy)).is_approximate
 
 
 @pytest.mark.slow

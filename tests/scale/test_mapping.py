@@ -10,7 +10,7 @@ from anytag import Tagger
 from anytag.data.backoff import is_transient, patiently
 from anytag.errors import AnytagError
 from anytag.scale import Tag, Task
-from anytag.scale.mapping import Ask, Decode
+from anytag.scale.mapping import Decode, TagLike
 from tests.scale.inputs import jpeg
 from tests.tiny import make_tiny_model
 
@@ -40,7 +40,7 @@ def test_batches_of_any_kind_get_the_tags_of_tag_many(model: str) -> None:
 def test_two_stages_give_what_one_gives(model: str) -> None:
     task = Task(model=model, embed=True)
     table = pyarrow.table({"photo": [jpeg(number) for number in range(11)] + [b"none"]})
-    assert Ask(task)(Decode("photo", task)(table)) == Tag("photo", task=task)(table)
+    assert TagLike(task)(Decode("photo", task)(table)) == Tag("photo", task=task)(table)
 
 
 def test_a_mapping_is_small_until_it_is_called(model: str) -> None:

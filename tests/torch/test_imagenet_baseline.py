@@ -14,7 +14,7 @@ from anytag.evaluation.tasks import TagTask
 from anytag.images import load, prepare
 from anytag.torch import imagenet_baseline as imagenet
 from anytag.torch.imagenet_baseline import ClassifierWithText, FrozenBackbone
-from anytag.vocabulary import Asked
+from anytag.vocabulary import CustomTag
 from tests.networks import TINY, tiny_network
 
 NAME = "tf_efficientnet_lite0"
@@ -43,7 +43,7 @@ def photos(tmp_path: Path) -> list[Path]:
 
 def test_features_are_those_of_torch(rival: ClassifierWithText, photos: list[Path]) -> None:
     features, failed = rival.frozen.features(photos)
-    pixels = np.stack([prepare(load(path, near=TINY.size), size=TINY.size) for path in photos])
+    pixels = np.stack([prepare(load(path, min_side=TINY.size), size=TINY.size) for path in photos])
     with torch.no_grad():
         slow = (
             tiny_network()
@@ -74,7 +74,7 @@ def test_the_best_carrier_answers_and_unreadable_photos_are_said(
     photos[3].write_bytes(b"no photo")
     present = np.zeros((20, 2), dtype=bool)
     present[::2, 0] = present[1::3, 1] = True
-    task = TagTask("some", tuple(photos), (Asked("dog"), Asked("boat")), present)
+    task = TagTask("some", tuple(photos), (CustomTag("dog"), CustomTag("boat")), present)
     answers = rival.answer(task)
     assert answers.scores.shape == (20, 2)
     assert list(answers.failed) == [3] and "3.png" in answers.failed[3]

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from anytag._typing import Doubles, Ints
 from anytag.errors import AnytagError
-from anytag.models.card import Line
+from anytag.models.card import Platt
 
 Floats = npt.NDArray[np.floating]
 
@@ -139,12 +139,12 @@ def fit_lines(logits: Floats, truth: Floats, groups: npt.NDArray[Any] | None = N
     return lines
 
 
-def fit_line(logits: Floats, truth: Floats, *, weight: Floats | None = None, steps: int = 30) -> Line:
+def fit_line(logits: Floats, truth: Floats, *, weight: Floats | None = None, steps: int = 30) -> Platt:
     """Platt scaling by Newton's method; a step that does not help is halved until it does.
 
     Args:
         logits: any shape.
-        truth: the same shape, in [0, 1]; soft where only a teacher's belief is known.
+        truth: the same shape, in [0, 1]; soft where only a teacher's probability is known.
         weight: the same shape, how much an entry counts; 1 when not given.
     """
     x, y = logits.ravel().astype(np.float64), truth.ravel().astype(np.float64)
@@ -169,7 +169,7 @@ def fit_line(logits: Floats, truth: Floats, *, weight: Floats | None = None, ste
         a, b = a - change[0], b - change[1]
         if np.abs(change).max() < 1e-9:
             break
-    return Line(max(float(a), _FLATTEST), float(b))
+    return Platt(max(float(a), _FLATTEST), float(b))
 
 
 def fit_offsets(
@@ -212,10 +212,10 @@ def best_f1_thresholds(scores: Floats, truth: Floats, *, prior: float = PRIOR) -
     for tag in range(scores.shape[1]):
         order = np.argsort(-scores[:, tag])
         p, y = scores[order, tag], truth[order, tag]
-        given = np.searchsorted(-p, -GRID, side="right")  # photos at or above each threshold
+        predicted = np.searchsorted(-p, -GRID, side="right")  # photos at or above each threshold
         share = prior / (prior + y.sum())
         blend = np.concatenate([[0], (share * p + (1 - share) * y).cumsum()])
-        f1 = 2 * blend[given] / np.maximum(given + blend[-1], 1e-9)
+        f1 = 2 * blend[predicted] / np.maximum(predicted + blend[-1], 1e-9)
         if f1.max() > 0:
             best = np.flatnonzero(f1 >= f1.max() - 1e-12)
             thresholds[tag] = GRID[best[len(best) // 2]]
@@ -239,10 +239,10 @@ def fit_common_threshold(scores: Floats, truth: Floats, *, precision: float) -> 
     order = np.argsort(-scores, axis=None)
     p, hits = scores.ravel()[order], truth.ravel()[order].cumsum()
     grid = np.round(np.arange(0.01, 0.995, 0.01), 2)
-    given = np.searchsorted(-p, -grid, side="right")  # pairs at or above each threshold
-    grid, given = grid[given > 0], given[given > 0]
+    predicted = np.searchsorted(-p, -grid, side="right")  # pairs at or above each threshold
+    grid, predicted = grid[predicted > 0], predicted[predicted > 0]
     if not len(grid):
         return 0.5
-    reached = hits[given - 1] / given
+    reached = hits[predicted - 1] / predicted
     good = np.flatnonzero(reached >= precision)
     return float(grid[good[0]] if len(good) else grid[reached.argmax()])

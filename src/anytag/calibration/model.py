@@ -169,9 +169,9 @@ def _truth(rows: Sequence[Row], vocabulary: Vocabulary, report: Reporter) -> Dou
     for row, there in zip(rows, truth, strict=True):
         tags = {name: vocabulary.find(name) for name in row.tags}
         unknown |= {name: None for name, tag in tags.items() if tag is None}
-        found = {vocabulary.index(tag.id) for tag in tags.values() if tag is not None}
-        found |= labeler.captions(row.captions)
-        there[sorted(found.union(*(vocabulary.broader[number] for number in found)))] = 1
+        positives = {vocabulary.index(tag.id) for tag in tags.values() if tag is not None}
+        positives |= labeler.captions(row.captions)
+        there[sorted(positives.union(*(vocabulary.broader[number] for number in positives)))] = 1
     if unknown:
         shown = ", ".join(list(unknown)[:_SHOWN]) + (" ..." if len(unknown) > _SHOWN else "")
         report.say(f"Names that are no tags of the model, so they are not fitted: {shown}.")
@@ -195,9 +195,9 @@ def _by_halves(answers: Answers, goal: Goal) -> tuple[Doubles, npt.NDArray[np.bo
     half = np.random.default_rng(0).permutation(len(answers.truth)) % 2 == 0
     shape = (len(half), int(answers.fitted.sum()))
     scores, given = np.zeros(shape), np.zeros(shape, np.bool_)
-    for mine in (half, ~half):
-        lines, thresholds = answers.take(~mine).fit(goal)
-        scores[mine], given[mine] = answers.take(mine).judge(lines, thresholds)
+    for half_photos in (half, ~half):
+        lines, thresholds = answers.take(~half_photos).fit(goal)
+        scores[half_photos], given[half_photos] = answers.take(half_photos).judge(lines, thresholds)
     return scores, given
 
 
@@ -227,12 +227,12 @@ def _write(base: ModelFolder, draft: Path, tags: Ints, lines: Doubles, threshold
 
 
 def _card(card: Card, data: Path, figures: Mapping[str, Any]) -> Card:
-    made = (
+    origin = (
         f"Of {figures['tags']} tags: {figures['goal']} on {figures['photos']} photos of {data.name}, "
         "with probabilities fitted there (anytag calibrate)."
     )
     return replace(
         card,
-        thresholds=f"{made} Of the others: {card.thresholds}",
+        thresholds=f"{origin} Of the others: {card.thresholds}",
         metrics={**card.metrics, f"calibration on {data.name}": dict(figures)},
     )

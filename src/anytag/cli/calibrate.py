@@ -15,7 +15,7 @@ from anytag.models.registry import resolve
 @click.argument("model", metavar="MODEL")
 @click.option(
     "--data", metavar="FILE", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=True,
-    help="A .csv of image,tags (tags parted by ';') or rows.jsonl; what a photo does not name is absent.",
+    help="A .csv of image,tags (tags separated by ';') or rows.jsonl; what a photo does not name is absent.",
 )  # fmt: skip
 @click.option(
     "--output", metavar="FOLDER", type=click.Path(path_type=Path), required=True, help="The model to make."

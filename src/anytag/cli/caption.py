@@ -31,27 +31,27 @@ def _task(params: Mapping[str, Any]) -> dict[str, Any]:
     "--tags",
     metavar='"A,B,C"',
     multiple=True,
-    help='What the sentences shall speak of; "" leaves them free of any guidance. May be repeated.',
+    help='Guiding tags of the captions; "" guides nothing. May be repeated.',
 )
 @click.option(
     "--exclude-tags",
     metavar='"X,Y"',
     multiple=True,
-    help="What they must not speak of, in any form, nor of what is narrower. May be repeated.",
+    help="Words that captions must not contain, in any form, nor names of narrower tags. May be repeated.",
 )
 @click.option(
     "--beams",
     metavar="N",
     type=click.IntRange(min=1),
-    help="Sentences that are followed at once.  [default: the model's]",
+    help="Width of the beam search.  [default: the model's]",
 )
-@click.option("--sample", is_flag=True, help="Draw words at random instead, from the likely ones.")
-@click.option("--seed", metavar="N", type=click.IntRange(min=0), default=0, help="Of --sample.")
+@click.option("--sample", is_flag=True, help="Nucleus sampling instead.")
+@click.option("--seed", metavar="N", type=click.IntRange(min=0), default=0, help="Seed of --sample.")
 @click.option(
     "--max-length",
     metavar="N",
     type=click.IntRange(min=2),
-    help="Wordpieces of a sentence at most, the model's prompt included.  [default: the model's]",
+    help="Longest caption in wordpieces, the model's prompt included.  [default: the model's]",
 )
 @outputs.options(*_FORMATS, resume=True)
 @options.running
@@ -97,8 +97,8 @@ def command(
             workers=running.workers,
         )
         with closing(results):
-            shown = stream.with_progress(results, todo.total, is_shared=sink.is_shared)
-            summary = stream.write_rows(shown, sink, _jsonl if format_ == "jsonl" else _text)
+            results_shown = stream.with_progress(results, todo.total, is_shared=sink.is_shared)
+            summary = stream.write_rows(results_shown, sink, _jsonl if format_ == "jsonl" else _text)
     summary.end(done=todo.done)
     named.end()
 

@@ -29,7 +29,7 @@ def _families() -> tuple[str, ...]:
 )  # fmt: skip
 @click.option(
     "--text", metavar="CLIP", type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Add the text tower of this folder, by transformers or open_clip, so that own tags can be asked.",
+    help="Add the text tower of this folder, by transformers or open_clip, so that custom tags can be asked.",
 )  # fmt: skip
 @click.option(
     "--family", type=OneOf(_families), default="auto", show_default=True,
@@ -81,7 +81,9 @@ def command(source: Path, output: Path | None, text: Path | None, **options: Any
         count = convert_back(source, output)
         click.echo(f"{output}: {count} tensors under their published names")
     else:
-        click.echo(told(convert(source, output, Options(precision=options.pop("dtype"), **options))))
+        click.echo(
+            describe_conversion(convert(source, output, Options(precision=options.pop("dtype"), **options)))
+        )
         if tower is not None:
             give_text(output, tower)
 
@@ -92,12 +94,12 @@ def give_text(folder: Path, tower: TextTower) -> None:
 
     added = add_text(folder, tower)
     click.echo(
-        f"{folder} can be asked own tags: {tower.origin}, {added.width} wide, {added.prompts}; "
+        f"{folder} can be asked custom tags: {tower.origin}, {added.width} wide, {added.prompts}; "
         f"cosine with trained queries {added.agreement:.3f} (near 1: the tower it was trained with)"
     )
 
 
-def told(done: Conversion) -> str:
+def describe_conversion(done: Conversion) -> str:
     """What became of a checkpoint, in lines."""
     from anytag.models.registry import describe
 

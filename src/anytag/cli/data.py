@@ -1,4 +1,4 @@
-"""`anytag data`: image-text data, looked at, converted, mended and labelled."""
+"""`anytag data`: inspect, convert, check and label image-text data."""
 
 from __future__ import annotations
 
@@ -78,10 +78,12 @@ def _output(command: Command) -> Command:
     return click.argument("output", metavar="OUTPUT", type=click.Path())(command)
 
 
-_model = click.option("--model", metavar="NAME|FOLDER", help="The model to ask.  [default: the embedded one]")
+_model = click.option(
+    "--model", metavar="NAME|FOLDER", help="The model that labels.  [default: the embedded one]"
+)
 
 
-@click.group("data", short_help="Look at image-text data, convert, check and label it.")
+@click.group("data", short_help="Inspect, convert, check and label image-text data.")
 def command() -> None:
     """Image-text data: rows of a photo, captions and tags.
 
@@ -95,14 +97,14 @@ def command() -> None:
 class _Data:
     """Rows of DATA, and what was wrong with those that were left out; nothing more when that was `told`."""
 
-    def __init__(self, source: _Source, *, told: bool = False) -> None:
+    def __init__(self, source: _Source, *, described: bool = False) -> None:
         from anytag.data.formats import root_of
 
         self.path, self.format, self.images = source.data, source.format_, source.images
         self.inputs = [source.data, *([str(source.tag_list)] if source.tag_list else [])]
         self.names = read_text(source.tag_list).splitlines() if source.tag_list else []
         self.root = root_of(source.data)
-        self.wrong, self.told = 0, told
+        self.wrong, self.told = 0, described
 
     def __iter__(self) -> Iterator[Row]:
         from anytag.data.formats import read
@@ -246,7 +248,7 @@ def check(report: str | None, output: str | None, near: int, workers: int, sourc
     if report:
         found.write(report)
     if output:
-        again = _Data(source, told=True)
+        again = _Data(source, described=True)
         again.write(output, (row for row, good in zip(again, found.good, strict=True) if good))
     data.wrong += len(found.findings)
     data.finish()
@@ -308,7 +310,7 @@ def generate(output: str, model: str | None, probability: float | None, source: 
 def clean(
     output: str, model: str | None, seen: float, outliers: float, workers: int, source: _Source
 ) -> None:
-    """Take away tags of captions and of the model that contradict the picture; rows remember them."""
+    """Take away tags of captions and of the model that contradict the picture; rows record them."""
     from anytag.data.engine import clean as engine
     from anytag.tagger import Tagger
 

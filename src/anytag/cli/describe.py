@@ -102,7 +102,7 @@ def command(
     kept as it comes, so the same command goes on where it was stopped. Without it, descriptions are made of
     templates, of broader tags and, with --wordnet, of glosses.
 
-    Exit code: 0 all good, 1 some answers were not to be had (the rest is written), 2 wrong use,
+    Exit code: 0 all good, 1 some answers are missing (the rest is written), 2 wrong use,
     130 interrupted.
     """
     from anytag.data.engine import describe
@@ -175,10 +175,10 @@ def _named(names: Iterable[str], tags_from: Path | None, vocabulary: Path | None
     from anytag.data.engine.describe import Named
     from anytag.errors import VocabularyError
     from anytag.parsing import slug
-    from anytag.vocabulary import Vocabulary, parse_asked
+    from anytag.vocabulary import Vocabulary, parse_custom_tag
 
     lines = read_text(tags_from).splitlines() if tags_from else []
-    words = [parse_asked(line).name for line in [*names, *lines] if line.strip()]
+    words = [parse_custom_tag(line).name for line in [*names, *lines] if line.strip()]
     rows: dict[str, Named] = {}
     for tag in (
         *(Named(slug(word), word) for word in words),
@@ -203,7 +203,7 @@ def _letters(name: str) -> str:
 
 def _estimate(tags: int, cost: Cost, asking: _Asking) -> str:
     parts = [
-        f"{tags} tags: {cost.requests} answers to get, {cost.kept} kept",
+        f"{tags} tags: {cost.requests} answers to get, {cost.cached} kept",
         f"about {cost.tokens_in} tokens in, at most {cost.tokens_out} out",
     ]
     if asking.price:

@@ -9,12 +9,12 @@ import click
 
 from anytag._io import check_folder
 from anytag.cli.bar import Bar
-from anytag.cli.train import is_run, on_machine, show, told
+from anytag.cli.train import is_run, on_machine, print_result, show
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
-@click.command("distill", short_help="Let a large model teach a small one.")
+@click.command("distill", short_help="Distil a large model into a small one.")
 @click.argument("teacher", metavar="TEACHER")
 @click.argument("student", metavar="STUDENT_RECIPE")
 @click.argument("numbers", metavar="[key=value]...", nargs=-1)
@@ -26,7 +26,7 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 )
 @on_machine
 def command(
-    teacher: str, student: str, numbers: tuple[str, ...], photos: Path, output: Path, **machine: Any
+    teacher: str, student: str, numbers: tuple[str, ...], photos: Path, output: Path, **run_options: Any
 ) -> None:
     """Let TEACHER, a model by name or folder, teach STUDENT_RECIPE on photos without labels.
 
@@ -36,14 +36,14 @@ def command(
     from anytag.tagger import Tagger
     from anytag.torch.training import distill
     from anytag.torch.training.effects import resolved
-    from anytag.torch.training.run import Machine, Run
+    from anytag.torch.training.run import Run, RunOptions
 
     check_folder(output, [photos, teacher], is_earlier=is_run)
     recipe = distill.student_recipe(student, numbers)
     show(resolved(recipe))
     with Bar() as bar:
-        task = Run(recipe, photos, output, Machine(**machine))
+        task = Run(recipe, photos, output, RunOptions(**run_options))
         result = distill.distill(Tagger.load(teacher), task, bar)
     if summary := distill.summary(output):
         click.echo(f"The student {summary}.")
-    told(result)
+    print_result(result)

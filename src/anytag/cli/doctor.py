@@ -127,7 +127,7 @@ def _device(model: str | None, device: Device) -> str:
 
 
 def _self_test(model: str | None, device: Device) -> str:
-    """Tags a picture made in memory with the whole vocabulary and one own tag."""
+    """Tags a picture made in memory with the whole vocabulary and one custom tag."""
     import numpy as np
 
     from anytag.errors import ModelError

@@ -14,7 +14,7 @@ from anytag.errors import AnytagError, OutputError, RefusedOutputError
 from anytag.suffixes import DRAWING_SUFFIX
 
 if TYPE_CHECKING:
-    from anytag.results import Tags
+    from anytag.results import TagResult
 
 _MARK = b"anytag: tags of "
 _LONGEST = 255 - len(DRAWING_SUFFIX)  # bytes of a file's name
@@ -70,7 +70,7 @@ class Drawings:
         relative = path.relative_to(base if path.is_relative_to(base) else path.anchor)
         return self.folder / relative.parent / (_short(relative.name) + DRAWING_SUFFIX)
 
-    def of(self, results: Iterable[Tags]) -> Iterator[Tags]:
+    def of(self, results: Iterable[TagResult]) -> Iterator[TagResult]:
         """The same results; the tags of each are drawn before it is passed on, or it is said why not.
 
         Raises:
@@ -91,13 +91,13 @@ class Drawings:
                     self._complain(f"{tags.path}: {error}")
             yield tags
 
-    def _draw(self, tags: Tags, photo: str) -> None:
+    def _draw(self, tags: TagResult, photo: str) -> None:
         from anytag.images import load
         from anytag.localization import PANEL, draw
 
         file = self.file(photo)
         self._check(photo, file)
-        found = load(photo, near=PANEL, max_pixels=self._max_pixels)
+        found = load(photo, min_side=PANEL, max_pixels=self._max_pixels)
         sheet = draw(found.picture, tags.tags, size=(found.width, found.height))
         try:
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,9 @@ def _benchmarks() -> Iterable[str]:
     return BENCHMARKS
 
 
-@click.command("eval", short_help="Measure a model, beside others.", cls=Listing, names=_benchmarks)
+@click.command(
+    "eval", short_help="Evaluate a model, and compare it with others.", cls=Listing, names=_benchmarks
+)
 @click.argument("model", metavar="[MODEL]", required=False)
 @click.option(
     "--data", metavar="FILE|NAME", required=True,
@@ -33,15 +35,15 @@ def _benchmarks() -> Iterable[str]:
     help="tagging asks the model's vocabulary, open-set the names of the data's labels.  "
     "[default: the benchmark's own, else tagging]",
 )  # fmt: skip
-@click.option("--against", metavar="MODEL", multiple=True, help="Another model of ours beside it.")
+@click.option("--against", metavar="MODEL", multiple=True, help="Another anytag model to compare with.")
 @click.option(
-    "--rival", metavar="KIND:NAME", multiple=True,
-    help="Another kind beside it: open_clip:NAME@WEIGHTS, open_clip:local-dir:FOLDER, transformers:NAME, "
+    "--baseline", metavar="KIND:NAME", multiple=True,
+    help="Baseline of another kind: open_clip:NAME@WEIGHTS, open_clip:local-dir:FOLDER, transformers:NAME, "
     "imagenet:tf_efficientnet_lite0.",
 )  # fmt: skip
 @click.option(
     "--prompts", type=click.Choice(["one", "ensemble"]), default="one", show_default=True,
-    help="What open_clip and transformers are told of a name: one sentence, or the mean of RAM's 63.",
+    help="Prompts of open_clip and transformers: one sentence a name, or the mean of RAM's 63.",
 )  # fmt: skip
 @click.option("--images", metavar="FOLDER", type=_FOLDER, help="Where the photos of a benchmark are.")
 @click.option("--lists", metavar="FOLDER", type=_FOLDER, help="Where the annotations of a benchmark are.")
@@ -65,11 +67,15 @@ def _benchmarks() -> Iterable[str]:
 )
 @click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
-    help="Where models of ours run.",
+    help="Where anytag models run.",
 )  # fmt: skip
 @click.option("--cost/--no-cost", "costs", default=True, help="Measure time and memory of tagging too.")
 def command(
-    model: str | None, against: tuple[str, ...], rival: tuple[str, ...], output: Path | None, **options: Any
+    model: str | None,
+    against: tuple[str, ...],
+    baseline: tuple[str, ...],
+    output: Path | None,
+    **options: Any,
 ) -> None:
     """Measure MODEL (the embedded one unless named): average precision, precision and recall, reliability.
 
@@ -81,20 +87,20 @@ def command(
     from anytag.evaluation import run as running
     from anytag.evaluation.report import report
 
-    asked = running.Evaluation(
+    evaluation = running.Evaluation(
         models=(model, *against),
-        rivals=rival,
+        baselines=baseline,
         kind=options.pop("task"),
         times=options.pop("resamples"),
         **options,
     )
     if output is not None:
-        report.prepare(output, [asked.data])
+        report.prepare(output, [evaluation.data])
     with Bar(passes=True) as bar:
-        found = running.run(asked, report=bar)
-    click.echo(report.overview(found))
+        evaluation_report = running.run(evaluation, report=bar)
+    click.echo(report.overview(evaluation_report))
     if output is not None:
-        for path in report.write(found, output):
+        for path in report.write(evaluation_report, output):
             click.echo(f"Wrote {path}", err=True)
 
 

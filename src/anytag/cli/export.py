@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 @click.option(
     "--precision", type=click.Choice(["float32", "float16", "int8"]), default="float32", show_default=True,
     help="Of the graphs' matrix products: float16, half the bytes, is for a GPU, int8 is fastest on a CPU. "
-    "Captions are only stored so.",
+    "Caption graphs are quantised weight-only.",
 )  # fmt: skip
 @click.option(
     "--photos", metavar="PATH", multiple=True,
-    help="Photos on which to measure what fewer bits cost; may be repeated.  [default: noise]",
+    help="Photos on which to measure the cost of quantisation; may be repeated.  [default: noise]",
 )  # fmt: skip
 @click.option(
     "--first-pass", metavar="N", type=click.IntRange(min=1),
-    help="Decode only the N tags of a photo that a first pass, learned from the --photos, finds likely.",
+    help="Decode only the N likeliest tags of a photo, by a first pass that is learned from the --photos.",
 )  # fmt: skip
 def command(folder: Path, precision: Precision, photos: tuple[str, ...], first_pass: int | None) -> None:
     """Write image.onnx, tags.onnx and, where the model writes captions, their graphs into FOLDER.
 
-    With fewer bits than float32 tags_rounded.onnx too; tags near their thresholds are asked of tags.onnx.
+    Below float32, also writes tags_rounded.onnx; scores close to a threshold are recomputed with tags.onnx.
 
     Each is compared with the network first. The batch and the numbers of tags and of descriptions stay free;
     the image size is the folder's.
@@ -40,11 +40,11 @@ def command(folder: Path, precision: Precision, photos: tuple[str, ...], first_p
 
     named = [Path(path) for path in paths.gather(photos, recursive=False).paths] if photos else []
     cost = export_folder(folder, precision=precision, photos=named)
-    click.echo(f"{folder}: graphs in {precision}, equal to the network before fewer bits")
+    click.echo(f"{folder}: graphs in {precision}; in float32 they equal the network")
     if cost is not None:
         click.echo(
             f"On {cost.photos} photos: largest logit difference {cost.largest:.2g}; "
-            f"{cost.flips:.2%} of {cost.given} given tags flip"
+            f"{cost.flips:.2%} of {cost.predicted} given tags flip"
         )
         if captions := cost.captions:
             click.echo(
@@ -55,4 +55,6 @@ def command(folder: Path, precision: Precision, photos: tuple[str, ...], first_p
         from anytag.torch.training.prefilter import learn_first_pass
 
         found = learn_first_pass(folder, named, shortlist=first_pass)
-        click.echo(f"First pass: {found.lost:.2%} of {found.given} tags given on {found.photos} photos lost")
+        click.echo(
+            f"First pass: {found.lost:.2%} of {found.predicted} tags given on {found.photos} photos lost"
+        )

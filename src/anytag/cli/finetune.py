@@ -16,10 +16,10 @@ from anytag.models.registry import EMBEDDED
 _READABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-@click.command("finetune", short_help="Teach a model your own tags.")
+@click.command("finetune", short_help="Teach a model custom tags.")
 @click.option(
     "--data", metavar="FILE", type=_READABLE, required=True,
-    help="A .csv of image,tags (tags parted by ';', photos relative to the file), or rows.jsonl.",
+    help="A .csv of image,tags (tags separated by ';', photos relative to the file), or rows.jsonl.",
 )  # fmt: skip
 @click.option(
     "--output", metavar="FOLDER", type=click.Path(path_type=Path), required=True, help="The model to make."
@@ -28,7 +28,7 @@ _READABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option(
     "--epochs", metavar="N", type=click.IntRange(min=1), help="Rounds over the photos.  [default: by number]"
 )
-@click.option("--keep-old", is_flag=True, help="Keep the model's own tags beside the new ones.")
+@click.option("--keep-old", is_flag=True, help="Keep the model's existing tags beside the new ones.")
 @click.option("--positives-only", is_flag=True, help="A tag that a photo does not name may still be there.")
 @click.option(
     "--held-out", metavar="PART", type=Number(0, 0.9), default=0.2, show_default=True,
@@ -39,7 +39,7 @@ _READABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 @click.option("--seed", metavar="N", type=int, default=0, show_default=True)
 def command(data: Path, output: Path, goal: str, **options: Any) -> None:
-    """Teach a model your own tags, from 20 photos of each or so; minutes on a CPU.
+    """Teach a model custom tags, from 20 photos of each or so; minutes on a CPU.
 
     The result is a folder for anytag tag --model FOLDER. What it reaches on photos that were held out is
     printed, beside what the model could do with your words alone, and written into its card.

@@ -16,7 +16,7 @@ import click
 from anytag.errors import VocabularyError, brief
 
 if TYPE_CHECKING:
-    from anytag.vocabulary import Asked
+    from anytag.vocabulary import CustomTag
 
 _CHUNK = 1 << 16
 _PART = re.compile(r'\s*(?:"((?:[^"]|"")*)"|([^",\s][^,]*)?)\s*(,|$)')
@@ -84,13 +84,13 @@ def decoded(text: str) -> str:
         return os.fsencode(text).decode(errors="replace")
 
 
-def tags(path: Path, option: str) -> list[Asked]:
+def tags(path: Path, option: str) -> list[CustomTag]:
     """The tags of a file, one a line; empty lines and those that begin with # are comments.
 
     Raises:
         click.UsageError: the file cannot be read, holds no tags, or a line is none.
     """
-    from anytag.vocabulary import parse_asked
+    from anytag.vocabulary import parse_custom_tag
 
     try:
         text = _text(path.read_bytes())
@@ -100,7 +100,7 @@ def tags(path: Path, option: str) -> list[Asked]:
     for number, line in enumerate(re.split(r"\r\n|\r|\n", text), 1):
         if line.strip() and not line.lstrip().startswith("#"):
             try:
-                found.append(parse_asked(line))
+                found.append(parse_custom_tag(line))
             except VocabularyError as error:
                 raise click.UsageError(f"{option} {path}, line {number}: {error}") from error
     if not found:

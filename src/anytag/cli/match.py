@@ -32,7 +32,14 @@ _FOLDER = options.Folder(path_type=Path)
 
 
 @click.command("match", short_help="Find photos by a sentence.")
-@click.option("--text", "texts", metavar="TEXT", multiple=True, required=True, help="May be given often.")
+@click.option(
+    "--text",
+    "texts",
+    metavar="TEXT",
+    multiple=True,
+    required=True,
+    help="A text to rank photos by; may be repeated.",
+)
 @click.option(
     "--top-k", metavar="N", type=click.IntRange(min=1), default=10, show_default=True, help="Photos a text."
 )
@@ -42,13 +49,13 @@ _FOLDER = options.Folder(path_type=Path)
     type=click.IntRange(min=1),
     default=256,
     show_default=True,
-    help="Photos a text that are looked at, the likeliest by a quick comparison.",
+    help="Photos that are re-ranked for each text, chosen by vector similarity.",
 )
 @click.option(
     "--gallery",
     metavar="FOLDER",
     type=_FOLDER,
-    help="Rank all photos in FOLDER, which keeps what the model saw; new and changed PATHs are added.",
+    help="Rank all photos in FOLDER, which keeps their embeddings; new and changed PATHs are added.",
 )
 @outputs.options(*_FORMATS)
 @options.running
@@ -64,7 +71,7 @@ def command(
 ) -> None:
     """Rank photos by how well each TEXT fits: files, folders, globs, or - for paths from stdin.
 
-    With --gallery what the model saw is kept as the work goes on: stop it when you like, the same command
+    --gallery keeps the embeddings as the work goes on: stop it when you like, the same command
     goes on with the others.
 
     Exit code: 0 all good, 1 some photos failed (each is reported, the rest is ranked), 2 wrong use, 3 the
@@ -90,12 +97,12 @@ def command(
         if gallery is None:
             ranking = retriever.ranking(texts, top_k=top_k, shortlist=shortlist)
             _watch(ranking.add(named.paths, **how), named.total, summary)
-            found: Iterable[tuple[Match, ...]] = ranking.matches()
+            results: Iterable[tuple[Match, ...]] = ranking.matches()
         else:
             if source:
                 _add(retriever, gallery, named, how, summary)
-            found = _ranked(retriever, gallery, texts, top_k=top_k, shortlist=shortlist)
-        for matches in found:
+            results = _ranked(retriever, gallery, texts, top_k=top_k, shortlist=shortlist)
+        for matches in results:
             sink.write(_rows(matches, format_, is_terminal=sink.is_terminal))
     summary.end()
     named.end()
@@ -164,5 +171,5 @@ def _rows(matches: tuple[Match, ...], format_: str, *, is_terminal: bool) -> str
     if format_ == "jsonl":
         return "".join(json.dumps(match.to_dict(), ensure_ascii=False) + "\n" for match in matches)
     show = writers.visible if is_terminal else one_line  # a program can open the path that it reads
-    shown = ((show(match.path), match.score, writers.visible(match.text)) for match in matches)
-    return "".join(f"{path}\t{score:.2f}\t{text}\n" for path, score, text in shown)
+    lines = ((show(match.path), match.score, writers.visible(match.text)) for match in matches)
+    return "".join(f"{path}\t{score:.2f}\t{text}\n" for path, score, text in lines)

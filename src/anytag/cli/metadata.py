@@ -17,7 +17,7 @@ from anytag.cli.sinks import File, Stdout
 
 if TYPE_CHECKING:
     from anytag.metadata import Change, Keyword
-    from anytag.results import Tags, TagScore
+    from anytag.results import TagResult, TagScore
     from anytag.vocabulary import Vocabulary
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -93,7 +93,7 @@ class KeywordOptions:
 
         return _tried(path, lambda: undo(path, touch=self.touch, dry_run=self.dry_run))
 
-    def changes(self, results: Iterable[Tags], vocabulary: Vocabulary, place: Place) -> Iterator[Change]:
+    def changes(self, results: Iterable[TagResult], vocabulary: Vocabulary, place: Place) -> Iterator[Change]:
         """Writes the tags of each photo that could be read."""
         from anytag.metadata import Change
 
@@ -104,7 +104,9 @@ class KeywordOptions:
             else:
                 yield self.write(path, self.of(photo.tags, vocabulary), place)
 
-    def after(self, results: Iterable[Tags], vocabulary: Vocabulary, place: Place) -> Iterator[Tags]:
+    def after(
+        self, results: Iterable[TagResult], vocabulary: Vocabulary, place: Place
+    ) -> Iterator[TagResult]:
         """The same results once they are written; one that could not be has its tags, and the reason."""
         for photo in results:
             change = next(iter(noted(self.changes([photo], vocabulary, place))))

@@ -52,9 +52,9 @@ def _summary(row: Mapping[str, Any]) -> str:
 def _everything(row: Mapping[str, Any]) -> str:
     from anytag.models.model_card import flat_metrics
 
-    told = {key.replace("_", " "): row[key] for key in ("description", "training_data", "thresholds")}
+    facts = {key.replace("_", " "): row[key] for key in ("description", "training_data", "thresholds")}
     figures = {key: _figure(value) for key, value in flat_metrics(row["metrics"])}
-    return _table(row["name"], _facts(row) | told | figures)
+    return _table(row["name"], _facts(row) | facts | figures)
 
 
 def _facts(row: Mapping[str, Any]) -> dict[str, str]:

@@ -85,22 +85,22 @@ def options(*names: str, resume: bool = False) -> Callable[[F], F]:
     return grouped("writing", Writing, found)
 
 
-def format_of(output: Path | None, given: str | None, names: Sequence[str]) -> str:
+def format_of(output: Path | None, option: str | None, names: Sequence[str]) -> str:
     """The one rule for formats: what --format says, else what the suffix of --output says, else text.
 
     Raises:
         click.UsageError: the suffix says no format among `names`.
     """
-    if given is not None:
-        return given
+    if option is not None:
+        return option
     if output is None or output == STDOUT or not output.suffix or is_special(output):
         return "text"
     format_ = SUFFIXES.get(output.suffix.lower())
     if format_ in names or output.suffix.lower() in IMAGE_SUFFIXES:  # the rule has better words for those
         return format_ or "text"
-    known = ", ".join(suffix for suffix, name in SUFFIXES.items() if name in names)
+    valid = ", ".join(suffix for suffix, name in SUFFIXES.items() if name in names)
     raise click.UsageError(
-        f"--output {output}: {output.suffix} is no suffix of a format of this command; expected {known}, or "
+        f"--output {output}: {output.suffix} is no suffix of a format of this command; expected {valid}, or "
         "a --format beside it."
     )
 

@@ -194,8 +194,8 @@ class _Search:
         if self.walk.others:
             click.echo(f"Folders of other programs that were skipped: {len(self.walk.others)}.", err=True)
         if is_empty:
-            said = "\n".join(map(visible, self.failures))
-            raise click.UsageError(said or "Every photo is left out by --exclude.")
+            message = "\n".join(map(visible, self.failures))
+            raise click.UsageError(message or "Every photo is left out by --exclude.")
         for failure in self.failures:
             click.secho(f"Failed: {visible(failure)}", fg="red", err=True)
 

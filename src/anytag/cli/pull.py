@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from anytag.cli.bar import Bar
-from anytag.cli.convert import give_text, told
+from anytag.cli.convert import describe_conversion, give_text
 
 if TYPE_CHECKING:
     from anytag.models.hub import Fetched, Remote
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.option("--captions/--no-captions", default=True, help="Keep the caption modules.  [default: captions]")
 @click.option(
     "--text", is_flag=True,
-    help="Also fetch CLIP's text tower, so that RAM and RAM++, installed or not, can be asked own tags.",
+    help="Also fetch CLIP's text tower, so that RAM and RAM++, installed or not, can be asked custom tags.",
 )  # fmt: skip
 def command(model: str, name: str | None, text: bool, **options: Any) -> None:
     """Fetch a model and install it.
@@ -51,7 +51,7 @@ def command(model: str, name: str | None, text: bool, **options: Any) -> None:
             f"no model {model!r} to fetch: expected {', '.join(PUBLISHED)}, lists or {PREFIX}owner/name"
         )
     if text and model == "tag2text":
-        raise click.UsageError("--text: Tag2Text's queries are learned, so it cannot be asked own tags")
+        raise click.UsageError("--text: Tag2Text's queries are learned, so it cannot be asked custom tags")
     target = cache() / _name(name or model.removeprefix(PREFIX).rpartition("/")[2])
     tower = _fetch_tower() if text else None
     if target.exists():
@@ -81,7 +81,7 @@ def _pull_published(family: str, target: Path, options: dict[str, Any]) -> None:
         family=family, lists=downloads(), embedding=embedding, source=source,
         precision=options.pop("dtype"), **options,
     )  # fmt: skip
-    click.echo(told(convert(checkpoint.path, target, how)))
+    click.echo(describe_conversion(convert(checkpoint.path, target, how)))
     click.echo(f"Installed as {target.name}. What was downloaded is not needed any more: {downloads()}")
 
 

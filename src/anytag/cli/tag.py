@@ -14,9 +14,9 @@ from anytag.cli import lists, metadata, options, outputs, paths, ray, sinks, str
 from anytag.cli.draw import Drawings
 
 if TYPE_CHECKING:
-    from anytag.results import Tags
+    from anytag.results import TagResult
     from anytag.tagger import Tagger
-    from anytag.vocabulary import Asked
+    from anytag.vocabulary import CustomTag
 
 _SHOWN = 10  # of a list on stderr
 _READABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -83,7 +83,7 @@ class Asking:
     top_k: int | None
     threshold: float | None
 
-    def requested(self) -> list[str | Asked] | None:
+    def requested(self) -> list[str | CustomTag] | None:
         """Tags of --tags and --tags-from together, or None where neither is given."""
         listed = lists.between_commas(self.tags, "--tags", described=True)
         if listed is None and not self.tags_from:
@@ -194,15 +194,15 @@ def command(
             workers=running.workers,
         )
         with closing(results):
-            seen = low.watch(results if drawings is None else drawings.of(results))
+            watched = low.watch(results if drawings is None else drawings.of(results))
             if write and keywords.dry_run:
-                changes = keywords.changes(seen, tagger.vocabulary, write)
+                changes = keywords.changes(watched, tagger.vocabulary, write)
                 summary = metadata.write_changes(changes, sink, format_, todo.total)
             else:
-                kept = keywords.after(seen, tagger.vocabulary, write) if write else seen
+                kept = keywords.after(watched, tagger.vocabulary, write) if write else watched
                 row = _row(format_, where=where, is_terminal=sink.is_terminal)
-                shown = stream.with_progress(kept, todo.total, is_shared=sink.is_shared)
-                summary = stream.write_rows(shown, sink, row)
+                results_shown = stream.with_progress(kept, todo.total, is_shared=sink.is_shared)
+                summary = stream.write_rows(results_shown, sink, row)
     low.report()
     summary.end(done=todo.done, not_drawn=drawings.failed if drawings else 0)
     named.end()
@@ -217,10 +217,10 @@ def _undo(
     named.end()
 
 
-def _warn_of_unknown_words(tagger: Tagger, tags: Sequence[str | Asked] | None) -> None:
+def _warn_of_unknown_words(tagger: Tagger, tags: Sequence[str | CustomTag] | None) -> None:
     if unknown := tagger.unknown_words(tags) if tags else ():
-        said = f"Words that the model does not know: {_few(unknown)}."
-        click.echo(f"{said} It has pieces of them at best: such scores may mean little.", err=True)
+        message = f"Words that the model does not know: {_few(unknown)}."
+        click.echo(f"{message} It has pieces of them at best: such scores may mean little.", err=True)
 
 
 def _limited(tagger: Tagger, excluded: list[str] | None, language: str | None) -> Tagger:
@@ -240,10 +240,10 @@ class _LowScores:
         self._given: set[str] = set()
         self._best: dict[str, tuple[float, str, str]] = {}
 
-    def watch(self, results: Iterable[Tags]) -> Iterator[Tags]:
+    def watch(self, results: Iterable[TagResult]) -> Iterator[TagResult]:
         """The same results."""
         for photo in results:
-            self._given.update(tag.name for tag in photo.tags if tag.source == "own")
+            self._given.update(tag.name for tag in photo.tags if tag.source == "custom")
             for tag in photo.below:
                 best = (tag.score, tag.name, photo.path or "")
                 self._best[tag.name] = max(best, self._best.get(tag.name, best), key=lambda one: one[0])
@@ -253,9 +253,9 @@ class _LowScores:
         """Says them on stderr, the best first."""
         never = sorted((one for one in self._best.values() if one[1] not in self._given), reverse=True)
         if never:
-            said = [f"{name} (best {score:.2f}, {writers.visible(path)})" for score, name, path in never]
+            lines = [f"{name} (best {score:.2f}, {writers.visible(path)})" for score, name, path in never]
             click.echo(
-                f"Below the threshold in every photo: {_few(said)}. --threshold gives lower scores, "
+                f"Below the threshold in every photo: {_few(lines)}. --threshold gives lower scores, "
                 "--tags every score.",
                 err=True,
             )

@@ -84,7 +84,7 @@ def command(
     cache: Path | None,
     vocabulary: Path | None,
     dry_run: bool,
-    **machine: Any,
+    **run_options: Any,
 ) -> None:
     """Train by a recipe: {names}.
 
@@ -97,7 +97,7 @@ def command(
         check_folder(output, inputs, is_earlier=is_run)
     from anytag.torch.training.effects import resolve, resolved
     from anytag.torch.training.fit import train
-    from anytag.torch.training.run import Machine, Run
+    from anytag.torch.training.run import Run, RunOptions
 
     made = resolve(recipe, [*numbers, *([f"vocabulary={vocabulary}"] if vocabulary else [])])
     if not dry_run:
@@ -106,10 +106,10 @@ def command(
     if dry_run:
         click.echo(_estimate(made, data, tag_list))
         return
-    run = Run(made, data, needed(output, "--output"), Machine(**machine), tag_list, cache)
+    run = Run(made, data, needed(output, "--output"), RunOptions(**run_options), tag_list, cache)
     with Bar() as bar:
         result = train(run, bar)
-    told(result)
+    print_result(result)
 
 
 def is_run(folder: Path) -> bool:
@@ -123,7 +123,7 @@ def show(numbers: Mapping[str, Any]) -> None:
     click.echo(json.dumps(numbers, indent=1, ensure_ascii=False))
 
 
-def told(result: Path) -> None:
+def print_result(result: Path) -> None:
     """What came of a run."""
     click.echo(f"Try it: anytag tag --model {result} PHOTO" if result.is_dir() else f"Written: {result}")
 

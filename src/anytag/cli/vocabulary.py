@@ -87,9 +87,9 @@ def candidates(
     review.write_review(output, rows)
     if report is not None:
         vocabulary_page.write_page(report, rows)
-    said = ", ".join(f"{count} {action}" for action, count in review.counted(rows))
+    text = ", ".join(f"{count} {action}" for action, count in review.counted(rows))
     click.echo(
-        f"{tally.captions} captions, {len(rows)} names: {said}. Edit {output}, then: anytag vocabulary build",
+        f"{tally.captions} captions, {len(rows)} names: {text}. Edit {output}, then: anytag vocabulary build",
         err=True,
     )
 
@@ -134,7 +134,7 @@ def _photos(corpus: Sequence[str], limit: int | None, *, again: bool = False) ->
     """Captions of one photo after the other; bad rows are told the first time."""
     from anytag.data import formats
 
-    on_error = (lambda _: None) if again else _told
+    on_error = (lambda _: None) if again else _echo_error
 
     def stream() -> Iterator[Sequence[str]]:
         for path in corpus:
@@ -146,7 +146,7 @@ def _photos(corpus: Sequence[str], limit: int | None, *, again: bool = False) ->
     return islice(stream(), limit)
 
 
-def _told(message: str) -> None:
+def _echo_error(message: str) -> None:
     click.echo(message, err=True)
 
 

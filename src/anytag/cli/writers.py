@@ -13,27 +13,27 @@ from functools import partial
 import click
 
 from anytag.cli.journal import CSV_COLUMNS, one_line
-from anytag.results import Tags, TagScore
+from anytag.results import TagResult, TagScore
 
-Format = Callable[[Tags], str]
+Format = Callable[[TagResult], str]
 """One photo's result -> whole lines, or nothing."""
 
 BOX_COLUMNS = ("left", "top", "right", "bottom")
 
 
-def text(tags: Tags) -> str:
+def text(tags: TagResult) -> str:
     """`path<TAB>dog 0.97, grass 0.83`; a photo that failed has no line, its error is on stderr."""
     if tags.error:
         return ""
     return f"{one_line(tags.path or '')}\t{', '.join(map(_scored, tags.tags))}\n"
 
 
-def jsonl(tags: Tags) -> str:
+def jsonl(tags: TagResult) -> str:
     """`Tags.to_dict()` as one line of JSON."""
     return json.dumps(tags.to_dict(), ensure_ascii=False) + "\n"
 
 
-def csv_rows(tags: Tags, *, boxes: bool = False) -> str:
+def csv_rows(tags: TagResult, *, boxes: bool = False) -> str:
     """A row a tag, on request with its box; a photo without tags, and one that failed, has one row."""
     photo = (tags.path, tags.width, tags.height, tags.model)
     failure = (tags.error.type, tags.error.message) if tags.error else ("", "")
@@ -45,7 +45,7 @@ def csv_rows(tags: Tags, *, boxes: bool = False) -> str:
     return _csv(rows or [(*photo, "", "", "", "", *failure, *none)])
 
 
-def terminal(tags: Tags) -> str:
+def terminal(tags: TagResult) -> str:
     """For eyes: the path, and below it the tags, coloured by score and wrapped at the terminal's width."""
     if tags.error:
         return ""

@@ -44,8 +44,12 @@ def description(answer: str, question: str) -> str:
             text = text[1:-1].strip()
     if _MARKUP.search(text) or _CHAT.search(text):
         return ""
-    said, asked = _letters(text), _letters(question)
-    if len(said) < 3 or text.endswith("?") or (asked and said.startswith(asked)):
+    text_letters, question_letters = _letters(text), _letters(question)
+    if (
+        len(text_letters) < 3
+        or text.endswith("?")
+        or (question_letters and text_letters.startswith(question_letters))
+    ):
         return ""
     return text
 

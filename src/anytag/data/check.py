@@ -60,12 +60,12 @@ class Look:
 def look(row: Row, root: str) -> Look:
     """Reads one photo; never fails."""
     try:
-        picture = load(photo_source(root, row.image), near=_SIDE).picture
+        picture = load(photo_source(root, row.image), min_side=_SIDE).picture
         return Look(row, difference_hash(picture))
     except AnytagError as error:
         path = join(root, row.image)
-        gone = not is_url(path) and not exists(path)
-        problem: Problem = "missing" if gone else "unreadable"
+        missing = not is_url(path) and not exists(path)
+        problem: Problem = "missing" if missing else "unreadable"
         return Look(row, np.zeros(HASH_BYTES, np.uint8), Finding(row.image, problem, str(error)))
 
 
@@ -121,22 +121,22 @@ def check(rows: Iterable[Row], root: str, *, bits: int = NEAR_BITS, workers: int
         bits: hashes that differ in so many bits are copies; -1 looks for none.
         workers: threads.
     """
-    found: list[Finding | None] = []
+    per_photo: list[Finding | None] = []
     names: list[str] = []
     splits: list[str] = []
     hashes: list[Bytes] = []
-    for seen in look_at_all(rows, root, workers=workers):
-        names.append(seen.row.image)
-        splits.append(seen.row.split)
-        hashes.append(seen.hash)
-        found.append(seen.finding)
-    readable = np.array([number for number, finding in enumerate(found) if finding is None], np.int64)
+    for look in look_at_all(rows, root, workers=workers):
+        names.append(look.row.image)
+        splits.append(look.row.split)
+        hashes.append(look.hash)
+        per_photo.append(look.finding)
+    readable = np.array([number for number, finding in enumerate(per_photo) if finding is None], np.int64)
     if bits >= 0 and len(readable):
         first = groups(np.stack(hashes)[readable], bits=bits)
-        for copy, kept in _copies(readable, first, splits):
-            found[copy] = Finding(names[copy], "duplicate", names[kept])
-    findings = tuple(finding for finding in found if finding is not None)
-    return Report(len(found), findings, tuple(finding is None for finding in found))
+        for copy, original in _copies(readable, first, splits):
+            per_photo[copy] = Finding(names[copy], "duplicate", names[original])
+    findings = tuple(finding for finding in per_photo if finding is not None)
+    return Report(len(per_photo), findings, tuple(finding is None for finding in per_photo))
 
 
 def _copies(readable: Ints, first: Ints, splits: Sequence[str]) -> Iterator[tuple[int, int]]:
@@ -145,8 +145,8 @@ def _copies(readable: Ints, first: Ints, splits: Sequence[str]) -> Iterator[tupl
     for number, leader in zip(readable.tolist(), first.tolist(), strict=True):
         members.setdefault(leader, []).append(number)
     for group in members.values():
-        kept = min(group, key=lambda number: (_rank(splits[number]), number))
-        yield from ((number, kept) for number in group if number != kept)
+        original = min(group, key=lambda number: (_rank(splits[number]), number))
+        yield from ((number, original) for number in group if number != original)
 
 
 def _rank(split: str) -> int:
@@ -187,17 +187,17 @@ def split(
         bits: as for `check`.
         workers: threads.
     """
-    seen = list(look_at_all(rows, root, workers=workers))
-    keys = [one.hash.tobytes() if one.finding is None else one.row.image.encode() for one in seen]
-    readable = np.array([number for number, one in enumerate(seen) if one.finding is None], np.int64)
+    looks = list(look_at_all(rows, root, workers=workers))
+    keys = [one.hash.tobytes() if one.finding is None else one.row.image.encode() for one in looks]
+    readable = np.array([number for number, one in enumerate(looks) if one.finding is None], np.int64)
     if len(readable):
-        first = groups(np.stack([seen[number].hash for number in readable]), bits=bits)
+        first = groups(np.stack([looks[number].hash for number in readable]), bits=bits)
         lowest: dict[int, bytes] = {}
         for number, leader in zip(readable, first, strict=True):
             lowest[leader] = min(keys[number], lowest.get(leader, keys[number]))
         for number, leader in zip(readable, first, strict=True):
             keys[number] = lowest[leader]
-    return (replace(one.row, split=_part(key, parts)) for one, key in zip(seen, keys, strict=True))
+    return (replace(one.row, split=_part(key, parts)) for one, key in zip(looks, keys, strict=True))
 
 
 def _part(key: bytes, parts: Mapping[str, float]) -> str:

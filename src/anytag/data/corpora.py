@@ -42,9 +42,9 @@ def read_coco_captions(
 ) -> Iterator[Row]:
     """Rows of COCO's captions_*.json: one a photo that has captions or not."""
     captions: dict[Any, list[str]] = {}
-    for said in items(path, "annotations.item"):
-        if _has(said, {"image_id": int | str, "caption": str}, "annotation", path, on_error):
-            captions.setdefault(said["image_id"], []).append(" ".join(said["caption"].split()))
+    for annotation in items(path, "annotations.item"):
+        if _has(annotation, {"image_id": int | str, "caption": str}, "annotation", path, on_error):
+            captions.setdefault(annotation["image_id"], []).append(" ".join(annotation["caption"].split()))
     for image in _images(path, captions, on_error):
         yield Row(image["file_name"], source, split, captions=tuple(captions.pop(image["id"], ())))
 
@@ -54,45 +54,46 @@ def read_coco_instances(
 ) -> Iterator[Row]:
     """Rows of COCO's instances_*.json: the categories of a photo's objects; all others are absent."""
     kinds: dict[str, Any] = {"id": int | str, "name": str}
-    given = items(path, "categories.item")
-    names = {one["id"]: one["name"] for one in given if _has(one, kinds, "category", path, on_error)}
-    seen: dict[Any, set[Any]] = {}
+    categories = items(path, "categories.item")
+    names = {one["id"]: one["name"] for one in categories if _has(one, kinds, "category", path, on_error)}
+    present_ids: dict[Any, set[Any]] = {}
     for thing in items(path, "annotations.item"):
         if _has(thing, {"image_id": int | str, "category_id": int | str}, "annotation", path, on_error):
             if thing["category_id"] not in names:
                 tell(f"{path}: no category has the id {thing['category_id']!r} of an annotation", on_error)
                 continue
-            seen.setdefault(thing["image_id"], set()).add(thing["category_id"])
-    for image in _images(path, seen, on_error):
-        there = seen.pop(image["id"], set())
+            present_ids.setdefault(thing["image_id"], set()).add(thing["category_id"])
+    for image in _images(path, present_ids, on_error):
+        there = present_ids.pop(image["id"], set())
         tags, absent = (
-            tuple(name for key, name in names.items() if (key in there) == wanted) for wanted in (True, False)
+            tuple(name for key, name in names.items() if (key in there) == present)
+            for present in (True, False)
         )
         yield Row(image["file_name"], source, split, tags=tags, absent=absent)
 
 
-def _images(path: str, said: Mapping[Any, Any], on_error: OnError | None) -> Iterator[Any]:
+def _images(path: str, entry: Mapping[Any, Any], on_error: OnError | None) -> Iterator[Any]:
     """The images of a COCO file, each once; tells of what is said of images that are not there.
 
-    Whoever takes an image takes what is said of it out of `said`.
+    Whoever takes an image takes what is said of it out of `entry`.
 
     Raises:
         AnytagError: there are none.
     """
-    known: set[Any] = set()
+    ids: set[Any] = set()
     for image in items(path, "images.item"):
         if not _has(image, {"id": int | str, "file_name": str}, "image", path, on_error):
             continue
-        if image["id"] in known:
+        if image["id"] in ids:
             tell(f"{path}: two images have the id {image['id']!r}; the first counts", on_error)
             continue
-        known.add(image["id"])
+        ids.add(image["id"])
         yield image
-    if not known:
+    if not ids:
         raise AnytagError(
             f'{path} holds no images; expected the lists "images" and "annotations", as COCO has'
         )
-    for number in said:
+    for number in entry:
         tell(f"{path}: no image has the id {number!r} that an annotation names", on_error)
 
 
@@ -109,14 +110,14 @@ def write_coco_captions(path: str, rows: Iterable[Row]) -> None:
     with open_write(path) as file:
         text = io.TextIOWrapper(file, encoding="utf-8")
         text.write('{"images": [')
-        said: list[str] = []
+        lines: list[str] = []
         for number, row in enumerate(rows):
             text.write(",\n" if number else "\n")
             json.dump({"id": number, "file_name": row.image}, text, ensure_ascii=False)
             for caption in row.captions:
-                one = {"id": len(said), "image_id": number, "caption": caption}
-                said.append(json.dumps(one, ensure_ascii=False))
-        text.write('],\n"annotations": [\n' + ",\n".join(said) + "]}\n")
+                one = {"id": len(lines), "image_id": number, "caption": caption}
+                lines.append(json.dumps(one, ensure_ascii=False))
+        text.write('],\n"annotations": [\n' + ",\n".join(lines) + "]}\n")
         text.detach()
 
 
@@ -157,9 +158,11 @@ def _annotation(item: Mapping[str, Any], tag_list: Sequence[str], row: Row) -> R
     if wrong := [key for key in (*parsed, *union) if not 0 <= key < len(tag_list)]:
         raise ValueError(f"tag {wrong[0]} of a list of {len(tag_list)}")
     keys = sorted(dict.fromkeys(union), key=lambda key: (key not in parsed, key if key in parsed else 0))
-    said: list[tuple[str, Origin]] = [(tag_list[key], "text" if key in parsed else "model") for key in keys]
+    origins_by_tag: list[tuple[str, Origin]] = [
+        (tag_list[key], "text" if key in parsed else "model") for key in keys
+    ]
     names = tuple(tuple(tag_list[key] for key in keys) for keys in each)
-    return replace(row, captions=tuple(captions), parsed=names).saying(said)
+    return replace(row, captions=tuple(captions), parsed=names).with_origins(origins_by_tag)
 
 
 def write_published(path: str, rows: Iterable[Row], *, tag_list: Sequence[str]) -> None:
@@ -175,7 +178,7 @@ def write_published(path: str, rows: Iterable[Row], *, tag_list: Sequence[str]) 
         for count, row in enumerate(rows):
             if unknown := [name for name in row.tags if name not in number]:
                 raise AnytagError(f"{row.image}: {unknown[0]!r} is not in the tag list")
-            text = [name for name, origin in row.said if origin == "text"]
+            text = [name for name, origin in row.origins_by_tag if origin == "text"]
             item = {
                 "image_path": row.image,
                 "caption": list(row.captions),

@@ -48,12 +48,12 @@ def from_published(rows: Iterable[Mapping[str, Sequence[str]]]) -> dict[str, lis
     Raises:
         VocabularyError: an entry is of another form.
     """
-    found: dict[str, list[str]] = {}
+    texts_by_tag: dict[str, list[str]] = {}
     for number, row in enumerate(rows, 1):
         if not isinstance(row, Mapping):
             raise VocabularyError(f"entry {number}: got {row!r}, expected {{tag: [descriptions]}}")
         for tag, texts in row.items():
             if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
                 raise VocabularyError(f"entry {number}: {tag!r} has {texts!r}, expected a list of texts")
-            found[tag] = list(texts)
-    return found
+            texts_by_tag[tag] = list(texts)
+    return texts_by_tag

@@ -191,6 +191,6 @@ def _check_parts(cells: Sequence[str], role: str, path: str) -> None:
     for mark in ("|", ","):
         if found := next((cell for cell in cells if mark in cell), None):
             raise AnytagError(
-                f"{path}: {found[:80]!r} holds {mark!r}, but {role} are parted by ';' (dog;beach); "
+                f"{path}: {found[:80]!r} holds {mark!r}, but {role} are separated by ';' (dog;beach); "
                 "write them so, or names that hold it into a .jsonl"
             )

@@ -21,12 +21,12 @@ def difference_hash(picture: Image.Image) -> Bytes:
     return np.packbits(grey[:, 1:] > grey[:, :-1])
 
 
-def near(hashes: Bytes, kept: Bytes, *, bits: int = NEAR_BITS) -> Bools:
-    """Whether each of `hashes` N×32 is within `bits` of one of `kept` M×32: N."""
-    found = np.zeros(len(hashes), bool)
-    for at, close in _close(hashes, kept, bits):
-        found[at : at + len(close)] = close.any(1)
-    return found
+def near(hashes: Bytes, originals: Bytes, *, bits: int = NEAR_BITS) -> Bools:
+    """Whether each of `hashes` N×32 is within `bits` of one of `originals` M×32: N."""
+    is_near = np.zeros(len(hashes), bool)
+    for at, close in _close(hashes, originals, bits):
+        is_near[at : at + len(close)] = close.any(1)
+    return is_near
 
 
 def groups(hashes: Bytes, *, bits: int = NEAR_BITS) -> Ints:
@@ -41,11 +41,11 @@ def groups(hashes: Bytes, *, bits: int = NEAR_BITS) -> Ints:
     return np.array([_first(first, number) for number in range(len(first))], np.int64)
 
 
-def _close(hashes: Bytes, kept: Bytes, bits: int) -> Iterator[tuple[int, Bools]]:
-    """Where a block of `hashes` begins, and which of `kept` each of the block is near: B×M."""
-    if not len(kept):
+def _close(hashes: Bytes, originals: Bytes, bits: int) -> Iterator[tuple[int, Bools]]:
+    """Where a block of `hashes` begins, and which of `originals` each of the block is near: B×M."""
+    if not len(originals):
         return
-    signs, others = (np.unpackbits(one, axis=1).astype(np.float32) * 2 - 1 for one in (hashes, kept))
+    signs, others = (np.unpackbits(one, axis=1).astype(np.float32) * 2 - 1 for one in (hashes, originals))
     # Of 256 signs, a product of 256 - 2·d tells that d of them differ.
     limit = 8 * HASH_BYTES - 2 * bits
     for at in range(0, len(signs), _BLOCK):

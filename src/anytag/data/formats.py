@@ -73,7 +73,7 @@ FORMATS: dict[str, Format] = {
         is_kind=lambda head: head.startswith(b"PAR1"),
     ),
     "csv": Format(
-        "a table of image and tags parted by ';'",
+        "a table of image and tags separated by ';'",
         tables.read_csv,
         tables.write_csv,
         suffixes=(".csv", ".tsv"),
@@ -125,10 +125,10 @@ def read(
         MissingExtraError: a package that the format needs is not installed.
     """
     name = format or recognise(path)
-    known = _known(name)
-    if known.tag_list and not tag_list:
+    format_ = _known(name)
+    if format_.tag_list and not tag_list:
         raise AnytagError(f"{path}: {name} has ids for tags; give the tag list that they number")
-    reader = partial(corpora.read_published, tag_list=tag_list) if known.tag_list else known.read
+    reader = partial(corpora.read_published, tag_list=tag_list) if format_.tag_list else format_.read
     source = PurePosixPath(path).stem if source is None else source
     for row in reader(path, source=source, split=split, on_error=on_error):
         yield row if images is None else replace(row, image=join(images, row.image))
@@ -162,9 +162,9 @@ def write(path: str, rows: Iterable[Row], *, format: str | None = None, tag_list
     Raises:
         AnytagError: the format is not written, or cannot hold a row.
     """
-    known = _to_write(path, format)
+    format_ = _to_write(path, format)
     refuse_photo_name(path)
-    writer = partial(corpora.write_published, tag_list=tag_list) if known.tag_list else known.write
+    writer = partial(corpora.write_published, tag_list=tag_list) if format_.tag_list else format_.write
     assert writer is not None
     writer(path, rows)
 
@@ -180,8 +180,8 @@ def check_output(path: str, inputs: Iterable[str] = (), *, format: str | None = 
         AnytagError: the format is not written.
         OutputError: `path` is an input, a photo, or something else than rows.
     """
-    known = _to_write(path, format)
-    refuse_output(path, inputs, known.is_kind, f"{known.says}, as is to be written")
+    format_ = _to_write(path, format)
+    refuse_output(path, inputs, format_.is_kind, f"{format_.says}, as is to be written")
 
 
 def moved(rows: Iterable[Row], root: str, to: str) -> Iterator[Row]:
@@ -200,8 +200,8 @@ def recognise(path: str) -> str:
     Raises:
         AnytagError: it is not there, or of no known format.
     """
-    if found := _by_suffix(path):
-        return found
+    if format_name := _by_suffix(path):
+        return format_name
     if not exists(path):
         raise AnytagError(f"{path}: no such file or folder")
     if is_folder(path):
@@ -214,7 +214,7 @@ def recognise(path: str) -> str:
 
 def _by_suffix(path: str) -> str | None:
     suffix = PurePosixPath(path).suffix.lower()
-    return next((name for name, known in FORMATS.items() if suffix in known.suffixes), None)
+    return next((name for name, format_ in FORMATS.items() if suffix in format_.suffixes), None)
 
 
 def _kind_of_json(path: str) -> str:
@@ -241,4 +241,4 @@ def _to_write(path: str, format: str | None) -> Format:
 
 
 def _written() -> list[str]:
-    return [name for name, known in FORMATS.items() if known.write]
+    return [name for name, format_ in FORMATS.items() if format_.write]

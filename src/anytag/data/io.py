@@ -172,8 +172,8 @@ def fingerprint(path: str) -> str:
     """
     with _readable(path):
         if not is_url(path):
-            found = Path(path).stat()
-            return f"{Path(path).resolve()} {found.st_size} {found.st_mtime_ns}"
+            stat = Path(path).stat()
+            return f"{Path(path).resolve()} {stat.st_size} {stat.st_mtime_ns}"
         system, inner = _system(path)
         info: dict[str, Any] = system.info(inner)
     return f"{path} {_stamp(info)}"
@@ -253,8 +253,8 @@ def listing(folder: str) -> Iterator[str]:
     if is_url(folder):
         system, inner = _system(folder)
         start = inner.rstrip("/") + "/"
-        found = sorted(path.removeprefix(start) for path in system.find(inner))
-        yield from (path for path in found if not any(part.startswith(".") for part in path.split("/")))
+        paths = sorted(path.removeprefix(start) for path in system.find(inner))
+        yield from (path for path in paths if not any(part.startswith(".") for part in path.split("/")))
         return
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -285,11 +285,11 @@ def rebased(image: str, root: str, to: str) -> str:
     inside, mark, outer = image.rpartition("::")
     if mark:
         return f"{inside}::{rebased(outer, root, to)}"
-    found = join(root, image)
-    if is_url(found) or Path(image).is_absolute():
-        return found
+    path = join(root, image)
+    if is_url(path) or Path(image).is_absolute():
+        return path
     if is_url(to):
-        return Path(found).absolute().as_posix()
+        return Path(path).absolute().as_posix()
     base, end = _real(root), _real(to)
     if Path(base).drive != Path(end).drive:  # of Windows: no way leads from one to the other
         return Path(base, image).as_posix()

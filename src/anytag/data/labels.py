@@ -46,8 +46,8 @@ class Labeler:
         *first, last = name.lower().split(" ")
         singular = " ".join([*first, default_lexicon().inflection.singular(last)])
         forms = (name.lower(), singular, default_lexicon().canonical(singular, "object"))
-        found = (self.named.get((form, kind)) for form in forms for kind in _KINDS)
-        return next((key for key in found if key), None)
+        names = (self.named.get((form, kind)) for form in forms for kind in _KINDS)
+        return next((key for key in names if key), None)
 
     def _columns(self, ids: set[str | None]) -> set[int]:
         columns = {self.index[key] for key in ids if key is not None}
@@ -68,8 +68,8 @@ class Labeler:
     def of_captions(self, row: Row) -> tuple[tuple[int, ...], ...]:
         """Columns of each caption, sorted: what the data says of it, as it is, or what the parser finds."""
         if row.parsed:
-            gone = {name for name, _ in row.cleaned}
-            return tuple(tuple(sorted(self._exact(set(names) - gone))) for names in row.parsed)
+            removed_names = {name for name, _ in row.cleaned}
+            return tuple(tuple(sorted(self._exact(set(names) - removed_names))) for names in row.parsed)
         return tuple(tuple(sorted(self.caption(caption))) for caption in row.captions)
 
     def of_photo(self, row: Row, parsed: Sequence[Sequence[int]]) -> tuple[int, ...]:
@@ -81,8 +81,8 @@ class Labeler:
 
     def _exact(self, names: Iterable[str]) -> set[int]:
         """Columns of ids or names, without what is broader."""
-        found = (name if name in self.index else self.label(name) for name in names)
-        return {self.index[key] for key in found if key is not None}
+        resolved = (name if name in self.index else self.label(name) for name in names)
+        return {self.index[key] for key in resolved if key is not None}
 
     def captions(self, captions: Sequence[str]) -> set[int]:
         """Columns of what any of the captions says."""

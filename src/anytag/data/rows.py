@@ -59,39 +59,41 @@ class Row:
     parsed: tuple[tuple[str, ...], ...] = ()
 
     @property
-    def said(self) -> tuple[tuple[str, Origin], ...]:
+    def origins_by_tag(self) -> tuple[tuple[str, Origin], ...]:
         """Each tag with its origin."""
         people: Origin = "label"
         return tuple(zip(self.tags, self.origins or (people,) * len(self.tags), strict=True))
 
-    def saying(self, said: Iterable[tuple[str, Origin]]) -> Row:
+    def with_origins(self, pairs: Iterable[tuple[str, Origin]]) -> Row:
         """The same row with these tags; of a tag that is said twice, the first counts."""
         first: dict[str, Origin] = {}
-        for name, origin in said:
+        for name, origin in pairs:
             first.setdefault(name, origin)
         origins = tuple(first.values())
         return replace(self, tags=tuple(first), origins=origins if set(origins) - {"label"} else ())
 
     def adding(self, names: Iterable[str], origin: Origin) -> Row:
         """The row with more tags, but for those it has, says are absent, or lost to cleaning."""
-        known = {*self.absent, *(name for name, _ in self.cleaned)}
-        return self.saying([*self.said, *((name, origin) for name in names if name not in known)])
+        contradicted = {*self.absent, *(name for name, _ in self.cleaned)}
+        return self.with_origins(
+            [*self.origins_by_tag, *((name, origin) for name in names if name not in contradicted)]
+        )
 
     def cleaning(self, names: Iterable[str]) -> Row:
-        """The row without these tags, which it remembers."""
-        gone = set(names)
-        kept = self.saying(pair for pair in self.said if pair[0] not in gone)
-        dropped = tuple(pair for pair in self.said if pair[0] in gone)
-        return replace(kept, cleaned=(*self.cleaned, *dropped))
+        """The row without these tags, which it records as removed."""
+        removed_names = set(names)
+        row = self.with_origins(pair for pair in self.origins_by_tag if pair[0] not in removed_names)
+        dropped = tuple(pair for pair in self.origins_by_tag if pair[0] in removed_names)
+        return replace(row, cleaned=(*self.cleaned, *dropped))
 
     def without(self, step: Step) -> Row:
         """The row as if one step of the data engine had not been taken."""
         if step == "clean":
-            return replace(self.saying([*self.said, *self.cleaned]), cleaned=())
+            return replace(self.with_origins([*self.origins_by_tag, *self.cleaned]), cleaned=())
         origin = _MADE_BY[step]
-        kept = self.saying(pair for pair in self.said if pair[1] != origin)
+        row = self.with_origins(pair for pair in self.origins_by_tag if pair[1] != origin)
         cleaned = tuple(pair for pair in self.cleaned if pair[1] != origin)
-        return replace(kept, cleaned=cleaned, parsed=() if step == "parse" else self.parsed)
+        return replace(row, cleaned=cleaned, parsed=() if step == "parse" else self.parsed)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists for JSON; `origins`, `cleaned` and `parsed` only where there are some."""
@@ -112,30 +114,30 @@ def split_of(name: str) -> str:
     if name in ("train", "val", "dev", "test", ""):  # quickly: it is asked of every row
         return name
     key = name.strip().lower()
-    found = SPLITS.get(key) or SPLITS.get(key.rstrip("0123456789").rstrip("-_ "))
-    if key and found is None:
+    split = SPLITS.get(key) or SPLITS.get(key.rstrip("0123456789").rstrip("-_ "))
+    if key and split is None:
         raise ValueError(f"split {name!r} is unknown; expected train, val, dev or test")
-    return found or ""
+    return split or ""
 
 
-def row_of(given: object, *, source: str | None = None, split: str | None = None) -> Row:
+def row_of(raw: object, *, source: str | None = None, split: str | None = None) -> Row:
     """A row from plain values, such as a JSON object.
 
     Args:
-        given: the fields of `Row`; "caption" may stand for one caption.
+        raw: the fields of `Row`; "caption" may stand for one caption.
         source, split: of a row that does not name its own.
 
     Raises:
         ValueError: not a row; says why. A split by an unknown name would be taught from.
     """
-    if not isinstance(given, Mapping):
-        raise ValueError(f"expected an object, got {type(given).__name__}")
-    values = {key: value for key, value in given.items() if value is not None}
+    if not isinstance(raw, Mapping):
+        raise ValueError(f"expected an object, got {type(raw).__name__}")
+    values = {key: value for key, value in raw.items() if value is not None}
     if "caption" in values:
         values["captions"] = [values.pop("caption")]
-    known = {one.name for one in fields(Row)}
-    if unknown := sorted(map(str, set(values) - known)):
-        raise ValueError(f"unknown field {unknown[0]!r}; known are {', '.join(sorted(known))}")
+    field_names = {one.name for one in fields(Row)}
+    if unknown := sorted(map(str, set(values) - field_names)):
+        raise ValueError(f"unknown field {unknown[0]!r}; known are {', '.join(sorted(field_names))}")
     given_texts = {key: _text(values, key) for key in ("image", "source", "split") if key in values}
     texts = {"source": source, "split": split, **given_texts}
     if missing := [key for key in ("image", "source", "split") if texts.get(key) is None]:
@@ -162,10 +164,12 @@ def _tidy(lists: dict[str, tuple[str, ...]]) -> None:
     absent = [" ".join(text.split()) for text in lists["absent"]]
     lists["absent"] = tuple(dict.fromkeys(filter(None, absent)))
     names = [" ".join(text.split()) for text in lists["tags"]]
-    said = dict(zip(reversed(names), reversed(lists["origins"] or names), strict=True))  # of two, the first
+    origin_of = dict(
+        zip(reversed(names), reversed(lists["origins"] or names), strict=True)
+    )  # of two, the first
     tags = [name for name in dict.fromkeys(names) if name]
     if lists["origins"]:
-        lists["origins"] = tuple([said[name] for name in tags])
+        lists["origins"] = tuple([origin_of[name] for name in tags])
     lists["tags"] = tuple(tags)
 
 

@@ -56,10 +56,10 @@ def shards_of(path: str) -> list[str]:
     """
     if not is_folder(path):
         return [path]
-    found = [name for name in listing(path) if name.endswith(f".{_SUFFIX}")]
-    if not found:
+    shards = [name for name in listing(path) if name.endswith(f".{_SUFFIX}")]
+    if not shards:
         raise AnytagError(f"{path}: no .tar files in this folder")
-    return [join(path, name) for name in found]
+    return [join(path, name) for name in shards]
 
 
 def read_samples(path: str) -> Iterator[Sample]:
@@ -122,14 +122,18 @@ def read_photos(
 
 def _row(members: dict[str, bytes], *, source: str, split: str) -> Row:
     """What a sample's other members say; fields of its JSON that are not a row's are not read."""
-    said = json.loads(members.get("json", b"{}"))
-    known = {key: said[key] for key in (*Row.__slots__, "caption") if isinstance(said, dict) and key in said}
-    known["image"] = "in the shard"  # whoever reads the sample says where
-    if "txt" in members and not {"captions", "caption"} & set(known):
-        known["caption"] = members["txt"].decode().strip()
-    if "cls" in members and "tags" not in known:
-        known["tags"] = [members["cls"].decode().strip()]
-    return row_of(known, source=source, split=split)
+    metadata = json.loads(members.get("json", b"{}"))
+    fields_present = {
+        key: metadata[key]
+        for key in (*Row.__slots__, "caption")
+        if isinstance(metadata, dict) and key in metadata
+    }
+    fields_present["image"] = "in the shard"  # whoever reads the sample says where
+    if "txt" in members and not {"captions", "caption"} & set(fields_present):
+        fields_present["caption"] = members["txt"].decode().strip()
+    if "cls" in members and "tags" not in fields_present:
+        fields_present["tags"] = [members["cls"].decode().strip()]
+    return row_of(fields_present, source=source, split=split)
 
 
 def write_shards(
@@ -172,8 +176,8 @@ def _readable(rows: Iterable[Row], root: str, on_error: OnError | None) -> Itera
 def _add(tar: tarfile.TarFile, at: int, row: Row, photo: bytes) -> None:
     inside = row.image.partition("::")[0]
     extension = inside.rpartition(".")[2].lower()
-    said = json.dumps(row.to_dict(), ensure_ascii=False).encode()
-    for name, body in ((extension if f".{extension}" in SUFFIXES else "jpg", photo), ("json", said)):
+    metadata = json.dumps(row.to_dict(), ensure_ascii=False).encode()
+    for name, body in ((extension if f".{extension}" in SUFFIXES else "jpg", photo), ("json", metadata)):
         member = tarfile.TarInfo(f"{at:06d}.{name}")
         member.size = len(body)
         tar.addfile(member, io.BytesIO(body))

@@ -49,7 +49,7 @@ class Summary:
         self.sources[row.source] += 1
         self.splits[row.split] += 1
         self.tags.update(row.tags)
-        self.origins.update(origin for _, origin in row.said)
+        self.origins.update(origin for _, origin in row.origins_by_tag)
         if row.cleaned:
             self.origins["cleaned"] += len(row.cleaned)
         self.captions += len(row.captions)
@@ -60,7 +60,7 @@ class Summary:
     def open(self, row: Row, root: str) -> None:
         """Measures one photo."""
         try:
-            photo = load(photo_source(root, row.image), near=1)
+            photo = load(photo_source(root, row.image), min_side=1)
             self.sizes.append((photo.width, photo.height))
         except AnytagError:
             self.unread += 1

@@ -36,9 +36,9 @@ def write_jsonl(path: str, rows: Iterable[Row]) -> None:
 
 
 def read_csv(path: str, *, source: str, split: str, on_error: OnError | None = None) -> Iterator[Row]:
-    """Rows of a table: image, then tags parted by ';'.
+    """Rows of a table: image, then tags separated by ';'.
 
-    The first line may name the columns, as `dialect.ROLES` has them: image, tags, captions (parted by '|'),
+    The first line may name the columns, see `dialect.ROLES`: image, tags, captions (separated by '|'),
     absent, split, source. Commas, tabs or semicolons part them, and the text is UTF-8 or UTF-16.
 
     Raises:
@@ -71,7 +71,7 @@ def _csv_row(
     if extra or cell.pop("", "") or not cell.get("image"):
         expected = f"{where}: {len(cells)} cells, expected {len(names)}, the photo's path among them"
         mark = repr(dialect.delimiter)
-        tell(f"{expected}; tags are parted by ';', and a cell that holds {mark} needs quotes", on_error)
+        tell(f"{expected}; tags are separated by ';', and a cell that holds {mark} needs quotes", on_error)
         return
     parts = {key: _parts(cell.get(key, ""), mark) for key, mark in MARKS.items()}
     texts = {key: cell[key] for key in ("image", "source", "split") if cell.get(key)}

@@ -1,4 +1,4 @@
-"""Who is measured: anything that scores names for photos."""
+"""Model adapters: anything that scores names for photos."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from anytag.errors import AnytagError
 from anytag.evaluation.tasks import TagTask
 from anytag.images import load
 from anytag.progress import SILENT, Reporter, watched
-from anytag.queries.build import OWN_THRESHOLD
+from anytag.queries.build import CUSTOM_THRESHOLD
 from anytag.runtime.base import Device
 from anytag.tagger import Tagger
-from anytag.vocabulary import Asked, Tag
+from anytag.vocabulary import CustomTag, Tag
 
 T = TypeVar("T")
 
 PromptSet = Literal["one", "ensemble"]
 ZERO_SHOT = ("open_clip", "transformers")
-RIVALS = (*ZERO_SHOT, "imagenet")
+BASELINES = (*ZERO_SHOT, "imagenet")
 
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What a contestant says of N photos and K tags.
+    """What a model says of N photos and K tags.
 
     Attributes:
         scores: float32 N×K; the rows of photos that cannot be read have no meaning.
         failed: why, by the photo's number.
-        thresholds: K, from which a tag is given; None for a contestant that only ranks.
+        thresholds: K, from which a tag is given; None for a model that only ranks.
         trained: for each tag, whether it was asked with a trained query; None where that means nothing.
     """
 
@@ -49,8 +49,8 @@ class Answers:
         return self.thresholds is not None
 
 
-class Contestant(Protocol):
-    """Something to measure; it may say in `trained_on` what it has learned from."""
+class ModelAdapter(Protocol):
+    """A model that can be evaluated; `trained_on` may name its training data."""
 
     @property
     def name(self) -> str: ...
@@ -58,8 +58,8 @@ class Contestant(Protocol):
     def answer(self, task: TagTask, *, report: Reporter = SILENT) -> Answers: ...
 
 
-class TaggerContestant:
-    """A model of ours, asked as users ask it."""
+class TaggerAdapter:
+    """A model of anytag, used as users use it."""
 
     def __init__(self, tagger: Tagger, *, name: str | None = None) -> None:
         self.tagger = tagger
@@ -68,13 +68,19 @@ class TaggerContestant:
 
     def answer(self, task: TagTask, *, report: Reporter = SILENT) -> Answers:
         """Tags of a vocabulary are found by id, then by name; others are asked by their words."""
-        known = [self._known(task, column) for column in range(len(task.tags))]
-        by_id = task.ids is not None and all(known)
-        keys = [tag.id for tag in known if tag] if by_id else [asked.name for asked in task.tags]
+        trained_tags = [self._known(task, column) for column in range(len(task.tags))]
+        by_id = task.ids is not None and all(trained_tags)
+        keys = (
+            [tag.id for tag in trained_tags if tag]
+            if by_id
+            else [custom_tag.name for custom_tag in task.tags]
+        )
         columns: dict[str, list[int]] = {}
         for column, key in enumerate(keys):
             columns.setdefault(key, []).append(column)
-        tags = [Asked(tag.name) if found else tag for tag, found in zip(task.tags, known, strict=True)]
+        tags = [
+            CustomTag(tag.name) if found else tag for tag, found in zip(task.tags, trained_tags, strict=True)
+        ]
         results = self.tagger.tag_many(task.photos, None if by_id else _unique(tags), threshold=0)
         scores, failed = np.zeros(task.present.shape, np.float32), {}
         for number, found in enumerate(watched(results, report, total=len(task.photos), what=self.name)):
@@ -82,10 +88,10 @@ class TaggerContestant:
                 failed[number] = found.error.message
             for tag in found.tags:
                 scores[number, columns.get(tag.id if by_id else tag.name, [])] = tag.score
-        thresholds = np.array([tag.threshold if tag else OWN_THRESHOLD for tag in known])
+        thresholds = np.array([tag.threshold if tag else CUSTOM_THRESHOLD for tag in trained_tags])
         if self.tagger.card.strict:  # a score must be above, not at its threshold
             thresholds = np.nextafter(thresholds.astype(np.float32), np.float32(2)).astype(np.float64)
-        return Answers(scores, failed, thresholds, tuple(tag is not None for tag in known))
+        return Answers(scores, failed, thresholds, tuple(tag is not None for tag in trained_tags))
 
     def _known(self, task: TagTask, column: int) -> Tag | None:
         vocabulary = self.tagger.vocabulary
@@ -94,44 +100,42 @@ class TaggerContestant:
         return vocabulary.find(task.tags[column].name)
 
 
-def _unique(tags: Sequence[Asked]) -> list[Asked]:
+def _unique(tags: Sequence[CustomTag]) -> list[CustomTag]:
     """Each name once: a benchmark may list a name twice."""
-    return list({asked.name: asked for asked in tags}.values())
+    return list({tag.name: tag for tag in tags}.values())
 
 
-def shared(task: TagTask, contestants: Iterable[TaggerContestant]) -> list[int]:
+def shared(task: TagTask, adapters: Iterable[TaggerAdapter]) -> list[int]:
     """Columns of the tags that all these models know, so that none is judged by words it never learned."""
-    return [
-        column for column in range(len(task.tags)) if all(one._known(task, column) for one in contestants)
-    ]
+    return [column for column in range(len(task.tags)) if all(one._known(task, column) for one in adapters)]
 
 
-def read_photos(paths: Sequence[Path], *, near: int) -> tuple[list[Bytes], dict[int, str]]:
+def read_photos(paths: Sequence[Path], *, min_side: int) -> tuple[list[Bytes], dict[int, str]]:
     """Upright RGB uint8 H×W×3 of those that can be read, and why the others cannot, by number."""
     pixels, failed = [], {}
     for number, path in enumerate(paths):
         try:
-            pixels.append(load(path, near=near).pixels)
+            pixels.append(load(path, min_side=min_side).pixels)
         except AnytagError as error:
             failed[number] = str(error)
     return pixels, failed
 
 
-def contestant(spec: str | None, *, device: Device = "auto", prompts: PromptSet = "one") -> Contestant:
-    """What is written after `--rival`, or a model of ours by name or folder; None is the embedded one.
+def adapter(spec: str | None, *, device: Device = "auto", prompts: PromptSet = "one") -> ModelAdapter:
+    """What is written after `--baseline`, or a model of ours by name or folder; None is the embedded one.
 
     Args:
         spec: "open_clip:NAME@WEIGHTS", "transformers:NAME", "imagenet:BACKBONE", or a model.
-        prompts: what open_clip's and transformers' models are told of a name.
+        prompts: of open_clip's and transformers' models for a name.
 
     Raises:
         AnytagError: there is no such model; MissingExtraError where its packages are missing.
     """
     kind, _, name = (spec or "").partition(":")
-    if kind not in RIVALS:
-        return TaggerContestant(Tagger.load(spec, device=device))
+    if kind not in BASELINES:
+        return TaggerAdapter(Tagger.load(spec, device=device))
     if not name:
-        raise AnytagError(f"the rival {spec!r} lacks a name, as in {kind}:NAME")
+        raise AnytagError(f"the baseline {spec!r} lacks a name, as in {kind}:NAME")
     if kind == "imagenet":
         with needs(f"the baseline {spec}"):
             from anytag.torch.imagenet_baseline import ClassifierWithText

@@ -47,7 +47,7 @@ def find(name: str, *folders: Path, source: str = PULLED) -> Path:
     """A file of annotations, plain or .xz, in one of the folders.
 
     Args:
-        source: where it is to be had.
+        source: where to get it.
 
     Raises:
         AnytagError: it is in none of them.
@@ -99,8 +99,8 @@ def read_list(source: TagList, folder: Path) -> tuple[list[str], list[str], Bool
 
 def read_descriptions(name: str, folder: Path) -> dict[str, tuple[str, ...]]:
     """Descriptions of each tag, in the published form."""
-    found = from_published(json.loads(text_of(find(name, folder))))
-    return {tag: tuple(texts) for tag, texts in found.items()}
+    descriptions = from_published(json.loads(text_of(find(name, folder))))
+    return {tag: tuple(texts) for tag, texts in descriptions.items()}
 
 
 def coco_rows(lists: Path, images: Path) -> list[Row]:
@@ -117,14 +117,14 @@ def flickr8k_rows(lists: Path, images: Path) -> list[Row]:
     except AnytagError:
         file = find("dataset_flickr8k.json", *folders, source=FLICKR8K)
     try:
-        told = _flickr8k_lines(text_of(file), by_line=file.name.startswith("captions.jsonl"))
+        lines = _flickr8k_lines(text_of(file), by_line=file.name.startswith("captions.jsonl"))
     except (ValueError, KeyError, TypeError) as error:
         raise AnytagError(
             f"{file} is not in the form of Flickr8k's captions ({error!r}); get it again"
         ) from error
     return [
         Row(image, "flickr8k", split, captions=tuple(texts))
-        for image, split, texts in told
+        for image, split, texts in lines
         if split == "test"
     ]
 
@@ -134,8 +134,8 @@ def _flickr8k_lines(text: str, *, by_line: bool) -> list[tuple[str, str, list[st
     if by_line:
         lines = [json.loads(line) for line in text.splitlines() if line]
         return [(f"{one['id']}.jpg", one["split"], one["captions"]) for one in lines]
-    found = json.loads(text)["images"]
-    return [(one["filename"], one["split"], [s["raw"] for s in one["sentences"]]) for one in found]
+    images = json.loads(text)["images"]
+    return [(one["filename"], one["split"], [s["raw"] for s in one["sentences"]]) for one in images]
 
 
 def _beside(lists: Path, images: Path) -> Sequence[Path]:

@@ -19,7 +19,7 @@ from anytag.progress import SILENT, Reporter, watched
 from anytag.text_encoders.prompts import TEMPLATES, article, ensemble, spoken, template_prompts, unit
 
 BATCH = 16
-NEAR = 384  # photos are decoded no smaller than this, so that the rival's own resizing decides
+NEAR = 384  # photos are decoded no smaller than this, so that the baseline's own resizing decides
 
 
 class Encoder(Protocol):
@@ -73,8 +73,8 @@ class ZeroShot:
         """The same of unit vectors M×D."""
         scores, failed = np.zeros((len(photos), len(vectors)), np.float32), {}
         for numbers in batches(watched(range(len(photos)), report, total=len(photos), what=self.name), BATCH):
-            pixels, why = read_photos([photos[number] for number in numbers], near=NEAR)
-            failed.update({numbers[place]: said for place, said in why.items()})
+            pixels, why = read_photos([photos[number] for number in numbers], min_side=NEAR)
+            failed.update({numbers[place]: reason for place, reason in why.items()})
             good = [number for place, number in enumerate(numbers) if place not in why]
             if good:
                 scores[good] = unit(self.encoder.photos(pixels)) @ vectors.T
@@ -91,7 +91,7 @@ def prompt(name: str) -> str:
 
 
 def zero_shot(kind: str, name: str, *, prompts: PromptSet = "one") -> ZeroShot:
-    """A rival.
+    """A baseline.
 
     Args:
         kind: "open_clip" or "transformers".
@@ -117,7 +117,7 @@ def _library(kind: str) -> Any:
     try:
         return import_module(kind)
     except ImportError as error:
-        raise MissingExtraError(f"the rival {kind}", "rivals") from error
+        raise MissingExtraError(f"the baseline {kind}", "baselines") from error
 
 
 class OpenClip:
@@ -169,9 +169,9 @@ class Transformers:
             self.model.get_text_features, text=list(texts), padding="max_length", truncation=True
         )
 
-    def _run(self, encode: Any, **given: Any) -> Floats:
-        inputs = self.processor(return_tensors="pt", **given)
+    def _run(self, encode: Any, **arguments: Any) -> Floats:
+        inputs = self.processor(return_tensors="pt", **arguments)
         with self.torch.no_grad():
-            found = encode(**inputs)
-        found = getattr(found, "pooler_output", found)  # a tensor until transformers 4
-        return np.asarray(found.float().numpy())
+            output = encode(**inputs)
+        output = getattr(output, "pooler_output", output)  # a tensor until transformers 4
+        return np.asarray(output.float().numpy())

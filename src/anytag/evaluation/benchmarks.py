@@ -10,7 +10,7 @@ from typing import Literal
 from anytag.errors import AnytagError
 from anytag.evaluation.annotations import TagList, coco_rows, flickr8k_rows, read_descriptions, read_list
 from anytag.evaluation.tasks import Kind, Published, TagTask, TextTask, names_task, text_task, vocabulary_task
-from anytag.vocabulary import Asked, Vocabulary
+from anytag.vocabulary import CustomTag, Vocabulary
 
 TAG2TEXT = 3429
 """Tags of the released Tag2Text, which has annotations of its own: by number, since its names repeat."""
@@ -175,8 +175,10 @@ def tag_benchmark(name: str, *, lists: Path, images: Path, vocabulary: Vocabular
         task, ids = _by_number(name, one.tag2text, lists, vocabulary)
     else:
         tags, ids, present = read_list(one.annotations, lists)
-        told = read_descriptions(one.descriptions, lists) if one.descriptions and kind == "open-set" else {}
-        task = TagTask(name, (), tuple(Asked(tag, told.get(tag, ())) for tag in tags), present)
+        descriptions = (
+            read_descriptions(one.descriptions, lists) if one.descriptions and kind == "open-set" else {}
+        )
+        task = TagTask(name, (), tuple(CustomTag(tag, descriptions.get(tag, ())) for tag in tags), present)
     published = tuple(
         figure for figure in one.published if figure.figure.startswith("mAP") and kind == one.kind
     )
@@ -188,8 +190,8 @@ def tag_benchmark(name: str, *, lists: Path, images: Path, vocabulary: Vocabular
 def _by_number(name: str, source: TagList, lists: Path, vocabulary: Vocabulary) -> tuple[TagTask, list[str]]:
     numbers, ids, present = read_list(source, lists)
     tags = [vocabulary[int(number)] for number in numbers]
-    asked = tuple(Asked(tag.name) for tag in tags)
-    return TagTask(name, (), asked, present, ids=tuple(tag.id for tag in tags)), ids
+    custom_tags = tuple(CustomTag(tag.name) for tag in tags)
+    return TagTask(name, (), custom_tags, present, ids=tuple(tag.id for tag in tags)), ids
 
 
 def text_benchmark(name: str, *, lists: Path, images: Path, kind: Kind) -> TextTask:
@@ -225,17 +227,17 @@ def _photos(images: Path, ids: Sequence[str], benchmark: Benchmark) -> tuple[Pat
     if not ids:
         raise AnytagError("the annotations of this benchmark name no photo: get them again")
     folders = [images, *(path for path in sorted(images.iterdir()) if path.is_dir())]
-    found = []
+    paths = []
     there = 0
     for name in ids:
         file = name + benchmark.suffix
         places = [images / file, *(folder / Path(file).name for folder in folders)]
         place = next((path for path in places if path.is_file()), None)
         there += place is not None
-        found.append(place or places[0])
+        paths.append(place or places[0])
     if not there:
         raise AnytagError(
             f"{images} holds none of the {len(ids)} photos, for instance {ids[0]}{benchmark.suffix}; get "
             f"{benchmark.images}"
         )
-    return tuple(found)
+    return tuple(paths)

@@ -55,28 +55,32 @@ def caption_scores(
     if missing := [number for number, texts in enumerate(references) if not texts]:
         raise AnytagError(f"photo {missing[0]} (counted from 0) has no reference caption; leave it out")
     ours = [words(text) for text in hypotheses]
-    theirs = [[words(text) for text in texts] for texts in references]
-    each = {"CIDEr": _cider(ours, theirs), "METEOR": _meteor(ours, theirs)}
-    return _bleu(ours, theirs) | {name: sum(scores) / len(scores) for name, scores in each.items()}, each
+    reference_words = [[words(text) for text in texts] for texts in references]
+    each = {"CIDEr": _cider(ours, reference_words), "METEOR": _meteor(ours, reference_words)}
+    return _bleu(ours, reference_words) | {
+        name: sum(scores) / len(scores) for name, scores in each.items()
+    }, each
 
 
-def _joined(ours: Tokens, theirs: list[Tokens]) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
+def _joined(
+    ours: Tokens, reference_tokens: list[Tokens]
+) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
     """As COCO's evaluation code takes them: references and captions by photo, words joined by spaces."""
-    references = {number: [" ".join(text) for text in texts] for number, texts in enumerate(theirs)}
+    references = {number: [" ".join(text) for text in texts] for number, texts in enumerate(reference_tokens)}
     return references, {number: [" ".join(text)] for number, text in enumerate(ours)}
 
 
-def _bleu(ours: Tokens, theirs: list[Tokens]) -> dict[str, float]:
+def _bleu(ours: Tokens, references: list[Tokens]) -> dict[str, float]:
     with needs(_WHAT):
         from pycocoevalcap.bleu.bleu import Bleu
-    values, _ = Bleu(4).compute_score(*_joined(ours, theirs), verbose=0)
+    values, _ = Bleu(4).compute_score(*_joined(ours, references), verbose=0)
     return {f"BLEU-{n}": 100 * float(value) for n, value in enumerate(values, 1)}
 
 
-def _cider(ours: Tokens, theirs: list[Tokens]) -> list[float]:
+def _cider(ours: Tokens, references: list[Tokens]) -> list[float]:
     with needs(_WHAT):
         from pycocoevalcap.cider.cider import Cider
-    _, each = Cider().compute_score(*_joined(ours, theirs))
+    _, each = Cider().compute_score(*_joined(ours, references))
     return [100 * float(value) for value in each]
 
 
@@ -87,12 +91,12 @@ class _NoSynonyms:
         return []
 
 
-def _meteor(ours: Tokens, theirs: list[Tokens]) -> list[float]:
+def _meteor(ours: Tokens, references: list[Tokens]) -> list[float]:
     """METEOR of each photo with its best reference."""
     with needs(_WHAT):
         from nltk.translate.meteor_score import meteor_score
     nothing = _NoSynonyms()
     return [
         100 * float(meteor_score(texts, own, wordnet=nothing))
-        for own, texts in zip(ours, theirs, strict=True)
+        for own, texts in zip(ours, references, strict=True)
     ]

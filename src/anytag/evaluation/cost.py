@@ -1,4 +1,4 @@
-"""What a contestant takes: the time of a photo, and the memory of a process that does nothing else.
+"""Cost of a model: time per photo, and peak memory of a process that does nothing else.
 
 echo '{"photos": [...], "tags": [...]}' | python -m anytag.evaluation.cost SPEC DEVICE
 """
@@ -14,30 +14,30 @@ from pathlib import Path
 import numpy as np
 
 from anytag.errors import AnytagError
-from anytag.evaluation.adapters import contestant
+from anytag.evaluation.adapters import adapter
 from anytag.evaluation.evaluate import Cost
 from anytag.evaluation.tasks import TagTask
-from anytag.vocabulary import Asked
+from anytag.vocabulary import CustomTag
 
 PHOTOS = 32
 
 
 def cost(spec: str | None, task: TagTask, *, device: str = "auto") -> Cost:
-    """Measures one contestant on some photos of a task, in a process of its own.
+    """Measures one model on some photos of a task, in a process of its own.
 
     Raises:
         AnytagError: the process failed.
     """
-    asked = {
+    job = {
         "photos": [str(path) for path in task.photos[:PHOTOS]],
         "tags": [[tag.name, *tag.descriptions] for tag in task.tags],
         "ids": task.ids,
     }
     command = [sys.executable, "-m", __name__, spec or "", device]
-    done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise AnytagError(f"the cost of {spec} could not be measured: {done.stderr.strip()[-400:]}")
-    return Cost(**json.loads(done.stdout.splitlines()[-1]))
+    process = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True, check=False)
+    if process.returncode:
+        raise AnytagError(f"the cost of {spec} could not be measured: {process.stderr.strip()[-400:]}")
+    return Cost(**json.loads(process.stdout.splitlines()[-1]))
 
 
 def peak_megabytes() -> float:
@@ -55,20 +55,18 @@ def peak_megabytes() -> float:
 
 def main() -> None:
     spec, device = sys.argv[1:]
-    asked = json.load(sys.stdin)
-    photos = tuple(map(Path, asked["photos"]))
-    tags = tuple(Asked(name, tuple(rest)) for name, *rest in asked["tags"])
-    ids = None if asked["ids"] is None else tuple(asked["ids"])
+    job = json.load(sys.stdin)
+    photos = tuple(map(Path, job["photos"]))
+    tags = tuple(CustomTag(name, tuple(rest)) for name, *rest in job["tags"])
+    ids = None if job["ids"] is None else tuple(job["ids"])
     task = TagTask("cost", photos, tags, np.zeros((len(photos), len(tags)), dtype=bool), ids=ids)
-    one = contestant(
-        spec or None, device="cuda" if device == "cuda" else "cpu" if device == "cpu" else "auto"
-    )
+    one = adapter(spec or None, device="cuda" if device == "cuda" else "cpu" if device == "cpu" else "auto")
     one.answer(task.part(photos=range(min(2, len(photos)))))  # loads what is loaded late
     start = time.perf_counter()
     one.answer(task)
     seconds = time.perf_counter() - start
-    found = {"milliseconds": 1000 * seconds / len(photos), "megabytes": peak_megabytes()}
-    sys.stdout.write(json.dumps(found) + "\n")
+    result = {"milliseconds": 1000 * seconds / len(photos), "megabytes": peak_megabytes()}
+    sys.stdout.write(json.dumps(result) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Contestants on a task -> a report of plain values."""
+"""Models evaluated on a task -> a report of plain values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from anytag._typing import AnyFloats, Bools, Doubles, Floats, Ints
 from anytag.errors import AnytagError
 from anytag.evaluation import metrics
-from anytag.evaluation.adapters import Answers, Contestant
+from anytag.evaluation.adapters import Answers, ModelAdapter
 from anytag.evaluation.captions import MOST, caption_scores
 from anytag.evaluation.measure import Figure, Measured, Mistakes, Picture, measure, spread, worst
 from anytag.evaluation.tasks import Kind, Published, TagTask, TextTask
@@ -39,11 +39,11 @@ class Report:
         name: the data.
         photos: how many were judged.
         tags: how many were asked, and `counted`, how many of them have photos enough for means over tags.
-        measured: one for each contestant, the first is the one that is evaluated.
-        differences: mAP of each other contestant minus that of the first, on the same resamples.
+        measured: one for each model, the first is the one that is evaluated.
+        differences: mAP of each other model minus that of the first, on the same resamples.
         published: what others measured.
         mistakes: of the first.
-        costs: by contestant, where they were measured.
+        costs: by model, where they were measured.
         failed: path and reason of photos that could not be read.
         notes: what a reader of the figures must know besides.
     """
@@ -68,57 +68,58 @@ class Report:
 
 def evaluate_tags(
     task: TagTask,
-    contestants: Sequence[Contestant],
+    adapters: Sequence[ModelAdapter],
     *,
     kind: Kind = "tagging",
     at_least: int = 1,
     times: int = RESAMPLES,
     report: Reporter = SILENT,
 ) -> Report:
-    """Asks every contestant the same and measures what they say.
+    """Asks every model the same and measures what they say.
 
     Args:
         at_least: photos that a tag needs to count in means over tags.
         times: resamples of the bootstrap; 0 leaves intervals out.
 
     Raises:
-        AnytagError: no photo can be read, no tag has photos enough, or a contestant gives no numbers.
+        AnytagError: no photo can be read, no tag has photos enough, or a model gives no numbers.
     """
-    answers = [
-        _numbers(contestant, contestant.answer(task, report=report), task) for contestant in contestants
-    ]
+    answers = [_numbers(adapter, adapter.answer(task, report=report), task) for adapter in adapters]
     failed = {number: why for one in answers for number, why in one.failed.items()}
     unread = {str(task.photos[number]): why for number, why in sorted(failed.items())}
-    kept = [number for number in range(len(task.photos)) if number not in failed]
-    task = task.part(photos=kept)
-    answers = [replace(one, scores=one.scores[kept], failed={}) for one in answers]
+    good = [number for number in range(len(task.photos)) if number not in failed]
+    task = task.part(photos=good)
+    answers = [replace(one, scores=one.scores[good], failed={}) for one in answers]
     counted = int((task.present.sum(0) >= at_least).sum())
     if not counted:
         raise AnytagError(
-            f"{task.name}: no tag is present in {at_least} of the {len(kept)} photos that could be read, so "
+            f"{task.name}: no tag is present in {at_least} of the {len(good)} photos that could be read, so "
             f"there is nothing to average; lower --at-least, or give more photos{_first(unread)}"
         )
-    weights = metrics.resamples(len(kept), times)
-    found = [
-        measure(task, one, name=contestant.name, at_least=at_least, weights=weights)
-        for contestant, one in zip(contestants, answers, strict=True)
+    weights = metrics.resamples(len(good), times)
+    results = [
+        measure(task, one, name=adapter.name, at_least=at_least, weights=weights)
+        for adapter, one in zip(adapters, answers, strict=True)
     ]
-    told = [_trained_on(contestant, one) for contestant, one in zip(contestants, answers, strict=True)]
+    trained_on = [_trained_on(adapter, one) for adapter, one in zip(adapters, answers, strict=True)]
     return Report(
         kind,
         task.name,
-        len(kept),
-        [replace(one, trained_on=told) for (one, _), told in zip(found, told, strict=True)],
+        len(good),
+        [
+            replace(one, trained_on=trained_on)
+            for (one, _), trained_on in zip(results, trained_on, strict=True)
+        ],
         tags=len(task.tags),
         counted=counted,
-        differences=_differences(found),
+        differences=_differences(results),
         published=task.published,
         mistakes=worst(task, answers[0], at_least=at_least, tags=WORST),
         failed=unread,
     )
 
 
-def _numbers(contestant: Contestant, answers: Answers, task: TagTask) -> Answers:
+def _numbers(adapter: ModelAdapter, answers: Answers, task: TagTask) -> Answers:
     """The same answers.
 
     Raises:
@@ -128,32 +129,32 @@ def _numbers(contestant: Contestant, answers: Answers, task: TagTask) -> Answers
     broken[list(answers.failed)] = False
     if broken.any():
         raise AnytagError(
-            f"{contestant.name} gives scores that are no finite numbers for {broken.sum()} photos, the "
+            f"{adapter.name} gives scores that are no finite numbers for {broken.sum()} photos, the "
             f"first: {task.photos[int(broken.argmax())]}; its weights are damaged, get the model again"
         )
     return answers
 
 
-def _trained_on(contestant: Contestant, answers: Answers) -> str:
+def _trained_on(adapter: ModelAdapter, answers: Answers) -> str:
     """What it has learned from, and how many of the tags it was asked for are among what it learned."""
-    told = str(getattr(contestant, "trained_on", ""))
+    text = str(getattr(adapter, "trained_on", ""))
     if answers.trained is None:
-        return told
+        return text
     share = f"{sum(answers.trained)} of the {len(answers.trained)} tags asked are in its trained vocabulary"
-    return f"{told.rstrip('.') or 'unknown data'} ({share})"
+    return f"{text.rstrip('.') or 'unknown data'} ({share})"
 
 
 def _first(unread: Mapping[str, str]) -> str:
     return f". {len(unread)} could not be read, the first: {next(iter(unread.values()))}" if unread else ""
 
 
-def _differences(found: Sequence[tuple[Measured, Doubles]]) -> dict[str, Figure]:
+def _differences(results: Sequence[tuple[Measured, Doubles]]) -> dict[str, Figure]:
     """On the same resamples, so that what is hard for all plays no part in the interval."""
-    (first, drawn), *others = found
+    (first, resampled), *others = results
     out = {}
     for other, also in others:
         value = other.figures["mAP"].value - first.figures["mAP"].value
-        out[other.name] = spread(value, 100 * (also - drawn), within=(-100, 100))
+        out[other.name] = spread(value, 100 * (also - resampled), within=(-100, 100))
     return out
 
 
@@ -164,34 +165,34 @@ def evaluate_captions(
     failed: Mapping[int, str] | None = None,
     times: int = RESAMPLES,
 ) -> Report:
-    """Captions of each contestant against those that people wrote.
+    """Captions of each model against those that people wrote.
 
     Args:
-        answers: N captions by the contestant's name; the first is the one that is evaluated.
+        answers: N captions by the model's name; the first is the one that is evaluated.
         failed: why photos could not be read, by number; their captions play no part.
     """
     failed = failed or {}
-    kept = [number for number in range(len(task.photos)) if number not in failed]
+    good = [number for number in range(len(task.photos)) if number not in failed]
     unread = {str(task.photos[number]): why for number, why in failed.items()}
-    if not kept:
+    if not good:
         raise AnytagError(f"{task.name}: there is no caption to judge{_first(unread)}")
-    references = [task.captions[number] for number in kept]
-    weights = metrics.resamples(len(kept), times)
+    references = [task.captions[number] for number in good]
+    weights = metrics.resamples(len(good), times)
     measured, mistakes = [], list[Mistakes]()
     for name, captions in answers.items():
-        ours = [captions[number] or "" for number in kept]
+        ours = [captions[number] or "" for number in good]
         whole, each = caption_scores(ours, references)
-        drawn = {key: weights @ np.array(values) / len(kept) for key, values in each.items()}
+        resampled = {key: weights @ np.array(values) / len(good) for key, values in each.items()}
         figures = {
-            key: spread(value, drawn[key], within=(0, MOST[key])) if key in drawn else Figure(value)
+            key: spread(value, resampled[key], within=(0, MOST[key])) if key in resampled else Figure(value)
             for key, value in whole.items()
         }
         measured.append(Measured(name, figures))
         if not mistakes:
             order = np.argsort(each["CIDEr"], kind="stable")[:WORST]
-            mistakes = [_silly(task, kept[n], ours[n], each["CIDEr"][n]) for n in order]
+            mistakes = [_silly(task, good[n], ours[n], each["CIDEr"][n]) for n in order]
     return Report(
-        "caption", task.name, len(kept), measured, published=task.published, mistakes=mistakes, failed=unread
+        "caption", task.name, len(good), measured, published=task.published, mistakes=mistakes, failed=unread
     )
 
 
@@ -204,7 +205,7 @@ def evaluate_retrieval(task: TextTask, answers: Mapping[str, AnyFloats], *, time
     """Recall both ways: which photo is a caption's, and which captions are a photo's.
 
     Args:
-        answers: similarity N×M of N photos and the M captions of all photos in order, by contestant.
+        answers: similarity N×M of N photos and the M captions of all photos in order, by model.
 
     Raises:
         AnytagError: there is no photo, or a similarity is no finite number.
@@ -234,23 +235,23 @@ def evaluate_retrieval(task: TextTask, answers: Mapping[str, AnyFloats], *, time
     )
 
 
-def _recalls(way: str, found: Ints, owner: npt.NDArray[np.intp], weights: Floats) -> dict[str, Figure]:
+def _recalls(way: str, ranks: Ints, owner: npt.NDArray[np.intp], weights: Floats) -> dict[str, Figure]:
     """Recall of Q queries by their ranks. Photos are resampled, each with all of its queries (`owner`, Q)."""
     out = {}
     queries = np.bincount(owner, minlength=weights.shape[1])
-    for k, (key, value) in zip(metrics.KS, metrics.recall_at(found).items(), strict=True):
-        hits = np.bincount(owner, found <= k, minlength=weights.shape[1])
+    for k, (key, value) in zip(metrics.KS, metrics.recall_at(ranks).items(), strict=True):
+        hits = np.bincount(owner, ranks <= k, minlength=weights.shape[1])
         out[f"{way} {key}"] = spread(100 * value, 100 * (weights @ hits) / (weights @ queries))
-    return out | {f"{way} median rank": Figure(float(np.median(found)))}
+    return out | {f"{way} median rank": Figure(float(np.median(ranks)))}
 
 
 def _lost(task: TextTask, similar: AnyFloats, right: Bools) -> list[Mistakes]:
     """Photos whose own captions rank lowest, with the caption that comes first instead."""
     texts = [text for captions in task.captions for text in captions]
-    found = metrics.ranks(similar, right)
+    ranks = metrics.ranks(similar, right)
     out = []
-    for n in np.argsort(-found, kind="stable")[:WORST]:
+    for n in np.argsort(-ranks, kind="stable")[:WORST]:
         best = texts[int(similar[n].argmax())]
         picture = Picture(str(task.photos[n]), " / ".join(task.captions[n]))
-        out.append(Mistakes(f"found: {best} (its own come at rank {found[n]})", {"people wrote": [picture]}))
+        out.append(Mistakes(f"found: {best} (its own come at rank {ranks[n]})", {"people wrote": [picture]}))
     return out

@@ -36,12 +36,12 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class TagLine:
-    """One tag of one contestant, in percent; precision, recall and F1 at `threshold`, where there is one.
+    """One tag of one model, in percent; precision, recall and F1 at `threshold`, where there is one.
 
     Attributes:
         photos: how many show it.
         trained: whether it was asked with a trained query rather than by its words.
-        given: how many photos it is given to.
+        predicted: how many photos it is given to.
         score: its mean score where it is given, to be compared with `precision`.
     """
 
@@ -53,7 +53,7 @@ class TagLine:
     precision: float | None = None
     recall: float | None = None
     F1: float | None = None
-    given: int | None = None
+    predicted: int | None = None
     score: float | None = None
 
 
@@ -79,7 +79,7 @@ class ScoreBin:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One contestant on one task.
+    """One model on one task.
 
     Attributes:
         figures: by name.
@@ -116,7 +116,7 @@ class Mistakes:
 
 @dataclass(frozen=True, eq=False)
 class _Sheet:
-    """What all figures of one contestant are computed from.
+    """What all figures of one model are computed from.
 
     Attributes:
         scores: N×K; minus infinity where nothing is known, which ranks last and is never given.
@@ -159,8 +159,8 @@ class _Sheet:
         return self.scores[self.known], self.task.present[self.known]
 
     @cached_property
-    def given(self) -> Bools | None:
-        """N×K at the contestant's own thresholds."""
+    def predicted(self) -> Bools | None:
+        """N×K at the model's own thresholds."""
         thresholds = self.answers.thresholds
         return None if thresholds is None else self.scores >= thresholds.astype(np.float32)
 
@@ -168,7 +168,7 @@ class _Sheet:
 def measure(
     task: TagTask, answers: Answers, *, name: str, at_least: int = 1, weights: Weights
 ) -> tuple[Measured, Doubles]:
-    """Everything that is said of one contestant, and its mAP in each resample, B.
+    """Everything that is said of one model, and its mAP in each resample, B.
 
     Args:
         task: N photos, all of which could be read.
@@ -198,8 +198,8 @@ def _figure(value: float, resampled: AnyFloats) -> Figure:
 def _mean_figure(values: AnyFloats, weights: Weights) -> Figure:
     """The mean of shares N of photos, NaN left out, in percent; resampled B×N."""
     some = ~np.isnan(values)
-    drawn, whole = weights @ np.where(some, values, 0), weights @ some
-    resampled = np.divide(drawn, whole, where=whole > 0, out=np.full(len(weights), np.nan))
+    draws, whole = weights @ np.where(some, values, 0), weights @ some
+    resampled = np.divide(draws, whole, where=whole > 0, out=np.full(len(weights), np.nan))
     return _figure(float(values[some].mean()), resampled)
 
 
@@ -220,8 +220,8 @@ def _ranking(sheet: _Sheet) -> dict[str, Figure]:
     }
     out |= _by_query(sheet)
     for k in KS:
-        found = metrics.precisions_at(sheet.scores, sheet.task.present, k)
-        out[f"P@{k}"] = _mean_figure(found, sheet.weights)
+        precisions = metrics.precisions_at(sheet.scores, sheet.task.present, k)
+        out[f"P@{k}"] = _mean_figure(precisions, sheet.weights)
     return out
 
 
@@ -251,17 +251,17 @@ def _answers(sheet: _Sheet) -> dict[str, Figure]:
 
 def _at_own_thresholds(sheet: _Sheet) -> dict[str, Figure]:
     """What users see without any option."""
-    if (given := sheet.given) is None:
+    if (predicted := sheet.predicted) is None:
         return {}
-    counts = metrics.Counts.of(given, sheet.task.present)
-    drawn = metrics.resampled_counts(given, sheet.task.present, sheet.weights)
-    micro, resampled = counts.micro(), drawn.micro()
+    counts = metrics.Counts.of(predicted, sheet.task.present)
+    draws = metrics.resampled_counts(predicted, sheet.task.present, sheet.weights)
+    micro, resampled = counts.micro(), draws.micro()
     out = {key: _figure(float(micro[key]), resampled[key]) for key in micro if not np.isnan(micro[key])}
-    macro, resampled = (some.part(sheet.counted).macro() for some in (counts, drawn))
+    macro, resampled = (some.part(sheet.counted).macro() for some in (counts, draws))
     out |= {f"macro {key}": _figure(float(macro[key]), resampled[key]) for key in macro}
     return out | {
-        "tags a photo": Figure(float(given.sum(1).mean())),
-        "different tags given": Figure(float(given.any(0).sum())),
+        "tags a photo": Figure(float(predicted.sum(1).mean())),
+        "different tags given": Figure(float(predicted.any(0).sum())),
     }
 
 
@@ -272,55 +272,55 @@ def _at_best_threshold(sheet: _Sheet) -> dict[str, Figure]:
 
 def _calibration(sheet: _Sheet) -> dict[str, Figure]:
     """How far scores are from shares that are right: where it shows first, then over all pairs."""
-    if (given := sheet.given) is None:
+    if (predicted := sheet.predicted) is None:
         return {}
-    chosen = {"given tags": given, f"scores from {ABOVE}": sheet.scores >= ABOVE, "all pairs": sheet.known}
+    masks = {"given tags": predicted, f"scores from {ABOVE}": sheet.scores >= ABOVE, "all pairs": sheet.known}
     out = {}
-    for name, mask in chosen.items():
-        found = metrics.Reliability.of(sheet.scores, sheet.task.present, mask)
+    for name, mask in masks.items():
+        reliability = metrics.Reliability.of(sheet.scores, sheet.task.present, mask)
         if mask.any():
-            drawn = found.resampled(sheet.weights)
+            resampled = reliability.resampled(sheet.weights)
             if name == "given tags":
-                score = float(found.total().mean_score())
-                out["mean score of given tags"] = _figure(score, drawn.mean_score())
-            out[f"ECE of {name}"] = _figure(float(found.total().error()), drawn.error())
+                score = float(reliability.total().mean_score())
+                out["mean score of given tags"] = _figure(score, resampled.mean_score())
+            out[f"ECE of {name}"] = _figure(float(reliability.total().error()), resampled.error())
     return out
 
 
 def _reliability(sheet: _Sheet) -> list[ScoreBin]:
     """Of the given tags, filled bins by rising score."""
-    if (given := sheet.given) is None:
+    if (predicted := sheet.predicted) is None:
         return []
-    return score_bins(metrics.Reliability.of(sheet.scores, sheet.task.present, given).total())
+    return score_bins(metrics.Reliability.of(sheet.scores, sheet.task.present, predicted).total())
 
 
-def score_bins(found: metrics.Reliability) -> list[ScoreBin]:
+def score_bins(reliability: metrics.Reliability) -> list[ScoreBin]:
     """The bins that are filled, of pairs of all photos together."""
-    out, edges = [], np.linspace(0, 100, len(found.pairs) + 1)
-    for place in np.flatnonzero(found.pairs):
-        pairs, right = float(found.pairs[place]), float(found.right[place])
+    out, edges = [], np.linspace(0, 100, len(reliability.pairs) + 1)
+    for place in np.flatnonzero(reliability.pairs):
+        pairs, right = float(reliability.pairs[place]), float(reliability.right[place])
         low, high = metrics.wilson(right, pairs)
-        score = 100 * float(found.score[place]) / pairs
+        score = 100 * float(reliability.score[place]) / pairs
         edge = (round(float(edges[place]), 4), round(float(edges[place + 1]), 4))
         out.append(ScoreBin(*edge, int(pairs), score, 100 * right / pairs, 100 * low, 100 * high))
     return out
 
 
 def _lines(sheet: _Sheet) -> list[TagLine]:
-    shown = sheet.task.present.sum(0)
+    positives = sheet.task.present.sum(0)
     lines = [
-        TagLine(asked.name, int(shown[k]), 100 * float(sheet.ap[k]))
-        for k, asked in enumerate(sheet.task.tags)
+        TagLine(tag.name, int(positives[k]), 100 * float(sheet.ap[k]))
+        for k, tag in enumerate(sheet.task.tags)
     ]
     if sheet.answers.trained is not None:
         lines = [replace(line, trained=it) for line, it in zip(lines, sheet.answers.trained, strict=True)]
-    return lines if sheet.given is None else _given_lines(sheet, lines, sheet.given)
+    return lines if sheet.predicted is None else _lines_at_thresholds(sheet, lines, sheet.predicted)
 
 
-def _given_lines(sheet: _Sheet, lines: list[TagLine], given: Bools) -> list[TagLine]:
+def _lines_at_thresholds(sheet: _Sheet, lines: list[TagLine], predicted: Bools) -> list[TagLine]:
     """The same, with what is said at the thresholds."""
-    counts = metrics.Counts.of(given, sheet.task.present)
-    total = np.where(given, sheet.scores, 0).sum(0, dtype=np.float64)
+    counts = metrics.Counts.of(predicted, sheet.task.present)
+    total = np.where(predicted, sheet.scores, 0).sum(0, dtype=np.float64)
     assert sheet.answers.thresholds is not None
     return [
         replace(
@@ -329,8 +329,8 @@ def _given_lines(sheet: _Sheet, lines: list[TagLine], given: Bools) -> list[TagL
             precision=100 * float(counts.precision[k]),
             recall=100 * float(counts.recall[k]),
             F1=100 * float(counts.f1[k]),
-            given=int(counts.given[k]),
-            score=100 * float(total[k] / counts.given[k]) if counts.given[k] else None,
+            predicted=int(counts.predicted[k]),
+            score=100 * float(total[k] / counts.predicted[k]) if counts.predicted[k] else None,
         )
         for k, line in enumerate(lines)
     ]
@@ -342,9 +342,9 @@ def _curves(sheet: _Sheet) -> dict[str, Curve]:
     if sheet.answers.are_probabilities:
         score, share, count = metrics.calibration_curve(sheet.scores, sheet.task.present, sheet.known)
         curves["calibration"] = _points(score[count > 0], share[count > 0])
-        found = metrics.counts_at(sheet.scores, sheet.task.present, GRID)
-        curves |= {name: _points(GRID, values) for name, values in found.micro().items()}
-        macro = found.part(sheet.counted).macro()
+        counts = metrics.counts_at(sheet.scores, sheet.task.present, GRID)
+        curves |= {name: _points(GRID, values) for name, values in counts.micro().items()}
+        macro = counts.part(sheet.counted).macro()
         curves |= {f"macro {name}": _points(GRID, values) for name, values in macro.items()}
     return curves
 
@@ -377,5 +377,5 @@ def worst(
 
 
 def _masked(task: TagTask, answers: Answers) -> Floats:
-    known = True if task.known is None else task.known
-    return np.where(known, answers.scores, -np.inf).astype(np.float32)
+    is_known = True if task.known is None else task.known
+    return np.where(is_known, answers.scores, -np.inf).astype(np.float32)

@@ -75,12 +75,12 @@ def precisions_at(scores: AnyFloats, present: Bools, k: int) -> Doubles:
     with fewer answers than k is judged by those, and one without any has NaN.
     """
     ranked = -np.sort(-scores, axis=1)
-    asked = np.minimum(np.isfinite(scores).sum(1), k)
-    last = np.take_along_axis(ranked, np.maximum(asked - 1, 0)[:, None], axis=1)
+    depth = np.minimum(np.isfinite(scores).sum(1), k)
+    last = np.take_along_axis(ranked, np.maximum(depth - 1, 0)[:, None], axis=1)
     above, level = scores > last, scores == last
-    left = asked - above.sum(1)
+    left = depth - above.sum(1)
     hits = (above & present).sum(1) + left * (level & present).sum(1) / np.maximum(level.sum(1), 1)
-    return np.asarray(np.divide(hits, asked, where=asked > 0, out=np.full(len(scores), np.nan)))
+    return np.asarray(np.divide(hits, depth, where=depth > 0, out=np.full(len(scores), np.nan)))
 
 
 def top_k_accuracy(scores: AnyFloats, answer: npt.NDArray[np.integer], k: int) -> float:
@@ -99,19 +99,19 @@ class Counts:
     """Of K tags (in the last axis): how often each was given and right, was given, was present."""
 
     right: Doubles
-    given: Doubles
+    predicted: Doubles
     present: Doubles
 
     @classmethod
-    def of(cls, given: Bools, present: Bools) -> Counts:
+    def of(cls, predicted: Bools, present: Bools) -> Counts:
         """N×K, N×K -> K."""
-        parts = (given & present, given, present)
+        parts = (predicted & present, predicted, present)
         return cls(*(part.sum(0).astype(np.float64) for part in parts))
 
     @property
     def precision(self) -> Doubles:
         """K; 0 for a tag that was never given, as in the published code."""
-        return self.right / np.maximum(self.given, 1e-9)
+        return self.right / np.maximum(self.predicted, 1e-9)
 
     @property
     def recall(self) -> Doubles:
@@ -121,11 +121,11 @@ class Counts:
     @property
     def f1(self) -> Doubles:
         """K."""
-        return 2 * self.right / np.maximum(self.given + self.present, 1e-9)
+        return 2 * self.right / np.maximum(self.predicted + self.present, 1e-9)
 
     def part(self, tags: npt.NDArray[np.intp]) -> Counts:
         """Of some of the tags."""
-        return Counts(*(of[..., tags] for of in (self.right, self.given, self.present)))
+        return Counts(*(of[..., tags] for of in (self.right, self.predicted, self.present)))
 
     def macro(self) -> dict[str, Doubles]:
         """Plain means over tags; the published CP and CR are the first two."""
@@ -133,8 +133,8 @@ class Counts:
 
     def micro(self) -> dict[str, Doubles]:
         """All tags counted together; NaN where nothing was given or present that a share could be of."""
-        right, given, present = (part.sum(-1) for part in (self.right, self.given, self.present))
-        whole = {"precision": given, "recall": present, "F1": (given + present) / 2}
+        right, predicted, present = (part.sum(-1) for part in (self.right, self.predicted, self.present))
+        whole = {"precision": predicted, "recall": present, "F1": (predicted + present) / 2}
         return {name: _share(right, of) for name, of in whole.items()}
 
     def _shares(self) -> dict[str, Doubles]:
@@ -158,12 +158,12 @@ def counts_at(scores: AnyFloats, present: Bools, thresholds: Doubles) -> Counts:
     times, tags = len(thresholds) + 1, scores.shape[1]
     passed = np.searchsorted(thresholds, scores, side="right")  # N×K: how many thresholds it reaches
     place = (passed * tags + np.arange(tags)).ravel()
-    given, right = (
+    predicted, right = (
         np.bincount(place, weights, minlength=times * tags).reshape(times, tags)[::-1].cumsum(0)[::-1][1:]
         for weights in (None, present.ravel())
     )
     whole = np.broadcast_to(present.sum(0).astype(np.float64), right.shape)
-    return Counts(right.astype(np.float64), given.astype(np.float64), whole)
+    return Counts(right.astype(np.float64), predicted.astype(np.float64), whole)
 
 
 def precision_recall_curve(
@@ -171,9 +171,9 @@ def precision_recall_curve(
 ) -> tuple[Doubles, Doubles]:
     """(recall, precision), `points` each, of all pairs of photo and tag in one ranking."""
     hits, shared = _one_ranking(scores, present)
-    wanted = np.linspace(0, 1, points)
-    at = np.searchsorted(hits, np.maximum(1, np.ceil(wanted * hits[-1]))).clip(max=len(hits) - 1)
-    return wanted, hits[shared[at]] / (shared[at] + 1)
+    recalls = np.linspace(0, 1, points)
+    at = np.searchsorted(hits, np.maximum(1, np.ceil(recalls * hits[-1]))).clip(max=len(hits) - 1)
+    return recalls, hits[shared[at]] / (shared[at] + 1)
 
 
 def best_f1(scores: AnyFloats, present: Bools) -> float:
@@ -204,10 +204,10 @@ class Reliability:
 
     @classmethod
     def of(
-        cls, scores: AnyFloats, present: Bools, chosen: Bools | None = None, *, bins: int = BINS
+        cls, scores: AnyFloats, present: Bools, mask: Bools | None = None, *, bins: int = BINS
     ) -> Reliability:
         """Of each photo by itself: probabilities N×K, N×K, the pairs that count N×K (None: all) -> N×bins."""
-        counted = np.ones_like(present) if chosen is None else chosen
+        counted = np.ones_like(present) if mask is None else mask
         step = max(1, _ENTRIES // max(1, scores.shape[1]))
         rows = [slice(start, start + step) for start in range(0, len(scores), step)]
         parts = [cls._of(scores[some], present[some], counted[some], bins) for some in rows]
@@ -242,12 +242,12 @@ class Reliability:
 
 
 def calibration_curve(
-    scores: AnyFloats, present: Bools, chosen: Bools | None = None, *, bins: int = BINS
+    scores: AnyFloats, present: Bools, mask: Bools | None = None, *, bins: int = BINS
 ) -> tuple[Doubles, Doubles, Doubles]:
     """(mean score, share that is present, entries) of `bins` equally wide bins of the chosen N×K scores."""
-    found = Reliability.of(scores, present, chosen, bins=bins).total()
-    filled = np.maximum(found.pairs, 1)
-    return found.score / filled, found.right / filled, found.pairs
+    reliability = Reliability.of(scores, present, mask, bins=bins).total()
+    filled = np.maximum(reliability.pairs, 1)
+    return reliability.score / filled, reliability.right / filled, reliability.pairs
 
 
 def expected_calibration_error(scores: AnyFloats, present: Bools, *, bins: int = BINS) -> float:
@@ -275,9 +275,9 @@ def ranks(similar: AnyFloats, right: Bools) -> Ints:
     return np.asarray(1 + (~(similar < best) & ~right).sum(1))
 
 
-def recall_at(found: Ints, ks: Sequence[int] = KS) -> dict[str, float]:
+def recall_at(ranks: Ints, ks: Sequence[int] = KS) -> dict[str, float]:
     """Share of queries whose `ranks` are among the k best."""
-    return {f"R@{k}": float((found <= k).mean()) for k in ks}
+    return {f"R@{k}": float((ranks <= k).mean()) for k in ks}
 
 
 def resamples(photos: int, times: int, *, seed: int = 0) -> Floats:
@@ -294,22 +294,22 @@ def resampled_average_precision(scores: AnyFloats, present: Bools, weights: Floa
         at = np.flatnonzero(present[order, tag])
         shared = _shared_ranks(scores[order, tag])[at]
         for start in range(0, len(weights), _CHUNK):
-            drawn = weights[start : start + _CHUNK, order]  # b×N, best first
-            hits = drawn[:, at]
-            seen = drawn.cumsum(1)[:, shared]
+            multiplicity = weights[start : start + _CHUNK, order]  # b×N, best first
+            hits = multiplicity[:, at]
+            retrieved = multiplicity.cumsum(1)[:, shared]
             through = np.searchsorted(at, shared, side="right") - 1  # the last hit of the same score
-            precision = hits.cumsum(1)[:, through] / np.maximum(seen, 1)
+            precision = hits.cumsum(1)[:, through] / np.maximum(retrieved, 1)
             total = hits.sum(1)
-            found = np.divide(
+            at_hits = np.divide(
                 (precision * hits).sum(1), total, where=total > 0, out=np.full(len(hits), np.nan)
             )
-            out[start : start + _CHUNK, tag] = found
+            out[start : start + _CHUNK, tag] = at_hits
     return out
 
 
-def resampled_counts(given: Bools, present: Bools, weights: Floats) -> Counts:
+def resampled_counts(predicted: Bools, present: Bools, weights: Floats) -> Counts:
     """`Counts.of` every resample: N×K, N×K, B×N -> B×K."""
-    parts = (given & present, given, present)
+    parts = (predicted & present, predicted, present)
     return Counts(*((weights @ part.astype(np.float32)).astype(np.float64) for part in parts))
 
 

@@ -14,7 +14,7 @@ from anytag.data.formats import read
 from anytag.data.labels import Labeler, Names, label_matrix
 from anytag.data.rows import Row
 from anytag.errors import AnytagError
-from anytag.vocabulary import Asked, Vocabulary
+from anytag.vocabulary import CustomTag, Vocabulary
 
 Kind = Literal["tagging", "open-set", "caption", "retrieval"]
 
@@ -55,7 +55,7 @@ class TagTask:
 
     name: str
     photos: tuple[Path, ...]
-    tags: tuple[Asked, ...]
+    tags: tuple[CustomTag, ...]
     present: Bools
     known: Bools | None = None
     ids: tuple[str, ...] | None = None
@@ -109,12 +109,12 @@ def rows_of(path: Path, *, split: str, source: str | None = None, limit: int | N
         AnytagError: there are none; the message tells which there are.
     """
     rows = list(read(str(path), split=split))
-    found = [row for row in rows if row.split == split and source in (None, row.source)]
-    if not found:
+    selected_rows = [row for row in rows if row.split == split and source in (None, row.source)]
+    if not selected_rows:
         there = sorted({f"--split {row.split} --source {row.source}" for row in rows})
-        wanted = f"--split {split}" + (f" --source {source}" if source else "")
-        raise AnytagError(f"{path}: no row for {wanted}; there are: {', '.join(there) or 'no rows at all'}")
-    return by_photo(found)[:limit]
+        option = f"--split {split}" + (f" --source {source}" if source else "")
+        raise AnytagError(f"{path}: no row for {option}; there are: {', '.join(there) or 'no rows at all'}")
+    return by_photo(selected_rows)[:limit]
 
 
 def by_photo(rows: Sequence[Row]) -> list[Row]:
@@ -146,7 +146,7 @@ def vocabulary_task(name: str, rows: Sequence[Row], *, root: Path, vocabulary: V
     return TagTask(
         name,
         tuple(root / row.image for row in rows),
-        tuple(Asked(tag.name) for tag in vocabulary),
+        tuple(CustomTag(tag.name) for tag in vocabulary),
         labels.present,
         known=_unless_all(labels.weight > 0),
         ids=vocabulary.ids,
@@ -169,7 +169,7 @@ def names_task(name: str, rows: Sequence[Row], *, root: Path) -> TagTask:
     return TagTask(
         name,
         tuple(root / row.image for row in rows),
-        tuple(map(Asked, names)),
+        tuple(map(CustomTag, names)),
         labels.present,
         known=_unless_all(labels.weight > 0),
     )
@@ -185,7 +185,9 @@ def text_task(name: str, rows: Sequence[Row], *, root: Path) -> TextTask:
     Raises:
         AnytagError: no row has any.
     """
-    told = [row for row in rows if row.captions]
-    if not told:
+    captioned = [row for row in rows if row.captions]
+    if not captioned:
         raise AnytagError(f"{name}: no row has captions, which this task needs; try --task tagging")
-    return TextTask(name, tuple(root / row.image for row in told), tuple(row.captions for row in told))
+    return TextTask(
+        name, tuple(root / row.image for row in captioned), tuple(row.captions for row in captioned)
+    )

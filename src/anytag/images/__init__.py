@@ -80,7 +80,7 @@ class Photo:
 
 
 def load(
-    source: ImageSource, *, near: int | None = None, max_pixels: int = MAX_PIXELS, plain: bool = False
+    source: ImageSource, *, min_side: int | None = None, max_pixels: int = MAX_PIXELS, exact: bool = False
 ) -> Photo:
     """Reads one photo, upright and in RGB.
 
@@ -91,9 +91,9 @@ def load(
     Args:
         source: path, encoded bytes, open file (anything whose `read` gives bytes), PIL image (left as it is),
             or uint8 array H×W×3 in RGB.
-        near: side of the model's square; JPEG files are decoded at the smallest scale that covers it.
+        min_side: side of the model's square; JPEG files are decoded at the smallest scale that covers it.
         max_pixels: a photo that is larger as it is decoded (for a JPEG, at its scale) is refused before.
-        plain: as published models are given photos: decoded at full scale, the first frame, transparency
+        exact: as published models are given photos: decoded at full scale, the first frame, transparency
             dropped and colour profiles not applied.
 
     Raises:
@@ -101,27 +101,27 @@ def load(
             pixels, too large, RAW without a preview, samples of unknown range; names the source.
         MissingExtraError: a HEIC or JPEG XL photo, and its package is not installed.
     """
-    if near is not None and near < 1:
-        raise ImageError(f"near={near} is not a side of a square: expected 1 or more")
+    if min_side is not None and min_side < 1:
+        raise ImageError(f"min_side={min_side} is not a side of a square: expected 1 or more")
     if max_pixels < 1:
         raise ImageError(f"max_pixels={max_pixels} is not a number of pixels: expected 1 or more")
-    given, name = read_source(source)
-    request = Request(name, None if plain else near, max_pixels, plain)
-    if isinstance(given, Image.Image):
-        decoded = decode_picture(given, request)
+    image_or_data, name = read_source(source)
+    request = Request(name, None if exact else min_side, max_pixels, exact)
+    if isinstance(image_or_data, Image.Image):
+        decoded = decode_picture(image_or_data, request)
     else:
-        decoded = decode_bytes(given, request)
+        decoded = decode_bytes(image_or_data, request)
     return Photo(decoded.picture, decoded.width, decoded.height, name)
 
 
-def prepare(photo: Photo, *, size: int, resample: Resample = "bilinear", plain: bool = False) -> Bytes:
+def prepare(photo: Photo, *, size: int, resample: Resample = "bilinear", exact: bool = False) -> Bytes:
     """Squashes a photo to the model's square: contiguous uint8 array 3×S×S, RGB, 0..255, not normalised.
 
     Args:
         photo: what `load` returned.
         size: S, the side of the square.
         resample: bilinear, bicubic, lanczos (antialiased as torchvision's `Resize` on PIL images) or nearest.
-        plain: resized in one step, as published; else a large photo is first averaged down, which is fast.
+        exact: resized in one step, as published; else a large photo is first averaged down, which is fast.
 
     Raises:
         ImageError: `size` or `resample` is not one of those.
@@ -130,6 +130,6 @@ def prepare(photo: Photo, *, size: int, resample: Resample = "bilinear", plain: 
         raise ImageError(f"resample {resample!r} is unknown: expected one of {', '.join(_FILTERS)}")
     if size < 1:
         raise ImageError(f"size {size} is not a side of a square: expected 1 or more")
-    gap = None if plain else _REDUCING_GAP
+    gap = None if exact else _REDUCING_GAP
     square = photo.picture.resize((size, size), _FILTERS[resample], reducing_gap=gap)
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))  # H×W×3 -> 3×H×W

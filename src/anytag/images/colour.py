@@ -30,19 +30,19 @@ _SPACES = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK", "LAB": "Lab"}  # Pillow mo
 Convert = Callable[[Image.Image], Image.Image]
 
 
-def to_rgb(picture: Image.Image, name: str, *, plain: bool) -> Image.Image:
+def to_rgb(picture: Image.Image, name: str, *, exact: bool) -> Image.Image:
     """A loaded picture as RGB: transparency on white, its colour profile applied.
 
     Args:
         picture: of any Pillow mode.
         name: of the photo, for messages.
-        plain: as published: transparency is dropped, and profiles are not applied.
+        exact: as published: transparency is dropped, and profiles are not applied.
 
     Raises:
         ImageError: pixels whose range is not known.
     """
     if picture.mode == "RGB" and "transparency" not in picture.info:
-        return picture if plain else _in_srgb(picture, picture.info)
+        return picture if exact else _in_srgb(picture, picture.info)
     if picture.mode == "F":
         raise ImageError(
             f"{name}: its pixels are floating-point numbers (mode F), whose range is not known; "
@@ -52,11 +52,11 @@ def to_rgb(picture: Image.Image, name: str, *, plain: bool) -> Image.Image:
         picture = _eight_bits(picture, name)
     elif picture.mode == "La":
         picture = picture.convert("LA")
-    if picture.has_transparency_data and not plain:
+    if picture.has_transparency_data and not exact:
         return _on_white(picture)
     if picture.mode == "1":
         picture = picture.convert("L")
-    return picture.convert("RGB") if plain and picture.mode != "LAB" else _in_srgb(picture, picture.info)
+    return picture.convert("RGB") if exact and picture.mode != "LAB" else _in_srgb(picture, picture.info)
 
 
 def _on_white(picture: Image.Image) -> Image.Image:

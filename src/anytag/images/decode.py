@@ -43,12 +43,12 @@ class _Damage(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """How a photo is to be decoded: see `anytag.images.load`; `near` None is the full scale."""
+    """How a photo is to be decoded: see `anytag.images.load`; `min_side` None is the full scale."""
 
     name: str
-    near: int | None
+    min_side: int | None
     max_pixels: int
-    plain: bool
+    exact: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +115,12 @@ def _loaded(data: bytes, kind: str, plugin: str, request: Request) -> Decoded:
         width, height = opened.size
         if kind == "TIFF":
             orientation(opened)  # read quietly now: load() turns a TIFF upright and would read it aloud
-        if request.near is not None:
-            opened.draft("RGB", (request.near, request.near))  # a no-op for all but JPEG
+        if request.min_side is not None:
+            opened.draft("RGB", (request.min_side, request.min_side))  # a no-op for all but JPEG
         _check_limit(opened.size, (width, height), request, data if opened.format in ("JPEG", "MPO") else b"")
         with _quiet_decoder(kind):
             opened.load()
-        if kind in _ANIMATED and not request.plain:
+        if kind in _ANIMATED and not request.exact:
             opened = _telling_frame(opened, request.name)
         return Decoded(opened, width, height)
     except AnytagError:
@@ -132,7 +132,7 @@ def _loaded(data: bytes, kind: str, plugin: str, request: Request) -> Decoded:
 def _finished(loaded: Decoded, request: Request) -> Decoded:
     try:
         turn = _UPRIGHT.get(orientation(loaded.picture))
-        picture = to_rgb(loaded.picture, request.name, plain=request.plain)
+        picture = to_rgb(loaded.picture, request.name, exact=request.exact)
         if turn is None:
             return Decoded(picture, loaded.width, loaded.height)
         sideways = turn not in (_UPRIGHT[2], _UPRIGHT[3], _UPRIGHT[4])
@@ -213,16 +213,16 @@ def _open_tiff(data: bytes, request: Request) -> Image.Image:
     """The photo of a TIFF: its largest page, or of a RAW file its full picture or preview."""
     from anytag.images import raw, tiff  # 5 ms that other photos need not wait for
 
-    found = tiff.pages(data)
-    page = tiff.photo_of(found)
+    pages = tiff.pages(data)
+    page = tiff.photo_of(pages)
     if page is None:
         raise ValueError("it has no page")
-    if raw.is_raw(data, found, request.name) and not raw.is_developed(page, found):
-        jpeg = raw.preview(data, found)
+    if raw.is_raw(data, pages, request.name) and not raw.is_developed(page, pages):
+        jpeg = raw.preview(data, pages)
         if jpeg is None:
             return _open_raw(data, "", request)
         opened = _open(jpeg, "JPEG", "JpegImagePlugin", request)
-        if turned := found[0].number(_ORIENTATION_TAG):
+        if turned := pages[0].number(_ORIENTATION_TAG):
             opened.getexif()[_ORIENTATION_TAG] = turned
         return opened
 
@@ -230,8 +230,8 @@ def _open_tiff(data: bytes, request: Request) -> Image.Image:
         _check_limit(size, size, request)
 
     opened = tiff.open_page(data, page, request.name, check)
-    turned = found[0].number(_ORIENTATION_TAG)
-    if turned and page.offset in found[0].numbers(tiff.CHILDREN) and _ORIENTATION_TAG not in page.tags:
+    turned = pages[0].number(_ORIENTATION_TAG)
+    if turned and page.offset in pages[0].numbers(tiff.CHILDREN) and _ORIENTATION_TAG not in page.tags:
         check(opened.size)
         opened.load()
         opened = opened.copy()  # Pillow would turn it by what it read, which is nothing
@@ -318,7 +318,7 @@ def _telling_frame(opened: Image.Image, name: str) -> Image.Image:
 
 
 def _contrast(picture: Image.Image, name: str) -> float:
-    small = to_rgb(picture.copy(), name, plain=False).convert("L").resize((64, 64), Image.Resampling.BOX)
+    small = to_rgb(picture.copy(), name, exact=False).convert("L").resize((64, 64), Image.Resampling.BOX)
     return float(np.asarray(small).std())
 
 

@@ -18,20 +18,20 @@ _SENSOR = {32803, 34892}  # photometric: colour filter array, linear RAW
 _LEAST_SIDE = 640  # of a preview, in pixels; less only where it is as large as the RAW
 
 
-def is_raw(data: bytes, found: list[Page], name: str) -> bool:
+def is_raw(data: bytes, pages: list[Page], name: str) -> bool:
     """Is this TIFF a RAW file? By what lies in it, or by its suffix."""
-    if data[8:10] == b"CR" or (found and _DNG_VERSION in found[0].tags):
+    if data[8:10] == b"CR" or (pages and _DNG_VERSION in pages[0].tags):
         return True
-    if any(page.number(_PHOTOMETRIC) in _SENSOR for page in found):
+    if any(page.number(_PHOTOMETRIC) in _SENSOR for page in pages):
         return True
     return has_raw_suffix(name)
 
 
-def preview(data: bytes, found: list[Page]) -> bytes | None:
+def preview(data: bytes, pages: list[Page]) -> bytes | None:
     """The largest JPEG in a RAW file, None where there is none of useful size."""
-    longest = max((max(page.size) for page in found if page.is_full), default=0)
+    longest = max((max(page.size) for page in pages if page.is_full), default=0)
     best, area = None, 0
-    for start, count in _streams(found):
+    for start, count in _streams(pages):
         jpeg = data[start : start + count]
         width, height = frame_of(jpeg) or (0, 0)
         if max(width, height) >= min(_LEAST_SIDE, max(1, 0.9 * longest)) and width * height > area:
@@ -64,16 +64,16 @@ def preview_by_exiftool(data: bytes, name: str, camera: str) -> tuple[bytes, int
     raise refused_raw(name, camera)
 
 
-def is_developed(page: Page, found: list[Page]) -> bool:
+def is_developed(page: Page, pages: list[Page]) -> bool:
     """Does a page of a RAW file hold the finished photo, not a sensor's data or a thumbnail?"""
     finished = page.number(_PHOTOMETRIC, -1) in {0, 1, 2, 6} and page.number(_COMPRESSION, 1) not in {6, 7}
-    has_thumbnail = any(not one.is_full for one in found)
+    has_thumbnail = any(not one.is_full for one in pages)
     return page.is_full and finished and (has_thumbnail or max(page.size) >= _LEAST_SIDE)
 
 
-def _streams(found: list[Page]) -> Iterator[tuple[int, int]]:
+def _streams(pages: list[Page]) -> Iterator[tuple[int, int]]:
     """Where JPEG streams may lie: offset and bytes."""
-    for page in found:
+    for page in pages:
         if page.number(_JPEG_AT):
             yield page.number(_JPEG_AT), page.number(_JPEG_BYTES)
         if page.number(_COMPRESSION) in {6, 7} and len(page.numbers(_OFFSETS)) == 1:

@@ -90,9 +90,9 @@ def _pages(data: bytes) -> Iterator[Page]:
             yield page
 
 
-def photo_of(found: list[Page]) -> Page | None:
+def photo_of(pages: list[Page]) -> Page | None:
     """The largest page that is neither reduced nor a mask, the first of equals; None where there is none."""
-    full = [page for page in found if page.is_full] or found
+    full = [page for page in pages if page.is_full] or pages
     return max(full, key=lambda page: page.size[0] * page.size[1], default=None)
 
 

@@ -52,7 +52,7 @@ def tags_of(photo: Photo, vocabulary: Vocabulary) -> list[TagScore]:
 
 def _sure(name: str, vocabulary: Vocabulary) -> TagScore:
     tag = vocabulary.find(name)
-    return TagScore(tag.id, tag.name, 1.0, "vocabulary") if tag else TagScore(name, name, 1.0, "own")
+    return TagScore(tag.id, tag.name, 1.0, "vocabulary") if tag else TagScore(name, name, 1.0, "custom")
 
 
 def rejected(photo: Photo, vocabulary: Vocabulary) -> tuple[str, ...]:

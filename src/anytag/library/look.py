@@ -23,7 +23,7 @@ from anytag.library import words
 from anytag.library.database import Database
 from anytag.library.fingerprint import fingerprint
 from anytag.library.vectors import Slots, keep, vector_file
-from anytag.results import Failure, Tags
+from anytag.results import Failure, TagResult
 
 if TYPE_CHECKING:
     from anytag.captioner import Captioner
@@ -79,7 +79,7 @@ class _Seen:
     action: Action
     picture: bytes | None = None
     taken: str | None = None
-    tags: Tags | None = None
+    tags: TagResult | None = None
     vector: npt.NDArray[np.float32] | None = None
     caption: str | None = None
     error: Failure | None = None

@@ -29,9 +29,9 @@ Family = Literal["mini", "ram", "ram-plus", "tag2text"]
 Resample = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
 
-def _require(truth: bool, field: str, expected: str, given: object) -> None:
+def _require(truth: bool, field: str, expected: str, value: object) -> None:
     if not truth:
-        raise CardError(f"{field}: expected {expected}, got {given!r}")
+        raise CardError(f"{field}: expected {expected}, got {value!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class CaptionSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class Platt:
     """probability = sigmoid(scale · logit + bias)."""
 
     scale: float
@@ -118,8 +118,8 @@ class Line:
 class Calibration:
     """One line for trained queries, another for those made from the user's words."""
 
-    vocabulary: Line
-    own: Line
+    vocabulary: Platt
+    own: Platt
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,9 +230,9 @@ class Card:
         """Write to the file `path`, or as card.json into the folder `path`, atomically."""
         path = _card_file(Path(path))
         text = json.dumps({"format": FORMAT, **_said(self)}, indent=2, ensure_ascii=False, allow_nan=False)
-        beside = path.with_name(path.name + ".new")
-        beside.write_text(text + "\n", encoding="utf-8")
-        beside.replace(path)
+        draft = path.with_name(path.name + ".new")
+        draft.write_text(text + "\n", encoding="utf-8")
+        draft.replace(path)
 
 
 def _card_file(path: Path) -> Path:
@@ -258,10 +258,10 @@ def _refuse_constant(name: str) -> NoReturn:
 def _card(data: object) -> Card:
     if not isinstance(data, dict):
         raise CardError(f"expected an object, got {_short(data)}")
-    found = data.get("format")
-    if type(found) is not int or found != FORMAT:
+    version = data.get("format")
+    if type(version) is not int or version != FORMAT:
         raise CardError(
-            f"format: this anytag reads {FORMAT}, the card has {_short(found)}; "
+            f"format: this anytag reads {FORMAT}, the card has {_short(version)}; "
             "a newer one may need: pip install --upgrade anytag"
         )
     card: Card = record(Card, {key: value for key, value in data.items() if key != "format"}, "")
@@ -277,15 +277,17 @@ def record(kind: Any, data: object, where: str) -> Any:
     if not isinstance(data, dict):
         raise CardError(f"{where}: expected an object, got {_short(data)}")
     types = get_type_hints(kind)
-    wanted = [one.name for one in fields(kind)]
+    field_names = [one.name for one in fields(kind)]
     needed = [one.name for one in fields(kind) if _default(one) is MISSING]
     for complaint, names in (
         ("is missing", [name for name in needed if name not in data]),
-        ("is not a field of this format", [name for name in data if name not in wanted]),
+        ("is not a field of this format", [name for name in data if name not in field_names]),
     ):
         if names:
             raise CardError(f"{_join(where, names[0])} {complaint}")
-    values = {name: _value(types[name], data[name], _join(where, name)) for name in wanted if name in data}
+    values = {
+        name: _value(types[name], data[name], _join(where, name)) for name in field_names if name in data
+    }
     try:
         return kind(**values)
     except CardError as error:

@@ -77,8 +77,8 @@ class ModelFolder:
         path = inside(self.path, name)
         if not path.is_dir():
             raise FileMismatchError(f"{path} is not a folder. {_MENDING}")
-        for found in _files(path):
-            self.file(f"{PurePosixPath(name)}/{found}")
+        for file in _files(path):
+            self.file(f"{PurePosixPath(name)}/{file}")
         return path
 
     @property
@@ -178,8 +178,8 @@ def inside(folder: Path, name: str) -> Path:
 
 def _files(folder: Path) -> list[str]:
     """All files below `folder`, hidden ones left out, as sorted relative names with forward slashes."""
-    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    return sorted(path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
+    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return sorted(path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts))
 
 
 def _check(path: Path, facts: FileFacts, *, verify: bool) -> None:
@@ -188,8 +188,8 @@ def _check(path: Path, facts: FileFacts, *, verify: bool) -> None:
     size = path.stat().st_size
     if size != facts.bytes:
         raise FileMismatchError(f"{path} has {size} bytes, the card says {facts.bytes}. {_MENDING}")
-    if verify and (found := sha256_of(path)) != facts.sha256:
-        raise FileMismatchError(f"{path} has sha256 {found}, the card says {facts.sha256}. {_MENDING}")
+    if verify and (digest := sha256_of(path)) != facts.sha256:
+        raise FileMismatchError(f"{path} has sha256 {digest}, the card says {facts.sha256}. {_MENDING}")
 
 
 def _facts(path: Path) -> FileFacts:

@@ -100,7 +100,7 @@ def fetch(remotes: Iterable[Remote], folder: Path, *, report: Reporter = SILENT)
     fetched, missing, reasons = [], [], []
     for remote in remotes:
         try:
-            found = _metadata(remote)
+            metadata = _metadata(remote)
         except Exception as error:  # httpx's errors; their module changes with huggingface_hub's version
             reasons.append(_reason(error))
             here = inside(folder, remote.local)
@@ -109,11 +109,11 @@ def fetch(remotes: Iterable[Remote], folder: Path, *, report: Reporter = SILENT)
             else:
                 missing.append(f"  {remote.url}\n    -> {here}")
         else:
-            fetched.append(_download(remote, inside(folder, remote.local), found, report))
+            fetched.append(_download(remote, inside(folder, remote.local), metadata, report))
     if missing:
         raise DownloadError(
-            f"files are not to be had ({'; '.join(dict.fromkeys(reasons))}). Type the same again when "
-            "the Hub can be reached, or put them there by another way first:\n" + "\n".join(missing)
+            f"could not download all files ({'; '.join(dict.fromkeys(reasons))}). Retry when the Hub can "
+            "be reached, or place them manually:\n" + "\n".join(missing)
         )
     return fetched
 
@@ -166,10 +166,10 @@ def push_folder(folder: Path, repository: str) -> str:
     api = HfApi(endpoint=hub.url.rstrip("/"), token=hub.token)
     try:
         api.create_repo(repository, exist_ok=True)
-        done = api.create_commit(repository, sent, commit_message=f"{model.card.name} {model.card.version}")
+        commit = api.create_commit(repository, sent, commit_message=f"{model.card.name} {model.card.version}")
     except Exception as error:  # as in `fetch`
         raise DownloadError(f"{repository} was not sent: {_reason(error)}") from error
-    return str(done.repo_url)
+    return str(commit.repo_url)
 
 
 def _check_repository(repository: str) -> None:
@@ -183,17 +183,17 @@ def _metadata(remote: Remote) -> HfFileMetadata:
     return get_hf_file_metadata(remote.url, token=remote.token)
 
 
-def _download(remote: Remote, path: Path, found: HfFileMetadata, report: Reporter) -> Fetched:
+def _download(remote: Remote, path: Path, metadata: HfFileMetadata, report: Reporter) -> Fetched:
     """The file at `path`, which goes on from a part that lies there."""
-    wanted = remote.sha256 or found.etag or ""
+    digest = remote.sha256 or metadata.etag or ""
     state: State = "already there"
-    if not (path.is_file() and found.size in (None, path.stat().st_size) and _fits(path, wanted)):
-        part = path.with_name(f".{path.name}.{wanted[:12]}.part")  # of this version of the file, no other
-        _continue(remote, part, found.size, report)
-        _check(part, remote.url, size=found.size, wanted=wanted)
+    if not (path.is_file() and metadata.size in (None, path.stat().st_size) and _fits(path, digest)):
+        part = path.with_name(f".{path.name}.{digest[:12]}.part")  # of this version of the file, no other
+        _continue(remote, part, metadata.size, report)
+        _check(part, remote.url, size=metadata.size, digest=digest)
         part.replace(path)
         state = "downloaded"
-    return Fetched(path, remote.url, sha256_of(path), state, found.commit_hash or "")
+    return Fetched(path, remote.url, sha256_of(path), state, metadata.commit_hash or "")
 
 
 def _continue(remote: Remote, part: Path, size: int | None, report: Reporter) -> None:
@@ -259,27 +259,27 @@ def _broken(url: str, count: int, error: Exception) -> DownloadError:
     )
 
 
-def _check(part: Path, url: str, *, size: int | None, wanted: str) -> None:
+def _check(part: Path, url: str, *, size: int | None, digest: str) -> None:
     """Remove `part` and raise where it is not what it should be."""
     came = part.stat().st_size
     if size is not None and came != size:
         fault = f"has {came:,} bytes, expected {size:,}"
-    elif not _fits(part, wanted):
-        fault = f"has sha256 {sha256_of(part)}, expected {wanted}"
+    elif not _fits(part, digest):
+        fault = f"has sha256 {sha256_of(part)}, expected {digest}"
     else:
         return
     part.unlink()
     raise DownloadError(f"{url} {fault}: it was damaged on its way or where it lies. Type the same again")
 
 
-def _fits(path: Path, wanted: str) -> bool:
+def _fits(path: Path, digest: str) -> bool:
     """Is this the file that the Hub's etag means: sha256 of a large file, git's hash of a small one?"""
-    if _SHA256.fullmatch(wanted):
-        return sha256_of(path) == wanted
-    if _GIT_SHA.fullmatch(wanted):
+    if _SHA256.fullmatch(digest):
+        return sha256_of(path) == digest
+    if _GIT_SHA.fullmatch(digest):
         content = path.read_bytes()
         return (
-            hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest() == wanted
+            hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest() == digest
         )
     return True
 

@@ -53,8 +53,8 @@ def resolve(name_or_folder: str | Path | None = None) -> Path:
         return EMBEDDED
     if str(name_or_folder) and _is_model(Path(name_or_folder)):
         return Path(name_or_folder)
-    if isinstance(name_or_folder, str) and (found := _cached(name_or_folder)) is not None:
-        return found
+    if isinstance(name_or_folder, str) and (folder := _cached(name_or_folder)) is not None:
+        return folder
     raise UnknownModelError(
         f"no model {str(name_or_folder)!r}: it is neither installed nor a folder with a {cards.FILE_NAME}. "
         f"Installed: {', '.join(path.name for path in installed()) or 'none'}. "
@@ -69,7 +69,7 @@ def installed() -> list[Path]:
         names = sorted(path.name for path in cache().iterdir())
     except OSError:  # not there, or somebody else's: nothing is installed for this user
         names = []
-    cached = [found for name in names if name != DEFAULT and (found := _cached(name)) is not None]
+    cached = [folder for name in names if name != DEFAULT and (folder := _cached(name)) is not None]
     return ([EMBEDDED] if _is_model(EMBEDDED) else []) + cached
 
 

@@ -76,10 +76,10 @@ class Tally:
 
         A name that captions use as two kinds ("a swing", "swing") is a candidate of each used often enough.
         """
-        kept = [(key, count) for key, count in self.counts.items() if count >= min_count]
-        kept = sorted(kept, key=lambda row: (-row[1], row[0]))[:top]
-        names = {name for (name, _), _ in kept}
-        return [self._candidate(key, count, names) for key, count in kept]
+        frequent = [(key, count) for key, count in self.counts.items() if count >= min_count]
+        frequent = sorted(frequent, key=lambda row: (-row[1], row[0]))[:top]
+        names = {name for (name, _), _ in frequent}
+        return [self._candidate(key, count, names) for key, count in frequent]
 
     def _key(self, tag: ParsedTag) -> Key:
         return self._same.get(normal(tag.name), tag.name), tag.kind
@@ -106,7 +106,7 @@ class Tally:
         head = self.lexicon.canonical(word.rpartition(" ")[2], "object")
         if not above and head != word and self.lexicon.kind(word) is None:
             above = (head, *self.lexicon.parents(head))
-        return tuple(p for p in map(self.lexicon.shown, above) if p in names and p != name)
+        return tuple(p for p in map(self.lexicon.display_name, above) if p in names and p != name)
 
     def _base(self, wording: str, kind: Kind) -> str:
         """A wording without its inflection, so that plurals and verb forms are not called synonyms."""
@@ -114,8 +114,8 @@ class Tally:
         inflection = self.lexicon.inflection
         if kind == "action":
             words = [*first, last]
-            found = inflection.verb(words[0])
-            return " ".join([found[0] if found else words[0], *words[1:]])
+            verb = inflection.verb(words[0])
+            return " ".join([verb[0] if verb else words[0], *words[1:]])
         return " ".join([*first, last if kind == "attribute" else inflection.singular(last)])
 
     def _why(self, word: str, kind: Kind) -> str:

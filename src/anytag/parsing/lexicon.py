@@ -33,7 +33,7 @@ KINDS: tuple[Kind, ...] = ("object", "scene", "attribute", "action")
 
 @dataclass(frozen=True, eq=False)  # one is as big as a book: told apart by identity
 class Lexicon:
-    """What the parser knows of English. Names and synonyms are lower case, words parted by single spaces.
+    """What the parser knows of English. Names and synonyms are lower case, words separated by single spaces.
 
     Attributes:
         kinds: every name that is a tag of its own, by kind.
@@ -69,7 +69,7 @@ class Lexicon:
     def is_attribute(self, word: str) -> bool:
         return word in self.kinds["attribute"] or word in self.synonyms["attribute"]
 
-    def shown(self, name: str) -> str:
+    def display_name(self, name: str) -> str:
         """A name as it is written: with the hyphens that reading drops."""
         return self.written.get(name, name)
 
@@ -106,7 +106,7 @@ def default_lexicon() -> Lexicon:
     telling = mild | stop
     plain = {noun for noun in nouns if " " not in noun or not telling.intersection(noun.split())}
     objects = ((plain | set(synonyms["object"].values())) - stop - scenes - mild - acts) | listed
-    known = objects | scenes | stop | set(synonyms["object"]) | set(synonyms["scene"])
+    all_words = objects | scenes | stop | set(synonyms["object"]) | set(synonyms["scene"])
     verbs = actions | set(synonyms["action"])
     mute = frozenset(_words(data / "mute.txt")) - verbs
     return Lexicon(
@@ -122,7 +122,7 @@ def default_lexicon() -> Lexicon:
             nouns, _chains(data / "parents.txt", listed, nouns), synonyms, stop - listed - scenes
         ),
         inflection=Inflection(
-            nouns=frozenset(known),
+            nouns=frozenset(all_words),
             verbs=frozenset({*_first_words(verbs, objects), *mute}),
             plurals=irregular["N"] | _table_of_one(data / "plurals.txt"),
             verb_forms=irregular["V"],
@@ -139,7 +139,7 @@ def _lines(source: Traversable) -> Iterator[str]:
 
 
 def _words(source: Traversable) -> Iterator[str]:
-    """Words of a file that lists them, parted by commas."""
+    """Words of a file that lists them, separated by commas."""
     for line in _lines(source):
         yield from (normal(word) for word in line.split(",") if word.strip())
 
@@ -188,8 +188,8 @@ def slug(text: str) -> str:
 def _synonyms(source: Traversable, scenes: frozenset[str]) -> dict[Kind, dict[str, str]]:
     table: dict[Kind, dict[str, str]] = {kind: {} for kind in KINDS}
     for head, others in _table(source).items():
-        name, _, said = head.partition(" @")
-        kind = next((kind for kind in KINDS if kind == said), "scene" if name in scenes else "object")
+        name, _, names = head.partition(" @")
+        kind = next((kind for kind in KINDS if kind == names), "scene" if name in scenes else "object")
         for other in others:
             if other != name:
                 table[kind][other] = name

@@ -60,7 +60,7 @@ class Mistakes:
 
 
 def read_labelled(path: Path) -> list[Labelled]:
-    """Rows `caption, things, looks, actions` parted by tabs, names by commas; lines with # are comments.
+    """Rows `caption, things, looks, actions` separated by tabs, names by commas; lines with # are comments.
 
     Raises:
         AnytagError: a row has another form.
@@ -80,13 +80,13 @@ def measure(parser: CaptionParser, labelled: Iterable[Labelled]) -> Mistakes:
     """Compares a parser that reads freely with labels: names by their synonyms, actions by their verbs."""
     result = Mistakes()
     for row in labelled:
-        found = _found(parser.parse(row.caption), parser.lexicon)
+        predicted = _found(parser.parse(row.caption), parser.lexicon)
         odd: list[str] = []
         for group in GROUPS:
-            wanted = {_same(name, group, parser.lexicon) for name in row.names[group]}
-            wrong, missed = _unmatched(found[group], wanted)
+            expected = {_same(name, group, parser.lexicon) for name in row.names[group]}
+            wrong, missed = _unmatched(predicted[group], expected)
             score = result.scores[group]
-            score.hits += len(wanted) - len(missed)
+            score.hits += len(expected) - len(missed)
             score.wrong += len(wrong)
             score.missed += len(missed)
             odd += [f"+{name}" for name in wrong] + [f"-{name}" for name in missed]
@@ -95,9 +95,9 @@ def measure(parser: CaptionParser, labelled: Iterable[Labelled]) -> Mistakes:
     return result
 
 
-def _unmatched(found: set[str], wanted: set[str]) -> tuple[list[str], list[str]]:
+def _unmatched(predicted: set[str], expected: set[str]) -> tuple[list[str], list[str]]:
     """Names of one side alone; a compound and its head are one: "street musician", "musician"."""
-    wrong, missed = sorted(found - wanted), sorted(wanted - found)
+    wrong, missed = sorted(predicted - expected), sorted(expected - predicted)
     for name in list(wrong):
         same = next((m for m in missed if m.endswith(f" {name}") or name.endswith(f" {m}")), None)
         if same is not None:
@@ -107,11 +107,11 @@ def _unmatched(found: set[str], wanted: set[str]) -> tuple[list[str], list[str]]
 
 
 def _found(tags: Iterable[ParsedTag], lexicon: Lexicon) -> dict[Group, set[str]]:
-    found: dict[Group, set[str]] = {group: set() for group in GROUPS}
+    by_group: dict[Group, set[str]] = {group: set() for group in GROUPS}
     for tag in tags:
         group = _GROUP_OF[tag.kind]
-        found[group].add(_same(tag.name, group, lexicon))
-    return found
+        by_group[group].add(_same(tag.name, group, lexicon))
+    return by_group
 
 
 def _same(name: str, group: Group, lexicon: Lexicon) -> str:

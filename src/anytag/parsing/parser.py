@@ -84,7 +84,7 @@ class Parser:
         """From word to word, each name as long as it goes."""
         ends = _phrase_ends(caption, matches)
         negation: Negation | None = None
-        found: dict[Entry, ParsedTag] = {}
+        tags: dict[Entry, ParsedTag] = {}
         at = 0
         while at < len(words):
             if words[at].role == "negation" or words[at].text in OPENERS:
@@ -102,11 +102,11 @@ class Parser:
                 named = [(Entry(new, "object"), at + 2)] if new else []
                 for entry, last in (*named, *((entry, whole) for entry in entries)):
                     span = matches[at].start(), matches[last - 1].end()
-                    found.setdefault(entry, ParsedTag(entry.name, entry.kind, *span))
+                    tags.setdefault(entry, ParsedTag(entry.name, entry.kind, *span))
             at = stop
         if foreign(words):
-            return tuple(tag for tag in found.values() if not self._is_english(tag.name))
-        return tuple(found.values())
+            return tuple(tag for tag in tags.values() if not self._is_english(tag.name))
+        return tuple(tags.values())
 
     def _at(self, words: list[Word], at: int, end: int) -> tuple[int, tuple[Entry, ...], int]:
         """Where to read on, the tags at this word, and the end of their wording."""
@@ -196,13 +196,13 @@ def spoken(caption: str) -> list[re.Match[str]]:
         return matches
     starts = iter([*spans, (len(caption), len(caption))])
     start, end = next(starts)
-    kept = []
+    words_kept = []
     for match in matches:
         while match.start() >= end and start < len(caption):
             start, end = next(starts)
         if match.start() < start:
-            kept.append(match)
-    return kept
+            words_kept.append(match)
+    return words_kept
 
 
 def _phrase_ends(caption: str, matches: Matches) -> list[int]:

@@ -98,8 +98,8 @@ def _lemma(word: str, kind: Kind, lexicon: Lexicon) -> str:
     if kind == "attribute":
         return word
     if kind == "action":
-        found = lexicon.inflection.verb(word)
-        return found[0] if found else word
+        verb = lexicon.inflection.verb(word)
+        return verb[0] if verb else word
     return lexicon.inflection.singular(word)
 
 
@@ -142,21 +142,24 @@ def _parts(
     """A fire truck is a truck but no fire: of a compound's words those that are broader names of it."""
     broader = set(lexicon.parents(normal(name)))
     words = (lexicon.canonical(lexicon.inflection.singular(word), "object") for word in phrase.split())
-    found = (by_name.get((word, True)) for word in words if word in broader)
-    return tuple(entry for entry in found if entry is not None)
+    entries = (by_name.get((word, True)) for word in words if word in broader)
+    return tuple(entry for entry in entries if entry is not None)
 
 
 def _lexicon_phrases(lexicon: Lexicon) -> Iterator[tuple[str, Entry]]:
     for kind in KINDS:
         for name in sorted(lexicon.kinds[kind]):
-            yield name, Entry(lexicon.shown(name), kind)
+            yield name, Entry(lexicon.display_name(name), kind)
         for other, name in lexicon.synonyms[kind].items():
-            yield other, Entry(lexicon.shown(name), lexicon.kind(name) or kind if _is_noun(kind) else kind)
+            yield (
+                other,
+                Entry(lexicon.display_name(name), lexicon.kind(name) or kind if _is_noun(kind) else kind),
+            )
 
 
 def _is_noun(kind: Kind) -> bool:
     return kind in ("object", "scene")
 
 
-def _kind(said: str) -> Kind:
-    return next((kind for kind in KINDS if kind == said), "object")
+def _kind(word: str) -> Kind:
+    return next((kind for kind in KINDS if kind == word), "object")

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from anytag._io import atomic_write
 from anytag._typing import Floats, Halves, Ints
 from anytag.errors import ModelError
-from anytag.models.card import Line
+from anytag.models.card import Platt
 from anytag.models.tensors import map_tensors
 
 # OpenBLAS starts threads above so many products, which costs 30 times the work itself
@@ -55,18 +55,18 @@ class Bank:
         line = found.get("line", identity_lines(tags))
         is_int8 = rows.dtype == np.int8
         if rows.ndim != 3 or len(rows) != tags or not (is_int8 or rows.dtype in (np.float16, np.float32)):
-            wanted = f"rows {tags}×P×R, int8 or float"
+            expected = f"rows {tags}×P×R, int8 or float"
         elif is_int8 and scale.shape != rows.shape[:2]:
-            wanted = f"scale {rows.shape[0]}×{rows.shape[1]}"
+            expected = f"scale {rows.shape[0]}×{rows.shape[1]}"
         elif "coarse" in found and coarse.shape != (tags, width + 1):
-            wanted = f"coarse {tags}×{width + 1}"
+            expected = f"coarse {tags}×{width + 1}"
         elif line.shape != (tags, 2):
-            wanted = f"line {tags}×2"
+            expected = f"line {tags}×2"
         else:
             scale, coarse, line = (part.astype(np.float32) for part in (scale, coarse, line))
             return cls(rows, scale if is_int8 else None, coarse if coarse.size else None, line)
-        given = ", ".join(f"{name} {array.dtype} {array.shape}" for name, array in sorted(found.items()))
-        raise ModelError(f"{path}: expected {wanted}, got {given}; get the model again")
+        actual = ", ".join(f"{name} {array.dtype} {array.shape}" for name, array in sorted(found.items()))
+        raise ModelError(f"{path}: expected {expected}, got {actual}; get the model again")
 
     def write(self, path: Path) -> None:
         """Into a safetensors file, atomically: the rows may be mapped from that very file.
@@ -81,7 +81,7 @@ class Bank:
         with atomic_write(path) as draft:
             save_file({name: np.ascontiguousarray(x) for name, x in tensors.items() if x is not None}, draft)
 
-    def with_lines(self, tags: Ints, lines: npt.NDArray[np.float64], *, known: Line) -> Bank:
+    def with_lines(self, tags: Ints, lines: npt.NDArray[np.float64], *, known: Platt) -> Bank:
         """The same queries, some tags' log-odds changed by a line each; the first pass follows.
 
         Args:

@@ -12,16 +12,16 @@ from anytag._typing import Doubles, Floats, Ints
 from anytag.errors import ModelError, VocabularyError, brief
 from anytag.models.folder import ModelFolder
 from anytag.queries.bank import Bank
-from anytag.queries.requests import Ask, Requested, check_numbers, in_english, parse_requests
+from anytag.queries.requests import Requested, TagLike, check_numbers, in_english, parse_requests
 from anytag.queries.score import Question, pad
 from anytag.results import Source
 from anytag.runtime.text_onnx import open_text_encoder
 from anytag.text_encoders import StaticTextEncoder, TextEncoder
 from anytag.text_encoders.queries import Prompts, check_texts, tag_rows
-from anytag.vocabulary import OWN, Asked, Tag, Vocabulary
+from anytag.vocabulary import CUSTOM_PREFIX, CustomTag, Tag, Vocabulary
 
-OWN_THRESHOLD = 0.5
-_REMEMBERED = 20_000  # own tags whose vectors are kept: 20,000 of 3 rows and 256 floats are 60 MB
+CUSTOM_THRESHOLD = 0.5
+_REMEMBERED = 20_000  # custom tags whose vectors are kept: 20,000 of 3 rows and 256 floats are 60 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +31,16 @@ class _Row:
     trained: int | None
     id: str
     name: str
-    threshold: float = OWN_THRESHOLD
-    words: Asked | None = None
+    threshold: float = CUSTOM_THRESHOLD
+    words: CustomTag | None = None
 
     @property
     def source(self) -> Source:
-        return "own" if self.trained is None else "vocabulary"
+        return "custom" if self.trained is None else "vocabulary"
 
 
 class Questions:
-    """Makes questions for one model; remembers the vectors of own tags and the last few questions.
+    """Makes questions for one model; remembers the vectors of custom tags and the last few questions.
 
     Args:
         folder: the model.
@@ -59,14 +59,14 @@ class Questions:
         self._bank = Bank.read(
             folder.file("queries.safetensors"), tags=len(self.learned), width=folder.card.width
         )
-        self._own: dict[Asked, Floats] = {}
+        self._own: dict[CustomTag, Floats] = {}
         self._prepared = lru_cache(maxsize=8)(self._prepare)
 
     def prepare(
         self,
-        tags: Iterable[Ask] | Mapping[str, object] | None,
+        tags: Iterable[TagLike] | Mapping[str, object] | None,
         *,
-        also: Iterable[Ask] | Mapping[str, object] | None,
+        also: Iterable[TagLike] | Mapping[str, object] | None,
         top_k: int | None,
         threshold: float | None,
     ) -> Question:
@@ -91,7 +91,7 @@ class Questions:
         return self._with_vocabulary(self._rows(also or ()), top_k=top_k, threshold=threshold)
 
     def _exactly(self, rows: Sequence[_Row], *, top_k: int | None, threshold: float) -> Question:
-        shown = len(rows)
+        count = len(rows)
         trained = [row.trained for row in rows]
         rows = [*rows, *self._narrower(trained)]
         slope, bias = self._calibration([row.trained for row in rows])
@@ -101,9 +101,9 @@ class Questions:
             sources=tuple(row.source for row in rows),
             slope=slope,
             bias=bias,
-            threshold=np.where(np.arange(len(rows)) < shown, threshold, np.inf),
+            threshold=np.where(np.arange(len(rows)) < count, threshold, np.inf),
             queries=pad([self._queries(row) for row in rows]),
-            below=self._pairs([row.trained for row in rows]),
+            ancestor_pairs=self._pairs([row.trained for row in rows]),
             top_k=top_k,
             strict=self.card.strict,
             per_photo=self._bank.coarse is not None,
@@ -114,8 +114,8 @@ class Questions:
     ) -> Question:
         """Every tag that the model learned is in the bank; those that are not asked have no way over their
         thresholds, but raise broader ones as ever."""
-        shown, added = self._shown(requested)
-        rows = [shown.get(k) or _Row(k, tag.id, tag.name, np.inf) for k, tag in self._numbered]
+        vocabulary_rows, added = self._shown(requested)
+        rows = [vocabulary_rows.get(k) or _Row(k, tag.id, tag.name, np.inf) for k, tag in self._numbered]
         rows += added
         count, shortlist = len(self._bank), self.card.shortlist
         thresholds = np.array([row.threshold for row in rows])
@@ -134,7 +134,7 @@ class Questions:
             bias=bias,
             threshold=thresholds,
             queries=pad([self._queries(row) for row in added]),
-            below=self._pairs(trained),
+            ancestor_pairs=self._pairs(trained),
             bank=self._bank,
             shortlist=None if decode_all or self._bank.coarse is None else shortlist,
             top_k=top_k,
@@ -151,13 +151,13 @@ class Questions:
         names = {row.name.casefold() for row in requested if row.trained is None}
         rows = [self._row(tag) for tag in self.vocabulary if not names or tag.name.casefold() not in names]
         own = [row for row in rows if row.trained is None]
-        shown = {row.trained: row for row in rows if row.trained is not None}
+        by_number = {row.trained: row for row in rows if row.trained is not None}
         for row in requested:
             if row.trained is None:
                 own.append(row)
             else:
-                shown.setdefault(row.trained, row)
-        return shown, own
+                by_number.setdefault(row.trained, row)
+        return by_number, own
 
     @cached_property
     def _numbered(self) -> list[tuple[int, Tag]]:
@@ -167,7 +167,7 @@ class Questions:
         """A tag of a vocabulary, asked with its trained query, or by its words where the model has none."""
         if tag.id in self.learned:
             return _Row(self.learned.index(tag.id), tag.id, tag.name, tag.threshold)
-        return _Row(None, tag.id, tag.name, tag.threshold, Asked(tag.name, tag.synonyms))
+        return _Row(None, tag.id, tag.name, tag.threshold, CustomTag(tag.name, tag.synonyms))
 
     def _requested_row(self, one: Requested) -> _Row:
         """A bare name that is known is shown as it was asked, under the known tag's id; a described tag is
@@ -177,7 +177,7 @@ class Questions:
         known = None if one.descriptions else self.vocabulary.find(one.name) or self.learned.find(one.name)
         if known:
             return replace(self._row(known), name=one.name)
-        return _Row(None, OWN + one.name, one.name, words=one)
+        return _Row(None, CUSTOM_PREFIX + one.name, one.name, words=one)
 
     def _rows(self, requested: Iterable[Requested]) -> list[_Row]:
         """Requested tags matched with the vocabulary; the same tag asked twice counts once.
@@ -221,7 +221,7 @@ class Questions:
             queries = self._own[row.words] = self._encoded(row.words, row.id)
         return queries
 
-    def _encoded(self, words: Asked, id: str) -> Floats:
+    def _encoded(self, words: CustomTag, id: str) -> Floats:
         """float32 P×D of a tag's words.
 
         Raises:
@@ -233,7 +233,7 @@ class Questions:
             texts = [self.readable(text) for text in (words.name, *words.descriptions)]
             return self._projected(tag_rows(texts[0], texts[1:], encoder, prompts=self._prompts))
         except (VocabularyError, ModelError) as error:
-            if id.startswith(OWN):
+            if id.startswith(CUSTOM_PREFIX):
                 raise
             raise VocabularyError(
                 f"the tag {brief(id)} of the vocabulary is none that the model learned, so it is asked by "
@@ -295,11 +295,11 @@ class Questions:
 
     def _narrower(self, trained: Iterable[int | None]) -> list[_Row]:
         """What must be decoded besides, so that a tag scores the same whether asked alone or with all."""
-        asked = {number for number in trained if number is not None}
+        requested_numbers = {number for number in trained if number is not None}
         below = [
             (number, self.learned[number])
             for number, above in enumerate(self.learned.broader)
-            if number not in asked and asked.intersection(above)
+            if number not in requested_numbers and requested_numbers.intersection(above)
         ]
         return [_Row(number, tag.id, tag.name) for number, tag in below]
 
@@ -322,7 +322,7 @@ class Questions:
 def _twice(one: _Row, other: _Row) -> str:
     """Why two different requests cannot have one name."""
     words = [row.words for row in (one, other) if row.words]
-    texts = "; ".join(dict.fromkeys(text for asked in words for text in asked.descriptions))
+    texts = "; ".join(dict.fromkeys(text for tag in words for text in tag.descriptions))
     if one.id == other.id:
         return (
             f"the tag {brief(one.name)} was asked twice with different descriptions; give it once, with all: "

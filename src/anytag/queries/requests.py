@@ -1,21 +1,21 @@
-"""The tags that users ask for in Python, each form that is taken as `Asked` or as a vocabulary's `Tag`."""
+"""Tags as users give them in Python, parsed into `CustomTag` or a vocabulary's `Tag`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
 from anytag.errors import AnytagError, VocabularyError, brief, is_number, is_whole
-from anytag.vocabulary import Asked, Tag, Vocabulary, parse_asked
+from anytag.vocabulary import CustomTag, Tag, Vocabulary, parse_custom_tag
 
-Ask = str | Asked | Tag
+TagLike = str | CustomTag | Tag
 """A tag as users ask it: "name", "name: description; description", the same parsed, or a vocabulary's."""
 
-Requested = Asked | Tag
+Requested = CustomTag | Tag
 _NAME_WORDS = 4  # of a name in another language, at most
 
 
 def parse_requests(
-    tags: Iterable[Ask] | Mapping[str, object] | None, what: str
+    tags: Iterable[TagLike] | Mapping[str, object] | None, what: str
 ) -> tuple[Requested, ...] | None:
     """Requested tags, parsed; None stays None.
 
@@ -28,7 +28,7 @@ def parse_requests(
     """
     if tags is None:
         return None
-    if isinstance(tags, str | Asked | Tag):
+    if isinstance(tags, str | CustomTag | Tag):
         raise VocabularyError(
             f"{what} is the single tag {brief(tags)}: expected a list, as in {what}=[{brief(tags)}]"
         )
@@ -36,7 +36,7 @@ def parse_requests(
         raise VocabularyError(f"{what} is {brief(tags)}: expected a list of tags, as in {what}=['red car']")
     parsed: tuple[Requested, ...]
     if isinstance(tags, Mapping):
-        parsed = tuple(_described(name, said) for name, said in tags.items())
+        parsed = tuple(_described(name, texts) for name, texts in tags.items())
     else:
         parsed = tuple(_parsed(tag) for tag in tags)
     if not parsed:
@@ -77,22 +77,22 @@ def in_english(text: str, unknown: Iterable[str], vocabulary: Vocabulary) -> str
 
 
 def _parsed(tag: object) -> Requested:
-    if isinstance(tag, Asked | Tag):
+    if isinstance(tag, CustomTag | Tag):
         return tag
     if isinstance(tag, str):
-        return parse_asked(tag)
+        return parse_custom_tag(tag)
     raise VocabularyError(
         f"a tag cannot be a {type(tag).__name__}, got {brief(tag)}: give text such as 'red car' or "
-        "'red car: a car painted red', an Asked, or descriptions by name, {'red car': ['a car painted red']}"
+        "'red car: a car painted red', a CustomTag, or descriptions: {'red car': ['a car painted red']}"
     )
 
 
-def _described(name: object, said: object) -> Asked:
+def _described(name: object, value: object) -> CustomTag:
     """One entry of descriptions by name; a single text stands for itself."""
-    texts = [said] if isinstance(said, str) else said
+    texts = [value] if isinstance(value, str) else value
     if not isinstance(name, str) or not isinstance(texts, Iterable):
         raise VocabularyError(
-            f"got {brief(said)} for the tag {brief(name)}: "
+            f"got {brief(value)} for the tag {brief(name)}: "
             "expected descriptions by name, as in {'red car': ['a car painted red']}"
         )
-    return Asked(name, tuple(texts))
+    return CustomTag(name, tuple(texts))

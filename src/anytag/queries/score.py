@@ -23,8 +23,8 @@ from anytag.runtime.base import Runtime
 _PIECE, _PIECE_FLOATS = 256, 1 << 23
 # Times as many where logits are rounded: what tags share is decoded once for all of a piece.
 _PIECES_ROUNDED = 2
-# Tags near their thresholds that are decoded exactly in one run, and how many times the largest change that
-# they show is far enough: of 128 normal changes the largest is 2.7 standard deviations, so 5 of them.
+# Tags nearest their thresholds are recomputed in float32, 128 at a time, until remaining margins exceed twice
+# the largest observed error: of 128 normal errors the largest is 2.7 standard deviations, so 5 of them.
 _SETTLED, _SAFE = 128, 2
 
 
@@ -42,14 +42,14 @@ class Question:
     Attributes:
         ids, names, sources: K each.
         slope, bias: float64 K; probability = sigmoid(slope · logit + bias).
-        below: int64 E×2, pairs of a tag and a broader one: see `scoring.raise_broader`.
+        ancestor_pairs: int64 E×2, pairs of a tag and a broader one: see `scoring.raise_broader`.
         threshold: float64 K; a lower score is left out.
-        bank: its tags are decoded for every photo, or with a `shortlist` only where the first pass puts them
-            among the photo's best so many.
+        bank: its tags are decoded for every photo, or with a `shortlist` only where the first pass ranks them
+            among the photo's best `shortlist`.
         queries: float32 O×P×R, decoded for every photo.
         top_k: how many tags a photo gets at most.
         strict: a score that equals the threshold is left out too.
-        added: of the last so many tags, lower scores are told apart.
+        added: of the last `added` tags, lower scores are returned separately.
         per_photo: photos are decoded one at a time. Where each has a shortlist of its own a batch saves
             nothing, and the last digits of a photo's scores are then the same alone and in any batch.
     """
@@ -61,7 +61,7 @@ class Question:
     bias: Doubles
     threshold: Doubles
     queries: Floats
-    below: Ints
+    ancestor_pairs: Ints
     bank: Bank | None = None
     shortlist: int | None = None
     top_k: int | None = None
@@ -77,18 +77,18 @@ class Question:
             tokens: float32 N×T×D.
             pooled: float32 N×D.
         """
-        index, logits = self.logits(runtime, tokens, pooled)  # N×S both
-        if runtime.rounds:
+        index, logits = self.logits(runtime, tokens, pooled)  # both N×S
+        if runtime.is_approximate:
             for n in range(len(logits)):
                 self._settle(runtime, tokens[n : n + 1], pooled[n : n + 1], places=index[n], logits=logits[n])
         scores = np.zeros((len(index), len(self.ids)))  # N×K; what the first pass left out stays 0
         found = scoring.sigmoid(self.slope[index] * logits + self.bias[index])
         np.put_along_axis(scores, index, found, axis=1)
-        scoring.raise_broader(scores, self.below)
+        scoring.raise_broader(scores, self.ancestor_pairs)
         return [self._choose(photo) for photo in scores]
 
     def logits(self, runtime: Runtime, tokens: Floats, pooled: Floats) -> tuple[Ints, Floats]:
-        """Which tags are decoded for each photo, and their logits: N×S both. Arguments as for `answer`."""
+        """Which tags are decoded for each photo, and their logits: both N×S. Arguments as for `answer`."""
         step = 1 if self.per_photo else max(1, len(tokens))
         parts = [
             self._decode(runtime, tokens[n : n + step], pooled[n : n + step])
@@ -108,10 +108,10 @@ class Question:
     def _settle(
         self, runtime: Runtime, tokens: Floats, pooled: Floats, *, places: Ints, logits: Floats
     ) -> None:
-        """Decodes exactly what of one photo may be on the wrong side of its threshold by rounding alone.
+        """Recomputes in float32 the logits whose side of the threshold quantisation may have changed.
 
-        From the thresholds outwards, until what is left is further off than twice the most that rounding has
-        changed. Tags do not touch each other in the decoder, so the few that are near can be asked alone.
+        From the smallest margin on, until remaining margins exceed twice the largest observed error. Tags are
+        independent in the decoder, so the few near a threshold can be decoded alone.
 
         Args:
             tokens, pooled: 1×T×D and 1×D.
@@ -122,13 +122,13 @@ class Question:
         order = np.argsort(distance)[: np.isfinite(distance).sum()]
         changed = 0.0
         for start in range(0, len(order), _SETTLED):
-            near = order[start : start + _SETTLED]
-            if start and distance[near[0]] > _SAFE * changed:
+            places_near = order[start : start + _SETTLED]
+            if start and distance[places_near[0]] > _SAFE * changed:
                 break
-            asked = self._queries_at(places[near])[None]
-            exact = runtime.score(tokens, pooled, asked, exact=True)[0]
-            changed = max(changed, float(np.abs(exact - logits[near]).max()))
-            logits[near] = exact
+            queries = self._queries_at(places[places_near])[None]
+            exact = runtime.score(tokens, pooled, queries, exact=True)[0]
+            changed = max(changed, float(np.abs(exact - logits[places_near]).max()))
+            logits[places_near] = exact
 
     @cached_property
     def limits(self) -> Doubles:
@@ -151,7 +151,7 @@ class Question:
             elif runtime.keeps_rows and self.bank.scale is None:
                 yield every, self.bank.rows[None]
             else:
-                times = _PIECES_ROUNDED if runtime.rounds else 1
+                times = _PIECES_ROUNDED if runtime.is_approximate else 1
                 for piece in _cut(skipped, self.bank.rows[0].size, times=times):
                     yield every[piece], self.bank.queries(piece)[None]
         for piece in _cut(len(self.queries), self.queries[0].size if len(self.queries) else 1):

@@ -94,7 +94,7 @@ class Runtime(ABC):
 
     @property
     @abstractmethod
-    def rounds(self) -> bool:
+    def is_approximate(self) -> bool:
         """Do logits differ from those that `exact` gives?"""
 
     def encode(self, pixels: Bytes) -> tuple[Floats, Floats]:
@@ -122,7 +122,7 @@ class Runtime(ABC):
             pooled: float32 N×D from `encode`.
             queries: float32 Q×K×P×R; Q is 1 (the same for all photos) or N (each photo its own). K tags of up
                 to P descriptions; an all-zero row is padding and gets no weight. R is D but for learned rows.
-            exact: in float32, also where the runtime `rounds`.
+            exact: in float32, also where the runtime `is_approximate`.
 
         Returns:
             float32 N×K.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # importing onnxruntime takes longer than importing all the r
     from onnxruntime import InferenceSession, RunOptions, SessionOptions
 
 IMAGE, TAGS = "image.onnx", "tags.onnx"
-ROUNDED = "tags_rounded.onnx"  # tags.onnx in fewer bits, asked first where it is there
+ROUNDED = "tags_rounded.onnx"  # tags.onnx quantised; used first where it exists
 MEMORY, CAPTION = "caption_memory.onnx", "caption.onnx"
 TEXT = "text.onnx"  # in a subfolder; run by anytag.runtime.text_onnx
 WHERE = "where"  # what tags.onnx may give besides
@@ -34,7 +34,7 @@ _GRAPHS = {
 }
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 State = tuple[Floats, Floats]
-"""What is looked at and what was read: keys and values, layers×2×N×heads×S×d and layers×2×N×heads×P×d."""
+"""Keys and values of the memory and of the text so far: layers×2×N×heads×S×d and layers×2×N×heads×P×d."""
 _ERRORS_ONLY = 3  # onnxruntime writes its warnings to stderr, which is the user's
 _NOTHING = 4  # nor errors, where a failure is an answer
 
@@ -77,7 +77,7 @@ class OnnxRuntime(Runtime):
         return "cuda" if self.provider == _CUDA else "cpu"
 
     @property
-    def rounds(self) -> bool:
+    def is_approximate(self) -> bool:
         """Do logits differ from those that `exact` gives?"""
         return ROUNDED in self.folder
 
@@ -116,7 +116,7 @@ class OnnxRuntime(Runtime):
         return tokens, pooled
 
     def _score(self, tokens: Floats, pooled: Floats, queries: Rows, *, exact: bool) -> Floats:
-        graph = ROUNDED if self.rounds and not exact else TAGS
+        graph = ROUNDED if self.is_approximate and not exact else TAGS
         (logits,) = self.run(graph, {"tokens": tokens, "pooled": pooled, "queries": queries})
         return logits
 

@@ -38,7 +38,7 @@ def open_text_encoder(folder: ModelFolder) -> TextEncoder:
 class OnnxTextEncoder:
     """A graph that makes vectors of tokens, and the tokenizer that cuts texts as the graph was trained.
 
-    Files are read when first needed. Own tags are prepared once, before the photos: all cores work at them.
+    Files are read when first needed. Custom tags are prepared once, before the photos, on all cores.
 
     Args:
         folder: the model.

@@ -42,7 +42,7 @@ class Decode:
         )
 
 
-class Ask:
+class TagLike:
     """The second, on GPUs where there are some: the columns of a task in the place of `pixels`."""
 
     def __init__(self, task: Task) -> None:
@@ -78,9 +78,9 @@ class Tag:
 
 
 @cache
-def _stages(given: bytes) -> tuple[Decode, Ask]:
+def _stages(given: bytes) -> tuple[Decode, TagLike]:
     column, task = pickle.loads(given)
-    return Decode(column, task), Ask(task)
+    return Decode(column, task), TagLike(task)
 
 
 def _decoded() -> Any:
@@ -147,7 +147,7 @@ def tag(
         )
     on_gpu = {**how, "compute": data.ActorPoolStrategy(min_size=1, max_size=count), "num_gpus": 1}
     decoded = dataset.map_batches(Decode, fn_constructor_args=(column, task), **on_cpu)
-    return decoded.map_batches(Ask, fn_constructor_args=(task,), **on_gpu)
+    return decoded.map_batches(TagLike, fn_constructor_args=(task,), **on_gpu)
 
 
 def caption(

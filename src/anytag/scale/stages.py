@@ -126,8 +126,8 @@ class Look:
         """uint8 S×S×3, or why it cannot be read: whatever one photo does, the others go on."""
         spec = self._image
         try:
-            loaded = load(photo, near=spec.size, max_pixels=self._max_pixels, plain=spec.plain)
-            square = prepare(loaded, size=spec.size, resample=spec.resample, plain=spec.plain)
+            loaded = load(photo, min_side=spec.size, max_pixels=self._max_pixels, exact=spec.plain)
+            square = prepare(loaded, size=spec.size, resample=spec.resample, exact=spec.plain)
         except MemoryError:
             return failure(ImageError("more memory is needed to decode it than there is"))
         except Exception as error:

@@ -23,10 +23,10 @@ from anytag.captioner import Captioner
 from anytag.errors import AnytagError
 from anytag.models.folder import ModelFolder
 from anytag.models.registry import resolve
-from anytag.results import Tags, TagScore
+from anytag.results import TagResult, TagScore
 from anytag.server import schemas
 from anytag.server.batcher import Batcher
-from anytag.server.limits import Limits, Refusal, error_body
+from anytag.server.limits import GenerationConfig, Refusal, error_body
 from anytag.server.metrics import Metrics
 from anytag.server.photos import Photos, router
 from anytag.server.settings import Settings
@@ -104,7 +104,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.state.settings, app.state.metrics, app.state.service = settings, metrics, service
-    app.add_middleware(Limits, settings=settings, metrics=metrics)
+    app.add_middleware(GenerationConfig, settings=settings, metrics=metrics)
     app.add_exception_handler(Refusal, _refuse)
     app.add_exception_handler(ClientDisconnect, _gone_away)
     app.add_exception_handler(AnytagError, _wrong)
@@ -291,7 +291,7 @@ def _failed(encoded: Encoded, tagger: Tagger, **empty: object) -> Row:
     return {"width": 0, "height": 0, "model": tagger.card.name, **empty, "error": asdict(encoded.error)}
 
 
-def _row(found: Tags, broader: dict[str, list[str]], *, heat: bool) -> Row:
+def _row(found: TagResult, broader: dict[str, list[str]], *, heat: bool) -> Row:
     """The row of `anytag tag --format jsonl`, without a path, with broader tags' names and heat maps."""
     row = found.to_dict()
     del row["path"]

@@ -61,7 +61,7 @@ def error_body(kind: str, message: str) -> dict[str, dict[str, str]]:
     return {"error": {"type": kind, "message": message}}
 
 
-class Limits:
+class GenerationConfig:
     """Middleware that lets a request in, or refuses it.
 
     Args:

@@ -115,7 +115,7 @@ def _place(library: Library, number: int) -> tuple[str, str]:
 
 
 def _encoded(path: str, side: int, max_pixels: int, kind: str) -> bytes:
-    picture = load(path, near=side, max_pixels=max_pixels).picture.copy()
+    picture = load(path, min_side=side, max_pixels=max_pixels).picture.copy()
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     picture.save(file, kind, quality=80)

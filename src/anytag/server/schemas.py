@@ -55,7 +55,7 @@ class Tag(BaseModel):
     id: str
     name: str
     score: float = Field(ge=0, le=1, description="The calibrated probability that it is in the photo.")
-    source: Literal["vocabulary", "own"]
+    source: Literal["vocabulary", "custom"]
     box: tuple[int, int, int, int] | None = Field(
         None, description="Left, top, right, bottom in pixels of the upright photo."
     )

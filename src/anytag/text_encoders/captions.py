@@ -13,7 +13,7 @@ _GAP = re.compile(r"\s{2,}")
 def clean_caption(caption: str, *, max_words: int = MAX_WORDS) -> str:
     """Small letters, without the signs ``. ! " ( ) * # : ; ~``, gaps as one space, at most `max_words` words.
 
-    Words are parted by single spaces: a lone tab stays, and what it joins counts as one word. Comma, quote,
+    Words are separated by single spaces: a lone tab stays, and joins what counts as one word. Comma, quote,
     slash, hyphen and question mark stay.
 
     Args:

@@ -103,7 +103,8 @@ def query_rows(
         P is the longest list; shorter ones end in zero rows, which get no weight.
     """
     rows = [
-        tag_rows(name, said, encoder, prompts=prompts) for name, said in zip(names, descriptions, strict=True)
+        tag_rows(name, texts, encoder, prompts=prompts)
+        for name, texts in zip(names, descriptions, strict=True)
     ]
     out = np.zeros((len(rows), max(map(len, rows), default=0), encoder.dim), np.float32)
     for place, row in zip(out, rows, strict=True):

@@ -35,7 +35,7 @@ _BATCH = 1024  # texts gathered at once: 1024 × 30 tokens × 256 floats are abo
 class StaticTextEncoder:
     """A folder with ``tokenizer.json``, ``table.safetensors`` and, if trained, ``projection.safetensors``.
 
-    Files are read when first needed: photos are mostly tagged without own tags, and then never.
+    Files are read when first needed: photos are mostly tagged without custom tags, and then never.
     """
 
     folder: Path
@@ -212,8 +212,8 @@ def _read(path: Path, expected: dict[str, tuple[type, int]]) -> dict[str, NDArra
     for name, (dtype, axes) in expected.items():
         value = found.get(name)
         if value is None or not np.issubdtype(value.dtype, dtype) or value.ndim != axes:
-            given = "nothing" if value is None else f"{value.dtype} with {value.ndim} axes"
-            raise ModelError(f"{path}: got {given} as {name!r}, expected {dtype.__name__} with {axes} axes")
+            actual = "nothing" if value is None else f"{value.dtype} with {value.ndim} axes"
+            raise ModelError(f"{path}: got {actual} as {name!r}, expected {dtype.__name__} with {axes} axes")
     return {name: found[name] for name in expected}
 
 

@@ -144,8 +144,8 @@ class WordPieces:
     def _tokenizer(self) -> Tokenizer:
         from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-        shown = {entry: number for entry, number in self._ids.items() if number not in self._silent}
-        tokenizer = Tokenizer(models.WordPiece({UNKNOWN: self._ids[UNKNOWN], **shown}, unk_token=UNKNOWN))
+        entries = {entry: number for entry, number in self._ids.items() if number not in self._silent}
+        tokenizer = Tokenizer(models.WordPiece({UNKNOWN: self._ids[UNKNOWN], **entries}, unk_token=UNKNOWN))
         tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         return tokenizer

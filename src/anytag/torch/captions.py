@@ -34,8 +34,8 @@ class TorchCaptions:
             tokens: float32 N×T×D, of the photos.
         """
         with torch.inference_mode():
-            asked = (_tensor(array, self.head) for array in (tag_ids, tag_mask, tokens))
-            return TorchWriter(self.head, self.head.remember(self.head.encode_tags(*asked)))
+            tensors = (_tensor(array, self.head) for array in (tag_ids, tag_mask, tokens))
+            return TorchWriter(self.head, self.head.project_kv(self.head.encode_tags(*tensors)))
 
     def takes(self, length: int) -> bool:
         """Does the head have positions for captions of so many wordpieces, the prompt's included?"""

@@ -88,11 +88,11 @@ def load_clip(name: str | Path, *, local: bool = False) -> tuple[Any, Any]:
     try:
         with _quiet(library.utils.logging):
             tokenizer = library.CLIPTokenizerFast.from_pretrained(str(name), local_files_only=local)
-            tower, told = library.CLIPTextModelWithProjection.from_pretrained(
+            tower, loading_info = library.CLIPTextModelWithProjection.from_pretrained(
                 str(name), local_files_only=local, output_loading_info=True
             )
-        if told["missing_keys"]:
-            raise ValueError(f"it lacks {', '.join(sorted(told['missing_keys'])[:3])}")
+        if loading_info["missing_keys"]:
+            raise ValueError(f"it lacks {', '.join(sorted(loading_info['missing_keys'])[:3])}")
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(
             f"{name}: no CLIP text tower can be loaded ({error}); expected a folder that transformers "

@@ -38,7 +38,7 @@ class TorchMatcher:
             seen = self._tensor(tokens)
             tags = self.captions.encode_tags(self._tensor(tag_ids), self._tensor(tag_mask), seen)
             vectors = self.head.embed_photos(self._tensor(pooled), tags)
-            return _array(self.head.looked_at(seen, tags)), _array(vectors)
+            return _array(self.head.cross_memory(seen, tags)), _array(vectors)
 
     def encode_texts(self, ids: Ints) -> Floats:
         """Unit vectors of texts."""
@@ -49,7 +49,7 @@ class TorchMatcher:
     def score_pairs(self, seen: Floats, ids: Ints, pairs: Ints) -> Floats:
         """Logits that a text fits a photo."""
         with torch.inference_mode():
-            memories, texts = self.head.remember(self._tensor(seen)), self._tensor(ids)
+            memories, texts = self.head.project_kv(self._tensor(seen)), self._tensor(ids)
             logits = [
                 self.head.match(texts[some[:, 1]], memories, some[:, 0])
                 for some in torch.split(self._tensor(pairs), _PAIRS)

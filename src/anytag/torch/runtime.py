@@ -37,8 +37,8 @@ class TorchRuntime(Runtime):
     Args:
         network: set to evaluation mode, and moved to the device.
         device: torch's name of it, such as "cuda"; where the weights are when not given.
-        precision: of matrix products; norms, softmax and sums stay in float32. On a CPU only the perceptrons
-            of a cross decoder have fewer bits, four fifths of its work; int8 is for a CPU alone.
+        precision: of matrix products; norms, softmax and sums stay in float32. On a CPU only the MLPs
+            of a cross decoder are quantised, four fifths of its work; int8 is for a CPU alone.
         load_head: gives the network its "captions" or "alignment", where they were left out till now.
 
     Raises:
@@ -115,7 +115,7 @@ class TorchRuntime(Runtime):
         return _array(tokens), _array(pooled)
 
     @property
-    def rounds(self) -> bool:
+    def is_approximate(self) -> bool:
         """Do logits differ from those that `exact` gives?"""
         fewer_bits = self._on_gpu or isinstance(self.network.decoder, CrossDecoder)
         return fewer_bits and self.precision != "float32"
@@ -134,24 +134,24 @@ class TorchRuntime(Runtime):
     ) -> Tensor:
         """Some tags at a time: N×K."""
         at_once, weighed = (_AT_ONCE, _WEIGHED) if tokens.is_cuda else (_AT_ONCE_ON_CPU, _WEIGHED_ON_CPU)
-        asked: Any = decoder
+        module: Any = decoder
         if not tokens.is_cuda:
-            asked = FoldedCross(decoder) if exact else self._folded
+            module = FoldedCross(decoder) if exact else self._folded
         with self._autocast(exact=exact):
-            memories = asked.remember(tokens)
+            memories = module.project_kv(tokens)
         logits = []
         for part in torch.split(rows, max(1, at_once // len(tokens)), dim=1):
             # in float32: the softmax's temperature makes small differences between descriptions large
             few = torch.split(part, weighed, dim=1)
             queries = torch.cat([decoder.embed(pooled, some.float()) for some in few], 1)
             with self._autocast(exact=exact):
-                decoded = asked.decode(queries, memories)
+                decoded = module.decode(queries, memories)
             logits.append(decoder.answer(decoded.float(), part))
         return torch.cat(logits, 1)
 
     @cached_property
     def _folded(self) -> FoldedCross:
-        """The cross decoder as a CPU runs it; its weights in fewer bits are made once."""
+        """The cross decoder as a CPU runs it; its weights are quantised once."""
         assert isinstance(self.network.decoder, CrossDecoder)
         return FoldedCross(
             self.network.decoder, rounding=None if self.precision == "float32" else self.precision
@@ -163,7 +163,7 @@ class TorchRuntime(Runtime):
             return _array(self.network.decoder.located(*asked)[1])
 
     def _autocast(self, *, exact: bool = False) -> torch.autocast:
-        """bfloat16 on a GPU; a CPU takes fewer bits for perceptrons alone."""
+        """bfloat16 on a GPU; a CPU quantises MLPs only."""
         enabled = self._on_gpu and self.precision != "float32" and not exact
         return torch.autocast("cuda", torch.bfloat16, enabled=enabled)
 
@@ -172,7 +172,7 @@ class TorchRuntime(Runtime):
         return self.device.startswith("cuda")
 
     def _queries(self, queries: Rows) -> Tensor:
-        """On the device; what may change is copied each time, what may not is remembered."""
+        """On the device; what may change is copied each time, what may not is cached."""
         if queries.flags.writeable:
             return self._tensor(queries)
         if self._table is None or not _same_memory(self._table[0], queries):

@@ -270,12 +270,12 @@ def test_a_journal_of_any_bytes_opens(tmp_path_factory: pytest.TempPathFactory, 
 def test_the_estimate(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "answers", SAMPLING)
     before = estimate([CAT, ICE], journal)
-    assert (before.requests, before.kept, before.tokens_out) == (100, 0, 7700)
+    assert (before.requests, before.cached, before.tokens_out) == (100, 0, 7700)
     assert 1000 < before.tokens_in < 4000
     assert before.price(0, 10) == pytest.approx(0.077)
     journal.add(requests(CAT)[0], "x")
     after = estimate([CAT, ICE], journal)
-    assert (after.requests, after.kept) == (99, 1)
+    assert (after.requests, after.cached) == (99, 1)
 
 
 NOUNS = """  licence

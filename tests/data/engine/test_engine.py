@@ -46,29 +46,34 @@ def rows(tmp_path: Path) -> list[Row]:
 @settings(max_examples=80, deadline=None)
 @given(said=SAID, added=st.lists(NAMES, max_size=4), gone=st.lists(NAMES, max_size=4))
 def test_steps_can_be_undone(said: list[tuple[str, Origin]], added: list[str], gone: list[str]) -> None:
-    row = Row("a.jpg", "made", "train").saying(said)
+    row = Row("a.jpg", "made", "train").with_origins(said)
     more = row.adding(added, "model")
     assert set(more.tags) == {*row.tags, *added}
-    assert dict(more.said) == {**dict.fromkeys(added, "model"), **dict(said)}
+    assert dict(more.origins_by_tag) == {**dict.fromkeys(added, "model"), **dict(said)}
     cleaned = more.cleaning(gone)
     assert set(cleaned.tags) == set(more.tags) - set(gone)
-    assert set(cleaned.without("clean").said) == set(more.said)
+    assert set(cleaned.without("clean").origins_by_tag) == set(more.origins_by_tag)
     assert cleaned.adding(gone, "model").tags == tuple(
         dict.fromkeys((*cleaned.tags, *(name for name in gone if name not in more.tags)))
     ), "what cleaning took away is not added again"
     without = cleaned.without("generate")
-    assert {origin for _, origin in (*without.said, *without.cleaned)} <= {"label", "text"}
+    assert {origin for _, origin in (*without.origins_by_tag, *without.cleaned)} <= {"label", "text"}
     assert cleaned.without("generate").without("clean") == cleaned.without("clean").without("generate")
 
 
 def test_absent_tags_are_not_added() -> None:
     row = Row("a.jpg", "made", "train", absent=("cat",))
-    assert row.adding(["cat", "dog"], "text").said == (("dog", "text"),)
+    assert row.adding(["cat", "dog"], "text").origins_by_tag == (("dog", "text"),)
 
 
 def test_captions_are_parsed_with_what_is_broader(rows: list[Row], tagger: Tagger) -> None:
     row = next(parse(rows, Labeler(tagger.vocabulary)))
-    assert set(row.said) == {("dog", "text"), ("animal", "text"), ("beach", "text"), ("running", "text")}
+    assert set(row.origins_by_tag) == {
+        ("dog", "text"),
+        ("animal", "text"),
+        ("beach", "text"),
+        ("running", "text"),
+    }
 
 
 def test_a_model_adds_what_nobody_said(rows: list[Row], tagger: Tagger, tmp_path: Path) -> None:
@@ -82,7 +87,9 @@ def test_a_model_adds_what_nobody_said(rows: list[Row], tagger: Tagger, tmp_path
     for before, after in zip(given, made, strict=True):
         if before is not missing:
             names = set(tagger.tag(tmp_path / before.image, threshold=0.1).names) - set(before.absent)
-            assert {name for name, origin in after.said if origin == "model"} == names - set(before.tags)
+            assert {name for name, origin in after.origins_by_tag if origin == "model"} == names - set(
+                before.tags
+            )
             assert after.without("generate") == before
     assert any(row.tags for row in made)
 
@@ -138,7 +145,9 @@ def test_cleaning_takes_away_what_the_model_does_not_see(
     assert cleaned[0] == parsed[0], "people's labels, and tags that the vocabulary lacks, are left alone"
     assert any(row.cleaned for row in cleaned)
     assert all("animal" in row.tags for row in cleaned[1:-1] if "dog" in row.tags)
-    assert [set(row.without("clean").said) for row in cleaned] == [set(row.said) for row in given]
+    assert [set(row.without("clean").origins_by_tag) for row in cleaned] == [
+        set(row.origins_by_tag) for row in given
+    ]
     nothing = list(clean(parsed, str(tmp_path), tagger, config=CleanConfig(seen=0, outliers=0)))
     assert nothing == parsed
     everything = list(clean(parsed, str(tmp_path), tagger, config=CleanConfig(seen=1, outliers=0)))

@@ -11,19 +11,19 @@ from hypothesis import strategies as st
 
 from anytag.data.vocabulary.merging import Merge
 from anytag.data.vocabulary.report import page
-from anytag.data.vocabulary.review import Line, build, lines, read_review, write_review
+from anytag.data.vocabulary.review import ReviewRow, build, lines, read_review, write_review
 from anytag.errors import AnytagError, OutputError, VocabularyError
 from anytag.parsing import Candidate
 
-SOFA = Line("keep", "sofa", "object", count=812, parents=("furniture",), synonyms=("divan",))
+SOFA = ReviewRow("keep", "sofa", "object", count=812, parents=("furniture",), synonyms=("divan",))
 ROWS = [
     SOFA,
-    Line("keep", "furniture", "object", count=300),
-    Line("keep", "orange", "attribute", count=200),
-    Line("keep", "orange", "object", count=100, parents=("fruit",)),
-    Line("merge", "settee", "object", into="couch", count=14, synonyms=("setee",)),
-    Line("merge", "couch", "object", into="sofa", count=90),
-    Line("drop", "fun", "object", count=50),
+    ReviewRow("keep", "furniture", "object", count=300),
+    ReviewRow("keep", "orange", "attribute", count=200),
+    ReviewRow("keep", "orange", "object", count=100, parents=("fruit",)),
+    ReviewRow("merge", "settee", "object", into="couch", count=14, synonyms=("setee",)),
+    ReviewRow("merge", "couch", "object", into="sofa", count=90),
+    ReviewRow("drop", "fun", "object", count=50),
 ]
 
 
@@ -135,48 +135,48 @@ class TestBuild:
 
     def test_parents_follow_merges(self) -> None:
         rows = [
-            Line("keep", "dog", "object", count=3),
-            Line("merge", "hound", "object", into="dog", count=2),
-            Line("keep", "beagle", "object", count=1, parents=("hound", "dog", "beagle")),
+            ReviewRow("keep", "dog", "object", count=3),
+            ReviewRow("merge", "hound", "object", into="dog", count=2),
+            ReviewRow("keep", "beagle", "object", count=1, parents=("hound", "dog", "beagle")),
         ]
         assert build(rows)["beagle"].parents == ("dog",)
 
     def test_the_size_keeps_what_is_used_most_and_what_lists_want(self) -> None:
-        rows = [*ROWS, Line("keep", "yak", "object", why="included by list; no caption has it")]
+        rows = [*ROWS, ReviewRow("keep", "yak", "object", why="included by list; no caption has it")]
         assert build(rows, size=2).ids == ("yak", "sofa")
 
     def test_merges_count(self) -> None:
         rows = [
-            Line("keep", "cat", "object", count=5),
-            Line("keep", "dog", "object", count=4),
-            Line("merge", "hound", "object", into="dog", count=3),
+            ReviewRow("keep", "cat", "object", count=5),
+            ReviewRow("keep", "dog", "object", count=4),
+            ReviewRow("merge", "hound", "object", into="dog", count=3),
         ]
         assert build(rows).ids == ("dog", "cat")
 
     @pytest.mark.parametrize(
         ("rows", "said"),
         [
-            ([Line("merge", "a", "object", into="b")], "'a' is merged into 'b', which no row keeps"),
+            ([ReviewRow("merge", "a", "object", into="b")], "'a' is merged into 'b', which no row keeps"),
             (
-                [Line("merge", "a", "object", into="b"), Line("merge", "b", "object", into="a")],
+                [ReviewRow("merge", "a", "object", into="b"), ReviewRow("merge", "b", "object", into="a")],
                 "circle: a into b into a",
             ),
-            ([Line("keep", "a", "object"), Line("keep", "a", "object")], "two rows keep 'a'"),
+            ([ReviewRow("keep", "a", "object"), ReviewRow("keep", "a", "object")], "two rows keep 'a'"),
             (
-                [Line("keep", "a", "object"), Line("keep", "b", "object", rename="A"),
-                 Line("keep", "c", "object", rename="a")],
+                [ReviewRow("keep", "a", "object"), ReviewRow("keep", "b", "object", rename="A"),
+                 ReviewRow("keep", "c", "object", rename="a")],
                 "two tags are 'a'",
             ),
         ],
     )  # fmt: skip
-    def test_what_cannot_be_is_said(self, rows: list[Line], said: str) -> None:
+    def test_what_cannot_be_is_said(self, rows: list[ReviewRow], said: str) -> None:
         with pytest.raises(VocabularyError, match=said):
             build(rows)
 
 
 class TestPage:
     def test_plots_and_reasons(self) -> None:
-        text = page([*ROWS, Line("keep", "<script>", "object", count=1)])
+        text = page([*ROWS, ReviewRow("keep", "<script>", "object", count=1)])
         assert text.count("<svg") == 3
         assert "&lt;script&gt;" in text and "<script>" not in text
         assert "8 names: 5 keep, 1 drop, 2 merge" in text
@@ -186,5 +186,5 @@ class TestPage:
 
     @given(st.lists(st.integers(0, 10**6), max_size=500))
     def test_any_counts(self, counts: list[int]) -> None:
-        text = page([Line("keep", f"n{i}", "object", count=count) for i, count in enumerate(counts)])
+        text = page([ReviewRow("keep", f"n{i}", "object", count=count) for i, count in enumerate(counts)])
         assert "nan" not in text and "inf," not in text

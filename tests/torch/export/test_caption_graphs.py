@@ -13,17 +13,19 @@ import torch
 
 from anytag._typing import Ints
 from anytag.errors import ModelError
-from anytag.generation import Decoder, Limits, beam_search, greedy, sample
+from anytag.generation import Decoder, GenerationConfig, beam_search, greedy, sample
 from anytag.models.card import Card
 from anytag.models.folder import ModelFolder, write_card
 from anytag.runtime.onnx import CAPTION, MEMORY, OnnxCaptions, OnnxRuntime
 from anytag.torch.captions import Head, TorchCaptions
-from anytag.torch.export.caption_graphs import INNER, check_words, export_caption_graphs, round_head
-from anytag.torch.export.dynamic_int8 import shrink_graph
+from anytag.torch.export.caption_graphs import INNER, check_words, export_caption_graphs, fake_quantize
+from anytag.torch.export.dynamic_int8 import quantize_weights
 from anytag.torch.nn.caption_head import CaptionHead
 from tests.caption_heads import CONFIG, TOKENS, WIDTH, exported, tiny_head
 
-LIMITS = Limits(end=3, max_length=14, min_length=6, repetition_penalty=1.2, forbidden=((9,), (4, 5)))
+LIMITS = GenerationConfig(
+    end=3, max_length=14, min_length=6, repetition_penalty=1.2, forbidden=((9,), (4, 5))
+)
 PROMPT = np.array([[58, 9, 7]])
 
 
@@ -77,11 +79,11 @@ def test_a_step_is_told_what_came_before(made: tuple[Head, OnnxRuntime]) -> None
 
 def test_int8_graphs_are_a_rounded_head(tmp_path: Path) -> None:
     head = tiny_head("guided", words=400)
-    round_head(head)
+    fake_quantize(head)
     path = exported(head, tmp_path / "model").folder.path
     for name in (MEMORY, CAPTION):
         before = (path / name).stat().st_size
-        assert shrink_graph(path / name) < before - 2 * 400 * CONFIG.width
+        assert quantize_weights(path / name) < before - 2 * 400 * CONFIG.width
         onnx.checker.check_model(path / name, full_check=True)
     write_card(path, Card.read(path))
     runtime = OnnxRuntime(ModelFolder.open(path), device="cpu")
@@ -91,9 +93,9 @@ def test_int8_graphs_are_a_rounded_head(tmp_path: Path) -> None:
 
 def test_rounding_twice_changes_nothing() -> None:
     head = tiny_head("guided", words=400)
-    round_head(head)
+    fake_quantize(head)
     before = {name: tensor.clone() for name, tensor in head.state_dict().items()}
-    round_head(head)
+    fake_quantize(head)
     for name, tensor in head.state_dict().items():
         assert torch.allclose(tensor, before[name], atol=1e-6), name
 

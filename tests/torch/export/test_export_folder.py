@@ -22,7 +22,7 @@ from anytag.torch.captions import TorchWriter
 from anytag.torch.checkpoints.convert import Options, convert
 from anytag.torch.checkpoints.load import CAPTIONS, WEIGHTS, load_network
 from anytag.torch.export.accuracy_cost import measure_cost
-from anytag.torch.export.dynamic_int8 import shrink_graph
+from anytag.torch.export.dynamic_int8 import quantize_weights
 from tests.command import ENVIRONMENT, run
 from tests.families import enliven
 from tests.released import make_tensors, write_checkpoint, write_lists
@@ -116,7 +116,7 @@ def test_storing_captions_in_fewer_bits_tells_what_it_costs(ram: Path) -> None:
     assert same.largest < 1e-3
     half = Path(shutil.copytree(ram, ram.with_name("half")))
     for name in (MEMORY, CAPTION):
-        shrink_graph(half / name, "float16")
+        quantize_weights(half / name, "float16")
     write_card(half, Card.read(half))
     told = measure_cost(half).captions
     assert told is not None

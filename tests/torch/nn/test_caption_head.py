@@ -27,9 +27,9 @@ def random_ids(count: int, length: int, *, seed: int = 0) -> Tensor:
     return torch.randint(1, CAPTIONS.words, (count, length), generator=torch.Generator().manual_seed(seed))
 
 
-def remembered(head: CaptionHead, count: int) -> Tensor:
+def frozen(head: CaptionHead, count: int) -> Tensor:
     random = torch.Generator().manual_seed(count)
-    return head.remember(torch.randn(count, 6, CAPTIONS.width, generator=random))
+    return head.project_kv(torch.randn(count, 6, CAPTIONS.width, generator=random))
 
 
 def close(given: Tensor, expected: Tensor) -> None:
@@ -39,7 +39,7 @@ def close(given: Tensor, expected: Tensor) -> None:
 @settings(max_examples=25, deadline=None)
 @given(cuts=st.lists(st.integers(1, 4), min_size=1, max_size=6), count=st.integers(1, 3))
 def test_a_text_in_parts_is_the_text(head: CaptionHead, cuts: list[int], count: int) -> None:
-    ids, memory = random_ids(count, sum(cuts)), remembered(head, count)
+    ids, memory = random_ids(count, sum(cuts)), frozen(head, count)
     whole, whole_past = head.decode(ids, memory)
     past, parts = None, []
     for part in ids.split(cuts, dim=1):  # type: ignore[no-untyped-call]
@@ -51,7 +51,7 @@ def test_a_text_in_parts_is_the_text(head: CaptionHead, cuts: list[int], count: 
 
 
 def test_later_words_do_not_touch_earlier_ones(head: CaptionHead) -> None:
-    ids, memory = random_ids(2, 7), remembered(head, 2)
+    ids, memory = random_ids(2, 7), frozen(head, 2)
     whole, _ = head.decode(ids, memory)
     changed = ids.clone()
     changed[:, 4:] = 1
@@ -60,7 +60,7 @@ def test_later_words_do_not_touch_earlier_ones(head: CaptionHead) -> None:
 
 
 def test_texts_do_not_touch_each_other(head: CaptionHead) -> None:
-    ids, memory = random_ids(3, 5), remembered(head, 3)
+    ids, memory = random_ids(3, 5), frozen(head, 3)
     whole, past = head.decode(ids, memory)
     order = torch.tensor([2, 0, 0])
     close(head.decode(ids[order], memory[:, :, order])[0], whole[order])
@@ -70,13 +70,13 @@ def test_texts_do_not_touch_each_other(head: CaptionHead) -> None:
 
 
 def test_padding_after_a_text_changes_nothing_before_it(head: CaptionHead) -> None:
-    ids, memory = random_ids(1, 5), remembered(head, 1)
+    ids, memory = random_ids(1, 5), frozen(head, 1)
     padded = torch.cat([ids, torch.zeros(1, 3, dtype=torch.long)], 1)
     close(head.decode(padded, memory, mask=padded != 0)[0][:, :5], head.decode(ids, memory)[0])
 
 
 def test_masked_words_are_not_seen(head: CaptionHead) -> None:
-    ids, memory = random_ids(1, 6), remembered(head, 1)
+    ids, memory = random_ids(1, 6), frozen(head, 1)
     mask = torch.tensor([[1, 0, 1, 1, 1, 1]])
     other = ids.clone()
     other[0, 1] = (ids[0, 1] + 1) % CAPTIONS.words
@@ -121,4 +121,4 @@ def test_heads_are_the_callers() -> None:
             weights = (q[..., mine] @ k[..., mine].transpose(1, 2) / width**0.5).softmax(-1)
             found[..., mine] = weights @ v[..., mine]
         expected = attention.norm(x + attention.dense(found))
-        close(attention(x, attention.remember(tokens, heads=heads)), expected)
+        close(attention(x, attention.project_kv(tokens, heads=heads)), expected)

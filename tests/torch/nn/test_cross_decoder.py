@@ -85,7 +85,7 @@ def test_learned_rows_hold_query_weights_and_bias() -> None:
     rows, hidden = family_rows(network, (1, 3, 1)), 16
     assert rows.shape[3] == 2 * hidden + 1
     tokens, _ = network.encoder(pixels(2))
-    memories = cross(network).remember(tokens)
+    memories = cross(network).project_kv(tokens)
     decoded = cross(network).decode(rows[:, :, 0, :hidden], memories)
     expected = (decoded * rows[:, :, 0, hidden:-1]).sum(-1) + rows[:, :, 0, -1]
     close(network(pixels(2), rows), expected)

@@ -52,7 +52,7 @@ def losses_of(model: Aligner, momentum: Momentum, given: Batch, **more: float) -
 
 def alone(head: AlignmentHead, ids: Tensor, seen: Tensor) -> Tensor:
     """Each text with its photo."""
-    return head.match(ids, head.remember(seen))
+    return head.match(ids, head.project_kv(seen))
 
 
 def test_vectors_are_of_length_one(model: Aligner) -> None:
@@ -82,7 +82,7 @@ def test_pairs_do_not_touch_each_other(model: Aligner) -> None:
     given = batch(3)
     seen, ids = model(given).seen, given.need("caption_ids")
     which = torch.tensor([2, 0, 2, 1])
-    found = model.head.match(ids[[0, 0, 1, 2]], model.head.remember(seen), which)
+    found = model.head.match(ids[[0, 0, 1, 2]], model.head.project_kv(seen), which)
     for place, (text, photo) in enumerate([(0, 2), (0, 0), (1, 2), (2, 1)]):
         slow = alone(model.head, ids[text : text + 1], seen[photo : photo + 1])
         torch.testing.assert_close(found[place : place + 1], slow)
@@ -117,9 +117,9 @@ def some(values: list[int]) -> tuple[Tensor, Tensor, Tensor]:
 
 def test_the_queue_forgets_the_oldest(model: Aligner) -> None:
     momentum = Momentum(model, length=5)
-    momentum.remember(*some([1, 2, 3]))
+    momentum.enqueue(*some([1, 2, 3]))
     assert momentum.pair_ids[:, 0].tolist() == [1, 2, 3, -1, -1]
-    momentum.remember(*some([4, 5, 6]))
+    momentum.enqueue(*some([4, 5, 6]))
     assert momentum.pair_ids[:, 1].tolist() == [6, 2, 3, 4, 5]
     assert momentum.photos[:, 0].tolist() == [6, 2, 3, 4, 5]
     assert momentum.texts[:, 0].tolist() == [-6, -2, -3, -4, -5]
@@ -158,8 +158,8 @@ def test_contrast_is_the_cross_entropy_of_what_belongs_together(model: Aligner) 
         for parameter in momentum.copy.parameters():
             parameter.mul_(1.1)
     before = momentum.copy(batch(2))
-    momentum.remember(before.photos, before.texts, numbers([1, 9], [50, 2]))
-    found = losses_of(model, momentum, given, trust=0.3)["contrast"]
+    momentum.enqueue(before.photos, before.texts, numbers([1, 9], [50, 2]))
+    found = losses_of(model, momentum, given, alpha=0.3)["contrast"]
     read, slow, scale = model(given), momentum.copy(given), model.head.scale
     theirs = [(0, 0), (1, 1), (2, 2), (1, 50), (9, 2)]
     total = torch.tensor(0.0)

@@ -25,15 +25,15 @@ from anytag.torch.training.mini import cache_tokens, caption_student
 from anytag.torch.training.objectives import Guidance
 from anytag.torch.training.recipes import Recipe, find
 from anytag.torch.training.report import Reporter
-from anytag.torch.training.run import Machine, Run
+from anytag.torch.training.run import Run, RunOptions
 from anytag.torch.training.trainer import Trainer
 from anytag.torch.training.wordpieces import train_wordpieces
 from anytag.vocabulary import Vocabulary
-from scripts.release_captions import Judge, read_head, ship
+from scripts.release_captions import CaptionEvaluator, read_head, ship
 from tests.tiny import make_tiny_model
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220), "white": (240, 240, 240)}
-MACHINE = Machine(tensorboard=False)
+RUN_OPTIONS = RunOptions(tensorboard=False)
 
 
 def tiny_recipe() -> Recipe:
@@ -98,7 +98,7 @@ def make_trainer(world: Path, tokens: FeatureCache, out: Path, *, recipe: Recipe
     samples = make_samples(world, tokens)
     out.mkdir(exist_ok=True)
     dataset = FeatureDataset(samples, batch_size=recipe.batch_size, seed=recipe.seed)
-    return Trainer(caption_student(recipe, samples), dataset, recipe, out, machine=MACHINE)
+    return Trainer(caption_student(recipe, samples), dataset, recipe, out, run_options=RUN_OPTIONS)
 
 
 def test_photos_with_captions_are_encoded_once(world: Path, tokens: FeatureCache) -> None:
@@ -177,7 +177,7 @@ def test_it_learns_to_see_and_to_obey_and_is_shipped(
     recipe = dataclasses.replace(RECIPE, steps=240, objective=objective, start=str(world / "model"))
     run.mkdir()
     (run / "vocab.txt").write_text("".join(f"{one}\n" for one in wordpieces(world).entries[:-2]))
-    assert train(Run(recipe, world / "rows.jsonl", run, MACHINE, cache=world / "tokens")).is_file()
+    assert train(Run(recipe, world / "rows.jsonl", run, RUN_OPTIONS, cache=world / "tokens")).is_file()
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert lines[-1]["caption"] < 0.5 * lines[0]["caption"]
     model = make_tiny_model(tmp_path / "model")
@@ -185,15 +185,15 @@ def test_it_learns_to_see_and_to_obey_and_is_shipped(
     ModelFolder.open(model, verify=True)
     captioner = Captioner.load(model, device="cpu")
     dev = [row for row in photos_of(world) if row.split == "dev"]
-    judge = Judge(captioner, dev, world, batch=3)
+    evaluator = CaptionEvaluator(captioner, dev, world, batch=3)
     spec = dataclasses.replace(captioner.spec, min_length=2)
-    texts = judge.texts(spec)
+    texts = evaluator.texts(spec)
     seen = [row.captions[0].split()[1] in text.split() for row, text in zip(dev, texts, strict=True)]
     assert np.mean(seen) > 0.7, texts
     asked = [["cat"] if number % 2 else ["dog"] for number in range(len(dev))]
-    guided = judge.texts(spec, asked)
-    assert judge.obeyed(guided, asked) > 0.9, guided
-    assert judge.obeyed(["a dog", ""], [["dog"], ["cat"]]) == 0.5
+    guided = evaluator.texts(spec, asked)
+    assert evaluator.obeyed(guided, asked) > 0.9, guided
+    assert evaluator.obeyed(["a dog", ""], [["dog"], ["cat"]]) == 0.5
 
 
 def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
@@ -205,4 +205,4 @@ def test_rows_without_captions_teach_no_head(world: Path, tmp_path: Path) -> Non
     write_rows(tmp_path / "rows.jsonl", [Row("0.png", "toy", "train", tags=("red",))])
     recipe = dataclasses.replace(RECIPE, start=str(world / "model"))
     with pytest.raises(AnytagError, match="no photo to train on has a caption"):
-        train(Run(recipe, tmp_path / "rows.jsonl", tmp_path / "out", MACHINE))
+        train(Run(recipe, tmp_path / "rows.jsonl", tmp_path / "out", RUN_OPTIONS))

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from anytag.errors import AnytagError
 from anytag.torch.checkpoints.read import check_sums
-from anytag.torch.training.checkpoint import Average, read_state, write_state, write_tensors
+from anytag.torch.training.checkpoint import EMA, read_state, write_state, write_tensors
 from anytag.torch.training.fit import train
 from anytag.torch.training.launch import check_launch, folder_of_run
 from anytag.torch.training.run import Run
-from tests.runs import MACHINE, Kept, recipe_of, small_recipe, trainer_of, weights
+from tests.runs import RUN_OPTIONS, Kept, recipe_of, small_recipe, trainer_of, weights
 
 
 @contextmanager
@@ -117,19 +117,19 @@ def test_a_full_disk_at_the_end_costs_the_state_only(data: Path, tmp_path: Path)
 
 def test_other_data_or_tags_are_refused(data: Path, tmp_path: Path) -> None:
     out, recipe = tmp_path / "out", recipe_of("ram-plus", steps=1)
-    train(Run(recipe, data, out, MACHINE))
+    train(Run(recipe, data, out, RUN_OPTIONS))
     rows = data.read_text(encoding="utf-8").splitlines(keepends=True)
     fewer = data.with_name("fewer.jsonl")
     fewer.write_text("".join(rows[1:]), encoding="utf-8")
     with pytest.raises(AnytagError, match=r"other data: its rows or its vocabulary .*--output"):
-        train(Run(replace(recipe, steps=2), fewer, out, MACHINE))
+        train(Run(replace(recipe, steps=2), fewer, out, RUN_OPTIONS))
     same = data.with_name("same.jsonl")
     same.write_text("".join(rows), encoding="utf-8")
-    train(Run(replace(recipe, steps=2), same, out, MACHINE))
+    train(Run(replace(recipe, steps=2), same, out, RUN_OPTIONS))
     tags = (out / "vocabulary.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     (out / "vocabulary.jsonl").write_text("".join(tags[::-1]), encoding="utf-8")
     with pytest.raises(AnytagError, match="other data"):
-        train(Run(replace(recipe, steps=3), data, out, MACHINE))
+        train(Run(replace(recipe, steps=3), data, out, RUN_OPTIONS))
 
 
 def test_fp16_goes_on_after_an_overflow(data: Path, tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_fp16_goes_on_after_an_overflow(data: Path, tmp_path: Path) -> None:
     assert [line.partition(" is left out: ")[0] for line in kept.said] == ["Step 0", "Step 1", "Step 2"]
     assert "overflows in fp16; gradients are scaled by" in kept.said[0]
     moved = [n for n, t in trainer.plain.state_dict().items() if not torch.equal(t, before[n])]
-    assert moved and trainer.average.steps == 1
+    assert moved and trainer.ema.steps == 1
 
 
 def test_the_log_has_rate_norm_and_means(data: Path, tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_the_log_has_rate_norm_and_means(data: Path, tmp_path: Path) -> None:
     each, pairs = tmp_path / "each", tmp_path / "pairs"
     for out, every in ((each, 1), (pairs, 2)):
         out.mkdir()
-        trainer_of(recipe, data, out, machine=replace(MACHINE, log_every=every)).fit()
+        trainer_of(recipe, data, out, run_options=replace(RUN_OPTIONS, log_every=every)).fit()
     one, two = (
         [row for row in map(json.loads, (out / "log.jsonl").read_text().splitlines()) if "loss" in row]
         for out in (each, pairs)
@@ -175,7 +175,7 @@ def test_the_log_has_rate_norm_and_means(data: Path, tmp_path: Path) -> None:
 
 def test_the_average_has_the_statistics_of_batch_norms() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
-    average = Average(model, 0.9)
+    average = EMA(model, 0.9)
     seen: list[Tensor] = []
     for seed in range(5):
         model(torch.randn(8, 3, generator=torch.Generator().manual_seed(seed)))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import anytag.torch.nn.bert_layers
-from anytag.torch.training.chunked_loss import summed
+from anytag.torch.training.chunked_loss import chunked_sum
 from anytag.torch.training.student import FixedQueries
 from tests.runs import recipe_of, small_recipe, trainer_of
 
@@ -38,7 +38,7 @@ def test_a_sum_in_pieces_is_the_sum(scale: float) -> None:
 
     def pieces(shared: Tensor) -> Tensor:
         learned = (*layer.parameters(), unused)
-        return summed(loss, torch.split(asked, 3), [shared], learned=learned, scale=scale)
+        return chunked_sum(loss, torch.split(asked, 3), [shared], learned=learned, scale=scale)
 
     inputs = [leaf, asked, layer.weight, layer.bias]
     values, slopes = [], []

@@ -32,7 +32,7 @@ from anytag.torch.training.texts import read_tag_list
 from anytag.vocabulary import Tag, Vocabulary
 from tests.command import run
 from tests.runs import (
-    MACHINE,
+    RUN_OPTIONS,
     Kept,
     free_port,
     recipe_of,
@@ -141,9 +141,9 @@ def test_rows_without_any_caption(data: Path, tmp_path: Path) -> None:
     with pytest.raises(AnytagError, match=r"no photo to train on has a caption.* objective\.captions=false"):
         trainer_of(recipe, file, tmp_path / "a")
     alone = replace(recipe, objective=replace(recipe.objective, captions=False))
-    assert (train(Run(alone, file, tmp_path / "b", MACHINE)) / "card.json").exists()
+    assert (train(Run(alone, file, tmp_path / "b", RUN_OPTIONS)) / "card.json").exists()
     kept = Kept()
-    trainer = prepare(Run(recipe_of("ram-plus", steps=1), file, tmp_path / "c", MACHINE), kept)
+    trainer = prepare(Run(recipe_of("ram-plus", steps=1), file, tmp_path / "c", RUN_OPTIONS), kept)
     trainer.fit()
     assert "No photo has a caption: the alignment term is left out." in kept.said
 
@@ -159,7 +159,7 @@ def test_no_row_ends_a_run(data: Path, tmp_path: Path) -> None:
     write_rows(data.parent / "odd.jsonl", rows)
     for recipe in (small_recipe(steps=6), recipe_of("tag2text", steps=6), recipe_of("ram-plus", steps=6)):
         kept, out = Kept(), tmp_path / str(recipe.backbone + str(recipe.network.queries))
-        trainer = prepare(Run(recipe, data.parent / "odd.jsonl", out, MACHINE), kept)
+        trainer = prepare(Run(recipe, data.parent / "odd.jsonl", out, RUN_OPTIONS), kept)
         trainer.fit()
         said = "\n".join(kept.said)
         assert "2 captions without a letter or digit: left out." in said
@@ -202,14 +202,14 @@ def test_a_batch_is_taken_in_equal_parts(data: Path, tmp_path: Path) -> None:
     with pytest.raises(
         AnytagError, match=r"batch_size=4 cannot be taken in 3 equal parts .*give batch_size=3"
     ):
-        trainer_of(small_recipe(), data, tmp_path, machine=replace(MACHINE, accumulate=3))
+        trainer_of(small_recipe(), data, tmp_path, run_options=replace(RUN_OPTIONS, accumulate=3))
 
 
 def test_one_photo_at_a_time_is_no_batch_for_batch_norms(data: Path, tmp_path: Path) -> None:
     with pytest.raises(AnytagError, match=r"batch_size=1 in 1 equal .*give batch_size=2 or more"):
         trainer_of(small_recipe(batch_size=1), data, tmp_path)
     with pytest.raises(AnytagError, match=r"batch_size=4 in 4 equal .*give batch_size=8 or more"):
-        trainer_of(small_recipe(), data, tmp_path, machine=replace(MACHINE, accumulate=4))
+        trainer_of(small_recipe(), data, tmp_path, run_options=replace(RUN_OPTIONS, accumulate=4))
     layers = trainer_of(recipe_of("tag2text", batch_size=1), data, tmp_path / "norms of layers")
     assert layers.step == 0
 

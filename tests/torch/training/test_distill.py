@@ -12,7 +12,7 @@ from anytag.torch.training.photo_dataset import PhotoDataset, Photos
 from anytag.torch.training.report import Reporter
 from anytag.torch.training.run import Run
 from tests.command import run
-from tests.runs import MACHINE, recipe_of, small_recipe, write_photos
+from tests.runs import RUN_OPTIONS, recipe_of, small_recipe, write_photos
 from tests.tiny import make_tiny_model
 
 
@@ -51,11 +51,11 @@ def test_soft_targets_reach_the_batch(photos: Path, teacher: Path, tmp_path: Pat
 
     vocabulary = Tagger.load(teacher).vocabulary
     rows = [Row(f"{n}.png", "", "train") for n in range(4)]
-    belief = np.random.default_rng(0).random((4, len(vocabulary))).astype(np.float16)
-    corpus = PhotoDataset(Photos(rows, photos, vocabulary, soft=belief), size=16, batch_size=4, seed=0)
+    target = np.random.default_rng(0).random((4, len(vocabulary))).astype(np.float16)
+    corpus = PhotoDataset(Photos(rows, photos, vocabulary, soft=target), size=16, batch_size=4, seed=0)
     (batch,) = corpus.stream(0, 1)
     order = [number for _, number in corpus.keys(0)]
-    assert np.allclose(batch.need("tags").numpy(), belief[order])
+    assert np.allclose(batch.need("tags").numpy(), target[order])
 
 
 def test_the_command(photos: Path, teacher: Path, tmp_path: Path) -> None:
@@ -71,16 +71,16 @@ def test_the_command(photos: Path, teacher: Path, tmp_path: Path) -> None:
 
 def test_what_cannot_be_taught(photos: Path, teacher: Path, tmp_path: Path) -> None:
     with pytest.raises(AnytagError, match="cannot teach a caption head"):
-        distill(Tagger.load(teacher), Run(recipe_of("ram"), photos, tmp_path / "out", MACHINE))
+        distill(Tagger.load(teacher), Run(recipe_of("ram"), photos, tmp_path / "out", RUN_OPTIONS))
     (tmp_path / "empty").mkdir()
     with pytest.raises(AnytagError, match="holds no photos"):
-        distill(Tagger.load(teacher), Run(small_recipe(), tmp_path / "empty", tmp_path / "out", MACHINE))
+        distill(Tagger.load(teacher), Run(small_recipe(), tmp_path / "empty", tmp_path / "out", RUN_OPTIONS))
 
 
 def test_how_many_photos_measure_the_student_is_said(tmp_path: Path) -> None:
-    beliefs = np.zeros((45, 3), np.float16)
-    beliefs[:5] = np.nan
+    soft_targets = np.zeros((45, 3), np.float16)
+    soft_targets[:5] = np.nan
     (tmp_path / "teacher" / "shard-0000").mkdir(parents=True)
-    np.save(tmp_path / "teacher" / "shard-0000" / "scores.npy", beliefs)
+    np.save(tmp_path / "teacher" / "shard-0000" / "scores.npy", soft_targets)
     (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"step": 1, "mAP": 0.5}\n')
     assert summary(tmp_path) == "agrees with the teacher's tags: mAP 0.500 over 2 photos held out"

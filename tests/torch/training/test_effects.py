@@ -32,7 +32,7 @@ from anytag.torch.training.trainer import Trainer
 from anytag.vocabulary import Tag, Vocabulary
 from tests.command import run
 from tests.families import enliven
-from tests.runs import MACHINE, write_photos
+from tests.runs import RUN_OPTIONS, write_photos
 
 CROSS = ["network.cross.hidden=16", "network.cross.mlp=24", "network.heads=2"]
 SWIN = [f"network.backbone.{one}" for one in ("width=4", "depths=2,2", "heads=1,2", "window=2")]
@@ -96,7 +96,7 @@ def another(key: str, value: Any) -> str:
 def trainer_of(recipe: Recipe, photos: Photos, out: Path) -> Trainer:
     out.mkdir(exist_ok=True)
     pieces = read_wordpieces(recipe, [*photos.train], photos.vocabulary, out)
-    return prepare_with(Run(recipe, "rows.jsonl", out, MACHINE), photos, Reporter(), pieces=pieces)
+    return prepare_with(Run(recipe, "rows.jsonl", out, RUN_OPTIONS), photos, Reporter(), pieces=pieces)
 
 
 def built(recipe: Recipe, photos: Photos, out: Path) -> tuple[Any, ...]:
@@ -119,7 +119,7 @@ def learned(recipe: Recipe, photos: Photos, out: Path) -> tuple[Any, ...]:
     for batch in trainer.dataset.stream(0, 3):
         trainer.student.train()
         terms.append({name: value.item() for name, value in trainer._step(batch).items()})
-    return terms, sum(p.double().sum().item() for p in trainer.average.shadow.values())
+    return terms, sum(p.double().sum().item() for p in trainer.ema.shadow.values())
 
 
 FROM_PHOTOS = [name for name in RECIPES if find(name).features is None]

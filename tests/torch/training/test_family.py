@@ -40,7 +40,7 @@ from anytag.torch.training.texts import vocabulary_of
 from anytag.vocabulary import Vocabulary
 from tests.command import run
 from tests.runs import (
-    MACHINE,
+    RUN_OPTIONS,
     Faulty,
     Kept,
     compiled,
@@ -91,7 +91,7 @@ def test_the_command_ends_in_a_model(data: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("family", ["tag2text", "ram", "ram-plus"])
 def test_families_learn(family: str, data: Path, tmp_path: Path) -> None:
     recipe = recipe_of(family, steps=6, rate=3e-3)
-    result = train(Run(recipe, data, tmp_path, replace(MACHINE, checkpointing=family == "ram-plus")))
+    result = train(Run(recipe, data, tmp_path, replace(RUN_OPTIONS, checkpointing=family == "ram-plus")))
     assert result == tmp_path / "model"
     assert Tagger.load(result).card.family == family
     first, *_, last = (line for line in log(tmp_path) if "tag" in line)
@@ -147,7 +147,7 @@ def test_two_processes_share_the_queue(data: Path, tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize(("family", "prompts"), [("ram-plus", "descriptions"), ("ram", "words")])
-def test_own_tags_are_asked_as_tags_are_trained(
+def test_custom_tags_are_asked_as_tags_are_trained(
     family: str, prompts: str, data: Path, tmp_path: Path
 ) -> None:
     """RAM++: the texts of its file as they are, 51 in the published form, without the bare name."""
@@ -159,7 +159,7 @@ def test_own_tags_are_asked_as_tags_are_trained(
     lines = (json.dumps({"id": id, "descriptions": texts}) for id, texts in said.items())
     file.write_text("\n".join(lines))
     recipe = recipe_of(family, steps=1, descriptions=str(file) if family == "ram-plus" else "")
-    result = train(Run(recipe, data, tmp_path / "out", MACHINE))
+    result = train(Run(recipe, data, tmp_path / "out", RUN_OPTIONS))
     model = ModelFolder.open(result)
     assert model.card.text is not None and model.card.text.prompts == prompts
     trained = np.array(map_tensors(model.file("queries.safetensors"))["rows"])
@@ -270,9 +270,9 @@ def test_weights_and_biases_go_on(
     """Offline, as it is without an account: a resumed run has the name of the run before."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    machine = replace(MACHINE, wandb="anytag-tests")
+    run_options = replace(RUN_OPTIONS, wandb="anytag-tests")
     for steps in (1, 2):
-        trainer = trainer_of(recipe_of("ram-plus", steps=steps), data, tmp_path, machine=machine)
+        trainer = trainer_of(recipe_of("ram-plus", steps=steps), data, tmp_path, run_options=run_options)
         trainer.resume()
         trainer.fit()
     name = (tmp_path / "wandb.id").read_text()
@@ -324,7 +324,7 @@ def test_checkpointing_changes_nothing(data: Path, tmp_path: Path, monkeypatch: 
     recipe = recipe_of("ram-plus", steps=2)
     monkeypatch.setattr(anytag.torch.nn.bert_layers, "DROPOUT", 0.0)
     trainer_of(recipe, data, tmp_path / "kept").fit()
-    trainer_of(recipe, data, tmp_path / "again", machine=replace(MACHINE, checkpointing=True)).fit()
+    trainer_of(recipe, data, tmp_path / "again", run_options=replace(RUN_OPTIONS, checkpointing=True)).fit()
     assert_same(weights(tmp_path / "kept"), weights(tmp_path / "again"), within=1e-5)
 
 
@@ -333,7 +333,7 @@ def test_parts_of_a_step_are_the_step(data: Path, tmp_path: Path, monkeypatch: p
     recipe = recipe_of("ram-plus", steps=2)
     recipe = replace(recipe, objective=replace(recipe.objective, aligns=False))
     trainer_of(recipe, data, tmp_path / "whole").fit()
-    trainer_of(recipe, data, tmp_path / "parts", machine=replace(MACHINE, accumulate=2)).fit()
+    trainer_of(recipe, data, tmp_path / "parts", run_options=replace(RUN_OPTIONS, accumulate=2)).fit()
     assert_same(weights(tmp_path / "whole"), weights(tmp_path / "parts"), within=2e-4)
 
 
@@ -401,7 +401,7 @@ def test_photos_come_from_a_bucket(data: Path, tmp_path: Path) -> None:
     with s3_bucket() as url:
         fsspec.filesystem("s3").put(str(data.parent), f"{url}/photos", recursive=True)
         rows = f"{url}/photos/rows.jsonl"
-        trainer_of(recipe, rows, tmp_path / "bucket", machine=replace(MACHINE, workers=1)).fit()
+        trainer_of(recipe, rows, tmp_path / "bucket", run_options=replace(RUN_OPTIONS, workers=1)).fit()
         done = run("train", "flickr8k-tiny", "--data", rows, "--dry-run")
     assert_same(weights(tmp_path / "disk"), weights(tmp_path / "bucket"))
     assert done.exit_code == 0 and "12 photos" in done.stdout

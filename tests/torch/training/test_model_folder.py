@@ -13,7 +13,7 @@ from anytag.torch.checkpoints.load import load_network
 from anytag.torch.training.fit import finish
 from anytag.torch.training.photo_dataset import PhotoDataset
 from anytag.torch.training.run import Run
-from tests.runs import MACHINE, recipe_of, retrieval_recipe, small_recipe, trainer_of, write_photos
+from tests.runs import RUN_OPTIONS, recipe_of, retrieval_recipe, small_recipe, trainer_of, write_photos
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_folder_scores_as_the_run_did(family: str, data: Path, tmp_path: Path) -> None:
     recipe = recipe_of(family, steps=2, ema=0.5)
     trainer = trainer_of(recipe, data, tmp_path)
-    folder = finish(trainer, Run(recipe, data, tmp_path, MACHINE))
+    folder = finish(trainer, Run(recipe, data, tmp_path, RUN_OPTIONS))
     assert folder == tmp_path / "model"
     logits = trainer.held_out_logits()  # of the averages
     tagger = Tagger.load(folder, device="cpu")
@@ -44,8 +44,8 @@ def test_the_folder_scores_as_the_run_did(family: str, data: Path, tmp_path: Pat
 def test_every_trained_tensor_is_kept_once(data: Path, tmp_path: Path) -> None:
     recipe = retrieval_recipe(steps=1)
     trainer = trainer_of(recipe, data, tmp_path)
-    finish(trainer, Run(recipe, data, tmp_path, MACHINE))
-    folder = finish(trainer, Run(recipe, data, tmp_path, MACHINE))  # in the place of the first
+    finish(trainer, Run(recipe, data, tmp_path, RUN_OPTIONS))
+    folder = finish(trainer, Run(recipe, data, tmp_path, RUN_OPTIONS))  # in the place of the first
     network = load_network(folder)
     ours = dict(trainer.plain.network.named_parameters())
     theirs = dict(network.named_parameters())
@@ -57,4 +57,4 @@ def test_every_trained_tensor_is_kept_once(data: Path, tmp_path: Path) -> None:
 def test_no_folder_tells_of_a_backbone_of_timms(data: Path, tmp_path: Path) -> None:
     recipe = recipe_of("ram-plus", steps=1, backbone=small_recipe().backbone)
     trainer = trainer_of(recipe, data, tmp_path)
-    assert finish(trainer, Run(recipe, data, tmp_path, MACHINE)) == tmp_path / "student.pt"
+    assert finish(trainer, Run(recipe, data, tmp_path, RUN_OPTIONS)) == tmp_path / "student.pt"

@@ -31,7 +31,7 @@ def test_what_a_shortlist_leaves_out_is_counted() -> None:
     pooled, margins = np.ones((2, 1), np.float32), np.array([[1, 2, 3], [-1, -1, 4]], np.float32)
     best_is_last = np.array([[0, 1], [0, 2], [0, 3]], np.float32)
     found = measure_loss(best_is_last, pooled, margins, shortlist=2)
-    assert (found.photos, found.given, found.lost) == (2, 4, 0.25)
+    assert (found.photos, found.predicted, found.lost) == (2, 4, 0.25)
 
 
 def test_a_folder_learns_and_scores_stay(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_what_is_given_is_what_the_tagger_gives(tmp_path: Path) -> None:
     pictures = [RANDOM.integers(0, 256, (24, 24, 3), np.uint8) for _ in range(16)]
     found = learn_first_pass(folder, pictures, shortlist=12)
     tagger = Tagger.load(folder)  # which decodes all tags now
-    assert 0 < found.given == sum(len(tagger.tag(picture).tags) for picture in pictures[::4]) < 48
+    assert 0 < found.predicted == sum(len(tagger.tag(picture).tags) for picture in pictures[::4]) < 48
 
 
 def test_too_few_photos_are_refused(tmp_path: Path) -> None:

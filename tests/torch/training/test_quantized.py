@@ -58,9 +58,9 @@ def means(network: TagNetwork, pixels: np.ndarray) -> tuple[torch.Tensor, torch.
     encoder = network.encoder
     seen = (torch.from_numpy(pixels).float() - encoder.mean) / encoder.std
     with torch.no_grad():
-        features = encoder.backbone(seen, 0, encoder.split)
-        late = encoder.backbone(features, encoder.split)
-        return late.mean((2, 3)), encoder.remember(features)
+        features = encoder.backbone(seen, 0, encoder.frozen_from)
+        late = encoder.backbone(features, encoder.frozen_from)
+        return late.mean((2, 3)), encoder.frozen_features(features)
 
 
 def run(model: onnx.ModelProto, pixels: np.ndarray, names: list[str]) -> list[np.ndarray]:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from anytag.errors import AnytagError
-from anytag.torch.training.sharded import check_parted, lift_scalars
+from anytag.torch.training.sharded import check_wrapping, lift_scalars
 from tests.families import family_network, family_rows
 
 
@@ -25,5 +25,5 @@ def test_scalars_become_vectors_that_do_the_same() -> None:
 
 def test_the_first_version_is_refused() -> None:
     with pytest.raises(AnytagError, match="--fsdp_version 2"):
-        check_parted(SimpleNamespace(is_fsdp2=False))
-    check_parted(SimpleNamespace(is_fsdp2=True), nn.Linear(2, 2))
+        check_wrapping(SimpleNamespace(is_fsdp2=False))
+    check_wrapping(SimpleNamespace(is_fsdp2=True), nn.Linear(2, 2))

@@ -128,7 +128,7 @@ def test_labels_alone_say_nothing_of_the_rest(matrices: Matrices) -> None:
     assert trust["beach"][2] == trust["run"][2] == trust["orange-attribute"][2] == 0
 
 
-def test_a_name_is_its_own_tag_where_another_has_it_as_a_synonym() -> None:
+def test_a_name_is_its_custom_tag_where_another_has_it_as_a_synonym() -> None:
     tags = Vocabulary([Tag("dog", "dog", "object", synonyms=("hound",)), Tag("hound", "hound", "object")])
     assert Labeler(tags).labels(["hound"]) == {1}
 
@@ -142,6 +142,6 @@ def test_imagenet_beliefs(tmp_path: Path) -> None:
     fields = {"classes": ["dog", "zebra", "orange"], "below": {"animal": [0, 1], "unheard": [2]}}
     path.write_text(json.dumps(fields))
     classes = ImageNetClasses.read(path, Vocabulary(TAGS))
-    belief = classes.beliefs(np.log(np.array([[0.5, 0.3, 0.2]], np.float32)), len(TAGS))
+    target = classes.soft_targets(np.log(np.array([[0.5, 0.3, 0.2]], np.float32)), len(TAGS))
     expected = {"dog": 0.5, "zebra": 0.3, "orange": 0.2, "animal": 0.8}
-    assert belief[0] == pytest.approx([expected.get(tag.id, 0) for tag in TAGS])
+    assert target[0] == pytest.approx([expected.get(tag.id, 0) for tag in TAGS])

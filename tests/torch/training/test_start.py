@@ -25,7 +25,7 @@ from anytag.torch.training.run import Run
 from anytag.vocabulary import Vocabulary
 from tests.command import run
 from tests.released import FILES, TAGS, make_tensors, write_checkpoint, write_lists
-from tests.runs import MACHINE, Kept, recipe_of, small_recipe, write_photos
+from tests.runs import RUN_OPTIONS, Kept, recipe_of, small_recipe, write_photos
 
 RECIPES = {"tag2text": "tag2text-14m-384", "ram": "ram-14m-384", "ram-plus": "ram-plus-14m-384"}
 NUMBERS = ["network.size=64", "batch_size=4", "steps=1", "rate=1e-6"]
@@ -96,7 +96,7 @@ def test_learned_queries_are_taken_tag_by_tag(data: Path, released: Path, tmp_pa
         recipe_of("tag2text"), start=str(released / "tag2text"), vocabulary=str(tmp_path / "tags.jsonl")
     )
     recipe = replace(recipe, network=replace(recipe.network, size=64))
-    trainer = prepare(Run(recipe, data, tmp_path / "out", MACHINE), Reporter())
+    trainer = prepare(Run(recipe, data, tmp_path / "out", RUN_OPTIONS), Reporter())
     with torch.no_grad():
         rows = trainer.plain.queries()[0]
     expected = load_queries(released / "tag2text")
@@ -107,10 +107,10 @@ def test_learned_queries_are_taken_tag_by_tag(data: Path, released: Path, tmp_pa
 def test_a_checkpoint_of_another_family_names_the_recipe(data: Path, released: Path, tmp_path: Path) -> None:
     recipe = replace(recipe_of("ram"), start=str(released / "ram-plus"))
     with pytest.raises(AnytagError, match=r"is a RAM\+\+ model, .*: take ram-plus-14m-384"):
-        prepare(Run(recipe, data, tmp_path, MACHINE), Reporter())
+        prepare(Run(recipe, data, tmp_path, RUN_OPTIONS), Reporter())
     recipe = replace(recipe_of("ram-plus"), start=str(released / "ram-plus.pth"))
     with pytest.raises(AnytagError, match=r"has no tags beside its weights.*anytag convert"):
-        prepare(Run(recipe, data, tmp_path, MACHINE), Reporter())
+        prepare(Run(recipe, data, tmp_path, RUN_OPTIONS), Reporter())
 
 
 def microsoft(net: SwinTransformer) -> dict[str, Tensor]:
@@ -138,7 +138,7 @@ def test_a_swin_of_imagenet_is_the_start(form: str, data: Path, tmp_path: Path) 
     recipe = recipe_of("ram-plus", start=str(file))
     larger = replace(recipe.network, backbone=replace(SWIN, window=8), size=64)
     report = Kept()
-    trainer = prepare(Run(replace(recipe, network=larger), data, tmp_path / "out", MACHINE), report)
+    trainer = prepare(Run(replace(recipe, network=larger), data, tmp_path / "out", RUN_OPTIONS), report)
     backbone = trainer.plain.network.encoder.backbone.state_dict()
     there, table = net.state_dict(), "blocks.0.attn.relative_position_bias_table"
     name = "downsample.reduction.weight"
@@ -155,13 +155,13 @@ def test_weights_of_timm_are_the_start(data: Path, tmp_path: Path) -> None:
     net = timm.create_model("resnet10t", num_classes=7)
     torch.save(net.state_dict(), tmp_path / "resnet.pth")
     recipe = small_recipe(start=str(tmp_path / "resnet.pth"))
-    trainer = prepare(Run(recipe, data, tmp_path / "out", MACHINE), Reporter())
+    trainer = prepare(Run(recipe, data, tmp_path / "out", RUN_OPTIONS), Reporter())
     inner = trainer.plain.network.encoder.backbone.stages[0].state_dict()
     assert all(torch.equal(t, net.state_dict()[name.removeprefix("net.")]) for name, t in inner.items())
     other = timm.create_model("resnet18", num_classes=7)
     torch.save(other.state_dict(), tmp_path / "resnet.pth")
     with pytest.raises(AnytagError, match="is of another network"):
-        prepare(Run(recipe, data, tmp_path / "out", MACHINE), Reporter())
+        prepare(Run(recipe, data, tmp_path / "out", RUN_OPTIONS), Reporter())
 
 
 def test_what_is_no_start(data: Path, tmp_path: Path) -> None:
@@ -169,5 +169,5 @@ def test_what_is_no_start(data: Path, tmp_path: Path) -> None:
     for start, why in ((tmp_path / "x.pth", "x.pth is refused"), (tmp_path, "is no start")):
         recipe: Recipe = small_recipe(start=str(start))
         with pytest.raises(AnytagError, match=why):
-            prepare(Run(recipe, data, tmp_path / "out", MACHINE), Reporter())
+            prepare(Run(recipe, data, tmp_path / "out", RUN_OPTIONS), Reporter())
     assert not (tmp_path / "out" / "student.pt").exists()

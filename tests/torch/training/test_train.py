@@ -42,7 +42,7 @@ from anytag.torch.training.mini import build_student, held_out_tags, sample
 from anytag.torch.training.quantized import QuantizedGraph
 from anytag.torch.training.recipes import Recipe, find, read_recipe
 from anytag.torch.training.report import Reporter
-from anytag.torch.training.run import Machine, Run
+from anytag.torch.training.run import Run, RunOptions
 from anytag.torch.training.student import Student
 from anytag.torch.training.tag_samples import StageFeatures, TagSamples
 from anytag.torch.training.trainer import Trainer
@@ -56,7 +56,7 @@ CONFIG = NetworkConfig(
 )
 
 
-SAVING = Machine(save_minutes=0.0, tensorboard=False)
+SAVING = RunOptions(save_minutes=0.0, tensorboard=False)
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 40), "blue": (30, 40, 220), "yellow": (240, 220, 30)}
 SHAPES = ("ball", "box", "kite")
 WORDS = [
@@ -170,7 +170,7 @@ def dataset_of(samples: TagSamples, **options: int) -> FeatureDataset:
 
 def trainer_of(student: Student, samples: TagSamples, recipe: Recipe, out: Path) -> Trainer:
     dataset = dataset_of(samples, batch_size=recipe.batch_size)
-    return Trainer(student, dataset, recipe, out, machine=SAVING)
+    return Trainer(student, dataset, recipe, out, run_options=SAVING)
 
 
 def batch_of(samples: TagSamples) -> Batch:
@@ -188,7 +188,7 @@ def test_cache_holds_three_views_of_a_training_photo_and_one_of_others(parts: Pa
 
 def test_cached_features_are_what_the_network_computes(parts: Parts) -> None:
     cache = parts.features()
-    photo = load(parts.rows.parent / "0.jpg", near=SIZE)
+    photo = load(parts.rows.parent / "0.jpg", min_side=SIZE)
     pixels = torch.from_numpy(prepare(photo, size=SIZE))[None].float()
     backbone, _ = imagenet_backbone(CONFIG.backbone, size=SIZE)
     with torch.no_grad():
@@ -244,8 +244,8 @@ def test_the_run_caches_trains_and_goes_on(parts: Parts, tmp_path: Path) -> None
 
 def test_beliefs_follow_what_people_said(samples: TagSamples) -> None:
     at = [tag.id for tag in WORDS].index
-    belief, weight = samples.beliefs(np.array([0]))  # a red ball on the beach
-    assert [belief[0, at(key)].item() for key in ("ball", "toy", "dog")] == [1, 1, 0]
+    target, weight = samples.soft_targets(np.array([0]))  # a red ball on the beach
+    assert [target[0, at(key)].item() for key in ("ball", "toy", "dog")] == [1, 1, 0]
     assert (weight[0, [at("ball"), at("dog")]] == 1).all()
 
 
@@ -254,14 +254,14 @@ def test_two_sets_of_samples_are_equal(parts: Parts) -> None:
     photos, both = np.arange(4), (parts.samples(), parts.samples())
     for samples in both:
         samples.learn_probes()
-    assert all(map(torch.equal, *(samples.beliefs(photos) for samples in both)))
+    assert all(map(torch.equal, *(samples.soft_targets(photos) for samples in both)))
 
 
 def test_held_out_tags_are_not_supervised(parts: Parts) -> None:
     held_out = held_out_tags(1012, 0.2)
     assert held_out is not None and len(held_out) == 202
     samples = parts.samples(held_out=np.array([0]))  # ball
-    _, weight = samples.beliefs(np.arange(4))
+    _, weight = samples.soft_targets(np.arange(4))
     assert not weight[:, 0].any() and weight[:, 1].all()
     first, last = samples.caption_range[0]  # both of its captions speak of the ball
     assert first == last
@@ -417,7 +417,7 @@ def test_interrupted_run_ends_where_an_uninterrupted_one_does(
     broken.mkdir()
     trainer_of(copy.deepcopy(student), samples, recipe, whole).fit()
     with pytest.raises(KeyboardInterrupt):
-        Killed(copy.deepcopy(student), dataset_of(samples), recipe, broken, machine=SAVING).fit()
+        Killed(copy.deepcopy(student), dataset_of(samples), recipe, broken, run_options=SAVING).fit()
     other = copy.deepcopy(student)
     for parameter in other.parameters():
         nn.init.constant_(parameter, 0.5)  # of all this nothing must be left

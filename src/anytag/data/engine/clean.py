@@ -80,7 +80,7 @@ def clean(
     workers: int = 2,
     on_error: OnError | None = None,
 ) -> Iterator[Row]:
-    """The rows without the tags that contradict the picture; each row remembers them.
+    """The rows without the tags that contradict the picture; each row records them.
 
     Args:
         rows: read twice; a kilobyte or so is held for each tag of each.
@@ -94,22 +94,24 @@ def clean(
     config = config or CleanConfig()
     labeler = Labeler(tagger.vocabulary)
     look = partial(_look, root=root, tagger=tagger, labeler=labeler, config=config, detector=detector)
-    found: list[dict[str, Evidence]] = []
+    evidence: list[dict[str, Evidence]] = []
     with ThreadPoolExecutor(workers, thread_name_prefix="anytag-data") as pool:
         for block in batches(rows, BLOCK):
             for row, result in zip(block, pool.map(look, block), strict=True):
                 if isinstance(result, str) and on_error:
                     on_error(f"{row.image}: {why(row, root, result)}")
-                found.append({} if isinstance(result, str) else result)
-    far = _outliers_by_tag(found, config)
-    for number, (row, seen) in enumerate(zip(rows, found, strict=True)):
-        gone = {name for name, one in seen.items() if one.probability < config.seen or (number, name) in far}
-        yield row.cleaning(gone - _implied(row, gone, labeler))
+                evidence.append({} if isinstance(result, str) else result)
+    far = _outliers_by_tag(evidence, config)
+    for number, (row, by_name) in enumerate(zip(rows, evidence, strict=True)):
+        removed_names = {
+            name for name, one in by_name.items() if one.probability < config.seen or (number, name) in far
+        }
+        yield row.cleaning(removed_names - _implied(row, removed_names, labeler))
 
 
-def _implied(row: Row, gone: set[str], labeler: Labeler) -> set[str]:
+def _implied(row: Row, removed_names: set[str], labeler: Labeler) -> set[str]:
     """What is broader than a tag that stays: a cat that is there keeps the animal."""
-    stay = [name for name in row.tags if name not in gone]
+    stay = [name for name in row.tags if name not in removed_names]
     return {labeler.vocabulary[column].name for column in labeler.labels(stay)}
 
 
@@ -123,17 +125,17 @@ def _look(
         return photo.error or {}
     try:
         encoded = tagger.encode(photo.source)
-        asked = _Asked(tagger, labeler, names)
-        boxes = asked.boxes(encoded)
+        tagger_evidence = _TaggerEvidence(tagger, labeler, names)
+        boxes = tagger_evidence.boxes(encoded)
         if detector is not None:
-            found = detector(photo.source)
-            boxes |= {region.label: region.box for region in reversed(found) if region.label in boxes}
+            detections = detector(photo.source)
+            boxes |= {region.label: region.box for region in reversed(detections) if region.label in boxes}
     except AnytagError as error:
         return str(error)
-    return {name: asked.evidence(encoded, number, boxes[name]) for number, name in enumerate(names)}
+    return {name: tagger_evidence.evidence(encoded, number, boxes[name]) for number, name in enumerate(names)}
 
 
-class _Asked:
+class _TaggerEvidence:
     """Tags that the model is asked about one photo, each with its own query alone."""
 
     def __init__(self, tagger: Tagger, labeler: Labeler, names: Sequence[str]) -> None:
@@ -176,16 +178,16 @@ def tokens_in(encoded: Encoded, box: Box) -> Bools:
     return np.concatenate([summary, (rows[:, None] & columns).ravel()])
 
 
-def _outliers_by_tag(found: Sequence[dict[str, Evidence]], config: CleanConfig) -> set[tuple[int, str]]:
+def _outliers_by_tag(evidence: Sequence[dict[str, Evidence]], config: CleanConfig) -> set[tuple[int, str]]:
     """Row numbers and tags whose regions are outliers among the tag's."""
     places: dict[str, list[int]] = {}
-    for number, seen in enumerate(found):
-        for name in seen:
+    for number, by_name in enumerate(evidence):
+        for name in by_name:
             places.setdefault(name, []).append(number)
     far: set[tuple[int, str]] = set()
     for name, numbers in places.items():
         if len(numbers) >= config.at_least:
-            features = np.stack([found[number][name].feature for number in numbers]).astype(np.float32)
+            features = np.stack([evidence[number][name].feature for number in numbers]).astype(np.float32)
             odd = outliers(features, clusters=config.clusters, share=config.outliers)
             far |= {(numbers[at], name) for at in np.flatnonzero(odd)}
     return far
@@ -208,8 +210,8 @@ def cluster(features: Floats, count: int, *, steps: int = 10, seed: int = 0) -> 
         distance = (1 - (features @ centres.T).max(1)).clip(0)
         if distance.sum() <= 0:  # no more different vectors
             break
-        chosen = random.choice(len(features), p=distance / distance.sum())
-        centres = np.concatenate([centres, features[chosen][None]])
+        pick = random.choice(len(features), p=distance / distance.sum())
+        centres = np.concatenate([centres, features[pick][None]])
     for _ in range(steps):
         nearest = (features @ centres.T).argmax(1)
         sums = np.stack([features[nearest == number].sum(0) for number in range(len(centres))])

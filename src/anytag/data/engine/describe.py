@@ -51,7 +51,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """A tag's row of descriptions.jsonl; `missing` counts answers that were not to be had."""
+    """A tag's row of descriptions.jsonl; `missing` counts answers that the model did not give."""
 
     tag: Named
     descriptions: tuple[str, ...]
@@ -73,12 +73,12 @@ class Cost:
 
     Attributes:
         requests: answers still to get.
-        kept: answers that the journal has.
+        cached: answers that the journal has.
         tokens_in, tokens_out: of those requests; the first estimated by length, the second the limit.
     """
 
     requests: int
-    kept: int
+    cached: int
     tokens_in: int
     tokens_out: int
 
@@ -126,10 +126,10 @@ def requests(tag: Named, answers: int = ANSWERS) -> list[Request]:
 
 def estimate(tags: Iterable[Named], journal: Journal, *, answers: int = ANSWERS) -> Cost:
     """What describing these tags will take, with what the journal has taken off."""
-    wanted = {request for tag in tags for request in requests(tag, answers)}
-    left = wanted - journal.answers.keys()
+    requested = {request for tag in tags for request in requests(tag, answers)}
+    left = requested - journal.answers.keys()
     tokens = sum(round(len(request.prompt) / _LETTERS_A_TOKEN) + _FRAME_TOKENS for request in left)
-    return Cost(len(left), len(wanted) - len(left), tokens, len(left) * journal.sampling.max_tokens)
+    return Cost(len(left), len(requested) - len(left), tokens, len(left) * journal.sampling.max_tokens)
 
 
 def ask(
@@ -141,7 +141,7 @@ def ask(
     concurrency: int = 8,
     report: Reporter = SILENT,
 ) -> Iterator[str]:
-    """Gets every answer that the journal lacks into it; yields why, for each that was not to be had.
+    """Gets every answer that the journal lacks into it; yields the reason for each that is missing.
 
     Args:
         tags: to describe.
@@ -183,10 +183,10 @@ def ask(
 def answered(tags: Iterable[Named], journal: Journal, *, answers: int = ANSWERS) -> Iterator[Described]:
     """Of each tag "a photo of a TAG." and the answers that the journal has, question by question."""
     for tag in tags:
-        wanted = requests(tag, answers)
-        texts = [journal.answers[request] for request in wanted if request in journal.answers]
+        needed = requests(tag, answers)
+        texts = [journal.answers[request] for request in needed if request in journal.answers]
         source = f"language model ({journal.sampling.model})"
-        yield Described(tag, (plain_prompt(tag.name), *texts), source, missing=len(wanted) - len(texts))
+        yield Described(tag, (plain_prompt(tag.name), *texts), source, missing=len(needed) - len(texts))
 
 
 def without_model(
@@ -197,7 +197,9 @@ def without_model(
     for tag in tags:
         texts = [plain_prompt(tag.name)]
         name = lexicon.canonical(normal(tag.name), "object")
-        texts += [f"{tag.name}, a kind of {lexicon.shown(above)}" for above in lexicon.parents(name)[:2]]
+        texts += [
+            f"{tag.name}, a kind of {lexicon.display_name(above)}" for above in lexicon.parents(name)[:2]
+        ]
         gloss = wordnet.gloss(tag.name) if wordnet else None
         if gloss:
             texts.append(f"{article(tag.name)} {tag.name} is {gloss}")

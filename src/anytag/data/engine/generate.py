@@ -88,4 +88,6 @@ def why(row: Row, root: str, error: str) -> str:
 
 def names_known(row: Row, labeler: Labeler, origins: Sequence[str]) -> list[str]:
     """The row's tags of these origins that the vocabulary knows."""
-    return [name for name, origin in row.said if origin in origins and labeler.label(name) is not None]
+    return [
+        name for name, origin in row.origins_by_tag if origin in origins and labeler.label(name) is not None
+    ]

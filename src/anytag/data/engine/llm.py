@@ -129,10 +129,10 @@ class Endpoint:
         for attempt in range(self._attempts):
             if not self._gate.enter():
                 break
-            reason, said = self._attempt(prompt, self._backoff * 2**attempt)
-            if text := read(said) if said else "":
+            reason, reply = self._attempt(prompt, self._backoff * 2**attempt)
+            if text := read(reply) if reply else "":
                 return text
-            reason = f"an answer that is none: {said[:80]!r}" if said else reason
+            reason = f"an answer that is none: {reply[:80]!r}" if reply else reason
         raise NoAnswerError(f"no answer to {prompt!r} in {self._attempts} attempts ({reason})")
 
     def close(self) -> None:
@@ -158,7 +158,7 @@ class Endpoint:
                 self._is_lost(f"status {error.status_code}: {_brief(error)}")
             else:
                 self._is_there()
-            self._gate.hold(min(_asked_delay(error) or delay, LONGEST_HOLD))
+            self._gate.hold(min(_requested_delay(error) or delay, LONGEST_HOLD))
             return f"status {error.status_code}", ""
         except openai.APIConnectionError as error:  # which a request that took too long is, too
             self._is_lost(_why(error), refused=_is_refused(error))
@@ -195,7 +195,7 @@ class Endpoint:
     def _check(self, error: Any) -> None:
         """Raises EndpointError unless the same request may do better later."""
         status = int(error.status_code)
-        wait = _asked_delay(error)
+        wait = _requested_delay(error)
         if wait is not None and wait > LONGEST_HOLD:
             raise EndpointError(
                 f"{self.base_url} asks to wait {wait:.0f} s (status {status}); run the same command later"
@@ -211,20 +211,20 @@ class Endpoint:
 def _text(response: Any) -> str:
     """What a chat model said; "" where the response holds nothing like it."""
     choices = getattr(response, "choices", None) or []
-    said = choices[0].message.content if choices and getattr(choices[0], "message", None) else None
-    return " ".join(said.split()) if isinstance(said, str) else ""
+    content = choices[0].message.content if choices and getattr(choices[0], "message", None) else None
+    return " ".join(content.split()) if isinstance(content, str) else ""
 
 
-def _asked_delay(error: Any) -> float | None:
+def _requested_delay(error: Any) -> float | None:
     """Seconds of a Retry-After header, which holds seconds or a date."""
-    said = error.response.headers.get("retry-after")
-    if said is None:
+    header = error.response.headers.get("retry-after")
+    if header is None:
         return None
     try:
-        seconds = float(said)
+        seconds = float(header)
     except ValueError:
         try:
-            seconds = email.utils.parsedate_to_datetime(said).timestamp() - time.time()
+            seconds = email.utils.parsedate_to_datetime(header).timestamp() - time.time()
         except (ValueError, TypeError):
             return None
     return max(seconds, 0.0) if math.isfinite(seconds) else None
@@ -232,11 +232,11 @@ def _asked_delay(error: Any) -> float | None:
 
 def _is_refused(error: BaseException) -> bool:
     """Whether no connection came about: nobody listens, or the name is not known."""
-    found: BaseException | None = error
-    while found is not None:
-        if isinstance(found, ConnectionRefusedError | socket.gaierror):
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ConnectionRefusedError | socket.gaierror):
             return True
-        found = found.__cause__ or found.__context__
+        cause = cause.__cause__ or cause.__context__
     return False
 
 

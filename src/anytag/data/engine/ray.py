@@ -80,13 +80,13 @@ class Check:
     def __call__(self, batch: Batch) -> Batch:
         columns = batch.to_pylist()
         looks = check.look_at_all((_row(one) for one in columns), self.root, workers=1)
-        for one, seen in zip(columns, looks, strict=True):
+        for one, look in zip(columns, looks, strict=True):
             if not one["image"]:
                 continue  # `error` says why
-            if seen.finding is None:
-                one["hash"] = seen.hash.tobytes().hex()
+            if look.finding is None:
+                one["hash"] = look.hash.tobytes().hex()
             else:
-                one["error"] = f"{seen.finding.problem}: {seen.finding.says}"
+                one["error"] = f"{look.finding.problem}: {look.finding.says}"
         return _table(columns)
 
 

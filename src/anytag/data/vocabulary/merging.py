@@ -82,18 +82,18 @@ def propose(
     """
     rules = rules or MergeRules()
     keys = [(c.name, c.kind) for c in candidates]
-    found: dict[Key, Merge] = {}
+    merges: dict[Key, Merge] = {}
     for witness in (by_spelling(keys, lexicon), by_synset(keys, wordnet) if wordnet else ()):
         for merge in witness:
             if not _related(merge.name, merge.into, lexicon):
-                found.setdefault(merge.name, merge)
+                merges.setdefault(merge.name, merge)
     if encoder is not None:
         pairs = by_vectors(keys, encoder, rules.similarity)
-        pairs = {p: s for p, s in pairs.items() if p[1] not in found and not _related(*p, lexicon)}
+        pairs = {p: s for p, s in pairs.items() if p[1] not in merges and not _related(*p, lexicon)}
         swaps = count_swaps(pairs, photos(), read) if photos and read else {}
         for merge in _weighed(pairs, swaps, rules):
-            found.setdefault(merge.name, merge)
-    return [found[key] for key in keys if key in found]
+            merges.setdefault(merge.name, merge)
+    return [merges[key] for key in keys if key in merges]
 
 
 def by_spelling(keys: Sequence[Key], lexicon: Lexicon) -> Iterator[Merge]:
@@ -158,16 +158,16 @@ def count_swaps(
 ) -> dict[tuple[Key, Key], Swaps]:
     """Goes through the corpus once more, for these pairs alone; photos with a single caption say nothing."""
     swaps = {pair: Swaps() for pair in pairs}
-    wanted = {key for pair in swaps for key in pair}
+    keys = {key for pair in swaps for key in pair}
     alone: Counter[Key] = Counter()
     for captions in photos:
-        said = [read(caption) & wanted for caption in captions] if len(captions) > 1 else []
-        shown = set[Key]().union(*said)
-        alone.update(shown)
-        for one, other in combinations(sorted(shown), 2):
+        mentions = [read(caption) & keys for caption in captions] if len(captions) > 1 else []
+        all_mentions = set[Key]().union(*mentions)
+        alone.update(all_mentions)
+        for one, other in combinations(sorted(all_mentions), 2):
             pair = (one, other) if (one, other) in swaps else (other, one)
             if pair in swaps:
-                both = sum(one in names and other in names for names in said)
+                both = sum(one in names and other in names for names in mentions)
                 swaps[pair].both += both
                 swaps[pair].swapped += not both
     for (one, other), counted in swaps.items():

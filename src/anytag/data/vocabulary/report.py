@@ -10,7 +10,7 @@ from pathlib import Path
 
 from anytag._io import atomic_write
 from anytag.data.io import refuse_output
-from anytag.data.vocabulary.review import ACTIONS, Line
+from anytag.data.vocabulary.review import ACTIONS, ReviewRow
 from anytag.errors import RefusedOutputError
 from anytag.vocabulary import KINDS
 
@@ -36,7 +36,7 @@ td, th {{ padding: .2rem .7rem; text-align: left; border-bottom: 1px solid #ddd;
 """
 
 
-def page(rows: Sequence[Line], *, title: str = "Candidates of a vocabulary") -> str:
+def page(rows: Sequence[ReviewRow], *, title: str = "Candidates of a vocabulary") -> str:
     """The whole page as text."""
     counts = sorted((row.count for row in rows if row.count), reverse=True)
     ranks = [(float(rank), float(count)) for rank, count in enumerate(counts, 1)]
@@ -65,7 +65,7 @@ def check_page(path: Path, inputs: Iterable[str]) -> None:
     refuse_output(str(path), inputs, lambda head: head.lstrip()[:9].lower() == b"<!doctype", "a page")
 
 
-def write_page(path: Path, rows: Sequence[Line]) -> None:
+def write_page(path: Path, rows: Sequence[ReviewRow]) -> None:
     """Writes the page, whole or not at all.
 
     Raises:
@@ -80,13 +80,13 @@ def curve(points: Sequence[tuple[float, float]], *, log: bool = False) -> str:
     if not points:
         return "<p>Nothing to show.</p>"
     every = max(1, len(points) // _POINTS)
-    drawn = [*points[: _POINTS // 4], *points[_POINTS // 4 :: every], points[-1]]
+    sampled_points = [*points[: _POINTS // 4], *points[_POINTS // 4 :: every], points[-1]]
     scale = math.log10 if log else float
     (left, right), (low, high) = ((min(a), max(a)) for a in zip(*points, strict=True))
     low = low if log else 0.0
     x_of = _Axis(scale(left), scale(right), _MARGIN, _WIDTH - 10)
     y_of = _Axis(scale(low), scale(high), _HEIGHT - _MARGIN / 2, 10)
-    path = " ".join(f"{x_of(scale(x)):.1f},{y_of(scale(y)):.1f}" for x, y in drawn)
+    path = " ".join(f"{x_of(scale(x)):.1f},{y_of(scale(y)):.1f}" for x, y in sampled_points)
     labels = [
         _text(_MARGIN, _HEIGHT - 6, f"{left:,.0f}"),
         _text(_WIDTH - 10, _HEIGHT - 6, f"{right:,.0f}", anchor="end"),
@@ -96,47 +96,47 @@ def curve(points: Sequence[tuple[float, float]], *, log: bool = False) -> str:
     return _svg(f'<polyline fill="none" stroke="#4063d8" stroke-width="2" points="{path}"/>', *labels)
 
 
-def bars(rows: Sequence[Line]) -> str:
+def bars(rows: Sequence[ReviewRow]) -> str:
     """For each kind a bar, its shades from dark to light: kept, merged, dropped."""
     counts = {kind: _by_action([row for row in rows if row.kind == kind]) for kind in KINDS}
     most = max(sum(shares) for shares in counts.values()) or 1
-    drawn = []
+    svg_bars = []
     for number, (kind, shares) in enumerate(counts.items()):
         x, y = 80.0, 12 + number * 50
-        drawn.append(_text(74, y + 22, kind, anchor="end"))
+        svg_bars.append(_text(74, y + 22, kind, anchor="end"))
         for action, count, shade in zip(_DRAWN, shares, (1.0, 0.55, 0.25), strict=True):
             width = (_WIDTH - 140) * count / most
-            drawn.append(
+            svg_bars.append(
                 f'<rect x="{x:.1f}" y="{y}" width="{width:.1f}" height="32" fill="{_COLORS[kind]}" '
                 f'opacity="{shade}"><title>{action} {count}</title></rect>'
             )
             x += width
-        drawn.append(_text(x + 5, y + 22, " / ".join(map(str, shares))))
-    return _svg(*drawn)
+        svg_bars.append(_text(x + 5, y + 22, " / ".join(map(str, shares))))
+    return _svg(*svg_bars)
 
 
-def _by_action(rows: Sequence[Line]) -> tuple[int, ...]:
+def _by_action(rows: Sequence[ReviewRow]) -> tuple[int, ...]:
     """How many rows are kept, merged, dropped."""
     return tuple(sum(row.action == action for row in rows) for action in _DRAWN)
 
 
-def _summary(rows: Sequence[Line]) -> str:
-    said = ", ".join(f"{sum(row.action == action for row in rows):,} {action}" for action in ACTIONS)
-    return f"<p>{len(rows):,} names: {said}. {sum(row.count for row in rows):,} mentions in captions.</p>"
+def _summary(rows: Sequence[ReviewRow]) -> str:
+    counts = ", ".join(f"{sum(row.action == action for row in rows):,} {action}" for action in ACTIONS)
+    return f"<p>{len(rows):,} names: {counts}. {sum(row.count for row in rows):,} mentions in captions.</p>"
 
 
 def _figure(caption: str, drawing: str) -> str:
     return f"<figure>{drawing}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
-def _table(title: str, rows: Sequence[Line], columns: Sequence[str]) -> str:
-    shown = "".join(
+def _table(title: str, rows: Sequence[ReviewRow], columns: Sequence[str]) -> str:
+    body = "".join(
         "<tr>" + "".join(_cell(getattr(row, column)) for column in columns) + "</tr>\n"
         for row in rows[:_ROWS]
     )
     more = f"<p>and {len(rows) - _ROWS:,} more</p>" if len(rows) > _ROWS else ""
     head = "".join(f"<th>{column}</th>" for column in columns)
-    return f"<h2>{escape(title)} ({len(rows):,})</h2>\n<table><tr>{head}</tr>\n{shown}</table>{more}"
+    return f"<h2>{escape(title)} ({len(rows):,})</h2>\n<table><tr>{head}</tr>\n{body}</table>{more}"
 
 
 def _cell(value: object) -> str:

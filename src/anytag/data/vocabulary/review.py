@@ -32,7 +32,7 @@ _INCLUDED = "included by list"
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class ReviewRow:
     """One candidate and what is to become of it."""
 
     action: Action
@@ -47,7 +47,7 @@ class Line:
     examples: tuple[str, ...] = ()
 
 
-COLUMNS = tuple(field.name for field in fields(Line))
+COLUMNS = tuple(field.name for field in fields(ReviewRow))
 _LISTS = ("parents", "synonyms", "examples")
 _REQUIRED = ("action", "name", "kind")
 
@@ -77,7 +77,7 @@ def lines(
     include: Iterable[str] = (),
     exclude: Iterable[str] = (),
     keep_new: bool = False,
-) -> list[Line]:
+) -> list[ReviewRow]:
     """What the rules propose for each candidate.
 
     Args:
@@ -88,29 +88,31 @@ def lines(
         keep_new: keep names that only discovery knows; otherwise they wait as dropped for a reviewer.
     """
     proposed = {merge.name: merge for merge in merges}
-    wanted = {normal(name): name for name in include}
+    included = {normal(name): name for name in include}
     unwanted = {normal(name) for name in exclude}
-    found = []
+    rows = []
     for candidate in candidates:
         name = normal(candidate.name)
         merge = proposed.get((candidate.name, candidate.kind))
         line = _line(candidate)
         if name in unwanted:
             line = replace(line, action="drop", why="excluded by list")
-        elif wanted.pop(name, None) is not None:
+        elif included.pop(name, None) is not None:
             line = replace(line, why=_INCLUDED)
         elif merge is not None:
             why = merge.why if merge.sure else f"perhaps: {merge.why}"
             line = replace(line, action="merge" if merge.sure else "keep", into=merge.into[0], why=why)
         if line.action == "keep" and not candidate.known and not keep_new and line.why != _INCLUDED:
             line = replace(line, action="drop", why=_join(["new: no list has it", line.why]))
-        found.append(line)
-    found = _led(found)
-    added = [Line("keep", name, "object", why=f"{_INCLUDED}; no caption has it") for name in wanted.values()]
-    return found + added
+        rows.append(line)
+    rows = _led(rows)
+    added = [
+        ReviewRow("keep", name, "object", why=f"{_INCLUDED}; no caption has it") for name in included.values()
+    ]
+    return rows + added
 
 
-def _led(rows: Sequence[Line]) -> list[Line]:
+def _led(rows: Sequence[ReviewRow]) -> list[ReviewRow]:
     """The same, but what was to be merged into a name that is dropped stays by itself."""
     there = {row.name for row in rows if row.action != "drop"}
     return [
@@ -121,7 +123,7 @@ def _led(rows: Sequence[Line]) -> list[Line]:
     ]
 
 
-def write_review(path: Path, rows: Iterable[Line]) -> None:
+def write_review(path: Path, rows: Iterable[ReviewRow]) -> None:
     """Writes the table, whole or not at all.
 
     Raises:
@@ -155,7 +157,7 @@ def _is_review(head: bytes) -> bool:
     return _table(text) is not None
 
 
-def read_review(path: Path) -> list[Line]:
+def read_review(path: Path) -> list[ReviewRow]:
     """Reads the table, in whatever order its columns are; columns that are not ours are passed over.
 
     Raises:
@@ -164,7 +166,7 @@ def read_review(path: Path) -> list[Line]:
     table = _table(read_text(path))
     if table is None:
         raise VocabularyError(
-            f"{path}: lacks the columns {', '.join(_REQUIRED)}, parted by tabs, commas or semicolons; "
+            f"{path}: lacks the columns {', '.join(_REQUIRED)}, separated by tabs, commas or semicolons; "
             f"expected {', '.join(COLUMNS)}"
         )
     rows = []
@@ -190,7 +192,7 @@ def _table(text: str) -> csv.DictReader[str] | None:
     return None
 
 
-def build(rows: Sequence[Line], *, size: int | None = None) -> Vocabulary:
+def build(rows: Sequence[ReviewRow], *, size: int | None = None) -> Vocabulary:
     """The vocabulary that a review table says, most used tags first.
 
     Args:
@@ -201,7 +203,7 @@ def build(rows: Sequence[Line], *, size: int | None = None) -> Vocabulary:
         VocabularyError: a merge leads nowhere or round in a circle, or two tags have one name and kind.
     """
     ends = _merged_into(rows)
-    groups: dict[Key, list[Line]] = {}
+    groups: dict[Key, list[ReviewRow]] = {}
     for row in rows:
         if row.action == "keep":
             if _key(row) in groups:
@@ -214,55 +216,57 @@ def build(rows: Sequence[Line], *, size: int | None = None) -> Vocabulary:
     return _vocabulary(ranked, ends)
 
 
-def _merged_into(rows: Sequence[Line]) -> dict[Key, Key]:
+def _merged_into(rows: Sequence[ReviewRow]) -> dict[Key, Key]:
     """Where each merge leads at last: "settee" into "couch" into "sofa"."""
-    kept = [_key(row) for row in rows if row.action == "keep"]
+    keys = [_key(row) for row in rows if row.action == "keep"]
     merges = {_key(row): row.into for row in rows if row.action == "merge"}
-    known = dict.fromkeys([*kept, *merges])
+    all_keys = dict.fromkeys([*keys, *merges])
     ends = {}
     for key in merges:
-        seen = [key]
-        while seen[-1] in merges:
-            into = merges[seen[-1]]
+        chain = [key]
+        while chain[-1] in merges:
+            into = merges[chain[-1]]
             # its own kind first: "swing" the thing and "swing" the action are two
-            found = next((k for k in ((into, key[1]), *known) if k in known and k[0] == into), None)
-            if found is None:
-                raise VocabularyError(f"{seen[-1][0]!r} is merged into {into!r}, which no row keeps")
-            if found in seen:
+            target = next((k for k in ((into, key[1]), *all_keys) if k in all_keys and k[0] == into), None)
+            if target is None:
+                raise VocabularyError(f"{chain[-1][0]!r} is merged into {into!r}, which no row keeps")
+            if target in chain:
                 raise VocabularyError(
-                    f"merges go round in a circle: {' into '.join(k[0] for k in [*seen, found])}"
+                    f"merges go round in a circle: {' into '.join(k[0] for k in [*chain, target])}"
                 )
-            seen.append(found)
-        ends[key] = seen[-1]
+            chain.append(target)
+        ends[key] = chain[-1]
     return ends
 
 
-def _vocabulary(groups: Sequence[Sequence[Line]], ends: Mapping[Key, Key]) -> Vocabulary:
+def _vocabulary(groups: Sequence[Sequence[ReviewRow]], ends: Mapping[Key, Key]) -> Vocabulary:
     ids: dict[Key, str] = {}
-    taken: set[str] = set()
+    used_ids: set[str] = set()
     for first, *_ in groups:
-        shown = first.rename or first.name
-        key = slug(shown)
-        if key in taken:  # orange the fruit and orange the colour
+        display_name = first.rename or first.name
+        key = slug(display_name)
+        if key in used_ids:  # orange the fruit and orange the colour
             key = f"{key}-{first.kind}"
-        if key in taken:
-            raise VocabularyError(f"two tags are {shown!r} of kind {first.kind}: rename or merge one of them")
-        taken.add(key)
+        if key in used_ids:
+            raise VocabularyError(
+                f"two tags are {display_name!r} of kind {first.kind}: rename or merge one of them"
+            )
+        used_ids.add(key)
         ids[_key(first)] = key
     return Vocabulary(_tag(group, ids, ends) for group in groups)
 
 
-def _tag(group: Sequence[Line], ids: Mapping[Key, str], ends: Mapping[Key, Key]) -> Tag:
+def _tag(group: Sequence[ReviewRow], ids: Mapping[Key, str], ends: Mapping[Key, Key]) -> Tag:
     first = group[0]
-    shown = first.rename or first.name
+    display_name = first.rename or first.name
     words = [word for row in group for word in (row.name, *row.synonyms)]
     own = ids[_key(first)]
     above = [ids.get(ends.get(key, key)) for name in first.parents for key in _things(name)]
     return Tag(
         id=own,
-        name=shown,
+        name=display_name,
         kind=first.kind,
-        synonyms=tuple(dict.fromkeys(word for word in words if word != shown)),
+        synonyms=tuple(dict.fromkeys(word for word in words if word != display_name)),
         parents=tuple(dict.fromkeys(id for id in above if id is not None and id != own)),
     )
 
@@ -271,17 +275,17 @@ def _things(name: str) -> tuple[Key, Key]:
     return (name, "object"), (name, "scene")
 
 
-def _key(row: Line) -> Key:
+def _key(row: ReviewRow) -> Key:
     return row.name, row.kind
 
 
-def _rank(group: Sequence[Line]) -> tuple[bool, int]:
+def _rank(group: Sequence[ReviewRow]) -> tuple[bool, int]:
     included = any(row.why.startswith(_INCLUDED) for row in group)
     return not included, -sum(row.count for row in group)
 
 
-def _line(candidate: Candidate) -> Line:
-    return Line(
+def _line(candidate: Candidate) -> ReviewRow:
+    return ReviewRow(
         "keep",
         candidate.name,
         candidate.kind,
@@ -293,7 +297,7 @@ def _line(candidate: Candidate) -> Line:
     )
 
 
-def _read(cells: Mapping[str | None, str | None]) -> Line:
+def _read(cells: Mapping[str | None, str | None]) -> ReviewRow:
     if None in cells:
         raise VocabularyError(f"more cells than columns: {cells[None]!r}; a cell that holds it needs quotes")
     texts = {name: " ".join((cells.get(name) or "").split()) for name in COLUMNS}
@@ -310,11 +314,11 @@ def _read(cells: Mapping[str | None, str | None]) -> Line:
         raise VocabularyError(f"count: {count!r} is no number")
     lists = {n: tuple(part.strip() for part in texts[n].split(";") if part.strip()) for n in _LISTS}
     plain = {name: texts[name] for name in ("name", "into", "rename", "why")}
-    return Line(action=action, kind=kind, count=int(count), **plain, **lists)  # type: ignore[arg-type]
+    return ReviewRow(action=action, kind=kind, count=int(count), **plain, **lists)  # type: ignore[arg-type]
 
 
 def _cell(value: object) -> str:
-    """One line of text, lists parted by semicolons, without what a spreadsheet would take for a formula."""
+    """One line of text, lists separated by semicolons, without what a spreadsheet takes for a formula."""
     if isinstance(value, tuple):
         value = _PART.join(str(part).replace(";", ",") for part in value)
     text = " ".join(str(value).split())
@@ -325,7 +329,7 @@ def _join(parts: Iterable[str]) -> str:
     return _PART.join(part for part in parts if part)
 
 
-def counted(rows: Iterable[Line]) -> Iterator[tuple[str, int]]:
+def counted(rows: Iterable[ReviewRow]) -> Iterator[tuple[str, int]]:
     """How many lines have each action."""
-    found = list(rows)
-    return ((action, sum(row.action == action for row in found)) for action in ACTIONS)
+    all_rows = list(rows)
+    return ((action, sum(row.action == action for row in all_rows)) for action in ACTIONS)

@@ -73,7 +73,7 @@ def _row(cells: Iterable[str], kind: str) -> str:
 
 
 def _charts(measured: Sequence[Measured]) -> list[str]:
-    """Curves of all contestants together; those by threshold for the first."""
+    """Curves of all models together; those by threshold for the first."""
     out = []
     for name, x, y in (
         ("precision-recall", "recall in %", "precision in %"),
@@ -91,8 +91,8 @@ def _charts(measured: Sequence[Measured]) -> list[str]:
 
 def _mistakes(one: Mistakes) -> str:
     rows = [
-        f"<p>{escape(said)}:</p>{''.join(map(_picture, pictures))}"
-        for said, pictures in one.rows.items()
+        f"<p>{escape(text)}:</p>{''.join(map(_picture, pictures))}"
+        for text, pictures in one.rows.items()
         if pictures
     ]
     return f"<h3>{escape(one.title)}</h3>{''.join(rows)}"
@@ -108,7 +108,7 @@ def _picture(picture: Picture) -> str:
 def thumbnail(photo: str) -> str:
     """A small JPEG of a photo as a data: address; empty when it cannot be read any more."""
     try:
-        picture = load(photo, near=THUMBNAIL).picture.copy()
+        picture = load(photo, min_side=THUMBNAIL).picture.copy()
     except AnytagError:
         return ""
     picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR)

@@ -80,14 +80,14 @@ def facts(report: Report) -> list[str]:
 
 def training(report: Report) -> list[str]:
     """What each has learned from, in sentences: who has seen these labels has it easier."""
-    told = {one.name: one.trained_on for one in report.measured}
-    told |= {f"{one.who} (published)": one.trained_on for one in report.published}
-    plain = {name: " ".join(text.split()).rstrip(".") for name, text in told.items()}
+    trained_on = {one.name: one.trained_on for one in report.measured}
+    trained_on |= {f"{one.who} (published)": one.trained_on for one in report.published}
+    plain = {name: " ".join(text.split()).rstrip(".") for name, text in trained_on.items()}
     return [f"{name} was trained on: {text}." for name, text in plain.items() if text]
 
 
 def summary(report: Report) -> Table:
-    """Figures down, contestants across, published figures of others after them."""
+    """Figures down, models across, published figures of others after them."""
     others = list(dict.fromkeys(one.who for one in report.published))
     names = list(dict.fromkeys(key for one in report.measured for key in one.figures))
     names += [key for key in dict.fromkeys(one.figure for one in report.published) if key not in names]
@@ -95,8 +95,10 @@ def summary(report: Report) -> Table:
     rows = []
     for name in names:
         ours = [number(one.figures.get(name)) for one in report.measured]
-        theirs = [[p.value for p in report.published if (p.who, p.figure) == (who, name)] for who in others]
-        rows.append([name, *ours, *(f"{values[0]:.1f}" if values else "" for values in theirs)])
+        published = [
+            [p.value for p in report.published if (p.who, p.figure) == (who, name)] for who in others
+        ]
+        rows.append([name, *ours, *(f"{values[0]:.1f}" if values else "" for values in published)])
     for name, attribute in (("milliseconds a photo", "milliseconds"), ("peak memory in MB", "megabytes")):
         if report.costs:
             costs = [report.costs.get(one.name) for one in report.measured]
@@ -106,7 +108,7 @@ def summary(report: Report) -> Table:
 
 
 def reliability_tables(report: Report) -> dict[str, Table]:
-    """Of each contestant with thresholds: given tags by their score, how many, and how many are right."""
+    """Of each model with thresholds: given tags by their score, how many, and how many are right."""
     head = ["score of given tags", "pairs", "mean score", "are right", "95 % interval (Wilson)"]
     return {
         one.name: (head, [_bin_row(some) for some in one.reliability])
@@ -121,26 +123,26 @@ def _bin_row(one: ScoreBin) -> list[str]:
 
 
 def tag_table(report: Report) -> Table:
-    """Every tag that a photo shows or is given, best first; AP of each contestant, the rest of the first."""
+    """Every tag that a photo shows or is given, best first; AP of each model, the rest of the first."""
     _, *others = report.measured
     head = ["tag", "photos", "AP", *(f"AP {one.name}" for one in others)]
     head += ["given", "mean score", "precision", "recall", "F1", "threshold", "asked by"]
     lines = [
         line
         for line in zip(*(one.tags for one in report.measured), strict=True)
-        if line[0].photos or line[0].given
+        if line[0].photos or line[0].predicted
     ]
     lines.sort(key=lambda line: -line[0].AP)
-    return head, [_tag_row(ours, [one.AP for one in theirs]) for ours, *theirs in lines]
+    return head, [_tag_row(ours, [one.AP for one in of_others]) for ours, *of_others in lines]
 
 
 def _tag_row(line: TagLine, others: Sequence[float]) -> list[str]:
-    asked = {None: "", True: "trained query", False: "its words"}[line.trained]
+    query_kind = {None: "", True: "trained query", False: "its words"}[line.trained]
     ap = [_share(share) for share in (line.AP, *others)]
-    given = "" if line.given is None else str(line.given)
+    predicted = "" if line.predicted is None else str(line.predicted)
     shares = [_share(share) for share in (line.score, line.precision, line.recall, line.F1)]
     threshold = "" if line.threshold is None else f"{line.threshold:.2f}"
-    return [line.name, str(line.photos), *ap, given, *shares, threshold, asked]
+    return [line.name, str(line.photos), *ap, predicted, *shares, threshold, query_kind]
 
 
 def _share(share: float | None) -> str:

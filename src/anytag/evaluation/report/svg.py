@@ -49,9 +49,9 @@ def _place(x: float, y: float) -> tuple[float, float]:
 
 
 def _line(points: Points, *, colour: str, dashed: bool = False) -> str:
-    drawn = " ".join(f"{a:.1f},{b:.1f}" for a, b in (_place(*point) for point in points))
+    points_text = " ".join(f"{a:.1f},{b:.1f}" for a, b in (_place(*point) for point in points))
     style = ' stroke-dasharray="4 4"' if dashed else ""
-    return f'<polyline points="{drawn}" fill="none" stroke="{colour}" stroke-width="1.5"{style}/>'
+    return f'<polyline points="{points_text}" fill="none" stroke="{colour}" stroke-width="1.5"{style}/>'
 
 
 def _grid() -> list[str]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from anytag._io import atomic_folder, atomic_write
 from anytag.errors import CheckpointError
 from anytag.models import card as cards
-from anytag.models.card import Calibration, CaptionSpec, Card, Family, ImageSpec, Line
+from anytag.models.card import Calibration, CaptionSpec, Card, Family, ImageSpec, Platt
 from anytag.models.folder import ModelFolder, sha256_of, write_card
 from anytag.models.published import PUBLISHED, WORDPIECES, downloads
 from anytag.queries.bank import Bank, identity_lines
@@ -38,7 +38,7 @@ from anytag.torch.checkpoints.verify import Plan, check, plan
 from anytag.torch.nn.configs import NetworkConfig, SwinConfig
 
 Precision = Literal["float32", "float16"]
-_IDENTITY = Calibration(vocabulary=Line(1.0, 0.0), own=Line(1.0, 0.0))
+_IDENTITY = Calibration(vocabulary=Platt(1.0, 0.0), own=Platt(1.0, 0.0))
 _ALIKE = 0.05  # by which texts of one tag must be nearer to each other than to those of another
 _AT_ONCE = 100  # tensors that are mapped together
 _LABELS = "label_embed"
@@ -146,20 +146,20 @@ class _Converter:
         self.family = self._family(tensors)
         read = detect_config(tensors, self.family)
         rows = len(next(tensors[label] for label in _ROWS if label in tensors))
-        wanted = plan(self.family, read, rows=rows)
-        check(tensors, wanted, self.family, self.file)
-        derived = sum(name in tensors for name in wanted.derived)
+        tensor_plan = plan(self.family, read, rows=rows)
+        check(tensors, tensor_plan, self.family, self.file)
+        derived = sum(name in tensors for name in tensor_plan.derived)
         self.lists = self._lists(rows)
         self.config = resized(read, self.options.image_size)
         del tensors  # and what was mapped of it
         self._write_queries(rows)
-        dropped = self._write_weights(wanted)
+        dropped = self._write_weights(tensor_plan)
         self._write_words()
         self._write_card(name)
         return Conversion(
             folder=self.draft, family=self.family, config=self.config, read_size=read.size,
             tags=len(self.lists.vocabulary), descriptions=rows // len(self.lists.vocabulary),
-            loaded=len(wanted.loaded) - dropped, tied=len(wanted.tied), derived=derived, left=left,
+            loaded=len(tensor_plan.loaded) - dropped, tied=len(tensor_plan.tied), derived=derived, left=left,
             dropped=dropped, origin=self.lists.origin, doubt=self.doubt,
         )  # fmt: skip
 
@@ -214,11 +214,17 @@ class _Converter:
         ready = self._ready(table, _LABELS).numpy()
         Bank(ready, None, None, identity_lines(len(ready))).write(self.draft / QUERIES)
 
-    def _write_weights(self, wanted: Plan) -> int:
+    def _write_weights(self, tensor_plan: Plan) -> int:
         """Weights of tagging, then those of captions; how many were left out."""
-        kept = {theirs: name for theirs, name in wanted.loaded.items() if not name.startswith("queries.")}
-        captions = {theirs: name for theirs, name in kept.items() if name.startswith("captions.")}
-        self._write_part(WEIGHTS, {theirs: kept[theirs] for theirs in kept if theirs not in captions})
+        names = {
+            published: name
+            for published, name in tensor_plan.loaded.items()
+            if not name.startswith("queries.")
+        }
+        captions = {published: name for published, name in names.items() if name.startswith("captions.")}
+        self._write_part(
+            WEIGHTS, {published: names[published] for published in names if published not in captions}
+        )
         if self.config.captions is not None and not self.options.captions:
             self.config = replace(self.config, captions=None)
             return len(captions)
@@ -231,8 +237,8 @@ class _Converter:
         todo = list(names.items())
         for start in range(0, len(todo), _AT_ONCE):
             tensors, _ = self._tensors()  # mapped anew, so that what was touched before is given back
-            for theirs, ours in todo[start : start + _AT_ONCE]:
-                made[ours] = self._ready(fit_positions(ours, tensors[theirs], self.config), theirs)
+            for published, ours in todo[start : start + _AT_ONCE]:
+                made[ours] = self._ready(fit_positions(ours, tensors[published], self.config), published)
         save_file(made, self.draft / name)
 
     def _ready(self, tensor: Tensor, name: str) -> Tensor:
@@ -307,13 +313,15 @@ def convert_back(folder: str | Path, file: str | Path) -> int:
         raise CheckpointError(f"{file} is there already; give another file, or remove it first")
     config = read_config(model.card)
     rows = stored(model, QUERIES)["rows"].float()
-    wanted = plan(model.card.family, config, rows=rows.shape[0] * rows.shape[1])
+    tensor_plan = plan(model.card.family, config, rows=rows.shape[0] * rows.shape[1])
     ours = stored(model, WEIGHTS) | (stored(model, CAPTIONS) if config.captions else {})
     tensors = _query_tensors(rows, config)
-    tensors |= {theirs: ours[name].float() for theirs, name in wanted.loaded.items() if name in ours}
-    tensors |= {second: tensors[first] for second, first in wanted.tied.items()}
-    tensors |= wanted.derived
-    check(tensors, wanted, model.card.family, model.path)
+    tensors |= {
+        published: ours[name].float() for published, name in tensor_plan.loaded.items() if name in ours
+    }
+    tensors |= {second: tensors[first] for second, first in tensor_plan.tied.items()}
+    tensors |= tensor_plan.derived
+    check(tensors, tensor_plan, model.card.family, model.path)
     with atomic_write(file) as draft:
         torch.save({"model": tensors}, draft)
     return len(tensors)
@@ -360,8 +368,10 @@ def _doubt(table: Tensor) -> str:
 
 
 def _listed(names: Iterable[str]) -> str:
-    told = list(names)
-    return ", ".join(told[:20]) + (f" and {len(told) - 20} more" if len(told) > 20 else "")
+    listed_names = list(names)
+    return ", ".join(listed_names[:20]) + (
+        f" and {len(listed_names) - 20} more" if len(listed_names) > 20 else ""
+    )
 
 
 def _backbone(config: NetworkConfig) -> str:

@@ -45,8 +45,8 @@ def read_config(card: Card) -> NetworkConfig:
     if not card.network:
         raise CardError(f"{card.name} has no torch network: its card lacks `network`")
     image = card.image
-    told = {"size": image.size, "mean": list(image.mean), "std": list(image.std), "width": card.width}
-    config: NetworkConfig = cards.record(NetworkConfig, {**_plain(card.network), **told}, "network")
+    facts = {"size": image.size, "mean": list(image.mean), "std": list(image.std), "width": card.width}
+    config: NetworkConfig = cards.record(NetworkConfig, {**_plain(card.network), **facts}, "network")
     return config
 
 

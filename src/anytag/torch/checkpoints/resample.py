@@ -27,23 +27,23 @@ def resample_relative_positions(table: Tensor, window: int) -> Tensor:
     Returns:
         (2w-1)²×heads; the table itself where the window is the same.
     """
-    side, wanted = math.isqrt(len(table)), 2 * window - 1
-    if side == wanted:
+    side, target_side = math.isqrt(len(table)), 2 * window - 1
+    if side == target_side:
         return table
     from scipy.interpolate import RectBivariateSpline  # 30 MB that a folder need not load to be run
 
-    known = _coordinates(side, wanted)
-    asked = np.arange(-(wanted // 2), wanted // 2 + 1).clip(known[0], known[-1])
+    known = _coordinates(side, target_side)
+    target = np.arange(-(target_side // 2), target_side // 2 + 1).clip(known[0], known[-1])
     made = [
-        RectBivariateSpline(known, known, plane)(asked, asked)
+        RectBivariateSpline(known, known, plane)(target, target)
         for plane in table.detach().double().T.reshape(-1, side, side).numpy()
     ]
     return torch.from_numpy(np.stack(made)).to(table.dtype).reshape(len(made), -1).T.contiguous()
 
 
-def _coordinates(side: int, wanted: int) -> Doubles:
+def _coordinates(side: int, target_side: int) -> Doubles:
     """Where the table's entries lie in units of the wanted one: ±(1, 1 + q, 1 + q + q², ...) and 0."""
-    steps = _ratio(side // 2, wanted // 2) ** np.arange(side // 2)
+    steps = _ratio(side // 2, target_side // 2) ** np.arange(side // 2)
     half = steps.cumsum()
     return np.concatenate([-half[::-1], [0.0], half])
 

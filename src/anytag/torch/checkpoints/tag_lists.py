@@ -104,23 +104,23 @@ def wordpieces(family: str, folder: Path) -> Path:
     Raises:
         CheckpointError: it is not there.
     """
-    found = find(folder, WORDPIECES)
-    if found is None:
+    path = find(folder, WORDPIECES)
+    if path is None:
         raise missing(family, folder, WORDPIECES)
-    return found
+    return path
 
 
 def _tag_list(family: str, folder: Path, *, fits: Callable[[int], bool], rows: int) -> Path:
-    found = [path for name in _CANDIDATES[family] if (path := find(folder, name))]
-    if not found:
+    paths = [path for name in _CANDIDATES[family] if (path := find(folder, name))]
+    if not paths:
         raise missing(family, folder, _CANDIDATES[family][0])
-    lengths = {path: len(_lines(path)) for path in found}
+    lengths = {path: len(_lines(path)) for path in paths}
     for path, length in lengths.items():
         if fits(length):
             return path
-    said = ", ".join(f"{path} has {length} tags" for path, length in lengths.items())
+    sizes = ", ".join(f"{path} has {length} tags" for path, length in lengths.items())
     raise CheckpointError(
-        f"the checkpoint has {rows} rows of queries, and {said}: give the list it was trained with (--lists)"
+        f"the checkpoint has {rows} rows of queries, and {sizes}: give the list it was trained with (--lists)"
     )
 
 

@@ -46,55 +46,57 @@ def plan(family: str, config: NetworkConfig, *, rows: int) -> Plan:
     loaded, tied, shapes = {}, {}, {}
     first: dict[int, str] = {}
     for name, parameter in network.named_parameters(remove_duplicate=False):
-        theirs = _published(name, table)
-        shapes[theirs] = tuple(parameter.shape)
-        if (same := first.setdefault(id(parameter), theirs)) == theirs:
-            loaded[theirs] = name
+        published_name = _published(name, table)
+        shapes[published_name] = tuple(parameter.shape)
+        if (same := first.setdefault(id(parameter), published_name)) == published_name:
+            loaded[published_name] = name
         else:
-            tied[theirs] = same
-    for theirs, shape in _query_shapes(config, rows).items():
-        loaded[theirs], shapes[theirs] = ours(theirs, table) or theirs, shape
+            tied[published_name] = same
+    for published_name, shape in _query_shapes(config, rows).items():
+        loaded[published_name], shapes[published_name] = ours(published_name, table) or published_name, shape
     if config.captions is not None:
         tied |= TIED
         shapes |= {second: shapes[first_name] for second, first_name in TIED.items()}
     return Plan(loaded, tied, shapes, _derived(config, network, table), network)
 
 
-def check(tensors: Mapping[str, Tensor], wanted: Plan, family: str, path: Path) -> None:
+def check(tensors: Mapping[str, Tensor], tensor_plan: Plan, family: str, path: Path) -> None:
     """Is the checkpoint just what the plan says?
 
     Raises:
         CheckpointError: lists all that is missing, unknown or different.
     """
-    known = [name for name in wanted.shapes if name in tensors]
+    known = [name for name in tensor_plan.shapes if name in tensors]
     faults = {
-        "missing": [name for name in wanted.shapes if name not in tensors],
-        "unknown": [name for name in tensors if name not in wanted.shapes and name not in wanted.derived],
+        "missing": [name for name in tensor_plan.shapes if name not in tensors],
+        "unknown": [
+            name for name in tensors if name not in tensor_plan.shapes and name not in tensor_plan.derived
+        ],
         "of another shape": [
-            f"{name} is {_by(tensors[name].shape)}, expected {_by(wanted.shapes[name])}"
+            f"{name} is {_by(tensors[name].shape)}, expected {_by(tensor_plan.shapes[name])}"
             for name in known
-            if tuple(tensors[name].shape) != wanted.shapes[name]
+            if tuple(tensors[name].shape) != tensor_plan.shapes[name]
         ],
         "not numbers of floating point": [name for name in known if not tensors[name].is_floating_point()],
     }
     if not any(faults.values()):
-        faults = _different(tensors, wanted)
+        faults = _different(tensors, tensor_plan)
     if any(faults.values()):
         listed = "".join(f"\n  {what}: {_some(names)}" for what, names in faults.items() if names)
         raise CheckpointError(f"{path} is not what a checkpoint of {SHOWN[family]} is:{listed}")
 
 
-def _different(tensors: Mapping[str, Tensor], wanted: Plan) -> dict[str, list[str]]:
+def _different(tensors: Mapping[str, Tensor], tensor_plan: Plan) -> dict[str, list[str]]:
     return {
         "different from what it is tied to": [
             f"{name} (to {first})"
-            for name, first in wanted.tied.items()
+            for name, first in tensor_plan.tied.items()
             if not _same(tensors[name], tensors[first])
         ],
         "different from what the shapes imply": [
             name
-            for name, made in wanted.derived.items()
-            if name in tensors and not _same(tensors[name], made)
+            for name, tensor in tensor_plan.derived.items()
+            if name in tensors and not _same(tensors[name], tensor)
         ],
     }
 
@@ -121,10 +123,10 @@ def _derived(config: NetworkConfig, network: TagNetwork, table: Table) -> dict[s
 
 
 def _published(name: str, table: Table) -> str:
-    found = published(name, table)
-    if found is None:
+    published_name = published(name, table)
+    if published_name is None:
         raise LookupError(f"no row of the table of names is about {name}")
-    return found
+    return published_name
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

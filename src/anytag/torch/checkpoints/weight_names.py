@@ -17,7 +17,7 @@ _ENCODER = "encoder.backbone."
 
 
 def _cross_layer(published: str, ours: str) -> Table:
-    """A layer of cross-attention and perceptron."""
+    """A layer of cross-attention and MLP."""
     return (
         *_attention(f"{published}.crossattention", f"{ours}.cross"),
         (f"{published}.intermediate.dense.", f"{ours}.mlp.up."),
@@ -36,13 +36,13 @@ def _attention(published: str, ours: str) -> Table:
 
 def _text_stack(published: str, ours: str) -> Table:
     """Embeddings and layers of the tag encoder or of the text decoder."""
-    layer, mine = f"{published}.encoder.layer.#", f"{ours}.layers.#"
+    layer, own = f"{published}.encoder.layer.#", f"{ours}.layers.#"
     return (
         (f"{published}.embeddings.word_embeddings.", f"{ours}.embeddings.words."),
         (f"{published}.embeddings.position_embeddings.", f"{ours}.embeddings.positions."),
         (f"{published}.embeddings.LayerNorm.", f"{ours}.embeddings.norm."),
-        *_attention(f"{layer}.attention", f"{mine}.attend"),
-        *_cross_layer(layer, f"{mine}.cross"),
+        *_attention(f"{layer}.attention", f"{own}.attend"),
+        *_cross_layer(layer, f"{own}.cross"),
     )
 
 
@@ -112,9 +112,9 @@ def published(name: str, table: Iterable[Row]) -> str | None:
 
 def _translate(name: str, table: Table) -> str | None:
     for source, target in table:
-        found = _pattern(source).match(name)
-        if found:
-            return _fill(source, target, found) + name[found.end() :]
+        match = _pattern(source).match(name)
+        if match:
+            return _fill(source, target, match) + name[match.end() :]
     return None
 
 
@@ -123,13 +123,13 @@ def _pattern(beginning: str) -> re.Pattern[str]:
     return re.compile(re.sub(r"\\#(\\\+\d)?", r"(\\d+)", re.escape(beginning)))
 
 
-def _fill(source: str, target: str, found: re.Match[str]) -> str:
-    if not found.groups():
+def _fill(source: str, target: str, match: re.Match[str]) -> str:
+    if not match.groups():
         return target
-    number = int(found[1]) - _shift(source) + _shift(target)
+    number = int(match[1]) - _shift(source) + _shift(target)
     return re.sub(r"#(\+\d)?", str(number), target)
 
 
 def _shift(beginning: str) -> int:
-    found = re.search(r"#\+(\d)", beginning)
-    return int(found[1]) if found else 0
+    match = re.search(r"#\+(\d)", beginning)
+    return int(match[1]) if match else 0

@@ -1,4 +1,4 @@
-"""What fewer bits cost: a folder's graphs beside its weights in float32, on some photos."""
+"""The cost of quantisation: a folder's graphs against its weights in float32, on some photos."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CAPTIONED = 16  # of the photos: a caption takes as long as tagging many
 
 @dataclass(frozen=True, slots=True)
 class CaptionCost:
-    """What fewer bits change in captions, each guided and searched for as the card says.
+    """What quantisation changes in captions, each guided and decoded as the card says.
 
     Attributes:
         photos: how many.
@@ -37,20 +37,20 @@ class CaptionCost:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What fewer bits change in the answers about some photos.
+    """What quantisation changes in the tags of some photos.
 
     Attributes:
         photos: how many.
         largest: difference of a tag's log-odds, before what is near its threshold is decoded exactly.
         flips: share of tags given by either, the exact model or the other, that the two do not agree on.
-        given: tags that the exact model gives.
+        predicted: tags that the exact model gives.
         captions: the same of captions, None where the model writes none.
     """
 
     photos: int
     largest: float
     flips: float
-    given: int
+    predicted: int
     captions: CaptionCost | None = None
 
 
@@ -70,12 +70,12 @@ def measure_cost(folder: str | Path, photos: Sequence[Path] = ()) -> Cost:
 def _measure_tags(folder: str | Path, photos: Sequence[Path]) -> Cost:
     exact = Tagger.load(folder, device="cpu", precision="float32")
     graphs = Tagger.load(folder, device="cpu")
-    count, largest, given, differ, either = 0, 0.0, 0, 0, 0
+    count, largest, predicted, differ, either = 0, 0.0, 0, 0, 0
     for image in _images(exact, photos):
-        (ours, a), (theirs, b) = (_answers(tagger, image) for tagger in (exact, graphs))
-        count, largest = count + 1, max(largest, float(np.abs(ours - theirs).max()))
-        given, differ, either = given + len(a), differ + len(a ^ b), either + len(a | b)
-    return Cost(count, largest, differ / max(1, either), given)
+        (ours, a), (approximate, b) = (_answers(tagger, image) for tagger in (exact, graphs))
+        count, largest = count + 1, max(largest, float(np.abs(ours - approximate).max()))
+        predicted, differ, either = predicted + len(a), differ + len(a ^ b), either + len(a | b)
+    return Cost(count, largest, differ / max(1, either), predicted)
 
 
 def _measure_captions(folder: str | Path, photos: Sequence[Path]) -> CaptionCost:
@@ -83,10 +83,10 @@ def _measure_captions(folder: str | Path, photos: Sequence[Path]) -> CaptionCost
     graphs = Captioner.load(folder, device="cpu")
     count, largest, changed = 0, 0.0, 0
     for image in islice(_images(exact.tagger, photos), _CAPTIONED):
-        seen, guessed = (captioner.tagger.encode(image) for captioner in (exact, graphs))
-        (caption,), (other,) = exact.write([seen]), graphs.write([guessed])
-        steps = zip(_scores(exact, seen, caption), _scores(graphs, guessed, caption), strict=True)
-        largest = max(largest, *(float(np.abs(ours - theirs).max()) for ours, theirs in steps))
+        encoded, guessed = (captioner.tagger.encode(image) for captioner in (exact, graphs))
+        (caption,), (other,) = exact.write([encoded]), graphs.write([guessed])
+        steps = zip(_scores(exact, encoded, caption), _scores(graphs, guessed, caption), strict=True)
+        largest = max(largest, *(float(np.abs(ours - approximate).max()) for ours, approximate in steps))
         count, changed = count + 1, changed + (caption.text != other.text)
     return CaptionCost(count, largest, changed / max(1, count))
 
@@ -99,15 +99,15 @@ def _images(tagger: Tagger, photos: Sequence[Path]) -> Iterable[ImageSource]:
 
 def _answers(tagger: Tagger, image: ImageSource) -> tuple[Doubles, set[str]]:
     """Log-odds of every tag, as they come: K; ids of the tags that are given."""
-    seen = tagger.encode(image)
-    return tagger.log_odds(seen), {tag.id for tag in tagger.score(seen).tags}
+    encoded = tagger.encode(image)
+    return tagger.log_odds(encoded), {tag.id for tag in tagger.score(encoded).tags}
 
 
-def _scores(captioner: Captioner, seen: Encoded, caption: Caption) -> Iterator[Floats]:
+def _scores(captioner: Captioner, encoded: Encoded, caption: Caption) -> Iterator[Floats]:
     """Of each next wordpiece, 1×V, along a caption and guided by its tags."""
     pieces, prompt = captioner.pieces, captioner.spec.prompt
     start, ids = len(pieces.prompt(prompt)), pieces.prompt(prompt + caption.text)
-    writer = captioner.writer([seen], [caption.tags])
+    writer = captioner.writer([encoded], [caption.tags])
     scores, state = writer.start(np.array([ids[:start]]))
     yield scores
     for number in ids[start:]:

@@ -33,7 +33,7 @@ class _Memory(nn.Module):
         self.head = head
 
     def forward(self, tag_ids: Tensor, tag_mask: Tensor, tokens: Tensor) -> Tensor:
-        return self.head.remember(self.head.encode_tags(tag_ids, tag_mask, tokens))
+        return self.head.project_kv(self.head.encode_tags(tag_ids, tag_mask, tokens))
 
 
 class _Step(nn.Module):
@@ -69,25 +69,25 @@ def export_caption_graphs(head: Head, folder: Path, *, tokens: tuple[int, int]) 
     memory, step, length = _Memory(head).eval(), _Step(head).eval(), head.config.tag_length
     axes = {"tag_ids": "NS", "tag_mask": "NS", "tokens": "NTD", "memory": "L2NHMd"}
     free = "NSM" if isinstance(head, GuidedHead) else "NSTM"
-    export_graph(memory, folder / MEMORY, _asked(head, 2, length, tokens), axes, free=free)
-    asked = [_asked(head, 1, length, tokens), _asked(head, 3, length - 2, tokens)]
-    worst = check_parity(memory, folder / MEMORY, asked, tolerance=INNER)
+    export_graph(memory, folder / MEMORY, _example(head, 2, length, tokens), axes, free=free)
+    examples = [_example(head, 1, length, tokens), _example(head, 3, length - 2, tokens)]
+    worst = check_parity(memory, folder / MEMORY, examples, tolerance=INNER)
     axes = {"ids": "NI", "memory": "L2NHMd", "past": "L2NHPd", "logits": "NV", "grown": "L2NHGd"}
     export_graph(step, folder / CAPTION, _going_on(head, 2, read=3, more=4), axes, free="NIMPG")
     batches = [
         _going_on(head, n, read=read, more=more) for n, read, more in ((1, 0, 4), (3, 0, 1), (5, 6, 1))
     ]
     worst = max(worst, check_parity(step, folder / CAPTION, batches, tolerance=INNER))
-    check_words(head, folder, asked)
+    check_words(head, folder, examples)
     return worst
 
 
 @torch.no_grad()
-def check_words(head: Head, folder: Path, asked: Sequence[tuple[Tensor, ...]]) -> float:
+def check_words(head: Head, folder: Path, examples: Sequence[tuple[Tensor, ...]]) -> float:
     """Whether both graphs together choose the head's words: memory and logits, through a whole text.
 
     Args:
-        asked: what memory is made of, once for every comparison.
+        examples: what memory is made of, once for every comparison.
 
     Returns:
         the largest difference of a logit, as a share of the usual distance of the best word from the next.
@@ -97,18 +97,18 @@ def check_words(head: Head, folder: Path, asked: Sequence[tuple[Tensor, ...]]) -
     """
     memory, step = (open_session(folder / name) for name in (MEMORY, CAPTION))
     apart, distances = [], []
-    for arguments in asked:
+    for arguments in examples:
         names = (node.name for node in memory.get_inputs())
-        (found,) = memory.run(None, {name: x.numpy() for name, x in zip(names, arguments, strict=True)})
+        (memory_kv,) = memory.run(None, {name: x.numpy() for name, x in zip(names, arguments, strict=True)})
         expected = _Memory(head)(*arguments)
         past = torch.zeros(*expected.shape[:4], 0, expected.shape[-1])
-        kept, ids = past.numpy(), arguments[0][:, :1]
+        cache, ids = past.numpy(), arguments[0][:, :1]
         for _ in range(WORDS):
-            fed = {"ids": ids.numpy(), "memory": found, "past": kept}
-            given, kept = step.run(None, fed)
+            fed = {"ids": ids.numpy(), "memory": memory_kv, "past": cache}
+            actual, cache = step.run(None, fed)
             logits, past = head.go_on(ids, expected, past)
             best = logits.topk(2, dim=-1)
-            apart.append((logits - torch.from_numpy(given)).abs().max())
+            apart.append((logits - torch.from_numpy(actual)).abs().max())
             distances.append(best.values[:, 0] - best.values[:, 1])
             ids = best.indices[:, :1]
     worst = float(torch.stack(apart).max() / torch.cat(distances).median().clamp_min(1e-12))
@@ -120,7 +120,7 @@ def check_words(head: Head, folder: Path, asked: Sequence[tuple[Tensor, ...]]) -
     return worst
 
 
-def _asked(head: Head, photos: int, length: int, tokens: tuple[int, int]) -> tuple[Tensor, ...]:
+def _example(head: Head, photos: int, length: int, tokens: tuple[int, int]) -> tuple[Tensor, ...]:
     """Random tags, the last half of them padding, and random photos."""
     random = torch.Generator().manual_seed(photos)
     ids = torch.randint(1, head.config.words, (photos, length), generator=random)
@@ -139,8 +139,8 @@ def _going_on(head: Head, texts: int, *, read: int, more: int) -> tuple[Tensor, 
 
 
 @torch.no_grad()
-def round_head(head: Head) -> None:
-    """Rounds every matrix of a head to what `shrink_graph` stores: 255 levels a row."""
+def fake_quantize(head: Head) -> None:
+    """Rounds every matrix of a head to what `quantize_weights` stores: 255 levels a row."""
     for parameter in head.parameters():
         if parameter.ndim == 2 and parameter.numel() >= SMALL:
             levels, scale = quantized(parameter)

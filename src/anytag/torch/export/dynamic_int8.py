@@ -1,4 +1,4 @@
-"""Graphs in fewer bits: float16 to be small and for a GPU, int8 for a CPU; or only stored so."""
+"""fp16, dynamic int8 and weight-only int8 graphs."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from anytag._typing import Floats
 from anytag.queries.bank import quantized
 
 LARGE = 1 << 16  # weights of a matrix from which int8 pays
-SMALL = 1 << 12  # numbers; what holds fewer is not worth storing in fewer bits
-PERCEPTRON = 1 << 20  # those that only the perceptrons of a published tag decoder have
+SMALL = 1 << 12  # numbers; smaller tensors stay in float32
+MLP_WEIGHTS = 1 << 20  # those that only the MLPs of a published tag decoder have
 _MICROSOFT, _PRODUCT = "com.microsoft", "DynamicQuantizeMatMul"
 # A product's input: the axis of its rows, and how many of them tell what all share. The mean of 256 rows took
 # onnxruntime 2.2 ms where their product with 3072×768 weights took 3.0.
@@ -34,14 +34,14 @@ def to_float16(file: Path) -> None:
     onnx.save(convert_float_to_float16(model, keep_io_types=True, op_block_list=list(_FLOAT32)), file)
 
 
-def to_int8(file: Path, *, large: int = LARGE, apart: bool = False) -> int:
+def to_int8(file: Path, *, large: int = LARGE, subtract_mean: bool = False) -> int:
     """Products with large matrices of weights in int8: a scale for each column, and one for all of the input.
 
     What is multiplied is rounded as it comes, so no photos are needed; all else stays in float32.
 
     Args:
         large: weights of a matrix from which it is rounded.
-        apart: what all rows share is multiplied in float32, see `anytag.torch.nn.quantized_linear`.
+        subtract_mean: the rows' mean is multiplied in float32, see `anytag.torch.nn.quantized_linear`.
 
     Returns:
         how many products.
@@ -52,14 +52,14 @@ def to_int8(file: Path, *, large: int = LARGE, apart: bool = False) -> int:
     chosen = [node.output[0] for node in graph.node if _is_large(node, weights, large)]
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
-        nodes += _in_int8(node, apart=apart) if node.output[0] in chosen else [node]
+        nodes += _in_int8(node, subtract_mean=subtract_mean) if node.output[0] in chosen else [node]
     for name in {node.input[1] for node in graph.node if node.output[0] in chosen}:
         rounded, scale = quantized(numpy_helper.to_array(weights[name]), axis=0)
-        if not apart:
+        if not subtract_mean:
             graph.initializer.remove(weights[name])
         graph.initializer.append(numpy_helper.from_array(rounded, f"{name}.int8"))
         graph.initializer.append(numpy_helper.from_array(scale[0], f"{name}.scale"))
-    if apart:
+    if subtract_mean:
         graph.initializer.extend(numpy_helper.from_array(np.array([n]), name) for name, n in _NUMBERS.items())
     del graph.node[:]
     graph.node.extend(nodes)
@@ -69,11 +69,11 @@ def to_int8(file: Path, *, large: int = LARGE, apart: bool = False) -> int:
     return len(chosen)
 
 
-def _in_int8(node: onnx.NodeProto, *, apart: bool) -> list[onnx.NodeProto]:
+def _in_int8(node: onnx.NodeProto, *, subtract_mean: bool) -> list[onnx.NodeProto]:
     """The nodes in place of a product with a matrix."""
     (x, matrix), (out,) = node.input, node.output
     columns = [f"{matrix}.int8", f"{matrix}.scale"]
-    if not apart:
+    if not subtract_mean:
         return [helper.make_node(_PRODUCT, [x, *columns], [out], domain=_MICROSOFT)]
     parts = ("some", "shared", "rest", "product", "added")
     some, shared, rest, product, added = (f"{out}.{part}" for part in parts)
@@ -94,11 +94,11 @@ def _is_large(node: onnx.NodeProto, weights: dict[str, onnx.TensorProto], large:
     return len(shape) == 2 and shape[0] * shape[1] >= large
 
 
-def shrink_graph(file: Path, precision: Literal["float16", "int8"] = "int8") -> int:
-    """Stores the matrices of a graph in fewer bits; all is computed in float32.
+def quantize_weights(file: Path, precision: Literal["float16", "int8"] = "int8") -> int:
+    """Weight-only quantisation: matrices stored in fp16 or int8, computed in float32.
 
-    int8 has a scale for each row or each column, whichever loses less, so that a matrix of `round_head` stays
-    as it is, also where the export turned it round. onnxruntime makes floats once, when it loads the graph.
+    int8 has a scale for each row or each column, whichever loses less, so matrices of `fake_quantize` stay
+    unchanged, also where the export transposed them. onnxruntime makes floats once, when it loads the graph.
 
     Returns:
         bytes of the file now.

@@ -1,4 +1,4 @@
-"""A model folder with torch weights gets ONNX graphs, and says what fewer bits cost."""
+"""Export of a model folder with torch weights to ONNX, with the measured cost of quantisation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from anytag.runtime.onnx import CAPTION, IMAGE, MEMORY, ROUNDED, TAGS
 from anytag.torch.checkpoints.load import load_network
 from anytag.torch.export.accuracy_cost import Cost, measure_cost
 from anytag.torch.export.caption_graphs import export_caption_graphs
-from anytag.torch.export.dynamic_int8 import PERCEPTRON, shrink_graph, to_float16, to_int8
+from anytag.torch.export.dynamic_int8 import MLP_WEIGHTS, quantize_weights, to_float16, to_int8
 from anytag.torch.export.onnx_graphs import export_image_graph, export_tags_graph
 from anytag.torch.nn.network import TagNetwork
 
@@ -25,14 +25,14 @@ def export_folder(
 ) -> Cost | None:
     """Write the graphs of a folder beside its weights: image, tags, and captions where it has a head.
 
-    Each is compared with the network in float32 at batch 1 and 3 before it is made smaller. The tags' graph
-    stays in float32 beside one in fewer bits, for tags near their thresholds. Caption graphs are only stored
-    in fewer bits, and multiply in float32: what a step loses, all later ones would lose too.
+    Each is compared with the network in float32 at batch 1 and 3 before it is made smaller. The tag graph is
+    kept in float32 too, for scores near their thresholds. Caption graphs are quantised weight-only, since
+    errors of a decoding step would accumulate.
 
     Args:
         folder: as `anytag.torch.checkpoints.convert` writes it.
         precision: of the graphs' matrix products.
-        photos: to measure the cost of fewer bits on; noise where there are none.
+        photos: on which the cost of quantisation is measured; noise where there are none.
 
     Returns:
         the cost against float32, None for float32 itself.
@@ -45,25 +45,29 @@ def export_folder(
     with edited(model) as draft:
         names = _write_graphs(network, draft)
         if precision != "float32":
-            make_smaller(draft, names, precision)
+            quantize_graphs(draft, names, precision)
     if precision == "float32":
         (model.path / ROUNDED).unlink(missing_ok=True)
     write_card(model.path, model.card)
     if precision == "float32":
         return None
     cost = measure_cost(model.path, photos)
-    metrics = {**model.card.metrics, f"graphs_{precision}": _told(cost)}
+    metrics = {**model.card.metrics, f"graphs_{precision}": _metrics(cost)}
     write_card(model.path, replace(model.card, metrics=metrics))
     return cost
 
 
-def _told(cost: Cost) -> dict[str, Any]:
+def _metrics(cost: Cost) -> dict[str, Any]:
     """For the card."""
-    told = {"photos": cost.photos, "largest_logit_difference": cost.largest, "flips": cost.flips}
-    if (said := cost.captions) is None:
-        return told
-    captions = {"photos": said.photos, "largest_logit_difference": said.largest, "changed": said.changed}
-    return {**told, "captions": captions}
+    facts = {"photos": cost.photos, "largest_logit_difference": cost.largest, "flips": cost.flips}
+    if (captions_cost := cost.captions) is None:
+        return facts
+    captions = {
+        "photos": captions_cost.photos,
+        "largest_logit_difference": captions_cost.largest,
+        "changed": captions_cost.changed,
+    }
+    return {**facts, "captions": captions}
 
 
 def _write_graphs(network: TagNetwork, draft: Path) -> list[str]:
@@ -76,15 +80,15 @@ def _write_graphs(network: TagNetwork, draft: Path) -> list[str]:
     return names
 
 
-def make_smaller(draft: Path, names: list[str], precision: Precision) -> None:
+def quantize_graphs(draft: Path, names: list[str], precision: Precision) -> None:
     """Puts graphs into fewer bits, the tags' beside the one in float32."""
     shutil.copyfile(draft / TAGS, draft / ROUNDED)
     for name in names:
         if name in (MEMORY, CAPTION) and precision != "float32":
-            shrink_graph(draft / name, precision)
+            quantize_weights(draft / name, precision)
     if precision == "float16":
         to_float16(draft / IMAGE)
         to_float16(draft / ROUNDED)
     else:
         to_int8(draft / IMAGE)
-        to_int8(draft / ROUNDED, large=PERCEPTRON, apart=True)
+        to_int8(draft / ROUNDED, large=MLP_WEIGHTS, subtract_mean=True)

@@ -32,7 +32,7 @@ class _ConvolvedEncoder(nn.Module):
         self.proj = nn.Conv2d(linear.in_features, linear.out_features, 1)
         self.proj.weight.data = linear.weight.detach()[:, :, None, None]
         self.proj.bias = linear.bias
-        self.split = encoder.split
+        self.split = encoder.frozen_from
         if self.split:
             self.memory = nn.Sequential(*encoder.memory)
             self.recall = nn.Conv2d(linear.in_features, linear.out_features, 1, bias=False)
@@ -44,12 +44,12 @@ class _ConvolvedEncoder(nn.Module):
         late = self.backbone(features, self.split)
         grid = self.proj(late)
         if self.split:
-            remembered = self.memory(features).mean((2, 3), keepdim=True)
-            grid = grid + self.recall(remembered)
+            frozen = self.memory(features).mean((2, 3), keepdim=True)
+            grid = grid + self.recall(frozen)
         tokens = grid.flatten(2).transpose(1, 2)
         pooled = tokens.mean(1)
         if self.evidence is not None:
-            pooled = pooled + self.evidence(late.mean((2, 3)), remembered.flatten(1))
+            pooled = pooled + self.evidence(late.mean((2, 3)), frozen.flatten(1))
         return tokens, pooled
 
 

@@ -42,18 +42,18 @@ def check_parity(
             expected = module(*batch)
         expected = expected if isinstance(expected, tuple) else (expected,)
         feeds = dict(zip(inputs, (x.numpy() for x in batch), strict=True))
-        given = session.run(outputs[: len(expected)], feeds)
+        outputs_onnx = session.run(outputs[: len(expected)], feeds)
         shapes = ", ".join("×".join(map(str, x.shape)) for x in batch)
-        for name, ours, theirs in zip(outputs, given, expected, strict=False):
+        for name, ours, reference in zip(outputs, outputs_onnx, expected, strict=False):
             where = f"{file}: {name} for inputs {shapes}"
-            worst = max(worst, _difference(ours, theirs.numpy(), where=where, tolerance=tolerance))
+            worst = max(worst, _difference(ours, reference.numpy(), where=where, tolerance=tolerance))
     return worst
 
 
-def _difference(given: Floats, expected: Floats, *, where: str, tolerance: float) -> float:
-    if given.shape != expected.shape:
-        raise ModelError(f"{where}: the graph gives shape {given.shape}, the network {expected.shape}")
-    found = float(np.abs(given - expected).max() / max(1.0, np.abs(expected).max()))
-    if not found <= tolerance:  # not a number is a difference too
-        raise ModelError(f"{where}: graph and network differ by {found:.2g}, allowed are {tolerance:g}")
-    return found
+def _difference(actual: Floats, expected: Floats, *, where: str, tolerance: float) -> float:
+    if actual.shape != expected.shape:
+        raise ModelError(f"{where}: the graph gives shape {actual.shape}, the network {expected.shape}")
+    difference = float(np.abs(actual - expected).max() / max(1.0, np.abs(expected).max()))
+    if not difference <= tolerance:  # not a number is a difference too
+        raise ModelError(f"{where}: graph and network differ by {difference:.2g}, allowed are {tolerance:g}")
+    return difference

@@ -1,4 +1,4 @@
-"""A text tower beside a converted model: own tags are asked by the words that the model was trained with.
+"""A text tower beside a converted model: custom tags are asked by the words that the model was trained with.
 
 CLIP is read as transformers or open_clip wrote it, and only here: what goes into the folder is a graph and a
 tokenizer, so that asking needs neither these libraries nor torch, and nothing in the folder is executed.
@@ -122,8 +122,8 @@ def add_text(folder: str | Path, tower: TextTower) -> Added:
                 f"the text vectors of {tower.origin} are {width} wide, {model.card.name} was trained with "
                 f"{model.card.width}: give the text tower it was trained with (published: CLIP ViT-B/16)"
             )
-    told = {"from": tower.origin, "width": width}
-    card = replace(model.card, text=spec, source={**model.card.source, "text": told})
+    facts = {"from": tower.origin, "width": width}
+    card = replace(model.card, text=spec, source={**model.card.source, "text": facts})
     model = ModelFolder(model.path, write_card(model.path, card))
     return Added(width, spec.prompts, _agreement(model, spec.prompts))
 
@@ -149,9 +149,9 @@ def _agreement(model: ModelFolder, prompts: Prompts) -> float:
     encoder, rows = open_text_encoder(model), load_queries(model)
     tags = list(Vocabulary.read(model.file("vocabulary.jsonl")))
     numbers = np.linspace(0, len(tags) - 1, min(_COMPARED, len(tags))).astype(int).tolist()
-    made = np.stack([tag_rows(tags[k].name, (), encoder, prompts=prompts)[0] for k in numbers])
+    text_rows = np.stack([tag_rows(tags[k].name, (), encoder, prompts=prompts)[0] for k in numbers])
     trained = np.stack([rows[k, 0].float().numpy() for k in numbers])
-    return float((unit(trained) * made).sum(1).mean())
+    return float((unit(trained) * text_rows).sum(1).mean())
 
 
 def _is_transformers(source: Path) -> bool:
@@ -164,10 +164,10 @@ def _is_transformers(source: Path) -> bool:
 
 
 def _transformers_tower(source: Path) -> TextTower:
-    theirs, tower = load_clip(source, local=True)
-    tokenizer = _plain(theirs.backend_tokenizer, length=int(tower.config.max_position_embeddings))
+    source_tokenizer, tower = load_clip(source, local=True)
+    tokenizer = _plain(source_tokenizer.backend_tokenizer, length=int(tower.config.max_position_embeddings))
     # what comes after a text's end is not looked at: any token fills up
-    tokenizer.enable_padding(pad_id=theirs.pad_token_id, pad_token=theirs.pad_token)
+    tokenizer.enable_padding(pad_id=source_tokenizer.pad_token_id, pad_token=source_tokenizer.pad_token)
     module = _Tower(tower, lambda ids: tower(input_ids=ids).text_embeds)
     return TextTower(module.eval(), tokenizer, "NL", f"{source.resolve().name} (transformers)")
 
@@ -177,18 +177,20 @@ def _open_clip_tower(source: Path) -> TextTower:
     try:
         library: Any = import_module("open_clip")
     except ImportError as error:
-        raise MissingExtraError("CLIP's text encoder, as open_clip wrote it,", "rivals") from error
+        raise MissingExtraError("CLIP's text encoder, as open_clip wrote it,", "baselines") from error
     place = f"local-dir:{source}"
     try:
         config = json.loads((source / _OPEN_CLIP).read_text(encoding="utf-8"))["model_cfg"]["text_cfg"]
         model = library.create_model_from_pretrained(place, return_transform=False).eval()
-        theirs = library.get_tokenizer(place)
+        source_tokenizer = library.get_tokenizer(place)
     except Exception as error:  # whatever the library raises for a folder that it cannot read
         raise ModelError(f"{source}: open_clip cannot load it ({error})") from error
-    if not isinstance(theirs, library.SimpleTokenizer) or config.get("hf_tokenizer_name"):
+    if not isinstance(source_tokenizer, library.SimpleTokenizer) or config.get("hf_tokenizer_name"):
         raise ModelError(f"{source}: not CLIP's own tokenizer; expected CLIP, such as ViT-B/16")
-    tokenizer = _plain(_byte_pairs(theirs), length=theirs.context_length)
-    tokenizer.enable_padding(pad_id=0, pad_token=theirs.decoder[0], length=theirs.context_length)
+    tokenizer = _plain(_byte_pairs(source_tokenizer), length=source_tokenizer.context_length)
+    tokenizer.enable_padding(
+        pad_id=0, pad_token=source_tokenizer.decoder[0], length=source_tokenizer.context_length
+    )
     return TextTower(
         _Tower(model, model.encode_text).eval(), tokenizer, "N", f"{source.resolve().name} (open_clip)"
     )
@@ -201,11 +203,14 @@ def _plain(tokenizer: Tokenizer, *, length: int) -> Tokenizer:
     return copy
 
 
-def _byte_pairs(theirs: Any) -> Tokenizer:
+def _byte_pairs(source_tokenizer: Any) -> Tokenizer:
     """open_clip's tokenizer in the form of the library that needs no torch."""
-    begin, end = theirs.decoder[theirs.sot_token_id], theirs.decoder[theirs.eot_token_id]
-    merges = sorted(theirs.bpe_ranks, key=theirs.bpe_ranks.get)
-    tokenizer = Tokenizer(models.BPE(theirs.encoder, merges, end_of_word_suffix="</w>"))
+    begin, end = (
+        source_tokenizer.decoder[source_tokenizer.sot_token_id],
+        source_tokenizer.decoder[source_tokenizer.eot_token_id],
+    )
+    merges = sorted(source_tokenizer.bpe_ranks, key=source_tokenizer.bpe_ranks.get)
+    tokenizer = Tokenizer(models.BPE(source_tokenizer.encoder, merges, end_of_word_suffix="</w>"))
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
     )
@@ -215,6 +220,6 @@ def _byte_pairs(theirs: Any) -> Tokenizer:
     )
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{begin} $A {end}",
-        special_tokens=[(begin, theirs.sot_token_id), (end, theirs.eot_token_id)],
+        special_tokens=[(begin, source_tokenizer.sot_token_id), (end, source_tokenizer.eot_token_id)],
     )
     return tokenizer

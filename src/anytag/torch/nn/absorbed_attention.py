@@ -17,7 +17,7 @@ from torch import Tensor
 from anytag.torch.nn.bert_layers import Attention, CrossLayer, split_heads
 from anytag.torch.nn.cross_decoder import CrossDecoder
 from anytag.torch.nn.folded_decoder import TagDecoder
-from anytag.torch.nn.quantized_linear import RoundedPerceptron, Rounding
+from anytag.torch.nn.quantized_linear import QuantizedMLP, Rounding
 
 
 class Folded(NamedTuple):
@@ -39,34 +39,33 @@ class FoldedCross(TagDecoder):
 
     Args:
         decoder: what to rearrange.
-        rounding: of the perceptrons' products, four fifths of the work; all else stays in float32.
+        rounding: of the MLPs' products, four fifths of the work; all else stays in float32.
     """
 
     def __init__(self, decoder: CrossDecoder, *, rounding: Rounding | None = None) -> None:
         super().__init__()
         self.decoder = decoder
-        self.perceptrons = [
-            layer.mlp if rounding is None else RoundedPerceptron(layer.mlp, rounding)
-            for layer in self._layers()
+        self.mlps = [
+            layer.mlp if rounding is None else QuantizedMLP(layer.mlp, rounding) for layer in self._layers()
         ]
         self.width, self.row_width = decoder.width, decoder.row_width
         self.embed, self.answer = decoder.embed, decoder.answer
 
     def forward(self, tokens: Tensor, pooled: Tensor, rows: Tensor) -> Tensor:
         """tokens N×T×D, pooled N×D, rows Q×K×P×R (Q is 1 or N) -> logits N×K."""
-        return self.answer(self.decode(self.embed(pooled, rows), self.remember(tokens)), rows)
+        return self.answer(self.decode(self.embed(pooled, rows), self.project_kv(tokens)), rows)
 
     def located(self, tokens: Tensor, pooled: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """As `CrossDecoder.located`: logits N×K, where N×K×T."""
         x, shares = _for_each(tokens, self.embed(pooled, rows)), []
-        for number, folded in enumerate(self.remember(tokens)):
+        for number, folded in enumerate(self.project_kv(tokens)):
             shares.append(self._shares(x, folded))
             x = self._layer(number, x, folded)
         logits = self.answer(x, rows if self.decoder.head is not None else _for_each(tokens, rows))
         return logits, torch.stack([share.mean(-2) for share in shares]).mean(0)
 
-    def remember(self, tokens: Tensor) -> list[Folded]:
-        """What every layer needs to know of tokens N×T×D, once for all tags."""
+    def project_kv(self, tokens: Tensor) -> list[Folded]:
+        """Keys and values of every layer for tokens N×T×D, once for all tags."""
         return [fold(layer.cross, tokens, heads=self.decoder.heads) for layer in self._layers()]
 
     def decode(self, queries: Tensor, memories: Sequence[Folded]) -> Tensor:
@@ -78,11 +77,11 @@ class FoldedCross(TagDecoder):
     def _layer(self, number: int, x: Tensor, folded: Folded) -> Tensor:
         cross = self._layers()[number].cross
         answer = self._shares(x, folded).flatten(-2) @ folded.values + cross.dense.bias
-        y: Tensor = self.perceptrons[number](cross.norm(x + answer))
+        y: Tensor = self.mlps[number](cross.norm(x + answer))
         return y
 
     def _shares(self, x: Tensor, folded: Folded) -> Tensor:
-        """How much each x M×K×H looks at each token, by head: N×K×heads×T."""
+        """Attention weights of each x M×K×H over the tokens, by head: N×K×heads×T."""
         scores = x @ folded.keys + folded.bias
         return scores.reshape(*scores.shape[:2], self.decoder.heads, -1).softmax(-1)
 

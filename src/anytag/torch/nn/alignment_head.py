@@ -22,7 +22,7 @@ _LEAST, _MOST = 2.0, 1000.0  # sharpness of the contrast: 1 over ALBEF's tempera
 
 
 class AlignmentHead(nn.Module):
-    """A text encoder that reads alone for the contrast, and looks at the photo for the match.
+    """A text encoder: unimodal for the contrastive head, with cross-attention to the photo for matching.
 
     Texts are wordpieces as `WordPieces.caption_text` gives them: int64, 0 is padding.
 
@@ -50,7 +50,7 @@ class AlignmentHead(nn.Module):
 
     @property
     def scale(self) -> Tensor:
-        """What cosines are multiplied with before their softmax: a scalar."""
+        """Inverse temperature of the cosines: a scalar."""
         return self.sharpness.exp().clamp(_LEAST, _MOST)
 
     def embed_photos(self, pooled: Tensor, tags: Tensor | None = None) -> Tensor:
@@ -67,19 +67,19 @@ class AlignmentHead(nn.Module):
             x = layer.alone(x, bias, heads=self.config.heads)
         return F.normalize(self.of_text(x[:, 0]).float(), dim=-1)
 
-    def looked_at(self, tokens: Tensor, tags: Tensor | None = None) -> Tensor:
+    def cross_memory(self, tokens: Tensor, tags: Tensor | None = None) -> Tensor:
         """What texts look at: image tokens N×T×D, and after them the encoded tags N×S×H -> N×(T+S)×D."""
         return tokens if tags is None else torch.cat([tokens, self.guide(tags)], 1)
 
-    def remember(self, seen: Tensor) -> list[Memory]:
-        """Keys and values of every layer for `looked_at`'s N×M×D, once for all texts."""
-        return [layer.cross.cross.remember(seen, heads=self.config.heads) for layer in self._layers()]
+    def project_kv(self, seen: Tensor) -> list[Memory]:
+        """Keys and values of every layer for `cross_memory`'s N×M×D, once for all texts."""
+        return [layer.cross.cross.project_kv(seen, heads=self.config.heads) for layer in self._layers()]
 
     def match(self, ids: Tensor, memories: Sequence[Memory], which: Tensor | None = None) -> Tensor:
         """Logits P that each of the texts P×L fits its photo.
 
         Args:
-            memories: from `remember`, of N photos.
+            memories: from `project_kv`, of N photos.
             which: int64 P, the photo of each text; without it text n looks at photo n.
         """
         x, bias = self.embeddings(ids), _padding(ids)

@@ -25,8 +25,8 @@ class Attention(nn.Module):
     and with 12 in the tag encoder.
 
     Args:
-        width: H, of what asks.
-        memory_width: of what is looked at; `width` when not given.
+        width: H, of the queries.
+        memory_width: of keys and values; `width` when not given.
     """
 
     def __init__(self, width: int, memory_width: int | None = None) -> None:
@@ -38,31 +38,31 @@ class Attention(nn.Module):
         self.norm = nn.LayerNorm(width, eps=EPSILON)
         self.apply(init_bert)
 
-    def remember(self, memory: Tensor, *, heads: int) -> Memory:
+    def project_kv(self, memory: Tensor, *, heads: int) -> Memory:
         """Keys and values of N×T×memory_width."""
         return split_heads(self.key(memory), heads), split_heads(self.value(memory), heads)
 
     def forward(self, x: Tensor, memory: Memory, bias: Tensor | None = None) -> Tensor:
-        """x M×L×H (M is 1 or N) looks at N photos' or texts' memory -> N×L×H.
+        """x M×L×H (M is 1 or N) attends to keys and values of N photos or texts -> N×L×H.
 
         Args:
             bias: added to the scores, broadcast to N×heads×L×T.
         """
         keys, values = memory
-        asked = split_heads(self.query(x), keys.shape[1]).expand(len(keys), -1, -1, -1)
+        queries = split_heads(self.query(x), keys.shape[1]).expand(len(keys), -1, -1, -1)
         drop = DROPOUT if self.training else 0.0
-        found = F.scaled_dot_product_attention(asked, keys, values, attn_mask=bias, dropout_p=drop)
-        answer = self.dense(found.transpose(1, 2).flatten(2))
+        attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, dropout_p=drop)
+        answer = self.dense(attended.transpose(1, 2).flatten(2))
         y: Tensor = self.norm(x + F.dropout(answer, DROPOUT, self.training))
         return y
 
     def shares(self, x: Tensor, memory: Memory) -> Tensor:
-        """How much each x looks at each token, as mean over the heads: N×L×T."""
-        asked, keys = split_heads(self.query(x), memory[0].shape[1]), memory[0]
-        return (asked @ keys.transpose(-1, -2) / math.sqrt(keys.shape[-1])).softmax(-1).mean(1)
+        """Attention weights of each x over the tokens, mean over the heads: N×L×T."""
+        queries, keys = split_heads(self.query(x), memory[0].shape[1]), memory[0]
+        return (queries @ keys.transpose(-1, -2) / math.sqrt(keys.shape[-1])).softmax(-1).mean(1)
 
 
-class Perceptron(nn.Module):
+class MLP(nn.Module):
     """Two linear layers with GELU between, residual and norm.
 
     Args:
@@ -85,18 +85,18 @@ class Perceptron(nn.Module):
 
 
 class CrossLayer(nn.Module):
-    """Cross-attention and perceptron: a layer of the tag decoder.
+    """Cross-attention and MLP: a layer of the tag decoder.
 
     Args:
         width: H.
         memory_width: of the image tokens.
-        mlp: of the perceptron.
+        mlp: hidden width of the MLP.
     """
 
     def __init__(self, width: int, memory_width: int, mlp: int) -> None:
         super().__init__()
         self.cross = Attention(width, memory_width)
-        self.mlp = Perceptron(width, mlp)
+        self.mlp = MLP(width, mlp)
 
     def forward(self, x: Tensor, memory: Memory) -> Tensor:
         """x M×L×H (M is 1 or N) -> N×L×H."""
@@ -128,13 +128,13 @@ class TextLayer(nn.Module):
         Returns:
             N×L×H, and `past` with this part added.
         """
-        keys, values = self.attend.remember(x, heads=memory[0].shape[1])
-        seen = torch.cat([past[0], keys], 2), torch.cat([past[1], values], 2)
-        return self.cross(self.attend(x, seen, bias), memory), seen
+        keys, values = self.attend.project_kv(x, heads=memory[0].shape[1])
+        cache = torch.cat([past[0], keys], 2), torch.cat([past[1], values], 2)
+        return self.cross(self.attend(x, cache, bias), memory), cache
 
     def alone(self, x: Tensor, bias: Tensor, *, heads: int) -> Tensor:
-        """The layer without what it looks at: self-attention and perceptron, N×L×H -> N×L×H."""
-        y: Tensor = self.cross.mlp(self.attend(x, self.attend.remember(x, heads=heads), bias))
+        """The layer without what it looks at: self-attention and MLP, N×L×H -> N×L×H."""
+        y: Tensor = self.cross.mlp(self.attend(x, self.attend.project_kv(x, heads=heads), bias))
         return y
 
 

@@ -18,7 +18,7 @@ class CaptionDecoder(nn.Module):
 
     One caption, step by step::
 
-        memory_kv = head.remember(memory)  # N×S×H
+        memory_kv = head.project_kv(memory)  # N×S×H
         logits, past = head.decode(prompt_ids, memory_kv)  # logits[:, -1] -> the next wordpiece
         logits, past = head.decode(next_ids, memory_kv, past)  # next_ids N×1
 
@@ -39,9 +39,9 @@ class CaptionDecoder(nn.Module):
         self.bias = nn.Parameter(torch.zeros(config.words))  # the output weights are the decoder's words
         init_bert(self.dense)
 
-    def remember(self, memory: Tensor) -> Tensor:
+    def project_kv(self, memory: Tensor) -> Tensor:
         """Keys and values that every step of the decoder uses: N×S×H -> layers×2×N×heads×S×d."""
-        return self.decoder.remember(memory)
+        return self.decoder.project_kv(memory)
 
     def decode(
         self, ids: Tensor, memory_kv: Tensor, past: Tensor | None = None, mask: Tensor | None = None
@@ -50,7 +50,7 @@ class CaptionDecoder(nn.Module):
 
         Args:
             ids: int64 N×L; those after `past`, which are not given again.
-            memory_kv: from `remember`.
+            memory_kv: from `project_kv`.
             past: from the call before, layers×2×N×heads×P×d; P of 0 or None at the start.
             mask: N×(P+L), 0 at padding; none when not given.
 
@@ -80,10 +80,10 @@ class CaptionDecoder(nn.Module):
     def _unseen(self, ids: Tensor, before: int, mask: Tensor | None) -> Tensor:
         """What each position must not see, as a bias: later ones and padding. (N or 1)×1×L×(P+L)."""
         place = torch.arange(before + ids.shape[1], device=ids.device)
-        seen = (place <= place[before:, None])[None, None]
+        visible = (place <= place[before:, None])[None, None]
         if mask is not None:
-            seen = seen & (mask != 0)[:, None, None]
-        return (~seen).to(self.bias.dtype) * HIDDEN
+            visible = visible & (mask != 0)[:, None, None]
+        return (~visible).to(self.bias.dtype) * HIDDEN
 
 
 class CaptionHead(CaptionDecoder):
@@ -91,7 +91,7 @@ class CaptionHead(CaptionDecoder):
 
     ::
 
-        memory_kv = head.remember(head.encode_tags(tag_ids, tag_mask, image_tokens))
+        memory_kv = head.project_kv(head.encode_tags(tag_ids, tag_mask, image_tokens))
 
     Args:
         config: its numbers.
@@ -118,7 +118,7 @@ class CaptionHead(CaptionDecoder):
             N×S×H; positions of padding hold numbers too, and the decoder looks at them, as published.
         """
         hidden = (1.0 - tag_mask[:, None, None].to(image_tokens.dtype)) * HIDDEN  # N×1×1×S
-        memory = self.encoder.remember(image_tokens)
+        memory = self.encoder.project_kv(image_tokens)
         encoded: Tensor = self.encoder(tag_ids, memory, self.nothing(tag_ids), hidden)[0]
         return encoded
 
@@ -136,9 +136,9 @@ class TextStack(nn.Module):
         self.embeddings = Embeddings(config.words, config.width, config.positions)
         self.layers = nn.ModuleList([TextLayer(config.width, layer) for layer in cross])
 
-    def remember(self, memory: Tensor) -> Tensor:
+    def project_kv(self, memory: Tensor) -> Tensor:
         """Keys and values of N×S×width for all layers: layers×2×N×heads×S×d."""
-        pairs = [layer.cross.cross.remember(memory, heads=self.heads) for layer in self._layers()]
+        pairs = [layer.cross.cross.project_kv(memory, heads=self.heads) for layer in self._layers()]
         return torch.stack([torch.stack(pair) for pair in pairs])
 
     def forward(self, ids: Tensor, memory: Tensor, past: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,9 +146,9 @@ class TextStack(nn.Module):
         x = self.embeddings(ids, past.shape[4])
         pasts = []
         for number, layer in enumerate(self._layers()):
-            looked_at, before = (memory[number, 0], memory[number, 1]), (past[number, 0], past[number, 1])
-            x, seen = layer(x, looked_at, before, bias)
-            pasts.append(torch.stack(seen))
+            layer_kv, before = (memory[number, 0], memory[number, 1]), (past[number, 0], past[number, 1])
+            x, kv = layer(x, layer_kv, before, bias)
+            pasts.append(torch.stack(kv))
         return x, torch.stack(pasts)
 
     def _layers(self) -> list[TextLayer]:

@@ -38,12 +38,12 @@ class VitConfig:
 
 @dataclass(frozen=True)
 class CrossConfig:
-    """A BERT-style tag decoder: layers of cross-attention and perceptron, without self-attention.
+    """A BERT-style tag decoder: layers of cross-attention and MLP, without self-attention.
 
     Attributes:
         hidden: H, of the queries inside.
         layers: how many.
-        mlp: width of the perceptron.
+        mlp: width of the MLP.
     """
 
     hidden: int = 768
@@ -58,7 +58,7 @@ class CaptionConfig:
     Attributes:
         words: wordpieces, the special ones included.
         layers: of the encoder and of the decoder.
-        shared: so many first layers of the encoder share cross-attention and perceptron with the tag decoder.
+        shared: so many first layers of the encoder share cross-attention and MLP with the tag decoder.
         width: H; equals the tag decoder's where layers are shared.
         positions: longest text, in wordpieces.
         tag_length: wordpieces of the tags' text.
@@ -104,7 +104,7 @@ class EvidenceConfig:
     Attributes:
         classes: of the classifier.
         words: width of the text vectors of the classes' names.
-        hidden: of the perceptron.
+        hidden: of the MLP.
     """
 
     classes: int = 1000
@@ -122,10 +122,9 @@ class NetworkConfig:
         width: D, of the tokens that the encoder gives.
         heads: of the decoder's cross-attention.
         text_hidden: of the query projection that is trained for the folded decoder; 0 where there is none.
-        memory: the stage from which the pretrained backbone is kept beside the trained one: what its late
-            stages make of the whole photo is added to every token, so that fine-tuning forgets nothing.
-            0 where nothing is kept.
-        evidence: what is added to the pooled vector from the memory's classifier; nothing when None.
+        memory: the stage at which a frozen copy of the pretrained backbone branches off; its pooled features
+            are projected and added to every token, against forgetting. 0: no frozen branch.
+        evidence: what is added to the pooled vector from the frozen branch's classifier; nothing when None.
         projected: whether the backbone's tokens are projected to `width`; otherwise it is their own width.
         queries: what a row of the queries is. "descriptions": a text vector, weighted by the photo;
             "embedded": a text vector, averaged; "learned": query, weight vector and bias of one tag.

@@ -17,7 +17,7 @@ from anytag.torch.nn.folded_decoder import TagDecoder, weigh_descriptions
 class CrossDecoder(TagDecoder):
     """Queries of all tags -> layers of cross-attention -> one logit each (Tag2Text, section 3.2; RAM++, 3.2).
 
-    There is no self-attention, so tags do not touch each other: a subset, in any order, has the same logits.
+    There is no self-attention, so tags are independent: a subset, in any order, has the same logits.
 
     Args:
         config: its numbers.
@@ -47,7 +47,7 @@ class CrossDecoder(TagDecoder):
         Args:
             chunk: tags that are decoded at once, all when None. It changes the memory needed, not the result.
         """
-        memories = self.remember(tokens)
+        memories = self.project_kv(tokens)
         if chunk is None:
             return self._score(memories, pooled, rows)
         parts = [self._score(memories, pooled, part) for part in torch.split(rows, chunk, dim=1)]
@@ -56,14 +56,14 @@ class CrossDecoder(TagDecoder):
     def located(self, tokens: Tensor, pooled: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """As `forward`, and how much each tag looks at each token, as mean over layers and heads: N×K×T."""
         x, shares = self.embed(pooled, rows), []
-        for layer, memory in zip(self._layers(), self.remember(tokens), strict=True):
+        for layer, memory in zip(self._layers(), self.project_kv(tokens), strict=True):
             shares.append(layer.cross.shares(x, memory))
             x = layer(x, memory)
         return self.answer(x, rows), torch.stack(shares).mean(0)
 
-    def remember(self, tokens: Tensor) -> list[Memory]:
+    def project_kv(self, tokens: Tensor) -> list[Memory]:
         """Keys and values of every layer, once for all tags."""
-        return [layer.cross.remember(tokens, heads=self.heads) for layer in self._layers()]
+        return [layer.cross.project_kv(tokens, heads=self.heads) for layer in self._layers()]
 
     def embed(self, pooled: Tensor, rows: Tensor) -> Tensor:
         """What enters the first layer: rows Q×K×P×R -> M×K×H; M is N where the photo weighs, else Q."""

@@ -33,10 +33,10 @@ class Evidence(nn.Module):
         self.classifier = nn.Linear(features, config.classes).requires_grad_(False)
         self.register_buffer("names", torch.zeros(config.classes, config.words))
         self.seen = nn.Linear(2 * features, width, bias=False)
-        said = 2 * config.words + config.classes
-        self.said = nn.Linear(said, width, bias=False)
+        inputs = 2 * config.words + config.classes
+        self.said = nn.Linear(inputs, width, bias=False)
         self.seen_hidden = nn.Linear(2 * features, config.hidden)
-        self.said_hidden = nn.Linear(said, config.hidden, bias=False)
+        self.said_hidden = nn.Linear(inputs, config.hidden, bias=False)
         self.out = nn.Linear(config.hidden, width)
         nn.init.zeros_(self.seen.weight)
         nn.init.normal_(self.said.weight, std=0.01)

@@ -97,9 +97,11 @@ class FoldedDecoder(TagDecoder):
         """
         values = self._split(tokens)  # N×H×T×d
         keys = self._split(self.key(tokens))
-        asked = self._split(queries)  # N×H×K×d
-        weights = (asked @ keys.transpose(-1, -2) / math.sqrt(self.width / self.heads)).softmax(-1)  # N×H×K×T
-        answers = asked @ values.transpose(-1, -2)
+        heads_of_queries = self._split(queries)  # N×H×K×d
+        weights = (heads_of_queries @ keys.transpose(-1, -2) / math.sqrt(self.width / self.heads)).softmax(
+            -1
+        )  # N×H×K×T
+        answers = heads_of_queries @ values.transpose(-1, -2)
         return (weights * answers).sum(1)
 
     def coarse(self, pooled: Tensor, rows: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ class ImageEncoder(nn.Module):
 
     Args:
         config: names backbone, size, width and normalisation.
-        backbone: with its weights, which `memory` keeps; a random one when not given.
+        backbone: with its weights, which the frozen branch copies; a random one when not given.
 
     Raises:
         ModelError: the backbone's tokens are to be used as they are, and are not of the width that is said.
@@ -43,9 +43,9 @@ class ImageEncoder(nn.Module):
         if not config.projected and width != config.width:
             raise ModelError(f"tokens are {width} wide and not projected, but the width is {config.width}")
         self.proj = nn.Linear(width, config.width) if config.projected else nn.Identity()
-        self.split = config.memory
-        if self.split:
-            self.memory = deepcopy(self.backbone.stages[self.split :]).requires_grad_(False)
+        self.frozen_from = config.memory
+        if self.frozen_from:
+            self.memory = deepcopy(self.backbone.stages[self.frozen_from :]).requires_grad_(False)
             self.recall = nn.Linear(width, config.width, bias=False)
         self.evidence = Evidence(config.evidence, width, config.width) if config.evidence else None
         for name, values in (("mean", config.mean), ("std", config.std)):
@@ -65,38 +65,36 @@ class ImageEncoder(nn.Module):
         """uint8 N×3×S×S -> tokens N×T×D, pooled N×D."""
         return self.from_stage((pixels.float() - self.mean) / self.std, 0)
 
-    def from_stage(
-        self, features: Tensor, first: int, remembered: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def from_stage(self, features: Tensor, first: int, frozen: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The same from the features that stage `first` expects; those of stage 0 are normalised pixels.
 
         Args:
-            remembered: N×C, what `remember` gave for these photos, where it is known already.
+            frozen: N×C features of the frozen branch for these photos, where they are known already.
         """
-        if self.split and remembered is None:
-            features, first = self.backbone(features, first, self.split), self.split
-            remembered = self.remember(features)
+        if self.frozen_from and frozen is None:
+            features, first = self.backbone(features, first, self.frozen_from), self.frozen_from
+            frozen = self.frozen_features(features)
         late = self.backbone.tokens(self.backbone(features, first))
         tokens = self.proj(late)
-        if self.split and remembered is not None:
-            tokens = tokens + self.recall(remembered)[:, None]
+        if self.frozen_from and frozen is not None:
+            tokens = tokens + self.recall(frozen)[:, None]
         pooled = tokens[:, 0] if self.backbone.summary else tokens.mean(1)
-        if self.evidence is not None and remembered is not None:
-            pooled = pooled + self.evidence(late.mean(1), remembered)
+        if self.evidence is not None and frozen is not None:
+            pooled = pooled + self.evidence(late.mean(1), frozen)
         return tokens, pooled
 
-    def pool(self, late: Tensor, remembered: Tensor) -> Tensor:
+    def pool(self, late: Tensor, frozen: Tensor) -> Tensor:
         """The pooled vector from means alone, since all that makes tokens of features is linear.
 
         Args:
             late: N×C, the mean of the last features.
-            remembered: N×C.
+            frozen: N×C.
         """
-        pooled: Tensor = self.proj(late) + self.recall(remembered)
-        return pooled if self.evidence is None else pooled + self.evidence(late, remembered)
+        pooled: Tensor = self.proj(late) + self.recall(frozen)
+        return pooled if self.evidence is None else pooled + self.evidence(late, frozen)
 
-    def remember(self, features: Tensor) -> Tensor:
-        """What the kept late stages make of the whole photo: features of stage `split` -> N×C."""
+    def frozen_features(self, features: Tensor) -> Tensor:
+        """Pooled features of the frozen branch: features of stage `split` -> N×C."""
         for stage in self.memory:
             features = stage(features)
         return self.backbone.tokens(features).mean(1)

@@ -1,4 +1,4 @@
-"""Products with large matrices in fewer bits, for tags that have most of their numbers in common.
+"""Quantised products with large matrices, for activations that share most of their value.
 
 All tags of a photo look at the same tokens, so that inside of a decoder they differ little: by 0.4 % of the
 power, in a network of random weights. Rounded as they are, that difference drowns. So what all share is
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anytag.torch.nn.bert_layers import Perceptron
+from anytag.torch.nn.bert_layers import MLP
 
 Rounding = Literal["bfloat16", "int8"]
 _TINY = 1e-12
@@ -49,10 +49,10 @@ class RoundedLinear(nn.Module):
         return torch.addcmul(self.linear(shared), product.reshape(*x.shape[:2], -1), self.scale.T)
 
 
-class RoundedPerceptron(nn.Module):
-    """A perceptron with rounded products."""
+class QuantizedMLP(nn.Module):
+    """A MLP with rounded products."""
 
-    def __init__(self, exact: Perceptron, kind: Rounding) -> None:
+    def __init__(self, exact: MLP, kind: Rounding) -> None:
         super().__init__()
         self.up, self.down = RoundedLinear(exact.up, kind), RoundedLinear(exact.down, kind)
         self.norm = exact.norm

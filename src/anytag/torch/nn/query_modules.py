@@ -13,12 +13,12 @@ _STORED = {"skip.weight": "skip", "fc1.weight": "w1", "fc1.bias": "b1", "fc2.wei
 
 
 class QueryProjection(nn.Module):
-    """Unit text vectors -> rows: a straight path and a small perceptron beside it.
+    """Unit text vectors -> rows: a straight path and a small MLP beside it.
 
     Args:
         text_width: of the text encoder.
         width: D, of the rows.
-        hidden: of the perceptron.
+        hidden: of the MLP.
     """
 
     def __init__(self, text_width: int, width: int, *, hidden: int) -> None:
@@ -50,7 +50,7 @@ class TagQueries(nn.Module):
     """Rows of the trained tags: projected descriptions plus what training learned of a tag beyond its words.
 
     The residuals are dropped for random tags in training, so that the words alone carry the meaning too: a
-    user's own tag has nothing else.
+    user's custom tag has nothing else.
 
     Args:
         text: K×P×text_width unit vectors of the descriptions; a tag's zero rows, after its own, are padding.
@@ -84,7 +84,7 @@ class TagQueries(nn.Module):
             drawn = (torch.rand(len(text), only, device=text.device) * count).long()
             text = text.gather(1, drawn[:, :, None].expand(-1, -1, text.shape[2]))
         elif self.training:
-            text = text * self._kept_descriptions(text).unsqueeze(-1)
+            text = text * self._description_mask(text).unsqueeze(-1)
         if self.training:
             residual = residual * (torch.rand(len(text), 1, device=text.device) >= self.residual_drop)
         rows: Tensor = self.projection(text)
@@ -93,11 +93,11 @@ class TagQueries(nn.Module):
         return rows + residual[:, None] * (text != 0).any(-1, keepdim=True)
 
     @staticmethod
-    def _kept_descriptions(text: Tensor) -> Tensor:
+    def _description_mask(text: Tensor) -> Tensor:
         """K×P bool: each description with probability 0.7, but the name where none would be left."""
-        kept = (torch.rand(text.shape[:2], device=text.device) < 0.7) & (text != 0).any(-1)
-        kept[:, 0] |= ~kept.any(1)
-        return kept
+        mask = (torch.rand(text.shape[:2], device=text.device) < 0.7) & (text != 0).any(-1)
+        mask[:, 0] |= ~mask.any(1)
+        return mask
 
 
 class LearnedQueries(nn.Module):

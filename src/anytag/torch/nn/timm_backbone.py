@@ -59,10 +59,10 @@ class TimmBackbone(Stages):
                     )
                 self.channels_last = form
                 trained = [p for p in self.parameters() if p.requires_grad]
-                found = torch.autograd.grad(features.float().sum(), trained, allow_unused=True)
+                gradients = torch.autograd.grad(features.float().sum(), trained, allow_unused=True)
         except (RuntimeError, ValueError, AssertionError, IndexError, TypeError) as error:
             raise _wrong_size(name, size, error, net=self.stages[0].net) from error
-        for parameter, gradient in zip(trained, found, strict=True):
+        for parameter, gradient in zip(trained, gradients, strict=True):
             parameter.requires_grad_(gradient is not None)
         self.train(training)
 

@@ -24,7 +24,7 @@ from anytag.torch.training.distributed import gather
 
 @dataclass
 class Read:
-    """A batch as the model reads it: unit vectors N×E, and what texts look at."""
+    """An encoded batch: unit vectors N×E, and the keys that texts attend to."""
 
     photos: Tensor
     texts: Tensor
@@ -35,11 +35,11 @@ def read_pairs(
     head: AlignmentHead, tokens: Tensor, pooled: Tensor, tags: Tensor | None, text_ids: Tensor
 ) -> Read:
     """Pairs of encoded photo (N×T×D, N×D), its encoded tags N×S×H, and text N×L."""
-    return Read(head.embed_photos(pooled, tags), head.embed_texts(text_ids), head.looked_at(tokens, tags))
+    return Read(head.embed_photos(pooled, tags), head.embed_texts(text_ids), head.cross_memory(tokens, tags))
 
 
 class Aligner(nn.Module):
-    """What the slow copy copies: image encoder, alignment heads, and the caption head for its tag encoder.
+    """What the momentum encoder copies: image encoder, alignment heads, and the caption head's tag encoder.
 
     Raises:
         ModelError: the network has no alignment heads.
@@ -60,12 +60,12 @@ class Aligner(nn.Module):
 
 
 class Momentum(nn.Module):
-    """A slow copy of a model, and what it read last: many negatives that do not change from step to step.
+    """Momentum encoder and queue (MoCo, ALBEF): an EMA of the model, and its latest embeddings as negatives.
 
     Args:
         model: what is trained.
-        length: Q, how many pairs are remembered.
-        decay: share of the copy that stays, at each step.
+        length: Q, pairs in the queue.
+        decay: of the moving average, at each step.
     """
 
     photos: Tensor
@@ -83,7 +83,7 @@ class Momentum(nn.Module):
         self.register_buffer("place", torch.zeros((), dtype=torch.long))
 
     def train(self, mode: bool = True) -> Self:
-        """The copy never drops anything out."""
+        """The momentum encoder has no dropout."""
         super().train(mode)
         self.copy.eval()
         return self
@@ -93,11 +93,11 @@ class Momentum(nn.Module):
         """One step towards the model."""
         for slow, fast in zip(self.copy.parameters(), model.parameters(), strict=True):
             slow.lerp_(fast, 1 - self.decay)
-        for kept, given in zip(self.copy.buffers(), model.buffers(), strict=True):
-            kept.copy_(given)
+        for slow_buffer, buffer in zip(self.copy.buffers(), model.buffers(), strict=True):
+            slow_buffer.copy_(buffer)
 
     @torch.no_grad()
-    def remember(self, photos: Tensor, texts: Tensor, pair_ids: Tensor) -> None:
+    def enqueue(self, photos: Tensor, texts: Tensor, pair_ids: Tensor) -> None:
         """The oldest make room for N pairs, which are Q at most: unit vectors N×E of both, and N×2."""
         places = (self.place + torch.arange(len(pair_ids), device=pair_ids.device)) % len(self.pair_ids)
         self.photos[places], self.texts[places], self.pair_ids[places] = photos, texts, pair_ids
@@ -110,41 +110,41 @@ def alignment_losses(
     momentum: Momentum,
     batch: Batch,
     *,
-    trust: float | Tensor = 0.4,
+    alpha: float | Tensor = 0.4,
 ) -> dict[str, Tensor]:
-    """ "contrast" and "match", means over photos; the momentum's memory takes the pairs of all processes in.
+    """ "contrast" and "match", means over photos; the pairs of all processes enter the queue.
 
     Call `momentum.follow(model)` after each step of the optimizer.
 
     Args:
         read: what the model that is trained reads in the batch.
-        trust: share of the contrast's targets that is the slow copy's own opinion; one, or one a photo: N.
+        alpha: ALBEF's alpha, the weight of the momentum encoder's soft targets; a scalar, or N.
     """
     ids = batch.need("pair_ids")
-    share = trust[:, None] if isinstance(trust, Tensor) else trust
+    share = alpha[:, None] if isinstance(alpha, Tensor) else alpha
     with torch.no_grad():
         slow = momentum.copy(batch)
         everyones = gather(slow.photos), gather(slow.texts), gather(ids)
-    contrast = _contrast(head.scale, read, slow, momentum, ids, everyones=everyones, trust=share)
-    momentum.remember(*everyones)
+    contrast = _contrast(head.scale, read, slow, momentum, ids, everyones=everyones, alpha=share)
+    momentum.enqueue(*everyones)
     return {"contrast": contrast, "match": _match(head, read, batch)}
 
 
 def _contrast(
     scale: Tensor, read: Read, slow: Read, momentum: Momentum, pair_ids: Tensor, *,
-    everyones: tuple[Tensor, Tensor, Tensor], trust: float | Tensor,
+    everyones: tuple[Tensor, Tensor, Tensor], alpha: float | Tensor,
 ) -> Tensor:  # fmt: skip
-    """Each of N photos among the B texts of all processes and the Q remembered ones, and the other way."""
+    """Each of N photos against the B texts of all processes and the Q of the queue, and the other way."""
     memory = momentum.photos, momentum.texts, momentum.pair_ids
-    photos, texts, theirs = (torch.cat(pair) for pair in zip(everyones, memory, strict=True))
-    empty = (theirs[:, 0] < 0) * HIDDEN  # places that hold nothing yet
-    same = (pair_ids[:, None] == theirs).any(-1)  # N×(B+Q)
-    shares = (1 - trust) * same / same.sum(1, keepdim=True)
+    photos, texts, all_ids = (torch.cat(pair) for pair in zip(everyones, memory, strict=True))
+    empty = (all_ids[:, 0] < 0) * HIDDEN  # places that hold nothing yet
+    same = (pair_ids[:, None] == all_ids).any(-1)  # N×(B+Q)
+    shares = (1 - alpha) * same / same.sum(1, keepdim=True)
     terms = []
     with _exactly(photos):
         for asks, slow_asks, answers in ((read.photos, slow.photos, texts), (read.texts, slow.texts, photos)):
             opinion = (scale * slow_asks @ answers.T + empty).softmax(1).detach()
-            terms.append(F.cross_entropy(scale * asks @ answers.T + empty, shares + trust * opinion))
+            terms.append(F.cross_entropy(scale * asks @ answers.T + empty, shares + alpha * opinion))
     return torch.stack(terms).mean()
 
 
@@ -154,7 +154,7 @@ def _exactly(x: Tensor) -> AbstractContextManager[object]:
 
 
 def _match(head: AlignmentHead, read: Read, batch: Batch) -> Tensor:
-    """Each pair, each photo with a text that is hard to tell from its own, each text with such a photo.
+    """Each pair, each photo with a hard negative text, each text with a hard negative photo.
 
     The hard ones are those of this process.
     """
@@ -164,13 +164,13 @@ def _match(head: AlignmentHead, read: Read, batch: Batch) -> Tensor:
     texts, photos = hard_negatives(alike, other), hard_negatives(alike.T, other)
     own = torch.arange(len(other), device=other.device)
     logits = head.match(
-        torch.cat([ids, ids[texts], ids]), head.remember(read.seen), torch.cat([own, own, photos])
+        torch.cat([ids, ids[texts], ids]), head.project_kv(read.seen), torch.cat([own, own, photos])
     )
-    wanted = torch.zeros_like(logits)
-    wanted[: len(ids)] = 1
+    target = torch.zeros_like(logits)
+    target[: len(ids)] = 1
     some = other.any(1).float()  # a batch of one photo has no negatives
     weight = torch.cat([torch.ones_like(some), some, some])
-    losses = F.binary_cross_entropy_with_logits(logits, wanted, weight, reduction="sum")
+    losses = F.binary_cross_entropy_with_logits(logits, target, weight, reduction="sum")
     return losses / weight.sum()
 
 

@@ -44,7 +44,7 @@ def start_from_classifier(student: Student, classifier: nn.Linear, features: Ten
     proj = encoder.projection
     proj.weight.copy_(directions / spread[:, None])
     proj.bias.copy_(-proj.weight @ pooled.mean(0))
-    if encoder.split:
+    if encoder.frozen_from:
         encoder.recall.weight.copy_(RECALLED * proj.weight)
         proj.weight.mul_(1 - RECALLED)
     known = left[:, :width] * values[:width] * spread
@@ -70,7 +70,7 @@ def start_from_folder(
         ModelError: the folder's network or text encoder is not the student's.
     """
     encoder = student.network.encoder
-    recalls = _read_encoder(encoder, folder, first=encoder.split or student.trained)
+    recalls = _read_encoder(encoder, folder, first=encoder.frozen_from or student.trained)
     student.network.folded.load_state_dict(load_decoder(folder).state_dict())
     words = StaticTextEncoder.from_folder(folder.text)
     projection = student.queries.projection
@@ -81,10 +81,10 @@ def start_from_folder(
     for number, tag in enumerate(vocabulary):
         if tag.id in known:
             rows = torch.from_numpy(bank.queries(np.asarray(known.index(tag.id))))  # P×D
-            mine = projection(text[number])
-            count = min(int((rows != 0).any(-1).sum()), int((mine != 0).any(-1).sum()))
-            student.queries.residual[number] = (rows[:count] - mine[:count]).mean(0)
-    if encoder.split and not recalls:
+            projected = projection(text[number])
+            count = min(int((rows != 0).any(-1).sum()), int((projected != 0).any(-1).sum()))
+            student.queries.residual[number] = (rows[:count] - projected[:count]).mean(0)
+    if encoder.frozen_from and not recalls:
         _teach_recall(student, classifier, memory)
 
 

@@ -80,10 +80,10 @@ class CaptionReader:
 def caption_vectors(captions: Sequence[str], text: TextEncoder) -> Tensor:
     """N×D unit vectors; zeros where a caption is empty or says nothing the encoder knows."""
     vectors = torch.zeros(len(captions), text.dim)
-    told = [number for number, caption in enumerate(captions) if any(map(str.isalpha, caption))]
-    if told:
-        found = known_vectors([captions[number] for number in told], text)
-        vectors[told] = torch.from_numpy(found)
+    numbers = [number for number, caption in enumerate(captions) if any(map(str.isalpha, caption))]
+    if numbers:
+        known = known_vectors([captions[number] for number in numbers], text)
+        vectors[numbers] = torch.from_numpy(known)
     return vectors
 
 

@@ -96,17 +96,17 @@ def _instead(path: Path, before: Path) -> str:
 
 def flat(numbers: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """A recipe's numbers by the keys of the command line: {"weights": {"tag": 1}} -> "weights.tag"."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, value in numbers.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return found
+        values |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return values
 
 
 def changed_numbers(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs from the stored recipe, `steps` apart, as "key=value, was value"."""
-    was, given = flat(stored), flat(now)
-    keys = [key for key in given if key != "steps" and _plain(was.get(key)) != _plain(given[key])]
-    return [f"{key}={given[key]}, was {was.get(key)}" for key in keys]
+    was, current = flat(stored), flat(now)
+    keys = [key for key in current if key != "steps" and _plain(was.get(key)) != _plain(current[key])]
+    return [f"{key}={current[key]}, was {was.get(key)}" for key in keys]
 
 
 def check_same(path: Path, state: Mapping[str, Any], *, recipe: Mapping[str, Any], data: str) -> None:
@@ -135,8 +135,8 @@ def cut_log(path: Path, step: int) -> None:
     """Drops what a killed run logged after the state that is resumed: those steps come again."""
     if path.exists():
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        path.write_text("".join(kept), encoding="utf-8")
+        lines_kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        path.write_text("".join(lines_kept), encoding="utf-8")
 
 
 def add_to_log(path: Path, line: Mapping[str, Any]) -> None:
@@ -145,7 +145,7 @@ def add_to_log(path: Path, line: Mapping[str, Any]) -> None:
         log.write(json.dumps(line) + "\n")
 
 
-class Average:
+class EMA:
     """Exponential moving average (EMA) of all trained tensors, by all of their names: some have two.
 
     The statistics of batch norms are averaged with the weights that they belong to.
@@ -189,9 +189,9 @@ class Average:
 def averaged(model: nn.Module) -> dict[str, Tensor]:
     """What an average is taken of, by name: trained parameters, and the statistics of batch norms."""
     named = model.named_parameters(remove_duplicate=False)
-    found: dict[str, Tensor] = {name: p for name, p in named if p.requires_grad}
+    tensors: dict[str, Tensor] = {name: p for name, p in named if p.requires_grad}
     for prefix, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, _BatchNorm) and module.track_running_stats:
             for name in ("running_mean", "running_var"):
-                found[f"{prefix}.{name}".lstrip(".")] = module.get_buffer(name)
-    return found
+                tensors[f"{prefix}.{name}".lstrip(".")] = module.get_buffer(name)
+    return tensors

@@ -1,7 +1,7 @@
-"""A sum of losses that do not touch each other, such as those of tags, taken some at a time.
+"""Chunked loss: forward and backward per chunk of tags, so activation memory is that of one chunk.
 
-Each piece's backward pass comes right after its forward pass. Only one piece's activations are ever kept, and
-nothing is computed twice, as gradient checkpointing would do it. The gradients are those of the whole sum.
+Each chunk's backward pass follows its forward pass. Nothing is computed twice, unlike gradient checkpointing,
+and the gradients are those of the whole sum. Terms of different chunks must be independent.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Loss = Callable[..., Tensor]
 """(number of a piece, the piece, what all share...) -> a scalar."""
 
 
-def summed(
+def chunked_sum(
     loss: Loss,
     pieces: Sequence[Tensor],
     shared: Sequence[Tensor],
@@ -36,7 +36,7 @@ def summed(
     """
     everything = (*shared, *pieces, *learned)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in everything):
-        total: Tensor = _Summed.apply(loss, len(shared), len(pieces), scale, *everything)
+        total: Tensor = _ChunkedSum.apply(loss, len(shared), len(pieces), scale, *everything)
         return total
     return torch.stack([loss(n, piece, *shared).float() for n, piece in enumerate(pieces)]).sum()
 
@@ -47,8 +47,8 @@ def _by_itself(function: F) -> F:
     return left
 
 
-class _Summed(torch.autograd.Function):
-    """Forward: the sum, and its gradients. Backward: those times what is said of the sum."""
+class _ChunkedSum(torch.autograd.Function):
+    """Forward: the sum and its gradients. Backward: those times the upstream gradient."""
 
     @staticmethod
     @_by_itself

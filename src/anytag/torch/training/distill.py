@@ -20,7 +20,7 @@ from anytag._typing import Halves
 from anytag.data.rows import Row
 from anytag.errors import AnytagError
 from anytag.images import SUFFIXES
-from anytag.results import Tags
+from anytag.results import TagResult
 from anytag.torch.training.distributed import from_first
 from anytag.torch.training.effects import parse_train
 from anytag.torch.training.feature_cache import Array, build, open_cache
@@ -35,7 +35,7 @@ from anytag.vocabulary import Vocabulary
 SCORES = "teacher"
 """Folder of a run with the teacher's scores."""
 KEPT = 0.02
-"""A belief below is none: most of a vocabulary, in most photos."""
+"""Lower probabilities are stored as 0: most of a vocabulary, in most photos."""
 HELD_OUT_PART = 20
 """Every so many-th photo only measures: does the student say what the teacher says?"""
 
@@ -46,7 +46,7 @@ class Teacher(Protocol):
     @property
     def vocabulary(self) -> Vocabulary: ...
 
-    def tag_many(self, images: Sequence[Path], *, threshold: float) -> Iterator[Tags]: ...
+    def tag_many(self, images: Sequence[Path], *, threshold: float) -> Iterator[TagResult]: ...
 
 
 def photos_in(folder: Path) -> list[Path]:
@@ -55,10 +55,10 @@ def photos_in(folder: Path) -> list[Path]:
     Raises:
         AnytagError: there are none.
     """
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if not found:
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not paths:
         raise AnytagError(f"{folder} holds no photos; expected files such as *.jpg")
-    return found
+    return paths
 
 
 def soft_targets(teacher: Teacher, paths: Sequence[Path], folder: Path, *, report: Reporter) -> Halves:
@@ -72,15 +72,15 @@ def soft_targets(teacher: Teacher, paths: Sequence[Path], folder: Path, *, repor
     column = {key: number for number, key in enumerate(teacher.vocabulary.ids)}
 
     def ask(numbers: range) -> dict[str, Array]:
-        found = np.zeros((len(numbers), len(column)), np.float16)
+        targets = np.zeros((len(numbers), len(column)), np.float16)
         some = [paths[number] for number in numbers]
-        for row, tags in zip(found, teacher.tag_many(some, threshold=KEPT), strict=True):
+        for row, tags in zip(targets, teacher.tag_many(some, threshold=KEPT), strict=True):
             if tags.error:
                 report.say(f"Left out: {tags.error.message}")
                 row[:] = np.nan
             for tag in tags.tags:
                 row[column[tag.id]] = tag.score
-        return {"scores": found}
+        return {"scores": targets}
 
     key = {"photos": _key(teacher, paths), "stage": "scores"}
     cache = build(folder, len(paths), lambda: ask, key=key, what="ask the teacher", workers=1, report=report)
@@ -89,11 +89,11 @@ def soft_targets(teacher: Teacher, paths: Sequence[Path], folder: Path, *, repor
 
 def _key(teacher: Teacher, paths: Sequence[Path]) -> str:
     """One hash of the photos, by name, size and time, and of what the teacher's folder says of itself."""
-    found = hashlib.sha256(repr((getattr(teacher, "card", None), teacher.vocabulary.ids)).encode())
+    digest = hashlib.sha256(repr((getattr(teacher, "card", None), teacher.vocabulary.ids)).encode())
     for path in paths:
         facts = path.stat()
-        found.update(f"\0{path}\0{facts.st_size}\0{facts.st_mtime_ns}".encode(errors="surrogateescape"))
-    return found.hexdigest()
+        digest.update(f"\0{path}\0{facts.st_size}\0{facts.st_mtime_ns}".encode(errors="surrogateescape"))
+    return digest.hexdigest()
 
 
 def distill(teacher: Teacher, run: Run, report: Reporter | None = None) -> Path:
@@ -137,15 +137,15 @@ def student_recipe(name: str, numbers: Sequence[str]) -> Recipe:
     Raises:
         AnytagError: there is no such recipe, or a number is wrong or has no effect here.
     """
-    found = find(name)
-    return parse_train(replace(found, objective=replace(found.objective, aligns=False)), numbers)
+    recipe = find(name)
+    return parse_train(replace(recipe, objective=replace(recipe.objective, aligns=False)), numbers)
 
 
 def summary(out: Path) -> str:
     """The last line of a run's log, for people."""
     lines = (out / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    told = [json.loads(line) for line in lines]
-    agreement = [line["mAP"] for line in told if "mAP" in line]
+    entries = [json.loads(line) for line in lines]
+    agreement = [line["mAP"] for line in entries if "mAP" in line]
     if not agreement:
         return ""
     read = int((~np.isnan(open_cache(out / SCORES).whole("scores")[:, 0])).sum())

@@ -46,21 +46,21 @@ def from_first(make: Callable[[], T]) -> T:
     """
     if join() == 1:
         return make()
-    said: list[tuple[T | None, AnytagError | None]] = [(None, None)]
+    outcome: list[tuple[T | None, AnytagError | None]] = [(None, None)]
     if process_index() == 0:
         try:
-            said = [(make(), None)]
+            outcome = [(make(), None)]
         except AnytagError as error:
-            said = [(None, error)]
+            outcome = [(None, error)]
         except Exception as error:  # the others would wait for ever
-            said = [(None, AnytagError(f"{type(error).__name__}: {error}"))]
-            dist.broadcast_object_list(said)
+            outcome = [(None, AnytagError(f"{type(error).__name__}: {error}"))]
+            dist.broadcast_object_list(outcome)
             raise
-    dist.broadcast_object_list(said)
-    made, failed = said[0]
+    dist.broadcast_object_list(outcome)
+    result, failed = outcome[0]
     if failed is not None:
         raise failed
-    return made  # type: ignore[return-value]  # there is one where nothing failed
+    return result  # type: ignore[return-value]  # there is one where nothing failed
 
 
 def everyones(mine: Tally) -> Tally:

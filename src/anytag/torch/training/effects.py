@@ -31,13 +31,13 @@ def parse_train(recipe: Recipe, pairs: Iterable[str]) -> Recipe:
             fit together: says why.
     """
     pairs = list(pairs)
-    made = parse_numbers(recipe, pairs)
-    check_parts(made)
-    idle = without_effect(made)
+    recipe_set = parse_numbers(recipe, pairs)
+    check_parts(recipe_set)
+    idle = without_effect(recipe_set)
     for key in keys_of(pairs):
         if key in idle:
             raise AnytagError(f"{key} has no effect here: {idle[key]}")
-    return made
+    return recipe_set
 
 
 def resolved(recipe: Recipe) -> dict[str, Any]:
@@ -215,11 +215,11 @@ def _conflicts(recipe: Recipe) -> Iterator[tuple[bool, str]]:
 
 
 def _without(numbers: dict[str, Any], idle: set[str], path: str = "") -> dict[str, Any]:
-    kept: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, value in numbers.items():
         if isinstance(value, dict):
             if part := _without(value, idle, f"{path}{key}."):
-                kept[key] = part
+                values[key] = part
         elif path + key not in idle:
-            kept[key] = value
-    return kept
+            values[key] = value
+    return values

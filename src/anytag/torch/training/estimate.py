@@ -27,7 +27,7 @@ class Estimate:
 
     Attributes:
         parameters: trained ones.
-        fixed: numbers that are not trained, such as text vectors or a slow copy.
+        fixed: numbers that are not trained, such as text vectors or a momentum encoder.
         state_bytes: weights, gradients, AdamW's two moments and averages; and what is fixed.
         photo_bytes: kept of each photo between forward and backward pass, without checkpointing; of the tags
             only those that are decoded at once.
@@ -112,16 +112,16 @@ def try_out(recipe: Recipe, *, text_width: int, parts: int = 1) -> None:
 
 def _activations(student: Student, batch: Batch) -> int:
     """Bytes that are kept for the backward pass."""
-    kept: dict[int, Tensor] = {}
+    saved: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        kept.setdefault(_storage(tensor), tensor)  # held, so that no other gets its place
+        saved.setdefault(_storage(tensor), tensor)  # held, so that no other gets its place
         return tensor
 
     own = {_storage(tensor) for tensor in (*student.parameters(), *student.buffers())}
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         student(batch)  # as in the first steps: later ones leave out what is settled
-    return sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in own)
+    return sum(t.untyped_storage().nbytes() for key, t in saved.items() if key not in own)
 
 
 def _both(recipe: Recipe, tags: int, *, texts: int, text_width: int, count: int) -> tuple[Student, Batch]:

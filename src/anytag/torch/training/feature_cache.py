@@ -121,13 +121,13 @@ def open_cache(folder: Path) -> FeatureCache:
 
 def _claim(folder: Path, key: Mapping[str, Any]) -> None:
     """Notes what the shards of a folder are made of, before the first."""
-    said, file = json.dumps(key, sort_keys=True), folder / KEY
+    facts, file = json.dumps(key, sort_keys=True), folder / KEY
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     if not file.exists():
         with atomic_write(file) as draft:
-            draft.write_text(said, encoding="utf-8")
-    elif file.read_text(encoding="utf-8") != said:
+            draft.write_text(facts, encoding="utf-8")
+    elif file.read_text(encoding="utf-8") != facts:
         raise AnytagError(
             f"{folder} holds what was made of other photos, of other views or by another model: name an "
             "empty folder"
@@ -172,7 +172,7 @@ def encode_photos(
         for number in (order[n] for n in numbers):
             row, draw = rows[number], _draw(rows[number])
             which = views(row, draw)
-            photo = load(root / row.image, near=size)
+            photo = load(root / row.image, min_side=size)
             each, once = encode(np.stack([view(photo, n, size=size, draw=draw) for n in which]))
             more = {"row": np.full(len(which), number), "view": np.array(which), "photo": np.array([number])}
             for name, array in {**each, **once, **more}.items():

@@ -137,11 +137,11 @@ def _say_what_is_said_twice(rows: Sequence[Row], same: npt.NDArray[np.int64], re
     if count := int((same != np.arange(len(rows))).sum()):
         report.say(f"{count} rows are copies of others' photos: none is both learned from and held out.")
     if pairs := conflicts(rows, same):
-        shown = ", ".join(
+        names = ", ".join(
             f"{one} and {other}" if one != other else f"{one} twice" for one, other in pairs[:5]
         )
         more = " ..." if len(pairs) > 5 else ""
-        report.say(f"One photo, other tags, which of them is right? {shown}{more}.")
+        report.say(f"One photo, other tags, which of them is right? {names}{more}.")
 
 
 def _check_teachable(labels: Labels, data: Path) -> None:
@@ -232,11 +232,11 @@ class _Tuner:
         part = np.random.default_rng(self.task.seed).permutation(len(photos)) % parts
         learned, asked, order = [], [], []
         for number in range(parts if len(photos) <= FOLDED else 1):
-            mine = np.flatnonzero(part == number)
+            part_photos = np.flatnonzero(part == number)
             found = self._learn(photos[part != number] if parts > 1 else photos)
-            learned.append(self._logits(views[mine], found))
-            asked.append(self._logits(views[mine], found.only(np.zeros(len(self.words), np.bool_))))
-            order.append(photos[mine])
+            learned.append(self._logits(views[part_photos], found))
+            asked.append(self._logits(views[part_photos], found.only(np.zeros(len(self.words), np.bool_))))
+            order.append(photos[part_photos])
         truth = self.labels.present[np.concatenate(order)]
         ours, theirs = np.concatenate(learned), np.concatenate(asked)
         better = is_better(ours, theirs, truth)
@@ -254,22 +254,24 @@ class _Tuner:
     def _bank(self, learned: Learned, lines: Doubles) -> Bank:
         """The queries as they are stored; `lines` are of logits that hold the learned offset."""
         bias = lines[:, 1] + lines[:, 0] * learned.offset
-        taken = np.stack([lines[:, 0], bias], axis=1).astype(np.float32)
+        platt_rows = np.stack([lines[:, 0], bias], axis=1).astype(np.float32)
         return make_bank(
-            self.decoder, learned.rows(self.words), taken, known=self.card.calibration.vocabulary
+            self.decoder, learned.rows(self.words), platt_rows, known=self.card.calibration.vocabulary
         )
 
     def _card(self, tags: int, *, photos: int) -> Card:
         names = [tag.name for tag in self.labels.vocabulary]
-        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        names_text = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
         keep, base = self.task.keep_old, self.card
-        made = f"Of the fine-tuned tags: {self.task.goal} on {photos} photos, by queries learned from others."
+        origin = (
+            f"Of the fine-tuned tags: {self.task.goal} on {photos} photos, by queries learned from others."
+        )
         return replace(
             base,
             name=f"{base.name}-tuned",
-            description=f"{base.name}, fine-tuned to {shown}.",
+            description=f"{base.name}, fine-tuned to {names_text}.",
             shortlist=min(tags, base.shortlist + MORE_SHORTLIST) if keep else base.shortlist,
             training_data=f"{base.training_data} Fine-tuned on {photos} photos of {self.task.data.name}.",
-            thresholds=f"{made} Of the others: {base.thresholds}" if keep else made,
+            thresholds=f"{origin} Of the others: {base.thresholds}" if keep else origin,
             metrics={"base": dict(base.metrics)},
         )

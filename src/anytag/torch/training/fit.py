@@ -88,23 +88,23 @@ def prepare(run: Run, report: Reporter) -> Trainer:
 
 def parts_of(run: Run) -> int:
     """In how many equal parts a step's photos are taken: by processes, and one after the other."""
-    return join() * run.machine.accumulate
+    return join() * run.run_options.accumulate
 
 
 def prepare_with(run: Run, photos: Photos, report: Reporter, *, pieces: WordPieces | None = None) -> Trainer:
     """The same with photos that are read already."""
-    machine = run.machine
+    run_options = run.run_options
     check_parts(run.recipe)
     check_precision(run.recipe.precision)
     check_batch(len(photos), run.recipe.batch_size, parts=parts_of(run))
     recipe, text = _resolved(run.recipe, pieces, report)
-    accelerator = accelerator_of(recipe, machine)
+    accelerator = accelerator_of(recipe, run_options)
     try_out(recipe, text_width=text_width(recipe, text), parts=parts_of(run))
     objective, config = recipe.objective, recipe.network
     reads = objective.reads or objective.aligns
     dataset = PhotoDataset(
         photos, size=config.size, batch_size=recipe.batch_size, seed=recipe.seed,
-        rank=accelerator.process_index, world=accelerator.num_processes, workers=machine.workers,
+        rank=accelerator.process_index, world=accelerator.num_processes, workers=run_options.workers,
         parsed_only=objective.captions and not objective.distils,
         reader=CaptionReader(objective, config, text, pieces) if reads else None, report=report,
     )  # fmt: skip
@@ -113,7 +113,7 @@ def prepare_with(run: Run, photos: Photos, report: Reporter, *, pieces: WordPiec
         report.say(start_from(student, read_start(Path(recipe.start)), vocabulary=photos.vocabulary))
     student.begin()
     trainer = Trainer(
-        student, dataset, recipe, run.out, machine=machine, accelerator=accelerator, report=report,
+        student, dataset, recipe, run.out, run_options=run_options, accelerator=accelerator, report=report,
         teacher=ClipTeacher.load(recipe.teacher) if recipe.teacher else None,
     )  # fmt: skip
     report.say(

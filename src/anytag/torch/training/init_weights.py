@@ -120,9 +120,9 @@ def _from_file(path: Path) -> Start:
     rows = tensors.get("label_embed.weight", tensors.get("label_embed", torch.zeros(1, 1)))
     names = plan(family, config, rows=len(rows)).loaded
     made = {
-        name if name.startswith(_QUERIES) else f"network.{name}": tensors[theirs].float()
-        for theirs, name in names.items()
-        if theirs in tensors and name != f"{_QUERIES}rows"
+        name if name.startswith(_QUERIES) else f"network.{name}": tensors[published].float()
+        for published, name in names.items()
+        if published in tensors and name != f"{_QUERIES}rows"
     }
     return Start(path, made, config)
 
@@ -163,16 +163,16 @@ def _texts(recipe: Recipe, start: Start) -> dict[str, Any]:
     folder = start.folder
     if folder is None:
         return {}
-    given: dict[str, str] = {}
+    texts: dict[str, str] = {}
     if not recipe.vocabulary:
-        given["vocabulary"] = str(folder.path / "vocabulary.jsonl")
+        texts["vocabulary"] = str(folder.path / "vocabulary.jsonl")
         described = recipe.embedding or recipe.descriptions or recipe.clip
         if recipe.network.queries != "learned" and not described:
-            given["embedding"] = str(folder.path / QUERIES)
+            texts["embedding"] = str(folder.path / QUERIES)
     pieces = folder.path / "text" / WORDPIECES
     if not recipe.wordpieces and recipe.objective.reads and pieces.is_file():
-        given["wordpieces"] = str(pieces)
-    return given
+        texts["wordpieces"] = str(pieces)
+    return texts
 
 
 def _family(config: NetworkConfig) -> str:
@@ -193,62 +193,62 @@ def start_from(student: nn.Module, source: Path | Start, *, vocabulary: Vocabula
         AnytagError: the start is missing, or is of another network; names what does not fit.
     """
     start = read_start(source) if isinstance(source, Path) else source
-    wanted = student.state_dict()
+    target = student.state_dict()
     if start.backbone_only:
-        found, left = _backbone(start, student)
+        tensors, left = _backbone(start, student)
     else:
-        found, left = _fitted(start, student), []
+        tensors, left = _fitted(start, student), []
         if start.folder is not None and vocabulary is not None:
-            _by_tag(found, wanted, Vocabulary.read(start.folder.file("vocabulary.jsonl")), vocabulary)
-    left += [name for name in found if name not in wanted and _optional(name, start)]
-    found = {name: tensor for name, tensor in found.items() if name not in left}
-    wrong = [n for n, t in found.items() if n not in wanted or wanted[n].shape != t.shape]
-    new = _missing(student, found)
+            _by_tag(tensors, target, Vocabulary.read(start.folder.file("vocabulary.jsonl")), vocabulary)
+    left += [name for name in tensors if name not in target and _optional(name, start)]
+    tensors = {name: tensor for name, tensor in tensors.items() if name not in left}
+    wrong = [n for n, t in tensors.items() if n not in target or target[n].shape != t.shape]
+    new = _missing(student, tensors)
     wrong += [name for name in new if not _may_be_new(name, start)]
     if wrong:
         raise AnytagError(f"{start.path} is of another network: {', '.join(wrong[:5])} ({len(wrong)} in all)")
-    student.load_state_dict(found, strict=False)
-    return _accounted(start, len(found), new, left)
+    student.load_state_dict(tensors, strict=False)
+    return _accounted(start, len(tensors), new, left)
 
 
 def _fitted(start: Start, student: nn.Module) -> dict[str, Tensor]:
     """Without what follows from the size, positions at the student's."""
     network: Any = student.network
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for name, tensor in start.tensors.items():
         if not _derived(name):
             inner = name.removeprefix("network.")
-            found[name] = fit_positions(inner, tensor, network.config) if inner != name else tensor
-    return found
+            tensors[name] = fit_positions(inner, tensor, network.config) if inner != name else tensor
+    return tensors
 
 
 def _by_tag(
-    found: dict[str, Tensor], wanted: Mapping[str, Tensor], known: Vocabulary, tags: Vocabulary
+    tensors: dict[str, Tensor], target: Mapping[str, Tensor], known: Vocabulary, tags: Vocabulary
 ) -> None:
     """Learned queries of the run's tags, in its order; those of tags that the start lacks stay random."""
-    if f"{_QUERIES}embed" not in found or known.ids == tags.ids:
+    if f"{_QUERIES}embed" not in tensors or known.ids == tags.ids:
         return
     pairs = [(place, known.index(id)) for place, id in enumerate(tags.ids) if id in known]
     places, rows = (torch.tensor([pair[side] for pair in pairs], dtype=torch.int64) for side in (0, 1))
     for part, dim in (("embed", 0), ("weight", 1), ("bias", 1)):
         name = f"{_QUERIES}{part}"
-        taken = found[name].index_select(dim, rows)
-        found[name] = wanted[name].clone().index_copy_(dim, places, taken)
+        tensor = tensors[name].index_select(dim, rows)
+        tensors[name] = target[name].clone().index_copy_(dim, places, tensor)
 
 
 def _backbone(start: Start, student: nn.Module) -> tuple[dict[str, Tensor], list[str]]:
     """Weights of an image network by the student's names, and the names of what is not the backbone's."""
     network: Any = student.network
     backbone = network.encoder.backbone
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     left: list[str] = []
     for name, tensor in start.tensors.items():
         inner = _name_in(backbone, name, start.tensors)
         if inner is None or f"network.{inner}" not in student.state_dict():
             left += [] if _derived(name) else [name]
         else:
-            found[f"network.{inner}"] = fit_positions(inner, tensor.float(), network.config)
-    return found, left
+            tensors[f"network.{inner}"] = fit_positions(inner, tensor.float(), network.config)
+    return tensors, left
 
 
 def _name_in(backbone: nn.Module, name: str, names: Mapping[str, Tensor]) -> str | None:
@@ -272,14 +272,14 @@ _TIMM_SWIN = (
 )
 
 
-def _missing(student: nn.Module, found: Mapping[str, Tensor]) -> list[str]:
+def _missing(student: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
     """Parameters of the student that are not given, by any of their names."""
     named = list(student.named_parameters(remove_duplicate=False))
-    given = {id(parameter) for name, parameter in named if name in found}
+    present = {id(parameter) for name, parameter in named if name in tensors}
     first: dict[int, str] = {}
     for name, parameter in named:
         first.setdefault(id(parameter), name)
-    return [name for key, name in first.items() if key not in given]
+    return [name for key, name in first.items() if key not in present]
 
 
 def _may_be_new(name: str, start: Start) -> bool:
@@ -295,10 +295,10 @@ def _optional(name: str, start: Start) -> bool:
     return start.config is not None and name.startswith((*_HEADS, _QUERIES))
 
 
-def _accounted(start: Start, taken: int, new: list[str], left: list[str]) -> str:
-    made = f"; made anew: {_parts(new)}" if new else ""
+def _accounted(start: Start, count: int, new: list[str], left: list[str]) -> str:
+    new_text = f"; made anew: {_parts(new)}" if new else ""
     lost = f"; left out: {_parts(left)}" if left else ""
-    return f"Starts with {taken} tensors of {start.path}{made}{lost}."
+    return f"Starts with {count} tensors of {start.path}{new_text}{lost}."
 
 
 def _parts(names: list[str]) -> str:

@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 from anytag._typing import Doubles
 from anytag.evaluation.metrics import mean_average_precision, top_k_accuracy
-from anytag.results import Tags
+from anytag.results import TagResult
 from anytag.tagger import Tagger
 from anytag.torch.training.labels import Labels
-from anytag.vocabulary import Asked, Vocabulary
+from anytag.vocabulary import CustomTag, Vocabulary
 
 TIE = 0.002
 """A smaller loss is none."""
@@ -44,17 +44,17 @@ def judge(
     if not photos:
         return {"photos": 0}
     before, after = Tagger.load(base), Tagger.load(tuned)
-    asked = [Asked(tag.name) for tag in labels.vocabulary if knows(tag.name)]
+    custom_tags = [CustomTag(tag.name) for tag in labels.vocabulary if knows(tag.name)]
     names = [tag.name for tag in labels.vocabulary]
     ids = [tag.id for tag in labels.vocabulary]
-    own = _scores(list(before.tag_many(photos, asked)) if asked else [], names, by_name=True)
-    found = list(after.tag_many(photos, threshold=0))
-    learned = _scores(found, ids)
-    given = _scores(list(after.tag_many(photos)), ids) > 0
+    own = _scores(list(before.tag_many(photos, custom_tags)) if custom_tags else [], names, by_name=True)
+    results = list(after.tag_many(photos, threshold=0))
+    learned = _scores(results, ids)
+    predicted = _scores(list(after.tag_many(photos)), ids) > 0
     figures: dict[str, Any] = {
         "photos": len(photos),
-        "before": _ranked(own, labels) if asked else {},
-        "after": _ranked(learned, labels) | _given(given, labels),
+        "before": _ranked(own, labels) if custom_tags else {},
+        "after": _ranked(learned, labels) | _given(predicted, labels),
     }
     if keep_old:
         figures["old tags"] = compare_old(before, after, photos, _untouched(before.vocabulary, ids))
@@ -67,9 +67,9 @@ def worse(figures: Mapping[str, Any]) -> str:
     names = [name for name in ("mAP", "top-1") if after.get(name, 0) < before.get(name, 0) - TIE]
     if not names:
         return ""
-    said = ", ".join(f"{name} {after[name]:.3f} against {before[name]:.3f}" for name in names)
+    drops = ", ".join(f"{name} {after[name]:.3f} against {before[name]:.3f}" for name in names)
     return (
-        f"On photos held out the learned tags are worse than your words alone ({said}): give more photos of "
+        f"On photos held out the learned tags are worse than your words alone ({drops}): give more photos of "
         "each tag, or ask the base by your words (anytag tag --tags-from FILE)."
     )
 
@@ -98,10 +98,10 @@ def compare_old(before: Tagger, after: Tagger, photos: Sequence[Path], old: Voca
     }
 
 
-def _scores(results: Sequence[Tags], wanted: Sequence[str], *, by_name: bool = False) -> Doubles:
+def _scores(results: Sequence[TagResult], names: Sequence[str], *, by_name: bool = False) -> Doubles:
     """N×K scores of the wanted tags; 0 where a photo has none."""
-    column = {key: number for number, key in enumerate(wanted)}
-    scores = np.zeros((len(results), len(wanted)))
+    column = {key: number for number, key in enumerate(names)}
+    scores = np.zeros((len(results), len(names)))
     for row, result in zip(scores, results, strict=True):
         for tag in result.tags:
             place = column.get(tag.name if by_name else tag.id)
@@ -119,10 +119,10 @@ def _ranked(scores: Doubles, labels: Labels) -> dict[str, float]:
     return figures
 
 
-def _given(given: npt.NDArray[np.bool_], labels: Labels) -> dict[str, float]:
+def _given(predicted: npt.NDArray[np.bool_], labels: Labels) -> dict[str, float]:
     """Precision, recall and F1 over all tags, as the model gives them by default."""
     present = labels.present > 0.5
-    right = int((given & present).sum())
-    precision, recall = right / max(1, int(given.sum())), right / max(1, int(present.sum()))
+    right = int((predicted & present).sum())
+    precision, recall = right / max(1, int(predicted.sum())), right / max(1, int(present.sum()))
     f1 = 2 * precision * recall / max(1e-9, precision + recall)
     return {name: round(x, 4) for name, x in (("precision", precision), ("recall", recall), ("F1", f1))}

@@ -82,7 +82,7 @@ def label_rows(rows: Sequence[Row], base: Vocabulary, *, positives_only: bool = 
     if not tags:
         raise AnytagError(
             f"none of the {len(rows)} rows names a tag, and no word is in {FEWEST_MENTIONS} captions; "
-            "give tags, parted by ';'"
+            "give tags, separated by ';'"
         )
     vocabulary = Vocabulary(tags)
     known = _knowledge(rows, positives_only=positives_only)
@@ -95,8 +95,8 @@ def label_rows(rows: Sequence[Row], base: Vocabulary, *, positives_only: bool = 
 def _knowledge(rows: Sequence[Row], *, positives_only: bool) -> Knowledge:
     if positives_only:
         return "positives"
-    told = [row for row in rows if row.tags]
-    if not told:
+    tagged_rows = [row for row in rows if row.tags]
+    if not tagged_rows:
         return "captions"
     names = {name for row in rows for name in row.tags}
     return "classes" if len(names) > 1 and all(len(row.tags) == 1 for row in rows) else "tags"

@@ -23,14 +23,14 @@ def check_launch(report: Reporter) -> None:
         AnytagError: each of them would train alone; says what to type.
     """
     launched = int(os.environ.get("WORLD_SIZE") or 1)
-    found = join()
-    if launched > 1 and found == 1:
+    count = join()
+    if launched > 1 and count == 1:
         raise AnytagError(
             f"{launched} processes were launched, but each would train alone: accelerate joins those of "
             f"GPUs, and finds none here; on CPUs type {_ON_CPU}"
         )
     several = {"ACCELERATE_MIXED_PRECISION", "MASTER_PORT"} <= os.environ.keys()  # set for more than one
-    if several and "WORLD_SIZE" not in os.environ and found == 1:
+    if several and "WORLD_SIZE" not in os.environ and count == 1:
         report.say(
             "accelerate launch was asked for several processes and starts one, as it does without GPUs; "
             f"on CPUs type {_ON_CPU}"

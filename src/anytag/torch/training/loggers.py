@@ -31,9 +31,9 @@ class Trackers:
         """
         if not trainer.accelerator.is_main_process:
             return
-        if trainer.machine.tensorboard:
+        if trainer.run_options.tensorboard:
             self._board = _tensorboard(trainer)
-        if trainer.machine.wandb:
+        if trainer.run_options.wandb:
             self._wandb = _wandb(trainer)
 
     def write(self, line: Mapping[str, Any]) -> None:
@@ -71,7 +71,7 @@ def _wandb(trainer: Trainer) -> Any:
     known = trainer.out / RUN_ID
     id = known.read_text(encoding="utf-8") if trainer.step and known.exists() else None
     run = wandb.init(
-        project=trainer.machine.wandb,
+        project=trainer.run_options.wandb,
         id=id,
         dir=str(trainer.out),
         config=asdict(trainer.recipe),

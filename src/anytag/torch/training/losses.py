@@ -58,9 +58,9 @@ def caption_loss(logits: Tensor, labels: Tensor, *, smoothing: float = 0.1) -> T
     Returns:
         a scalar; 0 where no position is labelled.
     """
-    told, next_word = logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+    logits_flat, next_word = logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
     summed = F.cross_entropy(
-        told, next_word, ignore_index=UNLABELLED, label_smoothing=smoothing, reduction="sum"
+        logits_flat, next_word, ignore_index=UNLABELLED, label_smoothing=smoothing, reduction="sum"
     )
     return summed / (next_word != UNLABELLED).sum().clamp_min(1)
 
@@ -113,7 +113,7 @@ ALSO = 0.3
 def subject_loss(logits: Tensor, present: Tensor, main: Tensor, rivals: Tensor) -> Tensor:
     """Softmax over what a photo's main subject may be: nothing is known of all else that is in it.
 
-    Each tag that is said of a photo competes with the rivals alone, not with the others that are said.
+    Each tag that is said of a photo competes with the exclusive tags alone, not with the other positives.
 
     Args:
         logits: N×K.
@@ -135,5 +135,5 @@ def distillation_loss(logits: Tensor, teacher: Tensor, *, temperature: float = 1
 
     A temperature above 1 teaches the order of the unlikely classes too; its square keeps the gradients' size.
     """
-    ours, theirs = ((x / temperature).log_softmax(-1) for x in (logits, teacher))
-    return F.kl_div(ours, theirs, reduction="batchmean", log_target=True) * temperature**2
+    ours, teacher_log = ((x / temperature).log_softmax(-1) for x in (logits, teacher))
+    return F.kl_div(ours, teacher_log, reduction="batchmean", log_target=True) * temperature**2

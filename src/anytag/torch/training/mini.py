@@ -41,7 +41,7 @@ from anytag.torch.training.frozen_stages import cache_stages
 from anytag.torch.training.recipes import Features, Recipe
 from anytag.torch.training.report import Reporter
 from anytag.torch.training.run import Run
-from anytag.torch.training.soft_labels import ImageNetClasses, rivals_of
+from anytag.torch.training.soft_labels import ImageNetClasses, exclusive_subjects
 from anytag.torch.training.student import FrozenEncoderNetwork, Student
 from anytag.torch.training.tag_samples import StageFeatures, TagSamples, tensor_of
 from anytag.torch.training.terms import TagTerm, terms_of
@@ -56,17 +56,17 @@ def prepare(run: Run, report: Reporter) -> Trainer:
     Raises:
         AnytagError: rows, photos, tags or the start cannot be read.
     """
-    accelerator = accelerator_of(run.recipe, run.machine)
+    accelerator = accelerator_of(run.recipe, run.run_options)
     make = _captions if run.recipe.objective.guidance is not None else _tags
     samples, student, recipe = make(run, report)
     world = accelerator.num_processes
     dataset = FeatureDataset(
         samples, batch_size=recipe.batch_size, seed=recipe.seed, rank=accelerator.process_index, world=world,
-        parts=world * run.machine.accumulate,
+        parts=world * run.run_options.accumulate,
     )  # fmt: skip
     dataset.steps_per_epoch()  # before any work
     return Trainer(
-        student, dataset, recipe, run.out, machine=run.machine, accelerator=accelerator, report=report
+        student, dataset, recipe, run.out, run_options=run.run_options, accelerator=accelerator, report=report
     )
 
 
@@ -130,7 +130,7 @@ def build_student(recipe: Recipe) -> tuple[Student, nn.Linear]:
     held_out = held_out_tags(len(vocabulary), numbers.held_out)
     taught = np.flatnonzero(~np.isin(classes.tags, [] if held_out is None else held_out))
     class_term = ClassTerm(torch.from_numpy(classes.tags), torch.from_numpy(taught))
-    subject_term = SubjectTerm(torch.from_numpy(rivals_of(vocabulary)))
+    subject_term = SubjectTerm(torch.from_numpy(exclusive_subjects(vocabulary)))
     student = Student(
         network, TagQueries(torch.from_numpy(text), config.width, hidden=config.text_hidden),
         recipe.objective, [TagTerm(), CoarseTerm(), QueryTerm(), subject_term, class_term],
@@ -146,7 +146,7 @@ def _freeze(network: TagNetwork, *, before: int) -> None:
         stage.requires_grad_(False)
     if before >= len(encoder.backbone.stages):
         encoder.projection.requires_grad_(False)
-        if encoder.split:
+        if encoder.frozen_from:
             encoder.recall.requires_grad_(False)
     encoder.backbone.to(memory_format=torch.channels_last)  # half as fast again on a CPU
 

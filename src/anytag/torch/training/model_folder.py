@@ -15,7 +15,7 @@ from torch import Tensor
 
 from anytag._io import atomic_folder
 from anytag.calibration.fit import Goal, fit_tags, pairs_below
-from anytag.models.card import NAME, Calibration, Card, Family, ImageSpec, Line, TextSpec
+from anytag.models.card import NAME, Calibration, Card, Family, ImageSpec, Platt, TextSpec
 from anytag.models.folder import write_card
 from anytag.models.published import WORDPIECES
 from anytag.models.registry import EMBEDDED
@@ -86,7 +86,7 @@ def write_model(student: Student, recipe: Recipe, folder: Path, *, fitted: Fitte
         with torch.no_grad():
             rows = queries()[0].numpy()
         lines = fitted.lines.astype(np.float32)
-        bank = make_bank(student.network.folded, rows, lines, known=Line(1.0, 0.0))
+        bank = make_bank(student.network.folded, rows, lines, known=Platt(1.0, 0.0))
         bank.write(draft / QUERIES)
         fitted.vocabulary.write(draft / "vocabulary.jsonl")
         write_words(queries, draft / _TEXT)
@@ -122,8 +122,8 @@ def write_torch_model(
         card = card_of(student, recipe, fitted, family=family, name=folder.parent.name, data=data)
         prompts = prompts_of(recipe, config)
         text = TextSpec(kind="static", folder=_TEXT, prompts=prompts) if has_words else None
-        told = replace(card, text=text, network=network_numbers(config), captions=caption_spec(config))
-        write_card(draft, told)
+        new_card = replace(card, text=text, network=network_numbers(config), captions=caption_spec(config))
+        write_card(draft, new_card)
 
 
 def can_be_written(recipe: Recipe) -> bool:
@@ -177,7 +177,7 @@ def card_of(
     student: Student, recipe: Recipe, fitted: Fitted, *, family: Family, name: str, data: str
 ) -> Card:
     """What every run's folder says; without a text encoder."""
-    config, line = student.network.config, Line(1.0, 0.0)
+    config, line = student.network.config, Platt(1.0, 0.0)
     return Card(
         name=name if NAME.fullmatch(name) else "model",
         family=family,

@@ -10,7 +10,7 @@ class Matching:
     """How alignment heads are trained (ALBEF, section 3 and its configuration).
 
     Attributes:
-        queue: pairs that are remembered as negatives; as many as a step has, at least.
+        queue: pairs kept as negatives; at least as many as a step has.
         decay: share of the momentum encoder that stays, at each step.
         trust: share of the contrast's targets that is the momentum encoder's.
         unguided: share of the photos that are matched without guiding tags. Tags come from the very caption

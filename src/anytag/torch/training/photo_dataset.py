@@ -81,8 +81,8 @@ class Photos:
     ) -> None:
         known = rows if isinstance(rows, Annotations) else Annotations.of(rows)
         self.root, self.vocabulary, self.sha256 = str(root), vocabulary, known.sha256
-        wanted = ~known.held & (known.captions > 0) if captioned else ~known.held
-        taught = np.flatnonzero(wanted).astype(np.int32)  # of 14 million rows 56 MB
+        selected = ~known.held & (known.captions > 0) if captioned else ~known.held
+        taught = np.flatnonzero(selected).astype(np.int32)  # of 14 million rows 56 MB
         self.train: Sequence[Row] = known.rows(taught)
         self.held = [known[number] for number in np.flatnonzero(known.held)[:held].tolist()]
         labels = known.labels(vocabulary, report=report)
@@ -127,7 +127,7 @@ class _Views(Dataset[_Item]):
         for _ in range(RETRIES):
             row = self.photos.train[number]
             try:
-                photo = load(photo_source(self.photos.root, row.image), near=2 * self.size)
+                photo = load(photo_source(self.photos.root, row.image), min_side=2 * self.size)
             except AnytagError as error:
                 unread.append((row.image, _reason(error, row.image, self.photos.root)))
                 number = draw.randrange(len(self.photos))  # its neighbours may be in the same lost folder
@@ -273,13 +273,17 @@ class PhotoDataset:
         """
         held = self.photos.held
         turns = -(-len(held) // self.world)
-        mine = list(islice(cycle(held), self.rank, turns * self.world, self.world))
-        for start in range(0, len(mine), batch_size):
-            yield torch.from_numpy(np.stack([self._plain(row) for row in mine[start : start + batch_size]]))
+        numbers = list(islice(cycle(held), self.rank, turns * self.world, self.world))
+        for start in range(0, len(numbers), batch_size):
+            yield torch.from_numpy(
+                np.stack([self._plain(row) for row in numbers[start : start + batch_size]])
+            )
 
     def _plain(self, row: Row) -> npt.NDArray[np.uint8]:
         try:
-            return prepare(load(photo_source(self.photos.root, row.image), near=self.size), size=self.size)
+            return prepare(
+                load(photo_source(self.photos.root, row.image), min_side=self.size), size=self.size
+            )
         except AnytagError as error:
             self._tell([(row.image, _reason(error, row.image, self.photos.root))], "It is measured as grey")
             return np.full((3, self.size, self.size), 128, np.uint8)
@@ -329,20 +333,22 @@ def check_rows(rows: Annotations, run: Run, *, parts: int, report: Reporter) -> 
     """
     objective = run.recipe.objective
     captioned = ~rows.held & (rows.captions > 0)
-    photos, told = int((~rows.held).sum()), int(captioned.sum())
+    photos, captioned_photos = int((~rows.held).sum()), int(captioned.sum())
     if objective.matching is not None:
         check_captions(rows, run.data, report)
-        photos = told
+        photos = captioned_photos
     check_batch(photos, run.recipe.batch_size, parts=parts)
-    if objective.captions and not told:
+    if objective.captions and not captioned_photos:
         raise AnytagError(
             f"{run.data}: no photo to train on has a caption, which this recipe learns to write: give "
             "rows with captions, or objective.captions=false to learn tags alone"
         )
-    if objective.aligns and not told:
+    if objective.aligns and not captioned_photos:
         report.say("No photo has a caption: the alignment term is left out.")
-    elif objective.reads and told < photos:
-        report.say(f"{counted(photos - told, 'photo')} without captions: only their labels are learned.")
+    elif objective.reads and captioned_photos < photos:
+        report.say(
+            f"{counted(photos - captioned_photos, 'photo')} without captions: only their labels are learned."
+        )
 
 
 def check_captions(rows: Annotations, data: Path | str, report: Reporter) -> None:

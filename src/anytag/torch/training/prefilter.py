@@ -1,7 +1,7 @@
 """A first pass for a folder whose decoder is slow: one linear row a tag, which learns from the decoder.
 
-With it a photo's tags are decoded only where the first pass finds them likely. Tags do not touch each other
-in the decoder, so those that are looked at have exactly the scores they would have anyway.
+With it a photo's tags are decoded only where the first pass finds them likely. Tags are
+independent in the decoder, so those that are decoded have exactly the scores they would have anyway.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class FirstPass:
     Attributes:
         shortlist: tags it leaves for the decoder.
         photos: measured on.
-        given: tags that the decoder gives when it looks at all.
+        predicted: tags that the decoder gives when it looks at all.
         lost: share of them that the first pass leaves out.
     """
 
     shortlist: int
     photos: int
-    given: int
+    predicted: int
     lost: float
 
 
@@ -63,9 +63,9 @@ def learn_first_pass(folder: str | Path, photos: Iterable[ImageSource], *, short
         )
     held_out = np.arange(len(pooled)) % _HELD_OUT == 0
     coarse = fit_rows(pooled[~held_out], margins[~held_out])
-    found = measure_loss(coarse, pooled[held_out], margins[held_out], shortlist=shortlist)
-    _write(model, coarse, found)
-    return found
+    loss = measure_loss(coarse, pooled[held_out], margins[held_out], shortlist=shortlist)
+    _write(model, coarse, loss)
+    return loss
 
 
 def fit_rows(pooled: Floats, margins: Floats) -> Floats:
@@ -90,12 +90,12 @@ def fit_rows(pooled: Floats, margins: Floats) -> Floats:
 def measure_loss(coarse: Floats, pooled: Floats, margins: Floats, *, shortlist: int) -> FirstPass:
     """What the best `shortlist` of each photo by `coarse` leave out of the tags whose margin is above 0."""
     scores = pooled @ coarse[:, :-1].T + coarse[:, -1]
-    kept = np.zeros(scores.shape, bool)
+    shortlisted = np.zeros(scores.shape, bool)
     best = np.argpartition(-scores, min(shortlist, scores.shape[1]) - 1, axis=1)[:, :shortlist]
-    np.put_along_axis(kept, best, True, axis=1)
-    given = margins > 0
-    lost = float((given & ~kept).sum() / max(1, given.sum()))
-    return FirstPass(shortlist=shortlist, photos=len(pooled), given=int(given.sum()), lost=lost)
+    np.put_along_axis(shortlisted, best, True, axis=1)
+    predicted = margins > 0
+    lost = float((predicted & ~shortlisted).sum() / max(1, predicted.sum()))
+    return FirstPass(shortlist=shortlist, photos=len(pooled), predicted=int(predicted.sum()), lost=lost)
 
 
 def _answers(tagger: Tagger, photos: Iterable[ImageSource]) -> tuple[Floats, Floats]:
@@ -105,17 +105,17 @@ def _answers(tagger: Tagger, photos: Iterable[ImageSource]) -> tuple[Floats, Flo
         limits = (np.log(thresholds) - np.log1p(-thresholds)).clip(-_FAR, _FAR)
     pooled, margins = np.zeros((0, tagger.card.width), np.float32), np.zeros((0, len(limits)), np.float32)
     for photo in photos:
-        seen = tagger.encode(photo)
-        pooled = np.vstack([pooled, seen.pooled])
-        margins = np.vstack([margins, (tagger.log_odds(seen) - limits).astype(np.float32)])
+        encoded = tagger.encode(photo)
+        pooled = np.vstack([pooled, encoded.pooled])
+        margins = np.vstack([margins, (tagger.log_odds(encoded) - limits).astype(np.float32)])
     return pooled, margins
 
 
-def _write(model: ModelFolder, coarse: Floats, found: FirstPass) -> None:
+def _write(model: ModelFolder, coarse: Floats, loss: FirstPass) -> None:
     tags = len(coarse)
     bank = Bank.read(model.file(QUERIES), tags=tags, width=model.card.width)
     with edited(model) as draft:
         replace(bank, coarse=coarse).write(draft / QUERIES)
-    told = {"photos": found.photos, "given": found.given, "lost": found.lost}
-    metrics = {**model.card.metrics, "first_pass": told}
-    write_card(model.path, replace(model.card, shortlist=found.shortlist, metrics=metrics))
+    facts = {"photos": loss.photos, "given": loss.predicted, "lost": loss.lost}
+    metrics = {**model.card.metrics, "first_pass": facts}
+    write_card(model.path, replace(model.card, shortlist=loss.shortlist, metrics=metrics))

@@ -36,14 +36,14 @@ class QuantizedGraph:
     def products(self) -> list[onnx.NodeProto]:
         """The projections to tokens: of the features, then of the memory's mean."""
         (tokens,) = (node for node in self.graph.node if "tokens" in node.output)
-        found = (
+        nodes = (
             [self.made[name] for name in tokens.input if name in self.made]
             if tokens.op_type == "Sum"
             else [tokens]
         )
-        found = [node for node in found if node.op_type == "MatMulIntegerToFloat"]
+        nodes = [node for node in nodes if node.op_type == "MatMulIntegerToFloat"]
         pooled = "QLinearGlobalAveragePool"
-        return sorted(found, key=lambda node: any(n.op_type == pooled for n in self.path_to(node)))
+        return sorted(nodes, key=lambda node: any(n.op_type == pooled for n in self.path_to(node)))
 
     def path_to(self, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
         """All that a node needs, itself included, each once."""
@@ -107,12 +107,12 @@ class QuantizedGraph:
         (mean,) = (node for node in grown.graph.node if "pooled" in node.output)
         mean.name = mean.output[0] = "tokens_mean"
         writer = _EvidenceWriter(grown.graph)
-        projected, remembered = self.products()
+        projected, frozen = self.products()
         rows = self.made[projected.input[0]]
         source = self.made[rows.input[0]].input[0]
         steps = tensor_steps(late, starts_at_zero=True)
         means = writer.mean(source, [projected.input[2], projected.input[4]], steps)
-        writer.add(evidence, means, steps, remembered)
+        writer.add(evidence, means, steps, frozen)
         return grown
 
 
@@ -130,8 +130,8 @@ class _EvidenceWriter:
 
     def halves(self, name: str, value: npt.NDArray[Any]) -> str:
         """A constant that is kept in float16 and used in float32."""
-        kept = self.constant(f"{name}_halves", value.astype(np.float16))
-        return self.node("Cast", [kept], name, to=TensorProto.FLOAT)
+        constant = self.constant(f"{name}_halves", value.astype(np.float16))
+        return self.node("Cast", [constant], name, to=TensorProto.FLOAT)
 
     def node(self, kind: str, inputs: list[str], *outputs: str, **facts: Any) -> str:
         names = [f"evidence_{name}" if name != "pooled" else name for name in outputs]
@@ -170,7 +170,7 @@ class _EvidenceWriter:
         return [f"evidence_{part}" for part in parts]
 
     @torch.no_grad()
-    def add(self, evidence: Evidence, means: str, steps: Steps, remembered: onnx.NodeProto) -> None:
+    def add(self, evidence: Evidence, means: str, steps: Steps, frozen: onnx.NodeProto) -> None:
         """`pooled` = `tokens_mean` + what the evidence says."""
         features, width = evidence.classifier.in_features, evidence.out.out_features
         hidden, classes = evidence.out.in_features, evidence.classifier.out_features
@@ -180,7 +180,7 @@ class _EvidenceWriter:
         nothing = torch.zeros(width)
         rows = [means, "evidence_late_scale", "evidence_late_zero"]
         self.product("of_late", rows, late, torch.cat([nothing, evidence.seen_hidden.bias]))
-        rows = [remembered.input[0], remembered.input[2], remembered.input[4]]
+        rows = [frozen.input[0], frozen.input[2], frozen.input[4]]
         bias = torch.cat([nothing, torch.zeros(hidden), evidence.classifier.bias])
         self.product("of_memory", rows, memory, bias)
         late_out, late_hidden = self.split("of_late", [width, hidden])

@@ -31,7 +31,7 @@ from anytag.torch.training.labels import Labels
 from anytag.torch.training.report import Progress, Reporter
 
 BATCH = 64
-ASKED = 512
+SAMPLED = 512
 """Tags that a step looks at, at most: more would cost more than the photos."""
 FEWEST_STEPS = 200
 RATE, OFFSET_RATE, DECAY = 2e-3, 3e-2, 3.0
@@ -74,20 +74,20 @@ def encode_photos(
     def encode(number: int) -> None:
         draw = random.Random(number)
         try:
-            photo = load(paths[number], near=size)
+            photo = load(paths[number], min_side=size)
         except AnytagError as error:
             failed[number] = str(error)
             return
         pixels = np.stack([view(photo, which, size=size, draw=draw) for which in range(views)])
-        mine = slice(number * views, (number + 1) * views)
-        values[mine], pooled[mine] = runtime.encode(pixels)
+        rows = slice(number * views, (number + 1) * views)
+        values[rows], pooled[rows] = runtime.encode(pixels)
 
     with ThreadPoolExecutor(usable_cores()) as pool:
         for done, _ in enumerate(pool.map(encode, range(len(paths))), 1):
             report.progress(Progress("read photos", done, len(paths), unit="photos"))
     photo = np.repeat(np.arange(len(paths)), views)
-    kept = ~np.isin(photo, list(failed))
-    return Tokens(values if kept.all() else values[kept], pooled[kept], photo[kept], failed)
+    readable = ~np.isin(photo, list(failed))
+    return Tokens(values if readable.all() else values[readable], pooled[readable], photo[readable], failed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,8 +145,8 @@ def learn(
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * 0.5 * (1 + math.cos(math.pi * step / steps))
         at = order[step % per_epoch * BATCH :][:BATCH].numpy()
-        asked = torch.randperm(len(words), generator=generator)[:ASKED]
-        loss = task.loss(tokens, at, asked, residual, offset)
+        sampled = torch.randperm(len(words), generator=generator)[:SAMPLED]
+        loss = task.loss(tokens, at, sampled, residual, offset)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -165,17 +165,17 @@ class _Task:
         self.present, self.weight = torch.from_numpy(labels.present), torch.from_numpy(labels.weight)
         self.class_weights = torch.from_numpy(labels.class_weights())
 
-    def loss(self, tokens: Tokens, at: Ints, asked: Tensor, residual: Tensor, offset: Tensor) -> Tensor:
+    def loss(self, tokens: Tokens, at: Ints, columns: Tensor, residual: Tensor, offset: Tensor) -> Tensor:
         """Per photo, summed over the tags asked; the tags left out are made up for."""
-        rows = self.words[asked] + residual[asked, None] * self.real[asked]
-        seen = torch.from_numpy(tokens.values[at].astype(np.float32))
+        rows = self.words[columns] + residual[columns, None] * self.real[columns]
+        batch_tokens = torch.from_numpy(tokens.values[at].astype(np.float32))
         pooled = torch.from_numpy(tokens.pooled[at])
-        logits = self.decoder(seen, pooled, rows[None]) + offset[asked]
+        logits = self.decoder(batch_tokens, pooled, rows[None]) + offset[columns]
         photos = torch.from_numpy(tokens.photo[at])[:, None]
-        target, weight = self.present[photos, asked], self.weight[photos, asked]
-        weight = weight * torch.where(target > 0, self.class_weights[asked], 1.0)
+        target, weight = self.present[photos, columns], self.weight[photos, columns]
+        weight = weight * torch.where(target > 0, self.class_weights[columns], 1.0)
         loss = F.binary_cross_entropy_with_logits(logits, target, weight, reduction="sum")
-        return loss / len(at) * (len(self.words) / len(asked))
+        return loss / len(at) * (len(self.words) / len(columns))
 
 
 def logits_of_views(
@@ -185,9 +185,9 @@ def logits_of_views(
     out = []
     with torch.inference_mode():
         for at in np.array_split(views, max(1, math.ceil(len(views) / BATCH))):
-            seen = torch.from_numpy(tokens.values[at].astype(np.float32))
+            batch_tokens = torch.from_numpy(tokens.values[at].astype(np.float32))
             pooled = torch.from_numpy(tokens.pooled[at])
-            pieces = (torch.from_numpy(rows[None, k : k + ASKED]) for k in range(0, len(rows), ASKED))
-            out.append(torch.cat([decoder(seen, pooled, piece) for piece in pieces], dim=1).numpy())
+            pieces = (torch.from_numpy(rows[None, k : k + SAMPLED]) for k in range(0, len(rows), SAMPLED))
+            out.append(torch.cat([decoder(batch_tokens, pooled, piece) for piece in pieces], dim=1).numpy())
     logits: Floats = np.concatenate(out) + offset
     return logits

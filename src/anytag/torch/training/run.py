@@ -9,7 +9,7 @@ from anytag.torch.training.recipes import Recipe
 
 
 @dataclass(frozen=True)
-class Machine:
+class RunOptions:
     """How a run is run, as opposed to what it learns.
 
     None of this changes the result beyond rounding, but for `accumulate` and the number of processes: batch
@@ -45,7 +45,7 @@ class Run:
         recipe: its numbers.
         data: rows, of a file or a URL; to distil, a folder of photos.
         out: the run's folder.
-        machine: how to run it.
+        run_options: how to run it.
         tag_list: names that the ids of published annotations number; they are the vocabulary then.
         cache: where features of frozen stages are kept, of recipes that learn from them; OUT/cache when None.
     """
@@ -53,6 +53,6 @@ class Run:
     recipe: Recipe
     data: Path | str
     out: Path
-    machine: Machine = Machine()
+    run_options: RunOptions = RunOptions()
     tag_list: Path | None = None
     cache: Path | None = None

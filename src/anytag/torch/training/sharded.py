@@ -1,4 +1,4 @@
-"""A student whose tensors are parted among processes (FSDP): made fit for it, gathered, loaded."""
+"""Sharded students (FSDP): checks, gathering and loading of their tensors."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from torch.distributed.fsdp import FSDPModule
 from anytag.errors import AnytagError
 
 
-def check_parted(accelerator: Any, whole: nn.Module | None = None) -> None:
-    """Is it parted in the way that a run can do with?
+def check_wrapping(accelerator: Any, whole: nn.Module | None = None) -> None:
+    """Check the FSDP wrapping.
 
     Args:
-        whole: a part of the student that must not be parted by itself.
+        whole: a part of the student that must not be wrapped by itself.
 
     Raises:
-        AnytagError: it is FSDP's first version, or `whole` is parted; says what to give.
+        AnytagError: it is FSDP's first version, or `whole` is wrapped; says what to give.
     """
     if not accelerator.is_fsdp2:
-        raise AnytagError("FSDP's first version is not known here; give accelerate launch --fsdp_version 2")
+        raise AnytagError("FSDP version 1 is not supported; give accelerate launch --fsdp_version 2")
     if whole is not None and any(isinstance(part, FSDPModule) for part in whole.modules()):
         raise AnytagError(
-            "FSDP parts layers of the tag decoder, whose gradients are taken piece by piece; "
+            "FSDP wraps the tag decoder's layers, but its loss is computed in chunks; "
             "give accelerate launch --fsdp_auto_wrap_policy NO_WRAP, or wrap only layers of the backbone"
         )
 
@@ -47,7 +47,7 @@ def lift_scalars(student: nn.Module) -> frozenset[str]:
 def whole_state(
     student: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """State of both, gathered in the main process; every process has to ask."""
+    """State of both, gathered in the main process; every process has to call it."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
 
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -70,7 +70,7 @@ def load_whole(student: nn.Module, optimizer: torch.optim.Optimizer, state: Mapp
 
 
 def gathered(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Parted tensors as whole ones; every process has to ask."""
+    """Full tensors of sharded ones; every process has to call it."""
     return {
         name: tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
         for name, tensor in tensors.items()
@@ -78,7 +78,7 @@ def gathered(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def fill(tensor: Tensor, whole: Tensor) -> None:
-    """Writes a whole tensor into one that may be parted."""
+    """Writes a full tensor into one that may be sharded."""
     if hasattr(tensor, "device_mesh"):
         from torch.distributed.tensor import distribute_tensor
 

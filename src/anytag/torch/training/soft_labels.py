@@ -35,7 +35,7 @@ class ImageNetClasses:
         below = {index[key]: np.array(classes) for key, classes in fields["below"].items() if key in index}
         return cls(np.array([index[key] for key in fields["classes"]]), below)
 
-    def beliefs(self, logits: Floats, tags: int) -> Floats:
+    def soft_targets(self, logits: Floats, tags: int) -> Floats:
         """N×1000 logits -> N×K: a class's probability, a broader tag's sum; 0 where ImageNet is silent."""
         exp = np.exp(logits - logits.max(1, keepdims=True))
         p = exp / exp.sum(1, keepdims=True)
@@ -46,7 +46,7 @@ class ImageNetClasses:
         return out
 
 
-def rivals_of(vocabulary: Vocabulary) -> npt.NDArray[np.bool_]:
+def exclusive_subjects(vocabulary: Vocabulary) -> npt.NDArray[np.bool_]:
     """K×K: what a photo's main subject is not when it is tag k: no broader tag and none that it includes."""
     can_be = np.array([tag.kind in ("object", "scene") or bool(tag.parents) for tag in vocabulary])
     kin = np.eye(len(vocabulary), dtype=bool)
@@ -60,7 +60,7 @@ BROAD = 8
 """A tag with so many narrower ones is a broad word."""
 
 
-def beside(vocabulary: Vocabulary) -> npt.NDArray[np.bool_]:
+def may_co_occur(vocabulary: Vocabulary) -> npt.NDArray[np.bool_]:
     """K: tags that may well be in a photo of something else: people, what they wear, and no broad word."""
     narrower = np.bincount([b for broader in vocabulary.broader for b in broader], minlength=len(vocabulary))
     pairs = zip(vocabulary, vocabulary.broader, strict=True)

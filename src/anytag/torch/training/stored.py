@@ -14,7 +14,7 @@ import torch
 
 from anytag._typing import Floats
 from anytag.errors import ModelError, VocabularyError
-from anytag.models.card import Line
+from anytag.models.card import Platt
 from anytag.models.folder import ModelFolder
 from anytag.queries.bank import Bank, quantized
 from anytag.text_encoders import StaticTextEncoder
@@ -117,7 +117,7 @@ def _put(old: Array, new: Array, places: list[int], *, count: int) -> Array:
     return out
 
 
-def make_bank(decoder: FoldedDecoder, rows: Floats, lines: Floats, *, known: Line) -> Bank:
+def make_bank(decoder: FoldedDecoder, rows: Floats, lines: Floats, *, known: Platt) -> Bank:
     """A bank of float32 K×P×D rows, the first pass made from the rows as they are stored.
 
     Args:
@@ -141,5 +141,5 @@ def keep_descriptions(file: Path, vocabulary: Vocabulary) -> None:
     if not file.is_file():
         return
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [line for line in lines if line.strip() and json.loads(line)["id"] in vocabulary]
-    file.write_text("".join(kept), encoding="utf-8")
+    lines_kept = [line for line in lines if line.strip() and json.loads(line)["id"] in vocabulary]
+    file.write_text("".join(lines_kept), encoding="utf-8")

@@ -101,7 +101,7 @@ class Student(nn.Module):
             no tag is asked.
         objective: the numbers of the terms.
         terms: as `terms.terms_of` has them.
-        sampled: tags that a step draws, beside those that its photos have; all when 0.
+        sampled: negative tags sampled per step; 0 uses all.
         prompt_length: wordpieces at a caption's beginning that are not learned, as many as the prompt has.
         first: the stage that cached features are for.
 

@@ -22,7 +22,7 @@ from anytag.text_encoders.queries import known_vectors
 from anytag.text_encoders.static import StaticTextEncoder
 from anytag.torch.training.batch import Batch
 from anytag.torch.training.feature_cache import FeatureCache
-from anytag.torch.training.soft_labels import MIN_MENTIONS, ImageNetClasses, beside, rivals_of
+from anytag.torch.training.soft_labels import MIN_MENTIONS, ImageNetClasses, exclusive_subjects, may_co_occur
 from anytag.vocabulary import Vocabulary
 
 SILENCE, SURE_SILENCE = 0.05, 0.25
@@ -60,11 +60,11 @@ class StageFeatures:
 def train_probe(
     pooled: npt.NDArray[np.float16],
     belief: npt.NDArray[np.float32],
-    trust: npt.NDArray[np.float32],
+    confidence: npt.NDArray[np.float32],
     *,
     epochs: int = 12,
 ) -> nn.Module:
-    """A linear classifier, pooled features -> logits: the tag teacher, and the rival in benchmarks."""
+    """A linear classifier, pooled features -> logits: the tag teacher, and a baseline in benchmarks."""
     x = torch.from_numpy(pooled.astype(np.float32))
     mean, std = x.mean(0), x.std(0).clamp_min(1e-4)
     generator = torch.Generator().manual_seed(0)
@@ -74,7 +74,7 @@ def train_probe(
     optimizer = torch.optim.AdamW(linear.parameters(), lr=2e-3, weight_decay=0.02)
     steps = epochs * max(1, len(x) // 256)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    y, w = torch.from_numpy(belief), torch.from_numpy(trust)
+    y, w = torch.from_numpy(belief), torch.from_numpy(confidence)
     for _ in range(epochs):
         for at in torch.split(torch.randperm(len(x), generator=generator), 256):
             logits = linear((x[at] - mean) / std)
@@ -136,7 +136,7 @@ class TagSamples:
         wanted = np.isin(self.source, sources.split(",")) if sources else np.ones(len(self.rows), dtype=bool)
         self.views = np.flatnonzero(((self.split == "train") & wanted)[cache.row])
         self.held_out = held_out
-        self._beliefs()
+        self._soft_targets()
         self._captions(encoder)
 
     @classmethod
@@ -168,7 +168,7 @@ class TagSamples:
         ids = "\n".join(self.vocabulary.ids)
         return hashlib.sha256(self.views.tobytes() + ids.encode()).hexdigest()
 
-    def _beliefs(self) -> None:
+    def _soft_targets(self) -> None:
         """Where people were silent, a teacher speaks; of photos with labels alone it is half believed.
 
         Labels name what a photo is of. That nothing else is named says little, and a teacher that knows
@@ -177,28 +177,31 @@ class TagSamples:
         train = np.flatnonzero(self.split == "train")
         self.position = np.full(len(self.rows), -1)
         self.position[train] = np.arange(len(train))
-        told = np.array([bool(row.captions) for row in self.rows])
-        self.named = self.present[told & (self.split == "train")].sum(0) >= MIN_MENTIONS
-        self.told = told
-        self.rivals, self.around = rivals_of(self.vocabulary), self.named & beside(self.vocabulary)
+        captioned = np.array([bool(row.captions) for row in self.rows])
+        self.named = self.present[captioned & (self.split == "train")].sum(0) >= MIN_MENTIONS
+        self.told = captioned
+        self.rivals, self.around = (
+            exclusive_subjects(self.vocabulary),
+            self.named & may_co_occur(self.vocabulary),
+        )
         self.subject = np.array([self._subject_of(row) for row in self.rows])
         self.guess: npt.NDArray[np.uint8] | None = None
 
     def _subject_of(self, row: Row) -> int:
         """The first tag of a row without captions, which is what its photo is of."""
         keys = () if row.captions else map(self.labeler.label, row.tags)
-        found = next((self.labeler.index[key] for key in keys if key is not None), -1)
-        held_out = self.held_out is not None and found in set(self.held_out.tolist())
-        return -1 if held_out else found
+        subject = next((self.labeler.index[key] for key in keys if key is not None), -1)
+        held_out = self.held_out is not None and subject in set(self.held_out.tolist())
+        return -1 if held_out else subject
 
     def learn_probes(self) -> None:
         """Two linear classifiers of frozen features are the teacher: two are right more often than one."""
         train = np.flatnonzero(self.split == "train")
-        trust = np.divide(self.trust[train], 100, dtype=np.float32)
-        said = self.present[train].astype(np.float32)
+        confidence = np.divide(self.trust[train], 100, dtype=np.float32)
+        present = self.present[train].astype(np.float32)
         _, first = np.unique(self.cache.row, return_index=True)  # a view of each photo
         seen = (self.cache.pooled[train], self.cache.memory[first[train]])
-        probes = [train_probe(features, said, trust) for features in seen]
+        probes = [train_probe(features, present, confidence) for features in seen]
         with torch.no_grad():
             logits = [probe(tensor_of(features)) for probe, features in zip(probes, seen, strict=True)]
             guess = torch.stack(logits).mean(0).sigmoid().numpy()
@@ -209,20 +212,20 @@ class TagSamples:
         """What a teacher believes of the training photos: N×K in [0, 1], photos in the order of the rows."""
         self.guess = np.round(guess * 200).astype(np.uint8)
 
-    def beliefs(self, photos: Ints) -> tuple[Tensor, Tensor]:
+    def soft_targets(self, photos: Ints) -> tuple[Tensor, Tensor]:
         """Belief and weight of every tag of some training photos: N×K both."""
-        trust, said = tensor_of(self.trust[photos]) / 100, tensor_of(self.present[photos])
+        confidence, present = tensor_of(self.trust[photos]) / 100, tensor_of(self.present[photos])
         at = self.position[photos]
-        guess = torch.zeros_like(said) if self.guess is None else tensor_of(self.guess[at]) / 200
-        told = torch.from_numpy(self.told[photos])[:, None]
+        guess = torch.zeros_like(present) if self.guess is None else tensor_of(self.guess[at]) / 200
+        captioned = torch.from_numpy(self.told[photos])[:, None]
         subject = self.subject[photos]
         sure = torch.from_numpy(self.rivals[subject] & ~self.around & (subject >= 0)[:, None])
-        guess = torch.where(told, guess, torch.where(sure, 0.0, guess / 2))
-        belief = trust * said + (1 - trust) * guess
-        classes = self.classes.beliefs(self.cache.logits[photos].astype(np.float32), said.shape[1])
-        belief = torch.maximum(belief, torch.from_numpy(classes) * (1 - trust))
+        guess = torch.where(captioned, guess, torch.where(sure, 0.0, guess / 2))
+        belief = confidence * present + (1 - confidence) * guess
+        classes = self.classes.soft_targets(self.cache.logits[photos].astype(np.float32), present.shape[1])
+        belief = torch.maximum(belief, torch.from_numpy(classes) * (1 - confidence))
         silent = torch.where(sure, SURE_SILENCE, SILENCE)
-        weight = torch.where(told, 0.4 + 0.6 * trust, torch.where(trust > 0.99, 1.0, silent))
+        weight = torch.where(captioned, 0.4 + 0.6 * confidence, torch.where(confidence > 0.99, 1.0, silent))
         if self.held_out is not None:
             weight[:, self.held_out] = 0
         return belief, weight
@@ -253,7 +256,7 @@ class TagSamples:
         """Some views, with a caption of each photo and the tags that this step looks at."""
         views = np.sort(numbers)
         photos = self.cache.row[views].astype(np.int64)
-        belief, weight = self.beliefs(photos)
+        belief, weight = self.soft_targets(photos)
         subject = self.subject[photos]
         vectors = np.zeros((len(photos), self.caption_vectors.shape[1]), dtype=np.float32)
         for number, (first, last) in enumerate(self.caption_range[photos]):

@@ -50,8 +50,8 @@ class ClipTeacher(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """uint8 N×3×S×S -> N×D."""
-        seen = (pixels.float() / 255 - self.mean) / self.std
-        if seen.shape[-1] != self.size:
-            seen = F.interpolate(seen, size=self.size, mode="bicubic", antialias=True)
-        features: Tensor = self.tower(pixel_values=seen).image_embeds
+        x = (pixels.float() / 255 - self.mean) / self.std
+        if x.shape[-1] != self.size:
+            x = F.interpolate(x, size=self.size, mode="bicubic", antialias=True)
+        features: Tensor = self.tower(pixel_values=x).image_embeds
         return features

@@ -15,7 +15,7 @@ from torch import Tensor
 from anytag.errors import ModelError
 from anytag.torch.training.alignment import alignment_losses, read_pairs
 from anytag.torch.training.batch import Batch
-from anytag.torch.training.chunked_loss import summed
+from anytag.torch.training.chunked_loss import chunked_sum
 from anytag.torch.training.distributed import gather, mean_over_ranks, process_index
 from anytag.torch.training.losses import asymmetric_loss, caption_labels, caption_loss, same_texts
 from anytag.torch.training.objectives import Objective
@@ -76,7 +76,7 @@ class TagTerm(Term):
 
         pieces = torch.split(rows, student.chunk, 1)
         learned = list(student.network.decoder.parameters())
-        return summed(loss, pieces, shared, learned=learned, scale=student.scale())
+        return chunked_sum(loss, pieces, shared, learned=learned, scale=student.scale())
 
 
 def _sample(tags: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -97,7 +97,7 @@ class CaptionTerm(Term):
         head, ids = student.network.captions, batch.caption_ids
         if head is None or ids is None or seen.tags is None:
             raise ModelError("this objective needs a caption head and wordpieces; give wordpieces=vocab.txt")
-        logits, _ = head.decode(ids, head.remember(seen.tags), mask=ids != 0)
+        logits, _ = head.decode(ids, head.project_kv(seen.tags), mask=ids != 0)
         labels = caption_labels(ids, unlearned=student.prompt_length)
         mine = (labels[:, 1:] >= 0).sum()
         share = mine / mean_over_ranks(mine.float()).clamp_min(1)
@@ -114,7 +114,7 @@ class PairTerm(Term):
         assert matching is not None and seen.tokens is not None
         read = read_pairs(head, seen.tokens, seen.pooled, seen.tags, batch.need("caption_ids"))
         trust = matching.trust if batch.trust is None else batch.trust
-        return alignment_losses(head, read, momentum, batch, trust=trust)
+        return alignment_losses(head, read, momentum, batch, alpha=trust)
 
 
 class DistillationTerm(Term):

@@ -58,16 +58,16 @@ def read_vocabulary(
     """The recipe's, or `tags`, or what the rows name; made by the first process, in OUT/vocabulary.jsonl."""
 
     def make() -> list[Tag]:
-        kept = out / "vocabulary.jsonl"
+        path = out / "vocabulary.jsonl"
         if recipe.vocabulary:
             vocabulary = Vocabulary.read(recipe.vocabulary)
         elif tags is not None:
             vocabulary = tags
-        elif kept.exists():
-            return list(Vocabulary.read(kept))
+        elif path.exists():
+            return list(Vocabulary.read(path))
         else:
             vocabulary = askable(vocabulary_of(rows), recipe, report)
-        vocabulary.write(kept)
+        vocabulary.write(path)
         return list(vocabulary)
 
     return Vocabulary(from_first(make))
@@ -143,10 +143,10 @@ def text_rows(recipe: Recipe, config: NetworkConfig, vocabulary: Vocabulary, tex
             raise AnytagError(f"{recipe.embedding}: {len(rows)} rows are not as many for each tag")
         return np.asarray(rows.float().reshape(len(vocabulary), -1, rows.shape[-1]).numpy())
     names = [tag.name for tag in vocabulary]
-    said: Sequence[Sequence[str]] = [()] * len(names)
+    descriptions: Sequence[Sequence[str]] = [()] * len(names)
     if recipe.descriptions:
-        said = read_descriptions(Path(recipe.descriptions), vocabulary)
-    return query_rows(names, said, text, prompts=prompts_of(recipe, config))
+        descriptions = read_descriptions(Path(recipe.descriptions), vocabulary)
+    return query_rows(names, descriptions, text, prompts=prompts_of(recipe, config))
 
 
 def read_rows(file: Path) -> torch.Tensor:

@@ -26,10 +26,10 @@ from anytag._typing import Floats
 from anytag.errors import AnytagError
 from anytag.torch.training.batch import Batch, Dataset
 from anytag.torch.training.checkpoint import (
+    EMA,
     LOG,
     STATE,
     STUDENT,
-    Average,
     add_to_log,
     check_same,
     cut_log,
@@ -43,8 +43,15 @@ from anytag.torch.training.loggers import Trackers
 from anytag.torch.training.meters import Clock, Means
 from anytag.torch.training.recipes import Recipe
 from anytag.torch.training.report import Progress, Reporter
-from anytag.torch.training.run import Machine
-from anytag.torch.training.sharded import check_parted, fill, gathered, lift_scalars, load_whole, whole_state
+from anytag.torch.training.run import RunOptions
+from anytag.torch.training.sharded import (
+    check_wrapping,
+    fill,
+    gathered,
+    lift_scalars,
+    load_whole,
+    whole_state,
+)
 from anytag.torch.training.student import Student
 
 SKIPPED = 5
@@ -68,7 +75,7 @@ class Trainer:
     """
 
     clip: float = 200.0  # of the gradient's norm
-    helpers = ("momentum.",)
+    training_only = ("momentum.",)
     """How the names of tensors begin that only training needs."""
 
     def __init__(
@@ -79,15 +86,19 @@ class Trainer:
         out: Path,
         *,
         teacher: Callable[[Tensor], Tensor] | None = None,
-        machine: Machine | None = None,
+        run_options: RunOptions | None = None,
         accelerator: Accelerator | None = None,
         report: Reporter | None = None,
     ) -> None:
         self.recipe, self.out, self.dataset = recipe, out, dataset
-        self.teacher, self.machine, self.report = teacher, machine or Machine(), report or Reporter()
-        self.accelerator = accelerator or accelerator_of(recipe, self.machine)
+        self.teacher, self.run_options, self.report = (
+            teacher,
+            run_options or RunOptions(),
+            report or Reporter(),
+        )
+        self.accelerator = accelerator or accelerator_of(recipe, self.run_options)
         self.sharded = self.accelerator.distributed_type == DistributedType.FSDP
-        if self.machine.checkpointing:
+        if self.run_options.checkpointing:
             checkpoint_parts(student.stages)
         self.lifted = lift_scalars(student) if self.sharded else frozenset[str]()
         groups = student.groups(rate=recipe.rate, backbone_rate=recipe.backbone_rate)
@@ -96,11 +107,11 @@ class Trainer:
         self.plain = student
         self.student, self.optimizer = self.accelerator.prepare(student, optimizer)
         if self.sharded:
-            check_parted(self.accelerator, student.network.decoder)
+            check_wrapping(self.accelerator, student.network.decoder)
             register_fsdp_forward_method(student, "logits")
         if (scaler := self.accelerator.scaler) is not None:
             student.scale = scaler.get_scale
-        self.average = Average(student, recipe.ema)
+        self.ema = EMA(student, recipe.ema)
         self.step, self.skipped = 0, 0
         self.total = recipe.steps or recipe.epochs * dataset.steps_per_epoch()
         self.means = Means()
@@ -129,7 +140,7 @@ class Trainer:
 
     def take_averages(self) -> None:
         """The student becomes the result: the averaged weights, for evaluation; in every process."""
-        self.plain.load_state_dict(self.average.state(self.plain))
+        self.plain.load_state_dict(self.ema.state(self.plain))
         self.plain.eval()
 
     # The run.
@@ -148,11 +159,11 @@ class Trainer:
         stream = self.dataset.stream(self.step, self.total)
         while (batch := clock.waiting(stream)) is not None:
             self._step(batch)
-            if self.step % self.machine.log_every == 0 or self.step == self.total:
+            if self.step % self.run_options.log_every == 0 or self.step == self.total:
                 self._log(clock)
             if self.step % per_epoch == 0 or self.step == self.total:
                 self._judge()
-            if clock.since_save() > self.machine.save_minutes * 60:
+            if clock.since_save() > self.run_options.save_minutes * 60:
                 self._save_or_say()
                 clock.saved = time.monotonic()
         self._finish()  # first: it is a third of the state's size, and what the run is for
@@ -167,7 +178,7 @@ class Trainer:
             group["lr"] = peak * self.rate(self.step)
         terms = self._backward(self._at_hand(batch))
         if self._update(terms):
-            self.average.update(self.plain)
+            self.ema.update(self.plain)
             self.plain.follow()
             self.skipped = 0
         self.optimizer.zero_grad(set_to_none=True)
@@ -189,7 +200,7 @@ class Trainer:
 
     def _backward(self, batch: Batch) -> dict[str, Tensor]:
         """Gradients of this process's photos, in parts; the terms are means over the parts."""
-        parts = self.machine.accumulate
+        parts = self.run_options.accumulate
         sums: dict[str, Tensor] = {}
         for number in range(parts):
             last = number == parts - 1
@@ -201,7 +212,7 @@ class Trainer:
         return sums
 
     def _skip(self, terms: Mapping[str, Tensor]) -> None:
-        """Leaves a step out: one bad batch should not cost a run, weights that are lost should."""
+        """Skips a step with non-finite gradients; aborts after several in a row."""
         self.skipped += 1
         loss, scaler = terms["loss"].item(), self.accelerator.scaler
         overflow = scaler is not None and math.isfinite(loss)
@@ -255,12 +266,12 @@ class Trainer:
         )
 
     def _judge(self) -> None:
-        with self.average.applied(self.plain):
+        with self.ema.applied(self.plain):
             figures = dict(self.evaluate())
         if figures:
             self._write({"step": self.step, **{name: round(value, 4) for name, value in figures.items()}})
-            told = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
-            self.report.say(f"Step {self.step}: {told}")
+            summary = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+            self.report.say(f"Step {self.step}: {summary}")
         self.student.train()
 
     def _write(self, line: Mapping[str, Any]) -> None:
@@ -284,7 +295,7 @@ class Trainer:
             AnytagError: it cannot be written.
         """
         model, optimizer = self._full_state()
-        average = gathered(self.average.shadow)
+        average = gathered(self.ema.shadow)
         if self.accelerator.is_main_process:
             state = {
                 "step": self.step,
@@ -293,7 +304,7 @@ class Trainer:
                 "student": model,
                 "optimizer": optimizer,
                 "average": average,
-                "average_steps": self.average.steps,
+                "average_steps": self.ema.steps,
                 "scaler": self._scaler_state(),
             }
             write_state(self.out / STATE, state)
@@ -315,9 +326,9 @@ class Trainer:
         except (RuntimeError, KeyError, ValueError) as error:
             why = str(error).strip().partition("\n")[0]
             raise AnytagError(f"{path} is of another network ({why}): name another folder") from error
-        for name, tensor in self.average.shadow.items():
+        for name, tensor in self.ema.shadow.items():
             fill(tensor, state["average"].get(name, state["student"].get(name)))
-        self.average.steps, self.step = state["average_steps"], state["step"]
+        self.ema.steps, self.step = state["average_steps"], state["step"]
         if (scaler := self.accelerator.scaler) is not None and state.get("scaler"):
             scaler.load_state_dict(state["scaler"])
         if self.accelerator.is_main_process:
@@ -327,11 +338,11 @@ class Trainer:
     def _finish(self) -> None:
         """OUT/student.pt: the model's state with the averages in place, without what only training needs."""
         model, _ = self._full_state()
-        result = {**model, **gathered(self.average.shadow)}
+        result = {**model, **gathered(self.ema.shadow)}
         result |= {name: result[name].reshape(()) for name in self.lifted if name in result}
         if self.accelerator.is_main_process:
-            kept = {name: t for name, t in result.items() if not name.startswith(self.helpers)}
-            write_tensors(self.out / STUDENT, kept)
+            tensors = {name: t for name, t in result.items() if not name.startswith(self.training_only)}
+            write_tensors(self.out / STUDENT, tensors)
         self.trackers.close()
 
     def _scaler_state(self) -> Any:
@@ -352,17 +363,17 @@ class Trainer:
         load_whole(self.plain, self.optimizer.optimizer, state)
 
 
-def accelerator_of(recipe: Recipe, machine: Machine) -> Accelerator:
+def accelerator_of(recipe: Recipe, run_options: RunOptions) -> Accelerator:
     """Device, precision and processes of a run.
 
     Raises:
         AnytagError: tensors are to be sharded in a way that is not known here.
     """
     accelerator = Accelerator(
-        mixed_precision=recipe.precision, dynamo_backend="inductor" if machine.compile else None
+        mixed_precision=recipe.precision, dynamo_backend="inductor" if run_options.compile else None
     )
     if accelerator.distributed_type == DistributedType.FSDP:
-        check_parted(accelerator)
+        check_wrapping(accelerator)
     return accelerator
 
 

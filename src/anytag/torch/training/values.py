@@ -72,14 +72,14 @@ def parse_numbers(recipe: R, pairs: Iterable[str]) -> R:
     Raises:
         AnytagError: an unknown key, a key twice, a value of another type or out of range; says what fits.
     """
-    given: set[str] = set()
+    names: set[str] = set()
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals:
             raise AnytagError(f"{pair!r} has no value: give {pair}=VALUE")
-        if key in given:
+        if key in names:
             raise AnytagError(f"{key} is given twice: give it once")
-        given.add(key)
+        names.add(key)
         recipe = _put(recipe, key, text, recipe=recipe, path="")
     return recipe
 
@@ -171,24 +171,24 @@ def _read_one(
     key: str, text: str, *, kind: Any, now: Any, fits: Range | None, whole: str | None = None
 ) -> Any:
     """A truth value or a number in its range."""
-    given = text if whole is None else whole
+    raw = text if whole is None else whole
     if kind is bool:
         if text.lower() not in _TRUTH:
-            raise _wrong(key, given, "true or false", now)
+            raise _wrong(key, raw, "true or false", now)
         return _TRUTH[text.lower()]
     fits = fits or _DEFAULTS[kind]
     what = f"a {'whole ' if kind is int else ''}number, {fits}"
     try:
         value = kind(text)
     except (ValueError, OverflowError) as error:
-        raise _wrong(key, given, what, now) from error
+        raise _wrong(key, raw, what, now) from error
     if value not in fits:
-        raise _wrong(key, given, what, now)
+        raise _wrong(key, raw, what, now)
     return value
 
 
 def _wrong(key: str, text: str, expected: str, now: Any) -> AnytagError:
-    shown = ",".join(map(str, now)) if isinstance(now, tuple) else str(now)
-    shown = shown.lower() if isinstance(now, bool) else shown  # as it is typed
+    current = ",".join(map(str, now)) if isinstance(now, tuple) else str(now)
+    current = current.lower() if isinstance(now, bool) else current  # as it is typed
     text = text if len(text) <= 60 else f"{text[:57]}..."
-    return AnytagError(f"{key}={text}: expected {expected}; the recipe's own is {key}={shown}")
+    return AnytagError(f"{key}={text}: expected {expected}; the recipe's own is {key}={current}")

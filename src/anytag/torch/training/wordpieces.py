@@ -38,17 +38,17 @@ def train_wordpieces(captions: Iterable[str], names: Sequence[str], *, size: int
     required = {piece for word in count_words(names) for piece in _letters(word)}
     letters = _alphabet(words, required=required, most=size // 2)
     free = size - 2 - len(SPECIAL) - len(letters - {*SPECIAL})  # WordPieces adds two of its own
-    kept = {word: count for word, count in words.items() if letters.issuperset(_letters(word))}
-    pieces = sorted(letters - {*SPECIAL}) + learn_merges(kept, free, known=letters)
+    counts = {word: count for word, count in words.items() if letters.issuperset(_letters(word))}
+    pieces = sorted(letters - {*SPECIAL}) + learn_merges(counts, free, known=letters)
     return WordPieces([*SPECIAL, *pieces])
 
 
 def kept_wordpieces(file: Path, captions: Iterable[str], names: Sequence[str], *, size: int) -> WordPieces:
     """A vocab.txt; made where it is not there yet, whole or not at all."""
     if not file.exists():
-        made = train_wordpieces(captions, names, size=size)
+        pieces = train_wordpieces(captions, names, size=size)
         with atomic_write(file) as draft:
-            draft.write_text("".join(f"{entry}\n" for entry in made.entries[:-2]), encoding="utf-8")
+            draft.write_text("".join(f"{entry}\n" for entry in pieces.entries[:-2]), encoding="utf-8")
     return WordPieces.from_file(file)
 
 

@@ -7,7 +7,7 @@
   none can.
 - Layer by layer, on calibration photos and *after* the layers before were quantised, pointwise weights are
   fitted to the input they will really get, and biases shifted so that every channel keeps its mean.
-- The last layers, which make tokens of the features and of their remembered mean, give float32: tokens
+- The last layers, which make tokens of the features and of the frozen branch's mean, give float32: tokens
   themselves are not rounded.
 """
 
@@ -168,9 +168,9 @@ def _check_nodes(graph: onnx.GraphProto, constants: Mapping[str, npt.NDArray[Any
             "expected one from anytag.torch.export.onnx_graphs.export_image_graph"
         )
     for node in graph.node:
-        wanted = {"Sub": PIXELS.zero, "Div": 1 / PIXELS.scale}.get(node.op_type)
-        if wanted is not None and float(constants[node.input[1]]) != wanted:
-            raise ModelError(f"{file}: pixels are normalised by another {node.op_type} than {wanted:g}")
+        expected = {"Sub": PIXELS.zero, "Div": 1 / PIXELS.scale}.get(node.op_type)
+        if expected is not None and float(constants[node.input[1]]) != expected:
+            raise ModelError(f"{file}: pixels are normalised by another {node.op_type} than {expected:g}")
 
 
 def _read_conv(
@@ -208,8 +208,8 @@ class _Tensors:
         self.steps: dict[str, Steps] = {}
         self._uses = Counter(name for layer in layers for name in layer.sources)
 
-    def put(self, name: str, exact: Tensor, given: Tensor, steps: Steps) -> None:
-        self.exact[name], self.codes[name], self.steps[name] = exact, steps.round(given), steps
+    def put(self, name: str, exact: Tensor, quantized: Tensor, steps: Steps) -> None:
+        self.exact[name], self.codes[name], self.steps[name] = exact, steps.round(quantized), steps
 
     def get(self, name: str) -> tuple[Tensor, Tensor]:
         """The tensor exactly, and as it is after rounding."""
@@ -226,16 +226,16 @@ def _quantize_layers(layers: Sequence[_Layer], photos: Tensor) -> list[_Quantize
     tensors = _Tensors(layers)
     pixels = PIXELS.value(photos)
     tensors.put(layers[0].sources[0], pixels, pixels, PIXELS)
-    done: list[_Quantized] = []
+    quantized_layers: list[_Quantized] = []
     for layer in layers:
         if isinstance(layer, _Add):
-            done.append(_quantize_add(layer, tensors))
+            quantized_layers.append(_quantize_add(layer, tensors))
         elif isinstance(layer, _Mean):
-            done.append(_quantize_mean(layer, tensors))
+            quantized_layers.append(_quantize_mean(layer, tensors))
         else:
-            done.append(_quantize_conv(layer, tensors))
+            quantized_layers.append(_quantize_conv(layer, tensors))
         tensors.done(layer)
-    return done
+    return quantized_layers
 
 
 def _quantize_add(layer: _Add, tensors: _Tensors) -> QuantizedAdd:
@@ -247,9 +247,9 @@ def _quantize_add(layer: _Add, tensors: _Tensors) -> QuantizedAdd:
 
 
 def _quantize_mean(layer: _Mean, tensors: _Tensors) -> QuantizedMean:
-    exact, given = (tensor.mean((2, 3), keepdim=True) for tensor in tensors.get(layer.source))
+    exact, quantized = (tensor.mean((2, 3), keepdim=True) for tensor in tensors.get(layer.source))
     steps = tensor_steps(exact, starts_at_zero=False)
-    tensors.put(layer.target, exact, given, steps)
+    tensors.put(layer.target, exact, quantized, steps)
     return QuantizedMean(layer.source, tensors.steps[layer.source], layer.target, steps)
 
 
@@ -259,14 +259,14 @@ def _quantize_conv(layer: _Conv, tensors: _Tensors) -> QuantizedConv:
     # A channel that is nearly dead still has a bias, which must fit into 32 bits.
     finest = (layer.bias.abs() + 1e-3) / (_LARGEST_BIAS * tensors.steps[layer.source].scale)
     whole, scales = _quantize_weight(layer, given_input, exact, finest=finest)
-    given = layer(given_input, whole * scales[:, None, None, None])
-    shift = (exact - given).mean((0, 2, 3))
-    given += shift[:, None, None]
+    quantized = layer(given_input, whole * scales[:, None, None, None])
+    shift = (exact - quantized).mean((0, 2, 3))
+    quantized += shift[:, None, None]
     steps = None
     if not layer.last:
         exact = exact if layer.ceiling is None else exact.clamp(0, layer.ceiling)
         steps = tensor_steps(exact, starts_at_zero=layer.ceiling is not None)
-        tensors.put(layer.target, exact, given, steps)
+        tensors.put(layer.target, exact, quantized, steps)
     return QuantizedConv(
         source=layer.source,
         source_steps=tensors.steps[layer.source],
@@ -281,19 +281,19 @@ def _quantize_conv(layer: _Conv, tensors: _Tensors) -> QuantizedConv:
     )
 
 
-def _quantize_weight(layer: _Conv, given: Tensor, wanted: Tensor, *, finest: Tensor) -> tuple[Tensor, Tensor]:
+def _quantize_weight(layer: _Conv, x: Tensor, y: Tensor, *, finest: Tensor) -> tuple[Tensor, Tensor]:
     """Whole numbers O×I×h×w (float32) and one scale for each O.
 
     Args:
-        given: N×C×H×W, the input after rounding.
-        wanted: N×O×H×W, the output without any rounding.
+        x: N×C×H×W, the input after rounding.
+        y: N×O×H×W, the output without any rounding.
         finest: O, the smallest scales allowed.
     """
     count, inputs, high, wide = layer.weight.shape
     rows = layer.weight.permute(0, 2, 3, 1).flatten(1)  # O×K: channels last, as the products are summed
     paired = layer.groups == 1  # a depthwise product is summed in 32 bits everywhere
     if (high, wide) == (1, 1) and paired:
-        moments, products = _moments(given, wanted)
+        moments, products = _moments(x, y)
         rows = refit(rows, moments, products, ridge=_RIDGE)
         scales = weight_scales(rows, moments.diagonal(), paired=True).maximum(finest)
         whole = round_in_turn(rows / scales[:, None], moments)
@@ -303,9 +303,9 @@ def _quantize_weight(layer: _Conv, given: Tensor, wanted: Tensor, *, finest: Ten
     return whole.reshape(count, high, wide, inputs).permute(0, 3, 1, 2).contiguous(), scales
 
 
-def _moments(given: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+def _moments(inputs: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
     """Covariance of a pointwise layer's inputs C×C, and of its outputs with them O×C."""
-    x, y = (side.transpose(0, 1).flatten(1) for side in (given, wanted))
+    x, y = (side.transpose(0, 1).flatten(1) for side in (inputs, outputs))
     every = max(1, x.shape[1] // _COLUMNS)
     x, y = x[:, ::every], y[:, ::every]
     x = x - x.mean(1, keepdim=True)

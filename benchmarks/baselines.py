@@ -1,6 +1,6 @@
 """What a user would pick instead: CLIP image encoders of open_clip as ONNX, and a dot product per tag.
 
-Weights are random, which does not change the time. As a script, `python rivals.py FOLDER` exports the graphs;
+Weights are random, which does not change the time. `python baselines.py FOLDER` exports the graphs;
 it needs `pip install open_clip_torch onnx onnxscript`. The benchmark runs that in a process of its own, so
 that torch does not share the process that is measured.
 """
@@ -21,14 +21,14 @@ BATCH = 8
 
 
 @dataclass(frozen=True)
-class Rival:
+class Baseline:
     """An image encoder of open_clip, by its name there, and the side of its square in pixels."""
 
     name: str
     size: int
 
 
-RIVALS = (Rival("ViT-B-32", 224), Rival("MobileCLIP2-S0", 256))
+BASELINES = (Baseline("ViT-B-32", 224), Baseline("MobileCLIP2-S0", 256))
 
 
 def missing() -> list[str]:
@@ -36,19 +36,19 @@ def missing() -> list[str]:
     return [package for module, package in NEEDS.items() if find_spec(module) is None]
 
 
-def export(folder: Path) -> dict[Rival, Path]:
-    """Graphs of the rivals in `folder`, made where missing.
+def export(folder: Path) -> dict[Baseline, Path]:
+    """Graphs of the baselines in `folder`, made where missing.
 
     Each maps `pixels` uint8 8×3×S×S to `image` float32 8×512, of unit length.
     """
-    graphs = {rival: folder / f"{rival.name}.onnx" for rival in RIVALS}
+    graphs = {baseline: folder / f"{baseline.name}.onnx" for baseline in BASELINES}
     if not all(graph.exists() for graph in graphs.values()):
         folder.mkdir(parents=True, exist_ok=True)
         subprocess.run([sys.executable, __file__, str(folder)], check=True, stdout=sys.stderr)
     return graphs
 
 
-def _export(rival: Rival, path: Path) -> None:
+def _export(baseline: Baseline, path: Path) -> None:
     import torch
     from timm.utils.model import reparameterize_model
 
@@ -62,7 +62,7 @@ def _export(rival: Rival, path: Path) -> None:
 
         def __init__(self) -> None:
             super().__init__()
-            model: Any = open_clip.create_model(rival.name)
+            model: Any = open_clip.create_model(baseline.name)
             # FastViT's branches are folded into one convolution, as its authors do before they measure
             self.visual = reparameterize_model(model.visual.eval())
             self.register_buffer("mean", 255 * torch.tensor(model.visual.image_mean or 0.0).view(-1, 1, 1))
@@ -72,12 +72,12 @@ def _export(rival: Rival, path: Path) -> None:
             seen = self.visual((pixels.float() - self.mean) / self.std)
             return torch.nn.functional.normalize(seen, dim=-1)
 
-    pixels = torch.zeros(BATCH, 3, rival.size, rival.size, dtype=torch.uint8)
+    pixels = torch.zeros(BATCH, 3, baseline.size, baseline.size, dtype=torch.uint8)
     torch.onnx.export(
         Encoder().eval(), (pixels,), path, input_names=["pixels"], output_names=["image"], dynamo=True
     )
 
 
 if __name__ == "__main__":
-    for one in RIVALS:
+    for one in BASELINES:
         _export(one, Path(sys.argv[1]) / f"{one.name}.onnx")
