@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from anytag.errors import OutputError, VocabularyError
-from anytag.vocabulary import KINDS, CustomTag, Tag, Vocabulary, parse_custom_tag
+from anytag.queries.requests import CustomTag, parse_custom_tag
+from anytag.vocabulary import KINDS, Tag, Vocabulary
 
 DOG = Tag("dog", "dog", "object", {"de": "Hund"}, ("puppy", "house dog"), ("animal",), 0.4)
 HOT_DOG = Tag("hot dog", "hot dog", "object", {"fr": "hot-dog géant"}, ("frankfurter",), ("food",), 0.3)

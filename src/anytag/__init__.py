@@ -33,10 +33,11 @@ if TYPE_CHECKING:
     from anytag.gallery import Gallery
     from anytag.library.library import Library
     from anytag.library.photo import Photo
+    from anytag.queries.requests import CustomTag
     from anytag.results import Box, Caption, Failure, Match, TagResult, TagScore
     from anytag.retriever import Retriever
     from anytag.tagger import Encoded, Tagger
-    from anytag.vocabulary import CustomTag, Tag, Vocabulary
+    from anytag.vocabulary import Tag, Vocabulary
 
     __version__: str
 
@@ -81,6 +82,7 @@ _MODULES = (
     "errors",
     "results",
     "vocabulary",
+    "queries.requests",
     "tagger",
     "gallery",
     "retriever",

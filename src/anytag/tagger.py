@@ -35,8 +35,6 @@ from anytag.vocabulary import Vocabulary
 Requests = Iterable[TagLike] | Mapping[str, str | Iterable[str]]
 """Tags as users ask them: a list, or descriptions by name."""
 
-_NO_ANSWER = Answer((), ())
-
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
@@ -210,7 +208,7 @@ class Tagger:
         (answer,) = question.answer(self.runtime, encoded.tokens[None], encoded.pooled[None])
         if where:
             answer = self._locate(question, answer, encoded)
-        return self._result(encoded, answer, None)
+        return self._result(encoded, answer)
 
     def tag_many(
         self,
@@ -233,7 +231,7 @@ class Tagger:
             tags, also, top_k, threshold, where: as for `tag`.
             batch_size: photos that go through the network together.
             workers: threads, each of which reads, encodes and scores batches; by default one a usable core.
-            on_error: "record" puts the reason into a photo's `Tags.error` and goes on; "raise" raises it.
+            on_error: "record" puts the reason into `TagResult.error` and goes on; "raise" raises it.
 
         Raises:
             ImageError, MissingExtraError: a photo cannot be read, and `on_error` is "raise".
@@ -245,7 +243,8 @@ class Tagger:
         question = self._questions.prepare(tags, also=also, top_k=top_k, threshold=threshold)
 
         def work(batch: Sequence[ImageSource]) -> list[tuple[TagResult, AnytagError | None]]:
-            return self._tag_batch(batch, question, where=where)
+            encoded, errors = self._encode_batch(batch)
+            return list(zip(self._score_batch(encoded, question, where=where), errors, strict=True))
 
         batches = in_batches(work, images, batch_size=batch_size, workers=workers)
         return _flatten(batches, raises=on_error == "raise")
@@ -261,12 +260,7 @@ class Tagger:
     ) -> list[TagResult]:
         """The tags of what `encode_many` gave, as `tag_many` gives them; arguments as for `tag`."""
         question = self._questions.prepare(tags, also=also, top_k=top_k, threshold=threshold)
-        good = [one for one in encoded if one.error is None]
-        answers: Iterator[Answer] = iter(())
-        if good:
-            tokens, pooled = np.stack([one.tokens for one in good]), np.stack([one.pooled for one in good])
-            answers = iter(question.answer(self.runtime, tokens, pooled))
-        return [self._result(one, _NO_ANSWER if one.error else next(answers), one.error) for one in encoded]
+        return self._score_batch(encoded, question)
 
     def encode_many(
         self, images: Iterable[ImageSource], *, batch_size: int = 8, workers: int | None = None
@@ -276,16 +270,20 @@ class Tagger:
         A photo that cannot be read has `Encoded.error`; the rest goes on. Arguments as for `tag_many`.
         """
         check_many(images)
-        for batch in in_batches(self._encode_batch, images, batch_size=batch_size, workers=workers):
-            yield from batch
+        for encoded, _ in in_batches(self._encode_batch, images, batch_size=batch_size, workers=workers):
+            yield from encoded
 
-    def log_odds(self, encoded: Encoded) -> Doubles:
-        """What the decoder answers for every tag that the model learned, of one photo: float64 K.
+    def log_odds(self, encoded: Sequence[Encoded]) -> Doubles:
+        """What the decoder answers for every tag that the model learned, of N photos that were read: N×K.
 
         No first pass, no threshold, and nothing that narrower tags add: what probabilities are fitted to.
         """
-        odds: Doubles = self._log_odds([encoded])[0]
-        return odds
+        count = len(self._questions.learned)
+        if not encoded:
+            return np.zeros((0, count))
+        question = self._questions.prepare(None, also=None, top_k=None, threshold=0.0)
+        _, logits = question.logits(self.runtime, *_stacked(encoded))
+        return np.asarray(question.slope * logits + question.bias)[:, :count]
 
     def log_odds_many(
         self, images: Iterable[ImageSource], *, batch_size: int = 8, workers: int | None = None
@@ -297,22 +295,12 @@ class Tagger:
         check_many(images)
 
         def work(batch: Sequence[ImageSource]) -> list[tuple[Encoded, Doubles]]:
-            seen = self._encode_batch(batch)
-            odds = iter(list(self._log_odds([one for one in seen if one.error is None])))
+            seen, _ = self._encode_batch(batch)
+            odds = iter(list(self.log_odds([one for one in seen if one.error is None])))
             return [(one, np.zeros(0) if one.error else next(odds)) for one in seen]
 
         for batch in in_batches(work, images, batch_size=batch_size, workers=workers):
             yield from batch
-
-    def _log_odds(self, seen: Sequence[Encoded]) -> Doubles:
-        count = len(self._questions.learned)
-        if not seen:
-            return np.zeros((0, count))
-        question = self._questions.prepare(None, also=None, top_k=None, threshold=0.0)
-        tokens, pooled = np.stack([one.tokens for one in seen]), np.stack([one.pooled for one in seen])
-        _, logits = question.logits(self.runtime, tokens, pooled)
-        odds: Doubles = (question.slope * logits + question.bias)[:, :count]
-        return odds
 
     def queries(self, texts: Sequence[str]) -> Floats:
         """Texts as the decoder is asked with them, made from their words alone: float32 M×1×D.
@@ -338,7 +326,8 @@ class Tagger:
         """The same of a sentence, whose words may be names of the vocabulary in another language."""
         return self._questions.unknown_in(self._questions.readable(text))
 
-    def _encode_batch(self, images: Sequence[ImageSource]) -> list[Encoded]:
+    def _encode_batch(self, images: Sequence[ImageSource]) -> tuple[list[Encoded], list[AnytagError | None]]:
+        """One worker's share, and the error of each photo that could not be read."""
         seen = [self._look(image) for image in images]
         pixels = [one.pixels for one in seen if one.pixels is not None]
         arrays = iter(zip(*self.runtime.encode(np.stack(pixels)), strict=True) if pixels else ())
@@ -346,32 +335,19 @@ class Tagger:
 
         def encoded(one: _Seen) -> Encoded:
             tokens, pooled = none if one.error else next(arrays)
-            return Encoded(tokens, pooled, one.path, one.width, one.height, _failure(one.error))
+            failure = Failure(type(one.error).__name__, str(one.error)) if one.error else None
+            return Encoded(tokens, pooled, one.path, one.width, one.height, failure)
 
-        return [encoded(one) for one in seen]
+        return [encoded(one) for one in seen], [one.error for one in seen]
 
-    def _tag_batch(
-        self, images: Sequence[ImageSource], question: Question, *, where: bool
-    ) -> list[tuple[TagResult, AnytagError | None]]:
-        """One worker's share: photos in, tags out, with the error of each that could not be read."""
-        seen = [self._look(image) for image in images]
-        pixels = [one.pixels for one in seen if one.pixels is not None]
-        answers: Iterator[Answer] = iter(())
-        if pixels:
-            tokens, pooled = self.runtime.encode(np.stack(pixels))
-            answers = iter(question.answer(self.runtime, tokens, pooled))
-            if where:
-                good = [one for one in seen if one.error is None]
-                encoded = (
-                    Encoded(*arrays, one.path, one.width, one.height)
-                    for arrays, one in zip(zip(tokens, pooled, strict=True), good, strict=True)
-                )
-                answers = map(partial(self._locate, question), list(answers), encoded)
-        given = [_NO_ANSWER if one.error else next(answers) for one in seen]
-        return [
-            (self._result(one, answer, _failure(one.error)), one.error)
-            for one, answer in zip(seen, given, strict=True)
-        ]
+    def _score_batch(
+        self, encoded: Sequence[Encoded], question: Question, *, where: bool = False
+    ) -> list[TagResult]:
+        good = [one for one in encoded if one.error is None]
+        answers: Iterator[Answer] = iter(question.answer(self.runtime, *_stacked(good)) if good else ())
+        if where:
+            answers = map(partial(self._locate, question), answers, good)
+        return [self._result(one, Answer((), ()) if one.error else next(answers)) for one in encoded]
 
     def _locate(self, question: Question, answer: Answer, encoded: Encoded) -> Answer:
         """The same tags, and where each is."""
@@ -403,12 +379,15 @@ class Tagger:
         except AnytagError as error:
             return _Seen(path, error=error)
 
-    def _result(self, one: _Seen | Encoded, answer: Answer, error: Failure | None) -> TagResult:
-        return TagResult(one.path, one.width, one.height, self.card.name, answer.tags, error, answer.below)
+    def _result(self, one: Encoded, answer: Answer) -> TagResult:
+        return TagResult(
+            one.path, one.width, one.height, self.card.name, answer.tags, one.error, answer.below
+        )
 
 
-def _failure(error: AnytagError | None) -> Failure | None:
-    return Failure(type(error).__name__, str(error)) if error else None
+def _stacked(encoded: Sequence[Encoded]) -> tuple[Floats, Floats]:
+    """Tokens N×T×D and pooled N×D of photos that were read."""
+    return np.stack([one.tokens for one in encoded]), np.stack([one.pooled for one in encoded])
 
 
 def _flatten(

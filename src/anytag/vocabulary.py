@@ -1,4 +1,4 @@
-"""Tags as data: a `Tag`, an ordered `Vocabulary` of them, one JSON line a tag; and the tags users ask for.
+"""Tags as data: a `Tag`, an ordered `Vocabulary` of them, one JSON line a tag.
 
     {"id": "hot dog", "name": "hot dog", "kind": "object", "names": {"de": "Hotdog"},
      "synonyms": ["frankfurter in a bun"], "parents": ["food"], "threshold": 0.41}
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
 import os
 import re
 import unicodedata
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from anytag._io import atomic_write
-from anytag.errors import VocabularyError, brief
+from anytag.errors import VocabularyError, brief, is_number
 
 Kind = Literal["object", "scene", "attribute", "action"]
 KINDS: tuple[str, ...] = get_args(Kind)
@@ -60,8 +59,8 @@ class Tag:
     threshold: float = 0.5
 
     def __post_init__(self) -> None:
-        _check_text("id", self.id)
-        _check_text("name", self.name)
+        check_text("id", self.id)
+        check_text("name", self.name)
         if self.id.startswith(CUSTOM_PREFIX):
             raise VocabularyError(
                 f"id: {brief(self.id)} begins with {CUSTOM_PREFIX!r}, which is kept for users' custom tags"
@@ -71,13 +70,13 @@ class Tag:
         if not isinstance(self.names, Mapping):
             raise VocabularyError(f"names: expected names by language code, got {brief(self.names)}")
         for language, name in self.names.items():
-            _check_text("names", language)
-            _check_text(f"names.{language}", name)
+            check_text("names", language)
+            check_text(f"names.{language}", name)
         for label, texts in (("synonyms", self.synonyms), ("parents", self.parents)):
             if not isinstance(texts, tuple):
                 raise VocabularyError(f"{label}: expected a list of texts, got {brief(texts)}")
             for text in texts:
-                _check_text(label, text)
+                check_text(label, text)
         _check_threshold(self.threshold)
 
     def __hash__(self) -> int:
@@ -330,44 +329,6 @@ class Vocabulary:
         return Vocabulary(tags)
 
 
-@dataclass(frozen=True, slots=True)
-class CustomTag:
-    """A tag that a user asks for: its name, and what it looks like in words.
-
-    Raises:
-        VocabularyError: a text is empty, or holds control characters or spaces around it.
-    """
-
-    name: str
-    descriptions: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        value: object = self.descriptions
-        if isinstance(value, str) or not isinstance(value, Iterable):
-            raise VocabularyError(
-                f"descriptions of {brief(self.name)}: got {brief(value)}, expected several texts, "
-                "as in ('a long arm with a cable',)"
-            )
-        object.__setattr__(self, "descriptions", tuple(value))
-        for text in (self.name, *self.descriptions):
-            _check_text("asked tag", text)
-
-
-def parse_custom_tag(line: str) -> CustomTag:
-    """`name` or `name: description; description` -> `CustomTag`; runs of white space become one space.
-
-    Raises:
-        VocabularyError: the name is empty or holds control characters.
-    """
-    name, _, rest = line.partition(":")
-    name = " ".join(name.split())
-    if not name:
-        raise VocabularyError(
-            f"{brief(line)} asks for no tag: expected `name` or `name: description; description`"
-        )
-    return CustomTag(name, tuple(text for part in rest.split(";") if (text := " ".join(part.split()))))
-
-
 def _key(text: str) -> str:
     """What `find` compares: compatibility forms and case folded, spaces and every kind of hyphen left out."""
     if text.isascii():  # nearly always, and ten times faster
@@ -393,7 +354,8 @@ def _from_row(line: str) -> Tag:
     return Tag(**row)
 
 
-def _check_text(label: str, text: object) -> None:
+def check_text(label: str, text: object) -> None:
+    """Raises VocabularyError where a text is empty, or holds control characters or spaces around it."""
     if isinstance(text, str) and text and text.isprintable() and text.strip() == text:
         return  # nearly always, and three times faster than the pattern
     if not isinstance(text, str) or not _TEXT.fullmatch(text):
@@ -404,12 +366,7 @@ def _check_text(label: str, text: object) -> None:
 
 
 def _check_threshold(value: object) -> None:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not 0 <= value <= 1
-        or math.isnan(value)
-    ):
+    if not is_number(value) or not 0 <= value <= 1:
         raise VocabularyError(f"threshold: expected a number from 0 to 1, got {brief(value)}")
 
 

@@ -17,8 +17,8 @@ from anytag.evaluation.adapters import adapter
 from anytag.evaluation.baselines import ZeroShot, prompt
 from anytag.evaluation.tasks import TagTask
 from anytag.images import load
+from anytag.queries.requests import CustomTag
 from anytag.text_encoders.prompts import template_prompts, unit
-from anytag.vocabulary import CustomTag
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from anytag.evaluation.evaluate import Report, evaluate_retrieval, evaluate_tags
 from anytag.evaluation.metrics import resamples
 from anytag.evaluation.report import report
 from anytag.evaluation.tasks import TagTask, TextTask
-from anytag.vocabulary import CustomTag
+from anytag.queries.requests import CustomTag
 
 Doubles = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]

@@ -22,10 +22,11 @@ from anytag.evaluation.report import report
 from anytag.evaluation.report.svg import chart
 from anytag.evaluation.run import Evaluation, run
 from anytag.evaluation.tasks import Published, TagTask, TextTask, names_task, rows_of, vocabulary_task
+from anytag.queries.requests import CustomTag
 from anytag.results import Caption
 from anytag.runtime.base import Device
 from anytag.tagger import Tagger
-from anytag.vocabulary import CustomTag, Tag, Vocabulary
+from anytag.vocabulary import Tag, Vocabulary
 from tests.tiny import make_tiny_model
 
 SAID = ["A dog on a beach .", "A cat .", "Two dogs run .", "A red ball .", "A cat on a beach .", "A dog ."]

@@ -12,9 +12,9 @@ from torch import nn
 
 from anytag.evaluation.tasks import TagTask
 from anytag.images import load, prepare
+from anytag.queries.requests import CustomTag
 from anytag.torch import imagenet_baseline as imagenet
 from anytag.torch.imagenet_baseline import ClassifierWithText, FrozenBackbone
-from anytag.vocabulary import CustomTag
 from tests.networks import TINY, tiny_network
 
 NAME = "tf_efficientnet_lite0"

@@ -175,7 +175,8 @@ def _named(names: Iterable[str], tags_from: Path | None, vocabulary: Path | None
     from anytag.data.engine.describe import Named
     from anytag.errors import VocabularyError
     from anytag.parsing import slug
-    from anytag.vocabulary import Vocabulary, parse_custom_tag
+    from anytag.queries.requests import parse_custom_tag
+    from anytag.vocabulary import Vocabulary
 
     lines = read_text(tags_from).splitlines() if tags_from else []
     words = [parse_custom_tag(line).name for line in [*names, *lines] if line.strip()]

@@ -12,8 +12,8 @@ from anytag.cli import library_metadata, library_sync, paths, sinks, writers
 from anytag.cli.journal import one_line
 
 if TYPE_CHECKING:
-    from anytag.library.library import Status
     from anytag.library.photo import Photo, State
+    from anytag.library.status import Status
 
 _PHOTO = click.argument("photo", metavar="PHOTO", type=paths.PATH)
 _TAGS = click.argument("tags", metavar="TAG...", nargs=-1, required=True)

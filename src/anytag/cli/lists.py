@@ -16,7 +16,7 @@ import click
 from anytag.errors import VocabularyError, brief
 
 if TYPE_CHECKING:
-    from anytag.vocabulary import CustomTag
+    from anytag.queries.requests import CustomTag
 
 _CHUNK = 1 << 16
 _PART = re.compile(r'\s*(?:"((?:[^"]|"")*)"|([^",\s][^,]*)?)\s*(,|$)')
@@ -90,7 +90,7 @@ def tags(path: Path, option: str) -> list[CustomTag]:
     Raises:
         click.UsageError: the file cannot be read, holds no tags, or a line is none.
     """
-    from anytag.vocabulary import parse_custom_tag
+    from anytag.queries.requests import parse_custom_tag
 
     try:
         text = _text(path.read_bytes())

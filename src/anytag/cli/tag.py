@@ -14,9 +14,9 @@ from anytag.cli import lists, metadata, options, outputs, paths, ray, sinks, str
 from anytag.cli.draw import Drawings
 
 if TYPE_CHECKING:
+    from anytag.queries.requests import CustomTag
     from anytag.results import TagResult
     from anytag.tagger import Tagger
-    from anytag.vocabulary import CustomTag
 
 _SHOWN = 10  # of a list on stderr
 _READABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -95,18 +95,38 @@ class Asking:
             )
         return [*(listed or ()), *(tag for file in self.tags_from for tag in lists.tags(file, "--tags-from"))]
 
+    def added(self) -> list[str] | None:
+        """Tags of --also, or None where it is not given."""
+        return lists.between_commas(self.also, "--also", described=True)
+
+    def tagger(self, running: options.Running) -> Tagger:
+        """A tagger that asks what remains of its vocabulary, under names of a language."""
+        from anytag.tagger import Tagger  # after all that can be wrong at once
+
+        excluded = lists.between_commas(self.exclude_tags, "--exclude-tags")
+        tagger = Tagger.load(
+            running.model,
+            device=running.device,
+            vocabulary=self.vocabulary,
+            max_pixels=running.max_pixels,
+        )
+        if excluded is None and self.language is None:
+            return tagger
+        vocabulary = tagger.vocabulary
+        if excluded is not None:
+            vocabulary = vocabulary.exclude(vocabulary.find_all(excluded))
+        return tagger.with_vocabulary(
+            vocabulary if self.language is None else vocabulary.in_language(self.language)
+        )
+
 
 def _task(params: Mapping[str, Any]) -> dict[str, Any]:
     """What the options mean for `anytag.scale.Task`."""
-    from anytag.tagger import Tagger
-
     asking: Asking = params["asking"]
-    requested, added = asking.requested(), lists.between_commas(asking.also, "--also", described=True)
-    excluded = lists.between_commas(asking.exclude_tags, "--exclude-tags")
+    requested, added = asking.requested(), asking.added()
     vocabulary = None
-    if asking.vocabulary or asking.language or excluded is not None:
-        tagger = Tagger.load(params["running"].model, vocabulary=asking.vocabulary)
-        vocabulary = _limited(tagger, excluded, asking.language).vocabulary
+    if asking.vocabulary or asking.language or asking.exclude_tags:
+        vocabulary = asking.tagger(params["running"]).vocabulary
     ask = {"tags": requested, "also": added, "top_k": asking.top_k, "threshold": asking.threshold}
     return {"vocabulary": vocabulary, "options": {name: one for name, one in ask.items() if one is not None}}
 
@@ -157,8 +177,7 @@ def command(
     Exit code: 0 all good, 1 some photos failed (each is reported, the rest is done), 2 wrong use, 3 the
     result cannot be written, 130 interrupted.
     """
-    requested, added = asking.requested(), lists.between_commas(asking.also, "--also", described=True)
-    excluded = lists.between_commas(asking.exclude_tags, "--exclude-tags")
+    requested, added = asking.requested(), asking.added()
     metadata.check(keywords, place=write, undo=undo)
     named, output = source.gather(), writing.output
     format_ = outputs.settle("tag", writing, writers.NAMES, photos=named.paths)
@@ -168,18 +187,9 @@ def command(
         _undo(keywords, named, output, format_)
         return
     drawings = None if draw is None else Drawings(draw, named.paths, max_pixels=running.max_pixels)
-
-    from anytag.tagger import Tagger  # after all that can be wrong at once
-
     low = _LowScores()
     with sinks.open_output(output, format_, resume=writing.resume) as sink:
-        tagger = Tagger.load(
-            running.model,
-            device=running.device,
-            vocabulary=asking.vocabulary,
-            max_pixels=running.max_pixels,
-        )
-        tagger = _limited(tagger, excluded, asking.language)
+        tagger = asking.tagger(running)
         sink.begin(writers.header(format_, where=where), outputs.work("tag", tagger.card))
         _warn_of_unknown_words(tagger, requested or added)
         todo = stream.Todo(named.paths, sink, output)
@@ -199,10 +209,10 @@ def command(
                 changes = keywords.changes(watched, tagger.vocabulary, write)
                 summary = metadata.write_changes(changes, sink, format_, todo.total)
             else:
-                kept = keywords.after(watched, tagger.vocabulary, write) if write else watched
+                written = keywords.after(watched, tagger.vocabulary, write) if write else watched
+                shown = stream.with_progress(written, todo.total, is_shared=sink.is_shared)
                 row = _row(format_, where=where, is_terminal=sink.is_terminal)
-                results_shown = stream.with_progress(kept, todo.total, is_shared=sink.is_shared)
-                summary = stream.write_rows(results_shown, sink, row)
+                summary = stream.write_rows(shown, sink, row)
     low.report()
     summary.end(done=todo.done, not_drawn=drawings.failed if drawings else 0)
     named.end()
@@ -221,16 +231,6 @@ def _warn_of_unknown_words(tagger: Tagger, tags: Sequence[str | CustomTag] | Non
     if unknown := tagger.unknown_words(tags) if tags else ():
         message = f"Words that the model does not know: {_few(unknown)}."
         click.echo(f"{message} It has pieces of them at best: such scores may mean little.", err=True)
-
-
-def _limited(tagger: Tagger, excluded: list[str] | None, language: str | None) -> Tagger:
-    """The tagger without some tags of its vocabulary, under names of a language."""
-    if excluded is None and language is None:
-        return tagger
-    vocabulary = tagger.vocabulary
-    if excluded is not None:
-        vocabulary = vocabulary.exclude(vocabulary.find_all(excluded))
-    return tagger.with_vocabulary(vocabulary if language is None else vocabulary.in_language(language))
 
 
 class _LowScores:

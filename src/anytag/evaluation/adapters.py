@@ -16,9 +16,10 @@ from anytag.evaluation.tasks import TagTask
 from anytag.images import load
 from anytag.progress import SILENT, Reporter, watched
 from anytag.queries.build import CUSTOM_THRESHOLD
+from anytag.queries.requests import CustomTag
 from anytag.runtime.base import Device
 from anytag.tagger import Tagger
-from anytag.vocabulary import CustomTag, Tag
+from anytag.vocabulary import Tag
 
 T = TypeVar("T")
 

@@ -10,7 +10,8 @@ from typing import Literal
 from anytag.errors import AnytagError
 from anytag.evaluation.annotations import TagList, coco_rows, flickr8k_rows, read_descriptions, read_list
 from anytag.evaluation.tasks import Kind, Published, TagTask, TextTask, names_task, text_task, vocabulary_task
-from anytag.vocabulary import CustomTag, Vocabulary
+from anytag.queries.requests import CustomTag
+from anytag.vocabulary import Vocabulary
 
 TAG2TEXT = 3429
 """Tags of the released Tag2Text, which has annotations of its own: by number, since its names repeat."""

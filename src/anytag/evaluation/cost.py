@@ -17,7 +17,7 @@ from anytag.errors import AnytagError
 from anytag.evaluation.adapters import adapter
 from anytag.evaluation.evaluate import Cost
 from anytag.evaluation.tasks import TagTask
-from anytag.vocabulary import CustomTag
+from anytag.queries.requests import CustomTag
 
 PHOTOS = 32
 

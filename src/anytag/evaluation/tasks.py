@@ -14,7 +14,8 @@ from anytag.data.formats import read
 from anytag.data.labels import Labeler, Names, label_matrix
 from anytag.data.rows import Row
 from anytag.errors import AnytagError
-from anytag.vocabulary import CustomTag, Vocabulary
+from anytag.queries.requests import CustomTag
+from anytag.vocabulary import Vocabulary
 
 Kind = Literal["tagging", "open-set", "caption", "retrieval"]
 

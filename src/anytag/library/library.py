@@ -6,7 +6,6 @@ import os
 import sqlite3
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +17,7 @@ from anytag.library import words
 from anytag.library.database import MOUNTS, Database
 from anytag.library.photo import Decision, Photo, State, read_photos
 from anytag.library.scan import below
+from anytag.library.status import Folder, Status
 from anytag.library.sync import Report, Sync
 
 if TYPE_CHECKING:
@@ -343,39 +343,6 @@ class Library:
 
     def _ids(self, query: str, values: Sequence[object]) -> list[int]:
         return [row[0] for row in self.database.query(query, values)]
-
-
-@dataclass(frozen=True, slots=True)
-class Folder:
-    """A folder that the user named, and how many of its photos are in each state."""
-
-    path: str
-    states: dict[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """What is in a library.
-
-    Attributes:
-        database: its file.
-        folders: that the user named.
-        models: photos by what tagged them: name, beginnings of the hashes of weights and vocabulary.
-        failures: photos by the kind of failure.
-        decisions: tags that the user accepted, rejected or added.
-        paired: files that other photos stand for.
-    """
-
-    database: Path
-    folders: list[Folder]
-    models: dict[str, int]
-    failures: dict[str, int]
-    decisions: int
-    paired: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain."""
-        return {**asdict(self), "database": os.fspath(self.database)}
 
 
 def default_path() -> Path:

@@ -12,13 +12,13 @@ from anytag._typing import Doubles, Floats, Ints
 from anytag.errors import ModelError, VocabularyError, brief
 from anytag.models.folder import ModelFolder
 from anytag.queries.bank import Bank
-from anytag.queries.requests import Requested, TagLike, check_numbers, in_english, parse_requests
+from anytag.queries.requests import CustomTag, Requested, TagLike, check_numbers, in_english, parse_requests
 from anytag.queries.score import Question, pad
 from anytag.results import Source
 from anytag.runtime.text_onnx import open_text_encoder
 from anytag.text_encoders import StaticTextEncoder, TextEncoder
 from anytag.text_encoders.queries import Prompts, check_texts, tag_rows
-from anytag.vocabulary import CUSTOM_PREFIX, CustomTag, Tag, Vocabulary
+from anytag.vocabulary import CUSTOM_PREFIX, Tag, Vocabulary
 
 CUSTOM_THRESHOLD = 0.5
 _REMEMBERED = 20_000  # custom tags whose vectors are kept: 20,000 of 3 rows and 256 floats are 60 MB

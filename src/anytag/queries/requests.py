@@ -3,9 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from anytag.errors import AnytagError, VocabularyError, brief, is_number, is_whole
-from anytag.vocabulary import CustomTag, Tag, Vocabulary, parse_custom_tag
+from anytag.vocabulary import Tag, Vocabulary, check_text
+
+
+@dataclass(frozen=True, slots=True)
+class CustomTag:
+    """A tag that a user asks for: its name, and what it looks like in words.
+
+    Raises:
+        VocabularyError: a text is empty, or holds control characters or spaces around it.
+    """
+
+    name: str
+    descriptions: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        value: object = self.descriptions
+        if isinstance(value, str) or not isinstance(value, Iterable):
+            raise VocabularyError(
+                f"descriptions of {brief(self.name)}: got {brief(value)}, expected several texts, "
+                "as in ('a long arm with a cable',)"
+            )
+        object.__setattr__(self, "descriptions", tuple(value))
+        for text in (self.name, *self.descriptions):
+            check_text("asked tag", text)
+
+
+def parse_custom_tag(line: str) -> CustomTag:
+    """`name` or `name: description; description` -> `CustomTag`; runs of white space become one space.
+
+    Raises:
+        VocabularyError: the name is empty or holds control characters.
+    """
+    name, _, rest = line.partition(":")
+    name = " ".join(name.split())
+    if not name:
+        raise VocabularyError(
+            f"{brief(line)} asks for no tag: expected `name` or `name: description; description`"
+        )
+    return CustomTag(name, tuple(text for part in rest.split(";") if (text := " ".join(part.split()))))
+
 
 TagLike = str | CustomTag | Tag
 """A tag as users ask it: "name", "name: description; description", the same parsed, or a vocabulary's."""

@@ -100,7 +100,7 @@ def _images(tagger: Tagger, photos: Sequence[Path]) -> Iterable[ImageSource]:
 def _answers(tagger: Tagger, image: ImageSource) -> tuple[Doubles, set[str]]:
     """Log-odds of every tag, as they come: K; ids of the tags that are given."""
     encoded = tagger.encode(image)
-    return tagger.log_odds(encoded), {tag.id for tag in tagger.score(encoded).tags}
+    return tagger.log_odds([encoded])[0], {tag.id for tag in tagger.score(encoded).tags}
 
 
 def _scores(captioner: Captioner, encoded: Encoded, caption: Caption) -> Iterator[Floats]:

@@ -11,10 +11,11 @@ import numpy.typing as npt
 
 from anytag._typing import Doubles
 from anytag.evaluation.metrics import mean_average_precision, top_k_accuracy
+from anytag.queries.requests import CustomTag
 from anytag.results import TagResult
 from anytag.tagger import Tagger
 from anytag.torch.training.labels import Labels
-from anytag.vocabulary import CustomTag, Vocabulary
+from anytag.vocabulary import Vocabulary
 
 TIE = 0.002
 """A smaller loss is none."""

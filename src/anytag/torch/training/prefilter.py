@@ -107,7 +107,7 @@ def _answers(tagger: Tagger, photos: Iterable[ImageSource]) -> tuple[Floats, Flo
     for photo in photos:
         encoded = tagger.encode(photo)
         pooled = np.vstack([pooled, encoded.pooled])
-        margins = np.vstack([margins, (tagger.log_odds(encoded) - limits).astype(np.float32)])
+        margins = np.vstack([margins, (tagger.log_odds([encoded])[0] - limits).astype(np.float32)])
     return pooled, margins
 
 
