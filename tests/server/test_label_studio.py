@@ -195,8 +195,8 @@ BOMB = '<!DOCTYPE x [<!ENTITY a "ha"><!ENTITY b "&a;&a;">]><View>&b;</View>'
         (BOMB, "DOCTYPE"),
         ("<View/>", "no choices about an image"),
         (
-            '<View><Text name="t" value="$t"/><Choices name="c" toName="t"><Choice value="x"/></Choices></View>',
-            "no",
+            '<View><Text name="t"/><Choices name="c" toName="t"><Choice value="x"/></Choices></View>',
+            "no choices about an image",
         ),
         ('<View><Image name="i" value="$i"/><Choices name="c" toName="i" value="$c"/></View>', "no choices"),
         (
