@@ -54,7 +54,11 @@ def test_a_list_gives_a_list_and_what_yields_photos_a_generator(pipe: ZeroShotPi
 
 def test_every_kind_of_photo_is_taken(pipe: ZeroShotPipeline) -> None:
     with Image.open(PHOTOS[0]) as picture:
-        given = [PHOTOS[0].read_bytes(), picture.convert("RGB"), np.asarray(picture.convert("RGB"))]
+        given: list[Any] = [
+            PHOTOS[0].read_bytes(),
+            picture.convert("RGB"),
+            np.asarray(picture.convert("RGB")),
+        ]
     for one in given:
         assert len(list(pipe(one, LABELS))) == len(LABELS)
 

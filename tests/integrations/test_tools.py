@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -108,3 +109,28 @@ print(Hasher.hash(Tag("image")))"""
         for _ in range(2)
     }
     assert len(prints) == 1
+
+
+# --- Gradio
+
+
+def test_the_space_answers_as_the_library_does(tagger: Tagger, tmp_path: Path) -> None:
+    pytest.importorskip("gradio")
+    client, served = pytest.importorskip("gradio_client"), runpy.run_path(str(ROOT / "deploy/space/app.py"))
+    page = served["page"]
+    _, address, _ = page.launch(prevent_thread_lock=True, quiet=True)
+    try:
+        one = client.Client(address, verbose=False)
+        for words, tags in (("", None), ("cat, coffee cup", ["cat", "coffee cup"])):
+            label, caption = one.predict(client.handle_file(PHOTOS[1]), words, api_name="/look")
+            found = tagger.tag(PHOTOS[1], tags)
+            assert [entry["label"] for entry in label["confidences"]] == list(found.names)
+            assert [entry["confidence"] for entry in label["confidences"]] == [
+                tag.score for tag in found.tags
+            ]
+            assert caption
+        (tmp_path / "no.jpg").write_bytes(b"no photo")
+        with pytest.raises(Exception, match="the photo"):
+            one.predict(client.handle_file(tmp_path / "no.jpg"), "", api_name="/look")
+    finally:
+        page.close()

@@ -75,7 +75,8 @@ class AnytagModel(EmbeddingsMixin, Model):  # type: ignore[misc]  # fiftyone is 
 
     def embed(self, arg: Bytes) -> Floats:
         """The vector of a photo: float32 D."""
-        return self.embed_all([arg])[0]
+        vector: Floats = self.embed_all([arg])[0]
+        return vector
 
     def embed_all(self, args: Iterable[Bytes]) -> Floats:
         """The vectors of photos: float32 N×D."""
