@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,15 +24,21 @@ def pipe() -> ZeroShotPipeline:
     return pipeline()
 
 
-def test_keys_types_and_order_are_those_of_transformers(pipe: ZeroShotPipeline) -> None:
-    """Of ZeroShotImageClassificationPipeline: a list of score and label by falling score, all labels once."""
+def test_the_answer_is_what_transformers_makes_of_the_same_scores(pipe: ZeroShotPipeline) -> None:
+    """By the code of its own pipeline, which for SigLIP gives each label a probability of its own, too."""
+    theirs = pytest.importorskip("transformers.pipelines.zero_shot_image_classification")
+    torch = pytest.importorskip("torch")
+    siglip = SimpleNamespace(model=SimpleNamespace(config=SimpleNamespace(model_type="siglip")))
     for photo in PHOTOS:
         found: Any = pipe(photo, candidate_labels=LABELS)
-        assert [list(one) for one in found] == [["score", "label"]] * len(LABELS)
+        scores = {one["label"]: one["score"] for one in found}
+        logits = torch.logit(torch.tensor([scores[label] for label in LABELS], dtype=torch.float64))
+        outputs = {"candidate_labels": list(LABELS), "logits": logits[None]}
+        expected = theirs.ZeroShotImageClassificationPipeline.postprocess(siglip, outputs)
+        assert [list(one) for one in found] == [list(one) for one in expected]
+        assert [one["label"] for one in found] == [one["label"] for one in expected]
+        assert [one["score"] for one in found] == pytest.approx([one["score"] for one in expected])
         assert all(type(one["score"]) is float and type(one["label"]) is str for one in found)
-        assert sorted(one["label"] for one in found) == sorted(LABELS)
-        scores = [one["score"] for one in found]
-        assert scores == sorted(scores, reverse=True)
 
 
 def test_scores_are_those_of_the_library(pipe: ZeroShotPipeline) -> None:

@@ -191,7 +191,7 @@ def test_what_is_no_photo_is_refused(
 def test_errors_do_not_tell_where_files_lie(served: Served) -> None:
     response = served.client.post("/v1/tag", content=b"no photo", headers=EXAMPLE_JPEG)
     assert "/" not in response.json()["error"]["message"].replace("<bytes>", "")
-    assert served.client.get("/v1/nothing").status_code == 404
+    assert served.client.get("/v1/nothing").json() == {"error": {"type": "http", "message": "Not Found"}}
     for path in ("/page/../app.py", "/page/%2e%2e/app.py", "/page//etc/passwd"):
         assert served.client.get(path).status_code == 404
 

@@ -214,6 +214,16 @@ def test_a_label_config_that_cannot_be_predicted_is_said(served: Served, config:
     assert setup.status_code == 422 and says in setup.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("depth", [1000, 100_000])
+def test_a_deep_label_config_or_body_breaks_nothing(served: Served, depth: int) -> None:
+    config = "<a>" * depth + "</a>" * depth
+    assert "no choices" in predict(served, body(config=config), 422)["error"]["message"]
+    deep = b'{"a":' * depth + b"1" + b"}" * depth
+    headers = {"content-type": "application/json"}
+    assert served.client.post("/label-studio/webhook", content=deep, headers=headers).status_code < 500
+    assert served.client.get("/readyz").status_code == 200
+
+
 def test_the_key_may_come_as_a_password(folder: Path) -> None:
     with serving(label_studio=(folder,), key="se:cret") as one:
         assert one.client.get("/label-studio/health").status_code == 401

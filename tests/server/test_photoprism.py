@@ -176,6 +176,22 @@ def test_a_wrong_request_is_an_error_that_photoprism_can_read(
     assert served.client.get("/readyz").status_code == 200
 
 
+def test_a_body_that_is_no_json_is_an_error_that_photoprism_can_read(served: Served) -> None:
+    for body in (
+        b"",
+        b"{",
+        b"[" * 100_000,
+        b'{"id":' + b"9" * 10_000 + b"}",
+        b'{"id":"\\ud800","images":["AAAA"]}',
+    ):
+        response = served.client.post(
+            "/api/v1/vision/labels", content=body, headers={"content-type": "application/json"}
+        )
+        answer = response.json()
+        assert response.status_code == answer["code"] < 500
+        assert isinstance(answer["error"], str) and answer["result"] == {}
+
+
 def test_a_model_without_captions_says_so(tmp_path: Path) -> None:
     model = make_tiny_model(tmp_path / "tiny")
     with serving(model=str(model)) as one:

@@ -23,8 +23,8 @@ class Label(TypedDict):
 class ZeroShotPipeline:
     """Labels of photos as transformers' pipeline gives them; make one with `pipeline`.
 
-    Scores are probabilities of each label for itself, and do not add up to 1 as transformers' do: several
-    labels may be right, or none.
+    Scores are probabilities of each label for itself, and do not add up to 1 as CLIP's do: several labels
+    may be right, or none.
 
     Attributes:
         tagger: what scores.

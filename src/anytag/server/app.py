@@ -13,6 +13,7 @@ from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from pydantic import BaseModel
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.staticfiles import StaticFiles
 
@@ -65,6 +66,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(ClientDisconnect, _gone_away)
     app.add_exception_handler(AnytagError, _wrong)
     app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
     _add_routes(app)
     if service.photos is not None:
         app.include_router(router(service.photos))
@@ -216,6 +218,13 @@ async def _invalid(request: Request, error: Exception) -> Response:
     first = error.errors()[0]
     place = ".".join(map(str, first["loc"][1:])) or "body"
     return JSONResponse(error_body(request.url.path, 422, "options", f"{place}: {first['msg']}"), 422)
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    """What the framework refuses (no such route, no JSON), in the form of every error."""
+    assert isinstance(error, HTTPException)
+    body = error_body(request.url.path, error.status_code, "http", error.detail)
+    return JSONResponse(body, error.status_code, error.headers)
 
 
 def _failed(encoded: Encoded, tagger: Tagger, **empty: object) -> Row:
