@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
 
-from anytag import Tagger
-from anytag.server.label_studio import file_name
+from anytag import Failure, Tagger
+from anytag.server.label_studio import file_name, read_photo
+from anytag.server.settings import Settings
 from tests.http_service import Served, serving
 
 PHOTOS = sorted((Path(__file__).resolve().parents[2] / "examples" / "photos").glob("*.jpg"))
@@ -34,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path in PHOTOS:
         shutil.copy(path, root / "docs" / "trip" / path.name)
         shutil.copy(path, root / "media" / "upload" / "1" / f"a b-{path.name}")
-    shutil.copy(PHOTOS[0], root / "secret.jpg")
+    (root / "secret.jpg").write_bytes(PHOTOS[0].read_bytes() + b"secret")
     (root / "docs" / "link.jpg").symlink_to(root / "secret.jpg")
     os.mkfifo(root / "docs" / "pipe.jpg")
     return root
@@ -243,3 +247,16 @@ def test_files_are_named_by_the_path_alone() -> None:
     assert file_name("/data/upload/3/x.jpg?y=1") == "upload/3/x.jpg"
     assert file_name("/data/local-files/?d=//a/b.jpg") == "a/b.jpg"
     assert file_name("/photos/x.jpg") == ""
+
+
+PARTS = ["..", ".", "trip", "/", "secret.jpg", "link.jpg", "%2e%2e", "%2f", "\0", "~", "?d=", "&", "#", "\\"]
+
+
+@examples(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.sampled_from([*PARTS, *(path.name for path in PHOTOS[:2])])))
+def test_no_url_leads_out_of_the_folders(folder: Path, parts: list[str]) -> None:
+    settings = Settings(label_studio=(folder / "docs", folder / "media"))
+    inside = {path.read_bytes() for path in PHOTOS}
+    for start in ("/data/upload/", "/data/local-files/?d=", "/data/local-files/?d=trip/"):
+        found = read_photo(start + "/".join(parts), settings)
+        assert isinstance(found, Failure) or found in inside

@@ -130,7 +130,7 @@ async def _predict(
     settings: Settings = request.app.state.settings
     keys = list(dict.fromkeys(control.key for control in controls))
     photos = await asyncio.to_thread(
-        lambda: [[_photo(task.get(key), settings) for key in keys] for task in tasks]
+        lambda: [[read_photo(task.get(key), settings) for key in keys] for task in tasks]
     )
     names = tuple(dict.fromkeys(name for control in controls for name in control.values))
 
@@ -166,7 +166,7 @@ def _prediction(controls: Sequence[Choices], scores: Mapping[str, Scores | Failu
     return {"result": results, "score": min(sure)}
 
 
-def _photo(source: object, settings: Settings) -> bytes | Failure:
+def read_photo(source: object, settings: Settings) -> bytes | Failure:
     """The bytes that a task's data name, read below the folders of the settings and nowhere else."""
     if not isinstance(source, str) or not source:
         return Failure("ImageError", f"the task has no photo, but {brief(source)}")
