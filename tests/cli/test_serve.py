@@ -94,3 +94,21 @@ def test_a_model_that_is_not_there_is_told() -> None:
     result = run("serve", "--port", "0", "--model", "no-such-model")
     assert result.exit_code == 2
     assert "no-such-model" in result.output
+
+
+def test_label_studio_is_served_from_its_folder_alone() -> None:
+    choices = '<Choices name="c" toName="i"><Choice value="cat"/></Choices>'
+    config = f'<View><Image name="i" value="$i"/>{choices}</View>'
+    tasks = [{"data": {"i": f"/data/local-files/?d={name}"}} for name in ("cat.jpg", "../../README.md")]
+    with process("--label-studio", str(PHOTO.parent)) as (_, address):
+        asked = {"label_config": config, "tasks": tasks}
+        answer = httpx.post(f"{address}/label-studio/predict", json=asked, timeout=30).json()
+    found, refused = answer["results"]
+    assert found["result"][0]["value"] == {"choices": ["cat"]}
+    assert refused["error"]["type"] == "ImageError"
+
+
+def test_a_folder_of_label_studio_that_is_not_there_is_told(tmp_path: Path) -> None:
+    result = run("serve", "--label-studio", str(tmp_path / "missing"))
+    assert result.exit_code == 2
+    assert "missing" in result.output and "does not exist" in result.output

@@ -19,6 +19,13 @@ _MEGABYTE = 1 << 20
     flag_value="",
     help="Also serve the photos of a library, the user's own or that of FILE: see anytag library.",
 )
+@click.option(
+    "--label-studio",
+    metavar="FOLDER",
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Be an ML backend of Label Studio, whose photos lie below FOLDER. May be repeated.",
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port; 0 takes a free one."
@@ -49,6 +56,7 @@ _MEGABYTE = 1 << 20
 @options.running
 def command(
     library: str | None,
+    label_studio: tuple[Path, ...],
     host: str,
     port: int,
     hosts: tuple[str, ...],
@@ -77,6 +85,7 @@ def command(
         device=running.device,
         has_library=library is not None,
         library=Path(library) if library else None,
+        label_studio=label_studio,
         host=host,
         port=port,
         key=key,

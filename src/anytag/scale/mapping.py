@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cache
 from importlib import import_module
@@ -98,7 +98,7 @@ def _table(batch: Any) -> Any:
     pyarrow = import_module("pyarrow")
     if isinstance(batch, pyarrow.Table):
         return batch
-    if isinstance(batch, dict):
+    if isinstance(batch, Mapping):
         return pyarrow.table({name: list(values) for name, values in batch.items()})
     return pyarrow.Table.from_pandas(batch, preserve_index=False)
 
@@ -115,7 +115,7 @@ def _with(table: Table, rows: Sequence[dict[str, Any]], schema: Any) -> Table:
 def _like(batch: Any, table: Table) -> Any:
     if isinstance(batch, import_module("pyarrow").Table):
         return table
-    if isinstance(batch, dict):
+    if isinstance(batch, Mapping):
         return {
             name: batch[name] if name in batch else table[name].to_pylist() for name in table.column_names
         }

@@ -3,79 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from fastapi import Depends, FastAPI, Query, Request
+from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from pydantic import BaseModel
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.staticfiles import StaticFiles
 
 from anytag import __version__
-from anytag.captioner import Captioner
 from anytag.errors import AnytagError
-from anytag.models.folder import ModelFolder
-from anytag.models.registry import resolve
 from anytag.results import TagResult, TagScore
-from anytag.server import schemas
-from anytag.server.batcher import Batcher
-from anytag.server.limits import GenerationConfig, Refusal, error_body
+from anytag.server import label_studio, photoprism, schemas
+from anytag.server.limits import Limits, Refusal, error_body
 from anytag.server.metrics import Metrics
-from anytag.server.photos import Photos, router
+from anytag.server.photos import router
+from anytag.server.service import Service, Serving, errors
 from anytag.server.settings import Settings
 from anytag.server.uploads import Photo, described, read_upload
 from anytag.tagger import Encoded, Tagger
 
-R = TypeVar("R")
 Opt = TypeVar("Opt", bound=BaseModel)
 Row = dict[str, object]
 
 _PAGE = Path(__file__).parent / "page"
-_ERRORS: dict[int | str, dict[str, object]] = {
-    status: {"model": schemas.Error, "description": text}
-    for status, text in {
-        400: "A broken form",
-        401: "A missing or wrong key",
-        403: "A page of another site",
-        408: "The body came too slowly",
-        413: "The body is too long",
-        415: "Another content type",
-        422: "Wrong options, or the only photo cannot be read",
-        429: "Too much work at once: see Retry-After",
-    }.items()
-}
-
-
-class Service:
-    """The model and what runs it, for as long as the server lives."""
-
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
-        name, device, max_pixels = settings.model, settings.device, settings.max_pixels
-        self.captioner: Captioner | None = None
-        if ModelFolder.open(resolve(name)).card.captions:
-            self.captioner = Captioner.load(name, device=device, max_pixels=max_pixels)
-            self.tagger = self.captioner.tagger
-        else:
-            self.tagger = Tagger.load(name, device=device, max_pixels=max_pixels)
-        self.broader = _broader(self.tagger)
-        self.photos: Photos | None = None
-        if settings.has_library:
-            self.photos = Photos(settings.library, model=name, max_pixels=max_pixels)
-        workers = settings.workers or len(os.sched_getaffinity(0))
-        self.batcher = Batcher(self.tagger, workers=workers, batch_size=settings.batch_size, metrics=metrics)
-
-    def close(self) -> None:
-        """Waits until what is queued is done."""
-        self.batcher.close()
-        if self.photos is not None:
-            self.photos.close()
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -104,24 +61,20 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.state.settings, app.state.metrics, app.state.service = settings, metrics, service
-    app.add_middleware(GenerationConfig, settings=settings, metrics=metrics)
+    app.add_middleware(Limits, settings=settings, metrics=metrics)
     app.add_exception_handler(Refusal, _refuse)
     app.add_exception_handler(ClientDisconnect, _gone_away)
     app.add_exception_handler(AnytagError, _wrong)
     app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
     _add_routes(app)
     if service.photos is not None:
         app.include_router(router(service.photos))
+    app.include_router(photoprism.routes)
+    if settings.label_studio:
+        app.include_router(label_studio.routes)
     app.mount("/page", StaticFiles(directory=_PAGE), name="page")
     return app
-
-
-def _service(request: Request) -> Service:
-    service: Service = request.app.state.service
-    return service
-
-
-Serving = Annotated[Service, Depends(_service)]
 
 
 def _add_routes(app: FastAPI) -> None:
@@ -129,7 +82,9 @@ def _add_routes(app: FastAPI) -> None:
         ("/v1/tag", schemas.TagAnswer, schemas.TagOptions, tag),
         ("/v1/caption", schemas.CaptionAnswer, schemas.CaptionOptions, caption),
     ):
-        app.post(path, response_model=answer, responses=_ERRORS, openapi_extra=described(options))(endpoint)
+        app.post(
+            path, response_model=answer, responses=errors(schemas.Error), openapi_extra=described(options)
+        )(endpoint)
     app.get("/v1/models", response_model=schemas.ModelsAnswer, summary="The model that answers")(models)
     app.get("/v1/tags", response_model=schemas.TagNames, summary="Tags whose names hold a text")(tag_names)
     app.get("/livez", response_model=schemas.State, summary="Whether the process lives")(livez)
@@ -232,8 +187,7 @@ async def _answers(
     request: Request, service: Service, photos: Sequence[Photo], answer: Callable[[Encoded], Row]
 ) -> Response:
     """The rows of all photos; a photo that was sent alone and cannot be read is an error of the request."""
-    futures = [service.batcher.submit(photo.data, answer) for photo in photos]
-    rows = await _unless_gone(request, futures)
+    rows = await service.answers(request, [photo.data for photo in photos], answer)
     named = [{"name": photo.name, **row} for photo, row in zip(photos, rows, strict=True)]
     error = named[0]["error"]
     if len(named) == 1 and error is not None:
@@ -241,30 +195,10 @@ async def _answers(
     return JSONResponse({"photos": named})
 
 
-async def _unless_gone(request: Request, futures: Sequence[Future[R]]) -> list[R]:
-    """The results; when the client goes away first, what has not begun is dropped."""
-    work = asyncio.gather(*map(asyncio.wrap_future, futures))
-    gone = asyncio.ensure_future(_gone(request))
-    gone.add_done_callback(lambda _: work.cancel())
-    try:
-        return await work
-    except asyncio.CancelledError:
-        raise ClientDisconnect from None
-    finally:
-        gone.cancel()
-        for future in futures:
-            future.cancel()
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
 async def _refuse(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refusal)
     request.app.state.metrics.refused.labels(error.reason).inc()
-    return error.response()
+    return error.response(request.url.path)
 
 
 async def _gone_away(request: Request, _: Exception) -> Response:
@@ -273,17 +207,24 @@ async def _gone_away(request: Request, _: Exception) -> Response:
     return Response(status_code=499)
 
 
-async def _wrong(_: Request, error: Exception) -> Response:
+async def _wrong(request: Request, error: Exception) -> Response:
     """Wrong tags, lengths and the like: what the library says of them."""
-    return JSONResponse(error_body(type(error).__name__, str(error)), 422)
+    return JSONResponse(error_body(request.url.path, 422, type(error).__name__, str(error)), 422)
 
 
-async def _invalid(_: Request, error: Exception) -> Response:
+async def _invalid(request: Request, error: Exception) -> Response:
     """Query or JSON that is not as described: the first thing that is wrong, in the form of every error."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     place = ".".join(map(str, first["loc"][1:])) or "body"
-    return JSONResponse(error_body("options", f"{place}: {first['msg']}"), 422)
+    return JSONResponse(error_body(request.url.path, 422, "options", f"{place}: {first['msg']}"), 422)
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    """What the framework refuses (no such route, no JSON), in the form of every error."""
+    assert isinstance(error, HTTPException)
+    body = error_body(request.url.path, error.status_code, "http", error.detail)
+    return JSONResponse(body, error.status_code, error.headers)
 
 
 def _failed(encoded: Encoded, tagger: Tagger, **empty: object) -> Row:
@@ -306,13 +247,3 @@ def _tag(one: TagScore, broader: dict[str, list[str]], *, heat: bool) -> Row:
     if heat and one.heat is not None:
         row["heat"] = [[round(value, 3) for value in line] for line in one.heat.tolist()]
     return row
-
-
-def _broader(tagger: Tagger) -> dict[str, list[str]]:
-    """Id -> names of the tags directly above it."""
-    names = {tag.id: tag.name for tag in tagger.vocabulary}
-    return {
-        tag.id: [names[parent] for parent in tag.parents if parent in names]
-        for tag in tagger.vocabulary
-        if tag.parents
-    }

@@ -8,6 +8,7 @@ a missing or wrong key, more than the server takes at a time (429), a body that 
 from __future__ import annotations
 
 import asyncio
+import base64
 import hmac
 import time
 from urllib.parse import urlsplit
@@ -23,6 +24,8 @@ _OPEN = frozenset({"/livez", "/readyz"})
 """Routes that a load balancer asks without a key."""
 _PAGE = ("/", "/page/")
 """The page's own files: the page asks for the key."""
+VISION = "/api/v1/vision"
+"""Where PhotoPrism asks."""
 _RETRY_SECONDS = 1
 _HEADERS = [
     (b"content-security-policy", b"default-src 'self'; img-src 'self' blob:; object-src 'none'; "
@@ -46,22 +49,35 @@ class Refusal(Exception):
         super().__init__(message)
         self.status, self.reason, self.message = status, reason, message
 
-    def response(self) -> JSONResponse:
-        """The answer; the connection is closed, since the body was not read."""
+    def response(self, path: str) -> JSONResponse:
+        """The answer at a path; the connection is closed, since the body was not read."""
         headers = {"connection": "close"}
         if self.status == 429:
             headers["retry-after"] = str(_RETRY_SECONDS)
         if self.status == 401:
             headers["www-authenticate"] = "Bearer"
-        return JSONResponse(error_body(self.reason, self.message), self.status, headers)
+        return JSONResponse(error_body(path, self.status, self.reason, self.message), self.status, headers)
 
 
-def error_body(kind: str, message: str) -> dict[str, dict[str, str]]:
-    """The JSON of every error."""
+def error_body(path: str, status: int, kind: str, message: str) -> dict[str, object]:
+    """The JSON of every error; PhotoPrism takes no other than its own."""
+    if path.startswith(VISION):
+        return {"code": status, "error": message, "result": {}}
     return {"error": {"type": kind, "message": message}}
 
 
-class GenerationConfig:
+def _key(authorization: str) -> bytes:
+    """The key that a client sends; Label Studio can send it as a password only, with any name."""
+    scheme, _, given = authorization.partition(" ")
+    if scheme.lower() != "basic":
+        return authorization.removeprefix("Bearer ").encode()
+    try:
+        return base64.b64decode(given, validate=True).partition(b":")[2]
+    except ValueError:
+        return b""
+
+
+class Limits:
     """Middleware that lets a request in, or refuses it.
 
     Args:
@@ -92,7 +108,7 @@ class GenerationConfig:
             await self._let_in(scope, receive, watched)
         except Refusal as refusal:
             self._metrics.refused.labels(refusal.reason).inc()
-            await refusal.response()(scope, receive, watched)
+            await refusal.response(scope["path"])(scope, receive, watched)
         finally:
             route = getattr(scope.get("route"), "path", "none")
             self._metrics.requests.labels(route, scope["method"], str(status)).inc()
@@ -132,8 +148,8 @@ class GenerationConfig:
         key = self._settings.key
         if key is None or path in _OPEN or path == _PAGE[0] or path.startswith(_PAGE[1]):
             return
-        given = headers.get("authorization", "").removeprefix("Bearer ")
-        if not hmac.compare_digest(given.encode(), key.encode()):
+        given = _key(headers.get("authorization", ""))
+        if not hmac.compare_digest(given, key.encode()):
             raise Refusal(401, "key", "send the server's key as 'Authorization: Bearer KEY'")
 
     def _size(self, headers: Headers) -> int:

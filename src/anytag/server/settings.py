@@ -22,6 +22,7 @@ class Settings:
         model, device: as of `Tagger.load`.
         has_library: whether photos of a library are served, too.
         library: its database; None is the user's own.
+        label_studio: folders whose photos Label Studio may ask for; empty leaves its routes out.
         host, port: where it listens.
         key: what clients must send; None asks for none, which only the loopback address may.
         hosts: names under which the server may be called, besides its address and localhost.
@@ -39,6 +40,7 @@ class Settings:
     device: Device = "auto"
     has_library: bool = False
     library: Path | None = None
+    label_studio: tuple[Path, ...] = ()
     host: str = "127.0.0.1"
     port: int = 8000
     key: str | None = field(default=None, repr=False)

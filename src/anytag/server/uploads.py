@@ -5,6 +5,7 @@ Everything stays in memory, whose bound `limits` holds; nothing is spooled to th
 
 from __future__ import annotations
 
+import base64
 from typing import NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -100,3 +101,20 @@ def _options(options: type[Opt], fields: ImmutableMultiDict[str, str]) -> Opt:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))
         raise Refusal(422, "options", f"{place}: {first['msg']}") from error
+
+
+def from_data_url(text: str) -> bytes:
+    """The bytes of a data URL, or of plain base64.
+
+    Raises:
+        Refusal: 422 for another URL, which is not fetched, and for what is no base64.
+    """
+    head, comma, data = text.rpartition(",")
+    if (comma and not (head.startswith("data:") and head.endswith(";base64"))) or "://" in text[:100]:
+        raise Refusal(
+            422, "url", f"got {text[:60]!r}: expected data:image/jpeg;base64,...; this server fetches no URL"
+        )
+    try:
+        return base64.b64decode(data, validate=True)
+    except ValueError:
+        raise Refusal(422, "base64", f"got {text[:60]!r}: expected a photo in base64") from None

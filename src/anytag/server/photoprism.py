@@ -1,0 +1,188 @@
+"""PhotoPrism's vision service: labels and captions in the JSON that its workers speak.
+
+These routes are always there: like /v1/tag they see nothing but the photos of their request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel, Field
+
+from anytag.results import Failure, TagScore
+from anytag.server.limits import VISION, Refusal
+from anytag.server.service import Service, Serving, errors
+from anytag.server.settings import Settings
+from anytag.server.uploads import from_data_url
+from anytag.tagger import Encoded, Tagger
+
+Row = dict[str, object]
+
+
+class VisionRequest(BaseModel):
+    """What PhotoPrism sends; of its other fields (prompt, options, ...) nothing is made."""
+
+    id: str = Field("", max_length=200)
+    images: list[str] = Field(
+        [], description="One photo, or squares of it, as data URLs or in base64: JPEG, PNG, ..."
+    )
+    url: str = Field("", max_length=10_000, description="Refused: the server fetches no URL.")
+
+
+class VisionLabel(BaseModel):
+    """A tag."""
+
+    name: str
+    source: str
+    confidence: float = Field(ge=0, le=1)
+    topicality: float = Field(ge=0, le=1)
+    categories: list[str] = Field(description="Names of broader tags.")
+
+
+class VisionCaption(BaseModel):
+    """A sentence. It has no confidence: the model's captions have none that means something."""
+
+    text: str
+    source: str
+
+
+class VisionResult(BaseModel):
+    """Labels by falling confidence, or a caption."""
+
+    labels: list[VisionLabel] | None = None
+    caption: VisionCaption | None = None
+
+
+class VisionModel(BaseModel):
+    """Which model answered."""
+
+    type: str
+    name: str
+    version: str
+    resolution: int
+
+
+class VisionAnswer(BaseModel):
+    """Of a request that fails: `code`, `error` and an empty result."""
+
+    id: str | None = None
+    code: int
+    error: str | None = None
+    model: VisionModel | None = None
+    result: VisionResult
+
+
+def _known(request: Request, service: Serving) -> None:
+    """Refuses a path that names another model or version."""
+    card = service.tagger.card
+    name, version = (request.path_params.get(part) for part in ("name", "version"))
+    if name not in (None, card.name) or version not in (None, "latest", str(card.version)):
+        raise Refusal(
+            404, "model", f"this server runs {card.name}, version {card.version}: take that path, or none"
+        )
+
+
+routes = APIRouter(prefix=VISION, tags=["PhotoPrism"], dependencies=[Depends(_known)])
+
+
+async def labels(asked: VisionRequest, request: Request, service: Serving) -> Row:
+    """Tags of a photo; of several squares of it each tag's best score."""
+    tagger = service.tagger
+
+    def answer(encoded: Encoded) -> _Square | Failure:
+        return encoded.error or _square(tagger, encoded)
+
+    found = await service.answers(request, _images(asked, request), answer)
+    squares = [one for one in found if isinstance(one, _Square)]
+    if not squares:
+        raise _unreadable(found[0])
+    best = _best(squares) or _best(squares, likely=True)[:1]
+    return _answer(asked, service, "labels", [_label(tag, service) for tag in best])
+
+
+async def caption(asked: VisionRequest, request: Request, service: Serving) -> Row:
+    """A sentence about the first photo of the request."""
+    captioner = service.captioner
+    if captioner is None:
+        raise Refusal(422, "model", f"the model {service.tagger.card.name} writes no captions")
+
+    def answer(encoded: Encoded) -> str | Failure:
+        return encoded.error or captioner.write([encoded])[0].text
+
+    (text,) = await service.answers(request, _images(asked, request)[:1], answer)
+    if isinstance(text, Failure):
+        raise _unreadable(text)
+    return _answer(asked, service, "caption", {"text": text, "source": "image"})
+
+
+for _path, _endpoint in (("/labels", labels), ("/caption", caption)):
+    routes.post(
+        _path, response_model=VisionAnswer, response_model_exclude_none=True, responses=errors(VisionAnswer)
+    )(_endpoint)
+    routes.post(_path + "/{name}/{version}", response_model_exclude_none=True, include_in_schema=False)(
+        _endpoint
+    )
+
+
+def _images(asked: VisionRequest, request: Request) -> list[bytes]:
+    settings: Settings = request.app.state.settings
+    if asked.url:
+        raise Refusal(
+            422,
+            "url",
+            "this server fetches no URL: set FileScheme: data in vision.yml",
+        )
+    if not asked.images:
+        raise Refusal(422, "empty", "no photo was sent: expected data URLs in images")
+    if len(asked.images) > settings.max_files:
+        raise Refusal(422, "images", f"got {len(asked.images)} images, the limit is {settings.max_files}")
+    return [from_data_url(image) for image in asked.images]
+
+
+class _Square(NamedTuple):
+    """Tags of one image, and where it has none the likeliest: no label at all is an error to PhotoPrism."""
+
+    tags: tuple[TagScore, ...]
+    likely: tuple[TagScore, ...]
+
+
+def _square(tagger: Tagger, encoded: Encoded) -> _Square:
+    tags = tagger.score(encoded).tags
+    return _Square(tags, () if tags else tagger.score(encoded, threshold=0, top_k=1).tags)
+
+
+def _best(squares: Sequence[_Square], *, likely: bool = False) -> list[TagScore]:
+    """Each tag once, with the highest of its scores; the highest first."""
+    best: dict[str, TagScore] = {}
+    for tag in (tag for square in squares for tag in (square.likely if likely else square.tags)):
+        best[tag.id] = max(tag, best.get(tag.id, tag), key=lambda one: one.score)
+    return sorted(best.values(), key=lambda one: -one.score)
+
+
+def _label(tag: TagScore, service: Service) -> Row:
+    confidence = max(tag.score, 1e-6)  # PhotoPrism takes 0 for "not said", and makes 80 % of it
+    return {
+        "name": tag.name,
+        "source": "image",
+        "confidence": confidence,
+        "topicality": confidence,
+        "categories": service.broader.get(tag.id, []),
+    }
+
+
+def _answer(asked: VisionRequest, service: Service, kind: str, result: object) -> Row:
+    card = service.tagger.card
+    model = {
+        "type": kind,
+        "name": card.name,
+        "version": str(card.version),
+        "resolution": card.image.size,
+    }
+    return {"id": asked.id or None, "code": 200, "model": model, "result": {kind: result}}
+
+
+def _unreadable(failure: object) -> Refusal:
+    assert isinstance(failure, Failure)
+    return Refusal(422, failure.type, failure.message)
