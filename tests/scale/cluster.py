@@ -66,7 +66,6 @@ def main(source: str, more: str, output: str, model: str) -> None:
         end(driver)
         fsspec.filesystem("s3").copy(more, f"{source}/later.parquet")
         end(start(cluster.address, source, output, model))
-        end(start(cluster.address, source, output, model))
         cluster.add_node(num_cpus=1, num_gpus=1, **SMALL)
         end(start(cluster.address, f"{source}/later.parquet", f"{output}-gpu", model))
         ray.init(address=cluster.address, log_to_driver=False)
