@@ -75,14 +75,14 @@ def test_supervision_gets_scores_and_boxes(tagger: Tagger) -> None:
 
     found = tagger.tag(PHOTOS[1], where=True)
     plain = classifications(found)
-    assert plain.confidence.tolist() == pytest.approx([tag.score for tag in found.tags])
-    assert plain.class_id.tolist() == list(range(len(found.tags)))
+    assert np.asarray(plain.confidence).tolist() == pytest.approx([tag.score for tag in found.tags])
+    assert np.asarray(plain.class_id).tolist() == list(range(len(found.tags)))
     boxes = detections(found)
     located = [tag for tag in found.tags if tag.box is not None]
     assert boxes.xyxy.tolist() == [list(tag.box) for tag in located if tag.box]
-    assert boxes["class_name"].tolist() == [tag.name for tag in located]
+    assert list(np.asarray(boxes["class_name"])) == [tag.name for tag in located]
     classes = ["dog", found.names[0]]
-    assert classifications(found, classes).class_id.tolist() == [1]
+    assert np.asarray(classifications(found, classes).class_id).tolist() == [1]
     assert len(detections(tagger.tag(PHOTOS[1]))) == 0
 
 
