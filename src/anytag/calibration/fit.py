@@ -12,11 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from anytag._typing import Doubles, Ints
+from anytag._typing import AnyFloats, Doubles, Ints
 from anytag.errors import AnytagError
 from anytag.models.card import Platt
-
-Floats = npt.NDArray[np.floating]
 
 GRID = np.round(np.arange(0.05, 0.96, 0.01), 2)
 PRIOR = 4.0
@@ -28,12 +26,12 @@ _FLATTEST = 0.01
 NO_PAIRS: Ints = np.zeros((0, 2), np.int64)
 
 
-def sigmoid(x: Floats) -> Floats:
+def sigmoid(x: AnyFloats) -> AnyFloats:
     """By the hyperbolic tangent, which does not overflow."""
     return np.asarray(0.5 * (1 + np.tanh(0.5 * x)))
 
 
-def probabilities(logits: Floats, lines: Doubles, below: Ints = NO_PAIRS) -> Doubles:
+def probabilities(logits: AnyFloats, lines: Doubles, below: Ints = NO_PAIRS) -> Doubles:
     """N×K logits and K×2 slopes and biases -> N×K; no broader tag scores less than what it includes.
 
     Args:
@@ -80,7 +78,7 @@ class Goal:
     def __str__(self) -> str:
         return "best F1" if self.precision is None else f"precision of {self.precision:g}"
 
-    def thresholds(self, scores: Floats, truth: Floats) -> Doubles:
+    def thresholds(self, scores: AnyFloats, truth: AnyFloats) -> Doubles:
         """K in [0.01, 0.99], of calibrated probabilities N×K and truth N×K in [0, 1]."""
         if self.precision is None:
             return best_f1_thresholds(scores, truth)
@@ -89,8 +87,8 @@ class Goal:
 
 
 def fit_tags(
-    logits: Floats,
-    truth: Floats,
+    logits: AnyFloats,
+    truth: AnyFloats,
     goal: Goal,
     *,
     below: Ints = NO_PAIRS,
@@ -121,7 +119,7 @@ def fit_tags(
     return lines, goal.thresholds(scores, truth)
 
 
-def fit_lines(logits: Floats, truth: Floats, groups: npt.NDArray[Any] | None = None) -> Doubles:
+def fit_lines(logits: AnyFloats, truth: AnyFloats, groups: npt.NDArray[Any] | None = None) -> Doubles:
     """Slope and bias of each tag's logit, K×2: one line for each group, and an offset of each tag's own.
 
     Truth is softened by as much as its number deserves (Platt, 1999, section 2.2), or a few photos that are
@@ -139,7 +137,9 @@ def fit_lines(logits: Floats, truth: Floats, groups: npt.NDArray[Any] | None = N
     return lines
 
 
-def fit_line(logits: Floats, truth: Floats, *, weight: Floats | None = None, steps: int = 30) -> Platt:
+def fit_line(
+    logits: AnyFloats, truth: AnyFloats, *, weight: AnyFloats | None = None, steps: int = 30
+) -> Platt:
     """Platt scaling by Newton's method; a step that does not help is halved until it does.
 
     Args:
@@ -173,7 +173,12 @@ def fit_line(logits: Floats, truth: Floats, *, weight: Floats | None = None, ste
 
 
 def fit_offsets(
-    log_odds: Floats, truth: Floats, *, weight: Floats | None = None, spread: float = 1.0, steps: int = 20
+    log_odds: AnyFloats,
+    truth: AnyFloats,
+    *,
+    weight: AnyFloats | None = None,
+    spread: float = 1.0,
+    steps: int = 20,
 ) -> Doubles:
     """What to add to the log-odds of each tag, by Newton's method, with a normal prior around 0.
 
@@ -195,7 +200,7 @@ def fit_offsets(
     return offsets
 
 
-def best_f1_thresholds(scores: Floats, truth: Floats, *, prior: float = PRIOR) -> Doubles:
+def best_f1_thresholds(scores: AnyFloats, truth: AnyFloats, *, prior: float = PRIOR) -> Doubles:
     """For every tag the threshold with the best estimated F1.
 
     Right tags are estimated as a mix of those counted and those that the calibrated scores promise, the
@@ -222,7 +227,7 @@ def best_f1_thresholds(scores: Floats, truth: Floats, *, prior: float = PRIOR) -
     return thresholds
 
 
-def fit_common_threshold(scores: Floats, truth: Floats, *, precision: float) -> float:
+def fit_common_threshold(scores: AnyFloats, truth: AnyFloats, *, precision: float) -> float:
     """The threshold for all tags that gives the most of what is there with a precision of all that is given.
 
     Of calibrated probabilities no set of thresholds, one for each tag, finds more at the same precision

@@ -8,9 +8,8 @@ engineering (Radford et al., 2021, section 3.1.4). RAM (Zhang et al., 2023) aver
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+from anytag._typing import Floats
 
 _ARTICLE, _NAME = "{article}", "{}"
 

@@ -6,13 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from anytag._typing import Floats
 from anytag.batching import batches
 from anytag.errors import VocabularyError, brief
 from anytag.text_encoders.prompts import ensemble, plain_prompt, template_prompts, unit
 
-Floats = NDArray[np.float32]
 Prompts = Literal["words", "templates", "descriptions"]
 """How a model was trained to be asked: by a tag's name and each description as they are; by the mean of 63
 templates (RAM's code, for open sets); by its descriptions alone, or "a photo of a TAG." where there are none

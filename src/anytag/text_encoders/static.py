@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anytag._io import atomic_write
+from anytag._typing import Floats
 from anytag.errors import FileMismatchError, ModelError, VocabularyError, brief
 from anytag.text_encoders.queries import check_texts
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-Floats = NDArray[np.float32]
 
 PROJECTION = "projection.safetensors"
 MAX_TOKENS = 512

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from anytag._typing import Ints
 from anytag.errors import ModelError, VocabularyError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-Ids = NDArray[np.int64]
 
 PAD, UNKNOWN, CLS, SEP = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
 BEGIN, ENCODE = "[DEC]", "[ENC]"
@@ -71,7 +70,7 @@ class WordPieces:
         return len(self.entries)
 
     def pieces(self, text: str) -> list[int]:
-        """Ids of a text alone, without special ones."""
+        """Ints of a text alone, without special ones."""
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def knows(self, text: str) -> bool:
@@ -82,7 +81,7 @@ class WordPieces:
         """What a caption starts with: [DEC] and the text."""
         return [self.begin, *self.pieces(text)]
 
-    def tag_text(self, tags: Sequence[Iterable[str]], *, length: int = 40) -> tuple[Ids, Ids]:
+    def tag_text(self, tags: Sequence[Iterable[str]], *, length: int = 40) -> tuple[Ints, Ints]:
         """The tags of N photos as the tag encoder reads them: "[ENC] dog | green grass [SEP]".
 
         Args:
@@ -98,7 +97,7 @@ class WordPieces:
             row[: len(text)] = text
         return ids, (ids != 0).astype(np.int64)
 
-    def caption_text(self, captions: Sequence[str], *, length: int = 40) -> Ids:
+    def caption_text(self, captions: Sequence[str], *, length: int = 40) -> Ints:
         """Captions as the decoder learns them: "[DEC] a dog runs [SEP]", as long as the longest.
 
         Args:
@@ -130,7 +129,7 @@ class WordPieces:
         return text
 
     def wordings(self, word: str) -> list[tuple[int, ...]]:
-        """Ids of a word or phrase where a caption could hold it, to forbid it.
+        """Ints of a word or phrase where a caption could hold it, to forbid it.
 
         Raises:
             VocabularyError: it has no letter that the wordpieces know.

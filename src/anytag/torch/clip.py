@@ -11,14 +11,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from anytag._typing import Floats
 from anytag.errors import MissingExtraError, ModelError
 from anytag.text_encoders.queries import in_batches
-
-Floats = NDArray[np.float32]
 
 BATCH = 256
 

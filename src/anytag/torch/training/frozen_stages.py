@@ -12,7 +12,6 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 import torch
 from torch import Tensor, nn
@@ -22,7 +21,7 @@ from anytag.data.rows import Row, read_rows
 from anytag.errors import AnytagError
 from anytag.models.folder import ModelFolder
 from anytag.models.registry import resolve
-from anytag.runtime.onnx import IMAGE, session_options
+from anytag.runtime.onnx import IMAGE, open_session
 from anytag.torch.nn.backbones import Backbone, imagenet_backbone
 from anytag.torch.training.feature_cache import Array, Encoder, FeatureCache, encode_photos
 from anytag.torch.training.quantized import QuantizedGraph
@@ -103,7 +102,8 @@ def _encoder(recipe: Recipe, first: int) -> Encoder:
     backbone, classifier = imagenet_backbone(config.backbone, size=config.size)
     weight, bias = classifier.weight.detach().numpy().T, classifier.bias.detach().numpy()
     if first == MEANS:
-        front = _session(QuantizedGraph(ModelFolder.open(resolve(recipe.start)).file(IMAGE)).cut())
+        graph = QuantizedGraph(ModelFolder.open(resolve(recipe.start)).file(IMAGE))
+        front = open_session(graph.cut().SerializeToString())
     else:
         front = _exported(_Front(backbone, first), config.size)
     teacher = None
@@ -134,11 +134,4 @@ def _exported(module: nn.Module, size: int) -> ort.InferenceSession:
             module.eval(), (pixels,), str(file), dynamo=True, input_names=["pixels"],
             dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}}, external_data=False, verbose=False,
         )  # fmt: skip
-        return _session(onnx.load(file))
-
-
-def _session(model: onnx.ModelProto) -> ort.InferenceSession:
-    """Of one thread: several threads run it at once."""
-    return ort.InferenceSession(
-        model.SerializeToString(), session_options(1), providers=["CPUExecutionProvider"]
-    )
+        return open_session(file)
