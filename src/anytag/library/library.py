@@ -215,15 +215,10 @@ class Library:
 
         What lies in a folder that is synced comes back with the next sync.
         """
-        removed = self._remove(self._named(paths))
-        with self.database.transaction() as connection:
-            for place in map(_absolute, paths):
-                connection.execute(
-                    "DELETE FROM roots WHERE (path = ? OR (path >= ? AND path < ?)) "
-                    "AND id NOT IN (SELECT root FROM photos)",
-                    (os.fsencode(place), *below(place)),
-                )
-        return removed
+        query, roots = "SELECT id FROM roots WHERE path = ? OR (path >= ? AND path < ?)", list[int]()
+        for place in map(_absolute, paths):
+            roots += self._ids(query, (os.fsencode(place), *below(place)))
+        return self._remove(self._named(paths), roots)
 
     def forget_gone(self) -> int:
         """Removes the photos that have gone from the disk; how many they were."""
@@ -354,9 +349,10 @@ class Library:
     def _gone(self) -> list[int]:
         return self._ids("SELECT id FROM photos WHERE state = 'gone'", ())
 
-    def _remove(self, photos: Sequence[int]) -> int:
-        """Removes rows; files that they stood for are photos of their own."""
+    def _remove(self, photos: Sequence[int], roots: Iterable[int] = ()) -> int:
+        """Removes rows, and folders that have none left; what they stood for are photos of their own."""
         ids = [(photo,) for photo in photos]
+        roots = {*roots, *(self._ids("SELECT root FROM photos WHERE id = ?", one)[0] for one in ids)}
         with self.database.transaction() as connection:
             connection.executemany("DELETE FROM words WHERE rowid = ?", ids)
             connection.executemany(
@@ -365,6 +361,10 @@ class Library:
                 ids,
             )
             connection.executemany("DELETE FROM photos WHERE id = ?", ids)
+            connection.executemany(
+                "DELETE FROM roots WHERE id = ? AND id NOT IN (SELECT root FROM photos)",
+                ((root,) for root in roots),
+            )
         return len(ids)
 
     def _ids(self, query: str, values: Sequence[object]) -> list[int]:
