@@ -80,6 +80,18 @@ def test_what_the_user_says_stays_and_comes_out_as_labels(place: Path, model: Pa
     assert forgotten.stdout == "4 photos forgotten\n"
 
 
+def test_decisions_on_photos_that_have_gone_are_not_lost_unasked(place: Path, model: Path) -> None:
+    sync(place, model, place / "photos")
+    database = ("--database", place / "l.db")
+    run("library", "add", place / "photos/0.jpg", "mine", *database)
+    (place / "photos/0.jpg").unlink()
+    sync(place, model)
+    refused = run("library", "forget", "--gone", *database)
+    assert refused.exit_code == 2 and "1 of these photos have decisions" in refused.stderr
+    forgotten = run("library", "forget", "--gone", "--decisions", *database)
+    assert forgotten.stdout == "1 photos forgotten\n"
+
+
 def test_rows_failures_and_exit_codes(place: Path, model: Path) -> None:
     (place / "photos/empty.jpg").touch()
     done = sync(place, model, place / "photos", "--format", "jsonl")

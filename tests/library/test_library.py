@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from anytag.library import words
 from anytag.vocabulary import Vocabulary
 from tests.libraries import counted, write_photo
 from tests.tiny import make_tiny_model
+
+needs_links = pytest.mark.skipif(os.name == "nt", reason="links need a right there")
 
 
 @pytest.fixture
@@ -72,11 +75,51 @@ def test_what_is_said_of_many_photos_is_taken_back_as_one(library: Library) -> N
     assert library.get([1]) == before[:1]
 
 
-@pytest.mark.parametrize("tag", ["", "  ", None, 3])
+@pytest.mark.parametrize("tag", ["", "  ", None, 3, "\udcff", "caf\udce9", "\x07"])
 def test_what_is_no_tag_is_refused(library: Library, tag: object) -> None:
     with pytest.raises(LibraryError, match="is no tag"):
         library.add(1, "good", tag)  # type: ignore[arg-type]
     assert library.find(1).added == ()
+
+
+def test_a_tag_is_one_line(library: Library) -> None:
+    library.add(1, "my\ncat\x1b", "👩\u200d🌾")
+    assert library.find(1).added == ("my cat", "👩\u200d🌾")
+
+
+def test_a_tag_is_rejected_and_accepted_by_any_of_its_names(library: Library) -> None:
+    assert "cat" in library.find(1).tags
+    library.reject(1, "Katze")
+    assert "cat" not in library.find(1).tags and found(library, "cat") == [2, 3]
+    library.accept(1, "kitty")  # the same tag, so the last word counts
+    assert (library.find(1).accepted, library.find(1).rejected) == (("cat",), ())
+    library.add(2, "Katze")  # a word of the user's own, as he spells it
+    assert library.find(2).added == ("Katze",) and "cat" in library.find(2).tags
+    library.reject(3, "Katze")
+    assert [row["absent"] for row in library.labels()] == [[], [], ["Katze"]]
+
+
+@needs_links
+def test_what_is_said_of_a_link_is_said_of_its_photo(library: Library, tmp_path: Path) -> None:
+    tagger = make_tiny_model(tmp_path / "other")
+    (tmp_path / "photos/link.jpg").symlink_to(tmp_path / "photos/0.jpg")
+    library.sync(tagger=counted(tagger)[0])
+    library.add(tmp_path / "photos/link.jpg", "mine")
+    assert library.find(tmp_path / "photos/0.jpg").added == ("mine",)
+
+
+@needs_links
+def test_where_a_photo_is_forgotten_what_it_stood_for_is_a_photo_of_its_own(
+    library: Library, tmp_path: Path
+) -> None:
+    tagger, count = counted(make_tiny_model(tmp_path / "other"))
+    (tmp_path / "photos/link.jpg").symlink_to(tmp_path / "photos/0.jpg")
+    library.sync(tagger=tagger)
+    library.forget(tmp_path / "photos/0.jpg")
+    assert [photo.name for photo in library.photos(states=["waiting"])] == ["link.jpg"]
+    library.sync(tagger=tagger, exclude=["0.jpg"])
+    assert [photo.name for photo in library.photos(states=["done"])] == ["1.jpg", "2.jpg", "link.jpg"]
+    assert count.photos == 1
 
 
 def test_a_photo_that_is_not_there_is_an_error(library: Library, tmp_path: Path) -> None:
@@ -116,7 +159,28 @@ def test_photos_of_a_folder_in_order_and_by_state(library: Library, tmp_path: Pa
 def test_forgetting_loses_rows_and_words_and_no_file(library: Library, tmp_path: Path) -> None:
     library.add(1, "mine")
     assert library.decided(tmp_path / "photos") == 1
-    assert library.forget(tmp_path / "photos/0.jpg") == 1
+    assert library.forget(tmp_path / "photos/0.jpg", tmp_path / "photos/0.jpg") == 1
     assert found(library, "mine") == [] and len(list(library.photos())) == 2
     assert library.forget(tmp_path / "photos") == 2 and not library.status().folders
     assert len(list((tmp_path / "photos").iterdir())) == 3
+
+
+def test_forgetting_leaves_folders_without_photos_that_were_not_named(
+    library: Library, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    library.sync(tmp_path / "empty")
+    library.forget(tmp_path / "photos/0.jpg")
+    library.forget_gone()
+    assert [Path(folder.path).name for folder in library.status().folders] == ["empty", "photos"]
+    library.forget(tmp_path / "empty")
+    assert [Path(folder.path).name for folder in library.status().folders] == ["photos"]
+
+
+def test_photos_that_have_gone_are_counted_where_the_user_said_something(
+    library: Library, tmp_path: Path
+) -> None:
+    library.add(1, "mine")
+    (tmp_path / "photos/0.jpg").unlink()
+    library.sync()
+    assert library.decided() == 1 and library.forget_gone() == 1

@@ -163,6 +163,18 @@ def test_nothing_fits_is_said_and_the_nearest_are_named(shelf: Shelf) -> None:
     assert shelf.library.search("a dog", folder=shelf.path / "no").photos == 0
 
 
+def test_what_no_model_could_see_is_found_by_its_name_and_never_near(shelf: Shelf) -> None:
+    shelf.add("1.jpg", vector(1) * 0.1)
+    for name in ("Anna broken.jpg", "text.jpg"):
+        shelf.library.database.connection.execute(
+            "UPDATE photos SET state = 'failed', model = NULL WHERE id = ?", (shelf.add(name),)
+        )
+    found = shelf.library.search("giraffe")
+    assert [Path(hit.photo.path).name for hit in found.nearest] == ["1.jpg"]
+    assert (found.photos, found.unseen) == (3, 0)  # a sync would not look at them again
+    assert names(shelf.library.search("Anna")) == ["Anna broken.jpg"]
+
+
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
     """300 photos of which 1 % are on a beach."""

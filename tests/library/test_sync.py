@@ -395,7 +395,7 @@ def test_a_raw_and_its_jpeg_are_one_photo(library: Library, folder: Path, made: 
     assert (report.photos, report.tagged) == (6, 6)
     assert library.find(raw).pair == library.find(folder / "sub0/0.jpg").id
     report = library.sync(folder, tagger=made[0])
-    assert report.unchanged == 7
+    assert (report.photos, report.unchanged) == (6, 6)
     (folder / "sub0/0.jpg").unlink()
     report = library.sync(folder, tagger=made[0])
     assert library.find(raw).pair is None and library.find(raw).state == "done" and report.photos == 6
@@ -449,7 +449,7 @@ def test_a_link_is_the_photo_that_it_leads_to(
     before = rows(library)
     for _ in range(2):
         report = library.sync(folder, tagger=made[0], follow=True)
-        assert report.is_good and report.unchanged == 11
+        assert report.is_good and report.photos == report.unchanged == 9
     assert rows(library) == before
     photo.unlink()  # the other hard link is the photo now
     made[1].photos = 0

@@ -116,7 +116,9 @@ def add(photo: str, tags: tuple[str, ...], database: Path | None) -> None:
 def _decide(what: str, photo: str, tags: tuple[str, ...], database: Path | None) -> None:
     with library_sync.opened(database) as library:
         getattr(library, what)(photo, *tags)
-        click.echo(f"{writers.visible(photo)}: {', '.join(library.find(photo).tags)}")
+        found = library.find(photo)
+        shown = found if found.pair is None else library.find(found.pair)
+        click.echo(f"{writers.visible(photo)}: {', '.join(shown.tags)}")
 
 
 @command.command("forget")

@@ -52,7 +52,8 @@ class Found:
         hits: photos that fit, best first; empty where nothing fits.
         nearest: where nothing fits, the best of those that do not.
         photos: so many were looked through.
-        unseen: so many of them have no vector of this model, and are found by words alone.
+        unseen: so many of them have no vector of this model, and are found by words alone; those that
+            cannot be read as photos do not count.
     """
 
     hits: tuple[Hit, ...]
@@ -69,7 +70,7 @@ class Found:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """N photos that may be found: their ids, rising, and their slots, -1 where they have no vector."""
+    """N photos that may be found: their ids, rising, and their slots, below 0 where they have no vector."""
 
     ids: Ints
     slots: Ints
@@ -122,7 +123,9 @@ class Shelf:
                 photo, slot = photos.get(int(rows.ids[place])), rows.slots[place]
                 if photo is None or photo.state == "gone" or not os.path.lexists(photo.path):
                     continue
-                if slot in (-1, photo.slot):  # else it changed meanwhile: the vector may be another photo's
+                if (
+                    slot < 0 or slot == photo.slot
+                ):  # else it changed meanwhile: the vector may be another photo's
                     yield place, photo, unit
 
 

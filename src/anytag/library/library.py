@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,7 @@ from anytag.library.photo import Decision, Photo, State, read_photos
 from anytag.library.scan import below
 from anytag.library.status import Folder, Status
 from anytag.library.sync import Report, Sync
+from anytag.metadata.keywords import clean
 
 if TYPE_CHECKING:
     from anytag.captioner import Captioner
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from anytag.vocabulary import Vocabulary
 
 _BATCH = 500  # photos that are read at once
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Library:
@@ -183,15 +187,18 @@ class Library:
     ) -> None:
         """Says the same of tags in many photos, all or nothing; `undo` takes it back as one.
 
+        A tag may be accepted and rejected by its synonyms and names in other languages, too; what is added is
+        a word as the user spells it. Of a file that another stands for, it is said of that one.
+
         Raises:
             LibraryError: a photo is not there, or a tag is no text.
         """
-        found = [self.find(photo).id for photo in photos]
+        found = [photo.pair or photo.id for photo in map(self.find, photos)]
         names, time = [_tag_name(tag) for tag in tags], _now("microseconds")
         with self.database.transaction() as connection:
             for photo in found:
-                for name in names:
-                    tag = _tag_of(connection, photo, name)
+                for given in names:
+                    tag, name = _tag_of(connection, photo, given, kind)
                     before = connection.execute(
                         "SELECT kind FROM decisions WHERE photo = ? AND tag = ?", (photo, tag)
                     ).fetchone()
@@ -208,15 +215,21 @@ class Library:
 
         What lies in a folder that is synced comes back with the next sync.
         """
-        return self._remove(self._named(paths))
+        query, roots = "SELECT id FROM roots WHERE path = ? OR (path >= ? AND path < ?)", list[int]()
+        for place in map(_absolute, paths):
+            roots += self._ids(query, (os.fsencode(place), *below(place)))
+        return self._remove(self._named(paths), roots)
 
     def forget_gone(self) -> int:
         """Removes the photos that have gone from the disk; how many they were."""
-        return self._remove(self._ids("SELECT id FROM photos WHERE state = 'gone'", ()))
+        return self._remove(self._gone())
 
     def decided(self, *paths: str | os.PathLike[str]) -> int:
-        """Photos of these paths of which the user has said something, which `forget` would lose."""
-        ids, run = self._named(paths), self.database.query
+        """Photos of these paths of which the user has said something, which `forget` would lose.
+
+        Without paths, photos that have gone, as `forget_gone` loses them.
+        """
+        ids, run = self._named(paths) if paths else self._gone(), self.database.query
         return sum(bool(run("SELECT 1 FROM decisions WHERE photo = ? LIMIT 1", (one,))) for one in ids)
 
     def labels(self, vocabulary: Vocabulary | None = None) -> Iterator[dict[str, Any]]:
@@ -237,9 +250,9 @@ class Library:
             for photo in self.get(batch):
                 found = (known.find(path.rpartition("|")[2]) for path in photo.keywords)
                 words = (tag.name for tag in found if tag is not None)
-                absent = {name.lower() for name in photo.rejected}
-                tags = dict.fromkeys((*photo.accepted, *photo.added, *words))
-                there = [name for name in tags if name.lower() not in absent]
+                absent = {_key(known, name) for name in photo.rejected}
+                tags = {_key(known, name): name for name in (*photo.accepted, *photo.added, *words)}
+                there = [name for key, name in tags.items() if key not in absent]
                 if there or absent:
                     row = {"image": photo.path, "source": "library", "split": "", "captions": []}
                     yield {**row, "tags": there, "absent": list(photo.rejected)}
@@ -331,14 +344,27 @@ class Library:
                     f"the library has nothing at {path}: anytag library status shows its folders"
                 )
             found += ids
-        return found
+        return list(dict.fromkeys(found))
 
-    def _remove(self, photos: Sequence[int]) -> int:
+    def _gone(self) -> list[int]:
+        return self._ids("SELECT id FROM photos WHERE state = 'gone'", ())
+
+    def _remove(self, photos: Sequence[int], roots: Iterable[int] = ()) -> int:
+        """Removes rows, and folders that have none left; what they stood for are photos of their own."""
         ids = [(photo,) for photo in photos]
+        roots = {*roots, *(self._ids("SELECT root FROM photos WHERE id = ?", one)[0] for one in ids)}
         with self.database.transaction() as connection:
             connection.executemany("DELETE FROM words WHERE rowid = ?", ids)
+            connection.executemany(
+                "UPDATE photos SET pair = NULL, state = CASE WHEN state = 'done' AND model IS NULL "
+                "THEN 'waiting' ELSE state END WHERE pair = ?",
+                ids,
+            )
             connection.executemany("DELETE FROM photos WHERE id = ?", ids)
-            connection.execute("DELETE FROM roots WHERE id NOT IN (SELECT root FROM photos)")
+            connection.executemany(
+                "DELETE FROM roots WHERE id = ? AND id NOT IN (SELECT root FROM photos)",
+                ((root,) for root in roots),
+            )
         return len(ids)
 
     def _ids(self, query: str, values: Sequence[object]) -> list[int]:
@@ -354,12 +380,19 @@ def default_path() -> Path:
     return user_data_path("anytag", appauthor=False) / "library.db"
 
 
+@cache
 def embedded_vocabulary() -> Vocabulary:
     """The tags that the embedded model asks."""
     from anytag.models.registry import resolve
     from anytag.vocabulary import Vocabulary
 
     return Vocabulary.read(resolve() / "vocabulary.jsonl")
+
+
+def _key(vocabulary: Vocabulary, name: str) -> str:
+    """Equal for all names of a tag."""
+    tag = vocabulary.find(name)
+    return tag.id if tag else name.lower()
 
 
 def _absolute(path: str | os.PathLike[str]) -> str:
@@ -375,18 +408,26 @@ def _now(precision: str = "seconds") -> str:
 
 
 def _tag_name(tag: object) -> str:
-    if not isinstance(tag, str) or not (name := unicodedata.normalize("NFC", tag).strip()):
-        raise LibraryError(f"{tag!r} is no tag: give its name")
-    return name
+    """A tag in one line, as every file can hold it."""
+    name = clean([unicodedata.normalize("NFC", tag)]) if isinstance(tag, str) else ()
+    if not name or _SURROGATE.search(str(tag)):
+        raise LibraryError(f"{tag!r} is no tag: give its name, in UTF-8")
+    return name[0]
 
 
-def _tag_of(connection: sqlite3.Connection, photo: int, name: str) -> str:
-    """The id of the photo's tag of this name; the name itself where it has none."""
+def _tag_of(connection: sqlite3.Connection, photo: int, name: str, kind: Decision) -> tuple[str, str]:
+    """The id of the photo's tag of this name, and the name to keep.
+
+    Where it has none, it is what the vocabulary means by the name; an added word stays as it is.
+    """
     for table in ("tags", "decisions"):
         query = f"SELECT tag FROM {table} WHERE photo = ? AND name = ? COLLATE NOCASE"
         if found := connection.execute(query, (photo, name)).fetchone():
-            return str(found[0])
-    return name
+            return str(found[0]), name
+    tag = None if kind == "added" else embedded_vocabulary().find(name)
+    if tag is None:
+        return name, name
+    return tag.id, tag.name if kind == "accepted" else name
 
 
 def _set(connection: sqlite3.Connection, photo: int, tag: str, name: str, kind: str | None) -> None:

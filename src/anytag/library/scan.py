@@ -62,7 +62,8 @@ class Found:
     """What a scan found.
 
     Attributes:
-        new, changed, moved, unchanged, paired: names of photos; `paired` ones have another stand for them.
+        new, changed, moved, unchanged, paired: names of photos; `paired` ones have another stand for them,
+            and are not counted as unchanged.
         devices: photos of each disk, before the scan.
         missing: rows whose names are not there any more, by path.
         left_out: ids of rows whose files are there, and are left out now.
@@ -163,7 +164,7 @@ class Scan:
                 self.found.new += 1
                 self._insert(root, path, facts)
             return
-        self.found.unchanged += 1
+        self.found.unchanged += not known.flags & _PAIRED
         if known.flags & _GONE:
             self._change(
                 f"UPDATE photos SET state = {_STATE_BACK} WHERE id = ?", (known.id,), words_of=known.id
@@ -294,6 +295,7 @@ class Scan:
     ) -> None:
         """A name that is no photo, whatever it is called; said once."""
         if known is None:
+            self.found.new += 1
             self._insert(root, path, facts)
         elif known.flags & _FAILED and known[1:4] == _signature(facts):
             self.found.unchanged += 1

@@ -45,6 +45,8 @@ _UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\u
 _SURE, _NEVER, _UNSAID, _LIKELY, _UNKNOWN = 6.0, -12.0, -6.0, 1.0, -2.0
 
 
+_FAILED = -2  # in place of a slot: no photo that a model could see
+
 _LISTED = (
     "SELECT p.id FROM photos p{join} WHERE p.state != 'gone' AND p.pair IS NULL{{conditions}} ORDER BY {by}"
 )
@@ -143,7 +145,8 @@ class Searcher:
 
     def _read_rows(self, conditions: str, values: Sequence[object]) -> Rows:
         query = (
-            "SELECT p.id, CASE WHEN m.weights = ? THEN coalesce(p.slot, -1) ELSE -1 END FROM photos p "
+            "SELECT p.id, CASE WHEN m.weights = ? AND p.slot IS NOT NULL THEN p.slot "
+            f"WHEN p.state = 'failed' THEN {_FAILED} ELSE -1 END FROM photos p "
             "LEFT JOIN models m ON m.id = p.model "
             f"WHERE p.state != 'gone' AND p.pair IS NULL{conditions} ORDER BY p.id"
         )
@@ -314,9 +317,10 @@ class Searcher:
         hits = shelf.first(rows, _ranked(fits, shown, second), shown, top_k=top_k, likeness=likeness)
         nearest: tuple[Hit, ...] = ()
         if not hits:
-            best = _ranked(shown > -np.inf, shown, second)
+            seen = rows.slots >= 0
+            best = _ranked((shown > -np.inf) & (seen | ~seen.any()), shown, second)
             nearest = shelf.first(rows, best[:BATCH], shown, top_k=3, likeness=likeness)
-        return Found(hits, nearest, len(rows.ids), int((rows.slots < 0).sum()))
+        return Found(hits, nearest, len(rows.ids), int((rows.slots == -1).sum()))
 
 
 def match(words: Sequence[str]) -> str:
