@@ -150,6 +150,8 @@ def test_captions_are_those_of_the_library(served: Served) -> None:
 
 # --- wrong requests
 
+FILE = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\nno photo\r\n'
+
 
 @pytest.mark.parametrize(
     ("query", "says"),
@@ -159,6 +161,8 @@ def test_captions_are_those_of_the_library(served: Served) -> None:
         ({"top_k": "0"}, "top_k"),
         ({"tresh": "1"}, "tresh"),
         ({"tags": ""}, "tag"),
+        ({"tags": "x" * 1001}, "1000 characters"),
+        ({"also": "a: " + "b;" * 20 + "c"}, "20 descriptions"),
         ({"tags": "dog", "also": "cat"}, "both tags and also"),
     ],
 )
@@ -176,6 +180,10 @@ def test_a_wrong_option_is_named(served: Served, query: dict[str, str], says: st
         ({"content-type": "multipart/form-data"}, b"x", 400),
         ({"content-type": "multipart/form-data; boundary=x"}, b"nonsense", 400),
         ({"content-type": "multipart/form-data; boundary=x"}, b"--x--\r\n", 422),
+        ({"content-type": "multipart/form-data; boundary=x"}, b"", 400),
+        ({"content-type": "multipart/form-data; boundary=x"}, FILE, 400),
+        ({"content-type": "multipart/form-data; boundary=x"}, FILE * 257 + b"--x--\r\n", 400),
+        ({"content-type": "multipart/form-data; boundary=x; charset=unicode_escape"}, b"--x--\r\n", 415),
         (EXAMPLE_JPEG, b"", 422),
         (EXAMPLE_JPEG, b"no photo", 422),
     ],
@@ -224,6 +232,7 @@ def test_every_answer_forbids_what_the_page_does_not_need(served: Served) -> Non
         assert "access-control-allow-origin" not in headers
 
 
-def test_the_committed_description_of_the_api_is_what_runs(served: Served) -> None:
+def test_the_committed_description_of_the_api_is_what_runs(tmp_path: Path) -> None:
     committed = json.loads((ROOT / "docs" / "reference" / "openapi.json").read_text(encoding="utf-8"))
-    assert served.client.get("/openapi.json").json() == committed, "run python scripts/build_docs.py"
+    with serving(has_library=True, library=tmp_path / "library.db") as served:
+        assert served.client.get("/openapi.json").json() == committed, "run python scripts/build_docs.py"

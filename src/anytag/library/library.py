@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from anytag.vocabulary import Vocabulary
 
 _BATCH = 500  # photos that are read at once
+_IDS = 1 << 63  # SQLite knows no greater number
 
 
 class Library:
@@ -135,7 +136,7 @@ class Library:
 
     def get(self, ids: Iterable[int]) -> list[Photo]:
         """Photos by their ids, in this order; those that are not there are left out."""
-        wanted = list(ids)
+        wanted = [one for one in ids if -_IDS <= one < _IDS]
         found: dict[int, Photo] = {}
         for batch in batches(wanted, _BATCH):
             found.update(read_photos(self.database, batch))
@@ -186,7 +187,7 @@ class Library:
         Raises:
             LibraryError: a photo is not there, or a tag is no text.
         """
-        found = [self.find(photo).id for photo in photos]
+        found = list(dict.fromkeys(self.find(photo).id for photo in photos))
         names, time = [_tag_name(tag) for tag in tags], _now("microseconds")
         with self.database.transaction() as connection:
             for photo in found:
@@ -408,8 +409,9 @@ def _now(precision: str = "seconds") -> str:
 
 
 def _tag_name(tag: object) -> str:
-    if not isinstance(tag, str) or not (name := unicodedata.normalize("NFC", tag).strip()):
-        raise LibraryError(f"{tag!r} is no tag: give its name")
+    name = unicodedata.normalize("NFC", tag).strip() if isinstance(tag, str) else ""
+    if not name or any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
+        raise LibraryError(f"{tag!r} is no tag: give its name, without line breaks and control characters")
     return name
 
 

@@ -15,6 +15,7 @@ from fastapi import Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from pydantic import BaseModel
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.staticfiles import StaticFiles
 
@@ -26,7 +27,7 @@ from anytag.models.registry import resolve
 from anytag.results import TagResult, TagScore
 from anytag.server import schemas
 from anytag.server.batcher import Batcher
-from anytag.server.limits import GenerationConfig, Refusal, error_body
+from anytag.server.limits import Admission, Refusal, error_body
 from anytag.server.metrics import Metrics
 from anytag.server.photos import Photos, router
 from anytag.server.settings import Settings
@@ -104,11 +105,12 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.state.settings, app.state.metrics, app.state.service = settings, metrics, service
-    app.add_middleware(GenerationConfig, settings=settings, metrics=metrics)
+    app.add_middleware(Admission, settings=settings, metrics=metrics)
     app.add_exception_handler(Refusal, _refuse)
     app.add_exception_handler(ClientDisconnect, _gone_away)
     app.add_exception_handler(AnytagError, _wrong)
     app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _no_such)
     _add_routes(app)
     if service.photos is not None:
         app.include_router(router(service.photos))
@@ -284,6 +286,14 @@ async def _invalid(_: Request, error: Exception) -> Response:
     first = error.errors()[0]
     place = ".".join(map(str, first["loc"][1:])) or "body"
     return JSONResponse(error_body("options", f"{place}: {first['msg']}"), 422)
+
+
+async def _no_such(request: Request, error: Exception) -> Response:
+    """A path or method that is not there, or JSON that cannot be parsed."""
+    assert isinstance(error, HTTPException)
+    kind = {404: "path", 405: "method"}.get(error.status_code, "http")
+    message = f"{request.method} {request.url.path[:200]}: {error.detail}; /openapi.json says what there is"
+    return JSONResponse(error_body(kind, message), error.status_code, error.headers)
 
 
 def _failed(encoded: Encoded, tagger: Tagger, **empty: object) -> Row:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
+import os
 import time
 from urllib.parse import urlsplit
 
@@ -16,6 +18,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from anytag.errors import escaped
 from anytag.server.metrics import Metrics
 from anytag.server.settings import Settings
 
@@ -24,6 +27,8 @@ _OPEN = frozenset({"/livez", "/readyz"})
 _PAGE = ("/", "/page/")
 """The page's own files: the page asks for the key."""
 _RETRY_SECONDS = 1
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
+_METHODS = _READING | {"POST", "PUT", "PATCH", "DELETE"}
 _HEADERS = [
     (b"content-security-policy", b"default-src 'self'; img-src 'self' blob:; object-src 'none'; "
      b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
@@ -31,6 +36,9 @@ _HEADERS = [
     (b"referrer-policy", b"no-referrer"),
     (b"x-content-type-options", b"nosniff"),
 ]  # fmt: skip
+
+
+_FAULT = "the server failed at this request, and its log says how; others are served"
 
 
 class Refusal(Exception):
@@ -58,10 +66,10 @@ class Refusal(Exception):
 
 def error_body(kind: str, message: str) -> dict[str, dict[str, str]]:
     """The JSON of every error."""
-    return {"error": {"type": kind, "message": message}}
+    return {"error": {"type": kind, "message": escaped(message)}}
 
 
-class GenerationConfig:
+class Admission:
     """Middleware that lets a request in, or refuses it.
 
     Args:
@@ -79,7 +87,9 @@ class GenerationConfig:
             await self._app(scope, receive, send)
             return
         start = time.perf_counter()
-        status = 500
+        status = 0
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        scope = {**scope, "method": "GET"} if method == "HEAD" else scope  # uvicorn leaves the body out
 
         async def watched(message: Message) -> None:
             nonlocal status
@@ -93,9 +103,16 @@ class GenerationConfig:
         except Refusal as refusal:
             self._metrics.refused.labels(refusal.reason).inc()
             await refusal.response()(scope, receive, watched)
+        except Exception:
+            logging.getLogger("uvicorn.error").exception(
+                "an answer failed: a fault of anytag, please report it"
+            )
+            if status:  # a part of an answer is out: only its end can tell
+                raise
+            await Refusal(500, "internal", _FAULT).response()(scope, receive, watched)
         finally:
             route = getattr(scope.get("route"), "path", "none")
-            self._metrics.requests.labels(route, scope["method"], str(status)).inc()
+            self._metrics.requests.labels(route, method, str(status)).inc()
             self._metrics.request_seconds.labels(route).observe(time.perf_counter() - start)
 
     async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -103,7 +120,7 @@ class GenerationConfig:
         self._check_host(headers)
         self._check_origin(headers)
         self._check_key(scope["path"], headers)
-        if scope["method"] in ("GET", "HEAD", "OPTIONS"):
+        if scope["method"] in _READING:
             await self._app(scope, receive, send)
             return
         size = self._size(headers)
@@ -116,7 +133,7 @@ class GenerationConfig:
             self._show()
 
     def _check_host(self, headers: Headers) -> None:
-        host = headers.get("host", "")
+        host = ",".join(headers.getlist("host"))  # several are none
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
         if self._settings.key is None and name.lower() not in self._settings.allowed_hosts:
             raise Refusal(
@@ -124,16 +141,17 @@ class GenerationConfig:
             )
 
     def _check_origin(self, headers: Headers) -> None:
-        origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != headers.get("host", "").lower():
+        host = headers.get("host", "").lower()
+        if any(_netloc(origin) != host for origin in headers.getlist("origin")):
             raise Refusal(403, "origin", "pages of other sites may not use this server")
 
     def _check_key(self, path: str, headers: Headers) -> None:
         key = self._settings.key
         if key is None or path in _OPEN or path == _PAGE[0] or path.startswith(_PAGE[1]):
             return
-        given = headers.get("authorization", "").removeprefix("Bearer ")
-        if not hmac.compare_digest(given.encode(), key.encode()):
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        sent = given.strip().encode("latin-1")  # bytes of any kind, as they came
+        if scheme.lower() != "bearer" or not hmac.compare_digest(sent, os.fsencode(key)):
             raise Refusal(401, "key", "send the server's key as 'Authorization: Bearer KEY'")
 
     def _size(self, headers: Headers) -> int:
@@ -177,3 +195,11 @@ class GenerationConfig:
             return message
 
         return limited
+
+
+def _netloc(origin: str) -> str:
+    """Host and port of an Origin header; "" for what is no address."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""

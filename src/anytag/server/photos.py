@@ -7,14 +7,16 @@ import io
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Header, Query
 from fastapi.responses import Response
 from PIL import Image
 
 from anytag._io import atomic_write
+from anytag.errors import OutputError, escaped
 from anytag.images import load
 from anytag.library.filters import Filters
 from anytag.library.library import Library
@@ -25,10 +27,11 @@ from anytag.server import schemas
 R = TypeVar("R")
 Row = dict[str, object]
 Order = schemas.Order
+Known = Annotated[str | None, Header()]
 
 THUMBNAIL, PREVIEW = 320, 1600
 """Pixels of the longer side."""
-_CACHE = "public, max-age=31536000, immutable"
+_CACHE = "private, no-cache"  # a file under the same id can change; nobody else's cache may keep it
 
 
 class Photos:
@@ -80,16 +83,25 @@ class Photos:
             "fits": bool(found.hits),
         }
 
-    async def picture(self, number: int, side: int) -> tuple[bytes, str]:
-        """A photo, upright, with at most `side` pixels a side: its bytes and media type.
+    async def picture(self, number: int, side: int, known: str | None) -> Response:
+        """A photo, upright, with at most `side` pixels a side.
+
+        Args:
+            number: its id.
+            side: pixels.
+            known: If-None-Match of the request: a client that has the picture gets none.
 
         Raises:
             LibraryError: it is not in the library.
             ImageError: it cannot be read.
         """
         path, key = await self.ask(lambda library: _place(library, number))
+        headers = {"cache-control": _CACHE, "etag": f'"{key}-{side}"'}
+        if known == headers["etag"]:
+            return Response(status_code=304, headers=headers)
         decode = lambda: self._picture(path, key, side)  # noqa: E731
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, decode)
+        data, kind = await asyncio.get_running_loop().run_in_executor(self._decoders, decode)
+        return Response(data, media_type=kind, headers=headers)
 
     def _picture(self, path: str, key: str, side: int) -> tuple[bytes, str]:
         if side != THUMBNAIL:
@@ -99,9 +111,10 @@ class Photos:
             return kept.read_bytes(), "image/webp"
         except OSError:
             made = _encoded(path, side, self._max_pixels, "WEBP")
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(kept) as draft:
-            draft.write_bytes(made)
+        with suppress(OSError, OutputError):  # a full or read-only disk costs time, not the picture
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(kept) as draft:
+                draft.write_bytes(made)
         return made, "image/webp"
 
 
@@ -137,16 +150,14 @@ def router(photos: Photos) -> APIRouter:
         return {"photos": await photos.ask(lambda library: [_row(one) for one in library.get(id)])}
 
     @routes.get("/v1/photos/{number}/thumbnail", response_class=Response)
-    async def thumbnail(number: int) -> Response:
+    async def thumbnail(number: int, if_none_match: Known = None) -> Response:
         """At most 320 pixels a side, upright."""
-        data, kind = await photos.picture(number, THUMBNAIL)
-        return Response(data, media_type=kind, headers={"cache-control": _CACHE})
+        return await photos.picture(number, THUMBNAIL, if_none_match)
 
     @routes.get("/v1/photos/{number}/preview", response_class=Response)
-    async def preview(number: int) -> Response:
+    async def preview(number: int, if_none_match: Known = None) -> Response:
         """At most 1,600 pixels a side, upright."""
-        data, kind = await photos.picture(number, PREVIEW)
-        return Response(data, media_type=kind)
+        return await photos.picture(number, PREVIEW, if_none_match)
 
     @routes.post("/v1/decisions", response_model=schemas.LibraryPhotos)
     async def decide(said: schemas.Decisions) -> Row:
@@ -154,7 +165,7 @@ def router(photos: Photos) -> APIRouter:
 
         def write(library: Library) -> list[Row]:
             library.decide(said.photos, [said.tag], said.kind)
-            return [_row(one) for one in library.get(said.photos)]
+            return [_row(one) for one in library.get(dict.fromkeys(said.photos))]
 
         return {"photos": await photos.ask(write)}
 
@@ -178,7 +189,7 @@ def _status(library: Library) -> Row:
         for state, count in folder.states.items():
             states[state] = states.get(state, 0) + count
     return {
-        "folders": [folder.path for folder in status.folders],
+        "folders": [escaped(folder.path) for folder in status.folders],
         "photos": states,
         "decisions": status.decisions,
     }
@@ -196,7 +207,7 @@ def _row(photo: Photo) -> Row:
     return {
         "id": photo.id,
         "name": Path(photo.name).name,
-        "path": _text(photo.path),
+        "path": escaped(photo.path),
         "state": photo.state,
         "width": photo.width,
         "height": photo.height,
@@ -206,8 +217,3 @@ def _row(photo: Photo) -> Row:
         "keywords": [path.replace("|", " > ") for path in photo.keywords],
         "error": photo.error and photo.error.message,
     }
-
-
-def _text(path: str) -> str:
-    """A path for eyes: names need not be Unicode."""
-    return path.encode("utf-8", "backslashreplace").decode()
