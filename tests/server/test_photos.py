@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ from PIL import Image
 
 from anytag.library.library import Library
 from tests.cli.test_serve import process
+from tests.command import run
 from tests.http_service import Served, serving
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "photos"
@@ -207,6 +209,50 @@ def test_a_wrong_decision_changes_nothing(served: Served) -> None:
     ):
         assert served.client.post("/v1/decisions", json=wrong).status_code == 422
     assert tags(named(served, "cat.jpg")) == tags(cat)
+
+
+def write(served: Served, photos: list[int], *, dry_run: bool) -> list[dict[str, Any]]:
+    response = served.client.post("/v1/library/write", json={"photos": photos, "dry_run": dry_run})
+    assert response.status_code == 200, response.text
+    return list(response.json()["changes"])
+
+
+def test_sidecars_are_written_as_the_command_writes_them(served: Served, database: Path) -> None:
+    cat, coffee = named(served, "cat.jpg"), named(served, "coffee.jpg")
+    decide(served, [cat["id"]], "my cat", "added")
+    decide(served, [cat["id"]], "animal", "rejected")
+    sidecar = Path(f"{cat['path']}.xmp")
+    shown = write(served, [coffee["id"], cat["id"]], dry_run=True)
+    assert [one["name"] for one in shown] == ["coffee.jpg", "cat.jpg"]
+    assert shown[1]["files"] == [str(sidecar)]
+    assert "my cat" in shown[1]["added"]
+    assert "animal" not in shown[1]["added"]
+    assert not sidecar.exists()
+    assert write(served, [coffee["id"], cat["id"]], dry_run=False) == shown
+    assert not Path(f"{named(served, 'astronaut.jpg')['path']}.xmp").exists()
+    command = run("library", "write", "--dry-run", "--format", "jsonl", "--database", database)
+    rows = {row["path"]: row["files"] for row in map(json.loads, command.stdout.splitlines())}
+    assert [path for path, files in rows.items() if not files] == [cat["path"], coffee["path"]]
+    decide(served, [cat["id"]], "my cat", "rejected")
+    (change,) = write(served, [cat["id"]], dry_run=False)
+    assert change["removed"] == ["my cat"]
+
+
+def test_a_sidecar_that_cannot_be_written_harms_no_other(served: Served) -> None:
+    cat, coffee, gone, broken = (
+        named(served, f"{name}.jpg") for name in ("cat", "coffee", "temple", "broken")
+    )
+    Path(f"{coffee['path']}.xmp").mkdir()
+    Path(gone["path"]).unlink()
+    changes = write(served, [one["id"] for one in (broken, gone, coffee, cat)], dry_run=False)
+    assert [one["error"] is None for one in changes] == [False, False, False, True]
+    assert Path(f"{cat['path']}.xmp").is_file()
+    for wrong in (
+        {"photos": [999], "dry_run": True},
+        {"photos": [cat["id"]]},
+        {"photos": [], "dry_run": True},
+    ):
+        assert served.client.post("/v1/library/write", json=wrong).status_code == 422
 
 
 def test_a_killed_server_has_kept_what_it_confirmed(database: Path) -> None:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -18,11 +19,15 @@ from PIL import Image
 from anytag._io import atomic_write
 from anytag.errors import OutputError, escaped
 from anytag.images import load
+from anytag.library import keywords
 from anytag.library.filters import Filters
-from anytag.library.library import Library
+from anytag.library.library import Library, embedded_vocabulary
 from anytag.library.photo import Photo
 from anytag.library.search import Searcher
+from anytag.metadata import Change
+from anytag.metadata.exiftool import find as find_exiftool
 from anytag.server import schemas
+from anytag.vocabulary import Vocabulary
 
 R = TypeVar("R")
 Row = dict[str, object]
@@ -48,6 +53,7 @@ class Photos:
         self._searcher = Searcher(self.library, model)
         self._max_pixels = max_pixels
         self._one = ThreadPoolExecutor(1, "library")
+        self._writer = ThreadPoolExecutor(1, "sidecars")
         self._decoders = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "thumbnails")
         database = self.library.database.path
         self._thumbnails = database.with_name(f"{database.name}.thumbnails")
@@ -58,6 +64,7 @@ class Photos:
 
     def close(self) -> None:
         """Ends the threads, when their work is done, and closes the database."""
+        self._writer.shutdown()
         self._decoders.shutdown()
         self._one.submit(self.library.close)
         self._one.shutdown()
@@ -82,6 +89,27 @@ class Photos:
             "scores": [hit.score for hit in hits],
             "fits": bool(found.hits),
         }
+
+    async def write(self, wanted: schemas.Write) -> list[Row]:
+        """Writes sidecars, or shows what that would change, a row a photo.
+
+        Raises:
+            LibraryError: a photo is not in the library.
+            MissingToolError: exiftool is not installed.
+        """
+        ids = dict.fromkeys(wanted.photos)
+        photos = await self.ask(lambda library: [library.find(one) for one in ids])
+
+        def work() -> list[Row]:
+            find_exiftool()
+            known = self._vocabulary
+            return [_changed(photo, keywords.write(photo, known, dry_run=wanted.dry_run)) for photo in photos]
+
+        return await asyncio.get_running_loop().run_in_executor(self._writer, work)
+
+    @cached_property
+    def _vocabulary(self) -> Vocabulary:
+        return embedded_vocabulary()
 
     async def picture(self, number: int, side: int, known: str | None) -> Response:
         """A photo, upright, with at most `side` pixels a side.
@@ -174,6 +202,11 @@ def router(photos: Photos) -> APIRouter:
         """Takes the last decision back, of as many photos as it was of; none where nothing is left."""
         return {"photos": await photos.ask(lambda library: [_row(one) for one in library.undo()])}
 
+    @routes.post("/v1/library/write", response_model=schemas.Changes)
+    async def write(wanted: schemas.Write) -> Row:
+        """Writes what the library says of photos into XMP sidecars, as `anytag library write` does."""
+        return {"changes": await photos.write(wanted)}
+
     @routes.get("/v1/library", response_model=schemas.LibraryStatus)
     async def status() -> Row:
         """What is in the library, counted."""
@@ -216,4 +249,17 @@ def _row(photo: Photo) -> Row:
         "tags": tags,
         "keywords": [path.replace("|", " > ") for path in photo.keywords],
         "error": photo.error and photo.error.message,
+    }
+
+
+def _changed(photo: Photo, change: Change) -> Row:
+    error = change.error and {"type": change.error.type, "message": escaped(change.error.message)}
+    return {
+        "id": photo.id,
+        "name": Path(photo.name).name,
+        "files": [escaped(file) for file in change.files],
+        "added": change.added,
+        "removed": change.removed,
+        "note": change.note and escaped(change.note),
+        "error": error,
     }

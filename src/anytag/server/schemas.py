@@ -209,6 +209,33 @@ class Decisions(BaseModel):
     kind: Literal["accepted", "rejected", "added"]
 
 
+class Write(BaseModel):
+    """Sidecars to write."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    photos: list[StrictInt] = Field(min_length=1, max_length=500, description="Ids.")
+    dry_run: bool = Field(description="Write nothing: show what would change.")
+
+
+class Change(BaseModel):
+    """What was written for a photo, or would be."""
+
+    id: int
+    name: str
+    files: list[str] = Field(description="That change; none where all is as it shall be.")
+    added: list[str] = Field(description="Words that are new in one of them.")
+    removed: list[str] = Field(description="Words that are gone.")
+    note: str | None = Field(description="What the user should know of the choice of files.")
+    error: ErrorFacts | None
+
+
+class Changes(BaseModel):
+    """Of photos, in the order of the request."""
+
+    changes: list[Change]
+
+
 class LibraryStatus(BaseModel):
     """What is in the library."""
 
