@@ -186,6 +186,24 @@ def test_a_slow_body_is_refused(narrow: Served) -> None:
     assert answer(connection)[0] == 408
 
 
+def test_slow_headers_close_the_connection(narrow: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anytag.server.run._HEADER_SECONDS", 0.3)
+    for start in (b"", b"G", b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\nX", b"whole"):
+        with narrow.connect() as connection:
+            if start == b"whole":  # and a half one on the same connection
+                connection.sendall(b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+                assert _answer(connection)[0] == 200
+                start = b"GET /"
+            connection.sendall(start)
+            assert connection.recv(1) == b"", start
+    with narrow.connect() as connection:
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert _answer(connection)[0] == 200
+        time.sleep(0.5)  # an idle connection that is used again stays
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert _answer(connection)[0] == 200
+
+
 def test_more_work_than_the_server_takes_is_refused_at_once(narrow: Served) -> None:
     waiting = begin(narrow, "Content-Length: 100")
     time.sleep(0.1)
