@@ -15,6 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from anytag.server.app import create_app
+from anytag.server.run import Protocol
 from anytag.server.settings import Settings
 
 EXAMPLE_JPEG = {"content-type": "image/jpeg"}
@@ -44,7 +45,7 @@ class Served:
 def serving(**settings: Any) -> Iterator[Served]:
     """A server until the end of the block; `settings` as of `Settings`."""
     app = create_app(Settings(workers=2, **settings))
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="on")
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="on", http=Protocol)
     server = uvicorn.Server(config)
     thread = Thread(target=server.run, daemon=True)
     thread.start()

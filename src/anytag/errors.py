@@ -129,3 +129,8 @@ class MissingExtraError(AnytagError):
 
     def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:
         return type(self), (self.what, self.extra)  # errors cross processes by pickle
+
+
+def escaped(text: str) -> str:
+    """A text for JSON and databases: bytes of a file's name that are no Unicode become escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 from anytag import AnytagError, CustomTag, ModelError, Tag, Tagger, TagResult, Vocabulary, VocabularyError
 from anytag.models.card import Card
 from anytag.models.folder import write_card
+from anytag.queries import build
 from tests.tiny import make_tiny_model, with_parents
 
 TAGS = 7
@@ -289,3 +290,18 @@ def test_names_in_another_language_are_read(flat: Tagger) -> None:
         flat.queries(["\udce9"])
     with pytest.raises(VocabularyError, match="expected a text"):
         flat.queries([None])  # type: ignore[list-item]
+
+
+def test_few_vectors_of_custom_tags_are_remembered_and_scores_stay(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "_REMEMBERED", 2000)
+    tagger = Tagger.load(folder)
+    asked = [CustomTag(f"thing {n}", tuple(f"text {n} {k}" for k in range(n % 4))) for n in range(100)]
+    first = [scores(tagger.tag(PICTURES[0], [tag])) for tag in asked]
+    remembered = tagger._questions._own
+    assert 0 < sum(queries.nbytes for queries in remembered.values()) <= 2000
+    assert [scores(tagger.tag(PICTURES[0], [tag])) for tag in asked] == first
+    assert scores(tagger.tag(PICTURES[0], asked)) == {
+        key: value for row in first for key, value in row.items()
+    }

@@ -150,6 +150,8 @@ def test_captions_are_those_of_the_library(served: Served) -> None:
 
 # --- wrong requests
 
+FILE = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\nno photo\r\n'
+
 
 @pytest.mark.parametrize(
     ("query", "says"),
@@ -159,6 +161,8 @@ def test_captions_are_those_of_the_library(served: Served) -> None:
         ({"top_k": "0"}, "top_k"),
         ({"tresh": "1"}, "tresh"),
         ({"tags": ""}, "tag"),
+        ({"tags": "x" * 1001}, "1000 characters"),
+        ({"also": "a: " + "b;" * 20 + "c"}, "20 descriptions"),
         ({"tags": "dog", "also": "cat"}, "both tags and also"),
     ],
 )
@@ -176,6 +180,10 @@ def test_a_wrong_option_is_named(served: Served, query: dict[str, str], says: st
         ({"content-type": "multipart/form-data"}, b"x", 400),
         ({"content-type": "multipart/form-data; boundary=x"}, b"nonsense", 400),
         ({"content-type": "multipart/form-data; boundary=x"}, b"--x--\r\n", 422),
+        ({"content-type": "multipart/form-data; boundary=x"}, b"", 400),
+        ({"content-type": "multipart/form-data; boundary=x"}, FILE, 400),
+        ({"content-type": "multipart/form-data; boundary=x"}, FILE * 257 + b"--x--\r\n", 400),
+        ({"content-type": "multipart/form-data; boundary=x; charset=unicode_escape"}, b"--x--\r\n", 415),
         (EXAMPLE_JPEG, b"", 422),
         (EXAMPLE_JPEG, b"no photo", 422),
     ],
@@ -191,7 +199,9 @@ def test_what_is_no_photo_is_refused(
 def test_errors_do_not_tell_where_files_lie(served: Served) -> None:
     response = served.client.post("/v1/tag", content=b"no photo", headers=EXAMPLE_JPEG)
     assert "/" not in response.json()["error"]["message"].replace("<bytes>", "")
-    assert served.client.get("/v1/nothing").json() == {"error": {"type": "http", "message": "Not Found"}}
+    assert served.client.get("/v1/nothing").json() == {
+        "error": {"type": "path", "message": "GET /v1/nothing: Not Found; /openapi.json says what there is"}
+    }
     for path in ("/page/../app.py", "/page/%2e%2e/app.py", "/page//etc/passwd"):
         assert served.client.get(path).status_code == 404
 

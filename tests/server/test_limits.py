@@ -81,12 +81,14 @@ def test_another_name_can_be_allowed(model: str) -> None:
 
 def test_pages_of_other_sites_are_refused(narrow: Served) -> None:
     origin = f"http://127.0.0.1:{narrow.port}"
-    for given, status in (("https://evil.example", 403), ("null", 403), (origin, 422)):
+    for given, status in (("https://evil.example", 403), ("null", 403), ("http://[", 403), (origin, 422)):
         response = narrow.client.post("/v1/tag", content=b"x", headers={**EXAMPLE_JPEG, "origin": given})
         assert response.status_code == status
 
 
-@pytest.mark.parametrize("given", [None, "", "Bearer wrong", "Bearer", "Bearer " + KEY + "x", "Basic " + KEY])
+@pytest.mark.parametrize(
+    "given", [None, "", "Bearer wrong", "Bearer", "Bearer " + KEY + "x", "Basic " + KEY, KEY]
+)
 def test_a_wrong_key_is_refused(keyed: Served, given: str | None) -> None:
     headers = {} if given is None else {"authorization": given}
     for method, path in (
@@ -98,6 +100,18 @@ def test_a_wrong_key_is_refused(keyed: Served, given: str | None) -> None:
         response = keyed.client.request(method, path, headers=headers)
         assert response.status_code == 401
         assert response.json()["error"]["type"] == "key"
+
+
+def test_keys_are_bytes_of_any_kind(model: str) -> None:
+    with serving(model=model, key="Schlüssel \udcff") as served:
+        for given, status in (
+            (b"Schl\xc3\xbcssel \xff", 200),
+            (b"Schl\xfcssel \xff", 401),
+            (b"\xff\xfe", 401),
+        ):
+            for scheme in (b"Bearer ", b"bearer  "):
+                headers = [(b"authorization", scheme + given)]
+                assert served.client.get("/v1/models", headers=headers).status_code == status
 
 
 def test_the_key_lets_in_and_page_and_health_need_none(keyed: Served) -> None:
@@ -116,6 +130,38 @@ def test_an_endless_upload_without_a_key_is_not_read(keyed: Served) -> None:
             sent += connection.send(piece)
             time.sleep(0.002)
     assert sent < 8 << 20  # what fits into the buffers of the system
+
+
+def test_several_names_are_none(narrow: Served) -> None:
+    for name in ("Host", "Origin"):
+        lines = ["GET /v1/models HTTP/1.1", "Host: 127.0.0.1", f"{name}: evil.example", "", ""]
+        connection = narrow.connect()
+        connection.sendall("\r\n".join(lines).encode())
+        assert answer(connection)[0] in (400, 403, 421)
+
+
+def test_every_error_is_json_and_head_is_answered(narrow: Served) -> None:
+    for method, path, status in (
+        ("GET", "/nothing", 404),
+        ("GET", "/page/%2e%2e/app.py", 404),
+        ("PUT", "/v1/tag", 405),
+        ("OPTIONS", "/v1/tag", 405),
+    ):
+        response = narrow.client.request(method, path)
+        assert response.status_code == status
+        assert response.json()["error"]["message"]
+    for path in ("/", "/livez", "/page/main.js"):
+        response = narrow.client.head(path)
+        assert (response.status_code, response.content) == (200, b"")
+
+
+def test_metrics_have_no_words_of_clients(narrow: Served) -> None:
+    for path in ("/livez", "/private.jpg"):
+        narrow.client.request("PROPFIND", path)
+    text = narrow.client.get("/metrics").text
+    assert 'method="other"' in text
+    assert "PROPFIND" not in text
+    assert "private" not in text
 
 
 # --- how much
@@ -138,6 +184,24 @@ def test_a_slow_body_is_refused(narrow: Served) -> None:
     connection = begin(narrow, "Content-Length: 100")
     connection.sendall(b"x")
     assert answer(connection)[0] == 408
+
+
+def test_slow_headers_close_the_connection(narrow: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anytag.server.run._HEADER_SECONDS", 0.3)
+    for start in (b"", b"G", b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\nX", b"whole"):
+        with narrow.connect() as connection:
+            if start == b"whole":  # and a half one on the same connection
+                connection.sendall(b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+                assert _answer(connection)[0] == 200
+                start = b"GET /"
+            connection.sendall(start)
+            assert connection.recv(1) == b"", start
+    with narrow.connect() as connection:
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert _answer(connection)[0] == 200
+        time.sleep(0.5)  # an idle connection that is used again stays
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert _answer(connection)[0] == 200
 
 
 def test_more_work_than_the_server_takes_is_refused_at_once(narrow: Served) -> None:

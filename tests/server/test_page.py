@@ -175,10 +175,13 @@ def test_nobody_is_shut_out(browser: Browser, served: Served, look: dict[str, ob
 
 
 def test_a_server_with_a_key_is_asked_with_it(browser: Browser, tmp_path: Path) -> None:
-    with serving(model=str(make_tiny_model(tmp_path / "tiny")), key="open sesame") as served:
+    with serving(model=str(make_tiny_model(tmp_path / "tiny")), key="open sésame ☂") as served:
         page = browser.new_page()
         page.goto(f"http://127.0.0.1:{served.port}/")
-        page.fill("#key", "open sesame")
+        page.fill("#key", "wrong ☂")
+        page.keyboard.press("Enter")
+        expect(page.locator("#key-dialog")).to_be_visible()
+        page.fill("#key", "open sésame ☂")
         page.keyboard.press("Enter")
         expect(page.locator("#model")).to_contain_text("tags")
         page.close()
@@ -243,6 +246,39 @@ def test_a_tag_is_said_of_all_that_are_selected(library_page: Page) -> None:
     expect(page.locator("#library-status")).to_contain_text("holiday added in 6 photos")
     page.keyboard.press("u")
     expect(page.locator("#library-status")).to_have_text("Undone.")
+
+
+def test_sidecars_are_written_after_a_look_at_what_changes(browser: Browser, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    shutil.copytree(EXAMPLES, folder, ignore=shutil.ignore_patterns("[f-z]*"))
+    (folder / "coffee.jpg.xmp").mkdir()
+    with Library.open(tmp_path / "library.db") as made:
+        made.sync(folder)
+        made.add(folder / "cat.jpg", HOSTILE[0])
+    with serving(has_library=True, library=tmp_path / "library.db") as served:
+        for page in opened(browser.new_context(viewport={"width": 640, "height": 450}), served):
+            page.locator(".cell").first.focus()
+            page.keyboard.press("Shift+End")
+            page.keyboard.press("w")
+            dialog = page.get_by_role("dialog", name="Write sidecars")
+            count = page.locator(".cell").count()
+            status = dialog.get_by_role("status")
+            expect(status).to_have_text(f"{count - 1} photos would change, 1 failed.")
+            row = dialog.locator("li", has_text="cat.jpg.xmp")
+            expect(row).to_contain_text(f"+{HOSTILE[0]}")
+            expect(dialog.locator("li", has_text="coffee.jpg").locator(".error")).not_to_be_empty()
+            assert violations(page) == []
+            assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+            assert not (folder / "cat.jpg.xmp").exists()
+            page.keyboard.press("Enter")
+            expect(status).to_have_text(f"{count - 1} photos written.")
+            assert "onerror" in (folder / "cat.jpg.xmp").read_text()
+            page.keyboard.press("Enter")
+            expect(dialog).to_have_count(0)
+            page.keyboard.press("w")
+            expect(status).to_have_text("Nothing to write, 1 failed.")
+            page.keyboard.press("Escape")
+            assert page.evaluate("document.activeElement.matches('.cell')")
 
 
 def test_what_the_server_did_not_keep_is_not_shown(library_page: Page) -> None:

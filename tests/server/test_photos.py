@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from PIL import Image
 
 from anytag.library.library import Library
 from tests.cli.test_serve import process
+from tests.command import run
 from tests.http_service import Served, serving
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "photos"
@@ -106,6 +109,7 @@ def in_doubt(served: Served) -> list[dict[str, Any]]:
         {"text": ""},
         {"like": 999},
         {"like": "x"},
+        {"like": 10**30},
         {"top_k": 0},
         {"no": 1},
     ],
@@ -144,16 +148,111 @@ def test_decisions_are_kept_and_undone_one_by_one_or_as_a_whole(served: Served, 
     assert tags(named(served, "cat.jpg")) == tags(cat)
 
 
+def test_a_photo_that_is_named_twice_is_one(served: Served) -> None:
+    cat = named(served, "cat.jpg")["id"]
+    assert len(decide(served, [cat] * 3, "mine", "added")) == 1
+    assert get(served, "/v1/photos", id=[cat, 10**30])["photos"][0]["id"] == cat
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are Unicode there")
+def test_names_that_are_no_unicode_are_shown_as_escapes(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"f\xff")
+    folder.mkdir()
+    shutil.copy(EXAMPLES / "cat.jpg", folder / os.fsdecode(b"cat\xfe.jpg"))
+    (folder / os.fsdecode(b"broken\xfd.jpg")).write_bytes(b"no photo")
+    with Library.open(tmp_path / "library.db") as library:
+        report = library.sync(folder)
+    assert report.failed == 1
+    with serving(has_library=True, library=tmp_path / "library.db") as served:
+        assert get(served, "/v1/library")["folders"] == [f"{tmp_path}/f\\udcff"]
+        cat, broken = (named(served, name) for name in ("cat\ufffd.jpg", "broken\ufffd.jpg"))
+        assert cat["path"] == f"{tmp_path}/f\\udcff/cat\\udcfe.jpg"
+        assert "broken\\udcfd" in broken["error"]
+        assert served.client.get(f"/v1/photos/{cat['id']}/thumbnail").status_code == 200
+        answer = served.client.get(f"/v1/photos/{broken['id']}/thumbnail")
+        assert answer.status_code == 422
+        assert "broken\\udcfd" in answer.json()["error"]["message"]
+
+
+def test_a_picture_is_sent_again_only_when_it_changed(served: Served, database: Path) -> None:
+    photo = named(served, "cat.jpg")
+    url = f"/v1/photos/{photo['id']}/thumbnail"
+    first = served.client.get(url)
+    assert "private" in first.headers["cache-control"]
+    again = served.client.get(url, headers={"if-none-match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    shutil.copy(EXAMPLES / "coffee.jpg", photo["path"])
+    with Library.open(database) as library:
+        library.sync(database.with_name("photos"))
+    other = served.client.get(url, headers={"if-none-match": first.headers["etag"]})
+    assert other.status_code == 200
+    assert other.content != first.content
+
+
+def test_a_picture_is_shown_where_none_can_be_kept(served: Served, database: Path) -> None:
+    database.with_name("library.db.thumbnails").write_bytes(b"in the way of the folder")
+    photo = named(served, "cat.jpg")
+    assert served.client.get(f"/v1/photos/{photo['id']}/thumbnail").status_code == 200
+
+
 def test_a_wrong_decision_changes_nothing(served: Served) -> None:
     cat = named(served, "cat.jpg")
     for wrong in (
         {"photos": [cat["id"], 999], "tag": "x", "kind": "added"},
+        {"photos": [10**30], "tag": "x", "kind": "added"},
+        {"photos": [True], "tag": "x", "kind": "added"},
         {"photos": [cat["id"]], "tag": " ", "kind": "added"},
+        {"photos": [cat["id"]], "tag": "a\0b", "kind": "added"},
+        {"photos": [cat["id"]], "tag": "a\nb", "kind": "added"},
         {"photos": [cat["id"]], "tag": "x", "kind": "maybe"},
         {"photos": [], "tag": "x", "kind": "added"},
     ):
         assert served.client.post("/v1/decisions", json=wrong).status_code == 422
     assert tags(named(served, "cat.jpg")) == tags(cat)
+
+
+def write(served: Served, photos: list[int], *, dry_run: bool) -> list[dict[str, Any]]:
+    response = served.client.post("/v1/library/write", json={"photos": photos, "dry_run": dry_run})
+    assert response.status_code == 200, response.text
+    return list(response.json()["changes"])
+
+
+def test_sidecars_are_written_as_the_command_writes_them(served: Served, database: Path) -> None:
+    cat, coffee = named(served, "cat.jpg"), named(served, "coffee.jpg")
+    decide(served, [cat["id"]], "my cat", "added")
+    decide(served, [cat["id"]], "animal", "rejected")
+    sidecar = Path(f"{cat['path']}.xmp")
+    shown = write(served, [coffee["id"], cat["id"]], dry_run=True)
+    assert [one["name"] for one in shown] == ["coffee.jpg", "cat.jpg"]
+    assert shown[1]["files"] == [str(sidecar)]
+    assert "my cat" in shown[1]["added"]
+    assert "animal" not in shown[1]["added"]
+    assert not sidecar.exists()
+    assert write(served, [coffee["id"], cat["id"]], dry_run=False) == shown
+    assert not Path(f"{named(served, 'astronaut.jpg')['path']}.xmp").exists()
+    command = run("library", "write", "--dry-run", "--format", "jsonl", "--database", database)
+    rows = {row["path"]: row["files"] for row in map(json.loads, command.stdout.splitlines())}
+    assert [path for path, files in rows.items() if not files] == [cat["path"], coffee["path"]]
+    decide(served, [cat["id"]], "my cat", "rejected")
+    (change,) = write(served, [cat["id"]], dry_run=False)
+    assert change["removed"] == ["my cat"]
+
+
+def test_a_sidecar_that_cannot_be_written_harms_no_other(served: Served) -> None:
+    cat, coffee, gone, broken = (
+        named(served, f"{name}.jpg") for name in ("cat", "coffee", "temple", "broken")
+    )
+    Path(f"{coffee['path']}.xmp").mkdir()
+    Path(gone["path"]).unlink()
+    changes = write(served, [one["id"] for one in (broken, gone, coffee, cat)], dry_run=False)
+    assert [one["error"] is None for one in changes] == [False, False, False, True]
+    assert Path(f"{cat['path']}.xmp").is_file()
+    for wrong in (
+        {"photos": [999], "dry_run": True},
+        {"photos": [cat["id"]]},
+        {"photos": [], "dry_run": True},
+    ):
+        assert served.client.post("/v1/library/write", json=wrong).status_code == 422
 
 
 def test_a_killed_server_has_kept_what_it_confirmed(database: Path) -> None:

@@ -72,15 +72,18 @@ def _written(
     caption: bool,
     overwrite: bool,
 ) -> Change:
-    from anytag.library.keywords import rejected, tags_of
+    from anytag.library.keywords import tags_of, write
 
-    return keywords.write(
-        photo.path,
+    return write(
+        photo,
+        known,
         keywords.of(tags_of(photo, known), known),
-        "embed" if embed else "sidecar",
-        rejected=rejected(photo, known),
+        embed=embed,
         caption=photo.caption if caption else None,
         overwrite_caption=overwrite,
+        sidecar_name=keywords.sidecar_name,
+        touch=keywords.touch,
+        dry_run=keywords.dry_run,
     )
 
 

@@ -67,14 +67,16 @@ class KeywordOptions:
         return [(*self.prefix, *self._path(tag, vocabulary)) for tag in found]
 
     def _path(self, tag: TagScore, vocabulary: Vocabulary) -> Keyword:
-        has_lineage = not self.flat and tag.source == "vocabulary" and tag.id in vocabulary
-        return vocabulary.lineage(tag.id) if has_lineage else (tag.name,)
+        from anytag.library.keywords import lineage
 
-    def write(self, path: str, keywords: Iterable[Keyword], place: Place, **more: Any) -> Change:
+        return (tag.name,) if self.flat else lineage(tag, vocabulary)
+
+    def write(self, path: str, keywords: Iterable[Keyword], place: Place) -> Change:
         """Writes for one photo; a failure is in the change."""
         from anytag.metadata import write_keywords
+        from anytag.metadata.write import tried
 
-        return _tried(
+        return tried(
             path,
             lambda: write_keywords(
                 path,
@@ -83,15 +85,15 @@ class KeywordOptions:
                 sidecar_name=self.sidecar_name,
                 touch=self.touch,
                 dry_run=self.dry_run,
-                **more,
             ),
         )
 
     def undo(self, path: str) -> Change:
         """Takes back what was written for one photo; a failure is in the change."""
         from anytag.metadata import undo
+        from anytag.metadata.write import tried
 
-        return _tried(path, lambda: undo(path, touch=self.touch, dry_run=self.dry_run))
+        return tried(path, lambda: undo(path, touch=self.touch, dry_run=self.dry_run))
 
     def changes(self, results: Iterable[TagResult], vocabulary: Vocabulary, place: Place) -> Iterator[Change]:
         """Writes the tags of each photo that could be read."""
@@ -204,14 +206,3 @@ def _keywords(
         sidecar_name=sidecar_name or "full",
         **flags,
     )
-
-
-def _tried(path: str, work: Callable[[], Change]) -> Change:
-    from anytag.errors import MetadataError, OutputError
-    from anytag.metadata import Change
-    from anytag.metadata.write import failure
-
-    try:
-        return work()
-    except (MetadataError, OutputError, OSError) as error:
-        return Change(path, error=failure(error))

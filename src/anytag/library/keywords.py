@@ -8,8 +8,9 @@ from anytag.batching import batches
 from anytag.library import words
 from anytag.library.library import Library
 from anytag.library.photo import Photo
-from anytag.metadata import Keyword, Keywords, read_keywords
-from anytag.results import TagScore
+from anytag.metadata import Change, Keyword, Keywords, SidecarName, read_keywords, write_keywords
+from anytag.metadata.write import tried
+from anytag.results import Failure, TagScore
 from anytag.vocabulary import Vocabulary
 
 _BATCH = 100  # photos, which a kill may cost
@@ -48,6 +49,56 @@ def tags_of(photo: Photo, vocabulary: Vocabulary) -> list[TagScore]:
     """What a library says of a photo, the user's decisions first, which are sure."""
     sure = dict.fromkeys((*photo.added, *photo.accepted))
     return [_sure(name, vocabulary) for name in sure] + [tag for tag in photo.scores if tag.name not in sure]
+
+
+def lineage(tag: TagScore, vocabulary: Vocabulary) -> Keyword:
+    """A tag as a keyword, what is broader first; one that the vocabulary does not know stands alone."""
+    is_known = tag.source == "vocabulary" and tag.id in vocabulary
+    return vocabulary.lineage(tag.id) if is_known else (tag.name,)
+
+
+def write(
+    photo: Photo,
+    vocabulary: Vocabulary,
+    keywords: Iterable[Keyword] | None = None,
+    *,
+    embed: bool = False,
+    caption: str | None = None,
+    overwrite_caption: bool = False,
+    sidecar_name: SidecarName = "full",
+    touch: bool = False,
+    dry_run: bool = False,
+) -> Change:
+    """Writes what a library says of a photo into its sidecar; a failure is in the change.
+
+    Args:
+        photo: of the library; one that is not "done" is a failure.
+        vocabulary: for what is broader, and for names in another language.
+        keywords: instead of all that the library says.
+        embed, caption, overwrite_caption, sidecar_name, touch, dry_run: as of `write_keywords`.
+
+    Raises:
+        MissingToolError: exiftool is not installed.
+    """
+    if photo.state != "done":
+        why = f"{photo.path}: is {photo.state}, so nothing is known to be written: anytag library sync"
+        return Change(photo.path, error=Failure("LibraryError", why))
+    if keywords is None:
+        keywords = [lineage(tag, vocabulary) for tag in tags_of(photo, vocabulary)]
+    return tried(
+        photo.path,
+        lambda: write_keywords(
+            photo.path,
+            keywords,
+            embed=embed,
+            caption=caption,
+            overwrite_caption=overwrite_caption,
+            rejected=rejected(photo, vocabulary),
+            sidecar_name=sidecar_name,
+            touch=touch,
+            dry_run=dry_run,
+        ),
+    )
 
 
 def _sure(name: str, vocabulary: Vocabulary) -> TagScore:

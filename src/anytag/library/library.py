@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _BATCH = 500  # photos that are read at once
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_IDS = 1 << 63  # SQLite knows no greater number
 
 
 class Library:
@@ -139,7 +140,7 @@ class Library:
 
     def get(self, ids: Iterable[int]) -> list[Photo]:
         """Photos by their ids, in this order; those that are not there are left out."""
-        wanted = list(ids)
+        wanted = [one for one in ids if -_IDS <= one < _IDS]
         found: dict[int, Photo] = {}
         for batch in batches(wanted, _BATCH):
             found.update(read_photos(self.database, batch))
@@ -193,7 +194,7 @@ class Library:
         Raises:
             LibraryError: a photo is not there, or a tag is no text.
         """
-        found = [photo.pair or photo.id for photo in map(self.find, photos)]
+        found = list(dict.fromkeys(photo.pair or photo.id for photo in map(self.find, photos)))
         names, time = [_tag_name(tag) for tag in tags], _now("microseconds")
         with self.database.transaction() as connection:
             for photo in found:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anytag.batching import in_batches
-from anytag.errors import ImageError
+from anytag.errors import ImageError, escaped
 from anytag.images.formats import SIGNATURE_BYTES, has_raw_suffix, sniff
 from anytag.library import words
 from anytag.library.database import Database
@@ -253,10 +253,11 @@ class Look:
 
     def _failed(self, connection: sqlite3.Connection, row: Waiting, error: Failure) -> None:
         """A file that is no photo (any more) has no tags; one that cannot be read just now keeps them."""
+        message = escaped(error.message)  # it has the file's name
         connection.execute(
             "UPDATE photos SET state = 'failed', error_type = ?, error_message = ? WHERE id = ? "
             "AND (error_message IS NOT ? OR state != 'failed')",
-            (error.type, error.message, row.id, error.message),
+            (error.type, message, row.id, message),
         )
         if error.type in CONTENT_ERRORS:
             connection.execute("DELETE FROM tags WHERE photo = ?", (row.id,))

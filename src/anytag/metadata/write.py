@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -181,6 +181,14 @@ def undo(
     found = {one: content for one, content in read.contents(path, tool).items() if content.has_record}
     changes = {one: (content, words.undone(content)) for one, content in found.items()}
     return _apply(path, changes, tool, touch=touch, dry_run=dry_run, note=None)
+
+
+def tried(path: str, work: Callable[[], Change]) -> Change:
+    """A change, or in it why there is none: other photos go on."""
+    try:
+        return work()
+    except (MetadataError, OutputError, OSError) as error:
+        return Change(path, error=failure(error))
 
 
 def failure(error: Exception) -> Failure:

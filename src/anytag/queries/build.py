@@ -21,7 +21,7 @@ from anytag.text_encoders.queries import Prompts, check_texts, tag_rows
 from anytag.vocabulary import CUSTOM_PREFIX, Tag, Vocabulary
 
 CUSTOM_THRESHOLD = 0.5
-_REMEMBERED = 20_000  # custom tags whose vectors are kept: 20,000 of 3 rows and 256 floats are 60 MB
+_REMEMBERED = 32 << 20  # bytes of the vectors of custom tags that are kept: 10,000 of 3 rows and 256 floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,7 @@ class Questions:
             folder.file("queries.safetensors"), tags=len(self.learned), width=folder.card.width
         )
         self._own: dict[CustomTag, Floats] = {}
+        self._own_bytes = 0
         self._prepared = lru_cache(maxsize=8)(self._prepare)
 
     def prepare(
@@ -216,10 +217,16 @@ class Questions:
             return self._bank.queries(np.asarray(row.trained))
         queries = self._own.get(row.words)
         if queries is None:
-            if len(self._own) >= _REMEMBERED:
-                self._own.clear()
-            queries = self._own[row.words] = self._encoded(row.words, row.id)
+            queries = self._encoded(row.words, row.id)
+            self._remember(row.words, queries)
         return queries
+
+    def _remember(self, words: CustomTag, queries: Floats) -> None:
+        """Keeps the vectors of a custom tag; when they become too many, all earlier ones are forgotten."""
+        self._own_bytes += queries.nbytes
+        if self._own_bytes > _REMEMBERED:
+            self._own, self._own_bytes = {}, queries.nbytes  # a new one: other threads may read the old
+        self._own[words] = queries
 
     def _encoded(self, words: CustomTag, id: str) -> Floats:
         """float32 P×D of a tag's words.

@@ -21,7 +21,7 @@ from anytag import __version__
 from anytag.errors import AnytagError
 from anytag.results import TagResult, TagScore
 from anytag.server import label_studio, photoprism, schemas
-from anytag.server.limits import Limits, Refusal, error_body
+from anytag.server.limits import Admission, Refusal, error_body
 from anytag.server.metrics import Metrics
 from anytag.server.photos import router
 from anytag.server.service import Service, Serving, errors
@@ -61,7 +61,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.state.settings, app.state.metrics, app.state.service = settings, metrics, service
-    app.add_middleware(Limits, settings=settings, metrics=metrics)
+    app.add_middleware(Admission, settings=settings, metrics=metrics)
     app.add_exception_handler(Refusal, _refuse)
     app.add_exception_handler(ClientDisconnect, _gone_away)
     app.add_exception_handler(AnytagError, _wrong)
@@ -221,10 +221,13 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 
 async def _http(request: Request, error: Exception) -> Response:
-    """What the framework refuses (no such route, no JSON), in the form of every error."""
+    """A path or method that is not there, or JSON that cannot be parsed."""
     assert isinstance(error, HTTPException)
-    body = error_body(request.url.path, error.status_code, "http", error.detail)
-    return JSONResponse(body, error.status_code, error.headers)
+    kind = {404: "path", 405: "method"}.get(error.status_code, "http")
+    message = f"{request.method} {request.url.path[:200]}: {error.detail}; /openapi.json says what there is"
+    return JSONResponse(
+        error_body(request.url.path, error.status_code, kind, message), error.status_code, error.headers
+    )
 
 
 def _failed(encoded: Encoded, tagger: Tagger, **empty: object) -> Row:

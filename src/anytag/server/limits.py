@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import hmac
+import logging
+import os
 import time
 from urllib.parse import urlsplit
 
@@ -17,6 +19,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from anytag.errors import escaped
 from anytag.server.metrics import Metrics
 from anytag.server.settings import Settings
 
@@ -27,6 +30,8 @@ _PAGE = ("/", "/page/")
 VISION = "/api/v1/vision"
 """Where PhotoPrism asks."""
 _RETRY_SECONDS = 1
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
+_METHODS = _READING | {"POST", "PUT", "PATCH", "DELETE"}
 _HEADERS = [
     (b"content-security-policy", b"default-src 'self'; img-src 'self' blob:; object-src 'none'; "
      b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
@@ -34,6 +39,9 @@ _HEADERS = [
     (b"referrer-policy", b"no-referrer"),
     (b"x-content-type-options", b"nosniff"),
 ]  # fmt: skip
+
+
+_FAULT = "the server failed at this request, and its log says how; others are served"
 
 
 class Refusal(Exception):
@@ -62,22 +70,23 @@ class Refusal(Exception):
 def error_body(path: str, status: int, kind: str, message: str) -> dict[str, object]:
     """The JSON of every error; PhotoPrism takes no other than its own."""
     if path.startswith(VISION):
-        return {"code": status, "error": message, "result": {}}
-    return {"error": {"type": kind, "message": message}}
+        return {"code": status, "error": escaped(message), "result": {}}
+    return {"error": {"type": kind, "message": escaped(message)}}
 
 
 def _key(authorization: str) -> bytes:
     """The key that a client sends; Label Studio can send it as a password only, with any name."""
     scheme, _, given = authorization.partition(" ")
-    if scheme.lower() != "basic":
-        return authorization.removeprefix("Bearer ").encode()
+    sent = given.strip().encode("latin-1")  # bytes of any kind, as they came
+    if scheme.lower() == "bearer":
+        return sent
     try:
-        return base64.b64decode(given, validate=True).partition(b":")[2]
+        return base64.b64decode(sent, validate=True).partition(b":")[2] if scheme.lower() == "basic" else b""
     except ValueError:
         return b""
 
 
-class Limits:
+class Admission:
     """Middleware that lets a request in, or refuses it.
 
     Args:
@@ -95,7 +104,9 @@ class Limits:
             await self._app(scope, receive, send)
             return
         start = time.perf_counter()
-        status = 500
+        status = 0
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        scope = {**scope, "method": "GET"} if method == "HEAD" else scope  # uvicorn leaves the body out
 
         async def watched(message: Message) -> None:
             nonlocal status
@@ -109,9 +120,16 @@ class Limits:
         except Refusal as refusal:
             self._metrics.refused.labels(refusal.reason).inc()
             await refusal.response(scope["path"])(scope, receive, watched)
+        except Exception:
+            logging.getLogger("uvicorn.error").exception(
+                "an answer failed: a fault of anytag, please report it"
+            )
+            if status:  # a part of an answer is out: only its end can tell
+                raise
+            await Refusal(500, "internal", _FAULT).response(scope["path"])(scope, receive, watched)
         finally:
             route = getattr(scope.get("route"), "path", "none")
-            self._metrics.requests.labels(route, scope["method"], str(status)).inc()
+            self._metrics.requests.labels(route, method, str(status)).inc()
             self._metrics.request_seconds.labels(route).observe(time.perf_counter() - start)
 
     async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -119,7 +137,7 @@ class Limits:
         self._check_host(headers)
         self._check_origin(headers)
         self._check_key(scope["path"], headers)
-        if scope["method"] in ("GET", "HEAD", "OPTIONS"):
+        if scope["method"] in _READING:
             await self._app(scope, receive, send)
             return
         size = self._size(headers)
@@ -132,7 +150,7 @@ class Limits:
             self._show()
 
     def _check_host(self, headers: Headers) -> None:
-        host = headers.get("host", "")
+        host = ",".join(headers.getlist("host"))  # several are none
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
         if self._settings.key is None and name.lower() not in self._settings.allowed_hosts:
             raise Refusal(
@@ -140,8 +158,8 @@ class Limits:
             )
 
     def _check_origin(self, headers: Headers) -> None:
-        origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != headers.get("host", "").lower():
+        host = headers.get("host", "").lower()
+        if any(_netloc(origin) != host for origin in headers.getlist("origin")):
             raise Refusal(403, "origin", "pages of other sites may not use this server")
 
     def _check_key(self, path: str, headers: Headers) -> None:
@@ -149,7 +167,7 @@ class Limits:
         if key is None or path in _OPEN or path == _PAGE[0] or path.startswith(_PAGE[1]):
             return
         given = _key(headers.get("authorization", ""))
-        if not hmac.compare_digest(given, key.encode()):
+        if not hmac.compare_digest(given, os.fsencode(key)):
             raise Refusal(401, "key", "send the server's key as 'Authorization: Bearer KEY'")
 
     def _size(self, headers: Headers) -> int:
@@ -193,3 +211,11 @@ class Limits:
             return message
 
         return limited
+
+
+def _netloc(origin: str) -> str:
+    """Host and port of an Origin header; "" for what is no address."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""

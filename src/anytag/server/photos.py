@@ -7,28 +7,36 @@ import io
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Header, Query
 from fastapi.responses import Response
 from PIL import Image
 
 from anytag._io import atomic_write
+from anytag.errors import OutputError, escaped
 from anytag.images import load
+from anytag.library import keywords
 from anytag.library.filters import Filters
-from anytag.library.library import Library
+from anytag.library.library import Library, embedded_vocabulary
 from anytag.library.photo import Photo
 from anytag.library.search import Searcher
+from anytag.metadata import Change
+from anytag.metadata.exiftool import find as find_exiftool
 from anytag.server import schemas
+from anytag.vocabulary import Vocabulary
 
 R = TypeVar("R")
 Row = dict[str, object]
 Order = schemas.Order
+Known = Annotated[str | None, Header()]
 
 THUMBNAIL, PREVIEW = 320, 1600
 """Pixels of the longer side."""
-_CACHE = "public, max-age=31536000, immutable"
+_CACHE = "private, no-cache"  # a file under the same id can change; nobody else's cache may keep it
 
 
 class Photos:
@@ -45,6 +53,7 @@ class Photos:
         self._searcher = Searcher(self.library, model)
         self._max_pixels = max_pixels
         self._one = ThreadPoolExecutor(1, "library")
+        self._writer = ThreadPoolExecutor(1, "sidecars")
         self._decoders = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "thumbnails")
         database = self.library.database.path
         self._thumbnails = database.with_name(f"{database.name}.thumbnails")
@@ -55,6 +64,7 @@ class Photos:
 
     def close(self) -> None:
         """Ends the threads, when their work is done, and closes the database."""
+        self._writer.shutdown()
         self._decoders.shutdown()
         self._one.submit(self.library.close)
         self._one.shutdown()
@@ -80,16 +90,46 @@ class Photos:
             "fits": bool(found.hits),
         }
 
-    async def picture(self, number: int, side: int) -> tuple[bytes, str]:
-        """A photo, upright, with at most `side` pixels a side: its bytes and media type.
+    async def write(self, wanted: schemas.Write) -> list[Row]:
+        """Writes sidecars, or shows what that would change, a row a photo.
+
+        Raises:
+            LibraryError: a photo is not in the library.
+            MissingToolError: exiftool is not installed.
+        """
+        ids = dict.fromkeys(wanted.photos)
+        photos = await self.ask(lambda library: [library.find(one) for one in ids])
+
+        def work() -> list[Row]:
+            find_exiftool()
+            known = self._vocabulary
+            return [_changed(photo, keywords.write(photo, known, dry_run=wanted.dry_run)) for photo in photos]
+
+        return await asyncio.get_running_loop().run_in_executor(self._writer, work)
+
+    @cached_property
+    def _vocabulary(self) -> Vocabulary:
+        return embedded_vocabulary()
+
+    async def picture(self, number: int, side: int, known: str | None) -> Response:
+        """A photo, upright, with at most `side` pixels a side.
+
+        Args:
+            number: its id.
+            side: pixels.
+            known: If-None-Match of the request: a client that has the picture gets none.
 
         Raises:
             LibraryError: it is not in the library.
             ImageError: it cannot be read.
         """
         path, key = await self.ask(lambda library: _place(library, number))
+        headers = {"cache-control": _CACHE, "etag": f'"{key}-{side}"'}
+        if known == headers["etag"]:
+            return Response(status_code=304, headers=headers)
         decode = lambda: self._picture(path, key, side)  # noqa: E731
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, decode)
+        data, kind = await asyncio.get_running_loop().run_in_executor(self._decoders, decode)
+        return Response(data, media_type=kind, headers=headers)
 
     def _picture(self, path: str, key: str, side: int) -> tuple[bytes, str]:
         if side != THUMBNAIL:
@@ -99,9 +139,10 @@ class Photos:
             return kept.read_bytes(), "image/webp"
         except OSError:
             made = _encoded(path, side, self._max_pixels, "WEBP")
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(kept) as draft:
-            draft.write_bytes(made)
+        with suppress(OSError, OutputError):  # a full or read-only disk costs time, not the picture
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(kept) as draft:
+                draft.write_bytes(made)
         return made, "image/webp"
 
 
@@ -137,16 +178,14 @@ def router(photos: Photos) -> APIRouter:
         return {"photos": await photos.ask(lambda library: [_row(one) for one in library.get(id)])}
 
     @routes.get("/v1/photos/{number}/thumbnail", response_class=Response)
-    async def thumbnail(number: int) -> Response:
+    async def thumbnail(number: int, if_none_match: Known = None) -> Response:
         """At most 320 pixels a side, upright."""
-        data, kind = await photos.picture(number, THUMBNAIL)
-        return Response(data, media_type=kind, headers={"cache-control": _CACHE})
+        return await photos.picture(number, THUMBNAIL, if_none_match)
 
     @routes.get("/v1/photos/{number}/preview", response_class=Response)
-    async def preview(number: int) -> Response:
+    async def preview(number: int, if_none_match: Known = None) -> Response:
         """At most 1,600 pixels a side, upright."""
-        data, kind = await photos.picture(number, PREVIEW)
-        return Response(data, media_type=kind)
+        return await photos.picture(number, PREVIEW, if_none_match)
 
     @routes.post("/v1/decisions", response_model=schemas.LibraryPhotos)
     async def decide(said: schemas.Decisions) -> Row:
@@ -154,7 +193,7 @@ def router(photos: Photos) -> APIRouter:
 
         def write(library: Library) -> list[Row]:
             library.decide(said.photos, [said.tag], said.kind)
-            return [_row(one) for one in library.get(said.photos)]
+            return [_row(one) for one in library.get(dict.fromkeys(said.photos))]
 
         return {"photos": await photos.ask(write)}
 
@@ -162,6 +201,11 @@ def router(photos: Photos) -> APIRouter:
     async def undo() -> Row:
         """Takes the last decision back, of as many photos as it was of; none where nothing is left."""
         return {"photos": await photos.ask(lambda library: [_row(one) for one in library.undo()])}
+
+    @routes.post("/v1/library/write", response_model=schemas.Changes)
+    async def write(wanted: schemas.Write) -> Row:
+        """Writes what the library says of photos into XMP sidecars, as `anytag library write` does."""
+        return {"changes": await photos.write(wanted)}
 
     @routes.get("/v1/library", response_model=schemas.LibraryStatus)
     async def status() -> Row:
@@ -178,7 +222,7 @@ def _status(library: Library) -> Row:
         for state, count in folder.states.items():
             states[state] = states.get(state, 0) + count
     return {
-        "folders": [folder.path for folder in status.folders],
+        "folders": [escaped(folder.path) for folder in status.folders],
         "photos": states,
         "decisions": status.decisions,
     }
@@ -196,7 +240,7 @@ def _row(photo: Photo) -> Row:
     return {
         "id": photo.id,
         "name": Path(photo.name).name,
-        "path": _text(photo.path),
+        "path": escaped(photo.path),
         "state": photo.state,
         "width": photo.width,
         "height": photo.height,
@@ -208,6 +252,14 @@ def _row(photo: Photo) -> Row:
     }
 
 
-def _text(path: str) -> str:
-    """A path for eyes: names need not be Unicode."""
-    return path.encode("utf-8", "backslashreplace").decode()
+def _changed(photo: Photo, change: Change) -> Row:
+    error = change.error and {"type": change.error.type, "message": escaped(change.error.message)}
+    return {
+        "id": photo.id,
+        "name": Path(photo.name).name,
+        "files": [escaped(file) for file in change.files],
+        "added": change.added,
+        "removed": change.removed,
+        "note": change.note and escaped(change.note),
+        "error": error,
+    }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from anytag.errors import AnytagError
 from anytag.server.app import create_app
@@ -15,6 +17,37 @@ from anytag.server.settings import Settings
 
 _STOP_SECONDS = 30
 _BACKLOG = 2048
+_HEADER_SECONDS = 15.0
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's HTTP, which closes connections whose request does not get to the end of its headers in time.
+
+    The body's time is counted by `anytag.server.limits`.
+    """
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+        super().connection_made(transport)
+        self._watch(_HEADER_SECONDS)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._watch(_HEADER_SECONDS)
+
+    def on_headers_complete(self) -> None:
+        self._watch(None)
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._watch(None)
+        super().connection_lost(exc)
+
+    def _watch(self, seconds: float | None) -> None:
+        if self._late is not None:
+            self._late.cancel()
+        self._late = None if seconds is None else self.loop.call_later(seconds, self.transport.close)
 
 
 class _Server(uvicorn.Server):
@@ -62,6 +95,7 @@ def serve(settings: Settings, *, ready: Callable[[str], None]) -> None:
 def _config(settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         create_app(settings),
+        http=Protocol,
         lifespan="on",
         log_level="warning",
         access_log=False,

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt
+from pydantic_core import PydanticCustomError
 
 Order = Literal["path", "newest", "unsure"]
+_DESCRIPTIONS = 20  # of one tag: each is a query, and all tags of a request get room for the most of one
+
+
+def _short(tag: str) -> str:
+    if tag.count(";") >= _DESCRIPTIONS:
+        raise PydanticCustomError("descriptions", f"a tag has at most {_DESCRIPTIONS} descriptions")
+    return tag
+
+
+CustomTagText = Annotated[str, Field(max_length=1000), AfterValidator(_short)]
 
 
 class TagOptions(BaseModel):
@@ -14,10 +25,12 @@ class TagOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    tags: list[str] | None = Field(
+    tags: list[CustomTagText] | None = Field(
         None, max_length=1000, description="Score exactly these custom tags: 'name' or 'name: description'."
     )
-    also: list[str] | None = Field(None, max_length=1000, description="Score the vocabulary and these tags.")
+    also: list[CustomTagText] | None = Field(
+        None, max_length=1000, description="Score the vocabulary and these tags."
+    )
     top_k: int | None = Field(None, ge=1, description="At most so many tags a photo.")
     threshold: float | None = Field(None, ge=0, le=1, description="Leave out lower scores.")
     where: bool = Field(False, description="Give the box around each tag.")
@@ -29,8 +42,10 @@ class CaptionOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    tags: list[str] | None = Field(None, max_length=100, description="What the caption shall speak of.")
-    exclude_tags: list[str] = Field([], max_length=100, description="What it must not speak of.")
+    tags: list[CustomTagText] | None = Field(
+        None, max_length=100, description="What the caption shall speak of."
+    )
+    exclude_tags: list[CustomTagText] = Field([], max_length=100, description="What it must not speak of.")
     beams: int | None = Field(None, ge=1, le=16)
     max_length: int | None = Field(None, ge=1, le=200)
     min_length: int | None = Field(None, ge=0, le=200)
@@ -189,9 +204,36 @@ class Decisions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    photos: list[int] = Field(min_length=1, max_length=10_000)
+    photos: list[StrictInt] = Field(min_length=1, max_length=10_000)
     tag: str = Field(min_length=1, max_length=200)
     kind: Literal["accepted", "rejected", "added"]
+
+
+class Write(BaseModel):
+    """Sidecars to write."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    photos: list[StrictInt] = Field(min_length=1, max_length=500, description="Ids.")
+    dry_run: bool = Field(description="Write nothing: show what would change.")
+
+
+class Change(BaseModel):
+    """What was written for a photo, or would be."""
+
+    id: int
+    name: str
+    files: list[str] = Field(description="That change; none where all is as it shall be.")
+    added: list[str] = Field(description="Words that are new in one of them.")
+    removed: list[str] = Field(description="Words that are gone.")
+    note: str | None = Field(description="What the user should know of the choice of files.")
+    error: ErrorFacts | None
+
+
+class Changes(BaseModel):
+    """Of photos, in the order of the request."""
+
+    changes: list[Change]
 
 
 class LibraryStatus(BaseModel):

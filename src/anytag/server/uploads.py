@@ -6,13 +6,16 @@ Everything stays in memory, whose bound `limits` holds; nothing is spooled to th
 from __future__ import annotations
 
 import base64
+from collections.abc import AsyncGenerator
 from typing import NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from starlette.datastructures import ImmutableMultiDict, UploadFile
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import FormData, ImmutableMultiDict, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
+from anytag.errors import escaped
 from anytag.server.limits import Refusal
 
 Opt = TypeVar("Opt", bound=BaseModel)
@@ -49,6 +52,20 @@ class Photo(NamedTuple):
 
 class _InMemory(MultiPartParser):
     spool_max_size = 1 << 62
+    is_whole = False
+
+    def on_end(self) -> None:
+        self.is_whole = True
+
+    async def parse(self) -> FormData:
+        self.stream = self._to_its_end(self.stream)
+        return await super().parse()
+
+    async def _to_its_end(self, stream: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        async for part in stream:
+            yield part
+        if not self.is_whole:
+            raise MultiPartException("its last boundary is missing, so photos may be, too")
 
 
 async def read_upload(request: Request, options: type[Opt], *, max_files: int) -> tuple[list[Photo], Opt]:
@@ -73,6 +90,9 @@ async def read_upload(request: Request, options: type[Opt], *, max_files: int) -
 
 
 async def _read_form(request: Request, max_files: int) -> tuple[list[Photo], ImmutableMultiDict[str, str]]:
+    _, params = parse_options_header(request.headers["content-type"])
+    if params.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8"):
+        raise Refusal(415, "type", "forms are read as UTF-8: leave the charset out of the content type")
     parser = _InMemory(request.headers, request.stream(), max_files=max_files, max_fields=2100)
     try:
         form = await parser.parse()
@@ -82,7 +102,7 @@ async def _read_form(request: Request, max_files: int) -> tuple[list[Photo], Imm
     for name, value in form.multi_items():
         if isinstance(value, UploadFile):
             with value.file:
-                photos.append(Photo(value.file.read(), value.filename))
+                photos.append(Photo(value.file.read(), escaped(value.filename or "")))
         else:
             fields.append((name, value))
     return photos, ImmutableMultiDict(fields)

@@ -26,11 +26,16 @@ function askForKey() {
   return asking;
 }
 
+// A header holds bytes: letters beyond Latin-1 are sent as UTF-8.
+function bytes(text) {
+  return String.fromCharCode(...new TextEncoder().encode(text));
+}
+
 export async function request(path, options = {}) {
   for (;;) {
     const headers = new Headers(options.headers);
     const key = sessionStorage.getItem(KEY);
-    if (key) headers.set("authorization", `Bearer ${key}`);
+    if (key) headers.set("authorization", `Bearer ${bytes(key)}`);
     let response;
     try {
       response = await fetch(path, { ...options, headers });

@@ -2,6 +2,7 @@
 
 import { getJson, request, sendJson } from "./api.js";
 import { byId, debounced, element } from "./dom.js";
+import { writeSidecars } from "./write.js";
 
 const CELL = 180; // pixels a cell, gaps included
 const SPARE = 2; // rows above and below what is in view
@@ -66,7 +67,7 @@ function build() {
     status,
     element("div", { class: "split" }, grid, panel),
     element("p", { class: "quiet" },
-      "Keys: arrows move, Space selects, y accepts and n rejects the marked tag, j and k move the mark, t adds a tag, s finds similar photos, u undoes."),
+      "Keys: arrows move, Space selects, y accepts and n rejects the marked tag, j and k move the mark, t adds a tag, s finds similar photos, w writes sidecars, u undoes."),
   );
   new ResizeObserver(debounced(layout, 50)).observe(grid);
 }
@@ -183,8 +184,12 @@ async function thumbnail(id) {
 async function load(wanted) {
   for (let start = 0; start < wanted.length; start += DETAILS_AT_ONCE) {
     const query = wanted.slice(start, start + DETAILS_AT_ONCE).map((id) => `id=${id}`).join("&");
-    const { photos } = await getJson(`/v1/photos?${query}`);
-    keep(photos);
+    try {
+      keep((await getJson(`/v1/photos?${query}`)).photos);
+    } catch (error) {
+      status.textContent = error.message;
+      return;
+    }
   }
 }
 
@@ -258,6 +263,7 @@ function act(event) {
   else if (event.key === "j" || event.key === "k") mark(event.key === "j" ? 1 : -1);
   else if (event.key === "t") byId("library-add").focus();
   else if (event.key === "s") find(ids[current]);
+  else if (event.key === "w") write();
   else if (event.key === "u") undo();
   else return false;
   return true;
@@ -291,7 +297,8 @@ function fill(photo) {
     element("ul", { class: "decisions", "aria-label": "Tags" }, ...rows),
     photo.keywords.length ? element("p", { class: "quiet" }, `Keywords in the file: ${photo.keywords.join(", ")}`) : "",
     form,
-    element("p", {}, button("Similar photos", () => find(photo.id)), " ", button("Undo", undo)),
+    element("p", {}, button("Similar photos", () => find(photo.id)), " ",
+      button(selected.size > 1 ? `Write sidecars of ${selected.size} photos` : "Write sidecars", write), " ", button("Undo", undo)),
   );
   panel.onkeydown = (event) => {
     if (!event.target.closest("input") && act(event)) event.preventDefault();
@@ -301,7 +308,7 @@ function fill(photo) {
 }
 
 async function suggest(names, text) {
-  const { tags } = await getJson(`/v1/tags?${new URLSearchParams({ text })}`);
+  const { tags } = await getJson(`/v1/tags?${new URLSearchParams({ text: text.slice(0, 100) })}`).catch(() => ({ tags: [] }));
   names.replaceChildren(...tags.map((value) => element("option", { value })));
 }
 
@@ -351,10 +358,18 @@ function markedTag() {
 
 async function say(tag, kind) {
   if (!tag || !ids.length) return;
-  const photos = selected.size ? [...selected] : [ids[current]];
+  const photos = chosen();
   await change(() => sendJson("/v1/decisions", { photos, tag, kind }),
     `${tag} ${kind} in ${photos.length} ${photos.length === 1 ? "photo" : "photos"}. u undoes.`);
   if (kind !== "added") mark(1);
+}
+
+function chosen() {
+  return selected.size ? [...selected] : [ids[current]];
+}
+
+function write() {
+  if (ids.length) writeSidecars(chosen(), () => cellAt(current)?.focus());
 }
 
 function undo() {
@@ -377,7 +392,13 @@ function cellAt(place) {
 }
 
 async function preview(id) {
-  const url = URL.createObjectURL(await (await request(`/v1/photos/${id}/preview`)).blob());
+  let url;
+  try {
+    url = URL.createObjectURL(await (await request(`/v1/photos/${id}/preview`)).blob());
+  } catch (error) {
+    status.textContent = error.message;
+    return;
+  }
   const dialog = element("dialog", { class: "preview", "aria-label": details.get(id)?.name ?? "Photo" },
     element("img", { src: url, alt: details.get(id)?.caption ?? "" }),
     element("form", { method: "dialog" }, element("button", {}, "Close")));
