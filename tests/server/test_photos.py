@@ -202,8 +202,7 @@ def test_a_wrong_decision_changes_nothing(served: Served) -> None:
         {"photos": [10**30], "tag": "x", "kind": "added"},
         {"photos": [True], "tag": "x", "kind": "added"},
         {"photos": [cat["id"]], "tag": " ", "kind": "added"},
-        {"photos": [cat["id"]], "tag": "a\0b", "kind": "added"},
-        {"photos": [cat["id"]], "tag": "a\nb", "kind": "added"},
+        {"photos": [cat["id"]], "tag": "\0\n", "kind": "added"},
         {"photos": [cat["id"]], "tag": "x", "kind": "maybe"},
         {"photos": [], "tag": "x", "kind": "added"},
     ):
