@@ -168,6 +168,13 @@ def test_rows_that_name_nothing(model: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_rows_of_a_library_are_said_to_know_little(model: Path, data: Path, tmp_path: Path) -> None:
+    data.write_text(data.read_text().replace('"source": ""', '"source": "library"'))
+    heard = Heard()
+    calibrate(model, data, tmp_path / "out", goal=Goal(), report=heard)
+    assert any("does not name counts as absent" in line for line in heard.said)
+
+
 def test_the_command(model: Path, data: Path, tmp_path: Path) -> None:
     done = run("calibrate", model, "--data", data, "--output", tmp_path / "out")
     assert done.exit_code == 0, done.stderr

@@ -39,6 +39,12 @@ def test_a_folder_is_itself(home: Path, tmp_path: Path) -> None:
         assert hub.resolve(given_folder).resolve() == folder
 
 
+def test_the_folder_of_a_training_says_where_its_model_is(home: Path) -> None:
+    make_tiny_model(Path("run", "model"))
+    with pytest.raises(UnknownModelError, match=r"its model is run.model"):
+        hub.resolve("run")
+
+
 def test_a_name_is_found_in_the_cache(home: Path) -> None:
     folder = install("ram-tiny_1.0")
     assert hub.resolve("ram-tiny_1.0") == folder == home / "models" / "ram-tiny_1.0"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -83,6 +84,15 @@ def test_a_run_whose_manifest_is_lost_knows_what_is_done(source: str, model: str
     assert run([source], output, task).done == 1
     assert parts.manifest() == lines
     assert not list(Path(output).glob(".*.new"))
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "nobody.invalid:{}"])
+def test_a_cluster_that_does_not_answer_is_said_at_once(address: str) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = address.format(free.getsockname()[1])
+        with pytest.raises(AnytagError, match="no Ray cluster answers"):
+            cluster.connect(place)
 
 
 @pytest.mark.usefixtures("here")

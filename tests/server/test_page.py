@@ -297,6 +297,13 @@ def test_nothing_fits_is_said(library_page: Page) -> None:
     expect(library_page.locator("#library-status")).to_contain_text("Nothing fits")
 
 
+def test_a_search_that_finds_no_photo_says_so(library_page: Page) -> None:
+    library_page.fill("#library-text", "a submarine reactor")
+    library_page.fill("#library-tag", "nothing of this name")
+    library_page.keyboard.press("Enter")
+    expect(library_page.locator("#library-status")).to_have_text("0 photos")
+
+
 def test_names_in_the_library_are_text(library_page: Page) -> None:
     for place in range(6):
         library_page.locator(".cell").nth(place).click()

@@ -120,6 +120,11 @@ def ask(tagger: Tagger, data: Path, *, report: Reporter) -> Answers:
     rows = list(read(str(data), source="own", split=""))
     if not rows:
         raise AnytagError(f"{data} holds no rows; expected lines such as: photos/1.jpg,dog;beach")
+    if partial := sum(row.source == "library" for row in rows):
+        report.say(
+            f"{partial} rows are what a library knows of photos. A tag that it does not name counts as "
+            "absent, so calibrate only on photos of which you have accepted or added every tag that is right."
+        )
     vocabulary = tagger.vocabulary
     truth = _truth(rows, vocabulary, report)
     relevant = _with_narrower(vocabulary, np.flatnonzero(_often(truth, data)))

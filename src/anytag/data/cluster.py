@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
@@ -23,6 +25,7 @@ from anytag.errors import AnytagError, MissingExtraError
 
 MEMORY = 600 << 20
 """Bytes that an actor takes at most with the embedded model; measured by benchmarks/scale.py, told to Ray."""
+_KNOCK_SECONDS = 10
 _BLOCKS = 2000  # tasks at most: Ray keeps an account of each
 _SAVED = 60.0  # seconds between two writings of the manifest
 
@@ -158,12 +161,19 @@ def connect(address: str | None = None) -> None:
     if address is None:
         options["include_dashboard"] = False
     try:
+        _knock(address or "")
         import_module("ray").init(address=address, **options)
-    except (ConnectionError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise AnytagError(
             f"no Ray cluster answers at {address!r} ({error}): start one (ray start --head), or leave the "
             "address out to run on this machine"
         ) from error
+
+
+def _knock(address: str) -> None:
+    """Raises OSError where nobody listens at HOST:PORT, for which Ray itself waits many minutes."""
+    if found := re.fullmatch(r"(?:ray://)?\[?([^/]+?)\]?:(\d+)", address):
+        socket.create_connection((found[1], int(found[2])), timeout=_KNOCK_SECONDS).close()
 
 
 def ray_data() -> Any:

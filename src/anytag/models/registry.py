@@ -55,6 +55,8 @@ def resolve(name_or_folder: str | Path | None = None) -> Path:
         return Path(name_or_folder)
     if isinstance(name_or_folder, str) and (folder := _cached(name_or_folder)) is not None:
         return folder
+    if str(name_or_folder) and _is_model(made := Path(name_or_folder, "model")):
+        raise UnknownModelError(f"{name_or_folder} is the folder of a training: its model is {made}")
     raise UnknownModelError(
         f"no model {str(name_or_folder)!r}: it is neither installed nor a folder with a {cards.FILE_NAME}. "
         f"Installed: {', '.join(path.name for path in installed()) or 'none'}. "

@@ -98,7 +98,7 @@ async function find(like = null) {
   ({ ids, scores } = found);
   selected.clear();
   current = anchor = 0;
-  status.textContent = found.fits
+  status.textContent = found.fits || !found.total
     ? `${found.total.toLocaleString()} ${found.total === 1 ? "photo" : "photos"}`
     : "Nothing fits. These are the nearest.";
   grid.scrollTop = 0;
