@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from anytag.batching import in_batches
 from anytag.cli import library_sync, metadata, sinks, stream
 from anytag.cli.writers import visible
 
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from anytag.metadata import Change, Keywords
     from anytag.vocabulary import Vocabulary
 
+_BATCH = 16  # stems of a thread at a time
 _FOLDER = click.argument("folder", metavar="[FOLDER]", required=False, type=click.Path())
 
 
@@ -51,16 +55,25 @@ def write(
     metadata.check(keywords, place="embed" if embed else None if undo else "sidecar", undo=undo)
     with library_sync.opened(database) as library, sinks.open_output(None, format_) as sink:
         photos = library.photos(folder, states=("done",))
-        if undo:
-            changes: Iterator[Change] = (keywords.undo(photo.path) for photo in photos)
-        else:
-            caption = captions or overwrite_caption
-            known = _vocabulary(library, language)
-            changes = (
-                _written(photo, keywords, known, embed=embed, caption=caption, overwrite=overwrite_caption)
-                for photo in photos
-            )
-        metadata.write_changes(changes, sink, format_, None).end()
+        known, caption = _vocabulary(library, language), captions or overwrite_caption
+
+        def change(photo: Photo) -> Change:
+            if undo:
+                return keywords.undo(photo.path)
+            return _written(photo, keywords, known, embed=embed, caption=caption, overwrite=overwrite_caption)
+
+        metadata.write_changes(_by_threads(change, photos), sink, format_, None).end()
+
+
+def _by_threads(change: Callable[[Photo], Change], photos: Iterable[Photo]) -> Iterator[Change]:
+    """Changes in the order of the photos; those that may share a sidecar are of one thread."""
+    stems = (list(some) for _, some in groupby(photos, key=lambda photo: os.path.splitext(photo.path)[0]))  # noqa: PTH122
+
+    def work(batch: list[list[Photo]]) -> list[Change]:
+        return [change(photo) for some in batch for photo in some]
+
+    for changes in in_batches(work, stems, batch_size=_BATCH, workers=None):
+        yield from changes
 
 
 def _written(

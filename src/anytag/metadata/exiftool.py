@@ -7,6 +7,7 @@ both for ever; it waits without a limit; and a line break in an argument is an a
 from __future__ import annotations
 
 import atexit
+import itertools
 import os
 import queue
 import random
@@ -23,6 +24,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO
 
+from anytag.batching import usable_cores
 from anytag.errors import MetadataError, MissingToolError
 
 TIMEOUT = 60.0
@@ -92,9 +94,19 @@ class ExifTool:
                 self._process = None
 
 
-@cache
+_mine = threading.local()
+_numbers = itertools.count()
+
+
 def shared() -> ExifTool:
-    """The one of this Python process."""
+    """The one of this thread, of as many in this Python process as it has cores."""
+    if not hasattr(_mine, "number"):
+        _mine.number = next(_numbers) % usable_cores()
+    return _numbered(_mine.number)
+
+
+@cache
+def _numbered(_: int) -> ExifTool:
     tool = ExifTool()
     atexit.register(tool.close)
     return tool
