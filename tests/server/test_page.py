@@ -297,6 +297,19 @@ def test_nothing_fits_is_said(library_page: Page) -> None:
     expect(library_page.locator("#library-status")).to_contain_text("Nothing fits")
 
 
+def test_a_photo_is_seen_large_or_why_not(library_page: Page) -> None:
+    page = library_page
+    page.locator(".cell").first.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("dialog.preview img")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator(".cell").first).to_be_focused()
+    gone = {"error": {"type": "ImageError", "message": "cat.jpg: no such file"}}
+    page.route("**/preview", lambda route: route.fulfill(status=422, json=gone))
+    page.keyboard.press("Enter")
+    expect(page.locator("#library-status")).to_have_text("cat.jpg: no such file")
+
+
 def test_a_search_that_finds_no_photo_says_so(library_page: Page) -> None:
     library_page.fill("#library-text", "a submarine reactor")
     library_page.fill("#library-tag", "nothing of this name")

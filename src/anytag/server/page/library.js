@@ -2,6 +2,7 @@
 
 import { getJson, request, sendJson } from "./api.js";
 import { byId, debounced, element } from "./dom.js";
+import { showPreview } from "./preview.js";
 import { writeSidecars } from "./write.js";
 
 const CELL = 180; // pixels a cell, gaps included
@@ -391,22 +392,8 @@ function cellAt(place) {
   return sheet.querySelector(`[data-place="${place}"]`);
 }
 
-async function preview(id) {
-  let url;
-  try {
-    url = URL.createObjectURL(await (await request(`/v1/photos/${id}/preview`)).blob());
-  } catch (error) {
+function preview(id) {
+  showPreview(id, details.get(id), () => cellAt(current)?.focus()).catch((error) => {
     status.textContent = error.message;
-    return;
-  }
-  const dialog = element("dialog", { class: "preview", "aria-label": details.get(id)?.name ?? "Photo" },
-    element("img", { src: url, alt: details.get(id)?.caption ?? "" }),
-    element("form", { method: "dialog" }, element("button", {}, "Close")));
-  document.body.append(dialog);
-  dialog.addEventListener("close", () => {
-    URL.revokeObjectURL(url);
-    dialog.remove();
-    cellAt(current)?.focus();
   });
-  dialog.showModal();
 }
