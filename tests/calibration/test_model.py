@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from anytag import Tagger, TagResult
-from anytag.calibration.fit import NO_PAIRS, Goal
+from anytag.calibration.fit import NO_PAIRS, Goal, fit_lines, fit_tags
 from anytag.calibration.model import Answers, calibrate, measure
 from anytag.data.rows import Row, write_rows
 from anytag.errors import AnytagError
@@ -168,11 +169,34 @@ def test_rows_that_name_nothing(model: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_rows_of_a_library_are_said_to_know_little(model: Path, data: Path, tmp_path: Path) -> None:
-    data.write_text(data.read_text().replace('"source": ""', '"source": "library"'))
-    heard = Heard()
-    calibrate(model, data, tmp_path / "out", goal=Goal(), report=heard)
-    assert any("does not name counts as absent" in line for line in heard.said)
+def test_what_a_library_does_not_name_is_unknown(model: Path, data: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    complete = [
+        {**row, "source": "library", "absent": [] if row["tags"] else ["animal"]}  # and so no dog
+        for row in rows
+    ]
+    unsaid = [{**row, "source": "library", "absent": []} for row in rows]
+    for number, some in enumerate((complete, unsaid)):
+        (data.parent / f"{number}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    same = calibrate(model, data.parent / "0.jsonl", tmp_path / "same", goal=Goal())
+    assert same == calibrate(model, data, tmp_path / "plain", goal=Goal())
+    with pytest.raises(AnytagError, match="missing on 3 others"):
+        calibrate(model, data.parent / "1.jsonl", tmp_path / "none", goal=Goal())
+
+
+@pytest.mark.parametrize("goal", [Goal(), Goal(0.7)])
+def test_pairs_that_are_unknown_count_for_nothing(goal: Goal) -> None:
+    random = np.random.default_rng(3)
+    logits = random.normal(0, 3, (400, 1))
+    truth = (random.random((400, 1)) < 1 / (1 + np.exp(1 - logits))).astype(np.float64)
+    known = random.random((400, 1)) < 0.6
+    lines, _ = fit_tags(logits, truth, goal, known=known)
+    np.testing.assert_allclose(lines, fit_lines(logits[known[:, 0]], truth[known[:, 0]]), rtol=1e-6)
+    other = np.where(known, truth, 1 - truth)  # whatever the unknown ones are
+    for one, same in zip(
+        fit_tags(logits, truth, goal, known=known), fit_tags(logits, other, goal, known=known), strict=True
+    ):
+        np.testing.assert_array_equal(one, same)
 
 
 def test_the_command(model: Path, data: Path, tmp_path: Path) -> None:

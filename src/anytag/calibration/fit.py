@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from anytag._typing import AnyFloats, Doubles, Ints
+from anytag._typing import AnyFloats, Bools, Doubles, Ints
 from anytag.errors import AnytagError
 from anytag.models.card import Platt
 
@@ -93,6 +93,7 @@ def fit_tags(
     *,
     below: Ints = NO_PAIRS,
     groups: npt.NDArray[Any] | None = None,
+    known: Bools | None = None,
 ) -> tuple[Doubles, Doubles]:
     """What calibrates a model's tags.
 
@@ -103,36 +104,46 @@ def fit_tags(
         truth: N×K, 0 or 1.
         below: E×2, pairs of a tag and a broader one.
         groups: K, tags whose logits are of one kind and so share a slope; by default all.
+        known: N×K, of which pairs the truth is known; the others count for nothing. By default of all.
 
     Returns:
         slope and bias of each tag's logit, K×2, and thresholds K of the probabilities that they give.
     """
-    lines = fit_lines(logits, truth, groups)
+    known = np.ones(logits.shape, np.bool_) if known is None else known
+    lines = fit_lines(logits, truth, groups, known=known)
     if goal.precision is None:
-        return lines, goal.thresholds(probabilities(logits, lines, below), truth)
+        return lines, goal.thresholds(probabilities(logits, lines, below) * known, truth * known)
     scores = np.zeros(logits.shape)
     part = np.random.default_rng(1).permutation(len(scores)) % FOLDS
     for number in range(FOLDS):
         mine = part == number
-        others = fit_lines(logits[~mine], truth[~mine], groups)
+        others = fit_lines(logits[~mine], truth[~mine], groups, known=known[~mine])
         scores[mine] = probabilities(logits[mine], others, below)
-    return lines, goal.thresholds(scores, truth)
+    return lines, goal.thresholds(scores * known, truth * known)
 
 
-def fit_lines(logits: AnyFloats, truth: AnyFloats, groups: npt.NDArray[Any] | None = None) -> Doubles:
+def fit_lines(
+    logits: AnyFloats,
+    truth: AnyFloats,
+    groups: npt.NDArray[Any] | None = None,
+    *,
+    known: Bools | None = None,
+) -> Doubles:
     """Slope and bias of each tag's logit, K×2: one line for each group, and an offset of each tag's own.
 
     Truth is softened by as much as its number deserves (Platt, 1999, section 2.2), or a few photos that are
     told apart without a mistake would make every score 0 or 1.
     """
-    there, away = truth.sum(), (1 - truth).sum()
+    known = np.ones(logits.shape, np.bool_) if known is None else known
+    there, away = (truth * known).sum(), ((1 - truth) * known).sum()
     truth = np.where(truth > 0.5, (there + 1) / (there + 2), 1 / (away + 2)).astype(np.float32)
     groups = np.zeros(logits.shape[1]) if groups is None else groups
     lines = np.zeros((len(groups), 2))
     for group in np.unique(groups):
         some = groups == group
-        line = fit_line(logits[:, some], truth[:, some])
-        offsets = fit_offsets(line.scale * logits[:, some] + line.bias, truth[:, some])
+        weight = known[:, some].astype(np.float64)
+        line = fit_line(logits[:, some], truth[:, some], weight=weight)
+        offsets = fit_offsets(line.scale * logits[:, some] + line.bias, truth[:, some], weight=weight)
         lines[some, 0], lines[some, 1] = line.scale, line.bias + offsets
     return lines
 

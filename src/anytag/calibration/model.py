@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from anytag._typing import Doubles, Ints
+from anytag._typing import Bools, Doubles, Ints
 from anytag.calibration.fit import Goal, fit_tags, pairs_below, probabilities
 from anytag.data.formats import read
 from anytag.data.labels import Labeler
 from anytag.data.rows import Row
 from anytag.errors import AnytagError
-from anytag.evaluation.metrics import Reliability, expected_calibration_error
+from anytag.evaluation.metrics import Reliability
 from anytag.models.card import Card
 from anytag.models.folder import ModelFolder, edited_copy, write_card
 from anytag.models.registry import resolve
@@ -48,19 +48,28 @@ class Answers:
         thresholds: K, before.
         below: pairs (a tag, a broader one) among them, int64 E×2.
         strict: a tag must score more than its threshold.
+        known: N×K, of which pairs the truth is known; None is of all.
     """
 
     columns: Ints
-    fitted: npt.NDArray[np.bool_]
+    fitted: Bools
     log_odds: Doubles
     truth: Doubles
     thresholds: Doubles
     below: Ints
     strict: bool = False
+    known: Bools | None = None
+
+    @property
+    def mask(self) -> Bools:
+        """N×K, of which pairs the truth is known."""
+        return np.ones(self.truth.shape, np.bool_) if self.known is None else self.known
 
     def take(self, photos: npt.NDArray[Any]) -> Answers:
         """Of some of the photos."""
-        return replace(self, log_odds=self.log_odds[photos], truth=self.truth[photos])
+        return replace(
+            self, log_odds=self.log_odds[photos], truth=self.truth[photos], known=self.mask[photos]
+        )
 
     def fit(self, goal: Goal) -> tuple[Doubles, Doubles]:
         """Lines K×2 of the log-odds and thresholds K; of tags that are not fitted as they are."""
@@ -69,10 +78,12 @@ class Answers:
         places = np.cumsum(self.fitted) - 1
         below = places[self.below[self.fitted[self.below].all(1)]]
         log_odds, truth = self.log_odds[:, self.fitted], self.truth[:, self.fitted]
-        lines[self.fitted], thresholds[self.fitted] = fit_tags(log_odds, truth, goal, below=below)
+        known = self.mask[:, self.fitted]
+        fitted = fit_tags(log_odds, truth, goal, below=below, known=known)
+        lines[self.fitted], thresholds[self.fitted] = fitted
         return lines, thresholds
 
-    def judge(self, lines: Doubles, thresholds: Doubles) -> tuple[Doubles, npt.NDArray[np.bool_]]:
+    def judge(self, lines: Doubles, thresholds: Doubles) -> tuple[Doubles, Bools]:
         """Scores of the fitted tags and whether they are given; thresholds K or N×K."""
         scores = probabilities(self.log_odds, lines, self.below)
         given = scores > thresholds if self.strict else scores >= thresholds
@@ -86,7 +97,8 @@ def calibrate(
 
     Args:
         model: name or folder, of any family; it stays as it is.
-        data: rows in any format of `anytag.data`; what a photo does not name is absent.
+        data: rows in any format of `anytag.data`; what a photo does not name is absent. Rows of a library
+            (source "library") tell what a person decided: what they do not name is unknown.
 
     Raises:
         AnytagError: the output exists, no photo can be read, or the rows name too few tags.
@@ -120,14 +132,10 @@ def ask(tagger: Tagger, data: Path, *, report: Reporter) -> Answers:
     rows = list(read(str(data), source="own", split=""))
     if not rows:
         raise AnytagError(f"{data} holds no rows; expected lines such as: photos/1.jpg,dog;beach")
-    if partial := sum(row.source == "library" for row in rows):
-        report.say(
-            f"{partial} rows are what a library knows of photos. A tag that it does not name counts as "
-            "absent, so calibrate only on photos of which you have accepted or added every tag that is right."
-        )
     vocabulary = tagger.vocabulary
     truth = _truth(rows, vocabulary, report)
-    relevant = _with_narrower(vocabulary, np.flatnonzero(_often(truth, data)))
+    known = _known(rows, vocabulary, truth)
+    relevant = _with_narrower(vocabulary, np.flatnonzero(_often(truth, known, data)))
     readable, log_odds = [], []
     for number, (seen, odds) in enumerate(tagger.log_odds_many([data.parent / row.image for row in rows])):
         if seen.error is not None:
@@ -138,26 +146,27 @@ def ask(tagger: Tagger, data: Path, *, report: Reporter) -> Answers:
         report.progress(Progress("ask the model", number + 1, len(rows), unit="photos"))
     if not readable:
         raise AnytagError(f"no photo of {data} can be read; paths are relative to its folder")
-    truth = truth[readable]
+    truth, known = truth[readable], known[readable]
     return Answers(
         columns=relevant,
-        fitted=_often(truth, data)[relevant],
+        fitted=_often(truth, known, data)[relevant],
         log_odds=np.stack(log_odds),
         truth=truth[:, relevant],
+        known=known[:, relevant],
         thresholds=np.array([vocabulary[int(place)].threshold for place in relevant]),
         below=_pairs(vocabulary, relevant),
         strict=tagger.card.strict,
     )
 
 
-def _often(truth: Doubles, data: Path) -> npt.NDArray[np.bool_]:
+def _often(truth: Doubles, known: Bools, data: Path) -> Bools:
     """Which tags are on photos enough and missing on enough others: K.
 
     Raises:
         AnytagError: none is.
     """
-    there = truth.sum(0)
-    often: npt.NDArray[np.bool_] = (there >= FEWEST) & (len(truth) - there >= FEWEST)
+    there, away = (truth * known).sum(0), ((1 - truth) * known).sum(0)
+    often: Bools = (there >= FEWEST) & (away >= FEWEST)
     if not often.any():
         raise AnytagError(
             f"{data}: no tag of the model is on {FEWEST} photos and missing on {FEWEST} others; "
@@ -183,6 +192,19 @@ def _truth(rows: Sequence[Row], vocabulary: Vocabulary, report: Reporter) -> Dou
     return truth
 
 
+def _known(rows: Sequence[Row], vocabulary: Vocabulary, truth: Doubles) -> Bools:
+    """N×K: of rows of a library what they name, as there or as absent with all that is narrower; else all."""
+    known = np.ones(truth.shape, np.bool_)
+    for number, row in enumerate(rows):
+        if row.source == "library":
+            tags = (vocabulary.find(name) for name in row.absent)
+            absent = {vocabulary.index(tag.id) for tag in tags if tag is not None}
+            narrower = (k for k, above in enumerate(vocabulary.broader) if absent.intersection(above))
+            known[number] = truth[number] > 0
+            known[number, sorted({*absent, *narrower})] = True
+    return known
+
+
 def _with_narrower(vocabulary: Vocabulary, columns: Ints) -> Ints:
     """Some tags, and all that a broader one among them takes its score from, in the vocabulary's order."""
     wanted = set(columns.tolist())
@@ -195,7 +217,7 @@ def _pairs(vocabulary: Vocabulary, columns: Ints) -> Ints:
     return pairs_below([tuple(place[b] for b in vocabulary.broader[c] if b in place) for c in place])
 
 
-def _by_halves(answers: Answers, goal: Goal) -> tuple[Doubles, npt.NDArray[np.bool_]]:
+def _by_halves(answers: Answers, goal: Goal) -> tuple[Doubles, Bools]:
     """Each half of the photos, judged by what the other half taught."""
     half = np.random.default_rng(0).permutation(len(answers.truth)) % 2 == 0
     shape = (len(half), int(answers.fitted.sum()))
@@ -206,14 +228,15 @@ def _by_halves(answers: Answers, goal: Goal) -> tuple[Doubles, npt.NDArray[np.bo
     return scores, given
 
 
-def measure(answers: Answers, scores: Doubles, given: npt.NDArray[np.bool_]) -> dict[str, float]:
+def measure(answers: Answers, scores: Doubles, given: Bools) -> dict[str, float]:
     """Calibration error, of all pairs and of given tags; precision, recall and F1 of all given tags."""
-    present = answers.truth[:, answers.fitted] > 0.5
+    known = answers.mask[:, answers.fitted]
+    present, given = (answers.truth[:, answers.fitted] > 0.5) & known, given & known
     right = float((present & given).sum())
     precision, recall = right / max(1, given.sum()), right / max(1, present.sum())
     reliable = Reliability.of(scores, present, given).total()
     figures = {
-        "calibration error": expected_calibration_error(scores, present),
+        "calibration error": float(Reliability.of(scores, present, known).total().error()),
         # of all pairs above, nearly all of which score near 0
         **({"calibration error of given tags": float(reliable.error())} if given.any() else {}),
         "precision": precision,
