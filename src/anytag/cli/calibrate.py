@@ -7,35 +7,35 @@ from pathlib import Path
 import click
 
 from anytag._io import check_folder
+from anytag.cli import teaching
 from anytag.cli.bar import Bar
 from anytag.models.registry import resolve
 
 
 @click.command("calibrate", short_help="Fit probabilities and thresholds to your photos.")
 @click.argument("model", metavar="MODEL")
-@click.option(
-    "--data", metavar="FILE", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=True,
-    help="A .csv of image,tags (tags separated by ';') or rows.jsonl; what a photo does not name is absent.",
-)  # fmt: skip
+@teaching.data(
+    "A .csv of image,tags (tags separated by ';') or rows.jsonl; what a photo does not name is absent."
+)
 @click.option(
     "--output", metavar="FOLDER", type=click.Path(path_type=Path), required=True, help="The model to make."
 )
 @click.option(
     "--goal", metavar="GOAL", default="f1", show_default=True, help="f1, or a precision: precision=0.8."
 )
-def command(model: str, data: Path, output: Path, goal: str) -> None:
+def command(model: str, data: Path | None, library: str | None, output: Path, goal: str) -> None:
     """Fit a model's probabilities and thresholds to photos whose tags are known.
 
     MODEL is a name or a folder, of any family; it stays as it is. Tags that the rows name or leave out fewer
     than three times stay as they are. How it was done, and what it brought on photos that did not take part,
     is printed and written into the card.
     """
-    check_folder(output, [data, resolve(model)])
+    check_folder(output, [*teaching.inputs(data, library), resolve(model)])
     from anytag.calibration.fit import Goal
     from anytag.calibration.model import calibrate
 
-    with Bar() as bar:
-        figures = calibrate(model, data, output, goal=Goal.parse(goal), report=bar)
+    with teaching.rows_of(data, library, model) as rows, Bar() as bar:
+        figures = calibrate(model, rows, output, goal=Goal.parse(goal), report=bar)
     before, after = figures["before"], figures["after, by halves"]
     click.echo(f"{figures['tags']} tags fitted on {figures['photos']} photos for {figures['goal']}.")
     click.echo(f"  {'':<31} {'before':>8} {'after':>8}   (each half judged by what the other taught)")

@@ -9,18 +9,14 @@ from typing import Any
 import click
 
 from anytag._io import check_folder
+from anytag.cli import teaching
 from anytag.cli.bar import Bar
 from anytag.cli.options import Number
 from anytag.models.registry import EMBEDDED
 
-_READABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
-
 
 @click.command("finetune", short_help="Teach a model custom tags.")
-@click.option(
-    "--data", metavar="FILE", type=_READABLE, required=True,
-    help="A .csv of image,tags (tags separated by ';', photos relative to the file), or rows.jsonl.",
-)  # fmt: skip
+@teaching.data("A .csv of image,tags (tags separated by ';', photos relative to the file), or rows.jsonl.")
 @click.option(
     "--output", metavar="FOLDER", type=click.Path(path_type=Path), required=True, help="The model to make."
 )
@@ -38,19 +34,21 @@ _READABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "--goal", metavar="GOAL", default="f1", show_default=True, help="Of thresholds: f1, or precision=0.8."
 )
 @click.option("--seed", metavar="N", type=int, default=0, show_default=True)
-def command(data: Path, output: Path, goal: str, **options: Any) -> None:
+def command(data: Path | None, library: str | None, output: Path, goal: str, **options: Any) -> None:
     """Teach a model custom tags, from 20 photos of each or so; minutes on a CPU.
 
     The result is a folder for anytag tag --model FOLDER. What it reaches on photos that were held out is
     printed, beside what the model could do with your words alone, and written into its card.
+
+    With --from-library what nobody said of a photo may still be there, as with --positives-only.
     """
-    check_folder(output, [data, options["model"] or EMBEDDED])
+    check_folder(output, [*teaching.inputs(data, library), options["model"] or EMBEDDED])
+    options["positives_only"] |= library is not None
     from anytag.calibration.fit import Goal
     from anytag.torch.training.finetune import Finetune, finetune
 
-    task = Finetune(data, output, goal=Goal.parse(goal), **options)
-    with Bar() as bar:
-        figures = finetune(task, bar)
+    with teaching.rows_of(data, library, options["model"]) as rows, Bar() as bar:
+        figures = finetune(Finetune(rows, output, goal=Goal.parse(goal), **options), bar)
     click.echo(table(figures))
     click.echo(f"Try it: anytag tag --model {output} PHOTO")
 

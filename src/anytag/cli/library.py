@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from anytag.cli import library_metadata, library_sync, paths, sinks, writers
+from anytag.cli import library_metadata, library_sync, paths, sinks, teaching, writers
 from anytag.cli.journal import one_line
 
 if TYPE_CHECKING:
@@ -159,12 +159,6 @@ def export(output: Path, database: Path | None, labels: bool) -> None:
     with library_sync.opened(database) as library:
         photos = library.photos(states=("waiting", "done", "failed", "gone"), pairs=True)
         rows = library.labels() if labels else (photo.to_dict() for photo in photos)
-        count = 0
-        with (
-            atomic_write(output) as draft,
-            draft.open("w", encoding="utf-8", errors="backslashreplace") as file,
-        ):
-            for row in rows:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-                count += 1
+        with atomic_write(output) as draft:
+            count = teaching.write_rows(draft, rows)
     click.echo(f"{count} photos -> {output}")
