@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
-import sqlite3
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -15,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from anytag.batching import batches
 from anytag.errors import LibraryError
-from anytag.library import words
+from anytag.library import decisions
 from anytag.library.database import MOUNTS, Database
 from anytag.library.photo import Decision, Photo, State, read_photos
 from anytag.library.scan import below
 from anytag.library.status import Folder, Status
 from anytag.library.sync import Report, Sync
-from anytag.metadata.keywords import clean
 
 if TYPE_CHECKING:
     from anytag.captioner import Captioner
@@ -31,7 +26,6 @@ if TYPE_CHECKING:
     from anytag.vocabulary import Vocabulary
 
 _BATCH = 500  # photos that are read at once
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _IDS = 1 << 63  # SQLite knows no greater number
 
 
@@ -195,21 +189,8 @@ class Library:
             LibraryError: a photo is not there, or a tag is no text.
         """
         found = list(dict.fromkeys(photo.pair or photo.id for photo in map(self.find, photos)))
-        names, time = [_tag_name(tag) for tag in tags], _now("microseconds")
         with self.database.transaction() as connection:
-            for photo in found:
-                for given in names:
-                    tag, name = _tag_of(connection, photo, given, kind)
-                    before = connection.execute(
-                        "SELECT kind FROM decisions WHERE photo = ? AND tag = ?", (photo, tag)
-                    ).fetchone()
-                    _set(connection, photo, tag, name, kind)
-                    connection.execute(
-                        "INSERT INTO changes (time, photo, tag, name, before, after) "
-                        "VALUES (?, ?, ?, ?, ?, ?)",
-                        (time, photo, tag, name, before and before[0], kind),
-                    )
-            words.rewrite(connection, found)
+            decisions.decide(connection, found, tags, kind, known=embedded_vocabulary)
 
     def forget(self, *paths: str | os.PathLike[str]) -> int:
         """Removes photos from the library, those of a folder with it; their files stay. How many they were.
@@ -280,15 +261,7 @@ class Library:
     def undo(self) -> list[Photo]:
         """Takes the last decision back: the photos that it was of, none where nothing is left to undo."""
         with self.database.transaction() as connection:
-            last = connection.execute(
-                "SELECT id, photo, tag, name, before FROM changes "
-                "WHERE time = (SELECT time FROM changes ORDER BY id DESC LIMIT 1) ORDER BY id DESC"
-            ).fetchall()
-            for number, photo, tag, name, before in last:
-                connection.execute("DELETE FROM changes WHERE id = ?", (number,))
-                _set(connection, photo, tag, name, before)
-            photos = list(dict.fromkeys(row[1] for row in last))
-            words.rewrite(connection, photos)
+            photos = decisions.undo(connection)
         return self.get(photos)
 
     def search(
@@ -402,40 +375,3 @@ def _absolute(path: str | os.PathLike[str]) -> str:
 
 def _marks(values: Sequence[object]) -> str:
     return ", ".join("?" * len(values))
-
-
-def _now(precision: str = "seconds") -> str:
-    return datetime.now(UTC).isoformat(timespec=precision)
-
-
-def _tag_name(tag: object) -> str:
-    """A tag in one line, as every file can hold it."""
-    name = clean([unicodedata.normalize("NFC", tag)]) if isinstance(tag, str) else ()
-    if not name or _SURROGATE.search(str(tag)):
-        raise LibraryError(f"{tag!r} is no tag: give its name, in UTF-8")
-    return name[0]
-
-
-def _tag_of(connection: sqlite3.Connection, photo: int, name: str, kind: Decision) -> tuple[str, str]:
-    """The id of the photo's tag of this name, and the name to keep.
-
-    Where it has none, it is what the vocabulary means by the name; an added word stays as it is.
-    """
-    for table in ("tags", "decisions"):
-        query = f"SELECT tag FROM {table} WHERE photo = ? AND name = ? COLLATE NOCASE"
-        if found := connection.execute(query, (photo, name)).fetchone():
-            return str(found[0]), name
-    tag = None if kind == "added" else embedded_vocabulary().find(name)
-    if tag is None:
-        return name, name
-    return tag.id, tag.name if kind == "accepted" else name
-
-
-def _set(connection: sqlite3.Connection, photo: int, tag: str, name: str, kind: str | None) -> None:
-    """Writes what the user says of a tag, or that he says nothing."""
-    connection.execute("DELETE FROM decisions WHERE photo = ? AND tag = ?", (photo, tag))
-    if kind is not None:
-        connection.execute(
-            "INSERT INTO decisions (photo, tag, name, kind, time) VALUES (?, ?, ?, ?, ?)",
-            (photo, tag, name, kind, _now()),
-        )

@@ -1,0 +1,104 @@
+"""What the user says of tags: written, and taken back, within the caller's transaction."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from anytag.errors import LibraryError
+from anytag.library import words
+from anytag.library.photo import Decision
+from anytag.metadata.keywords import clean
+
+if TYPE_CHECKING:
+    from anytag.vocabulary import Vocabulary
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def decide(
+    connection: sqlite3.Connection,
+    photos: Sequence[int],
+    tags: Iterable[str],
+    kind: Decision,
+    *,
+    known: Callable[[], Vocabulary],
+) -> None:
+    """Says the same of tags in photos.
+
+    Args:
+        known: the vocabulary, for names that no photo has yet.
+
+    Raises:
+        LibraryError: a tag is no text.
+    """
+    names, time = [_tag_name(tag) for tag in tags], _now("microseconds")
+    for photo in photos:
+        for given in names:
+            tag, name = _tag_of(connection, photo, given, kind, known)
+            before = connection.execute(
+                "SELECT kind FROM decisions WHERE photo = ? AND tag = ?", (photo, tag)
+            ).fetchone()
+            _set(connection, photo, tag, name, kind)
+            connection.execute(
+                "INSERT INTO changes (time, photo, tag, name, before, after) VALUES (?, ?, ?, ?, ?, ?)",
+                (time, photo, tag, name, before and before[0], kind),
+            )
+    words.rewrite(connection, photos)
+
+
+def undo(connection: sqlite3.Connection) -> list[int]:
+    """Takes the last decision back; the photos that it was of."""
+    last = connection.execute(
+        "SELECT id, photo, tag, name, before FROM changes "
+        "WHERE time = (SELECT time FROM changes ORDER BY id DESC LIMIT 1) ORDER BY id DESC"
+    ).fetchall()
+    for number, photo, tag, name, before in last:
+        connection.execute("DELETE FROM changes WHERE id = ?", (number,))
+        _set(connection, photo, tag, name, before)
+    photos = list(dict.fromkeys(row[1] for row in last))
+    words.rewrite(connection, photos)
+    return photos
+
+
+def _now(precision: str = "seconds") -> str:
+    return datetime.now(UTC).isoformat(timespec=precision)
+
+
+def _tag_name(tag: object) -> str:
+    """A tag in one line, as every file can hold it."""
+    name = clean([unicodedata.normalize("NFC", tag)]) if isinstance(tag, str) else ()
+    if not name or _SURROGATE.search(str(tag)):
+        raise LibraryError(f"{tag!r} is no tag: give its name, in UTF-8")
+    return name[0]
+
+
+def _tag_of(
+    connection: sqlite3.Connection, photo: int, name: str, kind: Decision, known: Callable[[], Vocabulary]
+) -> tuple[str, str]:
+    """The id of the photo's tag of this name, and the name to keep.
+
+    Where it has none, it is what the vocabulary means by the name; an added word stays as it is.
+    """
+    for table in ("tags", "decisions"):
+        query = f"SELECT tag FROM {table} WHERE photo = ? AND name = ? COLLATE NOCASE"
+        if found := connection.execute(query, (photo, name)).fetchone():
+            return str(found[0]), name
+    tag = None if kind == "added" else known().find(name)
+    if tag is None:
+        return name, name
+    return tag.id, tag.name if kind == "accepted" else name
+
+
+def _set(connection: sqlite3.Connection, photo: int, tag: str, name: str, kind: str | None) -> None:
+    """Writes what the user says of a tag, or that he says nothing."""
+    connection.execute("DELETE FROM decisions WHERE photo = ? AND tag = ?", (photo, tag))
+    if kind is not None:
+        connection.execute(
+            "INSERT INTO decisions (photo, tag, name, kind, time) VALUES (?, ?, ?, ?, ?)",
+            (photo, tag, name, kind, _now()),
+        )
