@@ -113,7 +113,8 @@ class File:
         self._photos: dict[str, journal.Rows] = {}  # those of an earlier run, and of this one that goes on
         self._order: list[str] = []
         self._was_empty = self._is_resumed = self._has_good = False
-        self._has_rows = False  # that the user may want
+        self._head = 0  # bytes before the first row of this run
+        self._has_earlier = False  # rows, of a run that this one goes on with
         self._file: FileIO
         if self._is_special and resume:
             raise click.UsageError(f"--resume goes on with a file, and {path} is none.")
@@ -157,6 +158,7 @@ class File:
                     draft.write_text(json.dumps(run), encoding="utf-8")
         if head and (self._is_special or not self._size()):
             self._append(head)
+        self._head = self._size()
 
     def is_done(self, path: str) -> bool:
         """Has a photo its rows from an earlier run? Ask for each photo, in the order of the input."""
@@ -178,7 +180,6 @@ class File:
         """
         start = self._size()
         self._append(lines)
-        self._has_rows = True
         self._has_good = self._has_good or is_good
         if self._is_resumed and path is not None:
             self._photos[journal.key(path, self._format)] = journal.Rows(start, self._size(), is_good)
@@ -194,7 +195,7 @@ class File:
             elif error is None:
                 click.echo(f"No photo could be read: {self.path} stays as it was.", err=True)
                 self._remove()
-            elif self._has_rows:
+            elif self._has_earlier or self._size() > self._head:  # an interrupt may come right after a row
                 click.echo(f"What was done is in {self.part}", err=True)
                 click.echo("To go on, give the same command with --resume.", err=True)
             elif self._was_empty:
@@ -225,7 +226,7 @@ class File:
         with writing(self.part):
             self._file.truncate(whole)
         self._is_resumed = True
-        self._has_rows = bool(self._photos)
+        self._has_earlier = bool(self._photos)
         self._has_good = any(rows.is_good for rows in self._photos.values())
 
     def _finish(self) -> None:
