@@ -9,6 +9,7 @@ read back out of the graph, up to what rounding took.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,10 @@ from anytag.models.registry import resolve
 from anytag.runtime.onnx import IMAGE
 from anytag.torch.nn.backbones import Backbone, fold_norms
 from anytag.torch.nn.configs import FAMILIES
+from anytag.torch.nn.evidence import LOUDER
 from anytag.torch.nn.network import make_backbone
 from anytag.torch.training.beginning import ENCODER
-from anytag.torch.training.quantized import QuantizedGraph
+from anytag.torch.training.quantized import PREFIX, QuantizedGraph
 
 Array = npt.NDArray[Any]
 
@@ -54,6 +56,8 @@ def read_weights(graph: QuantizedGraph, backbone: nn.Module) -> dict[str, Array]
     found["proj.weight"], found["proj.bias"] = _projection(graph, features)
     if memory:
         found["recall.weight"], _ = _projection(graph, memory[0])
+    if PREFIX + "added" in graph.made:
+        found |= {f"evidence.{name}": value for name, value in read_evidence(graph.known).items()}
     return {name: np.ascontiguousarray(value, np.float32) for name, value in found.items()}
 
 
@@ -62,6 +66,26 @@ def _convolution(graph: QuantizedGraph, node: onnx.NodeProto) -> tuple[Array, Ar
     weight, scale = graph.known[node.input[3]], graph.known[node.input[4]]
     step, whole = graph.known[node.input[1]], graph.known[node.input[8]]
     return weight * scale[:, None, None, None], whole * scale * step
+
+
+def read_evidence(known: Mapping[str, Array]) -> dict[str, Array]:
+    """Weights of the evidence by its own names: what `QuantizedGraph.with_evidence` wrote, taken apart."""
+
+    def product(name: str) -> Array:  # O×F
+        return (known[f"{PREFIX}{name}_weight"] * known[f"{PREFIX}{name}_scales"]).T
+
+    width = len(known[PREFIX + "out_bias"])
+    words = known[PREFIX + "words_weight_halves"].T.astype(np.float32) / LOUDER
+    late, memory, hidden = product("of_late"), product("of_memory"), len(words)
+    return {
+        "seen.weight": np.hstack([late[:width], memory[:width]]),
+        "seen_hidden.weight": np.hstack([late[width:], memory[width:hidden]]),
+        "seen_hidden.bias": known[PREFIX + "of_late_bias"][width:],
+        "said.weight": words[:width],
+        "said_hidden.weight": words[width:],
+        "out.weight": known[PREFIX + "out_weight_halves"].T,
+        "out.bias": known[PREFIX + "out_bias"],
+    }
 
 
 def _projection(graph: QuantizedGraph, node: onnx.NodeProto) -> tuple[Array, Array]:

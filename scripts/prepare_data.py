@@ -95,6 +95,8 @@ def coco(folder: Path, kept: list[Path]) -> Iterator[Row]:
 def more(folder: Path) -> Iterator[Row]:
     """Rows of many collections; where a list of names is complete, the names that a row lacks are absent."""
     found = [json.loads(line) for line in (folder / "rows.jsonl").open(encoding="utf-8")]
+    for row in found:  # some names were made of files' names
+        row["tags"] = [name.removesuffix(" jpeg") for name in row["tags"]]
     closed: dict[str, set[str]] = {}
     for row in found:
         if row["truth"].startswith("complete"):

@@ -26,6 +26,7 @@ from anytag import (
 )
 from anytag.images import load, prepare
 from anytag.models.folder import write_card
+from anytag.queries.bank import Bank
 from anytag.text_encoders import StaticTextEncoder
 from tests.tiny import make_tiny_model, with_parents
 
@@ -148,7 +149,11 @@ def test_first_pass_shortens_the_list_and_changes_no_score(flat: Tagger, photos:
 def test_first_pass_looks_at_the_tags_with_the_best_coarse_logits(
     tagger: Tagger, flat: Tagger, folder: Path, photos: list[Path]
 ) -> None:
-    coarse = load_file(folder / "queries.safetensors")["coarse"].astype(np.float32)
+    bank = Bank.read(
+        folder / "queries.safetensors", tags=len(tagger.vocabulary), width=tagger.card.width
+    )
+    coarse = bank.coarse
+    assert coarse is not None
     for photo in photos:
         logits = coarse[:, :-1] @ tagger.encode(photo).pooled + coarse[:, -1]
         near = {tagger.vocabulary.ids[i] for i in np.argsort(-logits)[: tagger.card.shortlist]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,8 @@ class Bank:
             ModelError: the file cannot be read, or does not fit.
         """
         found = map_tensors(path)
-        rows, scale, coarse = (found.get(name, _NOTHING) for name in ("rows", "scale", "coarse"))
+        rows, scale = (found.get(name, _NOTHING) for name in ("rows", "scale"))
+        coarse = _first_pass(found)
         line = found.get("line", identity_lines(tags))
         is_int8 = rows.dtype == np.int8
         if rows.ndim != 3 or len(rows) != tags or not (is_int8 or rows.dtype in (np.float16, np.float32)):
@@ -76,8 +78,12 @@ class Bank:
         """
         from safetensors.numpy import save_file
 
-        coarse = None if self.coarse is None else self.coarse.astype(np.float16)
-        tensors = {"rows": self.rows, "scale": self.scale, "coarse": coarse, "line": self.line}
+        tensors = {"rows": self.rows, "scale": self.scale, "line": self.line}
+        if self.coarse is not None and self.scale is not None:
+            tensors["coarse"], tensors["coarse_scale"] = quantized(self.coarse[:, :-1])
+            tensors["coarse_bias"] = self.coarse[:, -1:]
+        elif self.coarse is not None:
+            tensors["coarse"] = self.coarse.astype(np.float16)
         with atomic_write(path) as draft:
             save_file({name: np.ascontiguousarray(x) for name, x in tensors.items() if x is not None}, draft)
 
@@ -118,6 +124,17 @@ class Bank:
         pieces = [self.coarse[k : k + step] for k in range(0, len(self), step)]
         logits = np.concatenate([pooled @ piece[:, :-1].T + piece[:, -1] for piece in pieces], axis=1)  # N×K
         return np.sort(np.argpartition(-logits, count - 1, axis=1)[:, :count], axis=1)
+
+
+def _first_pass(found: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """Weights and bias K×(D+1): stored in halves, or in integers with a scale and a bias for each tag."""
+    coarse = found.get("coarse", _NOTHING)
+    if coarse.dtype != np.int8:
+        return coarse
+    scale, bias = (found.get(f"coarse_{name}", _NOTHING) for name in ("scale", "bias"))
+    if coarse.ndim != 2 or not scale.shape == bias.shape == (len(coarse), 1):
+        return coarse
+    return np.hstack([np.multiply(coarse, scale, dtype=np.float32), bias])
 
 
 def identity_lines(tags: int) -> Floats:

@@ -18,6 +18,7 @@ from anytag.torch.nn.configs import EvidenceConfig
 from anytag.torch.nn.evidence import Evidence
 from anytag.torch.nn.network import TagNetwork
 from anytag.torch.training.quantized import QuantizedGraph
+from scripts.float_weights import read_evidence
 from tests.networks import TINY, tiny_network
 
 CLASSES = EvidenceConfig(classes=12, words=6, hidden=5)
@@ -95,6 +96,36 @@ def test_evidence_of_a_photo_is_the_same_in_any_batch(
     grown = QuantizedGraph(integers).with_evidence(evidence, means(network, pixels)[0])
     alone = run(grown, pixels[3:4], ["pooled"])[0]
     assert np.allclose(run(grown, pixels, ["pooled"])[0][3:4], alone, atol=1e-5)
+
+
+def test_evidence_takes_the_place_of_what_was_there(
+    network: TagNetwork, integers: Path, pixels: np.ndarray, evidence: Evidence, tmp_path: Path
+) -> None:
+    late = means(network, pixels)[0]
+    other = Evidence(CLASSES, network.encoder.backbone.width, TINY.width)
+    onnx.save(QuantizedGraph(integers).with_evidence(other, late), tmp_path / "image.onnx")
+    again = QuantizedGraph(tmp_path / "image.onnx").with_evidence(evidence, late)
+    once = QuantizedGraph(integers).with_evidence(evidence, late)
+    assert np.array_equal(run(again, pixels, ["pooled"])[0], run(once, pixels, ["pooled"])[0])
+    assert len(again.graph.node) == len(once.graph.node)
+    assert len(again.graph.initializer) == len(once.graph.initializer)
+
+
+def test_evidence_is_read_back_in_floats(
+    network: TagNetwork, integers: Path, pixels: np.ndarray, evidence: Evidence, tmp_path: Path
+) -> None:
+    late, memory = means(network, pixels)
+    onnx.save(QuantizedGraph(integers).with_evidence(evidence, late), tmp_path / "image.onnx")
+    read = Evidence(CLASSES, network.encoder.backbone.width, TINY.width)
+    state = {
+        name: torch.tensor(w)
+        for name, w in read_evidence(QuantizedGraph(tmp_path / "image.onnx").known).items()
+    }
+    kept = {name: w for name, w in evidence.state_dict().items() if name not in state}
+    read.load_state_dict({**kept, **state})
+    with torch.no_grad():
+        exact = evidence(late, memory)
+        assert (read(late, memory) - exact).abs().max() < 0.05 * exact.abs().max()
 
 
 def test_an_exported_encoder_holds_its_evidence(evidence: Evidence, tmp_path: Path) -> None:

@@ -54,8 +54,9 @@ def start_from_classifier(student: Student, classifier: nn.Linear, features: Ten
 
 @torch.no_grad()
 def start_from_folder(
-    student: Student, folder: ModelFolder, *, vocabulary: Vocabulary, classifier: nn.Linear, memory: Tensor
-) -> None:
+    student: Student, folder: ModelFolder, *, vocabulary: Vocabulary, classifier: nn.Linear,
+    memory: Tensor | None = None,
+) -> None:  # fmt: skip
     """Gives the student what a model folder holds: late stages, projections, decoder and queries.
 
     Where the folder's network has no memory, `recall` becomes what brings the classes' queries nearest to the
@@ -64,7 +65,8 @@ def start_from_folder(
     Args:
         vocabulary: the student's tags; those that the folder does not know start without a residual.
         classifier: of the student's backbone.
-        memory: N×F of a few hundred photos, what the network's memory gives of them.
+        memory: N×F of a few hundred photos, what the network's memory gives of them, which is read where the
+            folder's network has none.
 
     Raises:
         ModelError: the folder's network or text encoder is not the student's.
@@ -84,7 +86,7 @@ def start_from_folder(
             projected = projection(text[number])
             count = min(int((rows != 0).any(-1).sum()), int((projected != 0).any(-1).sum()))
             student.queries.residual[number] = (rows[:count] - projected[:count]).mean(0)
-    if encoder.frozen_from and not recalls:
+    if encoder.frozen_from and not recalls and memory is not None:
         _teach_recall(student, classifier, memory)
 
 

@@ -17,6 +17,9 @@ from anytag.errors import ModelError
 from anytag.torch.export.static_int8.rounding import Steps, round_weight, tensor_steps, weight_scales
 from anytag.torch.nn.evidence import FLOOR, LOUDER, Evidence
 
+PREFIX = "evidence_"
+"""Of the names of all that evidence adds to a graph."""
+
 
 class QuantizedGraph:
     """An int8 image graph, to cut and to add to.
@@ -92,7 +95,7 @@ class QuantizedGraph:
                 yield node
 
     def with_evidence(self, evidence: Evidence, late: Tensor) -> onnx.ModelProto:
-        """The graph with `evidence` added to `pooled`: what sees features in integers, words in floats.
+        """The graph with `evidence` added to `pooled` in place of any before, and features seen in integers.
 
         Args:
             late: N×F of some photos, the means of the late features, whose range is taken.
@@ -102,8 +105,7 @@ class QuantizedGraph:
         """
         if len(self.products()) < 2:
             raise ModelError(f"{self.file} has no memory that evidence could be drawn from")
-        grown = onnx.ModelProto()
-        grown.CopyFrom(self.model)
+        grown = self._without_evidence()
         (mean,) = (node for node in grown.graph.node if "pooled" in node.output)
         mean.name = mean.output[0] = "tokens_mean"
         writer = _EvidenceWriter(grown.graph)
@@ -115,6 +117,17 @@ class QuantizedGraph:
         writer.add(evidence, means, steps, frozen)
         return grown
 
+    def _without_evidence(self) -> onnx.ModelProto:
+        bare = onnx.ModelProto()
+        bare.CopyFrom(self.model)
+        if PREFIX + "added" in self.made:
+            for part in (bare.graph.node, bare.graph.initializer):
+                for piece in [piece for piece in part if piece.name.startswith((PREFIX, "pooled"))]:
+                    part.remove(piece)  # type: ignore[arg-type]
+            (mean,) = (node for node in bare.graph.node if "tokens_mean" in node.output)
+            mean.name = mean.output[0] = "pooled"
+        return bare
+
 
 class _EvidenceWriter:
     """Appends the nodes of `Evidence` to an image graph."""
@@ -123,10 +136,8 @@ class _EvidenceWriter:
         self.graph = graph
 
     def constant(self, name: str, value: npt.NDArray[Any]) -> str:
-        self.graph.initializer.append(
-            numpy_helper.from_array(np.ascontiguousarray(value), f"evidence_{name}")
-        )
-        return f"evidence_{name}"
+        self.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), PREFIX + name))
+        return PREFIX + name
 
     def halves(self, name: str, value: npt.NDArray[Any]) -> str:
         """A constant that is kept in float16 and used in float32."""
@@ -134,7 +145,7 @@ class _EvidenceWriter:
         return self.node("Cast", [constant], name, to=TensorProto.FLOAT)
 
     def node(self, kind: str, inputs: list[str], *outputs: str, **facts: Any) -> str:
-        names = [f"evidence_{name}" if name != "pooled" else name for name in outputs]
+        names = [PREFIX + name if name != "pooled" else name for name in outputs]
         self.graph.node.append(helper.make_node(kind, inputs, names, name=names[0], **facts))
         return names[0]
 

@@ -1,0 +1,70 @@
+"""The trained queries as they are stored."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from anytag.errors import ModelError
+from anytag.queries.bank import Bank, identity_lines, quantized
+
+TAGS, WIDTH = 9, 16
+
+
+@pytest.fixture
+def bank() -> Bank:
+    random = np.random.default_rng(0)
+    rows, scale = quantized(random.normal(size=(TAGS, 2, WIDTH)).astype(np.float32))
+    coarse = random.normal(size=(TAGS, WIDTH + 1)).astype(np.float32)
+    return Bank(rows, scale[..., 0], coarse, identity_lines(TAGS))
+
+
+def read(file: Path) -> Bank:
+    return Bank.read(file, tags=TAGS, width=WIDTH)
+
+
+def test_a_bank_in_integers_has_its_first_pass_in_integers(bank: Bank, tmp_path: Path) -> None:
+    bank.write(tmp_path / "q.safetensors")
+    stored, found = load_file(tmp_path / "q.safetensors"), read(tmp_path / "q.safetensors")
+    assert stored["coarse"].dtype == np.int8
+    assert bank.coarse is not None and found.coarse is not None
+    step = np.abs(bank.coarse[:, :-1]).max(1, keepdims=True) / 127
+    assert (np.abs(found.coarse[:, :-1] - bank.coarse[:, :-1]) <= 0.51 * step).all()
+    np.testing.assert_array_equal(found.coarse[:, -1], bank.coarse[:, -1])
+    np.testing.assert_array_equal(found.queries(slice(None)), bank.queries(slice(None)))
+
+
+def test_writing_again_changes_nothing(bank: Bank, tmp_path: Path) -> None:
+    bank.write(tmp_path / "once.safetensors")
+    read(tmp_path / "once.safetensors").write(tmp_path / "twice.safetensors")
+    once, twice = (load_file(tmp_path / f"{name}.safetensors") for name in ("once", "twice"))
+    np.testing.assert_array_equal(once["coarse"], twice["coarse"])
+    np.testing.assert_allclose(once["coarse_scale"], twice["coarse_scale"], rtol=1e-6)
+
+
+def test_a_first_pass_in_halves_is_read_too(bank: Bank, tmp_path: Path) -> None:
+    assert bank.coarse is not None
+    replace(bank, coarse=None).write(tmp_path / "q.safetensors")
+    halves = bank.coarse.astype(np.float16)
+    save_file({**load_file(tmp_path / "q.safetensors"), "coarse": halves}, tmp_path / "old.safetensors")
+    np.testing.assert_array_equal(read(tmp_path / "old.safetensors").coarse, halves.astype(np.float32))
+
+
+def test_a_first_pass_in_floats_is_kept_in_halves(bank: Bank, tmp_path: Path) -> None:
+    floats = replace(bank, rows=bank.queries(slice(None)), scale=None)
+    floats.write(tmp_path / "q.safetensors")
+    assert load_file(tmp_path / "q.safetensors")["coarse"].dtype == np.float16
+
+
+@pytest.mark.parametrize("name", ["coarse_scale", "coarse_bias"])
+def test_integers_without_their_scale_or_bias_are_refused(bank: Bank, tmp_path: Path, name: str) -> None:
+    bank.write(tmp_path / "q.safetensors")
+    tensors = load_file(tmp_path / "q.safetensors")
+    del tensors[name]
+    save_file(tensors, tmp_path / "bad.safetensors")
+    with pytest.raises(ModelError, match=rf"expected coarse {TAGS}×{WIDTH + 1}"):
+        read(tmp_path / "bad.safetensors")
