@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
+from threading import Event
 from typing import Annotated, TypeVar
 
 from fastapi import FastAPI, Query, Request
@@ -19,7 +20,7 @@ from starlette.staticfiles import StaticFiles
 
 from anytag import __version__
 from anytag.errors import AnytagError
-from anytag.results import TagResult, TagScore
+from anytag.results import Match, TagResult, TagScore
 from anytag.server import label_studio, photoprism, schemas
 from anytag.server.limits import Admission, Refusal, error_body
 from anytag.server.metrics import Metrics
@@ -81,6 +82,7 @@ def _add_routes(app: FastAPI) -> None:
     for path, answer, options, endpoint in (
         ("/v1/tag", schemas.TagAnswer, schemas.TagOptions, tag),
         ("/v1/caption", schemas.CaptionAnswer, schemas.CaptionOptions, caption),
+        ("/v1/match", schemas.MatchAnswer, schemas.MatchOptions, match),
     ):
         app.post(
             path, response_model=answer, responses=errors(schemas.Error), openapi_extra=described(options)
@@ -129,6 +131,24 @@ async def caption(request: Request, service: Serving) -> Response:
         return row
 
     return await _answers(request, service, photos, answer)
+
+
+async def match(request: Request, service: Serving) -> Response:
+    """Which photos fit a text best, for each text; a photo that cannot be read is not ranked."""
+    photos, options = await _read(request, schemas.MatchOptions)
+    images, texts = [photo.data for photo in photos], options.texts
+
+    def work(stop: Event) -> Response:
+        matching = service.matching
+        unknown = matching.unknown_words(texts)
+        seen, found = matching.rank(images, texts, top_k=options.top_k, stop=stop)
+        rows = [
+            {"text": text, "unknown_words": words, "matches": [_match(one, photos) for one in best]}
+            for text, words, best in zip(texts, unknown, found, strict=True)
+        ]
+        return _response(photos, [_size(one, service.tagger) for one in seen], texts=rows)
+
+    return await service.beside(request, work)
 
 
 async def models(service: Serving) -> Row:
@@ -186,13 +206,16 @@ async def _read(request: Request, options: type[Opt]) -> tuple[list[Photo], Opt]
 async def _answers(
     request: Request, service: Service, photos: Sequence[Photo], answer: Callable[[Encoded], Row]
 ) -> Response:
+    return _response(photos, await service.answers(request, [photo.data for photo in photos], answer))
+
+
+def _response(photos: Sequence[Photo], rows: Sequence[Row], **more: object) -> Response:
     """The rows of all photos; a photo that was sent alone and cannot be read is an error of the request."""
-    rows = await service.answers(request, [photo.data for photo in photos], answer)
-    named = [{"name": photo.name, **row} for photo, row in zip(photos, rows, strict=True)]
+    named: list[Row] = [{"name": photo.name, **row} for photo, row in zip(photos, rows, strict=True)]
     error = named[0]["error"]
     if len(named) == 1 and error is not None:
         return JSONResponse({"error": error}, 422)
-    return JSONResponse({"photos": named})
+    return JSONResponse({"photos": named, **more})
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
@@ -231,8 +254,18 @@ async def _http(request: Request, error: Exception) -> Response:
 
 
 def _failed(encoded: Encoded, tagger: Tagger, **empty: object) -> Row:
-    assert encoded.error is not None
-    return {"width": 0, "height": 0, "model": tagger.card.name, **empty, "error": asdict(encoded.error)}
+    return {**_size(encoded, tagger), **empty}
+
+
+def _size(encoded: Encoded, tagger: Tagger) -> Row:
+    """The row of a photo of which no more is said than whether it was read."""
+    error = encoded.error and asdict(encoded.error)
+    return {"width": encoded.width, "height": encoded.height, "model": tagger.card.name, "error": error}
+
+
+def _match(match: Match, photos: Sequence[Photo]) -> Row:
+    number = int(match.path)
+    return {"photo": number, "name": photos[number].name, "score": match.score}
 
 
 def _row(found: TagResult, broader: dict[str, list[str]], *, heat: bool) -> Row:

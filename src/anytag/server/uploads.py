@@ -26,14 +26,21 @@ _BINARY = {"type": "string", "format": "binary"}
 
 def described(options: type[BaseModel]) -> dict[str, object]:
     """How a request with photos looks, for OpenAPI: options are in the query, or fields of the form."""
-    fields = options.model_json_schema()["properties"]
+    schema = options.model_json_schema()
+    fields, required = schema["properties"], schema.get("required", [])
     files = {"files": {"type": "array", "items": _BINARY}}
-    form = {"type": "object", "required": ["files"], "properties": {**files, **fields}}
+    form = {"type": "object", "required": ["files", *required], "properties": {**files, **fields}}
     content = {"image/*": _BINARY, "application/octet-stream": _BINARY, _MULTIPART: form}
     return {
         "parameters": [
-            {"name": name, "in": "query", "schema": schema, "description": schema.get("description", "")}
-            for name, schema in fields.items()
+            {
+                "name": name,
+                "in": "query",
+                "required": name in required,
+                "schema": field,
+                "description": field.get("description", ""),
+            }
+            for name, field in fields.items()
         ],
         "requestBody": {
             "required": True,
