@@ -200,7 +200,8 @@ async def page() -> Response:
 
 async def _read(request: Request, options: type[Opt]) -> tuple[list[Photo], Opt]:
     settings: Settings = request.app.state.settings
-    return await read_upload(request, options, max_files=settings.max_files)
+    service: Service = request.app.state.service
+    return await read_upload(request, options, max_files=settings.max_files, fetcher=service.fetcher)
 
 
 async def _answers(

@@ -29,6 +29,8 @@ _PAGE = ("/", "/page/")
 """The page's own files: the page asks for the key."""
 VISION = "/api/v1/vision"
 """Where PhotoPrism asks."""
+CLAIM = "anytag.claim"
+"""Where the scope of a request holds its `Claim`."""
 _RETRY_SECONDS = 1
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _METHODS = _READING | {"POST", "PUT", "PATCH", "DELETE"}
@@ -86,6 +88,33 @@ def _key(authorization: str) -> bytes:
         return b""
 
 
+class Claim:
+    """The room that a request takes in memory: the bytes of its body, and of what is fetched for it.
+
+    Args:
+        admission: whose room it is.
+        size: bytes that were let in.
+    """
+
+    def __init__(self, admission: Admission, size: int) -> None:
+        self._admission, self.size = admission, size
+
+    def settle(self, size: int) -> None:
+        """The body is there, with so many bytes."""
+        self._admission.take(size - self.size)
+        self.size = size
+
+    def grow(self, count: int) -> None:
+        """Takes more bytes.
+
+        Raises:
+            Refusal: 413 where the request would be too long, 429 where the server has no room.
+        """
+        self._admission.check(self.size + count, more=count, others=self._admission.requests - 1)
+        self._admission.take(count)
+        self.size += count
+
+
 class Admission:
     """Middleware that lets a request in, or refuses it.
 
@@ -96,7 +125,7 @@ class Admission:
 
     def __init__(self, app: ASGIApp, *, settings: Settings, metrics: Metrics) -> None:
         self._app, self._settings, self._metrics = app, settings, metrics
-        self._requests = self._bytes = 0
+        self.requests = self._bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -140,14 +169,12 @@ class Admission:
         if scope["method"] in _READING:
             await self._app(scope, receive, send)
             return
-        size = self._size(headers)
-        self._admit(size)
+        claim = scope[CLAIM] = self._admit(headers)
         try:
-            await self._app(scope, self._limited(receive), send)
+            await self._app(scope, self._limited(receive, claim), send)
         finally:
-            self._requests -= 1
-            self._bytes -= size
-            self._show()
+            self.requests -= 1
+            self.take(-claim.size)
 
     def _check_host(self, headers: Headers) -> None:
         host = ",".join(headers.getlist("host"))  # several are none
@@ -173,24 +200,31 @@ class Admission:
     def _size(self, headers: Headers) -> int:
         """Bytes of the body; the most that may come, where it does not say."""
         most, given = self._settings.max_body, headers.get("content-length")
-        size = int(given) if given is not None and given.isdigit() else most
+        return int(given) if given is not None and given.isdigit() else most
+
+    def _admit(self, headers: Headers) -> Claim:
+        size = self._size(headers)
+        self.check(size, more=size, others=self.requests)
+        self.requests += 1
+        self.take(size)
+        return Claim(self, size)
+
+    def check(self, size: int, *, more: int, others: int) -> None:
+        """Raises Refusal where a request of so many bytes, of which `more` are new, is not taken."""
+        most = self._settings.max_body
         if size > most:
             raise Refusal(413, "size", f"the body has {size:,} bytes, the limit is {most:,}")
-        return size
-
-    def _admit(self, size: int) -> None:
-        is_full = self._requests >= self._settings.max_requests
-        if is_full or (self._requests and self._bytes + size > self._settings.max_bytes):
+        is_full = others >= self._settings.max_requests
+        if is_full or (others and self._bytes + more > self._settings.max_bytes):
             raise Refusal(429, "busy", "the server has as much work as it takes: try again in a second")
-        self._requests += 1
-        self._bytes += size
-        self._show()
 
-    def _show(self) -> None:
-        self._metrics.in_flight.set(self._requests)
+    def take(self, count: int) -> None:
+        """Counts bytes that a request holds; below zero it gives them back."""
+        self._bytes += count
+        self._metrics.in_flight.set(self.requests)
         self._metrics.in_flight_bytes.set(self._bytes)
 
-    def _limited(self, receive: Receive) -> Receive:
+    def _limited(self, receive: Receive, claim: Claim) -> Receive:
         """`receive` that counts the body's bytes and seconds."""
         most, deadline = self._settings.max_body, time.monotonic() + self._settings.body_seconds
         read, is_whole = 0, False
@@ -208,6 +242,8 @@ class Admission:
             is_whole = not message.get("more_body", False)
             if read > most:
                 raise Refusal(413, "size", f"the body has more than {most:,} bytes")
+            if is_whole:
+                claim.settle(read)
             return message
 
         return limited

@@ -8,11 +8,12 @@ from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from threading import Event
+from typing import cast
 
 from anytag.images import ImageSource
 from anytag.models.folder import ModelFolder
 from anytag.reranking import open_pair_scorer
-from anytag.results import Match
+from anytag.results import Failure, Match
 from anytag.retriever import Retriever
 from anytag.server.batcher import Batcher
 from anytag.tagger import Encoded, Tagger
@@ -44,12 +45,12 @@ class Matching:
         return [self._retriever.unknown_words(text) for text in texts]
 
     def rank(
-        self, photos: Sequence[bytes], texts: Sequence[str], *, top_k: int | None, stop: Event
+        self, photos: Sequence[bytes | Failure], texts: Sequence[str], *, top_k: int | None, stop: Event
     ) -> tuple[list[Encoded], list[tuple[Match, ...]]]:
         """All photos, and for each text those that were read, best first, their numbers as `Match.path`.
 
         Args:
-            photos: encoded files.
+            photos: encoded files, or why there is none.
             texts: M.
             top_k: at most so many photos a text; None for all.
             stop: set when nobody waits for this any more.
@@ -59,7 +60,8 @@ class Matching:
         """
         ranking = self._retriever.ranking(texts, top_k=top_k, shortlist=len(photos))
         seen = []
-        for encoded in ranking.add(photos, batch_size=self._batch_size):
+        images = cast("Sequence[bytes]", photos)  # `_Queued` takes failures, too
+        for encoded in ranking.add(images, batch_size=self._batch_size):
             seen.append(encoded)
             if stop.is_set():
                 break
@@ -79,7 +81,7 @@ class _Queued(Tagger):
         waiting: deque[Future[Encoded]] = deque()
         try:
             for number, image in enumerate(images):
-                assert isinstance(image, bytes)
+                assert isinstance(image, bytes | Failure)
                 waiting.append(self._batcher.submit(image, partial(_named, str(number))))
                 if len(waiting) > 2 * batch_size:  # what more photos hold in memory is bounded
                     yield waiting.popleft().result()

@@ -17,7 +17,9 @@ from starlette.requests import ClientDisconnect
 from anytag.captioner import Captioner
 from anytag.models.folder import ModelFolder
 from anytag.models.registry import resolve
+from anytag.results import Failure
 from anytag.server.batcher import Batcher
+from anytag.server.fetch import Fetcher
 from anytag.server.matches import Matching
 from anytag.server.metrics import Metrics
 from anytag.server.photos import Photos
@@ -56,6 +58,7 @@ class Service:
         else:
             self.tagger = Tagger.load(name, device=device, max_pixels=max_pixels)
         self.broader = _broader(self.tagger)
+        self.fetcher = Fetcher(seconds=settings.fetch_seconds) if settings.fetch_urls else None
         self.photos: Photos | None = None
         if settings.has_library:
             self.photos = Photos(settings.library, model=name, max_pixels=max_pixels)
@@ -74,7 +77,7 @@ class Service:
         return Matching(self._folder, self.tagger, self.batcher, batch_size=self._batch_size)
 
     async def answers(
-        self, request: Request, images: Sequence[bytes], finish: Callable[[Encoded], R]
+        self, request: Request, images: Sequence[bytes | Failure], finish: Callable[[Encoded], R]
     ) -> list[R]:
         """What `finish` makes of each encoded image; what has not begun is dropped when the client goes.
 
