@@ -22,7 +22,7 @@ from anytag import __version__
 from anytag.errors import AnytagError
 from anytag.results import Match, TagResult, TagScore
 from anytag.server import label_studio, photoprism, schemas
-from anytag.server.limits import Admission, Refusal, error_body
+from anytag.server.limits import Admission, Patience, Refusal, error_body
 from anytag.server.metrics import Metrics
 from anytag.server.photos import router
 from anytag.server.service import Service, Serving, errors
@@ -62,7 +62,8 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.state.settings, app.state.metrics, app.state.service = settings, metrics, service
-    app.add_middleware(Admission, settings=settings, metrics=metrics)
+    patience = app.state.patience = Patience(settings.body_seconds, stall=settings.stall_seconds)
+    app.add_middleware(Admission, settings=settings, metrics=metrics, patience=patience)
     app.add_exception_handler(Refusal, _refuse)
     app.add_exception_handler(ClientDisconnect, _gone_away)
     app.add_exception_handler(AnytagError, _wrong)
@@ -222,7 +223,7 @@ def _response(photos: Sequence[Photo], rows: Sequence[Row], **more: object) -> R
 async def _refuse(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refusal)
     request.app.state.metrics.refused.labels(error.reason).inc()
-    return error.response(request.url.path)
+    return error.response(request.scope)
 
 
 async def _gone_away(request: Request, _: Exception) -> Response:

@@ -34,7 +34,8 @@ class Settings:
         max_files: photos of a request.
         max_requests, max_bytes: requests that are read or done at the same time, and bytes of their bodies;
             more are refused with 429.
-        body_seconds: a body that takes longer is refused with 408.
+        body_seconds, stall_seconds: a body that takes longer, or of which nothing comes for so long, is
+            refused with 408.
         fetch_seconds: a photo that takes longer is not fetched.
     """
 
@@ -56,6 +57,7 @@ class Settings:
     max_requests: int = 256
     max_bytes: int = 256 << 20
     body_seconds: float = 30.0
+    stall_seconds: float = 10.0
     fetch_seconds: float = 15.0
 
     @property
