@@ -30,7 +30,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from anytag.data.rows import Row, read_rows
-from anytag.library.compare import products
+from anytag.fusion.compare import products
 from anytag.library.hits import SAME
 from anytag.library.library import Library
 from anytag.library.search import Searcher, match
@@ -296,7 +296,7 @@ def _first_pass(searcher: Searcher, library: Library, texts: Sequence[str]) -> N
     columns = np.concatenate([queries, np.zeros((len(queries), 1), np.float32)], axis=1)
     kept = 0
     for start in range(0, len(queries), 20):
-        scanned = products(file, slots, columns[start : start + 20])
+        scanned = products(file.map(), slots, list(columns[start : start + 20]))
         exact = np.concatenate([
             file.map()[at : at + 10_000].astype(np.float64) @ queries[start : start + 20].T
             for at in range(0, len(slots), 10_000)
