@@ -53,6 +53,7 @@ class PairScorer(Protocol):
         calibrated: whether the score is the probability that a text fits, so that below one half it does not.
         has_embeddings: whether vectors tell which pairs are likely; if not, all pairs are scored.
         rerank_only: whether a pair costs so much that only the likely pairs of a table are scored.
+        shortlist: photos that are scored for a text by default, of all whose vectors tell.
         batch: photos that are scored together.
         weights: hash of the image encoder's weights; embeddings of other weights are refused.
     """
@@ -62,6 +63,7 @@ class PairScorer(Protocol):
     calibrated: bool
     has_embeddings: bool
     rerank_only: bool
+    shortlist: int
     batch: int
     weights: str
 
@@ -117,7 +119,7 @@ class FusedPairScorer(_Encoded):
     platt = Platt(1.0, 0.0)
     rerank_only = False
     calibrated = has_embeddings = True
-    batch = 256
+    shortlist = batch = 64
 
     def __init__(self, tagger: Tagger) -> None:
         super().__init__(tagger)
@@ -172,7 +174,7 @@ class DecoderPairScorer(_Encoded):
     """
 
     rerank_only = calibrated = has_embeddings = False
-    batch = 32
+    shortlist = batch = 32
 
     def __init__(self, tagger: Tagger) -> None:
         super().__init__(tagger)
@@ -200,6 +202,7 @@ class AlignmentPairScorer:
     platt = Platt(1.0, 0.0)
     calibrated = False
     has_embeddings = rerank_only = True
+    shortlist = 256  # as ALBEF does on COCO
     batch = 8  # keys and values of 12 layers for each
 
     def __init__(self, tagger: Tagger, matcher: Matcher, pieces: WordPieces, spec: CaptionSpec) -> None:

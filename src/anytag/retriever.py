@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from anytag._typing import Bools, Floats
 from anytag.batching import batches
-from anytag.errors import AnytagError, VocabularyError
+from anytag.errors import AnytagError, VocabularyError, is_whole
 from anytag.fusion.compare import blocks
 from anytag.gallery import Gallery, GalleryWriter, check_model
 from anytag.images import MAX_PIXELS, ImageSource
@@ -29,9 +29,6 @@ from anytag.runtime.base import Device
 from anytag.runtime.open import open_runtime
 from anytag.scoring import sigmoid
 from anytag.tagger import Encoded, Tagger
-
-SHORTLIST = 256
-"""Photos that are re-ranked for a text by default, as ALBEF does on COCO."""
 
 
 class Retriever:
@@ -140,55 +137,65 @@ class Retriever:
                     gallery.remove(one.path or "")
             yield from batch
 
-    def ranking(self, texts: Sequence[str], *, top_k: int | None = 10, shortlist: int = SHORTLIST) -> Ranking:
+    def ranking(
+        self, texts: Sequence[str], *, top_k: int | None = 10, shortlist: int | None = None
+    ) -> Ranking:
         """A ranking of photos that need not be kept; arguments and errors as for `rank`."""
-        _check_counts(top_k, shortlist)
-        return Ranking(self, texts, self._scorer, self._read(texts), top_k=top_k, shortlist=shortlist)
+        count = self._shortlist(top_k, shortlist)
+        return Ranking(self, texts, self._scorer, self._read(texts), top_k=top_k, shortlist=count)
 
-    def score(self, gallery: Gallery, texts: Sequence[str], *, shortlist: int = SHORTLIST) -> Floats:
+    def score(self, gallery: Gallery, texts: Sequence[str], *, shortlist: int | None = None) -> Floats:
         """How well every text fits every photo: float32 N×M, probabilities of pairs that were scored.
 
-        The tag decoder scores all. The matching head scores each text's `shortlist` likeliest photos and
-        at each photo's likeliest texts; the other pairs score from -1 to 0, as the contrast ranks them.
+        Fused scores and the tag decoder's are of all. The matching head scores each text's `shortlist`
+        likeliest photos and each photo's likeliest texts; the other pairs score from -1 to 0, as the contrast
+        ranks them.
 
         Raises:
             VocabularyError: a text is empty or has no word that is known.
             ModelError: the gallery is of another model.
         """
         self._check(gallery)
-        _check_counts(None, shortlist)
+        count = self._shortlist(None, shortlist)
         texts_encoded = self._read(texts)
         pairs = np.ones((len(gallery), len(texts)), np.bool_)
         if self._scorer.rerank_only:
             similarity = self._similarities(gallery, texts_encoded)
-            pairs = _best(similarity, shortlist) | _best(similarity.T, shortlist).T
+            pairs = _best(similarity, count) | _best(similarity.T, count).T
         scores = self.probabilities(self._logits(gallery, texts_encoded, pairs))
         if self._scorer.rerank_only:
             scores = np.where(pairs, scores, (np.clip(similarity, -1, 1) - 1) / 2)
         return scores
 
     def rank(
-        self, gallery: Gallery, text: str, *, top_k: int | None = 10, shortlist: int = SHORTLIST
+        self, gallery: Gallery, text: str, *, top_k: int | None = 10, shortlist: int | None = None
     ) -> tuple[Match, ...]:
         """The photos that fit a text best, by falling score.
 
         Args:
             top_k: at most so many; None for all.
             shortlist: photos that are re-ranked, `top_k` at least, chosen by their vectors, which costs next
-                to nothing. With as many as there are photos the ranking is exact. RAM's and RAM++'s vectors
-                tell nothing, so there every photo is scored.
+                to nothing; by default 64 with the embedded model, 256 with alignment heads. With as many as
+                there are photos the ranking is exact. RAM's and RAM++'s vectors tell nothing, so there every
+                photo is scored.
         """
         self._check(gallery)
-        _check_counts(top_k, shortlist)
+        count = max(self._shortlist(top_k, shortlist), top_k or len(gallery))
         query = self._read([text])
-        count = max(shortlist, top_k or len(gallery)) if self._scorer.has_embeddings else len(gallery)
         similarity = self._similarities(gallery, query)  # N×1
-        candidates = _best(similarity, count)
+        candidates = _best(similarity, count if self._scorer.has_embeddings else len(gallery))
         likely = np.flatnonzero(candidates)
         logits = self._logits(gallery, query, candidates)[likely, 0]
         best = np.lexsort((-similarity[likely, 0], -logits))[:top_k]
         paths = [gallery.paths[number] for number in likely[best].tolist()]
         return matches(text, paths, self.probabilities(logits[best]))
+
+    def _shortlist(self, top_k: int | None, shortlist: int | None) -> int:
+        """How many photos are re-ranked for a text; raises AnytagError for what is no count."""
+        for name, count in (("top_k", top_k), ("shortlist", shortlist)):
+            if count is not None and not (is_whole(count) and count >= 1):
+                raise AnytagError(f"{name} is {count!r}: expected a whole number from 1 on, or None")
+        return self._scorer.shortlist if shortlist is None else shortlist
 
     def _read(self, texts: Sequence[str]) -> Texts:
         if isinstance(texts, str):
@@ -334,13 +341,6 @@ def _check_text(text: object) -> None:
             f"the text {text!r} is not Unicode: expected words such as 'a red car'; on a terminal that "
             "is not set to UTF-8 set PYTHONUTF8=1"
         ) from error
-
-
-def _check_counts(top_k: object, shortlist: object) -> None:
-    for name, count, more in (("top_k", top_k, ", or None for all"), ("shortlist", shortlist, "")):
-        whole = isinstance(count, int) and not isinstance(count, bool)
-        if not (whole and count >= 1) and not (more and count is None):  # type: ignore[operator]
-            raise AnytagError(f"{name} is {count!r}: expected a whole number from 1 on{more}")
 
 
 def _best(similarity: Floats, count: int) -> Bools:

@@ -47,9 +47,8 @@ _FOLDER = options.Folder(path_type=Path)
     "--shortlist",
     metavar="N",
     type=click.IntRange(min=1),
-    default=256,
-    show_default=True,
-    help="Photos that are re-ranked for each text, chosen by vector similarity.",
+    help="Photos that are re-ranked for each text, chosen by their vectors; by default 64 with the embedded "
+    "model, 256 with alignment heads.",
 )
 @click.option(
     "--gallery",
@@ -63,7 +62,7 @@ _FOLDER = options.Folder(path_type=Path)
 def command(
     texts: tuple[str, ...],
     top_k: int,
-    shortlist: int,
+    shortlist: int | None,
     gallery: Path | None,
     writing: outputs.Writing,
     running: options.Running,
@@ -157,7 +156,7 @@ def _watch(photos: Iterator[Encoded], total: int | None, summary: stream.Summary
 
 
 def _ranked(
-    retriever: Retriever, folder: Path, texts: Sequence[str], *, top_k: int, shortlist: int
+    retriever: Retriever, folder: Path, texts: Sequence[str], *, top_k: int, shortlist: int | None
 ) -> Iterator[tuple[Match, ...]]:
     from anytag.gallery import Gallery
 

@@ -2,10 +2,10 @@
 
 A sentence names things, and what it names are tags that the model has answered for every photo already, or
 words that only people know: names, keywords, what was added by hand. Both are asked of the database. The
-sentence as a whole is held against every photo's vector, exactly. From all three comes one probability, by
-which photos are ranked, and below one half of which a photo does not fit. There is no second pass: the
-decoder answered when the photo was synced, and to ask it again for the best photos gains next to nothing
-(docs/benchmarks.md), so that no tokens need be kept.
+sentence as a whole is held against every photo's vector, exactly. From all three comes one probability
+(`anytag.fusion`), by which photos are ranked, and below one half of which a photo does not fit. There is no
+second pass: the decoder answered when the photo was synced, and to ask it again for the best photos gains
+next to nothing (docs/benchmarks.md), so that no tokens need be kept.
 """
 
 from __future__ import annotations
