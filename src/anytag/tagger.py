@@ -75,6 +75,7 @@ class Tagger:
         card: what the model's folder says about itself.
         runtime: what runs the model; `runtime.device` says where.
         max_pixels: a photo that is larger as it is decoded is refused.
+        questions: what makes questions of requests, for those who ask `runtime` themselves.
     """
 
     def __init__(
@@ -89,12 +90,12 @@ class Tagger:
         self.max_pixels = max_pixels
         self.card: Card = folder.card
         self._folder = folder
-        self._questions = Questions(folder, vocabulary)
+        self.questions = Questions(folder, vocabulary)
 
     @property
     def vocabulary(self) -> Vocabulary:
         """The tags that are asked where you name none, with their names and thresholds."""
-        return self._questions.vocabulary
+        return self.questions.vocabulary
 
     def with_vocabulary(self, vocabulary: Vocabulary | str | os.PathLike[str] | None) -> Tagger:
         """A tagger that runs the same model and asks other tags; None is those the model learned.
@@ -204,7 +205,7 @@ class Tagger:
         where: bool = False,
     ) -> TagResult:
         """The tags of an encoded photo; arguments and errors as for `tag`."""
-        question = self._questions.prepare(tags, also=also, top_k=top_k, threshold=threshold)
+        question = self.questions.prepare(tags, also=also, top_k=top_k, threshold=threshold)
         (answer,) = question.answer(self.runtime, encoded.tokens[None], encoded.pooled[None])
         if where:
             answer = self._locate(question, answer, encoded)
@@ -240,7 +241,7 @@ class Tagger:
         check_many(images)
         if on_error not in ("record", "raise"):
             raise AnytagError(f"on_error is {on_error!r}: expected 'record' or 'raise'")
-        question = self._questions.prepare(tags, also=also, top_k=top_k, threshold=threshold)
+        question = self.questions.prepare(tags, also=also, top_k=top_k, threshold=threshold)
 
         def work(batch: Sequence[ImageSource]) -> list[tuple[TagResult, AnytagError | None]]:
             encoded, errors = self._encode_batch(batch)
@@ -259,7 +260,7 @@ class Tagger:
         threshold: float | None = None,
     ) -> list[TagResult]:
         """The tags of what `encode_many` gave, as `tag_many` gives them; arguments as for `tag`."""
-        question = self._questions.prepare(tags, also=also, top_k=top_k, threshold=threshold)
+        question = self.questions.prepare(tags, also=also, top_k=top_k, threshold=threshold)
         return self._score_batch(encoded, question)
 
     def encode_many(
@@ -278,10 +279,10 @@ class Tagger:
 
         No first pass, no threshold, and nothing that narrower tags add: what probabilities are fitted to.
         """
-        count = len(self._questions.learned)
+        count = len(self.questions.learned)
         if not encoded:
             return np.zeros((0, count))
-        question = self._questions.prepare(None, also=None, top_k=None, threshold=0.0)
+        question = self.questions.prepare(None, also=None, top_k=None, threshold=0.0)
         _, logits = question.logits(self.runtime, *_stacked(encoded))
         return np.asarray(question.slope * logits + question.bias)[:, :count]
 
@@ -308,7 +309,7 @@ class Tagger:
         Raises:
             VocabularyError: a text is empty or has no word that is known.
         """
-        return self._questions.words(texts)
+        return self.questions.words(texts)
 
     def unknown_words(self, tags: Requests) -> tuple[str, ...]:
         """Words of tags that the model's text encoder does not know, so that their scores say little.
@@ -320,11 +321,11 @@ class Tagger:
             VocabularyError: `tags` is wrong.
             ModelError: the model asks no tags by their words.
         """
-        return self._questions.unknown_words(parse_requests(tags, "tags") or ())
+        return self.questions.unknown_words(parse_requests(tags, "tags") or ())
 
     def unknown_in(self, text: str) -> tuple[str, ...]:
         """The same of a sentence, whose words may be names of the vocabulary in another language."""
-        return self._questions.unknown_in(self._questions.readable(text))
+        return self.questions.unknown_in(self.questions.readable(text))
 
     def _encode_batch(self, images: Sequence[ImageSource]) -> tuple[list[Encoded], list[AnytagError | None]]:
         """One worker's share, and the error of each photo that could not be read."""
@@ -366,7 +367,7 @@ class Tagger:
         Raises:
             VocabularyError: an id is not in the vocabulary.
         """
-        return self._questions.trained(ids)
+        return self.questions.trained(ids)
 
     def _look(self, image: ImageSource) -> _Seen:
         """Reads one photo and squashes it to the model's square, uint8 3×S×S."""

@@ -15,19 +15,19 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from anytag.errors import AnytagError, LibraryError, VocabularyError
+from anytag.fusion.sentences import SentenceReader
 from anytag.library import hits as module
 from anytag.library import words
-from anytag.library.compare import products
 from anytag.library.filters import Filters
 from anytag.library.hits import Found
 from anytag.library.library import Library
 from anytag.library.search import Searcher
-from anytag.library.sentences import SentenceReader
 from anytag.library.vectors import keep, vector_file
+from anytag.queries.build import Questions
 from anytag.reranking import weights_of
 from tests.library.shelf import FOLDER, VOCABULARY, WIDTH, Floats, Shelf
 
-READER = SentenceReader(FOLDER)
+READER = SentenceReader(Questions(FOLDER))
 FIT = FOLDER.card.search
 
 
@@ -93,23 +93,6 @@ def test_every_photo_is_scored_by_the_formula_of_the_card(shelf: Shelf) -> None:
     fits = {name: score for name, score in expected.items() if score >= 0.5}
     assert names(found) == sorted(fits, key=lambda name: -fits[name])
     assert [hit.score for hit in found] == pytest.approx(sorted(fits.values(), reverse=True), rel=1e-4)
-
-
-def test_the_scan_is_exact(tmp_path: Path, shelf: Shelf) -> None:
-    vectors = np.random.default_rng(0).normal(size=(300, WIDTH)).astype(np.float32)
-    file = vector_file(tmp_path / "v.db", "w", WIDTH)
-    file.path.parent.mkdir()
-    file.write(np.arange(300), vectors)
-    slots = np.random.default_rng(1).permutation(300)[:200].astype(np.int64)
-    slots[[3, 50]] = -1, 1000
-    columns = np.random.default_rng(2).normal(size=(3, WIDTH + 1)).astype(np.float32)
-    found = products(file, slots, columns)
-    for place, slot in enumerate(slots.tolist()):
-        if 0 <= slot < 300:
-            slow = [column[:-1] @ vectors[slot] + column[-1] for column in columns]
-            assert found[place] == pytest.approx(slow, abs=1e-3)
-        else:
-            assert np.isnan(found[place]).all()
 
 
 def test_a_tag_alone_is_asked_as_that_tag(shelf: Shelf) -> None:

@@ -2,17 +2,17 @@
 
 A sentence names things, and what it names are tags that the model has answered for every photo already, or
 words that only people know: names, keywords, what was added by hand. Both are asked of the database. The
-sentence as a whole is held against every photo's vector, exactly. From all three comes one probability, by
-which photos are ranked, and below one half of which a photo does not fit. There is no second pass: the
-decoder answered when the photo was synced, and to ask it again for the best photos gains next to nothing
-(docs/benchmarks.md), so that no tokens need be kept.
+sentence as a whole is held against every photo's vector, exactly. From all three comes one probability
+(`anytag.fusion`), by which photos are ranked, and below one half of which a photo does not fit. There is no
+second pass: the decoder answered when the photo was synced, and to ask it again for the best photos gains
+next to nothing (docs/benchmarks.md), so that no tokens need be kept.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from threading import RLock
@@ -21,16 +21,18 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
-from anytag._typing import Floats, Ints
+from anytag._typing import Doubles, Floats, Ints
 from anytag.errors import LibraryError, is_whole
-from anytag.library.compare import cosines, products
+from anytag.fusion.compare import cosines, products
+from anytag.fusion.score import CERTAIN, decoded, evidence, fused
+from anytag.fusion.sentences import Sentence, SentenceReader, Term
 from anytag.library.filters import Filters, folded, holds
 from anytag.library.hits import BATCH, Found, Hit, Rows, Shelf
-from anytag.library.sentences import Sentence, SentenceReader, Term
 from anytag.library.vectors import vector_file
 from anytag.models.card import SearchFit
 from anytag.models.folder import ModelFolder
 from anytag.models.registry import resolve
+from anytag.queries.build import Questions
 from anytag.records import RecordFile
 from anytag.reranking import weights_of
 
@@ -41,8 +43,8 @@ if TYPE_CHECKING:
 PhotoLike = str | os.PathLike[str]
 
 _UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uf900-\ufaff]")
-# log-odds: people say so; say not; do not say what only they know; a caption says so; nobody knows the word
-_SURE, _NEVER, _UNSAID, _LIKELY, _UNKNOWN = 6.0, -12.0, -6.0, 1.0, -2.0
+# log-odds: people say not; do not say what only they know; a caption says so
+_NEVER, _UNSAID, _LIKELY = -12.0, -6.0, 1.0
 
 
 _FAILED = -2  # in place of a slot: no photo that a model could see
@@ -84,7 +86,7 @@ class Searcher:
 
     @cached_property
     def reader(self) -> SentenceReader:
-        return SentenceReader(self._folder, self._fit)
+        return SentenceReader(Questions(self._folder), self._fit)
 
     def search(
         self,
@@ -194,7 +196,7 @@ class Searcher:
         else:
             odds, second = np.full(len(rows.ids), np.inf, np.float32), self._newest(rows)
         if vector is not None:
-            near = cosines(self._file, rows.slots, vector)
+            near = cosines(self._file.map(), rows.slots, vector)
             odds, second = np.where(odds >= 0, near, -np.inf), odds
         return _without_nan(odds), _without_nan(second)
 
@@ -208,72 +210,36 @@ class Searcher:
 
     def _log_odds(self, rows: Rows, sentence: Sentence) -> tuple[Floats, Floats]:
         """Log-odds that a sentence fits N photos, and the same before what depends on the sentence alone."""
-        columns = [] if sentence.query is None else [np.append(sentence.query, np.float32(0))]
-        columns += [term.column for term in sentence.terms if term.column is not None]
-        said: Iterator[Floats] = iter(
-            products(self._file, rows.slots, np.stack(columns)).T if columns else ()
-        )
-        whole = None if sentence.query is None else next(said)
-        found = [
-            self._evidence(rows, term, None if term.column is None else next(said)) for term in sentence.terms
+        known = evidence(sentence, products(self._file.map(), rows.slots, sentence.columns))
+        known.terms = [
+            self._evidence(rows, term, odds) for term, odds in zip(sentence.terms, known.terms, strict=True)
         ]
-        known = [one for one in found if one is not None]
-        written = None if known else self._written(rows, sentence.terms)
-        if written is not None:
-            return written, np.zeros_like(written) if whole is None else whole
-        odds, second = self._combined(known, whole, terms=len(found), count=len(rows.ids))
-        if len(found) > 1 and len(known) == len(
-            found
-        ):  # all that is named is there, by people or the decoder
-            least = np.min(known, axis=0)
-            odds = np.where(least >= 0, np.fmax(odds, least), odds)
-        elif known and len(known) == len(found):  # people say it, whatever the model thinks
-            odds = np.where(known[0] >= _SURE, np.fmax(odds, _SURE), odds)
-        return odds, second
+        if all(one is None for one in known.terms):
+            written = self._written(rows, sentence.terms)
+            if written is not None:
+                return written, np.zeros_like(written) if known.whole is None else known.whole
+        return fused(known, self._fit)
 
-    def _combined(
-        self, known: list[Floats], whole: Floats | None, *, terms: int, count: int
-    ) -> tuple[Floats, Floats]:
-        """Log-odds of a sentence from those of the terms that are known, N each, and what the whole says."""
-        fit, second = self._fit, np.zeros(count, np.float32)
-        if known:
-            second = np.float32(fit.term_weight) * np.sum([-np.logaddexp(0, -one) for one in known], axis=0)
-        if whole is not None:
-            # where a photo has no vector, words alone tell
-            second = second + np.where(np.isnan(whole) & bool(known), 0, whole)
-        if not known or (whole is None and len(known) < terms):  # a word that nobody knows
-            return np.minimum(second, _UNKNOWN), second
-        if whole is None:
-            return np.min(known, axis=0), second
-        if terms == 1:
-            return np.fmin(known[0], np.float32(fit.whole_scale) * whole + np.float32(fit.whole_bias)), second
-        return fit.scale * second + np.float32(fit.per_term * len(known) + fit.bias), second
-
-    def _evidence(self, rows: Rows, term: Term, said: Floats | None) -> Floats | None:
-        """Log-odds of a term in N photos; None where nobody knows it."""
+    def _evidence(self, rows: Rows, term: Term, odds: Floats | None) -> Floats | None:
+        """Log-odds of a term in N photos, as vectors tell, and what the decoder and people said of it."""
         words, said_so = self._hits(term), self._decided(term, "!=")
-        if said is None and term.tag is None:
+        if odds is None:
             if not len(words) and not len(said_so):
                 return None
-            evidence = np.full(len(rows.ids), _UNSAID, np.float32)
-        elif said is None:
-            evidence = np.full(len(rows.ids), term.limit, np.float32)
+            odds = np.full(len(rows.ids), _UNSAID, np.float32)
         else:
-            evidence = np.fmin(said, np.float32(term.limit))  # also of what has no vector
-        if term.tag is not None:
-            self._given(rows, term.tag, evidence)
-        evidence[rows.places(words)] = _SURE
-        evidence[rows.places(self._decided(term, "="))] = _NEVER
-        evidence[rows.places(said_so)] = _SURE
-        return evidence
+            odds = decoded(odds, term, *self._given(rows, term.tag))
+        odds[rows.places(words)] = CERTAIN
+        odds[rows.places(self._decided(term, "="))] = _NEVER
+        odds[rows.places(said_so)] = CERTAIN
+        return odds
 
-    def _given(self, rows: Rows, tag: str, evidence: Floats) -> None:
-        """Puts in what the decoder said of the photos that got a tag."""
+    def _given(self, rows: Rows, tag: str | None) -> tuple[Ints, Doubles]:
+        """Which photos got a tag, and their scores."""
         found = self._database.query("SELECT photo, score FROM tags WHERE tag = ? ORDER BY photo", (tag,))
         given = np.array(found, np.float64).reshape(-1, 2)
         ids = given[:, 0].astype(np.int64)
-        score = np.clip(given[np.isin(ids, rows.ids), 1], 1e-6, 1 - 1e-6)
-        evidence[rows.places(ids)] = np.log(score / (1 - score))
+        return rows.places(ids), given[np.isin(ids, rows.ids), 1]
 
     def _written(self, rows: Rows, terms: Sequence[Term]) -> Floats | None:
         """Log-odds of terms that nobody knows by captions, which a model wrote; None where one is in none."""
