@@ -145,6 +145,17 @@ def test_wrong_use_says_what_to_do(
     assert done.exit_code == 2 and says in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("command", ["list", "write", "keywords"])
+def test_a_folder_that_the_library_has_not_is_named(place: Path, model: Path, command: str) -> None:
+    sync(place, model, place / "photos")
+    (place / "other").mkdir()
+    database = ("--database", place / "l.db")
+    for name, says in (("away", "is not there"), ("other", "is not in the library"), ("l.db", "is a file")):
+        done = run("library", command, place / name, *database)
+        assert done.exit_code == 2 and f"{place / name} {says}" in done.stderr
+    assert run("library", "list", place, *database).stdout.count("\n") == 4
+
+
 def test_an_output_of_others_is_not_replaced(place: Path, model: Path) -> None:
     sync(place, model, place / "photos")
     (place / "diary.jsonl").write_text("dear diary\n")

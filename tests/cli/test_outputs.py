@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import resource
 import shutil
 import signal
@@ -20,7 +19,7 @@ import pytest
 from PIL import Image
 
 from anytag.cli.draw import Drawings
-from tests.command import run, start
+from tests.command import on_a_terminal, run, start
 from tests.tiny import make_tiny_model
 
 
@@ -377,31 +376,6 @@ def test_failures_are_grouped_by_reason_at_the_end(model: Path, photos: Path) ->
     assert Path("a.jsonl").read_text().count("no such file") == 60
     done = run("tag", *["photos/0.jpg"] * 50, "--model", model, "--output", "b.jsonl")
     assert done.stderr.startswith("50 photos, 0 failed, ")
-
-
-def on_a_terminal(*arguments: str | Path, stdout: bool = True) -> tuple[int, str, bytes]:
-    """Exit code, what a person sees, and what a program on stdout reads."""
-    master, slave = pty.openpty()
-    process = start(*arguments, stderr=slave, stdout=slave if stdout else subprocess.PIPE)
-    os.close(slave)
-    seen, piped = [], [b""]
-    reader = threading.Thread(target=lambda: piped.append(process.stdout.read() if process.stdout else b""))
-    reader.start()
-    while True:
-        try:
-            chunk = os.read(master, 65536)
-        except OSError:  # Linux says so when the other side is closed
-            break
-        if not chunk:
-            break
-        seen.append(chunk)
-    reader.join(60)
-    os.close(master)
-    code = process.wait(60)
-    for pipe in (process.stdin, process.stdout):
-        if pipe:
-            pipe.close()
-    return code, b"".join(seen).decode().replace("\r\n", "\n"), piped[-1]
 
 
 def test_a_terminal_shows_the_first_failures_and_counts_the_others(model: Path, photos: Path) -> None:

@@ -85,7 +85,7 @@ def _tag_of(
     Where it has none, it is what the vocabulary means by the name; an added word stays as it is.
     """
     for table in ("tags", "decisions"):
-        query = f"SELECT tag FROM {table} WHERE photo = ? AND name = ? COLLATE NOCASE"
+        query = f"SELECT tag FROM {table} WHERE photo = ? AND folded(name) = folded(?)"
         if found := connection.execute(query, (photo, name)).fetchone():
             return str(found[0]), name
     tag = None if kind == "added" else known().find(name)

@@ -11,6 +11,7 @@ import numpy as np
 
 from anytag._typing import Floats, Ints
 from anytag.records import RecordFile
+from anytag.scoring import sigmoid
 
 if TYPE_CHECKING:
     from anytag.library.library import Library
@@ -161,5 +162,5 @@ def _units(file: RecordFile, slots: Ints) -> Floats:
 
 def _score(key: float, *, likeness: bool) -> float:
     """What is shown of a key, to six digits."""
-    value = key if likeness else 1 / (1 + np.exp(-np.clip(key, -60, 60)))
+    value = key if likeness else float(sigmoid(np.asarray(key)))
     return float(f"{value:.6g}")
