@@ -88,12 +88,12 @@ class KeywordOptions:
             ),
         )
 
-    def undo(self, path: str) -> Change:
+    def undo(self, path: str, *, lenient: bool = False) -> Change:
         """Takes back what was written for one photo; a failure is in the change."""
         from anytag.metadata import undo
         from anytag.metadata.write import tried
 
-        return tried(path, lambda: undo(path, touch=self.touch, dry_run=self.dry_run))
+        return tried(path, lambda: undo(path, lenient=lenient, touch=self.touch, dry_run=self.dry_run))
 
     def changes(self, results: Iterable[TagResult], vocabulary: Vocabulary, place: Place) -> Iterator[Change]:
         """Writes the tags of each photo that could be read."""

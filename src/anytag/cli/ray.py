@@ -139,6 +139,8 @@ def _run(
         raise click.UsageError("Missing argument 'PATH...': Parquet, .tar, .txt, a folder or a prefix.")
     if output is None and not dry_run:
         raise click.UsageError("--ray needs --output: a folder, or a prefix such as s3://bucket/tags.")
+    if output == "-":
+        raise click.UsageError("--ray writes a folder of files: --output - is none.")
     if price_per_hour is not None and not dry_run:
         raise click.UsageError("--price-per-hour needs --dry-run.")
     from anytag import scale

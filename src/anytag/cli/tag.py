@@ -139,7 +139,7 @@ def _task(params: Mapping[str, Any]) -> dict[str, Any]:
 @click.option(
     "--draw",
     metavar="FOLDER",
-    type=options.Folder(file_okay=False, path_type=Path),
+    type=options.Place(file_okay=False, path_type=Path),
     help="Also draw where each tag is, as PHOTO.tags.jpg for each PHOTO, below FOLDER in folders as theirs.",
 )
 @click.option(

@@ -259,7 +259,8 @@ class Library:
         reasons = run(
             "SELECT error_type, count(*) FROM photos WHERE state = 'failed' GROUP BY 1 ORDER BY 2 DESC"
         )
-        (decisions,) = run("SELECT count(*) FROM decisions")[0]
+        said = "SELECT count(*) FROM decisions JOIN photos p ON p.id = photo WHERE pair IS NULL"
+        (decisions,) = run(said)[0]
         (paired,) = run("SELECT count(*) FROM photos WHERE pair IS NOT NULL AND state != 'gone'")[0]
         return Status(self.database.path, roots, dict(models), dict(reasons), decisions, paired)
 

@@ -13,7 +13,7 @@ from anytag.results import Failure, TagScore
 
 State = Literal["waiting", "done", "failed", "gone"]
 Decision = Literal["accepted", "rejected", "added"]
-STATES: tuple[str, ...] = get_args(State)
+STATES: tuple[State, ...] = get_args(State)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from anytag.library import words
 from anytag.library.database import Database
+from anytag.library.decisions import FOLLOW
 from anytag.library.pairs import seconds
 from anytag.results import Failure
 from anytag.walk import Entry, Walk
@@ -63,7 +64,7 @@ class Found:
 
     Attributes:
         new, changed, moved, unchanged, paired: names of photos; `paired` ones have another stand for them,
-            and are not counted as unchanged.
+            and are not counted as unchanged, nor are those that failed before.
         devices: photos of each disk, before the scan.
         missing: rows whose names are not there any more, by path.
         left_out: ids of rows whose files are there, and are left out now.
@@ -164,7 +165,7 @@ class Scan:
                 self.found.new += 1
                 self._insert(root, path, facts)
             return
-        self.found.unchanged += not known.flags & _PAIRED
+        self.found.unchanged += not known.flags & (_PAIRED | _FAILED)
         if known.flags & _GONE:
             self._change(
                 f"UPDATE photos SET state = {_STATE_BACK} WHERE id = ?", (known.id,), words_of=known.id
@@ -224,6 +225,9 @@ class Scan:
         )
 
     def _unpair(self, photo: int) -> None:
+        """A name of its own again: what was said of the photo that stood for it is said of it."""
+        (first,) = self._database.query("SELECT pair FROM photos WHERE id = ?", (photo,))[0]
+        self._follow(first, photo)
         self._change(
             "UPDATE photos SET pair = NULL, state = CASE WHEN model IS NULL THEN 'waiting' ELSE state END "
             "WHERE id = ?",
@@ -265,7 +269,7 @@ class Scan:
         """Says of each second name which row stands for it."""
         for second, first in self._seconds.items():
             found = self._database.query(
-                "SELECT s.id, f.id FROM photos s, photos f WHERE s.path = ? AND f.path = ? "
+                "SELECT s.id, f.id, s.pair FROM photos s, photos f WHERE s.path = ? AND f.path = ? "
                 "AND s.state != 'gone' AND f.state != 'gone' AND (s.pair IS NOT f.id OR s.state = 'waiting')",
                 (second, first),
             )
@@ -276,8 +280,16 @@ class Scan:
                     (row[1], row[0]),
                     words_of=row[0],
                 )
+                for said_of in {row[0], row[2]} - {None, row[1]}:
+                    self._follow(said_of, row[1])
         self.found.paired = len(self._seconds)
         self._flush()
+
+    def _follow(self, photo: int, other: int) -> None:
+        """What the user said of a photo holds of the one that stands for it now."""
+        if self._database.query("SELECT 1 FROM decisions WHERE photo = ? LIMIT 1", (photo,)):
+            for statement in FOLLOW:
+                self._change(statement, (photo, other), words_of=other)
 
     def _judge_missing(self) -> None:
         """Sorts the names that were not met: gone, left out now, or in a folder that cannot be read."""
@@ -298,7 +310,6 @@ class Scan:
             self.found.new += 1
             self._insert(root, path, facts)
         elif known.flags & _FAILED and known[1:4] == _signature(facts):
-            self.found.unchanged += 1
             return
         self.found.failures[os.fsdecode(path)] = failure
         self._change(

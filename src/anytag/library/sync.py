@@ -54,11 +54,11 @@ class Report:
         photos: in these folders now, those that others stand for aside.
         pending: photos that a dry run would look at.
         new, changed: names of files that were not there before, or were written since.
-        unchanged, moved, copied, tagged, failed, waits: photos by what came of them; `waits` are written just
-            now.
+        unchanged, moved, copied, tagged, waits: photos by what came of them; `waits` are written just now.
+        failed: photos and folders that cannot be read, also those that are known and were not tried again.
         gone: rows whose files are not there any more, from now on.
         kept: rows whose files are not there, and which stay, as `refused` says.
-        failures: by name, of photos and folders.
+        failures: of this sync, by name of photo or folder.
         refused: why nothing was given up, or "".
     """
 
@@ -79,7 +79,8 @@ class Report:
 
     @property
     def is_good(self) -> bool:
-        return not self.failures and not self.refused
+        """Can all be read, and is nothing missing? The same folders give the same answer each time."""
+        return not self.failed and not self.refused
 
     def to_dict(self) -> dict[str, Any]:
         """Plain."""
@@ -203,7 +204,6 @@ class Sync:
         for action in ("copied", "tagged", "waits"):
             setattr(report, action, self._events[action])
         report.failures = {**found.failures, **report.failures}
-        report.failed = len(report.failures)
         missing = self._missing()
         report.refused = "" if self._accept else self._refusal(missing)
         with self._database.transaction() as connection:
@@ -212,6 +212,7 @@ class Sync:
             for root in () if report.refused else self._roots:
                 _note_device(connection, root)
         report.gone, report.kept = len(gone), len(missing) if report.refused else 0
+        report.failed = len(self._failed())
         report.photos = self._count("state != 'gone' AND pair IS NULL")
         used = self._database.query("SELECT weights FROM models WHERE id IN (SELECT model FROM photos)")
         if report.tagged:
@@ -326,6 +327,15 @@ class Sync:
             if event.error is not None:
                 self.report.failures[event.path] = event.error
             yield event
+
+    def _failed(self) -> set[str]:
+        """Names of what cannot be read, in this sync or since one before."""
+        where, values = self._ranges()
+        query = f"SELECT path FROM photos WHERE {where} AND pair IS NULL AND state = 'failed'"
+        return {
+            *self.report.failures,
+            *(os.fsdecode(path) for (path,) in self._database.query(query, values)),
+        }
 
     def _missing(self) -> list[int]:
         """Rows that the scan missed and that have not been found under other names since."""

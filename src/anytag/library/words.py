@@ -43,6 +43,6 @@ def rewrite(connection: sqlite3.Connection, photos: Iterable[int]) -> None:
     Name, tags without the rejected and with the accepted and added, the user's keywords, the caption. A photo
     that is gone, and one that another stands for, has none.
     """
-    ids = [(photo,) for photo in photos]
+    ids = [(photo,) for photo in dict.fromkeys(photos)]
     connection.executemany("DELETE FROM words WHERE rowid = ?", ids)
     connection.executemany(_REWRITE, ids)

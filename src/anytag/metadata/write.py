@@ -166,6 +166,7 @@ def write_keywords(
 def undo(
     photo: str | os.PathLike[str],
     *,
+    lenient: bool = False,
     touch: bool = False,
     dry_run: bool = False,
     exiftool: ExifTool | None = None,
@@ -174,12 +175,17 @@ def undo(
 
     A sidecar that anytag made, and in which is nothing else, is removed.
 
+    Args:
+        photo: a path.
+        lenient: of a photo that is gone, or cannot be read any more, the sidecars are looked at alone.
+        touch, dry_run, exiftool: as for `write_keywords`.
+
     Raises:
         MissingToolError, MetadataError, OutputError: as `write_keywords`.
     """
-    path, tool = _photo(os.fspath(photo)), exiftool or shared()
-    found = {one: content for one, content in read.contents(path, tool).items() if content.has_record}
-    changes = {one: (content, words.undone(content)) for one, content in found.items()}
+    path, tool = Path(photo) if lenient else _photo(os.fspath(photo)), exiftool or shared()
+    found = read.contents(path, tool, lenient=lenient)
+    changes = {one: (old, words.undone(old)) for one, old in found.items() if old.has_record}
     return _apply(path, changes, tool, touch=touch, dry_run=dry_run, note=None)
 
 
