@@ -106,3 +106,15 @@ def test_wrong_use_is_said_in_a_sentence(library: tuple[str, Path], tmp_path: Pa
         assert said in done.stderr
     assert not (tmp_path / "none.db").exists()
     assert (tmp_path / "broken.jpg").read_bytes() == b"no photo"
+
+
+def test_a_smaller_copy_of_worse_quality_is_folded(tmp_path: Path) -> None:
+    database = ("--database", tmp_path / "library.db")
+    for name in ("cat.jpg", "flower.jpg"):
+        with Image.open(PHOTOS / name) as photo:
+            photo.save(tmp_path / name)
+            photo.resize((photo.width // 4, photo.height // 4)).save(tmp_path / f"small {name}", quality=30)
+    assert run("library", "sync", tmp_path, *database).exit_code == 0
+    done = run("search", "a cat", *database)
+    assert len(names(done.stdout)) == 1 and done.stdout.endswith("\t1 near copy\n")
+    assert len(names(run("search", "a cat", "--all", *database).stdout)) == 2

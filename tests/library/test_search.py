@@ -316,6 +316,19 @@ def test_near_copies_are_folded_into_the_best(shelf: Shelf) -> None:
     assert names(shelf.library.search("a dog", fold=False)) == ["1.jpg", "2.jpg", "1 small.jpg"]
 
 
+def test_photos_whose_hashes_are_near_are_copies_but_not_two_plain_walls() -> None:
+    random = np.random.default_rng(0)
+    hashes = random.integers(0, 256, (4, 32), np.uint8)
+    hashes[1] = hashes[0] ^ np.packbits(np.arange(256) < 24)
+    hashes[2] = hashes[0] ^ np.packbits(np.arange(256) < 25)
+    bits = np.stack([module.bits_of(one.tobytes()) for one in hashes])
+    units = np.eye(4, 8, dtype=np.float32)
+    assert module.alike(units, bits, units[0], bits[0]) == pytest.approx([1, module.SAME, 0, 0])
+    walls = np.stack([module.bits_of(bytes(31) + bytes([one])) for one in (0, 3, 7, 1)])
+    assert module.alike(units, walls, units[0], walls[0]) == pytest.approx([1, 0, 0, 0])
+    assert module.alike(units, walls, units[1], bits[1]) == pytest.approx([0, 1, 0, 0])
+
+
 def test_copies_are_found_among_the_last_results_alone(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_NEIGHBOURS", 3)
     for number in range(8):

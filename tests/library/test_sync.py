@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from anytag import Library, LibraryError, Tagger
-from anytag.library import look
+from anytag.library import look, schema
 from anytag.library.vectors import vector_file
 from anytag.metadata import ExifTool
 from tests.libraries import CountedRuntime, counted, picture, rows, states, tick, write_photo
@@ -711,3 +711,23 @@ def _do(what: str, one: str, other: str, folder: Path, shown: dict[str, int], nu
         shown[other] = shown[one]
     elif what == "touch" and one in shown:
         tick(folder / one)
+
+
+def test_photos_of_the_first_version_get_a_hash_when_they_are_seen_again(
+    library: Library, folder: Path, made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = library.database.path.with_name("old.db")
+    with monkeypatch.context() as earlier:
+        earlier.setattr(schema, "SCRIPTS", schema.SCRIPTS[:1])
+        earlier.setattr(schema, "VERSION", 1)
+        Library.open(path).close()
+    with Library.open(path) as old:
+        old.sync(folder, tagger=made[0])
+        hashes = old.database.query("SELECT length(hash), count(*) FROM photos GROUP BY 1")
+        assert hashes == [(32, 6)]
+        old.database.connection.execute("UPDATE photos SET hash = NULL")
+        made[1].photos = 0
+        assert old.sync(folder, tagger=made[0]).unchanged == 6 and made[1].photos == 0  # nothing is forced
+        write_photo(folder / "sub0/0.jpg", 50)
+        old.sync(folder, tagger=made[0])
+        assert old.database.query("SELECT name FROM photos WHERE hash IS NOT NULL") == [("sub0/0.jpg",)]
