@@ -10,7 +10,7 @@ from datetime import datetime
 
 from anytag.errors import LibraryError
 from anytag.library.database import Database
-from anytag.library.scan import below
+from anytag.library.roots import below, check_folder
 from anytag.library.words import folded
 
 _DATE = re.compile(r"(\d{4})(?:-(\d\d?)(?:-(\d\d?)(?:[T ](\d\d):(\d\d)(?::(\d\d))?)?)?)?")
@@ -99,28 +99,6 @@ class Filters:
                 said.append(f"p.taken {compare} ?")
                 values.append(moment(date))
         return "".join(f" AND {one}" for one in said), values
-
-
-def check_folder(database: Database, folder: str | os.PathLike[str]) -> None:
-    """Is a folder in the library, above something that is, or below a folder that is synced?
-
-    Raises:
-        LibraryError: it is not, or is not there.
-    """
-    place = os.path.abspath(folder)  # noqa: PTH100  # names of any kind
-    low, high = below(place)
-    if database.query("SELECT 1 FROM photos WHERE path >= ? AND path < ? LIMIT 1", (low, high)):
-        return
-    if os.path.isfile(place):  # noqa: PTH113
-        raise LibraryError(f"{folder} is a file: name the folder it lies in")
-    if not os.path.isdir(place):  # noqa: PTH112
-        raise LibraryError(f"the folder {folder} is not there: correct the name")
-    roots = (os.fsdecode(root) for (root,) in database.query("SELECT path FROM roots"))
-    if not any(low.startswith(below(root)[0]) for root in roots):
-        raise LibraryError(
-            f"the folder {folder} is not in the library: anytag library status shows those that are, "
-            "anytag library sync adds one"
-        )
 
 
 def _tagged(name: str, tag: str | None) -> tuple[str, Sequence[object]]:

@@ -13,9 +13,9 @@ from anytag.batching import batches
 from anytag.errors import LibraryError
 from anytag.library import decisions
 from anytag.library.database import MOUNTS, Database
-from anytag.library.filters import Filters, check_folder
+from anytag.library.filters import Filters
 from anytag.library.photo import Decision, Photo, State, read_photos
-from anytag.library.scan import below
+from anytag.library.roots import below, check_folder
 from anytag.library.status import Folder, Status
 from anytag.library.sync import Report, Sync
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -18,6 +17,7 @@ from anytag.library import words
 from anytag.library.database import Database
 from anytag.library.decisions import FOLLOW
 from anytag.library.pairs import seconds
+from anytag.library.roots import Root, below, name_of, signed
 from anytag.results import Failure
 from anytag.walk import Entry, Walk
 
@@ -40,22 +40,6 @@ class _Known(NamedTuple):
     mtime_ns: int
     inode: int
     flags: int
-
-
-class Root(NamedTuple):
-    """A folder that the user named, or one above what he named.
-
-    Attributes:
-        id: of its row.
-        path: absolute.
-        top: the part of it that is walked.
-        device: when it was last walked; None the first time.
-    """
-
-    id: int
-    path: str
-    top: str
-    device: int | None
 
 
 @dataclass
@@ -364,23 +348,6 @@ class Scan:
         self._reworded += self._displaced
         self._moves.clear()
         self._displaced.clear()
-
-
-def below(folder: str) -> tuple[bytes, bytes]:
-    """Paths p of what is below a folder: low <= p < high, as bytes."""
-    low = os.fsencode(os.path.join(folder, ""))  # noqa: PTH118
-    return low, low[:-1] + bytes([low[-1] + 1])
-
-
-def name_of(root: str, path: bytes) -> str:
-    """The path below a root, for eyes and for search: NFC, with /; what is no UTF-8 becomes U+FFFD."""
-    part = path[len(below(root)[0]) :].decode("utf-8", "replace")
-    return unicodedata.normalize("NFC", part.replace(os.sep, "/"))
-
-
-def signed(number: int) -> int:
-    """An inode or device as SQLite's 64 bits hold it."""
-    return (number + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 def _facts(facts: os.stat_result) -> tuple[int, int, int, int]:
