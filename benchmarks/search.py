@@ -31,10 +31,12 @@ from PIL import Image
 
 from anytag.data.rows import Row, read_rows
 from anytag.fusion.compare import products
-from anytag.library.hits import SAME
+from anytag.library.hits import SAME, alike, bits_of
 from anytag.library.library import Library
 from anytag.library.search import Searcher, match
 from anytag.library.vectors import keep, vector_file
+from anytag.models.folder import ModelFolder
+from anytag.models.registry import resolve
 from anytag.reranking import DecoderPairScorer, weights_of
 from anytag.retriever import Retriever
 
@@ -179,18 +181,38 @@ def _reliability(path: Path) -> None:
 
 
 def copies(path: Path) -> None:
-    """100 copies at 30 to 90 % of the size and quality 35 to 90: whether the photo itself is the likest."""
+    """100 copies at 30 to 90 % of the size and quality 35 to 90: is the photo itself the likest?"""
     photos, choose = [path.parent / row.image for row in flickr(path, "test")], random.Random(1)
     chosen = choose.sample(range(len(photos)), 100)
-    first = folded = 0
-    with synced(photos) as library, tempfile.TemporaryDirectory() as work:
-        for number in chosen:
-            copy = Path(work, "copy.jpg")
+    first = 0
+    with tempfile.TemporaryDirectory() as work:
+        copies = [Path(work, f"{number}.jpg") for number in chosen]
+        for number, copy in zip(chosen, copies, strict=True):
             copy.write_bytes(_copy(photos[number], choose))
-            (hit,) = library.search(like=copy, top_k=1)
-            is_own = int(Path(hit.photo.path).stem) == number
-            first, folded = first + is_own, folded + (is_own and hit.score > SAME)
-    print(f"the photo itself first: {first} of 100; near enough to be folded: {folded} of 100")
+        with synced(photos) as library:
+            for number, copy in zip(chosen, copies, strict=True):
+                (hit,) = library.search(like=copy, top_k=1)
+                first += int(Path(hit.photo.path).stem) == number
+        with synced([*photos, *copies]) as library:
+            vectors, hashes = _seen(library)
+    count, own = len(photos), np.array(chosen)
+    print(f"the photo itself first: {first} of 100")
+    for name, bits in (("vectors alone", np.zeros_like(hashes)), ("with hashes", hashes)):
+        same = [alike(vectors, bits, *one) >= SAME for one in zip(vectors, bits, strict=True)]
+        folded = np.triu(same, 1)[:count, :count].sum()
+        found = np.array(same)[np.arange(count, count + 100), own].sum()
+        print(f"{name}: {found} of 100 copies folded; {folded} of {count * (count - 1) // 2} other pairs")
+
+
+def _seen(library: Library) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """Unit vectors and hashes of all photos, by their names."""
+    found = library.database.query("SELECT slot, hash FROM photos ORDER BY name")
+    (weights,) = library.database.query("SELECT weights FROM models")[0]
+    width = ModelFolder.open(resolve(None)).card.width
+    slots = np.array([slot for slot, _ in found])
+    vectors = vector_file(library.database.path, weights, width).map()[slots]
+    units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return units, np.stack([bits_of(one) for _, one in found])
 
 
 def _copy(photo: Path, choose: random.Random) -> bytes:

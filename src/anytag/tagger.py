@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from PIL import Image
 
 from anytag._typing import Bytes, Doubles, Floats
 from anytag.batching import in_batches
 from anytag.errors import AnytagError, VocabularyError, brief
 from anytag.images import MAX_PIXELS, ImageSource, check_many, load, path_of, prepare
+from anytag.images.likeness import difference_hash
 from anytag.localization import locate
 from anytag.models.card import Card
 from anytag.models.folder import ModelFolder
@@ -47,6 +49,7 @@ class Encoded:
         width: pixels of the upright original.
         height: the same.
         error: from `Tagger.encode_many`, why the photo could not be read; the arrays are empty then.
+        hash: 32 bytes, `images.likeness.difference_hash` of the model's square; none from `log_odds_many`.
     """
 
     tokens: Floats
@@ -55,6 +58,7 @@ class Encoded:
     width: int
     height: int
     error: Failure | None = None
+    hash: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,12 @@ class _Seen:
     height: int = 0
     pixels: Bytes | None = None
     error: AnytagError | None = None
+
+    @property
+    def hash(self) -> bytes:
+        if self.pixels is None:
+            return b""
+        return difference_hash(Image.fromarray(self.pixels.transpose(1, 2, 0))).tobytes()
 
 
 class Tagger:
@@ -192,7 +202,7 @@ class Tagger:
         if seen.pixels is None:
             raise seen.error or AnytagError(f"{seen.path} was not read")
         tokens, pooled = self.runtime.encode(seen.pixels[None])
-        return Encoded(tokens[0], pooled[0], seen.path, seen.width, seen.height)
+        return Encoded(tokens[0], pooled[0], seen.path, seen.width, seen.height, hash=seen.hash)
 
     def score(
         self,
@@ -271,7 +281,8 @@ class Tagger:
         A photo that cannot be read has `Encoded.error`; the rest goes on. Arguments as for `tag_many`.
         """
         check_many(images)
-        for encoded, _ in in_batches(self._encode_batch, images, batch_size=batch_size, workers=workers):
+        work = partial(self._encode_batch, hashed=True)
+        for encoded, _ in in_batches(work, images, batch_size=batch_size, workers=workers):
             yield from encoded
 
     def log_odds(self, encoded: Sequence[Encoded]) -> Doubles:
@@ -327,7 +338,9 @@ class Tagger:
         """The same of a sentence, whose words may be names of the vocabulary in another language."""
         return self.questions.unknown_in(self.questions.readable(text))
 
-    def _encode_batch(self, images: Sequence[ImageSource]) -> tuple[list[Encoded], list[AnytagError | None]]:
+    def _encode_batch(
+        self, images: Sequence[ImageSource], *, hashed: bool = False
+    ) -> tuple[list[Encoded], list[AnytagError | None]]:
         """One worker's share, and the error of each photo that could not be read."""
         seen = [self._look(image) for image in images]
         pixels = [one.pixels for one in seen if one.pixels is not None]
@@ -337,7 +350,8 @@ class Tagger:
         def encoded(one: _Seen) -> Encoded:
             tokens, pooled = none if one.error else next(arrays)
             failure = Failure(type(one.error).__name__, str(one.error)) if one.error else None
-            return Encoded(tokens, pooled, one.path, one.width, one.height, failure)
+            seen = one.hash if hashed else b""
+            return Encoded(tokens, pooled, one.path, one.width, one.height, failure, seen)
 
         return [encoded(one) for one in seen], [one.error for one in seen]
 

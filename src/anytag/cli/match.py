@@ -28,7 +28,7 @@ class _How(TypedDict):
 
 
 _FORMATS = ("text", "jsonl")
-_FOLDER = options.Folder(path_type=Path)
+_FOLDER = options.Place(path_type=Path)
 
 
 @click.command("match", short_help="Find photos by a sentence.")

@@ -68,11 +68,6 @@ _OPTIONS = (
         help="With --ray: the column of Parquet that holds photos or addresses.  [default: by name and type]",
     ),
 )  # fmt: skip
-_DRY_RUN = click.option(
-    "--dry-run",
-    is_flag=True,
-    help="With --ray: say from a thousand photos what it would take; write nothing.",
-)
 _NAMES = ("ray", "embed", "retry_failed", "price_per_hour", "column")
 
 
@@ -84,23 +79,21 @@ def option(what: What, task_of: TaskOf, *names: str) -> Callable[[F], F]:
         task_of: what its options mean.
         names: the options that go with --ray.
 
-    A command that writes keywords has a --dry-run of its own, which serves both.
+    The --dry-run of `metadata.options` serves both.
     """
 
     def add(command: F) -> F:
         @wraps(command)
         def either(**params: Any) -> Any:
             own = {name: params.pop(name) for name in _NAMES}
-            dry_run = params.pop("dry_run") if "dry_run" in params else params["keywords"].dry_run
             if own["ray"] is None:
-                alone = {**own, "dry_run": dry_run and "keywords" not in params}
-                _refuse((name for name, value in alone.items() if value), "needs --ray")
+                _refuse((name for name, value in own.items() if value), "needs --ray")
                 return command(**params)
             _refuse(_typed_beside((*_SHARED, *_NAMES, "dry_run", *names)), "does not go with --ray")
-            return _run(what, task_of, params, dry_run=dry_run, **own)
+            return _run(what, task_of, params, dry_run=params["keywords"].dry_run, **own)
 
         decorated: Any = either
-        for one in reversed(_OPTIONS if what == "tag" else (*_OPTIONS, _DRY_RUN)):
+        for one in reversed(_OPTIONS):
             decorated = one(decorated)
         return decorated  # type: ignore[no-any-return]
 
@@ -139,6 +132,8 @@ def _run(
         raise click.UsageError("Missing argument 'PATH...': Parquet, .tar, .txt, a folder or a prefix.")
     if output is None and not dry_run:
         raise click.UsageError("--ray needs --output: a folder, or a prefix such as s3://bucket/tags.")
+    if output == "-":
+        raise click.UsageError("--ray writes a folder of files: --output - is none.")
     if price_per_hour is not None and not dry_run:
         raise click.UsageError("--price-per-hour needs --dry-run.")
     from anytag import scale

@@ -11,7 +11,7 @@ from threading import RLock
 from typing import Any
 
 from anytag.errors import LibraryError, OutputError
-from anytag.library import schema
+from anytag.library import schema, words
 
 MOUNTS = Path("/proc/mounts")
 WAIT = 30.0
@@ -54,6 +54,7 @@ class Database:
             file.parent.mkdir(parents=True, exist_ok=True)
             connection = sqlite3.connect(file, timeout=WAIT, isolation_level=None, check_same_thread=False)
             try:
+                words.add_functions(connection)
                 database = cls(file, connection, is_shared=is_shared)
                 database._check()
                 database._settle()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -26,9 +27,10 @@ from anytag.errors import LibraryError, is_whole
 from anytag.fusion.compare import cosines, products
 from anytag.fusion.score import CERTAIN, decoded, evidence, fused
 from anytag.fusion.sentences import Sentence, SentenceReader, Term
-from anytag.library.filters import Filters, folded, holds
+from anytag.library.filters import Filters
 from anytag.library.hits import BATCH, Found, Hit, Rows, Shelf
 from anytag.library.vectors import vector_file
+from anytag.library.words import folded
 from anytag.models.card import SearchFit
 from anytag.models.folder import ModelFolder
 from anytag.models.registry import resolve
@@ -81,8 +83,6 @@ class Searcher:
         self._lock = RLock()
         self._state: tuple[int, int] | None = None
         self._all: Rows | None = None
-        self._database.connection.create_function("folded", 1, folded, deterministic=True)
-        self._database.connection.create_function("holds", 2, holds, deterministic=True)
 
     @cached_property
     def reader(self) -> SentenceReader:
@@ -105,7 +105,7 @@ class Searcher:
         with self._lock:
             with self._database.reading():
                 rows = self._rows(filters or Filters(), itself)
-                keys = self._keys(rows, sentence, vector)
+                keys = self._keys(rows, sentence, vector, text)
             return self._found(rows, keys, top_k=top_k, fold=fold, likeness=vector is not None)
 
     def ids(self, filters: Filters, *, order: Literal["path", "newest", "unsure"] = "path") -> list[int]:
@@ -114,7 +114,7 @@ class Searcher:
         Args:
             order: by path, the newest first, or those of whose tags the model is least sure first.
         """
-        conditions, values = filters.conditions(self._tag_id)
+        conditions, values = filters.conditions(self.tag_id)
         query = _ORDERS[order].format(conditions=conditions)
         return [row[0] for row in self._database.query(query, values)]
 
@@ -124,7 +124,7 @@ class Searcher:
         For those who measure; -inf where nothing can be told.
         """
         with self._lock, self._database.reading():
-            return self._keys(self._rows(Filters(), ()), self.reader.read(text), None)
+            return self._keys(self._rows(Filters(), ()), self.reader.read(text), None, text)
 
     @property
     def _file(self) -> RecordFile:
@@ -135,7 +135,7 @@ class Searcher:
         version = self._database.query("PRAGMA data_version")[0][0]
         state = version, self._database.connection.total_changes
         if filters or self._all is None or self._state != state:
-            rows = self._read_rows(*filters.conditions(self._tag_id))
+            rows = self._read_rows(*filters.conditions(self.tag_id))
             if not filters:
                 self._all, self._state = rows, state
         else:
@@ -156,7 +156,8 @@ class Searcher:
         found = found.reshape(-1, 2)
         return Rows(np.ascontiguousarray(found[:, 0]), np.ascontiguousarray(found[:, 1]))
 
-    def _tag_id(self, name: str) -> str | None:
+    def tag_id(self, name: str) -> str | None:
+        """The id of the tag that a name means, in any language; None where the model has none."""
         tag = self.reader.vocabulary.find(name)
         return tag.id if tag else None
 
@@ -185,7 +186,9 @@ class Searcher:
 
         return Tagger.load(self._folder.path)
 
-    def _keys(self, rows: Rows, sentence: Sentence | None, vector: Floats | None) -> tuple[Floats, Floats]:
+    def _keys(
+        self, rows: Rows, sentence: Sentence | None, vector: Floats | None, text: str | None
+    ) -> tuple[Floats, Floats]:
         """By what N photos are ranked: the shown key, and a second for ties; float32 N both.
 
         The first is the log-odds of a sentence, or with a vector the cosine, of photos that the sentence
@@ -193,6 +196,8 @@ class Searcher:
         """
         if sentence is not None:
             odds, second = self._log_odds(rows, sentence)
+            named = rows.places(self._named(text or "", sentence))
+            odds[named] = np.fmax(odds[named], CERTAIN)
         else:
             odds, second = np.full(len(rows.ids), np.inf, np.float32), self._newest(rows)
         if vector is not None:
@@ -255,19 +260,28 @@ class Searcher:
         """Ids of photos of which people say a term; one that is no tag may be a tag of another vocabulary."""
         return self._matches(term.words, ["name", "keywords", *(["tags"] if term.tag is None else [])])
 
+    def _named(self, text: str, sentence: Sentence) -> Ints:
+        """Ids of photos of which people say a text as it stands, whatever its letters, and no term of it."""
+        whole = Term((" ".join(unicodedata.normalize("NFC", text).split()),))
+        if folded(whole.words[0]) in {folded(word) for term in sentence.terms for word in term.words}:
+            return _ids([])
+        said = np.union1d(self._matches(whole.words, ["name", "keywords"]), self._decided(whole, "!="))
+        return np.setdiff1d(said, self._decided(whole, "="))
+
     def _matches(self, words: Sequence[str], names: Sequence[str]) -> Ints:
         """Ids of photos of which one of some columns of the full-text table has one of some words."""
         query = "SELECT rowid FROM words WHERE words MATCH ?"
         found = _ids(self._database.query(query, (f"{{{' '.join(names)}}} : {match(words)}",)))
         for word in words:
-            if _UNSPACED.search(word):  # a sentence of these is one word to the table
+            # a sentence of these is one word to the table, and what has no letters is none
+            if _UNSPACED.search(word) or not any(map(str.isalnum, word)):
                 query = "SELECT rowid FROM words WHERE " + " OR ".join(f"instr({name}, ?)" for name in names)
                 found = np.union1d(found, _ids(self._database.query(query, [word] * len(names))))
         return found
 
     def _decided(self, term: Term, equals: str) -> Ints:
         """Ids of photos for which the user rejected a term ("="), or said that it is there ("!=")."""
-        names = [word.casefold() for word in term.words]
+        names = [folded(word) for word in term.words]
         query = (
             f"SELECT photo FROM decisions WHERE kind {equals} 'rejected' AND "
             f"(tag = ? OR folded(name) IN ({', '.join('?' * len(names))}))"
