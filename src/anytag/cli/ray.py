@@ -19,7 +19,8 @@ from anytag.progress import Progress
 
 if TYPE_CHECKING:
     from anytag.data.parts import UnitResult
-    from anytag.scale.runs import Estimate, Run, Summary
+    from anytag.scale.estimates import Estimate
+    from anytag.scale.runs import Run, Summary
 
 F = TypeVar("F", bound=Callable[..., Any])
 What = Literal["tag", "caption"]

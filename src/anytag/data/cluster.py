@@ -172,8 +172,6 @@ def connect(address: str | None = None) -> None:
     ray_data()
     for name in ("ray", "ray.data._internal.progress"):  # stderr is the user's
         logging.getLogger(name).setLevel(logging.ERROR)
-    # Ray's core says there, past all loggers, that arguments of Ray Data's own actors may get lost.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     options = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
