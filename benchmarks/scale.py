@@ -2,6 +2,7 @@
 
     PYTHONPATH=. python benchmarks/scale.py kills [--rows 100000]
     PYTHONPATH=. python benchmarks/scale.py speed [--rows 6000]
+    PYTHONPATH=. python benchmarks/scale.py units [--count 300]
     PYTHONPATH=. python benchmarks/scale.py dry-run [--rows 10000]
     PYTHONPATH=. python benchmarks/scale.py memory [--gigabytes 2]
 
@@ -10,9 +11,9 @@ A cluster of two nodes with a core each tags them; a node is killed twice (and r
 started again). Then ids of input and output are held against each other, photos that were looked at are
 counted, and `retry_failed` is run. `speed` tags the same rows with one worker and with two, on disk and
 over S3, and measures from the unit that makes a fifth of the rows to the last: Ray's start is told apart. CPU
-time of the workers and of all else is what a busy machine can tell. `dry-run` holds the estimate against the
-run. `memory` reads Parquet with one row group of photos of 1.5 MB from disk; the figure is the peak of the
-worker's resident memory (VmHWM).
+time of the workers and of all else is what a busy machine can tell; `units` has it of many small units.
+`dry-run` holds the estimate against the run. `memory` reads Parquet with one row group of photos of 1.5 MB
+from disk; the figure is the peak of the worker's resident memory (VmHWM).
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def jpegs(count: int, *, seed: int = 0) -> Iterator[bytes]:
         yield file.getvalue()
 
 
-def write_rows(bucket: str, rows: int) -> set[str]:
+def write_rows(bucket: str, rows: int, *, group: int = GROUP) -> set[str]:
     """Parquet files of rows in a bucket; the ids of those that are broken."""
     bad: set[str] = set()
     made = enumerate(jpegs(rows))
@@ -105,7 +106,7 @@ def write_rows(bucket: str, rows: int) -> set[str]:
             bad |= {ids[-1]} if is_bad else set()
         with open_write(f"{bucket}/rows/part {number:07d}+%20.parquet") as file:
             table = pyarrow.table({"id": ids, "jpg": pyarrow.array(cells, pyarrow.binary())})
-            parquet.write_table(table, file, row_group_size=GROUP)
+            parquet.write_table(table, file, row_group_size=group)
     return bad
 
 
@@ -240,6 +241,14 @@ def steady(cluster: Cluster, place: str, actors: int, rows: int) -> Cost:
     return cost
 
 
+def units(count: int) -> None:
+    """What the driver and Ray cost for a unit: there are two photos in each, so workers have little to do."""
+    with tempfile.TemporaryDirectory() as disk, two_nodes() as cluster:
+        write_rows(disk, 2 * count, group=2)
+        cost = steady(cluster, disk, 2, 2 * count)
+        print(f"{2 * cost.rest:.1f} CPU ms a unit of all but the workers", flush=True)
+
+
 def dry_run(rows: int) -> None:
     """What `--dry-run` tells, and what the run then takes."""
     with tempfile.TemporaryDirectory() as disk, two_nodes() as cluster:
@@ -342,6 +351,7 @@ def main() -> None:
     commands.add_parser("kills").add_argument("--rows", type=int, default=100_000)
     commands.add_parser("speed").add_argument("--rows", type=int, default=6_000)
     commands.add_parser("dry-run").add_argument("--rows", type=int, default=10_000)
+    commands.add_parser("units").add_argument("--count", type=int, default=300)
     commands.add_parser("memory").add_argument("--gigabytes", type=float, default=2)
     drives = commands.add_parser("drive")
     drives.add_argument("source")
@@ -352,7 +362,7 @@ def main() -> None:
     drives.add_argument("--watch", action="store_true")
     given = vars(parser.parse_args())
     known: dict[str, Any] = {
-        "kills": kills, "speed": speed, "dry-run": dry_run, "memory": memory, "drive": driver,
+        "kills": kills, "speed": speed, "units": units, "dry-run": dry_run, "memory": memory, "drive": driver,
     }  # fmt: skip
     known[given.pop("command")](**given)
 
