@@ -19,7 +19,8 @@ from anytag.progress import Progress
 
 if TYPE_CHECKING:
     from anytag.data.parts import UnitResult
-    from anytag.scale.runs import Estimate, Run, Summary
+    from anytag.scale.estimates import Estimate
+    from anytag.scale.runs import Run, Summary
 
 F = TypeVar("F", bound=Callable[..., Any])
 What = Literal["tag", "caption"]
@@ -149,8 +150,10 @@ def _run(
     )
     how = scale.Options(column=column, actors=running.workers, retry_failed=retry_failed)
     if dry_run:
-        _say(scale.estimate(photos, task, how), running.workers, price_per_hour)
+        found = scale.estimate(photos, task, how)
+        _say(found, running.workers or cluster.cores_at(ray or None), price_per_hour)
         return
+    cluster.knock(ray)
     with scale.plan(photos, output, task, how) as run:
         if run.total:
             cluster.connect(ray or None)
@@ -185,14 +188,13 @@ def _end(summary: Summary) -> None:
         sys.exit(1)
 
 
-def _say(found: Estimate, workers: int | None, price: float | None) -> None:
+def _say(found: Estimate, actors: int, price: float | None) -> None:
     """What a run would take, on stdout."""
-    actors = workers or 1
     hours = found.hours(actors)
     click.echo(f"{found.units} units, {found.rows} rows, {found.bytes / 1e9:.3g} GB")
     click.echo(
-        f"{1 / found.seconds:.3g} photos/s on a core of this machine, reading included "
-        f"(tried on {found.sample}, {found.failed} failed)"
+        f"{1 / found.seconds:.3g} photos/s on a core of this machine (tried on {found.sample}, "
+        f"{found.failed} failed), {found.unit_seconds:.2g} s more a unit, {found.start:.2g} s to start"
     )
     cost = "" if price is None else f", {hours * price:.2f} at {price:g} an hour"
     plural = "" if actors == 1 else "s"
