@@ -148,6 +148,15 @@ def test_decisions_are_kept_and_undone_one_by_one_or_as_a_whole(served: Served, 
     assert tags(named(served, "cat.jpg")) == tags(cat)
 
 
+def test_custom_tags_are_suggested_as_soon_as_they_are_there(served: Served, database: Path) -> None:
+    assert get(served, "/v1/tags", text="zzinnia")["tags"] == []
+    decide(served, [named(served, "cat.jpg")["id"]], "zzinnias | Tom's", "added")
+    with Library.open(database) as library, library.database.transaction() as connection:
+        connection.execute("INSERT INTO keywords VALUES (1, 'flowers|wild zzinnia', 'test')")
+    names = [tag["name"] for tag in get(served, "/v1/tags", text="zzinnia")["tags"]]
+    assert names == ["zzinnias | Tom's", "wild zzinnia"]
+
+
 def test_a_photo_that_is_named_twice_is_one(served: Served) -> None:
     cat = named(served, "cat.jpg")["id"]
     assert len(decide(served, [cat] * 3, "mine", "added")) == 1

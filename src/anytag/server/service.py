@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
@@ -18,6 +19,7 @@ from anytag.server.batcher import Batcher
 from anytag.server.metrics import Metrics
 from anytag.server.photos import Photos
 from anytag.server.settings import Settings
+from anytag.server.suggestions import Suggestions
 from anytag.tagger import Encoded, Tagger
 
 R = TypeVar("R")
@@ -77,6 +79,11 @@ class Service:
             gone.cancel()
             for future in futures:
                 future.cancel()
+
+    @cached_property
+    def suggestions(self) -> Suggestions:
+        """Type-ahead; read when the first letter is typed."""
+        return Suggestions(self.tagger.vocabulary)
 
     def close(self) -> None:
         """Waits until what is queued is done."""
