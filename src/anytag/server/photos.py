@@ -159,7 +159,7 @@ def _encoded(path: str, side: int, max_pixels: int, kind: str) -> bytes:
     picture = load(path, min_side=side, max_pixels=max_pixels).picture.copy()
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     file = io.BytesIO()
-    picture.save(file, kind, quality=80)
+    picture.save(file, kind, quality=80, method=0)  # of WebP: a fifth of the time, an eighth more bytes
     return file.getvalue()
 
 
