@@ -1,17 +1,19 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, Request, expect
 
-from anytag import Captioner, Tagger
+from anytag import Captioner, Tagger, server
 from tests.browser import HOSTILE, WIDE, ZOOMED, opened, violations
 from tests.http_service import Served, serving
 from tests.tiny import make_tiny_model
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "photos"
+PAGE = Path(server.__file__).parent / "page"
 CAT, COFFEE = EXAMPLES / "cat.jpg", EXAMPLES / "coffee.jpg"
 
 
@@ -154,6 +156,12 @@ def test_thousands_of_files_wait_four_are_sent_and_the_rest_can_be_stopped(page:
     page.get_by_role("button", name="Go on").click()
     expect(page.locator("#status")).not_to_contain_text("Stopped")
     page.get_by_role("button", name="Stop").click()
+
+
+def test_all_scripts_are_asked_for_at_once() -> None:
+    """The page would find them one in the other else, a round trip each."""
+    scripts = {f"/page/{path.name}" for path in PAGE.glob("*.js")}
+    assert set(re.findall(r'(?:href|src)="(/page/\w+\.js)"', (PAGE / "index.html").read_text())) == scripts
 
 
 def test_the_page_is_used_by_keyboard_alone(page: Page) -> None:
