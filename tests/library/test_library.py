@@ -130,6 +130,19 @@ def test_a_photo_that_is_not_there_is_an_error(library: Library, tmp_path: Path)
         library.forget(tmp_path / "elsewhere")
 
 
+def test_words_of_people_are_those_that_they_added_and_steps_of_keywords(library: Library) -> None:
+    first, second, _ = library.photos()
+    assert library.words() == []
+    library.add(first.id, "a | b", "Tom")
+    library.add(second.id, "Tom")
+    library.reject(second.id, "no")
+    with library.database.transaction() as connection:
+        connection.execute("INSERT INTO keywords VALUES (?, 'people|Tom', 'test')", (first.id,))
+    assert library.words() == ["Tom", "a | b", "people"]
+    library.undo()
+    assert library.words() == ["Tom", "a | b", "people"]
+
+
 def test_labels_are_what_people_said_in_the_form_of_training_data(library: Library, tmp_path: Path) -> None:
     vocabulary = Vocabulary.read(tmp_path / "tiny/vocabulary.jsonl")
     library.accept(1, "cat")

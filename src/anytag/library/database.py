@@ -142,6 +142,11 @@ class Database:
                 f"{self.path} is damaged ({error}): put a copy in its place, or remove it and sync again"
             ) from error
 
+    @property
+    def state(self) -> tuple[int, int]:
+        """Another one after every change, by this process or another: what was read before may be old."""
+        return self._number("data_version"), self.connection.total_changes
+
     def close(self) -> None:
         self.connection.close()
 

@@ -36,6 +36,7 @@ class Library:
     def __init__(self, database: Database) -> None:
         self.database = database
         self._searchers: dict[str | Path | None, Searcher] = {}
+        self._words: tuple[tuple[int, int], list[str]] | None = None
 
     @classmethod
     def open(cls, path: str | os.PathLike[str] | None = None, *, mounts: Path = MOUNTS) -> Library:
@@ -263,6 +264,15 @@ class Library:
         (decisions,) = run(said)[0]
         (paired,) = run("SELECT count(*) FROM photos WHERE pair IS NOT NULL AND state != 'gone'")[0]
         return Status(self.database.path, roots, dict(models), dict(reasons), decisions, paired)
+
+    def words(self) -> list[str]:
+        """What people call things in these photos: names that the user added, and steps of his keywords."""
+        state, run = self.database.state, self.database.query
+        if self._words is None or self._words[0] != state:
+            added = {name for (name,) in run("SELECT DISTINCT name FROM decisions WHERE kind = 'added'")}
+            paths = run("SELECT DISTINCT path FROM keywords")
+            self._words = state, sorted(added.union(*(path.split("|") for (path,) in paths)))
+        return self._words[1]
 
     def undo(self) -> list[Photo]:
         """Takes the last decision back: the photos that it was of, none where nothing is left to undo."""

@@ -132,8 +132,7 @@ class Searcher:
 
     def _rows(self, filters: Filters, without: Sequence[int]) -> Rows:
         """The photos that may be found; of all, remembered until the database changes."""
-        version = self._database.query("PRAGMA data_version")[0][0]
-        state = version, self._database.connection.total_changes
+        state = self._database.state
         if filters or self._all is None or self._state != state:
             rows = self._read_rows(*filters.conditions(self.tag_id))
             if not filters:

@@ -20,6 +20,7 @@ from starlette.staticfiles import StaticFiles
 
 from anytag import __version__
 from anytag.errors import AnytagError
+from anytag.library.library import Library
 from anytag.results import Match, TagResult, TagScore
 from anytag.server import label_studio, photoprism, schemas
 from anytag.server.limits import Admission, Patience, Refusal, error_body
@@ -89,7 +90,7 @@ def _add_routes(app: FastAPI) -> None:
             path, response_model=answer, responses=errors(schemas.Error), openapi_extra=described(options)
         )(endpoint)
     app.get("/v1/models", response_model=schemas.ModelsAnswer, summary="The model that answers")(models)
-    app.get("/v1/tags", response_model=schemas.TagNames, summary="Tags whose names hold a text")(tag_names)
+    app.get("/v1/tags", response_model=schemas.TagNames, summary="Tags for what was typed so far")(tag_names)
     app.get("/livez", response_model=schemas.State, summary="Whether the process lives")(livez)
     app.get("/readyz", response_model=schemas.State, summary="Whether photos are tagged")(readyz)
     app.get("/metrics", response_class=Response, summary="Figures for Prometheus")(metrics_text)
@@ -169,11 +170,10 @@ async def models(service: Serving) -> Row:
 
 
 async def tag_names(service: Serving, text: Annotated[str, Query(max_length=100)] = "") -> Row:
-    """At most twenty, those that begin with the text first."""
-    wanted = text.casefold().strip()
-    names = [tag.name for tag in service.tagger.vocabulary if wanted in tag.name.casefold()]
-    names.sort(key=lambda name: (not name.casefold().startswith(wanted), len(name)))
-    return {"tags": names[:20]}
+    """At most twenty, by names in any language and synonyms; with a library, its custom tags, too."""
+    own = await service.photos.ask(Library.words) if service.photos is not None else []
+    found = await asyncio.to_thread(lambda: service.suggestions.find(text, own))
+    return {"tags": [one.to_dict() for one in found]}
 
 
 async def livez() -> Row:

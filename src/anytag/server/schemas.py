@@ -174,10 +174,17 @@ class ModelsAnswer(BaseModel):
     models: list[Model]
 
 
-class TagNames(BaseModel):
-    """Names of tags of the vocabulary."""
+class SuggestedTag(BaseModel):
+    """A tag for what was typed so far."""
 
-    tags: list[str]
+    name: str
+    by: str | None = Field(description="The synonym or name in another language that fits; null: the name.")
+
+
+class TagNames(BaseModel):
+    """Tags for what was typed so far, best first."""
+
+    tags: list[SuggestedTag]
 
 
 class State(BaseModel):

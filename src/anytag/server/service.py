@@ -24,6 +24,7 @@ from anytag.server.matches import Matching
 from anytag.server.metrics import Metrics
 from anytag.server.photos import Photos
 from anytag.server.settings import Settings
+from anytag.server.suggestions import Suggestions
 from anytag.tagger import Encoded, Tagger
 
 R = TypeVar("R")
@@ -102,6 +103,11 @@ class Service:
             return await _while_there(request, asyncio.wrap_future(self._beside.submit(work, stop)))
         finally:
             stop.set()
+
+    @cached_property
+    def suggestions(self) -> Suggestions:
+        """Type-ahead; read when the first letter is typed."""
+        return Suggestions(self.tagger.vocabulary)
 
     def close(self) -> None:
         """Waits until what is queued is done."""
