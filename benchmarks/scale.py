@@ -2,14 +2,18 @@
 
     PYTHONPATH=. python benchmarks/scale.py kills [--rows 100000]
     PYTHONPATH=. python benchmarks/scale.py speed [--rows 6000]
+    PYTHONPATH=. python benchmarks/scale.py units [--count 300]
+    PYTHONPATH=. python benchmarks/scale.py dry-run [--rows 10000]
     PYTHONPATH=. python benchmarks/scale.py memory [--gigabytes 2]
 
 `kills` puts synthetic JPEGs of 64×64 into Parquet, 100 a row group, 1 % broken in one of ten ways.
 A cluster of two nodes with a core each tags them; a node is killed twice (and replaced), the driver once (and
 started again). Then ids of input and output are held against each other, photos that were looked at are
-counted, and `retry_failed` is run. `speed` tags the same rows with one worker and with two. `memory` reads
-Parquet with one row group of photos of 1.5 MB from disk; the figure is the peak of the worker's resident
-memory (VmHWM).
+counted, and `retry_failed` is run. `speed` tags the same rows with one worker and with two, on disk and
+over S3, and measures from the unit that makes a fifth of the rows to the last: Ray's start is told apart. CPU
+time of the workers and of all else is what a busy machine can tell; `units` has it of many small units.
+`dry-run` holds the estimate against the run. `memory` reads Parquet with one row group of photos of 1.5 MB
+from disk; the figure is the peak of the worker's resident memory (VmHWM).
 """
 
 from __future__ import annotations
@@ -25,24 +29,27 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import numpy as np
+import psutil
 import pyarrow
 import pyarrow.parquet as parquet
-import ray
 from PIL import Image
 from ray.cluster_utils import Cluster
 
+from anytag.data.cluster import connect
+from anytag.data.io import open_write
 from anytag.scale import Options, Task, estimate, photos, runs, worker
 from tests.s3_server import s3_bucket  # with the project's folder on PYTHONPATH
 
 GROUP, FILE = 100, 2000  # rows of a row group and of a file
 LOOKS = "ANYTAG_BENCHMARK_LOOKS"
+os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default is 15: on a busy machine its workers starve
 SMALL: dict[str, Any] = {"object_store_memory": 100_000_000, "include_dashboard": False}
 
 
@@ -86,7 +93,7 @@ def jpegs(count: int, *, seed: int = 0) -> Iterator[bytes]:
         yield file.getvalue()
 
 
-def write_rows(bucket: str, rows: int) -> set[str]:
+def write_rows(bucket: str, rows: int, *, group: int = GROUP) -> set[str]:
     """Parquet files of rows in a bucket; the ids of those that are broken."""
     bad: set[str] = set()
     made = enumerate(jpegs(rows))
@@ -97,9 +104,9 @@ def write_rows(bucket: str, rows: int) -> set[str]:
             ids.append(f"photo-{at:07d}")
             cells.append(broken(jpeg, at // 100 % 10) if is_bad else jpeg)
             bad |= {ids[-1]} if is_bad else set()
-        with fsspec.open(f"{bucket}/rows/part {number:07d}+%20.parquet", "wb") as file:
+        with open_write(f"{bucket}/rows/part {number:07d}+%20.parquet") as file:
             table = pyarrow.table({"id": ids, "jpg": pyarrow.array(cells, pyarrow.binary())})
-            parquet.write_table(table, file, row_group_size=GROUP)
+            parquet.write_table(table, file, row_group_size=group)
     return bad
 
 
@@ -185,23 +192,92 @@ def compare(source: str, output: str, bad: set[str]) -> None:
     )
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What photos took once all workers were at work.
+
+    Attributes:
+        rate: photos a second.
+        worker, rest: CPU ms a photo, of the workers and of all else: driver, Ray, S3 server.
+    """
+
+    rate: float
+    worker: float
+    rest: float
+
+
 def speed(rows: int) -> None:
-    """One worker and two, on the same rows."""
-    with s3_bucket() as bucket, tempfile.TemporaryDirectory() as counts, ExitStack() as stack:
-        os.environ[LOOKS] = counts  # before the nodes, which hand it on
-        cluster = stack.enter_context(two_nodes())
-        write_rows(bucket, rows)
-        guess = estimate([f"{bucket}/rows"], Task(device="cpu"))
-        print(f"estimate: {guess.hours(1) * 3600:.0f} s with one", flush=True)
-        seconds: dict[int, float] = {}
-        for actors in (1, 2, 1, 2):
-            output = f"{bucket}/out-{actors}-{len(seconds)}"
-            driver = drive(cluster.address, f"{bucket}/rows", output, "--actors", str(actors))
-            said = json.loads(driver.communicate()[0].splitlines()[-1])
-            took = said["seconds"]
-            seconds[actors] = min(seconds.get(actors, took), took)
-            print(f"{actors} workers: {took:.1f} s, {rows / took:.0f} photos a second", flush=True)
-        print(f"two are {seconds[1] / seconds[2]:.2f} times one", flush=True)
+    """One worker and two on the same rows, from and to a disk and an S3 server."""
+    with s3_bucket() as bucket, tempfile.TemporaryDirectory() as disk, two_nodes() as cluster:
+        for place in (disk, bucket):
+            write_rows(place, rows)
+            pairs = [[steady(cluster, place, actors, rows) for actors in (1, 2)] for _ in range(2)]
+            one, two = (max(pair[at].rate for pair in pairs) for at in (0, 1))
+            print(f"{name_of(place)}: two are {two / one:.2f} times one", flush=True)
+
+
+def steady(cluster: Cluster, place: str, actors: int, rows: int) -> Cost:
+    """A run, from the unit that makes a fifth of the rows to the last."""
+    output = f"{place}/out-{actors}-{time.monotonic_ns()}"
+    start = time.perf_counter()
+    driver = drive(cluster.address, f"{place}/rows", output, "--actors", str(actors), "--watch")
+    done, marks = 0, list[tuple[float, int, tuple[float, float]]]()
+    for line in driver.stdout or ():
+        done += json.loads(line).get("rows_of_unit", 0)
+        if (not marks and done >= rows / 5) or done == rows:
+            marks.append((time.perf_counter(), done, cpu_seconds()))
+    (began, first, before), (ended, last, after) = marks[0], marks[1]
+    driver.wait()
+    per = 1000 / (last - first)
+    cost = Cost(
+        (last - first) / (ended - began), *(per * (b - a) for a, b in zip(before, after, strict=True))
+    )
+    print(
+        f"{name_of(place)}, {actors} workers: {cost.rate:.0f} photos/s, {cost.worker:.2f} CPU ms a photo "
+        f"of workers and {cost.rest:.2f} of all else; {began - start:.1f} s until a fifth was done, "
+        f"{time.perf_counter() - start:.1f} s in all, load {os.getloadavg()[0]:.1f}",
+        flush=True,
+    )
+    return cost
+
+
+def units(count: int) -> None:
+    """What the driver and Ray cost for a unit: there are two photos in each, so workers have little to do."""
+    with tempfile.TemporaryDirectory() as disk, two_nodes() as cluster:
+        write_rows(disk, 2 * count, group=2)
+        cost = steady(cluster, disk, 2, 2 * count)
+        print(f"{2 * cost.rest:.1f} CPU ms a unit of all but the workers", flush=True)
+
+
+def dry_run(rows: int) -> None:
+    """What `--dry-run` tells, and what the run then takes."""
+    with tempfile.TemporaryDirectory() as disk, two_nodes() as cluster:
+        write_rows(disk, rows)
+        for actors in (1, 2):
+            told = estimate([f"{disk}/rows"], Task(device="cpu")).hours(actors) * 3600
+            start = time.perf_counter()
+            drive(cluster.address, f"{disk}/rows", f"{disk}/out-{actors}", "--actors", str(actors)).wait()
+            took = time.perf_counter() - start
+            print(
+                f"{actors} workers: told {told:.0f} s, took {took:.0f} s: {told / took - 1:+.0%}, "
+                f"load {os.getloadavg()[0]:.1f}",
+                flush=True,
+            )
+
+
+def name_of(place: str) -> str:
+    return "S3" if place.startswith("s3:") else "disk"
+
+
+def cpu_seconds() -> tuple[float, float]:
+    """Of the workers, and of all else that this process began, itself included."""
+    me, worker, rest = psutil.Process(), 0.0, 0.0
+    for process in [me, *me.children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            is_worker = "MapWorker" in " ".join(process.cmdline())
+            worker, rest = (worker + sum(times[:2]), rest) if is_worker else (worker, rest + sum(times[:2]))
+    return worker, rest
 
 
 def memory(gigabytes: float) -> None:
@@ -250,15 +326,21 @@ def _peak(folder: Path) -> int:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), 0)
 
 
-def driver(source: str, output: str, *, address: str, actors: int | None, retry_failed: bool) -> None:
+def driver(
+    source: str, output: str, *, address: str, actors: int | None, retry_failed: bool, watch: bool
+) -> None:
     """A run, as JSON on stdout."""
-    vars(runs)["Maker"] = CountingMaker
+    if LOOKS in os.environ:
+        vars(runs)["Maker"] = CountingMaker
     logging.disable(logging.INFO)
-    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    connect(address)
     start = time.perf_counter()
     options = Options(actors=actors, retry_failed=retry_failed)
-    summary = runs.run([source], output, Task(device="cpu"), options)
-    print(json.dumps({**asdict(summary), "seconds": time.perf_counter() - start}))
+    with runs.plan([source], output, Task(device="cpu"), options) as run:
+        for unit in run.do():
+            if watch:
+                print(json.dumps({"rows_of_unit": unit.rows}), flush=True)
+        print(json.dumps({**asdict(run.summary), "seconds": time.perf_counter() - start}))
 
 
 def main() -> None:
@@ -268,6 +350,8 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("kills").add_argument("--rows", type=int, default=100_000)
     commands.add_parser("speed").add_argument("--rows", type=int, default=6_000)
+    commands.add_parser("dry-run").add_argument("--rows", type=int, default=10_000)
+    commands.add_parser("units").add_argument("--count", type=int, default=300)
     commands.add_parser("memory").add_argument("--gigabytes", type=float, default=2)
     drives = commands.add_parser("drive")
     drives.add_argument("source")
@@ -275,8 +359,11 @@ def main() -> None:
     drives.add_argument("--address", required=True)
     drives.add_argument("--actors", type=int)
     drives.add_argument("--retry-failed", action="store_true")
+    drives.add_argument("--watch", action="store_true")
     given = vars(parser.parse_args())
-    known: dict[str, Any] = {"kills": kills, "speed": speed, "memory": memory, "drive": driver}
+    known: dict[str, Any] = {
+        "kills": kills, "speed": speed, "units": units, "dry-run": dry_run, "memory": memory, "drive": driver,
+    }  # fmt: skip
     known[given.pop("command")](**given)
 
 

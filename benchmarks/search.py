@@ -1,6 +1,6 @@
 """Search of a library: how well it finds, how fast, and whether it says that nothing fits.
 
-    python benchmarks/search.py quality ROWS           # Flickr8k test: words, vectors, decoder, together
+    python benchmarks/search.py quality ROWS           # Flickr8k test: the parts, and all together
     python benchmarks/search.py fits ROWS OTHER_ROWS   # "nothing fits", on photos nothing was fitted on
     python benchmarks/search.py copies ROWS            # likeness to copies of other size and quality
     python benchmarks/search.py speed ROWS [--photos 100000]
@@ -30,12 +30,14 @@ import numpy.typing as npt
 from PIL import Image
 
 from anytag.data.rows import Row, read_rows
-from anytag.library.compare import products
-from anytag.library.hits import SAME
+from anytag.fusion.compare import products
+from anytag.library.hits import SAME, alike, bits_of
 from anytag.library.library import Library
 from anytag.library.search import Searcher, match
 from anytag.library.vectors import keep, vector_file
-from anytag.reranking import weights_of
+from anytag.models.folder import ModelFolder
+from anytag.models.registry import resolve
+from anytag.reranking import DecoderPairScorer, weights_of
 from anytag.retriever import Retriever
 
 Floats = npt.NDArray[np.float32]
@@ -99,7 +101,8 @@ def quality(path: Path) -> None:
     rows = flickr(path, "test")
     photos = [path.parent / row.image for row in rows]
     texts = [(number, text) for number, row in enumerate(rows) for text in row.captions]
-    ranks: dict[str, list[int]] = {name: [] for name in ("words", "vectors", "decoder", "all together")}
+    asked = ("words", "vectors", "decoder", "match", "all together")
+    ranks: dict[str, list[int]] = {name: [] for name in asked}
     with synced(photos, captions=True) as library:
         searcher, place = Searcher(library), {n: at for at, n in enumerate(numbers(library))}
         ids = [one for (one,) in library.database.connection.execute("SELECT id FROM photos ORDER BY id")]
@@ -109,9 +112,11 @@ def quality(path: Path) -> None:
             ranks["words"].append(_word_rank(library, searcher, text, ids[place[number]], len(rows)))
     retriever = Retriever.load(device="cpu")
     gallery = retriever.embed(photos, workers=1)
-    judged = retriever.score(gallery, [text for _, text in texts])
-    vectors = gallery.pooled[:] @ retriever.tagger.queries([text for _, text in texts])[:, 0].T
-    for name, scores in (("decoder", judged), ("vectors", vectors)):
+    said = [text for _, text in texts]
+    decoder = Retriever(retriever.tagger, DecoderPairScorer(retriever.tagger))
+    vectors = gallery.pooled[:] @ retriever.tagger.queries(said)[:, 0].T
+    scored = {"decoder": decoder.score(gallery, said), "match": retriever.score(gallery, said)}
+    for name, scores in (scored | {"vectors": vectors}).items():
         own = scores[[number for number, _ in texts], np.arange(len(texts))]
         ranks[name] = (scores > own).sum(0).tolist()
     print("| asked | R@1 | R@5 | R@10 |\n|---|---:|---:|---:|")
@@ -176,18 +181,38 @@ def _reliability(path: Path) -> None:
 
 
 def copies(path: Path) -> None:
-    """100 copies at 30 to 90 % of the size and quality 35 to 90: whether the photo itself is the likest."""
+    """100 copies at 30 to 90 % of the size and quality 35 to 90: is the photo itself the likest?"""
     photos, choose = [path.parent / row.image for row in flickr(path, "test")], random.Random(1)
     chosen = choose.sample(range(len(photos)), 100)
-    first = folded = 0
-    with synced(photos) as library, tempfile.TemporaryDirectory() as work:
-        for number in chosen:
-            copy = Path(work, "copy.jpg")
+    first = 0
+    with tempfile.TemporaryDirectory() as work:
+        copies = [Path(work, f"{number}.jpg") for number in chosen]
+        for number, copy in zip(chosen, copies, strict=True):
             copy.write_bytes(_copy(photos[number], choose))
-            (hit,) = library.search(like=copy, top_k=1)
-            is_own = int(Path(hit.photo.path).stem) == number
-            first, folded = first + is_own, folded + (is_own and hit.score > SAME)
-    print(f"the photo itself first: {first} of 100; near enough to be folded: {folded} of 100")
+        with synced(photos) as library:
+            for number, copy in zip(chosen, copies, strict=True):
+                (hit,) = library.search(like=copy, top_k=1)
+                first += int(Path(hit.photo.path).stem) == number
+        with synced([*photos, *copies]) as library:
+            vectors, hashes = _seen(library)
+    count, own = len(photos), np.array(chosen)
+    print(f"the photo itself first: {first} of 100")
+    for name, bits in (("vectors alone", np.zeros_like(hashes)), ("with hashes", hashes)):
+        same = [alike(vectors, bits, *one) >= SAME for one in zip(vectors, bits, strict=True)]
+        folded = np.triu(same, 1)[:count, :count].sum()
+        found = np.array(same)[np.arange(count, count + 100), own].sum()
+        print(f"{name}: {found} of 100 copies folded; {folded} of {count * (count - 1) // 2} other pairs")
+
+
+def _seen(library: Library) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """Unit vectors and hashes of all photos, by their names."""
+    found = library.database.query("SELECT slot, hash FROM photos ORDER BY name")
+    (weights,) = library.database.query("SELECT weights FROM models")[0]
+    width = ModelFolder.open(resolve(None)).card.width
+    slots = np.array([slot for slot, _ in found])
+    vectors = vector_file(library.database.path, weights, width).map()[slots]
+    units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return units, np.stack([bits_of(one) for _, one in found])
 
 
 def _copy(photo: Path, choose: random.Random) -> bytes:
@@ -296,7 +321,7 @@ def _first_pass(searcher: Searcher, library: Library, texts: Sequence[str]) -> N
     columns = np.concatenate([queries, np.zeros((len(queries), 1), np.float32)], axis=1)
     kept = 0
     for start in range(0, len(queries), 20):
-        scanned = products(file, slots, columns[start : start + 20])
+        scanned = products(file.map(), slots, list(columns[start : start + 20]))
         exact = np.concatenate([
             file.map()[at : at + 10_000].astype(np.float64) @ queries[start : start + 20].T
             for at in range(0, len(slots), 10_000)

@@ -27,13 +27,11 @@ import numpy as np
 import numpy.typing as npt
 
 from anytag.data.rows import Row, read_rows
+from anytag.fusion.sentences import SentenceReader
 from anytag.library.library import Library
 from anytag.library.search import Searcher
-from anytag.library.sentences import SentenceReader
 from anytag.library.vectors import vector_file
 from anytag.models.card import SearchFit
-from anytag.models.folder import ModelFolder
-from anytag.models.registry import resolve
 from anytag.parsing import Parser
 from anytag.reranking import weights_of
 from anytag.retriever import Retriever
@@ -73,7 +71,7 @@ def lines(
     retriever: Retriever, model: str | None, photos: Sequence[Path], captions: Sequence[str]
 ) -> SearchFit:
     """The lines through the decoder's answers: of tags, and of words."""
-    tagger, reader = retriever.tagger, SentenceReader(ModelFolder.open(resolve(model)))
+    tagger, reader = retriever.tagger, SentenceReader(retriever.tagger.questions)
     gallery = retriever.embed(photos)
     tokens, pooled = gallery.tokens[:].astype(np.float32), gallery.pooled[:]
     ids = tagger.vocabulary.ids[:: max(1, len(tagger.vocabulary) // _TAGS)]

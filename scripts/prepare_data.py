@@ -24,8 +24,9 @@ import numpy as np
 from PIL import Image
 
 from anytag._typing import Bytes
-from anytag.data.duplicates import difference_hash, near
+from anytag.data.duplicates import near
 from anytag.data.rows import Row, write_rows
+from anytag.images.likeness import difference_hash
 
 COCO_18 = {
     1: "person", 2: "bicycle", 3: "car", 4: "motorcycle", 5: "airplane", 6: "bus", 7: "train", 8: "truck",

@@ -24,7 +24,7 @@ import onnx
 import torch
 
 from anytag._typing import AnyFloats, Floats
-from anytag.calibration.fit import fit_line, fit_offsets, pairs_below, probabilities, sigmoid
+from anytag.calibration.fit import fit_line, fit_offsets, pairs_below, probabilities
 from anytag.data.rows import Row
 from anytag.evaluation.metrics import mean_average_precision
 from anytag.images import load, prepare
@@ -33,6 +33,7 @@ from anytag.models.folder import ModelFolder, write_card
 from anytag.models.registry import EMBEDDED, resolve
 from anytag.queries.bank import Bank, identity_lines
 from anytag.runtime.onnx import CAPTION, IMAGE, MEMORY, TAGS, OnnxRuntime, open_session
+from anytag.scoring import sigmoid
 from anytag.text_encoders.static import write_projection
 from anytag.torch.checkpoints.load import DECODER, save_decoder
 from anytag.torch.export.onnx_graphs import export_folder_graphs

@@ -29,6 +29,11 @@ class Served:
     port: int
     client: httpx.Client = field(repr=False)
 
+    @property
+    def address(self) -> str:
+        """Where a browser finds it."""
+        return f"http://127.0.0.1:{self.port}"
+
     def tag(self, photo: bytes, **query: Any) -> Any:
         """The row of a photo that is sent as the body."""
         response = self.client.post("/v1/tag", content=photo, params=query, headers=EXAMPLE_JPEG)

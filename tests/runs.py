@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from torch import Tensor
@@ -28,6 +30,15 @@ from tests.families import ALIGNMENT, tiny_config
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 40), "blue": (30, 40, 220)}
 RUN_OPTIONS = RunOptions(workers=0, log_every=1, tensorboard=False, save_minutes=1e9)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Of a module that imports it: small networks are slower with more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 class Kept(Reporter):

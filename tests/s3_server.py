@@ -17,7 +17,7 @@ from moto.server import ThreadedMotoServer
 def s3_bucket() -> Iterator[str]:
     """The URL of an empty bucket; the endpoint is told as users tell theirs, by the environment."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(port=0)
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     told = {

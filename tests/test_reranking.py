@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,17 +28,10 @@ from anytag.torch.training.run import Run
 from tests.command import run
 from tests.families import enliven
 from tests.runs import RUN_OPTIONS, recipe_of, retrieval_recipe, write_photos
+from tests.runs import one_thread as one_thread
 
 TEXTS = ["A green wall!", "red wall number 2", "a blue wall number 17"]
 Floats = npt.NDArray[np.float32]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Pair scorers of text and photo: the tag decoder, or alignment heads where the model has them.
+"""Pair scorers of text and photo: vectors fused with tags, the tag decoder, or alignment heads.
 
 Vectors shortlist pairs (bi-encoder); the scorer re-ranks them (cross-encoder)."""
 
@@ -6,15 +6,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from anytag._typing import Floats, Ints
 from anytag.errors import ModelError, VocabularyError
+from anytag.fusion.compare import at_once
+from anytag.fusion.score import decoded, evidence, fused
+from anytag.fusion.sentences import SentenceReader, has_embeddings
 from anytag.models.card import CaptionSpec, Card, Platt
 from anytag.models.folder import ModelFolder
 from anytag.queries.requests import in_english
@@ -23,18 +26,22 @@ from anytag.tagger import Encoded, Tagger
 from anytag.text_encoders.captions import clean_caption
 from anytag.text_encoders.wordpiece import WordPieces
 
+_Given = Mapping[str | None, tuple[Ints, Floats]]  # of tags by id: which photos got it, and their scores
+_NONE = np.zeros(0, np.int64), np.zeros(0, np.float32)
+
 
 @dataclass(frozen=True, eq=False)
 class Texts:
     """M encoded texts.
 
     Attributes:
-        vectors: float32 M×E embeddings, compared with those of the photos.
-        rows: input of the cross-encoder: queries float32 M×P×R, or wordpieces int64 M×L.
+        vectors: float32 M×E embeddings, compared with those of the photos; of fused sentences all their
+            columns, C×(E+1).
+        rows: input of the cross-encoder: queries float32 M×P×R, wordpieces int64 M×L, or M sentences.
     """
 
     vectors: Floats
-    rows: npt.NDArray[Any]
+    rows: Any
 
 
 class PairScorer(Protocol):
@@ -43,17 +50,20 @@ class PairScorer(Protocol):
     Attributes:
         widths: D and E, of a photo's tokens and embedding.
         platt: Platt coefficients of its logits.
-        has_embeddings: whether dot products of the vectors tell which pairs are likely; if not, all pairs are
-            scored.
+        calibrated: whether the score is the probability that a text fits, so that below one half it does not.
+        has_embeddings: whether vectors tell which pairs are likely; if not, all pairs are scored.
         rerank_only: whether a pair costs so much that only the likely pairs of a table are scored.
+        shortlist: photos that are scored for a text by default, of all whose vectors tell.
         batch: photos that are scored together.
         weights: hash of the image encoder's weights; embeddings of other weights are refused.
     """
 
     widths: tuple[int, int]
     platt: Platt
+    calibrated: bool
     has_embeddings: bool
     rerank_only: bool
+    shortlist: int
     batch: int
     weights: str
 
@@ -69,23 +79,17 @@ class PairScorer(Protocol):
         """Raises VocabularyError where a text is empty or has no word that is known."""
         ...
 
+    def similarities(self, vectors: Floats, texts: Texts) -> Floats:
+        """How likely N photos, by their embeddings N×E alone, fit M texts: N×M."""
+        ...
+
     def score_pairs(self, tokens: Floats, vectors: Floats, texts: Texts, pairs: Ints) -> Floats:
         """Logits P of the pairs P×2 of N photos, as `encode_images` gave them, and M texts."""
         ...
 
 
-class DecoderPairScorer:
-    """The tag decoder with texts as queries (RAM++, section 3.2).
-
-    Only the folded decoder has a first pass: its logits grow with the dot product of query and mean token.
-    Those of RAM and RAM++ do not, so there the decoder scores every photo.
-
-    Raises:
-        ModelError: the model has no text encoder.
-    """
-
-    rerank_only = False
-    batch = 32
+class _Encoded:
+    """Photos as the tagger encodes them."""
 
     def __init__(self, tagger: Tagger) -> None:
         card = tagger.card
@@ -97,8 +101,6 @@ class DecoderPairScorer:
             )
         self._tagger = tagger
         self.widths = card.width, card.width
-        self.platt = card.calibration.own
-        self.has_embeddings = has_embeddings(card)
         self.weights = weights_of(card)
 
     def unknown_words(self, text: str) -> tuple[str, ...]:
@@ -107,9 +109,83 @@ class DecoderPairScorer:
     def encode_images(self, photos: Sequence[Encoded]) -> tuple[Floats, Floats]:
         return np.stack([one.tokens for one in photos]), np.stack([one.pooled for one in photos])
 
+
+class FusedPairScorer(_Encoded):
+    """Sentences by their vectors and by the tags that they name: see `anytag.fusion`.
+
+    The likely photos are tagged as `Tagger.tag` tags them, so a photo scores as it does in a library.
+    """
+
+    platt = Platt(1.0, 0.0)
+    rerank_only = False
+    calibrated = has_embeddings = True
+    shortlist = batch = 64
+
+    def __init__(self, tagger: Tagger) -> None:
+        super().__init__(tagger)
+        self._reader = SentenceReader(tagger.questions)
+
+    def encode_texts(self, texts: Sequence[str]) -> Texts:
+        sentences = [self._reader.read(text) for text in texts]
+        for text, sentence in zip(texts, sentences, strict=True):
+            if sentence.query is None:
+                self._tagger.queries([text])  # raises what the text encoder says of it
+        columns = [column for sentence in sentences for column in sentence.columns]
+        width = self.widths[1] + 1
+        return Texts(np.array(columns, np.float32).reshape(-1, width), sentences)
+
+    def similarities(self, vectors: Floats, texts: Texts) -> Floats:
+        return self._log_odds(vectors, texts, None)
+
+    def score_pairs(self, tokens: Floats, vectors: Floats, texts: Texts, pairs: Ints) -> Floats:
+        return self._log_odds(vectors, texts, self._given(tokens, vectors))[pairs[:, 0], pairs[:, 1]]
+
+    def _log_odds(self, vectors: Floats, texts: Texts, given: _Given | None) -> Floats:
+        """By vectors alone, or by the tags that photos got, too: N×M."""
+        said = at_once(vectors, texts.vectors)
+        odds, start = np.empty((len(vectors), len(texts.rows)), np.float32), 0
+        for number, sentence in enumerate(texts.rows):
+            end = start + len(sentence.columns)
+            known = evidence(sentence, said[:, start:end])
+            if given is not None:
+                known.terms = [
+                    one if one is None else decoded(one, term, *given.get(term.tag, _NONE))
+                    for term, one in zip(sentence.terms, known.terms, strict=True)
+                ]
+            odds[:, number], start = fused(known, self._reader.fit)[0], end
+        return odds
+
+    def _given(self, tokens: Floats, vectors: Floats) -> _Given:
+        """The tags that photos get by default."""
+        places, scores = defaultdict[str, list[int]](list), defaultdict[str, list[float]](list)
+        photos = [Encoded(*arrays, None, 0, 0) for arrays in zip(tokens, vectors, strict=True)]
+        for number, result in enumerate(self._tagger.score_many(photos)):
+            for tag in result.tags:
+                places[tag.id].append(number)
+                scores[tag.id].append(tag.score)
+        return {key: (np.array(places[key]), np.array(scores[key], np.float32)) for key in places}
+
+
+class DecoderPairScorer(_Encoded):
+    """The tag decoder with texts as queries (RAM++, section 3.2), for photos whose vectors tell nothing.
+
+    Raises:
+        ModelError: the model has no text encoder.
+    """
+
+    rerank_only = calibrated = has_embeddings = False
+    shortlist = batch = 32
+
+    def __init__(self, tagger: Tagger) -> None:
+        super().__init__(tagger)
+        self.platt = tagger.card.calibration.own
+
     def encode_texts(self, texts: Sequence[str]) -> Texts:
         queries = self._tagger.queries(texts)
         return Texts(queries[:, 0], queries)
+
+    def similarities(self, vectors: Floats, texts: Texts) -> Floats:
+        return np.zeros((len(vectors), len(texts.rows)), np.float32)
 
     def score_pairs(self, tokens: Floats, vectors: Floats, texts: Texts, pairs: Ints) -> Floats:
         logits = self._tagger.runtime.score(tokens, vectors, texts.rows[None])  # N×M
@@ -124,7 +200,9 @@ class AlignmentPairScorer:
     """
 
     platt = Platt(1.0, 0.0)
+    calibrated = False
     has_embeddings = rerank_only = True
+    shortlist = 256  # as ALBEF does on COCO
     batch = 8  # keys and values of 12 layers for each
 
     def __init__(self, tagger: Tagger, matcher: Matcher, pieces: WordPieces, spec: CaptionSpec) -> None:
@@ -165,16 +243,11 @@ class AlignmentPairScorer:
             dict.fromkeys(word for word in words if word and not self._pieces.knows(clean_caption(word)))
         )
 
+    def similarities(self, vectors: Floats, texts: Texts) -> Floats:
+        return np.asarray(vectors @ texts.vectors.T)
+
     def score_pairs(self, tokens: Floats, vectors: Floats, texts: Texts, pairs: Ints) -> Floats:
         return self._matcher.score_pairs(tokens, texts.rows, pairs)
-
-
-def has_embeddings(card: Card) -> bool:
-    """Whether the product of a photo's pooled vector and a text's query tells how well they fit.
-
-    The folded decoder's logits grow with it; those of RAM and RAM++ do not.
-    """
-    return card.family == "mini" and card.text is not None
 
 
 def weights_of(card: Card) -> str:
@@ -187,7 +260,7 @@ def weights_of(card: Card) -> str:
 
 
 def open_pair_scorer(folder: ModelFolder, tagger: Tagger) -> PairScorer:
-    """The alignment heads of a folder, else its tag decoder.
+    """The alignment heads of a folder, else what its vectors and tags tell, else its tag decoder.
 
     Raises:
         ModelError: the folder has neither heads nor a text encoder, or its heads do not fit its card.
@@ -195,7 +268,12 @@ def open_pair_scorer(folder: ModelFolder, tagger: Tagger) -> PairScorer:
     """
     spec = folder.card.captions
     if not folder.card.network.get("alignment") or spec is None:
-        return DecoderPairScorer(tagger)
+        return text_pair_scorer(tagger)
     return AlignmentPairScorer(
         tagger, tagger.runtime.matcher(), WordPieces.from_file(folder.file(spec.wordpieces)), spec
     )
+
+
+def text_pair_scorer(tagger: Tagger) -> PairScorer:
+    """Of a model without alignment heads; raises ModelError where it has no text encoder."""
+    return FusedPairScorer(tagger) if has_embeddings(tagger.card) else DecoderPairScorer(tagger)

@@ -54,7 +54,7 @@ class Match:
     Attributes:
         path: the photo as it was named, "" when it came without a name.
         text: as given.
-        score: calibrated as that of a custom tag, in [0, 1].
+        score: in [0, 1]; what it means, `Retriever.calibrated` says.
     """
 
     path: str

@@ -17,21 +17,18 @@ import numpy.typing as npt
 
 from anytag._typing import Bools, Floats
 from anytag.batching import batches
-from anytag.errors import AnytagError, VocabularyError
+from anytag.errors import AnytagError, VocabularyError, is_whole
+from anytag.fusion.compare import blocks
 from anytag.gallery import Gallery, GalleryWriter, check_model
 from anytag.images import MAX_PIXELS, ImageSource
 from anytag.models.folder import ModelFolder
 from anytag.models.registry import resolve
-from anytag.reranking import DecoderPairScorer, PairScorer, Texts, open_pair_scorer
+from anytag.reranking import PairScorer, Texts, open_pair_scorer, text_pair_scorer
 from anytag.results import Failure, Match
 from anytag.runtime.base import Device
 from anytag.runtime.open import open_runtime
 from anytag.scoring import sigmoid
 from anytag.tagger import Encoded, Tagger
-
-SHORTLIST = 256
-"""Photos that are re-ranked for a text by default, as ALBEF does on COCO."""
-_BLOCK = 4096  # vectors that are compared at once
 
 
 class Retriever:
@@ -43,7 +40,7 @@ class Retriever:
 
     def __init__(self, tagger: Tagger, scorer: PairScorer | None = None) -> None:
         self.tagger = tagger
-        self._scorer = scorer or DecoderPairScorer(tagger)
+        self._scorer = scorer or text_pair_scorer(tagger)
 
     @classmethod
     def load(
@@ -61,6 +58,11 @@ class Retriever:
         folder = ModelFolder.open(resolve(model))
         tagger = Tagger(folder, open_runtime(folder, device=device), max_pixels=max_pixels)
         return cls(tagger, open_pair_scorer(folder, tagger))
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether a score is the probability that a text fits a photo: below one half it does not."""
+        return self._scorer.calibrated
 
     def unknown_words(self, text: str) -> tuple[str, ...]:
         """The words of a text that the model knows by their letters alone, if at all: they say little.
@@ -135,54 +137,65 @@ class Retriever:
                     gallery.remove(one.path or "")
             yield from batch
 
-    def ranking(self, texts: Sequence[str], *, top_k: int | None = 10, shortlist: int = SHORTLIST) -> Ranking:
+    def ranking(
+        self, texts: Sequence[str], *, top_k: int | None = 10, shortlist: int | None = None
+    ) -> Ranking:
         """A ranking of photos that need not be kept; arguments and errors as for `rank`."""
-        _check_counts(top_k, shortlist)
-        return Ranking(self, texts, self._scorer, self._read(texts), top_k=top_k, shortlist=shortlist)
+        count = self._shortlist(top_k, shortlist)
+        return Ranking(self, texts, self._scorer, self._read(texts), top_k=top_k, shortlist=count)
 
-    def score(self, gallery: Gallery, texts: Sequence[str], *, shortlist: int = SHORTLIST) -> Floats:
+    def score(self, gallery: Gallery, texts: Sequence[str], *, shortlist: int | None = None) -> Floats:
         """How well every text fits every photo: float32 N×M, probabilities of pairs that were scored.
 
-        The tag decoder scores all. The matching head scores each text's `shortlist` likeliest photos and
-        at each photo's likeliest texts; the other pairs score from -1 to 0, as the contrast ranks them.
+        Fused scores and the tag decoder's are of all. The matching head scores each text's `shortlist`
+        likeliest photos and each photo's likeliest texts; the other pairs score from -1 to 0, as the contrast
+        ranks them.
 
         Raises:
             VocabularyError: a text is empty or has no word that is known.
             ModelError: the gallery is of another model.
         """
         self._check(gallery)
-        _check_counts(None, shortlist)
+        count = self._shortlist(None, shortlist)
         texts_encoded = self._read(texts)
         pairs = np.ones((len(gallery), len(texts)), np.bool_)
         if self._scorer.rerank_only:
-            similarity = _similarities(gallery, texts_encoded)
-            pairs = _best(similarity, shortlist) | _best(similarity.T, shortlist).T
+            similarity = self._similarities(gallery, texts_encoded)
+            pairs = _best(similarity, count) | _best(similarity.T, count).T
         scores = self.probabilities(self._logits(gallery, texts_encoded, pairs))
         if self._scorer.rerank_only:
             scores = np.where(pairs, scores, (np.clip(similarity, -1, 1) - 1) / 2)
         return scores
 
     def rank(
-        self, gallery: Gallery, text: str, *, top_k: int | None = 10, shortlist: int = SHORTLIST
+        self, gallery: Gallery, text: str, *, top_k: int | None = 10, shortlist: int | None = None
     ) -> tuple[Match, ...]:
         """The photos that fit a text best, by falling score.
 
         Args:
             top_k: at most so many; None for all.
             shortlist: photos that are re-ranked, `top_k` at least, chosen by their vectors, which costs next
-                to nothing. With as many as there are photos the ranking is exact. RAM's and RAM++'s vectors
-                tell nothing, so there every photo is scored.
+                to nothing; by default 64 with the embedded model, 256 with alignment heads. With as many as
+                there are photos the ranking is exact. RAM's and RAM++'s vectors tell nothing, so there every
+                photo is scored.
         """
         self._check(gallery)
-        _check_counts(top_k, shortlist)
+        count = max(self._shortlist(top_k, shortlist), top_k or len(gallery))
         query = self._read([text])
-        count = max(shortlist, top_k or len(gallery)) if self._scorer.has_embeddings else len(gallery)
-        candidates = _best(_similarities(gallery, query), count)  # N×1
+        similarity = self._similarities(gallery, query)  # N×1
+        candidates = _best(similarity, count if self._scorer.has_embeddings else len(gallery))
         likely = np.flatnonzero(candidates)
         logits = self._logits(gallery, query, candidates)[likely, 0]
-        best = np.argsort(-logits, kind="stable")[:top_k]
+        best = np.lexsort((-similarity[likely, 0], -logits))[:top_k]
         paths = [gallery.paths[number] for number in likely[best].tolist()]
         return matches(text, paths, self.probabilities(logits[best]))
+
+    def _shortlist(self, top_k: int | None, shortlist: int | None) -> int:
+        """How many photos are re-ranked for a text; raises AnytagError for what is no count."""
+        for name, count in (("top_k", top_k), ("shortlist", shortlist)):
+            if count is not None and not (is_whole(count) and count >= 1):
+                raise AnytagError(f"{name} is {count!r}: expected a whole number from 1 on, or None")
+        return self._scorer.shortlist if shortlist is None else shortlist
 
     def _read(self, texts: Sequence[str]) -> Texts:
         if isinstance(texts, str):
@@ -194,6 +207,13 @@ class Retriever:
     def _check(self, gallery: Gallery) -> None:
         made = gallery.model, gallery.weights, (gallery.tokens.shape[2], gallery.pooled.shape[1])
         check_model(made, (self.tagger.card.name, self._scorer.weights, self._scorer.widths))
+
+    def _similarities(self, gallery: Gallery, texts: Texts) -> Floats:
+        """How likely N photos fit M texts, by their vectors: N×M, read in pieces."""
+        similarity = np.empty((len(gallery), len(texts.rows)), np.float32)
+        for part, some in blocks(gallery.pooled, np.arange(len(gallery))):
+            similarity[part] = self._scorer.similarities(some, texts)
+        return similarity
 
     def _logits(self, gallery: Gallery, texts: Texts, mask: Bools) -> Floats:
         """Of the wanted among N×M pairs; the others are 0."""
@@ -268,7 +288,8 @@ class Ranking:
         found = []
         for number, text in enumerate(self._texts):
             self._prune(number)
-            best = sorted(self._seen[number], key=lambda one: (-one.logit, one.number))[: self._top_k]
+            ranked = sorted(self._seen[number], key=lambda one: (-one.logit, -one.similarity, one.number))
+            best = ranked[: self._top_k]
             scores = self._retriever.probabilities(np.array([one.logit for one in best], np.float32))
             found.append(matches(text, [one.path for one in best], scores))
         return found
@@ -276,7 +297,7 @@ class Ranking:
     def _take(self, photos: Sequence[Encoded]) -> None:
         tokens, pooled = self._scorer.encode_images(photos)
         tokens = tokens.astype(np.float16).astype(np.float32)  # as a gallery keeps them
-        similarity: Floats = pooled @ self._encoded_texts.vectors.T  # n×M
+        similarity = self._scorer.similarities(pooled, self._encoded_texts)  # n×M
         candidates = (
             similarity > self._floor if self._scorer.has_embeddings else np.ones(similarity.shape, np.bool_)
         )
@@ -320,22 +341,6 @@ def _check_text(text: object) -> None:
             f"the text {text!r} is not Unicode: expected words such as 'a red car'; on a terminal that "
             "is not set to UTF-8 set PYTHONUTF8=1"
         ) from error
-
-
-def _check_counts(top_k: object, shortlist: object) -> None:
-    for name, count, more in (("top_k", top_k, ", or None for all"), ("shortlist", shortlist, "")):
-        whole = isinstance(count, int) and not isinstance(count, bool)
-        if not (whole and count >= 1) and not (more and count is None):  # type: ignore[operator]
-            raise AnytagError(f"{name} is {count!r}: expected a whole number from 1 on{more}")
-
-
-def _similarities(gallery: Gallery, texts: Texts) -> Floats:
-    """How near N photos' vectors are to M texts': N×M, read in pieces."""
-    similarity = np.empty((len(gallery), len(texts.vectors)), np.float32)
-    for start in range(0, len(gallery), _BLOCK):
-        part = slice(start, start + _BLOCK)
-        similarity[part] = gallery.pooled[part] @ texts.vectors.T
-    return similarity
 
 
 def _best(similarity: Floats, count: int) -> Bools:

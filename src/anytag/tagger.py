@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from PIL import Image
 
 from anytag._typing import Bytes, Doubles, Floats
 from anytag.batching import in_batches
 from anytag.errors import AnytagError, VocabularyError, brief
 from anytag.images import MAX_PIXELS, ImageSource, check_many, load, path_of, prepare
+from anytag.images.likeness import difference_hash
 from anytag.localization import locate
 from anytag.models.card import Card
 from anytag.models.folder import ModelFolder
@@ -47,6 +49,7 @@ class Encoded:
         width: pixels of the upright original.
         height: the same.
         error: from `Tagger.encode_many`, why the photo could not be read; the arrays are empty then.
+        hash: 32 bytes, `images.likeness.difference_hash` of the model's square; none from `log_odds_many`.
     """
 
     tokens: Floats
@@ -55,6 +58,7 @@ class Encoded:
     width: int
     height: int
     error: Failure | None = None
+    hash: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,12 @@ class _Seen:
     pixels: Bytes | None = None
     error: AnytagError | None = None
 
+    @property
+    def hash(self) -> bytes:
+        if self.pixels is None:
+            return b""
+        return difference_hash(Image.fromarray(self.pixels.transpose(1, 2, 0))).tobytes()
+
 
 class Tagger:
     """Tags photos with one model; make one with `Tagger.load`. May be used from several threads at once.
@@ -75,6 +85,7 @@ class Tagger:
         card: what the model's folder says about itself.
         runtime: what runs the model; `runtime.device` says where.
         max_pixels: a photo that is larger as it is decoded is refused.
+        questions: what makes questions of requests, for those who ask `runtime` themselves.
     """
 
     def __init__(
@@ -89,12 +100,12 @@ class Tagger:
         self.max_pixels = max_pixels
         self.card: Card = folder.card
         self._folder = folder
-        self._questions = Questions(folder, vocabulary)
+        self.questions = Questions(folder, vocabulary)
 
     @property
     def vocabulary(self) -> Vocabulary:
         """The tags that are asked where you name none, with their names and thresholds."""
-        return self._questions.vocabulary
+        return self.questions.vocabulary
 
     def with_vocabulary(self, vocabulary: Vocabulary | str | os.PathLike[str] | None) -> Tagger:
         """A tagger that runs the same model and asks other tags; None is those the model learned.
@@ -191,7 +202,7 @@ class Tagger:
         if seen.pixels is None:
             raise seen.error or AnytagError(f"{seen.path} was not read")
         tokens, pooled = self.runtime.encode(seen.pixels[None])
-        return Encoded(tokens[0], pooled[0], seen.path, seen.width, seen.height)
+        return Encoded(tokens[0], pooled[0], seen.path, seen.width, seen.height, hash=seen.hash)
 
     def score(
         self,
@@ -204,7 +215,7 @@ class Tagger:
         where: bool = False,
     ) -> TagResult:
         """The tags of an encoded photo; arguments and errors as for `tag`."""
-        question = self._questions.prepare(tags, also=also, top_k=top_k, threshold=threshold)
+        question = self.questions.prepare(tags, also=also, top_k=top_k, threshold=threshold)
         (answer,) = question.answer(self.runtime, encoded.tokens[None], encoded.pooled[None])
         if where:
             answer = self._locate(question, answer, encoded)
@@ -240,7 +251,7 @@ class Tagger:
         check_many(images)
         if on_error not in ("record", "raise"):
             raise AnytagError(f"on_error is {on_error!r}: expected 'record' or 'raise'")
-        question = self._questions.prepare(tags, also=also, top_k=top_k, threshold=threshold)
+        question = self.questions.prepare(tags, also=also, top_k=top_k, threshold=threshold)
 
         def work(batch: Sequence[ImageSource]) -> list[tuple[TagResult, AnytagError | None]]:
             encoded, errors = self._encode_batch(batch)
@@ -259,7 +270,7 @@ class Tagger:
         threshold: float | None = None,
     ) -> list[TagResult]:
         """The tags of what `encode_many` gave, as `tag_many` gives them; arguments as for `tag`."""
-        question = self._questions.prepare(tags, also=also, top_k=top_k, threshold=threshold)
+        question = self.questions.prepare(tags, also=also, top_k=top_k, threshold=threshold)
         return self._score_batch(encoded, question)
 
     def encode_many(
@@ -270,7 +281,8 @@ class Tagger:
         A photo that cannot be read has `Encoded.error`; the rest goes on. Arguments as for `tag_many`.
         """
         check_many(images)
-        for encoded, _ in in_batches(self._encode_batch, images, batch_size=batch_size, workers=workers):
+        work = partial(self._encode_batch, hashed=True)
+        for encoded, _ in in_batches(work, images, batch_size=batch_size, workers=workers):
             yield from encoded
 
     def log_odds(self, encoded: Sequence[Encoded]) -> Doubles:
@@ -278,10 +290,10 @@ class Tagger:
 
         No first pass, no threshold, and nothing that narrower tags add: what probabilities are fitted to.
         """
-        count = len(self._questions.learned)
+        count = len(self.questions.learned)
         if not encoded:
             return np.zeros((0, count))
-        question = self._questions.prepare(None, also=None, top_k=None, threshold=0.0)
+        question = self.questions.prepare(None, also=None, top_k=None, threshold=0.0)
         _, logits = question.logits(self.runtime, *_stacked(encoded))
         return np.asarray(question.slope * logits + question.bias)[:, :count]
 
@@ -308,7 +320,7 @@ class Tagger:
         Raises:
             VocabularyError: a text is empty or has no word that is known.
         """
-        return self._questions.words(texts)
+        return self.questions.words(texts)
 
     def unknown_words(self, tags: Requests) -> tuple[str, ...]:
         """Words of tags that the model's text encoder does not know, so that their scores say little.
@@ -320,13 +332,15 @@ class Tagger:
             VocabularyError: `tags` is wrong.
             ModelError: the model asks no tags by their words.
         """
-        return self._questions.unknown_words(parse_requests(tags, "tags") or ())
+        return self.questions.unknown_words(parse_requests(tags, "tags") or ())
 
     def unknown_in(self, text: str) -> tuple[str, ...]:
         """The same of a sentence, whose words may be names of the vocabulary in another language."""
-        return self._questions.unknown_in(self._questions.readable(text))
+        return self.questions.unknown_in(self.questions.readable(text))
 
-    def _encode_batch(self, images: Sequence[ImageSource]) -> tuple[list[Encoded], list[AnytagError | None]]:
+    def _encode_batch(
+        self, images: Sequence[ImageSource], *, hashed: bool = False
+    ) -> tuple[list[Encoded], list[AnytagError | None]]:
         """One worker's share, and the error of each photo that could not be read."""
         seen = [self._look(image) for image in images]
         pixels = [one.pixels for one in seen if one.pixels is not None]
@@ -336,7 +350,8 @@ class Tagger:
         def encoded(one: _Seen) -> Encoded:
             tokens, pooled = none if one.error else next(arrays)
             failure = Failure(type(one.error).__name__, str(one.error)) if one.error else None
-            return Encoded(tokens, pooled, one.path, one.width, one.height, failure)
+            seen = one.hash if hashed else b""
+            return Encoded(tokens, pooled, one.path, one.width, one.height, failure, seen)
 
         return [encoded(one) for one in seen], [one.error for one in seen]
 
@@ -366,7 +381,7 @@ class Tagger:
         Raises:
             VocabularyError: an id is not in the vocabulary.
         """
-        return self._questions.trained(ids)
+        return self.questions.trained(ids)
 
     def _look(self, image: ImageSource) -> _Seen:
         """Reads one photo and squashes it to the model's square, uint8 3×S×S."""

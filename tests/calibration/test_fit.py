@@ -18,9 +18,9 @@ from anytag.calibration.fit import (
     fit_tags,
     pairs_below,
     probabilities,
-    sigmoid,
 )
 from anytag.errors import AnytagError
+from anytag.scoring import sigmoid
 from scripts.release_mini import GRID, fit_thresholds
 
 Floats = npt.NDArray[np.float64]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from anytag import Tagger, TagResult
 from anytag.calibration.fit import NO_PAIRS, Goal, fit_lines, fit_tags
-from anytag.calibration.model import Answers, calibrate, measure
+from anytag.calibration.model import Answers, ask, calibrate, measure
 from anytag.data.rows import Row, write_rows
 from anytag.errors import AnytagError
 from anytag.models.card import Card
@@ -167,6 +167,16 @@ def test_rows_that_name_nothing(model: Path, tmp_path: Path) -> None:
         calibrate(model, tmp_path / "rows.jsonl", tmp_path / "out", goal=Goal(), report=heard)
     assert any("spaceship" in line for line in heard.said)
     assert not (tmp_path / "out").exists()
+
+
+def test_lines_of_one_photo_are_one_row(model: Path, data: Path) -> None:
+    """What one of them names is not absent because another does not name it."""
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    more = [{**row, "tags": [], "captions": ["Nothing of the kind."]} for row in rows]
+    lines = data.with_name("lines.jsonl")
+    lines.write_text("".join(json.dumps(row) + "\n" for row in [*rows, *more]))
+    expected, found = (ask(Tagger.load(model), file, report=Reporter()) for file in (data, lines))
+    np.testing.assert_array_equal(found.truth, expected.truth)
 
 
 def test_what_a_library_does_not_name_is_unknown(model: Path, data: Path, tmp_path: Path) -> None:

@@ -99,7 +99,12 @@ def test_rows_failures_and_exit_codes(place: Path, model: Path) -> None:
     assert done.exit_code == 1 and found["0.jpg"]["action"] == "tagged"
     assert found["empty.jpg"]["action"] == "failed" and "is empty" in found["empty.jpg"]["error"]["message"]
     assert "1 of 5 photos failed" in done.stderr
-    assert sync(place, model).exit_code == 0  # known, and not tried again
+    known = sync(place, model)  # and not tried again
+    assert (known.exit_code, known.stdout) == (1, "5 photos: 4 unchanged, 1 failed\n")
+    assert "1 failed before" in known.stderr and "list --state failed" in known.stderr
+    left_out = sync(place, model, "--exclude", "empty.jpg")
+    assert (left_out.exit_code, left_out.stdout) == (0, "4 photos: 4 unchanged, 1 gone\n")
+    assert sync(place, model).exit_code == 1
     listed = run("library", "list", "--state", "failed", "--database", place / "l.db")
     assert "is empty" in listed.stdout
     (place / "photos").rename(place / "away")
@@ -143,6 +148,17 @@ def test_wrong_use_says_what_to_do(
     monkeypatch.chdir(place)
     done = run("library", arguments[0], "--database", place / "l.db", *arguments[1:])
     assert done.exit_code == 2 and says in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["list", "write", "keywords"])
+def test_a_folder_that_the_library_has_not_is_named(place: Path, model: Path, command: str) -> None:
+    sync(place, model, place / "photos")
+    (place / "other").mkdir()
+    database = ("--database", place / "l.db")
+    for name, says in (("away", "is not there"), ("other", "is not in the library"), ("l.db", "is a file")):
+        done = run("library", command, place / name, *database)
+        assert done.exit_code == 2 and f"{place / name} {says}" in done.stderr
+    assert run("library", "list", place, *database).stdout.count("\n") == 4
 
 
 def test_an_output_of_others_is_not_replaced(place: Path, model: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from tests.command import run
 from tests.tiny import make_tiny_model
 
 pytestmark = xmp.NEEDS_EXIFTOOL
+EXAMPLES = Path(__file__).parents[2] / "examples" / "photos"
 
 
 @pytest.fixture(scope="module")
@@ -119,3 +121,64 @@ def test_without_exiftool_nothing_is_begun(photos: Path, monkeypatch: pytest.Mon
     assert done.exit_code == 2
     assert "libimage-exiftool-perl" in done.stderr
     assert done.stdout == ""
+
+
+CAPTION = "XMP-dc:Description"
+
+
+def caption_of(file: Path) -> list[str]:
+    return xmp.one_list(file, CAPTION) if file.exists() else []
+
+
+def test_captions_are_written_where_the_user_has_none_and_taken_back_alone(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("cat.jpg", "flower.jpg"):
+        shutil.copy(EXAMPLES / name, photos)
+    xmp.tag(photos / "flower.jpg", f"-{CAPTION}=my own words")
+    run("tag", photos / "cat.jpg", "--write", "sidecar", "--flat")
+    tags = xmp.one_list(photos / "cat.jpg.xmp", xmp.SUBJECT)
+    dry = run("caption", photos, "--write", "sidecar", "--dry-run")
+    assert "caption: " in dry.stdout and caption_of(photos / "cat.jpg.xmp") == []
+    done = run("caption", photos, "--write", "sidecar")
+    sentences = dict(line.split("\t") for line in done.stdout.splitlines())
+    assert done.exit_code == 0 and len(sentences) == 2
+    assert caption_of(photos / "cat.jpg.xmp") == [sentences[str(photos / "cat.jpg")]]
+    assert xmp.one_list(photos / "cat.jpg.xmp", xmp.SUBJECT) == tags
+    assert names(photos) == ["cat.jpg", "cat.jpg.xmp", "flower.jpg"]
+    assert caption_of(photos / "flower.jpg") == ["my own words"]
+    assert run("caption", photos, "--write", "sidecar", "--dry-run").stdout == ""  # all is as it shall be
+    assert run("caption", photos, "--undo").stdout.count("-caption") == 1
+    assert caption_of(photos / "cat.jpg.xmp") == []
+    assert xmp.one_list(photos / "cat.jpg.xmp", xmp.SUBJECT) == tags
+    run("tag", photos, "--undo")
+    assert names(photos) == ["cat.jpg", "flower.jpg"]
+
+
+def test_a_caption_alone_makes_a_sidecar_that_undo_removes(tmp_path: Path) -> None:
+    shutil.copy(EXAMPLES / "cat.jpg", tmp_path)
+    assert run("caption", tmp_path, "--write", "sidecar", "--sidecar-name", "stem").exit_code == 0
+    assert names(tmp_path) == ["cat.jpg", "cat.xmp"] and caption_of(tmp_path / "cat.xmp")
+    run("caption", tmp_path, "--undo")
+    assert names(tmp_path) == ["cat.jpg"]
+    run("caption", tmp_path, "--write", "embed")
+    assert names(tmp_path) == ["cat.jpg"] and caption_of(tmp_path / "cat.jpg")
+    run("caption", tmp_path, "--undo")
+    assert caption_of(tmp_path / "cat.jpg") == []
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--write", "sidecar", "--undo"), "give one of them"),
+        (("--touch",), "--touch is of writing"),
+        (("--dry-run",), "--dry-run is of writing"),
+        (("--write", "sidecar", "--ray=local"), "does not go with --ray"),
+        (("--write", "sidecar", "--prefix", "AI"), "No such option"),
+    ],
+)
+def test_options_of_captions_that_do_not_go_together(
+    photos: Path, options: tuple[str, ...], said: str
+) -> None:
+    done = run("caption", photos, *options)
+    assert done.exit_code == 2 and said in done.stderr

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import resource
 import shutil
 import signal
@@ -20,7 +19,7 @@ import pytest
 from PIL import Image
 
 from anytag.cli.draw import Drawings
-from tests.command import run, start
+from tests.command import on_a_terminal, run, start
 from tests.tiny import make_tiny_model
 
 
@@ -379,31 +378,6 @@ def test_failures_are_grouped_by_reason_at_the_end(model: Path, photos: Path) ->
     assert done.stderr.startswith("50 photos, 0 failed, ")
 
 
-def on_a_terminal(*arguments: str | Path, stdout: bool = True) -> tuple[int, str, bytes]:
-    """Exit code, what a person sees, and what a program on stdout reads."""
-    master, slave = pty.openpty()
-    process = start(*arguments, stderr=slave, stdout=slave if stdout else subprocess.PIPE)
-    os.close(slave)
-    seen, piped = [], [b""]
-    reader = threading.Thread(target=lambda: piped.append(process.stdout.read() if process.stdout else b""))
-    reader.start()
-    while True:
-        try:
-            chunk = os.read(master, 65536)
-        except OSError:  # Linux says so when the other side is closed
-            break
-        if not chunk:
-            break
-        seen.append(chunk)
-    reader.join(60)
-    os.close(master)
-    code = process.wait(60)
-    for pipe in (process.stdin, process.stdout):
-        if pipe:
-            pipe.close()
-    return code, b"".join(seen).decode().replace("\r\n", "\n"), piped[-1]
-
-
 def test_a_terminal_shows_the_first_failures_and_counts_the_others(model: Path, photos: Path) -> None:
     gone = [f"gone{number}.jpg" for number in range(40)]
     code, seen, _ = on_a_terminal("tag", "photos", *gone, "--model", model)
@@ -515,3 +489,59 @@ def test_folders_of_models_and_reports_are_not_made_over_others(photos: Path) ->
         assert done.exit_code == 2, done.output
         assert any(word in done.stderr for word in ("there already", "not empty", "input")), done.stderr
         assert content(photos.parent) == before
+
+
+def test_stdout_is_named_by_a_dash_wherever_a_file_is_written(model: Path, photos: Path) -> None:
+    Path("rows.jsonl").write_text('{"image": "photos/0.jpg", "captions": ["a red dog"]}\n')
+    Path("table.tsv").write_text("action\tname\tkind\nkeep\tdog\tobject\n")
+    assert run("library", "sync", "photos", "--model", model, "--database", "l.db").exit_code == 0
+    assert run("library", "add", "photos/0.jpg", "mine", "--database", "l.db").exit_code == 0
+    commands: list[tuple[str, ...]] = [
+        ("library", "export", "-", "--database", "l.db"),
+        ("library", "export", "--labels", "-", "--database", "l.db"),
+        ("data", "convert", "rows.jsonl", "-"),
+        ("data", "undo", "rows.jsonl", "-", "--step", "parse"),
+        ("data", "split", "rows.jsonl", "-"),
+        ("data", "check", "rows.jsonl", "--output", "-"),
+        ("describe", "dog", "--output", "-"),
+        ("vocabulary", "build", "table.tsv", "--output", "-"),
+    ]
+    for command in commands:
+        done = run(*command)
+        assert done.exit_code == 0, done.stderr
+        assert [json.loads(line) for line in done.stdout.splitlines()], command
+    done = run("data", "check", "rows.jsonl", "--report", "-")
+    assert done.exit_code == 0 and done.stdout == "" and "1 photos: 0 missing" in done.stderr
+    done = run("data", "convert", "rows.jsonl", "-", "--to", "csv")
+    assert done.stdout.splitlines()[0].startswith("image,tags")
+    done = run("vocabulary", "candidates", "rows.jsonl", "--output", "-", "--min-count", "1")
+    assert done.exit_code == 0 and "dog" in done.stdout
+    assert not Path("-").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("calibrate", "mini", "--data", "rows.csv", "--output", "-"),
+        ("finetune", "--data", "rows.csv", "--output", "-"),
+        ("distill", "mini", "mini", "--photos", "photos", "--output", "-"),
+        ("train", "mini", "--data", "rows.csv", "--output", "-"),
+        ("convert", "rows.csv", "-o", "-"),
+        ("eval", "--data", "rows.csv", "--output", "-"),
+        ("match", "a dog", "photos", "--gallery", "-"),
+        ("tag", "photos", "--draw", "-"),
+        ("tag", "photos", "--ray=local", "--output", "-"),
+        ("data", "shard", "rows.csv", "-"),
+        ("data", "ray", "rows.csv", "-"),
+        ("library", "sync", "photos", "--database", "-"),
+        ("describe", "dog", "--llm", "http://127.0.0.1:9", "--model", "x", "--output", "-"),
+        ("vocabulary", "candidates", "rows.csv", "--output", "-", "--report", "-"),
+    ],
+)
+def test_what_is_no_text_is_not_written_under_the_name_of_stdout(
+    photos: Path, command: tuple[str, ...]
+) -> None:
+    Path("rows.csv").write_text("image,tags\nphotos/0.jpg,dog\n")
+    done = run(*command)
+    assert done.exit_code == 2 and done.stdout == "" and not Path("-").exists()
+    assert any(word in done.stderr for word in ("stdout", "- is none", "two")), done.stderr

@@ -53,14 +53,17 @@ def test_rows_of_json_lines(library: tuple[str, Path], tmp_path: Path) -> None:
     assert row["score"] > 0.5 and row["copies"] == []
 
 
-def test_filters(library: tuple[str, Path], tmp_path: Path) -> None:
+def test_filters(library: tuple[str, Path]) -> None:
     cats = run("search", "--tag", "cat", *library)
     assert names(cats.stdout) == ["cat.jpg"]
     rest = run("search", "--not", "cat", "--top-k", "99", *library)
     assert len(names(rest.stdout)) == 7 and "cat.jpg" not in rest.stdout
-    empty = run("search", "a cat", "--in", tmp_path, *library)
+    (library[1].parent / "empty").mkdir(exist_ok=True)
+    empty = run("search", "a cat", "--in", library[1].parent / "empty", *library)
     assert (empty.exit_code, empty.stdout) == (0, "")
     assert "No photo of the library is so" in empty.stderr
+    above = run("search", "a cat", "--in", library[1].parents[1], *library)
+    assert names(above.stdout) == ["cat.jpg"]
 
 
 def test_likeness_to_a_copy_from_outside(library: tuple[str, Path], tmp_path: Path) -> None:
@@ -86,6 +89,11 @@ def test_wrong_use_is_said_in_a_sentence(library: tuple[str, Path], tmp_path: Pa
     wrong: list[tuple[str, tuple[str | Path, ...]]] = [
         ("Give words to look for", library),
         ("There is no library", ("a cat", "--database", tmp_path / "none.db")),
+        (f"the folder {tmp_path / 'away'} is not there", ("a cat", "--in", tmp_path / "away", *library)),
+        (f"the folder {tmp_path} is not in the library", ("a cat", "--in", tmp_path, *library)),
+        ("broken.jpg is a file", ("a cat", "--in", tmp_path / "broken.jpg", *library)),
+        ("'blorf' is no tag", ("a cat", "--tag", "blorf", *library)),
+        ("'wizzet' is no tag", ("--tag", "cat", "--not", "wizzet", *library)),
         ("is no date", ("a cat", "--after", "soon", *library)),
         ("expected words", (" ", *library)),
         ("broken.jpg", ("--like", tmp_path / "broken.jpg", *library)),
@@ -98,3 +106,15 @@ def test_wrong_use_is_said_in_a_sentence(library: tuple[str, Path], tmp_path: Pa
         assert said in done.stderr
     assert not (tmp_path / "none.db").exists()
     assert (tmp_path / "broken.jpg").read_bytes() == b"no photo"
+
+
+def test_a_smaller_copy_of_worse_quality_is_folded(tmp_path: Path) -> None:
+    database = ("--database", tmp_path / "library.db")
+    for name in ("cat.jpg", "flower.jpg"):
+        with Image.open(PHOTOS / name) as photo:
+            photo.save(tmp_path / name)
+            photo.resize((photo.width // 4, photo.height // 4)).save(tmp_path / f"small {name}", quality=30)
+    assert run("library", "sync", tmp_path, *database).exit_code == 0
+    done = run("search", "a cat", *database)
+    assert len(names(done.stdout)) == 1 and done.stdout.endswith("\t1 near copy\n")
+    assert len(names(run("search", "a cat", "--all", *database).stdout)) == 2

@@ -70,6 +70,29 @@ def test_a_signal_lets_what_runs_end(sign: signal.Signals) -> None:
                for one in answers if not isinstance(one, httpx.Response))  # fmt: skip
 
 
+def test_a_stop_does_not_wait_for_an_upload_that_hangs() -> None:
+    with process() as (served, address):
+        url = httpx.URL(address)
+        head = "POST /v1/tag HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/jpeg\r\nContent-Length: "
+        photo = PHOTO.read_bytes()
+        hanging = [socket.create_connection((url.host, url.port)) for _ in range(3)]
+        hanging[0].sendall(f"{head}100\r\n\r\n".encode())
+        hanging[1].sendall(head.encode())
+        hanging[2].sendall(f"{head}{len(photo)}\r\n\r\n".encode() + photo[:-1])
+        in_work = "anytag_requests_in_flight 2"
+        while in_work not in httpx.get(f"{address}/metrics").text:
+            pass
+        served.send_signal(signal.SIGTERM)
+        hanging[2].settimeout(15)
+        hanging[2].sendall(photo[-1:])  # one that goes on is waited for
+        assert hanging[2].recv(100).startswith(b"HTTP/1.1 200")
+        hanging[0].settimeout(15)
+        assert hanging[0].recv(100).startswith(b"HTTP/1.1 408")
+        assert served.wait(15) == 0
+        for connection in hanging:
+            connection.close()
+
+
 def test_the_key_comes_from_the_environment() -> None:
     with process(ANYTAG_KEY="secret") as (_, address):
         assert tag(address).status_code == 401

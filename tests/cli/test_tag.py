@@ -3,8 +3,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import pty
 import signal
 import sys
 import time
@@ -17,7 +15,7 @@ from PIL import Image
 
 from anytag import Tagger, TagResult
 from anytag.runtime.onnx import available_providers
-from tests.command import ENVIRONMENT, run, start
+from tests.command import ENVIRONMENT, on_a_terminal, run, start
 from tests.tiny import make_tiny_model
 
 NO_CUDA = pytest.mark.skipif("CUDAExecutionProvider" in available_providers(), reason="CUDA is here")
@@ -351,27 +349,9 @@ def test_ctrl_c_stops_with_130_and_keeps_what_was_done(model: Path, photos: Path
         pipe.close()
 
 
-def on_a_terminal(*arguments: str | Path) -> tuple[int, str]:
-    """Exit code, and all that a person sees."""
-    master, slave = pty.openpty()
-    process = start(*arguments, stdin=slave, stdout=slave, stderr=slave)
-    os.close(slave)
-    seen = b""
-    while True:
-        try:
-            chunk = os.read(master, 65536)
-        except OSError:  # Linux says so when the other side is closed
-            break
-        if not chunk:
-            break
-        seen += chunk
-    os.close(master)
-    return process.wait(60), seen.decode().replace("\r\n", "\n")
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 def test_a_terminal_gets_colours(model: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code, seen = on_a_terminal("tag", photos, "missing.jpg", "--model", model, "--threshold", "0")
+    code, seen, _ = on_a_terminal("tag", photos, "missing.jpg", "--model", model, "--threshold", "0")
     assert code == 1
     assert f"\x1b[1m{photos / '0.jpg'}\x1b[0m\n" in seen
     assert "Failed: missing.jpg: no such file" in seen
@@ -381,12 +361,12 @@ def test_a_terminal_gets_colours(model: Path, photos: Path, monkeypatch: pytest.
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 def test_long_work_on_a_terminal_gets_a_progress_bar(model: Path, photos: Path, tmp_path: Path) -> None:
     many = [photos / "0.jpg"] * 60
-    code, seen = on_a_terminal("tag", *many, "missing.jpg", "--model", model, "--tags", "dog")
+    code, seen, _ = on_a_terminal("tag", *many, "missing.jpg", "--model", model, "--tags", "dog")
     assert code == 1
     assert "━" in seen
     assert "/61" in seen
     assert seen.count(f"\x1b[1m{photos / '0.jpg'}\x1b[0m") == 60
-    code, seen = on_a_terminal("tag", *many, "--model", model, "--output", tmp_path / "out.csv")
+    code, seen, _ = on_a_terminal("tag", *many, "--model", model, "--output", tmp_path / "out.csv")
     assert code == 0
     assert "━" in seen
     assert str(photos) not in seen

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from anytag.data.check import check, parse_parts, split
-from anytag.data.duplicates import difference_hash, groups, near
+from anytag.data.duplicates import groups, near
 from anytag.data.rows import Row
 from anytag.data.summary import summarise
 from anytag.errors import AnytagError
+from anytag.images.likeness import difference_hash
 
 
 def scene(seed: int) -> Image.Image:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anytag.data.rows import Row, parse_lines, read_rows, row_of, select, write_rows
+from anytag.data.rows import Row, by_photo, parse_lines, read_rows, row_of, select, write_rows
 from anytag.errors import AnytagError
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -104,3 +104,16 @@ def test_select() -> None:
     rows = [Row("a", "x", "train"), Row("b", "y", "train"), Row("c", "x", "test")]
     assert [row.image for row in select(rows, split="train")] == ["a", "b"]
     assert [row.image for row in select(rows, split="train", source="x")] == ["a"]
+
+
+def test_rows_of_a_photo_become_one_with_all_that_they_say() -> None:
+    rows = [
+        Row("a.jpg", "own", "", captions=("A dog.",), absent=("cat", "bird")),
+        Row("b.jpg", "own", "", tags=("dog",)),
+        Row("a.jpg", "own", "", captions=("A cat.",), tags=("cat", "dog"), origins=("label", "model")),
+        Row("a.jpg", "own", "test"),
+    ]
+    one, other, held = by_photo(rows)
+    assert one.captions == ("A dog.", "A cat.") and one.absent == ("bird",)
+    assert one.origins_by_tag == (("cat", "label"), ("dog", "model"))
+    assert (other, held) == (rows[1], rows[3])

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from anytag.library.library import Library
+from anytag.library.photo import STATES
 from tests import xmp
 from tests.command import run
 
@@ -74,3 +75,29 @@ def test_embedding_is_no_change_for_a_library(photos: Path, tmp_path: Path) -> N
         assert run("library", "write", "--database", base, "--embed").exit_code == 0
         report = library.sync(photos)
         assert (report.tagged, report.unchanged) == (0, 2)
+
+
+def test_undo_reaches_every_photo_that_was_written_for(photos: Path, tmp_path: Path) -> None:
+    """Whatever became of it since: broken, being looked at, gone, left out, or behind another."""
+    base = tmp_path / "library.db"
+    for number, name in enumerate(("broken", "waiting", "gone", "left", "raw")):
+        xmp.photo(photos / f"{name}.jpg", seed=number)
+    (photos / "raw.jpg").rename(photos / "raw.nef")
+    database = ("--database", base)
+    with Library.open(base) as library:
+        library.sync(photos)
+        for photo in library.photos():
+            library.add(photo.id, "mine")
+        assert run("library", "write", *database, "--flat").exit_code == 0
+        assert len(list(photos.glob("*.xmp"))) == 7
+        (photos / "broken.jpg").write_bytes(b"")
+        (photos / "gone.jpg").unlink()
+        xmp.photo(photos / "raw.jpg", seed=9)
+        library.sync(photos, exclude=["left.jpg"])
+        library.database.connection.execute("UPDATE photos SET state = 'waiting' WHERE name = 'waiting.jpg'")
+        states = {photo.name: photo.state for photo in library.photos(states=STATES, pairs=True)}
+        assert states["broken.jpg"] == "failed" and states["gone.jpg"] == states["left.jpg"] == "gone"
+        assert library.find(photos / "raw.nef").pair is not None
+    done = run("library", "write", *database, "--undo")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert not list(photos.glob("*.xmp"))

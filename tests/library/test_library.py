@@ -130,6 +130,19 @@ def test_a_photo_that_is_not_there_is_an_error(library: Library, tmp_path: Path)
         library.forget(tmp_path / "elsewhere")
 
 
+def test_words_of_people_are_those_that_they_added_and_steps_of_keywords(library: Library) -> None:
+    first, second, _ = library.photos()
+    assert library.words() == []
+    library.add(first.id, "a | b", "Tom")
+    library.add(second.id, "Tom")
+    library.reject(second.id, "no")
+    with library.database.transaction() as connection:
+        connection.execute("INSERT INTO keywords VALUES (?, 'people|Tom', 'test')", (first.id,))
+    assert library.words() == ["Tom", "a | b", "people"]
+    library.undo()
+    assert library.words() == ["Tom", "a | b", "people"]
+
+
 def test_labels_are_what_people_said_in_the_form_of_training_data(library: Library, tmp_path: Path) -> None:
     vocabulary = Vocabulary.read(tmp_path / "tiny/vocabulary.jsonl")
     library.accept(1, "cat")
@@ -151,7 +164,9 @@ def test_labels_are_what_people_said_in_the_form_of_training_data(library: Libra
 
 def test_photos_of_a_folder_in_order_and_by_state(library: Library, tmp_path: Path) -> None:
     assert [photo.name for photo in library.photos(tmp_path / "photos")] == ["0.jpg", "1.jpg", "2.jpg"]
-    assert not list(library.photos(tmp_path / "photo")) and not list(library.photos(states=["failed"]))
+    assert not list(library.photos(states=["failed"]))
+    with pytest.raises(LibraryError, match="photo is not there"):
+        library.photos(tmp_path / "photo")
     row = next(library.photos()).to_dict()
     assert json.loads(json.dumps(row)) == row and row["scores"][0]["score"] > 0
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from anytag import Library, LibraryError, Tagger
-from anytag.library import look
+from anytag.library import look, schema
 from anytag.library.vectors import vector_file
 from anytag.metadata import ExifTool
 from tests.libraries import CountedRuntime, counted, picture, rows, states, tick, write_photo
@@ -263,11 +263,12 @@ def test_failures_stay_until_the_file_changes(library: Library, folder: Path, ma
     assert (report.tagged, report.failed) == (6, 3) and not report.is_good
     assert "is empty" in str(library.find(folder / "empty.jpg").error)
     report = library.sync(folder, tagger=made[0])
-    assert report.is_good and report.unchanged == 9  # not tried again
+    assert not report.is_good and not report.failures  # not tried again
+    assert (report.unchanged, report.failed) == (6, 3)
     (folder / "cut.jpg").write_bytes(good)
     tick(folder / "cut.jpg")
     report = library.sync(folder, tagger=made[0])
-    assert report.is_good and report.copied == 1
+    assert (report.copied, report.failed) == (1, 2)
     assert library.find(folder / "cut.jpg").error is None
 
 
@@ -401,6 +402,67 @@ def test_a_raw_and_its_jpeg_are_one_photo(library: Library, folder: Path, made: 
     assert library.find(raw).pair is None and library.find(raw).state == "done" and report.photos == 6
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("0.jpg", "0.NEF"), ("0.heic", "0.dng"), ("IMG_E1234.jpg", "IMG_1234.heic"), ("0.jpg", "link.jpg")],
+)
+def test_what_was_said_of_a_photo_follows_whichever_file_stands_for_it(
+    library: Library, folder: Path, made: Made, first: str, second: str
+) -> None:
+    """As it goes, comes back, and goes for good; and undone it is undone of all."""
+    one, other = write_photo(folder / first, 70, format="jpeg"), folder / second
+    if second == "link.jpg":
+        other.hardlink_to(one)
+    else:
+        write_photo(other, 71, format="jpeg")
+    library.sync(folder, tagger=made[0])
+    assert library.find(other).pair == library.find(one).id
+    library.add(other, "mine")
+    library.reject(one, "dog")
+    aside = one.rename(folder.parent / one.name)
+    library.sync(folder, tagger=made[0])
+    alone = library.find(other)
+    assert (alone.pair, alone.added, alone.rejected) == (None, ("mine",), ("dog",))
+    assert {alone.id} == {photo.id for photo in library.photos() if photo.added}
+    if second == "link.jpg":
+        return
+    library.accept(other, "dog")
+    library.add(other, "later")
+    library.undo()
+    aside.rename(one)
+    library.sync(folder, tagger=made[0])
+    whole = library.find(one)
+    assert library.find(other).pair == whole.id and whole.pair is None
+    assert (whole.added, whole.accepted, whole.rejected) == (("mine",), ("dog",), ())
+    for _ in range(3):
+        library.undo()
+    one.unlink()
+    library.sync(folder, tagger=made[0])
+    found = library.find(other)
+    assert (found.pair, found.added, found.accepted, found.rejected) == (None, (), (), ())
+
+
+def test_what_was_said_of_a_raw_is_said_of_the_jpeg_that_comes(
+    library: Library, folder: Path, made: Made
+) -> None:
+    raw = write_photo(folder / "0.NEF", 70, format="jpeg")
+    library.sync(folder, tagger=made[0])
+    library.add(raw, "mine")
+    jpeg = write_photo(folder / "0.jpg", 71)
+    library.sync(folder, tagger=made[0])
+    assert library.find(raw).pair == library.find(jpeg).id and library.find(jpeg).added == ("mine",)
+    assert library.database.query("SELECT rowid FROM words WHERE words MATCH 'mine'") == [
+        (library.find(jpeg).id,)
+    ]
+    heic = write_photo(folder / "0.heic", 72, format="jpeg")  # a photo of its own, until the JPEG goes
+    library.sync(folder, tagger=made[0])
+    assert library.find(heic).added == ()
+    jpeg.unlink()
+    library.sync(folder, tagger=made[0])
+    assert library.find(raw).pair == library.find(heic).id and library.find(heic).added == ("mine",)
+    assert library.status().decisions == 2  # of the photo, and of the one that has gone
+
+
 def raf(jpeg: bytes) -> bytes:
     """A RAW file of Fujifilm's as far as its preview."""
     head = b"FUJIFILMCCD-RAW 0201FF129502" + b"FinePix test".ljust(32, b"\0") + b"0100".ljust(24, b"\0")
@@ -419,12 +481,12 @@ def test_a_raw_of_another_kind_is_read_by_its_preview_once_exiftool_is_there(
         without.setenv("PATH", "")
         assert library.sync(folder, tagger=made[0]).failed == 2
         assert "exiftool is not installed" in str(library.find(folder / "dsc.raf").error)
-        assert library.sync(folder, tagger=made[0]).failed == 0
+        assert not library.sync(folder, tagger=made[0]).failures  # not tried again
     report = library.sync(folder, tagger=made[0])
     assert (report.tagged, report.failed) == (1, 1)
     assert (library.find(folder / "dsc.raf").width, library.find(folder / "dsc.raf").state) == (800, "done")
     assert "RAW" in str(library.find(folder / "none.raf").error)
-    assert library.sync(folder, tagger=made[0]).is_good
+    assert not library.sync(folder, tagger=made[0]).failures
 
 
 @needs_links
@@ -449,7 +511,7 @@ def test_a_link_is_the_photo_that_it_leads_to(
     before = rows(library)
     for _ in range(2):
         report = library.sync(folder, tagger=made[0], follow=True)
-        assert report.is_good and report.photos == report.unchanged == 9
+        assert (report.photos, report.unchanged, report.failed, report.failures) == (9, 7, 2, {})
     assert rows(library) == before
     photo.unlink()  # the other hard link is the photo now
     made[1].photos = 0
@@ -649,3 +711,23 @@ def _do(what: str, one: str, other: str, folder: Path, shown: dict[str, int], nu
         shown[other] = shown[one]
     elif what == "touch" and one in shown:
         tick(folder / one)
+
+
+def test_photos_of_the_first_version_get_a_hash_when_they_are_seen_again(
+    library: Library, folder: Path, made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = library.database.path.with_name("old.db")
+    with monkeypatch.context() as earlier:
+        earlier.setattr(schema, "SCRIPTS", schema.SCRIPTS[:1])
+        earlier.setattr(schema, "VERSION", 1)
+        Library.open(path).close()
+    with Library.open(path) as old:
+        old.sync(folder, tagger=made[0])
+        hashes = old.database.query("SELECT length(hash), count(*) FROM photos GROUP BY 1")
+        assert hashes == [(32, 6)]
+        old.database.connection.execute("UPDATE photos SET hash = NULL")
+        made[1].photos = 0
+        assert old.sync(folder, tagger=made[0]).unchanged == 6 and made[1].photos == 0  # nothing is forced
+        write_photo(folder / "sub0/0.jpg", 50)
+        old.sync(folder, tagger=made[0])
+        assert old.database.query("SELECT name FROM photos WHERE hash IS NOT NULL") == [("sub0/0.jpg",)]

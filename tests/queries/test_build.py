@@ -299,7 +299,7 @@ def test_few_vectors_of_custom_tags_are_remembered_and_scores_stay(
     tagger = Tagger.load(folder)
     asked = [CustomTag(f"thing {n}", tuple(f"text {n} {k}" for k in range(n % 4))) for n in range(100)]
     first = [scores(tagger.tag(PICTURES[0], [tag])) for tag in asked]
-    remembered = tagger._questions._own
+    remembered = tagger.questions._own
     assert 0 < sum(queries.nbytes for queries in remembered.values()) <= 2000
     assert [scores(tagger.tag(PICTURES[0], [tag])) for tag in asked] == first
     assert scores(tagger.tag(PICTURES[0], asked)) == {

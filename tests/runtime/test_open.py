@@ -80,7 +80,7 @@ def test_a_converted_folder_is_tagged(places: Path, family: str) -> None:
 
 def test_a_score_that_equals_the_threshold_is_left_out(places: Path) -> None:
     tagger = Tagger.load(folder_of(places, "ram"))
-    question = tagger._questions.prepare(None, also=None, top_k=None, threshold=None)
+    question = tagger.questions.prepare(None, also=None, top_k=None, threshold=None)
     scores = question.threshold.copy()
     assert question._choose(scores).tags == ()
     assert len(question._choose(np.nextafter(scores, 2)).tags) == len(scores)

@@ -121,6 +121,30 @@ def test_another_model_other_options_and_changed_input_are_refused(
 
 
 @pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("kind", ["gone", "empty", "odd", "broken", "address"])
+def test_an_output_is_not_claimed_for_what_cannot_be_done(
+    kind: str, source: str, model: str, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    write_parquet(f"{tmp_path}/odd/odd.parquet", {"left": [b"x"], "right": [b"y"]})
+    Path(tmp_path, "broken").mkdir()
+    Path(tmp_path, "broken", "bad.parquet").write_bytes(b"PAR1")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        where = ("--ray", f"127.0.0.1:{free.getsockname()[1]}") if kind == "address" else ("--ray",)
+        given = source if kind == "address" else f"{tmp_path}/{kind}"
+        done = command("tag", given, *where, "--output", f"{tmp_path}/out", "--model", model)
+    assert done.exit_code == 2
+    says = {
+        "gone": "no such file", "empty": "has nothing to do", "odd": "--column NAME",
+        "broken": "cannot be read as Parquet", "address": "no Ray cluster answers",
+    }  # fmt: skip
+    assert says[kind] in done.stderr
+    assert not Path(tmp_path, "out").exists()
+    assert run([source], f"{tmp_path}/out", Task(model=model)).rows == 50  # nor is it anybody's
+
+
+@pytest.mark.usefixtures("here")
 def test_a_unit_that_cannot_be_read_leaves_the_others(source: str, model: str, tmp_path: Path) -> None:
     write_parquet(f"{source}/odd.parquet", {"left": [b"x"], "right": [b"y"]})
     Path(source, "bad.parquet").write_bytes(b"PAR1")

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -49,6 +55,49 @@ def test_names_with_plus_spaces_and_percent_are_read_from_s3(tmp_path: Path) -> 
         assert {one.source for one in found} == {jpeg(number) for number in range(len(ODD))}
         (rows,) = units([f"{bucket}/more"]).units
         assert [one.source for one in photos(rows)] == [jpeg(9)]
+
+
+def test_a_folder_of_the_web_is_an_input(tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp")
+    source = tmp_path / "in"
+    source.mkdir()
+    for number, name in enumerate(ODD):
+        (source / name).write_bytes(jpeg(number))
+    write_parquet(f"{source}/r o+w%20s.parquet", {"jpg": [jpeg(9)] * 15})
+    write_tar(f"{source}/deep/shard.tar", {"7.jpg": jpeg(7)})
+    with web_server(tmp_path) as server:
+        found = planned(f"{server}/in/", tmp_path / "plan")
+        assert [(one.kind, one.rows) for one in found] == [
+            ("parquet", 5), ("tar", -1), ("parquet", 10), ("parquet", 5),
+        ]  # fmt: skip
+        assert found[1].bytes == (source / "deep" / "shard.tar").stat().st_size
+        every = [photo for unit in found for photo in photos(unit)]
+        (again,) = planned(f"{server}/in/deep/shard.tar", tmp_path / "other")
+        assert again == found[1]
+        os.utime(source / "deep" / "shard.tar", (1, 1))
+        (changed,) = planned(f"{server}/in/deep/shard.tar", tmp_path / "other")
+        assert changed.stamp != again.stamp
+    assert [one.error for one in every] == [None] * 21
+    assert [one.source for one in every[5:]] == [jpeg(7)] + [jpeg(9)] * 15
+    assert {one.source for one in every[:5]} == {jpeg(number) for number in range(5)}
+    assert len({one.id for one in every}) == 21
+
+
+@contextmanager
+def web_server(folder: Path) -> Iterator[str]:
+    """Files of a folder, which it lists, on this machine."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder)))
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 def test_a_listing_that_grows_keeps_its_slices(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ import pytest
 
 from anytag import Captioner, Tagger
 from anytag.data.units import Unit, units
-from anytag.scale import estimate
 from anytag.scale.photos import Photo, photos
 from anytag.scale.stages import Task
 from anytag.scale.worker import Here, Worker
@@ -181,16 +180,6 @@ def test_captions_and_vectors_are_those_of_one_machine(tmp_path: Path) -> None:
     assert [row["caption"] for row in rows] == [expected[0].text, None, expected[1].text]
     encoded = captioner.tagger.encode_many([jpeg(0, size=200)], workers=1)
     assert rows[0]["vector"] == next(encoded).pooled.tolist()
-
-
-def test_an_estimate_counts_what_is_there(model: str, tmp_path: Path) -> None:
-    write_parquet(f"{tmp_path}/in/rows.parquet", {"jpg": [jpeg(k) for k in range(30)]}, group=7)
-    write_tar(f"{tmp_path}/in/shard.tar", {f"{k}.jpg": jpeg(k) for k in range(50)})
-    found = estimate([str(tmp_path / "in")], Task(model=model), sample=40)
-    assert found.units == 6
-    assert 70 <= found.rows <= 90
-    assert found.hours(2) == pytest.approx(found.rows * found.seconds / 7200)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]  # nothing was written
 
 
 MEASURE = """

@@ -215,6 +215,13 @@ def test_which_model_answers(served: Served, tagger: Tagger) -> None:
     assert model["tags"] == len(tagger.vocabulary)
 
 
+def test_tags_are_suggested_while_one_types(served: Served) -> None:
+    tags = served.client.get("/v1/tags", params={"text": "hund"}).json()["tags"]
+    assert tags[0] == {"name": "dog", "by": "Hund"}
+    assert len(served.client.get("/v1/tags").json()["tags"]) == 20
+    assert served.client.get("/v1/tags", params={"text": "x" * 101}).status_code == 422
+
+
 def test_metrics_are_read_by_prometheus(served: Served) -> None:
     served.tag(png(3))
     served.client.get("/nothing-of-the-kind")

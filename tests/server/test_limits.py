@@ -32,10 +32,19 @@ def keyed(model: str) -> Iterator[Served]:
         yield served
 
 
-def answer(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body of what comes back; then the connection is closed."""
+def answer(connection: socket.socket, body: bytes = b"") -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body of what comes back to a body; then the connection is closed."""
     with connection:
+        connection.sendall(body)
         return _answer(connection)
+
+
+def until(served: Served, figure: str) -> None:
+    """Waits for a line of the metrics."""
+    deadline = time.monotonic() + 20
+    while figure not in served.client.get("/metrics").text:
+        assert time.monotonic() < deadline, figure
+        time.sleep(0.01)
 
 
 def _answer(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
@@ -186,6 +195,59 @@ def test_a_slow_body_is_refused(narrow: Served) -> None:
     assert answer(connection)[0] == 408
 
 
+@pytest.mark.parametrize("start", [b"", b"x"])
+def test_a_body_that_stalls_is_refused(model: str, start: bytes) -> None:
+    with serving(model=model, stall_seconds=0.3) as served:
+        connection = begin(served, "Content-Length: 100")
+        status, headers, _ = answer(connection, start)
+    assert status == 408
+    assert headers["connection"] == "close"
+
+
+def test_the_rest_of_a_refused_short_body_is_dropped(keyed: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    with begin(keyed, "Content-Length: 100000") as connection:
+        assert _answer(connection)[0] == 401
+        connection.sendall(b"x" * 100_000 + b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert _answer(connection)[0] == 200, "the connection is kept"
+    monkeypatch.setattr("anytag.server.run._HEADER_SECONDS", 0.3)
+    with begin(keyed, "Content-Length: 100000") as connection:
+        assert _answer(connection)[0] == 401
+        with pytest.raises(OSError):
+            for _ in range(200):
+                connection.sendall(b"x")
+                time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["Content-Length: 300000", "Transfer-Encoding: chunked", "Content-Length: 9\r\nExpect: 100-continue"],
+)
+def test_a_connection_whose_refused_body_is_not_read_is_closed(keyed: Served, header: str) -> None:
+    status, headers, _ = answer(begin(keyed, header))
+    assert status == 401
+    assert headers["connection"] == "close"
+
+
+def test_slow_clients_do_not_keep_others_out(model: str) -> None:
+    with serving(model=model) as served:
+        slow = [begin(served, "Content-Length: 60000000") for _ in range(200)]
+        until(served, "anytag_requests_in_flight 200")
+        for connection in slow:
+            connection.sendall(b"x")
+        for _ in range(5):
+            response = served.client.post("/v1/tag", content=b"no photo", headers=EXAMPLE_JPEG)
+            assert response.status_code == 422
+        for connection in slow:
+            connection.close()
+
+
+def test_what_is_no_http_is_answered_in_json(narrow: Served) -> None:
+    for nonsense in (b"nonsense\r\n\r\n", b"GET /\xff HTTP/1.1\r\n\r\n", b"GET http://[ HTTP/1.1\r\n\r\n"):
+        status, headers, body = answer(narrow.connect(), nonsense)
+        assert (status, headers["connection"]) == (400, "close")
+        assert json.loads(body)["error"]["type"] == "http"
+
+
 def test_slow_headers_close_the_connection(narrow: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("anytag.server.run._HEADER_SECONDS", 0.3)
     for start in (b"", b"G", b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\nX", b"whole"):
@@ -219,9 +281,12 @@ def test_more_work_than_the_server_takes_is_refused_at_once(narrow: Served) -> N
 
 def test_bytes_in_flight_are_limited(model: str) -> None:
     with serving(model=model, max_bytes=1000) as served:
-        waiting = begin(served, "Content-Length: 900")
-        time.sleep(0.1)
+        slow = begin(served, "Content-Length: 900")  # takes the room of what has come of it
+        assert answer(begin(served, "Content-Length: 3"), b"bad")[0] == 422
+        slow.sendall(b"x" * 899)
+        until(served, "anytag_bytes_in_flight 899")
         assert answer(begin(served, "Content-Length: 200"))[0] == 429
+        waiting = slow
         assert served.client.post("/v1/tag", content=b"x" * 50, headers=EXAMPLE_JPEG).status_code == 422
         waiting.close()
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from anytag._typing import AnyFloats, Bools, Doubles, Ints
 from anytag.errors import AnytagError
 from anytag.models.card import Platt
+from anytag.scoring import raise_broader, sigmoid
 
 GRID = np.round(np.arange(0.05, 0.96, 0.01), 2)
 PRIOR = 4.0
@@ -26,11 +27,6 @@ _FLATTEST = 0.01
 NO_PAIRS: Ints = np.zeros((0, 2), np.int64)
 
 
-def sigmoid(x: AnyFloats) -> AnyFloats:
-    """By the hyperbolic tangent, which does not overflow."""
-    return np.asarray(0.5 * (1 + np.tanh(0.5 * x)))
-
-
 def probabilities(logits: AnyFloats, lines: Doubles, below: Ints = NO_PAIRS) -> Doubles:
     """N×K logits and K×2 slopes and biases -> N×K; no broader tag scores less than what it includes.
 
@@ -38,7 +34,7 @@ def probabilities(logits: AnyFloats, lines: Doubles, below: Ints = NO_PAIRS) -> 
         below: E×2, pairs of a tag and a broader one.
     """
     scores = sigmoid(lines[:, 0] * logits + lines[:, 1]).astype(np.float64)
-    np.maximum.at(scores.T, below[:, 1], scores.T[below[:, 0]])
+    raise_broader(scores, below)
     return scores
 
 

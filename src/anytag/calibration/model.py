@@ -19,7 +19,7 @@ from anytag._typing import Bools, Doubles, Ints
 from anytag.calibration.fit import Goal, fit_tags, pairs_below, probabilities
 from anytag.data.formats import read
 from anytag.data.labels import Labeler
-from anytag.data.rows import Row
+from anytag.data.rows import Row, by_photo
 from anytag.errors import AnytagError
 from anytag.evaluation.metrics import Reliability
 from anytag.models.card import Card
@@ -97,8 +97,9 @@ def calibrate(
 
     Args:
         model: name or folder, of any family; it stays as it is.
-        data: rows in any format of `anytag.data`; what a photo does not name is absent. Rows of a library
-            (source "library") tell what a person decided: what they do not name is unknown.
+        data: rows in any format of `anytag.data`; those of one photo are one, and what a photo does not name
+            is absent. Rows of a library (source "library") tell what a person decided: what they do not name
+            is unknown.
 
     Raises:
         AnytagError: the output exists, no photo can be read, or the rows name too few tags.
@@ -129,7 +130,7 @@ def ask(tagger: Tagger, data: Path, *, report: Reporter) -> Answers:
     Raises:
         AnytagError: no photo can be read, or no tag is named and left out often enough.
     """
-    rows = list(read(str(data), source="own", split=""))
+    rows = by_photo(read(str(data), source="own", split=""))
     if not rows:
         raise AnytagError(f"{data} holds no rows; expected lines such as: photos/1.jpg,dog;beach")
     vocabulary = tagger.vocabulary

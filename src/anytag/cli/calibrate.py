@@ -9,6 +9,7 @@ import click
 from anytag._io import check_folder
 from anytag.cli import teaching
 from anytag.cli.bar import Bar
+from anytag.cli.options import Place
 from anytag.models.registry import resolve
 
 
@@ -18,7 +19,7 @@ from anytag.models.registry import resolve
     "A .csv of image,tags (tags separated by ';') or rows.jsonl; what a photo does not name is absent."
 )
 @click.option(
-    "--output", metavar="FOLDER", type=click.Path(path_type=Path), required=True, help="The model to make."
+    "--output", metavar="FOLDER", type=Place(path_type=Path), required=True, help="The model to make."
 )
 @click.option(
     "--goal", metavar="GOAL", default="f1", show_default=True, help="f1, or a precision: precision=0.8."

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from anytag.cli import lists, options, outputs, paths, ray, sinks, stream
+from anytag.cli import lists, metadata, options, outputs, paths, ray, sinks, stream
 from anytag.cli.journal import one_line
 
 if TYPE_CHECKING:
+    from anytag.metadata import Change
     from anytag.results import Caption
 
 _FORMATS = ("text", "jsonl")
@@ -53,6 +54,13 @@ def _task(params: Mapping[str, Any]) -> dict[str, Any]:
     type=click.IntRange(min=2),
     help="Longest caption in wordpieces, the model's prompt included.  [default: the model's]",
 )
+@click.option(
+    "--write",
+    type=click.Choice(["sidecar", "embed"]),
+    help="Also write captions into XMP sidecars, or into the photos, where there is none of yours.",
+)
+@click.option("--undo", is_flag=True, help="Take back the captions that anytag wrote for these photos.")
+@metadata.caption_options
 @outputs.options(*_FORMATS, resume=True)
 @options.running
 @paths.options()
@@ -64,6 +72,9 @@ def command(
     sample: bool,
     seed: int,
     max_length: int | None,
+    write: metadata.Place | None,
+    undo: bool,
+    keywords: metadata.KeywordOptions,
     writing: outputs.Writing,
     running: options.Running,
     source: paths.Source,
@@ -75,9 +86,13 @@ def command(
     """
     guides = lists.between_commas(tags, "--tags")
     excluded = lists.between_commas(exclude_tags, "--exclude-tags") or ()
+    metadata.check(keywords, place=write, undo=undo)
     named, output = source.gather(), writing.output
     format_ = outputs.settle("caption", writing, _FORMATS, photos=named.paths)
     outputs.check_typed(source.photos, output)
+    if undo:
+        metadata.undo(keywords, named, output, format_, captions_only=True)
+        return
 
     from anytag.captioner import Captioner  # after all that can be wrong at once
 
@@ -97,10 +112,26 @@ def command(
             workers=running.workers,
         )
         with closing(results):
-            results_shown = stream.with_progress(results, todo.total, is_shared=sink.is_shared)
-            summary = stream.write_rows(results_shown, sink, _jsonl if format_ == "jsonl" else _text)
+            row = _jsonl if format_ == "jsonl" else _text
+            if write is None:
+                shown = stream.with_progress(results, todo.total, is_shared=sink.is_shared)
+                summary = stream.write_rows(shown, sink, row)
+            else:
+                change = _writer(keywords, write)
+                summary = metadata.write_results(
+                    results, change, sink, row, keywords=keywords, format_=format_, total=todo.total
+                )
     summary.end(done=todo.done)
     named.end()
+
+
+def _writer(keywords: metadata.KeywordOptions, place: metadata.Place) -> Callable[[Caption], Change]:
+    """Writes the caption of a photo; keywords stay as they are."""
+
+    def write(caption: Caption) -> Change:
+        return keywords.write(caption.path or "", None, place, caption=caption.text or None)
+
+    return write
 
 
 def _text(caption: Caption) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from anytag._io import check_folder, check_output
-from anytag.cli.options import Number, OneOf
+from anytag.cli.options import Number, OneOf, Place
 
 if TYPE_CHECKING:
     from anytag.torch.checkpoints.convert import Conversion
@@ -24,7 +24,7 @@ def _families() -> tuple[str, ...]:
 @click.command("convert", short_help="Turn a published checkpoint into a model folder, or back.")
 @click.argument("source", metavar="FILE", type=click.Path(exists=True, path_type=Path))
 @click.option(
-    "-o", "--output", metavar="PATH", type=click.Path(path_type=Path),
+    "-o", "--output", metavar="PATH", type=Place(path_type=Path),
     help="The folder to write; from a folder: the .pth.",
 )  # fmt: skip
 @click.option(

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from anytag._io import read_text
-from anytag.cli.options import Number, OneOf, grouped
+from anytag.cli.options import Number, OneOf, Place, grouped
+from anytag.cli.sinks import is_stdout, say, whole
 from anytag.cli.writers import complain
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def _looking(command: Command) -> Command:
 
 
 def _output(command: Command) -> Command:
-    return click.argument("output", metavar="OUTPUT", type=click.Path())(command)
+    return click.argument("output", metavar="OUTPUT", type=click.Path(allow_dash=True))(command)
 
 
 _model = click.option(
@@ -89,8 +90,8 @@ def command() -> None:
 
     DATA is JSON lines, Parquet, CSV of (image, tags), COCO's captions or instances, the published training
     annotations of Tag2Text and RAM, a folder for each class, or WebDataset shards; on disk or behind a URL
-    such as s3://bucket/rows.parquet. OUTPUT's suffix says how it is written. A row that is wrong is reported
-    and left out, the rest is done; OUTPUT appears when it is whole.
+    such as s3://bucket/rows.parquet. OUTPUT's suffix says how it is written; - is stdout, in JSON lines. A
+    row that is wrong is reported and left out, the rest is done; OUTPUT appears when it is whole.
     """
 
 
@@ -131,16 +132,19 @@ class _Data:
         """Refuses an output that would replace an input or something else than rows, before the work."""
         from anytag.data.formats import check_output
 
-        check_output(output, self.inputs, format=format_)
+        if not is_stdout(output):
+            check_output(output, self.inputs, format=format_)
 
     def write(self, output: str, rows: Iterable[Row], *, format_: str | None = None) -> None:
         """Writes rows, their photos named relative to OUTPUT; the exit code says whether all went well."""
         from anytag.data.formats import moved, root_of, write
 
         self.may_write(output, format_)
-        counted = _Counted(moved(rows, self.root, root_of(output)))
-        write(output, counted, format=format_, tag_list=self.names)
-        click.echo(f"{counted.count} rows -> {output}")
+        counted = _Counted(moved(rows, self.root, "" if is_stdout(output) else root_of(output)))
+        format_ = format_ or ("jsonl" if is_stdout(output) else None)
+        with whole(output) as file:
+            write(str(file), counted, format=format_, tag_list=self.names)
+        say(f"{counted.count} rows -> {output}", output)
         self.finish()
 
     def finish(self) -> None:
@@ -234,19 +238,20 @@ def check(report: str | None, output: str | None, near: int, workers: int, sourc
     data = _Data(source)
     if output:
         data.may_write(output)
-    if report:
+    if report and not is_stdout(report):
         checks.check_report(report, [*data.inputs, *([output] if output else [])])
     if report and report == output:
         raise click.UsageError("--report and --output are one file: give two.")
     found = checks.check(data, data.root, bits=near, workers=workers)
     for finding in found.findings[: 4 * _SHOWN]:
-        click.echo(f"{finding.problem:<11} {finding.image}  {finding.says}")
+        say(f"{finding.problem:<11} {finding.image}  {finding.says}", report, output)
     if len(found.findings) > 4 * _SHOWN:
-        click.echo(f"and {len(found.findings) - 4 * _SHOWN} more")
+        say(f"and {len(found.findings) - 4 * _SHOWN} more", report, output)
     counts = (f"{found.count(problem)} {problem}" for problem in ("missing", "unreadable", "duplicate"))
-    click.echo(f"{found.rows} photos: {', '.join(counts)}")
+    say(f"{found.rows} photos: {', '.join(counts)}", report, output)
     if report:
-        found.write(report)
+        with whole(report) as file:
+            found.write(str(file))
     if output:
         again = _Data(source, described=True)
         again.write(output, (row for row, good in zip(again, found.good, strict=True) if good))
@@ -256,7 +261,7 @@ def check(report: str | None, output: str | None, near: int, workers: int, sourc
 
 @command.command("shard")
 @_reading
-@click.argument("folder", type=click.Path())
+@click.argument("folder", type=Place())
 @click.option(
     "--size", metavar="N", type=click.IntRange(min=1), default=1000, show_default=True, help="Photos a shard."
 )
@@ -333,7 +338,7 @@ def undo(output: str, step: Step, source: _Source) -> None:
 
 @command.command("ray", short_help="Run parse, generate and check on a Ray cluster.")
 @click.argument("data", metavar="DATA", type=click.Path())
-@click.argument("output", metavar="FOLDER", type=click.Path())
+@click.argument("output", metavar="FOLDER", type=Place())
 @click.option(
     "--stages", metavar="NAME,...", default="parse,generate,check", show_default=True, help="In this order."
 )

@@ -13,6 +13,7 @@ import click
 from anytag._io import read_text
 from anytag.cli.bar import Bar, is_terminal
 from anytag.cli.options import Number
+from anytag.cli.sinks import is_stdout, say, whole
 
 if TYPE_CHECKING:
     from anytag.data.engine.describe import Cost, Journal, Named
@@ -82,7 +83,7 @@ class _Asking:
 )
 @click.option(
     "--output", metavar="FILE", type=_FILE, default=Path("descriptions.jsonl"), show_default=True,
-    help="Where to write; answers are kept beside it in FILE.answers as they come.",
+    help="Where to write, - for stdout; answers are kept beside it in FILE.answers as they come.",
 )  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Only say what it would take.")
 @click.option("--yes", is_flag=True, help="Begin without asking.")
@@ -109,15 +110,19 @@ def command(
     from anytag.data.vocabulary.wordnet import WordNet
 
     named, asking = _named(tags, tags_from, vocabulary), _Asking(**options)
-    describe.check_outputs(output, [one for one in (tags_from, vocabulary) if one is not None])
+    if not is_stdout(output):
+        describe.check_outputs(output, [one for one in (tags_from, vocabulary) if one is not None])
+    elif llm is not None:
+        raise click.UsageError("--llm keeps answers beside the file: give --output FILE, not stdout.")
     if llm is None:
         if asking.model or dry_run:
             raise click.UsageError(
                 "--model and --dry-run are about a language model: give its address by --llm."
             )
         folder = WordNet(wordnet) if wordnet else None
-        describe.write_descriptions(output, describe.without_model(named, wordnet=folder))
-        click.echo(f"{len(named)} rows -> {output}")
+        with whole(output) as file:
+            describe.write_descriptions(Path(file), describe.without_model(named, wordnet=folder))
+        say(f"{len(named)} rows -> {output}", output)
         return
     _with_model(named, llm, output, dry_run, asking)
 

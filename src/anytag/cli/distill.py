@@ -9,6 +9,7 @@ import click
 
 from anytag._io import check_folder
 from anytag.cli.bar import Bar
+from anytag.cli.options import Place
 from anytag.cli.train import is_run, on_machine, print_result, show
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -22,7 +23,7 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
     "--photos", metavar="FOLDER", type=_FOLDER, required=True, help="Photos without labels, in any folders."
 )
 @click.option(
-    "--output", metavar="FOLDER", type=click.Path(path_type=Path), required=True, help="The run's folder."
+    "--output", metavar="FOLDER", type=Place(path_type=Path), required=True, help="The run's folder."
 )
 @on_machine
 def command(

@@ -11,7 +11,7 @@ import click
 
 from anytag._io import check_folder, check_output
 from anytag.cli.bar import Bar
-from anytag.cli.options import Listing
+from anytag.cli.options import Listing, Place
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -63,7 +63,10 @@ def _benchmarks() -> Iterable[str]:
     help="Of the bootstrap intervals; 0 leaves them out.",
 )  # fmt: skip
 @click.option(
-    "--output", metavar="FOLDER", type=_FOLDER, help="Write report.json, report.md and report.html there."
+    "--output",
+    metavar="FOLDER",
+    type=Place(file_okay=False, path_type=Path),
+    help="Write report.json, report.md and report.html there.",
 )
 @click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,

@@ -11,14 +11,14 @@ import click
 from anytag._io import check_folder
 from anytag.cli import teaching
 from anytag.cli.bar import Bar
-from anytag.cli.options import Number
+from anytag.cli.options import Number, Place
 from anytag.models.registry import EMBEDDED
 
 
 @click.command("finetune", short_help="Teach a model custom tags.")
 @teaching.data("A .csv of image,tags (tags separated by ';', photos relative to the file), or rows.jsonl.")
 @click.option(
-    "--output", metavar="FOLDER", type=click.Path(path_type=Path), required=True, help="The model to make."
+    "--output", metavar="FOLDER", type=Place(path_type=Path), required=True, help="The model to make."
 )
 @click.option("--model", metavar="NAME|FOLDER", help="The model to begin with.  [default: the embedded one]")
 @click.option(

@@ -144,21 +144,22 @@ def forget(names: tuple[str, ...], database: Path | None, gone: bool, decisions:
 
 
 @command.command("export")
-@click.argument("output", metavar="FILE", type=click.Path(path_type=Path))
+@click.argument("output", metavar="FILE", type=click.Path(allow_dash=True, path_type=Path))
 @library_sync.database
 @click.option("--labels", is_flag=True, help="Rows of training data instead: what you said of photos.")
 def export(output: Path, database: Path | None, labels: bool) -> None:
-    """Write all photos to FILE, a JSON object a line: tags, decisions, keywords, failures.
+    """Write all photos to FILE, a JSON object a line: tags, decisions, keywords, failures. - is stdout.
 
     With --labels FILE is training data, as anytag calibrate and finetune read it: tags that you accepted
     and added and keywords of yours that the vocabulary knows are there, tags that you rejected are absent.
     """
     from anytag._io import atomic_write, is_lines_of, refuse_other_kind
 
-    refuse_other_kind(output, is_lines_of("image" if labels else "path"), "an earlier export")
+    if not sinks.is_stdout(output):
+        refuse_other_kind(output, is_lines_of("image" if labels else "path"), "an earlier export")
     with library_sync.opened(database) as library:
         photos = library.photos(states=("waiting", "done", "failed", "gone"), pairs=True)
         rows = library.labels() if labels else (photo.to_dict() for photo in photos)
-        with atomic_write(output) as draft:
+        with sinks.whole(output) as file, atomic_write(file) as draft:
             count = teaching.write_rows(draft, rows)
-    click.echo(f"{count} photos -> {output}")
+    sinks.say(f"{count} photos -> {output}", output)

@@ -31,7 +31,11 @@ _FOLDER = click.argument("folder", metavar="[FOLDER]", required=False, type=clic
 @click.option("--captions", is_flag=True, help="Write captions, too, where a photo has none.")
 @click.option("--overwrite-caption", is_flag=True, help="Write captions also where a photo has one.")
 @click.option("--language", metavar="CODE", help="Write the vocabulary's names in it: de, es, fr, zh.")
-@click.option("--undo", is_flag=True, help="Take back what was written for these photos, and only that.")
+@click.option(
+    "--undo",
+    is_flag=True,
+    help="Take back what was written for these photos, also where they failed or are gone, and only that.",
+)
 @metadata.options
 @click.option("--format", "format_", type=click.Choice(["text", "jsonl"]), default="text", show_default=True)
 def write(
@@ -52,14 +56,16 @@ def write(
 
     Exit code: 0 all good, 1 some photos failed, 2 wrong use.
     """
+    from anytag.library.photo import STATES
+
     metadata.check(keywords, place="embed" if embed else None if undo else "sidecar", undo=undo)
     with library_sync.opened(database) as library, sinks.open_output(None, format_) as sink:
-        photos = library.photos(folder, states=("done",))
+        photos = library.photos(folder, states=STATES if undo else ("done",), pairs=undo)
         known, caption = _vocabulary(library, language), captions or overwrite_caption
 
         def change(photo: Photo) -> Change:
             if undo:
-                return keywords.undo(photo.path)
+                return keywords.undo(photo.path, lenient=photo.state in ("failed", "gone"))
             return _written(photo, keywords, known, embed=embed, caption=caption, overwrite=overwrite_caption)
 
         metadata.write_changes(_by_threads(change, photos), sink, format_, None).end()

@@ -44,7 +44,7 @@ def database(command: F) -> F:
     return click.option(
         "--database",
         metavar="FILE",
-        type=click.Path(dir_okay=False, path_type=Path),
+        type=options.Place(dir_okay=False, path_type=Path),
         help="The library.  [default: library.db in your data folder]",
     )(command)
 
@@ -110,8 +110,9 @@ def command(
     that failed is tried again when its file changes. Where a folder is not there, or most photos of a disk
     are missing, none is given up.
 
-    Exit code: 0 all good, 1 some photos failed or are missing, 2 wrong use, 3 the database cannot be written,
-    130 interrupted: what was tagged stays, and the next sync goes on.
+    Exit code: 0 all good, 1 some photos cannot be read or are missing, each time until that is mended or they
+    are left out, 2 wrong use, 3 the database cannot be written, 130 interrupted: what was tagged stays, and
+    the next sync goes on.
     """
     from anytag.library.sync import Sync
 
@@ -180,8 +181,10 @@ def _run(
         click.echo(_told(report))
     if report.refused:
         complain(report.refused)
+    if known := report.failed - len(report.failures):
+        complain(f"{known} failed before and did not change: anytag library list --state failed says why.")
     summary.end()
-    if report.refused:
+    if not report.is_good:
         click.get_current_context().exit(1)
 
 

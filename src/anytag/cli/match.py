@@ -28,7 +28,7 @@ class _How(TypedDict):
 
 
 _FORMATS = ("text", "jsonl")
-_FOLDER = options.Folder(path_type=Path)
+_FOLDER = options.Place(path_type=Path)
 
 
 @click.command("match", short_help="Find photos by a sentence.")
@@ -47,9 +47,8 @@ _FOLDER = options.Folder(path_type=Path)
     "--shortlist",
     metavar="N",
     type=click.IntRange(min=1),
-    default=256,
-    show_default=True,
-    help="Photos that are re-ranked for each text, chosen by vector similarity.",
+    help="Photos that are re-ranked for each text, chosen by their vectors; by default 64 with the embedded "
+    "model, 256 with alignment heads.",
 )
 @click.option(
     "--gallery",
@@ -63,13 +62,16 @@ _FOLDER = options.Folder(path_type=Path)
 def command(
     texts: tuple[str, ...],
     top_k: int,
-    shortlist: int,
+    shortlist: int | None,
     gallery: Path | None,
     writing: outputs.Writing,
     running: options.Running,
     source: paths.Source,
 ) -> None:
     """Rank photos by how well each TEXT fits: files, folders, globs, or - for paths from stdin.
+
+    The embedded model's score is the probability that the photo fits, as in anytag search: below one half
+    it does not, and where none does, that is said on stderr.
 
     --gallery keeps the embeddings as the work goes on: stop it when you like, the same command
     goes on with the others.
@@ -102,8 +104,10 @@ def command(
             if source:
                 _add(retriever, gallery, named, how, summary)
             results = _ranked(retriever, gallery, texts, top_k=top_k, shortlist=shortlist)
-        for matches in results:
+        for text, matches in zip(texts, results, strict=True):
             sink.write(_rows(matches, format_, is_terminal=sink.is_terminal))
+            if retriever.calibrated:
+                _say_if_none_fits(text, matches)
     summary.end()
     named.end()
 
@@ -152,7 +156,7 @@ def _watch(photos: Iterator[Encoded], total: int | None, summary: stream.Summary
 
 
 def _ranked(
-    retriever: Retriever, folder: Path, texts: Sequence[str], *, top_k: int, shortlist: int
+    retriever: Retriever, folder: Path, texts: Sequence[str], *, top_k: int, shortlist: int | None
 ) -> Iterator[tuple[Match, ...]]:
     from anytag.gallery import Gallery
 
@@ -165,6 +169,14 @@ def _warn(text: str, unknown: tuple[str, ...]) -> None:
     if unknown:
         words = ", ".join(writers.visible(word) for word in unknown[:20])
         click.echo(f"{writers.visible(text)!r}: the model does not know {words}; ask in English.", err=True)
+
+
+def _say_if_none_fits(text: str, matches: tuple[Match, ...]) -> None:
+    from anytag.fusion.score import FITS
+
+    if matches and matches[0].score < FITS:
+        best = f"the best scores {matches[0].score:.2f}"
+        click.echo(f"No photo fits {writers.visible(text)!r}: {best}.", err=True)
 
 
 def _rows(matches: tuple[Match, ...], format_: str, *, is_terminal: bool) -> str:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import click
 
 from anytag.cli import stream, writers
 from anytag.cli.options import Number
-from anytag.cli.sinks import File, Stdout
+from anytag.cli.sinks import File, Stdout, open_output
 
 if TYPE_CHECKING:
+    from anytag.cli.paths import Gathered
     from anytag.metadata import Change, Keyword
-    from anytag.results import TagResult, TagScore
+    from anytag.results import Caption, TagResult, TagScore
     from anytag.vocabulary import Vocabulary
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -71,7 +73,9 @@ class KeywordOptions:
 
         return (tag.name,) if self.flat else lineage(tag, vocabulary)
 
-    def write(self, path: str, keywords: Iterable[Keyword], place: Place) -> Change:
+    def write(
+        self, path: str, keywords: Iterable[Keyword] | None, place: Place, *, caption: str | None = None
+    ) -> Change:
         """Writes for one photo; a failure is in the change."""
         from anytag.metadata import write_keywords
         from anytag.metadata.write import tried
@@ -82,48 +86,102 @@ class KeywordOptions:
                 path,
                 keywords,
                 embed=place == "embed",
+                caption=caption,
                 sidecar_name=self.sidecar_name,
                 touch=self.touch,
                 dry_run=self.dry_run,
             ),
         )
 
-    def undo(self, path: str) -> Change:
+    def undo(self, path: str, *, captions_only: bool = False, lenient: bool = False) -> Change:
         """Takes back what was written for one photo; a failure is in the change."""
         from anytag.metadata import undo
         from anytag.metadata.write import tried
 
-        return tried(path, lambda: undo(path, touch=self.touch, dry_run=self.dry_run))
+        return tried(
+            path,
+            lambda: undo(
+                path,
+                captions_only=captions_only,
+                lenient=lenient,
+                touch=self.touch,
+                dry_run=self.dry_run,
+            ),
+        )
 
-    def changes(self, results: Iterable[TagResult], vocabulary: Vocabulary, place: Place) -> Iterator[Change]:
-        """Writes the tags of each photo that could be read."""
-        from anytag.metadata import Change
 
-        for photo in results:
-            path = photo.path or ""
-            if photo.error:
-                yield Change(path, error=photo.error)
-            else:
-                yield self.write(path, self.of(photo.tags, vocabulary), place)
+R = TypeVar("R", "TagResult", "Caption")
 
-    def after(
-        self, results: Iterable[TagResult], vocabulary: Vocabulary, place: Place
-    ) -> Iterator[TagResult]:
-        """The same results once they are written; one that could not be has its tags, and the reason."""
-        for photo in results:
-            change = next(iter(noted(self.changes([photo], vocabulary, place))))
-            yield replace(photo, error=change.error) if change.error else photo
+
+def changes(results: Iterable[R], write: Callable[[R], Change]) -> Iterator[Change]:
+    """Writes for each photo that could be read."""
+    from anytag.metadata import Change
+
+    for photo in results:
+        yield Change(photo.path or "", error=photo.error) if photo.error else write(photo)
+
+
+def after(results: Iterable[R], write: Callable[[R], Change]) -> Iterator[R]:
+    """The same results once they are written; one that could not be stays, with the reason."""
+    for photo in results:
+        change = next(iter(noted(changes([photo], write))))
+        yield replace(photo, error=change.error) if change.error else photo
+
+
+def write_results(
+    results: Iterable[R],
+    write: Callable[[R], Change],
+    sink: Stdout | File,
+    row: Callable[[R], str],
+    *,
+    keywords: KeywordOptions,
+    format_: str,
+    total: int | None,
+) -> stream.Summary:
+    """Writes for each photo and its row; in a dry run, rows of what would change."""
+    if keywords.dry_run:
+        return write_changes(changes(results, write), sink, format_, total)
+    shown = stream.with_progress(after(results, write), total, is_shared=sink.is_shared)
+    return stream.write_rows(shown, sink, row)
+
+
+def undo(
+    keywords: KeywordOptions,
+    named: Gathered,
+    output: Path | None,
+    format_: str,
+    *,
+    captions_only: bool = False,
+) -> None:
+    """Takes back what was written for some photos, a row each."""
+
+    def work(path: str) -> Change:
+        return keywords.undo(path, captions_only=captions_only)
+
+    with open_output(output, format_) as sink:
+        summary = write_changes(map(work, named.paths), sink, format_, named.total)
+    summary.end()
+    named.end()
 
 
 def options(command: F) -> F:
     """Adds the options, which reach the command together, as `keywords`."""
+    return _with(_OPTIONS, command)
 
+
+def caption_options(command: F) -> F:
+    """The same without those of tags."""
+    return _with(_OPTIONS[3:], command)
+
+
+def _with(some: Sequence[Callable[[Any], Any]], command: F) -> F:
     @wraps(command)
     def with_keywords(*args: Any, **params: Any) -> Any:
-        return command(*args, keywords=_keywords(**{name: params.pop(name) for name in _NAMES}), **params)
+        given = {name: params.pop(name) for name in _NAMES if name in params}
+        return command(*args, keywords=_keywords(**given), **params)
 
     found: Any = with_keywords
-    for option in reversed(_OPTIONS):
+    for option in reversed(some):
         found = option(found)
     return cast(F, found)
 
@@ -136,7 +194,7 @@ def check(keywords: KeywordOptions, *, place: Place | None, undo: bool) -> None:
         MissingToolError: exiftool is not installed.
     """
     if place and undo:
-        raise click.UsageError("--write writes tags, --undo takes them back: give one of them.")
+        raise click.UsageError("--write writes, --undo takes back: give one of them.")
     if keywords.given and not place and not undo:
         raise click.UsageError(
             f"{', '.join(keywords.given)} is of writing: give --write sidecar or --write embed too."
@@ -190,8 +248,14 @@ def noted(changes: Iterable[Change]) -> Iterator[Change]:
 
 
 def _keywords(
-    prefix: str | None, min_score: float | None, sidecar_name: Literal["full", "stem"] | None, **flags: bool
+    *,
+    sidecar_name: Literal["full", "stem"] | None,
+    prefix: str | None = None,
+    min_score: float | None = None,
+    flat: bool = False,
+    **others: bool,
 ) -> KeywordOptions:
+    flags = {"flat": flat, **others}
     params = {"prefix": prefix, "min_score": min_score, "sidecar_name": sidecar_name, **flags}
     given = [
         f"--{name.replace('_', '-')}"

@@ -46,13 +46,15 @@ class Number(click.FloatRange):
         return number
 
 
-class Folder(click.Path):
-    """A folder to write into. An empty name, as of a shell's variable that is not set, is no folder."""
+class Place(click.Path):
+    """A path to write to that cannot be stdout. An empty name, as of a shell's variable, is none."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The path, or wrong use."""
         if value == "":
-            self.fail("An empty name was given: expected a folder.", param, ctx)
+            self.fail("An empty name was given: expected a path.", param, ctx)
+        if value == "-":
+            self.fail("- is stdout, and this is written to a path: ./- is one of that name.", param, ctx)
         return super().convert(value, param, ctx)
 
 

@@ -19,7 +19,8 @@ from anytag.progress import Progress
 
 if TYPE_CHECKING:
     from anytag.data.parts import UnitResult
-    from anytag.scale.runs import Estimate, Run, Summary
+    from anytag.scale.estimates import Estimate
+    from anytag.scale.runs import Run, Summary
 
 F = TypeVar("F", bound=Callable[..., Any])
 What = Literal["tag", "caption"]
@@ -68,11 +69,6 @@ _OPTIONS = (
         help="With --ray: the column of Parquet that holds photos or addresses.  [default: by name and type]",
     ),
 )  # fmt: skip
-_DRY_RUN = click.option(
-    "--dry-run",
-    is_flag=True,
-    help="With --ray: say from a thousand photos what it would take; write nothing.",
-)
 _NAMES = ("ray", "embed", "retry_failed", "price_per_hour", "column")
 
 
@@ -84,23 +80,21 @@ def option(what: What, task_of: TaskOf, *names: str) -> Callable[[F], F]:
         task_of: what its options mean.
         names: the options that go with --ray.
 
-    A command that writes keywords has a --dry-run of its own, which serves both.
+    The --dry-run of `metadata.options` serves both.
     """
 
     def add(command: F) -> F:
         @wraps(command)
         def either(**params: Any) -> Any:
             own = {name: params.pop(name) for name in _NAMES}
-            dry_run = params.pop("dry_run") if "dry_run" in params else params["keywords"].dry_run
             if own["ray"] is None:
-                alone = {**own, "dry_run": dry_run and "keywords" not in params}
-                _refuse((name for name, value in alone.items() if value), "needs --ray")
+                _refuse((name for name, value in own.items() if value), "needs --ray")
                 return command(**params)
             _refuse(_typed_beside((*_SHARED, *_NAMES, "dry_run", *names)), "does not go with --ray")
-            return _run(what, task_of, params, dry_run=dry_run, **own)
+            return _run(what, task_of, params, dry_run=params["keywords"].dry_run, **own)
 
         decorated: Any = either
-        for one in reversed(_OPTIONS if what == "tag" else (*_OPTIONS, _DRY_RUN)):
+        for one in reversed(_OPTIONS):
             decorated = one(decorated)
         return decorated  # type: ignore[no-any-return]
 
@@ -139,6 +133,8 @@ def _run(
         raise click.UsageError("Missing argument 'PATH...': Parquet, .tar, .txt, a folder or a prefix.")
     if output is None and not dry_run:
         raise click.UsageError("--ray needs --output: a folder, or a prefix such as s3://bucket/tags.")
+    if output == "-":
+        raise click.UsageError("--ray writes a folder of files: --output - is none.")
     if price_per_hour is not None and not dry_run:
         raise click.UsageError("--price-per-hour needs --dry-run.")
     from anytag import scale
@@ -154,8 +150,10 @@ def _run(
     )
     how = scale.Options(column=column, actors=running.workers, retry_failed=retry_failed)
     if dry_run:
-        _say(scale.estimate(photos, task, how), running.workers, price_per_hour)
+        found = scale.estimate(photos, task, how)
+        _say(found, running.workers or cluster.cores_at(ray or None), price_per_hour)
         return
+    cluster.knock(ray)
     with scale.plan(photos, output, task, how) as run:
         if run.total:
             cluster.connect(ray or None)
@@ -190,14 +188,13 @@ def _end(summary: Summary) -> None:
         sys.exit(1)
 
 
-def _say(found: Estimate, workers: int | None, price: float | None) -> None:
+def _say(found: Estimate, actors: int, price: float | None) -> None:
     """What a run would take, on stdout."""
-    actors = workers or 1
     hours = found.hours(actors)
     click.echo(f"{found.units} units, {found.rows} rows, {found.bytes / 1e9:.3g} GB")
     click.echo(
-        f"{1 / found.seconds:.3g} photos/s on a core of this machine, reading included "
-        f"(tried on {found.sample}, {found.failed} failed)"
+        f"{1 / found.seconds:.3g} photos/s on a core of this machine (tried on {found.sample}, "
+        f"{found.failed} failed), {found.unit_seconds:.2g} s more a unit, {found.start:.2g} s to start"
     )
     cost = "" if price is None else f", {hours * price:.2f} at {price:g} an hour"
     plural = "" if actors == 1 else "s"

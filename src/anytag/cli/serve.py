@@ -38,6 +38,11 @@ _MEGABYTE = 1 << 20
     help="Another name under which clients call the server, without a port. May be repeated.",
 )
 @click.option(
+    "--fetch-urls",
+    is_flag=True,
+    help="Also take photos by their URLs, from public addresses alone.",
+)
+@click.option(
     "--max-body",
     metavar="MB",
     type=click.IntRange(min=1),
@@ -60,6 +65,7 @@ def command(
     host: str,
     port: int,
     hosts: tuple[str, ...],
+    fetch_urls: bool,
     max_body: int,
     max_requests: int,
     running: options.Running,
@@ -92,6 +98,7 @@ def command(
         hosts=tuple(name.lower() for name in hosts),
         workers=running.workers or 0,
         batch_size=running.batch_size,
+        fetch_urls=fetch_urls,
         max_body=max_body * _MEGABYTE,
         max_pixels=running.max_pixels,
         max_requests=max_requests,

@@ -5,8 +5,11 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +21,37 @@ from anytag.cli import journal
 from anytag.errors import OutputError, RefusedOutputError
 
 STDOUT = Path("-")
+_CLOSED = "stdout is closed: give a FILE to write to."
+
+
+def is_stdout(output: str | os.PathLike[str] | None) -> bool:
+    """Is it `-`, in every command the name of stdout?"""
+    return output is not None and os.fspath(output) == os.fspath(STDOUT)
+
+
+@contextmanager
+def whole(output: Path | str) -> Iterator[Path | str]:
+    """Where a file is written that takes its place at once; for `-` a draft, which goes to stdout at the end.
+
+    Raises:
+        OutputError: stdout takes no more.
+    """
+    if not is_stdout(output):
+        yield output
+        return
+    if sys.stdout is None:
+        raise click.UsageError(_CLOSED)
+    with tempfile.TemporaryDirectory(prefix="anytag-") as folder:
+        draft = Path(folder, "stdout")
+        yield draft if isinstance(output, Path) else str(draft)
+        with writing("stdout"), draft.open("rb") as file:
+            shutil.copyfileobj(file, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+
+
+def say(message: str, *outputs: str | os.PathLike[str] | None) -> None:
+    """Says what a command did: on stdout, or on stderr where one of its outputs is stdout."""
+    click.echo(message, err=any(map(is_stdout, outputs)))
 
 
 def open_output(output: Path | None, format_: str, *, resume: bool = False) -> Stdout | File:
@@ -43,7 +77,7 @@ class Stdout:
 
     def __init__(self, format_: str) -> None:
         if sys.stdout is None:
-            raise click.UsageError("stdout is closed: give --output FILE.")
+            raise click.UsageError(_CLOSED)
         self.is_terminal = sys.stdout.isatty()
         if isinstance(sys.stdout, io.TextIOWrapper):
             if self.is_terminal:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +14,11 @@ from anytag.cli import lists, metadata, options, outputs, paths, ray, sinks, str
 from anytag.cli.draw import Drawings
 
 if TYPE_CHECKING:
+    from anytag.metadata import Change
     from anytag.queries.requests import CustomTag
     from anytag.results import TagResult
     from anytag.tagger import Tagger
+    from anytag.vocabulary import Vocabulary
 
 _SHOWN = 10  # of a list on stderr
 _READABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -139,7 +141,7 @@ def _task(params: Mapping[str, Any]) -> dict[str, Any]:
 @click.option(
     "--draw",
     metavar="FOLDER",
-    type=options.Folder(file_okay=False, path_type=Path),
+    type=options.Place(file_okay=False, path_type=Path),
     help="Also draw where each tag is, as PHOTO.tags.jpg for each PHOTO, below FOLDER in folders as theirs.",
 )
 @click.option(
@@ -184,7 +186,7 @@ def command(
     outputs.refuse_for_folder(output, draw, alone=False)
     outputs.check_typed(source.photos, output)
     if undo:
-        _undo(keywords, named, output, format_)
+        metadata.undo(keywords, named, output, format_)
         return
     drawings = None if draw is None else Drawings(draw, named.paths, max_pixels=running.max_pixels)
     low = _LowScores()
@@ -205,26 +207,29 @@ def command(
         )
         with closing(results):
             watched = low.watch(results if drawings is None else drawings.of(results))
-            if write and keywords.dry_run:
-                changes = keywords.changes(watched, tagger.vocabulary, write)
-                summary = metadata.write_changes(changes, sink, format_, todo.total)
-            else:
-                written = keywords.after(watched, tagger.vocabulary, write) if write else watched
-                shown = stream.with_progress(written, todo.total, is_shared=sink.is_shared)
-                row = _row(format_, where=where, is_terminal=sink.is_terminal)
+            row = _row(format_, where=where, is_terminal=sink.is_terminal)
+            if write is None:
+                shown = stream.with_progress(watched, todo.total, is_shared=sink.is_shared)
                 summary = stream.write_rows(shown, sink, row)
+            else:
+                change = _writer(keywords, tagger.vocabulary, write)
+                summary = metadata.write_results(
+                    watched, change, sink, row, keywords=keywords, format_=format_, total=todo.total
+                )
     low.report()
     summary.end(done=todo.done, not_drawn=drawings.failed if drawings else 0)
     named.end()
 
 
-def _undo(
-    keywords: metadata.KeywordOptions, named: paths.Gathered, output: Path | None, format_: str
-) -> None:
-    with sinks.open_output(output, format_) as sink:
-        summary = metadata.write_changes(map(keywords.undo, named.paths), sink, format_, named.total)
-    summary.end()
-    named.end()
+def _writer(
+    keywords: metadata.KeywordOptions, vocabulary: Vocabulary, place: metadata.Place
+) -> Callable[[TagResult], Change]:
+    """Writes the tags of a photo."""
+
+    def write(photo: TagResult) -> Change:
+        return keywords.write(photo.path or "", keywords.of(photo.tags, vocabulary), place)
+
+    return write
 
 
 def _warn_of_unknown_words(tagger: Tagger, tags: Sequence[str | CustomTag] | None) -> None:

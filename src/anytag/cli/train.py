@@ -11,7 +11,7 @@ import click
 
 from anytag._io import check_folder
 from anytag.cli.bar import Bar, duration
-from anytag.cli.options import Listing, Number
+from anytag.cli.options import Listing, Number, Place
 
 _RUN = frozenset(("recipe.json", "state.pt", "student.pt", "log.jsonl"))
 _BEGINNING = frozenset(("vocabulary.jsonl", "vocab.txt", "teacher", "cache", "tokens"))
@@ -61,7 +61,7 @@ def _recipes() -> Iterable[str]:
 @click.argument("recipe", metavar="RECIPE")
 @click.argument("numbers", metavar="[key=value]...", nargs=-1)
 @click.option("--data", metavar="FILE", type=_DATA, help="rows.jsonl, a .csv of image,tags, or a URL.")
-@click.option("--output", metavar="FOLDER", type=click.Path(path_type=Path), help="The run's folder.")
+@click.option("--output", metavar="FOLDER", type=Place(path_type=Path), help="The run's folder.")
 @click.option(
     "--tag-list", metavar="FILE", type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Of published annotations: the tags that their ids number, one a line; the vocabulary of the run.",
@@ -69,7 +69,7 @@ def _recipes() -> Iterable[str]:
 @click.option(
     "--cache",
     metavar="FOLDER",
-    type=click.Path(path_type=Path),
+    type=Place(path_type=Path),
     help="Of mini: its cached features, made where they are missing.",
 )
 @click.option("--vocabulary", metavar="FOLDER", type=_FOLDER, help="Of mini: tags and descriptions.")

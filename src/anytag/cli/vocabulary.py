@@ -11,6 +11,7 @@ import click
 
 from anytag._io import read_text
 from anytag.cli.options import Number
+from anytag.cli.sinks import is_stdout, whole
 
 if TYPE_CHECKING:
     from anytag.data.vocabulary.merging import Merge
@@ -31,7 +32,10 @@ def command() -> None:
 
 @command.command("candidates", short_help="A corpus of captions -> a table to review.")
 @click.argument("corpus", metavar="CORPUS...", nargs=-1, required=True, type=click.Path(allow_dash=True))
-@click.option("--output", metavar="FILE", type=_FILE, default=Path("candidates.tsv"), show_default=True)
+@click.option(
+    "--output", metavar="FILE", type=_FILE, default=Path("candidates.tsv"), show_default=True,
+    help="Where to write; - is stdout.",
+)  # fmt: skip
 @click.option("--report", metavar="FILE", type=_FILE, help="Also a page with plots: FILE.html.")
 @click.option(
     "--min-count", metavar="N", type=click.IntRange(min=1), default=20, show_default=True,
@@ -70,8 +74,11 @@ def candidates(
     from anytag.data.vocabulary import review
 
     lists = [str(one) for one in (options["include"], options["exclude"]) if one is not None]
-    review.check_review(output, [*corpus, *lists])
-    if report is not None:
+    if report == output:
+        raise click.UsageError("--report and --output are one file: give two.")
+    if not is_stdout(output):
+        review.check_review(output, [*corpus, *lists])
+    if report is not None and not is_stdout(report):
         vocabulary_page.check_page(report, [*corpus, *lists, str(output)])
     included, excluded = _names(options["include"]), _names(options["exclude"])
     tally = _tally(corpus, limit, spacy=options["spacy"], new=options["new"] or options["keep_new"])
@@ -84,9 +91,11 @@ def candidates(
         exclude=excluded,
         keep_new=options["keep_new"],
     )
-    review.write_review(output, rows)
+    with whole(output) as file:
+        review.write_review(Path(file), rows)
     if report is not None:
-        vocabulary_page.write_page(report, rows)
+        with whole(report) as file:
+            vocabulary_page.write_page(Path(file), rows)
     text = ", ".join(f"{count} {action}" for action, count in review.counted(rows))
     click.echo(
         f"{tally.captions} captions, {len(rows)} names: {text}. Edit {output}, then: anytag vocabulary build",
@@ -96,17 +105,22 @@ def candidates(
 
 @command.command("build", short_help="The reviewed table -> a vocabulary.")
 @click.argument("review", metavar="TABLE", type=_READABLE)
-@click.option("--output", metavar="FILE", type=_FILE, default=Path("vocabulary.jsonl"), show_default=True)
+@click.option(
+    "--output", metavar="FILE", type=_FILE, default=Path("vocabulary.jsonl"), show_default=True,
+    help="Where to write; - is stdout.",
+)  # fmt: skip
 @click.option("--size", metavar="N", type=click.IntRange(min=1), help="The N tags that are used most.")
 @click.option("--recipe", type=_RECIPE, help="The published sizes: --size 4585 for ram, 3429 for tag2text.")
 def build(review: Path, output: Path, size: int | None, recipe: str | None) -> None:
     """Make the vocabulary that a reviewed table says."""
     from anytag.data.vocabulary import review as module
 
-    module.check_vocabulary(output, [str(review)])
+    if not is_stdout(output):
+        module.check_vocabulary(output, [str(review)])
     size = size or (module.RECIPES[recipe].size if recipe else None)
     vocabulary = module.build(module.read_review(review), size=size)
-    vocabulary.write(output)
+    with whole(output) as file:
+        vocabulary.write(file)
     click.echo(f"{len(vocabulary)} tags in {output}", err=True)
 
 

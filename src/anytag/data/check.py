@@ -14,11 +14,12 @@ import numpy as np
 
 from anytag._io import is_lines_of
 from anytag._typing import Bytes, Ints
-from anytag.data.duplicates import HASH_BYTES, NEAR_BITS, difference_hash, groups
+from anytag.data.duplicates import NEAR_BITS, groups
 from anytag.data.io import exists, is_url, join, open_write, photo_source, refuse_output
 from anytag.data.rows import SPLITS, Row
 from anytag.errors import AnytagError
 from anytag.images import load
+from anytag.images.likeness import HASH_BYTES, difference_hash
 
 Problem = Literal["missing", "unreadable", "duplicate"]
 KEPT_FIRST = ("test", "val", "dev")
@@ -48,7 +49,7 @@ class Look:
 
     Attributes:
         row: where it is named.
-        hash: see `duplicates.difference_hash`; zeros when it was not read.
+        hash: see `images.likeness.difference_hash`; zeros when it was not read.
         finding: None when all is well.
     """
 

@@ -13,10 +13,12 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import import_module
 from typing import Any, Protocol
 
+from anytag.batching import usable_cores
 from anytag.data.backoff import patiently
 from anytag.data.io import exists, join, public
 from anytag.data.parts import Parts, UnitResult
@@ -101,13 +103,15 @@ def run(
     if not items:
         return
     blocks = min(len(items), _BLOCKS)
+    most = min(actors or cores(), len(items))
     done = data.from_items(items, override_num_blocks=blocks).map_batches(
         Worker,
         fn_constructor_args=(make,),
         fn_constructor_kwargs={"retry": retry},
         batch_format="pyarrow",
         batch_size=1,
-        compute=data.ActorPoolStrategy(min_size=1, max_size=actors or cores()),
+        # All begin at once. Ray would start the second when the first has more to do than it can.
+        compute=data.ActorPoolStrategy(min_size=1, max_size=most, initial_size=most),
         num_cpus=1,
         memory=memory,
     )
@@ -141,6 +145,18 @@ def cores() -> int:
     return max(1, int(import_module("ray").cluster_resources().get("CPU", 1)))
 
 
+def cores_at(address: str | None) -> int:
+    """Cores that a run has at an address: the cluster's, or where none is named this machine's.
+
+    Raises:
+        AnytagError: no cluster answers.
+    """
+    if address in (None, "local"):
+        return usable_cores()
+    connect(address)
+    return cores()
+
+
 def gpus() -> int:
     """GPUs of the cluster."""
     return int(import_module("ray").cluster_resources().get("GPU", 0))
@@ -160,20 +176,31 @@ def connect(address: str | None = None) -> None:
     options = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
         options["include_dashboard"] = False
-    try:
-        _knock(address or "")
+    knock(address)
+    with _answering(address):
         import_module("ray").init(address=address, **options)
+
+
+def knock(address: str | None) -> None:
+    """Is somebody there? Of HOST:PORT, for which Ray itself waits many minutes.
+
+    Raises:
+        AnytagError: nobody listens.
+    """
+    with _answering(address):
+        if found := re.fullmatch(r"(?:ray://)?\[?([^/]+?)\]?:(\d+)", address or ""):
+            socket.create_connection((found[1], int(found[2])), timeout=_KNOCK_SECONDS).close()
+
+
+@contextmanager
+def _answering(address: str | None) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError) as error:
         raise AnytagError(
             f"no Ray cluster answers at {address!r} ({error}): start one (ray start --head), or leave the "
             "address out to run on this machine"
         ) from error
-
-
-def _knock(address: str) -> None:
-    """Raises OSError where nobody listens at HOST:PORT, for which Ray itself waits many minutes."""
-    if found := re.fullmatch(r"(?:ray://)?\[?([^/]+?)\]?:(\d+)", address):
-        socket.create_connection((found[1], int(found[2])), timeout=_KNOCK_SECONDS).close()
 
 
 def ray_data() -> Any:

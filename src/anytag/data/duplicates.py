@@ -5,20 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image
 
 from anytag._typing import Bools, Bytes, Ints
+from anytag.images.likeness import HASH_BYTES
 
-HASH_BYTES = 32
 NEAR_BITS = 24
 """Photos whose hashes differ in so many bits are copies: rescaled, recompressed, slightly cropped."""
 _BLOCK = 500
-
-
-def difference_hash(picture: Image.Image) -> Bytes:
-    """256 bits, as 32 bytes: is each cell of a 16×17 grey thumbnail brighter than its left neighbour."""
-    grey = np.asarray(picture.convert("L").resize((17, 16), Image.Resampling.BILINEAR), dtype=np.int16)
-    return np.packbits(grey[:, 1:] > grey[:, :-1])
 
 
 def near(hashes: Bytes, originals: Bytes, *, bits: int = NEAR_BITS) -> Bools:

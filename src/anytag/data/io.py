@@ -181,7 +181,10 @@ def fingerprint(path: str) -> str:
 
 def _stamp(info: dict[str, Any]) -> str:
     """Of what a file system says of a file, what changes with its contents."""
-    known = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "created", "updated")
+    known = (
+        "ETag", "etag", "md5Hash", "mtime", "LastModified", "Last-Modified", "last_modified", "created",
+        "updated",
+    )  # fmt: skip
     changed = next((str(info[name]) for name in known if info.get(name)), "")
     return f"{info.get('size')} {changed}"
 

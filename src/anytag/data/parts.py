@@ -86,7 +86,13 @@ class Parts:
         return f"part-{blake2b(key.encode(), digest_size=16).hexdigest()}.parquet"
 
     def begin(self) -> None:
-        """Says in the folder what it will hold.
+        """Says in the folder what it will hold; errors as of `check`."""
+        if not self.check():
+            with draft(join(self.notes, "work.json")) as file:
+                file.write_text(json.dumps(self.work, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+    def check(self) -> bool:
+        """Does the folder say that it holds these rows? If not, it is empty.
 
         Raises:
             RefusedOutputError: it holds something else, or rows of another model or of other options.
@@ -95,13 +101,12 @@ class Parts:
         if exists(place):
             with open_read(place) as file:
                 self._compare(json.load(file))
-            return
+            return True
         if exists(self.folder) and (not is_folder(self.folder) or any(listing(self.folder))):
             raise RefusedOutputError(
                 f"{public(self.folder)} is not empty and holds no rows of this command: give another folder"
             )
-        with draft(place) as draft_:
-            draft_.write_text(json.dumps(self.work, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        return False
 
     def _compare(self, earlier: Mapping[str, Any]) -> None:
         mine = json.loads(json.dumps(self.work))

@@ -270,6 +270,30 @@ def line_of(row: Row) -> bytes:
     return text.encode(errors="backslashreplace") + b"\n"  # an escape of JSON: paths need not be Unicode
 
 
+def by_photo(rows: Iterable[Row]) -> list[Row]:
+    """One row a photo and split, with all that its rows say, where the first of them stood.
+
+    What one of them names, the others are not silent of, and it is not absent.
+    """
+    found: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        first = found.get((row.image, row.split))
+        found[row.image, row.split] = row if first is None else _both(first, row)
+    return list(found.values())
+
+
+def _both(one: Row, other: Row) -> Row:
+    captions, parsed = one.captions + other.captions, one.parsed + other.parsed
+    row = one.with_origins([*one.origins_by_tag, *other.origins_by_tag])
+    return replace(
+        row,
+        captions=captions,
+        absent=tuple(name for name in dict.fromkeys(one.absent + other.absent) if name not in row.tags),
+        cleaned=one.cleaned + other.cleaned,
+        parsed=parsed if len(parsed) == len(captions) else (),
+    )
+
+
 def select(rows: Iterable[Row], *, split: str, source: str | None = None) -> Iterator[Row]:
     """Rows of one split, and of one source when it is named."""
     return (row for row in rows if row.split == split and (source is None or row.source == source))

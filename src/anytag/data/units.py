@@ -16,7 +16,18 @@ from typing import Literal
 
 from anytag.batching import batches, in_batches
 from anytag.data.backoff import patiently
-from anytag.data.io import FileFacts, absolute, draft, exists, files_at, folder_of, join, open_read, public
+from anytag.data.io import (
+    FileFacts,
+    absolute,
+    draft,
+    exists,
+    files_at,
+    folder_of,
+    is_url,
+    join,
+    open_read,
+    public,
+)
 from anytag.data.tables import parquet_file
 from anytag.errors import AnytagError
 from anytag.images import SUFFIXES
@@ -67,34 +78,75 @@ class Units:
     unreadable: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Survey:
+    """What an input holds; nothing was written.
+
+    Attributes:
+        files: the units of its files, in order.
+        photos: that it names, still to be cut into slices.
+        unreadable: files that cannot be read, each with the reason.
+    """
+
+    files: tuple[Unit, ...]
+    photos: tuple[FileFacts, ...] = ()
+    unreadable: tuple[str, ...] = ()
+
+    def planned(self, listings: str | None) -> Units:
+        """The units, slices of photos first.
+
+        Args:
+            listings: the folder of the listings that slices are cut from; None passes photos over.
+        """
+        slices = [] if listings is None else _planned(listings, self.photos)
+        return Units((*slices, *self.files), self.unreadable)
+
+
 def units(sources: Iterable[str], *, listings: str | None = None, kinds: Sequence[str] = ()) -> Units:
-    """The units of files, folders, prefixes and listings.
+    """The units of files, folders, prefixes and listings; arguments and errors as of `survey`.
+
+    Args:
+        listings: the folder that keeps listings of photos; None passes photos over.
+    """
+    return survey(sources, with_photos=listings is not None, kinds=kinds).planned(listings)
+
+
+def survey(sources: Iterable[str], *, with_photos: bool = True, kinds: Sequence[str] = ()) -> Survey:
+    """What files, folders, prefixes and listings hold.
 
     Args:
         sources: paths or URLs.
-        listings: the folder that keeps listings of photos; None passes photos over.
+        with_photos: also photos of their own, and listings of them.
         kinds: suffixes of other files that are a unit each, such as `ROWS`.
 
     Raises:
-        AnytagError: a source is not there or holds nothing to do.
+        AnytagError: a source is not there or holds nothing to do, or nothing of all can be read.
     """
     files: list[FileFacts] = []
     photos: list[FileFacts] = []
     for source in dict.fromkeys(sources):
         every = files_at(source)
         some = [one for one in every if _is_unit(one.path, kinds)]
-        named = [] if listings is None else _photos(source, every)
+        named = _photos(source, every) if with_photos else []
         if not some and not named:
-            wanted = ", ".join((".parquet", ".tar", *kinds, *(LISTINGS if listings else ())))
+            wanted = ", ".join((".parquet", ".tar", *kinds, *(LISTINGS if with_photos else ())))
+            photo = " or photos" if with_photos else ""
             raise AnytagError(
-                f"{public(source)} has nothing to do: expected {wanted}{' or photos' if listings else ''}; "
+                f"{public(source)} has nothing to do: expected {wanted}{photo}; "
                 "end a folder of the web with /"
             )
         files += some
         photos += named
-    slices = [] if listings is None else _planned(listings, photos)
     made, unreadable = _of_files(list(dict.fromkeys(files)))
-    return Units((*slices, *made), tuple(unreadable))
+    if not made and not photos:
+        raise AnytagError("; ".join(unreadable) or "the input has no rows: there is nothing to do")
+    return Survey(tuple(made), tuple(photos), tuple(unreadable))
+
+
+def evenly(units: Sequence[Unit], count: int) -> list[Unit]:
+    """At most so many of the units, which lie evenly among them."""
+    count = min(count, len(units))
+    return [units[at * len(units) // count] for at in range(count)]
 
 
 def _is_unit(path: str, kinds: Sequence[str]) -> bool:
@@ -122,6 +174,8 @@ def _of_some(files: Sequence[FileFacts]) -> list[Unit | str]:
 
 
 def _of_file(file: FileFacts) -> list[Unit | str]:
+    if not file.bytes and is_url(file.path):  # folders of the web tell neither sizes nor times
+        (file,) = files_at(file.path)
     suffix = _suffix(file.path)
     if suffix == ".tar":
         return [Unit(file.path, public(file.path), "tar", stamp=file.stamp, bytes=file.bytes)]

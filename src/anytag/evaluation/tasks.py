@@ -12,7 +12,7 @@ import numpy as np
 from anytag._typing import Bools
 from anytag.data.formats import read
 from anytag.data.labels import Labeler, Names, label_matrix
-from anytag.data.rows import Row
+from anytag.data.rows import Row, by_photo
 from anytag.errors import AnytagError
 from anytag.queries.requests import CustomTag
 from anytag.vocabulary import Vocabulary
@@ -116,24 +116,6 @@ def rows_of(path: Path, *, split: str, source: str | None = None, limit: int | N
         option = f"--split {split}" + (f" --source {source}" if source else "")
         raise AnytagError(f"{path}: no row for {option}; there are: {', '.join(there) or 'no rows at all'}")
     return by_photo(selected_rows)[:limit]
-
-
-def by_photo(rows: Sequence[Row]) -> list[Row]:
-    """One row a photo, with all that its rows say: where each caption has a row, a photo counts once."""
-    joined: dict[str, Row] = {}
-    for row in rows:
-        first = joined.get(row.image)
-        if first is None:
-            joined[row.image] = row
-            continue
-        joined[row.image] = replace(
-            first,
-            captions=(*first.captions, *row.captions),
-            tags=tuple(dict.fromkeys((*first.tags, *row.tags))),
-            absent=tuple(dict.fromkeys((*first.absent, *row.absent))),
-            origins=(),
-        )
-    return list(joined.values())
 
 
 def vocabulary_task(name: str, rows: Sequence[Row], *, root: Path, vocabulary: Vocabulary) -> TagTask:

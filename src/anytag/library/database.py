@@ -11,7 +11,7 @@ from threading import RLock
 from typing import Any
 
 from anytag.errors import LibraryError, OutputError
-from anytag.library import schema
+from anytag.library import schema, words
 
 MOUNTS = Path("/proc/mounts")
 WAIT = 30.0
@@ -54,6 +54,7 @@ class Database:
             file.parent.mkdir(parents=True, exist_ok=True)
             connection = sqlite3.connect(file, timeout=WAIT, isolation_level=None, check_same_thread=False)
             try:
+                words.add_functions(connection)
                 database = cls(file, connection, is_shared=is_shared)
                 database._check()
                 database._settle()
@@ -140,6 +141,11 @@ class Database:
             raise LibraryError(
                 f"{self.path} is damaged ({error}): put a copy in its place, or remove it and sync again"
             ) from error
+
+    @property
+    def state(self) -> tuple[int, int]:
+        """Another one after every change, by this process or another: what was read before may be old."""
+        return self._number("data_version"), self.connection.total_changes
 
     def close(self) -> None:
         self.connection.close()

@@ -17,6 +17,16 @@ from anytag.metadata.keywords import clean
 if TYPE_CHECKING:
     from anytag.vocabulary import Vocabulary
 
+FOLLOW = (
+    "INSERT INTO decisions (photo, tag, name, kind, time) "
+    "SELECT ?2, tag, name, kind, time FROM decisions WHERE photo = ?1 "
+    "ON CONFLICT (photo, tag) DO UPDATE SET name = excluded.name, kind = excluded.kind, time = excluded.time "
+    "WHERE excluded.time > time",
+    "INSERT INTO changes (time, photo, tag, name, before, after) "
+    "SELECT time, ?2, tag, name, before, after FROM changes c WHERE photo = ?1 AND NOT EXISTS "
+    "(SELECT 1 FROM changes WHERE photo = ?2 AND time = c.time AND tag = c.tag) ORDER BY id",
+)
+"""What was said of a first photo is said of a second, too, and undone with it; of two, what was said last."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -36,14 +46,14 @@ def decide(
     Raises:
         LibraryError: a tag is no text.
     """
-    names, time = [_tag_name(tag) for tag in tags], _now("microseconds")
+    names, time = [_tag_name(tag) for tag in tags], datetime.now(UTC).isoformat(timespec="microseconds")
     for photo in photos:
         for given in names:
             tag, name = _tag_of(connection, photo, given, kind, known)
             before = connection.execute(
                 "SELECT kind FROM decisions WHERE photo = ? AND tag = ?", (photo, tag)
             ).fetchone()
-            _set(connection, photo, tag, name, kind)
+            _set(connection, photo, tag, name, kind, time)
             connection.execute(
                 "INSERT INTO changes (time, photo, tag, name, before, after) VALUES (?, ?, ?, ?, ?, ?)",
                 (time, photo, tag, name, before and before[0], kind),
@@ -54,19 +64,15 @@ def decide(
 def undo(connection: sqlite3.Connection) -> list[int]:
     """Takes the last decision back; the photos that it was of."""
     last = connection.execute(
-        "SELECT id, photo, tag, name, before FROM changes "
-        "WHERE time = (SELECT time FROM changes ORDER BY id DESC LIMIT 1) ORDER BY id DESC"
+        "SELECT id, photo, tag, name, before, time FROM changes "
+        "WHERE time = (SELECT max(time) FROM changes) ORDER BY id DESC"
     ).fetchall()
-    for number, photo, tag, name, before in last:
+    for number, photo, tag, name, before, time in last:
         connection.execute("DELETE FROM changes WHERE id = ?", (number,))
-        _set(connection, photo, tag, name, before)
+        _set(connection, photo, tag, name, before, time)
     photos = list(dict.fromkeys(row[1] for row in last))
     words.rewrite(connection, photos)
     return photos
-
-
-def _now(precision: str = "seconds") -> str:
-    return datetime.now(UTC).isoformat(timespec=precision)
 
 
 def _tag_name(tag: object) -> str:
@@ -85,7 +91,7 @@ def _tag_of(
     Where it has none, it is what the vocabulary means by the name; an added word stays as it is.
     """
     for table in ("tags", "decisions"):
-        query = f"SELECT tag FROM {table} WHERE photo = ? AND name = ? COLLATE NOCASE"
+        query = f"SELECT tag FROM {table} WHERE photo = ? AND folded(name) = folded(?)"
         if found := connection.execute(query, (photo, name)).fetchone():
             return str(found[0]), name
     tag = None if kind == "added" else known().find(name)
@@ -94,11 +100,13 @@ def _tag_of(
     return tag.id, tag.name if kind == "accepted" else name
 
 
-def _set(connection: sqlite3.Connection, photo: int, tag: str, name: str, kind: str | None) -> None:
+def _set(
+    connection: sqlite3.Connection, photo: int, tag: str, name: str, kind: str | None, time: str
+) -> None:
     """Writes what the user says of a tag, or that he says nothing."""
     connection.execute("DELETE FROM decisions WHERE photo = ? AND tag = ?", (photo, tag))
     if kind is not None:
         connection.execute(
             "INSERT INTO decisions (photo, tag, name, kind, time) VALUES (?, ?, ?, ?, ?)",
-            (photo, tag, name, kind, _now()),
+            (photo, tag, name, kind, time),
         )

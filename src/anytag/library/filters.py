@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from anytag.errors import LibraryError
-from anytag.library.scan import below
+from anytag.library.database import Database
+from anytag.library.roots import below, check_folder
+from anytag.library.words import folded
 
 _DATE = re.compile(r"(\d{4})(?:-(\d\d?)(?:-(\d\d?)(?:[T ](\d\d):(\d\d)(?::(\d\d))?)?)?)?")
 
@@ -18,6 +20,11 @@ SELECT photo FROM tags WHERE {is_it} EXCEPT
 SELECT photo FROM decisions WHERE kind = 'rejected' AND {is_it} UNION
 SELECT photo FROM decisions WHERE kind != 'rejected' AND ({is_it} OR folded(name) = ?) UNION
 SELECT photo FROM keywords WHERE holds(path, ?))"""
+
+
+_KNOWN = """SELECT EXISTS (SELECT 1 FROM decisions WHERE folded(name) = ?)
+OR EXISTS (SELECT 1 FROM keywords WHERE holds(path, ?))
+OR EXISTS (SELECT 1 FROM tags WHERE folded(name) = ?)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +54,25 @@ class Filters:
             or self.after is not None
             or self.before is not None
         )
+
+    def check(self, database: Database, find: Callable[[str], str | None]) -> None:
+        """Holds names against what there is: with one that nobody knows, finding nothing would say nothing.
+
+        Args:
+            find: as for `conditions`.
+
+        Raises:
+            LibraryError: a folder is not in the library, or a name that of no tag and no keyword.
+        """
+        if self.folder is not None:
+            check_folder(database, self.folder)
+        for name in (*self.tags, *self.exclude_tags):
+            key = folded(" ".join(name.split()))
+            if find(name) is None and not database.query(_KNOWN, (key, key, key))[0][0]:
+                raise LibraryError(
+                    f"{name!r} is no tag of the model, and nothing that photos of the library were given: "
+                    "correct the name"
+                )
 
     def conditions(self, find: Callable[[str], str | None]) -> tuple[str, list[object]]:
         """Conditions on `photos p`, each with AND before it, and their values.
@@ -78,7 +104,7 @@ class Filters:
 def _tagged(name: str, tag: str | None) -> tuple[str, Sequence[object]]:
     if not name.strip():
         raise LibraryError(f"{name!r} is no tag: expected a name such as 'dog'")
-    folded_name = name.strip().casefold()
+    folded_name = folded(" ".join(name.split()))
     is_it = "folded(name) = ?" if tag is None else "tag = ?"  # no index leads to names
     key = folded_name if tag is None else tag
     return _TAGGED.format(is_it=is_it), [key, key, key, folded_name, folded_name]
@@ -101,13 +127,3 @@ def moment(date: str) -> str:
         raise LibraryError(
             f"{date!r} is no date: give a year, a month or a day, such as 2024, 2024-05 or 2024-05-31"
         ) from error
-
-
-def folded(text: str | None) -> str | None:
-    """For SQL: a text in which case plays no part, in any script."""
-    return None if text is None else text.casefold()
-
-
-def holds(path: str, name: str) -> bool:
-    """For SQL: is a name, folded, one step of a keyword such as 'animal|dog'?"""
-    return name in path.casefold().split("|") or name == path.casefold()

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from anytag._typing import Floats, Ints
+from anytag._typing import Bools, Floats, Ints
+from anytag.data.duplicates import NEAR_BITS
+from anytag.images.likeness import HASH_BYTES
 from anytag.records import RecordFile
+from anytag.scoring import sigmoid
 
 if TYPE_CHECKING:
     from anytag.library.library import Library
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
 SAME = 0.92
 """Cosine of two vectors from which photos count as copies; 3 % of 5,000 photos of many kinds have one."""
+_FLATTEST = NEAR_BITS  # set or unset bits of a hash that tells something: two plain walls are no copies
 _NEIGHBOURS = 256  # results before a photo that it may be a copy of: copies score nearly alike
 BATCH = 64
 """Photos that are read from the database at once."""
@@ -102,23 +106,24 @@ class Shelf:
         """The first `top_k` of some photos: what is there still, near copies folded into the first."""
         hits: list[Hit] = []
         copies = _Copies(self._vectors.shape[0])
-        for place, photo, unit in self._there(rows, order):
-            number = copies.of(unit) if self._fold else None
+        for place, photo, unit, bits in self._there(rows, order):
+            number = copies.of(unit, bits) if self._fold else None
             if number is not None:
                 one = hits[number]
                 hits[number] = Hit(one.photo, one.score, (*one.copies, photo.path))
                 continue
             if top_k is not None and len(hits) == top_k:
                 break
-            copies.add(unit)
+            copies.add(unit, bits)
             hits.append(Hit(photo, _score(float(shown[place]), likeness=likeness)))
         return tuple(hits)
 
-    def _there(self, rows: Rows, order: Ints) -> Iterator[tuple[int, Photo, Floats]]:
-        """Those of some photos whose files are there, in this order: place, photo, unit vector."""
+    def _there(self, rows: Rows, order: Ints) -> Iterator[tuple[int, Photo, Floats, Bools]]:
+        """Those of some photos whose files are there, in this order: place, photo, unit vector, hash."""
         for start in range(0, len(order), BATCH):
             part = order[start : start + BATCH]
             photos = {photo.id: photo for photo in self._library.get(rows.ids[part].tolist())}
+            hashes = self._hashes(rows.ids[part].tolist())
             for place, unit in zip(part.tolist(), _units(self._vectors, rows.slots[part]), strict=True):
                 photo, slot = photos.get(int(rows.ids[place])), rows.slots[place]
                 if photo is None or photo.state == "gone" or not os.path.lexists(photo.path):
@@ -126,7 +131,11 @@ class Shelf:
                 if (
                     slot < 0 or slot == photo.slot
                 ):  # else it changed meanwhile: the vector may be another photo's
-                    yield place, photo, unit
+                    yield place, photo, unit, hashes.get(photo.id, _NO_HASH)
+
+    def _hashes(self, ids: Sequence[int]) -> dict[int, Bools]:
+        query = f"SELECT id, hash FROM photos WHERE hash IS NOT NULL AND id IN ({', '.join('?' * len(ids))})"
+        return {one: bits_of(found) for one, found in self._library.database.query(query, ids)}
 
 
 class _Copies:
@@ -134,20 +143,45 @@ class _Copies:
 
     def __init__(self, width: int) -> None:
         self._units = np.zeros((_NEIGHBOURS, width), np.float32)
+        self._bits = np.zeros((_NEIGHBOURS, 8 * HASH_BYTES), np.bool_)
         self._count = 0
 
-    def add(self, unit: Floats) -> None:
-        self._units[self._count % _NEIGHBOURS] = unit
+    def add(self, unit: Floats, bits: Bools) -> None:
+        place = self._count % _NEIGHBOURS
+        self._units[place], self._bits[place] = unit, bits
         self._count += 1
 
-    def of(self, unit: Floats) -> int | None:
+    def of(self, unit: Floats, bits: Bools) -> int | None:
         """The number of the result that a photo is a copy of."""
-        alike = self._units @ unit
-        place = int(alike.argmax())
-        if alike[place] < SAME:
+        likeness = alike(self._units, self._bits, unit, bits)
+        place = int(likeness.argmax())
+        if likeness[place] < SAME:
             return None
         last = self._count - 1
         return last - (last - place) % _NEIGHBOURS
+
+
+_NO_HASH: Bools = np.zeros(8 * HASH_BYTES, np.bool_)
+
+
+def bits_of(hash_: bytes) -> Bools:
+    """The 256 bits of a difference hash; none is set where it tells nothing, as that of a plain wall."""
+    bits = np.unpackbits(np.frombuffer(hash_, np.uint8)).astype(np.bool_)
+    return bits if _FLATTEST <= bits.sum() <= len(bits) - _FLATTEST else _NO_HASH
+
+
+def alike(units: Floats, hashes: Bools, unit: Floats, bits: Bools) -> Floats:
+    """How alike N photos are to one, at least `SAME` where their hashes are near: float32 N.
+
+    Args:
+        units: N×E, and the one's E.
+        hashes: N×256, and the one's 256; without a bit where there is none.
+    """
+    found: Floats = units @ unit
+    if bits.any():
+        is_near = hashes.any(1) & ((hashes ^ bits).sum(1) <= NEAR_BITS)
+        found[is_near] = np.fmax(found[is_near], np.float32(SAME))
+    return found
 
 
 def _units(file: RecordFile, slots: Ints) -> Floats:
@@ -161,5 +195,5 @@ def _units(file: RecordFile, slots: Ints) -> Floats:
 
 def _score(key: float, *, likeness: bool) -> float:
     """What is shown of a key, to six digits."""
-    value = key if likeness else 1 / (1 + np.exp(-np.clip(key, -60, 60)))
+    value = key if likeness else float(sigmoid(np.asarray(key)))
     return float(f"{value:.6g}")

@@ -13,8 +13,9 @@ from anytag.batching import batches
 from anytag.errors import LibraryError
 from anytag.library import decisions
 from anytag.library.database import MOUNTS, Database
+from anytag.library.filters import Filters
 from anytag.library.photo import Decision, Photo, State, read_photos
-from anytag.library.scan import below
+from anytag.library.roots import below, check_folder
 from anytag.library.status import Folder, Status
 from anytag.library.sync import Report, Sync
 
@@ -35,6 +36,7 @@ class Library:
     def __init__(self, database: Database) -> None:
         self.database = database
         self._searchers: dict[str | Path | None, Searcher] = {}
+        self._words: tuple[tuple[int, int], list[str]] | None = None
 
     @classmethod
     def open(cls, path: str | os.PathLike[str] | None = None, *, mounts: Path = MOUNTS) -> Library:
@@ -119,18 +121,22 @@ class Library:
             folder: only those below it.
             states: only those in one of these.
             pairs: also those that another stands for.
+
+        Raises:
+            LibraryError: the folder is not in the library.
         """
         where: str = ""
         values: list[object] = [*states]
         if folder is not None:
+            check_folder(self.database, folder)
             where = " AND path >= ? AND path < ?"
             values += below(_absolute(folder))
         query = (
             f"SELECT id FROM photos WHERE state IN ({_marks(states)}){where}"
             f"{'' if pairs else ' AND pair IS NULL'} ORDER BY path"
         )
-        for batch in batches(self._ids(query, values), _BATCH):
-            yield from self.get(batch)
+        ids = self._ids(query, values)
+        return (photo for batch in batches(ids, _BATCH) for photo in self.get(batch))
 
     def get(self, ids: Iterable[int]) -> list[Photo]:
         """Photos by their ids, in this order; those that are not there are left out."""
@@ -254,9 +260,19 @@ class Library:
         reasons = run(
             "SELECT error_type, count(*) FROM photos WHERE state = 'failed' GROUP BY 1 ORDER BY 2 DESC"
         )
-        (decisions,) = run("SELECT count(*) FROM decisions")[0]
+        said = "SELECT count(*) FROM decisions JOIN photos p ON p.id = photo WHERE pair IS NULL"
+        (decisions,) = run(said)[0]
         (paired,) = run("SELECT count(*) FROM photos WHERE pair IS NOT NULL AND state != 'gone'")[0]
         return Status(self.database.path, roots, dict(models), dict(reasons), decisions, paired)
+
+    def words(self) -> list[str]:
+        """What people call things in these photos: names that the user added, and steps of his keywords."""
+        state, run = self.database.state, self.database.query
+        if self._words is None or self._words[0] != state:
+            added = {name for (name,) in run("SELECT DISTINCT name FROM decisions WHERE kind = 'added'")}
+            paths = run("SELECT DISTINCT path FROM keywords")
+            self._words = state, sorted(added.union(*(path.split("|") for (path,) in paths)))
+        return self._words[1]
 
     def undo(self) -> list[Photo]:
         """Takes the last decision back: the photos that it was of, none where nothing is left to undo."""
@@ -291,14 +307,15 @@ class Library:
             model: with which the library was synced.
 
         Raises:
-            LibraryError, VocabularyError, ImageError: an argument is none of its kind, or `like` no photo.
+            LibraryError, VocabularyError, ImageError: an argument is none of its kind, names what neither
+                the library nor the model knows, or `like` is no photo.
         """
-        from anytag.library.filters import Filters
         from anytag.library.search import Searcher
 
         searcher = self._searchers.get(model) or Searcher(self, model)
         self._searchers[model] = searcher
         filters = Filters(tags, exclude_tags, folder, after, before)
+        filters.check(self.database, searcher.tag_id)
         return searcher.search(text, filters=filters, like=like, top_k=top_k, fold=fold)
 
     def _named(self, paths: Sequence[str | os.PathLike[str]]) -> list[int]:

@@ -81,6 +81,7 @@ class _Seen:
     taken: str | None = None
     tags: TagResult | None = None
     vector: npt.NDArray[np.float32] | None = None
+    hash: bytes | None = None
     caption: str | None = None
     error: Failure | None = None
 
@@ -175,7 +176,8 @@ class Look:
             if one.error is not None:
                 yield _Seen(row, "failed", error=one.error)
             else:
-                yield _Seen(row, "tagged", tags=tags, vector=one.pooled, caption=next(captions))
+                caption = next(captions)
+                yield _Seen(row, "tagged", tags=tags, vector=one.pooled, hash=one.hash, caption=caption)
 
     def _captions(self, encoded: Sequence[Encoded]) -> list[str | None]:
         captioner = self._model.captioner
@@ -240,10 +242,10 @@ class Look:
         assert tags is not None
         connection.execute(
             "UPDATE photos SET state = 'done', picture = ?, taken = ?, width = ?, height = ?, model = ?, "
-            "slot = ?, caption = coalesce(?, CASE WHEN picture = ? THEN caption END), error_type = NULL, "
-            "error_message = NULL WHERE id = ?",
-            (seen.picture, seen.taken, tags.width, tags.height, self._model.id, slot, seen.caption,
-             seen.picture, photo),
+            "slot = ?, hash = ?, caption = coalesce(?, CASE WHEN picture = ? THEN caption END), "
+            "error_type = NULL, error_message = NULL WHERE id = ?",
+            (seen.picture, seen.taken, tags.width, tags.height, self._model.id, slot, seen.hash,
+             seen.caption, seen.picture, photo),
         )  # fmt: skip
         connection.execute("DELETE FROM tags WHERE photo = ?", (photo,))
         connection.executemany(
@@ -262,7 +264,8 @@ class Look:
         if error.type in CONTENT_ERRORS:
             connection.execute("DELETE FROM tags WHERE photo = ?", (row.id,))
             connection.execute(
-                "UPDATE photos SET picture = NULL, slot = NULL, caption = NULL, model = ? WHERE id = ?",
+                "UPDATE photos SET picture = NULL, slot = NULL, hash = NULL, caption = NULL, model = ? "
+                "WHERE id = ?",
                 (self._model.id, row.id),
             )
 
@@ -271,8 +274,9 @@ class Look:
         row = seen.row.id
         slot = self._copied_vector(connection, photo)
         connection.execute(
-            "UPDATE photos SET (state, picture, taken, width, height, model, caption, slot, error_type, "
-            "error_message) = (SELECT 'done', picture, ?, width, height, model, caption, ?, NULL, NULL "
+            "UPDATE photos SET (state, picture, hash, taken, width, height, model, caption, slot, "
+            "error_type, error_message) = "
+            "(SELECT 'done', picture, hash, ?, width, height, model, caption, ?, NULL, NULL "
             "FROM photos WHERE id = ?) WHERE id = ?",
             (seen.taken, slot, photo, row),
         )

@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from anytag.library.database import Database
+from anytag.library.words import folded
 from anytag.results import Failure, TagScore
 
 State = Literal["waiting", "done", "failed", "gone"]
 Decision = Literal["accepted", "rejected", "added"]
-STATES: tuple[str, ...] = get_args(State)
+STATES: tuple[State, ...] = get_args(State)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +71,17 @@ def read_photos(database: Database, ids: Sequence[int]) -> Iterator[tuple[int, P
     run, marks = database.query, ", ".join("?" * len(ids))
     scores: dict[int, list[TagScore]] = {one: [] for one in ids}
     said: dict[tuple[int, str], list[str]] = {}
-    rejected_tags: set[tuple[int, str]] = set()
+    rejected_tags: set[tuple[int, str | None]] = set()
     for photo, tag, name, kind in run(
         f"SELECT photo, tag, name, kind FROM decisions WHERE photo IN ({marks}) ORDER BY time", ids
     ):
         said.setdefault((photo, kind), []).append(name)
         if kind == "rejected":
-            rejected_tags |= {(photo, tag), (photo, name.lower())}
+            rejected_tags |= {(photo, tag), (photo, folded(name))}
     for photo, tag, name, score in run(
         f"SELECT photo, tag, name, score FROM tags WHERE photo IN ({marks}) ORDER BY score DESC", ids
     ):
-        if not rejected_tags.intersection(((photo, tag), (photo, name.lower()))):
+        if not rejected_tags.intersection(((photo, tag), (photo, folded(name)))):
             scores[photo].append(TagScore(tag, name, score, "vocabulary"))
     for photo, path in run(f"SELECT DISTINCT photo, path FROM keywords WHERE photo IN ({marks})", ids):
         said.setdefault((photo, "keyword"), []).append(path)

@@ -9,14 +9,15 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from anytag.library import words
 from anytag.library.database import Database
+from anytag.library.decisions import FOLLOW
 from anytag.library.pairs import seconds
+from anytag.library.roots import Root, below, name_of, signed
 from anytag.results import Failure
 from anytag.walk import Entry, Walk
 
@@ -41,29 +42,13 @@ class _Known(NamedTuple):
     flags: int
 
 
-class Root(NamedTuple):
-    """A folder that the user named, or one above what he named.
-
-    Attributes:
-        id: of its row.
-        path: absolute.
-        top: the part of it that is walked.
-        device: when it was last walked; None the first time.
-    """
-
-    id: int
-    path: str
-    top: str
-    device: int | None
-
-
 @dataclass
 class Found:
     """What a scan found.
 
     Attributes:
         new, changed, moved, unchanged, paired: names of photos; `paired` ones have another stand for them,
-            and are not counted as unchanged.
+            and are not counted as unchanged, nor are those that failed before.
         devices: photos of each disk, before the scan.
         missing: rows whose names are not there any more, by path.
         left_out: ids of rows whose files are there, and are left out now.
@@ -164,7 +149,7 @@ class Scan:
                 self.found.new += 1
                 self._insert(root, path, facts)
             return
-        self.found.unchanged += not known.flags & _PAIRED
+        self.found.unchanged += not known.flags & (_PAIRED | _FAILED)
         if known.flags & _GONE:
             self._change(
                 f"UPDATE photos SET state = {_STATE_BACK} WHERE id = ?", (known.id,), words_of=known.id
@@ -224,6 +209,9 @@ class Scan:
         )
 
     def _unpair(self, photo: int) -> None:
+        """A name of its own again: what was said of the photo that stood for it is said of it."""
+        (first,) = self._database.query("SELECT pair FROM photos WHERE id = ?", (photo,))[0]
+        self._follow(first, photo)
         self._change(
             "UPDATE photos SET pair = NULL, state = CASE WHEN model IS NULL THEN 'waiting' ELSE state END "
             "WHERE id = ?",
@@ -265,7 +253,7 @@ class Scan:
         """Says of each second name which row stands for it."""
         for second, first in self._seconds.items():
             found = self._database.query(
-                "SELECT s.id, f.id FROM photos s, photos f WHERE s.path = ? AND f.path = ? "
+                "SELECT s.id, f.id, s.pair FROM photos s, photos f WHERE s.path = ? AND f.path = ? "
                 "AND s.state != 'gone' AND f.state != 'gone' AND (s.pair IS NOT f.id OR s.state = 'waiting')",
                 (second, first),
             )
@@ -276,8 +264,16 @@ class Scan:
                     (row[1], row[0]),
                     words_of=row[0],
                 )
+                for said_of in {row[0], row[2]} - {None, row[1]}:
+                    self._follow(said_of, row[1])
         self.found.paired = len(self._seconds)
         self._flush()
+
+    def _follow(self, photo: int, other: int) -> None:
+        """What the user said of a photo holds of the one that stands for it now."""
+        if self._database.query("SELECT 1 FROM decisions WHERE photo = ? LIMIT 1", (photo,)):
+            for statement in FOLLOW:
+                self._change(statement, (photo, other), words_of=other)
 
     def _judge_missing(self) -> None:
         """Sorts the names that were not met: gone, left out now, or in a folder that cannot be read."""
@@ -298,7 +294,6 @@ class Scan:
             self.found.new += 1
             self._insert(root, path, facts)
         elif known.flags & _FAILED and known[1:4] == _signature(facts):
-            self.found.unchanged += 1
             return
         self.found.failures[os.fsdecode(path)] = failure
         self._change(
@@ -353,23 +348,6 @@ class Scan:
         self._reworded += self._displaced
         self._moves.clear()
         self._displaced.clear()
-
-
-def below(folder: str) -> tuple[bytes, bytes]:
-    """Paths p of what is below a folder: low <= p < high, as bytes."""
-    low = os.fsencode(os.path.join(folder, ""))  # noqa: PTH118
-    return low, low[:-1] + bytes([low[-1] + 1])
-
-
-def name_of(root: str, path: bytes) -> str:
-    """The path below a root, for eyes and for search: NFC, with /; what is no UTF-8 becomes U+FFFD."""
-    part = path[len(below(root)[0]) :].decode("utf-8", "replace")
-    return unicodedata.normalize("NFC", part.replace(os.sep, "/"))
-
-
-def signed(number: int) -> int:
-    """An inode or device as SQLite's 64 bits hold it."""
-    return (number + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 def _facts(facts: os.stat_result) -> tuple[int, int, int, int]:

@@ -109,7 +109,13 @@ CREATE VIRTUAL TABLE words USING fts5 (  -- rowid: the photo; kept in step by `w
 );
 """
 
-SCRIPTS = (_FIRST,)
+_SECOND = """
+ALTER TABLE photos ADD COLUMN hash BLOB;  -- 32 bytes, difference hash of the picture; NULL until it is seen
+
+DROP TABLE written;           -- it was never filled: files hold their own record of what anytag wrote there
+"""
+
+SCRIPTS = (_FIRST, _SECOND)
 """What leads from each version to the next: the n-th makes version n + 1 (`PRAGMA user_version`)."""
 
 VERSION = len(SCRIPTS)

@@ -2,17 +2,18 @@
 
 A sentence names things, and what it names are tags that the model has answered for every photo already, or
 words that only people know: names, keywords, what was added by hand. Both are asked of the database. The
-sentence as a whole is held against every photo's vector, exactly. From all three comes one probability, by
-which photos are ranked, and below one half of which a photo does not fit. There is no second pass: the
-decoder answered when the photo was synced, and to ask it again for the best photos gains next to nothing
-(docs/benchmarks.md), so that no tokens need be kept.
+sentence as a whole is held against every photo's vector, exactly. From all three comes one probability
+(`anytag.fusion`), by which photos are ranked, and below one half of which a photo does not fit. There is no
+second pass: the decoder answered when the photo was synced, and to ask it again for the best photos gains
+next to nothing (docs/benchmarks.md), so that no tokens need be kept.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from threading import RLock
@@ -21,16 +22,19 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
-from anytag._typing import Floats, Ints
+from anytag._typing import Doubles, Floats, Ints
 from anytag.errors import LibraryError, is_whole
-from anytag.library.compare import cosines, products
-from anytag.library.filters import Filters, folded, holds
+from anytag.fusion.compare import cosines, products
+from anytag.fusion.score import CERTAIN, decoded, evidence, fused
+from anytag.fusion.sentences import Sentence, SentenceReader, Term
+from anytag.library.filters import Filters
 from anytag.library.hits import BATCH, Found, Hit, Rows, Shelf
-from anytag.library.sentences import Sentence, SentenceReader, Term
 from anytag.library.vectors import vector_file
+from anytag.library.words import folded
 from anytag.models.card import SearchFit
 from anytag.models.folder import ModelFolder
 from anytag.models.registry import resolve
+from anytag.queries.build import Questions
 from anytag.records import RecordFile
 from anytag.reranking import weights_of
 
@@ -41,8 +45,8 @@ if TYPE_CHECKING:
 PhotoLike = str | os.PathLike[str]
 
 _UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uf900-\ufaff]")
-# log-odds: people say so; say not; do not say what only they know; a caption says so; nobody knows the word
-_SURE, _NEVER, _UNSAID, _LIKELY, _UNKNOWN = 6.0, -12.0, -6.0, 1.0, -2.0
+# log-odds: people say not; do not say what only they know; a caption says so
+_NEVER, _UNSAID, _LIKELY = -12.0, -6.0, 1.0
 
 
 _FAILED = -2  # in place of a slot: no photo that a model could see
@@ -79,12 +83,10 @@ class Searcher:
         self._lock = RLock()
         self._state: tuple[int, int] | None = None
         self._all: Rows | None = None
-        self._database.connection.create_function("folded", 1, folded, deterministic=True)
-        self._database.connection.create_function("holds", 2, holds, deterministic=True)
 
     @cached_property
     def reader(self) -> SentenceReader:
-        return SentenceReader(self._folder, self._fit)
+        return SentenceReader(Questions(self._folder), self._fit)
 
     def search(
         self,
@@ -103,7 +105,7 @@ class Searcher:
         with self._lock:
             with self._database.reading():
                 rows = self._rows(filters or Filters(), itself)
-                keys = self._keys(rows, sentence, vector)
+                keys = self._keys(rows, sentence, vector, text)
             return self._found(rows, keys, top_k=top_k, fold=fold, likeness=vector is not None)
 
     def ids(self, filters: Filters, *, order: Literal["path", "newest", "unsure"] = "path") -> list[int]:
@@ -112,7 +114,7 @@ class Searcher:
         Args:
             order: by path, the newest first, or those of whose tags the model is least sure first.
         """
-        conditions, values = filters.conditions(self._tag_id)
+        conditions, values = filters.conditions(self.tag_id)
         query = _ORDERS[order].format(conditions=conditions)
         return [row[0] for row in self._database.query(query, values)]
 
@@ -122,7 +124,7 @@ class Searcher:
         For those who measure; -inf where nothing can be told.
         """
         with self._lock, self._database.reading():
-            return self._keys(self._rows(Filters(), ()), self.reader.read(text), None)
+            return self._keys(self._rows(Filters(), ()), self.reader.read(text), None, text)
 
     @property
     def _file(self) -> RecordFile:
@@ -130,10 +132,9 @@ class Searcher:
 
     def _rows(self, filters: Filters, without: Sequence[int]) -> Rows:
         """The photos that may be found; of all, remembered until the database changes."""
-        version = self._database.query("PRAGMA data_version")[0][0]
-        state = version, self._database.connection.total_changes
+        state = self._database.state
         if filters or self._all is None or self._state != state:
-            rows = self._read_rows(*filters.conditions(self._tag_id))
+            rows = self._read_rows(*filters.conditions(self.tag_id))
             if not filters:
                 self._all, self._state = rows, state
         else:
@@ -154,7 +155,8 @@ class Searcher:
         found = found.reshape(-1, 2)
         return Rows(np.ascontiguousarray(found[:, 0]), np.ascontiguousarray(found[:, 1]))
 
-    def _tag_id(self, name: str) -> str | None:
+    def tag_id(self, name: str) -> str | None:
+        """The id of the tag that a name means, in any language; None where the model has none."""
         tag = self.reader.vocabulary.find(name)
         return tag.id if tag else None
 
@@ -183,7 +185,9 @@ class Searcher:
 
         return Tagger.load(self._folder.path)
 
-    def _keys(self, rows: Rows, sentence: Sentence | None, vector: Floats | None) -> tuple[Floats, Floats]:
+    def _keys(
+        self, rows: Rows, sentence: Sentence | None, vector: Floats | None, text: str | None
+    ) -> tuple[Floats, Floats]:
         """By what N photos are ranked: the shown key, and a second for ties; float32 N both.
 
         The first is the log-odds of a sentence, or with a vector the cosine, of photos that the sentence
@@ -191,10 +195,12 @@ class Searcher:
         """
         if sentence is not None:
             odds, second = self._log_odds(rows, sentence)
+            named = rows.places(self._named(text or "", sentence))
+            odds[named] = np.fmax(odds[named], CERTAIN)
         else:
             odds, second = np.full(len(rows.ids), np.inf, np.float32), self._newest(rows)
         if vector is not None:
-            near = cosines(self._file, rows.slots, vector)
+            near = cosines(self._file.map(), rows.slots, vector)
             odds, second = np.where(odds >= 0, near, -np.inf), odds
         return _without_nan(odds), _without_nan(second)
 
@@ -208,72 +214,36 @@ class Searcher:
 
     def _log_odds(self, rows: Rows, sentence: Sentence) -> tuple[Floats, Floats]:
         """Log-odds that a sentence fits N photos, and the same before what depends on the sentence alone."""
-        columns = [] if sentence.query is None else [np.append(sentence.query, np.float32(0))]
-        columns += [term.column for term in sentence.terms if term.column is not None]
-        said: Iterator[Floats] = iter(
-            products(self._file, rows.slots, np.stack(columns)).T if columns else ()
-        )
-        whole = None if sentence.query is None else next(said)
-        found = [
-            self._evidence(rows, term, None if term.column is None else next(said)) for term in sentence.terms
+        known = evidence(sentence, products(self._file.map(), rows.slots, sentence.columns))
+        known.terms = [
+            self._evidence(rows, term, odds) for term, odds in zip(sentence.terms, known.terms, strict=True)
         ]
-        known = [one for one in found if one is not None]
-        written = None if known else self._written(rows, sentence.terms)
-        if written is not None:
-            return written, np.zeros_like(written) if whole is None else whole
-        odds, second = self._combined(known, whole, terms=len(found), count=len(rows.ids))
-        if len(found) > 1 and len(known) == len(
-            found
-        ):  # all that is named is there, by people or the decoder
-            least = np.min(known, axis=0)
-            odds = np.where(least >= 0, np.fmax(odds, least), odds)
-        elif known and len(known) == len(found):  # people say it, whatever the model thinks
-            odds = np.where(known[0] >= _SURE, np.fmax(odds, _SURE), odds)
-        return odds, second
+        if all(one is None for one in known.terms):
+            written = self._written(rows, sentence.terms)
+            if written is not None:
+                return written, np.zeros_like(written) if known.whole is None else known.whole
+        return fused(known, self._fit)
 
-    def _combined(
-        self, known: list[Floats], whole: Floats | None, *, terms: int, count: int
-    ) -> tuple[Floats, Floats]:
-        """Log-odds of a sentence from those of the terms that are known, N each, and what the whole says."""
-        fit, second = self._fit, np.zeros(count, np.float32)
-        if known:
-            second = np.float32(fit.term_weight) * np.sum([-np.logaddexp(0, -one) for one in known], axis=0)
-        if whole is not None:
-            # where a photo has no vector, words alone tell
-            second = second + np.where(np.isnan(whole) & bool(known), 0, whole)
-        if not known or (whole is None and len(known) < terms):  # a word that nobody knows
-            return np.minimum(second, _UNKNOWN), second
-        if whole is None:
-            return np.min(known, axis=0), second
-        if terms == 1:
-            return np.fmin(known[0], np.float32(fit.whole_scale) * whole + np.float32(fit.whole_bias)), second
-        return fit.scale * second + np.float32(fit.per_term * len(known) + fit.bias), second
-
-    def _evidence(self, rows: Rows, term: Term, said: Floats | None) -> Floats | None:
-        """Log-odds of a term in N photos; None where nobody knows it."""
+    def _evidence(self, rows: Rows, term: Term, odds: Floats | None) -> Floats | None:
+        """Log-odds of a term in N photos, as vectors tell, and what the decoder and people said of it."""
         words, said_so = self._hits(term), self._decided(term, "!=")
-        if said is None and term.tag is None:
+        if odds is None:
             if not len(words) and not len(said_so):
                 return None
-            evidence = np.full(len(rows.ids), _UNSAID, np.float32)
-        elif said is None:
-            evidence = np.full(len(rows.ids), term.limit, np.float32)
+            odds = np.full(len(rows.ids), _UNSAID, np.float32)
         else:
-            evidence = np.fmin(said, np.float32(term.limit))  # also of what has no vector
-        if term.tag is not None:
-            self._given(rows, term.tag, evidence)
-        evidence[rows.places(words)] = _SURE
-        evidence[rows.places(self._decided(term, "="))] = _NEVER
-        evidence[rows.places(said_so)] = _SURE
-        return evidence
+            odds = decoded(odds, term, *self._given(rows, term.tag))
+        odds[rows.places(words)] = CERTAIN
+        odds[rows.places(self._decided(term, "="))] = _NEVER
+        odds[rows.places(said_so)] = CERTAIN
+        return odds
 
-    def _given(self, rows: Rows, tag: str, evidence: Floats) -> None:
-        """Puts in what the decoder said of the photos that got a tag."""
+    def _given(self, rows: Rows, tag: str | None) -> tuple[Ints, Doubles]:
+        """Which photos got a tag, and their scores."""
         found = self._database.query("SELECT photo, score FROM tags WHERE tag = ? ORDER BY photo", (tag,))
         given = np.array(found, np.float64).reshape(-1, 2)
         ids = given[:, 0].astype(np.int64)
-        score = np.clip(given[np.isin(ids, rows.ids), 1], 1e-6, 1 - 1e-6)
-        evidence[rows.places(ids)] = np.log(score / (1 - score))
+        return rows.places(ids), given[np.isin(ids, rows.ids), 1]
 
     def _written(self, rows: Rows, terms: Sequence[Term]) -> Floats | None:
         """Log-odds of terms that nobody knows by captions, which a model wrote; None where one is in none."""
@@ -289,19 +259,28 @@ class Searcher:
         """Ids of photos of which people say a term; one that is no tag may be a tag of another vocabulary."""
         return self._matches(term.words, ["name", "keywords", *(["tags"] if term.tag is None else [])])
 
+    def _named(self, text: str, sentence: Sentence) -> Ints:
+        """Ids of photos of which people say a text as it stands, whatever its letters, and no term of it."""
+        whole = Term((" ".join(unicodedata.normalize("NFC", text).split()),))
+        if folded(whole.words[0]) in {folded(word) for term in sentence.terms for word in term.words}:
+            return _ids([])
+        said = np.union1d(self._matches(whole.words, ["name", "keywords"]), self._decided(whole, "!="))
+        return np.setdiff1d(said, self._decided(whole, "="))
+
     def _matches(self, words: Sequence[str], names: Sequence[str]) -> Ints:
         """Ids of photos of which one of some columns of the full-text table has one of some words."""
         query = "SELECT rowid FROM words WHERE words MATCH ?"
         found = _ids(self._database.query(query, (f"{{{' '.join(names)}}} : {match(words)}",)))
         for word in words:
-            if _UNSPACED.search(word):  # a sentence of these is one word to the table
+            # a sentence of these is one word to the table, and what has no letters is none
+            if _UNSPACED.search(word) or not any(map(str.isalnum, word)):
                 query = "SELECT rowid FROM words WHERE " + " OR ".join(f"instr({name}, ?)" for name in names)
                 found = np.union1d(found, _ids(self._database.query(query, [word] * len(names))))
         return found
 
     def _decided(self, term: Term, equals: str) -> Ints:
         """Ids of photos for which the user rejected a term ("="), or said that it is there ("!=")."""
-        names = [word.casefold() for word in term.words]
+        names = [folded(word) for word in term.words]
         query = (
             f"SELECT photo FROM decisions WHERE kind {equals} 'rejected' AND "
             f"(tag = ? OR folded(name) IN ({', '.join('?' * len(names))}))"

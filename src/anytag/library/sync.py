@@ -14,7 +14,6 @@ import json
 import os
 import shutil
 import sqlite3
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import ExitStack
@@ -23,13 +22,13 @@ from importlib.util import find_spec
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from anytag._io import identity
 from anytag.batching import batches
 from anytag.errors import LibraryError
 from anytag.library import words
 from anytag.library.database import Database
 from anytag.library.look import CONTENT_ERRORS, Event, Look, Model
-from anytag.library.scan import Found, Root, Scan, below, name_of, signed
+from anytag.library.roots import Root, below, device_of, note_device, ranges, resolve
+from anytag.library.scan import Found, Scan
 from anytag.library.turn import turn
 from anytag.library.vectors import tidy
 from anytag.results import Failure
@@ -54,11 +53,11 @@ class Report:
         photos: in these folders now, those that others stand for aside.
         pending: photos that a dry run would look at.
         new, changed: names of files that were not there before, or were written since.
-        unchanged, moved, copied, tagged, failed, waits: photos by what came of them; `waits` are written just
-            now.
+        unchanged, moved, copied, tagged, waits: photos by what came of them; `waits` are written just now.
+        failed: photos and folders that cannot be read, also those that are known and were not tried again.
         gone: rows whose files are not there any more, from now on.
         kept: rows whose files are not there, and which stay, as `refused` says.
-        failures: by name, of photos and folders.
+        failures: of this sync, by name of photo or folder.
         refused: why nothing was given up, or "".
     """
 
@@ -79,7 +78,8 @@ class Report:
 
     @property
     def is_good(self) -> bool:
-        return not self.failures and not self.refused
+        """Can all be read, and is nothing missing? The same folders give the same answer each time."""
+        return not self.failed and not self.refused
 
     def to_dict(self) -> dict[str, Any]:
         """Plain."""
@@ -143,7 +143,7 @@ class Sync:
         Raises:
             LibraryError: a folder is not there and never was in the library.
         """
-        self._roots, self._away = self._resolve()
+        self._roots, self._away = resolve(self._database, self._folders)
         self._retry_extras()
         self.found = Scan(self._database, self._roots, self._walk).run()
         return self.found
@@ -203,76 +203,20 @@ class Sync:
         for action in ("copied", "tagged", "waits"):
             setattr(report, action, self._events[action])
         report.failures = {**found.failures, **report.failures}
-        report.failed = len(report.failures)
         missing = self._missing()
         report.refused = "" if self._accept else self._refusal(missing)
         with self._database.transaction() as connection:
             gone = [*found.left_out, *(() if report.refused else missing)]
             _give_up(connection, gone)
             for root in () if report.refused else self._roots:
-                _note_device(connection, root)
+                note_device(connection, root)
         report.gone, report.kept = len(gone), len(missing) if report.refused else 0
+        report.failed = len(self._failed())
         report.photos = self._count("state != 'gone' AND pair IS NULL")
         used = self._database.query("SELECT weights FROM models WHERE id IN (SELECT model FROM photos)")
         if report.tagged:
             tidy(self._database.path, [weights for (weights,) in used])
         return report
-
-    def _resolve(self) -> tuple[list[Root], list[Root]]:
-        """The roots to walk, and those that are not there."""
-        known = [
-            Root(number, os.fsdecode(path), os.fsdecode(path), device)
-            for number, path, device in self._database.query(
-                "SELECT id, path, device FROM roots ORDER BY path"
-            )
-        ]
-        if not self._folders and not known:
-            raise LibraryError(
-                "the library has no folder yet: name one, as in anytag library sync ~/Pictures"
-            )
-        asked = list(map(self._root(known), self._folders)) if self._folders else known
-        tops = {root.top: root for root in asked}
-        outer = [root for root in tops.values() if not any(_is_below(root.top, other) for other in tops)]
-        there = [root for root in outer if os.path.isdir(root.top)]  # noqa: PTH112
-        return there, [root for root in outer if root not in there]
-
-    def _root(self, known: Sequence[Root]) -> Callable[[str], Root]:
-        def find(folder: str) -> Root:
-            for root in known:
-                if folder == root.path or _is_below(folder, root.path):
-                    return root._replace(top=folder)
-                if (here := identity(folder)) is not None and here == identity(root.path):
-                    return root
-            if os.path.isfile(folder):  # noqa: PTH113
-                raise LibraryError(f"{folder} is a file: name the folder it lies in")
-            if not os.path.isdir(folder):  # noqa: PTH112
-                raise LibraryError(
-                    f"the folder {folder} is not there, and is not in the library: correct the name"
-                )
-            return self._new_root(folder, known)
-
-        return find
-
-    def _new_root(self, folder: str, known: Sequence[Root]) -> Root:
-        """A root of its own, which takes in those below it."""
-        path, shown = (
-            os.fsencode(folder),
-            unicodedata.normalize("NFC", os.fsencode(folder).decode("utf-8", "replace")),
-        )
-        with self._database.transaction() as connection:
-            connection.execute("INSERT OR IGNORE INTO roots (path, shown) VALUES (?, ?)", (path, shown))
-            (number,) = connection.execute("SELECT id FROM roots WHERE path = ?", (path,)).fetchone()
-            for inner in (root for root in known if _is_below(root.path, folder)):
-                rows = connection.execute(
-                    "SELECT id, path FROM photos WHERE root = ?", (inner.id,)
-                ).fetchall()
-                connection.executemany(
-                    "UPDATE photos SET root = ?, name = ? WHERE id = ?",
-                    ((number, name_of(folder, path), photo) for photo, path in rows),
-                )
-                words.rewrite(connection, [photo for photo, _ in rows])
-                connection.execute("DELETE FROM roots WHERE id = ?", (inner.id,))
-        return Root(number, folder, folder, None)
 
     def _retry_extras(self) -> None:
         """Photos that failed for want of a package or a tool wait again, once it is there."""
@@ -284,15 +228,9 @@ class Sync:
                 ((pattern,) for pattern in there),
             )
 
-    def _ranges(self) -> tuple[str, list[object]]:
-        """What is below the folders that are walked, for a query."""
-        places = [below(root.top) for root in self._roots]
-        where = " OR ".join(["(path >= ? AND path < ?)"] * len(places)) or "0"
-        return f"({where})", [bound for place in places for bound in place]
-
     def _waiting(self) -> list[int]:
         """Rows to look at; what could not be read is tried again, what is no photo is not."""
-        where, values = self._ranges()
+        where, values = ranges(self._roots)
         return [
             row[0]
             for row in self._database.query(
@@ -303,7 +241,7 @@ class Sync:
         ]
 
     def _done(self, what: str, *given: object) -> list[int]:
-        where, values = self._ranges()
+        where, values = ranges(self._roots)
         query = f"SELECT id FROM photos WHERE {where} AND pair IS NULL AND state = 'done' AND {what}"
         return [row[0] for row in self._database.query(query, [*values, *given])]
 
@@ -327,6 +265,15 @@ class Sync:
                 self.report.failures[event.path] = event.error
             yield event
 
+    def _failed(self) -> set[str]:
+        """Names of what cannot be read, in this sync or since one before."""
+        where, values = ranges(self._roots)
+        query = f"SELECT path FROM photos WHERE {where} AND pair IS NULL AND state = 'failed'"
+        return {
+            *self.report.failures,
+            *(os.fsdecode(path) for (path,) in self._database.query(query, values)),
+        }
+
     def _missing(self) -> list[int]:
         """Rows that the scan missed and that have not been found under other names since."""
         left = list(self.found.missing.items())
@@ -343,7 +290,7 @@ class Sync:
             if self._database.query(query, below(root.top)):
                 return f"The folder {root.top} is not there, so its photos stay in the library. {_HINT}"
         for root in self._roots if missing else ():
-            if root.device not in (None, _device(root.path)):
+            if root.device not in (None, device_of(root.path)):
                 return (
                     f"{root.path} is another disk than before, and {len(missing)} photos are missing. {_HINT}"
                 )
@@ -359,7 +306,7 @@ class Sync:
         return ""
 
     def _count(self, what: str) -> int:
-        where, values = self._ranges()
+        where, values = ranges(self._roots)
         return int(
             self._database.query(f"SELECT count(*) FROM photos WHERE {where} AND {what}", values)[0][0]
         )
@@ -375,25 +322,3 @@ def _give_up(connection: sqlite3.Connection, photos: Sequence[int]) -> None:
     )
     connection.executemany("UPDATE photos SET state = 'gone', pair = NULL WHERE id = ?", ids)
     words.rewrite(connection, photos)
-
-
-def _note_device(connection: sqlite3.Connection, root: Root) -> None:
-    """Disks have other numbers after a restart: rows follow, once all that they name is there."""
-    device = _device(root.path)
-    if device is not None and device != root.device:
-        connection.execute("UPDATE roots SET device = ? WHERE id = ?", (device, root.id))
-        if root.device is not None:
-            connection.execute(
-                "UPDATE photos SET device = ? WHERE root = ? AND device = ?", (device, root.id, root.device)
-            )
-
-
-def _device(folder: str) -> int | None:
-    try:
-        return signed(os.stat(folder).st_dev)  # noqa: PTH116
-    except OSError:
-        return None
-
-
-def _is_below(folder: str, other: str) -> bool:
-    return folder.startswith(os.path.join(other, "")) and folder != other  # noqa: PTH118

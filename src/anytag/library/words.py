@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import unicodedata
 from collections.abc import Iterable
 
 _REWRITE = """
@@ -11,7 +12,7 @@ SELECT id, name,
     (SELECT group_concat(name, char(10)) FROM (
         SELECT name FROM tags WHERE photo = photos.id AND NOT EXISTS (
             SELECT 1 FROM decisions d WHERE d.photo = photos.id AND d.kind = 'rejected'
-            AND (d.tag = tags.tag OR d.name = tags.name COLLATE NOCASE))
+            AND (d.tag = tags.tag OR folded(d.name) = folded(tags.name)))
         UNION
         SELECT name FROM decisions WHERE photo = photos.id AND kind != 'rejected')),
     (SELECT group_concat(path, char(10)) FROM (SELECT DISTINCT path FROM keywords WHERE photo = photos.id)),
@@ -20,12 +21,28 @@ FROM photos WHERE id = ? AND pair IS NULL AND state != 'gone'
 """
 
 
+def add_functions(connection: sqlite3.Connection) -> None:
+    """Gives SQL `folded` and `holds`."""
+    connection.create_function("folded", 1, folded, deterministic=True)
+    connection.create_function("holds", 2, holds, deterministic=True)
+
+
+def folded(text: str | None) -> str | None:
+    """A text in which case and Unicode's forms play no part, in any script."""
+    return None if text is None else unicodedata.normalize("NFC", text).casefold()
+
+
+def holds(path: str, name: str) -> bool:
+    """Is a name, folded, one step of a keyword such as 'animal|dog'?"""
+    return name in ((folded_path := str(folded(path))).split("|")) or name == folded_path
+
+
 def rewrite(connection: sqlite3.Connection, photos: Iterable[int]) -> None:
     """Brings the words of photos in step with all else, within the caller's transaction.
 
     Name, tags without the rejected and with the accepted and added, the user's keywords, the caption. A photo
     that is gone, and one that another stands for, has none.
     """
-    ids = [(photo,) for photo in photos]
+    ids = [(photo,) for photo in dict.fromkeys(photos)]
     connection.executemany("DELETE FROM words WHERE rowid = ?", ids)
     connection.executemany(_REWRITE, ids)

@@ -197,17 +197,18 @@ def undone(content: Content) -> Content:
     for name in FLAT:
         keep = {*_keys(lists[name]), *placed}
         lists[name] = tuple(entry for entry in content.lists.get(name, ()) if _key(entry) in keep)
-    is_ours = bool(content.our_caption) and content.caption == content.our_caption
-    return replace(
-        content,
-        lists=lists,
-        ours={},
-        rejected=(),
-        caption=content.replaced if is_ours else content.caption,
-        our_caption="",
-        replaced="",
-        is_created=False,
-    )
+    return replace(uncaptioned(content), lists=lists, ours={}, rejected=(), is_created=False)
+
+
+def uncaptioned(content: Content) -> Content:
+    """A file's content without our caption: the user's stands where it stood."""
+    if not content.our_caption:
+        return content
+    is_ours = content.caption == content.our_caption
+    text = content.replaced if is_ours else content.caption
+    after = replace(content, caption=text, our_caption="", replaced="")
+    has_more = any(after.ours.values()) or bool(after.rejected)
+    return replace(after, is_created=after.is_created and has_more)
 
 
 def words(content: Content) -> tuple[str, ...]:

@@ -42,19 +42,27 @@ Values = dict[str, tuple[str, ...]]
 """What is said in a file: "XMP-dc:Subject" -> its values."""
 
 
-def contents(photo: Path, exiftool: ExifTool, beside: Candidates | None = None) -> dict[Path, Content]:
+def contents(
+    photo: Path, exiftool: ExifTool, beside: Candidates | None = None, *, lenient: bool = False
+) -> dict[Path, Content]:
     """A photo's own content, and that of each sidecar that is this photo's.
 
     Args:
         photo: a file.
         exiftool: that is asked.
         beside: the XMP files beside it, where they were looked for already.
+        lenient: of a photo that is not there, or cannot be read, the sidecars will do.
 
     Raises:
         MetadataError: one cannot be read.
     """
     beside = beside or candidates(photo)
-    found = {photo: content(values(photo, exiftool))}
+    found: dict[Path, Content] = {}
+    try:
+        found[photo] = content(values(photo, exiftool))
+    except MetadataError:
+        if not lenient:
+            raise
     for path in (beside.full, beside.stem):
         if path is not None:
             read = content(values(path, exiftool)) if path.stat().st_size else Content(is_created=True)

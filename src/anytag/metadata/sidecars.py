@@ -74,10 +74,12 @@ def sharing(photo: Path) -> tuple[str, ...]:
 
 
 def _is_other(path: Path, photo: Path) -> bool:
+    if not os.path.exists(path):  # noqa: PTH110  # also of names that are too long
+        return False
     try:
         return not path.samefile(photo)  # the same on a disk that tells no capitals from small letters
     except OSError:
-        return False  # it is not there
+        return True  # the photo is gone
 
 
 def _first(photo: Path, names: Iterable[str]) -> Path | None:

@@ -107,7 +107,7 @@ def read_keywords(
 
 def write_keywords(
     photo: str | os.PathLike[str],
-    keywords: Iterable[Keyword | str],
+    keywords: Iterable[Keyword | str] | None,
     *,
     embed: bool = False,
     caption: str | None = None,
@@ -125,7 +125,8 @@ def write_keywords(
 
     Args:
         photo: a path.
-        keywords: words, or paths of words such as ("animal", "dog"), the best first.
+        keywords: words, or paths of words such as ("animal", "dog"), the best first; None leaves those that
+            are there as they are.
         embed: into the photo itself and the sidecars that it has; else into a sidecar, which is made.
         caption: a sentence for dc:description, where the user has none.
         overwrite_caption: also where he has one.
@@ -141,7 +142,7 @@ def write_keywords(
         OutputError: a file cannot be written; each is as it was or as it shall be.
     """
     path, tool = _photo(os.fspath(photo)), exiftool or shared()
-    ours = [words.clean((one,) if isinstance(one, str) else one) for one in keywords]
+    ours = [words.clean((one,) if isinstance(one, str) else one) for one in keywords or ()]
     beside = candidates(path)
     found = read.contents(path, tool, beside)
     union, refused = words.wanted(found.values(), [one for one in ours if one], rejected)
@@ -154,11 +155,12 @@ def write_keywords(
     changes = {}
     for target, content in targets.items():
         fields = FIELDS if target == path and content.has_iptc else _BESIDE
-        after = words.merged(content, union, refused, fields)
+        after = content if keywords is None else words.merged(content, union, refused, fields)
         if caption is not None:
             text = " ".join(words.clean([caption]))
             after = words.captioned(after, found.values(), text, overwrite=overwrite_caption)
-        changes[target] = (Content() if is_new else content, after)
+        if not is_new or any(after.lists.values()) or after.caption:  # else the user has a caption elsewhere
+            changes[target] = (Content() if is_new else content, after)
     note = _note(path, beside, found, targets, is_stem=sidecar_name == "stem")
     return _apply(path, changes, tool, touch=touch, dry_run=dry_run, note=note)
 
@@ -166,6 +168,8 @@ def write_keywords(
 def undo(
     photo: str | os.PathLike[str],
     *,
+    captions_only: bool = False,
+    lenient: bool = False,
     touch: bool = False,
     dry_run: bool = False,
     exiftool: ExifTool | None = None,
@@ -174,12 +178,19 @@ def undo(
 
     A sidecar that anytag made, and in which is nothing else, is removed.
 
+    Args:
+        photo: a path.
+        captions_only: keywords stay.
+        lenient: of a photo that is gone, or cannot be read any more, the sidecars are looked at alone.
+        touch, dry_run, exiftool: as for `write_keywords`.
+
     Raises:
         MissingToolError, MetadataError, OutputError: as `write_keywords`.
     """
-    path, tool = _photo(os.fspath(photo)), exiftool or shared()
-    found = {one: content for one, content in read.contents(path, tool).items() if content.has_record}
-    changes = {one: (content, words.undone(content)) for one, content in found.items()}
+    path, tool = Path(photo) if lenient else _photo(os.fspath(photo)), exiftool or shared()
+    found = read.contents(path, tool, lenient=lenient)
+    take_out = words.uncaptioned if captions_only else words.undone
+    changes = {one: (old, take_out(old)) for one, old in found.items() if old.has_record}
     return _apply(path, changes, tool, touch=touch, dry_run=dry_run, note=None)
 
 

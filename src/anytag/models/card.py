@@ -183,7 +183,7 @@ class Card:
         source: where converted weights come from: a file's name, size, sha256.
         captions: how captions are written, None where the model writes none.
         strict: a tag must score more than its threshold, as published models have it; else it may equal it.
-        search: how sentences are scored in a library.
+        search: how sentences are scored, of models whose vectors tell.
     """
 
     name: str

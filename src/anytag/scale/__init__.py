@@ -12,8 +12,9 @@ writes units apart, goes on where it was killed, and does failed rows again.
 
 from __future__ import annotations
 
+from anytag.scale.estimates import estimate
 from anytag.scale.mapping import Tag, caption, tag
-from anytag.scale.runs import Options, estimate, plan, run
+from anytag.scale.runs import Options, plan, run
 from anytag.scale.stages import Task
 
 __all__ = ["Options", "Tag", "Task", "caption", "estimate", "plan", "run", "tag"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -11,7 +12,7 @@ from anytag.batching import in_batches
 from anytag.data.io import folder_of, is_url, join, photo_source, public
 from anytag.data.shards import read_samples
 from anytag.data.tables import parquet_file
-from anytag.data.units import Unit
+from anytag.data.units import Unit, evenly
 from anytag.errors import AnytagError, ImageError
 from anytag.results import Failure
 from anytag.scale.stages import failure
@@ -20,6 +21,8 @@ IDS = ("id", "key", "__key__", "image_id", "photo_id", "uid", "uuid")
 PHOTOS = ("image", "photo", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes", "content", "img", "data")
 ADDRESSES = ("url", "image_url", "photo_url", "uri", "path", "file", "image_path", "file_name", "filename")
 _BATCH = 8  # rows of Parquet that are held at once
+_TAR_BLOCK = 512  # bytes: a member has one before it and is filled up to whole ones
+_TRIED = 100  # files, before an input of which none can be read is refused
 _FETCHERS = 4  # photos of URLs that are fetched ahead
 
 
@@ -31,11 +34,13 @@ class Photo:
         id: of its row.
         source: its bytes, or its path on disk; None where there is an error.
         error: why there is none.
+        bytes: of a tar that its sample takes up, else 0.
     """
 
     id: str
     source: bytes | str | None
     error: Failure | None = None
+    bytes: int = 0
 
 
 Wanted = Callable[[int], bool]
@@ -57,17 +62,36 @@ def photos(unit: Unit, *, column: str | None = None, wanted: Wanted = lambda _: 
     return _of_rows(unit, column, wanted)
 
 
+def refuse_unreadable(files: Sequence[Unit], column: str | None) -> None:
+    """Looks at the first photo of files, one after the other, until there is one.
+
+    Raises:
+        AnytagError: of the first, where none has one: they cannot be opened, or a column cannot be told.
+    """
+    errors: list[AnytagError] = []
+    for unit in evenly(list({unit.url: unit for unit in files}.values()), _TRIED):
+        try:
+            with closing(photos(unit, column=column)) as found:  # type: ignore[type-var]
+                next(found, None)
+            return
+        except AnytagError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+
+
 def _of_shard(unit: Unit, wanted: Wanted) -> Iterator[Photo]:
     name, at = public(unit.url), 0
     try:
         for at, sample in enumerate(read_samples(unit.url), 1):
             if not wanted(at - 1):
                 continue
+            size = sum(_TAR_BLOCK * (1 + -(-len(body) // _TAR_BLOCK)) for body in sample.members.values())
             if sample.photo:
-                yield Photo(f"tar://{sample.photo}::{name}", sample.pixels)
+                yield Photo(f"tar://{sample.photo}::{name}", sample.pixels, bytes=size)
             else:
                 lack = ImageError(f"no photo among {', '.join(sorted(sample.members))}")
-                yield Photo(f"tar://{sample.key}::{name}", None, failure(lack))
+                yield Photo(f"tar://{sample.key}::{name}", None, failure(lack), size)
     except AnytagError as error:
         if not at:
             raise

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
-from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from anytag._io import locked
 from anytag.data import cluster
 from anytag.data.io import absolute, is_url, public
 from anytag.data.parts import Parts, UnitResult, place
-from anytag.data.units import Unit, Units, units
+from anytag.data.units import Unit, Units, survey
 from anytag.errors import AnytagError, MissingExtraError, RefusedOutputError
 from anytag.models.registry import resolve
-from anytag.scale.photos import photos
+from anytag.scale.photos import refuse_unreadable
 from anytag.scale.stages import Task, card_hash, card_of
-from anytag.scale.worker import Here, Holder, Maker, Worker
+from anytag.scale.worker import Holder, Maker
 
 
 @dataclass(frozen=True)
@@ -135,11 +132,14 @@ def plan(sources: Iterable[str], output: str, task: Task, options: Options | Non
     task = replace(task, model=_anywhere(task.model), card=card_hash(card_of(task.model)))
     with suppress(MissingExtraError):  # of a driver that has no torch
         replace(task, device="cpu").open()  # wrong options are said before anything is written
-    parts = Parts(folder, task.work())
-    parts.begin()
+    parts, options = Parts(folder, task.work()), options or Options()
+    parts.check()
+    found = survey(given)
+    refuse_unreadable(found.files, options.column)
+    parts.begin()  # now that the input is known to be right
     with nullcontext() if is_url(folder) else locked(Path(parts.notes, "lock")):
         parts.sweep()
-        yield Run(task, parts, units(given, listings=parts.notes), options or Options())
+        yield Run(task, parts, found.planned(parts.notes), options)
 
 
 def _anywhere(model: str | None) -> str | None:
@@ -192,66 +192,3 @@ def _holders(task: Task) -> tuple[object, ...]:
     ray = import_module("ray")
     options = {"num_gpus": 1, "max_restarts": -1, "max_task_retries": -1}
     return tuple(ray.remote(Holder).options(**options).remote(task) for _ in range(count))
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a run would take.
-
-    Attributes:
-        units: to do.
-        rows: of them; of shards, from their bytes.
-        bytes: of the photos.
-        sample: photos that were tried.
-        seconds: of one core of this machine for one photo, reading included.
-        failed: of the sample.
-    """
-
-    units: int
-    rows: int
-    bytes: int
-    sample: int
-    seconds: float
-    failed: int
-
-    def hours(self, actors: int) -> float:
-        """Of so many actors."""
-        return self.rows * self.seconds / actors / 3600
-
-
-def estimate(
-    sources: Iterable[str], task: Task, options: Options | None = None, *, sample: int = 1000
-) -> Estimate:
-    """What a run would take, from a sample of photos on one core of this machine; nothing is written.
-
-    Args:
-        sources, task: as for `run`.
-        sample: photos, from up to 20 units that lie evenly in the input.
-
-    Raises:
-        AnytagError: there is nothing to read.
-    """
-    options = options or Options()
-    with TemporaryDirectory() as folder:
-        parts = Parts(folder, {})
-        work = units([absolute(one) for one in sources], listings=parts.notes)
-        if not work.units:
-            raise AnytagError("; ".join(work.unreadable) or "there is nothing to do")
-        worker = Worker(task, parts, Here(task), column=options.column)
-        return _tried(work.units, worker, options, sample)
-
-
-def _tried(work: Sequence[Unit], worker: Worker, options: Options, sample: int) -> Estimate:
-    spread = work[:: max(1, len(work) // 20)][:20]
-    each = -(-sample // len(spread))
-    rows = failed = size = 0
-    start = time.perf_counter()
-    for unit in spread:
-        some = list(islice(photos(unit, column=options.column), each))
-        size += sum(len(one.source) for one in some if isinstance(one.source, bytes))
-        for row in worker.rows(some):
-            rows, failed = rows + 1, failed + (row["error"] is not None)
-    seconds = (time.perf_counter() - start) / max(1, rows)
-    mean = max(1.0, size / max(1, rows) + 1024)  # a tar's head and padding
-    total = sum(unit.rows if unit.rows >= 0 else round(unit.bytes / mean) for unit in work)
-    return Estimate(len(work), total, sum(unit.bytes for unit in work), rows, seconds, failed)

@@ -95,7 +95,7 @@ class Worker:
     def do(self, unit: Unit) -> UnitResult:
         """Every photo of the unit."""
         with closing(photos(unit, column=self._column)) as found:  # type: ignore[type-var]
-            return self._write(unit, self.rows(found))
+            return self.write(unit, self.rows(found))
 
     def again(self, unit: Unit, earlier: UnitResult) -> UnitResult:
         """The photos that failed, and such as the part lacks since its unit broke off; the others stay."""
@@ -106,7 +106,7 @@ class Worker:
         def wanted(place: int) -> bool:
             return place in failed or place >= earlier.rows
 
-        return self._write(unit, self._mended(unit, earlier, wanted))
+        return self.write(unit, self._mended(unit, earlier, wanted))
 
     def _mended(self, unit: Unit, earlier: UnitResult, wanted: Wanted) -> Iterator[dict[str, Any]]:
         with closing(photos(unit, column=self._column, wanted=wanted)) as found:  # type: ignore[type-var]
@@ -115,7 +115,8 @@ class Worker:
                 yield row if row["error"] is None else next(new, row)
             yield from new
 
-    def _write(self, unit: Unit, rows: Iterable[dict[str, Any]]) -> UnitResult:
+    def write(self, unit: Unit, rows: Iterable[dict[str, Any]]) -> UnitResult:
+        """Rows as the part of the unit."""
         with self.parts.writing(unit, self._schema) as part:
             for row in rows:
                 part.write(row)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
+from threading import Event
 from typing import Annotated, TypeVar
 
 from fastapi import FastAPI, Query, Request
@@ -19,9 +20,10 @@ from starlette.staticfiles import StaticFiles
 
 from anytag import __version__
 from anytag.errors import AnytagError
-from anytag.results import TagResult, TagScore
+from anytag.library.library import Library
+from anytag.results import Match, TagResult, TagScore
 from anytag.server import label_studio, photoprism, schemas
-from anytag.server.limits import Admission, Refusal, error_body
+from anytag.server.limits import Admission, Patience, Refusal, error_body
 from anytag.server.metrics import Metrics
 from anytag.server.photos import router
 from anytag.server.service import Service, Serving, errors
@@ -61,7 +63,8 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.state.settings, app.state.metrics, app.state.service = settings, metrics, service
-    app.add_middleware(Admission, settings=settings, metrics=metrics)
+    patience = app.state.patience = Patience(settings.body_seconds, stall=settings.stall_seconds)
+    app.add_middleware(Admission, settings=settings, metrics=metrics, patience=patience)
     app.add_exception_handler(Refusal, _refuse)
     app.add_exception_handler(ClientDisconnect, _gone_away)
     app.add_exception_handler(AnytagError, _wrong)
@@ -81,12 +84,13 @@ def _add_routes(app: FastAPI) -> None:
     for path, answer, options, endpoint in (
         ("/v1/tag", schemas.TagAnswer, schemas.TagOptions, tag),
         ("/v1/caption", schemas.CaptionAnswer, schemas.CaptionOptions, caption),
+        ("/v1/match", schemas.MatchAnswer, schemas.MatchOptions, match),
     ):
         app.post(
             path, response_model=answer, responses=errors(schemas.Error), openapi_extra=described(options)
         )(endpoint)
     app.get("/v1/models", response_model=schemas.ModelsAnswer, summary="The model that answers")(models)
-    app.get("/v1/tags", response_model=schemas.TagNames, summary="Tags whose names hold a text")(tag_names)
+    app.get("/v1/tags", response_model=schemas.TagNames, summary="Tags for what was typed so far")(tag_names)
     app.get("/livez", response_model=schemas.State, summary="Whether the process lives")(livez)
     app.get("/readyz", response_model=schemas.State, summary="Whether photos are tagged")(readyz)
     app.get("/metrics", response_class=Response, summary="Figures for Prometheus")(metrics_text)
@@ -131,6 +135,24 @@ async def caption(request: Request, service: Serving) -> Response:
     return await _answers(request, service, photos, answer)
 
 
+async def match(request: Request, service: Serving) -> Response:
+    """Which photos fit a text best, for each text; a photo that cannot be read is not ranked."""
+    photos, options = await _read(request, schemas.MatchOptions)
+    images, texts = [photo.data for photo in photos], options.texts
+
+    def work(stop: Event) -> Response:
+        matching = service.matching
+        unknown = matching.unknown_words(texts)
+        seen, found = matching.rank(images, texts, top_k=options.top_k, stop=stop)
+        rows = [
+            {"text": text, "unknown_words": words, "matches": [_match(one, photos) for one in best]}
+            for text, words, best in zip(texts, unknown, found, strict=True)
+        ]
+        return _response(photos, [_size(one, service.tagger) for one in seen], texts=rows)
+
+    return await service.beside(request, work)
+
+
 async def models(service: Serving) -> Row:
     """Which model answers."""
     tagger = service.tagger
@@ -148,11 +170,10 @@ async def models(service: Serving) -> Row:
 
 
 async def tag_names(service: Serving, text: Annotated[str, Query(max_length=100)] = "") -> Row:
-    """At most twenty, those that begin with the text first."""
-    wanted = text.casefold().strip()
-    names = [tag.name for tag in service.tagger.vocabulary if wanted in tag.name.casefold()]
-    names.sort(key=lambda name: (not name.casefold().startswith(wanted), len(name)))
-    return {"tags": names[:20]}
+    """At most twenty, by names in any language and synonyms; with a library, its custom tags, too."""
+    own = await service.photos.ask(Library.words) if service.photos is not None else []
+    found = await asyncio.to_thread(lambda: service.suggestions.find(text, own))
+    return {"tags": [one.to_dict() for one in found]}
 
 
 async def livez() -> Row:
@@ -180,25 +201,29 @@ async def page() -> Response:
 
 async def _read(request: Request, options: type[Opt]) -> tuple[list[Photo], Opt]:
     settings: Settings = request.app.state.settings
-    return await read_upload(request, options, max_files=settings.max_files)
+    service: Service = request.app.state.service
+    return await read_upload(request, options, max_files=settings.max_files, fetcher=service.fetcher)
 
 
 async def _answers(
     request: Request, service: Service, photos: Sequence[Photo], answer: Callable[[Encoded], Row]
 ) -> Response:
+    return _response(photos, await service.answers(request, [photo.data for photo in photos], answer))
+
+
+def _response(photos: Sequence[Photo], rows: Sequence[Row], **more: object) -> Response:
     """The rows of all photos; a photo that was sent alone and cannot be read is an error of the request."""
-    rows = await service.answers(request, [photo.data for photo in photos], answer)
-    named = [{"name": photo.name, **row} for photo, row in zip(photos, rows, strict=True)]
+    named: list[Row] = [{"name": photo.name, **row} for photo, row in zip(photos, rows, strict=True)]
     error = named[0]["error"]
     if len(named) == 1 and error is not None:
         return JSONResponse({"error": error}, 422)
-    return JSONResponse({"photos": named})
+    return JSONResponse({"photos": named, **more})
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refusal)
     request.app.state.metrics.refused.labels(error.reason).inc()
-    return error.response(request.url.path)
+    return error.response(request.scope)
 
 
 async def _gone_away(request: Request, _: Exception) -> Response:
@@ -231,8 +256,18 @@ async def _http(request: Request, error: Exception) -> Response:
 
 
 def _failed(encoded: Encoded, tagger: Tagger, **empty: object) -> Row:
-    assert encoded.error is not None
-    return {"width": 0, "height": 0, "model": tagger.card.name, **empty, "error": asdict(encoded.error)}
+    return {**_size(encoded, tagger), **empty}
+
+
+def _size(encoded: Encoded, tagger: Tagger) -> Row:
+    """The row of a photo of which no more is said than whether it was read."""
+    error = encoded.error and asdict(encoded.error)
+    return {"width": encoded.width, "height": encoded.height, "model": tagger.card.name, "error": error}
+
+
+def _match(match: Match, photos: Sequence[Photo]) -> Row:
+    number = int(match.path)
+    return {"photo": number, "name": photos[number].name, "score": match.score}
 
 
 def _row(found: TagResult, broader: dict[str, list[str]], *, heat: bool) -> Row:

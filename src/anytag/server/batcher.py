@@ -14,10 +14,15 @@ from dataclasses import dataclass, field
 from threading import Condition, Thread
 from typing import Generic, TypeVar
 
+import numpy as np
+
+from anytag.results import Failure
 from anytag.server.metrics import Metrics
 from anytag.tagger import Encoded, Tagger
 
 R = TypeVar("R")
+
+_NONE = np.zeros(0, np.float32)
 
 
 @dataclass(eq=False)
@@ -61,8 +66,17 @@ class Batcher:
         """Whether every thread works."""
         return not self._is_closed and all(thread.is_alive() for thread in self._threads)
 
-    def submit(self, image: bytes, finish: Callable[[Encoded], R]) -> Future[R]:
-        """The future of an answer; an ImageError is for `finish` to raise from `Encoded.error`."""
+    def submit(self, image: bytes | Failure, finish: Callable[[Encoded], R]) -> Future[R]:
+        """The future of an answer; `finish` finds in `Encoded.error` why a photo could not be read.
+
+        Args:
+            image: the encoded file; or why there is none, which needs no work.
+            finish: as of `Job`.
+        """
+        if isinstance(image, Failure):
+            done: Future[R] = Future()
+            done.set_result(finish(Encoded(_NONE, _NONE, None, 0, 0, image)))
+            return done
         job = Job(image, finish)
         with self._changed:
             if self._is_closed:

@@ -2,7 +2,8 @@
 
 In this order: a Host that is not ours (DNS rebinding), an Origin that is not ours (another site's script),
 a missing or wrong key, more than the server takes at a time (429), a body that is too long (413) or too slow
-(408). A body that is refused is not read, and its connection is closed.
+(408). A body that is refused is not kept: a short one is dropped as it comes, so that the client need not
+connect again; for a long one the connection is closed.
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ import asyncio
 import base64
 import hmac
 import logging
+import math
 import os
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -29,7 +33,11 @@ _PAGE = ("/", "/page/")
 """The page's own files: the page asks for the key."""
 VISION = "/api/v1/vision"
 """Where PhotoPrism asks."""
+CLAIM = "anytag.claim"
+"""Where the scope of a request holds its `Claim`."""
 _RETRY_SECONDS = 1
+_SHORT = 1 << 18
+"""Bytes of a body that is read to its end although it is refused."""
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _METHODS = _READING | {"POST", "PUT", "PATCH", "DELETE"}
 _HEADERS = [
@@ -57,14 +65,23 @@ class Refusal(Exception):
         super().__init__(message)
         self.status, self.reason, self.message = status, reason, message
 
-    def response(self, path: str) -> JSONResponse:
-        """The answer at a path; the connection is closed, since the body was not read."""
-        headers = {"connection": "close"}
+    def response(self, scope: Scope) -> JSONResponse:
+        """The answer to a request."""
+        headers = {} if self.status != 408 and _is_short(scope) else {"connection": "close"}
         if self.status == 429:
             headers["retry-after"] = str(_RETRY_SECONDS)
         if self.status == 401:
             headers["www-authenticate"] = "Bearer"
-        return JSONResponse(error_body(path, self.status, self.reason, self.message), self.status, headers)
+        body = error_body(scope["path"], self.status, self.reason, self.message)
+        return JSONResponse(body, self.status, headers)
+
+
+def _is_short(scope: Scope) -> bool:
+    """Whether the rest of a request's body comes and costs less to read than another connection."""
+    headers = Headers(scope=scope)
+    length = headers.get("content-length", "0")
+    is_unsure = "transfer-encoding" in headers or "expect" in headers
+    return not is_unsure and length.isdigit() and int(length) <= _SHORT
 
 
 def error_body(path: str, status: int, kind: str, message: str) -> dict[str, object]:
@@ -86,17 +103,74 @@ def _key(authorization: str) -> bytes:
         return b""
 
 
+class Patience:
+    """How long bodies are waited for: less, when the server stops.
+
+    Args:
+        seconds: for a whole body.
+        stall: seconds in which some of it must come.
+    """
+
+    def __init__(self, seconds: float, *, stall: float) -> None:
+        self._seconds, self._stall, self._end = seconds, stall, math.inf
+        self._waits: set[asyncio.Timeout] = set()
+
+    def deadline(self) -> float:
+        """Of a body that begins now, in the loop's time."""
+        return asyncio.get_running_loop().time() + self._seconds
+
+    @asynccontextmanager
+    async def until(self, deadline: float) -> AsyncIterator[None]:
+        """Waits within the block for the next part of a body, or raises TimeoutError."""
+        now = asyncio.get_running_loop().time()
+        async with asyncio.timeout_at(min(deadline, now + self._stall, self._end)) as wait:
+            self._waits.add(wait)
+            try:
+                yield
+            finally:
+                self._waits.discard(wait)
+
+    def hurry(self, seconds: float) -> None:
+        """No body is waited for longer than that from now on."""
+        self._end = asyncio.get_running_loop().time() + seconds
+        for wait in self._waits:
+            wait.reschedule(min(wait.when() or self._end, self._end))
+
+
+class Claim:
+    """The room that a request takes in memory: the bytes of its body, and of what is fetched for it.
+
+    Args:
+        admission: whose room it is.
+    """
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission, self.size = admission, 0
+
+    def grow(self, count: int) -> None:
+        """Takes more bytes.
+
+        Raises:
+            Refusal: 413 where the request would be too long, 429 where the server has no room.
+        """
+        self._admission.check(self.size + count, more=count, others=self._admission.requests - 1)
+        self._admission.take(count)
+        self.size += count
+
+
 class Admission:
     """Middleware that lets a request in, or refuses it.
 
     Args:
         app: what requests are let in to.
         settings, metrics: of the server.
+        patience: with bodies.
     """
 
-    def __init__(self, app: ASGIApp, *, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, *, settings: Settings, metrics: Metrics, patience: Patience) -> None:
+        self._patience = patience
         self._app, self._settings, self._metrics = app, settings, metrics
-        self._requests = self._bytes = 0
+        self.requests = self._bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -119,14 +193,14 @@ class Admission:
             await self._let_in(scope, receive, watched)
         except Refusal as refusal:
             self._metrics.refused.labels(refusal.reason).inc()
-            await refusal.response(scope["path"])(scope, receive, watched)
+            await refusal.response(scope)(scope, receive, watched)
         except Exception:
             logging.getLogger("uvicorn.error").exception(
                 "an answer failed: a fault of anytag, please report it"
             )
             if status:  # a part of an answer is out: only its end can tell
                 raise
-            await Refusal(500, "internal", _FAULT).response(scope["path"])(scope, receive, watched)
+            await Refusal(500, "internal", _FAULT).response(scope)(scope, receive, watched)
         finally:
             route = getattr(scope.get("route"), "path", "none")
             self._metrics.requests.labels(route, method, str(status)).inc()
@@ -140,14 +214,12 @@ class Admission:
         if scope["method"] in _READING:
             await self._app(scope, receive, send)
             return
-        size = self._size(headers)
-        self._admit(size)
+        claim = scope[CLAIM] = self._admit(headers)
         try:
-            await self._app(scope, self._limited(receive), send)
+            await self._app(scope, self._limited(receive, claim), send)
         finally:
-            self._requests -= 1
-            self._bytes -= size
-            self._show()
+            self.requests -= 1
+            self.take(-claim.size)
 
     def _check_host(self, headers: Headers) -> None:
         host = ",".join(headers.getlist("host"))  # several are none
@@ -173,41 +245,45 @@ class Admission:
     def _size(self, headers: Headers) -> int:
         """Bytes of the body; the most that may come, where it does not say."""
         most, given = self._settings.max_body, headers.get("content-length")
-        size = int(given) if given is not None and given.isdigit() else most
+        return int(given) if given is not None and given.isdigit() else most
+
+    def _admit(self, headers: Headers) -> Claim:
+        size = self._size(headers)
+        self.check(size, more=size, others=self.requests)
+        self.requests += 1
+        self.take(0)
+        return Claim(self)
+
+    def check(self, size: int, *, more: int, others: int) -> None:
+        """Raises Refusal where a request of so many bytes, of which `more` are new, is not taken."""
+        most = self._settings.max_body
         if size > most:
             raise Refusal(413, "size", f"the body has {size:,} bytes, the limit is {most:,}")
-        return size
-
-    def _admit(self, size: int) -> None:
-        is_full = self._requests >= self._settings.max_requests
-        if is_full or (self._requests and self._bytes + size > self._settings.max_bytes):
+        is_full = others >= self._settings.max_requests
+        if is_full or (others and self._bytes + more > self._settings.max_bytes):
             raise Refusal(429, "busy", "the server has as much work as it takes: try again in a second")
-        self._requests += 1
-        self._bytes += size
-        self._show()
 
-    def _show(self) -> None:
-        self._metrics.in_flight.set(self._requests)
+    def take(self, count: int) -> None:
+        """Counts bytes that a request holds; below zero it gives them back."""
+        self._bytes += count
+        self._metrics.in_flight.set(self.requests)
         self._metrics.in_flight_bytes.set(self._bytes)
 
-    def _limited(self, receive: Receive) -> Receive:
+    def _limited(self, receive: Receive, claim: Claim) -> Receive:
         """`receive` that counts the body's bytes and seconds."""
-        most, deadline = self._settings.max_body, time.monotonic() + self._settings.body_seconds
-        read, is_whole = 0, False
+        deadline, is_whole = self._patience.deadline(), False
 
         async def limited() -> Message:
-            nonlocal read, is_whole
+            nonlocal is_whole
             if is_whole:
                 return await receive()  # waits for the client to go
             try:
-                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                async with self._patience.until(deadline):
                     message = await receive()
             except TimeoutError:
                 raise Refusal(408, "slow", "the body did not arrive in time") from None
-            read += len(message.get("body", b""))
+            claim.grow(len(message.get("body", b"")))
             is_whole = not message.get("more_body", False)
-            if read > most:
-                raise Refusal(413, "size", f"the body has more than {most:,} bytes")
             return message
 
         return limited

@@ -51,6 +51,15 @@ class CaptionOptions(BaseModel):
     min_length: int | None = Field(None, ge=0, le=200)
 
 
+class MatchOptions(BaseModel):
+    """For what photos are ranked; names and meanings are those of `Retriever.rank`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    texts: list[CustomTagText] = Field(min_length=1, max_length=100, description="Sentences.")
+    top_k: int | None = Field(None, ge=1, description="At most so many photos a text; all by default.")
+
+
 class ErrorFacts(BaseModel):
     """Why something failed: a kind for programs, a sentence for people."""
 
@@ -114,6 +123,39 @@ class CaptionAnswer(BaseModel):
     photos: list[PhotoCaption]
 
 
+class MatchedPhoto(BaseModel):
+    """A photo that was ranked, or why it was not."""
+
+    name: str | None
+    width: int
+    height: int
+    model: str
+    error: ErrorFacts | None
+
+
+class PhotoMatch(BaseModel):
+    """How well a photo fits a text."""
+
+    photo: int = Field(description="Its place in `photos`, from 0.")
+    name: str | None
+    score: float = Field(ge=0, le=1, description="The calibrated probability that the text fits.")
+
+
+class TextMatches(BaseModel):
+    """The photos that fit a text, best first."""
+
+    text: str
+    unknown_words: list[str] = Field(description="Words of it that the model does not know.")
+    matches: list[PhotoMatch]
+
+
+class MatchAnswer(BaseModel):
+    """The photos and the texts of a request, both in its order."""
+
+    photos: list[MatchedPhoto]
+    texts: list[TextMatches]
+
+
 class Model(BaseModel):
     """The model that answers."""
 
@@ -132,10 +174,17 @@ class ModelsAnswer(BaseModel):
     models: list[Model]
 
 
-class TagNames(BaseModel):
-    """Names of tags of the vocabulary."""
+class SuggestedTag(BaseModel):
+    """A tag for what was typed so far."""
 
-    tags: list[str]
+    name: str
+    by: str | None = Field(description="The synonym or name in another language that fits; null: the name.")
+
+
+class TagNames(BaseModel):
+    """Tags for what was typed so far, best first."""
+
+    tags: list[SuggestedTag]
 
 
 class State(BaseModel):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from threading import Event
 from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
@@ -14,10 +17,14 @@ from starlette.requests import ClientDisconnect
 from anytag.captioner import Captioner
 from anytag.models.folder import ModelFolder
 from anytag.models.registry import resolve
+from anytag.results import Failure
 from anytag.server.batcher import Batcher
+from anytag.server.fetch import Fetcher
+from anytag.server.matches import Matching
 from anytag.server.metrics import Metrics
 from anytag.server.photos import Photos
 from anytag.server.settings import Settings
+from anytag.server.suggestions import Suggestions
 from anytag.tagger import Encoded, Tagger
 
 R = TypeVar("R")
@@ -45,20 +52,33 @@ class Service:
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         name, device, max_pixels = settings.model, settings.device, settings.max_pixels
         self.captioner: Captioner | None = None
-        if ModelFolder.open(resolve(name)).card.captions:
+        self._folder = ModelFolder.open(resolve(name))
+        if self._folder.card.captions:
             self.captioner = Captioner.load(name, device=device, max_pixels=max_pixels)
             self.tagger = self.captioner.tagger
         else:
             self.tagger = Tagger.load(name, device=device, max_pixels=max_pixels)
         self.broader = _broader(self.tagger)
+        self.fetcher = Fetcher(seconds=settings.fetch_seconds) if settings.fetch_urls else None
         self.photos: Photos | None = None
         if settings.has_library:
             self.photos = Photos(settings.library, model=name, max_pixels=max_pixels)
         workers = settings.workers or len(os.sched_getaffinity(0))
-        self.batcher = Batcher(self.tagger, workers=workers, batch_size=settings.batch_size, metrics=metrics)
+        self._batch_size = settings.batch_size
+        self.batcher = Batcher(self.tagger, workers=workers, batch_size=self._batch_size, metrics=metrics)
+        self._beside = ThreadPoolExecutor(2 * workers, "anytag request")
+
+    @cached_property
+    def matching(self) -> Matching:
+        """Made when it is first asked for: alignment heads are large.
+
+        Raises:
+            AnytagError: the model does not match; see `Matching`.
+        """
+        return Matching(self._folder, self.tagger, self.batcher, batch_size=self._batch_size)
 
     async def answers(
-        self, request: Request, images: Sequence[bytes], finish: Callable[[Encoded], R]
+        self, request: Request, images: Sequence[bytes | Failure], finish: Callable[[Encoded], R]
     ) -> list[R]:
         """What `finish` makes of each encoded image; what has not begun is dropped when the client goes.
 
@@ -66,20 +86,32 @@ class Service:
             ClientDisconnect: the client went away.
         """
         futures = [self.batcher.submit(image, finish) for image in images]
-        work = asyncio.gather(*map(asyncio.wrap_future, futures))
-        gone = asyncio.ensure_future(_gone(request))
-        gone.add_done_callback(lambda _: work.cancel())
         try:
-            return await work
-        except asyncio.CancelledError:
-            raise ClientDisconnect from None
+            return await _while_there(request, asyncio.gather(*map(asyncio.wrap_future, futures)))
         finally:
-            gone.cancel()
             for future in futures:
                 future.cancel()
 
+    async def beside(self, request: Request, work: Callable[[Event], R]) -> R:
+        """What `work` gives, in a thread; it is told by the event when the client has gone.
+
+        Raises:
+            ClientDisconnect: the client went away.
+        """
+        stop = Event()
+        try:
+            return await _while_there(request, asyncio.wrap_future(self._beside.submit(work, stop)))
+        finally:
+            stop.set()
+
+    @cached_property
+    def suggestions(self) -> Suggestions:
+        """Type-ahead; read when the first letter is typed."""
+        return Suggestions(self.tagger.vocabulary)
+
     def close(self) -> None:
         """Waits until what is queued is done."""
+        self._beside.shutdown()
         self.batcher.close()
         if self.photos is not None:
             self.photos.close()
@@ -91,6 +123,18 @@ def _service(request: Request) -> Service:
 
 
 Serving = Annotated[Service, Depends(_service)]
+
+
+async def _while_there(request: Request, work: asyncio.Future[R]) -> R:
+    """The result of work, which is cancelled when the client goes."""
+    gone = asyncio.ensure_future(_gone(request))
+    gone.add_done_callback(lambda _: work.cancel())
+    try:
+        return await work
+    except asyncio.CancelledError:
+        raise ClientDisconnect from None
+    finally:
+        gone.cancel()
 
 
 async def _gone(request: Request) -> None:

@@ -28,12 +28,15 @@ class Settings:
         hosts: names under which the server may be called, besides its address and localhost.
         workers: threads that encode; 0 is one a usable core.
         batch_size: photos that go through the network together.
-        max_body: bytes of a request.
+        fetch_urls: whether photos are fetched from URLs, too, at public addresses.
+        max_body: bytes of a request, with what is fetched for it.
         max_pixels: of a photo as it is decoded.
         max_files: photos of a request.
         max_requests, max_bytes: requests that are read or done at the same time, and bytes of their bodies;
             more are refused with 429.
-        body_seconds: a body that takes longer is refused with 408.
+        body_seconds, stall_seconds: a body that takes longer, or of which nothing comes for so long, is
+            refused with 408.
+        fetch_seconds: a photo that takes longer is not fetched.
     """
 
     model: str | None = None
@@ -47,12 +50,15 @@ class Settings:
     hosts: tuple[str, ...] = ()
     workers: int = 0
     batch_size: int = 8
+    fetch_urls: bool = False
     max_body: int = 64 << 20
     max_pixels: int = MAX_PIXELS
     max_files: int = 256
     max_requests: int = 256
     max_bytes: int = 256 << 20
     body_seconds: float = 30.0
+    stall_seconds: float = 10.0
+    fetch_seconds: float = 15.0
 
     @property
     def is_local(self) -> bool:

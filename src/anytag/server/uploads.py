@@ -6,47 +6,69 @@ Everything stays in memory, whose bound `limits` holds; nothing is spooled to th
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, ImmutableMultiDict, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.formparsers import FormParser, MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from anytag.errors import escaped
-from anytag.server.limits import Refusal
+from anytag.results import Failure
+from anytag.server.fetch import Fetcher
+from anytag.server.limits import CLAIM, Refusal
 
 Opt = TypeVar("Opt", bound=BaseModel)
 
 _MULTIPART = "multipart/form-data"
+_URL_ENCODED = "application/x-www-form-urlencoded"
+_URLS = "urls"
 _BINARY = {"type": "string", "format": "binary"}
 
 
 def described(options: type[BaseModel]) -> dict[str, object]:
     """How a request with photos looks, for OpenAPI: options are in the query, or fields of the form."""
-    fields = options.model_json_schema()["properties"]
-    files = {"files": {"type": "array", "items": _BINARY}}
-    form = {"type": "object", "required": ["files"], "properties": {**files, **fields}}
-    content = {"image/*": _BINARY, "application/octet-stream": _BINARY, _MULTIPART: form}
+    schema = options.model_json_schema()
+    fields, required = schema["properties"], schema.get("required", [])
+    files = {"type": "array", "items": _BINARY}
+    urls = {
+        "type": "array",
+        "items": {"type": "string"},
+        "description": "Of photos, where the server runs with --fetch-urls.",
+    }
+    linked = {"type": "object", "required": required, "properties": {_URLS: urls, **fields}}
+    form = {**linked, "properties": {"files": files, _URLS: urls, **fields}}
+    content = {
+        "image/*": _BINARY,
+        "application/octet-stream": _BINARY,
+        _MULTIPART: form,
+        _URL_ENCODED: linked,
+    }
     return {
         "parameters": [
-            {"name": name, "in": "query", "schema": schema, "description": schema.get("description", "")}
-            for name, schema in fields.items()
+            {
+                "name": name,
+                "in": "query",
+                "required": name in required,
+                "schema": field,
+                "description": field.get("description", ""),
+            }
+            for name, field in fields.items()
         ],
         "requestBody": {
             "required": True,
-            "description": "One photo as the body, or several as `files` of a form.",
+            "description": "One photo as the body, or several as `files` (or `urls`) of a form.",
             "content": {kind: {"schema": schema} for kind, schema in content.items()},
         },
     }
 
 
 class Photo(NamedTuple):
-    """An encoded photo, and its name as the client gave it: text of a stranger, never a path."""
+    """An encoded photo, or why there is none, and its name as the client gave it: text, never a path."""
 
-    data: bytes
+    data: bytes | Failure
     name: str | None
 
 
@@ -68,15 +90,24 @@ class _InMemory(MultiPartParser):
             raise MultiPartException("its last boundary is missing, so photos may be, too")
 
 
-async def read_upload(request: Request, options: type[Opt], *, max_files: int) -> tuple[list[Photo], Opt]:
+async def read_upload(
+    request: Request, options: type[Opt], *, max_files: int, fetcher: Fetcher | None
+) -> tuple[list[Photo], Opt]:
     """The photos and options of a request.
+
+    Args:
+        request: with photos, or their URLs.
+        options: how they shall be.
+        max_files: more photos are refused.
+        fetcher: of URLs; None refuses them.
 
     Raises:
         Refusal: 400 for a broken form, 415 for another content type, 422 for wrong options or no photo.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == _MULTIPART:
-        photos, fields = await _read_form(request, max_files)
+    fields: ImmutableMultiDict[str, str]
+    if kind in (_MULTIPART, _URL_ENCODED):
+        photos, fields = await _read_form(request, kind, max_files)
     elif kind.startswith("image/") or kind == "application/octet-stream":
         photos, fields = [Photo(await request.body(), None)], request.query_params
     else:
@@ -84,16 +115,34 @@ async def read_upload(request: Request, options: type[Opt], *, max_files: int) -
             415, "type", f"got the content type {kind[:80]!r}: send a photo as image/jpeg (or another image "
             "type), or photos as `files` of multipart/form-data",
         )  # fmt: skip
+    urls = fields.getlist(_URLS)
+    rest = ImmutableMultiDict([(name, text) for name, text in fields.multi_items() if name != _URLS])
+    given_options = _options(options, rest)
+    if len(photos) + len(urls) > max_files:
+        raise Refusal(400, "form", f"a request takes {max_files} photos at most")
+    if urls:
+        photos = [*photos, *await _fetched(request, urls, fetcher)]
     if not any(photo.data for photo in photos):
         raise Refusal(422, "empty", "no photo was sent")
-    return photos, _options(options, fields)
+    return photos, given_options
 
 
-async def _read_form(request: Request, max_files: int) -> tuple[list[Photo], ImmutableMultiDict[str, str]]:
+async def _fetched(request: Request, urls: Sequence[str], fetcher: Fetcher | None) -> list[Photo]:
+    if fetcher is None:
+        raise Refusal(422, "url", "this server fetches no URL: send the photo, or start it with --fetch-urls")
+    found = await fetcher.photos(urls, request.scope[CLAIM])
+    return [Photo(data, escaped(url)) for data, url in zip(found, urls, strict=True)]
+
+
+async def _read_form(
+    request: Request, kind: str, max_files: int
+) -> tuple[list[Photo], ImmutableMultiDict[str, str]]:
     _, params = parse_options_header(request.headers["content-type"])
     if params.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8"):
         raise Refusal(415, "type", "forms are read as UTF-8: leave the charset out of the content type")
-    parser = _InMemory(request.headers, request.stream(), max_files=max_files, max_fields=2100)
+    parser: MultiPartParser | FormParser = FormParser(request.headers, request.stream())
+    if kind == _MULTIPART:
+        parser = _InMemory(request.headers, request.stream(), max_files=max_files, max_fields=2100)
     try:
         form = await parser.parse()
     except MultiPartException as error:

@@ -172,9 +172,11 @@ def run(
     card = Card.read(resolve(model) / FILE_NAME)
     work = {"anytag": "data ray", "stages": list(stages), "model": repr(card), "images": public(root or "")}
     parts = Parts(place(output), work)
-    parts.begin()
+    parts.check()
+    found = pieces(source)
+    parts.begin()  # now that the input is known to be right
     make = Maker(parts, tuple(stages), model, root)
-    results = cluster.run(pieces(source), make, actors=actors)
+    results = cluster.run(found, make, actors=actors)
     done = list(cluster.follow(parts, results, parts.manifest()))
     if bad := [one for one in done if one.error]:
         raise AnytagError(

@@ -4,10 +4,17 @@ export function element(name, properties = {}, ...children) {
   const made = document.createElement(name);
   for (const [key, value] of Object.entries(properties)) {
     if (key === "class") made.className = value;
-    else if (key.startsWith("aria-") || key === "role" || key === "list") made.setAttribute(key, value);
+    else if (key.startsWith("aria-") || key === "role") made.setAttribute(key, value);
     else made[key] = value;
   }
   made.append(...children.filter((child) => child !== null && child !== undefined));
+  return made;
+}
+
+export function button(text, action, label = null) {
+  const made = element("button", { type: "button", class: "plain" }, text);
+  if (label) made.setAttribute("aria-label", label);
+  made.addEventListener("click", action);
   return made;
 }
 
@@ -15,10 +22,17 @@ export function byId(id) {
   return document.getElementById(id);
 }
 
+export function counted(number, one = "photo") {
+  return `${number.toLocaleString()} ${number === 1 ? one : `${one}s`}`;
+}
+
+// The action, once nothing has asked for it for some milliseconds.
 export function debounced(action, milliseconds) {
   let timer = 0;
-  return (...values) => {
+  const soon = (...values) => {
     clearTimeout(timer);
     timer = setTimeout(() => action(...values), milliseconds);
   };
+  soon.cancel = () => clearTimeout(timer);
+  return soon;
 }

@@ -1,5 +1,6 @@
 // Starts the page: which model answers, and which view is asked for.
 
+import * as address from "./address.js";
 import { getJson } from "./api.js";
 import { byId } from "./dom.js";
 import * as library from "./library.js";
@@ -15,20 +16,23 @@ async function start() {
   hasLibrary = model.library;
   byId("views").hidden = !hasLibrary;
   window.addEventListener("hashchange", show);
-  if (hasLibrary && !location.hash) location.replace("#library");
-  else show();
+  document.querySelector(".skip").addEventListener("click", (event) => {
+    event.preventDefault(); // the address is the view's
+    byId("main").focus();
+  });
+  show();
 }
 
 function show() {
-  const isLibrary = hasLibrary && location.hash === "#library";
+  const { view } = address.read();
+  const isLibrary = hasLibrary && view !== "tag";
   byId("tag-view").hidden = isLibrary;
   byId("library-view").hidden = !isLibrary;
   byId("tag-link").setAttribute("aria-current", isLibrary ? "false" : "page");
   byId("library-link").setAttribute("aria-current", isLibrary ? "page" : "false");
-  if (isLibrary && !isOpen) {
-    isOpen = true;
-    library.start().catch(report);
-  }
+  if (!isLibrary) return;
+  (isOpen ? library.show() : library.start()).catch(report);
+  isOpen = true;
 }
 
 function report(error) {

@@ -3,6 +3,7 @@
 import { request } from "./api.js";
 import { element } from "./dom.js";
 
+// `done` is called when it is closed. Returns the dialog.
 export async function showPreview(id, photo, done) {
   const url = URL.createObjectURL(await (await request(`/v1/photos/${id}/preview`)).blob());
   const dialog = element("dialog", { class: "preview", "aria-label": photo?.name ?? "Photo" },
@@ -15,4 +16,5 @@ export async function showPreview(id, photo, done) {
     done();
   });
   dialog.showModal();
+  return dialog;
 }

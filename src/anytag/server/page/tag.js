@@ -1,13 +1,16 @@
 // The view where photos are dropped: tags with scores, custom tags as they are typed, captions.
 
 import { Queue, sendPhoto } from "./api.js";
-import { byId, debounced, element } from "./dom.js";
+import { byId, counted, debounced, element } from "./dom.js";
 import { draw } from "./overlay.js";
 
 const SHOWN_AT_ONCE = 60;
 const photos = [];
 const queue = new Queue();
-let stopping = new AbortController();
+let stopping = new AbortController(); // requests
+let dropping = new AbortController(); // folders that are walked
+let reporting = 0;
+let isStopped = false;
 let shown = 0;
 let canCaption = false;
 
@@ -23,7 +26,7 @@ export function start(model) {
   byId("custom").addEventListener("input", debounced(tagAgain, 150));
   byId("captions").addEventListener("change", tagAgain);
   byId("more").addEventListener("click", showMore);
-  byId("cancel").addEventListener("click", cancel);
+  byId("cancel").addEventListener("click", () => (isStopped ? tagAgain() : stop()));
 }
 
 // --- files
@@ -42,8 +45,18 @@ function watchDrops() {
     zone.classList.remove("over");
     const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
     if (!entries.length) add([...event.dataTransfer.files]);
-    for (const entry of entries) for await (const file of filesOf(entry)) add([file]);
+    else await addEntries(entries).catch((error) => (byId("status").textContent = `Not all could be read: ${error.message}`));
   });
+}
+
+async function addEntries(entries) {
+  const { signal } = dropping;
+  for (const entry of entries) {
+    for await (const file of filesOf(entry)) {
+      if (signal.aborted) return;
+      add([file]);
+    }
+  }
 }
 
 async function* filesOf(entry) {
@@ -60,6 +73,7 @@ async function* filesOf(entry) {
 }
 
 function add(files) {
+  isStopped = false;
   for (const file of files) {
     const photo = { file, answer: null, custom: [], caption: null, error: null, isDone: false, card: null };
     photos.push(photo);
@@ -101,6 +115,7 @@ function tagAgain() {
   stopping.abort();
   stopping = new AbortController();
   queue.clear();
+  isStopped = false;
   for (const photo of photos) {
     photo.isDone = false;
     queue.add(() => tag(photo));
@@ -108,24 +123,34 @@ function tagAgain() {
   report();
 }
 
-function cancel() {
+function stop() {
+  dropping.abort();
+  dropping = new AbortController();
   stopping.abort();
   stopping = new AbortController();
   queue.clear();
-  byId("cancel-line").hidden = true;
-  byId("status").textContent = "Stopped.";
+  isStopped = true;
+  tell();
+  for (const photo of photos) if (!photo.isDone) fill(photo);
 }
 
-const report = debounced(() => {
+function report() {
+  reporting ||= setTimeout(tell, 100);
+}
+
+function tell() {
+  reporting = 0;
   const done = photos.filter((photo) => photo.isDone).length;
   const failed = photos.filter((photo) => photo.error).length;
   const isBusy = queue.size > 0;
-  byId("cancel-line").hidden = !isBusy || photos.length < 2;
+  clearTimeout(reporting);
+  byId("cancel-line").hidden = !(isBusy || isStopped) || photos.length < 2;
+  byId("cancel").textContent = isStopped ? "Go on" : "Stop";
   if (!photos.length) return;
-  byId("status").textContent = isBusy && done < photos.length
-    ? `${done} of ${photos.length} photos tagged`
-    : `${photos.length} ${photos.length === 1 ? "photo" : "photos"} tagged${failed ? `, ${failed} failed` : ""}`;
-}, 100);
+  byId("status").textContent = done < photos.length
+    ? `${isStopped ? "Stopped: " : ""}${done.toLocaleString()} of ${counted(photos.length)} tagged`
+    : `${counted(photos.length)} tagged${failed ? `, ${failed} failed` : ""}`;
+}
 
 // --- cards
 
@@ -169,7 +194,7 @@ function fill(photo) {
     place.replaceChildren(...[caption, nothing, listOf(photo, tags)].filter(Boolean));
     if (focused) place.querySelector(`[data-id="${CSS.escape(focused)}"]`)?.focus();
   } else {
-    place.replaceChildren(element("p", { class: "quiet" }, "Waiting …"));
+    place.replaceChildren(element("p", { class: "quiet" }, isStopped ? "Not tagged." : "Waiting …"));
   }
 }
 

@@ -1,7 +1,7 @@
 // Sidecars: what would change is shown first, and written when the user says so.
 
 import { sendJson } from "./api.js";
-import { element } from "./dom.js";
+import { counted, element } from "./dom.js";
 
 const AT_ONCE = 20; // photos a request, so that progress is seen and a stop is soon
 const SHOWN = 100; // rows: a selection may be a whole library
@@ -29,7 +29,7 @@ export function writeSidecars(photos, done) {
     list.replaceChildren();
     const changes = [];
     for (let start = 0; start < ids.length; start += AT_ONCE) {
-      status.textContent = `${isDry ? "Looking at" : "Writing"} ${count(ids.length)}: ${start.toLocaleString()} done`;
+      status.textContent = `${isDry ? "Looking at" : "Writing"} ${counted(ids.length)}: ${start.toLocaleString()} done`;
       const body = { photos: ids.slice(start, start + AT_ONCE), dry_run: isDry };
       const answer = await sendJson("/v1/library/write", body, { signal: stopping.signal });
       changes.push(...answer.changes);
@@ -38,7 +38,7 @@ export function writeSidecars(photos, done) {
     }
     const failed = changes.filter((one) => one.error).length;
     const changed = changes.filter((one) => !one.error && one.files.length);
-    const parts = [changed.length ? `${count(changed.length)} ${isDry ? "would change" : "written"}` : "Nothing to write"];
+    const parts = [changed.length ? `${counted(changed.length)} ${isDry ? "would change" : "written"}` : "Nothing to write"];
     if (failed) parts.push(`${failed.toLocaleString()} failed`);
     const more = changed.length + failed - list.children.length;
     if (more > 0) parts.push(`${more.toLocaleString()} more are not shown`);
@@ -63,10 +63,6 @@ export function writeSidecars(photos, done) {
 
   close.focus();
   return ask(photos, true);
-}
-
-function count(number) {
-  return `${number.toLocaleString()} ${number === 1 ? "photo" : "photos"}`;
 }
 
 function rowOf(change) {

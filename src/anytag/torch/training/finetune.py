@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from anytag._typing import Bools, Doubles, Floats, Ints
 from anytag.calibration.fit import Goal, fit_tags
-from anytag.data.rows import Row
+from anytag.data.rows import Row, by_photo
 from anytag.errors import AnytagError
 from anytag.evaluation.metrics import average_precision
 from anytag.models.card import Card
@@ -80,7 +80,7 @@ def finetune(task: Finetune, report: Reporter | None = None) -> Mapping[str, Any
     report = report or Reporter()
     base = ModelFolder.open(resolve(task.model))
     stored = Stored.read(base)
-    rows = read_data(task.data)
+    rows = by_photo(read_data(task.data))
     labels = label_rows(rows, stored.vocabulary, positives_only=task.positives_only)
     report.say(f"{len(rows)} rows, {len(labels.vocabulary)} tags: {KNOWN[labels.known]}.")
     same = copies(rows, str(task.data.parent))
@@ -137,9 +137,7 @@ def _say_what_is_said_twice(rows: Sequence[Row], same: npt.NDArray[np.int64], re
     if count := int((same != np.arange(len(rows))).sum()):
         report.say(f"{count} rows are copies of others' photos: none is both learned from and held out.")
     if pairs := conflicts(rows, same):
-        names = ", ".join(
-            f"{one} and {other}" if one != other else f"{one} twice" for one, other in pairs[:5]
-        )
+        names = ", ".join(f"{one} and {other}" for one, other in pairs[:5])
         more = " ..." if len(pairs) > 5 else ""
         report.say(f"One photo, other tags, which of them is right? {names}{more}.")
 

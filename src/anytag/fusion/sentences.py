@@ -1,4 +1,4 @@
-"""A sentence as search asks it: the tags that it names, the words that only people know, and its vector."""
+"""A sentence as photos are asked: the tags that it names, the words that only people know, its vector."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ import numpy.typing as npt
 
 from anytag._typing import Floats
 from anytag.errors import VocabularyError
-from anytag.models.card import SearchFit
-from anytag.models.folder import ModelFolder
+from anytag.models.card import Card, SearchFit
 from anytag.parsing import Parser
 from anytag.queries.build import Questions
-from anytag.reranking import has_embeddings
 from anytag.text_encoders.queries import check_texts
 
 LONGEST, MOST_TERMS = 2000, 24
@@ -65,19 +63,24 @@ class Sentence:
     terms: tuple[Term, ...]
     query: Floats | None
 
+    @property
+    def columns(self) -> tuple[Floats, ...]:
+        """What photos' vectors are multiplied with, E+1 floats each: the whole's, then those of terms."""
+        whole = () if self.query is None else (np.append(self.query, np.float32(0)),)
+        return *whole, *(term.column for term in self.terms if term.column is not None)
+
 
 class SentenceReader:
     """Reads sentences for one model; what sees photos is not loaded for it.
 
     Args:
-        folder: the model.
+        questions: the model's.
         fit: how log-odds are made of products; by default as its card says.
     """
 
-    def __init__(self, folder: ModelFolder, fit: SearchFit | None = None) -> None:
-        self.card, self.fit = folder.card, fit or folder.card.search
-        self._questions = Questions(folder)
-        self.vocabulary = self._questions.learned
+    def __init__(self, questions: Questions, fit: SearchFit | None = None) -> None:
+        self.card, self.fit = questions.card, fit or questions.card.search
+        self._questions, self.vocabulary = questions, questions.learned
 
     @cached_property
     def _tags(self) -> Parser:
@@ -138,6 +141,14 @@ class SentenceReader:
         except VocabularyError:
             return None
         return query
+
+
+def has_embeddings(card: Card) -> bool:
+    """Whether the product of a photo's pooled vector and a text's query tells how well they fit.
+
+    The folded decoder's logits grow with it; those of RAM and RAM++ do not.
+    """
+    return card.family == "mini" and card.text is not None
 
 
 def _distinct(*words: str) -> tuple[str, ...]:

@@ -1,0 +1,273 @@
+"""The page in headless Chromium, each figure beside what is wanted.
+
+    python benchmarks/page.py FOLDER [--many 100000] [--files 5000] [--seconds 300] [--part NAME ...]
+
+FOLDER is made and filled with synthetic JPEGs, once. The parts:
+
+    drop       the first photo that a fresh server and a fresh page see, from its drop to its tags; a custom
+               tag, from the last key to its score; the embedded model
+    files      5,000 files dropped at once: the longest that the page does not answer, requests at the
+               same time, and what is sent after the press of Stop
+    library    a library of MANY photos of 640×480: first paint, and from a jump to any place until all
+               thumbnails in view are there, made for the first time and kept from before; elements; the
+               memory of the tab after so many SECONDS of scrolling
+    large      the same jump among photos of 12 megapixels, whose thumbnails nobody has made
+
+The network plays no part in `library` and `large`: there a model of random weights tagged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from library import Bench as LibraryBench
+from library import make_photos
+from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
+
+ROOT = Path(__file__).resolve().parents[1]
+PHOTO = ROOT / "examples" / "photos" / "cat.jpg"
+_VIEW: ViewportSize = {"width": 1280, "height": 900}
+
+_DROPPED = """async ([url, count]) => {
+    const blob = await (await fetch(url)).blob();
+    const transfer = new DataTransfer();
+    for (let number = 0; number < count; number += 1) {
+        transfer.items.add(new File([blob], `${number}.jpg`, {type: "image/jpeg"}));
+    }
+    window.longest = 0;
+    let last = performance.now();
+    const beat = new MessageChannel();  // timers may come late, messages do not
+    beat.port1.onmessage = () => {
+        window.longest = Math.max(window.longest, performance.now() - last);
+        last = performance.now();
+        setTimeout(() => beat.port2.postMessage(0), 4);
+    };
+    beat.port2.postMessage(0);
+    window.began = performance.now();
+    const how = {dataTransfer: transfer, bubbles: true, cancelable: true};
+    document.body.dispatchEvent(new DragEvent("drop", how));
+}"""
+_SHOWN = """selector => new Promise((done) => {
+    const look = () => {
+        if (document.querySelector(selector)) done(performance.now());
+        else requestAnimationFrame(look);
+    };
+    look();
+})"""
+_IN_VIEW = """share => new Promise((done) => {
+    const started = share === null ? 0 : performance.now();
+    const isThere = () => {
+        const grid = document.querySelector("#library-grid");
+        if (!grid?.querySelector(".cell")) return false;
+        const {scrollTop, clientHeight} = grid, height = grid.querySelector(".row").clientHeight;
+        const bottom = Math.min(scrollTop + clientHeight, grid.firstChild.clientHeight);
+        for (let row = Math.floor(scrollTop / height); row * height < bottom; row += 1) {
+            const images = grid.querySelectorAll(`[data-row="${row}"] img`);
+            if (!images.length) return false;
+            if (![...images].every((image) => image.complete && image.naturalWidth)) return false;
+        }
+        return true;
+    };
+    const look = () => isThere() ? done(performance.now() - started) : requestAnimationFrame(look);
+    if (share !== null) {
+        const grid = document.querySelector("#library-grid");
+        grid.scrollTop = share * (grid.scrollHeight - grid.clientHeight);
+    }
+    requestAnimationFrame(look);
+})"""
+_FIRST_PAINT = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
+_SCROLLED = """milliseconds => new Promise((done) => {
+    const grid = document.querySelector("#library-grid"), end = performance.now() + milliseconds;
+    const step = () => {
+        const isEnd = grid.scrollTop + grid.clientHeight >= grid.scrollHeight - 1;
+        grid.scrollTop = isEnd ? 0 : grid.scrollTop + 90;
+        if (performance.now() < end) requestAnimationFrame(step);
+        else done(document.querySelectorAll("*").length);
+    };
+    step();
+})"""
+
+
+@contextmanager
+def serving(*options: str) -> Iterator[tuple[str, int]]:
+    """A server's address and process, until the end of the block."""
+    command = [sys.executable, "-m", "anytag", "serve", "--port", "0", *options]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert server.stderr is not None
+    try:
+        yield re.findall(r"http://\S+", server.stderr.readline())[0], server.pid
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def tab_memory(browser: Browser) -> float:
+    """Megabytes of the largest tab: its own and its share of what it has in common with others (PSS)."""
+    processes = browser.new_browser_cdp_session().send("SystemInfo.getProcessInfo")["processInfo"]
+    tabs = [one["id"] for one in processes if one["type"] == "renderer"]
+    texts = (Path(f"/proc/{one}/smaps_rollup").read_text(encoding="utf-8") for one in tabs)
+    return max(int(re.findall(r"Pss:\s+(\d+)", text)[0]) for text in texts) / 1024
+
+
+def browser_cpu(browser: Browser) -> float:
+    """Seconds of CPU time of all processes of the browser."""
+    processes = browser.new_browser_cdp_session().send("SystemInfo.getProcessInfo")["processInfo"]
+    return float(sum(one["cpuTime"] for one in processes))
+
+
+def server_cpu(process: int) -> float:
+    """Seconds of CPU time of a process and its threads."""
+    fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+class Bench:
+    """The folders, and how much of everything."""
+
+    def __init__(self, browser: Browser, options: argparse.Namespace) -> None:
+        self.browser, self.options, self.folder = browser, options, Path(options.folder)
+        self.libraries = LibraryBench(options.folder, many=options.many, few=0, tagged=0)
+
+    @contextmanager
+    def page(self, address: str) -> Iterator[Page]:
+        context = self.browser.new_context(viewport=_VIEW)
+        page = context.new_page()
+        page.goto(address)
+        yield page
+        context.close()
+
+    def _drop(self, page: Page, address: str, count: int) -> None:
+        page.route("**/photo.jpg", lambda route: route.fulfill(path=PHOTO))
+        page.evaluate(_DROPPED, [f"{address}/photo.jpg", count])
+
+    def drop(self) -> Iterator[str]:
+        times = []
+        for _ in range(5):
+            with serving() as (address, _), self.page(address) as page:
+                self._drop(page, address, 1)
+                times.append(page.evaluate(_SHOWN, ".tags button") - page.evaluate("window.began"))
+        yield f"first photo of a fresh server, drop to tags: {_told(times)} ms; at most 1,500 is wanted"
+        times = []
+        with serving() as (address, _), self.page(address) as page:
+            self._drop(page, address, 1)
+            page.evaluate(_SHOWN, ".tags button")
+            for number in range(10):
+                page.fill("#custom", "")
+                page.wait_for_function("!document.querySelector('button.custom')")
+                page.locator("#custom").press_sequentially(f"sleeping cat {number}")
+                page.evaluate("window.began = performance.now()")
+                times.append(page.evaluate(_SHOWN, "button.custom") - page.evaluate("window.began"))
+        yield f"custom tag, last key to score: {_told(times)} ms; at most 300 is wanted"
+
+    def files(self) -> Iterator[str]:
+        with serving() as (address, _), self.page(address) as page:
+            running, most, sent = set[object](), 0, 0
+
+            def begun(request: object) -> None:
+                nonlocal most, sent
+                running.add(request)
+                most, sent = max(most, len(running)), sent + 1
+
+            self._drop(page, address, 0)
+            page.on("request", begun)
+            page.on("requestfinished", lambda request: running.discard(request))
+            page.on("requestfailed", lambda request: running.discard(request))
+            self._drop(page, address, self.options.files)
+            page.wait_for_timeout(15_000)
+            told, longest = page.locator("#status").inner_text(), page.evaluate("window.longest")
+            page.click("#cancel")
+            last = sent
+            page.wait_for_timeout(3000)
+            yield (
+                f"{self.options.files} files dropped: the page did not answer for at most {longest:.0f} ms "
+                f"(100 is wanted); {told} after 15 s; at most {most} requests at once (4); in the 3 s after "
+                f"Stop {sent - last} were begun, and {len(running)} are open"
+            )
+
+    def library(self) -> Iterator[str]:
+        database = self._synced(self.options.many, (640, 480))
+        options = ("--library", str(database), "--model", str(self.libraries.tiny))
+        with serving(*options) as (address, server):
+            for state in ("made", "kept"):
+                with self.page(address) as page:
+                    painted = page.evaluate(_IN_VIEW, None)
+                    first = page.evaluate(_FIRST_PAINT)
+                    yield (
+                        f"thumbnails {state}: first paint {first:.0f} ms, all in view {painted:.0f} ms; "
+                        "1,000 is wanted"
+                    )
+                    dice = random.Random(0)
+                    told = self._jumps(page, server, [dice.random() for _ in range(30)])
+                    yield f"thumbnails {state}: {told}; at most 300 is wanted"
+            with self.page(address) as page:
+                page.evaluate(_IN_VIEW, None)
+                nodes = page.evaluate(_SCROLLED, 1000 * self.options.seconds)
+                yield (
+                    f"after {self.options.seconds} s of scrolling: {nodes} elements (2,000 at most), tab "
+                    f"{tab_memory(self.browser):.0f} MB (300)"
+                )
+
+    def large(self) -> Iterator[str]:
+        database = self._synced(140, (4000, 3000))
+        options = ("--library", str(database), "--model", str(self.libraries.tiny))
+        with serving(*options) as (address, server), self.page(address) as page:
+            yield f"12 megapixels, thumbnails made: all in view {page.evaluate(_IN_VIEW, None):.0f} ms"
+            yield f"12 megapixels, thumbnails made: {self._jumps(page, server, [0.5, 1.0])}"
+
+    def _jumps(self, page: Page, server: int, shares: list[float]) -> str:
+        before = server_cpu(server), browser_cpu(self.browser)
+        times = [page.evaluate(_IN_VIEW, share) for share in shares]
+        after = server_cpu(server), browser_cpu(self.browser)
+        spent = [1000 * (end - start) / len(shares) for start, end in zip(before, after, strict=True)]
+        return (
+            f"a jump to any place {_told(times)} ms, in which the server has {spent[0]:.0f} ms of CPU time "
+            f"and the browser {spent[1]:.0f}"
+        )
+
+    def _synced(self, count: int, size: tuple[int, int]) -> Path:
+        """A library of so many photos, without thumbnails."""
+        folder = self.folder / f"photos{count}of{size[0]}"
+        database = folder.with_suffix(".db")
+        if not database.exists():
+            self.libraries.sync(make_photos(folder, count, size), database)
+        shutil.rmtree(f"{database}.thumbnails", ignore_errors=True)
+        return database
+
+
+def _told(times: list[float]) -> str:
+    return f"median {statistics.median(times):.0f}, most {max(times):.0f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--many", type=int, default=100_000)
+    parser.add_argument("--files", type=int, default=5000)
+    parser.add_argument("--seconds", type=int, default=300)
+    parts = ["drop", "files", "library", "large"]
+    parser.add_argument("--part", action="append", choices=parts)
+    options = parser.parse_args()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        bench = Bench(browser, options)
+        for part in options.part or parts:
+            run: Callable[[], Iterator[str]] = getattr(bench, part)
+            for line in run():
+                print(f"{line} (load {os.getloadavg()[0]:.1f})", flush=True)
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()

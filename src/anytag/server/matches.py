@@ -1,0 +1,96 @@
+"""Photos ranked for sentences: `Retriever.ranking`, whose photos go through the batcher."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from functools import partial
+from threading import Event
+from typing import cast
+
+from anytag.images import ImageSource
+from anytag.models.folder import ModelFolder
+from anytag.reranking import open_pair_scorer
+from anytag.results import Failure, Match
+from anytag.retriever import Retriever
+from anytag.server.batcher import Batcher
+from anytag.tagger import Encoded, Tagger
+
+
+class Matching:
+    """Ranks the photos of requests as `anytag match` does, in the same batches and so to the last digit.
+
+    Args:
+        folder, tagger: of the model.
+        batcher: encodes photos beside those of other requests.
+        batch_size: photos that are scored together.
+
+    Raises:
+        ModelError: the model has neither alignment heads nor a text encoder.
+        MissingExtraError: it has heads, and torch is not installed.
+    """
+
+    def __init__(self, folder: ModelFolder, tagger: Tagger, batcher: Batcher, *, batch_size: int) -> None:
+        self._retriever = Retriever(_Queued(folder, tagger, batcher), open_pair_scorer(folder, tagger))
+        self._batch_size = batch_size
+
+    def unknown_words(self, texts: Sequence[str]) -> list[tuple[str, ...]]:
+        """The words of each text that the model does not know.
+
+        Raises:
+            VocabularyError: a text is empty or has no word that is known.
+        """
+        return [self._retriever.unknown_words(text) for text in texts]
+
+    def rank(
+        self, photos: Sequence[bytes | Failure], texts: Sequence[str], *, top_k: int | None, stop: Event
+    ) -> tuple[list[Encoded], list[tuple[Match, ...]]]:
+        """All photos, and for each text those that were read, best first, their numbers as `Match.path`.
+
+        Args:
+            photos: encoded files, or why there is none.
+            texts: M.
+            top_k: at most so many photos a text; None for all.
+            stop: set when nobody waits for this any more.
+
+        Raises:
+            VocabularyError: a text is empty or has no word that is known.
+        """
+        ranking = self._retriever.ranking(texts, top_k=top_k, shortlist=len(photos))
+        seen = []
+        images = cast("Sequence[bytes]", photos)  # `_Queued` takes failures, too
+        for encoded in ranking.add(images, batch_size=self._batch_size):
+            seen.append(encoded)
+            if stop.is_set():
+                break
+        return seen, ranking.matches()
+
+
+class _Queued(Tagger):
+    """A tagger whose photos wait in the batcher's queue; each is named by its number."""
+
+    def __init__(self, folder: ModelFolder, tagger: Tagger, batcher: Batcher) -> None:
+        super().__init__(folder, tagger.runtime, max_pixels=tagger.max_pixels)
+        self._batcher = batcher
+
+    def encode_many(
+        self, images: Iterable[ImageSource], *, batch_size: int = 8, workers: int | None = None
+    ) -> Generator[Encoded, None, None]:
+        waiting: deque[Future[Encoded]] = deque()
+        try:
+            for number, image in enumerate(images):
+                assert isinstance(image, bytes | Failure)
+                waiting.append(self._batcher.submit(image, partial(_named, str(number))))
+                if len(waiting) > 2 * batch_size:  # what more photos hold in memory is bounded
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _named(name: str, encoded: Encoded) -> Encoded:
+    return replace(encoded, path=name)

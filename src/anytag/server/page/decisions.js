@@ -1,0 +1,71 @@
+// What the user says of tags. It goes to the server in the order in which it was said; what the server has not
+// confirmed stays in the list, is shown as not saved, and is sent again when the user says so.
+
+import { sendJson } from "./api.js";
+import { keep } from "./details.js";
+import { counted } from "./dom.js";
+
+const PHOTOS = 10_000; // that the server takes at once
+
+const waiting = []; // {path, body, said}; the first is on its way, or has failed
+let isSending = false;
+let tell = () => {};
+
+// `told` is called with a message after each change.
+export function start(told) {
+  tell = told;
+  window.addEventListener("beforeunload", (event) => {
+    if (waiting.length) event.preventDefault();
+  });
+}
+
+export function decide(photos, tag, kind) {
+  for (let start = 0; start < photos.length; start += PHOTOS) {
+    const some = photos.slice(start, start + PHOTOS);
+    const said = `${tag} ${kind} in ${counted(some.length)}. u undoes.`;
+    waiting.push({ path: "/v1/decisions", body: { photos: some, tag, kind }, said });
+  }
+  return send();
+}
+
+// The last thing said; where it was not saved, it is said no more.
+export function undo() {
+  if (waiting.length && !isSending) {
+    waiting.pop();
+    tell("Undone: it was not saved yet.");
+    return Promise.resolve();
+  }
+  waiting.push({ path: "/v1/decisions/undo", body: {}, said: "Undone." });
+  return send();
+}
+
+export async function send() {
+  if (isSending) return;
+  isSending = true;
+  let message = "";
+  try {
+    while (waiting.length) {
+      const { path, body, said } = waiting[0];
+      const { photos } = await sendJson(path, body);
+      waiting.shift();
+      keep(photos);
+      message = photos.length ? said : "There is nothing to undo.";
+    }
+  } catch (error) {
+    if (error.status >= 400 && error.status < 500) waiting.shift(); // it would fail again
+    message = `Not saved: ${error.message}`;
+  }
+  isSending = false;
+  tell(message);
+}
+
+// How many things are not saved, none while they are on their way.
+export function unsaved() {
+  return isSending ? 0 : waiting.length;
+}
+
+// Of a photo, names of the tags of which something is not saved.
+export function unsavedTags(id) {
+  const of = isSending ? [] : waiting.filter(({ body }) => body.photos?.includes(id));
+  return new Set(of.map(({ body }) => body.tag));
+}
