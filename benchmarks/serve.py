@@ -67,7 +67,7 @@ class Client:
 
     async def ask(self, number: int, load: Load) -> None:
         start = time.perf_counter()
-        if self._streams is None:
+        if self._streams is None or self._streams[0].at_eof():
             self._streams = await asyncio.open_connection("127.0.0.1", self._port)
         reader, writer = self._streams
         try:

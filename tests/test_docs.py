@@ -61,6 +61,7 @@ def test_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     shutil.copytree(ROOT / "examples" / "photos", tmp_path / "examples" / "photos")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ANYTAG_HOME", str(tmp_path / "home"))  # the user's library of this page alone
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # by Ray's 15 its workers wait on a busy machine
     names: dict[str, object] = {"__name__": "docs"}
     for line, language, text in blocks(page):
         where = f"{name(page)}:{line}"

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import os
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -110,6 +112,12 @@ def test_an_answer_that_raises_harms_nobody_else(batcher: Batcher) -> None:
     with pytest.raises(SystemExit):
         failing.result(10)
     assert batcher.is_alive
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priorities")
+def test_photos_come_after_the_loop(batcher: Batcher) -> None:
+    nice = batcher.submit(BLUE, lambda _: os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+    assert nice.result(10) > os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
 
 def test_closing_ends_what_waits(tagger: Broken) -> None:

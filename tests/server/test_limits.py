@@ -209,6 +209,11 @@ def test_the_rest_of_a_refused_short_body_is_dropped(keyed: Served, monkeypatch:
         assert _answer(connection)[0] == 401
         connection.sendall(b"x" * 100_000 + b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n")
         assert _answer(connection)[0] == 200, "the connection is kept"
+    monkeypatch.setattr("anytag.server.run._IDLE_SECONDS", 0.3)
+    with begin(keyed, "Content-Length: 100000") as connection:
+        assert _answer(connection)[0] == 401
+        connection.sendall(b"x" * 100_000)
+        assert connection.recv(1) == b"", "an idle connection is closed"
     monkeypatch.setattr("anytag.server.run._HEADER_SECONDS", 0.3)
     with begin(keyed, "Content-Length: 100000") as connection:
         assert _answer(connection)[0] == 401

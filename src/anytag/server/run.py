@@ -25,6 +25,7 @@ _LAST_BODY_SECONDS = 5.0
 _SWITCH_SECONDS = 0.0005  # threads that encode hold the interpreter's lock so long; the loop waits for it
 _BACKLOG = 2048
 _HEADER_SECONDS = 15.0
+_IDLE_SECONDS = 15
 
 
 class Protocol(HttpToolsProtocol):
@@ -49,7 +50,8 @@ class Protocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        self._watch(None)
+        # uvicorn's own time for an idle connection ended when this body went on after its refusal
+        self._watch(_IDLE_SECONDS if self.cycle.response_complete else None)
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -138,7 +140,7 @@ def _config(app: FastAPI) -> uvicorn.Config:
         log_level="warning",
         access_log=False,
         server_header=False,
-        timeout_keep_alive=15,
+        timeout_keep_alive=_IDLE_SECONDS,
         timeout_graceful_shutdown=_STOP_SECONDS,
     )
 

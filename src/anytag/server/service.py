@@ -18,7 +18,7 @@ from anytag.captioner import Captioner
 from anytag.models.folder import ModelFolder
 from anytag.models.registry import resolve
 from anytag.results import Failure
-from anytag.server.batcher import Batcher
+from anytag.server.batcher import Batcher, yield_to_loop
 from anytag.server.fetch import Fetcher
 from anytag.server.matches import Matching
 from anytag.server.metrics import Metrics
@@ -66,7 +66,7 @@ class Service:
         workers = settings.workers or len(os.sched_getaffinity(0))
         self._batch_size = settings.batch_size
         self.batcher = Batcher(self.tagger, workers=workers, batch_size=self._batch_size, metrics=metrics)
-        self._beside = ThreadPoolExecutor(2 * workers, "anytag request")
+        self._beside = ThreadPoolExecutor(2 * workers, "anytag request", yield_to_loop)
 
     @cached_property
     def matching(self) -> Matching:

@@ -19,7 +19,8 @@ let grid, panel, status, unsaved;
 const fields = {}; // of the search, by name: elements
 let asked = null; // what was searched for last
 let search = 0;
-let large = null; // the dialog of a photo that is seen large
+let isLarge = false; // whether a photo is seen large, or will be as soon as it is there
+let dialog = null;
 
 // --- what the view is made of
 
@@ -57,7 +58,7 @@ function build() {
     element("p", { id: "library-summary", class: "quiet" }),
     form, status, unsaved,
     element("div", { class: "split" }, grid.box, panel.box),
-    element("p", { class: "quiet" },
+    element("p", { class: "quiet keys" },
       "In the grid: arrows move, Space and Shift select, Ctrl+A selects all, Enter shows a photo large."),
   );
 }
@@ -83,7 +84,7 @@ function typed() {
 }
 
 function place() {
-  return { view: "library", ...asked, photo: grid.current ? String(grid.photo) : "", large: large ? "1" : "" };
+  return { view: "library", ...asked, photo: grid.current ? String(grid.photo) : "", large: isLarge ? "1" : "" };
 }
 
 // What the address says: at the start, and when the user went back or forward.
@@ -97,7 +98,7 @@ export async function show() {
   if (given.photo && there >= 0 && there !== grid.current) grid.select(there, { focus: false });
   address.forget();
   if (!given.large) close();
-  else if (!large && grid.ids.length) await open(grid.photo);
+  else if (!isLarge && grid.ids.length) await open(grid.photo);
 }
 
 function look(wanted) {
@@ -151,28 +152,30 @@ function moved() {
 }
 
 async function open(id) {
-  address.push({ ...place(), large: "1" }, { large: true });
+  isLarge = true;
+  address.push(place(), { large: true });
   try {
-    large = await showPreview(id, details.known(id), closed);
+    dialog = await showPreview(id, details.known(id), closed);
   } catch (error) {
     leave();
     tell(error.message);
   }
+  if (!isLarge) close(); // the user went back meanwhile
 }
 
 function closed() {
-  if (large) leave(); // the user closed it, not the address
+  dialog = null;
+  if (isLarge) leave(); // the user closed it, not the address
   grid.focus();
 }
 
 function close() {
-  const dialog = large;
-  large = null;
+  isLarge = false;
   dialog?.close();
 }
 
 function leave() {
-  large = null;
+  isLarge = false;
   if (history.state?.large) history.back();
   else address.replace(place());
 }

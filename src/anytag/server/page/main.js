@@ -15,7 +15,7 @@ async function start() {
   tag.start(model);
   hasLibrary = model.library;
   byId("views").hidden = !hasLibrary;
-  window.addEventListener("hashchange", show);
+  window.addEventListener("popstate", show);
   document.querySelector(".skip").addEventListener("click", (event) => {
     event.preventDefault(); // the address is the view's
     byId("main").focus();
@@ -24,6 +24,7 @@ async function start() {
 }
 
 function show() {
+  address.forget(); // what was to be written there is of another step
   const { view } = address.read();
   const isLibrary = hasLibrary && view !== "tag";
   byId("tag-view").hidden = isLibrary;

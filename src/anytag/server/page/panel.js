@@ -37,7 +37,7 @@ export class Panel {
       made.setAttribute("aria-keyshortcuts", key);
       return made;
     });
-    this.hint = element("p", { class: "quiet" }, element("kbd", {}, "y"), " accepts and ", element("kbd", {}, "n"),
+    this.hint = element("p", { class: "quiet keys" }, element("kbd", {}, "y"), " accepts and ", element("kbd", {}, "n"),
       " rejects the marked tag, ", element("kbd", {}, "j"), " and ", element("kbd", {}, "k"), " move the mark.");
     this.inside = element("div", { hidden: true }, this.title, this.path, this.many, this.caption, this.error, this.tags,
       this.hint, form, this.keywords, element("p", { class: "actions" }, ...buttons));

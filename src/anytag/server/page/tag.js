@@ -5,6 +5,7 @@ import { byId, counted, debounced, element } from "./dom.js";
 import { draw } from "./overlay.js";
 
 const SHOWN_AT_ONCE = 60;
+const ADDED_AT_ONCE = 20;
 const photos = [];
 const queue = new Queue();
 let stopping = new AbortController(); // requests
@@ -18,12 +19,12 @@ export function start(model) {
   canCaption = model.captions;
   byId("captions").closest("label").hidden = !canCaption;
   byId("files").addEventListener("change", (event) => {
-    add([...event.target.files]);
+    addAll([...event.target.files]);
     event.target.value = "";
   });
   watchDrops();
   window.addEventListener("paste", (event) => add([...event.clipboardData.files]));
-  byId("custom").addEventListener("input", debounced(tagAgain, 150));
+  byId("custom").addEventListener("input", debounced(tagAgain, 100));
   byId("captions").addEventListener("change", tagAgain);
   byId("more").addEventListener("click", showMore);
   byId("cancel").addEventListener("click", () => (isStopped ? tagAgain() : stop()));
@@ -44,7 +45,7 @@ function watchDrops() {
     event.preventDefault();
     zone.classList.remove("over");
     const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
-    if (!entries.length) add([...event.dataTransfer.files]);
+    if (!entries.length) await addAll([...event.dataTransfer.files]);
     else await addEntries(entries).catch((error) => (byId("status").textContent = `Not all could be read: ${error.message}`));
   });
 }
@@ -56,6 +57,15 @@ async function addEntries(entries) {
       if (signal.aborted) return;
       add([file]);
     }
+  }
+}
+
+// Thousands of files, some at a time: the page answers meanwhile.
+async function addAll(files) {
+  const { signal } = dropping;
+  for (let start = 0; start < files.length && !signal.aborted; start += ADDED_AT_ONCE) {
+    add(files.slice(start, start + ADDED_AT_ONCE));
+    await new Promise((resolve) => setTimeout(resolve));
   }
 }
 
