@@ -195,7 +195,9 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """Six photos, two of them with names that would like to be markup."""
     folder = tmp_path_factory.mktemp("library")
     photos = folder / "photos"
-    shutil.copytree(EXAMPLES, photos, ignore=shutil.ignore_patterns("[o-z]*"))
+    photos.mkdir()
+    for name in ("astronaut.jpg", "cat.jpg", "coffee.jpg", "flower.jpg"):
+        shutil.copy(EXAMPLES / name, photos)
     for name in (HOSTILE[0], HOSTILE[3]):
         shutil.copy(EXAMPLES / "temple.jpg", photos / name.replace("/", ""))
     with Library.open(folder / "library.db") as made:
