@@ -90,7 +90,7 @@ def classes(metrics: Figures) -> str:
     for part, one in metrics[CLASSES].items():
         if "classes" in one:
             taught = str(one.get("training photos", "none"))
-            sides = [_tops(one, who) for who in ("", "probe ", "rival ")]
+            sides = [_tops(one, who) for who in ("", "probe ", "baseline ")]
             rows.append([part, str(one["photos"]), str(one["classes"]), taught, *sides])
     return table(head, rows)
 
@@ -109,7 +109,7 @@ def coco(metrics: Figures) -> str:
     lines = {
         "**anytag**": ("", f"{taught}, and more"),
         "linear probe on the frozen backbone": ("probe ", taught),
-        "ImageNet classifier carried by text": ("rival ", "none of these labels"),
+        "ImageNet classifier carried by text": ("baseline ", "none of these labels"),
     }
     rows = [
         [name, seen, f"{one[f'{who}mAP']:.3f} ({one[f'{who}mAP low']:.3f} to {one[f'{who}mAP high']:.3f})"]

@@ -12,6 +12,7 @@ from PIL import Image
 from tests.command import run
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
+COUNT = len(list(PHOTOS.glob("*.jpg")))
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def test_a_photo_is_found_by_words(library: tuple[str, Path], text: str, name: s
 def test_nothing_fits_is_said(library: tuple[str, Path], text: str) -> None:
     done = run("search", text, *library)
     assert (done.exit_code, done.stdout) == (0, "")
-    assert f"None of 8 photos fits {text!r}; the nearest: " in done.stderr
+    assert f"None of {COUNT} photos fits {text!r}; the nearest: " in done.stderr
 
 
 def test_rows_of_json_lines(library: tuple[str, Path], tmp_path: Path) -> None:
@@ -57,7 +58,7 @@ def test_filters(library: tuple[str, Path]) -> None:
     cats = run("search", "--tag", "cat", *library)
     assert names(cats.stdout) == ["cat.jpg"]
     rest = run("search", "--not", "cat", "--top-k", "99", *library)
-    assert len(names(rest.stdout)) == 7 and "cat.jpg" not in rest.stdout
+    assert len(names(rest.stdout)) == COUNT - 1 and "cat.jpg" not in rest.stdout
     (library[1].parent / "empty").mkdir(exist_ok=True)
     empty = run("search", "a cat", "--in", library[1].parent / "empty", *library)
     assert (empty.exit_code, empty.stdout) == (0, "")
@@ -71,8 +72,8 @@ def test_likeness_to_a_copy_from_outside(library: tuple[str, Path], tmp_path: Pa
         photo.resize((photo.width * 2 // 3, photo.height * 2 // 3)).save(tmp_path / "small.jpg", quality=70)
     outside = run("search", "--like", tmp_path / "small.jpg", *library)
     assert names(outside.stdout)[0] == "raccoon.jpg"
-    inside = run("search", "--like", library[1].parent / "raccoon.jpg", *library)
-    assert len(names(inside.stdout)) == 7 and "raccoon.jpg" not in inside.stdout
+    inside = run("search", "--like", library[1].parent / "raccoon.jpg", "--top-k", "99", *library)
+    assert len(names(inside.stdout)) == COUNT - 1 and "raccoon.jpg" not in inside.stdout
 
 
 def test_the_best_is_opened(library: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

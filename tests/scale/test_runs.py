@@ -96,6 +96,15 @@ def test_a_cluster_that_does_not_answer_is_said_at_once(address: str) -> None:
             cluster.connect(place)
 
 
+def test_ray_that_does_not_start_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: object) -> None:
+        raise Exception("the node timed out")  # as Ray does
+
+    monkeypatch.setattr("ray.init", init)
+    with pytest.raises(AnytagError, match=r"Ray did not start \(the node timed out\)"):
+        cluster.connect("local")
+
+
 @pytest.mark.usefixtures("here")
 def test_another_model_other_options_and_changed_input_are_refused(
     source: str, model: str, tmp_path: Path

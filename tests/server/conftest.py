@@ -25,7 +25,9 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """Six photos."""
     folder = tmp_path_factory.mktemp("library")
     photos = folder / "photos"
-    shutil.copytree(EXAMPLES, photos, ignore=shutil.ignore_patterns("[o-z]*"))
+    photos.mkdir()
+    for name in ("astronaut.jpg", "cat.jpg", "coffee.jpg", "flower.jpg"):
+        shutil.copy(EXAMPLES / name, photos)
     for name in ("temple 1.jpg", "temple 2.jpg"):
         shutil.copy(EXAMPLES / "temple.jpg", photos / name)
     with Library.open(folder / "library.db") as made:

@@ -123,8 +123,9 @@ def test_a_photo_of_odd_size_is_tagged(served: Served, tagger: Tagger, size: tup
 
 
 def test_heat_maps_and_broader_tags(served: Served, tagger: Tagger) -> None:
-    row = served.tag(PHOTOS[1].read_bytes(), heat=True)
-    found = tagger.tag(PHOTOS[1], where=True)
+    photo = ROOT / "examples" / "photos" / "cat.jpg"
+    row = served.tag(photo.read_bytes(), heat=True)
+    found = tagger.tag(photo, where=True)
     for tag, ours in zip(row["tags"], found.tags, strict=True):
         assert ours.heat is not None
         np.testing.assert_allclose(tag["heat"], ours.heat, atol=5e-4)

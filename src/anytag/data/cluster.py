@@ -166,7 +166,7 @@ def connect(address: str | None = None) -> None:
     """Joins a Ray cluster; starts one on this machine where no address is given and none is running.
 
     Raises:
-        AnytagError: no cluster answers at the address.
+        AnytagError: no cluster answers at the address, or Ray does not start.
         MissingExtraError: Ray is not installed.
     """
     ray_data()
@@ -201,6 +201,8 @@ def _answering(address: str | None) -> Iterator[None]:
             f"no Ray cluster answers at {address!r} ({error}): start one (ray start --head), or leave the "
             "address out to run on this machine"
         ) from error
+    except Exception as error:  # as Ray raises it where processes of its own do not come up in time
+        raise AnytagError(f"Ray did not start ({error}): try again when the machine is less busy") from error
 
 
 def ray_data() -> Any:
