@@ -149,9 +149,7 @@ def test_first_pass_shortens_the_list_and_changes_no_score(flat: Tagger, photos:
 def test_first_pass_looks_at_the_tags_with_the_best_coarse_logits(
     tagger: Tagger, flat: Tagger, folder: Path, photos: list[Path]
 ) -> None:
-    bank = Bank.read(
-        folder / "queries.safetensors", tags=len(tagger.vocabulary), width=tagger.card.width
-    )
+    bank = Bank.read(folder / "queries.safetensors", tags=len(tagger.vocabulary), width=tagger.card.width)
     coarse = bank.coarse
     assert coarse is not None
     for photo in photos:
