@@ -78,13 +78,13 @@ def test_a_photo_alone_is_the_body(served: Served) -> None:
 
 
 def test_more_photos_than_go_together_at_the_same_time(served: Served) -> None:
-    many = [(f"{number}", PHOTOS[number % len(PHOTOS)].read_bytes()) for number in range(40)]
+    many = [(f"{number}", PHOTOS[number % len(PHOTOS)].read_bytes()) for number in range(20)]
     retriever = Retriever.load()
     ranking = retriever.ranking(TEXTS, top_k=None)
     list(ranking.add([data for _, data in many]))
     expected = [[one.score for one in best] for best in ranking.matches()]
-    with ThreadPoolExecutor(6) as pool:
-        for answer in pool.map(lambda _: match(served, many, texts=TEXTS), range(6)):
+    with ThreadPoolExecutor(3) as pool:
+        for answer in pool.map(lambda _: match(served, many, texts=TEXTS), range(3)):
             assert [[one["score"] for one in text["matches"]] for text in answer["texts"]] == expected
 
 
