@@ -29,6 +29,9 @@ from tests.golden_networks import (
 TAGGING = ("ram/tagging", "ram_plus/tagging", "ram/checkpoint", "ram_plus/checkpoint")
 OPEN = ("ram/openset", "ram_plus/openset")
 
+GRADIENTS = 1e-4
+"""Of the largest value: CPUs add up float32 in other orders, which made 5e-5 on one of them."""
+
 
 def load_backbone(case: Case, backbone: Stages) -> None:
     """A case of the encoder alone names its weights without the prefix."""
@@ -62,7 +65,7 @@ def check_gradients(case: Case, backbone: Stages, loss: Tensor) -> None:
         mine = our_name(f"visual_encoder.{name.removeprefix('grad.sq.')}", SWIN)
         assert mine is not None
         parameter = backbone.get_parameter(mine.removeprefix("encoder.backbone."))
-        case.check(name, torch.autograd.grad(loss, parameter, retain_graph=True)[0])
+        case.check(name, torch.autograd.grad(loss, parameter, retain_graph=True)[0], of_largest=GRADIENTS)
 
 
 @pytest.mark.parametrize("case", cases("vit/forward"), ids=str)

@@ -123,7 +123,7 @@ class QuantizedGraph:
         if PREFIX + "added" in self.made:
             for part in (bare.graph.node, bare.graph.initializer):
                 for piece in [piece for piece in part if piece.name.startswith((PREFIX, "pooled"))]:
-                    part.remove(piece)  # type: ignore[arg-type]
+                    part.remove(piece)
             (mean,) = (node for node in bare.graph.node if "tokens_mean" in node.output)
             mean.name = mean.output[0] = "pooled"
         return bare
