@@ -26,7 +26,7 @@ from anytag.vocabulary import Vocabulary
 SOURCE = "language model (Claude, Anthropic), November 2026"
 LANGUAGES = ("de", "fr", "es", "zh")
 MOST = 4
-"""Descriptions of a tag: a fifth changed no figure, and would cost a sixth of the queries' size."""
+"""Descriptions of a tag: a fifth changed figures by .0015 at most, for a sixth of the queries' size."""
 # What WordNet calls a kind of it, and a photo does not show so: ids below ids.
 NOT_BELOW = {
     "cutlery": "airplane airliner cleaver hatchet letter-opener",

@@ -23,6 +23,14 @@ from playwright.sync_api import (
 WIDE: ViewportSize = {"width": 1280, "height": 900}
 ZOOMED: ViewportSize = {"width": 640, "height": 450}
 """What a window of 1280×900 has left at 200 %."""
+LOOKS: list[dict[str, object]] = [
+    {},
+    {"color_scheme": "dark"},
+    {"forced_colors": "active"},
+    {"viewport": ZOOMED},
+    {"viewport": {"width": 320, "height": 640}},
+]
+"""Contexts in which every view is looked at by axe."""
 
 HOSTILE = [
     "<img src=x onerror=window.broken=1>",

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Request, expect
 
 from anytag import Captioner, Tagger, server
-from tests.browser import HOSTILE, WIDE, ZOOMED, opened, violations
+from tests.browser import HOSTILE, LOOKS, WIDE, opened, violations
 from tests.http_service import Served, serving
 from tests.tiny import make_tiny_model
 
@@ -176,16 +176,7 @@ def test_the_page_is_used_by_keyboard_alone(page: Page) -> None:
     assert page.evaluate("document.activeElement.closest('.tags') !== null")
 
 
-@pytest.mark.parametrize(
-    "look",
-    [
-        {},
-        {"color_scheme": "dark"},
-        {"forced_colors": "active"},
-        {"viewport": ZOOMED},
-        {"viewport": {"width": 320, "height": 640}},
-    ],
-)
+@pytest.mark.parametrize("look", LOOKS)
 def test_nobody_is_shut_out(browser: Browser, served: Served, look: dict[str, object]) -> None:
     for page in opened(browser.new_context(**look), served.address):  # type: ignore[arg-type]
         assert violations(page) == []

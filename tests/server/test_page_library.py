@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from anytag.library.library import Library
-from tests.browser import HOSTILE, WIDE, ZOOMED, opened, violations
+from tests.browser import HOSTILE, LOOKS, WIDE, opened, violations
 from tests.http_service import Served, serving
 from tests.libraries import write_photo
 
@@ -106,16 +106,7 @@ def test_names_in_the_library_are_text(browser: Browser, hostile: Path) -> None:
             assert page.evaluate("window.broken") is None
 
 
-@pytest.mark.parametrize(
-    "look",
-    [
-        {},
-        {"color_scheme": "dark"},
-        {"forced_colors": "active"},
-        {"viewport": ZOOMED},
-        {"viewport": {"width": 320, "height": 640}},
-    ],
-)
+@pytest.mark.parametrize("look", LOOKS)
 def test_nobody_is_shut_out_of_the_library(
     browser: Browser, library: Served, look: dict[str, object]
 ) -> None:
