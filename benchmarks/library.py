@@ -6,6 +6,8 @@ FOLDER is made and filled with synthetic JPEGs, once. The parts:
 
     first      `anytag library sync` beside `anytag tag --format jsonl` on the same TAGGED photos of 640×480,
                by turns, three rounds; the embedded model
+    thumbnails a first sync of TAGGED photos of 640×480, and of as many of 12 megapixels as are there, with
+               and without thumbnails, by turns, three rounds; the embedded model
     unchanged  a second sync of MANY photos: seconds, photos that were opened (an audit hook counts), bytes
                written to the database
     memory     peak of the first sync of MANY photos less that of FEW, and the same of the second sync
@@ -14,13 +16,12 @@ FOLDER is made and filled with synthetic JPEGs, once. The parts:
     kills      20 kills at random moments of a sync of FEW photos, batches of 8: what each cost, and whether
                the rows are those of a run that was not killed
 
-Where the network plays no part in a figure (all but `first`), a model of random weights and a few kilobytes
-stands for it: tests/tiny.py.
+Where the network plays no part in a figure (all but the first two), a model of random weights and a few
+kilobytes stands for it: tests/tiny.py.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import shutil
@@ -29,12 +30,13 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from measure import Use, alternately, middle, of_command, ratio
+from measure import Use, alternately, arguments, middle, of_command, ratio, report
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,15 +85,14 @@ class Bench:
 
         self.place, self.many, self.few, self.tagged = place, many, few, tagged
         place.mkdir(parents=True, exist_ok=True)
-        self.tiny = make_tiny_model(place / "tiny")
+        self.tiny = make_tiny_model(place / "tiny", size=224)  # photos are decoded as for `mini`
         self.output = place / "output.txt"
 
-    def sync(self, photos: Path, database: Path, *, tiny: bool = True) -> Use:
+    def sync(self, photos: Path, database: Path, *options: str, tiny: bool = True) -> Use:
         """`anytag library sync` as a process of its own."""
         model = ["--model", str(self.tiny)] if tiny else []
-        return of_command(
-            *PYTHON, "library", "sync", str(photos), "--database", str(database), *model, output=self.output
-        )
+        command = ["library", "sync", str(photos), "--database", str(database), *model, *options]
+        return of_command(*PYTHON, *command, output=self.output)
 
     def fresh(self, name: str) -> Path:
         """A database that is not there."""
@@ -119,6 +120,26 @@ class Bench:
             yield f"{name} of {self.tagged}: {middle([use.wall for use in uses[name]], '.1f')} s"
         walls = [sync.wall / tag.wall for sync, tag in zip(uses["sync"], uses["tag"], strict=True)]
         yield f"sync : tag, {middle(walls)} by the clock, {ratio(uses['sync'], uses['tag']):.2f} in CPU time"
+
+    def thumbnails(self) -> Iterator[str]:
+        for count, size in ((self.tagged, (640, 480)), (self.tagged // 5, (4000, 3000))):
+            photos = make_photos(self.place / f"photos{count}of{size[0]}", count, size)
+            jobs = {
+                option: partial(self._with, photos, option) for option in ("--no-thumbnails", "--thumbnails")
+            }
+            without, made = alternately(jobs, repeats=3, warm=False).values()
+            kept = list((self.place / "thumbnails.db.thumbnails").rglob("*.jpg"))
+            disk = sum(file.stat().st_size for file in kept) / 1000 / len(kept)
+            walls = [one.wall / other.wall for one, other in zip(made, without, strict=True)]
+            speeds = [middle([count / one.wall for one in uses], ".1f") for uses in (without, made)]
+            yield (
+                f"{count} of {size[0]}×{size[1]}: {speeds[0]} photos/s, with thumbnails {speeds[1]}; "
+                f"{middle(walls)} by the clock, {ratio(made, without):.3f} in CPU time; "
+                f"{len(kept)} kept, {disk:.1f} kB each"
+            )
+
+    def _with(self, photos: Path, option: str) -> Use:
+        return self.sync(photos, self.fresh("thumbnails"), option, tiny=False)
 
     def unchanged(self) -> Iterator[str]:
         database = self.library(self.many)
@@ -222,20 +243,9 @@ def _rows(database: Path) -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--many", type=int, default=100_000)
-    parser.add_argument("--few", type=int, default=1000)
-    parser.add_argument("--tagged", type=int, default=2000)
-    parser.add_argument("--part", action="append", choices=["first", "memory", "unchanged", "moves", "kills"])
-    given = parser.parse_args()
-    bench = Bench(given.folder, many=given.many, few=given.few, tagged=given.tagged)
-    for part in given.part or ["first", "memory", "unchanged", "moves", "kills"]:
-        run: Callable[[], Iterator[str]] = getattr(bench, part)
-        for line in run():
-            print(line, flush=True)
+    parts = ["first", "thumbnails", "memory", "unchanged", "moves", "kills"]
+    given = arguments(__doc__ or "", parts, many=100_000, few=1000, tagged=2000)
+    report(Bench(given.folder, many=given.many, few=given.few, tagged=given.tagged), given.part)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,13 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,30 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table; all columns but the first are aligned right."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def arguments(document: str, parts: Sequence[str], **numbers: int) -> argparse.Namespace:
+    """What a benchmark of several parts is given: a folder, numbers with their defaults, and which parts."""
+    import argparse  # the launcher needs none
+
+    parser = argparse.ArgumentParser(
+        description=document, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    for name, default in numbers.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--part", action="append", choices=parts)
+    given = parser.parse_args()
+    given.part = given.part or parts
+    return given
+
+
+def report(bench: object, parts: Sequence[str]) -> None:
+    """Prints the lines that each part, a method, finds, with the load of the machine."""
+    for part in parts:
+        run: Callable[[], Iterator[str]] = getattr(bench, part)
+        for line in run():
+            print(f"{line} (load {os.getloadavg()[0]:.1f})", flush=True)
 
 
 def machine() -> str:

@@ -9,9 +9,9 @@ FOLDER is made and filled with synthetic JPEGs, once. The parts:
     files      5,000 files dropped at once: the longest that the page does not answer, requests at the
                same time, and what is sent after the press of Stop
     library    a library of MANY photos of 640×480: first paint, and from a jump to any place until all
-               thumbnails in view are there, made for the first time and kept from before; elements; the
-               memory of the tab after so many SECONDS of scrolling
-    large      the same jump among photos of 12 megapixels, whose thumbnails nobody has made
+               thumbnails in view are there, which the sync made, and without those; elements; the memory
+               of the tab after so many SECONDS of scrolling
+    large      the same among photos of 12 megapixels
 
 The network plays no part in `library` and `large`: there a model of random weights tagged.
 """
@@ -23,15 +23,17 @@ import os
 import random
 import re
 import shutil
+import sqlite3
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from library import Bench as LibraryBench
 from library import make_photos
+from measure import arguments, report
 from playwright.sync_api import Browser, Page, Request, ViewportSize, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -196,33 +198,33 @@ class Bench:
 
     def library(self) -> Iterator[str]:
         database = self._synced(self.options.many, (640, 480))
-        options = ("--library", str(database), "--model", str(self.libraries.tiny))
-        with serving(*options) as (address, server):
-            for state in ("made", "kept"):
-                with self.page(address) as page:
-                    painted = page.evaluate(_IN_VIEW, None)
-                    first = page.evaluate(_FIRST_PAINT)
-                    yield (
-                        f"thumbnails {state}: first paint {first:.0f} ms, all in view {painted:.0f} ms; "
-                        "1,000 is wanted"
-                    )
-                    dice = random.Random(0)
-                    told = self._jumps(page, server, [dice.random() for _ in range(30)])
-                    yield f"thumbnails {state}: {told}; at most 300 is wanted"
-            with self.page(address) as page:
-                page.evaluate(_IN_VIEW, None)
-                nodes = page.evaluate(_SCROLLED, 1000 * self.options.seconds)
-                yield (
-                    f"after {self.options.seconds} s of scrolling: {nodes} elements (2,000 at most), tab "
-                    f"{tab_memory(self.browser):.0f} MB (300)"
-                )
+        dice = random.Random(0)
+        shares = [dice.random() for _ in range(30)]
+        yield from self._seen(database, "thumbnails of the sync", shares)
+        yield from self._seen(self._bare(database), "no thumbnails", shares)
+        with self._served(database) as (address, _), self.page(address) as page:
+            page.evaluate(_IN_VIEW, None)
+            nodes = page.evaluate(_SCROLLED, 1000 * self.options.seconds)
+            yield (
+                f"after {self.options.seconds} s of scrolling: {nodes} elements (2,000 at most), tab "
+                f"{tab_memory(self.browser):.0f} MB (300)"
+            )
 
     def large(self) -> Iterator[str]:
         database = self._synced(140, (4000, 3000))
-        options = ("--library", str(database), "--model", str(self.libraries.tiny))
-        with serving(*options) as (address, server), self.page(address) as page:
-            yield f"12 megapixels, thumbnails made: all in view {page.evaluate(_IN_VIEW, None):.0f} ms"
-            yield f"12 megapixels, thumbnails made: {self._jumps(page, server, [0.5, 1.0])}"
+        yield from self._seen(database, "12 megapixels, thumbnails of the sync", [0.5, 1.0])
+        yield from self._seen(self._bare(database), "12 megapixels, no thumbnails", [0.5, 1.0])
+
+    def _served(self, database: Path) -> AbstractContextManager[tuple[str, int]]:
+        return serving("--library", str(database), "--model", str(self.libraries.tiny))
+
+    def _seen(self, database: Path, what: str, shares: list[float]) -> Iterator[str]:
+        """The first view of a library, from a fresh server, and jumps."""
+        with self._served(database) as (address, server), self.page(address) as page:
+            painted = page.evaluate(_IN_VIEW, None)
+            first = page.evaluate(_FIRST_PAINT)
+            yield f"{what}: first paint {first:.0f} ms, all in view {painted:.0f} ms; 1,000 is wanted"
+            yield f"{what}: {self._jumps(page, server, shares)}; at most 300 is wanted"
 
     def _jumps(self, page: Page, server: int, shares: list[float]) -> str:
         before = server_cpu(server), browser_cpu(self.browser)
@@ -235,13 +237,18 @@ class Bench:
         )
 
     def _synced(self, count: int, size: tuple[int, int]) -> Path:
-        """A library of so many photos, without thumbnails."""
+        """A library of so many photos; a sync that was stopped goes on."""
         folder = self.folder / f"photos{count}of{size[0]}"
         database = folder.with_suffix(".db")
-        if not database.exists():
-            self.libraries.sync(make_photos(folder, count, size), database)
-        shutil.rmtree(f"{database}.thumbnails", ignore_errors=True)
+        self.libraries.sync(make_photos(folder, count, size), database)
         return database
+
+    def _bare(self, database: Path) -> Path:
+        """The same library, without thumbnails and vectors."""
+        bare = self.libraries.fresh(f"{database.stem}-bare")
+        with sqlite3.connect(database) as connection:
+            connection.execute("VACUUM INTO ?", (str(bare),))
+        return bare
 
 
 def _told(times: list[float]) -> str:
@@ -249,23 +256,11 @@ def _told(times: list[float]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--many", type=int, default=100_000)
-    parser.add_argument("--files", type=int, default=5000)
-    parser.add_argument("--seconds", type=int, default=300)
     parts = ["drop", "files", "library", "large"]
-    parser.add_argument("--part", action="append", choices=parts)
-    options = parser.parse_args()
+    options = arguments(__doc__ or "", parts, many=100_000, files=5000, seconds=300)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        bench = Bench(browser, options)
-        for part in options.part or parts:
-            run: Callable[[], Iterator[str]] = getattr(bench, part)
-            for line in run():
-                print(f"{line} (load {os.getloadavg()[0]:.1f})", flush=True)
+        report(Bench(browser, options), options.part)
         browser.close()
 
 

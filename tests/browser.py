@@ -100,3 +100,12 @@ def violations(page: Page) -> list[str]:
     found = Axe().run(page, options={"runOnly": {"type": "tag", "values": tags}})
     is_cut = page.evaluate("document.documentElement.scrollWidth > window.innerWidth")
     return [one["id"] for one in found.response["violations"]] + ["something is cut"] * is_cut
+
+
+def undo(page: Page, times: int) -> None:
+    """Takes the last decisions back, by the key."""
+    status = page.locator("#library-status")
+    for _ in range(times):
+        page.keyboard.press("u")
+        expect(status).to_have_text("Undone.")
+        status.evaluate("status => status.textContent = ''")

@@ -22,6 +22,7 @@ from anytag.batching import in_batches
 from anytag.errors import AnytagError, VocabularyError, brief
 from anytag.images import MAX_PIXELS, ImageSource, check_many, load, path_of, prepare
 from anytag.images.likeness import difference_hash
+from anytag.images.thumbnail import thumbnail
 from anytag.localization import locate
 from anytag.models.card import Card
 from anytag.models.folder import ModelFolder
@@ -50,6 +51,7 @@ class Encoded:
         height: the same.
         error: from `Tagger.encode_many`, why the photo could not be read; the arrays are empty then.
         hash: 32 bytes, `images.likeness.difference_hash` of the model's square; none from `log_odds_many`.
+        thumbnail: a JPEG, where `encode_many` was asked for one.
     """
 
     tokens: Floats
@@ -59,6 +61,7 @@ class Encoded:
     height: int
     error: Failure | None = None
     hash: bytes = b""
+    thumbnail: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,7 @@ class _Seen:
     height: int = 0
     pixels: Bytes | None = None
     error: AnytagError | None = None
+    thumbnail: bytes = b""
 
     @property
     def hash(self) -> bytes:
@@ -274,14 +278,24 @@ class Tagger:
         return self._score_batch(encoded, question)
 
     def encode_many(
-        self, images: Iterable[ImageSource], *, batch_size: int = 8, workers: int | None = None
+        self,
+        images: Iterable[ImageSource],
+        *,
+        batch_size: int = 8,
+        workers: int | None = None,
+        thumbnail: int | None = None,
     ) -> Generator[Encoded, None, None]:
         """What the model sees in many photos, one by one in the order of the input.
 
-        A photo that cannot be read has `Encoded.error`; the rest goes on. Arguments as for `tag_many`.
+        A photo that cannot be read has `Encoded.error`; the rest goes on.
+
+        Args:
+            images, batch_size, workers: as for `tag_many`.
+            thumbnail: also `Encoded.thumbnail` with at most so many pixels a side, of the pixels that are
+                decoded for the model; see `images.thumbnail`.
         """
         check_many(images)
-        work = partial(self._encode_batch, hashed=True)
+        work = partial(self._encode_batch, hashed=True, side=thumbnail)
         for encoded, _ in in_batches(work, images, batch_size=batch_size, workers=workers):
             yield from encoded
 
@@ -339,10 +353,10 @@ class Tagger:
         return self.questions.unknown_in(self.questions.readable(text))
 
     def _encode_batch(
-        self, images: Sequence[ImageSource], *, hashed: bool = False
+        self, images: Sequence[ImageSource], *, hashed: bool = False, side: int | None = None
     ) -> tuple[list[Encoded], list[AnytagError | None]]:
         """One worker's share, and the error of each photo that could not be read."""
-        seen = [self._look(image) for image in images]
+        seen = [self._look(image, side) for image in images]
         pixels = [one.pixels for one in seen if one.pixels is not None]
         arrays = iter(zip(*self.runtime.encode(np.stack(pixels)), strict=True) if pixels else ())
         none = np.zeros((0, self.card.width), np.float32), np.zeros(0, np.float32)
@@ -351,7 +365,7 @@ class Tagger:
             tokens, pooled = none if one.error else next(arrays)
             failure = Failure(type(one.error).__name__, str(one.error)) if one.error else None
             seen = one.hash if hashed else b""
-            return Encoded(tokens, pooled, one.path, one.width, one.height, failure, seen)
+            return Encoded(tokens, pooled, one.path, one.width, one.height, failure, seen, one.thumbnail)
 
         return [encoded(one) for one in seen], [one.error for one in seen]
 
@@ -383,14 +397,15 @@ class Tagger:
         """
         return self.questions.trained(ids)
 
-    def _look(self, image: ImageSource) -> _Seen:
-        """Reads one photo and squashes it to the model's square, uint8 3×S×S."""
+    def _look(self, image: ImageSource, side: int | None = None) -> _Seen:
+        """Reads one photo and squashes it to the model's square, uint8 3×S×S; a thumbnail of this side."""
         path = path_of(image)
         spec = self.card.image
         try:
             photo = load(image, min_side=spec.size, max_pixels=self.max_pixels, exact=spec.plain)
             pixels = prepare(photo, size=spec.size, resample=spec.resample, exact=spec.plain)
-            return _Seen(path, photo.width, photo.height, pixels)
+            small = b"" if side is None else thumbnail(photo, side)
+            return _Seen(path, photo.width, photo.height, pixels, thumbnail=small)
         except AnytagError as error:
             return _Seen(path, error=error)
 

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from anytag.library.library import Library
-from tests.browser import HOSTILE, WIDE, ZOOMED, opened, violations
+from tests.browser import HOSTILE, WIDE, ZOOMED, opened, undo, violations
 from tests.cli.test_serve import process
 from tests.http_service import serving
 from tests.libraries import write_photo
@@ -25,8 +25,7 @@ def test_a_tag_is_said_of_all_that_are_selected(library_page: Page) -> None:
     page.keyboard.type("holiday")
     page.keyboard.press("Enter")
     expect(page.locator("#library-status")).to_contain_text("holiday added in 6 photos")
-    page.keyboard.press("u")
-    expect(page.locator("#library-status")).to_have_text("Undone.")
+    undo(page, 1)
 
 
 def test_sidecars_are_written_after_a_look_at_what_changes(browser: Browser, tmp_path: Path) -> None:
@@ -111,7 +110,7 @@ def test_a_killed_server_loses_nothing_and_the_page_marks_what_it_did_not_keep(
 
 
 def test_what_was_not_saved_is_saved_when_the_server_is_there_again(library_page: Page) -> None:
-    page, status = library_page, library_page.locator("#library-status")
+    page = library_page
     page.route("**/v1/decisions", lambda route: route.abort())
     page.locator(".cell").first.click()
     for tag in ("first", "second", "third"):
@@ -127,14 +126,11 @@ def test_what_was_not_saved_is_saved_when_the_server_is_there_again(library_page
     names = page.locator(".decisions li", has_text="added by you").locator(".name")
     expect(names).to_have_text(["second", "first"])
     page.locator(".cell").first.focus()
-    for _ in range(2):
-        page.keyboard.press("u")
-        expect(status).to_have_text("Undone.")
-        status.evaluate("status => status.textContent = ''")
+    undo(page, 2)
 
 
 def test_judging_a_tag_marks_the_next_and_moves_no_other(library_page: Page) -> None:
-    page, status = library_page, library_page.locator("#library-status")
+    page = library_page
     page.locator(".cell").nth(1).click()  # the cat, which has many tags
     rows = page.locator(".decisions li")
     names = rows.locator(".name").all_inner_texts()
@@ -145,10 +141,7 @@ def test_judging_a_tag_marks_the_next_and_moves_no_other(library_page: Page) -> 
     expect(rows.nth(1)).to_contain_text("accepted")
     expect(rows.nth(2)).to_have_class("marked")
     assert rows.locator(".name").all_inner_texts() == names
-    for _ in range(2):
-        page.keyboard.press("u")
-        expect(status).to_have_text("Undone.")
-        status.evaluate("status => status.textContent = ''")
+    undo(page, 2)
 
 
 def test_the_whole_task_by_keyboard_alone(browser: Browser, tmp_path: Path) -> None:

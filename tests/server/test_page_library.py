@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from anytag.library.library import Library
-from tests.browser import HOSTILE, LOOKS, WIDE, opened, violations
+from tests.browser import HOSTILE, LOOKS, WIDE, opened, undo, violations
 from tests.http_service import Served, serving
 from tests.libraries import write_photo
 
@@ -31,10 +31,7 @@ def test_a_library_is_searched_and_corrected_by_keyboard_alone(library_page: Pag
     page.keyboard.press("Enter")
     expect(status).to_contain_text("whiskers & co <b> added in 1 photo")
     expect(page.locator(".decisions .name").first).to_have_text("whiskers & co <b>")
-    for _ in range(3):
-        page.keyboard.press("u")
-        expect(status).to_have_text("Undone.")
-        status.evaluate("status => status.textContent = ''")
+    undo(page, 3)
     expect(page.locator(".decisions .name")).to_have_text(names)
 
 
@@ -189,10 +186,7 @@ def test_a_suggestion_is_taken_by_a_click_and_own_tags_are_suggested(library_pag
         page.keyboard.press("Enter")
         expect(status).to_contain_text("Tom's 50th added in 1 photo")
         page.keyboard.press("ArrowRight")
-    for _ in range(2):
-        page.keyboard.press("u")
-        expect(status).to_have_text("Undone.")
-        status.evaluate("status => status.textContent = ''")
+    undo(page, 2)
 
 
 # --- the address

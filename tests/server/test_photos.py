@@ -5,16 +5,20 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event, Semaphore
 from typing import Any
 
 import httpx
 import pytest
 from PIL import Image
 
+from anytag.images import Photo, load
 from anytag.library.library import Library
+from anytag.server import photos as server_photos
 from tests.cli.test_serve import process
 from tests.command import run
 from tests.http_service import Served, serving
@@ -122,13 +126,16 @@ def test_a_wrong_search_is_refused(served: Served, query: dict[str, Any]) -> Non
 
 
 def test_pictures_are_upright_small_and_kept(served: Served, database: Path) -> None:
-    photo = named(served, "officer.jpg")
+    """Also of a library that was synced without thumbnails."""
+    photo, folder = named(served, "officer.jpg"), database.with_name("library.db.thumbnails")
+    assert len(list(folder.rglob("*.jpg"))) == COUNT
+    shutil.rmtree(folder)
     for kind, side in (("thumbnail", 320), ("preview", 1600)):
         response = served.client.get(f"/v1/photos/{photo['id']}/{kind}")
         picture = Image.open(io.BytesIO(response.content))
         assert min(side * 3 // 4, photo["width"], photo["height"]) <= max(picture.size) <= side
         assert picture.width / picture.height == pytest.approx(photo["width"] / photo["height"], rel=0.02)
-    (kept,) = database.with_name("library.db.thumbnails").rglob("*.jpg")
+    (kept,) = folder.rglob("*.jpg")
     kept.write_bytes(b"kept")
     assert served.client.get(f"/v1/photos/{photo['id']}/thumbnail").content == b"kept"
     assert served.client.get("/v1/photos/999/thumbnail").status_code == 422
@@ -199,7 +206,47 @@ def test_a_picture_is_sent_again_only_when_it_changed(served: Served, database: 
     assert other.content != first.content
 
 
+def test_no_picture_is_made_for_a_client_that_has_gone(
+    served: Served, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(database.with_name("library.db.thumbnails"))
+    gate, begun, made = Event(), Semaphore(0), list[str]()
+
+    def waiting(path: str, **how: object) -> Photo:
+        made.append(Path(path).name)
+        begun.release()
+        assert gate.wait(20)
+        return load(path, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(server_photos, "load", waiting)
+    threads = len(os.sched_getaffinity(0))
+    ids = get(served, "/v1/search")["ids"]
+    clients = [served.connect() for _ in range(threads + 2)]
+
+    def ask(client: socket.socket, number: int) -> None:
+        client.sendall(f"GET /v1/photos/{number}/preview HTTP/1.1\r\nhost: localhost\r\n\r\n".encode())
+
+    cat, coffee = named(served, "cat.jpg")["id"], named(served, "coffee.jpg")["id"]
+    others = [one for one in ids if one not in (cat, coffee)]
+    for client, number in zip(clients, others[:threads], strict=False):
+        ask(client, number)
+        assert begun.acquire(timeout=20)
+    ask(clients[-2], cat)
+    ask(clients[-1], coffee)
+    get(served, "/v1/library")  # after theirs
+    clients[-2].close()
+    for _ in range(10):
+        get(served, "/livez")
+    gate.set()
+    assert clients[-1].recv(100).startswith(b"HTTP/1.1 200")
+    assert "coffee.jpg" in made
+    assert "cat.jpg" not in made
+    for client in clients:
+        client.close()
+
+
 def test_a_picture_is_shown_where_none_can_be_kept(served: Served, database: Path) -> None:
+    shutil.rmtree(database.with_name("library.db.thumbnails"))
     database.with_name("library.db.thumbnails").write_bytes(b"in the way of the folder")
     photo = named(served, "cat.jpg")
     assert served.client.get(f"/v1/photos/{photo['id']}/thumbnail").status_code == 200

@@ -84,6 +84,12 @@ def opened(database: Path | None) -> Iterator[Library]:
 )
 @click.option("--captions", is_flag=True, help="Write captions, also of photos that have none yet.")
 @click.option(
+    "--thumbnails/--no-thumbnails",
+    default=True,
+    show_default=True,
+    help="Keep a small JPEG of each photo that is tagged beside the database, for the page of anytag serve.",
+)
+@click.option(
     "--format",
     "format_",
     type=click.Choice(["text", "jsonl"]),
@@ -101,6 +107,7 @@ def command(
     accept_missing: bool,
     retag: bool,
     captions: bool,
+    thumbnails: bool,
     format_: str,
     running: options.Running,
 ) -> None:
@@ -137,6 +144,7 @@ def command(
                     load,
                     retag=retag,
                     captions=captions,
+                    thumbnails=thumbnails,
                     batch_size=running.batch_size,
                     workers=running.workers,
                 )

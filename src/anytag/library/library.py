@@ -18,6 +18,7 @@ from anytag.library.photo import Decision, Photo, State, read_photos
 from anytag.library.roots import below, check_folder
 from anytag.library.status import Folder, Status
 from anytag.library.sync import Report, Sync
+from anytag.library.thumbnails import Thumbnails
 
 if TYPE_CHECKING:
     from anytag.captioner import Captioner
@@ -71,6 +72,7 @@ class Library:
         follow: bool = False,
         accept_missing: bool = False,
         retag: bool = False,
+        thumbnails: bool = True,
         batch_size: int = 8,
         workers: int | None = None,
     ) -> Report:
@@ -84,6 +86,7 @@ class Library:
             follow: links to folders are entered.
             accept_missing: photos that are not there have gone, however many they are.
             retag: photos that another model or vocabulary tagged are tagged anew.
+            thumbnails: a small JPEG of each photo that is tagged is kept beside the database, to be shown.
             batch_size: photos that go through the network together, and that a kill may cost.
             workers: threads; by default one a usable core.
 
@@ -101,6 +104,7 @@ class Library:
                 lambda: (tagger or Tagger.load(), captioner),
                 retag=retag,
                 captions=captioner is not None,
+                thumbnails=thumbnails,
                 batch_size=batch_size,
                 workers=workers,
             )
@@ -356,6 +360,7 @@ class Library:
                 "DELETE FROM roots WHERE id = ? AND id NOT IN (SELECT root FROM photos)",
                 ((root,) for root in roots),
             )
+        Thumbnails(self.database.path).tidy(self.database)
         return len(ids)
 
     def _ids(self, query: str, values: Sequence[object]) -> list[int]:

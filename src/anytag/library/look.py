@@ -22,6 +22,7 @@ from anytag.images.formats import SIGNATURE_BYTES, has_raw_suffix, sniff
 from anytag.library import words
 from anytag.library.database import Database
 from anytag.library.fingerprint import fingerprint
+from anytag.library.thumbnails import SIDE, Thumbnails, key
 from anytag.library.vectors import Slots, keep, vector_file
 from anytag.results import Failure, TagResult
 
@@ -83,6 +84,7 @@ class _Seen:
     vector: npt.NDArray[np.float32] | None = None
     hash: bytes | None = None
     caption: str | None = None
+    thumbnail: bytes = b""
     error: Failure | None = None
 
 
@@ -108,10 +110,14 @@ class Look:
     Args:
         model: what tags.
         again: photos that another model tagged are tagged anew, also where the picture is the same.
+        thumbnails: one is kept of each photo that is tagged.
     """
 
-    def __init__(self, database: Database, model: Model, *, again: bool = False) -> None:
+    def __init__(
+        self, database: Database, model: Model, *, again: bool = False, thumbnails: bool = False
+    ) -> None:
         self._database, self._model, self._again = database, model, again
+        self._thumbnails = Thumbnails(database.path) if thumbnails else None
         self._slots: Slots | None = None
 
     def run(self, ids: Sequence[int], *, batch_size: int, workers: int | None) -> Iterator[Event]:
@@ -121,7 +127,11 @@ class Look:
 
     def _look(self, ids: list[int]) -> list[Event]:
         """One thread's share; it writes at once, so that a kill costs only what was not seen to its end."""
-        return self._write(self._batch(ids))
+        seen = self._batch(ids)
+        for one in seen:
+            if self._thumbnails is not None and one.thumbnail:
+                self._thumbnails.keep(key(one.picture, one.row.size, one.row.mtime_ns), one.thumbnail)
+        return self._write(seen)
 
     def _batch(self, ids: list[int]) -> list[_Seen]:
         """What files and network tell of photos."""
@@ -169,7 +179,8 @@ class Look:
     def _tag(self, rows: Sequence[Waiting], files: Sequence[bytes]) -> Iterator[_Seen]:
         tagger = self._model.tagger
         sources = [_named(data, os.fsdecode(row.path)) for row, data in zip(rows, files, strict=True)]
-        encoded = list(tagger.encode_many(sources, batch_size=len(sources), workers=1))
+        side = None if self._thumbnails is None else SIDE
+        encoded = list(tagger.encode_many(sources, batch_size=len(sources), workers=1, thumbnail=side))
         good = [one for one in encoded if one.error is None]
         captions = iter(self._captions(good))
         for row, one, tags in zip(rows, encoded, tagger.score_many(encoded), strict=True):
@@ -177,7 +188,10 @@ class Look:
                 yield _Seen(row, "failed", error=one.error)
             else:
                 caption = next(captions)
-                yield _Seen(row, "tagged", tags=tags, vector=one.pooled, hash=one.hash, caption=caption)
+                vector, small = one.pooled, one.thumbnail
+                yield _Seen(
+                    row, "tagged", tags=tags, vector=vector, hash=one.hash, caption=caption, thumbnail=small
+                )
 
     def _captions(self, encoded: Sequence[Encoded]) -> list[str | None]:
         captioner = self._model.captioner

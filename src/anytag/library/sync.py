@@ -29,6 +29,7 @@ from anytag.library.database import Database
 from anytag.library.look import CONTENT_ERRORS, Event, Look, Model
 from anytag.library.roots import Root, below, device_of, note_device, ranges, resolve
 from anytag.library.scan import Found, Scan
+from anytag.library.thumbnails import Thumbnails
 from anytag.library.turn import turn
 from anytag.library.vectors import tidy
 from anytag.results import Failure
@@ -154,6 +155,7 @@ class Sync:
         *,
         retag: bool = False,
         captions: bool = False,
+        thumbnails: bool = True,
         batch_size: int = 8,
         workers: int | None = None,
     ) -> Generator[Event, None, None]:
@@ -164,6 +166,7 @@ class Sync:
             retag: also photos that another model or vocabulary tagged; the old tags stay until the new are
                 there, and the next sync with this goes on.
             captions: also photos that have none; `load` gives what writes them.
+            thumbnails: a small JPEG is kept of each photo that is tagged; see `library.thumbnails`.
             batch_size: photos that go through the network together, and that a kill may cost.
             workers: threads; by default one a usable core.
         """
@@ -175,7 +178,7 @@ class Sync:
         if retag:
             ids = list(dict.fromkeys([*ids, *self._done("model IS NOT ?", model.id)]))
         self.total = len(ids)
-        look = Look(self._database, model, again=retag)
+        look = Look(self._database, model, again=retag, thumbnails=thumbnails)
         return self._counted(look.run(ids, batch_size=batch_size, workers=workers))
 
     def rehearse(self) -> Generator[Event, None, None]:
@@ -216,6 +219,8 @@ class Sync:
         used = self._database.query("SELECT weights FROM models WHERE id IN (SELECT model FROM photos)")
         if report.tagged:
             tidy(self._database.path, [weights for (weights,) in used])
+        if report.tagged or report.gone:
+            Thumbnails(self._database.path).tidy(self._database)
         return report
 
     def _retry_extras(self) -> None:

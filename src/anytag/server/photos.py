@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import Response
-from PIL import Image
 
-from anytag._io import atomic_write
-from anytag.errors import OutputError, escaped
+from anytag.errors import escaped
 from anytag.images import load
-from anytag.library import keywords
+from anytag.images.thumbnail import thumbnail as small
+from anytag.library import keywords, thumbnails
 from anytag.library.filters import Filters
 from anytag.library.library import Library, embedded_vocabulary
 from anytag.library.photo import Photo
@@ -27,6 +24,7 @@ from anytag.library.search import Searcher
 from anytag.metadata import Change
 from anytag.metadata.exiftool import find as find_exiftool
 from anytag.server import schemas
+from anytag.server.clients import while_there
 from anytag.vocabulary import Vocabulary
 
 R = TypeVar("R")
@@ -34,7 +32,7 @@ Row = dict[str, object]
 Order = schemas.Order
 Known = Annotated[str | None, Header()]
 
-THUMBNAIL, PREVIEW = 320, 1600
+PREVIEW = 1600
 """Pixels of the longer side."""
 _CACHE = "private, no-cache"  # a file under the same id can change; nobody else's cache may keep it
 
@@ -55,8 +53,7 @@ class Photos:
         self._one = ThreadPoolExecutor(1, "library")
         self._writer = ThreadPoolExecutor(1, "sidecars")
         self._decoders = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "thumbnails")
-        database = self.library.database.path
-        self._thumbnails = database.with_name(f"{database.name}.thumbnails")
+        self._thumbnails = thumbnails.Thumbnails(self.library.database.path)
 
     async def ask(self, question: Callable[[Library], R]) -> R:
         """The answer of the library's own thread: SQLite's connection is one, and so is its transaction."""
@@ -111,15 +108,17 @@ class Photos:
     def _vocabulary(self) -> Vocabulary:
         return embedded_vocabulary()
 
-    async def picture(self, number: int, side: int, known: str | None) -> Response:
-        """A photo, upright, with at most `side` pixels a side.
+    async def picture(self, number: int, side: int, request: Request, known: str | None) -> Response:
+        """A photo, upright, with at most `side` pixels a side; not made where the client has gone.
 
         Args:
             number: its id.
             side: pixels.
-            known: If-None-Match of the request: a client that has the picture gets none.
+            request: of the client.
+            known: its If-None-Match: a client that has the picture gets none.
 
         Raises:
+            ClientDisconnect: the client went away.
             LibraryError: it is not in the library.
             ImageError: it cannot be read.
         """
@@ -127,44 +126,26 @@ class Photos:
         headers = {"cache-control": _CACHE, "etag": f'"{key}-{side}"'}
         if known == headers["etag"]:
             return Response(status_code=304, headers=headers)
-        decode = lambda: self._picture(path, key, side)  # noqa: E731
-        data = await asyncio.get_running_loop().run_in_executor(self._decoders, decode)
+        decoding = self._decoders.submit(self._picture, path, key, side)
+        data = await while_there(request, asyncio.wrap_future(decoding))
         return Response(data, media_type="image/jpeg", headers=headers)
 
     def _picture(self, path: str, key: str, side: int) -> bytes:
-        if side != THUMBNAIL:
-            return _encoded(path, side, self._max_pixels)
-        kept = self._thumbnails / key[:2] / f"{key}.jpg"
-        try:
-            return kept.read_bytes()
-        except OSError:
-            made = _encoded(path, side, self._max_pixels)
-        with suppress(OSError, OutputError):  # a full or read-only disk costs time, not the picture
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_write(kept) as draft:
-                draft.write_bytes(made)
+        kept = self._thumbnails.read(key) if side == thumbnails.SIDE else None
+        if kept is not None:
+            return kept
+        # the shorter side at three quarters at least, which is the longer one whole of most photos
+        made = small(load(path, min_side=side * 3 // 4, max_pixels=self._max_pixels), side)
+        if side == thumbnails.SIDE:
+            self._thumbnails.keep(key, made)
         return made
 
 
 def _place(library: Library, number: int) -> tuple[str, str]:
     """The path of a photo, and what its thumbnail is known by: another picture has another."""
     photo = library.find(number)
-    ((picture, size, mtime),) = library.database.query(
-        "SELECT hex(picture), size, mtime_ns FROM photos WHERE id = ?", (number,)
-    )
-    return photo.path, (picture or f"{size:x}-{mtime:x}").lower()
-
-
-def _encoded(path: str, side: int, max_pixels: int) -> bytes:
-    """A JPEG: a tenth of WebP's time for a few bytes more, and a screen of new thumbnails waits for it.
-
-    The shorter side is decoded at three quarters at least, which is the longer one whole of most photos.
-    """
-    picture = load(path, min_side=side * 3 // 4, max_pixels=max_pixels).picture.copy()
-    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-    file = io.BytesIO()
-    picture.save(file, "JPEG", quality=80)
-    return file.getvalue()
+    (facts,) = library.database.query("SELECT picture, size, mtime_ns FROM photos WHERE id = ?", (number,))
+    return photo.path, thumbnails.key(*facts)
 
 
 def router(photos: Photos) -> APIRouter:
@@ -182,14 +163,14 @@ def router(photos: Photos) -> APIRouter:
         return {"photos": await photos.ask(lambda library: [_row(one) for one in library.get(id)])}
 
     @routes.get("/v1/photos/{number}/thumbnail", response_class=Response)
-    async def thumbnail(number: int, if_none_match: Known = None) -> Response:
+    async def thumbnail(number: int, request: Request, if_none_match: Known = None) -> Response:
         """At most 320 pixels a side, upright."""
-        return await photos.picture(number, THUMBNAIL, if_none_match)
+        return await photos.picture(number, thumbnails.SIDE, request, if_none_match)
 
     @routes.get("/v1/photos/{number}/preview", response_class=Response)
-    async def preview(number: int, if_none_match: Known = None) -> Response:
+    async def preview(number: int, request: Request, if_none_match: Known = None) -> Response:
         """At most 1,600 pixels a side, upright."""
-        return await photos.picture(number, PREVIEW, if_none_match)
+        return await photos.picture(number, PREVIEW, request, if_none_match)
 
     @routes.post("/v1/decisions", response_model=schemas.LibraryPhotos)
     async def decide(said: schemas.Decisions) -> Row:

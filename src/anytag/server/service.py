@@ -12,13 +12,13 @@ from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
 from pydantic import BaseModel
-from starlette.requests import ClientDisconnect
 
 from anytag.captioner import Captioner
 from anytag.models.folder import ModelFolder
 from anytag.models.registry import resolve
 from anytag.results import Failure
 from anytag.server.batcher import Batcher, yield_to_loop
+from anytag.server.clients import while_there
 from anytag.server.fetch import Fetcher
 from anytag.server.matches import Matching
 from anytag.server.metrics import Metrics
@@ -87,7 +87,7 @@ class Service:
         """
         futures = [self.batcher.submit(image, finish) for image in images]
         try:
-            return await _while_there(request, asyncio.gather(*map(asyncio.wrap_future, futures)))
+            return await while_there(request, asyncio.gather(*map(asyncio.wrap_future, futures)))
         finally:
             for future in futures:
                 future.cancel()
@@ -100,7 +100,7 @@ class Service:
         """
         stop = Event()
         try:
-            return await _while_there(request, asyncio.wrap_future(self._beside.submit(work, stop)))
+            return await while_there(request, asyncio.wrap_future(self._beside.submit(work, stop)))
         finally:
             stop.set()
 
@@ -123,23 +123,6 @@ def _service(request: Request) -> Service:
 
 
 Serving = Annotated[Service, Depends(_service)]
-
-
-async def _while_there(request: Request, work: asyncio.Future[R]) -> R:
-    """The result of work, which is cancelled when the client goes."""
-    gone = asyncio.ensure_future(_gone(request))
-    gone.add_done_callback(lambda _: work.cancel())
-    try:
-        return await work
-    except asyncio.CancelledError:
-        raise ClientDisconnect from None
-    finally:
-        gone.cancel()
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _broader(tagger: Tagger) -> dict[str, list[str]]:

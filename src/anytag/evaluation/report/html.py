@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from html import escape
-
-from PIL import Image
 
 from anytag.errors import AnytagError
 from anytag.evaluation.evaluate import Report
 from anytag.evaluation.measure import Measured, Mistakes, Picture
 from anytag.evaluation.report.svg import chart
 from anytag.images import load
+from anytag.images.thumbnail import thumbnail as small
 
 THUMBNAIL = 144  # longer side in pixels
 _STYLE = """
@@ -108,10 +106,7 @@ def _picture(picture: Picture) -> str:
 def thumbnail(photo: str) -> str:
     """A small JPEG of a photo as a data: address; empty when it cannot be read any more."""
     try:
-        picture = load(photo, min_side=THUMBNAIL).picture.copy()
+        jpeg = small(load(photo, min_side=THUMBNAIL), THUMBNAIL)
     except AnytagError:
         return ""
-    picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR)
-    file = io.BytesIO()
-    picture.save(file, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")

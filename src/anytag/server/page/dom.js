@@ -36,3 +36,13 @@ export function debounced(action, milliseconds) {
   soon.cancel = () => clearTimeout(timer);
   return soon;
 }
+
+// For long work: what it returns is awaited between two pieces, and lets the page answer where that is due.
+export function pauses(milliseconds = 8) {
+  let began = -Infinity; // whoever began the work is answered first
+  return async () => {
+    if (performance.now() - began < milliseconds) return;
+    await new Promise((resolve) => setTimeout(resolve));
+    began = performance.now();
+  };
+}

@@ -6,7 +6,7 @@ import { debounced, element } from "./dom.js";
 
 const CELL = 180; // pixels a cell, gaps included, as near as the width allows
 const SPARE = 2; // rows above and below what is in view
-const REST = 60; // milliseconds that a row stays before its photos are asked for: scrolling passes thousands
+const REST = 60; // milliseconds that the view rests before all is asked for: scrolling passes thousands of rows
 const LONG = 200; // milliseconds after which scrolling begins anew
 const PICTURES = 500; // kept, of servers with a key
 
@@ -17,8 +17,9 @@ export class Grid {
   selected = new Set(); // ids
   #columns = 1;
   #cell = CELL;
+  #width = 0; // of the box, when rows were laid out
   #anchor = 0; // where a selection with Shift began
-  #isNew = true; // what is shown next is asked for at once
+  #isNew = true; // what comes into view next is asked for at once
 
   // `moved` is called when another photo or selection is current, `opened` with the id of a photo to be seen large,
   // `pressed` with keys that are not the grid's own, and says whether it took one.
@@ -41,8 +42,8 @@ export class Grid {
       });
     }, { passive: true });
     this.box.addEventListener("keydown", (event) => this.#keys(event));
-    this.rest = debounced(() => this.#ask(), REST);
-    new ResizeObserver(debounced(() => this.layout(), 50)).observe(this.box);
+    this.rest = debounced(() => this.#rested(), REST);
+    new ResizeObserver(debounced(() => this.#resized(), 50)).observe(this.box);
     details.watch(() => this.rename());
   }
 
@@ -62,9 +63,16 @@ export class Grid {
     this.layout();
   }
 
+  // A box that is just as wide keeps its rows and their pictures; it is told of its first size, too.
+  #resized() {
+    if (this.box.clientWidth === this.#width) this.#show();
+    else this.layout();
+  }
+
   layout() {
-    this.#columns = Math.max(1, Math.round(this.box.clientWidth / CELL));
-    this.#cell = this.box.clientWidth ? Math.floor(this.box.clientWidth / this.#columns) : CELL; // 0: not shown
+    this.#width = this.box.clientWidth;
+    this.#columns = Math.max(1, Math.round(this.#width / CELL));
+    this.#cell = this.#width ? Math.floor(this.#width / this.#columns) : CELL; // 0: not shown
     this.sheet.style.setProperty("--cell", `${this.#cell}px`);
     this.sheet.style.height = `${this.#rows * this.#cell}px`;
     this.box.setAttribute("aria-rowcount", String(this.#rows));
@@ -95,30 +103,34 @@ export class Grid {
       const later = [...this.sheet.children].find((row) => Number(row.dataset.row) > number);
       this.sheet.insertBefore(this.#rowOf(number), later ?? null);
     }
-    if (this.#isNew) this.#ask();
-    else this.rest();
+    if (this.#isNew) this.#ask(scrollTop / this.#cell, (scrollTop + clientHeight) / this.#cell);
     this.#isNew = false;
+    this.rest();
   }
 
-  // Thumbnails and names of the rows that are there, those in view first.
-  #ask() {
-    const ids = [];
-    const { top, bottom } = this.box.getBoundingClientRect();
-    const isSpare = (image) => {
-      const cell = image.getBoundingClientRect();
-      return cell.bottom < top || cell.top > bottom;
-    };
-    const images = [...this.sheet.querySelectorAll("img:not([src])")];
-    images.sort((one, other) => isSpare(one) - isSpare(other));
-    for (const image of images) {
-      const cell = image.parentElement;
-      const id = this.ids[Number(cell.dataset.place)];
-      ids.push(id);
-      thumbnail(id).then((url) => {
-        if (cell.isConnected) image.src = url;
-      }).catch(() => cell.classList.add("broken"));
+  #rested() {
+    this.#ask(-Infinity, Infinity);
+    const cells = [...this.sheet.querySelectorAll(".cell")];
+    details.load(cells.map((cell) => this.ids[Number(cell.dataset.place)])).catch(() => {}); // whoever looks at one is told
+  }
+
+  // Thumbnails between these heights, in rows.
+  #ask(top, bottom) {
+    for (const row of this.sheet.children) {
+      const number = Number(row.dataset.row);
+      if (number + 1 <= top || number >= bottom) continue;
+      for (const image of row.querySelectorAll("img")) {
+        if (!waits.has(image)) this.#fetch(image, image.parentElement);
+      }
     }
-    details.load(ids).catch(() => {}); // whoever looks at one of them is told
+  }
+
+  #fetch(image, cell) {
+    const stop = new AbortController();
+    waits.set(image, stop);
+    thumbnail(this.ids[Number(cell.dataset.place)], stop.signal).then((url) => {
+      if (!stop.signal.aborted) image.src = url;
+    }).catch(() => cell.classList.add("broken"));
   }
 
   #rowOf(number) {
@@ -214,19 +226,24 @@ export class Grid {
   }
 }
 
-// An image that nobody sees any more is not waited for.
+const waits = new WeakMap(); // images that were asked for -> what stops their requests
+
+// An image that nobody sees any more is not waited for, and those that are seen come first.
 function drop(row) {
-  for (const image of row.querySelectorAll("img")) image.removeAttribute("src");
+  for (const image of row.querySelectorAll("img")) {
+    waits.get(image)?.abort();
+    image.removeAttribute("src");
+  }
   row.remove();
 }
 
 const pictures = new Map(); // id -> object URL, for pictures that need the key
 
-async function thumbnail(id) {
+async function thumbnail(id, signal) {
   const path = `/v1/photos/${id}/thumbnail`;
   if (!sessionStorage.getItem("anytag-key")) return path;
   if (!pictures.has(id)) {
-    const url = URL.createObjectURL(await (await request(path)).blob());
+    const url = URL.createObjectURL(await (await request(path, { signal })).blob());
     if (pictures.size >= PICTURES) {
       const [oldest, old] = pictures.entries().next().value;
       URL.revokeObjectURL(old);

@@ -1,18 +1,19 @@
 // The view where photos are dropped: tags with scores, custom tags as they are typed, captions.
 
 import { Queue, sendPhoto } from "./api.js";
-import { byId, counted, debounced, element } from "./dom.js";
+import { byId, counted, debounced, element, pauses } from "./dom.js";
 import { draw } from "./overlay.js";
 
 const SHOWN_AT_ONCE = 60;
-const ADDED_AT_ONCE = 20;
 const photos = [];
 const queue = new Queue();
 let stopping = new AbortController(); // requests
 let dropping = new AbortController(); // folders that are walked
 let reporting = 0;
 let isStopped = false;
-let shown = 0;
+let shown = 0; // photos that have cards
+let wanted = SHOWN_AT_ONCE; // photos that are to have one
+let isShowing = false;
 let canCaption = false;
 
 export function start(model) {
@@ -26,7 +27,10 @@ export function start(model) {
   window.addEventListener("paste", (event) => add([...event.clipboardData.files]));
   byId("custom").addEventListener("input", debounced(tagAgain, 100));
   byId("captions").addEventListener("change", tagAgain);
-  byId("more").addEventListener("click", showMore);
+  byId("more").addEventListener("click", () => {
+    wanted += SHOWN_AT_ONCE;
+    showCards();
+  });
   byId("cancel").addEventListener("click", () => (isStopped ? tagAgain() : stop()));
 }
 
@@ -60,12 +64,14 @@ async function addEntries(entries) {
   }
 }
 
-// Thousands of files, some at a time: the page answers meanwhile.
+// Of thousands of files; the page answers meanwhile.
 async function addAll(files) {
   const { signal } = dropping;
-  for (let start = 0; start < files.length && !signal.aborted; start += ADDED_AT_ONCE) {
-    add(files.slice(start, start + ADDED_AT_ONCE));
-    await new Promise((resolve) => setTimeout(resolve));
+  const pause = pauses();
+  for (const file of files) {
+    await pause();
+    if (signal.aborted) return;
+    add([file]);
   }
 }
 
@@ -89,7 +95,7 @@ function add(files) {
     photos.push(photo);
     queue.add(() => tag(photo));
   }
-  showMore(files.length ? SHOWN_AT_ONCE - shown : 0);
+  showCards();
   report();
 }
 
@@ -164,20 +170,25 @@ function tell() {
 
 // --- cards
 
-function showMore(count = SHOWN_AT_ONCE) {
-  const most = typeof count === "number" ? count : SHOWN_AT_ONCE;
-  for (const photo of photos.slice(shown, shown + Math.max(0, most))) {
+async function showCards() {
+  if (isShowing) return;
+  isShowing = true;
+  const pause = pauses();
+  while (shown < Math.min(wanted, photos.length)) {
+    const photo = photos[shown];
     photo.card = cardOf(photo);
     byId("photos").append(photo.card);
     shown += 1;
     fill(photo);
+    await pause();
   }
+  isShowing = false;
   byId("more-line").hidden = shown >= photos.length;
 }
 
 function cardOf(photo) {
   const url = URL.createObjectURL(photo.file);
-  const image = element("img", { src: url, alt: "", decoding: "async" });
+  const image = element("img", { loading: "lazy", src: url, alt: "", decoding: "async" });
   image.addEventListener("load", () => URL.revokeObjectURL(url));
   const frame = element("div", { class: "frame" }, image);
   image.addEventListener("error", () => {
