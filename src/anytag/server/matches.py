@@ -76,7 +76,12 @@ class _Queued(Tagger):
         self._batcher = batcher
 
     def encode_many(
-        self, images: Iterable[ImageSource], *, batch_size: int = 8, workers: int | None = None
+        self,
+        images: Iterable[ImageSource],
+        *,
+        batch_size: int = 8,
+        workers: int | None = None,
+        thumbnail: int | None = None,
     ) -> Generator[Encoded, None, None]:
         waiting: deque[Future[Encoded]] = deque()
         try:

@@ -125,6 +125,11 @@ export class Grid {
     }
   }
 
+  // Once the thumbnails that were asked for are there.
+  async seen() {
+    await Promise.allSettled([...this.sheet.querySelectorAll("img[src]")].map((image) => image.decode()));
+  }
+
   #fetch(image, cell) {
     const stop = new AbortController();
     waits.set(image, stop);

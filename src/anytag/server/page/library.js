@@ -69,7 +69,9 @@ export async function start() {
   details.watch((photos) => {
     if (photos.some((photo) => photo.id === grid.photo)) moved();
   });
-  await Promise.all([show(), summary()]);
+  await show();
+  await grid.seen(); // what counts waits for what is looked at
+  await summary();
 }
 
 async function summary() {
