@@ -125,10 +125,11 @@ class Bench:
         for count, size in ((self.tagged, (640, 480)), (self.tagged // 5, (4000, 3000))):
             photos = make_photos(self.place / f"photos{count}of{size[0]}", count, size)
             jobs = {
-                option: partial(self._with, photos, option) for option in ("--no-thumbnails", "--thumbnails")
+                "bare": partial(self._anew, "bare", photos, "--no-thumbnails"),
+                "shown": partial(self._anew, "shown", photos),
             }
             without, made = alternately(jobs, repeats=3, warm=False).values()
-            kept = list((self.place / "thumbnails.db.thumbnails").rglob("*.jpg"))
+            kept = list((self.place / "shown.db.thumbnails").rglob("*.jpg"))
             disk = sum(file.stat().st_size for file in kept) / 1000 / len(kept)
             walls = [one.wall / other.wall for one, other in zip(made, without, strict=True)]
             speeds = [middle([count / one.wall for one in uses], ".1f") for uses in (without, made)]
@@ -138,8 +139,8 @@ class Bench:
                 f"{len(kept)} kept, {disk:.1f} kB each"
             )
 
-    def _with(self, photos: Path, option: str) -> Use:
-        return self.sync(photos, self.fresh("thumbnails"), option, tiny=False)
+    def _anew(self, name: str, photos: Path, *options: str) -> Use:
+        return self.sync(photos, self.fresh(name), *options, tiny=False)
 
     def unchanged(self) -> Iterator[str]:
         database = self.library(self.many)

@@ -256,3 +256,12 @@ def test_an_interrupt_keeps_what_was_done(place: Path, model: Path) -> None:
     assert process.returncode == 130 and b"Traceback" not in error
     with Library.open(place / "l.db") as library:
         assert sum(photo.state == "done" for photo in library.photos()) >= 1
+
+
+def test_thumbnails_are_kept_beside_the_database_unless_they_are_not_wanted(place: Path, model: Path) -> None:
+    kept = place / "l.db.thumbnails"
+    sync(place, model, place / "photos", "--no-thumbnails")
+    assert not kept.exists()
+    write_photo(place / "photos/4.jpg", 4)
+    sync(place, model)
+    assert len(list(kept.rglob("*.jpg"))) == 1

@@ -84,10 +84,9 @@ def opened(database: Path | None) -> Iterator[Library]:
 )
 @click.option("--captions", is_flag=True, help="Write captions, also of photos that have none yet.")
 @click.option(
-    "--thumbnails/--no-thumbnails",
-    default=True,
-    show_default=True,
-    help="Keep a small JPEG of each photo that is tagged beside the database, for the page of anytag serve.",
+    "--no-thumbnails",
+    is_flag=True,
+    help="Keep no small JPEG of each tagged photo, which the page of anytag serve shows.",
 )
 @click.option(
     "--format",
@@ -107,7 +106,7 @@ def command(
     accept_missing: bool,
     retag: bool,
     captions: bool,
-    thumbnails: bool,
+    no_thumbnails: bool,
     format_: str,
     running: options.Running,
 ) -> None:
@@ -144,7 +143,7 @@ def command(
                     load,
                     retag=retag,
                     captions=captions,
-                    thumbnails=thumbnails,
+                    thumbnails=not no_thumbnails,
                     batch_size=running.batch_size,
                     workers=running.workers,
                 )
