@@ -142,6 +142,57 @@ def test_a_large_library_keeps_few_elements(browser: Browser, library: Served) -
             assert page.evaluate("document.querySelectorAll('*').length") < 2000
 
 
+def test_thumbnails_in_view_come_first_and_those_scrolled_away_are_given_up(
+    browser: Browser, library: Served
+) -> None:
+    many = {"total": 5000, "ids": list(range(1, 5001)), "scores": None, "fits": True}
+    asked, given_up = list[int](), set[int]()
+
+    def number(url: str) -> int:
+        return int(url.split("/")[-2])
+
+    def cells(page: Page, where: str) -> set[int]:
+        return set(
+            page.evaluate(
+                f"""() => {{
+                    const grid = document.querySelector("#library-grid").getBoundingClientRect();
+                    return [...document.querySelectorAll(".cell")].filter((cell) => {{
+                        const {{ top, bottom }} = cell.parentElement.getBoundingClientRect();
+                        return {where};
+                    }}).map((cell) => Number(cell.dataset.place) + 1);
+                }}"""
+            )
+        )
+
+    def settled(page: Page, count: int) -> tuple[set[int], set[int]]:
+        """What is in view, once so many have been asked for, and what was asked first."""
+        for _ in range(1000):
+            if len(asked) >= count:
+                break
+            page.wait_for_timeout(20)
+        in_view = cells(page, "bottom > grid.top + 2 && top < grid.bottom - 2")
+        assert 0 < len(in_view) < len(asked) == count
+        return in_view, set(asked[: len(in_view)])
+
+    for page in opened(browser.new_context(viewport=WIDE), library.address):
+        expect(page.locator(".cell")).to_have_count(6)
+        page.route("**/v1/search?*", lambda route: route.fulfill(json=many))
+        page.route("**/thumbnail", lambda route: asked.append(number(route.request.url)))  # and no answer
+        page.reload()
+        expect(page.locator("#library-status")).to_have_text("5,000 photos")
+        in_view, first = settled(page, page.locator(".cell").count())
+        assert first == in_view
+        before, kept = set(asked), cells(page, "cell.parentElement.dataset.row === '0'")  # has the focus
+        page.on("requestfailed", lambda request: given_up.add(number(request.url)))
+        asked.clear()
+        page.locator("#library-grid").evaluate("grid => grid.scrollTop = grid.scrollHeight / 2")
+        expect(page.locator(f"[data-place='{len(kept)}']")).to_have_count(0)
+        in_view, first = settled(page, page.locator(".cell").count() - len(kept))
+        assert first == in_view
+        assert given_up == before - kept
+        page.unroute_all(behavior="ignoreErrors")
+
+
 # --- type-ahead
 
 

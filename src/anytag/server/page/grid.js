@@ -103,15 +103,21 @@ export class Grid {
       const later = [...this.sheet.children].find((row) => Number(row.dataset.row) > number);
       this.sheet.insertBefore(this.#rowOf(number), later ?? null);
     }
-    if (this.#isNew) this.#ask(scrollTop / this.#cell, (scrollTop + clientHeight) / this.#cell);
+    if (this.#isNew) this.#askInView();
     this.#isNew = false;
     this.rest();
   }
 
   #rested() {
+    this.#askInView();
     this.#ask(-Infinity, Infinity);
     const cells = [...this.sheet.querySelectorAll(".cell")];
     details.load(cells.map((cell) => this.ids[Number(cell.dataset.place)])).catch(() => {}); // whoever looks at one is told
+  }
+
+  #askInView() {
+    const { scrollTop, clientHeight } = this.box;
+    this.#ask(scrollTop / this.#cell, (scrollTop + clientHeight) / this.#cell);
   }
 
   // Thumbnails between these heights, in rows.
