@@ -101,11 +101,15 @@ def test_pictures_that_nobody_has_any_more_leave_none_behind(
     before = kept(library)
     draft = before[0].with_name(f".{before[0].name}.killed.new")
     draft.touch()
+    other = before[0].with_name("notes.txt")
+    other.touch()
     picture(9).save(folder / "0.png")
     tick(folder / "0.png")
     (folder / "1.png").unlink()
     report = library.sync(folder, tagger=model[0])
     assert (report.tagged, report.gone) == (1, 1)
+    assert not draft.exists()
+    other.unlink()  # nobody else's files go
     assert len(kept(library)) == 3
     assert len(set(kept(library)) - set(before)) == 1
     assert library.forget(folder / "2.png") == 1

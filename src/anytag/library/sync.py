@@ -219,7 +219,7 @@ class Sync:
         used = self._database.query("SELECT weights FROM models WHERE id IN (SELECT model FROM photos)")
         if report.tagged:
             tidy(self._database.path, [weights for (weights,) in used])
-        if report.tagged or report.gone:
+        if report.tagged or report.copied or report.gone:
             Thumbnails(self._database.path).tidy(self._database)
         return report
 

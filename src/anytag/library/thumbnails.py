@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ SIDE = 320
 """Pixels of the longer side."""
 SPARE = 1 << 30
 """Bytes of the disk that thumbnails leave free."""
+_NAME = re.compile(r"(..)/\.?\1[0-9a-f-]+\.jpg(\..+\.new)?")  # with drafts of what was killed
 
 
 class Thumbnails:
@@ -48,9 +50,10 @@ class Thumbnails:
         if not self._folder.is_dir():
             return
         kept = [Path(folder, name) for folder, _, names in os.walk(self._folder) for name in names]
+        ours = [file for file in kept if _NAME.fullmatch(f"{file.parent.name}/{file.name}")]
         query = "SELECT picture, size, mtime_ns FROM photos WHERE state != 'gone'"
         used = {f"{key(*row)}.jpg" for row in database.query(query)}
-        for file in kept:
+        for file in ours:
             if file.name not in used:
                 with suppress(OSError):  # it cannot be written, or somebody else removed it
                     file.unlink()

@@ -37,11 +37,13 @@ export function debounced(action, milliseconds) {
   return soon;
 }
 
-// For long work: what it returns is awaited between two pieces, and lets the page answer where that is due.
-export function pauses(milliseconds = 8) {
+const PIECE = 8; // milliseconds of long work after which the page answers
+
+// For long work: what this returns is awaited as often as possible, and pauses where that is due.
+export function pauses() {
   let began = -Infinity; // whoever began the work is answered first
   return async () => {
-    if (performance.now() - began < milliseconds) return;
+    if (performance.now() - began < PIECE) return;
     await new Promise((resolve) => setTimeout(resolve));
     began = performance.now();
   };
