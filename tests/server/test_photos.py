@@ -233,7 +233,7 @@ def test_no_picture_is_made_for_a_client_that_has_gone(
         assert begun.acquire(timeout=20)
     ask(clients[-2], cat)
     ask(clients[-1], coffee)
-    get(served, "/v1/library")  # after theirs
+    get(served, "/v1/search")  # in the library's thread, after theirs
     clients[-2].close()
     for _ in range(10):
         get(served, "/livez")
