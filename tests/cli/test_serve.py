@@ -4,9 +4,10 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -91,6 +92,25 @@ def test_a_stop_does_not_wait_for_an_upload_that_hangs() -> None:
         assert served.wait(15) == 0
         for connection in hanging:
             connection.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such limit")
+def test_connections_that_say_nothing_are_not_the_end_of_open_files() -> None:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
+    try:
+        serving = process()
+        _, address = serving.__enter__()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with ExitStack() as closing:
+        closing.push(serving)
+        url = httpx.URL(address)
+        for _ in range(200):
+            closing.enter_context(socket.create_connection((url.host, url.port)))
+        assert tag(address).status_code == 200
 
 
 def test_the_key_comes_from_the_environment() -> None:

@@ -4,6 +4,9 @@ import asyncio
 import io
 import socket
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from threading import Semaphore
 from typing import Any
 
 import httpcore
@@ -14,6 +17,7 @@ from anytag.results import Failure
 from anytag.server.fetch import Fetcher, is_public
 from tests.http_service import EXAMPLE_JPEG, Served, serving
 from tests.tiny import make_tiny_model
+from tests.tls import Authority, https
 
 PUBLIC = "93.184.216.34"
 NOT_PUBLIC = [
@@ -308,6 +312,99 @@ def test_seconds_are_limited() -> None:
     assert "0.2 seconds" in why("http://a.example/", seconds=0.2, resolve=at(PUBLIC), backend=Slow())
 
 
+# --- over TLS
+
+
+class Loopback(Nobody):
+    """Connects to a port of this computer, whatever address was checked."""
+
+    def __init__(self, port: int) -> None:
+        self._port, self.asked = port, [("", 0)][:0]
+
+    async def connect_tcp(self, host: str, port: int, *_: Any, **__: Any) -> httpcore.AsyncNetworkStream:
+        self.asked.append((host, port))
+        return await httpcore.AnyIOBackend().connect_tcp("127.0.0.1", self._port)
+
+
+@pytest.fixture(scope="module")
+def authority() -> Authority:
+    return Authority()
+
+
+@pytest.mark.parametrize("names", [["a.example"], ["b.example", "a.example"]])
+def test_a_certificate_for_the_name_is_accepted(
+    authority: Authority, tmp_path: Path, names: list[str]
+) -> None:
+    with https(authority.server(tmp_path, *names), b"photo") as there:
+        backend = Loopback(there.port)
+        url = "https://a.example/photo?1"
+        assert fetch(url, resolve=at(PUBLIC), backend=backend, trust=authority.client) == b"photo"
+    assert backend.asked == [(PUBLIC, 443)]
+    assert (there.names, there.paths) == (["a.example"], ["/photo?1"])
+
+
+@pytest.mark.parametrize(
+    ("url", "names", "days", "says"),
+    [
+        ("https://a.example/", ["b.example"], 1, "Hostname mismatch"),
+        ("https://a.example/", ["a.example.b.example", "*.a.example", "example"], 1, "Hostname mismatch"),
+        ("https://a.example/", [PUBLIC, "127.0.0.1"], 1, "Hostname mismatch"),
+        (f"https://{PUBLIC}/", ["a.example", "1.1.1.1"], 1, "IP address mismatch"),
+        ("https://a.example/", ["a.example"], -1, "expired"),
+    ],
+)
+def test_a_certificate_for_another_name_is_refused(
+    authority: Authority, tmp_path: Path, url: str, names: list[str], days: int, says: str
+) -> None:
+    with https(authority.server(tmp_path, *names, days=days), b"photo") as there:
+        message = why(url, resolve=at(PUBLIC), backend=Loopback(there.port), trust=authority.client)
+    assert "its certificate is not accepted" in message
+    assert says in message
+    assert there.paths == [], "nothing was asked"
+
+
+def test_a_certificate_for_the_address_serves_the_address(authority: Authority, tmp_path: Path) -> None:
+    with https(authority.server(tmp_path, PUBLIC), b"photo") as there:
+        backend = Loopback(there.port)
+        assert (
+            fetch(f"https://{PUBLIC}/", resolve=at(PUBLIC), backend=backend, trust=authority.client)
+            == b"photo"
+        )
+
+
+def test_an_unknown_authority_is_refused(authority: Authority, tmp_path: Path) -> None:
+    for trust in (None, Authority().client):
+        with https(authority.server(tmp_path, "a.example"), b"photo") as there:
+            message = why("https://a.example/", resolve=at(PUBLIC), backend=Loopback(there.port), trust=trust)
+        assert "its certificate is not accepted" in message
+        assert there.paths == []
+
+
+def test_a_redirect_to_https_is_checked_too(authority: Authority, tmp_path: Path) -> None:
+    class Both(Loopback):
+        async def connect_tcp(self, host: str, port: int, *_: Any, **__: Any) -> httpcore.AsyncNetworkStream:
+            if port == 443:
+                return await super().connect_tcp(host, port)
+            return httpcore.AsyncMockStream([moved("https://a.example/there")])
+
+    for name, is_good in (("a.example", True), ("b.example", False)):
+        with https(authority.server(tmp_path, name), b"photo") as there:
+            found = fetch(
+                "http://b.example/",
+                resolve=at(PUBLIC, PUBLIC),
+                backend=Both(there.port),
+                trust=authority.client,
+            )
+        assert (found == b"photo") == is_good
+        assert there.paths == ["/there"] * is_good
+
+
+def test_a_host_that_answers_no_hello_is_given_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        backend = Loopback(silent.getsockname()[1])
+        assert "0.3 seconds" in why("https://a.example/", seconds=0.3, resolve=at(PUBLIC), backend=backend)
+
+
 # --- over HTTP
 
 
@@ -355,7 +452,8 @@ def test_photos_behind_urls_are_tagged_as_if_they_were_sent(served: Served) -> N
     assert served.client.post("/v1/tag", data={"urls": urls[:1]}).status_code == 422
 
 
-def test_what_is_fetched_counts_as_if_it_were_sent(served: Served) -> None:
+def test_what_is_fetched_counts_as_if_it_were_sent(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anytag.server.room._SLOW_SECONDS", 60)
     stub(served, ok(b"x" * 200_000))
     response = served.client.post("/v1/tag", data={"urls": "http://a.example/"})
     assert response.status_code == 413
@@ -379,6 +477,40 @@ def test_what_is_fetched_counts_as_if_it_were_sent(served: Served) -> None:
     while "requests_in_flight 0.0" not in served.client.get("/metrics").text:
         pass
     assert "bytes_in_flight 0.0" in served.client.get("/metrics").text
+
+
+def test_hosts_that_stall_take_no_place_of_the_work(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(Answers):
+        async def connect_tcp(self, *_: Any, **__: Any) -> httpcore.AsyncNetworkStream:
+            waiting.release()
+            await asyncio.sleep(60)
+            raise AssertionError
+
+    waiting = Semaphore(0)
+    form = b"urls=http%3A%2F%2Fa.example%2F"
+    kind = "Content-Type: application/x-www-form-urlencoded"
+    head = ["POST /v1/tag HTTP/1.1", "Host: 127.0.0.1", f"Content-Length: {len(form)}", kind, "", ""]
+    with serving(model=model, fetch_urls=True, max_requests=1) as served, ExitStack() as closing:
+        names = at(*[PUBLIC] * 4)
+        served.app.state.service.fetcher = Fetcher(seconds=60, resolve=names, backend=Slow())
+        slow = [closing.enter_context(served.connect()) for _ in range(4)]
+        for connection in slow:
+            connection.sendall("\r\n".join(head).encode() + form)
+            assert waiting.acquire(timeout=20)
+        monkeypatch.setattr("anytag.server.room._SLOW_SECONDS", 0)
+        assert served.tag(png())["error"] is None
+        assert slow[0].recv(100).startswith(b"HTTP/1.1 408"), "it gave way"
+
+
+def test_photos_behind_https_are_tagged(served: Served, authority: Authority, tmp_path: Path) -> None:
+    with https(authority.server(tmp_path, "a.example"), png()) as there:
+        served.app.state.service.fetcher = Fetcher(
+            seconds=5, resolve=at(*[PUBLIC] * 2), backend=Loopback(there.port), trust=authority.client
+        )
+        urls = ["https://a.example/a.png", "https://b.example/b.png"]
+        good, bad = served.client.post("/v1/tag", data={"urls": urls}).json()["photos"]
+    assert (good["name"], good["error"]) == (urls[0], None)
+    assert "certificate" in bad["error"]["message"]
 
 
 def test_a_running_server_connects_to_none_of_the_refused(served: Served) -> None:

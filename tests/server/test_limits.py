@@ -4,7 +4,10 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -21,7 +24,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def narrow(model: str) -> Iterator[Served]:
-    """A server that takes one request of a kilobyte at a time, for half a second."""
+    """A server that has one request of a kilobyte in work at a time, and waits for it for half a second."""
     with serving(model=model, max_body=1000, max_requests=1, body_seconds=0.5) as served:
         yield served
 
@@ -61,12 +64,28 @@ def _answer(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
     return int(first.split()[1]), headers, body
 
 
-def begin(served: Served, *headers: str, host: str = "127.0.0.1") -> socket.socket:
-    """A request for tags whose body is still to come."""
+def begin(served: Served, *headers: str, path: str = "/v1/tag", kind: str = "image/jpeg") -> socket.socket:
+    """A request whose body is still to come."""
     connection = served.connect()
-    lines = ["POST /v1/tag HTTP/1.1", f"Host: {host}", "Content-Type: image/jpeg", *headers]
+    lines = [f"POST {path} HTTP/1.1", "Host: 127.0.0.1", f"Content-Type: {kind}", *headers]
     connection.sendall("\r\n".join([*lines, "", ""]).encode())
     return connection
+
+
+@contextmanager
+def at_work(served: Served) -> Iterator[None]:
+    """A request is in work within the block, and does not get on."""
+    go_on = Event()
+    with ThreadPoolExecutor() as threads:
+        try:
+            for _ in range(2):  # of the server's threads
+                served.app.state.service.batcher.submit(b"no photo", lambda _: go_on.wait(60))
+            answered = threads.submit(served.client.post, "/v1/tag", content=b"x", headers=EXAMPLE_JPEG)
+            until(served, "anytag_queue_depth 1.0")
+            yield
+        finally:
+            go_on.set()
+        assert answered.result().status_code == 422
 
 
 # --- who may ask
@@ -130,15 +149,18 @@ def test_the_key_lets_in_and_page_and_health_need_none(keyed: Served) -> None:
         assert keyed.client.get(path).status_code == 200
 
 
-def test_an_endless_upload_without_a_key_is_not_read(keyed: Served) -> None:
+def test_an_endless_upload_without_a_key_is_not_read(
+    keyed: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
     piece = b"10000\r\n" + b"x" * 65536 + b"\r\n"
     sent = 0
     with begin(keyed, "Transfer-Encoding: chunked") as connection, pytest.raises(OSError):
         connection.settimeout(10)
-        while sent < 200 * len(piece):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)  # else the system takes megabytes
+        while sent < 10 << 30:
             sent += connection.send(piece)
-            time.sleep(0.002)
-    assert sent < 8 << 20  # what fits into the buffers of the system
+    assert sent < 1 << 20
 
 
 def test_several_names_are_none(narrow: Served) -> None:
@@ -233,17 +255,80 @@ def test_a_connection_whose_refused_body_is_not_read_is_closed(keyed: Served, he
     assert headers["connection"] == "close"
 
 
-def test_slow_clients_do_not_keep_others_out(model: str) -> None:
-    with serving(model=model) as served:
-        slow = [begin(served, "Content-Length: 60000000") for _ in range(200)]
-        until(served, "anytag_requests_in_flight 200")
+def ask(served: Served, count: int = 20) -> None:
+    """Honest requests, which are let in and answered."""
+    for _ in range(count):
+        response = served.client.post("/v1/tag", content=b"no photo" * 20, headers=EXAMPLE_JPEG)
+        assert response.status_code == 422, response.text
+
+
+def test_uploads_that_stall_take_no_place_of_the_work(model: str) -> None:
+    with serving(model=model, max_requests=50) as served, ExitStack() as closing:
+        slow = [begin(served, "Content-Length: 60000000") for _ in range(199)]
         for connection in slow:
+            closing.enter_context(connection)
             connection.sendall(b"x")
-        for _ in range(5):
-            response = served.client.post("/v1/tag", content=b"no photo", headers=EXAMPLE_JPEG)
-            assert response.status_code == 422
-        for connection in slow:
-            connection.close()
+        until(served, "anytag_requests_in_flight 199.0")
+        ask(served)
+
+
+def test_where_places_are_short_an_upload_that_stalls_gives_way(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(model=model, max_requests=2) as served, ExitStack() as closing:
+        slow = [closing.enter_context(begin(served, "Content-Length: 100")) for _ in range(8)]
+        until(served, "anytag_requests_in_flight 8.0")
+        assert answer(begin(served, "Content-Length: 100"))[0] == 429, "none of them is slow yet"
+        monkeypatch.setattr("anytag.server.room._SLOW_SECONDS", 0)
+        slow += [closing.enter_context(begin(served, "Content-Length: 100")) for _ in range(20)]
+        ask(served)
+        assert [_answer(connection)[0] for connection in slow[:21]] == [408] * 21, "the oldest first"
+        slow[-1].sendall(b"x" * 100)
+        assert _answer(slow[-1])[0] == 422, "the others go on"
+
+
+def test_an_upload_that_trickles_gives_way_before_one_that_flows(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anytag.server.room._SLOW_SECONDS", 0)
+    with serving(model=model, max_requests=1) as served, ExitStack() as closing:
+        flowing, *trickling = (
+            closing.enter_context(begin(served, "Content-Length: 100000")) for _ in range(4)
+        )
+        until(served, "anytag_requests_in_flight 4.0")
+        flowing.sendall(b"x" * 20_000)
+        until(served, "anytag_bytes_in_flight 20000.0")
+        for connection in trickling:
+            connection.sendall(b"x")
+        until(served, "anytag_bytes_in_flight 20003.0")
+        for _ in trickling:
+            closing.enter_context(begin(served, "Content-Length: 100"))
+        assert [_answer(connection)[0] for connection in trickling] == [408] * 3
+        flowing.sendall(b"x" * 80_000)
+        assert _answer(flowing)[0] == 422
+
+
+def test_bytes_of_an_upload_that_stalls_give_way(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anytag.server.room._SLOW_SECONDS", 0)
+    with serving(model=model, max_bytes=1000) as served, ExitStack() as closing:
+        few, many = (closing.enter_context(begin(served, f"Content-Length: {size}")) for size in (900, 1000))
+        few.sendall(b"x" * 9)
+        many.sendall(b"x" * 890)
+        until(served, "anytag_bytes_in_flight 899.0")
+        ask(served)
+        assert _answer(many)[0] == 408
+        until(served, "anytag_bytes_in_flight 9.0")
+        few.sendall(b"x" * 891)
+        assert _answer(few)[0] == 422
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"), [("Content-Length: 100", 408), ("Transfer-Encoding: chunked", 413)]
+)
+def test_json_is_refused_as_photos_are(narrow: Served, sent: str, status: int) -> None:
+    connection = begin(narrow, sent, path="/api/v1/vision/labels", kind="application/json")
+    answered, _, body = answer(connection, b"7e0\r\n" + b" " * 2016 if status == 413 else b"{")
+    assert answered == json.loads(body)["code"] == status
 
 
 def test_what_is_no_http_is_answered_in_json(narrow: Served) -> None:
@@ -271,20 +356,23 @@ def test_slow_headers_close_the_connection(narrow: Served, monkeypatch: pytest.M
         assert _answer(connection)[0] == 200
 
 
-def test_more_work_than_the_server_takes_is_refused_at_once(narrow: Served) -> None:
-    waiting = begin(narrow, "Content-Length: 100")
-    time.sleep(0.1)
-    status, headers, _ = answer(begin(narrow, "Content-Length: 100"))
-    assert status == 429
-    assert int(headers["retry-after"]) >= 1
-    assert narrow.client.get("/readyz").status_code == 200  # is no photo
-    waiting.close()
-    time.sleep(0.1)
-    response = narrow.client.post("/v1/tag", content=b"no photo", headers=EXAMPLE_JPEG)
-    assert response.status_code == 422, "the place of who went away is free"
+def test_more_work_than_the_server_takes_is_refused_at_once(model: str) -> None:
+    with serving(model=model, max_requests=1) as served, begin(served, "Content-Length: 3") as late:
+        until(served, "anytag_requests_in_flight 1.0")
+        with at_work(served):
+            status, headers, _ = answer(begin(served, "Content-Length: 100"))
+            assert status == 429
+            assert int(headers["retry-after"]) >= 1
+            late.sendall(b"bad")
+            assert _answer(late)[0] == 429, "its place was taken while its body came"
+            assert served.client.get("/readyz").status_code == 200  # is no photo
+        ask(served, count=1)
+        begin(served, "Content-Length: 100").close()
+        until(served, "anytag_requests_in_flight 0.0")
 
 
-def test_bytes_in_flight_are_limited(model: str) -> None:
+def test_bytes_in_flight_are_limited(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anytag.server.room._SLOW_SECONDS", 60)
     with serving(model=model, max_bytes=1000) as served:
         slow = begin(served, "Content-Length: 900")  # takes the room of what has come of it
         assert answer(begin(served, "Content-Length: 3"), b"bad")[0] == 422

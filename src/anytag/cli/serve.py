@@ -56,7 +56,7 @@ _MEGABYTE = 1 << 20
     type=click.IntRange(min=1),
     default=256,
     show_default=True,
-    help="Requests at the same time; more are answered with 429.",
+    help="Requests in work at the same time; more are answered with 429.",
 )
 @options.running
 def command(

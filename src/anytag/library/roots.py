@@ -83,22 +83,33 @@ def _new_root(database: Database, folder: str, inner: Sequence[Root]) -> Root:
     return Root(number, folder, folder, None)
 
 
+def holds_photos(database: Database, folder: str | os.PathLike[str]) -> bool:
+    """Whether something of the library lies below a folder."""
+    bounds = below(os.path.abspath(folder))  # noqa: PTH100  # names of any kind
+    return bool(database.query("SELECT 1 FROM photos WHERE path >= ? AND path < ? LIMIT 1", bounds))
+
+
+def is_synced(database: Database, folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder is one that is synced, or lies below one."""
+    low, _ = below(os.path.abspath(folder))  # noqa: PTH100
+    roots = (os.fsdecode(root) for (root,) in database.query("SELECT path FROM roots"))
+    return any(low.startswith(below(root)[0]) for root in roots)
+
+
 def check_folder(database: Database, folder: str | os.PathLike[str]) -> None:
     """Is a folder in the library, above something that is, or below a folder that is synced?
 
     Raises:
         LibraryError: it is not, or is not there.
     """
-    place = os.path.abspath(folder)  # noqa: PTH100  # names of any kind
-    low, high = below(place)
-    if database.query("SELECT 1 FROM photos WHERE path >= ? AND path < ? LIMIT 1", (low, high)):
+    place = os.path.abspath(folder)  # noqa: PTH100
+    if holds_photos(database, place):
         return
     if os.path.isfile(place):  # noqa: PTH113
         raise LibraryError(f"{folder} is a file: name the folder it lies in")
     if not os.path.isdir(place):  # noqa: PTH112
         raise LibraryError(f"the folder {folder} is not there: correct the name")
-    roots = (os.fsdecode(root) for (root,) in database.query("SELECT path FROM roots"))
-    if not any(low.startswith(below(root)[0]) for root in roots):
+    if not is_synced(database, place):
         raise LibraryError(
             f"the folder {folder} is not in the library: anytag library status shows those that are, "
             "anytag library sync adds one"

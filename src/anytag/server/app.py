@@ -23,9 +23,11 @@ from anytag.errors import AnytagError
 from anytag.library.library import Library
 from anytag.results import Match, TagResult, TagScore
 from anytag.server import label_studio, photoprism, schemas
-from anytag.server.limits import Admission, Patience, Refusal, error_body
+from anytag.server.limits import Admission
 from anytag.server.metrics import Metrics
 from anytag.server.photos import router
+from anytag.server.refusals import Refusal, error_body
+from anytag.server.room import Patience
 from anytag.server.service import Service, Serving, errors
 from anytag.server.settings import Settings
 from anytag.server.uploads import Photo, described, read_upload
@@ -248,6 +250,8 @@ async def _invalid(request: Request, error: Exception) -> Response:
 async def _http(request: Request, error: Exception) -> Response:
     """A path or method that is not there, or JSON that cannot be parsed."""
     assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, Refusal):  # while FastAPI read JSON
+        return await _refuse(request, error.__cause__)
     kind = {404: "path", 405: "method"}.get(error.status_code, "http")
     message = f"{request.method} {request.url.path[:200]}: {error.detail}; /openapi.json says what there is"
     return JSONResponse(

@@ -22,6 +22,8 @@ async def while_there(request: Request, work: asyncio.Future[R]) -> R:
     try:
         return await work
     except asyncio.CancelledError:
+        if not gone.done():  # somebody else has no more patience
+            raise
         raise ClientDisconnect from None
     finally:
         gone.cancel()

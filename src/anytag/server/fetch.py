@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from typing import Protocol
 
 import httpcore
@@ -25,7 +27,10 @@ Resolve = Callable[[str, int], Awaitable[list[str]]]
 """Name and port -> addresses."""
 
 _REDIRECTS = 3
+_UNANSWERED = "its host does not answer as it should"
 _AT_ONCE = 8
+_RESOLVERS = 64
+"""Threads: a name whose servers do not answer holds one for long."""
 _PORTS = {"http": 80, "https": 443}
 _HEADERS = [
     ("accept", "image/*"),
@@ -72,6 +77,12 @@ class PublicOnly(httpcore.AsyncNetworkBackend):
 
     def __init__(self, backend: httpcore.AsyncNetworkBackend, resolve: Resolve) -> None:
         self._backend, self._resolve = backend, resolve
+        self._streams: list[httpcore.AsyncNetworkStream] = []
+
+    async def aclose(self) -> None:
+        """Closes what is open: httpcore forgets a connection whose TLS is broken off by a cancellation."""
+        for stream in self._streams:
+            await stream.aclose()
 
     async def connect_tcp(
         self,
@@ -91,10 +102,15 @@ class PublicOnly(httpcore.AsyncNetworkBackend):
             raise FetchError("its host has no public address")
         for address in addresses[:-1]:
             try:
-                return await self._backend.connect_tcp(address, port, timeout)
+                return await self._connected(address, port, timeout)
             except (httpcore.ConnectError, httpcore.ConnectTimeout):
                 continue
-        return await self._backend.connect_tcp(addresses[-1], port, timeout)
+        return await self._connected(addresses[-1], port, timeout)
+
+    async def _connected(self, address: str, port: int, timeout: float | None) -> httpcore.AsyncNetworkStream:
+        stream = await self._backend.connect_tcp(address, port, timeout)
+        self._streams.append(stream)
+        return stream
 
     async def connect_unix_socket(
         self,
@@ -116,6 +132,7 @@ class Fetcher:
     Args:
         seconds: for all of a photo.
         resolve, backend: of names and connections; by default those of the system.
+        trust: whose certificates are believed; by default those of the system and of certifi.
     """
 
     def __init__(
@@ -124,11 +141,12 @@ class Fetcher:
         seconds: float,
         resolve: Resolve | None = None,
         backend: httpcore.AsyncNetworkBackend | None = None,
+        trust: ssl.SSLContext | None = None,
     ) -> None:
         self._seconds = seconds
-        self._resolvers = ThreadPoolExecutor(_AT_ONCE, "resolver")
-        self._backend = PublicOnly(backend or httpcore.AnyIOBackend(), resolve or self._addresses)
-        self._free = asyncio.Semaphore(_AT_ONCE)
+        self._trust = trust or httpcore.default_ssl_context()  # once: to read it takes a while
+        self._resolvers = ThreadPoolExecutor(_RESOLVERS, "resolver")
+        self._backend, self._resolve = backend or httpcore.AnyIOBackend(), resolve or self._addresses
 
     async def photos(self, urls: Sequence[str], claim: Claim) -> list[bytes | Failure]:
         """What is behind each URL, or why there is nothing.
@@ -137,28 +155,34 @@ class Fetcher:
             urls: of photos.
             claim: told of all that is read; what it raises ends the whole.
         """
-        tasks = [asyncio.ensure_future(self._photo(url, claim)) for url in urls]
+        free = asyncio.Semaphore(_AT_ONCE)  # of this request: another's slow hosts keep nobody waiting
+        tasks = [asyncio.ensure_future(self._photo(url, claim, free)) for url in urls]
         try:
             return await asyncio.gather(*tasks)
         finally:
             for task in tasks:
                 task.cancel()
 
-    async def _photo(self, url: str, claim: Claim) -> bytes | Failure:
+    async def _photo(self, url: str, claim: Claim, free: asyncio.Semaphore) -> bytes | Failure:
         try:
-            async with self._free, asyncio.timeout(self._seconds):
+            async with free, asyncio.timeout(self._seconds):
                 return await self._get(url, claim)
         except FetchError as error:
             why = str(error)
         except TimeoutError:
             why = f"it did not come within {self._seconds:g} seconds"
+        except httpcore.ConnectError as error:
+            why = _unanswered(error)
         except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, OSError):
-            why = "its host does not answer as it should"
+            why = _UNANSWERED
         return Failure(FetchError.__name__, f"{escaped(url[:200])} cannot be fetched: {why}")
 
     async def _get(self, url: str, claim: Claim) -> bytes:
         at = _checked(url)
-        async with httpcore.AsyncConnectionPool(network_backend=self._backend) as pool:
+        async with (
+            aclosing(PublicOnly(self._backend, self._resolve)) as backend,
+            httpcore.AsyncConnectionPool(self._trust, network_backend=backend) as pool,
+        ):
             for _ in range(1 + _REDIRECTS):
                 headers = [("host", at.netloc.decode()), *_HEADERS]
                 async with pool.stream("GET", _target(at), headers=headers) as answer:
@@ -172,6 +196,14 @@ class Fetcher:
         ask = lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)  # noqa: E731
         found = await asyncio.get_running_loop().run_in_executor(self._resolvers, ask)
         return [str(place[0]) for *_, place in found]
+
+
+def _unanswered(error: httpcore.ConnectError) -> str:
+    """Why there is no connection; a certificate is checked against the name, not the address."""
+    cause = error.args[0] if error.args else None
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"its certificate is not accepted: {cause.verify_message}"
+    return _UNANSWERED
 
 
 def _checked(url: str, *, base: httpx.URL | None = None) -> httpx.URL:

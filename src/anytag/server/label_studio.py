@@ -21,7 +21,7 @@ from anytag.errors import brief
 from anytag.queries.requests import CustomTag
 from anytag.results import Failure
 from anytag.server import schemas
-from anytag.server.limits import Refusal
+from anytag.server.refusals import Refusal
 from anytag.server.service import Service, Serving, errors
 from anytag.server.settings import Settings
 from anytag.server.uploads import from_data_url

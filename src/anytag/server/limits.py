@@ -8,36 +8,27 @@ connect again; for a long one the connection is closed.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hmac
 import logging
-import math
 import os
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from anytag.errors import escaped
 from anytag.server.metrics import Metrics
+from anytag.server.refusals import Refusal
+from anytag.server.room import Claim, Patience, Room
 from anytag.server.settings import Settings
 
 _OPEN = frozenset({"/livez", "/readyz"})
 """Routes that a load balancer asks without a key."""
 _PAGE = ("/", "/page/")
 """The page's own files: the page asks for the key."""
-VISION = "/api/v1/vision"
-"""Where PhotoPrism asks."""
 CLAIM = "anytag.claim"
 """Where the scope of a request holds its `Claim`."""
-_RETRY_SECONDS = 1
-_SHORT = 1 << 18
-"""Bytes of a body that is read to its end although it is refused."""
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _METHODS = _READING | {"POST", "PUT", "PATCH", "DELETE"}
 _HEADERS = [
@@ -47,48 +38,7 @@ _HEADERS = [
     (b"referrer-policy", b"no-referrer"),
     (b"x-content-type-options", b"nosniff"),
 ]  # fmt: skip
-
-
 _FAULT = "the server failed at this request, and its log says how; others are served"
-
-
-class Refusal(Exception):
-    """A request that is not let in.
-
-    Args:
-        status: of HTTP.
-        reason: a word, for the metrics and for programs.
-        message: for people.
-    """
-
-    def __init__(self, status: int, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.status, self.reason, self.message = status, reason, message
-
-    def response(self, scope: Scope) -> JSONResponse:
-        """The answer to a request."""
-        headers = {} if self.status != 408 and _is_short(scope) else {"connection": "close"}
-        if self.status == 429:
-            headers["retry-after"] = str(_RETRY_SECONDS)
-        if self.status == 401:
-            headers["www-authenticate"] = "Bearer"
-        body = error_body(scope["path"], self.status, self.reason, self.message)
-        return JSONResponse(body, self.status, headers)
-
-
-def _is_short(scope: Scope) -> bool:
-    """Whether the rest of a request's body comes and costs less to read than another connection."""
-    headers = Headers(scope=scope)
-    length = headers.get("content-length", "0")
-    is_unsure = "transfer-encoding" in headers or "expect" in headers
-    return not is_unsure and length.isdigit() and int(length) <= _SHORT
-
-
-def error_body(path: str, status: int, kind: str, message: str) -> dict[str, object]:
-    """The JSON of every error; PhotoPrism takes no other than its own."""
-    if path.startswith(VISION):
-        return {"code": status, "error": escaped(message), "result": {}}
-    return {"error": {"type": kind, "message": escaped(message)}}
 
 
 def _key(authorization: str) -> bytes:
@@ -103,61 +53,6 @@ def _key(authorization: str) -> bytes:
         return b""
 
 
-class Patience:
-    """How long bodies are waited for: less, when the server stops.
-
-    Args:
-        seconds: for a whole body.
-        stall: seconds in which some of it must come.
-    """
-
-    def __init__(self, seconds: float, *, stall: float) -> None:
-        self._seconds, self._stall, self._end = seconds, stall, math.inf
-        self._waits: set[asyncio.Timeout] = set()
-
-    def deadline(self) -> float:
-        """Of a body that begins now, in the loop's time."""
-        return asyncio.get_running_loop().time() + self._seconds
-
-    @asynccontextmanager
-    async def until(self, deadline: float) -> AsyncIterator[None]:
-        """Waits within the block for the next part of a body, or raises TimeoutError."""
-        now = asyncio.get_running_loop().time()
-        async with asyncio.timeout_at(min(deadline, now + self._stall, self._end)) as wait:
-            self._waits.add(wait)
-            try:
-                yield
-            finally:
-                self._waits.discard(wait)
-
-    def hurry(self, seconds: float) -> None:
-        """No body is waited for longer than that from now on."""
-        self._end = asyncio.get_running_loop().time() + seconds
-        for wait in self._waits:
-            wait.reschedule(min(wait.when() or self._end, self._end))
-
-
-class Claim:
-    """The room that a request takes in memory: the bytes of its body, and of what is fetched for it.
-
-    Args:
-        admission: whose room it is.
-    """
-
-    def __init__(self, admission: Admission) -> None:
-        self._admission, self.size = admission, 0
-
-    def grow(self, count: int) -> None:
-        """Takes more bytes.
-
-        Raises:
-            Refusal: 413 where the request would be too long, 429 where the server has no room.
-        """
-        self._admission.check(self.size + count, more=count, others=self._admission.requests - 1)
-        self._admission.take(count)
-        self.size += count
-
-
 class Admission:
     """Middleware that lets a request in, or refuses it.
 
@@ -168,9 +63,8 @@ class Admission:
     """
 
     def __init__(self, app: ASGIApp, *, settings: Settings, metrics: Metrics, patience: Patience) -> None:
-        self._patience = patience
         self._app, self._settings, self._metrics = app, settings, metrics
-        self.requests = self._bytes = 0
+        self._room = Room(settings=settings, metrics=metrics, patience=patience)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -214,12 +108,11 @@ class Admission:
         if scope["method"] in _READING:
             await self._app(scope, receive, send)
             return
-        claim = scope[CLAIM] = self._admit(headers)
+        claim = scope[CLAIM] = self._room.enter(self._size(headers))
         try:
-            await self._app(scope, self._limited(receive, claim), send)
+            await self._app(scope, _counted(receive, claim), send)
         finally:
-            self.requests -= 1
-            self.take(-claim.size)
+            self._room.leave(claim)
 
     def _check_host(self, headers: Headers) -> None:
         host = ",".join(headers.getlist("host"))  # several are none
@@ -247,46 +140,24 @@ class Admission:
         most, given = self._settings.max_body, headers.get("content-length")
         return int(given) if given is not None and given.isdigit() else most
 
-    def _admit(self, headers: Headers) -> Claim:
-        size = self._size(headers)
-        self.check(size, more=size, others=self.requests)
-        self.requests += 1
-        self.take(0)
-        return Claim(self)
 
-    def check(self, size: int, *, more: int, others: int) -> None:
-        """Raises Refusal where a request of so many bytes, of which `more` are new, is not taken."""
-        most = self._settings.max_body
-        if size > most:
-            raise Refusal(413, "size", f"the body has {size:,} bytes, the limit is {most:,}")
-        is_full = others >= self._settings.max_requests
-        if is_full or (others and self._bytes + more > self._settings.max_bytes):
-            raise Refusal(429, "busy", "the server has as much work as it takes: try again in a second")
+def _counted(receive: Receive, claim: Claim) -> Receive:
+    """`receive` that counts the body's bytes and seconds; at its end the work begins."""
+    is_whole = False
 
-    def take(self, count: int) -> None:
-        """Counts bytes that a request holds; below zero it gives them back."""
-        self._bytes += count
-        self._metrics.in_flight.set(self.requests)
-        self._metrics.in_flight_bytes.set(self._bytes)
+    async def counted() -> Message:
+        nonlocal is_whole
+        if is_whole:
+            return await receive()  # waits for the client to go
+        async with claim.receiving():
+            message = await receive()
+        claim.grow(len(message.get("body", b"")))
+        is_whole = not message.get("more_body", False)
+        if is_whole:
+            claim.begin()
+        return message
 
-    def _limited(self, receive: Receive, claim: Claim) -> Receive:
-        """`receive` that counts the body's bytes and seconds."""
-        deadline, is_whole = self._patience.deadline(), False
-
-        async def limited() -> Message:
-            nonlocal is_whole
-            if is_whole:
-                return await receive()  # waits for the client to go
-            try:
-                async with self._patience.until(deadline):
-                    message = await receive()
-            except TimeoutError:
-                raise Refusal(408, "slow", "the body did not arrive in time") from None
-            claim.grow(len(message.get("body", b"")))
-            is_whole = not message.get("more_body", False)
-            return message
-
-        return limited
+    return counted
 
 
 def _netloc(origin: str) -> str:

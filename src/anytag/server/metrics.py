@@ -33,7 +33,7 @@ class Metrics:
         )
         self.queue_depth = Gauge("anytag_queue_depth", "Photos that wait", registry=registry)
         self.in_flight = Gauge(
-            "anytag_requests_in_flight", "Requests that are read or done", registry=registry
+            "anytag_requests_in_flight", "Requests that arrive or are in work", registry=registry
         )
         self.in_flight_bytes = Gauge("anytag_bytes_in_flight", "Bytes of their bodies", registry=registry)
         self.wait_seconds = Histogram(

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, Field
 
 from anytag.results import Failure, TagScore
-from anytag.server.limits import VISION, Refusal
+from anytag.server.refusals import VISION, Refusal
 from anytag.server.service import Service, Serving, errors
 from anytag.server.settings import Settings
 from anytag.server.uploads import from_data_url

@@ -13,13 +13,14 @@ from typing import Annotated, TypeVar
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import Response
 
-from anytag.errors import escaped
+from anytag.errors import LibraryError, escaped
 from anytag.images import load
 from anytag.images.thumbnail import thumbnail as small
 from anytag.library import keywords, thumbnails
 from anytag.library.filters import Filters
 from anytag.library.library import Library, embedded_vocabulary
 from anytag.library.photo import Photo
+from anytag.library.roots import holds_photos, is_synced
 from anytag.library.search import Searcher
 from anytag.metadata import Change
 from anytag.metadata.exiftool import find as find_exiftool
@@ -83,6 +84,8 @@ class Photos:
         filters = Filters(
             tuple(wanted.tag), tuple(wanted.exclude), wanted.folder, wanted.after, wanted.before
         )
+        _check_place(library, wanted.folder)
+        filters.check(library.database, self._searcher.tag_id)
         if wanted.text is None and wanted.like is None:
             ids = self._searcher.ids(filters, order=wanted.order)
             return {"total": len(ids), "ids": ids, "scores": None, "fits": True}
@@ -148,6 +151,13 @@ class Photos:
         if side == thumbnails.SIDE:
             self._thumbnails.keep(key, made)
         return made
+
+
+def _check_place(library: Library, folder: str | None) -> None:
+    """Raises LibraryError for a folder outside of the library; whether the disk has it is not told."""
+    known = library.database
+    if folder is not None and not (holds_photos(known, folder) or is_synced(known, folder)):
+        raise LibraryError(f"the folder {folder} is not in the library: /v1/library names its folders")
 
 
 def _place(library: Library, number: int) -> tuple[str, str]:

@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import uvicorn
 from fastapi import FastAPI
@@ -17,7 +17,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from anytag.errors import AnytagError
 from anytag.server.app import create_app
-from anytag.server.limits import Patience, error_body
+from anytag.server.refusals import error_body
+from anytag.server.room import Patience
 from anytag.server.settings import Settings
 
 _STOP_SECONDS = 25  # then what still runs is cancelled
@@ -26,6 +27,7 @@ _SWITCH_SECONDS = 0.0005  # threads that encode hold the interpreter's lock so l
 _BACKLOG = 2048
 _HEADER_SECONDS = 15.0
 _IDLE_SECONDS = 15
+_OPEN_FILES = 1 << 16
 
 
 class Protocol(HttpToolsProtocol):
@@ -119,6 +121,7 @@ def serve(settings: Settings, *, ready: Callable[[str], None]) -> None:
         address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         app = create_app(settings)
         _settle()
+        _open_more_files()
         server = _Server(_config(app), lambda: ready(address), app.state.patience)
         server.run(sockets=[listening])
     if not server.started:
@@ -130,6 +133,18 @@ def _settle() -> None:
     gc.collect()
     gc.freeze()  # else the collector looks at the model's 90,000 objects again and again, 40 ms each time
     sys.setswitchinterval(_SWITCH_SECONDS)
+
+
+def _open_more_files() -> None:
+    """Each connection is an open file; the usual limit of 1024 was made for programs that call select."""
+    if sys.platform != "win32":
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+        if soft != resource.RLIM_INFINITY and soft < most:
+            with suppress(OSError, ValueError):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _config(app: FastAPI) -> uvicorn.Config:

@@ -32,8 +32,8 @@ class Settings:
         max_body: bytes of a request, with what is fetched for it.
         max_pixels: of a photo as it is decoded.
         max_files: photos of a request.
-        max_requests, max_bytes: requests that are read or done at the same time, and bytes of their bodies;
-            more are refused with 429.
+        max_requests: requests in work at the same time, their bodies there; more are refused with 429.
+        max_bytes: of the bodies of all requests; more are refused with 429, if no slow upload can give way.
         body_seconds, stall_seconds: a body that takes longer, or of which nothing comes for so long, is
             refused with 408.
         fetch_seconds: a photo that takes longer is not fetched.

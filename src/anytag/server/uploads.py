@@ -5,6 +5,7 @@ Everything stays in memory, whose bound `limits` holds; nothing is spooled to th
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import AsyncGenerator, Sequence
 from typing import NamedTuple, TypeVar
@@ -17,8 +18,11 @@ from starlette.requests import Request
 
 from anytag.errors import escaped
 from anytag.results import Failure
+from anytag.server.clients import while_there
 from anytag.server.fetch import Fetcher
-from anytag.server.limits import CLAIM, Refusal
+from anytag.server.limits import CLAIM
+from anytag.server.refusals import Refusal
+from anytag.server.room import Claim
 
 Opt = TypeVar("Opt", bound=BaseModel)
 
@@ -130,7 +134,9 @@ async def read_upload(
 async def _fetched(request: Request, urls: Sequence[str], fetcher: Fetcher | None) -> list[Photo]:
     if fetcher is None:
         raise Refusal(422, "url", "this server fetches no URL: send the photo, or start it with --fetch-urls")
-    found = await fetcher.photos(urls, request.scope[CLAIM])
+    claim: Claim = request.scope[CLAIM]
+    async with claim.fetching():
+        found = await while_there(request, asyncio.ensure_future(fetcher.photos(urls, claim)))
     return [Photo(data, escaped(url)) for data, url in zip(found, urls, strict=True)]
 
 
