@@ -3,8 +3,9 @@
     python benchmarks/serve.py examples/photos
 
 Prints photos a second of 16 clients against the command's, latency when idle and at half of the load, what is
-refused at ten times the load, and memory. Clients speak HTTP/1.1 over connections that are kept, from one
-process on uvloop (50 µs of CPU a request); on two cores they take a share of what they measure.
+refused at ten times the load, what stalled uploads cost another client, and memory. Clients speak HTTP/1.1
+over connections that are kept, from one process on uvloop (50 µs of CPU a request); on two cores they take a
+share of what they measure.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import argparse
 import asyncio
 import os
 import re
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
@@ -27,6 +30,7 @@ import uvloop
 from PIL import Image
 
 SIZE = (500, 375)
+STALLING = 2000
 
 
 @dataclass
@@ -52,17 +56,17 @@ class Load:
         return Counter({status: len(seconds) for status, seconds in self.seconds.items()})
 
 
+def request(body: bytes) -> bytes:
+    head = "POST /v1/tag HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/jpeg\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
 class Client:
     """One connection that is kept; opened again when the server closed it."""
 
     def __init__(self, port: int, bodies: list[bytes]) -> None:
         self._port = port
-        self._requests = [
-            f"POST /v1/tag HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/jpeg\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n".encode()
-            + body
-            for body in bodies
-        ]
+        self._requests = list(map(request, bodies))
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, number: int, load: Load) -> None:
@@ -116,6 +120,24 @@ async def open_loop(port: int, bodies: list[bytes], *, rate: float, seconds: flo
     return load
 
 
+async def among_stalling(port: int, bodies: list[bytes], *, stalling: int, count: int) -> Load:
+    """One client, while so many uploads stall; where one is dropped, another one comes."""
+
+    async def stall() -> None:
+        while True:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(request(b"x" * 100_000)[:2000])
+            await reader.read()
+            writer.close()
+
+    tasks = [asyncio.create_task(stall()) for _ in range(stalling)]
+    await asyncio.sleep(2)
+    load = await closed_loop(port, bodies, clients=1, count=count)
+    for task in tasks:
+        task.cancel()
+    return load
+
+
 def finished(work: Coroutine[None, None, Load]) -> Load:
     """On a loop that costs little."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -128,11 +150,31 @@ def memory(process: subprocess.Popen[str]) -> float:
     return int(re.findall(r"VmRSS:\s+(\d+)", text)[0]) / 1024
 
 
-def command_rate(folder: Path) -> float:
-    """Photos a second of `anytag tag`, its start left out, as it says itself."""
-    command = [sys.executable, "-m", "anytag", "tag", str(folder), "--format", "jsonl"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(re.findall(r"([\d.]+) photos/s", done.stderr)[0])
+def command(paths: list[Path]) -> tuple[float, float]:
+    """Photos a second of `anytag tag`, its start left out, as it says itself; and CPU seconds with it."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    ran = [sys.executable, "-m", "anytag", "tag", *map(str, paths), "--format", "jsonl"]
+    done = subprocess.run(ran, capture_output=True, text=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    rates = re.findall(r"([\d.]+) photos/s", done.stderr)
+    return float(rates[0]) if rates else 0.0, used
+
+
+def refusals(port: int) -> dict[str, float]:
+    """How many requests without a route the server has answered, by seconds that they took at most."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        text = answer.read().decode()
+    found = re.findall(r'anytag_request_seconds_bucket\{le="([^"]+)",route="none"\} (\S+)', text)
+    return {most: float(count) for most, count in found}
+
+
+def within(before: dict[str, float], after: dict[str, float]) -> str:
+    """The shares of refusals that took the server so many seconds at most, from reading to answer."""
+    counts = {most: count - before.get(most, 0) for most, count in after.items()}
+    return ", ".join(
+        f"{100 * counts[most] / counts['+Inf']:.2f} % in {most} s" for most in ("0.001", "0.01", "0.05")
+    )
 
 
 def main() -> None:
@@ -152,15 +194,17 @@ def main() -> None:
 
 
 def report(folder: Path, bodies: list[bytes], options: argparse.Namespace) -> None:
-    command = [sys.executable, "-m", "anytag", "serve", "--port", "0"]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    ran = [sys.executable, "-m", "anytag", "serve", "--port", "0"]
+    server = subprocess.Popen(ran, stderr=subprocess.PIPE, text=True)
     assert server.stderr is not None
     port = int(server.stderr.readline().rsplit(":", 1)[1])
     try:
         finished(closed_loop(port, bodies, clients=4, count=200))
-        ratios, rates = [], []
+        ratios, rates, costs = [], [], []
+        paths = sorted(folder.iterdir())
         for _ in range(3):
-            beside = command_rate(folder)
+            beside, used = command(paths)
+            costs.append(1000 * (used - command(paths[:1])[1]) / (len(paths) - 1))
             load = finished(closed_loop(port, bodies, clients=16, count=options.count))
             rates.append(load.rate)
             ratios.append(load.rate / beside)
@@ -169,18 +213,24 @@ def report(folder: Path, bodies: list[bytes], options: argparse.Namespace) -> No
             )
         print(f"- 16 clients : anytag tag is {statistics.median(ratios):.2f}; at least 0.8 is wanted.")
         idle = finished(closed_loop(port, bodies, clients=1, count=400))
-        print(f"- One client: p50 {idle.quantile(0.5):.1f} ms, p99 {idle.quantile(0.99):.1f} ms.")
+        print(
+            f"- One client: p50 {idle.quantile(0.5):.1f} ms, p99 {idle.quantile(0.99):.1f} ms; "
+            f"CPU of a photo in anytag tag {statistics.median(costs):.1f} ms."
+        )
         half = finished(open_loop(port, bodies, rate=statistics.median(rates) / 2, seconds=15))
         print(f"- Half of the load: p50 {half.quantile(0.5):.1f} ms, p99 {half.quantile(0.99):.1f} ms.")
-        before = memory(server)
+        before, quick = memory(server), refusals(port)
         much = finished(open_loop(port, bodies, rate=10 * statistics.median(rates), seconds=options.seconds))
         refused = f", 429 p99 {much.quantile(0.99, 429):.0f} ms" if 429 in much.counts else ""
         print(
             f"- Ten times the load: {dict(much.counts)}, accepted p99 {much.quantile(0.99):.0f} ms{refused}; "
             f"memory {memory(server) - before:+.0f} MB."
         )
+        print(f"  Of these, as the server counts: {within(quick, refusals(port))}.")
         again = finished(closed_loop(port, bodies, clients=1, count=400))
         print(f"- One client afterwards: p50 {again.quantile(0.5):.1f} ms.")
+        stalled = finished(among_stalling(port, bodies, stalling=STALLING, count=200))
+        print(f"- One client among {STALLING} stalled uploads: {dict(stalled.counts)}.")
         before = memory(server)
         finished(closed_loop(port, bodies, clients=16, count=options.many))
         slope = (memory(server) - before) / options.many * 10_000

@@ -114,6 +114,7 @@ print(Hasher.hash(Tag("image")))"""
 # --- Gradio
 
 
+@pytest.mark.filterwarnings("ignore")  # of what gradio stands on: pandas' to come, and its own open sockets
 def test_the_space_answers_as_the_library_does(tagger: Tagger, tmp_path: Path) -> None:
     pytest.importorskip("gradio")
     client, served = pytest.importorskip("gradio_client"), runpy.run_path(str(ROOT / "deploy/space/app.py"))
