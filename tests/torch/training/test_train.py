@@ -9,6 +9,7 @@ import copy
 import dataclasses
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor, nn
 
 from anytag.data.descriptions import read_descriptions
 from anytag.data.rows import Row, read_rows, write_rows
-from anytag.errors import AnytagError, VocabularyError
+from anytag.errors import AnytagError, ModelError, VocabularyError
 from anytag.images import load, prepare
 from anytag.models.folder import ModelFolder, write_card
 from anytag.models.registry import EMBEDDED
@@ -330,6 +331,27 @@ def test_start_at_a_folder(
             tokens, pooled = student.network.encoder.from_stage(features, student.first, memory)
             answers.append(student.network.decoder(tokens, pooled, student.queries()[None]))
     assert torch.corrcoef(torch.stack([a.flatten() for a in answers]))[0, 1] > 0.99
+
+
+def test_start_at_a_folder_without_memory(
+    parts: Parts, built: tuple[Student, nn.Linear], samples: TagSamples, tmp_path: Path
+) -> None:
+    """What is recalled is fitted to photos, and none is left out without a word."""
+    student = build_student(parts.recipe)[0]
+    ship_graphs(student, samples, tmp_path)
+    weights = load_file(tmp_path / ENCODER)
+    del weights["recall.weight"]
+    save_file(weights, tmp_path / ENCODER)
+    write_card(tmp_path, draft_card(student))
+    start = partial(
+        start_from_folder, student, ModelFolder.open(tmp_path),
+        vocabulary=samples.vocabulary, classifier=built[1],
+    )  # fmt: skip
+    nn.init.zeros_(student.network.encoder.recall.weight)
+    with pytest.raises(ModelError, match=r"has no memory.*give `memory`"):
+        start()
+    start(memory=sample(samples)[1])
+    assert student.network.encoder.recall.weight.abs().sum() > 0
 
 
 def ship_graphs(student: Student, samples: TagSamples, out: Path) -> ModelFolder:

@@ -65,14 +65,19 @@ def start_from_folder(
     Args:
         vocabulary: the student's tags; those that the folder does not know start without a residual.
         classifier: of the student's backbone.
-        memory: N×F of a few hundred photos, what the network's memory gives of them, which is read where the
+        memory: N×F of a few hundred photos, what the student's memory gives of them; needed where the
             folder's network has none.
 
     Raises:
-        ModelError: the folder's network or text encoder is not the student's.
+        ModelError: the folder's network or text encoder is not the student's, or `memory` is needed.
     """
     encoder = student.network.encoder
     recalls = _read_encoder(encoder, folder, first=encoder.frozen_from or student.trained)
+    if encoder.frozen_from and not recalls and memory is None:
+        raise ModelError(
+            f"the image network of {folder.path} has no memory, so what is recalled is fitted to photos: "
+            "give `memory`, as anytag.torch.training.mini.sample does, or start from a folder that has one"
+        )
     student.network.folded.load_state_dict(load_decoder(folder).state_dict())
     words = StaticTextEncoder.from_folder(folder.text)
     projection = student.queries.projection
