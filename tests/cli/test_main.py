@@ -82,6 +82,13 @@ def test_no_number_of_any_command_may_be_nan() -> None:
         (("finetune", "--data", "rows.csv", "--output", "out"), "torch", "torch"),
         (("distill", "ram", "small", "--photos", ".", "--output", "out"), "timm", "torch"),
         (("pull", "ram", "--text", "--name", "nowhere"), "transformers", "clip"),
+        (
+            ("tag", "photos", "--ray", "--output", "out"),
+            "pyarrow",
+            "ray",
+        ),  # of `data`, which does not suffice
+        (("caption", "s3://bucket/photos", "--ray", "--dry-run"), "s3fs", "s3"),
+        (("data", "ray", "s3://bucket/rows", "s3://bucket/out"), "ray", "ray"),
     ],
 )
 def test_a_package_that_is_missing_is_named_by_its_extra(

@@ -364,6 +364,8 @@ def ray(
     FOLDER gets Parquet files with the rows, what was wrong with each (error) and a hash of its photo.
     """
     from anytag.data import cluster
+
+    cluster.check_installed(data, output)
     from anytag.data.engine import ray as engine
 
     cluster.connect(address)

@@ -137,8 +137,10 @@ def _run(
         raise click.UsageError("--ray writes a folder of files: --output - is none.")
     if price_per_hour is not None and not dry_run:
         raise click.UsageError("--price-per-hour needs --dry-run.")
-    from anytag import scale
     from anytag.data import cluster
+
+    cluster.check_installed(*photos, output)
+    from anytag import scale
 
     task = scale.Task(
         what=what,

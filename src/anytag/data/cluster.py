@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 from anytag.batching import usable_cores
@@ -203,6 +204,20 @@ def _answering(address: str | None) -> Iterator[None]:
         ) from error
     except Exception as error:  # as Ray raises it where processes of its own do not come up in time
         raise AnytagError(f"Ray did not start ({error}): try again when the machine is less busy") from error
+
+
+def check_installed(*paths: str | None) -> None:
+    """Holds what is installed against what a run over these files or URLs needs: one error names all of it.
+
+    Raises:
+        MissingExtraError: a package is not installed.
+    """
+    wanted: dict[str, tuple[str, ...]] = {"ray": ("ray", "pandas", "pyarrow", "fsspec")}
+    if any(path and path.startswith(("s3://", "s3a://")) for path in paths):
+        wanted["s3"] = ("s3fs",)
+    missing = [extra for extra, names in wanted.items() if not all(map(find_spec, names))]
+    if missing:
+        raise MissingExtraError("work on many machines", ",".join(missing))
 
 
 def ray_data() -> Any:
