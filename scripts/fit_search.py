@@ -34,7 +34,7 @@ from anytag.library.vectors import vector_file
 from anytag.models.card import SearchFit
 from anytag.parsing import Parser
 from anytag.reranking import weights_of
-from anytag.retriever import Retriever
+from anytag.tagger import Tagger
 from anytag.vocabulary import Vocabulary
 
 Floats = npt.NDArray[np.float32]
@@ -67,13 +67,11 @@ _ABSTRACT = (
 )
 
 
-def lines(
-    retriever: Retriever, model: str | None, photos: Sequence[Path], captions: Sequence[str]
-) -> SearchFit:
-    """The lines through the decoder's answers: of tags, and of words."""
-    tagger, reader = retriever.tagger, SentenceReader(retriever.tagger.questions)
-    gallery = retriever.embed(photos)
-    tokens, pooled = gallery.tokens[:].astype(np.float32), gallery.pooled[:]
+def lines(tagger: Tagger, photos: Sequence[Path], captions: Sequence[str]) -> SearchFit:
+    """The lines through the decoder's answers: of tags, and of words; the others are yet to be fitted."""
+    reader = SentenceReader(tagger.questions)
+    encoded = [one for one in tagger.encode_many(photos) if one.error is None]
+    tokens, pooled = np.stack([one.tokens for one in encoded]), np.stack([one.pooled for one in encoded])
     ids = tagger.vocabulary.ids[:: max(1, len(tagger.vocabulary) // _TAGS)]
     queries, (slope, bias) = tagger.trained(ids)
     coarse = reader.coarse(ids)
@@ -84,7 +82,7 @@ def lines(
     logits = own.scale * tagger.runtime.score(tokens, pooled, words[None]) + own.bias
     word = np.polyfit((pooled @ words[:, 0].T).ravel(), logits.ravel(), 1)
     rounded = [round(float(number), 2) for number in (*tag, *word)]
-    return SearchFit(*rounded)
+    return SearchFit(*rounded, scale=1, per_term=0, bias=0, whole_scale=1, whole_bias=0)
 
 
 @dataclass(frozen=True)
@@ -190,16 +188,16 @@ def main() -> None:
     rows = [row for row in every if (row.source, row.split) == ("flickr8k", "dev")][: args.photos]
     others = [row for row in every if row.source != "flickr8k"]
     photos = [args.rows.parent / row.image for row in rows]
-    retriever = Retriever.load(args.model, device="cpu")
-    vocabulary, choose = retriever.tagger.vocabulary, random.Random(0)
-    fit = lines(retriever, args.model, photos[:300], [row.captions[0] for row in rows][:_CAPTIONS])
+    tagger = Tagger.load(args.model, device="cpu")
+    vocabulary, choose = tagger.vocabulary, random.Random(0)
+    fit = lines(tagger, photos[:300], [row.captions[0] for row in rows][:_CAPTIONS])
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work, "photos")
         folder.mkdir()
         for photo in photos:
             (folder / photo.name).symlink_to(photo.resolve())
         with Library.open(Path(work, "library.db")) as library:
-            library.sync(folder, tagger=retriever.tagger, workers=1)
+            library.sync(folder, tagger=tagger, workers=1)
             searcher, named = Searcher(library, args.model, fit=fit), Named.by(rows, vocabulary)
             card = searcher.reader.card
             vectors = vector_file(library.database.path, weights_of(card), card.width).map()

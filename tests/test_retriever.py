@@ -14,6 +14,8 @@ from PIL import Image
 from anytag import AnytagError, Gallery, Library, ModelError, Retriever, VocabularyError
 from anytag.library.filters import Filters
 from anytag.library.search import Searcher
+from anytag.models.card import Card
+from anytag.models.folder import write_card
 from anytag.scoring import sigmoid
 from tests.command import run, start
 from tests.tiny import make_tiny_model
@@ -59,6 +61,32 @@ def test_a_photo_scores_as_in_a_library(tmp_path: Path) -> None:
             (best,) = retriever.rank(gallery, text, top_k=1)
             assert best.path == gallery.paths[int(scores[:, column].argmax())]
     assert scores[:, :2].max() > 0.9 and scores[:, 6].max() < 0.5
+
+
+def test_a_model_without_numbers_of_its_own_is_not_scored_by_those_of_another(
+    model: Path, photos: list[Path], tmp_path: Path
+) -> None:
+    """Words are asked of the decoder; in a library tags decide, and vectors order what is alike."""
+    shutil.copytree(model, tmp_path / "model")
+    write_card(tmp_path / "model", replace(Card.read(model), search=None))
+    retriever = Retriever.load(tmp_path / "model")
+    assert not retriever.calibrated and Retriever.load(model).calibrated
+    tagger, gallery = retriever.tagger, retriever.embed(photos)
+    for column, text in enumerate(TEXTS):
+        logits = [
+            tagger.runtime.score(one.tokens[None], one.pooled[None], tagger.queries([text])[None])[0, 0]
+            for one in map(tagger.encode, photos)
+        ]
+        line = tagger.card.calibration.own
+        slow = sigmoid(line.scale * np.array(logits) + line.bias)
+        assert retriever.score(gallery, TEXTS)[:, column] == pytest.approx(slow, abs=1e-2)  # float16 tokens
+    with Library.open(tmp_path / "library.db") as library:
+        library.sync(photos[0].parent, tagger=tagger)
+        searcher = Searcher(library, tmp_path / "model")
+        odds, second = searcher.log_odds("a dog")
+        found = library.get(searcher.ids(Filters()))
+        given = ["dog" in {tag.id for tag in photo.scores} for photo in found]
+        assert (odds >= 0).tolist() == given and len(set(second.tolist())) == len(photos)
 
 
 def test_ranking_is_sorting_by_score(retriever: Retriever, photos: list[Path]) -> None:

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from anytag.models.card import Calibration, Card, ImageSpec, Platt, TextSpec
+from anytag.models.card import Calibration, Card, ImageSpec, Platt, SearchFit, TextSpec
 from anytag.models.folder import write_card
 from anytag.vocabulary import Vocabulary
 
@@ -254,4 +254,7 @@ def _card(*, tags: int, width: int, size: int) -> Card:
         thresholds="0.5 for every tag, by decree",
         metrics={"nothing": 0.0},
         files={},
+        search=SearchFit(
+            1.49, -3.11, 1.86, -9.9, scale=0.61, per_term=0.94, bias=-2.71, whole_scale=1.42, whole_bias=-6.0
+        ),
     )

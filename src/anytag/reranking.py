@@ -167,25 +167,30 @@ class FusedPairScorer(_Encoded):
 
 
 class DecoderPairScorer(_Encoded):
-    """The tag decoder with texts as queries (RAM++, section 3.2), for photos whose vectors tell nothing.
+    """The tag decoder with texts as queries (RAM++, section 3.2), for models without numbers of `SearchFit`.
+
+    Vectors choose who is asked, where they tell anything.
 
     Raises:
         ModelError: the model has no text encoder.
     """
 
-    rerank_only = calibrated = has_embeddings = False
+    rerank_only = calibrated = False
     shortlist = batch = 32
 
     def __init__(self, tagger: Tagger) -> None:
         super().__init__(tagger)
         self.platt = tagger.card.calibration.own
+        self.has_embeddings = has_embeddings(tagger.card)
 
     def encode_texts(self, texts: Sequence[str]) -> Texts:
         queries = self._tagger.queries(texts)
         return Texts(queries[:, 0], queries)
 
     def similarities(self, vectors: Floats, texts: Texts) -> Floats:
-        return np.zeros((len(vectors), len(texts.rows)), np.float32)
+        if not self.has_embeddings:
+            return np.zeros((len(vectors), len(texts.rows)), np.float32)
+        return np.asarray(vectors @ texts.vectors.T)
 
     def score_pairs(self, tokens: Floats, vectors: Floats, texts: Texts, pairs: Ints) -> Floats:
         logits = self._tagger.runtime.score(tokens, vectors, texts.rows[None])  # N×M
@@ -276,4 +281,5 @@ def open_pair_scorer(folder: ModelFolder, tagger: Tagger) -> PairScorer:
 
 def text_pair_scorer(tagger: Tagger) -> PairScorer:
     """Of a model without alignment heads; raises ModelError where it has no text encoder."""
-    return FusedPairScorer(tagger) if has_embeddings(tagger.card) else DecoderPairScorer(tagger)
+    is_fitted = has_embeddings(tagger.card) and tagger.card.search is not None
+    return FusedPairScorer(tagger) if is_fitted else DecoderPairScorer(tagger)

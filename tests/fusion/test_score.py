@@ -11,7 +11,9 @@ from anytag.fusion.score import CERTAIN, UNKNOWN, Evidence, decoded, evidence, f
 from anytag.fusion.sentences import Sentence, Term
 from anytag.models.card import SearchFit
 
-FIT = SearchFit()
+FIT = SearchFit(
+    1.49, -3.11, 1.86, -9.9, scale=0.61, per_term=0.94, bias=-2.71, whole_scale=1.42, whole_bias=-6.0
+)
 NAN = float("nan")
 COLUMN = np.ones(3, np.float32)
 TAG = Term(("dog",), "dog", -0.1, COLUMN)
@@ -50,6 +52,13 @@ def test_the_formula_of_the_card(terms: int) -> None:
             slow = FIT.scale * (whole[photo] + FIT.term_weight * logs) + FIT.per_term * terms + FIT.bias
             slow = max(slow, least) if least >= 0 else slow
         assert odds[photo] == pytest.approx(slow, abs=1e-4)
+
+
+def test_without_fitted_numbers_terms_decide_and_products_order() -> None:
+    odds, second = fused(Evidence([row(2, -1), row(1, 3)], row(-5, 4), 2), None)
+    assert odds.tolist() == [1, -1] and second[1] > second[0]
+    odds, second = fused(Evidence([None], row(9, 11), 2), None)
+    assert odds.tolist() == [UNKNOWN, UNKNOWN] and second.tolist() == [9, 11]
 
 
 def test_words_that_nobody_knows_fit_nothing() -> None:

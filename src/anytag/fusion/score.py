@@ -70,10 +70,11 @@ def logits(scores: AnyFloats) -> AnyFloats:
     return np.asarray(np.log(some / (1 - some)))
 
 
-def fused(known: Evidence, fit: SearchFit) -> tuple[Floats, Floats]:
+def fused(known: Evidence, fit: SearchFit | None) -> tuple[Floats, Floats]:
     """Log-odds that a sentence fits N photos, and the same before what depends on the sentence alone.
 
-    NaN where nothing tells.
+    NaN where nothing tells. Without a fit nobody knows what a vector's product means: it orders photos that
+    the terms tell the same of, and no more.
     """
     terms = [one for one in known.terms if one is not None]
     odds, second = _combined(terms, known, fit)
@@ -87,17 +88,20 @@ def fused(known: Evidence, fit: SearchFit) -> tuple[Floats, Floats]:
     return odds, second
 
 
-def _combined(terms: Sequence[Floats], known: Evidence, fit: SearchFit) -> tuple[Floats, Floats]:
+def _combined(terms: Sequence[Floats], known: Evidence, fit: SearchFit | None) -> tuple[Floats, Floats]:
     """By the terms that are known, float32 N each, and what the whole says."""
     second, whole = np.zeros(known.count, np.float32), known.whole
     if terms:
-        second = np.float32(fit.term_weight) * np.sum([-np.logaddexp(0, -one) for one in terms], axis=0)
+        weight = np.float32(0.5 if fit is None else fit.term_weight)
+        second = weight * np.sum([-np.logaddexp(0, -one) for one in terms], axis=0)
     if whole is not None:
         # where a photo has no vector, words alone tell
         second = second + np.where(np.isnan(whole) & bool(terms), 0, whole)
+    if fit is None:
+        whole = None
     if not terms or (whole is None and len(terms) < len(known.terms)):  # a word that nobody knows
         return np.minimum(second, UNKNOWN), second
-    if whole is None:
+    if whole is None or fit is None:
         return np.min(terms, axis=0), second
     if len(known.terms) == 1:
         return np.fmin(terms[0], np.float32(fit.whole_scale) * whole + np.float32(fit.whole_bias)), second

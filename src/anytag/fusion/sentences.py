@@ -75,7 +75,8 @@ class SentenceReader:
 
     Args:
         questions: the model's.
-        fit: how log-odds are made of products; by default as its card says.
+        fit: how log-odds are made of products; by default as its card says. Where that says nothing, terms
+            have no columns: another model's numbers would be wrong.
     """
 
     def __init__(self, questions: Questions, fit: SearchFit | None = None) -> None:
@@ -119,14 +120,17 @@ class SentenceReader:
     def _named(self, name: str, wording: str) -> Term:
         """A term that can be seen: a tag, or what is asked by its words."""
         fit, tag = self.fit, self.vocabulary.find(name)
+        column: Floats | None = None
         if tag is None:
             query = self._query(name)
-            column = None if query is None else _line(np.append(query, 0), fit.word_scale, fit.word_bias)
+            if fit is not None and query is not None:
+                column = _line(np.append(query, 0), fit.word_scale, fit.word_bias)
             return Term(_distinct(wording, name), column=column)
         odds = np.log(max(tag.threshold, 1e-6)) - np.log1p(-min(tag.threshold, 0.5))
         limit = min(float(odds), 0.0) - 0.05  # and below one half
         coarse = self.coarse([tag.id])
-        column = _line(coarse[0], fit.tag_scale, fit.tag_bias) if len(coarse) else None
+        if fit is not None and len(coarse):
+            column = _line(coarse[0], fit.tag_scale, fit.tag_bias)
         return Term(_distinct(wording, tag.name, *tag.synonyms), tag.id, limit, column)
 
     def coarse(self, ids: Sequence[str]) -> Floats:

@@ -129,7 +129,7 @@ class SearchFit:
     What a term says is in log-odds, from the dot product of the vector with what the term is asked with. A
     sentence with one term is held besides to what its own product says. With n terms, that product and the
     terms' log-probabilities times `term_weight` are its fit, and `scale` · fit + `per_term` · n + `bias` its
-    log-odds.
+    log-odds. They hold for the vectors of one model, so none but the weight of terms has a default.
 
     Attributes:
         tag_scale, tag_bias: of the first pass over tags.
@@ -139,16 +139,16 @@ class SearchFit:
         whole_scale, whole_bias: of the product of a sentence with one term.
     """
 
-    tag_scale: float = 1.49
-    tag_bias: float = -3.11
-    word_scale: float = 1.86
-    word_bias: float = -9.9
+    tag_scale: float
+    tag_bias: float
+    word_scale: float
+    word_bias: float
+    scale: float
+    per_term: float
+    bias: float
+    whole_scale: float
+    whole_bias: float
     term_weight: float = 0.5
-    scale: float = 0.61
-    per_term: float = 0.94
-    bias: float = -2.71
-    whole_scale: float = 1.42
-    whole_bias: float = -6.0
 
     def __post_init__(self) -> None:
         for name in ("tag_scale", "word_scale", "scale", "whole_scale"):
@@ -183,7 +183,7 @@ class Card:
         source: where converted weights come from: a file's name, size, sha256.
         captions: how captions are written, None where the model writes none.
         strict: a tag must score more than its threshold, as published models have it; else it may equal it.
-        search: how sentences are scored, of models whose vectors tell.
+        search: how sentences are scored, of models whose vectors tell; None where nobody fitted it.
     """
 
     name: str
@@ -204,7 +204,7 @@ class Card:
     source: Mapping[str, Any] = field(default_factory=dict)
     captions: CaptionSpec | None = None
     strict: bool = False
-    search: SearchFit = field(default_factory=SearchFit)
+    search: SearchFit | None = None
 
     def __post_init__(self) -> None:
         _require(NAME.fullmatch(self.name) is not None, "name", "letters, digits, '.', '_' or '-'", self.name)
