@@ -32,7 +32,7 @@ def look(path: str | None, words: str) -> tuple[dict[str, float], str]:
         (caption,) = captioner.write([encoded])
     except AnytagError as error:
         raise gr.Error(str(error).replace(path, "the photo")) from error
-    return {tag.name: tag.score for tag in found.tags}, caption.text
+    return {tag.name: tag.score for tag in found.shown}, caption.text
 
 
 page = gr.Interface(

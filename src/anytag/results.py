@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -45,6 +45,17 @@ class TagScore:
         """Plain: `box`, a list of four, only where there is one; `heat` is left out."""
         row = {"id": self.id, "name": self.name, "score": self.score, "source": self.source}
         return row if self.box is None else {**row, "box": list(self.box)}
+
+
+def once_by_name(tags: Iterable[TagScore]) -> tuple[TagScore, ...]:
+    """Of tags by falling score the first of each name, for whoever is shown names alone.
+
+    An orange is a fruit and a colour: two tags, which ids tell apart and eyes do not.
+    """
+    found: dict[str, TagScore] = {}
+    for tag in tags:
+        found.setdefault(tag.name, tag)
+    return tuple(found.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +114,14 @@ class TagResult:
         return len(self.tags)
 
     @property
+    def shown(self) -> tuple[TagScore, ...]:
+        """The tags as people are shown them: of those that share a name, the one with the higher score."""
+        return once_by_name(self.tags)
+
+    @property
     def names(self) -> tuple[str, ...]:
-        """Names alone, by falling score."""
-        return tuple(tag.name for tag in self.tags)
+        """Names alone, each once, by falling score."""
+        return tuple(tag.name for tag in self.shown)
 
     def to_dict(self) -> dict[str, Any]:
         """The row that `--format jsonl` writes: nested plain dictionaries and lists; `below` only if any."""

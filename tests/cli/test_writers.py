@@ -40,6 +40,17 @@ def test_text_is_one_line_a_photo() -> None:
     assert writers.text(FAILED) == writers.terminal(FAILED) == ""
 
 
+def test_what_shows_names_shows_each_once_and_what_has_ids_shows_all() -> None:
+    scores = (("orange-object", 0.9), ("orange", 0.7))
+    tags = tuple(TagScore(id_, "orange", score, "vocabulary") for id_, score in scores)
+    photo = TagResult("a.jpg", 4, 3, "tiny", tags)
+    assert writers.text(photo) == "a.jpg\torange 0.90\n"
+    assert ANSI.sub("", writers.terminal(photo)) == "a.jpg\n  orange 0.90   \n"
+    assert [row[4:7] for row in csv.reader(io.StringIO(writers.csv_rows(photo)))] == [
+        [id_, "orange", str(score)] for id_, score in scores
+    ]
+
+
 @given(RESULTS)
 def test_text_never_breaks_its_line(tags: TagResult) -> None:
     line = writers.text(tags)
@@ -95,7 +106,7 @@ def test_terminal_shows_every_tag_within_its_width(tags: TagResult, width: int) 
         first, *lines = ANSI.sub("", writers.terminal(tags)).removesuffix("\n").split("\n")
     assert first.isprintable()
     assert first == writers.visible(tags.path or "")
-    named = [f"{tag.name} {tag.score:.2f}" for tag in tags.tags] or ["no tags"]
+    named = [f"{tag.name} {tag.score:.2f}" for tag in tags.shown] or ["no tags"]
     assert "".join(line.removeprefix("  ").ljust(3) for line in lines).split() == "   ".join(named).split()
     room = max(width, *(len(name) + 2 for name in named))  # a name longer than a line has one of its own
     assert all(len(line.rstrip()) <= room for line in lines)

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from anytag.library.keywords import tags_of
 from anytag.library.library import Library
-from anytag.library.photo import STATES
+from anytag.library.photo import STATES, Photo
+from anytag.results import TagScore
+from anytag.vocabulary import Tag, Vocabulary
 from tests import xmp
 from tests.command import run
 
@@ -47,6 +51,17 @@ def test_a_librarys_tags_are_written_and_taken_back_and_what_is_rejected_stays_o
     assert "Katze" in run("library", "write", "--database", base, "--language", "de").stdout
     run("library", "write", "--database", base, "--undo")
     assert not list(photos.glob("*.xmp"))
+
+
+def test_two_tags_of_one_name_are_one_keyword() -> None:
+    vocabulary = Vocabulary([Tag("fruit", "fruit", "object"), Tag("orange", "orange", "attribute")])
+    scores = tuple(
+        TagScore(id_, "orange", score, "vocabulary") for id_, score in (("fruit", 0.9), ("orange", 0.7))
+    )
+    photo = Photo(1, "/a.jpg", "a.jpg", "done", scores=scores)
+    assert tags_of(photo, vocabulary) == [scores[0]]
+    sure = tags_of(replace(photo, accepted=("orange",)), vocabulary)
+    assert [(tag.id, tag.score) for tag in sure] == [("orange", 1.0)]
 
 
 def test_keywords_are_read_in_and_what_was_taken_out_of_a_file_is_rejected(

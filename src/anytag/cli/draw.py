@@ -98,7 +98,7 @@ class Drawings:
         file = self.file(photo)
         self._check(photo, file)
         found = load(photo, min_side=PANEL, max_pixels=self._max_pixels)
-        sheet = draw(found.picture, tags.tags, size=(found.width, found.height))
+        sheet = draw(found.picture, tags.shown, size=(found.width, found.height))
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:

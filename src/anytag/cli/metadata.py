@@ -64,8 +64,10 @@ class KeywordOptions:
     dry_run: bool
 
     def of(self, tags: Iterable[TagScore], vocabulary: Vocabulary) -> list[Keyword]:
-        """Tags as paths of names, the best first."""
-        found = (tag for tag in tags if tag.score >= self.min_score)
+        """Tags as paths of names, the best first, each name once."""
+        from anytag.results import once_by_name
+
+        found = once_by_name(tag for tag in tags if tag.score >= self.min_score)
         return [(*self.prefix, *self._path(tag, vocabulary)) for tag in found]
 
     def _path(self, tag: TagScore, vocabulary: Vocabulary) -> Keyword:

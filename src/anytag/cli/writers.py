@@ -25,7 +25,7 @@ def text(tags: TagResult) -> str:
     """`path<TAB>dog 0.97, grass 0.83`; a photo that failed has no line, its error is on stderr."""
     if tags.error:
         return ""
-    return f"{one_line(tags.path or '')}\t{', '.join(map(_scored, tags.tags))}\n"
+    return f"{one_line(tags.path or '')}\t{', '.join(map(_scored, tags.shown))}\n"
 
 
 def jsonl(tags: TagResult) -> str:
@@ -51,7 +51,7 @@ def terminal(tags: TagResult) -> str:
         return ""
     width = shutil.get_terminal_size().columns
     lines, room = [""], 0
-    for tag in tags.tags:
+    for tag in tags.shown:
         cells = len(_scored(tag)) + 3
         if cells > room:
             lines.append("  ")

@@ -92,5 +92,5 @@ class AnytagModel(EmbeddingsMixin, Model):  # type: ignore[misc]  # fiftyone is 
 def classifications(found: TagResult) -> fiftyone.Classifications:
     """Tags as FiftyOne keeps them."""
     return fiftyone.Classifications(
-        classifications=[fiftyone.Classification(label=tag.name, confidence=tag.score) for tag in found.tags]
+        classifications=[fiftyone.Classification(label=tag.name, confidence=tag.score) for tag in found.shown]
     )

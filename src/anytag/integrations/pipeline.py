@@ -77,4 +77,4 @@ def pipeline(model: str | Path | None = None, *, device: Device = "auto") -> Zer
 
 
 def _labels(found: TagResult) -> list[Label]:
-    return [{"score": tag.score, "label": tag.name} for tag in found.tags]
+    return [{"score": tag.score, "label": tag.name} for tag in found.shown]

@@ -10,7 +10,7 @@ from anytag.library.library import Library
 from anytag.library.photo import Photo
 from anytag.metadata import Change, Keyword, Keywords, SidecarName, read_keywords, write_keywords
 from anytag.metadata.write import tried
-from anytag.results import Failure, TagScore
+from anytag.results import Failure, TagScore, once_by_name
 from anytag.vocabulary import Vocabulary
 
 _BATCH = 100  # photos, which a kill may cost
@@ -46,9 +46,9 @@ def path(keyword: Keyword) -> str:
 
 
 def tags_of(photo: Photo, vocabulary: Vocabulary) -> list[TagScore]:
-    """What a library says of a photo, the user's decisions first, which are sure."""
-    sure = dict.fromkeys((*photo.added, *photo.accepted))
-    return [_sure(name, vocabulary) for name in sure] + [tag for tag in photo.scores if tag.name not in sure]
+    """What a library says of a photo, each name once, the user's decisions first, which are sure."""
+    sure = (_sure(name, vocabulary) for name in (*photo.added, *photo.accepted))
+    return list(once_by_name((*sure, *photo.scores)))
 
 
 def lineage(tag: TagScore, vocabulary: Vocabulary) -> Keyword:

@@ -109,7 +109,9 @@ class Model:
             answers = [{"caption": one.text, "tags": list(one.tags)} for one in captions]
         else:
             tagged = self._tagger.score_many(encoded, **options)
-            answers = [{"tags": list(one.names), "scores": [tag.score for tag in one.tags]} for one in tagged]
+            answers = [
+                {"tags": list(one.names), "scores": [tag.score for tag in one.shown]} for one in tagged
+            ]
         if self._task.embed:
             for answer, one in zip(answers, encoded, strict=True):
                 answer["vector"] = one.pooled.tolist()
