@@ -15,14 +15,12 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image
 
-from anytag._typing import Bytes, Doubles, Floats
+from anytag._typing import Doubles, Floats
 from anytag.batching import in_batches
 from anytag.errors import AnytagError, VocabularyError, brief
-from anytag.images import MAX_PIXELS, ImageSource, check_many, load, path_of, prepare
-from anytag.images.likeness import difference_hash
-from anytag.images.thumbnail import thumbnail
+from anytag.images import MAX_PIXELS, ImageSource, check_many
+from anytag.images.squares import Square, square_of
 from anytag.localization import locate
 from anytag.models.card import Card
 from anytag.models.folder import ModelFolder
@@ -62,24 +60,6 @@ class Encoded:
     error: Failure | None = None
     hash: bytes = b""
     thumbnail: bytes = b""
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """A photo that was read, or why it was not."""
-
-    path: str | None
-    width: int = 0
-    height: int = 0
-    pixels: Bytes | None = None
-    error: AnytagError | None = None
-    thumbnail: bytes = b""
-
-    @property
-    def hash(self) -> bytes:
-        if self.pixels is None:
-            return b""
-        return difference_hash(Image.fromarray(self.pixels.transpose(1, 2, 0))).tobytes()
 
 
 class Tagger:
@@ -361,7 +341,7 @@ class Tagger:
         arrays = iter(zip(*self.runtime.encode(np.stack(pixels)), strict=True) if pixels else ())
         none = np.zeros((0, self.card.width), np.float32), np.zeros(0, np.float32)
 
-        def encoded(one: _Seen) -> Encoded:
+        def encoded(one: Square) -> Encoded:
             tokens, pooled = none if one.error else next(arrays)
             failure = Failure(type(one.error).__name__, str(one.error)) if one.error else None
             seen = one.hash if hashed else b""
@@ -397,17 +377,8 @@ class Tagger:
         """
         return self.questions.trained(ids)
 
-    def _look(self, image: ImageSource, side: int | None = None) -> _Seen:
-        """Reads one photo and squashes it to the model's square, uint8 3×S×S; a thumbnail of this side."""
-        path = path_of(image)
-        spec = self.card.image
-        try:
-            photo = load(image, min_side=spec.size, max_pixels=self.max_pixels, exact=spec.plain)
-            pixels = prepare(photo, size=spec.size, resample=spec.resample, exact=spec.plain)
-            small = b"" if side is None else thumbnail(photo, side)
-            return _Seen(path, photo.width, photo.height, pixels, thumbnail=small)
-        except AnytagError as error:
-            return _Seen(path, error=error)
+    def _look(self, image: ImageSource, side: int | None = None) -> Square:
+        return square_of(image, self.card.image, max_pixels=self.max_pixels, side=side)
 
     def _result(self, one: Encoded, answer: Answer) -> TagResult:
         return TagResult(

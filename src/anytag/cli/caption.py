@@ -113,14 +113,10 @@ def command(
         )
         with closing(results):
             row = _jsonl if format_ == "jsonl" else _text
-            if write is None:
-                shown = stream.with_progress(results, todo.total, is_shared=sink.is_shared)
-                summary = stream.write_rows(shown, sink, row)
-            else:
-                change = _writer(keywords, write)
-                summary = metadata.write_results(
-                    results, change, sink, row, keywords=keywords, format_=format_, total=todo.total
-                )
+            change = None if write is None else _writer(keywords, write)
+            summary = metadata.write_results(
+                results, change, sink, row, keywords=keywords, format_=format_, total=todo.total
+            )
     summary.end(done=todo.done)
     named.end()
 

@@ -132,7 +132,7 @@ def after(results: Iterable[R], write: Callable[[R], Change]) -> Iterator[R]:
 
 def write_results(
     results: Iterable[R],
-    write: Callable[[R], Change],
+    write: Callable[[R], Change] | None,
     sink: Stdout | File,
     row: Callable[[R], str],
     *,
@@ -140,11 +140,11 @@ def write_results(
     format_: str,
     total: int | None,
 ) -> stream.Summary:
-    """Writes for each photo and its row; in a dry run, rows of what would change."""
-    if keywords.dry_run:
+    """A row for each photo, after `write` for it, if any; in a dry run, rows of what would change."""
+    if write is not None and keywords.dry_run:
         return write_changes(changes(results, write), sink, format_, total)
-    shown = stream.with_progress(after(results, write), total, is_shared=sink.is_shared)
-    return stream.write_rows(shown, sink, row)
+    done = results if write is None else after(results, write)
+    return stream.write_rows(stream.with_progress(done, total, is_shared=sink.is_shared), sink, row)
 
 
 def undo(

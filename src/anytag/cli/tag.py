@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +86,7 @@ class Asking:
     top_k: int | None
     threshold: float | None
 
+    @cached_property  # a file may be a pipe, which is read once
     def requested(self) -> list[str | CustomTag] | None:
         """Tags of --tags and --tags-from together, or None where neither is given."""
         listed = lists.between_commas(self.tags, "--tags", described=True)
@@ -97,9 +99,25 @@ class Asking:
             )
         return [*(listed or ()), *(tag for file in self.tags_from for tag in lists.tags(file, "--tags-from"))]
 
+    @cached_property
     def added(self) -> list[str] | None:
         """Tags of --also, or None where it is not given."""
         return lists.between_commas(self.also, "--also", described=True)
+
+    def results(
+        self, tagger: Tagger, photos: Iterable[str], running: options.Running, *, where: bool
+    ) -> Generator[TagResult, None, None]:
+        """The tags of photos, in their order."""
+        return tagger.tag_many(
+            photos,
+            self.requested,
+            also=self.added,
+            top_k=self.top_k,
+            threshold=self.threshold,
+            where=where,
+            batch_size=running.batch_size,
+            workers=running.workers,
+        )
 
     def tagger(self, running: options.Running) -> Tagger:
         """A tagger that asks what remains of its vocabulary, under names of a language."""
@@ -125,7 +143,7 @@ class Asking:
 def _task(params: Mapping[str, Any]) -> dict[str, Any]:
     """What the options mean for `anytag.scale.Task`."""
     asking: Asking = params["asking"]
-    requested, added = asking.requested(), asking.added()
+    requested, added = asking.requested, asking.added
     vocabulary = None
     if asking.vocabulary or asking.language or asking.exclude_tags:
         vocabulary = asking.tagger(params["running"]).vocabulary
@@ -179,7 +197,7 @@ def command(
     Exit code: 0 all good, 1 some photos failed (each is reported, the rest is done), 2 wrong use, 3 the
     result cannot be written, 130 interrupted.
     """
-    requested, added = asking.requested(), asking.added()
+    asked = asking.requested or asking.added  # what is wrong with them is said first
     metadata.check(keywords, place=write, undo=undo)
     named, output = source.gather(), writing.output
     format_ = outputs.settle("tag", writing, writers.NAMES, photos=named.paths)
@@ -193,29 +211,15 @@ def command(
     with sinks.open_output(output, format_, resume=writing.resume) as sink:
         tagger = asking.tagger(running)
         sink.begin(writers.header(format_, where=where), outputs.work("tag", tagger.card))
-        _warn_of_unknown_words(tagger, requested or added)
+        _warn_of_unknown_words(tagger, asked)
         todo = stream.Todo(named.paths, sink, output)
-        results = tagger.tag_many(
-            todo.paths,
-            requested,
-            also=added,
-            top_k=asking.top_k,
-            threshold=asking.threshold,
-            where=where or draw is not None,
-            batch_size=running.batch_size,
-            workers=running.workers,
-        )
-        with closing(results):
+        with closing(asking.results(tagger, todo.paths, running, where=where or draw is not None)) as results:
             watched = low.watch(results if drawings is None else drawings.of(results))
             row = _row(format_, where=where, is_terminal=sink.is_terminal)
-            if write is None:
-                shown = stream.with_progress(watched, todo.total, is_shared=sink.is_shared)
-                summary = stream.write_rows(shown, sink, row)
-            else:
-                change = _writer(keywords, tagger.vocabulary, write)
-                summary = metadata.write_results(
-                    watched, change, sink, row, keywords=keywords, format_=format_, total=todo.total
-                )
+            change = None if write is None else _writer(keywords, tagger.vocabulary, write)
+            summary = metadata.write_results(
+                watched, change, sink, row, keywords=keywords, format_=format_, total=todo.total
+            )
     low.report()
     summary.end(done=todo.done, not_drawn=drawings.failed if drawings else 0)
     named.end()
