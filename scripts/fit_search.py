@@ -81,8 +81,10 @@ def lines(tagger: Tagger, photos: Sequence[Path], captions: Sequence[str]) -> Se
     own = tagger.card.calibration.own
     logits = own.scale * tagger.runtime.score(tokens, pooled, words[None]) + own.bias
     word = np.polyfit((pooled @ words[:, 0].T).ravel(), logits.ravel(), 1)
-    rounded = [round(float(number), 2) for number in (*tag, *word)]
-    return SearchFit(*rounded, scale=1, per_term=0, bias=0, whole_scale=1, whole_bias=0)
+    (slope, offset), (own_slope, own_offset) = np.round([tag, word], 2).tolist()
+    return SearchFit(
+        slope, offset, own_slope, own_offset, scale=1, per_term=0, bias=0, whole_scale=1, whole_bias=0
+    )
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from anytag import AnytagError, Gallery, ModelError, OutputError
 from anytag.gallery import GalleryWriter
-from anytag.records import RecordFile
+from anytag.records import Layout, Layouts, RecordFile
 
-MAKER = {"model": "m", "weights": "w", "widths": (4, 3)}
+TOKENS, TAGS = Layout("tokens", 4, 3), Layout("tags", 2, 3)
 
 
-def writer(path: Path, **other: object) -> GalleryWriter:
-    return GalleryWriter(path, **{**MAKER, **other})  # type: ignore[arg-type]
+def writer(path: Path, *, model: str = "m", layouts: Layouts | None = None) -> GalleryWriter:
+    return GalleryWriter(path, model=model, layouts=layouts or {TOKENS: "w"})
 
 
 def add(gallery: GalleryWriter, *paths: str, value: float = 1.0) -> None:
@@ -92,11 +92,15 @@ def test_two_writers(tmp_path: Path) -> None:
         assert read(tmp_path / "g") == {"/a": 1}, "whoever reads is not kept waiting"
 
 
-@pytest.mark.parametrize("other", [{"model": "n"}, {"weights": "v"}, {"widths": (4, 2)}])
-def test_another_model_is_refused(tmp_path: Path, other: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    ("model", "layouts"),
+    [("n", {TOKENS: "w"}), ("m", {TOKENS: "v"}), ("m", {TOKENS._replace(space=2): "w"}), ("m", {TAGS: "w"})],
+)
+def test_another_model_is_refused(tmp_path: Path, model: str, layouts: Layouts) -> None:
     with writer(tmp_path / "g") as gallery:
         add(gallery, "/a")
-    with pytest.raises(ModelError, match="the gallery was made with"), writer(tmp_path / "g", **other):
+    other = writer(tmp_path / "g", model=model, layouts=layouts)
+    with pytest.raises(ModelError, match="the gallery was made with"), other:
         pass
     with writer(tmp_path / "g") as gallery, pytest.raises(ModelError, match="2 tokens a photo"):
         gallery.add(["/b"], np.zeros((1, 5, 4)), np.zeros((1, 3)))
@@ -133,12 +137,30 @@ def test_an_index_of_any_bytes_opens(tmp_path_factory: pytest.TempPathFactory, r
     assert read(folder) == {"/b": 3}
 
 
+def test_a_gallery_keeps_the_layout_that_it_was_made_with(tmp_path: Path) -> None:
+    tags = np.array([[[5, 0.9], [-1, -1]]])
+    with writer(tmp_path / "new", layouts={TAGS: "t", TOKENS: "w"}) as gallery:
+        assert gallery.layout == TAGS
+        gallery.add(["/a"], tags, np.ones((1, 3)))
+    found = Gallery.read(tmp_path / "new")
+    assert (found.layout, found.weights) == (TAGS, "t")
+    assert (found.tokens[:] == tags.astype(np.float32)).all()
+    found.write(tmp_path / "copy")
+    assert Gallery.read(tmp_path / "copy").layout == TAGS
+    with writer(tmp_path / "old") as gallery:
+        add(gallery, "/a")
+    with writer(tmp_path / "old", layouts={TAGS: "t", TOKENS: "w"}) as gallery:
+        assert gallery.layout == TOKENS
+        add(gallery, "/b")
+    assert read(tmp_path / "old") == {"/a": 1, "/b": 1}
+
+
 def test_what_is_no_gallery_is_named(tmp_path: Path) -> None:
     with writer(tmp_path / "g") as gallery:
         add(gallery, "/a")
     header = tmp_path / "g" / "gallery.json"
     said = json.loads(header.read_text())
-    for wrong in ({"format": 2}, {"tokens": [0, 4]}, {"tokens": 5}, {"pooled": "x"}):
+    for wrong in ({"format": 2}, {"format": 3}, {"tokens": [0, 4]}, {"tokens": 5}, {"pooled": "x"}):
         header.write_text(json.dumps(said | wrong))
         with pytest.raises(AnytagError, match="is no gallery of this anytag"):
             Gallery.read(tmp_path / "g")

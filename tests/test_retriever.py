@@ -16,6 +16,7 @@ from anytag.library.filters import Filters
 from anytag.library.search import Searcher
 from anytag.models.card import Card
 from anytag.models.folder import write_card
+from anytag.reranking import weights_of
 from anytag.scoring import sigmoid
 from tests.command import run, start
 from tests.tiny import make_tiny_model
@@ -163,6 +164,30 @@ def test_a_gallery_is_read_as_it_was_written(
     assert list(tmp_path.iterdir()) == [tmp_path / "seen.gallery"]
     gallery.write(tmp_path / "seen.gallery")  # in the place of the other
     assert len(Gallery.read(tmp_path / "seen.gallery")) == len(gallery)
+
+
+def test_a_gallery_of_tokens_as_earlier_versions_made_it_ranks_and_grows(
+    retriever: Retriever, photos: list[Path], tmp_path: Path
+) -> None:
+    tagger, new = retriever.tagger, retriever.embed(photos)
+    seen = [tagger.encode(photo) for photo in photos[:5]]
+    tokens, pooled = np.stack([one.tokens for one in seen]), np.stack([one.pooled for one in seen])
+    names = tuple(map(str, photos[:5]))
+    old = Gallery("tiny", names, tokens.astype(np.float16), pooled, weights=weights_of(tagger.card))
+    assert (old.kind, new.kind) == ("tokens", "tags")
+    old.write(tmp_path / "old.gallery")
+    with retriever.open_gallery(tmp_path / "old.gallery") as gallery:
+        list(retriever.add(gallery, gallery.new(photos)))
+    grown = Gallery.read(tmp_path / "old.gallery")
+    assert (grown.kind, len(grown)) == ("tokens", len(photos))
+    for text in TEXTS:
+        found, expected = (retriever.rank(one, text, top_k=None) for one in (grown, new))
+        assert [one.path for one in found] == [one.path for one in expected]
+        assert [one.score for one in found] == pytest.approx([one.score for one in expected], rel=1e-5)
+    changed = Retriever(tagger.with_vocabulary(tagger.vocabulary.subset(["dog", "cat"])))
+    assert changed.rank(grown, "a dog")
+    with pytest.raises(ModelError, match="embed the photos again"):  # its tags are of another vocabulary
+        changed.rank(new, "a dog")
 
 
 @pytest.mark.parametrize("content", [b"", b"no gallery", None])

@@ -2,7 +2,8 @@
 
     gallery.json   which model saw them, and the shape of what is kept of one photo
     pooled.f32     a record a photo, E floats: by these the likely photos are found
-    tokens.f16     a record a photo, T×D halves: what texts look at
+    tags.f32       a record a photo, T×2 floats: the tags that it got, which sentences are fused with; or
+    tokens.f16     T×D halves, of models whose decoder or heads look at tokens, and of older galleries
     photos.jsonl   a line for each photo: its slot in those files, path, size and time of change
     lock           held by the process that writes
 
@@ -27,12 +28,11 @@ import numpy.typing as npt
 
 from anytag._io import atomic_folder, atomic_write, locked, refuse_photo_name, writing
 from anytag.errors import AnytagError, ModelError, RefusedOutputError
-from anytag.records import RecordFile, Records, RecordsAt
+from anytag.records import FORMATS, Kind, Layout, Layouts, RecordFile, Records, RecordsAt
 from anytag.results import Failure
 
-FORMAT = 1
 _HEADER, _LINES, _LOCK = "gallery.json", "photos.jsonl", "lock"
-_TOKENS, _POOLED = "tokens.f16", "pooled.f32"
+_POOLED = "pooled.f32"
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +42,13 @@ class Gallery:
     Attributes:
         model: name of the model.
         paths: N, as the photos were named; "" where one came without a name.
-        tokens: float16 N×T×D, what texts look at: image tokens, and encoded tags where tags guide.
+        tokens: N×T×D, what texts look at: float16 image tokens, and encoded tags where tags guide; or of kind
+            "tags" float32 N×T×2, place in the vocabulary and score of each tag that a photo got, -1 for none.
         pooled: float32 N×E, a vector of each photo, by which the likely ones are found.
         failed: what could not be read, with the reason; these photos are not among the N.
-        weights: hash of the model's weights, which tells models of one name apart; "" says nothing.
+        weights: hash of the model's weights, which tells models of one name apart, and of kind "tags" of all
+            that its tags follow from; "" says nothing.
+        kind: of `tokens`.
     """
 
     model: str
@@ -54,22 +57,27 @@ class Gallery:
     pooled: Records
     failed: tuple[tuple[str, Failure], ...] = ()
     weights: str = ""
+    kind: Kind = "tokens"
 
     def __len__(self) -> int:
         return len(self.paths)
 
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.kind, self.tokens.shape[2], self.pooled.shape[1])
+
     def write(self, path: str | Path) -> None:
-        """Writes a gallery's folder, whole or not at all. About 50 kB a photo with `mini`.
+        """Writes a gallery's folder, whole or not at all. About 2.8 kB a photo with `mini`.
 
         Raises:
             OutputError: it cannot be written, another process writes it, or something else is there.
         """
-        widths = self.tokens.shape[2], self.pooled.shape[1]
+        layouts = {self.layout: self.weights}
         with ExitStack() as stack:
             if is_gallery(path):
                 stack.enter_context(locked(Path(path, _LOCK)))
             draft = stack.enter_context(atomic_folder(path, replace=may_be_gallery(path)))
-            with GalleryWriter(draft, model=self.model, weights=self.weights, widths=widths) as writer:
+            with GalleryWriter(draft, model=self.model, layouts=layouts) as writer:
                 for start in range(0, len(self), 1024):
                     part = slice(start, start + 1024)
                     writer.add(self.paths[part], self.tokens[part], self.pooled[part])
@@ -88,9 +96,8 @@ class Gallery:
         photos = sorted(_photos(folder, whole).values(), key=lambda photo: photo.slot)
         slots = np.array([photo.slot for photo in photos], np.int64)
         names = tuple(photo.path for photo in photos)
-        return cls(
-            header.model, names, RecordsAt(tokens, slots), RecordsAt(pooled, slots), weights=header.weights
-        )
+        arrays = RecordsAt(tokens, slots), RecordsAt(pooled, slots)
+        return cls(header.model, names, *arrays, weights=header.weights, kind=header.layout.kind)
 
 
 @dataclass(frozen=True)
@@ -98,19 +105,19 @@ class Header:
     """What a gallery's folder says of itself.
 
     Attributes:
-        model, weights: as of `Gallery`.
-        tokens: T and D.
-        pooled: E.
+        model, weights, layout: as of `Gallery`.
+        count: T.
     """
 
     model: str
     weights: str
-    tokens: tuple[int, int]
-    pooled: int
+    layout: Layout
+    count: int
 
     def write(self, folder: Path) -> None:
-        header = {"format": FORMAT, "model": self.model, "weights": self.weights}
-        text = json.dumps({**header, "tokens": self.tokens, "pooled": self.pooled}, indent=2)
+        kind, width, space = self.layout
+        header = {"format": FORMATS[kind][0], "model": self.model, "weights": self.weights}
+        text = json.dumps({**header, kind: (self.count, width), "pooled": space}, indent=2)
         with atomic_write(folder / _HEADER) as draft:
             draft.write_text(text + "\n", encoding="utf-8")
 
@@ -119,12 +126,13 @@ class Header:
         """Raises AnytagError where the folder is no gallery."""
         try:
             header = json.loads((folder / _HEADER).read_text(encoding="utf-8"))
-            if header["format"] != FORMAT:
-                raise ValueError(f"format {header['format']!r}, expected {FORMAT}")
-            (count, width), pooled = map(int, header["tokens"]), int(header["pooled"])
+            kinds = {number: kind for kind, (number, _, _) in FORMATS.items()}
+            if (kind := kinds.get(header["format"])) is None:
+                raise ValueError(f"format {header['format']!r}")
+            (count, width), pooled = map(int, header[kind]), int(header["pooled"])
             if min(count, width, pooled) < 1:
                 raise ValueError("a width below 1")
-            return cls(str(header["model"]), str(header["weights"]), (count, width), pooled)
+            return cls(str(header["model"]), str(header["weights"]), Layout(kind, width, pooled), count)
         except (OSError, KeyError, TypeError, ValueError) as error:
             why = "no such folder" if not folder.exists() else error
             raise AnytagError(
@@ -133,9 +141,11 @@ class Header:
             ) from error
 
     def files(self, folder: Path) -> tuple[RecordFile, RecordFile]:
-        """Of the pooled vectors, and of the tokens."""
-        pooled = RecordFile(folder / _POOLED, (self.pooled,), np.dtype("<f4"))
-        return pooled, RecordFile(folder / _TOKENS, self.tokens, np.dtype("<f2"))
+        """Of the pooled vectors, and of the tokens or tags."""
+        kind, width, space = self.layout
+        _, name, numbers = FORMATS[kind]
+        pooled = RecordFile(folder / _POOLED, (space,), np.dtype("<f4"))
+        return pooled, RecordFile(folder / name, (self.count, width), np.dtype(numbers))
 
 
 class _Photo(NamedTuple):
@@ -209,17 +219,17 @@ class GalleryWriter:
 
     Args:
         path: the folder; it is made if it is not there.
-        model, weights: as of `Gallery`.
-        widths: D and E.
+        model: as of `Gallery`.
+        layouts: a gallery that is there keeps its own, if it is one of these; a new one gets the first.
 
     Raises:
         OutputError: it cannot be made or written, another process writes it, or something else is there.
         ModelError: another model made it.
     """
 
-    def __init__(self, path: str | Path, *, model: str, weights: str, widths: tuple[int, int]) -> None:
+    def __init__(self, path: str | Path, *, model: str, layouts: Layouts) -> None:
         self.path = Path(path)
-        self._model, self._weights, self._widths = model, weights, widths
+        self._model, self._layouts = model, layouts
         self._stack = ExitStack()
         self._header: Header | None = None
         self._photos: dict[str, _Photo] = {}
@@ -246,10 +256,14 @@ class GalleryWriter:
     def __len__(self) -> int:
         return len(self._photos)
 
+    @property
+    def layout(self) -> Layout:
+        """What `add` is given of each photo."""
+        return next(iter(self._layouts)) if self._header is None else self._header.layout
+
     def _open(self) -> None:
         header = Header.read(self.path)
-        widths = header.tokens[1], header.pooled
-        check_model((header.model, header.weights, widths), (self._model, self._weights, self._widths))
+        check_model((header.model, header.weights, header.layout), self._model, self._layouts)
         pooled, tokens = header.files(self.path)
         self._header, whole = header, min(len(pooled), len(tokens))
         self._photos = _photos(self.path, whole)
@@ -288,7 +302,7 @@ class GalleryWriter:
 
         Args:
             paths: n, as the photos are named; "" for one without a name.
-            tokens: n×T×D.
+            tokens: n×T×D, of the kind of `layout`.
             pooled: n×E.
 
         Raises:
@@ -324,13 +338,13 @@ class GalleryWriter:
 
     def _begin(self, count: int) -> Header:
         """The header, written when the first photo comes: before, nobody knows its number of tokens."""
-        width, space = self._widths
-        if self._header is None or (self._header.tokens[0] != count and not self._photos):
-            self._header = Header(self._model, self._weights, (count, width), space)
+        layout = self.layout
+        if self._header is None or (self._header.count != count and not self._photos):
+            self._header = Header(self._model, self._layouts[layout], layout, count)
             self._header.write(self.path)
-        if self._header.tokens[0] != count:
+        if self._header.count != count:
             raise ModelError(
-                f"{self.path} holds {self._header.tokens[0]} tokens a photo, this model gives {count}: "
+                f"{self.path} holds {self._header.count} {layout.kind} a photo, this model gives {count}: "
                 "give another folder"
             )
         return self._header
@@ -365,22 +379,19 @@ def _stat(path: str) -> tuple[int, int] | None:
     return stat.st_size, stat.st_mtime_ns
 
 
-Maker = tuple[str, str, tuple[int, int]]
-"""Name of a model, hash of its weights, D and E."""
-
-
-def check_model(made: Maker, this: Maker) -> None:
-    """Holds the model that made a gallery against one that is to be asked about it.
+def check_model(made: tuple[str, str, Layout], model: str, layouts: Layouts) -> None:
+    """Holds what made a gallery (a model's name, a hash, a layout) against the model that is asked about it.
 
     Raises:
         ModelError: they are not the same.
     """
-    (name, weights, widths), (own, own_weights, own_widths) = made, this
-    if (name, widths) == (own, own_widths) and (weights == own_weights or not weights):
+    name, weights, layout = made
+    if name == model and layout in layouts and weights in ("", layouts[layout]):
         return
+    ours = layout if layout in layouts else next(iter(layouts))
     found_maker, here = (
-        f"{model!r} ({wide[0]} and {wide[1]} wide, weights {hash_[:12] or 'not said'})"
-        for model, hash_, wide in (made, this)
+        f"{who!r} ({one.kind} {one.width} and vectors {one.space} wide, weights {hash_[:12] or 'not said'})"
+        for who, hash_, one in ((name, weights, layout), (model, layouts[ours], ours))
     )
     raise ModelError(
         f"the gallery was made with the model {found_maker}, this is {here}; "

@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from anytag._typing import Ints
 from anytag.errors import AnytagError
+
+Kind = Literal["tokens", "tags"]
+FORMATS: dict[Kind, tuple[int, str, str]] = {
+    "tokens": (1, "tokens.f16", "<f2"),
+    "tags": (2, "tags.f32", "<f4"),
+}
+"""Of what galleries keep beside vectors: the number of the folder's format, the file, and its type."""
+
+
+class Layout(NamedTuple):
+    """What is kept of a photo: T×`width` numbers of a kind, beside a vector of `space`."""
+
+    kind: Kind
+    width: int
+    space: int
+
+
+Layouts = Mapping[Layout, str]
+"""Layouts that a model reads, the first of which it writes; of each the hash of all that it follows from."""
 
 
 class Records(Protocol):

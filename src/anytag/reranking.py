@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from anytag._typing import Floats, Ints
 from anytag.errors import ModelError, VocabularyError
@@ -21,12 +21,15 @@ from anytag.fusion.sentences import SentenceReader, has_embeddings
 from anytag.models.card import CaptionSpec, Card, Platt
 from anytag.models.folder import ModelFolder
 from anytag.queries.requests import in_english
+from anytag.records import Layout, Layouts
 from anytag.runtime.base import Matcher
 from anytag.tagger import Encoded, Tagger
 from anytag.text_encoders.captions import clean_caption
 from anytag.text_encoders.wordpiece import WordPieces
 
 _Given = Mapping[str | None, tuple[Ints, Floats]]  # of tags by id: which photos got it, and their scores
+_MOST_TAGS = 64  # of a photo: of 1,000 photos none gets more than 16 with the embedded model
+_QUERIES = "queries"
 _NONE = np.zeros(0, np.int64), np.zeros(0, np.float32)
 
 
@@ -48,24 +51,22 @@ class PairScorer(Protocol):
     """Scores how well texts fit photos.
 
     Attributes:
-        widths: D and E, of a photo's tokens and embedding.
+        layouts: what galleries keep of photos for it.
         platt: Platt coefficients of its logits.
         calibrated: whether the score is the probability that a text fits, so that below one half it does not.
         has_embeddings: whether vectors tell which pairs are likely; if not, all pairs are scored.
         rerank_only: whether a pair costs so much that only the likely pairs of a table are scored.
         shortlist: photos that are scored for a text by default, of all whose vectors tell.
         batch: photos that are scored together.
-        weights: hash of the image encoder's weights; embeddings of other weights are refused.
     """
 
-    widths: tuple[int, int]
+    layouts: Layouts
     platt: Platt
     calibrated: bool
     has_embeddings: bool
     rerank_only: bool
     shortlist: int
     batch: int
-    weights: str
 
     def unknown_words(self, text: str) -> tuple[str, ...]:
         """The words of a text that the text encoder does not know."""
@@ -73,6 +74,10 @@ class PairScorer(Protocol):
 
     def encode_images(self, photos: Sequence[Encoded]) -> tuple[Floats, Floats]:
         """Tokens N×T×D and embeddings N×E of N photos."""
+        ...
+
+    def keep(self, tokens: Floats, vectors: Floats, layout: Layout) -> npt.NDArray[np.floating]:
+        """What a gallery of a layout keeps of N photos beside their embeddings."""
         ...
 
     def encode_texts(self, texts: Sequence[str]) -> Texts:
@@ -83,8 +88,10 @@ class PairScorer(Protocol):
         """How likely N photos, by their embeddings N×E alone, fit M texts: N×M."""
         ...
 
-    def score_pairs(self, tokens: Floats, vectors: Floats, texts: Texts, pairs: Ints) -> Floats:
-        """Logits P of the pairs P×2 of N photos, as `encode_images` gave them, and M texts."""
+    def score_pairs(
+        self, seen: npt.NDArray[np.floating], vectors: Floats, texts: Texts, pairs: Ints, layout: Layout
+    ) -> Floats:
+        """Logits P of the pairs P×2 of N photos, of which `keep` gave `seen`, and M texts."""
         ...
 
 
@@ -100,8 +107,7 @@ class _Encoded:
                 "anytag train tag2text-retrieval"
             )
         self._tagger = tagger
-        self.widths = card.width, card.width
-        self.weights = weights_of(card)
+        self.layouts: Layouts = {Layout("tokens", card.width, card.width): weights_of(card)}
 
     def unknown_words(self, text: str) -> tuple[str, ...]:
         return self._tagger.unknown_in(text)
@@ -109,11 +115,15 @@ class _Encoded:
     def encode_images(self, photos: Sequence[Encoded]) -> tuple[Floats, Floats]:
         return np.stack([one.tokens for one in photos]), np.stack([one.pooled for one in photos])
 
+    def keep(self, tokens: Floats, vectors: Floats, layout: Layout) -> npt.NDArray[np.floating]:
+        return tokens.astype(np.float16)
+
 
 class FusedPairScorer(_Encoded):
     """Sentences by their vectors and by the tags that they name: see `anytag.fusion`.
 
-    The likely photos are tagged as `Tagger.tag` tags them, so a photo scores as it does in a library.
+    Photos are tagged as `Tagger.tag` tags them, so a photo scores as it does in a library, and its tags are
+    all that a gallery keeps beside its vector. Those of older galleries are tagged when they are likely.
     """
 
     platt = Platt(1.0, 0.0)
@@ -124,6 +134,23 @@ class FusedPairScorer(_Encoded):
     def __init__(self, tagger: Tagger) -> None:
         super().__init__(tagger)
         self._reader = SentenceReader(tagger.questions)
+        self.layouts = {Layout("tags", 2, tagger.card.width): _hash_of_tags(tagger), **self.layouts}
+
+    def keep(self, tokens: Floats, vectors: Floats, layout: Layout) -> npt.NDArray[np.floating]:
+        """The tags that photos get by default, N×64×2: the surest where there are more."""
+        halves = tokens.astype(
+            np.float16
+        )  # as they are shared and stored, so that all galleries say the same
+        if layout.kind == "tokens":
+            return halves
+        photos = [
+            Encoded(*arrays, None, 0, 0) for arrays in zip(halves.astype(np.float32), vectors, strict=True)
+        ]
+        found = np.full((len(photos), _MOST_TAGS, 2), -1, np.float32)
+        for row, result in zip(found, self._tagger.score_many(photos), strict=True):
+            tags = [(self._tagger.vocabulary.index(tag.id), tag.score) for tag in result.tags[:_MOST_TAGS]]
+            row[: len(tags)] = np.array(tags, np.float32).reshape(-1, 2)
+        return found
 
     def encode_texts(self, texts: Sequence[str]) -> Texts:
         sentences = [self._reader.read(text) for text in texts]
@@ -131,14 +158,18 @@ class FusedPairScorer(_Encoded):
             if sentence.query is None:
                 self._tagger.queries([text])  # raises what the text encoder says of it
         columns = [column for sentence in sentences for column in sentence.columns]
-        width = self.widths[1] + 1
+        width = self._tagger.card.width + 1
         return Texts(np.array(columns, np.float32).reshape(-1, width), sentences)
 
     def similarities(self, vectors: Floats, texts: Texts) -> Floats:
         return self._log_odds(vectors, texts, None)
 
-    def score_pairs(self, tokens: Floats, vectors: Floats, texts: Texts, pairs: Ints) -> Floats:
-        return self._log_odds(vectors, texts, self._given(tokens, vectors))[pairs[:, 0], pairs[:, 1]]
+    def score_pairs(
+        self, seen: npt.NDArray[np.floating], vectors: Floats, texts: Texts, pairs: Ints, layout: Layout
+    ) -> Floats:
+        if layout.kind == "tokens":
+            seen = self.keep(np.asarray(seen, np.float32), vectors, next(iter(self.layouts)))
+        return self._log_odds(vectors, texts, self._given(seen))[pairs[:, 0], pairs[:, 1]]
 
     def _log_odds(self, vectors: Floats, texts: Texts, given: _Given | None) -> Floats:
         """By vectors alone, or by the tags that photos got, too: N×M."""
@@ -155,15 +186,14 @@ class FusedPairScorer(_Encoded):
             odds[:, number], start = fused(known, self._reader.fit)[0], end
         return odds
 
-    def _given(self, tokens: Floats, vectors: Floats) -> _Given:
-        """The tags that photos get by default."""
-        places, scores = defaultdict[str, list[int]](list), defaultdict[str, list[float]](list)
-        photos = [Encoded(*arrays, None, 0, 0) for arrays in zip(tokens, vectors, strict=True)]
-        for number, result in enumerate(self._tagger.score_many(photos)):
-            for tag in result.tags:
-                places[tag.id].append(number)
-                scores[tag.id].append(tag.score)
-        return {key: (np.array(places[key]), np.array(scores[key], np.float32)) for key in places}
+    def _given(self, seen: npt.NDArray[np.floating]) -> _Given:
+        """The tags of N photos, N×T×2 as `keep` gives them."""
+        photos, ranks = np.nonzero(seen[:, :, 0] >= 0)
+        numbers, scores = seen[photos, ranks].T
+        return {
+            self._tagger.vocabulary[int(number)].id: (photos[numbers == number], scores[numbers == number])
+            for number in np.unique(numbers)
+        }
 
 
 class DecoderPairScorer(_Encoded):
@@ -192,8 +222,10 @@ class DecoderPairScorer(_Encoded):
             return np.zeros((len(vectors), len(texts.rows)), np.float32)
         return np.asarray(vectors @ texts.vectors.T)
 
-    def score_pairs(self, tokens: Floats, vectors: Floats, texts: Texts, pairs: Ints) -> Floats:
-        logits = self._tagger.runtime.score(tokens, vectors, texts.rows[None])  # N×M
+    def score_pairs(
+        self, seen: npt.NDArray[np.floating], vectors: Floats, texts: Texts, pairs: Ints, layout: Layout
+    ) -> Floats:
+        logits = self._tagger.runtime.score(seen.astype(np.float32), vectors, texts.rows[None])  # N×M
         return logits[pairs[:, 0], pairs[:, 1]]
 
 
@@ -212,8 +244,7 @@ class AlignmentPairScorer:
 
     def __init__(self, tagger: Tagger, matcher: Matcher, pieces: WordPieces, spec: CaptionSpec) -> None:
         self._tagger, self._matcher, self._pieces, self._spec = tagger, matcher, pieces, spec
-        self.widths = tagger.card.width, matcher.space
-        self.weights = weights_of(tagger.card)
+        self.layouts: Layouts = {Layout("tokens", tagger.card.width, matcher.space): weights_of(tagger.card)}
 
     def unknown_words(self, text: str) -> tuple[str, ...]:
         return self._unknown_in(self._readable(text))
@@ -226,6 +257,9 @@ class AlignmentPairScorer:
         tags = self._pieces.tag_text(guides, length=self._spec.tag_length)
         tokens, pooled = np.stack([one.tokens for one in photos]), np.stack([one.pooled for one in photos])
         return self._matcher.encode_images(tokens, pooled, *tags)
+
+    def keep(self, tokens: Floats, vectors: Floats, layout: Layout) -> npt.NDArray[np.floating]:
+        return tokens.astype(np.float16)
 
     def encode_texts(self, texts: Sequence[str]) -> Texts:
         """Each as it is in training: cleaned, and cut to 40 wordpieces."""
@@ -251,8 +285,10 @@ class AlignmentPairScorer:
     def similarities(self, vectors: Floats, texts: Texts) -> Floats:
         return np.asarray(vectors @ texts.vectors.T)
 
-    def score_pairs(self, tokens: Floats, vectors: Floats, texts: Texts, pairs: Ints) -> Floats:
-        return self._matcher.score_pairs(tokens, texts.rows, pairs)
+    def score_pairs(
+        self, seen: npt.NDArray[np.floating], vectors: Floats, texts: Texts, pairs: Ints, layout: Layout
+    ) -> Floats:
+        return self._matcher.score_pairs(seen.astype(np.float32), texts.rows, pairs)
 
 
 def weights_of(card: Card) -> str:
@@ -262,6 +298,15 @@ def weights_of(card: Card) -> str:
     weight_files = [name for name in sorted(names) if not name.startswith((text, "caption"))]
     facts = [asdict(card.image), [[name, card.files[name].sha256] for name in weight_files]]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _hash_of_tags(tagger: Tagger) -> str:
+    """One hash of all that the tags of a photo follow from."""
+    card = tagger.card
+    queries = {name: facts.sha256 for name, facts in card.files.items() if name.startswith(_QUERIES)}
+    facts = [weights_of(card), queries, asdict(card.calibration), card.shortlist, card.strict]
+    tags = [tag.to_dict() for tag in tagger.vocabulary]
+    return hashlib.sha256(json.dumps([facts, tags]).encode()).hexdigest()
 
 
 def open_pair_scorer(folder: ModelFolder, tagger: Tagger) -> PairScorer:

@@ -77,9 +77,9 @@ class Retriever:
         self, images: Iterable[ImageSource], *, batch_size: int = 8, workers: int | None = None
     ) -> Gallery:
         """Photos as the model sees them, in memory; one that cannot be read is listed in `Gallery.failed`."""
-        depth, width = self._scorer.widths
-        tokens: list[npt.NDArray[np.float16]] = []
-        pooled: list[Floats] = [np.zeros((0, width), np.float32)]
+        layout, weights = next(iter(self._scorer.layouts.items()))
+        tokens: list[npt.NDArray[np.floating]] = []
+        pooled: list[Floats] = [np.zeros((0, layout.space), np.float32)]
         paths: list[str] = []
         failed: list[tuple[str, Failure]] = []
         encoded = self.tagger.encode_many(images, batch_size=batch_size, workers=workers)
@@ -89,15 +89,16 @@ class Retriever:
             if good:
                 seen, vectors = self._scorer.encode_images(good)
                 paths += [one.path or "" for one in good]
-                tokens.append(seen.astype(np.float16))  # half the memory, while they come
+                tokens.append(self._scorer.keep(seen, vectors, layout))
                 pooled.append(vectors)
         return Gallery(
             self.tagger.card.name,
             tuple(paths),
-            np.concatenate(tokens or [np.zeros((0, 1, depth), np.float16)]),
+            np.concatenate(tokens or [np.zeros((0, 1, layout.width), np.float16)]),
             np.concatenate(pooled),
             tuple(failed),
-            self._scorer.weights,
+            weights,
+            layout.kind,
         )
 
     def open_gallery(self, path: str | Path) -> GalleryWriter:
@@ -107,8 +108,7 @@ class Retriever:
             OutputError: it cannot be written, another process writes it, or something else is there.
             ModelError: another model made it.
         """
-        weights, widths = self._scorer.weights, self._scorer.widths
-        return GalleryWriter(path, model=self.tagger.card.name, weights=weights, widths=widths)
+        return GalleryWriter(path, model=self.tagger.card.name, layouts=self._scorer.layouts)
 
     def add(
         self,
@@ -131,7 +131,9 @@ class Retriever:
         for batch in batches(encoded, batch_size):
             good = [one for one in batch if one.error is None]
             if good:
-                gallery.add([one.path or "" for one in good], *self._scorer.encode_images(good))
+                tokens, vectors = self._scorer.encode_images(good)
+                seen = self._scorer.keep(tokens, vectors, gallery.layout)
+                gallery.add([one.path or "" for one in good], seen, vectors)
             for one in batch:
                 if one.error is not None:
                     gallery.remove(one.path or "")
@@ -205,8 +207,8 @@ class Retriever:
         return self._scorer.encode_texts(texts)
 
     def _check(self, gallery: Gallery) -> None:
-        made = gallery.model, gallery.weights, (gallery.tokens.shape[2], gallery.pooled.shape[1])
-        check_model(made, (self.tagger.card.name, self._scorer.weights, self._scorer.widths))
+        made = gallery.model, gallery.weights, gallery.layout
+        check_model(made, self.tagger.card.name, self._scorer.layouts)
 
     def _similarities(self, gallery: Gallery, texts: Texts) -> Floats:
         """How likely N photos fit M texts, by their vectors: N×M, read in pieces."""
@@ -222,8 +224,9 @@ class Retriever:
         for start in range(0, len(photos), self._scorer.batch):  # a gallery on disk is read in these pieces
             some = photos[start : start + self._scorer.batch]
             pairs = np.argwhere(mask[some])
-            tokens, pooled = gallery.tokens[some].astype(np.float32), gallery.pooled[some]
-            logits[some[pairs[:, 0]], pairs[:, 1]] = self._scorer.score_pairs(tokens, pooled, texts, pairs)
+            seen, pooled = gallery.tokens[some], gallery.pooled[some]
+            scores = self._scorer.score_pairs(seen, pooled, texts, pairs, gallery.layout)
+            logits[some[pairs[:, 0]], pairs[:, 1]] = scores
         return logits
 
     def probabilities(self, logits: Floats) -> Floats:
@@ -296,15 +299,18 @@ class Ranking:
 
     def _take(self, photos: Sequence[Encoded]) -> None:
         tokens, pooled = self._scorer.encode_images(photos)
-        tokens = tokens.astype(np.float16).astype(np.float32)  # as a gallery keeps them
         similarity = self._scorer.similarities(pooled, self._encoded_texts)  # n×M
         candidates = (
             similarity > self._floor if self._scorer.has_embeddings else np.ones(similarity.shape, np.bool_)
         )
-        pairs = np.argwhere(candidates)
-        if len(pairs):
-            logits = self._scorer.score_pairs(tokens, pooled, self._encoded_texts, pairs)
-            for (photo, text), logit in zip(pairs.tolist(), logits.tolist(), strict=True):
+        likely = np.flatnonzero(candidates.any(1))
+        if len(likely):
+            layout, vectors = next(iter(self._scorer.layouts)), pooled[likely]
+            kept = self._scorer.keep(tokens[likely], vectors, layout)  # as a gallery does
+            pairs = np.argwhere(candidates[likely])
+            logits = self._scorer.score_pairs(kept, vectors, self._encoded_texts, pairs, layout)
+            for (row, text), logit in zip(pairs.tolist(), logits.tolist(), strict=True):
+                photo = int(likely[row])
                 seen = _Candidate(
                     float(similarity[photo, text]), logit, self._photos + photo, photos[photo].path or ""
                 )

@@ -29,6 +29,7 @@ from anytag.reranking import weights_of
 from tests.library.shelf import FOLDER, VOCABULARY, WIDTH, Floats, Shelf
 
 READER = SentenceReader(Questions(FOLDER))
+assert FOLDER.card.search is not None
 FIT = FOLDER.card.search
 
 
