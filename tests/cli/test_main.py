@@ -59,21 +59,26 @@ def test_whoever_reads_help_may_have_enough(words: str) -> None:
     assert process.returncode == 141 and not said
 
 
+def every_command(command: click.Command = main, name: str = "anytag") -> Iterator[tuple[str, click.Command]]:
+    yield name, command
+    if isinstance(command, click.Group):
+        for one in command.list_commands(click.Context(command)):
+            found = command.get_command(click.Context(command), one)
+            assert found is not None
+            yield from every_command(found, f"{name} {one}")
+
+
 def test_no_number_of_any_command_may_be_nan() -> None:
-    def numbers(command: click.Command, name: str) -> Iterator[str]:
+    for name, command in every_command():
         for param in command.params:
             kinds = param.type.types if isinstance(param.type, click.Tuple) else [param.type]
-            if any(
-                isinstance(kind, click.types.FloatParamType) and type(kind) is not Number for kind in kinds
-            ):
-                yield f"{name} {param.name}"
-        if isinstance(command, click.Group):
-            for one in command.list_commands(click.Context(command)):
-                found = command.get_command(click.Context(command), one)
-                assert found is not None
-                yield from numbers(found, f"{name} {one}")
+            for kind in kinds:
+                assert not isinstance(kind, click.types.FloatParamType) or type(kind) is Number, name
 
-    assert not list(numbers(main, "anytag"))
+
+def test_lists_of_commands_are_not_cut_short() -> None:
+    for name, command in list(every_command())[1:]:
+        assert not command.get_short_help_str(64).endswith("..."), name
 
 
 @pytest.mark.parametrize(

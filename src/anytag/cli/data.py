@@ -202,7 +202,7 @@ def convert(output: str, to: str | None, source: _Source) -> None:
     data.write(output, data, format_=to)
 
 
-@command.command("split")
+@command.command("split", short_help="Split rows, copies together.")
 @_reading
 @_output
 @click.option(
@@ -275,7 +275,7 @@ def shard(folder: str, size: int, source: _Source) -> None:
     data.finish()
 
 
-@command.command("generate")
+@command.command("generate", short_help="Add tags that captions name and the model sees.")
 @_reading
 @_output
 @_model
@@ -299,7 +299,7 @@ def generate(output: str, model: str | None, probability: float | None, source: 
     data.write(output, rows)
 
 
-@command.command("clean")
+@command.command("clean", short_help="Take away tags that contradict the photos.")
 @_reading
 @_output
 @_model
@@ -326,7 +326,7 @@ def clean(
     data.write(output, cleaned)
 
 
-@command.command("undo")
+@command.command("undo", short_help="Undo one step.")
 @_reading
 @_output
 @click.option("--step", type=click.Choice(["parse", "generate", "clean"]), required=True)

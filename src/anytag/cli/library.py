@@ -32,7 +32,7 @@ for one in (library_sync.command, library_metadata.keywords, library_metadata.wr
     command.add_command(one)
 
 
-@command.command("status")
+@command.command("status", short_help="Count photos by state.")
 @library_sync.database
 @click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def status(database: Path | None, format_: str) -> None:
@@ -58,7 +58,7 @@ def _status(status: Status) -> str:
     return "\n".join(lines)
 
 
-@command.command("list")
+@command.command("list", short_help="List photos with their tags.")
 @click.argument("folder", metavar="[FOLDER]", required=False, type=click.Path())
 @library_sync.database
 @click.option(
@@ -86,7 +86,7 @@ def _jsonl(photo: Photo) -> str:
     return json.dumps(photo.to_dict(), ensure_ascii=False) + "\n"
 
 
-@command.command("accept")
+@command.command("accept", short_help="Say that tags of a photo are right.")
 @_PHOTO
 @_TAGS
 @library_sync.database
@@ -95,7 +95,7 @@ def accept(photo: str, tags: tuple[str, ...], database: Path | None) -> None:
     _decide("accept", photo, tags, database)
 
 
-@command.command("reject")
+@command.command("reject", short_help="Say that tags of a photo are wrong.")
 @_PHOTO
 @_TAGS
 @library_sync.database
@@ -104,7 +104,7 @@ def reject(photo: str, tags: tuple[str, ...], database: Path | None) -> None:
     _decide("reject", photo, tags, database)
 
 
-@command.command("add")
+@command.command("add", short_help="Give a photo tags of your own.")
 @_PHOTO
 @_TAGS
 @library_sync.database
@@ -121,7 +121,7 @@ def _decide(what: str, photo: str, tags: tuple[str, ...], database: Path | None)
         click.echo(f"{writers.visible(photo)}: {', '.join(shown.tags)}")
 
 
-@command.command("forget")
+@command.command("forget", short_help="Remove photos from the library.")
 @click.argument("names", metavar="PATH...", nargs=-1, type=click.Path())
 @library_sync.database
 @click.option("--gone", is_flag=True, help="Forget the photos that have gone from the disk.")
@@ -143,7 +143,7 @@ def forget(names: tuple[str, ...], database: Path | None, gone: bool, decisions:
         click.echo(f"{library.forget_gone() if gone else library.forget(*names)} photos forgotten")
 
 
-@command.command("export")
+@command.command("export", short_help="Write all photos to a file of JSON lines.")
 @click.argument("output", metavar="FILE", type=click.Path(allow_dash=True, path_type=Path))
 @library_sync.database
 @click.option("--labels", is_flag=True, help="Rows of training data instead: what you said of photos.")

@@ -24,7 +24,7 @@ _BATCH = 16  # stems of a thread at a time
 _FOLDER = click.argument("folder", metavar="[FOLDER]", required=False, type=click.Path())
 
 
-@click.command("write")
+@click.command("write", short_help="Write tags into sidecars or photos.")
 @_FOLDER
 @library_sync.database
 @click.option("--embed", is_flag=True, help="Write into the photos themselves, not only into sidecars.")
@@ -106,7 +106,7 @@ def _written(
     )
 
 
-@click.command("keywords")
+@click.command("keywords", short_help="Read your own keywords from files.")
 @_FOLDER
 @library_sync.database
 def keywords(folder: str | None, database: Path | None) -> None:

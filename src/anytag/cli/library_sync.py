@@ -65,7 +65,7 @@ def opened(database: Path | None) -> Iterator[Library]:
         yield library
 
 
-@click.command("sync")
+@click.command("sync", short_help="Tag what is new or was changed.")
 @click.argument("folders", metavar="[FOLDER]...", nargs=-1, type=click.Path())
 @database
 @click.option(

@@ -135,8 +135,8 @@ _RUNNING = (
         metavar="N",
         type=click.IntRange(min=1),
         default=_max_pixels,
-        show_default="178956970",
-        help="Refuse photos with more pixels as decoded: large JPEGs are at 1/2, 1/4 or 1/8 of their sides.",
+        help="Refuse photos with more pixels as decoded: large JPEGs are at 1/2, 1/4 or 1/8 of their sides.  "
+        "[default: 178956970]",
     ),
 )
 
