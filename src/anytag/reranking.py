@@ -29,7 +29,6 @@ from anytag.text_encoders.wordpiece import WordPieces
 
 _Given = Mapping[str | None, tuple[Ints, Floats]]  # of tags by id: which photos got it, and their scores
 _MOST_TAGS = 64  # of a photo: of 1,000 photos none gets more than 16 with the embedded model
-_QUERIES = "queries"
 _NONE = np.zeros(0, np.int64), np.zeros(0, np.float32)
 
 
@@ -138,14 +137,12 @@ class FusedPairScorer(_Encoded):
 
     def keep(self, tokens: Floats, vectors: Floats, layout: Layout) -> npt.NDArray[np.floating]:
         """The tags that photos get by default, N×64×2: the surest where there are more."""
-        halves = tokens.astype(
-            np.float16
-        )  # as they are shared and stored, so that all galleries say the same
+        halves = super().keep(tokens, vectors, layout)
         if layout.kind == "tokens":
             return halves
-        photos = [
-            Encoded(*arrays, None, 0, 0) for arrays in zip(halves.astype(np.float32), vectors, strict=True)
-        ]
+        # from halves, as those of older galleries, so that all say the same
+        seen = zip(halves.astype(np.float32), vectors, strict=True)
+        photos = [Encoded(*arrays, None, 0, 0) for arrays in seen]
         found = np.full((len(photos), _MOST_TAGS, 2), -1, np.float32)
         for row, result in zip(found, self._tagger.score_many(photos), strict=True):
             tags = [(self._tagger.vocabulary.index(tag.id), tag.score) for tag in result.tags[:_MOST_TAGS]]
@@ -302,11 +299,9 @@ def weights_of(card: Card) -> str:
 
 def _hash_of_tags(tagger: Tagger) -> str:
     """One hash of all that the tags of a photo follow from."""
-    card = tagger.card
-    queries = {name: facts.sha256 for name, facts in card.files.items() if name.startswith(_QUERIES)}
-    facts = [weights_of(card), queries, asdict(card.calibration), card.shortlist, card.strict]
-    tags = [tag.to_dict() for tag in tagger.vocabulary]
-    return hashlib.sha256(json.dumps([facts, tags]).encode()).hexdigest()
+    card, tags = tagger.card, [tag.to_dict() for tag in tagger.vocabulary]
+    facts = [weights_of(card), asdict(card.calibration), card.shortlist, card.strict, tags]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def open_pair_scorer(folder: ModelFolder, tagger: Tagger) -> PairScorer:

@@ -174,7 +174,7 @@ anything = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), value=anything)
 @example(data=None, value=[])
 def test_any_change_is_a_card_or_a_card_error(folder: Path, data: Any, value: Any) -> None:

@@ -314,16 +314,28 @@ def test_start_centres_and_scales_the_tokens(
     assert student.queries.residual[len(WORDS) :].any() and not student.queries.residual[: len(WORDS)].any()
 
 
-def test_start_at_a_folder(
-    parts: Parts, built: tuple[Student, nn.Linear], samples: TagSamples, tmp_path: Path
-) -> None:
-    """A student, shipped in int8 and read back, answers as before."""
-    first, other = (build_student(parts.recipe)[0].eval() for _ in range(2))
-    features, memory = sample(samples)
-    start_from_classifier(first, built[1], features)
+@pytest.fixture(scope="module")
+def shipped(
+    parts: Parts,
+    built: tuple[Student, nn.Linear],
+    samples: TagSamples,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Student, ModelFolder]:
+    """A student that knows the classes, and its folder in int8."""
+    first = build_student(parts.recipe)[0].eval()
+    start_from_classifier(first, built[1], sample(samples)[0])
     nn.init.normal_(first.network.folded.key.weight, std=0.1)
     nn.init.constant_(first.network.folded.reweight_scale, 0.5)  # a factor of 1 would be no node of the graph
-    folder = ship_graphs(first, samples, tmp_path / "model")
+    return first, ship_graphs(first, samples, tmp_path_factory.mktemp("shipped") / "model")
+
+
+def test_start_at_a_folder(
+    parts: Parts, built: tuple[Student, nn.Linear], samples: TagSamples, shipped: tuple[Student, ModelFolder]
+) -> None:
+    """A student, shipped in int8 and read back, answers as before."""
+    first, folder = shipped
+    other = build_student(parts.recipe)[0].eval()
+    features, memory = sample(samples)
     start_from_folder(other, folder, vocabulary=samples.vocabulary, classifier=built[1], memory=memory)
     with torch.no_grad():
         answers = []
@@ -334,11 +346,11 @@ def test_start_at_a_folder(
 
 
 def test_start_at_a_folder_without_memory(
-    parts: Parts, built: tuple[Student, nn.Linear], samples: TagSamples, tmp_path: Path
-) -> None:
-    """What is recalled is fitted to photos, and none is left out without a word."""
-    student = build_student(parts.recipe)[0]
-    ship_graphs(student, samples, tmp_path)
+    built: tuple[Student, nn.Linear], student: Student, samples: TagSamples,
+    shipped: tuple[Student, ModelFolder], tmp_path: Path,
+) -> None:  # fmt: skip
+    """What is recalled is fitted to photos, and is not left out without a word."""
+    shutil.copytree(shipped[1].path, tmp_path, dirs_exist_ok=True)
     weights = load_file(tmp_path / ENCODER)
     del weights["recall.weight"]
     save_file(weights, tmp_path / ENCODER)
