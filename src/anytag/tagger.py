@@ -317,10 +317,7 @@ class Tagger:
         return self.questions.words(texts)
 
     def unknown_words(self, tags: Requests) -> tuple[str, ...]:
-        """Words of tags that the model's text encoder does not know, so that their scores say little.
-
-        Args:
-            tags: as for `tag`; what the vocabulary knows needs no words.
+        """Words of tags (as for `tag`) that the model's text encoder does not know: their scores say little.
 
         Raises:
             VocabularyError: `tags` is wrong.
