@@ -105,7 +105,10 @@ def test_halves_are_widened_exactly() -> None:
 def test_graphs_answer_as_the_network_does_and_fewer_bits_tell_what_they_cost(places: Path) -> None:
     folder = folder_of(places, "ram-plus")
     before = Tagger.load(folder).tag(PICTURE, threshold=0, where=True)
+    assert export_folder(folder, precision="int8") is not None
+    assert OnnxRuntime(ModelFolder.open(folder)).is_approximate
     assert export_folder(folder) is None
+    assert not OnnxRuntime(ModelFolder.open(folder)).is_approximate
     exact = measure_cost(folder)
     assert (exact.largest < 1e-4, exact.flips) == (True, 0)
     after = Tagger.load(folder).tag(PICTURE, threshold=0, where=True)
@@ -125,10 +128,6 @@ def test_graphs_answer_as_the_network_does_and_fewer_bits_tell_what_they_cost(pl
         cost = measure_cost(copy)
         assert (0 < cost.largest < 0.5, cost.flips) == (True, 0)
         assert cost.predicted > 0
-    assert export_folder(copy, precision="int8") is not None
-    assert OnnxRuntime(ModelFolder.open(copy)).is_approximate
-    assert export_folder(copy) is None
-    assert not OnnxRuntime(ModelFolder.open(copy)).is_approximate
 
 
 @pytest.mark.slow

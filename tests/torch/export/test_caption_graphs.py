@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +32,24 @@ LIMITS = GenerationConfig(
 PROMPT = np.array([[58, 9, 7]])
 
 
-@pytest.fixture(scope="module", params=["published", "guided"])
-def made(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Head, OnnxRuntime]:
-    head = tiny_head(request.param)
-    return head, exported(head, tmp_path_factory.mktemp(request.param) / "model")
+Made = Callable[[str], tuple[Head, OnnxRuntime]]
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A head and its graphs, exported once for all tests: torch takes ten seconds."""
+
+    @cache
+    def made(kind: str) -> tuple[Head, OnnxRuntime]:
+        head = tiny_head(kind)
+        return head, exported(head, tmp_path_factory.mktemp(kind) / "model")
+
+    return made
+
+
+@pytest.fixture(params=["published", "guided"])
+def made(request: pytest.FixtureRequest, make: Made) -> tuple[Head, OnnxRuntime]:
+    return make(request.param)
 
 
 def asked(photos: int) -> tuple[Ints, Ints, np.ndarray]:
@@ -111,11 +126,11 @@ def test_a_head_of_larger_numbers_is_exported_by_what_its_words_are(tmp_path: Pa
     assert export_caption_graphs(head, tmp_path, tokens=(TOKENS, WIDTH)) < INNER
 
 
-def test_graphs_that_choose_other_words_are_refused(tmp_path: Path) -> None:
-    head = tiny_head("published")
-    export_caption_graphs(head, tmp_path, tokens=(TOKENS, WIDTH))
+def test_graphs_that_choose_other_words_are_refused(make: Made) -> None:
+    made, runtime = make("published")
+    head, folder = deepcopy(made), runtime.folder.path
     ids, mask, tokens = (torch.from_numpy(part) for part in asked(2))
-    assert check_words(head, tmp_path, [(ids, mask, tokens)]) < 0.01
+    assert check_words(head, folder, [(ids, mask, tokens)]) < 0.01
     head.bias.add_(torch.randn(head.bias.shape))
     with pytest.raises(ModelError, match=r"of the usual distance of the best word .*: captions would differ"):
-        check_words(head, tmp_path, [(ids, mask, tokens)])
+        check_words(head, folder, [(ids, mask, tokens)])
