@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from anytag import Library, Tagger, tagger
-from anytag.images import ImageSource, Photo, load
+from anytag import Library, Tagger
+from anytag.images import ImageSource, Photo, load, squares
 from anytag.images.thumbnail import thumbnail
 from anytag.library import thumbnails
 from anytag.library.thumbnails import SIDE
@@ -56,7 +56,7 @@ def test_a_sync_makes_them_of_the_pixels_that_the_model_is_given(
         decoded.append(source)
         return load(source, **how)
 
-    monkeypatch.setattr(tagger, "load", counting)
+    monkeypatch.setattr(squares, "load", counting)
     library.sync(tmp_path / "photos", tagger=mini)
     assert len(decoded) == 3
     found = {path.stem: path.read_bytes() for path in kept(library)}
