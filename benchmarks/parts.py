@@ -45,7 +45,7 @@ class Part:
     @property
     def closed(self) -> bool:
         """Whether the names are all that is there of a list."""
-        return any(row.absent for row in self.rows)
+        return any(set(row.absent) & set(self.names) for row in self.rows)
 
 
 def parts_of(rows: Sequence[Row], *, limit: int) -> list[Part]:

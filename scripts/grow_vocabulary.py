@@ -7,6 +7,9 @@ parents, synonyms, translations and descriptions of scripts/vocabulary are a lan
 Anthropic, November 2026). WORDNET is the folder with data.noun and index.noun of WordNet 3.0, which says what
 ImageNet's classes are kinds of. OUT gets vocabulary.jsonl, descriptions.jsonl and imagenet.json, as
 scripts/build_vocabulary.py writes them; a name or synonym that is there already adds nothing.
+
+names.tsv gives tags the names that people use (a hog is a pig): id, name, words that mean something else and
+are no synonyms. A tag that gets the name of another becomes one with it.
 """
 
 from __future__ import annotations
@@ -35,7 +38,9 @@ NOT_BELOW = {
     "hawk": "kite", "globe": "bubble", "jar": "vase beaker", "calculator": "abacus", "cream": "sunscreen",
     "shell": "breastplate pickelhaube", "key": "space-bar", "slot-machine": "vending-machine slot",
     "lamp": "candle", "upright": "maypole", "oar": "paddle-object", "roundabout": "merry-go-round",
-    "pheasant": "peacock", "cracker": "pretzel",
+    "pheasant": "peacock", "cracker": "pretzel", "ornament": "necklace totem-pole",
+    "gear": "drilling-platform toolbox", "race-car": "racer", "car": "racer", "vehicle": "racer",
+    "seat": "bench lawn-chair barber-chair rocking-chair studio-couch throne toilet-seat",
 }  # fmt: skip
 
 
@@ -48,6 +53,14 @@ def lines_of(folder: Path) -> Iterator[list[str]]:
                 if len(fields) != 9:
                     raise SystemExit(f"{file}: {len(fields)} fields instead of 9: {line}")
                 yield fields
+
+
+# Classes whose first name is also that of something else: a canoe is no paddling, a scale no climbing.
+CLASSES = {
+    308: "fly-object", 402: "acoustic-guitar", 472: "canoe", 726: "hand-plane", 738: "potted-plant",
+    751: "race-car", 778: "weighing-scale", 908: "airplane-wing", 950: "orange-object",
+    998: "corn-on-the-cob",
+}  # fmt: skip
 
 
 def parts(text: str, mark: str) -> list[str]:
@@ -77,6 +90,43 @@ def classes_of(builder: Builder) -> list[str]:
     return ids
 
 
+def may_be(key: str, broader: str) -> bool:
+    """Whether a photo of one thing shows the other."""
+    return key not in NOT_BELOW.get(broader, "").split()
+
+
+def rename(builder: Builder, file: Path) -> dict[str, str]:
+    """Gives tags the names that people use.
+
+    Returns:
+        the tags that became one with another: the other's id of each.
+    """
+    merged: dict[str, str] = {}
+    by_name = {(tag.name.lower(), tag.kind in THINGS): key for key, tag in builder.tags.items()}
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#"):
+            continue
+        key, name, dropped, said = (*line.split("\t"), "", "")[:4]
+        tag = builder.tags[key]
+        other = by_name.get((name.lower(), tag.kind in THINGS), key)
+        words = [word for word in (tag.name, *tag.synonyms) if word not in dropped.split(",")]
+        if other != key:
+            merged[key], tag = other, builder.tags[other]
+            del builder.tags[key]
+            words = [*tag.synonyms, *words]
+        synonyms = dict.fromkeys(word for word in words if word.lower() != name.lower())
+        names = {**tag.names, **(dict(zip(LANGUAGES, said.split("|"), strict=True)) if said else {})}
+        builder.tags[other] = replace(tag, name=name, synonyms=tuple(synonyms), names=names)
+        for word in dropped.split(","):
+            if builder.by_word.get(slug(word)) == key:
+                del builder.by_word[slug(word)]
+        builder.by_word.update(dict.fromkeys(map(slug, (name, *synonyms)), other))
+    for key, tag in builder.tags.items():
+        above = dict.fromkeys(merged.get(parent, parent) for parent in tag.parents)
+        builder.tags[key] = replace(tag, parents=tuple(parent for parent in above if parent != key))
+    return merged
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -89,13 +139,17 @@ def main() -> None:
     builder = Builder()
     kinds = {tag.id: tag.kind for tag in known}
     for tag in known:
-        builder.tags[tag.id] = replace(
-            tag, parents=tuple(parent for parent in tag.parents if kinds.get(parent) != "action")
-        )
-        for word in (tag.name, *tag.synonyms):
+        kin = THINGS if tag.kind in THINGS else ("attribute",)  # no fish is fishing, and no colour a fruit
+        above = (parent for parent in tag.parents if kinds.get(parent) in kin and may_be(tag.id, parent))
+        builder.tags[tag.id] = replace(tag, parents=tuple(above))
+        # To scale is to climb, and a scale is none: what actions are called besides is free for things.
+        for word in (tag.name, *(tag.synonyms if tag.kind in THINGS else ())):
             builder.by_word.setdefault(slug(word), tag.id)
     classes = classes_of(builder)
-    descriptions = [shortened(line) for line in (args.model / "descriptions.jsonl").open(encoding="utf-8")]
+    merged = rename(builder, args.tags / "names.tsv")
+    classes = [merged.get(key, key) for key in classes]
+    looks_of = (args.model / "descriptions.jsonl").read_text(encoding="utf-8").splitlines()
+    descriptions = [shortened(line) for line in looks_of if json.loads(line)["id"] not in merged]
     new: dict[str, list[str]] = {}
     for name, kind, parents_text, synonyms, *names, looks in lines_of(args.tags):
         if slug(name) in builder.by_word:
@@ -106,6 +160,8 @@ def main() -> None:
         new[key] = parts(parents_text, ",")
         line = {"id": key, "descriptions": parts(looks, ";"), "source": SOURCE}
         descriptions.append(json.dumps(line, ensure_ascii=False))
+    for number, key in CLASSES.items():
+        classes[number] = key
     build_vocabulary.BROADER.extend(builder.tags[key].name.replace(" ", "_") for key in new)
     _, parents = below(builder, classes, Nouns(args.wordnet))
     for key, above in new.items():
@@ -120,7 +176,7 @@ def main() -> None:
         above = [p for p in fitting(key, parents.get(key, [])) if p in new and p not in tag.parents]
         above = [p for p in above if builder.tags[p].kind in THINGS]
         if key not in new:
-            both = (p for p in (*above, *tag.parents) if key not in NOT_BELOW.get(p, "").split())
+            both = (p for p in (*above, *tag.parents) if may_be(key, p))
             builder.tags[key] = replace(tag, parents=tuple(both))
     tags = Vocabulary(builder.tags.values())
     index = {key: number for number, key in enumerate(classes)}

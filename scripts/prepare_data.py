@@ -1,13 +1,14 @@
 """Unpacks the training photos into one folder with one rows.jsonl.
 
-    python scripts/prepare_data.py DATA OUT [--coco FOLDER] [--more FOLDER]
+    python scripts/prepare_data.py DATA OUT [--coco FOLDER] [--more FOLDER] [--wordnet FOLDER]
 
 DATA holds flickr8k/ and broad/ (tar shards with captions.jsonl and labels.jsonl). FOLDER is optional: COCO
 photos as data/NNN.jpg with train.csv (ImageID,Labels,Caption) and test.csv (ImageID,Caption); photos near one
 that is kept for evaluation (difference hash, 24 of 256 bits) are left out. --more is a folder of labelled
 photos of many collections: photos/ and rows.jsonl (image, source, tags, truth). Of it and of COCO a tenth is
 kept from training, one half to calibrate on (split "dev") and one to report on ("val"); the collections of
-FOREIGN are kept whole ("test").
+FOREIGN are kept whole ("test"). --wordnet, the folder with index.noun of WordNet 3.0, parts names that a
+collection writes without spaces.
 """
 
 from __future__ import annotations
@@ -38,6 +39,14 @@ EXCLUSIVE = ("sun", "food101", "grocery")
 # Collections that nothing is trained or fitted on: single things, and rooms with all that is in them.
 FOREIGN = ("cutouts", "painting-finder", "nyu")
 TWICE = "coco-40k"  # photos that --coco has already, with their captions
+JOINED = "cutouts"  # whose names are written without spaces
+# Collections of photographs alone, many of them on white as drawings are; and what they are not.
+PHOTOGRAPHS = (
+    "instruments30", "office", "office8", "school", "trashnet", "grocery", "food101-10", "food101-3",
+    "pizza-icecream", "clothing", "popular-animals", "monkey10", "sports22", "idenprof", "flowers5",
+    "sketchy",
+)  # fmt: skip
+MEDIA = ("art", "drawing", "cartoon", "clip art", "sketch")
 
 
 def share(image: str) -> str:
@@ -93,11 +102,29 @@ def coco(folder: Path, kept: list[Path]) -> Iterator[Row]:
             yield Row(image, "coco-more", share(image), (fields["Caption"],), tags, absent)
 
 
-def more(folder: Path) -> Iterator[Row]:
+def nouns_of(wordnet: Path) -> dict[str, str]:
+    """WordNet's nouns, found by their letters without spaces."""
+    lines = (wordnet / "index.noun").read_text(encoding="utf-8").splitlines()
+    names = (line.split(" ", 1)[0].replace("_", " ") for line in lines if not line.startswith(" "))
+    return {name.replace(" ", ""): name for name in names}
+
+
+def spaced(name: str, nouns: dict[str, str]) -> str:
+    """ "officechair" -> "office chair", "skihelmet" -> "ski helmet": a noun, or two of its words."""
+    if name in nouns:
+        return nouns[name]
+    cuts = [at for at in range(3, len(name) - 2) if name[:at] in nouns and name[at:] in nouns]
+    at = max(cuts, key=lambda at: min(at, len(name) - at), default=None)
+    return name if at is None else f"{nouns[name[:at]]} {nouns[name[at:]]}"
+
+
+def more(folder: Path, nouns: dict[str, str]) -> Iterator[Row]:
     """Rows of many collections; where a list of names is complete, the names that a row lacks are absent."""
     found = [json.loads(line) for line in (folder / "rows.jsonl").open(encoding="utf-8")]
     for row in found:  # some names were made of files' names
         row["tags"] = [name.removesuffix(" jpeg") for name in row["tags"]]
+        if row["source"] == JOINED:
+            row["tags"] = [spaced(name, nouns) for name in row["tags"]]
     closed: dict[str, set[str]] = {}
     for row in found:
         if row["truth"].startswith("complete"):
@@ -106,6 +133,7 @@ def more(folder: Path) -> Iterator[Row]:
         image, source = f"more/{row['image']}", row["source"]
         split = "test" if source in FOREIGN else share(image)
         absent = sorted(closed.get(source, set()) - set(row["tags"]))
+        absent += MEDIA if source in PHOTOGRAPHS else ()
         if source != TWICE:
             yield Row(image, source, split, (), tuple(row["tags"]), tuple(absent))
 
@@ -123,6 +151,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--coco", type=Path)
     parser.add_argument("--more", type=Path)
+    parser.add_argument("--wordnet", type=Path)
     args = parser.parse_args()
     for name in ("flickr8k", "broad"):
         unpack(args.data / name, args.out / name)
@@ -133,7 +162,7 @@ def main() -> None:
         rows.extend(coco(args.coco, kept))
     if args.more:
         link(args.out / "more", args.more)
-        rows.extend(more(args.more))
+        rows.extend(more(args.more, nouns_of(args.wordnet) if args.wordnet else {}))
     write_rows(args.out / "rows.jsonl", rows)
     print(f"{len(rows)} rows -> {args.out / 'rows.jsonl'}")
 

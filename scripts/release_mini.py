@@ -49,7 +49,7 @@ from anytag.torch.training.soft_labels import exclusive_subjects, may_co_occur
 from anytag.torch.training.stored import make_bank
 from anytag.torch.training.student import Student
 from anytag.torch.training.tag_samples import StageFeatures, TagSamples, tensor_of
-from anytag.vocabulary import Vocabulary
+from anytag.vocabulary import Tag, Vocabulary
 
 # Training photos of each source that the integers are fitted to.
 QUANTIZATION = {"flickr8k": 56, "coco-more": 16, "imagenet": 40, "sun": 8, "food101": 8, "grocery": 8}
@@ -59,6 +59,8 @@ SHORTLIST = 96
 SPREAD = 0.5
 # Training photos that scores are fitted on besides: of these classes few others are to be had.
 ALSO = {"imagenet": 400}
+RESIDUAL = "queries.residual"
+"""What training learned of each tag: K×D."""
 PRECISION = 0.5
 """What a tag's default threshold promises."""
 NEVER_SEEN = 0.4
@@ -71,7 +73,7 @@ CAREFUL_WORDS = (
     "man woman boy girl child baby toddler teenager lady adult texture close-up indoor outdoor fashion text "
     "metal plastic portrait produce sport art drawing"
 )
-DESCRIPTION = "Tags photos with about 3,400 tags and any others that are asked in words; for a CPU."
+DESCRIPTION = "Tags photos with about 3,500 tags and any others that are asked in words; for a CPU."
 TRAINING_DATA = (
     "Flickr8k train (6,000 photos with captions), 36,000 COCO photos with a caption each, about 1,750 "
     "labelled photos of ImageNet, SUN, Food-101 and GroceryStoreDataset, and about 31,000 labelled photos "
@@ -97,7 +99,8 @@ def load_student(run: Path, vocabulary: Path, *, start_share: float = 0.0) -> St
     """The trained student, with averaged weights.
 
     Args:
-        start_share: of the weights that the run started from, in a mean with the run's.
+        start_share: of the weights that the run started from, in a mean with the run's. What the run learned
+            of tags that the start does not know, or by which it means something else, stays as it is.
     """
     recipe = replace(read_recipe(run / "recipe.json"), vocabulary=str(vocabulary))
     student, classifier = build_student(recipe)
@@ -108,10 +111,22 @@ def load_student(run: Path, vocabulary: Path, *, start_share: float = 0.0) -> St
             Vocabulary.read(vocabulary / "vocabulary.jsonl"),
         )
         start_from_folder(student, folder, vocabulary=tags, classifier=classifier)
-        before = student.state_dict()
+        before, learned = student.state_dict(), trained[RESIDUAL]
         trained = {name: torch.lerp(w, before[name], start_share) for name, w in trained.items()}
+        known = Vocabulary.read(folder.file("vocabulary.jsonl"))
+        own = torch.tensor([is_other(tag, known) for tag in tags])
+        trained[RESIDUAL][own] = learned[own]
     student.load_state_dict(trained)
     return student.eval()
+
+
+def is_other(tag: Tag, known: Vocabulary) -> bool:
+    """Whether a vocabulary lacks a tag, or knows it by words or as a kind of something that it is not now."""
+    if tag.id not in known:
+        return True
+    before = known[known.index(tag.id)]
+    lost = {before.name, *before.synonyms} - {tag.name, *tag.synonyms}
+    return bool(lost or {*before.parents} - {*tag.parents})
 
 
 def write_queries(student: Student, path: Path) -> None:
@@ -190,7 +205,8 @@ def calibration_photos(corpus: TagSamples) -> Judged:
 
     Five captions tell what is there and, of what captions name at all, what is not. One caption leaves too
     much out, so of such photos closed lists of names alone count. A label tells the main subject: what else
-    might be it is absent, and what may be there besides is little known.
+    might be it is absent, what may be there besides, or be done, is less sure, and of qualities little is
+    known.
     """
     dev = np.flatnonzero(corpus.split == "dev")
     rest = (dev[corpus.source[dev] != "flickr8k"], training_photos(corpus, ALSO))
@@ -198,6 +214,7 @@ def calibration_photos(corpus: TagSamples) -> Judged:
     truth = corpus.present[dev].astype(np.float32)
     weight = (corpus.trust[dev] >= 100).astype(np.float32)
     rivals, around = exclusive_subjects(corpus.vocabulary), corpus.named & may_co_occur(corpus.vocabulary)
+    done = np.array([tag.kind == "action" for tag in corpus.vocabulary])
     for at, number in enumerate(dev):
         captions, subject = len(corpus.rows[number].captions), corpus.subject[number]
         if captions > 1:
@@ -206,7 +223,7 @@ def calibration_photos(corpus: TagSamples) -> Judged:
             closed = corpus.labeler.labels((*corpus.rows[number].tags, *corpus.rows[number].absent))
             weight[at] *= np.isin(np.arange(len(rivals)), list(closed))
         elif subject >= 0:
-            silent = np.where(rivals[subject], np.where(around, 0.3, 1), 0.1)
+            silent = np.where(rivals[subject], np.where(around, 0.3, 1), np.where(done, 0.3, 0.1))
             weight[at] = np.where(weight[at] > 0, 1, silent)
     return Judged(dev, truth, weight, corpus.named)
 
@@ -260,7 +277,7 @@ def draft_card(student: Student) -> Card:
     spec = ImageSpec(size=config.size, resample="bilinear", mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
     line = Platt(1.0, 0.0)
     return Card(
-        name="mini", family="mini", version="5", description=DESCRIPTION, image=spec, width=config.width,
+        name="mini", family="mini", version="6", description=DESCRIPTION, image=spec, width=config.width,
         text=TextSpec(kind="static", folder="text"), calibration=Calibration(vocabulary=line, own=line),
         shortlist=SHORTLIST, licence=LICENCE, training_data=TRAINING_DATA, metrics={}, files={},
         thresholds="For each tag the lowest from 0.4 on with an estimated precision of 0.5 (broad words "

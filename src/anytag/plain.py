@@ -125,7 +125,6 @@ _MASS = frozenset(
         "outdoor",
         "indoor",
         "sport",
-        "shore",
         "sky",
         "darkness",
         "dance",

@@ -208,7 +208,7 @@ class Vocabulary:
         """
         if not isinstance(text, str):
             raise VocabularyError(f"got {brief(text)}, expected a text: find('dog')")
-        return self._words.get(_key(text))
+        return self._words.get(matching_key(text))
 
     @cached_property
     def broader(self) -> tuple[tuple[int, ...], ...]:
@@ -256,7 +256,7 @@ class Vocabulary:
         ):
             for tag in self:
                 for text in texts_of(tag):
-                    words.setdefault(_key(text), tag)
+                    words.setdefault(matching_key(text), tag)
         words.pop("", None)  # a text of hyphens alone
         return words
 
@@ -329,8 +329,8 @@ class Vocabulary:
         return Vocabulary(tags)
 
 
-def _key(text: str) -> str:
-    """What `find` compares: compatibility forms and case folded, spaces and every kind of hyphen left out."""
+def matching_key(text: str) -> str:
+    """What is compared of two names: compatibility forms and case folded, spaces and every kind of hyphen left out."""
     if text.isascii():  # nearly always, and ten times faster
         return text.lower().translate(_GAPS)
     folded = unicodedata.normalize("NFKC", text).casefold()

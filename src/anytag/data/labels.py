@@ -12,7 +12,7 @@ import numpy.typing as npt
 from anytag.data.rows import Row
 from anytag.parsing import Parser, default_lexicon
 from anytag.parsing.build import build_vocabulary
-from anytag.vocabulary import Tag, Vocabulary
+from anytag.vocabulary import Tag, Vocabulary, matching_key
 
 _KINDS = ("object", "scene", "attribute", "action")
 
@@ -33,20 +33,23 @@ class Labeler:
         # tag's own, whatever other tag has it as a synonym.
         self.named: dict[tuple[str, str], str] = {}
         for tag in vocabulary:
-            self.named.setdefault((tag.name.lower(), tag.kind), tag.id)
+            self.named.setdefault((matching_key(tag.name), tag.kind), tag.id)
         for tag in vocabulary:
             for word in tag.synonyms:
-                self.named.setdefault((word.lower(), tag.kind), tag.id)
+                self.named.setdefault((matching_key(word), tag.kind), tag.id)
 
     def __len__(self) -> int:
         return len(self.vocabulary)
 
     def label(self, name: str) -> str | None:
-        """Id of the tag that a human label names, or names the plural of; a thing rather than a quality."""
+        """Id of the tag that a human label names, or names the plural of; a thing rather than a quality.
+
+        Case, spaces and hyphens play no part: "jack o'lantern", "lawnmower".
+        """
         *first, last = name.lower().split(" ")
         singular = " ".join([*first, default_lexicon().inflection.singular(last)])
         forms = (name.lower(), singular, default_lexicon().canonical(singular, "object"))
-        names = (self.named.get((form, kind)) for form in forms for kind in _KINDS)
+        names = (self.named.get((matching_key(form), kind)) for form in forms for kind in _KINDS)
         return next((key for key in names if key), None)
 
     def _columns(self, ids: set[str | None]) -> set[int]:
@@ -63,7 +66,7 @@ class Labeler:
 
     def caption(self, caption: str) -> set[int]:
         """Columns of what a caption says and of all that is broader."""
-        return self._columns({self.named.get((f.name.lower(), f.kind)) for f in self.parser.parse(caption)})
+        return self._columns({self.named.get((matching_key(f.name), f.kind)) for f in self.parser.parse(caption)})
 
     def of_captions(self, row: Row) -> tuple[tuple[int, ...], ...]:
         """Columns of each caption, sorted: what the data says of it, as it is, or what the parser finds."""

@@ -172,7 +172,8 @@ class TagSamples:
         """Where people were silent, a teacher speaks; of photos with labels alone it is half believed.
 
         Labels name what a photo is of. That nothing else is named says little, and a teacher that knows
-        ordinary photos alone is often wrong there, so both count little.
+        ordinary photos alone is often wrong there, so both count little; of what somebody does in it, which
+        the teacher sees in any water, it is not believed at all.
         """
         train = np.flatnonzero(self.split == "train")
         self.position = np.full(len(self.rows), -1)
@@ -184,6 +185,7 @@ class TagSamples:
             exclusive_subjects(self.vocabulary),
             self.named & may_co_occur(self.vocabulary),
         )
+        self.done = torch.tensor([tag.kind == "action" for tag in self.vocabulary])
         self.subject = np.array([self._subject_of(row) for row in self.rows])
         self.guess: npt.NDArray[np.uint8] | None = None
 
@@ -220,7 +222,7 @@ class TagSamples:
         captioned = torch.from_numpy(self.told[photos])[:, None]
         subject = self.subject[photos]
         sure = torch.from_numpy(self.rivals[subject] & ~self.around & (subject >= 0)[:, None])
-        guess = torch.where(captioned, guess, torch.where(sure, 0.0, guess / 2))
+        guess = torch.where(captioned, guess, torch.where(sure | self.done, 0.0, guess / 2))
         belief = confidence * present + (1 - confidence) * guess
         classes = self.classes.soft_targets(self.cache.logits[photos].astype(np.float32), present.shape[1])
         belief = torch.maximum(belief, torch.from_numpy(classes) * (1 - confidence))
