@@ -31,6 +31,7 @@ Floats = npt.NDArray[np.floating]
 
 SEVERAL = ("feedme", "corel5k")  # labels that name several things, with no first among them
 SMALLEST = 20
+MEDIA = {"art", "drawing", "cartoon", "clip art", "sketch"}  # what rows of photographs say that they are not
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,12 @@ class Part:
     @property
     def closed(self) -> bool:
         """Whether the names are all that is there of a list."""
-        return any(set(row.absent) & set(self.names) for row in self.rows)
+        return any(closed_list(row) for row in self.rows)
+
+
+def closed_list(row: Row) -> set[str]:
+    """What a row says that is not there, of a list of things."""
+    return {*row.absent} - MEDIA
 
 
 def parts_of(rows: Sequence[Row], *, limit: int) -> list[Part]:
@@ -57,7 +63,7 @@ def parts_of(rows: Sequence[Row], *, limit: int) -> list[Part]:
     found = []
     for source, some in sorted(kept.items()):
         chosen = tuple(some[:: max(1, len(some) // limit)][:limit])
-        every = source in SEVERAL or any(row.absent and len(row.tags) > 1 for row in chosen)
+        every = source in SEVERAL or any(closed_list(row) and len(row.tags) > 1 for row in chosen)
         labels = [set(row.tags if every else row.tags[:1]) for row in chosen]
         names = tuple(sorted(set[str]().union(*labels)))
         truth = np.array([[name in said for name in names] for said in labels])
@@ -91,7 +97,7 @@ def by_default(tagger: Tagger, part: Part, paths: Sequence[Path]) -> dict[str, f
     """What users see without any option."""
     labeler = Labeler(tagger.vocabulary)
     ids = [tag.id for tag in tagger.vocabulary]
-    listed = {ids[k] for row in part.rows for k in labeler.labels((*row.tags, *row.absent))}
+    listed = {ids[k] for row in part.rows for k in labeler.labels((*row.tags, *closed_list(row)))}
     counts, right, named, scores = [], [], [], []
     for row, answer in zip(part.rows, tagger.tag_many(paths), strict=True):
         true = {ids[k] for k in labeler.labels(row.tags)}
