@@ -140,8 +140,8 @@ def main() -> None:
     kinds = {tag.id: tag.kind for tag in known}
     for tag in known:
         kin = THINGS if tag.kind in THINGS else ("attribute",)  # no fish is fishing, and no colour a fruit
-        above = (parent for parent in tag.parents if kinds.get(parent) in kin and may_be(tag.id, parent))
-        builder.tags[tag.id] = replace(tag, parents=tuple(above))
+        kept = (parent for parent in tag.parents if kinds.get(parent) in kin and may_be(tag.id, parent))
+        builder.tags[tag.id] = replace(tag, parents=tuple(kept))
         # To scale is to climb, and a scale is none: what actions are called besides is free for things.
         for word in (tag.name, *(tag.synonyms if tag.kind in THINGS else ())):
             builder.by_word.setdefault(slug(word), tag.id)

@@ -53,7 +53,7 @@ from anytag.vocabulary import Tag, Vocabulary
 
 # Training photos of each source that the integers are fitted to.
 QUANTIZATION = {"flickr8k": 56, "coco-more": 16, "imagenet": 40, "sun": 8, "food101": 8, "grocery": 8}
-GRID = np.round(np.arange(0.40, 0.96, 0.01), 2)
+GRID = np.round(np.arange(0.40, 0.995, 0.01), 2)
 SHORTLIST = 96
 # Of a tag's own offset. 1.0 fits no better, and spoils the order of tags that are asked by name.
 SPREAD = 0.5
@@ -87,7 +87,7 @@ TRAINING_DATA = (
     "houses (emanhamed/Houses-dataset), aid (zlima/testtensor), intel (afroozsheikh), pacs "
     "(MachineLearning2020/Homework3-PACS), drawn260 (psych750), clipart (adussa3), flowers5 "
     "(JoelOscarsson), dtd10 (pan8915/DeepTexture), carbike (arnavagrawal2701), sroie "
-    "(zzzDavid/ICDAR-2019-SROIE). ImageNet weights of EfficientNet-Lite0 (Apache-2.0) and version 4 of "
+    "(zzzDavid/ICDAR-2019-SROIE). ImageNet weights of EfficientNet-Lite0 (Apache-2.0) and version 5 of "
     "this model as the start; words from all-MiniLM-L6-v2 (Apache-2.0); names and descriptions of new "
     "tags by a language model. Most of these photos are for research only or of terms not told, COCO's "
     "have licences of their own; no photo is part of the model."
@@ -241,7 +241,7 @@ def fit_thresholds(
 
     The estimate mixes what was counted with what the calibrated scores promise, worth `prior` photos, so that
     a tag seen three times is not judged by three photos. A tag that no threshold of the grid satisfies gets
-    the highest that still gives it anywhere, and 0.95 at most.
+    the highest that still gives it anywhere, and 0.99 at most.
 
     Args:
         scores: N×K calibrated probabilities.
@@ -251,7 +251,7 @@ def fit_thresholds(
         default: of tags that never score above the lowest threshold of the grid.
 
     Returns:
-        K thresholds in [0.4, 0.95].
+        K thresholds in [0.4, 0.99].
     """
     thresholds = np.full(scores.shape[1], default)
     wanted = np.broadcast_to(precision, scores.shape[1])

@@ -330,7 +330,7 @@ class Vocabulary:
 
 
 def matching_key(text: str) -> str:
-    """What is compared of two names: compatibility forms and case folded, spaces and every kind of hyphen left out."""
+    """What is compared of two names: compatibility forms and case folded, spaces and hyphens left out."""
     if text.isascii():  # nearly always, and ten times faster
         return text.lower().translate(_GAPS)
     folded = unicodedata.normalize("NFKC", text).casefold()

@@ -66,7 +66,8 @@ class Labeler:
 
     def caption(self, caption: str) -> set[int]:
         """Columns of what a caption says and of all that is broader."""
-        return self._columns({self.named.get((matching_key(f.name), f.kind)) for f in self.parser.parse(caption)})
+        found = self.parser.parse(caption)
+        return self._columns({self.named.get((matching_key(tag.name), tag.kind)) for tag in found})
 
     def of_captions(self, row: Row) -> tuple[tuple[int, ...], ...]:
         """Columns of each caption, sorted: what the data says of it, as it is, or what the parser finds."""
