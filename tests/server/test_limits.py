@@ -312,6 +312,7 @@ def test_bytes_of_an_upload_that_stalls_give_way(model: str, monkeypatch: pytest
     monkeypatch.setattr("anytag.server.room._SLOW_SECONDS", 0)
     with serving(model=model, max_bytes=1000) as served, ExitStack() as closing:
         few, many = (closing.enter_context(begin(served, f"Content-Length: {size}")) for size in (900, 1000))
+        until(served, "anytag_requests_in_flight 2.0")  # or the first had to make room for the second
         few.sendall(b"x" * 9)
         many.sendall(b"x" * 890)
         until(served, "anytag_bytes_in_flight 899.0")
