@@ -115,7 +115,8 @@ def quality(path: Path) -> None:
     said = [text for _, text in texts]
     decoder = Retriever(retriever.tagger, DecoderPairScorer(retriever.tagger))
     vectors = gallery.pooled[:] @ retriever.tagger.queries(said)[:, 0].T
-    scored = {"decoder": decoder.score(gallery, said), "match": retriever.score(gallery, said)}
+    whole = decoder.embed(photos, workers=1)  # with tokens
+    scored = {"decoder": decoder.score(whole, said), "match": retriever.score(gallery, said)}
     for name, scores in (scored | {"vectors": vectors}).items():
         own = scores[[number for number, _ in texts], np.arange(len(texts))]
         ranks[name] = (scores > own).sum(0).tolist()

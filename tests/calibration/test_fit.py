@@ -109,7 +109,7 @@ def test_a_tag_that_never_scores_has_the_default() -> None:
 
 def test_a_tag_that_is_always_wrong_has_the_highest_that_gives_it() -> None:
     assert fit_thresholds(np.full((50, 1), 0.455), np.zeros((50, 1))).tolist() == [0.45]
-    assert fit_thresholds(np.full((50, 1), 1.0), np.zeros((50, 1))).tolist() == [0.95]
+    assert fit_thresholds(np.full((50, 1), 1.0), np.zeros((50, 1))).tolist() == [0.99]
 
 
 def test_goals() -> None:
