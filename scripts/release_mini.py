@@ -45,7 +45,7 @@ from anytag.torch.training.feature_cache import open_cache
 from anytag.torch.training.mini import build_student
 from anytag.torch.training.quantized import QuantizedGraph
 from anytag.torch.training.recipes import read_recipe
-from anytag.torch.training.soft_labels import exclusive_subjects, may_co_occur
+from anytag.torch.training.soft_labels import may_co_occur
 from anytag.torch.training.stored import make_bank
 from anytag.torch.training.student import Student
 from anytag.torch.training.tag_samples import StageFeatures, TagSamples, tensor_of
@@ -213,17 +213,16 @@ def calibration_photos(corpus: TagSamples) -> Judged:
     dev = np.concatenate([dev[corpus.source[dev] == "flickr8k"], *rest])
     truth = corpus.present[dev].astype(np.float32)
     weight = (corpus.trust[dev] >= 100).astype(np.float32)
-    rivals, around = exclusive_subjects(corpus.vocabulary), corpus.named & may_co_occur(corpus.vocabulary)
-    done = np.array([tag.kind == "action" for tag in corpus.vocabulary])
     for at, number in enumerate(dev):
         captions, subject = len(corpus.rows[number].captions), corpus.subject[number]
         if captions > 1:
             weight[at] = np.where(corpus.named, 1, 0.1)
         elif captions == 1:
             closed = corpus.labeler.labels((*corpus.rows[number].tags, *corpus.rows[number].absent))
-            weight[at] *= np.isin(np.arange(len(rivals)), list(closed))
+            weight[at] *= np.isin(np.arange(len(corpus.named)), list(closed))
         elif subject >= 0:
-            silent = np.where(rivals[subject], np.where(around, 0.3, 1), np.where(done, 0.3, 0.1))
+            away, unsure = np.where(corpus.around, 0.3, 1), np.where(corpus.done, 0.3, 0.1)
+            silent = np.where(corpus.rivals[subject], away, unsure)
             weight[at] = np.where(weight[at] > 0, 1, silent)
     return Judged(dev, truth, weight, corpus.named)
 

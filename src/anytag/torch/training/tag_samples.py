@@ -185,7 +185,7 @@ class TagSamples:
             exclusive_subjects(self.vocabulary),
             self.named & may_co_occur(self.vocabulary),
         )
-        self.done = torch.tensor([tag.kind == "action" for tag in self.vocabulary])
+        self.done = np.array([tag.kind == "action" for tag in self.vocabulary])
         self.subject = np.array([self._subject_of(row) for row in self.rows])
         self.guess: npt.NDArray[np.uint8] | None = None
 
@@ -222,7 +222,7 @@ class TagSamples:
         captioned = torch.from_numpy(self.told[photos])[:, None]
         subject = self.subject[photos]
         sure = torch.from_numpy(self.rivals[subject] & ~self.around & (subject >= 0)[:, None])
-        guess = torch.where(captioned, guess, torch.where(sure | self.done, 0.0, guess / 2))
+        guess = torch.where(captioned, guess, torch.where(sure | torch.from_numpy(self.done), 0.0, guess / 2))
         belief = confidence * present + (1 - confidence) * guess
         classes = self.classes.soft_targets(self.cache.logits[photos].astype(np.float32), present.shape[1])
         belief = torch.maximum(belief, torch.from_numpy(classes) * (1 - confidence))
