@@ -41,17 +41,25 @@ def test_nothing_fits_is_said(library_page: Page) -> None:
     expect(library_page.locator("#library-status")).to_contain_text("Nothing fits")
 
 
-def test_a_photo_is_seen_large_or_why_not(library_page: Page) -> None:
+def test_a_photo_is_seen_large(library_page: Page) -> None:
     page = library_page
     page.locator(".cell").first.focus()
     page.keyboard.press("Enter")
     expect(page.locator("dialog.preview img")).to_be_visible()
     page.keyboard.press("Escape")
     expect(page.locator(".cell").first).to_be_focused()
-    gone = {"error": {"type": "ImageError", "message": "cat.jpg: no such file"}}
-    page.route("**/preview", lambda route: route.fulfill(status=422, json=gone))
-    page.keyboard.press("Enter")
-    expect(page.locator("#library-status")).to_have_text("cat.jpg: no such file")
+
+
+def test_of_a_photo_that_is_gone_the_page_says_so(browser: Browser, tmp_path: Path) -> None:
+    write_photo(tmp_path / "photos" / "gone.jpg", 1)
+    with Library.open(tmp_path / "library.db") as made:
+        made.sync(tmp_path / "photos")
+    (tmp_path / "photos" / "gone.jpg").unlink()
+    with serving(has_library=True, library=tmp_path / "library.db") as served:
+        for page in opened(browser.new_context(viewport=WIDE), served.address):
+            page.locator(".cell").first.focus()
+            page.keyboard.press("Enter")
+            expect(page.locator("#library-status")).to_contain_text("gone.jpg: no such file")
 
 
 def test_a_search_that_finds_no_photo_says_so(library_page: Page) -> None:
