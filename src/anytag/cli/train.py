@@ -54,7 +54,7 @@ def on_machine(function: Any) -> Any:
 def _recipes() -> Iterable[str]:
     from anytag.torch.training.recipes import RECIPES
 
-    return ("mini", *RECIPES)
+    return tuple(RECIPES)
 
 
 @click.command("train", short_help="Train a model from photos.", cls=Listing, names=_recipes)
