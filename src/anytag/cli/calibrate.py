@@ -15,21 +15,23 @@ from anytag.models.registry import resolve
 
 @click.command("calibrate", short_help="Fit probabilities and thresholds to your photos.")
 @click.argument("model", metavar="MODEL")
-@teaching.data(
-    "A .csv of image,tags (tags separated by ';') or rows.jsonl; what a photo does not name is absent."
+@teaching.data("A .csv of image,tags (tags separated by ';') or rows.jsonl; unnamed tags count as absent.")
+@click.option(
+    "--output", metavar="FOLDER", type=Place(path_type=Path), required=True, help="The model folder to write."
 )
 @click.option(
-    "--output", metavar="FOLDER", type=Place(path_type=Path), required=True, help="The model to make."
-)
-@click.option(
-    "--goal", metavar="GOAL", default="f1", show_default=True, help="f1, or a precision: precision=0.8."
+    "--goal",
+    metavar="GOAL",
+    default="f1",
+    show_default=True,
+    help="Goal of the thresholds: f1, or precision=0.8.",
 )
 def command(model: str, data: Path | None, library: str | None, output: Path, goal: str) -> None:
     """Fit a model's probabilities and thresholds to photos whose tags are known.
 
-    MODEL is a name or a folder, of any family; it stays as it is. Tags that the rows name or leave out fewer
-    than three times stay as they are. How it was done, and what it brought on photos that did not take part,
-    is printed and written into the card.
+    MODEL is a name or a folder, of any family; it is not changed. Tags that are present or absent in fewer
+    than three rows are not fitted. The method, and the result on photos that were not used for fitting, are
+    printed and written into the card.
     """
     check_folder(output, [*teaching.inputs(data, library), resolve(model)])
     from anytag.calibration.fit import Goal

@@ -32,13 +32,14 @@ def _task(params: Mapping[str, Any]) -> dict[str, Any]:
     "--tags",
     metavar='"A,B,C"',
     multiple=True,
-    help='Guiding tags of the captions; "" guides nothing. May be repeated.',
+    help='Guiding tags of the captions; "" disables guidance. May be repeated.',
 )
 @click.option(
     "--exclude-tags",
     metavar='"X,Y"',
     multiple=True,
-    help="Words that captions must not contain, in any form, nor names of narrower tags. May be repeated.",
+    help="Words that captions must not contain, in any form, including names of narrower tags. May be "
+    "repeated.",
 )
 @click.option(
     "--beams",
@@ -46,20 +47,20 @@ def _task(params: Mapping[str, Any]) -> dict[str, Any]:
     type=click.IntRange(min=1),
     help="Width of the beam search.  [default: the model's]",
 )
-@click.option("--sample", is_flag=True, help="Nucleus sampling instead.")
+@click.option("--sample", is_flag=True, help="Use nucleus sampling instead of beam search.")
 @click.option("--seed", metavar="N", type=click.IntRange(min=0), default=0, help="Seed of --sample.")
 @click.option(
     "--max-length",
     metavar="N",
     type=click.IntRange(min=2),
-    help="Longest caption in wordpieces, the model's prompt included.  [default: the model's]",
+    help="Maximum length of captions in wordpieces, including the model's prompt.  [default: the model's]",
 )
 @click.option(
     "--write",
     type=click.Choice(["sidecar", "embed"]),
-    help="Also write captions into XMP sidecars, or into the photos, where there is none of yours.",
+    help="Also write captions into XMP sidecars, or into the photos, unless they have one.",
 )
-@click.option("--undo", is_flag=True, help="Take back the captions that anytag wrote for these photos.")
+@click.option("--undo", is_flag=True, help="Remove the captions that anytag wrote for these photos.")
 @metadata.caption_options
 @outputs.options(*_FORMATS, resume=True)
 @options.running
@@ -79,9 +80,9 @@ def command(
     running: options.Running,
     source: paths.Source,
 ) -> None:
-    """Write a sentence about each photo: files, folders, globs, or - for paths from stdin, one a line.
+    """Write a sentence about each photo: files, folders, globs, or - for paths from stdin, one per line.
 
-    Exit code: 0 all good, 1 some photos failed (each is reported, the rest is done), 2 wrong use, 3 the
+    Exit code: 0 success, 1 some photos failed (each is reported, the rest is processed), 2 usage error, 3 the
     result cannot be written, 130 interrupted.
     """
     guides = lists.between_commas(tags, "--tags")

@@ -21,47 +21,54 @@ def _families() -> tuple[str, ...]:
     return ("auto", *PUBLISHED)
 
 
-@click.command("convert", short_help="Turn a published checkpoint into a model folder, or back.")
+@click.command("convert", short_help="Convert a published checkpoint to a model folder, or back.")
 @click.argument("source", metavar="FILE", type=click.Path(exists=True, path_type=Path))
 @click.option(
     "-o", "--output", metavar="PATH", type=Place(path_type=Path),
-    help="The folder to write; from a folder: the .pth.",
+    help="The folder to write; from a model folder, the .pth.",
 )  # fmt: skip
 @click.option(
     "--text", metavar="CLIP", type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Add the text tower of this folder, by transformers or open_clip, so that custom tags can be asked.",
+    help="Add the text tower in this folder, written by transformers or open_clip, to support custom "
+    "tags.",
 )  # fmt: skip
 @click.option(
     "--family", type=OneOf(_families), default="auto", show_default=True,
-    help="What FILE must be a checkpoint of.",
+    help="The family of the checkpoint.",
 )  # fmt: skip
 @click.option(
     "--lists", metavar="FOLDER", type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Holds the published tag lists and thresholds; by default what `anytag pull` has downloaded.",
+    help="Folder with the published tag lists and thresholds; by default those downloaded by `anytag "
+    "pull`.",
 )  # fmt: skip
 @click.option(
     "--embedding", metavar="FILE", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="The tags' text vectors, for a checkpoint that was saved without.",
+    help="The tags' text vectors, for a checkpoint saved without them.",
 )  # fmt: skip
 @click.option(
-    "--image-size", metavar="PIXELS", type=int, help="Another than the checkpoint's; positions are resampled."
+    "--image-size",
+    metavar="PIXELS",
+    type=int,
+    help="Image size other than the checkpoint's; position tables are resampled.",
 )
 @click.option(
     "--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True,
-    help="Of the weights that are written.",
+    help="Data type of the written weights.",
 )  # fmt: skip
 @click.option("--captions/--no-captions", default=True, help="Keep the caption modules.  [default: captions]")
 @click.option(
     "--descriptions", metavar="N", type=click.IntRange(min=1),
-    help="Text vectors of each tag of RAM++; by default as many as the list of tags leaves.",
+    help="Number of text vectors per tag of RAM++; by default derived from the tag list.",
 )  # fmt: skip
-@click.option("--threshold", type=Number(0, 1), help="One for all tags, instead of the published ones.")
+@click.option(
+    "--threshold", type=Number(0, 1), help="One threshold for all tags, instead of the published ones."
+)
 def command(source: Path, output: Path | None, text: Path | None, **options: Any) -> None:
-    """Turn a published checkpoint of Tag2Text, RAM or RAM++ into a model folder.
+    """Convert a published checkpoint of Tag2Text, RAM or RAM++ to a model folder.
 
-    FILE is a .pth or a .safetensors; tensors may lie under "model", "state_dict" or "model_state_dict". Every
-    tensor of FILE is accounted for; nothing in it is executed. When FILE is a model folder that was
-    made so, the published form is written to -o, or the text tower is added to the folder by --text.
+    FILE is a .pth or a .safetensors; tensors may be under "model", "state_dict" or "model_state_dict". Every
+    tensor of FILE is accounted for; nothing in it is executed. If FILE is a folder that this command made,
+    the published form is written to -o, or --text adds the text tower to the folder.
     """
     if output is not None:
         inputs = [one for one in (source, text, options["lists"], options["embedding"]) if one is not None]

@@ -50,12 +50,12 @@ _reading = grouped(
         click.option(
             "--from", "format_", metavar="FORMAT", type=_FORMAT, help="[default: by name or content]"
         ),
-        click.option("--images", metavar="FOLDER", help="Where the photos are, relative to DATA's folder."),
+        click.option("--images", metavar="FOLDER", help="Folder of the photos, relative to DATA's folder."),
         click.option(
             "--tag-list",
             metavar="FILE",
             type=click.Path(exists=True, dir_okay=False, path_type=Path),
-            help="The names that the ids of published annotations number, one a line.",
+            help="The names for the ids of published annotations, one per line.",
         ),
     ),
 )
@@ -69,7 +69,7 @@ def _looking(command: Command) -> Command:
         type=click.IntRange(-1, 256),
         default=24,
         show_default=True,
-        help="Hashes of 256 bits that differ in so many are copies; -1 looks for none.",
+        help="Maximum number of differing bits, of 256, in the hashes of copies; -1 disables this.",
     )
     workers = click.option("--workers", metavar="N", type=click.IntRange(min=1), default=2, show_default=True)
     return bits(workers(command))
@@ -80,18 +80,18 @@ def _output(command: Command) -> Command:
 
 
 _model = click.option(
-    "--model", metavar="NAME|FOLDER", help="The model that labels.  [default: the embedded one]"
+    "--model", metavar="NAME|FOLDER", help="The labelling model.  [default: the embedded one]"
 )
 
 
 @click.group("data", short_help="Inspect, convert, check and label image-text data.")
 def command() -> None:
-    """Image-text data: rows of a photo, captions and tags.
+    """Prepare image-text data: rows of a photo, captions and tags.
 
     DATA is JSON lines, Parquet, CSV of (image, tags), COCO's captions or instances, the published training
     annotations of Tag2Text and RAM, a folder for each class, or WebDataset shards; on disk or behind a URL
-    such as s3://bucket/rows.parquet. OUTPUT's suffix says how it is written; - is stdout, in JSON lines. A
-    row that is wrong is reported and left out, the rest is done; OUTPUT appears when it is whole.
+    such as s3://bucket/rows.parquet. OUTPUT's suffix determines its format; - is stdout, in JSON lines.
+    Invalid rows are reported and left out, the rest is processed; OUTPUT is written atomically.
     """
 
 
@@ -168,9 +168,21 @@ class _Counted:
 
 @command.command("inspect")
 @_reading
-@click.option("--top", metavar="N", type=click.IntRange(min=1), default=20, show_default=True, help="Tags.")
 @click.option(
-    "--photos", metavar="N", type=click.IntRange(min=0), default=200, show_default=True, help="To measure."
+    "--top",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    help="Number of tags to list.",
+)
+@click.option(
+    "--photos",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=200,
+    show_default=True,
+    help="Number of photos to measure.",
 )
 @click.option("--format", "as_", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def inspect(top: int, photos: int, as_: str, source: _Source) -> None:
@@ -197,12 +209,12 @@ def _text(figures: dict[str, Any]) -> str:
 @_output
 @click.option("--to", metavar="FORMAT", type=_FORMAT, help="[default: by OUTPUT's suffix]")
 def convert(output: str, to: str | None, source: _Source) -> None:
-    """Write DATA as OUTPUT, in another format or another place."""
+    """Write DATA to OUTPUT, in another format or another place."""
     data = _Data(source)
     data.write(output, data, format_=to)
 
 
-@command.command("split", short_help="Split rows, copies together.")
+@command.command("split", short_help="Split rows, keeping copies together.")
 @_reading
 @_output
 @click.option(
@@ -214,7 +226,7 @@ def convert(output: str, to: str | None, source: _Source) -> None:
 )
 @_looking
 def split(output: str, parts: str, near: int, workers: int, source: _Source) -> None:
-    """Split rows by what their photos show: copies stay together, order and names do not matter."""
+    """Split rows by hashes of their photos: copies stay together, order and names do not matter."""
     from anytag.data import check as checks
 
     data = _Data(source)
@@ -225,13 +237,13 @@ def split(output: str, parts: str, near: int, workers: int, source: _Source) -> 
 
 @command.command("check")
 @_reading
-@click.option("--report", metavar="FILE", help="Write what was found as JSON lines.")
-@click.option("--output", metavar="FILE", help="Write the rows that are good.")
+@click.option("--report", metavar="FILE", help="Write the problems found as JSON lines.")
+@click.option("--output", metavar="FILE", help="Write the rows without problems.")
 @_looking
 def check(report: str | None, output: str | None, near: int, workers: int, source: _Source) -> None:
     """Find photos that are missing, unreadable or copies.
 
-    Of copies, the one that is tested or validated on stays. Exit code 1 where something was found.
+    Among copies, one in a test or validation split is kept. The exit code is 1 if something was found.
     """
     from anytag.data import check as checks
 
@@ -263,7 +275,12 @@ def check(report: str | None, output: str | None, near: int, workers: int, sourc
 @_reading
 @click.argument("folder", type=Place())
 @click.option(
-    "--size", metavar="N", type=click.IntRange(min=1), default=1000, show_default=True, help="Photos a shard."
+    "--size",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=1000,
+    show_default=True,
+    help="Photos per shard.",
 )
 def shard(folder: str, size: int, source: _Source) -> None:
     """Write photos and rows as WebDataset tar shards into FOLDER."""
@@ -275,7 +292,7 @@ def shard(folder: str, size: int, source: _Source) -> None:
     data.finish()
 
 
-@command.command("generate", short_help="Add tags that captions name and the model sees.")
+@command.command("generate", short_help="Add tags that captions name or the model finds.")
 @_reading
 @_output
 @_model
@@ -283,10 +300,10 @@ def shard(folder: str, size: int, source: _Source) -> None:
     "--probability",
     metavar="X",
     type=Number(0, 1),
-    help="From which the model adds a tag.  [default: each tag's own threshold]",
+    help="Minimum probability for the model to add a tag.  [default: each tag's own threshold]",
 )
 def generate(output: str, model: str | None, probability: float | None, source: _Source) -> None:
-    """Add the tags that captions name (origin "text") and that the model sees (origin "model")."""
+    """Add tags that captions name (origin "text") and tags that the model finds (origin "model")."""
     from anytag.data.engine import generate as engine
     from anytag.data.labels import Labeler
     from anytag.tagger import Tagger
@@ -299,23 +316,23 @@ def generate(output: str, model: str | None, probability: float | None, source: 
     data.write(output, rows)
 
 
-@command.command("clean", short_help="Take away tags that contradict the photos.")
+@command.command("clean", short_help="Remove tags that contradict the photos.")
 @_reading
 @_output
 @_model
 @click.option(
     "--seen", metavar="X", type=Number(0, 1), default=0.02, show_default=True,
-    help="Probability in its region below which a tag goes.",
+    help="Minimum probability of a tag in its region to be kept.",
 )  # fmt: skip
 @click.option(
     "--outliers", metavar="SHARE", type=Number(0, 1), default=0.05, show_default=True,
-    help="Share of a tag's regions that are outliers.",
+    help="Share of a tag's regions that count as outliers.",
 )  # fmt: skip
 @click.option("--workers", metavar="N", type=click.IntRange(min=1), default=2, show_default=True)
 def clean(
     output: str, model: str | None, seen: float, outliers: float, workers: int, source: _Source
 ) -> None:
-    """Take away tags of captions and of the model that contradict the picture; rows record them."""
+    """Remove tags of captions and of the model that contradict the photo; rows record them."""
     from anytag.data.engine import clean as engine
     from anytag.tagger import Tagger
 
@@ -331,7 +348,7 @@ def clean(
 @_output
 @click.option("--step", type=click.Choice(["parse", "generate", "clean"]), required=True)
 def undo(output: str, step: Step, source: _Source) -> None:
-    """Undo one step: drop the tags that it added, or bring back those that it took away."""
+    """Undo one step: drop the tags that it added, or restore those that it removed."""
     data = _Data(source)
     data.write(output, (row.without(step) for row in data))
 
@@ -340,15 +357,26 @@ def undo(output: str, step: Step, source: _Source) -> None:
 @click.argument("data", metavar="DATA", type=click.Path())
 @click.argument("output", metavar="FOLDER", type=Place())
 @click.option(
-    "--stages", metavar="NAME,...", default="parse,generate,check", show_default=True, help="In this order."
+    "--stages",
+    metavar="NAME,...",
+    default="parse,generate,check",
+    show_default=True,
+    help="Stages, in this order.",
 )
 @_model
 @click.option("--images", metavar="FOLDER", help="The folder of the photos.  [default: that of DATA]")
 @click.option(
-    "--actors", metavar="N", type=click.IntRange(min=1), default=2, show_default=True, help="A core each."
+    "--actors",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    help="Number of actors, one core each.",
 )
 @click.option(
-    "--address", metavar="HOST:PORT", help="The cluster.  [default: the running one, or this machine]"
+    "--address",
+    metavar="HOST:PORT",
+    help="Address of the cluster.  [default: the running one, or this machine]",
 )
 def ray(
     data: str,
@@ -361,7 +389,7 @@ def ray(
 ) -> None:
     """Label a corpus that is larger than one machine: DATA, a file or a folder of Parquet or JSON lines.
 
-    FOLDER gets Parquet files with the rows, what was wrong with each (error) and a hash of its photo.
+    FOLDER gets Parquet files with the rows, the error of each, and a hash of its photo.
     """
     from anytag.data import cluster
 

@@ -44,49 +44,58 @@ class _Asking:
 
 @click.command("describe", short_help="Write descriptions of tags.")
 @click.argument("tags", metavar="TAGS...", nargs=-1)
-@click.option("--tags-from", metavar="FILE", type=_READABLE, help="Tags from a file, one name a line.")
-@click.option("--vocabulary", metavar="FILE", type=_READABLE, help="The tags of a vocabulary.jsonl.")
+@click.option("--tags-from", metavar="FILE", type=_READABLE, help="Read tags from a file, one name per line.")
+@click.option("--vocabulary", metavar="FILE", type=_READABLE, help="Use the tags of a vocabulary.jsonl.")
 @click.option(
-    "--llm", metavar="BASE_URL", help="An OpenAI-compatible endpoint; without it no model is asked."
+    "--llm", metavar="BASE_URL", help="An OpenAI-compatible endpoint; without it no language model is used."
 )
-@click.option("--model", metavar="NAME", help="The model to ask there.")
+@click.option("--model", metavar="NAME", help="Name of the language model.")
 @click.option(
     "--answers", metavar="N", type=click.IntRange(1, 1000), default=10, show_default=True,
-    help="Answers to each of the five questions.",
+    help="Number of answers to each of the five questions.",
 )  # fmt: skip
 @click.option("--temperature", type=Number(0, 2), default=0.99, show_default=True)
 @click.option(
-    "--max-tokens", type=click.IntRange(min=1), default=77, show_default=True, help="Of one answer."
+    "--max-tokens",
+    type=click.IntRange(min=1),
+    default=77,
+    show_default=True,
+    help="Maximum length of an answer.",
 )
 @click.option(
     "--concurrency", metavar="N", type=click.IntRange(min=1), default=8, show_default=True,
-    help="Requests at once.",
+    help="Concurrent requests.",
 )  # fmt: skip
-@click.option("--rate", metavar="N", type=Number(min=0, min_open=True), help="Requests a minute at most.")
+@click.option(
+    "--rate", metavar="N", type=Number(min=0, min_open=True), help="Maximum number of requests per minute."
+)
 @click.option(
     "--timeout", metavar="SECONDS", type=Number(min=0, min_open=True), default=60.0,
-    show_default=True, help="Until a request counts as lost.",
+    show_default=True, help="Time limit of a request.",
 )  # fmt: skip
 @click.option(
     "--attempts", metavar="N", type=click.IntRange(min=1), default=6, show_default=True,
-    help="Requests for one answer before it is given up.",
+    help="Maximum number of requests for one answer.",
 )  # fmt: skip
 @click.option(
     "--price", metavar="IN OUT", type=(Number(min=0),) * 2, help="Price of a million tokens in and out."
 )
 @click.option(
     "--key-env", metavar="NAME", default="OPENAI_API_KEY", show_default=True,
-    help="The environment variable that holds the key; a key is taken from nowhere else.",
+    help="The environment variable that holds the key, which is the only way to pass it.",
 )  # fmt: skip
 @click.option(
-    "--wordnet", metavar="FOLDER", type=_FOLDER, help="Without a model: glosses from WordNet's files."
+    "--wordnet",
+    metavar="FOLDER",
+    type=_FOLDER,
+    help="Without a language model: add glosses from WordNet's files.",
 )
 @click.option(
     "--output", metavar="FILE", type=_FILE, default=Path("descriptions.jsonl"), show_default=True,
-    help="Where to write, - for stdout; answers are kept beside it in FILE.answers as they come.",
+    help="Where to write, - for stdout; answers are saved in FILE.answers as they arrive.",
 )  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="Only say what it would take.")
-@click.option("--yes", is_flag=True, help="Begin without asking.")
+@click.option("--dry-run", is_flag=True, help="Only print the estimated time and cost.")
+@click.option("--yes", is_flag=True, help="Start without confirmation.")
 def command(
     tags: tuple[str, ...],
     tags_from: Path | None,
@@ -97,14 +106,13 @@ def command(
     dry_run: bool,
     **options: Any,
 ) -> None:
-    """Write descriptions of tags, by which RAM++ and the embedded model ask for them.
+    """Write descriptions of tags, which RAM++ and the embedded model use as queries.
 
-    With --llm a language model answers RAM++'s five questions about each tag, ten times each; every answer is
-    kept as it comes, so the same command goes on where it was stopped. Without it, descriptions are made of
-    templates, of broader tags and, with --wordnet, of glosses.
+    With --llm a language model answers RAM++'s five questions about each tag, ten times each. Answers are
+    saved as they arrive, so the same command resumes a stopped run. Without it, descriptions are made from
+    templates, broader tags and, with --wordnet, glosses.
 
-    Exit code: 0 all good, 1 some answers are missing (the rest is written), 2 wrong use,
-    130 interrupted.
+    Exit code: 0 success, 1 some answers are missing (the rest is written), 2 usage error, 130 interrupted.
     """
     from anytag.data.engine import describe
     from anytag.data.vocabulary.wordnet import WordNet

@@ -29,10 +29,10 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 def command(
     teacher: str, student: str, numbers: tuple[str, ...], photos: Path, output: Path, **run_options: Any
 ) -> None:
-    """Let TEACHER, a model by name or folder, teach STUDENT_RECIPE on photos without labels.
+    """Distil TEACHER, the name or folder of a model, into STUDENT_RECIPE, on photos without labels.
 
-    The student gets the teacher's vocabulary and learns its probabilities. A twentieth of the photos only
-    measures how well it agrees. An interrupted run goes on when the same command is given again.
+    The student gets the teacher's vocabulary and learns its probabilities. 5 % of the photos are held out to
+    measure how well it agrees. The same command resumes an interrupted run.
     """
     from anytag.tagger import Tagger
     from anytag.torch.training import distill

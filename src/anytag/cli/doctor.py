@@ -30,18 +30,19 @@ Device = Literal["auto", "cpu", "cuda"]
 
 
 @click.command("doctor", short_help="Show versions, device and health.")
-@click.option("--model", metavar="NAME|FOLDER", help="Look at this model instead of the embedded one.")
+@click.option("--model", metavar="NAME|FOLDER", help="Check this model instead of the embedded one.")
 @click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),
     default="auto",
     show_default=True,
-    help="Try this one.",
+    help="Device to check.",
 )
 def command(model: str | None, device: Device) -> None:
-    """Show versions, providers, the device in use and why; check the model's files and tag a picture.
+    """Show versions, providers, and the device in use with the reason; check the model's files and tag an
+    image.
 
-    Exit code: 0 all is well, 1 something is not.
+    Exit code: 0 everything works, 1 something does not.
     """
     _line("python", f"{platform.python_version()} on {platform.platform()}")
     for package in PACKAGES:

@@ -28,51 +28,52 @@ def _benchmarks() -> Iterable[str]:
 @click.argument("model", metavar="[MODEL]", required=False)
 @click.option(
     "--data", metavar="FILE|NAME", required=True,
-    help="rows.jsonl or what else anytag data reads, or a benchmark: {names}.",
+    help="rows.jsonl or any other input of anytag data, or a benchmark: {names}.",
 )  # fmt: skip
 @click.option(
     "--task", type=click.Choice(["tagging", "open-set", "caption", "retrieval"]),
-    help="tagging asks the model's vocabulary, open-set the names of the data's labels.  "
-    "[default: the benchmark's own, else tagging]",
+    help="tagging uses the model's vocabulary, open-set the names of the data's labels.  [default: the "
+    "benchmark's own, else tagging]",
 )  # fmt: skip
 @click.option("--against", metavar="MODEL", multiple=True, help="Another anytag model to compare with.")
 @click.option(
     "--baseline", metavar="KIND:NAME", multiple=True,
-    help="Baseline of another kind: open_clip:NAME@WEIGHTS, open_clip:local-dir:FOLDER, transformers:NAME, "
-    "imagenet:tf_efficientnet_lite0.",
+    help="Baseline to compare with: open_clip:NAME@WEIGHTS, open_clip:local-dir:FOLDER, "
+    "transformers:NAME, imagenet:tf_efficientnet_lite0.",
 )  # fmt: skip
 @click.option(
     "--prompts", type=click.Choice(["one", "ensemble"]), default="one", show_default=True,
-    help="Prompts of open_clip and transformers: one sentence a name, or the mean of RAM's 63.",
+    help="Prompts for open_clip and transformers: one sentence per name, or the mean of RAM's 63.",
 )  # fmt: skip
-@click.option("--images", metavar="FOLDER", type=_FOLDER, help="Where the photos of a benchmark are.")
-@click.option("--lists", metavar="FOLDER", type=_FOLDER, help="Where the annotations of a benchmark are.")
+@click.option("--images", metavar="FOLDER", type=_FOLDER, help="Folder of the photos of a benchmark.")
+@click.option("--lists", metavar="FOLDER", type=_FOLDER, help="Folder of the annotations of a benchmark.")
 @click.option(
     "--allow-missing", is_flag=True,
-    help="Go on when more than 1 % of a benchmark's photos are not there; published figures are left out.",
+    help="Continue if more than 1 % of a benchmark's photos are missing; published figures are then left "
+    "out.",
 )  # fmt: skip
-@click.option("--split", metavar="NAME", default="test", show_default=True, help="Which rows of FILE.")
+@click.option("--split", metavar="NAME", default="test", show_default=True, help="Only rows of this split.")
 @click.option("--source", metavar="NAME", help="Only rows of this source.")
 @click.option("--limit", metavar="N", type=click.IntRange(min=1), help="Only the first N photos.")
 @click.option(
     "--at-least", metavar="N", type=click.IntRange(min=1), default=5, show_default=True,
-    help="Photos that a tag needs to count in means over tags.",
+    help="Minimum number of photos of a tag for means over tags.",
 )  # fmt: skip
 @click.option(
     "--resamples", metavar="N", type=click.IntRange(min=0), default=200, show_default=True,
-    help="Of the bootstrap intervals; 0 leaves them out.",
+    help="Resamples for bootstrap intervals; 0 leaves them out.",
 )  # fmt: skip
 @click.option(
     "--output",
     metavar="FOLDER",
     type=Place(file_okay=False, path_type=Path),
-    help="Write report.json, report.md and report.html there.",
+    help="Write report.json, report.md and report.html into this folder.",
 )
 @click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
-    help="Where anytag models run.",
+    help="Device for anytag models.",
 )  # fmt: skip
-@click.option("--cost/--no-cost", "costs", default=True, help="Measure time and memory of tagging too.")
+@click.option("--cost/--no-cost", "costs", default=True, help="Also measure time and memory of tagging.")
 def command(
     model: str | None,
     against: tuple[str, ...],
@@ -80,10 +81,10 @@ def command(
     output: Path | None,
     **options: Any,
 ) -> None:
-    """Measure MODEL (the embedded one unless named): average precision, precision and recall, reliability.
+    """Evaluate MODEL (by default the embedded one): average precision, precision and recall, calibration.
 
     Also captions (BLEU, CIDEr, METEOR) and retrieval (recall at 1, 5, 10), with 95 % bootstrap intervals. The
-    summary is printed as Markdown; --output adds every tag, curves and the worst mistakes as pictures.
+    summary is printed as Markdown; --output adds every tag, curves and the worst mistakes as images.
     """
     if output is not None:
         _check_report(output, options["data"])

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from anytag.torch.export.export_folder import Precision
 
 
-@click.command("export", short_help="Give a converted folder ONNX graphs, so that it runs without torch.")
+@click.command("export", short_help="Export a converted folder to ONNX, so that it runs without torch.")
 @click.argument("folder", metavar="FOLDER", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option(
     "--precision", type=click.Choice(["float32", "float16", "int8"]), default="float32", show_default=True,
-    help="Of the graphs' matrix products: float16, half the bytes, is for a GPU, int8 is fastest on a CPU. "
-    "Caption graphs are quantised weight-only.",
+    help="Precision of the graphs' matrix products: float16 (half the size, for GPUs), int8 (fastest on "
+    "CPUs). Caption graphs are quantised weight-only.",
 )  # fmt: skip
 @click.option(
     "--photos", metavar="PATH", multiple=True,
@@ -26,15 +26,16 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option(
     "--first-pass", metavar="N", type=click.IntRange(min=1),
-    help="Decode only the N likeliest tags of a photo, by a first pass that is learned from the --photos.",
+    help="Decode only the N likeliest tags of a photo, selected by a first pass learned from the "
+    "--photos.",
 )  # fmt: skip
 def command(folder: Path, precision: Precision, photos: tuple[str, ...], first_pass: int | None) -> None:
-    """Write image.onnx, tags.onnx and, where the model writes captions, their graphs into FOLDER.
+    """Write image.onnx, tags.onnx and, if the model has a caption head, its graphs into FOLDER.
 
     Below float32, also writes tags_rounded.onnx; scores close to a threshold are recomputed with tags.onnx.
 
-    Each is compared with the network first. The batch and the numbers of tags and of descriptions stay free;
-    the image size is the folder's.
+    Each graph is first compared with the network. Batch size and numbers of tags and descriptions are
+    dynamic; the image size is the folder's.
     """
     from anytag.torch.export.export_folder import export_folder
 

@@ -18,29 +18,36 @@ from anytag.models.registry import EMBEDDED
 @click.command("finetune", short_help="Teach a model custom tags.")
 @teaching.data("A .csv of image,tags (tags separated by ';', photos relative to the file), or rows.jsonl.")
 @click.option(
-    "--output", metavar="FOLDER", type=Place(path_type=Path), required=True, help="The model to make."
+    "--output", metavar="FOLDER", type=Place(path_type=Path), required=True, help="The model folder to write."
 )
-@click.option("--model", metavar="NAME|FOLDER", help="The model to begin with.  [default: the embedded one]")
+@click.option("--model", metavar="NAME|FOLDER", help="The base model.  [default: the embedded one]")
 @click.option(
-    "--epochs", metavar="N", type=click.IntRange(min=1), help="Rounds over the photos.  [default: by number]"
+    "--epochs",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Epochs over the photos.  [default: by their number]",
 )
 @click.option("--keep-old", is_flag=True, help="Keep the model's existing tags beside the new ones.")
-@click.option("--positives-only", is_flag=True, help="A tag that a photo does not name may still be there.")
+@click.option("--positives-only", is_flag=True, help="Tags that a row does not name may still be present.")
 @click.option(
     "--held-out", metavar="PART", type=Number(0, 0.9), default=0.2, show_default=True,
-    help="Part of the photos that only measures, unless rows name their split.",
+    help="Share of photos held out for measuring, unless rows name their split.",
 )  # fmt: skip
 @click.option(
-    "--goal", metavar="GOAL", default="f1", show_default=True, help="Of thresholds: f1, or precision=0.8."
+    "--goal",
+    metavar="GOAL",
+    default="f1",
+    show_default=True,
+    help="Goal of the thresholds: f1, or precision=0.8.",
 )
 @click.option("--seed", metavar="N", type=int, default=0, show_default=True)
 def command(data: Path | None, library: str | None, output: Path, goal: str, **options: Any) -> None:
-    """Teach a model custom tags, from 20 photos of each or so; minutes on a CPU.
+    """Teach a model custom tags from about 20 photos of each; this takes minutes on a CPU.
 
-    The result is a folder for anytag tag --model FOLDER. What it reaches on photos that were held out is
-    printed, beside what the model could do with your words alone, and written into its card.
+    The result is a folder for anytag tag --model FOLDER. Its accuracy on held-out photos is printed, compared
+    with that of the model with your words alone, and written into its card.
 
-    With --from-library what nobody said of a photo may still be there, as with --positives-only.
+    With --from-library, tags without a decision may still be present, as with --positives-only.
     """
     check_folder(output, [*teaching.inputs(data, library), options["model"] or EMBEDDED])
     options["positives_only"] |= library is not None

@@ -21,10 +21,10 @@ _TAGS = click.argument("tags", metavar="TAG...", nargs=-1, required=True)
 
 @click.group("library", short_help="Keep folders of photos tagged.")
 def command() -> None:
-    """Photos of folders in a database: `sync` tags what is new or was changed, and nothing else.
+    """Keep the photos of folders in a database: `sync` tags only new and changed photos.
 
-    The database lies in your data folder, never among the photos. What you accept, reject or add stays as
-    you said it, whatever model tags the photos next.
+    The database is in your data folder, never among the photos. Tags that you accept, reject or add are kept,
+    whichever model tags the photos next.
     """
 
 
@@ -36,7 +36,7 @@ for one in (library_sync.command, library_metadata.keywords, library_metadata.wr
 @library_sync.database
 @click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def status(database: Path | None, format_: str) -> None:
-    """Count the photos of each folder by state, and say what tagged them."""
+    """Count the photos of each folder by state, and show which models tagged them."""
     with library_sync.opened(database) as library:
         found = library.status()
     if format_ == "json":
@@ -64,12 +64,12 @@ def _status(status: Status) -> str:
 @click.option(
     "--state",
     type=click.Choice(["waiting", "done", "failed", "gone"]),
-    help="Only these.  [default: all but gone]",
+    help="Only photos in this state.  [default: all but gone]",
 )
-@click.option("--pairs", is_flag=True, help="Also files that other photos stand for.")
+@click.option("--pairs", is_flag=True, help="Also list files that are grouped with another photo.")
 @click.option("--format", "format_", type=click.Choice(["text", "jsonl"]), default="text", show_default=True)
 def list_(folder: str | None, database: Path | None, state: State | None, pairs: bool, format_: str) -> None:
-    """List photos with their tags, those of FOLDER or all; of one that failed, the reason."""
+    """List the photos of FOLDER, or all, with their tags; for photos that failed, the reason."""
     states: tuple[State, ...] = (state,) if state else ("waiting", "done", "failed")
     row = _jsonl if format_ == "jsonl" else _text
     with library_sync.opened(database) as library, sinks.open_output(None, format_) as sink:
@@ -86,30 +86,30 @@ def _jsonl(photo: Photo) -> str:
     return json.dumps(photo.to_dict(), ensure_ascii=False) + "\n"
 
 
-@command.command("accept", short_help="Say that tags of a photo are right.")
+@command.command("accept", short_help="Mark tags of a photo as right.")
 @_PHOTO
 @_TAGS
 @library_sync.database
 def accept(photo: str, tags: tuple[str, ...], database: Path | None) -> None:
-    """Say that TAGs of PHOTO are right."""
+    """Mark TAGs of PHOTO as right."""
     _decide("accept", photo, tags, database)
 
 
-@command.command("reject", short_help="Say that tags of a photo are wrong.")
+@command.command("reject", short_help="Mark tags of a photo as wrong.")
 @_PHOTO
 @_TAGS
 @library_sync.database
 def reject(photo: str, tags: tuple[str, ...], database: Path | None) -> None:
-    """Say that TAGs of PHOTO are wrong: no model gives them to it again."""
+    """Mark TAGs of PHOTO as wrong: no model gives them to this photo again."""
     _decide("reject", photo, tags, database)
 
 
-@command.command("add", short_help="Give a photo tags of your own.")
+@command.command("add", short_help="Add your own tags to a photo.")
 @_PHOTO
 @_TAGS
 @library_sync.database
 def add(photo: str, tags: tuple[str, ...], database: Path | None) -> None:
-    """Give PHOTO TAGs of your own."""
+    """Add your own TAGs to PHOTO."""
     _decide("add", photo, tags, database)
 
 
@@ -124,13 +124,15 @@ def _decide(what: str, photo: str, tags: tuple[str, ...], database: Path | None)
 @command.command("forget", short_help="Remove photos from the library.")
 @click.argument("names", metavar="PATH...", nargs=-1, type=click.Path())
 @library_sync.database
-@click.option("--gone", is_flag=True, help="Forget the photos that have gone from the disk.")
-@click.option("--decisions", is_flag=True, help="Also photos of which you accepted, rejected or added tags.")
+@click.option("--gone", is_flag=True, help="Forget photos that are no longer on the disk.")
+@click.option(
+    "--decisions", is_flag=True, help="Also forget photos with tags that you accepted, rejected or added."
+)
 def forget(names: tuple[str, ...], database: Path | None, gone: bool, decisions: bool) -> None:
-    """Remove photos, or all of a folder, from the library; no file is touched.
+    """Remove photos, or all of a folder, from the library; no file is changed.
 
-    What lies in a folder that is synced comes back with the next sync: leave it out with --exclude, or with
-    a file .anytagignore beside it.
+    Photos in a synced folder come back with the next sync: leave them out with --exclude, or with a file
+    .anytagignore beside them.
     """
     if gone == bool(names):
         raise click.UsageError("Name photos or folders to forget, or give --gone: one of the two.")
@@ -146,12 +148,12 @@ def forget(names: tuple[str, ...], database: Path | None, gone: bool, decisions:
 @command.command("export", short_help="Write all photos to a file of JSON lines.")
 @click.argument("output", metavar="FILE", type=click.Path(allow_dash=True, path_type=Path))
 @library_sync.database
-@click.option("--labels", is_flag=True, help="Rows of training data instead: what you said of photos.")
+@click.option("--labels", is_flag=True, help="Write rows of training data instead, from your decisions.")
 def export(output: Path, database: Path | None, labels: bool) -> None:
-    """Write all photos to FILE, a JSON object a line: tags, decisions, keywords, failures. - is stdout.
+    """Write all photos to FILE, one JSON object per line: tags, decisions, keywords, failures. - is stdout.
 
-    With --labels FILE is training data, as anytag calibrate and finetune read it: tags that you accepted
-    and added and keywords of yours that the vocabulary knows are there, tags that you rejected are absent.
+    With --labels, FILE is training data for anytag calibrate and finetune: tags that you accepted or added,
+    and your keywords that are in the vocabulary, are present; tags that you rejected are absent.
     """
     from anytag._io import atomic_write, is_lines_of, refuse_other_kind
 

@@ -28,13 +28,13 @@ _FOLDER = click.argument("folder", metavar="[FOLDER]", required=False, type=clic
 @_FOLDER
 @library_sync.database
 @click.option("--embed", is_flag=True, help="Write into the photos themselves, not only into sidecars.")
-@click.option("--captions", is_flag=True, help="Write captions, too, where a photo has none.")
-@click.option("--overwrite-caption", is_flag=True, help="Write captions also where a photo has one.")
-@click.option("--language", metavar="CODE", help="Write the vocabulary's names in it: de, es, fr, zh.")
+@click.option("--captions", is_flag=True, help="Also write captions, for photos that have none.")
+@click.option("--overwrite-caption", is_flag=True, help="Also replace existing captions.")
+@click.option("--language", metavar="CODE", help="Write names in this language: de, es, fr, zh.")
 @click.option(
     "--undo",
     is_flag=True,
-    help="Take back what was written for these photos, also where they failed or are gone, and only that.",
+    help="Remove what was written for these photos, also if they failed or are gone, and nothing else.",
 )
 @metadata.options
 @click.option("--format", "format_", type=click.Choice(["text", "jsonl"]), default="text", show_default=True)
@@ -49,12 +49,12 @@ def write(
     keywords: metadata.KeywordOptions,
     format_: str,
 ) -> None:
-    """Write what the library says of its photos, those of FOLDER or all, into XMP sidecars.
+    """Write the tags of the library's photos, of FOLDER or all, into XMP sidecars.
 
-    The user's own keywords stay, and are in every field beside ours. What he rejected is not written; what
-    he took out of a file does not return. A row a photo says what was changed.
+    Your own keywords are kept, in every field beside anytag's. Tags that you rejected, or removed from a
+    file, are not written. One row per photo shows what was changed.
 
-    Exit code: 0 all good, 1 some photos failed, 2 wrong use.
+    Exit code: 0 success, 1 some photos failed, 2 usage error.
     """
     from anytag.library.photo import STATES
 
@@ -110,10 +110,10 @@ def _written(
 @_FOLDER
 @library_sync.database
 def keywords(folder: str | None, database: Path | None) -> None:
-    """Read your own keywords from photos and sidecars, those of FOLDER or all, into the library.
+    """Read your own keywords from photos and sidecars, of FOLDER or all, into the library.
 
-    Photos are found by them, and they are true labels for anytag calibrate. A word of anytag that you took
-    out of a file is rejected in the library, too.
+    Search finds photos by them, and anytag calibrate uses them as labels. A tag of anytag that you removed
+    from a file is rejected in the library, too.
     """
     from anytag.library.keywords import path, read_in
 

@@ -45,7 +45,7 @@ def database(command: F) -> F:
         "--database",
         metavar="FILE",
         type=options.Place(dir_okay=False, path_type=Path),
-        help="The library.  [default: library.db in your data folder]",
+        help="The library's database.  [default: library.db in your data folder]",
     )(command)
 
 
@@ -65,7 +65,7 @@ def opened(database: Path | None) -> Iterator[Library]:
         yield library
 
 
-@click.command("sync", short_help="Tag what is new or was changed.")
+@click.command("sync", short_help="Tag new and changed photos.")
 @click.argument("folders", metavar="[FOLDER]...", nargs=-1, type=click.Path())
 @database
 @click.option(
@@ -74,19 +74,21 @@ def opened(database: Path | None) -> Iterator[Library]:
     multiple=True,
     help="Leave out files and folders whose name or path matches. May be repeated.",
 )
-@click.option("--follow", is_flag=True, help="Enter links to folders, each folder once.")
-@click.option("--dry-run", is_flag=True, help="Say what would be looked at and given up, and write nothing.")
+@click.option("--follow", is_flag=True, help="Follow links to folders, each folder once.")
 @click.option(
-    "--accept-missing", is_flag=True, help="Missing photos have really gone, however many they are."
+    "--dry-run", is_flag=True, help="Write nothing; show what would be processed or marked as gone."
 )
+@click.option("--accept-missing", is_flag=True, help="Mark missing photos as gone, however many they are.")
 @click.option(
-    "--retag", is_flag=True, help="Tag anew what another model or vocabulary tagged; may be interrupted."
+    "--retag",
+    is_flag=True,
+    help="Tag photos again that another model or vocabulary tagged; may be interrupted.",
 )
-@click.option("--captions", is_flag=True, help="Write captions, also of photos that have none yet.")
+@click.option("--captions", is_flag=True, help="Generate captions, also for photos that have none yet.")
 @click.option(
     "--no-thumbnails",
     is_flag=True,
-    help="Keep no small JPEG of each tagged photo, which the page of anytag serve shows.",
+    help="Do not store thumbnails for the page of anytag serve.",
 )
 @click.option(
     "--format",
@@ -94,7 +96,7 @@ def opened(database: Path | None) -> Iterator[Library]:
     type=click.Choice(["text", "jsonl"]),
     default="text",
     show_default=True,
-    help="jsonl is a row for each photo that was looked at.",
+    help="jsonl writes a row for each processed photo.",
 )
 @options.running
 def command(
@@ -110,15 +112,15 @@ def command(
     format_: str,
     running: options.Running,
 ) -> None:
-    """Bring the library in step with FOLDERs, or with all that it has: tag what is new or was changed.
+    """Sync the library with FOLDERs, or with all its folders: tag new and changed photos.
 
-    Photos that were moved, renamed or touched, or got tags written into them, are not tagged again. A photo
-    that failed is tried again when its file changes. Where a folder is not there, or most photos of a disk
-    are missing, none is given up.
+    Photos that were moved, renamed or touched, or had tags written into them, are not tagged again. A photo
+    that failed is tried again when its file changes. If a folder does not exist, or most photos of a disk are
+    missing, none is marked as gone.
 
-    Exit code: 0 all good, 1 some photos cannot be read or are missing, each time until that is mended or they
-    are left out, 2 wrong use, 3 the database cannot be written, 130 interrupted: what was tagged stays, and
-    the next sync goes on.
+    Exit code: 0 success, 1 some photos cannot be read or are missing, each time until they are repaired or
+    excluded, 2 usage error, 3 the database cannot be written, 130 interrupted: finished photos are kept, and
+    the next sync continues.
     """
     from anytag.library.sync import Sync
 

@@ -38,23 +38,23 @@ _FOLDER = options.Place(path_type=Path)
     metavar="TEXT",
     multiple=True,
     required=True,
-    help="A text to rank photos by; may be repeated.",
+    help="Text to rank photos by; may be repeated.",
 )
 @click.option(
-    "--top-k", metavar="N", type=click.IntRange(min=1), default=10, show_default=True, help="Photos a text."
+    "--top-k", metavar="N", type=click.IntRange(min=1), default=10, show_default=True, help="Photos per text."
 )
 @click.option(
     "--shortlist",
     metavar="N",
     type=click.IntRange(min=1),
-    help="Photos that are re-ranked for each text, chosen by their vectors; by default 64 with the embedded "
+    help="Photos to re-rank for each text, selected by their vectors; by default 64 with the embedded "
     "model, 256 with alignment heads.",
 )
 @click.option(
     "--gallery",
     metavar="FOLDER",
     type=_FOLDER,
-    help="Rank all photos in FOLDER, which keeps their embeddings; new and changed PATHs are added.",
+    help="Rank all photos in FOLDER, which stores their embeddings; new and changed PATHs are added.",
 )
 @outputs.options(*_FORMATS)
 @options.running
@@ -70,13 +70,12 @@ def command(
 ) -> None:
     """Rank photos by how well each TEXT fits: files, folders, globs, or - for paths from stdin.
 
-    The embedded model's score is the probability that the photo fits, as in anytag search: below one half
-    it does not, and where none does, that is said on stderr.
+    The embedded model's score is the probability that the photo fits, as in anytag search. Photos below 0.5
+    do not fit; if none fits, a note is printed on stderr.
 
-    --gallery keeps the embeddings as the work goes on: stop it when you like, the same command
-    goes on with the others.
+    --gallery stores embeddings as the work proceeds, so the same command continues a stopped run.
 
-    Exit code: 0 all good, 1 some photos failed (each is reported, the rest is ranked), 2 wrong use, 3 the
+    Exit code: 0 success, 1 some photos failed (each is reported, the rest is ranked), 2 usage error, 3 the
     result cannot be written, 130 interrupted.
     """
     if not source and gallery is None:

@@ -29,20 +29,22 @@ _OPTIONS = (
     click.option(
         "--prefix",
         metavar="PATH",
-        help='Write tags below this one: "AI" or "AI|objects", so that other programs show them apart.',
+        help='Write tags below this one, "AI" or "AI|objects", to keep them separate in other programs.',
     ),
-    click.option("--flat", is_flag=True, help="Write tags without what is broader: dog, not animal|dog."),
+    click.option("--flat", is_flag=True, help="Write tags without their broader tags: dog, not animal|dog."),
     click.option(
-        "--min-score", metavar="X", type=Number(0, 1), help="Write only tags that score at least this."
+        "--min-score", metavar="X", type=Number(0, 1), help="Write only tags with at least this score."
     ),
     click.option(
         "--sidecar-name",
         type=click.Choice(["full", "stem"]),
-        help="A new sidecar is photo.jpg.xmp, or photo.xmp as Lightroom and Capture One want it for RAW.  "
-        "[default: full]",
+        help="Name of new sidecars: photo.jpg.xmp (full), or photo.xmp (stem), as Lightroom and Capture "
+        "One expect for RAW.  [default: full]",
     ),
-    click.option("--touch", is_flag=True, help="Photos that are written into get a new time of change."),
-    click.option("--dry-run", is_flag=True, help="Write nothing: show what would change, a row a photo."),
+    click.option(
+        "--touch", is_flag=True, help="Update the modification time of photos that are written into."
+    ),
+    click.option("--dry-run", is_flag=True, help="Write nothing; show what would change, one row per photo."),
 )
 _NAMES = ("prefix", "flat", "min_score", "sidecar_name", "touch", "dry_run")
 

@@ -15,7 +15,7 @@ import click
 @click.argument("name", metavar="[NAME]", required=False)
 @click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def command(name: str | None, format_: str) -> None:
-    """List the models that are installed; of NAME, a model or a folder, everything that its card says."""
+    """List the installed models; for NAME, a model or a folder, show its whole card."""
     from anytag.models.registry import installed, resolve
 
     folders = installed() if name is None else [resolve(name)]

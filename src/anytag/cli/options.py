@@ -107,14 +107,14 @@ def _max_pixels() -> int:
 
 _RUNNING = (
     click.option(
-        "--model", metavar="NAME|FOLDER", help="Another model than the embedded one: see anytag models."
+        "--model", metavar="NAME|FOLDER", help="Model to use instead of the embedded one; see anytag models."
     ),
     click.option(
         "--device",
         type=click.Choice(["auto", "cpu", "cuda"]),
         default="auto",
         show_default=True,
-        help="Where to run; cuda is an error where it is not active.",
+        help="Device to run on; cuda is an error if it is not available.",
     ),
     click.option(
         "--batch-size",
@@ -122,21 +122,21 @@ _RUNNING = (
         type=click.IntRange(min=1),
         default=8,
         show_default=True,
-        help="Photos that go through the network together.",
+        help="Photos per batch.",
     ),
     click.option(
         "--workers",
         metavar="N",
         type=click.IntRange(min=1),
-        help="Threads.  [default: one for each usable core]",
+        help="Number of threads.  [default: one per usable core]",
     ),
     click.option(
         "--max-pixels",
         metavar="N",
         type=click.IntRange(min=1),
         default=_max_pixels,
-        help="Refuse photos with more pixels as decoded: large JPEGs are at 1/2, 1/4 or 1/8 of their sides.  "
-        "[default: 178956970]",
+        help="Refuse photos with more pixels after decoding; large JPEGs are decoded at 1/2, 1/4 or 1/8 "
+        "of their sides.  [default: 178956970]",
     ),
 )
 

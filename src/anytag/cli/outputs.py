@@ -60,18 +60,19 @@ def options(*names: str, resume: bool = False) -> Callable[[F], F]:
             "--format",
             "format_",
             type=click.Choice(names),
-            help="How to write results.  [default: by the suffix of --output, else text]",
+            help="Output format.  [default: by the suffix of --output, else text]",
         ),
         click.option(
             "--output",
             metavar="FILE",
             type=_Output(dir_okay=False, allow_dash=True, path_type=Path),
-            help="Write to FILE; until all is done, or if you interrupt, rows are in FILE.part. - is stdout.",
+            help="Write to FILE; until the end, or after an interruption, rows are in FILE.part. - is "
+            "stdout.",
         ),
         click.option(
             "--overwrite",
             is_flag=True,
-            help="FILE may replace any file but a photo or an input, not only an earlier result.",
+            help="Allow FILE to replace any file except a photo or an input, not only an earlier result.",
         ),
     ]
     if resume:
@@ -79,7 +80,7 @@ def options(*names: str, resume: bool = False) -> Callable[[F], F]:
             click.option(
                 "--resume",
                 is_flag=True,
-                help="Go on with FILE.part: photos whose rows are there are skipped.",
+                help="Continue FILE.part, skipping photos that already have rows.",
             )
         )
     return grouped("writing", Writing, found)

@@ -54,7 +54,7 @@ def options(metavar: str = "PATH...") -> Callable[[F], F]:
         Source,
         [
             click.argument("photos", metavar=metavar, nargs=-1, type=PATH),
-            click.option("--recursive", is_flag=True, help="Look into the folders of folders."),
+            click.option("--recursive", is_flag=True, help="Include subfolders."),
             click.option(
                 "--exclude",
                 metavar="GLOB",
@@ -66,10 +66,13 @@ def options(metavar: str = "PATH...") -> Callable[[F], F]:
                 metavar="FILE",
                 multiple=True,
                 type=click.Path(exists=True, dir_okay=False, path_type=Path),
-                help="Paths of more photos, one a line; as - reads them from stdin.",
+                help="Read paths of more photos from FILE, one per line, as - does from stdin.",
             ),
             click.option(
-                "-0", "--null", is_flag=True, help="Paths of - and --files-from end with NUL: find -print0."
+                "-0",
+                "--null",
+                is_flag=True,
+                help="Paths from - and --files-from end with NUL, as from find -print0.",
             ),
         ],
     )

@@ -16,28 +16,32 @@ if TYPE_CHECKING:
     from anytag.torch.export.text_tower import TextTower
 
 
-@click.command("pull", short_help="Fetch a model by name.")
+@click.command("pull", short_help="Download and install a model.")
 @click.argument("model", metavar="MODEL")
-@click.option("--name", metavar="NAME", help="To install it under; its own by default.")
+@click.option("--name", metavar="NAME", help="Name to install the model under; by default its own.")
 @click.option(
-    "--image-size", metavar="PIXELS", type=int, help="Another than the checkpoint's; positions are resampled."
+    "--image-size",
+    metavar="PIXELS",
+    type=int,
+    help="Image size other than the checkpoint's; position tables are resampled.",
 )
 @click.option(
     "--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True,
-    help="Of the weights that are written.",
+    help="Data type of the written weights.",
 )  # fmt: skip
 @click.option("--captions/--no-captions", default=True, help="Keep the caption modules.  [default: captions]")
 @click.option(
     "--text", is_flag=True,
-    help="Also fetch CLIP's text tower, so that RAM and RAM++, installed or not, can be asked custom tags.",
+    help="Also download CLIP's text tower, so that RAM and RAM++ support custom tags; the model may "
+    "already be installed.",
 )  # fmt: skip
 def command(model: str, name: str | None, text: bool, **options: Any) -> None:
-    """Fetch a model and install it.
+    """Download a model and install it.
 
-    MODEL is ram-plus, ram or tag2text, which are downloaded as their authors publish them and converted, or
-    hf-hub:owner/name, a model folder that somebody pushed; or lists, the annotations of benchmarks for anytag
-    eval. A broken download goes on when the same is typed again; sizes and hashes are checked.
-    ANYTAG_HUB names a mirror of the Hub, HF_TOKEN holds a token.
+    MODEL is ram-plus, ram or tag2text, which are downloaded from their authors and converted;
+    hf-hub:owner/name, a model folder that was pushed to the Hub; or lists, the annotations of benchmarks for
+    anytag eval. The same command resumes a broken download; sizes and hashes are checked. ANYTAG_HUB names a
+    mirror of the Hub, HF_TOKEN holds a token.
     """
     from anytag.errors import UnknownModelError
     from anytag.models.hub import PREFIX

@@ -52,21 +52,21 @@ class _Address(click.types.StringParamType):
 _OPTIONS = (
     click.option(
         "--ray", metavar="[ADDRESS]", type=_Address(), is_flag=False, flag_value="", is_eager=True,
-        help="Work on a Ray cluster, by default the running one or this machine. PATH is then Parquet (of "
-        "photos or addresses), .tar shards, .txt of addresses, a folder or prefix of these or of photos, "
-        "also s3://, gs:// and https://. --output is a folder or prefix for Parquet, a file for each part of "
-        "the input. --workers are processes. The same command goes on where it was stopped; with --dry-run "
-        "it says from a thousand photos what it would take.",
+        help="Run on a Ray cluster, by default the running one or this machine. PATH is then Parquet (of "
+        "photos or their addresses), .tar shards, .txt of addresses, or a folder or prefix of these "
+             "or of photos, also s3://, gs:// and https://. --output is a folder or prefix for Parquet "
+             "files, one for each part of the input. --workers are processes. The same command resumes a "
+             "stopped run; with --dry-run it estimates time and cost from a thousand photos.",
     ),
-    click.option("--embed", is_flag=True, help="With --ray: also write the model's vector of each photo."),
-    click.option("--retry-failed", is_flag=True, help="With --ray: do the failed rows again, and no others."),
+    click.option("--embed", is_flag=True, help="With --ray: also write the embedding of each photo."),
+    click.option("--retry-failed", is_flag=True, help="With --ray: process only the failed rows again."),
     click.option(
         "--price-per-hour", metavar="X", type=options.Number(0),
-        help="With --dry-run: what all machines together cost an hour.",
+        help="With --dry-run: the price of all machines together per hour.",
     ),
     click.option(
         "--column", metavar="NAME",
-        help="With --ray: the column of Parquet that holds photos or addresses.  [default: by name and type]",
+        help="With --ray: the Parquet column of photos or addresses.  [default: by name and type]",
     ),
 )  # fmt: skip
 _NAMES = ("ray", "embed", "retry_failed", "price_per_hour", "column")

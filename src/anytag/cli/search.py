@@ -19,12 +19,17 @@ _FORMATS = ("text", "jsonl")
 
 @click.command("search", short_help="Find photos of the library.")
 @click.argument("text", required=False)
-@click.option("--tag", "tags", metavar="TAG", multiple=True, help="Only photos with TAG; may be given often.")
+@click.option("--tag", "tags", metavar="TAG", multiple=True, help="Only photos with TAG; may be repeated.")
 @click.option("--not", "exclude_tags", metavar="TAG", multiple=True, help="Only photos without TAG.")
 @click.option("--in", "folder", metavar="FOLDER", type=click.Path(), help="Only photos below FOLDER.")
 @click.option("--after", metavar="DATE", help="Taken on DATE or later: 2024, 2024-05 or 2024-05-31.")
 @click.option("--before", metavar="DATE", help="Taken before DATE.")
-@click.option("--like", metavar="PHOTO", type=paths.PATH, help="By likeness to PHOTO, of the library or not.")
+@click.option(
+    "--like",
+    metavar="PHOTO",
+    type=paths.PATH,
+    help="Rank by similarity to PHOTO, which need not be in the library.",
+)
 @click.option(
     "--top-k",
     metavar="N",
@@ -33,7 +38,7 @@ _FORMATS = ("text", "jsonl")
     show_default=True,
     help="At most N photos.",
 )
-@click.option("--all", "unfolded", is_flag=True, help="Show near copies of a photo on their own.")
+@click.option("--all", "unfolded", is_flag=True, help="Show near copies of a photo separately.")
 @click.option("--open", "opens", is_flag=True, help="Open the best photo.")
 @click.option("--model", metavar="NAME|FOLDER", help="The model that the library was synced with.")
 @library_sync.database
@@ -55,12 +60,12 @@ def command(
 ) -> None:
     """Find photos of the library by TEXT, a sentence or a few words; by tags, dates, folder; or by a photo.
 
-    Names, keywords and what you said of photos are found by their words, everything else by what the model
-    saw. The score is the probability that a photo fits; below one half it does not, and where none does, that
-    is said. With --like the score is the likeness; with TEXT besides, of the photos that it fits. Without
-    either the newest photos come first.
+    File names, keywords and your decisions are matched by their words, everything else by the model. The
+    score is the probability that a photo fits. Photos below 0.5 do not fit and are not shown; if none fits,
+    the command says so. With --like the score is the similarity; with TEXT as well, only of photos that fit
+    it. With neither, the newest photos come first.
 
-    Exit code: 0 also where nothing fits, 2 wrong use, 3 the result cannot be written.
+    Exit code: 0 even if nothing fits, 2 usage error, 3 the result cannot be written.
     """
     if text is None and like is None and not (tags or exclude_tags or folder or after or before):
         raise click.UsageError("Give words to look for, --like PHOTO, or a filter such as --tag.")

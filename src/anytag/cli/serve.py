@@ -17,30 +17,34 @@ _MEGABYTE = 1 << 20
     metavar="[FILE]",
     is_flag=False,
     flag_value="",
-    help="Also serve the photos of a library, the user's own or that of FILE: see anytag library.",
+    help="Also serve the photos of a library, your own or that of FILE; see anytag library.",
 )
 @click.option(
     "--label-studio",
     metavar="FOLDER",
     multiple=True,
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Be an ML backend of Label Studio, whose photos lie below FOLDER. May be repeated.",
+    help="Act as an ML backend of Label Studio, whose photos are below FOLDER. May be repeated.",
 )
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port; 0 takes a free one."
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8000,
+    show_default=True,
+    help="Port to listen on; 0 selects a free one.",
 )
 @click.option(
     "--allow-host",
     "hosts",
     metavar="NAME",
     multiple=True,
-    help="Another name under which clients call the server, without a port. May be repeated.",
+    help="Another host name under which clients may call the server, without a port. May be repeated.",
 )
 @click.option(
     "--fetch-urls",
     is_flag=True,
-    help="Also take photos by their URLs, from public addresses alone.",
+    help="Also accept URLs of photos, only at public addresses.",
 )
 @click.option(
     "--max-body",
@@ -48,7 +52,7 @@ _MEGABYTE = 1 << 20
     type=click.IntRange(min=1),
     default=64,
     show_default=True,
-    help="Refuse longer requests.",
+    help="Refuse larger requests.",
 )
 @click.option(
     "--max-requests",
@@ -56,7 +60,7 @@ _MEGABYTE = 1 << 20
     type=click.IntRange(min=1),
     default=256,
     show_default=True,
-    help="Requests in work at the same time; more are answered with 429.",
+    help="Requests processed at the same time; more are answered with 429.",
 )
 @options.running
 def command(
@@ -72,10 +76,10 @@ def command(
 ) -> None:
     """Serve tags, captions and a page to try them: http://127.0.0.1:8000.
 
-    Another address than this computer's own needs a key, which clients send as "Authorization: Bearer KEY".
-    It is read from the environment variable ANYTAG_KEY.
+    To listen on an address other than this computer's own, set the environment variable ANYTAG_KEY to a key,
+    which clients send as "Authorization: Bearer KEY".
 
-    Stops on Ctrl-C or SIGTERM when what runs is done.
+    Ctrl-C or SIGTERM stops the server after the requests in progress.
     """
     from anytag.server.run import serve
     from anytag.server.settings import KEY_VARIABLE, Settings, is_loopback, key_from_environment

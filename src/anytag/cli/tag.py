@@ -30,45 +30,45 @@ _ASKING = (
         "--tags",
         metavar='"A,B,C"',
         multiple=True,
-        help='Ask exactly these tags, "name" or "name: description; description", and give each with its '
-        "score. May be repeated. A tag whose description holds a comma stands in double quotes.",
+        help='Score exactly these tags, "name" or "name: description; description". May be repeated. Put '
+        "a tag whose description contains a comma in double quotes.",
     ),
     click.option(
         "--tags-from",
         metavar="FILE",
         multiple=True,
         type=_READABLE,
-        help="The same from a file, one tag a line; commas belong to descriptions, # begins a comment.",
+        help="The same from a file, one tag per line; commas are part of descriptions, # begins a comment.",
     ),
     click.option(
         "--also",
         metavar='"X,Y"',
         multiple=True,
-        help="Ask the vocabulary and these tags, given as those of --tags.",
+        help="Score the vocabulary and these tags, written as for --tags.",
     ),
     click.option(
         "--exclude-tags",
         metavar='"X,Y"',
         multiple=True,
-        help="Leave these tags of the vocabulary out, and what is narrower: dog leaves out puppy.",
+        help="Leave out these tags of the vocabulary and their narrower tags: dog also leaves out puppy.",
     ),
     click.option(
         "--vocabulary",
         metavar="FILE",
         type=_READABLE,
-        help="Ask the tags of this vocabulary file, with its names and thresholds.",
+        help="Use the tags, names and thresholds of this vocabulary file.",
     ),
     click.option(
         "--language",
         metavar="CODE",
-        help="Show the vocabulary's tags under their names in it: de, es, fr, zh.",
+        help="Show the vocabulary's tags by their names in this language: de, es, fr, zh.",
     ),
-    click.option("--top-k", metavar="N", type=click.IntRange(min=1), help="At most N tags a photo."),
+    click.option("--top-k", metavar="N", type=click.IntRange(min=1), help="At most N tags per photo."),
     click.option(
         "--threshold",
         metavar="X",
         type=options.Number(0, 1),
-        help="Leave out tags that score less; 0 gives every tag.  [default: each tag's own]",
+        help="Leave out tags with a lower score; 0 gives every tag.  [default: each tag's own]",
     ),
 )  # of `Asking`
 
@@ -154,21 +154,22 @@ def _task(params: Mapping[str, Any]) -> dict[str, Any]:
 @click.command("tag", short_help="Tag photos.")
 @options.grouped("asking", Asking, _ASKING)
 @click.option(
-    "--where", is_flag=True, help="Give the box around each tag: left, top, right, bottom in pixels."
+    "--where", is_flag=True, help="Add the bounding box of each tag: left, top, right, bottom in pixels."
 )
 @click.option(
     "--draw",
     metavar="FOLDER",
     type=options.Place(file_okay=False, path_type=Path),
-    help="Also draw where each tag is, as PHOTO.tags.jpg for each PHOTO, below FOLDER in folders as theirs.",
+    help="Also draw the location of each tag, into PHOTO.tags.jpg for each PHOTO, in FOLDER with the "
+    "photos' subfolders.",
 )
 @click.option(
     "--write",
     type=click.Choice(["sidecar", "embed"]),
-    help="Also write the tags into XMP sidecars, or into the photos themselves; your own keywords stay.",
+    help="Also write the tags into XMP sidecars, or into the photos themselves; your own keywords are kept.",
 )
 @click.option(
-    "--undo", is_flag=True, help="Tag nothing: take back what --write wrote for these photos, and only that."
+    "--undo", is_flag=True, help="Do not tag; remove what --write wrote for these photos, and nothing else."
 )
 @metadata.options
 @outputs.options(*writers.NAMES, resume=True)
@@ -188,13 +189,12 @@ def command(
     running: options.Running,
     source: paths.Source,
 ) -> None:
-    """Tag photos: files, folders, globs, or - for paths from stdin, one a line.
+    """Tag photos: files, folders, globs, or - for paths from stdin, one per line.
 
-    A bare name that the vocabulary knows, also as a synonym or in another language, is asked with its
-    trained query; any other, and every described one, is made from your words. Results come in the order of
-    the input.
+    A bare name in the vocabulary, including synonyms and names in other languages, uses its trained query.
+    Other tags, and all tags with a description, get a query made from your words. Results are in input order.
 
-    Exit code: 0 all good, 1 some photos failed (each is reported, the rest is done), 2 wrong use, 3 the
+    Exit code: 0 success, 1 some photos failed (each is reported, the rest is processed), 2 usage error, 3 the
     result cannot be written, 130 interrupted.
     """
     asked = asking.requested or asking.added  # what is wrong with them is said first

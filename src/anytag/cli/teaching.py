@@ -29,8 +29,8 @@ def data(help_: str) -> Callable[[F], F]:
             is_flag=False,
             flag_value=_OWN,
             type=click.Path(dir_okay=False),
-            help="Instead of --data, what you said of a library's photos, and your keywords in them. "
-            "[default: library.db in your data folder]",
+            help="Instead of --data, your decisions and keywords of a library's photos. [default: "
+            "library.db in your data folder]",
         )(command)
         return click.option(
             "--data", metavar="FILE", type=click.Path(exists=True, dir_okay=False, path_type=Path), help=help_

@@ -33,13 +33,13 @@ def on_machine(function: Any) -> Any:
     options = (
         click.option(
             "--accumulate", metavar="N", type=click.IntRange(min=1), default=1, show_default=True,
-            help="Parts that a step's photos are taken in.",
+            help="Number of parts into which a step's photos are split.",
         ),
-        click.option("--checkpointing", is_flag=True, help="Less memory, more time."),
-        click.option("--compile", is_flag=True, help="torch.compile by inductor, worth it on a GPU."),
+        click.option("--checkpointing", is_flag=True, help="Recompute activations to save memory."),
+        click.option("--compile", is_flag=True, help="Use torch.compile with inductor, useful on a GPU."),
         click.option(
             "--workers", metavar="N", type=click.IntRange(min=0), default=2, show_default=True,
-            help="Processes that read photos.",
+            help="Number of processes that read photos.",
         ),
         click.option("--save-minutes", metavar="X", type=Number(min=0), default=4.0, show_default=True),
         click.option("--log-every", metavar="N", type=click.IntRange(min=1), default=20, show_default=True),
@@ -54,7 +54,7 @@ def on_machine(function: Any) -> Any:
 def _recipes() -> Iterable[str]:
     from anytag.torch.training.recipes import RECIPES
 
-    return ("mini", *RECIPES)
+    return tuple(RECIPES)
 
 
 @click.command("train", short_help="Train a model from photos.", cls=Listing, names=_recipes)
@@ -64,16 +64,16 @@ def _recipes() -> Iterable[str]:
 @click.option("--output", metavar="FOLDER", type=Place(path_type=Path), help="The run's folder.")
 @click.option(
     "--tag-list", metavar="FILE", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Of published annotations: the tags that their ids number, one a line; the vocabulary of the run.",
+    help="With published annotations: the tags for their ids, one per line; the vocabulary of the run.",
 )  # fmt: skip
 @click.option(
     "--cache",
     metavar="FOLDER",
     type=Place(path_type=Path),
-    help="Of mini: its cached features, made where they are missing.",
+    help="For mini: the feature cache, completed if necessary.",
 )
-@click.option("--vocabulary", metavar="FOLDER", type=_FOLDER, help="Of mini: tags and descriptions.")
-@click.option("--dry-run", is_flag=True, help="Only tell parameters, memory, steps and time.")
+@click.option("--vocabulary", metavar="FOLDER", type=_FOLDER, help="For mini: tags and descriptions.")
+@click.option("--dry-run", is_flag=True, help="Only print parameters, memory, steps and time.")
 @on_machine
 def command(
     recipe: str,
@@ -86,11 +86,11 @@ def command(
     dry_run: bool,
     **run_options: Any,
 ) -> None:
-    """Train by a recipe: {names}.
+    """Train with a recipe: {names}.
 
-    Any number of the recipe can be given as key=value; the whole recipe is printed, without what has no
-    effect in it. An interrupted run goes on where it was when the same command is given again. On several
-    devices or machines: accelerate launch -m anytag train ...
+    Any number of the recipe can be set by key=value; the whole recipe is printed, without numbers that have
+    no effect. The same command resumes an interrupted run. On several devices or machines: accelerate launch
+    -m anytag train ...
     """
     if output is not None and not dry_run:
         inputs = [one for one in (data, cache, vocabulary) if isinstance(one, Path)]

@@ -27,34 +27,43 @@ _RECIPE = click.Choice(["ram", "tag2text"])
 
 @click.group("vocabulary", short_help="Make a vocabulary from captions.")
 def command() -> None:
-    """Make a vocabulary: `candidates` reads captions and writes a table, you edit it, `build` reads that."""
+    """Make a vocabulary: `candidates` reads captions and writes a table, you edit it, `build` reads the
+    result.
+    """
 
 
-@command.command("candidates", short_help="A corpus of captions -> a table to review.")
+@command.command("candidates", short_help="Turn a corpus of captions into a table to review.")
 @click.argument("corpus", metavar="CORPUS...", nargs=-1, required=True, type=click.Path(allow_dash=True))
 @click.option(
     "--output", metavar="FILE", type=_FILE, default=Path("candidates.tsv"), show_default=True,
     help="Where to write; - is stdout.",
 )  # fmt: skip
-@click.option("--report", metavar="FILE", type=_FILE, help="Also a page with plots: FILE.html.")
+@click.option("--report", metavar="FILE", type=_FILE, help="Also write a page with plots: FILE.html.")
 @click.option(
     "--min-count", metavar="N", type=click.IntRange(min=1), default=20, show_default=True,
-    help="Captions that must use a name.",
+    help="Minimum number of captions that use a name.",
 )  # fmt: skip
-@click.option("--top", metavar="N", type=click.IntRange(min=1), help="The N names that are used most.")
+@click.option("--top", metavar="N", type=click.IntRange(min=1), help="Only the N most frequent names.")
 @click.option("--recipe", type=_RECIPE, help="The published sizes: --top 6449 for ram.")
-@click.option("--limit", metavar="N", type=click.IntRange(min=1), help="Read N photos and no more.")
-@click.option("--new", is_flag=True, help="Also look for names that no list has.")
-@click.option("--keep-new", is_flag=True, help="Keep those; otherwise they wait in the table as dropped.")
-@click.option("--spacy", is_flag=True, help="Read captions with spaCy: slower.")
-@click.option("--include", metavar="FILE", type=_READABLE, help="Names to have in any case, one a line.")
-@click.option("--exclude", metavar="FILE", type=_READABLE, help="Names to drop, one a line.")
-@click.option("--wordnet", metavar="FOLDER", type=_FOLDER, help="WordNet's files: one synset, one tag.")
+@click.option("--limit", metavar="N", type=click.IntRange(min=1), help="Read at most N photos.")
+@click.option("--new", is_flag=True, help="Also find names that are on no list.")
+@click.option(
+    "--keep-new", is_flag=True, help="Keep names found by --new; otherwise the table marks them as dropped."
+)
+@click.option("--spacy", is_flag=True, help="Parse captions with spaCy (slower).")
+@click.option("--include", metavar="FILE", type=_READABLE, help="Names to include in any case, one per line.")
+@click.option("--exclude", metavar="FILE", type=_READABLE, help="Names to drop, one per line.")
+@click.option(
+    "--wordnet",
+    metavar="FOLDER",
+    type=_FOLDER,
+    help="Folder of WordNet's files; names of one synset become one tag.",
+)
 @click.option(
     "--similar", metavar="X", type=Number(0, 1), default=0.8, show_default=True,
-    help="Cosine of two names' vectors from which they may be one tag; 1 asks no vectors.",
+    help="Minimum cosine of two names' vectors to be considered one tag; 1 disables this.",
 )  # fmt: skip
-@click.option("--clip", metavar="NAME|FOLDER", help="Vectors by CLIP instead of the embedded table.")
+@click.option("--clip", metavar="NAME|FOLDER", help="Use CLIP's vectors instead of the embedded table's.")
 def candidates(
     corpus: tuple[str, ...],
     output: Path,
@@ -67,8 +76,8 @@ def candidates(
 ) -> None:
     """Count the names in a corpus of captions, and propose what to keep, drop and merge.
 
-    CORPUS is any data that `anytag data` reads, or a .txt of one caption a line. Photos with several captions
-    tell which names stand for each other: one says couch, another sofa.
+    CORPUS is any data that `anytag data` reads, or a .txt with one caption per line. Photos with several
+    captions show which names are synonyms: one says couch, another sofa.
     """
     from anytag.data.vocabulary import report as vocabulary_page
     from anytag.data.vocabulary import review
@@ -103,16 +112,16 @@ def candidates(
     )
 
 
-@command.command("build", short_help="The reviewed table -> a vocabulary.")
+@command.command("build", short_help="Turn the reviewed table into a vocabulary.")
 @click.argument("review", metavar="TABLE", type=_READABLE)
 @click.option(
     "--output", metavar="FILE", type=_FILE, default=Path("vocabulary.jsonl"), show_default=True,
     help="Where to write; - is stdout.",
 )  # fmt: skip
-@click.option("--size", metavar="N", type=click.IntRange(min=1), help="The N tags that are used most.")
+@click.option("--size", metavar="N", type=click.IntRange(min=1), help="Only the N most frequent tags.")
 @click.option("--recipe", type=_RECIPE, help="The published sizes: --size 4585 for ram, 3429 for tag2text.")
 def build(review: Path, output: Path, size: int | None, recipe: str | None) -> None:
-    """Make the vocabulary that a reviewed table says."""
+    """Build a vocabulary from a reviewed table."""
     from anytag.data.vocabulary import review as module
 
     if not is_stdout(output):

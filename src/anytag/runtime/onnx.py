@@ -1,4 +1,4 @@
-"""The runtime of ring 1: a model folder's graphs, run by onnxruntime."""
+"""The runtime of layer 1: a model folder's graphs, run by onnxruntime."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Ring 3: networks, checkpoints, export and training, in torch."""
+"""Layer 3: networks, checkpoints, export and training, in torch."""

@@ -1,4 +1,4 @@
-"""The runtime of ring 3: a network in torch."""
+"""The runtime of layer 3: a network in torch."""
 
 from __future__ import annotations
 
