@@ -162,10 +162,10 @@ def test_what_is_no_gallery_is_named(tmp_path: Path) -> None:
     said = json.loads(header.read_text())
     for wrong in ({"format": 2}, {"format": 3}, {"tokens": [0, 4]}, {"tokens": 5}, {"pooled": "x"}):
         header.write_text(json.dumps(said | wrong))
-        with pytest.raises(AnytagError, match="is no gallery of this anytag"):
+        with pytest.raises(AnytagError, match="is not a gallery"):
             Gallery.read(tmp_path / "g")
     for path in (tmp_path / "none", tmp_path, header):
-        with pytest.raises(AnytagError, match="is no gallery of this anytag"):
+        with pytest.raises(AnytagError, match="is not a gallery"):
             Gallery.read(path)
 
 

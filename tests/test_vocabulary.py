@@ -54,7 +54,7 @@ files = settings(
     [
         ({"id": ""}, "id: expected a text"),
         ({"id": 3}, "id: expected a text"),
-        ({"id": "custom:dog"}, "kept for users' custom tags"),
+        ({"id": "custom:dog"}, "reserved for custom tags"),
         ({"name": " dog"}, "name: expected a text .*' dog'"),
         ({"name": "dog\x1b[31m"}, "control characters"),
         ({"name": "\ud800"}, "name: expected a text"),

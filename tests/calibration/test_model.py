@@ -216,7 +216,7 @@ def test_the_command(model: Path, data: Path, tmp_path: Path) -> None:
     assert "missing.png" in done.stderr
     assert "exists" in run("calibrate", model, "--data", data, "--output", tmp_path / "out").stderr
     inside = run("calibrate", model, "--data", data, "--output", model)
-    assert (inside.exit_code == 2 and "holds the input" in inside.stderr) or "is an input" in inside.stderr
+    assert (inside.exit_code == 2 and "contains the input" in inside.stderr) or "is an input" in inside.stderr
 
 
 def test_the_command_needs_no_torch(model: Path, data: Path, tmp_path: Path) -> None:

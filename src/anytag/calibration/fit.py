@@ -15,7 +15,7 @@ import numpy.typing as npt
 from anytag._typing import AnyFloats, Bools, Doubles, Ints
 from anytag.errors import AnytagError
 from anytag.models.card import Platt
-from anytag.scoring import raise_broader, sigmoid
+from anytag.scoring import propagate_to_broader, sigmoid
 
 GRID = np.round(np.arange(0.05, 0.96, 0.01), 2)
 PRIOR = 4.0
@@ -34,7 +34,7 @@ def probabilities(logits: AnyFloats, lines: Doubles, below: Ints = NO_PAIRS) -> 
         below: E×2, pairs of a tag and a broader one.
     """
     scores = sigmoid(lines[:, 0] * logits + lines[:, 1]).astype(np.float64)
-    raise_broader(scores, below)
+    propagate_to_broader(scores, below)
     return scores
 
 

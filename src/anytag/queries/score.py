@@ -42,7 +42,7 @@ class Question:
     Attributes:
         ids, names, sources: K each.
         slope, bias: float64 K; probability = sigmoid(slope · logit + bias).
-        ancestor_pairs: int64 E×2, pairs of a tag and a broader one: see `scoring.raise_broader`.
+        ancestor_pairs: int64 E×2, pairs of a tag and a broader one: see `scoring.propagate_to_broader`.
         threshold: float64 K; a lower score is left out.
         bank: its tags are decoded for every photo, or with a `shortlist` only where the first pass ranks them
             among the photo's best `shortlist`.
@@ -84,7 +84,7 @@ class Question:
         scores = np.zeros((len(index), len(self.ids)))  # N×K; what the first pass left out stays 0
         found = scoring.sigmoid(self.slope[index] * logits + self.bias[index])
         np.put_along_axis(scores, index, found, axis=1)
-        scoring.raise_broader(scores, self.ancestor_pairs)
+        scoring.propagate_to_broader(scores, self.ancestor_pairs)
         return [self._choose(photo) for photo in scores]
 
     def logits(self, runtime: Runtime, tokens: Floats, pooled: Floats) -> tuple[Ints, Floats]:
@@ -136,7 +136,7 @@ class Question:
 
         A tag is given where its logit is not below its limit, apart from what narrower tags add.
         """
-        return scoring.limits(self.threshold, self.slope, self.bias)
+        return scoring.logit_thresholds(self.threshold, self.slope, self.bias)
 
     def _pieces(self, runtime: Runtime, pooled: Floats) -> Iterator[tuple[Ints, Rows]]:
         """What is decoded in one run: places of S tags, S or N×S, and their queries, Q×S×P×R."""
@@ -178,7 +178,7 @@ class Question:
         return {key: number for number, key in enumerate(zip(self.ids, self.names, strict=True))}
 
     def _choose(self, scores: Doubles) -> Answer:
-        is_over = scoring.is_given(scores, self.threshold, strict=self.strict)
+        is_over = scoring.reaches(scores, self.threshold, strict=self.strict)
         is_added = np.arange(len(scores)) >= len(scores) - self.added
         tags = self._tags(scores, scoring.ranked(scores, is_over, self.top_k))
         return Answer(tags, self._tags(scores, scoring.ranked(scores, is_added & ~is_over)))
