@@ -81,7 +81,7 @@ def make_folders(work: Path, crops: Sequence[Path]) -> dict[str, Any]:
     """A folder of random weights with graphs, and its variants; what the first pass loses."""
     from anytag.models.card import Card
     from anytag.models.folder import write_card
-    from anytag.runtime.onnx import ROUNDED, TAGS
+    from anytag.runtime.onnx import QUANTIZED_TAGS, TAGS
     from anytag.torch.export.dynamic_int8 import MLP_WEIGHTS, to_int8
     from anytag.torch.export.export_folder import export_folder
     from anytag.torch.training.prefilter import learn_first_pass
@@ -96,13 +96,13 @@ def make_folders(work: Path, crops: Sequence[Path]) -> dict[str, Any]:
     half = Path(shutil.copytree(exact, work / "half"))
     halve_table(half)
     int8 = Path(shutil.copytree(exact, work / "int8"))
-    rounded = Path(shutil.copyfile(int8 / TAGS, int8 / ROUNDED))
+    rounded = Path(shutil.copyfile(int8 / TAGS, int8 / QUANTIZED_TAGS))
     to_int8(rounded, large=MLP_WEIGHTS, subtract_mean=True)
     write_card(int8, Card.read(int8))
     first = Path(shutil.copytree(half, work / "first"))
     found = learn_first_pass(first, list(crops), shortlist=SHORTLIST)
     first8 = Path(shutil.copytree(first, work / "first8"))
-    shutil.copyfile(rounded, first8 / ROUNDED)
+    shutil.copyfile(rounded, first8 / QUANTIZED_TAGS)
     write_card(first8, Card.read(first8))
     return {"lost": found.lost, "given": found.predicted, "photos": found.photos}
 

@@ -24,7 +24,7 @@ import onnx
 import torch
 
 from anytag._typing import AnyFloats, Floats
-from anytag.calibration.fit import fit_line, fit_offsets, pairs_below, probabilities
+from anytag.calibration.fit import broader_pairs, fit_line, fit_offsets, probabilities
 from anytag.data.rows import Row
 from anytag.evaluation.metrics import mean_average_precision
 from anytag.images import load, prepare
@@ -394,7 +394,7 @@ def calibrate(student: Student, run: Path, out: Path, corpus: TagSamples) -> Non
     replace(bank, line=line).write(out / "queries.safetensors")
 
     log_odds, known = base.scale * logits + base.bias, line.astype(np.float64)
-    scores = probabilities(log_odds, known, pairs_below(list(corpus.vocabulary.broader)))
+    scores = probabilities(log_odds, known, broader_pairs(list(corpus.vocabulary.broader)))
     thresholds = default_thresholds(corpus.vocabulary, scores, truth, weight)
     tags = zip(corpus.vocabulary, thresholds, strict=True)
     Vocabulary([replace(tag, threshold=round(float(t), 2)) for tag, t in tags]).write(

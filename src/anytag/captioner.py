@@ -179,7 +179,7 @@ class Captioner:
     def writer(self, encoded: Sequence[Encoded], guides: Sequence[Iterable[str]]) -> Decoder[Any]:
         """Return a decoder, for `anytag.generation`, over encoded photos that are each guided by tags."""
         ids, mask = self.pieces.tag_text(guides, length=self.spec.tag_length)
-        return self._captions.about(ids, mask, np.stack([one.tokens for one in encoded]))
+        return self._captions.decoder(ids, mask, np.stack([one.tokens for one in encoded]))
 
     def _request(
         self, tags: Iterable[str] | None = None, exclude_tags: Iterable[str] = (), **options: Any
@@ -216,7 +216,10 @@ class Captioner:
         """The longest text that the model accepts, found by bisection: ONNX graphs do not state it."""
         lengths = range(self.spec.max_length, _MAX_WORDPIECES + 1)
         return lengths[
-            max(0, bisect_left(lengths, True, key=lambda length: not self._captions.takes(length)) - 1)
+            max(
+                0,
+                bisect_left(lengths, True, key=lambda length: not self._captions.supports_length(length)) - 1,
+            )
         ]
 
     def _generation_config(self, request: CaptionRequest) -> GenerationConfig:

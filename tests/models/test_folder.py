@@ -179,7 +179,7 @@ def test_an_unlisted_file_is_not_handed_out(path: Path) -> None:
     folder = ModelFolder.open(path)
     with pytest.raises(FileMismatchError, match=r"lists no file 'extra\.onnx'"):
         folder.file("extra.onnx")
-    with pytest.raises(FileMismatchError, match="lists no file"):
+    with pytest.raises(FileMismatchError, match="does not list the file"):
         folder.file("card.json")
 
 

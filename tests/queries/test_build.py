@@ -284,7 +284,7 @@ def test_names_in_another_language_are_read(flat: Tagger) -> None:
     (found,) = flat.score(encoded, tags=["outdoors: a Katze"]).tags
     (wanted,) = flat.score(encoded, tags=["outdoors: a cat"]).tags
     assert found == wanted
-    with pytest.raises(VocabularyError, match="ask it in English, or by a name of the vocabulary"):
+    with pytest.raises(VocabularyError, match="write it in English, or use a name of the vocabulary"):
         flat.queries(["кошка"])
     with pytest.raises(VocabularyError, match="not Unicode"):
         flat.queries(["\udce9"])

@@ -144,7 +144,7 @@ def test_an_empty_text_is_an_error(tiny: StaticTextEncoder, text: str) -> None:
 
 
 def test_a_text_without_a_known_token_is_an_error(tiny: StaticTextEncoder) -> None:
-    with pytest.raises(VocabularyError, match=r"'猫'.*ask it in English"):
+    with pytest.raises(VocabularyError, match=r"'猫'.*write it in English"):
         tiny.encode(["red", "猫"])
 
 

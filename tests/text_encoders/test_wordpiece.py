@@ -76,7 +76,7 @@ def test_no_text_makes_special_wordpieces(text: str) -> None:
 def test_what_cannot_be_said_cannot_be_forbidden() -> None:
     assert PIECES.wordings("green grass") == [tuple(PIECES.pieces("green grass"))]
     for word in ("", "zebra", "☃"):
-        with pytest.raises(VocabularyError, match="no caption can hold"):
+        with pytest.raises(VocabularyError, match="no caption can contain"):
             PIECES.wordings(word)
 
 

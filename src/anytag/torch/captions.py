@@ -26,7 +26,7 @@ class TorchCaptions:
     def __init__(self, head: Head) -> None:
         self.head = head.eval()
 
-    def about(self, tag_ids: Ints, tag_mask: Ints, tokens: Floats) -> TorchWriter:
+    def decoder(self, tag_ids: Ints, tag_mask: Ints, tokens: Floats) -> TorchWriter:
         """What writes about N photos, for `anytag.generation`.
 
         Args:
@@ -37,14 +37,14 @@ class TorchCaptions:
             tensors = (_tensor(array, self.head) for array in (tag_ids, tag_mask, tokens))
             return TorchWriter(self.head, self.head.project_kv(self.head.encode_tags(*tensors)))
 
-    def takes(self, length: int) -> bool:
+    def supports_length(self, length: int) -> bool:
         """Does the head have positions for captions of so many wordpieces, the prompt's included?"""
         return length - 1 <= self.head.config.positions  # the last one is never read
 
 
 @dataclass(frozen=True, eq=False)
 class TorchWriter:
-    """An `anytag.generation.Decoder`; as `OnnxWriter`, but its state stays where the weights are."""
+    """An `anytag.generation.Decoder`; as `OnnxCaptionDecoder`, but its state stays where the weights are."""
 
     head: Head
     memory: Tensor

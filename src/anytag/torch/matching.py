@@ -46,10 +46,10 @@ class TorchMatcher:
             parts = torch.split(self._tensor(ids), _TEXTS)
             return _array(torch.cat([self.head.embed_texts(some) for some in parts]))
 
-    def score_pairs(self, seen: Floats, ids: Ints, pairs: Ints) -> Floats:
+    def score_pairs(self, memory: Floats, ids: Ints, pairs: Ints) -> Floats:
         """Logits that a text fits a photo."""
         with torch.inference_mode():
-            memories, texts = self.head.project_kv(self._tensor(seen)), self._tensor(ids)
+            memories, texts = self.head.project_kv(self._tensor(memory)), self._tensor(ids)
             logits = [
                 self.head.match(texts[some[:, 1]], memories, some[:, 0])
                 for some in torch.split(self._tensor(pairs), _PAIRS)

@@ -1,4 +1,4 @@
-"""A model folder with torch weights, run: what `anytag.runtime.door` asks for."""
+"""A model folder with torch weights, run: what `anytag.runtime.torch_fallback` asks for."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class TorchRuntime(Runtime):
         DeviceError: the device is not there, or does not multiply so.
     """
 
-    keeps_rows = True
+    caches_queries = True
 
     def __init__(
         self,

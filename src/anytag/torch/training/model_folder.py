@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from anytag._io import atomic_folder
-from anytag.calibration.fit import Goal, fit_tags, pairs_below
+from anytag.calibration.fit import Goal, broader_pairs, fit_tags
 from anytag.models.card import NAME, Calibration, Card, Family, ImageSpec, Platt, TextSpec
 from anytag.models.folder import write_card
 from anytag.models.published import WORDPIECES
@@ -48,7 +48,7 @@ _FAMILIES: dict[Queries, Family] = {"learned": "tag2text", "embedded": "ram", "d
 _HEADS = {"captions": CAPTIONS, "alignment": ALIGNMENT}
 _TEXT = "text"
 SHORTLIST = 96
-FEWEST = 20
+MIN_PHOTOS = 20
 """Held-out photos that it takes to fit probabilities and thresholds."""
 
 
@@ -160,12 +160,12 @@ def write_words(queries: WordQueries, folder: Path) -> None:
 def fitted(trainer: Trainer, tags: Vocabulary) -> Fitted:
     """Asks the held-out photos, in every process; the student has taken the averages."""
     truth, logits = trainer.dataset.truth, trainer.held_out_logits()
-    if truth is None or len(truth) < FEWEST or not truth.any():
+    if truth is None or len(truth) < MIN_PHOTOS or not truth.any():
         lines, thresholds = np.tile([1.0, 0.0], (len(tags), 1)), np.full(len(tags), 0.5)
         how = "0.5 for every tag: no photos were held out to fit them on."
     else:
-        goal, below = Goal(), pairs_below(list(tags.broader))
-        lines, thresholds = fit_tags(logits, truth.astype(np.float64), goal, below=below)
+        goal, below = Goal(), broader_pairs(list(tags.broader))
+        lines, thresholds = fit_tags(logits, truth.astype(np.float64), goal, pairs=below)
         how = f"{goal} on {len(truth)} held-out photos."
     ids = {tag.id: round(float(t), 2) for tag, t in zip(tags, thresholds, strict=True)}
     return Fitted(

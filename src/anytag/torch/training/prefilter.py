@@ -20,7 +20,7 @@ from anytag.queries.bank import Bank
 from anytag.tagger import Tagger
 
 QUERIES = "queries.safetensors"
-FEWEST = 8  # photos
+MIN_PHOTOS = 8  # photos
 _HELD_OUT = 4  # every so many-th photo is measured on, not learned from
 _FAR = 14.0  # a logit of a probability of one in a million
 _RIDGE = 0.03  # of the mean square of the centred features
@@ -57,9 +57,9 @@ def learn_first_pass(folder: str | Path, photos: Iterable[ImageSource], *, short
     """
     model, tagger = ModelFolder.open(folder), Tagger.load(folder)
     pooled, margins = _answers(tagger, photos)
-    if len(pooled) < FEWEST:
+    if len(pooled) < MIN_PHOTOS:
         raise ModelError(
-            f"{len(pooled)} photos were given: a first pass needs at least {FEWEST}, better hundreds"
+            f"{len(pooled)} photos were given: a first pass needs at least {MIN_PHOTOS}, better hundreds"
         )
     held_out = np.arange(len(pooled)) % _HELD_OUT == 0
     coarse = fit_rows(pooled[~held_out], margins[~held_out])
