@@ -196,7 +196,7 @@ def test_broken_captions_are_named(tmp_path: Path, file: str, text: str) -> None
 def test_annotations_without_a_photo_are_said(lists: Path, tmp_path: Path) -> None:
     (lists / "hico" / "hico_600_annots.txt").write_text("")
     images = photos(tmp_path / "images", ["a.jpg"])
-    with pytest.raises(AnytagError, match="name no photo"):
+    with pytest.raises(AnytagError, match="list no photo"):
         tag_benchmark("hico-600", lists=lists, images=images, vocabulary=WORDS, kind="tagging")
 
 

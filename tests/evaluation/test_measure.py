@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anytag.errors import AnytagError
-from anytag.evaluation.adapters import Answers
+from anytag.evaluation.adapters import Predictions
 from anytag.evaluation.evaluate import Report, evaluate_retrieval, evaluate_tags
 from anytag.evaluation.metrics import resamples
 from anytag.evaluation.report import report
@@ -33,9 +33,9 @@ class Fixed:
     ) -> None:
         self.name = name
         limits = None if thresholds is None else np.array(thresholds, dtype=float)
-        self.answers = Answers(np.array(scores, np.float32), {}, limits)
+        self.answers = Predictions(np.array(scores, np.float32), {}, limits)
 
-    def answer(self, task: TagTask, **_: object) -> Answers:
+    def predict(self, task: TagTask, **_: object) -> Predictions:
         return self.answers
 
 

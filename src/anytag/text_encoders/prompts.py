@@ -94,7 +94,7 @@ def article(name: str) -> str:
     return "an" if name[:1] in tuple("aeiou") else "a"
 
 
-def spoken(name: str) -> str:
+def prompt_name(name: str) -> str:
     """A name as used in prompts: lower case, "_" as a space, "/" as "or", without trailing dots."""
     return name.replace("_", " ").replace("/", " or ").lower().rstrip(".")
 
@@ -135,4 +135,4 @@ def unit(vectors: Floats) -> Floats:
 
 
 def _fill(template: str, name: str) -> str:
-    return template.replace(_ARTICLE, article(name)).replace(_NAME, spoken(name))
+    return template.replace(_ARTICLE, article(name)).replace(_NAME, prompt_name(name))
