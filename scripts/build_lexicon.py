@@ -136,7 +136,7 @@ def is_form(lemma: str, nouns: Collection[str], verbs: Collection[str]) -> bool:
 def broader(offset: int, synsets: dict[int, Synset], kept: dict[str, int], own: str) -> list[str]:
     """Kept names above a synset, nearest first: of each synset the first word kept in that sense."""
     names: list[str] = []
-    level, seen = list(synsets[offset].above), {offset}
+    level, seen = list(synsets[offset].hypernyms), {offset}
     while level:
         following: list[int] = []
         for above in level:
@@ -145,7 +145,7 @@ def broader(offset: int, synsets: dict[int, Synset], kept: dict[str, int], own: 
             seen.add(above)
             words = [word for word in synsets[above].words if kept.get(word) == above and word != own]
             names += [word for word in words[:1] if word not in names and word not in DULL]
-            following += synsets[above].above
+            following += synsets[above].hypernyms
         level = following
     return names
 

@@ -100,7 +100,7 @@ def test_without_a_model(tmp_path: Path) -> None:
 def test_nobody_listens(tmp_path: Path) -> None:
     out = tmp_path / "d.jsonl"
     done = run("describe", "cat", "--llm", "http://127.0.0.1:9/v1", "--model", "m", "--yes", "--output", out)
-    assert done.exit_code == 2 and done.stderr.count("nobody answers at") == 1
+    assert done.exit_code == 2 and done.stderr.count("is not reachable") == 1
     assert not out.exists()
 
 

@@ -148,7 +148,7 @@ def test_signatures_are_used_and_not_written(tmp_path: Path) -> None:
         ("GET https://h/a?access_token=xyz failed", "GET https://h/a? failed"),
         ("tar://a.jpg::https://u:p@h/s.tar?Signature=q&Expires=1", "tar://a.jpg::https://h/s.tar?"),
         ("s3://bucket/a@b.jpg", "s3://bucket/a@b.jpg"),
-        ("is a quote not closed?", "is a quote not closed?"),
+        ("is a quote unclosed?", "is a quote unclosed?"),
         ("https://host/?monkey=1&passkey_id=2", "https://host/?monkey=1&passkey_id=2"),
     ],
 )
