@@ -16,7 +16,7 @@ from pathlib import Path
 
 from anytag.captioner import Captioner
 from anytag.data.rows import read_rows, select
-from scripts.release_captions import NOTHING, CaptionEvaluator
+from scripts.release_captions import NO_GUIDANCE, CaptionEvaluator
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
     print("| guided by | BLEU-1 | BLEU-4 | CIDEr | METEOR | asked tags said | ms a photo |")
     print("|---|---|---|---|---|---|---|")
     kinds = {
-        "nothing": (replace(spec, guide=NOTHING, support=0.0), None),
+        "nothing": (replace(spec, guide=NO_GUIDANCE, support=0.0), None),
         "what the card says": (spec, None),
         "up to three tags of one person": (spec, requested_tags),
     }
@@ -44,7 +44,7 @@ def main() -> None:
         speed = 1000 * (time.perf_counter() - start) / len(rows)
         found = evaluator.score(texts)
         figures = [found[key] for key in ("BLEU-1", "BLEU-4", "CIDEr", "METEOR")]
-        said = f"{evaluator.obeyed(texts, requested_tags):.1%}" if tags else ""
+        said = f"{evaluator.mentioned_share(texts, requested_tags):.1%}" if tags else ""
         print(f"| {name} | {' | '.join(f'{one:.1f}' for one in figures)} | {said} | {speed:.0f} |")
 
 

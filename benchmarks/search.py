@@ -160,15 +160,15 @@ def _reliability(path: Path) -> None:
 
     Asked are captions of its photos, and others that name a thing which none of them shows.
     """
-    from scripts.fit_search import Named, several
+    from scripts.fit_search import Mentions, several
 
     every = [row for row in read_rows(path) if row.captions]
     rows = flickr(path, "test")
     with synced([path.parent / row.image for row in rows]) as library:
         searcher = Searcher(library)
-        named, choose = Named.by(rows, searcher.reader.vocabulary), random.Random(0)
+        mentions, choose = Mentions.by(rows, searcher.reader.vocabulary), random.Random(0)
         others = [row for row in every if row.source != "flickr8k"]
-        asked = [*several(rows, others, named, choose)]
+        asked = [*several(rows, others, mentions, choose)]
         best = np.array([searcher.log_odds(text)[0].max() for text, _ in asked])
     scores, true = 1 / (1 + np.exp(-np.clip(best, -60, 60))), np.array([fit for _, fit in asked])
     bins = np.minimum((scores * 10).astype(int), 9)

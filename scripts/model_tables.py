@@ -1,7 +1,7 @@
-"""The embedded model's figures as Markdown tables, from its card: what pages say is what was measured.
+"""Render the embedded model's figures, from its card, as Markdown tables.
 
-`benchmarks/quality.py ROWS --card` measures and writes the card; `scripts/build_docs.py` writes the tables
-into the pages, between `<!-- card: NAME -->` and `<!-- end -->`.
+`benchmarks/quality.py ROWS --card` measures the figures and writes the card; `scripts/build_docs.py` writes
+the tables into the docs, between `<!-- card: NAME -->` and `<!-- end -->`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ BLOCK = re.compile(r"(<!-- card: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def filled(page: str) -> str:
-    """A page with its tables as the card has them.
+    """Fill in the tables of a page.
 
     Raises:
-        SystemExit: the card lacks a figure; says what measures it.
+        SystemExit: the card lacks a figure; says how to measure it.
     """
     metrics = Card.read(EMBEDDED / FILE_NAME).metrics
     try:
@@ -36,7 +36,7 @@ def filled(page: str) -> str:
 
 
 def captions(metrics: Figures) -> str:
-    """Tags of captions, beside probes."""
+    """Tags of captions, compared with linear probes."""
     head = ["", "trained on", "mAP", "precision at 1", "precision at 5"]
     rows = []
     for name, figures in metrics[CAPTIONS].items():
@@ -50,7 +50,7 @@ def captions(metrics: Figures) -> str:
 
 
 def defaults(metrics: Figures) -> str:
-    """What users see without any option."""
+    """Figures at default settings."""
     figures = metrics[CAPTIONS]["default thresholds"]
     lines = {
         "precision against the captions' tags": ("precision", "over 0.6"),
@@ -69,7 +69,7 @@ def defaults(metrics: Figures) -> str:
 
 
 def reliability(metrics: Figures) -> str:
-    """Given tags by their score; their whole, and those above a half."""
+    """Predicted tags by score, all of them, and those with a score above 0.5."""
     found = metrics[RELIABILITY]
     head = ["score", "tags given", "mean score", "are right", "95 % interval", "calibration error"]
     rows = []
@@ -83,7 +83,7 @@ def reliability(metrics: Figures) -> str:
 
 
 def classes(metrics: Figures) -> str:
-    """Each part's own names; top-1 with Wilson's interval, top-5."""
+    """Classification among each part's names: top-1 with Wilson's interval, and top-5."""
     head = ["part", "photos", "names", "photos that taught these names"]
     head += ["anytag", "linear probe, same photos", "ImageNet classifier"]
     rows = []
@@ -103,7 +103,7 @@ def _tops(one: Figures, who: str) -> str:
 
 
 def coco(metrics: Figures) -> str:
-    """mAP of COCO's categories."""
+    """mAP over COCO's categories."""
     one = metrics[CLASSES]["coco"]
     taught = f"{one['training photos']:,} photos with these labels"
     lines = {
@@ -121,7 +121,7 @@ def coco(metrics: Figures) -> str:
 
 
 def subjects(metrics: Figures) -> str:
-    """What is said by default of photos with one subject."""
+    """Default tags of photos with one subject."""
     keys = ("class among default tags", "class or broader among default tags", "without tags")
     rows = [
         [part, str(one["photos"]), *(f"{one[key]:.2f}" for key in keys)]
@@ -134,7 +134,7 @@ def subjects(metrics: Figures) -> str:
 
 
 def readme(metrics: Figures) -> str:
-    """The few that the front page shows."""
+    """Selected figures for the README."""
     tags, found = metrics[CAPTIONS], metrics[CLASSES]
     default, given = tags["default thresholds"], metrics[RELIABILITY]["given tags"]
     probe = max(one["mAP"] for name, one in tags.items() if name.startswith("probe"))
@@ -167,11 +167,11 @@ TABLES: dict[str, Callable[[Figures], str]] = {
 
 
 def shown(value: float) -> str:
-    """A count whole, a share with three digits."""
+    """Format a count as an integer, a share with three digits."""
     return f"{value:.0f}" if value == int(value) and value > 1 else f"{value:.3f}"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
-    """A Markdown table whose columns but the first `left` are aligned right."""
+    """Render a Markdown table; all columns but the first `left` are right-aligned."""
     aligned = ["---"] * left + ["---:"] * (len(head) - left)
     return "".join(f"| {' | '.join(line)} |\n" for line in (head, aligned, *rows))
