@@ -128,9 +128,9 @@ def test_a_folder_is_made_where_nothing_of_others_and_no_input_lies(tmp_path: Pa
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "card").write_text("")
     for folder, says in (
-        ("data", "holds .*rows"), ("data/rows", "is an input"),
+        ("data", "contains the input .*rows"), ("data/rows", "is an input"),
         ("model", "not empty"), ("model/card", "is a file"),
-        ("model/card/x", "no folder"),
+        ("model/card/x", "not a folder"),
     ):  # fmt: skip
         with pytest.raises(RefusedOutputError, match=says):
             check_folder(tmp_path / folder, [tmp_path / "data" / "rows"])

@@ -190,7 +190,7 @@ def test_what_a_library_does_not_name_is_unknown(model: Path, data: Path, tmp_pa
         (data.parent / f"{number}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
     same = calibrate(model, data.parent / "0.jsonl", tmp_path / "same", goal=Goal())
     assert same == calibrate(model, data, tmp_path / "plain", goal=Goal())
-    with pytest.raises(AnytagError, match="missing on 3 others"):
+    with pytest.raises(AnytagError, match="absent from 3 others"):
         calibrate(model, data.parent / "1.jsonl", tmp_path / "none", goal=Goal())
 
 

@@ -214,7 +214,7 @@ def test_an_annotation_that_no_list_knows_is_said(tmp_path: Path) -> None:
 
 
 def test_names_and_tasks_that_are_not_there() -> None:
-    with pytest.raises(AnytagError, match="no benchmark 'coco'; there are"):
+    with pytest.raises(AnytagError, match="no benchmark 'coco'; available"):
         benchmarks.known("coco")
     with pytest.raises(AnytagError, match="hico-600 has no captions"):
         text_benchmark("hico-600", lists=Path(), images=Path(), kind="caption")

@@ -246,7 +246,7 @@ def test_a_chart_escapes_names() -> None:
     [
         ({"data": "nowhere.jsonl"}, "neither a file of rows nor a benchmark"),
         ({"data": "coco-80"}, "get the 5,000 images"),
-        ({"split": "dev"}, "no row for --split dev --source told; there are: --split test --source named"),
+        ({"split": "dev"}, "no row for --split dev --source told; available: --split test --source named"),
         ({"kind": "open-set"}, "choose a --source with tags"),
         ({"kind": "retrieval", "source": "named"}, "no row has captions"),
         ({"at_least": 99}, "no tag is present in 99 of the 6 photos"),
@@ -347,7 +347,7 @@ def test_a_whole_benchmark_has_published_figures_beside_it(hico: Path, models: l
     assert all(one.trained_on for one in found.published)
     told = report.overview(found)
     assert "CLIP (published) was trained on: 400 million pairs" in told
-    assert "(0 of the 2 tags asked are in its trained vocabulary)." in told
+    assert "(0 of the 2 tags are in its trained vocabulary)." in told
 
 
 @pytest.mark.parametrize("broken", [False, True])

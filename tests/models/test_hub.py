@@ -198,7 +198,7 @@ def test_a_model_folder_comes_whole(hub: Hub, tmp_path: Path) -> None:
     assert len(fetched) == 1 + len(Card.read(model).files)
     assert all(file.path.is_file() and file.bytes for file in fetched)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pulled", "tiny"]
-    with pytest.raises(DownloadError, match="is there already"):
+    with pytest.raises(DownloadError, match="exists already"):
         fetch_folder("me/tiny", tmp_path / "pulled")
 
 

@@ -217,7 +217,7 @@ def test_without_a_projection_there_are_no_queries(tiny: StaticTextEncoder) -> N
 def test_a_projection_that_does_not_fit_is_an_error(tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     save_file(projection(rng, hidden=4), write_tiny(tmp_path) / "projection.safetensors")
-    with pytest.raises(ModelError, match="do not fit"):
+    with pytest.raises(ModelError, match="are inconsistent"):
         StaticTextEncoder.from_folder(tmp_path).project(np.ones((1, 8), np.float32))
     save_file(projection(rng), tmp_path / "projection.safetensors")
     with pytest.raises(ModelError, match=r"expected \(n, 8\)"):

@@ -336,11 +336,9 @@ def _conflict(one: _Row, other: _Row) -> str:
     if one.id == other.id:
         return (
             f"the tag {brief(one.name)} was requested twice with different descriptions; give it once, "
-            "with all of them: "
-            f"{brief(f'{one.name}: {texts}')}"
+            f"with all of them: {brief(f'{one.name}: {texts}')}"
         )
     return (
         f"the name {brief(one.name)} was requested for two different tags, so that their scores could not be "
-        "told apart; "
-        f"rename one of them, as in {brief(f'my {one.name}: {texts or one.name}')}"
+        f"told apart; rename one of them, as in {brief(f'my {one.name}: {texts or one.name}')}"
     )
