@@ -145,7 +145,7 @@ def main() -> None:
     if args.before:
         taggers = {"before": Tagger.load(args.before), **taggers}
     contestant = ClassifierWithText("tf_efficientnet_lite0")
-    print("| part | photos | names | | AP | top-1 | top-5 | ECE | tags | precision | named | ECE of tags |")
+    print("| part | photos | names | | AP | top-1 | top-5 | ECE | tags | right | named | ECE of tags |")
     print("|---|---:|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     for part in parts_of(read_rows(args.rows), limit=args.limit):
         if args.part and part.name not in args.part:

@@ -44,8 +44,8 @@ def captions(metrics: Figures) -> str:
             who = (
                 "**anytag**, int8" if name == "anytag" else name.replace("probe ", "linear probe on frozen ")
             )
-            seen = "Flickr8k, COCO, labelled photos" if name == "anytag" else "Flickr8k"
-            rows.append([who, seen, *(f"{figures[key]:.3f}" for key in ("mAP", "P@1", "P@5"))])
+            trained_on = "Flickr8k, COCO, labelled photos" if name == "anytag" else "Flickr8k"
+            rows.append([who, trained_on, *(f"{figures[key]:.3f}" for key in ("mAP", "P@1", "P@5"))])
     return table(head, rows, left=2)
 
 
@@ -55,14 +55,14 @@ def defaults(metrics: Figures) -> str:
     lines = {
         "precision against the captions' tags": ("precision", "over 0.6"),
         "recall": ("recall", ""),
-        "first tag right": ("first tag right", "over 0.85"),
+        "first tag correct": ("first tag right", "over 0.85"),
         "photos with 3 to 12 tags": ("photos with 3 to 12", "ordinary photos"),
-        "median of tags a photo": ("median tags", ""),
+        "median number of tags per photo": ("median tags", ""),
         "photos without a tag": ("without tags", ""),
-        "different tags that are given at all": ("different tags given", ""),
+        "different tags that were predicted": ("different tags given", ""),
         "tags that captions name on five photos or more": ("tags named on five photos or more", ""),
-        "of these, never given": ("of these never given", ""),
-        "given tags lost by the first pass": ("lost by the first pass", "stated"),
+        "of these, never predicted": ("of these never given", ""),
+        "tags lost by the first pass": ("lost by the first pass", "stated"),
     }
     rows = [[name, shown(figures[key]), target] for name, (key, target) in lines.items()]
     return table(["", "measured", "target"], rows)
@@ -71,7 +71,7 @@ def defaults(metrics: Figures) -> str:
 def reliability(metrics: Figures) -> str:
     """Predicted tags by score, all of them, and those with a score above 0.5."""
     found = metrics[RELIABILITY]
-    head = ["score", "tags given", "mean score", "are right", "95 % interval", "calibration error"]
+    head = ["score", "tags", "mean score", "correct", "95 % interval", "calibration error"]
     rows = []
     for name, one in found.items():
         bounds = (one["ECE low"], one["ECE high"]) if "ECE" in one else (one["low"], one["high"])
@@ -84,14 +84,14 @@ def reliability(metrics: Figures) -> str:
 
 def classes(metrics: Figures) -> str:
     """Classification among each part's names: top-1 with Wilson's interval, and top-5."""
-    head = ["part", "photos", "names", "photos that taught these names"]
+    head = ["part", "photos", "names", "training photos of these names"]
     head += ["anytag", "linear probe, same photos", "ImageNet classifier"]
     rows = []
     for part, one in metrics[CLASSES].items():
         if "classes" in one:
-            taught = str(one.get("training photos", "none"))
+            training = str(one.get("training photos", "none"))
             sides = [_tops(one, who) for who in ("", "probe ", "baseline ")]
-            rows.append([part, str(one["photos"]), str(one["classes"]), taught, *sides])
+            rows.append([part, str(one["photos"]), str(one["classes"]), training, *sides])
     return table(head, rows)
 
 
@@ -105,15 +105,19 @@ def _tops(one: Figures, who: str) -> str:
 def coco(metrics: Figures) -> str:
     """mAP over COCO's categories."""
     one = metrics[CLASSES]["coco"]
-    taught = f"{one['training photos']:,} photos with these labels"
+    training = f"{one['training photos']:,} photos with these labels"
     lines = {
-        "**anytag**": ("", f"{taught}, and more"),
-        "linear probe on the frozen backbone": ("probe ", taught),
-        "ImageNet classifier carried by text": ("baseline ", "none of these labels"),
+        "**anytag**": ("", f"{training}, and more"),
+        "linear probe on the frozen backbone": ("probe ", training),
+        "ImageNet classifier, transferred by text": ("baseline ", "none of these labels"),
     }
     rows = [
-        [name, seen, f"{one[f'{who}mAP']:.3f} ({one[f'{who}mAP low']:.3f} to {one[f'{who}mAP high']:.3f})"]
-        for name, (who, seen) in lines.items()
+        [
+            name,
+            trained_on,
+            f"{one[f'{who}mAP']:.3f} ({one[f'{who}mAP low']:.3f} to {one[f'{who}mAP high']:.3f})",
+        ]
+        for name, (who, trained_on) in lines.items()
     ]
     return table(
         ["", "trained on", f"mAP, {one['categories']} categories, {one['photos']} photos"], rows, left=2
@@ -128,9 +132,7 @@ def subjects(metrics: Figures) -> str:
         for part, one in metrics[CLASSES].items()
         if keys[0] in one
     ]
-    return table(
-        ["part", "photos", "names the class", "names it or what it is a kind of", "says nothing"], rows
-    )
+    return table(["part", "photos", "tags include the class", "the class or a broader tag", "no tags"], rows)
 
 
 def readme(metrics: Figures) -> str:
@@ -140,19 +142,19 @@ def readme(metrics: Figures) -> str:
     probe = max(one["mAP"] for name, one in tags.items() if name.startswith("probe"))
     coco, one = found["coco"], found["imagenet"]
     rows = [
-        ["Flickr8k test, 1,000 everyday scenes: first tag right", f"{default['first tag right']:.2f}", ""],
+        ["Flickr8k test, 1,000 everyday scenes: first tag correct", f"{default['first tag right']:.2f}", ""],
         ["precision of the default tags, against five captions", f"{default['precision']:.2f}",
          f"{given['mean score']:.2f}, their mean score"],
         [f"mAP over {tags['anytag']['tags']} caption tags", f"{tags['anytag']['mAP']:.3f}",
-         f"{probe:.3f}, linear probe on the frozen backbone, taught Flickr8k alone"],
+         f"{probe:.3f}, linear probe on the frozen backbone, trained on Flickr8k only"],
         ["captions, BLEU-4", f"{metrics['captions_flickr8k_test']['default']['BLEU-4']:.1f}",
          "16.0 and 19.5, two networks of 2015"],
-        [f"COCO: mAP over {coco['categories']} categories that it was taught", f"{coco['mAP']:.2f}",
-         f"{coco['probe mAP']:.2f}, linear probe taught the same labels"],
+        [f"COCO: mAP over {coco['categories']} categories of the training labels", f"{coco['mAP']:.2f}",
+         f"{coco['probe mAP']:.2f}, linear probe trained on the same labels"],
         [f"ImageNet: the class is among the default tags ({one['photos']} photos, one subject each)",
          f"{one['class among default tags']:.2f}", ""],
     ]  # fmt: skip
-    return table(["", "anytag", "beside it"], rows)
+    return table(["", "anytag", "for comparison"], rows)
 
 
 TABLES: dict[str, Callable[[Figures], str]] = {
