@@ -211,7 +211,7 @@ def test_subset_keeps_the_order_given(vocabulary: Vocabulary) -> None:
         vocabulary.subset(["dog", "cat"])
     with pytest.raises(VocabularyError, match="'dog' is already used"):
         vocabulary.subset(["dog", "dog"])
-    with pytest.raises(VocabularyError, match=r"type \['dog'\]"):
+    with pytest.raises(VocabularyError, match=r"use \['dog'\]"):
         vocabulary.subset("dog")
 
 

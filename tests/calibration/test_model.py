@@ -252,7 +252,7 @@ def test_a_tag_that_is_not_fitted_still_raises_a_broader_one() -> None:
 
 
 def made(log_odds: np.ndarray, truth: np.ndarray) -> CalibrationData:
-    """CalibrationData about tags that are all fitted and of which none is broader."""
+    """Return the data of tags that are all fitted and of which none is broader."""
     tags = log_odds.shape[1]
     return CalibrationData(
         np.arange(tags), np.ones(tags, np.bool_), log_odds, truth, np.full(tags, 0.5), NO_PAIRS

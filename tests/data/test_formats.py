@@ -312,7 +312,7 @@ def test_what_is_no_data_is_an_error(name: str, content: bytes, says: str, tmp_p
 
 
 def test_formats_are_named_where_one_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(AnytagError, match="'xml' is unknown; known are jsonl"):
+    with pytest.raises(AnytagError, match="format 'xml' is unknown; expected one of jsonl"):
         list(read("rows.jsonl", format="xml"))
     with pytest.raises(AnytagError, match="written are jsonl"):
         write(str(tmp_path / "x"), [], format="coco-instances")
@@ -412,9 +412,9 @@ def test_tables_of_spreadsheets(text: str, encoding: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("image,tags\na.jpg,käse\n".encode("cp1252"), r"not in UTF-8: it holds the byte b'\\xe4'"),
+        ("image,tags\na.jpg,käse\n".encode("cp1252"), r"not in UTF-8: it contains the byte b'\\xe4'"),
         ("image,tags\na.jpg,dog\n".encode("utf-16-le"), "zero bytes"),
-        (b"bild,schlagwort\na.jpg,dog\n", "'bild,schlagwort', names neither known columns nor a photo"),
+        (b"bild,schlagwort\na.jpg,dog\n", "'bild,schlagwort', has neither known columns nor a photo"),
         (b"0001,dog\n0002,cat\n", "start the table with a line such as image,tags"),
         (b"image,tags,width\na.jpg,dog,3\n", "unknown column 'width'"),
         (b"image,label,tags\na.jpg,dog,3\n", "'label' and 'tags' both contain tags"),

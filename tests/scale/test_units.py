@@ -166,5 +166,5 @@ def test_what_cannot_be_read_is_named_and_the_rest_planned(tmp_path: Path) -> No
     with pytest.raises(AnytagError, match="no such file"):
         units([str(tmp_path / "gone")])
     Path(tmp_path, "empty").mkdir()
-    with pytest.raises(AnytagError, match=r"nothing to do: expected \.parquet, \.tar"):
+    with pytest.raises(AnytagError, match=r"has nothing to process: expected \.parquet, \.tar"):
         units([str(tmp_path / "empty")])

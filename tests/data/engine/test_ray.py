@@ -69,7 +69,7 @@ def test_stages_map_batches(corpus: Path, model: Path) -> None:
 
 
 def test_wrong_use_is_said_before_the_cluster_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(AnytagError, match="'dream' is unknown; known are parse, generate, check"):
+    with pytest.raises(AnytagError, match="stage 'dream' is unknown; expected one of parse, generate, check"):
         run("rows.jsonl", "out", stages=("parse", "dream"))
     monkeypatch.setitem(sys.modules, "ray.data", None)
     with pytest.raises(MissingExtraError, match=r"anytag\[ray\]"):
