@@ -16,7 +16,7 @@ from anytag.cli.options import Number
 from anytag.cli.sinks import is_stdout, say, whole
 
 if TYPE_CHECKING:
-    from anytag.data.engine.describe import Cost, Journal, TagName
+    from anytag.data.engine.describe import Cost, Journal, Named
     from anytag.data.engine.llm import Endpoint
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
@@ -135,7 +135,7 @@ def command(
     _with_model(named, llm, output, dry_run, asking)
 
 
-def _with_model(tags: list[TagName], base_url: str, output: Path, dry_run: bool, asking: _Asking) -> None:
+def _with_model(tags: list[Named], base_url: str, output: Path, dry_run: bool, asking: _Asking) -> None:
     from anytag.data.engine import describe, llm
 
     if not asking.model:
@@ -165,7 +165,7 @@ def _with_model(tags: list[TagName], base_url: str, output: Path, dry_run: bool,
         click.get_current_context().exit(1)
 
 
-def _ask(tags: list[TagName], endpoint: Endpoint, journal: Journal, asking: _Asking) -> None:
+def _ask(tags: list[Named], endpoint: Endpoint, journal: Journal, asking: _Asking) -> None:
     """Asks with a progress bar on a terminal; the first few failures are told."""
     from anytag.data.engine.describe import request_answers
 
@@ -183,9 +183,9 @@ def _ask(tags: list[TagName], endpoint: Endpoint, journal: Journal, asking: _Ask
                 click.echo(reason, err=True)
 
 
-def _named(names: Iterable[str], tags_from: Path | None, vocabulary: Path | None) -> list[TagName]:
+def _named(names: Iterable[str], tags_from: Path | None, vocabulary: Path | None) -> list[Named]:
     """All tags, each once, in the order given."""
-    from anytag.data.engine.describe import TagName
+    from anytag.data.engine.describe import Named
     from anytag.errors import VocabularyError
     from anytag.parsing import slug
     from anytag.queries.requests import parse_custom_tag
@@ -193,10 +193,10 @@ def _named(names: Iterable[str], tags_from: Path | None, vocabulary: Path | None
 
     lines = read_text(tags_from).splitlines() if tags_from else []
     words = [parse_custom_tag(line).name for line in [*names, *lines] if line.strip()]
-    rows: dict[str, TagName] = {}
+    rows: dict[str, Named] = {}
     for tag in (
-        *(TagName(slug(word), word) for word in words),
-        *(TagName(tag.id, tag.name) for tag in (Vocabulary.read(vocabulary) if vocabulary else ())),
+        *(Named(slug(word), word) for word in words),
+        *(Named(tag.id, tag.name) for tag in (Vocabulary.read(vocabulary) if vocabulary else ())),
     ):
         earlier = rows.setdefault(tag.id, tag)
         if slug(earlier.name) != slug(tag.name) or _letters(earlier.name) != _letters(tag.name):

@@ -17,8 +17,8 @@ from anytag.data.descriptions import from_published, read_descriptions
 from anytag.data.engine.describe import (
     Described,
     Journal,
+    Named,
     Request,
-    TagName,
     described_by_model,
     estimate,
     request_answers,
@@ -33,7 +33,7 @@ from anytag.vocabulary import Tag, Vocabulary
 from tests.chat_server import Chat, Fault, body, chat_server, closes, hangs, says, status
 
 SAMPLING = Sampling("tiny")
-CAT, ICE = TagName("cat", "cat"), TagName("ice-cream", "ice cream")
+CAT, ICE = Named("cat", "cat"), Named("ice-cream", "ice cream")
 
 
 @pytest.fixture
@@ -298,7 +298,7 @@ def wordnet(tmp_path: Path) -> WordNet:
 
 
 def test_without_a_model(wordnet: WordNet) -> None:
-    tags = [TagName("corgi", "corgi"), TagName("quokka", "zzquokka")]
+    tags = [Named("corgi", "corgi"), Named("quokka", "zzquokka")]
     corgi, unknown = without_model(tags, wordnet=wordnet)
     assert corgi.descriptions[0] == "a photo of a corgi."
     assert any("a kind of" in text for text in corgi.descriptions)

@@ -35,7 +35,7 @@ _CHAT_TOKENS = 8  # overhead of the chat format per question
 
 
 @dataclass(frozen=True, slots=True)
-class TagName:
+class Named:
     """A tag to describe: its id, and its name for prompts."""
 
     id: str
@@ -54,7 +54,7 @@ class Request:
 class Described:
     """A row of descriptions.jsonl; `missing` is the number of answers that the model did not give."""
 
-    tag: TagName
+    tag: Named
     descriptions: tuple[str, ...]
     source: str
     missing: int = 0
@@ -120,12 +120,12 @@ class Journal:
         self.answers[request] = answer
 
 
-def requests(tag: TagName, answers: int = ANSWERS) -> list[Request]:
+def requests(tag: Named, answers: int = ANSWERS) -> list[Request]:
     """All requests for one tag: five questions, `answers` of each, in the order of the descriptions."""
     return [Request(prompt, number) for prompt in questions(tag.name) for number in range(answers)]
 
 
-def estimate(tags: Iterable[TagName], journal: Journal, *, answers: int = ANSWERS) -> Cost:
+def estimate(tags: Iterable[Named], journal: Journal, *, answers: int = ANSWERS) -> Cost:
     """Estimate the cost of describing tags, without the answers in the journal."""
     requested = {request for tag in tags for request in requests(tag, answers)}
     left = requested - journal.answers.keys()
@@ -134,7 +134,7 @@ def estimate(tags: Iterable[TagName], journal: Journal, *, answers: int = ANSWER
 
 
 def request_answers(
-    tags: Sequence[TagName],
+    tags: Sequence[Named],
     endpoint: Endpoint,
     journal: Journal,
     *,
@@ -183,7 +183,7 @@ def request_answers(
 
 
 def described_by_model(
-    tags: Iterable[TagName], journal: Journal, *, answers: int = ANSWERS
+    tags: Iterable[Named], journal: Journal, *, answers: int = ANSWERS
 ) -> Iterator[Described]:
     """For each tag "a photo of a TAG." and the answers in the journal, by question."""
     for tag in tags:
@@ -194,7 +194,7 @@ def described_by_model(
 
 
 def without_model(
-    tags: Iterable[TagName], *, wordnet: WordNet | None = None, lexicon: Lexicon | None = None
+    tags: Iterable[Named], *, wordnet: WordNet | None = None, lexicon: Lexicon | None = None
 ) -> Iterator[Described]:
     """For each tag "a photo of a TAG.", its broader names, and WordNet's gloss if available."""
     lexicon = lexicon or default_lexicon()
