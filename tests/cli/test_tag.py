@@ -254,7 +254,7 @@ def test_output_goes_to_a_file_whose_suffix_says_the_format(
         (["x.jpg", "--workers", "0"], "--workers"),
         (["x.jpg", "--format", "xml"], "--format"),
         (["x.jpg", "--device", "abacus"], "--device"),
-        pytest.param(["x.jpg", "--device", "cuda"], "CUDAExecutionProvider is not active", marks=NO_CUDA),
+        pytest.param(["x.jpg", "--device", "cuda"], "CUDAExecutionProvider is not available", marks=NO_CUDA),
         (["x.jpg", "--tags", ""], "asks for no tag"),
         (["x.jpg", "--tags", ", ,"], "asks for no tag"),
         (["x.jpg", "--tags", "dog", "--exclude-tags", "cat"], "give one of them"),

@@ -314,7 +314,7 @@ def test_what_is_no_data_is_an_error(name: str, content: bytes, says: str, tmp_p
 def test_formats_are_named_where_one_is_missing(tmp_path: Path) -> None:
     with pytest.raises(AnytagError, match="format 'xml' is unknown; expected one of jsonl"):
         list(read("rows.jsonl", format="xml"))
-    with pytest.raises(AnytagError, match="written are jsonl"):
+    with pytest.raises(AnytagError, match="not written; expected one of jsonl"):
         write(str(tmp_path / "x"), [], format="coco-instances")
     with pytest.raises(AnytagError, match="no format has this suffix"):
         write(str(tmp_path / "rows.txt"), [])
