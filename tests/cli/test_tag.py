@@ -261,7 +261,7 @@ def test_output_goes_to_a_file_whose_suffix_says_the_format(
         (["x.jpg", "--tags", 'dog, "cat'], "a double quote opens a tag"),
         (["x.jpg", "--also", "tower: tall, with red walls"], "does the comma end the description"),
         (["x.jpg", "--exclude-tags", "dgo"], "did you mean 'dog'"),
-        (["x.jpg", "--language", "xx"], "there are: de, fr"),
+        (["x.jpg", "--language", "xx"], "available: de, fr"),
         (["x.jpg", "--vocabulary", "bad.txt"], "bad.txt, line 1"),
         ([""], "An empty path was given"),
         (["nowhere/"], "The folder 'nowhere/' is not there"),
