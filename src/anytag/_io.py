@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,7 +25,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A draft beside `path` to write into, which takes its place at the end; after an error it is as before.
 
     The draft's name is unique, so that two processes never write one file. A link stays a link. A file that
-    is there keeps its mode; a new one gets that of any new file, also where a library (safetensors) makes a
+    is there keeps its mode and, on Linux, its extended attributes (what file managers keep: tags, ratings;
+    access lists); a new one gets the mode of any new file, also where a library (safetensors) makes a
     private one. A pipe or device is no file to replace: it is written to as it is.
 
     Raises:
@@ -38,7 +39,10 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         return
     with writing(target), _draft_beside(target) as draft:
         yield draft
-        draft.chmod(target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask())
+        is_there = target.exists()
+        if is_there:
+            _copy_attributes(target, draft)  # while it is sure to be writable
+        draft.chmod(target.stat().st_mode & 0o777 if is_there else 0o666 & ~_umask())
         draft.replace(target)
 
 
@@ -73,6 +77,15 @@ def identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
     except (OSError, ValueError):
         return None
     return facts.st_dev, facts.st_ino
+
+
+def version(path: str | os.PathLike[str]) -> tuple[int, ...] | None:
+    """What tells whether a file was written or replaced since; None for one that is not there."""
+    try:
+        facts = os.stat(path)  # noqa: PTH116
+    except OSError:
+        return None
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
 
 
 def refuse_inputs(output: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str]]) -> None:
@@ -182,12 +195,26 @@ def read_text(path: str | os.PathLike[str]) -> str:
         AnytagError: it cannot be read as such.
     """
     try:
-        raw = Path(path).read_bytes()
-        return raw.decode("utf-16" if raw.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
+        return decoded(Path(path).read_bytes())
     except OSError as error:
         raise AnytagError(f"{os.fspath(path)} cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise AnytagError(f"{os.fspath(path)} is not in UTF-8 ({error.reason}): save it as UTF-8") from error
+
+
+def decoded(raw: bytes, *, bytes_stay: bool = False) -> str:
+    """Text in UTF-8, or in UTF-16 with its mark, without the mark.
+
+    Args:
+        raw: the text.
+        bytes_stay: what is no UTF-8 is kept as `os.fsdecode` does: names of files may be anything.
+
+    Raises:
+        UnicodeDecodeError: it is neither.
+    """
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return raw.decode("utf-16", "replace" if bytes_stay else "strict")
+    return raw.decode("utf-8-sig", "surrogateescape" if bytes_stay else "strict")
 
 
 def check_folder(
@@ -341,6 +368,16 @@ def _draft_beside(target: Path) -> Iterator[Path]:
         yield draft
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _copy_attributes(source: Path, target: Path) -> None:
+    """Copies extended attributes, where the system has them; those that only root may set stay behind."""
+    if sys.platform != "linux":
+        return
+    with suppress(OSError):
+        for name in os.listxattr(source):
+            with suppress(OSError):
+                os.setxattr(target, name, os.getxattr(source, name))
 
 
 def _umask() -> int:
