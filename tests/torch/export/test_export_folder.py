@@ -18,7 +18,7 @@ from anytag import Captioner
 from anytag.models.card import Card
 from anytag.models.folder import write_card
 from anytag.runtime.onnx import CAPTION, MEMORY, OnnxWriter
-from anytag.torch.captions import TorchWriter
+from anytag.torch.captions import TorchCaptionDecoder
 from anytag.torch.checkpoints.convert import Options, convert
 from anytag.torch.checkpoints.load import CAPTIONS, WEIGHTS, load_network
 from anytag.torch.export.accuracy_cost import measure_cost
@@ -91,7 +91,7 @@ def test_graphs_write_what_torch_writes(ram: Path, photos: list[Path], options: 
     graphs, exact = Captioner.load(ram), Captioner.load(ram, precision="float32")
     seen = [graphs.tagger.encode(photos[0])]
     assert isinstance(graphs.writer(seen, [[]]), OnnxWriter)
-    assert isinstance(exact.writer(seen, [[]]), TorchWriter)
+    assert isinstance(exact.writer(seen, [[]]), TorchCaptionDecoder)
     given = list(graphs.caption_many(photos, **options))
     assert given == list(exact.caption_many(photos, **options))
     assert all(caption.error is None for caption in given)

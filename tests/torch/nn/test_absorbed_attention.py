@@ -38,7 +38,7 @@ def asked(made: CrossDecoder, *, photos: int, sets: int, tags: int, tokens: int)
 def test_folded_is_the_decoder(queries: Queries, photos: int, own: bool, tags: int, tokens: int) -> None:
     made = decoder(queries)
     given = asked(made, photos=photos, sets=photos if own else 1, tags=tags, tokens=tokens)
-    for ours, theirs in zip(FoldedCross(made).located(*given), made.located(*given), strict=True):
+    for ours, theirs in zip(FoldedCross(made).localize(*given), made.localize(*given), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(FoldedCross(made)(*given), made(*given), rtol=1e-4, atol=1e-5)
 

@@ -97,7 +97,7 @@ def test_where_are_shares_of_every_token(family: str) -> None:
     network = NETWORKS[family]
     tokens, pooled = network.encoder(pixels(2))
     rows = family_rows(network, (1, 5, 2))
-    logits, where = network.decoder.located(tokens, pooled, rows)
+    logits, where = network.decoder.localize(tokens, pooled, rows)
     close(logits, network.decoder(tokens, pooled, rows))
     assert where.shape == (2, 5, tokens.shape[1])
     close(where.sum(-1), torch.ones(2, 5))

@@ -27,7 +27,7 @@ from anytag.torch.nn.backbones import (
     imagenet_backbone,
 )
 from anytag.torch.nn.configs import NetworkConfig
-from anytag.torch.nn.folded_decoder import FoldedDecoder, weigh_descriptions
+from anytag.torch.nn.folded_decoder import FoldedDecoder, reweight_descriptions
 from anytag.torch.nn.network import ImageEncoder, TagNetwork
 from anytag.torch.runtime import TorchRuntime
 from tests.families import enliven, tiny_config
@@ -115,9 +115,9 @@ def test_decoder_is_its_formula(decoder: FoldedDecoder, shape: Shape, seed: int)
 def test_queries_for_all_are_the_same_for_each(shape: Shape, seed: int) -> None:
     _, pooled, rows = arguments((*shape[:4], False), seed=seed)
     scale = torch.tensor(0.7)
-    weighed = weigh_descriptions(pooled, rows, scale)
+    weighed = reweight_descriptions(pooled, rows, scale)
     assert weighed.shape == (len(pooled), rows.shape[1], WIDTH)
-    close(weigh_descriptions(pooled, rows.expand(len(pooled), -1, -1, -1), scale), weighed)
+    close(reweight_descriptions(pooled, rows.expand(len(pooled), -1, -1, -1), scale), weighed)
 
 
 @settings(max_examples=20, deadline=None)
@@ -127,14 +127,16 @@ def test_padding_has_no_weight(shape: Shape, padding: int, front: bool) -> None:
     scale = torch.tensor(-3.0)  # even weights: padding that counted would be seen
     zeros = torch.zeros(*rows.shape[:2], padding, WIDTH)
     padded = torch.cat([zeros, rows] if front else [rows, zeros], dim=2)
-    close(weigh_descriptions(pooled, padded, scale), weigh_descriptions(pooled, rows, scale))
+    close(reweight_descriptions(pooled, padded, scale), reweight_descriptions(pooled, rows, scale))
 
 
 def test_padding_gets_no_gradient_and_spoils_none() -> None:
     _, pooled, rows = arguments((2, 3, 4, 3, False))
     rows[:, 1] = 0  # a tag of padding alone
     rows.requires_grad_()
-    (slope,) = torch.autograd.grad(weigh_descriptions(pooled, rows, torch.tensor(1.0)).square().sum(), rows)
+    (slope,) = torch.autograd.grad(
+        reweight_descriptions(pooled, rows, torch.tensor(1.0)).square().sum(), rows
+    )
     assert torch.isfinite(slope).all()
     assert not slope[:, 1].any()
 
@@ -354,7 +356,7 @@ def test_fewer_bits_stay_near(precision: Precision) -> None:
 
 
 def test_a_device_that_is_not_there_is_an_error() -> None:
-    with pytest.raises(DeviceError, match="'cuda:99' was asked for and is not there"):
+    with pytest.raises(DeviceError, match="'cuda:99' was requested and is not available"):
         TorchRuntime(wide_network("ram"), device="cuda:99")
 
 

@@ -55,8 +55,8 @@ def test_channels_may_be_the_last_axis() -> None:
         ("resnet1x", 64, "timm knows no network 'resnet1x': give one such as resnet"),
         ("???", 64, "give one such as resnet18"),
         ("", 64, "timm knows no network ''"),
-        ("coat_tiny", 64, "gives no map of features"),
-        ("vit_tiny_patch16_224", 8, "takes no photos of size 8"),
+        ("coat_tiny", 64, "has no feature map"),
+        ("vit_tiny_patch16_224", 8, "does not accept photos of size 8"),
         ("crossvit_tiny_240", 224, "give network.size=240"),
     ],
 )

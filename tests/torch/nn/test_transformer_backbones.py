@@ -65,11 +65,9 @@ def test_stages_run_apart_as_together(name: str) -> None:
 
 @pytest.mark.parametrize("size", [0, -32, 30, 36])
 def test_sizes_that_do_not_fit_are_errors(size: int) -> None:
-    with pytest.raises(ModelError, match=rf"image size {size}: this Swin transformer takes multiples of 8"):
+    with pytest.raises(ModelError, match=rf"image size {size}: expected a multiple of 8"):
         SwinBackbone(SWIN, size=size)
-    with pytest.raises(
-        ModelError, match=rf"image size {size}: this vision transformer takes multiples of 16"
-    ):
+    with pytest.raises(ModelError, match=rf"image size {size}: expected a multiple of 16"):
         VitBackbone(VitConfig(width=8, depth=1, heads=1, patch=16), size=size)
 
 

@@ -103,14 +103,14 @@ def make_trainer(world: Path, tokens: FeatureCache, out: Path, *, recipe: Recipe
 
 def test_photos_with_captions_are_encoded_once(world: Path, tokens: FeatureCache) -> None:
     samples = make_samples(world, tokens)
-    assert len(samples.place) == 32
-    assert samples.place[:3, 1].tolist() == [1, 2, 1]  # two captions: plain and mirrored
+    assert len(samples.view_range) == 32
+    assert samples.view_range[:3, 1].tolist() == [1, 2, 1]  # two captions: plain and mirrored
     assert tokens.take("tokens", np.array([0, 5])).shape == (2, 16, 8)
     shard = world / "tokens" / "shard-0000" / "tokens.npy"
     before, folder = shard.stat().st_mtime_ns, ModelFolder.open(world / "model")
     cache_tokens(photos_of(world), world, folder, world / "tokens", report=Reporter())
     assert shard.stat().st_mtime_ns == before
-    with pytest.raises(AnytagError, match="made of other photos"):
+    with pytest.raises(AnytagError, match="features of other photos"):
         cache_tokens(photos_of(world)[:2], world, folder, world / "tokens", report=Reporter())
 
 
@@ -204,5 +204,5 @@ def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
 def test_rows_without_captions_teach_no_head(world: Path, tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.jsonl", [Row("0.png", "toy", "train", tags=("red",))])
     recipe = dataclasses.replace(RECIPE, start=str(world / "model"))
-    with pytest.raises(AnytagError, match="no photo to train on has a caption"):
+    with pytest.raises(AnytagError, match="no training photo has a caption"):
         train(Run(recipe, tmp_path / "rows.jsonl", tmp_path / "out", RUN_OPTIONS))

@@ -55,7 +55,7 @@ def test_a_sum_in_pieces_is_the_sum(scale: float) -> None:
 def gradients(name: str, data: Path, out: Path, *, half: bool = False) -> tuple[float, dict[str, Tensor]]:
     """Loss and gradients of a recipe's first step."""
     trainer = trainer_of(RECIPES[name], data, out)
-    batch = trainer._at_hand(next(trainer.dataset.stream(0, 1)))
+    batch = trainer._prepare(next(trainer.dataset.stream(0, 1)))
     student = trainer.plain.train()
     torch.manual_seed(0)
     with torch.autocast("cpu", torch.bfloat16, enabled=half):

@@ -23,7 +23,7 @@ from anytag.text_encoders import StaticTextEncoder
 from anytag.torch.training import augment as transforms
 from anytag.torch.training.caption_reader import caption_vectors
 from anytag.torch.training.dataset import with_usable_captions
-from anytag.torch.training.distributed import from_first
+from anytag.torch.training.distributed import from_main_process
 from anytag.torch.training.fit import prepare, train
 from anytag.torch.training.photo_dataset import PhotoDataset, Photos
 from anytag.torch.training.report import Tally
@@ -75,7 +75,7 @@ def test_published_ids_are_the_targets(published: Path) -> None:
         assert photos.parsed[number] == tuple(tuple(sorted(ids)) for ids in item["parse_label_id"])
     corpus = PhotoDataset(photos, size=16, batch_size=8, seed=0, parsed_only=True)
     (batch,) = corpus.stream(0, 1)
-    for number, caption, row in zip(batch.numbers, batch.captions, batch.need("tags"), strict=True):
+    for number, caption, row in zip(batch.numbers, batch.captions, batch.require("tags"), strict=True):
         ids = json.loads(published.read_text())[number]["parse_label_id"]["sits" in caption]
         assert sorted(row.nonzero().flatten().tolist()) == sorted(ids)
     assert batch.weight is not None and batch.weight.all()
@@ -125,7 +125,7 @@ def test_labels_without_a_caption_are_positives_and_the_rest_unknown(data: Path)
     assert batch.weight is not None
     found = {
         n: (t, k)
-        for n, t, k in zip(batch.numbers, batch.need("tags").tolist(), batch.weight.tolist(), strict=True)
+        for n, t, k in zip(batch.numbers, batch.require("tags").tolist(), batch.weight.tolist(), strict=True)
     }
     assert found[0] == ([1, 0, 0], [True, False, True])
     assert found[1] == ([0, 1, 0], [False, True, False])  # the parser reads no Chinese
@@ -138,7 +138,7 @@ def test_rows_without_any_caption(data: Path, tmp_path: Path) -> None:
     write_rows(data.parent / "labels.jsonl", rows)
     file = data.parent / "labels.jsonl"
     recipe = recipe_of("tag2text", steps=3, rate=3e-3)
-    with pytest.raises(AnytagError, match=r"no photo to train on has a caption.* objective\.captions=false"):
+    with pytest.raises(AnytagError, match=r"no training photo has a caption.* objective\.captions=false"):
         trainer_of(recipe, file, tmp_path / "a")
     alone = replace(recipe, objective=replace(recipe.objective, captions=False))
     assert (train(Run(alone, file, tmp_path / "b", RUN_OPTIONS)) / "card.json").exists()
@@ -167,7 +167,7 @@ def test_no_row_ends_a_run(data: Path, tmp_path: Path) -> None:
         assert "2 photos cannot be read (no such file): " in said
         assert said.count("takes its place") == 1
         assert ("1 tag that the text encoder does not know left out: 猫" in said) == recipe.objective.aligns
-        assert ("captions are no queries" in said) == recipe.objective.aligns
+        assert ("captions are not used as queries" in said) == recipe.objective.aligns
         assert all(tensor.isfinite().all() for tensor in weights(out).values() if tensor.is_floating_point())
 
 
@@ -178,12 +178,12 @@ def test_no_row_ends_a_run(data: Path, tmp_path: Path) -> None:
         (
             [Row("0.png", "", "train", tags=("red",))] * 3,
             {},
-            "3 photos to train on make no batch of 4: give batch",
+            "3 training photos are fewer than batch_size=4: give batch",
         ),
         (
             [Row("0.png", "", "train")] * 4,
             {"vocabulary": "v.jsonl"},
-            "no photo to train on names a tag of the voc",
+            "no training photo has a tag of the voc",
         ),
     ],
 )
@@ -200,7 +200,7 @@ def test_data_that_teaches_nothing_is_an_error_before_the_work(
 
 def test_a_batch_is_taken_in_equal_parts(data: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        AnytagError, match=r"batch_size=4 cannot be taken in 3 equal parts .*give batch_size=3"
+        AnytagError, match=r"batch_size=4 cannot be split into 3 equal parts .*give batch_size=3"
     ):
         trainer_of(small_recipe(), data, tmp_path, run_options=replace(RUN_OPTIONS, accumulate=3))
 
@@ -282,9 +282,9 @@ def _first(rank: int, port: int, out: Path) -> None:
 
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
                    "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}  # fmt: skip
-    (out / f"{rank}").write_text(from_first(lambda: f"made by {rank}"))
+    (out / f"{rank}").write_text(from_main_process(lambda: f"made by {rank}"))
     try:
-        from_first(lambda: Vocabulary.read(out / "missing"))
+        from_main_process(lambda: Vocabulary.read(out / "missing"))
     except AnytagError as error:
         (out / f"{rank}-error").write_text(str(error))
     torch.distributed.destroy_process_group()

@@ -18,10 +18,10 @@ from anytag.data.rows import read_rows
 from anytag.errors import AnytagError
 from anytag.models.registry import EMBEDDED
 from anytag.text_encoders import StaticTextEncoder
-from anytag.torch.training.build import fitted_to
-from anytag.torch.training.checkpoint import flat
-from anytag.torch.training.effects import parse_train, resolved, without_effect
-from anytag.torch.training.estimate import try_out
+from anytag.torch.training.build import resolve_network
+from anytag.torch.training.checkpoint import flatten
+from anytag.torch.training.effects import effective_fields, parse_train, without_effect
+from anytag.torch.training.estimate import check_network
 from anytag.torch.training.fit import prepare_with
 from anytag.torch.training.photo_dataset import PhotoDataset, Photos
 from anytag.torch.training.recipes import RECIPES, Recipe, find
@@ -76,7 +76,7 @@ def numbers_of(recipe: Recipe) -> dict[str, Any]:
     kinds = (int, float, tuple)
     return {
         key: value
-        for key, value in flat(asdict(recipe)).items()
+        for key, value in flatten(asdict(recipe)).items()
         if isinstance(value, kinds) and not isinstance(value, bool)
     }
 
@@ -139,7 +139,7 @@ def test_every_number_has_an_effect_or_is_refused(kind: str, photos: Photos, tmp
             key for key in keys if key.startswith(("network.captions", "network.al", "objective.matching"))
         ]
     for key in keys:
-        pair = f"{key}={another(key, flat(asdict(recipe))[key])}"
+        pair = f"{key}={another(key, flatten(asdict(recipe))[key])}"
         given = [one for one in TINY[kind] if not one.startswith(f"{key}=")]
         try:
             changed = parse_train(find(name), [*given, pair])
@@ -185,34 +185,34 @@ def test_rates_are_what_the_recipe_says(name: str) -> None:
 @pytest.mark.parametrize("name", FROM_PHOTOS)
 def test_what_is_printed_has_an_effect(name: str) -> None:
     recipe = find(name)
-    shown, idle = flat(resolved(recipe)), without_effect(recipe)
+    shown, idle = flatten(effective_fields(recipe)), without_effect(recipe)
     assert not shown.keys() & idle.keys()
     assert all(why for why in idle.values())
     done = run("train", name, "--dry-run", *TINY[kind_of(name)])
     assert done.exit_code == 0, done.stderr
-    printed = flat(json.loads(done.stdout[: done.stdout.rindex("}") + 1]))
+    printed = flatten(json.loads(done.stdout[: done.stdout.rindex("}") + 1]))
     assert printed["rate"] == 1e-3 and "schedule.rate" not in printed
 
 
 @pytest.mark.parametrize(
     ("recipe", "pairs", "said"),
     [
-        ("ram-14m", ["steps=5", "epochs=2"], "epochs has no effect here: steps=5 says how long the run is"),
+        ("ram-14m", ["steps=5", "epochs=2"], "epochs has no effect here: steps=5 sets the length of the run"),
         (
             "ram-14m",
             ["objective.weights.distillation=2"],
             "distillation has no effect here: there is no distillation",
         ),
-        ("ram-14m", ["backbone=resnet18", "network.backbone.width=8"], "backbone=resnet18 is the backbone"),
+        ("ram-14m", ["backbone=resnet18", "network.backbone.width=8"], "backbone=resnet18 sets the backbone"),
         ("ram-14m", ["objective.captions=false", "network.captions.layers=3"], "there is no caption head"),
-        ("tag2text-14m", ["clip=X"], "learns a query of each tag"),
+        ("tag2text-14m", ["clip=X"], "learns its queries without text"),
         ("small", ["teacher=X"], "objective.distils=false"),
-        ("tag2text-14m", ["objective.aligns=true"], "this recipe learns its queries: take ram-plus-14m"),
+        ("tag2text-14m", ["objective.aligns=true"], "this recipe learns its queries: use ram-plus-14m"),
         ("ram-plus-14m", ["objective.captions=true"], "this network has no caption head"),
         ("small", ["network.queries=learned"], "needs the decoder of a published family"),
-        ("tag2text-retrieval", ["objective.captions=false"], "alignment heads read the tags"),
+        ("tag2text-retrieval", ["objective.captions=false"], "alignment heads need the tags"),
         ("ram-14m", ["schedule.least=1"], "schedule.least=1 is above rate=0.0001: give schedule.least=0"),
-        ("ram-14m", ["network.captions.positions=8"], "give as many positions or more"),
+        ("ram-14m", ["network.captions.positions=8"], "give at least as many positions"),
     ],
 )
 def test_what_does_not_fit_is_said_with_its_reason(recipe: str, pairs: list[str], said: str) -> None:
@@ -237,6 +237,6 @@ def test_numbers_that_make_no_network_are_an_error_before_the_work(kind: str, da
     given = [pair for pair in TINY[kind] if not pair.startswith(f"{key}=")]
     try:
         made = parse_train(find(name), [*given, f"{key}={value}"])
-        try_out(fitted_to(made, width=_ENCODER.dim), text_width=_ENCODER.dim)
+        check_network(resolve_network(made, width=_ENCODER.dim), text_width=_ENCODER.dim)
     except AnytagError as error:
         assert len(str(error)) > 20

@@ -175,7 +175,7 @@ def test_the_slow_copy_is_trusted_more_and_more_in_the_first_epoch(data: Path, t
     trust = []
     for step, batch in enumerate(trainer.dataset.stream(0, 5)):
         trainer.step = step
-        made = trainer._at_hand(batch)
+        made = trainer._prepare(batch)
         assert made.trust is not None
         trust.append(round(made.trust[0].item(), 4))
     assert trust == [0.0, 0.1333, 0.2667, 0.4, 0.4]  # three steps an epoch
@@ -194,14 +194,14 @@ def test_heads_are_new_where_the_run_before_had_none(data: Path, tmp_path: Path)
 def test_matching_needs_captions_and_room(data: Path, tmp_path: Path) -> None:
     bare = [Row("0.png", "", "train", tags=("red",)), Row("1.png", "", "val", ("A wall.",), ("red",))]
     kept = Kept()
-    rows = Annotations.of([*bare, *read_rows(data)])
+    rows = Annotations.from_rows([*bare, *read_rows(data)])
     check_captions(rows, data, kept)
     assert kept.said == ["1 photos without captions are left out."]
     assert len(Photos(rows, data.parent, _tags(data), captioned=True)) == 12
-    with pytest.raises(AnytagError, match="no photo to train on has a caption"):
-        check_captions(Annotations.of(bare), data, kept)
+    with pytest.raises(AnytagError, match="no training photo has a caption"):
+        check_captions(Annotations.from_rows(bare), data, kept)
     recipe = retrieval_recipe(batch_size=12)
-    with pytest.raises(AnytagError, match=r"matching.queue=10 pairs are less .* give 12 or more"):
+    with pytest.raises(AnytagError, match=r"matching.queue=10 is less than .*=12; give a longer queue"):
         trainer_of(recipe, data, tmp_path)
 
 
@@ -309,8 +309,8 @@ def test_a_killed_run_goes_on(data: Path, tmp_path: Path) -> None:
 
 def test_drawn_tags_estimate_the_loss_of_all(data: Path, tmp_path: Path) -> None:
     trainer = trainer_of(recipe_of("ram-plus"), data, tmp_path)
-    student, batch = trainer.plain.eval(), trainer._at_hand(next(trainer.dataset.stream(0, 1)))
-    batch.tags = torch.nn.functional.pad(batch.need("tags")[:, :2] * 0, (0, 38))
+    student, batch = trainer.plain.eval(), trainer._prepare(next(trainer.dataset.stream(0, 1)))
+    batch.tags = torch.nn.functional.pad(batch.require("tags")[:, :2] * 0, (0, 38))
     batch.tags[:, 0] = 1
     student.queries = FixedQueries(torch.randn(40, 3, 256))
     with torch.no_grad():
@@ -351,7 +351,7 @@ def test_bad_steps_are_left_out_and_said(data: Path, tmp_path: Path) -> None:
 def test_a_run_of_bad_steps_ends(data: Path, tmp_path: Path) -> None:
     trainer = trainer_of(recipe_of("ram-plus", steps=9), data, tmp_path)
     trainer.plain.__class__, Faulty.bad = Faulty, frozenset(range(9))
-    with pytest.raises(AnytagError, match="step 4: 5 steps in a row without a finite gradient"):
+    with pytest.raises(AnytagError, match="step 4: the gradient was not finite for 5 steps in a row"):
         trainer.fit()
 
 
@@ -363,10 +363,10 @@ def test_a_full_disk_keeps_the_last_state(data: Path, tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
     try:
-        trainer._save_or_say()
+        trainer._try_save()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert "state.pt cannot be written" in kept.said[0] and "training goes on" in kept.said[0]
+    assert "state.pt cannot be written" in kept.said[0] and "training continues" in kept.said[0]
     assert (tmp_path / "state.pt").read_bytes() == before
     assert not list(tmp_path.glob("*.partial"))
 
@@ -377,7 +377,7 @@ def test_a_photo_that_cannot_be_read_is_replaced(data: Path) -> None:
     kept = Kept()
     corpus = PhotoDataset(photos, size=16, batch_size=4, seed=0, report=kept)
     (batch,) = corpus.stream(0, 1)
-    assert batch.need("pixels").shape == (4, 3, 16, 16)
+    assert batch.require("pixels").shape == (4, 3, 16, 16)
     assert len(kept.said) == 1 and "gone.png" in kept.said[0]
 
 
@@ -421,8 +421,10 @@ def test_a_lost_worker_is_replaced(data: Path, tmp_path: Path) -> None:
         found, expected = list(corpus.stream(0, 5)), list(plain.stream(0, 5))
     finally:
         gc.enable()
-    assert all(torch.equal(a.need("pixels"), b.need("pixels")) for a, b in zip(found, expected, strict=True))
-    assert len(kept.said) == 1 and "a worker was lost" in kept.said[0]
+    assert all(
+        torch.equal(a.require("pixels"), b.require("pixels")) for a, b in zip(found, expected, strict=True)
+    )
+    assert len(kept.said) == 1 and "a worker failed" in kept.said[0]
 
 
 class _Mortal:
@@ -448,7 +450,7 @@ def test_a_start_at_another_size(data: Path, tmp_path: Path) -> None:
     assert torch.equal(one["network.decoder.key.weight"], other["network.decoder.key.weight"])
     with pytest.raises(AnytagError, match="is of another network"):
         trainer_of(replace(recipe_of("ram-plus"), start=str(tmp_path / "a")), data, tmp_path / "c")
-    with pytest.raises(AnytagError, match="start names the folder of a finished run"):
+    with pytest.raises(AnytagError, match="expected the folder of a finished run"):
         trainer_of(replace(recipe, start=str(tmp_path / "d")), data, tmp_path / "c")
 
 

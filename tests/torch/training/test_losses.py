@@ -60,7 +60,7 @@ def published(variant: dict[str, Any], logits: Tensor, targets: Tensor) -> Tenso
         gamma_pos=variant["gamma_pos"],
         clip=variant["clip"] or 0.0,
         floor=variant["eps"],
-        focus_learns=not variant["detach_weight"],
+        focus_has_gradient=not variant["detach_weight"],
     ).sum()
 
 
@@ -120,7 +120,7 @@ def test_distillation_is_the_divergence() -> None:
 
 def test_caption_labels_leave_out_padding_and_the_first() -> None:
     ids = torch.tensor([[9, 4, 5, 6, 3, 0], [9, 7, 3, 0, 0, 0]])
-    assert caption_labels(ids, unlearned=2).tolist() == [
+    assert caption_labels(ids, skip=2).tolist() == [
         [-100, -100, 5, 6, 3, -100],
         [-100, -100, 3, -100, -100, -100],
     ]

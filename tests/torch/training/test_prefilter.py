@@ -63,5 +63,5 @@ def test_what_is_given_is_what_the_tagger_gives(tmp_path: Path) -> None:
 
 def test_too_few_photos_are_refused(tmp_path: Path) -> None:
     folder = make_tiny_model(tmp_path / "tiny")
-    with pytest.raises(ModelError, match="0 photos were given: a first pass needs at least 8"):
+    with pytest.raises(ModelError, match="0 photos are too few: a first pass needs at least 8"):
         learn_first_pass(folder, [], shortlist=3)

@@ -78,7 +78,7 @@ def test_a_released_checkpoint_is_trained_on(family: str, data: Path, released: 
         "--output", out, "--workers", "0", "--no-tensorboard",
     )  # fmt: skip
     assert again.exit_code == 0, again.output
-    assert "Goes on from step 1" in again.output
+    assert "Resuming from step 1" in again.output
 
 
 def test_finetune_names_the_command_that_does_it(data: Path, released: Path, tmp_path: Path) -> None:
@@ -106,10 +106,10 @@ def test_learned_queries_are_taken_tag_by_tag(data: Path, released: Path, tmp_pa
 
 def test_a_checkpoint_of_another_family_names_the_recipe(data: Path, released: Path, tmp_path: Path) -> None:
     recipe = replace(recipe_of("ram"), start=str(released / "ram-plus"))
-    with pytest.raises(AnytagError, match=r"is a RAM\+\+ model, .*: take ram-plus-14m-384"):
+    with pytest.raises(AnytagError, match=r"is a RAM\+\+ model, .*: use ram-plus-14m-384"):
         prepare(Run(recipe, data, tmp_path, RUN_OPTIONS), Reporter())
     recipe = replace(recipe_of("ram-plus"), start=str(released / "ram-plus.pth"))
-    with pytest.raises(AnytagError, match=r"has no tags beside its weights.*anytag convert"):
+    with pytest.raises(AnytagError, match=r"has weights but no tags.*anytag convert"):
         prepare(Run(recipe, data, tmp_path, RUN_OPTIONS), Reporter())
 
 
@@ -166,7 +166,7 @@ def test_weights_of_timm_are_the_start(data: Path, tmp_path: Path) -> None:
 
 def test_what_is_no_start(data: Path, tmp_path: Path) -> None:
     (tmp_path / "x.pth").write_bytes(b"nothing")
-    for start, why in ((tmp_path / "x.pth", "x.pth is refused"), (tmp_path, "is no start")):
+    for start, why in ((tmp_path / "x.pth", "x.pth is refused"), (tmp_path, "cannot be a start")):
         recipe: Recipe = small_recipe(start=str(start))
         with pytest.raises(AnytagError, match=why):
             prepare(Run(recipe, data, tmp_path / "out", RUN_OPTIONS), Reporter())

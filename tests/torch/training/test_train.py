@@ -34,13 +34,13 @@ from anytag.torch.export.static_int8.quantize import quantize_image_graph
 from anytag.torch.nn.backbones import fold_norms, imagenet_backbone
 from anytag.torch.nn.configs import NetworkConfig
 from anytag.torch.training.batch import Batch
-from anytag.torch.training.beginning import ENCODER, start_from_classifier, start_from_folder
 from anytag.torch.training.feature_cache import open_cache
 from anytag.torch.training.feature_dataset import FeatureDataset
 from anytag.torch.training.fit import train
 from anytag.torch.training.frozen_stages import cache_stages
 from anytag.torch.training.mini import build_student, held_out_tags, sample
-from anytag.torch.training.quantized import QuantizedGraph
+from anytag.torch.training.mini_init import ENCODER, start_from_classifier, start_from_folder
+from anytag.torch.training.quantized_graph import QuantizedGraph
 from anytag.torch.training.recipes import Recipe, find, read_recipe
 from anytag.torch.training.report import Reporter
 from anytag.torch.training.run import Run, RunOptions
@@ -205,7 +205,7 @@ def test_cache_is_not_written_twice_and_never_mixed(parts: Parts) -> None:
     assert shard.stat().st_mtime_ns == written
     assert parts.recipe.features is not None
     other = dataclasses.replace(parts.recipe.features, views="drawn=2")
-    with pytest.raises(AnytagError, match="name an empty folder"):
+    with pytest.raises(AnytagError, match="give an empty folder"):
         cache_stages(
             parts.rows, dataclasses.replace(parts.recipe, features=other), parts.cache, report=Reporter()
         )
@@ -218,7 +218,7 @@ def test_cache_is_not_written_twice_and_never_mixed(parts: Parts) -> None:
 
 def test_samples_reject_rows_that_were_not_cached(parts: Parts, tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.jsonl", read_rows(parts.rows)[:-1])
-    with pytest.raises(AnytagError, match="23 rows, but the cache is of 24"):
+    with pytest.raises(AnytagError, match="23 rows, but the cache has 24"):
         TagSamples.read(tmp_path / "rows.jsonl", parts.features(), Path(parts.recipe.vocabulary))
 
 
@@ -254,7 +254,7 @@ def test_two_sets_of_samples_are_equal(parts: Parts) -> None:
     """A resumed run, and each process of a distributed one, makes its own."""
     photos, both = np.arange(4), (parts.samples(), parts.samples())
     for samples in both:
-        samples.learn_probes()
+        samples.train_probes()
     assert all(map(torch.equal, *(samples.soft_targets(photos) for samples in both)))
 
 
@@ -360,7 +360,7 @@ def test_start_at_a_folder_without_memory(
         vocabulary=samples.vocabulary, classifier=built[1],
     )  # fmt: skip
     nn.init.zeros_(student.network.encoder.recall.weight)
-    with pytest.raises(ModelError, match=r"has no memory.*give `memory`"):
+    with pytest.raises(ModelError, match=r"has no frozen branch.*give `memory`"):
         start()
     start(memory=sample(samples)[1])
     assert student.network.encoder.recall.weight.abs().sum() > 0
@@ -510,7 +510,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(
     student: Student, samples: TagSamples, parts: Parts, tmp_path: Path
 ) -> None:
     recipe = dataclasses.replace(parts.recipe, rate=1e30)
-    with pytest.raises(AnytagError, match=r"step [45]: 5 steps in a row without .* with lower"):
+    with pytest.raises(AnytagError, match=r"step [45]: .* not finite for 5 steps in a row .* with lower"):
         trainer_of(student, samples, recipe, tmp_path).fit()
 
 
@@ -518,5 +518,7 @@ def test_too_few_views_for_a_batch(
     student: Student, samples: TagSamples, parts: Parts, tmp_path: Path
 ) -> None:
     recipe = dataclasses.replace(parts.recipe, batch_size=64)
-    with pytest.raises(AnytagError, match="60 photos to train on make no batch of 64: give batch_size=60"):
+    with pytest.raises(
+        AnytagError, match="60 training photos are fewer than batch_size=64: give batch_size=60"
+    ):
         trainer_of(student, samples, recipe, tmp_path).fit()

@@ -13,7 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anytag.text_encoders.wordpiece import WordPieces
-from anytag.torch.training.wordpieces import count_words, kept_wordpieces, learn_merges, train_wordpieces
+from anytag.torch.training.wordpieces import (
+    count_words,
+    learn_merges,
+    load_or_train_wordpieces,
+    train_wordpieces,
+)
 
 CAPTIONS = ["A dog runs on green grass.", "Two dogs run; the grass is wet", "A café, seen from above"] * 3
 _MAKE = """
@@ -74,8 +79,8 @@ def test_any_captions_make_a_vocabulary(captions: list[str], size: int) -> None:
 
 def test_the_file_is_made_once(tmp_path: Path) -> None:
     file = tmp_path / "vocab.txt"
-    made = kept_wordpieces(file, CAPTIONS, ["dog"], size=80)
+    made = load_or_train_wordpieces(file, CAPTIONS, ["dog"], size=80)
     before = hashlib.md5(file.read_bytes()).hexdigest()
-    again = kept_wordpieces(file, ["other words"], ["cat"], size=80)
+    again = load_or_train_wordpieces(file, ["other words"], ["cat"], size=80)
     assert made.entries == again.entries == WordPieces.from_file(file).entries
     assert hashlib.md5(file.read_bytes()).hexdigest() == before
