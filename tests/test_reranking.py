@@ -240,7 +240,7 @@ def test_a_folder_is_one_network_whatever_is_used_of_it(
         return load_tensors(folder, name)
 
     monkeypatch.setattr(load, "empty_network", build)
-    monkeypatch.setattr(load, "stored", tensors)
+    monkeypatch.setattr(load, "load_tensors", tensors)
     captioner = Captioner.load(model, device="cpu")
     assert captioner.tagger.tag(photos[0], threshold=0, where=True).tags
     assert "alignment.safetensors" not in read

@@ -1,4 +1,4 @@
-"""The torch-free captions are torch's, wordpiece by wordpiece."""
+"""Caption graphs agree with torch, wordpiece by wordpiece."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_both_runtimes_write_the_same(made: tuple[Head, OnnxRuntime], photos: in
 
 
 def test_a_step_is_told_what_came_before(made: tuple[Head, OnnxRuntime]) -> None:
-    """Wordpiece by wordpiece gives what the whole text at once gives: nothing is read twice."""
+    """Decoding with the KV cache gives the same as decoding the whole text at once."""
     head, runtime = made
     text = np.random.default_rng(0).integers(1, CONFIG.words, (2, 9))
     for captions in (OnnxCaptions(runtime), TorchCaptions(head)):
@@ -121,7 +121,7 @@ def test_rounding_twice_changes_nothing() -> None:
 
 
 def test_a_head_of_larger_numbers_is_exported_by_what_its_words_are(tmp_path: Path) -> None:
-    """Its logits were seen to differ by more than 1e-4 of the largest, and no word does."""
+    """Its logits can differ by more than 1e-4 of the largest, while no word does."""
     config = replace(CONFIG, words=300, layers=6, width=128, heads=4, mlp=256)
     torch.manual_seed(0)
     head = CaptionHead(config, WIDTH).eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""`anytag export` of folders that write captions: the graphs write what torch writes, without torch."""
+"""`anytag export` of folders with a caption head: the graphs write the same captions, without torch."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ WISHES: list[dict[str, Any]] = [
     {"beams": 1},
     {"sample": True, "seed": 3},
     {"tags": ["word3", "a picture of word9"]},
-    {"tags": [f"word{n}" for n in range(40)], "max_length": 12},  # more than the tags' text can hold
+    {"tags": [f"word{n}" for n in range(40)], "max_length": 12},  # longer than the tags' text may be
     {"exclude_tags": ["word5"], "beams": 2},
 ]
 
@@ -68,7 +68,7 @@ def lively_folder(places: Path, family: str) -> Path:
     """A converted folder whose random weights make photos differ."""
     folder = places / family
     file = write_checkpoint(places / f"{family}.pth", make_tensors(family))
-    # 3×3 + 1 tokens: not the number with which graphs are made
+    # 3×3 + 1 tokens: another number than at export
     convert(file, folder, Options(lists=places / "lists", image_size=96))
     network = load_network(folder)
     torch.manual_seed(0)
@@ -99,7 +99,7 @@ def test_graphs_write_what_torch_writes(ram: Path, photos: list[Path], options: 
 
 
 def test_no_torch_is_needed(ram: Path, photos: list[Path]) -> None:
-    # what Python does for a package that is not there
+    # as Python raises for a missing package
     code = "import sys; sys.modules['torch'] = None; from anytag.cli import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, "caption", *photos, "--model", ram],

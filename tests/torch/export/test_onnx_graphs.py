@@ -47,7 +47,7 @@ def network() -> TagNetwork:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, network: TagNetwork) -> ModelFolder:
-    """A whole model folder, its two graphs exported from `network`."""
+    """A complete model folder with graphs exported from `network`."""
     path = make_tiny_model(tmp_path_factory.mktemp("models") / "tiny", width=TINY.width, size=TINY.size)
     export_folder_graphs(network, path)
     write_card(path, Card.read(path))
@@ -229,7 +229,7 @@ def test_integer_convolutions_are_exact(kind: str, channels: int) -> None:
         groups=groups,
     )
     assert layer.target_params is not None
-    expected = (sums.float() / layer.target_params.scale).round().clamp(-128, 127)  # as float32 decides ties
+    expected = (sums.float() / layer.target_params.scale).round().clamp(-128, 127)  # with the ties of float32
     tokens = _run([layer, _identity(channels)], pixels, channels)
     difference = np.abs(tokens - expected.flatten(2).transpose(1, 2).numpy())
     assert difference.max() <= 1

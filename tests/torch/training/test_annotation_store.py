@@ -1,4 +1,4 @@
-"""Annotations are read once, and an order of photos is never stored."""
+"""`annotation_store` and `shuffle`: annotations are read once; permutations are never stored."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_what_is_stored_is_what_is_read(data: Path, monkeypatch: pytest.MonkeyPa
         expected = [label_row(row, labeler) for row in taught]
         assert list(zip(photos.parsed, photos.union, strict=True)) == expected
         assert photos.sha256 == Annotations.from_rows(rows).sha256
-        os.utime(data, (workers, workers))  # other data, as far as one can know
+        os.utime(data, (workers, workers))  # changes the key of the data
 
 
 def test_captions_are_parsed_once(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

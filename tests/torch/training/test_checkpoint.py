@@ -1,4 +1,4 @@
-"""What a run keeps: its state, its result, its log, its folder."""
+"""Files of a run: state, result, log, folder."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.runs import RUN_OPTIONS, Kept, recipe_of, small_recipe, trainer_of, w
 
 @contextmanager
 def files_up_to(size: int) -> Iterator[None]:
-    """As a full disk: no file can grow beyond it."""
+    """Simulates a full disk with a limit on file sizes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:

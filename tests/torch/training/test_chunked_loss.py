@@ -1,4 +1,4 @@
-"""Losses of tags some at a time: the gradients of all at once."""
+"""Chunked losses have the gradients of the whole loss."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_sum_in_pieces_is_the_sum(scale: float) -> None:
     inputs = [leaf, asked, layer.weight, layer.bias]
     values, slopes = [], []
     for how in (whole, pieces):
-        total = how(leaf * 2) ** 2  # something before it, and something after it
+        total = how(leaf * 2) ** 2  # operations before and after it
         values.append(total.item())
         slopes.append(torch.autograd.grad(total, inputs))
     assert values[1] == pytest.approx(values[0], rel=1e-6)

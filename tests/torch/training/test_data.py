@@ -1,4 +1,4 @@
-"""What rows teach: published annotations as they are, labels without captions, rows that say nothing."""
+"""Targets from rows: published annotations, labels without captions, rows without either."""
 
 from __future__ import annotations
 
@@ -47,13 +47,15 @@ TAGS = ["baby", "dog", "grass", "person", "dog"]
 
 @pytest.fixture
 def published(data: Path) -> Path:
-    """Annotations whose ids say other things than the captions' words would."""
+    """Annotations whose ids differ from the tags that would be parsed from the captions."""
     items = [
         {
             "image_path": f"{n}.png",
             "caption": ["a baby beside a pond", "a man who sits"],
             "union_label_id": [1, 3],
-            "parse_label_id": [[1], [4, 3]] if n else [[], [2]],  # 2 is in no union: the code takes it so
+            "parse_label_id": [[1], [4, 3]]
+            if n
+            else [[], [2]],  # 2 is not in the union, as can occur in published data
         }
         for n in range(8)
     ]
@@ -128,12 +130,12 @@ def test_labels_without_a_caption_are_positives_and_the_rest_unknown(data: Path)
         for n, t, k in zip(batch.numbers, batch.require("tags").tolist(), batch.weight.tolist(), strict=True)
     }
     assert found[0] == ([1, 0, 0], [True, False, True])
-    assert found[1] == ([0, 1, 0], [False, True, False])  # the parser reads no Chinese
+    assert found[1] == ([0, 1, 0], [False, True, False])  # the parser does not parse Chinese
     assert found[2] == ([1, 0, 0], [True, True, True])
 
 
 def test_rows_without_any_caption(data: Path, tmp_path: Path) -> None:
-    """Refused where captions are to be learned, with the way out, which works; tags alone are learned."""
+    """Rejected for recipes with captions, with a workaround that works: training only tags."""
     rows = [replace(row, captions=()) for row in read_rows(data)]
     write_rows(data.parent / "labels.jsonl", rows)
     file = data.parent / "labels.jsonl"
@@ -149,7 +151,7 @@ def test_rows_without_any_caption(data: Path, tmp_path: Path) -> None:
 
 
 def test_no_row_ends_a_run(data: Path, tmp_path: Path) -> None:
-    """Photos that are not there, captions of another language, empty ones and far too long ones."""
+    """Missing photos, captions in another language, empty and very long captions."""
     rows = list(read_rows(data))
     rows[0] = replace(rows[0], captions=("一只狗在草地上奔跑", "привет мир"))
     rows[1] = replace(rows[1], captions=("", " ... "))
@@ -259,7 +261,7 @@ def test_each_operation_of_randaugment_is_applied_half_of_the_time(monkeypatch: 
 
 
 def test_a_view_depends_on_its_key_alone(data: Path) -> None:
-    """So a resumed run sees the same: whatever was drawn before."""
+    """So a resumed run has the same crops, whatever was drawn before."""
     photos = Photos(read_rows(data), data.parent, Vocabulary([Tag("red", "red", "object")]))
     views = PhotoDataset(photos, size=16, batch_size=4, seed=0).views
     first = views[1, 5].pixels
@@ -300,7 +302,7 @@ def test_the_first_process_makes_and_all_have_it(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tag2text", "mobilenetv3_small_050", "convnext_atto"])
 def test_two_processes_learn_the_same(kind: str, data: Path, tmp_path: Path) -> None:
-    """Without wordpieces given: one vocabulary, and no parameter that is trained and not used."""
+    """Without given wordpieces: one vocabulary, and no unused trained parameter."""
     captions = kind == "tag2text"
     recipe = recipe_of(kind, steps=2) if captions else small_recipe(backbone=kind, steps=2, batch_size=8)
     spawn(share, (2, free_port(), recipe, data, tmp_path / "two"), nprocs=2)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""No number of a recipe does nothing: changing it changes what is built, or it is refused with the reason."""
+"""Every field of a recipe has an effect: changing it changes the run, or is rejected with the reason."""
 
 from __future__ import annotations
 
@@ -60,19 +60,19 @@ ANOTHER = {
     "objective.gamma_neg": "0", "objective.alignment_gamma_neg": "0", "backbone_rate": "1e-2",
     "objective.clip": "0.5",
 }  # fmt: skip
-"""A value of a number that makes a difference in so small a run; of others, twice or one more."""
+"""Values of fields that make a difference in such a small run; others are doubled or incremented."""
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Photos:
     data = write_photos(tmp_path_factory.mktemp("photos"))
     rows = read_rows(data)
-    rare = Tag("unicorn", "unicorn", "object")  # in no photo: there is always a tag left to draw
+    rare = Tag("unicorn", "unicorn", "object")  # in no photo: there is always a negative to sample
     return Photos(rows, data.parent, Vocabulary([*vocabulary_of(rows), rare]))
 
 
 def numbers_of(recipe: Recipe) -> dict[str, Any]:
-    """Every number by its key."""
+    """Every value by its key."""
     kinds = (int, float, tuple)
     return {
         key: value
@@ -100,7 +100,7 @@ def trainer_of(recipe: Recipe, photos: Photos, out: Path) -> Trainer:
 
 
 def built(recipe: Recipe, photos: Photos, out: Path) -> tuple[Any, ...]:
-    """What can be told of a run without running it."""
+    """Properties of a run that are known without running it."""
     trainer = trainer_of(recipe, photos, out)
     rates = [trainer.rate(step) * recipe.rate for step in range(trainer.total)]
     shapes = [tuple(p.shape) for p in trainer.plain.parameters()]
@@ -111,10 +111,10 @@ def built(recipe: Recipe, photos: Photos, out: Path) -> tuple[Any, ...]:
 
 
 def learned(recipe: Recipe, photos: Photos, out: Path) -> tuple[Any, ...]:
-    """What three steps make of it."""
+    """The result of three steps."""
     torch.manual_seed(0)
     trainer = trainer_of(recipe, photos, out)
-    enliven(trainer.plain.network.decoder)  # at first nearly all is below what losses look at
+    enliven(trainer.plain.network.decoder)  # initially nearly all logits are in the flat part of the losses
     terms = []
     for batch in trainer.dataset.stream(0, 3):
         trainer.student.train()
@@ -149,14 +149,14 @@ def test_every_number_has_an_effect_or_is_refused(kind: str, photos: Photos, tmp
         try:
             if all(measure(changed, photos, tmp_path) == before(measure) for measure in (built, learned)):
                 silent.append(pair)
-        except AnytagError as error:  # it does not fit the others, which is an effect
+        except AnytagError as error:  # incompatible with other values, which is an effect
             assert any(word in str(error) for word in ("network", "batch", "width")), error
     assert silent == []
 
 
 @pytest.mark.parametrize("name", FROM_PHOTOS)
 def test_rates_are_what_the_recipe_says(name: str) -> None:
-    """In every recipe: its numbers are its own, each changes the curve, and the rise ends at `rate`."""
+    """In every recipe, each value of the schedule changes the curve, and the warmup ends at `rate`."""
     recipe = find(name)
 
     def curve(pairs: Sequence[str]) -> list[float]:

@@ -1,4 +1,4 @@
-"""`anytag.torch.training.feature_cache`: shards that are whole, made once, of one thing."""
+"""`anytag.torch.training.feature_cache`: complete shards, computed once, with one key."""
 
 from __future__ import annotations
 

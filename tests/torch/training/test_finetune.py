@@ -1,4 +1,4 @@
-"""`anytag.torch.training.finetune`, with the embedded model and photos that are drawn here."""
+"""`anytag.torch.training.finetune`, with the embedded model and generated photos."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ COLOURS = {"crimson": (200, 20, 60), "teal": (0, 128, 128), "ochre": (204, 119, 
 
 
 class Kept(Reporter):
-    """Keeps what it hears."""
+    """Records messages."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
@@ -43,7 +43,7 @@ class Kept(Reporter):
 
 
 def draw(folder: Path, colour: str, number: int) -> str:
-    """A disk of the colour somewhere on grey; returns its name."""
+    """Draw a disk of the colour at a random position on grey; returns the file name."""
     where = np.random.default_rng([number, len(colour)]).integers(10, 50, 2).tolist()
     picture = Image.new("RGB", (112, 112), (90 + number, 90, 95))
     ImageDraw.Draw(picture).ellipse((*where, where[0] + 50, where[1] + 50), fill=COLOURS[colour])
@@ -89,7 +89,7 @@ def test_old_tags_are_not_forgotten(made: tuple[Path, Mapping[str, Any], Kept]) 
 
 
 def test_the_card_tells_how(made: tuple[Path, Mapping[str, Any], Kept]) -> None:
-    card = ModelFolder.open(made[0]).card  # all hashes are right
+    card = ModelFolder.open(made[0]).card  # verifies all hashes
     assert card.metrics["fine-tuning"] == made[1]
     assert "best F1 on 18 photos" in card.thresholds and "Of the others: " in card.thresholds
     assert "mine.csv" in card.training_data
@@ -136,7 +136,7 @@ def test_another_family_is_refused(data: Path, tmp_path: Path) -> None:
     folder = make_tiny_model(tmp_path / "tiny")
     with pytest.raises(ModelError, match=r"has no decoder\.safetensors"):
         finetune(Finetune(data, tmp_path / "out", model=folder))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny"]  # nothing half-made is left
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny"]  # no partial output is left
 
 
 def test_the_command(data: Path, tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_the_command(data: Path, tmp_path: Path) -> None:
 def test_photos_that_tell_nothing_apart(rows: list[Row], data: Path, tmp_path: Path) -> None:
     named = [replace(row, image=str(data.parent / row.image)) for row in rows]
     write_rows(tmp_path / "rows.jsonl", named)
-    with pytest.raises(AnytagError, match="no tag is present in some of .*; give at least"):
+    with pytest.raises(AnytagError, match=r"no tag is present in some of .*; give at least"):
         finetune(Finetune(tmp_path / "rows.jsonl", tmp_path / "out", epochs=1))
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
 
@@ -212,7 +212,7 @@ def test_each_tag_keeps_the_better_of_two() -> None:
 
 
 def test_what_learning_makes_no_better_is_asked_as_before(data: Path, tmp_path: Path) -> None:
-    """Photos that differ in nothing that their tags say: nothing is learned from them, and that is said."""
+    """Photos that do not differ by their tags: nothing is learned from them, and that is reported."""
     rows = [
         Row(str(data.parent / f"{c}-{n}.png"), "", "train", tags=("dog" if n % 2 else "cat",))
         for c in COLOURS

@@ -1,4 +1,4 @@
-"""`anytag.torch.training.objectives` and `schedules`: what the golden cases do not say."""
+"""`anytag.torch.training.objectives` and `schedules`: what the golden cases do not cover."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_unknown_tags_are_no_negatives() -> None:
     student = student_of("ram-plus")
     with torch.no_grad():
         before = student(given)["tag"]
-        given.require("tags")[0, 1] = 1  # whatever is said of it
+        given.require("tags")[0, 1] = 1  # whatever its label
         assert student(given)["tag"] == before
         given.weight[0, 1] = True
         assert student(given)["tag"] != before
@@ -150,7 +150,7 @@ def test_the_rise_goes_on_over_short_epochs() -> None:
 
 
 def test_released_networks_have_the_published_number_of_parameters() -> None:
-    """Numbers of tests/manifest, without the tables of tags; nothing is allocated."""
+    """Parameter counts of tests/manifest without the tables of tags, on the meta device."""
     counts = {}
     with torch.device("meta"):
         for family in ("tag2text", "ram", "ram-plus"):

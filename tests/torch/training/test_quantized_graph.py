@@ -1,4 +1,4 @@
-"""`anytag.torch.training.quantized_graph`: an integer image graph, cut to its means, and with evidence."""
+"""`anytag.torch.training.quantized_graph`: an int8 image graph, cut to pooled features, and with evidence."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def integers(network: TagNetwork, pixels: np.ndarray, tmp_path_factory: pytest.T
 
 @pytest.fixture
 def evidence(network: TagNetwork) -> Evidence:
-    """Lively: every part says something."""
+    """An evidence module all of whose parts contribute."""
     torch.manual_seed(0)
     made = Evidence(CLASSES, network.encoder.backbone.width, TINY.width).requires_grad_(False)
     for parameter in made.parameters():
@@ -55,7 +55,7 @@ def evidence(network: TagNetwork) -> Evidence:
 
 
 def means(network: TagNetwork, pixels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the network in floats makes of photos: means of the last features and of the memory."""
+    """Pooled features of both branches of the float network."""
     encoder = network.encoder
     seen = (torch.from_numpy(pixels).float() - encoder.mean) / encoder.std
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""`anytag.torch.training.recipes`: one record of numbers for every run."""
+"""`anytag.torch.training.recipes`: one dataclass for all runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs begin with released checkpoints and pretrained backbones."""
+"""Runs that start from published checkpoints and pretrained backbones."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SWIN = SwinConfig(width=8, depths=(1, 2), heads=(1, 2), window=4)
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Rows that name tags of the released lists."""
+    """Rows with tags of the published lists."""
     file = write_photos(tmp_path_factory.mktemp("photos"))
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     for number, row in enumerate(rows):
@@ -114,7 +114,7 @@ def test_a_checkpoint_of_another_family_names_the_recipe(data: Path, released: P
 
 
 def microsoft(net: SwinTransformer) -> dict[str, Tensor]:
-    """A state by the names of the Swin transformer's authors: a stage closes with its downsampling."""
+    """A state dict with the names of Swin's authors, whose stages end with downsampling."""
     made = {}
     for name, tensor in net.state_dict().items():
         parts = name.split(".")

@@ -94,7 +94,7 @@ def write_photos(folder: Path) -> Path:
 
 
 def write_vocabulary(folder: Path) -> Path:
-    """A dozen tags beside the thousand that the classifier must have."""
+    """A dozen tags in addition to the classifier's thousand classes."""
     info = ImageNetInfo()
     names = [info.index_to_description(number).split(",")[0] for number in range(1000)]
     classes = [Tag(f"class-{number}", name, "object") for number, name in enumerate(names)]
@@ -123,7 +123,7 @@ def recipe_of(vocabulary: Path, **changes: Any) -> Recipe:
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """Everything that a run reads."""
+    """The inputs of a run."""
 
     rows: Path
     recipe: Recipe
@@ -161,7 +161,7 @@ def built(parts: Parts) -> tuple[Student, nn.Linear]:
 
 @pytest.fixture
 def student(built: tuple[Student, nn.Linear]) -> Student:
-    """An untrained student of the test's own, always with the same weights."""
+    """An untrained student with fixed weights."""
     return copy.deepcopy(built[0])
 
 
@@ -228,7 +228,7 @@ def test_no_cache_says_what_to_run(tmp_path: Path) -> None:
 
 
 def test_the_run_caches_trains_and_goes_on(parts: Parts, tmp_path: Path) -> None:
-    """As `anytag train mini` does: features are made where they are missing."""
+    """As in `anytag train mini`: missing features are computed."""
     recipe = dataclasses.replace(parts.recipe, steps=2)
     run = Run(recipe, parts.rows, tmp_path / "out", SAVING)
     assert train(run) == tmp_path / "out" / "student.pt"
@@ -251,7 +251,7 @@ def test_beliefs_follow_what_people_said(samples: TagSamples) -> None:
 
 
 def test_two_sets_of_samples_are_equal(parts: Parts) -> None:
-    """A resumed run, and each process of a distributed one, makes its own."""
+    """A resumed run, and each process of a distributed one, trains its own probes."""
     photos, both = np.arange(4), (parts.samples(), parts.samples())
     for samples in both:
         samples.train_probes()
@@ -264,7 +264,7 @@ def test_held_out_tags_are_not_supervised(parts: Parts) -> None:
     samples = parts.samples(held_out=np.array([0]))  # ball
     _, weight = samples.soft_targets(np.arange(4))
     assert not weight[:, 0].any() and weight[:, 1].all()
-    first, last = samples.caption_range[0]  # both of its captions speak of the ball
+    first, last = samples.caption_range[0]  # both captions mention the ball
     assert first == last
 
 
@@ -325,14 +325,16 @@ def shipped(
     first = build_student(parts.recipe)[0].eval()
     start_from_classifier(first, built[1], sample(samples)[0])
     nn.init.normal_(first.network.folded.key.weight, std=0.1)
-    nn.init.constant_(first.network.folded.reweight_scale, 0.5)  # a factor of 1 would be no node of the graph
+    nn.init.constant_(
+        first.network.folded.reweight_scale, 0.5
+    )  # with a factor of 1 the graph would lack the node
     return first, ship_graphs(first, samples, tmp_path_factory.mktemp("shipped") / "model")
 
 
 def test_start_at_a_folder(
     parts: Parts, built: tuple[Student, nn.Linear], samples: TagSamples, shipped: tuple[Student, ModelFolder]
 ) -> None:
-    """A student, shipped in int8 and read back, answers as before."""
+    """A student that is exported in int8 and loaded again gives the same scores."""
     first, folder = shipped
     other = build_student(parts.recipe)[0].eval()
     features, memory = sample(samples)
@@ -349,7 +351,7 @@ def test_start_at_a_folder_without_memory(
     built: tuple[Student, nn.Linear], student: Student, samples: TagSamples,
     shipped: tuple[Student, ModelFolder], tmp_path: Path,
 ) -> None:  # fmt: skip
-    """What is recalled is fitted to photos, and is not left out without a word."""
+    """`recall` is fitted to photos; without them there is an error."""
     shutil.copytree(shipped[1].path, tmp_path, dirs_exist_ok=True)
     weights = load_file(tmp_path / ENCODER)
     del weights["recall.weight"]
@@ -367,7 +369,7 @@ def test_start_at_a_folder_without_memory(
 
 
 def ship_graphs(student: Student, samples: TagSamples, out: Path) -> ModelFolder:
-    """What `scripts.release_mini` writes of a network, its queries and words; and the floats."""
+    """A folder as `scripts.release_mini` writes it, with float weights."""
     shutil.copytree(EMBEDDED / "text", out / "text")
     export_folder_graphs(student.network, out)
     pixels = pixels_of(samples.rows, samples.root, SIZE)
@@ -389,7 +391,7 @@ def terms_of(student: Student, batch: Batch) -> dict[str, Tensor]:
 
 
 def test_photos_of_one_caption_are_no_negatives(student: Student, samples: TagSamples) -> None:
-    """All photos told alike: nothing of the alignment asks for a low logit."""
+    """All photos have the same caption: the alignment term demands no low logit."""
     batch = batch_of(samples)
     assert batch.texts is not None
     alike = dataclasses.replace(batch, texts=batch.texts[:1].expand(8, -1))
@@ -419,12 +421,12 @@ def test_shares_of_two_processes_make_the_whole(student: Student, samples: TagSa
         assert half.columns is not None and torch.equal(half.columns, batch.columns)
         assert half.features is not None and len(half.features) == 4
     whole, a, b = (terms_of(student, part) for part in (batch, *halves))
-    for name in ("tag", "coarse", "distillation"):  # captions are each other's negatives in a share only
+    for name in ("tag", "coarse", "distillation"):  # captions are negatives within one process only
         assert ((a[name] + b[name]) / 2).item() == pytest.approx(whole[name].item(), rel=1e-4)
 
 
 def test_means_of_features_teach_the_first_pass_alone(student: Student, samples: TagSamples) -> None:
-    """What version 4 of `mini` was made with: no stage is trained, only means are known."""
+    """As for version 4 of `mini`: no stage is trained, and only pooled features are cached."""
     batch = batch_of(samples)
     assert batch.features is not None
     with torch.no_grad():
@@ -454,7 +456,7 @@ def test_interrupted_run_ends_where_an_uninterrupted_one_does(
         Killed(copy.deepcopy(student), dataset_of(samples), recipe, broken, run_options=SAVING).fit()
     other = copy.deepcopy(student)
     for parameter in other.parameters():
-        nn.init.constant_(parameter, 0.5)  # of all this nothing must be left
+        nn.init.constant_(parameter, 0.5)  # must be overwritten
     resumed = trainer_of(other, parts.samples(), recipe, broken)
     resumed.resume()
     assert resumed.step == 3
@@ -518,7 +520,5 @@ def test_too_few_views_for_a_batch(
     student: Student, samples: TagSamples, parts: Parts, tmp_path: Path
 ) -> None:
     recipe = dataclasses.replace(parts.recipe, batch_size=64)
-    with pytest.raises(
-        AnytagError, match="60 training photos are fewer than batch_size=64: give batch_size=60"
-    ):
+    with pytest.raises(AnytagError, match="60 training photos are fewer than batch_size=64: give"):
         trainer_of(student, samples, recipe, tmp_path).fit()

@@ -1,4 +1,4 @@
-"""`key=value`: types, ranges, choices, tuples; whatever is typed, an error for people and no traceback."""
+"""`key=value`: types, ranges, choices, tuples; any input gives a readable error, never a traceback."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ _JUNK = st.one_of(
 @example("small", "network", "")
 @example("tag2text-retrieval", "network.alignment", "9" * 400)
 def test_any_key_and_any_value_give_a_recipe_or_an_error(name: str, key: str, value: str) -> None:
-    """And a number that is taken is finite and in its range."""
+    """And accepted numbers are finite and in range."""
     try:
         made = parse_train(find(name), [f"{key}={value}"])
     except AnytagError as error:
@@ -106,7 +106,7 @@ def test_any_key_and_any_value_give_a_recipe_or_an_error(name: str, key: str, va
 
 @pytest.mark.parametrize("recipe", [*(make() for make in RECIPES.values())])
 def test_every_recipe_holds_what_may_be_given(recipe: Any) -> None:
-    """The recipes' own numbers are in range: giving what is printed changes nothing."""
+    """The recipes' values are in range: giving them as printed changes nothing."""
     for key, value in flatten(asdict(recipe)).items():
         text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
         if value is not None:

@@ -1,4 +1,4 @@
-"""`anytag.torch.training.wordpieces`: the same vocabulary from the same captions, always."""
+"""`anytag.torch.training.wordpieces`: a deterministic vocabulary."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ print(hashlib.md5("\\n".join(made.entries).encode()).hexdigest(), len(made))
 
 
 def test_every_process_makes_the_same() -> None:
-    """Also where strings hash otherwise."""
+    """Also with other hashes of strings."""
     runs = [
         subprocess.Popen(
             [sys.executable, "-c", _MAKE], stdout=subprocess.PIPE, env={**os.environ, "PYTHONHASHSEED": seed}
@@ -54,7 +54,7 @@ def test_words_and_names_can_be_said() -> None:
 
 def test_the_pair_seen_most_often_is_joined_first() -> None:
     assert learn_merges({"abab": 3, "abc": 2, "xyz": 4}, 3) == ["ab", "##yz", "xyz"]
-    assert learn_merges({"ab": 1, "cd": 1}, 9) == ["ab", "cd"]  # a tie, by the alphabet; then there are none
+    assert learn_merges({"ab": 1, "cd": 1}, 9) == ["ab", "cd"]  # ties are broken alphabetically
 
 
 def test_rare_letters_make_room_for_words() -> None:
