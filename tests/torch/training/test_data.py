@@ -164,11 +164,11 @@ def test_no_row_ends_a_run(data: Path, tmp_path: Path) -> None:
         trainer = prepare(Run(recipe, data.parent / "odd.jsonl", out, RUN_OPTIONS), kept)
         trainer.fit()
         said = "\n".join(kept.said)
-        assert "2 captions without a letter or digit: left out." in said
-        assert "2 captions of more than 2000 letters" in said
+        assert "2 captions without a letter or digit left out." in said
+        assert "2 captions truncated to 2000 characters" in said
         assert "2 photos cannot be read (no such file): " in said
         assert said.count("takes its place") == 1
-        assert ("1 tag that the text encoder does not know left out: 猫" in said) == recipe.objective.aligns
+        assert ("1 tag left out, which the text encoder does not know: 猫" in said) == recipe.objective.aligns
         assert ("captions are not used as queries" in said) == recipe.objective.aligns
         assert all(tensor.isfinite().all() for tensor in weights(out).values() if tensor.is_floating_point())
 
@@ -176,7 +176,7 @@ def test_no_row_ends_a_run(data: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "changes", "said"),
     [
-        ([Row("0.png", "", "val", tags=("red",))], {}, "no photo to train on: rows with a split of dev, val"),
+        ([Row("0.png", "", "val", tags=("red",))], {}, "no training photos: rows with a split of dev, val"),
         (
             [Row("0.png", "", "train", tags=("red",))] * 3,
             {},

@@ -343,7 +343,7 @@ def test_bad_steps_are_left_out_and_said(data: Path, tmp_path: Path) -> None:
     trainer.plain.__class__, Faulty.bad = Faulty, frozenset({1})
     trainer.fit()
     assert [line for line in kept.said if "left out" in line] == [
-        "Step 1 is left out: its gradient is not finite (the loss is nan)."
+        "Step 1 is skipped: its gradient is not finite (the loss is nan)."
     ]
     assert all(tensor.isfinite().all() for tensor in weights(tmp_path).values())
 
@@ -386,7 +386,7 @@ def test_no_photo_can_be_read(data: Path) -> None:
     corpus = PhotoDataset(Photos(rows, data.parent, _tags(data)), size=16, batch_size=4, seed=0)
     with pytest.raises(
         AnytagError,
-        match=r"20 photos, drawn at random, cannot be read, the last gone-.*: no such file; check",
+        match=r"20 random photos cannot be read, the last one is gone-.*: no such file; check",
     ):
         next(corpus.stream(0, 1))
     here = PhotoDataset(Photos(rows, "", _tags(data)), size=16, batch_size=4, seed=0)

@@ -180,7 +180,7 @@ def test_names_in_other_scripts_are_taught_by_photos(data: Path, tmp_path: Path)
     figures = finetune(task, kept)
     assert figures["held out"]["after"]["top-1"] == 1.0
     assert any(
-        "does not know, so photos alone teach them: " in line and "пахлава" in line for line in kept.said
+        "does not know, learned from photos only: " in line and "пахлава" in line for line in kept.said
     )
     assert set(Tagger.load(task.output).vocabulary.ids) == set(names.values())
 

@@ -39,10 +39,10 @@ def test_a_file_that_is_no_recipe(text: str | None, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pair", "said"),
     [
-        ("stepz=7", r"'stepz': no such number in the recipe; did you mean steps"),
-        ("features=7", r"'features' has numbers of its own: give one of features\.first, features\.trained"),
-        ("objective.weights.tags=7", r"no such number in the recipe; did you mean objective\.weights\.tag"),
-        ("steps=many", r"steps=many: expected a whole number, 0 or more.*; the recipe's own is steps=1450"),
+        ("stepz=7", r"'stepz': the recipe has no such key; did you mean steps"),
+        ("features=7", r"'features' is a group of values: give one of features\.first, features\.trained"),
+        ("objective.weights.tags=7", r"the recipe has no such key; did you mean objective\.weights\.tag"),
+        ("steps=many", r"steps=many: expected a whole number, 0 or more.*; the recipe's value is steps=1450"),
         ("batch_size=0", "batch_size=0: expected a whole number, 1 or more"),
         ("network.width=8", "network and texts of the embedded model are fixed; use small"),
         ("objective.weights.caption=2", "this recipe has no such term"),

@@ -74,7 +74,7 @@ def matrix(rows: list[Row], labeler: Labeler) -> LabelMatrix:
 
 @pytest.fixture(scope="module")
 def matrices(labeler: Labeler) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
-    """By tag: one photo of five captions, one of one caption, one of labels only; dogs are mentioned often."""
+    """By tag: one photo of five captions, one of one caption, one of labels only; many dogs."""
     rows = [
         row("A dog.", "A hound.", "A dog runs.", "Something.", "A photo."),
         row("A beach."),

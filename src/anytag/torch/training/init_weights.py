@@ -8,7 +8,7 @@ tables are resampled for another image size, and every tensor is accounted for.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,6 @@ class Start:
         config: configuration of their network, if known.
         folder: the model folder, which has tags and text vectors too; None for a file or a run.
         backbone_only: whether they are those of an image network.
-        lost: not used.
     """
 
     path: Path
@@ -62,7 +61,6 @@ class Start:
     config: NetworkConfig | None = None
     folder: ModelFolder | None = None
     backbone_only: bool = False
-    lost: tuple[str, ...] = field(default=())
 
 
 def read_start(path: Path) -> Start:

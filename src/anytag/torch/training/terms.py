@@ -37,7 +37,7 @@ class TagTerm(Term):
     """The term "tag": asymmetric loss, summed over all known tags; or an unbiased estimate of it.
 
     The estimate uses all tags that a photo of the batch has and a sample of the others, which are weighted by
-    the inverse of their sampling probability.
+    the inverse of the sampled fraction.
     """
 
     def forward(self, student: Student, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
