@@ -147,7 +147,7 @@ def test_a_swin_of_imagenet_is_the_start(form: str, data: Path, tmp_path: Path) 
     resampled = resample_relative_positions(there[f"layers.0.{table}"], 8)
     assert torch.equal(backbone[f"stages.1.{table}"], resampled)
     said = next(line for line in report.said if line.startswith("Starts with"))
-    assert "made anew: encoder (2), decoder" in said and "left out: head (2)" in said
+    assert "newly initialised: encoder (2), decoder" in said and "ignored: head (2)" in said
 
 
 def test_weights_of_timm_are_the_start(data: Path, tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_weights_of_timm_are_the_start(data: Path, tmp_path: Path) -> None:
     assert all(torch.equal(t, net.state_dict()[name.removeprefix("net.")]) for name, t in inner.items())
     other = timm.create_model("resnet18", num_classes=7)
     torch.save(other.state_dict(), tmp_path / "resnet.pth")
-    with pytest.raises(AnytagError, match="is of another network"):
+    with pytest.raises(AnytagError, match="does not fit the network"):
         prepare(Run(recipe, data, tmp_path / "out", RUN_OPTIONS), Reporter())
 
 
