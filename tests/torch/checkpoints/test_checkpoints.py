@@ -201,7 +201,7 @@ def test_names_in_other_languages_thresholds_and_ids(made: Made, lists: Path, tm
     folder = tmp_path / "all"
     done = convert(tmp_path / "t.pth", folder, Options(lists=lists, threshold=0.4))
     assert {tag.threshold for tag in Vocabulary.read(folder / "vocabulary.jsonl")} == {0.4}
-    assert "as asked" in done.origin
+    assert "as requested" in done.origin
 
 
 def test_tag2text_rows_that_the_published_code_treats_apart(tmp_path: Path) -> None:
@@ -361,7 +361,7 @@ def test_lists_of_the_published_repository_are_found(made: Made, lists: Path, tm
 
 @pytest.mark.parametrize("size", [0, -32, 100])
 def test_image_sizes_that_do_not_fit(size: int, made: Made, lists: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="expected a multiple of 32, as 384 is"):
+    with pytest.raises(CheckpointError, match="expected a multiple of 32, such as 384"):
         converted(tmp_path, made["ram-plus"], Options(lists=lists, image_size=size))
 
 

@@ -91,7 +91,7 @@ def test_old_tags_are_not_forgotten(made: tuple[Path, Mapping[str, Any], Kept]) 
 def test_the_card_tells_how(made: tuple[Path, Mapping[str, Any], Kept]) -> None:
     card = ModelFolder.open(made[0]).card  # verifies all hashes
     assert card.metrics["fine-tuning"] == made[1]
-    assert "best F1 on 18 photos" in card.thresholds and "Of the others: " in card.thresholds
+    assert "best F1 on 18 photos" in card.thresholds and "Other tags: " in card.thresholds
     assert "mine.csv" in card.training_data
 
 
@@ -128,7 +128,7 @@ def test_captions_alone_teach_too(data: Path, tmp_path: Path) -> None:
 
 
 def test_an_output_that_exists_is_not_touched(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(AnytagError, match="exists: name a folder that is not there yet"):
+    with pytest.raises(AnytagError, match="exists: give a folder that does not exist yet"):
         finetune(Finetune(data, tmp_path))
 
 
