@@ -46,7 +46,7 @@ AT_LEAST = 10  # test photos that show a tag, for it to be judged
 def pooled_features(folder: Path) -> npt.NDArray[np.float16]:
     """The teacher's features of all photos, in the rows' order: N×F; the rest of the cache is not read."""
     cache = open_cache(folder)
-    pooled: npt.NDArray[np.float16] = cache.whole("pooled")[np.argsort(cache.whole("photo"))]
+    pooled: npt.NDArray[np.float16] = cache.array("pooled")[np.argsort(cache.array("photo"))]
     return pooled
 
 
