@@ -46,7 +46,7 @@ AT_LEAST = 10  # test photos that show a tag, for it to be evaluated
 def pooled_features(folder: Path) -> npt.NDArray[np.float16]:
     """Return the teacher's features of all photos in the order of the rows: N×F; nothing else is read."""
     cache = open_cache(folder)
-    pooled: npt.NDArray[np.float16] = cache.whole("pooled")[np.argsort(cache.whole("photo"))]
+    pooled: npt.NDArray[np.float16] = cache.array("pooled")[np.argsort(cache.array("photo"))]
     return pooled
 
 

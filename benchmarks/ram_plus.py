@@ -114,7 +114,7 @@ def write_random(folder: Path, crops: Sequence[Path]) -> Path:
 
     from anytag.models.card import Calibration, Card, ImageSpec, Platt
     from anytag.models.folder import write_card
-    from anytag.torch.checkpoints.load import network_numbers
+    from anytag.torch.checkpoints.load import network_fields
     from anytag.torch.nn.configs import FAMILIES, SwinConfig
     from anytag.torch.nn.network import TagNetwork
     from anytag.vocabulary import Tag, Vocabulary
@@ -146,7 +146,7 @@ def write_random(folder: Path, crops: Sequence[Path]) -> Path:
         name="random-ram-plus", family="ram-plus", version="1", description="Random weights.",
         image=ImageSpec(SIZE, "bilinear", config.mean, config.std, plain=True), width=WIDTH, text=None,
         calibration=Calibration(line, line), shortlist=SHORTLIST, licence="none", training_data="none",
-        thresholds="a share of the tags", metrics={}, files={}, network=network_numbers(config),
+        thresholds="a share of the tags", metrics={}, files={}, network=network_fields(config),
     )  # fmt: skip
     write_card(folder, card)
     return folder

@@ -29,12 +29,12 @@ from PIL import Image
 from anytag.batching import usable_cores
 from anytag.parsing.lexicon import default_lexicon
 from anytag.torch.training import annotation_store
-from anytag.torch.training.annotation_store import Annotations, store
+from anytag.torch.training.annotation_store import Annotations, store_folder
 from anytag.torch.training.photo_dataset import PhotoDataset, Photos
 from anytag.vocabulary import Tag, Vocabulary
 
 PHOTOS, TAGS, BATCH = 64, 4585, 64
-PARTS = annotation_store._parts
+PARTS = annotation_store._label_chunks
 
 
 def main() -> None:
@@ -52,13 +52,13 @@ def main() -> None:
     distinct = args.distinct or args.rows
     write(data, args.rows, distinct=distinct)
     if distinct < args.rows:
-        annotation_store._parts = partial(copies, distinct=distinct)
+        annotation_store._label_chunks = partial(copies, distinct=distinct)
     begun = time.perf_counter()
-    rows = Annotations.stored(data)
+    rows = Annotations.cached(data)
     read = time.perf_counter() - begun
     rows.labels(vocabulary())
     parsed = time.perf_counter() - begun - read
-    size = sum(file.stat().st_size for file in store().rglob("*") if file.is_file())
+    size = sum(file.stat().st_size for file in store_folder().rglob("*") if file.is_file())
     again = [sys.executable, __file__, "--start", "--rows", str(args.rows), "--folder", str(args.folder)]
     for _ in range(2):  # the second uses the page cache of the first
         times = json.loads(subprocess.run(again, check=True, capture_output=True, text=True).stdout)
@@ -75,7 +75,7 @@ def main() -> None:
 def start(data: Path, rows: int) -> dict[str, float]:
     """Measure the seconds until the rows, the first batch, and one in mid-epoch are ready; and MB."""
     tags, before, begun = vocabulary(), anonymous(), time.perf_counter()
-    photos = Photos(Annotations.stored(data), data.parent, tags)
+    photos = Photos(Annotations.cached(data), data.parent, tags)
     opened = time.perf_counter() - begun
     corpus = PhotoDataset(photos, size=224, batch_size=BATCH, seed=1)
     next(corpus.stream(0, 1_000_000))

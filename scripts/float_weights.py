@@ -26,10 +26,10 @@ from anytag.models.registry import resolve
 from anytag.runtime.onnx import IMAGE
 from anytag.torch.nn.backbones import Backbone, fold_norms
 from anytag.torch.nn.configs import FAMILIES
-from anytag.torch.nn.evidence import LOUDER
+from anytag.torch.nn.evidence import WORD_SCALE
 from anytag.torch.nn.network import make_backbone
-from anytag.torch.training.beginning import ENCODER
-from anytag.torch.training.quantized import PREFIX, QuantizedGraph
+from anytag.torch.training.mini_init import ENCODER
+from anytag.torch.training.quantized_graph import PREFIX, QuantizedGraph
 
 Array = npt.NDArray[Any]
 
@@ -56,15 +56,15 @@ def read_weights(graph: QuantizedGraph, backbone: nn.Module) -> dict[str, Array]
     found["proj.weight"], found["proj.bias"] = _projection(graph, features)
     if memory:
         found["recall.weight"], _ = _projection(graph, memory[0])
-    if PREFIX + "added" in graph.made:
-        found |= {f"evidence.{name}": value for name, value in read_evidence(graph.known).items()}
+    if PREFIX + "added" in graph.producers:
+        found |= {f"evidence.{name}": value for name, value in read_evidence(graph.constants).items()}
     return {name: np.ascontiguousarray(value, np.float32) for name, value in found.items()}
 
 
 def _convolution(graph: QuantizedGraph, node: onnx.NodeProto) -> tuple[Array, Array]:
     """Weight O×I×h×w and bias O."""
-    weight, scale = graph.known[node.input[3]], graph.known[node.input[4]]
-    step, whole = graph.known[node.input[1]], graph.known[node.input[8]]
+    weight, scale = graph.constants[node.input[3]], graph.constants[node.input[4]]
+    step, whole = graph.constants[node.input[1]], graph.constants[node.input[8]]
     return weight * scale[:, None, None, None], whole * scale * step
 
 
@@ -75,7 +75,7 @@ def read_evidence(known: Mapping[str, Array]) -> dict[str, Array]:
         return (known[f"{PREFIX}{name}_weight"] * known[f"{PREFIX}{name}_scales"]).T
 
     width = len(known[PREFIX + "out_bias"])
-    words = known[PREFIX + "words_weight_halves"].T.astype(np.float32) / LOUDER
+    words = known[PREFIX + "words_weight_halves"].T.astype(np.float32) / WORD_SCALE
     late, memory, hidden = product("of_late"), product("of_memory"), len(words)
     return {
         "seen.weight": np.hstack([late[:width], memory[:width]]),
@@ -90,7 +90,7 @@ def read_evidence(known: Mapping[str, Array]) -> dict[str, Array]:
 
 def _projection(graph: QuantizedGraph, node: onnx.NodeProto) -> tuple[Array, Array]:
     """Weight D×C and bias D."""
-    known = graph.known
+    known = graph.constants
     return (known[node.input[1]] * known[node.input[3]]).T, known[node.input[6]]
 
 

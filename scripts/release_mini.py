@@ -40,13 +40,13 @@ from anytag.torch.export.onnx_graphs import export_folder_graphs
 from anytag.torch.export.static_int8.quantize import quantize_image_graph
 from anytag.torch.nn.network import TagNetwork
 from anytag.torch.runtime import TorchRuntime
-from anytag.torch.training.beginning import start_from_folder
 from anytag.torch.training.feature_cache import open_cache
 from anytag.torch.training.mini import build_student
-from anytag.torch.training.quantized import QuantizedGraph
+from anytag.torch.training.mini_init import start_from_folder
+from anytag.torch.training.quantized_graph import QuantizedGraph
 from anytag.torch.training.recipes import read_recipe
 from anytag.torch.training.soft_labels import may_co_occur
-from anytag.torch.training.stored import make_bank
+from anytag.torch.training.stored_tags import make_bank
 from anytag.torch.training.student import Student
 from anytag.torch.training.tag_samples import StageFeatures, TagSamples, tensor_of
 from anytag.vocabulary import Tag, Vocabulary
@@ -218,15 +218,15 @@ def calibration_photos(corpus: TagSamples) -> CalibrationPhotos:
     for at, number in enumerate(dev):
         captions, subject = len(corpus.rows[number].captions), corpus.subject[number]
         if captions > 1:
-            weight[at] = np.where(corpus.named, 1, 0.1)
+            weight[at] = np.where(corpus.mentioned, 1, 0.1)
         elif captions == 1:
             closed = corpus.labeler.labels((*corpus.rows[number].tags, *corpus.rows[number].absent))
-            weight[at] *= np.isin(np.arange(len(corpus.named)), list(closed))
+            weight[at] *= np.isin(np.arange(len(corpus.mentioned)), list(closed))
         elif subject >= 0:
-            absent, uncertain = np.where(corpus.around, 0.3, 1), np.where(corpus.done, 0.3, 0.1)
+            absent, uncertain = np.where(corpus.co_occurring, 0.3, 1), np.where(corpus.is_action, 0.3, 0.1)
             unlabelled = np.where(corpus.rivals[subject], absent, uncertain)
             weight[at] = np.where(weight[at] > 0, 1, unlabelled)
-    return CalibrationPhotos(dev, truth, weight, corpus.named)
+    return CalibrationPhotos(dev, truth, weight, corpus.mentioned)
 
 
 def fit_thresholds(

@@ -12,7 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from anytag.torch.checkpoints.resample import resample_relative_positions
-from anytag.torch.checkpoints.weight_names import DERIVED, FAMILY_TABLES, OLDER, SWIN, TIED, VIT, Row, ours
+from anytag.torch.checkpoints.weight_names import (
+    DERIVED,
+    FAMILY_TABLES,
+    LEGACY,
+    SWIN,
+    TIED,
+    VIT,
+    Row,
+    to_ours,
+)
 from anytag.torch.nn.configs import (
     FAMILIES,
     CaptionConfig,
@@ -99,7 +108,7 @@ def our_weights(case: Case, config: NetworkConfig) -> Weights:
 
 
 def our_name(name: str, table: tuple[Row, ...]) -> str | None:
-    return ours(ours(name, OLDER) or name, table)
+    return to_ours(to_ours(name, LEGACY) or name, table)
 
 
 def fitting(name: str, tensor: Tensor, config: NetworkConfig) -> Tensor:

@@ -17,7 +17,7 @@ from anytag.torch.training.batch import Batch
 from anytag.torch.training.losses import caption_labels
 from anytag.torch.training.objectives import OBJECTIVES
 from anytag.torch.training.recipes import find
-from anytag.torch.training.schedules import Schedule, cosine, step_decay, warmup_line
+from anytag.torch.training.schedules import Schedule, cosine, linear_warmup, step_decay
 from anytag.torch.training.student import PROMPT_LENGTH, FixedQueries, Student
 from anytag.torch.training.terms import terms_of
 from tests.golden_cases import Case, cases
@@ -146,7 +146,7 @@ def test_golden_texts_on_the_way(case: Case) -> None:
     case.check("tag_attention_mask", ids["tag_mask"])
     case.check("decoder_input_ids", ids["caption_ids"])
     case.check("decoder_attention_mask", (ids["caption_ids"] != 0).long())
-    case.check("decoder_labels", caption_labels(ids["caption_ids"], unlearned=prompt_length(case)))
+    case.check("decoder_labels", caption_labels(ids["caption_ids"], skip=prompt_length(case)))
     memory = network.captions.encode_tags(ids["tag_ids"], ids["tag_mask"], tokens)
     case.check("tag_encoder_out", memory)
     remembered = network.captions.project_kv(memory)
@@ -164,7 +164,7 @@ def test_golden_schedules(case: Case) -> None:
     case.check("step", rates)
     said = case.config["warmup"]
     numbers = {"steps": said["warmup_steps"], "start": said["warmup_lr"], "first": said["init_lr"]}
-    case.check("warmup", [warmup_line(step, **numbers) for step in said["steps"]])
+    case.check("warmup", [linear_warmup(step, **numbers) for step in said["steps"]])
     said = case.config["cosine"]
     rates = [
         cosine(epoch, last=said["max_epoch"], first=said["init_lr"], least=said["min_lr"])

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import stat
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +45,22 @@ def test_a_written_file_has_the_mode_of_any_new_file_and_a_link_stays_a_link(tmp
         save_file({"a": np.zeros(2)}, draft)
     assert link.is_symlink() and real.stat().st_size > 3
     assert real.stat().st_mode == usual.stat().st_mode
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="extended attributes as Linux has them")
+@pytest.mark.parametrize("mode", [0o640, 0o444])
+def test_a_file_that_is_replaced_keeps_what_file_managers_know_of_it(tmp_path: Path, mode: int) -> None:
+    file = tmp_path / "a"
+    file.write_text("old")
+    try:
+        os.setxattr(file, "user.xdg.tags", b"holiday")
+    except OSError:
+        pytest.skip("no extended attributes here")
+    file.chmod(mode)
+    with atomic_write(file) as draft:
+        draft.write_text("new")
+    assert (file.read_text(), os.getxattr(file, "user.xdg.tags")) == ("new", b"holiday")
+    assert stat.S_IMODE(file.stat().st_mode) == mode
 
 
 @pytest.mark.parametrize("place", ["no/such/folder/x", "file/x"])

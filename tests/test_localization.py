@@ -56,7 +56,7 @@ def test_cross_attention_of_the_published_families_is_a_map() -> None:
     numbers = CrossConfig(hidden=16, layers=2, mlp=32)
     decoder = CrossDecoder(numbers, width=12, heads=4, queries="descriptions")
     tokens = torch.randn(1, 17, 12)  # one for the whole photo, and 4×4
-    _, where = decoder.located(tokens, tokens[:, 0], torch.randn(1, 5, 3, 12))
+    _, where = decoder.localize(tokens, tokens[:, 0], torch.randn(1, 5, 3, 12))
     heat = heat_maps(where[0].detach().numpy())
     assert heat.shape == (5, 4, 4)
     np.testing.assert_array_equal(heat.max((1, 2)), 1)

@@ -273,9 +273,11 @@ def test_what_lacks_words_says_how_to_get_them(mute: dict[str, Path]) -> None:
 def test_towers_that_do_not_fit_are_refused(mute: dict[str, Path], clip: Path, tmp_path: Path) -> None:
     before = Card.read(mute["ram"])
     narrow = read_tower(save_tiny_clip(tmp_path / "narrow", width=16))
-    with pytest.raises(ModelError, match=r"narrow \(transformers\) are 16 wide, ram was trained with 32"):
+    with pytest.raises(
+        ModelError, match=r"narrow \(transformers\) have width 16, but ram was trained with 32"
+    ):
         add_text(mute["ram"], narrow)
-    with pytest.raises(ModelError, match="tag2text cannot be asked in words"):
+    with pytest.raises(ModelError, match="tag2text cannot have custom tags"):
         add_text(mute["tag2text"], read_tower(clip))
     with pytest.raises(ModelError, match="has no torch network"):
         add_text(make_tiny_model(tmp_path / "tiny"), read_tower(clip))

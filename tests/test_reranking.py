@@ -19,7 +19,7 @@ from anytag.models.card import FILE_NAME, Card
 from anytag.models.folder import ModelFolder, write_card
 from anytag.text_encoders.wordpiece import WordPieces
 from anytag.torch.checkpoints import load
-from anytag.torch.checkpoints.load import empty_network, load_network, stored
+from anytag.torch.checkpoints.load import empty_network, load_network, load_tensors
 from anytag.torch.nn.configs import NetworkConfig
 from anytag.torch.nn.network import TagNetwork
 from anytag.torch.open import open_torch
@@ -171,8 +171,8 @@ def test_many_pairs_are_looked_at_in_pieces(
     retriever: Retriever, gallery: Gallery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = retriever.score(gallery, TEXTS)
-    monkeypatch.setattr("anytag.torch.matching._PAIRS", 5)
-    monkeypatch.setattr("anytag.torch.matching._TEXTS", 2)
+    monkeypatch.setattr("anytag.torch.matching._PAIR_BATCH", 5)
+    monkeypatch.setattr("anytag.torch.matching._TEXT_BATCH", 2)
     np.testing.assert_allclose(retriever.score(gallery, TEXTS), whole, atol=1e-5)
 
 
@@ -237,10 +237,10 @@ def test_a_folder_is_one_network_whatever_is_used_of_it(
 
     def tensors(folder: ModelFolder, name: str) -> dict[str, torch.Tensor]:
         read.append(name)
-        return stored(folder, name)
+        return load_tensors(folder, name)
 
     monkeypatch.setattr(load, "empty_network", build)
-    monkeypatch.setattr(load, "stored", tensors)
+    monkeypatch.setattr(load, "load_tensors", tensors)
     captioner = Captioner.load(model, device="cpu")
     assert captioner.tagger.tag(photos[0], threshold=0, where=True).tags
     assert "alignment.safetensors" not in read

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
+import unicodedata
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -58,6 +61,33 @@ def test_ignore_files_hold_below_their_folder(tmp_path: Path, file: str, text: s
     make(tmp_path, "top.jpg", "in/a.jpg", "in/b.jpg", "in/deep/c.jpg")
     (tmp_path / "in" / file).write_text(text)
     assert found(Walk(), tmp_path) == left
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_ignore_files_are_read_as_notepads_write_them(tmp_path: Path, encoding: str) -> None:
+    make(tmp_path, "a.jpg", "b.jpg", "Käthe/c.jpg")
+    (tmp_path / ".anytagignore").write_bytes("Käthe\r\nb.jpg\r\n".encode(encoding))
+    assert found(Walk(), tmp_path) == ["a.jpg"]
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_globs_find_names_in_either_form_of_their_letters(
+    tmp_path: Path, form: Literal["NFC", "NFD"]
+) -> None:
+    make(tmp_path, "a.jpg", unicodedata.normalize(form, "Käthe/b.jpg"), unicodedata.normalize(form, "ü.jpg"))
+    for glob in ("Käthe", "ü*"):
+        for typed in (glob, unicodedata.normalize("NFD", glob)):
+            assert len(found(Walk(pattern([typed])), tmp_path)) == 2
+            (tmp_path / ".anytagignore").write_text(typed, encoding="utf-8")
+            assert len(found(Walk(), tmp_path)) == 2
+            (tmp_path / ".anytagignore").unlink()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are text there")
+def test_names_that_are_no_text_are_left_out_by_their_bytes(tmp_path: Path) -> None:
+    make(tmp_path, "a.jpg", os.fsdecode(b"\xfc.jpg"))
+    (tmp_path / ".anytagignore").write_bytes(b"\xfc.jpg")
+    assert found(Walk(), tmp_path) == ["a.jpg"]
 
 
 def test_a_closed_folder_that_is_named_is_entered(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,8 +25,9 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a draft beside `path` to write to, and rename it to `path` at the end.
 
     After an error `path` is as it was before. The draft's name is unique, so two processes never write to the
-    same file. Symbolic links are kept. An existing file keeps its mode; a new one gets the default mode, even
-    where a library (safetensors) creates private files. Pipes and devices are written to directly.
+    same file. Symbolic links are kept. An existing file keeps its mode and, on Linux, its extended attributes
+    (in which file managers store tags and ratings; access lists); a new one gets the default mode, even where
+    a library (safetensors) creates private files. Pipes and devices are written to directly.
 
     Raises:
         OutputError: the folder is missing or not writable, or the disk is full; names `path` and the reason.
@@ -38,7 +39,10 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         return
     with writing(target), _draft_beside(target) as draft:
         yield draft
-        draft.chmod(target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask())
+        is_there = target.exists()
+        if is_there:
+            _copy_attributes(target, draft)  # while it is sure to be writable
+        draft.chmod(target.stat().st_mode & 0o777 if is_there else 0o666 & ~_umask())
         draft.replace(target)
 
 
@@ -73,6 +77,15 @@ def identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
     except (OSError, ValueError):
         return None
     return facts.st_dev, facts.st_ino
+
+
+def version(path: str | os.PathLike[str]) -> tuple[int, ...] | None:
+    """Return a key that changes when the file is written or replaced; None if it does not exist."""
+    try:
+        facts = os.stat(path)  # noqa: PTH116
+    except OSError:
+        return None
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
 
 
 def refuse_inputs(output: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str]]) -> None:
@@ -182,12 +195,26 @@ def read_text(path: str | os.PathLike[str]) -> str:
         AnytagError: it cannot be read or decoded.
     """
     try:
-        raw = Path(path).read_bytes()
-        return raw.decode("utf-16" if raw.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
+        return decoded(Path(path).read_bytes())
     except OSError as error:
         raise AnytagError(f"{os.fspath(path)} cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise AnytagError(f"{os.fspath(path)} is not in UTF-8 ({error.reason}): save it as UTF-8") from error
+
+
+def decoded(raw: bytes, *, bytes_stay: bool = False) -> str:
+    """Decode text in UTF-8, or in UTF-16 with a byte order mark; the mark is removed.
+
+    Args:
+        raw: the encoded text.
+        bytes_stay: keep bytes that are not UTF-8, as `os.fsdecode` does, because file names may contain any.
+
+    Raises:
+        UnicodeDecodeError: it is in neither encoding.
+    """
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return raw.decode("utf-16", "replace" if bytes_stay else "strict")
+    return raw.decode("utf-8-sig", "surrogateescape" if bytes_stay else "strict")
 
 
 def check_folder(
@@ -345,6 +372,16 @@ def _draft_beside(target: Path) -> Iterator[Path]:
         yield draft
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _copy_attributes(source: Path, target: Path) -> None:
+    """Copies extended attributes, where the system has them; those that only root may set stay behind."""
+    if sys.platform != "linux":
+        return
+    with suppress(OSError):
+        for name in os.listxattr(source):
+            with suppress(OSError):
+                os.setxattr(target, name, os.getxattr(source, name))
 
 
 def _umask() -> int:

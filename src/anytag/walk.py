@@ -5,12 +5,14 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
 
+from anytag._io import decoded
 from anytag.suffixes import DRAWING_SUFFIX, RAW_SUFFIXES, SUFFIXES
 
 OTHERS_FOLDERS = (
@@ -100,7 +102,7 @@ class Walk:
             return False
         below = path.removeprefix(self.top).lstrip(os.sep)
         names = (os.path.basename(path), path, below)  # noqa: PTH119  # many times faster than Path
-        return any(self.excluded.match(os.path.normcase(name)) for name in names)
+        return any(self.excluded.match(_comparable(name)) for name in names)
 
     def is_entered(self, path: str) -> bool:
         """Whether a subfolder is entered, judging by its path alone."""
@@ -154,7 +156,7 @@ class Walk:
         globs: list[str] = []
         for name in names.intersection(IGNORE_FILES):
             try:
-                text = Path(folder, name).read_text(encoding="utf-8", errors="surrogateescape")
+                text = decoded(Path(folder, name).read_bytes(), bytes_stay=True)
             except OSError as error:
                 self.on_error(error)
                 continue
@@ -168,7 +170,7 @@ def pattern(globs: Iterable[str]) -> re.Pattern[str] | None:
     """Compile globs into one pattern; `*` also matches separators."""
     patterns = [pattern.rstrip("/") for pattern in globs]
     patterns += [pattern.removeprefix("**/") for pattern in patterns]
-    parts = [fnmatch.translate(os.path.normcase(pattern)) for pattern in patterns if pattern]
+    parts = [fnmatch.translate(_comparable(pattern)) for pattern in patterns if pattern]
     return re.compile("|".join(parts)) if parts else None
 
 
@@ -181,9 +183,14 @@ def is_folder(path: str | Entry) -> bool:
     return False
 
 
+def _comparable(name: str) -> str:
+    """A name in the one form of its letters: disks hold ä as one character or as two."""
+    return unicodedata.normalize("NFC", os.path.normcase(name))
+
+
 def _is_ignored(path: str, ignored: _Ignored) -> bool:
     for folder, globs in ignored:
-        below = os.path.normcase(path.removeprefix(folder))
+        below = _comparable(path.removeprefix(folder))
         if globs.match(below) or globs.match(os.path.basename(below)):  # noqa: PTH119
             return True
     return False

@@ -42,6 +42,6 @@ def test_what_is_wrong_is_told(file: Path, tmp_path: Path) -> None:
     asked = ("convert", file, "-o", tmp_path / "model", "--lists", file.parent)
     result = run(*asked, "--family", "ram")
     assert result.exit_code == 2
-    assert "this is a RAM++ file: use --family ram-plus" in result.output
+    assert "is a checkpoint of RAM++" in result.output
     assert run("convert", tmp_path / "none.pth", "-o", tmp_path / "model").exit_code == 2
     assert not (tmp_path / "model").exists()

@@ -13,11 +13,13 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from anytag.cli import stream
 from anytag.cli.draw import Drawings
 from tests.command import on_a_terminal, run, start
 from tests.tiny import make_tiny_model
@@ -376,6 +378,18 @@ def test_failures_are_grouped_by_reason_at_the_end(model: Path, photos: Path) ->
     assert Path("a.jsonl").read_text().count("no such file") == 60
     done = run("tag", *["photos/0.jpg"] * 50, "--model", model, "--output", "b.jsonl")
     assert done.stderr.startswith("50 photos, 0 failed, ")
+
+
+@pytest.mark.parametrize(("count", "speed"), [(75, "7.5"), (2_150, "215"), (20_150, "2,015")])
+def test_the_speed_is_a_plain_number(
+    count: int, speed: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter((0.0, 10.0))
+    monkeypatch.setattr(stream, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    summary = stream.Summary()
+    summary.photos = count
+    summary.end()
+    assert capsys.readouterr().err == f"{count} photos, 0 failed, {speed} photos/s\n"
 
 
 def test_a_terminal_shows_the_first_failures_and_counts_the_others(model: Path, photos: Path) -> None:

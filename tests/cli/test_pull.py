@@ -143,7 +143,7 @@ def test_a_truncated_checkpoint_installs_nothing(hub: Hub) -> None:
     hub.files[path] = hub.files[path][:-5000]
     result = run("pull", "tag2text")
     assert result.exit_code == 2
-    assert "is truncated or no checkpoint" in result.output
+    assert "is truncated or not a checkpoint" in result.output
     assert not (models.cache() / "tag2text").exists()
 
 

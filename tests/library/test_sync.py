@@ -18,6 +18,7 @@ from PIL import Image, PngImagePlugin
 
 from anytag import Library, LibraryError, Tagger
 from anytag.library import look, schema
+from anytag.library.sync import Sync
 from anytag.library.vectors import vector_file
 from anytag.metadata import ExifTool
 from tests.libraries import CountedRuntime, counted, picture, rows, states, tick, write_photo
@@ -144,6 +145,33 @@ def test_copies_to_another_disk_are_known_by_their_picture(
     shutil.copy(tmp_path / "elsewhere.jpg", folder / "moved.jpg")  # another file, of no other name
     report = library.sync(folder, tagger=made[0])
     assert (report.moved, report.copied, report.tagged, report.gone) == (1, 0, 0, 0)
+
+
+@pytest.mark.parametrize("left", [0, 3])
+def test_vectors_that_are_lost_are_made_again(library: Library, folder: Path, made: Made, left: int) -> None:
+    """As where the database alone comes back from a backup, or older vectors do."""
+    library.sync(folder, tagger=made[0])
+    library.reject(folder / "sub0/0.jpg", "nonsense")
+    before = rows(library)
+    [file] = (library.database.path.parent / "library.db.vectors").iterdir()
+    whole = file.read_bytes()
+    os.truncate(file, len(whole) * left // 6) if left else shutil.rmtree(file.parent)
+    shutil.copy(folder / "sub0/0.jpg", folder / "copy.jpg")  # there is nothing to copy with it
+    shutil.copy(folder / "sub1/5.jpg", folder / "another.jpg")
+    with Sync(library.database) as sync:
+        assert len(list(sync.rehearse())) == 6 - left + 2
+    made[1].photos = 0
+    report = library.sync(tagger=made[0])
+    assert report.is_good and report.tagged == made[1].photos and report.tagged + report.copied == 8 - left
+    now = {name: row for name, row in rows(library).items() if name in before}
+    assert now == before and library.find(folder / "sub0/0.jpg").rejected == ("nonsense",)
+    slots = [photo.slot for photo in library.photos()]
+    assert None not in slots and len(set(slots)) == 8
+    vectors = vector_file(library.database.path, file.name[:16], made[0].card.width)
+    for photo in library.photos():
+        vector = vectors.read(np.array([photo.slot]))[0]
+        np.testing.assert_allclose(vector, made[0].encode(photo.path).pooled, atol=1e-5)
+    assert library.sync(tagger=made[0]).tagged == 0
 
 
 def test_a_picture_that_changed_is_tagged_again(library: Library, folder: Path, made: Made) -> None:
@@ -343,8 +371,6 @@ def test_a_new_vocabulary_tags_anew_on_request_only(library: Library, folder: Pa
 def test_a_new_tagging_that_is_stopped_goes_on_and_the_old_tags_stay(
     library: Library, folder: Path, made: Made
 ) -> None:
-    from anytag.library.sync import Sync
-
     tagger = made[0]
     library.sync(folder, tagger=tagger)
     old = {photo.id: photo.tags for photo in library.photos()}

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 
 from anytag.errors import MetadataError, OutputError
 from anytag.metadata import ExifTool, read_keywords, undo, write_keywords
+from anytag.metadata.exiftool import Answer
 from tests import xmp
 
 pytestmark = xmp.NEEDS_EXIFTOOL
@@ -102,6 +104,88 @@ def test_trap_7_an_empty_sidecar_is_taken_for_new(photo: Path) -> None:
     sidecar(photo).touch()
     write_keywords(photo, ["dog"])
     assert xmp.one_list(sidecar(photo), xmp.SUBJECT) == ["dog"]
+
+
+PACKET = (
+    "<x:xmpmeta xmlns:x='adobe:ns:meta/'><rdf:RDF xmlns:rdf='http://www.w3.org/1999/02/22-rdf-syntax-ns#'>"
+    "<rdf:Description rdf:about='' xmlns:dc='http://purl.org/dc/elements/1.1/' xmlns:foo='urn:foo' foo:a='1'>"
+    "<dc:subject><rdf:Bag><rdf:li>Käthe</rdf:li></rdf:Bag></dc:subject></rdf:Description></rdf:RDF></x:xmpmeta>"
+)
+
+
+def photo_with(path: Path, packet: bytes) -> Path:
+    """A photo with an XMP packet, whatever is in it."""
+    with Image.open(xmp.photo(path)) as image:
+        image.save(path, **({"tiffinfo": {700: packet}} if path.suffix == ".tif" else {"xmp": packet}))
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "webp", "tif"])
+@pytest.mark.parametrize(
+    "packet",
+    [
+        PACKET[:-70].encode(),  # exiftool would drop it with all that is in it
+        PACKET.replace(" xmlns:foo='urn:foo'", "").encode(),  # the others it leaves as they are
+        PACKET.replace("</rdf:Bag>", "</rdf:Bag><rdf:Bag><rdf:li>b</rdf:li></rdf:Bag>").encode(),
+    ],
+    ids=["cut", "no namespace", "twice"],
+)
+def test_xmp_that_exiftool_cannot_write_is_an_error_and_stays(
+    tmp_path: Path, packet: bytes, suffix: str
+) -> None:
+    photo = photo_with(tmp_path / f"a.{suffix}", packet)
+    before = photo.read_bytes()
+    with pytest.raises(MetadataError, match=rf"a\.{suffix}: exiftool cannot write it"):
+        write_keywords(photo, ["dog"], embed=True)
+    assert (photo.read_bytes(), names(tmp_path)) == (before, [photo.name])
+
+
+@pytest.mark.parametrize(("embed", "field"), [(False, "subject"), (False, "title"), (True, "subject")])
+def test_letters_that_are_not_utf8_are_not_lost(photo: Path, embed: bool, field: str) -> None:
+    packet = PACKET.replace("subject", field).encode("latin-1")
+    file = photo_with(photo, packet) if embed else sidecar(photo)
+    if not embed:
+        file.write_bytes(b"<?xml version='1.0' encoding='ISO-8859-1'?>" + packet)
+    before = file.read_bytes()
+    with pytest.raises(MetadataError, match=r"a\.jpg.*not in UTF-8"):
+        write_keywords(photo, ["dog"], embed=embed)
+    assert file.read_bytes() == before
+    [found] = read_keywords([photo])
+    assert field == "title" or found.keywords == (("K\ufffdthe",),)
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe"])
+def test_what_is_no_file_but_has_the_name_of_a_sidecar_is_an_error(photo: Path, kind: str) -> None:
+    if kind == "pipe" and not hasattr(os, "mkfifo"):
+        pytest.skip("no pipes with names here")
+    (Path.mkdir if kind == "folder" else os.mkfifo)(sidecar(photo))
+    with pytest.raises(MetadataError, match=r"a\.jpg\.xmp: is no file"):
+        write_keywords(photo, ["dog"])
+
+
+class Meddling(ExifTool):
+    """Another program writes a file between two commands."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self._file = file
+
+    def run(self, *arguments: str) -> Answer:
+        answer = super().run(*arguments)
+        if "-o" in arguments:
+            self._file.write_bytes(b"mine")
+        return answer
+
+
+@pytest.mark.parametrize("target", ["new sidecar", "sidecar", "photo"])
+def test_what_another_program_writes_meanwhile_stays(photo: Path, target: str) -> None:
+    if target == "sidecar":
+        write_keywords(photo, ["dog"])
+    file = photo if target == "photo" else sidecar(photo)
+    with closing(Meddling(file)) as tool, pytest.raises(MetadataError, match="changed by another program"):
+        write_keywords(photo, ["cat"], embed=target == "photo", exiftool=tool)
+    assert file.read_bytes() == b"mine"
+    assert names(photo.parent) == sorted({photo.name, file.name})
 
 
 @pytest.mark.parametrize(

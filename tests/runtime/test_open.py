@@ -140,7 +140,7 @@ def test_decoders_without_descriptions_are_exported(queries: Queries, tmp_path: 
 def test_what_cannot_be_run_is_told(places: Path, tmp_path: Path) -> None:
     folder = ModelFolder.open(folder_of(places, "ram"))
     if not torch.cuda.is_available():
-        with pytest.raises(DeviceError, match="'cuda' was asked for and is not there"):
+        with pytest.raises(DeviceError, match="'cuda' was requested and is not available"):
             open_runtime(folder, device="cuda")
     with pytest.raises(DeviceError, match="expected 'auto', 'cpu' or 'cuda'"):
         open_runtime(folder, device="gpu")  # type: ignore[arg-type]

@@ -31,7 +31,7 @@ def test_unit_vectors_whatever_the_batch(encoder: ClipTextEncoder, folder: Path)
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     alone = ClipTextEncoder.load(folder, batch=1).encode(texts)
-    np.testing.assert_allclose(vectors, alone, atol=1e-5)  # padding says nothing
+    np.testing.assert_allclose(vectors, alone, atol=1e-5)  # padding has no effect
 
 
 def test_long_texts_are_cut(encoder: ClipTextEncoder) -> None:

@@ -1,4 +1,4 @@
-"""`anytag.torch.imagenet_baseline`: features as torch computes them, and probabilities carried to names."""
+"""`anytag.torch.imagenet_baseline`: features as in torch, and probabilities transferred to names."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ def test_features_are_those_of_torch(rival: ClassifierWithText, photos: list[Pat
 def test_a_class_carries_its_probability_to_its_own_name(rival: ClassifierWithText) -> None:
     p = np.zeros((2, 1000), np.float32)
     p[0, 207], p[1, 954] = 1, 1  # golden retriever, banana
-    for carrier, scores in rival.carried(p, ["golden retriever", "banana"]).items():
+    for method, scores in rival.transfer(p, ["golden retriever", "banana"]).items():
         assert scores.shape == (2, 2)
-        assert scores[0, 0] > scores[0, 1], carrier
-        assert scores[1, 1] > scores[1, 0], carrier
+        assert scores[0, 0] > scores[0, 1], method
+        assert scores[1, 1] > scores[1, 0], method
 
 
-def test_the_best_carrier_answers_and_unreadable_photos_are_said(
+def test_the_best_method_answers_and_unreadable_photos_are_said(
     rival: ClassifierWithText, photos: list[Path]
 ) -> None:
     photos[3].write_bytes(b"no photo")

@@ -111,8 +111,8 @@ def describe_conversion(done: Conversion) -> str:
     from anytag.models.registry import describe
 
     size = f"{done.config.size} pixels"
-    if done.read_size != done.config.size:
-        size += f" (positions resampled from {done.read_size})"
+    if done.source_size != done.config.size:
+        size += f" (positions resampled from {done.source_size})"
     tensors = f"{done.loaded} loaded, {done.tied} second names of these, {done.derived} computed anew"
     lines = {
         "family": done.family,
@@ -123,8 +123,8 @@ def describe_conversion(done: Conversion) -> str:
         "captions": "no" if done.config.captions is None else "yes",
         "size": f"{describe(done.folder).bytes / 1e6:,.1f} MB",
     }
-    if done.doubt:
-        lines["doubt"] = done.doubt
-    if done.left:
-        lines["not read"] = ", ".join(done.left)
+    if done.warning:
+        lines["doubt"] = done.warning
+    if done.ignored:
+        lines["not read"] = ", ".join(done.ignored)
     return "\n".join([str(done.folder), *(f"  {name:<11}{value}" for name, value in lines.items())])

@@ -36,12 +36,12 @@ def command(
     """
     from anytag.tagger import Tagger
     from anytag.torch.training import distill
-    from anytag.torch.training.effects import resolved
+    from anytag.torch.training.effects import effective_fields
     from anytag.torch.training.run import Run, RunOptions
 
     check_folder(output, [photos, teacher], is_earlier=is_run)
     recipe = distill.student_recipe(student, numbers)
-    show(resolved(recipe))
+    show(effective_fields(recipe))
     with Bar() as bar:
         task = Run(recipe, photos, output, RunOptions(**run_options))
         result = distill.distill(Tagger.load(teacher), task, bar)

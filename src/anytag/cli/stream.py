@@ -98,8 +98,9 @@ class Summary:
         if self.photos >= LONG or done or (self.photos > 1 and is_terminal(sys.stderr)):
             speed = self.photos / max(time.monotonic() - self._start, 1e-9)
             before = f", {done} done before" if done else ""
+            shown = f"{speed:,.0f}" if speed >= 100 else f"{speed:.3g}"
             click.echo(
-                f"{self.photos + done} photos{before}, {self.failed} failed, {speed:.3g} photos/s", err=True
+                f"{self.photos + done} photos{before}, {self.failed} failed, {shown} photos/s", err=True
             )
         if self.failed:
             click.echo(f"{self.failed} of {self.photos + done} photos failed.", err=True)

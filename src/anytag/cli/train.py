@@ -95,14 +95,14 @@ def command(
     if output is not None and not dry_run:
         inputs = [one for one in (data, cache, vocabulary) if isinstance(one, Path)]
         check_folder(output, inputs, is_earlier=is_run)
-    from anytag.torch.training.effects import resolve, resolved
+    from anytag.torch.training.effects import effective_fields, resolve
     from anytag.torch.training.fit import train
     from anytag.torch.training.run import Run, RunOptions
 
     made = resolve(recipe, [*numbers, *([f"vocabulary={vocabulary}"] if vocabulary else [])])
     if not dry_run:
         data, output = needed(data, "--data"), needed(output, "--output")
-    show(resolved(made))
+    show(effective_fields(made))
     if dry_run:
         click.echo(_estimate(made, data, tag_list))
         return

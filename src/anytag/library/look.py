@@ -70,6 +70,7 @@ class Waiting(NamedTuple):
     picture: bytes | None
     model: int | None
     has_caption: int
+    has_vector: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,13 +146,14 @@ class Look:
         return found
 
     def _rows(self, ids: Sequence[int]) -> list[Waiting]:
-        columns = "id, path, size, mtime_ns, picture, model, caption IS NOT NULL"
+        columns = "id, path, size, mtime_ns, picture, model, caption IS NOT NULL, slot IS NOT NULL"
         found = (self._database.query(f"SELECT {columns} FROM photos WHERE id = ?", (one,)) for one in ids)
         return [Waiting(*row) for rows in found for row in rows]
 
     def _is_known(self, row: Waiting, picture: bytes) -> bool:
         """Has a row all that is wanted of this picture?"""
-        is_current = row.model is not None and (not self._again or row.model == self._model.id)
+        is_ours = row.model == self._model.id
+        is_current = bool(row.has_vector) if is_ours else row.model is not None and not self._again
         return is_current and row.picture == picture and (not self._model.captioner or bool(row.has_caption))
 
     def _read(self, row: Waiting) -> tuple[_Seen, bytes | None]:
@@ -202,7 +204,8 @@ class Look:
     def _twin(self, row: Waiting, picture: bytes) -> tuple[int, bytes, bool] | None:
         """A row that tells all of a picture: id, path, and whether its file has gone, so that this is it."""
         found = self._database.query(
-            "SELECT p.id, p.path, r.path, model FROM photos p JOIN roots r ON r.id = p.root "
+            "SELECT p.id, p.path, r.path, CASE WHEN slot IS NOT NULL THEN model END "
+            "FROM photos p JOIN roots r ON r.id = p.root "
             "WHERE picture = ? AND p.id != ? AND model IS NOT NULL AND error_type IS NULL "
             "AND (caption IS NOT NULL) >= ?",
             (picture, row.id, self._model.captioner is not None),

@@ -152,8 +152,9 @@ class Searcher:
             f"WHERE p.state != 'gone' AND p.pair IS NULL{conditions} ORDER BY p.id"
         )
         found = np.array(self._database.query(query, [self._weights, *values]), np.int64)
-        found = found.reshape(-1, 2)
-        return Rows(np.ascontiguousarray(found[:, 0]), np.ascontiguousarray(found[:, 1]))
+        ids, slots = found.reshape(-1, 2).T
+        slots = np.where(slots < len(self._file), slots, -1)  # vectors may be lost
+        return Rows(np.ascontiguousarray(ids), slots)
 
     def tag_id(self, name: str) -> str | None:
         """The id of the tag that a name means, in any language; None where the model has none."""

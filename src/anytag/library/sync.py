@@ -31,7 +31,7 @@ from anytag.library.roots import Root, below, device_of, note_device, ranges, re
 from anytag.library.scan import Found, Scan
 from anytag.library.thumbnails import Thumbnails
 from anytag.library.turn import turn
-from anytag.library.vectors import tidy
+from anytag.library.vectors import forget_lost, tidy
 from anytag.results import Failure
 from anytag.walk import Walk, pattern
 
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 Looker = tuple["Tagger", "Captioner | None"]
 """What tags, and what writes captions where they are asked for."""
 
+_UNSEEN = "slot IS NULL AND model IS NOT NULL"  # tagged, but its vector was lost since
 _EXTRAS = {"heic": "pillow_heif", "jxl": "pillow_jxl"}
 _HINT = "Is a disk away? If they have really gone, give --accept-missing (accept_missing=True)."
 
@@ -146,6 +147,7 @@ class Sync:
         """
         self._roots, self._away = resolve(self._database, self._folders)
         self._retry_extras()
+        forget_lost(self._database)
         self.found = Scan(self._database, self._roots, self._walk).run()
         return self.found
 
@@ -171,12 +173,14 @@ class Sync:
             workers: threads; by default one a usable core.
         """
         ids = [*self._waiting(), *(self._done("caption IS NULL") if captions else ())]
-        if not ids and not retag:
+        if not ids and not retag and not self._done(_UNSEEN):
             return self._counted(())
         tagger, captioner = load()
         model = self._model(tagger, captioner)
+        ids += self._done("slot IS NULL AND model = ?", model.id)
         if retag:
-            ids = list(dict.fromkeys([*ids, *self._done("model IS NOT ?", model.id)]))
+            ids += self._done("model IS NOT ?", model.id)
+        ids = list(dict.fromkeys(ids))
         self.total = len(ids)
         look = Look(self._database, model, again=retag, thumbnails=thumbnails)
         return self._counted(look.run(ids, batch_size=batch_size, workers=workers))
@@ -185,7 +189,7 @@ class Sync:
         """What a sync would look at and give up, and nothing is written: instead of `scan` and `look`."""
         with self._database.rehearsal():
             self.scan()
-            ids = self._waiting()
+            ids = [*self._waiting(), *self._done(_UNSEEN)]
             self.total = len(ids)
             paths = (
                 self._database.query("SELECT path FROM photos WHERE id = ?", (one,))[0][0] for one in ids

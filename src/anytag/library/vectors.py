@@ -10,6 +10,7 @@ import numpy as np
 
 from anytag._io import writing
 from anytag._typing import Floats
+from anytag.library.database import Database
 from anytag.records import RecordFile
 
 _LETTERS = 16  # of a hash, in the name of a file
@@ -54,6 +55,24 @@ def keep(database: Path, weights: str, slots: Sequence[int], vectors: Sequence[F
     with writing(file.path):
         file.path.parent.mkdir(exist_ok=True)
         file.write(np.array(slots, np.int64)[order], np.stack(vectors)[order])
+
+
+def forget_lost(database: Database) -> None:
+    """Takes slots from rows whose vectors are not on the disk, as after a backup of the database alone."""
+    with database.transaction() as connection:
+        for weights in [one for (one,) in connection.execute("SELECT DISTINCT weights FROM models")]:
+            connection.execute(
+                "UPDATE photos SET slot = NULL WHERE slot >= ? "
+                "AND model IN (SELECT id FROM models WHERE weights = ?)",
+                (_count(database.path, weights), weights),
+            )
+
+
+def _count(database: Path, weights: str) -> int:
+    """Vectors of a model that are on the disk."""
+    files = _folder(database).glob(f"{weights[:_LETTERS]}-*.f32")
+    widths = {int(file.stem.rpartition("-")[2]) for file in files}
+    return max((len(vector_file(database, weights, width)) for width in widths), default=0)
 
 
 def tidy(database: Path, weights: Iterable[str]) -> None:

@@ -43,11 +43,14 @@ class Answer:
 
     @property
     def error(self) -> str | None:
-        """Its first error, without the name of the file that stands behind it; None where there is none."""
-        for line in self.messages:
-            if line.startswith("Error: "):
-                return line.removeprefix("Error: ").rpartition(" - ")[0] or line
-        return None
+        """Its first error; None where there is none."""
+        return next((plain(line) for line in self.messages if line.startswith("Error: ")), None)
+
+
+def plain(message: str) -> str:
+    """A line of stderr without its kind, and without the name of the file that stands behind it."""
+    said = message.removeprefix("Error: ").removeprefix("Warning: ")
+    return said.rpartition(" - ")[0] or said
 
 
 class ExifTool:

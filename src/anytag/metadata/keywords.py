@@ -42,6 +42,8 @@ class Content:
         iptc_charset: "UTF8", "unmarked" for UTF-8 that does not say so, or "" for Latin-1.
         has_digest: Photoshop's sum of the IPTC block is there, and must stay right.
         sidecar_of: names and suffixes of the photo that a sidecar says it belongs to.
+        unreadable: a field with letters in another encoding than UTF-8, which writing would lose; or "".
+        version: of the file when it was read, see `_io.version`; None where there was none.
     """
 
     lists: Lists = field(default_factory=dict)
@@ -56,6 +58,8 @@ class Content:
     iptc_charset: str = ""
     has_digest: bool = False
     sidecar_of: tuple[str, ...] = ()
+    unreadable: str = ""
+    version: tuple[int, ...] | None = None
 
     @property
     def has_record(self) -> bool:

@@ -8,9 +8,12 @@ from __future__ import annotations
 import base64
 import os
 import re
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
+from anytag._io import version
 from anytag.errors import MetadataError
 from anytag.metadata import record
 from anytag.metadata.exiftool import ExifTool, named
@@ -59,16 +62,24 @@ def contents(
     beside = beside or candidates(photo)
     found: dict[Path, Content] = {}
     try:
-        found[photo] = content(values(photo, exiftool))
+        found[photo] = _read(photo, exiftool)
     except MetadataError:
         if not lenient:
             raise
     for path in (beside.full, beside.stem):
         if path is not None:
-            read = content(values(path, exiftool)) if path.stat().st_size else Content(is_created=True)
+            if not path.is_file():  # a pipe would be waited for
+                raise MetadataError(f"{path}: is no file, but has the name of a sidecar: move it away")
+            is_empty = not path.stat().st_size
+            read = Content(is_created=True, version=version(path)) if is_empty else _read(path, exiftool)
             if path == beside.full or beside.is_stem_ours(photo, read.sidecar_of):
                 found[path] = read
     return found
+
+
+def _read(path: Path, exiftool: ExifTool) -> Content:
+    seen = version(path)
+    return replace(content(values(path, exiftool)), version=seen)
 
 
 def values(path: Path, exiftool: ExifTool, *tags: str) -> Values:
@@ -106,6 +117,9 @@ def content(found: Values) -> Content:
             for tag, all_ in found.items()
         }
 
+    unreadable = next((tag for tag in (*TAGS.values(), CAPTION) if not _is_text(found.get(tag, ()))), "")
+    found = {tag: tuple(map(_shown, all_)) for tag, all_ in found.items()}
+
     def first(tag: str) -> str:
         return found.get(tag, ("",))[0]
 
@@ -118,6 +132,7 @@ def content(found: Values) -> Content:
         iptc_charset=charset,
         has_digest="Photoshop:IPTCDigest" in found,
         sidecar_of=tuple(os.path.basename(first(tag)) for tag in _BELONGS if first(tag)),  # noqa: PTH119
+        unreadable=unreadable,
     )
     return record.read(plain, first(record.TAG))
 
@@ -138,8 +153,17 @@ def _described(root: ElementTree.Element) -> Values:
 def _text(element: ElementTree.Element) -> str:
     text = element.text or ""
     if element.get(f"{_RDF}datatype", "").endswith("base64Binary"):
-        return base64.b64decode(text).decode("utf-8", "replace")
+        return base64.b64decode(text).decode("utf-8", "surrogateescape")
     return text
+
+
+def _is_text(entries: Iterable[str]) -> bool:
+    """Were all letters in UTF-8?"""
+    return not any("\udc80" <= character <= "\udcff" for entry in entries for character in entry)
+
+
+def _shown(entry: str) -> str:
+    return entry.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _is_unmarked_utf8(found: Values) -> bool:

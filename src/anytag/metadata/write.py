@@ -15,11 +15,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from anytag._io import DRAFT_NAME_LENGTH, atomic_write, writing
+from anytag._io import DRAFT_NAME_LENGTH, atomic_write, version, writing
 from anytag.errors import MetadataError, OutputError
 from anytag.metadata import keywords as words
 from anytag.metadata import read, record
-from anytag.metadata.exiftool import ExifTool, assigned, named, shared
+from anytag.metadata.exiftool import Answer, ExifTool, assigned, named, plain, shared
 from anytag.metadata.keywords import FIELDS, Content, Field, Keyword
 from anytag.metadata.sidecars import Candidates, SidecarName, candidates, new_sidecar, sharing
 from anytag.results import Failure
@@ -27,6 +27,7 @@ from anytag.suffixes import IMAGE_SUFFIXES
 
 _BESIDE: tuple[Field, ...] = ("Subject", "TagsList", "HierarchicalSubject")
 _DRAFT = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.new", re.DOTALL)
+_LOSSES = ("could not be encoded", "format error")  # of a letter; of XMP that cannot be parsed, as a whole
 _STALE = 1.0  # seconds: a draft that is older belongs to a run that was killed
 
 
@@ -241,6 +242,11 @@ def _apply(
         assignments = assigned(list(_assignments(before, after)))
         if not assignments:
             continue
+        if before.unreadable:
+            raise MetadataError(
+                f"{target}: {before.unreadable} has letters that are not in UTF-8 and would be lost: correct "
+                "them with the program that wrote them"
+            )
         if not dry_run:
             _write(target, before, after, assignments, exiftool, keep_time=target == photo and not touch)
         files.append(os.fspath(target))
@@ -281,18 +287,22 @@ def _write(
     is_new = not target.exists() or not target.stat().st_size
     if before.is_created and not after.is_created and _is_empty(target, after, exiftool):
         with writing(target):
+            _check_unchanged(target, before)
             target.unlink()
         return
     if before.lists.get("Keywords", ()) != after.lists.get("Keywords", ()):
         assignments = [*_iptc(before, after), *assignments]
     if is_new:
-        data = _answer(exiftool, "-o", "-.xmp", *assignments)
+        answer = _answer(exiftool, "-o", "-.xmp", *assignments)
     else:
         with named(target) as name:
-            data = _answer(exiftool, "-o", "-", *assignments, name, file=target)
+            answer = _answer(exiftool, "-o", "-", *assignments, name, file=target)
     facts = None if is_new else target.stat()
     with atomic_write(target) as draft:
-        draft.write_bytes(data)
+        draft.write_bytes(answer.output)
+        if answer.messages:  # after a mere warning it may have written nothing
+            _check_written(draft, target, after, answer, exiftool)
+        _check_unchanged(target, before)
         if facts and keep_time:
             os.utime(draft, ns=(facts.st_atime_ns, facts.st_mtime_ns))
         if facts and hasattr(os, "chown"):
@@ -300,18 +310,48 @@ def _write(
                 os.chown(draft, facts.st_uid, facts.st_gid)
 
 
-def _answer(exiftool: ExifTool, *arguments: str, file: Path | None = None) -> bytes:
+def _answer(exiftool: ExifTool, *arguments: str, file: Path | None = None) -> Answer:
     """The content that exiftool makes.
 
     Raises:
-        MetadataError: it refuses, or would lose a letter.
+        MetadataError: it refuses, or would lose a letter, or all of a block that it cannot read.
     """
     answer = exiftool.run(*arguments)
-    lossy = next((line for line in answer.messages if "could not be encoded" in line), None)
+    lossy = next((plain(line) for line in answer.messages if any(one in line for one in _LOSSES)), None)
     if answer.error or lossy or not answer.output:
-        where = f"{file}: " if file else ""
-        raise MetadataError(f"{where}exiftool cannot write it: {answer.error or lossy or 'it gave nothing'}")
-    return answer.output
+        raise _refused(file, answer.error or lossy or "it gave nothing")
+    if file and file.suffix.lower() == ".xmp" and not _is_utf8(answer.output):
+        raise _refused(file, "it has letters that are not in UTF-8")
+    return answer
+
+
+def _refused(file: Path | None, why: str) -> MetadataError:
+    where = f"{file}: " if file else ""
+    return MetadataError(f"{where}exiftool cannot write it: {why}")
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _check_written(draft: Path, target: Path, after: Content, answer: Answer, exiftool: ExifTool) -> None:
+    """Holds what exiftool made against what it was told.
+
+    Raises:
+        MetadataError: it left the XMP as it was; gives its first warning.
+    """
+    stands = read.values(draft, exiftool, "-X", f"-{record.TAG}").get(record.TAG, ("",))
+    if stands != (record.text(after),):
+        raise _refused(target, plain(answer.messages[0]))
+
+
+def _check_unchanged(target: Path, before: Content) -> None:
+    if version(target) != before.version:
+        raise MetadataError(f"{target} was changed by another program meanwhile: give the command again")
 
 
 def _iptc(before: Content, after: Content) -> Iterator[str]:

@@ -1,6 +1,7 @@
-"""CLIP's text tower as a text encoder, through transformers: what made the queries of RAM and RAM++.
+"""CLIP's text tower as a text encoder, through transformers.
 
-Both were trained with the tower of CLIP ViT-B/16 (`openai/clip-vit-base-patch16` on the Hub), 512 wide.
+The queries of RAM and RAM++ were made with the tower of CLIP ViT-B/16 (`openai/clip-vit-base-patch16` on the
+Hub), whose vectors have 512 dimensions.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ BATCH = 256
 
 
 class ClipTextEncoder:
-    """Texts -> unit vectors of CLIP's joint space. Texts longer than the tower reads (77 tokens) are cut.
+    """Texts -> unit vectors in CLIP's joint space. Texts longer than the context length (77) are truncated.
 
     Args:
         tokenizer, tower: of one model, as transformers loads them; the tower ends in CLIP's projection.
-        batch: texts embedded at once.
+        batch: batch size.
     """
 
     def __init__(self, tokenizer: Any, tower: Any, *, batch: int = BATCH) -> None:
@@ -36,20 +37,20 @@ class ClipTextEncoder:
         """The text tower of a CLIP model.
 
         Args:
-            name: a folder in the form of transformers, or a name on the Hub. No code in it is run.
-            device: torch's name of where to run it.
-            batch: texts embedded at once.
+            name: a folder in transformers' format, or a name on the Hub. No code in it is run.
+            device: torch's name of the device.
+            batch: batch size.
 
         Raises:
             MissingExtraError: transformers is not installed.
-            ModelError: nothing there is a CLIP model.
+            ModelError: no CLIP model can be loaded from there.
         """
         tokenizer, tower = load_clip(name)
         return cls(tokenizer, tower.to(device), batch=batch)
 
     @property
     def dim(self) -> int:
-        """Width of a text vector."""
+        """Dimension of a text vector."""
         return int(self._tower.config.projection_dim)
 
     def encode(self, texts: Sequence[str]) -> Floats:
@@ -71,15 +72,15 @@ class ClipTextEncoder:
 
 
 def load_clip(name: str | Path, *, local: bool = False) -> tuple[Any, Any]:
-    """Tokenizer and text tower of a CLIP model, as transformers loads them, for evaluation.
+    """Load tokenizer and text tower of a CLIP model with transformers, in evaluation mode.
 
     Args:
-        name: a folder in the form of transformers, or a name on the Hub. No code in it is run.
-        local: take nothing from the Hub.
+        name: a folder in transformers' format, or a name on the Hub. No code in it is run.
+        local: do not download from the Hub.
 
     Raises:
         MissingExtraError: transformers is not installed.
-        ModelError: nothing there is a CLIP model, or weights are missing.
+        ModelError: no CLIP model can be loaded from there, or weights are missing.
     """
     library = require_transformers()
     try:
@@ -100,7 +101,7 @@ def load_clip(name: str | Path, *, local: bool = False) -> tuple[Any, Any]:
 
 @contextmanager
 def _quiet(logging: Any) -> Iterator[None]:
-    """Without transformers' bars and its report of what it leaves out, such as CLIP's other tower."""
+    """Silence transformers' progress bars and its report of unused weights, such as CLIP's image tower."""
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -113,7 +114,7 @@ def _quiet(logging: Any) -> Iterator[None]:
 
 
 def require_transformers() -> Any:
-    """The library.
+    """Import transformers.
 
     Raises:
         MissingExtraError: it is not installed.

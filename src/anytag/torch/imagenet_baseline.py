@@ -1,4 +1,4 @@
-"""Baseline without a vision-language model: an ImageNet classifier with label-similarity transfer."""
+"""Baseline without a vision-language model: an ImageNet classifier and the similarity of class names."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class _Pooled(nn.Module):
         return features.mean((2, 3))
 
 
-@lru_cache(maxsize=4)  # an export takes longer than a thousand photos
+@lru_cache(maxsize=4)  # an export takes longer than encoding a thousand photos
 def _exported(name: str, size: int) -> tuple[bytes, Floats, Floats]:
     """The graph of `_Pooled`, weight 1000×F and bias of the classifier."""
     backbone, classifier = imagenet_backbone(name, size=size)
@@ -50,32 +50,36 @@ def _exported(name: str, size: int) -> tuple[bytes, Floats, Floats]:
     with TemporaryDirectory() as folder:
         file = Path(folder, "pooled.onnx")
         axes = {"pixels": "N3SS", "pooled": "NF"}
-        export_graph(_Pooled(backbone).eval(), file, (pixels,), axes, free="N")
+        export_graph(_Pooled(backbone).eval(), file, (pixels,), axes, dynamic="N")
         graph = file.read_bytes()
     return graph, classifier.weight.detach().numpy(), classifier.bias.detach().numpy()
 
 
 class FrozenBackbone:
-    """A backbone as ImageNet left it, run by ONNX Runtime, which is twice as fast as torch.
+    """A backbone with its ImageNet weights, run by ONNX Runtime, which is twice as fast as torch.
 
     Args:
-        name: timm's, one of `anytag.torch.nn.backbones.PRETRAINED_PACKAGES`.
-        size: side of the square that photos are squashed to.
+        name: timm's name, one of `anytag.torch.nn.backbones.PRETRAINED_PACKAGES`.
+        size: side in pixels of the square that photos are resized to.
 
     Raises:
-        MissingExtraError, ModelError: its weights are not there, or not known.
+        MissingExtraError: the package with its weights is not installed.
+        ModelError: no package is known for its weights.
     """
 
     def __init__(self, name: str, *, size: int = 224) -> None:
         self.name, self.size = name, size
         graph, self._weight, self._bias = _exported(name, size)
-        self._session = open_session(graph)  # batches run side by side
+        self._session = open_session(graph)  # batches run in parallel
 
     def features(self, paths: Sequence[Path], *, report: Reporter = SILENT) -> tuple[Halves, dict[int, str]]:
-        """Pooled features float16 N×F, and by number why a photo could not be read (its row is void)."""
+        """Pooled features float16 N×F, and the reason for each index whose photo cannot be read.
+
+        The row of such a photo has no meaning.
+        """
         with ThreadPoolExecutor(usable_cores()) as pool:
             parts = pool.map(self._batch, batches(paths, BATCH))
-            results = list(watched(_singly(parts), report, total=len(paths), what=self.name))
+            results = list(watched(_chain(parts), report, total=len(paths), what=self.name))
         failed = {number: reason for number, (_, reason) in enumerate(results) if reason}
         return np.stack([row for row, _ in results]), failed
 
@@ -91,22 +95,22 @@ class FrozenBackbone:
         return list(zip(rows, reasons, strict=True))
 
     def probabilities(self, features: Halves) -> Floats:
-        """Of the thousand classes: N×1000."""
+        """Probabilities of the 1,000 classes, N×1000, from pooled features N×F."""
         logits = features.astype(np.float32) @ self._weight.T + self._bias
         exp = np.exp(logits - logits.max(1, keepdims=True))
         return np.asarray(exp / exp.sum(1, keepdims=True), dtype=np.float32)
 
 
 class ClassifierWithText:
-    """The backbone's ImageNet classifier; the text table's similarities transfer its probabilities to names.
+    """An ImageNet classifier whose probabilities are transferred to tag names by similarity of text vectors.
 
-    The best of six transfers on the test set counts, which favours the baseline. It has seen no labels but
-    ImageNet's.
+    Of six transfer methods the best one on the test set counts, which favours the baseline. It has been
+    trained on ImageNet's labels only.
     """
 
     trained_on = (
-        "the labelled photos of ImageNet's 1,000 classes; of other labels it has seen none. How "
-        "probabilities are transferred to names was chosen on the test photos, in its favour"
+        "the labelled photos of ImageNet's 1,000 classes only. How probabilities are transferred to names "
+        "was chosen on the test photos, which favours the baseline"
     )
 
     def __init__(self, backbone: str, *, size: int = 224) -> None:
@@ -116,18 +120,18 @@ class ClassifierWithText:
         info = ImageNetInfo()
         self.classes = self.encoder.encode([info.index_to_description(k).split(",")[0] for k in range(1000)])
 
-    def carried(self, p: Floats, names: Sequence[str]) -> dict[str, AnyFloats]:
-        """Probabilities N×1000 -> scores N×K by each transfer."""
+    def transfer(self, p: Floats, names: Sequence[str]) -> dict[str, AnyFloats]:
+        """Probabilities N×1000 -> scores N×K, by name of the transfer method."""
         similar = self.classes @ self.encoder.encode(list(names)).T
-        carried: dict[str, AnyFloats] = {"sum": p @ similar, "best": _best(p, similar)}
+        transferred: dict[str, AnyFloats] = {"sum": p @ similar, "best": _best(p, similar)}
         for temperature in (0.03, 0.1):
             sharp = np.exp((similar - 1) / temperature)
-            carried[f"sharp {temperature}"] = p @ sharp
-            carried[f"softmax {temperature}"] = p @ (sharp / sharp.sum(1, keepdims=True))
-        return carried
+            transferred[f"sharp {temperature}"] = p @ sharp
+            transferred[f"softmax {temperature}"] = p @ (sharp / sharp.sum(1, keepdims=True))
+        return transferred
 
     def scores(self, paths: Sequence[Path], names: Sequence[str]) -> dict[str, AnyFloats]:
-        """N×K by each transfer.
+        """Scores N×K, by name of the transfer method.
 
         Raises:
             AnytagError: a photo cannot be read.
@@ -135,21 +139,21 @@ class ClassifierWithText:
         features, failed = self.frozen.features(paths)
         if failed:
             raise AnytagError(next(iter(failed.values())))
-        return self.carried(self.frozen.probabilities(features), names)
+        return self.transfer(self.frozen.probabilities(features), names)
 
     def predict(self, task: TagTask, *, report: Reporter = SILENT) -> Predictions:
-        """The scores of the best transfer."""
+        """The scores of the transfer method with the highest mAP."""
         features, failed = self.frozen.features(task.photos, report=report)
-        carried = self.carried(self.frozen.probabilities(features), [tag.name for tag in task.tags])
-        best = max(carried.values(), key=lambda s: metrics.mean_average_precision(s, task.present)[0])
+        transferred = self.transfer(self.frozen.probabilities(features), [tag.name for tag in task.tags])
+        best = max(transferred.values(), key=lambda s: metrics.mean_average_precision(s, task.present)[0])
         return Predictions(best.astype(np.float32), failed)
 
 
 def _best(p: Floats, similar: AnyFloats) -> AnyFloats:
-    """For each name the best product of probability and similarity; photo by photo, which bounds memory."""
+    """For each name the largest product of probability and similarity; photo by photo to bound memory."""
     return np.stack([(row[:, None] * similar).max(0) for row in p])
 
 
-def _singly(parts: Iterable[list[tuple[Halves, str]]]) -> Iterable[tuple[Halves, str]]:
+def _chain(parts: Iterable[list[tuple[Halves, str]]]) -> Iterable[tuple[Halves, str]]:
     for part in parts:
         yield from part

@@ -1,4 +1,4 @@
-"""A model folder with torch weights, run: what `anytag.runtime.torch_fallback` asks for."""
+"""Open a model folder with torch weights as a runtime, for `anytag.runtime.torch_fallback`."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ def open_torch(
     threads: int | None = None,
     precision: Precision | None = None,
 ) -> TorchRuntime:
-    """The folder's network, its heads loaded when they are used.
+    """A runtime for the folder's network; heads are loaded when they are first used.
 
     Arguments as for `anytag.runtime.open.open_runtime`.
 
     Raises:
-        DeviceError: the device is not there, or does not multiply so.
+        DeviceError: the device is not available, or does not support the precision.
         ModelError: the folder's weights do not fit its card.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if threads is not None:
-        torch.set_num_threads(threads)  # torch has one number for the whole process
+        torch.set_num_threads(threads)  # applies to the whole process
     if precision is None:
         precision = "bfloat16" if device == "cuda" else "float32"
     stored = StoredNetwork(folder)

@@ -22,27 +22,27 @@ from anytag.torch.nn.caption_head import CaptionHead
 from anytag.torch.nn.cross_decoder import CrossDecoder
 from anytag.torch.nn.network import TagNetwork
 
-# Photos times tags that a cross decoder holds at once: 200 MB of its widest layer, on a CPU what caches hold.
-_AT_ONCE, _AT_ONCE_ON_CPU = 16384, 512
-# Tags whose descriptions are weighed at once: 50 of each, widened to float32, stay in a core's cache.
-_WEIGHED, _WEIGHED_ON_CPU = 1024, 32
+# Photos times tags per call of a cross decoder: 200 MB in its widest layer; on a CPU, what the caches hold.
+_MAX_PAIRS, _MAX_PAIRS_ON_CPU = 16384, 512
+# Tags whose descriptions are reweighted per call: 50 of each, in float32, fit into a core's cache.
+_REWEIGHT_CHUNK, _REWEIGHT_CHUNK_ON_CPU = 1024, 32
 
 
 class TorchRuntime(Runtime):
-    """Runs a network without gradients.
+    """Run a network without gradients.
 
-    A table of queries that is read-only and asked again stays on the device, in the type it is stored in:
-    RAM++'s is a quarter of a gigabyte or half a one.
+    A read-only table of queries that is used again stays on the device in its stored dtype: that of RAM++
+    takes 0.25 GB or 0.5 GB.
 
     Args:
-        network: set to evaluation mode, and moved to the device.
-        device: torch's name of it, such as "cuda"; where the weights are when not given.
-        precision: of matrix products; norms, softmax and sums stay in float32. On a CPU only the MLPs
-            of a cross decoder are quantised, four fifths of its work; int8 is for a CPU alone.
-        load_head: gives the network its "captions" or "alignment", where they were left out till now.
+        network: the network; it is set to evaluation mode and moved to the device.
+        device: torch's name of the device, such as "cuda"; that of the weights by default.
+        precision: of matrix products; norms, softmax and sums stay in float32. On a CPU only the MLPs of a
+            cross decoder are quantised, four fifths of its work; int8 is for CPUs only.
+        load_head: loads the network's "captions" or "alignment" head if that has not been done yet.
 
     Raises:
-        DeviceError: the device is not there, or does not multiply so.
+        DeviceError: the device is not available, or does not support the precision.
     """
 
     caches_queries = True
@@ -57,22 +57,22 @@ class TorchRuntime(Runtime):
     ) -> None:
         self.network = network.eval()
         if device is not None:
-            _require(device)
+            _require_device(device)
             self.network.to(device)
         if precision == "int8" and self._on_gpu:
-            raise DeviceError("precision 'int8' is for a CPU: leave it out, or ask for 'bfloat16'")
+            raise DeviceError("precision 'int8' is for CPUs only: leave it out, or give 'bfloat16'")
         self.precision = precision
         self._table: tuple[Rows, Tensor] | None = None
         self._load_head, self._lock = load_head, Lock()
 
     @property
     def device(self) -> str:
-        """torch's name of where the weights are, such as "cpu" or "cuda:0"."""
+        """torch's name of the device of the weights, such as "cpu" or "cuda:0"."""
         return str(next(self.network.parameters()).device)
 
     @property
     def provider(self) -> str:
-        """What runs the network."""
+        """Name and version of the library that runs the network."""
         return f"torch {torch.__version__}"
 
     def captions(self) -> TorchCaptions:
@@ -86,7 +86,7 @@ class TorchRuntime(Runtime):
             self._load_head("alignment")
         if self.network.alignment is None:
             raise ModelError(
-                "this model has no alignment heads: make some with anytag train tag2text-retrieval"
+                "this model has no alignment heads: train some with anytag train tag2text-retrieval"
             )
         return TorchMatcher(captions, self.network.alignment.to(self.device))
 
@@ -116,54 +116,56 @@ class TorchRuntime(Runtime):
 
     @property
     def is_approximate(self) -> bool:
-        """Do logits differ from those that `exact` gives?"""
+        """Whether logits differ from those of `exact=True`."""
         fewer_bits = self._on_gpu or isinstance(self.network.decoder, CrossDecoder)
         return fewer_bits and self.precision != "float32"
 
     def _score(self, tokens: Floats, pooled: Floats, queries: Rows, *, exact: bool) -> Floats:
         with torch.inference_mode():
-            asked = self._tensor(tokens), self._tensor(pooled), self._queries(queries)
+            image, rows = (self._tensor(tokens), self._tensor(pooled)), self._queries(queries)
             decoder = self.network.decoder
             if isinstance(decoder, CrossDecoder):
-                return _array(self._cross(decoder, *asked, exact=exact))
+                return _array(self._cross(decoder, *image, rows, exact=exact))
             with self._autocast(exact=exact):
-                return _array(decoder(*asked[:2], asked[2].float()))
+                return _array(decoder(*image, rows.float()))
 
     def _cross(
         self, decoder: CrossDecoder, tokens: Tensor, pooled: Tensor, rows: Tensor, *, exact: bool
     ) -> Tensor:
-        """Some tags at a time: N×K."""
-        at_once, weighed = (_AT_ONCE, _WEIGHED) if tokens.is_cuda else (_AT_ONCE_ON_CPU, _WEIGHED_ON_CPU)
+        """Logits N×K, computed in chunks of tags."""
+        max_pairs, reweight_chunk = (
+            (_MAX_PAIRS, _REWEIGHT_CHUNK) if tokens.is_cuda else (_MAX_PAIRS_ON_CPU, _REWEIGHT_CHUNK_ON_CPU)
+        )
         module: Any = decoder
         if not tokens.is_cuda:
             module = FoldedCross(decoder) if exact else self._folded
         with self._autocast(exact=exact):
             memories = module.project_kv(tokens)
         logits = []
-        for part in torch.split(rows, max(1, at_once // len(tokens)), dim=1):
-            # in float32: the softmax's temperature makes small differences between descriptions large
-            few = torch.split(part, weighed, dim=1)
-            queries = torch.cat([decoder.embed(pooled, some.float()) for some in few], 1)
+        for part in torch.split(rows, max(1, max_pairs // len(tokens)), dim=1):
+            # in float32: the softmax's low temperature amplifies small differences between descriptions
+            chunks = torch.split(part, reweight_chunk, dim=1)
+            queries = torch.cat([decoder.embed(pooled, chunk.float()) for chunk in chunks], 1)
             with self._autocast(exact=exact):
                 decoded = module.decode(queries, memories)
-            logits.append(decoder.answer(decoded.float(), part))
+            logits.append(decoder.to_logits(decoded.float(), part))
         return torch.cat(logits, 1)
 
     @cached_property
     def _folded(self) -> FoldedCross:
-        """The cross decoder as a CPU runs it; its weights are quantised once."""
+        """The cross decoder in the form for CPUs; its weights are quantised once."""
         assert isinstance(self.network.decoder, CrossDecoder)
         return FoldedCross(
             self.network.decoder, rounding=None if self.precision == "float32" else self.precision
         )
 
     def _locate(self, tokens: Floats, pooled: Floats, queries: Rows) -> Floats:
-        asked = self._tensor(tokens), self._tensor(pooled), self._queries(queries).float()
+        inputs = self._tensor(tokens), self._tensor(pooled), self._queries(queries).float()
         with torch.inference_mode(), self._autocast():
-            return _array(self.network.decoder.located(*asked)[1])
+            return _array(self.network.decoder.localize(*inputs)[1])
 
     def _autocast(self, *, exact: bool = False) -> torch.autocast:
-        """bfloat16 on a GPU; a CPU quantises MLPs only."""
+        """bfloat16 autocast on a GPU; on a CPU it is disabled, as only MLPs are quantised there."""
         enabled = self._on_gpu and self.precision != "float32" and not exact
         return torch.autocast("cuda", torch.bfloat16, enabled=enabled)
 
@@ -172,7 +174,7 @@ class TorchRuntime(Runtime):
         return self.device.startswith("cuda")
 
     def _queries(self, queries: Rows) -> Tensor:
-        """On the device; what may change is copied each time, what may not is cached."""
+        """The queries on the device; a writable array is copied each time, a read-only one is cached."""
         if queries.flags.writeable:
             return self._tensor(queries)
         if self._table is None or not _same_memory(self._table[0], queries):
@@ -180,26 +182,26 @@ class TorchRuntime(Runtime):
         return self._table[1]
 
     def _tensor(self, array: Array) -> Tensor:
-        """On the device; on the CPU the same memory, which nothing here writes to."""
+        """The array on the device; on the CPU it shares memory, which is never written to."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the array may be read-only
             return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
 
 def _same_memory(one: Rows, other: Rows) -> bool:
-    """Are they views of the same numbers?"""
-    place, there = one.__array_interface__, other.__array_interface__
-    return all(place[what] == there[what] for what in ("data", "shape", "typestr", "strides"))
+    """Whether both are the same view of the same memory."""
+    first, second = one.__array_interface__, other.__array_interface__
+    return all(first[key] == second[key] for key in ("data", "shape", "typestr", "strides"))
 
 
-def _require(device: str) -> None:
-    """Raises DeviceError if the device is not there."""
+def _require_device(device: str) -> None:
+    """Raise a DeviceError if the device is not available."""
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
         reason = str(error).partition("\n")[0]
         raise DeviceError(
-            f"device {device!r} was asked for and is not there ({reason}); use 'cpu'"
+            f"device {device!r} was requested and is not available ({reason}); use 'cpu'"
         ) from error
 
 

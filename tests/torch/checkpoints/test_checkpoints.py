@@ -74,10 +74,10 @@ def test_there_and_back_gives_the_same_tensors(family: str, lists: Path, tmp_pat
     tensors = make_tensors(family, full=True)
     state = {"state": {0: {"exp_avg": torch.zeros(3)}}}
     folder, done = converted(tmp_path, tensors, Options(lists=lists), optimizer=state, epoch=4)
-    assert (done.family, done.tags, done.left) == (family, TAGS, ("optimizer", "epoch"))
+    assert (done.family, done.tags, done.ignored) == (family, TAGS, ("optimizer", "epoch"))
     assert done.descriptions == (DESCRIPTIONS if family == "ram-plus" else 1)
     assert done.loaded + done.tied + done.derived == len(tensors) == len(manifest(family))
-    assert (done.read_size, done.config.size) == (384, 384)
+    assert (done.source_size, done.config.size) == (384, 384)
     assert convert_back(folder, tmp_path / "back.pth") == len(tensors)
     back = torch.load(tmp_path / "back.pth", weights_only=True)["model"]
     assert set(back) == set(tensors)
@@ -120,7 +120,7 @@ def test_golden_checkpoint_is_converted(case: Case, tmp_path: Path) -> None:
     tensors = {name: torch.from_numpy(array) for name, array in case.weights.items()}
     options = Options(lists=tmp_path, image_size=case.config["image_size"])
     folder, done = converted(tmp_path, tensors, options)
-    assert done.read_size == case.config["src_image_size"]
+    assert done.source_size == case.config["src_image_size"]
     assert done.loaded + done.tied + done.derived == len(tensors)
     network, rows = load_network(folder), load_queries(folder)[None]
     vocabulary = Vocabulary.read(folder / "vocabulary.jsonl")
@@ -182,7 +182,7 @@ def test_captions_can_be_left_out(made: Made, lists: Path, tmp_path: Path) -> No
     assert load_network(folder).captions is None
     assert not (folder / "captions.safetensors").exists()
     assert convert_back(folder, tmp_path / "back.pth") < len(made["ram"])
-    with pytest.raises(CheckpointError, match=r"holds no vocab\.txt.*bert-base-uncased"):
+    with pytest.raises(CheckpointError, match=r"has no vocab\.txt.*bert-base-uncased"):
         convert(tmp_path / "x.pth", tmp_path / "other", Options(lists=no_words))
     assert not (tmp_path / "other").exists()
 
@@ -201,7 +201,7 @@ def test_names_in_other_languages_thresholds_and_ids(made: Made, lists: Path, tm
     folder = tmp_path / "all"
     done = convert(tmp_path / "t.pth", folder, Options(lists=lists, threshold=0.4))
     assert {tag.threshold for tag in Vocabulary.read(folder / "vocabulary.jsonl")} == {0.4}
-    assert "as asked" in done.origin
+    assert "as requested" in done.origin
 
 
 def test_tag2text_rows_that_the_published_code_treats_apart(tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_names_that_look_like_numbered_ids(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("asked", ["ram", "tag2text"])
 def test_a_wrong_family_is_told(asked: str, made: Made, lists: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"this is a RAM\+\+ file: use --family ram-plus"):
+    with pytest.raises(CheckpointError, match=r"is a checkpoint of RAM\+\+.*use --family ram-plus"):
         converted(tmp_path, made["ram-plus"], Options(lists=lists, family=asked))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.pth"]
 
@@ -242,7 +242,7 @@ def test_missing_and_unknown_tensors_are_listed(made: Made, lists: Path, tmp_pat
     told = str(caught.value)
     assert f"missing: {gone[1]}, {gone[0]}" in told or f"missing: {gone[0]}, {gone[1]}" in told
     assert "unknown: surprise" in told
-    assert "of another shape: fc.bias is 3, expected 1" in told
+    assert "with another shape: fc.bias is 3, expected 1" in told
     assert not (tmp_path / "model").exists()
 
 
@@ -253,7 +253,7 @@ def test_tied_and_derived_tensors_must_agree(made: Made, lists: Path, tmp_path: 
     with pytest.raises(CheckpointError) as caught:
         converted(tmp_path, tensors, Options(lists=lists))
     assert "tied to:" in str(caught.value) and "layer.1.intermediate.dense.weight" in str(caught.value)
-    assert f"what the shapes imply: {derived}" in str(caught.value)
+    assert f"follow from the shapes: {derived}" in str(caught.value)
 
 
 @pytest.mark.parametrize("family", FILES)
@@ -283,7 +283,7 @@ def test_text_vectors_from_the_file_beside(made: Made, lists: Path, tmp_path: Pa
     labels = tensors.pop("label_embed")
     file = write_checkpoint(tmp_path / "x.pth", tensors)
     assert lacks_embedding(file)
-    with pytest.raises(CheckpointError, match=r"saved without label_embed.*--embedding"):
+    with pytest.raises(CheckpointError, match=r"saved without its text vectors .*--embedding"):
         convert(file, tmp_path / "model", Options(lists=lists))
     torch.save(labels.half(), tmp_path / "labels.pth")
     convert(file, tmp_path / "model", Options(lists=lists, embedding=tmp_path / "labels.pth"))
@@ -322,7 +322,7 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path, capsys: pytest.CaptureFix
 @pytest.mark.parametrize("content", [{"model": {"a": 3}}, [torch.zeros(2)], {"layer.weight": torch.zeros(2)}])
 def test_other_files_are_told(content: object, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "x.pth")
-    with pytest.raises(CheckpointError, match=r"x\.pth (holds|is no checkpoint of)"):
+    with pytest.raises(CheckpointError, match=r"x\.pth (holds|is not a checkpoint of)"):
         convert(tmp_path / "x.pth", tmp_path / "model")
     with pytest.raises(CheckpointError, match="does not exist"):
         convert(tmp_path / "none.pth", tmp_path / "model")
@@ -336,7 +336,7 @@ def test_lists_that_are_missing_or_of_another_length(
     with pytest.raises(CheckpointError) as caught:
         convert(file, tmp_path / "model")
     told = str(caught.value)
-    assert f"{tmp_path / 'home' / 'downloads'} holds no ram_tag_list.txt" in told
+    assert f"{tmp_path / 'home' / 'downloads'} has no ram_tag_list.txt" in told
     assert "https://raw.githubusercontent.com/" in told and "anytag pull ram" in told
     short = write_lists(tmp_path / "short", names=["dog", "cat"])
     with pytest.raises(CheckpointError, match=r"has 11 rows of queries, and .*ram_tag_list\.txt has 2 tags"):
@@ -346,10 +346,10 @@ def test_lists_that_are_missing_or_of_another_length(
     with pytest.raises(CheckpointError, match="has 1 lines, the tag list 11"):
         convert(file, tmp_path / "model", Options(lists=wrong))
     (wrong / "ram_tag_list_threshold.txt").unlink()
-    with pytest.raises(CheckpointError, match=r"holds no ram_tag_list_threshold\.txt"):
+    with pytest.raises(CheckpointError, match=r"has no ram_tag_list_threshold\.txt"):
         convert(file, tmp_path / "model", Options(lists=wrong))
     (wrong / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n")
-    with pytest.raises(CheckpointError, match=f"makes 6 wordpieces .* the checkpoint has {WORDS}"):
+    with pytest.raises(CheckpointError, match=f"has 6 wordpieces .* the checkpoint {WORDS}"):
         convert(file, tmp_path / "model", Options(lists=wrong, threshold=0.5))
 
 
@@ -361,15 +361,15 @@ def test_lists_of_the_published_repository_are_found(made: Made, lists: Path, tm
 
 @pytest.mark.parametrize("size", [0, -32, 100])
 def test_image_sizes_that_do_not_fit(size: int, made: Made, lists: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="expected a multiple of 32, as 384 is"):
+    with pytest.raises(CheckpointError, match="expected a multiple of 32, such as 384"):
         converted(tmp_path, made["ram-plus"], Options(lists=lists, image_size=size))
 
 
 def test_nothing_is_overwritten(made: Made, lists: Path, tmp_path: Path) -> None:
     folder, _ = converted(tmp_path, made["ram-plus"], Options(lists=lists))
-    with pytest.raises(CheckpointError, match="is there already"):
+    with pytest.raises(CheckpointError, match="exists already"):
         convert(tmp_path / "x.pth", folder, Options(lists=lists))
-    with pytest.raises(CheckpointError, match="is there already"):
+    with pytest.raises(CheckpointError, match="exists already"):
         convert_back(folder, tmp_path / "x.pth")
 
 
@@ -377,7 +377,7 @@ def test_folders_that_hold_no_torch_network(made: Made, lists: Path, tmp_path: P
     tiny = make_tiny_model(tmp_path / "tiny")
     with pytest.raises(CardError, match="tiny has no torch network"):
         load_network(tiny)
-    with pytest.raises(CheckpointError, match="which has no published form"):
+    with pytest.raises(CheckpointError, match="which has no published format"):
         convert_back(tiny, tmp_path / "back.pth")
     folder, _ = converted(tmp_path, made["ram-plus"], Options(lists=lists))
     card = Card.read(folder)
@@ -386,7 +386,7 @@ def test_folders_that_hold_no_torch_network(made: Made, lists: Path, tmp_path: P
         load_network(folder)
     cross = {**card.network["cross"], "layers": 3}
     write_card(folder, replace(card, network={**card.network, "cross": cross}))
-    with pytest.raises(ModelError, match=r"do not fit its card's network: decoder\.layers\.2"):
+    with pytest.raises(ModelError, match=r"do not fit the network in its card: decoder\.layers\.2"):
         load_network(folder)
     (folder / "weights.safetensors").unlink()
     with pytest.raises(FileMismatchError):
@@ -400,7 +400,7 @@ def test_vit_is_detected_and_its_positions_resampled(tmp_path: Path, lists: Path
         tensors = {name: torch.from_numpy(array) for name, array in case.weights.items()}
         write_lists(tmp_path, names=case.given["tag_list"])
         folder, done = converted(tmp_path, tensors, Options(lists=tmp_path, image_size=64, threshold=0.5))
-        assert (done.read_size, done.config.size) == (case.config["image_size"], 64)
+        assert (done.source_size, done.config.size) == (case.config["image_size"], 64)
         assert (
             load_network(folder)(
                 torch.zeros(1, 3, 64, 64, dtype=torch.uint8), rows_of(load_queries(folder)[None])
@@ -424,14 +424,14 @@ def test_numbers_that_are_none_are_refused_by_name(
 ) -> None:
     tensor = made["ram-plus"][name].clone()
     tensor.view(-1)[-1] = value
-    with pytest.raises(CheckpointError, match=rf"{name} holds numbers that are infinite or none"):
+    with pytest.raises(CheckpointError, match=rf"{name} has infinite or NaN values"):
         converted(tmp_path, made["ram-plus"] | {name: tensor}, Options(lists=lists))
     assert not (tmp_path / "model").exists()
 
 
 def test_a_number_too_large_for_half_precision_is_refused(made: Made, lists: Path, tmp_path: Path) -> None:
     tensors = made["ram-plus"] | {"fc.bias": torch.tensor([1e6])}
-    with pytest.raises(CheckpointError, match=r"fc\.bias holds .* or float32 where float16 is too small"):
+    with pytest.raises(CheckpointError, match=r"fc\.bias has infinite .* float32 if values exceed float16"):
         converted(tmp_path, tensors, Options(lists=lists, precision="float16"))
 
 
@@ -441,7 +441,7 @@ def test_what_training_scripts_write_is_read(under: str, made: Made, lists: Path
     content = {under: named, "args": argparse.Namespace(lr=1e-4, out=Path("x")), "epoch": 3}
     torch.save(content, tmp_path / "x.pth")
     done = convert(tmp_path / "x.pth", tmp_path / "model", Options(lists=lists))
-    assert done.left == ("args", "epoch")
+    assert done.ignored == ("args", "epoch")
     assert torch.equal(load_queries(tmp_path / "model").flatten(0, 1), made["ram-plus"]["label_embed"])
 
 
@@ -451,7 +451,7 @@ def test_safetensors_are_read(made: Made, lists: Path, tmp_path: Path) -> None:
     done = convert(tmp_path / "x.safetensors", tmp_path / "model", Options(lists=lists))
     assert (done.family, done.tags, done.descriptions) == ("ram-plus", TAGS, DESCRIPTIONS)
     (tmp_path / "y.safetensors").write_bytes((tmp_path / "x.safetensors").read_bytes()[:-5])
-    with pytest.raises(CheckpointError, match="truncated or no file of safetensors"):
+    with pytest.raises(CheckpointError, match="truncated or not a safetensors file"):
         convert(tmp_path / "y.safetensors", tmp_path / "other", Options(lists=lists))
 
 
@@ -479,11 +479,11 @@ def test_texts_that_do_not_go_together_are_doubted(made: Made, lists: Path, tmp_
     alike = themes + 0.3 * torch.randn(TAGS, DESCRIPTIONS, width, generator=random)
     fitting = made["ram-plus"] | {"label_embed": alike.flatten(0, 1)}
     done = converted(tmp_path, fitting, Options(lists=lists))[1]
-    assert done.doubt == ""
+    assert done.warning == ""
     (tmp_path / "model").rename(tmp_path / "one")
-    apart = alike.flatten(0, 1).roll(1, 0)  # each tag has a text of the one before
+    apart = alike.flatten(0, 1).roll(1, 0)  # shifted by one, so each tag has a text of the previous one
     done = converted(tmp_path, made["ram-plus"] | {"label_embed": apart}, Options(lists=lists))[1]
-    assert "does the list fit? --descriptions N" in done.doubt
+    assert "with --descriptions N" in done.warning
     for texts, why in ((1, "give the list it was trained with"), (2, "33 rows are not 2 text vectors")):
         with pytest.raises(CheckpointError, match=why):
             convert(tmp_path / "x.pth", tmp_path / "other", Options(lists=lists, descriptions=texts))

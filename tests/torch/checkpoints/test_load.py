@@ -1,4 +1,4 @@
-"""`anytag.torch.checkpoints.load`: decoder.safetensors, which queries are learned against."""
+"""`anytag.torch.checkpoints.load`: decoder.safetensors, which queries are trained with."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from anytag.models.folder import ModelFolder, write_card
 from anytag.models.registry import EMBEDDED
 from anytag.runtime.onnx import TAGS
 from anytag.torch.checkpoints.load import DECODER, load_decoder, save_decoder
-from anytag.torch.export.onnx_graphs import Located
+from anytag.torch.export.onnx_graphs import LocalizingDecoder
 from anytag.torch.export.parity import check_parity
 from anytag.torch.nn.folded_decoder import FoldedDecoder
 from tests.tiny import make_tiny_model
@@ -27,7 +27,7 @@ def test_the_embedded_decoder_is_that_of_its_graph() -> None:
         torch.randn(*shape, decoder.width, generator=random) for shape in ((2, 49), (1, 30, 3))
     )
     batch = (tokens, tokens.mean(1), 0.1 * queries)
-    assert check_parity(Located(decoder), model.file(TAGS), [batch], tolerance=1e-3) < 5e-4
+    assert check_parity(LocalizingDecoder(decoder), model.file(TAGS), [batch], tolerance=1e-3) < 5e-4
 
 
 def folder_with(tmp_path: Path, decoder: FoldedDecoder) -> ModelFolder:

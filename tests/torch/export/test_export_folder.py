@@ -1,4 +1,4 @@
-"""`anytag export` of folders that write captions: the graphs write what torch writes, without torch."""
+"""`anytag export` of folders with a caption head: the graphs write the same captions, without torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from anytag import Captioner
 from anytag.models.card import Card
 from anytag.models.folder import write_card
 from anytag.runtime.onnx import CAPTION, MEMORY, OnnxCaptionDecoder
-from anytag.torch.captions import TorchWriter
+from anytag.torch.captions import TorchCaptionDecoder
 from anytag.torch.checkpoints.convert import Options, convert
 from anytag.torch.checkpoints.load import CAPTIONS, WEIGHTS, load_network
 from anytag.torch.export.accuracy_cost import measure_cost
@@ -34,7 +34,7 @@ WISHES: list[dict[str, Any]] = [
     {"beams": 1},
     {"sample": True, "seed": 3},
     {"tags": ["word3", "a picture of word9"]},
-    {"tags": [f"word{n}" for n in range(40)], "max_length": 12},  # more than the tags' text can hold
+    {"tags": [f"word{n}" for n in range(40)], "max_length": 12},  # longer than the tags' text may be
     {"exclude_tags": ["word5"], "beams": 2},
 ]
 
@@ -68,7 +68,7 @@ def lively_folder(places: Path, family: str) -> Path:
     """A converted folder whose random weights make photos differ."""
     folder = places / family
     file = write_checkpoint(places / f"{family}.pth", make_tensors(family))
-    # 3×3 + 1 tokens: not the number with which graphs are made
+    # 3×3 + 1 tokens: another number than at export
     convert(file, folder, Options(lists=places / "lists", image_size=96))
     network = load_network(folder)
     torch.manual_seed(0)
@@ -91,7 +91,7 @@ def test_graphs_write_what_torch_writes(ram: Path, photos: list[Path], options: 
     graphs, exact = Captioner.load(ram), Captioner.load(ram, precision="float32")
     seen = [graphs.tagger.encode(photos[0])]
     assert isinstance(graphs.writer(seen, [[]]), OnnxCaptionDecoder)
-    assert isinstance(exact.writer(seen, [[]]), TorchWriter)
+    assert isinstance(exact.writer(seen, [[]]), TorchCaptionDecoder)
     given = list(graphs.caption_many(photos, **options))
     assert given == list(exact.caption_many(photos, **options))
     assert all(caption.error is None for caption in given)
@@ -99,7 +99,7 @@ def test_graphs_write_what_torch_writes(ram: Path, photos: list[Path], options: 
 
 
 def test_no_torch_is_needed(ram: Path, photos: list[Path]) -> None:
-    # what Python does for a package that is not there
+    # as Python raises for a missing package
     code = "import sys; sys.modules['torch'] = None; from anytag.cli import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, "caption", *photos, "--model", ram],

@@ -19,16 +19,16 @@ from anytag.errors import ModelError
 from anytag.models.card import Card
 from anytag.models.folder import ModelFolder, write_card
 from anytag.runtime.onnx import OnnxRuntime
-from anytag.torch.export.onnx_graphs import Located, export_folder_graphs, export_tags_graph
+from anytag.torch.export.onnx_graphs import LocalizingDecoder, export_folder_graphs, export_tags_graph
 from anytag.torch.export.parity import check_parity
 from anytag.torch.export.static_int8.graph import QuantizedAdd, QuantizedConv, integer_graph
 from anytag.torch.export.static_int8.quantize import PIXELS, QuantizationReport, quantize_image_graph
 from anytag.torch.export.static_int8.rounding import (
-    Steps,
+    QuantParams,
+    choose_quant_params,
+    gptq_round,
     refit,
-    round_in_turn,
     round_weight,
-    tensor_steps,
     weight_scales,
 )
 from anytag.torch.nn.network import TagNetwork
@@ -47,7 +47,7 @@ def network() -> TagNetwork:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, network: TagNetwork) -> ModelFolder:
-    """A whole model folder, its two graphs exported from `network`."""
+    """A complete model folder with graphs exported from `network`."""
     path = make_tiny_model(tmp_path_factory.mktemp("models") / "tiny", width=TINY.width, size=TINY.size)
     export_folder_graphs(network, path)
     write_card(path, Card.read(path))
@@ -109,9 +109,9 @@ def test_a_graph_of_another_network_is_found_out(folder: ModelFolder, network: T
     other = tiny_network(seed=1).folded
     batch = tuple(torch.randn(*shape) for shape in ((2, 3, 16), (2, 16), (1, 4, 2, 16)))
     file = folder.file("tags.onnx")
-    assert check_parity(Located(network.folded), file, [batch]) < 1e-5
+    assert check_parity(LocalizingDecoder(network.folded), file, [batch]) < 1e-5
     with pytest.raises(ModelError, match=r"tags\.onnx: logits for inputs 2×3×16, .* differ by"):
-        check_parity(Located(other), file, [batch])
+        check_parity(LocalizingDecoder(other), file, [batch])
 
 
 # --- rounding
@@ -134,7 +134,7 @@ def test_no_pair_of_weights_saturates(seed: int, rows: int, width: int, spread: 
     random = torch.Generator().manual_seed(seed)
     units = (torch.rand(rows, width, generator=random) * 2 - 1) * spread
     inputs = torch.randn(200, width, generator=random)
-    for whole in (round_weight(units, paired=True), round_in_turn(units, inputs.T @ inputs / 200)):
+    for whole in (round_weight(units, paired=True), gptq_round(units, inputs.T @ inputs / 200)):
         assert torch.equal(whole, whole.round())
         assert whole.abs().max() <= 127
         assert pair_sums(whole.numpy()) * 255 <= 32767
@@ -155,7 +155,7 @@ def test_rounding_in_turn_makes_up_for_errors() -> None:
     def error(whole: torch.Tensor) -> float:
         return float((inputs @ (whole - units).T).square().mean())
 
-    assert error(round_in_turn(units, moments)) < 0.5 * error(round_weight(units, paired=True))
+    assert error(gptq_round(units, moments)) < 0.5 * error(round_weight(units, paired=True))
 
 
 def test_refit_finds_the_weights_for_other_inputs() -> None:
@@ -174,7 +174,7 @@ def test_refit_finds_the_weights_for_other_inputs() -> None:
 def test_tensor_steps_cover_what_is_there(seed: int, offset: float, relu: bool) -> None:
     values = torch.randn(4000, generator=torch.Generator().manual_seed(seed)) + offset
     values = values.relu() if relu else values
-    steps = tensor_steps(values, starts_at_zero=relu)
+    steps = choose_quant_params(values, starts_at_zero=relu)
     assert 0 <= steps.zero <= 255
     assert not (relu and steps.zero)
     assert float(steps.value(torch.tensor(steps.zero))) == 0, "padding is exact"
@@ -209,9 +209,9 @@ def test_integer_convolutions_are_exact(kind: str, channels: int) -> None:
     pixels = random.choice(np.array([0, 255], np.uint8), (2, inputs * groups, 9, 9))
     layer = QuantizedConv(
         source="x",
-        source_steps=Steps(1.0, 0),
+        source_params=QuantParams(1.0, 0),
         target="y",
-        target_steps=Steps(float(side * side * inputs * 100), 128),
+        target_params=QuantParams(float(side * side * inputs * 100), 128),
         weight=whole.permute(0, 3, 1, 2).to(torch.int8).numpy().copy(),
         scales=np.ones(channels, np.float32),
         bias=random.integers(-5000, 5000, channels).astype(np.float32),
@@ -228,8 +228,8 @@ def test_integer_convolutions_are_exact(kind: str, channels: int) -> None:
         side // 2,
         groups=groups,
     )
-    assert layer.target_steps is not None
-    expected = (sums.float() / layer.target_steps.scale).round().clamp(-128, 127)  # as float32 decides ties
+    assert layer.target_params is not None
+    expected = (sums.float() / layer.target_params.scale).round().clamp(-128, 127)  # with the ties of float32
     tokens = _run([layer, _identity(channels)], pixels, channels)
     difference = np.abs(tokens - expected.flatten(2).transpose(1, 2).numpy())
     assert difference.max() <= 1
@@ -241,11 +241,13 @@ def test_integer_projection_is_exact(channels: int) -> None:
     random = np.random.default_rng(0)
     whole = round_weight(torch.tensor(random.choice([-200.0, 200.0, 64, 3], (24, channels))), paired=True)
     pixels = random.choice(np.array([0, 255], np.uint8), (2, channels, 3, 3))
-    same = replace(_identity(channels), source="x", source_steps=Steps(1.0, 0), target="y")
+    same = replace(_identity(channels), source="x", source_params=QuantParams(1.0, 0), target="y")
     weight = whole[:, :, None, None].to(torch.int8).numpy()
     scales, bias = random.uniform(0.5, 2, 24).astype(np.float32), random.normal(size=24).astype(np.float32)
-    last = replace(_identity(channels), source_steps=Steps(0.5, 0), weight=weight, scales=scales, bias=bias)
-    tokens = _run([replace(same, target_steps=Steps(1.0, 0)), last], pixels, 24)
+    last = replace(
+        _identity(channels), source_params=QuantParams(0.5, 0), weight=weight, scales=scales, bias=bias
+    )
+    tokens = _run([replace(same, target_params=QuantParams(1.0, 0)), last], pixels, 24)
     columns = pixels.reshape(2, channels, 9).transpose(0, 2, 1).astype(np.int64)
     expected = (columns @ whole.numpy().T.astype(np.int64)) * (scales * 0.5) + bias
     np.testing.assert_allclose(tokens, expected, rtol=1e-6, atol=1e-3)
@@ -254,9 +256,9 @@ def test_integer_projection_is_exact(channels: int) -> None:
 def _identity(channels: int) -> QuantizedConv:
     return QuantizedConv(
         source="y",
-        source_steps=Steps(1.0, 128),
+        source_params=QuantParams(1.0, 128),
         target="tokens",
-        target_steps=None,
+        target_params=None,
         weight=np.eye(channels, dtype=np.int8)[:, :, None, None],
         scales=np.ones(channels, np.float32),
         bias=np.zeros(channels, np.float32),

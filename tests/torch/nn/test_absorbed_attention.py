@@ -1,4 +1,4 @@
-"""`anytag.torch.nn.absorbed_attention`: the rearranged decoder says what the decoder says."""
+"""`anytag.torch.nn.absorbed_attention`: the rearranged decoder computes the same logits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def decoder(queries: Queries) -> CrossDecoder:
     torch.manual_seed(0)
     made = CrossDecoder(CONFIG, width=WIDTH, heads=4, queries=queries).eval().requires_grad_(False)
     for weight in made.parameters():
-        torch.nn.init.normal_(weight, std=0.2)  # fresh ones look evenly at all tokens
+        torch.nn.init.normal_(weight, std=0.2)  # with initial weights, attention is uniform
     return made
 
 
@@ -38,7 +38,7 @@ def asked(made: CrossDecoder, *, photos: int, sets: int, tags: int, tokens: int)
 def test_folded_is_the_decoder(queries: Queries, photos: int, own: bool, tags: int, tokens: int) -> None:
     made = decoder(queries)
     given = asked(made, photos=photos, sets=photos if own else 1, tags=tags, tokens=tokens)
-    for ours, theirs in zip(FoldedCross(made).located(*given), made.located(*given), strict=True):
+    for ours, theirs in zip(FoldedCross(made).localize(*given), made.localize(*given), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(FoldedCross(made)(*given), made(*given), rtol=1e-4, atol=1e-5)
 
@@ -54,7 +54,7 @@ def test_fewer_bits_stay_near_and_give_float32(rounding: Rounding) -> None:
 
 @pytest.mark.parametrize("rounding", ["bfloat16", "int8"])
 def test_what_rows_share_is_not_rounded(rounding: Rounding) -> None:
-    """However large it is beside what they do not share."""
+    """However large the mean is compared with the differences from it."""
     torch.manual_seed(0)
     linear = torch.nn.Linear(32, 16).requires_grad_(False)
     shared, rest = 100 * torch.randn(2, 1, 32), torch.randn(2, 50, 32)

@@ -1,4 +1,4 @@
-"""`anytag.torch.nn.caption_head`: what is kept of a text changes nothing but the time."""
+"""`anytag.torch.nn.caption_head`: the KV cache does not change results."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_tags_are_read_in_the_light_of_the_photo(head: CaptionHead) -> None:
     assert encoded.shape == (2, 6, CAPTIONS.width)
     assert (head.encode_tags(ids, mask, photos.flip(0)) - encoded).abs().max() > 1e-2
     other = ids.clone()
-    other[0, 4:] = 1  # hidden by the mask
+    other[0, 4:] = 1  # masked
     close(head.encode_tags(other, mask, photos)[:, :4], encoded[:, :4])
     close(head.encode_tags(ids[1:], mask[1:], photos[1:]), encoded[1:])
 
@@ -108,7 +108,7 @@ def test_shared_layers_are_trained_by_both() -> None:
 
 
 def test_heads_are_the_callers() -> None:
-    """The same weights with 2 and with 4 heads are attention of their own kind, and right in both."""
+    """The same weights are run with 2 and with 4 heads, and are correct in both."""
     torch.manual_seed(0)
     attention = Attention(8, 6).eval()
     x, tokens = torch.randn(1, 3, 8), torch.randn(1, 4, 6)

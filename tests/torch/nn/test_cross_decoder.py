@@ -1,4 +1,4 @@
-"""`torch.nn.cross_decoder`: tags, photos and descriptions do not touch each other, however they are cut."""
+"""`torch.nn.cross_decoder`: tags and photos are independent, in any chunks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ families = st.sampled_from(sorted(NETWORKS))
 
 
 def pixels(count: int) -> Tensor:
-    """Coarse random pictures."""
+    """Random pixels of a few large blocks."""
     small = torch.randint(0, 256, (4, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     return small[:count].repeat_interleave(8, 2).repeat_interleave(8, 3)
 
@@ -55,7 +55,7 @@ def test_any_subset_order_split_and_chunk_gives_the_same_logits(
 @pytest.mark.parametrize("family", sorted(NETWORKS))
 @torch.inference_mode()
 def test_photos_and_tags_matter(family: str) -> None:
-    """Otherwise the properties above would say little."""
+    """Otherwise the properties above would be trivial."""
     network = NETWORKS[family]
     logits = network(pixels(3), family_rows(network, (1, 5, 2)))
     assert logits.std(0).min() > 1e-2
@@ -97,7 +97,7 @@ def test_where_are_shares_of_every_token(family: str) -> None:
     network = NETWORKS[family]
     tokens, pooled = network.encoder(pixels(2))
     rows = family_rows(network, (1, 5, 2))
-    logits, where = network.decoder.located(tokens, pooled, rows)
+    logits, where = network.decoder.localize(tokens, pooled, rows)
     close(logits, network.decoder(tokens, pooled, rows))
     assert where.shape == (2, 5, tokens.shape[1])
     close(where.sum(-1), torch.ones(2, 5))

@@ -27,7 +27,7 @@ from anytag.torch.nn.backbones import (
     imagenet_backbone,
 )
 from anytag.torch.nn.configs import NetworkConfig
-from anytag.torch.nn.folded_decoder import FoldedDecoder, weigh_descriptions
+from anytag.torch.nn.folded_decoder import FoldedDecoder, reweight_descriptions
 from anytag.torch.nn.network import ImageEncoder, TagNetwork
 from anytag.torch.runtime import TorchRuntime
 from tests.families import enliven, tiny_config
@@ -115,26 +115,28 @@ def test_decoder_is_its_formula(decoder: FoldedDecoder, shape: Shape, seed: int)
 def test_queries_for_all_are_the_same_for_each(shape: Shape, seed: int) -> None:
     _, pooled, rows = arguments((*shape[:4], False), seed=seed)
     scale = torch.tensor(0.7)
-    weighed = weigh_descriptions(pooled, rows, scale)
+    weighed = reweight_descriptions(pooled, rows, scale)
     assert weighed.shape == (len(pooled), rows.shape[1], WIDTH)
-    close(weigh_descriptions(pooled, rows.expand(len(pooled), -1, -1, -1), scale), weighed)
+    close(reweight_descriptions(pooled, rows.expand(len(pooled), -1, -1, -1), scale), weighed)
 
 
 @settings(max_examples=20, deadline=None)
 @given(shape=shapes, padding=st.integers(1, 3), front=st.booleans())
 def test_padding_has_no_weight(shape: Shape, padding: int, front: bool) -> None:
     _, pooled, rows = arguments(shape)
-    scale = torch.tensor(-3.0)  # even weights: padding that counted would be seen
+    scale = torch.tensor(-3.0)  # nearly uniform weights, so that padding with a weight would be noticed
     zeros = torch.zeros(*rows.shape[:2], padding, WIDTH)
     padded = torch.cat([zeros, rows] if front else [rows, zeros], dim=2)
-    close(weigh_descriptions(pooled, padded, scale), weigh_descriptions(pooled, rows, scale))
+    close(reweight_descriptions(pooled, padded, scale), reweight_descriptions(pooled, rows, scale))
 
 
 def test_padding_gets_no_gradient_and_spoils_none() -> None:
     _, pooled, rows = arguments((2, 3, 4, 3, False))
-    rows[:, 1] = 0  # a tag of padding alone
+    rows[:, 1] = 0  # a tag with padding only
     rows.requires_grad_()
-    (slope,) = torch.autograd.grad(weigh_descriptions(pooled, rows, torch.tensor(1.0)).square().sum(), rows)
+    (slope,) = torch.autograd.grad(
+        reweight_descriptions(pooled, rows, torch.tensor(1.0)).square().sum(), rows
+    )
     assert torch.isfinite(slope).all()
     assert not slope[:, 1].any()
 
@@ -174,7 +176,7 @@ def test_tags_photos_tokens_and_descriptions_do_not_touch_each_other(
 
 
 def unsettle(module: nn.Module) -> None:
-    """Random statistics in every batch norm: fresh ones do nothing."""
+    """Random statistics in every batch norm: new ones are the identity."""
     torch.manual_seed(1)
     for norm in module.modules():
         if (
@@ -244,7 +246,7 @@ INSTALLED = [name for name, package in PRETRAINED_PACKAGES.items() if importlib.
 
 @pytest.mark.parametrize("name", INSTALLED[:1])
 def test_pretrained_tensors_land_where_they_belong(name: str) -> None:
-    """Keys are matched by order; here by kind and content: what the checkpoint calls a mean must be one."""
+    """Weights are matched by order; this checks kinds and contents, such as that running means are means."""
     backbone, classifier = imagenet_backbone(name, size=64)
     package = importlib.util.find_spec(PRETRAINED_PACKAGES[name])
     assert package is not None and package.origin is not None
@@ -275,13 +277,13 @@ def test_unknown_weights_are_named() -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
-    """Only its sizes and its queries are used."""
+    """A folder of which only the sizes and the queries are used."""
     path = tmp_path_factory.mktemp("models") / "tiny"
     return ModelFolder.open(make_tiny_model(path, width=16, size=64))
 
 
 def wide_network(family: str) -> TagNetwork:
-    """Of the folder's sizes."""
+    """Random inputs of the folder's sizes."""
     torch.manual_seed(0)
     config = tiny_config(family)
     network = TagNetwork(replace(config, width=16 if config.projected else config.width, size=64))
@@ -290,7 +292,7 @@ def wide_network(family: str) -> TagNetwork:
 
 
 class Exactly(TorchRuntime):
-    """With fewer bits asked for, and never used: tags that share a batch would touch each other."""
+    """`exact` ignores the precision: with quantised activations, tags in a batch would affect each other."""
 
     def score(self, tokens: Floats, pooled: Floats, queries: Rows, *, exact: bool = True) -> Floats:
         return super().score(tokens, pooled, queries, exact=exact)
@@ -354,7 +356,7 @@ def test_fewer_bits_stay_near(precision: Precision) -> None:
 
 
 def test_a_device_that_is_not_there_is_an_error() -> None:
-    with pytest.raises(DeviceError, match="'cuda:99' was asked for and is not there"):
+    with pytest.raises(DeviceError, match="'cuda:99' was requested and is not available"):
         TorchRuntime(wide_network("ram"), device="cuda:99")
 
 

@@ -1,4 +1,4 @@
-"""`anytag.torch.nn.query_modules`: words -> rows, in training and after."""
+"""`anytag.torch.nn.query_modules`: text vectors -> rows, in training and evaluation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ K, P, TEXT, D = 6, 4, 8, 5
 
 @pytest.fixture
 def text() -> Tensor:
-    """Unit vectors; the last tag has one description less."""
+    """Unit vectors; the last tag has one description fewer."""
     vectors = torch.randn(K, P, TEXT, generator=torch.Generator().manual_seed(0))
     vectors /= vectors.norm(dim=-1, keepdim=True)
     vectors[-1, -1] = 0
@@ -89,7 +89,7 @@ def test_training_leaves_descriptions_out_but_never_all(text: Tensor) -> None:
     queries = make(text).train()
     torch.manual_seed(0)
     kept = torch.stack([(queries() != 0).any(-1) for _ in range(60)]).float()
-    assert kept.amax(2).all()  # every tag has one left, each time
+    assert kept.amax(2).all()  # every tag keeps at least one
     share = kept.mean(0)
     assert share[-1, -1] == 0
     assert share[:-1].mean().item() == pytest.approx(0.7, abs=0.07)

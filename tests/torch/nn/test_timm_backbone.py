@@ -1,4 +1,4 @@
-"""`anytag.torch.nn.timm_backbone`: any network of timm, of which everything that is trained is used."""
+"""`anytag.torch.nn.timm_backbone`: any timm network, all of whose trained parameters are used."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NETWORKS = {
 
 @pytest.mark.parametrize(("name", "frozen"), NETWORKS.items())
 def test_all_that_is_trained_has_a_gradient(name: str, frozen: int) -> None:
-    """What DDP asks for; in training mode, with another batch than the one that was looked at."""
+    """DDP requires it; tested in training mode, with another batch size than the probe's."""
     backbone = TimmBackbone(name, size=64).train()
     tokens = backbone.tokens(backbone(torch.rand(2, 3, 64, 64)))
     assert tokens.shape[-1] == backbone.width
@@ -55,8 +55,8 @@ def test_channels_may_be_the_last_axis() -> None:
         ("resnet1x", 64, "timm knows no network 'resnet1x': give one such as resnet"),
         ("???", 64, "give one such as resnet18"),
         ("", 64, "timm knows no network ''"),
-        ("coat_tiny", 64, "gives no map of features"),
-        ("vit_tiny_patch16_224", 8, "takes no photos of size 8"),
+        ("coat_tiny", 64, "has no feature map"),
+        ("vit_tiny_patch16_224", 8, "does not accept photos of size 8"),
         ("crossvit_tiny_240", 224, "give network.size=240"),
     ],
 )

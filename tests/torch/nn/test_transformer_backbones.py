@@ -1,4 +1,4 @@
-"""`torch.nn.transformer_backbones`: timm's transformers, taken apart, with a token for the whole photo."""
+"""`torch.nn.transformer_backbones`: timm's transformers as stages, with a global token."""
 
 from __future__ import annotations
 
@@ -65,11 +65,9 @@ def test_stages_run_apart_as_together(name: str) -> None:
 
 @pytest.mark.parametrize("size", [0, -32, 30, 36])
 def test_sizes_that_do_not_fit_are_errors(size: int) -> None:
-    with pytest.raises(ModelError, match=rf"image size {size}: this Swin transformer takes multiples of 8"):
+    with pytest.raises(ModelError, match=rf"image size {size}: expected a multiple of 8"):
         SwinBackbone(SWIN, size=size)
-    with pytest.raises(
-        ModelError, match=rf"image size {size}: this vision transformer takes multiples of 16"
-    ):
+    with pytest.raises(ModelError, match=rf"image size {size}: expected a multiple of 16"):
         VitBackbone(VitConfig(width=8, depth=1, heads=1, patch=16), size=size)
 
 
@@ -77,7 +75,7 @@ def test_sizes_that_do_not_fit_are_errors(size: int) -> None:
     ("family", "width", "parameters"), [("tag2text", 1024, 86878584), ("ram", 1536, 195198516)]
 )
 def test_released_backbones_have_the_published_size(family: str, width: int, parameters: int) -> None:
-    """Numbers of tests/manifest; nothing is allocated."""
+    """Parameter counts of tests/manifest, on the meta device."""
     with torch.device("meta"):
         backbone = make_backbone(FAMILIES[family])
     assert backbone.width == width

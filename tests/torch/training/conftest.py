@@ -1,4 +1,4 @@
-"""What tests of runs share: one thread, and photos to learn from."""
+"""Fixtures of training tests: one thread, and photos."""
 
 from __future__ import annotations
 

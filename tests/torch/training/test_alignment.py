@@ -1,4 +1,4 @@
-"""`anytag.torch.training.alignment` and `anytag.torch.nn.alignment_head`: who fits whom."""
+"""`anytag.torch.training.alignment` and `anytag.torch.nn.alignment_head`: contrast and matching."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def losses_of(model: Aligner, momentum: Momentum, given: Batch, **more: float) -
 
 
 def alone(head: AlignmentHead, ids: Tensor, seen: Tensor) -> Tensor:
-    """Each text with its photo."""
+    """Pairs of each text and its photo."""
     return head.match(ids, head.project_kv(seen))
 
 
@@ -63,7 +63,7 @@ def test_vectors_are_of_length_one(model: Aligner) -> None:
 
 
 def test_padding_of_a_text_changes_nothing(model: Aligner) -> None:
-    ids, seen = batch(2).need("caption_ids"), model(batch(2)).seen
+    ids, seen = batch(2).require("caption_ids"), model(batch(2)).memory
     padded = torch.cat([ids, torch.zeros(2, 3, dtype=torch.long)], 1)
     torch.testing.assert_close(model.head.embed_texts(padded), model.head.embed_texts(ids))
     torch.testing.assert_close(alone(model.head, padded, seen), alone(model.head, ids, seen))
@@ -71,16 +71,18 @@ def test_padding_of_a_text_changes_nothing(model: Aligner) -> None:
 
 def test_tags_guide_both_heads(model: Aligner) -> None:
     guided, unguided = model(batch(2)), model(batch(2, guided=False))
-    ids = batch(2).need("caption_ids")
+    ids = batch(2).require("caption_ids")
     assert (guided.photos - unguided.photos).abs().max() > 1e-2
-    assert guided.seen.shape[1] == unguided.seen.shape[1] + 4
-    assert (alone(model.head, ids, guided.seen) - alone(model.head, ids, unguided.seen)).abs().max() > 1e-3
+    assert guided.memory.shape[1] == unguided.memory.shape[1] + 4
+    assert (
+        alone(model.head, ids, guided.memory) - alone(model.head, ids, unguided.memory)
+    ).abs().max() > 1e-3
     torch.testing.assert_close(guided.texts, unguided.texts)
 
 
 def test_pairs_do_not_touch_each_other(model: Aligner) -> None:
     given = batch(3)
-    seen, ids = model(given).seen, given.need("caption_ids")
+    seen, ids = model(given).memory, given.require("caption_ids")
     which = torch.tensor([2, 0, 2, 1])
     found = model.head.match(ids[[0, 0, 1, 2]], model.head.project_kv(seen), which)
     for place, (text, photo) in enumerate([(0, 2), (0, 0), (1, 2), (2, 1)]):
@@ -103,7 +105,7 @@ def test_the_copy_follows_slowly(model: Aligner) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(1.0)
-    momentum.follow(model)
+    momentum.update(model)
     for name, parameter in momentum.copy.named_parameters():
         torch.testing.assert_close(parameter, before[name] + 0.25)
         assert not parameter.requires_grad
@@ -144,7 +146,7 @@ def test_equal_texts_share_a_number() -> None:
 
 def test_a_batch_without_negatives_is_learned_from_too(model: Aligner) -> None:
     for given in (batch(1), batch(3)):
-        given.need("pair_ids")[:, 1] = 7
+        given.require("pair_ids")[:, 1] = 7
         losses = losses_of(model, Momentum(model, length=4), given)
         assert all(value.isfinite() for value in losses.values())
 
@@ -179,7 +181,7 @@ def test_match_asks_each_pair_and_two_that_are_hard(model: Aligner) -> None:
     """Two photos: the hard negatives are each other."""
     given = batch(2)
     found = losses_of(model, Momentum(model, length=4), given)["match"]
-    seen, ids = model(given).seen, given.need("caption_ids")
+    seen, ids = model(given).memory, given.require("caption_ids")
     total = 0.0
     for text, photo, times in ((0, 0, 1), (1, 1, 1), (0, 1, 2), (1, 0, 2)):
         p = alone(model.head, ids[text : text + 1], seen[photo : photo + 1]).sigmoid().item()
@@ -196,11 +198,11 @@ def test_it_learns_who_belongs_together(model: Aligner) -> None:
         optimizer.zero_grad()
         torch.autograd.backward(losses["contrast"] + losses["match"])
         optimizer.step()
-        momentum.follow(model)
+        momentum.update(model)
     with torch.no_grad():
         read = model(given)
         assert (read.photos @ read.texts.T).argmax(1).tolist() == [0, 1, 2, 3]
         fits = torch.stack(
-            [alone(model.head, given.need("caption_ids"), read.seen.roll(-n, 0)) for n in range(4)]
+            [alone(model.head, given.require("caption_ids"), read.memory.roll(-n, 0)) for n in range(4)]
         )
     assert fits.argmax(0).tolist() == [0, 0, 0, 0]

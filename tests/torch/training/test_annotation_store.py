@@ -1,4 +1,4 @@
-"""Annotations are read once, and an order of photos is never stored."""
+"""`annotation_store` and `shuffle`: annotations are read once; permutations are never stored."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_what_is_stored_is_what_is_read(data: Path, monkeypatch: pytest.MonkeyPa
     for workers in (1, 2):
         monkeypatch.setattr(annotation_store, "_PARALLEL", 10 if workers == 2 else 1000)
         monkeypatch.setattr(annotation_store, "usable_cores", lambda workers=workers: workers)
-        found = Annotations.stored(data)
+        found = Annotations.cached(data)
         photos = pickle.loads(pickle.dumps(Photos(found, data.parent, vocabulary)))
         labeler = Labeler(vocabulary)
         taught = [row for row in rows if row.split == "train"]
@@ -77,30 +77,30 @@ def test_what_is_stored_is_what_is_read(data: Path, monkeypatch: pytest.MonkeyPa
         assert photos.held == [row for row in rows if row.split == "val"]
         expected = [label_row(row, labeler) for row in taught]
         assert list(zip(photos.parsed, photos.union, strict=True)) == expected
-        assert photos.sha256 == Annotations.of(rows).sha256
-        os.utime(data, (workers, workers))  # other data, as far as one can know
+        assert photos.sha256 == Annotations.from_rows(rows).sha256
+        os.utime(data, (workers, workers))  # changes the key of the data
 
 
 def test_captions_are_parsed_once(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vocabulary = vocabulary_of(read_rows(data))
-    Annotations.stored(data).labels(vocabulary)
+    Annotations.cached(data).labels(vocabulary)
 
     def fail(*_: object) -> None:
         raise AssertionError("read again")
 
     monkeypatch.setattr(annotation_store, "stream_data", fail)
     monkeypatch.setattr(annotation_store, "label_row", fail)
-    photos = Photos(Annotations.stored(data), data.parent, vocabulary)
+    photos = Photos(Annotations.cached(data), data.parent, vocabulary)
     assert len(photos) == 12
-    more = Photos(Annotations.of(read_rows(data)[:0]), data.parent, vocabulary)
+    more = Photos(Annotations.from_rows(read_rows(data)[:0]), data.parent, vocabulary)
     assert len(more) == 0 and not more.held
 
 
 def test_changed_data_is_read_again(data: Path) -> None:
-    before = Annotations.stored(data)
+    before = Annotations.cached(data)
     lines = data.read_text(encoding="utf-8").splitlines()
     data.write_text("\n".join([*lines, json.dumps(Row("x.png", "", "train").to_dict())]), encoding="utf-8")
-    after = Annotations.stored(data)
+    after = Annotations.cached(data)
     assert (len(before), len(after)) == (18, 19)
     assert before.sha256 != after.sha256
 
@@ -109,29 +109,29 @@ def test_a_wrong_row_leaves_nothing_behind(data: Path) -> None:
     data.write_text('{"image": 1}\n', encoding="utf-8")
     for _ in range(2):
         with pytest.raises(AnytagError, match="line 1: not a row"):
-            Annotations.stored(data)
-    assert not [path for path in annotation_store.store().iterdir() if path.suffix != ".lock"]
+            Annotations.cached(data)
+    assert not [path for path in annotation_store.store_folder().iterdir() if path.suffix != ".lock"]
 
 
 def test_what_a_killed_process_left_is_removed(data: Path) -> None:
-    Annotations.stored(data)
-    (folder,) = (path for path in annotation_store.store().iterdir() if path.is_dir())
+    Annotations.cached(data)
+    (folder,) = (path for path in annotation_store.store_folder().iterdir() if path.is_dir())
     folder.rename(folder.with_name(f".{folder.name}.abc"))
-    assert len(Annotations.stored(data)) == 18
+    assert len(Annotations.cached(data)) == 18
     assert [path for path in folder.parent.iterdir() if path.is_dir()] == [folder]
 
 
 def read(data: Path) -> int:
-    return len(Annotations.stored(data))
+    return len(Annotations.cached(data))
 
 
 def test_processes_that_begin_together_read_it_once(data: Path) -> None:
     with multiprocessing.get_context("fork").Pool(4) as pool:
         assert pool.map(read, [data] * 4) == [18] * 4
-    assert len([path for path in annotation_store.store().iterdir() if path.is_dir()]) == 1
+    assert len([path for path in annotation_store.store_folder().iterdir() if path.is_dir()]) == 1
 
 
 def test_a_cache_that_cannot_be_written_is_named(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANYTAG_HOME", str(data))
-    with pytest.raises(AnytagError, match=r"where annotations are kept, cannot be written .*set ANYTAG_HOME"):
-        Annotations.stored(data)
+    with pytest.raises(AnytagError, match=r"the cache of annotations, cannot be written .*set ANYTAG_HOME"):
+        Annotations.cached(data)

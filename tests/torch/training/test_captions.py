@@ -1,4 +1,4 @@
-"""The caption head learns a toy world, a run goes on where it stopped, and what is shipped says the same."""
+"""Runs of the small caption head: it learns a toy world, a run is resumed, and its graphs agree with it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ RECIPE = tiny_recipe()
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """rows.jsonl with photos of one colour each, and a tiny model beside it."""
+    """rows.jsonl with single-coloured photos, and a tiny model in the same folder."""
     folder = tmp_path_factory.mktemp("world")
     rows = []
     for number in range(32):
@@ -63,7 +63,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         captions = (f"A {name} dog on the beach .", f"The {name} cat .")
         split = "dev" if number >= 24 else "train"
         rows.append(Row(f"{number}.png", "toy", split, captions if number % 2 else captions[:1]))
-    rows.append(Row("0.png", "toy", "train"))  # nobody said anything of it
+    rows.append(Row("0.png", "toy", "train"))  # without tags and captions
     write_rows(folder / "rows.jsonl", rows)
     make_tiny_model(folder / "model")
     return folder
@@ -79,7 +79,7 @@ def tokens(world: Path) -> FeatureCache:
     return cache_tokens(photos_of(world), world, folder, world / "tokens", report=Reporter())
 
 
-@cache  # ids of equally frequent pieces differ from one training of them to the next; a run keeps its own
+@cache  # learned once for all tests
 def wordpieces(world: Path) -> WordPieces:
     names = [tag.name for tag in Vocabulary.read(world / "model" / "vocabulary.jsonl")]
     captions = [f"a {name} dog on the beach the {name} cat" for name in COLOURS]
@@ -103,14 +103,14 @@ def make_trainer(world: Path, tokens: FeatureCache, out: Path, *, recipe: Recipe
 
 def test_photos_with_captions_are_encoded_once(world: Path, tokens: FeatureCache) -> None:
     samples = make_samples(world, tokens)
-    assert len(samples.place) == 32
-    assert samples.place[:3, 1].tolist() == [1, 2, 1]  # two captions: plain and mirrored
+    assert len(samples.view_range) == 32
+    assert samples.view_range[:3, 1].tolist() == [1, 2, 1]  # two captions: plain and mirrored
     assert tokens.take("tokens", np.array([0, 5])).shape == (2, 16, 8)
     shard = world / "tokens" / "shard-0000" / "tokens.npy"
     before, folder = shard.stat().st_mtime_ns, ModelFolder.open(world / "model")
     cache_tokens(photos_of(world), world, folder, world / "tokens", report=Reporter())
     assert shard.stat().st_mtime_ns == before
-    with pytest.raises(AnytagError, match="made of other photos"):
+    with pytest.raises(AnytagError, match="features of other photos"):
         cache_tokens(photos_of(world)[:2], world, folder, world / "tokens", report=Reporter())
 
 
@@ -204,5 +204,5 @@ def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
 def test_rows_without_captions_teach_no_head(world: Path, tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.jsonl", [Row("0.png", "toy", "train", tags=("red",))])
     recipe = dataclasses.replace(RECIPE, start=str(world / "model"))
-    with pytest.raises(AnytagError, match="no photo to train on has a caption"):
+    with pytest.raises(AnytagError, match="no training photo has a caption"):
         train(Run(recipe, tmp_path / "rows.jsonl", tmp_path / "out", RUN_OPTIONS))

@@ -1,4 +1,4 @@
-"""What a run keeps: its state, its result, its log, its folder."""
+"""Files of a run: state, result, log, folder."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from anytag.errors import AnytagError
 from anytag.torch.checkpoints.read import check_sums
 from anytag.torch.training.checkpoint import EMA, read_state, write_state, write_tensors
 from anytag.torch.training.fit import train
-from anytag.torch.training.launch import check_launch, folder_of_run
+from anytag.torch.training.launch import check_launch, locked_run_folder
 from anytag.torch.training.run import Run
 from tests.runs import RUN_OPTIONS, Kept, recipe_of, small_recipe, trainer_of, weights
 
 
 @contextmanager
 def files_up_to(size: int) -> Iterator[None]:
-    """As a full disk: no file can grow beyond it."""
+    """Simulates a full disk with a limit on file sizes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -87,7 +87,7 @@ def test_a_damaged_state_says_how_to_go_on(damage: Callable[[Path], None], why: 
         read_state(path)
     before = tmp_path / "state.previous.pt"
     assert str(path) in str(caught.value) and why in str(caught.value)
-    assert f"go on from the state before: mv {before} {path}" in str(caught.value)
+    assert f"resume from the previous state: mv {before} {path}" in str(caught.value)
     assert "weights_only" not in str(caught.value)
     before.replace(path)
     assert read_state(path)["step"] == 1
@@ -121,7 +121,7 @@ def test_other_data_or_tags_are_refused(data: Path, tmp_path: Path) -> None:
     rows = data.read_text(encoding="utf-8").splitlines(keepends=True)
     fewer = data.with_name("fewer.jsonl")
     fewer.write_text("".join(rows[1:]), encoding="utf-8")
-    with pytest.raises(AnytagError, match=r"other data: its rows or its vocabulary .*--output"):
+    with pytest.raises(AnytagError, match=r"other data: rows or vocabulary .*--output"):
         train(Run(replace(recipe, steps=2), fewer, out, RUN_OPTIONS))
     same = data.with_name("same.jsonl")
     same.write_text("".join(rows), encoding="utf-8")
@@ -149,8 +149,8 @@ def test_fp16_goes_on_after_an_overflow(data: Path, tmp_path: Path) -> None:
                 scaler.update(1024.0)
     finally:
         trainer.accelerator.state._mixed_precision = "no"
-    assert [line.partition(" is left out: ")[0] for line in kept.said] == ["Step 0", "Step 1", "Step 2"]
-    assert "overflows in fp16; gradients are scaled by" in kept.said[0]
+    assert [line.partition(" is skipped: ")[0] for line in kept.said] == ["Step 0", "Step 1", "Step 2"]
+    assert "overflows in fp16; the gradient scale is now" in kept.said[0]
     moved = [n for n, t in trainer.plain.state_dict().items() if not torch.equal(t, before[n])]
     assert moved and trainer.ema.steps == 1
 
@@ -195,12 +195,12 @@ def test_what_is_measured_is_what_ships(data: Path, tmp_path: Path) -> None:
     trainer.fit()
     lines = map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())
     measured = [line["mAP"] for line in lines if "mAP" in line][-1]
-    trainer.take_averages()
+    trainer.load_averages()
     assert trainer.evaluate()["mAP"] == pytest.approx(measured, abs=1e-4)
 
 
 def hold(out: Path, ready: str) -> None:
-    with folder_of_run(out):
+    with locked_run_folder(out):
         Path(ready).touch()
         signal.pause()
 
@@ -211,11 +211,14 @@ def test_two_runs_never_share_a_folder(tmp_path: Path) -> None:
     process.start()
     while not ready.exists():
         assert process.is_alive()
-    with pytest.raises(AnytagError, match=r"another run writes to .*name another folder"), folder_of_run(out):
+    with (
+        pytest.raises(AnytagError, match=r"another run writes to .*give another folder"),
+        locked_run_folder(out),
+    ):
         pass
     process.kill()
     process.join()
-    with folder_of_run(out):
+    with locked_run_folder(out):
         pass
 
 
@@ -231,4 +234,4 @@ def test_a_launch_that_is_not_distributed_is_said(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
     monkeypatch.setenv("MASTER_PORT", "29500")
     check_launch(kept)
-    assert "several processes and starts one" in kept.said[0]
+    assert "several processes, but starts only one" in kept.said[0]

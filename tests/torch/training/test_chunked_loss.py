@@ -1,4 +1,4 @@
-"""Losses of tags some at a time: the gradients of all at once."""
+"""Chunked losses have the gradients of the whole loss."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_sum_in_pieces_is_the_sum(scale: float) -> None:
     inputs = [leaf, asked, layer.weight, layer.bias]
     values, slopes = [], []
     for how in (whole, pieces):
-        total = how(leaf * 2) ** 2  # something before it, and something after it
+        total = how(leaf * 2) ** 2  # operations before and after it
         values.append(total.item())
         slopes.append(torch.autograd.grad(total, inputs))
     assert values[1] == pytest.approx(values[0], rel=1e-6)
@@ -55,7 +55,7 @@ def test_a_sum_in_pieces_is_the_sum(scale: float) -> None:
 def gradients(name: str, data: Path, out: Path, *, half: bool = False) -> tuple[float, dict[str, Tensor]]:
     """Loss and gradients of a recipe's first step."""
     trainer = trainer_of(RECIPES[name], data, out)
-    batch = trainer._at_hand(next(trainer.dataset.stream(0, 1)))
+    batch = trainer._prepare(next(trainer.dataset.stream(0, 1)))
     student = trainer.plain.train()
     torch.manual_seed(0)
     with torch.autocast("cpu", torch.bfloat16, enabled=half):

@@ -1,4 +1,4 @@
-"""What rows teach: published annotations as they are, labels without captions, rows that say nothing."""
+"""Targets from rows: published annotations, labels without captions, rows without either."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from anytag.text_encoders import StaticTextEncoder
 from anytag.torch.training import augment as transforms
 from anytag.torch.training.caption_reader import caption_vectors
 from anytag.torch.training.dataset import with_usable_captions
-from anytag.torch.training.distributed import from_first
+from anytag.torch.training.distributed import from_main_process
 from anytag.torch.training.fit import prepare, train
 from anytag.torch.training.photo_dataset import PhotoDataset, Photos
 from anytag.torch.training.report import Tally
@@ -47,13 +47,15 @@ TAGS = ["baby", "dog", "grass", "person", "dog"]
 
 @pytest.fixture
 def published(data: Path) -> Path:
-    """Annotations whose ids say other things than the captions' words would."""
+    """Annotations whose ids differ from the tags that would be parsed from the captions."""
     items = [
         {
             "image_path": f"{n}.png",
             "caption": ["a baby beside a pond", "a man who sits"],
             "union_label_id": [1, 3],
-            "parse_label_id": [[1], [4, 3]] if n else [[], [2]],  # 2 is in no union: the code takes it so
+            "parse_label_id": [[1], [4, 3]]
+            if n
+            else [[], [2]],  # 2 is not in the union, as can occur in published data
         }
         for n in range(8)
     ]
@@ -75,7 +77,7 @@ def test_published_ids_are_the_targets(published: Path) -> None:
         assert photos.parsed[number] == tuple(tuple(sorted(ids)) for ids in item["parse_label_id"])
     corpus = PhotoDataset(photos, size=16, batch_size=8, seed=0, parsed_only=True)
     (batch,) = corpus.stream(0, 1)
-    for number, caption, row in zip(batch.numbers, batch.captions, batch.need("tags"), strict=True):
+    for number, caption, row in zip(batch.numbers, batch.captions, batch.require("tags"), strict=True):
         ids = json.loads(published.read_text())[number]["parse_label_id"]["sits" in caption]
         assert sorted(row.nonzero().flatten().tolist()) == sorted(ids)
     assert batch.weight is not None and batch.weight.all()
@@ -125,20 +127,20 @@ def test_labels_without_a_caption_are_positives_and_the_rest_unknown(data: Path)
     assert batch.weight is not None
     found = {
         n: (t, k)
-        for n, t, k in zip(batch.numbers, batch.need("tags").tolist(), batch.weight.tolist(), strict=True)
+        for n, t, k in zip(batch.numbers, batch.require("tags").tolist(), batch.weight.tolist(), strict=True)
     }
     assert found[0] == ([1, 0, 0], [True, False, True])
-    assert found[1] == ([0, 1, 0], [False, True, False])  # the parser reads no Chinese
+    assert found[1] == ([0, 1, 0], [False, True, False])  # the parser does not parse Chinese
     assert found[2] == ([1, 0, 0], [True, True, True])
 
 
 def test_rows_without_any_caption(data: Path, tmp_path: Path) -> None:
-    """Refused where captions are to be learned, with the way out, which works; tags alone are learned."""
+    """Rejected for recipes with captions, with a workaround that works: training only tags."""
     rows = [replace(row, captions=()) for row in read_rows(data)]
     write_rows(data.parent / "labels.jsonl", rows)
     file = data.parent / "labels.jsonl"
     recipe = recipe_of("tag2text", steps=3, rate=3e-3)
-    with pytest.raises(AnytagError, match=r"no photo to train on has a caption.* objective\.captions=false"):
+    with pytest.raises(AnytagError, match=r"no training photo has a caption.* objective\.captions=false"):
         trainer_of(recipe, file, tmp_path / "a")
     alone = replace(recipe, objective=replace(recipe.objective, captions=False))
     assert (train(Run(alone, file, tmp_path / "b", RUN_OPTIONS)) / "card.json").exists()
@@ -149,7 +151,7 @@ def test_rows_without_any_caption(data: Path, tmp_path: Path) -> None:
 
 
 def test_no_row_ends_a_run(data: Path, tmp_path: Path) -> None:
-    """Photos that are not there, captions of another language, empty ones and far too long ones."""
+    """Missing photos, captions in another language, empty and very long captions."""
     rows = list(read_rows(data))
     rows[0] = replace(rows[0], captions=("一只狗在草地上奔跑", "привет мир"))
     rows[1] = replace(rows[1], captions=("", " ... "))
@@ -162,28 +164,28 @@ def test_no_row_ends_a_run(data: Path, tmp_path: Path) -> None:
         trainer = prepare(Run(recipe, data.parent / "odd.jsonl", out, RUN_OPTIONS), kept)
         trainer.fit()
         said = "\n".join(kept.said)
-        assert "2 captions without a letter or digit: left out." in said
-        assert "2 captions of more than 2000 letters" in said
+        assert "2 captions without a letter or digit left out." in said
+        assert "2 captions truncated to 2000 characters" in said
         assert "2 photos cannot be read (no such file): " in said
         assert said.count("takes its place") == 1
-        assert ("1 tag that the text encoder does not know left out: 猫" in said) == recipe.objective.aligns
-        assert ("captions are no queries" in said) == recipe.objective.aligns
+        assert ("1 tag left out, which the text encoder does not know: 猫" in said) == recipe.objective.aligns
+        assert ("captions are not used as queries" in said) == recipe.objective.aligns
         assert all(tensor.isfinite().all() for tensor in weights(out).values() if tensor.is_floating_point())
 
 
 @pytest.mark.parametrize(
     ("rows", "changes", "said"),
     [
-        ([Row("0.png", "", "val", tags=("red",))], {}, "no photo to train on: rows with a split of dev, val"),
+        ([Row("0.png", "", "val", tags=("red",))], {}, "no training photos: rows with a split of dev, val"),
         (
             [Row("0.png", "", "train", tags=("red",))] * 3,
             {},
-            "3 photos to train on make no batch of 4: give batch",
+            "3 training photos are fewer than batch_size=4: give batch",
         ),
         (
             [Row("0.png", "", "train")] * 4,
             {"vocabulary": "v.jsonl"},
-            "no photo to train on names a tag of the voc",
+            "no training photo has a tag of the voc",
         ),
     ],
 )
@@ -200,7 +202,7 @@ def test_data_that_teaches_nothing_is_an_error_before_the_work(
 
 def test_a_batch_is_taken_in_equal_parts(data: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        AnytagError, match=r"batch_size=4 cannot be taken in 3 equal parts .*give batch_size=3"
+        AnytagError, match=r"batch_size=4 cannot be split into 3 equal parts .*give batch_size=3"
     ):
         trainer_of(small_recipe(), data, tmp_path, run_options=replace(RUN_OPTIONS, accumulate=3))
 
@@ -259,7 +261,7 @@ def test_each_operation_of_randaugment_is_applied_half_of_the_time(monkeypatch: 
 
 
 def test_a_view_depends_on_its_key_alone(data: Path) -> None:
-    """So a resumed run sees the same: whatever was drawn before."""
+    """So a resumed run has the same crops, whatever was drawn before."""
     photos = Photos(read_rows(data), data.parent, Vocabulary([Tag("red", "red", "object")]))
     views = PhotoDataset(photos, size=16, batch_size=4, seed=0).views
     first = views[1, 5].pixels
@@ -282,9 +284,9 @@ def _first(rank: int, port: int, out: Path) -> None:
 
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
                    "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}  # fmt: skip
-    (out / f"{rank}").write_text(from_first(lambda: f"made by {rank}"))
+    (out / f"{rank}").write_text(from_main_process(lambda: f"made by {rank}"))
     try:
-        from_first(lambda: Vocabulary.read(out / "missing"))
+        from_main_process(lambda: Vocabulary.read(out / "missing"))
     except AnytagError as error:
         (out / f"{rank}-error").write_text(str(error))
     torch.distributed.destroy_process_group()
@@ -300,7 +302,7 @@ def test_the_first_process_makes_and_all_have_it(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tag2text", "mobilenetv3_small_050", "convnext_atto"])
 def test_two_processes_learn_the_same(kind: str, data: Path, tmp_path: Path) -> None:
-    """Without wordpieces given: one vocabulary, and no parameter that is trained and not used."""
+    """Without given wordpieces: one vocabulary, and no unused trained parameter."""
     captions = kind == "tag2text"
     recipe = recipe_of(kind, steps=2) if captions else small_recipe(backbone=kind, steps=2, batch_size=8)
     spawn(share, (2, free_port(), recipe, data, tmp_path / "two"), nprocs=2)  # type: ignore[no-untyped-call]

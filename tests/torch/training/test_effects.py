@@ -1,4 +1,4 @@
-"""No number of a recipe does nothing: changing it changes what is built, or it is refused with the reason."""
+"""Every field of a recipe has an effect: changing it changes the run, or is rejected with the reason."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from anytag.data.rows import read_rows
 from anytag.errors import AnytagError
 from anytag.models.registry import EMBEDDED
 from anytag.text_encoders import StaticTextEncoder
-from anytag.torch.training.build import fitted_to
-from anytag.torch.training.checkpoint import flat
-from anytag.torch.training.effects import parse_train, resolved, without_effect
-from anytag.torch.training.estimate import try_out
+from anytag.torch.training.build import resolve_network
+from anytag.torch.training.checkpoint import flatten
+from anytag.torch.training.effects import effective_fields, parse_train, without_effect
+from anytag.torch.training.estimate import check_network
 from anytag.torch.training.fit import prepare_with
 from anytag.torch.training.photo_dataset import PhotoDataset, Photos
 from anytag.torch.training.recipes import RECIPES, Recipe, find
@@ -60,23 +60,23 @@ ANOTHER = {
     "objective.gamma_neg": "0", "objective.alignment_gamma_neg": "0", "backbone_rate": "1e-2",
     "objective.clip": "0.5",
 }  # fmt: skip
-"""A value of a number that makes a difference in so small a run; of others, twice or one more."""
+"""Values of fields that make a difference in such a small run; others are doubled or incremented."""
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Photos:
     data = write_photos(tmp_path_factory.mktemp("photos"))
     rows = read_rows(data)
-    rare = Tag("unicorn", "unicorn", "object")  # in no photo: there is always a tag left to draw
+    rare = Tag("unicorn", "unicorn", "object")  # in no photo: there is always a negative to sample
     return Photos(rows, data.parent, Vocabulary([*vocabulary_of(rows), rare]))
 
 
 def numbers_of(recipe: Recipe) -> dict[str, Any]:
-    """Every number by its key."""
+    """Every value by its key."""
     kinds = (int, float, tuple)
     return {
         key: value
-        for key, value in flat(asdict(recipe)).items()
+        for key, value in flatten(asdict(recipe)).items()
         if isinstance(value, kinds) and not isinstance(value, bool)
     }
 
@@ -100,7 +100,7 @@ def trainer_of(recipe: Recipe, photos: Photos, out: Path) -> Trainer:
 
 
 def built(recipe: Recipe, photos: Photos, out: Path) -> tuple[Any, ...]:
-    """What can be told of a run without running it."""
+    """Properties of a run that are known without running it."""
     trainer = trainer_of(recipe, photos, out)
     rates = [trainer.rate(step) * recipe.rate for step in range(trainer.total)]
     shapes = [tuple(p.shape) for p in trainer.plain.parameters()]
@@ -111,10 +111,10 @@ def built(recipe: Recipe, photos: Photos, out: Path) -> tuple[Any, ...]:
 
 
 def learned(recipe: Recipe, photos: Photos, out: Path) -> tuple[Any, ...]:
-    """What three steps make of it."""
+    """The result of three steps."""
     torch.manual_seed(0)
     trainer = trainer_of(recipe, photos, out)
-    enliven(trainer.plain.network.decoder)  # at first nearly all is below what losses look at
+    enliven(trainer.plain.network.decoder)  # initially nearly all logits are in the flat part of the losses
     terms = []
     for batch in trainer.dataset.stream(0, 3):
         trainer.student.train()
@@ -139,7 +139,7 @@ def test_every_number_has_an_effect_or_is_refused(kind: str, photos: Photos, tmp
             key for key in keys if key.startswith(("network.captions", "network.al", "objective.matching"))
         ]
     for key in keys:
-        pair = f"{key}={another(key, flat(asdict(recipe))[key])}"
+        pair = f"{key}={another(key, flatten(asdict(recipe))[key])}"
         given = [one for one in TINY[kind] if not one.startswith(f"{key}=")]
         try:
             changed = parse_train(find(name), [*given, pair])
@@ -149,14 +149,14 @@ def test_every_number_has_an_effect_or_is_refused(kind: str, photos: Photos, tmp
         try:
             if all(measure(changed, photos, tmp_path) == before(measure) for measure in (built, learned)):
                 silent.append(pair)
-        except AnytagError as error:  # it does not fit the others, which is an effect
+        except AnytagError as error:  # incompatible with other values, which is an effect
             assert any(word in str(error) for word in ("network", "batch", "width")), error
     assert silent == []
 
 
 @pytest.mark.parametrize("name", FROM_PHOTOS)
 def test_rates_are_what_the_recipe_says(name: str) -> None:
-    """In every recipe: its numbers are its own, each changes the curve, and the rise ends at `rate`."""
+    """In every recipe, each value of the schedule changes the curve, and the warmup ends at `rate`."""
     recipe = find(name)
 
     def curve(pairs: Sequence[str]) -> list[float]:
@@ -185,34 +185,34 @@ def test_rates_are_what_the_recipe_says(name: str) -> None:
 @pytest.mark.parametrize("name", FROM_PHOTOS)
 def test_what_is_printed_has_an_effect(name: str) -> None:
     recipe = find(name)
-    shown, idle = flat(resolved(recipe)), without_effect(recipe)
+    shown, idle = flatten(effective_fields(recipe)), without_effect(recipe)
     assert not shown.keys() & idle.keys()
     assert all(why for why in idle.values())
     done = run("train", name, "--dry-run", *TINY[kind_of(name)])
     assert done.exit_code == 0, done.stderr
-    printed = flat(json.loads(done.stdout[: done.stdout.rindex("}") + 1]))
+    printed = flatten(json.loads(done.stdout[: done.stdout.rindex("}") + 1]))
     assert printed["rate"] == 1e-3 and "schedule.rate" not in printed
 
 
 @pytest.mark.parametrize(
     ("recipe", "pairs", "said"),
     [
-        ("ram-14m", ["steps=5", "epochs=2"], "epochs has no effect here: steps=5 says how long the run is"),
+        ("ram-14m", ["steps=5", "epochs=2"], "epochs has no effect here: steps=5 sets the length of the run"),
         (
             "ram-14m",
             ["objective.weights.distillation=2"],
             "distillation has no effect here: there is no distillation",
         ),
-        ("ram-14m", ["backbone=resnet18", "network.backbone.width=8"], "backbone=resnet18 is the backbone"),
+        ("ram-14m", ["backbone=resnet18", "network.backbone.width=8"], "backbone=resnet18 sets the backbone"),
         ("ram-14m", ["objective.captions=false", "network.captions.layers=3"], "there is no caption head"),
-        ("tag2text-14m", ["clip=X"], "learns a query of each tag"),
+        ("tag2text-14m", ["clip=X"], "learns its queries without text"),
         ("small", ["teacher=X"], "objective.distils=false"),
-        ("tag2text-14m", ["objective.aligns=true"], "this recipe learns its queries: take ram-plus-14m"),
+        ("tag2text-14m", ["objective.aligns=true"], "this recipe learns its queries: use ram-plus-14m"),
         ("ram-plus-14m", ["objective.captions=true"], "this network has no caption head"),
         ("small", ["network.queries=learned"], "needs the decoder of a published family"),
-        ("tag2text-retrieval", ["objective.captions=false"], "alignment heads read the tags"),
+        ("tag2text-retrieval", ["objective.captions=false"], "alignment heads need the tags"),
         ("ram-14m", ["schedule.least=1"], "schedule.least=1 is above rate=0.0001: give schedule.least=0"),
-        ("ram-14m", ["network.captions.positions=8"], "give as many positions or more"),
+        ("ram-14m", ["network.captions.positions=8"], "give at least as many positions"),
     ],
 )
 def test_what_does_not_fit_is_said_with_its_reason(recipe: str, pairs: list[str], said: str) -> None:
@@ -237,6 +237,6 @@ def test_numbers_that_make_no_network_are_an_error_before_the_work(kind: str, da
     given = [pair for pair in TINY[kind] if not pair.startswith(f"{key}=")]
     try:
         made = parse_train(find(name), [*given, f"{key}={value}"])
-        try_out(fitted_to(made, width=_ENCODER.dim), text_width=_ENCODER.dim)
+        check_network(resolve_network(made, width=_ENCODER.dim), text_width=_ENCODER.dim)
     except AnytagError as error:
         assert len(str(error)) > 20

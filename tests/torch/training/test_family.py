@@ -1,4 +1,4 @@
-"""Runs from photos: families, processes, interruptions, accidents."""
+"""Runs on photos: families, several processes, interruptions, failures."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ from tests.s3_server import s3_bucket
 
 
 def log(out: Path) -> list[dict[str, float]]:
-    """The log without what the clock says."""
+    """The log without fields that depend on time."""
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k not in ("photos_per_second", "waited")} for line in lines]
 
@@ -80,7 +80,7 @@ def test_the_command_ends_in_a_model(data: Path, tmp_path: Path) -> None:
     tagger = Tagger.load(tmp_path / "model")
     assert {"red", "green", "blue"} <= set(tagger.vocabulary.ids)
     assert tagger.tag(data.parent / "0.png", threshold=0).tags
-    assert "0.5 for every tag" in tagger.card.thresholds  # six held-out photos fit none
+    assert "0.5 for every tag" in tagger.card.thresholds  # six held-out photos are too few to fit thresholds
     first, *_, last = (line for line in log(tmp_path) if "tag" in line)
     assert last["tag"] < first["tag"]
     assert [line["step"] for line in log(tmp_path) if "mAP" in line] == [3, 6, 9]
@@ -103,12 +103,12 @@ def test_families_learn(family: str, data: Path, tmp_path: Path) -> None:
 def test_alignment_heads_learn_and_a_run_that_stops_goes_on_with_its_queue(
     data: Path, tmp_path: Path
 ) -> None:
-    """Tags, captions, contrast and match together; weights, slow copy and queue of both runs are the same."""
+    """Tags, captions, contrast and match; weights, momentum encoder and queue of both runs are equal."""
     recipe = retrieval_recipe(steps=6, rate=3e-3)
     trainer_of(recipe, data, tmp_path / "whole").fit()
     first, *_, last = (line for line in log(tmp_path / "whole") if "tag" in line)
     assert {"tag", "caption", "contrast", "match"} <= set(first)
-    assert last["tag"] < first["tag"]  # the contrast grows while its queue fills
+    assert last["tag"] < first["tag"]  # the contrastive loss grows while its queue fills
     broken = trainer_of(recipe, data, tmp_path / "broken")
     for batch in broken.dataset.stream(0, 3):
         broken.student.train()
@@ -123,7 +123,7 @@ def test_alignment_heads_learn_and_a_run_that_stops_goes_on_with_its_queue(
     )
     assert {"momentum.texts", "momentum.pair_ids", "momentum.copy.head.of_text.weight"} <= set(one)
     assert_same(one, other)
-    assert one["momentum.pair_ids"].min() >= 0  # full: 24 pairs went into 10 places
+    assert one["momentum.pair_ids"].min() >= 0  # full: 24 pairs in a queue of 10
     trained = one["network.alignment.of_text.weight"]
     assert 0 < (one["momentum.copy.head.of_text.weight"] - trained).abs().max() < 0.1
     assert not any(name.startswith("momentum") for name in weights(tmp_path / "whole"))
@@ -150,7 +150,7 @@ def test_two_processes_share_the_queue(data: Path, tmp_path: Path, monkeypatch: 
 def test_custom_tags_are_asked_as_tags_are_trained(
     family: str, prompts: str, data: Path, tmp_path: Path
 ) -> None:
-    """RAM++: the texts of its file as they are, 51 in the published form, without the bare name."""
+    """RAM++ uses the texts of its file unchanged: 51 per tag in the published format, without the name."""
     tags, file = _tags(data), tmp_path / "descriptions.jsonl"
     said = {
         tag.id: [plain_prompt(tag.name), *(f"a {tag.name} with {n} corners" for n in range(50))]
@@ -175,7 +175,7 @@ def test_the_slow_copy_is_trusted_more_and_more_in_the_first_epoch(data: Path, t
     trust = []
     for step, batch in enumerate(trainer.dataset.stream(0, 5)):
         trainer.step = step
-        made = trainer._at_hand(batch)
+        made = trainer._prepare(batch)
         assert made.trust is not None
         trust.append(round(made.trust[0].item(), 4))
     assert trust == [0.0, 0.1333, 0.2667, 0.4, 0.4]  # three steps an epoch
@@ -194,14 +194,14 @@ def test_heads_are_new_where_the_run_before_had_none(data: Path, tmp_path: Path)
 def test_matching_needs_captions_and_room(data: Path, tmp_path: Path) -> None:
     bare = [Row("0.png", "", "train", tags=("red",)), Row("1.png", "", "val", ("A wall.",), ("red",))]
     kept = Kept()
-    rows = Annotations.of([*bare, *read_rows(data)])
+    rows = Annotations.from_rows([*bare, *read_rows(data)])
     check_captions(rows, data, kept)
     assert kept.said == ["1 photos without captions are left out."]
     assert len(Photos(rows, data.parent, _tags(data), captioned=True)) == 12
-    with pytest.raises(AnytagError, match="no photo to train on has a caption"):
-        check_captions(Annotations.of(bare), data, kept)
+    with pytest.raises(AnytagError, match="no training photo has a caption"):
+        check_captions(Annotations.from_rows(bare), data, kept)
     recipe = retrieval_recipe(batch_size=12)
-    with pytest.raises(AnytagError, match=r"matching.queue=10 pairs are less .* give 12 or more"):
+    with pytest.raises(AnytagError, match=r"matching.queue=10 is less than .*=12; give a longer queue"):
         trainer_of(recipe, data, tmp_path)
 
 
@@ -220,7 +220,7 @@ def test_two_processes_are_one(data: Path, tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.slow
 def test_parted_tensors_are_one(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """FSDP: same losses and weights as one process, although it is resumed; the result is whole."""
+    """FSDP: same losses and weights as one process, also when resumed; the result is not sharded."""
     monkeypatch.setattr(anytag.torch.nn.bert_layers, "DROPOUT", 0.0)
     recipe = recipe_of("ram-plus", steps=3, ema=0.9)
     trainer_of(recipe, data, tmp_path / "one").fit()
@@ -236,14 +236,14 @@ def test_parted_tensors_are_one(data: Path, tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.slow
 def test_parted_heads_learn_beside_a_parted_copy(data: Path, tmp_path: Path) -> None:
-    """FSDP: as two processes with whole tensors, among which hard negatives are drawn alike."""
+    """FSDP: same as DDP with two processes, in which hard negatives are sampled alike."""
     recipe = retrieval_recipe(steps=3)
     for parted in (False, True):
         out = tmp_path / str(parted)
         spawn(share, (2, free_port(), recipe, data, out, parted), nprocs=2)  # type: ignore[no-untyped-call]
     for whole, cut in zip(log(tmp_path / "False")[2:], log(tmp_path / "True"), strict=True):
-        # The captions' loss was seen to differ by up to 0.3 % after three steps; why, is not known.
-        apart = {"caption", "loss"}  # the loss is a sum, of the captions' too
+        # The caption loss differed by up to 0.3 % after three steps; the reason is unknown.
+        apart = {"caption", "loss"}  # the loss includes the caption term
         for rel, names in ((1e-2, whole.keys() & apart), (1e-3, whole.keys() - apart)):
             assert {n: whole[n] for n in names} == pytest.approx(
                 {n: cut[n] for n in names}, rel=rel, abs=2e-4
@@ -257,7 +257,7 @@ def test_a_compiled_run_is_the_run(data: Path, tmp_path: Path, monkeypatch: pyte
     trainer_of(recipe, data, tmp_path / "plain").fit()
     spawned = multiprocessing.get_context("spawn").Process(
         target=compiled, args=(recipe, data, tmp_path / "compiled")
-    )  # accelerate settles how a process compiles when it begins
+    )  # accelerate configures compilation once per process
     spawned.start()
     spawned.join()
     assert spawned.exitcode == 0
@@ -267,7 +267,7 @@ def test_a_compiled_run_is_the_run(data: Path, tmp_path: Path, monkeypatch: pyte
 def test_weights_and_biases_go_on(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Offline, as it is without an account: a resumed run has the name of the run before."""
+    """Offline, without an account: a resumed run keeps its id."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     run_options = replace(RUN_OPTIONS, wandb="anytag-tests")
@@ -279,7 +279,7 @@ def test_weights_and_biases_go_on(
     files = list((tmp_path / "wandb").glob(f"offline-run-*-{name}/run-{name}.wandb"))
     assert len(files) == 2 == len(list((tmp_path / "wandb").glob("offline-run-*")))
     for file in files:
-        for _ in range(300):  # a process of its own writes them, and may be late
+        for _ in range(300):  # written by another process, possibly late
             if b"alignment" in file.read_bytes():
                 break
             time.sleep(0.1)
@@ -289,7 +289,7 @@ def test_weights_and_biases_go_on(
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on(data: Path, tmp_path: Path) -> None:
-    """kill -9 in the middle of the second epoch: loss curve and weights are those of a whole run."""
+    """kill -9 in the second epoch: loss curve and weights equal those of an uninterrupted run."""
     recipe = recipe_of("ram-plus", steps=5)
     trainer_of(recipe, data, tmp_path / "whole").fit()
     context = multiprocessing.get_context("spawn")
@@ -309,8 +309,8 @@ def test_a_killed_run_goes_on(data: Path, tmp_path: Path) -> None:
 
 def test_drawn_tags_estimate_the_loss_of_all(data: Path, tmp_path: Path) -> None:
     trainer = trainer_of(recipe_of("ram-plus"), data, tmp_path)
-    student, batch = trainer.plain.eval(), trainer._at_hand(next(trainer.dataset.stream(0, 1)))
-    batch.tags = torch.nn.functional.pad(batch.need("tags")[:, :2] * 0, (0, 38))
+    student, batch = trainer.plain.eval(), trainer._prepare(next(trainer.dataset.stream(0, 1)))
+    batch.tags = torch.nn.functional.pad(batch.require("tags")[:, :2] * 0, (0, 38))
     batch.tags[:, 0] = 1
     student.queries = FixedQueries(torch.randn(40, 3, 256))
     with torch.no_grad():
@@ -342,8 +342,8 @@ def test_bad_steps_are_left_out_and_said(data: Path, tmp_path: Path) -> None:
     kept = trainer.report = Kept()
     trainer.plain.__class__, Faulty.bad = Faulty, frozenset({1})
     trainer.fit()
-    assert [line for line in kept.said if "left out" in line] == [
-        "Step 1 is left out: its gradient is not finite (the loss is nan)."
+    assert [line for line in kept.said if "is skipped" in line] == [
+        "Step 1 is skipped: its gradient is not finite (the loss is nan)."
     ]
     assert all(tensor.isfinite().all() for tensor in weights(tmp_path).values())
 
@@ -351,7 +351,7 @@ def test_bad_steps_are_left_out_and_said(data: Path, tmp_path: Path) -> None:
 def test_a_run_of_bad_steps_ends(data: Path, tmp_path: Path) -> None:
     trainer = trainer_of(recipe_of("ram-plus", steps=9), data, tmp_path)
     trainer.plain.__class__, Faulty.bad = Faulty, frozenset(range(9))
-    with pytest.raises(AnytagError, match="step 4: 5 steps in a row without a finite gradient"):
+    with pytest.raises(AnytagError, match="step 4: the gradient was not finite for 5 steps in a row"):
         trainer.fit()
 
 
@@ -363,10 +363,10 @@ def test_a_full_disk_keeps_the_last_state(data: Path, tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
     try:
-        trainer._save_or_say()
+        trainer._try_save()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert "state.pt cannot be written" in kept.said[0] and "training goes on" in kept.said[0]
+    assert "state.pt cannot be written" in kept.said[0] and "training continues" in kept.said[0]
     assert (tmp_path / "state.pt").read_bytes() == before
     assert not list(tmp_path.glob("*.partial"))
 
@@ -377,7 +377,7 @@ def test_a_photo_that_cannot_be_read_is_replaced(data: Path) -> None:
     kept = Kept()
     corpus = PhotoDataset(photos, size=16, batch_size=4, seed=0, report=kept)
     (batch,) = corpus.stream(0, 1)
-    assert batch.need("pixels").shape == (4, 3, 16, 16)
+    assert batch.require("pixels").shape == (4, 3, 16, 16)
     assert len(kept.said) == 1 and "gone.png" in kept.said[0]
 
 
@@ -386,7 +386,7 @@ def test_no_photo_can_be_read(data: Path) -> None:
     corpus = PhotoDataset(Photos(rows, data.parent, _tags(data)), size=16, batch_size=4, seed=0)
     with pytest.raises(
         AnytagError,
-        match=r"20 photos, drawn at random, cannot be read, the last gone-.*: no such file; check",
+        match=r"20 random photos cannot be read, the last one is gone-.*: no such file; check",
     ):
         next(corpus.stream(0, 1))
     here = PhotoDataset(Photos(rows, "", _tags(data)), size=16, batch_size=4, seed=0)
@@ -395,7 +395,7 @@ def test_no_photo_can_be_read(data: Path) -> None:
 
 
 def test_photos_come_from_a_bucket(data: Path, tmp_path: Path) -> None:
-    """The same run from S3, read by a process of its own, and by the command."""
+    """The same run from S3, with a worker process, and by the command."""
     recipe = recipe_of("ram-plus", steps=2)
     trainer_of(recipe, data, tmp_path / "disk").fit()
     with s3_bucket() as url:
@@ -407,7 +407,7 @@ def test_photos_come_from_a_bucket(data: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0 and "12 photos" in done.stdout
 
 
-# A worker that dies while it hands over a batch leaves the other end of its socket to the collector.
+# A worker that dies while sending a batch leaves an unclosed socket.
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 @pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
 def test_a_lost_worker_is_replaced(data: Path, tmp_path: Path) -> None:
@@ -416,13 +416,15 @@ def test_a_lost_worker_is_replaced(data: Path, tmp_path: Path) -> None:
     corpus = PhotoDataset(photos, size=16, batch_size=4, seed=0, workers=1, report=kept)
     plain = PhotoDataset(photos, size=16, batch_size=4, seed=0)
     corpus.views = _Mortal(corpus.views, tmp_path / "died")  # type: ignore[assignment]
-    gc.disable()  # torch raises the loss wherever Python is: in Hypothesis's callback of gc it would be lost
+    gc.disable()  # torch raises the error at any time: in Hypothesis's gc callback it would be lost
     try:
         found, expected = list(corpus.stream(0, 5)), list(plain.stream(0, 5))
     finally:
         gc.enable()
-    assert all(torch.equal(a.need("pixels"), b.need("pixels")) for a, b in zip(found, expected, strict=True))
-    assert len(kept.said) == 1 and "a worker was lost" in kept.said[0]
+    assert all(
+        torch.equal(a.require("pixels"), b.require("pixels")) for a, b in zip(found, expected, strict=True)
+    )
+    assert len(kept.said) == 1 and "a worker failed" in kept.said[0]
 
 
 class _Mortal:
@@ -446,9 +448,9 @@ def test_a_start_at_another_size(data: Path, tmp_path: Path) -> None:
     trainer_of(larger, data, tmp_path / "b").fit()
     one, other = weights(tmp_path / "a"), weights(tmp_path / "b")
     assert torch.equal(one["network.decoder.key.weight"], other["network.decoder.key.weight"])
-    with pytest.raises(AnytagError, match="is of another network"):
+    with pytest.raises(AnytagError, match="does not fit the network"):
         trainer_of(replace(recipe_of("ram-plus"), start=str(tmp_path / "a")), data, tmp_path / "c")
-    with pytest.raises(AnytagError, match="start names the folder of a finished run"):
+    with pytest.raises(AnytagError, match="expected the folder of a finished run"):
         trainer_of(replace(recipe, start=str(tmp_path / "d")), data, tmp_path / "c")
 
 
@@ -471,7 +473,7 @@ def test_a_dry_run_counts_the_slow_copy() -> None:
     plain = run("train", "tag2text-14m", "--dry-run")
     said = r"([\d.]+) million numbers are trained, ([\d.]+) million are fixed"
     ((trained, fixed),), ((fewer, _),) = (re.findall(said, one.stdout) for one in (done, plain))
-    assert 140 < float(trained) - float(fewer) < 145  # a text encoder that looks at photos, and small heads
+    assert 140 < float(trained) - float(fewer) < 145  # a text encoder with cross-attention, and small heads
     assert 440 < float(fixed) < float(trained)  # the copy has no learned queries
 
 

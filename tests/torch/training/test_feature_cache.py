@@ -1,4 +1,4 @@
-"""`anytag.torch.training.feature_cache`: shards that are whole, made once, of one thing."""
+"""`anytag.torch.training.feature_cache`: complete shards, computed once, with one key."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def made(
 def test_arrays_lie_behind_each_other(tmp_path: Path) -> None:
     cache = made(tmp_path / "x", key={"model": "a"})
     assert len(cache.shards) == 3
-    assert np.array_equal(cache.whole("double"), 2 * np.arange(600))
+    assert np.array_equal(cache.array("double"), 2 * np.arange(600))
     assert cache.take("double", np.array([599, 0, 255, 256])).tolist() == [1198, 0, 510, 512]
     assert cache.take("two", np.array([0, 1199])).shape == (2, 3)
-    assert np.array_equal(open_cache(tmp_path / "x").whole("double"), cache.whole("double"))
+    assert np.array_equal(open_cache(tmp_path / "x").array("double"), cache.array("double"))
 
 
 def test_what_is_there_is_not_made_again(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_what_is_there_is_not_made_again(tmp_path: Path) -> None:
         raise AssertionError("nothing is missing")
 
     made(tmp_path / "x", begin, key={"model": "a"})
-    with pytest.raises(AnytagError, match="of other photos, of other views or by another model"):
+    with pytest.raises(AnytagError, match="of other photos, other views or another model"):
         made(tmp_path / "x", begin, key={"model": "b"})
 
 
@@ -59,13 +59,13 @@ def test_what_fails_goes_on_with_the_first_missing_shard(tmp_path: Path) -> None
     with pytest.raises(AnytagError, match=r"300\.jpg"):
         made(tmp_path / "x", begin, key={})
     assert {file.name for file in (tmp_path / "x").iterdir()} == {"cache.json", "shard-0000"}
-    assert np.array_equal(made(tmp_path / "x", key={}).whole("double"), 2 * np.arange(600))
+    assert np.array_equal(made(tmp_path / "x", key={}).array("double"), 2 * np.arange(600))
 
 
 def test_a_damaged_shard_says_how_to_go_on(tmp_path: Path) -> None:
     made(tmp_path / "x", key={})
     (tmp_path / "x" / "shard-0001" / "two.npy").write_bytes(b"\x93NUM")
-    with pytest.raises(AnytagError, match=r"shard-0001 is damaged: remove it, and the same command makes it"):
+    with pytest.raises(AnytagError, match=r"shard-0001 is damaged: remove it and run the same command"):
         made(tmp_path / "x", key={})
 
 

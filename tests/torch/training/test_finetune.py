@@ -1,4 +1,4 @@
-"""`anytag.torch.training.finetune`, with the embedded model and photos that are drawn here."""
+"""`anytag.torch.training.finetune`, with the embedded model and generated photos."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from anytag.data.rows import Row, write_rows
 from anytag.errors import AnytagError, ModelError
 from anytag.models.card import Card
 from anytag.models.folder import ModelFolder
+from anytag.torch.training.comparison import regression_warning
 from anytag.torch.training.finetune import Finetune, finetune, is_better
-from anytag.torch.training.judge import worse
 from anytag.torch.training.report import Progress, Reporter
-from anytag.torch.training.residuals import Learned
+from anytag.torch.training.residuals import LearnedTags
 from tests.command import run
 from tests.tiny import make_tiny_model
 
@@ -29,7 +29,7 @@ COLOURS = {"crimson": (200, 20, 60), "teal": (0, 128, 128), "ochre": (204, 119, 
 
 
 class Kept(Reporter):
-    """Keeps what it hears."""
+    """Records messages."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
@@ -43,7 +43,7 @@ class Kept(Reporter):
 
 
 def draw(folder: Path, colour: str, number: int) -> str:
-    """A disk of the colour somewhere on grey; returns its name."""
+    """Draw a disk of the colour at a random position on grey; returns the file name."""
     where = np.random.default_rng([number, len(colour)]).integers(10, 50, 2).tolist()
     picture = Image.new("RGB", (112, 112), (90 + number, 90, 95))
     ImageDraw.Draw(picture).ellipse((*where, where[0] + 50, where[1] + 50), fill=COLOURS[colour])
@@ -89,9 +89,9 @@ def test_old_tags_are_not_forgotten(made: tuple[Path, Mapping[str, Any], Kept]) 
 
 
 def test_the_card_tells_how(made: tuple[Path, Mapping[str, Any], Kept]) -> None:
-    card = ModelFolder.open(made[0]).card  # all hashes are right
+    card = ModelFolder.open(made[0]).card  # verifies all hashes
     assert card.metrics["fine-tuning"] == made[1]
-    assert "best F1 on 18 photos" in card.thresholds and "Of the others: " in card.thresholds
+    assert "best F1 on 18 photos" in card.thresholds and "Other tags: " in card.thresholds
     assert "mine.csv" in card.training_data
 
 
@@ -107,7 +107,7 @@ def test_a_vocabulary_of_its_own(data: Path, tmp_path: Path) -> None:
     task = Finetune(tmp_path / "rows.jsonl", tmp_path / "out", epochs=1, held_out=0, positives_only=True)
     figures = finetune(task)
     assert figures["held out"] == {"photos": 0}
-    assert "only present tags are known" in figures["known"]
+    assert "other tags count as absent" in figures["known"]
     assert "nothing was measured" in table(figures)
     assert list(Tagger.load(task.output).vocabulary.ids) == sorted(COLOURS)
 
@@ -124,11 +124,11 @@ def test_captions_alone_teach_too(data: Path, tmp_path: Path) -> None:
     finetune(Finetune(tmp_path / "rows.jsonl", tmp_path / "out", epochs=1, held_out=0), kept)
     tags = Tagger.load(tmp_path / "out").vocabulary
     assert {tag.name for tag in tags} >= {"beach", "field", "ball"}
-    assert any("all photos, so nothing to be told from" in line and "ball" in line for line in kept.said)
+    assert any("all photos, which need photos without them" in line and "ball" in line for line in kept.said)
 
 
 def test_an_output_that_exists_is_not_touched(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(AnytagError, match="exists: name a folder that is not there yet"):
+    with pytest.raises(AnytagError, match="exists: give a folder that does not exist yet"):
         finetune(Finetune(data, tmp_path))
 
 
@@ -136,7 +136,7 @@ def test_another_family_is_refused(data: Path, tmp_path: Path) -> None:
     folder = make_tiny_model(tmp_path / "tiny")
     with pytest.raises(ModelError, match=r"has no decoder\.safetensors"):
         finetune(Finetune(data, tmp_path / "out", model=folder))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny"]  # nothing half-made is left
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny"]  # no partial output is left
 
 
 def test_the_command(data: Path, tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_the_command(data: Path, tmp_path: Path) -> None:
 def test_photos_that_tell_nothing_apart(rows: list[Row], data: Path, tmp_path: Path) -> None:
     named = [replace(row, image=str(data.parent / row.image)) for row in rows]
     write_rows(tmp_path / "rows.jsonl", named)
-    with pytest.raises(AnytagError, match="no tag that some of them have and others have not; give at least"):
+    with pytest.raises(AnytagError, match=r"no tag is present in some of .*; give at least"):
         finetune(Finetune(tmp_path / "rows.jsonl", tmp_path / "out", epochs=1))
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
 
@@ -180,7 +180,7 @@ def test_names_in_other_scripts_are_taught_by_photos(data: Path, tmp_path: Path)
     figures = finetune(task, kept)
     assert figures["held out"]["after"]["top-1"] == 1.0
     assert any(
-        "does not know, so photos alone teach them: " in line and "пахлава" in line for line in kept.said
+        "does not know, learned from photos only: " in line and "пахлава" in line for line in kept.said
     )
     assert set(Tagger.load(task.output).vocabulary.ids) == set(names.values())
 
@@ -188,11 +188,14 @@ def test_names_in_other_scripts_are_taught_by_photos(data: Path, tmp_path: Path)
 def test_what_got_worse_is_said() -> None:
     before = {"mAP": 0.864, "top-1": 0.775, "tags": 10}
     figures = {"before": before, "after": {"mAP": 0.756, "top-1": 0.65, "tags": 10}}
-    assert "worse than your words alone (mAP 0.756 against 0.864, top-1 0.650 against 0.775)" in worse(
-        figures
+    assert (
+        "worse than the base with your tag names (mAP 0.756 against 0.864, top-1 0.650 against 0.775)"
+        in regression_warning(figures)
     )
-    assert worse({"before": before, "after": before}) == ""
-    assert worse({"photos": 0}) == worse({"before": {}, "after": {"mAP": 0.1}}) == ""
+    assert regression_warning({"before": before, "after": before}) == ""
+    assert (
+        regression_warning({"photos": 0}) == regression_warning({"before": {}, "after": {"mAP": 0.1}}) == ""
+    )
 
 
 def test_each_tag_keeps_the_better_of_two() -> None:
@@ -202,14 +205,14 @@ def test_each_tag_keeps_the_better_of_two() -> None:
     better = is_better(learned, asked, truth)
     assert better.tolist() == [True, False, False]
     words = np.ones((3, 2, 4), np.float32)
-    found = Learned(np.full((3, 4), 0.5, np.float32), np.full(3, 2, np.float32)).only(better)
+    found = LearnedTags(np.full((3, 4), 0.5, np.float32), np.full(3, 2, np.float32)).only(better)
     assert found.offset.tolist() == [2, 0, 0]
     rows = found.rows(words)
     assert (rows[0] == 1.5).all() and (rows[1:] == 1).all()
 
 
 def test_what_learning_makes_no_better_is_asked_as_before(data: Path, tmp_path: Path) -> None:
-    """Photos that differ in nothing that their tags say: nothing is learned from them, and that is said."""
+    """Photos that do not differ by their tags: nothing is learned from them, and that is reported."""
     rows = [
         Row(str(data.parent / f"{c}-{n}.png"), "", "train", tags=("dog" if n % 2 else "cat",))
         for c in COLOURS
@@ -218,6 +221,6 @@ def test_what_learning_makes_no_better_is_asked_as_before(data: Path, tmp_path: 
     write_rows(tmp_path / "rows.jsonl", rows)
     kept = Kept()
     figures = finetune(Finetune(tmp_path / "rows.jsonl", tmp_path / "out", epochs=1, held_out=0), kept)
-    named = [line for line in kept.said if "learning makes no better" in line]
+    named = [line for line in kept.said if "learning does not improve" in line]
     assert (figures["learned"] < 2) == bool(named)
     assert Card.read(tmp_path / "out").metrics["fine-tuning"]["learned"] == figures["learned"]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from anytag.data.rows import Row
 from anytag.errors import AnytagError
-from anytag.torch.training.dataset import conflicts, copies, read_data, split_rows
+from anytag.torch.training.dataset import conflicts, find_copies, read_data, split_rows
 from anytag.torch.training.labels import UNLABELLED, label_rows
 from anytag.vocabulary import Tag, Vocabulary
 
@@ -23,7 +23,7 @@ def row(*tags: str, captions: tuple[str, ...] = (), absent: tuple[str, ...] = ()
 
 def test_one_tag_each_is_a_class() -> None:
     labels = label_rows([row("dog"), row("my cup"), row("my cup")], BASE)
-    assert labels.known == "classes"
+    assert labels.kind == "classes"
     assert [tag.id for tag in labels.vocabulary] == ["dog", "my cup"]
     assert labels.vocabulary["dog"].synonyms == ("hound",)
     assert labels.present.tolist() == [[1, 0], [0, 1], [0, 1]]
@@ -43,7 +43,7 @@ def test_rare_tags_weigh_more() -> None:
 def test_captions_make_a_vocabulary() -> None:
     rows = [row(captions=("A dog on a beach.",)), row(captions=("A dog.", "A hound."))] * 3
     labels = label_rows(rows, BASE)
-    assert labels.known == "captions"
+    assert labels.kind == "captions"
     assert [tag.id for tag in labels.vocabulary] == ["dog"]
     assert labels.present.min() == 1
 
@@ -53,7 +53,7 @@ def test_names_that_differ_in_case_are_one_tag() -> None:
 
 
 def test_rows_that_say_nothing() -> None:
-    with pytest.raises(AnytagError, match="none of the 1 rows names a tag"):
+    with pytest.raises(AnytagError, match="none of the 1 rows has a tag"):
         label_rows([row()], BASE)
 
 
@@ -119,7 +119,7 @@ def test_copies_come_into_one_part_and_are_told(tmp_path: Path) -> None:
     ]
     tags = ["x", "x", "x", "x", "y", "x", "x", "x", "x"]
     rows = [Row(name, "own", "", tags=(tag,)) for name, tag in zip(named, tags, strict=True)]
-    same = copies(rows, str(tmp_path))
+    same = find_copies(rows, str(tmp_path))
     assert same.tolist() == [0, 0, 2, 3, 3, 0, 6, 6, 8]
     assert conflicts(rows, same) == [("d.jpg", "link.jpg")]
     for seed in range(20):

@@ -1,4 +1,4 @@
-"""`anytag.torch.training.losses`: against slow loops and the published loss."""
+"""`anytag.torch.training.losses`: compared with slow loops and the published loss."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ENTRY = st.tuples(st.floats(-12, 12), st.floats(0, 1))
 
 
 def slow_entry(x: float, y: float, *, gamma_neg: float, gamma_pos: float, clip: float) -> float:
-    """One entry, as the paper writes it."""
+    """The loss of one element, as in the paper."""
     p = 1 / (1 + math.exp(-x))
     m = min(1 - p + clip, 1)
     there = y * math.log(p) * math.pow(1 - p, gamma_pos)
@@ -60,7 +60,7 @@ def published(variant: dict[str, Any], logits: Tensor, targets: Tensor) -> Tenso
         gamma_pos=variant["gamma_pos"],
         clip=variant["clip"] or 0.0,
         floor=variant["eps"],
-        focus_learns=not variant["detach_weight"],
+        focus_has_gradient=not variant["detach_weight"],
     ).sum()
 
 
@@ -93,7 +93,7 @@ def test_extreme_logits_stay_finite(target: float) -> None:
 
 
 def test_equal_captions_are_not_negatives() -> None:
-    """Two photos of one caption want both of its columns high; the third wants them low."""
+    """Two photos with the same caption are positives of both its columns, the third is a negative."""
     logits = torch.zeros(3, 3, requires_grad=True)
     same = torch.tensor([[1, 1, 0], [1, 1, 0], [0, 0, 1]], dtype=torch.bool)
     (gradient,) = torch.autograd.grad(alignment_loss(logits, same), logits)
@@ -120,7 +120,7 @@ def test_distillation_is_the_divergence() -> None:
 
 def test_caption_labels_leave_out_padding_and_the_first() -> None:
     ids = torch.tensor([[9, 4, 5, 6, 3, 0], [9, 7, 3, 0, 0, 0]])
-    assert caption_labels(ids, unlearned=2).tolist() == [
+    assert caption_labels(ids, skip=2).tolist() == [
         [-100, -100, 5, 6, 3, -100],
         [-100, -100, 3, -100, -100, -100],
     ]
@@ -149,11 +149,11 @@ def test_equal_texts_are_known_in_bfloat16() -> None:
     texts = F.normalize(torch.randn(40, 512), dim=-1)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(same_texts(texts[:20], texts), torch.eye(40).bool()[:20])
-        assert not (texts @ texts.T > 0.999).diagonal().all()  # what a plain product would say
+        assert not (texts @ texts.T > 0.999).diagonal().all()  # the result of a plain product
 
 
 def test_tags_that_are_said_do_not_compete_with_each_other() -> None:
-    """A main subject beats its rivals alone: neither its broader word nor what else is said."""
+    """A main subject competes with exclusive tags only, not with broader or other labelled tags."""
     logits = torch.tensor([[2.0, 5.0, 1.0, -1.0]])
     present, main = torch.tensor([[True, True, False, False]]), torch.tensor([[True, False, False, False]])
     rivals = torch.tensor([[False, False, True, True]])

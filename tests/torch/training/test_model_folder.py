@@ -1,4 +1,4 @@
-"""`anytag.torch.training.model_folder`: what a run of a published family leaves to be loaded."""
+"""`anytag.torch.training.model_folder`: the folder of a run of a published family."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.runs import RUN_OPTIONS, recipe_of, retrieval_recipe, small_recipe, t
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As many held-out photos as it takes to fit thresholds."""
+    """Enough held-out photos to fit thresholds."""
     return write_photos(tmp_path_factory.mktemp("photos"), count=33, held=21)
 
 
@@ -45,7 +45,7 @@ def test_every_trained_tensor_is_kept_once(data: Path, tmp_path: Path) -> None:
     recipe = retrieval_recipe(steps=1)
     trainer = trainer_of(recipe, data, tmp_path)
     finish(trainer, Run(recipe, data, tmp_path, RUN_OPTIONS))
-    folder = finish(trainer, Run(recipe, data, tmp_path, RUN_OPTIONS))  # in the place of the first
+    folder = finish(trainer, Run(recipe, data, tmp_path, RUN_OPTIONS))  # replaces the first
     network = load_network(folder)
     ours = dict(trainer.plain.network.named_parameters())
     theirs = dict(network.named_parameters())

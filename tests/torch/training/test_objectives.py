@@ -1,4 +1,4 @@
-"""`anytag.torch.training.objectives` and `schedules`: what the golden cases do not say."""
+"""`anytag.torch.training.objectives` and `schedules`: what the golden cases do not cover."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from anytag.torch.training.batch import Batch
 from anytag.torch.training.objectives import OBJECTIVES, Objective, Weights
 from anytag.torch.training.recipes import Recipe, find
 from anytag.torch.training.schedules import Schedule
-from anytag.torch.training.student import FixedQueries, Student
-from anytag.torch.training.student import total as add_up
+from anytag.torch.training.student import FixedQueries, Student, weighted_sum
 from anytag.torch.training.terms import terms_of
 from tests.families import family_network, family_rows
 
@@ -73,22 +72,22 @@ def test_captions_need_wordpieces_and_a_head() -> None:
 def test_the_tag_term_is_scaled_to_the_captions() -> None:
     """Twice the caption's value; the tags' gradient is the caption's size whatever their loss was."""
     caption, tag = torch.tensor(2.0, requires_grad=True), torch.tensor(50.0, requires_grad=True)
-    total = add_up({"tag": tag, "caption": caption}, Weights())
+    total = weighted_sum({"tag": tag, "caption": caption}, Weights())
     slopes = torch.autograd.grad(total, [tag, caption])
     assert total.item() == pytest.approx(4.0)
     assert [slope.item() for slope in slopes] == pytest.approx([2 / 50, 1.0])
-    assert add_up({"tag": tag, "distillation": caption}, Weights()).item() == pytest.approx(52.0)
-    assert add_up(
+    assert weighted_sum({"tag": tag, "distillation": caption}, Weights()).item() == pytest.approx(52.0)
+    assert weighted_sum(
         {"tag": tag, "distillation": caption}, Weights(2.0, distillation=0.5)
     ).item() == pytest.approx(101)
 
 
 def test_without_captions_tags_are_learned_in_full() -> None:
     tag = torch.tensor(50.0, requires_grad=True)
-    total = add_up({"tag": tag, "caption": torch.tensor(0.0)}, Weights())
+    total = weighted_sum({"tag": tag, "caption": torch.tensor(0.0)}, Weights())
     assert total.item() == 50.0
     assert torch.autograd.grad(total, tag)[0].item() == 1.0
-    none = add_up({"tag": tag * 0, "caption": torch.tensor(3.0)}, Weights())
+    none = weighted_sum({"tag": tag * 0, "caption": torch.tensor(3.0)}, Weights())
     assert none.item() == 3.0
 
 
@@ -98,7 +97,7 @@ def test_unknown_tags_are_no_negatives() -> None:
     student = student_of("ram-plus")
     with torch.no_grad():
         before = student(given)["tag"]
-        given.need("tags")[0, 1] = 1  # whatever is said of it
+        given.require("tags")[0, 1] = 1  # whatever its label
         assert student(given)["tag"] == before
         given.weight[0, 1] = True
         assert student(given)["tag"] != before
@@ -151,7 +150,7 @@ def test_the_rise_goes_on_over_short_epochs() -> None:
 
 
 def test_released_networks_have_the_published_number_of_parameters() -> None:
-    """Numbers of tests/manifest, without the tables of tags; nothing is allocated."""
+    """Parameter counts of tests/manifest without the tables of tags, on the meta device."""
     counts = {}
     with torch.device("meta"):
         for family in ("tag2text", "ram", "ram-plus"):

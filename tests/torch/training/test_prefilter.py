@@ -1,4 +1,4 @@
-"""`anytag.torch.training.prefilter`: what a first pass learns, keeps and loses."""
+"""`anytag.torch.training.prefilter`: fitting and accuracy of a first pass."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_folder_learns_and_scores_stay(tmp_path: Path) -> None:
 
 
 def test_what_is_given_is_what_the_tagger_gives(tmp_path: Path) -> None:
-    """With slopes and biases of its tags, as trained families have them."""
+    """A folder with calibration lines per tag, as of trained families."""
     folder = make_tiny_model(tmp_path / "tiny", tags=12)
     model = ModelFolder.open(folder)
     file = model.file("queries.safetensors")
@@ -57,11 +57,11 @@ def test_what_is_given_is_what_the_tagger_gives(tmp_path: Path) -> None:
     write_card(folder, model.card)
     pictures = [RANDOM.integers(0, 256, (24, 24, 3), np.uint8) for _ in range(16)]
     found = learn_first_pass(folder, pictures, shortlist=12)
-    tagger = Tagger.load(folder)  # which decodes all tags now
+    tagger = Tagger.load(folder)  # decodes all tags
     assert 0 < found.predicted == sum(len(tagger.tag(picture).tags) for picture in pictures[::4]) < 48
 
 
 def test_too_few_photos_are_refused(tmp_path: Path) -> None:
     folder = make_tiny_model(tmp_path / "tiny")
-    with pytest.raises(ModelError, match="0 photos were given: a first pass needs at least 8"):
+    with pytest.raises(ModelError, match="0 photos are too few: a first pass needs at least 8"):
         learn_first_pass(folder, [], shortlist=3)

@@ -1,4 +1,4 @@
-"""`anytag.torch.training.recipes`: one record of numbers for every run."""
+"""`anytag.torch.training.recipes`: one dataclass for all runs."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ def test_the_recipe_of_a_run_is_read_as_it_was(name: str, tmp_path: Path) -> Non
 def test_a_file_that_is_no_recipe(text: str | None, tmp_path: Path) -> None:
     if text is not None:
         (tmp_path / "recipe.json").write_text(text)
-    with pytest.raises(AnytagError, match=r"recipe\.json: no recipe of a run .*; name the folder"):
+    with pytest.raises(AnytagError, match=r"recipe\.json is not the recipe of a run .*; give the folder"):
         read_recipe(tmp_path / "recipe.json")
 
 
 @pytest.mark.parametrize(
     ("pair", "said"),
     [
-        ("stepz=7", r"'stepz': no such number in the recipe; did you mean steps"),
-        ("features=7", r"'features' has numbers of its own: give one of features\.first, features\.trained"),
-        ("objective.weights.tags=7", r"no such number in the recipe; did you mean objective\.weights\.tag"),
-        ("steps=many", r"steps=many: expected a whole number, 0 or more.*; the recipe's own is steps=1450"),
+        ("stepz=7", r"'stepz': the recipe has no such key; did you mean steps"),
+        ("features=7", r"'features' is a group of values: give one of features\.first, features\.trained"),
+        ("objective.weights.tags=7", r"the recipe has no such key; did you mean objective\.weights\.tag"),
+        ("steps=many", r"steps=many: expected a whole number, 0 or more.*; the recipe's value is steps=1450"),
         ("batch_size=0", "batch_size=0: expected a whole number, 1 or more"),
-        ("network.width=8", "the embedded model's network and texts are what they are; take small"),
+        ("network.width=8", "network and texts of the embedded model are fixed; use small"),
         ("objective.weights.caption=2", "this recipe has no such term"),
-        ("objective.aligns=false", "the embedded model's terms are what they are; give their weights"),
+        ("objective.aligns=false", "the loss terms of the embedded model are fixed; change their weights"),
         ("features.trained=3", r"features\.trained=3 is before features\.first=5"),
         ("network.captions.layers=2", "this recipe has no network.captions"),
     ],

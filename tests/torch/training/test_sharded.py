@@ -1,4 +1,4 @@
-"""What a parted run needs beside a loop; that one runs at all is in `test_training_family`."""
+"""Helpers of sharded runs; whole runs are tested in `test_family`."""
 
 from __future__ import annotations
 

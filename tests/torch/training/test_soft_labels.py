@@ -1,4 +1,4 @@
-"""`anytag.data.labels` and `soft_labels`: rows -> what is there, and how sure that is."""
+"""`anytag.data.labels` and `soft_labels`: rows -> labels and their confidence."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def matrix(rows: list[Row], labeler: Labeler) -> LabelMatrix:
 
 @pytest.fixture(scope="module")
 def matrices(labeler: Labeler) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
-    """By tag: one photo of five captions, one of one caption, one of labels only; dogs said often enough."""
+    """By tag: one photo of five captions, one of one caption, one of labels only; many dogs."""
     rows = [
         row("A dog.", "A hound.", "A dog runs.", "Something.", "A photo."),
         row("A beach."),
@@ -120,7 +120,10 @@ def test_absent_names_are_sure_but_presence_wins(matrices: Matrices) -> None:
     present, trust = matrices
     assert (present["dog"][2], trust["dog"][2]) == (0, 100)
     assert (present["orange"][2], trust["orange"][2]) == (0, 100)
-    assert (present["animal"][2], trust["animal"][2]) == (1, 100)  # a zebra is one, whatever is said
+    assert (present["animal"][2], trust["animal"][2]) == (
+        1,
+        100,
+    )  # a zebra is one, whatever the captions mention
 
 
 def test_labels_alone_say_nothing_of_the_rest(matrices: Matrices) -> None:

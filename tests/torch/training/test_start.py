@@ -1,4 +1,4 @@
-"""Runs begin with released checkpoints and pretrained backbones."""
+"""Runs that start from published checkpoints and pretrained backbones."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SWIN = SwinConfig(width=8, depths=(1, 2), heads=(1, 2), window=4)
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Rows that name tags of the released lists."""
+    """Rows with tags of the published lists."""
     file = write_photos(tmp_path_factory.mktemp("photos"))
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     for number, row in enumerate(rows):
@@ -78,7 +78,7 @@ def test_a_released_checkpoint_is_trained_on(family: str, data: Path, released: 
         "--output", out, "--workers", "0", "--no-tensorboard",
     )  # fmt: skip
     assert again.exit_code == 0, again.output
-    assert "Goes on from step 1" in again.output
+    assert "Resuming from step 1" in again.output
 
 
 def test_finetune_names_the_command_that_does_it(data: Path, released: Path, tmp_path: Path) -> None:
@@ -106,15 +106,15 @@ def test_learned_queries_are_taken_tag_by_tag(data: Path, released: Path, tmp_pa
 
 def test_a_checkpoint_of_another_family_names_the_recipe(data: Path, released: Path, tmp_path: Path) -> None:
     recipe = replace(recipe_of("ram"), start=str(released / "ram-plus"))
-    with pytest.raises(AnytagError, match=r"is a RAM\+\+ model, .*: take ram-plus-14m-384"):
+    with pytest.raises(AnytagError, match=r"is a RAM\+\+ model, .*: use ram-plus-14m-384"):
         prepare(Run(recipe, data, tmp_path, RUN_OPTIONS), Reporter())
     recipe = replace(recipe_of("ram-plus"), start=str(released / "ram-plus.pth"))
-    with pytest.raises(AnytagError, match=r"has no tags beside its weights.*anytag convert"):
+    with pytest.raises(AnytagError, match=r"has weights but no tags.*anytag convert"):
         prepare(Run(recipe, data, tmp_path, RUN_OPTIONS), Reporter())
 
 
 def microsoft(net: SwinTransformer) -> dict[str, Tensor]:
-    """A state by the names of the Swin transformer's authors: a stage closes with its downsampling."""
+    """A state dict with the names of Swin's authors, whose stages end with downsampling."""
     made = {}
     for name, tensor in net.state_dict().items():
         parts = name.split(".")
@@ -147,7 +147,7 @@ def test_a_swin_of_imagenet_is_the_start(form: str, data: Path, tmp_path: Path) 
     resampled = resample_relative_positions(there[f"layers.0.{table}"], 8)
     assert torch.equal(backbone[f"stages.1.{table}"], resampled)
     said = next(line for line in report.said if line.startswith("Starts with"))
-    assert "made anew: encoder (2), decoder" in said and "left out: head (2)" in said
+    assert "newly initialised: encoder (2), decoder" in said and "ignored: head (2)" in said
 
 
 def test_weights_of_timm_are_the_start(data: Path, tmp_path: Path) -> None:
@@ -160,13 +160,13 @@ def test_weights_of_timm_are_the_start(data: Path, tmp_path: Path) -> None:
     assert all(torch.equal(t, net.state_dict()[name.removeprefix("net.")]) for name, t in inner.items())
     other = timm.create_model("resnet18", num_classes=7)
     torch.save(other.state_dict(), tmp_path / "resnet.pth")
-    with pytest.raises(AnytagError, match="is of another network"):
+    with pytest.raises(AnytagError, match="does not fit the network"):
         prepare(Run(recipe, data, tmp_path / "out", RUN_OPTIONS), Reporter())
 
 
 def test_what_is_no_start(data: Path, tmp_path: Path) -> None:
     (tmp_path / "x.pth").write_bytes(b"nothing")
-    for start, why in ((tmp_path / "x.pth", "x.pth is refused"), (tmp_path, "is no start")):
+    for start, why in ((tmp_path / "x.pth", "x.pth is refused"), (tmp_path, "cannot be a start")):
         recipe: Recipe = small_recipe(start=str(start))
         with pytest.raises(AnytagError, match=why):
             prepare(Run(recipe, data, tmp_path / "out", RUN_OPTIONS), Reporter())

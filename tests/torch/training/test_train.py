@@ -34,13 +34,13 @@ from anytag.torch.export.static_int8.quantize import quantize_image_graph
 from anytag.torch.nn.backbones import fold_norms, imagenet_backbone
 from anytag.torch.nn.configs import NetworkConfig
 from anytag.torch.training.batch import Batch
-from anytag.torch.training.beginning import ENCODER, start_from_classifier, start_from_folder
 from anytag.torch.training.feature_cache import open_cache
 from anytag.torch.training.feature_dataset import FeatureDataset
 from anytag.torch.training.fit import train
 from anytag.torch.training.frozen_stages import cache_stages
 from anytag.torch.training.mini import build_student, held_out_tags, sample
-from anytag.torch.training.quantized import QuantizedGraph
+from anytag.torch.training.mini_init import ENCODER, start_from_classifier, start_from_folder
+from anytag.torch.training.quantized_graph import QuantizedGraph
 from anytag.torch.training.recipes import Recipe, find, read_recipe
 from anytag.torch.training.report import Reporter
 from anytag.torch.training.run import Run, RunOptions
@@ -94,7 +94,7 @@ def write_photos(folder: Path) -> Path:
 
 
 def write_vocabulary(folder: Path) -> Path:
-    """A dozen tags beside the thousand that the classifier must have."""
+    """A dozen tags in addition to the classifier's thousand classes."""
     info = ImageNetInfo()
     names = [info.index_to_description(number).split(",")[0] for number in range(1000)]
     classes = [Tag(f"class-{number}", name, "object") for number, name in enumerate(names)]
@@ -123,7 +123,7 @@ def recipe_of(vocabulary: Path, **changes: Any) -> Recipe:
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """Everything that a run reads."""
+    """The inputs of a run."""
 
     rows: Path
     recipe: Recipe
@@ -161,7 +161,7 @@ def built(parts: Parts) -> tuple[Student, nn.Linear]:
 
 @pytest.fixture
 def student(built: tuple[Student, nn.Linear]) -> Student:
-    """An untrained student of the test's own, always with the same weights."""
+    """An untrained student with fixed weights."""
     return copy.deepcopy(built[0])
 
 
@@ -205,7 +205,7 @@ def test_cache_is_not_written_twice_and_never_mixed(parts: Parts) -> None:
     assert shard.stat().st_mtime_ns == written
     assert parts.recipe.features is not None
     other = dataclasses.replace(parts.recipe.features, views="drawn=2")
-    with pytest.raises(AnytagError, match="name an empty folder"):
+    with pytest.raises(AnytagError, match="give an empty folder"):
         cache_stages(
             parts.rows, dataclasses.replace(parts.recipe, features=other), parts.cache, report=Reporter()
         )
@@ -218,7 +218,7 @@ def test_cache_is_not_written_twice_and_never_mixed(parts: Parts) -> None:
 
 def test_samples_reject_rows_that_were_not_cached(parts: Parts, tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.jsonl", read_rows(parts.rows)[:-1])
-    with pytest.raises(AnytagError, match="23 rows, but the cache is of 24"):
+    with pytest.raises(AnytagError, match="23 rows, but the cache has 24"):
         TagSamples.read(tmp_path / "rows.jsonl", parts.features(), Path(parts.recipe.vocabulary))
 
 
@@ -228,7 +228,7 @@ def test_no_cache_says_what_to_run(tmp_path: Path) -> None:
 
 
 def test_the_run_caches_trains_and_goes_on(parts: Parts, tmp_path: Path) -> None:
-    """As `anytag train mini` does: features are made where they are missing."""
+    """As in `anytag train mini`: missing features are computed."""
     recipe = dataclasses.replace(parts.recipe, steps=2)
     run = Run(recipe, parts.rows, tmp_path / "out", SAVING)
     assert train(run) == tmp_path / "out" / "student.pt"
@@ -251,10 +251,10 @@ def test_beliefs_follow_what_people_said(samples: TagSamples) -> None:
 
 
 def test_two_sets_of_samples_are_equal(parts: Parts) -> None:
-    """A resumed run, and each process of a distributed one, makes its own."""
+    """A resumed run, and each process of a distributed one, trains its own probes."""
     photos, both = np.arange(4), (parts.samples(), parts.samples())
     for samples in both:
-        samples.learn_probes()
+        samples.train_probes()
     assert all(map(torch.equal, *(samples.soft_targets(photos) for samples in both)))
 
 
@@ -264,7 +264,7 @@ def test_held_out_tags_are_not_supervised(parts: Parts) -> None:
     samples = parts.samples(held_out=np.array([0]))  # ball
     _, weight = samples.soft_targets(np.arange(4))
     assert not weight[:, 0].any() and weight[:, 1].all()
-    first, last = samples.caption_range[0]  # both of its captions speak of the ball
+    first, last = samples.caption_range[0]  # both captions mention the ball
     assert first == last
 
 
@@ -325,14 +325,16 @@ def shipped(
     first = build_student(parts.recipe)[0].eval()
     start_from_classifier(first, built[1], sample(samples)[0])
     nn.init.normal_(first.network.folded.key.weight, std=0.1)
-    nn.init.constant_(first.network.folded.reweight_scale, 0.5)  # a factor of 1 would be no node of the graph
+    nn.init.constant_(
+        first.network.folded.reweight_scale, 0.5
+    )  # with a factor of 1 the graph would lack the node
     return first, ship_graphs(first, samples, tmp_path_factory.mktemp("shipped") / "model")
 
 
 def test_start_at_a_folder(
     parts: Parts, built: tuple[Student, nn.Linear], samples: TagSamples, shipped: tuple[Student, ModelFolder]
 ) -> None:
-    """A student, shipped in int8 and read back, answers as before."""
+    """A student that is exported in int8 and loaded again gives the same scores."""
     first, folder = shipped
     other = build_student(parts.recipe)[0].eval()
     features, memory = sample(samples)
@@ -349,7 +351,7 @@ def test_start_at_a_folder_without_memory(
     built: tuple[Student, nn.Linear], student: Student, samples: TagSamples,
     shipped: tuple[Student, ModelFolder], tmp_path: Path,
 ) -> None:  # fmt: skip
-    """What is recalled is fitted to photos, and is not left out without a word."""
+    """`recall` is fitted to photos; without them there is an error."""
     shutil.copytree(shipped[1].path, tmp_path, dirs_exist_ok=True)
     weights = load_file(tmp_path / ENCODER)
     del weights["recall.weight"]
@@ -360,14 +362,14 @@ def test_start_at_a_folder_without_memory(
         vocabulary=samples.vocabulary, classifier=built[1],
     )  # fmt: skip
     nn.init.zeros_(student.network.encoder.recall.weight)
-    with pytest.raises(ModelError, match=r"has no memory.*give `memory`"):
+    with pytest.raises(ModelError, match=r"has no frozen branch.*give `memory`"):
         start()
     start(memory=sample(samples)[1])
     assert student.network.encoder.recall.weight.abs().sum() > 0
 
 
 def ship_graphs(student: Student, samples: TagSamples, out: Path) -> ModelFolder:
-    """What `scripts.release_mini` writes of a network, its queries and words; and the floats."""
+    """A folder as `scripts.release_mini` writes it, with float weights."""
     shutil.copytree(EMBEDDED / "text", out / "text")
     export_folder_graphs(student.network, out)
     pixels = pixels_of(samples.rows, samples.root, SIZE)
@@ -389,7 +391,7 @@ def terms_of(student: Student, batch: Batch) -> dict[str, Tensor]:
 
 
 def test_photos_of_one_caption_are_no_negatives(student: Student, samples: TagSamples) -> None:
-    """All photos told alike: nothing of the alignment asks for a low logit."""
+    """All photos have the same caption: the alignment term demands no low logit."""
     batch = batch_of(samples)
     assert batch.texts is not None
     alike = dataclasses.replace(batch, texts=batch.texts[:1].expand(8, -1))
@@ -419,12 +421,12 @@ def test_shares_of_two_processes_make_the_whole(student: Student, samples: TagSa
         assert half.columns is not None and torch.equal(half.columns, batch.columns)
         assert half.features is not None and len(half.features) == 4
     whole, a, b = (terms_of(student, part) for part in (batch, *halves))
-    for name in ("tag", "coarse", "distillation"):  # captions are each other's negatives in a share only
+    for name in ("tag", "coarse", "distillation"):  # captions are negatives within one process only
         assert ((a[name] + b[name]) / 2).item() == pytest.approx(whole[name].item(), rel=1e-4)
 
 
 def test_means_of_features_teach_the_first_pass_alone(student: Student, samples: TagSamples) -> None:
-    """What version 4 of `mini` was made with: no stage is trained, only means are known."""
+    """As for version 4 of `mini`: no stage is trained, and only pooled features are cached."""
     batch = batch_of(samples)
     assert batch.features is not None
     with torch.no_grad():
@@ -454,7 +456,7 @@ def test_interrupted_run_ends_where_an_uninterrupted_one_does(
         Killed(copy.deepcopy(student), dataset_of(samples), recipe, broken, run_options=SAVING).fit()
     other = copy.deepcopy(student)
     for parameter in other.parameters():
-        nn.init.constant_(parameter, 0.5)  # of all this nothing must be left
+        nn.init.constant_(parameter, 0.5)  # must be overwritten
     resumed = trainer_of(other, parts.samples(), recipe, broken)
     resumed.resume()
     assert resumed.step == 3
@@ -510,7 +512,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(
     student: Student, samples: TagSamples, parts: Parts, tmp_path: Path
 ) -> None:
     recipe = dataclasses.replace(parts.recipe, rate=1e30)
-    with pytest.raises(AnytagError, match=r"step [45]: 5 steps in a row without .* with lower"):
+    with pytest.raises(AnytagError, match=r"step [45]: .* not finite for 5 steps in a row .* with lower"):
         trainer_of(student, samples, recipe, tmp_path).fit()
 
 
@@ -518,5 +520,5 @@ def test_too_few_views_for_a_batch(
     student: Student, samples: TagSamples, parts: Parts, tmp_path: Path
 ) -> None:
     recipe = dataclasses.replace(parts.recipe, batch_size=64)
-    with pytest.raises(AnytagError, match="60 photos to train on make no batch of 64: give batch_size=60"):
+    with pytest.raises(AnytagError, match="60 training photos are fewer than batch_size=64: give"):
         trainer_of(student, samples, recipe, tmp_path).fit()

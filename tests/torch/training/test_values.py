@@ -1,4 +1,4 @@
-"""`key=value`: types, ranges, choices, tuples; whatever is typed, an error for people and no traceback."""
+"""`key=value`: types, ranges, choices, tuples; any input gives a readable error, never a traceback."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from anytag.errors import AnytagError
-from anytag.torch.training.checkpoint import flat
+from anytag.torch.training.checkpoint import flatten
 from anytag.torch.training.effects import parse_train
 from anytag.torch.training.recipes import RECIPES, find
 from anytag.torch.training.values import RANGES, parse_numbers
 from tests.command import run
 
-KEYS = sorted({key for make in RECIPES.values() for key in flat(asdict(make()))})
+KEYS = sorted({key for make in RECIPES.values() for key in flatten(asdict(make()))})
 
 
 def test_values_of_every_kind() -> None:
@@ -40,7 +40,7 @@ def test_values_of_every_kind() -> None:
         (
             "small",
             "rate=-1",
-            "rate=-1: expected a number, above 0, at most 100; the recipe's own is rate=0.001",
+            "rate=-1: expected a number, above 0, at most 100; the recipe's value is rate=0.001",
         ),
         ("small", "rate=0", "expected a number, above 0"),
         ("small", "rate=nan", "expected a number"),
@@ -48,27 +48,27 @@ def test_values_of_every_kind() -> None:
         ("small", "batch_size=0", "expected a whole number, 1 or more"),
         ("small", "batch_size=1.5", "expected a whole number"),
         ("small", "network.size=-5", "expected a whole number, 1 or more, at most 8192"),
-        ("small", "precision=fp8", "expected one of no, bf16, fp16; the recipe's own is precision=no"),
-        ("small", "network.mean=0.5", "expected 3 numbers with commas between"),
+        ("small", "precision=fp8", "expected one of no, bf16, fp16; the recipe's value is precision=no"),
+        ("small", "network.mean=0.5", "expected 3 numbers, comma-separated"),
         ("small", "network.std=0,1,1", "expected a number, above 0"),
-        ("ram-14m", "network.backbone.depths=", "expected numbers with commas between"),
+        ("ram-14m", "network.backbone.depths=", "expected numbers, comma-separated"),
         ("small", "ema=1", "below 1"),
         ("small", "seed=-1", "0 or more"),
         (
             "small",
             "objective.aligns=maybe",
-            "expected true or false; the recipe's own is objective.aligns=t",
+            "expected true or false; the recipe's value is objective.aligns=t",
         ),
-        ("small", "network=3", "'network' has numbers of its own: give one of network.backbone"),
+        ("small", "network=3", "'network' is a group of values: give one of network.backbone"),
         ("ram-14m", "network.backbone=resnet18", "give one of network.backbone.width"),
         ("small", "network.cross=1", "this recipe has no such part"),
         ("small", "network.cross.layers=1", "this recipe has no network.cross"),
         ("small", "rte=1", "did you mean rate"),
         ("small", "schedule.rate=1", "did you mean rate"),
-        ("small", "lr=1", "here it is rate"),
-        ("small", "rate.peak=1", "no such number"),
+        ("small", "lr=1", "the key is rate"),
+        ("small", "rate.peak=1", "no such key"),
         ("small", "rate", "'rate' has no value: give rate=VALUE"),
-        ("small", "=1", "no such number"),
+        ("small", "=1", "no such key"),
         ("small", "start=a\0b", "expected printable text"),
     ],
 )
@@ -94,20 +94,20 @@ _JUNK = st.one_of(
 @example("small", "network", "")
 @example("tag2text-retrieval", "network.alignment", "9" * 400)
 def test_any_key_and_any_value_give_a_recipe_or_an_error(name: str, key: str, value: str) -> None:
-    """And a number that is taken is finite and in its range."""
+    """And accepted numbers are finite and in range."""
     try:
         made = parse_train(find(name), [f"{key}={value}"])
     except AnytagError as error:
         assert len(str(error)) < 3000
         return
-    for number in flat(asdict(made)).values():
+    for number in flatten(asdict(made)).values():
         assert not isinstance(number, float) or math.isfinite(number)
 
 
 @pytest.mark.parametrize("recipe", [*(make() for make in RECIPES.values())])
 def test_every_recipe_holds_what_may_be_given(recipe: Any) -> None:
-    """The recipes' own numbers are in range: giving what is printed changes nothing."""
-    for key, value in flat(asdict(recipe)).items():
+    """The recipes' values are in range: giving them as printed changes nothing."""
+    for key, value in flatten(asdict(recipe)).items():
         text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
         if value is not None:
             assert parse_numbers(recipe, [f"{key}={text}"]) == recipe

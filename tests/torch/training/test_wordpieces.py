@@ -1,4 +1,4 @@
-"""`anytag.torch.training.wordpieces`: the same vocabulary from the same captions, always."""
+"""`anytag.torch.training.wordpieces`: a deterministic vocabulary."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anytag.text_encoders.wordpiece import WordPieces
-from anytag.torch.training.wordpieces import count_words, kept_wordpieces, learn_merges, train_wordpieces
+from anytag.torch.training.wordpieces import (
+    count_words,
+    learn_merges,
+    load_or_train_wordpieces,
+    train_wordpieces,
+)
 
 CAPTIONS = ["A dog runs on green grass.", "Two dogs run; the grass is wet", "A café, seen from above"] * 3
 _MAKE = """
@@ -27,7 +32,7 @@ print(hashlib.md5("\\n".join(made.entries).encode()).hexdigest(), len(made))
 
 
 def test_every_process_makes_the_same() -> None:
-    """Also where strings hash otherwise."""
+    """Also with other hashes of strings."""
     runs = [
         subprocess.Popen(
             [sys.executable, "-c", _MAKE], stdout=subprocess.PIPE, env={**os.environ, "PYTHONHASHSEED": seed}
@@ -49,7 +54,7 @@ def test_words_and_names_can_be_said() -> None:
 
 def test_the_pair_seen_most_often_is_joined_first() -> None:
     assert learn_merges({"abab": 3, "abc": 2, "xyz": 4}, 3) == ["ab", "##yz", "xyz"]
-    assert learn_merges({"ab": 1, "cd": 1}, 9) == ["ab", "cd"]  # a tie, by the alphabet; then there are none
+    assert learn_merges({"ab": 1, "cd": 1}, 9) == ["ab", "cd"]  # ties are broken alphabetically
 
 
 def test_rare_letters_make_room_for_words() -> None:
@@ -74,8 +79,8 @@ def test_any_captions_make_a_vocabulary(captions: list[str], size: int) -> None:
 
 def test_the_file_is_made_once(tmp_path: Path) -> None:
     file = tmp_path / "vocab.txt"
-    made = kept_wordpieces(file, CAPTIONS, ["dog"], size=80)
+    made = load_or_train_wordpieces(file, CAPTIONS, ["dog"], size=80)
     before = hashlib.md5(file.read_bytes()).hexdigest()
-    again = kept_wordpieces(file, ["other words"], ["cat"], size=80)
+    again = load_or_train_wordpieces(file, ["other words"], ["cat"], size=80)
     assert made.entries == again.entries == WordPieces.from_file(file).entries
     assert hashlib.md5(file.read_bytes()).hexdigest() == before

@@ -1,4 +1,4 @@
-"""A model folder with torch weights -> the network, from the card's numbers alone."""
+"""Build the network of a model folder with torch weights, from the numbers in its card."""
 
 from __future__ import annotations
 
@@ -26,35 +26,35 @@ from anytag.torch.nn.network import TagNetwork
 QUERIES = "queries.safetensors"
 CAPTIONS, ALIGNMENT = "captions.safetensors", "alignment.safetensors"
 _HEAD_FILES = {"captions": CAPTIONS, "alignment": ALIGNMENT}
-DECODER = "decoder.safetensors"  # of a folder that is served by its graphs: to learn queries against
+DECODER = "decoder.safetensors"  # of a folder that is run by its graphs: to train queries with
 _HEADS = "heads"
-_ELSEWHERE = ("size", "mean", "std", "width")  # in the card's other fields
+_IN_OTHER_FIELDS = ("size", "mean", "std", "width")  # of the card
 
 
-def network_numbers(config: NetworkConfig) -> dict[str, Any]:
-    """The card's `network`: what its other fields do not say of the configuration."""
-    return {name: value for name, value in asdict(config).items() if name not in _ELSEWHERE}
+def network_fields(config: NetworkConfig) -> dict[str, Any]:
+    """The card's `network` field: the part of the configuration that its other fields do not hold."""
+    return {name: value for name, value in asdict(config).items() if name not in _IN_OTHER_FIELDS}
 
 
 def read_config(card: Card) -> NetworkConfig:
-    """The configuration that a card tells.
+    """The network configuration in a card.
 
     Raises:
-        CardError: it tells none, or one with a missing, unknown or wrong field.
+        CardError: there is none, or it has a missing, unknown or invalid field.
     """
     if not card.network:
         raise CardError(f"{card.name} has no torch network: its card lacks `network`")
     image = card.image
     facts = {"size": image.size, "mean": list(image.mean), "std": list(image.std), "width": card.width}
-    config: NetworkConfig = cards.record(NetworkConfig, {**_plain(card.network), **facts}, "network")
+    config: NetworkConfig = cards.record(NetworkConfig, {**_with_lists(card.network), **facts}, "network")
     return config
 
 
 def empty_network(config: NetworkConfig) -> TagNetwork:
-    """The network without weights: its parameters take no memory, its buffers are what they must be."""
+    """The network on the meta device: parameters take no memory, buffers have their values."""
     with init_empty_weights(include_buffers=False):
         network = TagNetwork(config)
-    for module in network.modules():  # timm makes these beside its parameters
+    for module in network.modules():  # timm creates these buffers on the device of the parameters
         if isinstance(module, WindowAttention):
             module.relative_position_index = get_relative_position_index(*module.window_size)
         elif isinstance(module, SwinTransformerBlock):
@@ -65,28 +65,28 @@ def empty_network(config: NetworkConfig) -> TagNetwork:
 def load_network(
     folder: str | Path | ModelFolder, *, captions: bool = True, alignment: bool = True
 ) -> TagNetwork:
-    """The network of a model folder, on the CPU in float32, set to evaluation.
+    """Load the network of a model folder: on the CPU, in float32, in evaluation mode.
 
     Args:
         folder: verified when given as a path.
-        captions: load the caption head too, where there is one.
-        alignment: load the alignment heads too, where there are some.
+        captions: load the caption head too, if there is one.
+        alignment: load the alignment heads too, if there are any.
 
     Raises:
-        ModelError: the folder or its card is wrong, or its weights are not the network's.
+        ModelError: the folder or its card is invalid, or its weights do not fit the network.
     """
-    built = StoredNetwork(folder if isinstance(folder, ModelFolder) else ModelFolder.open(folder))
+    stored = StoredNetwork(folder if isinstance(folder, ModelFolder) else ModelFolder.open(folder))
     for wanted, name in ((captions, "captions"), (alignment, "alignment")):
         if wanted:
-            built.load_head(name)
-    return built.network
+            stored.load_head(name)
+    return stored.network
 
 
 class StoredNetwork:
-    """A folder's network, built once: weights of a head are read when the head is wanted.
+    """A folder's network; the weights of its heads are loaded on demand.
 
     Attributes:
-        network: on the CPU in float32, set to evaluation; its heads are None until they are loaded.
+        network: on the CPU, in float32, in evaluation mode; its heads are None until they are loaded.
 
     Raises:
         ModelError: as for `load_network`.
@@ -101,56 +101,56 @@ class StoredNetwork:
         self._fill(WEIGHTS)
 
     def load_head(self, name: str) -> None:
-        """Gives the network its "captions" or "alignment", where it has some."""
+        """Load the network's "captions" or "alignment" head, if it has one."""
         if (head := self._heads.pop(name, None)) is not None:
             setattr(self.network, name, head)
             self._fill(_HEAD_FILES[name])
 
     def _fill(self, file: str) -> None:
-        """Gives the network's parameters the values of a file; none may be left without."""
-        weights = {name: tensor.float() for name, tensor in stored(self._folder, file).items()}
+        """Load a file of weights; afterwards every parameter of the network must have its values."""
+        weights = {name: tensor.float() for name, tensor in load_tensors(self._folder, file).items()}
         unknown = self.network.load_state_dict(weights, strict=False, assign=True).unexpected_keys
         missing = [name for name, parameter in self.network.named_parameters() if parameter.is_meta]
         if wrong := [*unknown, *missing]:
             raise ModelError(
-                f"{self._folder.path}: its weights do not fit its card's network: {', '.join(wrong[:8])}"
+                f"{self._folder.path}: the weights do not fit the network in its card: {', '.join(wrong[:8])}"
             )
 
 
 def load_queries(folder: str | Path | ModelFolder) -> Tensor:
-    """Rows of the trained tags, K×P×R, memory-mapped, in the type they are stored in.
+    """Query rows of the trained tags, K×P×R, memory-mapped, in their stored dtype.
 
-    R is the decoder's row width: that of the text vectors, or for learned queries 2H + 1.
+    R is the decoder's row width: that of the text vectors, or 2H + 1 for learned queries.
 
     Raises:
         ModelError: the folder has no such table.
     """
     model = folder if isinstance(folder, ModelFolder) else ModelFolder.open(folder)
-    rows = stored(model, QUERIES).get("rows")
+    rows = load_tensors(model, QUERIES).get("rows")
     if rows is None or not rows.is_floating_point():
         raise ModelError(f"{model.path / QUERIES} holds no floating-point `rows`")
     return rows
 
 
 def save_decoder(decoder: FoldedDecoder, path: Path) -> None:
-    """Writes a folder's decoder.safetensors, in float16; of `mini` that changes no logit by 2e-4."""
+    """Write a folder's decoder.safetensors, in float16, which changes logits of `mini` by less than 2e-4."""
     weights = {name: weight.half().contiguous() for name, weight in decoder.state_dict().items()}
     with atomic_write(path) as draft:
         save_file(weights, draft, metadata={_HEADS: str(decoder.heads)})
 
 
 def load_decoder(model: ModelFolder) -> FoldedDecoder:
-    """The tag decoder of a folder that is served by its graphs, in float32, for evaluation.
+    """Load the tag decoder of a folder that is run by its graphs, in float32, in evaluation mode.
 
     Raises:
-        ModelError: the folder has none, or what is there is none.
+        ModelError: the folder has no decoder.safetensors, or it holds no decoder.
     """
     if DECODER not in model:
         raise ModelError(
-            f"{model.path} has no {DECODER}, which queries are learned against: give mini, or what this "
-            "version's anytag train made of a small recipe"
+            f"{model.path} has no {DECODER}, which is needed to train queries: give mini, or a folder that "
+            "this version's anytag train wrote for a small recipe"
         )
-    weights, path = stored(model, DECODER), model.file(DECODER)
+    weights, path = load_tensors(model, DECODER), model.file(DECODER)
     with safe_open(path, framework="pt") as file:
         heads = (file.metadata() or {}).get(_HEADS, "")
     try:
@@ -161,8 +161,8 @@ def load_decoder(model: ModelFolder) -> FoldedDecoder:
     return decoder.eval()
 
 
-def stored(model: ModelFolder, name: str) -> dict[str, Tensor]:
-    """Tensors of one of the folder's files, memory-mapped.
+def load_tensors(model: ModelFolder, name: str) -> dict[str, Tensor]:
+    """The tensors of one file of a model folder, memory-mapped.
 
     Raises:
         ModelError: the folder has no such file, or it cannot be read.
@@ -174,8 +174,8 @@ def stored(model: ModelFolder, name: str) -> dict[str, Tensor]:
         raise ModelError(f"{path} cannot be read: {error}. Get the model again") from error
 
 
-def _plain(value: Any) -> Any:
-    """As JSON has it: lists, where `asdict` leaves tuples."""
+def _with_lists(value: Any) -> Any:
+    """The value with lists instead of tuples, as in JSON."""
     if isinstance(value, Mapping):
-        return {key: _plain(one) for key, one in value.items()}
-    return [_plain(one) for one in value] if isinstance(value, tuple | list) else value
+        return {key: _with_lists(item) for key, item in value.items()}
+    return [_with_lists(item) for item in value] if isinstance(value, tuple | list) else value

@@ -1,4 +1,4 @@
-"""A published checkpoint: its tensors, memory-mapped, and what they say of the network they come from."""
+"""Read the tensors of a published checkpoint, memory-mapped, and detect its family and configuration."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from anytag.errors import CheckpointError
-from anytag.torch.checkpoints.weight_names import OLDER, ours
+from anytag.torch.checkpoints.weight_names import LEGACY, to_ours
 from anytag.torch.nn.configs import (
     FAMILIES,
     VIT_BASE,
@@ -31,51 +31,53 @@ from anytag.torch.nn.configs import (
     VitConfig,
 )
 
-SHOWN = {"tag2text": "Tag2Text", "ram": "RAM", "ram-plus": "RAM++"}
+DISPLAY_NAMES = {"tag2text": "Tag2Text", "ram": "RAM", "ram-plus": "RAM++"}
 _HEAD = "tagging_head.encoder.layer"
 _SWIN = "visual_encoder.layers"
-_HEAD_WIDTH = 64  # of a ViT, in every published size
-_UNDER = ("model", "state_dict", "model_state_dict", "module")
-_PARALLEL = "module."
-_HARMLESS: list[Any] = [argparse.Namespace, PurePosixPath, PosixPath, PureWindowsPath]
-"""What training scripts keep beside tensors, and what does nothing when it is made."""
+_HEAD_WIDTH = 64  # of attention heads in a ViT, at every published size
+_WRAPPER_KEYS = ("model", "state_dict", "model_state_dict", "module")
+_DDP_PREFIX = "module."
+_ALLOWED_CLASSES: list[Any] = [argparse.Namespace, PurePosixPath, PosixPath, PureWindowsPath]
+"""Classes that training scripts pickle besides tensors; constructing them has no side effects."""
 Tensors = dict[str, Tensor]
 
 
 def read_tensors(path: Path) -> tuple[Tensors, tuple[str, ...]]:
-    """Tensors of a .pth or .safetensors by their published names, and what else was in the file.
+    """Tensors of a .pth or .safetensors file by published name, and the names of its other entries.
 
-    Tensors may lie under "model", "state_dict", "model_state_dict" or "module", and their names may begin
-    with "module.", as torch's parallel training leaves them. They are mapped, not read: memory is used
-    as they are touched, and given back with them. Nothing in the file is executed.
+    Tensors may be nested in "model", "state_dict", "model_state_dict" or "module", and their names may start
+    with "module.", the prefix of DistributedDataParallel. They are memory-mapped, so memory is used when they
+    are accessed. Nothing in the file is executed.
 
     Raises:
-        CheckpointError: it is no file of tensors, or is truncated.
+        CheckpointError: the file does not hold tensors, or is truncated.
     """
     data, rest = _load(path), tuple[str, ...]()
-    while isinstance(data, Mapping) and (key := next((k for k in _UNDER if _named(data.get(k))), None)):
+    while isinstance(data, Mapping) and (
+        key := next((k for k in _WRAPPER_KEYS if _holds_tensors(data.get(k))), None)
+    ):
         rest = (*rest, *(str(other) for other in data if other != key))
         data = data[key]
     if not isinstance(data, Mapping):
         raise CheckpointError(f"{path} holds {_kind(data)}; expected tensors by name, or under 'model'")
-    named = {str(name): one for name, one in data.items() if isinstance(one, Tensor)}
-    if not named:
-        raise CheckpointError(f"{path} holds no tensors by name: {_few(map(str, data))}")
-    while all(name.startswith(_PARALLEL) for name in named):
-        named = {name.removeprefix(_PARALLEL): one for name, one in named.items()}
-    return {ours(name, OLDER) or name: one for name, one in named.items()}, rest
+    tensors = {str(name): value for name, value in data.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise CheckpointError(f"{path} holds no tensors by name, but {_listed(map(str, data))}")
+    while all(name.startswith(_DDP_PREFIX) for name in tensors):
+        tensors = {name.removeprefix(_DDP_PREFIX): tensor for name, tensor in tensors.items()}
+    return {to_ours(name, LEGACY) or name: tensor for name, tensor in tensors.items()}, rest
 
 
-def _named(data: object) -> bool:
-    """Tensors by name, or something with such inside."""
+def _holds_tensors(data: object) -> bool:
+    """Whether it is a mapping of tensors or of mappings."""
     return isinstance(data, Mapping) and any(isinstance(one, Tensor | Mapping) for one in data.values())
 
 
 def read_embedding(path: Path) -> Tensor:
-    """The frozen text vectors that are published beside a checkpoint: rows×W.
+    """Read the file of frozen text vectors that is published with a checkpoint: rows×W.
 
     Raises:
-        CheckpointError: the file holds something else.
+        CheckpointError: the file does not hold one matrix.
     """
     data = _load(path)
     if not isinstance(data, Tensor) or data.ndim != 2:
@@ -90,15 +92,15 @@ def _load(path: Path) -> Any:
         raise CheckpointError(f"{path} does not exist; expected a published checkpoint (.pth)")
     if path.suffix == ".safetensors":
         return _load_safetensors(path)
-    mapped = _is_zip(path)  # the form before torch 1.6 cannot be mapped
+    mapped = _is_zip(path)  # the format before torch 1.6 cannot be mapped
     try:
-        with torch.serialization.safe_globals(_HARMLESS):
+        with torch.serialization.safe_globals(_ALLOWED_CLASSES):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path} is refused: {_refused(error)}") from error
+        raise CheckpointError(f"{path} is refused: {_refusal(error)}") from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"{path} is truncated or no checkpoint ({path.stat().st_size:,} bytes; {_first_line(error)}). "
+            f"{path} is truncated or not a checkpoint ({path.stat().st_size:,} bytes; {_first_line(error)}). "
             "Download it again"
         ) from error
 
@@ -108,58 +110,60 @@ def _load_safetensors(path: Path) -> Tensors:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
-            f"{path} is truncated or no file of safetensors ({error}). Download it again"
+            f"{path} is truncated or not a safetensors file ({error}). Download it again"
         ) from error
 
 
-def _refused(error: pickle.UnpicklingError) -> str:
-    """In our words: torch's own say how to execute what a stranger has written."""
+def _refusal(error: pickle.UnpicklingError) -> str:
+    """The reason without torch's own message, which explains how to execute untrusted code."""
     found = re.search(r"(?:GLOBAL|class) ([\w.]+\.[\w.]+)", str(error))
     what = f", such as {found[1]}," if found else ""
     return (
-        f"it holds more than tensors, or is cut off. To make anything else{what} of it, code would be "
-        "executed, which is never done here. Ask its maker for a file of tensors alone: "
+        f"it holds more than tensors, or is truncated. Loading other objects{what} would execute code, which "
+        "anytag never does. Ask its author for a file of tensors only: "
         "torch.save({'model': model.state_dict()}, FILE), or safetensors"
     )
 
 
-def refuse_infinite(name: str, tensor: Tensor, file: Path) -> None:
-    """Holds a tensor's numbers to be numbers; no copy is made of it.
+def check_finite(name: str, tensor: Tensor, file: Path) -> None:
+    """Check that all values of a tensor are finite, without copying it.
 
     Raises:
-        CheckpointError: one is infinite or NaN.
+        CheckpointError: a value is infinite or NaN.
     """
     if tensor.numel() and tensor.is_floating_point():
         low, high = torch.aminmax(tensor)
         if not (torch.isfinite(low) and torch.isfinite(high)):
             raise CheckpointError(
-                f"{file}: {name} holds numbers that are infinite or none (NaN); a network with them says "
-                "nothing. Take one from before training went wrong, or float32 where float16 is too small"
+                f"{file}: {name} has infinite or NaN values, with which a network gives no meaningful "
+                "scores. Use a checkpoint from before training diverged, or float32 if values exceed float16"
             )
 
 
 def verify(path: Path) -> None:
-    """`check_sums` of a checkpoint, where there is one.
+    """Check a checkpoint with `check_sums`, if the file exists.
 
     Raises:
         CheckpointError: it is damaged.
     """
     if not path.is_file():
-        return  # which who reads it says
+        return  # reading it will raise the error
     try:
         check_sums(path)
     except (ValueError, OSError) as error:
         size = f"{path.stat().st_size:,} bytes"
         raise CheckpointError(
-            f"{path} is truncated or no checkpoint ({size}; {error}). Download it again"
+            f"{path} is truncated or not a checkpoint ({size}; {error}). Download it again"
         ) from error
 
 
 def check_sums(path: Path) -> None:
-    """Holds every part of a file of torch's against its checksum, which torch itself does not look at.
+    """Verify the checksums in a file of `torch.save`, which `torch.load` ignores.
+
+    Files in the format before torch 1.6 have none and pass.
 
     Raises:
-        ValueError: one differs; the form before torch 1.6 has none and passes.
+        ValueError: a checksum differs.
         OSError: the file cannot be read.
     """
     if not _is_zip(path):
@@ -168,9 +172,9 @@ def check_sums(path: Path) -> None:
         with zipfile.ZipFile(path) as parts:
             wrong = parts.testzip()
     except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error) as error:
-        raise ValueError(f"not a whole zip file: {error}") from error
+        raise ValueError(f"not a complete zip file: {error}") from error
     if wrong is not None:
-        raise ValueError(f"the checksum of {wrong} differs: some bits have changed")
+        raise ValueError(f"the checksum of {wrong} differs: the file is corrupted")
 
 
 def _is_zip(path: Path) -> bool:
@@ -179,10 +183,10 @@ def _is_zip(path: Path) -> bool:
 
 
 def detect_family(tensors: Mapping[str, Tensor], path: Path) -> str:
-    """tag2text, ram or ram-plus.
+    """The family of a checkpoint: tag2text, ram or ram-plus.
 
     Raises:
-        CheckpointError: none of them.
+        CheckpointError: it is none of them.
     """
     if "fc.W" in tensors:
         return "tag2text"
@@ -191,15 +195,17 @@ def detect_family(tensors: Mapping[str, Tensor], path: Path) -> str:
     if "image_proj.weight" in tensors and f"{_HEAD}.0.output.dense.weight" in tensors:
         return "ram"
     raise CheckpointError(
-        f"{path} is no checkpoint of Tag2Text, RAM or RAM++; its tensors begin with {_few(tensors)}"
+        f"{path} is not a checkpoint of Tag2Text, RAM or RAM++; its first tensors are {_listed(tensors)}"
     )
 
 
 def detect_config(tensors: Mapping[str, Tensor], family: str) -> NetworkConfig:
-    """The family's row with the numbers that the tensors' shapes tell; heads of attention are the family's.
+    """The family's configuration with the dimensions that follow from the shapes of the tensors.
+
+    The number of attention heads does not, and is the family's.
 
     Raises:
-        CheckpointError: a tensor that tells them is missing.
+        CheckpointError: a tensor that determines a dimension is missing.
     """
     row = FAMILIES[family]
     backbone, size, width = _detect_swin(tensors) if _count(tensors, _SWIN) else _detect_vit(tensors)
@@ -217,7 +223,7 @@ def detect_config(tensors: Mapping[str, Tensor], family: str) -> NetworkConfig:
 
 
 def _detect_swin(tensors: Mapping[str, Tensor]) -> tuple[SwinConfig, int, int]:
-    """Numbers, image size and token width. The published sizes leave one window in the last stage."""
+    """Configuration, image size and token width. At published sizes the last stage has one window."""
     stages = range(_count(tensors, _SWIN))
     tables = [f"{_SWIN}.{stage}.blocks.0.attn.relative_position_bias_table" for stage in stages]
     window = (math.isqrt(_shape(tensors, tables[0])[0]) + 1) // 2
@@ -228,7 +234,7 @@ def _detect_swin(tensors: Mapping[str, Tensor]) -> tuple[SwinConfig, int, int]:
         heads=tuple(_shape(tensors, table)[1] for table in tables),
         window=window,
     )
-    mask = tensors.get(f"{_SWIN}.0.blocks.1.attn_mask")  # one for each window of the first stage
+    mask = tensors.get(f"{_SWIN}.0.blocks.1.attn_mask")  # length: number of windows in the first stage
     side = window * 2 ** (len(stages) - 1) if mask is None else window * math.isqrt(len(mask))
     return config, 4 * side, width * 2 ** (len(stages) - 1)
 
@@ -257,12 +263,12 @@ def _detect_captions(tensors: Mapping[str, Tensor], row: CaptionConfig, cross: C
 
 def _shape(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
     if name not in tensors:
-        raise CheckpointError(f"the checkpoint lacks {name}, which tells the size of its network")
+        raise CheckpointError(f"the checkpoint lacks {name}, which determines the size of its network")
     return tuple(tensors[name].shape)
 
 
 def _count(tensors: Mapping[str, Tensor], prefix: str) -> int:
-    """How many numbered parts follow a prefix."""
+    """Number of numbered modules after a prefix."""
     numbered = re.compile(re.escape(prefix) + r"\.(\d+)\.")
     return max((int(found[1]) + 1 for name in tensors if (found := numbered.match(name))), default=0)
 
@@ -271,7 +277,7 @@ def _kind(data: object) -> str:
     return f"a tensor of {tuple(data.shape)}" if isinstance(data, Tensor) else f"a {type(data).__name__}"
 
 
-def _few(names: Any) -> str:
+def _listed(names: Any) -> str:
     listed = list(names)
     return ", ".join(listed[:4]) + (f" and {len(listed) - 4} more" if len(listed) > 4 else "") or "nothing"
 

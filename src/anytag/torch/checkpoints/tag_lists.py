@@ -1,4 +1,4 @@
-"""Published tag lists and thresholds -> a vocabulary whose ids are unique, though names repeat."""
+"""Published tag lists and thresholds -> a vocabulary with unique ids, although names repeat."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from anytag.parsing.lexicon import default_lexicon, normal
 from anytag.vocabulary import Kind, Tag, Vocabulary
 
 DEFAULT_THRESHOLD = 0.68
-_NEVER = 1.0  # scores stay below
-# Tag2Text's exceptions, by row: tags that need more, and tags that the published code never gives.
+_NEVER = 1.0  # scores are always lower
+# Tag2Text's exceptions, by row: tags with a higher threshold, and tags that the published code never returns.
 _TAG2TEXT_ROWS: dict[int, tuple[str, float]] = {
     1167: ("woman", 0.7),
     2701: ("person", 0.7),
@@ -28,7 +28,7 @@ _TAG2TEXT_ROWS: dict[int, tuple[str, float]] = {
     3355: ("five", _NEVER),
     3359: ("one", _NEVER),
 }
-# Tag2Text's training scripts use RAM's list; the last name is what others call the file.
+# Tag2Text's training scripts use RAM's list; tag2text_tag_list.txt is a name used by other repositories.
 _CANDIDATES = {
     "ram": (TAGS,),
     "ram-plus": (TAGS,),
@@ -37,12 +37,13 @@ _CANDIDATES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Lists:
-    """What the lists of one family say.
+class TagLists:
+    """The tag lists of one family.
 
     Attributes:
-        origin: how the thresholds were made, in words.
-        files: name -> sha256 of what was read.
+        vocabulary: the tags with thresholds.
+        origin: origin of the thresholds, in words.
+        files: name -> SHA-256 of the files that were read.
     """
 
     vocabulary: Vocabulary
@@ -52,22 +53,22 @@ class Lists:
 
 def read_lists(
     family: str, folder: Path, *, fits: Callable[[int], bool], rows: int, threshold: float | None = None
-) -> Lists:
-    """The vocabulary of a checkpoint, in its order.
+) -> TagLists:
+    """Read the vocabulary of a checkpoint, in the order of its queries.
 
     Args:
-        folder: holds the published lists, or is a copy of the published repository.
-        fits: whether a list of so many tags can be the checkpoint's.
-        rows: of its queries, for messages.
-        threshold: one for all tags, instead of the published ones.
+        folder: folder of the published lists, or a copy of the published repository.
+        fits: whether a list with this number of tags can belong to the checkpoint.
+        rows: number of query rows of the checkpoint, for messages.
+        threshold: one threshold for all tags, instead of the published ones.
 
     Raises:
-        CheckpointError: a list is missing, or none is as long as the checkpoint's queries.
+        CheckpointError: a list is missing, or no list has as many tags as the checkpoint.
     """
     source = _tag_list(family, folder, fits=fits, rows=rows)
     names = _lines(source)
-    chinese = find(folder, CHINESE) if source.name == TAGS else None
-    translated = _as_long(_lines(chinese), names, chinese) if chinese else None
+    chinese = find_list(folder, CHINESE) if source.name == TAGS else None
+    translated = _check_length(_lines(chinese), names, chinese) if chinese else None
     thresholds, origin, used = _thresholds(family, folder, names, threshold=threshold)
     tags = zip(unique_ids(names), names, translated or [""] * len(names), thresholds, strict=True)
     try:
@@ -78,40 +79,40 @@ def read_lists(
     except VocabularyError as error:
         raise CheckpointError(f"{source}: {error}") from None
     read = [file for file in (source, chinese, used) if file]
-    return Lists(vocabulary, origin, {file.name: sha256_of(file) for file in read})
+    return TagLists(vocabulary, origin, {file.name: sha256_of(file) for file in read})
 
 
-def find(folder: Path, name: str) -> Path | None:
-    """A file of the folder, or of the published repository that the folder is."""
-    places = (folder / name, folder / "ram" / "data" / name)
-    return next((path for path in places if path.is_file()), None)
+def find_list(folder: Path, name: str) -> Path | None:
+    """Find a list in the folder, which may be a copy of the published repository; None if it is missing."""
+    candidates = (folder / name, folder / "ram" / "data" / name)
+    return next((path for path in candidates if path.is_file()), None)
 
 
 def missing(family: str, folder: Path, name: str) -> CheckpointError:
-    """Says which file to put where."""
+    """The error for a missing list, with the ways to get it."""
     published = PUBLISHED[family]
     remote = next((one for one in published.lists if one.local == name), None)
     source = f" from {remote.url}" if remote else ""
     return CheckpointError(
-        f"{folder} holds no {name}, which this checkpoint needs: put it there{source}, name the folder that "
-        f"holds it with --lists, or let `anytag pull {family}` fetch all"
+        f"{folder} has no {name}, which this checkpoint needs: put it there{source}, give its folder with "
+        f"--lists, or download all files with `anytag pull {family}`"
     )
 
 
 def wordpieces(family: str, folder: Path) -> Path:
-    """The vocab.txt of the caption modules.
+    """The path of the caption modules' vocab.txt.
 
     Raises:
-        CheckpointError: it is not there.
+        CheckpointError: it is missing.
     """
-    path = find(folder, WORDPIECES)
+    path = find_list(folder, WORDPIECES)
     if path is None:
         raise missing(family, folder, WORDPIECES)
     return path
 
 
 def _tag_list(family: str, folder: Path, *, fits: Callable[[int], bool], rows: int) -> Path:
-    paths = [path for name in _CANDIDATES[family] if (path := find(folder, name))]
+    paths = [path for name in _CANDIDATES[family] if (path := find_list(folder, name))]
     if not paths:
         raise missing(family, folder, _CANDIDATES[family][0])
     lengths = {path: len(_lines(path)) for path in paths}
@@ -127,33 +128,34 @@ def _tag_list(family: str, folder: Path, *, fits: Callable[[int], bool], rows: i
 def _thresholds(
     family: str, folder: Path, names: Sequence[str], *, threshold: float | None
 ) -> tuple[list[float], str, Path | None]:
-    """One for each tag, their origin, and the file they are from."""
+    """One threshold per tag, their origin, and the file they were read from."""
     if threshold is not None:
-        return [threshold] * len(names), f"{threshold} for every tag, as asked when converted", None
+        return [threshold] * len(names), f"{threshold} for every tag, as requested at conversion", None
     if family == "tag2text":
         values = [DEFAULT_THRESHOLD] * len(names)
         for row, (name, value) in _TAG2TEXT_ROWS.items():
-            if row < len(names) and names[row] == name:  # the rows mean nothing in another list
+            if row < len(names) and names[row] == name:  # in another list the row is a different tag
                 values[row] = value
-        return values, f"{DEFAULT_THRESHOLD}, with the exceptions of the published Tag2Text; 1 is never", None
-    file = find(folder, THRESHOLDS)
+        origin = f"{DEFAULT_THRESHOLD}, with the exceptions of the published Tag2Text; 1 means never"
+        return values, origin, None
+    file = find_list(folder, THRESHOLDS)
     if file is None:
         raise missing(family, folder, THRESHOLDS)
     try:
-        values = [float(line) for line in _as_long(_lines(file), names, file)]
+        values = [float(line) for line in _check_length(_lines(file), names, file)]
     except ValueError as error:
-        raise CheckpointError(f"{file}: {error}; expected a number a line") from None
+        raise CheckpointError(f"{file}: {error}; expected one number per line") from None
     return values, f"one for each tag, tuned by the authors of RAM ({THRESHOLDS})", file
 
 
-def _as_long(lines: list[str], names: Sequence[str], file: Path | None) -> list[str]:
+def _check_length(lines: list[str], names: Sequence[str], file: Path | None) -> list[str]:
     if len(lines) != len(names):
         raise CheckpointError(f"{file} has {len(lines)} lines, the tag list {len(names)}")
     return lines
 
 
 def _lines(path: Path) -> list[str]:
-    """Without spaces around them; the published lists end with a newline or do not."""
+    """Stripped lines; only some of the published lists end with a newline."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -162,19 +164,19 @@ def _lines(path: Path) -> list[str]:
 
 
 def unique_ids(names: Sequence[str]) -> list[str]:
-    """A name's first tag has it as its id, the next ones a number after it: train, train-2."""
-    taken, seen, ids = set(names), Counter[str](), []
+    """Unique ids: the first tag of a name has it as its id, the next ones add a number (train-2)."""
+    taken, counts, ids = set(names), Counter[str](), []
     for name in names:
-        seen[name] += 1
+        counts[name] += 1
         id = name
-        while seen[name] > 1 and id in taken:
-            id = f"{name}-{seen[name]}"
-            seen[name] += id in taken
+        while counts[name] > 1 and id in taken:
+            id = f"{name}-{counts[name]}"
+            counts[name] += id in taken
         taken.add(id)
         ids.append(id)
     return ids
 
 
 def _kind(name: str) -> Kind:
-    """What our lexicon takes it for; the published lists do not say."""
+    """The kind in anytag's lexicon; the published lists have none."""
     return default_lexicon().kind(normal(name)) or "object"

@@ -1,7 +1,7 @@
-"""Published weight names <-> ours: one table for each family, read from either side.
+"""Published weight names <-> ours: one table per family, used in both directions.
 
-A row is (published, ours): beginnings of names; what follows is the same on both sides. `#` stands for a
-number; `#+1` on our side for the number plus one.
+A row is a pair of prefixes, (published, ours); the rest of the name is the same on both sides. `#` stands for
+a number, and `#+1` on our side for that number plus one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _ENCODER = "encoder.backbone."
 
 
 def _cross_layer(published: str, ours: str) -> Table:
-    """A layer of cross-attention and MLP."""
+    """Names of a layer of cross-attention and MLP."""
     return (
         *_attention(f"{published}.crossattention", f"{ours}.cross"),
         (f"{published}.intermediate.dense.", f"{ours}.mlp.up."),
@@ -35,7 +35,7 @@ def _attention(published: str, ours: str) -> Table:
 
 
 def _text_stack(published: str, ours: str) -> Table:
-    """Embeddings and layers of the tag encoder or of the text decoder."""
+    """Names of embeddings and layers of the tag encoder or of the text decoder."""
     layer, own = f"{published}.encoder.layer.#", f"{ours}.layers.#"
     return (
         (f"{published}.embeddings.word_embeddings.", f"{ours}.embeddings.words."),
@@ -49,10 +49,8 @@ def _text_stack(published: str, ours: str) -> Table:
 SWIN: Table = (
     ("visual_encoder.patch_embed.", f"{_ENCODER}stages.0."),
     ("visual_encoder.layers.#.blocks.", f"{_ENCODER}stages.#+1.blocks."),
-    (
-        "visual_encoder.layers.#.downsample.",
-        f"{_ENCODER}stages.#+2.downsample.",
-    ),  # timm's opens the next stage
+    # timm's stages begin with the downsampling that ends the published ones
+    ("visual_encoder.layers.#.downsample.", f"{_ENCODER}stages.#+2.downsample."),
     ("visual_encoder.norm.", f"{_ENCODER}norm."),
 )
 VIT: Table = (
@@ -67,7 +65,7 @@ _TEXT_VECTORS: Table = (
     ("image_proj.", "encoder.proj."),
     ("wordvec_proj.", "decoder.project."),
     ("fc.", "decoder.head."),
-    ("label_embed", "queries.rows"),  # tags × descriptions in one axis, tag by tag
+    ("label_embed", "queries.rows"),  # tags and descriptions in one axis, tag by tag
 )
 _CAPTIONS: Table = (
     *_text_stack("tag_encoder", "captions.encoder"),
@@ -89,24 +87,24 @@ FAMILY_TABLES: Mapping[str, Table] = {
     "ram-plus": (*_TAGGING_HEAD, *_TEXT_VECTORS, ("reweight_scale", "decoder.reweight_scale")),
 }
 
-# What older files call a part.
-OLDER: Table = (("vision_multi.", "tagging_head."),)
-# Computed from the configuration, so not read.
+# Names in older checkpoints.
+LEGACY: Table = (("vision_multi.", "tagging_head."),)
+# Computed from the configuration instead of being read.
 DERIVED = (".relative_position_index", ".attn_mask", ".position_ids")
-# A second name of a tensor: what they share.
+# Tied tensor -> the tensor it is tied to.
 TIED: Mapping[str, str] = {
     "text_decoder.cls.predictions.decoder.weight": "text_decoder.bert.embeddings.word_embeddings.weight",
     "text_decoder.cls.predictions.decoder.bias": "text_decoder.cls.predictions.bias",
 }
 
 
-def ours(name: str, table: Iterable[Row]) -> str | None:
-    """Our name of a published tensor; None where it is derived or no row of the table is about it."""
+def to_ours(name: str, table: Iterable[Row]) -> str | None:
+    """Our name of a published tensor; None if it is derived or not in the table."""
     return None if name.endswith(DERIVED) else _translate(name, tuple(table))
 
 
-def published(name: str, table: Iterable[Row]) -> str | None:
-    """The published name of a tensor of ours; None where no row of the table is about it."""
+def to_published(name: str, table: Iterable[Row]) -> str | None:
+    """The published name of one of our tensors; None if it is not in the table."""
     return _translate(name, tuple((right, left) for left, right in table))
 
 

@@ -1,1 +1,1 @@
-"""Torch to ONNX: graphs, parity, precision."""
+"""Export to ONNX: graphs, parity checks, quantisation."""

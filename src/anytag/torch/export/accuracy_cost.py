@@ -1,4 +1,4 @@
-"""The cost of quantisation: a folder's graphs against its weights in float32, on some photos."""
+"""Accuracy cost of quantisation: compare a folder's graphs with its float32 weights on photos."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from anytag.models.folder import ModelFolder
 from anytag.results import Caption
 from anytag.tagger import Encoded, Tagger
 
-_NOISE = 8  # photos made up where none are given
-_CAPTIONED = 16  # of the photos: a caption takes as long as tagging many
+_NOISE = 8  # number of random images if no photos are given
+_CAPTIONED = 16  # captions are compared for the first photos only, since they take far longer than tags
 
 
 @dataclass(frozen=True, slots=True)
 class CaptionCost:
-    """What quantisation changes in captions, each guided and decoded as the card says.
+    """Effect of quantisation on captions, guided and decoded as the card says.
 
     Attributes:
-        photos: how many.
-        largest: difference of a wordpiece's score, all along the exact model's captions.
+        photos: number of photos.
+        largest: largest difference of a wordpiece's logit along the captions of the exact model.
         changed: share of captions that differ in any word.
     """
 
@@ -37,14 +37,14 @@ class CaptionCost:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What quantisation changes in the tags of some photos.
+    """Effect of quantisation on the tags of photos.
 
     Attributes:
-        photos: how many.
-        largest: difference of a tag's log-odds, before what is near its threshold is decoded exactly.
-        flips: share of tags given by either, the exact model or the other, that the two do not agree on.
-        predicted: tags that the exact model gives.
-        captions: the same of captions, None where the model writes none.
+        photos: number of photos.
+        largest: largest difference of a tag's log-odds, before tags near their threshold are decoded exactly.
+        flips: share of disagreements among the tags that at least one of the two models predicts.
+        predicted: number of tags that the exact model predicts.
+        captions: the effect on captions, None if the model has no caption head.
     """
 
     photos: int
@@ -55,13 +55,16 @@ class Cost:
 
 
 def measure_cost(folder: str | Path, photos: Sequence[Path] = ()) -> Cost:
-    """What the folder's graphs answer otherwise than its weights in float32.
+    """Measure how the results of a folder's graphs differ from those of its float32 weights.
+
+    Args:
+        photos: photos to compare on; random images by default.
 
     Raises:
         ModelError: the folder has no graphs or no weights.
         ImageError: a photo cannot be read.
     """
-    cost = _measure_tags(folder, photos)  # its networks are gone when those of captions come
+    cost = _measure_tags(folder, photos)  # frees its networks before those for captions are loaded
     if ModelFolder.open(folder, verify=False).card.captions is None:
         return cost
     return replace(cost, captions=_measure_captions(folder, photos))
@@ -72,8 +75,8 @@ def _measure_tags(folder: str | Path, photos: Sequence[Path]) -> Cost:
     graphs = Tagger.load(folder, device="cpu")
     count, largest, predicted, differ, either = 0, 0.0, 0, 0, 0
     for image in _images(exact, photos):
-        (ours, a), (approximate, b) = (_answers(tagger, image) for tagger in (exact, graphs))
-        count, largest = count + 1, max(largest, float(np.abs(ours - approximate).max()))
+        (expected, a), (approximate, b) = (_predictions(tagger, image) for tagger in (exact, graphs))
+        count, largest = count + 1, max(largest, float(np.abs(expected - approximate).max()))
         predicted, differ, either = predicted + len(a), differ + len(a ^ b), either + len(a | b)
     return Cost(count, largest, differ / max(1, either), predicted)
 
@@ -83,28 +86,28 @@ def _measure_captions(folder: str | Path, photos: Sequence[Path]) -> CaptionCost
     graphs = Captioner.load(folder, device="cpu")
     count, largest, changed = 0, 0.0, 0
     for image in islice(_images(exact.tagger, photos), _CAPTIONED):
-        encoded, guessed = (captioner.tagger.encode(image) for captioner in (exact, graphs))
-        (caption,), (other,) = exact.write([encoded]), graphs.write([guessed])
-        steps = zip(_scores(exact, encoded, caption), _scores(graphs, guessed, caption), strict=True)
-        largest = max(largest, *(float(np.abs(ours - approximate).max()) for ours, approximate in steps))
+        encoded, other_encoded = (captioner.tagger.encode(image) for captioner in (exact, graphs))
+        (caption,), (other,) = exact.write([encoded]), graphs.write([other_encoded])
+        steps = zip(_logits(exact, encoded, caption), _logits(graphs, other_encoded, caption), strict=True)
+        largest = max(largest, *(float(np.abs(a - b).max()) for a, b in steps))
         count, changed = count + 1, changed + (caption.text != other.text)
     return CaptionCost(count, largest, changed / max(1, count))
 
 
 def _images(tagger: Tagger, photos: Sequence[Path]) -> Iterable[ImageSource]:
-    """The photos, or noise where there are none."""
+    """The photos, or random images if there are none."""
     size = tagger.card.image.size
     return photos or np.random.default_rng(0).integers(0, 256, (_NOISE, size, size, 3), np.uint8)
 
 
-def _answers(tagger: Tagger, image: ImageSource) -> tuple[Doubles, set[str]]:
-    """Log-odds of every tag, as they come: K; ids of the tags that are given."""
+def _predictions(tagger: Tagger, image: ImageSource) -> tuple[Doubles, set[str]]:
+    """Log-odds of every tag, K, and the ids of the predicted tags."""
     encoded = tagger.encode(image)
     return tagger.log_odds([encoded])[0], {tag.id for tag in tagger.score(encoded).tags}
 
 
-def _scores(captioner: Captioner, encoded: Encoded, caption: Caption) -> Iterator[Floats]:
-    """Of each next wordpiece, 1×V, along a caption and guided by its tags."""
+def _logits(captioner: Captioner, encoded: Encoded, caption: Caption) -> Iterator[Floats]:
+    """Logits of each next wordpiece, 1×V, along a caption and guided by its tags."""
     pieces, prompt = captioner.pieces, captioner.spec.prompt
     start, ids = len(pieces.prompt(prompt)), pieces.prompt(prompt + caption.text)
     writer = captioner.writer([encoded], [caption.tags])

@@ -1,4 +1,4 @@
-"""fp16, dynamic int8 and weight-only int8 graphs."""
+"""Conversion of graphs to fp16, dynamic int8 and weight-only int8."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ from onnx import TensorProto, helper, numpy_helper
 from anytag._typing import Floats
 from anytag.queries.bank import quantized
 
-LARGE = 1 << 16  # weights of a matrix from which int8 pays
-SMALL = 1 << 12  # numbers; smaller tensors stay in float32
-MLP_WEIGHTS = 1 << 20  # those that only the MLPs of a published tag decoder have
+MIN_INT8_WEIGHTS = 1 << 16  # smaller matrices are not faster in int8
+MIN_QUANTIZED_SIZE = 1 << 12  # smaller tensors stay in float32
+MLP_WEIGHTS = 1 << 20  # a size that only the MLPs of a published tag decoder reach
 _MICROSOFT, _PRODUCT = "com.microsoft", "DynamicQuantizeMatMul"
-# A product's input: the axis of its rows, and how many of them tell what all share. The mean of 256 rows took
-# onnxruntime 2.2 ms where their product with 3072×768 weights took 3.0.
+# The axis of the rows of a product's input, and the number of rows from which their mean is estimated: the
+# mean of 256 rows takes onnxruntime 2.2 ms, their product with 3072×768 weights 3.0 ms.
 _ROWS, _FIRST, _SOME = "rows", "rows.first", "rows.some"
 _NUMBERS = {_ROWS: -2, _FIRST: 0, _SOME: 32}
-# What sums or takes powers of many numbers stays in float32.
+# Operators that sum many values or take powers stay in float32.
 _FLOAT32 = ("LayerNormalization", "ReduceL2", "ReduceMean", "ReduceSum", "Softmax")
 
 
 def to_float16(file: Path) -> None:
-    """Stores and multiplies in float16, half the bytes; inputs, outputs, norms, softmax stay in float32."""
+    """Convert a graph to float16, half the size; inputs, outputs, norms and softmax stay in float32."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     model = onnx.load(file)
     onnx.save(convert_float_to_float16(model, keep_io_types=True, op_block_list=list(_FLOAT32)), file)
 
 
-def to_int8(file: Path, *, large: int = LARGE, subtract_mean: bool = False) -> int:
-    """Products with large matrices of weights in int8: a scale for each column, and one for all of the input.
+def to_int8(file: Path, *, large: int = MIN_INT8_WEIGHTS, subtract_mean: bool = False) -> int:
+    """Quantise products with large weight matrices dynamically: one scale per column, and one per input.
 
-    What is multiplied is rounded as it comes, so no photos are needed; all else stays in float32.
+    Inputs are quantised at run time, so no calibration photos are needed; all else stays in float32.
 
     Args:
-        large: weights of a matrix from which it is rounded.
-        subtract_mean: the rows' mean is multiplied in float32, see `anytag.torch.nn.quantized_linear`.
+        large: minimum number of weights of a quantised matrix.
+        subtract_mean: multiply the rows' mean in float32, see `anytag.torch.nn.quantized_linear`.
 
     Returns:
-        how many products.
+        the number of quantised products.
     """
     model = onnx.load(file)
     graph = model.graph
@@ -70,7 +70,7 @@ def to_int8(file: Path, *, large: int = LARGE, subtract_mean: bool = False) -> i
 
 
 def _in_int8(node: onnx.NodeProto, *, subtract_mean: bool) -> list[onnx.NodeProto]:
-    """The nodes in place of a product with a matrix."""
+    """The nodes that replace a product with a matrix."""
     (x, matrix), (out,) = node.input, node.output
     columns = [f"{matrix}.int8", f"{matrix}.scale"]
     if not subtract_mean:
@@ -95,19 +95,20 @@ def _is_large(node: onnx.NodeProto, weights: dict[str, onnx.TensorProto], large:
 
 
 def quantize_weights(file: Path, precision: Literal["float16", "int8"] = "int8") -> int:
-    """Weight-only quantisation: matrices stored in fp16 or int8, computed in float32.
+    """Weight-only quantisation: matrices are stored in fp16 or int8 and multiplied in float32.
 
-    int8 has a scale for each row or each column, whichever loses less, so matrices of `fake_quantize` stay
-    unchanged, also where the export transposed them. onnxruntime makes floats once, when it loads the graph.
+    int8 has one scale per row or per column, whichever has the smaller error, so matrices rounded by
+    `fake_quantize` stay unchanged even if the export has transposed them. onnxruntime dequantises them once,
+    when it loads the graph.
 
     Returns:
-        bytes of the file now.
+        the size of the file in bytes.
     """
     model = onnx.load(file)
     graph, nodes = model.graph, []
     for tensor in list(graph.initializer):
         matrix = numpy_helper.to_array(tensor)
-        if matrix.dtype != np.float32 or matrix.ndim != 2 or matrix.size < SMALL:
+        if matrix.dtype != np.float32 or matrix.ndim != 2 or matrix.size < MIN_QUANTIZED_SIZE:
             continue
         name, stored = tensor.name, f"{tensor.name}.{precision}"
         graph.initializer.remove(tensor)
@@ -115,7 +116,7 @@ def quantize_weights(file: Path, precision: Literal["float16", "int8"] = "int8")
             graph.initializer.append(numpy_helper.from_array(matrix.astype(np.float16), stored))
             nodes.append(helper.make_node("Cast", [stored], [name], to=TensorProto.FLOAT))
             continue
-        levels, scale = min((quantized(matrix, axis=axis) for axis in (0, 1)), key=partial(_loss, matrix))
+        levels, scale = min((quantized(matrix, axis=axis) for axis in (0, 1)), key=partial(_error, matrix))
         graph.initializer.append(numpy_helper.from_array(levels, stored))
         graph.initializer.append(numpy_helper.from_array(scale, f"{name}.scale"))
         nodes.append(helper.make_node("Cast", [stored], [f"{name}.float"], to=TensorProto.FLOAT))
@@ -127,6 +128,6 @@ def quantize_weights(file: Path, precision: Literal["float16", "int8"] = "int8")
     return file.stat().st_size
 
 
-def _loss(matrix: Floats, rounded: tuple[npt.NDArray[np.int8], Floats]) -> float:
+def _error(matrix: Floats, rounded: tuple[npt.NDArray[np.int8], Floats]) -> float:
     levels, scale = rounded
     return float(np.abs(levels * scale - matrix).sum())

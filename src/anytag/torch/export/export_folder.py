@@ -1,4 +1,4 @@
-"""Export of a model folder with torch weights to ONNX, with the measured cost of quantisation."""
+"""Export a model folder with torch weights to ONNX, and measure the accuracy cost of quantisation."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ Precision = Literal["float32", "float16", "int8"]
 def export_folder(
     folder: str | Path, *, precision: Precision = "float32", photos: Sequence[Path] = ()
 ) -> Cost | None:
-    """Write the graphs of a folder beside its weights: image, tags, and captions where it has a head.
+    """Add graphs to a folder with weights: image, tags, and captions if it has a caption head.
 
-    Each is compared with the network in float32 at batch 1 and 3 before it is made smaller. The tag graph is
-    kept in float32 too, for scores near their thresholds. Caption graphs are quantised weight-only, since
-    errors of a decoding step would accumulate.
+    Each is compared with the network in float32 at batch sizes 1 and 3 before it is quantised. The float32
+    tag graph is kept, for scores near their thresholds. Caption graphs are quantised weight-only, since
+    errors of decoding steps would accumulate.
 
     Args:
-        folder: as `anytag.torch.checkpoints.convert` writes it.
+        folder: a folder as `anytag.torch.checkpoints.convert` writes it.
         precision: of the graphs' matrix products.
-        photos: on which the cost of quantisation is measured; noise where there are none.
+        photos: photos on which the cost of quantisation is measured; random images by default.
 
     Returns:
-        the cost against float32, None for float32 itself.
+        the cost relative to float32; None for float32 itself.
 
     Raises:
-        ModelError: the folder is wrong, or a graph and the network differ.
+        ModelError: the folder is invalid, or a graph and the network differ.
     """
     model = ModelFolder.open(folder)
     network = load_network(model)
@@ -58,7 +58,7 @@ def export_folder(
 
 
 def _metrics(cost: Cost) -> dict[str, Any]:
-    """For the card."""
+    """The cost as a metric of the card."""
     facts = {"photos": cost.photos, "largest_logit_difference": cost.largest, "flips": cost.flips}
     if (captions_cost := cost.captions) is None:
         return facts
@@ -81,7 +81,7 @@ def _write_graphs(network: TagNetwork, draft: Path) -> list[str]:
 
 
 def quantize_graphs(draft: Path, names: list[str], precision: Precision) -> None:
-    """Puts graphs into fewer bits, the tags' beside the one in float32."""
+    """Quantise graphs; the quantised tag graph is written in addition to the float32 one."""
     shutil.copyfile(draft / TAGS, draft / QUANTIZED_TAGS)
     for name in names:
         if name in (MEMORY, CAPTION) and precision != "float32":

@@ -1,4 +1,4 @@
-"""A network's two graphs: image.onnx and tags.onnx."""
+"""Export a network's two graphs, image.onnx and tags.onnx."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _OPSET = 20
 
 
 class _ConvolvedEncoder(nn.Module):
-    """`ImageEncoder` whose projection is a 1×1 convolution, so that there is nothing but convolutions."""
+    """An `ImageEncoder` whose projections are 1×1 convolutions, so that all its products are convolutions."""
 
     def __init__(self, encoder: ImageEncoder) -> None:
         super().__init__()
@@ -53,26 +53,26 @@ class _ConvolvedEncoder(nn.Module):
         return tokens, pooled
 
 
-class Located(nn.Module):
-    """`TagDecoder.located` as a module of its own, in the form with the fewest multiplications."""
+class LocalizingDecoder(nn.Module):
+    """A module whose `forward` is `TagDecoder.localize`, in the form with the fewest multiplications."""
 
     def __init__(self, decoder: TagDecoder) -> None:
         super().__init__()
         self.decoder = FoldedCross(decoder) if isinstance(decoder, CrossDecoder) else decoder
 
     def forward(self, tokens: Tensor, pooled: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
-        return self.decoder.located(tokens, pooled, queries)
+        return self.decoder.localize(tokens, pooled, queries)
 
 
 def export_folder_graphs(network: TagNetwork, folder: Path) -> None:
-    """Writes a network's image.onnx and tags.onnx in float32 and compares them with it.
+    """Write a network's image.onnx and tags.onnx in float32 and compare them with it.
 
     Args:
-        network: on the CPU.
-        folder: where to write; made if it is missing.
+        network: the network, on the CPU.
+        folder: the folder to write to; created if it is missing.
 
     Raises:
-        ModelError: a graph and the network differ, by `parity.check_parity`.
+        ModelError: `check_parity` finds that a graph and the network differ.
     """
     folder.mkdir(parents=True, exist_ok=True)
     training = network.training
@@ -83,10 +83,10 @@ def export_folder_graphs(network: TagNetwork, folder: Path) -> None:
 
 
 def export_image_graph(encoder: ImageEncoder, file: Path, *, size: int) -> float:
-    """`pixels` uint8 N×3×S×S -> `tokens` float32 N×T×D, `pooled` float32 N×D, N free.
+    """Export `pixels` uint8 N×3×S×S -> `tokens` float32 N×T×D, `pooled` float32 N×D; N is dynamic.
 
     Returns:
-        the largest difference from the encoder, as `check_parity` gives it.
+        the largest difference from the encoder, as `check_parity` returns it.
     """
     random = torch.Generator().manual_seed(0)
     one, two, three = (
@@ -96,28 +96,29 @@ def export_image_graph(encoder: ImageEncoder, file: Path, *, size: int) -> float
     axes = {"pixels": "N3SS", "tokens": "NTD", "pooled": "ND"}
     convolved = isinstance(encoder.backbone, Backbone)
     module = _ConvolvedEncoder(encoder).eval() if convolved else encoder
-    export_graph(module, file, (two,), axes, free="N")
+    export_graph(module, file, (two,), axes, dynamic="N")
     return check_parity(encoder, file, [(one,), (three,)])
 
 
 def export_tags_graph(decoder: TagDecoder, file: Path) -> float:
-    """`tokens` N×T×D, `pooled` N×D, `queries` Q×K×P×R -> `logits` N×K, `where` N×K×T: float32; D, R fixed.
+    """Export `tokens` N×T×D, `pooled` N×D, `queries` Q×K×P×R -> `logits` N×K, `where` N×K×T, in float32.
 
-    Q is 1 (the same queries for all photos) or N. `where` is a step on the way to `logits` and costs nothing.
+    Q is 1 (the same queries for all photos) or N; D and R are fixed. `where` is an intermediate result of
+    `logits` and costs nothing.
 
     Returns:
-        the largest difference from the decoder, as `check_parity` gives it.
+        the largest difference from the decoder, as `check_parity` returns it.
     """
     axes = {"tokens": "NTD", "pooled": "ND", "queries": "QKPR", "logits": "NK", "where": "NKT"}
-    # Six photos and two sets of queries: the trace must take neither for the other, nor for 1.
-    located = Located(decoder).eval()
-    export_graph(located, file, _asked(decoder, photos=6, sets=2), axes, free="NTQKP")
+    # Six photos and two sets of queries, so that the trace confuses neither with the other, nor with 1.
+    module = LocalizingDecoder(decoder).eval()
+    export_graph(module, file, _example_inputs(decoder, photos=6, sets=2), axes, dynamic="NTQKP")
     sizes = ((1, 1), (3, 1), (3, 3))
-    return check_parity(located, file, [_asked(decoder, photos=n, sets=q) for n, q in sizes])
+    return check_parity(module, file, [_example_inputs(decoder, photos=n, sets=q) for n, q in sizes])
 
 
-def _asked(decoder: TagDecoder, *, photos: int, sets: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Random arguments with 5 tokens a photo, and 7 tags of up to 3 descriptions."""
+def _example_inputs(decoder: TagDecoder, *, photos: int, sets: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Random inputs with 5 tokens per photo, and 7 tags with up to 3 descriptions."""
     random = torch.Generator().manual_seed(photos + sets)
     tokens = torch.randn(photos, 5, decoder.width, generator=random)
     queries = torch.randn(sets, 7, 3, decoder.row_width, generator=random)
@@ -126,17 +127,17 @@ def _asked(decoder: TagDecoder, *, photos: int, sets: int) -> tuple[Tensor, Tens
 
 
 def export_graph(
-    module: nn.Module, file: Path, example: tuple[Tensor, ...], axes: Mapping[str, str], *, free: str
+    module: nn.Module, file: Path, example: tuple[Tensor, ...], axes: Mapping[str, str], *, dynamic: str
 ) -> None:
-    """Writes a module's graph.
+    """Export a module to an ONNX file.
 
     Args:
-        axes: inputs, then outputs: name -> a letter for each axis.
-        free: the letters of axes whose length is not fixed.
+        axes: inputs, then outputs: name -> one letter per axis.
+        dynamic: the letters of dynamic axes.
     """
     inputs = list(axes)[: len(example)]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's, about itself
+        warnings.simplefilter("ignore")  # internal warnings of torch
         torch.onnx.export(
             module,
             example,
@@ -145,26 +146,26 @@ def export_graph(
             input_names=inputs,
             output_names=list(axes)[len(example) :],
             dynamic_shapes=tuple(
-                {i: Dim.DYNAMIC for i, axis in enumerate(axes[name]) if axis in free} for name in inputs
+                {i: Dim.DYNAMIC for i, axis in enumerate(axes[name]) if axis in dynamic} for name in inputs
             ),
             opset_version=_OPSET,
             external_data=False,
             verbose=False,
         )
-    _clean(file, axes, free=free)
+    _clean(file, axes, dynamic=dynamic)
 
 
-def _clean(file: Path, axes: Mapping[str, str], *, free: str) -> None:
-    """Names the free axes as we do and forgets where the graph came from: torch notes paths of code."""
+def _clean(file: Path, axes: Mapping[str, str], *, dynamic: str) -> None:
+    """Name the dynamic axes and remove metadata, in which torch records source paths."""
     model = onnx.load(file)
     for value in (*model.graph.input, *model.graph.output):
         for axis, size in zip(axes[value.name], value.type.tensor_type.shape.dim, strict=True):
-            if axis in free:
+            if axis in dynamic:
                 size.dim_param = axis  # instead of torch's "s27"
-    del model.graph.value_info[:]  # it speaks of s27 too
-    for noted in (model, model.graph, *model.graph.node, *model.graph.input, *model.graph.output):
-        del noted.metadata_props[:]
-        noted.doc_string = ""
+    del model.graph.value_info[:]  # it uses torch's names of the axes
+    for item in (model, model.graph, *model.graph.node, *model.graph.input, *model.graph.output):
+        del item.metadata_props[:]
+        item.doc_string = ""
     for tensor in model.graph.initializer:
         del tensor.metadata_props[:]
     onnx.save(model, file)

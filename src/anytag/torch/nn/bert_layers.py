@@ -1,6 +1,6 @@
-"""The layers of BERT (Devlin et al. 2019) that tag decoder and caption head are made of, post-norm.
+"""Post-norm BERT layers (Devlin et al. 2019), for tag decoder, caption head and alignment heads.
 
-LayerNorm's epsilon is 1e-12, GELU the exact one; weights start as normal(0, 0.02), biases as 0.
+LayerNorm's epsilon is 1e-12 and GELU is exact; weights are initialised from N(0, 0.02²), biases with 0.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from torch import Tensor, nn
 
 EPSILON = 1e-12
 DROPOUT = 0.1
-# Added to the score of what must not be seen: not minus infinity, as published.
-HIDDEN = -10000.0
+# Added to masked attention scores: finite, as in the published code.
+MASK_BIAS = -10000.0
 Memory = tuple[Tensor, Tensor]  # keys and values, N×heads×T×d
 
 
 class Attention(nn.Module):
-    """Attention, its output projection, residual and norm.
+    """Multi-head attention with output projection, residual and norm.
 
-    The number of heads is the caller's: Tag2Text and RAM run the same weights with 4 heads in the tag decoder
-    and with 12 in the tag encoder.
+    The caller chooses the number of heads: Tag2Text and RAM run the same weights with 4 heads in the tag
+    decoder and with 12 in the tag encoder.
 
     Args:
-        width: H, of the queries.
-        memory_width: of keys and values; `width` when not given.
+        width: H, the width of the queries.
+        memory_width: width of the input of keys and values; `width` by default.
     """
 
     def __init__(self, width: int, memory_width: int | None = None) -> None:
@@ -52,22 +52,22 @@ class Attention(nn.Module):
         queries = split_heads(self.query(x), keys.shape[1]).expand(len(keys), -1, -1, -1)
         drop = DROPOUT if self.training else 0.0
         attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, dropout_p=drop)
-        answer = self.dense(attended.transpose(1, 2).flatten(2))
-        y: Tensor = self.norm(x + F.dropout(answer, DROPOUT, self.training))
+        output = self.dense(attended.transpose(1, 2).flatten(2))
+        y: Tensor = self.norm(x + F.dropout(output, DROPOUT, self.training))
         return y
 
-    def shares(self, x: Tensor, memory: Memory) -> Tensor:
-        """Attention weights of each x over the tokens, mean over the heads: N×L×T."""
+    def attention_weights(self, x: Tensor, memory: Memory) -> Tensor:
+        """Attention weights over the tokens, averaged over heads: N×L×T."""
         queries, keys = split_heads(self.query(x), memory[0].shape[1]), memory[0]
         return (queries @ keys.transpose(-1, -2) / math.sqrt(keys.shape[-1])).softmax(-1).mean(1)
 
 
 class MLP(nn.Module):
-    """Two linear layers with GELU between, residual and norm.
+    """Two linear layers with a GELU between them, residual and norm.
 
     Args:
         width: H.
-        hidden: of the layer between.
+        hidden: width of the hidden layer.
     """
 
     def __init__(self, width: int, hidden: int) -> None:
@@ -79,8 +79,8 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """... × H -> ... × H."""
-        answer = self.down(F.gelu(self.up(x)))
-        y: Tensor = self.norm(x + F.dropout(answer, DROPOUT, self.training))
+        output = self.down(F.gelu(self.up(x)))
+        y: Tensor = self.norm(x + F.dropout(output, DROPOUT, self.training))
         return y
 
 
@@ -89,7 +89,7 @@ class CrossLayer(nn.Module):
 
     Args:
         width: H.
-        memory_width: of the image tokens.
+        memory_width: width of the image tokens.
         mlp: hidden width of the MLP.
     """
 
@@ -105,10 +105,10 @@ class CrossLayer(nn.Module):
 
 
 class TextLayer(nn.Module):
-    """Self-attention before a cross layer: a layer of the tag encoder and of the text decoder.
+    """Self-attention and a cross layer: a layer of the tag encoder and of the text decoder.
 
     Args:
-        cross: may be the tag decoder's own, which is then trained by both.
+        cross: the cross layer; it may be shared with the tag decoder.
     """
 
     def __init__(self, width: int, cross: CrossLayer) -> None:
@@ -119,32 +119,32 @@ class TextLayer(nn.Module):
     def forward(
         self, x: Tensor, memory: Memory, past: Memory, bias: Tensor | None = None
     ) -> tuple[Tensor, Memory]:
-        """x N×L×H looks at itself and what came before, then at `memory`.
+        """x N×L×H attends to itself and the past, then to `memory`.
 
         Args:
-            past: keys and values of what came before, N×heads×P×d; P may be 0.
+            past: KV cache of the previous positions, N×heads×P×d; P may be 0.
             bias: added to the scores of the self-attention, broadcast to N×heads×L×(P+L).
 
         Returns:
-            N×L×H, and `past` with this part added.
+            N×L×H, and the cache extended by L positions.
         """
         keys, values = self.attend.project_kv(x, heads=memory[0].shape[1])
         cache = torch.cat([past[0], keys], 2), torch.cat([past[1], values], 2)
         return self.cross(self.attend(x, cache, bias), memory), cache
 
-    def alone(self, x: Tensor, bias: Tensor, *, heads: int) -> Tensor:
-        """The layer without what it looks at: self-attention and MLP, N×L×H -> N×L×H."""
+    def forward_unimodal(self, x: Tensor, bias: Tensor, *, heads: int) -> Tensor:
+        """The layer without its cross-attention: self-attention and MLP, N×L×H -> N×L×H."""
         y: Tensor = self.cross.mlp(self.attend(x, self.attend.project_kv(x, heads=heads), bias))
         return y
 
 
 class Embeddings(nn.Module):
-    """Wordpieces and positions, without token types.
+    """Embeddings of wordpieces and positions, without token types.
 
     Args:
-        words: wordpieces; number 0 is padding.
+        words: number of wordpieces; id 0 is padding.
         width: H.
-        positions: longest text.
+        positions: maximum length of a text.
     """
 
     def __init__(self, words: int, width: int, positions: int) -> None:
@@ -155,9 +155,9 @@ class Embeddings(nn.Module):
         self.apply(init_bert)
 
     def forward(self, ids: Tensor, first: int = 0) -> Tensor:
-        """ids N×L, the first of which stands at position `first` -> N×L×H."""
-        places = self.positions.weight[first : first + ids.shape[1]]
-        return F.dropout(self.norm(self.words(ids) + places), DROPOUT, self.training)
+        """ids N×L, which start at position `first` -> N×L×H."""
+        positions = self.positions.weight[first : first + ids.shape[1]]
+        return F.dropout(self.norm(self.words(ids) + positions), DROPOUT, self.training)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -166,7 +166,7 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
 
 
 def init_bert(module: nn.Module) -> None:
-    """As BERT starts; for `Module.apply`."""
+    """Initialise weights as BERT does; for `Module.apply`."""
     if isinstance(module, (nn.Linear, nn.Embedding)):
         nn.init.normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear) and module.bias is not None:

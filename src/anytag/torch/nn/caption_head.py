@@ -1,4 +1,4 @@
-"""The caption head: tags and photo -> a sentence (Tag2Text, section 3.2), cached token by token."""
+"""The caption head: tags and photo -> a sentence (Tag2Text, section 3.2), with a KV cache."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anytag.torch.nn.bert_layers import EPSILON, HIDDEN, CrossLayer, Embeddings, TextLayer, init_bert
+from anytag.torch.nn.bert_layers import EPSILON, MASK_BIAS, CrossLayer, Embeddings, TextLayer, init_bert
 from anytag.torch.nn.configs import CaptionConfig
 
 
 class CaptionDecoder(nn.Module):
-    """A text decoder that looks at a memory, and keeps what it has read.
+    """A text decoder with cross-attention to a memory, and a KV cache.
 
     One caption, step by step::
 
@@ -22,11 +22,11 @@ class CaptionDecoder(nn.Module):
         logits, past = head.decode(prompt_ids, memory_kv)  # logits[:, -1] -> the next wordpiece
         logits, past = head.decode(next_ids, memory_kv, past)  # next_ids N×1
 
-    `memory_kv` and `past` are single tensors whose axis 2 counts the texts: `past[:, :, order]` follows a
-    beam search, `memory_kv.repeat_interleave(beams, 2)` starts one.
+    `memory_kv` and `past` are single tensors with the batch on axis 2: `past[:, :, order]` reorders beams,
+    `memory_kv.repeat_interleave(beams, 2)` starts a beam search.
 
     Args:
-        config: its numbers.
+        config: its dimensions.
     """
 
     def __init__(self, config: CaptionConfig) -> None:
@@ -36,67 +36,67 @@ class CaptionDecoder(nn.Module):
         self.decoder = TextStack(config, [CrossLayer(width, width, config.mlp) for _ in range(config.layers)])
         self.dense = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width, eps=EPSILON)
-        self.bias = nn.Parameter(torch.zeros(config.words))  # the output weights are the decoder's words
+        self.bias = nn.Parameter(torch.zeros(config.words))  # output weights are tied to the embeddings
         init_bert(self.dense)
 
     def project_kv(self, memory: Tensor) -> Tensor:
-        """Keys and values that every step of the decoder uses: N×S×H -> layers×2×N×heads×S×d."""
+        """Keys and values of the cross-attention for all steps: N×S×H -> layers×2×N×heads×S×d."""
         return self.decoder.project_kv(memory)
 
     def decode(
         self, ids: Tensor, memory_kv: Tensor, past: Tensor | None = None, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Scores of the wordpiece after each of `ids`.
+        """Logits of the wordpiece after each of `ids`.
 
         Args:
-            ids: int64 N×L; those after `past`, which are not given again.
+            ids: int64 N×L; only those that are not in `past`.
             memory_kv: from `project_kv`.
-            past: from the call before, layers×2×N×heads×P×d; P of 0 or None at the start.
-            mask: N×(P+L), 0 at padding; none when not given.
+            past: KV cache from the previous call, layers×2×N×heads×P×d; at the start None, or P = 0.
+            mask: N×(P+L), 0 at padding; no padding by default.
 
         Returns:
-            logits N×L×words, and `past` with L more.
+            logits N×L×words, and the cache extended by L positions.
         """
-        past = self.nothing(ids) if past is None else past
-        x, past = self.decoder(ids, memory_kv, past, self._unseen(ids, past.shape[4], mask))
-        return self._scores(x), past
+        past = self.empty_past(ids) if past is None else past
+        x, past = self.decoder(ids, memory_kv, past, self._attention_bias(ids, past.shape[4], mask))
+        return self._logits(x), past
 
-    def go_on(self, ids: Tensor, memory_kv: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
-        """As `decode`, but scores only what comes after the last of `ids`: N×words."""
-        x, past = self.decoder(ids, memory_kv, past, self._unseen(ids, past.shape[4], None))
-        return self._scores(x[:, -1]), past
+    def next_logits(self, ids: Tensor, memory_kv: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        """Like `decode`, but only the logits after the last of `ids`: N×words."""
+        x, past = self.decoder(ids, memory_kv, past, self._attention_bias(ids, past.shape[4], None))
+        return self._logits(x[:, -1]), past
 
-    def nothing(self, ids: Tensor) -> Tensor:
-        """The `past` of texts that have none yet, for ids N×L: layers×2×N×heads×0×d."""
+    def empty_past(self, ids: Tensor) -> Tensor:
+        """An empty KV cache for ids N×L: layers×2×N×heads×0×d."""
         c = self.config
         shape = (c.layers, 2, ids.shape[0], c.heads, 0, c.width // c.heads)
         return self.bias.new_zeros(shape)
 
-    def _scores(self, x: Tensor) -> Tensor:
+    def _logits(self, x: Tensor) -> Tensor:
         """... × H -> ... × words."""
         x = self.norm(F.gelu(self.dense(x)))
         return F.linear(x, self.decoder.embeddings.words.weight, self.bias)
 
-    def _unseen(self, ids: Tensor, before: int, mask: Tensor | None) -> Tensor:
-        """What each position must not see, as a bias: later ones and padding. (N or 1)×1×L×(P+L)."""
-        place = torch.arange(before + ids.shape[1], device=ids.device)
-        visible = (place <= place[before:, None])[None, None]
+    def _attention_bias(self, ids: Tensor, past_length: int, mask: Tensor | None) -> Tensor:
+        """The bias that masks later positions and padding: (N or 1)×1×L×(P+L)."""
+        position = torch.arange(past_length + ids.shape[1], device=ids.device)
+        visible = (position <= position[past_length:, None])[None, None]
         if mask is not None:
             visible = visible & (mask != 0)[:, None, None]
-        return (~visible).to(self.bias.dtype) * HIDDEN
+        return (~visible).to(self.bias.dtype) * MASK_BIAS
 
 
 class CaptionHead(CaptionDecoder):
-    """A tag encoder that looks at the photo, and a text decoder that looks at the encoded tags.
+    """A tag encoder with cross-attention to the photo, and a text decoder that attends to the encoded tags.
 
     ::
 
         memory_kv = head.project_kv(head.encode_tags(tag_ids, tag_mask, image_tokens))
 
     Args:
-        config: its numbers.
-        token_width: D, of the image tokens.
-        shared: the first layers of the tag decoder; they are used here too, trained by both.
+        config: its dimensions.
+        token_width: D, the width of the image tokens.
+        shared: layers of the tag decoder, whose first `config.shared` are shared with the tag encoder.
     """
 
     def __init__(self, config: CaptionConfig, token_width: int, *, shared: Sequence[CrossLayer] = ()) -> None:
@@ -107,27 +107,27 @@ class CaptionHead(CaptionDecoder):
         self.encoder = TextStack(config, [*first, *own])
 
     def encode_tags(self, tag_ids: Tensor, tag_mask: Tensor, image_tokens: Tensor) -> Tensor:
-        """The tags' text, told by the photo.
+        """Encode the tags' text with cross-attention to the photo.
 
         Args:
             tag_ids: int64 N×S wordpieces of the tags' text, starting with [ENC].
-            tag_mask: N×S, 1 where there is text, 0 at padding.
+            tag_mask: N×S, 1 for text, 0 for padding.
             image_tokens: N×T×D.
 
         Returns:
-            N×S×H; positions of padding hold numbers too, and the decoder looks at them, as published.
+            N×S×H; the decoder attends to positions of padding too, as in the published code.
         """
-        hidden = (1.0 - tag_mask[:, None, None].to(image_tokens.dtype)) * HIDDEN  # N×1×1×S
+        hidden = (1.0 - tag_mask[:, None, None].to(image_tokens.dtype)) * MASK_BIAS  # N×1×1×S
         memory = self.encoder.project_kv(image_tokens)
-        encoded: Tensor = self.encoder(tag_ids, memory, self.nothing(tag_ids), hidden)[0]
+        encoded: Tensor = self.encoder(tag_ids, memory, self.empty_past(tag_ids), hidden)[0]
         return encoded
 
 
 class TextStack(nn.Module):
-    """Embeddings and layers, of the tag encoder or of the text decoder.
+    """Embeddings and layers of the tag encoder or of the text decoder.
 
     Args:
-        cross: the part of each layer that looks at something else.
+        cross: the cross-attention and MLP of each layer.
     """
 
     def __init__(self, config: CaptionConfig, cross: Sequence[CrossLayer]) -> None:
@@ -142,7 +142,7 @@ class TextStack(nn.Module):
         return torch.stack([torch.stack(pair) for pair in pairs])
 
     def forward(self, ids: Tensor, memory: Tensor, past: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """ids N×L -> N×L×H and the new past; `memory` and `past` as `CaptionHead.decode` has them."""
+        """ids N×L -> N×L×H and the extended KV cache; `memory` and `past` as in `CaptionDecoder.decode`."""
         x = self.embeddings(ids, past.shape[4])
         pasts = []
         for number, layer in enumerate(self._layers()):

@@ -1,4 +1,4 @@
-"""The families as rows of one table. A new family is a new row here: numbers, no logic."""
+"""Configurations of the model families in one table. A new family is a new entry."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Queries = Literal["descriptions", "embedded", "learned"]
 
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
-# EfficientNet-Lite's: whole numbers of 255, so that an int8 graph takes pixels as they are.
+# EfficientNet-Lite's normalisation, in multiples of 1/255, so that an int8 graph takes pixels unchanged.
 LITE_MEAN: Triple = (127 / 255, 127 / 255, 127 / 255)
 LITE_STD: Triple = (128 / 255, 128 / 255, 128 / 255)
 
@@ -41,9 +41,9 @@ class CrossConfig:
     """A BERT-style tag decoder: layers of cross-attention and MLP, without self-attention.
 
     Attributes:
-        hidden: H, of the queries inside.
-        layers: how many.
-        mlp: width of the MLP.
+        hidden: H, width of the hidden states.
+        layers: number of layers.
+        mlp: hidden width of the MLP.
     """
 
     hidden: int = 768
@@ -56,13 +56,13 @@ class CaptionConfig:
     """A tag encoder and a text decoder (Tag2Text, section 3.2).
 
     Attributes:
-        words: wordpieces, the special ones included.
-        layers: of the encoder and of the decoder.
-        shared: so many first layers of the encoder share cross-attention and MLP with the tag decoder.
-        width: H; equals the tag decoder's where layers are shared.
-        positions: longest text, in wordpieces.
-        tag_length: wordpieces of the tags' text.
-        prompt: what every caption starts with; not part of the result.
+        words: vocabulary size in wordpieces, special ones included.
+        layers: number of layers of the encoder, and of the decoder.
+        shared: number of first encoder layers that share cross-attention and MLP with the tag decoder.
+        width: H; equal to the tag decoder's where layers are shared.
+        positions: maximum length of a text in wordpieces.
+        tag_length: length of the tags' text in wordpieces.
+        prompt: prefix of every caption; not part of the result.
     """
 
     words: int = 30524
@@ -78,14 +78,14 @@ class CaptionConfig:
 
 @dataclass(frozen=True)
 class AlignmentConfig:
-    """Heads that say how well a text fits a photo (Tag2Text, section 3.2).
+    """Contrastive and matching heads for photos and texts (Tag2Text, section 3.2).
 
     Attributes:
-        words: wordpieces, the special ones included; the caption head's.
-        layers: of the text encoder.
-        width: H, of the text encoder and of the encoded tags; the caption head's.
-        space: E, of the space that photos and texts share.
-        positions: longest text, in wordpieces.
+        words: vocabulary size in wordpieces, special ones included; the same as the caption head's.
+        layers: number of layers of the text encoder.
+        width: H, of text encoder and encoded tags; the same as the caption head's.
+        space: E, dimension of the joint space of photos and texts.
+        positions: maximum length of a text in wordpieces.
     """
 
     words: int = 30524
@@ -99,12 +99,12 @@ class AlignmentConfig:
 
 @dataclass(frozen=True)
 class EvidenceConfig:
-    """What the pretrained classifier says of a photo, as words, beside the photo's pooled vector.
+    """Class probabilities of the pretrained classifier as an additional input to the pooled vector.
 
     Attributes:
-        classes: of the classifier.
-        words: width of the text vectors of the classes' names.
-        hidden: of the MLP.
+        classes: number of classes of the classifier.
+        words: width of the text vectors of the class names.
+        hidden: hidden width of the MLP.
     """
 
     classes: int = 1000
@@ -114,24 +114,24 @@ class EvidenceConfig:
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Numbers of one network.
+    """Configuration of one network.
 
     Attributes:
-        backbone: timm's name of an EfficientNet, or the numbers of a transformer.
+        backbone: timm's name of an EfficientNet, or the configuration of a transformer.
         size: side of the square input in pixels.
-        width: D, of the tokens that the encoder gives.
-        heads: of the decoder's cross-attention.
-        text_hidden: of the query projection that is trained for the folded decoder; 0 where there is none.
+        width: D, width of the image tokens.
+        heads: number of heads of the decoder's cross-attention.
+        text_hidden: hidden width of the query projection that is trained with the folded decoder; 0: none.
         memory: the stage at which a frozen copy of the pretrained backbone branches off; its pooled features
             are projected and added to every token, against forgetting. 0: no frozen branch.
-        evidence: what is added to the pooled vector from the frozen branch's classifier; nothing when None.
-        projected: whether the backbone's tokens are projected to `width`; otherwise it is their own width.
-        queries: what a row of the queries is. "descriptions": a text vector, weighted by the photo;
-            "embedded": a text vector, averaged; "learned": query, weight vector and bias of one tag.
-        cross: the decoder; the folded one when None.
-        captions: the caption head, if any.
-        alignment: the alignment heads, if any; the caption head encodes the tags that guide them.
-        mean, std: how pixels in [0, 1] are normalised, RGB.
+        evidence: what the frozen branch's classifier adds to the pooled vector; None: nothing.
+        projected: whether the backbone's tokens are projected to `width`; otherwise `width` is their own.
+        queries: content of a query row. "descriptions": a text vector, reweighted by the photo; "embedded": a
+            text vector, averaged; "learned": query, weight vector and bias of one tag.
+        cross: configuration of the cross decoder; None: the folded decoder.
+        captions: configuration of the caption head; None: no caption head.
+        alignment: configuration of the alignment heads, which need a caption head; None: none.
+        mean, std: normalisation of pixels in [0, 1], RGB.
     """
 
     backbone: str | SwinConfig | VitConfig

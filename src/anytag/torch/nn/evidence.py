@@ -1,4 +1,4 @@
-"""The pretrained classifier's say: probabilities of its classes, as words, beside a photo's pooled vector."""
+"""Evidence: class probabilities of the pretrained classifier as an additional input to the pooled vector."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from torch import Tensor, nn
 
 from anytag.torch.nn.configs import EvidenceConfig
 
-LOUDER = 3.0
-"""Factor of the words, which are shorter than one."""
-FLOOR = 1e-7
-"""Of a probability whose root is taken: the root's slope at 0 is infinite."""
+WORD_SCALE = 3.0
+"""Scale of the word vectors, whose norm is below 1."""
+MIN_PROBABILITY = 1e-7
+"""Lower bound of a probability before its square root, whose slope at 0 is infinite."""
 
 
 class Evidence(nn.Module):
-    """Means of the late features and of the memory -> what is added to the pooled vector.
+    """Pooled features of the trained branch and of the frozen one -> a vector added to the pooled vector.
 
-    The classifier's probabilities p become words: p C and sqrt(p) C, with C the text vectors of the class
-    names; and sqrt(p) itself is seen. So a class that no photo of training showed still says its name, and
-    names near it.
+    The classifier's probabilities p enter as text vectors, p C and sqrt(p) C, with C the text vectors of the
+    class names, and as sqrt(p) itself. So a class without training photos still contributes its name, and
+    similar names.
 
     Args:
-        config: its numbers.
-        features: F, of the means.
-        width: D, of the pooled vector.
+        config: its dimensions.
+        features: F, the width of the pooled features.
+        width: D, the width of the pooled vector.
     """
 
     names: Tensor
@@ -44,16 +44,16 @@ class Evidence(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, late: Tensor, memory: Tensor) -> Tensor:
-        """late N×F, memory N×F -> N×D."""
+        """Pooled features of the trained branch N×F and of the frozen branch N×F -> N×D."""
         p = self.probabilities(memory)
-        root = p.clamp_min(FLOOR).sqrt()
-        words = LOUDER * torch.cat([p @ self.names, root @ self.names, root], 1)
+        root = p.clamp_min(MIN_PROBABILITY).sqrt()
+        words = WORD_SCALE * torch.cat([p @ self.names, root @ self.names, root], 1)
         seen = torch.cat([late, memory], 1)
         hidden = (self.seen_hidden(seen) + self.said_hidden(words)).relu()
         added: Tensor = self.seen(seen) + self.said(words) + self.out(hidden)
         return added
 
     def probabilities(self, memory: Tensor) -> Tensor:
-        """Of the classes: N×F -> N×C."""
+        """Class probabilities from pooled features of the frozen branch: N×F -> N×C."""
         p: Tensor = self.classifier(memory).softmax(1)
         return p

@@ -1,4 +1,4 @@
-"""The network of all families: image encoder, tag decoder, caption head, alignment heads."""
+"""The network of every family: image encoder, tag decoder, caption head, alignment heads."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class ImageEncoder(nn.Module):
-    """Pixels -> image tokens and one vector for the whole photo.
+    """Pixels -> image tokens and one pooled vector for the whole photo.
 
     Args:
-        config: names backbone, size, width and normalisation.
-        backbone: with its weights, which the frozen branch copies; a random one when not given.
+        config: configuration of backbone, size, width and normalisation.
+        backbone: the backbone, whose weights the frozen branch copies; a random one by default.
 
     Raises:
-        ModelError: the backbone's tokens are to be used as they are, and are not of the width that is said.
+        ModelError: the backbone's tokens are not projected and have another width than the configuration.
     """
 
     mean: Tensor
@@ -54,22 +54,22 @@ class ImageEncoder(nn.Module):
 
     @property
     def projection(self) -> nn.Linear:
-        """What makes tokens of features.
+        """The projection of features to tokens.
 
         Raises:
-            ModelError: the tokens are the backbone's own.
+            ModelError: the backbone's tokens are not projected.
         """
-        return _only(self.proj, nn.Linear, "the image encoder's projection")
+        return _require_type(self.proj, nn.Linear, "the image encoder's projection")
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 N×3×S×S -> tokens N×T×D, pooled N×D."""
         return self.from_stage((pixels.float() - self.mean) / self.std, 0)
 
     def from_stage(self, features: Tensor, first: int, frozen: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The same from the features that stage `first` expects; those of stage 0 are normalised pixels.
+        """Like `forward`, from the input of stage `first`; that of stage 0 is normalised pixels.
 
         Args:
-            frozen: N×C features of the frozen branch for these photos, where they are known already.
+            frozen: N×C, features of the frozen branch, if they have been computed already.
         """
         if self.frozen_from and frozen is None:
             features, first = self.backbone(features, first, self.frozen_from), self.frozen_from
@@ -78,38 +78,38 @@ class ImageEncoder(nn.Module):
         tokens = self.proj(late)
         if self.frozen_from and frozen is not None:
             tokens = tokens + self.recall(frozen)[:, None]
-        pooled = tokens[:, 0] if self.backbone.summary else tokens.mean(1)
+        pooled = tokens[:, 0] if self.backbone.has_global_token else tokens.mean(1)
         if self.evidence is not None and frozen is not None:
             pooled = pooled + self.evidence(late.mean(1), frozen)
         return tokens, pooled
 
     def pool(self, late: Tensor, frozen: Tensor) -> Tensor:
-        """The pooled vector from means alone, since all that makes tokens of features is linear.
+        """The pooled vector from pooled features alone, which suffice because the projections are linear.
 
         Args:
-            late: N×C, the mean of the last features.
-            frozen: N×C.
+            late: N×C, pooled features of the last stage.
+            frozen: N×C, pooled features of the frozen branch.
         """
         pooled: Tensor = self.proj(late) + self.recall(frozen)
         return pooled if self.evidence is None else pooled + self.evidence(late, frozen)
 
     def frozen_features(self, features: Tensor) -> Tensor:
-        """Pooled features of the frozen branch: features of stage `split` -> N×C."""
+        """Pooled features of the frozen branch: input of stage `frozen_from` -> N×C."""
         for stage in self.memory:
             features = stage(features)
         return self.backbone.tokens(features).mean(1)
 
 
 class TagNetwork(nn.Module):
-    """Image encoder and tag decoder; the queries are asked from outside, as data.
+    """Image encoder and tag decoder with optional heads; the queries are an input.
 
     Args:
-        config: its numbers.
-        backbone: with its weights; a random one when not given.
+        config: its configuration.
+        backbone: the backbone; a random one by default.
 
     Attributes:
-        captions: the caption head, None where the configuration has none.
-        alignment: the alignment heads, None where the configuration has none.
+        captions: the caption head, None if the configuration has none.
+        alignment: the alignment heads, None if the configuration has none.
 
     Raises:
         ModelError: parts do not fit together.
@@ -125,12 +125,12 @@ class TagNetwork(nn.Module):
 
     @property
     def folded(self) -> FoldedDecoder:
-        """The decoder of the family mini, which alone has a first pass of its own.
+        """The folded decoder of small models, the only one with a first pass of its own.
 
         Raises:
-            ModelError: another decoder.
+            ModelError: the decoder is another one.
         """
-        return _only(self.decoder, FoldedDecoder, "the decoder")
+        return _require_type(self.decoder, FoldedDecoder, "the decoder")
 
     def forward(self, pixels: Tensor, rows: Tensor) -> Tensor:
         """uint8 N×3×S×S and rows Q×K×P×R -> logits N×K."""
@@ -139,9 +139,9 @@ class TagNetwork(nn.Module):
         return logits
 
 
-def _only(module: nn.Module, kind: type[M], what: str) -> M:
+def _require_type(module: nn.Module, kind: type[M], name: str) -> M:
     if not isinstance(module, kind):
-        raise ModelError(f"{what} is a {type(module).__name__}, not a {kind.__name__}")
+        raise ModelError(f"{name} is a {type(module).__name__}, not a {kind.__name__}")
     return module
 
 
@@ -174,7 +174,7 @@ def _make_alignment(config: NetworkConfig) -> AlignmentHead | None:
         return None
     if captions is None or (captions.width, captions.words) != (heads.width, heads.words):
         raise ModelError(
-            "alignment heads are guided by tags that the caption head encodes: they need one of the same "
-            f"width and words, {heads.width} and {heads.words}"
+            "alignment heads need a caption head with the same width and words, "
+            f"{heads.width} and {heads.words}, which encodes the tags that guide them"
         )
     return AlignmentHead(heads, config.width)

@@ -1,8 +1,8 @@
 """Quantised products with large matrices, for activations that share most of their value.
 
-All tags of a photo look at the same tokens, so that inside of a decoder they differ little: by 0.4 % of the
-power, in a network of random weights. Rounded as they are, that difference drowns. So what all share is
-multiplied in float32, as one row, and only each tag's rest is rounded.
+All tags of a photo attend to the same tokens, so their activations in a decoder differ little: by 0.4 % of
+their energy in a network with random weights. Direct rounding would lose that difference. Therefore the mean
+over tags is multiplied in float32, as one row, and only the difference from it is rounded.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _TINY = 1e-12
 
 
 class RoundedLinear(nn.Module):
-    """A linear layer of which only what the rows do not share is rounded.
+    """A linear layer that rounds only the rows' differences from their mean.
 
     Args:
-        linear: the exact layer, which stays in use for what is shared.
-        kind: "bfloat16", or "int8": a scale for each column of the weights and for each row of the input.
+        linear: the exact layer, which is applied to the mean.
+        kind: "bfloat16", or "int8" with one scale per output channel and per row of the input.
     """
 
     def __init__(self, linear: nn.Linear, kind: Rounding) -> None:
@@ -33,7 +33,7 @@ class RoundedLinear(nn.Module):
         weight = linear.weight.detach()
         if kind == "int8":
             rounded, self.scale = quantized(weight)
-            self.weight = rounded.T  # in×out, as `torch._int_mm` takes it
+            self.weight = rounded.T  # in×out, as `torch._int_mm` expects
         else:
             self.weight = weight.to(torch.bfloat16)
 
@@ -50,7 +50,7 @@ class RoundedLinear(nn.Module):
 
 
 class QuantizedMLP(nn.Module):
-    """A MLP with rounded products."""
+    """An MLP with quantised products."""
 
     def __init__(self, exact: MLP, kind: Rounding) -> None:
         super().__init__()
@@ -64,6 +64,6 @@ class QuantizedMLP(nn.Module):
 
 
 def quantized(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """float32 M×H -> int8 M×H, and the rows' scales M×1."""
+    """Symmetric int8 quantisation by row: float32 M×H -> int8 M×H, scales M×1."""
     scale = rows.abs().amax(-1, keepdim=True).clamp_min(_TINY) / 127
     return (rows / scale).round_().to(torch.int8), scale

@@ -1,4 +1,4 @@
-"""Words -> the rows that the decoder is asked with."""
+"""Text vectors -> query rows of the decoder."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _STORED = {"skip.weight": "skip", "fc1.weight": "w1", "fc1.bias": "b1", "fc2.wei
 
 
 class QueryProjection(nn.Module):
-    """Unit text vectors -> rows: a straight path and a small MLP beside it.
+    """Unit text vectors -> rows, by a linear map plus a small MLP.
 
     Args:
-        text_width: of the text encoder.
-        width: D, of the rows.
-        hidden: of the MLP.
+        text_width: width of the text vectors.
+        width: D, the width of the rows.
+        hidden: hidden width of the MLP.
     """
 
     def __init__(self, text_width: int, width: int, *, hidden: int) -> None:
@@ -36,26 +36,26 @@ class QueryProjection(nn.Module):
         return rows * (text != 0).any(-1, keepdim=True)
 
     def arrays(self) -> dict[str, npt.NDArray[np.float32]]:
-        """The weights as a static text encoder stores them, float32."""
+        """The weights in the format of a static text encoder, float32."""
         return {_STORED[name]: x.detach().float().numpy().T for name, x in self.named_parameters()}
 
     @torch.no_grad()
-    def copy_arrays(self, arrays: Mapping[str, npt.NDArray[np.float32]]) -> None:
-        """Takes the weights of a static text encoder."""
+    def load_arrays(self, arrays: Mapping[str, npt.NDArray[np.float32]]) -> None:
+        """Load the weights of a static text encoder."""
         for name, parameter in self.named_parameters():
             parameter.copy_(torch.from_numpy(arrays[_STORED[name]].T))
 
 
 class TagQueries(nn.Module):
-    """Rows of the trained tags: projected descriptions plus what training learned of a tag beyond its words.
+    """Rows of the trained tags: projected descriptions plus a learned residual per tag.
 
-    The residuals are dropped for random tags in training, so that the words alone carry the meaning too: a
-    user's custom tag has nothing else.
+    In training the residuals of random tags are dropped, so that the projected text alone works too: a user's
+    custom tag has nothing else.
 
     Args:
-        text: K×P×text_width unit vectors of the descriptions; a tag's zero rows, after its own, are padding.
+        text: K×P×text_width unit vectors of the descriptions; zero rows at the end of a tag are padding.
         width: D.
-        hidden: of the projection.
+        hidden: hidden width of the projection.
         residual_drop: probability that a tag is trained without its residual.
     """
 
@@ -71,11 +71,11 @@ class TagQueries(nn.Module):
     def forward(
         self, tags: Tensor | None = None, *, words_only: bool = False, only: int | None = None
     ) -> Tensor:
-        """Rows K×P×D of the tags at `tags` (int64), or of all; in training random descriptions are left out.
+        """Rows K×P×D of the tags at `tags` (int64), or of all; in training random descriptions are dropped.
 
         Args:
-            words_only: without the residuals.
-            only: instead of all descriptions so many of each tag's own at random (with repetition).
+            words_only: omit the residuals.
+            only: number of descriptions drawn at random, with replacement, instead of all of a tag.
         """
         text = self.text if tags is None else self.text[tags]
         residual = self.residual if tags is None else self.residual[tags]
@@ -94,18 +94,18 @@ class TagQueries(nn.Module):
 
     @staticmethod
     def _description_mask(text: Tensor) -> Tensor:
-        """K×P bool: each description with probability 0.7, but the name where none would be left."""
+        """Bool K×P: keep each description with probability 0.7, and the name if none would be left."""
         mask = (torch.rand(text.shape[:2], device=text.device) < 0.7) & (text != 0).any(-1)
         mask[:, 0] |= ~mask.any(1)
         return mask
 
 
 class LearnedQueries(nn.Module):
-    """Rows that are learned without words (Tag2Text): a tag's query, weights and bias of its answer.
+    """Learned rows without text (Tag2Text): query, output weights and output bias of each tag.
 
     Args:
         count: K, the number of tags.
-        hidden: H, of the tag decoder.
+        hidden: H, the width of the tag decoder.
     """
 
     def __init__(self, count: int, hidden: int) -> None:

@@ -1,4 +1,4 @@
-"""The embedded model's caption head: a decoder that looks at the photo and at the tags' words at once."""
+"""The embedded model's caption head: a decoder that attends to image tokens and tags together."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from anytag.torch.nn.configs import CaptionConfig
 
 
 class GuidedHead(CaptionDecoder):
-    """As `CaptionHead`, asked the same way, but small: tags are not encoded, only looked up.
+    """A small head with the interface of `CaptionHead`; tags are embedded, not encoded.
 
-    The decoder's memory is the tags' wordpieces (embedded as it embeds its own, so that it can copy them) and
-    the image tokens. A photo costs a linear layer, keys and values; all else is paid per wordpiece written.
+    The decoder's memory holds the tags' wordpieces (with the decoder's own embeddings, so that it can copy
+    them) and the image tokens. A photo costs one linear layer, keys and values; all other work is done per
+    generated wordpiece.
 
     Args:
-        config: its numbers; `shared` is not used.
-        token_width: D, of the image tokens.
-        tokens: T, how many a photo has.
+        config: its dimensions; `shared` is not used.
+        token_width: D, the width of the image tokens.
+        tokens: T, the number of image tokens per photo.
     """
 
     def __init__(self, config: CaptionConfig, token_width: int, *, tokens: int) -> None:
@@ -33,24 +34,24 @@ class GuidedHead(CaptionDecoder):
         init_bert(self.proj)
 
     def encode_tags(self, tag_ids: Tensor, tag_mask: Tensor, image_tokens: Tensor) -> Tensor:
-        """What the decoder looks at: tags, then photo.
+        """The decoder's memory: tags, then image tokens.
 
         Args:
             tag_ids: int64 N×S wordpieces of the tags' text.
-            tag_mask: N×S, 0 at padding, which is a word of its own here, and learned to say nothing.
+            tag_mask: N×S, 0 at padding, which is not masked here: the head learns to ignore it.
             image_tokens: N×T×D.
 
         Returns:
             N×(S+T)×H.
         """
-        return torch.cat([self.tags(tag_ids * (tag_mask != 0)), self.image(image_tokens)], 1)
+        return torch.cat([self.embed_tags(tag_ids * (tag_mask != 0)), self.embed_image(image_tokens)], 1)
 
-    def tags(self, tag_ids: Tensor) -> Tensor:
+    def embed_tags(self, tag_ids: Tensor) -> Tensor:
         """N×S -> N×S×H."""
         embedded: Tensor = self.tag_norm(self.decoder.embeddings.words(tag_ids) + self.tag_kind)
         return embedded
 
-    def image(self, image_tokens: Tensor) -> Tensor:
+    def embed_image(self, image_tokens: Tensor) -> Tensor:
         """N×T×D -> N×T×H."""
-        looked: Tensor = self.image_norm(self.proj(image_tokens) + self.places)
-        return looked
+        embedded: Tensor = self.image_norm(self.proj(image_tokens) + self.places)
+        return embedded

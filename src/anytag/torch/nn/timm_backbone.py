@@ -1,4 +1,4 @@
-"""Any of timm's image networks as a backbone, for small models."""
+"""Any timm image network as a backbone, for small models."""
 
 from __future__ import annotations
 
@@ -14,29 +14,31 @@ from anytag.torch.nn.backbones import Stages
 
 
 class TimmBackbone(Stages):
-    """The features of a timm network in front of its pooling; every place of the map is a token.
+    """The unpooled features of a timm network; every position of the feature map is a token.
 
-    Parameters that the features do not come from, such as those of timm's head, are not trained.
+    Parameters that do not influence the features, such as those of timm's head, are not trained.
 
     Args:
         name: timm's name, such as resnet18.
-        size: side of the square input; networks with positions are made for it.
+        size: side of the square input in pixels; networks with position embeddings are created for it.
 
     Raises:
-        ModelError: timm knows no such network, it cannot be made for this size, or its features are no map.
+        ModelError: timm has no such network, it does not support this size, or it has no feature map.
     """
 
-    summary = False
+    has_global_token = False
 
     def __init__(self, name: str, *, size: int) -> None:
         super().__init__()
         if not timm.is_model(name):
-            raise ModelError(f"timm knows no network {name!r}: give one such as {', '.join(_close(name))}")
+            raise ModelError(
+                f"timm knows no network {name!r}: give one such as {', '.join(_similar_names(name))}"
+            )
         net: Any = _create(name, size)
         self.stages = nn.ModuleList([_Features(net)])
         self.width = int(net.num_features)
         self.channels_last = False
-        self._look(name, size)
+        self._probe(name, size)
 
     def tokens(self, features: Tensor) -> Tensor:
         """N×C×h×w, N×h×w×C or N×T×C -> N×T×C."""
@@ -45,17 +47,17 @@ class TimmBackbone(Stages):
         last = features if self.channels_last else features.permute(0, 2, 3, 1)
         return last.flatten(1, 2)
 
-    def _look(self, name: str, size: int) -> None:
-        """Looks at a photo without contents: which form the features have, and what they come from."""
+    def _probe(self, name: str, size: int) -> None:
+        """Run a blank photo to find the layout of the features, and the parameters that influence them."""
         training = self.training
-        self.eval()  # so that one photo is enough for every norm, and nothing is dropped out
+        self.eval()  # batch norms accept one photo, and there is no dropout
         try:
             with torch.enable_grad(), torch.autocast("cpu", enabled=False):
                 features: Any = self.stages[0](torch.zeros(1, 3, size, size))
-                form = _form(features, self.width)
+                form = _channels_last(features, self.width)
                 if form is None:
                     raise ModelError(
-                        f"{name} gives no map of features that can be tagged: take another backbone"
+                        f"{name} has no feature map that can be used for tagging: choose another backbone"
                     )
                 self.channels_last = form
                 trained = [p for p in self.parameters() if p.requires_grad]
@@ -79,7 +81,7 @@ class _Features(nn.Module):
 
 def _create(name: str, size: int) -> Any:
     tries: tuple[dict[str, Any], ...] = ({"img_size": size}, {})
-    for numbers in tries:  # networks of convolutions take any size, and no such argument
+    for numbers in tries:  # convolutional networks take any size and have no such argument
         try:
             return timm.create_model(name, num_classes=0, **numbers)
         except TypeError as error:
@@ -91,23 +93,23 @@ def _create(name: str, size: int) -> Any:
 
 
 def _wrong_size(name: str, size: int, error: Exception, *, net: Any = None) -> ModelError:
-    """What timm says, and the size that the network is published for."""
+    """An error with timm's reason and the size for which the network is published."""
     why = str(error).partition("\n")[0] or type(error).__name__
     usual = getattr(net, "default_cfg", {}).get("input_size", (0,))[-1]
     give = f"give network.size={usual}" if usual and usual != size else "give another network.size"
-    return ModelError(f"{name} takes no photos of size {size} ({why}): {give}")
+    return ModelError(f"{name} does not accept photos of size {size} ({why}): {give}")
 
 
-def _form(features: Any, width: int) -> bool | None:
-    """Whether channels are the last axis; None where this is no map N×C×h×w, N×h×w×C or N×T×C."""
+def _channels_last(features: Any, width: int) -> bool | None:
+    """Whether channels are the last axis; None unless the features are N×C×h×w, N×h×w×C or N×T×C."""
     if not isinstance(features, Tensor) or features.dim() not in (3, 4) or width not in features.shape[1:]:
         return None
     if features.dim() == 3:
         return True if features.shape[-1] == width else None
-    return features.shape[1] != width  # where both are as wide, timm's usual form
+    return features.shape[1] != width  # if both axes have this length: timm's usual layout, channels first
 
 
-def _close(name: str) -> list[str]:
+def _similar_names(name: str) -> list[str]:
     known: list[str] = timm.list_models()
     begin = [one for one in known if name and one.startswith(name[:6])]
     return difflib.get_close_matches(name, known, n=4) or begin[:4] or ["resnet18", "convnext_tiny"]

@@ -1,4 +1,4 @@
-"""Transformer backbones: timm's layers, with a summary of the photo as token 0, as published."""
+"""Transformer backbones from timm's layers, with a global token as token 0, as published."""
 
 from __future__ import annotations
 
@@ -15,23 +15,25 @@ from anytag.torch.nn.configs import SwinConfig, VitConfig
 
 
 class SwinBackbone(Stages):
-    """Swin: patches, stages of windowed attention, norm. Token 0 is the mean of the normalised others.
+    """Swin: patches, stages of windowed attention, norm. Token 0 is the mean of the other tokens.
 
     Args:
-        config: its numbers.
-        size: side of the square input; a multiple of the patch of the last stage.
+        config: its dimensions.
+        size: side of the square input in pixels; a multiple of the last stage's patch size.
 
     Raises:
-        ModelError: another size.
+        ModelError: the size is not such a multiple.
     """
 
-    summary = True
+    has_global_token = True
 
     def __init__(self, config: SwinConfig, *, size: int) -> None:
         super().__init__()
         coarsest = 4 * 2 ** (len(config.depths) - 1)
         if size <= 0 or size % coarsest:
-            raise ModelError(f"image size {size}: this Swin transformer takes multiples of {coarsest}")
+            raise ModelError(
+                f"image size {size}: expected a multiple of {coarsest} for this Swin transformer"
+            )
         net: Any = SwinTransformer(
             img_size=size,
             embed_dim=config.width,
@@ -45,27 +47,27 @@ class SwinBackbone(Stages):
 
     def tokens(self, features: Tensor) -> Tensor:
         """N×h×w×C -> N×(1+hw)×C."""
-        places = self.norm(features).flatten(1, 2)
-        return torch.cat([places.mean(1, keepdim=True), places], 1)
+        tokens = self.norm(features).flatten(1, 2)
+        return torch.cat([tokens.mean(1, keepdim=True), tokens], 1)
 
 
 class VitBackbone(Stages):
-    """ViT: patches with a class token and learned positions, blocks, norm. Token 0 is the class token.
+    """ViT: patches with class token and learned positions, blocks, norm. Token 0 is the class token.
 
     Args:
-        config: its numbers.
-        size: side of the square input; a multiple of the patch.
+        config: its dimensions.
+        size: side of the square input in pixels; a multiple of the patch size.
 
     Raises:
-        ModelError: another size.
+        ModelError: the size is not such a multiple.
     """
 
-    summary = True
+    has_global_token = True
 
     def __init__(self, config: VitConfig, *, size: int) -> None:
         super().__init__()
         if size <= 0 or size % config.patch:
-            raise ModelError(f"image size {size}: this vision transformer takes multiples of {config.patch}")
+            raise ModelError(f"image size {size}: expected a multiple of {config.patch} for this ViT")
         net: Any = VisionTransformer(
             img_size=size,
             patch_size=config.patch,
@@ -86,7 +88,7 @@ class VitBackbone(Stages):
 
 
 class _Stem(nn.Module):
-    """Patches in rows, the class token before them, and positions added to all."""
+    """Patch embedding with class token and learned positions."""
 
     def __init__(self, net: Any) -> None:
         super().__init__()
@@ -95,5 +97,5 @@ class _Stem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         patches: Tensor = self.patch_embed(x)
         first = self.cls_token.expand(len(patches), -1, -1)
-        placed: Tensor = torch.cat([first, patches], 1) + self.pos_embed
-        return placed
+        embedded: Tensor = torch.cat([first, patches], 1) + self.pos_embed
+        return embedded

@@ -1,8 +1,8 @@
-"""The annotations of millions of photos, read once: rows and the columns of their tags in mapped files.
+"""A store of the annotations of millions of photos: rows and the columns of their tags in mapped files.
 
-A run that begins maps what an earlier one has made of the same data: it starts in a second, and processes of
-a machine share the memory. What is stored follows from the data and from the code that reads it; the store
-lies in the user's cache and may be removed at any time.
+A run maps the files that an earlier one made of the same data, so it starts within a second, and processes
+share the memory. The key of an entry depends on the data and on the code that reads it. The store is in the
+user's cache folder and may be removed at any time.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ from anytag.data.labels import Labeler
 from anytag.data.rows import Row, line_of, row_of
 from anytag.errors import OutputError
 from anytag.models.registry import cache
-from anytag.torch.training.dataset import HELD_OUT, say_unusable, stream_data, with_usable_captions
-from anytag.torch.training.mapped import Columns, Lists, Selected, bounds, mapped
+from anytag.torch.training.dataset import HELD_OUT, report_unusable, stream_data, with_usable_captions
+from anytag.torch.training.mapped import Columns, RaggedArray, Subset, bounds, mapped
 from anytag.torch.training.report import Progress, Reporter
 from anytag.vocabulary import Vocabulary
 
 Labels = tuple[tuple[Columns, ...], Columns]
-"""Columns of each caption, and of all that is said of the photo."""
+"""Tag columns of each caption, and of the photo by labels and all captions."""
 
-_CHUNK = 5_000  # rows that one process labels at a time
-_PARALLEL = 20_000  # rows from which on more processes are worth their start
+_CHUNK = 5_000  # rows per task of a worker process
+_PARALLEL = 20_000  # minimum number of rows for which starting worker processes pays off
 _INFO = "info.json"
 
 
 @dataclass(frozen=True, eq=False)
 class Annotations:
-    """Rows as lines of JSON in one array, parsed when they are looked at.
+    """Rows as lines of JSON in one array, parsed on access.
 
     Attributes:
         text: uint8, all lines.
-        ends: int64 N, where each ends.
-        captions: int32 N, how many each row has.
-        held: bool N, whether its split is held out.
-        sha256: of `text`.
-        folder: where it is stored; None in memory.
+        ends: int64 N, end of each line.
+        captions: int32 N, number of captions of each row.
+        held: bool N, whether the row is held out.
+        sha256: SHA-256 of `text`.
+        folder: the folder of the store; None in memory.
     """
 
     text: npt.NDArray[np.uint8]
@@ -78,16 +78,16 @@ class Annotations:
         return (self[number] for number in range(len(self)))
 
     def __reduce__(self) -> Any:
-        """A process that gets a stored one maps it, too."""
+        """Pickle a stored one as its folder, so that another process maps it too."""
         return (type(self)._open, (self.folder,)) if self.folder else super().__reduce__()
 
-    def rows(self, which: npt.NDArray[np.int32]) -> Selected:
-        """Some of them, each read when it is looked at."""
-        return Selected(self.__getitem__, which)
+    def rows(self, which: npt.NDArray[np.int32]) -> Subset:
+        """A subset, parsed on access."""
+        return Subset(self.__getitem__, which)
 
     @classmethod
-    def of(cls, rows: Iterable[Row]) -> Annotations:
-        """In memory."""
+    def from_rows(cls, rows: Iterable[Row]) -> Annotations:
+        """Annotations in memory."""
         lines, facts = [], []
         for row in rows:
             lines.append(line_of(row))
@@ -102,24 +102,24 @@ class Annotations:
         )
 
     @classmethod
-    def stored(cls, data: str | Path, *, report: Reporter | None = None, **how: Any) -> Annotations:
-        """Those of a file or URL, from the store; the first process of a machine fills it, others wait.
+    def cached(cls, data: str | Path, *, report: Reporter | None = None, **how: Any) -> Annotations:
+        """Annotations of a file or URL from the store; the first process that needs them reads the data.
 
         Args:
-            how: more arguments of `stream_data`; they decide what is read.
+            how: further arguments of `stream_data`, which are part of the key.
 
         Raises:
-            AnytagError: the data cannot be read, or a row is wrong.
+            AnytagError: the data cannot be read, or a row is invalid.
             OutputError: the store cannot be written.
         """
-        folder = store() / _digest(fingerprint(str(data)), repr(sorted(how.items())), _code())
-        with _once(folder, report or Reporter()) as missing:
+        folder = store_folder() / _digest(fingerprint(str(data)), repr(sorted(how.items())), _code_digest())
+        with _locked(folder, report or Reporter()) as missing:
             if missing:
                 rows = partial(stream_data, data, **how)
                 with atomic_folder(folder) as draft:
                     _write(rows(), draft, data=str(data), report=report or Reporter())
         info = json.loads((folder / _INFO).read_text(encoding="utf-8"))
-        say_unusable(info["blank"], info["long"], report or Reporter())
+        report_unusable(info["blank"], info["long"], report or Reporter())
         return cls._open(folder)
 
     @classmethod
@@ -135,17 +135,17 @@ class Annotations:
         )
 
     def labels(self, vocabulary: Vocabulary, *, report: Reporter | None = None) -> StoredLabels:
-        """Columns of what labels and captions say of each row, by the vocabulary; nothing of held-out rows.
+        """Tag columns of each row from labels and captions; empty for held-out rows.
 
         Raises:
             OutputError: the store cannot be written.
         """
         report = report or Reporter()
         if self.folder is None:
-            return StoredLabels.of(self, vocabulary)
+            return StoredLabels.from_rows(self, vocabulary)
         text = "\n".join(json.dumps(tag.to_dict(), sort_keys=True) for tag in vocabulary)
         folder = self.folder.with_name(f"{self.folder.name}-{_digest(text)}")
-        with _once(folder, report) as missing:
+        with _locked(folder, report) as missing:
             if missing:
                 with atomic_folder(folder) as draft:
                     _write_labels(self, vocabulary, draft, report=report)
@@ -154,18 +154,18 @@ class Annotations:
 
 @dataclass(frozen=True, eq=False)
 class StoredLabels:
-    """Columns of the tags of N rows.
+    """Tag columns of N rows.
 
     Attributes:
-        parsed: of each caption of all rows.
-        ends: int64 N, where the captions of each row end in `parsed`.
-        union: of all that is said of each row.
-        folder: where it is stored; None in memory.
+        parsed: columns of each caption, of all rows.
+        ends: int64 N, end of each row's captions in `parsed`.
+        union: columns of each row, from labels and all captions.
+        folder: the folder of the store; None in memory.
     """
 
-    parsed: Lists
+    parsed: RaggedArray
     ends: Ints
-    union: Lists
+    union: RaggedArray
     folder: Path | None = None
 
     def __reduce__(self) -> Any:
@@ -177,31 +177,31 @@ class StoredLabels:
         return tuple(self.parsed[start:end])
 
     def of_photo(self, row: int) -> Columns:
-        """Columns of all that is said of a row."""
+        """Columns of a row, from labels and all captions."""
         return self.union[row]
 
     @classmethod
-    def of(cls, rows: Annotations, vocabulary: Vocabulary) -> StoredLabels:
-        """In memory."""
-        parts = _Flat.of(_labels(rows, Labeler(vocabulary), 0, len(rows)))
-        parsed, unions = Lists(parts.parsed, parts.parsed_sizes.cumsum()), parts.union_sizes.cumsum()
-        return cls(parsed, parts.captions.cumsum(), Lists(parts.union, unions))
+    def from_rows(cls, rows: Annotations, vocabulary: Vocabulary) -> StoredLabels:
+        """Labels in memory."""
+        parts = _LabelArrays.concatenate(_labels(rows, Labeler(vocabulary), 0, len(rows)))
+        parsed, unions = RaggedArray(parts.parsed, parts.parsed_sizes.cumsum()), parts.union_sizes.cumsum()
+        return cls(parsed, parts.captions.cumsum(), RaggedArray(parts.union, unions))
 
     @classmethod
     def open(cls, folder: Path) -> StoredLabels:
-        """Mapped from a folder of the store."""
-        parts = {name: mapped(folder / f"{name}.bin", kind) for name, kind in _Flat.KINDS.items()}
+        """Map the labels in a folder of the store."""
+        parts = {name: mapped(folder / f"{name}.bin", kind) for name, kind in _LabelArrays.KINDS.items()}
         return cls(
-            Lists(parts["parsed"], parts["parsed_sizes"]),
+            RaggedArray(parts["parsed"], parts["parsed_sizes"]),
             parts["captions"],
-            Lists(parts["union"], parts["union_sizes"]),
+            RaggedArray(parts["union"], parts["union_sizes"]),
             folder,
         )
 
 
 @dataclass(frozen=True, eq=False)
-class _Flat:
-    """Labels of some rows as flat arrays: values int32, and the size of each list."""
+class _LabelArrays:
+    """Labels of some rows as flat arrays: values int32, and the length of each list."""
 
     parsed: npt.NDArray[np.int32]
     parsed_sizes: Ints
@@ -209,7 +209,7 @@ class _Flat:
     union: npt.NDArray[np.int32]
     union_sizes: Ints
 
-    KINDS = {  # noqa: RUF012  # read only
+    KINDS = {  # noqa: RUF012  # never modified
         "parsed": np.int32,
         "parsed_sizes": np.int64,
         "captions": np.int64,
@@ -218,34 +218,34 @@ class _Flat:
     }
 
     @classmethod
-    def of(cls, labels: Iterable[Labels]) -> _Flat:
+    def concatenate(cls, labels: Iterable[Labels]) -> _LabelArrays:
         parsed: list[int] = []
         union: list[int] = []
         sizes: tuple[list[int], list[int], list[int]] = ([], [], [])
-        for captions, whole in labels:
+        for captions, photo in labels:
             for caption in captions:
                 parsed += caption
                 sizes[0].append(len(caption))
             sizes[1].append(len(captions))
-            union += whole
-            sizes[2].append(len(whole))
-        of_captions, counts, of_unions = (np.array(one, np.int64) for one in sizes)
-        return cls(np.array(parsed, np.int32), of_captions, counts, np.array(union, np.int32), of_unions)
+            union += photo
+            sizes[2].append(len(photo))
+        parsed_sizes, counts, union_sizes = (np.array(one, np.int64) for one in sizes)
+        return cls(np.array(parsed, np.int32), parsed_sizes, counts, np.array(union, np.int32), union_sizes)
 
 
 def label_row(row: Row, labeler: Labeler) -> Labels:
-    """Columns of each caption, and of all that labels and captions say of the photo."""
+    """Tag columns of each caption, and of the photo by labels and all captions."""
     parsed = labeler.of_captions(row)
     return parsed, labeler.of_photo(row, parsed)
 
 
-def store() -> Path:
-    """Where annotations are kept: `$ANYTAG_HOME/annotations`, or in the user's cache."""
+def store_folder() -> Path:
+    """The folder of the store: `$ANYTAG_HOME/annotations`, or in the user's cache folder."""
     return cache().with_name("annotations")
 
 
 def build_seconds(rows: int, captions: int) -> float:
-    """How long it takes to fill the store, about, on this machine's cores."""
+    """Estimated time to fill the store, on this machine's cores."""
     return 45e-6 * rows + 160e-6 * captions / usable_cores()
 
 
@@ -253,22 +253,22 @@ def _digest(*texts: str) -> str:
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:24]
 
 
-def _code() -> str:
-    """Of the code and tables that read rows: what they make of the data may change with them."""
-    found = hashlib.sha256()
+def _code_digest() -> str:
+    """A hash of the code and tables that read rows, since the result depends on them."""
+    digest = hashlib.sha256()
     for package in (anytag.data, anytag.parsing):
         folder = Path(str(package.__file__)).parent
         for file in sorted(path for path in folder.rglob("*") if path.is_file()):
             if "__pycache__" not in file.parts:
-                found.update(f"{file.name} {file.stat().st_size}".encode())
-                found.update(file.read_bytes() if file.suffix == ".py" else b"")
-    found.update(Path(__file__).read_bytes())
-    return found.hexdigest()
+                digest.update(f"{file.name} {file.stat().st_size}".encode())
+                digest.update(file.read_bytes() if file.suffix == ".py" else b"")
+    digest.update(Path(__file__).read_bytes())
+    return digest.hexdigest()
 
 
 @contextmanager
-def _once(folder: Path, report: Reporter) -> Iterator[bool]:
-    """Whether `folder` has to be made, by this process alone: of several, the others wait until it is."""
+def _locked(folder: Path, report: Reporter) -> Iterator[bool]:
+    """Whether this process has to make `folder`; other processes wait until it is complete."""
     if folder.is_dir():
         yield False
         return
@@ -277,22 +277,22 @@ def _once(folder: Path, report: Reporter) -> Iterator[bool]:
         opened = folder.with_name(f"{folder.name}.lock").open("ab")
     except OSError as error:
         raise OutputError(
-            f"{folder.parent}, where annotations are kept, cannot be written ({error.strerror}): set "
-            "ANYTAG_HOME to a folder with room"
+            f"{folder.parent}, the cache of annotations, cannot be written ({error.strerror}): set "
+            "ANYTAG_HOME to a writable folder with free space"
         ) from error
     with opened as file:
         if waits := not lock(file):
-            report.say("Another process reads the annotations; this one waits for it.")
+            report.say("Another process is reading the annotations; waiting for it.")
         while waits and not lock(file):
             time.sleep(0.2)
-        for rest in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed while it read
-            shutil.rmtree(rest, ignore_errors=True)
+        for draft in folder.parent.glob(f".{folder.name}.*"):  # left by a killed process
+            shutil.rmtree(draft, ignore_errors=True)
         yield not folder.is_dir()
     Path(file.name).unlink(missing_ok=True)
 
 
 def _write(rows: Iterator[Row], draft: Path, *, data: str, report: Reporter) -> None:
-    """All rows as files, in a stream."""
+    """Write all rows as a stream."""
     digest, count, blank, long = hashlib.sha256(), 0, 0, 0
     names = ("rows.jsonl", "ends.bin", "captions.bin", "held.bin")
     text, ends, captions, held = ((draft / name).open("wb") for name in names)
@@ -318,11 +318,11 @@ def _write(rows: Iterator[Row], draft: Path, *, data: str, report: Reporter) -> 
 
 
 def _write_labels(rows: Annotations, vocabulary: Vocabulary, draft: Path, *, report: Reporter) -> None:
-    """Labels of all rows as files; sizes become ends."""
-    files = {name: (draft / f"{name}.bin").open("wb") for name in _Flat.KINDS}
+    """Write the labels of all rows; lengths of lists become cumulative ends."""
+    files = {name: (draft / f"{name}.bin").open("wb") for name in _LabelArrays.KINDS}
     ends = dict.fromkeys(("parsed_sizes", "captions", "union_sizes"), 0)
     try:
-        for done, part in enumerate(_parts(rows, vocabulary), 1):
+        for done, part in enumerate(_label_chunks(rows, vocabulary), 1):
             for name, file in files.items():
                 values = getattr(part, name)
                 if name in ends and len(values):
@@ -335,29 +335,30 @@ def _write_labels(rows: Annotations, vocabulary: Vocabulary, draft: Path, *, rep
             file.close()
 
 
-def _parts(rows: Annotations, vocabulary: Vocabulary) -> Iterator[_Flat]:
-    """Labels of the rows, some at a time, by all cores where that is worth it."""
+def _label_chunks(rows: Annotations, vocabulary: Vocabulary) -> Iterator[_LabelArrays]:
+    """Labels of the rows in chunks, computed on all cores if there are many rows."""
     starts = range(0, len(rows), _CHUNK)
     if len(rows) < _PARALLEL or "fork" not in get_all_start_methods() or usable_cores() == 1:
         labeler = Labeler(vocabulary)
-        yield from (_Flat.of(_labels(rows, labeler, start, start + _CHUNK)) for start in starts)
+        chunks = (_labels(rows, labeler, start, start + _CHUNK) for start in starts)
+        yield from map(_LabelArrays.concatenate, chunks)
         return
-    fork = get_context("fork")  # as photos are read: needs no main module that can be imported
-    with ProcessPoolExecutor(usable_cores(), fork, _begin, (rows, vocabulary)) as pool:
-        yield from pool.map(_piece, starts)
+    fork = get_context("fork")  # does not need an importable main module
+    with ProcessPoolExecutor(usable_cores(), fork, _init_worker, (rows, vocabulary)) as pool:
+        yield from pool.map(_label_chunk, starts)
 
 
 _worker: tuple[Annotations, Labeler] | None = None
 
 
-def _begin(rows: Annotations, vocabulary: Vocabulary) -> None:
-    global _worker  # of a process that does nothing else
+def _init_worker(rows: Annotations, vocabulary: Vocabulary) -> None:
+    global _worker  # of a dedicated process
     _worker = rows, Labeler(vocabulary)
 
 
-def _piece(start: int) -> _Flat:
+def _label_chunk(start: int) -> _LabelArrays:
     assert _worker is not None
-    return _Flat.of(_labels(*_worker, start, start + _CHUNK))
+    return _LabelArrays.concatenate(_labels(*_worker, start, start + _CHUNK))
 
 
 def _labels(rows: Annotations, labeler: Labeler, start: int, stop: int) -> Iterator[Labels]:

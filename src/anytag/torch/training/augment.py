@@ -1,4 +1,4 @@
-"""The published training transform: a random resized crop, a flip, RandAugment; all drawn from one seed."""
+"""The published training transform: random resized crop, flip and RandAugment, seeded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from anytag.images import Photo
 
 SCALE = (0.2, 1.0)
 RATIO = (3 / 4, 4 / 3)
-OPERATIONS, MAGNITUDE, CHANCE = 2, 5, 0.5  # magnitude of 10; each operation is applied or not
+OPERATIONS, MAGNITUDE, CHANCE = 2, 5, 0.5  # number of operations, magnitude (of 10), probability of each
 _GREY = (128, 128, 128)
 
 Picture = Image.Image
@@ -24,9 +24,9 @@ Operation = Callable[[Picture, int], Picture]
 def augment(photo: Photo, *, size: int, draw: random.Random) -> npt.NDArray[np.uint8]:
     """A random view of a photo: uint8 3×S×S.
 
-    A crop of 0.2 to 1 of the area is resized (bicubic) to the square, mirrored half of the time, and two
-    operations of RandAugment (Cubuk et al., 2020) are drawn, each applied half of the time, at magnitude 5
-    of 10.
+    A crop of 0.2 to 1 of the area is resized (bicubic) to the square and mirrored with probability 0.5. Two
+    operations of RandAugment (Cubuk et al., 2020) at magnitude 5 of 10 are drawn; each is applied with
+    probability 0.5.
     """
     picture = photo.picture.resize(
         (size, size), Image.Resampling.BICUBIC, box=crop_box(*photo.picture.size, draw=draw)
@@ -41,7 +41,7 @@ def augment(photo: Photo, *, size: int, draw: random.Random) -> npt.NDArray[np.u
 
 
 def crop_box(width: int, height: int, *, draw: random.Random) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of a random crop; the whole photo where ten draws do not fit."""
+    """Left, top, right, bottom of a random crop; the whole photo if ten draws do not fit."""
     for _ in range(10):
         area = width * height * draw.uniform(*SCALE)
         ratio = math.exp(draw.uniform(*map(math.log, RATIO)))
@@ -53,7 +53,7 @@ def crop_box(width: int, height: int, *, draw: random.Random) -> tuple[int, int,
 
 
 def _enhance(kind: Callable[[Picture], ImageEnhance._Enhance]) -> Callable[[Picture, int], Picture]:
-    factor = MAGNITUDE / 10 * 1.8 + 0.1  # 1 at magnitude 5: the usual mapping changes nothing there
+    factor = MAGNITUDE / 10 * 1.8 + 0.1  # 1 at magnitude 5, which leaves the photo unchanged
     return lambda picture, _sign: kind(picture).enhance(factor)
 
 

@@ -1,4 +1,4 @@
-"""One step, as every student reads it: what is seen of N photos, and what is known and said of them."""
+"""The batch of a training step, and the protocol of datasets."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from anytag.torch.training.report import Tally
 
 @dataclass
 class Batch:
-    """N photos, or captions of them; what a recipe does not read is None or empty.
+    """A batch of N photos, or of N captions; fields that a recipe does not use are None or empty.
 
     Attributes:
-        pixels: uint8 N×3×S×S, one crop for student and teacher.
-        features: of cached features, what the first trained stage expects: N×C×h×w; or N×C, the mean of the
-            last features, where no stage is trained.
-        memory: N×F beside them, what the frozen branch gives of the photos.
-        tokens: N×T×D of a frozen encoder.
-        tags: N×K in [0, 1], that a tag is in the photo.
-        weight: N×K, how much an entry counts; 0 where nobody says. All count alike when None.
-        columns: int64 M, tags that the decoder looks at in this step, of all photos; all K when None.
-        subject: int64 N, the tag of a photo's main subject where that is all that is known; else -1.
-        teacher: N×D that it makes of the same crop, or N×1000 logits of a classifier.
-        texts: N×W unit vectors of a caption each, zeros where a photo has none.
+        pixels: uint8 N×3×S×S, the same crop for student and teacher.
+        features: cached features, the input of the first trained stage: N×C×h×w; or pooled features N×C
+            where no stage is trained.
+        memory: N×F, pooled features of the frozen branch, with `features`.
+        tokens: N×T×D, image tokens of a frozen encoder.
+        tags: N×K in [0, 1], targets of the tags.
+        weight: N×K, weights of the targets, 0 for unknown ones; None: all are 1.
+        columns: int64 M, columns of the tags that the decoder scores in this step; None: all K.
+        subject: int64 N, column of the photo's main subject if nothing else is known of it; else -1.
+        teacher: N×D, the teacher's vectors of the same crop, or N×1000, logits of a classifier.
+        texts: N×W, unit vectors of one caption per photo, zeros for a photo without caption.
         tag_ids, tag_mask: int64 N×S, wordpieces of the tags' text; the mask is 0 at padding.
-        caption_ids: int64 N×L, wordpieces of a caption each; 0 is padding.
-        pair_ids: int64 N×2, number of photo and of text, not negative and from `text_numbers`; pairs that
-            have either in common are no negatives of each other.
-        trust: N, share of the contrast's targets that is the momentum encoder's; the objective's when None.
-        captions: a caption each, cleaned; "" where there is none.
-        named: the tags that the caption names, for each photo.
-        numbers: of the photos in their dataset.
-        unread: photos that could not be read and were replaced, each with the reason.
+        caption_ids: int64 N×L, wordpieces of one caption per photo; 0 is padding.
+        pair_ids: int64 N×2, ids of photo and text, which are not negative (texts: `text_numbers`); pairs with
+            an id in common are not negatives of each other.
+        trust: N, weight of the momentum encoder's soft targets (ALBEF's alpha); None: the objective's.
+        captions: one cleaned caption per photo, "" for a photo without caption.
+        caption_tags: names of the tags in each caption.
+        numbers: indices of the photos in their dataset.
+        unreadable: photos that could not be read and were replaced, with the reasons.
     """
 
     pixels: Tensor | None = None
@@ -58,47 +58,47 @@ class Batch:
     pair_ids: Tensor | None = None
     trust: Tensor | None = None
     captions: list[str] = field(default_factory=list)
-    named: list[tuple[str, ...]] = field(default_factory=list)
+    caption_tags: list[tuple[str, ...]] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
-    unread: list[tuple[str, str]] = field(default_factory=list)
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
 
     def tensors(self) -> dict[str, Tensor]:
-        """What is there, by name."""
-        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        """The tensors that are not None, by name."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
-    def need(self, name: str) -> Tensor:
-        """A tensor that a term cannot do without.
+    def require(self, name: str) -> Tensor:
+        """A tensor that a loss term needs.
 
         Raises:
-            ModelError: it is not there.
+            ModelError: the batch does not have it.
         """
-        found = self.tensors().get(name)
-        if found is None:
+        tensor = self.tensors().get(name)
+        if tensor is None:
             raise ModelError(
-                f"this objective reads {name} of a batch, and there is none: take another recipe"
+                f"this objective needs {name}, which the batches do not have: choose another recipe"
             )
-        return found
+        return tensor
 
     def take(self, part: slice) -> Batch:
-        """Some of the photos, as tensors alone."""
+        """The tensors of some of the photos."""
         if part == slice(0, None, 1):
             return self
         parts = {name: x if name == "columns" else x[part] for name, x in self.tensors().items()}
-        return replace(Batch(), **parts)  # type: ignore[arg-type]  # tensors, by the names of such fields
+        return replace(Batch(), **parts)  # type: ignore[arg-type]  # only fields that are tensors
 
     def to(self, device: torch.device) -> Batch:
-        """The same with its tensors on a device."""
-        there = {name: x.to(device, non_blocking=True) for name, x in self.tensors().items()}
-        return replace(self, **there)  # type: ignore[arg-type]
+        """The batch with its tensors on a device."""
+        moved = {name: x.to(device, non_blocking=True) for name, x in self.tensors().items()}
+        return replace(self, **moved)  # type: ignore[arg-type]
 
 
 class Dataset(Protocol):
-    """Batches of one process: its share of each step, the same whenever it is asked.
+    """The batches of one process: its share of each step, reproducible from the step number.
 
     Attributes:
-        key: of the rows and tags that are learned from; a run goes on only where it is the same.
-        tallies: what was passed over so far.
+        key: hash of rows and tags; a run can be resumed only with the same one.
+        tallies: counts of skipped items so far.
     """
 
     @property
@@ -108,18 +108,18 @@ class Dataset(Protocol):
     def tallies(self) -> tuple[Tally, ...]: ...
 
     def steps_per_epoch(self) -> int:
-        """Whole batches in the data.
+        """Number of full batches in the data.
 
         Raises:
-            AnytagError: there is less than a batch takes.
+            AnytagError: there are fewer photos than a batch needs.
         """
 
     def stream(self, first: int, last: int) -> Iterator[Batch]:
-        """The steps of the whole run from `first` to `last`, exclusive."""
+        """The batches of the run's steps from `first` to `last`, exclusive."""
 
     def held_out(self, *, batch_size: int) -> Iterator[Tensor]:
-        """uint8 N×3×S×S of this process's held-out photos; every process has as many."""
+        """Batches uint8 N×3×S×S of this process's held-out photos; all processes have equally many."""
 
     @property
     def truth(self) -> npt.NDArray[np.bool_] | None:
-        """Bool N×K of all held-out photos; None where there are none."""
+        """Bool N×K, the tags of all held-out photos; None if there are none."""

@@ -1,4 +1,4 @@
-"""A recipe's numbers -> an untrained student."""
+"""Build an untrained student from a recipe."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from anytag.torch.training.recipes import Recipe
 from anytag.torch.training.student import PROMPT_LENGTH, FixedQueries, Student, WordQueries
 from anytag.torch.training.terms import terms_of
 
-MISFITS = (
+BUILD_ERRORS = (
     RuntimeError, ValueError, TypeError, AssertionError, IndexError, ArithmeticError, MemoryError
 )  # fmt: skip
-"""What libraries raise for numbers that make no network."""
+"""Errors that libraries raise for an invalid network configuration."""
 
 
-def fitted_to(recipe: Recipe, *, width: int, pieces: WordPieces | None = None) -> Recipe:
-    """With the network's numbers that objective, backbone, text width and wordpieces decide.
+def resolve_network(recipe: Recipe, *, width: int, pieces: WordPieces | None = None) -> Recipe:
+    """The recipe with the network dimensions that follow from objective, backbone, texts and wordpieces.
 
     Args:
-        width: of the tags' text vectors.
-        pieces: of captions.
+        width: width of the tags' text vectors.
+        pieces: wordpieces of captions.
     """
     config = recipe.network
     if not recipe.objective.captions:
@@ -40,27 +40,28 @@ def fitted_to(recipe: Recipe, *, width: int, pieces: WordPieces | None = None) -
     if not config.projected:
         config = replace(config, width=backbone_width(recipe))
     elif config.cross is not None and config.queries != "learned":
-        config = replace(config, width=width)  # rows are text vectors as they are
+        config = replace(config, width=width)  # rows are text vectors without projection
     return replace(recipe, network=config)
 
 
 def make_student(
     recipe: Recipe, *, tags: int, rows: Tensor | None, pieces: WordPieces | None = None
 ) -> Student:
-    """The untrained student.
+    """Build the untrained student.
 
     Args:
-        recipe: with its network fitted.
+        recipe: the recipe, after `resolve_network`.
         tags: K.
-        rows: text vectors K×P×W of the tags; None where queries are learned.
+        rows: text vectors K×P×W of the tags; None for learned queries.
+        pieces: wordpieces of captions.
 
     Raises:
-        ModelError: the network's numbers do not fit together.
+        ModelError: the network configuration is invalid.
     """
     config, network = recipe.network, make_network(recipe)
     queries: nn.Module
     if rows is None:
-        assert config.cross is not None  # no other decoder takes learned rows
+        assert config.cross is not None  # only the cross decoder has learned queries
         queries = LearnedQueries(tags, config.cross.hidden)
     elif config.cross is None:
         queries = WordQueries(rows, config.width, hidden=config.text_hidden)
@@ -76,26 +77,26 @@ def make_student(
 
 
 def make_network(recipe: Recipe) -> TagNetwork:
-    """With random weights.
+    """Build the network of a recipe with random weights.
 
     Raises:
-        ModelError: its numbers do not fit together; says which were given.
+        ModelError: the network configuration is invalid.
     """
     try:
         backbone = TimmBackbone(recipe.backbone, size=recipe.network.size) if recipe.backbone else None
         return TagNetwork(recipe.network, backbone)
-    except MISFITS as error:
-        raise misfit(error) from error
+    except BUILD_ERRORS as error:
+        raise build_error(error) from error
 
 
-def misfit(error: Exception) -> ModelError:
-    """What a library says of numbers that make no network, as an error for people."""
+def build_error(error: Exception) -> ModelError:
+    """A readable error for a library's error about an invalid network configuration."""
     why = str(error).partition("\n")[0] or type(error).__name__
-    return ModelError(f"the numbers of network.* make no network ({why}): give the recipe's own, which fit")
+    return ModelError(f"the values of network.* are invalid together ({why}): use the recipe's defaults")
 
 
 def backbone_width(recipe: Recipe) -> int:
-    """Of the backbone's own tokens."""
+    """Width of the backbone's tokens before projection."""
     backbone = recipe.network.backbone
     if recipe.backbone:
         return TimmBackbone(recipe.backbone, size=recipe.network.size).width
@@ -105,14 +106,15 @@ def backbone_width(recipe: Recipe) -> int:
 
 
 def is_learned(config: NetworkConfig) -> bool:
-    """Whether queries are learned, rather than made of text."""
+    """Whether queries are learned instead of made from text."""
     return config.cross is not None and config.queries == "learned"
 
 
 def prompts_of(recipe: Recipe, config: NetworkConfig) -> Prompts:
-    """What is said of a tag, in training and when a user asks: as RAM++ and RAM have it, or its words."""
+    """Kind of a tag's prompts, in training and for custom tags: as in RAM++ or RAM, or only its words."""
     if config.cross is None or config.queries == "learned":
         return "words"
     if config.queries == "descriptions":
         return "descriptions"
-    return "templates" if recipe.clip else "words"  # a static table hears little but the templates
+    # With a static table, the words of the templates would dominate the vectors.
+    return "templates" if recipe.clip else "words"

@@ -1,4 +1,4 @@
-"""Captions of photos that a frozen encoder has seen, with their tags: what a caption head learns from."""
+"""Training samples of a caption head on a frozen encoder: cached tokens, captions, guiding tags."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from anytag.torch.training.feature_cache import FeatureCache
 from anytag.torch.training.objectives import Guidance
 from anytag.vocabulary import Vocabulary
 
-BUCKET = 40  # batches among which captions of one length are looked for
+BUCKET = 40  # number of batches among which captions are sorted by length
 
 
 class CaptionSamples:
-    """Captions of the training photos.
+    """The captions of the training photos.
 
     Args:
         photos: rows with captions.
-        cache: "tokens" float16 T×D of each view of the photos, and "row".
-        vocabulary: whose tags guide.
-        pieces: how text is cut.
+        cache: "tokens" float16 T×D of each view of the photos, and "row", the index of its photo.
+        vocabulary: vocabulary of the guiding tags.
+        pieces: wordpieces.
         tag_length: S.
-        guidance: which tags guide.
+        guidance: selection of the guiding tags.
     """
 
     def __init__(
@@ -45,18 +45,18 @@ class CaptionSamples:
     ) -> None:
         self.cache, self.pieces = cache, pieces
         self.tag_length, self.guidance = tag_length, guidance
-        _, first, count = np.unique(cache.whole("row"), return_index=True, return_counts=True)
-        self.place = np.stack([first, count], 1)  # of each photo its first view, and how many it has
+        _, first, count = np.unique(cache.array("row"), return_index=True, return_counts=True)
+        self.view_range = np.stack([first, count], 1)  # first view and number of views of each photo
         parser = Parser(vocabulary=vocabulary)
-        told = [
+        captions = [
             (number, caption)
             for number, row in enumerate(photos)
             for caption in row.captions
             if row.split == "train"
         ]
-        self.photo = np.array([number for number, _ in told], np.int64)
-        self.texts = [pieces.caption_text([clean_caption(caption)])[0] for _, caption in told]
-        self.tags = [tag_texts(parser, caption) for _, caption in told]
+        self.photo = np.array([number for number, _ in captions], np.int64)
+        self.texts = [pieces.caption_text([clean_caption(caption)])[0] for _, caption in captions]
+        self.tags = [tag_texts(parser, caption) for _, caption in captions]
         self.length = np.array([len(text) for text in self.texts])
 
     def __len__(self) -> int:
@@ -64,22 +64,22 @@ class CaptionSamples:
 
     @property
     def key(self) -> str:
-        """Of the captions' wordpieces."""
+        """A hash of the captions' wordpieces."""
         return hashlib.sha256(b"".join(text.tobytes() for text in self.texts)).hexdigest()
 
     def order(self, draw: np.random.Generator, batch_size: int) -> Ints:
-        """Each caption once, those of a step of about one length."""
+        """Each caption once, in steps of similar length: steps×batch_size."""
         steps = len(self) // batch_size
         order = draw.permutation(len(self))[: steps * batch_size]
         for start in range(0, len(order), BUCKET * batch_size):
-            some = order[start : start + BUCKET * batch_size]
-            order[start : start + len(some)] = some[np.argsort(self.length[some], kind="stable")]
+            bucket = order[start : start + BUCKET * batch_size]
+            order[start : start + len(bucket)] = bucket[np.argsort(self.length[bucket], kind="stable")]
         shuffled: Ints = draw.permutation(order.reshape(steps, batch_size))
         return shuffled
 
     def batch(self, numbers: Ints, *, draw: np.random.Generator) -> Batch:
-        """Some captions, each with a view of its photo and some of the tags that it names."""
-        first, count = self.place[self.photo[numbers]].T
+        """A batch of captions, each with a view of its photo and a random subset of its tags."""
+        first, count = self.view_range[self.photo[numbers]].T
         tokens = self.cache.take("tokens", first + draw.integers(0, count)).astype(np.float32)
         text = np.zeros((len(numbers), self.length[numbers].max()), np.int64)
         for row, number in zip(text, numbers, strict=True):
@@ -91,13 +91,13 @@ class CaptionSamples:
         )
 
     def _guide(self, tags: Sequence[tuple[str, str]], draw: np.random.Generator) -> list[str]:
-        """Some of a caption's tags in any order, by their names or in the caption's words."""
+        """A random subset of a caption's tags in random order, by name or in the caption's words."""
         if draw.random() < self.guidance.unguided:
             return []
-        some = [number for number in draw.permutation(len(tags)) if draw.random() < self.guidance.kept]
-        return [tags[number][draw.integers(2)] for number in some]
+        kept = [number for number in draw.permutation(len(tags)) if draw.random() < self.guidance.kept]
+        return [tags[number][draw.integers(2)] for number in kept]
 
 
 def tag_texts(parser: Parser, caption: str) -> list[tuple[str, str]]:
-    """The tags that a caption names, each by its name and in the caption's words."""
+    """The tags in a caption, each by name and in the caption's words."""
     return [(tag.name, caption[tag.start : tag.end].lower()) for tag in parser.parse(caption)]

@@ -1,7 +1,7 @@
-"""Chunked loss: forward and backward per chunk of tags, so activation memory is that of one chunk.
+"""Chunked loss: forward and backward pass per chunk of tags, so activation memory is that of one chunk.
 
-Each chunk's backward pass follows its forward pass. Nothing is computed twice, unlike gradient checkpointing,
-and the gradients are those of the whole sum. Terms of different chunks must be independent.
+The backward pass of a chunk follows its forward pass. Unlike gradient checkpointing, nothing is computed
+twice; the gradients are those of the whole sum. Terms of different chunks must be independent.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 F = TypeVar("F", bound=Callable[..., Any])
 Loss = Callable[..., Tensor]
-"""(number of a piece, the piece, what all share...) -> a scalar."""
+"""(index of a chunk, the chunk, *shared tensors) -> a scalar."""
 
 
 def chunked_sum(
@@ -26,13 +26,13 @@ def chunked_sum(
     learned: Sequence[Tensor] = (),
     scale: float = 1.0,
 ) -> Tensor:
-    """The sum of loss(number, piece, *shared) over the pieces, a scalar in float32.
+    """The sum of loss(index, chunk, *shared) over the chunks, a scalar in float32.
 
     Args:
-        loss: without side effects.
-        pieces, shared: what it is computed from.
-        learned: the parameters that it uses beside those.
-        scale: what gradients are multiplied with on the way, against underflow in float16.
+        loss: a function without side effects.
+        pieces, shared: the chunks, and the tensors that all of them use.
+        learned: parameters that the loss uses.
+        scale: factor of the gradients during the backward pass, against underflow in float16.
     """
     everything = (*shared, *pieces, *learned)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in everything):
@@ -41,24 +41,24 @@ def chunked_sum(
     return torch.stack([loss(n, piece, *shared).float() for n, piece in enumerate(pieces)]).sum()
 
 
-def _by_itself(function: F) -> F:
-    """torch.compile leaves it alone, but not the loss that it calls: gradients cannot be traced."""
-    left: F = torch.compiler.disable(function, recursive=False)  # type: ignore[no-untyped-call]
-    return left
+def _not_compiled(function: F) -> F:
+    """Exclude a function, but not the loss it calls, from torch.compile, which cannot trace gradients."""
+    excluded: F = torch.compiler.disable(function, recursive=False)  # type: ignore[no-untyped-call]
+    return excluded
 
 
 class _ChunkedSum(torch.autograd.Function):
-    """Forward: the sum and its gradients. Backward: those times the upstream gradient."""
+    """Forward: the sum and its gradients. Backward: these gradients times the upstream gradient."""
 
     @staticmethod
-    @_by_itself
+    @_not_compiled
     def forward(ctx: Any, loss: Loss, shares: int, count: int, scale: float, *tensors: Tensor) -> Tensor:
-        # Apart from the graph that the tensors come from; parameters are used where they lie.
-        apart = [x.detach().requires_grad_(x.requires_grad) for x in tensors[: shares + count]]
-        shared, learned = apart[:shares], range(shares + count, len(tensors))
+        # Inputs are detached from the graph they come from; parameters are used directly.
+        detached = [x.detach().requires_grad_(x.requires_grad) for x in tensors[: shares + count]]
+        shared, learned = detached[:shares], range(shares + count, len(tensors))
         sums: dict[int, Tensor] = {}
         total = torch.zeros((), device=tensors[0].device)
-        for number, piece in enumerate(apart[shares:]):
+        for number, piece in enumerate(detached[shares:]):
             used = dict(enumerate(shared)) | {shares + number: piece} | {at: tensors[at] for at in learned}
             used = {at: x for at, x in used.items() if x.requires_grad}
             with torch.enable_grad():
@@ -79,12 +79,12 @@ class _ChunkedSum(torch.autograd.Function):
         return None, None, None, None, *(g if g is None else g.mul_(factor) for g in gradients)
 
 
-@_by_itself
+@_not_compiled
 def _add(sums: dict[int, Tensor], at: int, gradient: Tensor | None) -> None:
-    """Sums are kept in float32, whatever autocast computes with."""
+    """Add a gradient to its sum, which is float32 under autocast too."""
     if gradient is None:
         return
     if at in sums:
         sums[at] += gradient
     else:
-        sums[at] = gradient.to(torch.float32, copy=True)  # it may be another one's too
+        sums[at] = gradient.to(torch.float32, copy=True)  # the gradient may share memory with another one

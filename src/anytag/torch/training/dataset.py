@@ -1,4 +1,4 @@
-"""Rows to learn from, and those that are held out."""
+"""Read rows and split them into training and held-out rows."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from anytag.errors import AnytagError
 from anytag.torch.training.report import Reporter, counted
 
 HELD_OUT = ("dev", "val", "test")
-LONGEST = 2000
-"""Letters of a caption that are read; a caption of training has 30 words."""
+MAX_CAPTION_LENGTH = 2000
+"""Captions are truncated to this number of characters; a typical training caption has 30 words."""
 
 
 def read_data(path: Path | str, *, tag_list: Sequence[str] = ()) -> list[Row]:
-    """Rows of a file or URL, of any format that `anytag.data.formats` recognises: a .csv of image,tags.
+    """Read the rows of a file or URL in any format of `anytag.data.formats`, such as a .csv of image,tags.
 
-    A row that does not name its split has "". Photos are named relative to the file.
+    The split of a row without one is "". Paths of photos are relative to the file.
 
     Args:
-        tag_list: what the ids of published annotations number.
+        tag_list: the tags to which the ids of published annotations refer.
 
     Raises:
-        AnytagError: the file cannot be read, or a row is wrong; names it.
+        AnytagError: the file cannot be read, or a row is invalid; the message names it.
     """
     return list(stream_data(path, tag_list=tag_list))
 
 
 def stream_data(path: Path | str, *, tag_list: Sequence[str] = ()) -> Iterator[Row]:
-    """`read_data`, a row at a time."""
+    """Like `read_data`, one row at a time."""
     if not is_url(str(path)) and not Path(path).is_file():
         raise AnytagError(f"{path} does not exist: give a .csv of image,tags or a rows.jsonl")
     rows = read(str(path), source="own", split="", tag_list=tag_list)
@@ -49,26 +49,26 @@ def stream_data(path: Path | str, *, tag_list: Sequence[str] = ()) -> Iterator[R
     yield from rows
 
 
-def copies(rows: Sequence[Row], root: str) -> npt.NDArray[np.int64]:
-    """For each row the number of the first with the same photo: of one path, or the same bytes: N.
+def find_copies(rows: Sequence[Row], root: str) -> npt.NDArray[np.int64]:
+    """For each row the index of the first row with the same photo, by path or by content: N.
 
-    Only files of one size are read and compared; a photo that is not there, or behind a URL, is its path.
+    Only files of equal size are read and compared. Missing photos and URLs are compared by path.
     """
     first: dict[object, int] = {}
     sizes = [_size(join(root, row.image)) for row in rows]
-    often = Counter(size for size in sizes if size is not None)
-    found = np.arange(len(rows))
+    frequency = Counter(size for size in sizes if size is not None)
+    copies = np.arange(len(rows))
     for number, (row, size) in enumerate(zip(rows, sizes, strict=True)):
         path = join(root, row.image)
-        place = first.setdefault(path if is_url(path) else os.path.realpath(path), number)
-        if place == number and size is not None and often[size] > 1:
-            place = first.setdefault((size, _digest(path)), number)
-        found[number] = found[place]
-    return found
+        original = first.setdefault(path if is_url(path) else os.path.realpath(path), number)
+        if original == number and size is not None and frequency[size] > 1:
+            original = first.setdefault((size, _digest(path)), number)
+        copies[number] = copies[original]
+    return copies
 
 
 def conflicts(rows: Sequence[Row], same: npt.NDArray[np.int64]) -> list[tuple[str, str]]:
-    """Pairs of names of one photo that say other tags of it; `same` as `copies` gives it."""
+    """Pairs of paths of the same photo with different tags; `same` as `find_copies` returns it."""
     return [
         (rows[first].image, row.image)
         for row, first in zip(rows, same.tolist(), strict=True)
@@ -92,42 +92,40 @@ def _digest(path: str) -> str:
 
 
 def with_usable_captions(row: Row) -> tuple[Row, int, int]:
-    """A row without captions that say nothing, and with the beginning of those that are far too long.
+    """The row without captions that have no letter or digit, and with very long ones truncated.
 
     Returns:
-        the row, how many captions are left out, and how many are cut.
+        the row, the number of removed captions, and the number of truncated ones.
     """
     keep = [number for number, caption in enumerate(row.captions) if any(map(str.isalnum, caption))]
     blank = len(row.captions) - len(keep)
-    long = sum(len(row.captions[number]) > LONGEST for number in keep)
+    long = sum(len(row.captions[number]) > MAX_CAPTION_LENGTH for number in keep)
     if blank or long:
-        captions = tuple(row.captions[number][:LONGEST] for number in keep)
+        captions = tuple(row.captions[number][:MAX_CAPTION_LENGTH] for number in keep)
         row = replace(row, captions=captions, parsed=tuple(row.parsed[n] for n in keep if row.parsed))
     return row, blank, long
 
 
-def say_unusable(blank: int, long: int, report: Reporter) -> None:
-    """Says how many captions `with_usable_captions` left out and cut."""
+def report_unusable(blank: int, long: int, report: Reporter) -> None:
+    """Report how many captions `with_usable_captions` removed and truncated."""
     if blank:
-        report.say(f"{counted(blank, 'caption')} without a letter or digit: left out.")
+        report.say(f"{counted(blank, 'caption')} without a letter or digit left out.")
     if long:
-        report.say(
-            f"{counted(long, 'caption')} of more than {LONGEST} letters: only their beginning is read."
-        )
+        report.say(f"{counted(long, 'caption')} truncated to {MAX_CAPTION_LENGTH} characters.")
 
 
 def split_rows(
     rows: Sequence[Row], part: float, *, seed: int = 0, same: npt.NDArray[np.int64] | None = None
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Numbers of the rows to learn from, and of those held out.
+    """Indices of the training rows, and of the held-out rows.
 
-    Rows that name their split are obeyed (dev, val and test are held out), but that copies of a photo that
-    is held out are not learned from. Otherwise `part` of the photos of each set of tags is held out, at
-    random, but never its last one; copies come into one part.
+    If rows have splits, these are used (dev, val and test are held out), except that copies of held-out
+    photos are not trained on. Otherwise a random `part` of the photos of each set of tags is held out, but
+    never all of them; copies of a photo are in the same part.
 
     Args:
-        same: for each row the number of the first with the same photo, as `copies` gives it; each has its
-            own when None.
+        same: for each row the index of the first row with the same photo, as `find_copies` returns it; None:
+            there are no copies.
     """
     same = np.arange(len(rows)) if same is None else same
     if any(row.split in HELD_OUT for row in rows):
@@ -138,7 +136,7 @@ def split_rows(
         groups.setdefault(rows[number].tags, []).append(number)
     draw = np.random.default_rng(seed)
     held_out: list[int] = []
-    debt = 0.0  # so that many small groups give their share too
+    debt = 0.0  # carries fractions over, so that small groups contribute too
     for numbers in groups.values():
         debt += part * len(numbers)
         count = min(int(debt), len(numbers) - 1)
@@ -149,19 +147,20 @@ def split_rows(
 
 
 def check_batch(photos: int, batch_size: int, *, parts: int = 1) -> None:
-    """Whether photos to train on make a batch that can be taken in so many equal parts.
+    """Check that there are enough training photos for a batch, and that it can be split into equal parts.
 
     Raises:
-        AnytagError: they do not; says what to give.
+        AnytagError: there are not, or it cannot; the message says what to give.
     """
     if photos == 0:
-        raise AnytagError(f"no photo to train on: rows with a split of {', '.join(HELD_OUT)} are held out")
+        raise AnytagError(f"no training photos: rows with a split of {', '.join(HELD_OUT)} are held out")
     fits = min(batch_size, photos) // parts * parts
     if batch_size % parts:
         more = f"give batch_size={fits or parts}, or fewer parts"
         raise AnytagError(
-            f"batch_size={batch_size} cannot be taken in {parts} equal parts (processes × accumulate): {more}"
+            f"batch_size={batch_size} cannot be split into {parts} equal parts (processes × accumulate): "
+            f"{more}"
         )
     if photos < batch_size:
         give = f"give batch_size={fits}" if fits else f"{parts} or more are needed"
-        raise AnytagError(f"{photos} photos to train on make no batch of {batch_size}: {give}")
+        raise AnytagError(f"{photos} training photos are fewer than batch_size={batch_size}: {give}")

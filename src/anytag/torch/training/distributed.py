@@ -1,4 +1,4 @@
-"""Sums and gatherings over all processes of a run; of one process they are the thing itself."""
+"""Collective operations over all processes of a run; with one process they return their argument."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ T = TypeVar("T")
 
 
 def processes() -> int:
-    """How many processes train together."""
+    """Number of processes of the run."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def join() -> int:
-    """Joins the processes that were launched together, as accelerate does later anyway; how many they are."""
+    """Initialise the process group, as accelerate would do later, and return the number of processes."""
     PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
     return processes()
 
 
 def process_index() -> int:
-    """Which of them this one is, from 0."""
+    """Rank of this process, from 0."""
     return dist.get_rank() if processes() > 1 else 0
 
 
-def from_first(make: Callable[[], T]) -> T:
-    """What `make` gives in the first process, in all of them: the others wait and get a copy.
+def from_main_process(make: Callable[[], T]) -> T:
+    """Call `make` in the main process and return its result in all processes.
 
-    Whatever is made of data when a run begins is made so, as all processes must learn from the same.
+    It is used for everything that is computed from data at the start of a run, so that all processes agree.
 
     Args:
-        make: gives something that can be pickled; what it writes, the first process writes alone.
+        make: returns something that can be pickled; it runs, and writes, in the main process only.
 
     Raises:
-        AnytagError: what the first process raised, in all.
+        AnytagError: `make` raised one in the main process; it is raised in all.
     """
     if join() == 1:
         return make()
@@ -52,7 +52,7 @@ def from_first(make: Callable[[], T]) -> T:
             outcome = [(make(), None)]
         except AnytagError as error:
             outcome = [(None, error)]
-        except Exception as error:  # the others would wait for ever
+        except Exception as error:  # otherwise the other processes would wait forever
             outcome = [(None, AnytagError(f"{type(error).__name__}: {error}"))]
             dist.broadcast_object_list(outcome)
             raise
@@ -60,42 +60,44 @@ def from_first(make: Callable[[], T]) -> T:
     result, failed = outcome[0]
     if failed is not None:
         raise failed
-    return result  # type: ignore[return-value]  # there is one where nothing failed
+    return result  # type: ignore[return-value]  # not None without an error
 
 
-def everyones(mine: Tally) -> Tally:
-    """What all processes passed over, in the first; the others have nothing to say."""
+def gather_tally(tally: Tally) -> Tally:
+    """The joined tally of all processes in the main process, an empty one in the others."""
     if processes() == 1:
-        return mine
-    whole = Tally()
-    for one in gather_object([mine]):
+        return tally
+    joined = Tally()
+    for one in gather_object([tally]):
         if process_index() == 0:
-            whole.join(one)
-    return whole
+            joined.join(one)
+    return joined
 
 
 def check_precision(precision: str) -> None:
-    """Whether the device of this process can train so.
+    """Check that the device of this process supports the precision.
 
     Raises:
-        AnytagError: it cannot; says what can.
+        AnytagError: it does not.
     """
     join()
     if precision == "fp16" and PartialState().device.type == "cpu":
-        raise AnytagError("precision=fp16 needs a GPU, and there is none: give precision=bf16, or no")
+        raise AnytagError(
+            "precision=fp16 needs a GPU, but there is none: give precision=bf16 or precision=no"
+        )
 
 
 def mean_over_ranks(x: Tensor) -> Tensor:
     """The mean of a tensor over all processes, without a gradient."""
     if processes() == 1:
         return x.detach()
-    whole = x.detach().clone()
-    dist.all_reduce(whole)
-    return whole / processes()
+    total = x.detach().clone()
+    dist.all_reduce(total)
+    return total / processes()
 
 
 class _Gather(torch.autograd.Function):
-    """Forward: every process's rows. Backward: what all processes' losses say of this process's rows."""
+    """Forward: rows of all processes. Backward: sum of all processes' gradients of this process's rows."""
 
     @staticmethod
     def forward(ctx: object, x: Tensor) -> Tensor:
@@ -105,16 +107,16 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: object, *gradients: Tensor) -> Tensor:
-        whole = gradients[0].contiguous().clone()
-        dist.all_reduce(whole)
-        return whole.chunk(dist.get_world_size())[dist.get_rank()]
+        total = gradients[0].contiguous().clone()
+        dist.all_reduce(total)
+        return total.chunk(dist.get_world_size())[dist.get_rank()]
 
 
 def gather(x: Tensor) -> Tensor:
-    """The rows of all processes, in the order of their ranks, with the gradient: n×... -> world·n×...
+    """Gather the rows of all processes by rank, differentiably: n×... -> world·n×...
 
-    Every process must have as many rows. Where each process's loss is a mean over its own photos and
-    gradients are averaged, as DDP does, the result is the gradient of the mean over all photos.
+    All processes must have equally many rows. If each process's loss is a mean over its own photos and
+    gradients are averaged, as in DDP, the result is the gradient of the mean over all photos.
     """
     if processes() == 1:
         return x

@@ -1,4 +1,4 @@
-"""What a recipe would take on the data at hand, or on the published data where none is given."""
+"""Estimate the cost of a recipe on given data, or on the published data (`anytag train --dry-run`)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 from anytag.errors import AnytagError
 from anytag.torch.training.annotation_store import Annotations, build_seconds
-from anytag.torch.training.build import fitted_to
-from anytag.torch.training.estimate import Estimate, estimate, try_out
-from anytag.torch.training.init_weights import adopted, read_start
+from anytag.torch.training.build import resolve_network
+from anytag.torch.training.estimate import Estimate, check_network, estimate
+from anytag.torch.training.init_weights import adopt_network, read_start
 from anytag.torch.training.recipes import Recipe
 from anytag.torch.training.texts import read_rows, read_tag_list, vocabulary_of
 from anytag.vocabulary import Vocabulary
@@ -19,8 +19,17 @@ CLIP_WIDTH, STATIC_WIDTH = 512, 256
 
 
 @dataclass(frozen=True)
-class Planned:
-    """What was counted with; `captions` are of the photos, `assumed` says so where no data was given."""
+class DryRun:
+    """An estimate and the sizes it is based on.
+
+    Attributes:
+        cost: the estimate.
+        tags: K.
+        texts: P, texts per tag.
+        photos: number of training photos.
+        captions: number of their captions.
+        assumed: a note if the sizes are those of the published data; "" otherwise.
+    """
 
     cost: Estimate
     tags: int
@@ -31,31 +40,31 @@ class Planned:
 
     @property
     def parse_seconds(self) -> float:
-        """To read rows and parse captions once, on this machine."""
+        """Time to read rows and parse captions once, on this machine."""
         return build_seconds(self.photos, self.captions)
 
     @property
     def stored_bytes(self) -> int:
-        """Of the rows and the columns of their tags, about."""
+        """Approximate size of the stored rows and tag columns."""
         return 150 * self.photos + 70 * self.captions
 
 
-def plan(recipe: Recipe, data: Path | str | None, *, tag_list: Path | None = None) -> Planned:
-    """Counts a recipe's costs; arguments as `Run` has them.
+def plan(recipe: Recipe, data: Path | str | None, *, tag_list: Path | None = None) -> DryRun:
+    """Estimate the cost of a recipe; arguments as in `Run`.
 
     Raises:
-        AnytagError: the recipe reads no photos, the data cannot be read, or the network's numbers do not fit
-            together.
+        AnytagError: the recipe trains on cached features, the data cannot be read, or the network
+            configuration is invalid.
     """
     if recipe.features is not None:
         raise AnytagError(
-            "--dry-run counts runs from photos, and this one reads cached features; docs/how-to/train.md has "
-            "its times"
+            "--dry-run supports runs on photos, and this one trains on cached features; its times are in "
+            "docs/how-to/train.md"
         )
     listed = read_tag_list(tag_list) if tag_list else None
     if recipe.start:
-        recipe = adopted(recipe, read_start(Path(recipe.start)))
-    rows = Annotations.stored(data, tag_list=listed.ids if listed else ()) if data else None
+        recipe = adopt_network(recipe, read_start(Path(recipe.start)))
+    rows = Annotations.cached(data, tag_list=listed.ids if listed else ()) if data else None
     photos = PUBLISHED_PHOTOS if rows is None else int((~rows.held).sum())
     captions = PUBLISHED_PHOTOS if rows is None else int(rows.captions[~rows.held].sum())
     tags = PUBLISHED_TAGS
@@ -71,8 +80,8 @@ def plan(recipe: Recipe, data: Path | str | None, *, tag_list: Path | None = Non
     if recipe.embedding:
         table = read_rows(Path(recipe.embedding))
         texts, width = table[..., 0].numel() // tags, table.shape[-1]
-    recipe = fitted_to(recipe, width=width)
-    try_out(recipe, text_width=width)
+    recipe = resolve_network(recipe, width=width)
+    check_network(recipe, text_width=width)
     cost = estimate(recipe, tags=tags, texts=texts, text_width=width, photos=photos)
     assumed = "" if data else " (the published numbers; give --data)"
-    return Planned(cost, tags, texts, photos, captions, assumed)
+    return DryRun(cost, tags, texts, photos, captions, assumed)

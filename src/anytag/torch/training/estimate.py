@@ -1,4 +1,4 @@
-"""What a recipe will take, before it starts: counted on tensors without contents, not measured."""
+"""Estimate the cost of a recipe before it starts, by counting on meta tensors."""
 
 from __future__ import annotations
 
@@ -13,27 +13,26 @@ from torch.utils.flop_counter import FlopCounterMode
 from anytag.errors import AnytagError
 from anytag.torch.nn.configs import NetworkConfig
 from anytag.torch.training.batch import Batch
-from anytag.torch.training.build import MISFITS, is_learned, make_student, misfit
+from anytag.torch.training.build import BUILD_ERRORS, build_error, is_learned, make_student
 from anytag.torch.training.objectives import Objective
 from anytag.torch.training.recipes import Recipe
 from anytag.torch.training.student import Student
 
-_CAPTION, _TAGS = 16, 40  # wordpieces of a usual caption, and of the tags' text
+_CAPTION, _TAGS = 16, 40  # wordpieces of a typical caption, and of the tags' text
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run takes.
+    """Estimated cost of a run.
 
     Attributes:
-        parameters: trained ones.
-        fixed: numbers that are not trained, such as text vectors or a momentum encoder.
-        state_bytes: weights, gradients, AdamW's two moments and averages; and what is fixed.
-        photo_bytes: kept of each photo between forward and backward pass, without checkpointing; of the tags
-            only those that are decoded at once.
-        photo_flops: of a photo's forward and backward pass.
-        steps: of the run.
-        speed: floating-point operations a second of this machine, as a matrix product shows it.
+        parameters: number of trained parameters.
+        fixed: number of other values, such as text vectors or a momentum encoder.
+        state_bytes: size of weights, gradients, AdamW's two moments, averages and fixed values.
+        photo_bytes: activations per photo without gradient checkpointing, with one chunk of tags.
+        photo_flops: floating-point operations of a photo's forward and backward pass.
+        steps: number of steps of the run.
+        speed: floating-point operations per second of a matrix product on this machine.
     """
 
     parameters: int
@@ -45,26 +44,26 @@ class Estimate:
     speed: float
 
     def memory(self, photos: int) -> int:
-        """Bytes of one process that takes so many photos at once."""
+        """Bytes of one process with a batch of `photos`."""
         return self.state_bytes + photos * self.photo_bytes
 
     def seconds(self, batch_size: int) -> float:
-        """Of the whole run on this machine alone; half of the product's speed is what networks reach."""
+        """Time of the whole run on this machine, if networks reach half the speed of a matrix product."""
         return self.steps * batch_size * self.photo_flops / (self.speed / 2)
 
 
 def estimate(recipe: Recipe, *, tags: int, texts: int, text_width: int, photos: int) -> Estimate:
-    """Counts a recipe's costs.
+    """Estimate the cost of a recipe.
 
     Args:
-        recipe: its network fitted to its texts.
+        recipe: the recipe, after `resolve_network`.
         tags: K.
-        texts: P, of each tag.
-        text_width: of the text vectors.
-        photos: to train on.
+        texts: P, texts per tag.
+        text_width: width of the text vectors.
+        photos: number of training photos.
     """
     count = 4
-    make = partial(_both, recipe, texts=texts, text_width=text_width, count=count)
+    make = partial(_meta_inputs, recipe, texts=texts, text_width=text_width, count=count)
     student, batch = make(tags)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         student(batch)
@@ -82,60 +81,61 @@ def estimate(recipe: Recipe, *, tags: int, texts: int, text_width: int, photos: 
     )
 
 
-def try_out(recipe: Recipe, *, text_width: int, parts: int = 1) -> None:
-    """Whether the network's numbers make one that can look at photos: without contents, so in no time.
+def check_network(recipe: Recipe, *, text_width: int, parts: int = 1) -> None:
+    """Check that the network can be built and run, with meta tensors, which takes no time.
 
     Args:
-        parts: in how many equal parts a step's photos are taken.
+        parts: number of equal parts into which the photos of a step are split.
 
     Raises:
-        ModelError: they do not.
-        AnytagError: a part is one photo, of which batch norms take no statistics.
+        ModelError: the network configuration is invalid.
+        AnytagError: a part has one photo, which is too few for batch norm.
     """
     try:
-        student, batch = _both(recipe, 2, texts=1, text_width=text_width, count=2)
+        student, batch = _meta_inputs(recipe, 2, texts=1, text_width=text_width, count=2)
         student(batch)
-    except MISFITS as error:
-        raise misfit(error) from error
+    except BUILD_ERRORS as error:
+        raise build_error(error) from error
     if recipe.batch_size // parts > 1:
         return
     try:
-        student, batch = _both(recipe, 2, texts=1, text_width=text_width, count=1)
+        student, batch = _meta_inputs(recipe, 2, texts=1, text_width=text_width, count=1)
         student(batch)
     except ValueError as error:
         raise AnytagError(
-            f"batch_size={recipe.batch_size} in {parts} equal parts (processes × accumulate) is one photo at "
-            "a time, from which this network's batch norms take no statistics: give "
-            f"batch_size={2 * parts} or more"
+            f"batch_size={recipe.batch_size} in {parts} equal parts (processes × accumulate) is one photo "
+            f"per part, which is too few for this network's batch norms: give batch_size={2 * parts} or more"
         ) from error
 
 
 def _activations(student: Student, batch: Batch) -> int:
-    """Bytes that are kept for the backward pass."""
+    """Bytes saved for the backward pass."""
     saved: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        saved.setdefault(_storage(tensor), tensor)  # held, so that no other gets its place
+        saved.setdefault(_storage(tensor), tensor)  # kept alive, so that its address is not reused
         return tensor
 
     own = {_storage(tensor) for tensor in (*student.parameters(), *student.buffers())}
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        student(batch)  # as in the first steps: later ones leave out what is settled
+        student(batch)
     return sum(t.untyped_storage().nbytes() for key, t in saved.items() if key not in own)
 
 
-def _both(recipe: Recipe, tags: int, *, texts: int, text_width: int, count: int) -> tuple[Student, Batch]:
-    """A student without contents, and so many photos for it."""
+def _meta_inputs(
+    recipe: Recipe, tags: int, *, texts: int, text_width: int, count: int
+) -> tuple[Student, Batch]:
+    """A student and a batch of `count` photos on the meta device."""
     config = recipe.network
     with torch.device("meta"):
         rows = None if is_learned(config) else torch.zeros(tags, texts, text_width)
         student = make_student(recipe, tags=tags, rows=rows)
-        student.begin()
+        student.init_momentum()
         return student.train(), _batch(config, recipe.objective, count=count, tags=tags, width=text_width)
 
 
 def _storage(tensor: Tensor) -> int:
-    """What a tensor shares with its views."""
+    """Identity of a tensor's storage, which views share."""
     return int(tensor.untyped_storage()._cdata)
 
 
@@ -156,7 +156,7 @@ def _batch(config: NetworkConfig, objective: Objective, *, count: int, tags: int
 
 
 def measured_speed(*, side: int = 768, times: int = 3) -> float:
-    """Floating-point operations a second of a matrix product, on the GPU where there is one."""
+    """Floating-point operations per second of a matrix product, on the GPU if there is one."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     side = 8192 if device == "cuda" else side
     a = torch.randn(side, side, device=device)

@@ -1,8 +1,8 @@
-"""What frozen networks make of photos, computed once and kept: a folder of shards, and what they are made of.
+"""Cache the outputs of frozen networks for photos: a folder of shards with a key.
 
-Each shard is a folder of arrays that appears whole or not at all, so that what is killed goes on with the
-first missing one. `cache.json` says which model, stage, views and photos the shards are of; another run's are
-refused.
+Each shard is a folder of arrays that is written atomically, so an interrupted run continues with the first
+missing shard. `cache.json` holds the key (model, stage, views and photos); a cache with another key is
+rejected.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from anytag.torch.training.report import Progress, Reporter
 
 Array = npt.NDArray[Any]
 Compute = Callable[[range], Mapping[str, Array]]
-"""Numbers of a shard's photos -> arrays by name."""
+"""Indices of a shard's photos -> arrays by name."""
 Encoder = Callable[[Bytes], tuple[Mapping[str, Array], Mapping[str, Array]]]
-"""uint8 V×3×S×S, the views of a photo -> arrays of V rows, and arrays of a row for the photo, by name."""
+"""Views of a photo, uint8 V×3×S×S -> arrays with V rows, and arrays with one row for the photo, by name."""
 
 SHARD = 256
 MIN_AREA = 0.55
@@ -43,16 +43,16 @@ KEY = "cache.json"
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """The arrays of all shards, mapped: nothing is read before it is asked for."""
+    """The memory-mapped arrays of all shards."""
 
     shards: tuple[Mapping[str, Array], ...]
 
-    def whole(self, name: str) -> Array:
-        """An array, all shards behind each other, in memory."""
+    def array(self, name: str) -> Array:
+        """An array, concatenated over all shards, in memory."""
         return np.concatenate([shard[name] for shard in self.shards])
 
     def take(self, name: str, rows: Ints) -> Array:
-        """Some rows of it."""
+        """Rows of an array."""
         ends = np.cumsum([len(shard[name]) for shard in self.shards])
         which = np.searchsorted(ends, rows, side="right")
         return np.stack(
@@ -73,19 +73,19 @@ def build(
     workers: int | None = None,
     report: Reporter,
 ) -> FeatureCache:
-    """Computes every missing shard, and opens them all.
+    """Compute the missing shards and open all of them.
 
     Args:
-        count: photos.
-        begin: makes what computes a shard, once, where one is missing.
-        key: what the arrays are made of: model, stage, views, photos.
-        what: is done, for progress.
-        workers: threads; as many as there are cores when None.
+        count: number of photos.
+        begin: creates the function that computes a shard; called once, if a shard is missing.
+        key: identity of the arrays: model, stage, views, photos.
+        what: description of the work, for progress.
+        workers: number of threads; None: one per core.
 
     Raises:
-        AnytagError: the folder is of something else, or what `begin` and its work raise.
+        AnytagError: the folder has another key, or an error of `begin` and its function.
     """
-    _claim(folder, key)
+    _check_key(folder, key)
     starts = range(0, count, SHARD)
     files = [folder / f"shard-{number:04d}" for number in range(len(starts))]
 
@@ -108,19 +108,21 @@ def build(
 
 
 def open_cache(folder: Path) -> FeatureCache:
-    """What `build` has made there.
+    """Open a cache that `build` has made.
 
     Raises:
-        AnytagError: nothing.
+        AnytagError: there is none.
     """
     files = sorted(file for file in folder.glob("shard-*") if file.is_dir())
     if not files:
-        raise AnytagError(f"{folder}: no cached features; anytag train mini --cache {folder} makes them")
+        raise AnytagError(
+            f"{folder} has no cached features; create them with anytag train mini --cache {folder}"
+        )
     return FeatureCache(tuple(_open(file) for file in files))
 
 
-def _claim(folder: Path, key: Mapping[str, Any]) -> None:
-    """Notes what the shards of a folder are made of, before the first."""
+def _check_key(folder: Path, key: Mapping[str, Any]) -> None:
+    """Write the key of a new cache, or compare it with that of an existing one."""
     facts, file = json.dumps(key, sort_keys=True), folder / KEY
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -129,8 +131,7 @@ def _claim(folder: Path, key: Mapping[str, Any]) -> None:
             draft.write_text(facts, encoding="utf-8")
     elif file.read_text(encoding="utf-8") != facts:
         raise AnytagError(
-            f"{folder} holds what was made of other photos, of other views or by another model: name an "
-            "empty folder"
+            f"{folder} caches features of other photos, other views or another model: give an empty folder"
         )
 
 
@@ -138,7 +139,7 @@ def _open(shard: Path) -> dict[str, Array]:
     try:
         return {file.stem: np.load(file, mmap_mode="r") for file in sorted(shard.glob("*.npy"))}
     except (OSError, ValueError, EOFError) as error:
-        raise AnytagError(f"{shard} is damaged: remove it, and the same command makes it again") from error
+        raise AnytagError(f"{shard} is damaged: remove it and run the same command again") from error
 
 
 def encode_photos(
@@ -152,15 +153,17 @@ def encode_photos(
     key: Mapping[str, Any],
     report: Reporter,
 ) -> FeatureCache:
-    """What an encoder makes of views of photos: its arrays, and "row", "view" of each view, "photo" of each.
+    """Cache the outputs of an encoder for views of photos.
 
-    Photos are shuffled once, so each shard is a sample of all sources.
+    The arrays are those of the encoder, "row" and "view" for each view (index of its photo, number of the
+    view), and "photo" for each photo (its index). Photos are shuffled once, so each shard is a sample of all
+    sources.
 
     Args:
-        encoder: makes it, once, where photos are missing.
-        views: numbers of the views of a row, for `view`; more of the same draws decide random crops.
-        size: side of the square.
-        key: of the encoder, its model and stage; that of photos and views is added.
+        encoder: creates the encoder; called once, if a shard is missing.
+        views: numbers of the views of a row, as in `view`; its random generator also draws the crops.
+        size: side of the square in pixels.
+        key: identity of the encoder, model and stage; photos and views are added to it.
     """
     order = list(range(len(rows)))
     random.Random(0).shuffle(order)
@@ -190,12 +193,12 @@ def encode_photos(
 
 
 def _draw(row: Row) -> random.Random:
-    """Of a photo's own: the same whatever others there are."""
+    """A random generator seeded with the photo's path, so independent of other photos."""
     return random.Random(zlib.crc32(row.image.encode(errors="surrogateescape")))
 
 
 def view(photo: Photo, number: int, *, size: int, draw: random.Random) -> Bytes:
-    """View `number` of a photo as uint8 3×S×S: 0 plain, 1 mirrored, else a random crop."""
+    """View `number` of a photo, uint8 3×S×S: 0 the plain photo, 1 its mirror image, others random crops."""
     if number < 2:
         pixels = prepare(photo, size=size)
         return pixels[:, :, ::-1] if number else pixels

@@ -1,4 +1,4 @@
-"""Batches of cached features: what a step without photos reads."""
+"""Dataset of cached features."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from anytag.torch.training.report import Tally
 
 
 class Samples(Protocol):
-    """What a step shows of cached features: views with tags, or captions.
+    """Samples from cached features: views with tags, or captions.
 
     Attributes:
-        key: of rows and tags.
+        key: hash of rows and tags.
     """
 
     @property
@@ -27,18 +27,18 @@ class Samples(Protocol):
     def __len__(self) -> int: ...
 
     def order(self, draw: np.random.Generator, batch_size: int) -> Ints:
-        """The samples of an epoch, steps×batch_size."""
+        """Indices of the samples of an epoch, steps×batch_size."""
 
     def batch(self, numbers: Ints, *, draw: np.random.Generator) -> Batch:
-        """Some samples."""
+        """The batch of some samples."""
 
 
 class FeatureDataset:
-    """Batches of one process, of samples that lie in memory or are mapped.
+    """The batches of one process, from samples in memory or in mapped files.
 
     Args:
-        batch_size: samples of a step, of all processes together.
-        parts: in which a step is taken, by processes and one after the other.
+        batch_size: samples per step over all processes.
+        parts: number of parts of a step, over processes and gradient accumulation.
     """
 
     truth = None
@@ -52,16 +52,16 @@ class FeatureDataset:
 
     @property
     def key(self) -> str:
-        """Of rows and tags."""
+        """Hash of rows and tags."""
         return self.samples.key
 
     def steps_per_epoch(self) -> int:
-        """Raises AnytagError where there are fewer samples than a batch takes."""
+        """Number of full batches; raises an AnytagError if there is none."""
         check_batch(len(self.samples), self.batch_size, parts=self.parts)
         return len(self.samples) // self.batch_size
 
     def stream(self, first: int, last: int) -> Iterator[Batch]:
-        """This process's share of the steps from `first` to `last`, exclusive."""
+        """This process's share of the batches from step `first` to `last`, exclusive."""
         while first < last:
             epoch, start = divmod(first, self.steps_per_epoch())
             order = self.samples.order(np.random.default_rng([self.seed, epoch]), self.batch_size)
@@ -71,5 +71,5 @@ class FeatureDataset:
                 first += 1
 
     def held_out(self, *, batch_size: int) -> Iterator[Tensor]:
-        """None: the photos themselves are not at hand."""
+        """No batches, since there are no photos."""
         return iter(())

@@ -1,8 +1,8 @@
-"""Plain rows in, a model folder with their tags out: what `anytag finetune` does.
+"""Fine-tune a small model to the tags of rows (`anytag finetune`).
 
-The base's encoder and decoder stay as they are. Each tag of the rows begins as its words (or as the trained
-query, where the base knows the tag) and learns a residual and an offset (`residuals`). Scores are calibrated
-on unseen photos: each part of them is answered by queries learned from the others.
+The base's encoder and decoder are frozen. The query of each tag starts as that of its name (or as the trained
+query, if the base has the tag); a residual and an offset are learned for it (see `residuals`). Scores are
+calibrated by cross-validation: each fold is scored with queries learned from the others.
 """
 
 from __future__ import annotations
@@ -27,33 +27,34 @@ from anytag.models.registry import resolve
 from anytag.queries.bank import Bank
 from anytag.runtime.onnx import OnnxRuntime
 from anytag.torch.checkpoints.load import load_decoder
-from anytag.torch.training.dataset import conflicts, copies, read_data, split_rows
-from anytag.torch.training.judge import judge, worse
-from anytag.torch.training.labels import KNOWN, Labels, label_rows
+from anytag.torch.training.comparison import compare_models, regression_warning
+from anytag.torch.training.dataset import conflicts, find_copies, read_data, split_rows
+from anytag.torch.training.labels import KIND_DESCRIPTIONS, Labels, label_rows
 from anytag.torch.training.report import Reporter
-from anytag.torch.training.residuals import Learned, Tokens, encode_photos, learn, logits_of_views
-from anytag.torch.training.stored import Stored, keep_descriptions, make_bank
+from anytag.torch.training.residuals import LearnedTags, Tokens, encode_photos, learn, logits_of_views
+from anytag.torch.training.stored_tags import StoredTags, keep_descriptions, make_bank
 from anytag.vocabulary import Vocabulary
 
-MORE_SHORTLIST = 16
-"""Places that the first pass gets besides, when new tags join the old."""
-FOLDED = 2000
-"""Up to so many photos, each is answered by queries learned without it; of more, every tenth is enough."""
+EXTRA_SHORTLIST = 16
+"""Additional length of the shortlist if new tags are added to the old ones."""
+MAX_CROSS_VALIDATED = 2000
+"""Up to this number of photos all folds are used for calibration; of more photos, one of ten folds."""
 
 
 @dataclass(frozen=True)
 class Finetune:
-    """What to do.
+    """Options of a fine-tuning.
 
     Attributes:
         data: a table of image,tags or a rows.jsonl.
-        output: the folder to make.
-        model: the base, by name or folder; None is the embedded one.
-        epochs: over all views of the photos; enough for 200 steps when None.
+        output: the folder to create.
+        model: the base, by name or folder; None: the embedded model.
+        epochs: epochs over all views of the photos; None: enough for 200 steps.
         keep_old: keep the base's tags too.
-        positives_only: the rows name present tags, and not all of them.
-        held_out: part of the rows that only measures, where the rows do not name their split.
-        goal: of the thresholds.
+        positives_only: the rows name present tags, but not all of them.
+        held_out: fraction of rows that is held out, if rows have no split.
+        goal: goal of the thresholds.
+        seed: random seed.
     """
 
     data: Path
@@ -68,23 +69,23 @@ class Finetune:
 
 
 def finetune(task: Finetune, report: Reporter | None = None) -> Mapping[str, Any]:
-    """Learns the tags of the rows, writes a model folder and returns what its card says of it.
+    """Learn the tags of the rows, write a model folder, and return the metrics in its card.
 
     Raises:
-        AnytagError: the output exists, the rows cannot be read or name nothing, no photo can be read, or
-            photos tell no tag from its absence.
+        AnytagError: the output exists, the rows cannot be read or have no tags, no photo can be read, or no
+            tag has both photos with it and photos without it.
         ModelError: the base is of another family than mini.
     """
     if task.output.exists():
-        raise AnytagError(f"{task.output} exists: name a folder that is not there yet")
+        raise AnytagError(f"{task.output} exists: give a folder that does not exist yet")
     report = report or Reporter()
     base = ModelFolder.open(resolve(task.model))
-    stored = Stored.read(base)
+    stored = StoredTags.read(base)
     rows = by_photo(read_data(task.data))
     labels = label_rows(rows, stored.vocabulary, positives_only=task.positives_only)
-    report.say(f"{len(rows)} rows, {len(labels.vocabulary)} tags: {KNOWN[labels.known]}.")
-    same = copies(rows, str(task.data.parent))
-    _say_what_is_said_twice(rows, same, report)
+    report.say(f"{len(rows)} rows, {len(labels.vocabulary)} tags: {KIND_DESCRIPTIONS[labels.kind]}.")
+    same = find_copies(rows, str(task.data.parent))
+    _report_duplicates(rows, same, report)
     paths = [task.data.parent / row.image for row in rows]
     task.output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{task.output.name}.", dir=task.output.parent) as work:
@@ -94,20 +95,20 @@ def finetune(task: Finetune, report: Reporter | None = None) -> Mapping[str, Any
         )  # fmt: skip
         for why in tokens.failed.values():
             report.say(f"Left out: {why}")
-        taught, held = _parts(task, rows, tokens, same)
-        _check_teachable(labels.take(taught), task.data)
-        _say_what_is_missing(labels, taught, stored, report)
+        train, held = _parts(task, rows, tokens, same)
+        _check_labels(labels.take(train), task.data)
+        _report_weak_tags(labels, train, stored, report)
         with edited_copy(base, task.output) as draft:
             tuner = _Tuner(task, base, stored, labels, tokens, report)
-            card = tuner.write(draft, taught)
-            figures = judge(
+            card = tuner.write(draft, train)
+            figures = compare_models(
                 base.path, draft, [paths[n] for n in held], labels.take(held),
                 keep_old=task.keep_old, knows=stored.knows,
             )  # fmt: skip
-            if why := worse(figures):
+            if why := regression_warning(figures):
                 report.say(why)
-            counts = {"tags": len(labels.vocabulary), "learned": tuner.learned, "photos": len(taught)}
-            metrics = {"known": KNOWN[labels.known], **counts, "held out": figures}
+            counts = {"tags": len(labels.vocabulary), "learned": tuner.learned, "photos": len(train)}
+            metrics = {"known": KIND_DESCRIPTIONS[labels.kind], **counts, "held out": figures}
             write_card(draft, replace(card, metrics={**card.metrics, "fine-tuning": metrics}))
     return metrics
 
@@ -115,77 +116,74 @@ def finetune(task: Finetune, report: Reporter | None = None) -> Mapping[str, Any
 def _parts(
     task: Finetune, rows: Sequence[Row], tokens: Tokens, same: npt.NDArray[np.int64]
 ) -> tuple[Ints, Ints]:
-    """Rows to learn from and rows held out, of those whose photo can be read.
+    """Training rows and held-out rows, among those whose photo can be read.
 
     Raises:
-        AnytagError: none can be.
+        AnytagError: no photo can be read.
     """
-    read = np.unique(tokens.photo)
+    readable = np.unique(tokens.photo)
     parts = split_rows(rows, task.held_out, seed=task.seed, same=same)
-    taught, held = (np.intersect1d(part, read) for part in parts)
-    if not len(taught):
+    train, held = (np.intersect1d(part, readable) for part in parts)
+    if not len(train):
         raise AnytagError(f"no photo of {task.data} can be read; paths are relative to its folder")
-    return taught, held
+    return train, held
 
 
 def _views(photos: int) -> int:
-    """Views of a photo: four are 200 kB of disk, and where there are many photos each needs fewer."""
+    """Number of views per photo: four take 200 kB of disk, and many photos need fewer."""
     return 4 if photos <= 5000 else 2 if photos <= 20_000 else 1
 
 
-def _say_what_is_said_twice(rows: Sequence[Row], same: npt.NDArray[np.int64], report: Reporter) -> None:
+def _report_duplicates(rows: Sequence[Row], same: npt.NDArray[np.int64], report: Reporter) -> None:
     if count := int((same != np.arange(len(rows))).sum()):
-        report.say(f"{count} rows are copies of others' photos: none is both learned from and held out.")
+        report.say(f"{count} rows repeat a photo of another row; copies are never split between both parts.")
     if pairs := conflicts(rows, same):
         names = ", ".join(f"{one} and {other}" for one, other in pairs[:5])
         more = " ..." if len(pairs) > 5 else ""
-        report.say(f"One photo, other tags, which of them is right? {names}{more}.")
+        report.say(f"The same photo has different tags; check which are right: {names}{more}.")
 
 
-def _check_teachable(labels: Labels, data: Path) -> None:
-    """Whether photos to learn from tell any tag from its absence.
+def _check_labels(labels: Labels, data: Path) -> None:
+    """Check that some tag has both training photos with it and photos without it.
 
     Raises:
-        AnytagError: they do not; says what is missing.
+        AnytagError: there is none.
     """
     count, photos = labels.present.sum(0), len(labels.present)
     if photos < 2 or not ((count > 0) & (count < photos)).any():
         raise AnytagError(
-            f"{data}: photos to learn from: {photos}, and no tag that some of them have and others have not; "
-            "give at least two photos of different tags, or photos without the tag"
+            f"{data}: no tag is present in some of the {photos} training photos and absent from others; give "
+            "at least two photos with different tags, or photos without the tag"
         )
 
 
-def _say_what_is_missing(every: Labels, taught: Ints, stored: Stored, report: Reporter) -> None:
-    labels = every.take(taught)
-    count = labels.present.sum(0)
-    strange = np.array([not stored.knows(tag.name) for tag in labels.vocabulary])
-    for few, why in (
-        (strange, "names that the model's text table does not know, so photos alone teach them"),
-        (count == 0, "no photo to learn from, only their words"),
-        (count == len(labels.present), "all photos, so nothing to be told from; add photos without them"),
+def _report_weak_tags(labels: Labels, train: Ints, stored: StoredTags, report: Reporter) -> None:
+    train_labels = labels.take(train)
+    count = train_labels.present.sum(0)
+    unknown = np.array([not stored.knows(tag.name) for tag in labels.vocabulary])
+    for mask, why in (
+        (unknown, "names that the model's text encoder does not know, learned from photos only"),
+        (count == 0, "no training photo, which use only their names"),
+        (count == len(train_labels.present), "all photos, which need photos without them to be learned"),
     ):
-        if names := [tag.name for tag, there in zip(labels.vocabulary, few, strict=True) if there]:
+        if names := [tag.name for tag, found in zip(labels.vocabulary, mask, strict=True) if found]:
             report.say(f"Tags with {why}: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}.")
 
 
-def is_better(learned: Floats, asked: Floats, truth: Floats) -> Bools:
-    """Which tags tell photos apart better by what was learned than as they were asked before: N×K each -> K.
-
-    By average precision; the photos were not learned from.
-    """
-    ours, theirs = (average_precision(logits, truth > 0.5) for logits in (learned, asked))
-    return np.asarray(ours > theirs)
+def is_better(learned: Floats, initial: Floats, truth: Floats) -> Bools:
+    """Which tags have a higher average precision with learned than with initial logits: N×K each -> K."""
+    after, before = (average_precision(logits, truth > 0.5) for logits in (learned, initial))
+    return np.asarray(after > before)
 
 
 class _Tuner:
-    """Learns the queries of the labels' tags and writes them into a copy of the base."""
+    """Learns the queries of the tags and writes them into a copy of the base."""
 
     def __init__(
         self,
         task: Finetune,
         base: ModelFolder,
-        stored: Stored,
+        stored: StoredTags,
         labels: Labels,
         tokens: Tokens,
         report: Reporter,
@@ -196,13 +194,13 @@ class _Tuner:
         self.words = stored.rows(labels.vocabulary)
         self.learned = 0
 
-    def write(self, draft: Path, taught: Ints) -> Card:
-        """Learns from the rows `taught`; writes vocabulary, queries, card."""
-        better, lines, thresholds = self._calibrate(taught)
+    def write(self, draft: Path, train: Ints) -> Card:
+        """Learn from the training rows; write vocabulary, queries and card."""
+        better, lines, thresholds = self._calibrate(train)
         self.learned = int(better.sum())
-        self._say_what_was_kept(better)
-        found = self._learn(taught, report=self.report).only(better)
-        bank = self._bank(found, lines)
+        self._report_unimproved(better)
+        tags = self._learn(train, report=self.report).only(better)
+        bank = self._bank(tags, lines)
         pairs = zip(self.labels.vocabulary, thresholds, strict=True)
         vocabulary = Vocabulary([replace(tag, threshold=round(float(t), 2)) for tag, t in pairs])
         if self.task.keep_old:
@@ -210,47 +208,47 @@ class _Tuner:
         vocabulary.write(draft / "vocabulary.jsonl")
         bank.write(draft / "queries.safetensors")
         keep_descriptions(draft / "descriptions.jsonl", vocabulary)
-        return write_card(draft, self._card(len(vocabulary), photos=len(taught)))
+        return write_card(draft, self._card(len(vocabulary), photos=len(train)))
 
-    def _learn(self, among: Ints, *, report: Reporter | None = None) -> Learned:
+    def _learn(self, train_rows: Ints, *, report: Reporter | None = None) -> LearnedTags:
         return learn(
             self.decoder, self.tokens, self.words, self.labels,
-            among=among, epochs=self.task.epochs, seed=self.task.seed, report=report,
+            train_rows=train_rows, epochs=self.task.epochs, seed=self.task.seed, report=report,
         )  # fmt: skip
 
-    def _calibrate(self, taught: Ints) -> tuple[Bools, Doubles, Doubles]:
-        """Which tags are better for what they learn, K; lines K×2 of their logits; thresholds K.
+    def _calibrate(self, train: Ints) -> tuple[Bools, Doubles, Doubles]:
+        """Which tags improve by learning, K; slopes and biases of their logits, K×2; thresholds, K.
 
-        All by photos that were not learned from: each part is answered by what the others taught.
+        By cross-validation: each fold is scored with queries learned from the others.
         """
         views = self.tokens.plain()
-        views = views[np.isin(self.tokens.photo[views], taught)]
+        views = views[np.isin(self.tokens.photo[views], train)]
         photos = self.tokens.photo[views]
-        parts = min(4 if len(photos) <= FOLDED else 10, len(photos))
-        part = np.random.default_rng(self.task.seed).permutation(len(photos)) % parts
-        learned, asked, order = [], [], []
-        for number in range(parts if len(photos) <= FOLDED else 1):
-            part_photos = np.flatnonzero(part == number)
-            found = self._learn(photos[part != number] if parts > 1 else photos)
-            learned.append(self._logits(views[part_photos], found))
-            asked.append(self._logits(views[part_photos], found.only(np.zeros(len(self.words), np.bool_))))
-            order.append(photos[part_photos])
+        folds = min(4 if len(photos) <= MAX_CROSS_VALIDATED else 10, len(photos))
+        fold = np.random.default_rng(self.task.seed).permutation(len(photos)) % folds
+        learned, initial, order = [], [], []
+        for number in range(folds if len(photos) <= MAX_CROSS_VALIDATED else 1):
+            fold_photos = np.flatnonzero(fold == number)
+            tags = self._learn(photos[fold != number] if folds > 1 else photos)
+            learned.append(self._logits(views[fold_photos], tags))
+            initial.append(self._logits(views[fold_photos], tags.only(np.zeros(len(self.words), np.bool_))))
+            order.append(photos[fold_photos])
         truth = self.labels.present[np.concatenate(order)]
-        ours, theirs = np.concatenate(learned), np.concatenate(asked)
-        better = is_better(ours, theirs, truth)
-        answers = np.where(better, ours, theirs)
-        return better, *fit_tags(answers, truth, self.task.goal, groups=better)
+        after, before = np.concatenate(learned), np.concatenate(initial)
+        better = is_better(after, before, truth)
+        logits = np.where(better, after, before)
+        return better, *fit_tags(logits, truth, self.task.goal, groups=better)
 
-    def _logits(self, views: Ints, tags: Learned) -> Floats:
+    def _logits(self, views: Ints, tags: LearnedTags) -> Floats:
         return logits_of_views(self.decoder, self.tokens, views, tags.rows(self.words), tags.offset)
 
-    def _say_what_was_kept(self, better: Bools) -> None:
+    def _report_unimproved(self, better: Bools) -> None:
         if names := [tag.name for tag, gain in zip(self.labels.vocabulary, better, strict=True) if not gain]:
             shown = ", ".join(names[:8]) + (" ..." if len(names) > 8 else "")
-            self.report.say(f"Tags that learning makes no better, asked as the base asks them: {shown}.")
+            self.report.say(f"Tags that learning does not improve, which keep the base's queries: {shown}.")
 
-    def _bank(self, learned: Learned, lines: Doubles) -> Bank:
-        """The queries as they are stored; `lines` are of logits that hold the learned offset."""
+    def _bank(self, learned: LearnedTags, lines: Doubles) -> Bank:
+        """The stored queries; `lines` apply to logits that include the learned offset."""
         bias = lines[:, 1] + lines[:, 0] * learned.offset
         platt_rows = np.stack([lines[:, 0], bias], axis=1).astype(np.float32)
         return make_bank(
@@ -261,15 +259,13 @@ class _Tuner:
         names = [tag.name for tag in self.labels.vocabulary]
         names_text = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
         keep, base = self.task.keep_old, self.card
-        origin = (
-            f"Of the fine-tuned tags: {self.task.goal} on {photos} photos, by queries learned from others."
-        )
+        origin = f"Fine-tuned tags: {self.task.goal} on {photos} photos, cross-validated."
         return replace(
             base,
             name=f"{base.name}-tuned",
             description=f"{base.name}, fine-tuned to {names_text}.",
-            shortlist=min(tags, base.shortlist + MORE_SHORTLIST) if keep else base.shortlist,
+            shortlist=min(tags, base.shortlist + EXTRA_SHORTLIST) if keep else base.shortlist,
             training_data=f"{base.training_data} Fine-tuned on {photos} photos of {self.task.data.name}.",
-            thresholds=f"{origin} Of the others: {base.thresholds}" if keep else origin,
+            thresholds=f"{origin} Other tags: {base.thresholds}" if keep else origin,
             metrics={"base": dict(base.metrics)},
         )

@@ -1,6 +1,6 @@
-"""The terms of a student whose pooled vector alone is to tell all tags too: `mini`.
+"""Loss terms of a student with a first pass, which predicts all tags from the pooled vector: `mini`.
 
-Where no stage is trained, only means of features are known: then these terms see the first pass alone.
+If no stage is trained, only pooled features are cached: then these terms use the first pass only.
 """
 
 from __future__ import annotations
@@ -19,55 +19,57 @@ from anytag.torch.training.losses import (
     same_texts,
     subject_loss,
 )
-from anytag.torch.training.student import Seen, Student, Term
+from anytag.torch.training.student import Outputs, Student, Term
 
 
-def passes(seen: Seen, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
-    """Logits of both passes over tags, each with its columns: the first of all K, the decoder's of M."""
-    assert seen.coarse is not None  # there is a first pass
-    every = torch.arange(seen.coarse.shape[1], device=seen.coarse.device)
-    yield seen.coarse, every
-    if seen.logits is not None:
-        yield seen.logits, every if batch.columns is None else batch.columns
+def pass_logits(outputs: Outputs, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits of both passes with their columns: the first pass for all K tags, the decoder for M."""
+    assert outputs.coarse is not None  # the student has a first pass
+    every = torch.arange(outputs.coarse.shape[1], device=outputs.coarse.device)
+    yield outputs.coarse, every
+    if outputs.logits is not None:
+        yield outputs.logits, every if batch.columns is None else batch.columns
 
 
 class CoarseTerm(Term):
-    """ "coarse": the tags' loss of the first pass."""
+    """The term "coarse": tag loss of the first pass."""
 
-    def forward(self, student: Student, seen: Seen, batch: Batch) -> dict[str, Tensor]:
-        objective, (coarse, _) = student.objective, next(passes(seen, batch))
+    def forward(self, student: Student, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
+        objective, (coarse, _) = student.objective, next(pass_logits(outputs, batch))
         costs = asymmetric_loss(
-            coarse, batch.need("tags"), gamma_neg=objective.gamma_neg, clip=objective.clip
+            coarse, batch.require("tags"), gamma_neg=objective.gamma_neg, clip=objective.clip
         )
-        return {"coarse": student.reduced(costs if batch.weight is None else costs * batch.weight)}
+        return {"coarse": student.reduce(costs if batch.weight is None else costs * batch.weight)}
 
 
 class QueryTerm(Term):
-    """ "alignment" and "contrast": every photo is asked with every caption of this process.
+    """The terms "alignment" and "contrast": captions as queries, for all pairs of this process.
 
-    Equal captions are no negatives of each other.
+    Equal captions are not negatives of each other.
     """
 
-    def forward(self, student: Student, seen: Seen, batch: Batch) -> dict[str, Tensor]:
-        texts = batch.need("texts")
-        told = texts.any(1)
-        if not told.any():
-            return {name: seen.pooled.sum() * 0 for name in ("alignment", "contrast")}
-        texts = texts[told]
+    def forward(self, student: Student, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
+        texts = batch.require("texts")
+        has_caption = texts.any(1)
+        if not has_caption.any():
+            return {name: outputs.pooled.sum() * 0 for name in ("alignment", "contrast")}
+        texts = texts[has_caption]
         rows, same = student.queries.projection(texts)[:, None], same_texts(texts, texts)  # B×1×D
-        logits = [student.network.folded.coarse(seen.pooled[told], rows).float()]
-        if seen.tokens is not None:
-            logits.append(student.network.decoder(seen.tokens[told], seen.pooled[told], rows[None]))
+        logits = [student.network.folded.coarse(outputs.pooled[has_caption], rows).float()]
+        if outputs.tokens is not None:
+            logits.append(
+                student.network.decoder(outputs.tokens[has_caption], outputs.pooled[has_caption], rows[None])
+            )
         gamma = student.objective.alignment_gamma_neg
         contrasts = torch.stack([contrast_loss(one, same) for one in logits])
         return {"alignment": alignment_loss(logits[-1], same, gamma_neg=gamma), "contrast": contrasts.mean()}
 
 
 class SubjectTerm(Term):
-    """ "subject": of the photos whose main subject is known, a mean over all.
+    """The term "subject": loss of photos whose main subject is known, as a mean over all photos.
 
     Args:
-        rivals: bool K×K, which tags a photo's main subject (first index) is not when it is this one.
+        rivals: bool K×K, which tags (second index) exclude the main subject (first index).
     """
 
     rivals: Tensor
@@ -76,12 +78,12 @@ class SubjectTerm(Term):
         super().__init__()
         self.register_buffer("rivals", rivals, persistent=False)
 
-    def forward(self, student: Student, seen: Seen, batch: Batch) -> dict[str, Tensor]:
-        losses = [self._loss(logits, batch, columns) for logits, columns in passes(seen, batch)]
+    def forward(self, student: Student, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
+        losses = [self._loss(logits, batch, columns) for logits, columns in pass_logits(outputs, batch)]
         return {"subject": torch.stack(losses).mean()}
 
     def _loss(self, logits: Tensor, batch: Batch, columns: Tensor) -> Tensor:
-        subject, tags = batch.need("subject"), batch.need("tags")
+        subject, tags = batch.require("subject"), batch.require("tags")
         known = subject >= 0
         if not known.any():
             return logits.sum() * 0
@@ -92,32 +94,32 @@ class SubjectTerm(Term):
 
 
 class ClassTerm(Term):
-    """ "distillation": a classifier's classes among themselves, all in the first pass, some in the decoder.
+    """The term "distillation": softmax over the classes of a classifier, in both passes.
 
     Args:
         tags: int64, the tag of each class.
-        taught: int64, which of the classes the classifier teaches.
+        distilled: int64, the classes that are distilled.
     """
 
     tags: Tensor
-    taught: Tensor
+    distilled: Tensor
 
-    def __init__(self, tags: Tensor, taught: Tensor) -> None:
+    def __init__(self, tags: Tensor, distilled: Tensor) -> None:
         super().__init__()
         self.register_buffer("tags", tags, persistent=False)
-        self.register_buffer("taught", taught, persistent=False)
+        self.register_buffer("distilled", distilled, persistent=False)
 
-    def forward(self, student: Student, seen: Seen, batch: Batch) -> dict[str, Tensor]:
-        teacher, tags = batch.need("teacher")[:, self.taught], self.tags[self.taught]
-        coarse, _ = next(passes(seen, batch))
+    def forward(self, student: Student, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
+        teacher, tags = batch.require("teacher")[:, self.distilled], self.tags[self.distilled]
+        coarse, _ = next(pass_logits(outputs, batch))
         losses = []
-        for logits, columns in passes(seen, batch):
+        for logits, columns in pass_logits(outputs, batch):
             position = torch.full((coarse.shape[1],), -1, device=tags.device)
             position[columns] = torch.arange(len(columns), device=tags.device)
-            there = (position[tags] >= 0).nonzero().squeeze(1)
+            scored = (position[tags] >= 0).nonzero().squeeze(1)
             losses.append(
                 distillation_loss(
-                    logits[:, position[tags[there]]], teacher[:, there],
+                    logits[:, position[tags[scored]]], teacher[:, scored],
                     temperature=student.objective.temperature,
                 )
             )  # fmt: skip
@@ -125,5 +127,5 @@ class ClassTerm(Term):
 
 
 def class_term(student: Student) -> ClassTerm:
-    """The student's."""
+    """The student's distillation term."""
     return next(term for term in student.terms if isinstance(term, ClassTerm))

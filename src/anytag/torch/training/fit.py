@@ -1,4 +1,4 @@
-"""A run, from its recipe and rows to the model folder: dataset, student, trainer, calibration, writer."""
+"""Run a recipe on rows: dataset, student, trainer, calibration, model folder."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from anytag.text_encoders import TextEncoder
 from anytag.text_encoders.wordpiece import WordPieces
 from anytag.torch.training import mini
 from anytag.torch.training.annotation_store import Annotations
-from anytag.torch.training.build import fitted_to, is_learned, make_student
+from anytag.torch.training.build import is_learned, make_student, resolve_network
 from anytag.torch.training.caption_reader import CaptionReader
 from anytag.torch.training.checkpoint import STUDENT
 from anytag.torch.training.dataset import check_batch
 from anytag.torch.training.distributed import check_precision, join
 from anytag.torch.training.effects import check_parts
-from anytag.torch.training.estimate import try_out
-from anytag.torch.training.init_weights import adopted, read_start, start_from
-from anytag.torch.training.launch import check_launch, folder_of_run
-from anytag.torch.training.model_folder import can_be_written, fitted, write_model, write_torch_model
+from anytag.torch.training.estimate import check_network
+from anytag.torch.training.init_weights import adopt_network, read_start, start_from
+from anytag.torch.training.launch import check_launch, locked_run_folder
+from anytag.torch.training.model_folder import can_be_written, fit_on_held_out, write_model, write_torch_model
 from anytag.torch.training.photo_dataset import PhotoDataset, Photos, check_rows
 from anytag.torch.training.recipes import Recipe
 from anytag.torch.training.report import Reporter
@@ -47,59 +47,59 @@ MODEL, RECIPE = "model", "recipe.json"
 
 
 def train(run: Run, report: Reporter | None = None) -> Path:
-    """Trains to the end, or goes on with a run that was interrupted.
+    """Train to the end, or resume an interrupted run.
 
     Returns:
-        OUT/model, a folder for `anytag tag`; OUT/student.pt of `mini`, which a release makes a folder of, and
-        of a published family on a backbone of timm's, of which a folder cannot tell.
+        OUT/model, a folder for `anytag tag`; or OUT/student.pt for `mini`, from which a release script makes
+        a folder, and for published families with a timm backbone, which a card cannot describe.
 
     Raises:
-        AnytagError: the data, the vocabulary or what the recipe names cannot be read; the run fails.
+        AnytagError: the data, the vocabulary or a file in the recipe cannot be read, or the run fails.
     """
     report = report or Reporter()
     check_launch(report)
-    with folder_of_run(run.out):
+    with locked_run_folder(run.out):
         return finish(prepare(run, report), run)
 
 
 def prepare(run: Run, report: Reporter) -> Trainer:
-    """Everything that a run needs, made ready for its first step."""
+    """Prepare everything that a run needs for its first step."""
     check_precision(run.recipe.precision)
     check_parts(run.recipe)
     run.out.mkdir(parents=True, exist_ok=True)
     if run.recipe.features is not None:
         return mini.prepare(run, report)
     if run.recipe.start:
-        run = replace(run, recipe=adopted(run.recipe, read_start(Path(run.recipe.start))))
+        run = replace(run, recipe=adopt_network(run.recipe, read_start(Path(run.recipe.start))))
     tags = read_tag_list(run.tag_list) if run.tag_list else None
-    rows = Annotations.stored(run.data, report=report, tag_list=tags.ids if tags else ())
+    rows = Annotations.cached(run.data, report=report, tag_list=tags.ids if tags else ())
     check_rows(rows, run, parts=parts_of(run), report=report)
     vocabulary = read_vocabulary(run.recipe, rows, run.out, report=report, tags=tags)
     captioned = run.recipe.objective.matching is not None
     photos = Photos(rows, root_of(str(run.data)), vocabulary, captioned=captioned, report=report)
     if not any(photos.union):
         raise AnytagError(
-            f"{run.data}: no photo to train on names a tag of the vocabulary "
-            f"({', '.join(vocabulary.ids[:3])} ...): give captions or tags that do, or vocabulary=FILE"
+            f"{run.data}: no training photo has a tag of the vocabulary "
+            f"({', '.join(vocabulary.ids[:3])} ...): give captions or tags that match, or vocabulary=FILE"
         )
     pieces = read_wordpieces(run.recipe, rows, vocabulary, run.out)
     return prepare_with(run, photos, report, pieces=pieces)
 
 
 def parts_of(run: Run) -> int:
-    """In how many equal parts a step's photos are taken: by processes, and one after the other."""
+    """Number of equal parts of a step, over processes and gradient accumulation."""
     return join() * run.run_options.accumulate
 
 
 def prepare_with(run: Run, photos: Photos, report: Reporter, *, pieces: WordPieces | None = None) -> Trainer:
-    """The same with photos that are read already."""
+    """Like `prepare`, with photos that have been read already."""
     run_options = run.run_options
     check_parts(run.recipe)
     check_precision(run.recipe.precision)
     check_batch(len(photos), run.recipe.batch_size, parts=parts_of(run))
     recipe, text = _resolved(run.recipe, pieces, report)
     accelerator = accelerator_of(recipe, run_options)
-    try_out(recipe, text_width=text_width(recipe, text), parts=parts_of(run))
+    check_network(recipe, text_width=text_width(recipe, text), parts=parts_of(run))
     objective, config = recipe.objective, recipe.network
     reads = objective.reads or objective.aligns
     dataset = PhotoDataset(
@@ -111,7 +111,7 @@ def prepare_with(run: Run, photos: Photos, report: Reporter, *, pieces: WordPiec
     student = build(recipe, photos.vocabulary, text, pieces)
     if recipe.start:
         report.say(start_from(student, read_start(Path(recipe.start)), vocabulary=photos.vocabulary))
-    student.begin()
+    student.init_momentum()
     trainer = Trainer(
         student, dataset, recipe, run.out, run_options=run_options, accelerator=accelerator, report=report,
         teacher=ClipTeacher.load(recipe.teacher) if recipe.teacher else None,
@@ -123,36 +123,36 @@ def prepare_with(run: Run, photos: Photos, report: Reporter, *, pieces: WordPiec
 
 
 def _resolved(recipe: Recipe, pieces: WordPieces | None, report: Reporter) -> tuple[Recipe, TextEncoder]:
-    """The recipe as it is run, and the text encoder: says what is left out.
+    """The final recipe and the text encoder; reports terms that are left out.
 
     Raises:
-        AnytagError: the queue of pairs is too short.
+        AnytagError: the momentum queue is shorter than a batch.
     """
     objective, text = recipe.objective, make_text_encoder(recipe)
     if objective.matching is not None and objective.matching.queue < recipe.batch_size:
         raise AnytagError(
-            f"objective.matching.queue={objective.matching.queue} pairs are less than a step has; "
-            f"give {recipe.batch_size} or more, or a smaller batch_size"
+            f"objective.matching.queue={objective.matching.queue} is less than "
+            f"batch_size={recipe.batch_size}; give a longer queue or a smaller batch_size"
         )
     if objective.distils and not recipe.teacher:
-        report.say("No teacher is given (teacher=MODEL): the distillation term is left out.")
+        report.say("There is no teacher (teacher=MODEL): the distillation term is left out.")
     width = text_width(recipe, text)
-    if objective.aligns and width != text.dim:  # captions would be asked beside tags
+    if objective.aligns and width != text.dim:  # captions must be encoded like tags
         report.say(
-            f"Tags have text vectors of {width} numbers, and no text encoder of that width is given "
-            "(clip=MODEL): the alignment term, which asks with captions, is left out."
+            f"The tags' text vectors have width {width}, and there is no text encoder of that width "
+            "(clip=MODEL): the alignment term, which needs vectors of captions, is left out."
         )
         recipe = replace(recipe, objective=replace(objective, aligns=False))
-    return fitted_to(recipe, width=width, pieces=pieces), text
+    return resolve_network(recipe, width=width, pieces=pieces), text
 
 
 def build(
     recipe: Recipe, vocabulary: Vocabulary, text: TextEncoder, pieces: WordPieces | None = None
 ) -> Student:
-    """The untrained student of a vocabulary's tags; the same from the same recipe.
+    """Build the untrained student for a vocabulary; deterministic for a recipe.
 
     Raises:
-        AnytagError: the recipe's text vectors are not of these tags.
+        AnytagError: the number of the recipe's text vectors does not fit the tags.
     """
     torch.manual_seed(recipe.seed)
     rows = None
@@ -162,7 +162,7 @@ def build(
 
 
 def finish(trainer: Trainer, run: Run) -> Path:
-    """`train`, with a trainer that is ready."""
+    """Like `train`, with a prepared trainer."""
     trainer.resume()
     recipe, dataset, main = trainer.recipe, trainer.dataset, trainer.accelerator.is_main_process
     if main:
@@ -172,18 +172,18 @@ def finish(trainer: Trainer, run: Run) -> Path:
     folded = recipe.network.cross is None
     if not isinstance(dataset, PhotoDataset) or not (folded or can_be_written(recipe)):
         return run.out / STUDENT
-    trainer.take_averages()
-    found = fitted(trainer, dataset.photos.vocabulary)  # in every process
+    trainer.load_averages()
+    fitted = fit_on_held_out(trainer, dataset.photos.vocabulary)  # in every process
     if main:
         data = f"{len(dataset.photos)} photos of {PurePath(run.data).name}"
         pieces = None if dataset.reader is None else dataset.reader.pieces
         write = write_model if folded else partial(write_torch_model, pieces=pieces)
-        write(result_of(trainer, dataset, run), recipe, run.out / MODEL, fitted=found, data=data)
+        write(result_of(trainer, dataset, run), recipe, run.out / MODEL, fitted=fitted, data=data)
     return run.out / MODEL
 
 
 def result_of(trainer: Trainer, dataset: PhotoDataset, run: Run) -> Student:
-    """The student after its run, whole and on the CPU; read from OUT/student.pt where it is sharded."""
+    """The trained student on the CPU; if it was sharded, it is read from OUT/student.pt."""
     student = trainer.plain
     if trainer.sharded:
         recipe = trainer.recipe

@@ -1,6 +1,6 @@
-"""What is cached for `mini`: feature maps of its backbone's frozen stages, and a classifier's answers.
+"""Cached features of `mini`: feature maps of its backbone's frozen stages, and a teacher's logits.
 
-The early stages of an ImageNet network change little in fine-tuning and cost most of its time.
+The early stages of an ImageNet network change little in fine-tuning, but take most of the time.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from anytag.models.registry import resolve
 from anytag.runtime.onnx import IMAGE, open_session
 from anytag.torch.nn.backbones import Backbone, imagenet_backbone
 from anytag.torch.training.feature_cache import Array, Encoder, FeatureCache, encode_photos
-from anytag.torch.training.quantized import QuantizedGraph
+from anytag.torch.training.quantized_graph import QuantizedGraph
 from anytag.torch.training.recipes import Features, Recipe
 from anytag.torch.training.report import Reporter
 
-MEANS = 9
-"""As the first stage: not a stage's input is cached, but the mean of the last features."""
+POOLED = 9
+"""Value of `Features.first` for caching pooled features of the last stage instead of feature maps."""
 
 
 class _Front(nn.Module):
-    """Pixels -> feature map of the frozen stages, and what the later ones make of it (pooled features)."""
+    """Pixels -> feature map of the frozen stages, and pooled features of the later ones."""
 
     def __init__(self, backbone: Backbone, stages: int) -> None:
         super().__init__()
@@ -57,20 +57,20 @@ class _Teacher(nn.Module):
 
 
 def cache_stages(rows: Path, recipe: Recipe, folder: Path, *, report: Reporter) -> FeatureCache:
-    """Features of all photos of `rows`, as a recipe of `mini` needs them; goes on where it stopped.
+    """Cache the features of all photos of `rows` that a recipe of `mini` needs; continues if interrupted.
 
     By view: "features" and "memory"; by photo: "logits" and "pooled" of the teacher.
 
     Raises:
-        AnytagError: `folder` holds other features, or a photo cannot be read.
+        AnytagError: `folder` caches other features, or a photo cannot be read.
     """
     features, config = recipe.features, recipe.network
     assert features is not None and isinstance(config.backbone, str)  # of mini
     model = config.backbone
-    if features.first == MEANS:
+    if features.first == POOLED:
         model = ModelFolder.open(resolve(recipe.start)).card.files[IMAGE].sha256 if recipe.start else ""
         if not recipe.start:
-            raise AnytagError("features.first=9 caches means of a model's last features: give start=FOLDER")
+            raise AnytagError("features.first=9 caches pooled features of a model: give start=FOLDER")
     key = {"model": model, "stage": features.first, "size": config.size, "teacher": recipe.teacher}
     return encode_photos(
         folder, read_rows(rows), rows.parent, partial(_encoder, recipe, features.first),
@@ -79,13 +79,13 @@ def cache_stages(rows: Path, recipe: Recipe, folder: Path, *, report: Reporter) 
 
 
 def _views(features: Features) -> Callable[[Row, Random], list[int]]:
-    """How many views each photo has: one, a mirrored or a plain one, or several."""
+    """The views of a photo: a single one is plain or mirrored at random; otherwise the first `count`."""
     pairs = (pair.partition("=") for pair in features.views.split(",") if pair.strip())
     try:
         counts = {source.strip(): int(count) for source, _, count in pairs}
     except ValueError as error:
         raise AnytagError(
-            f"features.views={features.views}: expected views by source, as in flickr8k=5,coco-more=1"
+            f"features.views={features.views}: expected views by source, such as flickr8k=5,coco-more=1"
         ) from error
 
     def views(row: Row, draw: Random) -> list[int]:
@@ -96,12 +96,12 @@ def _views(features: Features) -> Callable[[Row, Random], list[int]]:
 
 
 def _encoder(recipe: Recipe, first: int) -> Encoder:
-    """Pixels of a photo's views -> what is cached of them."""
+    """The function that computes the cached arrays from the views of a photo."""
     config = recipe.network
     assert isinstance(config.backbone, str)
     backbone, classifier = imagenet_backbone(config.backbone, size=config.size)
     weight, bias = classifier.weight.detach().numpy().T, classifier.bias.detach().numpy()
-    if first == MEANS:
+    if first == POOLED:
         graph = QuantizedGraph(ModelFolder.open(resolve(recipe.start)).file(IMAGE))
         front = open_session(graph.cut().SerializeToString())
     else:
@@ -112,7 +112,7 @@ def _encoder(recipe: Recipe, first: int) -> Encoder:
 
     def encode(pixels: Bytes) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
         late, memory = front.run(None, {"pixels": pixels})
-        if teacher is None:  # the backbone's own classifier, which its memory is all that it needs for
+        if teacher is None:  # the backbone's own classifier, whose input is the frozen branch's output
             logits, pooled = memory[:1] @ weight + bias, memory[:1]
         else:
             logits, pooled = teacher.run(None, {"pixels": pixels[:1]})
@@ -126,7 +126,7 @@ def _halves(**arrays: Array) -> dict[str, Array]:
 
 
 def _exported(module: nn.Module, size: int) -> ort.InferenceSession:
-    """In ONNX Runtime, which is twice as fast as torch."""
+    """Export a module to ONNX Runtime, which is twice as fast as torch."""
     pixels = torch.zeros(2, 3, size, size, dtype=torch.uint8)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "front.onnx")

@@ -1,14 +1,14 @@
-"""A run begins with the weights of another, of a released checkpoint, or of a pretrained image network.
+"""Initialise a run with the weights of another run, a published checkpoint, or a pretrained image network.
 
-`start=` names a run's folder, a model folder, or a file of weights: a checkpoint of Tag2Text, RAM or RAM++,
-a Swin or ViT as its authors or timm write it, or weights of the timm network that is the backbone. Positions
-are resampled for another image size, and every tensor is accounted for.
+`start=` is a run's folder, a model folder, or a file of weights: a checkpoint of Tag2Text, RAM or RAM++, a
+Swin or ViT in its authors' or timm's format, or weights of the timm network that is the backbone. Position
+tables are resampled for another image size, and every tensor is accounted for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,18 @@ from torch import Tensor, nn
 from anytag.errors import AnytagError, CheckpointError
 from anytag.models.folder import ModelFolder
 from anytag.models.published import WORDPIECES
-from anytag.torch.checkpoints.load import ALIGNMENT, CAPTIONS, QUERIES, WEIGHTS, read_config, stored
+from anytag.torch.checkpoints.load import ALIGNMENT, CAPTIONS, QUERIES, WEIGHTS, load_tensors, read_config
 from anytag.torch.checkpoints.read import (
-    SHOWN,
+    DISPLAY_NAMES,
+    check_finite,
     detect_config,
     detect_family,
     read_tensors,
-    refuse_infinite,
     verify,
 )
 from anytag.torch.checkpoints.resample import fit_positions, resized
 from anytag.torch.checkpoints.verify import plan
-from anytag.torch.checkpoints.weight_names import SWIN, VIT, ours
+from anytag.torch.checkpoints.weight_names import SWIN, VIT, to_ours
 from anytag.torch.nn.configs import NetworkConfig
 from anytag.torch.nn.timm_backbone import TimmBackbone
 from anytag.torch.nn.transformer_backbones import SwinBackbone, VitBackbone
@@ -37,8 +37,8 @@ from anytag.torch.training.checkpoint import STUDENT
 from anytag.torch.training.recipes import Recipe
 from anytag.vocabulary import Vocabulary
 
-_HEADS = ("network.alignment.", "network.captions.")  # what a start may have, and a run need not
-_NEW = "network.alignment."  # heads that a start may be without
+_HEADS = ("network.alignment.", "network.captions.")  # a start may have these heads and the run not
+_NEW = "network.alignment."  # a run may have these heads and the start not
 _QUERIES = "queries."
 _BACKBONE = "network.encoder.backbone."
 _RECIPES = {"learned": "tag2text-14m-384", "embedded": "ram-14m-384", "descriptions": "ram-plus-14m-384"}
@@ -46,15 +46,14 @@ _RECIPES = {"learned": "tag2text-14m-384", "embedded": "ram-14m-384", "descripti
 
 @dataclass(frozen=True)
 class Start:
-    """Weights to begin with.
+    """Initial weights of a run.
 
     Attributes:
-        path: where they are from.
-        tensors: by the student's names, or of `backbone_only` by the file's own.
-        config: of the network that they are of, where that is known.
-        folder: a model folder, which has tags and text vectors too.
-        backbone_only: weights of an image network.
-        lost: things that were left out before.
+        path: their file or folder.
+        tensors: by the student's names, or by the file's names if `backbone_only`.
+        config: configuration of their network, if known.
+        folder: the model folder, which has tags and text vectors too; None for a file or a run.
+        backbone_only: whether they are those of an image network.
     """
 
     path: Path
@@ -62,14 +61,13 @@ class Start:
     config: NetworkConfig | None = None
     folder: ModelFolder | None = None
     backbone_only: bool = False
-    lost: tuple[str, ...] = field(default=())
 
 
 def read_start(path: Path) -> Start:
-    """What `start` of a recipe names.
+    """Read the weights that a recipe's `start` names.
 
     Raises:
-        AnytagError: it is missing, damaged, or none of what can be a start.
+        AnytagError: they are missing, damaged, or of an unsupported kind.
     """
     if (path / STUDENT).is_file():
         return _from_file(path / STUDENT)
@@ -78,8 +76,8 @@ def read_start(path: Path) -> Start:
     if path.is_file():
         return _from_file(path)
     raise AnytagError(
-        f"{path} is no start: start names the folder of a finished run, a model folder with torch weights, "
-        "or a file of weights (.pth or .safetensors)"
+        f"{path} cannot be a start: expected the folder of a finished run, a model folder with torch "
+        "weights, or a file of weights (.pth or .safetensors)"
     )
 
 
@@ -87,19 +85,21 @@ def _from_folder(path: Path) -> Start:
     model = ModelFolder.open(path)
     if not model.card.network:
         raise AnytagError(
-            f"{path} is of the family {model.card.family!r}, whose graphs cannot be trained: start at the "
-            f"folder of its run, or teach it tags with anytag finetune --model {path}"
+            f"{path} is of the family {model.card.family!r}, whose graphs cannot be trained: start from the "
+            f"folder of its run, or add tags with anytag finetune --model {path}"
         )
     config = read_config(model.card)
     parts = [WEIGHTS, *([CAPTIONS] if config.captions else []), *([ALIGNMENT] if config.alignment else [])]
-    tensors = {f"network.{name}": t.float() for part in parts for name, t in stored(model, part).items()}
+    tensors = {
+        f"network.{name}": t.float() for part in parts for name, t in load_tensors(model, part).items()
+    }
     if config.queries == "learned":
-        tensors |= _learned(stored(model, QUERIES)["rows"].float())
+        tensors |= _learned(load_tensors(model, QUERIES)["rows"].float())
     return Start(path, tensors, config, model)
 
 
 def _learned(rows: Tensor) -> dict[str, Tensor]:
-    """K×1×(2H+1) as the student has it."""
+    """Learned rows K×1×(2H+1) as the student's tensors."""
     hidden = rows.shape[2] // 2
     embed, weight, bias = rows[:, 0, :hidden], rows[:, 0, hidden:-1], rows[:, 0, -1]
     return {f"{_QUERIES}embed": embed, f"{_QUERIES}weight": weight[None], f"{_QUERIES}bias": bias[None]}
@@ -109,7 +109,7 @@ def _from_file(path: Path) -> Start:
     verify(path)
     tensors, _ = read_tensors(path)
     for name, tensor in tensors.items():
-        refuse_infinite(name, tensor, path)
+        check_finite(name, tensor, path)
     if any(name.startswith("network.") for name in tensors):
         return Start(path, tensors)
     try:
@@ -119,21 +119,21 @@ def _from_file(path: Path) -> Start:
     config = detect_config(tensors, family)
     rows = tensors.get("label_embed.weight", tensors.get("label_embed", torch.zeros(1, 1)))
     names = plan(family, config, rows=len(rows)).loaded
-    made = {
+    renamed = {
         name if name.startswith(_QUERIES) else f"network.{name}": tensors[published].float()
         for published, name in names.items()
         if published in tensors and name != f"{_QUERIES}rows"
     }
-    return Start(path, made, config)
+    return Start(path, renamed, config)
 
 
-def adopted(recipe: Recipe, start: Start) -> Recipe:
-    """The recipe with the network that its start is of, at the recipe's own image size.
+def adopt_network(recipe: Recipe, start: Start) -> Recipe:
+    """The recipe with the network configuration of its start, at the recipe's image size.
 
-    Of a model folder it also takes tags, text vectors and wordpieces, where the recipe names none.
+    If the start is a model folder, its tags, text vectors and wordpieces are used unless the recipe has some.
 
     Raises:
-        AnytagError: the start is of another family, or has weights and no tags where they are needed.
+        AnytagError: the start is of another family, or lacks the tags that are needed.
     """
     config, own = start.config, recipe.network
     if config is None:
@@ -141,11 +141,11 @@ def adopted(recipe: Recipe, start: Start) -> Recipe:
     if config.queries != own.queries or own.cross is None or recipe.backbone:
         right = _RECIPES[config.queries]
         raise AnytagError(
-            f"start={start.path} is a {_family(config)} model, and this recipe trains another: take {right}"
+            f"start={start.path} is a {_family(config)} model, but this recipe trains another: use {right}"
         )
     if config.queries != "learned" and start.folder is None and not (recipe.embedding or recipe.clip):
         raise AnytagError(
-            f"start={start.path} has no tags beside its weights: make a folder of it (anytag convert "
+            f"start={start.path} has weights but no tags: convert it to a folder (anytag convert "
             f"{start.path} -o FOLDER) and give start=FOLDER; or give vocabulary=FILE and embedding= or clip="
         )
     captions = None if own.captions is None else config.captions or own.captions
@@ -159,7 +159,7 @@ def adopted(recipe: Recipe, start: Start) -> Recipe:
 
 
 def _texts(recipe: Recipe, start: Start) -> dict[str, Any]:
-    """Tags, text vectors and wordpieces of a model folder, for what the recipe leaves open."""
+    """Recipe fields for tags, text vectors and wordpieces of a model folder that the recipe does not set."""
     folder = start.folder
     if folder is None:
         return {}
@@ -176,43 +176,46 @@ def _texts(recipe: Recipe, start: Start) -> dict[str, Any]:
 
 
 def _family(config: NetworkConfig) -> str:
-    """As people call it."""
-    return {"learned": SHOWN["tag2text"], "embedded": SHOWN["ram"]}.get(config.queries, SHOWN["ram-plus"])
+    """The family's display name."""
+    family = {"learned": "tag2text", "embedded": "ram"}.get(config.queries, "ram-plus")
+    return DISPLAY_NAMES[family]
 
 
 def start_from(student: nn.Module, source: Path | Start, *, vocabulary: Vocabulary | None = None) -> str:
-    """Loads a start into a student; positions are resampled to its image size.
+    """Load initial weights into a student; position tables are resampled to its image size.
 
     Args:
-        vocabulary: the run's, so that learned queries are taken tag by tag.
+        vocabulary: the run's vocabulary, by which learned queries are matched tag by tag.
 
     Returns:
-        what was taken, what is new and what was left out, in one line.
+        a line with the number of loaded tensors, and with new and ignored parts.
 
     Raises:
-        AnytagError: the start is missing, or is of another network; names what does not fit.
+        AnytagError: the start is missing, or is of another network; the message names what does not fit.
     """
     start = read_start(source) if isinstance(source, Path) else source
     target = student.state_dict()
     if start.backbone_only:
-        tensors, left = _backbone(start, student)
+        tensors, ignored = _backbone(start, student)
     else:
-        tensors, left = _fitted(start, student), []
+        tensors, ignored = _resampled(start, student), []
         if start.folder is not None and vocabulary is not None:
             _by_tag(tensors, target, Vocabulary.read(start.folder.file("vocabulary.jsonl")), vocabulary)
-    left += [name for name in tensors if name not in target and _optional(name, start)]
-    tensors = {name: tensor for name, tensor in tensors.items() if name not in left}
+    ignored += [name for name in tensors if name not in target and _optional(name, start)]
+    tensors = {name: tensor for name, tensor in tensors.items() if name not in ignored}
     wrong = [n for n, t in tensors.items() if n not in target or target[n].shape != t.shape]
     new = _missing(student, tensors)
     wrong += [name for name in new if not _may_be_new(name, start)]
     if wrong:
-        raise AnytagError(f"{start.path} is of another network: {', '.join(wrong[:5])} ({len(wrong)} in all)")
+        raise AnytagError(
+            f"{start.path} does not fit the network: {', '.join(wrong[:5])} ({len(wrong)} in total)"
+        )
     student.load_state_dict(tensors, strict=False)
-    return _accounted(start, len(tensors), new, left)
+    return _summary(start, len(tensors), new, ignored)
 
 
-def _fitted(start: Start, student: nn.Module) -> dict[str, Tensor]:
-    """Without what follows from the size, positions at the student's."""
+def _resampled(start: Start, student: nn.Module) -> dict[str, Tensor]:
+    """The tensors with positions at the student's image size, without buffers that depend on the size."""
     network: Any = student.network
     tensors: dict[str, Tensor] = {}
     for name, tensor in start.tensors.items():
@@ -225,43 +228,43 @@ def _fitted(start: Start, student: nn.Module) -> dict[str, Tensor]:
 def _by_tag(
     tensors: dict[str, Tensor], target: Mapping[str, Tensor], known: Vocabulary, tags: Vocabulary
 ) -> None:
-    """Learned queries of the run's tags, in its order; those of tags that the start lacks stay random."""
+    """Reorder learned queries for the run's tags; those of tags that the start lacks stay random."""
     if f"{_QUERIES}embed" not in tensors or known.ids == tags.ids:
         return
-    pairs = [(place, known.index(id)) for place, id in enumerate(tags.ids) if id in known]
-    places, rows = (torch.tensor([pair[side] for pair in pairs], dtype=torch.int64) for side in (0, 1))
+    pairs = [(row, known.index(id)) for row, id in enumerate(tags.ids) if id in known]
+    targets, sources = (torch.tensor([pair[side] for pair in pairs], dtype=torch.int64) for side in (0, 1))
     for part, dim in (("embed", 0), ("weight", 1), ("bias", 1)):
         name = f"{_QUERIES}{part}"
-        tensor = tensors[name].index_select(dim, rows)
-        tensors[name] = target[name].clone().index_copy_(dim, places, tensor)
+        tensor = tensors[name].index_select(dim, sources)
+        tensors[name] = target[name].clone().index_copy_(dim, targets, tensor)
 
 
 def _backbone(start: Start, student: nn.Module) -> tuple[dict[str, Tensor], list[str]]:
-    """Weights of an image network by the student's names, and the names of what is not the backbone's."""
+    """Weights of an image network by the student's names, and the names of tensors outside the backbone."""
     network: Any = student.network
     backbone = network.encoder.backbone
     tensors: dict[str, Tensor] = {}
-    left: list[str] = []
+    ignored: list[str] = []
     for name, tensor in start.tensors.items():
         inner = _name_in(backbone, name, start.tensors)
         if inner is None or f"network.{inner}" not in student.state_dict():
-            left += [] if _derived(name) else [name]
+            ignored += [] if _derived(name) else [name]
         else:
             tensors[f"network.{inner}"] = fit_positions(inner, tensor.float(), network.config)
-    return tensors, left
+    return tensors, ignored
 
 
 def _name_in(backbone: nn.Module, name: str, names: Mapping[str, Tensor]) -> str | None:
-    """Our name of a tensor of an image network's file; None where it is not the backbone's."""
+    """Our name of a tensor in an image network's file; None if it is not part of the backbone."""
     if isinstance(backbone, TimmBackbone):
         return f"encoder.backbone.stages.0.net.{name}"
     if isinstance(backbone, VitBackbone):
-        return ours(f"visual_encoder.{name}", VIT)
+        return to_ours(f"visual_encoder.{name}", VIT)
     if isinstance(backbone, SwinBackbone):
         last = f"layers.{len(backbone.stages) - 2}.downsample.reduction.weight"
-        if last in names:  # timm's own form, in which a stage opens with what closed the one before
-            return ours(f"visual_encoder.{name}", _TIMM_SWIN)
-        return ours(f"visual_encoder.{name}", SWIN)
+        if last in names:  # timm's format, in which downsampling is at the beginning of the next stage
+            return to_ours(f"visual_encoder.{name}", _TIMM_SWIN)
+        return to_ours(f"visual_encoder.{name}", SWIN)
     return None
 
 
@@ -273,11 +276,11 @@ _TIMM_SWIN = (
 
 
 def _missing(student: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
-    """Parameters of the student that are not given, by any of their names."""
-    named = list(student.named_parameters(remove_duplicate=False))
-    present = {id(parameter) for name, parameter in named if name in tensors}
+    """Parameters of the student for which no tensor is given, under any of their names."""
+    parameters = list(student.named_parameters(remove_duplicate=False))
+    present = {id(parameter) for name, parameter in parameters if name in tensors}
     first: dict[int, str] = {}
-    for name, parameter in named:
+    for name, parameter in parameters:
         first.setdefault(id(parameter), name)
     return [name for key, name in first.items() if key not in present]
 
@@ -291,18 +294,18 @@ def _may_be_new(name: str, start: Start) -> bool:
 
 
 def _optional(name: str, start: Start) -> bool:
-    """May a run do without it?"""
+    """Whether a tensor may be ignored."""
     return start.config is not None and name.startswith((*_HEADS, _QUERIES))
 
 
-def _accounted(start: Start, count: int, new: list[str], left: list[str]) -> str:
-    new_text = f"; made anew: {_parts(new)}" if new else ""
-    lost = f"; left out: {_parts(left)}" if left else ""
-    return f"Starts with {count} tensors of {start.path}{new_text}{lost}."
+def _summary(start: Start, count: int, new: list[str], ignored: list[str]) -> str:
+    new_parts = f"; newly initialised: {_parts(new)}" if new else ""
+    ignored_parts = f"; ignored: {_parts(ignored)}" if ignored else ""
+    return f"Starts with {count} tensors of {start.path}{new_parts}{ignored_parts}."
 
 
 def _parts(names: list[str]) -> str:
-    """Names by the parts that they belong to, with how many there are."""
+    """Names of modules with their number of tensors."""
     counts: dict[str, int] = {}
     for name in names:
         parts = name.removeprefix("network.").split(".")
@@ -311,5 +314,5 @@ def _parts(names: list[str]) -> str:
 
 
 def _derived(name: str) -> bool:
-    """Buffers that follow from the size."""
+    """Whether it is a buffer that depends on the image size."""
     return name.endswith(("relative_position_index", "attn_mask"))

@@ -1,4 +1,4 @@
-"""Plain rows -> a vocabulary, and what is known of each photo, whatever the rows know."""
+"""Rows -> a vocabulary, and weighted labels of each photo."""
 
 from __future__ import annotations
 
@@ -23,44 +23,44 @@ from anytag.data.rows import Row
 from anytag.errors import AnytagError
 from anytag.vocabulary import Vocabulary
 
-Knowledge = Literal["classes", "tags", "captions", "positives"]
+LabelKind = Literal["classes", "tags", "captions", "positives"]
 
-FEWEST_MENTIONS = 5
-"""A word of captions becomes a tag when so many captions use it."""
+MIN_MENTIONS = 5
+"""A word becomes a tag if at least this number of captions contain it."""
 UNLABELLED = 0.15
-"""How much silence counts where only positives are known: most tags are absent from most photos."""
+"""Weight of unlabelled tags as negatives if only positives are labelled."""
 
-KNOWN = {
+KIND_DESCRIPTIONS = {
     "classes": "each photo has exactly one of the tags",
-    "tags": "each photo has the tags it names and no others",
-    "captions": "a photo has the tags its captions mention; the more captions, the more their silence counts",
-    "positives": "only present tags are known; what a photo does not name counts as absent, "
-    f"with weight {UNLABELLED}",
+    "tags": "each photo has its labelled tags and no others",
+    "captions": "each photo has the tags in its captions; other tags are weighted as absent by the number of "
+    "captions",
+    "positives": f"each photo has its labelled tags; other tags count as absent with weight {UNLABELLED}",
 }
 
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """What N rows say about K tags.
+    """Labels of N rows for K tags.
 
     Attributes:
         vocabulary: the tags.
         present: float32 N×K, 0 or 1.
-        weight: float32 N×K in [0, 1], how sure that is.
-        known: what kind of knowledge it is; `KNOWN` says it in words.
+        weight: float32 N×K in [0, 1], confidence of the label.
+        kind: kind of the labels, see `KIND_DESCRIPTIONS`.
     """
 
     vocabulary: Vocabulary
     present: Floats
     weight: Floats
-    known: Knowledge
+    kind: LabelKind
 
     def take(self, rows: npt.NDArray[np.int64]) -> Labels:
-        """Of some of the rows."""
+        """The labels of some of the rows."""
         return replace(self, present=self.present[rows], weight=self.weight[rows])
 
     def class_weights(self, *, largest: float = 10.0) -> Floats:
-        """K: how much a present entry counts more than an absent one, so that rare tags are heard."""
+        """Weight K of a tag's positives relative to its negatives, larger for rare tags."""
         there = (self.present * self.weight).sum(0)
         away = ((1 - self.present) * self.weight).sum(0)
         weights: Floats = np.sqrt(np.clip(away / np.maximum(there, 1), 1, largest**2))
@@ -68,31 +68,31 @@ class Labels:
 
 
 def label_rows(rows: Sequence[Row], base: Vocabulary, *, positives_only: bool = False) -> Labels:
-    """Builds the vocabulary of the rows and reads them with it.
+    """Build the vocabulary of the rows and their labels.
 
-    Tags that `base` has under the same name keep their id, kind, synonyms and names there. Rows that name no
-    tag at all but have captions are parsed.
+    Tags that `base` has under the same name keep their id, kind, synonyms and names. If no row has tags, tags
+    are taken from captions.
 
     Raises:
-        AnytagError: nothing names a tag often enough.
+        AnytagError: no row has a tag, and no word is in enough captions.
     """
     names = {name for row in rows for name in row.tags}
     captions = [caption for row in rows for caption in row.captions]
-    tags = label_tags(names, base) or mentioned_tags(captions, fewest=FEWEST_MENTIONS, base=base)
+    tags = label_tags(names, base) or mentioned_tags(captions, fewest=MIN_MENTIONS, base=base)
     if not tags:
         raise AnytagError(
-            f"none of the {len(rows)} rows names a tag, and no word is in {FEWEST_MENTIONS} captions; "
+            f"none of the {len(rows)} rows has a tag, and no word is in {MIN_MENTIONS} captions; "
             "give tags, separated by ';'"
         )
     vocabulary = Vocabulary(tags)
-    known = _knowledge(rows, positives_only=positives_only)
-    found = label_matrix(rows, Labeler(vocabulary), silence=_silence(known))
+    kind = _label_kind(rows, positives_only=positives_only)
+    found = label_matrix(rows, Labeler(vocabulary), silence=_silence(kind))
     return Labels(
-        vocabulary, found.present.astype(np.float32), np.divide(found.weight, 100, dtype=np.float32), known
+        vocabulary, found.present.astype(np.float32), np.divide(found.weight, 100, dtype=np.float32), kind
     )
 
 
-def _knowledge(rows: Sequence[Row], *, positives_only: bool) -> Knowledge:
+def _label_kind(rows: Sequence[Row], *, positives_only: bool) -> LabelKind:
     if positives_only:
         return "positives"
     tagged_rows = [row for row in rows if row.tags]
@@ -102,8 +102,8 @@ def _knowledge(rows: Sequence[Row], *, positives_only: bool) -> Knowledge:
     return "classes" if len(names) > 1 and all(len(row.tags) == 1 for row in rows) else "tags"
 
 
-def _silence(known: Knowledge) -> Silence:
-    """How surely a tag is absent that a row does not name."""
-    if known == "positives":
+def _silence(kind: LabelKind) -> Silence:
+    """The confidence that a tag is absent if a row does not have it."""
+    if kind == "positives":
         return lambda row: UNLABELLED
-    return by_captions if known == "captions" else certain
+    return by_captions if kind == "captions" else certain

@@ -1,4 +1,4 @@
-"""Curves beside the log: TensorBoard where it is installed, Weights & Biases where it is asked for."""
+"""Logging to TensorBoard, if it is installed, and to Weights & Biases, if it is requested."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ if TYPE_CHECKING:
 
 BOARD = "tensorboard"
 RUN_ID = "wandb.id"
-"""File with the name of the Weights & Biases run, which a resumed run goes on with."""
+"""File with the id of the Weights & Biases run, which a resumed run continues."""
 
 
 class Trackers:
-    """Writes what the log says to whoever draws it; nothing until it is opened."""
+    """Writes lines of the log to the trackers; does nothing before `open`."""
 
     def __init__(self) -> None:
         self._board: Any = None
         self._wandb: Any = None
 
     def open(self, trainer: Trainer) -> None:
-        """Begins, or goes on where a run was interrupted: later points of it are dropped.
+        """Start logging, or resume it and drop points after the resumed step.
 
         Raises:
-            MissingExtraError: Weights & Biases is asked for and not installed.
+            MissingExtraError: Weights & Biases is requested and not installed.
         """
         if not trainer.accelerator.is_main_process:
             return
@@ -37,7 +37,7 @@ class Trackers:
             self._wandb = _wandb(trainer)
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """One line of the log; "step" says where."""
+        """Write one line of the log at its "step"."""
         step = int(line["step"])
         for name, value in line.items():
             if self._board is not None and name not in ("step", "of"):
@@ -57,7 +57,7 @@ def _tensorboard(trainer: Trainer) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         trainer.report.say(
-            "TensorBoard is not installed (pip install 'anytag[train]'); log.jsonl has every figure."
+            "TensorBoard is not installed (pip install 'anytag[train]'); all figures are in log.jsonl."
         )
         return None
     return SummaryWriter(str(trainer.out / BOARD), purge_step=trainer.step + 1)

@@ -1,4 +1,4 @@
-"""Sequences over mapped arrays: what is asked is made, and nothing else is held."""
+"""Lazy sequences over memory-mapped arrays."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from anytag._typing import Ints
 Columns = tuple[int, ...]
 
 
-class Lists(Sequence[Columns]):
-    """Lists of numbers behind each other in one array.
+class RaggedArray(Sequence[Columns]):
+    """Lists of integers of different lengths, concatenated in one array.
 
     Args:
-        values: int32, of all lists.
-        ends: int64, where each list ends in it.
+        values: int32, the values of all lists.
+        ends: int64, the end of each list in `values`.
     """
 
     def __init__(self, values: npt.NDArray[np.int32], ends: Ints) -> None:
@@ -39,8 +39,8 @@ class Lists(Sequence[Columns]):
         return tuple(self.values[start:end].tolist())
 
 
-class Selected(Sequence[Any]):
-    """Some entries of a sequence, in an order of their own."""
+class Subset(Sequence[Any]):
+    """Some entries of a sequence, in a given order."""
 
     def __init__(self, of: Callable[[int], Any], which: npt.NDArray[np.int32]) -> None:
         self.of, self.which = of, which
@@ -55,10 +55,10 @@ class Selected(Sequence[Any]):
 
 
 def bounds(ends: Ints, number: int) -> tuple[int, int]:
-    """Where list `number` begins and ends.
+    """Start and end of list `number`.
 
     Raises:
-        IndexError: there is none.
+        IndexError: `number` is out of range.
     """
     if not -len(ends) <= number < len(ends):
         raise IndexError(number)
@@ -67,5 +67,5 @@ def bounds(ends: Ints, number: int) -> tuple[int, int]:
 
 
 def mapped(file: Path, kind: Any) -> npt.NDArray[Any]:
-    """A raw array, mapped; an empty file cannot be."""
+    """A raw array, memory-mapped unless the file is empty, which cannot be mapped."""
     return np.memmap(file, kind, mode="r") if file.stat().st_size else np.empty(0, kind)

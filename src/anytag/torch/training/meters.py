@@ -1,4 +1,4 @@
-"""What a run measures of itself: means of its figures, and where the time goes."""
+"""Meters of a run: means of its figures, throughput, time spent waiting for data."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from torch import Tensor
 
 
 class Means:
-    """Sums of figures on their device, without waiting for it."""
+    """Running means of figures, on their device and without synchronisation."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
         self.count = 0
 
     def add(self, figures: Mapping[str, Tensor]) -> None:
-        """One step's; every step has the same names."""
+        """Add the figures of one step; all steps must have the same names."""
         self.count += 1
         for name, value in figures.items():
             value = value.detach().float()
             self.sums[name] = self.sums[name] + value if name in self.sums else value
 
     def take(self) -> dict[str, Tensor]:
-        """Means of what was added since this was called; nothing where nothing was."""
+        """Means of the figures added since the last call; {} if there are none."""
         means = {name: value / self.count for name, value in self.sums.items()}
         self.sums, self.count = {}, 0
         return means
 
 
 class Clock:
-    """Where the time goes."""
+    """Measures throughput and the time spent waiting for data."""
 
     def __init__(self, step: int) -> None:
         self.saved = self.begun = time.monotonic()
         self.step, self.waited = step, 0.0
 
-    def waiting(self, stream: Iterator[Any]) -> Any:
-        """The next of the stream, None after the last, and how long that took."""
+    def next_batch(self, stream: Iterator[Any]) -> Any:
+        """The next batch of the stream, None at its end; adds the waiting time."""
         start = time.monotonic()
         batch = next(stream, None)
         self.waited += time.monotonic() - start
@@ -48,7 +48,7 @@ class Clock:
         return time.monotonic() - self.saved
 
     def lap(self, step: int, batch_size: int) -> tuple[float, float]:
-        """Photos a second, and the part of the time that was spent waiting for data, since the last lap."""
+        """Photos per second, and the fraction of time spent waiting for data, since the last lap."""
         now = time.monotonic()
         took, steps, waited = max(now - self.begun, 1e-9), step - self.step, self.waited
         self.begun, self.step, self.waited = now, step, 0.0

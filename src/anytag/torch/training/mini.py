@@ -1,4 +1,4 @@
-"""The embedded model's runs: tags from what frozen stages see, captions on the encoder as it is served."""
+"""Runs of the embedded model: tags from cached features of frozen stages, captions on a frozen encoder."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from anytag.torch.nn.evidence import Evidence
 from anytag.torch.nn.network import TagNetwork
 from anytag.torch.nn.query_modules import TagQueries
 from anytag.torch.nn.small_caption_head import GuidedHead
-from anytag.torch.training.beginning import start_from_classifier, start_from_folder
 from anytag.torch.training.caption_samples import CaptionSamples
-from anytag.torch.training.distributed import from_first
+from anytag.torch.training.distributed import from_main_process
 from anytag.torch.training.feature_cache import Array, Encoder, FeatureCache, encode_photos
 from anytag.torch.training.feature_dataset import FeatureDataset, Samples
 from anytag.torch.training.first_pass import ClassTerm, CoarseTerm, QueryTerm, SubjectTerm
 from anytag.torch.training.frozen_stages import cache_stages
+from anytag.torch.training.mini_init import start_from_classifier, start_from_folder
 from anytag.torch.training.recipes import Features, Recipe
 from anytag.torch.training.report import Reporter
 from anytag.torch.training.run import Run
@@ -46,12 +46,12 @@ from anytag.torch.training.student import FrozenEncoderNetwork, Student
 from anytag.torch.training.tag_samples import StageFeatures, TagSamples, tensor_of
 from anytag.torch.training.terms import TagTerm, terms_of
 from anytag.torch.training.trainer import Trainer, accelerator_of
-from anytag.torch.training.wordpieces import kept_wordpieces
+from anytag.torch.training.wordpieces import load_or_train_wordpieces
 from anytag.vocabulary import Vocabulary
 
 
 def prepare(run: Run, report: Reporter) -> Trainer:
-    """Everything that a run on cached features needs, made ready for its first step.
+    """Prepare everything that a run on cached features needs for its first step.
 
     Raises:
         AnytagError: rows, photos, tags or the start cannot be read.
@@ -64,19 +64,19 @@ def prepare(run: Run, report: Reporter) -> Trainer:
         samples, batch_size=recipe.batch_size, seed=recipe.seed, rank=accelerator.process_index, world=world,
         parts=world * run.run_options.accumulate,
     )  # fmt: skip
-    dataset.steps_per_epoch()  # before any work
+    dataset.steps_per_epoch()  # raises if there is too little data
     return Trainer(
         student, dataset, recipe, run.out, run_options=run.run_options, accelerator=accelerator, report=report
     )
 
 
 def _tags(run: Run, report: Reporter) -> tuple[Samples, Student, Recipe]:
-    """Views of photos, and a student of all tags of a vocabulary's folder."""
+    """Samples and student for a run that trains tags."""
     recipe, rows, cache = run.recipe, Path(run.data), run.cache or run.out / "cache"
     if not recipe.vocabulary:
         raise AnytagError(
-            "mini learns the tags of a folder with vocabulary.jsonl, descriptions.jsonl and imagenet.json: "
-            "give --vocabulary FOLDER"
+            "mini needs a folder with vocabulary.jsonl, descriptions.jsonl and imagenet.json: give "
+            "--vocabulary FOLDER"
         )
     samples = samples_of(recipe, rows, _cached(rows, recipe, cache, report))
     torch.manual_seed(recipe.seed)
@@ -86,13 +86,13 @@ def _tags(run: Run, report: Reporter) -> tuple[Samples, Student, Recipe]:
 
 
 def _cached(rows: Path, recipe: Recipe, folder: Path, report: Reporter) -> StageFeatures:
-    """Made by the first process, read by all."""
-    from_first(lambda: len(cache_stages(rows, recipe, folder, report=report).shards))
+    """The cached features, computed by the main process and read by all."""
+    from_main_process(lambda: len(cache_stages(rows, recipe, folder, report=report).shards))
     return StageFeatures.of(cache_stages(rows, recipe, folder, report=Reporter()))
 
 
 def samples_of(recipe: Recipe, rows: Path, features: StageFeatures) -> TagSamples:
-    """What a recipe of `mini` learns of some rows, before the start teaches."""
+    """The samples of a recipe of `mini`, without the teacher's scores."""
     folder, numbers = Path(recipe.vocabulary), features_of(recipe)
     count = len(Vocabulary.read(folder / "vocabulary.jsonl"))
     return TagSamples.read(
@@ -102,18 +102,18 @@ def samples_of(recipe: Recipe, rows: Path, features: StageFeatures) -> TagSample
 
 
 def features_of(recipe: Recipe) -> Features:
-    """The numbers of a recipe on cached features."""
+    """The `features` of a recipe that has them."""
     assert recipe.features is not None
     return recipe.features
 
 
 def held_out_tags(count: int, part: float) -> Ints | None:
-    """Columns without supervision, always the same for the same vocabulary."""
+    """Columns of tags without supervision, deterministic for a vocabulary size; None if `part` is 0."""
     return np.sort(np.random.default_rng(7).permutation(count)[: round(count * part)]) if part else None
 
 
 def build_student(recipe: Recipe) -> tuple[Student, nn.Linear]:
-    """The untrained student for a vocabulary's folder, and the ImageNet classifier of its backbone."""
+    """Build the untrained student of a vocabulary's folder, and the ImageNet classifier of its backbone."""
     folder, config, numbers = Path(recipe.vocabulary), recipe.network, features_of(recipe)
     vocabulary = Vocabulary.read(folder / "vocabulary.jsonl")
     classes = ImageNetClasses.read(folder / "imagenet.json", vocabulary)
@@ -125,11 +125,11 @@ def build_student(recipe: Recipe) -> tuple[Student, nn.Linear]:
     text = query_rows([tag.name for tag in vocabulary], texts, encoder, prompts="words")
     network = TagNetwork(config, backbone)
     if network.encoder.evidence is not None:
-        _know_classes(network.encoder.evidence, classifier, encoder)
+        _init_evidence(network.encoder.evidence, classifier, encoder)
     _freeze(network, before=numbers.trained)
     held_out = held_out_tags(len(vocabulary), numbers.held_out)
-    taught = np.flatnonzero(~np.isin(classes.tags, [] if held_out is None else held_out))
-    class_term = ClassTerm(torch.from_numpy(classes.tags), torch.from_numpy(taught))
+    distilled = np.flatnonzero(~np.isin(classes.tags, [] if held_out is None else held_out))
+    class_term = ClassTerm(torch.from_numpy(classes.tags), torch.from_numpy(distilled))
     subject_term = SubjectTerm(torch.from_numpy(exclusive_subjects(vocabulary)))
     student = Student(
         network, TagQueries(torch.from_numpy(text), config.width, hidden=config.text_hidden),
@@ -140,7 +140,7 @@ def build_student(recipe: Recipe) -> tuple[Student, nn.Linear]:
 
 
 def _freeze(network: TagNetwork, *, before: int) -> None:
-    """Stages before one; where that is all of them, tokens stay what they are."""
+    """Freeze the stages before `before`, and the projections too if that is all stages."""
     encoder = network.encoder
     for stage in encoder.backbone.stages[:before]:
         stage.requires_grad_(False)
@@ -148,12 +148,12 @@ def _freeze(network: TagNetwork, *, before: int) -> None:
         encoder.projection.requires_grad_(False)
         if encoder.frozen_from:
             encoder.recall.requires_grad_(False)
-    encoder.backbone.to(memory_format=torch.channels_last)  # half as fast again on a CPU
+    encoder.backbone.to(memory_format=torch.channels_last)  # 1.5 times as fast on a CPU
 
 
 @torch.no_grad()
-def _know_classes(evidence: Evidence, classifier: nn.Linear, encoder: StaticTextEncoder) -> None:
-    """Gives the evidence the backbone's own classifier, and the names of its classes as text vectors."""
+def _init_evidence(evidence: Evidence, classifier: nn.Linear, encoder: StaticTextEncoder) -> None:
+    """Load the backbone's classifier and the text vectors of its class names into the evidence module."""
     info = ImageNetInfo()
     names = [info.index_to_description(k).split(",")[0].lower() for k in range(classifier.out_features)]
     evidence.classifier.load_state_dict(classifier.state_dict())
@@ -161,28 +161,28 @@ def _know_classes(evidence: Evidence, classifier: nn.Linear, encoder: StaticText
 
 
 def sample(samples: TagSamples, *, photos: int = 512) -> tuple[Tensor, Tensor]:
-    """Features and memory of about `photos` views from all over the data."""
+    """Features and memory of about `photos` views, evenly spaced in the data."""
     views = samples.views[:: max(1, len(samples.views) // photos)]
     return tensor_of(samples.cache.features[views]), tensor_of(samples.cache.memory[views])
 
 
 def start(student: Student, classifier: nn.Linear, samples: TagSamples, folder: str) -> None:
-    """Gives an untrained student what the recipe's `start` says, and the samples a teacher."""
+    """Initialise an untrained student from the recipe's `start`, and give the samples a teacher."""
     features, memory = sample(samples)
     if not folder:
         start_from_classifier(student, classifier, features)
-        samples.learn_probes()
+        samples.train_probes()
         return
     model = ModelFolder.open(resolve(folder))
     start_from_folder(student, model, vocabulary=samples.vocabulary, classifier=classifier, memory=memory)
-    samples.teach(scores_of_start(student, model, samples))
+    samples.set_teacher(scores_of_start(student, model, samples))
 
 
 @torch.no_grad()
 def scores_of_start(student: Student, folder: ModelFolder, samples: TagSamples) -> npt.NDArray[np.float16]:
-    """What the folder that a run starts from believes of the training photos: N×K, 0 of tags it lacks.
+    """Probabilities of the start's model for the training photos, N×K; 0 for tags that it lacks.
 
-    By the first pass, whose probabilities are near enough.
+    They are computed by the first pass, which is accurate enough.
     """
     known, line = Vocabulary.read(folder.file("vocabulary.jsonl")), folder.card.calibration.vocabulary
     bank = Bank.read(folder.file("queries.safetensors"), tags=len(known), width=folder.card.width)
@@ -206,23 +206,25 @@ def scores_of_start(student: Student, folder: ModelFolder, samples: TagSamples) 
 
 
 def _captions(run: Run, report: Reporter) -> tuple[Samples, Student, Recipe]:
-    """Captions of photos, and a caption head on the encoder of a model folder."""
+    """Samples and student for a run that trains a caption head on the encoder of a model folder."""
     recipe, rows, out = run.recipe, Path(run.data), run.out
     guidance, head = recipe.objective.guidance, recipe.network.captions
     assert guidance is not None and head is not None  # of mini-captions
     folder = ModelFolder.open(resolve(recipe.start or None))
     photos = [row for row in read_rows(rows) if row.captions]
     if not any(row.split == "train" for row in photos):
-        raise AnytagError(f"{rows}: no photo to train on has a caption, which this recipe needs")
+        raise AnytagError(f"{rows}: no training photo has a caption, which this recipe needs")
     cache = run.cache or out / "tokens"
-    from_first(lambda: len(cache_tokens(photos, rows.parent, folder, cache, report=report).shards))
+    from_main_process(lambda: len(cache_tokens(photos, rows.parent, folder, cache, report=report).shards))
     tokens = cache_tokens(photos, rows.parent, folder, cache, report=Reporter())
     vocabulary = Vocabulary.read(folder.file("vocabulary.jsonl"))
     captions = [clean_caption(text) for row in photos if row.split == "train" for text in row.captions]
     names = [tag.name for tag in vocabulary]
     file = Path(recipe.wordpieces) if recipe.wordpieces else out / "vocab.txt"
-    made = from_first(lambda: kept_wordpieces(file, captions, names, size=head.words).entries[:-2])
-    pieces = WordPieces(made)
+    entries = from_main_process(
+        lambda: load_or_train_wordpieces(file, captions, names, size=head.words).entries[:-2]
+    )
+    pieces = WordPieces(entries)
     samples = CaptionSamples(
         photos, tokens, vocabulary, pieces, tag_length=head.tag_length, guidance=guidance
     )
@@ -232,10 +234,13 @@ def _captions(run: Run, report: Reporter) -> tuple[Samples, Student, Recipe]:
 def cache_tokens(
     photos: Sequence[Row], root: Path, folder: ModelFolder, out: Path, *, report: Reporter
 ) -> FeatureCache:
-    """The image tokens of photos, by a model's own image graph; those of many captions mirrored too."""
+    """Cache image tokens of photos by a model's image graph.
+
+    Training photos with several captions have a mirrored view too.
+    """
 
     def encode(runtime: OnnxRuntime, pixels: Bytes) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
-        each = [runtime.encode(one[None])[0] for one in pixels]  # one at a time: the same alone and together
+        each = [runtime.encode(one[None])[0] for one in pixels]  # singly: independent of the batch size
         return {"tokens": np.concatenate(each).astype(np.float16)}, {}
 
     def views(row: Row, draw: Random) -> list[int]:
@@ -251,7 +256,7 @@ def cache_tokens(
 
 
 def caption_student(recipe: Recipe, samples: CaptionSamples) -> Student:
-    """The untrained head."""
+    """Build the student of a caption run, with an untrained head."""
     torch.manual_seed(recipe.seed)
     config = recipe.network.captions
     assert config is not None

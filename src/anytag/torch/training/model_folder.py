@@ -1,4 +1,4 @@
-"""A finished run -> a model folder for `anytag tag --model`: small networks as graphs, others as weights."""
+"""Write the model folder of a finished run: small networks as graphs, others as weights."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from anytag.torch.checkpoints.load import (
     DECODER,
     QUERIES,
     WEIGHTS,
-    network_numbers,
+    network_fields,
     save_decoder,
 )
 from anytag.torch.export.onnx_graphs import export_image_graph, export_tags_graph
@@ -39,7 +39,7 @@ from anytag.torch.nn.network import TagNetwork
 from anytag.torch.training.build import prompts_of
 from anytag.torch.training.held_out import held_out_figures
 from anytag.torch.training.recipes import Recipe
-from anytag.torch.training.stored import make_bank
+from anytag.torch.training.stored_tags import make_bank
 from anytag.torch.training.student import Student, WordQueries
 from anytag.torch.training.trainer import Trainer
 from anytag.vocabulary import Vocabulary
@@ -49,18 +49,18 @@ _HEADS = {"captions": CAPTIONS, "alignment": ALIGNMENT}
 _TEXT = "text"
 SHORTLIST = 96
 MIN_PHOTOS = 20
-"""Held-out photos that it takes to fit probabilities and thresholds."""
+"""Minimum number of held-out photos for fitting probabilities and thresholds."""
 
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """What held-out photos say of a result.
+    """Calibration and figures on held-out photos.
 
     Attributes:
-        lines: float64 K×2, slope and offset that make each tag's logit log-odds.
-        vocabulary: with the thresholds.
-        how: they were made, in words.
-        figures: of the result.
+        lines: float64 K×2, slope and bias from each tag's logit to log-odds.
+        vocabulary: the tags with thresholds.
+        how: origin of the thresholds, in words.
+        figures: figures of the result.
     """
 
     lines: npt.NDArray[np.float64]
@@ -70,12 +70,13 @@ class Fitted:
 
 
 def write_model(student: Student, recipe: Recipe, folder: Path, *, fitted: Fitted, data: str) -> None:
-    """Graphs, queries, vocabulary, words and card of a folded network.
+    """Write graphs, queries, vocabulary, text encoder and card of a network with the folded decoder.
 
     Args:
-        student: the result, on the CPU, for evaluation.
-        folder: replaced when it is there; the card's name is that of the folder around it.
-        data: what it was trained on, for the card.
+        student: the trained student, on the CPU, in evaluation mode.
+        folder: the folder to write; replaced if it exists. The name in the card is that of its parent.
+        fitted: its calibration.
+        data: description of the training data, for the card.
     """
     queries = student.queries
     assert isinstance(queries, WordQueries)
@@ -99,12 +100,12 @@ def write_torch_model(
     student: Student, recipe: Recipe, folder: Path, *,
     fitted: Fitted, data: str, pieces: WordPieces | None,
 ) -> None:  # fmt: skip
-    """Weights, queries, vocabulary, words and card; arguments as for `model_folder.write_model`.
+    """Write weights, queries, vocabulary, texts and card; arguments as for `write_model`.
 
-    The text encoder goes along where queries are text vectors of the static table.
+    The text encoder is included if queries are text vectors of the static table.
 
     Args:
-        pieces: of captions, where the network reads or writes them.
+        pieces: wordpieces of captions, if the network uses them.
     """
     network, config = student.network, student.network.config
     family, has_words = (
@@ -115,24 +116,24 @@ def write_torch_model(
         for name, tensors in _parts(network).items():
             save_file(tensors, draft / name)
         with torch.no_grad():
-            rows = student.queries()[0].float().contiguous()  # K×P×R; kept rounded in half precision
+            rows = student.queries()[0].float().contiguous()  # K×P×R; may be stored in half precision
         Bank(rows.numpy(), None, None, fitted.lines.astype(np.float32)).write(draft / QUERIES)
         fitted.vocabulary.write(draft / "vocabulary.jsonl")
         _write_texts(draft / _TEXT, words=has_words, pieces=pieces)
         card = card_of(student, recipe, fitted, family=family, name=folder.parent.name, data=data)
         prompts = prompts_of(recipe, config)
         text = TextSpec(kind="static", folder=_TEXT, prompts=prompts) if has_words else None
-        new_card = replace(card, text=text, network=network_numbers(config), captions=caption_spec(config))
+        new_card = replace(card, text=text, network=network_fields(config), captions=caption_spec(config))
         write_card(draft, new_card)
 
 
 def can_be_written(recipe: Recipe) -> bool:
-    """Do a card's numbers tell the network? A backbone of timm's they do not."""
+    """Whether a card can describe the recipe's network; it cannot describe timm backbones."""
     return not (recipe.backbone or isinstance(recipe.network.backbone, str))
 
 
 def _parts(network: TagNetwork) -> dict[str, dict[str, Tensor]]:
-    """Trained tensors by the file they go to, each tied one once."""
+    """Trained tensors by file, tied ones once."""
     files: dict[str, dict[str, Tensor]] = {}
     for name, parameter in network.named_parameters():
         file = _HEADS.get(name.partition(".")[0], WEIGHTS)
@@ -141,24 +142,27 @@ def _parts(network: TagNetwork) -> dict[str, dict[str, Tensor]]:
 
 
 def _write_texts(folder: Path, *, words: bool, pieces: WordPieces | None) -> None:
-    """The static text encoder, as it encodes what queries are made of, and the wordpieces of captions."""
+    """Write the static text encoder without its projection, and the wordpieces of captions."""
     if words:
         left_out = shutil.ignore_patterns(PROJECTION, WORDPIECES)
         shutil.copytree(EMBEDDED / _TEXT, folder, ignore=left_out)
     if pieces is not None:
         folder.mkdir(exist_ok=True)
-        entries = pieces.entries[:-2]  # without the two that every vocabulary gets
+        entries = pieces.entries[:-2]  # without the two that `WordPieces` adds
         (folder / WORDPIECES).write_text("".join(f"{entry}\n" for entry in entries), encoding="utf-8")
 
 
 def write_words(queries: WordQueries, folder: Path) -> None:
-    """The static text encoder with the run's own projection."""
+    """Write the static text encoder with the run's projection."""
     shutil.copytree(EMBEDDED / _TEXT, folder, ignore=shutil.ignore_patterns(PROJECTION))
     write_projection(queries.projection.arrays(), folder)
 
 
-def fitted(trainer: Trainer, tags: Vocabulary) -> Fitted:
-    """Asks the held-out photos, in every process; the student has taken the averages."""
+def fit_on_held_out(trainer: Trainer, tags: Vocabulary) -> Fitted:
+    """Fit calibration and thresholds on the held-out photos; a collective operation.
+
+    The student must have loaded its averages.
+    """
     truth, logits = trainer.dataset.truth, trainer.held_out_logits()
     if truth is None or len(truth) < MIN_PHOTOS or not truth.any():
         lines, thresholds = np.tile([1.0, 0.0], (len(tags), 1)), np.full(len(tags), 0.5)
@@ -176,7 +180,7 @@ def fitted(trainer: Trainer, tags: Vocabulary) -> Fitted:
 def card_of(
     student: Student, recipe: Recipe, fitted: Fitted, *, family: Family, name: str, data: str
 ) -> Card:
-    """What every run's folder says; without a text encoder."""
+    """The card of a run's folder, without a text encoder."""
     config, line = student.network.config, Platt(1.0, 0.0)
     return Card(
         name=name if NAME.fullmatch(name) else "model",

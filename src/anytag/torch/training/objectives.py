@@ -1,4 +1,4 @@
-"""What students are trained for: the terms of the loss, their numbers and how they add up."""
+"""Objectives: the loss terms, their hyperparameters and weights."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Matching:
-    """How alignment heads are trained (ALBEF, section 3 and its configuration).
+    """Hyperparameters of the alignment heads (ALBEF, section 3 and its configuration).
 
     Attributes:
-        queue: pairs kept as negatives; at least as many as a step has.
-        decay: share of the momentum encoder that stays, at each step.
-        trust: share of the contrast's targets that is the momentum encoder's.
-        unguided: share of the photos that are matched without guiding tags. Tags come from the very caption
-            that is to be found: always given, they would be all that is learned.
+        queue: length of the momentum queue, at least the batch size.
+        decay: decay of the momentum encoder per step.
+        trust: weight of the momentum encoder's soft targets (ALBEF's alpha).
+        unguided: fraction of photos matched without guiding tags. Tags come from the caption to be matched:
+            if they were always given, the heads would learn nothing else.
     """
 
     queue: int = 65536
@@ -25,12 +25,12 @@ class Matching:
 
 @dataclass(frozen=True)
 class Guidance:
-    """Which of its tags guide the writing of a caption, where the encoder is frozen.
+    """Selection of the tags that guide a caption, for a caption head on a frozen encoder.
 
     Attributes:
-        unguided: part of the captions that are learned without a tag.
-        kept: part of a caption's tags that guide it, where any do: so a caption may say more than it is asked
-            for, but what is asked for is always said.
+        unguided: fraction of captions without guiding tags.
+        kept: fraction of a caption's tags that guide it otherwise: captions mention all guiding tags, and may
+            mention more.
     """
 
     unguided: float = 0.35
@@ -39,7 +39,7 @@ class Guidance:
 
 @dataclass(frozen=True)
 class Weights:
-    """How the terms add up, each a mean over photos."""
+    """Weights of the loss terms, each of which is a mean over photos."""
 
     tag: float = 1.0
     caption: float = 1.0
@@ -53,24 +53,24 @@ class Weights:
 
 @dataclass(frozen=True)
 class Objective:
-    """The terms of the loss, added up as published (Tag2Text, section 3.3; RAM, 3; RAM++, 3.4).
+    """The loss terms, added up as published (Tag2Text, section 3.3; RAM, 3; RAM++, 3.4).
 
     Attributes:
-        captions: tags and photo -> the caption's wordpieces. The tag term is then scaled to this one's size.
-        distils: the pooled vector is drawn to CLIP's; with a first pass, tags to a classifier's classes.
-        aligns: the captions' text vectors are queries, and each photo wants its own alone.
-        first_pass: the pooled vector alone is to tell all tags too, main subjects and captions by contrast.
-        matching: contrast and match of photos with captions, for alignment heads (Tag2Text, section 3.2).
-        guidance: of captions on a frozen encoder.
-        weights: of the terms.
-        gamma_neg, clip: of the tags' asymmetric loss.
-        alignment_gamma_neg: of the alignment's.
-        smoothing: of the captions' labels.
-        temperature: of the distillation from a classifier.
-        sums: the losses of tags and alignment are sums over a process's photos, as in the published code,
-            rather than means.
-        same_captions_match: a photo fits every caption that equals its own; in the published code it fits
-            its own alone, and equal ones of other photos are negatives.
+        captions: caption term; the tag term is then scaled to its value.
+        distils: distillation term: from the pooled vector of CLIP, or with a first pass from a classifier.
+        aligns: alignment term, with text vectors of captions as queries.
+        first_pass: terms of the first pass: tags, main subjects and contrast from the pooled vector.
+        matching: contrastive and matching terms, for alignment heads (Tag2Text, section 3.2).
+        guidance: guidance of captions on a frozen encoder.
+        weights: weights of the terms.
+        gamma_neg, clip: parameters of the tags' asymmetric loss.
+        alignment_gamma_neg: parameter of the alignment's asymmetric loss.
+        smoothing: label smoothing of captions.
+        temperature: temperature of the distillation from a classifier.
+        sums: losses of tags and alignment are sums over a process's photos, as in the published code, instead
+            of means.
+        same_captions_match: a photo matches every caption that equals its own; in the published code it
+            matches only its own, and equal captions of other photos are negatives.
     """
 
     captions: bool = False
@@ -90,12 +90,12 @@ class Objective:
 
     @property
     def reads(self) -> bool:
-        """Whether captions are read as wordpieces."""
+        """Whether captions are used as wordpieces."""
         return self.captions or self.matching is not None
 
     @property
     def tags(self) -> bool:
-        """Whether tags are learned; on a frozen encoder captions alone are."""
+        """Whether there is a tag term; on a frozen encoder there is none."""
         return self.guidance is None
 
 

@@ -1,4 +1,4 @@
-"""Rows -> batches of augmented photos, read by worker processes, always in the same order."""
+"""Dataset of augmented photos, read by worker processes in a reproducible order."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from anytag.torch.training.augment import augment
 from anytag.torch.training.batch import Batch
 from anytag.torch.training.caption_reader import CaptionReader
 from anytag.torch.training.dataset import check_batch
-from anytag.torch.training.mapped import Columns, Selected
+from anytag.torch.training.mapped import Columns, Subset
 from anytag.torch.training.report import Reporter, Tally, counted
 from anytag.torch.training.run import Run
 from anytag.torch.training.shuffle import shuffled
 from anytag.vocabulary import Vocabulary
 
 RETRIES = 20
-"""Photos tried in place of one that cannot be read."""
-LOST = 3
-"""Times in a row that workers may die without a batch between."""
+"""Number of photos that are tried before giving up."""
+MAX_WORKER_FAILURES = 3
+"""Number of consecutive worker failures, without a batch in between, that end a run."""
 
 
 @dataclass(frozen=True)
@@ -45,27 +45,28 @@ class _Item:
     pixels: npt.NDArray[np.uint8]
     targets: npt.NDArray[np.float32]
     caption: str
-    named: tuple[int, ...]
-    unread: tuple[tuple[str, str], ...]
+    caption_columns: tuple[int, ...]
+    unreadable: tuple[tuple[str, str], ...]
     number: int
-    parsed: bool  # whether the caption can have said tags
+    parsed: bool  # whether tags could be parsed from the caption
 
 
 class Photos:
-    """The rows of a corpus, read with a vocabulary.
+    """Training rows and held-out rows with their tags.
 
     Args:
-        held: held-out photos that are taken, at most.
-        captioned: without the photos to train on that no caption tells of.
-        soft: float16 N×K of all rows, a teacher's soft targets, which stand instead of what rows say.
+        held: maximum number of held-out photos.
+        captioned: leave out training photos without captions.
+        soft: float16 N×K for all rows, a teacher's soft targets, used instead of the rows' tags.
 
     Attributes:
-        sha256: of the rows.
-        root: the folder or URL that photos are named relative to.
-        train, held: the rows' two parts; dev, val and test are held out.
-        union: columns of the tags of each training row, from labels and all captions; of published
-            annotations their own union, as it is.
-        parsed: columns of each caption of each training row: what the data says, or else the parser.
+        sha256: hash of the rows.
+        root: the folder or URL to which paths of photos are relative.
+        train, held: training rows and held-out rows (dev, val and test).
+        union: tag columns of each training row, from labels and all captions; for published annotations
+            their own union.
+        parsed: tag columns of each caption of each training row, from the data or else from the parser.
+        truth: bool N×K, the tags of the held-out rows.
     """
 
     def __init__(
@@ -79,19 +80,20 @@ class Photos:
         soft: npt.NDArray[np.float16] | None = None,
         report: Reporter | None = None,
     ) -> None:
-        known = rows if isinstance(rows, Annotations) else Annotations.of(rows)
-        self.root, self.vocabulary, self.sha256 = str(root), vocabulary, known.sha256
-        selected = ~known.held & (known.captions > 0) if captioned else ~known.held
-        taught = np.flatnonzero(selected).astype(np.int32)  # of 14 million rows 56 MB
-        self.train: Sequence[Row] = known.rows(taught)
-        self.held = [known[number] for number in np.flatnonzero(known.held)[:held].tolist()]
-        labels = known.labels(vocabulary, report=report)
-        self.parsed: Sequence[tuple[Columns, ...]] = Selected(labels.of_captions, taught)
-        self.union: Sequence[Columns] = Selected(labels.of_photo, taught)
+        annotations = rows if isinstance(rows, Annotations) else Annotations.from_rows(rows)
+        self.root, self.vocabulary, self.sha256 = str(root), vocabulary, annotations.sha256
+        held_out = annotations.held
+        selected = ~held_out & (annotations.captions > 0) if captioned else ~held_out
+        train = np.flatnonzero(selected).astype(np.int32)  # 56 MB for 14 million rows
+        self.train: Sequence[Row] = annotations.rows(train)
+        self.held = [annotations[number] for number in np.flatnonzero(held_out)[:held].tolist()]
+        labels = annotations.labels(vocabulary, report=report)
+        self.parsed: Sequence[tuple[Columns, ...]] = Subset(labels.of_captions, train)
+        self.union: Sequence[Columns] = Subset(labels.of_photo, train)
         self.labeler = labeler = Labeler(vocabulary)
-        self.soft = None if soft is None else soft[taught]
+        self.soft = None if soft is None else soft[train]
         if soft is not None:
-            self.truth = soft[known.held][: len(self.held)] > [tag.threshold for tag in vocabulary]
+            self.truth = soft[held_out][: len(self.held)] > [tag.threshold for tag in vocabulary]
         else:
             self.truth = label_matrix(self.held, labeler, silence=certain).present
 
@@ -99,15 +101,15 @@ class Photos:
         return len(self.train)
 
     def targets(self, number: int) -> npt.NDArray[np.float32]:
-        """K in [0, 1]: 1 for what labels or any caption say of a training photo; or a teacher's."""
+        """Targets K in [0, 1] of a training photo: 1 for tags of labels or captions; or a teacher's."""
         if self.soft is not None:
             return np.asarray(self.soft[number], np.float32)
-        there = np.zeros(len(self.vocabulary), np.float32)
-        there[list(self.union[number])] = 1
-        return there
+        targets = np.zeros(len(self.vocabulary), np.float32)
+        targets[list(self.union[number])] = 1
+        return targets
 
-    def known(self, number: int) -> npt.NDArray[np.bool_]:
-        """Bool K: what labels say is in a training photo or absent from it."""
+    def labelled(self, number: int) -> npt.NDArray[np.bool_]:
+        """Bool K: tags whose presence or absence in a training photo is known."""
         row = self.train[number]
         known = self.targets(number) > 0
         known[sorted(self.labeler.absent(row))] = True
@@ -115,7 +117,7 @@ class Photos:
 
 
 class _Views(Dataset[_Item]):
-    """Item (epoch, number): a view of a training photo that depends on seed, epoch and number alone."""
+    """Item (epoch, number): a view of a training photo, a function of seed, epoch and number only."""
 
     def __init__(self, photos: Photos, *, size: int, seed: int) -> None:
         self.photos, self.size, self.seed = photos, size, seed
@@ -123,24 +125,24 @@ class _Views(Dataset[_Item]):
     def __getitem__(self, key: tuple[int, int]) -> _Item:
         epoch, number = key
         draw = random.Random(zlib.crc32(f"{self.seed} {epoch} {number}".encode()))
-        unread: list[tuple[str, str]] = []
+        unreadable: list[tuple[str, str]] = []
         for _ in range(RETRIES):
             row = self.photos.train[number]
             try:
                 photo = load(photo_source(self.photos.root, row.image), min_side=2 * self.size)
             except AnytagError as error:
-                unread.append((row.image, _reason(error, row.image, self.photos.root)))
-                number = draw.randrange(len(self.photos))  # its neighbours may be in the same lost folder
+                unreadable.append((row.image, _reason(error, row.image, self.photos.root)))
+                number = draw.randrange(len(self.photos))  # neighbours may be in the same missing folder
                 continue
-            return self._item(number, photo, draw, tuple(unread))
-        last = ": ".join(unread[-1])
+            return self._item(number, photo, draw, tuple(unreadable))
+        last = ": ".join(unreadable[-1])
         raise ImageError(
-            f"{RETRIES} photos, drawn at random, cannot be read, the last {last}; check that they lie where "
-            f"the rows name them, relative to {self.photos.root or '.'}"
+            f"{RETRIES} random photos cannot be read, the last one is {last}; check the paths in the rows, "
+            f"which are relative to {self.photos.root or '.'}"
         )
 
     def _item(
-        self, number: int, photo: Photo, draw: random.Random, unread: tuple[tuple[str, str], ...]
+        self, number: int, photo: Photo, draw: random.Random, unreadable: tuple[tuple[str, str], ...]
     ) -> _Item:
         row = self.photos.train[number]
         pixels = augment(photo, size=self.size, draw=draw)
@@ -150,25 +152,25 @@ class _Views(Dataset[_Item]):
             self.photos.targets(number),
             clean_caption(row.captions[which]) if which is not None else "",
             self.photos.parsed[number][which] if which is not None else (),
-            unread,
+            unreadable,
             number,
-            parsed=which is not None and (bool(row.parsed) or says_tags(row.captions[which])),
+            parsed=which is not None and (bool(row.parsed) or is_parsable(row.captions[which])),
         )
 
 
-def says_tags(caption: str) -> bool:
-    """Whether the parser can read a caption: it has a Latin letter."""
+def is_parsable(caption: str) -> bool:
+    """Whether the parser can parse a caption, that is, whether it has a Latin letter."""
     return any(letter.isascii() and letter.isalpha() for letter in caption)
 
 
 def _reason(error: AnytagError, image: str, root: str) -> str:
-    """Why a photo cannot be read, without its name: the same for all that fail alike."""
+    """The reason of an error without the photo's name, for grouping."""
     return str(error).removeprefix(f"{join(root, image)}: ")
 
 
 @dataclass(frozen=True)
-class _Keys:
-    """What is read for each of some steps, found when it is its turn."""
+class _StepKeys:
+    """Keys of the items of each step, computed lazily."""
 
     keys: Callable[[int], list[tuple[int, int]]]
     steps: range
@@ -181,14 +183,14 @@ class _Keys:
 
 
 class PhotoDataset:
-    """Batches of one process: augmented crops, their tags, and the text that the objective reads.
+    """The batches of one process: augmented crops, targets, and inputs made from captions.
 
     Args:
         photos: the rows.
-        size: side of the square.
-        batch_size: photos of a step, of all processes together.
-        parsed_only: the tags of a photo are those of its drawn caption (Tag2Text), not of all that is known.
-        reader: of captions; they stay as they are when None.
+        size: side of the square in pixels.
+        batch_size: photos per step over all processes.
+        parsed_only: targets are the tags of the drawn caption only (Tag2Text), instead of all known tags.
+        reader: adds inputs made from captions; None: they are not used.
     """
 
     def __init__(
@@ -210,74 +212,72 @@ class PhotoDataset:
         self.parsed_only, self.report = parsed_only, report or Reporter()
         self.views = _Views(photos, size=size, seed=seed)
         self.size, self.reader = size, reader
-        self.unread = Tally()
+        self.unreadable = Tally()
 
     @property
     def key(self) -> str:
-        """Of rows and tags."""
+        """Hash of rows and tags."""
         tags = "\n".join(self.photos.vocabulary.ids)
         return hashlib.sha256(f"{self.photos.sha256}\n{tags}".encode()).hexdigest()
 
     @property
     def tallies(self) -> tuple[Tally, ...]:
-        """What was passed over."""
-        return (self.unread, *(() if self.reader is None else (self.reader.unknown,)))
+        """Counts of unreadable photos and of unknown captions."""
+        return (self.unreadable, *(() if self.reader is None else (self.reader.unknown,)))
 
     @property
     def truth(self) -> npt.NDArray[np.bool_]:
-        """N×K of the held-out photos."""
+        """Bool N×K, the tags of the held-out photos."""
         return self.photos.truth
 
     def steps_per_epoch(self) -> int:
-        """Raises AnytagError where there are fewer photos than a batch takes."""
+        """Number of full batches; raises an AnytagError if there is none."""
         check_batch(len(self.photos), self.batch_size, parts=self.world)
         return len(self.photos) // self.batch_size
 
     def keys(self, step: int) -> list[tuple[int, int]]:
-        """What this process reads for a step of the whole run."""
+        """Keys (epoch, number) of this process's items for a step of the run."""
         epoch, at = divmod(step, self.steps_per_epoch())
-        places = np.arange(at * self.batch_size + self.rank, (at + 1) * self.batch_size, self.world)
-        some = shuffled(places, len(self.photos), seed=(self.seed, epoch))
-        return [(epoch, number) for number in some.tolist()]
+        positions = np.arange(at * self.batch_size + self.rank, (at + 1) * self.batch_size, self.world)
+        numbers = shuffled(positions, len(self.photos), seed=(self.seed, epoch))
+        return [(epoch, number) for number in numbers.tolist()]
 
     def stream(self, first: int, last: int) -> Iterator[Batch]:
-        """Batches of the steps from `first` to `last`, exclusive; a lost worker is replaced.
+        """Batches of the steps from `first` to `last`, exclusive; failed workers are restarted.
 
         Raises:
-            AnytagError: workers die again and again, or too many photos cannot be read.
+            AnytagError: workers fail repeatedly, or too many photos cannot be read.
         """
         lost = 0
         while first < last:
             try:
                 for batch in self._loader(first, last):
-                    self._tell(batch.unread)
+                    self._report(batch.unreadable)
                     yield batch if self.reader is None else self._read(batch, first, self.reader)
                     first, lost = first + 1, 0
             except (RuntimeError, EOFError, ConnectionError) as error:
                 lost += 1
-                # One that dies while it hands over a batch is known by a connection that ends.
+                # A worker that dies while sending a batch is noticed by a closed connection.
                 died = not isinstance(error, RuntimeError) or "worker" in str(error)
-                if not died or lost >= LOST:
+                if not died or lost >= MAX_WORKER_FAILURES:
                     raise AnytagError(f"step {first}: photos cannot be read ({error})") from error
-                self.report.say(f"Step {first}: a worker was lost ({error}); new ones go on from there.")
+                self.report.say(f"Step {first}: a worker failed ({error}); workers are restarted.")
 
     def _read(self, batch: Batch, step: int, reader: CaptionReader) -> Batch:
-        """With its captions read: of a momentum encoder more and more is heard in the first epoch (ALBEF)."""
+        """Add inputs made from captions; the momentum encoder's weight grows in the first epoch (ALBEF)."""
         draw = np.random.default_rng([self.seed, step, self.rank])
         return reader.read(batch, draw=draw, trusted=min(1.0, step / self.steps_per_epoch()))
 
     def held_out(self, *, batch_size: int) -> Iterator[Tensor]:
-        """Held-out photos of this process, resized: uint8 N×3×S×S; one that cannot be read is grey.
+        """Resized held-out photos of this process, uint8 N×3×S×S; an unreadable one is grey.
 
-        Every process has as many, so the last ones may be the first again.
+        All processes have equally many, so the last ones may repeat the first.
         """
         held = self.photos.held
-        turns = -(-len(held) // self.world)
-        numbers = list(islice(cycle(held), self.rank, turns * self.world, self.world))
-        for start in range(0, len(numbers), batch_size):
-            yield torch.from_numpy(
-                np.stack([self._plain(row) for row in numbers[start : start + batch_size]])
-            )
+        count = -(-len(held) // self.world)
+        rows = list(islice(cycle(held), self.rank, count * self.world, self.world))
+        for start in range(0, len(rows), batch_size):
+            yield torch.from_numpy(np.stack([self._plain(row) for row in rows[start : start + batch_size]]))
 
     def _plain(self, row: Row) -> npt.NDArray[np.uint8]:
         try:
@@ -285,19 +285,21 @@ class PhotoDataset:
                 load(photo_source(self.photos.root, row.image), min_side=self.size), size=self.size
             )
         except AnytagError as error:
-            self._tell([(row.image, _reason(error, row.image, self.photos.root))], "It is measured as grey")
+            self._report([(row.image, _reason(error, row.image, self.photos.root))], "It is measured as grey")
             return np.full((3, self.size, self.size), 128, np.uint8)
 
-    def _tell(self, unread: Sequence[tuple[str, str]], then: str = "Another photo takes its place") -> None:
-        """Says the first of each reason; the others are counted for the end of the run."""
-        for image, why in unread:
-            if self.unread.add(f"photos cannot be read ({why})", image):
+    def _report(
+        self, unreadable: Sequence[tuple[str, str]], then: str = "Another photo takes its place"
+    ) -> None:
+        """Report the first photo of each reason; the others are counted for the end of the run."""
+        for image, why in unreadable:
+            if self.unreadable.add(f"photos cannot be read ({why})", image):
                 self.report.say(f"{then}: {image}: {why}")
 
     def _loader(self, first: int, last: int) -> DataLoader[Any]:
         return DataLoader(
             self.views,
-            batch_sampler=_Keys(self.keys, range(first, last)),
+            batch_sampler=_StepKeys(self.keys, range(first, last)),
             num_workers=self.workers,
             collate_fn=self._collate,
             prefetch_factor=4 if self.workers else None,
@@ -311,25 +313,27 @@ class PhotoDataset:
             for row, mask, item in zip(tags, known, items, strict=True):
                 if item.parsed:
                     row[:] = 0
-                    row[list(item.named)] = 1
-                else:  # only what labels say is known: the others are no negatives
-                    mask[:] = torch.from_numpy(self.photos.known(item.number))
+                    row[list(item.caption_columns)] = 1
+                else:  # unlabelled tags are unknown, not negatives
+                    mask[:] = torch.from_numpy(self.photos.labelled(item.number))
         return Batch(
             pixels=torch.from_numpy(np.stack([item.pixels for item in items])),
             tags=tags,
             weight=known,
             captions=[item.caption for item in items],
-            named=[tuple(self.photos.vocabulary[n].name for n in item.named) for item in items],
+            caption_tags=[
+                tuple(self.photos.vocabulary[n].name for n in item.caption_columns) for item in items
+            ],
             numbers=[item.number for item in items],
-            unread=[why for item in items for why in item.unread],
+            unreadable=[photo for item in items for photo in item.unreadable],
         )
 
 
 def check_rows(rows: Annotations, run: Run, *, parts: int, report: Reporter) -> None:
-    """Holds the rows against what the recipe needs, before any work is done.
+    """Check that the rows have what the recipe needs.
 
     Raises:
-        AnytagError: there are too few photos to train on, or none says what the recipe learns.
+        AnytagError: there are too few training photos, or none has what the recipe learns.
     """
     objective = run.recipe.objective
     captioned = ~rows.held & (rows.captions > 0)
@@ -340,26 +344,26 @@ def check_rows(rows: Annotations, run: Run, *, parts: int, report: Reporter) -> 
     check_batch(photos, run.recipe.batch_size, parts=parts)
     if objective.captions and not captioned_photos:
         raise AnytagError(
-            f"{run.data}: no photo to train on has a caption, which this recipe learns to write: give "
-            "rows with captions, or objective.captions=false to learn tags alone"
+            f"{run.data}: no training photo has a caption, but this recipe trains a caption head: give rows "
+            "with captions, or objective.captions=false to learn only tags"
         )
     if objective.aligns and not captioned_photos:
         report.say("No photo has a caption: the alignment term is left out.")
     elif objective.reads and captioned_photos < photos:
         report.say(
-            f"{counted(photos - captioned_photos, 'photo')} without captions: only their labels are learned."
+            f"{counted(photos - captioned_photos, 'photo')} without captions: only their labels are used."
         )
 
 
 def check_captions(rows: Annotations, data: Path | str, report: Reporter) -> None:
-    """Says how many photos to train on no caption tells of, which have nothing to be matched with.
+    """Report how many training photos are left out because they have no captions.
 
     Raises:
-        AnytagError: none are left.
+        AnytagError: none has a caption.
     """
-    taught = ~rows.held
-    without = int((taught & (rows.captions == 0)).sum())
-    if without == taught.sum():
-        raise AnytagError(f"{data}: no photo to train on has a caption, which this recipe needs")
+    train = ~rows.held
+    without = int((train & (rows.captions == 0)).sum())
+    if without == train.sum():
+        raise AnytagError(f"{data}: no training photo has a caption, which this recipe needs")
     if without:
         report.say(f"{without} photos without captions are left out.")

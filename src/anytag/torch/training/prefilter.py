@@ -1,7 +1,7 @@
-"""A first pass for a folder whose decoder is slow: one linear row a tag, which learns from the decoder.
+"""Train a first pass for a folder with a slow decoder: one linear classifier per tag, fitted to the decoder.
 
-With it a photo's tags are decoded only where the first pass finds them likely. Tags are
-independent in the decoder, so those that are decoded have exactly the scores they would have anyway.
+With it only likely tags of a photo are decoded. Tags are independent in the decoder, so the scores of decoded
+tags do not change.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from anytag.tagger import Tagger
 
 QUERIES = "queries.safetensors"
 MIN_PHOTOS = 8  # photos
-_HELD_OUT = 4  # every so many-th photo is measured on, not learned from
-_FAR = 14.0  # a logit of a probability of one in a million
-_RIDGE = 0.03  # of the mean square of the centred features
+_HELD_OUT = 4  # every n-th photo is held out
+_MAX_LOGIT = 14.0  # the logit of a probability of about 1 - 1e-6
+_RIDGE = 0.03  # times the mean squared norm of the centred features
 
 
 @dataclass(frozen=True, slots=True)
 class FirstPass:
-    """What a first pass is worth, on photos it has not learned from.
+    """Accuracy of a first pass on held-out photos.
 
     Attributes:
-        shortlist: tags it leaves for the decoder.
-        photos: measured on.
-        predicted: tags that the decoder gives when it looks at all.
-        lost: share of them that the first pass leaves out.
+        shortlist: number of tags that it leaves for the decoder.
+        photos: number of held-out photos.
+        predicted: number of tags that the decoder predicts without a first pass.
+        lost: fraction of them that the first pass leaves out.
     """
 
     shortlist: int
@@ -44,12 +44,12 @@ class FirstPass:
 
 
 def learn_first_pass(folder: str | Path, photos: Iterable[ImageSource], *, shortlist: int) -> FirstPass:
-    """Teach a folder's first pass from its decoder's answers about photos, and write it into the folder.
+    """Fit a folder's first pass to its decoder's scores of photos, and write it into the folder.
 
     Args:
-        folder: its queries get `coarse`, its card the shortlist and what is lost.
-        photos: at least 8, better hundreds of the sort that will be tagged; three quarters teach.
-        shortlist: tags left for the decoder, for each photo.
+        folder: the model folder; its queries get `coarse`, its card the shortlist and the accuracy.
+        photos: at least 8, better hundreds, similar to those that will be tagged; a quarter is held out.
+        shortlist: number of tags per photo that are left for the decoder.
 
     Raises:
         ModelError: too few photos.
@@ -59,7 +59,7 @@ def learn_first_pass(folder: str | Path, photos: Iterable[ImageSource], *, short
     pooled, margins = _answers(tagger, photos)
     if len(pooled) < MIN_PHOTOS:
         raise ModelError(
-            f"{len(pooled)} photos were given: a first pass needs at least {MIN_PHOTOS}, better hundreds"
+            f"{len(pooled)} photos are too few: a first pass needs at least {MIN_PHOTOS}, better hundreds"
         )
     held_out = np.arange(len(pooled)) % _HELD_OUT == 0
     coarse = fit_rows(pooled[~held_out], margins[~held_out])
@@ -69,11 +69,11 @@ def learn_first_pass(folder: str | Path, photos: Iterable[ImageSource], *, short
 
 
 def fit_rows(pooled: Floats, margins: Floats) -> Floats:
-    """Ridge regression, in its dual form: photos are fewer than features.
+    """Ridge regression in its dual form, since there are fewer photos than features.
 
     Args:
         pooled: float32 N×D.
-        margins: float32 N×K, what the decoder answers.
+        margins: float32 N×K, the decoder's log-odds minus those of the thresholds.
 
     Returns:
         float32 K×(D+1): weights and bias.
@@ -88,7 +88,7 @@ def fit_rows(pooled: Floats, margins: Floats) -> Floats:
 
 
 def measure_loss(coarse: Floats, pooled: Floats, margins: Floats, *, shortlist: int) -> FirstPass:
-    """What the best `shortlist` of each photo by `coarse` leave out of the tags whose margin is above 0."""
+    """Fraction of the predicted tags (margin above 0) that are not among each photo's best `shortlist`."""
     scores = pooled @ coarse[:, :-1].T + coarse[:, -1]
     shortlisted = np.zeros(scores.shape, bool)
     best = np.argpartition(-scores, min(shortlist, scores.shape[1]) - 1, axis=1)[:, :shortlist]
@@ -99,10 +99,10 @@ def measure_loss(coarse: Floats, pooled: Floats, margins: Floats, *, shortlist: 
 
 
 def _answers(tagger: Tagger, photos: Iterable[ImageSource]) -> tuple[Floats, Floats]:
-    """Pooled vectors N×D, and by how much every tag's log-odds are above its threshold's: N×K."""
+    """Pooled vectors N×D, and the margin of every tag's log-odds above those of its threshold, N×K."""
     thresholds = np.array([tag.threshold for tag in tagger.vocabulary])
-    with np.errstate(divide="ignore"):  # 0 and 1 have log-odds that are not finite
-        limits = (np.log(thresholds) - np.log1p(-thresholds)).clip(-_FAR, _FAR)
+    with np.errstate(divide="ignore"):  # log-odds of 0 and 1 are infinite
+        limits = (np.log(thresholds) - np.log1p(-thresholds)).clip(-_MAX_LOGIT, _MAX_LOGIT)
     pooled, margins = np.zeros((0, tagger.card.width), np.float32), np.zeros((0, len(limits)), np.float32)
     for photo in photos:
         encoded = tagger.encode(photo)

@@ -1,9 +1,9 @@
-"""Recipes: what `anytag train NAME` trains. One record of numbers, and a row of it for each name.
+"""Recipes: the configurations that `anytag train NAME` trains.
 
-The published ones (`tag2text-14m`, `ram-14m`, `ram-plus-14m` and their `-384` fine-tunes) have the numbers of
-the papers' code: data COCO, VG, SBU, CC3M and CC12M (14 million photos; the fine-tunes COCO alone), 8 GPUs,
-5 epochs at 224 pixels and 2 at 384. `tag2text-retrieval` adds alignment heads to Tag2Text's. What differs is
-said in docs/how-to/train-families.md.
+The published ones (`tag2text-14m`, `ram-14m`, `ram-plus-14m` and their `-384` fine-tunes) have the
+hyperparameters of the papers' code: COCO, VG, SBU, CC3M and CC12M (14 million photos; only COCO for the
+fine-tunes), 8 GPUs, 5 epochs at 224 pixels and 2 at 384. `tag2text-retrieval` adds alignment heads.
+Differences are listed in docs/how-to/train-families.md.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from anytag.torch.nn.configs import FAMILIES, AlignmentConfig, CaptionConfig, Ne
 from anytag.torch.training.objectives import OBJECTIVES, Guidance, Matching, Objective, Weights
 from anytag.torch.training.schedules import Schedule
 
-# Training normalises as CLIP does, inference as ImageNet's networks do (`anytag.torch.nn.configs`).
+# Training uses CLIP's normalisation, inference ImageNet's (`anytag.torch.nn.configs`), as published.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -30,17 +30,18 @@ Precision = Literal["no", "bf16", "fp16"]
 
 @dataclass(frozen=True)
 class Features:
-    """What a run on cached features learns from.
+    """Cached features of a run.
 
     Attributes:
-        first: the stage whose input the cache holds; 9 where it holds means of the last features, of the
-            model folder that `start` names.
-        trained: the first stage that is trained; 9 trains none, nor the projections to tokens.
-        views: how many views of a photo, by source, as in "flickr8k=5,coco-more=1"; `default_views` of
-            others. The first view is the plain photo, the second its mirror, the rest random crops. With a
-            single view, half of the photos are mirrored.
-        sources: sources to train on, with commas between; empty means all.
-        held_out: part of the vocabulary without any supervision (0.2: every fifth tag of a shuffle).
+        first: the stage whose input is cached; 9: pooled features of the last stage, of the model folder
+            `start`.
+        trained: the first stage that is trained; 9: neither stages nor the projections to tokens.
+        views: number of views per photo by source, such as "flickr8k=5,coco-more=1". The first view is the
+            plain photo, the second its mirror image, the others are random crops. A single view is mirrored
+            with probability 0.5.
+        default_views: number of views for other sources.
+        sources: comma-separated sources to train on; empty: all.
+        held_out: fraction of the vocabulary without supervision.
     """
 
     first: int = 5
@@ -53,29 +54,31 @@ class Features:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Numbers of one run.
+    """Configuration of one run.
 
     Attributes:
-        about: data, hardware, what to expect.
-        network: its numbers; `backbone` names one of timm's instead of the network's own.
-        objective: the terms of the loss.
-        features: of a run that reads cached features rather than photos, what they are; None otherwise.
-        batch_size: photos a step, over all processes.
-        epochs: over the photos; `steps`, unless 0, says instead how many steps there are.
-        rate: peak learning rate, after `warmup` steps of rise; `schedule` says how it rises and falls.
-        backbone_rate: peak learning rate of the backbone; `rate` when 0.
-        sampled_tags: tags that a step draws, beside those that its photos have, which estimates the loss of
-            all; all are asked when 0, as published.
+        about: data, hardware, expected results.
+        network: configuration of the network.
+        objective: the loss terms.
+        features: cached features of a run that does not read photos; None: it reads photos.
+        backbone: timm's name of a backbone, instead of that of `network`; empty: none.
+        batch_size: photos per step over all processes.
+        epochs: epochs over the photos, if `steps` is 0.
+        steps: number of steps; 0: given by `epochs`.
+        rate: peak learning rate, after `warmup` steps; see `schedule`.
+        backbone_rate: peak learning rate of the backbone; 0: the same as `rate`.
+        sampled_tags: number of negative tags sampled per step, to estimate the loss of all tags; 0: all tags,
+            as published.
         ema: decay of the averaged weights, which are the result.
-        start: folder of a run whose result is the start; positions are resampled, and alignment heads that it
-            lacks are new. Of `mini` a model folder, or the name of one; its caption head sits on that.
-        vocabulary: a vocabulary.jsonl; made from the captions and tags of the rows when empty. Of `mini` the
-            folder that has descriptions.jsonl and imagenet.json too.
+        start: initial weights, see `init_weights`; for `mini` a model folder or its name, and for
+            `mini-captions` the model folder with the frozen encoder.
+        vocabulary: a vocabulary.jsonl; empty: made from the captions and tags of the rows. For `mini` a
+            folder with descriptions.jsonl and imagenet.json too.
         descriptions: a descriptions.jsonl, for queries of several texts.
         embedding: a file of text vectors of the vocabulary, K·P rows.
-        clip: a CLIP model for text vectors, by folder or name; the static text table when empty.
-        wordpieces: a vocab.txt, where captions are learned; made from the captions when empty.
-        teacher: a CLIP model whose image tower sees the same crop; no distillation when empty. Of `mini` an
+        clip: a CLIP model for text vectors, by folder or name; empty: the static text table.
+        wordpieces: a vocab.txt for captions; empty: made from the captions.
+        teacher: a CLIP model whose image tower gets the same crop; empty: no distillation. For `mini` an
             EfficientNet-Lite with its classifier.
     """
 
@@ -106,18 +109,18 @@ class Recipe:
 
 
 def _published(family: str, *, batch: int, about: str, window: int, **numbers: object) -> Recipe:
-    """A row of the published code; `batch` photos a GPU."""
-    row, objective = FAMILIES[family], OBJECTIVES[family]
-    assert isinstance(row.backbone, SwinConfig)  # all rows of published families have one
+    """A published recipe with `batch` photos per GPU."""
+    config, objective = FAMILIES[family], OBJECTIVES[family]
+    assert isinstance(config.backbone, SwinConfig)  # as in all published families
     size = 32 * window
     network = replace(
-        row, backbone=replace(row.backbone, window=window), size=size, mean=CLIP_MEAN, std=CLIP_STD
+        config, backbone=replace(config.backbone, window=window), size=size, mean=CLIP_MEAN, std=CLIP_STD
     )
-    # a sum over a GPU's photos beside a mean over them: the mean weighs the less, the more there are
-    share = 1.0 if objective.captions else 1 / batch
-    objective = replace(objective, weights=replace(objective.weights, distillation=share))
-    made = Recipe(f"{family} {about}", network, objective, batch_size=batch * GPUS)
-    return replace(made, **numbers)  # type: ignore[arg-type]
+    # The published code adds a mean over a GPU's photos to sums over them; here all terms are means.
+    weight = 1.0 if objective.captions else 1 / batch
+    objective = replace(objective, weights=replace(objective.weights, distillation=weight))
+    recipe = Recipe(f"{family} {about}", network, objective, batch_size=batch * GPUS)
+    return replace(recipe, **numbers)  # type: ignore[arg-type]
 
 
 def _pretrain(family: str, *, batch: int) -> Recipe:
@@ -136,7 +139,7 @@ def _finetune(family: str, *, batch: int) -> Recipe:
 
 
 def _retrieval(recipe: Recipe) -> Recipe:
-    """Tags, captions and alignment together, as in Tag2Text's paper; no such recipe is published."""
+    """Tags, captions and alignment together, as in Tag2Text's paper; the recipe is not published."""
     return replace(
         recipe,
         about=f"{recipe.about}; with alignment heads, which find photos by a sentence",
@@ -146,7 +149,7 @@ def _retrieval(recipe: Recipe) -> Recipe:
 
 
 def small() -> Recipe:
-    """A folded decoder behind any timm backbone, queries from the static text table; serves as ONNX."""
+    """A folded decoder on any timm backbone, with queries from the static text table; exported to ONNX."""
     return Recipe(
         about="a small tagger with any timm backbone (backbone=resnet18), from scratch, for one GPU",
         network=NetworkConfig(backbone="", size=224, width=512, heads=4, text_hidden=512),
@@ -158,7 +161,7 @@ def small() -> Recipe:
 
 
 def flickr8k_tiny() -> Recipe:
-    """To see that everything works."""
+    """A short run for trying out training."""
     return replace(
         small(),
         about="for trying: Flickr8k's 6,000 photos, two CPU cores, about ten minutes; learns little",
@@ -170,7 +173,7 @@ def flickr8k_tiny() -> Recipe:
 
 
 def mini() -> Recipe:
-    """The embedded model, from what the frozen stages of its backbone make of photos."""
+    """The embedded model, from cached features of its backbone's frozen stages."""
     weights = Weights(coarse=0.3, alignment=2.0, contrast=3.0, subject=3.0, distillation=2.0)
     return Recipe(
         about="the embedded model, from about 50,000 photos by way of cached features, on two CPU cores",
@@ -189,7 +192,7 @@ def mini() -> Recipe:
 
 
 def mini_captions() -> Recipe:
-    """The embedded model's caption head, on its image encoder as it is served."""
+    """The embedded model's caption head, on its frozen image encoder."""
     head = CaptionConfig(
         words=4000, layers=3, shared=0, heads=4, width=256, mlp=512, positions=40, tag_length=24, prompt=""
     )
@@ -229,10 +232,10 @@ def find(name: str) -> Recipe:
     """A recipe by name.
 
     Raises:
-        AnytagError: there is none; lists those there are.
+        AnytagError: there is no such recipe; the message lists all names.
     """
     if name not in RECIPES:
-        raise AnytagError(f"no recipe {name!r}; there are {', '.join(RECIPES)}")
+        raise AnytagError(f"no recipe {name!r}; expected one of {', '.join(RECIPES)}")
     return RECIPES[name]()
 
 
@@ -240,12 +243,12 @@ def read_recipe(path: Path) -> Recipe:
     """The recipe that a run wrote as OUT/recipe.json.
 
     Raises:
-        AnytagError: the file cannot be read, or holds other numbers than a recipe of this version.
+        AnytagError: the file cannot be read, or is not a recipe of this version.
     """
     try:
         recipe: Recipe = record(Recipe, json.loads(path.read_text(encoding="utf-8")), "")
     except (OSError, ValueError, CardError) as error:
         raise AnytagError(
-            f"{path}: no recipe of a run ({error}); name the folder that train wrote"
+            f"{path} is not the recipe of a run ({error}); give the folder that anytag train wrote"
         ) from error
     return recipe

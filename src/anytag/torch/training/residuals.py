@@ -1,8 +1,7 @@
-"""New tags for a model that stays as it is: only what a tag's query has beyond its words is learned.
+"""Learn new tags for a frozen model: only a residual of each tag's query and an offset are trained.
 
-The image encoder and the decoder are frozen, so a photo's tokens are computed once and kept; a tag is a
-residual that is added to its rows, and an offset of its logit. Other tags cannot be forgotten: nothing that
-they are made of changes.
+Image encoder and decoder are frozen, so a photo's tokens are computed once and cached. A tag has a residual,
+which is added to its rows, and an offset of its logit. Other tags do not change, so nothing is forgotten.
 """
 
 from __future__ import annotations
@@ -32,22 +31,22 @@ from anytag.torch.training.report import Progress, Reporter
 
 BATCH = 64
 SAMPLED = 512
-"""Tags that a step looks at, at most: more would cost more than the photos."""
-FEWEST_STEPS = 200
+"""Maximum number of tags per step: more would cost more than the photos."""
+MIN_STEPS = 200
 RATE, OFFSET_RATE, DECAY = 2e-3, 3e-2, 3.0
-"""Tried on Food-101, SUN and GroceryStoreDataset, 8 to 20 photos a tag: a factor of 3 either way costs a few
-points. The decay pulls a tag back to its words."""
+"""Chosen on Food-101, SUN and GroceryStoreDataset with 8 to 20 photos per tag: a factor of 3 either way costs
+a few points. Weight decay pulls a residual to 0, that is, a tag to its words."""
 
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """What the frozen encoder saw.
+    """Outputs of the frozen encoder for M views.
 
     Attributes:
-        values: float16 M×T×D, one a view, on disk.
+        values: float16 M×T×D, image tokens, on disk.
         pooled: float32 M×D.
         photo: int64 M, the row of each view; its first view is the plain photo.
-        failed: rows whose photo cannot be read, with the reason.
+        failed: reason for each row whose photo cannot be read.
     """
 
     values: npt.NDArray[np.float16]
@@ -56,14 +55,14 @@ class Tokens:
     failed: dict[int, str]
 
     def plain(self) -> Ints:
-        """The views that are plain photos."""
+        """Indices of the views that are plain photos."""
         return np.flatnonzero(np.diff(self.photo, prepend=-1))
 
 
 def encode_photos(
     runtime: OnnxRuntime, paths: Sequence[Path], file: Path, *, views: int, report: Reporter
 ) -> Tokens:
-    """Encodes `views` views of every photo: plain, mirrored, then random crops; `file` holds the tokens."""
+    """Encode `views` views of every photo (plain, mirrored, random crops) and write tokens to `file`."""
     size = runtime.folder.card.image.size
     blank, _ = runtime.encode(np.zeros((1, 3, size, size), np.uint8))
     shape = (len(paths) * views, *blank.shape[1:])
@@ -91,20 +90,20 @@ def encode_photos(
 
 
 @dataclass(frozen=True, eq=False)
-class Learned:
-    """What K tags are beyond their words: residual float32 K×D and offset float32 K."""
+class LearnedTags:
+    """Learned parameters of K tags: residual float32 K×D and offset float32 K."""
 
     residual: Floats
     offset: Floats
 
     def rows(self, words: Floats) -> Floats:
-        """K×P×D rows of the words -> the same with the residuals, padding left zero."""
+        """Add the residuals to rows K×P×D; padding stays zero."""
         rows: Floats = words + self.residual[:, None] * (words != 0).any(-1, keepdims=True)
         return rows
 
-    def only(self, tags: npt.NDArray[np.bool_]) -> Learned:
-        """What was learned of some of the K tags; the others are asked as before."""
-        return Learned(self.residual * tags[:, None], self.offset * tags)
+    def only(self, tags: npt.NDArray[np.bool_]) -> LearnedTags:
+        """The parameters with those of other tags set to zero."""
+        return LearnedTags(self.residual * tags[:, None], self.offset * tags)
 
 
 def learn(
@@ -113,22 +112,22 @@ def learn(
     words: Floats,
     labels: Labels,
     *,
-    among: Ints,
+    train_rows: Ints,
     epochs: int | None,
     seed: int = 0,
     report: Reporter | None = None,
-) -> Learned:
-    """Learns K residuals and offsets by weighted binary cross-entropy.
+) -> LearnedTags:
+    """Learn K residuals and offsets by weighted binary cross-entropy.
 
     Args:
-        words: float32 K×P×D, what the tags are asked with so far; a row of zeros is padding.
-        labels: of all rows.
-        among: the rows to learn from.
-        epochs: over all views; enough for 200 steps when None.
+        words: float32 K×P×D, the tags' rows without residuals; a row of zeros is padding.
+        labels: labels of all rows.
+        train_rows: indices of the training rows.
+        epochs: epochs over all views; None: enough for 200 steps.
     """
-    views = np.flatnonzero(np.isin(tokens.photo, among))
+    views = np.flatnonzero(np.isin(tokens.photo, train_rows))
     per_epoch = math.ceil(len(views) / BATCH)
-    steps = per_epoch * (epochs or max(12, math.ceil(FEWEST_STEPS / per_epoch)))
+    steps = per_epoch * (epochs or max(12, math.ceil(MIN_STEPS / per_epoch)))
     generator = torch.Generator().manual_seed(seed)
     task = _Task(decoder, words, labels)
     residual = torch.zeros(len(words), words.shape[2], requires_grad=True)
@@ -152,7 +151,7 @@ def learn(
         optimizer.step()
         if report is not None and step % 10 == 9:
             report.progress(Progress("train", step + 1, steps, terms={"loss": loss.item()}))
-    return Learned(residual.detach().numpy(), offset.detach().numpy())
+    return LearnedTags(residual.detach().numpy(), offset.detach().numpy())
 
 
 class _Task:
@@ -166,7 +165,7 @@ class _Task:
         self.class_weights = torch.from_numpy(labels.class_weights())
 
     def loss(self, tokens: Tokens, at: Ints, columns: Tensor, residual: Tensor, offset: Tensor) -> Tensor:
-        """Per photo, summed over the tags asked; the tags left out are made up for."""
+        """Mean over photos of the sum over tags, scaled up from the sampled tags to all."""
         rows = self.words[columns] + residual[columns, None] * self.real[columns]
         batch_tokens = torch.from_numpy(tokens.values[at].astype(np.float32))
         pooled = torch.from_numpy(tokens.pooled[at])

@@ -1,4 +1,4 @@
-"""A run: what is trained, on what, where to, and on which machine."""
+"""A run: recipe, data, output folder, and options of its execution."""
 
 from __future__ import annotations
 
@@ -10,21 +10,20 @@ from anytag.torch.training.recipes import Recipe
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run is run, as opposed to what it learns.
+    """Options of a run's execution, which do not define what it learns.
 
-    None of this changes the result beyond rounding, but for `accumulate` and the number of processes: batch
-    norms take the statistics of the photos that are computed together, dropout draws its masks for each part,
-    and captions are each other's negatives within a part.
+    They do not change the result beyond rounding, except for `accumulate` and the number of processes: batch
+    norm statistics, dropout masks and the negatives of captions are those of the photos of one part.
 
     Attributes:
-        accumulate: parts that a process takes a step's photos in, one after the other.
-        compile: torch.compile, worth it on a GPU.
-        checkpointing: activations of stages and layers are computed again rather than kept.
-        workers: processes that read photos.
+        accumulate: number of parts for gradient accumulation.
+        compile: use torch.compile, which pays off on a GPU.
+        checkpointing: use gradient checkpointing of the backbone's stages.
+        workers: number of processes that read photos.
         log_every: steps between two lines of the log.
-        save_minutes: between two states.
-        tensorboard: curves in OUT/tensorboard, where the package is installed.
-        wandb: name of a Weights & Biases project; none when empty.
+        save_minutes: minutes between two states.
+        tensorboard: log to OUT/tensorboard, if the package is installed.
+        wandb: name of a Weights & Biases project; empty: none.
     """
 
     accumulate: int = 1
@@ -39,15 +38,15 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class Run:
-    """What to train, on what, where to.
+    """A run.
 
     Attributes:
-        recipe: its numbers.
-        data: rows, of a file or a URL; to distil, a folder of photos.
+        recipe: its recipe.
+        data: file or URL of rows; for distillation, a folder of photos.
         out: the run's folder.
-        run_options: how to run it.
-        tag_list: names that the ids of published annotations number; they are the vocabulary then.
-        cache: where features of frozen stages are kept, of recipes that learn from them; OUT/cache when None.
+        run_options: options of its execution.
+        tag_list: the tags to which the ids of published annotations refer, which are then the vocabulary.
+        cache: folder of cached features, for recipes that use them; None: a subfolder of `out`.
     """
 
     recipe: Recipe

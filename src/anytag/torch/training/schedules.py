@@ -1,4 +1,4 @@
-"""How learning rates rise and fall."""
+"""Learning rate schedules."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ Fall = Literal["cosine", "epoch-cosine", "epoch-decay"]
 
 @dataclass(frozen=True)
 class Schedule:
-    """How the rate goes; its peak, the steps of its rise and the epochs are the recipe's own.
+    """A learning rate schedule; peak rate, warmup steps and epochs are fields of the recipe.
 
     Attributes:
-        fall: "cosine" falls with every step, "epoch-cosine" after each epoch (the published fine-tunes);
+        fall: "cosine" decays at every step, "epoch-cosine" after each epoch (the published fine-tunes);
             "epoch-decay" multiplies by `decay` after each epoch (the published pretraining).
-        least: the rate does not fall below.
-        warmup_rate: where the rise starts.
+        least: minimum rate.
+        warmup_rate: rate at the start of the warmup.
+        decay: factor per epoch of "epoch-decay".
     """
 
     fall: Fall = "cosine"
@@ -29,11 +30,11 @@ class Schedule:
         """The rate at a step, counted from 0.
 
         Args:
-            rate: its peak.
-            warmup: steps of its rise.
-            total, per_epoch: steps of the run, and of an epoch.
+            rate: peak rate.
+            warmup: number of warmup steps.
+            total, per_epoch: number of steps of the run, and of an epoch.
         """
-        if self.fall == "cosine":  # its rise has a value for every step: the first is not for nothing
+        if self.fall == "cosine":  # the warmup starts at step + 1, so the first step is not wasted at rate 0
             part = min(1.0, (step + 1) / max(1, warmup))
             fallen = cosine(step, last=total, first=rate, least=self.least)
             return self.warmup_rate + (fallen - self.warmup_rate) * part
@@ -44,19 +45,19 @@ class Schedule:
             fallen = step_decay(epoch, first=rate, least=self.least, decay=self.decay)
         if not warmup:
             return fallen
-        return min(fallen, warmup_line(step, steps=warmup, start=self.warmup_rate, first=rate))
+        return min(fallen, linear_warmup(step, steps=warmup, start=self.warmup_rate, first=rate))
 
 
 def step_decay(epoch: int, *, first: float, least: float, decay: float) -> float:
-    """`first`, times `decay` after each epoch, but `least` at least."""
+    """`first` times `decay` per epoch, with the lower bound `least`."""
     return max(least, first * decay**epoch)
 
 
-def warmup_line(step: int, *, steps: int, start: float, first: float) -> float:
-    """A straight line from `start` to `first` in `steps` steps, then `first`."""
+def linear_warmup(step: int, *, steps: int, start: float, first: float) -> float:
+    """Linear from `start` to `first` in `steps` steps, then constant."""
     return min(first, start + (first - start) * step / steps)
 
 
 def cosine(at: int, *, last: int, first: float, least: float) -> float:
-    """Half a cosine from `first` at 0 to `least` at `last`, and from there on."""
+    """Half a cosine from `first` at 0 to `least` at `last`, then constant."""
     return least + (first - least) * 0.5 * (1 + math.cos(math.pi * min(at, last) / last))

@@ -1,4 +1,4 @@
-"""Sharded students (FSDP): checks, gathering and loading of their tensors."""
+"""Sharded students (FSDP): checks, gathering and loading of tensors."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def check_wrapping(accelerator: Any, whole: nn.Module | None = None) -> None:
     """Check the FSDP wrapping.
 
     Args:
-        whole: a part of the student that must not be wrapped by itself.
+        whole: a part of the student that must not be wrapped itself.
 
     Raises:
-        AnytagError: it is FSDP's first version, or `whole` is wrapped; says what to give.
+        AnytagError: it is FSDP version 1, or `whole` is wrapped; the message says what to give.
     """
     if not accelerator.is_fsdp2:
         raise AnytagError("FSDP version 1 is not supported; give accelerate launch --fsdp_version 2")
@@ -31,9 +31,9 @@ def check_wrapping(accelerator: Any, whole: nn.Module | None = None) -> None:
 
 
 def lift_scalars(student: nn.Module) -> frozenset[str]:
-    """FSDP cuts along the first dimension: parameters without one become vectors of one; returns their names.
+    """Turn scalar parameters into vectors of length 1, since FSDP shards dimension 0; returns their names.
 
-    In products they do as before.
+    Products with them are unchanged.
     """
     lifted = [name for name, parameter in student.named_parameters() if parameter.ndim == 0]
     for name in lifted:
@@ -44,10 +44,8 @@ def lift_scalars(student: nn.Module) -> frozenset[str]:
     return frozenset(lifted)
 
 
-def whole_state(
-    student: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """State of both, gathered in the main process; every process has to call it."""
+def full_state(student: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Any], dict[str, Any]]:
+    """State of student and optimizer, gathered in the main process; a collective operation."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
 
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -55,10 +53,10 @@ def whole_state(
     return dict(model), dict(state)
 
 
-def load_whole(student: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Loads what `whole_state` gave; every process has to.
+def load_full_state(student: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Load the state that `full_state` returned; a collective operation.
 
-    Tensors one by one: torch's own way stumbles over those that two modules share.
+    Tensors are loaded one by one, since torch's own function fails for tensors that two modules share.
     """
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
 
@@ -70,7 +68,7 @@ def load_whole(student: nn.Module, optimizer: torch.optim.Optimizer, state: Mapp
 
 
 def gathered(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Full tensors of sharded ones; every process has to call it."""
+    """Full tensors of sharded ones; a collective operation."""
     return {
         name: tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
         for name, tensor in tensors.items()
@@ -78,7 +76,7 @@ def gathered(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def fill(tensor: Tensor, whole: Tensor) -> None:
-    """Writes a full tensor into one that may be sharded."""
+    """Copy a full tensor into one that may be sharded."""
     if hasattr(tensor, "device_mesh"):
         from torch.distributed.tensor import distribute_tensor
 

@@ -1,4 +1,4 @@
-"""A random order of any number of photos that is computed where it is looked at, and never stored."""
+"""A pseudo-random permutation of any size that is computed on access and never stored."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _ROUNDS = 8
 
 
 def shuffled(positions: Ints, count: int, *, seed: Sequence[int]) -> Ints:
-    """The photos at some positions of a random order of `count` photos: a pseudo-random permutation.
+    """Values of a pseudo-random permutation of [0, count) at some positions.
 
-    A Feistel network over the next power of four; what falls outside is sent through it again
-    (cycle walking). Time and memory follow from the positions asked, not from `count`.
+    A Feistel network permutes the next power of four; values outside the range are permuted again (cycle
+    walking). Time and memory depend on the number of positions, not on `count`.
 
     Args:
         positions: int64, in [0, count).
-        seed: which order; the same numbers give the same.
+        seed: seed of the permutation.
 
     Returns:
-        int64 of the same shape, in [0, count); all positions together give every number once.
+        int64 of the same shape, in [0, count); distinct positions have distinct values.
     """
     half = np.uint64(max(1, ((count - 1).bit_length() + 1) // 2))
     keys = np.random.default_rng(list(seed)).integers(0, 2**64, _ROUNDS, dtype=np.uint64)
@@ -36,7 +36,7 @@ def shuffled(positions: Ints, count: int, *, seed: Sequence[int]) -> Ints:
 
 
 def _walk(numbers: _Words, keys: _Words, half: np.uint64) -> _Words:
-    """Through all rounds: a permutation of the numbers of 2·half bits."""
+    """All rounds of the Feistel network: a permutation of the integers with 2·half bits."""
     mask = (np.uint64(1) << half) - np.uint64(1)
     left, right = numbers >> half, numbers & mask
     for key in keys:
@@ -45,7 +45,7 @@ def _walk(numbers: _Words, keys: _Words, half: np.uint64) -> _Words:
 
 
 def _mixed(numbers: _Words) -> _Words:
-    """The last step of SplitMix64: every bit of the result depends on all of the number's."""
+    """The finalizer of SplitMix64: every bit of the result depends on all bits of the number."""
     numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return numbers ^ (numbers >> np.uint64(31))

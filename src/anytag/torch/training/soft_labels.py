@@ -1,4 +1,4 @@
-"""What a classifier and a vocabulary know of tags that nobody names: soft targets where rows are silent."""
+"""Soft labels for tags that rows do not mention, from a classifier and from the vocabulary's hierarchy."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from anytag._typing import Floats
 from anytag.vocabulary import Vocabulary
 
 MIN_MENTIONS = 10
-"""A tag that captions mention more rarely is unknown, not absent, where they are silent."""
+"""A tag in fewer captions is unknown, instead of absent, in photos whose captions do not mention it."""
 
 
 @dataclass(frozen=True)
 class ImageNetClasses:
-    """How the classifier's classes are tags.
+    """The mapping of ImageNet's classes to tags.
 
     Attributes:
-        tags: index of the tag of each class.
-        below: for each broader tag (by index), the classes that are kinds of it.
+        tags: int64 1000, the tag of each class.
+        below: for each broader tag (by index), the classes below it.
     """
 
     tags: npt.NDArray[np.int64]
@@ -36,7 +36,7 @@ class ImageNetClasses:
         return cls(np.array([index[key] for key in fields["classes"]]), below)
 
     def soft_targets(self, logits: Floats, tags: int) -> Floats:
-        """N×1000 logits -> N×K: a class's probability, a broader tag's sum; 0 where ImageNet is silent."""
+        """Logits N×1000 -> probabilities N×K: those of classes, their sums for broader tags, 0 for others."""
         exp = np.exp(logits - logits.max(1, keepdims=True))
         p = exp / exp.sum(1, keepdims=True)
         out = np.zeros((len(p), tags), dtype=np.float32)
@@ -47,7 +47,10 @@ class ImageNetClasses:
 
 
 def exclusive_subjects(vocabulary: Vocabulary) -> npt.NDArray[np.bool_]:
-    """K×K: what a photo's main subject is not when it is tag k: no broader tag and none that it includes."""
+    """Bool K×K: whether tag k as main subject (first index) excludes the other tag as main subject.
+
+    It does not exclude its broader and narrower tags.
+    """
     can_be = np.array([tag.kind in ("object", "scene") or bool(tag.parents) for tag in vocabulary])
     kin = np.eye(len(vocabulary), dtype=bool)
     for number, broader in enumerate(vocabulary.broader):
@@ -56,15 +59,15 @@ def exclusive_subjects(vocabulary: Vocabulary) -> npt.NDArray[np.bool_]:
     return rivals
 
 
-BROAD = 8
-"""A tag with so many narrower ones is a broad word."""
+MIN_NARROWER = 8
+"""A tag with at least this number of narrower tags is broad."""
 
 
 def may_co_occur(vocabulary: Vocabulary) -> npt.NDArray[np.bool_]:
-    """K: tags that may well be in a photo of something else: people, what they wear, and no broad word."""
+    """Bool K: tags that may occur in photos of another subject: people, clothing, and specific tags."""
     narrower = np.bincount([b for broader in vocabulary.broader for b in broader], minlength=len(vocabulary))
     pairs = zip(vocabulary, vocabulary.broader, strict=True)
     kin = [{tag.id, *(vocabulary[b].id for b in broader)} for tag, broader in pairs]
     worn = np.array([bool(ids & {"person", "clothing"}) for ids in kin])
-    around: npt.NDArray[np.bool_] = worn | (narrower < BROAD)
-    return around
+    co_occurring: npt.NDArray[np.bool_] = worn | (narrower < MIN_NARROWER)
+    return co_occurring

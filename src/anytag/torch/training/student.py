@@ -1,4 +1,4 @@
-"""What is trained: a network and its queries, with a list of loss terms."""
+"""The trained module: a network and its queries, with a list of loss terms."""
 
 from __future__ import annotations
 
@@ -17,49 +17,49 @@ from anytag.torch.training.batch import Batch
 from anytag.torch.training.distributed import mean_over_ranks
 from anytag.torch.training.objectives import Objective, Weights
 
-HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-PROMPT_LENGTH = 4  # of "a picture of" by BERT's wordpieces, with what a caption begins with
+HALF_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+PROMPT_LENGTH = 4  # wordpieces of "a picture of", with the start token
 
 
 class FixedQueries(nn.Module):
-    """Text vectors that are not trained: RAM, RAM++.
+    """Frozen text vectors: RAM, RAM++.
 
     Args:
         rows: K×P×R.
-        precision: of the run. Autocast would round a copy of all rows in every step: they are kept rounded.
+        precision: precision of the run, in which the rows are stored; autocast would convert them each step.
     """
 
     rows: Tensor
 
     def __init__(self, rows: Tensor, precision: str = "no") -> None:
         super().__init__()
-        kept = rows.to(HALVES.get(precision, rows.dtype))
-        self.register_buffer("rows", kept, persistent=False)  # a file of the run, and large
+        kept = rows.to(HALF_DTYPES.get(precision, rows.dtype))
+        self.register_buffer("rows", kept, persistent=False)  # large, and can be computed again
 
     def forward(self) -> Tensor:
         """1×K×P×R."""
         return self.rows[None]
 
-    def ask(self, texts: Tensor) -> Tensor:
+    def project_texts(self, texts: Tensor) -> Tensor:
         """Text vectors B×R -> rows 1×B×1×R."""
         return texts[None, :, None]
 
 
 class WordQueries(TagQueries):
-    """Projected text vectors with what training adds, trained: small models."""
+    """Trained projections of text vectors, with residuals: small models."""
 
     def forward(self, *_: Any, **__: Any) -> Tensor:
         """1×K×P×D."""
         return super().forward()[None]
 
-    def ask(self, texts: Tensor) -> Tensor:
+    def project_texts(self, texts: Tensor) -> Tensor:
         """Text vectors B×W -> rows 1×B×1×D."""
         rows: Tensor = self.projection(texts)
         return rows[None, :, None]
 
 
 class FrozenEncoderNetwork(nn.Module):
-    """A network whose encoder has run already: the small caption head alone."""
+    """The small caption head alone, for cached image tokens."""
 
     def __init__(self, captions: GuidedHead) -> None:
         super().__init__()
@@ -67,15 +67,15 @@ class FrozenEncoderNetwork(nn.Module):
 
 
 @dataclass
-class Seen:
-    """What a network makes of a batch, before any term.
+class Outputs:
+    """Outputs of the network for a batch, which the loss terms share.
 
     Attributes:
-        tokens: N×T×D; None where only means are known.
+        tokens: N×T×D; None for pooled features.
         pooled: N×D.
-        tags: N×S×H, the tags' encoded text, where the objective reads any.
-        logits: N×M of the batch's columns, where several terms need them.
-        coarse: N×K of the first pass, where it is trained.
+        tags: N×S×H, the encoded text of the tags, if the objective needs it.
+        logits: N×M, logits of the batch's columns, if several terms need them.
+        coarse: N×K, logits of the first pass, if it is trained.
     """
 
     tokens: Tensor | None
@@ -86,30 +86,28 @@ class Seen:
 
 
 class Term(nn.Module):
-    """One term of the loss or several: (student, what it sees, batch) -> scalars by name."""
+    """One or several loss terms: (student, outputs, batch) -> scalars by name."""
 
-    def forward(self, student: Student, seen: Seen, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, student: Student, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
         raise NotImplementedError
 
 
 class Student(nn.Module):
-    """A network and its queries, with the loss of a batch as `forward`, so that any wrapper works.
+    """A network and its queries; `forward` returns the loss of a batch, so that wrappers such as DDP work.
 
     Args:
-        network: of any family, or the caption head on a frozen encoder.
-        queries: `FixedQueries`, `WordQueries`, `nn.query_modules.TagQueries` or `LearnedQueries`; None where
-            no tag is asked.
-        objective: the numbers of the terms.
-        terms: as `terms.terms_of` has them.
-        sampled: negative tags sampled per step; 0 uses all.
-        prompt_length: wordpieces at a caption's beginning that are not learned, as many as the prompt has.
-        first: the stage that cached features are for.
+        network: network of any family, or the caption head on a frozen encoder.
+        queries: `FixedQueries`, `WordQueries`, `nn.query_modules.TagQueries` or `LearnedQueries`; None if
+            there is no tag term.
+        objective: hyperparameters of the terms.
+        terms: the loss terms, such as those of `terms.terms_of`.
+        sampled: number of negative tags sampled per step; 0: all tags.
+        prompt_length: number of wordpieces of the prompt, which are not predicted.
+        first: the stage whose input is cached.
 
     Attributes:
-        chunk: tags decoded at once: fewer would add up the weights' gradients more often, more would need
-            more memory.
-        momentum: the momentum encoder that alignment heads learn beside; from `begin` on, where they are
-            trained.
+        chunk: number of tags decoded at once: a trade-off of memory and of accumulating gradients.
+        momentum: the momentum encoder of the alignment heads; None before `init_momentum` and without them.
     """
 
     chunk: ClassVar[int] = 256
@@ -128,7 +126,7 @@ class Student(nn.Module):
 
     @property
     def stages(self) -> nn.ModuleList:
-        """Of the backbone; none where the encoder has run already."""
+        """Stages of the backbone; empty for a caption head on a frozen encoder."""
         if isinstance(self.network, FrozenEncoderNetwork):
             return nn.ModuleList()
         stages: nn.ModuleList = self.network.encoder.backbone.stages
@@ -136,26 +134,26 @@ class Student(nn.Module):
 
     @property
     def trained(self) -> int:
-        """The first stage of the backbone that is trained; their number where none is."""
-        learning = (number for number, stage in enumerate(self.stages) if _learns(stage))
-        return next(learning, len(self.stages))
+        """Index of the first trained stage of the backbone; the number of stages if none is trained."""
+        trained = (number for number, stage in enumerate(self.stages) if _is_trained(stage))
+        return next(trained, len(self.stages))
 
-    def begin(self) -> None:
-        """Copies what is copied, once the weights are those that training starts with."""
+    def init_momentum(self) -> None:
+        """Create the momentum encoder, if there is one; call it after loading the initial weights."""
         matching = self.objective.matching
         if matching is not None:
             self.momentum = Momentum(Aligner(self.network), length=matching.queue, decay=matching.decay)
 
-    def follow(self) -> None:
-        """What a step of the optimizer is followed by."""
+    def update_momentum(self) -> None:
+        """Update the momentum encoder; call it after each step of the optimizer."""
         if self.momentum is not None:
-            self.momentum.follow(Aligner(self.network))
+            self.momentum.update(Aligner(self.network))
 
     def groups(self, *, rate: float, backbone_rate: float = 0.0) -> list[dict[str, Any]]:
-        """What is trained, at which peak learning rates: parameter groups of an optimizer.
+        """Parameter groups of an optimizer, with their peak learning rates.
 
         Args:
-            backbone_rate: of the backbone; `rate` when 0.
+            backbone_rate: peak rate of the backbone; 0: the same as `rate`.
         """
         trained = [p for p in self.parameters() if p.requires_grad]
         ids: set[int] = set()
@@ -168,25 +166,25 @@ class Student(nn.Module):
         return [{"params": params, "lr": peak} for params, peak in parts if params]
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Every term, unweighted, and their weighted sum as "loss"."""
-        seen = self.look(batch)
+        """The unweighted terms by name, and their weighted sum as "loss"."""
+        outputs = self.compute_outputs(batch)
         terms: dict[str, Tensor] = {}
         for term in self.terms:
-            terms |= term(self, seen, batch)
-        return {**terms, "loss": total(terms, self.objective.weights)}
+            terms |= term(self, outputs, batch)
+        return {**terms, "loss": weighted_sum(terms, self.objective.weights)}
 
-    def look(self, batch: Batch) -> Seen:
-        """What all terms share."""
-        seen = Seen(*self._encoded(batch))
+    def compute_outputs(self, batch: Batch) -> Outputs:
+        """The outputs that the terms share."""
+        outputs = Outputs(*self._encoded(batch))
         if self.objective.reads and self.network.captions is not None and batch.tag_ids is not None:
-            seen.tags = self.network.captions.encode_tags(batch.tag_ids, batch.tag_mask, seen.tokens)
+            outputs.tags = self.network.captions.encode_tags(batch.tag_ids, batch.tag_mask, outputs.tokens)
         if self.objective.first_pass:
-            if seen.tokens is not None:
+            if outputs.tokens is not None:
                 rows = self.queries(batch.columns)
-                seen.logits = self.network.decoder(seen.tokens, seen.pooled, rows[None])
-            # All six texts of a tag would cost as much as the backbone.
-            seen.coarse = self.network.folded.coarse(seen.pooled, self.queries(only=1)).float()
-        return seen
+                outputs.logits = self.network.decoder(outputs.tokens, outputs.pooled, rows[None])
+            # One random text per tag: all six would cost as much as the backbone.
+            outputs.coarse = self.network.folded.coarse(outputs.pooled, self.queries(only=1)).float()
+        return outputs
 
     def _encoded(self, batch: Batch) -> tuple[Tensor | None, Tensor]:
         if batch.tokens is not None:
@@ -197,7 +195,10 @@ class Student(nn.Module):
         return found
 
     def encode(self, features: Tensor, memory: Tensor) -> tuple[Tensor | None, Tensor]:
-        """Cached features N×C×h×w and memory N×F -> tokens N×T×D, pooled N×D; of means N×C pooled alone."""
+        """Cached features N×C×h×w and memory N×F -> tokens N×T×D, pooled N×D.
+
+        For pooled features N×C the tokens are None.
+        """
         encoder = self.network.encoder
         if features.ndim == 2:
             return None, encoder.pool(features, memory).float()
@@ -206,31 +207,31 @@ class Student(nn.Module):
         )
         return tokens, pooled
 
-    def ask(self, tokens: Tensor, pooled: Tensor, rows: Tensor) -> Tensor:
-        """Logits in float32; rows that are kept in half precision are widened where nothing else is half."""
+    def score(self, tokens: Tensor, pooled: Tensor, rows: Tensor) -> Tensor:
+        """Logits in float32; rows stored in half precision are converted if the tokens are in float32."""
         wide = rows.to(torch.promote_types(rows.dtype, pooled.dtype))
         logits: Tensor = self.network.decoder(tokens, pooled, wide)
         return logits.float()
 
     def logits(self, pixels: Tensor) -> Tensor:
-        """uint8 N×3×S×S -> float32 N×K, of every tag."""
+        """Pixels uint8 N×3×S×S -> logits of all tags, float32 N×K."""
         tokens, pooled = self.network.encoder(pixels)
         pieces = torch.split(self.queries(), self.chunk, 1)
-        return torch.cat([self.ask(tokens, pooled, rows) for rows in pieces], 1)
+        return torch.cat([self.score(tokens, pooled, rows) for rows in pieces], 1)
 
-    def reduced(self, costs: Tensor) -> Tensor:
-        """A sum over tags of costs N×K, and a mean over photos, or a sum over them as published."""
+    def reduce(self, costs: Tensor) -> Tensor:
+        """Losses N×K: sum over tags, and mean over photos, or sum over photos as published."""
         return costs.sum() if self.objective.sums else costs.sum() / len(costs)
 
 
-def _learns(module: nn.Module) -> bool:
+def _is_trained(module: nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in module.parameters())
 
 
-def total(terms: Mapping[str, Tensor], weights: Weights) -> Tensor:
-    """The weighted sum, in which tags weigh as much as captions, where there are both (Tag2Text, 3.3).
+def weighted_sum(terms: Mapping[str, Tensor], weights: Weights) -> Tensor:
+    """The weighted sum, with the tag term scaled to the value of the caption term (Tag2Text, section 3.3).
 
-    In a step without any caption to learn from, tags keep their own size.
+    The tag term is not scaled in a step without captions.
     """
     scaled = dict(terms)
     if "caption" in terms and "tag" in terms:

@@ -1,4 +1,4 @@
-"""Views of photos as frozen stages see them, with soft targets for all tags: what `mini` learns from."""
+"""Training samples of `mini`: cached features of views, with soft targets for all tags."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from anytag.torch.training.feature_cache import FeatureCache
 from anytag.torch.training.soft_labels import MIN_MENTIONS, ImageNetClasses, exclusive_subjects, may_co_occur
 from anytag.vocabulary import Vocabulary
 
-SILENCE, SURE_SILENCE = 0.05, 0.25
-"""How much it counts that labels do not name a tag; and one that photos of their subject hardly show."""
+ABSENT_WEIGHT, SURE_ABSENT_WEIGHT = 0.05, 0.25
+"""Weights of unlabelled tags as negatives in labelled photos; the second for tags excluded by the subject."""
 
 
 @dataclass(frozen=True)
 class StageFeatures:
-    """What the frozen stages of `mini` make of photos, in memory.
+    """Cached features of N photos with M views, in memory.
 
     Attributes:
-        features: float16 M×C×h×w, one a view; or M×C.
-        memory: float16 M×F, what the frozen network's late stages make of it.
+        features: float16 M×C×h×w, feature maps of the frozen stages; or pooled features M×C.
+        memory: float16 M×F, pooled features of the frozen branch.
         row: M, the photo of each view.
-        view: M, its number.
-        logits: float16 N×1000 by photo, the teacher's.
-        pooled: float16 N×F by photo, the teacher's features.
+        view: M, the number of the view.
+        logits: float16 N×1000, the teacher's logits of each photo.
+        pooled: float16 N×F, the teacher's pooled features of each photo.
     """
 
     features: npt.NDArray[np.float16]
@@ -51,10 +51,10 @@ class StageFeatures:
 
     @classmethod
     def of(cls, cache: FeatureCache) -> Self:
-        """Reads every shard."""
-        order = np.argsort(cache.whole("photo"))
-        views = {name: cache.whole(name) for name in ("features", "memory", "row", "view")}
-        return cls(**views, **{name: cache.whole(name)[order] for name in ("logits", "pooled")})
+        """Read all shards of a cache."""
+        order = np.argsort(cache.array("photo"))
+        views = {name: cache.array(name) for name in ("features", "memory", "row", "view")}
+        return cls(**views, **{name: cache.array(name)[order] for name in ("logits", "pooled")})
 
 
 def train_probe(
@@ -64,12 +64,18 @@ def train_probe(
     *,
     epochs: int = 12,
 ) -> nn.Module:
-    """A linear classifier, pooled features -> logits: the tag teacher, and a baseline in benchmarks."""
+    """Train a linear classifier of pooled features: a teacher for tags, and a baseline in benchmarks.
+
+    Args:
+        pooled: float16 N×F.
+        belief: float32 N×K, targets in [0, 1].
+        confidence: float32 N×K, weights of the targets.
+    """
     x = torch.from_numpy(pooled.astype(np.float32))
     mean, std = x.mean(0), x.std(0).clamp_min(1e-4)
     generator = torch.Generator().manual_seed(0)
     linear = nn.Linear(x.shape[1], belief.shape[1])
-    nn.init.zeros_(linear.weight)  # not at random: every process and every resumed run must hear the same
+    nn.init.zeros_(linear.weight)  # not random: the result must be the same in every process and resumed run
     nn.init.constant_(linear.bias, -4.0)
     optimizer = torch.optim.AdamW(linear.parameters(), lr=2e-3, weight_decay=0.02)
     steps = epochs * max(1, len(x) // 256)
@@ -95,13 +101,13 @@ class TagSamples:
 
     Args:
         rows: path of rows.jsonl.
-        cache: of these rows.
+        cache: cached features of these rows.
         vocabulary: the tags.
-        classes: how ImageNet's classes are tags.
-        encoder: of captions.
-        sampled: tags that a step draws.
-        held_out: columns that get no supervision at all.
-        sources: names of the sources to train on, comma-separated; empty means all.
+        classes: mapping of ImageNet's classes to tags.
+        encoder: text encoder of captions.
+        sampled: number of tags sampled per step; 0: all.
+        held_out: columns of tags without supervision.
+        sources: comma-separated sources to train on; empty: all.
     """
 
     def __init__(
@@ -120,7 +126,8 @@ class TagSamples:
         self.rows: list[Row] = read_rows(rows)
         if len(cache.logits) != len(self.rows):
             raise AnytagError(
-                f"{rows}: {len(self.rows)} rows, but the cache is of {len(cache.logits)} photos"
+                f"{rows} has {len(self.rows)} rows, but the cache has {len(cache.logits)} photos: give the "
+                "rows of the cache, or another cache"
             )
         self.cache, self.vocabulary, self.classes = cache, vocabulary, classes
         self.labeler = Labeler(vocabulary)
@@ -130,7 +137,7 @@ class TagSamples:
         self.source = np.array([row.source for row in self.rows])
         if unknown := set(filter(None, sources.split(","))) - set(self.source.tolist()):
             raise AnytagError(
-                f"{rows}: no row is of the source {sorted(unknown)[0]!r}; give features.sources= some of "
+                f"{rows}: no row is of the source {sorted(unknown)[0]!r}; features.sources= can be "
                 f"{', '.join(sorted(set(self.source.tolist())))}"
             )
         wanted = np.isin(self.source, sources.split(",")) if sources else np.ones(len(self.rows), dtype=bool)
@@ -150,7 +157,7 @@ class TagSamples:
         held_out: Ints | None = None,
         sources: str = "",
     ) -> Self:
-        """With the tags of a vocabulary's folder, and the embedded model's text encoder."""
+        """Samples with the tags of a vocabulary's folder, and the embedded model's text encoder."""
         vocabulary = Vocabulary.read(folder / "vocabulary.jsonl")
         classes = ImageNetClasses.read(folder / "imagenet.json", vocabulary)
         encoder = StaticTextEncoder.from_folder(EMBEDDED / "text")
@@ -164,98 +171,105 @@ class TagSamples:
 
     @property
     def key(self) -> str:
-        """Of the views and the tags."""
+        """Hash of views and tags."""
         ids = "\n".join(self.vocabulary.ids)
         return hashlib.sha256(self.views.tobytes() + ids.encode()).hexdigest()
 
     def _soft_targets(self) -> None:
-        """Where people were silent, a teacher speaks; of photos with labels alone it is half believed.
+        """Prepare soft targets: a teacher scores tags that captions do not mention.
 
-        Labels name what a photo is of. That nothing else is named says little, and a teacher that knows
-        ordinary photos alone is often wrong there, so both count little; of what somebody does in it, which
-        the teacher sees in any water, it is not believed at all.
+        In photos with labels but no captions its scores are halved: labels name the main subject only, so
+        unlabelled tags are uncertain, and a teacher that was trained on captioned photos is often wrong.
+        Its scores of actions, which it confuses with scenes such as water, are ignored there.
         """
         train = np.flatnonzero(self.split == "train")
         self.position = np.full(len(self.rows), -1)
         self.position[train] = np.arange(len(train))
         captioned = np.array([bool(row.captions) for row in self.rows])
-        self.named = self.present[captioned & (self.split == "train")].sum(0) >= MIN_MENTIONS
-        self.told = captioned
-        self.rivals, self.around = (
+        self.mentioned = self.present[captioned & (self.split == "train")].sum(0) >= MIN_MENTIONS
+        self.captioned = captioned
+        self.rivals, self.co_occurring = (
             exclusive_subjects(self.vocabulary),
-            self.named & may_co_occur(self.vocabulary),
+            self.mentioned & may_co_occur(self.vocabulary),
         )
-        self.done = np.array([tag.kind == "action" for tag in self.vocabulary])
+        self.is_action = np.array([tag.kind == "action" for tag in self.vocabulary])
         self.subject = np.array([self._subject_of(row) for row in self.rows])
-        self.guess: npt.NDArray[np.uint8] | None = None
+        self.teacher_scores: npt.NDArray[np.uint8] | None = None
 
     def _subject_of(self, row: Row) -> int:
-        """The first tag of a row without captions, which is what its photo is of."""
+        """Column of the first tag of a row without captions, its main subject; -1 if there is none."""
         keys = () if row.captions else map(self.labeler.label, row.tags)
         subject = next((self.labeler.index[key] for key in keys if key is not None), -1)
         held_out = self.held_out is not None and subject in set(self.held_out.tolist())
         return -1 if held_out else subject
 
-    def learn_probes(self) -> None:
-        """Two linear classifiers of frozen features are the teacher: two are right more often than one."""
+    def train_probes(self) -> None:
+        """Use the mean of two linear classifiers of frozen features as the teacher; it beats either."""
         train = np.flatnonzero(self.split == "train")
         confidence = np.divide(self.trust[train], 100, dtype=np.float32)
         present = self.present[train].astype(np.float32)
         _, first = np.unique(self.cache.row, return_index=True)  # a view of each photo
-        seen = (self.cache.pooled[train], self.cache.memory[first[train]])
-        probes = [train_probe(features, present, confidence) for features in seen]
+        inputs = (self.cache.pooled[train], self.cache.memory[first[train]])
+        probes = [train_probe(features, present, confidence) for features in inputs]
         with torch.no_grad():
-            logits = [probe(tensor_of(features)) for probe, features in zip(probes, seen, strict=True)]
-            guess = torch.stack(logits).mean(0).sigmoid().numpy()
-        guess[:, ~self.named] = 0  # of tags that only labels name, the probe has seen no photo without
-        self.teach(guess)
+            logits = [probe(tensor_of(features)) for probe, features in zip(probes, inputs, strict=True)]
+            scores = torch.stack(logits).mean(0).sigmoid().numpy()
+        scores[:, ~self.mentioned] = 0  # tags that captions never mention have no certain negatives
+        self.set_teacher(scores)
 
-    def teach(self, guess: npt.NDArray[np.floating]) -> None:
-        """What a teacher believes of the training photos: N×K in [0, 1], photos in the order of the rows."""
-        self.guess = np.round(guess * 200).astype(np.uint8)
+    def set_teacher(self, scores: npt.NDArray[np.floating]) -> None:
+        """Set a teacher's probabilities for the training photos, N×K in the order of the rows."""
+        self.teacher_scores = np.round(scores * 200).astype(np.uint8)
 
     def soft_targets(self, photos: Ints) -> tuple[Tensor, Tensor]:
-        """Belief and weight of every tag of some training photos: N×K both."""
+        """Targets and weights of all tags for some training photos: N×K both."""
         confidence, present = tensor_of(self.trust[photos]) / 100, tensor_of(self.present[photos])
         at = self.position[photos]
-        guess = torch.zeros_like(present) if self.guess is None else tensor_of(self.guess[at]) / 200
-        captioned = torch.from_numpy(self.told[photos])[:, None]
+        guess = (
+            torch.zeros_like(present)
+            if self.teacher_scores is None
+            else tensor_of(self.teacher_scores[at]) / 200
+        )
+        captioned = torch.from_numpy(self.captioned[photos])[:, None]
         subject = self.subject[photos]
-        sure = torch.from_numpy(self.rivals[subject] & ~self.around & (subject >= 0)[:, None])
-        guess = torch.where(captioned, guess, torch.where(sure | torch.from_numpy(self.done), 0.0, guess / 2))
+        sure = torch.from_numpy(self.rivals[subject] & ~self.co_occurring & (subject >= 0)[:, None])
+        guess = torch.where(
+            captioned, guess, torch.where(sure | torch.from_numpy(self.is_action), 0.0, guess / 2)
+        )
         belief = confidence * present + (1 - confidence) * guess
         classes = self.classes.soft_targets(self.cache.logits[photos].astype(np.float32), present.shape[1])
         belief = torch.maximum(belief, torch.from_numpy(classes) * (1 - confidence))
-        silent = torch.where(sure, SURE_SILENCE, SILENCE)
+        silent = torch.where(sure, SURE_ABSENT_WEIGHT, ABSENT_WEIGHT)
         weight = torch.where(captioned, 0.4 + 0.6 * confidence, torch.where(confidence > 0.99, 1.0, silent))
         if self.held_out is not None:
             weight[:, self.held_out] = 0
         return belief, weight
 
     def _captions(self, encoder: StaticTextEncoder) -> None:
-        """Text vectors of all training captions: float16, with the range of each photo."""
+        """Encode all training captions, in float16; `caption_range` has the range of each photo."""
         texts: list[str] = []
         self.caption_range = np.zeros((len(self.rows), 2), dtype=np.int64)
         for number, row in enumerate(self.rows):
             useful = [c for c in row.captions if self._is_useful(c)] if row.split == "train" else []
             self.caption_range[number] = (len(texts), len(texts) + len(useful))
             texts.extend(useful)
-        self.caption_vectors = known_vectors(texts, encoder).astype(np.float16)  # zeros: no query
+        # Captions without a known word have zero vectors, which are not used as queries.
+        self.caption_vectors = known_vectors(texts, encoder).astype(np.float16)
 
     def _is_useful(self, caption: str) -> bool:
-        """Whether a caption can be a query: more than two words, none of them held out."""
+        """Whether a caption can be a query: at least three words, and no held-out tag."""
         if len(caption.split()) < 3 or not any(map(str.isalpha, caption)):
             return False
         return self.held_out is None or not self.labeler.caption(caption) & set(self.held_out.tolist())
 
     def order(self, draw: np.random.Generator, batch_size: int) -> Ints:
-        """Each view once, at random."""
+        """Each view once in random order: steps×batch_size."""
         steps = len(self.views) // batch_size
         shuffled: Ints = draw.permutation(self.views)[: steps * batch_size]
         return shuffled.reshape(steps, batch_size)
 
     def batch(self, numbers: Ints, *, draw: np.random.Generator) -> Batch:
-        """Some views, with a caption of each photo and the tags that this step looks at."""
+        """The batch of some views, with a caption of each photo and sampled tags."""
         views = np.sort(numbers)
         photos = self.cache.row[views].astype(np.int64)
         belief, weight = self.soft_targets(photos)
@@ -264,7 +278,7 @@ class TagSamples:
         for number, (first, last) in enumerate(self.caption_range[photos]):
             if last > first:
                 vectors[number] = self.caption_vectors[draw.integers(first, last)]
-        asked = np.union1d(
+        columns = np.union1d(
             draw.permutation(len(self.vocabulary))[: self.sampled or None], subject[subject >= 0]
         )
         return Batch(
@@ -275,7 +289,7 @@ class TagSamples:
             teacher=tensor_of(self.cache.logits[photos]),
             texts=tensor_of(vectors),
             subject=torch.from_numpy(subject),
-            columns=torch.from_numpy(asked),
+            columns=torch.from_numpy(columns),
         )
 
 

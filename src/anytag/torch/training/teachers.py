@@ -1,4 +1,4 @@
-"""Who teaches by what it sees: CLIP's image tower (RAM, section 3.3)."""
+"""Teachers for distillation: CLIP's image tower (RAM, section 3.3)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from anytag.torch.training.recipes import CLIP_MEAN, CLIP_STD
 
 
 class ClipTeacher(nn.Module):
-    """CLIP's image features, not normalised, of the student's own crop.
+    """Unnormalised image features of CLIP for the student's crop.
 
     Args:
-        tower: as transformers loads it; ends in CLIP's projection.
-        size: side of the square that it takes.
+        tower: the image tower with projection, as transformers loads it.
+        size: side of its input in pixels.
     """
 
     mean: Tensor
@@ -32,11 +32,11 @@ class ClipTeacher(nn.Module):
 
     @classmethod
     def load(cls, name: str | Path) -> ClipTeacher:
-        """The image tower of a CLIP model: a folder in the form of transformers, or a name on the Hub.
+        """Load the image tower of a CLIP model: a folder in transformers' format, or a name on the Hub.
 
         Raises:
             MissingExtraError: transformers is not installed.
-            ModelError: nothing there is a CLIP model.
+            ModelError: no CLIP model can be loaded from there.
         """
         try:
             from transformers import CLIPVisionModelWithProjection

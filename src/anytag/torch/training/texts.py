@@ -1,4 +1,4 @@
-"""What a run says in words: its tags, their text vectors, and the wordpieces of captions."""
+"""Texts of a run: its vocabulary, the tags' text vectors, and the wordpieces of captions."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ from anytag.torch.checkpoints.read import read_embedding
 from anytag.torch.checkpoints.tag_lists import unique_ids
 from anytag.torch.nn.configs import NetworkConfig
 from anytag.torch.training.build import is_learned, prompts_of
-from anytag.torch.training.distributed import from_first
+from anytag.torch.training.distributed import from_main_process
 from anytag.torch.training.recipes import Recipe
 from anytag.torch.training.report import Reporter, counted
-from anytag.torch.training.wordpieces import kept_wordpieces
+from anytag.torch.training.wordpieces import load_or_train_wordpieces
 from anytag.vocabulary import Tag, Vocabulary
 
-FEWEST_MENTIONS = 10
+MIN_MENTIONS = 10
 WORDPIECES = 4000
 
 
 def read_tag_list(file: Path) -> Vocabulary:
-    """A file of names, one a line, in the order of the ids of published annotations; ids are unique.
+    """Read a file with one tag name per line, in the order of the ids of published annotations.
 
     Raises:
-        AnytagError: it cannot be read, or holds an empty line.
+        AnytagError: the file cannot be read, or has an empty line.
     """
     try:
         names = file.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise AnytagError(
-            f"{file} cannot be read as a list of tags ({error}): give a text of one tag a line"
+            f"{file} cannot be read as a list of tags ({error}): give a text file with one tag per line"
         ) from error
     names = [name.strip() for name in names]
     if "" in names:
         raise AnytagError(
-            f"{file}, line {names.index('') + 1}: an empty line; ids count lines, so give its tag"
+            f"{file}, line {names.index('') + 1} is empty; ids are line numbers, so give its tag"
         )
     return Vocabulary(Tag(id, name, "object") for id, name in zip(unique_ids(names), names, strict=True))
 
@@ -55,7 +55,7 @@ def read_tag_list(file: Path) -> Vocabulary:
 def read_vocabulary(
     recipe: Recipe, rows: Iterable[Row], out: Path, *, report: Reporter, tags: Vocabulary | None = None
 ) -> Vocabulary:
-    """The recipe's, or `tags`, or what the rows name; made by the first process, in OUT/vocabulary.jsonl."""
+    """The run's vocabulary: the recipe's, or `tags`, or made from the rows; the main process writes it."""
 
     def make() -> list[Tag]:
         path = out / "vocabulary.jsonl"
@@ -66,15 +66,15 @@ def read_vocabulary(
         elif path.exists():
             return list(Vocabulary.read(path))
         else:
-            vocabulary = askable(vocabulary_of(rows), recipe, report)
+            vocabulary = drop_unknown_tags(vocabulary_of(rows), recipe, report)
         vocabulary.write(path)
         return list(vocabulary)
 
-    return Vocabulary(from_first(make))
+    return Vocabulary(from_main_process(make))
 
 
-def askable(vocabulary: Vocabulary, recipe: Recipe, report: Reporter) -> Vocabulary:
-    """The tags whose names the text encoder knows, where queries are made of them; says what is left out."""
+def drop_unknown_tags(vocabulary: Vocabulary, recipe: Recipe, report: Reporter) -> Vocabulary:
+    """Leave out tags whose names the text encoder does not know, unless queries are learned; reports them."""
     if is_learned(recipe.network):
         return vocabulary
     vectors = known_vectors([tag.name for tag in vocabulary], make_text_encoder(recipe))
@@ -82,18 +82,19 @@ def askable(vocabulary: Vocabulary, recipe: Recipe, report: Reporter) -> Vocabul
     lost = [tag.name for tag, vector in zip(vocabulary, vectors, strict=True) if not vector.any()]
     if lost:
         report.say(
-            f"{counted(len(lost), 'tag')} that the text encoder does not know left out: {', '.join(lost[:5])}"
-            f"{' ...' if len(lost) > 5 else ''}. Give clip=MODEL that knows them, or their English names."
+            f"{counted(len(lost), 'tag')} left out, which the text encoder does not know: "
+            f"{', '.join(lost[:5])}{' ...' if len(lost) > 5 else ''}. Give clip=MODEL with a text encoder "
+            "that does, or English names."
         )
     if not known:
         raise AnytagError(
-            "the text encoder knows no tag of the rows: give clip=MODEL that does, or English names"
+            "the text encoder knows no tag of the rows: give clip=MODEL with one that does, or English names"
         )
     return Vocabulary(known)
 
 
 def vocabulary_of(rows: Iterable[Row]) -> Vocabulary:
-    """What captions mention ten times, and what labels name."""
+    """The tags that at least ten captions mention, and all labelled tags."""
     names: set[str] = set()
 
     def captions() -> Iterator[str]:
@@ -101,16 +102,18 @@ def vocabulary_of(rows: Iterable[Row]) -> Vocabulary:
             names.update(row.tags)
             yield from row.captions
 
-    tags = {tag.id: tag for tag in mentioned_tags(captions(), fewest=FEWEST_MENTIONS)}
+    tags = {tag.id: tag for tag in mentioned_tags(captions(), fewest=MIN_MENTIONS)}
     for tag in label_tags(names):
         tags.setdefault(tag.id, tag)
     if not tags:
-        raise AnytagError(f"no tag is named by labels or by {FEWEST_MENTIONS} captions; give vocabulary=FILE")
+        raise AnytagError(
+            f"no row has labels, and no tag is in {MIN_MENTIONS} captions; give vocabulary=FILE"
+        )
     return Vocabulary(tags.values())
 
 
 def make_text_encoder(recipe: Recipe) -> TextEncoder:
-    """CLIP's, where the recipe names it, else the static table."""
+    """CLIP's text encoder, if the recipe names one, otherwise the static table."""
     if not recipe.clip:
         return StaticTextEncoder.from_folder(EMBEDDED / "text")
     from anytag.torch.clip import ClipTextEncoder
@@ -121,7 +124,7 @@ def make_text_encoder(recipe: Recipe) -> TextEncoder:
 def read_wordpieces(
     recipe: Recipe, rows: Iterable[Row], vocabulary: Vocabulary, out: Path
 ) -> WordPieces | None:
-    """The recipe's vocab.txt, or one made of the captions, by the first process; None where none is read."""
+    """The recipe's wordpieces, or ones made from the captions by the main process; None if not needed."""
     if not recipe.objective.reads:
         return None
 
@@ -130,17 +133,19 @@ def read_wordpieces(
             return WordPieces.from_file(recipe.wordpieces).entries[:-2]
         captions = (clean_caption(caption) for row in rows for caption in row.captions)
         names = [tag.name for tag in vocabulary]
-        return kept_wordpieces(out / "vocab.txt", captions, names, size=WORDPIECES).entries[:-2]
+        return load_or_train_wordpieces(out / "vocab.txt", captions, names, size=WORDPIECES).entries[:-2]
 
-    return WordPieces(from_first(make))
+    return WordPieces(from_main_process(make))
 
 
 def text_rows(recipe: Recipe, config: NetworkConfig, vocabulary: Vocabulary, text: TextEncoder) -> np.ndarray:
-    """Text vectors K×P×W of the tags: from a file, from descriptions, from templates, or of the names."""
+    """Text vectors K×P×W of the tags: from a file, descriptions, templates or names."""
     if recipe.embedding:
         rows = read_rows(Path(recipe.embedding))
         if len(rows) % len(vocabulary):
-            raise AnytagError(f"{recipe.embedding}: {len(rows)} rows are not as many for each tag")
+            raise AnytagError(
+                f"{recipe.embedding}: {len(rows)} rows are not a multiple of {len(vocabulary)} tags"
+            )
         return np.asarray(rows.float().reshape(len(vocabulary), -1, rows.shape[-1]).numpy())
     names = [tag.name for tag in vocabulary]
     descriptions: Sequence[Sequence[str]] = [()] * len(names)
@@ -150,7 +155,7 @@ def text_rows(recipe: Recipe, config: NetworkConfig, vocabulary: Vocabulary, tex
 
 
 def read_rows(file: Path) -> torch.Tensor:
-    """Text vectors of tags, as they are published, or as a model folder has them: K·P×W or K×P×W."""
+    """Read text vectors of tags, in the published format K·P×W or in that of a model folder, K×P×W."""
     if file.suffix != ".safetensors":
         return read_embedding(file)
     table = load_file(file)
@@ -158,5 +163,5 @@ def read_rows(file: Path) -> torch.Tensor:
 
 
 def text_width(recipe: Recipe, text: TextEncoder) -> int:
-    """Of the tags' text vectors."""
+    """Width of the tags' text vectors."""
     return int(read_rows(Path(recipe.embedding)).shape[-1]) if recipe.embedding else text.dim

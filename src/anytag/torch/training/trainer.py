@@ -1,7 +1,7 @@
-"""Steps, rates, logs, checkpoints: the one trainer, of a student, from a dataset, by a recipe.
+"""The trainer: steps, learning rates, logs and checkpoints of a run.
 
-Everything random in a step follows from the seed and the step's number, so a run that is killed and started
-again goes on as if nothing had happened: same order of photos, same loss, same weights.
+All randomness in a step is determined by the seed and the step number, so a resumed run is identical to an
+uninterrupted one: same order of photos, same loss, same weights.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from anytag.torch.training.checkpoint import (
     LOG,
     STATE,
     STUDENT,
-    add_to_log,
+    append_to_log,
     check_same,
-    cut_log,
     read_state,
+    truncate_log,
     write_state,
     write_tensors,
 )
-from anytag.torch.training.distributed import everyones
+from anytag.torch.training.distributed import gather_tally
 from anytag.torch.training.held_out import held_out_figures, held_out_logits
 from anytag.torch.training.loggers import Trackers
 from anytag.torch.training.meters import Clock, Means
@@ -47,36 +47,36 @@ from anytag.torch.training.run import RunOptions
 from anytag.torch.training.sharded import (
     check_wrapping,
     fill,
+    full_state,
     gathered,
     lift_scalars,
-    load_whole,
-    whole_state,
+    load_full_state,
 )
 from anytag.torch.training.student import Student
 
-SKIPPED = 5
-"""Steps in a row without a finite gradient that end a run; fewer are left out."""
-OVERFLOWS = 25
-"""The same in fp16 while the loss is finite: each halves the scale of the gradients, which is meant to be."""
+MAX_SKIPPED = 5
+"""Number of consecutive steps with a non-finite gradient that ends a run; fewer are skipped."""
+MAX_OVERFLOWS = 25
+"""The same in fp16 with a finite loss: overflows are normal there, as each halves the gradient scale."""
 
 GRADIENT = "gradient_norm"
 
 
 class Trainer:
-    """Trains a student; its whole state can be written and read at any step.
+    """Trains a student; its state can be saved and resumed at any step.
 
     Args:
-        student: ready for its first step.
+        student: the student with its initial weights.
         dataset: this process's share of the data.
-        recipe: its numbers.
-        out: where state, log and result are written.
-        teacher: uint8 N×3×S×S, the student's own crop -> N×D.
-        accelerator: as `accelerator_of` makes it, which the dataset's share is of; made here when None.
+        recipe: the recipe.
+        out: folder of state, log and result.
+        teacher: the student's crop, uint8 N×3×S×S -> vectors N×D.
+        accelerator: the accelerator for which the dataset was made; None: a new one.
     """
 
-    clip: float = 200.0  # of the gradient's norm
+    clip: float = 200.0  # of the gradient norm
     training_only = ("momentum.",)
-    """How the names of tensors begin that only training needs."""
+    """Prefixes of tensors that only training needs."""
 
     def __init__(
         self,
@@ -118,7 +118,7 @@ class Trainer:
         self.trackers = Trackers()
 
     def rate(self, step: int) -> float:
-        """Learning rate at a step, as a part of its peak."""
+        """Learning rate at a step, relative to its peak."""
         recipe, per_epoch = self.recipe, self.dataset.steps_per_epoch()
         now = recipe.schedule.learning_rate(
             step, rate=recipe.rate, warmup=recipe.warmup, total=self.total, per_epoch=per_epoch
@@ -126,30 +126,30 @@ class Trainer:
         return now / recipe.rate if recipe.rate else 0.0
 
     def evaluate(self) -> Mapping[str, float]:
-        """Figures on held-out photos with the present weights, in every process; none without photos."""
+        """Figures on held-out photos with the current weights, in every process; {} without photos."""
         if self.dataset.truth is None:
             return {}
         return held_out_figures(self.held_out_logits(), self.dataset.truth)
 
     def held_out_logits(self) -> Floats:
-        """Of every tag in the held-out photos, with the present weights: N×K; every process has to ask."""
+        """Logits N×K of the held-out photos with the current weights; a collective operation."""
         found = held_out_logits(self.plain, self.dataset)
         if self.sharded:
-            self.plain.reshard()  # type: ignore[operator]  # what fully_shard added
+            self.plain.reshard()  # type: ignore[operator]  # added by fully_shard
         return found
 
-    def take_averages(self) -> None:
-        """The student becomes the result: the averaged weights, for evaluation; in every process."""
+    def load_averages(self) -> None:
+        """Load the averaged weights into the student, in evaluation mode; in every process."""
         self.plain.load_state_dict(self.ema.state(self.plain))
         self.plain.eval()
 
     # The run.
 
     def fit(self) -> None:
-        """Trains to the end and writes OUT/student.pt.
+        """Train to the end and write OUT/student.pt.
 
         Raises:
-            AnytagError: there is less data than a batch takes, the loss is not finite for several steps, or
+            AnytagError: there are fewer photos than a batch, gradients are not finite for several steps, or
                 the result cannot be written.
         """
         self.trackers.open(self)
@@ -157,36 +157,36 @@ class Trainer:
         clock = Clock(self.step)
         self.student.train()
         stream = self.dataset.stream(self.step, self.total)
-        while (batch := clock.waiting(stream)) is not None:
+        while (batch := clock.next_batch(stream)) is not None:
             self._step(batch)
             if self.step % self.run_options.log_every == 0 or self.step == self.total:
                 self._log(clock)
             if self.step % per_epoch == 0 or self.step == self.total:
-                self._judge()
+                self._evaluate()
             if clock.since_save() > self.run_options.save_minutes * 60:
-                self._save_or_say()
+                self._try_save()
                 clock.saved = time.monotonic()
-        self._finish()  # first: it is a third of the state's size, and what the run is for
-        self._save_or_say("the result is written, but the run cannot be prolonged")
+        self._finish()  # before the state, which is three times as large and less important
+        self._try_save("the result is written, but the run cannot be extended")
         for tally in self.dataset.tallies:
-            for line in everyones(tally).lines():
+            for line in gather_tally(tally).lines():
                 self.report.say(line)
 
     def _step(self, batch: Batch) -> dict[str, Tensor]:
-        torch.manual_seed(hash((self.recipe.seed, self.step)) % 2**31)  # dropped descriptions and residuals
+        torch.manual_seed(hash((self.recipe.seed, self.step)) % 2**31)  # for dropout and sampling
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * self.rate(self.step)
-        terms = self._backward(self._at_hand(batch))
+        terms = self._backward(self._prepare(batch))
         if self._update(terms):
             self.ema.update(self.plain)
-            self.plain.follow()
+            self.plain.update_momentum()
             self.skipped = 0
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         return terms
 
     def _update(self, terms: Mapping[str, Tensor]) -> bool:
-        """A step of the optimizer, if the gradient is finite."""
+        """Take a step of the optimizer, if the gradient is finite; returns whether it is."""
         norm = self.accelerator.clip_grad_norm_(self.student.parameters(), self.clip)
         finite = norm is None or bool(torch.isfinite(norm))
         if finite:
@@ -194,12 +194,12 @@ class Trainer:
             self.means.add(terms if norm is None else {**terms, **gathered({GRADIENT: norm})})
             return True
         if self.accelerator.scaler is not None:
-            self.accelerator.scaler.update()  # lowers the scale in fp16, where this is how it is found
+            self.accelerator.scaler.update()  # halves the gradient scale of fp16
         self._skip(terms)
         return False
 
     def _backward(self, batch: Batch) -> dict[str, Tensor]:
-        """Gradients of this process's photos, in parts; the terms are means over the parts."""
+        """Accumulate gradients of this process's photos; returned terms are means over the parts."""
         parts = self.run_options.accumulate
         sums: dict[str, Tensor] = {}
         for number in range(parts):
@@ -212,22 +212,23 @@ class Trainer:
         return sums
 
     def _skip(self, terms: Mapping[str, Tensor]) -> None:
-        """Skips a step with non-finite gradients; aborts after several in a row."""
+        """Skip a step with non-finite gradients; abort after several in a row."""
         self.skipped += 1
         loss, scaler = terms["loss"].item(), self.accelerator.scaler
         overflow = scaler is not None and math.isfinite(loss)
-        if self.skipped >= (OVERFLOWS if overflow else SKIPPED):
+        if self.skipped >= (MAX_OVERFLOWS if overflow else MAX_SKIPPED):
             raise AnytagError(
-                f"step {self.step}: {self.skipped} steps in a row without a finite gradient (the loss is "
-                f"{loss}); start a new folder with lower learning rates{', or precision=bf16' * overflow}"
+                f"step {self.step}: the gradient was not finite for {self.skipped} steps in a row (the loss "
+                f"is {loss}); start in a new folder with lower learning rates"
+                f"{', or precision=bf16' * overflow}"
             )
         why = f"its gradient is not finite (the loss is {loss})"
         if overflow and scaler is not None:
-            why = f"its gradient overflows in fp16; gradients are scaled by {scaler.get_scale():g} now"
-        self.report.say(f"Step {self.step} is left out: {why}.")
+            why = f"its gradient overflows in fp16; the gradient scale is now {scaler.get_scale():g}"
+        self.report.say(f"Step {self.step} is skipped: {why}.")
 
-    def _at_hand(self, batch: Batch) -> Batch:
-        """The batch on its device, with what the teacher makes of it."""
+    def _prepare(self, batch: Batch) -> Batch:
+        """The batch on the device, with the teacher's vectors."""
         batch = batch.to(self.accelerator.device)
         if self.teacher is None or batch.pixels is None:
             return batch
@@ -237,7 +238,7 @@ class Trainer:
     # What is written.
 
     def _log(self, clock: Clock) -> None:
-        """Means since the last line, over the photos of all processes."""
+        """Log means since the last line, over all processes."""
         speed, waited = clock.lap(self.step, self.recipe.batch_size)
         terms = self.means.take()
         figures = {}
@@ -265,7 +266,7 @@ class Trainer:
             )
         )
 
-    def _judge(self) -> None:
+    def _evaluate(self) -> None:
         with self.ema.applied(self.plain):
             figures = dict(self.evaluate())
         if figures:
@@ -277,19 +278,19 @@ class Trainer:
     def _write(self, line: Mapping[str, Any]) -> None:
         if self.accelerator.is_main_process:
             try:
-                add_to_log(self.out / LOG, line)
+                append_to_log(self.out / LOG, line)
             except OSError as error:
-                self.report.say(f"The log cannot be written ({error}); training goes on.")
+                self.report.say(f"The log cannot be written ({error}); training continues.")
             self.trackers.write(line)
 
-    def _save_or_say(self, then: str = "training goes on, and the state before it is kept") -> None:
+    def _try_save(self, then: str = "training continues, and the previous state is kept") -> None:
         try:
             self.save()
         except AnytagError as error:
             self.report.say(f"{error}; {then}.")
 
     def save(self) -> None:
-        """Writes OUT/state.pt, atomically.
+        """Write OUT/state.pt, atomically.
 
         Raises:
             AnytagError: it cannot be written.
@@ -310,11 +311,10 @@ class Trainer:
             write_state(self.out / STATE, state)
 
     def resume(self) -> None:
-        """Goes on from OUT/state.pt, if it is there.
+        """Resume from OUT/state.pt, if it exists.
 
         Raises:
-            AnytagError: the state is damaged, or of a run with another recipe, of which only `steps` may
-                differ, or with other data.
+            AnytagError: the state is damaged, or of other data, or its recipe differs in more than `steps`.
         """
         path = self.out / STATE
         if not path.exists():
@@ -325,18 +325,18 @@ class Trainer:
             self._load_full(state)
         except (RuntimeError, KeyError, ValueError) as error:
             why = str(error).strip().partition("\n")[0]
-            raise AnytagError(f"{path} is of another network ({why}): name another folder") from error
+            raise AnytagError(f"{path} is of another network ({why}): give another folder") from error
         for name, tensor in self.ema.shadow.items():
             fill(tensor, state["average"].get(name, state["student"].get(name)))
         self.ema.steps, self.step = state["average_steps"], state["step"]
         if (scaler := self.accelerator.scaler) is not None and state.get("scaler"):
             scaler.load_state_dict(state["scaler"])
         if self.accelerator.is_main_process:
-            cut_log(self.out / LOG, self.step)
-        self.report.say(f"Goes on from step {self.step} of {self.total}.")
+            truncate_log(self.out / LOG, self.step)
+        self.report.say(f"Resuming from step {self.step} of {self.total}.")
 
     def _finish(self) -> None:
-        """OUT/student.pt: the model's state with the averages in place, without what only training needs."""
+        """Write OUT/student.pt: the averaged weights, without tensors that only training needs."""
         model, _ = self._full_state()
         result = {**model, **gathered(self.ema.shadow)}
         result |= {name: result[name].reshape(()) for name in self.lifted if name in result}
@@ -350,24 +350,24 @@ class Trainer:
         return {} if scaler is None else scaler.state_dict()
 
     def _full_state(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """State of model and optimizer, whole even where they are sharded; every process has to ask."""
+        """Full state of student and optimizer, gathered if they are sharded; a collective operation."""
         if not self.sharded:
             return self.plain.state_dict(), self.optimizer.state_dict()
-        return whole_state(self.student, self.optimizer.optimizer)
+        return full_state(self.student, self.optimizer.optimizer)
 
     def _load_full(self, state: Mapping[str, Any]) -> None:
         if not self.sharded:
             self.plain.load_state_dict(state["student"])
             self.optimizer.load_state_dict(state["optimizer"])
             return
-        load_whole(self.plain, self.optimizer.optimizer, state)
+        load_full_state(self.plain, self.optimizer.optimizer, state)
 
 
 def accelerator_of(recipe: Recipe, run_options: RunOptions) -> Accelerator:
-    """Device, precision and processes of a run.
+    """Create the accelerator of a run: device, precision, processes.
 
     Raises:
-        AnytagError: tensors are to be sharded in a way that is not known here.
+        AnytagError: its FSDP configuration is not supported.
     """
     accelerator = Accelerator(
         mixed_precision=recipe.precision, dynamo_backend="inductor" if run_options.compile else None
@@ -378,6 +378,6 @@ def accelerator_of(recipe: Recipe, run_options: RunOptions) -> Accelerator:
 
 
 def checkpoint_parts(parts: nn.ModuleList) -> None:
-    """Activations within each of the parts are computed again in the backward pass rather than kept."""
+    """Apply gradient checkpointing to each of the parts."""
     for part in parts:
         part.forward = partial(checkpoint, part.forward, use_reentrant=False)

@@ -1,4 +1,4 @@
-"""`key=value` over a dataclass of numbers: each value is held against its type, its range and its choices."""
+"""Apply `key=value` pairs to a dataclass; each value is checked for its type, range and choices."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from dataclasses import asdict, fields, is_dataclass, replace
 from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from anytag.errors import AnytagError
-from anytag.torch.training.checkpoint import flat
+from anytag.torch.training.checkpoint import flatten
 
 R = TypeVar("R")
-_TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-_MANY = 10**9
-_SEEDS = 2**32 - 1
+_BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_MAX_COUNT = 10**9
+_MAX_SEED = 2**32 - 1
 
 
 class Range(NamedTuple):
-    """Numbers from `low` to `high`; an open end is left out itself."""
+    """Numbers from `low` to `high`; open ends are excluded."""
 
     low: float
     high: float = math.inf
@@ -38,10 +38,10 @@ class Range(NamedTuple):
         return low if self.high == math.inf else f"{low}, {high}"
 
 
-_POSITIVE, _COUNT = Range(0, open_low=True), Range(0, _MANY)
+_POSITIVE, _COUNT = Range(0, open_low=True), Range(0, _MAX_COUNT)
 _SHARE, _PART = Range(0, 1), Range(0, 1, open_high=True)
 _RATE, _SIDE, _WEIGHT = Range(0, 100, open_low=True), Range(1, 2**16), Range(0, 1e6)
-_DEFAULTS: dict[type, Range] = {int: Range(1, _MANY), float: Range(0)}
+_DEFAULTS: dict[type, Range] = {int: Range(1, _MAX_COUNT), float: Range(0)}
 RANGES: dict[str, Range] = {
     **dict.fromkeys(("steps", "warmup", "sampled_tags"), _COUNT),
     "rate": _RATE,
@@ -60,17 +60,18 @@ RANGES: dict[str, Range] = {
     "std": Range(0, 10, open_low=True),
     "size": Range(1, 8192),
     "patch": Range(1, 1024),
-    "seed": Range(0, _SEEDS),
+    "seed": Range(0, _MAX_SEED),
 }
-"""By the name of a field, which means the same in all recipes, or else with its class before it; other whole
-numbers are 1 or more."""
+"""Ranges by name of the field, or by class and field where a name has several meanings; other integers are 1
+or more."""
 
 
 def parse_numbers(recipe: R, pairs: Iterable[str]) -> R:
-    """`key=value` pairs over a dataclass of numbers; `key.name=value` for one within it; tuples have commas.
+    """Apply `key=value` pairs to a dataclass: `key.name=value` for nested ones, commas in tuples.
 
     Raises:
-        AnytagError: an unknown key, a key twice, a value of another type or out of range; says what fits.
+        AnytagError: a key is unknown or given twice, or a value has a wrong type or is out of range; the
+            message says what is expected.
     """
     names: set[str] = set()
     for pair in pairs:
@@ -98,14 +99,14 @@ def _put(numbers: R, key: str, text: str, *, recipe: Any, path: str) -> R:
     value = getattr(target, name)
     if is_dataclass(value):
         if not rest:
-            raise AnytagError(f"{here!r} has numbers of its own: give one of {_names(here, value)}")
+            raise AnytagError(f"{here!r} is a group of values: give one of {_names(here, value)}")
         changed = _put(value, rest, text, recipe=recipe, path=f"{here}.")
     elif rest:
         if value is None:
-            raise AnytagError(f"{path + key!r}: this recipe has no {here}; take another, or leave it out")
+            raise AnytagError(f"{path + key!r}: this recipe has no {here}; use another, or leave it out")
         raise _unknown(path + key, recipe)
     elif value is None:
-        raise AnytagError(f"{here!r}: this recipe has no such part; take one that has it, or leave it out")
+        raise AnytagError(f"{here!r}: this recipe has no such part; use one that has it, or leave it out")
     else:
         fits = RANGES.get(f"{type(target).__name__}.{name}", RANGES.get(name))
         changed = _read(here, text, kind=get_type_hints(type(target))[name], now=value, fits=fits)
@@ -117,26 +118,26 @@ def _names(path: str, value: Any) -> str:
     return ", ".join(f"{path}.{one.name}" for one in fields(value))
 
 
-_CALLED = {
+_ALIASES = {
     "lr": "rate", "learning_rate": "rate", "batch": "batch_size", "wd": "weight_decay", "amp": "precision"
 }  # fmt: skip
-"""What other programs call a number."""
+"""Names of fields in other programs."""
 
 
 def _unknown(key: str, recipe: Any) -> AnytagError:
-    known = list(flat(asdict(recipe)))
-    if (name := _CALLED.get(key)) in known:
-        return AnytagError(f"{key!r}: no such number in the recipe; here it is {name}")
+    known = list(flatten(asdict(recipe)))
+    if (name := _ALIASES.get(key)) in known:
+        return AnytagError(f"{key!r}: the recipe has no such key; the key is {name}")
     typo = difflib.get_close_matches(key, known, n=1, cutoff=0.9)
     same = [one for one in known if one.rpartition(".")[2] == key.rpartition(".")[2]]
     best = list(dict.fromkeys([*typo, *same, *difflib.get_close_matches(key, known, n=3, cutoff=0.5)]))[:4]
     if best:
-        return AnytagError(f"{key!r}: no such number in the recipe; did you mean {' or '.join(best)}?")
-    return AnytagError(f"{key!r}: no such number in the recipe; there are {', '.join(known)}")
+        return AnytagError(f"{key!r}: the recipe has no such key; did you mean {' or '.join(best)}?")
+    return AnytagError(f"{key!r}: the recipe has no such key; expected one of {', '.join(known)}")
 
 
 def _read(key: str, text: str, *, kind: Any, now: Any, fits: Range | None) -> Any:
-    """A value of a field, as its annotation has it."""
+    """Parse a value by the annotation of its field."""
     if get_origin(kind) in (Union, types.UnionType):
         kind = next(one for one in get_args(kind) if isinstance(now, get_origin(one) or one))
     if get_origin(kind) is Literal:
@@ -157,12 +158,12 @@ def _read_tuple(
     count = None if kinds[-1] is Ellipsis else len(kinds)
     if parts == [""] or (count is not None and len(parts) != count):
         many = "numbers" if count is None else f"{count} numbers"
-        raise _wrong(key, text, f"{many} with commas between", now)
+        raise _wrong(key, text, f"{many}, comma-separated", now)
     return tuple(_read_one(key, part, kind=kinds[0], now=now, fits=fits, whole=text) for part in parts)
 
 
 def _read_text(key: str, text: str, now: Any) -> str:
-    if not text.isprintable():  # neither NUL in a path nor bytes that no recipe.json can hold
+    if not text.isprintable():  # no NUL in a path, and nothing that recipe.json cannot hold
         raise _wrong(key, text, "printable text", now)
     return text
 
@@ -170,12 +171,12 @@ def _read_text(key: str, text: str, now: Any) -> str:
 def _read_one(
     key: str, text: str, *, kind: Any, now: Any, fits: Range | None, whole: str | None = None
 ) -> Any:
-    """A truth value or a number in its range."""
+    """Parse a boolean or a number in its range."""
     raw = text if whole is None else whole
     if kind is bool:
-        if text.lower() not in _TRUTH:
+        if text.lower() not in _BOOLEANS:
             raise _wrong(key, raw, "true or false", now)
-        return _TRUTH[text.lower()]
+        return _BOOLEANS[text.lower()]
     fits = fits or _DEFAULTS[kind]
     what = f"a {'whole ' if kind is int else ''}number, {fits}"
     try:
@@ -189,6 +190,6 @@ def _read_one(
 
 def _wrong(key: str, text: str, expected: str, now: Any) -> AnytagError:
     current = ",".join(map(str, now)) if isinstance(now, tuple) else str(now)
-    current = current.lower() if isinstance(now, bool) else current  # as it is typed
+    current = current.lower() if isinstance(now, bool) else current  # in the notation of the command line
     text = text if len(text) <= 60 else f"{text[:57]}..."
-    return AnytagError(f"{key}={text}: expected {expected}; the recipe's own is {key}={current}")
+    return AnytagError(f"{key}={text}: expected {expected}; the recipe's value is {key}={current}")

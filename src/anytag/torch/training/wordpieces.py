@@ -1,8 +1,8 @@
-"""A vocabulary of wordpieces, learned from captions: the same from the same captions, in every process.
+"""Learn a wordpiece vocabulary from captions, deterministically.
 
-Byte pair encoding (Sennrich et al., 2016) on words, with BERT's "##" before what continues one. The trainer
-of the package `tokenizers` breaks ties by the order of a hash table, which differs from process to process;
-here every tie is broken by the text of the pieces.
+Byte pair encoding (Sennrich et al., 2016) on words, with BERT's prefix "##" for continuations. The trainer of
+the package `tokenizers` breaks ties by the order of a hash table, which differs between processes; here ties
+are broken alphabetically.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from anytag._io import atomic_write
 from anytag.text_encoders.wordpiece import CLS, PAD, SEP, TAG_SEPARATOR, UNKNOWN, WordPieces
 
 SPECIAL = (PAD, UNKNOWN, CLS, SEP, TAG_SEPARATOR.strip())
-LONGEST = 100
-"""Letters of a word; a longer one is no word, and BERT's tokenizer does not cut it."""
+MAX_WORD_LENGTH = 100
+"""Maximum length of a word in characters; longer ones are ignored, as in BERT's tokenizer."""
 _CONTINUES = "##"
 
 Pair = tuple[str, str]
 
 
 def train_wordpieces(captions: Iterable[str], names: Sequence[str], *, size: int) -> WordPieces:
-    """Wordpieces of captions; every letter of `names` is among them, so that tags can be asked and said.
+    """Learn wordpieces from captions; every letter of `names` is included, so that all tags can be encoded.
 
     Args:
-        captions: cleaned.
-        names: of tags.
-        size: entries, the special ones included; more only where the letters of `names` alone are more.
+        captions: cleaned captions.
+        names: names of tags.
+        size: number of entries, special ones included; it is exceeded only by the letters of `names`.
     """
     words = count_words(chain(captions, names))
     required = {piece for word in count_words(names) for piece in _letters(word)}
@@ -43,8 +43,10 @@ def train_wordpieces(captions: Iterable[str], names: Sequence[str], *, size: int
     return WordPieces([*SPECIAL, *pieces])
 
 
-def kept_wordpieces(file: Path, captions: Iterable[str], names: Sequence[str], *, size: int) -> WordPieces:
-    """A vocab.txt; made where it is not there yet, whole or not at all."""
+def load_or_train_wordpieces(
+    file: Path, captions: Iterable[str], names: Sequence[str], *, size: int
+) -> WordPieces:
+    """Read a vocab.txt, after learning and writing it if it does not exist."""
     if not file.exists():
         pieces = train_wordpieces(captions, names, size=size)
         with atomic_write(file) as draft:
@@ -53,24 +55,24 @@ def kept_wordpieces(file: Path, captions: Iterable[str], names: Sequence[str], *
 
 
 def count_words(texts: Iterable[str]) -> Counter[str]:
-    """How often texts hold each word, as BERT's tokenizer parts them: small letters, no accents."""
+    """Word frequencies with BERT's pre-tokenisation: lower case, without accents."""
     parts: Counter[str] = Counter()
     for text in texts:
         parts.update(text.split())
-    normalizer, parter = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    normalizer = normalizers.BertNormalizer(lowercase=True)
+    pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     words: Counter[str] = Counter()
     for part, count in parts.items():
-        for word, _ in parter.pre_tokenize_str(normalizer.normalize_str(part)):
-            if len(word) <= LONGEST:
+        for word, _ in pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(part)):
+            if len(word) <= MAX_WORD_LENGTH:
                 words[word] += count
     return words
 
 
 def learn_merges(words: Mapping[str, int], count: int, *, known: Iterable[str] = ()) -> list[str]:
-    """Up to `count` pieces longer than a letter, in the order in which they are learned.
+    """Learn up to `count` pieces longer than a letter, in order of learning.
 
-    Of all neighbours the pair that is seen most often becomes one piece; of several that are seen as often,
-    the first by the alphabet.
+    The most frequent pair of neighbours is merged first; ties are broken alphabetically.
     """
     merges = _Merges(words)
     seen, learned = set(known), list[str]()
@@ -83,7 +85,7 @@ def learn_merges(words: Mapping[str, int], count: int, *, known: Iterable[str] =
 
 
 class _Merges:
-    """Words as pieces, and how often each pair of neighbours is seen; a join touches only those with it."""
+    """Words as pieces with the frequency of each pair of neighbours; a join updates only affected words."""
 
     def __init__(self, words: Mapping[str, int]) -> None:
         texts = sorted(words)
@@ -97,15 +99,15 @@ class _Merges:
         heapq.heapify(self.queue)
 
     def most_frequent(self) -> Pair | None:
-        """The pair to join next; None where there is none."""
+        """The pair to join next; None if there is none."""
         while self.queue:
             negative, pair = heapq.heappop(self.queue)
-            if -negative == self.count[pair] > 0:  # others are out of date: their count is in the queue too
+            if -negative == self.count[pair] > 0:  # otherwise outdated: the current count is queued too
                 return pair
         return None
 
     def join(self, pair: Pair) -> str:
-        """Makes one piece of the pair wherever it is."""
+        """Merge all occurrences of a pair into one piece."""
         piece, changed = pair[0] + pair[1].removeprefix(_CONTINUES), set[Pair]()
         for number in sorted(self.where.pop(pair, ())):
             changed.update(self._add(number, -self.times[number]))
@@ -139,7 +141,7 @@ def _letters(word: str) -> list[str]:
 
 
 def _alphabet(words: Mapping[str, int], *, required: set[str], most: int) -> set[str]:
-    """The letters that are seen most often, and those that are required."""
+    """The most frequent letters, and the required ones."""
     seen: Counter[str] = Counter()
     for word, count in words.items():
         seen.update(dict.fromkeys(_letters(word), count))

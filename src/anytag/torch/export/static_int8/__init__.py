@@ -1,1 +1,1 @@
-"""`mini` in int8: calibrated ranges, rounded weights, the graph."""
+"""Static int8 quantisation of `mini`: calibrated ranges, rounded weights, the graph."""

@@ -1,14 +1,13 @@
-"""image.onnx in float32 -> image.onnx in 8-bit integers, made for any CPU.
+"""Static quantisation: image.onnx in float32 -> image.onnx in int8, for any CPU.
 
-- Every tensor between layers is uint8. ReLU6 costs nothing: it is the saturation of a tensor that starts at
-  zero. The pixels themselves are the first quantised tensor.
-- Weights are int8 with one scale per output channel. Where a CPU has no dot-product instruction (AVX2), two
-  neighbouring products are summed in 16 bits and saturate without a word; so weights are rounded such that
-  none can.
-- Layer by layer, on calibration photos and *after* the layers before were quantised, pointwise weights are
-  fitted to the input they will really get, and biases shifted so that every channel keeps its mean.
-- The last layers, which make tokens of the features and of the frozen branch's mean, give float32: tokens
-  themselves are not rounded.
+- Activations are uint8. ReLU6 costs nothing: it is the saturation of a tensor whose range starts at zero. The
+  pixels themselves are the first quantised tensor.
+- Weights are int8 with one scale per output channel. CPUs without dot-product instructions (AVX2) sum two
+  neighbouring products in 16 bits and saturate silently, so weights are rounded such that no sum can.
+- Layer by layer, on calibration photos and *after* quantisation of the previous layers, pointwise weights are
+  fitted to their actual inputs, and biases are corrected so that every channel keeps its mean.
+- The last layers, which project the features and the frozen branch's mean to tokens, return float32: tokens
+  are not quantised.
 """
 
 from __future__ import annotations
@@ -34,29 +33,29 @@ from anytag.errors import ModelError
 from anytag.runtime.onnx import open_session, session_options
 from anytag.torch.export.static_int8.graph import QuantizedAdd, QuantizedConv, QuantizedMean, integer_graph
 from anytag.torch.export.static_int8.rounding import (
-    Steps,
+    QuantParams,
+    choose_quant_params,
+    gptq_round,
     refit,
-    round_in_turn,
     round_weight,
-    tensor_steps,
     weight_scales,
 )
 
-PIXELS = Steps(1 / 128, 127)  # the network's own normalising: (pixel - 127) / 128
-FEWEST_PHOTOS = 8
-_RIDGE = 1.0  # 0.03, 0.1, 0.3, 10 were worse, not fitting at all much worse
-_LARGEST_BIAS = 1 << 24  # in units of a sum
-_COLUMNS = 1 << 17  # of a layer's input, looked at for its moments
+PIXELS = QuantParams(1 / 128, 127)  # the network's normalisation: (pixel - 127) / 128
+MIN_PHOTOS = 8
+_RIDGE = 1.0  # 0.03, 0.1, 0.3 and 10 were worse, no fitting much worse
+_LARGEST_BIAS = 1 << 24  # in units of the 32-bit sum
+_COLUMNS = 1 << 17  # columns of a layer's input from which its moments are computed
 
 
 @dataclass(frozen=True)
 class QuantizationReport:
-    """How far the integer graph is from the float one, on photos it was not calibrated on.
+    """Similarity of the int8 graph to the float32 one, on photos that were not used for calibration.
 
     Attributes:
         cosine_tokens: mean cosine of a token with its float32 version.
-        cosine_pooled: the same of the mean token.
-        bytes: of the file.
+        cosine_pooled: mean cosine of a pooled vector with its float32 version.
+        bytes: size of the file.
     """
 
     cosine_tokens: float
@@ -73,8 +72,8 @@ class _Conv:
     pads: tuple[int, int, int, int]  # left, right, top, bottom
     strides: tuple[int, int]
     groups: int
-    ceiling: float | None  # of the ReLU behind it
-    last: bool  # what it gives stays float32
+    ceiling: float | None  # upper bound of the ReLU after it
+    last: bool  # whether its output stays float32
 
     @property
     def sources(self) -> tuple[str]:
@@ -108,20 +107,21 @@ _Quantized = QuantizedConv | QuantizedAdd | QuantizedMean
 
 
 def quantize_image_graph(source: Path, target: Path, photos: Bytes) -> QuantizationReport:
-    """Writes the integer version of a float32 image graph.
+    """Write the int8 version of a float32 image graph.
 
     Args:
         source: image.onnx as `export_image_graph` writes it.
-        target: where to write; may be `source`.
-        photos: uint8 N×3×S×S, at least 8, better 100: three quarters calibrate, the rest is for the report.
+        target: the file to write; may be `source`.
+        photos: uint8 N×3×S×S, at least 8, better 100: three quarters are for calibration, the rest for the
+            report.
 
     Raises:
-        ModelError: too few photos, or a graph that holds anything but what the export of a network of
-            convolutions, ReLU6 and additions holds.
+        ModelError: there are too few photos, or the graph is not an export of a network of convolutions,
+            ReLU6 and additions.
     """
-    if photos.dtype != np.uint8 or photos.ndim != 4 or len(photos) < FEWEST_PHOTOS:
+    if photos.dtype != np.uint8 or photos.ndim != 4 or len(photos) < MIN_PHOTOS:
         raise ModelError(
-            f"photos: expected uint8 N×3×S×S with N of at least {FEWEST_PHOTOS}, "
+            f"photos: expected uint8 N×3×S×S with N of at least {MIN_PHOTOS}, "
             f"got {photos.dtype} {photos.shape}"
         )
     last = len(photos) * 3 // 4
@@ -164,13 +164,13 @@ def _check_nodes(graph: onnx.GraphProto, constants: Mapping[str, npt.NDArray[Any
     if head or other:
         raise ModelError(
             f"{file} is not a float32 image graph of convolutions, ReLU6 and additions "
-            f"(see {', '.join([*sorted(other), *head])}); "
+            f"(unexpected or missing: {', '.join([*sorted(other), *head])}); "
             "expected one from anytag.torch.export.onnx_graphs.export_image_graph"
         )
     for node in graph.node:
         expected = {"Sub": PIXELS.zero, "Div": 1 / PIXELS.scale}.get(node.op_type)
         if expected is not None and float(constants[node.input[1]]) != expected:
-            raise ModelError(f"{file}: pixels are normalised by another {node.op_type} than {expected:g}")
+            raise ModelError(f"{file}: expected pixels to be normalised with {node.op_type} by {expected:g}")
 
 
 def _read_conv(
@@ -200,20 +200,20 @@ def _read_conv(
 
 
 class _Tensors:
-    """Every tensor twice, as the float network and as the integer one has it, for as long as it is needed."""
+    """Activations of the float network and of the quantised one, kept as long as they are needed."""
 
     def __init__(self, layers: Sequence[_Layer]) -> None:
         self.exact: dict[str, Tensor] = {}
         self.codes: dict[str, Tensor] = {}
-        self.steps: dict[str, Steps] = {}
+        self.params: dict[str, QuantParams] = {}
         self._uses = Counter(name for layer in layers for name in layer.sources)
 
-    def put(self, name: str, exact: Tensor, quantized: Tensor, steps: Steps) -> None:
-        self.exact[name], self.codes[name], self.steps[name] = exact, steps.round(quantized), steps
+    def put(self, name: str, exact: Tensor, quantized: Tensor, params: QuantParams) -> None:
+        self.exact[name], self.codes[name], self.params[name] = exact, params.round(quantized), params
 
     def get(self, name: str) -> tuple[Tensor, Tensor]:
-        """The tensor exactly, and as it is after rounding."""
-        return self.exact[name], self.steps[name].value(self.codes[name])
+        """The exact tensor, and the dequantised one."""
+        return self.exact[name], self.params[name].value(self.codes[name])
 
     def done(self, layer: _Layer) -> None:
         for name in layer.sources:
@@ -240,38 +240,38 @@ def _quantize_layers(layers: Sequence[_Layer], photos: Tensor) -> list[_Quantize
 
 def _quantize_add(layer: _Add, tensors: _Tensors) -> QuantizedAdd:
     (a, given_a), (b, given_b) = (tensors.get(name) for name in layer.sources)
-    steps = tensor_steps(a + b, starts_at_zero=False)
-    tensors.put(layer.target, a + b, given_a + given_b, steps)
-    one, other = (tensors.steps[name] for name in layer.sources)
-    return QuantizedAdd(layer.sources, (one, other), layer.target, steps)
+    params = choose_quant_params(a + b, starts_at_zero=False)
+    tensors.put(layer.target, a + b, given_a + given_b, params)
+    one, other = (tensors.params[name] for name in layer.sources)
+    return QuantizedAdd(layer.sources, (one, other), layer.target, params)
 
 
 def _quantize_mean(layer: _Mean, tensors: _Tensors) -> QuantizedMean:
     exact, quantized = (tensor.mean((2, 3), keepdim=True) for tensor in tensors.get(layer.source))
-    steps = tensor_steps(exact, starts_at_zero=False)
-    tensors.put(layer.target, exact, quantized, steps)
-    return QuantizedMean(layer.source, tensors.steps[layer.source], layer.target, steps)
+    params = choose_quant_params(exact, starts_at_zero=False)
+    tensors.put(layer.target, exact, quantized, params)
+    return QuantizedMean(layer.source, tensors.params[layer.source], layer.target, params)
 
 
 def _quantize_conv(layer: _Conv, tensors: _Tensors) -> QuantizedConv:
     exact_input, given_input = tensors.get(layer.source)
     exact = layer(exact_input, layer.weight)
-    # A channel that is nearly dead still has a bias, which must fit into 32 bits.
-    finest = (layer.bias.abs() + 1e-3) / (_LARGEST_BIAS * tensors.steps[layer.source].scale)
+    # The bias must fit into 32 bits, also in a channel with nearly zero weights.
+    finest = (layer.bias.abs() + 1e-3) / (_LARGEST_BIAS * tensors.params[layer.source].scale)
     whole, scales = _quantize_weight(layer, given_input, exact, finest=finest)
     quantized = layer(given_input, whole * scales[:, None, None, None])
     shift = (exact - quantized).mean((0, 2, 3))
     quantized += shift[:, None, None]
-    steps = None
+    params = None
     if not layer.last:
         exact = exact if layer.ceiling is None else exact.clamp(0, layer.ceiling)
-        steps = tensor_steps(exact, starts_at_zero=layer.ceiling is not None)
-        tensors.put(layer.target, exact, quantized, steps)
+        params = choose_quant_params(exact, starts_at_zero=layer.ceiling is not None)
+        tensors.put(layer.target, exact, quantized, params)
     return QuantizedConv(
         source=layer.source,
-        source_steps=tensors.steps[layer.source],
+        source_params=tensors.params[layer.source],
         target=layer.target,
-        target_steps=steps,
+        target_params=params,
         weight=whole.to(torch.int8).numpy(),
         scales=scales.numpy(),
         bias=(layer.bias + shift).numpy(),
@@ -282,21 +282,21 @@ def _quantize_conv(layer: _Conv, tensors: _Tensors) -> QuantizedConv:
 
 
 def _quantize_weight(layer: _Conv, x: Tensor, y: Tensor, *, finest: Tensor) -> tuple[Tensor, Tensor]:
-    """Whole numbers O×I×h×w (float32) and one scale for each O.
+    """Quantised weights O×I×h×w (integers as float32) and one scale per output channel.
 
     Args:
-        x: N×C×H×W, the input after rounding.
-        y: N×O×H×W, the output without any rounding.
-        finest: O, the smallest scales allowed.
+        x: N×C×H×W, the dequantised input.
+        y: N×O×H×W, the exact output.
+        finest: O, the smallest allowed scales.
     """
     count, inputs, high, wide = layer.weight.shape
-    rows = layer.weight.permute(0, 2, 3, 1).flatten(1)  # O×K: channels last, as the products are summed
-    paired = layer.groups == 1  # a depthwise product is summed in 32 bits everywhere
+    rows = layer.weight.permute(0, 2, 3, 1).flatten(1)  # O×K, in the order of summation: channels last
+    paired = layer.groups == 1  # depthwise products are always summed in 32 bits
     if (high, wide) == (1, 1) and paired:
         moments, products = _moments(x, y)
         rows = refit(rows, moments, products, ridge=_RIDGE)
         scales = weight_scales(rows, moments.diagonal(), paired=True).maximum(finest)
-        whole = round_in_turn(rows / scales[:, None], moments)
+        whole = gptq_round(rows / scales[:, None], moments)
     else:
         scales = weight_scales(rows, torch.ones(rows.shape[1]), paired=paired).maximum(finest)
         whole = round_weight(rows / scales[:, None], paired=paired)
@@ -304,7 +304,7 @@ def _quantize_weight(layer: _Conv, x: Tensor, y: Tensor, *, finest: Tensor) -> t
 
 
 def _moments(inputs: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Covariance of a pointwise layer's inputs C×C, and of its outputs with them O×C."""
+    """Covariance of a pointwise layer's inputs C×C, and of its outputs with its inputs O×C."""
     x, y = (side.transpose(0, 1).flatten(1) for side in (inputs, outputs))
     every = max(1, x.shape[1] // _COLUMNS)
     x, y = x[:, ::every], y[:, ::every]
@@ -317,7 +317,7 @@ def _moments(inputs: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _write_optimized(model: onnx.ModelProto, target: Path) -> None:
-    """Fused as far as holds for every CPU (level EXTENDED), so that opening it has less to do."""
+    """Write the graph with the fusions that are valid on every CPU (level EXTENDED), to speed up loading."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "image.onnx"
         options = session_options(1)

@@ -1,4 +1,4 @@
-"""Where the steps of 8 bits are put: ranges of tensors, scales and rounding of weights."""
+"""8-bit quantisation: ranges of activations, scales and rounding of weights."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_PAIR = 128  # 255 · 128 < 2^15: what two neighbouring weights of one sign may add up to
+_PAIR_LIMIT = 128  # largest sum of two neighbouring weights of the same sign: 255 · 128 < 2^15
 _LARGEST = 127
 _SAMPLES = 1 << 14
-_BLOCK = 64  # columns, an even number
-_DAMPING = 0.01  # of the mean diagonal: keeps second moments of few photos invertible
+_BLOCK = 64  # number of columns, even
+_DAMPING = 0.01  # times the mean diagonal: keeps second moments of few photos invertible
 
 
-class Steps(NamedTuple):
-    """A uint8 tensor stands for (code - zero) · scale."""
+class QuantParams(NamedTuple):
+    """Scale and zero point of a uint8 tensor: value = (code - zero) · scale."""
 
     scale: float
     zero: int
@@ -30,33 +30,33 @@ class Steps(NamedTuple):
         return (codes.float() - self.zero) * self.scale
 
 
-def tensor_steps(values: Tensor, *, starts_at_zero: bool) -> Steps:
-    """The range with the smallest squared error, among shrunk versions of smallest to largest value.
+def choose_quant_params(values: Tensor, *, starts_at_zero: bool) -> QuantParams:
+    """Choose the range with the smallest squared error, among shrunk versions of the full range.
 
     Args:
-        values: of any shape; a sample is looked at.
-        starts_at_zero: no value is negative and zero keeps the code 0, so that saturation is a ReLU.
+        values: of any shape; a sample of them is used.
+        starts_at_zero: the range starts at zero, whose code is 0, so that saturation acts as a ReLU.
     """
     low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
     sample = values.flatten()[:: max(1, values.numel() // _SAMPLES)]
     shares = [1 - 0.03 * i for i in range(24)]
     lows = [0.0] if starts_at_zero else [low * share for share in shares[::3]]
-    best, least = Steps(max(high, 1e-6) / 255, 0), torch.inf
+    best, least = QuantParams(max(high, 1e-6) / 255, 0), torch.inf
     for bottom in lows:
         for share in shares:
             scale = max(high * share - bottom, 1e-6) / 255
-            steps = Steps(scale, round(-bottom / scale))
-            error = float((steps.value(steps.round(sample)) - sample).square().mean())
+            params = QuantParams(scale, round(-bottom / scale))
+            error = float((params.value(params.round(sample)) - sample).square().mean())
             if error < least:
-                best, least = steps, error
+                best, least = params, error
     return best
 
 
 def weight_scales(weight: Tensor, importance: Tensor, *, paired: bool) -> Tensor:
-    """One scale per row with the smallest squared error after rounding.
+    """Choose one scale per row with the smallest squared error after rounding.
 
     Args:
-        weight: O×K, K in the order in which products are summed.
+        weight: O×K, K in the order of summation.
         importance: K, mean squared inputs.
         paired: see `round_weight`.
 
@@ -75,27 +75,27 @@ def weight_scales(weight: Tensor, importance: Tensor, *, paired: bool) -> Tensor
 
 
 def round_weight(units: Tensor, *, paired: bool) -> Tensor:
-    """Weights in units of their scale -> whole numbers in [-127, 127], as float32 O×K.
+    """Round weights in units of their scale to integers in [-127, 127], as float32 O×K.
 
     Args:
         units: O×K.
-        paired: neighbours 0 and 1, 2 and 3, ... of one sign add up to at most 128. AVX2 multiplies uint8 by
-            int8 and sums two products in 16 bits, which saturates beyond.
+        paired: limit the sum of neighbours 0 and 1, 2 and 3, ... of the same sign to 128. AVX2 multiplies
+            uint8 by int8 and sums two products in 16 bits, which saturates above that.
     """
     whole = units.clamp(-_LARGEST, _LARGEST)
     if not paired:
         return whole.round()
     width = units.shape[1]
     first, second = F.pad(whole, (0, width % 2)).reshape(len(units), -1, 2).unbind(2)
-    over = (first.abs() + second.abs() - _PAIR).clamp_min(0) * (first * second > 0)
-    off = torch.minimum(over / 2, torch.minimum(first.abs(), second.abs()))
-    first = (first - off * first.sign()).round()
-    second = _beside(first, second.round())
+    excess = (first.abs() + second.abs() - _PAIR_LIMIT).clamp_min(0) * (first * second > 0)
+    reduction = torch.minimum(excess / 2, torch.minimum(first.abs(), second.abs()))
+    first = (first - reduction * first.sign()).round()
+    second = _limit_pair(first, second.round())
     return torch.stack([first, second], 2).flatten(1)[:, :width]
 
 
-def round_in_turn(units: Tensor, moments: Tensor) -> Tensor:
-    """As `round_weight` with pairs, but later columns make up for errors of earlier ones (GPTQ, section 3).
+def gptq_round(units: Tensor, moments: Tensor) -> Tensor:
+    """Like `round_weight` with `paired`, but later columns compensate earlier errors (GPTQ, section 3).
 
     Args:
         units: O×K.
@@ -106,13 +106,13 @@ def round_in_turn(units: Tensor, moments: Tensor) -> Tensor:
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
     upper = torch.linalg.cholesky(inverse, upper=True).float()
     rest, whole = units.clone(), torch.zeros_like(units)
-    for start in range(0, width, _BLOCK):  # columns after the block wait, to be updated all at once
+    for start in range(0, width, _BLOCK):  # columns after a block are updated once per block
         end = min(start + _BLOCK, width)
         errors = torch.zeros(len(units), end - start)
         for k in range(start, end):
             column = rest[:, k].clamp(-_LARGEST, _LARGEST).round()
             if k % 2:
-                column = _beside(whole[:, k - 1], column)
+                column = _limit_pair(whole[:, k - 1], column)
             whole[:, k] = column
             error = (rest[:, k] - column) / upper[k, k]
             rest[:, k + 1 : end] -= error[:, None] * upper[k, k + 1 : end]
@@ -121,20 +121,20 @@ def round_in_turn(units: Tensor, moments: Tensor) -> Tensor:
     return whole
 
 
-def _beside(first: Tensor, second: Tensor) -> Tensor:
-    """`second`, made so small that the pair is allowed."""
-    room = torch.where(first * second > 0, _PAIR - first.abs(), torch.full_like(first, _LARGEST))
+def _limit_pair(first: Tensor, second: Tensor) -> Tensor:
+    """`second`, reduced so that the pair stays within the limit."""
+    room = torch.where(first * second > 0, _PAIR_LIMIT - first.abs(), torch.full_like(first, _LARGEST))
     return torch.minimum(second.abs(), room) * second.sign()
 
 
 def refit(weight: Tensor, moments: Tensor, products: Tensor, *, ridge: float) -> Tensor:
-    """The weights nearest to `weight` that give the wanted outputs for the inputs really there.
+    """Fit weights to the actual inputs by ridge regression towards `weight`.
 
     Args:
         weight: O×K.
-        moments: K×K, of the inputs that the layer gets now.
-        products: O×K, mean of wanted output times input.
-        ridge: how much it costs to move, in units of the mean diagonal of `moments`.
+        moments: K×K, second moments of the layer's actual inputs.
+        products: O×K, mean of desired output times input.
+        ridge: regularisation, in units of the mean diagonal of `moments`.
     """
     damped = moments + ridge * moments.diagonal().mean() * torch.eye(len(moments))
     step: Tensor = torch.linalg.solve(damped, (products - weight @ moments).T)

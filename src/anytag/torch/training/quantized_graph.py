@@ -1,4 +1,4 @@
-"""An int8 image graph: its frozen part as a graph of its own, and the whole with evidence added."""
+"""Edit an int8 image graph: extract its frozen part, or add an evidence module."""
 
 from __future__ import annotations
 
@@ -14,33 +14,38 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
 from anytag.errors import ModelError
-from anytag.torch.export.static_int8.rounding import Steps, round_weight, tensor_steps, weight_scales
-from anytag.torch.nn.evidence import FLOOR, LOUDER, Evidence
+from anytag.torch.export.static_int8.rounding import (
+    QuantParams,
+    choose_quant_params,
+    round_weight,
+    weight_scales,
+)
+from anytag.torch.nn.evidence import MIN_PROBABILITY, WORD_SCALE, Evidence
 
 PREFIX = "evidence_"
-"""Of the names of all that evidence adds to a graph."""
+"""Prefix of the names of nodes and constants of the evidence module."""
 
 
 class QuantizedGraph:
-    """An int8 image graph, to cut and to add to.
+    """An int8 image graph.
 
     Raises:
-        ModelError: it is not one that `export.quantize` wrote.
+        ModelError: it was not written by `export.static_int8.quantize`.
     """
 
     def __init__(self, file: Path) -> None:
         self.file, self.model = file, onnx.load(file)
         self.graph = self.model.graph
-        self.known = {tensor.name: numpy_helper.to_array(tensor) for tensor in self.graph.initializer}
-        self.made = {name: node for node in self.graph.node for name in node.output}
+        self.constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in self.graph.initializer}
+        self.producers = {name: node for node in self.graph.node for name in node.output}
         if not self.products():
-            raise ModelError(f"{file} is not an image graph in int8, which a run could start from")
+            raise ModelError(f"{file} is not an int8 image graph, from which a run could start")
 
     def products(self) -> list[onnx.NodeProto]:
-        """The projections to tokens: of the features, then of the memory's mean."""
+        """The projections to tokens: of the features, then of the frozen branch's mean."""
         (tokens,) = (node for node in self.graph.node if "tokens" in node.output)
         nodes = (
-            [self.made[name] for name in tokens.input if name in self.made]
+            [self.producers[name] for name in tokens.input if name in self.producers]
             if tokens.op_type == "Sum"
             else [tokens]
         )
@@ -49,24 +54,26 @@ class QuantizedGraph:
         return sorted(nodes, key=lambda node: any(n.op_type == pooled for n in self.path_to(node)))
 
     def path_to(self, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
-        """All that a node needs, itself included, each once."""
-        seen, todo = set(), [node]
+        """A node and all nodes it depends on, each once."""
+        visited, todo = set(), [node]
         while todo:
             node = todo.pop()
-            if node.name not in seen:
-                seen.add(node.name)
-                todo += [self.made[name] for name in node.input if name in self.made]
+            if node.name not in visited:
+                visited.add(node.name)
+                todo += [self.producers[name] for name in node.input if name in self.producers]
                 yield node
 
     def cut(self) -> onnx.ModelProto:
-        """`pixels` -> `features` N×C, the mean of the last features, and `memory` N×C, that of the memory's.
+        """A graph `pixels` -> `features` N×C and `memory` N×C, pooled features of both branches.
 
         Raises:
-            ModelError: the graph has no memory.
+            ModelError: the graph has no frozen branch.
         """
         products = self.products()
         if len(products) < 2:
-            raise ModelError(f"{self.file} has no memory, so it is no image graph of version 3 or later")
+            raise ModelError(
+                f"{self.file} has no frozen branch; expected an image graph of version 3 or later"
+            )
         cut = onnx.ModelProto()
         cut.CopyFrom(self.model)
         del cut.graph.output[:]
@@ -85,42 +92,42 @@ class QuantizedGraph:
 
     @staticmethod
     def _needed(model: onnx.ModelProto, outputs: list[str]) -> Iterator[onnx.NodeProto]:
-        made = {name: node for node in model.graph.node for name in node.output}
-        todo, seen = list(outputs), set[str]()
+        producers = {name: node for node in model.graph.node for name in node.output}
+        todo, visited = list(outputs), set[str]()
         while todo:
-            node = made.get(todo.pop())
-            if node is not None and node.output[0] not in seen:
-                seen.add(node.output[0])
+            node = producers.get(todo.pop())
+            if node is not None and node.output[0] not in visited:
+                visited.add(node.output[0])
                 todo.extend(node.input)
                 yield node
 
     def with_evidence(self, evidence: Evidence, late: Tensor) -> onnx.ModelProto:
-        """The graph with `evidence` added to `pooled` in place of any before, and features seen in integers.
+        """The graph with an evidence module, quantised, in place of a previous one.
 
         Args:
-            late: N×F of some photos, the means of the late features, whose range is taken.
+            late: N×F, pooled features of the last stage for some photos, which determine the range.
 
         Raises:
-            ModelError: the graph has no memory.
+            ModelError: the graph has no frozen branch.
         """
         if len(self.products()) < 2:
-            raise ModelError(f"{self.file} has no memory that evidence could be drawn from")
-        grown = self._without_evidence()
-        (mean,) = (node for node in grown.graph.node if "pooled" in node.output)
+            raise ModelError(f"{self.file} has no frozen branch, which an evidence module needs")
+        extended = self._without_evidence()
+        (mean,) = (node for node in extended.graph.node if "pooled" in node.output)
         mean.name = mean.output[0] = "tokens_mean"
-        writer = _EvidenceWriter(grown.graph)
+        writer = _EvidenceWriter(extended.graph)
         projected, frozen = self.products()
-        rows = self.made[projected.input[0]]
-        source = self.made[rows.input[0]].input[0]
-        steps = tensor_steps(late, starts_at_zero=True)
-        means = writer.mean(source, [projected.input[2], projected.input[4]], steps)
-        writer.add(evidence, means, steps, frozen)
-        return grown
+        rows = self.producers[projected.input[0]]
+        source = self.producers[rows.input[0]].input[0]
+        params = choose_quant_params(late, starts_at_zero=True)
+        means = writer.mean(source, [projected.input[2], projected.input[4]], params)
+        writer.add(evidence, means, params, frozen)
+        return extended
 
     def _without_evidence(self) -> onnx.ModelProto:
         bare = onnx.ModelProto()
         bare.CopyFrom(self.model)
-        if PREFIX + "added" in self.made:
+        if PREFIX + "added" in self.producers:
             for part in (bare.graph.node, bare.graph.initializer):
                 for piece in [piece for piece in part if piece.name.startswith((PREFIX, "pooled"))]:
                     part.remove(piece)
@@ -130,7 +137,7 @@ class QuantizedGraph:
 
 
 class _EvidenceWriter:
-    """Appends the nodes of `Evidence` to an image graph."""
+    """Appends the nodes of an `Evidence` module to an image graph."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.graph = graph
@@ -140,7 +147,7 @@ class _EvidenceWriter:
         return PREFIX + name
 
     def halves(self, name: str, value: npt.NDArray[Any]) -> str:
-        """A constant that is kept in float16 and used in float32."""
+        """A constant that is stored in float16 and used in float32."""
         constant = self.constant(f"{name}_halves", value.astype(np.float16))
         return self.node("Cast", [constant], name, to=TensorProto.FLOAT)
 
@@ -149,19 +156,19 @@ class _EvidenceWriter:
         self.graph.node.append(helper.make_node(kind, inputs, names, name=names[0], **facts))
         return names[0]
 
-    def mean(self, source: str, source_steps: list[str], steps: Steps) -> str:
-        """N×C×h×w in integers -> its mean as rows, N×1×C."""
+    def mean(self, source: str, source_params: list[str], params: QuantParams) -> str:
+        """Mean of a quantised tensor: N×C×h×w -> quantised N×1×C."""
         after = [
-            self.constant("late_scale", np.array(steps.scale, np.float32)),
-            self.constant("late_zero", np.array(steps.zero, np.uint8)),
+            self.constant("late_scale", np.array(params.scale, np.float32)),
+            self.constant("late_zero", np.array(params.zero, np.uint8)),
         ]
-        inputs = [source, *source_steps, *after]
+        inputs = [source, *source_params, *after]
         self.node("QLinearGlobalAveragePool", inputs, "late", domain="com.microsoft", channels_last=0)
         shape = self.constant("rows", np.array([0, 1, -1], np.int64))
         return self.node("Reshape", ["evidence_late", shape], "late_rows")
 
     def product(self, name: str, rows: list[str], weight: Tensor, bias: Tensor) -> str:
-        """Rows in integers (tensor, scale, zero) times weight O×F, in floats."""
+        """Product of quantised rows (tensor, scale, zero) with quantised weights O×F, in float32."""
         scales = weight_scales(weight, torch.ones(weight.shape[1]), paired=True)
         whole = round_weight(weight / scales[:, None], paired=True).to(torch.int8).numpy()
         tensor, scale, zero = rows
@@ -181,8 +188,8 @@ class _EvidenceWriter:
         return [f"evidence_{part}" for part in parts]
 
     @torch.no_grad()
-    def add(self, evidence: Evidence, means: str, steps: Steps, frozen: onnx.NodeProto) -> None:
-        """`pooled` = `tokens_mean` + what the evidence says."""
+    def add(self, evidence: Evidence, means: str, params: QuantParams, frozen: onnx.NodeProto) -> None:
+        """Add `pooled` = `tokens_mean` + output of the evidence module."""
         features, width = evidence.classifier.in_features, evidence.out.out_features
         hidden, classes = evidence.out.in_features, evidence.classifier.out_features
         seen, inner = evidence.seen.weight, evidence.seen_hidden.weight
@@ -208,12 +215,14 @@ class _EvidenceWriter:
         self.node("Add", ["tokens_mean", "evidence_added"], "pooled")
 
     def words(self, evidence: Evidence, logits: str) -> None:
-        """The classes' logits N×1×C -> what their words add, N×1×(D+H)."""
+        """Class logits N×1×C -> their contribution, N×1×(D+H)."""
         names = self.halves("names", evidence.names.numpy())
         p = self.node("Softmax", [logits], "p", axis=-1)
-        floored = self.node("Max", [p, self.constant("floor", np.array(FLOOR, np.float32))], "p_floored")
+        floored = self.node(
+            "Max", [p, self.constant("floor", np.array(MIN_PROBABILITY, np.float32))], "p_floored"
+        )
         root = self.node("Sqrt", [floored], "p_root")
         parts = [self.node("MatMul", [x, names], name) for x, name in ((p, "p_names"), (root, "root_names"))]
         both = self.node("Concat", [*parts, root], "words", axis=-1)
-        weight = LOUDER * torch.cat([evidence.said.weight, evidence.said_hidden.weight])
+        weight = WORD_SCALE * torch.cat([evidence.said.weight, evidence.said_hidden.weight])
         self.node("MatMul", [both, self.halves("words_weight", weight.T.numpy())], "of_words")

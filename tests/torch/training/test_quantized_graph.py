@@ -1,4 +1,4 @@
-"""`anytag.torch.training.quantized`: an integer image graph, cut to its means, and with evidence."""
+"""`anytag.torch.training.quantized_graph`: an int8 image graph, cut to pooled features, and with evidence."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from anytag.torch.export.static_int8.quantize import quantize_image_graph
 from anytag.torch.nn.configs import EvidenceConfig
 from anytag.torch.nn.evidence import Evidence
 from anytag.torch.nn.network import TagNetwork
-from anytag.torch.training.quantized import QuantizedGraph
+from anytag.torch.training.quantized_graph import QuantizedGraph
 from scripts.float_weights import read_evidence
 from tests.networks import TINY, tiny_network
 
@@ -45,7 +45,7 @@ def integers(network: TagNetwork, pixels: np.ndarray, tmp_path_factory: pytest.T
 
 @pytest.fixture
 def evidence(network: TagNetwork) -> Evidence:
-    """Lively: every part says something."""
+    """An evidence module all of whose parts contribute."""
     torch.manual_seed(0)
     made = Evidence(CLASSES, network.encoder.backbone.width, TINY.width).requires_grad_(False)
     for parameter in made.parameters():
@@ -55,7 +55,7 @@ def evidence(network: TagNetwork) -> Evidence:
 
 
 def means(network: TagNetwork, pixels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the network in floats makes of photos: means of the last features and of the memory."""
+    """Pooled features of both branches of the float network."""
     encoder = network.encoder
     seen = (torch.from_numpy(pixels).float() - encoder.mean) / encoder.std
     with torch.no_grad():
@@ -119,7 +119,7 @@ def test_evidence_is_read_back_in_floats(
     read = Evidence(CLASSES, network.encoder.backbone.width, TINY.width)
     state = {
         name: torch.tensor(w)
-        for name, w in read_evidence(QuantizedGraph(tmp_path / "image.onnx").known).items()
+        for name, w in read_evidence(QuantizedGraph(tmp_path / "image.onnx").constants).items()
     }
     kept = {name: w for name, w in evidence.state_dict().items() if name not in state}
     read.load_state_dict({**kept, **state})
@@ -144,5 +144,5 @@ def test_pooled_from_means_is_pooled_from_tokens(evidence: Evidence, pixels: np.
 
 def test_a_graph_of_floats_is_no_start(network: TagNetwork, tmp_path: Path) -> None:
     export_image_graph(network.encoder, tmp_path / "image.onnx", size=TINY.size)
-    with pytest.raises(ModelError, match="is not an image graph in int8"):
+    with pytest.raises(ModelError, match="is not an int8 image graph"):
         QuantizedGraph(tmp_path / "image.onnx")

@@ -1,4 +1,4 @@
-"""What a model folder stores of its tags: read to learn from, made again from what was learned."""
+"""The tags of a model folder: read them for fine-tuning, and make a query bank of the result."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ _RECIPES = {"tag2text": "tag2text-14m-384", "ram": "ram-14m-384", "ram-plus": "r
 
 
 @dataclass(frozen=True, eq=False)
-class Stored:
-    """The tags of a model folder: vocabulary, queries and the encoder of words."""
+class StoredTags:
+    """The tags of a model folder: vocabulary, queries and text encoder."""
 
     vocabulary: Vocabulary
     bank: Bank
     words: StaticTextEncoder
 
     @classmethod
-    def read(cls, folder: ModelFolder) -> Stored:
-        """Those of a folder of the family mini.
+    def read(cls, folder: ModelFolder) -> StoredTags:
+        """Read the tags of a folder of the family mini.
 
         Raises:
-            ModelError: another family, or a file cannot be read.
+            ModelError: the folder is of another family, or a file cannot be read.
         """
         if folder.card.family != "mini" or folder.card.text is None:
             raise ModelError(
-                f"{folder.path} is of the family {folder.card.family!r}; only models of the family 'mini' "
-                f"learn tags so. Type: anytag train {_RECIPES.get(folder.card.family, 'RECIPE')} "
+                f"{folder.path} is of the family {folder.card.family!r}; anytag finetune supports only the "
+                f"family 'mini'. Type: anytag train {_RECIPES.get(folder.card.family, 'RECIPE')} "
                 f"start={folder.path} --data FILE --output FOLDER"
             )
         vocabulary = Vocabulary.read(folder.file("vocabulary.jsonl"))
@@ -54,12 +54,12 @@ class Stored:
         return cls(vocabulary, bank, StaticTextEncoder.from_folder(folder.text))
 
     def rows(self, tags: Vocabulary) -> Floats:
-        """How the tags are asked before they learn: trained queries of known ids, else their names.
+        """Initial query rows of tags: trained rows for known ids, otherwise the projected name.
 
-        A name that the encoder does not know, in another script say, begins as the mean of all tags.
+        A name that the encoder does not know, such as one in another script, starts as the mean of all tags.
 
         Returns:
-            float32 K×P×D; a tag with fewer than P rows ends in zeros.
+            float32 K×P×D; a tag with fewer than P rows is padded with zeros.
         """
         rows = np.zeros((len(tags), *self.bank.rows.shape[1:]), np.float32)
         for row, tag in zip(rows, tags, strict=True):
@@ -72,7 +72,7 @@ class Stored:
         return rows[:, :used]
 
     def knows(self, name: str) -> bool:
-        """Whether a tag of this name can be asked before it is learned."""
+        """Whether a tag of this name can be scored without training."""
         return self.vocabulary.find(name) is not None or self._name(name) is not None
 
     def _name(self, name: str) -> Floats | None:
@@ -84,46 +84,46 @@ class Stored:
 
     @cached_property
     def _mean(self) -> Floats:
-        """Of the first rows of some tags: D."""
+        """Mean of the first rows of some tags: D."""
         some = self.bank.queries(np.arange(min(256, len(self.vocabulary))))
         mean: Floats = some[:, 0].mean(0)
         return mean
 
     def joined(self, new: Bank, vocabulary: Vocabulary) -> tuple[Bank, Vocabulary]:
-        """The old tags in their places, those of `vocabulary` learned anew, and then what is new in it."""
+        """Merge new tags into the old ones: known tags are replaced in place, others are appended."""
         tags: list[Tag] = list(self.vocabulary)
-        places = []
+        positions = []
         for tag in vocabulary:
             known = tag.id in self.vocabulary
-            places.append(self.vocabulary.index(tag.id) if known else len(tags))
+            positions.append(self.vocabulary.index(tag.id) if known else len(tags))
             if known:
-                tags[places[-1]] = replace(self.vocabulary[tag.id], threshold=tag.threshold)
+                tags[positions[-1]] = replace(self.vocabulary[tag.id], threshold=tag.threshold)
             else:
                 tags.append(tag)
         parts = {
-            name: _put(getattr(self.bank, name), getattr(new, name), places, count=len(tags))
+            name: _put(getattr(self.bank, name), getattr(new, name), positions, count=len(tags))
             for name in ("rows", "scale", "coarse", "line")
         }
         return Bank(**parts), Vocabulary(tags)
 
 
-def _put(old: Array, new: Array, places: list[int], *, count: int) -> Array:
-    """`old` grown to `count` rows, with `new` at its places; a second axis too short ends in zeros."""
+def _put(old: Array, new: Array, positions: list[int], *, count: int) -> Array:
+    """`old` extended to `count` rows, with `new` at its positions; the second axis is padded with zeros."""
     width = max(old.shape[1], new.shape[1])
     out = np.zeros((count, width, *old.shape[2:]), old.dtype)
     out[: len(old), : old.shape[1]] = old
-    out[places] = 0
-    out[places, : new.shape[1]] = new
+    out[positions] = 0
+    out[positions, : new.shape[1]] = new
     return out
 
 
 def make_bank(decoder: FoldedDecoder, rows: Floats, lines: Floats, *, known: Platt) -> Bank:
-    """A bank of float32 K×P×D rows, the first pass made from the rows as they are stored.
+    """Make a bank of rows float32 K×P×D; the first pass is computed from the quantised rows.
 
     Args:
         lines: K×2, slope and bias of each tag's logit.
-        known: the card's line, which comes before each tag's own. The first pass compares logits without
-            any line, so the tags get there what would make the same log-odds with this one.
+        known: the card's calibration, which is applied before that of each tag. The first pass compares
+            uncalibrated logits, so its rows include the part of `lines` that `known` does not have.
     """
     stored, scales = quantized(rows)
     back = torch.from_numpy(stored * scales)
@@ -137,7 +137,7 @@ def make_bank(decoder: FoldedDecoder, rows: Floats, lines: Floats, *, known: Pla
 
 
 def keep_descriptions(file: Path, vocabulary: Vocabulary) -> None:
-    """Rewrites descriptions.jsonl, if there is one, with the lines of the tags that the vocabulary has."""
+    """Remove the lines of other tags than the vocabulary's from descriptions.jsonl, if it exists."""
     if not file.is_file():
         return
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)

@@ -1,4 +1,4 @@
-"""A fine-tuned model against its base, both asked as users ask them, on photos that taught neither."""
+"""Compare a fine-tuned model with its base on held-out photos."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from anytag.tagger import Tagger
 from anytag.torch.training.labels import Labels
 from anytag.vocabulary import Vocabulary
 
-TIE = 0.002
-"""A smaller loss is none."""
+TOLERANCE = 0.002
+"""Smaller decreases of a figure are ignored."""
 
 
-def judge(
+def compare_models(
     base: Path,
     tuned: Path,
     photos: Sequence[Path],
@@ -30,17 +30,17 @@ def judge(
     keep_old: bool,
     knows: Callable[[str], bool] = lambda name: True,
 ) -> dict[str, Any]:
-    """Figures for the card.
+    """Measure both models, for the card.
 
     Args:
         base, tuned: model folders.
-        photos: held out.
-        labels: of these photos.
-        keep_old: whether the base's tags are in `tuned` too.
-        knows: whether the base can be asked a tag of this name; others score 0 before.
+        photos: held-out photos.
+        labels: labels of these photos.
+        keep_old: whether `tuned` has the base's tags too.
+        knows: whether the base can score a custom tag of this name; other tags score 0 "before".
 
     Returns:
-        "photos", "before" (the base, asked with the tags as own words), "after", and "old tags".
+        "photos", "before" (the base with the names as custom tags), "after", and "old tags".
     """
     if not photos:
         return {"photos": 0}
@@ -48,42 +48,44 @@ def judge(
     custom_tags = [CustomTag(tag.name) for tag in labels.vocabulary if knows(tag.name)]
     names = [tag.name for tag in labels.vocabulary]
     ids = [tag.id for tag in labels.vocabulary]
-    own = _scores(list(before.tag_many(photos, custom_tags)) if custom_tags else [], names, by_name=True)
+    custom = _scores(list(before.tag_many(photos, custom_tags)) if custom_tags else [], names, by_name=True)
     results = list(after.tag_many(photos, threshold=0))
     learned = _scores(results, ids)
     predicted = _scores(list(after.tag_many(photos)), ids) > 0
     figures: dict[str, Any] = {
         "photos": len(photos),
-        "before": _ranked(own, labels) if custom_tags else {},
-        "after": _ranked(learned, labels) | _given(predicted, labels),
+        "before": _ranking_figures(custom, labels) if custom_tags else {},
+        "after": _ranking_figures(learned, labels) | _threshold_figures(predicted, labels),
     }
     if keep_old:
-        figures["old tags"] = compare_old(before, after, photos, _untouched(before.vocabulary, ids))
+        figures["old tags"] = compare_kept_tags(before, after, photos, _unchanged(before.vocabulary, ids))
     return figures
 
 
-def worse(figures: Mapping[str, Any]) -> str:
-    """What speaks against the learned tags on the held-out photos, in a sentence; "" where nothing does."""
+def regression_warning(figures: Mapping[str, Any]) -> str:
+    """A warning if the learned tags are worse than the base on the held-out photos; "" if they are not."""
     before, after = figures.get("before", {}), figures.get("after", {})
-    names = [name for name in ("mAP", "top-1") if after.get(name, 0) < before.get(name, 0) - TIE]
+    names = [name for name in ("mAP", "top-1") if after.get(name, 0) < before.get(name, 0) - TOLERANCE]
     if not names:
         return ""
     drops = ", ".join(f"{name} {after[name]:.3f} against {before[name]:.3f}" for name in names)
     return (
-        f"On photos held out the learned tags are worse than your words alone ({drops}): give more photos of "
-        "each tag, or ask the base by your words (anytag tag --tags-from FILE)."
+        f"On held-out photos the learned tags are worse than the base with your tag names ({drops}): give "
+        "more photos of each tag, or use the base with custom tags (anytag tag --tags-from FILE)."
     )
 
 
-def _untouched(old: Vocabulary, learned: Sequence[str]) -> Vocabulary:
-    """Old tags that were not learned anew, nor are broader than one that was: a broader tag follows those."""
-    again = {old.index(key) for key in learned if key in old}
-    above = again.union(*(old.broader[number] for number in again))
-    return Vocabulary(tag for number, tag in enumerate(old) if number not in above)
+def _unchanged(old: Vocabulary, learned: Sequence[str]) -> Vocabulary:
+    """Old tags that were not learned again and are not broader than one that was, on which they depend."""
+    relearned = {old.index(key) for key in learned if key in old}
+    affected = relearned.union(*(old.broader[number] for number in relearned))
+    return Vocabulary(tag for number, tag in enumerate(old) if number not in affected)
 
 
-def compare_old(before: Tagger, after: Tagger, photos: Sequence[Path], old: Vocabulary) -> dict[str, Any]:
-    """Whether the base's tags still say the same: scores of all of them, and which are given by default."""
+def compare_kept_tags(
+    before: Tagger, after: Tagger, photos: Sequence[Path], old: Vocabulary
+) -> dict[str, Any]:
+    """Compare scores and predictions of the base's tags before and after fine-tuning."""
     one, other = (_scores(list(tagger.tag_many(photos, threshold=0)), old.ids) for tagger in (before, after))
     sets = [
         [{tag.id for tag in tags.tags if tag.id in old} for tags in tagger.tag_many(photos)]
@@ -100,7 +102,7 @@ def compare_old(before: Tagger, after: Tagger, photos: Sequence[Path], old: Voca
 
 
 def _scores(results: Sequence[TagResult], names: Sequence[str], *, by_name: bool = False) -> Doubles:
-    """N×K scores of the wanted tags; 0 where a photo has none."""
+    """Scores N×K of the tags; 0 where a result does not have a tag."""
     column = {key: number for number, key in enumerate(names)}
     scores = np.zeros((len(results), len(names)))
     for row, result in zip(scores, results, strict=True):
@@ -111,17 +113,17 @@ def _scores(results: Sequence[TagResult], names: Sequence[str], *, by_name: bool
     return scores
 
 
-def _ranked(scores: Doubles, labels: Labels) -> dict[str, float]:
+def _ranking_figures(scores: Doubles, labels: Labels) -> dict[str, float]:
     present = labels.present > 0.5
     mean, counted = mean_average_precision(scores, present) if present.any() else (0.0, 0)
     figures = {"mAP": round(mean, 4), "tags": counted}
-    if labels.known == "classes":
+    if labels.kind == "classes":
         figures["top-1"] = round(top_k_accuracy(scores, present.argmax(1), 1), 4)
     return figures
 
 
-def _given(predicted: npt.NDArray[np.bool_], labels: Labels) -> dict[str, float]:
-    """Precision, recall and F1 over all tags, as the model gives them by default."""
+def _threshold_figures(predicted: npt.NDArray[np.bool_], labels: Labels) -> dict[str, float]:
+    """Precision, recall and F1 over all tags, at the model's thresholds."""
     present = labels.present > 0.5
     right = int((predicted & present).sum())
     precision, recall = right / max(1, int(predicted.sum())), right / max(1, int(present.sum()))
