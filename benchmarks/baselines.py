@@ -1,8 +1,8 @@
-"""What a user would pick instead: CLIP image encoders of open_clip as ONNX, and a dot product per tag.
+"""Baselines of the speed benchmark: CLIP image encoders of open_clip as ONNX, and a dot product per tag.
 
-Weights are random, which does not change the time. `python baselines.py FOLDER` exports the graphs;
-it needs `pip install open_clip_torch onnx onnxscript`. The benchmark runs that in a process of its own, so
-that torch does not share the process that is measured.
+Weights are random, which does not change the time. `python baselines.py FOLDER` exports the graphs; it needs
+`pip install open_clip_torch onnx onnxscript`. The benchmark runs the export in a subprocess, so that torch
+is not loaded in the measured process.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class Baseline:
-    """An image encoder of open_clip, by its name there, and the side of its square in pixels."""
+    """An image encoder of open_clip, by its name there, and the side of its input in pixels."""
 
     name: str
     size: int
@@ -32,12 +32,12 @@ BASELINES = (Baseline("ViT-B-32", 224), Baseline("MobileCLIP2-S0", 256))
 
 
 def missing() -> list[str]:
-    """What to install before `export` works."""
+    """Return the packages to install before `export` works."""
     return [package for module, package in NEEDS.items() if find_spec(module) is None]
 
 
 def export(folder: Path) -> dict[Baseline, Path]:
-    """Graphs of the baselines in `folder`, made where missing.
+    """Return the graphs of the baselines in `folder`, exporting those that are missing.
 
     Each maps `pixels` uint8 8×3×S×S to `image` float32 8×512, of unit length.
     """
@@ -55,7 +55,7 @@ def _export(baseline: Baseline, path: Path) -> None:
     open_clip: Any = import_module("open_clip")  # has no types
 
     class Encoder(torch.nn.Module):
-        """Normalises inside of the graph, as anytag's graph does, so that neither pays for it outside."""
+        """Normalises inside the graph, as anytag's graph does, so that both are measured with it."""
 
         mean: torch.Tensor
         std: torch.Tensor
@@ -69,8 +69,8 @@ def _export(baseline: Baseline, path: Path) -> None:
             self.register_buffer("std", 255 * torch.tensor(model.visual.image_std or 1.0).view(-1, 1, 1))
 
         def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-            seen = self.visual((pixels.float() - self.mean) / self.std)
-            return torch.nn.functional.normalize(seen, dim=-1)
+            vectors = self.visual((pixels.float() - self.mean) / self.std)
+            return torch.nn.functional.normalize(vectors, dim=-1)
 
     pixels = torch.zeros(BATCH, 3, baseline.size, baseline.size, dtype=torch.uint8)
     torch.onnx.export(

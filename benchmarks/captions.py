@@ -1,10 +1,10 @@
-"""Captions of the embedded model on Flickr8k's 1,000 test photos, five sentences of people each.
+"""Captions of the embedded model on Flickr8k's 1,000 test photos, with five reference sentences each.
 
     PYTHONPATH=. python benchmarks/captions.py ROWS [MODEL_FOLDER] [--photos 1000]
 
-Three rows: without any tag, as the model does it by default, and guided by up to three tags that one person's
-sentence names, with the share of them that the captions name too. (The guided row flatters: its tags come
-from a sentence that it is compared with.) BLEU and CIDEr are those of COCO's evaluation code.
+Three rows: without guiding tags, with the model's default settings, and guided by up to three tags that one
+reference sentence mentions, with the share of them that the captions mention too. (The guided row is
+optimistic: its tags come from one of the references.) BLEU and CIDEr are those of COCO's evaluation code.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from anytag.captioner import Captioner
 from anytag.data.rows import read_rows, select
-from scripts.release_captions import NOTHING, CaptionEvaluator
+from scripts.release_captions import NO_GUIDANCE, CaptionEvaluator
 
 
 def main() -> None:
@@ -31,12 +31,12 @@ def main() -> None:
     rows = [row for row in select(read_rows(args.rows), split="test") if row.captions][: args.photos]
     evaluator, spec = CaptionEvaluator(captioner, rows, args.rows.parent), captioner.spec
     requested_tags = evaluator.requested_tags()
-    print("| guided by | BLEU-1 | BLEU-4 | CIDEr | METEOR | asked tags said | ms a photo |")
+    print("| guided by | BLEU-1 | BLEU-4 | CIDEr | METEOR | requested tags mentioned | ms per photo |")
     print("|---|---|---|---|---|---|---|")
     kinds = {
-        "nothing": (replace(spec, guide=NOTHING, support=0.0), None),
-        "what the card says": (spec, None),
-        "up to three tags of one person": (spec, requested_tags),
+        "no tags": (replace(spec, guide=NO_GUIDANCE, support=0.0), None),
+        "the card's settings": (spec, None),
+        "up to three tags of one reference": (spec, requested_tags),
     }
     for name, (numbers, tags) in kinds.items():
         start = time.perf_counter()
@@ -44,8 +44,8 @@ def main() -> None:
         speed = 1000 * (time.perf_counter() - start) / len(rows)
         found = evaluator.score(texts)
         figures = [found[key] for key in ("BLEU-1", "BLEU-4", "CIDEr", "METEOR")]
-        said = f"{evaluator.obeyed(texts, requested_tags):.1%}" if tags else ""
-        print(f"| {name} | {' | '.join(f'{one:.1f}' for one in figures)} | {said} | {speed:.0f} |")
+        mentioned = f"{evaluator.mentioned_share(texts, requested_tags):.1%}" if tags else ""
+        print(f"| {name} | {' | '.join(f'{one:.1f}' for one in figures)} | {mentioned} | {speed:.0f} |")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,17 @@
-"""What each step of the data engine gains: parsed, generated, cleaned (the table of RAM, section 4.3).
+"""The gain of each step of the data engine: parsed, generated, cleaned (the table of RAM, section 4.3).
 
     python benchmarks/data_engine.py ROWS CACHE [--split train] [--photos N]
 
-ROWS is rows.jsonl of scripts/prepare_data.py, CACHE what `anytag train mini --cache CACHE` made of it.
-Of each Flickr8k photo only one caption is known. `parse` reads its tags; `generate` adds what the embedded
-model sees; `clean` takes away what contradicts the picture. On each of the three label sets the same
-student learns (a linear probe on frozen features), and is judged by all five captions of the 1,000 test
-photos.
+ROWS is rows.jsonl of scripts/prepare_data.py, CACHE the folder of `anytag train mini --cache CACHE`.
+Only one caption of each Flickr8k photo is used. `parse` reads its tags; `generate` adds the tags that the
+embedded model finds; `clean` removes those that contradict the photo. The same student (a linear probe on
+frozen features) is trained on each of the three label sets, and evaluated against all five captions of the
+1,000 test photos.
 
-The embedded model learned from all captions of the train photos; the dev photos (--split dev) taught it
-nothing, but its scores and thresholds were fitted to their captions.
-With --wrong 0.3 a share of the photos has the caption of another photo, as on the web.
-A probe that learns from all five captions is the reference. Precision and recall are those of the labels
+The embedded model was trained on all captions of the train photos; the dev photos (--split dev) were not
+used in training, but its scores and thresholds were fitted to their captions.
+With --wrong 0.3 a share of the photos gets the caption of another photo, as happens on the web.
+A probe trained on all five captions is the reference. Precision and recall are those of the labels
 themselves, against all five captions.
 """
 
@@ -40,34 +40,34 @@ Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 
 RESAMPLES = 200
-AT_LEAST = 10  # test photos that show a tag, for it to be judged
+AT_LEAST = 10  # test photos that show a tag, for it to be evaluated
 
 
 def pooled_features(folder: Path) -> npt.NDArray[np.float16]:
-    """The teacher's features of all photos, in the rows' order: N×F; the rest of the cache is not read."""
+    """Return the teacher's features of all photos in the order of the rows: N×F; nothing else is read."""
     cache = open_cache(folder)
     pooled: npt.NDArray[np.float16] = cache.array("pooled")[np.argsort(cache.array("photo"))]
     return pooled
 
 
 def labels(sets: Iterable[set[int]], columns: npt.NDArray[np.int64], tags: int) -> Bools:
-    """Sets of columns -> N×K bool, of the chosen columns."""
+    """Convert sets of columns to N×K bool, of the chosen columns."""
     chosen = list(sets)
     present = np.zeros((len(chosen), tags), bool)
-    for row, said in zip(present, chosen, strict=True):
-        row[sorted(said)] = True
+    for row, indices in zip(present, chosen, strict=True):
+        row[sorted(indices)] = True
     return present[:, columns]
 
 
-def judge(
-    train: npt.NDArray[np.float16], said: Bools, test: npt.NDArray[np.float16], truth: Bools
+def evaluate(
+    train: npt.NDArray[np.float16], present: Bools, test: npt.NDArray[np.float16], truth: Bools
 ) -> npt.NDArray[np.float64]:
-    """mAP on the test photos of a probe that learned what was said, silence being absence.
+    """Return the mAP on the test photos of a probe trained on `present`; a missing label counts as absent.
 
     Returns:
         of all photos, then of 200 resamples of them.
     """
-    probe = train_probe(train, said.astype(np.float32), np.ones(said.shape, np.float32))
+    probe = train_probe(train, present.astype(np.float32), np.ones(present.shape, np.float32))
     with torch.no_grad():
         scores = probe(torch.from_numpy(test.astype(np.float32))).numpy()
     resampled = resampled_average_precision(scores, truth, resamples(len(test), RESAMPLES))
@@ -75,34 +75,35 @@ def judge(
     return np.concatenate([[whole], np.nanmean(resampled, axis=1)])
 
 
-def line(name: str, said: Bools, known: Bools, score: npt.NDArray[np.float64], gain: str) -> str:
-    """One label set: tags a photo, share of them that all captions name, share of those that are in, mAP."""
-    right = (said & known).sum()
+def line(name: str, present: Bools, known: Bools, score: npt.NDArray[np.float64], gain: str) -> str:
+    """Return the table row of a label set: tags per photo, precision, recall, mAP, gain."""
+    right = (present & known).sum()
     return (
-        f"| {name} | {said.sum(1).mean():.2f} | {right / said.sum():.3f} | {right / known.sum():.3f} "
+        f"| {name} | {present.sum(1).mean():.2f} | {right / present.sum():.3f} | {right / known.sum():.3f} "
         f"| {100 * score[0]:.2f} | {gain} |"
     )
 
 
 def gained(score: npt.NDArray[np.float64], before: npt.NDArray[np.float64]) -> str:
-    """A difference of mAP in points, and its 95 % interval over resampled photos."""
+    """Return the difference of mAP in points, and its 95 % interval over resampled photos."""
     points = 100 * (score - before)
     low, high = np.quantile(points[1:], (0.025, 0.975))
     return f"{points[0]:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
 def one_caption(rows: Sequence[Row], *, wrong: float) -> list[Row]:
-    """The rows with their first caption each; a share of them has that of another photo, as on the web."""
+    """Return the rows with one caption each: the first, or another photo's for the share `wrong`."""
     random = np.random.default_rng(0)
     others = random.permutation(len(rows))[: round(wrong * len(rows))]
-    told = dict(zip(others.tolist(), np.roll(others, 1).tolist(), strict=True))
+    swapped = dict(zip(others.tolist(), np.roll(others, 1).tolist(), strict=True))
     return [
-        replace(row, captions=rows[told.get(number, number)].captions[:1]) for number, row in enumerate(rows)
+        replace(row, captions=rows[swapped.get(number, number)].captions[:1])
+        for number, row in enumerate(rows)
     ]
 
 
 def engine(rows: Sequence[Row], root: str, tagger: Tagger, config: CleanConfig) -> dict[str, list[Row]]:
-    """The rows after each step."""
+    """Return the rows after each step."""
     steps = {"parsed": list(parse(rows, Labeler(tagger.vocabulary)))}
     for name in ("generated", "cleaned"):
         start, before = time.perf_counter(), list(steps.values())[-1]
@@ -112,7 +113,7 @@ def engine(rows: Sequence[Row], root: str, tagger: Tagger, config: CleanConfig) 
             else clean(before, root, tagger, config=config)
         )
         steps[name] = list(made)
-        print(f"{name}: {1000 * (time.perf_counter() - start) / len(rows):.1f} ms a photo", flush=True)
+        print(f"{name}: {1000 * (time.perf_counter() - start) / len(rows):.1f} ms per photo", flush=True)
     return steps
 
 
@@ -123,11 +124,13 @@ def main() -> None:
     parser.add_argument("rows", type=Path)
     parser.add_argument("cache", type=Path)
     parser.add_argument("--split", default="train", choices=["train", "dev"])
-    parser.add_argument("--judge", default="test", choices=["test", "dev"], help="the photos that judge")
-    parser.add_argument("--photos", type=int, help="only so many of the split")
-    parser.add_argument("--model", help="which labels; the embedded one by default")
     parser.add_argument(
-        "--wrong", type=float, default=0.0, help="share of photos that get the caption of another"
+        "--judge", default="test", choices=["test", "dev"], help="the photos of the evaluation"
+    )
+    parser.add_argument("--photos", type=int, help="use only the first N photos of the split")
+    parser.add_argument("--model", help="the model whose scores are used (the embedded one by default)")
+    parser.add_argument(
+        "--wrong", type=float, default=0.0, help="share of photos that get another photo's caption"
     )
     parser.add_argument("--seen", type=float, default=CleanConfig.seen)
     parser.add_argument("--outliers", type=float, default=CleanConfig.outliers)
@@ -143,26 +146,28 @@ def main() -> None:
     every = np.arange(len(tagger.vocabulary))
     truth = labels((labeler.captions(rows[n].captions) for n in test), every, len(every))
     columns = np.flatnonzero(truth.sum(0) >= AT_LEAST)
-    told = one_caption([rows[number] for number in train], wrong=args.wrong)
+    captioned = one_caption([rows[number] for number in train], wrong=args.wrong)
     config = CleanConfig(seen=args.seen, outliers=args.outliers)
     sets = {
         name: [labeler.labels(row.tags) for row in made]
-        for name, made in engine(told, str(args.rows.parent), tagger, config).items()
+        for name, made in engine(captioned, str(args.rows.parent), tagger, config).items()
     }
     sets["five captions"] = [labeler.captions(rows[number].captions) for number in train]
     known = labels(sets["five captions"], columns, len(every))
     print(
-        f"{len(train)} photos of {args.split}, {len(columns)} tags, judged by {len(test)} of {args.judge}\n"
+        f"{len(train)} photos of {args.split}, {len(columns)} tags, "
+        f"evaluated on {len(test)} of {args.judge}\n"
     )
     print(
-        "| labels | tags a photo | precision | recall | mAP % | against parsed |\n|---|---|---|---|---|---|"
+        "| labels | tags per photo | precision | recall | mAP % | gain over parsed |\n"
+        "|---|---|---|---|---|---|"
     )
     first = None
     for name, chosen in sets.items():
-        said = labels(chosen, columns, len(every))
-        score = judge(pooled[train], said, pooled[test], truth[:, columns])
+        present = labels(chosen, columns, len(every))
+        score = evaluate(pooled[train], present, pooled[test], truth[:, columns])
         first = score if first is None else first
-        print(line(name, said, known, score, gained(score, first)), flush=True)
+        print(line(name, present, known, score, gained(score, first)), flush=True)
 
 
 if __name__ == "__main__":

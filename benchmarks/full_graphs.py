@@ -1,8 +1,8 @@
-"""All graphs of a published family at its full size, random weights: equal to torch, and at what cost?
+"""Export of all graphs of a published family at full size, random weights: accuracy against torch, and cost.
 
     python benchmarks/full_graphs.py examples/photos --family ram --work FOLDER
 
-Each step is a process of its own. The export itself compares every graph with the network at batch 1 and 3.
+Each step runs in a subprocess. The export itself compares every graph with the network at batch 1 and 3.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Facts = dict[str, Any]
 
 
 def make(family: str, work: Path, pictures: list[Path]) -> Facts:
-    """The folder, with thresholds that some tags pass."""
+    """Make the model folder, with thresholds that some tags reach."""
     import torch
 
     from anytag import Tagger
@@ -54,7 +54,7 @@ def make(family: str, work: Path, pictures: list[Path]) -> Facts:
 
 
 def export(precision: str, work: Path, pictures: list[Path]) -> Facts:
-    """Graphs, made from the network or from those in float32, beside the network."""
+    """Export the graphs, or quantize those in float32, and compare them with the network."""
     from anytag.models.card import Card
     from anytag.models.folder import write_card
     from anytag.torch.export.accuracy_cost import measure_cost
@@ -73,19 +73,21 @@ def export(precision: str, work: Path, pictures: list[Path]) -> Facts:
 
 
 def caption(way: str, work: Path, picture: Path) -> Facts:
-    """CPU seconds of a caption of 30 wordpieces by three beams, and of single wordpieces."""
+    """Measure the CPU seconds of a caption of 30 wordpieces with three beams, and of single wordpieces."""
     from anytag import Captioner
 
     folder = work / ("float32" if way == TORCH else way)
     exact = "float32" if way == TORCH else None
     captioner = Captioner.load(folder, device="cpu", threads=1, precision=exact)  # type: ignore[arg-type]
-    seen = captioner.tagger.encode(picture)
+    encoding = captioner.tagger.encode(picture)
     options: Facts = {"beams": 3, "min_length": 30, "max_length": 30}
     words = [f"word{n}" for n in range(9)]
-    text = captioner.write([seen], words, **options)[0].text
-    whole = min(measure.of_function(lambda: captioner.write([seen], words, **options)).cpu for _ in range(3))
+    text = captioner.write([encoding], words, **options)[0].text
+    whole = min(
+        measure.of_function(lambda: captioner.write([encoding], words, **options)).cpu for _ in range(3)
+    )
     ids = np.array([captioner.pieces.prompt(captioner.spec.prompt + text)])
-    writer = captioner.writer([seen], [words])
+    writer = captioner.writer([encoding], [words])
     _, state = writer.start(ids[:, :2])
     steps = []
     for column in ids.T[2:]:
@@ -97,19 +99,22 @@ def caption(way: str, work: Path, picture: Path) -> Facts:
 
 
 def report(found: dict[str, Facts]) -> str:
-    """The tables."""
+    """Return the tables as Markdown."""
     lines = [
         "| graphs | MB | largest logit difference | tags that flip | in captions | captions that change |"
     ]
     lines.append("|---|---:|---:|---:|---:|---:|")
     for precision in PRECISIONS:
         facts = found[f"export {precision}"]
-        said = facts["captions"]
+        captions = facts["captions"]
         megabytes = " + ".join(f"{facts['bytes'][one] / 1e6:.0f}" for one in sorted(facts["bytes"]))
         flips = f"{facts['flips']:.2%} of {facts['given']}"
-        changed = f"{said['largest']:.1e} | {said['changed']:.0%} of {said['photos']}"
+        changed = f"{captions['largest']:.1e} | {captions['changed']:.0%} of {captions['photos']}"
         lines.append(f"| {precision} | {megabytes} | {facts['largest']:.1e} | {flips} | {changed} |")
-    lines += ["", "| captions by | CPU s a caption | ms a wordpiece, early | late | text read again |"]
+    lines += [
+        "",
+        "| captions by | CPU s per caption | ms per wordpiece, early | late | start with the whole text |",
+    ]
     lines.append("|---|---:|---:|---:|---:|")
     for way in (TORCH, *PRECISIONS):
         facts = found[f"caption {way}"]
@@ -129,7 +134,7 @@ def main() -> None:
     parser.add_argument("photos", type=Path, help="folder of photos")
     parser.add_argument("--family", choices=("tag2text", "ram"), default="ram")
     parser.add_argument(
-        "--work", type=Path, required=True, help="An empty or new folder; its files are removed."
+        "--work", type=Path, required=True, help="a folder that does not exist yet; removed at the end"
     )
     parser.add_argument("--count", type=int, default=3, help="photos [3]")
     parser.add_argument("--step", help=argparse.SUPPRESS)
@@ -153,9 +158,9 @@ def main() -> None:
 
 def _child(step: str) -> Facts:
     command = [sys.executable, *sys.argv, "--step", step]
-    told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    print(f"{step}: {told.strip()}", file=sys.stderr)
-    facts: Facts = json.loads(told.splitlines()[-1])
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    print(f"{step}: {output.strip()}", file=sys.stderr)
+    facts: Facts = json.loads(output.splitlines()[-1])
     return facts
 
 

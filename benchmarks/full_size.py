@@ -1,10 +1,10 @@
-"""A checkpoint of released size, random weights: converted, loaded, run on one photo, converted back.
+"""A checkpoint of published size with random weights: converted, loaded, run on one photo, converted back.
 
     python benchmarks/full_size.py --family ram-plus --work FOLDER
 
-Each step is a process of its own, so that its peak of memory is its own. The checkpoint has every tensor of
-the released file (`tests/torch/checkpoints/test_checkpoints.py` holds the shapes against the manifests) and
-the optimizer's state, as training writes it: 7 GB of disk for RAM++.
+Each step runs in a subprocess, so that its peak memory is measured separately. The checkpoint has every
+tensor of the published file (`tests/torch/checkpoints/test_checkpoints.py` checks the shapes against the
+manifests) and the optimizer's state, as training writes it: 7 GB of disk for RAM++.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Facts = dict[str, Any]
 
 
 def make(family: str, work: Path) -> Facts:
-    """Writes the checkpoint and the lists it needs."""
+    """Write the checkpoint and the lists it needs."""
     import torch
 
     tensors, learned = released(family)
@@ -42,7 +42,7 @@ def make(family: str, work: Path) -> Facts:
 
 
 def released(family: str) -> tuple[Facts, list[Any]]:
-    """Every tensor of the released file by its name, with random weights; and those that were trained."""
+    """Return every tensor of the published file by name, with random weights; and the trained ones."""
     import torch
 
     from anytag.torch.checkpoints.verify import plan
@@ -58,7 +58,7 @@ def released(family: str) -> tuple[Facts, list[Any]]:
 
 
 def _random(name: str, shape: tuple[int, ...], random: Any) -> Any:
-    """Weights that keep a signal's size, so that logits differ from each other."""
+    """Return weights that preserve the size of signals, so that logits differ from each other."""
     import torch
 
     if "norm" in name.lower() and name.endswith("weight"):
@@ -90,7 +90,7 @@ def convert(family: str, work: Path, precision: str) -> Facts:
 
 
 def run(family: str, work: Path, precision: str) -> Facts:
-    """Loads the folder and scores one photo with all tags."""
+    """Load the folder and score one photo with all tags."""
     import numpy as np
     import torch
 
@@ -115,7 +115,7 @@ def back(family: str, work: Path) -> Facts:
 
 
 def compare(family: str, work: Path) -> Facts:
-    """Tensors that the way there and back has changed; what float16 does to logits."""
+    """Count the tensors changed by converting there and back, and measure what float16 does to logits."""
     import numpy as np
     import torch
 
@@ -131,7 +131,7 @@ def compare(family: str, work: Path) -> Facts:
 
 
 def _used(work: Callable[[], Any]) -> tuple[Any, Facts]:
-    """What a call gives, and what it took; memory is counted above what the process had before."""
+    """Return a call's result, and its time and memory (the latter above what the process had before)."""
     before, cpu, wall = _peak(), time.process_time(), time.perf_counter()
     result = work()
     return result, {
@@ -148,7 +148,7 @@ def _peak() -> int:
 
 
 def report(found: dict[str, Facts]) -> str:
-    """The table."""
+    """Return the table as Markdown."""
     kept = {one: found[f"convert {one}"]["folder_bytes"] for one in PRECISIONS}
     rows = [f"| checkpoint with the optimizer's state, {found['make']['tensors']} tensors | "
             f"{found['make']['file_bytes'] / 1e9:.2f} GB | | | |"]  # fmt: skip
@@ -164,7 +164,7 @@ def report(found: dict[str, Facts]) -> str:
     last = found["compare"]
     return "\n".join([
         head, "|---|---:|---:|---:|---:|", *rows, "",
-        f"Tensors changed by the way there and back: {last['changed']}. Largest difference of a logit "
+        f"Tensors changed by converting there and back: {last['changed']}. Largest difference of a logit "
         f"by float16 weights: {last['logits_distance']:.1e} (all lie within {last['logits_spread']:.3f}).",
     ])  # fmt: skip
 
@@ -189,26 +189,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--family", choices=TAGS, default="ram-plus")
     parser.add_argument(
-        "--work", type=Path, required=True, help="An empty or new folder; its files are removed."
+        "--work", type=Path, required=True, help="a folder that does not exist yet; removed at the end"
     )
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.step:
-        print(json.dumps(STEPS[asked.step](asked.family, asked.work)))
+    args = parser.parse_args()
+    if args.step:
+        print(json.dumps(STEPS[args.step](args.family, args.work)))
         return
-    asked.work.mkdir(parents=True)
+    args.work.mkdir(parents=True)
     try:
-        found = {step: _child(step, asked.family, asked.work) for step in STEPS}
+        found = {step: _child(step, args.family, args.work) for step in STEPS}
     finally:
-        shutil.rmtree(asked.work)
+        shutil.rmtree(args.work)
     print(report(found))
 
 
 def _child(step: str, family: str, work: Path) -> Facts:
     command = [sys.executable, __file__, "--family", family, "--work", str(work), "--step", step]
-    told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    print(f"{step}: {told.strip()}", file=sys.stderr)
-    facts: Facts = json.loads(told.splitlines()[-1])
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    print(f"{step}: {output.strip()}", file=sys.stderr)
+    facts: Facts = json.loads(output.splitlines()[-1])
     return facts
 
 

@@ -1,13 +1,13 @@
-"""All that wants a GPU, in one call of minutes: exactness, precision, speed and a training step of RAM++.
+"""All checks that need a GPU, in one run of minutes: accuracy, precision, speed and a training step of RAM++.
 
     python benchmarks/gpu.py [--device cuda] [--tiny] [--minutes 8]
 
-It prints Markdown: whether the golden cases hold on the device (float32 and, by their tags, bfloat16);
-RAM++ at its published size with random weights (4,585 tags of 51 descriptions, Swin-L, 384 pixels) at
-batches of 1, 8 and 32, in torch and, where this onnxruntime has CUDA, its encoder as ONNX; and a training
+It prints Markdown: whether the golden cases pass on the device (float32 and, by their tags, bfloat16); the
+speed of RAM++ at its published size with random weights (4,585 tags of 51 descriptions, Swin-L, 384 pixels)
+in batches of 1, 8 and 32, in torch and, where this onnxruntime has CUDA, its encoder as ONNX; and a training
 step at 224 pixels.
-`--tiny` does the same with small networks, on a CPU too: that is what the tests run. Steps that the minutes
-do not suffice for are left out, and said.
+`--tiny` does the same with small networks, also on a CPU: the tests run it. Steps for which the minutes do
+not suffice are skipped, and reported as skipped.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ BATCHES, ROUNDS = (1, 8, 32), 3
 
 @dataclass(frozen=True)
 class Size:
-    """What is measured: the network, its tags and descriptions, and photos of a training step."""
+    """The measured sizes: the network, its tags and descriptions, and the photos of a training step."""
 
     config: NetworkConfig
     tags: int
@@ -52,12 +52,12 @@ class Size:
 
 
 def full() -> Size:
-    """RAM++ as it was published."""
+    """Return the published size of RAM++."""
     return Size(FAMILIES["ram-plus"], 4585, 51, batch=26, trained_at=224)
 
 
 def tiny() -> Size:
-    """The same shape, for a CPU and seconds."""
+    """Return the same shape in small, for seconds on a CPU."""
     config = replace(
         FAMILIES["ram-plus"],
         backbone=SwinConfig(width=8, depths=(2, 2), heads=(1, 2), window=4),
@@ -70,18 +70,18 @@ def tiny() -> Size:
 
 @dataclass
 class Bench:
-    """One run: where it is done, and until when."""
+    """One run: its device, size and time limit."""
 
     device: str
     size: Size
     until: float
 
     def has_time(self, seconds: float) -> bool:
-        """Whether a step that may take so long, at the published size, still fits."""
+        """Whether a step of so many seconds, at the published size, still fits in the time limit."""
         return time.monotonic() + (seconds if self.size.tags > 1000 else 1) < self.until
 
     def seconds(self, work: Callable[[], object]) -> float:
-        """The median of some rounds, after one to get warm, each waited for."""
+        """Return the median of some rounds, after one to warm up; each waits for the device."""
         found = []
         for _ in range(ROUNDS + 1):
             start = time.perf_counter()
@@ -93,7 +93,7 @@ class Bench:
 
 
 def golden(bench: Bench) -> None:
-    """The project's own golden tests, with their networks and inputs on the device."""
+    """Run the golden tests with their networks and inputs on the device."""
     command = [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", *GOLDEN]
     done = subprocess.run(
         command,
@@ -114,17 +114,17 @@ def network_of(bench: Bench) -> TagNetwork:
 
 
 def speed(bench: Bench) -> None:
-    """Photos a second from pixels to the logits of all tags, and the largest difference to float32."""
+    """Measure photos per second from pixels to the logits of all tags, and the accuracy against float32."""
     size, config = bench.size, bench.size.config
     rows = F.normalize(torch.randn(1, size.tags, size.descriptions, config.width), dim=-1).numpy()
     rows.setflags(write=False)  # a table that stays on the device
-    print("\n| | batch | s a batch | photos/s | largest difference to float32 |\n|---|---:|---:|---:|---:|")
+    print("\n| | batch | s per batch | photos/s | largest difference to float32 |\n|---|---:|---:|---:|---:|")
     exact = None
     for precision in ("float32", "bfloat16"):
         runtime = TorchRuntime(network_of(bench), device=bench.device, precision=precision)
         for batch in BATCHES:
             if not bench.has_time(60):
-                print(f"| torch, {precision} | {batch} | left out: no time | | |")
+                print(f"| torch, {precision} | {batch} | skipped: no time left | | |")
                 continue
             pixels = torch.randint(0, 256, (batch, 3, config.size, config.size), dtype=torch.uint8).numpy()
             taken = bench.seconds(lambda p=pixels, r=runtime: r.score(*r.encode(p), rows))  # type: ignore[misc]
@@ -138,12 +138,12 @@ def speed(bench: Bench) -> None:
 
 
 def encoder_as_onnx(bench: Bench) -> None:
-    """The image graph in onnxruntime: on CUDA where it is there."""
+    """Measure the image graph in onnxruntime, on CUDA where it is available."""
     import onnxruntime
 
     provider = "CUDAExecutionProvider" if bench.device.startswith("cuda") else "CPUExecutionProvider"
     if provider not in available_providers() or not bench.has_time(150):
-        print(f"\nONNX: left out, {provider} is not in this onnxruntime, or no time is left.")
+        print(f"\nONNX: skipped, {provider} is not in this onnxruntime, or no time is left.")
         return
     network, size = network_of(bench).eval().requires_grad_(False), bench.size.config.size
     with tempfile.TemporaryDirectory() as folder:
@@ -158,9 +158,9 @@ def encoder_as_onnx(bench: Bench) -> None:
 
 
 def training_step(bench: Bench) -> None:
-    """Forward with all three losses, backward, AdamW: bfloat16 by autocast."""
+    """Measure forward with all three losses, backward and AdamW, in bfloat16 by autocast."""
     if not bench.has_time(60):
-        print("\nTraining step: left out, no time is left.")
+        print("\nTraining step: skipped, no time is left.")
         return
     size = bench.size
     config = replace(size.config, size=size.trained_at)
@@ -199,8 +199,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--tiny", action="store_true", help="small networks: does this script run?")
-    parser.add_argument("--no-golden", action="store_true", help="leave the golden tests out")
+    parser.add_argument("--tiny", action="store_true", help="small networks, to test this script")
+    parser.add_argument("--no-golden", action="store_true", help="skip the golden tests")
     parser.add_argument("--minutes", type=float, default=8.0)
     args = parser.parse_args()
     torch.backends.cudnn.allow_tf32 = False

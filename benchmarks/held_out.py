@@ -1,11 +1,11 @@
-"""Words that nobody taught: a fifth of the vocabulary is held out of all supervision, and asked all the same.
+"""Accuracy on held-out words: a fifth of the vocabulary gets no supervision at all, and is scored anyway.
 
     python benchmarks/held_out.py ROWS CACHE VOCABULARY WORK [key=value ...]
 
-Trains twice with the same short recipe (Flickr8k, backbone frozen, 250 steps unless told otherwise): on all
-tags, and with every fifth tag of a shuffle without labels, captions as queries, teachers and residual. Then
-asks Flickr8k test by the words alone (names and descriptions) for the held-out tags, and as trained for the
-others.
+Trains twice with the same short recipe (Flickr8k, backbone frozen, 250 steps by default): on all tags, and
+with every fifth tag of a shuffle removed from the labels, caption queries, teachers and residuals. Then
+scores the held-out tags on Flickr8k test from their words alone (names and descriptions), and the others as
+trained.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ PART = 0.2
 def test_logits(
     student: Student, samples: TagSamples, words_only: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.float32]:
-    """Logits N×K of Flickr8k test; tags of `words_only` are asked without what training learned of them."""
+    """Return logits N×K of Flickr8k test; tags of `words_only` are scored without their trained vectors."""
     student.eval()
     split = (samples.split == "test") & (samples.source == "flickr8k")
-    untaught = torch.from_numpy(words_only)[:, None, None]
-    rows = torch.where(untaught, student.queries(words_only=True), student.queries())
+    untrained = torch.from_numpy(words_only)[:, None, None]
+    rows = torch.where(untrained, student.queries(words_only=True), student.queries())
     out = []
     for views in np.array_split(np.flatnonzero(split[samples.cache.row]), 20):
         features = torch.from_numpy(samples.cache.features[views].astype(np.float32))
@@ -81,7 +81,7 @@ def main() -> None:
     views = cache.row[np.flatnonzero(((samples.split == "test") & (samples.source == "flickr8k"))[cache.row])]
     truth = samples.present[views] == 1
     often = truth.sum(0) >= 5
-    for name, tags in (("held out", held & often), ("seen", ~held & often)):
+    for name, tags in (("held out", held & often), ("trained", ~held & often)):
         ap = {
             part: average_precision(logits[:, tags], truth[:, tags]).mean() for part, logits in found.items()
         }

@@ -1,23 +1,23 @@
-"""What a library of many photos costs, each figure beside what it is held against.
+"""Costs of a library of many photos, each beside its reference.
 
     python benchmarks/library.py FOLDER [--many 100000] [--few 1000] [--tagged 2000] [--part NAME ...]
 
-FOLDER is made and filled with synthetic JPEGs, once. The parts:
+FOLDER is created and filled with synthetic JPEGs, once. The parts:
 
     first      `anytag library sync` beside `anytag tag --format jsonl` on the same TAGGED photos of 640×480,
-               by turns, three rounds; the embedded model
-    thumbnails a first sync of TAGGED photos of 640×480, and of as many of 12 megapixels as are there, with
-               and without thumbnails, by turns, three rounds; the embedded model
-    unchanged  a second sync of MANY photos: seconds, photos that were opened (an audit hook counts), bytes
-               written to the database
-    memory     peak of the first sync of MANY photos less that of FEW, and the same of the second sync
-    moves      a tenth of MANY moved to other folders, a hundredth renamed in the case of letters, chmod of
-               all, a hundredth touched: what came of them, of which "tagged" is what the network saw
-    kills      20 kills at random moments of a sync of FEW photos, batches of 8: what each cost, and whether
-               the rows are those of a run that was not killed
+               alternating, three rounds; the embedded model
+    thumbnails a first sync of TAGGED photos of 640×480, and of a fifth as many of 12 megapixels, with and
+               without thumbnails, alternating, three rounds; the embedded model
+    unchanged  a second sync of MANY photos: seconds, photos that were opened (counted by an audit hook),
+               whether the database was written
+    memory     peak of the first sync of MANY photos minus that of FEW, and the same of the second sync
+    moves      a tenth of MANY moved to other folders, a hundredth renamed in upper case, chmod of all, a
+               hundredth touched: the counts, of which "tagged" is what the network processed
+    kills      20 kills at random moments of a sync of FEW photos in batches of 8: the photos that each lost,
+               and whether the rows equal those of a run without kills
 
-Where the network plays no part in a figure (all but the first two), a model of random weights and a few
-kilobytes stands for it: tests/tiny.py.
+Where the network does not matter (all but the first two), a model of random weights and a few kilobytes is
+used: tests/tiny.py.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 PYTHON = [sys.executable, "-m", "anytag"]
-_A_FOLDER = 1000  # photos
+_PER_FOLDER = 1000  # photos
 _MEGA = 1 << 20
 
 _COUNTED = """
@@ -62,11 +62,11 @@ finally:
 
 
 def make_photos(folder: Path, count: int, size: tuple[int, int]) -> Path:
-    """Photos that differ in their pictures, a thousand a folder; those that are there stay."""
+    """Make photos that all differ, a thousand per folder; existing ones stay."""
     noise = np.random.default_rng(0).integers(0, 255, (size[1] // 16, size[0] // 16, 3), np.uint8)
     base = np.asarray(Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC))
     for number in range(count):
-        path = folder / f"{number // _A_FOLDER:04d}" / f"img_{number:06d}.jpg"
+        path = folder / f"{number // _PER_FOLDER:04d}" / f"img_{number:06d}.jpg"
         if path.exists():
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,30 +78,30 @@ def make_photos(folder: Path, count: int, size: tuple[int, int]) -> Path:
 
 
 class Bench:
-    """The folders, and how many photos."""
+    """The folders, and the numbers of photos."""
 
     def __init__(self, place: Path, *, many: int, few: int, tagged: int) -> None:
         from tests.tiny import make_tiny_model
 
         self.place, self.many, self.few, self.tagged = place, many, few, tagged
         place.mkdir(parents=True, exist_ok=True)
-        self.tiny = make_tiny_model(place / "tiny", size=224)  # photos are decoded as for `mini`
+        self.tiny = make_tiny_model(place / "tiny", size=224)  # decodes photos as `mini` does
         self.output = place / "output.txt"
 
     def sync(self, photos: Path, database: Path, *options: str, tiny: bool = True) -> Use:
-        """`anytag library sync` as a process of its own."""
+        """Run `anytag library sync` in a subprocess."""
         model = ["--model", str(self.tiny)] if tiny else []
         command = ["library", "sync", str(photos), "--database", str(database), *model, *options]
         return of_command(*PYTHON, *command, output=self.output)
 
     def fresh(self, name: str) -> Path:
-        """A database that is not there."""
+        """Return the path of a database that does not exist."""
         for path in self.place.glob(f"{name}.db*"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         return self.place / f"{name}.db"
 
     def library(self, count: int) -> Path:
-        """A database of so many small photos, synced."""
+        """Return a synced database of `count` small photos."""
         database = self.place / f"photos{count}.db"
         if not database.exists():
             make_photos(self.place / f"photos{count}", count, (64, 48))
@@ -119,7 +119,7 @@ class Bench:
         for name in jobs:
             yield f"{name} of {self.tagged}: {middle([use.wall for use in uses[name]], '.1f')} s"
         walls = [sync.wall / tag.wall for sync, tag in zip(uses["sync"], uses["tag"], strict=True)]
-        yield f"sync : tag, {middle(walls)} by the clock, {ratio(uses['sync'], uses['tag']):.2f} in CPU time"
+        yield f"sync : tag, {middle(walls)} wall time, {ratio(uses['sync'], uses['tag']):.2f} in CPU time"
 
     def thumbnails(self) -> Iterator[str]:
         for count, size in ((self.tagged, (640, 480)), (self.tagged // 5, (4000, 3000))):
@@ -135,7 +135,7 @@ class Bench:
             speeds = [middle([count / one.wall for one in uses], ".1f") for uses in (without, made)]
             yield (
                 f"{count} of {size[0]}×{size[1]}: {speeds[0]} photos/s, with thumbnails {speeds[1]}; "
-                f"{middle(walls)} by the clock, {ratio(made, without):.3f} in CPU time; "
+                f"{middle(walls)} wall time, {ratio(made, without):.3f} in CPU time; "
                 f"{len(kept)} kept, {disk:.1f} kB each"
             )
 
@@ -147,7 +147,7 @@ class Bench:
         before = database.stat().st_mtime_ns
         uses = [self.sync(self.place / f"photos{self.many}", database) for _ in range(3)]
         yield (
-            f"unchanged sync of {self.many}: {min(use.wall for use in uses):.2f} s at best of 3, "
+            f"unchanged sync of {self.many}: {min(use.wall for use in uses):.2f} s (best of 3), "
             f"{min(use.cpu for use in uses):.2f} s CPU; {self.output.read_text().strip()}; "
             f"database written: {database.stat().st_mtime_ns != before}"
         )
@@ -165,7 +165,7 @@ class Bench:
             yield f"first sync of {count}: {first.wall:.0f} s, {first.peak / _MEGA:.0f} MB"
         for what, few, many in zip(("first", "second"), peaks[self.few], peaks[self.many], strict=True):
             more = (many - few) / _MEGA
-            yield f"peak of the {what} sync of {self.many} less that of {self.few}: {more:.0f} MB"
+            yield f"peak of the {what} sync of {self.many} minus that of {self.few}: {more:.0f} MB"
 
     def moves(self) -> Iterator[str]:
         original = self.library(self.many)
@@ -198,27 +198,27 @@ class Bench:
         self.sync(photos, killed)
         same = _rows(killed) == _rows(whole)
         yield (
-            f"20 kills in a sync of {self.few}: at most {max(costs)} photos said and not kept, {kept} kept "
-            f"before the last run; rows equal to those of a run without kills: {same}"
+            f"20 kills in a sync of {self.few}: at most {max(costs)} photos printed but not stored, {kept} "
+            f"stored before the last run; rows equal to those of a run without kills: {same}"
         )
 
     def _killed(self, photos: Path, database: Path, rows: float, seconds: float) -> int:
-        """Kills a sync some time after it said some rows; how many more it had said than it had kept."""
+        """Kill a sync some time after some rows; return how many more rows it printed than it stored."""
         before = len(_rows(database))
         command = [*PYTHON, "library", "sync", str(photos), "--database", str(database), "--format", "jsonl"]
         process = subprocess.Popen([*command, "--model", str(self.tiny)], stdout=subprocess.PIPE)
         assert process.stdout is not None
-        said = sum(1 for line in islice(process.stdout, int(rows)) if line)
+        printed = sum(1 for line in islice(process.stdout, int(rows)) if line)
         time.sleep(seconds)
         process.send_signal(signal.SIGKILL)
-        said += process.communicate()[0].count(b"\n")
+        printed += process.communicate()[0].count(b"\n")
         with sqlite3.connect(database) as connection:
             assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-        return before + said - len(_rows(database))
+        return before + printed - len(_rows(database))
 
 
 def _rename(photos: list[Path], many: int) -> list[tuple[Path, Path]]:
-    """A tenth into other folders, a hundredth to capitals; a hundredth is touched. Old and new names."""
+    """Move a tenth to other folders, rename a hundredth in capitals, touch a hundredth; return (old, new)."""
     moved, renamed = photos[: many // 10], photos[many // 10 : many // 10 + many // 100]
     pairs = [(path, path.parents[1] / "moved" / path.parent.name / path.name) for path in moved]
     pairs += [(path, path.with_name(path.name.upper())) for path in renamed]
@@ -231,7 +231,7 @@ def _rename(photos: list[Path], many: int) -> list[tuple[Path, Path]]:
 
 
 def _rows(database: Path) -> dict[str, object]:
-    """What is kept of each photo that is done."""
+    """Return what is stored of each finished photo."""
     connection = sqlite3.connect(database)
     try:
         tags = "(SELECT group_concat(tag || score) FROM tags WHERE photo = photos.id)"
@@ -245,8 +245,8 @@ def _rows(database: Path) -> dict[str, object]:
 
 def main() -> None:
     parts = ["first", "thumbnails", "memory", "unchanged", "moves", "kills"]
-    given = arguments(__doc__ or "", parts, many=100_000, few=1000, tagged=2000)
-    report(Bench(given.folder, many=given.many, few=given.few, tagged=given.tagged), given.part)
+    args = arguments(__doc__ or "", parts, many=100_000, few=1000, tagged=2000)
+    report(Bench(args.folder, many=args.many, few=args.few, tagged=args.tagged), args.part)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Time, CPU time and peak memory of functions and of commands, and Markdown of what was found.
+"""Time, CPU time and peak memory of functions and of commands, and Markdown tables of the results.
 
-Only the standard library, and small: as a script this file is the launcher of `of_command`.
+Small and with the standard library only: run as a script, this file is the launcher of `of_command`.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Use:
-    """What something took: wall and CPU (user + system, all threads) in seconds, peak memory in bytes."""
+    """Resources used: wall and CPU time (user + system, all threads) in seconds, peak memory in bytes."""
 
     wall: float
     cpu: float
     peak: int = 0
 
     def each(self, count: int) -> Use:
-        """The share of one of `count` photos."""
+        """Return the share of one of `count` photos."""
         return Use(self.wall / count, self.cpu / count, self.peak)
 
     def without(self, start: Use) -> Use:
-        """What is left when the start, measured by itself, is taken off."""
+        """Subtract the start, which was measured separately."""
         return Use(self.wall - start.wall, self.cpu - start.cpu, self.peak)
 
 
 def of_function(work: Callable[[], object]) -> Use:
-    """What a call takes in this process."""
+    """Measure a call in this process."""
     wall, cpu = time.perf_counter(), time.process_time()
     work()
     return Use(time.perf_counter() - wall, time.process_time() - cpu)
 
 
 def of_command(*command: str, output: Path) -> Use:
-    """What a command takes as a process of its own; its stdout goes to the file `output`.
+    """Measure a command in a subprocess; its stdout goes to the file `output`.
 
-    A launcher starts it, because Linux counts what the parent held before exec as memory of the child.
+    A launcher starts it, because Linux counts the parent's memory before exec as memory of the child.
 
     Raises:
         SystemExit: the command failed.
@@ -65,9 +65,9 @@ def of_command(*command: str, output: Path) -> Use:
 def alternately(
     jobs: Mapping[str, Callable[[], Use]], *, repeats: int, warm: bool = True
 ) -> dict[str, list[Use]]:
-    """Runs all jobs `repeats` times side by side, so that a slower minute of the machine meets each of them.
+    """Run all jobs `repeats` times in turn, so that slow phases of the machine affect all of them.
 
-    Every other round goes backwards. With `warm` each job runs once before, uncounted.
+    Every other round runs backwards. With `warm` each job runs once before, uncounted.
     """
     found: dict[str, list[Use]] = {name: [] for name in jobs}
     for turn in range(-1 if warm else 0, repeats):
@@ -79,24 +79,24 @@ def alternately(
 
 
 def middle(values: Sequence[float], form: str = ".2f") -> str:
-    """Median and range, as in `7.41 (7.30–7.62)`."""
+    """Return median and range, as in `7.41 (7.30–7.62)`."""
     return f"{statistics.median(values):{form}} ({min(values):{form}}–{max(values):{form}})"
 
 
 def ratio(above: Sequence[Use], below: Sequence[Use]) -> float:
-    """Median over rounds of CPU time over CPU time of the same round."""
+    """Return the median over rounds of CPU time over CPU time of the same round."""
     return statistics.median(a.cpu / b.cpu for a, b in zip(above, below, strict=True))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; all columns but the first are aligned right."""
+    """Return a Markdown table; all columns but the first are aligned right."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def arguments(document: str, parts: Sequence[str], **numbers: int) -> argparse.Namespace:
-    """What a benchmark of several parts is given: a folder, numbers with their defaults, and which parts."""
-    import argparse  # the launcher needs none
+    """Parse the arguments of a benchmark of several parts: a folder, numbers with defaults, and parts."""
+    import argparse  # not needed in the launcher
 
     parser = argparse.ArgumentParser(
         description=document, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -105,13 +105,13 @@ def arguments(document: str, parts: Sequence[str], **numbers: int) -> argparse.N
     for name, default in numbers.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--part", action="append", choices=parts)
-    given = parser.parse_args()
-    given.part = given.part or parts
-    return given
+    args = parser.parse_args()
+    args.part = args.part or parts
+    return args
 
 
 def report(bench: object, parts: Sequence[str]) -> None:
-    """Prints the lines that each part, a method, finds, with the load of the machine."""
+    """Print the lines that each part, a method, yields, with the load of the machine."""
     for part in parts:
         run: Callable[[], Iterator[str]] = getattr(bench, part)
         for line in run():
@@ -119,7 +119,7 @@ def report(bench: object, parts: Sequence[str]) -> None:
 
 
 def machine() -> str:
-    """Processor, cores that may be used, and load before the work begins."""
+    """Return the processor, the number of usable cores, and the load before the run."""
     name = "unknown processor"
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -130,7 +130,7 @@ def machine() -> str:
 
 
 def _launch(output: str, *command: str) -> None:
-    """Prints exit code, wall, CPU and peak memory of a command as JSON."""
+    """Print exit code, wall, CPU and peak memory of a command as JSON."""
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     start = time.perf_counter()
     child = os.posix_spawn(command[0], command, os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, file, 1)])

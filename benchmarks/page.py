@@ -1,19 +1,19 @@
-"""The page in headless Chromium, each figure beside what is wanted.
+"""The page in headless Chromium, each figure beside its target.
 
     python benchmarks/page.py FOLDER [--many 100000] [--files 5000] [--seconds 300] [--part NAME ...]
 
-FOLDER is made and filled with synthetic JPEGs, once. The parts:
+FOLDER is created and filled with synthetic JPEGs, once. The parts:
 
-    drop       the first photo that a fresh server and a fresh page see, from its drop to its tags; a custom
-               tag, from the last key to its score; the embedded model
-    files      5,000 files dropped at once: the longest that the page does not answer, requests at the
-               same time, and what is sent after the press of Stop
-    library    a library of MANY photos of 640×480: first paint, and from a jump to any place until all
-               thumbnails in view are there, which the sync made, and without those; elements; the memory
-               of the tab after so many SECONDS of scrolling
-    large      the same among photos of 12 megapixels
+    drop       the first photo on a fresh server and a fresh page, from its drop to its tags; a custom tag,
+               from the last key to its score; the embedded model
+    files      5,000 files dropped at once: the longest time that the page does not respond, concurrent
+               requests, and the requests sent after Stop is pressed
+    library    a library of MANY photos of 640×480: first paint, and the time from a jump to a random place
+               until all thumbnails in view are loaded, with thumbnails made by the sync, and without; the
+               number of elements; the memory of the tab after SECONDS of scrolling
+    large      the same with photos of 12 megapixels
 
-The network plays no part in `library` and `large`: there a model of random weights tagged.
+The network does not matter in `library` and `large`: there a model of random weights tagged the photos.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ _SCROLLED = """milliseconds => new Promise((done) => {
 
 @contextmanager
 def serving(*options: str) -> Iterator[tuple[str, int]]:
-    """A server's address and process, until the end of the block."""
+    """Yield a server's address and process id; stop it at the end of the block."""
     command = [sys.executable, "-m", "anytag", "serve", "--port", "0", *options]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert server.stderr is not None
@@ -114,7 +114,7 @@ def serving(*options: str) -> Iterator[tuple[str, int]]:
 
 
 def tab_memory(browser: Browser) -> float:
-    """Megabytes of the largest tab: its own and its share of what it has in common with others (PSS)."""
+    """Return the memory of the largest tab in MB: its own and its part of shared memory (PSS)."""
     processes = browser.new_browser_cdp_session().send("SystemInfo.getProcessInfo")["processInfo"]
     tabs = [one["id"] for one in processes if one["type"] == "renderer"]
     texts = (Path(f"/proc/{one}/smaps_rollup").read_text(encoding="utf-8") for one in tabs)
@@ -122,19 +122,19 @@ def tab_memory(browser: Browser) -> float:
 
 
 def browser_cpu(browser: Browser) -> float:
-    """Seconds of CPU time of all processes of the browser."""
+    """Return the CPU seconds of all processes of the browser."""
     processes = browser.new_browser_cdp_session().send("SystemInfo.getProcessInfo")["processInfo"]
     return float(sum(one["cpuTime"] for one in processes))
 
 
 def server_cpu(process: int) -> float:
-    """Seconds of CPU time of a process and its threads."""
+    """Return the CPU seconds of a process and its threads."""
     fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class Bench:
-    """The folders, and how much of everything."""
+    """The browser, the folders, and the numbers of photos and files."""
 
     def __init__(self, browser: Browser, options: argparse.Namespace) -> None:
         self.browser, self.options, self.folder = browser, options, Path(options.folder)
@@ -157,7 +157,7 @@ class Bench:
             with serving() as (address, _), self.page(address) as page:
                 self._drop(page, 1)
                 times.append(page.evaluate(_SHOWN, ".tags button") - page.evaluate("window.began"))
-        yield f"first photo of a fresh server, drop to tags: {_told(times)} ms; at most 1,500 is wanted"
+        yield f"first photo of a fresh server, drop to tags: {_summary(times)} ms; target 1,500"
         times = []
         with serving() as (address, _), self.page(address) as page:
             self._drop(page, 1)
@@ -168,63 +168,63 @@ class Bench:
                 page.wait_for_function("() => !document.querySelector('button.custom')")
                 page.locator("#custom").press_sequentially(f"sleeping cat {number}")
                 times.append(page.evaluate(_SHOWN, "button.custom") - page.evaluate("window.began"))
-        yield f"custom tag, last key to score: {_told(times)} ms; at most 300 is wanted"
+        yield f"custom tag, last key to score: {_summary(times)} ms; target 300"
 
     def files(self) -> Iterator[str]:
         with serving() as (address, _), self.page(address) as page:
-            running, most, sent = set[Request](), 0, 0
+            running, max_running, sent = set[Request](), 0, 0
 
             def begun(request: Request) -> None:
-                nonlocal most, sent
-                if "/v1/" not in request.url:  # the browser's own of previews
+                nonlocal max_running, sent
+                if "/v1/" not in request.url:  # the browser's own, of previews
                     return
                 running.add(request)
-                most, sent = max(most, len(running)), sent + 1
+                max_running, sent = max(max_running, len(running)), sent + 1
 
             page.on("request", begun)
             page.on("requestfinished", lambda request: running.discard(request))
             page.on("requestfailed", lambda request: running.discard(request))
             self._drop(page, self.options.files)
             page.wait_for_timeout(15_000)
-            told, longest = page.locator("#status").inner_text(), page.evaluate("window.longest")
+            status, longest = page.locator("#status").inner_text(), page.evaluate("window.longest")
             page.click("#cancel")
             last = sent
             page.wait_for_timeout(3000)
             yield (
-                f"{self.options.files} files dropped: the page did not answer for at most {longest:.0f} ms "
-                f"(100 is wanted); {told} after 15 s; at most {most} requests at once (4); in the 3 s after "
-                f"Stop {sent - last} were begun, and {len(running)} are open"
+                f"{self.options.files} files dropped: the page did not respond for at most {longest:.0f} ms "
+                f"(target 100); {status} after 15 s; at most {max_running} requests at once (limit 4); in "
+                f"the 3 s after Stop {sent - last} were sent, and {len(running)} are open"
             )
 
     def library(self) -> Iterator[str]:
         database = self._synced(self.options.many, (640, 480))
         dice = random.Random(0)
         shares = [dice.random() for _ in range(30)]
-        yield from self._seen(database, "thumbnails of the sync", shares)
-        yield from self._seen(self._bare(database), "no thumbnails", shares)
+        yield from self._view(database, "thumbnails of the sync", shares)
+        yield from self._view(self._bare(database), "no thumbnails", shares)
         with self._served(database) as (address, _), self.page(address) as page:
             page.evaluate(_IN_VIEW, None)
             nodes = page.evaluate(_SCROLLED, 1000 * self.options.seconds)
             yield (
-                f"after {self.options.seconds} s of scrolling: {nodes} elements (2,000 at most), tab "
-                f"{tab_memory(self.browser):.0f} MB (300)"
+                f"after {self.options.seconds} s of scrolling: {nodes} elements (limit 2,000), tab "
+                f"{tab_memory(self.browser):.0f} MB (limit 300)"
             )
 
     def large(self) -> Iterator[str]:
         database = self._synced(140, (4000, 3000))
-        yield from self._seen(database, "12 megapixels, thumbnails of the sync", [0.5, 1.0])
-        yield from self._seen(self._bare(database), "12 megapixels, no thumbnails", [0.5, 1.0])
+        yield from self._view(database, "12 megapixels, thumbnails of the sync", [0.5, 1.0])
+        yield from self._view(self._bare(database), "12 megapixels, no thumbnails", [0.5, 1.0])
 
     def _served(self, database: Path) -> AbstractContextManager[tuple[str, int]]:
         return serving("--library", str(database), "--model", str(self.libraries.tiny))
 
-    def _seen(self, database: Path, what: str, shares: list[float]) -> Iterator[str]:
-        """The first view of a library, from a fresh server, and jumps."""
+    def _view(self, database: Path, what: str, shares: list[float]) -> Iterator[str]:
+        """Measure the first view of a library on a fresh server, and jumps."""
         with self._served(database) as (address, server), self.page(address) as page:
             painted = page.evaluate(_IN_VIEW, None)
             first = page.evaluate(_FIRST_PAINT)
-            yield f"{what}: first paint {first:.0f} ms, all in view {painted:.0f} ms; 1,000 is wanted"
-            yield f"{what}: {self._jumps(page, server, shares)}; at most 300 is wanted"
+            yield f"{what}: first paint {first:.0f} ms, all in view {painted:.0f} ms; target 1,000"
+            yield f"{what}: {self._jumps(page, server, shares)}; target 300"
 
     def _jumps(self, page: Page, server: int, shares: list[float]) -> str:
         before = server_cpu(server), browser_cpu(self.browser)
@@ -232,27 +232,27 @@ class Bench:
         after = server_cpu(server), browser_cpu(self.browser)
         spent = [1000 * (end - start) / len(shares) for start, end in zip(before, after, strict=True)]
         return (
-            f"a jump to any place {_told(times)} ms, in which the server has {spent[0]:.0f} ms of CPU time "
-            f"and the browser {spent[1]:.0f}"
+            f"a jump to a random place {_summary(times)} ms, of which {spent[0]:.0f} ms of CPU time in the "
+            f"server and {spent[1]:.0f} in the browser"
         )
 
     def _synced(self, count: int, size: tuple[int, int]) -> Path:
-        """A library of so many photos; a sync that was stopped goes on."""
+        """Return a library of `count` photos; a sync that was interrupted continues."""
         folder = self.folder / f"photos{count}of{size[0]}"
         database = folder.with_suffix(".db")
         self.libraries.sync(make_photos(folder, count, size), database)
         return database
 
     def _bare(self, database: Path) -> Path:
-        """The same library, without thumbnails and vectors."""
+        """Return a copy of the library without thumbnails and vectors."""
         bare = self.libraries.fresh(f"{database.stem}-bare")
         with sqlite3.connect(database) as connection:
             connection.execute("VACUUM INTO ?", (str(bare),))
         return bare
 
 
-def _told(times: list[float]) -> str:
-    return f"median {statistics.median(times):.0f}, most {max(times):.0f}"
+def _summary(times: list[float]) -> str:
+    return f"median {statistics.median(times):.0f}, maximum {max(times):.0f}"
 
 
 def main() -> None:

@@ -1,9 +1,9 @@
-"""How well captions are read, and how fast: the lexicon's parser, and spaCy's where a model is installed.
+"""Accuracy and speed of caption parsing: the lexicon's parser, and spaCy's where a model is installed.
 
     python benchmarks/parsing.py [--captions FILE] [--spacy NAME|FOLDER] [--show]
 
-Precision and recall on the captions of tests/data, labelled by hand: `captions` were looked at while the
-rules were made, `captions_unseen` were not. Speed on one core, on these captions or on those of FILE.
+Precision and recall on the captions of tests/data, labelled by hand: `captions` were used while the rules
+were written, `captions_unseen` were not. Speed on one core, on these captions or on those of FILE.
 """
 
 from __future__ import annotations
@@ -22,16 +22,18 @@ from anytag.parsing.spacy import MODEL, SpacyParser, load_english
 DATA = Path(__file__).resolve().parents[1] / "tests" / "data"
 SETS = ("captions", "captions_unseen")
 LENGTHS = (100, 1_000, 10_000, 100_000)
-AT_LEAST = 20_000  # captions: seconds rather than fractions
+AT_LEAST = 20_000  # captions, so that the run takes seconds
 
 
 def main() -> None:
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    options.add_argument("--captions", type=Path, help="captions to time, one a line")
-    options.add_argument("--spacy", default=MODEL, help="spaCy's model")
-    options.add_argument("--show", action="store_true", help="every caption that is not read as labelled")
+    options.add_argument("--captions", type=Path, help="captions for the speed measurement, one per line")
+    options.add_argument("--spacy", default=MODEL, help="spaCy's model: its name or folder")
+    options.add_argument(
+        "--show", action="store_true", help="print every caption that is not parsed as labelled"
+    )
     args = options.parse_args()
     parsers: dict[str, CaptionParser] = {"lexicon": Parser()}
     try:
@@ -45,7 +47,7 @@ def main() -> None:
 
 
 def quality(parsers: dict[str, CaptionParser], *, show: bool) -> None:
-    """Precision, recall and F1 by set, parser and group."""
+    """Print precision, recall and F1 by set, parser and group."""
     print("| captions | parser | group | precision | recall | F1 |\n|---|---|---|---:|---:|---:|")
     shown: list[tuple[str, Mistakes]] = []
     for name in SETS:
@@ -62,12 +64,12 @@ def quality(parsers: dict[str, CaptionParser], *, show: bool) -> None:
 
 
 def speed(parser: CaptionParser, captions: Sequence[str]) -> None:
-    """Captions a second of one core, and that time grows as length does."""
+    """Print captions per second on one core, and the time by caption length."""
     enough = [caption for caption in captions for _ in range(-(-AT_LEAST // len(captions)))]
     cpu = seconds(parser, enough)
     words = sum(len(caption.split()) for caption in enough) / len(enough)
-    print(f"{len(enough) / cpu:,.0f} captions a second and core ({words:.1f} words each)\n")
-    print("| letters | ms | µs a letter |\n|---:|---:|---:|")
+    print(f"{len(enough) / cpu:,.0f} captions per second and core ({words:.1f} words each)\n")
+    print("| characters | ms | µs per character |\n|---:|---:|---:|")
     text = " ".join(captions)
     for letters in LENGTHS:
         long = (text * (letters // len(text) + 1))[:letters]
@@ -76,7 +78,7 @@ def speed(parser: CaptionParser, captions: Sequence[str]) -> None:
 
 
 def seconds(parser: CaptionParser, captions: Sequence[str]) -> float:
-    """CPU seconds to read captions, the lexicon being read."""
+    """Return the CPU seconds to parse captions, without loading the lexicon."""
     parser.parse("a dog")
     start = time.process_time()
     for caption in captions:

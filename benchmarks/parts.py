@@ -1,14 +1,14 @@
-"""The tags beside version 3's and the baseline's, on every part of the photos that were kept from training.
+"""The tags of this model, of an earlier one and of a baseline, on every part of the held-out photos.
 
     python benchmarks/parts.py ROWS [--model FOLDER] [--before FOLDER] [--limit 300] [--part NAME ...]
 
 ROWS is rows.jsonl of scripts/prepare_data.py with --more. Parts are the sources of split "val", and the
-foreign ones of split "test", which nothing was trained or fitted on. The baseline is the backbone's ImageNet
-classifier with its probabilities carried to the asked names by the text table's similarity, by the carrier
-that is best for each figure. Figures of a part: AP by class, top-1 and top-5 among its own names; then of
-what is given by default: tags a photo, how many of them are right (broader words count; of parts that list
-all that is there only listed names are judged), the photos whose main thing is named; and the calibration
-error of the asked names' scores and of the given tags.
+external ones of split "test", which no training or fitting used. The baseline is the backbone's ImageNet
+classifier with its probabilities transferred to the names by the text table's similarity, for each figure
+with the best kind of transfer. Figures of a part: AP by class, top-1 and top-5 among its own names; then, of
+the default output, the tags per photo, the precision (broader words count as correct; in parts that list all
+their things only listed names are evaluated) and the share of photos whose main thing is named; and the
+calibration error of the scores of the part's names and of the returned tags.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from anytag.torch.imagenet_baseline import ClassifierWithText
 
 Floats = npt.NDArray[np.floating]
 
-SEVERAL = ("feedme", "corel5k")  # labels that name several things, with no first among them
+SEVERAL = ("feedme", "corel5k")  # whose labels name several things in no order
 SMALLEST = 20
-MEDIA = {"art", "drawing", "cartoon", "clip art", "sketch"}  # what rows of photographs say that they are not
+MEDIA = {"art", "drawing", "cartoon", "clip art", "sketch"}  # which rows of photographs list as absent
 
 
 @dataclass(frozen=True)
 class Part:
-    """Photos of one source, the names that are asked, and which of them are right: N×K."""
+    """Photos of one source, the names that are scored, and which of them are correct: N×K."""
 
     name: str
     rows: tuple[Row, ...]
@@ -45,17 +45,17 @@ class Part:
 
     @property
     def closed(self) -> bool:
-        """Whether the names are all that is there of a list."""
+        """Whether the names are the complete list of the things that are present."""
         return any(closed_list(row) for row in self.rows)
 
 
 def closed_list(row: Row) -> set[str]:
-    """What a row says that is not there, of a list of things."""
+    """Return what a row lists as absent of a list of things."""
     return {*row.absent} - MEDIA
 
 
 def parts_of(rows: Sequence[Row], *, limit: int) -> list[Part]:
-    """Every source with enough photos."""
+    """Return every source with enough photos."""
     kept: dict[str, list[Row]] = {}
     for row in rows:
         if (row.split == "val" or (row.split == "test" and not row.captions)) and row.tags:
@@ -66,14 +66,14 @@ def parts_of(rows: Sequence[Row], *, limit: int) -> list[Part]:
         every = source in SEVERAL or any(closed_list(row) and len(row.tags) > 1 for row in chosen)
         labels = [set(row.tags if every else row.tags[:1]) for row in chosen]
         names = tuple(sorted(set[str]().union(*labels)))
-        truth = np.array([[name in said for name in names] for said in labels])
+        truth = np.array([[name in present for name in names] for present in labels])
         if len(chosen) >= SMALLEST and len(names) > 1:
             found.append(Part(source, chosen, names, truth))
     return found
 
 
 def figures(scores: Floats, truth: npt.NDArray[np.bool_]) -> dict[str, float]:
-    """AP by class, top-1 and top-5 of N×K."""
+    """Return AP by class, top-1 and top-5 of N×K."""
     order = np.argsort(-scores, axis=1, kind="stable")
     first = np.take_along_axis(truth, order[:, :5], axis=1)
     return {
@@ -83,8 +83,8 @@ def figures(scores: Floats, truth: npt.NDArray[np.bool_]) -> dict[str, float]:
     }
 
 
-def asked(tagger: Tagger, part: Part, paths: Sequence[Path]) -> Floats:
-    """Scores of the part's names: N×K."""
+def scores_by_name(tagger: Tagger, part: Part, paths: Sequence[Path]) -> Floats:
+    """Return the scores of the part's names: N×K."""
     column = {name: number for number, name in enumerate(part.names)}
     out = np.zeros(part.truth.shape)
     for number, answer in enumerate(tagger.tag_many(paths, list(part.names))):
@@ -94,17 +94,17 @@ def asked(tagger: Tagger, part: Part, paths: Sequence[Path]) -> Floats:
 
 
 def by_default(tagger: Tagger, part: Part, paths: Sequence[Path]) -> dict[str, float]:
-    """What users see without any option."""
+    """Return the figures of the default output."""
     labeler = Labeler(tagger.vocabulary)
     ids = [tag.id for tag in tagger.vocabulary]
     listed = {ids[k] for row in part.rows for k in labeler.labels((*row.tags, *closed_list(row)))}
     counts, right, named, scores = [], [], [], []
     for row, answer in zip(part.rows, tagger.tag_many(paths), strict=True):
         true = {ids[k] for k in labeler.labels(row.tags)}
-        judged = [tag for tag in answer.tags if not part.closed or tag.id in listed]
+        evaluated = [tag for tag in answer.tags if not part.closed or tag.id in listed]
         counts.append(len(answer.tags))
-        right += [tag.id in true for tag in judged]
-        scores += [tag.score for tag in judged]
+        right += [tag.id in true for tag in evaluated]
+        scores += [tag.score for tag in evaluated]
         named.append(labeler.label(row.tags[0]) in {tag.id for tag in answer.tags})
     error = (
         expected_calibration_error(np.array(scores)[:, None], np.array(right)[:, None]) if right else np.nan
@@ -113,21 +113,21 @@ def by_default(tagger: Tagger, part: Part, paths: Sequence[Path]) -> dict[str, f
         "tags": float(np.mean(counts)),
         "right": float(np.mean(right)) if right else np.nan,
         "named": float(np.mean(named)),
-        "ECE given": error,
+        "ECE of tags": error,
     }
 
 
 def measure(tagger: Tagger, part: Part, root: Path) -> dict[str, float]:
     paths = [root / row.image for row in part.rows]
-    scores = asked(tagger, part, paths)
+    scores = scores_by_name(tagger, part, paths)
     error = {"ECE": expected_calibration_error(scores, part.truth)}
     return figures(scores, part.truth) | error | by_default(tagger, part, paths)
 
 
 def baseline(contestant: ClassifierWithText, part: Part, root: Path) -> dict[str, float]:
-    """Each figure by the carrier that is best for it."""
-    carried = contestant.scores([root / row.image for row in part.rows], part.names)
-    tried = [figures(np.asarray(scores), part.truth) for scores in carried.values()]
+    """Return each figure with the transfer that is best for it."""
+    transferred = contestant.scores([root / row.image for row in part.rows], part.names)
+    tried = [figures(np.asarray(scores), part.truth) for scores in transferred.values()]
     return {key: max(one[key] for one in tried) for key in tried[0]}
 
 
@@ -137,7 +137,7 @@ def main() -> None:
     )
     parser.add_argument("rows", type=Path)
     parser.add_argument("--model")
-    parser.add_argument("--before", type=Path, help="the folder of the version before")
+    parser.add_argument("--before", type=Path, help="the folder of an earlier version")
     parser.add_argument("--limit", type=int, default=300)
     parser.add_argument("--part", nargs="*", default=[])
     args = parser.parse_args()
@@ -145,7 +145,7 @@ def main() -> None:
     if args.before:
         taggers = {"before": Tagger.load(args.before), **taggers}
     contestant = ClassifierWithText("tf_efficientnet_lite0")
-    print("| part | photos | names | | AP | top-1 | top-5 | ECE | tags | right | named | ECE given |")
+    print("| part | photos | names | | AP | top-1 | top-5 | ECE | tags | right | named | ECE of tags |")
     print("|---|---:|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     for part in parts_of(read_rows(args.rows), limit=args.limit):
         if args.part and part.name not in args.part:
@@ -153,7 +153,7 @@ def main() -> None:
         found = {name: measure(tagger, part, args.rows.parent) for name, tagger in taggers.items()}
         found["baseline"] = baseline(contestant, part, args.rows.parent)
         for name, numbers in found.items():
-            keys = ("AP", "top-1", "top-5", "ECE", "tags", "right", "named", "ECE given")
+            keys = ("AP", "top-1", "top-5", "ECE", "tags", "right", "named", "ECE of tags")
             shown = " | ".join(f"{numbers[key]:.3f}" if key in numbers else "" for key in keys)
             print(f"| {part.name} | {len(part.rows)} | {len(part.names)} | {name} | {shown} |", flush=True)
 

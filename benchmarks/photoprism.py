@@ -1,8 +1,8 @@
-"""PhotoPrism's labels requests a second, of one square of 224 pixels and of three.
+"""Requests per second for PhotoPrism's labels, of one square of 224 pixels and of three.
 
     python benchmarks/photoprism.py examples/photos
 
-Eight clients speak from this process to `anytag serve`; on two cores they take a share of what they measure.
+Eight clients in this process send requests to `anytag serve`; on two cores they slow down what they measure.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SIDE, CLIENTS, TARGET = 224, 8, 40
 
 
 def square(path: Path, place: int) -> str:
-    """The left, middle or right square of a photo (0, 1, 2) as PhotoPrism sends it."""
+    """Return the left, middle or right square of a photo (0, 1, 2) as PhotoPrism sends it."""
     photo = Image.open(path).convert("RGB")
     side = min(photo.size)
     left, top = (photo.width - side) * place // 2, (photo.height - side) * place // 2
@@ -36,7 +36,7 @@ def square(path: Path, place: int) -> str:
 
 
 def rate(client: httpx.Client, bodies: Sequence[object], count: int) -> float:
-    """Requests a second of all clients together."""
+    """Return the requests per second of all clients together."""
 
     def ask(number: int) -> None:
         client.post("/api/v1/vision/labels", json=bodies[number % len(bodies)]).raise_for_status()
@@ -50,7 +50,7 @@ def rate(client: httpx.Client, bodies: Sequence[object], count: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("photos", type=Path)
-    parser.add_argument("--count", type=int, default=400, help="requests of a measurement")
+    parser.add_argument("--count", type=int, default=400, help="requests per measurement")
     options = parser.parse_args()
     photos = sorted(options.photos.glob("*.jpg"))
     command = [sys.executable, "-m", "anytag", "serve", "--port", "0"]
@@ -63,7 +63,7 @@ def main() -> None:
                     bodies = [{"images": [square(path, k) for k in range(squares)]} for path in photos]
                     rate(client, bodies, 40)
                     found = statistics.median(rate(client, bodies, options.count) for _ in range(3))
-                    print(f"- {squares} squares: {found:.0f} requests/s; at least {TARGET} are wanted.")
+                    print(f"- {squares} squares: {found:.0f} requests/s; target at least {TARGET}.")
         finally:
             server.terminate()
     print(f"- {os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}.")

@@ -1,4 +1,4 @@
-"""Photos of a given size, made from other photos."""
+"""Makes photos of a given size from other photos."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 def in_folder(folder: Path) -> list[Path]:
-    """Photos right in a folder, sorted by name."""
+    """Return the photos directly in a folder, sorted by name."""
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
 
 
 def make(
     sources: Sequence[Path], folder: Path, *, size: tuple[int, int], count: int, grain: float = 0
 ) -> list[Path]:
-    """JPEGs of `size`: each source cropped to the aspect ratio and resized, the same ones over and over.
+    """Make JPEGs of `size`: each source cropped to the aspect ratio and resized, repeated as often as needed.
 
     Args:
         sources: photos of any size.
-        folder: made here.
+        folder: is created.
         size: width and height.
         count: how many files; those beyond the sources are hard links to the first.
-        grain: standard deviation of noise that is added to each pixel's brightness, in levels of 255.
-            Enlarged photos are smooth and decode too fast without.
+        grain: standard deviation of noise that is added to each pixel's brightness, in levels of 255;
+            without it enlarged photos are smooth and decode too fast.
     """
     folder.mkdir()
     random = np.random.default_rng(0)
@@ -47,5 +47,5 @@ def make(
 
 
 def mean_kilobytes(paths: Sequence[Path]) -> float:
-    """Mean size of files in kB."""
+    """Return the mean size of files in kB."""
     return sum(path.stat().st_size for path in paths) / len(paths) / 1000

@@ -1,4 +1,4 @@
-"""The parts of anytag, and its baselines, as functions that go through many photos on one thread."""
+"""The parts of anytag, and its baselines, as functions that process many photos on one thread."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Array = npt.NDArray[Any]
 
 
 def session(graph: Path) -> Callable[[Array], Array]:
-    """A graph of one input in a plain session of one thread: input -> its first output."""
+    """Open a graph of one input in a session of one thread: a function from its input to its first output."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     opened = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
@@ -30,14 +30,14 @@ def session(graph: Path) -> Callable[[Array], Array]:
 
 
 def decode(paths: Sequence[Path], size: int, resample: Resample = "bilinear") -> Iterator[Array]:
-    """Photos through anytag's decoder, in full batches: uint8 8×3×S×S each."""
+    """Decode photos with anytag's decoder, in full batches: uint8 8×3×S×S each."""
     for start in range(0, len(paths), BATCH):
         batch = paths[start : start + BATCH]
         yield np.stack([prepare(load(path, min_side=size), size=size, resample=resample) for path in batch])
 
 
 class Parts:
-    """The parts of one model. Each method goes through all of `paths`, a multiple of 8."""
+    """The parts of one model. Each method processes all of `paths`, a multiple of 8."""
 
     def __init__(self, model: ModelFolder, paths: Sequence[Path]) -> None:
         self.paths = paths
@@ -47,7 +47,7 @@ class Parts:
         questions = Questions(model)
         self.tags = len(questions.vocabulary)
         self.shortlisted = questions.prepare(None, also=None, top_k=None, threshold=None)
-        # any threshold has every tag decoded; at 1 no result is kept, so that writing them does not count
+        # any threshold decodes every tag; at 1 no result is kept, so that writing them does not count
         self.everything = questions.prepare(None, also=None, top_k=None, threshold=1.0)
         self.pixels = list(self._decoded())
         self.encoded = [self.runtime.encode(batch) for batch in self.pixels]
@@ -56,26 +56,26 @@ class Parts:
         return decode(self.paths, self.spec.size, self.spec.resample)
 
     def decode(self) -> None:
-        """Files to squares, and no more."""
+        """Decode files to squares, and nothing else."""
         for _ in self._decoded():
             pass
 
     def floor(self) -> None:
-        """Files to squares, and through the bare backbone."""
+        """Decode files to squares, and run only the backbone."""
         for batch in self._decoded():
             self.bare(batch)
 
     def backbone(self) -> None:
-        """The bare backbone alone."""
+        """Run only the backbone."""
         for batch in self.pixels:
             self.bare(batch)
 
     def first_pass(self) -> None:
-        """The tag decoder as it is by default: all tags in the first pass, the likeliest decoded."""
+        """Run the tag decoder as by default: all tags in the first pass, the likeliest decoded."""
         self._answer(self.shortlisted)
 
     def all_tags(self) -> None:
-        """The tag decoder over every tag."""
+        """Run the tag decoder on every tag."""
         self._answer(self.everything)
 
     def _answer(self, question: Question) -> None:
@@ -84,7 +84,7 @@ class Parts:
 
 
 def baseline(graph: Path, paths: Sequence[Path], *, size: int, tags: int) -> Callable[[], None]:
-    """Files to squares, through a baseline's image encoder, then a dot product with each tag's vector."""
+    """Return a baseline: files to squares, its image encoder, then a dot product with each tag's vector."""
     encoder = session(graph)
     texts = np.random.default_rng(0).normal(size=(WIDTH, tags)).astype(np.float32)
 

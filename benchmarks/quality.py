@@ -1,15 +1,15 @@
-"""How good the tags are, beside baselines, and what each of them has learned from.
+"""Quality of the tags, beside baselines, and what each of them was trained on.
 
     python benchmarks/quality.py ROWS [--model FOLDER] [--card]
 
-ROWS is rows.jsonl of scripts/prepare_data.py. Everything of ours goes through `Tagger`, as users call it; all
-photos that judge are held back from training. Baselines:
+ROWS is rows.jsonl of scripts/prepare_data.py. anytag's figures all go through `Tagger`, as users call it; all
+photos of the evaluation are held out of training. Baselines:
 
-- linear probes on a frozen backbone's pooled features: supervised, taught with the same labels of the
-  training photos that ROWS has (a fair one needs the COCO photos that the model was trained with);
-- the backbone's own ImageNet classifier, its probabilities carried to names by the text table's similarity.
-  It has seen ImageNet's labels and no others. Of six carriers the best counts for each figure, chosen on the
-  very photos it is judged by.
+- linear probes on a frozen backbone's pooled features: supervised, trained on the same labels of the training
+  photos that ROWS has (a fair one needs the COCO photos that the model was trained with);
+- the backbone's own ImageNet classifier, its probabilities transferred to names by the text table's
+  similarity. It was trained on ImageNet's labels and no others. For each figure the best of six kinds of
+  transfer counts, chosen on the very photos of the evaluation.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ RESAMPLES = 200
 
 
 def scores_of(tagger: Tagger, paths: Sequence[Path], names: Sequence[str] | None) -> Floats:
-    """Score of every asked name, or of every tag of the vocabulary: N×K."""
+    """Return the score of every given name, or of every tag of the vocabulary: N×K."""
     columns = {key: number for number, key in enumerate(names or [tag.id for tag in tagger.vocabulary])}
     out = np.zeros((len(paths), len(columns)))
     answers = tagger.tag_many(paths, list(names)) if names else tagger.tag_many(paths, threshold=0)
@@ -71,12 +71,12 @@ def scores_of(tagger: Tagger, paths: Sequence[Path], names: Sequence[str] | None
 
 @cache
 def frozen(name: str) -> FrozenBackbone:
-    """One backbone, exported once."""
+    """Return a backbone, exported once."""
     return FrozenBackbone(name, size=PROBE_SIZE)
 
 
 def features_of(name: str, paths: Sequence[Path]) -> npt.NDArray[np.float16]:
-    """Pooled features N×F of photos that can all be read."""
+    """Return the pooled features N×F of photos, all of which must be readable."""
     features, failed = frozen(name).features(paths)
     if failed:
         raise SystemExit("\n".join(failed.values()))
@@ -84,7 +84,7 @@ def features_of(name: str, paths: Sequence[Path]) -> npt.NDArray[np.float16]:
 
 
 def truth_of(rows: Sequence[Row], labeler: Labeler) -> Bools:
-    """What captions and labels say, broader tags included: N×K."""
+    """Return the tags of captions and labels, broader tags included: N×K."""
     out = np.zeros((len(rows), len(labeler.vocabulary)), dtype=bool)
     for number, row in enumerate(rows):
         out[number, sorted(labeler.present(row))] = True
@@ -92,7 +92,7 @@ def truth_of(rows: Sequence[Row], labeler: Labeler) -> Bools:
 
 
 def ridge(features: Floats, truth: Bools) -> Callable[[Floats], Floats]:
-    """A linear probe by least squares; its penalty has the smallest leave-one-out error on the same photos.
+    """Fit a linear probe by least squares; its penalty has the smallest leave-one-out error on these photos.
 
     Args:
         features: N×F.
@@ -108,37 +108,37 @@ def ridge(features: Floats, truth: Bools) -> Callable[[Floats], Floats]:
     turned = x @ vectors
     along, squares = turned.T @ (y - level), turned**2
 
-    def left_out(penalty: float) -> float:
+    def leave_one_out_error(penalty: float) -> float:
         shrunk = 1 / (np.maximum(values, 0) + penalty)
         own = squares @ shrunk + 1 / len(x)
         return float((((y - level - turned @ (shrunk[:, None] * along)) / (1 - own)[:, None]) ** 2).mean())
 
-    best = min(PENALTIES, key=left_out)
+    best = min(PENALTIES, key=leave_one_out_error)
     weight = vectors @ (along / (np.maximum(values, 0) + best)[:, None])
     return lambda some: np.asarray((some.astype(np.float64) - mean) / spread @ weight + level)
 
 
 def report(scores: Floats, truth: Bools, tags: npt.NDArray[np.intp]) -> Figures:
-    """mAP over tags with five positives and precision at 1 and 5, all among `tags`."""
+    """Return mAP over tags with five positives and precision at 1 and 5, all among `tags`."""
     scores, truth = scores[:, tags], truth[:, tags]
     value, count = mean_average_precision(scores, truth, at_least=5)
     return {"mAP": value, "tags": count} | {f"P@{k}": precision_at(scores, truth, k) for k in (1, 5)}
 
 
 def captions_table(tagger: Tagger, rows: list[Row], root: Path) -> dict[str, Figures]:
-    """Flickr8k test: ours and the probes, and what users see."""
+    """Return the figures of anytag, of its default output and of the probes on Flickr8k test."""
     labeler = Labeler(tagger.vocabulary)
     train, test = (list(select(rows, split=split, source="flickr8k")) for split in ("train", "test"))
-    truth, taught = truth_of(test, labeler), truth_of(train, labeler)
-    named = np.flatnonzero(taught.sum(0) >= 5)
+    truth, trained = truth_of(test, labeler), truth_of(train, labeler)
+    named = np.flatnonzero(trained.sum(0) >= 5)
     paths = [root / row.image for row in test]
     scores = scores_of(tagger, paths, None)
     out = {"anytag": report(scores, truth, named)}
     out["default thresholds"] = defaults(tagger, paths, truth, scores)
     for name in PROBE_BACKBONES:
-        belief = taught[:, named].astype(np.float32)
+        labels = trained[:, named].astype(np.float32)
         features = features_of(name, [root / row.image for row in train])
-        probe = train_probe(features, belief, np.ones_like(belief))
+        probe = train_probe(features, labels, np.ones_like(labels))
         with torch.no_grad():
             found = probe(torch.from_numpy(features_of(name, paths).astype(np.float32))).numpy()
         out[f"probe {name} {PROBE_SIZE}px"] = report(found, truth[:, named], np.arange(len(named)))
@@ -146,7 +146,7 @@ def captions_table(tagger: Tagger, rows: list[Row], root: Path) -> dict[str, Fig
 
 
 def shown_of(tagger: Tagger, paths: Sequence[Path]) -> tuple[Floats, list[int]]:
-    """What users see without any option: scores N×K, 0 of what is not given, and each photo's first tag.
+    """Return the default output: scores N×K, 0 for tags that are not returned, and each photo's first tag.
 
     A photo without tags has -1.
     """
@@ -160,7 +160,7 @@ def shown_of(tagger: Tagger, paths: Sequence[Path]) -> tuple[Floats, list[int]]:
 
 
 def defaults(tagger: Tagger, paths: list[Path], truth: Bools, scores: Floats) -> Figures:
-    """How good that is, how far scores can be believed, and which share of it the first pass loses."""
+    """Return the quality of the default output, and the share of it that the first pass loses."""
     given_scores, first = shown_of(tagger, paths)
     shown = given_scores > 0
     counts = shown.sum(1)
@@ -181,7 +181,7 @@ def defaults(tagger: Tagger, paths: list[Path], truth: Bools, scores: Floats) ->
 
 
 def reliability_table(tagger: Tagger, rows: list[Row], root: Path) -> dict[str, Figures]:
-    """Flickr8k test: of the tags that users see, how many are right at which score."""
+    """Return the reliability of the returned tags on Flickr8k test: the share that is correct, by score."""
     test = list(select(rows, split="test", source="flickr8k"))
     truth = truth_of(test, Labeler(tagger.vocabulary))
     scores, _ = shown_of(tagger, [root / row.image for row in test])
@@ -204,7 +204,7 @@ def reliability_table(tagger: Tagger, rows: list[Row], root: Path) -> dict[str, 
 
 
 def classes_table(tagger: Tagger, rows: list[Row], root: Path) -> dict[str, Figures]:
-    """The parts of `broad` val: top-1 and top-5 among each part's own class names; COCO's categories."""
+    """Return the parts of `broad` val: top-1 and top-5 among each part's class names; COCO's categories."""
     baseline = ClassifierWithText(PROBE_BACKBONES[0])
     out = {part: classes(part, tagger, rows, root, baseline=baseline) for part in PARTS}
     return out | {"coco": categories(tagger, rows, root, baseline=baseline)}
@@ -213,7 +213,7 @@ def classes_table(tagger: Tagger, rows: list[Row], root: Path) -> dict[str, Figu
 def classes(
     part: str, tagger: Tagger, rows: list[Row], root: Path, *, baseline: ClassifierWithText
 ) -> Figures:
-    """One part. ImageNet's val classes are in no training row, so no probe can be taught them."""
+    """Return one part. No probe can be trained on ImageNet's val classes: no training row has them."""
     val, train = (list(select(rows, split=split, source=part)) for split in ("val", "train"))
     names = sorted({row.tags[0] for row in (val if part == "imagenet" else val + train)})
     answer = np.array([names.index(row.tags[0]) for row in val])
@@ -232,11 +232,11 @@ def classes(
             figures[f"{who}top-{k}"] = max(top_k_accuracy(scores, answer, k) for scores in found)
         low, high = wilson(figures[f"{who}top-1"] * len(val), len(val))
         figures |= {f"{who}top-1 low": low, f"{who}top-1 high": high}
-    return figures | said_by_default(tagger, paths, val)
+    return figures | named_by_default(tagger, paths, val)
 
 
-def said_by_default(tagger: Tagger, paths: Sequence[Path], rows: Sequence[Row]) -> Figures:
-    """Of photos with one subject each: how often the default tags name it, or what it is a kind of."""
+def named_by_default(tagger: Tagger, paths: Sequence[Path], rows: Sequence[Row]) -> Figures:
+    """Return how often the default tags of photos of one subject name it, or something broader."""
     labeler, (scores, _) = Labeler(tagger.vocabulary), shown_of(tagger, paths)
     own = [labeler.label(row.tags[0]) for row in rows]
     place = [None if key is None else labeler.index[key] for key in own]
@@ -249,23 +249,23 @@ def said_by_default(tagger: Tagger, paths: Sequence[Path], rows: Sequence[Row]) 
 
 
 def probed(train: Sequence[Row], truth: Bools, paths: Sequence[Path], root: Path) -> Floats:
-    """What a probe says of `paths` that was taught `truth` of the training photos."""
+    """Return the scores for `paths` of a probe trained on `truth` of the training photos."""
     name = PROBE_BACKBONES[0]
     return ridge(features_of(name, [root / row.image for row in train]), truth)(features_of(name, paths))
 
 
 def categories(tagger: Tagger, rows: list[Row], root: Path, *, baseline: ClassifierWithText) -> Figures:
-    """COCO: mAP of the categories that its labels name."""
+    """Return the mAP of COCO's categories."""
     val = list(select(rows, split="val", source="coco"))
     train = [row for row in rows if row.split == "train" and row.source in COCO and row.tags and row.absent]
     names = sorted({name for row in val for name in (*row.tags, *row.absent)})
-    truth, taught = (
+    truth, labels = (
         np.array([[name in row.tags for name in names] for row in part]) for part in (val, train)
     )
     paths = [root / row.image for row in val]
     scored = {
         "": [scores_of(tagger, paths, names)],
-        "probe ": [probed(train, taught, paths, root)],
+        "probe ": [probed(train, labels, paths, root)],
         "baseline ": list(baseline.scores(paths, names).values()),
     }
     figures: Figures = {"categories": len(names), "photos": len(val), "training photos": len(train)}
@@ -279,7 +279,7 @@ def categories(tagger: Tagger, rows: list[Row], root: Path, *, baseline: Classif
 
 
 def markdown(tables: Mapping[str, Mapping[str, Figures]]) -> str:
-    """A list of figures for each row of each table."""
+    """Return a list of figures for each row of each table."""
     lines = []
     for title, table in tables.items():
         lines += [f"### {title}", ""]
@@ -294,7 +294,7 @@ def markdown(tables: Mapping[str, Mapping[str, Figures]]) -> str:
 
 
 def rounded(tables: Mapping[str, Mapping[str, Figures]]) -> dict[str, dict[str, Figures]]:
-    """Four digits, as cards have them."""
+    """Round to four digits, as cards have them."""
     return {
         title: {name: {key: round(value, 4) for key, value in row.items()} for name, row in table.items()}
         for title, table in tables.items()

@@ -1,10 +1,10 @@
-"""RAM++'s tagging at its published size, beside a plain transcription of the published form, in one run.
+"""RAM++'s tagging at its published size, beside a direct transcription of the published code, in one run.
 
     python benchmarks/ram_plus.py examples/photos
 
 4,585 tags with 51 descriptions of 512 numbers, the full tagging head (768 wide, 2 layers), a small Swin at
-224 pixels (50 tokens) and random weights: what is measured is queries and head. Each row is a process of its
-own on one thread; it tags a photo once to get warm, then the best of some rounds counts. Rows take turns.
+224 pixels (50 tokens) and random weights: queries and head are measured. Each row runs in its own process on
+one thread; after one photo to warm up, the best of some rounds counts. Rows alternate.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import numpy.typing as npt
 import photos
 
 TAGS, DESCRIPTIONS, WIDTH, SIZE = 4585, 51, 512, 224
-FIT = 64  # crops that a first pass learns from and is measured on, a quarter of them held out
+FIT = 64  # crops that a first pass is trained and measured on, a quarter of them held out
 SHORTLIST = 512
 PREDICTED = 0.01  # share of tags above the threshold
 SPREAD = 2.5  # standard deviation of logits, about that of trained models
@@ -40,7 +40,7 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Way:
-    """A row of the table: how photos are tagged, and in which of the folders."""
+    """A row of the table: how photos are tagged, and with which of the folders."""
 
     name: str
     folder: str
@@ -50,7 +50,7 @@ class Way:
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What a process measured: seconds, bytes; logits and which tags are given, photos × tags."""
+    """Results of a process: seconds, bytes; logits and which tags are returned, photos × tags."""
 
     cpu: float
     wall: float
@@ -78,10 +78,10 @@ WAYS = (
 
 
 def make_folders(work: Path, crops: Sequence[Path]) -> dict[str, Any]:
-    """A folder of random weights with graphs, and its variants; what the first pass loses."""
+    """Make a folder of random weights with graphs, and its variants; return what the first pass loses."""
     from anytag.models.card import Card
     from anytag.models.folder import write_card
-    from anytag.runtime.onnx import ROUNDED, TAGS
+    from anytag.runtime.onnx import QUANTIZED_TAGS, TAGS
     from anytag.torch.export.dynamic_int8 import MLP_WEIGHTS, to_int8
     from anytag.torch.export.export_folder import export_folder
     from anytag.torch.training.prefilter import learn_first_pass
@@ -96,19 +96,19 @@ def make_folders(work: Path, crops: Sequence[Path]) -> dict[str, Any]:
     half = Path(shutil.copytree(exact, work / "half"))
     halve_table(half)
     int8 = Path(shutil.copytree(exact, work / "int8"))
-    rounded = Path(shutil.copyfile(int8 / TAGS, int8 / ROUNDED))
+    rounded = Path(shutil.copyfile(int8 / TAGS, int8 / QUANTIZED_TAGS))
     to_int8(rounded, large=MLP_WEIGHTS, subtract_mean=True)
     write_card(int8, Card.read(int8))
     first = Path(shutil.copytree(half, work / "first"))
     found = learn_first_pass(first, list(crops), shortlist=SHORTLIST)
     first8 = Path(shutil.copytree(first, work / "first8"))
-    shutil.copyfile(rounded, first8 / ROUNDED)
+    shutil.copyfile(rounded, first8 / QUANTIZED_TAGS)
     write_card(first8, Card.read(first8))
     return {"lost": found.lost, "given": found.predicted, "photos": found.photos}
 
 
 def write_random(folder: Path, crops: Sequence[Path]) -> Path:
-    """Weights wide enough that answers differ from photo to photo, text vectors of length 1."""
+    """Write weights wide enough that answers differ from photo to photo, and text vectors of length 1."""
     import torch
     from safetensors.torch import save_file
 
@@ -153,9 +153,9 @@ def write_random(folder: Path, crops: Sequence[Path]) -> Path:
 
 
 def spread_answers(network: Any, rows: Any, crops: Sequence[Path]) -> None:
-    """Makes the head blind to what all tags of a photo share, and as far-reaching as a trained one.
+    """Remove from the head what all tags of a photo share, and give its logits the spread of a trained one.
 
-    With random weights that share is most of an answer: one photo would be given every tag, the next none.
+    With random weights that share is most of an answer: one photo would get every tag, the next none.
     """
     import torch
 
@@ -172,14 +172,14 @@ def spread_answers(network: Any, rows: Any, crops: Sequence[Path]) -> None:
 
 
 def read(photo: Path) -> npt.NDArray[np.uint8]:
-    """3×S×S, as published."""
+    """Return a photo as 3×S×S, preprocessed exactly as published."""
     from anytag.images import load, prepare
 
     return prepare(load(photo, exact=True), size=SIZE, exact=True)
 
 
 def calibrate(folder: Path, crops: Sequence[Path]) -> None:
-    """One threshold for all tags, so that the median photo is given its share of them."""
+    """Set one threshold for all tags, so that the median photo gets the share `PREDICTED` of them."""
     from anytag.models.card import Card
     from anytag.models.folder import write_card
     from anytag.vocabulary import Vocabulary
@@ -212,7 +212,7 @@ Answer = Callable[[Path], npt.NDArray[Any]]
 
 
 def open_way(way: Way, folder: Path) -> tuple[Answer, Answer, Callable[[Path], object]]:
-    """From a photo: logits of every tag, -inf where it is not looked at; which are given; the job to time."""
+    """Return functions of a photo: all tags' logits (-inf if not decoded), the tags given, the timed job."""
     from anytag.models.folder import ModelFolder
     from anytag.queries.build import Questions
     from anytag.tagger import Tagger
@@ -226,8 +226,8 @@ def open_way(way: Way, folder: Path) -> tuple[Answer, Answer, Callable[[Path], o
     )
 
     def answer(photo: Path) -> Floats:
-        seen = tagger.encode(photo)
-        index, logits = question.logits(tagger.runtime, seen.tokens[None], seen.pooled[None])
+        encoding = tagger.encode(photo)
+        index, logits = question.logits(tagger.runtime, encoding.tokens[None], encoding.pooled[None])
         every = np.full(len(tagger.vocabulary), -np.inf, np.float32)
         every[index[0]] = logits[0]
         return every
@@ -239,7 +239,7 @@ def open_way(way: Way, folder: Path) -> tuple[Answer, Answer, Callable[[Path], o
 
 
 def published(folder: Path) -> Callable[[Path], Floats]:
-    """The published form, from its description: one photo after the other, everything repeated."""
+    """Return the published code, written from its description: photo by photo, everything repeated."""
     import torch
     from torch import Tensor
 
@@ -287,13 +287,13 @@ def published(folder: Path) -> Callable[[Path], Floats]:
     return job
 
 
-def measure_way(name: str, folder: Path, files: Sequence[Path], is_approximate: int) -> None:
-    """Prints seconds of CPU and of wall of the best round, and the peak of memory; writes the logits."""
+def measure_way(name: str, folder: Path, files: Sequence[Path], rounds: int) -> None:
+    """Print CPU and wall seconds of the best round and the peak memory; write the logits."""
     way = next(one for one in WAYS if one.name == name)
     answer, predicted, job = open_way(way, folder)
     job(files[0])
     cpus, walls = [], []
-    for _ in range(is_approximate):
+    for _ in range(rounds):
         wall, cpu = time.perf_counter(), time.process_time()
         job(files[0])
         cpus.append(time.process_time() - cpu)
@@ -306,7 +306,7 @@ def measure_way(name: str, folder: Path, files: Sequence[Path], is_approximate: 
 
 
 def peak_memory() -> int:
-    """Bytes at most resident since this program began; `getrusage` would count the parent before it too."""
+    """Return the peak resident bytes of this program; `getrusage` would include the parent's."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
@@ -316,7 +316,7 @@ def peak_memory() -> int:
 
 HEAD = (
     "",
-    "CPU s a photo",
+    "CPU s per photo",
     "of published",
     "wall s",
     "peak GB",
@@ -326,7 +326,7 @@ HEAD = (
 
 
 def compare(work: Path, files: Sequence[Path], args: argparse.Namespace) -> str:
-    """Every way by turns; the table."""
+    """Run every way alternately; return the table."""
     found: dict[Way, list[Found]] = {way: [] for way in WAYS}
     for _ in range(args.turns):
         for way in WAYS:
@@ -336,18 +336,18 @@ def compare(work: Path, files: Sequence[Path], args: argparse.Namespace) -> str:
 
 
 def launch(way: Way, work: Path, files: Sequence[Path], args: argparse.Namespace) -> Found:
-    """One way in a process of its own."""
+    """Run one way in a subprocess."""
     command = [sys.executable, __file__, str(args.photos), "--way", way.name]
     command += [
         "--folder",
         str(work / way.folder),
         "--rounds",
-        str(args.is_approximate),
+        str(args.rounds),
         "--files",
         *map(str, files),
     ]
-    told = run(command, check=True, stdout=PIPE, text=True).stdout
-    cpu, wall, peak = json.loads(told)
+    output = run(command, check=True, stdout=PIPE, text=True).stdout
+    cpu, wall, peak = json.loads(output)
     return Found(cpu, wall, peak, np.load(work / "logits.npy"), np.load(work / "given.npy"))
 
 
@@ -358,15 +358,15 @@ def row_of(name: str, found: Sequence[Found], published: Sequence[Found]) -> Seq
         max(one.peak for one in found),
     )
     ours, theirs = found[0], published[0]
-    looked = np.isfinite(ours.logits)
-    difference = np.abs(ours.logits - theirs.logits)[looked].max()
+    decoded = np.isfinite(ours.logits)
+    difference = np.abs(ours.logits - theirs.logits)[decoded].max()
     flips = f"{(ours.predicted != theirs.predicted).sum()} of {theirs.predicted.sum()}"
     share = cpu / min(one.cpu for one in published)
     return name, f"{cpu:.2f}", f"{share:.2f}", f"{wall:.2f}", f"{peak / 1e9:.2f}", f"{difference:.1e}", flips
 
 
 def thresholds_of(folder: Path) -> npt.NDArray[np.float64]:
-    """In log-odds."""
+    """Return the thresholds in log-odds."""
     from anytag.vocabulary import Vocabulary
 
     scores = np.array([tag.threshold for tag in Vocabulary.read(folder / "vocabulary.jsonl")])
@@ -375,7 +375,7 @@ def thresholds_of(folder: Path) -> npt.NDArray[np.float64]:
 
 
 def crop(sources: Sequence[Path], folder: Path, *, count: int) -> list[Path]:
-    """Random parts of photos, each at least a third as wide and as high."""
+    """Make random crops of photos, each at least a third as wide and as high."""
     from PIL import Image
 
     folder.mkdir()
@@ -405,7 +405,7 @@ def main() -> None:
     parser.add_argument("--files", nargs="*", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.way:
-        measure_way(args.way, Path(args.folder), args.files, args.is_approximate)
+        measure_way(args.way, Path(args.folder), args.files, args.rounds)
         return
     machine = measure.machine()
     with tempfile.TemporaryDirectory() as scratch:
@@ -415,7 +415,7 @@ def main() -> None:
         found = make_folders(work, crops)
         text = compare(work, crops[:16:4], args)  # held out from the first pass
     text += (
-        f"\n- First pass: {found['lost']:.2%} of {found['given']} tags given on {found['photos']} "
+        f"\n- First pass: {found['lost']:.2%} of {found['given']} tags on {found['photos']} "
         f"held-out crops are lost.\n- {machine}.\n"
     )
     print(text)

@@ -1,4 +1,4 @@
-"""Photos on a Ray cluster, over an S3 server of this machine: nothing lost or doubled, speed, memory.
+"""Tagging on a Ray cluster, with an S3 server on this machine: no row lost or duplicated, speed, memory.
 
     PYTHONPATH=. python benchmarks/scale.py kills [--rows 100000]
     PYTHONPATH=. python benchmarks/scale.py speed [--rows 6000]
@@ -6,14 +6,14 @@
     PYTHONPATH=. python benchmarks/scale.py dry-run [--rows 10000]
     PYTHONPATH=. python benchmarks/scale.py memory [--gigabytes 2]
 
-`kills` puts synthetic JPEGs of 64×64 into Parquet, 100 a row group, 1 % broken in one of ten ways.
-A cluster of two nodes with a core each tags them; a node is killed twice (and replaced), the driver once (and
-started again). Then ids of input and output are held against each other, photos that were looked at are
-counted, and `retry_failed` is run. `speed` tags the same rows with one worker and with two, on disk and
-over S3, and measures from the unit that makes a fifth of the rows to the last: Ray's start is told apart. CPU
-time of the workers and of all else is what a busy machine can tell; `units` has it of many small units.
-`dry-run` holds the estimate against the run. `memory` reads Parquet with one row group of photos of 1.5 MB
-from disk; the figure is the peak of the worker's resident memory (VmHWM).
+`kills` writes synthetic JPEGs of 64×64 to Parquet, 100 per row group, 1 % broken in one of ten ways. A
+cluster of two nodes with one core each tags them; a node is killed twice (and replaced), the driver once (and
+restarted). Then the ids of input and output are compared, the photos that were processed are counted, and
+`retry_failed` is run. `speed` tags the same rows with one worker and with two, on disk and over S3, and
+measures from the unit that completes a fifth of the rows to the last, without Ray's start. On a busy machine
+only the CPU time of the workers and of everything else is reliable; `units` measures it for many small units.
+`dry-run` compares the estimate with the run. `memory` reads Parquet with one row group of photos of 1.5 MB
+from disk; the figure is the peak resident memory of the worker (VmHWM).
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ from anytag.scale import Options, Task, estimate, photos, runs, worker
 from tests.s3_server import s3_bucket  # with the project's folder on PYTHONPATH
 
 GROUP, FILE = 100, 2000  # rows of a row group and of a file
-LOOKS = "ANYTAG_BENCHMARK_LOOKS"
+COUNTS_VARIABLE = "ANYTAG_BENCHMARK_COUNTS"  # the folder of the counts
 os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default is 15: on a busy machine its workers starve
 SMALL: dict[str, Any] = {"object_store_memory": 100_000_000, "include_dashboard": False}
 
 
 class CountingMaker(worker.Maker):
-    """As the product's, but every photo that is looked at is counted in a file of the process."""
+    """Counts every photo that is processed, in a file per process."""
 
     def __call__(self) -> worker.Worker:
         made = super().__call__()
-        folder, plain = os.environ[LOOKS], made._pixels
+        folder, plain = os.environ[COUNTS_VARIABLE], made._pixels
         file = os.open(f"{folder}/{os.getpid()}", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
         def counted(photo: photos.Photo) -> Any:
@@ -69,13 +69,13 @@ class CountingMaker(worker.Maker):
         return made
 
 
-def looks(folder: str) -> int:
-    """Photos that were looked at so far."""
+def processed(folder: str) -> int:
+    """Return the number of photos processed so far."""
     return sum(path.stat().st_size for path in Path(folder).iterdir())
 
 
 def broken(jpeg: bytes, way: int) -> bytes | None:
-    """A photo broken in one of ten ways."""
+    """Return the photo broken in one of ten ways."""
     ways: list[bytes | None] = [
         None, b"", b"not a photo", jpeg[: len(jpeg) // 2], jpeg[:3], b"\x89PNG\r\n\x1a\n" + jpeg[:40],
         b"GIF89a", b"<html>503 Slow Down</html>", b"PK\x03\x04" + jpeg, b"\0\0\0\x18ftypmp42" + jpeg[:99],
@@ -84,7 +84,7 @@ def broken(jpeg: bytes, way: int) -> bytes | None:
 
 
 def jpegs(count: int, *, seed: int = 0) -> Iterator[bytes]:
-    """Synthetic photos of 64×64, none like another."""
+    """Yield synthetic photos of 64×64 that all differ."""
     random = np.random.default_rng(seed)
     for _ in range(count):
         pixels = random.integers(0, 256, (8, 8, 3), np.uint8).repeat(8, 0).repeat(8, 1)
@@ -94,7 +94,7 @@ def jpegs(count: int, *, seed: int = 0) -> Iterator[bytes]:
 
 
 def write_rows(bucket: str, rows: int, *, group: int = GROUP) -> set[str]:
-    """Parquet files of rows in a bucket; the ids of those that are broken."""
+    """Write Parquet files of rows to a bucket; return the ids of the broken ones."""
     bad: set[str] = set()
     made = enumerate(jpegs(rows))
     for number in range(0, rows, FILE):
@@ -112,7 +112,7 @@ def write_rows(bucket: str, rows: int, *, group: int = GROUP) -> set[str]:
 
 @contextmanager
 def two_nodes() -> Iterator[Cluster]:
-    """A cluster of a head without cores and two nodes of one."""
+    """Start a cluster of a head without cores and two nodes of one core."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **SMALL})
     try:
         for _ in range(2):
@@ -123,7 +123,7 @@ def two_nodes() -> Iterator[Cluster]:
 
 
 def drive(address: str, source: str, output: str, *flags: str) -> subprocess.Popen[str]:
-    """A driver as a process of its own."""
+    """Start a driver in a subprocess."""
     command = [sys.executable, __file__, "drive", source, output, "--address", address, *flags]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
@@ -142,9 +142,9 @@ def wait_for(output: str, parts: int, driver: subprocess.Popen[str]) -> None:
 
 
 def kills(rows: int) -> None:
-    """The claim of this file's first sentence."""
+    """Tag rows while nodes and the driver are killed, and compare input and output."""
     with s3_bucket() as bucket, tempfile.TemporaryDirectory() as counts:
-        os.environ[LOOKS] = counts
+        os.environ[COUNTS_VARIABLE] = counts
         bad = write_rows(bucket, rows)
         source, output, units = f"{bucket}/rows", f"{bucket}/out", rows // GROUP
         print(f"{rows:,} rows, {units:,} units, {len(bad):,} broken", flush=True)
@@ -162,12 +162,12 @@ def kills(rows: int) -> None:
                     print(f"killed the driver after {done_parts(output)} units", flush=True)
                     driver = drive(cluster.address, source, output)
             print(driver.communicate()[0], f"in {time.perf_counter() - start:.0f} s", flush=True)
-            looked = looks(counts)
-            print(f"looked at {looked:,}: {looked / rows - 1:.2%} again", flush=True)
+            count = processed(counts)
+            print(f"processed {count:,}: {count / rows - 1:.2%} again", flush=True)
             compare(source, output, bad)
-            before = looks(counts)
+            before = processed(counts)
             print(drive(cluster.address, source, output, "--retry-failed").communicate()[0], flush=True)
-            print(f"--retry-failed looked at {looks(counts) - before} of {len(bad)} broken", flush=True)
+            print(f"--retry-failed processed {processed(counts) - before} of {len(bad)} broken", flush=True)
             compare(source, output, bad)
 
 
@@ -180,25 +180,25 @@ def column(folder: str, name: str) -> list[Any]:
 
 
 def compare(source: str, output: str, bad: set[str]) -> None:
-    """Rows in and out, by id."""
+    """Print a comparison of the rows in and out, by id."""
     given, found, errors = column(source, "id"), column(output, "id"), column(output, "error")
     failed = {name for name, error in zip(found, errors, strict=True) if error}
     kinds = {error["message"][:50] for error in errors if error}
     print(
         f"in {len(given):,}, out {len(found):,}, missing {len(set(given) - set(found))}, "
-        f"double {len(found) - len(set(found))}, failed {len(failed):,} (the broken: {failed == bad}), "
-        f"{len(kinds)} reasons",
+        f"duplicated {len(found) - len(set(found))}, failed {len(failed):,} "
+        f"(equal to the broken ones: {failed == bad}), {len(kinds)} different messages",
         flush=True,
     )
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What photos took once all workers were at work.
+    """The costs of photos once all workers are running.
 
     Attributes:
-        rate: photos a second.
-        worker, rest: CPU ms a photo, of the workers and of all else: driver, Ray, S3 server.
+        rate: photos per second.
+        worker, rest: CPU ms per photo, of the workers and of all else: driver, Ray, S3 server.
     """
 
     rate: float
@@ -207,7 +207,7 @@ class Cost:
 
 
 def speed(rows: int) -> None:
-    """One worker and two on the same rows, from and to a disk and an S3 server."""
+    """Compare one worker with two on the same rows, from and to a disk and an S3 server."""
     with s3_bucket() as bucket, tempfile.TemporaryDirectory() as disk, two_nodes() as cluster:
         for place in (disk, bucket):
             write_rows(place, rows)
@@ -217,7 +217,7 @@ def speed(rows: int) -> None:
 
 
 def steady(cluster: Cluster, place: str, actors: int, rows: int) -> Cost:
-    """A run, from the unit that makes a fifth of the rows to the last."""
+    """Measure a run from the unit that completes a fifth of the rows to the last."""
     output = f"{place}/out-{actors}-{time.monotonic_ns()}"
     start = time.perf_counter()
     driver = drive(cluster.address, f"{place}/rows", output, "--actors", str(actors), "--watch")
@@ -233,7 +233,7 @@ def steady(cluster: Cluster, place: str, actors: int, rows: int) -> Cost:
         (last - first) / (ended - began), *(per * (b - a) for a, b in zip(before, after, strict=True))
     )
     print(
-        f"{name_of(place)}, {actors} workers: {cost.rate:.0f} photos/s, {cost.worker:.2f} CPU ms a photo "
+        f"{name_of(place)}, {actors} workers: {cost.rate:.0f} photos/s, {cost.worker:.2f} CPU ms per photo "
         f"of workers and {cost.rest:.2f} of all else; {began - start:.1f} s until a fifth was done, "
         f"{time.perf_counter() - start:.1f} s in all, load {os.getloadavg()[0]:.1f}",
         flush=True,
@@ -242,25 +242,25 @@ def steady(cluster: Cluster, place: str, actors: int, rows: int) -> Cost:
 
 
 def units(count: int) -> None:
-    """What the driver and Ray cost for a unit: there are two photos in each, so workers have little to do."""
+    """Measure what the driver and Ray cost per unit of two photos, with which workers have little to do."""
     with tempfile.TemporaryDirectory() as disk, two_nodes() as cluster:
         write_rows(disk, 2 * count, group=2)
         cost = steady(cluster, disk, 2, 2 * count)
-        print(f"{2 * cost.rest:.1f} CPU ms a unit of all but the workers", flush=True)
+        print(f"{2 * cost.rest:.1f} CPU ms per unit outside the workers", flush=True)
 
 
 def dry_run(rows: int) -> None:
-    """What `--dry-run` tells, and what the run then takes."""
+    """Compare the estimate of `--dry-run` with the time of the run."""
     with tempfile.TemporaryDirectory() as disk, two_nodes() as cluster:
         write_rows(disk, rows)
         for actors in (1, 2):
-            told = estimate([f"{disk}/rows"], Task(device="cpu")).hours(actors) * 3600
+            estimated = estimate([f"{disk}/rows"], Task(device="cpu")).hours(actors) * 3600
             start = time.perf_counter()
             drive(cluster.address, f"{disk}/rows", f"{disk}/out-{actors}", "--actors", str(actors)).wait()
             took = time.perf_counter() - start
             print(
-                f"{actors} workers: told {told:.0f} s, took {took:.0f} s: {told / took - 1:+.0%}, "
-                f"load {os.getloadavg()[0]:.1f}",
+                f"{actors} workers: estimated {estimated:.0f} s, took {took:.0f} s: "
+                f"{estimated / took - 1:+.0%}, load {os.getloadavg()[0]:.1f}",
                 flush=True,
             )
 
@@ -270,7 +270,7 @@ def name_of(place: str) -> str:
 
 
 def cpu_seconds() -> tuple[float, float]:
-    """Of the workers, and of all else that this process began, itself included."""
+    """Return the CPU seconds of the workers, and of all other processes started here, this one included."""
     me, worker, rest = psutil.Process(), 0.0, 0.0
     for process in [me, *me.children(recursive=True)]:
         with suppress(psutil.NoSuchProcess):
@@ -281,14 +281,14 @@ def cpu_seconds() -> tuple[float, float]:
 
 
 def memory(gigabytes: float) -> None:
-    """The peak of a worker that reads a large row group."""
+    """Measure the peak memory of a worker that reads a large row group."""
     random = np.random.default_rng(0)
     file = io.BytesIO()
     Image.fromarray(random.integers(0, 256, (1000, 1500, 3), np.uint8)).save(file, "JPEG", quality=92)
     photo = file.getvalue()
     with tempfile.TemporaryDirectory() as folder:
-        os.environ[LOOKS], path = str(Path(folder, "looks")), Path(folder, "large.parquet")
-        Path(folder, "looks").mkdir()
+        os.environ[COUNTS_VARIABLE], path = str(Path(folder, "counts")), Path(folder, "large.parquet")
+        Path(folder, "counts").mkdir()
         chunk = pyarrow.array([photo + random.bytes(8) for _ in range(50)], pyarrow.binary())
         chunks = [chunk] * round(gigabytes * 2**30 / len(photo) / 50)  # of the same memory
         ids = [f"photo-{number}" for number in range(50 * len(chunks))]
@@ -303,8 +303,8 @@ def memory(gigabytes: float) -> None:
             while driver.poll() is None:
                 peak = max([peak, *map(_peak, _workers())])
                 time.sleep(0.5)
-            said = json.loads(driver.communicate()[0].splitlines()[-1])
-            print(f"{peak / 2**20:.0f} MB at most, {said['rows']} rows", flush=True)
+            summary = json.loads(driver.communicate()[0].splitlines()[-1])
+            print(f"{peak / 2**20:.0f} MB at most, {summary['rows']} rows", flush=True)
 
 
 def _workers() -> list[Path]:
@@ -329,8 +329,8 @@ def _peak(folder: Path) -> int:
 def driver(
     source: str, output: str, *, address: str, actors: int | None, retry_failed: bool, watch: bool
 ) -> None:
-    """A run, as JSON on stdout."""
-    if LOOKS in os.environ:
+    """Run, and print the summary as JSON."""
+    if COUNTS_VARIABLE in os.environ:
         vars(runs)["Maker"] = CountingMaker
     logging.disable(logging.INFO)
     connect(address)

@@ -1,12 +1,12 @@
-"""Search of a library: how well it finds, how fast, and whether it says that nothing fits.
+"""Search of a library: its quality and speed, and whether it reports correctly that nothing fits.
 
     python benchmarks/search.py quality ROWS           # Flickr8k test: the parts, and all together
-    python benchmarks/search.py fits ROWS OTHER_ROWS   # "nothing fits", on photos nothing was fitted on
-    python benchmarks/search.py copies ROWS            # likeness to copies of other size and quality
+    python benchmarks/search.py fits ROWS OTHER_ROWS   # "nothing fits", on photos that no fitting used
+    python benchmarks/search.py copies ROWS            # similarity of copies of other size and quality
     python benchmarks/search.py speed ROWS [--photos 100000]
 
-`speed` repeats the vectors and tags of ROWS' Flickr8k test photos, with noise so that none is a copy, as so
-many photos, whose files are empty: searching opens none.
+`speed` repeats the vectors and tags of ROWS' Flickr8k test photos, with noise so that no two are equal, for
+so many photos. Their files are empty: a search opens none.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from anytag.retriever import Retriever
 
 Floats = npt.NDArray[np.float32]
 
-THERE = (
+PRESENT = (
     "a dog", "a giraffe", "a pizza", "elephant", "a bathroom with a sink", "a cat", "a horse in a field",
     "motorcycle", "a lobster", "mountains", "a kitchen", "an airplane", "scissors", "a hamburger",
     "a skyscraper", "a strawberry", "a firefighter", "a shark", "flowers", "a bookshelf with books",
@@ -62,12 +62,12 @@ NONSENSE = (
     "twelve times the theorem", "hjkl", "the constitution of an infinite sum",
     "copyright infringement notice", "mitochondrial entropy",
 )  # fmt: skip
-"""Chosen by the labels of the first 1,000 photos, shuffled with seed 0, before any score was seen."""
+"""Chosen by the labels of the first 1,000 photos, shuffled with seed 0, before any score was computed."""
 
 
 @contextmanager
 def synced(photos: Sequence[Path], *, captions: bool = False) -> Iterator[Library]:
-    """A library of photos, synced for this run."""
+    """Yield a library of photos, synced for this run."""
     from anytag.captioner import Captioner
     from anytag.tagger import Tagger
 
@@ -83,7 +83,7 @@ def synced(photos: Sequence[Path], *, captions: bool = False) -> Iterator[Librar
 
 
 def numbers(library: Library) -> list[int]:
-    """Of each photo by rising id, which of `photos` it is."""
+    """Return which of `photos` each photo of the library is, by ascending id."""
     rows = library.database.connection.execute("SELECT name FROM photos ORDER BY id")
     return [int(Path(name).stem) for (name,) in rows]
 
@@ -97,12 +97,12 @@ def flickr(path: Path, split: str) -> list[Row]:
 
 
 def quality(path: Path) -> None:
-    """Where among 1,000 photos the one stands for which people wrote a sentence."""
+    """Print the recall of captions: the rank of each caption's photo among 1,000 photos."""
     rows = flickr(path, "test")
     photos = [path.parent / row.image for row in rows]
     texts = [(number, text) for number, row in enumerate(rows) for text in row.captions]
-    asked = ("words", "vectors", "decoder", "match", "all together")
-    ranks: dict[str, list[int]] = {name: [] for name in asked}
+    methods = ("words", "vectors", "decoder", "match", "all together")
+    ranks: dict[str, list[int]] = {name: [] for name in methods}
     with synced(photos, captions=True) as library:
         searcher, place = Searcher(library), {n: at for at, n in enumerate(numbers(library))}
         ids = [one for (one,) in library.database.connection.execute("SELECT id FROM photos ORDER BY id")]
@@ -112,21 +112,21 @@ def quality(path: Path) -> None:
             ranks["words"].append(_word_rank(library, searcher, text, ids[place[number]], len(rows)))
     retriever = Retriever.load(device="cpu")
     gallery = retriever.embed(photos, workers=1)
-    said = [text for _, text in texts]
+    captions = [text for _, text in texts]
     decoder = Retriever(retriever.tagger, DecoderPairScorer(retriever.tagger))
-    vectors = gallery.pooled[:] @ retriever.tagger.queries(said)[:, 0].T
+    vectors = gallery.pooled[:] @ retriever.tagger.queries(captions)[:, 0].T
     whole = decoder.embed(photos, workers=1)  # with tokens
-    scored = {"decoder": decoder.score(whole, said), "match": retriever.score(gallery, said)}
+    scored = {"decoder": decoder.score(whole, captions), "match": retriever.score(gallery, captions)}
     for name, scores in (scored | {"vectors": vectors}).items():
         own = scores[[number for number, _ in texts], np.arange(len(texts))]
         ranks[name] = (scores > own).sum(0).tolist()
-    print("| asked | R@1 | R@5 | R@10 |\n|---|---:|---:|---:|")
+    print("| method | R@1 | R@5 | R@10 |\n|---|---:|---:|---:|")
     for name, found in ranks.items():
         print(f"| {name} | {recall(np.array(found))} |")
 
 
 def _word_rank(library: Library, searcher: Searcher, text: str, photo: int, count: int) -> int:
-    """By the full-text table alone; photos without a word of the text share the places after the others."""
+    """Return the rank in the full-text table; photos without a word of the text share the ranks after it."""
     words = [word for term in searcher.reader.read(text).terms for word in term.words]
     query = "SELECT rowid FROM words WHERE words MATCH ? ORDER BY rank"
     rows = library.database.connection.execute(query, (match(words),)).fetchall() if words else []
@@ -135,54 +135,58 @@ def _word_rank(library: Library, searcher: Searcher, text: str, photo: int, coun
 
 
 def fits(path: Path, others: Path) -> None:
-    """How often "nothing fits" is said where it is true and where not; and what the scores are worth."""
+    """Print how often "nothing fits" is reported correctly and wrongly, and the scores' reliability."""
     lines = map(json.loads, others.read_text(encoding="utf-8").splitlines())
     names = [line["image"] for line in lines if line["source"] != "sroie"]  # receipts
     random.Random(0).shuffle(names)
-    print("| photos | there, found | absent, told | nonsense, told |\n|---:|---:|---:|---:|")
+    print("| photos | present, found | absent, reported | nonsense, reported |\n|---:|---:|---:|---:|")
     with synced([others.parent / name for name in names[:1000]]) as library:
-        told = {
+        results = {
             name: [library.search(text, top_k=1) for text in texts]
-            for name, texts in (("there", THERE), ("absent", ABSENT), ("nonsense", NONSENSE))
+            for name, texts in (("present", PRESENT), ("absent", ABSENT), ("nonsense", NONSENSE))
         }
-    counts = [sum(bool(found) == (name == "there") for found in answers) for name, answers in told.items()]
+    counts = [
+        sum(bool(found) == (name == "present") for found in answers) for name, answers in results.items()
+    ]
     print(f"| 1000 | {' | '.join(f'{count} of 20' for count in counts)} |")
-    for name, texts in (("there", THERE), ("absent", ABSENT), ("nonsense", NONSENSE)):
+    for name, texts in (("present", PRESENT), ("absent", ABSENT), ("nonsense", NONSENSE)):
         wrong = [
-            text for text, found in zip(texts, told[name], strict=True) if bool(found) != (name == "there")
+            text
+            for text, found in zip(texts, results[name], strict=True)
+            if bool(found) != (name == "present")
         ]
         print(f"wrong of {name}: {', '.join(wrong) or 'none'}")
     _reliability(path)
 
 
 def _reliability(path: Path) -> None:
-    """Whether the best photo's score is the share of sentences that fit one, on Flickr8k test.
+    """Print the calibration of the best photo's score as the probability that the sentence fits a photo.
 
-    Asked are captions of its photos, and others that name a thing which none of them shows.
+    The sentences are captions of Flickr8k test's photos, and others that mention a thing none of them shows.
     """
-    from scripts.fit_search import Named, several
+    from scripts.fit_search import Mentions, several
 
     every = [row for row in read_rows(path) if row.captions]
     rows = flickr(path, "test")
     with synced([path.parent / row.image for row in rows]) as library:
         searcher = Searcher(library)
-        named, choose = Named.by(rows, searcher.reader.vocabulary), random.Random(0)
+        mentions, choose = Mentions.by(rows, searcher.reader.vocabulary), random.Random(0)
         others = [row for row in every if row.source != "flickr8k"]
-        asked = [*several(rows, others, named, choose)]
-        best = np.array([searcher.log_odds(text)[0].max() for text, _ in asked])
-    scores, true = 1 / (1 + np.exp(-np.clip(best, -60, 60))), np.array([fit for _, fit in asked])
+        sentences = [*several(rows, others, mentions, choose)]
+        best = np.array([searcher.log_odds(text)[0].max() for text, _ in sentences])
+    scores, true = 1 / (1 + np.exp(-np.clip(best, -60, 60))), np.array([fit for _, fit in sentences])
     bins = np.minimum((scores * 10).astype(int), 9)
     error = sum(
         (bins == one).mean() * abs(scores[bins == one].mean() - true[bins == one].mean())
         for one in set(bins.tolist())
     )
     right = ((scores >= 0.5) == true).mean()
-    print(f"{len(asked)} sentences on Flickr8k test, {true.mean():.2f} of which fit a photo: "
-          f"expected calibration error {error:.3f}, told rightly {right:.3f}")  # fmt: skip
+    print(f"{len(sentences)} sentences on Flickr8k test, {true.mean():.2f} of which fit a photo: "
+          f"expected calibration error {error:.3f}, classified correctly {right:.3f}")  # fmt: skip
 
 
 def copies(path: Path) -> None:
-    """100 copies at 30 to 90 % of the size and quality 35 to 90: is the photo itself the likest?"""
+    """Print how often the original is the most similar to a copy of 30 to 90 % size and quality 35 to 90."""
     photos, choose = [path.parent / row.image for row in flickr(path, "test")], random.Random(1)
     chosen = choose.sample(range(len(photos)), 100)
     first = 0
@@ -195,18 +199,18 @@ def copies(path: Path) -> None:
                 (hit,) = library.search(like=copy, top_k=1)
                 first += int(Path(hit.photo.path).stem) == number
         with synced([*photos, *copies]) as library:
-            vectors, hashes = _seen(library)
+            vectors, hashes = _vectors_and_hashes(library)
     count, own = len(photos), np.array(chosen)
-    print(f"the photo itself first: {first} of 100")
+    print(f"the original first: {first} of 100")
     for name, bits in (("vectors alone", np.zeros_like(hashes)), ("with hashes", hashes)):
         same = [alike(vectors, bits, *one) >= SAME for one in zip(vectors, bits, strict=True)]
         folded = np.triu(same, 1)[:count, :count].sum()
         found = np.array(same)[np.arange(count, count + 100), own].sum()
-        print(f"{name}: {found} of 100 copies folded; {folded} of {count * (count - 1) // 2} other pairs")
+        print(f"{name}: {found} of 100 copies grouped; {folded} of {count * (count - 1) // 2} other pairs")
 
 
-def _seen(library: Library) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """Unit vectors and hashes of all photos, by their names."""
+def _vectors_and_hashes(library: Library) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """Return unit vectors and hashes of all photos, by name."""
     found = library.database.query("SELECT slot, hash FROM photos ORDER BY name")
     (weights,) = library.database.query("SELECT weights FROM models")[0]
     width = ModelFolder.open(resolve(None)).card.width
@@ -246,11 +250,11 @@ def speed(path: Path, count: int) -> None:
     print(f"{count} photos, warm, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; median, p95:")
     for name, some in (("time", times), ("processor time", busy)):
         print(f"  {name}: {np.median(some):.0f} ms, {np.percentile(some, 95):.0f} ms")
-    print(f"memory of this process, which made the library, too: at most {memory:.0f} MB")
+    print(f"peak memory of this process, which also made the library: {memory:.0f} MB")
 
 
 def _repeat(small: Library, path: Path, count: int) -> None:
-    """A library whose photos are another's again and again."""
+    """Make a library that repeats the photos of another."""
     noise = np.random.default_rng(0)
     source = small.database.connection
     slots = np.array(source.execute("SELECT slot FROM photos ORDER BY id").fetchall(), np.int64)[:, 0]
@@ -262,7 +266,7 @@ def _repeat(small: Library, path: Path, count: int) -> None:
     }
     for photo, tag, title, score in source.execute("SELECT photo, tag, name, score FROM tags"):
         tags[photo].append((tag, title, score))
-    given = list(tags.values())
+    tags_by_photo = list(tags.values())
     folder = path.parent / "photos"
     folder.mkdir()
     with Library.open(path) as library, library.database.transaction() as connection:
@@ -282,7 +286,7 @@ def _repeat(small: Library, path: Path, count: int) -> None:
                     "slot) VALUES (?, 1, ?, ?, 0, 0, 0, 0, 'done', 1, ?)",
                     (number + 1, os.fsencode(file), file.name, number),
                 )
-                rows = given[number % len(given)]
+                rows = tags_by_photo[number % len(tags_by_photo)]
                 connection.executemany(
                     "INSERT INTO tags VALUES (?, ?, ?, ?)", ((number + 1, *row) for row in rows)
                 )
@@ -292,7 +296,7 @@ def _repeat(small: Library, path: Path, count: int) -> None:
 
 
 def _cold(database: Path) -> None:
-    """The whole command, three times: its time, and the memory of its process."""
+    """Measure the whole command three times: its time, and the memory of its process."""
     command = [
         sys.executable,
         "-m",
@@ -309,12 +313,12 @@ def _cold(database: Path) -> None:
         times.append(time.perf_counter() - start)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     busy = (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / 3
-    print(f"command: {min(times):.2f} s at best of three, {busy:.2f} s of processor time, "
+    print(f"command: {min(times):.2f} s (best of three), {busy:.2f} s of processor time, "
           f"at most {after.ru_maxrss / 1024:.0f} MB")  # fmt: skip
 
 
 def _first_pass(searcher: Searcher, library: Library, texts: Sequence[str]) -> None:
-    """The ten best products of the mapped scan against those of a plain product in float64."""
+    """Compare the ten best products of the memory-mapped scan with exact products in float64."""
     card = searcher.reader.card
     file = vector_file(library.database.path, weights_of(card), card.width)
     slots = np.arange(len(file), dtype=np.int64)

@@ -1,11 +1,11 @@
-"""The service under load, beside `anytag tag` on the same photos in the same run.
+"""The server under load, beside `anytag tag` on the same photos in the same run.
 
     python benchmarks/serve.py examples/photos
 
-Prints photos a second of 16 clients against the command's, latency when idle and at half of the load, what is
-refused at ten times the load, what stalled uploads cost another client, and memory. Clients speak HTTP/1.1
-over connections that are kept, from one process on uvloop (50 µs of CPU a request); on two cores they take a
-share of what they measure.
+Prints the photos per second of 16 clients and of the command, the latency when idle and at half the load,
+what is refused at ten times the load, the effect of stalled uploads on another client, and memory. Clients
+use HTTP/1.1 over persistent connections, from one process on uvloop (50 µs of CPU per request); on two cores
+they slow down what they measure.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ STALLING = 2000
 
 @dataclass
 class Load:
-    """What clients saw: seconds of each answer, by status."""
+    """The results of clients: seconds of each answer, by status."""
 
     seconds: dict[int, list[float]] = field(default_factory=dict)
     wall: float = 0.0
@@ -44,7 +44,7 @@ class Load:
         self.seconds.setdefault(status, []).append(seconds)
 
     def quantile(self, share: float, status: int = 200) -> float:
-        """Milliseconds."""
+        """Return a quantile in milliseconds."""
         return 1000 * statistics.quantiles(self.seconds[status], n=1000)[round(share * 1000) - 1]
 
     @property
@@ -62,7 +62,7 @@ def request(body: bytes) -> bytes:
 
 
 class Client:
-    """One connection that is kept; opened again when the server closed it."""
+    """A persistent connection; it is opened again when the server has closed it."""
 
     def __init__(self, port: int, bodies: list[bytes]) -> None:
         self._port = port
@@ -88,7 +88,7 @@ class Client:
 
 
 async def closed_loop(port: int, bodies: list[bytes], *, clients: int, count: int) -> Load:
-    """Clients that ask again as soon as they are answered."""
+    """Run clients that each send the next request as soon as they have an answer."""
     load, numbers = Load(), iter(range(count))
 
     async def work() -> None:
@@ -103,7 +103,7 @@ async def closed_loop(port: int, bodies: list[bytes], *, clients: int, count: in
 
 
 async def open_loop(port: int, bodies: list[bytes], *, rate: float, seconds: float) -> Load:
-    """Requests at a rate, whether they are answered or not."""
+    """Send requests at a rate, whether they are answered or not."""
     load, idle, tasks = Load(), [Client(port, bodies)], []
 
     async def one(number: int) -> None:
@@ -121,7 +121,7 @@ async def open_loop(port: int, bodies: list[bytes], *, rate: float, seconds: flo
 
 
 async def among_stalling(port: int, bodies: list[bytes], *, stalling: int, count: int) -> Load:
-    """One client, while so many uploads stall; where one is dropped, another one comes."""
+    """Run one client while `stalling` uploads stall; a dropped upload is replaced."""
 
     async def stall() -> None:
         while True:
@@ -139,22 +139,22 @@ async def among_stalling(port: int, bodies: list[bytes], *, stalling: int, count
 
 
 def finished(work: Coroutine[None, None, Load]) -> Load:
-    """On a loop that costs little."""
+    """Run on an event loop with little overhead."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(work)
 
 
 def memory(process: subprocess.Popen[str]) -> float:
-    """Resident megabytes."""
+    """Return the resident memory in MB."""
     text = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
     return int(re.findall(r"VmRSS:\s+(\d+)", text)[0]) / 1024
 
 
 def command(paths: list[Path]) -> tuple[float, float]:
-    """Photos a second of `anytag tag`, its start left out, as it says itself; and CPU seconds with it."""
+    """Return the photos per second that `anytag tag` prints, without its start, and its CPU seconds."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    ran = [sys.executable, "-m", "anytag", "tag", *map(str, paths), "--format", "jsonl"]
-    done = subprocess.run(ran, capture_output=True, text=True, check=True)
+    arguments = [sys.executable, "-m", "anytag", "tag", *map(str, paths), "--format", "jsonl"]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     rates = re.findall(r"([\d.]+) photos/s", done.stderr)
@@ -162,27 +162,27 @@ def command(paths: list[Path]) -> tuple[float, float]:
 
 
 def refusals(port: int) -> dict[str, float]:
-    """How many requests without a route the server has answered, by seconds that they took at most."""
+    """Return the number of requests without a route that the server answered, by upper bound in seconds."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
         text = answer.read().decode()
     found = re.findall(r'anytag_request_seconds_bucket\{le="([^"]+)",route="none"\} (\S+)', text)
-    return {most: float(count) for most, count in found}
+    return {bound: float(count) for bound, count in found}
 
 
 def within(before: dict[str, float], after: dict[str, float]) -> str:
-    """The shares of refusals that took the server so many seconds at most, from reading to answer."""
-    counts = {most: count - before.get(most, 0) for most, count in after.items()}
+    """Return the shares of refusals that the server answered within so many seconds, reading included."""
+    counts = {bound: count - before.get(bound, 0) for bound, count in after.items()}
     return ", ".join(
-        f"{100 * counts[most] / counts['+Inf']:.2f} % in {most} s" for most in ("0.001", "0.01", "0.05")
+        f"{100 * counts[bound] / counts['+Inf']:.2f} % in {bound} s" for bound in ("0.001", "0.01", "0.05")
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("photos", type=Path)
-    parser.add_argument("--count", type=int, default=1600, help="photos of a measurement")
-    parser.add_argument("--seconds", type=float, default=60, help="of ten times the load")
-    parser.add_argument("--many", type=int, default=100_000, help="requests for the slope of memory")
+    parser.add_argument("--count", type=int, default=1600, help="photos per measurement")
+    parser.add_argument("--seconds", type=float, default=60, help="seconds at ten times the load")
+    parser.add_argument("--many", type=int, default=100_000, help="requests for the growth of memory")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder, f"{number}.jpg") for number in range(400)]
@@ -194,8 +194,8 @@ def main() -> None:
 
 
 def report(folder: Path, bodies: list[bytes], options: argparse.Namespace) -> None:
-    ran = [sys.executable, "-m", "anytag", "serve", "--port", "0"]
-    server = subprocess.Popen(ran, stderr=subprocess.PIPE, text=True)
+    arguments = [sys.executable, "-m", "anytag", "serve", "--port", "0"]
+    server = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
     assert server.stderr is not None
     port = int(server.stderr.readline().rsplit(":", 1)[1])
     try:
@@ -203,19 +203,20 @@ def report(folder: Path, bodies: list[bytes], options: argparse.Namespace) -> No
         ratios, rates, costs = [], [], []
         paths = sorted(folder.iterdir())
         for _ in range(3):
-            beside, used = command(paths)
+            command_rate, used = command(paths)
             costs.append(1000 * (used - command(paths[:1])[1]) / (len(paths) - 1))
             load = finished(closed_loop(port, bodies, clients=16, count=options.count))
             rates.append(load.rate)
-            ratios.append(load.rate / beside)
+            ratios.append(load.rate / command_rate)
             print(
-                f"16 clients {load.rate:.0f}/s, anytag tag {beside:.0f}/s, p99 {load.quantile(0.99):.0f} ms"
+                f"16 clients {load.rate:.0f}/s, anytag tag {command_rate:.0f}/s, "
+                f"p99 {load.quantile(0.99):.0f} ms"
             )
-        print(f"- 16 clients : anytag tag is {statistics.median(ratios):.2f}; at least 0.8 is wanted.")
+        print(f"- 16 clients : anytag tag is {statistics.median(ratios):.2f}; target at least 0.8.")
         idle = finished(closed_loop(port, bodies, clients=1, count=400))
         print(
             f"- One client: p50 {idle.quantile(0.5):.1f} ms, p99 {idle.quantile(0.99):.1f} ms; "
-            f"CPU of a photo in anytag tag {statistics.median(costs):.1f} ms."
+            f"CPU per photo of anytag tag {statistics.median(costs):.1f} ms."
         )
         half = finished(open_loop(port, bodies, rate=statistics.median(rates) / 2, seconds=15))
         print(f"- Half of the load: p50 {half.quantile(0.5):.1f} ms, p99 {half.quantile(0.99):.1f} ms.")
@@ -226,7 +227,7 @@ def report(folder: Path, bodies: list[bytes], options: argparse.Namespace) -> No
             f"- Ten times the load: {dict(much.counts)}, accepted p99 {much.quantile(0.99):.0f} ms{refused}; "
             f"memory {memory(server) - before:+.0f} MB."
         )
-        print(f"  Of these, as the server counts: {within(quick, refusals(port))}.")
+        print(f"  Refused requests, as the server counts them: {within(quick, refusals(port))}.")
         again = finished(closed_loop(port, bodies, clients=1, count=400))
         print(f"- One client afterwards: p50 {again.quantile(0.5):.1f} ms.")
         stalled = finished(among_stalling(port, bodies, stalling=STALLING, count=200))
@@ -234,7 +235,7 @@ def report(folder: Path, bodies: list[bytes], options: argparse.Namespace) -> No
         before = memory(server)
         finished(closed_loop(port, bodies, clients=16, count=options.many))
         slope = (memory(server) - before) / options.many * 10_000
-        print(f"- {options.many:,} requests: {slope:+.2f} MB per 10,000; {memory(server):.0f} MB in all.")
+        print(f"- {options.many:,} requests: {slope:+.2f} MB per 10,000; {memory(server):.0f} MB in total.")
         print(f"- {os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}.")
     finally:
         server.terminate()

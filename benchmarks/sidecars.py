@@ -1,12 +1,12 @@
-"""Sidecars and embedded tags a second, beside what exiftool alone does with the same files, in one run.
+"""Sidecars and embedded tags per second, beside what exiftool alone does with the same files, in one run.
 
     python benchmarks/sidecars.py --photos 1000 --embedded 300
 
-`exiftool alone` is a process of the same kind that is sent the writing command only, one a photo: new
-sidecars from nothing, three fields of the same words. `write_keywords` reads the photo and its sidecars
-besides, keeps a record, and puts each file in place whole. The two take turns, 25 photos each. Photos a
-second of the median turn and of the least disturbed one; then time of the processor for a photo, Python's and
-exiftool's together, which other work on the machine disturbs less.
+`exiftool alone` is a process of the same kind that only gets the writing command, one per photo: new sidecars
+from nothing, three fields with the same words. `write_keywords` also reads the photo and its sidecars, keeps
+a record, and replaces each file atomically. The two alternate, 25 photos each. Printed are the photos per
+second of the median turn and of the best one; then the CPU time per photo of Python and exiftool together,
+which other work on the machine disturbs less.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main() -> None:
         rates(photos, {"second run, nothing changes": lambda photo: write_keywords(photo, WORDS)})
         assert stamps(photos) == before, "the second run changed a file"
         more = [*WORDS, ("sky",)]
-        rates(photos, {"sidecars that are there, one word more": lambda photo: write_keywords(photo, more)})
+        rates(photos, {"existing sidecars, one more word": lambda photo: write_keywords(photo, more)})
         rates(photos, {"keywords read": lambda photo: list(read_keywords([photo]))})
         rates(photos, {"undo": undo})
         assert not list(Path(name).glob("photos/*.xmp")), "undo left a sidecar"
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def made(folder: Path, count: int) -> list[Path]:
-    """Copies of one JPEG of about 34 kB that has keywords of its own in IPTC."""
+    """Make copies of one JPEG of about 34 kB that has keywords of its own in IPTC."""
     noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
     first = folder / "photos" / "000000.jpg"
     first.parent.mkdir()
@@ -68,7 +68,7 @@ def made(folder: Path, count: int) -> list[Path]:
 
 
 def alone(folder: Path) -> Callable[[Path], object]:
-    """exiftool's own writing of the same words into a new sidecar."""
+    """Return exiftool's own writing of the same words into a new sidecar."""
     tool = ExifTool()
     paths = {"Subject": [word[-1] for word in WORDS], "TagsList": ["/".join(word) for word in WORDS]}
     paths["HierarchicalSubject"] = ["|".join(word) for word in WORDS]
@@ -77,7 +77,7 @@ def alone(folder: Path) -> Callable[[Path], object]:
 
 
 def rates(photos: Sequence[Path], works: dict[str, Callable[[Path], object]]) -> None:
-    """Prints photos a second of each work, which take turns."""
+    """Print the photos per second of each of the works, which alternate."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
     busy = dict.fromkeys(works, 0.0)
     for at in range(0, len(photos), TURN):
@@ -89,12 +89,12 @@ def rates(photos: Sequence[Path], works: dict[str, Callable[[Path], object]]) ->
             seconds[name].append((time.perf_counter() - start) / len(turn))
             busy[name] += cpu() - before
     for name, turns in seconds.items():
-        rate = f"{1 / median(turns):6.0f} {1 / min(turns):6.0f} a second"
+        rate = f"{1 / median(turns):6.0f} {1 / min(turns):6.0f} per second"
         print(f"{name:40} {rate} {1000 * busy[name] / len(photos):6.2f} ms", flush=True)
 
 
 def cpu() -> float:
-    """Seconds that this process and its children have been computing, on Linux."""
+    """Return the CPU seconds of this process and its children, on Linux."""
     total = time.process_time()
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):

@@ -1,10 +1,10 @@
-"""How fast `anytag tag` is, beside its floor and beside what a user would pick instead, in one run.
+"""Speed of `anytag tag`, beside its lower bound and beside what a user would use instead, in one run.
 
     python benchmarks/speed.py examples/photos
 
 The photos are cropped and resized to 500×375, and to 4000×3000 with grain, as JPEGs in a temporary folder.
-What is compared runs alternately and is judged by its CPU time in the same round: other work on the machine
-then slows both sides. Photos a second, and wall time, are right on an idle machine only.
+Compared jobs alternate, and the ratio of their CPU times in the same round counts: other work on the machine
+then slows down both. Photos per second and wall time are only correct on an idle machine.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 
-os.environ["OPENBLAS_NUM_THREADS"] = "1"  # as the command line does, before numpy comes
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # as the command line does, before numpy is imported
 
 import argparse
 import statistics
@@ -35,7 +35,7 @@ from anytag.models.registry import resolve
 
 SMALL, LARGE = (500, 375), (4000, 3000)
 GRAIN = 8.0  # makes 12 megapixels 3 MB, as cameras do
-PART, RIVAL_PART = 160, 40  # photos in one round of a part, of a baseline
+PART, BASELINE_PART = 160, 40  # photos in one round of a part, of a baseline
 COLD_STARTS = 9
 IMPORTS = "import onnxruntime, numpy, PIL.Image"
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -44,24 +44,24 @@ MEGA = 1e6
 
 @dataclass
 class Report:
-    """Rows of the two tables, and remarks below them."""
+    """Rows of the two tables, and the notes below them."""
 
     speed: list[Sequence[str]] = field(default_factory=list)
     targets: list[Sequence[str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def add(self, what: str, uses: Sequence[Use], *, workers: int = 1) -> None:
-        """A row of speed; `uses` are those of one photo."""
+        """Add a row of speed; `uses` are per photo."""
         cpu = measure.middle([1000 * use.cpu for use in uses])
         rate = measure.middle([1 / use.wall for use in uses], ".0f")
         self.speed.append((what, str(workers), cpu, rate))
 
-    def judge(self, what: str, value: float, target: str, *, form: str = ".2f", met: bool) -> None:
-        """A row of targets."""
+    def check(self, what: str, value: float, target: str, *, form: str = ".2f", met: bool) -> None:
+        """Add a row of targets."""
         self.targets.append((what, f"{value:{form}}", target, "yes" if met else "**no**"))
 
     def markdown(self) -> str:
-        head = ("", "workers", "CPU ms a photo", "photos/s")
+        head = ("", "workers", "CPU ms per photo", "photos/s")
         parts = [measure.table(head, self.speed)]
         if self.targets:
             parts.append(measure.table(("", "measured", "target", "met"), self.targets))
@@ -69,7 +69,7 @@ class Report:
 
 
 class Benchmark:
-    """One run: `args` as typed, files in the folder `work`."""
+    """One run with the arguments `args`; files are in the folder `work`."""
 
     def __init__(self, args: argparse.Namespace, work: Path) -> None:
         self.args, self.work = args, work
@@ -77,13 +77,13 @@ class Benchmark:
         self.model = ModelFolder.open(self.folder, verify=False)
         self.sources = photos.in_folder(args.photos)
         if not self.sources:
-            sys.exit(f"{args.photos} holds no photos ({', '.join(photos.SUFFIXES)})")
+            sys.exit(f"{args.photos} contains no photos ({', '.join(photos.SUFFIXES)})")
         self.cores = len(os.sched_getaffinity(0))
         self.small = photos.make(self.sources, work / "small", size=SMALL, count=args.count)
         self.report = Report()
 
     def run(self) -> str:
-        """Every measurement; returns the tables in Markdown."""
+        """Run all measurements; return the tables in Markdown."""
         self.compare()
         self.large_photos()
         self.cold_start()
@@ -95,7 +95,7 @@ class Benchmark:
         return self.report.markdown()
 
     def tag(self, where: Path, *options: str) -> Use:
-        """`anytag tag` as a user runs it, with the model of this run."""
+        """Run `anytag tag` as a user does, with the model of this run."""
         output = self.work / "rows.jsonl"
         chosen = ["--model", str(self.folder)] if self.args.model else []
         use = measure.of_command(
@@ -104,16 +104,16 @@ class Benchmark:
         with output.open() as rows:
             done = sum(1 for _ in rows)
         if done != (len(list(where.iterdir())) if where.is_dir() else 1):
-            sys.exit(f"{where}: {done} rows came out")
+            sys.exit(f"{where}: {done} rows in the output")
         return use
 
     def compare(self) -> None:
-        """The command, its floor, its parts and its baselines."""
+        """Measure the command, its lower bound, its parts and its baselines."""
         count = len(self.small)
         parts = pipelines.Parts(self.model, _whole_batches(self.small, PART))
         here: dict[str, tuple[Callable[[], object], int]] = {
             "decode only": (parts.decode, len(parts.paths)),
-            "**floor**: decode, bare backbone": (parts.floor, len(parts.paths)),
+            "**lower bound**: decode, bare backbone": (parts.floor, len(parts.paths)),
             "bare backbone alone": (parts.backbone, len(parts.paths)),
             "tag decoder alone: first pass and shortlist": (parts.first_pass, len(parts.paths)),
             f"tag decoder alone: all {parts.tags:,} tags": (parts.all_tags, len(parts.paths)),
@@ -133,13 +133,13 @@ class Benchmark:
         _, floor, backbone, first_pass, all_tags, *others = each
         self.report.add(floor, each[floor])
         self.report.add("**`anytag tag`**, the whole command", command, workers=self.cores)
-        self.report.add("the same, less its start", net, workers=self.cores)
+        self.report.add("the same, without its start", net, workers=self.cores)
         self.report.add("the same, `--workers 1`", [use.each(count) for use in found["one"]])
         for name in (next(iter(each)), backbone, first_pass, all_tags, *others):
             self.report.add(name, each[name])
-        self.judge_ratios(each[floor], command, net, each[backbone], (each[first_pass], each[all_tags]))
+        self.check_ratios(each[floor], command, net, each[backbone], (each[first_pass], each[all_tags]))
 
-    def judge_ratios(
+    def check_ratios(
         self,
         floor: Sequence[Use],
         command: Sequence[Use],
@@ -147,23 +147,25 @@ class Benchmark:
         backbone: Sequence[Use],
         decoders: tuple[Sequence[Use], Sequence[Use]],
     ) -> None:
-        """CPU time over CPU time, round by round."""
-        judge = self.report.judge
+        """Compare CPU times, round by round."""
+        check = self.report.check
         whole = measure.ratio(command, floor)
-        judge("CPU, the whole command : floor", whole, "at most 1.60", met=whole <= 1.6)
-        self.report.notes.append(f"Command less its start : floor is {measure.ratio(net, floor):.2f}.")
+        check("CPU, the whole command : lower bound", whole, "at most 1.60", met=whole <= 1.6)
+        self.report.notes.append(
+            f"Command without its start : lower bound is {measure.ratio(net, floor):.2f}."
+        )
         rate = statistics.median(1 / use.wall for use in command)
-        judge("photos/s, 500×375, whole command", rate, "at least 200", form=".0f", met=rate >= 200)
+        check("photos/s, 500×375, whole command", rate, "at least 200", form=".0f", met=rate >= 200)
         default, everything = (measure.ratio(decoder, backbone) for decoder in decoders)
-        judge("CPU, tag decoder by default : backbone", default, "at most 1.00", met=default <= 1)
+        check("CPU, tag decoder by default : backbone", default, "at most 1.00", met=default <= 1)
         self.report.notes.append(f"Tag decoder over all tags : backbone is {everything:.2f}.")
 
     def baselines(self, tags: int) -> dict[str, tuple[Callable[[], object], int]]:
-        """Baselines as jobs, or none and a remark."""
-        if lacking := baselines.missing():
-            self.report.notes.append(f"Baselines were left out: pip install {' '.join(lacking)}")
+        """Return the baselines as jobs; none, and a note, if packages are missing."""
+        if missing := baselines.missing():
+            self.report.notes.append(f"Baselines were skipped: pip install {' '.join(missing)}")
             return {}
-        paths = _whole_batches(self.small, RIVAL_PART)
+        paths = _whole_batches(self.small, BASELINE_PART)
         graphs = baselines.export(self.args.graphs or self.work)
         return {
             f"baseline: open_clip {one.name} (float32, {one.size} px), dot product per tag": (
@@ -174,7 +176,7 @@ class Benchmark:
         }
 
     def large_photos(self) -> None:
-        """Photos of 12 megapixels."""
+        """Measure photos of 12 megapixels."""
         count = max(8, self.args.count // 80 * 8)
         paths = photos.make(self.sources[:8], self.work / "large", size=LARGE, count=count, grain=GRAIN)
         parts = pipelines.Parts(self.model, paths)
@@ -186,10 +188,10 @@ class Benchmark:
         found = measure.alternately(jobs, repeats=self.args.repeats)
         net = _net(found["command"], found["start"], count)
         self.report.add("12 megapixels: decode, bare backbone", [use.each(count) for use in found["floor"]])
-        self.report.add("12 megapixels: `anytag tag`, less its start", net, workers=self.cores)
+        self.report.add("12 megapixels: `anytag tag`, without its start", net, workers=self.cores)
         rate = statistics.median(1 / use.wall for use in net)
-        what = "photos/s, 12 megapixels, less the start"
-        self.report.judge(what, rate, "at least 45", form=".0f", met=rate >= 45)
+        what = "photos/s, 12 megapixels, without the start"
+        self.report.check(what, rate, "at least 45", form=".0f", met=rate >= 45)
         self.report.notes.append(
             f"JPEGs of {photos.mean_kilobytes(self.small):.0f} kB (500×375) and "
             f"{photos.mean_kilobytes(paths):.0f} kB (4000×3000, grain added), "
@@ -197,7 +199,7 @@ class Benchmark:
         )
 
     def cold_start(self) -> None:
-        """One photo, from nothing."""
+        """Measure the command on one photo, start included."""
         nowhere = Path(os.devnull)
         jobs = {
             "imports": lambda: measure.of_command(sys.executable, "-c", IMPORTS, output=nowhere),
@@ -206,35 +208,35 @@ class Benchmark:
         found = measure.alternately(jobs, repeats=COLD_STARTS)
         wall = {name: statistics.median(use.wall for use in uses) for name, uses in found.items()}
         peak = statistics.median(use.peak for use in found["command"]) / MEGA
-        self.report.judge(
-            "seconds of wall, `anytag tag one.jpg`",
+        self.report.check(
+            "wall seconds, `anytag tag one.jpg`",
             wall["command"],
             "at most 0.40",
             met=wall["command"] <= 0.4,
         )
-        self.report.judge("peak MB, one photo", peak, "under 160", form=".0f", met=peak < 160)
-        self.report.notes.append(f"`python -c '{IMPORTS}'` takes {wall['imports']:.2f} s of wall.")
+        self.report.check("peak MB, one photo", peak, "under 160", form=".0f", met=peak < 160)
+        self.report.notes.append(f"`python -c '{IMPORTS}'` takes {wall['imports']:.2f} s of wall time.")
 
     def memory(self, count: int) -> None:
-        """Peak memory of one command over many photos."""
+        """Measure the peak memory of one command over many photos."""
         folder = self.work / "many"
         folder.mkdir()
         for i in range(count):
             os.link(self.small[i % len(self.small)], folder / f"{i:06}.jpg")
         peak = self.tag(folder).peak / MEGA
-        self.report.judge(f"peak MB, {count:,} photos", peak, "under 300", form=".0f", met=peak < 300)
+        self.report.check(f"peak MB, {count:,} photos", peak, "under 300", form=".0f", met=peak < 300)
 
     def install_size(self) -> None:
-        """Bytes that `pip install .` puts into an empty environment, compiled modules included."""
+        """Measure what `pip install .` puts into an empty environment, compiled modules included."""
         venv = self.work / "venv"
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
         pip = [sys.executable, "-m", "pip", "--python", str(venv / "bin" / "python")]
         subprocess.run([*pip, "install", "--quiet", str(REPOSITORY)], check=True, stdout=sys.stderr)
         size = sum(path.lstat().st_size for path in venv.glob("lib/*/site-packages/**/*") if path.is_file())
-        self.report.judge("MB, base install", size / MEGA, "under 250", form=".0f", met=size / MEGA < 250)
+        self.report.check("MB, base install", size / MEGA, "under 250", form=".0f", met=size / MEGA < 250)
 
     def describe(self) -> None:
-        """What was measured, and on what."""
+        """Note what was measured, and on what."""
         card, size = self.model.card, self.model.card.image.size
         libraries = ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "pillow", "numpy"))
         repeats = f"{self.args.repeats} alternated rounds of up to {len(self.small)} photos"
@@ -246,18 +248,18 @@ class Benchmark:
 
 
 def _anytag() -> list[str]:
-    """The command: the script that pip made, or the module where anytag was not installed."""
+    """Return the command: the script that pip installed, or the module if anytag is not installed."""
     script = Path(sys.executable).with_name("anytag")
     return [str(script)] if script.exists() else [sys.executable, "-m", "anytag"]
 
 
 def _net(commands: Sequence[Use], starts: Sequence[Use], count: int) -> list[Use]:
-    """Each photo's share without the start, which a command on one photo measures."""
+    """Subtract the start, which a command on one photo measures, and return each photo's share."""
     return [whole.without(start).each(count - 1) for whole, start in zip(commands, starts, strict=True)]
 
 
-def _whole_batches(paths: Sequence[Path], most: int) -> Sequence[Path]:
-    return paths[: min(most, len(paths)) // baselines.BATCH * baselines.BATCH]
+def _whole_batches(paths: Sequence[Path], limit: int) -> Sequence[Path]:
+    return paths[: min(limit, len(paths)) // baselines.BATCH * baselines.BATCH]
 
 
 def _arguments() -> argparse.Namespace:

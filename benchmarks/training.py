@@ -1,15 +1,15 @@
-"""A training step of RAM++ at reduced size, ours against a plain trainer in the published form.
+"""A training step of RAM++ at reduced size, anytag's trainer against a simple one of the published form.
 
     OMP_NUM_THREADS=1 python benchmarks/training.py [--batch 4] [--steps 3] [--feed ROWS]
 
 4,585 tags of 51 descriptions, a full-size tag decoder, a small Swin (224 px, 50 tokens), random weights, one
-thread; a step is forward with all three losses, backward and AdamW. Each contestant runs in a process of its
-own: CPU seconds a step (the best of them) and the process's peak memory. "plain" repeats the whole table of
-descriptions for the batch and weighs descriptions photo by photo, in float32. "bfloat16" is a recipe's
-precision=bf16: products of matrices in bfloat16 by autocast, weights and optimizer in float32. "1,024 drawn"
-asks the tags of the batch and a draw of others, an unbiased estimate of the loss of all.
+thread; a step is forward with all three losses, backward and AdamW. Each contestant runs in a subprocess: the
+CPU seconds per step (the best one) and the peak memory. "plain" repeats the whole table of descriptions for
+the batch and weights the descriptions photo by photo, in float32. "bfloat16" is a recipe's precision=bf16:
+matrix products in bfloat16 by autocast, weights and optimizer in float32. "1,024 drawn" decodes the tags of
+the batch and a random sample of others, an unbiased estimate of the loss over all.
 
-`--feed ROWS` measures the input pipeline instead: the share of time that recipe flickr8k-tiny waits.
+`--feed ROWS` measures the input pipeline instead: the share of time that the recipe flickr8k-tiny waits.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ CONTESTANTS = (
 
 
 class Plain(nn.Module):
-    """The published form of the decoder's use: repeated labels, one photo after the other."""
+    """The decoder as published: repeated labels, one photo after the other."""
 
     labels: Tensor
 
@@ -66,14 +66,14 @@ class Plain(nn.Module):
     def forward(self, pixels: Tensor, tags: Tensor, texts: Tensor, teacher: Tensor) -> Tensor:
         tokens, pooled = self.network.encoder(pixels)
         distillation = (pooled - teacher).abs().mean()
-        queries = F.relu(self.decoder.project(self._weighed(pooled)))
+        queries = F.relu(self.decoder.project(self._weighted(pooled)))
         tag = asymmetric(self._decode(queries, tokens), tags, gamma_neg=7)
-        asked = F.relu(self.decoder.project(texts))[None].repeat(len(pixels), 1, 1)
+        queried = F.relu(self.decoder.project(texts))[None].repeat(len(pixels), 1, 1)
         own = torch.eye(len(pixels))
-        total: Tensor = tag + distillation + asymmetric(self._decode(asked, tokens), own, gamma_neg=4)
+        total: Tensor = tag + distillation + asymmetric(self._decode(queried, tokens), own, gamma_neg=4)
         return total
 
-    def _weighed(self, pooled: Tensor) -> Tensor:
+    def _weighted(self, pooled: Tensor) -> Tensor:
         unit = pooled / pooled.norm(dim=-1, keepdim=True)
         scores = self.scale.exp() * unit @ self.labels.T  # N×(K·P)
         table = self.labels[None].repeat(1, 1, 1)
@@ -85,7 +85,7 @@ class Plain(nn.Module):
         return torch.stack(found)
 
     def _decode(self, queries: Tensor, tokens: Tensor) -> Tensor:
-        """Attention written out, as the published layers do it."""
+        """Write attention out, as the published layers do."""
         x = queries
         for layer in self.decoder.layers:
             cross, heads = layer.cross, self.decoder.heads
@@ -104,7 +104,7 @@ def split(x: Tensor, heads: int) -> Tensor:
 
 
 def asymmetric(logits: Tensor, targets: Tensor, *, gamma_neg: float, clip: float = 0.05) -> Tensor:
-    """The published loss, a sum."""
+    """Return the published loss, a sum."""
     p = logits.sigmoid()
     m = (1 - p + clip).clamp(max=1)
     loss = targets * p.clamp(min=1e-8).log() + (1 - targets) * m.clamp(min=1e-8).log()
@@ -115,7 +115,7 @@ def asymmetric(logits: Tensor, targets: Tensor, *, gamma_neg: float, clip: float
 
 
 def measure(contestant: str, *, batch: int, steps: int) -> dict[str, float]:
-    """In this process: the best step's CPU seconds, the peak in GB."""
+    """Measure in this process: the best step's CPU seconds, the peak in GB."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     network = TagNetwork(replace(FAMILIES["ram-plus"], backbone=SWIN, size=224))
@@ -128,10 +128,10 @@ def measure(contestant: str, *, batch: int, steps: int) -> dict[str, float]:
     if plain:
         model = Plain(network, rows)
     else:
-        asked = 1024 if "drawn" in contestant else 0
+        sampled = 1024 if "drawn" in contestant else 0
         queries = FixedQueries(rows, "bf16" if half else "no")
         objective = OBJECTIVES["ram-plus"]
-        model = Student(network, queries, objective, terms_of(objective), sampled=asked)
+        model = Student(network, queries, objective, terms_of(objective), sampled=sampled)
     del rows
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, weight_decay=0.05)
     seconds = []
@@ -155,7 +155,7 @@ def compare(batch: int, steps: int) -> None:
         command = [sys.executable, __file__, "--only", contestant, f"--batch={batch}", f"--steps={steps}"]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         found[contestant] = json.loads(done.stdout.splitlines()[-1])
-    print(f"| batch of {batch} | CPU s a step | peak GB | times faster | of the memory |")
+    print(f"| batch of {batch} | CPU s per step | peak GB | times faster | share of the memory |")
     print("|---|---:|---:|---:|---:|")
     for contestant, figures in found.items():
         baseline = found["plain"]
@@ -166,7 +166,7 @@ def compare(batch: int, steps: int) -> None:
 
 
 def feed(rows: Path, steps: int) -> None:
-    """The share of time that the recipe waits for photos, after its start."""
+    """Print the share of time that the recipe waits for photos, after its start."""
     with tempfile.TemporaryDirectory() as folder:
         recipe = replace(find("flickr8k-tiny"), steps=steps)
         run_options = RunOptions(workers=2, log_every=10, tensorboard=False)
@@ -176,7 +176,7 @@ def feed(rows: Path, steps: int) -> None:
         lines = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
     later = lines[1:]
     print(f"waited for photos: {sum(line['waited'] for line in later) / len(later):.3f} of the time")
-    print(f"photos a second: {sum(line['photos_per_second'] for line in later) / len(later):.1f}")
+    print(f"photos per second: {sum(line['photos_per_second'] for line in later) / len(later):.1f}")
 
 
 def main() -> None:

@@ -1,10 +1,11 @@
-"""How long a run from photos takes to its first batch, and what its rows take of memory and disk.
+"""Time from the start of a run on photos to its first batch, and the memory and disk that its rows use.
 
     python benchmarks/training_start.py --rows 1000000 --folder WORK
 
-Rows are made up: a caption of ten words each, of photos of which there are 64 files. They are read and parsed
-once, as the first start of a run does; then fresh processes start with what is stored. With `--distinct` the
-captions repeat after so many rows, and only those are parsed: the others' labels are copies.
+Rows are synthetic: a caption of ten words each, for 64 photo files. They are read and parsed once, as the
+first start of a run does; then new processes start with what is stored. With `--distinct` the captions repeat
+after so
+many rows, and only those are parsed: the labels of the others are copies.
 """
 
 from __future__ import annotations
@@ -41,16 +42,16 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--distinct", type=int, default=0, help="rows, a multiple of 5,000; all when 0")
     parser.add_argument("--folder", type=Path, default=Path("work/training_start"))
-    parser.add_argument("--start", action="store_true", help="only start, and say how long it took, as JSON")
-    given = parser.parse_args()
-    os.environ["ANYTAG_HOME"] = str(given.folder / "home")
-    data = given.folder / f"rows-{given.rows}.jsonl"
-    if given.start:
-        print(json.dumps(start(data, given.rows)))
+    parser.add_argument("--start", action="store_true", help="only start, and print its times as JSON")
+    args = parser.parse_args()
+    os.environ["ANYTAG_HOME"] = str(args.folder / "home")
+    data = args.folder / f"rows-{args.rows}.jsonl"
+    if args.start:
+        print(json.dumps(start(data, args.rows)))
         return
-    distinct = given.distinct or given.rows
-    write(data, given.rows, distinct=distinct)
-    if distinct < given.rows:
+    distinct = args.distinct or args.rows
+    write(data, args.rows, distinct=distinct)
+    if distinct < args.rows:
         annotation_store._label_chunks = partial(copies, distinct=distinct)
     begun = time.perf_counter()
     rows = Annotations.cached(data)
@@ -58,21 +59,21 @@ def main() -> None:
     rows.labels(vocabulary())
     parsed = time.perf_counter() - begun - read
     size = sum(file.stat().st_size for file in store_folder().rglob("*") if file.is_file())
-    again = [sys.executable, __file__, "--start", "--rows", str(given.rows), "--folder", str(given.folder)]
-    for _ in range(2):  # the second with what the first has left in the page cache
-        said = json.loads(subprocess.run(again, check=True, capture_output=True, text=True).stdout)
-    print(f"rows                       {given.rows:,} ({data.stat().st_size / 1e9:.2f} GB)")
+    again = [sys.executable, __file__, "--start", "--rows", str(args.rows), "--folder", str(args.folder)]
+    for _ in range(2):  # the second uses the page cache of the first
+        times = json.loads(subprocess.run(again, check=True, capture_output=True, text=True).stdout)
+    print(f"rows                       {args.rows:,} ({data.stat().st_size / 1e9:.2f} GB)")
     print(f"once: rows read            {read:.1f} s")
     print(f"once: captions parsed      {parsed:.1f} s for {distinct:,} of them, {usable_cores()} cores")
     print(f"stored                     {size / 1e9:.2f} GB")
-    print(f"a start: rows at hand      {said['open']:.2f} s")
-    print(f"a start: first batch       {said['batch']:.2f} s")
-    print(f"resumed in an epoch        {said['resumed']:.2f} s")
-    print(f"memory of the process      {said['anonymous']:.0f} MB of its own more than before")
+    print(f"a start: rows opened       {times['open']:.2f} s")
+    print(f"a start: first batch       {times['batch']:.2f} s")
+    print(f"resumed in an epoch        {times['resumed']:.2f} s")
+    print(f"memory of the process      {times['anonymous']:.0f} MB more private memory than before")
 
 
 def start(data: Path, rows: int) -> dict[str, float]:
-    """Seconds until rows, the first batch, and one in the middle of an epoch are there; MB."""
+    """Measure the seconds until the rows, the first batch, and one in mid-epoch are ready; and MB."""
     tags, before, begun = vocabulary(), anonymous(), time.perf_counter()
     photos = Photos(Annotations.cached(data), data.parent, tags)
     opened = time.perf_counter() - begun
@@ -85,7 +86,7 @@ def start(data: Path, rows: int) -> dict[str, float]:
 
 
 def copies(rows: Annotations, tags: Vocabulary, *, distinct: int) -> Iterator[Any]:
-    """The labels of the first rows again and again."""
+    """Repeat the labels of the first rows."""
     first = replace(rows, ends=rows.ends[:distinct], held=rows.held[:distinct])
     parts = list(PARTS(first, tags))
     for _ in range(len(rows) // distinct):
@@ -93,19 +94,19 @@ def copies(rows: Annotations, tags: Vocabulary, *, distinct: int) -> Iterator[An
 
 
 def anonymous() -> float:
-    """MB of this process that are not mapped files."""
+    """Return the memory of this process in MB without mapped files."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(status.split("RssAnon:")[1].split()[0]) / 1024
 
 
 def vocabulary() -> Vocabulary:
-    """As many tags as RAM has."""
+    """Return as many tags as RAM has."""
     kinds = default_lexicon().kinds["object"]
     return Vocabulary(Tag(name, name, "object") for name in sorted(kinds)[:: len(kinds) // TAGS][:TAGS])
 
 
 def write(data: Path, rows: int, *, distinct: int) -> None:
-    """The rows, and the photos that they name."""
+    """Write the rows, and the photos that they name."""
     if data.exists():
         return
     data.parent.mkdir(parents=True, exist_ok=True)

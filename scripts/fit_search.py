@@ -1,13 +1,13 @@
-"""How a photo's vector tells whether a sentence fits: the numbers of `SearchFit`, for a model's card.
+"""Fit the scoring of sentences by image embeddings: the values of `SearchFit` for a model's card.
 
     python scripts/fit_search.py ROWS [--model FOLDER] [--photos 1000]
 
-Photos and captions are those of `flickr8k`, split `dev`, in ROWS; other sources' captions are sentences of
-which a thing is in none of the photos. First two lines are fitted through the decoder's own answers: of the
-first pass's logits for tags, and of products with words. Then sentences are asked of a library of the photos:
-about half fit one and half none (tags that no caption names, alone and beside one that some name, foreign
-captions, abstract words), and logistic regressions on the best photo's product or fit tell them apart.
-Judge on other photos: `benchmarks/search.py`.
+Photos and captions are those of `flickr8k`, split `dev`, in ROWS; captions of other sources serve as
+sentences that mention a thing in none of the photos. First, two lines are fitted to the decoder's outputs:
+from the first pass's logits for tags, and from dot products with words. Then a library of the photos is
+searched: about half of the sentences match a photo, the others match none (tags in no caption, alone and
+combined with present ones, foreign captions, abstract words), and logistic regressions on the best photo's
+dot product or fit separate them. Evaluate on other photos: `benchmarks/search.py`.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ _ABSTRACT = (
 
 
 def lines(tagger: Tagger, photos: Sequence[Path], captions: Sequence[str]) -> SearchFit:
-    """The lines through the decoder's answers: of tags, and of words; the others are yet to be fitted."""
+    """Fit the lines to the decoder's outputs, for tags and for words; other values are placeholders."""
     reader = SentenceReader(tagger.questions)
     encoded = [one for one in tagger.encode_many(photos) if one.error is None]
     tokens, pooled = np.stack([one.tokens for one in encoded]), np.stack([one.pooled for one in encoded])
@@ -88,72 +88,74 @@ def lines(tagger: Tagger, photos: Sequence[Path], captions: Sequence[str]) -> Se
 
 
 @dataclass(frozen=True)
-class Named:
-    """What captions name of a vocabulary's things: nothing, and more than once."""
+class Mentions:
+    """A vocabulary's things by the number of captions that mention them: none, or more than one."""
 
     parser: Parser
     absent: tuple[str, ...]
-    there: tuple[str, ...]
+    present: tuple[str, ...]
 
     @classmethod
-    def by(cls, rows: Sequence[Row], vocabulary: Vocabulary) -> Named:
-        parser, tags, named = Parser(vocabulary=vocabulary), list(vocabulary), Counter[str]()
+    def by(cls, rows: Sequence[Row], vocabulary: Vocabulary) -> Mentions:
+        parser, tags, counts = Parser(vocabulary=vocabulary), list(vocabulary), Counter[str]()
         for row in rows:
-            named.update({tag.name for caption in row.captions for tag in parser.parse(caption)})
+            counts.update({tag.name for caption in row.captions for tag in parser.parse(caption)})
         for tag, above in zip(tags, vocabulary.broader, strict=True):
-            if named[tag.name]:
-                named.update(tags[place].name for place in above)
+            if counts[tag.name]:
+                counts.update(tags[place].name for place in above)
         things = [tag.name for tag in tags if tag.kind in ("object", "scene")]
-        absent = tuple(name for name in things if not named[name])
-        return cls(parser, absent, tuple(name for name in things if named[name] > 1))
+        absent = tuple(name for name in things if not counts[name])
+        return cls(parser, absent, tuple(name for name in things if counts[name] > 1))
 
 
-CustomTag = Iterator[tuple[str, bool]]
-"""Sentences, and whether a photo fits."""
+Sentences = Iterator[tuple[str, bool]]
+"""Sentences, and whether they match a photo."""
 
 
-def single(named: Named, choose: random.Random) -> CustomTag:
-    """Sentences that are one tag."""
-    for names, is_there in ((named.absent, False), (named.there, True)):
+def single(mentions: Mentions, choose: random.Random) -> Sentences:
+    """Sentences that consist of one tag."""
+    for names, matches in ((mentions.absent, False), (mentions.present, True)):
         for name in names:
-            yield choose.choice(("{}", "a {}", "a photo of a {}", "{}s")).format(name), is_there
+            yield choose.choice(("{}", "a {}", "a photo of a {}", "{}s")).format(name), matches
 
 
-def several(rows: Sequence[Row], others: Sequence[Row], named: Named, choose: random.Random) -> CustomTag:
+def several(
+    rows: Sequence[Row], others: Sequence[Row], mentions: Mentions, choose: random.Random
+) -> Sentences:
     """Sentences with several terms."""
     frames = ("a {} next to a {}", "a {} and a {}", "{} with {}")
-    for name in choose.sample(named.absent, min(len(named.absent), 700)):
-        yield choose.choice(frames).format(name, choose.choice(named.there)), False
-    absent, foreign = set(named.absent), (row.captions[0] for row in others)
-    strange = (one for one in foreign if any(tag.name in absent for tag in named.parser.parse(one)))
-    yield from ((caption, False) for caption in islice(strange, 600))
+    for name in choose.sample(mentions.absent, min(len(mentions.absent), 700)):
+        yield choose.choice(frames).format(name, choose.choice(mentions.present)), False
+    absent, foreign = set(mentions.absent), (row.captions[0] for row in others)
+    unmatched = (one for one in foreign if any(tag.name in absent for tag in mentions.parser.parse(one)))
+    yield from ((caption, False) for caption in islice(unmatched, 600))
     for _ in range(300):
         yield "the {} of {}".format(*choose.sample(_ABSTRACT, 2)), False
     for row in choose.sample(list(rows), min(len(rows), 800)):
         caption = choose.choice(row.captions)
         yield caption, True
-        tags = [tag.name for tag in named.parser.parse(caption) if tag.kind in ("object", "scene")]
+        tags = [tag.name for tag in mentions.parser.parse(caption) if tag.kind in ("object", "scene")]
         if len(tags) > 1:
             yield choose.choice(frames).format(*choose.sample(tags, 2)), True
 
 
 def logistic(features: Floats, fits: npt.NDArray[np.bool_], steps: int = 50) -> list[float]:
-    """Weights, the bias last, by Newton's method; both answers weigh the same."""
+    """Logistic regression by Newton's method, the bias last; both classes have the same total weight."""
     rows = np.column_stack([features, np.ones(len(features))])
     share = np.where(fits, 0.5 / fits.mean(), 0.5 / (1 - fits.mean()))
     weights = np.zeros(rows.shape[1])
     for _ in range(steps):
-        said = 1 / (1 + np.exp(-rows @ weights))
-        slope = rows.T @ (share * (said - fits))
-        bend = (rows.T * (share * said * (1 - said))) @ rows
-        weights -= np.linalg.solve(bend + 1e-6 * np.eye(len(weights)), slope)
+        predicted = 1 / (1 + np.exp(-rows @ weights))
+        slope = rows.T @ (share * (predicted - fits))
+        hessian = (rows.T * (share * predicted * (1 - predicted))) @ rows
+        weights -= np.linalg.solve(hessian + 1e-6 * np.eye(len(weights)), slope)
     return [round(float(weight), 2) for weight in weights]
 
 
 def fitted(
-    searcher: Searcher, vectors: Floats, fit: SearchFit, *, one: CustomTag, more: CustomTag
+    searcher: Searcher, vectors: Floats, fit: SearchFit, *, one: Sentences, more: Sentences
 ) -> SearchFit:
-    """The lines of sentences with one term, and with several, by the best photo of each; says how well."""
+    """Fit the lines of sentences with one and with several terms to their best photos; prints accuracy."""
     singles = []
     for text, fits in one:
         query = searcher.reader.read(text).query
@@ -170,9 +172,11 @@ def fitted(
     table = np.array(found)
     scale, per_term, bias = logistic(table[:, :2], table[:, 2] > 0)
     right = (table[:, :2] @ [scale, per_term] + bias >= 0) == (table[:, 2] > 0)
-    for answer, name in ((1, "that fit a photo"), (0, "that fit none")):
+    for answer, name in ((1, "that match a photo"), (0, "that match none")):
         some = table[:, 2] == answer
-        print(f"{some.sum()} sentences {name}: {right[some].mean():.3f} told rightly", file=sys.stderr)
+        print(
+            f"{some.sum()} sentences {name}: {right[some].mean():.3f} classified correctly", file=sys.stderr
+        )
     return replace(
         fit, scale=scale, per_term=per_term, bias=bias, whole_scale=whole_scale, whole_bias=whole_bias
     )
@@ -200,10 +204,10 @@ def main() -> None:
             (folder / photo.name).symlink_to(photo.resolve())
         with Library.open(Path(work, "library.db")) as library:
             library.sync(folder, tagger=tagger, workers=1)
-            searcher, named = Searcher(library, args.model, fit=fit), Named.by(rows, vocabulary)
+            searcher, mentions = Searcher(library, args.model, fit=fit), Mentions.by(rows, vocabulary)
             card = searcher.reader.card
             vectors = vector_file(library.database.path, weights_of(card), card.width).map()
-            one, more = single(named, choose), several(rows, others, named, choose)
+            one, more = single(mentions, choose), several(rows, others, mentions, choose)
             fit = fitted(searcher, vectors, fit, one=one, more=more)
     print(json.dumps({"search": asdict(fit)}, indent=2))
 

@@ -1,9 +1,9 @@
-"""Copies `mini` with the weights of its image network in floats, so that a run of training can start from it.
+"""Copy `mini` with float weights of its image network, so that training can start from it.
 
     python -m scripts.float_weights mini FOLDER
 
-`mini` ships its image network in integers alone: floats would add 19 MB to its 31. Here they are
-read back out of the graph, up to what rounding took.
+`mini` contains its image network only in int8: float weights would add 19 MB to its 31. Here they are
+recovered from the graph, up to rounding.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ Array = npt.NDArray[Any]
 
 
 def read_weights(graph: QuantizedGraph, backbone: nn.Module) -> dict[str, Array]:
-    """Weights of the image network by its own names, float32.
+    """Weights of the image network by parameter name, float32.
 
     Args:
-        backbone: as the graph's, its norms folded.
+        backbone: like the graph's, with folded norms.
 
     Raises:
         ModelError: the graph has another number of convolutions.
@@ -69,7 +69,7 @@ def _convolution(graph: QuantizedGraph, node: onnx.NodeProto) -> tuple[Array, Ar
 
 
 def read_evidence(known: Mapping[str, Array]) -> dict[str, Array]:
-    """Weights of the evidence by its own names: what `QuantizedGraph.with_evidence` wrote, taken apart."""
+    """Weights of the evidence module by parameter name, the inverse of `QuantizedGraph.with_evidence`."""
 
     def product(name: str) -> Array:  # O×F
         return (known[f"{PREFIX}{name}_weight"] * known[f"{PREFIX}{name}_scales"]).T

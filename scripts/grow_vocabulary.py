@@ -1,15 +1,15 @@
-"""Grows the vocabulary of a model folder by tags that are written down in text files.
+"""Extend the vocabulary of a model folder with tags from text files.
 
     python scripts/grow_vocabulary.py MODEL_FOLDER WORDNET OUT [--tags scripts/vocabulary]
 
-A line of the files is a tag: name | kind | parents | synonyms | de | fr | es | zh | descriptions. Names,
-parents, synonyms, translations and descriptions of scripts/vocabulary are a language model's wording (Claude,
-Anthropic, November 2026). WORDNET is the folder with data.noun and index.noun of WordNet 3.0, which says what
-ImageNet's classes are kinds of. OUT gets vocabulary.jsonl, descriptions.jsonl and imagenet.json, as
-scripts/build_vocabulary.py writes them; a name or synonym that is there already adds nothing.
+Each line of the files is a tag: name | kind | parents | synonyms | de | fr | es | zh | descriptions. Names,
+parents, synonyms, translations and descriptions in scripts/vocabulary were written by a language model
+(Claude, Anthropic, November 2026). WORDNET is the folder with data.noun and index.noun of WordNet 3.0, for
+the hypernyms of ImageNet's classes. OUT gets vocabulary.jsonl, descriptions.jsonl and imagenet.json, as
+written by scripts/build_vocabulary.py; existing names and synonyms are skipped.
 
-names.tsv gives tags the names that people use (a hog is a pig): id, name, words that mean something else and
-are no synonyms. A tag that gets the name of another becomes one with it.
+names.tsv replaces names by common ones (a hog is a pig): id, name, words that mean something else and are not
+synonyms. A tag that gets the name of another is merged with it.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import build_vocabulary  # type: ignore[import-not-found]  # a script beside this one
-from build_vocabulary import THINGS, Builder, Nouns, below, fitting, slug
+from build_vocabulary import THINGS, Builder, Nouns, hierarchy, slug, visible_parents
 from timm.data.imagenet_info import ImageNetInfo
 
 from anytag.vocabulary import Vocabulary
 
 SOURCE = "language model (Claude, Anthropic), November 2026"
 LANGUAGES = ("de", "fr", "es", "zh")
-MOST = 4
-"""Descriptions of a tag: a fifth changed figures by .0015 at most, for a sixth of the queries' size."""
-# What WordNet calls a kind of it, and a photo does not show so: ids below ids.
+MAX_DESCRIPTIONS = 4
+"""Descriptions per tag: a fifth one changes figures by .0015 at most, and makes queries a sixth larger."""
+# Hyponyms in WordNet that are wrong for photos: ids by broader ids.
 NOT_BELOW = {
     "cutlery": "airplane airliner cleaver hatchet letter-opener",
     "outlet": "grocery-store bakery barbershop bookshop butcher-shop confectionery shoe-shop tobacco-shop "
@@ -45,7 +45,7 @@ NOT_BELOW = {
 
 
 def lines_of(folder: Path) -> Iterator[list[str]]:
-    """The fields of every tag, in the order of the files."""
+    """Yield the fields of every tag, in the order of the files."""
     for file in sorted(folder.glob("*.txt")):
         for line in file.read_text(encoding="utf-8").splitlines():
             if line and not line.startswith("#"):
@@ -55,7 +55,7 @@ def lines_of(folder: Path) -> Iterator[list[str]]:
                 yield fields
 
 
-# Classes whose first name is also that of something else: a canoe is no paddling, a scale no climbing.
+# Classes whose first name is ambiguous: a canoe is not paddling, a scale not climbing.
 CLASSES = {
     308: "fly-object", 402: "acoustic-guitar", 472: "canoe", 726: "hand-plane", 738: "potted-plant",
     751: "race-car", 778: "weighing-scale", 908: "airplane-wing", 950: "orange-object",
@@ -68,13 +68,13 @@ def parts(text: str, mark: str) -> list[str]:
 
 
 def shortened(line: str) -> str:
-    """A line of descriptions with the first few alone."""
+    """Truncate a line's descriptions to the first few."""
     tag = json.loads(line)
-    return json.dumps({**tag, "descriptions": tag["descriptions"][:MOST]}, ensure_ascii=False)
+    return json.dumps({**tag, "descriptions": tag["descriptions"][:MAX_DESCRIPTIONS]}, ensure_ascii=False)
 
 
 def classes_of(builder: Builder) -> list[str]:
-    """The tag id of each of the thousand classes: by name, of two of one name the second for the second."""
+    """The tag id of each of the thousand classes, by name; the second class of a name gets the second tag."""
     info, used, ids = ImageNetInfo(), set[str](), []
     by_name: dict[str, list[str]] = {}
     for key, tag in builder.tags.items():
@@ -90,23 +90,23 @@ def classes_of(builder: Builder) -> list[str]:
     return ids
 
 
-def may_be(key: str, broader: str) -> bool:
-    """Whether a photo of one thing shows the other."""
+def is_allowed(key: str, broader: str) -> bool:
+    """Whether a broader tag applies to photos of a tag."""
     return key not in NOT_BELOW.get(broader, "").split()
 
 
 def rename(builder: Builder, file: Path) -> dict[str, str]:
-    """Gives tags the names that people use.
+    """Give tags their common names.
 
     Returns:
-        the tags that became one with another: the other's id of each.
+        ids of merged tags -> ids of the tags that they were merged with.
     """
     merged: dict[str, str] = {}
     by_name = {(tag.name.lower(), tag.kind in THINGS): key for key, tag in builder.tags.items()}
     for line in file.read_text(encoding="utf-8").splitlines():
         if line.startswith("#"):
             continue
-        key, name, dropped, said = (*line.split("\t"), "", "")[:4]
+        key, name, dropped, translations = (*line.split("\t"), "", "")[:4]
         tag = builder.tags[key]
         other = by_name.get((name.lower(), tag.kind in THINGS), key)
         words = [word for word in (tag.name, *tag.synonyms) if word not in dropped.split(",")]
@@ -115,7 +115,10 @@ def rename(builder: Builder, file: Path) -> dict[str, str]:
             del builder.tags[key]
             words = [*tag.synonyms, *words]
         synonyms = dict.fromkeys(word for word in words if word.lower() != name.lower())
-        names = {**tag.names, **(dict(zip(LANGUAGES, said.split("|"), strict=True)) if said else {})}
+        names = {
+            **tag.names,
+            **(dict(zip(LANGUAGES, translations.split("|"), strict=True)) if translations else {}),
+        }
         builder.tags[other] = replace(tag, name=name, synonyms=tuple(synonyms), names=names)
         for word in dropped.split(","):
             if builder.by_word.get(slug(word)) == key:
@@ -139,10 +142,16 @@ def main() -> None:
     builder = Builder()
     kinds = {tag.id: tag.kind for tag in known}
     for tag in known:
-        kin = THINGS if tag.kind in THINGS else ("attribute",)  # no fish is fishing, and no colour a fruit
-        kept = (parent for parent in tag.parents if kinds.get(parent) in kin and may_be(tag.id, parent))
+        kinds_allowed = (
+            THINGS if tag.kind in THINGS else ("attribute",)
+        )  # a fish is not fishing, and a colour not a fruit
+        kept = (
+            parent
+            for parent in tag.parents
+            if kinds.get(parent) in kinds_allowed and is_allowed(tag.id, parent)
+        )
         builder.tags[tag.id] = replace(tag, parents=tuple(kept))
-        # To scale is to climb, and a scale is none: what actions are called besides is free for things.
+        # To scale is to climb, but a scale is not climbing: synonyms of actions may be names of things.
         for word in (tag.name, *(tag.synonyms if tag.kind in THINGS else ())):
             builder.by_word.setdefault(slug(word), tag.id)
     classes = classes_of(builder)
@@ -155,28 +164,30 @@ def main() -> None:
         if slug(name) in builder.by_word:
             continue
         key = builder.add(name, kind, synonyms=tuple(parts(synonyms, ",")))
-        said = {language: word for language, word in zip(LANGUAGES, names, strict=True) if word}
-        builder.tags[key] = replace(builder.tags[key], names=said)
+        translations = {language: word for language, word in zip(LANGUAGES, names, strict=True) if word}
+        builder.tags[key] = replace(builder.tags[key], names=translations)
         new[key] = parts(parents_text, ",")
         line = {"id": key, "descriptions": parts(looks, ";"), "source": SOURCE}
         descriptions.append(json.dumps(line, ensure_ascii=False))
     for number, key in CLASSES.items():
         classes[number] = key
     build_vocabulary.BROADER.extend(builder.tags[key].name.replace(" ", "_") for key in new)
-    _, parents = below(builder, classes, Nouns(args.wordnet))
+    _, parents = hierarchy(builder, classes, Nouns(args.wordnet))
     for key, above in new.items():
         missing = [name for name in above if name not in builder.tags and slug(name) not in builder.by_word]
         if missing:
             print(f"{key}: no tag {missing}")
         ids = [name if name in builder.tags else builder.by_word.get(slug(name), "") for name in above]
-        things = (i for i in ids if i and i != key and builder.tags[i].kind != "action")  # no fish is fishing
+        things = (
+            i for i in ids if i and i != key and builder.tags[i].kind != "action"
+        )  # a fish is not fishing
         builder.tags[key] = replace(builder.tags[key], parents=tuple(things))
-    for key in classes:  # what is new above them
+    for key in classes:  # add new broader tags
         tag = builder.tags[key]
-        above = [p for p in fitting(key, parents.get(key, [])) if p in new and p not in tag.parents]
+        above = [p for p in visible_parents(key, parents.get(key, [])) if p in new and p not in tag.parents]
         above = [p for p in above if builder.tags[p].kind in THINGS]
         if key not in new:
-            both = (p for p in (*above, *tag.parents) if may_be(key, p))
+            both = (p for p in (*above, *tag.parents) if is_allowed(key, p))
             builder.tags[key] = replace(tag, parents=tuple(both))
     tags = Vocabulary(builder.tags.values())
     index = {key: number for number, key in enumerate(classes)}

@@ -1,6 +1,6 @@
-"""Draws photos with their tags: python scripts/make_example_picture.py [PHOTOS] [OUT] [--columns 4].
+"""Draw photos with their tags: python scripts/make_example_picture.py [PHOTOS] [OUT] [--columns 4].
 
-Makes docs/images/example.png from examples/photos; any folder of photos will do.
+Makes docs/images/example.png from examples/photos, or from any folder of photos.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from anytag.images import load
 from anytag.results import TagResult
 
 WIDTH, HEIGHT, GAP, LINE = 330, 230, 18, 20
-MOST = 8
-INK, SOFT, PAPER, BAR = "#1c2733", "#7a8794", "#ffffff", "#2f7de1"
+MAX_TAGS = 8
+TEXT, SCORE_TEXT, BACKGROUND, BAR = "#1c2733", "#7a8794", "#ffffff", "#2f7de1"
 
 
 def draw(sheet: Image.Image, at: tuple[int, int], tags: TagResult, path: Path) -> None:
-    """One photo and below it its tags, each with a bar as long as its score."""
+    """Draw a photo and its tags below it, each with a bar proportional to its score."""
     pen, (x, y) = ImageDraw.Draw(sheet), at
     photo = Image.fromarray(load(path).pixels)
     photo.thumbnail((WIDTH, HEIGHT))
     sheet.paste(photo, (x + (WIDTH - photo.width) // 2, y + HEIGHT - photo.height))
     font = ImageFont.load_default(14)
-    for number, tag in enumerate(tags.tags[:MOST]):
+    for number, tag in enumerate(tags.tags[:MAX_TAGS]):
         top = y + HEIGHT + 8 + number * LINE
-        pen.text((x, top), tag.name, fill=INK, font=font)
+        pen.text((x, top), tag.name, fill=TEXT, font=font)
         pen.rectangle((x + 190, top + 6, x + 190 + round(90 * tag.score), top + 12), fill=BAR)
-        pen.text((x + 290, top), f"{tag.score:.2f}", fill=SOFT, font=font)
+        pen.text((x + 290, top), f"{tag.score:.2f}", fill=SCORE_TEXT, font=font)
 
 
 def main() -> None:
@@ -44,8 +44,8 @@ def main() -> None:
     args = parser.parse_args()
     paths = sorted(args.photos.glob("*.jpg"))
     rows = -(-len(paths) // args.columns)
-    cell = (WIDTH + GAP, HEIGHT + MOST * LINE + 2 * GAP)
-    sheet = Image.new("RGB", (args.columns * cell[0] + GAP, rows * cell[1] + GAP), PAPER)
+    cell = (WIDTH + GAP, HEIGHT + MAX_TAGS * LINE + 2 * GAP)
+    sheet = Image.new("RGB", (args.columns * cell[0] + GAP, rows * cell[1] + GAP), BACKGROUND)
     for number, tags in enumerate(Tagger.load(args.model).tag_many(paths)):
         row, column = divmod(number, args.columns)
         draw(sheet, (GAP + column * cell[0], GAP + row * cell[1]), tags, paths[number])

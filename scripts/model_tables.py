@@ -1,7 +1,7 @@
-"""The embedded model's figures as Markdown tables, from its card: what pages say is what was measured.
+"""Render the embedded model's figures, from its card, as Markdown tables.
 
-`benchmarks/quality.py ROWS --card` measures and writes the card; `scripts/build_docs.py` writes the tables
-into the pages, between `<!-- card: NAME -->` and `<!-- end -->`.
+`benchmarks/quality.py ROWS --card` measures the figures and writes the card; `scripts/build_docs.py` writes
+the tables into the docs, between `<!-- card: NAME -->` and `<!-- end -->`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ BLOCK = re.compile(r"(<!-- card: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def filled(page: str) -> str:
-    """A page with its tables as the card has them.
+    """Fill in the tables of a page.
 
     Raises:
-        SystemExit: the card lacks a figure; says what measures it.
+        SystemExit: the card lacks a figure; says how to measure it.
     """
     metrics = Card.read(EMBEDDED / FILE_NAME).metrics
     try:
@@ -36,7 +36,7 @@ def filled(page: str) -> str:
 
 
 def captions(metrics: Figures) -> str:
-    """Tags of captions, beside probes."""
+    """Tags of captions, compared with linear probes."""
     head = ["", "trained on", "mAP", "precision at 1", "precision at 5"]
     rows = []
     for name, figures in metrics[CAPTIONS].items():
@@ -44,34 +44,34 @@ def captions(metrics: Figures) -> str:
             who = (
                 "**anytag**, int8" if name == "anytag" else name.replace("probe ", "linear probe on frozen ")
             )
-            seen = "Flickr8k, COCO, labelled photos" if name == "anytag" else "Flickr8k"
-            rows.append([who, seen, *(f"{figures[key]:.3f}" for key in ("mAP", "P@1", "P@5"))])
+            trained_on = "Flickr8k, COCO, labelled photos" if name == "anytag" else "Flickr8k"
+            rows.append([who, trained_on, *(f"{figures[key]:.3f}" for key in ("mAP", "P@1", "P@5"))])
     return table(head, rows, left=2)
 
 
 def defaults(metrics: Figures) -> str:
-    """What users see without any option."""
+    """Figures at default settings."""
     figures = metrics[CAPTIONS]["default thresholds"]
     lines = {
         "precision against the captions' tags": ("precision", "over 0.6"),
         "recall": ("recall", ""),
-        "first tag right": ("first tag right", "over 0.85"),
+        "first tag correct": ("first tag right", "over 0.85"),
         "photos with 3 to 12 tags": ("photos with 3 to 12", "ordinary photos"),
-        "median of tags a photo": ("median tags", ""),
+        "median number of tags per photo": ("median tags", ""),
         "photos without a tag": ("without tags", ""),
-        "different tags that are given at all": ("different tags given", ""),
+        "different tags that were predicted": ("different tags given", ""),
         "tags that captions name on five photos or more": ("tags named on five photos or more", ""),
-        "of these, never given": ("of these never given", ""),
-        "given tags lost by the first pass": ("lost by the first pass", "stated"),
+        "of these, never predicted": ("of these never given", ""),
+        "tags lost by the first pass": ("lost by the first pass", "stated"),
     }
     rows = [[name, shown(figures[key]), target] for name, (key, target) in lines.items()]
     return table(["", "measured", "target"], rows)
 
 
 def reliability(metrics: Figures) -> str:
-    """Given tags by their score; their whole, and those above a half."""
+    """Predicted tags by score, all of them, and those with a score above 0.5."""
     found = metrics[RELIABILITY]
-    head = ["score", "tags given", "mean score", "are right", "95 % interval", "calibration error"]
+    head = ["score", "tags", "mean score", "correct", "95 % interval", "calibration error"]
     rows = []
     for name, one in found.items():
         bounds = (one["ECE low"], one["ECE high"]) if "ECE" in one else (one["low"], one["high"])
@@ -83,15 +83,15 @@ def reliability(metrics: Figures) -> str:
 
 
 def classes(metrics: Figures) -> str:
-    """Each part's own names; top-1 with Wilson's interval, top-5."""
-    head = ["part", "photos", "names", "photos that taught these names"]
+    """Classification among each part's names: top-1 with Wilson's interval, and top-5."""
+    head = ["part", "photos", "names", "training photos of these names"]
     head += ["anytag", "linear probe, same photos", "ImageNet classifier"]
     rows = []
     for part, one in metrics[CLASSES].items():
         if "classes" in one:
-            taught = str(one.get("training photos", "none"))
+            training = str(one.get("training photos", "none"))
             sides = [_tops(one, who) for who in ("", "probe ", "baseline ")]
-            rows.append([part, str(one["photos"]), str(one["classes"]), taught, *sides])
+            rows.append([part, str(one["photos"]), str(one["classes"]), training, *sides])
     return table(head, rows)
 
 
@@ -103,17 +103,21 @@ def _tops(one: Figures, who: str) -> str:
 
 
 def coco(metrics: Figures) -> str:
-    """mAP of COCO's categories."""
+    """mAP over COCO's categories."""
     one = metrics[CLASSES]["coco"]
-    taught = f"{one['training photos']:,} photos with these labels"
+    training = f"{one['training photos']:,} photos with these labels"
     lines = {
-        "**anytag**": ("", f"{taught}, and more"),
-        "linear probe on the frozen backbone": ("probe ", taught),
-        "ImageNet classifier carried by text": ("baseline ", "none of these labels"),
+        "**anytag**": ("", f"{training}, and more"),
+        "linear probe on the frozen backbone": ("probe ", training),
+        "ImageNet classifier, transferred by text": ("baseline ", "none of these labels"),
     }
     rows = [
-        [name, seen, f"{one[f'{who}mAP']:.3f} ({one[f'{who}mAP low']:.3f} to {one[f'{who}mAP high']:.3f})"]
-        for name, (who, seen) in lines.items()
+        [
+            name,
+            trained_on,
+            f"{one[f'{who}mAP']:.3f} ({one[f'{who}mAP low']:.3f} to {one[f'{who}mAP high']:.3f})",
+        ]
+        for name, (who, trained_on) in lines.items()
     ]
     return table(
         ["", "trained on", f"mAP, {one['categories']} categories, {one['photos']} photos"], rows, left=2
@@ -121,38 +125,36 @@ def coco(metrics: Figures) -> str:
 
 
 def subjects(metrics: Figures) -> str:
-    """What is said by default of photos with one subject."""
+    """Default tags of photos with one subject."""
     keys = ("class among default tags", "class or broader among default tags", "without tags")
     rows = [
         [part, str(one["photos"]), *(f"{one[key]:.2f}" for key in keys)]
         for part, one in metrics[CLASSES].items()
         if keys[0] in one
     ]
-    return table(
-        ["part", "photos", "names the class", "names it or what it is a kind of", "says nothing"], rows
-    )
+    return table(["part", "photos", "tags include the class", "the class or a broader tag", "no tags"], rows)
 
 
 def readme(metrics: Figures) -> str:
-    """The few that the front page shows."""
+    """Selected figures for the README."""
     tags, found = metrics[CAPTIONS], metrics[CLASSES]
     default, given = tags["default thresholds"], metrics[RELIABILITY]["given tags"]
     probe = max(one["mAP"] for name, one in tags.items() if name.startswith("probe"))
     coco, one = found["coco"], found["imagenet"]
     rows = [
-        ["Flickr8k test, 1,000 everyday scenes: first tag right", f"{default['first tag right']:.2f}", ""],
+        ["Flickr8k test, 1,000 everyday scenes: first tag correct", f"{default['first tag right']:.2f}", ""],
         ["precision of the default tags, against five captions", f"{default['precision']:.2f}",
          f"{given['mean score']:.2f}, their mean score"],
         [f"mAP over {tags['anytag']['tags']} caption tags", f"{tags['anytag']['mAP']:.3f}",
-         f"{probe:.3f}, linear probe on the frozen backbone, taught Flickr8k alone"],
+         f"{probe:.3f}, linear probe on the frozen backbone, trained on Flickr8k only"],
         ["captions, BLEU-4", f"{metrics['captions_flickr8k_test']['default']['BLEU-4']:.1f}",
          "16.0 and 19.5, two networks of 2015"],
-        [f"COCO: mAP over {coco['categories']} categories that it was taught", f"{coco['mAP']:.2f}",
-         f"{coco['probe mAP']:.2f}, linear probe taught the same labels"],
+        [f"COCO: mAP over {coco['categories']} categories of the training labels", f"{coco['mAP']:.2f}",
+         f"{coco['probe mAP']:.2f}, linear probe trained on the same labels"],
         [f"ImageNet: the class is among the default tags ({one['photos']} photos, one subject each)",
          f"{one['class among default tags']:.2f}", ""],
     ]  # fmt: skip
-    return table(["", "anytag", "beside it"], rows)
+    return table(["", "anytag", "for comparison"], rows)
 
 
 TABLES: dict[str, Callable[[Figures], str]] = {
@@ -167,11 +169,11 @@ TABLES: dict[str, Callable[[Figures], str]] = {
 
 
 def shown(value: float) -> str:
-    """A count whole, a share with three digits."""
+    """Format a count as an integer, a share with three digits."""
     return f"{value:.0f}" if value == int(value) and value > 1 else f"{value:.3f}"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
-    """A Markdown table whose columns but the first `left` are aligned right."""
+    """Render a Markdown table; all columns but the first `left` are right-aligned."""
     aligned = ["---"] * left + ["---:"] * (len(head) - left)
     return "".join(f"| {' | '.join(line)} |\n" for line in (head, aligned, *rows))

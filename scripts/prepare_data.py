@@ -1,14 +1,14 @@
-"""Unpacks the training photos into one folder with one rows.jsonl.
+"""Unpack the training photos into one folder with one rows.jsonl.
 
     python scripts/prepare_data.py DATA OUT [--coco FOLDER] [--more FOLDER] [--wordnet FOLDER]
 
-DATA holds flickr8k/ and broad/ (tar shards with captions.jsonl and labels.jsonl). FOLDER is optional: COCO
-photos as data/NNN.jpg with train.csv (ImageID,Labels,Caption) and test.csv (ImageID,Caption); photos near one
-that is kept for evaluation (difference hash, 24 of 256 bits) are left out. --more is a folder of labelled
-photos of many collections: photos/ and rows.jsonl (image, source, tags, truth). Of it and of COCO a tenth is
-kept from training, one half to calibrate on (split "dev") and one to report on ("val"); the collections of
-FOREIGN are kept whole ("test"). --wordnet, the folder with index.noun of WordNet 3.0, parts names that a
-collection writes without spaces.
+DATA contains flickr8k/ and broad/ (tar shards with captions.jsonl and labels.jsonl). --coco is a folder with
+COCO photos as data/NNN.jpg, train.csv (ImageID,Labels,Caption) and test.csv (ImageID,Caption);
+near-duplicates of evaluation photos (difference hash, 24 of 256 bits) are left out. --more is a folder of
+labelled photos from many collections: photos/ and rows.jsonl (image, source, tags, truth). A tenth of it and
+of COCO is held out, half for calibration (split "dev") and half for evaluation ("val"); the collections in
+FOREIGN are held out completely ("test"). --wordnet, the folder with index.noun of WordNet 3.0, is used to
+split names written without spaces.
 """
 
 from __future__ import annotations
@@ -34,13 +34,14 @@ COCO_18 = {
     9: "boat", 10: "traffic light", 11: "fire hydrant", 13: "stop sign", 14: "parking meter", 15: "bench",
     16: "bird", 17: "cat", 18: "dog", 19: "horse",
 }  # fmt: skip
-# Photos of these parts show one of the part's classes, so its other classes are absent.
+# Each photo of these sources shows one of the source's classes, so its other classes are absent.
 EXCLUSIVE = ("sun", "food101", "grocery")
-# Collections that nothing is trained or fitted on: single things, and rooms with all that is in them.
+# Collections that are not used for training or fitting: isolated objects, and rooms.
 FOREIGN = ("cutouts", "painting-finder", "nyu")
-TWICE = "coco-40k"  # photos that --coco has already, with their captions
-JOINED = "cutouts"  # whose names are written without spaces
-# Collections of photographs alone, many of them on white as drawings are; and what they are not.
+TWICE = "coco-40k"  # photos that are also in --coco, with captions
+JOINED = "cutouts"  # names are written without spaces
+# Collections of photographs only, many of them on white backgrounds like drawings; and the media they are
+# not.
 PHOTOGRAPHS = (
     "instruments30", "office", "office8", "school", "trashnet", "grocery", "food101-10", "food101-3",
     "pizza-icecream", "clothing", "popular-animals", "monkey10", "sports22", "idenprof", "flowers5",
@@ -50,12 +51,12 @@ MEDIA = ("art", "drawing", "cartoon", "clip art", "sketch")
 
 
 def share(image: str) -> str:
-    """The split of a photo whose collection has none: a twentieth is "dev", another "val"."""
+    """The split of a photo whose collection has none: a twentieth each is "dev" and "val"."""
     return {0: "dev", 10: "val"}.get(zlib.crc32(image.encode()) % 20, "train")
 
 
 def unpack(folder: Path, out: Path) -> None:
-    """Extracts the photos of every shard of `folder` into `out`."""
+    """Extract the photos of every shard in `folder` to `out`."""
     out.mkdir(parents=True, exist_ok=True)
     for shard in sorted(folder.glob("photos-*.tar")):
         with tarfile.open(shard) as tar:
@@ -80,7 +81,7 @@ def broad(data: Path) -> Iterator[Row]:
 
 
 def hashes(paths: list[Path]) -> Bytes:
-    """Difference hashes of photos: N×32."""
+    """Compute difference hashes of photos: N×32."""
     found = []
     for path in paths:
         with Image.open(path) as image:
@@ -90,7 +91,7 @@ def hashes(paths: list[Path]) -> Bytes:
 
 
 def coco(folder: Path, kept: list[Path]) -> Iterator[Row]:
-    """COCO rows, without the photos that are near one of `kept`."""
+    """COCO rows, without near-duplicates of `kept`."""
     tables = [csv.DictReader((folder / name).open(encoding="utf-8")) for name in ("train.csv", "test.csv")]
     files = [fields for table in tables for fields in table]
     duplicate = near(hashes([folder / "data" / fields["ImageID"] for fields in files]), hashes(kept))
@@ -103,14 +104,14 @@ def coco(folder: Path, kept: list[Path]) -> Iterator[Row]:
 
 
 def nouns_of(wordnet: Path) -> dict[str, str]:
-    """WordNet's nouns, found by their letters without spaces."""
+    """WordNet's nouns, by their spelling without spaces."""
     lines = (wordnet / "index.noun").read_text(encoding="utf-8").splitlines()
     names = (line.split(" ", 1)[0].replace("_", " ") for line in lines if not line.startswith(" "))
     return {name.replace(" ", ""): name for name in names}
 
 
 def spaced(name: str, nouns: dict[str, str]) -> str:
-    """ "officechair" -> "office chair", "skihelmet" -> "ski helmet": a noun, or two of its words."""
+    """Split a name into words, "officechair" -> "office chair", "skihelmet" -> "ski helmet"."""
     if name in nouns:
         return nouns[name]
     cuts = [at for at in range(3, len(name) - 2) if name[:at] in nouns and name[at:] in nouns]
@@ -119,9 +120,9 @@ def spaced(name: str, nouns: dict[str, str]) -> str:
 
 
 def more(folder: Path, nouns: dict[str, str]) -> Iterator[Row]:
-    """Rows of many collections; where a list of names is complete, the names that a row lacks are absent."""
+    """Rows of many collections; tags that a row lacks are absent if the collection's labels are complete."""
     found = [json.loads(line) for line in (folder / "rows.jsonl").open(encoding="utf-8")]
-    for row in found:  # some names were made of files' names
+    for row in found:  # some names were derived from file names
         row["tags"] = [name.removesuffix(" jpeg") for name in row["tags"]]
         if row["source"] == JOINED:
             row["tags"] = [spaced(name, nouns) for name in row["tags"]]

@@ -1,9 +1,9 @@
-"""Writes what the embedded model says of the example photos: tests/record/examples.json.
+"""Record the embedded model's output for the example photos in tests/record/examples.json.
 
     python scripts/record_examples.py
 
-A test compares it, so that no change of the code changes a tag, a score or a caption unnoticed. Write it
-anew when the model itself changes.
+A test compares with it, so that no code change alters a tag, a score or a caption unnoticed. Record it again
+when the model itself changes.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from anytag import Captioner, Tagger
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "tests" / "record" / "examples.json"
 CUSTOM = ("red saucer: a small round plate in red", "wooden table", "space suit")
-STRONGEST = 200
+TOP_K = 200
 
 
 def record() -> dict[str, Any]:
-    """Photo -> tags by default, the strongest of all tags, custom tags (id -> score each), and a caption."""
+    """Photo -> default tags, highest-scoring tags, custom tags (id -> score each), and a caption."""
     tagger, captioner = Tagger.load(), Captioner.load()
     photos = sorted((ROOT / "examples" / "photos").glob("*.jpg"))
 
@@ -31,7 +31,7 @@ def record() -> dict[str, Any]:
     return {
         photo.name: {
             "default": scores(photo),
-            "strongest": scores(photo, threshold=0, top_k=STRONGEST),
+            "strongest": scores(photo, threshold=0, top_k=TOP_K),
             "custom": scores(photo, tags=CUSTOM),
             "caption": captioner.caption(photo).text,
         }

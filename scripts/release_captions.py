@@ -1,10 +1,10 @@
-"""Puts a trained caption head into a model's folder, with the search that is best on dev photos.
+"""Add a trained caption head to a model's folder, with search settings tuned on dev photos.
 
     python -m scripts.release_captions ROWS MODEL_FOLDER RUN [key=value ...]
 
-RUN is what `anytag train mini-captions` wrote for this very folder. Matrices are stored in int8; all
-figures are of the graphs that are shipped. The card gets how captions are written, and what they
-score on the dev photos.
+RUN is the output of `anytag train mini-captions` for the same folder. Matrices are stored in int8; all
+figures are measured with the final graphs. The card gets the caption settings and the scores on the dev
+photos.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from anytag.torch.nn.small_caption_head import GuidedHead
 from anytag.torch.training.recipes import read_recipe
 from anytag.torch.training.values import parse_numbers
 
-NOTHING = 2.0  # a `guide` that lets no recognised tag guide
+NO_GUIDANCE = 2.0  # a value of `guide` above all scores
 
 
 @dataclass(frozen=True)
 class Search:
-    """What is tried on dev photos, each as "a,b,c"; the first of each is where the search starts.
+    """Values to try on dev photos, each as "a,b,c"; the search starts with the first of each.
 
     Attributes:
-        photos: how many.
+        photos: number of photos.
         batch: photos that are captioned together.
     """
 
@@ -57,10 +57,10 @@ class Search:
 
 
 def read_head(run: Path) -> tuple[GuidedHead, tuple[int, int]]:
-    """The trained head of a run with averaged weights, and T×D of a photo's tokens.
+    """Load the trained caption head of a run with averaged weights, and T×D of its image tokens.
 
     Raises:
-        ModelError: the folder holds no finished run.
+        ModelError: the folder does not contain a finished run.
     """
     try:
         config = read_recipe(run / "recipe.json").network.captions
@@ -69,30 +69,30 @@ def read_head(run: Path) -> tuple[GuidedHead, tuple[int, int]]:
         raise ModelError(f"{run}: no finished run of anytag train mini-captions ({error})") from error
     weights = {name.removeprefix("network.captions."): tensor for name, tensor in state.items()}
     tokens, width = len(weights["places"]), weights["proj.weight"].shape[1]
-    assert config is not None  # of such a recipe
+    assert config is not None  # guaranteed by the recipe
     head = GuidedHead(replace(config, words=len(weights["bias"])), width, tokens=tokens)
     head.load_state_dict(weights)
     return head.eval().requires_grad_(False), (tokens, width)
 
 
-def ship(run: Path, out: Path) -> None:
-    """Writes the graphs, the wordpieces and a first card into the model's folder."""
-    card = ModelFolder.open(out, verify=False).card  # before it no longer fits: the folder may hold captions
+def write_head(run: Path, out: Path) -> None:
+    """Write the graphs, the wordpieces and a first card to the model's folder."""
+    card = ModelFolder.open(out, verify=False).card  # unverified: the folder may contain another caption head
     head, tokens = read_head(run)
     fake_quantize(head)
     export_caption_graphs(head, out, tokens=tokens)
     for name in (MEMORY, CAPTION):
         quantize_weights(out / name)
-    spec = CaptionSpec(prompt="", tag_length=head.config.tag_length, guide=NOTHING)
+    spec = CaptionSpec(prompt="", tag_length=head.config.tag_length, guide=NO_GUIDANCE)
     shutil.copyfile(run / "vocab.txt", out / spec.wordpieces)
     write_card(out, replace(card, captions=spec))
 
 
 class CaptionEvaluator:
-    """Captions of photos that people wrote captions for, scored.
+    """Writes and scores captions of photos with reference captions.
 
     Args:
-        captioner: whose model.
+        captioner: the model.
         rows: the photos, in the folder `root`.
         batch: photos that are captioned together.
     """
@@ -103,7 +103,7 @@ class CaptionEvaluator:
         self.parser = Parser(vocabulary=captioner.tagger.vocabulary)
 
     def texts(self, spec: CaptionSpec, tags: Sequence[Sequence[str]] | None = None) -> list[str]:
-        """Captions of all photos; `tags` guides each, by default what `spec` says."""
+        """Captions of all photos, guided by `tags`, by default as `spec` defines."""
         captioner = self.captioner
         captioner.spec = spec
         texts = []
@@ -117,23 +117,23 @@ class CaptionEvaluator:
         return texts
 
     def score(self, texts: Sequence[str]) -> dict[str, float]:
-        """BLEU, CIDEr and METEOR, two digits."""
+        """BLEU, CIDEr and METEOR, rounded to two digits."""
         found = caption_metrics(texts, [row.captions for row in self.rows])
         return {name: round(value, 2) for name, value in found.items()}
 
     def requested_tags(self, count: int = 3) -> list[list[str]]:
-        """Tags of one person's caption of each photo, as a user would ask for: at most `count`."""
+        """At most `count` tags of one reference caption per photo, as a user might request."""
         return [[tag.name for tag in self.parser.parse(row.captions[0])][:count] for row in self.rows]
 
-    def obeyed(self, texts: Sequence[str], tags: Sequence[Sequence[str]]) -> float:
-        """The share of asked tags that the captions name."""
-        said = [{tag.name for tag in self.parser.parse(text)} for text in texts]
-        hits = [name in names for names, wanted in zip(said, tags, strict=True) for name in wanted]
+    def mentioned_share(self, texts: Sequence[str], tags: Sequence[Sequence[str]]) -> float:
+        """Share of requested tags that the captions mention."""
+        mentioned = [{tag.name for tag in self.parser.parse(text)} for text in texts]
+        hits = [name in names for names, requested in zip(mentioned, tags, strict=True) for name in requested]
         return round(sum(hits) / max(1, len(hits)), 4)
 
 
 def tune(evaluator: CaptionEvaluator, spec: CaptionSpec, search: Search) -> CaptionSpec:
-    """The numbers of highest BLEU-4, one after the other, each with those before it at their best."""
+    """Maximise BLEU-4 over one setting after the other."""
     best, figure = replace(spec, max_length=search.max_length, **_first(search)), -1.0
     for name in ("guide", "length_penalty", "beams", "min_length"):
         kind = type(getattr(spec, name))
@@ -158,14 +158,17 @@ def _first(search: Search) -> dict[str, Any]:
 
 
 def measure(evaluator: CaptionEvaluator, spec: CaptionSpec) -> dict[str, Any]:
-    """Figures without guidance, with the recognised tags, and with tags that a person would ask for."""
+    """Figures without guidance, with the recognised tags, and with requested tags."""
     requested_tags = evaluator.requested_tags()
     guided = evaluator.texts(spec, requested_tags)
     return {
         "photos": len(evaluator.rows),
-        "unguided": evaluator.score(evaluator.texts(replace(spec, guide=NOTHING, support=0.0))),
+        "unguided": evaluator.score(evaluator.texts(replace(spec, guide=NO_GUIDANCE, support=0.0))),
         "default": evaluator.score(evaluator.texts(spec)),
-        "asked": {**evaluator.score(guided), "asked_tags_said": evaluator.obeyed(guided, requested_tags)},
+        "asked": {
+            **evaluator.score(guided),
+            "asked_tags_said": evaluator.mentioned_share(guided, requested_tags),
+        },
     }
 
 
@@ -178,7 +181,7 @@ def main() -> None:
     parser.add_argument("search", nargs="*", metavar="key=value")
     args = parser.parse_args()
     search = parse_numbers(Search(), args.search)
-    ship(args.run, args.model)
+    write_head(args.run, args.model)
     rows = list(select(read_rows(args.rows), split="dev"))[: search.photos]
     captioner = Captioner.load(args.model, device="cpu")
     evaluator = CaptionEvaluator(captioner, rows, args.rows.parent, batch=search.batch)

@@ -1,12 +1,12 @@
-"""Makes the embedded model's folder from a training run.
+"""Make the embedded model's folder from a training run.
 
     python -m scripts.release_mini ROWS CACHE VOCABULARY RUN OUT [--start-share 0.5]
 
 Exports both graphs (compared with torch), quantises the image graph, writes queries, vocabulary and text
-encoder, then calibrates scores and thresholds with the graphs that are shipped, on Flickr8k's dev photos,
-which were not trained on. The cache gives the teacher's answers for the tags that captions never name.
---start-share takes the mean of the run's weights and those that it started from, which is better on photos
-of other sources than either (WiSE-FT).
+encoder, then calibrates scores and thresholds with the final graphs, on Flickr8k's dev photos, which are not
+trained on. The cache provides the teacher's labels for the tags that captions never mention. --start-share
+interpolates the run's weights with those that it started from, which is better on photos of other sources
+than either (WiSE-FT).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import onnx
 import torch
 
 from anytag._typing import AnyFloats, Floats
-from anytag.calibration.fit import fit_line, fit_offsets, pairs_below, probabilities
+from anytag.calibration.fit import broader_pairs, fit_line, fit_offsets, probabilities
 from anytag.data.rows import Row
 from anytag.evaluation.metrics import mean_average_precision
 from anytag.images import load, prepare
@@ -51,24 +51,25 @@ from anytag.torch.training.student import Student
 from anytag.torch.training.tag_samples import StageFeatures, TagSamples, tensor_of
 from anytag.vocabulary import Tag, Vocabulary
 
-# Training photos of each source that the integers are fitted to.
+# Number of training photos per source for fitting the quantisation.
 QUANTIZATION = {"flickr8k": 56, "coco-more": 16, "imagenet": 40, "sun": 8, "food101": 8, "grocery": 8}
 GRID = np.round(np.arange(0.40, 0.995, 0.01), 2)
 SHORTLIST = 96
-# Of a tag's own offset. 1.0 fits no better, and spoils the order of tags that are asked by name.
+# Standard deviation of the prior of a tag's offset. 1.0 fits no better, and degrades the ranking of tags by
+# name.
 SPREAD = 0.5
-# Training photos that scores are fitted on besides: of these classes few others are to be had.
+# Training photos that are also used for calibration, because few others exist for these classes.
 ALSO = {"imagenet": 400}
 RESIDUAL = "queries.residual"
-"""What training learned of each tag: K×D."""
+"""Parameter with the learned residual of each tag: K×D."""
 PRECISION = 0.5
-"""What a tag's default threshold promises."""
-NEVER_SEEN = 0.4
-"""The threshold of a tag that no photo to calibrate on may be given."""
+"""Target precision of default thresholds."""
+NO_PHOTO_THRESHOLD = 0.4
+"""Threshold of tags that no calibration photo may have."""
 BROAD = (0.8, 0.6)
-"""Promise and least threshold of broad words, which are wrong for most photos that they nearly fit."""
+"""Target precision and minimum threshold of broad tags, which are wrong for most photos they nearly fit."""
 CAREFUL = (0.9, 0.8)
-"""The same of words that say a sex or an age, and of those said of a photo rather than of a thing in it."""
+"""The same for words of gender or age, and for words that describe a photo rather than a thing in it."""
 CAREFUL_WORDS = (
     "man woman boy girl child baby toddler teenager lady adult texture close-up indoor outdoor fashion text "
     "metal plastic portrait produce sport art drawing"
@@ -96,11 +97,12 @@ LICENCE = "Apache-2.0 (weights; see training_data for the terms of the photos)"
 
 
 def load_student(run: Path, vocabulary: Path, *, start_share: float = 0.0) -> Student:
-    """The trained student, with averaged weights.
+    """Load the trained student, with averaged weights.
 
     Args:
-        start_share: of the weights that the run started from, in a mean with the run's. What the run learned
-            of tags that the start does not know, or by which it means something else, stays as it is.
+        start_share: weight of the run's starting weights in an interpolation with the trained ones. Residuals
+            of tags that the starting model does not have, or that have changed their meaning, are not
+            interpolated.
     """
     recipe = replace(read_recipe(run / "recipe.json"), vocabulary=str(vocabulary))
     student, classifier = build_student(recipe)
@@ -121,7 +123,7 @@ def load_student(run: Path, vocabulary: Path, *, start_share: float = 0.0) -> St
 
 
 def is_other(tag: Tag, known: Vocabulary) -> bool:
-    """Whether a vocabulary lacks a tag, or knows it by words or as a kind of something that it is not now."""
+    """Whether a vocabulary lacks a tag, or has it with other words or parents that it no longer has."""
     if tag.id not in known:
         return True
     before = known[known.index(tag.id)]
@@ -130,14 +132,14 @@ def is_other(tag: Tag, known: Vocabulary) -> bool:
 
 
 def write_queries(student: Student, path: Path) -> None:
-    """Rows in int8 with a scale each, and the first pass's weights; lines that change nothing."""
+    """Write rows in int8 with a scale each, the first pass's weights, and identity lines."""
     with torch.no_grad():
         rows = student.queries().numpy()
     make_bank(student.network.folded, rows, identity_lines(len(rows)), known=Platt(1.0, 0.0)).write(path)
 
 
 def pixels_of(rows: list[Row], root: Path, size: int) -> npt.NDArray[np.uint8]:
-    """uint8 N×3×S×S."""
+    """Preprocess photos: uint8 N×3×S×S."""
     return np.stack([prepare(load(root / row.image, min_side=size), size=size) for row in rows])
 
 
@@ -162,7 +164,7 @@ def int8_cost(
     truth: Floats,
     named: npt.NDArray[np.bool_],
 ) -> dict[str, float]:
-    """What the integer graph changes: logits of both and truth N×K, thresholds, slopes and biases K."""
+    """The effect of quantisation: logits of both graphs and labels N×K; thresholds, slopes and biases K."""
     given, given_exact = (sigmoid(lines[0] * logits + lines[1]) >= thresholds for logits in (integer, exact))
     present = truth[:, named] > 0.5
     return {
@@ -174,7 +176,7 @@ def int8_cost(
 
 
 def training_photos(corpus: TagSamples, counts: Mapping[str, int]) -> npt.NDArray[np.int64]:
-    """So many training photos of each source, at random, in a random order."""
+    """Random training photos, a given number of each source, in random order."""
     draw, found = np.random.default_rng(0), []
     for source, count in counts.items():
         found.append(
@@ -184,14 +186,14 @@ def training_photos(corpus: TagSamples, counts: Mapping[str, int]) -> npt.NDArra
 
 
 @dataclass(frozen=True)
-class Judged:
-    """Photos that were not trained on, and what is known of them.
+class CalibrationPhotos:
+    """Photos that were not trained on, with labels.
 
     Attributes:
-        numbers: int64 N, of the rows.
+        numbers: int64 N, indices of the rows.
         truth: float32 N×K in [0, 1].
-        weight: float32 N×K, how sure that is; 0 where nothing is known.
-        named: K, whether captions name a tag.
+        weight: float32 N×K, confidence of the labels; 0 where they are unknown.
+        named: K, whether captions mention a tag.
     """
 
     numbers: npt.NDArray[np.int64]
@@ -200,13 +202,13 @@ class Judged:
     named: npt.NDArray[np.bool_]
 
 
-def calibration_photos(corpus: TagSamples) -> Judged:
-    """What scores are fitted on: the photos of split "dev" of every source, and some of `ALSO`.
+def calibration_photos(corpus: TagSamples) -> CalibrationPhotos:
+    """Select photos for calibration: split "dev" of every source, and some of `ALSO`.
 
-    Five captions tell what is there and, of what captions name at all, what is not. One caption leaves too
-    much out, so of such photos closed lists of names alone count. A label tells the main subject: what else
-    might be it is absent, what may be there besides, or be done, is less sure, and of qualities little is
-    known.
+    With five captions, tags that captions mention at all are absent if not mentioned. A single caption omits
+    too much, so for such photos only closed lists of labels count. A label is the main subject: rival
+    subjects are absent, other things and actions in the photo are less certain, and little is known of
+    attributes.
     """
     dev = np.flatnonzero(corpus.split == "dev")
     rest = (dev[corpus.source[dev] != "flickr8k"], training_photos(corpus, ALSO))
@@ -221,10 +223,10 @@ def calibration_photos(corpus: TagSamples) -> Judged:
             closed = corpus.labeler.labels((*corpus.rows[number].tags, *corpus.rows[number].absent))
             weight[at] *= np.isin(np.arange(len(corpus.mentioned)), list(closed))
         elif subject >= 0:
-            away, unsure = np.where(corpus.co_occurring, 0.3, 1), np.where(corpus.is_action, 0.3, 0.1)
-            silent = np.where(corpus.rivals[subject], away, unsure)
-            weight[at] = np.where(weight[at] > 0, 1, silent)
-    return Judged(dev, truth, weight, corpus.mentioned)
+            absent, uncertain = np.where(corpus.co_occurring, 0.3, 1), np.where(corpus.is_action, 0.3, 0.1)
+            unlabelled = np.where(corpus.rivals[subject], absent, uncertain)
+            weight[at] = np.where(weight[at] > 0, 1, unlabelled)
+    return CalibrationPhotos(dev, truth, weight, corpus.mentioned)
 
 
 def fit_thresholds(
@@ -236,42 +238,42 @@ def fit_thresholds(
     default: float = 0.5,
     prior: float = 4.0,
 ) -> npt.NDArray[np.float64]:
-    """For every tag the lowest threshold whose estimated precision reaches `precision`.
+    """Find for every tag the lowest threshold whose estimated precision reaches `precision`.
 
-    The estimate mixes what was counted with what the calibrated scores promise, worth `prior` photos, so that
-    a tag seen three times is not judged by three photos. A tag that no threshold of the grid satisfies gets
-    the highest that still gives it anywhere, and 0.99 at most.
+    The estimate combines the counts with the precision expected from the calibrated scores, with the weight
+    of `prior` photos, so that a tag seen three times is not judged by three photos. If no threshold of the
+    grid suffices, the highest with any prediction is used, and 0.99 at most.
 
     Args:
         scores: N×K calibrated probabilities.
         truth: N×K in [0, 1].
-        weight: N×K, how much an entry counts; 1 when not given.
-        precision: of all tags, or K of them.
-        default: of tags that never score above the lowest threshold of the grid.
+        weight: N×K, weight of each entry; 1 by default.
+        precision: of all tags, or K values.
+        default: for tags that never score above the lowest threshold of the grid.
 
     Returns:
         K thresholds in [0.4, 0.99].
     """
     thresholds = np.full(scores.shape[1], default)
-    wanted = np.broadcast_to(precision, scores.shape[1])
+    targets = np.broadcast_to(precision, scores.shape[1])
     for tag in range(scores.shape[1]):
         p, y = scores[:, tag], truth[:, tag]
         order = np.argsort(-p)
         p, y = p[order], y[order]
         w = np.ones_like(p) if weight is None else weight[order, tag].astype(p.dtype)
-        given = np.searchsorted(-p, -GRID, side="right")  # photos at or above each threshold
-        if given[0] == 0:
+        predicted = np.searchsorted(-p, -GRID, side="right")  # photos at or above each threshold
+        if predicted[0] == 0:
             continue
-        hits, promised, seen = (np.concatenate([[0], part.cumsum()]) for part in (w * y, p, w))
-        mean_score = promised[given] / np.maximum(given, 1)
-        estimate = (hits[given] + prior * mean_score) / np.maximum(seen[given] + prior, 1e-9)
-        good = np.flatnonzero((estimate >= wanted[tag]) & (given > 0))
-        thresholds[tag] = GRID[good[0]] if len(good) else GRID[np.flatnonzero(given > 0)[-1]]
+        hits, expected, known = (np.concatenate([[0], part.cumsum()]) for part in (w * y, p, w))
+        mean_score = expected[predicted] / np.maximum(predicted, 1)
+        estimate = (hits[predicted] + prior * mean_score) / np.maximum(known[predicted] + prior, 1e-9)
+        good = np.flatnonzero((estimate >= targets[tag]) & (predicted > 0))
+        thresholds[tag] = GRID[good[0]] if len(good) else GRID[np.flatnonzero(predicted > 0)[-1]]
     return thresholds
 
 
 def draft_card(student: Student) -> Card:
-    """The card before calibration and metrics."""
+    """The card without calibration and metrics."""
     config = student.network.config
     spec = ImageSpec(size=config.size, resample="bilinear", mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
     line = Platt(1.0, 0.0)
@@ -285,8 +287,8 @@ def draft_card(student: Student) -> Card:
     )  # fmt: skip
 
 
-def ship(student: Student, vocabulary_folder: Path, run: Path, out: Path, corpus: TagSamples) -> None:
-    """Writes the whole folder but for what is calibrated."""
+def write_model(student: Student, vocabulary_folder: Path, run: Path, out: Path, corpus: TagSamples) -> None:
+    """Write the whole folder, except for the calibration."""
     report = write_graphs(student, run, out, corpus)
     write_queries(student, out / "queries.safetensors")
     if out.resolve() != EMBEDDED.resolve():
@@ -299,7 +301,7 @@ def ship(student: Student, vocabulary_folder: Path, run: Path, out: Path, corpus
 
 
 def keep_captions(student: Student, run: Path, out: Path) -> CaptionSpec | None:
-    """The start's caption head, which still fits where tokens stayed what they were; how it writes."""
+    """Copy the start's caption head, if the image tokens are unchanged; returns its settings."""
     start = read_recipe(run / "recipe.json").start
     if not start or student.trained < len(student.network.encoder.backbone.stages):
         return None
@@ -312,9 +314,9 @@ def keep_captions(student: Student, run: Path, out: Path) -> CaptionSpec | None:
 
 
 def write_graphs(student: Student, run: Path, out: Path, corpus: TagSamples) -> dict[str, float]:
-    """image.onnx in integers and tags.onnx; how far the integers are from the floats.
+    """Write image.onnx in int8 and tags.onnx; returns the deviation of int8 from float32.
 
-    Where a run trained no stage, the stages are those of the folder that it started from, as they are.
+    If a run trained no stage, the stages of the folder that it started from are used unchanged.
     """
     root, network = corpus.root, student.network
     train = [corpus.rows[n] for n in training_photos(corpus, QUANTIZATION)]
@@ -356,7 +358,7 @@ def _cosine(a: Floats, b: Floats) -> float:
 def default_thresholds(
     vocabulary: Vocabulary, scores: AnyFloats, truth: AnyFloats, weight: AnyFloats
 ) -> npt.NDArray[np.float64]:
-    """K thresholds: each tag's promise kept, as far as photos to calibrate on tell.
+    """Fit K thresholds for each tag's target precision.
 
     Args:
         scores, truth, weight: N×K.
@@ -364,29 +366,29 @@ def default_thresholds(
     precision, least = np.full(len(vocabulary), PRECISION), np.zeros(len(vocabulary))
     broad = ~may_co_occur(vocabulary)
     careful = np.array([tag.id in CAREFUL_WORDS.split() for tag in vocabulary])
-    for some, (promise, floor) in ((broad, BROAD), (careful, CAREFUL)):
-        precision[some], least[some] = promise, floor
-    thresholds = fit_thresholds(scores, truth, weight=weight, precision=precision, default=NEVER_SEEN)
+    for some, (target, floor) in ((broad, BROAD), (careful, CAREFUL)):
+        precision[some], least[some] = target, floor
+    thresholds = fit_thresholds(scores, truth, weight=weight, precision=precision, default=NO_PHOTO_THRESHOLD)
     return np.maximum(thresholds, least)
 
 
 def calibrate(student: Student, run: Path, out: Path, corpus: TagSamples) -> None:
-    """Fits scores and thresholds of a folder that `ship` wrote, with the very graphs that are shipped."""
-    judged = calibration_photos(corpus)
-    truth, weight, named = judged.truth, judged.weight, judged.named
-    pixels = pixels_of([corpus.rows[n] for n in judged.numbers], corpus.root, student.network.config.size)
+    """Calibrate a folder written by `write_model`, with its own graphs."""
+    photos = calibration_photos(corpus)
+    truth, weight, named = photos.truth, photos.weight, photos.named
+    pixels = pixels_of([corpus.rows[n] for n in photos.numbers], corpus.root, student.network.config.size)
     card = ModelFolder.open(out, verify=False).card
     runtime = OnnxRuntime(ModelFolder.open(out, verify=False), device="cpu", threads=2)
     bank = Bank.read(out / "queries.safetensors", tags=len(named), width=card.width)
     queries = bank.queries(np.arange(len(named)))
     logits = logits_of(runtime, pixels, queries)
     np.save(run / "calibration-logits.npy", logits.astype(np.float16))
-    # One line for all: a line for each kind of tag would change their order among each other.
+    # One line for all tags: a line for each kind would change the ranking between kinds.
     base = fit_line(logits, truth, weight=weight)
     offsets = fit_offsets(base.scale * logits + base.bias, truth, weight=weight, spread=SPREAD)
     line = np.stack([np.ones_like(offsets), offsets], axis=1).astype(np.float32)
-    # The user's own words are judged by the tags of the vocabulary, asked without what training learned of
-    # them.
+    # Custom tags are calibrated with the tags of the vocabulary, queried by their words without the
+    # residuals.
     with torch.no_grad():
         words = student.queries(words_only=True)[:, :1].numpy()
     some = np.arange(0, len(named), 4)
@@ -394,14 +396,14 @@ def calibrate(student: Student, run: Path, out: Path, corpus: TagSamples) -> Non
     replace(bank, line=line).write(out / "queries.safetensors")
 
     log_odds, known = base.scale * logits + base.bias, line.astype(np.float64)
-    scores = probabilities(log_odds, known, pairs_below(list(corpus.vocabulary.broader)))
+    scores = probabilities(log_odds, known, broader_pairs(list(corpus.vocabulary.broader)))
     thresholds = default_thresholds(corpus.vocabulary, scores, truth, weight)
     tags = zip(corpus.vocabulary, thresholds, strict=True)
     Vocabulary([replace(tag, threshold=round(float(t), 2)) for tag, t in tags]).write(
         out / "vocabulary.jsonl"
     )
 
-    dev = slice(0, int((corpus.source[judged.numbers] == "flickr8k").sum()))
+    dev = slice(0, int((corpus.source[photos.numbers] == "flickr8k").sum()))
     exact = logits_of(TorchRuntime(student.network), pixels[dev], queries)
     lines = (line[:, 0] * base.scale, line[:, 0] * base.bias + line[:, 1])
     cost = int8_cost(logits[dev], exact, thresholds, lines=lines, truth=truth[dev], named=named)
@@ -415,14 +417,14 @@ def main() -> None:
     )
     for name in ("rows", "cache", "vocabulary", "run", "out"):
         parser.add_argument(name, type=Path)
-    parser.add_argument("--only-calibrate", action="store_true", help="leave graphs and queries as they are")
+    parser.add_argument("--only-calibrate", action="store_true", help="do not write graphs and queries")
     parser.add_argument("--start-share", type=float, default=0.0)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     corpus = TagSamples.read(args.rows, StageFeatures.of(open_cache(args.cache)), args.vocabulary)
     student = load_student(args.run, args.vocabulary, start_share=args.start_share)
     if not args.only_calibrate:
-        ship(student, args.vocabulary, args.run, args.out, corpus)
+        write_model(student, args.vocabulary, args.run, args.out, corpus)
     calibrate(student, args.run, args.out, corpus)
 
 

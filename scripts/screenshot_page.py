@@ -1,4 +1,4 @@
-"""Makes docs/images/page.png: the page of `anytag serve` with tags of example photos.
+"""Makes docs/images/page.png: a screenshot of the page of `anytag serve` with tags of example photos.
 
 python scripts/screenshot_page.py
 """

@@ -105,7 +105,7 @@ def test_what_is_narrower_is_excluded_too(captioner: Captioner) -> None:
 
 
 def test_the_graph_says_how_long_a_caption_may_be(captioner: Captioner) -> None:
-    black, longest = np.zeros((8, 8, 3), np.uint8), captioner._longest
+    black, longest = np.zeros((8, 8, 3), np.uint8), captioner._max_wordpieces
     assert longest >= captioner.spec.max_length
     assert captioner.caption(black, max_length=longest, min_length=longest).text
     for length in (longest + 1, 10**9):
@@ -147,7 +147,7 @@ def test_a_photo_that_fails_is_reported_and_the_rest_is_done(
     [
         ({"tags": "dog"}, VocabularyError, r"tags=\['dog'\]"),
         ({"exclude_tags": "dog"}, VocabularyError, r"exclude_tags is 'dog': .* exclude_tags=\['dog'\]"),
-        ({"tags": ["dog", " "]}, VocabularyError, "asks for the tag ' '"),
+        ({"tags": ["dog", " "]}, VocabularyError, "tags contains ' '"),
         ({"beams": 0}, AnytagError, "beams is 0"),
         ({"max_length": 1}, AnytagError, "max_length"),
         ({"beams": 100_000}, AnytagError, "beams is 100000: .* 100 at most"),
@@ -160,9 +160,9 @@ def test_a_photo_that_fails_is_reported_and_the_rest_is_done(
         ({"max_length": 2.5}, AnytagError, "max_length is 2.5"),
         ({"min_length": -1}, AnytagError, "min_length is -1"),
         ({"max_length": -1}, AnytagError, "max_length is -1"),
-        ({"tags": [1]}, VocabularyError, "tags asks for the tag 1"),
+        ({"tags": [1]}, VocabularyError, "tags contains 1"),
         ({"tags": 5}, VocabularyError, r"tags is 5: .* tags=\['red car'\]"),
-        ({"exclude_tags": [None]}, VocabularyError, "exclude_tags asks for the tag None"),
+        ({"exclude_tags": [None]}, VocabularyError, "exclude_tags contains None"),
         ({"exclude_tags": None}, VocabularyError, "exclude_tags is None"),
         ({"min_length": 40}, AnytagError, "min_length is 40"),
         ({"on_error": "ignore"}, AnytagError, "on_error is 'ignore'"),
@@ -176,7 +176,7 @@ def test_wrong_wishes_are_named_before_the_first_photo(
 
 
 def test_a_model_without_captions_says_so(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="tiny writes no captions"):
+    with pytest.raises(ModelError, match="tiny has no caption head"):
         Captioner.load(make_tiny_model(tmp_path / "plain"))
 
 

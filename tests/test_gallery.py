@@ -102,7 +102,7 @@ def test_another_model_is_refused(tmp_path: Path, model: str, layouts: Layouts) 
     other = writer(tmp_path / "g", model=model, layouts=layouts)
     with pytest.raises(ModelError, match="the gallery was made with"), other:
         pass
-    with writer(tmp_path / "g") as gallery, pytest.raises(ModelError, match="2 tokens a photo"):
+    with writer(tmp_path / "g") as gallery, pytest.raises(ModelError, match="2 tokens per photo"):
         gallery.add(["/b"], np.zeros((1, 5, 4)), np.zeros((1, 3)))
 
 
@@ -162,10 +162,10 @@ def test_what_is_no_gallery_is_named(tmp_path: Path) -> None:
     said = json.loads(header.read_text())
     for wrong in ({"format": 2}, {"format": 3}, {"tokens": [0, 4]}, {"tokens": 5}, {"pooled": "x"}):
         header.write_text(json.dumps(said | wrong))
-        with pytest.raises(AnytagError, match="is no gallery of this anytag"):
+        with pytest.raises(AnytagError, match="is not a gallery"):
             Gallery.read(tmp_path / "g")
     for path in (tmp_path / "none", tmp_path, header):
-        with pytest.raises(AnytagError, match="is no gallery of this anytag"):
+        with pytest.raises(AnytagError, match="is not a gallery"):
             Gallery.read(path)
 
 
@@ -194,7 +194,7 @@ def test_records_are_read_by_slot(tmp_path_factory: pytest.TempPathFactory, want
     file.write(order, whole[order])
     slots = np.array(wanted, np.int64)
     np.testing.assert_array_equal(file.read(slots), whole[slots])
-    with pytest.raises(AnytagError, match="cut short"):
+    with pytest.raises(AnytagError, match="is truncated"):
         file.read(np.array([31]))
 
 

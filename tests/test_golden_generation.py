@@ -20,7 +20,7 @@ from anytag.generation import (
 )
 from anytag.runtime.base import Captions
 from anytag.runtime.onnx import OnnxCaptions
-from anytag.text_encoders.wordpiece import BETWEEN, WordPieces
+from anytag.text_encoders.wordpiece import TAG_SEPARATOR, WordPieces
 from anytag.torch.captions import TorchCaptions
 from anytag.torch.nn.caption_head import CaptionHead
 from tests.caption_heads import exported
@@ -76,9 +76,9 @@ def check_run(
 ) -> None:
     pieces = WordPieces(case.given["vocab"])
     asked = run["tag_input"]
-    tags = recognised if asked is None else [text.split(BETWEEN) for text in asked]
+    tags = recognised if asked is None else [text.split(TAG_SEPARATOR) for text in asked]
     said = case.said["runs"][run["name"]]
-    assert [BETWEEN.join(row) for row in tags] == said["tags"]
+    assert [TAG_SEPARATOR.join(row) for row in tags] == said["tags"]
     ids, mask = pieces.tag_text(tags)
     prompts = np.array([pieces.prompt(case.config["prompt"])] * len(tokens))
     prefix = f"{run['name']}."
@@ -109,7 +109,7 @@ def written(captions: Captions, seen: Any, prompts: Ints, run: dict[str, Any], *
         end=end, max_length=run["max_length"], min_length=run["min_length"],
         repetition_penalty=run["repetition_penalty"],
     )  # fmt: skip
-    writer = captions.about(*seen)
+    writer = captions.decoder(*seen)
     if run["num_beams"] == 1:
         return greedy(writer, prompts, limits)
     return beam_search(writer, prompts, limits, beams=run["num_beams"])

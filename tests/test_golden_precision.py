@@ -15,7 +15,7 @@ from anytag.models.folder import ModelFolder, write_card
 from anytag.queries import score as scoring
 from anytag.queries.score import Question
 from anytag.runtime.base import Precision, Runtime
-from anytag.runtime.onnx import ROUNDED, TAGS, OnnxRuntime
+from anytag.runtime.onnx import QUANTIZED_TAGS, TAGS, OnnxRuntime
 from anytag.torch.export.dynamic_int8 import to_int8
 from anytag.torch.export.onnx_graphs import export_tags_graph
 from anytag.torch.nn.absorbed_attention import FoldedCross
@@ -68,8 +68,8 @@ def test_golden_tags_in_onnxruntime(case: Case, few_at_once: None, tmp_path: Pat
     decoder = network.decoder
     make_tiny_model(tmp_path, width=decoder.width)
     export_tags_graph(decoder.requires_grad_(False), tmp_path / TAGS)
-    shutil.copyfile(tmp_path / TAGS, tmp_path / ROUNDED)
-    assert to_int8(tmp_path / ROUNDED, large=1, subtract_mean=True)
+    shutil.copyfile(tmp_path / TAGS, tmp_path / QUANTIZED_TAGS)
+    assert to_int8(tmp_path / QUANTIZED_TAGS, large=1, subtract_mean=True)
     write_card(tmp_path, Card.read(tmp_path))
     runtime = OnnxRuntime(ModelFolder.open(tmp_path))
     assert runtime.is_approximate

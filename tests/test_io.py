@@ -79,7 +79,7 @@ def test_a_folder_is_replaced_only_when_that_is_said(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "mine").write_text("")
-    with pytest.raises(OutputError, match="is there already"), atomic_folder(folder):
+    with pytest.raises(OutputError, match="exists already"), atomic_folder(folder):
         raise AssertionError("not reached")
     with pytest.raises(ZeroDivisionError), atomic_folder(folder, replace=True):
         raise ZeroDivisionError
@@ -129,8 +129,8 @@ def test_text_is_never_written_over_a_photo_an_input_or_what_somebody_else_made(
     refused("mine", "is not an earlier result")
     refused("mine", "is not an earlier result", is_earlier=lambda path: path.read_text() == "ours")
     refused(".", "is a folder")
-    refused("no/x", "is no folder")
-    refused("mine/x", "is no folder")
+    refused("no/x", "is not a folder")
+    refused("mine/x", "is not a folder")
     refused("loop", "loop")
     if os.geteuid():
         refused("locked", "write-protected")
@@ -146,9 +146,9 @@ def test_a_folder_is_made_where_nothing_of_others_and_no_input_lies(tmp_path: Pa
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "card").write_text("")
     for folder, says in (
-        ("data", "holds .*rows"), ("data/rows", "is an input"),
+        ("data", "contains the input .*rows"), ("data/rows", "is an input"),
         ("model", "not empty"), ("model/card", "is a file"),
-        ("model/card/x", "no folder"),
+        ("model/card/x", "not a folder"),
     ):  # fmt: skip
         with pytest.raises(RefusedOutputError, match=says):
             check_folder(tmp_path / folder, [tmp_path / "data" / "rows"])

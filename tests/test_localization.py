@@ -16,7 +16,7 @@ from PIL import Image
 
 from anytag import Box, ModelError, Tagger, TagScore
 from anytag import localization as where
-from anytag.localization import box_of, draw, heat_maps, largest_patch
+from anytag.localization import box_of, draw, heat_maps, largest_region
 from anytag.models.card import Card
 from anytag.models.folder import write_card
 from anytag.torch.nn.configs import CrossConfig
@@ -70,8 +70,8 @@ def test_tokens_that_are_no_square_are_refused() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(mask=arrays(bool, st.tuples(st.integers(1, 6), st.integers(1, 6))))
-def test_largest_patch_is_connected_and_no_larger_one_is_left(mask: np.ndarray) -> None:
-    patch = largest_patch(mask)
+def test_largest_region_is_connected_and_no_larger_one_is_left(mask: np.ndarray) -> None:
+    patch = largest_region(mask)
     assert not (patch & ~mask).any()
     grown = patch.copy()
     grown[1:] |= patch[:-1]
@@ -81,7 +81,7 @@ def test_largest_patch_is_connected_and_no_larger_one_is_left(mask: np.ndarray) 
     np.testing.assert_array_equal(grown & mask, patch)  # nothing that touches it is left out
     if mask.any():
         assert patch.any()
-        assert largest_patch(mask & ~patch).sum() <= patch.sum()
+        assert largest_region(mask & ~patch).sum() <= patch.sum()
 
 
 def test_box_is_around_the_largest_warm_patch_in_pixels_of_the_photo() -> None:

@@ -194,7 +194,7 @@ def test_a_gallery_is_kept_and_no_other_is_taken(
     again = Gallery.read(tmp_path / "seen.gallery")
     assert retriever.rank(again, TEXTS[0]) == retriever.rank(gallery, TEXTS[0])
     other = replace(gallery, pooled=gallery.pooled[:][:, :3])
-    with pytest.raises(ModelError, match="embed the photos again"):
+    with pytest.raises(ModelError, match="encode the photos again"):
         retriever.rank(other, TEXTS[0])
     assert retriever.rank(retriever.embed([]), TEXTS[0]) == ()
 
@@ -254,7 +254,7 @@ def test_a_folder_is_one_network_whatever_is_used_of_it(
 
 def test_without_heads_and_without_words_it_says_what_to_do(data: Path, tmp_path: Path) -> None:
     folder = train(Run(recipe_of("tag2text", steps=1), data, tmp_path, RUN_OPTIONS))
-    with pytest.raises(ModelError, match=r"no alignment heads and no text encoder.*tag2text-retrieval"):
+    with pytest.raises(ModelError, match=r"neither alignment heads nor a text encoder.*tag2text-retrieval"):
         Retriever.load(folder)
     with pytest.raises(ModelError, match="has no alignment heads"):
         open_torch(ModelFolder.open(folder), device="cpu").matcher()

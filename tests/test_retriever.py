@@ -186,7 +186,7 @@ def test_a_gallery_of_tokens_as_earlier_versions_made_it_ranks_and_grows(
         assert [one.score for one in found] == pytest.approx([one.score for one in expected], rel=1e-5)
     changed = Retriever(tagger.with_vocabulary(tagger.vocabulary.subset(["dog", "cat"])))
     assert changed.rank(grown, "a dog")
-    with pytest.raises(ModelError, match="embed the photos again"):  # its tags are of another vocabulary
+    with pytest.raises(ModelError, match="encode the photos again"):  # its tags are of another vocabulary
         changed.rank(new, "a dog")
 
 
@@ -263,12 +263,12 @@ def test_what_can_be_checked_is_checked_before_photos_are_read(
     mine.mkdir()
     (mine / "letter.txt").write_text("mine")
     wrong: list[tuple[str, tuple[str | Path, ...]]] = [
-        ("is there and is no gallery", ("--gallery", mine)),
+        ("exists and is not a gallery", ("--gallery", mine)),
         ("is a file", ("--gallery", mine / "letter.txt")),
         ("suffix of a photo", ("--gallery", broken)),
         ("suffix of a photo", ("--gallery", tmp_path / "new.JPG")),
-        ("is no folder", ("--gallery", mine / "letter.txt" / "below")),
-        ("is no folder", ("--gallery", tmp_path / "no" / "folder.gallery")),
+        ("is not a folder", ("--gallery", mine / "letter.txt" / "below")),
+        ("is not a folder", ("--gallery", tmp_path / "no" / "folder.gallery")),
         ("suffix of a photo", ("--output", broken)),
         ("no word or letter", ("--text", "\u043a\u043e\u0448\u043a\u0430")),
         ("expected words", ("--text", " ")),

@@ -4,7 +4,7 @@
     tagger = Tagger.load()
     tagger.tag("photo.jpg")
 
-The names below are all that is public; each is imported when it is first used: `import anytag` costs nothing.
+The names in `__all__` are the public API. Each is imported on first use, so `import anytag` is fast.
 """
 
 from __future__ import annotations
@@ -74,10 +74,10 @@ __all__ = [
     "__version__",
 ]
 
-# Photos are nobody else's business: onnxruntime would note what it runs in the home folder, and send it.
+# Privacy: without this, onnxruntime would record what it runs in the home folder and send it to its vendor.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-# Names are looked for in this order, the lightest module first.
+# Names are looked up in these modules in order, the lightest module first.
 _MODULES = (
     "errors",
     "results",

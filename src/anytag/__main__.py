@@ -1,4 +1,4 @@
-"""`python -m anytag` is the command `anytag`."""
+"""Run the `anytag` command with `python -m anytag`."""
 
 from anytag.cli import main
 

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and outputs that never replace what the run did not make."""
+"""Atomic writes, file locks, and checks that an output never replaces a file that the run did not make."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from typing import IO, Any
 from anytag.errors import AnytagError, OutputError, RefusedOutputError
 from anytag.suffixes import IMAGE_SUFFIXES
 
-DRAFT_NAME = 50
-"""Letters of a file's name that its draft has: a name may be as long as the disk allows."""
+DRAFT_NAME_LENGTH = 50
+"""Characters of the file's name that its draft's name repeats: the file's name may be as long as allowed."""
 
 Recognizer = Callable[[Path], bool]
-"""Is this file (or folder) an earlier result of the same command, which a new one may replace?"""
+"""Whether a file or folder is an earlier result of the same command, which a new one may replace."""
 
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A draft beside `path` to write into, which takes its place at the end; after an error it is as before.
+    """Yield a draft beside `path` to write to, and rename it to `path` at the end.
 
-    The draft's name is unique, so that two processes never write one file. A link stays a link. A file that
-    is there keeps its mode and, on Linux, its extended attributes (what file managers keep: tags, ratings;
-    access lists); a new one gets the mode of any new file, also where a library (safetensors) makes a
-    private one. A pipe or device is no file to replace: it is written to as it is.
+    After an error `path` is as it was before. The draft's name is unique, so two processes never write to the
+    same file. Symbolic links are kept. An existing file keeps its mode and, on Linux, its extended attributes
+    (in which file managers store tags and ratings; access lists); a new one gets the default mode, even where
+    a library (safetensors) creates private files. Pipes and devices are written to directly.
 
     Raises:
-        OutputError: the folder is missing or not writable, the disk is full; names `path` and the reason.
+        OutputError: the folder is missing or not writable, or the disk is full; names `path` and the reason.
     """
     target = Path(path).resolve()
     if is_special(target):
@@ -48,17 +48,17 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Iterator[Path]:
-    """The same for a folder: an empty draft folder, renamed to `path` at the end.
+    """Yield an empty draft folder, and rename it to `path` at the end.
 
     Args:
-        replace: a folder that is there gives way once all is written; say so only of one that may go.
+        replace: whether an existing folder is replaced once everything is written.
 
     Raises:
-        OutputError: `path` is there and `replace` is false, or it cannot be written.
+        OutputError: `path` exists and `replace` is false, or it cannot be written.
     """
     target = Path(path).resolve()
     if target.exists() and not replace:
-        raise RefusedOutputError(f"{path} is there already: give another folder, or remove it first")
+        raise RefusedOutputError(f"{path} exists already: give another folder, or remove it first")
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as work:
@@ -71,16 +71,16 @@ def atomic_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Ite
 
 
 def identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
-    """What tells a file by all its names; None for one that is not there."""
+    """Return device and inode of a file, the same for all its names; None if it does not exist."""
     try:
-        facts = os.stat(path)  # noqa: PTH116  # takes names of any kind, and is fast for each file of a disk
+        facts = os.stat(path)  # noqa: PTH116  # accepts names of any type, and is fast
     except (OSError, ValueError):
         return None
     return facts.st_dev, facts.st_ino
 
 
 def version(path: str | os.PathLike[str]) -> tuple[int, ...] | None:
-    """What tells whether a file was written or replaced since; None for one that is not there."""
+    """Return a key that changes when the file is written or replaced; None if it does not exist."""
     try:
         facts = os.stat(path)  # noqa: PTH116
     except OSError:
@@ -89,7 +89,7 @@ def version(path: str | os.PathLike[str]) -> tuple[int, ...] | None:
 
 
 def refuse_inputs(output: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str]]) -> None:
-    """Holds an output against the inputs of the run, by whatever names, links included.
+    """Check that an output is none of the run's inputs, by any name, links included.
 
     Raises:
         RefusedOutputError: `output` is one of `inputs`.
@@ -104,14 +104,14 @@ def refuse_inputs(output: str | os.PathLike[str], inputs: Iterable[str | os.Path
 
 
 def refuse_photo_name(output: str | os.PathLike[str]) -> None:
-    """Holds the name of an output that is no picture against those of photos.
+    """Check that the name of an output that is not an image does not have the suffix of a photo.
 
     Raises:
-        RefusedOutputError: it ends as a photo's name does: most likely the shell put a photo in the output's
+        RefusedOutputError: it has; most likely the shell expanded a glob and put a photo in the output's
             place.
     """
-    if os.path.splitext(os.fspath(output))[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122  # names of any kind
-        raise RefusedOutputError(f"{output} has the suffix of a photo: give a file with another to write to")
+    if os.path.splitext(os.fspath(output))[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122  # accepts names of any type
+        raise RefusedOutputError(f"{output} has the suffix of a photo: give an output with another suffix")
 
 
 def check_output(
@@ -124,22 +124,22 @@ def check_output(
     kind: str = "an earlier result of this command",
     parents: bool = False,
 ) -> None:
-    """The one rule for files that a command writes; call it before the work, and before anything is loaded.
+    """Check an output file before the work starts and before anything is loaded.
 
     Args:
-        output: text, a table, or data of ours; never a photo.
+        output: a text, table or data file of anytag; never a photo.
         inputs: all files that the run reads.
-        is_earlier: tells an earlier result of the same command, which the new one may replace.
-        overwrite: any other file that is there may go, too, as long as it is no input and no photo.
+        is_earlier: whether a file is an earlier result of the same command, which the new one may replace.
+        overwrite: any other existing file may be replaced too, unless it is an input or a photo.
         hint: what to do about a file that may not be replaced.
-        kind: what `is_earlier` tells, in words.
-        parents: folders above it that are missing are made by whoever writes.
+        kind: description of the files that `is_earlier` accepts.
+        parents: the writer creates missing parent folders.
 
     Raises:
-        RefusedOutputError: `output` has the suffix of a photo, is an input, a folder or somebody else's file,
+        RefusedOutputError: `output` has the suffix of a photo, is an input, a folder or an unrelated file,
             or cannot be written.
     """
-    special = is_special(Path(output))  # /dev/stdout leads to a pipe, which has no name
+    special = is_special(Path(output))  # /dev/stdout may be a pipe, which has no path to resolve
     target = Path(output) if special else resolved(output)
     for name in (Path(output), target):
         refuse_photo_name(name)
@@ -154,18 +154,18 @@ def check_output(
     if not os.access(target, os.W_OK):
         raise RefusedOutputError(f"{output} is write-protected: give another file to write to")
     if is_earlier is None or not _recognized(target, is_earlier):
-        raise RefusedOutputError(f"{output} is there already and is not {kind}: {hint}")
+        raise RefusedOutputError(f"{output} exists already and is not {kind}: {hint}")
 
 
 def refuse_other_kind(output: str | os.PathLike[str], is_kind: Callable[[bytes], bool], what: str) -> None:
-    """`check_output` for a file that is told by its first bytes.
+    """Run `check_output` for a file whose kind is known from its first bytes.
 
     Args:
-        is_kind: told the file's first 4096 bytes.
-        what: such a file, in words: "a vocabulary".
+        is_kind: called with the file's first 4096 bytes.
+        what: description of such a file: "a vocabulary".
 
     Raises:
-        RefusedOutputError: as `check_output`.
+        RefusedOutputError: as for `check_output`.
     """
 
     def is_earlier(path: Path) -> bool:
@@ -178,7 +178,7 @@ def refuse_other_kind(output: str | os.PathLike[str], is_kind: Callable[[bytes],
 
 
 def is_lines_of(*keys: str) -> Callable[[bytes], bool]:
-    """Tells whether a file begins as JSON lines of objects that have one of `keys`."""
+    """Return a function that tells whether a file starts as JSON lines of objects with one of `keys`."""
     names = [f'"{key}"'.encode() for key in keys]
 
     def is_kind(head: bytes) -> bool:
@@ -189,10 +189,10 @@ def is_lines_of(*keys: str) -> Callable[[bytes], bool]:
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
-    """The text of a file in UTF-8, or in UTF-16 with its mark, without the mark.
+    """Read a file in UTF-8, or in UTF-16 with a byte order mark; the mark is removed.
 
     Raises:
-        AnytagError: it cannot be read as such.
+        AnytagError: it cannot be read or decoded.
     """
     try:
         return decoded(Path(path).read_bytes())
@@ -203,14 +203,14 @@ def read_text(path: str | os.PathLike[str]) -> str:
 
 
 def decoded(raw: bytes, *, bytes_stay: bool = False) -> str:
-    """Text in UTF-8, or in UTF-16 with its mark, without the mark.
+    """Decode text in UTF-8, or in UTF-16 with a byte order mark; the mark is removed.
 
     Args:
-        raw: the text.
-        bytes_stay: what is no UTF-8 is kept as `os.fsdecode` does: names of files may be anything.
+        raw: the encoded text.
+        bytes_stay: keep bytes that are not UTF-8, as `os.fsdecode` does, because file names may contain any.
 
     Raises:
-        UnicodeDecodeError: it is neither.
+        UnicodeDecodeError: it is in neither encoding.
     """
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         return raw.decode("utf-16", "replace" if bytes_stay else "strict")
@@ -223,15 +223,15 @@ def check_folder(
     *,
     is_earlier: Recognizer | None = None,
 ) -> None:
-    """The same rule for a folder that a command makes as a whole, together with the folders above it.
+    """Check an output folder that a command writes as a whole, missing parents included.
 
     Args:
         inputs: files and folders that the run reads: none may be `folder` or lie in it.
-        is_earlier: tells an earlier result of the same command, which may be replaced or gone on with.
+        is_earlier: whether a folder is an earlier result of the same command, to be replaced or continued.
 
     Raises:
-        RefusedOutputError: `folder` is or holds an input, is a file, holds somebody else's files, or
-            cannot be made.
+        RefusedOutputError: `folder` is or contains an input, is a file, contains unrelated files, or
+            cannot be created.
     """
     target, inputs = resolved(folder), list(inputs)
     refuse_inputs(folder, inputs)
@@ -239,17 +239,17 @@ def check_folder(
         raise RefusedOutputError(f"{folder} is a file: give a folder to write to")
     for name in inputs:
         if identity(name) is not None and resolved(name).is_relative_to(target):
-            raise RefusedOutputError(f"{folder} holds the input {os.fspath(name)}: give another folder")
+            raise RefusedOutputError(f"{folder} contains the input {os.fspath(name)}: give another folder")
     _check_place(_existing(target), folder)
     if target.exists() and any(target.iterdir()) and not (is_earlier and _recognized(target, is_earlier)):
-        raise RefusedOutputError(f"{folder} exists and is not empty: give a folder that is not there yet")
+        raise RefusedOutputError(f"{folder} exists and is not empty: give a folder that does not exist yet")
 
 
 def not_inputs(inputs: Iterable[str], outputs: Iterable[str | os.PathLike[str]]) -> Iterator[str]:
-    """The same inputs, each held against the outputs as it comes: for inputs that cannot be listed before.
+    """Yield the inputs and check each against the outputs, for inputs that cannot be listed in advance.
 
     Raises:
-        RefusedOutputError: one is an output.
+        RefusedOutputError: an input is one of the outputs.
     """
     files = list(outputs)
     for name in inputs:
@@ -259,33 +259,33 @@ def not_inputs(inputs: Iterable[str], outputs: Iterable[str | os.PathLike[str]])
 
 
 def resolved(path: str | os.PathLike[str]) -> Path:
-    """The file behind all links.
+    """Resolve all symbolic links of a path.
 
     Raises:
-        RefusedOutputError: links go round, or a folder on the way may not be entered.
+        RefusedOutputError: the links form a loop, or a folder on the way is not accessible.
     """
     try:
         return Path(path).resolve()
     except (OSError, RuntimeError, ValueError) as error:
-        raise RefusedOutputError(f"{os.fspath(path)!r} is no file that can be written: {error}") from error
+        raise RefusedOutputError(f"{os.fspath(path)!r} is not a file that can be written: {error}") from error
 
 
 def is_special(path: Path) -> bool:
-    """Is it there, and neither file nor folder: a pipe, a device, which is written directly?"""
+    """Whether a path is a pipe or device, which is written directly."""
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def lock(file: IO[Any]) -> bool:
-    """Locks an open file for this process until it is closed, or the process dies, however that happens.
+    """Lock an open file for this process until it is closed or the process ends, even if it is killed.
 
     Returns:
-        False where another process holds it. File systems without locks give True.
+        False if another process holds the lock. True on file systems without locks.
     """
     if sys.platform == "win32":
         import msvcrt
 
         place = file.tell()
-        file.seek(1 << 40)  # far behind the content, which others may read meanwhile
+        file.seek(1 << 40)  # far past the content, which others may read meanwhile
         try:
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
         except OSError:
@@ -306,10 +306,10 @@ def lock(file: IO[Any]) -> bool:
 
 @contextmanager
 def locked(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Holds a lock by a file, which is made if need be and stays; a process that is killed holds it no more.
+    """Hold a lock on a file, which is created if needed and kept; the lock ends with the process at latest.
 
     Raises:
-        RefusedOutputError: another process holds it.
+        RefusedOutputError: another process holds the lock.
     """
     with ExitStack() as stack:
         with writing(Path(path)):
@@ -323,45 +323,49 @@ def locked(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def _existing(place: Path) -> Path:
-    """The folder itself, or the nearest above it that is there."""
+    """Return the folder itself or its nearest existing parent."""
     return next(one for one in (place, *place.parents) if one.exists())
 
 
 def _check_place(parent: Path, output: str | os.PathLike[str]) -> None:
     if not parent.is_dir():
-        raise RefusedOutputError(f"Cannot write {output}: {parent} is no folder; make it first")
+        raise RefusedOutputError(f"Cannot write {output}: {parent} is not a folder; create it first")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise RefusedOutputError(f"Cannot write {output}: no permission for the folder {parent}")
 
 
 def _recognized(path: Path, is_earlier: Recognizer) -> bool:
-    """Reads a little of a file that may be anything."""
+    """Apply `is_earlier` to a file of any content."""
     try:
         return is_earlier(path)
-    except (OSError, ValueError):  # not readable, not UTF-8, no JSON
+    except (OSError, ValueError):  # not readable, not UTF-8, not JSON
         return False
 
 
 @contextmanager
 def writing(target: str | os.PathLike[str]) -> Iterator[None]:
-    """Any writer's failure as one error with the file's name; errors of ours pass."""
+    """Turn a writer's errors into an OutputError with the file's name; errors of anytag pass unchanged."""
     try:
         yield
     except AnytagError:
         raise
     except BrokenPipeError:
-        raise  # of stdout: whoever read it has enough
+        raise  # of stdout: the reader has closed it
     except OSError as error:
         raise OutputError(f"{os.fspath(target)} cannot be written: {error.strerror or error}") from error
     except Exception as error:
-        if type(error).__name__ != "SafetensorError":  # of a package that need not be imported for this
+        if (
+            type(error).__name__ != "SafetensorError"
+        ):  # compared by name, so that safetensors need not be imported
             raise
         raise OutputError(f"{os.fspath(target)} cannot be written: {error}") from error
 
 
 @contextmanager
 def _draft_beside(target: Path) -> Iterator[Path]:
-    handle, name = tempfile.mkstemp(prefix=f".{target.name[:DRAFT_NAME]}.", suffix=".new", dir=target.parent)
+    handle, name = tempfile.mkstemp(
+        prefix=f".{target.name[:DRAFT_NAME_LENGTH]}.", suffix=".new", dir=target.parent
+    )
     os.close(handle)
     draft = Path(name)
     try:

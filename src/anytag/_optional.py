@@ -1,4 +1,4 @@
-"""What needs a package of an extra, and what is said where that is not installed."""
+"""Map packages of optional extras to the extra to install, and report missing ones."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ _EXTRAS = {
 
 
 def extra_of(error: ModuleNotFoundError) -> str | None:
-    """The extra that brings the package that was not found; None where none does."""
+    """Return the extra that installs the missing package, or None."""
     return _EXTRAS.get((error.name or "").partition(".")[0])
 
 
 @contextmanager
 def needs(what: str) -> Iterator[None]:
-    """A package of an extra that cannot be imported within the block is named by its extra.
+    """Raise MissingExtraError if a package of an extra cannot be imported within the block.
 
     Args:
-        what: the capability that needs it, as users call it.
+        what: the feature that needs it, as users call it.
 
     Raises:
         MissingExtraError: a package of an extra is not installed.

@@ -1,4 +1,4 @@
-"""Arrays, by what they hold."""
+"""Array type aliases."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ Doubles = npt.NDArray[np.float64]
 Halves = npt.NDArray[np.float16]
 AnyFloats = npt.NDArray[np.floating]
 Rows = npt.NDArray[np.float32 | np.float16]
-"""Queries as they are stored."""
+"""Queries as stored."""
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 Array = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
-"""Pixels, mostly."""
+"""Mostly pixels."""

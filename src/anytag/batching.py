@@ -1,4 +1,4 @@
-"""Batches, and work on them by threads, in order: of lists in equal shares, of streams as they arrive."""
+"""Process batches in threads, with results in order: lists in equal shares, streams as items arrive."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ LINGER = 0.005
 
 
 def usable_cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def batches(items: Iterable[In], size: int) -> Iterator[list[In]]:
-    """Lists of `size` items, the last one shorter."""
+    """Yield lists of `size` items; the last one may be shorter."""
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
@@ -35,16 +35,16 @@ def batches(items: Iterable[In], size: int) -> Iterator[list[In]]:
 def in_batches(
     work: Callable[[list[In]], Out], items: Iterable[In], *, batch_size: int, workers: int | None
 ) -> Iterator[Out]:
-    """`work` on batches of items by threads, in order, reading the items as the work goes on.
+    """Apply `work` to batches of items in threads, with results in order; items are read lazily.
 
-    Items without a length are a stream: a thread reads it, and a batch begins with what has arrived, so that
-    nothing waits for an item that may come much later.
+    Items without a length are a stream: a separate thread reads it, and a batch starts with what has arrived,
+    so that no item waits for one that may come much later.
 
     Args:
-        workers: threads; by default one a usable core.
+        workers: number of threads; by default one per usable core.
 
     Raises:
-        AnytagError: a number is none, or below 1.
+        AnytagError: `batch_size` or `workers` is not a whole number, or below 1.
     """
     workers = usable_cores() if workers is None else workers
     for name, number in (("batch_size", batch_size), ("workers", workers)):
@@ -52,7 +52,7 @@ def in_batches(
             raise AnytagError(f"{name} is {brief(number)}: expected a whole number, 1 or more")
     if not isinstance(items, Sized):
         return _in_order(work, _Stream(items, batch_size), workers)
-    # batches of one size, and as many for every worker: none waits at the end
+    # equal batches, and equally many for each worker, so that none is idle at the end
     workers = max(1, min(workers, len(items)))
     rounds = max(1, -(-len(items) // (workers * batch_size)))
     shares = batches(items, max(1, -(-len(items) // (workers * rounds))))
@@ -60,14 +60,14 @@ def in_batches(
 
 
 class _Source(Protocol[In]):
-    """Where batches come from; one thread asks at a time."""
+    """A source of batches; `take` is called by one thread at a time."""
 
     def take(self) -> list[In]:
-        """The next batch, empty at the end."""
+        """Return the next batch; empty at the end."""
         ...
 
     def close(self) -> None:
-        """Nothing more is wanted."""
+        """Stop reading."""
 
 
 class _List(Generic[In]):
@@ -82,7 +82,7 @@ class _List(Generic[In]):
 
 
 class _Stream(Generic[In]):
-    """A stream that a thread reads a batch ahead."""
+    """A stream that a thread reads one batch ahead."""
 
     def __init__(self, items: Iterable[In], size: int) -> None:
         self._size = size
@@ -90,7 +90,7 @@ class _Stream(Generic[In]):
         self._error: BaseException | None = None
         self._ended = False
         self._changed = Condition()
-        # of a daemon: it may wait for an item for ever, and then nobody waits for it
+        # a daemon thread, since it may wait for an item forever
         self._reader = Thread(target=self._read, args=(items,), name="anytag input", daemon=True)
 
     def take(self) -> list[In]:
@@ -99,7 +99,7 @@ class _Stream(Generic[In]):
                 self._reader.start()
             self._changed.wait_for(lambda: self._arrived or self._ended)
             while 0 < len(self._arrived) < self._size and not self._ended and self._changed.wait(LINGER):
-                pass  # each wait ends with a new item, or with the time
+                pass  # each wait ends with a new item or with the timeout
             batch = [self._arrived.popleft() for _ in range(min(self._size, len(self._arrived)))]
             self._changed.notify_all()
             if not batch and (error := self._error) is not None:
@@ -124,7 +124,7 @@ class _Stream(Generic[In]):
                         return
                     self._arrived.append(item)
                     self._changed.notify_all()
-        except BaseException as error:  # reaches whoever takes the results
+        except BaseException as error:  # raised again in `take`
             self._error = error
         with self._changed:
             self._ended = True
@@ -132,26 +132,26 @@ class _Stream(Generic[In]):
 
 
 _running: list[Callable[[], None]] = []
-"""What stops the threads of each run that nobody has ended."""
+"""Functions that stop the threads of each unfinished run."""
 
 
 @atexit.register
 def _stop_all() -> None:
-    """Ends runs that were left open: no thread may be within a C++ library that is torn down."""
+    """Stop unfinished runs at exit, so that no thread is inside a C++ library that is being torn down."""
     for stop in tuple(_running):
         stop()
 
 
-if hasattr(os, "register_at_fork"):  # the threads stay with the parent
+if hasattr(os, "register_at_fork"):  # threads do not survive a fork
     os.register_at_fork(after_in_child=_running.clear)
 
 
 def _in_order(work: Callable[[list[In]], Out], source: _Source[In], workers: int) -> Iterator[Out]:
-    """`work` on all that a source gives by threads, at most two batches each ahead of the results' taker."""
+    """Apply `work` to all batches of a source in threads, at most two per worker ahead of the consumer."""
     order: SimpleQueue[SimpleQueue[tuple[Out | None, BaseException | None]] | None] = SimpleQueue()
     ahead, turn, stopped = Semaphore(2 * workers), Lock(), Event()
 
-    def serve() -> None:
+    def run_worker() -> None:
         while True:
             ahead.acquire()
             slot: SimpleQueue[tuple[Out | None, BaseException | None]] = SimpleQueue()
@@ -170,7 +170,7 @@ def _in_order(work: Callable[[list[In]], Out], source: _Source[In], workers: int
             except BaseException as error:
                 slot.put((None, error))
 
-    threads = [Thread(target=serve, name=f"anytag {number}", daemon=True) for number in range(workers)]
+    threads = [Thread(target=run_worker, name=f"anytag {number}", daemon=True) for number in range(workers)]
 
     def stop() -> None:
         stopped.set()
@@ -190,7 +190,7 @@ def _in_order(work: Callable[[list[In]], Out], source: _Source[In], workers: int
                 raise error
             ahead.release()
             yield result  # type: ignore[misc]  # None is a result where there is no error
-    finally:  # also when the user stops: what has not begun is dropped
+    finally:  # also when the consumer stops early: batches not started yet are dropped
         stop()
         if stop in _running:
             _running.remove(stop)

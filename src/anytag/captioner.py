@@ -1,4 +1,4 @@
-"""Photos in, sentences out, guided by tags: the user's own, or those that the model recognises."""
+"""Captions for photos, guided by the user's tags or by those that the model recognises."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from anytag.batching import in_batches
+from anytag.caption_check import CaptionChecker
 from anytag.errors import AnytagError, ImageError, ModelError, VocabularyError, brief
 from anytag.generation import (
     Decoder,
@@ -26,7 +27,6 @@ from anytag.models.card import CaptionSpec
 from anytag.models.folder import ModelFolder
 from anytag.models.registry import resolve
 from anytag.parsing import Parser
-from anytag.plain import Support
 from anytag.results import Caption, TagScore
 from anytag.runtime.base import Captions, Device, Precision
 from anytag.runtime.open import open_runtime
@@ -35,10 +35,10 @@ from anytag.text_encoders.wordpiece import WordPieces
 from anytag.vocabulary import Tag
 
 MAX_BEAMS = 100
-"""Beams of a search at most: each keeps its own keys and values, and more than a few gain nothing."""
+"""Maximum number of beams: each keeps its own KV cache, and more than a few gain nothing."""
 
-_LONGEST = 1024  # wordpieces of a caption, more than any caption head has positions for
-_ROWS = 64  # texts that are followed together: of BERT's keys and values each keeps 14 MB
+_MAX_WORDPIECES = 1024  # more than any caption head has positions for
+_MAX_ROWS = 64  # texts decoded together: each holds 14 MB of BERT's keys and values
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,12 @@ class CaptionRequest:
 
 
 class Captioner:
-    """Writes captions with one model; make one with `Captioner.load`. May be used from several threads.
+    """Write captions with one model; create one with `Captioner.load`. Thread-safe.
 
     Attributes:
-        tagger: the same model as a tagger.
-        spec: how captions are written, as the model's card says.
-        pieces: the wordpieces that they are made of.
+        tagger: a tagger with the same model.
+        spec: caption settings of the model card.
+        pieces: the wordpiece tokenizer.
     """
 
     def __init__(self, tagger: Tagger, captions: Captions, pieces: WordPieces, spec: CaptionSpec) -> None:
@@ -77,16 +77,16 @@ class Captioner:
         precision: Precision | None = None,
         max_pixels: int = MAX_PIXELS,
     ) -> Captioner:
-        """A captioner with a model and a device that are there; arguments and errors as for `Tagger.load`.
+        """Load an installed model; arguments and errors as for `Tagger.load`.
 
         Raises:
-            ModelError: besides, the model writes no captions.
+            ModelError: also if the model has no caption head.
         """
         folder = ModelFolder.open(resolve(model))
         spec = folder.card.captions
         if spec is None:
             raise ModelError(
-                f"the model {folder.card.name} writes no captions: take tag2text, ram or the embedded one"
+                f"the model {folder.card.name} has no caption head: use tag2text, ram or the embedded model"
             )
         runtime = open_runtime(folder, device=device, threads=threads, precision=precision)
         pieces = WordPieces.from_file(folder.file(spec.wordpieces))
@@ -105,23 +105,22 @@ class Captioner:
         max_length: int | None = None,
         min_length: int | None = None,
     ) -> Caption:
-        """A sentence about one photo.
+        """Write a caption for one photo.
 
         Args:
             image: path, encoded bytes, open file, PIL image or uint8 array H×W×3 (RGB).
-            tags: what the sentence shall speak of, any words; by default what is recognised, as far as the
-                model's card says so; an empty list guides nothing.
-            exclude_tags: what it must not speak of: these words in any form, their synonyms and what is
-                narrower (cat leaves out kitten), and no such tag guides it.
-            beams: of the search, 100 at most; 1 takes the likeliest wordpiece each time; by default what the
-                card says.
-            sample: draw wordpieces at random, from the likeliest nine tenths, instead of searching.
-            seed: of the draws.
-            max_length, min_length: in wordpieces, the card's prompt included.
+            tags: words that guide the caption; by default the recognised tags, as the model card specifies;
+                an empty list gives no guidance.
+            exclude_tags: words that the caption must not contain: in any form, with their synonyms and
+                narrower tags (cat excludes kitten); they do not guide it either.
+            beams: beam width, 100 at most; 1 is greedy search; by default as in the model card.
+            sample: nucleus sampling (top p 0.9) instead of beam search.
+            seed: random seed for sampling.
+            max_length, min_length: in wordpieces, including the card's prompt.
 
         Raises:
             ImageError, MissingExtraError: the photo cannot be read.
-            AnytagError, VocabularyError: another argument is wrong.
+            AnytagError, VocabularyError: another argument is invalid.
         """
         request = self._request(
             tags, exclude_tags, beams=beams, sample=sample, seed=seed,
@@ -144,17 +143,17 @@ class Captioner:
         workers: int | None = None,
         on_error: Literal["record", "raise"] = "record",
     ) -> Generator[Caption, None, None]:
-        """Sentences about many photos, in the order of the input; each is what `caption` gives.
+        """Write captions for many photos, in the order of the input; each as from `caption`.
 
         Args:
-            images: any iterable, read as the work goes on, as by `Tagger.tag_many`; each as for `caption`.
+            images: any iterable, read lazily as by `Tagger.tag_many`; each item as for `caption`.
             batch_size: photos that go through the network together.
-            workers: threads; by default one a usable core.
-            on_error: "record" puts the reason into a photo's `Caption.error` and goes on; "raise" raises it.
+            workers: number of threads; by default one per usable core.
+            on_error: "record" stores the reason in `Caption.error` and continues; "raise" raises it.
 
         Raises:
             ImageError: a photo cannot be read, and `on_error` is "raise".
-            AnytagError, VocabularyError: an argument is wrong; raised at once, before the first photo.
+            AnytagError, VocabularyError: an argument is invalid; raised at once, before the first photo.
         """
         request = self._request(
             tags, exclude_tags, beams=beams, sample=sample, seed=seed,
@@ -174,18 +173,18 @@ class Captioner:
     def write(
         self, encoded: Sequence[Encoded], tags: Iterable[str] | None = None, **options: Any
     ) -> list[Caption]:
-        """Sentences about photos that `Tagger.encode` saw; arguments and errors as for `caption`."""
+        """Write captions for photos encoded by `Tagger.encode`; arguments and errors as for `caption`."""
         return self._write(encoded, self._request(tags, **options))
 
     def writer(self, encoded: Sequence[Encoded], guides: Sequence[Iterable[str]]) -> Decoder[Any]:
-        """What writes about photos that `Tagger.encode` saw, each guided by tags: for `anytag.generation`."""
+        """Return a decoder, for `anytag.generation`, over encoded photos that are each guided by tags."""
         ids, mask = self.pieces.tag_text(guides, length=self.spec.tag_length)
-        return self._captions.about(ids, mask, np.stack([one.tokens for one in encoded]))
+        return self._captions.decoder(ids, mask, np.stack([one.tokens for one in encoded]))
 
     def _request(
         self, tags: Iterable[str] | None = None, exclude_tags: Iterable[str] = (), **options: Any
     ) -> CaptionRequest:
-        """What is asked, checked before the first photo."""
+        """Collect and check the arguments before the first photo."""
         guides = None if tags is None else _words(tags, "tags")
         request = CaptionRequest(guides, _words(exclude_tags, "exclude_tags"), **options)
         if request.beams is not None:
@@ -203,20 +202,24 @@ class Captioner:
         prompt = len(self.pieces.prompt(self.spec.prompt))
         if length <= prompt:
             raise AnytagError(
-                f"max_length is {length}, and the prompt alone has {prompt}: give {prompt + 1} or more"
+                f"max_length is {length}, but the prompt alone has {prompt} wordpieces: "
+                f"give {prompt + 1} or more"
             )
-        if length > self.spec.max_length and length > self._longest:
+        if length > self.spec.max_length and length > self._max_wordpieces:
             raise AnytagError(
-                f"max_length is {length}: this model has positions for {self._longest} wordpieces; "
-                "give so many or fewer"
+                f"max_length is {length}: this model has positions for {self._max_wordpieces} wordpieces; "
+                "give that many or fewer"
             )
 
     @cached_property
-    def _longest(self) -> int:
-        """The most wordpieces that the model takes, found by trying: graphs do not say it."""
-        lengths = range(self.spec.max_length, _LONGEST + 1)
+    def _max_wordpieces(self) -> int:
+        """The longest text that the model accepts, found by bisection: ONNX graphs do not state it."""
+        lengths = range(self.spec.max_length, _MAX_WORDPIECES + 1)
         return lengths[
-            max(0, bisect_left(lengths, True, key=lambda length: not self._captions.takes(length)) - 1)
+            max(
+                0,
+                bisect_left(lengths, True, key=lambda length: not self._captions.supports_length(length)) - 1,
+            )
         ]
 
     def _generation_config(self, request: CaptionRequest) -> GenerationConfig:
@@ -230,7 +233,7 @@ class Captioner:
         )  # fmt: skip
 
     def _write(self, encoded: Sequence[Encoded], request: CaptionRequest) -> list[Caption]:
-        """The captions of a batch, those of photos that could not be read empty."""
+        """Write the captions of a batch; empty ones for photos that could not be read."""
         good = [one for one in encoded if one.error is None]
         guides = self._guides(good, request)
         texts = self._texts(good, guides, request)
@@ -240,14 +243,14 @@ class Captioner:
         return [self._result(one, *(("", ()) if one.error else next(pairs))) for one in encoded]
 
     def _guides(self, encoded: Sequence[Encoded], request: CaptionRequest) -> list[tuple[str, ...]]:
-        """The tags that guide each photo's caption."""
+        """Return the tags that guide each photo's caption."""
         if request.tags is not None:
             excluded = self._names(request.exclude_tags)
             guides = tuple(name for name in request.tags if name.lower() not in excluded)
             return [guides] * len(encoded)
         if self.spec.guide > 1:
             return [()] * len(encoded)
-        ids = {tag.id for word in request.exclude_tags for tag in self._meant(word)}
+        ids = {tag.id for word in request.exclude_tags for tag in self._tags_of(word)}
         return [
             tuple(
                 tag.name
@@ -264,53 +267,53 @@ class Captioner:
         guides: list[tuple[str, ...]],
         request: CaptionRequest,
     ) -> tuple[list[str], list[tuple[str, ...]]]:
-        """The captions that the photos' tags bear out; another, or plain words, for those that they do not.
+        """Replace captions that the photos' tags do not support.
 
-        A caption that names what no tag sees, or nothing that the photo is sure to show, is written again,
-        guided by the sure tags; if that is no better, the sure tags are named and no more.
+        A caption that names an unrecognised thing, or none of the confident tags, is generated again, guided
+        by the confident tags; if that is no better, it becomes a plain list of these tags.
         """
-        excluded = {tag.id for word in request.exclude_tags for tag in self._meant(word)}
+        excluded = {tag.id for word in request.exclude_tags for tag in self._tags_of(word)}
         for number, one in enumerate(encoded):
             tags = [tag for tag in self.tagger.score(one).tags if tag.id not in excluded]
             scores = {tag.id: tag.score for tag in self.tagger.score(one, threshold=self.spec.support).tags}
-            sure = self._support.sure(tags, self.spec.sure)
-            texts[number] = self._support.without_guesses(texts[number], scores)
-            if self._is_supported(texts[number], scores, sure, repeats=2):
+            confident = self._checker.confident(tags, self.spec.sure)
+            texts[number] = self._checker.neutralise(texts[number], scores)
+            if self._is_supported(texts[number], scores, confident, repeats=2):
                 continue
-            guide = tuple(tag.name for tag in sure)
+            guide = tuple(tag.name for tag in confident)
             again = self._texts([one], [guide], request)[0] if guide else ""
-            again = self._support.without_guesses(again, scores)
-            if not again or not self._is_supported(again, scores, sure, repeats=1):
-                again = self._support.plain(sure or [tag for tag in tags[:1] if tag.score >= 0.5])
+            again = self._checker.neutralise(again, scores)
+            if not again or not self._is_supported(again, scores, confident, repeats=1):
+                again = self._checker.plain(confident or [tag for tag in tags[:1] if tag.score >= 0.5])
             texts[number], guides[number] = again, guide
         return texts, guides
 
     def _is_supported(
-        self, text: str, scores: Mapping[str, float], sure: Sequence[TagScore], *, repeats: int
+        self, text: str, scores: Mapping[str, float], confident: Sequence[TagScore], *, repeats: int
     ) -> bool:
-        support = self._support
-        if support.repeats(text) > repeats or support.unsupported(text, scores, self.spec.support):
+        checker = self._checker
+        if checker.max_repeats(text) > repeats or checker.unsupported(text, scores, self.spec.support):
             return False
-        return not sure or any(support.names(text, tag.id) for tag in sure)
+        return not confident or any(checker.mentions(text, tag.id) for tag in confident)
 
     @cached_property
-    def _support(self) -> Support:
+    def _checker(self) -> CaptionChecker:
         vocabulary = self.tagger.vocabulary
-        return Support(vocabulary, Parser(vocabulary=vocabulary))
+        return CaptionChecker(vocabulary, Parser(vocabulary=vocabulary))
 
     def _texts(
         self, encoded: Sequence[Encoded], guides: Sequence[Sequence[str]], request: CaptionRequest
     ) -> list[str]:
-        """The captions, of so many photos at a time that beams keep to a bounded memory."""
+        """Generate captions, in batches small enough to bound the memory of beam search."""
         beams = 1 if request.sample else self.spec.beams if request.beams is None else request.beams
-        step = max(1, _ROWS // beams)
+        step = max(1, _MAX_ROWS // beams)
         starts = range(0, len(encoded), step)
         parts = [
-            self._some(encoded[k : k + step], guides[k : k + step], request, beams=beams) for k in starts
+            self._generate(encoded[k : k + step], guides[k : k + step], request, beams=beams) for k in starts
         ]
         return [text for part in parts for text in part]
 
-    def _some(
+    def _generate(
         self,
         encoded: Sequence[Encoded],
         guides: Sequence[Sequence[str]],
@@ -332,14 +335,14 @@ class Captioner:
     def _result(self, one: Encoded, text: str, guide: tuple[str, ...]) -> Caption:
         return Caption(one.path, one.width, one.height, self.tagger.card.name, text, guide, one.error)
 
-    def _meant(self, word: str) -> list[Tag]:
-        """The tag of a name, and all that are narrower: a kitten is a cat."""
+    def _tags_of(self, word: str) -> list[Tag]:
+        """Return the tag with this name and all narrower ones: a kitten is a cat."""
         vocabulary = self.tagger.vocabulary
         exact = vocabulary.find(word)
         return [] if exact is None else [vocabulary[id] for id in vocabulary.find_all([exact.id])]
 
     def _forbidden(self, words: Iterable[str]) -> tuple[tuple[int, ...], ...]:
-        """Wordpieces of words, of their synonyms and narrower tags, and of every form of one of them."""
+        """Return the wordpieces of all forms of some words, their synonyms and narrower tags."""
         named = self._names(words)
         if not named:
             return ()
@@ -347,13 +350,13 @@ class Captioner:
         return tuple(dict.fromkeys(ids for name in (*sorted(named), *forms) for ids in self._ids(name)))
 
     def _names(self, words: Iterable[str]) -> set[str]:
-        """Words, and every name of the tags that they mean."""
-        tags = {tag for word in words for tag in self._meant(word)}
+        """Return the words and all names of the tags that they refer to."""
+        tags = {tag for word in words for tag in self._tags_of(word)}
         names = (name for tag in tags for name in (tag.name, *tag.synonyms))
         return {name.lower() for name in (*words, *names)}
 
     def _ids(self, name: str) -> list[tuple[int, ...]]:
-        """None where the wordpieces cannot write it: then no caption holds it."""
+        """Return the wordpiece spellings of a name; none if it cannot be spelled, and so in no caption."""
         try:
             return self.pieces.wordings(name)
         except VocabularyError:
@@ -361,7 +364,7 @@ class Captioner:
 
     @cached_property
     def _words(self) -> list[str]:
-        """Whole words that one wordpiece writes."""
+        """Words that are a single wordpiece."""
         return [entry for entry in self.pieces.entries if entry.isalpha()]
 
     @cached_property
@@ -375,7 +378,7 @@ class Captioner:
 
 
 def _words(value: object, name: str) -> tuple[str, ...]:
-    """What sentences shall or must not speak of.
+    """Check a list of words.
 
     Raises:
         VocabularyError: not a list of words.
@@ -386,7 +389,7 @@ def _words(value: object, name: str) -> tuple[str, ...]:
     words = tuple(word.name if isinstance(word, Tag) else word for word in value)
     for word in words:
         if not isinstance(word, str) or not word.strip():
-            raise VocabularyError(f"{name} asks for the tag {brief(word)}: expected words such as 'red car'")
+            raise VocabularyError(f"{name} contains {brief(word)}: expected words such as 'red car'")
     return words
 
 

@@ -1,25 +1,25 @@
-"""Every error that anytag raises at its users.
+"""All errors that anytag raises.
 
     AnytagError
-    ├── ImageError            a photo that cannot be read
-    ├── ModelError            a model folder that is not what it says
-    │   ├── CardError         its card.json
-    │   ├── FileMismatchError a file that is missing, of another size or of another hash
-    │   └── CheckpointError   a published checkpoint, or the tag lists beside it
-    ├── UnknownModelError     a model name that resolves to nothing
-    ├── VocabularyError       tags, vocabulary files, asked tags
-    ├── DeviceError           a device or provider that is asked for and not active
-    ├── OutputError           a result that cannot be written: a full disk, a folder that is gone
-    │   └── RefusedOutputError  an output that may not be written, found before the work
-    ├── LibraryError          a database of photos that is none, or a photo that is not in it
-    ├── DownloadError         a file of the Hub that does not arrive, or arrives as another
-    ├── EndpointError         a language model's address that refuses or is of no use
-    │   └── NoAnswerError     an answer that it did not give
-    ├── MetadataError         a photo's metadata that cannot be read or written
-    ├── MissingToolError      a program that is not installed: exiftool
-    └── MissingExtraError     a capability whose extra is not installed
+    ├── ImageError            a photo cannot be read
+    ├── ModelError            a model folder is invalid
+    │   ├── CardError         its card.json is invalid
+    │   ├── FileMismatchError a file is missing or has the wrong size or hash
+    │   └── CheckpointError   a published checkpoint, or a tag list beside it, is invalid
+    ├── UnknownModelError     a model name is unknown
+    ├── VocabularyError       tags, vocabulary files or requested tags are invalid
+    ├── DeviceError           a requested device or provider is not available
+    ├── OutputError           a result cannot be written: a full disk, a missing folder
+    │   └── RefusedOutputError  an output may not be written, found before the work starts
+    ├── LibraryError          a photo database is invalid or in use, or a photo is not in it
+    ├── DownloadError         a file of the Hub cannot be fetched or is not the expected one
+    ├── EndpointError         a language model's endpoint refuses or is unusable
+    │   └── NoAnswerError     one request got no answer
+    ├── MetadataError         a photo's metadata cannot be read or written
+    ├── MissingToolError      a program is not installed: exiftool
+    └── MissingExtraError     a feature's optional extra is not installed
 
-Each message says what was given, what was expected, and what to type next.
+Each message says what was given, what was expected, and what to do next.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ _SHORT.maxstring = _SHORT.maxother = 80
 
 
 def brief(value: object) -> str:
-    """`repr`, but of a long text or list only its two ends: messages stay readable whatever was given."""
+    """Return a `repr` that shows only the two ends of a long text or list, so that messages stay readable."""
     return _SHORT.repr(value)
 
 
 def is_whole(value: object) -> TypeGuard[int]:
-    """A whole number of Python or numpy, True and False aside?"""
+    """Whether a value is an integer of Python or numpy, but not a bool."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """A real number of Python or numpy, True and False aside?"""
+    """Whether a value is a real number of Python or numpy, but not a bool."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
 class AnytagError(Exception):
-    """Root of all errors of this library."""
+    """Base class of all errors of this library."""
 
 
 class ImageError(AnytagError):
@@ -56,7 +56,7 @@ class ImageError(AnytagError):
 
 
 class ModelError(AnytagError):
-    """A model folder is not what it says it is."""
+    """A model folder does not match its description."""
 
 
 class CardError(ModelError):
@@ -64,62 +64,62 @@ class CardError(ModelError):
 
 
 class FileMismatchError(ModelError):
-    """A file of a model folder is missing, leads outside, or has another size or hash than its card says."""
+    """A file of a model folder is missing, lies outside it, or has another size or hash than in the card."""
 
 
 class CheckpointError(ModelError):
-    """A published checkpoint or a tag list beside it is not what the family's table of names says."""
+    """A published checkpoint or a tag list beside it does not match the family's table of weight names."""
 
 
 class LibraryError(AnytagError):
-    """A library's database is none, is of a newer version or in use, or a photo is not in it."""
+    """A library's database is invalid, of a newer version or in use, or a photo is not in it."""
 
 
 class DownloadError(AnytagError):
-    """A file cannot be fetched from the Hub or sent to it, or is not what the Hub says it is."""
+    """A file cannot be downloaded from or uploaded to the Hub, or differs from what the Hub describes."""
 
 
 class OutputError(AnytagError):
-    """A result cannot be written: no folder, no permission, a full disk."""
+    """A result cannot be written: missing folder, no permission, full disk."""
 
 
 class RefusedOutputError(OutputError):
-    """An output is an input of the run, or a file that another run or person made: nothing was written."""
+    """An output is an input of the run, or a file that the run did not make; nothing was written."""
 
 
 class UnknownModelError(AnytagError):
-    """A model name is neither embedded, nor installed, nor a folder."""
+    """A model name is neither the embedded model, nor installed, nor a folder."""
 
 
 class VocabularyError(AnytagError):
-    """A vocabulary file, a tag id or an asked tag is wrong."""
+    """A vocabulary file, a tag id or a requested tag is invalid."""
 
 
 class DeviceError(AnytagError):
-    """A device or execution provider was asked for and is not active."""
+    """A requested device or execution provider is not available."""
 
 
 class EndpointError(AnytagError):
-    """A language model's address refuses: a wrong key, model or address, or a pause too long to wait for."""
+    """A language model's endpoint refuses: wrong key, model or address, or a retry delay that is too long."""
 
 
 class NoAnswerError(EndpointError):
-    """One question got no answer in all its attempts; others may."""
+    """One request failed in all its attempts; others may succeed."""
 
 
 class MetadataError(AnytagError):
-    """The metadata of one photo, or a sidecar, cannot be read or written; others can."""
+    """The metadata of one photo or sidecar cannot be read or written; other photos are not affected."""
 
 
 class MissingToolError(AnytagError):
-    """Another program is needed and not installed; says how to get it."""
+    """An external program is needed and not installed; says how to get it."""
 
 
 class MissingExtraError(AnytagError):
-    """A capability needs packages of an extra that is not installed.
+    """A feature needs packages of an extra that is not installed.
 
     Args:
-        what: the capability, as the user would call it.
+        what: the feature, as users call it.
         extra: the name of the extra, as in ``pip install 'anytag[extra]'``.
     """
 
@@ -132,5 +132,5 @@ class MissingExtraError(AnytagError):
 
 
 def escaped(text: str) -> str:
-    """A text for JSON and databases: bytes of a file's name that are no Unicode become escapes."""
+    """Encode text for JSON and databases: bytes of a file name that are not Unicode become escapes."""
     return text.encode("utf-8", "backslashreplace").decode()

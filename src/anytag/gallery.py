@@ -1,15 +1,15 @@
-"""Photos as a model saw them: in memory, or in a folder that is added to as the work goes on.
+"""Encoded photos, in memory or in a folder that grows as photos are added.
 
-    gallery.json   which model saw them, and the shape of what is kept of one photo
-    pooled.f32     a record a photo, E floats: by these the likely photos are found
-    tags.f32       a record a photo, T×2 floats: the tags that it got, which sentences are fused with; or
-    tokens.f16     T×D halves, of models whose decoder or heads look at tokens, and of older galleries
-    photos.jsonl   a line for each photo: its slot in those files, path, size and time of change
+    gallery.json   the model, and the shape of what is stored per photo
+    pooled.f32     per photo E floats, the embedding that shortlists photos
+    tags.f32       per photo T×2 floats, its tags, which sentence scores are fused with; or
+    tokens.f16     per photo T×D halves, for models whose decoder or heads read tokens, and in older galleries
+    photos.jsonl   one line per photo: its slot in those files, path, size and modification time
     lock           held by the process that writes
 
-A line is added after its records, in one write, and the last line of a photo counts. So whatever stops the
-work, what has a line is whole; what has none is done again. Readers take no lock: they see the lines that are
-there.
+A line is appended after its records, in one write, and the last line of a photo counts. So after any
+interruption a photo with a line is complete, and one without is processed again. Readers take no lock: they
+see the lines that exist.
 """
 
 from __future__ import annotations
@@ -37,17 +37,18 @@ _POOLED = "pooled.f32"
 
 @dataclass(frozen=True, eq=False)
 class Gallery:
-    """Photos as a model saw them.
+    """Encoded photos.
 
     Attributes:
         model: name of the model.
-        paths: N, as the photos were named; "" where one came without a name.
-        tokens: N×T×D, what texts look at: float16 image tokens, and encoded tags where tags guide; or of kind
-            "tags" float32 N×T×2, place in the vocabulary and score of each tag that a photo got, -1 for none.
-        pooled: float32 N×E, a vector of each photo, by which the likely ones are found.
-        failed: what could not be read, with the reason; these photos are not among the N.
-        weights: hash of the model's weights, which tells models of one name apart, and of kind "tags" of all
-            that its tags follow from; "" says nothing.
+        paths: N paths as given; "" for a photo without one.
+        tokens: N×T×D, the input of the pair scorer: float16 image tokens, with encoded tags where tags guide;
+            or, of kind "tags", float32 N×T×2, vocabulary index and score of each tag of a photo, padded
+            with -1.
+        pooled: float32 N×E, an embedding of each photo, which shortlists photos.
+        failed: photos that could not be read, with the reason; they are not among the N.
+        weights: hash of the model's weights, which distinguishes models of one name; for kind "tags" also of
+            everything else that determines the tags; "" is not checked.
         kind: of `tokens`.
     """
 
@@ -67,10 +68,10 @@ class Gallery:
         return Layout(self.kind, self.tokens.shape[2], self.pooled.shape[1])
 
     def write(self, path: str | Path) -> None:
-        """Writes a gallery's folder, whole or not at all. About 2.8 kB a photo with `mini`.
+        """Write the gallery to a folder, atomically. About 2.8 kB per photo with `mini`.
 
         Raises:
-            OutputError: it cannot be written, another process writes it, or something else is there.
+            OutputError: it cannot be written, another process writes it, or the folder has other content.
         """
         layouts = {self.layout: self.weights}
         with ExitStack() as stack:
@@ -84,10 +85,10 @@ class Gallery:
 
     @classmethod
     def read(cls, path: str | Path) -> Gallery:
-        """The gallery in a folder; its arrays stay on disk, and what is asked of them is read.
+        """Open the gallery in a folder; its arrays stay on disk and are read on access.
 
         Raises:
-            AnytagError: the folder is missing, damaged, or no gallery.
+            AnytagError: the folder is missing, damaged, or not a gallery.
         """
         folder = Path(path)
         header = Header.read(folder)
@@ -102,10 +103,10 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Header:
-    """What a gallery's folder says of itself.
+    """The header of a gallery folder.
 
     Attributes:
-        model, weights, layout: as of `Gallery`.
+        model, weights, layout: as in `Gallery`.
         count: T.
     """
 
@@ -123,7 +124,7 @@ class Header:
 
     @classmethod
     def read(cls, folder: Path) -> Header:
-        """Raises AnytagError where the folder is no gallery."""
+        """Read the header; raises AnytagError if the folder is not a gallery."""
         try:
             header = json.loads((folder / _HEADER).read_text(encoding="utf-8"))
             kinds = {number: kind for kind, (number, _, _) in FORMATS.items()}
@@ -136,12 +137,12 @@ class Header:
         except (OSError, KeyError, TypeError, ValueError) as error:
             why = "no such folder" if not folder.exists() else error
             raise AnytagError(
-                f"{folder} is no gallery of this anytag ({why}): make one with anytag match PHOTOS "
-                "--text TEXT --gallery FOLDER, or give the folder of one"
+                f"{folder} is not a gallery ({why}): create one with anytag match PHOTOS "
+                "--text TEXT --gallery FOLDER, or give the folder of an existing one"
             ) from error
 
     def files(self, folder: Path) -> tuple[RecordFile, RecordFile]:
-        """Of the pooled vectors, and of the tokens or tags."""
+        """Return the files of the embeddings, and of the tokens or tags."""
         kind, width, space = self.layout
         _, name, numbers = FORMATS[kind]
         pooled = RecordFile(folder / _POOLED, (space,), np.dtype("<f4"))
@@ -149,7 +150,7 @@ class Header:
 
 
 class _Photo(NamedTuple):
-    """A line: where a photo's records are, and which file it was; no size where it came without a name."""
+    """A line of the index: a photo's slot, and its file; no size for a photo without a path."""
 
     slot: int
     path: str
@@ -158,12 +159,12 @@ class _Photo(NamedTuple):
 
 
 def _key(path: str, slot: int) -> str:
-    """What tells photos apart: one file is one photo, however it is named from here."""
-    return os.path.abspath(path) if path else f"\0{slot}"  # noqa: PTH100  # keeps links, and names of any bytes
+    """Return the key of a photo: its absolute path, whatever relative path it was given by."""
+    return os.path.abspath(path) if path else f"\0{slot}"  # noqa: PTH100  # keeps links and non-UTF-8 names
 
 
 def _photos(folder: Path, whole: int) -> dict[str, _Photo]:
-    """The photos that are there by key; passes over torn lines, and those without whole records."""
+    """Return the photos by key, skipping incomplete lines and those without complete records."""
     photos: dict[str, _Photo] = {}
     keys: dict[int, str] = {}
     try:
@@ -181,7 +182,7 @@ def _photos(folder: Path, whole: int) -> dict[str, _Photo]:
             elif 0 <= slot < whole:
                 earlier = photos.get(keys.get(slot, ""))
                 if earlier is not None and earlier.slot == slot:
-                    del photos[keys[slot]]  # the line that says where it went is damaged
+                    del photos[keys[slot]]  # its slot was reused, and the line that moved it is damaged
                 photos[key], keys[slot] = _photo(entry), key
         except (ValueError, KeyError, TypeError):
             continue
@@ -193,15 +194,15 @@ def _photo(entry: dict[str, Any]) -> _Photo:
 
 
 def is_gallery(path: str | Path) -> bool:
-    """Whether a folder says that it is a gallery."""
+    """Whether a folder has a gallery header."""
     return Path(path, _HEADER).is_file()
 
 
 def may_be_gallery(path: str | Path) -> bool:
-    """A gallery, or an empty folder, where one that had no photos yet may have left its lock.
+    """Whether a folder is a gallery or empty, except for the lock of a gallery without photos yet.
 
     Raises:
-        RefusedOutputError: something else is there.
+        RefusedOutputError: it has other content.
     """
     folder = Path(path)
     refuse_photo_name(folder)
@@ -209,22 +210,20 @@ def may_be_gallery(path: str | Path) -> bool:
         return False
     if folder.is_dir() and (is_gallery(folder) or {one.name for one in folder.iterdir()} <= {_LOCK}):
         return True
-    raise RefusedOutputError(
-        f"{path} is there and is no gallery of this anytag: give another name for the gallery's folder"
-    )
+    raise RefusedOutputError(f"{path} exists and is not a gallery: give another folder for the gallery")
 
 
 class GalleryWriter:
-    """A gallery's folder, opened to be added to: use it in a with statement, by one process at a time.
+    """A gallery folder opened for adding photos; a context manager, one process at a time.
 
     Args:
-        path: the folder; it is made if it is not there.
-        model: as of `Gallery`.
-        layouts: a gallery that is there keeps its own, if it is one of these; a new one gets the first.
+        path: the folder; created if it does not exist.
+        model: as in `Gallery`.
+        layouts: an existing gallery keeps its layout, if it is one of these; a new one gets the first.
 
     Raises:
-        OutputError: it cannot be made or written, another process writes it, or something else is there.
-        ModelError: another model made it.
+        OutputError: it cannot be created or written, another process writes it, or it has other content.
+        ModelError: it was made with another model.
     """
 
     def __init__(self, path: str | Path, *, model: str, layouts: Layouts) -> None:
@@ -240,8 +239,8 @@ class GalleryWriter:
     def __enter__(self) -> GalleryWriter:
         with writing(self.path), ExitStack() as stack:
             if not may_be_gallery(self.path):
-                self.path.mkdir()  # and no folder above it: that would be a slip of the pen
-                stack.callback(self._forsake)
+                self.path.mkdir()  # not its parents: a missing parent is probably a typing mistake
+                stack.callback(self._remove_empty)
             stack.enter_context(locked(self.path / _LOCK))
             if is_gallery(self.path):
                 self._open()
@@ -258,7 +257,7 @@ class GalleryWriter:
 
     @property
     def layout(self) -> Layout:
-        """What `add` is given of each photo."""
+        """The layout of the records that `add` expects."""
         return next(iter(self._layouts)) if self._header is None else self._header.layout
 
     def _open(self) -> None:
@@ -271,16 +270,16 @@ class GalleryWriter:
         self._free = [slot for slot in range(whole - 1, -1, -1) if slot not in taken]  # lowest last
         self._end = whole
 
-    def _forsake(self) -> None:
-        """Removes a folder that this run made and that has got no photo."""
+    def _remove_empty(self) -> None:
+        """Remove a folder that this run created and that got no photo."""
         if self._header is None:
             (self.path / _LOCK).unlink(missing_ok=True)
             self.path.rmdir()
 
     def new(self, paths: Iterable[str | os.PathLike[str]]) -> Iterator[str]:
-        """Those of `paths` that are not there, or whose size or time of change is another now; each once.
+        """Yield paths that are new or whose size or modification time has changed, each once.
 
-        What cannot be looked at is passed on: reading it says why.
+        Paths that cannot be examined are yielded too: reading them reports the reason.
         """
         for name in paths:
             path = os.fspath(name)
@@ -291,24 +290,24 @@ class GalleryWriter:
             photo = self._photos.get(key)
             if stat is not None and photo is not None and (photo.size, photo.time) == stat:
                 if photo.path != path:
-                    self._note({key: photo._replace(path=path)})
+                    self._append({key: photo._replace(path=path)})
                 continue
             if stat is not None:
                 self._stats[key] = stat
             yield path
 
     def add(self, paths: Sequence[str], tokens: npt.NDArray[Any], pooled: npt.NDArray[Any]) -> None:
-        """Adds photos, or puts them in the place of those of the same path.
+        """Add photos, or replace those with the same path.
 
         Args:
-            paths: n, as the photos are named; "" for one without a name.
+            paths: n paths; "" for a photo without one.
             tokens: n×T×D, of the kind of `layout`.
             pooled: n×E.
 
         Raises:
-            OutputError: the folder cannot be written; what was added before stays.
+            OutputError: the folder cannot be written; photos added before are kept.
         """
-        header = self._begin(tokens.shape[1])
+        header = self._ensure_header(tokens.shape[1])
         if not len(paths):
             return
         slots = np.array([self._slot() for _ in paths], np.int64)
@@ -321,14 +320,14 @@ class GalleryWriter:
                 key = _key(path, slot)
                 size, time = self._stats.pop(key, None) or (_stat(path) if path else None) or (None, None)
                 photos[key] = _Photo(slot, path, size, time)
-            self._note(photos)
+            self._append(photos)
 
     def remove(self, path: str) -> None:
-        """Forgets a photo, where it is there: such as one that was changed and cannot be read any more."""
+        """Remove a photo, if present: for example one that has changed and can no longer be read."""
         key = _key(path, -1)
         self._stats.pop(key, None)
         if key in self._photos:
-            self._note({key: None})
+            self._append({key: None})
 
     def _slot(self) -> int:
         if self._free:
@@ -336,26 +335,26 @@ class GalleryWriter:
         self._end += 1
         return self._end - 1
 
-    def _begin(self, count: int) -> Header:
-        """The header, written when the first photo comes: before, nobody knows its number of tokens."""
+    def _ensure_header(self, count: int) -> Header:
+        """Return the header, written with the first photo, when the number of tokens is known."""
         layout = self.layout
         if self._header is None or (self._header.count != count and not self._photos):
             self._header = Header(self._model, self._layouts[layout], layout, count)
             self._header.write(self.path)
         if self._header.count != count:
             raise ModelError(
-                f"{self.path} holds {self._header.count} {layout.kind} a photo, this model gives {count}: "
+                f"{self.path} has {self._header.count} {layout.kind} per photo, this model {count}: "
                 "give another folder"
             )
         return self._header
 
-    def _note(self, photos: Mapping[str, _Photo | None]) -> None:
-        """Lines at the end of the index, in one write; a line that a crash has cut short is ended first."""
+    def _append(self, photos: Mapping[str, _Photo | None]) -> None:
+        """Append lines to the index in one write, after terminating a line that a crash has cut short."""
         nothing = {"slot": None}
         entries = [{"key": key, **(photo._asdict() if photo else nothing)} for key, photo in photos.items()]
         lines = b"".join(
             json.dumps(one).encode() + b"\n" for one in entries
-        )  # ASCII: names may be no Unicode
+        )  # ASCII, since names may not be valid Unicode
         with writing(self.path), (self.path / _LINES).open("ab+", buffering=0) as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
@@ -363,7 +362,7 @@ class GalleryWriter:
             start = file.seek(0, os.SEEK_END)
             if file.write(lines) < len(lines):  # a full disk
                 file.truncate(start)
-                raise OSError("no space is left for photos.jsonl")
+                raise OSError("no space left for photos.jsonl")
         for key, photo in photos.items():
             if photo is None:
                 self._photos.pop(key, None)
@@ -373,27 +372,27 @@ class GalleryWriter:
 
 def _stat(path: str) -> tuple[int, int] | None:
     try:
-        stat = os.stat(path)  # noqa: PTH116  # takes names of any bytes
+        stat = os.stat(path)  # noqa: PTH116  # accepts non-UTF-8 names
     except (OSError, ValueError):
         return None
     return stat.st_size, stat.st_mtime_ns
 
 
-def check_model(made: tuple[str, str, Layout], model: str, layouts: Layouts) -> None:
-    """Holds what made a gallery (a model's name, a hash, a layout) against the model that is asked about it.
+def check_model(gallery: tuple[str, str, Layout], model: str, layouts: Layouts) -> None:
+    """Check that a gallery (name of its model, hash, layout) was made with the given model.
 
     Raises:
-        ModelError: they are not the same.
+        ModelError: it was not.
     """
-    name, weights, layout = made
+    name, weights, layout = gallery
     if name == model and layout in layouts and weights in ("", layouts[layout]):
         return
     ours = layout if layout in layouts else next(iter(layouts))
-    found_maker, here = (
-        f"{who!r} ({one.kind} {one.width} and vectors {one.space} wide, weights {hash_[:12] or 'not said'})"
+    theirs, this = (
+        f"{who!r} ({one.kind} {one.width} and vectors {one.space} wide, weights {hash_[:12] or 'unknown'})"
         for who, hash_, one in ((name, weights, layout), (model, layouts[ours], ours))
     )
     raise ModelError(
-        f"the gallery was made with the model {found_maker}, this is {here}; "
-        "embed the photos again, into another gallery"
+        f"the gallery was made with the model {theirs}, this is {this}; "
+        "encode the photos again, into another gallery"
     )

@@ -1,8 +1,8 @@
-"""Token by token: greedy search, beam search and nucleus sampling, written once for every runtime.
+"""Autoregressive generation: greedy search, beam search and nucleus sampling, for all runtimes.
 
-The conventions are those of transformers 4.25.1, with which the published captions were made: lengths count
-the prompt; a repetition is punished in raw scores by greedy search and sampling, but in log-probabilities by
-beam search. Photos of a batch are independent: each gets what it would get alone.
+The conventions are those of transformers 4.25.1, with which the published captions were made: lengths include
+the prompt; the repetition penalty applies to raw scores in greedy search and sampling, but to
+log-probabilities in beam search. Photos of a batch are independent: each gets the caption it would get alone.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from anytag._typing import AnyFloats, Doubles, Ints
 from anytag.errors import AnytagError, brief, is_number, is_whole
 
 Processor = Callable[[Ints, AnyFloats], AnyFloats]
-"""Ids so far N×L and scores of the next one N×V -> scores N×V."""
+"""Ids so far N×L and scores of the next id N×V -> scores N×V."""
 
 State = TypeVar("State")
 
-_STEEP = 100  # length penalties beyond leave the range of floats
-_NEVER = -1e9  # a beam that is not there yet; finite, so that sums stay numbers
+_MAX_LENGTH_PENALTY = 100  # larger ones overflow
+_UNUSED_BEAM = -1e9  # log-probability of a beam that does not exist yet; finite, so that sums are never NaN
 
 
 class Decoder(Protocol[State]):
-    """An autoregressive decoder: `State` holds the KV cache, so that no id is read twice."""
+    """An autoregressive decoder; `State` holds the KV cache, so no id is processed twice."""
 
     def start(self, prompts: Ints) -> tuple[AnyFloats, State]:
-        """Reads prompts N×L; scores of the next id N×V."""
+        """Process prompts N×L; return the scores of the next id, N×V, and the state."""
         ...
 
     def step(self, ids: Ints, state: State) -> tuple[AnyFloats, State]:
-        """Reads one more id of each text, N; scores of the next one N×V."""
+        """Process one more id of each text, N; return the scores of the next id, N×V, and the state."""
         ...
 
     def reorder(self, state: State, index: Ints) -> State:
-        """The state of the texts at `index`: dropped, repeated, in any order."""
+        """Select the states of the texts at `index`, which may drop, repeat and reorder texts."""
         ...
 
 
@@ -46,11 +46,11 @@ class GenerationConfig:
     """Limits and penalties of generation.
 
     Attributes:
-        end, pad: ids that close a text, and that fill up a batch.
-        max_length, min_length: ids, the prompt's included and the end's not.
+        end, pad: the id that ends a text, and the padding id.
+        max_length, min_length: number of ids, including the prompt and excluding the end.
         repetition_penalty: above 1, repeated ids are less likely.
         length_penalty: beam search ranks texts by log-probability / length ** length_penalty.
-        forbidden: sequences of ids that no text may hold.
+        forbidden: sequences of ids that no text may contain.
     """
 
     end: int
@@ -75,10 +75,10 @@ class GenerationConfig:
             raise AnytagError(
                 f"repetition_penalty is {brief(penalty)}: expected a number above 0, such as 1.1"
             )
-        if not (is_number(self.length_penalty) and abs(self.length_penalty) < _STEEP):
+        if not (is_number(self.length_penalty) and abs(self.length_penalty) < _MAX_LENGTH_PENALTY):
             raise AnytagError(
                 f"length_penalty is {brief(self.length_penalty)}: expected a number such as 1.0, "
-                f"between -{_STEEP} and {_STEEP}"
+                f"between -{_MAX_LENGTH_PENALTY} and {_MAX_LENGTH_PENALTY}"
             )
         object.__setattr__(self, "process", self._processor())
 
@@ -94,17 +94,17 @@ class GenerationConfig:
 
 
 def greedy(decoder: Decoder[State], prompts: Ints, config: GenerationConfig) -> Ints:
-    """The likeliest id, time after time.
+    """Choose the most likely id at each step.
 
     Args:
-        decoder: knows the photos that the texts are about.
-        prompts: int64 N×P, of one length.
+        decoder: conditioned on the photos.
+        prompts: int64 N×P, all of one length.
 
     Returns:
-        int64 N×L: prompt, text and end, filled up with pad.
+        int64 N×L: prompt, text and end, padded.
 
     Raises:
-        AnytagError: the prompt leaves no room.
+        AnytagError: the prompt is not shorter than `max_length`.
     """
     return _grow(decoder, prompts, config, lambda scores, _: scores.argmax(1))
 
@@ -112,19 +112,19 @@ def greedy(decoder: Decoder[State], prompts: Ints, config: GenerationConfig) -> 
 def sample(
     decoder: Decoder[State], prompts: Ints, config: GenerationConfig, *, top_p: float = 0.9, seed: int = 0
 ) -> Ints:
-    """Draws each id from the likeliest that together reach probability `top_p` (Holtzman et al. 2020).
+    """Sample each id from the likeliest that together reach probability `top_p` (Holtzman et al. 2020).
 
-    Arguments, result and errors as for `greedy`; every photo has its own draws from `seed`.
+    Arguments, result and errors as for `greedy`; the random numbers of each photo start from `seed`.
     """
     if not (is_number(top_p) and 0 < top_p <= 1):
         raise AnytagError(f"top_p is {brief(top_p)}: expected a probability above 0, up to 1, such as 0.9")
     check_whole("seed", seed, least=0)
-    draws = [np.random.default_rng(seed) for _ in prompts]
+    generators = [np.random.default_rng(seed) for _ in prompts]
     top_p_filter = filter_top_p(top_p)
 
     def choose(scores: AnyFloats, photos: Ints) -> Ints:
         sums = np.exp(log_softmax(top_p_filter(prompts, scores))).cumsum(1)  # N×V
-        at = [draws[photo].random() * row[-1] for photo, row in zip(photos, sums, strict=True)]
+        at = [generators[photo].random() * row[-1] for photo, row in zip(photos, sums, strict=True)]
         ids: Ints = (sums <= np.array(at)[:, None]).sum(1)
         return ids
 
@@ -132,16 +132,16 @@ def sample(
 
 
 def beam_search(decoder: Decoder[State], prompts: Ints, config: GenerationConfig, *, beams: int = 3) -> Ints:
-    """Follows the `beams` likeliest texts of each photo at once.
+    """Keep the `beams` most likely texts of each photo at each step.
 
     Arguments, result and errors as for `greedy`.
     """
     _check(prompts, config)
     check_whole("beams", beams, least=1)
-    results = [_Found(beams, config.length_penalty) for _ in prompts]
+    results = [_Hypotheses(beams, config.length_penalty) for _ in prompts]
     live = list(range(len(prompts)))
-    ids = prompts.repeat(beams, axis=0)  # (N·beams)×L: the rows of a photo follow one another
-    sums = np.tile([0.0] + [_NEVER] * (beams - 1), (len(prompts), 1))  # N×beams
+    ids = prompts.repeat(beams, axis=0)  # (N·beams)×L: the rows of a photo are adjacent
+    sums = np.tile([0.0] + [_UNUSED_BEAM] * (beams - 1), (len(prompts), 1))  # N×beams
     logits, state = decoder.start(prompts)
     index = np.arange(len(prompts)).repeat(beams)
     logits, state = logits[index], decoder.reorder(state, index)
@@ -161,11 +161,11 @@ def beam_search(decoder: Decoder[State], prompts: Ints, config: GenerationConfig
     return _padded([one.best() for one in results], config)
 
 
-class _Found:
-    """Finished texts of one photo, the `beams` best of them.
+class _Hypotheses:
+    """The `beams` best finished texts of one photo.
 
     Attributes:
-        done: nothing better is to be expected.
+        done: no better text can be expected.
     """
 
     def __init__(self, beams: int, length_penalty: float) -> None:
@@ -180,13 +180,13 @@ class _Found:
         if len(self._texts) > self._beams:
             del self._texts[min(range(len(self._texts)), key=lambda place: self._texts[place][0])]
 
-    def judge(self, best: float, length: int) -> None:
-        """Sets `done`, if the likeliest text that goes on, now `length` long, is no better than these."""
+    def update_done(self, best: float, length: int) -> None:
+        """Set `done` if the most likely unfinished text, now of `length` ids, scores no better than these."""
         full = len(self._texts) >= self._beams
         self.done = self.done or (full and self._worst() >= self._score(best, length))
 
     def best(self) -> Ints:
-        """The text of highest score, the latest among equals."""
+        """Return the text with the highest score, the latest of equals."""
         return sorted(self._texts, key=lambda text: text[0])[-1][1]
 
     def _worst(self) -> float:
@@ -197,16 +197,16 @@ class _Found:
 
 
 def _advance(
-    scores: AnyFloats, ids: Ints, config: GenerationConfig, results: Sequence[_Found]
+    scores: AnyFloats, ids: Ints, config: GenerationConfig, results: Sequence[_Hypotheses]
 ) -> tuple[Doubles, Ints, Ints]:
-    """One step of every photo's beams; texts that end go to `results`.
+    """Advance the beams of every photo by one id; finished texts are added to `results`.
 
     Args:
-        scores: n×beams×V, of each text that goes on with each id.
+        scores: n×beams×V, of each text continued with each id.
         ids: (n·beams)×L.
 
     Returns:
-        sums n×beams, and for each of n·beams rows the row it continues and the id it continues with.
+        sums n×beams, and for each of n·beams rows the index of the row it continues, and its new id.
     """
     photos, beams, words = scores.shape
     flat = scores.reshape(photos, -1)
@@ -227,7 +227,7 @@ def _advance(
         sums[photo] = flat[photo, winners]
         parents[start : start + beams] = [parent for _, parent, _ in going]
         tokens[start : start + beams] = [token for *_, token in going]
-        results[photo].judge(float(flat[photo, candidates[0]]), ids.shape[1])
+        results[photo].update_done(float(flat[photo, candidates[0]]), ids.shape[1])
     return sums, parents, tokens
 
 
@@ -237,7 +237,7 @@ def _grow(
     config: GenerationConfig,
     choose: Callable[[AnyFloats, Ints], Ints],
 ) -> Ints:
-    """One id after the other; `choose` takes scores n×V and the numbers of the n photos they belong to."""
+    """Generate id by id; `choose` takes scores n×V and the indices of the n photos they belong to."""
     _check(prompts, config)
     live = np.arange(len(prompts))
     ids = prompts
@@ -257,10 +257,10 @@ def _grow(
 
 
 def check_whole(name: str, value: object, *, least: int, most: int | None = None) -> None:
-    """Holds a number of the search against its range.
+    """Check that a parameter is an integer in range.
 
     Raises:
-        AnytagError: it is none, or out of range; names it.
+        AnytagError: it is not; names it.
     """
     limit = "" if most is None else f", {most} at most"
     if not is_whole(value) or value < least or (most is not None and value > most):
@@ -272,13 +272,13 @@ def _check(prompts: Ints, config: GenerationConfig) -> None:
         raise AnytagError(f"prompts of shape {prompts.shape}: expected N×P, not empty")
     if prompts.shape[1] >= config.max_length:
         raise AnytagError(
-            f"max_length is {config.max_length}, and the prompt alone has {prompts.shape[1]}: "
+            f"max_length is {config.max_length}, but the prompt alone has {prompts.shape[1]} ids: "
             f"give {prompts.shape[1] + 1} or more"
         )
 
 
 def _padded(texts: Sequence[Ints], config: GenerationConfig) -> Ints:
-    """Texts as rows, each closed by `end` where there is room: N×L."""
+    """Stack texts as padded rows N×L, each ended by `end` where there is room."""
     width = min(max(map(len, texts)) + 1, config.max_length)
     rows = np.full((len(texts), width), config.pad, np.int64)
     for row, text in zip(rows, texts, strict=True):
@@ -288,7 +288,7 @@ def _padded(texts: Sequence[Ints], config: GenerationConfig) -> Ints:
 
 
 def _top(scores: AnyFloats, count: int) -> Ints:
-    """Columns of the `count` highest scores of each row, the highest first, the first among equals."""
+    """Columns of the `count` highest scores of each row, in descending order, the first of equals first."""
     count = min(count, scores.shape[1])
     some = np.sort(np.argpartition(-scores, count - 1, axis=1)[:, :count], axis=1)
     order = np.argsort(-np.take_along_axis(scores, some, 1), axis=1, kind="stable")
@@ -296,14 +296,14 @@ def _top(scores: AnyFloats, count: int) -> Ints:
 
 
 def log_softmax(scores: AnyFloats) -> AnyFloats:
-    """Log-probabilities of scores N×V."""
+    """Log-probabilities from scores N×V."""
     shifted = scores - scores.max(1, keepdims=True)
     logs: AnyFloats = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
     return logs
 
 
 def _chained(steps: Sequence[Processor]) -> Processor:
-    """One processor after the other."""
+    """Apply processors one after the other."""
 
     def process(ids: Ints, scores: AnyFloats) -> AnyFloats:
         for step in steps:
@@ -314,7 +314,7 @@ def _chained(steps: Sequence[Processor]) -> Processor:
 
 
 def enforce_min_length(length: int, *, end: int) -> Processor:
-    """No `end` while fewer than `length` ids are there."""
+    """Forbid `end` while a text has fewer than `length` ids."""
 
     def process(ids: Ints, scores: AnyFloats) -> AnyFloats:
         if ids.shape[1] >= length:
@@ -327,7 +327,7 @@ def enforce_min_length(length: int, *, end: int) -> Processor:
 
 
 def penalise_repetition(penalty: float) -> Processor:
-    """Scores of ids that are there, prompt included, divided by `penalty`; negative ones multiplied."""
+    """Divide the scores of ids in the text, prompt included, by `penalty`; multiply negative ones."""
 
     def process(ids: Ints, scores: AnyFloats) -> AnyFloats:
         previous = np.take_along_axis(scores, ids, 1)
@@ -339,12 +339,12 @@ def penalise_repetition(penalty: float) -> Processor:
 
 
 def filter_top_p(top_p: float) -> Processor:
-    """Only the likeliest ids, the fewest that reach probability `top_p`; all others -inf."""
+    """Keep only the fewest most likely ids that reach probability `top_p`; set the others to -inf."""
 
     def process(_: Ints, scores: AnyFloats) -> AnyFloats:
-        order = np.argsort(scores, axis=1, kind="stable")  # rising
-        rising = np.exp(log_softmax(np.take_along_axis(scores, order, 1))).cumsum(1)
-        cut = rising <= 1 - top_p
+        order = np.argsort(scores, axis=1, kind="stable")  # ascending
+        cumulative = np.exp(log_softmax(np.take_along_axis(scores, order, 1))).cumsum(1)
+        cut = cumulative <= 1 - top_p
         cut[:, -1] = False
         below_top_p = np.zeros_like(cut)
         np.put_along_axis(below_top_p, order, cut, 1)
@@ -354,7 +354,7 @@ def filter_top_p(top_p: float) -> Processor:
 
 
 def forbid(phrases: Sequence[Sequence[int]]) -> Processor:
-    """No text may hold any of these sequences of ids: the last id is ruled out where the others stand."""
+    """Forbid sequences of ids: the last id is ruled out wherever the text ends with the others."""
 
     def process(ids: Ints, scores: AnyFloats) -> AnyFloats:
         scores = scores.copy()

@@ -1,9 +1,9 @@
-"""Where in the photo a tag is: a heat map and a box, from what the tag decoder gathers at each image token.
+"""Localisation of tags: a heat map and a box from the tag decoder's evidence at each image token.
 
-The decoder's cross-attention weighs the tokens for each tag. What it gathers from a token speaks for the tag
-or against it: of the folded decoder, that is exactly the token's share of the logit. Laid out as the tokens
-lie in the photo, it is the heat map; the box is around the largest patch of at least two fifths of the
-greatest heat.
+The decoder's cross-attention weights the tokens for each tag, and what it gathers from a token is evidence
+for or against the tag: in the folded decoder, exactly the token's contribution to the logit. Laid out on the
+token grid, the evidence is the heat map; the box encloses the largest connected region with at least two
+fifths of the maximum.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont as Font
 
 
-LEVEL = 0.4
-"""Share of the greatest heat from which a place belongs to the tag."""
-_FINE = 8  # places of the box's grid along each token: tokens are few
-PANEL = 320
-"""Pixels of the longer side of a panel that `draw` makes."""
-_NARROWEST = 24  # pixels of the shorter side
-_WARM = (255, 96, 0)
+BOX_LEVEL = 0.4
+"""Share of the heat map's maximum from which a pixel belongs to the box."""
+_UPSAMPLING = 8  # heat map pixels per token side when the box is computed, since the token grid is coarse
+PANEL_SIDE = 320
+"""Longer side, in pixels, of a panel drawn by `draw`."""
+_MIN_SIDE = 24  # of a panel, in pixels
+_HEAT_COLOUR = (255, 96, 0)
 _FONT_FILES = (
     "NotoSansCJK-Regular.ttc", "NotoSansCJKsc-Regular.otf", "SourceHanSans.ttc", "wqy-microhei.ttc",
     "DroidSansFallbackFull.ttf", "msyh.ttc", "YuGothM.ttc", "PingFang.ttc", "Hiragino Sans GB.ttc",
@@ -41,24 +41,24 @@ _FONT_FILES = (
 )  # fmt: skip
 
 
-def heat_maps(where: Floats) -> Floats:
-    """What each token says for each tag, as maps.
+def heat_maps(evidence: Floats) -> Floats:
+    """Turn each tag's evidence at the tokens into a heat map.
 
     Args:
-        where: float32 K×T, T tokens of a square grid, row by row; one for the whole photo may come before.
+        evidence: float32 K×T, T tokens of a square grid in row-major order, possibly after one token for the
+            whole photo.
 
     Returns:
-        float32 K×h×w in [0, 1]: 1 where most speaks for the tag, 0 where nothing does, or no more than
-        everywhere.
+        float32 K×h×w in [0, 1]: 1 at the strongest evidence, 0 where there is none or only the minimum.
 
     Raises:
-        ModelError: the tokens are no square.
+        ModelError: the tokens do not form a square grid.
     """
-    count = where.shape[1]
+    count = evidence.shape[1]
     side = math.isqrt(count)
     if count - side * side > 1:
-        raise ModelError(f"{count} tokens are no square grid: this model cannot tell where tags are")
-    heat: Floats = np.maximum(where[:, count - side * side :], 0)
+        raise ModelError(f"{count} tokens do not form a square grid: this model cannot localise tags")
+    heat: Floats = np.maximum(evidence[:, count - side * side :], 0)
     heat -= heat.min(1, keepdims=True)
     best = heat.max(1, keepdims=True)
     heat /= np.where(best > 0, best, 1)
@@ -66,79 +66,79 @@ def heat_maps(where: Floats) -> Floats:
 
 
 def box_of(heat: Floats, *, width: int, height: int) -> Box | None:
-    """The box around the largest warm patch of a heat map h×w, in pixels of a width × height photo.
+    """Return the box around the largest region of a heat map h×w, in pixels of a width × height photo.
 
-    None where the map is cold everywhere.
+    None if the map is zero everywhere.
     """
     if not heat.any():
         return None
-    fine = _resized(heat, heat.shape[1] * _FINE, heat.shape[0] * _FINE)
-    rows, columns = np.nonzero(largest_patch(fine >= LEVEL * fine.max()))
+    fine = _resized(heat, heat.shape[1] * _UPSAMPLING, heat.shape[0] * _UPSAMPLING)
+    rows, columns = np.nonzero(largest_region(fine >= BOX_LEVEL * fine.max()))
     across, down = width / fine.shape[1], height / fine.shape[0]
     return Box(
         math.floor(columns.min() * across),
         math.floor(rows.min() * down),
-        min(width, math.ceil((columns.max() + 1) * across)),  # by rounding it may be one more
+        min(width, math.ceil((columns.max() + 1) * across)),  # rounding may exceed it by one
         min(height, math.ceil((rows.max() + 1) * down)),
     )
 
 
-def largest_patch(mask: Bools) -> Bools:
-    """The largest set of true places that touch by their sides: bool h×w -> bool h×w."""
-    left = mask.copy()
+def largest_region(mask: Bools) -> Bools:
+    """Return the largest 4-connected component of a mask: bool h×w -> bool h×w."""
+    remaining = mask.copy()
     best = np.zeros_like(mask)
     for start in product(*map(range, mask.shape)):
-        if left[start]:
-            patch = np.zeros_like(mask)
-            for place in _flood(left, start):
-                patch[place] = True
-            if patch.sum() > best.sum():
-                best = patch
+        if remaining[start]:
+            region = np.zeros_like(mask)
+            for place in _flood_fill(remaining, start):
+                region[place] = True
+            if region.sum() > best.sum():
+                best = region
     return best
 
 
-def _flood(left: Bools, start: tuple[int, ...]) -> Iterator[tuple[int, int]]:
-    """Places that are connected with `start`; each is taken out of `left`."""
+def _flood_fill(remaining: Bools, start: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+    """Yield the pixels connected with `start`, and clear them in `remaining`."""
     waiting = [(start[0], start[1])]
     while waiting:
         row, column = waiting.pop()
-        if 0 <= row < left.shape[0] and 0 <= column < left.shape[1] and left[row, column]:
-            left[row, column] = False
+        inside = 0 <= row < remaining.shape[0] and 0 <= column < remaining.shape[1]
+        if inside and remaining[row, column]:
+            remaining[row, column] = False
             yield row, column
             waiting += [(row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)]
 
 
-def locate(tags: Sequence[TagScore], where: Floats, *, width: int, height: int) -> tuple[TagScore, ...]:
-    """The same tags with heat maps and boxes.
+def locate(tags: Sequence[TagScore], evidence: Floats, *, width: int, height: int) -> tuple[TagScore, ...]:
+    """Add heat maps and boxes to tags.
 
     Args:
-        tags: K of one photo.
-        where: float32 K×T, what the photo's tokens say for each.
-        width: pixels of the upright original.
-        height: the same.
+        tags: K tags of one photo.
+        evidence: float32 K×T, as for `heat_maps`.
+        width, height: of the upright original, in pixels.
     """
     return tuple(
         replace(tag, heat=heat, box=box_of(heat, width=width, height=height))
-        for tag, heat in zip(tags, heat_maps(where), strict=True)
+        for tag, heat in zip(tags, heat_maps(evidence), strict=True)
     )
 
 
 def draw(
     picture: Image.Image, tags: Sequence[TagScore], *, size: tuple[int, int] | None = None
 ) -> Image.Image:
-    """A sheet with a panel for every tag that was located: the photo, warm where the tag is, and its box.
+    """Draw a sheet with one panel per located tag: the photo with the tag's heat map and box.
 
     Args:
         picture: the upright photo in RGB, of any size.
-        tags: with `heat`, in the order of the panels; the others are left out.
-        size: width and height of the original, in whose pixels boxes are; by default those of `picture`.
+        tags: in the order of the panels; tags without `heat` are skipped.
+        size: width and height of the original, in whose pixels the boxes are; by default those of `picture`.
     """
     from PIL import Image
 
     located = [(tag, tag.heat) for tag in tags if tag.heat is not None]
     size = size or picture.size
-    scale = PANEL / max(size)
-    width, height = (max(_NARROWEST, round(side * scale)) for side in size)  # a very long photo is squashed
+    scale = PANEL_SIDE / max(size)
+    width, height = (max(_MIN_SIDE, round(side * scale)) for side in size)  # distorts very long photos
     small = picture.resize((width, height))
     across = max(1, math.ceil(math.sqrt(len(located))))
     sheet = Image.new("RGB", (across * width, max(1, -(-len(located) // across)) * height), "white")
@@ -152,7 +152,7 @@ def _panel(picture: Image.Image, tag: TagScore, heat: Floats, *, scale: tuple[fl
     from PIL import Image, ImageDraw
 
     shades = _resized(heat, *picture.size).clip(0, 1) * 140  # of 255: the photo stays visible
-    warm = Image.new("RGB", picture.size, _WARM)
+    warm = Image.new("RGB", picture.size, _HEAT_COLOUR)
     panel = Image.composite(warm, picture, Image.fromarray(shades.astype(np.uint8)))
     pen = ImageDraw.Draw(panel)
     if tag.box is not None:
@@ -167,7 +167,7 @@ def _panel(picture: Image.Image, tag: TagScore, heat: Floats, *, scale: tuple[fl
 
 
 def _label(tag: TagScore) -> tuple[str, Font | None]:
-    """A tag's name and a font that has its letters; without one its id, which is English, or what is left."""
+    """Return a tag's name and a font for it; without a font its id, or the name's Latin characters."""
     if _is_latin(tag.name):
         return tag.name, None
     for font in _fonts():
@@ -179,24 +179,26 @@ def _label(tag: TagScore) -> tuple[str, Font | None]:
 
 
 def _is_latin(text: str) -> bool:
-    """Does Pillow's own font have the letters?"""
+    """Whether Pillow's built-in font has all characters."""
     return all(ord(letter) < 256 for letter in text)
 
 
 @cache
 def _fonts() -> tuple[Font, ...]:
-    """Those of the system that have more than Latin letters."""
+    """Installed fonts with more than Latin characters."""
     from PIL import ImageFont
 
     found = []
     for name in _FONT_FILES:
-        with suppress(OSError):  # it is not installed
+        with suppress(OSError):  # not installed
             found.append(ImageFont.truetype(name, 12))
     return tuple(found)
 
 
 def _has_letters(font: Font, text: str) -> bool:
-    missing = bytes(font.getmask("\U0010ffff"))  # no letter, so the box that stands for those
+    missing = bytes(
+        font.getmask("\U0010ffff")
+    )  # unassigned, so rendered as the placeholder for missing glyphs
     return all(letter.isspace() or bytes(font.getmask(letter)) != missing for letter in text)
 
 

@@ -1,4 +1,4 @@
-"""What long work tells whoever watches: the command line draws a bar of it, the library itself is silent."""
+"""Progress reports of long operations, which the command line shows as a bar; the library is silent."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Progress:
-    """Where some work is.
+    """The state of an operation.
 
     Attributes:
-        what: the work, such as "train" or "read photos".
-        done, total: in `unit`; total is None where it is not known.
+        what: the operation, such as "train" or "read photos".
+        done, total: in `unit`; total is None if it is not known.
         unit: "steps" or "photos".
-        photos_per_second: over the last report's interval; 0 where it means nothing.
+        photos_per_second: since the last report; 0 if not applicable.
         seconds_left: at that speed.
-        terms: what was measured meanwhile, by name.
+        terms: measurements by name, such as losses.
     """
 
     what: str
@@ -32,13 +32,13 @@ class Progress:
 
 
 class Reporter:
-    """Hears of progress and of what went wrong without stopping the work; this one keeps it to itself."""
+    """Receives progress and warnings; this base class ignores them."""
 
     def progress(self, progress: Progress) -> None:
-        """Called now and then while work goes on."""
+        """Called repeatedly during an operation."""
 
     def say(self, message: str) -> None:
-        """Called with whole sentences that a person should read."""
+        """Called with messages, as whole sentences, for the user."""
 
 
 SILENT = Reporter()
@@ -47,7 +47,7 @@ SILENT = Reporter()
 def watched(
     items: Iterable[T], report: Reporter, *, total: int | None, what: str, unit: str = "photos"
 ) -> Iterator[T]:
-    """The same items; each is reported once the next is asked for."""
+    """Yield the items; each is reported as done when the next one is requested."""
     report.progress(Progress(what, 0, total, unit))
     for done, item in enumerate(items, 1):
         yield item

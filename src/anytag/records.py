@@ -1,4 +1,4 @@
-"""Arrays of one shape in a file: added to, read in parts, so that millions of them need no memory."""
+"""Arrays of one shape in a file that is appended to and read in parts, so that millions need no memory."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ FORMATS: dict[Kind, tuple[int, str, str]] = {
     "tokens": (1, "tokens.f16", "<f2"),
     "tags": (2, "tags.f32", "<f4"),
 }
-"""Of what galleries keep beside vectors: the number of the folder's format, the file, and its type."""
+"""Format number, file name and dtype of what galleries store besides embeddings."""
 
 
 class Layout(NamedTuple):
-    """What is kept of a photo: T×`width` numbers of a kind, beside a vector of `space`."""
+    """What is stored per photo: T×`width` numbers of a kind, and an embedding of `space` dimensions."""
 
     kind: Kind
     width: int
@@ -30,11 +30,11 @@ class Layout(NamedTuple):
 
 
 Layouts = Mapping[Layout, str]
-"""Layouts that a model reads, the first of which it writes; of each the hash of all that it follows from."""
+"""Layouts that a model can read, with the hash of all that determines their content; it writes the first."""
 
 
 class Records(Protocol):
-    """N arrays of one shape: a numpy array N×..., or one on disk of which parts are read."""
+    """N arrays of one shape: a numpy array N×..., or one on disk that is read in parts."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -46,12 +46,12 @@ class Records(Protocol):
 
 @dataclass(frozen=True)
 class RecordFile:
-    """Arrays of one shape and type in a file, one a slot: read and written by slot, never all at once.
+    """Arrays of one shape and dtype in a file, one per slot, read and written by slot.
 
     Attributes:
-        path: the file; it need not be there yet.
+        path: the file; it need not exist yet.
         shape: of one record.
-        dtype: of its numbers, little-endian.
+        dtype: little-endian.
     """
 
     path: Path
@@ -60,18 +60,18 @@ class RecordFile:
 
     @property
     def bytes(self) -> int:
-        """Of one record."""
+        """Size of one record."""
         return int(np.prod(self.shape)) * self.dtype.itemsize
 
     def __len__(self) -> int:
-        """Records that are whole."""
+        """Number of complete records."""
         try:
             return self.path.stat().st_size // self.bytes
         except FileNotFoundError:
             return 0
 
     def map(self) -> npt.NDArray[Any]:
-        """All whole records, N×shape, read-only: what is asked of them is read from the disk, not copied.
+        """Map all complete records, N×shape, read-only, without reading them into memory.
 
         Raises:
             AnytagError: the file cannot be read.
@@ -85,10 +85,10 @@ class RecordFile:
             raise AnytagError(f"{self.path} cannot be read: {error}") from error
 
     def read(self, slots: Ints) -> npt.NDArray[Any]:
-        """The records of n slots: n×shape.
+        """Read the records of n slots: n×shape.
 
         Raises:
-            AnytagError: the file does not hold them all.
+            AnytagError: the file does not contain all of them.
         """
         found = np.empty((len(slots), *self.shape), self.dtype)
         try:
@@ -99,24 +99,24 @@ class RecordFile:
                         file.readinto(found[start:end].reshape(-1).view(np.uint8).data)
                         < found[start:end].nbytes
                     ):
-                        raise AnytagError(f"{self.path} is cut short: embed the photos again")
+                        raise AnytagError(f"{self.path} is truncated: encode the photos again")
         except OSError as error:
             raise AnytagError(f"{self.path} cannot be read: {error.strerror or error}") from error
         return found
 
     def write(self, slots: Ints, records: npt.NDArray[Any]) -> None:
-        """Writes n records n×shape at their slots."""
+        """Write n records n×shape to their slots."""
         whole = np.ascontiguousarray(records, self.dtype)
         with self.path.open("r+b" if self.path.exists() else "w+b", buffering=0) as file:
             for start, end in _runs(slots):
                 file.seek(int(slots[start]) * self.bytes)
                 left = whole[start:end].reshape(-1).view(np.uint8).data
-                while left:  # a write without a buffer may take a part
+                while left:  # an unbuffered write may be partial
                     left = left[file.write(left) :]
 
 
 class RecordsAt:
-    """Records of a file at some slots, as an array N×... of which parts are read."""
+    """Records of a file at some slots, as an array N×... that is read in parts."""
 
     def __init__(self, file: RecordFile, slots: Ints) -> None:
         self._file, self._slots = file, slots
@@ -130,7 +130,7 @@ class RecordsAt:
 
 
 def _runs(slots: Ints) -> Iterator[tuple[int, int]]:
-    """Where slots that follow each other begin and end: one read for each."""
+    """Start and end of each run of consecutive slots, which is one read."""
     if len(slots):
         cuts = np.flatnonzero(np.diff(slots) != 1) + 1
         yield from zip([0, *cuts.tolist()], [*cuts.tolist(), len(slots)], strict=True)

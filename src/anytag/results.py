@@ -1,4 +1,4 @@
-"""What users receive: frozen records that know how to become plain dictionaries."""
+"""Result records, frozen, that convert to plain dictionaries."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Source = Literal["vocabulary", "custom"]
 
 
 class Box(NamedTuple):
-    """A part of a photo, in pixels of the upright original; `right` and `bottom` lie just outside."""
+    """A region of a photo, in pixels of the upright original; `right` and `bottom` are exclusive."""
 
     left: int
     top: int
@@ -26,12 +26,12 @@ class TagScore:
     """One tag of one photo.
 
     Attributes:
-        id: identity of the tag; names may repeat, ids never do.
-        name: the name to show.
-        score: the probability that the tag is in the photo as the model estimates it, in [0, 1].
+        id: unique identifier of the tag; names may repeat.
+        name: display name.
+        score: estimated probability, in [0, 1], that the tag is in the photo.
         source: "vocabulary" for a trained query, "custom" for one made from the user's words.
-        box: where in the photo, if requested; None also where no part of the photo supports the tag.
-        heat: float32 h×w in [0, 1], how much each part of the photo supports the tag, if requested.
+        box: where the tag is, if requested; None also if no part of the photo supports the tag.
+        heat: float32 h×w in [0, 1], how strongly each part of the photo supports the tag, if requested.
     """
 
     id: str
@@ -42,15 +42,15 @@ class TagScore:
     heat: Floats | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain: `box`, a list of four, only where there is one; `heat` is left out."""
+        """Convert to a dictionary; `box` is a list of four, only if there is one; `heat` is left out."""
         row = {"id": self.id, "name": self.name, "score": self.score, "source": self.source}
         return row if self.box is None else {**row, "box": list(self.box)}
 
 
 def once_by_name(tags: Iterable[TagScore]) -> tuple[TagScore, ...]:
-    """Of tags by falling score the first of each name, for whoever is shown names alone.
+    """Keep the first tag of each name, for displays of names alone; `tags` are by descending score.
 
-    An orange is a fruit and a colour: two tags, which ids tell apart and eyes do not.
+    Two tags may share a name: an orange is a fruit and a colour.
     """
     found: dict[str, TagScore] = {}
     for tag in tags:
@@ -60,12 +60,12 @@ def once_by_name(tags: Iterable[TagScore]) -> tuple[TagScore, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """How well a text fits a photo.
+    """How well a text matches a photo.
 
     Attributes:
-        path: the photo as it was named, "" when it came without a name.
+        path: the photo's path as given, "" for a photo without one.
         text: as given.
-        score: in [0, 1]; what it means, `Retriever.calibrated` says.
+        score: in [0, 1]; a probability if `Retriever.calibrated`.
     """
 
     path: str
@@ -73,13 +73,13 @@ class Match:
     score: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain: the row that `anytag match --format jsonl` writes."""
+        """Convert to the row that `anytag match --format jsonl` writes."""
         return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a photo has no tags: the error's class name and its message."""
+    """Why a photo could not be processed: the error's class name and its message."""
 
     type: str
     message: str
@@ -87,16 +87,16 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class TagResult:
-    """The tags of one photo, by falling score: `for tag in result`, `len(result)`.
+    """The tags of one photo, by descending score; supports iteration and `len`.
 
     Attributes:
-        path: the photo as it was named, or None when it came as bytes, PIL image or array.
-        width: pixels of the upright original, 0 when it could not be read.
+        path: the photo's path as given, or None for bytes, a PIL image or an array.
+        width: of the upright original in pixels, 0 if it could not be read.
         height: the same.
-        model: name of the model that scored.
-        tags: by falling score.
-        error: set when the photo could not be tagged; `tags` is empty then.
-        below: custom tags of `also` that score below the threshold, by falling score.
+        model: name of the model.
+        tags: by descending score.
+        error: set if the photo could not be tagged; `tags` is empty then.
+        below: custom tags of `also` that score below the threshold, by descending score.
     """
 
     path: str | None
@@ -115,16 +115,16 @@ class TagResult:
 
     @property
     def shown(self) -> tuple[TagScore, ...]:
-        """The tags as people are shown them: of those that share a name, the one with the higher score."""
+        """The tags for display: of tags that share a name, the one with the highest score."""
         return once_by_name(self.tags)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names alone, each once, by falling score."""
+        """The names for display, each once, by descending score."""
         return tuple(tag.name for tag in self.shown)
 
     def to_dict(self) -> dict[str, Any]:
-        """The row that `--format jsonl` writes: nested plain dictionaries and lists; `below` only if any."""
+        """Convert to the row that `--format jsonl` writes; `below` only if there are any."""
         row = {
             "path": self.path,
             "width": self.width,
@@ -138,16 +138,16 @@ class TagResult:
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """A sentence about one photo.
+    """The caption of one photo.
 
     Attributes:
-        path: the photo as it was named, or None when it came as bytes, PIL image or array.
-        width: pixels of the upright original, 0 when it could not be read.
+        path: the photo's path as given, or None for bytes, a PIL image or an array.
+        width: of the upright original in pixels, 0 if it could not be read.
         height: the same.
-        model: name of the model that wrote.
-        text: the sentence, without a full stop; "" when the photo could not be read.
-        tags: names of the tags that guided it: the user's, or those that were recognised.
-        error: set when the photo could not be read.
+        model: name of the model.
+        text: the sentence, without a full stop; "" if the photo could not be read.
+        tags: names of the tags that guided it: the user's, or the recognised ones.
+        error: set if the photo could not be read.
     """
 
     path: str | None
@@ -159,5 +159,5 @@ class Caption:
     error: Failure | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain: the row that `anytag caption --format jsonl` writes."""
+        """Convert to the row that `anytag caption --format jsonl` writes."""
         return {**asdict(self), "tags": list(self.tags)}

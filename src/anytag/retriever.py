@@ -1,8 +1,8 @@
-"""Photos found by a sentence, and sentences by a photo.
+"""Retrieval of photos for a sentence, and of sentences for a photo.
 
-Photos are embedded once and ranked for as many sentences as you like, in two passes: vectors are compared,
-which costs next to nothing, and the likely photos are re-ranked: by whom, `anytag.reranking` says; where
-what the model saw is kept, `anytag.gallery`. Photos that are in a library are searched by `anytag.library`.
+Photos are encoded once and can then be ranked for any number of sentences, in two passes: embeddings are
+compared, which is cheap, and the shortlist is re-ranked by a pair scorer (`anytag.reranking`). Encoded photos
+are stored in galleries (`anytag.gallery`). Photos of a library are searched by `anytag.library`.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from anytag.tagger import Encoded, Tagger
 
 
 class Retriever:
-    """Ranks photos for texts and texts for photos; make one with `Retriever.load`.
+    """Ranks photos for texts and texts for photos; create one with `Retriever.load`.
 
     Attributes:
-        tagger: whose model encodes photos.
+        tagger: encodes photos.
     """
 
     def __init__(self, tagger: Tagger, scorer: PairScorer | None = None) -> None:
@@ -50,10 +50,10 @@ class Retriever:
         device: Device = "auto",
         max_pixels: int = MAX_PIXELS,
     ) -> Retriever:
-        """A retriever with a model and a device that are there; arguments and errors as for `Tagger.load`.
+        """Load an installed model; arguments and errors as for `Tagger.load`.
 
         Raises:
-            ModelError: besides, the model has neither alignment heads nor a text encoder.
+            ModelError: also if the model has neither alignment heads nor a text encoder.
         """
         folder = ModelFolder.open(resolve(model))
         tagger = Tagger(folder, open_runtime(folder, device=device), max_pixels=max_pixels)
@@ -61,11 +61,11 @@ class Retriever:
 
     @property
     def calibrated(self) -> bool:
-        """Whether a score is the probability that a text fits a photo: below one half it does not."""
+        """Whether a score is the probability that a text matches a photo."""
         return self._scorer.calibrated
 
     def unknown_words(self, text: str) -> tuple[str, ...]:
-        """The words of a text that the model knows by their letters alone, if at all: they say little.
+        """Words of a text that are unknown or known only by their spelling; they carry little information.
 
         Raises:
             VocabularyError: not a text, or none of its words is known.
@@ -76,7 +76,7 @@ class Retriever:
     def embed(
         self, images: Iterable[ImageSource], *, batch_size: int = 8, workers: int | None = None
     ) -> Gallery:
-        """Photos as the model sees them, in memory; one that cannot be read is listed in `Gallery.failed`."""
+        """Encode photos into a gallery in memory; unreadable photos are listed in `Gallery.failed`."""
         layout, weights = next(iter(self._scorer.layouts.items()))
         tokens: list[npt.NDArray[np.floating]] = []
         pooled: list[Floats] = [np.zeros((0, layout.space), np.float32)]
@@ -87,9 +87,9 @@ class Retriever:
             failed += [(one.path or "", one.error) for one in batch if one.error is not None]
             good = [one for one in batch if one.error is None]
             if good:
-                seen, vectors = self._scorer.encode_images(good)
+                encoded_tokens, vectors = self._scorer.encode_images(good)
                 paths += [one.path or "" for one in good]
-                tokens.append(self._scorer.keep(seen, vectors, layout))
+                tokens.append(self._scorer.to_records(encoded_tokens, vectors, layout))
                 pooled.append(vectors)
         return Gallery(
             self.tagger.card.name,
@@ -102,11 +102,11 @@ class Retriever:
         )
 
     def open_gallery(self, path: str | Path) -> GalleryWriter:
-        """A gallery's folder to `add` photos to, for a with statement; made if it is not there.
+        """Open a gallery folder to `add` photos to, as a context manager; created if it does not exist.
 
-        Raises (at the with):
-            OutputError: it cannot be written, another process writes it, or something else is there.
-            ModelError: another model made it.
+        Raises (on entering the context):
+            OutputError: it cannot be written, another process writes it, or it has other content.
+            ModelError: it was made with another model.
         """
         return GalleryWriter(path, model=self.tagger.card.name, layouts=self._scorer.layouts)
 
@@ -118,22 +118,22 @@ class Retriever:
         batch_size: int = 8,
         workers: int | None = None,
     ) -> Iterator[Encoded]:
-        """Photos into a gallery on disk, a batch at a time; yields each when it is kept, or cannot be read.
+        """Add photos to a gallery on disk, batch by batch; yield each when it is stored or has failed.
 
             with retriever.open_gallery("holiday.gallery") as gallery:
                 for photo in retriever.add(gallery, gallery.new(paths)):
                     print(photo.path, photo.error)
 
         Raises:
-            OutputError: the gallery cannot be written; the batches before are kept.
+            OutputError: the gallery cannot be written; earlier batches are kept.
         """
         encoded = self.tagger.encode_many(photos, batch_size=batch_size, workers=workers)
         for batch in batches(encoded, batch_size):
             good = [one for one in batch if one.error is None]
             if good:
                 tokens, vectors = self._scorer.encode_images(good)
-                seen = self._scorer.keep(tokens, vectors, gallery.layout)
-                gallery.add([one.path or "" for one in good], seen, vectors)
+                records = self._scorer.to_records(tokens, vectors, gallery.layout)
+                gallery.add([one.path or "" for one in good], records, vectors)
             for one in batch:
                 if one.error is not None:
                     gallery.remove(one.path or "")
@@ -142,20 +142,20 @@ class Retriever:
     def ranking(
         self, texts: Sequence[str], *, top_k: int | None = 10, shortlist: int | None = None
     ) -> Ranking:
-        """A ranking of photos that need not be kept; arguments and errors as for `rank`."""
+        """Rank photos without storing them; arguments and errors as for `rank`."""
         count = self._shortlist(top_k, shortlist)
         return Ranking(self, texts, self._scorer, self._read(texts), top_k=top_k, shortlist=count)
 
     def score(self, gallery: Gallery, texts: Sequence[str], *, shortlist: int | None = None) -> Floats:
-        """How well every text fits every photo: float32 N×M, probabilities of pairs that were scored.
+        """How well every text matches every photo: float32 N×M, probabilities of the scored pairs.
 
-        Fused scores and the tag decoder's are of all. The matching head scores each text's `shortlist`
-        likeliest photos and each photo's likeliest texts; the other pairs score from -1 to 0, as the contrast
-        ranks them.
+        Fused scores and those of the tag decoder cover all pairs. The matching head scores each text's
+        `shortlist` likeliest photos and each photo's likeliest texts; the other pairs get a score from -1 to
+        0, in the order of the contrastive head.
 
         Raises:
-            VocabularyError: a text is empty or has no word that is known.
-            ModelError: the gallery is of another model.
+            VocabularyError: a text is empty or has no known word.
+            ModelError: the gallery was made with another model.
         """
         self._check(gallery)
         count = self._shortlist(None, shortlist)
@@ -172,14 +172,14 @@ class Retriever:
     def rank(
         self, gallery: Gallery, text: str, *, top_k: int | None = 10, shortlist: int | None = None
     ) -> tuple[Match, ...]:
-        """The photos that fit a text best, by falling score.
+        """Return the photos that match a text best, by descending score.
 
         Args:
-            top_k: at most so many; None for all.
-            shortlist: photos that are re-ranked, `top_k` at least, chosen by their vectors, which costs next
-                to nothing; by default 64 with the embedded model, 256 with alignment heads. With as many as
-                there are photos the ranking is exact. RAM's and RAM++'s vectors tell nothing, so there every
-                photo is scored.
+            top_k: maximum number of photos; None for all.
+            shortlist: number of photos that are re-ranked, `top_k` at least, chosen by their embeddings,
+                which is cheap; by default 64 with the embedded model, 256 with alignment heads. The ranking
+                is exact if it is the number of photos. The embeddings of RAM and RAM++ are not comparable
+                with texts, so there every photo is scored.
         """
         self._check(gallery)
         count = max(self._shortlist(top_k, shortlist), top_k or len(gallery))
@@ -193,10 +193,10 @@ class Retriever:
         return matches(text, paths, self.probabilities(logits[best]))
 
     def _shortlist(self, top_k: int | None, shortlist: int | None) -> int:
-        """How many photos are re-ranked for a text; raises AnytagError for what is no count."""
+        """How many photos are re-ranked per text; raises AnytagError for invalid numbers."""
         for name, count in (("top_k", top_k), ("shortlist", shortlist)):
             if count is not None and not (is_whole(count) and count >= 1):
-                raise AnytagError(f"{name} is {count!r}: expected a whole number from 1 on, or None")
+                raise AnytagError(f"{name} is {count!r}: expected a whole number, 1 or more, or None")
         return self._scorer.shortlist if shortlist is None else shortlist
 
     def _read(self, texts: Sequence[str]) -> Texts:
@@ -207,36 +207,36 @@ class Retriever:
         return self._scorer.encode_texts(texts)
 
     def _check(self, gallery: Gallery) -> None:
-        made = gallery.model, gallery.weights, gallery.layout
-        check_model(made, self.tagger.card.name, self._scorer.layouts)
+        source = gallery.model, gallery.weights, gallery.layout
+        check_model(source, self.tagger.card.name, self._scorer.layouts)
 
     def _similarities(self, gallery: Gallery, texts: Texts) -> Floats:
-        """How likely N photos fit M texts, by their vectors: N×M, read in pieces."""
+        """How likely N photos match M texts according to their embeddings: N×M, read in blocks."""
         similarity = np.empty((len(gallery), len(texts.rows)), np.float32)
         for part, some in blocks(gallery.pooled, np.arange(len(gallery))):
             similarity[part] = self._scorer.similarities(some, texts)
         return similarity
 
     def _logits(self, gallery: Gallery, texts: Texts, mask: Bools) -> Floats:
-        """Of the wanted among N×M pairs; the others are 0."""
+        """Logits of the masked pairs of N×M; the others are 0."""
         logits = np.zeros(mask.shape, np.float32)
         photos = np.flatnonzero(mask.any(1))
-        for start in range(0, len(photos), self._scorer.batch):  # a gallery on disk is read in these pieces
+        for start in range(0, len(photos), self._scorer.batch):  # a gallery on disk is read in these batches
             some = photos[start : start + self._scorer.batch]
             pairs = np.argwhere(mask[some])
-            seen, pooled = gallery.tokens[some], gallery.pooled[some]
-            scores = self._scorer.score_pairs(seen, pooled, texts, pairs, gallery.layout)
+            records, pooled = gallery.tokens[some], gallery.pooled[some]
+            scores = self._scorer.score_pairs(records, pooled, texts, pairs, gallery.layout)
             logits[some[pairs[:, 0]], pairs[:, 1]] = scores
         return logits
 
     def probabilities(self, logits: Floats) -> Floats:
-        """What logits say, in [0, 1]; any shape."""
+        """Calibrated probabilities of logits of any shape."""
         line = self._scorer.platt
         return sigmoid(line.scale * logits + line.bias).astype(np.float32)
 
 
 class _Candidate(NamedTuple):
-    """A photo that a text was held against: how near its vector is, and the logit of the pair."""
+    """A photo scored for a text: similarity of the embeddings, and logit of the pair."""
 
     similarity: float
     logit: float
@@ -245,10 +245,10 @@ class _Candidate(NamedTuple):
 
 
 class Ranking:
-    """Photos ranked for texts as they come; of a photo that is not among the likely ones nothing is kept.
+    """Ranks a stream of photos for texts, keeping only the shortlisted ones.
 
-    A photo is scored when it comes, if its vector is among the nearest so far. So what is kept at the end
-    are the scores that `Retriever.rank` takes, in memory that does not grow with the photos.
+    A photo is scored as it arrives, if its embedding is among the most similar so far. In the end the scores
+    are those of `Retriever.rank`, in memory that does not grow with the number of photos.
     """
 
     def __init__(
@@ -268,7 +268,7 @@ class Ranking:
             encoded_texts,
         )
         self._top_k = top_k
-        # where vectors tell nothing, scores choose, and no more are kept than are shown
+        # without embeddings the shortlist is by score, and needs no more entries than are returned
         count = None if top_k is None else max(shortlist, top_k) if scorer.has_embeddings else top_k
         self._count: int | None = count
         self._seen: list[list[_Candidate]] = [[] for _ in texts]
@@ -278,7 +278,7 @@ class Ranking:
     def add(
         self, images: Iterable[ImageSource], *, batch_size: int = 8, workers: int | None = None
     ) -> Iterator[Encoded]:
-        """Embeds and ranks photos; yields each when it is done, or `Encoded.error` says why it is not."""
+        """Encode and rank photos; yields each when it is done, or has failed with `Encoded.error`."""
         encoded = self._retriever.tagger.encode_many(images, batch_size=batch_size, workers=workers)
         for batch in batches(encoded, batch_size):
             good = [one for one in batch if one.error is None]
@@ -287,7 +287,7 @@ class Ranking:
             yield from batch
 
     def matches(self) -> list[tuple[Match, ...]]:
-        """For each text the photos that fit it best, as `Retriever.rank` gives them."""
+        """Return for each text the best matching photos, as `Retriever.rank` does."""
         found = []
         for number, text in enumerate(self._texts):
             self._prune(number)
@@ -306,9 +306,9 @@ class Ranking:
         likely = np.flatnonzero(candidates.any(1))
         if len(likely):
             layout, vectors = next(iter(self._scorer.layouts)), pooled[likely]
-            kept = self._scorer.keep(tokens[likely], vectors, layout)  # as a gallery does
+            records = self._scorer.to_records(tokens[likely], vectors, layout)  # as for a gallery
             pairs = np.argwhere(candidates[likely])
-            logits = self._scorer.score_pairs(kept, vectors, self._encoded_texts, pairs, layout)
+            logits = self._scorer.score_pairs(records, vectors, self._encoded_texts, pairs, layout)
             for (row, text), logit in zip(pairs.tolist(), logits.tolist(), strict=True):
                 photo = int(likely[row])
                 seen = _Candidate(
@@ -321,7 +321,7 @@ class Ranking:
                 self._prune(number)
 
     def _prune(self, number: int) -> None:
-        """Keeps the photos most similar to a text, or those with the best logits."""
+        """Keep the photos most similar to a text, or those with the highest logits."""
         seen = self._seen[number]
         seen.sort(
             key=lambda one: (-(one.similarity if self._scorer.has_embeddings else one.logit), one.number)
@@ -332,7 +332,7 @@ class Ranking:
 
 
 def matches(text: str, paths: Sequence[str], scores: Floats) -> tuple[Match, ...]:
-    """What is shown of photos in their order: six digits of the score."""
+    """Make results of photos in their order; scores are rounded to six digits."""
     pairs = zip(paths, scores.tolist(), strict=True)
     return tuple(Match(path, text, float(f"{score:.6g}")) for path, score in pairs)
 
@@ -350,7 +350,7 @@ def _check_text(text: object) -> None:
 
 
 def _best(similarity: Floats, count: int) -> Bools:
-    """Which `count` of N are the largest, in each of M columns: N×M."""
+    """Mask of the `count` largest of N values in each of M columns: N×M."""
     best = np.zeros(similarity.shape, np.bool_)
     np.put_along_axis(best, np.argsort(-similarity, axis=0, kind="stable")[:count], True, axis=0)
     return best

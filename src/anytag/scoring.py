@@ -1,4 +1,4 @@
-"""Logits -> probabilities -> hierarchy -> the tags that are given, by falling score."""
+"""From logits to probabilities, hierarchy, and the selected tags by descending score."""
 
 from __future__ import annotations
 
@@ -6,37 +6,37 @@ import numpy as np
 
 from anytag._typing import AnyFloats, Bools, Doubles, Ints
 
-_SURE = 60  # beyond it a probability is 0 or 1 in every digit that is kept
+_MAX_LOGIT = 60  # the sigmoid of larger ones is 1 to all digits
 
 
 def sigmoid(logits: AnyFloats) -> AnyFloats:
-    """Probabilities of logits of any shape and type."""
-    return np.asarray(1 / (1 + np.exp(-np.clip(logits, -_SURE, _SURE))))
+    """Probabilities of logits of any shape and dtype."""
+    return np.asarray(1 / (1 + np.exp(-np.clip(logits, -_MAX_LOGIT, _MAX_LOGIT))))
 
 
-def raise_broader(scores: AnyFloats, below: Ints) -> None:
-    """No broader tag scores less than what it includes: a photo of a tabby is one of a cat.
+def propagate_to_broader(scores: AnyFloats, pairs: Ints) -> None:
+    """Raise each tag's score to the maximum of its narrower tags: a photo of a tabby is one of a cat.
 
     Args:
         scores: N×K, changed in place.
-        below: int64 E×2, pairs of a tag and any broader one, not the next alone.
+        pairs: int64 E×2, index of a tag and of each broader one, indirect ones included.
     """
-    np.maximum.at(scores.T, below[:, 1], scores.T[below[:, 0]])
+    np.maximum.at(scores.T, pairs[:, 1], scores.T[pairs[:, 0]])
 
 
-def is_given(scores: AnyFloats, thresholds: AnyFloats, *, strict: bool = False) -> Bools:
-    """Which scores reach their thresholds; a `strict` one must be higher."""
+def reaches(scores: AnyFloats, thresholds: AnyFloats, *, strict: bool = False) -> Bools:
+    """Which scores reach their thresholds; with `strict`, exceed them."""
     return np.asarray(scores > thresholds if strict else scores >= thresholds)
 
 
-def limits(thresholds: Doubles, slope: Doubles, bias: Doubles) -> Doubles:
-    """The logits that thresholds K mean, infinite for 0 and 1; see `sigmoid(slope · logit + bias)`."""
+def logit_thresholds(thresholds: Doubles, slope: Doubles, bias: Doubles) -> Doubles:
+    """Thresholds K as logits, infinite for 0 and 1; the inverse of `sigmoid(slope · logit + bias)`."""
     with np.errstate(divide="ignore"):
         odds = np.log(thresholds) - np.log1p(-np.minimum(thresholds, 1))
     return np.asarray((odds - bias) / slope)
 
 
-def ranked(scores: AnyFloats, among: Bools, top_k: int | None = None) -> Ints:
-    """Numbers of the tags `among` K scores, the highest first, at most `top_k`; equal ones in their order."""
-    index = np.flatnonzero(among)
+def ranked(scores: AnyFloats, mask: Bools, top_k: int | None = None) -> Ints:
+    """Indices of the masked tags of K scores by descending score, at most `top_k`; the sort is stable."""
+    index = np.flatnonzero(mask)
     return index[np.argsort(-scores[index], kind="stable")][:top_k]

@@ -1,8 +1,8 @@
-"""Photos in, tags out: what users call.
+"""The tagger: photos in, tags out.
 
-A photo becomes image tokens. A tag becomes queries. The decoder lets every query look at the tokens and
-answers with a logit, which the card's calibration turns into a probability. So the list of tags is data, and
-any text can be asked.
+The image encoder turns a photo into tokens; tags are queries. The decoder attends from each query to the
+tokens and returns a logit, which the card's calibration turns into a probability. So the list of tags is
+data, and any text can be a tag.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ from anytag.runtime.open import open_runtime
 from anytag.vocabulary import Vocabulary
 
 Requests = Iterable[TagLike] | Mapping[str, str | Iterable[str]]
-"""Tags as users ask them: a list, or descriptions by name."""
+"""Tags as users request them: a list, or a mapping of names to descriptions."""
 
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """What the model saw in one photo: ask it as often as you like with `Tagger.score`.
+    """An encoded photo, which can be scored any number of times with `Tagger.score`.
 
     Attributes:
         tokens: float32 T×D.
         pooled: float32 D.
-        path: as the photo was named, None when it came as bytes, open file, PIL image or array.
-        width: pixels of the upright original.
+        path: the photo's path as given, None for bytes, an open file, a PIL image or an array.
+        width: of the upright original in pixels.
         height: the same.
         error: from `Tagger.encode_many`, why the photo could not be read; the arrays are empty then.
-        hash: 32 bytes, `images.likeness.difference_hash` of the model's square; none from `log_odds_many`.
-        thumbnail: a JPEG, where `encode_many` was asked for one.
+        hash: 32 bytes, `images.likeness.difference_hash` of the model's square; empty from `log_odds_many`.
+        thumbnail: a JPEG, if `encode_many` was called with `thumbnail`.
     """
 
     tokens: Floats
@@ -63,13 +63,13 @@ class Encoded:
 
 
 class Tagger:
-    """Tags photos with one model; make one with `Tagger.load`. May be used from several threads at once.
+    """Tags photos with one model; create one with `Tagger.load`. Thread-safe.
 
     Attributes:
-        card: what the model's folder says about itself.
-        runtime: what runs the model; `runtime.device` says where.
-        max_pixels: a photo that is larger as it is decoded is refused.
-        questions: what makes questions of requests, for those who ask `runtime` themselves.
+        card: the model card.
+        runtime: runs the model; `runtime.device` is its device.
+        max_pixels: photos that decode to more pixels are refused.
+        questions: prepares queries from requests, for callers who use `runtime` themselves.
     """
 
     def __init__(
@@ -88,19 +88,19 @@ class Tagger:
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """The tags that are asked where you name none, with their names and thresholds."""
+        """The tags used by default, with their names and thresholds."""
         return self.questions.vocabulary
 
     def with_vocabulary(self, vocabulary: Vocabulary | str | os.PathLike[str] | None) -> Tagger:
-        """A tagger that runs the same model and asks other tags; None is those the model learned.
+        """Return a tagger with the same model and another vocabulary; None is the model's own.
 
         Args:
-            vocabulary: or its file. Which tags are asked, their names and their thresholds are its own; what
-                is broader is as the model learned it. A tag with an id that the model does not know is asked
-                by its name and synonyms (source "custom").
+            vocabulary: a vocabulary or its file. It defines tags, names and thresholds; the hierarchy is the
+                model's. A tag whose id the model does not know becomes a custom tag made from its name and
+                synonyms (source "custom").
 
         Raises:
-            VocabularyError: the file is no vocabulary, no vocabulary was given, or one without tags.
+            VocabularyError: the file is not a vocabulary, or the argument is not one or has no tags.
         """
         if isinstance(vocabulary, str | os.PathLike):
             vocabulary = Vocabulary.read(vocabulary)
@@ -120,23 +120,23 @@ class Tagger:
         vocabulary: Vocabulary | str | os.PathLike[str] | None = None,
         max_pixels: int = MAX_PIXELS,
     ) -> Tagger:
-        """A tagger with a model and a device that are there.
+        """Load an installed model on an available device.
 
         Args:
-            model: name or folder; None is the model that comes with the package.
-            vocabulary: the tags to ask, as for `with_vocabulary`; by default those that the model learned.
-            device: "auto" takes a GPU where one is active; "cuda" is an error where none is.
-            threads: of one run of the network. The default, 1, is best for many photos, which `tag_many`
-                spreads over workers; in torch the default is torch's.
-            precision: "float32", "bfloat16" or, for a CPU, "int8" runs a converted checkpoint's weights in
-                torch; by default torch runs what has no ONNX graphs, and on "cuda" in bfloat16. Whatever it
-                is, tags near their thresholds are decoded in float32.
-            max_pixels: a photo that is larger as it is decoded (large JPEGs are at 1/2, 1/4 or 1/8 of their
-                sides) is refused: the limit against files made to fill the memory.
+            model: name or folder; None is the model embedded in the package.
+            vocabulary: as for `with_vocabulary`; by default the tags that the model was trained with.
+            device: "auto" uses a GPU if one is available; "cuda" raises an error if none is.
+            threads: per run of the network. The default, 1, is best for many photos, which `tag_many`
+                distributes over workers; in torch the default is torch's.
+            precision: "float32", "bfloat16" or, on a CPU, "int8" runs the weights of a converted checkpoint
+                in torch; by default torch runs models without ONNX graphs, and on "cuda" in bfloat16. In all
+                of them tags near their thresholds are decoded in float32.
+            max_pixels: photos that decode to more pixels (large JPEGs are decoded at 1/2, 1/4 or 1/8 of their
+                sides) are refused; protects against decompression bombs.
 
         Raises:
-            UnknownModelError, ModelError, VocabularyError: no such model, or its folder is not what it says.
-            DeviceError: the device is not active.
+            UnknownModelError, ModelError, VocabularyError: the model does not exist or is invalid.
+            DeviceError: the device is not available.
             MissingExtraError: torch is needed and not installed.
         """
         folder = ModelFolder.open(resolve(model))
@@ -154,39 +154,39 @@ class Tagger:
         threshold: float | None = None,
         where: bool = False,
     ) -> TagResult:
-        """The tags of one photo, by falling score.
+        """Tag one photo; the tags are in descending order of score.
 
         Args:
             image: path, encoded bytes, open file, PIL image or uint8 array H×W×3 (RGB).
-            tags: ask exactly these, and get each with its score. Each is "name", "name: description;
-                description", a `CustomTag`, or a `Tag` of the vocabulary; or give descriptions by name,
-                {"crane": ["a machine that lifts loads"]}. A bare name that the vocabulary knows, also as a
-                synonym or in another language, is asked with its trained query (source "vocabulary"); any
-                other and every described one is made from its words (source "custom").
-            also: ask the vocabulary and these. A described one takes the place of the vocabulary's tag of the
-                same name. Those that score below the threshold are in `Tags.below`.
-            top_k: at most so many.
-            threshold: leave out lower scores; 0 gives every tag. By default each tag of the vocabulary has
-                its own, and tags of `also` 0.5.
-            where: also tell where each tag is: its `box` and `heat`.
+            tags: score exactly these tags and return all of them. Each is "name", "name: description;
+                description", a `CustomTag`, or a `Tag` of the vocabulary; or pass descriptions by name,
+                {"crane": ["a machine that lifts loads"]}. A bare name in the vocabulary, including synonyms
+                and other languages, uses its trained query (source "vocabulary"); any other name, and every
+                tag with descriptions, uses a query made from its words (source "custom").
+            also: score these in addition to the vocabulary. A tag with descriptions replaces the vocabulary's
+                tag of the same name. Those that score below the threshold are in `TagResult.below`.
+            top_k: maximum number of tags.
+            threshold: minimum score; 0 returns every tag. By default each tag of the vocabulary has its own,
+                and tags of `also` have 0.5.
+            where: also localise the tags: sets `box` and `heat`.
 
         Raises:
             ImageError, MissingExtraError: the photo cannot be read.
-            VocabularyError: `tags` or `also` is wrong.
+            VocabularyError: `tags` or `also` is invalid.
         """
         return self.score(self.encode(image), tags, also=also, top_k=top_k, threshold=threshold, where=where)
 
     def encode(self, image: ImageSource) -> Encoded:
-        """What the model sees in one photo: most of the work of `tag`, done once for many questions.
+        """Encode one photo, which is most of the work of `tag`, to score it several times.
 
         Raises:
             ImageError, MissingExtraError: the photo cannot be read.
         """
-        seen = self._look(image)
-        if seen.pixels is None:
-            raise seen.error or AnytagError(f"{seen.path} was not read")
-        tokens, pooled = self.runtime.encode(seen.pixels[None])
-        return Encoded(tokens[0], pooled[0], seen.path, seen.width, seen.height, hash=seen.hash)
+        square = self._preprocess(image)
+        if square.pixels is None:
+            raise square.error or AnytagError(f"{square.path} was not read")
+        tokens, pooled = self.runtime.encode(square.pixels[None])
+        return Encoded(tokens[0], pooled[0], square.path, square.width, square.height, hash=square.hash)
 
     def score(
         self,
@@ -198,7 +198,7 @@ class Tagger:
         threshold: float | None = None,
         where: bool = False,
     ) -> TagResult:
-        """The tags of an encoded photo; arguments and errors as for `tag`."""
+        """Tag an encoded photo; arguments and errors as for `tag`."""
         question = self.questions.prepare(tags, also=also, top_k=top_k, threshold=threshold)
         (answer,) = question.answer(self.runtime, encoded.tokens[None], encoded.pooled[None])
         if where:
@@ -218,19 +218,19 @@ class Tagger:
         workers: int | None = None,
         on_error: Literal["record", "raise"] = "record",
     ) -> Generator[TagResult, None, None]:
-        """The tags of many photos, one by one in the order of the input; holds a few batches at a time.
+        """Tag many photos, in the order of the input; only a few batches are in memory at a time.
 
         Args:
-            images: any iterable, read as the work goes on; each as for `tag`. One without a length is read
-                by a thread of its own, and each photo is tagged as it comes.
+            images: any iterable, read lazily; each item as for `tag`. An iterable without a length is read by
+                a separate thread, and each photo is tagged as it arrives.
             tags, also, top_k, threshold, where: as for `tag`.
             batch_size: photos that go through the network together.
-            workers: threads, each of which reads, encodes and scores batches; by default one a usable core.
-            on_error: "record" puts the reason into `TagResult.error` and goes on; "raise" raises it.
+            workers: threads, each of which reads, encodes and scores batches; by default one per usable core.
+            on_error: "record" stores the reason in `TagResult.error` and continues; "raise" raises it.
 
         Raises:
             ImageError, MissingExtraError: a photo cannot be read, and `on_error` is "raise".
-            VocabularyError: `tags` or `also` is wrong; raised at once, before the first photo.
+            VocabularyError: `tags` or `also` is invalid; raised at once, before the first photo.
         """
         check_many(images)
         if on_error not in ("record", "raise"):
@@ -253,7 +253,7 @@ class Tagger:
         top_k: int | None = None,
         threshold: float | None = None,
     ) -> list[TagResult]:
-        """The tags of what `encode_many` gave, as `tag_many` gives them; arguments as for `tag`."""
+        """Tag photos encoded by `encode_many`, as `tag_many` does; arguments as for `tag`."""
         question = self.questions.prepare(tags, also=also, top_k=top_k, threshold=threshold)
         return self._score_batch(encoded, question)
 
@@ -265,13 +265,13 @@ class Tagger:
         workers: int | None = None,
         thumbnail: int | None = None,
     ) -> Generator[Encoded, None, None]:
-        """What the model sees in many photos, one by one in the order of the input.
+        """Encode many photos, in the order of the input.
 
-        A photo that cannot be read has `Encoded.error`; the rest goes on.
+        A photo that cannot be read has `Encoded.error`; the others are processed.
 
         Args:
             images, batch_size, workers: as for `tag_many`.
-            thumbnail: also `Encoded.thumbnail` with at most so many pixels a side, of the pixels that are
+            thumbnail: also create `Encoded.thumbnail`, of at most this many pixels a side, from the pixels
                 decoded for the model; see `images.thumbnail`.
         """
         check_many(images)
@@ -280,9 +280,9 @@ class Tagger:
             yield from encoded
 
     def log_odds(self, encoded: Sequence[Encoded]) -> Doubles:
-        """What the decoder answers for every tag that the model learned, of N photos that were read: N×K.
+        """Log-odds of every trained tag, from the decoder, for N encoded photos: N×K.
 
-        No first pass, no threshold, and nothing that narrower tags add: what probabilities are fitted to.
+        Without first pass, thresholds and hierarchy: the values that calibration is fitted to.
         """
         count = len(self.questions.learned)
         if not encoded:
@@ -294,57 +294,57 @@ class Tagger:
     def log_odds_many(
         self, images: Iterable[ImageSource], *, batch_size: int = 8, workers: int | None = None
     ) -> Generator[tuple[Encoded, Doubles], None, None]:
-        """The same of many photos, each beside what was seen; arguments as for `tag_many`.
+        """Encode many photos and return each with its log-odds; arguments as for `tag_many`.
 
-        A photo that cannot be read has `Encoded.error` and empty arrays; the rest goes on.
+        A photo that cannot be read has `Encoded.error` and empty arrays; the others are processed.
         """
         check_many(images)
 
         def work(batch: Sequence[ImageSource]) -> list[tuple[Encoded, Doubles]]:
-            seen, _ = self._encode_batch(batch)
-            odds = iter(list(self.log_odds([one for one in seen if one.error is None])))
-            return [(one, np.zeros(0) if one.error else next(odds)) for one in seen]
+            encoded, _ = self._encode_batch(batch)
+            odds = iter(list(self.log_odds([one for one in encoded if one.error is None])))
+            return [(one, np.zeros(0) if one.error else next(odds)) for one in encoded]
 
         for batch in in_batches(work, images, batch_size=batch_size, workers=workers):
             yield from batch
 
     def queries(self, texts: Sequence[str]) -> Floats:
-        """Texts as the decoder is asked with them, made from their words alone: float32 M×1×D.
+        """Queries of texts, made from their words alone: float32 M×1×D.
 
         Raises:
-            VocabularyError: a text is empty or has no word that is known.
+            VocabularyError: a text is empty or has no known word.
         """
         return self.questions.words(texts)
 
     def unknown_words(self, tags: Requests) -> tuple[str, ...]:
-        """Words of tags (as for `tag`) that the model's text encoder does not know: their scores say little.
+        """Words of tags (as for `tag`) that the model's text encoder does not know; such scores mean little.
 
         Raises:
-            VocabularyError: `tags` is wrong.
-            ModelError: the model asks no tags by their words.
+            VocabularyError: `tags` is invalid.
+            ModelError: the model cannot make queries from words.
         """
         return self.questions.unknown_words(parse_requests(tags, "tags") or ())
 
     def unknown_in(self, text: str) -> tuple[str, ...]:
-        """The same of a sentence, whose words may be names of the vocabulary in another language."""
+        """The same for a sentence, whose words may be names of the vocabulary in another language."""
         return self.questions.unknown_in(self.questions.readable(text))
 
     def _encode_batch(
         self, images: Sequence[ImageSource], *, hashed: bool = False, side: int | None = None
     ) -> tuple[list[Encoded], list[AnytagError | None]]:
-        """One worker's share, and the error of each photo that could not be read."""
-        seen = [self._look(image, side) for image in images]
-        pixels = [one.pixels for one in seen if one.pixels is not None]
+        """Encode one batch; also return the error of each photo that could not be read."""
+        squares = [self._preprocess(image, side) for image in images]
+        pixels = [one.pixels for one in squares if one.pixels is not None]
         arrays = iter(zip(*self.runtime.encode(np.stack(pixels)), strict=True) if pixels else ())
         none = np.zeros((0, self.card.width), np.float32), np.zeros(0, np.float32)
 
         def encoded(one: Square) -> Encoded:
             tokens, pooled = none if one.error else next(arrays)
             failure = Failure(type(one.error).__name__, str(one.error)) if one.error else None
-            seen = one.hash if hashed else b""
-            return Encoded(tokens, pooled, one.path, one.width, one.height, failure, seen, one.thumbnail)
+            hash_ = one.hash if hashed else b""
+            return Encoded(tokens, pooled, one.path, one.width, one.height, failure, hash_, one.thumbnail)
 
-        return [encoded(one) for one in seen], [one.error for one in seen]
+        return [encoded(one) for one in squares], [one.error for one in squares]
 
     def _score_batch(
         self, encoded: Sequence[Encoded], question: Question, *, where: bool = False
@@ -356,25 +356,26 @@ class Tagger:
         return [self._result(one, Answer((), ()) if one.error else next(answers)) for one in encoded]
 
     def _locate(self, question: Question, answer: Answer, encoded: Encoded) -> Answer:
-        """The same tags, and where each is."""
+        """Add heat maps and boxes to the tags."""
         if not answer.tags:
             return answer
         queries = question.queries_of(answer.tags)
-        where = self.runtime.locate(encoded.tokens[None], encoded.pooled[None], queries[None])[0]
-        return answer._replace(tags=locate(answer.tags, where, width=encoded.width, height=encoded.height))
+        evidence = self.runtime.locate(encoded.tokens[None], encoded.pooled[None], queries[None])[0]
+        tags = locate(answer.tags, evidence, width=encoded.width, height=encoded.height)
+        return answer._replace(tags=tags)
 
     def trained(self, ids: Sequence[str]) -> tuple[Floats, Doubles]:
-        """What tags of the vocabulary are asked with, for those who ask `runtime` themselves.
+        """Queries and calibration of tags of the vocabulary, for callers who use `runtime` themselves.
 
         Returns:
-            queries float32 K×P×D, and float64 2×K: slope and bias that make a tag's logits log-odds.
+            queries float32 K×P×D, and float64 2×K: slope and bias that turn a tag's logits into log-odds.
 
         Raises:
             VocabularyError: an id is not in the vocabulary.
         """
         return self.questions.trained(ids)
 
-    def _look(self, image: ImageSource, side: int | None = None) -> Square:
+    def _preprocess(self, image: ImageSource, side: int | None = None) -> Square:
         return square_of(image, self.card.image, max_pixels=self.max_pixels, side=side)
 
     def _result(self, one: Encoded, answer: Answer) -> TagResult:
@@ -384,7 +385,7 @@ class Tagger:
 
 
 def _stacked(encoded: Sequence[Encoded]) -> tuple[Floats, Floats]:
-    """Tokens N×T×D and pooled N×D of photos that were read."""
+    """Tokens N×T×D and pooled vectors N×D of readable photos."""
     return np.stack([one.tokens for one in encoded]), np.stack([one.pooled for one in encoded])
 
 

@@ -1,9 +1,9 @@
-"""Tags as data: a `Tag`, an ordered `Vocabulary` of them, one JSON line a tag.
+"""Tags as data: a `Tag`, and an ordered `Vocabulary` of them, stored as one JSON line per tag.
 
     {"id": "hot dog", "name": "hot dog", "kind": "object", "names": {"de": "Hotdog"},
      "synonyms": ["frankfurter in a bun"], "parents": ["food"], "threshold": 0.41}
 
-A vocabulary never changes: `subset`, `merge` and their like return a new one.
+A vocabulary is immutable: `subset`, `merge` and the like return a new one.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ Kind = Literal["object", "scene", "attribute", "action"]
 KINDS: tuple[str, ...] = get_args(Kind)
 
 CUSTOM_PREFIX = "custom:"
-"""What ids of the users' custom tags begin with; no trained tag may."""
+"""Prefix of the ids of custom tags; no trained tag may have it."""
 
 _GAPS = dict.fromkeys(map(ord, "-_ \t\n\r\f\v"))
-# No spaces around it, no control characters (a terminal would obey them), no lone surrogates.
+# No surrounding spaces, no control characters (they would affect a terminal), no lone surrogates.
 _TEXT = re.compile(r"(?!\s)[^\x00-\x1f\x7f-\x9f\ud800-\udfff]+(?<!\s)")
 
 
@@ -38,16 +38,16 @@ class Tag:
     """One tag of a vocabulary.
 
     Attributes:
-        id: identity, unique in a vocabulary, never renamed.
-        name: the name to show; names may repeat (bass the fish, bass the instrument).
+        id: unique in a vocabulary, permanent.
+        name: display name; names may repeat (bass the fish, bass the instrument).
         kind: object, scene, attribute or action.
         names: the name in other languages, by language code.
-        synonyms: other words for the same tag.
+        synonyms: other names of the same tag.
         parents: ids of broader tags; they need not be in the same vocabulary.
-        threshold: the calibrated probability in [0, 1] from which the tag is given.
+        threshold: the calibrated probability in [0, 1] from which the tag is returned.
 
     Raises:
-        VocabularyError: a field is of another type, empty or out of range; names the field.
+        VocabularyError: a field has the wrong type, is empty or out of range; names the field.
     """
 
     id: str
@@ -63,7 +63,7 @@ class Tag:
         check_text("name", self.name)
         if self.id.startswith(CUSTOM_PREFIX):
             raise VocabularyError(
-                f"id: {brief(self.id)} begins with {CUSTOM_PREFIX!r}, which is kept for users' custom tags"
+                f"id: {brief(self.id)} begins with {CUSTOM_PREFIX!r}, which is reserved for custom tags"
             )
         if self.kind not in KINDS:
             raise VocabularyError(f"kind: {brief(self.kind)} is unknown, expected one of {', '.join(KINDS)}")
@@ -80,10 +80,10 @@ class Tag:
         _check_threshold(self.threshold)
 
     def __hash__(self) -> int:
-        return hash((self.id, self.name))  # equal tags have equal ones; `names` may be a plain dict
+        return hash((self.id, self.name))  # consistent with equality; `names` may be an unhashable dict
 
     def to_dict(self) -> dict[str, Any]:
-        """The row of a vocabulary file."""
+        """Convert to the row of a vocabulary file."""
         return {
             "id": self.id,
             "name": self.name,
@@ -100,13 +100,13 @@ _REQUIRED = ("id", "name", "kind", "threshold")
 
 
 class Vocabulary:
-    """Tags in an order that never changes: tag number k is column k of a model's logits.
+    """An ordered, immutable sequence of tags: tag number k is column k of a model's logits.
 
     Args:
-        tags: at least none; ids must be unique.
+        tags: may be empty; ids must be unique.
 
     Raises:
-        VocabularyError: two tags have one id.
+        VocabularyError: two tags have the same id.
     """
 
     def __init__(self, tags: Iterable[Tag]) -> None:
@@ -115,15 +115,15 @@ class Vocabulary:
         for place, tag in enumerate(self._tags):
             first = self._places.setdefault(tag.id, place)
             if first != place:
-                message = f"row {place + 1}: id {tag.id!r} is taken by row {first + 1}"
+                message = f"row {place + 1}: id {tag.id!r} is already used in row {first + 1}"
                 raise VocabularyError(f"{message}; ids are unique, names may repeat")
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Vocabulary:
-        """Reads a vocabulary file: UTF-8, one JSON object a line, empty lines skipped.
+        """Read a vocabulary file: UTF-8, one JSON object per line; empty lines are skipped.
 
         Raises:
-            VocabularyError: the file or a row cannot be read; names the file, the line and the field.
+            VocabularyError: the file or a row is invalid; names the file, the line and the field.
         """
         try:
             lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
@@ -138,14 +138,14 @@ class Vocabulary:
                 tag = _from_row(line)
                 first = seen.setdefault(tag.id, number)
                 if first != number:
-                    raise VocabularyError(f"id {tag.id!r} is taken by line {first}")
+                    raise VocabularyError(f"id {tag.id!r} is already used in line {first}")
             except VocabularyError as error:
                 raise VocabularyError(f"{os.fspath(path)}, line {number}: {error}") from error
             tags.append(tag)
         return cls(tags)
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Writes a vocabulary file; whoever reads meanwhile sees the old one or the new one, never a half.
+        """Write a vocabulary file, atomically.
 
         Raises:
             OutputError: the file cannot be written.
@@ -161,11 +161,11 @@ class Vocabulary:
         return iter(self._tags)
 
     def __getitem__(self, key: int | str) -> Tag:
-        """The tag of a place or of an id."""
+        """Return the tag with an index or an id."""
         return self._tags[self.index(key) if isinstance(key, str) else key]
 
     def __contains__(self, key: object) -> bool:
-        """Whether an id, or a tag itself, is in here."""
+        """Whether an id or a tag is in the vocabulary."""
         place = self._place(key.id if isinstance(key, Tag) else key)
         return place is not None and (not isinstance(key, Tag) or self._tags[place] == key)
 
@@ -175,7 +175,7 @@ class Vocabulary:
     def __eq__(self, other: object) -> bool:
         return self._tags == other._tags if isinstance(other, Vocabulary) else NotImplemented
 
-    __hash__ = None  # type: ignore[assignment]  # tags hold mappings
+    __hash__ = None  # type: ignore[assignment]  # tags contain mappings
 
     def __repr__(self) -> str:
         return f"Vocabulary({len(self)} tags)"
@@ -186,10 +186,10 @@ class Vocabulary:
         return tuple(self._places)
 
     def index(self, id: str) -> int:
-        """The place of an id, from 0.
+        """Return the index of an id, from 0.
 
         Raises:
-            VocabularyError: there is no such id; names those that look like it.
+            VocabularyError: there is no such id; suggests similar ones.
         """
         place = self._place(id)
         if place is None:
@@ -199,12 +199,12 @@ class Vocabulary:
         return place
 
     def find(self, text: str) -> Tag | None:
-        """The tag with this id, else name, else synonym, else name in another language, else None.
+        """Return the tag with this id, else name, else synonym, else name in another language, else None.
 
-        Case, spaces and hyphens play no part: "Hot-Dog" finds "hot dog". Of several tags the first wins.
+        Case, spaces and hyphens are ignored: "Hot-Dog" finds "hot dog". The first match is returned.
 
         Raises:
-            VocabularyError: `text` is not a text.
+            VocabularyError: `text` is not a string.
         """
         if not isinstance(text, str):
             raise VocabularyError(f"got {brief(text)}, expected a text: find('dog')")
@@ -212,7 +212,7 @@ class Vocabulary:
 
     @cached_property
     def broader(self) -> tuple[tuple[int, ...], ...]:
-        """For each tag the indexes of all that is broader in this vocabulary, parents of parents included."""
+        """For each tag the indices of all broader tags in this vocabulary, indirect ones included."""
         index = {tag.id: number for number, tag in enumerate(self)}
         parents = [[index[parent] for parent in tag.parents if parent in index] for tag in self]
         broader = []
@@ -227,20 +227,20 @@ class Vocabulary:
         return tuple(broader)
 
     def lineage(self, id: str) -> tuple[str, ...]:
-        """Names from the broadest to the tag's own, ("animal", "dog"); of several parents the nearest.
+        """Names from the broadest tag to the tag itself, ("animal", "dog"), along the deepest parents.
 
         Raises:
             VocabularyError: the id is not in the vocabulary.
         """
         at = self.index(id)
         names = [self[at].name]
-        while (parent := self._nearest(at)) is not None:
+        while (parent := self._deepest_parent(at)) is not None:
             names.insert(0, self[parent].name)
             at = parent
         return tuple(names)
 
-    def _nearest(self, at: int) -> int | None:
-        """The parent of a tag above which most is, and which is not below the tag in turn."""
+    def _deepest_parent(self, at: int) -> int | None:
+        """The parent with the most broader tags, ignoring parents that are in turn narrower than the tag."""
         parents = (self._places[one] for one in self[at].parents if one in self._places)
         above = [parent for parent in parents if at not in self.broader[parent]]
         return max(above, key=lambda parent: len(self.broader[parent]), default=None)
@@ -257,61 +257,63 @@ class Vocabulary:
             for tag in self:
                 for text in texts_of(tag):
                     words.setdefault(matching_key(text), tag)
-        words.pop("", None)  # a text of hyphens alone
+        words.pop("", None)  # from texts that consist of hyphens
         return words
 
     def subset(self, ids: Iterable[str]) -> Vocabulary:
-        """These tags alone, in the order given."""
+        """Return a vocabulary of these tags, in the given order."""
         return Vocabulary(self._tags[self.index(id)] for id in _listed(ids))
 
     def exclude(self, ids: Iterable[str]) -> Vocabulary:
-        """All but these tags."""
+        """Return a vocabulary without these tags."""
         out = {self.index(id) for id in _listed(ids)}
         return Vocabulary(tag for place, tag in enumerate(self) if place not in out)
 
     def merge(self, other: Vocabulary) -> Vocabulary:
-        """These tags, then those of `other` that are not here yet.
+        """Append the tags of `other` that are not in this vocabulary.
 
         Raises:
-            VocabularyError: an id means different things in the two.
+            VocabularyError: the two define an id differently.
         """
         for tag in other:
             if tag.id in self and tag not in self:
-                raise VocabularyError(f"id {tag.id!r} differs in the two: exclude it from one of them first")
+                raise VocabularyError(
+                    f"id {tag.id!r} is defined differently in the two: exclude it from one of them first"
+                )
         return Vocabulary([*self, *(tag for tag in other if tag.id not in self)])
 
     def find_all(self, names: Iterable[str]) -> tuple[str, ...]:
-        """Ids of the tags with these names, found as `find` does, and of all that is narrower: dog and puppy.
+        """Ids of the tags with these names, as for `find`, and of all narrower tags: dog and puppy.
 
         Raises:
-            VocabularyError: a name is unknown; names those that look like it.
+            VocabularyError: a name is unknown; suggests similar ones.
         """
         numbers = {self.index(tag.id if (tag := self.find(name)) else name) for name in _listed(names)}
         return tuple(tag.id for k, tag in enumerate(self) if k in numbers or numbers & {*self.broader[k]})
 
     def in_language(self, code: str) -> Vocabulary:
-        """The same tags under their names in a language ("de"), as far as they have one.
+        """Return the same tags with their names in a language ("de"), if they have one.
 
-        All are still found by the names they had.
+        The previous names become synonyms.
 
         Raises:
-            VocabularyError: no tag has a name in it; says which languages there are.
+            VocabularyError: no tag has a name in it; lists the available languages.
         """
         codes = {one.casefold(): one for tag in self for one in tag.names}
         if (key := codes.get(str(code).casefold())) is None:
             languages = ", ".join(sorted(codes.values())) or "none"
-            raise VocabularyError(f"no tag has a name in the language {brief(code)}; there are: {languages}")
+            raise VocabularyError(f"no tag has a name in the language {brief(code)}; available: {languages}")
         return Vocabulary(
             replace(tag, name=tag.names[key], synonyms=(tag.name, *tag.synonyms)) if key in tag.names else tag
             for tag in self
         )
 
     def rename(self, names: Mapping[str, str]) -> Vocabulary:
-        """The same tags under other names to show, by id; ids stay."""
+        """Return the same tags with other display names, given by id; ids are kept."""
         return self._changed("name", names)
 
     def with_thresholds(self, thresholds: float | Mapping[str, float]) -> Vocabulary:
-        """The same tags with one threshold for all, or with some by id; the others keep theirs."""
+        """Return the same tags with one threshold for all, or with new ones by id; the others keep theirs."""
         if not isinstance(thresholds, Mapping):
             thresholds = dict.fromkeys(self._places, thresholds)
         return self._changed("threshold", thresholds)
@@ -330,8 +332,8 @@ class Vocabulary:
 
 
 def matching_key(text: str) -> str:
-    """What is compared of two names: compatibility forms and case folded, spaces and hyphens left out."""
-    if text.isascii():  # nearly always, and ten times faster
+    """Normalise a name for comparison: NFKC, case folded, without spaces, underscores and hyphens."""
+    if text.isascii():  # a fast path: nearly always, and ten times faster
         return text.lower().translate(_GAPS)
     folded = unicodedata.normalize("NFKC", text).casefold()
     return "".join(c for c in folded if c != "_" and unicodedata.category(c) not in ("Pd", "Zs", "Cc"))
@@ -355,9 +357,9 @@ def _from_row(line: str) -> Tag:
 
 
 def check_text(label: str, text: object) -> None:
-    """Raises VocabularyError where a text is empty, or holds control characters or spaces around it."""
+    """Raise VocabularyError if a text is empty, or has control characters or surrounding spaces."""
     if isinstance(text, str) and text and text.isprintable() and text.strip() == text:
-        return  # nearly always, and three times faster than the pattern
+        return  # a fast path: nearly always, and three times faster than the pattern
     if not isinstance(text, str) or not _TEXT.fullmatch(text):
         raise VocabularyError(
             f"{label}: expected a text without control characters and without spaces around it, "
@@ -372,5 +374,5 @@ def _check_threshold(value: object) -> None:
 
 def _listed(ids: object) -> list[str]:
     if isinstance(ids, str) or not isinstance(ids, Iterable):
-        raise VocabularyError(f"expected several ids, got {brief(ids)}: type [{brief(ids)}]")
+        raise VocabularyError(f"expected a list of ids, got {brief(ids)}: use [{brief(ids)}]")
     return list(ids)

@@ -1,4 +1,4 @@
-"""Which files of folders are photos, and which folders are entered: the one set of rules."""
+"""The rules for which files of folders are photos, and which folders are entered."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ OTHERS_FOLDERS = (
     "*.photoslibrary", "*.photolibrary", "*.aplibrary", "*.migratedphotolibrary", "*.cocatalog",
     "ipod photo cache",
 )  # fmt: skip
-"""Folders of other programs, in small letters: thumbnails, recycle bins, catalogues. Entered only by name."""
+"""Folders of other programs, in lower case: thumbnails, recycle bins, catalogues. Entered only if named."""
 
-CLOSED = ".nomedia"
-"""A file that keeps photo programs out of its folder and of all below."""
-IGNORES = (".anytagignore", ".ppignore")
-"""Files of globs, one a line, of what is left out below their folder; an empty one leaves out all."""
+NOMEDIA = ".nomedia"
+"""A file that excludes its folder and all below from photo programs."""
+IGNORE_FILES = (".anytagignore", ".ppignore")
+"""Files with one glob per line for paths to skip below their folder; an empty file skips everything."""
 
 Entry = os.DirEntry[str]
 _Ignored = tuple[tuple[str, re.Pattern[str]], ...]
@@ -35,21 +35,21 @@ _NAME = attrgetter("name")
 
 @dataclass
 class Walk:
-    """A walk through folders, by these rules.
+    """A recursive walk through folders.
 
-    Hidden files and folders are no photos, nor are drawings of tags. A folder of another program is not
-    entered, nor is one that holds `.nomedia`, unless it is named.
+    Hidden files and folders and drawings of tags are skipped. Folders of other programs and those with a
+    `.nomedia` file are not entered, unless they are named.
 
     Attributes:
-        excluded: what matches names and paths that are left out.
-        recursive: folders of folders are entered.
+        excluded: pattern of names and paths to skip.
+        recursive: subfolders are entered.
         follow: links to folders are entered; each folder once, whatever links lead to it.
         takes_raw: RAW files are photos.
-        on_error: told of each folder that cannot be read.
-        raw: RAW files that were passed over.
+        on_error: called for each folder that cannot be read.
+        raw: RAW files that were skipped.
         others: folders of other programs that were not entered.
-        left_out: photos that `excluded` matched.
-        top: the folder that was named.
+        left_out: number of photos that `excluded` matched.
+        top: the named folder.
     """
 
     excluded: re.Pattern[str] | None = None
@@ -64,13 +64,13 @@ class Walk:
     _entered: set[tuple[int, int]] = field(default_factory=set)
 
     def photos(self, folder: str) -> Iterator[str]:
-        """Paths of the photos of a folder, sorted, those of its folders after its own."""
+        """Yield the paths of the photos of a folder, sorted, followed by those of its subfolders."""
         for entries in self.folders(folder):
             for entry in entries:
                 yield entry.path
 
     def folders(self, folder: str) -> Iterator[list[Entry]]:
-        """The photos of a folder and, each by itself, of those below it; links to folders come last."""
+        """Yield the photos of a folder and then of each subfolder; links to folders come last."""
         waiting: list[tuple[str, _Ignored]] = [(folder, ())]
         links: list[tuple[str, _Ignored]] = []
         while waiting or links:
@@ -79,7 +79,7 @@ class Walk:
                 continue
             entries = self.entries(path)
             names = {entry.name for entry in entries if entry.name[0] == "."}
-            if CLOSED in names and path != folder:
+            if NOMEDIA in names and path != folder:
                 continue
             ignored += self._ignored(path, names)
             photos, inner = self._sorted(entries, ignored)
@@ -88,7 +88,7 @@ class Walk:
                 (links if entry.is_symlink() else waiting).append((entry.path, ignored))
 
     def entries(self, folder: str) -> list[Entry]:
-        """What is in a folder, sorted by name; nothing where it cannot be read."""
+        """Return the entries of a folder, sorted by name; none if it cannot be read."""
         try:
             with os.scandir(folder) as entries:
                 return sorted(entries, key=_NAME)
@@ -97,15 +97,15 @@ class Walk:
             return []
 
     def is_excluded(self, path: str) -> bool:
-        """Does a glob match the name, the path as it was typed, or the path below the named folder?"""
+        """Whether a glob matches the name, the path as given, or the path below the named folder."""
         if self.excluded is None:
             return False
         below = path.removeprefix(self.top).lstrip(os.sep)
-        names = (os.path.basename(path), path, below)  # noqa: PTH119  # many times faster, for each file of a disk
+        names = (os.path.basename(path), path, below)  # noqa: PTH119  # many times faster than Path
         return any(self.excluded.match(_comparable(name)) for name in names)
 
     def is_entered(self, path: str) -> bool:
-        """Is a folder within the named one entered, as far as its own path tells?"""
+        """Whether a subfolder is entered, judging by its path alone."""
         name = os.path.basename(path).lower()  # noqa: PTH119
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in OTHERS_FOLDERS):
             self.others.add(path)
@@ -113,7 +113,7 @@ class Walk:
         return not self.is_excluded(path)
 
     def is_photo(self, path: str) -> bool:
-        """Is a file one, by its name?"""
+        """Whether a file is a photo, judging by its name."""
         suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122  # ten times faster than Path
         if suffix in SUFFIXES:
             return not path.endswith(DRAWING_SUFFIX)
@@ -124,7 +124,7 @@ class Walk:
         return False
 
     def _sorted(self, entries: list[Entry], ignored: _Ignored) -> tuple[list[Entry], list[Entry]]:
-        """Those that are photos, and the folders that are entered."""
+        """Return the photos, and the subfolders to enter."""
         photos, folders = [], []
         for entry in entries:
             if entry.name[0] == "." or _is_ignored(entry.path, ignored):
@@ -140,7 +140,7 @@ class Walk:
         return photos, folders
 
     def _is_first(self, folder: str) -> bool:
-        """Is a folder entered for the first time?"""
+        """Whether a folder is entered for the first time."""
         try:
             facts = os.stat(folder)  # noqa: PTH116
         except OSError as error:
@@ -152,9 +152,9 @@ class Walk:
         return is_first
 
     def _ignored(self, folder: str, names: set[str]) -> _Ignored:
-        """What the ignore files of a folder leave out below it."""
+        """Add the globs of a folder's ignore files."""
         globs: list[str] = []
-        for name in names.intersection(IGNORES):
+        for name in names.intersection(IGNORE_FILES):
             try:
                 text = decoded(Path(folder, name).read_bytes(), bytes_stay=True)
             except OSError as error:
@@ -167,7 +167,7 @@ class Walk:
 
 
 def pattern(globs: Iterable[str]) -> re.Pattern[str] | None:
-    """What matches any of some globs; `*` crosses folders."""
+    """Compile globs into one pattern; `*` also matches separators."""
     patterns = [pattern.rstrip("/") for pattern in globs]
     patterns += [pattern.removeprefix("**/") for pattern in patterns]
     parts = [fnmatch.translate(_comparable(pattern)) for pattern in patterns if pattern]
@@ -175,7 +175,7 @@ def pattern(globs: Iterable[str]) -> re.Pattern[str] | None:
 
 
 def is_folder(path: str | Entry) -> bool:
-    """Also through a link."""
+    """Whether a path is a folder or a link to one."""
     if isinstance(path, str):
         return os.path.isdir(path)  # noqa: PTH112  # three times faster
     with suppress(OSError):  # a loop of links

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from anytag.calibration.fit import (
     Goal,
     best_f1_thresholds,
+    broader_pairs,
     fit_common_threshold,
     fit_line,
     fit_lines,
     fit_offsets,
     fit_tags,
-    pairs_below,
     probabilities,
 )
 from anytag.errors import AnytagError
@@ -155,7 +155,7 @@ def test_no_order_is_turned_round_and_no_line_is_flat() -> None:
 
 
 def test_a_broader_tag_scores_no_less_than_what_it_includes() -> None:
-    below = pairs_below([(1, 2), (2,), ()])
+    below = broader_pairs([(1, 2), (2,), ()])
     assert below.tolist() == [[0, 1], [0, 2], [1, 2]]
     lines = np.tile([1.0, 0.0], (3, 1))
     scores = probabilities(np.array([[3.0, -3.0, 0.0]]), lines, below)

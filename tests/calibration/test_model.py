@@ -15,7 +15,7 @@ from torch import Tensor
 
 from anytag import Tagger, TagResult
 from anytag.calibration.fit import NO_PAIRS, Goal, fit_lines, fit_tags
-from anytag.calibration.model import Answers, ask, calibrate, measure
+from anytag.calibration.model import CalibrationData, calibrate, measure, score_photos
 from anytag.data.rows import Row, write_rows
 from anytag.errors import AnytagError
 from anytag.models.card import Card
@@ -175,7 +175,7 @@ def test_lines_of_one_photo_are_one_row(model: Path, data: Path) -> None:
     more = [{**row, "tags": [], "captions": ["Nothing of the kind."]} for row in rows]
     lines = data.with_name("lines.jsonl")
     lines.write_text("".join(json.dumps(row) + "\n" for row in [*rows, *more]))
-    expected, found = (ask(Tagger.load(model), file, report=Reporter()) for file in (data, lines))
+    expected, found = (score_photos(Tagger.load(model), file, report=Reporter()) for file in (data, lines))
     np.testing.assert_array_equal(found.truth, expected.truth)
 
 
@@ -190,7 +190,7 @@ def test_what_a_library_does_not_name_is_unknown(model: Path, data: Path, tmp_pa
         (data.parent / f"{number}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
     same = calibrate(model, data.parent / "0.jsonl", tmp_path / "same", goal=Goal())
     assert same == calibrate(model, data, tmp_path / "plain", goal=Goal())
-    with pytest.raises(AnytagError, match="missing on 3 others"):
+    with pytest.raises(AnytagError, match="absent from 3 others"):
         calibrate(model, data.parent / "1.jsonl", tmp_path / "none", goal=Goal())
 
 
@@ -216,7 +216,7 @@ def test_the_command(model: Path, data: Path, tmp_path: Path) -> None:
     assert "missing.png" in done.stderr
     assert "exists" in run("calibrate", model, "--data", data, "--output", tmp_path / "out").stderr
     inside = run("calibrate", model, "--data", data, "--output", model)
-    assert (inside.exit_code == 2 and "holds the input" in inside.stderr) or "is an input" in inside.stderr
+    assert (inside.exit_code == 2 and "contains the input" in inside.stderr) or "is an input" in inside.stderr
 
 
 def test_the_command_needs_no_torch(model: Path, data: Path, tmp_path: Path) -> None:
@@ -235,8 +235,8 @@ def test_lines_mend_what_is_miscalibrated() -> None:
     truth = (random.random((500, 2)) < 1 / (1 + np.exp(-true_odds))).astype(float)
     answers = made(3 * true_odds + 1, truth)
     lines, thresholds = answers.fit(Goal())
-    before = measure(answers, *answers.judge(identity_lines(2).astype(np.float64), answers.thresholds))
-    after = measure(answers, *answers.judge(lines, thresholds))
+    before = measure(answers, *answers.predict(identity_lines(2).astype(np.float64), answers.thresholds))
+    after = measure(answers, *answers.predict(lines, thresholds))
     assert after["calibration error"] < before["calibration error"] / 2
     assert lines[:, 0] == pytest.approx(1 / 3, rel=0.25)
 
@@ -244,20 +244,22 @@ def test_lines_mend_what_is_miscalibrated() -> None:
 def test_a_tag_that_is_not_fitted_still_raises_a_broader_one() -> None:
     below = np.array([[0, 1]])
     answers = made(np.array([[4.0, -4.0], [-4.0, -4.0]]), np.array([[0.0, 1.0], [0.0, 0.0]]))
-    answers = Answers(
+    answers = CalibrationData(
         answers.columns, np.array([False, True]), answers.log_odds, answers.truth, answers.thresholds, below
     )
-    scores, given = answers.judge(identity_lines(2).astype(np.float64), answers.thresholds)
+    scores, given = answers.predict(identity_lines(2).astype(np.float64), answers.thresholds)
     assert scores.shape == (2, 1) and given.tolist() == [[True], [False]]
 
 
-def made(log_odds: np.ndarray, truth: np.ndarray) -> Answers:
-    """Answers about tags that are all fitted and of which none is broader."""
+def made(log_odds: np.ndarray, truth: np.ndarray) -> CalibrationData:
+    """Return the data of tags that are all fitted and of which none is broader."""
     tags = log_odds.shape[1]
-    return Answers(np.arange(tags), np.ones(tags, np.bool_), log_odds, truth, np.full(tags, 0.5), NO_PAIRS)
+    return CalibrationData(
+        np.arange(tags), np.ones(tags, np.bool_), log_odds, truth, np.full(tags, 0.5), NO_PAIRS
+    )
 
 
-def simulated(seed: int, *, photos: int = 600, tags: int = 60) -> Answers:
+def simulated(seed: int, *, photos: int = 600, tags: int = 60) -> CalibrationData:
     """Tags of which most are rare, some well told and some badly, and log-odds that promise too much."""
     random = np.random.default_rng(seed)
     rate, skill = random.uniform(0.005, 0.2, tags), random.uniform(0.5, 4, tags)
@@ -274,6 +276,6 @@ def test_a_precision_is_reached_on_other_photos_and_not_much_more(precision: flo
         answers = simulated(seed)
         half = np.arange(len(answers.truth)) % 2 == 0
         others = answers.take(~half)
-        figures.append(measure(others, *others.judge(*answers.take(half).fit(Goal(precision)))))
+        figures.append(measure(others, *others.predict(*answers.take(half).fit(Goal(precision)))))
     reached = float(np.mean([one["precision"] for one in figures]))
     assert precision - 0.04 < reached < precision + 0.06

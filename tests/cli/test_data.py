@@ -155,7 +155,7 @@ def test_no_output_replaces_an_input_or_what_is_no_rows(data: Path, model: Path,
     wrong: list[tuple[Path | str, str]] = [
         *((one, "is an input") for one in (data, same, tmp_path / "link.jsonl", f"file://{data}")),
         *((one, "suffix of a photo") for one in (photo, data.parent / "photos" / "0.png")),
-        *((one, "is there already and is not") for one in (letter, other)),
+        *((one, "exists already and is not") for one in (letter, other)),
         (tmp_path, "is a folder"),
     ]
     for output, said in wrong:

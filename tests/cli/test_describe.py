@@ -100,7 +100,7 @@ def test_without_a_model(tmp_path: Path) -> None:
 def test_nobody_listens(tmp_path: Path) -> None:
     out = tmp_path / "d.jsonl"
     done = run("describe", "cat", "--llm", "http://127.0.0.1:9/v1", "--model", "m", "--yes", "--output", out)
-    assert done.exit_code == 2 and done.stderr.count("nobody answers at") == 1
+    assert done.exit_code == 2 and done.stderr.count("is not reachable") == 1
     assert not out.exists()
 
 
@@ -139,7 +139,7 @@ def test_names_of_one_id_are_not_dropped(tmp_path: Path) -> None:
         (("cat", "--model", "m"), "--llm"),
         (("cat", "--llm", "http://127.0.0.1:9"), "--model NAME"),
         (("cat", "--dry-run"), "--llm"),
-        ((": nothing",), "no tag"),
+        ((": nothing",), "is not a tag"),
         (("cat", "--rate", "nan"), "nan is no finite number"),
         (("cat", "--timeout", "inf"), "inf is no finite number"),
         (("cat", "--price", "0.1", "nan"), "nan is no finite number"),

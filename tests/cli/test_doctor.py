@@ -56,4 +56,4 @@ def test_a_changed_file_is_found_and_the_rest_still_said(model: Path) -> None:
 def test_a_device_that_is_not_there_is_a_failure(model: Path) -> None:
     done = run("doctor", "--model", model, "--device", "cuda")
     assert done.exit_code == 1
-    assert "CUDAExecutionProvider is not active" in lines(done.stdout)["device"]
+    assert "CUDAExecutionProvider is not available" in lines(done.stdout)["device"]

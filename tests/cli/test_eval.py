@@ -65,7 +65,7 @@ def test_an_output_that_cannot_be_is_told_before_the_work(folder: Path, tmp_path
     (tmp_path / "file").write_text("mine")
     done = run("eval", "nonesuch", "--data", folder / "rows.jsonl", "--output", tmp_path / "file" / "out")
     assert done.exit_code == 2
-    assert "is no folder" in done.stderr
+    assert "is not a folder" in done.stderr
 
 
 def test_a_report_replaces_no_input(folder: Path, tmp_path: Path) -> None:

@@ -501,7 +501,7 @@ def test_folders_of_models_and_reports_are_not_made_over_others(photos: Path) ->
     ):
         done = run(*command)
         assert done.exit_code == 2, done.output
-        assert any(word in done.stderr for word in ("there already", "not empty", "input")), done.stderr
+        assert any(word in done.stderr for word in ("exists", "not empty", "input")), done.stderr
         assert content(photos.parent) == before
 
 

@@ -134,7 +134,7 @@ def test_a_wrong_hash_installs_nothing(hub: Hub) -> None:
     hub.etags[path] = "0" * 64
     result = run("pull", "tag2text")
     assert result.exit_code == 2
-    assert "damaged on its way" in result.output
+    assert "damaged in transit" in result.output
     assert not (models.cache() / "tag2text").exists()
 
 

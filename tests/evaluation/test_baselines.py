@@ -90,12 +90,12 @@ def task(tmp_path: Path) -> TagTask:
 def check(baseline: Any, task: TagTask) -> None:
     """Cosines, the same for a photo alone, and the broken photo is said."""
     assert isinstance(baseline, ZeroShot)
-    answers = baseline.answer(task)
+    answers = baseline.predict(task)
     assert answers.scores.shape == (20, 2)
     assert np.abs(answers.scores).max() <= 1.001
     assert list(answers.failed) == [4]
     assert not answers.are_probabilities
-    alone = baseline.answer(task.part(photos=[7]))
+    alone = baseline.predict(task.part(photos=[7]))
     np.testing.assert_allclose(alone.scores[0], answers.scores[7], atol=1e-5)
     assert answers.scores[0, 0] != answers.scores[0, 1] and answers.scores[0, 0] != answers.scores[1, 0]
 
@@ -116,7 +116,7 @@ def test_an_ensemble_of_prompts(transformers_folder: Path, task: TagTask) -> Non
     texts = template_prompts("dog")
     vectors = unit(baseline.encoder.texts(texts)).mean(0)
     slow = unit(baseline.encoder.photos([load(task.photos[0]).pixels])) @ unit(vectors)
-    assert baseline.answer(task).scores[0, 0] == pytest.approx(float(slow[0]), abs=1e-5)
+    assert baseline.predict(task).scores[0, 0] == pytest.approx(float(slow[0]), abs=1e-5)
 
 
 def test_prompts() -> None:
@@ -126,7 +126,7 @@ def test_prompts() -> None:
 @pytest.mark.parametrize(
     ("spec", "told"),
     [
-        ("open_clip:ViT-B-32", "names no weights"),
+        ("open_clip:ViT-B-32", "specifies no weights"),
         ("open_clip:", "lacks a name"),
         ("open_clip:nonesuch@openai", "cannot load 'nonesuch@openai'"),
     ],

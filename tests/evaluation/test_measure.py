@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anytag.errors import AnytagError
-from anytag.evaluation.adapters import Answers
+from anytag.evaluation.adapters import Predictions
 from anytag.evaluation.evaluate import Report, evaluate_retrieval, evaluate_tags
 from anytag.evaluation.metrics import resamples
 from anytag.evaluation.report import report
@@ -33,9 +33,9 @@ class Fixed:
     ) -> None:
         self.name = name
         limits = None if thresholds is None else np.array(thresholds, dtype=float)
-        self.answers = Answers(np.array(scores, np.float32), {}, limits)
+        self.answers = Predictions(np.array(scores, np.float32), {}, limits)
 
-    def answer(self, task: TagTask, **_: object) -> Answers:
+    def predict(self, task: TagTask, **_: object) -> Predictions:
         return self.answers
 
 
@@ -164,7 +164,7 @@ def test_who_gives_nothing_has_no_precision() -> None:
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf])
 def test_scores_that_are_no_numbers_are_an_error(broken: float) -> None:
-    with pytest.raises(AnytagError, match=r"fixed gives scores .* for 1 photos, the first: 1.jpg"):
+    with pytest.raises(AnytagError, match=r"fixed returns non-finite scores for 1 photos, the first: 1.jpg"):
         evaluate_tags(task_of([[1], [0]]), [Fixed([[0.2], [broken]], [0.5])])
 
 
@@ -216,7 +216,7 @@ def test_five_equal_captions_tell_no_more_than_one() -> None:
 
 def test_similarities_that_are_no_numbers_are_an_error() -> None:
     task = TextTask("some", (Path("a"),), (("one",),))
-    with pytest.raises(AnytagError, match="x gives similarities"):
+    with pytest.raises(AnytagError, match="x returns non-finite similarities"):
         evaluate_retrieval(task, {"x": np.array([[np.nan]])})
     with pytest.raises(AnytagError, match="no photo to rank"):
         evaluate_retrieval(TextTask("some", (), ()), {"x": np.zeros((0, 0))})

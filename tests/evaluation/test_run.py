@@ -16,7 +16,7 @@ from PIL import Image
 from anytag.data.rows import Row, write_rows
 from anytag.errors import AnytagError
 from anytag.evaluation import metrics
-from anytag.evaluation.adapters import Answers, TaggerAdapter, adapter, shared
+from anytag.evaluation.adapters import Predictions, TaggerAdapter, adapter, shared
 from anytag.evaluation.evaluate import Cost, Report, evaluate_captions, evaluate_retrieval, evaluate_tags
 from anytag.evaluation.report import report
 from anytag.evaluation.report.svg import chart
@@ -138,8 +138,8 @@ def test_unknown_entries_play_no_part() -> None:
     class Fixed:
         name = "fixed"
 
-        def answer(self, task: TagTask, **_: object) -> Answers:
-            return Answers(np.array([[0.4], [0.9], [0.3], [0.2]], np.float32), {}, np.array([0.25]))
+        def predict(self, task: TagTask, **_: object) -> Predictions:
+            return Predictions(np.array([[0.4], [0.9], [0.3], [0.2]], np.float32), {}, np.array([0.25]))
 
     (one,) = evaluate_tags(task, [Fixed()], times=0).measured
     assert one.figures["mAP"].value == 100
@@ -156,9 +156,9 @@ def test_trained_tags_and_words_are_told_apart() -> None:
     class Fixed:
         name = "fixed"
 
-        def answer(self, task: TagTask, **_: object) -> Answers:
+        def predict(self, task: TagTask, **_: object) -> Predictions:
             scores = np.array([[0.9, 0.8], [0.1, 0.7]], np.float32)
-            return Answers(scores, {}, np.array([0.5, 0.5]), (True, False))
+            return Predictions(scores, {}, np.array([0.5, 0.5]), (True, False))
 
     figures = evaluate_tags(task, [Fixed()], times=0).measured[0].figures
     assert (figures["mAP of trained tags"].value, figures["mAP of tags by their words"].value) == (100, 50)
@@ -246,12 +246,12 @@ def test_a_chart_escapes_names() -> None:
     [
         ({"data": "nowhere.jsonl"}, "neither a file of rows nor a benchmark"),
         ({"data": "coco-80"}, "get the 5,000 images"),
-        ({"split": "dev"}, "no row for --split dev --source told; there are: --split test --source named"),
+        ({"split": "dev"}, "no row for --split dev --source told; available: --split test --source named"),
         ({"kind": "open-set"}, "choose a --source with tags"),
         ({"kind": "retrieval", "source": "named"}, "no row has captions"),
         ({"at_least": 99}, "no tag is present in 99 of the 6 photos"),
         ({"baselines": ("imagenet:",)}, "lacks a name"),
-        ({"kind": "caption", "baselines": ("open_clip:x",)}, "--baseline has no captions"),
+        ({"kind": "caption", "baselines": ("open_clip:x",)}, "--baseline cannot write captions"),
         ({"prompts": "ensemble"}, "is for zero-shot baselines"),
     ],
 )
@@ -347,7 +347,7 @@ def test_a_whole_benchmark_has_published_figures_beside_it(hico: Path, models: l
     assert all(one.trained_on for one in found.published)
     told = report.overview(found)
     assert "CLIP (published) was trained on: 400 million pairs" in told
-    assert "(0 of the 2 tags asked are in its trained vocabulary)." in told
+    assert "(0 of the 2 tags are in its trained vocabulary)." in told
 
 
 @pytest.mark.parametrize("broken", [False, True])

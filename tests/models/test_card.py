@@ -94,7 +94,7 @@ def test_whole_numbers_are_numbers(folder: Path) -> None:
         ("files", {"a": {"bytes": 1, "sha256": "0" * 63}}, "files.a.sha256: expected 64 hex"),
         ("files", {"a": {"bytes": -1, "sha256": "0" * 64}}, "files.a.bytes: expected a size"),
         ("pickle", "x", "pickle is not a field"),
-        ("format", 2, "format: this anytag reads 1, the card has 2; a newer one may need: pip install"),
+        ("format", 2, "format: this anytag reads 1, the card has 2; if it is newer, upgrade: pip install"),
         ("format", "1", "format: this anytag reads 1"),
         ("format", True, "format: this anytag reads 1"),
     ],

@@ -122,7 +122,7 @@ def test_cuda_that_does_not_start_is_an_error(folder: ModelFolder, monkeypatch: 
     monkeypatch.setattr("anytag.runtime.onnx.available_providers", lambda: ["CUDAExecutionProvider"])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     asked, free = OnnxRuntime(folder, device="cuda"), OnnxRuntime(folder, device="auto")
-    with pytest.raises(DeviceError, match="is not active"):
+    with pytest.raises(DeviceError, match="is not available"):
         asked.encode(some_pixels(folder, 1))
     assert free.device == "cpu"
 

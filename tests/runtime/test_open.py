@@ -17,7 +17,7 @@ from anytag.models.card import Card
 from anytag.models.folder import ModelFolder, write_card
 from anytag.queries.bank import Bank
 from anytag.runtime.base import Precision
-from anytag.runtime.onnx import ROUNDED, OnnxRuntime
+from anytag.runtime.onnx import QUANTIZED_TAGS, OnnxRuntime
 from anytag.runtime.open import open_runtime
 from anytag.torch.checkpoints.convert import Options, convert
 from anytag.torch.checkpoints.load import load_network, load_queries
@@ -122,8 +122,8 @@ def test_graphs_answer_as_the_network_does_and_fewer_bits_tell_what_they_cost(pl
         partial(to_int8, large=1 << 8, subtract_mean=True),
     ):
         copy = Path(shutil.copytree(folder, folder.with_name(f"smaller-{len(list(places.iterdir()))}")))
-        shutil.copyfile(copy / "tags.onnx", copy / ROUNDED)
-        shrink(copy / ROUNDED)
+        shutil.copyfile(copy / "tags.onnx", copy / QUANTIZED_TAGS)
+        shrink(copy / QUANTIZED_TAGS)
         write_card(copy, Card.read(copy))
         cost = measure_cost(copy)
         assert (0 < cost.largest < 0.5, cost.flips) == (True, 0)
@@ -174,5 +174,5 @@ def test_without_torch_python_gets_the_error_that_names_the_extra(places: Path) 
         check=True,
         timeout=60,
     )
-    assert done.stdout.startswith("torch running ram-float32, which has no ONNX graphs")
+    assert done.stdout.startswith("torch running ram-float32 in torch")
     assert "pip install 'anytag[torch]'" in done.stdout

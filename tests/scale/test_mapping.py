@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from anytag import Tagger
-from anytag.data.backoff import is_transient, patiently
+from anytag.data.backoff import is_transient, with_retries
 from anytag.errors import AnytagError
 from anytag.scale import Tag, Task
 from anytag.scale.mapping import Decode, TagLike
@@ -70,11 +70,11 @@ class Busy:
 def test_what_is_refused_for_the_moment_is_asked_again_later_each_time() -> None:
     pauses: list[float] = []
     busy = OSError("An error occurred (SlowDown): Please reduce your request rate.")
-    assert patiently(Busy(6, busy), sleep=pauses.append) == "done"
+    assert with_retries(Busy(6, busy), sleep=pauses.append) == "done"
     assert all(0 <= pause <= 0.5 * 2**number for number, pause in enumerate(pauses))
     assert len(set(pauses)) == 6
     with pytest.raises(OSError, match="SlowDown"):
-        patiently(Busy(99, busy), sleep=pauses.append)
+        with_retries(Busy(99, busy), sleep=pauses.append)
     quoting = AnytagError("s3://bucket/503.jpg: cannot be read")
     quoting.__cause__ = ValueError("no photo")
     assert not is_transient(quoting)
@@ -87,5 +87,5 @@ def test_what_is_refused_for_the_moment_is_asked_again_later_each_time() -> None
 def test_what_is_refused_for_ever_is_not_asked_again(error: Exception) -> None:
     asked = Busy(1, error)
     with pytest.raises(type(error)):
-        patiently(asked, sleep=lambda _: None)
+        with_retries(asked, sleep=lambda _: None)
     assert asked.left == 0

@@ -92,7 +92,7 @@ def test_a_cluster_that_does_not_answer_is_said_at_once(address: str) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         place = address.format(free.getsockname()[1])
-        with pytest.raises(AnytagError, match="no Ray cluster answers"):
+        with pytest.raises(AnytagError, match="no Ray cluster is reachable"):
             cluster.connect(place)
 
 
@@ -112,7 +112,7 @@ def test_another_model_other_options_and_changed_input_are_refused(
     task, output = Task(model=model), f"{tmp_path}/out"
     run([source], output, task)
     for other in (Task(), Task(model=model, options={"top_k": 3}), Task(model=model, embed=True)):
-        with pytest.raises(RefusedOutputError, match="holds rows of another work"):
+        with pytest.raises(RefusedOutputError, match="contains rows of another run"):
             run([source], output, other)
     write_parquet(f"{source}/a.parquet", {"jpg": [jpeg(1)] * 50})
     with pytest.raises(RefusedOutputError, match=r"a\.parquet#0 has changed since"):
@@ -121,7 +121,7 @@ def test_another_model_other_options_and_changed_input_are_refused(
         run([source], f"{source}/out", task)
     Path(tmp_path, "full").mkdir()
     Path(tmp_path, "full", "mine.txt").write_text("mine")
-    with pytest.raises(RefusedOutputError, match="is not empty and holds no rows"):
+    with pytest.raises(RefusedOutputError, match="is not empty and has no rows"):
         run([source], f"{tmp_path}/full", task)
     with (
         plan([source], f"{tmp_path}/new", task),
@@ -146,8 +146,8 @@ def test_an_output_is_not_claimed_for_what_cannot_be_done(
         done = command("tag", given, *where, "--output", f"{tmp_path}/out", "--model", model)
     assert done.exit_code == 2
     says = {
-        "gone": "no such file", "empty": "has nothing to do", "odd": "--column NAME",
-        "broken": "cannot be read as Parquet", "address": "no Ray cluster answers",
+        "gone": "no such file", "empty": "has nothing to process", "odd": "--column NAME",
+        "broken": "cannot be read as Parquet", "address": "no Ray cluster is reachable",
     }  # fmt: skip
     assert says[kind] in done.stderr
     assert not Path(tmp_path, "out").exists()
@@ -190,7 +190,7 @@ def test_the_command_says_what_it_did(source: str, model: str, tmp_path: Path) -
         (["photos", "--ray", "--output", "out", "--format", "csv"], "--format does not go with --ray"),
         (["photos", "--embed"], "--embed needs --ray"),
         (["photos", "--ray", "--output", "out", "--price-per-hour", "1"], "--price-per-hour needs --dry-run"),
-        (["photos", "--ray", "--output", "https://host/out"], "the web takes no files"),
+        (["photos", "--ray", "--output", "https://host/out"], "cannot write to an HTTP URL"),
         (
             ["photos", "--ray", "--output", "out", "--top-k", "3", "--tags", "a", "--also", "b"],
             "--tags asks exactly",

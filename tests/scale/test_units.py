@@ -148,7 +148,7 @@ def test_signatures_are_used_and_not_written(tmp_path: Path) -> None:
         ("GET https://h/a?access_token=xyz failed", "GET https://h/a? failed"),
         ("tar://a.jpg::https://u:p@h/s.tar?Signature=q&Expires=1", "tar://a.jpg::https://h/s.tar?"),
         ("s3://bucket/a@b.jpg", "s3://bucket/a@b.jpg"),
-        ("is a quote not closed?", "is a quote not closed?"),
+        ("is a quote unclosed?", "is a quote unclosed?"),
         ("https://host/?monkey=1&passkey_id=2", "https://host/?monkey=1&passkey_id=2"),
     ],
 )
@@ -166,5 +166,5 @@ def test_what_cannot_be_read_is_named_and_the_rest_planned(tmp_path: Path) -> No
     with pytest.raises(AnytagError, match="no such file"):
         units([str(tmp_path / "gone")])
     Path(tmp_path, "empty").mkdir()
-    with pytest.raises(AnytagError, match=r"nothing to do: expected \.parquet, \.tar"):
+    with pytest.raises(AnytagError, match=r"has nothing to process: expected \.parquet, \.tar"):
         units([str(tmp_path / "empty")])

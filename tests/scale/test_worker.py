@@ -129,7 +129,7 @@ def test_a_shard_that_breaks_off_is_completed_when_it_is_whole(model: str, tmp_p
     shard.write_bytes(whole[: len(whole) // 3])
     short = worker.do(unit)
     assert short.failed == 1
-    assert "not a tar file that can be read" in rows_in(worker.parts)[-1]["error"]["message"]
+    assert "not a readable tar file" in rows_in(worker.parts)[-1]["error"]["message"]
     shard.write_bytes(whole)
     seen = counting(worker)
     again = worker.again(unit, short)

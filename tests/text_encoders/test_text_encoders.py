@@ -144,7 +144,7 @@ def test_an_empty_text_is_an_error(tiny: StaticTextEncoder, text: str) -> None:
 
 
 def test_a_text_without_a_known_token_is_an_error(tiny: StaticTextEncoder) -> None:
-    with pytest.raises(VocabularyError, match=r"'猫'.*ask it in English"):
+    with pytest.raises(VocabularyError, match=r"'猫'.*write it in English"):
         tiny.encode(["red", "猫"])
 
 
@@ -217,7 +217,7 @@ def test_without_a_projection_there_are_no_queries(tiny: StaticTextEncoder) -> N
 def test_a_projection_that_does_not_fit_is_an_error(tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     save_file(projection(rng, hidden=4), write_tiny(tmp_path) / "projection.safetensors")
-    with pytest.raises(ModelError, match="do not fit"):
+    with pytest.raises(ModelError, match="are inconsistent"):
         StaticTextEncoder.from_folder(tmp_path).project(np.ones((1, 8), np.float32))
     save_file(projection(rng), tmp_path / "projection.safetensors")
     with pytest.raises(ModelError, match=r"expected \(n, 8\)"):

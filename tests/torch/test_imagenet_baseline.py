@@ -75,7 +75,7 @@ def test_the_best_method_answers_and_unreadable_photos_are_said(
     present = np.zeros((20, 2), dtype=bool)
     present[::2, 0] = present[1::3, 1] = True
     task = TagTask("some", tuple(photos), (CustomTag("dog"), CustomTag("boat")), present)
-    answers = rival.answer(task)
+    answers = rival.predict(task)
     assert answers.scores.shape == (20, 2)
     assert list(answers.failed) == [3] and "3.png" in answers.failed[3]
     assert not answers.are_probabilities

@@ -1,1 +1,1 @@
-"""Probabilities and thresholds, fitted to photos whose tags are known: of any model, without torch."""
+"""Calibration of probabilities and thresholds on labelled photos, for any model and without torch."""

@@ -1,7 +1,7 @@
-"""Logits and truth -> a line for each tag, which makes probabilities, and a threshold for each.
+"""Fit each tag's calibration line and threshold to logits and labels.
 
-Everything that calibrates does it here: `anytag calibrate`, `anytag finetune`, a run of `anytag train` and
-the release of `mini`.
+The only implementation of calibration, used by `anytag calibrate`, `anytag finetune`, `anytag train` and the
+release of `mini`.
 """
 
 from __future__ import annotations
@@ -15,47 +15,47 @@ import numpy.typing as npt
 from anytag._typing import AnyFloats, Bools, Doubles, Ints
 from anytag.errors import AnytagError
 from anytag.models.card import Platt
-from anytag.scoring import raise_broader, sigmoid
+from anytag.scoring import propagate_to_broader, sigmoid
 
 GRID = np.round(np.arange(0.05, 0.96, 0.01), 2)
 PRIOR = 4.0
-"""What the calibrated scores promise counts as much as so many photos of a tag."""
+"""Weight of the labels expected from the calibrated scores, in photos of a tag."""
 FOLDS = 4
 _RIDGE = 1e-6
-_FLATTEST = 0.01
-"""The least slope: where truth and logits have nothing to do with each other, no order is turned round."""
+_MIN_SLOPE = 0.01
+"""Keeps the slope positive: where labels and logits are unrelated, the order is never reversed."""
 NO_PAIRS: Ints = np.zeros((0, 2), np.int64)
 
 
-def probabilities(logits: AnyFloats, lines: Doubles, below: Ints = NO_PAIRS) -> Doubles:
-    """N×K logits and K×2 slopes and biases -> N×K; no broader tag scores less than what it includes.
+def probabilities(logits: AnyFloats, lines: Doubles, pairs: Ints = NO_PAIRS) -> Doubles:
+    """Probabilities N×K from logits N×K and lines K×2; broader tags score at least as high as narrower ones.
 
     Args:
-        below: E×2, pairs of a tag and a broader one.
+        pairs: E×2, pairs of a tag and a broader one.
     """
     scores = sigmoid(lines[:, 0] * logits + lines[:, 1]).astype(np.float64)
-    raise_broader(scores, below)
+    propagate_to_broader(scores, pairs)
     return scores
 
 
-def pairs_below(broader: list[tuple[int, ...]]) -> Ints:
-    """K tags' broader ones, by number -> E×2, pairs of a tag and a broader one."""
+def broader_pairs(broader: list[tuple[int, ...]]) -> Ints:
+    """Convert the indices of each tag's broader tags to pairs of a tag and a broader one, E×2."""
     pairs = [(number, other) for number, above in enumerate(broader) for other in above]
     return np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What thresholds are for: the best F1 of each tag, or a precision of all that is given.
+    """The objective for thresholds: the best F1 of each tag, or a given precision of all predicted tags.
 
-    The latter has one threshold for all tags: the lowest with which, of all tags given, so many are right.
+    The latter uses one threshold for all tags: the lowest that reaches the precision.
     """
 
     precision: float | None = None
 
     @classmethod
     def parse(cls, text: str) -> Goal:
-        """ "f1" or "precision=0.8".
+        """Parse "f1" or "precision=0.8".
 
         Raises:
             AnytagError: anything else.
@@ -64,18 +64,18 @@ class Goal:
         if text == "f1":
             return cls()
         try:
-            wanted = float(number)
+            precision = float(number)
         except ValueError:
-            wanted = 0.0
-        if name != "precision" or not 0 < wanted < 1:
+            precision = 0.0
+        if name != "precision" or not 0 < precision < 1:
             raise AnytagError(f"the goal {text!r} is unknown: give f1, or precision=0.8 (between 0 and 1)")
-        return cls(wanted)
+        return cls(precision)
 
     def __str__(self) -> str:
         return "best F1" if self.precision is None else f"precision of {self.precision:g}"
 
     def thresholds(self, scores: AnyFloats, truth: AnyFloats) -> Doubles:
-        """K in [0.01, 0.99], of calibrated probabilities N×K and truth N×K in [0, 1]."""
+        """Fit K thresholds in [0.01, 0.99] to calibrated probabilities N×K and labels N×K in [0, 1]."""
         if self.precision is None:
             return best_f1_thresholds(scores, truth)
         common = fit_common_threshold(scores, truth, precision=self.precision)
@@ -87,34 +87,35 @@ def fit_tags(
     truth: AnyFloats,
     goal: Goal,
     *,
-    below: Ints = NO_PAIRS,
+    pairs: Ints = NO_PAIRS,
     groups: npt.NDArray[Any] | None = None,
     known: Bools | None = None,
 ) -> tuple[Doubles, Doubles]:
-    """What calibrates a model's tags.
+    """Fit calibration lines and thresholds.
 
-    A precision is promised for other photos, so its threshold is fitted to scores by lines of other photos.
+    For a goal of precision, the threshold is fitted to cross-validated scores, so that it holds for new
+    photos.
 
     Args:
-        logits: N×K, of photos that the tags were not learned from.
+        logits: N×K, for photos that the tags were not trained on.
         truth: N×K, 0 or 1.
-        below: E×2, pairs of a tag and a broader one.
-        groups: K, tags whose logits are of one kind and so share a slope; by default all.
-        known: N×K, of which pairs the truth is known; the others count for nothing. By default of all.
+        pairs: E×2, pairs of a tag and a broader one.
+        groups: K, tags whose logits have the same scale and share a slope; by default all.
+        known: N×K, whether the label is known; unknown ones are ignored. By default all are known.
 
     Returns:
-        slope and bias of each tag's logit, K×2, and thresholds K of the probabilities that they give.
+        slope and bias of each tag's logit, K×2, and K thresholds of the resulting probabilities.
     """
     known = np.ones(logits.shape, np.bool_) if known is None else known
     lines = fit_lines(logits, truth, groups, known=known)
     if goal.precision is None:
-        return lines, goal.thresholds(probabilities(logits, lines, below) * known, truth * known)
+        return lines, goal.thresholds(probabilities(logits, lines, pairs) * known, truth * known)
     scores = np.zeros(logits.shape)
-    part = np.random.default_rng(1).permutation(len(scores)) % FOLDS
+    fold = np.random.default_rng(1).permutation(len(scores)) % FOLDS
     for number in range(FOLDS):
-        mine = part == number
-        others = fit_lines(logits[~mine], truth[~mine], groups, known=known[~mine])
-        scores[mine] = probabilities(logits[mine], others, below)
+        held_out = fold == number
+        others = fit_lines(logits[~held_out], truth[~held_out], groups, known=known[~held_out])
+        scores[held_out] = probabilities(logits[held_out], others, pairs)
     return lines, goal.thresholds(scores * known, truth * known)
 
 
@@ -125,14 +126,14 @@ def fit_lines(
     *,
     known: Bools | None = None,
 ) -> Doubles:
-    """Slope and bias of each tag's logit, K×2: one line for each group, and an offset of each tag's own.
+    """Fit slope and bias of each tag's logit, K×2: one line per group, and an offset per tag.
 
-    Truth is softened by as much as its number deserves (Platt, 1999, section 2.2), or a few photos that are
-    told apart without a mistake would make every score 0 or 1.
+    Labels are smoothed according to their number (Platt, 1999, section 2.2); otherwise a few perfectly
+    separated photos would make every score 0 or 1.
     """
     known = np.ones(logits.shape, np.bool_) if known is None else known
-    there, away = (truth * known).sum(), ((1 - truth) * known).sum()
-    truth = np.where(truth > 0.5, (there + 1) / (there + 2), 1 / (away + 2)).astype(np.float32)
+    positives, negatives = (truth * known).sum(), ((1 - truth) * known).sum()
+    truth = np.where(truth > 0.5, (positives + 1) / (positives + 2), 1 / (negatives + 2)).astype(np.float32)
     groups = np.zeros(logits.shape[1]) if groups is None else groups
     lines = np.zeros((len(groups), 2))
     for group in np.unique(groups):
@@ -147,12 +148,12 @@ def fit_lines(
 def fit_line(
     logits: AnyFloats, truth: AnyFloats, *, weight: AnyFloats | None = None, steps: int = 30
 ) -> Platt:
-    """Platt scaling by Newton's method; a step that does not help is halved until it does.
+    """Fit Platt scaling by Newton's method; a step that increases the loss is halved until it does not.
 
     Args:
         logits: any shape.
-        truth: the same shape, in [0, 1]; soft where only a teacher's probability is known.
-        weight: the same shape, how much an entry counts; 1 when not given.
+        truth: the same shape, in [0, 1]; soft labels if only a teacher's probability is known.
+        weight: the same shape, weight of each entry; 1 by default.
     """
     x, y = logits.ravel().astype(np.float64), truth.ravel().astype(np.float64)
     counts = np.ones_like(x) if weight is None else weight.ravel().astype(np.float64)
@@ -169,14 +170,14 @@ def fit_line(
         off = counts * (p - y)
         gradient = np.array([(off * x).sum(), off.sum()])
         hessian = np.array([[(w * x * x).sum(), (w * x).sum()], [(w * x).sum(), w.sum()]])
-        hessian += np.diag([_RIDGE, _RIDGE])  # of equal logits, or of one, any line is as good
+        hessian += np.diag([_RIDGE, _RIDGE])  # for equal logits, or a single one, the line is not unique
         change = np.linalg.solve(hessian, gradient)
         while loss(a - change[0], b - change[1]) > loss(a, b) and np.abs(change).max() > 1e-9:
             change /= 2
         a, b = a - change[0], b - change[1]
         if np.abs(change).max() < 1e-9:
             break
-    return Platt(max(float(a), _FLATTEST), float(b))
+    return Platt(max(float(a), _MIN_SLOPE), float(b))
 
 
 def fit_offsets(
@@ -187,13 +188,13 @@ def fit_offsets(
     spread: float = 1.0,
     steps: int = 20,
 ) -> Doubles:
-    """What to add to the log-odds of each tag, by Newton's method, with a normal prior around 0.
+    """Fit an offset for the log-odds of each tag, by Newton's method, with a normal prior around 0.
 
     Args:
         log_odds: N×K.
         truth: N×K in [0, 1].
-        weight: N×K, how much an entry counts; 1 when not given.
-        spread: standard deviation of the prior; a tag with few photos stays near its group.
+        weight: N×K, weight of each entry; 1 by default.
+        spread: standard deviation of the prior; a tag with few photos stays close to its group.
 
     Returns:
         K offsets.
@@ -208,10 +209,11 @@ def fit_offsets(
 
 
 def best_f1_thresholds(scores: AnyFloats, truth: AnyFloats, *, prior: float = PRIOR) -> Doubles:
-    """For every tag the threshold with the best estimated F1.
+    """Find the threshold with the best estimated F1 for every tag.
 
-    Right tags are estimated as a mix of those counted and those that the calibrated scores promise, the
-    latter worth `prior` present photos: a threshold is not hung on a single photo. Of equal ones the middle.
+    Correct tags are estimated as a mixture of counts and of those expected from the calibrated scores, the
+    latter with the weight of `prior` positive photos, so that no threshold depends on a single photo. Of
+    equally good thresholds the middle one is used.
 
     Args:
         scores: N×K calibrated probabilities.
@@ -235,18 +237,18 @@ def best_f1_thresholds(scores: AnyFloats, truth: AnyFloats, *, prior: float = PR
 
 
 def fit_common_threshold(scores: AnyFloats, truth: AnyFloats, *, precision: float) -> float:
-    """The threshold for all tags that gives the most of what is there with a precision of all that is given.
+    """Find the common threshold of all tags with the highest recall at a given precision of all predictions.
 
-    Of calibrated probabilities no set of thresholds, one for each tag, finds more at the same precision
-    (Neyman and Pearson): what is given last is as likely right in every tag. It hangs on the photos of all
-    tags, where a tag alone has a few.
+    For calibrated probabilities no set of thresholds per tag has a higher recall at the same precision
+    (Neyman and Pearson), because at a common threshold the marginal prediction is equally likely correct for
+    every tag. It depends on the photos of all tags, while a single tag has few.
 
     Args:
-        scores: N×K calibrated probabilities, of photos that they were not fitted on.
+        scores: N×K calibrated probabilities, for photos that they were not fitted to.
         truth: N×K in [0, 1].
 
     Returns:
-        in [0.01, 0.99]; the one with the highest precision where none suffices.
+        in [0.01, 0.99]; the threshold with the highest precision if none reaches the goal.
     """
     order = np.argsort(-scores, axis=None)
     p, hits = scores.ravel()[order], truth.ravel()[order].cumsum()

@@ -1,8 +1,7 @@
-"""A model's probabilities and thresholds, fitted on rows: what `anytag calibrate` does.
+"""Calibrate a model on labelled rows, for `anytag calibrate`.
 
-Only the lines of `queries.safetensors`, the thresholds of `vocabulary.jsonl` and the card change, and of the
-tags only those that the rows name and leave out often enough. What it brings is measured by halves: lines and
-thresholds fitted on one half of the photos, judged on the other.
+Only the lines in `queries.safetensors`, the thresholds in `vocabulary.jsonl` and the card change, and only
+for tags with enough positive and negative photos. The effect is measured by two-fold cross-validation.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anytag._typing import Bools, Doubles, Ints
-from anytag.calibration.fit import Goal, fit_tags, pairs_below, probabilities
+from anytag.calibration.fit import Goal, broader_pairs, fit_tags, probabilities
 from anytag.data.formats import read
 from anytag.data.labels import Labeler
 from anytag.data.rows import Row, by_photo
@@ -30,25 +29,25 @@ from anytag.queries.bank import Bank, identity_lines
 from anytag.tagger import Tagger
 from anytag.vocabulary import Vocabulary
 
-FEWEST = 3
-"""Photos with a tag, and without it, that it takes to fit it."""
+MIN_PHOTOS = 3
+"""Minimum number of positive photos of a tag, and of negative ones, to fit it."""
 _QUERIES, _VOCABULARY = "queries.safetensors", "vocabulary.jsonl"
-_SHOWN = 8
+_MAX_SHOWN = 8
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
-    """What the model says and what is true: N photos, and the K tags that are fitted or that raise those.
+class CalibrationData:
+    """Scores and labels of N photos, for K tags that are fitted or that raise the scores of fitted tags.
 
     Attributes:
-        columns: int64 K, their places in the vocabulary.
+        columns: int64 K, indices in the vocabulary.
         fitted: K; the others only raise broader tags.
-        log_odds: N×K, before.
+        log_odds: N×K, before calibration.
         truth: N×K, 0 or 1.
-        thresholds: K, before.
-        below: pairs (a tag, a broader one) among them, int64 E×2.
-        strict: a tag must score more than its threshold.
-        known: N×K, of which pairs the truth is known; None is of all.
+        thresholds: K, before calibration.
+        pairs: int64 E×2, pairs of a tag and a broader one among them.
+        strict: scores must exceed the threshold.
+        known: N×K, whether the label is known; None is all.
     """
 
     columns: Ints
@@ -56,145 +55,145 @@ class Answers:
     log_odds: Doubles
     truth: Doubles
     thresholds: Doubles
-    below: Ints
+    pairs: Ints
     strict: bool = False
     known: Bools | None = None
 
     @property
     def mask(self) -> Bools:
-        """N×K, of which pairs the truth is known."""
+        """N×K, whether the label is known."""
         return np.ones(self.truth.shape, np.bool_) if self.known is None else self.known
 
-    def take(self, photos: npt.NDArray[Any]) -> Answers:
-        """Of some of the photos."""
+    def take(self, photos: npt.NDArray[Any]) -> CalibrationData:
+        """Select some of the photos."""
         return replace(
             self, log_odds=self.log_odds[photos], truth=self.truth[photos], known=self.mask[photos]
         )
 
     def fit(self, goal: Goal) -> tuple[Doubles, Doubles]:
-        """Lines K×2 of the log-odds and thresholds K; of tags that are not fitted as they are."""
+        """Fit lines K×2 of the log-odds and thresholds K; unchanged for tags that are not fitted."""
         lines = identity_lines(len(self.columns)).astype(np.float64)
         thresholds = self.thresholds.copy()
         places = np.cumsum(self.fitted) - 1
-        below = places[self.below[self.fitted[self.below].all(1)]]
+        pairs = places[self.pairs[self.fitted[self.pairs].all(1)]]
         log_odds, truth = self.log_odds[:, self.fitted], self.truth[:, self.fitted]
         known = self.mask[:, self.fitted]
-        fitted = fit_tags(log_odds, truth, goal, below=below, known=known)
+        fitted = fit_tags(log_odds, truth, goal, pairs=pairs, known=known)
         lines[self.fitted], thresholds[self.fitted] = fitted
         return lines, thresholds
 
-    def judge(self, lines: Doubles, thresholds: Doubles) -> tuple[Doubles, Bools]:
-        """Scores of the fitted tags and whether they are given; thresholds K or N×K."""
-        scores = probabilities(self.log_odds, lines, self.below)
-        given = scores > thresholds if self.strict else scores >= thresholds
-        return scores[:, self.fitted], given[:, self.fitted]
+    def predict(self, lines: Doubles, thresholds: Doubles) -> tuple[Doubles, Bools]:
+        """Scores of the fitted tags and whether they reach the thresholds, which are K or N×K."""
+        scores = probabilities(self.log_odds, lines, self.pairs)
+        predicted = scores > thresholds if self.strict else scores >= thresholds
+        return scores[:, self.fitted], predicted[:, self.fitted]
 
 
 def calibrate(
     model: str | Path, data: Path, output: Path, *, goal: Goal, report: Reporter | None = None
 ) -> Mapping[str, Any]:
-    """Writes a copy of a model folder with other probabilities and thresholds; returns what was measured.
+    """Write a calibrated copy of a model folder, and return the metrics.
 
     Args:
-        model: name or folder, of any family; it stays as it is.
-        data: rows in any format of `anytag.data`; those of one photo are one, and what a photo does not name
-            is absent. Rows of a library (source "library") tell what a person decided: what they do not name
-            is unknown.
+        model: name or folder, of any family; it is not changed.
+        data: rows in any format of `anytag.data`; rows of the same photo are merged, and tags that a photo
+            does not name count as absent. For rows of a library (source "library"), which contain a person's
+            decisions, tags that they do not name are unknown.
 
     Raises:
         AnytagError: the output exists, no photo can be read, or the rows name too few tags.
     """
     if output.exists():
-        raise AnytagError(f"{output} exists: name a folder that is not there yet")
+        raise AnytagError(f"{output} exists: give a folder that does not exist yet")
     base = ModelFolder.open(resolve(model))
-    answers = ask(Tagger.load(base.path), data, report=report or Reporter())
-    lines, thresholds = answers.fit(goal)
+    samples = score_photos(Tagger.load(base.path), data, report=report or Reporter())
+    lines, thresholds = samples.fit(goal)
     unchanged = identity_lines(len(lines)).astype(np.float64)
     figures = {
-        "photos": len(answers.truth),
-        "tags": int(answers.fitted.sum()),
+        "photos": len(samples.truth),
+        "tags": int(samples.fitted.sum()),
         "goal": str(goal),
-        "before": measure(answers, *answers.judge(unchanged, answers.thresholds)),
-        "after, by halves": measure(answers, *_by_halves(answers, goal)),
+        "before": measure(samples, *samples.predict(unchanged, samples.thresholds)),
+        "after, by halves": measure(samples, *_cross_validated(samples, goal)),
     }
     with edited_copy(base, output, without=(_QUERIES, _VOCABULARY)) as draft:
-        tags = answers.columns[answers.fitted]
-        _write(base, draft, tags, lines[answers.fitted], thresholds[answers.fitted])
+        tags = samples.columns[samples.fitted]
+        _write(base, draft, tags, lines[samples.fitted], thresholds[samples.fitted])
         write_card(draft, _card(base.card, data, figures))
     return figures
 
 
-def ask(tagger: Tagger, data: Path, *, report: Reporter) -> Answers:
-    """Asks a model about the photos of the rows.
+def score_photos(tagger: Tagger, data: Path, *, report: Reporter) -> CalibrationData:
+    """Score the photos of the rows with a model.
 
     Raises:
-        AnytagError: no photo can be read, or no tag is named and left out often enough.
+        AnytagError: no photo can be read, or no tag has enough positive and negative photos.
     """
     rows = by_photo(read(str(data), source="own", split=""))
     if not rows:
-        raise AnytagError(f"{data} holds no rows; expected lines such as: photos/1.jpg,dog;beach")
+        raise AnytagError(f"{data} contains no rows; expected lines such as: photos/1.jpg,dog;beach")
     vocabulary = tagger.vocabulary
     truth = _truth(rows, vocabulary, report)
     known = _known(rows, vocabulary, truth)
-    relevant = _with_narrower(vocabulary, np.flatnonzero(_often(truth, known, data)))
+    relevant = _with_narrower(vocabulary, np.flatnonzero(_has_enough(truth, known, data)))
     readable, log_odds = [], []
-    for number, (seen, odds) in enumerate(tagger.log_odds_many([data.parent / row.image for row in rows])):
-        if seen.error is not None:
-            report.say(f"Left out: {seen.error.message}")
+    for number, (encoded, odds) in enumerate(tagger.log_odds_many([data.parent / row.image for row in rows])):
+        if encoded.error is not None:
+            report.say(f"Skipped: {encoded.error.message}")
         else:
             readable.append(number)
             log_odds.append(odds[relevant])
-        report.progress(Progress("ask the model", number + 1, len(rows), unit="photos"))
+        report.progress(Progress("score photos", number + 1, len(rows), unit="photos"))
     if not readable:
         raise AnytagError(f"no photo of {data} can be read; paths are relative to its folder")
     truth, known = truth[readable], known[readable]
-    return Answers(
+    return CalibrationData(
         columns=relevant,
-        fitted=_often(truth, known, data)[relevant],
+        fitted=_has_enough(truth, known, data)[relevant],
         log_odds=np.stack(log_odds),
         truth=truth[:, relevant],
         known=known[:, relevant],
         thresholds=np.array([vocabulary[int(place)].threshold for place in relevant]),
-        below=_pairs(vocabulary, relevant),
+        pairs=_pairs(vocabulary, relevant),
         strict=tagger.card.strict,
     )
 
 
-def _often(truth: Doubles, known: Bools, data: Path) -> Bools:
-    """Which tags are on photos enough and missing on enough others: K.
+def _has_enough(truth: Doubles, known: Bools, data: Path) -> Bools:
+    """Which tags have enough positive and negative photos: K.
 
     Raises:
-        AnytagError: none is.
+        AnytagError: none has.
     """
-    there, away = (truth * known).sum(0), ((1 - truth) * known).sum(0)
-    often: Bools = (there >= FEWEST) & (away >= FEWEST)
-    if not often.any():
+    positives, negatives = (truth * known).sum(0), ((1 - truth) * known).sum(0)
+    enough: Bools = (positives >= MIN_PHOTOS) & (negatives >= MIN_PHOTOS)
+    if not enough.any():
         raise AnytagError(
-            f"{data}: no tag of the model is on {FEWEST} photos and missing on {FEWEST} others; "
+            f"{data}: no tag of the model is on {MIN_PHOTOS} photos and absent from {MIN_PHOTOS} others; "
             "give more rows, with the names that anytag tag prints"
         )
-    return often
+    return enough
 
 
 def _truth(rows: Sequence[Row], vocabulary: Vocabulary, report: Reporter) -> Doubles:
-    """N×K: what is named, by labels or captions, and all that is broader."""
+    """Labels N×K: tags named by labels or captions, and all broader ones."""
     labeler = Labeler(vocabulary)
     truth = np.zeros((len(rows), len(vocabulary)))
     unknown: dict[str, None] = {}
-    for row, there in zip(rows, truth, strict=True):
+    for row, labels in zip(rows, truth, strict=True):
         tags = {name: vocabulary.find(name) for name in row.tags}
         unknown |= {name: None for name, tag in tags.items() if tag is None}
         positives = {vocabulary.index(tag.id) for tag in tags.values() if tag is not None}
         positives |= labeler.captions(row.captions)
-        there[sorted(positives.union(*(vocabulary.broader[number] for number in positives)))] = 1
+        labels[sorted(positives.union(*(vocabulary.broader[number] for number in positives)))] = 1
     if unknown:
-        shown = ", ".join(list(unknown)[:_SHOWN]) + (" ..." if len(unknown) > _SHOWN else "")
-        report.say(f"Names that are no tags of the model, so they are not fitted: {shown}.")
+        shown = ", ".join(list(unknown)[:_MAX_SHOWN]) + (" ..." if len(unknown) > _MAX_SHOWN else "")
+        report.say(f"These names are not tags of the model and are not fitted: {shown}.")
     return truth
 
 
 def _known(rows: Sequence[Row], vocabulary: Vocabulary, truth: Doubles) -> Bools:
-    """N×K: of rows of a library what they name, as there or as absent with all that is narrower; else all."""
+    """N×K: for rows of a library the tags that they name, and those narrower than absent ones; else all."""
     known = np.ones(truth.shape, np.bool_)
     for number, row in enumerate(rows):
         if row.source == "library":
@@ -207,39 +206,39 @@ def _known(rows: Sequence[Row], vocabulary: Vocabulary, truth: Doubles) -> Bools
 
 
 def _with_narrower(vocabulary: Vocabulary, columns: Ints) -> Ints:
-    """Some tags, and all that a broader one among them takes its score from, in the vocabulary's order."""
-    wanted = set(columns.tolist())
-    narrower = {number for number, above in enumerate(vocabulary.broader) if wanted.intersection(above)}
-    return np.array(sorted(wanted | narrower), dtype=np.int64)
+    """Tags and all narrower ones that their scores depend on, in the vocabulary's order."""
+    selected = set(columns.tolist())
+    narrower = {number for number, above in enumerate(vocabulary.broader) if selected.intersection(above)}
+    return np.array(sorted(selected | narrower), dtype=np.int64)
 
 
 def _pairs(vocabulary: Vocabulary, columns: Ints) -> Ints:
     place = {int(column): number for number, column in enumerate(columns)}
-    return pairs_below([tuple(place[b] for b in vocabulary.broader[c] if b in place) for c in place])
+    return broader_pairs([tuple(place[b] for b in vocabulary.broader[c] if b in place) for c in place])
 
 
-def _by_halves(answers: Answers, goal: Goal) -> tuple[Doubles, Bools]:
-    """Each half of the photos, judged by what the other half taught."""
-    half = np.random.default_rng(0).permutation(len(answers.truth)) % 2 == 0
-    shape = (len(half), int(answers.fitted.sum()))
-    scores, given = np.zeros(shape), np.zeros(shape, np.bool_)
-    for half_photos in (half, ~half):
-        lines, thresholds = answers.take(~half_photos).fit(goal)
-        scores[half_photos], given[half_photos] = answers.take(half_photos).judge(lines, thresholds)
-    return scores, given
+def _cross_validated(samples: CalibrationData, goal: Goal) -> tuple[Doubles, Bools]:
+    """Predictions for each half of the photos, with lines and thresholds fitted to the other half."""
+    half = np.random.default_rng(0).permutation(len(samples.truth)) % 2 == 0
+    shape = (len(half), int(samples.fitted.sum()))
+    scores, predicted = np.zeros(shape), np.zeros(shape, np.bool_)
+    for held_out in (half, ~half):
+        lines, thresholds = samples.take(~held_out).fit(goal)
+        scores[held_out], predicted[held_out] = samples.take(held_out).predict(lines, thresholds)
+    return scores, predicted
 
 
-def measure(answers: Answers, scores: Doubles, given: Bools) -> dict[str, float]:
-    """Calibration error, of all pairs and of given tags; precision, recall and F1 of all given tags."""
-    known = answers.mask[:, answers.fitted]
-    present, given = (answers.truth[:, answers.fitted] > 0.5) & known, given & known
-    right = float((present & given).sum())
-    precision, recall = right / max(1, given.sum()), right / max(1, present.sum())
-    reliable = Reliability.of(scores, present, given).total()
+def measure(samples: CalibrationData, scores: Doubles, predicted: Bools) -> dict[str, float]:
+    """Calibration error, of all pairs and of predicted tags; micro precision, recall and F1."""
+    known = samples.mask[:, samples.fitted]
+    present, predicted = (samples.truth[:, samples.fitted] > 0.5) & known, predicted & known
+    right = float((present & predicted).sum())
+    precision, recall = right / max(1, predicted.sum()), right / max(1, present.sum())
+    reliable = Reliability.of(scores, present, predicted).total()
     figures = {
         "calibration error": float(Reliability.of(scores, present, known).total().error()),
         # of all pairs above, nearly all of which score near 0
-        **({"calibration error of given tags": float(reliable.error())} if given.any() else {}),
+        **({"calibration error of given tags": float(reliable.error())} if predicted.any() else {}),
         "precision": precision,
         "recall": recall,
         "F1": 2 * precision * recall / max(1e-9, precision + recall),

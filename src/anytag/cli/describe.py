@@ -157,7 +157,7 @@ def _with_model(tags: list[Named], base_url: str, output: Path, dry_run: bool, a
             key_variable=asking.key_env,
         )
         _ask(tags, endpoint, journal, asking)
-    rows = list(describe.answered(tags, journal, answers=asking.answers))
+    rows = list(describe.described_by_model(tags, journal, answers=asking.answers))
     describe.write_descriptions(output, rows)
     click.echo(f"{len(rows)} rows -> {output}")
     if missing := sum(row.missing for row in rows):
@@ -167,10 +167,10 @@ def _with_model(tags: list[Named], base_url: str, output: Path, dry_run: bool, a
 
 def _ask(tags: list[Named], endpoint: Endpoint, journal: Journal, asking: _Asking) -> None:
     """Asks with a progress bar on a terminal; the first few failures are told."""
-    from anytag.data.engine.describe import ask
+    from anytag.data.engine.describe import request_answers
 
     with Bar(passes=True) as bar:
-        failures = ask(
+        failures = request_answers(
             tags,
             endpoint,
             journal,

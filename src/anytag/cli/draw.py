@@ -93,11 +93,11 @@ class Drawings:
 
     def _draw(self, tags: TagResult, photo: str) -> None:
         from anytag.images import load
-        from anytag.localization import PANEL, draw
+        from anytag.localization import PANEL_SIDE, draw
 
         file = self.file(photo)
         self._check(photo, file)
-        found = load(photo, min_side=PANEL, max_pixels=self._max_pixels)
+        found = load(photo, min_side=PANEL_SIDE, max_pixels=self._max_pixels)
         sheet = draw(found.picture, tags.shown, size=(found.width, found.height))
         try:
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -118,7 +118,9 @@ def _check_gallery(folder: Path) -> None:
     refuse_photo_name(folder)
     check_folder(folder, is_earlier=may_be_gallery)
     if not folder.parent.is_dir():  # that would be a slip of the pen
-        raise RefusedOutputError(f"{folder} cannot be made: {folder.parent} is no folder; make it first")
+        raise RefusedOutputError(
+            f"{folder} cannot be created: {folder.parent} is not a folder; create it first"
+        )
 
 
 def _add(

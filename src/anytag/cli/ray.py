@@ -155,7 +155,7 @@ def _run(
         found = scale.estimate(photos, task, how)
         _say(found, running.workers or cluster.cores_at(ray or None), price_per_hour)
         return
-    cluster.knock(ray)
+    cluster.check_reachable(ray)
     with scale.plan(photos, output, task, how) as run:
         if run.total:
             cluster.connect(ray or None)

@@ -105,7 +105,7 @@ def candidates(
     if report is not None:
         with whole(report) as file:
             vocabulary_page.write_page(Path(file), rows)
-    text = ", ".join(f"{count} {action}" for action, count in review.counted(rows))
+    text = ", ".join(f"{count} {action}" for action, count in review.count_actions(rows))
     click.echo(
         f"{tally.captions} captions, {len(rows)} names: {text}. Edit {output}, then: anytag vocabulary build",
         err=True,

@@ -1,4 +1,4 @@
-"""What a chat model says, as the description of a tag; or nothing, where it is none."""
+"""Extract a tag's description from the answer of a chat model, or reject the answer."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _MARKUP = re.compile(
     r"|:\s([-*+\u2022]|\d+[.)])\s"  # a list after its introduction
     r"|```|</?[a-z]\w*[^<>]*>"
 )
-"""What is not plain text; white space has become single spaces before."""
+"""Markup, in text whose whitespace has been normalised."""
 
-_SAID = (
+_CHAT_PATTERNS = (
     r"^(sure|certainly|of course|absolutely|okay|ok|alright|good question|hello|hi|yes|no)\b\s*[,!.:]",
     r"^(here is|here are|here's|here you|below (is|are)|the following|let me|let's|thank)\b",
     r"^(sorry|apolog|my apologies|unfortunately|regrettably|error\b|(n/a|none|unknown|null)\.?$)",
@@ -24,15 +24,15 @@ _SAID = (
     r"\b(as|being) an? (ai|a\.i\.|artificial intelligence|text-based|virtual assist)",
     r"\b(language model|ai assistant|my training|my knowledge|would you like|do you want)\b",
 )
-_CHAT = re.compile("|".join(_SAID), re.IGNORECASE)
-"""What is said to somebody who asks, rather than of a thing: consent, apologies, refusals, first persons."""
+_CHAT = re.compile("|".join(_CHAT_PATTERNS), re.IGNORECASE)
+"""Conversational phrases: agreement, apologies, refusals, first person."""
 
 
 def description(answer: str, question: str) -> str:
-    """An answer as a description: plain text of one line, without emphasis and quotes around it.
+    """Clean an answer to a one-line description in plain text, without surrounding emphasis and quotes.
 
     Returns:
-        "" where it is no description: a refusal, an introduction, a list, the question again, no words.
+        "" if it is not a description: a refusal, an introduction, a list, the question repeated, no words.
     """
     plain = "".join(" " if unicodedata.category(one) in ("Cc", "Zl", "Zp") else one for one in answer)
     text = " ".join(plain.translate(_QUOTES).split())

@@ -1,4 +1,4 @@
-"""What is wrong with the photos of rows, and a split that no copy of a photo crosses."""
+"""Check the photos of rows, and split rows so that duplicates stay in one part."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from anytag.images import load
 from anytag.images.likeness import HASH_BYTES, difference_hash
 
 Problem = Literal["missing", "unreadable", "duplicate"]
-KEPT_FIRST = ("test", "val", "dev")
-"""Of copies in several splits, the one in the first of these stays: training must not see what is tested."""
-_SIDE = 64  # pixels that a thumbnail is made of
+KEEP_ORDER = ("test", "val", "dev")
+"""Of duplicates in several splits the one in the first of these is kept, so no test photo is trained on."""
+_SIDE = 64  # pixels from which the hash is computed
 _BLOCK = 256
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong with one photo.
+    """A problem of one photo.
 
     Attributes:
-        image: as its row names it.
-        problem: what.
-        says: more of it; of a duplicate, the photo that it is a copy of.
+        image: as in its row.
+        problem: its kind.
+        says: details; for a duplicate, the photo that it duplicates.
     """
 
     image: str
@@ -44,13 +44,13 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Look:
-    """A photo that was read, or why it was not.
+class CheckedPhoto:
+    """The result of reading a photo.
 
     Attributes:
-        row: where it is named.
-        hash: see `images.likeness.difference_hash`; zeros when it was not read.
-        finding: None when all is well.
+        row: its row.
+        hash: see `images.likeness.difference_hash`; zeros if it could not be read.
+        finding: None if there is no problem.
     """
 
     row: Row
@@ -58,34 +58,34 @@ class Look:
     finding: Finding | None = None
 
 
-def look(row: Row, root: str) -> Look:
-    """Reads one photo; never fails."""
+def check_photo(row: Row, root: str) -> CheckedPhoto:
+    """Read one photo; never raises."""
     try:
         picture = load(photo_source(root, row.image), min_side=_SIDE).picture
-        return Look(row, difference_hash(picture))
+        return CheckedPhoto(row, difference_hash(picture))
     except AnytagError as error:
         path = join(root, row.image)
         missing = not is_url(path) and not exists(path)
         problem: Problem = "missing" if missing else "unreadable"
-        return Look(row, np.zeros(HASH_BYTES, np.uint8), Finding(row.image, problem, str(error)))
+        return CheckedPhoto(row, np.zeros(HASH_BYTES, np.uint8), Finding(row.image, problem, str(error)))
 
 
-def look_at_all(rows: Iterable[Row], root: str, *, workers: int = 2) -> Iterator[Look]:
-    """`look`, in threads and in order; holds a few hundred rows at a time."""
+def check_photos(rows: Iterable[Row], root: str, *, workers: int = 2) -> Iterator[CheckedPhoto]:
+    """Apply `check_photo` in threads, in order; keeps a few hundred rows in memory."""
     iterator = iter(rows)
     with ThreadPoolExecutor(workers, thread_name_prefix="anytag-data") as pool:
         while block := list(islice(iterator, _BLOCK)):
-            yield from pool.map(lambda row: look(row, root), block)
+            yield from pool.map(lambda row: check_photo(row, root), block)
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a check found.
+    """The results of a check.
 
     Attributes:
-        rows: how many were looked at.
-        findings: one a photo that is missing, unreadable or a copy of one that stays, in the rows' order.
-        good: for each row whether nothing was found.
+        rows: number of rows.
+        findings: photos that are missing, unreadable or duplicates of a photo that is kept, in order.
+        good: for each row, whether there is no finding.
     """
 
     rows: int
@@ -93,11 +93,11 @@ class Report:
     good: tuple[bool, ...]
 
     def count(self, problem: Problem) -> int:
-        """How many photos have this problem."""
+        """Number of photos with this problem."""
         return sum(finding.problem == problem for finding in self.findings)
 
     def write(self, path: str) -> None:
-        """Writes the findings as JSON lines: see `check_report`."""
+        """Write the findings as JSON lines; see `check_report`."""
         with open_write(path) as file:
             for finding in self.findings:
                 text = json.dumps(asdict(finding), ensure_ascii=False)
@@ -105,32 +105,32 @@ class Report:
 
 
 def check_report(path: str, inputs: Iterable[str]) -> None:
-    """Whether a report may be written there: to be asked before long work.
+    """Check, before long work, that a report may be written to `path`.
 
     Raises:
-        OutputError: `path` is an input, a photo, or something else than a report.
+        OutputError: `path` is an input, a photo, or an existing file that is not a report.
     """
     refuse_output(path, inputs, is_lines_of("problem"), "a report of anytag data check")
 
 
 def check(rows: Iterable[Row], root: str, *, bits: int = NEAR_BITS, workers: int = 2) -> Report:
-    """Looks at every photo.
+    """Check all photos.
 
     Args:
-        rows: read once, as a stream; names and hashes are kept.
-        root: the folder that photos are relative to.
-        bits: hashes that differ in so many bits are copies; -1 looks for none.
-        workers: threads.
+        rows: iterated once; names and hashes are kept in memory.
+        root: folder that the photos' paths are relative to.
+        bits: maximum number of differing hash bits of duplicates; -1 disables duplicate detection.
+        workers: number of threads.
     """
     per_photo: list[Finding | None] = []
     names: list[str] = []
     splits: list[str] = []
     hashes: list[Bytes] = []
-    for look in look_at_all(rows, root, workers=workers):
-        names.append(look.row.image)
-        splits.append(look.row.split)
-        hashes.append(look.hash)
-        per_photo.append(look.finding)
+    for photo in check_photos(rows, root, workers=workers):
+        names.append(photo.row.image)
+        splits.append(photo.row.split)
+        hashes.append(photo.hash)
+        per_photo.append(photo.finding)
     readable = np.array([number for number, finding in enumerate(per_photo) if finding is None], np.int64)
     if bits >= 0 and len(readable):
         first = groups(np.stack(hashes)[readable], bits=bits)
@@ -141,7 +141,7 @@ def check(rows: Iterable[Row], root: str, *, bits: int = NEAR_BITS, workers: int
 
 
 def _copies(readable: Ints, first: Ints, splits: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Each copy with the photo that stays for it."""
+    """Yield each duplicate with the photo that is kept."""
     members: dict[int, list[int]] = {}
     for number, leader in zip(readable.tolist(), first.tolist(), strict=True):
         members.setdefault(leader, []).append(number)
@@ -151,23 +151,23 @@ def _copies(readable: Ints, first: Ints, splits: Sequence[str]) -> Iterator[tupl
 
 
 def _rank(split: str) -> int:
-    return KEPT_FIRST.index(split) if split in KEPT_FIRST else len(KEPT_FIRST)
+    return KEEP_ORDER.index(split) if split in KEEP_ORDER else len(KEEP_ORDER)
 
 
 def parse_parts(text: str) -> dict[str, float]:
-    """ "train=0.8,val=0.1,test=0.1" -> shares.
+    """Parse "train=0.8,val=0.1,test=0.1" into shares.
 
     Raises:
-        AnytagError: not such a text, or the shares are not 1 together.
+        AnytagError: another format, or the shares do not sum to 1.
     """
     try:
         pairs = [pair.split("=") for pair in text.split(",")]
         parts = {name.strip(): float(share) for name, share in pairs}
     except ValueError as error:
         raise AnytagError(f"{text!r}: expected names and shares, as in train=0.8,val=0.1,test=0.1") from error
-    whole = abs(sum(parts.values()) - 1) <= 1e-6 and min(parts.values()) >= 0  # and so no nan
+    whole = abs(sum(parts.values()) - 1) <= 1e-6 and min(parts.values()) >= 0  # which excludes NaN
     if not whole or "" in parts or len(parts) < len(pairs):
-        raise AnytagError(f"{text!r}: the shares must be 1 together, and each have a name of its own")
+        raise AnytagError(f"{text!r}: the shares must sum to 1, and their names must be unique")
     for name in parts:
         if name not in SPLITS.values():
             raise AnytagError(f"{text!r}: the part {name!r} is unknown; expected train, val, dev or test")
@@ -177,32 +177,32 @@ def parse_parts(text: str) -> dict[str, float]:
 def split(
     rows: Iterable[Row], root: str, parts: Mapping[str, float], *, bits: int = NEAR_BITS, workers: int = 2
 ) -> Iterator[Row]:
-    """The rows with a split that depends on the photo alone: the same for any order, name and machine.
+    """Assign splits that depend only on the photo: not on order, name or machine.
 
-    Copies of a photo come into one part. A photo that cannot be read is placed by its name.
+    Duplicates go to one part. A photo that cannot be read is assigned by its name.
 
     Args:
         rows: kept in memory.
-        root: the folder that photos are relative to.
+        root: folder that the photos' paths are relative to.
         parts: name of each part and its share.
         bits: as for `check`.
-        workers: threads.
+        workers: number of threads.
     """
-    looks = list(look_at_all(rows, root, workers=workers))
-    keys = [one.hash.tobytes() if one.finding is None else one.row.image.encode() for one in looks]
-    readable = np.array([number for number, one in enumerate(looks) if one.finding is None], np.int64)
+    photos = list(check_photos(rows, root, workers=workers))
+    keys = [one.hash.tobytes() if one.finding is None else one.row.image.encode() for one in photos]
+    readable = np.array([number for number, one in enumerate(photos) if one.finding is None], np.int64)
     if len(readable):
-        first = groups(np.stack([looks[number].hash for number in readable]), bits=bits)
+        first = groups(np.stack([photos[number].hash for number in readable]), bits=bits)
         lowest: dict[int, bytes] = {}
         for number, leader in zip(readable, first, strict=True):
             lowest[leader] = min(keys[number], lowest.get(leader, keys[number]))
         for number, leader in zip(readable, first, strict=True):
             keys[number] = lowest[leader]
-    return (replace(one.row, split=_part(key, parts)) for one, key in zip(looks, keys, strict=True))
+    return (replace(one.row, split=_part(key, parts)) for one, key in zip(photos, keys, strict=True))
 
 
 def _part(key: bytes, parts: Mapping[str, float]) -> str:
-    """Where a key falls, all keys being spread evenly over [0, 1)."""
+    """The part of a key; keys are distributed uniformly over [0, 1)."""
     left = int.from_bytes(hashlib.sha256(key).digest()[:8]) / 2**64
     for name, share in parts.items():
         left -= share

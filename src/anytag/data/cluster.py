@@ -1,7 +1,7 @@
-"""Units on a Ray cluster: actors of Ray Data, each of which does one unit at a time and writes its part.
+"""Process units on a Ray cluster with actors of Ray Data, each of which writes one part at a time.
 
-No rows pass between machines, only units and what became of them. An actor that is lost with its machine is
-started again elsewhere, and its unit done again; a unit whose part is there is not.
+Only units and their results are sent between machines, no rows. An actor lost with its machine is restarted
+elsewhere and its unit is repeated, unless the unit's part exists already.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from importlib.util import find_spec
 from typing import Any, Protocol
 
 from anytag.batching import usable_cores
-from anytag.data.backoff import patiently
+from anytag.data.backoff import with_retries
 from anytag.data.io import exists, join, public
 from anytag.data.parts import Parts, UnitResult
 from anytag.data.units import Unit
 from anytag.errors import AnytagError, MissingExtraError
 
 MEMORY = 600 << 20
-"""Bytes that an actor takes at most with the embedded model; measured by benchmarks/scale.py, told to Ray."""
-_KNOCK_SECONDS = 10
-_BLOCKS = 2000  # tasks at most: Ray keeps an account of each
-_SAVED = 60.0  # seconds between two writings of the manifest
+"""Memory limit in bytes of an actor with the embedded model; measured by benchmarks/scale.py."""
+_CONNECT_SECONDS = 10
+_BLOCKS = 2000  # maximum number of tasks, because Ray keeps records of each
+_SAVE_SECONDS = 60.0  # between two writes of the manifest
 
 
 class Work(Protocol):
-    """Does a unit of `parts` on the machine where it is called."""
+    """Processes a unit of `parts` on the machine where it is called."""
 
     parts: Parts
 
@@ -44,11 +44,11 @@ class Work(Protocol):
 
 
 class Worker:
-    """What Ray Data maps over units, told and answered as JSON.
+    """The callable that Ray Data maps over units; input and output are JSON.
 
     Args:
-        make: makes the work, in the actor.
-        retry: parts that are there are looked at again for rows that failed.
+        make: creates the work in the actor.
+        retry: process failed rows of existing parts again.
     """
 
     def __init__(self, make: Callable[[], Work], *, retry: bool) -> None:
@@ -60,9 +60,9 @@ class Worker:
         return import_module("pyarrow").table({"done": answers})
 
     def do(self, unit: Unit) -> UnitResult:
-        """The unit's part, or in the answer why there is none: the others go on."""
+        """Write the unit's part, or return the error, so that other units are processed."""
         try:
-            return patiently(lambda: self._do(unit))
+            return with_retries(lambda: self._do(unit))
         except AnytagError as error:
             return UnitResult("", unit.name, unit.stamp, error=public(str(error)))
 
@@ -88,16 +88,16 @@ def run(
     actors: int | None = None,
     memory: int = MEMORY,
 ) -> Iterator[UnitResult]:
-    """What became of units, as they are done, on the cluster that this process is connected to.
+    """Process units on the cluster that this process is connected to, and yield the results as they finish.
 
     Args:
-        make: makes the work; it is sent to every actor.
+        make: creates the work; it is sent to every actor.
         retry: see `Worker`.
-        actors: at most, a core each; by default as many as the cluster has cores.
-        memory: bytes that Ray sets aside for each.
+        actors: maximum number, with one core each; by default one per core of the cluster.
+        memory: bytes that Ray reserves for each.
 
     Raises:
-        AnytagError: no actor could begin, or the cluster is gone.
+        AnytagError: no actor could start, or the cluster is gone.
     """
     data = ray_data()
     items = [{"unit": json.dumps(asdict(unit))} for unit in units]
@@ -111,7 +111,7 @@ def run(
         fn_constructor_kwargs={"retry": retry},
         batch_format="pyarrow",
         batch_size=1,
-        # All begin at once. Ray would start the second when the first has more to do than it can.
+        # Start all actors at once; Ray would add them only when the first ones are saturated.
         compute=data.ActorPoolStrategy(min_size=1, max_size=most, initial_size=most),
         num_cpus=1,
         memory=memory,
@@ -122,19 +122,19 @@ def run(
     except import_module("ray.exceptions").RayError as error:
         why = public(str(error).strip().splitlines()[-1])
         raise AnytagError(
-            f"the cluster gave up ({why}): what is done stays, the same command goes on"
+            f"the cluster failed ({why}): finished units are kept, repeat the command to resume"
         ) from error
 
 
 def follow(parts: Parts, results: Iterable[UnitResult], known: dict[str, UnitResult]) -> Iterator[UnitResult]:
-    """The same results; the manifest holds them, and what is known besides, soon after."""
+    """Yield the results, and save them and the known ones to the manifest, regularly and at the end."""
     lines, saved = dict(known), time.monotonic()
     try:
         for one in results:
             if one.file:
                 lines[one.file] = one
             yield one
-            if time.monotonic() - saved > _SAVED:
+            if time.monotonic() - saved > _SAVE_SECONDS:
                 parts.write_manifest(lines.values())
                 saved = time.monotonic()
     finally:
@@ -142,15 +142,15 @@ def follow(parts: Parts, results: Iterable[UnitResult], known: dict[str, UnitRes
 
 
 def cores() -> int:
-    """Cores of the cluster."""
+    """Number of cores of the cluster."""
     return max(1, int(import_module("ray").cluster_resources().get("CPU", 1)))
 
 
 def cores_at(address: str | None) -> int:
-    """Cores that a run has at an address: the cluster's, or where none is named this machine's.
+    """Number of cores at an address: of the cluster, or of this machine if no address is given.
 
     Raises:
-        AnytagError: no cluster answers.
+        AnytagError: no cluster is reachable.
     """
     if address in (None, "local"):
         return usable_cores()
@@ -159,55 +159,55 @@ def cores_at(address: str | None) -> int:
 
 
 def gpus() -> int:
-    """GPUs of the cluster."""
+    """Number of GPUs of the cluster."""
     return int(import_module("ray").cluster_resources().get("GPU", 0))
 
 
 def connect(address: str | None = None) -> None:
-    """Joins a Ray cluster; starts one on this machine where no address is given and none is running.
+    """Connect to a Ray cluster; starts one on this machine if no address is given and none is running.
 
     Raises:
-        AnytagError: no cluster answers at the address, or Ray does not start.
+        AnytagError: no cluster is reachable at the address, or Ray does not start.
         MissingExtraError: Ray is not installed.
     """
     ray_data()
-    for name in ("ray", "ray.data._internal.progress"):  # stderr is the user's
+    for name in ("ray", "ray.data._internal.progress"):  # keeps stderr for anytag's messages
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     options = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
         options["include_dashboard"] = False
-    knock(address)
-    with _answering(address):
+    check_reachable(address)
+    with _connection_errors(address):
         import_module("ray").init(address=address, **options)
 
 
-def knock(address: str | None) -> None:
-    """Is somebody there? Of HOST:PORT, for which Ray itself waits many minutes.
+def check_reachable(address: str | None) -> None:
+    """Check that HOST:PORT accepts connections, for which Ray itself would wait many minutes.
 
     Raises:
-        AnytagError: nobody listens.
+        AnytagError: it does not.
     """
-    with _answering(address):
+    with _connection_errors(address):
         if found := re.fullmatch(r"(?:ray://)?\[?([^/]+?)\]?:(\d+)", address or ""):
-            socket.create_connection((found[1], int(found[2])), timeout=_KNOCK_SECONDS).close()
+            socket.create_connection((found[1], int(found[2])), timeout=_CONNECT_SECONDS).close()
 
 
 @contextmanager
-def _answering(address: str | None) -> Iterator[None]:
+def _connection_errors(address: str | None) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
         raise AnytagError(
-            f"no Ray cluster answers at {address!r} ({error}): start one (ray start --head), or leave the "
-            "address out to run on this machine"
+            f"no Ray cluster is reachable at {address!r} ({error}): start one (ray start --head), or leave "
+            "the address out to run on this machine"
         ) from error
-    except Exception as error:  # as Ray raises it where processes of its own do not come up in time
+    except Exception as error:  # raised by Ray if its own processes do not start in time
         raise AnytagError(f"Ray did not start ({error}): try again when the machine is less busy") from error
 
 
 def check_installed(*paths: str | None) -> None:
-    """Holds what is installed against what a run over these files or URLs needs: one error names all of it.
+    """Check that all packages for a run over these files or URLs are installed; one error names all extras.
 
     Raises:
         MissingExtraError: a package is not installed.
@@ -221,12 +221,12 @@ def check_installed(*paths: str | None) -> None:
 
 
 def ray_data() -> Any:
-    """Ray Data.
+    """Import Ray Data.
 
     Raises:
         MissingExtraError: it is not installed.
     """
-    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")  # whoever calls shows its own
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")  # the caller shows its own
     try:
         return import_module("ray.data")
     except ImportError as error:

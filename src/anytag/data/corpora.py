@@ -1,6 +1,6 @@
-"""Annotations as others publish them: COCO captions and instances, the RAM papers' files, folders by class.
+"""Read and write published annotation formats: COCO, the RAM papers' files, class folders.
 
-Large JSON files are read as a stream, once for each list that they hold.
+Large JSON files are streamed, once per list that they contain.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from importlib import import_module
 from typing import Any
 
 from anytag.data.io import is_folder, listing, open_read, open_write
-from anytag.data.rows import SPLITS, OnError, Origin, Row, tell
+from anytag.data.rows import SPLITS, OnError, Origin, Row, report_error
 from anytag.errors import AnytagError, MissingExtraError
 from anytag.images import SUFFIXES
 
 
 def items(path: str, prefix: str) -> Iterator[Any]:
-    """The items below `prefix` of a JSON file, such as "images.item", as a stream.
+    """Stream the items below `prefix` of a JSON file, such as "images.item".
 
     Raises:
         AnytagError: not JSON.
@@ -34,13 +34,13 @@ def items(path: str, prefix: str) -> Iterator[Any]:
         try:
             yield from ijson.items(file, prefix, use_float=True)
         except ijson.JSONError as error:
-            raise AnytagError(f"{path}: not JSON that can be read ({error})") from error
+            raise AnytagError(f"{path}: not valid JSON ({error})") from error
 
 
 def read_coco_captions(
     path: str, *, source: str, split: str, on_error: OnError | None = None
 ) -> Iterator[Row]:
-    """Rows of COCO's captions_*.json: one a photo that has captions or not."""
+    """Read COCO's captions_*.json: one row per photo, with or without captions."""
     captions: dict[Any, list[str]] = {}
     for annotation in items(path, "annotations.item"):
         if _has(annotation, {"image_id": int | str, "caption": str}, "annotation", path, on_error):
@@ -52,7 +52,7 @@ def read_coco_captions(
 def read_coco_instances(
     path: str, *, source: str, split: str, on_error: OnError | None = None
 ) -> Iterator[Row]:
-    """Rows of COCO's instances_*.json: the categories of a photo's objects; all others are absent."""
+    """Read COCO's instances_*.json: tags are the categories of a photo's objects; all others are absent."""
     kinds: dict[str, Any] = {"id": int | str, "name": str}
     categories = items(path, "categories.item")
     names = {one["id"]: one["name"] for one in categories if _has(one, kinds, "category", path, on_error)}
@@ -60,53 +60,55 @@ def read_coco_instances(
     for thing in items(path, "annotations.item"):
         if _has(thing, {"image_id": int | str, "category_id": int | str}, "annotation", path, on_error):
             if thing["category_id"] not in names:
-                tell(f"{path}: no category has the id {thing['category_id']!r} of an annotation", on_error)
+                report_error(
+                    f"{path}: no category has the id {thing['category_id']!r} of an annotation", on_error
+                )
                 continue
             present_ids.setdefault(thing["image_id"], set()).add(thing["category_id"])
     for image in _images(path, present_ids, on_error):
-        there = present_ids.pop(image["id"], set())
+        present_categories = present_ids.pop(image["id"], set())
         tags, absent = (
-            tuple(name for key, name in names.items() if (key in there) == present)
+            tuple(name for key, name in names.items() if (key in present_categories) == present)
             for present in (True, False)
         )
         yield Row(image["file_name"], source, split, tags=tags, absent=absent)
 
 
 def _images(path: str, entry: Mapping[Any, Any], on_error: OnError | None) -> Iterator[Any]:
-    """The images of a COCO file, each once; tells of what is said of images that are not there.
+    """Yield the images of a COCO file, each once, and report annotations of images that do not exist.
 
-    Whoever takes an image takes what is said of it out of `entry`.
+    The caller removes the annotations of each image from `entry`.
 
     Raises:
-        AnytagError: there are none.
+        AnytagError: there are no images.
     """
     ids: set[Any] = set()
     for image in items(path, "images.item"):
         if not _has(image, {"id": int | str, "file_name": str}, "image", path, on_error):
             continue
         if image["id"] in ids:
-            tell(f"{path}: two images have the id {image['id']!r}; the first counts", on_error)
+            report_error(f"{path}: two images have the id {image['id']!r}; the first is used", on_error)
             continue
         ids.add(image["id"])
         yield image
     if not ids:
         raise AnytagError(
-            f'{path} holds no images; expected the lists "images" and "annotations", as COCO has'
+            f'{path} contains no images; expected the lists "images" and "annotations", as in COCO'
         )
     for number in entry:
-        tell(f"{path}: no image has the id {number!r} that an annotation names", on_error)
+        report_error(f"{path}: no image has the id {number!r} that an annotation names", on_error)
 
 
 def _has(one: Any, kinds: Mapping[str, Any], what: str, path: str, on_error: OnError | None) -> bool:
-    """Whether an item has these fields, of these kinds; tells of one that has not."""
+    """Whether an item has these fields with these types; reports items that do not."""
     if isinstance(one, dict) and all(isinstance(one.get(name), kind) for name, kind in kinds.items()):
         return True
-    tell(f"{path}: the {what} {str(one)[:200]} lacks {' or '.join(kinds)}", on_error)
+    report_error(f"{path}: the {what} {str(one)[:200]} lacks {' or '.join(kinds)}", on_error)
     return False
 
 
 def write_coco_captions(path: str, rows: Iterable[Row]) -> None:
-    """Writes photos and captions as COCO has them; tags are not in it."""
+    """Write photos and captions in COCO's format, without tags."""
     with open_write(path) as file:
         text = io.TextIOWrapper(file, encoding="utf-8")
         text.write('{"images": [')
@@ -129,24 +131,24 @@ def read_published(
     tag_list: Sequence[str],
     on_error: OnError | None = None,
 ) -> Iterator[Row]:
-    """Rows of the annotations that Tag2Text and RAM are trained with.
+    """Read the training annotations of Tag2Text and RAM.
 
-    Each item has image_path, caption, union_label_id and, for each caption, parse_label_id: one of the two
-    at least. The first are the row's tags, the second what each caption names (`parsed`). A
-    tag that a caption was parsed to is of the text, any other of the model that generated it.
+    Each item has image_path, caption, and union_label_id or, for each caption, parse_label_id. The former are
+    the row's tags, the latter the tags of each caption (`parsed`). Tags parsed from a caption have the origin
+    "text", all others "model".
 
     Args:
-        tag_list: the names that the ids number from 0.
+        tag_list: names, indexed by the ids from 0.
     """
     for number, item in enumerate(items(path, "item"), 1):
         try:
             yield _annotation(item, tag_list, Row(item["image_path"], source, split))
         except (KeyError, TypeError, ValueError) as error:
-            tell(f"{path}, item {number}: not an annotation ({error!r})", on_error, error)
+            report_error(f"{path}, item {number}: not an annotation ({error!r})", on_error, error)
 
 
 def _annotation(item: Mapping[str, Any], tag_list: Sequence[str], row: Row) -> Row:
-    """An item's captions, their tags and the photo's, put into a row."""
+    """Add an item's captions and tags to a row."""
     captions = item["caption"] if isinstance(item["caption"], list) else [item["caption"]]
     each = item.get("parse_label_id") or []
     if not each and item.get("union_label_id") is None:
@@ -166,8 +168,10 @@ def _annotation(item: Mapping[str, Any], tag_list: Sequence[str], row: Row) -> R
 
 
 def write_published(path: str, rows: Iterable[Row], *, tag_list: Sequence[str]) -> None:
-    """Writes such annotations. A caption of a row without `parsed` gets those of the text's tags
-    that are among its words, or all of them where none is.
+    """Write the training annotations of Tag2Text and RAM.
+
+    In a row without `parsed`, a caption gets the tags of origin "text" that occur in it, or all of them if
+    none does.
 
     Raises:
         AnytagError: a tag is not in `tag_list`.
@@ -197,8 +201,8 @@ def _parsed(caption: str, text: Sequence[str], number: dict[str, int]) -> list[i
 
 
 def read_folders(path: str, *, source: str, split: str, on_error: OnError | None = None) -> Iterator[Row]:
-    """Rows of folders that are classes: CLASS/photo.jpg or SPLIT/CLASS/photo.jpg; others are absent."""
-    del on_error  # a file that is no photo is passed over, and nothing else can be wrong
+    """Read class folders, CLASS/photo.jpg or SPLIT/CLASS/photo.jpg; all other classes are absent."""
+    del on_error  # other files are skipped, and nothing else can be wrong
     if not is_folder(path):
         raise AnytagError(f"{path} is not a folder")
     photos = [name for name in listing(path) if posixpath.splitext(name)[1].lower() in SUFFIXES]
@@ -211,7 +215,7 @@ def read_folders(path: str, *, source: str, split: str, on_error: OnError | None
 
 
 def _class_of(name: str) -> tuple[str, str]:
-    """Split and class of a photo; each "" where the folders do not say."""
+    """Split and class of a photo; "" if the folders do not specify them."""
     first, *rest = name.split("/")[:-1] or [""]
     part = SPLITS.get(first.lower(), "")  # a folder that is a split rather than a class
     label = (rest[0] if rest else "") if part else first

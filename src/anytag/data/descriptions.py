@@ -1,4 +1,4 @@
-"""Descriptions of tags, as `anytag describe` writes them and as RAM++'s are published."""
+"""Descriptions of tags, in the format of `anytag describe` and in RAM++'s published format."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _EXPECTED = 'expected {"id": ..., "descriptions": ["...", ...]}, as anytag descr
 
 
 def read_descriptions(path: Path, vocabulary: Vocabulary) -> list[list[str]]:
-    """The descriptions of every tag of the vocabulary; `text_encoders.queries` says what precedes them.
+    """Read the descriptions of every tag of a vocabulary; for their use see `text_encoders.queries`.
 
     Raises:
-        VocabularyError: a line is no tag with its descriptions, or a tag has none.
+        VocabularyError: a line is not a tag with descriptions, or a tag has none.
         AnytagError: the file cannot be read.
     """
     lines = read_text(path).split("\n")
@@ -25,13 +25,13 @@ def read_descriptions(path: Path, vocabulary: Vocabulary) -> list[list[str]]:
     missing = [tag.id for tag in vocabulary if tag.id not in rows]
     if missing:
         raise VocabularyError(
-            f"{path}: no descriptions of {', '.join(missing[:5])} ({len(missing)} tags in all)"
+            f"{path}: no descriptions for {', '.join(missing[:5])} ({len(missing)} tags in all)"
         )
     return [rows[tag.id] for tag in vocabulary]
 
 
 def _entry(path: Path, number: int, line: str) -> tuple[str, list[str]]:
-    """The id and the descriptions of a line."""
+    """Parse the id and the descriptions of a line."""
     try:
         row = json.loads(line)
         id, texts = row["id"], row["descriptions"]
@@ -43,10 +43,10 @@ def _entry(path: Path, number: int, line: str) -> tuple[str, list[str]]:
 
 
 def from_published(rows: Iterable[Mapping[str, Sequence[str]]]) -> dict[str, list[str]]:
-    """The published form of descriptions, a list of {tag: [texts]}, as tag -> texts in its order.
+    """Convert the published format, a list of {tag: [texts]}, to a mapping of tags to texts.
 
     Raises:
-        VocabularyError: an entry is of another form.
+        VocabularyError: an entry has another format.
     """
     texts_by_tag: dict[str, list[str]] = {}
     for number, row in enumerate(rows, 1):

@@ -1,4 +1,4 @@
-"""Tables as spreadsheets write them: encoding, what parts the columns, what the first line names."""
+"""Detect the dialect of a table: encoding, delimiter, and columns."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ _NAMES = {
     "source": "source dataset collection",
 }
 ROLES = {name: role for role, names in _NAMES.items() for name in names.split()}
-"""What the first line of a table calls a column -> what it holds."""
+"""Column names in the header -> what the column contains."""
 
 _DELIMITERS = (",", "\t", ";")
-_HEAD = 1 << 16  # bytes that are looked at
-_SAMPLE = 50  # rows of them
+_HEAD = 1 << 16  # bytes that are examined
+_SAMPLE = 50  # rows that are examined
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a table is written.
+    """The dialect of a table.
 
     Attributes:
-        encoding: of its text.
-        delimiter: what parts its columns.
-        skip: lines before the first row: such as Excel's "sep=;".
-        columns: the role of each; "" where a column has no name and must be empty.
-        has_header: whether the first row names the columns.
+        encoding: of the text.
+        delimiter: between columns.
+        skip: lines before the first row, such as Excel's "sep=;".
+        columns: role of each column; "" for a column without a name, which must be empty.
+        has_header: whether the first row contains column names.
     """
 
     encoding: str
@@ -48,12 +48,12 @@ class Dialect:
     has_header: bool
 
     def rows(self, lines: TextIO) -> Iterator[tuple[int, list[str]]]:
-        """The rows of a table that was opened with newline="", each with the number of the line it ends in.
+        """Yield the rows of a file opened with newline="", each with the number of its last line.
 
-        The header and empty rows are left out.
+        The header and empty rows are skipped.
 
         Raises:
-            UnicodeDecodeError, csv.Error: not such a table; a quote that is not closed is told so.
+            UnicodeDecodeError, csv.Error: not such a table, or a quote is not closed.
         """
         for _ in range(self.skip):
             lines.readline()
@@ -63,13 +63,13 @@ class Dialect:
 
 
 def dialect_of(file: IO[bytes], path: str) -> Dialect:
-    """What a table's first lines tell of it; the file is then at its beginning again.
+    """Detect the dialect from the first lines of a table; the file is rewound.
 
-    Columns are told by the names in the first line (`ROLES`). Without it they are image and tags, and then
-    the first cells must look like photos: a line of other names is never taken for a row.
+    Columns are identified by the header (`ROLES`). Without a header they are image and tags, and the first
+    cells must look like photos, so that an unknown header is never taken for a row.
 
     Raises:
-        AnytagError: the text, the columns or their names cannot be told; says what was found.
+        AnytagError: the encoding, the columns or their names are not recognised; says what was found.
     """
     head = file.read(_HEAD)
     file.seek(0)
@@ -82,7 +82,7 @@ def dialect_of(file: IO[bytes], path: str) -> Dialect:
     if not skip:
         delimiters = ("\t",) if path.lower().endswith(".tsv") else _DELIMITERS
     parsed = {delimiter: _parse(text, delimiter) for delimiter in delimiters}
-    best = max(delimiters, key=lambda delimiter: _likeness(parsed[delimiter]))
+    best = max(delimiters, key=lambda delimiter: _plausibility(parsed[delimiter]))
     rows = parsed[best]
     has_header = bool(rows) and "image" in _roles(rows[0])
     columns = _named(rows[0], path) if has_header else COLUMNS[:2]
@@ -92,7 +92,7 @@ def dialect_of(file: IO[bytes], path: str) -> Dialect:
 
 
 def is_table(head: bytes) -> bool:
-    """Whether the first bytes of a file may be those of a table of photos."""
+    """Whether the first bytes of a file may be a table of photos."""
     try:
         dialect_of(io.BytesIO(head), "")
     except (AnytagError, csv.Error):
@@ -104,12 +104,14 @@ def _encoding(head: bytes, path: str) -> str:
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "utf-16"
     if b"\0" in head:
-        raise AnytagError(f"{path} holds zero bytes: no table in UTF-8 or marked UTF-16; save it as UTF-8")
+        raise AnytagError(
+            f"{path} contains zero bytes: not UTF-8, nor UTF-16 with a byte order mark; save it as UTF-8"
+        )
     return "utf-8-sig"
 
 
 def _hint(text: str) -> tuple[int, tuple[str, ...]]:
-    """Excel's first line "sep=;": how many lines it takes, and what it says."""
+    """Excel's first line "sep=;": the number of lines to skip, and the delimiter."""
     first = text.partition("\n")[0].strip().strip('"')
     if first.lower().startswith("sep=") and len(first) == 5:
         return 1, (first[4],)
@@ -117,7 +119,7 @@ def _hint(text: str) -> tuple[int, tuple[str, ...]]:
 
 
 def _parse(text: str, delimiter: str) -> list[list[str]]:
-    """The first rows that are not empty; as far as they can be read."""
+    """The first non-empty rows, as far as they can be parsed."""
     rows: list[list[str]] = []
     try:
         for cells in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True):
@@ -130,22 +132,22 @@ def _parse(text: str, delimiter: str) -> list[list[str]]:
     return rows
 
 
-def _likeness(rows: Sequence[Sequence[str]]) -> tuple[bool, float]:
-    """How much rows look like a table of photos: a header that is known, and first cells that are photos."""
+def _plausibility(rows: Sequence[Sequence[str]]) -> tuple[bool, float]:
+    """How much rows look like a table of photos: whether the header is known, and the share of photos."""
     if not rows:
         return False, 0.0
     return "image" in _roles(rows[0]), sum(is_photo(row[0]) for row in rows) / len(rows)
 
 
 def _roles(header: Sequence[str]) -> list[str]:
-    """What each column of a first line holds; "" where its name is not known."""
+    """The role of each column in a header; "" for unknown names."""
     if any(map(is_photo, header)):
         return []
     return [ROLES.get("".join(filter(str.isalnum, name.lower())), "") for name in header]
 
 
 def is_photo(cell: str) -> bool:
-    """Whether a cell names a photo: a path or URL that ends as photos' names do, or a part of a shard."""
+    """Whether a cell is a photo: a path or URL with the suffix of an image, or a member of a shard."""
     end = cell.partition("?")[0].lower()
     return "::" in cell or any(end.endswith(suffix) for suffix in IMAGE_SUFFIXES)
 
@@ -154,28 +156,28 @@ def _named(header: Sequence[str], path: str) -> tuple[str, ...]:
     """The roles of a header's columns.
 
     Raises:
-        AnytagError: a column is unknown, or two hold the same.
+        AnytagError: a column is unknown, or two have the same role.
     """
     roles = _roles(header)
     if unknown := [name for name, role in zip(header, roles, strict=True) if name and not role]:
         raise AnytagError(
-            f"{path}: unknown column {unknown[0]!r}; known are {', '.join(COLUMNS)}, "
-            f"also as {', '.join(ROLES)}"
+            f"{path}: unknown column {unknown[0]!r}; expected {', '.join(COLUMNS)}, or one of their other "
+            f"names: {', '.join(ROLES)}"
         )
     if twice := [role for role in roles if role and roles.count(role) > 1]:
         names = [name for name, role in zip(header, roles, strict=True) if role == twice[0]]
         raise AnytagError(
-            f"{path}: the columns {' and '.join(map(repr, names))} both hold {twice[0]}; leave one"
+            f"{path}: the columns {' and '.join(map(repr, names))} both contain {twice[0]}; remove one"
         )
     return tuple(roles)
 
 
 def _check(found: Dialect, rows: Sequence[Sequence[str]], path: str) -> None:
-    """Refuses what would be read as something else than it is."""
+    """Reject tables that would be misread."""
     if not found.has_header and rows and not is_photo(rows[0][0]):
         raise AnytagError(
-            f"{path}: the first line, {found.delimiter.join(rows[0])[:80]!r}, names neither known columns "
-            f"nor a photo; begin the table with a line such as image,tags (known are {', '.join(COLUMNS)})"
+            f"{path}: the first line, {found.delimiter.join(rows[0])[:80]!r}, has neither known columns nor "
+            f"a photo; start the table with a line such as image,tags (columns: {', '.join(COLUMNS)})"
         )
     body = rows[1:] if found.has_header else rows
     for role in ("tags", "absent"):
@@ -185,12 +187,12 @@ def _check(found: Dialect, rows: Sequence[Sequence[str]], path: str) -> None:
 
 
 def _check_parts(cells: Sequence[str], role: str, path: str) -> None:
-    """Refuses names that something else than ';' parts, where no cell has a ';'."""
+    """Reject lists of names with another separator than ';'."""
     if any(";" in cell for cell in cells):
         return
     for mark in ("|", ","):
         if found := next((cell for cell in cells if mark in cell), None):
             raise AnytagError(
-                f"{path}: {found[:80]!r} holds {mark!r}, but {role} are separated by ';' (dog;beach); "
-                "write them so, or names that hold it into a .jsonl"
+                f"{path}: {found[:80]!r} contains {mark!r}, but {role} are separated by ';' (dog;beach); "
+                "use ';', or a .jsonl file for names that contain it"
             )

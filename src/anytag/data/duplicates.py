@@ -1,4 +1,4 @@
-"""Photos that are nearly the same, by a difference hash of 256 bits."""
+"""Find near-duplicate photos with a 256-bit difference hash."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from anytag._typing import Bools, Bytes, Ints
 from anytag.images.likeness import HASH_BYTES
 
 NEAR_BITS = 24
-"""Photos whose hashes differ in so many bits are copies: rescaled, recompressed, slightly cropped."""
+"""Maximum number of differing bits of near-duplicates: rescaled, recompressed or slightly cropped photos."""
 _BLOCK = 500
 
 
@@ -23,9 +23,9 @@ def near(hashes: Bytes, originals: Bytes, *, bits: int = NEAR_BITS) -> Bools:
 
 
 def groups(hashes: Bytes, *, bits: int = NEAR_BITS) -> Ints:
-    """For each of `hashes` N×32 the number of the first that it is near to, directly or through others: N.
+    """For each of `hashes` N×32 the index of the first near-duplicate, directly or transitively: N.
 
-    Compares all with all: 50,000 photos take a minute of a core.
+    Compares all pairs: 50,000 photos take a minute on one core.
     """
     first = np.arange(len(hashes))
     for at, close in _close(hashes, hashes, bits):
@@ -35,11 +35,11 @@ def groups(hashes: Bytes, *, bits: int = NEAR_BITS) -> Ints:
 
 
 def _close(hashes: Bytes, originals: Bytes, bits: int) -> Iterator[tuple[int, Bools]]:
-    """Where a block of `hashes` begins, and which of `originals` each of the block is near: B×M."""
+    """Yield the start of each block of `hashes`, and a mask of the `originals` near each of them: B×M."""
     if not len(originals):
         return
     signs, others = (np.unpackbits(one, axis=1).astype(np.float32) * 2 - 1 for one in (hashes, originals))
-    # Of 256 signs, a product of 256 - 2·d tells that d of them differ.
+    # The dot product of 256 signs is 256 - 2·d if d of them differ.
     limit = 8 * HASH_BYTES - 2 * bits
     for at in range(0, len(signs), _BLOCK):
         yield at, signs[at : at + _BLOCK] @ others.T >= limit

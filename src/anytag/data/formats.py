@@ -1,9 +1,9 @@
-"""The formats of image-text data as one table: how each is recognised, read and written.
+"""The formats of image-text data: how each is recognised, read and written.
 
     rows = read("annotations/captions_val2017.json", images="val2017")
     write("rows.parquet", rows)
 
-Everything is a stream: a corpus need not fit into memory. Paths may be URLs that fsspec knows.
+Everything is streamed, so a corpus need not fit into memory. Paths may be URLs supported by fsspec.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from anytag.errors import AnytagError
 
 
 class Reader(Protocol):
-    """Reads rows as a stream, their photos named relative to the file's folder."""
+    """Streams rows; paths of photos are relative to the file's folder."""
 
     def __call__(
         self, path: str, *, source: str, split: str, on_error: OnError | None = None
@@ -36,15 +36,15 @@ Writer = Callable[[str, Iterable[Row]], None]
 
 @dataclass(frozen=True)
 class Format:
-    """How one format is known, read and written.
+    """One format.
 
     Attributes:
-        suffixes: of its files; none where they do not tell.
+        suffixes: of its files; empty if they do not identify it.
         read: see `Reader`.
-        write: None where rows do not hold all that the format needs.
-        folder: whether data of this format is a folder.
-        tag_list: whether it needs the list of names that its ids number.
-        says: what it is, in a line.
+        write: None if rows do not contain everything that the format needs.
+        folder: whether data in this format is a folder.
+        tag_list: whether it needs a list of names for its ids.
+        says: one-line description.
         is_kind: whether the first bytes of a file may be of this format.
     """
 
@@ -106,28 +106,28 @@ def read(
     split: str = "train",
     on_error: OnError | None = None,
 ) -> Iterator[Row]:
-    """The rows of image-text data, as a stream.
+    """Stream the rows of image-text data.
 
     Args:
         path: a file, a folder or a URL.
-        format: one of `FORMATS`; by default what `recognise` finds.
+        format: one of `FORMATS`; by default determined by `recognise`.
         images: the folder of the photos, relative to the file's; by default the file's own.
-        tag_list: the names that the ids of published annotations number.
-        source: of rows that do not name theirs; by default the file's name.
-        split: of rows that do not name theirs.
-        on_error: takes the message of a row that is left out.
+        tag_list: names for the ids of published annotations.
+        source: for rows without one; by default the file's name.
+        split: for rows without one.
+        on_error: called with the message for each row that is skipped.
 
     Returns:
-        rows whose photos are named relative to `root_of(path)`.
+        rows with paths of photos relative to `root_of(path)`.
 
     Raises:
-        AnytagError: the data cannot be read, or a row is wrong and there is no `on_error`.
+        AnytagError: the data cannot be read, or a row is invalid and there is no `on_error`.
         MissingExtraError: a package that the format needs is not installed.
     """
     name = format or recognise(path)
     format_ = _known(name)
     if format_.tag_list and not tag_list:
-        raise AnytagError(f"{path}: {name} has ids for tags; give the tag list that they number")
+        raise AnytagError(f"{path}: {name} has tags as ids; give their tag list")
     reader = partial(corpora.read_published, tag_list=tag_list) if format_.tag_list else format_.read
     source = PurePosixPath(path).stem if source is None else source
     for row in reader(path, source=source, split=split, on_error=on_error):
@@ -135,10 +135,10 @@ def read(
 
 
 def lines_of(path: str) -> Iterator[tuple[str]]:
-    """The captions of a text with one a line, each as those of one photo; empty lines are passed over.
+    """Stream the captions of a text file, one per line, each as those of one photo; skips empty lines.
 
     Raises:
-        AnytagError: it is not in UTF-8, or in UTF-16 with its mark.
+        AnytagError: it is not in UTF-8, or in UTF-16 with a byte order mark.
     """
     with open_read(path) as file:
         head = file.read(2)
@@ -152,15 +152,15 @@ def lines_of(path: str) -> Iterator[tuple[str]]:
 
 
 def write(path: str, rows: Iterable[Row], *, format: str | None = None, tag_list: Sequence[str] = ()) -> None:
-    """Writes rows; the file appears when it is whole.
+    """Write rows, atomically.
 
     Args:
-        path: a file or a URL; photos are named relative to its folder.
-        format: one of `FORMATS`; by default the one with the file's suffix.
-        tag_list: the names that the ids of published annotations number.
+        path: a file or a URL; paths of photos are relative to its folder.
+        format: one of `FORMATS`; by default determined by the file's suffix.
+        tag_list: names for the ids of published annotations.
 
     Raises:
-        AnytagError: the format is not written, or cannot hold a row.
+        AnytagError: the format cannot be written, or cannot represent a row.
     """
     format_ = _to_write(path, format)
     refuse_photo_name(path)
@@ -170,35 +170,35 @@ def write(path: str, rows: Iterable[Row], *, format: str | None = None, tag_list
 
 
 def check_output(path: str, inputs: Iterable[str] = (), *, format: str | None = None) -> None:
-    """Whether `write` may write there: to be asked before long work.
+    """Check, before long work, that `write` may write to `path`.
 
     Args:
         path, format: as for `write`.
-        inputs: what is read meanwhile; none of it is replaced.
+        inputs: files that are read meanwhile, none of which may be replaced.
 
     Raises:
-        AnytagError: the format is not written.
-        OutputError: `path` is an input, a photo, or something else than rows.
+        AnytagError: the format cannot be written.
+        OutputError: `path` is an input, a photo, or an existing file of another kind.
     """
     format_ = _to_write(path, format)
-    refuse_output(path, inputs, format_.is_kind, f"{format_.says}, as is to be written")
+    refuse_output(path, inputs, format_.is_kind, f"{format_.says}, the output format")
 
 
 def moved(rows: Iterable[Row], root: str, to: str) -> Iterator[Row]:
-    """The same rows, their photos named relative to folder `to` instead of `root`."""
+    """Make paths of photos relative to folder `to` instead of `root`."""
     return (replace(row, image=rebased(row.image, root, to)) for row in rows)
 
 
 def root_of(path: str) -> str:
-    """The folder that photos of data at `path` are relative to."""
+    """The folder that paths of photos in the data at `path` are relative to."""
     return path.rstrip("/") if is_folder(path) else folder_of(path)
 
 
 def recognise(path: str) -> str:
-    """The name of the format of data at `path`.
+    """The name of the format of the data at `path`.
 
     Raises:
-        AnytagError: it is not there, or of no known format.
+        AnytagError: it does not exist, or its format is unknown.
     """
     if format_name := _by_suffix(path):
         return format_name
@@ -209,7 +209,7 @@ def recognise(path: str) -> str:
         return "webdataset" if first.endswith(".tar") else "folders"
     if path.endswith(".json"):
         return _kind_of_json(path)
-    raise AnytagError(f"{path}: of no known format; name one of {', '.join(FORMATS)}")
+    raise AnytagError(f"{path}: unknown format; specify one of {', '.join(FORMATS)}")
 
 
 def _by_suffix(path: str) -> str | None:
@@ -227,16 +227,16 @@ def _kind_of_json(path: str) -> str:
 
 def _known(name: str) -> Format:
     if name not in FORMATS:
-        raise AnytagError(f"format {name!r} is unknown; known are {', '.join(FORMATS)}")
+        raise AnytagError(f"format {name!r} is unknown; expected one of {', '.join(FORMATS)}")
     return FORMATS[name]
 
 
 def _to_write(path: str, format: str | None) -> Format:
     name = format or _by_suffix(path)
     if name is None:
-        raise AnytagError(f"{path}: no format has this suffix; name one of {', '.join(_written())}")
+        raise AnytagError(f"{path}: no format has this suffix; specify one of {', '.join(_written())}")
     if _known(name).write is None:
-        raise AnytagError(f"{name} is read, not written; written are {', '.join(_written())}")
+        raise AnytagError(f"{name} can be read but not written; expected one of {', '.join(_written())}")
     return _known(name)
 
 

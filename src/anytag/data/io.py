@@ -1,4 +1,4 @@
-"""Files on disk and behind any URL that fsspec knows (s3://, gs://, https://, memory://, tar://...::...)."""
+"""Files on disk and at URLs supported by fsspec (s3://, gs://, https://, memory://, tar://...::...)."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from typing import IO, Any
 from urllib.request import url2pathname
 
 from anytag._io import atomic_write, refuse_inputs, refuse_other_kind, refuse_photo_name, writing
-from anytag.data.backoff import patiently
+from anytag.data.backoff import with_retries
 from anytag.errors import AnytagError, MissingExtraError, OutputError, RefusedOutputError
 
-MOST_BYTES = 100 << 20
-"""Of a photo from a URL: a video of 50 GB is not read to its end to find out that it is none."""
-_TRIES = 4  # for a photo: of a million addresses many lead to servers that are gone
-_ONE_REQUEST = 5 << 30  # bytes: S3 takes no more in one
+MAX_PHOTO_BYTES = 100 << 20
+"""Maximum size of a photo from a URL, so that other files, such as large videos, are not read completely."""
+_ATTEMPTS = 4  # for a photo: among a million addresses many servers no longer exist
+_ONE_REQUEST = 5 << 30  # bytes, the maximum for one request to S3
 
 
 def is_url(path: str) -> bool:
-    """Is it fsspec's to open, rather than a path on disk?"""
+    """Whether a path is a URL, opened by fsspec."""
     return "://" in path
 
 
@@ -39,21 +39,21 @@ _LOGIN = re.compile(r"(?<=://)[^/\s@?#]*@")
 
 
 def public(text: str) -> str:
-    """A text whose URLs have lost their passwords, keys and signatures: for messages, ids and manifests."""
+    """Remove passwords, keys and signatures from URLs in a text, for messages, ids and manifests."""
     return _SECRETS.sub("", _LOGIN.sub("", text))
 
 
 def absolute(path: str) -> str:
-    """A path that means the same to processes that began in another folder."""
+    """Make a path absolute, for processes with another working folder."""
     return path if is_url(path) else Path(path).absolute().as_posix()
 
 
 def open_read(path: str) -> IO[bytes]:
-    """Opens a file to be read.
+    """Open a file for reading.
 
     Raises:
-        AnytagError: there is none, or it cannot be opened.
-        MissingExtraError: a URL, and the package for it is not installed.
+        AnytagError: it does not exist or cannot be opened.
+        MissingExtraError: it is a URL, and the package for it is not installed.
     """
     with _readable(path):
         if not is_url(path):
@@ -74,13 +74,13 @@ def _readable(path: str) -> Iterator[None]:
     except Exception as error:
         if not is_url(path) or isinstance(error, AnytagError):
             raise
-        # Each of fsspec's systems has errors of its own, such as botocore's of missing keys.
+        # fsspec's file systems raise errors of their own, such as botocore's for missing keys.
         raise AnytagError(public(f"{path}: cannot be read ({error})")) from error
 
 
 @contextmanager
 def open_write(path: str) -> Iterator[IO[bytes]]:
-    """Opens a file to be written; it appears, whole, when all went well, and else not at all."""
+    """Open a file for writing, atomically."""
     if is_url(path):
         system, inner = _system(path)
         with system.transaction, system.open(inner, "wb") as file:
@@ -94,9 +94,9 @@ def open_write(path: str) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def draft(path: str) -> Iterator[Path]:
-    """A file on disk to write into. It becomes `path` in one step at the end, or after an error not at all.
+    """Yield a file on disk to write to, which is moved or uploaded to `path` at the end.
 
-    An object store gets it by one request, not in parts: of an upload that is killed nothing stays.
+    Uploads use a single request, so that an interrupted upload leaves nothing in an object store.
 
     Raises:
         OutputError: it cannot be written.
@@ -112,8 +112,8 @@ def draft(path: str) -> Iterator[Path]:
         file = Path(folder, "draft")
         yield file
         try:
-            patiently(lambda: system.put_file(str(file), inner, **_in_one_request(system)))
-        except Exception as error:  # each of fsspec's systems has errors of its own
+            with_retries(lambda: system.put_file(str(file), inner, **_in_one_request(system)))
+        except Exception as error:  # fsspec's file systems raise errors of their own
             raise OutputError(public(f"{path} cannot be written: {error}")) from error
 
 
@@ -123,10 +123,10 @@ def _in_one_request(system: Any) -> dict[str, int]:
 
 
 def refuse_output(output: str, inputs: Iterable[str], is_kind: Callable[[bytes], bool], what: str) -> None:
-    """Holds an output against inputs and against what is there: see `_io.refuse_other_kind`.
+    """Check an output against inputs and existing files: see `_io.refuse_other_kind`.
 
     Raises:
-        OutputError: it is an input, a photo by name, or something else than such outputs are.
+        OutputError: it is an input, has the suffix of a photo, or exists and is of another kind.
     """
     place, places = _on_disk(output), [_on_disk(one) for one in inputs]
     if is_url(place):
@@ -138,37 +138,37 @@ def refuse_output(output: str, inputs: Iterable[str], is_kind: Callable[[bytes],
     refuse_other_kind(place, is_kind, what)
 
 
-def refuse_filled(folder: str) -> None:
-    """Holds a folder of outputs against what is there: old files among new ones would be read with them.
+def refuse_nonempty(folder: str) -> None:
+    """Check that an output folder is empty, because existing files would be read together with new ones.
 
     Raises:
-        OutputError: it has files, or is none.
+        OutputError: it contains files, or is not a folder.
     """
     place = _on_disk(folder)
     if exists(place) and (not is_folder(place) or next(listing(place), None) is not None):
-        raise RefusedOutputError(f"{folder} is not empty: give another folder, or remove what is in it first")
+        raise RefusedOutputError(f"{folder} is not empty: give another folder, or empty it first")
 
 
 def _on_disk(path: str) -> str:
-    """A file: URL as a path; all else as it is."""
+    """Convert a file: URL to a path; others are unchanged."""
     return url2pathname(path.removeprefix("file://")) if path.startswith("file://") else path
 
 
 def exists(path: str) -> bool:
-    """Is there a file or a folder?"""
+    """Whether a file or folder exists."""
     if not is_url(path):
         return Path(path).exists()
     system, inner = _system(path)
-    system.invalidate_cache()  # others write there, too
+    system.invalidate_cache()  # other processes may write there
     with _readable(path):
-        return bool(patiently(lambda: system.exists(inner)))
+        return bool(with_retries(lambda: system.exists(inner)))
 
 
 def fingerprint(path: str) -> str:
-    """Of a file, what changes with its contents: where it lies, its size, when it was written.
+    """A text that changes with a file's content: path, size and modification time.
 
     Raises:
-        AnytagError: there is none.
+        AnytagError: it does not exist.
     """
     with _readable(path):
         if not is_url(path):
@@ -180,7 +180,7 @@ def fingerprint(path: str) -> str:
 
 
 def _stamp(info: dict[str, Any]) -> str:
-    """Of what a file system says of a file, what changes with its contents."""
+    """The part of a file system's metadata that changes with a file's content."""
     known = (
         "ETag", "etag", "md5Hash", "mtime", "LastModified", "Last-Modified", "last_modified", "created",
         "updated",
@@ -191,12 +191,12 @@ def _stamp(info: dict[str, Any]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class FileFacts:
-    """A file of a listing.
+    """A file in a listing.
 
     Attributes:
-        path: or URL, absolute.
-        stamp: what changes with its contents: size and, as the file system has it, etag or time.
-        bytes: its size, 0 where that is not said.
+        path: absolute path or URL.
+        stamp: changes with the content: size and, depending on the file system, etag or time.
+        bytes: size, 0 if unknown.
     """
 
     path: str
@@ -205,10 +205,10 @@ class FileFacts:
 
 
 def files_at(path: str) -> list[FileFacts]:
-    """A file, or all files below a folder, as a fresh listing tells them; hidden ones left out.
+    """List a file, or all files below a folder except hidden ones, without caching.
 
     Raises:
-        AnytagError: it is not there, or cannot be listed.
+        AnytagError: it does not exist, or cannot be listed.
     """
     if not is_url(path):
         names = [join(path, name) for name in listing(path)] if Path(path).is_dir() else [path]
@@ -216,11 +216,11 @@ def files_at(path: str) -> list[FileFacts]:
     with _readable(path):
         system, inner = _system(path)
         system.invalidate_cache()
-        if not path.endswith("/") and patiently(
+        if not path.endswith("/") and with_retries(
             lambda: system.isfile(inner)
-        ):  # of the web, "/" tells a folder
-            return [_file_facts(path, patiently(lambda: system.info(inner)))]
-        whole: dict[str, dict[str, Any]] = patiently(lambda: system.find(inner, detail=True))
+        ):  # a folder on the web ends with "/"
+            return [_file_facts(path, with_retries(lambda: system.info(inner)))]
+        whole: dict[str, dict[str, Any]] = with_retries(lambda: system.find(inner, detail=True))
         if not whole:
             raise FileNotFoundError(path)
     start = inner.rstrip("/") + "/"
@@ -244,7 +244,7 @@ def _facts_on_disk(path: str) -> FileFacts:
 
 
 def is_folder(path: str) -> bool:
-    """Is it a folder?"""
+    """Whether a path or URL is a folder."""
     if not is_url(path):
         return Path(path).is_dir()
     system, inner = _system(path)
@@ -252,7 +252,7 @@ def is_folder(path: str) -> bool:
 
 
 def listing(folder: str) -> Iterator[str]:
-    """Paths of all files below a folder, relative to it, with '/', sorted by folder; hidden ones left out."""
+    """Paths of all files below a folder, relative to it, with '/', sorted by folder; skips hidden files."""
     if is_url(folder):
         system, inner = _system(folder)
         start = inner.rstrip("/") + "/"
@@ -266,7 +266,7 @@ def listing(folder: str) -> Iterator[str]:
 
 
 def folder_of(path: str) -> str:
-    """The folder that relative names in a file are relative to; "" is the working folder."""
+    """The folder that relative paths in a file refer to; "" is the working folder."""
     if is_url(path):
         return path.rpartition("/")[0]
     parent = str(Path(path).parent)
@@ -274,7 +274,7 @@ def folder_of(path: str) -> str:
 
 
 def join(root: str, image: str) -> str:
-    """Where a photo is that a file in folder `root` names; of tar://NAME::SHARD, the shard is relative."""
+    """Path of a photo named by a file in folder `root`; in tar://NAME::SHARD the shard is relative."""
     inside, mark, outer = image.rpartition("::")
     if mark:
         return f"{inside}::{join(root, outer)}"
@@ -284,7 +284,7 @@ def join(root: str, image: str) -> str:
 
 
 def rebased(image: str, root: str, to: str) -> str:
-    """What a file in folder `to` calls the photo that a file in folder `root` calls `image`."""
+    """Convert a path relative to folder `root` to one relative to folder `to`."""
     inside, mark, outer = image.rpartition("::")
     if mark:
         return f"{inside}::{rebased(outer, root, to)}"
@@ -294,13 +294,13 @@ def rebased(image: str, root: str, to: str) -> str:
     if is_url(to):
         return Path(path).absolute().as_posix()
     base, end = _real(root), _real(to)
-    if Path(base).drive != Path(end).drive:  # of Windows: no way leads from one to the other
+    if Path(base).drive != Path(end).drive:  # on Windows there is no relative path between drives
         return Path(base, image).as_posix()
     return Path(os.path.relpath(os.path.join(base, image), end)).as_posix()  # noqa: PTH118
 
 
 def _real(folder: str) -> str:
-    """A folder without links: ".." of a link leads elsewhere than its name says."""
+    """Resolve links in a folder's path, because ".." of a link is not its parent by name."""
     return _resolved(os.path.abspath(folder))  # noqa: PTH100
 
 
@@ -310,35 +310,35 @@ def _resolved(folder: str) -> str:
 
 
 def photo_source(root: str, image: str) -> str | bytes:
-    """What `anytag.images.load` takes for a photo: its path, or from a URL its bytes.
+    """The argument for `anytag.images.load`: the path of a photo, or its bytes from a URL.
 
     Raises:
-        AnytagError: the URL cannot be read, or holds more than `MOST_BYTES`.
+        AnytagError: the URL cannot be read, or is larger than `MAX_PHOTO_BYTES`.
     """
     path = join(root, image)
     if not is_url(path):
         return path
     with _readable(path):
-        system, inner = _system(path)  # a tar file closes when its file system is forgotten
-        photo = patiently(lambda: _first_bytes(system, inner), tries=_TRIES)
-    if len(photo) > MOST_BYTES:
+        system, inner = _system(path)  # keep the file system: a tar file is closed with it
+        photo = with_retries(lambda: _first_bytes(system, inner), attempts=_ATTEMPTS)
+    if len(photo) > MAX_PHOTO_BYTES:
         raise AnytagError(
-            f"{public(path)}: more than {MOST_BYTES:,} bytes, which no photo from a URL may have"
+            f"{public(path)}: larger than {MAX_PHOTO_BYTES:,} bytes, the limit for photos from URLs"
         )
     return photo
 
 
 def _first_bytes(system: Any, inner: str) -> bytes:
-    """A file, or if it is larger than any photo its beginning, in one request."""
+    """Read a file, or the beginning of one that is larger than the limit, in one request."""
     try:
-        return bytes(system.cat_file(inner, 0, MOST_BYTES + 1))
-    except (OSError, ValueError):  # some servers give no range that ends behind the file, or of an empty one
-        is_large = int(system.size(inner) or 0) > MOST_BYTES
-        return bytes(system.cat_file(inner, 0, MOST_BYTES + 1) if is_large else system.cat_file(inner))
+        return bytes(system.cat_file(inner, 0, MAX_PHOTO_BYTES + 1))
+    except (OSError, ValueError):  # some servers reject ranges beyond the end, or of an empty file
+        is_large = int(system.size(inner) or 0) > MAX_PHOTO_BYTES
+        return bytes(system.cat_file(inner, 0, MAX_PHOTO_BYTES + 1) if is_large else system.cat_file(inner))
 
 
 def _system(url: str) -> tuple[Any, str]:
-    """The file system of a URL, and the path in it."""
+    """The file system of a URL, and the path within it."""
     try:
         fsspec = import_module("fsspec.core")
     except ImportError as error:

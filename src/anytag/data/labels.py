@@ -1,4 +1,4 @@
-"""Rows -> tags: what captions and labels say, in the columns of one vocabulary, and as a matrix."""
+"""Convert rows to tags: captions and labels as columns of a vocabulary, and as a label matrix."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _KINDS = ("object", "scene", "attribute", "action")
 
 
 class Labeler:
-    """Rows -> tags, through the parser and the vocabulary, broader tags included.
+    """Maps captions and labels to tags of a vocabulary, including broader tags.
 
     Args:
-        vocabulary: its tags are the columns of all matrices here.
+        vocabulary: its tags are the columns of all matrices.
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
@@ -29,8 +29,8 @@ class Labeler:
         self.parser = Parser(vocabulary=vocabulary)
         self.index = {tag.id: number for number, tag in enumerate(vocabulary)}
         self.above = [set(broader) for broader in vocabulary.broader]
-        # The first tag of a name and kind: orange the fruit and orange the colour are two. A name is its
-        # tag's own, whatever other tag has it as a synonym.
+        # The first tag of a name and kind; orange the fruit and orange the colour are two tags. Names take
+        # precedence over synonyms.
         self.named: dict[tuple[str, str], str] = {}
         for tag in vocabulary:
             self.named.setdefault((matching_key(tag.name), tag.kind), tag.id)
@@ -42,9 +42,9 @@ class Labeler:
         return len(self.vocabulary)
 
     def label(self, name: str) -> str | None:
-        """Id of the tag that a human label names, or names the plural of; a thing rather than a quality.
+        """Id of the tag for a label, which may be a plural; objects and scenes take precedence.
 
-        Case, spaces and hyphens play no part: "jack o'lantern", "lawnmower".
+        Case, spaces and hyphens are ignored: "jack o'lantern", "lawnmower".
         """
         *first, last = name.lower().split(" ")
         singular = " ".join([*first, default_lexicon().inflection.singular(last)])
@@ -57,62 +57,62 @@ class Labeler:
         return columns.union(*(self.above[column] for column in columns))
 
     def labels(self, names: Sequence[str]) -> set[int]:
-        """Columns of what labels name and of all that is broader."""
+        """Columns of labels and all broader tags."""
         return self._columns({self.label(name) for name in names})
 
     def absent(self, row: Row) -> set[int]:
-        """Columns of what labels say is not there: what is broader may be."""
+        """Columns of absent labels, without broader tags, which may be present."""
         return {self.index[key] for name in row.absent if (key := self.label(name)) is not None}
 
     def caption(self, caption: str) -> set[int]:
-        """Columns of what a caption says and of all that is broader."""
+        """Columns of the tags in a caption and all broader tags."""
         found = self.parser.parse(caption)
         return self._columns({self.named.get((matching_key(tag.name), tag.kind)) for tag in found})
 
     def of_captions(self, row: Row) -> tuple[tuple[int, ...], ...]:
-        """Columns of each caption, sorted: what the data says of it, as it is, or what the parser finds."""
+        """Sorted columns of each caption, from the data's own parse, or else from the parser."""
         if row.parsed:
             removed_names = {name for name, _ in row.cleaned}
             return tuple(tuple(sorted(self._exact(set(names) - removed_names))) for names in row.parsed)
         return tuple(tuple(sorted(self.caption(caption))) for caption in row.captions)
 
     def of_photo(self, row: Row, parsed: Sequence[Sequence[int]]) -> tuple[int, ...]:
-        """Columns of all that is said of a photo, sorted: its labels and captions; where the data has parsed
-        the captions, its tags as they are."""
+        """Sorted columns of a photo's labels and captions; if the data includes parsed captions, of its tags
+        without broader ones."""
         if row.parsed:
             return tuple(sorted(self._exact(row.tags)))
         return tuple(sorted(self.labels(row.tags).union(*map(set, parsed))))
 
     def _exact(self, names: Iterable[str]) -> set[int]:
-        """Columns of ids or names, without what is broader."""
+        """Columns of ids or names, without broader tags."""
         resolved = (name if name in self.index else self.label(name) for name in names)
         return {self.index[key] for key in resolved if key is not None}
 
     def captions(self, captions: Sequence[str]) -> set[int]:
-        """Columns of what any of the captions says."""
+        """Columns of the tags in any of the captions."""
         return set[int]().union(*map(self.caption, captions))
 
     def mentioned(self, row: Row) -> set[int]:
-        """Columns of what a photo's captions say, but for what cleaning took away."""
+        """Columns of the tags in a photo's captions, except those removed by cleaning."""
         cleaned = {key for name, _ in row.cleaned if (key := self.label(name)) is not None}
         return self.captions(row.captions) - {self.index[key] for key in cleaned}
 
     def present(self, row: Row) -> set[int]:
-        """Columns of all that is said of a photo, in any caption or label."""
+        """Columns of all tags in a photo's captions and labels."""
         return self.labels(row.tags) | self.mentioned(row)
 
 
 def label_tags(names: Iterable[str], base: Vocabulary | None = None) -> list[Tag]:
-    """The tags that labels name, in alphabetical order; names that differ in case are one.
+    """The tags of labels, in alphabetical order; names that differ only in case are one tag.
 
     Args:
-        base: whose tags of the same name keep their id, kind, synonyms and names.
+        base: vocabulary whose tags of the same name keep their id, kind, synonyms and names.
     """
     tags: dict[str, Tag] = {}
     for name in sorted(name for name in set(names) if name.strip()):
         known = None if base is None else base.find(name)
         if known is not None and known.name.lower() == name.lower():
-            tag = replace(known, name=name, parents=())  # the rows say what is there, and they alone
+            tag = replace(known, name=name, parents=())  # labels come from the rows alone
         else:
             tag = Tag(name, name, "object")
         tags.setdefault(name.lower(), tag)
@@ -120,7 +120,7 @@ def label_tags(names: Iterable[str], base: Vocabulary | None = None) -> list[Tag
 
 
 def mentioned_tags(captions: Iterable[str], *, fewest: int, base: Vocabulary | None = None) -> list[Tag]:
-    """The tags that so many captions mention, the frequent first; `base` as above, for names of one kind."""
+    """The tags of at least `fewest` captions, most frequent first; `base` as above, if kinds match."""
     tags: dict[str, Tag] = {}
     for found in build_vocabulary(captions, min_count=fewest):
         known = None if base is None else base.find(found.name)
@@ -133,7 +133,7 @@ def mentioned_tags(captions: Iterable[str], *, fewest: int, base: Vocabulary | N
 
 
 class Columns(Protocol):
-    """What rows say, as columns of a matrix; `Labeler` and `Names` are."""
+    """Columns of a label matrix; implemented by `Labeler` and `Names`."""
 
     def __len__(self) -> int: ...
 
@@ -145,7 +145,7 @@ class Columns(Protocol):
 
 
 class Names:
-    """Names as labels have them, each a column; captions are not looked at."""
+    """Columns by label name; captions are ignored."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.column = {name: number for number, name in enumerate(names)}
@@ -154,47 +154,47 @@ class Names:
         return len(self.column)
 
     def labels(self, names: Sequence[str]) -> set[int]:
-        """Columns of the names that there are."""
+        """Columns of known names."""
         return {self.column[name] for name in names if name in self.column}
 
     def mentioned(self, row: Row) -> set[int]:
-        """None."""
+        """No columns."""
         return set()
 
     def absent(self, row: Row) -> set[int]:
-        """Columns of what labels say is not there."""
+        """Columns of absent labels."""
         return self.labels(row.absent)
 
 
 Silence = Callable[[Row], float]
-"""A row -> how sure it is, in [0, 1], that a tag is not there which the row does not name."""
+"""Row -> confidence, in [0, 1], that a tag that the row does not name is absent."""
 
 MENTIONED = 0.3
-"""Chance that one caption mentions a thing that is in the photo (five then miss it with 0.7**5 = 0.17)."""
+"""Probability that a caption mentions a thing in the photo (so five captions miss it with 0.7**5 = 0.17)."""
 
 
 def certain(row: Row) -> float:
-    """What is not named is not there."""
+    """Tags that are not named are absent."""
     return 1.0
 
 
 def unknown(row: Row) -> float:
-    """Nobody knows of what is not named."""
+    """Tags that are not named are unknown."""
     return 0.0
 
 
 def by_captions(row: Row) -> float:
-    """The more captions are silent, the surer; silence of labels says nothing."""
+    """Confidence grows with the number of captions; labels do not count."""
     return 1 - (1 - MENTIONED) ** len(row.captions)
 
 
 @dataclass(frozen=True, eq=False)
 class LabelMatrix:
-    """What N rows say about K tags.
+    """Labels of N rows for K tags.
 
     Attributes:
         present: bool N×K.
-        weight: uint8 N×K, how sure that is, in percent.
+        weight: uint8 N×K, confidence in percent.
     """
 
     present: npt.NDArray[np.bool_]
@@ -202,19 +202,19 @@ class LabelMatrix:
 
 
 def label_matrix(rows: Sequence[Row], columns: Columns, *, silence: Silence, fewest: int = 0) -> LabelMatrix:
-    """Rows -> what is there, and how sure that is. What labels or captions say is sure.
+    """Convert rows to labels with confidences; tags in labels or captions have full confidence.
 
     Args:
-        silence: of what a row names neither as present nor as absent.
-        fewest: a tag that captions mention more rarely is unknown where they are silent.
+        silence: confidence that tags named neither as present nor as absent are absent.
+        fewest: tags with fewer mentions in captions are unknown where they are not mentioned.
     """
     present = np.zeros((len(rows), len(columns)), dtype=bool)
     weight = np.zeros(present.shape, np.uint8)
     mentions = np.zeros(len(columns), np.int64)
     for number, row in enumerate(rows):
-        said = columns.mentioned(row)
-        mentions[list(said)] += 1
-        present[number, list(said | columns.labels(row.tags))] = True
+        mentioned = columns.mentioned(row)
+        mentions[list(mentioned)] += 1
+        present[number, list(mentioned | columns.labels(row.tags))] = True
         weight[number] = round(100 * silence(row))
         weight[number, list(columns.absent(row))] = 100
     rare = mentions < fewest

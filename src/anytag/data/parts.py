@@ -1,12 +1,12 @@
-"""An output that grows by whole files: one for each unit of the input, under a name that says which.
+"""An output folder with one file per unit of the input.
 
-    FOLDER/part-0f3a….parquet      the rows of a unit; when it lies there, the unit is done
-    FOLDER/_anytag/work.json       what made them: command, model, options
-    FOLDER/_anytag/units.jsonl     the manifest: a line for each unit that is done
-    FOLDER/_anytag/photos-*.parquet  listings that were cut into slices
+    FOLDER/part-0f3a….parquet      the rows of a unit; its existence means that the unit is done
+    FOLDER/_anytag/work.json       command, model and options
+    FOLDER/_anytag/units.jsonl     the manifest: one line per finished unit
+    FOLDER/_anytag/photos-*.parquet  listings that were split into slices
 
-A name is the hash of the unit, its stamp and the work. So whoever does a unit again, after whatever was
-killed, writes the same file again: nothing doubles, and nobody has to agree with anybody.
+File names are hashes of the unit, its stamp and the work. So a repeated unit writes the same file, nothing is
+duplicated, and processes need no coordination.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from anytag.batching import in_batches
-from anytag.data.backoff import patiently
+from anytag.data.backoff import with_retries
 from anytag.data.io import (
     absolute,
     draft,
@@ -38,9 +38,9 @@ from anytag.data.tables import parquet_file
 from anytag.data.units import Unit
 from anytag.errors import AnytagError, RefusedOutputError, brief
 
-_ROWS = 1000  # that a part holds in memory while it is written
-_FOOTERS = 16  # of parts that are read at once
-_UNIT = b"anytag unit"  # the key of a part's metadata
+_ROWS = 1000  # rows in memory while a part is written
+_FOOTERS = 16  # Parquet footers read in parallel
+_UNIT = b"anytag unit"  # metadata key in a part
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +48,10 @@ class UnitResult:
     """A line of the manifest.
 
     Attributes:
-        file: the part's name; "" where the unit could not be read.
-        unit, stamp: as of the unit.
-        rows: of the part.
-        failed: rows of it that have an error.
+        file: the part's name; "" if the unit could not be read.
+        unit, stamp: of the unit.
+        rows: number of rows in the part.
+        failed: number of rows with an error.
         error: why there is no part.
     """
 
@@ -69,7 +69,7 @@ class Parts:
 
     Attributes:
         folder: path or URL.
-        work: what makes the rows, as plain JSON.
+        work: what produces the rows, as plain JSON.
     """
 
     folder: str
@@ -77,25 +77,25 @@ class Parts:
 
     @property
     def notes(self) -> str:
-        """The folder of what is no rows; readers of Parquet folders pass over a name that begins with _."""
+        """The metadata folder, with a leading underscore so that readers of Parquet folders skip it."""
         return join(self.folder, "_anytag")
 
     def file(self, unit: Unit) -> str:
-        """The name of a unit's part."""
+        """The file name of a unit's part."""
         key = json.dumps([unit.name, unit.stamp, self.work], sort_keys=True)
         return f"part-{blake2b(key.encode(), digest_size=16).hexdigest()}.parquet"
 
     def begin(self) -> None:
-        """Says in the folder what it will hold; errors as of `check`."""
+        """Write `work` to the folder, if it is not there; errors as for `check`."""
         if not self.check():
             with draft(join(self.notes, "work.json")) as file:
                 file.write_text(json.dumps(self.work, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
     def check(self) -> bool:
-        """Does the folder say that it holds these rows? If not, it is empty.
+        """Whether the folder belongs to this work; if not, it is empty.
 
         Raises:
-            RefusedOutputError: it holds something else, or rows of another model or of other options.
+            RefusedOutputError: it has other content, or rows of another model or other options.
         """
         place = join(self.notes, "work.json")
         if exists(place):
@@ -104,31 +104,31 @@ class Parts:
             return True
         if exists(self.folder) and (not is_folder(self.folder) or any(listing(self.folder))):
             raise RefusedOutputError(
-                f"{public(self.folder)} is not empty and holds no rows of this command: give another folder"
+                f"{public(self.folder)} is not empty and has no rows of this command: give another folder"
             )
         return False
 
     def _compare(self, earlier: Mapping[str, Any]) -> None:
-        mine = json.loads(json.dumps(self.work))
-        other = [key for key in sorted({*mine, *earlier}) if mine.get(key) != earlier.get(key)]
+        current = json.loads(json.dumps(self.work))
+        other = [key for key in sorted({*current, *earlier}) if current.get(key) != earlier.get(key)]
         if other:
-            told = ", ".join(
-                f"{key} was {brief(earlier.get(key))} and is {brief(mine.get(key))}" for key in other
+            changes = ", ".join(
+                f"{key} was {brief(earlier.get(key))} and is {brief(current.get(key))}" for key in other
             )
             raise RefusedOutputError(
-                f"{public(self.folder)} holds rows of another work ({told}): give another --output, or the "
-                "same model and options"
+                f"{public(self.folder)} contains rows of another run ({changes}): give another --output, "
+                "or use the same model and options"
             )
 
     def there(self) -> set[str]:
-        """The names of all parts, freshly listed."""
+        """The names of all existing parts, without caching."""
         if not exists(self.folder):
             return set()
         names = (one.path.rpartition("/")[2] for one in files_at(self.folder))
         return {name for name in names if name.startswith("part-")}
 
     def manifest(self) -> dict[str, UnitResult]:
-        """The lines of the manifest by file; a run that was killed may have written more files than lines."""
+        """The lines of the manifest by file name; an interrupted run may have more files than lines."""
         place = join(self.notes, "units.jsonl")
         if not exists(place):
             return {}
@@ -137,12 +137,12 @@ class Parts:
         return {line.file: line for line in lines}
 
     def write_manifest(self, lines: Iterable[UnitResult]) -> None:
-        """Replaces the manifest."""
+        """Replace the manifest."""
         with draft(join(self.notes, "units.jsonl")) as file, file.open("w", encoding="utf-8") as text:
             text.writelines(json.dumps(asdict(line), ensure_ascii=False) + "\n" for line in lines)
 
     def facts(self, names: Sequence[str]) -> list[UnitResult]:
-        """What parts say of themselves, read from their footers."""
+        """Read the results from the footers of parts."""
         if not names:
             return []
         return [
@@ -150,10 +150,10 @@ class Parts:
         ]
 
     def _facts(self, names: Sequence[str]) -> list[UnitResult]:
-        return [patiently(lambda name=name: self.fact(name)) for name in names]  # type: ignore[misc]
+        return [with_retries(lambda name=name: self.fact(name)) for name in names]  # type: ignore[misc]
 
     def fact(self, name: str) -> UnitResult:
-        """The same of one."""
+        """Read the result from the footer of one part."""
         with parquet_file(join(self.folder, name)) as table:
             facts = table.metadata
             unit, stamp = json.loads(facts.metadata[_UNIT])
@@ -162,32 +162,32 @@ class Parts:
 
     @contextmanager
     def writing(self, unit: Unit, schema: Any) -> Iterator[_Writer]:
-        """The part of a unit to write rows into; it appears whole at the end, or not at all."""
+        """Yield a writer for the rows of a unit; the part is written atomically."""
         parquet = import_module("pyarrow.parquet")
-        said = {_UNIT: json.dumps([unit.name, unit.stamp]).encode()}
+        metadata = {_UNIT: json.dumps([unit.name, unit.stamp]).encode()}
         with (
             draft(join(self.folder, self.file(unit))) as file,
-            parquet.ParquetWriter(file, schema.with_metadata(said), compression="zstd") as writer,
+            parquet.ParquetWriter(file, schema.with_metadata(metadata), compression="zstd") as writer,
         ):
             rows = _Writer(writer, schema)
             yield rows
             rows.flush()
 
     def read(self, name: str) -> Iterator[dict[str, Any]]:
-        """The rows of a part."""
+        """Yield the rows of a part."""
         with parquet_file(join(self.folder, name)) as table:
             for batch in table.iter_batches(batch_size=_ROWS):
                 yield from batch.to_pylist()
 
     def sweep(self) -> None:
-        """Removes drafts that killed processes left on disk; of object stores there are none."""
+        """Remove drafts that interrupted processes left on disk; object stores have none."""
         if not is_url(self.folder):
-            for rubbish in Path(self.folder).glob(".part-*.new"):
-                rubbish.unlink(missing_ok=True)
+            for leftover in Path(self.folder).glob(".part-*.new"):
+                leftover.unlink(missing_ok=True)
 
 
 class _Writer:
-    """Rows into Parquet, a block at a time."""
+    """Writes rows to Parquet in blocks."""
 
     def __init__(self, writer: Any, schema: Any) -> None:
         self._writer, self._schema = writer, schema
@@ -209,18 +209,18 @@ class _Writer:
 
 
 def _failed(group: Any) -> int:
-    """Rows of a row group that have an error: those whose `error.type`, or `error`, is not null."""
+    """Number of rows with an error in a row group, from the null count of `error.type` or `error`."""
     columns = (group.column(number) for number in range(group.num_columns))
     column = next(one for one in columns if one.path_in_schema in ("error.type", "error"))
     return int(group.num_rows - column.statistics.null_count)
 
 
 def place(folder: str) -> str:
-    """A folder of parts as all processes know it.
+    """Normalise the folder of parts so that it is valid in all processes.
 
     Raises:
-        AnytagError: the web takes no files.
+        AnytagError: it is an HTTP URL, which cannot be written to.
     """
     if folder.startswith(("http://", "https://")):
-        raise AnytagError(f"{public(folder)}: the web takes no files; give a folder, s3://… or gs://…")
+        raise AnytagError(f"{public(folder)}: cannot write to an HTTP URL; give a folder, s3://… or gs://…")
     return absolute(folder).rstrip("/")

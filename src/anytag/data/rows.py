@@ -1,4 +1,4 @@
-"""One row of training data: a photo, what is known of it, and where each tag came from."""
+"""A row of image-text data: a photo with captions and tags, and the origin of each tag."""
 
 from __future__ import annotations
 
@@ -11,41 +11,40 @@ from typing import Any, Literal, get_args
 from anytag.errors import AnytagError
 
 Origin = Literal["label", "text", "model"]
-"""Who says a tag: people who labelled the photo, its captions, a model."""
+"""Origin of a tag: a person's label, a caption, or a model."""
 ORIGINS: tuple[str, ...] = get_args(Origin)
 Step = Literal["parse", "generate", "clean"]
 STEPS: tuple[str, ...] = get_args(Step)
 OnError = Callable[[str], None]
-"""Told what is wrong with a row that is left out."""
+"""Called with a message for each row that is skipped."""
 
 SPLITS = {
-    **dict.fromkeys(
-        ("train", "training", "trn", "restval"), "train"
-    ),  # restval: what Karpathy trains with, too
+    # Karpathy's split "restval" is part of the training data
+    **dict.fromkeys(("train", "training", "trn", "restval"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "validate", "eval", "evaluation"), "val"),
     **dict.fromkeys(("dev", "devel", "development"), "dev"),
     **dict.fromkeys(("test", "testing", "tst"), "test"),
 }
-"""What others call splits -> what they are here."""
+"""Other names of splits -> names used here."""
 
 _MADE_BY: dict[Step, Origin] = {"parse": "text", "generate": "model"}
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A photo and what is said of it.
+    """A photo and its annotations.
 
     Attributes:
         image: path of the photo, relative to the folder of the rows file, or a URL.
-        source: the collection it comes from.
-        split: "train", "dev", "val" or "test"; "" where none is named.
-        captions: sentences that describe it; what they do not mention may still be there.
-        tags: names that are there.
-        absent: names that are certainly not there.
-        origins: where each of `tags` comes from; empty when people said them all.
-        cleaned: tags that cleaning took away, each with where it had come from.
-        parsed: the tags that each caption names, where the data says it, as published annotations do; else
-            the parser is asked.
+        source: name of the data set.
+        split: "train", "dev", "val" or "test"; "" if unspecified.
+        captions: descriptions; things that they do not mention may still be present.
+        tags: names that are present.
+        absent: names that are certainly absent.
+        origins: origin of each of `tags`; empty if all are labels.
+        cleaned: tags removed by cleaning, each with its origin.
+        parsed: tags of each caption, if the data includes them, as published annotations do; otherwise the
+            parser is used.
     """
 
     image: str
@@ -65,7 +64,7 @@ class Row:
         return tuple(zip(self.tags, self.origins or (people,) * len(self.tags), strict=True))
 
     def with_origins(self, pairs: Iterable[tuple[str, Origin]]) -> Row:
-        """The same row with these tags; of a tag that is said twice, the first counts."""
+        """Return the row with these tags; the first of duplicate tags is used."""
         first: dict[str, Origin] = {}
         for name, origin in pairs:
             first.setdefault(name, origin)
@@ -73,21 +72,21 @@ class Row:
         return replace(self, tags=tuple(first), origins=origins if set(origins) - {"label"} else ())
 
     def adding(self, names: Iterable[str], origin: Origin) -> Row:
-        """The row with more tags, but for those it has, says are absent, or lost to cleaning."""
+        """Return the row with more tags, except those it has, lists as absent, or lost to cleaning."""
         contradicted = {*self.absent, *(name for name, _ in self.cleaned)}
         return self.with_origins(
             [*self.origins_by_tag, *((name, origin) for name in names if name not in contradicted)]
         )
 
     def cleaning(self, names: Iterable[str]) -> Row:
-        """The row without these tags, which it records as removed."""
+        """Return the row without these tags, recorded in `cleaned`."""
         removed_names = set(names)
         row = self.with_origins(pair for pair in self.origins_by_tag if pair[0] not in removed_names)
         dropped = tuple(pair for pair in self.origins_by_tag if pair[0] in removed_names)
         return replace(row, cleaned=(*self.cleaned, *dropped))
 
     def without(self, step: Step) -> Row:
-        """The row as if one step of the data engine had not been taken."""
+        """Return the row as it was before one step of the data engine."""
         if step == "clean":
             return replace(self.with_origins([*self.origins_by_tag, *self.cleaned]), cleaned=())
         origin = _MADE_BY[step]
@@ -96,7 +95,7 @@ class Row:
         return replace(row, cleaned=cleaned, parsed=() if step == "parse" else self.parsed)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists for JSON; `origins`, `cleaned` and `parsed` only where there are some."""
+        """Convert to plain lists for JSON; `origins`, `cleaned` and `parsed` only if not empty."""
         values = {one.name: getattr(self, one.name) for one in fields(self)}
         for name in ("cleaned", "parsed"):
             values[name] = [list(part) for part in values[name]]
@@ -106,12 +105,12 @@ class Row:
 
 
 def split_of(name: str) -> str:
-    """The split that a name means: "Validation" and "val2017" are "val"; "" where none is named.
+    """Normalise the name of a split: "Validation" and "val2017" are "val"; "" stays "".
 
     Raises:
-        ValueError: none is known by this name.
+        ValueError: the name is unknown.
     """
-    if name in ("train", "val", "dev", "test", ""):  # quickly: it is asked of every row
+    if name in ("train", "val", "dev", "test", ""):  # a fast path, since this is called for every row
         return name
     key = name.strip().lower()
     split = SPLITS.get(key) or SPLITS.get(key.rstrip("0123456789").rstrip("-_ "))
@@ -121,14 +120,14 @@ def split_of(name: str) -> str:
 
 
 def row_of(raw: object, *, source: str | None = None, split: str | None = None) -> Row:
-    """A row from plain values, such as a JSON object.
+    """Make a row from plain values, such as a JSON object.
 
     Args:
-        raw: the fields of `Row`; "caption" may stand for one caption.
-        source, split: of a row that does not name its own.
+        raw: the fields of `Row`; "caption" may contain a single caption.
+        source, split: for a row without them.
 
     Raises:
-        ValueError: not a row; says why. A split by an unknown name would be taught from.
+        ValueError: not a row; says why. Unknown splits are errors, since they would be trained on.
     """
     if not isinstance(raw, Mapping):
         raise ValueError(f"expected an object, got {type(raw).__name__}")
@@ -137,7 +136,7 @@ def row_of(raw: object, *, source: str | None = None, split: str | None = None) 
         values["captions"] = [values.pop("caption")]
     field_names = {one.name for one in fields(Row)}
     if unknown := sorted(map(str, set(values) - field_names)):
-        raise ValueError(f"unknown field {unknown[0]!r}; known are {', '.join(sorted(field_names))}")
+        raise ValueError(f"unknown field {unknown[0]!r}; expected {', '.join(sorted(field_names))}")
     given_texts = {key: _text(values, key) for key in ("image", "source", "split") if key in values}
     texts = {"source": source, "split": split, **given_texts}
     if missing := [key for key in ("image", "source", "split") if texts.get(key) is None]:
@@ -149,24 +148,23 @@ def row_of(raw: object, *, source: str | None = None, split: str | None = None) 
     if lists["origins"] and len(lists["origins"]) != len(lists["tags"]):
         raise ValueError(f"{len(lists['tags'])} tags, but {len(lists['origins'])} origins")
     if unknown := sorted({*lists["origins"]} - {*ORIGINS}):
-        raise ValueError(f"unknown origin {unknown[0]!r}; known are {', '.join(ORIGINS)}")
+        raise ValueError(f"unknown origin {unknown[0]!r}; expected {', '.join(ORIGINS)}")
     cleaned = tuple(_pair(pair) for pair in _list(values, "cleaned"))
     parsed = tuple(_names(part, "parsed") for part in _list(values, "parsed"))
     if parsed and len(parsed) != len(lists["captions"]):
         raise ValueError(f"{len(lists['captions'])} captions, but {len(parsed)} lists in 'parsed'")
-    _tidy(lists)
+    _normalise(lists)
     return Row(**texts, **lists, cleaned=cleaned, parsed=parsed)  # type: ignore[arg-type]  # checked above
 
 
-def _tidy(lists: dict[str, tuple[str, ...]]) -> None:
-    """Single spaces, none around; tags that are empty or said twice go, with their origins."""
+def _normalise(lists: dict[str, tuple[str, ...]]) -> None:
+    """Normalise spaces, and remove empty and duplicate tags with their origins."""
     lists["captions"] = tuple([" ".join(text.split()) for text in lists["captions"]])
     absent = [" ".join(text.split()) for text in lists["absent"]]
     lists["absent"] = tuple(dict.fromkeys(filter(None, absent)))
     names = [" ".join(text.split()) for text in lists["tags"]]
-    origin_of = dict(
-        zip(reversed(names), reversed(lists["origins"] or names), strict=True)
-    )  # of two, the first
+    # of duplicates the first origin is used
+    origin_of = dict(zip(reversed(names), reversed(lists["origins"] or names), strict=True))
     tags = [name for name in dict.fromkeys(names) if name]
     if lists["origins"]:
         lists["origins"] = tuple([origin_of[name] for name in tags])
@@ -200,19 +198,19 @@ def _check_unicode(text: str, key: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"{key!r} holds {text!r}, which is not Unicode") from error
+        raise ValueError(f"{key!r} contains {text!r}, which is not Unicode") from error
 
 
 def _pair(value: object) -> tuple[str, Origin]:
-    if isinstance(value, Mapping):  # as Parquet has it
+    if isinstance(value, Mapping):  # the form in Parquet
         value = (value.get("tag"), value.get("origin"))
     if isinstance(value, list | tuple) and len(value) == 2 and value[1] in ORIGINS:
         return str(value[0]), value[1]
-    raise ValueError(f"'cleaned' holds {value!r}, expected a tag and where it came from")
+    raise ValueError(f"'cleaned' contains {value!r}, expected a tag and its origin")
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Reads rows.jsonl.
+    """Read a rows.jsonl.
 
     Raises:
         AnytagError: a line is not a row; the message names file and line.
@@ -229,13 +227,13 @@ def parse_lines(
     split: str | None = None,
     on_error: OnError | None = None,
 ) -> Iterator[Row]:
-    """Rows from lines of JSON.
+    """Parse rows from JSON lines.
 
     Args:
         lines: of a file in UTF-8.
-        where: its name, for messages.
-        source, split: of a row that does not name its own.
-        on_error: takes the message of a line that is not a row, which is then left out.
+        where: file name, for messages.
+        source, split: for rows without them.
+        on_error: called with the message for each invalid line, which is skipped.
 
     Raises:
         AnytagError: a line is not a row, and there is no `on_error`.
@@ -248,41 +246,41 @@ def parse_lines(
         try:
             yield row_of(json.loads(line), source=source, split=split)
         except (ValueError, TypeError, RecursionError) as error:
-            tell(f"{where}, line {number}: not a row ({error})", on_error, error)
+            report_error(f"{where}, line {number}: not a row ({error})", on_error, error)
 
 
-def tell(message: str, on_error: OnError | None, error: Exception | None = None) -> None:
-    """Reports a row that is left out, or stops at it where nobody listens."""
+def report_error(message: str, on_error: OnError | None, error: Exception | None = None) -> None:
+    """Report a row that is skipped, or raise AnytagError if there is no `on_error`."""
     if on_error is None:
         raise AnytagError(message) from error
     on_error(message)
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Writes rows.jsonl, one JSON object a line."""
+    """Write a rows.jsonl, one JSON object per line."""
     with path.open("wb") as out:
         out.writelines(map(line_of, rows))
 
 
 def line_of(row: Row) -> bytes:
-    """A row as one line of JSON."""
+    """Encode a row as one line of JSON."""
     text = json.dumps(row.to_dict(), ensure_ascii=False)
-    return text.encode(errors="backslashreplace") + b"\n"  # an escape of JSON: paths need not be Unicode
+    return text.encode(errors="backslashreplace") + b"\n"  # escapes, because paths need not be valid Unicode
 
 
 def by_photo(rows: Iterable[Row]) -> list[Row]:
-    """One row a photo and split, with all that its rows say, where the first of them stood.
+    """Merge rows of the same photo and split, at the position of the first.
 
-    What one of them names, the others are not silent of, and it is not absent.
+    A tag that one row names counts as named in the merged row, and is not absent.
     """
     found: dict[tuple[str, str], Row] = {}
     for row in rows:
         first = found.get((row.image, row.split))
-        found[row.image, row.split] = row if first is None else _both(first, row)
+        found[row.image, row.split] = row if first is None else _merge(first, row)
     return list(found.values())
 
 
-def _both(one: Row, other: Row) -> Row:
+def _merge(one: Row, other: Row) -> Row:
     captions, parsed = one.captions + other.captions, one.parsed + other.parsed
     row = one.with_origins([*one.origins_by_tag, *other.origins_by_tag])
     return replace(
@@ -295,5 +293,5 @@ def _both(one: Row, other: Row) -> Row:
 
 
 def select(rows: Iterable[Row], *, split: str, source: str | None = None) -> Iterator[Row]:
-    """Rows of one split, and of one source when it is named."""
+    """Rows of one split, and of one source if given."""
     return (row for row in rows if row.split == split and (source is None or row.source == source))

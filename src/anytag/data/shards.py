@@ -1,4 +1,4 @@
-"""WebDataset shards: tar files whose members KEY.jpg, KEY.json, KEY.txt, KEY.cls are one sample."""
+"""WebDataset shards: tar files in which KEY.jpg, KEY.json, KEY.txt and KEY.cls form one sample."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from anytag.data.io import (
     open_read,
     open_write,
     photo_source,
-    refuse_filled,
+    refuse_nonempty,
 )
-from anytag.data.rows import OnError, Row, row_of, tell
+from anytag.data.rows import OnError, Row, report_error, row_of
 from anytag.errors import AnytagError
 from anytag.images import SUFFIXES
 
@@ -31,10 +31,10 @@ class Sample:
     """One sample of a shard.
 
     Attributes:
-        shard: where it lies.
-        key: what the names of its members begin with.
-        members: extension in small letters -> bytes.
-        photo: the name of the member that is a photo; "" where there is none.
+        shard: path or URL of the shard.
+        key: common prefix of its members' names.
+        members: extension in lower case -> bytes.
+        photo: name of the member that is a photo; "" if there is none.
     """
 
     shard: str
@@ -49,7 +49,7 @@ class Sample:
 
 
 def shards_of(path: str) -> list[str]:
-    """The shards that a path names: itself, or all of a folder.
+    """List the shards at a path, a file or a folder.
 
     Raises:
         AnytagError: there are none.
@@ -63,10 +63,10 @@ def shards_of(path: str) -> list[str]:
 
 
 def read_samples(path: str) -> Iterator[Sample]:
-    """The samples of a shard or of a folder of them, as a stream.
+    """Stream the samples of a shard or of a folder of shards.
 
     Raises:
-        AnytagError: a shard cannot be read, or is cut short.
+        AnytagError: a shard cannot be read, or is truncated.
     """
     for shard in shards_of(path):
         with open_read(shard) as file:
@@ -75,7 +75,7 @@ def read_samples(path: str) -> Iterator[Sample]:
                     for key, members in groupby(_members(tar), lambda pair: _split(pair[0])[0]):
                         yield _sample(shard, key, members)
             except (tarfile.TarError, EOFError, OSError) as error:
-                raise AnytagError(f"{shard}: not a tar file that can be read ({error})") from error
+                raise AnytagError(f"{shard}: not a readable tar file ({error})") from error
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
@@ -86,7 +86,7 @@ def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Key and extension: WebDataset parts the file's name at its first dot."""
+    """Key and extension: WebDataset splits the file name at its first dot."""
     folder, slash, file = name.rpartition("/")
     stem, _, extension = file.partition(".")
     return folder + slash + stem, extension.lower()
@@ -99,7 +99,7 @@ def _sample(shard: str, key: str, members: Iterable[tuple[str, bytes]]) -> Sampl
 
 
 def read_webdataset(path: str, *, source: str, split: str, on_error: OnError | None = None) -> Iterator[Row]:
-    """Rows of shards. `Row.image` is tar://NAME::SHARD, which fsspec opens."""
+    """Stream the rows of shards. `Row.image` is tar://NAME::SHARD, which fsspec can open."""
     root = path if is_folder(path) else folder_of(path)
     for row, _ in read_photos(path, source=source, split=split, on_error=on_error):
         inside, _, shard = row.image.rpartition("::")
@@ -109,7 +109,7 @@ def read_webdataset(path: str, *, source: str, split: str, on_error: OnError | N
 def read_photos(
     path: str, *, source: str = "webdataset", split: str = "train", on_error: OnError | None = None
 ) -> Iterator[tuple[Row, bytes]]:
-    """Rows of shards with the encoded photos, as a stream: nothing is read twice."""
+    """Stream the rows of shards with the encoded photos, reading each shard once."""
     for sample in read_samples(path):
         try:
             if not sample.photo:
@@ -117,18 +117,18 @@ def read_photos(
             row = _row(sample.members, source=source, split=split)
             yield replace(row, image=f"tar://{sample.photo}::{sample.shard}"), sample.pixels
         except ValueError as error:
-            tell(f"{sample.shard}, sample {sample.key!r}: {error}", on_error, error)
+            report_error(f"{sample.shard}, sample {sample.key!r}: {error}", on_error, error)
 
 
 def _row(members: dict[str, bytes], *, source: str, split: str) -> Row:
-    """What a sample's other members say; fields of its JSON that are not a row's are not read."""
+    """Make a row of a sample's other members; other fields of its JSON are ignored."""
     metadata = json.loads(members.get("json", b"{}"))
     fields_present = {
         key: metadata[key]
         for key in (*Row.__slots__, "caption")
         if isinstance(metadata, dict) and key in metadata
     }
-    fields_present["image"] = "in the shard"  # whoever reads the sample says where
+    fields_present["image"] = "in the shard"  # replaced by the caller
     if "txt" in members and not {"captions", "caption"} & set(fields_present):
         fields_present["caption"] = members["txt"].decode().strip()
     if "cls" in members and "tags" not in fields_present:
@@ -139,16 +139,16 @@ def _row(members: dict[str, bytes], *, source: str, split: str) -> Row:
 def write_shards(
     folder: str, rows: Iterable[Row], *, root: str, size: int = 1000, on_error: OnError | None = None
 ) -> Iterator[str]:
-    """Writes folder/shard-000000.tar and so on, each with its photos; yields a shard's path when it is whole.
+    """Write folder/shard-000000.tar and so on, with photos; yields each shard's path when it is complete.
 
     Args:
-        folder: an empty one, or one that is not there.
+        folder: empty or not existing.
         rows: in the order of the shards.
-        root: the folder that their photos are relative to.
-        size: photos a shard.
-        on_error: takes the message of a photo that cannot be read, which is then left out.
+        root: folder that the photos' paths are relative to.
+        size: photos per shard.
+        on_error: called with the message for each photo that cannot be read, which is skipped.
     """
-    refuse_filled(folder)
+    refuse_nonempty(folder)
     readable = _readable(rows, root, on_error)
     for number in count():
         first = next(readable, None)
@@ -170,7 +170,7 @@ def _readable(rows: Iterable[Row], root: str, on_error: OnError | None) -> Itera
                     photo = file.read()
             yield row, photo
         except AnytagError as error:
-            tell(str(error), on_error, error)
+            report_error(str(error), on_error, error)
 
 
 def _add(tar: tarfile.TarFile, at: int, row: Row, photo: bytes) -> None:

@@ -1,4 +1,4 @@
-"""What is in image-text data, in figures."""
+"""Summarise image-text data in numbers."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from anytag.images import load
 
 @dataclass
 class Summary:
-    """Figures of rows, gathered as they come.
+    """Statistics of rows, accumulated row by row.
 
     Attributes:
-        rows: how many.
-        sources, splits: rows of each.
-        tags: rows that say each tag.
-        origins: tags by where they come from; those that cleaning took away count as "cleaned".
-        captions, caption_words: how many of each.
-        without: rows that say nothing, neither tags nor captions.
-        absent: tags that rows say are absent.
-        sizes: width and height of photos that were opened.
-        unread: photos that were to be opened and could not.
+        rows: number of rows.
+        sources, splits: number of rows of each.
+        tags: number of rows with each tag.
+        origins: number of tags by origin; those removed by cleaning count as "cleaned".
+        captions, caption_words: total numbers.
+        without: number of rows without tags and captions.
+        absent: number of absent tags.
+        sizes: width and height of the photos that were opened.
+        unread: number of photos that could not be opened.
     """
 
     rows: int = 0
@@ -44,7 +44,7 @@ class Summary:
     unread: int = 0
 
     def add(self, row: Row) -> None:
-        """Counts one row."""
+        """Count one row."""
         self.rows += 1
         self.sources[row.source] += 1
         self.splits[row.split] += 1
@@ -58,7 +58,7 @@ class Summary:
         self.absent += len(row.absent)
 
     def open(self, row: Row, root: str) -> None:
-        """Measures one photo."""
+        """Record the size of one photo."""
         try:
             photo = load(photo_source(root, row.image), min_side=1)
             self.sizes.append((photo.width, photo.height))
@@ -66,7 +66,7 @@ class Summary:
             self.unread += 1
 
     def to_dict(self, *, top: int = 20) -> dict[str, Any]:
-        """Plain figures; `top` tags."""
+        """Convert to plain values, with the `top` most frequent tags."""
         return {
             "rows": self.rows,
             "sources": dict(self.sources.most_common()),
@@ -93,7 +93,7 @@ class Summary:
 
 
 def summarise(rows: Iterable[Row], root: str, *, photos: int = 200) -> Summary:
-    """Figures of all rows, and of the sizes of the first `photos` photos."""
+    """Summarise all rows, and the sizes of the first `photos` photos."""
     summary = Summary()
     for row in rows:
         summary.add(row)

@@ -1,4 +1,4 @@
-"""Rows in tables: JSON lines, CSV, Parquet. Each is read row by row and written as rows come."""
+"""Rows in JSON lines, CSV and Parquet, read and written as streams."""
 
 from __future__ import annotations
 
@@ -12,37 +12,35 @@ from typing import Any
 
 from anytag.data.dialect import COLUMNS, Dialect, dialect_of
 from anytag.data.io import open_read, open_write, public
-from anytag.data.rows import OnError, Row, line_of, parse_lines, row_of, tell
+from anytag.data.rows import OnError, Row, line_of, parse_lines, report_error, row_of
 from anytag.errors import AnytagError, MissingExtraError
 
 MARKS = {"tags": ";", "captions": "|", "absent": ";"}
-"""What parts the names, or captions, of one cell."""
-_BLOCK = 1000  # rows of Parquet that are held at a time
-_BUFFER = (
-    1 << 20
-)  # bytes of a column that are read at once; else pyarrow reads the whole of it, whatever its size
+"""Separators of names, or captions, within a cell."""
+_BLOCK = 1000  # rows of Parquet in memory
+_BUFFER = 1 << 20  # bytes of a column read at once; otherwise pyarrow reads whole columns
 
 
 def read_jsonl(path: str, *, source: str, split: str, on_error: OnError | None = None) -> Iterator[Row]:
-    """Rows of JSON lines; arguments and errors as for `anytag.data.formats.read`."""
+    """Read rows from JSON lines; arguments and errors as for `anytag.data.formats.read`."""
     with open_read(path) as file:
         yield from parse_lines(file, path, source=source, split=split, on_error=on_error)
 
 
 def write_jsonl(path: str, rows: Iterable[Row]) -> None:
-    """Writes JSON lines."""
+    """Write JSON lines."""
     with open_write(path) as file:
         file.writelines(map(line_of, rows))
 
 
 def read_csv(path: str, *, source: str, split: str, on_error: OnError | None = None) -> Iterator[Row]:
-    """Rows of a table: image, then tags separated by ';'.
+    """Read rows from a table: image, then tags separated by ';'.
 
-    The first line may name the columns, see `dialect.ROLES`: image, tags, captions (separated by '|'),
-    absent, split, source. Commas, tabs or semicolons part them, and the text is UTF-8 or UTF-16.
+    The first line may be a header, see `dialect.ROLES`: image, tags, captions (separated by '|'), absent,
+    split, source. The delimiter is a comma, tab or semicolon, and the text is UTF-8 or UTF-16.
 
     Raises:
-        AnytagError: the table cannot be told or read.
+        AnytagError: the table is not recognised or cannot be read.
     """
     with open_read(path) as file:
         dialect = dialect_of(file, path)
@@ -53,13 +51,11 @@ def read_csv(path: str, *, source: str, split: str, on_error: OnError | None = N
         except UnicodeDecodeError as error:
             odd = error.object[error.start : error.start + 1]
             raise AnytagError(
-                f"{path} is not in UTF-8: it holds the byte {odd!r}, as Windows-1252 and other old "
-                "encodings do; save it as UTF-8 (in Excel: CSV UTF-8)"
+                f"{path} is not in UTF-8: it contains the byte {odd!r}, as in Windows-1252 and other old "
+                "encodings; save it as UTF-8 (in Excel: CSV UTF-8)"
             ) from error
         except csv.Error as error:
-            raise AnytagError(
-                f"{path}: cannot be read as a table ({error}): is a quote not closed?"
-            ) from error
+            raise AnytagError(f"{path}: cannot be read as a table ({error}): is a quote unclosed?") from error
 
 
 def _csv_row(
@@ -69,16 +65,16 @@ def _csv_row(
     cell = dict(zip(names, map(str.strip, cells), strict=False))
     extra = [text for text in cells[len(names) :] if text.strip()]
     if extra or cell.pop("", "") or not cell.get("image"):
-        expected = f"{where}: {len(cells)} cells, expected {len(names)}, the photo's path among them"
+        expected = f"{where}: {len(cells)} cells, expected {len(names)}, including the photo's path"
         mark = repr(dialect.delimiter)
-        tell(f"{expected}; tags are separated by ';', and a cell that holds {mark} needs quotes", on_error)
+        report_error(f"{expected}; tags are separated by ';', and a cell with {mark} needs quotes", on_error)
         return
     parts = {key: _parts(cell.get(key, ""), mark) for key, mark in MARKS.items()}
     texts = {key: cell[key] for key in ("image", "source", "split") if cell.get(key)}
     try:
         yield row_of({**texts, **parts}, source=source, split=split)
     except ValueError as error:
-        tell(f"{where}: not a row ({error})", on_error, error)
+        report_error(f"{where}: not a row ({error})", on_error, error)
 
 
 def _parts(text: str, mark: str) -> tuple[str, ...]:
@@ -87,29 +83,29 @@ def _parts(text: str, mark: str) -> tuple[str, ...]:
 
 
 def write_csv(path: str, rows: Iterable[Row]) -> None:
-    """Writes a table; where tags come from is not in it.
+    """Write a table, without origins of tags.
 
     Raises:
-        AnytagError: a tag holds ';' or a caption '|'.
+        AnytagError: a tag contains ';' or a caption '|'.
     """
     with open_write(path) as file:
         lines = io.TextIOWrapper(file, encoding="utf-8", newline="")
         table = csv.writer(lines, lineterminator="\r\n")
         table.writerow(COLUMNS)
-        table.writerows([_cell(row, name) for name in COLUMNS] for row in map(_unicode, rows))
-        lines.detach()  # flushes, and leaves the file to whoever opened it
+        table.writerows([_cell(row, name) for name in COLUMNS] for row in map(_check_unicode, rows))
+        lines.detach()  # flushes, but does not close the file
 
 
-def _unicode(row: Row) -> Row:
-    """The same row.
+def _check_unicode(row: Row) -> Row:
+    """Return the row unchanged.
 
     Raises:
-        AnytagError: its path is no Unicode, which only JSON has an escape for.
+        AnytagError: its path is not valid Unicode, which only JSON can escape.
     """
     try:
         row.image.encode()
     except UnicodeEncodeError as error:
-        raise AnytagError(f"{row.image!r} is no Unicode: write .jsonl") from error
+        raise AnytagError(f"{row.image!r} is not Unicode: write .jsonl") from error
     return row
 
 
@@ -117,11 +113,13 @@ def _cell(row: Row, name: str) -> str:
     value = getattr(row, name)
     if name not in MARKS:
         if value != value.strip():
-            raise AnytagError(f"{value!r} begins or ends with a space, which CSV does not keep: write .jsonl")
+            raise AnytagError(
+                f"{value!r} begins or ends with a space, which CSV does not preserve: write .jsonl"
+            )
         return str(value)
     if odd := [part for part in value if MARKS[name] in part]:
         raise AnytagError(
-            f"{row.image}: {odd[0]!r} holds {MARKS[name]!r}, which parts {name} in CSV: "
+            f"{row.image}: {odd[0]!r} contains {MARKS[name]!r}, which separates {name} in CSV: "
             "write .jsonl or .parquet"
         )
     return MARKS[name].join(value)
@@ -135,10 +133,10 @@ def read_parquet(
     groups: list[int] | None = None,
     on_error: OnError | None = None,
 ) -> Iterator[Row]:
-    """Rows of Parquet with the columns of `Row`, or some of them; others are not read.
+    """Read rows from Parquet with some or all of the columns of `Row`; others are ignored.
 
     Args:
-        groups: numbers of the row groups that are read; all when None.
+        groups: indices of the row groups to read; None is all.
     """
     with parquet_file(path) as table:
         names = [name for name in table.schema_arrow.names if name in (*Row.__slots__, "caption")]
@@ -148,15 +146,15 @@ def read_parquet(
             try:
                 yield row_of(values, source=source, split=split)
             except ValueError as error:
-                tell(f"{path}, row {number}: not a row ({error})", on_error, error)
+                report_error(f"{path}, row {number}: not a row ({error})", on_error, error)
 
 
 @contextmanager
 def parquet_file(path: str) -> Iterator[Any]:
-    """A `pyarrow.parquet.ParquetFile`, of whose columns no more is held than a page and a buffer each.
+    """Open a `pyarrow.parquet.ParquetFile` that holds only one page and one buffer per column in memory.
 
     Raises:
-        AnytagError: what is read within is no Parquet, or cannot be read.
+        AnytagError: the file is not Parquet, or cannot be read.
     """
     parquet = _parquet()
     with open_read(path) as file:
@@ -167,25 +165,25 @@ def parquet_file(path: str) -> Iterator[Any]:
 
 
 def write_parquet(path: str, rows: Iterable[Row]) -> None:
-    """Writes Parquet, in blocks of 1,000 rows."""
+    """Write Parquet, in blocks of 1,000 rows."""
     pyarrow, parquet = _pyarrow(), _parquet()
     schema = schema_of_rows()
     iterator = iter(rows)
     with open_write(path) as file, parquet.ParquetWriter(file, schema) as writer:
         while block := list(islice(iterator, _BLOCK)):
-            columns = [columns_of(_unicode(row)) for row in block]
+            columns = [columns_of(_check_unicode(row)) for row in block]
             writer.write_table(pyarrow.Table.from_pylist(columns, schema=schema))
 
 
 def columns_of(row: Row) -> dict[str, Any]:
-    """A row as the cells of a Parquet table."""
+    """Convert a row to the cells of a Parquet table."""
     cleaned = [{"tag": name, "origin": origin} for name, origin in row.cleaned]
     parsed = [list(names) for names in row.parsed]
     return {**row.to_dict(), "origins": list(row.origins), "cleaned": cleaned, "parsed": parsed}
 
 
 def schema_of_rows() -> Any:
-    """pyarrow's schema of rows."""
+    """The pyarrow schema of rows."""
     pyarrow = _pyarrow()
     text = pyarrow.string()
     pair = pyarrow.struct([("tag", text), ("origin", text)])

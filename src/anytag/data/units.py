@@ -1,7 +1,7 @@
-"""What is read apart and written apart: row groups of Parquet, WebDataset shards, slices of a listing.
+"""Split an input into units: row groups of Parquet, WebDataset shards, slices of a listing.
 
-A listing of photos, the user's own or that of a prefix, becomes a Parquet file of addresses whose row groups
-are the slices. It is written once, before the work, so that a slice stays what it is when the input grows.
+A listing of photos, given by the user or from a prefix, becomes a Parquet file of addresses whose row groups
+are the slices. It is written once, before the work, so slices do not change when the input grows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import Literal
 
 from anytag.batching import batches, in_batches
-from anytag.data.backoff import patiently
+from anytag.data.backoff import with_retries
 from anytag.data.io import (
     FileFacts,
     absolute,
@@ -33,26 +33,26 @@ from anytag.errors import AnytagError
 from anytag.images import SUFFIXES
 
 SLICE = 1000
-"""Photos of a listing that are one unit."""
+"""Number of photos of a listing that form a unit."""
 ROWS, LISTINGS = (".jsonl", ".ndjson"), (".txt", ".lst")
-_FOOTERS = 16  # of Parquet files that are read at once
+_FOOTERS = 16  # Parquet footers read in parallel
 
 Kind = Literal["parquet", "tar", "rows"]
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One piece of work.
+    """A unit of work.
 
     Attributes:
-        url: the file, as it is opened: it may hold a signature.
-        name: the file and its part without passwords: what manifests and ids say.
-        kind: of file; "rows" is JSON lines.
-        part: the row group of Parquet, else 0.
-        stamp: what changes with its contents.
-        rows: how many, -1 where nobody knows before reading.
-        bytes: of the photos, about.
-        addresses: where the photos of a slice lie, where that is more than the listing may tell.
+        url: the file, as it is opened; may contain a signature.
+        name: the file and part, without credentials, for manifests and ids.
+        kind: of the file; "rows" is JSON lines.
+        part: row group of a Parquet file, else 0.
+        stamp: changes with the content.
+        rows: number of rows, -1 if unknown before reading.
+        bytes: approximate size of the photos.
+        addresses: addresses of the photos of a slice, if they contain credentials that listings omit.
     """
 
     url: str
@@ -67,11 +67,11 @@ class Unit:
 
 @dataclass(frozen=True)
 class Units:
-    """What an input is made of.
+    """The units of an input.
 
     Attributes:
         units: in order.
-        unreadable: files that cannot be read, each with the reason.
+        unreadable: messages for files that cannot be read.
     """
 
     units: tuple[Unit, ...]
@@ -80,12 +80,12 @@ class Units:
 
 @dataclass(frozen=True)
 class Survey:
-    """What an input holds; nothing was written.
+    """The content of an input, before anything is written.
 
     Attributes:
-        files: the units of its files, in order.
-        photos: that it names, still to be cut into slices.
-        unreadable: files that cannot be read, each with the reason.
+        files: units of its files, in order.
+        photos: photos to be split into slices.
+        unreadable: messages for files that cannot be read.
     """
 
     files: tuple[Unit, ...]
@@ -93,34 +93,34 @@ class Survey:
     unreadable: tuple[str, ...] = ()
 
     def planned(self, listings: str | None) -> Units:
-        """The units, slices of photos first.
+        """Make the units, slices of photos first.
 
         Args:
-            listings: the folder of the listings that slices are cut from; None passes photos over.
+            listings: folder for the listings of slices; None skips photos.
         """
-        slices = [] if listings is None else _planned(listings, self.photos)
+        slices = [] if listings is None else _plan(listings, self.photos)
         return Units((*slices, *self.files), self.unreadable)
 
 
 def units(sources: Iterable[str], *, listings: str | None = None, kinds: Sequence[str] = ()) -> Units:
-    """The units of files, folders, prefixes and listings; arguments and errors as of `survey`.
+    """The units of files, folders, prefixes and listings; arguments and errors as for `survey`.
 
     Args:
-        listings: the folder that keeps listings of photos; None passes photos over.
+        listings: folder for listings of photos; None skips photos.
     """
     return survey(sources, with_photos=listings is not None, kinds=kinds).planned(listings)
 
 
 def survey(sources: Iterable[str], *, with_photos: bool = True, kinds: Sequence[str] = ()) -> Survey:
-    """What files, folders, prefixes and listings hold.
+    """Determine the content of files, folders, prefixes and listings.
 
     Args:
         sources: paths or URLs.
-        with_photos: also photos of their own, and listings of them.
+        with_photos: include photos, and listings of photos.
         kinds: suffixes of other files that are a unit each, such as `ROWS`.
 
     Raises:
-        AnytagError: a source is not there or holds nothing to do, or nothing of all can be read.
+        AnytagError: a source does not exist or is empty, or nothing can be read.
     """
     files: list[FileFacts] = []
     photos: list[FileFacts] = []
@@ -132,19 +132,19 @@ def survey(sources: Iterable[str], *, with_photos: bool = True, kinds: Sequence[
             wanted = ", ".join((".parquet", ".tar", *kinds, *(LISTINGS if with_photos else ())))
             photo = " or photos" if with_photos else ""
             raise AnytagError(
-                f"{public(source)} has nothing to do: expected {wanted}{photo}; "
-                "end a folder of the web with /"
+                f"{public(source)} has nothing to process: expected {wanted}{photo}; "
+                "the URL of a web folder must end with /"
             )
         files += some
         photos += named
     made, unreadable = _of_files(list(dict.fromkeys(files)))
     if not made and not photos:
-        raise AnytagError("; ".join(unreadable) or "the input has no rows: there is nothing to do")
+        raise AnytagError("; ".join(unreadable) or "the input has no rows")
     return Survey(tuple(made), tuple(photos), tuple(unreadable))
 
 
 def evenly(units: Sequence[Unit], count: int) -> list[Unit]:
-    """At most so many of the units, which lie evenly among them."""
+    """At most `count` of the units, evenly spaced."""
     count = min(count, len(units))
     return [units[at * len(units) // count] for at in range(count)]
 
@@ -160,7 +160,7 @@ def _suffix(path: str) -> str:
 
 
 def _of_files(files: Sequence[FileFacts]) -> tuple[list[Unit], list[str]]:
-    """The units of files, and why others have none."""
+    """The units of files, and messages for unreadable files."""
     made: list[Unit] = []
     unreadable: list[str] = []
     for result in in_batches(_of_some, files, batch_size=1, workers=_FOOTERS) if files else ():
@@ -174,7 +174,7 @@ def _of_some(files: Sequence[FileFacts]) -> list[Unit | str]:
 
 
 def _of_file(file: FileFacts) -> list[Unit | str]:
-    if not file.bytes and is_url(file.path):  # folders of the web tell neither sizes nor times
+    if not file.bytes and is_url(file.path):  # listings of web folders lack sizes and times
         (file,) = files_at(file.path)
     suffix = _suffix(file.path)
     if suffix == ".tar":
@@ -182,7 +182,7 @@ def _of_file(file: FileFacts) -> list[Unit | str]:
     if suffix != ".parquet":
         return [Unit(file.path, public(file.path), "rows", stamp=file.stamp, bytes=file.bytes)]
     try:
-        return list(patiently(lambda: _row_groups(file)))
+        return list(with_retries(lambda: _row_groups(file)))
     except AnytagError as error:
         return [public(str(error))]
 
@@ -202,9 +202,9 @@ def _row_groups(file: FileFacts) -> list[Unit]:
 
 
 def _photos(source: str, files: Sequence[FileFacts]) -> list[FileFacts]:
-    """The photos that a listing or a prefix names."""
+    """The photos of a listing or a prefix."""
     if _suffix(source) in LISTINGS:
-        with patiently(lambda: open_read(source)) as file:
+        with with_retries(lambda: open_read(source)) as file:
             lines = io.TextIOWrapper(file, encoding="utf-8-sig")
             try:
                 names = [line.rstrip("\r\n") for line in lines]
@@ -217,8 +217,8 @@ def _photos(source: str, files: Sequence[FileFacts]) -> list[FileFacts]:
     return [one for one in files if _suffix(one.path) in SUFFIXES]
 
 
-def _planned(folder: str, photos: Sequence[FileFacts]) -> list[Unit]:
-    """The slices of all photos: those of earlier listings as they were, and what is new in a new listing."""
+def _plan(folder: str, photos: Sequence[FileFacts]) -> list[Unit]:
+    """Slices of all photos: those of earlier listings are unchanged, new photos go to a new listing."""
     secret = {name: one.path for one in photos if (name := public(one.path)) != one.path}
     earlier = sorted(one.path for one in files_at(folder)) if exists(folder) else []
     earlier = [path for path in earlier if _suffix(path) == ".parquet"]
@@ -227,7 +227,7 @@ def _planned(folder: str, photos: Sequence[FileFacts]) -> list[Unit]:
     for path in earlier:
         slices += _slices(path, secret, known)
     new: list[FileFacts] = []
-    for one in photos:  # as often as it is named
+    for one in photos:  # repeated photos count separately
         name = public(one.path)
         known[name] -= 1
         if known[name] < 0:

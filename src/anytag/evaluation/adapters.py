@@ -1,4 +1,4 @@
-"""Model adapters: anything that scores names for photos."""
+"""Model adapters, which score names for photos, for anytag models and baselines."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ BASELINES = (*ZERO_SHOT, "imagenet")
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
-    """What a model says of N photos and K tags.
+class Predictions:
+    """Scores of N photos and K tags by one model.
 
     Attributes:
-        scores: float32 N×K; the rows of photos that cannot be read have no meaning.
-        failed: why, by the photo's number.
-        thresholds: K, from which a tag is given; None for a model that only ranks.
-        trained: for each tag, whether it was asked with a trained query; None where that means nothing.
+        scores: float32 N×K; undefined for photos that cannot be read.
+        failed: reasons, by index of the photo.
+        thresholds: K; None for a model that only ranks.
+        trained: for each tag, whether a trained query was used; None if not applicable.
     """
 
     scores: Floats
@@ -46,29 +46,29 @@ class Answers:
 
     @property
     def are_probabilities(self) -> bool:
-        """Whether calibration can be judged."""
+        """Whether calibration can be evaluated."""
         return self.thresholds is not None
 
 
 class ModelAdapter(Protocol):
-    """A model that can be evaluated; `trained_on` may name its training data."""
+    """A model that can be evaluated; the optional attribute `trained_on` describes its training data."""
 
     @property
     def name(self) -> str: ...
 
-    def answer(self, task: TagTask, *, report: Reporter = SILENT) -> Answers: ...
+    def predict(self, task: TagTask, *, report: Reporter = SILENT) -> Predictions: ...
 
 
 class TaggerAdapter:
-    """A model of anytag, used as users use it."""
+    """An anytag model, used through the public API."""
 
     def __init__(self, tagger: Tagger, *, name: str | None = None) -> None:
         self.tagger = tagger
         self.name = name or tagger.card.name
         self.trained_on = tagger.card.training_data
 
-    def answer(self, task: TagTask, *, report: Reporter = SILENT) -> Answers:
-        """Tags of a vocabulary are found by id, then by name; others are asked by their words."""
+    def predict(self, task: TagTask, *, report: Reporter = SILENT) -> Predictions:
+        """Match tags with the vocabulary by id, then by name; score others from their words."""
         trained_tags = [self._known(task, column) for column in range(len(task.tags))]
         by_id = task.ids is not None and all(trained_tags)
         keys = (
@@ -90,9 +90,9 @@ class TaggerAdapter:
             for tag in found.tags:
                 scores[number, columns.get(tag.id if by_id else tag.name, [])] = tag.score
         thresholds = np.array([tag.threshold if tag else CUSTOM_THRESHOLD for tag in trained_tags])
-        if self.tagger.card.strict:  # a score must be above, not at its threshold
+        if self.tagger.card.strict:  # scores must exceed the threshold
             thresholds = np.nextafter(thresholds.astype(np.float32), np.float32(2)).astype(np.float64)
-        return Answers(scores, failed, thresholds, tuple(tag is not None for tag in trained_tags))
+        return Predictions(scores, failed, thresholds, tuple(tag is not None for tag in trained_tags))
 
     def _known(self, task: TagTask, column: int) -> Tag | None:
         vocabulary = self.tagger.vocabulary
@@ -102,17 +102,17 @@ class TaggerAdapter:
 
 
 def _unique(tags: Sequence[CustomTag]) -> list[CustomTag]:
-    """Each name once: a benchmark may list a name twice."""
+    """Remove duplicate names, which benchmarks may contain."""
     return list({tag.name: tag for tag in tags}.values())
 
 
 def shared(task: TagTask, adapters: Iterable[TaggerAdapter]) -> list[int]:
-    """Columns of the tags that all these models know, so that none is judged by words it never learned."""
+    """Columns of the tags that all these models were trained with, for a fair comparison."""
     return [column for column in range(len(task.tags)) if all(one._known(task, column) for one in adapters)]
 
 
 def read_photos(paths: Sequence[Path], *, min_side: int) -> tuple[list[Bytes], dict[int, str]]:
-    """Upright RGB uint8 H×W×3 of those that can be read, and why the others cannot, by number."""
+    """Readable photos, upright RGB uint8 H×W×3, and by index the reasons for the others."""
     pixels, failed = [], {}
     for number, path in enumerate(paths):
         try:
@@ -123,14 +123,15 @@ def read_photos(paths: Sequence[Path], *, min_side: int) -> tuple[list[Bytes], d
 
 
 def adapter(spec: str | None, *, device: Device = "auto", prompts: PromptSet = "one") -> ModelAdapter:
-    """What is written after `--baseline`, or a model of ours by name or folder; None is the embedded one.
+    """Load a baseline, or an anytag model by name or folder; None is the embedded model.
 
     Args:
         spec: "open_clip:NAME@WEIGHTS", "transformers:NAME", "imagenet:BACKBONE", or a model.
-        prompts: of open_clip's and transformers' models for a name.
+        prompts: for a name, with models of open_clip and transformers.
 
     Raises:
-        AnytagError: there is no such model; MissingExtraError where its packages are missing.
+        AnytagError: there is no such model.
+        MissingExtraError: its packages are not installed.
     """
     kind, _, name = (spec or "").partition(":")
     if kind not in BASELINES:

@@ -1,4 +1,4 @@
-"""Annotations of benchmarks as their authors distribute them, read from a folder of lists."""
+"""Read benchmark annotations in the authors' formats from a folder of lists."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from anytag.data.descriptions import from_published
 from anytag.data.rows import Row
 from anytag.errors import AnytagError
 
-# Where archives and repositories put annotations within the folder that a user names.
+# Subfolders in which archives and repositories store annotations.
 _WITHIN = (
     ".", "benchmarks", "annotations", "flickr8k",
     "hico", "imagenet_multi", "openimages_common_214", "openimages_rare_200",
@@ -25,12 +25,12 @@ _WITHIN = (
 
 @dataclass(frozen=True, slots=True)
 class TagList:
-    """A benchmark of two files, plain or .xz.
+    """A benchmark in two files, plain or .xz.
 
     Attributes:
-        tags: one tag a line; numbers where they are numbers of a vocabulary's tags.
-        annotations: one image a line, then its tags: "id,tag,tag", or "id,2 14" with places in the list.
-        by_text: whether annotations repeat the lines of the list rather than number them.
+        tags: one tag per line; numbers are indices of a vocabulary's tags.
+        annotations: one image per line with its tags: "id,tag,tag", or "id,2 14" with indices of the list.
+        by_text: whether annotations contain tags rather than indices.
     """
 
     tags: str
@@ -44,10 +44,10 @@ FLICKR8K = "get dataset_flickr8k.json of caption_datasets.zip from https://cs.st
 
 
 def find(name: str, *folders: Path, source: str = PULLED) -> Path:
-    """A file of annotations, plain or .xz, in one of the folders.
+    """Find an annotation file, plain or .xz, in one of the folders.
 
     Args:
-        source: where to get it.
+        source: where to get it, for the error message.
 
     Raises:
         AnytagError: it is in none of them.
@@ -58,13 +58,12 @@ def find(name: str, *folders: Path, source: str = PULLED) -> Path:
                 if (path := folder / part / (name + suffix)).is_file():
                     return path
     raise AnytagError(
-        f"{name} is not in {' or '.join(map(str, folders))}; {source}, and say with --lists which folder "
-        "holds it"
+        f"{name} is not in {' or '.join(map(str, folders))}; {source}, and give its folder as --lists"
     )
 
 
 def text_of(path: Path) -> str:
-    """UTF-8 text of a plain or compressed file."""
+    """Read the UTF-8 text of a plain or compressed file."""
     if path.suffix == ".xz":
         with lzma.open(path, "rt", encoding="utf-8") as file:
             return file.read()
@@ -72,12 +71,12 @@ def text_of(path: Path) -> str:
 
 
 def read_list(source: TagList, folder: Path) -> tuple[list[str], list[str], Bools]:
-    """(tags K, image ids N, present N×K).
+    """Read tags K, image ids N, and labels N×K.
 
-    A text that the list holds twice is annotated in both columns, as in the published code.
+    A text that occurs twice in the list is annotated in both columns, as in the published code.
 
     Raises:
-        AnytagError: a file is missing, or an image has a tag that the list does not hold.
+        AnytagError: a file is missing, or an image has a tag that is not in the list.
     """
     tags = text_of(find(source.tags, folder)).splitlines()
     lines = [line for line in text_of(find(source.annotations, folder)).splitlines() if line]
@@ -91,26 +90,26 @@ def read_list(source: TagList, folder: Path) -> tuple[list[str], list[str], Bool
         for tag in filter(None, rest.split(",") if source.by_text else rest.split()):
             if tag not in columns:
                 raise AnytagError(
-                    f"{source.annotations}: {ids[number]} has {tag!r}, which {source.tags} has not"
+                    f"{source.annotations}: {ids[number]} has {tag!r}, which is not in {source.tags}"
                 )
             present[number, columns[tag]] = True
     return tags, ids, present
 
 
 def read_descriptions(name: str, folder: Path) -> dict[str, tuple[str, ...]]:
-    """Descriptions of each tag, in the published form."""
+    """Read descriptions of each tag in the published format."""
     descriptions = from_published(json.loads(text_of(find(name, folder))))
     return {tag: tuple(texts) for tag, texts in descriptions.items()}
 
 
 def coco_rows(lists: Path, images: Path) -> list[Row]:
-    """Rows of COCO's instances_val2017.json."""
+    """Read rows from COCO's instances_val2017.json."""
     path = find("instances_val2017.json", *_beside(lists, images), source=COCO)
     return list(read_coco_instances(str(path), source="coco", split="val"))
 
 
 def flickr8k_rows(lists: Path, images: Path) -> list[Row]:
-    """Flickr8k's test rows, of Karpathy's dataset_flickr8k.json or a captions.jsonl (id, split, captions)."""
+    """Read Flickr8k's test rows from Karpathy's dataset_flickr8k.json or a captions.jsonl."""
     folders = _beside(lists, images)
     try:
         file = find("captions.jsonl", *folders)
@@ -120,7 +119,7 @@ def flickr8k_rows(lists: Path, images: Path) -> list[Row]:
         lines = _flickr8k_lines(text_of(file), by_line=file.name.startswith("captions.jsonl"))
     except (ValueError, KeyError, TypeError) as error:
         raise AnytagError(
-            f"{file} is not in the form of Flickr8k's captions ({error!r}); get it again"
+            f"{file} is not in the format of Flickr8k's captions ({error!r}); get it again"
         ) from error
     return [
         Row(image, "flickr8k", split, captions=tuple(texts))
@@ -139,5 +138,5 @@ def _flickr8k_lines(text: str, *, by_line: bool) -> list[tuple[str, str, list[st
 
 
 def _beside(lists: Path, images: Path) -> Sequence[Path]:
-    """Annotations that come with the photos lie in the lists, or beside the photos."""
+    """Folders for annotations that are distributed with the photos: the lists, or beside the photos."""
     return lists, images, images.parent

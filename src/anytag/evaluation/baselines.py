@@ -1,4 +1,4 @@
-"""Other people's zero-shot models in our tables: two encoders, and a cosine for each photo and name."""
+"""Zero-shot baselines of other projects: cosine similarity of image and text embeddings."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ import numpy as np
 from anytag._typing import Bytes, Floats
 from anytag.batching import batches
 from anytag.errors import AnytagError, MissingExtraError
-from anytag.evaluation.adapters import Answers, PromptSet, read_photos
+from anytag.evaluation.adapters import Predictions, PromptSet, read_photos
 from anytag.evaluation.tasks import TagTask
 from anytag.progress import SILENT, Reporter, watched
-from anytag.text_encoders.prompts import TEMPLATES, article, ensemble, spoken, template_prompts, unit
+from anytag.text_encoders.prompts import TEMPLATES, article, ensemble, prompt_name, template_prompts, unit
 
 BATCH = 16
-NEAR = 384  # photos are decoded no smaller than this, so that the baseline's own resizing decides
+MIN_SIDE = 384  # photos are decoded no smaller than this, so that the baseline's own resizing is decisive
 
 
 class Encoder(Protocol):
-    """Two encoders into one space."""
+    """An image and a text encoder with a joint embedding space."""
 
     def photos(self, pixels: Sequence[Bytes]) -> Floats:
-        """RGB uint8 H×W×3, N of them -> N×D."""
+        """Embed N images RGB uint8 H×W×3: N×D."""
         ...
 
     def texts(self, texts: Sequence[str]) -> Floats:
-        """M×D."""
+        """Embed M texts: M×D."""
         ...
 
 
 class ZeroShot:
-    """Ranks by the cosine of a photo and what is said of a name; without probabilities or thresholds.
+    """Ranks by the cosine similarity of photos and prompts; has no probabilities or thresholds.
 
     Args:
-        name: as tables call it.
-        prompts: "one" says "a photo of a NAME."; "ensemble" takes the mean of RAM's 63 sentences.
+        name: for tables.
+        prompts: "one" is "a photo of a NAME."; "ensemble" averages RAM's 63 prompts.
     """
 
     trained_on = "pairs of photo and text; zero-shot: no label of this data, as far as its authors say"
@@ -49,14 +49,14 @@ class ZeroShot:
         self.name = name if prompts == "one" else f"{name}, {len(TEMPLATES)} prompts"
         self._vectors = lru_cache(maxsize=4)(self._encode)
 
-    def answer(self, task: TagTask, *, report: Reporter = SILENT) -> Answers:
-        """Cosines."""
+    def predict(self, task: TagTask, *, report: Reporter = SILENT) -> Predictions:
+        """Cosine similarities of photos and tags."""
         names = [one.name for one in task.tags]
         scores, failed = self._cosines(task.photos, self._named(names), report=report)
-        return Answers(scores, failed)
+        return Predictions(scores, failed)
 
     def _named(self, names: Sequence[str]) -> Floats:
-        """Unit vectors K×D of names."""
+        """Unit vectors K×D of tag names."""
         if self.prompts == "one":
             return self._vectors(tuple(map(prompt, names)))
         return np.concatenate([ensemble(self._vectors(tuple(template_prompts(n)))[None]) for n in names])
@@ -64,16 +64,16 @@ class ZeroShot:
     def similar(
         self, photos: Sequence[Path], texts: Sequence[str], *, report: Reporter = SILENT
     ) -> tuple[Floats, dict[int, str]]:
-        """Cosines N×M of photos and texts, and by number why photos could not be read."""
+        """Cosine similarities N×M of photos and texts, and by index the reasons for unreadable photos."""
         return self._cosines(photos, self._vectors(tuple(texts)), report=report)
 
     def _cosines(
         self, photos: Sequence[Path], vectors: Floats, *, report: Reporter
     ) -> tuple[Floats, dict[int, str]]:
-        """The same of unit vectors M×D."""
+        """The same for unit vectors M×D."""
         scores, failed = np.zeros((len(photos), len(vectors)), np.float32), {}
         for numbers in batches(watched(range(len(photos)), report, total=len(photos), what=self.name), BATCH):
-            pixels, why = read_photos([photos[number] for number in numbers], min_side=NEAR)
+            pixels, why = read_photos([photos[number] for number in numbers], min_side=MIN_SIDE)
             failed.update({numbers[place]: reason for place, reason in why.items()})
             good = [number for place, number in enumerate(numbers) if place not in why]
             if good:
@@ -87,17 +87,17 @@ class ZeroShot:
 
 def prompt(name: str) -> str:
     """ "a photo of an apple." """
-    return f"a photo of {article(name)} {spoken(name)}."
+    return f"a photo of {article(name)} {prompt_name(name)}."
 
 
 def zero_shot(kind: str, name: str, *, prompts: PromptSet = "one") -> ZeroShot:
-    """A baseline.
+    """Load a zero-shot baseline.
 
     Args:
         kind: "open_clip" or "transformers".
         name: for open_clip NAME@WEIGHTS (as in ViT-B-32@laion2b_s34b_b79k), hf-hub:OWNER/NAME or
-            local-dir:FOLDER; for transformers a folder, or OWNER/NAME of the Hub. No code of a folder is run,
-            and weights are read without unpickling.
+            local-dir:FOLDER; for transformers a folder, or OWNER/NAME on the Hub. Code in a folder is not
+            executed, and weights are loaded without unpickling.
 
     Raises:
         MissingExtraError: the package is not installed.
@@ -109,7 +109,7 @@ def zero_shot(kind: str, name: str, *, prompts: PromptSet = "one") -> ZeroShot:
         return ZeroShot(f"{kind}:{name}", encoder(library, name), prompts=prompts)
     except AnytagError:
         raise
-    except Exception as error:  # whatever the library raises for a name it does not know
+    except Exception as error:  # libraries raise various errors for unknown names
         raise AnytagError(f"{kind} cannot load {name!r}: {error}") from error
 
 
@@ -127,7 +127,7 @@ class OpenClip:
         model, _, weights = name.partition("@")
         if not weights and not model.startswith(("hf-hub:", "local-dir:")):
             raise AnytagError(
-                f"open_clip:{model} names no weights, and random ones measure nothing; give "
+                f"open_clip:{model} specifies no weights, and random weights are meaningless; give "
                 f"open_clip:{model}@WEIGHTS (open_clip.list_pretrained() lists them) or "
                 "open_clip:local-dir:FOLDER"
             )
@@ -158,7 +158,9 @@ class Transformers:
         self.model = library.AutoModel.from_pretrained(name, **safe).eval()
         self.processor = library.AutoProcessor.from_pretrained(name, trust_remote_code=False)
         if not hasattr(self.model, "get_image_features"):
-            raise AnytagError(f"transformers:{name} is no zero-shot model: it has no image and text features")
+            raise AnytagError(
+                f"transformers:{name} is not a zero-shot model: it has no image and text features"
+            )
 
     def photos(self, pixels: Sequence[Bytes]) -> Floats:
         return self._run(self.model.get_image_features, images=list(pixels))
@@ -173,5 +175,5 @@ class Transformers:
         inputs = self.processor(return_tensors="pt", **arguments)
         with self.torch.no_grad():
             output = encode(**inputs)
-        output = getattr(output, "pooler_output", output)  # a tensor until transformers 4
+        output = getattr(output, "pooler_output", output)  # a tensor up to transformers 4
         return np.asarray(output.float().numpy())

@@ -1,4 +1,4 @@
-"""The papers' benchmarks by name: annotations from a folder of lists, photos from the user."""
+"""The papers' benchmarks by name, with annotations from a folder of lists and photos from the user."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from anytag.queries.requests import CustomTag
 from anytag.vocabulary import Vocabulary
 
 TAG2TEXT = 3429
-"""Tags of the released Tag2Text, which has annotations of its own: by number, since its names repeat."""
+"""Number of tags of the released Tag2Text, which has its own annotations, by index because names repeat."""
 
 _MAP = "mAP as published"
 _RAM = "README of recognize-anything and arXiv 2306.03514 (RAM)"
@@ -25,17 +25,18 @@ _ATTEND = "Xu et al. 2015, arXiv 1502.03044"
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """One row of the table.
+    """A benchmark.
 
     Attributes:
-        annotations: the files of a tag list, or what else is read.
-        kind: the task unless another is asked for.
-        images: what to get, and where.
-        suffix: what the ids of images lack.
-        published: what others reached, in percent.
-        descriptions: a file of descriptions for the open-set task.
-        tag2text: the files for a model with Tag2Text's vocabulary.
-        halves: what tags in the model's vocabulary and others are called, where the paper tells them apart.
+        annotations: the files of a tag list, or another annotation format.
+        kind: default task.
+        images: what to download, and from where.
+        suffix: to append to image ids.
+        published: published figures, in percent.
+        descriptions: file of descriptions for the open-set task.
+        tag2text: files for a model with Tag2Text's vocabulary.
+        halves: names of the figures for tags in the model's vocabulary and for others, where the paper
+            distinguishes them.
     """
 
     annotations: TagList | Literal["coco", "flickr8k"]
@@ -48,8 +49,8 @@ class Benchmark:
     halves: tuple[str, str] | None = None
 
 
-# What the models of published figures have learned from, by the start of their names.
-_LEARNED = {
+# Training data of the models with published figures, by prefix of their names.
+_TRAINED_ON = {
     "Tag2Text": "14 million photos with captions and tags parsed from them, COCO's training photos included",
     "RAM": "14 million photos with captions and tags parsed from them, COCO's training photos included",
     "CLIP": "400 million pairs of photo and text of the web; zero-shot",
@@ -59,8 +60,8 @@ _LEARNED = {
 
 
 def _figure(who: str, figure: str, value: float, source: str) -> Published:
-    learned = next(text for start, text in _LEARNED.items() if who.startswith(start))
-    return Published(who, figure, value, source, learned)
+    trained_on = next(text for start, text in _TRAINED_ON.items() if who.startswith(start))
+    return Published(who, figure, value, source, trained_on)
 
 
 def _published(source: str, who: str, **figures: float) -> tuple[Published, ...]:
@@ -141,30 +142,30 @@ BENCHMARKS = {
 
 
 def known(name: str) -> Benchmark:
-    """The benchmark of a name.
+    """Return the benchmark with a name.
 
     Raises:
-        AnytagError: there is none; the message lists those that there are.
+        AnytagError: there is none; the message lists the available ones.
     """
     if name not in BENCHMARKS:
-        raise AnytagError(f"no benchmark {name!r}; there are: {', '.join(BENCHMARKS)}")
+        raise AnytagError(f"no benchmark {name!r}; available: {', '.join(BENCHMARKS)}")
     return BENCHMARKS[name]
 
 
 def tag_benchmark(name: str, *, lists: Path, images: Path, vocabulary: Vocabulary, kind: Kind) -> TagTask:
-    """A benchmark's photos, tags and truth.
+    """Load a benchmark's photos, tags and labels.
 
     Args:
         lists: folder with the annotations.
         images: folder with the photos.
-        vocabulary: of the model; Flickr8k's captions are read in its words.
-        kind: "open-set" asks with descriptions, where the benchmark has them.
+        vocabulary: of the model; Flickr8k's captions are parsed with it.
+        kind: "open-set" uses descriptions, if the benchmark has them.
 
     Raises:
-        AnytagError: the name, a file or the photos are not there; the message says what to get, and where.
+        AnytagError: the name, a file or the photos do not exist; the message says what to download.
     """
     one = known(name)
-    photos_there(images, one)
+    check_images(images, one)
     if one.annotations == "coco":
         rows = coco_rows(lists, images)
         task, ids = names_task(name, rows, root=images), [row.image for row in rows]
@@ -196,49 +197,49 @@ def _by_number(name: str, source: TagList, lists: Path, vocabulary: Vocabulary) 
 
 
 def text_benchmark(name: str, *, lists: Path, images: Path, kind: Kind) -> TextTask:
-    """A benchmark's photos and captions; errors as for `tag_benchmark`."""
+    """Load a benchmark's photos and captions; errors as for `tag_benchmark`."""
     one = known(name)
     if one.annotations != "flickr8k":
         raise AnytagError(
             f"{name} has no captions, which --task {kind} needs: try flickr8k, or another --task"
         )
-    photos_there(images, one)
+    check_images(images, one)
     rows = flickr8k_rows(lists, images)
     task = text_task(name, rows, root=images)
     published = one.published if kind == "caption" else ()
     return replace(task, photos=_photos(images, [row.image for row in rows], one), published=published)
 
 
-def photos_there(images: Path, benchmark: Benchmark) -> None:
-    """Raises an AnytagError that says what to get where there is no folder of photos."""
+def check_images(images: Path, benchmark: Benchmark) -> None:
+    """Raise an AnytagError that says what to download if the folder of photos does not exist."""
     if not images.is_dir():
         raise AnytagError(
-            f"there is no folder {images}; get {benchmark.images}, and give the folder as --images"
+            f"the folder {images} does not exist; get {benchmark.images}, and give their folder as --images"
         )
 
 
 def _photos(images: Path, ids: Sequence[str], benchmark: Benchmark) -> tuple[Path, ...]:
-    """Where each image lies: as it is called, or without the folders of its name, or in a folder of `images`.
+    """Paths of images: by name, without the folders in the name, or in a subfolder of `images`.
 
-    One that is not there is kept, and counted as unreadable later.
+    Missing images are kept, and count as unreadable later.
 
     Raises:
-        AnytagError: not one of them is there, or the annotations name none.
+        AnytagError: all images are missing, or the annotations list none.
     """
     if not ids:
-        raise AnytagError("the annotations of this benchmark name no photo: get them again")
+        raise AnytagError("the annotations of this benchmark list no photo: get them again")
     folders = [images, *(path for path in sorted(images.iterdir()) if path.is_dir())]
     paths = []
-    there = 0
+    found = 0
     for name in ids:
         file = name + benchmark.suffix
         places = [images / file, *(folder / Path(file).name for folder in folders)]
         place = next((path for path in places if path.is_file()), None)
-        there += place is not None
+        found += place is not None
         paths.append(place or places[0])
-    if not there:
+    if not found:
         raise AnytagError(
-            f"{images} holds none of the {len(ids)} photos, for instance {ids[0]}{benchmark.suffix}; get "
+            f"{images} contains none of the {len(ids)} photos, for instance {ids[0]}{benchmark.suffix}; get "
             f"{benchmark.images}"
         )
     return tuple(paths)

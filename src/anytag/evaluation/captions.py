@@ -1,4 +1,4 @@
-"""BLEU, CIDEr and METEOR of captions, by libraries that papers use (extra `eval`; no Java, no downloads)."""
+"""BLEU, CIDEr and METEOR of captions, by the usual libraries (extra `eval`; without Java or downloads)."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from anytag.errors import AnytagError
 Tokens = list[list[str]]
 
 _WHAT = "BLEU, CIDEr and METEOR"
-MOST = {"CIDEr": 1000.0, "METEOR": 100.0}
-"""The highest that a caption can get."""
+MAX_SCORE = {"CIDEr": 1000.0, "METEOR": 100.0}
+"""The maximum score of a caption."""
 
-# As the Penn Treebank cuts words, which COCO's own evaluation does: "don't" is "do" and "n't".
+# Penn Treebank tokenisation, as in COCO's evaluation: "don't" is "do" and "n't".
 _CLITIC = re.compile(r"(?<=\w)(n't|'(?:s|re|ve|ll|d|m))\b")
 _WORD = re.compile(r"n't\b|'(?:s|re|ve|ll|d|m)\b|\w+(?:[-/.&]\w+)*")
 
 
 def words(caption: str) -> list[str]:
-    """Lower-cased words without punctuation: "A dog's ball." -> a, dog, 's, ball."""
+    """Tokenise to lower-case words without punctuation: "A dog's ball." -> a, dog, 's, ball."""
     return _WORD.findall(_CLITIC.sub(r" \1", caption.lower().replace("’", "'")))
 
 
 def caption_metrics(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-    """Scores of one caption for each photo, over the whole set, times 100 as papers print them.
+    """Score one caption per photo, over the whole set, times 100 as in papers.
 
     Args:
         hypotheses: N captions.
-        references: N lists of one or more captions that people wrote.
+        references: N lists of one or more reference captions.
 
     Returns:
         "BLEU-1" to "BLEU-4" (Papineni et al. 2002; over the corpus, with the closest reference length);
-        "CIDEr" (CIDEr-D of Vedantam et al. 2015; up to 1000; a word weighs more the fewer photos mention it);
-        "METEOR" (Banerjee and Lavie 2005: words and stems, without synonyms, which need WordNet's data; the
-        METEOR of COCO's server is a later one, and not comparable).
+        "CIDEr" (CIDEr-D of Vedantam et al. 2015; up to 1000; rare words have larger weights);
+        "METEOR" (Banerjee and Lavie 2005: words and stems, without synonyms, which need WordNet's data;
+        COCO's server uses a later version of METEOR, which is not comparable).
 
     Raises:
         AnytagError: the lengths differ, or a photo has no reference.
@@ -47,10 +47,10 @@ def caption_metrics(hypotheses: Sequence[str], references: Sequence[Sequence[str
 def caption_scores(
     hypotheses: Sequence[str], references: Sequence[Sequence[str]]
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """`caption_metrics`, and CIDEr and METEOR of each photo, whose means they are; errors as there."""
+    """Return `caption_metrics`, and CIDEr and METEOR of each photo; errors as there."""
     if len(hypotheses) != len(references) or not hypotheses:
         raise AnytagError(
-            f"{len(hypotheses)} captions for {len(references)} lists of references: expected one for each"
+            f"{len(hypotheses)} captions for {len(references)} lists of references: expected equal numbers"
         )
     if missing := [number for number, texts in enumerate(references) if not texts]:
         raise AnytagError(f"photo {missing[0]} (counted from 0) has no reference caption; leave it out")
@@ -65,7 +65,7 @@ def caption_scores(
 def _joined(
     ours: Tokens, reference_tokens: list[Tokens]
 ) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
-    """As COCO's evaluation code takes them: references and captions by photo, words joined by spaces."""
+    """Convert to the format of COCO's evaluation code: references and captions by photo, as texts."""
     references = {number: [" ".join(text) for text in texts] for number, texts in enumerate(reference_tokens)}
     return references, {number: [" ".join(text)] for number, text in enumerate(ours)}
 
@@ -85,14 +85,14 @@ def _cider(ours: Tokens, references: list[Tokens]) -> list[float]:
 
 
 class _NoSynonyms:
-    """Stands where nltk expects WordNet."""
+    """Replaces WordNet for nltk."""
 
     def synsets(self, _word: str) -> list[object]:
         return []
 
 
 def _meteor(ours: Tokens, references: list[Tokens]) -> list[float]:
-    """METEOR of each photo with its best reference."""
+    """METEOR of each photo, with its best reference."""
     with needs(_WHAT):
         from nltk.translate.meteor_score import meteor_score
     nothing = _NoSynonyms()

@@ -1,4 +1,4 @@
-"""Cost of a model: time per photo, and peak memory of a process that does nothing else.
+"""Cost of a model: time per photo, and peak memory of a separate process.
 
 echo '{"photos": [...], "tags": [...]}' | python -m anytag.evaluation.cost SPEC DEVICE
 """
@@ -23,7 +23,7 @@ PHOTOS = 32
 
 
 def cost(spec: str | None, task: TagTask, *, device: str = "auto") -> Cost:
-    """Measures one model on some photos of a task, in a process of its own.
+    """Measure one model on some photos of a task, in a separate process.
 
     Raises:
         AnytagError: the process failed.
@@ -41,9 +41,9 @@ def cost(spec: str | None, task: TagTask, *, device: str = "auto") -> Cost:
 
 
 def peak_megabytes() -> float:
-    """The most memory that this process has held so far."""
+    """Peak memory of this process so far."""
     status = Path("/proc/self/status")
-    if status.exists():  # Linux: unlike ru_maxrss it forgets what the parent held
+    if status.exists():  # Linux: unlike ru_maxrss, it does not include the parent's memory
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) / 1024
     import resource
@@ -61,9 +61,9 @@ def main() -> None:
     ids = None if job["ids"] is None else tuple(job["ids"])
     task = TagTask("cost", photos, tags, np.zeros((len(photos), len(tags)), dtype=bool), ids=ids)
     one = adapter(spec or None, device="cuda" if device == "cuda" else "cpu" if device == "cpu" else "auto")
-    one.answer(task.part(photos=range(min(2, len(photos)))))  # loads what is loaded late
+    one.predict(task.part(photos=range(min(2, len(photos)))))  # triggers lazy loading
     start = time.perf_counter()
-    one.answer(task)
+    one.predict(task)
     seconds = time.perf_counter() - start
     result = {"milliseconds": 1000 * seconds / len(photos), "megabytes": peak_megabytes()}
     sys.stdout.write(json.dumps(result) + "\n")

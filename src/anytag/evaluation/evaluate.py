@@ -1,4 +1,4 @@
-"""Models evaluated on a task -> a report of plain values."""
+"""Evaluate models on a task and return a report of plain values."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy.typing as npt
 from anytag._typing import AnyFloats, Bools, Doubles, Floats, Ints
 from anytag.errors import AnytagError
 from anytag.evaluation import metrics
-from anytag.evaluation.adapters import Answers, ModelAdapter
-from anytag.evaluation.captions import MOST, caption_scores
+from anytag.evaluation.adapters import ModelAdapter, Predictions
+from anytag.evaluation.captions import MAX_SCORE, caption_scores
 from anytag.evaluation.measure import Figure, Measured, Mistakes, Picture, measure, spread, worst
 from anytag.evaluation.tasks import Kind, Published, TagTask, TextTask
 from anytag.progress import SILENT, Reporter
@@ -24,7 +24,7 @@ WORST = 12
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one photo takes: milliseconds, and the peak memory of a process that does nothing else."""
+    """Milliseconds per photo, and peak memory of a separate process."""
 
     milliseconds: float
     megabytes: float
@@ -32,20 +32,20 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All that is found; every value is plain, so that it can be written as JSON.
+    """The results of an evaluation; all values are plain and can be written as JSON.
 
     Attributes:
         kind: the task.
         name: the data.
-        photos: how many were judged.
-        tags: how many were asked, and `counted`, how many of them have photos enough for means over tags.
-        measured: one for each model, the first is the one that is evaluated.
+        photos: number of evaluated photos.
+        tags: number of tags, of which `counted` have enough photos for means over tags.
+        measured: one per model; the first is the evaluated model.
         differences: mAP of each other model minus that of the first, on the same resamples.
-        published: what others measured.
-        mistakes: of the first.
-        costs: by model, where they were measured.
+        published: published figures.
+        mistakes: of the first model.
+        costs: by model, if measured.
         failed: path and reason of photos that could not be read.
-        notes: what a reader of the figures must know besides.
+        notes: remarks about the figures.
     """
 
     kind: Kind
@@ -62,7 +62,7 @@ class Report:
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested plain dictionaries and lists."""
+        """Convert to nested plain dictionaries and lists."""
         return asdict(self)
 
 
@@ -75,33 +75,33 @@ def evaluate_tags(
     times: int = RESAMPLES,
     report: Reporter = SILENT,
 ) -> Report:
-    """Asks every model the same and measures what they say.
+    """Evaluate models on a tagging task.
 
     Args:
-        at_least: photos that a tag needs to count in means over tags.
-        times: resamples of the bootstrap; 0 leaves intervals out.
+        at_least: number of photos that a tag needs for means over tags.
+        times: number of bootstrap resamples; 0 omits intervals.
 
     Raises:
-        AnytagError: no photo can be read, no tag has photos enough, or a model gives no numbers.
+        AnytagError: no photo can be read, no tag has enough photos, or a model returns non-finite scores.
     """
-    answers = [_numbers(adapter, adapter.answer(task, report=report), task) for adapter in adapters]
-    failed = {number: why for one in answers for number, why in one.failed.items()}
+    predictions = [_check_finite(adapter, adapter.predict(task, report=report), task) for adapter in adapters]
+    failed = {number: why for one in predictions for number, why in one.failed.items()}
     unread = {str(task.photos[number]): why for number, why in sorted(failed.items())}
     good = [number for number in range(len(task.photos)) if number not in failed]
     task = task.part(photos=good)
-    answers = [replace(one, scores=one.scores[good], failed={}) for one in answers]
+    predictions = [replace(one, scores=one.scores[good], failed={}) for one in predictions]
     counted = int((task.present.sum(0) >= at_least).sum())
     if not counted:
         raise AnytagError(
             f"{task.name}: no tag is present in {at_least} of the {len(good)} photos that could be read, so "
-            f"there is nothing to average; lower --at-least, or give more photos{_first(unread)}"
+            f"there is nothing to average; lower --at-least, or provide more photos{_first(unread)}"
         )
     weights = metrics.resamples(len(good), times)
     results = [
         measure(task, one, name=adapter.name, at_least=at_least, weights=weights)
-        for adapter, one in zip(adapters, answers, strict=True)
+        for adapter, one in zip(adapters, predictions, strict=True)
     ]
-    trained_on = [_trained_on(adapter, one) for adapter, one in zip(adapters, answers, strict=True)]
+    trained_on = [_trained_on(adapter, one) for adapter, one in zip(adapters, predictions, strict=True)]
     return Report(
         kind,
         task.name,
@@ -114,33 +114,33 @@ def evaluate_tags(
         counted=counted,
         differences=_differences(results),
         published=task.published,
-        mistakes=worst(task, answers[0], at_least=at_least, tags=WORST),
+        mistakes=worst(task, predictions[0], at_least=at_least, tags=WORST),
         failed=unread,
     )
 
 
-def _numbers(adapter: ModelAdapter, answers: Answers, task: TagTask) -> Answers:
-    """The same answers.
+def _check_finite(adapter: ModelAdapter, predictions: Predictions, task: TagTask) -> Predictions:
+    """Return the predictions unchanged.
 
     Raises:
-        AnytagError: a score of a photo that could be read is no finite number: ranks would mean nothing.
+        AnytagError: a score of a readable photo is not finite, so that ranks would be meaningless.
     """
-    broken = np.asarray(~np.isfinite(answers.scores).all(1))
-    broken[list(answers.failed)] = False
+    broken = np.asarray(~np.isfinite(predictions.scores).all(1))
+    broken[list(predictions.failed)] = False
     if broken.any():
         raise AnytagError(
-            f"{adapter.name} gives scores that are no finite numbers for {broken.sum()} photos, the "
-            f"first: {task.photos[int(broken.argmax())]}; its weights are damaged, get the model again"
+            f"{adapter.name} returns non-finite scores for {broken.sum()} photos, the first: "
+            f"{task.photos[int(broken.argmax())]}; its weights are damaged, get the model again"
         )
-    return answers
+    return predictions
 
 
-def _trained_on(adapter: ModelAdapter, answers: Answers) -> str:
-    """What it has learned from, and how many of the tags it was asked for are among what it learned."""
+def _trained_on(adapter: ModelAdapter, predictions: Predictions) -> str:
+    """Training data of a model, and the number of evaluated tags that it was trained with."""
     text = str(getattr(adapter, "trained_on", ""))
-    if answers.trained is None:
+    if predictions.trained is None:
         return text
-    share = f"{sum(answers.trained)} of the {len(answers.trained)} tags asked are in its trained vocabulary"
+    share = f"{sum(predictions.trained)} of the {len(predictions.trained)} tags are in its trained vocabulary"
     return f"{text.rstrip('.') or 'unknown data'} ({share})"
 
 
@@ -149,7 +149,7 @@ def _first(unread: Mapping[str, str]) -> str:
 
 
 def _differences(results: Sequence[tuple[Measured, Doubles]]) -> dict[str, Figure]:
-    """On the same resamples, so that what is hard for all plays no part in the interval."""
+    """Differences in mAP on the same resamples, so that variation common to all models cancels out."""
     (first, resampled), *others = results
     out = {}
     for other, also in others:
@@ -165,17 +165,17 @@ def evaluate_captions(
     failed: Mapping[int, str] | None = None,
     times: int = RESAMPLES,
 ) -> Report:
-    """Captions of each model against those that people wrote.
+    """Evaluate captions of each model against reference captions.
 
     Args:
-        answers: N captions by the model's name; the first is the one that is evaluated.
-        failed: why photos could not be read, by number; their captions play no part.
+        answers: N captions by model name; the first is the evaluated model.
+        failed: reasons for unreadable photos, by index; these are not evaluated.
     """
     failed = failed or {}
     good = [number for number in range(len(task.photos)) if number not in failed]
     unread = {str(task.photos[number]): why for number, why in failed.items()}
     if not good:
-        raise AnytagError(f"{task.name}: there is no caption to judge{_first(unread)}")
+        raise AnytagError(f"{task.name}: there is no caption to evaluate{_first(unread)}")
     references = [task.captions[number] for number in good]
     weights = metrics.resamples(len(good), times)
     measured, mistakes = [], list[Mistakes]()
@@ -184,37 +184,39 @@ def evaluate_captions(
         whole, each = caption_scores(ours, references)
         resampled = {key: weights @ np.array(values) / len(good) for key, values in each.items()}
         figures = {
-            key: spread(value, resampled[key], within=(0, MOST[key])) if key in resampled else Figure(value)
+            key: spread(value, resampled[key], within=(0, MAX_SCORE[key]))
+            if key in resampled
+            else Figure(value)
             for key, value in whole.items()
         }
         measured.append(Measured(name, figures))
         if not mistakes:
             order = np.argsort(each["CIDEr"], kind="stable")[:WORST]
-            mistakes = [_silly(task, good[n], ours[n], each["CIDEr"][n]) for n in order]
+            mistakes = [_worst_caption(task, good[n], ours[n], each["CIDEr"][n]) for n in order]
     return Report(
         "caption", task.name, len(good), measured, published=task.published, mistakes=mistakes, failed=unread
     )
 
 
-def _silly(task: TextTask, number: int, ours: str, cider: float) -> Mistakes:
+def _worst_caption(task: TextTask, number: int, ours: str, cider: float) -> Mistakes:
     picture = Picture(str(task.photos[number]), " / ".join(task.captions[number]))
     return Mistakes(f"{ours} (CIDEr {cider:.1f})", {"people wrote": [picture]})
 
 
 def evaluate_retrieval(task: TextTask, answers: Mapping[str, AnyFloats], *, times: int = RESAMPLES) -> Report:
-    """Recall both ways: which photo is a caption's, and which captions are a photo's.
+    """Evaluate recall in both directions: the photo of a caption, and the captions of a photo.
 
     Args:
         answers: similarity N×M of N photos and the M captions of all photos in order, by model.
 
     Raises:
-        AnytagError: there is no photo, or a similarity is no finite number.
+        AnytagError: there is no photo, or a similarity is not finite.
     """
     if not task.photos:
-        raise AnytagError(f"{task.name}: there is no photo to rank; see that the photos can be read")
+        raise AnytagError(f"{task.name}: there is no photo to rank; check that the photos can be read")
     for name, similar in answers.items():
         if not np.isfinite(similar).all():
-            raise AnytagError(f"{name} gives similarities that are no finite numbers; get the model again")
+            raise AnytagError(f"{name} returns non-finite similarities; get the model again")
     owner = np.repeat(np.arange(len(task.photos)), [len(texts) for texts in task.captions])
     right = owner == np.arange(len(task.photos))[:, None]  # N×M
     weights = metrics.resamples(len(task.photos), times)
@@ -231,12 +233,12 @@ def evaluate_retrieval(task: TextTask, answers: Mapping[str, AnyFloats], *, time
         len(task.photos),
         measured,
         published=task.published,
-        mistakes=_lost(task, first, right),
+        mistakes=_worst_retrievals(task, first, right),
     )
 
 
 def _recalls(way: str, ranks: Ints, owner: npt.NDArray[np.intp], weights: Floats) -> dict[str, Figure]:
-    """Recall of Q queries by their ranks. Photos are resampled, each with all of its queries (`owner`, Q)."""
+    """Recall of Q queries from their ranks. Photos are resampled with all of their queries (`owner`, Q)."""
     out = {}
     queries = np.bincount(owner, minlength=weights.shape[1])
     for k, (key, value) in zip(metrics.KS, metrics.recall_at(ranks).items(), strict=True):
@@ -245,8 +247,8 @@ def _recalls(way: str, ranks: Ints, owner: npt.NDArray[np.intp], weights: Floats
     return out | {f"{way} median rank": Figure(float(np.median(ranks)))}
 
 
-def _lost(task: TextTask, similar: AnyFloats, right: Bools) -> list[Mistakes]:
-    """Photos whose own captions rank lowest, with the caption that comes first instead."""
+def _worst_retrievals(task: TextTask, similar: AnyFloats, right: Bools) -> list[Mistakes]:
+    """Photos whose own captions rank lowest, with the caption that ranks first instead."""
     texts = [text for captions in task.captions for text in captions]
     ranks = metrics.ranks(similar, right)
     out = []

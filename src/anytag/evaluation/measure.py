@@ -1,7 +1,7 @@
-"""Answers and truth -> figures with intervals, reliability, one line a tag, curves and mistakes.
+"""Compute figures with intervals, reliability, per-tag results, curves and mistakes from predictions.
 
-Means over tags are of the tags with enough photos. All else is of every pair of photo and tag of which the
-truth is known: a tag that is given without a single photo counts against precision.
+Means over tags include the tags with enough photos. All other figures include every pair of photo and tag
+with a known label: a tag that is predicted but on no photo lowers the precision.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from anytag._typing import AnyFloats, Bools, Doubles, Floats
 from anytag.evaluation import metrics
-from anytag.evaluation.adapters import Answers
+from anytag.evaluation.adapters import Predictions
 from anytag.evaluation.tasks import TagTask
 
 Weights = Floats
@@ -27,7 +27,7 @@ ABOVE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One number, in percent unless its name says otherwise, with its 95 % bootstrap interval."""
+    """One value, in percent unless its name says otherwise, with its 95 % bootstrap interval."""
 
     value: float
     low: float | None = None
@@ -36,13 +36,13 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class TagLine:
-    """One tag of one model, in percent; precision, recall and F1 at `threshold`, where there is one.
+    """One tag of one model, in percent; precision, recall and F1 at `threshold`, if there is one.
 
     Attributes:
-        photos: how many show it.
-        trained: whether it was asked with a trained query rather than by its words.
-        predicted: how many photos it is given to.
-        score: its mean score where it is given, to be compared with `precision`.
+        photos: number of positive photos.
+        trained: whether a trained query was used, rather than one made from words.
+        predicted: number of photos for which it is predicted.
+        score: its mean score where it is predicted, to be compared with `precision`.
     """
 
     name: str
@@ -59,13 +59,13 @@ class TagLine:
 
 @dataclass(frozen=True, slots=True)
 class ScoreBin:
-    """Given tags whose score lies in one stretch, in percent.
+    """Predicted tags with scores in one bin, in percent.
 
     Attributes:
-        low, high: of the scores; the higher end belongs to the next bin.
-        pairs: how many tags were given, counted once for each photo.
+        low, high: of the scores; the upper end belongs to the next bin.
+        pairs: number of predicted pairs of photo and tag.
         score: their mean score.
-        right: how many of them are right, with Wilson's 95 % interval.
+        right: share that is correct, with Wilson's 95 % interval.
     """
 
     low: float
@@ -79,15 +79,15 @@ class ScoreBin:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One model on one task.
+    """Results of one model on one task.
 
     Attributes:
         figures: by name.
-        tags: one line each.
+        tags: results per tag.
         curves: points of "precision-recall" and "calibration"; of "precision", "recall", "F1" and their
             macro means by threshold.
-        reliability: of the given tags, by score; empty for who only ranks.
-        trained_on: what it has learned from, as far as is known: a fair comparison needs it.
+        reliability: of the predicted tags, by score; empty for models that only rank.
+        trained_on: training data, if known, which a fair comparison needs.
     """
 
     name: str
@@ -100,7 +100,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A photo in a report, by its path, with what is said of it."""
+    """A photo in a report, by its path, with a text."""
 
     photo: str
     text: str
@@ -108,25 +108,25 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Mistakes:
-    """Photos that go wrong in one way, in rows that say how."""
+    """Photos with one kind of mistake, in labelled rows."""
 
     title: str
     rows: dict[str, list[Picture]]
 
 
 @dataclass(frozen=True, eq=False)
-class _Sheet:
-    """What all figures of one model are computed from.
+class _TagResults:
+    """Intermediate results from which the figures of one model are computed.
 
     Attributes:
-        scores: N×K; minus infinity where nothing is known, which ranks last and is never given.
+        scores: N×K; minus infinity where the label is unknown, which ranks last and is never predicted.
         counted: columns with enough photos.
         ap: K.
-        resampled: B×K, NaN where a resample misses a tag; columns outside `counted` are not filled.
+        resampled: B×K, NaN where a resample has no positive photo; columns outside `counted` are not filled.
     """
 
     task: TagTask
-    answers: Answers
+    predictions: Predictions
     scores: AnyFloats
     counted: npt.NDArray[np.intp]
     ap: Doubles
@@ -134,13 +134,13 @@ class _Sheet:
     weights: Weights
 
     @classmethod
-    def of(cls, task: TagTask, answers: Answers, *, at_least: int, weights: Weights) -> _Sheet:
-        scores = _masked(task, answers)
+    def of(cls, task: TagTask, predictions: Predictions, *, at_least: int, weights: Weights) -> _TagResults:
+        scores = _masked(task, predictions)
         counted = np.flatnonzero(task.present.sum(0) >= at_least)
         resampled = metrics.resampled_average_precision(scores[:, counted], task.present[:, counted], weights)
         return cls(
             task,
-            answers,
+            predictions,
             scores,
             counted,
             metrics.average_precision(scores, task.present),
@@ -150,53 +150,53 @@ class _Sheet:
 
     @cached_property
     def known(self) -> Bools:
-        """N×K."""
+        """N×K, whether the label is known."""
         return np.isfinite(self.scores)
 
     @cached_property
     def pairs(self) -> tuple[AnyFloats, Bools]:
-        """Scores and truth of all pairs of photo and tag of which the truth is known, M."""
+        """Scores and labels of all M pairs of photo and tag with a known label."""
         return self.scores[self.known], self.task.present[self.known]
 
     @cached_property
     def predicted(self) -> Bools | None:
-        """N×K at the model's own thresholds."""
-        thresholds = self.answers.thresholds
+        """N×K, at the model's own thresholds."""
+        thresholds = self.predictions.thresholds
         return None if thresholds is None else self.scores >= thresholds.astype(np.float32)
 
 
 def measure(
-    task: TagTask, answers: Answers, *, name: str, at_least: int = 1, weights: Weights
+    task: TagTask, predictions: Predictions, *, name: str, at_least: int = 1, weights: Weights
 ) -> tuple[Measured, Doubles]:
-    """Everything that is said of one model, and its mAP in each resample, B.
+    """Compute all figures of one model, and its mAP in each resample, B.
 
     Args:
-        task: N photos, all of which could be read.
-        answers: of the same photos.
-        at_least: photos that a tag needs to count in means over tags.
-        weights: B×N of `metrics.resamples`; B may be 0.
+        task: N photos, all readable.
+        predictions: for the same photos.
+        at_least: number of photos that a tag needs for means over tags.
+        weights: B×N from `metrics.resamples`; B may be 0.
     """
-    sheet = _Sheet.of(task, answers, at_least=at_least, weights=weights)
-    figures = _ranking(sheet) | _answers(sheet) | _at_own_thresholds(sheet) | _at_best_threshold(sheet)
+    sheet = _TagResults.of(task, predictions, at_least=at_least, weights=weights)
+    figures = _ranking(sheet) | _top_k(sheet) | _at_own_thresholds(sheet) | _at_best_threshold(sheet)
     figures |= _calibration(sheet)
     measured = Measured(name, figures, _lines(sheet), _curves(sheet), _reliability(sheet))
     return measured, _means(sheet.resampled)
 
 
 def spread(value: float, resampled: AnyFloats, *, within: tuple[float, float] = (0, 100)) -> Figure:
-    """A figure with the interval of its resampled values, B; without one where B is 0 or all are NaN."""
+    """A figure with the interval of its B resampled values; without one if B is 0 or all are NaN."""
     if len(resampled) == 0 or np.isnan(resampled).all():
         return Figure(value)
     return Figure(value, *metrics.interval(value, resampled.astype(np.float64), within=within))
 
 
 def _figure(value: float, resampled: AnyFloats) -> Figure:
-    """Shares -> percent."""
+    """Convert shares to percent."""
     return spread(100 * value, 100 * resampled)
 
 
 def _mean_figure(values: AnyFloats, weights: Weights) -> Figure:
-    """The mean of shares N of photos, NaN left out, in percent; resampled B×N."""
+    """Mean of shares N of photos, ignoring NaN, in percent; resampled with weights B×N."""
     some = ~np.isnan(values)
     draws, whole = weights @ np.where(some, values, 0), weights @ some
     resampled = np.divide(draws, whole, where=whole > 0, out=np.full(len(weights), np.nan))
@@ -204,15 +204,15 @@ def _mean_figure(values: AnyFloats, weights: Weights) -> Figure:
 
 
 def _means(resampled: Doubles) -> Doubles:
-    """B×K -> B, without the tags that a resample misses; NaN where it misses all."""
+    """B×K -> B, ignoring the tags without positives in a resample; NaN if there are none."""
     some = ~np.isnan(resampled)
     count = some.sum(1)
     total = np.where(some, resampled, 0).sum(1)
     return np.asarray(np.divide(total, count, where=count > 0, out=np.full(len(resampled), np.nan)))
 
 
-def _ranking(sheet: _Sheet) -> dict[str, Figure]:
-    """Figures that need no threshold."""
+def _ranking(sheet: _TagResults) -> dict[str, Figure]:
+    """Figures that need no thresholds."""
     out = {
         "mAP": _figure(float(sheet.ap[sheet.counted].mean()), _means(sheet.resampled)),
         "mAP as published": Figure(100 * float(sheet.ap.mean())),
@@ -225,11 +225,11 @@ def _ranking(sheet: _Sheet) -> dict[str, Figure]:
     return out
 
 
-def _by_query(sheet: _Sheet) -> dict[str, Figure]:
-    """mAP of tags with trained queries and of those asked by their words, where there are both."""
-    if sheet.answers.trained is None:
+def _by_query(sheet: _TagResults) -> dict[str, Figure]:
+    """mAP of tags with trained queries and of those with queries made from words, if there are both."""
+    if sheet.predictions.trained is None:
         return {}
-    trained = np.array(sheet.answers.trained)[sheet.counted]
+    trained = np.array(sheet.predictions.trained)[sheet.counted]
     if trained.all() or not trained.any():
         return {}
     parts = dict(zip(sheet.task.halves, (trained, ~trained), strict=True))
@@ -240,8 +240,8 @@ def _by_query(sheet: _Sheet) -> dict[str, Figure]:
     }
 
 
-def _answers(sheet: _Sheet) -> dict[str, Figure]:
-    """Where every photo has exactly one tag, and all names are known: is it among the k best?"""
+def _top_k(sheet: _TagResults) -> dict[str, Figure]:
+    """Top-k accuracy, if every photo has exactly one tag and all labels are known."""
     if sheet.task.known is not None or (sheet.task.present.sum(1) != 1).any():
         return {}
     answer = sheet.task.present.argmax(1)
@@ -249,8 +249,8 @@ def _answers(sheet: _Sheet) -> dict[str, Figure]:
     return {f"top-{k}": _mean_figure(hit, sheet.weights) for k, hit in hits.items()}
 
 
-def _at_own_thresholds(sheet: _Sheet) -> dict[str, Figure]:
-    """What users see without any option."""
+def _at_own_thresholds(sheet: _TagResults) -> dict[str, Figure]:
+    """Figures at the model's own thresholds, which are the defaults for users."""
     if (predicted := sheet.predicted) is None:
         return {}
     counts = metrics.Counts.of(predicted, sheet.task.present)
@@ -265,13 +265,13 @@ def _at_own_thresholds(sheet: _Sheet) -> dict[str, Figure]:
     }
 
 
-def _at_best_threshold(sheet: _Sheet) -> dict[str, Figure]:
-    """The best F1 of one threshold for all tags, chosen on these very photos: fair to who only ranks."""
+def _at_best_threshold(sheet: _TagResults) -> dict[str, Figure]:
+    """The best F1 with one threshold for all tags, chosen on the same photos; needs no calibration."""
     return {"best F1": Figure(100 * metrics.best_f1(*sheet.pairs))}
 
 
-def _calibration(sheet: _Sheet) -> dict[str, Figure]:
-    """How far scores are from shares that are right: where it shows first, then over all pairs."""
+def _calibration(sheet: _TagResults) -> dict[str, Figure]:
+    """Calibration errors: of predicted tags, of high scores, and of all pairs."""
     if (predicted := sheet.predicted) is None:
         return {}
     masks = {"given tags": predicted, f"scores from {ABOVE}": sheet.scores >= ABOVE, "all pairs": sheet.known}
@@ -287,15 +287,15 @@ def _calibration(sheet: _Sheet) -> dict[str, Figure]:
     return out
 
 
-def _reliability(sheet: _Sheet) -> list[ScoreBin]:
-    """Of the given tags, filled bins by rising score."""
+def _reliability(sheet: _TagResults) -> list[ScoreBin]:
+    """Non-empty bins of the predicted tags, by ascending score."""
     if (predicted := sheet.predicted) is None:
         return []
     return score_bins(metrics.Reliability.of(sheet.scores, sheet.task.present, predicted).total())
 
 
 def score_bins(reliability: metrics.Reliability) -> list[ScoreBin]:
-    """The bins that are filled, of pairs of all photos together."""
+    """The non-empty bins, over all photos."""
     out, edges = [], np.linspace(0, 100, len(reliability.pairs) + 1)
     for place in np.flatnonzero(reliability.pairs):
         pairs, right = float(reliability.pairs[place]), float(reliability.right[place])
@@ -306,26 +306,26 @@ def score_bins(reliability: metrics.Reliability) -> list[ScoreBin]:
     return out
 
 
-def _lines(sheet: _Sheet) -> list[TagLine]:
+def _lines(sheet: _TagResults) -> list[TagLine]:
     positives = sheet.task.present.sum(0)
     lines = [
         TagLine(tag.name, int(positives[k]), 100 * float(sheet.ap[k]))
         for k, tag in enumerate(sheet.task.tags)
     ]
-    if sheet.answers.trained is not None:
-        lines = [replace(line, trained=it) for line, it in zip(lines, sheet.answers.trained, strict=True)]
+    if sheet.predictions.trained is not None:
+        lines = [replace(line, trained=it) for line, it in zip(lines, sheet.predictions.trained, strict=True)]
     return lines if sheet.predicted is None else _lines_at_thresholds(sheet, lines, sheet.predicted)
 
 
-def _lines_at_thresholds(sheet: _Sheet, lines: list[TagLine], predicted: Bools) -> list[TagLine]:
-    """The same, with what is said at the thresholds."""
+def _lines_at_thresholds(sheet: _TagResults, lines: list[TagLine], predicted: Bools) -> list[TagLine]:
+    """Add results at the thresholds."""
     counts = metrics.Counts.of(predicted, sheet.task.present)
     total = np.where(predicted, sheet.scores, 0).sum(0, dtype=np.float64)
-    assert sheet.answers.thresholds is not None
+    assert sheet.predictions.thresholds is not None
     return [
         replace(
             line,
-            threshold=float(sheet.answers.thresholds[k]),
+            threshold=float(sheet.predictions.thresholds[k]),
             precision=100 * float(counts.precision[k]),
             recall=100 * float(counts.recall[k]),
             F1=100 * float(counts.f1[k]),
@@ -336,10 +336,10 @@ def _lines_at_thresholds(sheet: _Sheet, lines: list[TagLine], predicted: Bools) 
     ]
 
 
-def _curves(sheet: _Sheet) -> dict[str, Curve]:
+def _curves(sheet: _TagResults) -> dict[str, Curve]:
     recall, precision = metrics.precision_recall_curve(*sheet.pairs)
     curves = {"precision-recall": _points(recall, precision)}
-    if sheet.answers.are_probabilities:
+    if sheet.predictions.are_probabilities:
         score, share, count = metrics.calibration_curve(sheet.scores, sheet.task.present, sheet.known)
         curves["calibration"] = _points(score[count > 0], share[count > 0])
         counts = metrics.counts_at(sheet.scores, sheet.task.present, GRID)
@@ -350,24 +350,27 @@ def _curves(sheet: _Sheet) -> dict[str, Curve]:
 
 
 def _points(x: AnyFloats, y: AnyFloats) -> Curve:
-    """Without those that are no number: precision where nothing is given."""
+    """Points without NaN, such as precision where nothing is predicted."""
     both = zip(x.tolist(), y.tolist(), strict=True)
     return [(round(a, 4), round(b, 4)) for a, b in both if not np.isnan(b)]
 
 
 def worst(
-    task: TagTask, answers: Answers, *, at_least: int, tags: int = 8, photos: int = 4
+    task: TagTask, predictions: Predictions, *, at_least: int, tags: int = 8, photos: int = 4
 ) -> list[Mistakes]:
-    """The tags with the lowest AP: their highest scores where they are not, their lowest where they are."""
-    scores = _masked(task, answers)
+    """The tags with the lowest AP: negative photos with the highest scores, positive ones with the lowest."""
+    scores = _masked(task, predictions)
     ap = metrics.average_precision(scores, task.present)
     counted = np.flatnonzero(task.present.sum(0) >= max(1, at_least))
     out = []
     for tag in counted[np.argsort(ap[counted], kind="stable")][:tags]:
         order = np.argsort(-scores[:, tag], kind="stable")
         order = order[np.isfinite(scores[order, tag])]
-        there = task.present[order, tag]
-        rows = {"high, but not said to be there": order[~there], "low, but there": order[there][::-1]}
+        is_present = task.present[order, tag]
+        rows = {
+            "high scores, but not labelled": order[~is_present],
+            "low scores, but labelled": order[is_present][::-1],
+        }
         pictures = {
             row: [Picture(str(task.photos[n]), f"{scores[n, tag]:.2f}") for n in numbers[:photos]]
             for row, numbers in rows.items()
@@ -376,6 +379,6 @@ def worst(
     return out
 
 
-def _masked(task: TagTask, answers: Answers) -> Floats:
+def _masked(task: TagTask, predictions: Predictions) -> Floats:
     is_known = True if task.known is None else task.known
-    return np.where(is_known, answers.scores, -np.inf).astype(np.float32)
+    return np.where(is_known, predictions.scores, -np.inf).astype(np.float32)

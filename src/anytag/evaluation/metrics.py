@@ -1,7 +1,7 @@
-"""Metrics of taggers, in numpy: scores N×K of N photos and K tags against what is present, N×K.
+"""Metrics of taggers, in numpy: scores N×K of N photos and K tags against labels N×K.
 
-No figure depends on the order of photos or tags: equal scores share a rank, or count as a miss. A score that
-is no number ranks behind all others.
+No figure depends on the order of photos or tags: equal scores share a rank, or count as a miss. NaN scores
+rank last.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from anytag._typing import AnyFloats, Bools, Doubles, Floats, Ints
 
 KS = (1, 5, 10)
 BINS = 20
-_CHUNK = 64  # resamples that are worked on at once: bounds memory
-_ENTRIES = 1 << 22  # scores that are worked on at once, likewise
+_CHUNK = 64  # resamples processed at once, to bound memory
+_ENTRIES = 1 << 22  # scores processed at once, likewise
 
 
 def average_precision(scores: AnyFloats, present: Bools) -> Doubles:
     """AP of every tag, mean precision at the ranks of its positives: N×K, N×K -> K; 0 without positives.
 
-    This is what the published code computes (its mAP is the plain mean, tags without positives included).
-    Photos of equal score share the last of their ranks, as in scikit-learn; the published order of ties is
-    not specified.
+    As in the published code, whose mAP is the plain mean, including tags without positives. Photos with equal
+    scores share the last of their ranks, as in scikit-learn; the order of ties in the published code is not
+    specified.
     """
     step = max(1, _ENTRIES // max(1, len(scores)))
     parts = [slice(start, start + step) for start in range(0, scores.shape[1], step)]
@@ -44,7 +44,7 @@ def _average_precision(scores: AnyFloats, present: Bools) -> Doubles:
 
 
 def _shared_ranks(ranked: AnyFloats) -> npt.NDArray[np.intp]:
-    """The place, from 0, of the last entry with the same score: falling scores N×… -> N×…."""
+    """Index, from 0, of the last entry with the same score: descending scores N×… -> N×…."""
     places = np.arange(len(ranked)).reshape(-1, *[1] * (ranked.ndim - 1))
     last = np.ones(ranked.shape, dtype=bool)
     last[:-1] = ranked[:-1] != ranked[1:]
@@ -53,26 +53,26 @@ def _shared_ranks(ranked: AnyFloats) -> npt.NDArray[np.intp]:
 
 
 def mean_average_precision(scores: AnyFloats, present: Bools, *, at_least: int = 1) -> tuple[float, int]:
-    """Mean AP over tags with `at_least` positives, and how many those are; 0 makes it the published mAP."""
+    """Mean AP over tags with `at_least` positives, and their number; 0 gives the published mAP."""
     counted = present.sum(0) >= at_least
     return float(average_precision(scores[:, counted], present[:, counted]).mean()), int(counted.sum())
 
 
 def micro_average_precision(scores: AnyFloats, present: Bools) -> float:
-    """AP of all pairs of photo and tag in one ranking."""
+    """AP of all pairs of photo and tag in a single ranking."""
     return float(average_precision(scores.reshape(-1, 1), present.reshape(-1, 1))[0])
 
 
 def precision_at(scores: AnyFloats, present: Bools, k: int) -> float:
-    """Share of right tags among the k best of each photo, its mean over photos."""
+    """Mean over photos of the share of correct tags among the k best."""
     return float(np.nanmean(precisions_at(scores, present, k)))
 
 
 def precisions_at(scores: AnyFloats, present: Bools, k: int) -> Doubles:
-    """Share of right tags among the k best of each photo, N.
+    """Share of correct tags among the k best of each photo, N.
 
-    Of tags with equal scores at the end of the k best, a share counts. Minus infinity is no answer: a photo
-    with fewer answers than k is judged by those, and one without any has NaN.
+    Ties at rank k count in proportion. Minus infinity means no prediction: with fewer than k predictions the
+    share is of those, and NaN if there are none.
     """
     ranked = -np.sort(-scores, axis=1)
     depth = np.minimum(np.isfinite(scores).sum(1), k)
@@ -84,19 +84,19 @@ def precisions_at(scores: AnyFloats, present: Bools, k: int) -> Doubles:
 
 
 def top_k_accuracy(scores: AnyFloats, answer: npt.NDArray[np.integer], k: int) -> float:
-    """Share of photos whose class (N) is among the k best-scored columns; a tie is counted as a miss."""
+    """Share of photos whose class (N) is among the k best columns; ties count as misses."""
     return float(top_k_hits(scores, answer, k).mean())
 
 
 def top_k_hits(scores: AnyFloats, answer: npt.NDArray[np.integer], k: int) -> Bools:
-    """Whether each photo's class (N) is among its k best-scored columns, N; a tie is counted as a miss."""
+    """Whether each photo's class (N) is among its k best columns, N; ties count as misses."""
     own = np.take_along_axis(scores, answer[:, None], axis=1)
     return np.asarray((~(scores < own)).sum(1) <= k)
 
 
 @dataclass(frozen=True, eq=False)
 class Counts:
-    """Of K tags (in the last axis): how often each was given and right, was given, was present."""
+    """Counts of K tags (in the last axis): correctly predicted, predicted, present."""
 
     right: Doubles
     predicted: Doubles
@@ -110,7 +110,7 @@ class Counts:
 
     @property
     def precision(self) -> Doubles:
-        """K; 0 for a tag that was never given, as in the published code."""
+        """K; 0 for a tag that is never predicted, as in the published code."""
         return self.right / np.maximum(self.predicted, 1e-9)
 
     @property
@@ -124,15 +124,15 @@ class Counts:
         return 2 * self.right / np.maximum(self.predicted + self.present, 1e-9)
 
     def part(self, tags: npt.NDArray[np.intp]) -> Counts:
-        """Of some of the tags."""
+        """Select some of the tags."""
         return Counts(*(of[..., tags] for of in (self.right, self.predicted, self.present)))
 
     def macro(self) -> dict[str, Doubles]:
-        """Plain means over tags; the published CP and CR are the first two."""
+        """Unweighted means over tags; the first two are the published CP and CR."""
         return {name: np.asarray(values.mean(-1)) for name, values in self._shares().items()}
 
     def micro(self) -> dict[str, Doubles]:
-        """All tags counted together; NaN where nothing was given or present that a share could be of."""
+        """Micro averages; NaN where nothing is predicted or present."""
         right, predicted, present = (part.sum(-1) for part in (self.right, self.predicted, self.present))
         whole = {"precision": predicted, "recall": present, "F1": (predicted + present) / 2}
         return {name: _share(right, of) for name, of in whole.items()}
@@ -142,18 +142,18 @@ class Counts:
 
 
 def _share(part: Doubles, whole: Doubles) -> Doubles:
-    """NaN of nothing."""
+    """Ratio; NaN where the denominator is 0."""
     part, whole = np.broadcast_arrays(part, whole)
     return np.asarray(np.divide(part, whole, where=whole > 0, out=np.full(whole.shape, np.nan)))
 
 
 def counts_at(scores: AnyFloats, present: Bools, thresholds: Doubles) -> Counts:
-    """Counts T×K when every tag with a score of at least the threshold is given.
+    """Counts T×K for predictions with a score of at least each threshold.
 
     Args:
         scores: N×K.
         present: N×K.
-        thresholds: T, rising.
+        thresholds: T, ascending.
     """
     times, tags = len(thresholds) + 1, scores.shape[1]
     passed = np.searchsorted(thresholds, scores, side="right")  # N×K: how many thresholds it reaches
@@ -169,7 +169,7 @@ def counts_at(scores: AnyFloats, present: Bools, thresholds: Doubles) -> Counts:
 def precision_recall_curve(
     scores: AnyFloats, present: Bools, *, points: int = 101
 ) -> tuple[Doubles, Doubles]:
-    """(recall, precision), `points` each, of all pairs of photo and tag in one ranking."""
+    """(recall, precision), `points` each, of all pairs of photo and tag in a single ranking."""
     hits, shared = _one_ranking(scores, present)
     recalls = np.linspace(0, 1, points)
     at = np.searchsorted(hits, np.maximum(1, np.ceil(recalls * hits[-1]))).clip(max=len(hits) - 1)
@@ -177,25 +177,25 @@ def precision_recall_curve(
 
 
 def best_f1(scores: AnyFloats, present: Bools) -> float:
-    """The highest F1 that one threshold for all tags can reach; 0 where nothing is present."""
+    """The highest F1 with one threshold for all tags; 0 if nothing is present."""
     hits, shared = _one_ranking(scores, present)
     return float((2 * hits[shared] / (shared + 1 + hits[-1])).max())
 
 
 def _one_ranking(scores: AnyFloats, present: Bools) -> tuple[Ints, npt.NDArray[np.intp]]:
-    """Of all pairs, best first: how many are present so far, and the place that equal scores share."""
+    """Of all pairs, best first: cumulative positives, and the index shared by equal scores."""
     order = np.argsort(-scores.ravel(), kind="stable")
     return present.ravel()[order].cumsum(), _shared_ranks(scores.ravel()[order])
 
 
 @dataclass(frozen=True, eq=False)
 class Reliability:
-    """Of pairs of photo and tag, by equally wide bins of their score (in the last axis).
+    """Sums over pairs of photo and tag, by bins of equal width of their score (in the last axis).
 
     Attributes:
-        pairs: how many there are.
-        score: the sum of their scores.
-        right: how many are present.
+        pairs: number of pairs.
+        score: sum of their scores.
+        right: number that are present.
     """
 
     pairs: Doubles
@@ -206,7 +206,7 @@ class Reliability:
     def of(
         cls, scores: AnyFloats, present: Bools, mask: Bools | None = None, *, bins: int = BINS
     ) -> Reliability:
-        """Of each photo by itself: probabilities N×K, N×K, the pairs that count N×K (None: all) -> N×bins."""
+        """Per photo: probabilities N×K, labels N×K, mask of the pairs N×K (None: all) -> N×bins."""
         counted = np.ones_like(present) if mask is None else mask
         step = max(1, _ENTRIES // max(1, scores.shape[1]))
         rows = [slice(start, start + step) for start in range(0, len(scores), step)]
@@ -218,22 +218,22 @@ class Reliability:
     def _of(cls, scores: AnyFloats, present: Bools, counted: Bools, bins: int) -> Reliability:
         photo = np.nonzero(counted)[0]
         score = scores[counted].astype(np.float64)
-        at = (score * bins + 1e-5).astype(np.int64)  # 0.9 in float32 is a little less, and is of 0.9 to 0.95
+        at = (score * bins + 1e-5).astype(np.int64)  # 0.9 in float32 is slightly less than 0.9
         place = photo * bins + np.clip(at, 0, bins - 1)
         length = len(scores) * bins
         parts = (np.bincount(place, weights, length) for weights in (None, score, present[counted]))
         return cls(*(part.reshape(len(scores), bins).astype(np.float64) for part in parts))
 
     def total(self) -> Reliability:
-        """Of all photos together: N×bins -> bins."""
+        """Sum over photos: N×bins -> bins."""
         return Reliability(self.pairs.sum(0), self.score.sum(0), self.right.sum(0))
 
     def resampled(self, weights: Floats) -> Reliability:
-        """Of the photos of each resample: N×bins, B×N -> B×bins."""
+        """Sum over the photos of each resample: N×bins, B×N -> B×bins."""
         return Reliability(*(weights @ part for part in (self.pairs, self.score, self.right)))
 
     def error(self) -> Doubles:
-        """Expected calibration error: mean distance of score and share that is right; NaN without pairs."""
+        """Expected calibration error: mean difference of score and share of positives; NaN without pairs."""
         return _share(np.abs(self.score - self.right).sum(-1), self.pairs.sum(-1))
 
     def mean_score(self) -> Doubles:
@@ -244,22 +244,22 @@ class Reliability:
 def calibration_curve(
     scores: AnyFloats, present: Bools, mask: Bools | None = None, *, bins: int = BINS
 ) -> tuple[Doubles, Doubles, Doubles]:
-    """(mean score, share that is present, entries) of `bins` equally wide bins of the chosen N×K scores."""
+    """(mean score, share of positives, pairs) of `bins` equally wide bins of the masked N×K scores."""
     reliability = Reliability.of(scores, present, mask, bins=bins).total()
     filled = np.maximum(reliability.pairs, 1)
     return reliability.score / filled, reliability.right / filled, reliability.pairs
 
 
 def expected_calibration_error(scores: AnyFloats, present: Bools, *, bins: int = BINS) -> float:
-    """Mean distance of score and frequency over `bins` equally wide bins, weighted by their entries.
+    """Mean difference of score and frequency over `bins` equally wide bins, weighted by their size.
 
-    Over all pairs of photo and tag this tells little: nearly all of them score close to 0.
+    Over all pairs of photo and tag this is hardly informative: nearly all of them score close to 0.
     """
     return float(Reliability.of(scores, present, bins=bins).total().error())
 
 
 def wilson(right: float, total: float, *, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval of a share, `right` of `total`; (0, 1) of nothing."""
+    """Wilson's interval of a share, `right` of `total`; (0, 1) if total is 0."""
     if total == 0:
         return 0.0, 1.0
     z = NormalDist().inv_cdf((1 + level) / 2)
@@ -270,24 +270,24 @@ def wilson(right: float, total: float, *, level: float = 0.95) -> tuple[float, f
 
 
 def ranks(similar: AnyFloats, right: Bools) -> Ints:
-    """Rank, from 1, of each query's best right answer: N×M, N×M -> N; a tie is counted as worse."""
+    """Rank, from 1, of each query's best correct answer: N×M, N×M -> N; ties count as worse."""
     best = np.where(right, similar, -np.inf).max(1, keepdims=True)
     return np.asarray(1 + (~(similar < best) & ~right).sum(1))
 
 
 def recall_at(ranks: Ints, ks: Sequence[int] = KS) -> dict[str, float]:
-    """Share of queries whose `ranks` are among the k best."""
+    """Share of queries with a rank of at most k."""
     return {f"R@{k}": float((ranks <= k).mean()) for k in ks}
 
 
 def resamples(photos: int, times: int, *, seed: int = 0) -> Floats:
-    """How often each photo is drawn when so many are drawn with replacement: times×N."""
+    """Number of times each photo is drawn in samples with replacement: times×N."""
     share = np.full(photos, 1 / photos)
     return np.random.default_rng(seed).multinomial(photos, share, times).astype(np.float32)
 
 
 def resampled_average_precision(scores: AnyFloats, present: Bools, weights: Floats) -> Doubles:
-    """`average_precision` of every resample: N×K, N×K, B×N -> B×K; a tag that it misses has NaN."""
+    """`average_precision` of every resample: N×K, N×K, B×N -> B×K; NaN for tags without positives."""
     out = np.full((len(weights), scores.shape[1]), np.nan)
     for tag in range(scores.shape[1]):
         order = np.argsort(-scores[:, tag], kind="stable")
@@ -297,7 +297,7 @@ def resampled_average_precision(scores: AnyFloats, present: Bools, weights: Floa
             multiplicity = weights[start : start + _CHUNK, order]  # b×N, best first
             hits = multiplicity[:, at]
             retrieved = multiplicity.cumsum(1)[:, shared]
-            through = np.searchsorted(at, shared, side="right") - 1  # the last hit of the same score
+            through = np.searchsorted(at, shared, side="right") - 1  # the last positive with the same score
             precision = hits.cumsum(1)[:, through] / np.maximum(retrieved, 1)
             total = hits.sum(1)
             at_hits = np.divide(
@@ -308,7 +308,7 @@ def resampled_average_precision(scores: AnyFloats, present: Bools, weights: Floa
 
 
 def resampled_counts(predicted: Bools, present: Bools, weights: Floats) -> Counts:
-    """`Counts.of` every resample: N×K, N×K, B×N -> B×K."""
+    """`Counts.of` for every resample: N×K, N×K, B×N -> B×K."""
     parts = (predicted & present, predicted, present)
     return Counts(*((weights @ part.astype(np.float32)).astype(np.float64) for part in parts))
 
@@ -316,20 +316,20 @@ def resampled_counts(predicted: Bools, present: Bools, weights: Floats) -> Count
 def interval(
     value: float, resampled: Doubles, *, level: float = 0.95, within: tuple[float, float] = (0, 1)
 ) -> tuple[float, float]:
-    """The percentile interval of the resampled values, B, moved to be around `value`.
+    """Percentile interval of B resampled values, shifted to contain `value`.
 
-    A photo drawn twice sits beside itself in the ranking, which makes the AP of resamples a little too high.
-    So each side of their median is stretched or shrunk onto its side of `value`: the interval holds `value`,
-    and nothing of it lies outside of `within`, what a figure can be. NaN of `resampled` plays no part.
+    A photo drawn twice is adjacent to itself in the ranking, so the AP of resamples is slightly too high.
+    Therefore each side of their median is rescaled to the corresponding side of `value`: the interval
+    contains `value` and lies in `within`, the possible range of the figure. NaN in `resampled` is ignored.
     """
     tail = 100 * (1 - level) / 2
     low, middle, high = np.nanpercentile(resampled, [tail, 50, 100 - tail]).tolist()
     return (
-        _carried(low, middle, value, end=within[0]),
-        _carried(high, middle, value, end=within[1]),
+        _rescale(low, middle, value, end=within[0]),
+        _rescale(high, middle, value, end=within[1]),
     )
 
 
-def _carried(x: float, middle: float, value: float, *, end: float) -> float:
-    """Where x comes when the stretch from `end` to `middle` is laid onto that from `end` to `value`."""
+def _rescale(x: float, middle: float, value: float, *, end: float) -> float:
+    """Map x linearly from the interval `end` to `middle` onto that from `end` to `value`."""
     return end if x == end else end + (value - end) * (x - end) / (middle - end)

@@ -1,4 +1,4 @@
-"""An evaluation as the command line asks for it: data, models and baselines by name -> a report."""
+"""Run an evaluation for the command line: data, models and baselines by name -> a report."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ from anytag.runtime.base import Device
 from anytag.vocabulary import Vocabulary
 
 MISSING = 0.01
-"""Share of a benchmark's photos that may be missing unless more are allowed."""
+"""Share of a benchmark's photos that may be missing by default."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What to measure.
+    """Settings of an evaluation.
 
     Attributes:
         models: the first is evaluated and compared with the others; names or folders, None: the embedded.
         data: rows.jsonl or another format of `anytag data`, or the name of a benchmark.
         kind: the task; None is the benchmark's own, or tagging.
-        baselines: see `models.model`.
-        split, source, limit: which rows of data that is not a benchmark.
+        baselines: see `adapters.adapter`.
+        split, source, limit: selection of rows, for data that is not a benchmark.
         images, lists: folders of a benchmark.
-        at_least: photos that a tag needs to count in means over tags.
-        times: resamples of the bootstrap.
+        at_least: number of photos that a tag needs for means over tags.
+        times: number of bootstrap resamples.
         costs: whether time and memory are measured.
-        allow_missing: whether a benchmark goes on when more than `MISSING` of its photos are not there.
-        prompts: what zero-shot baselines say of a name: one sentence, or the mean of RAM's 63.
+        allow_missing: whether more than `MISSING` of a benchmark's photos may be missing.
+        prompts: of zero-shot baselines: one, or the mean of RAM's 63.
     """
 
     data: str
@@ -71,19 +71,19 @@ class Evaluation:
 
     @property
     def task(self) -> Kind:
-        """The task, decided."""
+        """The task, with the default applied."""
         if self.kind is not None:
             return self.kind
         return benchmarks.BENCHMARKS[self.data].kind if self.data in benchmarks.BENCHMARKS else "tagging"
 
 
 def run(setup: Evaluation, *, report: Reporter = SILENT) -> Report:
-    """Measures what is asked.
+    """Run an evaluation.
 
     Raises:
-        AnytagError: data or models are not there, or nothing can be measured on them; says what to type next.
+        AnytagError: data or models do not exist, or nothing can be measured on them; says what to do next.
     """
-    return _held_back(setup, _measured(setup, report))
+    return _without_published(setup, _measured(setup, report))
 
 
 def _measured(setup: Evaluation, report: Reporter) -> Report:
@@ -116,12 +116,12 @@ def _measured(setup: Evaluation, report: Reporter) -> Report:
     return replace(result, costs={one.name: cost(spec, task, device=setup.device) for one, spec in pairs})
 
 
-def _held_back(setup: Evaluation, report: Report) -> Report:
-    """The same; figures of others stand only beside a whole benchmark: on a part of it they mean nothing."""
+def _without_published(setup: Evaluation, report: Report) -> Report:
+    """Remove published figures unless the whole benchmark was evaluated: they would not be comparable."""
     if setup.data not in benchmarks.BENCHMARKS or not (report.failed or setup.limit):
         return report
     limited = setup.limit and not report.published
-    part = [f"only the first {setup.limit} photos were asked"] if limited else []
+    part = [f"only the first {setup.limit} photos were evaluated"] if limited else []
     part += [f"{len(report.failed)} photos are missing or cannot be read"] if report.failed else []
     if not part:
         return report
@@ -130,7 +130,7 @@ def _held_back(setup: Evaluation, report: Report) -> Report:
 
 
 def _named(adapters: list[ModelAdapter], specs: Sequence[str | None]) -> list[ModelAdapter]:
-    """The same, each model with a name of its own: the one in its card, and the folder where that repeats."""
+    """Give each model a unique name: from its card, with the folder where names repeat."""
     names = [one.name for one in adapters]
     for number, (one, spec) in enumerate(zip(adapters, specs, strict=True)):
         if isinstance(one, TaggerAdapter) and names.count(one.name) > 1:
@@ -139,7 +139,7 @@ def _named(adapters: list[ModelAdapter], specs: Sequence[str | None]) -> list[Mo
 
 
 def _root(setup: Evaluation) -> Path:
-    """The folder that photos of plain data are relative to."""
+    """The folder that paths of photos are relative to, for data that is not a benchmark."""
     path = Path(setup.data)
     if not path.exists():
         names = ", ".join(benchmarks.BENCHMARKS)
@@ -153,7 +153,7 @@ def _title(setup: Evaluation) -> str:
 
 
 def _benchmark(setup: Evaluation) -> dict[str, Any]:
-    """Folders and task of a benchmark, as keywords."""
+    """Folders and task of a benchmark, as keyword arguments."""
     one = benchmarks.known(setup.data)
     if setup.images is None:
         raise AnytagError(f"{setup.data} needs photos: get {one.images}, and give their folder as --images")
@@ -165,10 +165,10 @@ Task = TypeVar("Task", TagTask, TextTask)
 
 
 def _complete(setup: Evaluation, task: Task) -> Task:
-    """The first photos of a benchmark, as many as are wanted.
+    """Limit a benchmark to its first photos.
 
     Raises:
-        AnytagError: more of them are missing than a figure may leave out.
+        AnytagError: more photos are missing than allowed.
     """
     if setup.limit and setup.limit < len(task.photos):
         task = replace(task.part(photos=range(setup.limit)), published=())
@@ -176,8 +176,8 @@ def _complete(setup: Evaluation, task: Task) -> Task:
     if len(missing) > MISSING * len(task.photos) and not setup.allow_missing:
         raise AnytagError(
             f"{len(missing):,} of the {len(task.photos):,} photos of {setup.data} are missing, the first: "
-            f"{missing[0]}; get {benchmarks.known(setup.data).images}. --allow-missing measures without "
-            "them, and such figures cannot be compared with others"
+            f"{missing[0]}; get {benchmarks.known(setup.data).images}. --allow-missing evaluates the others, "
+            "but such figures are not comparable with published ones"
         )
     return task
 
@@ -203,7 +203,9 @@ def _text_task(setup: Evaluation) -> TextTask:
 
 def _captions(setup: Evaluation, task: TextTask, report: Reporter) -> Report:
     if setup.baselines:
-        raise AnytagError("--baseline has no captions; leave it out, or give --task tagging or retrieval")
+        raise AnytagError(
+            "--baseline cannot write captions; leave it out, or use --task tagging or retrieval"
+        )
     answers: dict[str, list[str | None]] = {}
     trained_on: dict[str, str] = {}
     failed: dict[int, str] = {}
@@ -252,13 +254,11 @@ def _retrieval(setup: Evaluation, task: TextTask, report: Reporter) -> Report:
 
 
 def _similarity(setup: Evaluation, spec: str | None, report: Reporter) -> tuple[ModelAdapter, Similar]:
-    """Who is asked, and what gives N×M and why photos could not be read."""
+    """A model, and its function for similarities N×M and reasons for unreadable photos."""
     if (spec or "").partition(":")[0] in BASELINES:
         baseline: Any = adapter(spec, device=setup.device)
         if not hasattr(baseline, "similar"):
-            raise AnytagError(
-                f"{spec} cannot tell how well a sentence fits; leave it out of --task retrieval"
-            )
+            raise AnytagError(f"{spec} cannot score sentences; leave it out of --task retrieval")
         return baseline, lambda photos, texts: baseline.similar(photos, texts, report=report)
     retriever = Retriever.load(spec, device=setup.device)
     ours = TaggerAdapter(retriever.tagger)

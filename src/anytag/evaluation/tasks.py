@@ -1,4 +1,4 @@
-"""What is measured: photos, what is asked of them, and what people say is there."""
+"""Evaluation tasks: photos, tags or captions, and labels."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Kind = Literal["tagging", "open-set", "caption", "retrieval"]
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A figure that somebody else measured on the same benchmark.
+    """A published figure on the same benchmark.
 
     Attributes:
         who: the model.
         figure: its name, as in our tables.
         value: in percent.
-        source: where it stands.
-        trained_on: what the model has learned from.
+        source: citation.
+        trained_on: training data of the model.
     """
 
     who: str
@@ -41,17 +41,17 @@ class Published:
 
 @dataclass(frozen=True, eq=False)
 class TagTask:
-    """N photos that are asked for K tags.
+    """N photos and K tags to score.
 
     Attributes:
-        name: as reports call it.
+        name: for reports.
         photos: N paths.
-        tags: K, names and descriptions; names may repeat.
-        present: N×K.
-        known: N×K, where presence or absence is known; None where everything is.
-        ids: of the tags in a vocabulary, K, or None where tags are asked by name.
-        published: figures of others.
-        halves: what the mAP of tags with trained queries is called, and that of tags by their words.
+        tags: K names and descriptions; names may repeat.
+        present: labels N×K.
+        known: N×K, whether the label is known; None if all are.
+        ids: K ids of the tags in a vocabulary, or None if tags are matched by name.
+        published: published figures.
+        halves: names for the mAP of tags with trained queries, and of tags with queries from words.
     """
 
     name: str
@@ -64,7 +64,7 @@ class TagTask:
     halves: tuple[str, str] = ("mAP of trained tags", "mAP of tags by their words")
 
     def part(self, *, photos: Sequence[int] | None = None, tags: Sequence[int] | None = None) -> TagTask:
-        """Some of the photos, some of the tags; None keeps all."""
+        """Select photos and tags; None keeps all."""
         rows = np.arange(len(self.photos)) if photos is None else np.asarray(photos, dtype=np.intp)
         columns = np.arange(len(self.tags)) if tags is None else np.asarray(tags, dtype=np.intp)
         both = np.ix_(rows, columns)
@@ -80,10 +80,10 @@ class TagTask:
 
 @dataclass(frozen=True, eq=False)
 class TextTask:
-    """N photos with the captions that people wrote.
+    """N photos with reference captions.
 
     Attributes:
-        captions: one or more for each photo.
+        captions: one or more per photo.
     """
 
     name: str
@@ -92,7 +92,7 @@ class TextTask:
     published: tuple[Published, ...] = ()
 
     def part(self, *, photos: Sequence[int]) -> TextTask:
-        """Some of the photos."""
+        """Select photos."""
         return replace(
             self,
             photos=tuple(self.photos[n] for n in photos),
@@ -101,27 +101,29 @@ class TextTask:
 
 
 def rows_of(path: Path, *, split: str, source: str | None = None, limit: int | None = None) -> list[Row]:
-    """Rows of one split, and of one source when it is named: one a photo, of at most `limit` photos.
+    """Read the rows of one split, and of one source if given, merged by photo, for at most `limit` photos.
 
     Args:
-        path: rows.jsonl, or another format that `anytag data` reads; where it has no splits, all is this one.
+        path: rows.jsonl, or another format of `anytag data`; data without splits counts as this split.
 
     Raises:
-        AnytagError: there are none; the message tells which there are.
+        AnytagError: there are none; the message lists the available ones.
     """
     rows = list(read(str(path), split=split))
     selected_rows = [row for row in rows if row.split == split and source in (None, row.source)]
     if not selected_rows:
-        there = sorted({f"--split {row.split} --source {row.source}" for row in rows})
+        available = sorted({f"--split {row.split} --source {row.source}" for row in rows})
         option = f"--split {split}" + (f" --source {source}" if source else "")
-        raise AnytagError(f"{path}: no row for {option}; there are: {', '.join(there) or 'no rows at all'}")
+        raise AnytagError(
+            f"{path}: no row for {option}; available: {', '.join(available) or 'no rows at all'}"
+        )
     return by_photo(selected_rows)[:limit]
 
 
 def vocabulary_task(name: str, rows: Sequence[Row], *, root: Path, vocabulary: Vocabulary) -> TagTask:
-    """A vocabulary's tags, present where captions or labels say so, broader tags included.
+    """Make a task of a vocabulary's tags, with labels from captions and tags, broader tags included.
 
-    Where a photo says what is absent and has no captions, nothing is known of tags that it names neither way.
+    If a photo has absent tags and no captions, labels of tags that it does not name are unknown.
     """
     labels = label_matrix(
         rows, Labeler(vocabulary), silence=lambda row: float(not row.absent or bool(row.captions))
@@ -137,15 +139,15 @@ def vocabulary_task(name: str, rows: Sequence[Row], *, root: Path, vocabulary: V
 
 
 def names_task(name: str, rows: Sequence[Row], *, root: Path) -> TagTask:
-    """The names that labels use, asked as words: present where a label says so.
+    """Make a task of the names used as tags, scored from their words.
 
     Raises:
-        AnytagError: no row has labels.
+        AnytagError: no row has tags.
     """
     names = sorted({label for row in rows for label in (*row.tags, *row.absent)})
     if not names:
         raise AnytagError(
-            f"{name}: no row has tags, so there is nothing to ask by name; "
+            f"{name}: no row has tags, so there are no names to evaluate; "
             "choose a --source with tags, or --task tagging for captions"
         )
     labels = label_matrix(rows, Names(names), silence=lambda row: float(not row.absent))
@@ -163,7 +165,7 @@ def _unless_all(known: Bools) -> Bools | None:
 
 
 def text_task(name: str, rows: Sequence[Row], *, root: Path) -> TextTask:
-    """Photos that have captions.
+    """Make a task of the photos that have captions.
 
     Raises:
         AnytagError: no row has any.

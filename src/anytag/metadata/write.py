@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from anytag._io import DRAFT_NAME, atomic_write, version, writing
+from anytag._io import DRAFT_NAME_LENGTH, atomic_write, version, writing
 from anytag.errors import MetadataError, OutputError
 from anytag.metadata import keywords as words
 from anytag.metadata import read, record
@@ -390,7 +390,7 @@ def _remove_stale(folder: Path) -> None:
 
 def _is_ours(name: str) -> bool:
     suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122  # the name of a draft's target
-    return suffix == ".xmp" or suffix in IMAGE_SUFFIXES or len(name) == DRAFT_NAME
+    return suffix == ".xmp" or suffix in IMAGE_SUFFIXES or len(name) == DRAFT_NAME_LENGTH
 
 
 @cache

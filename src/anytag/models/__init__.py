@@ -1,5 +1,4 @@
-"""Models as data: what a folder says (`card`), whether it is true (`folder`), where it lies (`hub`), and
-how it runs (`onnx`).
+"""Model folders as data: the card (`card`), verified files (`folder`), names (`registry`), downloads (`hub`).
 
 Importing this package does not import onnxruntime; `anytag.runtime.onnx` does when it first loads a graph.
 """

@@ -1,8 +1,8 @@
-"""`card.json`: what a model folder says about itself, read strictly and written whole.
+"""The model card, `card.json`: schema, strict reading and atomic writing.
 
-The dataclasses below are the schema: `Card.read` walks their annotations, so a missing, unknown or
-wrong-typed field is found in one place and named with its path, as in ``image.size``. A field with a default
-may be left out, and is when it holds that default: older cards stay valid.
+The dataclasses below are the schema: `Card.read` walks their annotations, so a missing, unknown or wrongly
+typed field is reported with its path, as in ``image.size``. A field with its default value is omitted from
+the file, so older cards stay valid.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ FORMAT = 1
 FILE_NAME = "card.json"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_MENDING = "Correct the card, or get the model again."
+_HINT = "Correct the card, or get the model again."
 
 Family = Literal["mini", "ram", "ram-plus", "tag2text"]
 Resample = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
 
-def _require(truth: bool, field: str, expected: str, value: object) -> None:
-    if not truth:
+def _require(condition: bool, field: str, expected: str, value: object) -> None:
+    if not condition:
         raise CardError(f"{field}: expected {expected}, got {value!r}")
 
 
 @dataclass(frozen=True, slots=True)
 class ImageSpec:
-    """How photos are made ready: resized to `size`×`size` pixels by `resample`.
+    """Image preprocessing: photos are resized to `size`×`size` pixels with the filter `resample`.
 
-    `mean` and `std` (RGB, of values in [0, 1]) tell how the image graph, not the caller, normalises them.
-    `plain` photos are decoded and resized without shortcuts, as published models are given them.
+    `mean` and `std` (RGB, for values in [0, 1]) are applied by the image graph, not by the caller. With
+    `plain` photos are decoded and resized without shortcuts, as for the published models.
     """
 
     size: int
@@ -55,12 +55,12 @@ class ImageSpec:
 
 @dataclass(frozen=True, slots=True)
 class TextSpec:
-    """Which text encoder makes queries of the user's words.
+    """The text encoder that makes queries from the user's words.
 
     Attributes:
-        kind: "static" is a table of tokens; "onnx" a network's graph, such as CLIP's text tower.
-        folder: the subfolder that holds it.
-        prompts: what is said of a tag, as the model was trained.
+        kind: "static" is a table of token vectors; "onnx" the graph of a network, such as CLIP's text tower.
+        folder: its subfolder.
+        prompts: the prompts that the model was trained with.
     """
 
     kind: Literal["static", "onnx"]
@@ -70,20 +70,21 @@ class TextSpec:
 
 @dataclass(frozen=True, slots=True)
 class CaptionSpec:
-    """How captions are written; the numbers that are there are Tag2Text's.
+    """Caption settings; the defaults are Tag2Text's.
 
     Attributes:
-        prompt: what every caption starts with; it is not shown.
-        tag_length: wordpieces of the text that the tags make.
-        min_length, max_length: of a caption in wordpieces, the prompt's included.
-        beams: of the search.
-        length_penalty: the search ranks captions by log-probability / length ** length_penalty.
-        guide: tags that are recognised with this score or more guide a caption when the user gives none;
-            0 takes all that are recognised, a number above 1 none.
-        wordpieces: the file of the vocabulary, one entry a line.
-        support: a caption that the user does not guide may name only what scores this much; where it names
-            more, or not what is sure, it is guided by sure tags, or gives way to plain words. 0: never.
-        sure: the score from which a tag is sure.
+        prompt: start of every caption; it is not part of the result.
+        tag_length: wordpieces of the tags' text.
+        min_length, max_length: of a caption in wordpieces, including the prompt.
+        beams: beam width.
+        length_penalty: beam search ranks captions by log-probability / length ** length_penalty.
+        guide: minimum score of the recognised tags that guide a caption if the user gives none; 0 uses all
+            recognised tags, a value above 1 none.
+        wordpieces: the vocabulary file, one entry per line.
+        support: minimum score of the things that a caption without user guidance may name. A caption that
+            names others, or no confident tag, is generated again, guided by confident tags, or replaced by a
+            plain list of them. 0 disables the check.
+        sure: minimum score of confident tags.
     """
 
     prompt: str = "a picture of "
@@ -105,7 +106,7 @@ class CaptionSpec:
 
 @dataclass(frozen=True, slots=True)
 class Platt:
-    """probability = sigmoid(scale · logit + bias)."""
+    """Platt scaling: probability = sigmoid(scale · logit + bias)."""
 
     scale: float
     bias: float
@@ -116,7 +117,7 @@ class Platt:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """One line for trained queries, another for those made from the user's words."""
+    """Calibration of trained queries, and of queries made from the user's words."""
 
     vocabulary: Platt
     own: Platt
@@ -124,19 +125,19 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True)
 class SearchFit:
-    """How a photo's vector tells whether a sentence fits, as `scripts/fit_search.py` finds it.
+    """How image embeddings score sentences; fitted by `scripts/fit_search.py`.
 
-    What a term says is in log-odds, from the dot product of the vector with what the term is asked with. A
-    sentence with one term is held besides to what its own product says. With n terms, that product and the
-    terms' log-probabilities times `term_weight` are its fit, and `scale` · fit + `per_term` · n + `bias` its
-    log-odds. They hold for the vectors of one model, so none but the weight of terms has a default.
+    A term's log-odds are linear in the dot product of the embedding and the term's vector. A sentence with
+    one term is also bounded by the sentence's own dot product. With n terms, that product plus `term_weight`
+    times the terms' log-probabilities is the fit, and the log-odds are `scale` · fit + `per_term` · n +
+    `bias`. The values depend on the model's embeddings, so only `term_weight` has a default.
 
     Attributes:
         tag_scale, tag_bias: of the first pass over tags.
-        word_scale, word_bias: of terms that are asked by their words.
-        term_weight: what a term's log-probability weighs beside the sentence.
+        word_scale, word_bias: of terms that are embedded from their words.
+        term_weight: weight of a term's log-probability relative to the sentence.
         scale, per_term, bias: of sentences with several terms.
-        whole_scale, whole_bias: of the product of a sentence with one term.
+        whole_scale, whole_bias: of the dot product of a sentence with one term.
     """
 
     tag_scale: float
@@ -157,7 +158,7 @@ class SearchFit:
 
 @dataclass(frozen=True, slots=True)
 class FileFacts:
-    """What a file of the folder must be."""
+    """Expected hash and size of a file."""
 
     sha256: str
     bytes: int
@@ -169,21 +170,21 @@ class FileFacts:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What a model folder says about itself.
+    """A model card.
 
     Attributes:
         name: letters, digits, ``. _ -``.
-        width: D, the width of image tokens, of pooled image vectors and of queries.
-        shortlist: how many tags a photo's first pass leaves for the decoder.
+        width: D, the width of image tokens, pooled image vectors and queries.
+        shortlist: number of tags that the first pass selects per photo for the decoder.
         files: by path relative to the folder, with forward slashes.
-        text: None where queries are learned, so that no words can be asked.
-        metrics: free; names of measures to their figures.
-        thresholds: how the vocabulary's thresholds were made, in words.
+        text: None if queries are learned and cannot be made from words.
+        metrics: free form; metric names to values.
+        thresholds: how the vocabulary's thresholds were chosen, in words.
         network: the numbers from which `anytag.torch.checkpoints.load_network` builds the torch network.
-        source: where converted weights come from: a file's name, size, sha256.
-        captions: how captions are written, None where the model writes none.
-        strict: a tag must score more than its threshold, as published models have it; else it may equal it.
-        search: how sentences are scored, of models whose vectors tell; None where nobody fitted it.
+        source: origin of converted weights: a file's name, size, sha256.
+        captions: caption settings, None if the model has no caption head.
+        strict: scores must exceed the threshold, as in the published models; otherwise they may equal it.
+        search: scoring of sentences, for models whose embeddings are comparable; None if not fitted.
     """
 
     name: str
@@ -213,7 +214,7 @@ class Card:
 
     @classmethod
     def read(cls, path: str | Path) -> Card:
-        """The card in the file `path`, or in the folder `path`.
+        """Read the card from the file `path`, or from the folder `path`.
 
         Raises:
             CardError: the file is missing, is not JSON, has an unknown format, or a missing, unknown or wrong
@@ -224,12 +225,12 @@ class Card:
         try:
             return _card(data)
         except CardError as error:
-            raise CardError(f"{path}: {error}. {_MENDING}") from None
+            raise CardError(f"{path}: {error}. {_HINT}") from None
 
     def write(self, path: str | Path) -> None:
-        """Write to the file `path`, or as card.json into the folder `path`, atomically."""
+        """Write the card to the file `path`, or to card.json in the folder `path`, atomically."""
         path = _card_file(Path(path))
-        text = json.dumps({"format": FORMAT, **_said(self)}, indent=2, ensure_ascii=False, allow_nan=False)
+        text = json.dumps({"format": FORMAT, **_to_json(self)}, indent=2, ensure_ascii=False, allow_nan=False)
         draft = path.with_name(path.name + ".new")
         draft.write_text(text + "\n", encoding="utf-8")
         draft.replace(path)
@@ -247,12 +248,12 @@ def _load(path: Path) -> object:
         raise CardError(f"{path} does not exist; a model is a folder with a {FILE_NAME}") from None
     except OSError as error:
         raise CardError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, NaN, or nested without end
-        raise CardError(f"{path} is not JSON: {error}. {_MENDING}") from None
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, NaN, or nested too deeply
+        raise CardError(f"{path} is not JSON: {error}. {_HINT}") from None
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _card(data: object) -> Card:
@@ -262,17 +263,17 @@ def _card(data: object) -> Card:
     if type(version) is not int or version != FORMAT:
         raise CardError(
             f"format: this anytag reads {FORMAT}, the card has {_short(version)}; "
-            "a newer one may need: pip install --upgrade anytag"
+            "if it is newer, upgrade: pip install --upgrade anytag"
         )
     card: Card = record(Card, {key: value for key, value in data.items() if key != "format"}, "")
     return card
 
 
 def record(kind: Any, data: object, where: str) -> Any:
-    """Build the dataclass `kind` from a JSON object; `where` is its own path in the card, "" at the top.
+    """Build the dataclass `kind` from a JSON object; `where` is its path in the card, "" at the top.
 
     Raises:
-        CardError: a field is missing, unknown or wrong.
+        CardError: a field is missing, unknown or invalid.
     """
     if not isinstance(data, dict):
         raise CardError(f"{where}: expected an object, got {_short(data)}")
@@ -294,28 +295,28 @@ def record(kind: Any, data: object, where: str) -> Any:
         raise CardError(_join(where, str(error))) from None
 
 
-def _said(value: Any) -> Any:
-    """As JSON, without what holds its default."""
+def _to_json(value: Any) -> Any:
+    """Convert to JSON types, without fields that have their default value."""
     if is_dataclass(value):
         values = {one: getattr(value, one.name) for one in fields(value)}
-        return {one.name: _said(held) for one, held in values.items() if held != _default(one)}
+        return {one.name: _to_json(held) for one, held in values.items() if held != _default(one)}
     if isinstance(value, Mapping):
-        return {name: _said(held) for name, held in value.items()}
+        return {name: _to_json(held) for name, held in value.items()}
     return value
 
 
 def _default(of: Field[Any]) -> Any:
-    """What a field holds when it is left out; MISSING where it may not be."""
+    """The default of a field; MISSING if it is required."""
     return of.default if of.default_factory is MISSING else of.default_factory()
 
 
 def _value(kind: Any, data: object, where: str) -> Any:
-    """Check and convert one JSON value against one annotation."""
+    """Check and convert one JSON value according to an annotation."""
     if is_dataclass(kind):
         return record(kind, data, where)
     origin, args = get_origin(kind), get_args(kind)
     if origin is UnionType:
-        return None if data is None and NoneType in args else _value(_meant(args, data), data, where)
+        return None if data is None and NoneType in args else _value(_union_member(args, data), data, where)
     if origin is Literal:
         if data not in args:
             raise CardError(f"{where}: expected {' or '.join(map(repr, args))}, got {_short(data)}")
@@ -335,8 +336,8 @@ def _value(kind: Any, data: object, where: str) -> Any:
     return data if kind is Any else _scalar(kind, data, where)
 
 
-def _meant(kinds: tuple[Any, ...], data: object) -> Any:
-    """Which of several: the record that has the fields of an object, otherwise the one that is no record."""
+def _union_member(kinds: tuple[Any, ...], data: object) -> Any:
+    """The member of a union: the dataclass with most fields of an object, else the first other type."""
     records = [kind for kind in kinds if is_dataclass(kind)]
     if isinstance(data, dict) and records:
         return max(records, key=lambda kind: len({one.name for one in fields(kind)} & set(data)))
@@ -351,7 +352,7 @@ def _scalar(kind: type, data: object, where: str) -> object:
 
 
 def _is_number(data: Any) -> bool:
-    # 1e999 is JSON and infinite; a 400-digit integer is JSON and no float
+    # 1e999 is valid JSON but infinite; a 400-digit integer is valid JSON but not a float
     try:
         return type(data) in (int, float) and math.isfinite(data)
     except OverflowError:

@@ -1,4 +1,4 @@
-"""A model folder: opened only when its files are what its card says, and none leads outside."""
+"""Model folders, whose files are verified against their card and never lead outside."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from anytag.models.card import Card, FileFacts
 from anytag.models.registry import EMBEDDED
 
 WEIGHTS = "weights.safetensors"
-"""The torch network's, of a folder that torch can run."""
+"""Weights of the torch network, in folders that torch can run."""
 
-_MENDING = "Get the model again, or rewrite its card with anytag.models.folder.write_card."
+_HINT = "Get the model again, or rewrite its card with anytag.models.folder.write_card."
 _ADD_TEXT = (
-    ", or give it one: anytag convert {} --text CLIP, CLIP being a folder of CLIP ViT-B/16 as transformers "
-    "or open_clip writes it; for a published model by its name, anytag pull NAME --text fetches it"
+    ", or add one: anytag convert {} --text CLIP, where CLIP is a folder with CLIP ViT-B/16 in the format of "
+    "transformers or open_clip; for a published model, anytag pull NAME --text downloads it"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFolder:
-    """A folder whose files were checked against its card; make one with `ModelFolder.open`."""
+    """A verified model folder; open one with `ModelFolder.open`."""
 
     path: Path
     card: Card
@@ -39,12 +39,12 @@ class ModelFolder:
 
         Args:
             path: the folder.
-            verify: also compare sha256, not sizes alone. By default yes, except for the embedded model, which
-                is checked when the package is tested and by `anytag doctor`, so that a cold start stays fast.
+            verify: also compare sha256, not only sizes. By default true, except for the embedded model, which
+                is verified by the package's tests and `anytag doctor`, so that loading stays fast.
 
         Raises:
-            CardError: the card is missing or wrong.
-            FileMismatchError: a file is missing, leads outside, or has another size or hash.
+            CardError: the card is missing or invalid.
+            FileMismatchError: a file is missing, lies outside, or has another size or hash.
         """
         path = Path(path)
         folder = cls(path, Card.read(path / cards.FILE_NAME))
@@ -55,28 +55,28 @@ class ModelFolder:
         return folder
 
     def __contains__(self, name: object) -> bool:
-        """Does the card list the file `name`?"""
+        """Whether the card lists the file `name`."""
         return name in self.card.files
 
     def file(self, name: str) -> Path:
-        """The path of a file that the card lists, such as ``image.onnx``; an unlisted file was never checked.
+        """Return the path of a file that the card lists, such as ``image.onnx``; others were never verified.
 
         Raises:
             FileMismatchError: the card does not list it.
         """
         if name not in self.card.files:
-            raise FileMismatchError(f"{self.path}: the card lists no file {name!r}. {_MENDING}")
+            raise FileMismatchError(f"{self.path}: the card does not list the file {name!r}. {_HINT}")
         return inside(self.path, name)
 
     def directory(self, name: str) -> Path:
-        """The path of a subfolder, all of whose files the card lists.
+        """Return the path of a subfolder, all of whose files the card lists.
 
         Raises:
-            FileMismatchError: it is missing, leads outside, or holds a file that the card does not list.
+            FileMismatchError: it is missing, lies outside, or has a file that the card does not list.
         """
         path = inside(self.path, name)
         if not path.is_dir():
-            raise FileMismatchError(f"{path} is not a folder. {_MENDING}")
+            raise FileMismatchError(f"{path} is not a folder. {_HINT}")
         for file in _files(path):
             self.file(f"{PurePosixPath(name)}/{file}")
         return path
@@ -86,11 +86,11 @@ class ModelFolder:
         """The text encoder's folder.
 
         Raises:
-            ModelError: the model has none; it knows its own vocabulary only.
+            ModelError: the model has no text encoder, only its own vocabulary.
         """
         if self.card.text is None:
             raise ModelError(
-                f"{self.card.name} has no text encoder: ask for tags of its vocabulary only"
+                f"{self.card.name} has no text encoder: use tags of its vocabulary only"
                 + (
                     _ADD_TEXT.format(self.path)
                     if self.card.network.get("queries", "learned") != "learned"
@@ -102,15 +102,15 @@ class ModelFolder:
 
 @contextmanager
 def edited_copy(base: ModelFolder, output: str | Path, *, without: Collection[str] = ()) -> Iterator[Path]:
-    """A copy of the files that a model's card lists, to be changed; it becomes `output` once all is done.
+    """Yield a copy of a model's files, to be changed; it is renamed to `output` at the end.
 
     Write its card last, with `write_card`.
 
     Args:
-        without: files that are not copied, since they are written anew.
+        without: files that are not copied, because they will be written anew.
 
     Raises:
-        RefusedOutputError: `output` is there already.
+        RefusedOutputError: `output` exists.
         OutputError: it cannot be written.
     """
     with atomic_folder(output) as draft:
@@ -122,9 +122,9 @@ def edited_copy(base: ModelFolder, output: str | Path, *, without: Collection[st
 
 @contextmanager
 def edited(model: ModelFolder) -> Iterator[Path]:
-    """A draft of files for a folder that is there: at the end each is put in its place, whole.
+    """Yield a draft folder, whose files are moved into an existing model folder at the end, each atomically.
 
-    Write the card then, with `write_card`.
+    Write the card afterwards, with `write_card`.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -138,7 +138,7 @@ def edited(model: ModelFolder) -> Iterator[Path]:
 
 
 def write_card(folder: str | Path, card: Card) -> Card:
-    """Write `card` into `folder`, its `files` being what lies there now, hidden files left out.
+    """Write `card` into `folder`, with `files` describing the folder's current files except hidden ones.
 
     Returns:
         the card as written.
@@ -154,17 +154,17 @@ def write_card(folder: str | Path, card: Card) -> Card:
 
 
 def inside(folder: Path, name: str) -> Path:
-    """`folder`/`name`, where `name` is a plain relative path with '/' and stays inside, links followed.
+    """Return `folder`/`name`, checking that `name` is a plain relative path with '/' that stays inside.
 
     Raises:
         FileMismatchError: it is not.
     """
     parts = name.split("/")
-    # ':' and '\\' mean a drive or a separator on Windows; '\0' is a ValueError deep in the standard library
+    # ':' and '\\' mean a drive or a separator on Windows; '\0' raises ValueError deep in the standard library
     if not all(parts) or any(part in (".", "..") for part in parts) or any(mark in name for mark in ":\\\0"):
         raise FileMismatchError(
             f"{folder}: the card names {name!r}; expected a relative path with '/' and without '.' or '..'. "
-            f"{_MENDING}"
+            f"{_HINT}"
         )
     path = folder.joinpath(*parts)
     try:
@@ -172,24 +172,24 @@ def inside(folder: Path, name: str) -> Path:
     except (OSError, RuntimeError):  # a loop of links
         stays = False
     if not stays:
-        raise FileMismatchError(f"{path} is a link that leads outside of the model folder. {_MENDING}")
+        raise FileMismatchError(f"{path} is a link that leads outside the model folder. {_HINT}")
     return path
 
 
 def _files(folder: Path) -> list[str]:
-    """All files below `folder`, hidden ones left out, as sorted relative names with forward slashes."""
+    """All files below `folder` except hidden ones, as sorted relative names with forward slashes."""
     paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     return sorted(path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts))
 
 
 def _check(path: Path, facts: FileFacts, *, verify: bool) -> None:
     if not path.is_file():
-        raise FileMismatchError(f"{path} is missing, though the card lists it. {_MENDING}")
+        raise FileMismatchError(f"{path} is missing, but the card lists it. {_HINT}")
     size = path.stat().st_size
     if size != facts.bytes:
-        raise FileMismatchError(f"{path} has {size} bytes, the card says {facts.bytes}. {_MENDING}")
+        raise FileMismatchError(f"{path} has {size} bytes, the card says {facts.bytes}. {_HINT}")
     if verify and (digest := sha256_of(path)) != facts.sha256:
-        raise FileMismatchError(f"{path} has sha256 {digest}, the card says {facts.sha256}. {_MENDING}")
+        raise FileMismatchError(f"{path} has sha256 {digest}, the card says {facts.sha256}. {_HINT}")
 
 
 def _facts(path: Path) -> FileFacts:
@@ -197,6 +197,6 @@ def _facts(path: Path) -> FileFacts:
 
 
 def sha256_of(path: Path) -> str:
-    """The hash of a file's content, as the card has it."""
+    """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

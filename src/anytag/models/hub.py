@@ -1,6 +1,6 @@
-"""Files of the Hugging Face Hub: fetched, so that a broken download goes on; checked; folders sent there.
+"""Files of the Hugging Face Hub: resumable, verified downloads, and upload of model folders.
 
-`ANYTAG_HUB` names a mirror, which serves everything below its root; a token comes from `HF_TOKEN` alone.
+`ANYTAG_HUB` is the URL of a mirror, which serves all paths below it; the token is read from `HF_TOKEN` only.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ HUB = "https://huggingface.co"
 PREFIX = "hf-hub:"
 State = Literal["downloaded", "already there", "already there, not checked"]
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
-_TRIES, _TIMEOUT = 5, 30.0  # in a row that bring nothing; seconds without an answer
+_TRIES, _TIMEOUT = 5, 30.0  # consecutive attempts without progress; seconds without data
 _SHA256, _GIT_SHA = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """A file that is published somewhere.
+    """A file published on the Hub or another host.
 
     Attributes:
         path: below the host, with forward slashes.
-        host: with its scheme; a mirror takes its place.
-        sha256: where it is known beforehand; otherwise the Hub's word is taken.
-        name: of the file here, relative to the folder it is fetched into.
+        host: with its scheme; replaced by the mirror, if one is set.
+        sha256: if known in advance; otherwise the Hub's hash is used.
+        name: local name, relative to the download folder.
     """
 
     path: str
@@ -55,21 +55,21 @@ class Remote:
 
     @property
     def url(self) -> str:
-        """Where to fetch it now."""
+        """The URL, on the mirror if one is set."""
         return f"{os.environ.get('ANYTAG_HUB', '').rstrip('/') or self.host}/{self.path}"
 
     @property
     def token(self) -> str | Literal[False]:
-        """What to show there: the Hub's token is for nobody else."""
+        """The access token; only for the Hub itself and its mirror."""
         return (self.host == HUB and os.environ.get("HF_TOKEN")) or False
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A file that lies here now.
+    """A downloaded file.
 
     Attributes:
-        state: what was done; not checked means that the Hub could not be asked.
+        state: what was done; not checked means that the Hub could not be reached.
         revision: the Hub's commit, or "".
     """
 
@@ -85,16 +85,16 @@ class Fetched:
 
 
 def fetch(remotes: Iterable[Remote], folder: Path, *, report: Reporter = SILENT) -> list[Fetched]:
-    """Every file in `folder`, downloaded where it is missing or another.
+    """Download files into `folder`, where they are missing or different.
 
-    A file that the Hub does not give, but that lies there, is taken as it is.
+    A file that the Hub does not provide, but that exists, is used unchecked.
 
     Args:
-        report: told of what comes, in megabytes.
+        report: receives the progress, in megabytes.
 
     Raises:
-        DownloadError: some can neither be reached nor lie there: lists which to put where. Or a download
-            broke off (what came is kept), or has another size or hash than it should.
+        DownloadError: some files can neither be downloaded nor exist: lists their URLs and local paths. Or a
+            download was interrupted (the part is kept), or has the wrong size or hash.
     """
     folder.mkdir(parents=True, exist_ok=True)
     fetched, missing, reasons = [], [], []
@@ -119,15 +119,15 @@ def fetch(remotes: Iterable[Remote], folder: Path, *, report: Reporter = SILENT)
 
 
 def fetch_folder(repository: str, target: Path, *, report: Reporter = SILENT) -> list[Fetched]:
-    """A model folder of ours from the Hub, as ``owner/name``: its card, and the files that the card lists.
+    """Download the anytag model folder ``owner/name`` from the Hub: its card, and the files it lists.
 
     Raises:
-        DownloadError: as `fetch`; or `target` is there already.
-        ModelError: it is no model folder of ours.
+        DownloadError: as for `fetch`; or `target` exists.
+        ModelError: it is not an anytag model folder.
     """
     _check_repository(repository)
     if target.exists():
-        raise DownloadError(f"{target} is there already; remove it first, or pull under another --name")
+        raise DownloadError(f"{target} exists already; remove it first, or pull it under another --name")
     draft = target.with_name(f".{repository.replace('/', '--')}.new")
     base = f"{repository}/resolve/main/"
     fetched = fetch([Remote(base + cards.FILE_NAME)], draft)
@@ -136,20 +136,20 @@ def fetch_folder(repository: str, target: Path, *, report: Reporter = SILENT) ->
         inside(draft, name).parent.mkdir(parents=True, exist_ok=True)
     remotes = [Remote(base + name, sha256=facts.sha256, name=name) for name, facts in files.items()]
     fetched += fetch(remotes, draft, report=report)
-    ModelFolder.open(draft, verify=False)  # hashes were compared as files came
+    ModelFolder.open(draft, verify=False)  # hashes were verified by `fetch`
     draft.replace(target)
     return [replace(file, path=target / file.path.relative_to(draft)) for file in fetched]
 
 
 def push_folder(folder: Path, repository: str) -> str:
-    """Send a model folder to the Hub as ``owner/name``, with a README.md made of its card.
+    """Upload a model folder to the Hub as ``owner/name``, with a README.md generated from its card.
 
     Returns:
-        its address there.
+        its URL.
 
     Raises:
-        ModelError: the folder's files are not what its card says.
-        DownloadError: no `HF_TOKEN` in the environment, or the Hub refuses.
+        ModelError: the folder's files do not match its card.
+        DownloadError: `HF_TOKEN` is not set, or the Hub refuses.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
@@ -157,7 +157,7 @@ def push_folder(folder: Path, repository: str) -> str:
     model = ModelFolder.open(folder, verify=True)
     if not (hub := Remote("")).token:
         raise DownloadError(
-            "sending to the Hub needs a token that may write: set HF_TOKEN in the environment"
+            "uploading to the Hub needs a token with write access: set HF_TOKEN in the environment"
         )
     files = {name: model.file(name) for name in model.card.files if name != "README.md"}
     sent = [CommitOperationAdd(name, path) for name, path in files.items()]
@@ -168,13 +168,13 @@ def push_folder(folder: Path, repository: str) -> str:
         api.create_repo(repository, exist_ok=True)
         commit = api.create_commit(repository, sent, commit_message=f"{model.card.name} {model.card.version}")
     except Exception as error:  # as in `fetch`
-        raise DownloadError(f"{repository} was not sent: {_reason(error)}") from error
+        raise DownloadError(f"{repository} was not uploaded: {_reason(error)}") from error
     return str(commit.repo_url)
 
 
 def _check_repository(repository: str) -> None:
     if _REPOSITORY.fullmatch(repository) is None:
-        raise DownloadError(f"{repository!r} is no name of a repository on the Hub; expected owner/name")
+        raise DownloadError(f"{repository!r} is not the name of a repository on the Hub; expected owner/name")
 
 
 def _metadata(remote: Remote) -> HfFileMetadata:
@@ -184,11 +184,11 @@ def _metadata(remote: Remote) -> HfFileMetadata:
 
 
 def _download(remote: Remote, path: Path, metadata: HfFileMetadata, report: Reporter) -> Fetched:
-    """The file at `path`, which goes on from a part that lies there."""
+    """Download a file to `path`, resuming a partial download."""
     digest = remote.sha256 or metadata.etag or ""
     state: State = "already there"
     if not (path.is_file() and metadata.size in (None, path.stat().st_size) and _fits(path, digest)):
-        part = path.with_name(f".{path.name}.{digest[:12]}.part")  # of this version of the file, no other
+        part = path.with_name(f".{path.name}.{digest[:12]}.part")  # specific to this version of the file
         _continue(remote, part, metadata.size, report)
         _check(part, remote.url, size=metadata.size, digest=digest)
         part.replace(path)
@@ -197,9 +197,9 @@ def _download(remote: Remote, path: Path, metadata: HfFileMetadata, report: Repo
 
 
 def _continue(remote: Remote, part: Path, size: int | None, report: Reporter) -> None:
-    """Append to `part` what it lacks.
+    """Download the missing rest of `part`.
 
-    `hf_hub_download` would throw away what came of a broken download, here of gigabytes.
+    `hf_hub_download` would discard a partial download, here of gigabytes.
     """
     if part.is_file() and size is not None and part.stat().st_size > size:
         part.unlink()
@@ -212,7 +212,7 @@ def _continue(remote: Remote, part: Path, size: int | None, report: Reporter) ->
             try:
                 return _append(remote, file, size, report)
             except OSError as error:
-                if error.errno is not None:  # the disk's fault
+                if error.errno is not None:  # a disk error
                     raise
                 raise _broken(remote.url, file.tell(), error) from error
             except Exception as error:  # as in `fetch`
@@ -223,20 +223,20 @@ def _continue(remote: Remote, part: Path, size: int | None, report: Reporter) ->
 
 
 def _append(remote: Remote, file: BinaryIO, size: int | None, report: Reporter) -> None:
-    """One request: the rest of the file, as far as it comes."""
+    """Append the rest of the file, with one request."""
     from huggingface_hub import get_session
 
     headers = {"Accept-Encoding": "identity"}
     if file.tell():
         headers["Range"] = f"bytes={file.tell()}-"
     if remote.token:
-        headers["Authorization"] = f"Bearer {remote.token}"  # dropped where another host is redirected to
+        headers["Authorization"] = f"Bearer {remote.token}"  # dropped on redirects to another host
     with get_session().stream(
         "GET", remote.url, headers=headers, timeout=_TIMEOUT, follow_redirects=True
     ) as response:
         if response.status_code not in (200, 206):
             raise OSError(f"{response.status_code} {response.reason_phrase}")
-        if response.status_code == 200:  # all of it, whatever was asked
+        if response.status_code == 200:  # the whole file, although a range was requested
             file.seek(0)
             file.truncate()
         megabytes = None if size is None else round(size / 1e6)
@@ -254,26 +254,26 @@ def _check_space(part: Path, size: int) -> None:
 
 def _broken(url: str, count: int, error: Exception) -> DownloadError:
     return DownloadError(
-        f"{url} broke off after {count:,} bytes ({_reason(error)}). They are kept: "
-        "type the same again to go on from there"
+        f"the download of {url} was interrupted after {count:,} bytes ({_reason(error)}). They are kept: "
+        "repeat the command to resume"
     )
 
 
 def _check(part: Path, url: str, *, size: int | None, digest: str) -> None:
-    """Remove `part` and raise where it is not what it should be."""
-    came = part.stat().st_size
-    if size is not None and came != size:
-        fault = f"has {came:,} bytes, expected {size:,}"
+    """Check size and hash of a download; removes it and raises DownloadError if they are wrong."""
+    actual = part.stat().st_size
+    if size is not None and actual != size:
+        fault = f"has {actual:,} bytes, expected {size:,}"
     elif not _fits(part, digest):
         fault = f"has sha256 {sha256_of(part)}, expected {digest}"
     else:
         return
     part.unlink()
-    raise DownloadError(f"{url} {fault}: it was damaged on its way or where it lies. Type the same again")
+    raise DownloadError(f"{url} {fault}: it was damaged in transit or on the server. Repeat the command")
 
 
 def _fits(path: Path, digest: str) -> bool:
-    """Is this the file that the Hub's etag means: sha256 of a large file, git's hash of a small one?"""
+    """Whether a file has the Hub's etag: sha256 for large files, git's blob hash for small ones."""
     if _SHA256.fullmatch(digest):
         return sha256_of(path) == digest
     if _GIT_SHA.fullmatch(digest):

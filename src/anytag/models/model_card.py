@@ -1,4 +1,4 @@
-"""The page of a model on the Hub: README.md, made of what the card says."""
+"""The README.md of a model on the Hub, generated from its card."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ anytag tag PHOTO --model {repository_name}
 
 
 def model_page(card: Card, repository: str) -> str:
-    """README.md for the repository ``owner/name``."""
+    """Generate README.md for the repository ``owner/name``."""
     metrics = "".join(f"| {name} | {value} |\n" for name, value in flat_metrics(card.metrics))
     source = (
         "\n**Source.** " + json.dumps(dict(card.source), ensure_ascii=False) + "\n" if card.source else ""
@@ -60,7 +60,7 @@ def model_page(card: Card, repository: str) -> str:
 
 
 def flat_metrics(metrics: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Nested measures by their path: {"coco": {"mAP": 0.5}} -> ("coco mAP", 0.5)."""
+    """Flatten nested metrics: {"coco": {"mAP": 0.5}} -> ("coco mAP", 0.5)."""
     flat: list[tuple[str, Any]] = []
     for name, value in metrics.items():
         flat += (

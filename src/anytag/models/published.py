@@ -1,4 +1,4 @@
-"""What the authors of Tag2Text, RAM and RAM++ have published, and where: rows of one table."""
+"""Locations of the files published by the authors of Tag2Text, RAM and RAM++."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ _WORDPIECES = Remote(f"google-bert/bert-base-uncased/resolve/main/{WORDPIECES}")
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """One family's files.
+    """The files of one family.
 
     Attributes:
-        lists: tags, their Chinese names and thresholds; wordpieces where the model writes captions.
-        embedding: the frozen text vectors of the tags, for checkpoints that were saved without.
+        lists: tags, their Chinese names and thresholds; wordpieces if the model has a caption head.
+        embedding: the frozen text vectors of the tags, for checkpoints that were saved without them.
     """
 
     checkpoint: Remote
@@ -53,7 +53,7 @@ _CLIP_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "mer
 CLIP = tuple(
     Remote(f"{_CLIP}/resolve/main/{name}") for name in ("config.json", *_CLIP_TOKENIZER, "pytorch_model.bin")
 )
-"""The model whose text tower RAM and RAM++ were trained with."""
+"""The CLIP model whose text tower RAM and RAM++ were trained with."""
 
 PUBLISHED = {
     "ram-plus": Published(
@@ -74,17 +74,17 @@ PUBLISHED = {
 
 
 def downloads() -> Path:
-    """Where `anytag pull` puts what it downloads, and where `anytag convert` looks for lists."""
+    """Folder of downloads of `anytag pull`, where `anytag convert` finds tag lists."""
     return cache().with_name("downloads")
 
 
 def clip() -> Path:
-    """Where `anytag pull --text` puts the files of CLIP."""
+    """Folder where `anytag pull --text` puts the files of CLIP."""
     return downloads() / _CLIP.rpartition("/")[2]
 
 
 def lists() -> Path:
-    """Where `anytag pull lists` puts the annotations of benchmarks, and `anytag eval` looks for them."""
+    """Folder where `anytag pull lists` puts benchmark annotations, and `anytag eval` finds them."""
     return cache().with_name("lists")
 
 
@@ -138,4 +138,4 @@ BENCHMARKS = (
         "8a173d0132907fa88451de2370d2dc4efee6807b952dfe6eeb9e77eeea2315cf",
     ),
 )
-"""Tag lists, annotations and descriptions of the papers' benchmarks; their photos are the user's to get."""
+"""Tag lists, annotations and descriptions of the papers' benchmarks; users must obtain the photos."""

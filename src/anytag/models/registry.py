@@ -1,4 +1,4 @@
-"""Model names and the folders they stand for. Nothing here uses the network."""
+"""Resolve model names to folders, without network access."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Description:
     """A row of `anytag models`.
 
     Attributes:
-        name: what to type after `--model`.
-        bytes: size on disk of all files together.
-        family, version, description, training_data, thresholds: as its card has them.
+        name: value for `--model`.
+        bytes: total size on disk.
+        family, version, description, training_data, thresholds: as in the card.
     """
 
     name: str
@@ -39,15 +39,15 @@ class Description:
 
 
 def resolve(name_or_folder: str | Path | None = None) -> Path:
-    """The folder of a model.
+    """Return the folder of a model.
 
     Args:
         name_or_folder: None or "mini" for the embedded model, a folder with a card.json, or the name of an
-            installed model. A folder goes before an installed model of the same name; "mini" is always the
-            embedded one (type "./mini" for a folder so called).
+            installed model. A folder takes precedence over an installed model of the same name; "mini" is
+            always the embedded model (use "./mini" for a folder of that name).
 
     Raises:
-        UnknownModelError: it is none of these; the message lists what is installed.
+        UnknownModelError: it is none of these; the message lists the installed models.
     """
     if name_or_folder is None or name_or_folder == DEFAULT:
         return EMBEDDED
@@ -55,31 +55,31 @@ def resolve(name_or_folder: str | Path | None = None) -> Path:
         return Path(name_or_folder)
     if isinstance(name_or_folder, str) and (folder := _cached(name_or_folder)) is not None:
         return folder
-    if str(name_or_folder) and _is_model(made := Path(name_or_folder, "model")):
-        raise UnknownModelError(f"{name_or_folder} is the folder of a training: its model is {made}")
+    if str(name_or_folder) and _is_model(trained := Path(name_or_folder, "model")):
+        raise UnknownModelError(f"{name_or_folder} is the folder of a training run: its model is {trained}")
     raise UnknownModelError(
         f"no model {str(name_or_folder)!r}: it is neither installed nor a folder with a {cards.FILE_NAME}. "
         f"Installed: {', '.join(path.name for path in installed()) or 'none'}. "
         f"Leave the model out for the embedded one ({DEFAULT}), or give the path of a model folder, "
-        f"or put one into {cache()}, or fetch one: anytag pull ram-plus, anytag pull hf-hub:owner/name"
+        f"or put one into {cache()}, or download one: anytag pull ram-plus, anytag pull hf-hub:owner/name"
     )
 
 
 def installed() -> list[Path]:
-    """Folders of all models that a name reaches: the embedded one, then those in the cache by name."""
+    """Folders of all models that can be named: the embedded one, then those in the cache, sorted."""
     try:
         names = sorted(path.name for path in cache().iterdir())
-    except OSError:  # not there, or somebody else's: nothing is installed for this user
+    except OSError:  # missing or not readable: nothing is installed for this user
         names = []
     cached = [folder for name in names if name != DEFAULT and (folder := _cached(name)) is not None]
     return ([EMBEDDED] if _is_model(EMBEDDED) else []) + cached
 
 
 def describe(folder: str | Path) -> Description:
-    """What `anytag models` says of one folder.
+    """Describe one model folder for `anytag models`.
 
     Raises:
-        CardError: its card is missing or wrong.
+        CardError: its card is missing or invalid.
     """
     folder = Path(folder)
     card = cards.Card.read(folder / cards.FILE_NAME)
@@ -99,7 +99,7 @@ def describe(folder: str | Path) -> Description:
 
 
 def cache() -> Path:
-    """Where installed models lie: `$ANYTAG_HOME/models`, or `anytag/models` in the user's cache."""
+    """Folder of installed models: `$ANYTAG_HOME/models`, or `anytag/models` in the user's cache."""
     home = os.environ.get("ANYTAG_HOME")
     return (Path(home).expanduser() if home else _user_cache() / "anytag") / "models"
 
@@ -113,7 +113,7 @@ def _user_cache() -> Path:
 
 
 def _cached(name: str) -> Path | None:
-    """The installed model `name`. Neither the name nor a link in the cache leads outside of it."""
+    """The installed model `name`; neither the name nor a link may lead outside the cache."""
     if cards.NAME.fullmatch(name) is None:
         return None
     path = cache() / name

@@ -1,4 +1,4 @@
-"""Arrays of a safetensors file, read as far as they are used."""
+"""Memory-mapped arrays of safetensors files."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _TYPES = {"I8": np.int8, "F16": np.float16, "F32": np.float32}
 
 
 def map_tensors(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """The int8, float16 and float32 tensors of a safetensors file by name: read-only, mapped, not copied.
+    """Map the int8, float16 and float32 tensors of a safetensors file by name, read-only.
 
-    A table of hundreds of megabytes is opened at once, and only what is looked at comes into memory, where
-    processes share it.
+    A file of hundreds of megabytes opens at once; only the parts that are used are read into memory, which
+    processes share.
 
     Raises:
         ModelError: the file cannot be read.
@@ -43,6 +43,6 @@ def _mapped(path: Path, start: int, row: dict[str, Any]) -> npt.NDArray[Any]:
     kind, shape = _TYPES[row["dtype"]], tuple(row["shape"])
     if 0 in shape:
         return np.zeros(shape, kind)
-    # not aligned where the header says so: numpy copes, slower
+    # may be unaligned, depending on the header's length; numpy handles it, more slowly
     mapped = np.memmap(path, kind, "r", offset=start + row["data_offsets"][0], shape=shape)
     return np.asarray(mapped)

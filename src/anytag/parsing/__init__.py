@@ -1,4 +1,4 @@
-"""Captions -> tags, and a corpus of captions -> a vocabulary. Pure Python: no model, no download."""
+"""Extract tags from captions, and a vocabulary from a corpus, in pure Python without a model."""
 
 from anytag.parsing.build import Candidate, build_vocabulary
 from anytag.parsing.lexicon import Kind, Lexicon, default_lexicon, slug

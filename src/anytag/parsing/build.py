@@ -1,4 +1,4 @@
-"""A corpus of captions -> candidates for a vocabulary: what is named often enough, under one name each."""
+"""Collect vocabulary candidates from a corpus of captions: names that occur often enough, with synonyms."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Candidate:
     """A name that captions use.
 
     Attributes:
-        name, kind: as the tag would have them.
-        count: captions that name it, by any wording.
-        synonyms: other words of the corpus for it, most used first; plain inflections left out.
+        name, kind: of the tag.
+        count: number of captions that name it, in any wording.
+        synonyms: other words for it in the corpus, most frequent first; plain inflections are left out.
         examples: the first captions that name it.
         merged: why each synonym was merged, in the same order.
         parents: broader names that are candidates themselves, nearest first.
-        known: whether the lexicon has it; what discovery alone found is not known.
+        known: whether it is in the lexicon, rather than found by discovery.
     """
 
     name: str
@@ -40,11 +40,11 @@ class Candidate:
 
 
 class Tally:
-    """Counts the tags of captions as they come; memory grows with the names, not with the captions.
+    """Counts the tags of a stream of captions; memory grows with the number of names, not of captions.
 
     Args:
-        parser: reads the captions.
-        synonyms: other word -> name, besides the lexicon's own.
+        parser: extracts tags from the captions.
+        synonyms: other word -> name, in addition to the lexicon's.
     """
 
     def __init__(self, parser: CaptionParser, *, synonyms: Mapping[str, str] | None = None) -> None:
@@ -56,25 +56,25 @@ class Tally:
         self._examples: dict[Key, list[str]] = defaultdict(list)
 
     def add(self, caption: str) -> set[Key]:
-        """Counts one caption's tags, each once; returns them."""
+        """Count one caption's tags, each once, and return them."""
         self.captions += 1
-        seen = {self._key(tag): tag for tag in self.parser.parse(caption)}
-        for key, tag in seen.items():
+        found = {self._key(tag): tag for tag in self.parser.parse(caption)}
+        for key, tag in found.items():
             self.counts[key] += 1
             wording = caption[tag.start : tag.end]
             self._wordings[key][self._base(wording, key[1]) if tag.name == key[0] else tag.name] += 1
             if len(self._examples[key]) < _EXAMPLES:
                 self._examples[key].append(caption[:_LONGEST_EXAMPLE])
-        return set(seen)
+        return set(found)
 
     def names(self, caption: str) -> set[Key]:
-        """Names and kinds of one caption's tags, without counting them."""
+        """Return names and kinds of one caption's tags, without counting them."""
         return {self._key(tag) for tag in self.parser.parse(caption)}
 
     def candidates(self, *, min_count: int, top: int | None = None) -> list[Candidate]:
-        """What at least `min_count` captions name, most used first, `top` of them at most.
+        """Return names with at least `min_count` captions, most frequent first, at most `top`.
 
-        A name that captions use as two kinds ("a swing", "swing") is a candidate of each used often enough.
+        A name that captions use as two kinds ("a swing", "to swing") is a candidate for each frequent one.
         """
         frequent = [(key, count) for key, count in self.counts.items() if count >= min_count]
         frequent = sorted(frequent, key=lambda row: (-row[1], row[0]))[:top]
@@ -100,7 +100,7 @@ class Tally:
         )
 
     def _parents(self, name: str, names: set[str]) -> tuple[str, ...]:
-        """Broader names among the candidates; a compound that nobody lists is a kind of its last word."""
+        """Broader names among the candidates; an unlisted compound is a kind of its last word."""
         word = normal(name)
         above = self.lexicon.parents(word)
         head = self.lexicon.canonical(word.rpartition(" ")[2], "object")
@@ -109,7 +109,7 @@ class Tally:
         return tuple(p for p in map(self.lexicon.display_name, above) if p in names and p != name)
 
     def _base(self, wording: str, kind: Kind) -> str:
-        """A wording without its inflection, so that plurals and verb forms are not called synonyms."""
+        """Lemmatise a wording, so that plurals and verb forms do not count as synonyms."""
         *first, last = normal(wording.replace("'", " ").replace("’", " ")).split()
         inflection = self.lexicon.inflection
         if kind == "action":
@@ -129,13 +129,13 @@ def build_vocabulary(
     lexicon: Lexicon | None = None,
     synonyms: Mapping[str, str] | None = None,
 ) -> list[Candidate]:
-    """Names that at least `min_count` captions use, most used first.
+    """Collect names that at least `min_count` captions use, most frequent first.
 
     Args:
-        captions: read once; one string a caption.
-        min_count: captions that must name a candidate.
-        lexicon: words of the language; the one that ships with anytag when None.
-        synonyms: other word -> name, besides the lexicon's own.
+        captions: iterated once.
+        min_count: minimum number of captions that name a candidate.
+        lexicon: by default the one that ships with anytag.
+        synonyms: other word -> name, in addition to the lexicon's.
     """
     tally = Tally(Parser(lexicon or default_lexicon()), synonyms=synonyms)
     for caption in captions:

@@ -1,4 +1,4 @@
-"""Closed word classes, and the context rule that tells nouns from verbs."""
+"""Closed word classes, and context rules that distinguish nouns from verbs."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ _LISTS: dict[Role, str] = {
     "adverb": "out away together alone happily very quickly high here there outdoors indoors back and upside",
 }
 ROLES: dict[str, Role] = {word: role for role, words in _LISTS.items() for word in words.split()}
-# What may follow a verb but seldom follows the noun that is spelled like it.
+# Words that may follow a verb but seldom follow a noun of the same spelling.
 _AFTER_VERB = frozenset({"determiner", "number", "preposition", "pronoun", "adverb", "to"})
 
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """All that the lexicon says of a word by itself.
+    """What the lexicon knows about a word, without context.
 
     Attributes:
-        keys: forms under which longer names may hold this word: itself, its singular, its verb.
-        noun: its singular if the lexicon knows it as a noun that is (part of) a tag, else None.
+        keys: forms under which phrases may contain this word: itself, its singular, its verb.
+        noun: its singular if the lexicon knows it as a noun that is a tag or part of one, else None.
         singular: its singular by rule or list, whether known or not.
         verb, form: the verb that it is a form of, if any.
-        attribute: whether it can say how something looks.
-        alive: whether the noun is a person or an animal.
-        mute: whether the verb is no tag but hides the thing that it is spelled like.
-        vague: whether the noun is stop-listed, so that only the verb can be a tag.
+        attribute: whether it can describe appearance.
+        animate: whether the noun is a person or an animal.
+        homograph: whether the verb is not a tag, but spelled like a noun that may be one.
+        stop: whether the noun is stop-listed, so that only the verb can be a tag.
     """
 
     text: str
@@ -54,47 +54,47 @@ class Word:
     verb: str | None
     form: Form | None
     attribute: bool
-    alive: bool
-    mute: bool = False
-    vague: bool = False
+    animate: bool
+    homograph: bool = False
+    stop: bool = False
 
     @property
     def nominal(self) -> bool:
-        """Whether a word before this one may belong to the same noun phrase."""
+        """Whether a preceding word may belong to the same noun phrase."""
         return not self.role and (self.noun is not None or self.attribute)
 
 
-NOTHING = Word("", (), "", None, "", None, None, False, False)
+NO_WORD = Word("", (), "", None, "", None, None, False, False)
 
 
 def is_verb(before: Word, word: Word, after: Word) -> bool:
-    """Whether a word that has both readings is a verb here; its neighbours are NOTHING across punctuation."""
+    """Whether an ambiguous word is a verb here; its neighbours are NO_WORD across punctuation."""
     if word.form == "ing":  # "a building" against "is building a castle", "man painting a wall"
         opens = before.role in ("be", "pronoun", "conjunction") or before.noun is not None
         return opens and after.role in ("determiner", "number", "pronoun")
-    follows = after.role in _AFTER_VERB or after is NOTHING
+    follows = after.role in _AFTER_VERB or after is NO_WORD
     if word.form == "third" and before.text == "that":  # "a dog that runs"
-        return follows or not word.vague
+        return follows or not word.stop
     if before.role in ("determiner", "preposition", "number", "be") or before.attribute:
         return False
-    if word.mute and not _acts_on(before, word, after):
+    if word.homograph and not _acts_on(before, word, after):
         return False
     if before.role in ("pronoun", "to", "adverb"):
         return word.form != "past" or before.role == "pronoun"
-    if word.vague and word.form == "third":  # "a rug hangs on the wall": its noun says nothing
-        return before.noun is not None and (follows or before.alive) and after.text != "of"
+    if word.stop and word.form == "third":  # "a rug hangs on the wall": its noun is stop-listed
+        return before.noun is not None and (follows or before.animate) and after.text != "of"
     if before.noun is None or word.form == "past":
         return before.noun is not None
     plural = before.text != before.noun
     if word.form == "third":  # "a dog runs by", "a woman watches television", but "the tree stands"
-        return not plural and (follows or before.alive)
-    return plural or (before.alive and follows)  # "people watch", "a man and a woman stand together"
+        return not plural and (follows or before.animate)
+    return plural or (before.animate and follows)  # "people watch", "a man and a woman stand together"
 
 
 def _acts_on(before: Word, word: Word, after: Word) -> bool:
-    """Whether a mute verb is one: "people board a bus" and "he leaves", no "maple leaves", no "boys face"."""
+    """Whether a homograph is a verb: "people board a bus" and "he leaves", but not "maple leaves"."""
     if word.form in ("base", "ing"):
         return after.role in ("determiner", "pronoun", "number")
     if before.role == "pronoun" or before.text == "that":
         return True
-    return before.alive and after is not NOTHING  # "dolphin caps."
+    return before.animate and after is not NO_WORD  # "dolphin caps."

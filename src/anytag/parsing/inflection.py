@@ -8,7 +8,7 @@ from typing import Literal
 
 Form = Literal["base", "third", "ing", "past"]
 
-# ending -> what may stand in its place, in the order tried
+# ending -> possible replacements, in the order tried
 _PLURALS = (
     ("men", ("man",)),
     ("ies", ("y", "ie")),
@@ -28,10 +28,10 @@ _VERBS: tuple[tuple[str, Form, tuple[str, ...]], ...] = (
 
 @dataclass(frozen=True)
 class Inflection:
-    """Knows lemmas and finds them from forms.
+    """Finds lemmas of word forms.
 
     Attributes:
-        nouns, verbs: known lemmas (single words; longer names are ignored here).
+        nouns, verbs: known lemmas (single words; phrases are ignored here).
         plurals, verb_forms: irregular form -> lemma.
     """
 
@@ -41,7 +41,7 @@ class Inflection:
     verb_forms: Mapping[str, str]
 
     def noun(self, word: str) -> str | None:
-        """The known noun that a word is, or is the plural of."""
+        """Return the known noun that a word is, or is the plural of."""
         listed = self.plurals.get(word)
         if listed is not None and (listed in self.nouns or listed == word):
             return listed
@@ -50,7 +50,7 @@ class Inflection:
         return next((lemma for lemma in _singulars(word) if lemma in self.nouns), None)
 
     def singular(self, word: str) -> str:
-        """The singular of any word: the known one, else by the commonest rule, for unknown words."""
+        """Return the singular of any word: the known one, else by the most common rule."""
         known = self.noun(word)
         if known is not None:
             return known
@@ -61,7 +61,7 @@ class Inflection:
         return f"{word[:-3]}y" if word.endswith("ies") else word[:-1]
 
     def verb(self, word: str) -> tuple[str, Form] | None:
-        """The known verb that a word is a form of, and which form."""
+        """Return the known verb that a word is a form of, and which form."""
         lemma = self.verb_forms.get(word)
         if lemma in self.verbs and lemma is not None:
             return lemma, "ing" if word.endswith("ing") else "past"
@@ -86,5 +86,5 @@ def _singulars(word: str) -> list[str]:
 
 
 def _undoubled(stem: str) -> str:
-    """`jogg` -> `jog`; other stems are left alone."""
+    """Undouble the final consonant: `jogg` -> `jog`; other stems are unchanged."""
     return stem[:-1] if len(stem) > 2 and stem[-1] == stem[-2] else stem

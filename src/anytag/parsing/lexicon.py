@@ -1,4 +1,4 @@
-"""The words that captions are read with: nouns, actions, attributes, synonyms, and how they inflect."""
+"""The lexicon for parsing captions: nouns, actions, attributes, synonyms and inflections."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ _PREFERENCE: tuple[Kind, ...] = ("scene", "object", "attribute", "action")
 KINDS: tuple[Kind, ...] = ("object", "scene", "attribute", "action")
 
 
-@dataclass(frozen=True, eq=False)  # one is as big as a book: told apart by identity
+@dataclass(frozen=True, eq=False)  # too large to compare: hashed by identity
 class Lexicon:
-    """What the parser knows of English. Names and synonyms are lower case, words separated by single spaces.
+    """The parser's knowledge of English. Names and synonyms are lower case, with single spaces between words.
 
     Attributes:
-        kinds: every name that is a tag of its own, by kind.
+        kinds: all names that are tags, by kind.
         synonyms: kind -> (other word -> name).
-        stop: nouns that are no tags.
+        stop: nouns that are not tags.
         broader: noun -> broader nouns, nearest first.
         inflection: word forms -> lemmas.
-        mute: verbs that are no tags but are spelled like things.
-        written: names whose usual spelling has hyphens -> that spelling.
+        homographs: verbs that are not tags but are spelled like nouns.
+        hyphenated: names that are usually written with hyphens -> that spelling.
     """
 
     kinds: Mapping[Kind, frozenset[str]]
@@ -50,18 +50,18 @@ class Lexicon:
     stop: frozenset[str]
     broader: Mapping[str, tuple[str, ...]]
     inflection: Inflection
-    written: Mapping[str, str]
-    mute: frozenset[str] = frozenset()
+    hyphenated: Mapping[str, str]
+    homographs: frozenset[str] = frozenset()
 
     def kind(self, name: str) -> Kind | None:
-        """The kind of a name, None when it is no name of this lexicon; a scene is not an object as well."""
+        """The kind of a name, or None if it is not in the lexicon; scenes take precedence over objects."""
         return next((kind for kind in _PREFERENCE if name in self.kinds[kind]), None)
 
     def is_noun(self, word: str) -> bool:
-        """Whether a singular is a noun that is a tag or leads to one (stop-listed nouns are neither)."""
+        """Whether a singular noun is a tag or a synonym of one; stop-listed nouns are neither."""
         return any(word in self.kinds[kind] or word in self.synonyms[kind] for kind in ("object", "scene"))
 
-    def is_alive(self, noun: str) -> bool:
+    def is_animate(self, noun: str) -> bool:
         """Whether a noun is a person or an animal."""
         name = self.canonical(noun, "object")
         return name in ("person", "animal") or not {"person", "animal"}.isdisjoint(self.parents(name))
@@ -70,21 +70,21 @@ class Lexicon:
         return word in self.kinds["attribute"] or word in self.synonyms["attribute"]
 
     def display_name(self, name: str) -> str:
-        """A name as it is written: with the hyphens that reading drops."""
-        return self.written.get(name, name)
+        """A name as it is written, with its hyphens."""
+        return self.hyphenated.get(name, name)
 
     def parents(self, name: str) -> tuple[str, ...]:
-        """Broader names of a noun, nearest first; empty when there are none."""
+        """Broader names of a noun, nearest first."""
         return self.broader.get(name, ())
 
     def canonical(self, word: str, kind: Kind) -> str:
-        """The name that a word of this kind stands for: itself unless it is a listed synonym."""
+        """The name for a word of this kind: itself, or the name of which it is a synonym."""
         return self.synonyms[kind].get(word, word)
 
 
 @cache
 def default_lexicon() -> Lexicon:
-    """The lexicon that ships with anytag, read once."""
+    """The lexicon that ships with anytag, loaded once."""
     data = files(__package__) / "data"
     nouns: dict[str, tuple[str, ...]] = {}
     irregular: dict[str, dict[str, str]] = {"N": {}, "V": {}}
@@ -101,14 +101,14 @@ def default_lexicon() -> Lexicon:
     synonyms = _synonyms(data / "synonyms.txt", scenes)
     attributes |= set(synonyms["attribute"].values())
     actions |= set(synonyms["action"].values())
-    mild = attributes | set(synonyms["attribute"])
-    # WordNet's "red wine", "small boat", "big cat": told by an adjective, so the noun alone is the tag.
-    telling = mild | stop
-    plain = {noun for noun in nouns if " " not in noun or not telling.intersection(noun.split())}
-    objects = ((plain | set(synonyms["object"].values())) - stop - scenes - mild - acts) | listed
+    attribute_words = attributes | set(synonyms["attribute"])
+    # WordNet's "red wine", "small boat", "big cat": the adjective is a separate tag, so these are not names.
+    adjectives = attribute_words | stop
+    plain = {noun for noun in nouns if " " not in noun or not adjectives.intersection(noun.split())}
+    objects = ((plain | set(synonyms["object"].values())) - stop - scenes - attribute_words - acts) | listed
     all_words = objects | scenes | stop | set(synonyms["object"]) | set(synonyms["scene"])
     verbs = actions | set(synonyms["action"])
-    mute = frozenset(_words(data / "mute.txt")) - verbs
+    homographs = frozenset(_words(data / "mute.txt")) - verbs
     return Lexicon(
         kinds={
             "object": frozenset(objects - set(synonyms["object"]) - set(synonyms["scene"]) - scenes),
@@ -123,12 +123,12 @@ def default_lexicon() -> Lexicon:
         ),
         inflection=Inflection(
             nouns=frozenset(all_words),
-            verbs=frozenset({*_first_words(verbs, objects), *mute}),
+            verbs=frozenset({*_first_words(verbs, objects), *homographs}),
             plurals=irregular["N"] | _table_of_one(data / "plurals.txt"),
             verb_forms=irregular["V"],
         ),
-        written={normal(name): name for name in HYPHENATED},
-        mute=mute - verbs,
+        hyphenated={normal(name): name for name in HYPHENATED},
+        homographs=homographs - verbs,
     )
 
 
@@ -139,13 +139,13 @@ def _lines(source: Traversable) -> Iterator[str]:
 
 
 def _words(source: Traversable) -> Iterator[str]:
-    """Words of a file that lists them, separated by commas."""
+    """Yield the words of a comma-separated list file."""
     for line in _lines(source):
         yield from (normal(word) for word in line.split(",") if word.strip())
 
 
 def _table(source: Traversable) -> dict[str, tuple[str, ...]]:
-    """Rows `word: other, other`."""
+    """Read rows `word: other, other`."""
     table = {}
     for line in _lines(source):
         head, _, rest = line.partition(":")
@@ -154,7 +154,7 @@ def _table(source: Traversable) -> dict[str, tuple[str, ...]]:
 
 
 def _chains(source: Traversable, listed: set[str], nouns: Mapping[str, object]) -> dict[str, tuple[str, ...]]:
-    """The listed chains; a listed compound without one is a kind of its last word: wine bottle -> bottle."""
+    """Listed hypernym chains; a compound without one is a kind of its last word: wine bottle -> bottle."""
     table = _table(source)
     for name in sorted(listed):
         head = name.rpartition(" ")[2]
@@ -164,7 +164,7 @@ def _chains(source: Traversable, listed: set[str], nouns: Mapping[str, object]) 
 
 
 def _first_words(actions: set[str], objects: set[str]) -> Iterator[str]:
-    """The verbs of actions; a longer one may start with a thing ("water ski") that is then no verb."""
+    """Yield the verbs of actions; a longer action may start with a noun ("water ski") instead."""
     for action in actions:
         first, _, rest = action.partition(" ")
         if not rest or first in actions or first not in objects:
@@ -176,12 +176,12 @@ def _table_of_one(source: Traversable) -> dict[str, str]:
 
 
 def normal(text: str) -> str:
-    """Lower case, hyphens and runs of spaces as one space."""
+    """Normalise to lower case, with hyphens and runs of spaces as one space."""
     return " ".join(text.lower().replace("-", " ").split())
 
 
 def slug(text: str) -> str:
-    """The id of a name: small letters and digits of any script, all else as one hyphen."""
+    """The id of a name: lower-case letters and digits of any script, with everything else as one hyphen."""
     return re.sub(r"[\W_]+", "-", text.lower()).strip("-") or text
 
 
@@ -202,7 +202,7 @@ def _broader(
     synonyms: Mapping[Kind, Mapping[str, str]],
     stop: frozenset[str],
 ) -> dict[str, tuple[str, ...]]:
-    """Listed chains win; WordNet's are cut where a listed chain takes over."""
+    """Merge hypernym chains; listed ones take precedence and continue WordNet's."""
     same = {**synonyms["object"], **synonyms["scene"]}
     table: dict[str, tuple[str, ...]] = dict(listed)
     for noun, above in nouns.items():

@@ -1,4 +1,4 @@
-"""How well a parser reads captions that a person has labelled: precision and recall by kind."""
+"""Measure a parser against captions labelled by a person: precision and recall by kind."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _GROUP_OF: Mapping[Kind, Group] = {
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """A caption and the names that a person read out of it: things and places, looks, actions as verbs."""
+    """A caption and the names that a person extracted: things and places, looks, actions as verbs."""
 
     caption: str
     names: Mapping[Group, frozenset[str]]
@@ -32,7 +32,7 @@ class Labelled:
 
 @dataclass
 class Score:
-    """What a parser found: tags that a person has too, tags of the parser alone, of the person alone."""
+    """Counts of true positives, false positives and false negatives."""
 
     hits: int = 0
     wrong: int = 0
@@ -53,17 +53,17 @@ class Score:
 
 @dataclass
 class Mistakes:
-    """Scores by group, and caption by caption what was wrong (with "+") and missed (with "-")."""
+    """Scores by group, and for each caption false positives ("+") and false negatives ("-")."""
 
     scores: dict[Group, Score] = field(default_factory=lambda: defaultdict(Score))
     lines: list[tuple[str, list[str]]] = field(default_factory=list)
 
 
 def read_labelled(path: Path) -> list[Labelled]:
-    """Rows `caption, things, looks, actions` separated by tabs, names by commas; lines with # are comments.
+    """Read rows `caption, things, looks, actions`, separated by tabs, names by commas; # starts a comment.
 
     Raises:
-        AnytagError: a row has another form.
+        AnytagError: a row has another number of columns.
     """
     rows = []
     for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
@@ -77,11 +77,11 @@ def read_labelled(path: Path) -> list[Labelled]:
 
 
 def measure(parser: CaptionParser, labelled: Iterable[Labelled]) -> Mistakes:
-    """Compares a parser that reads freely with labels: names by their synonyms, actions by their verbs."""
+    """Compare a parser without a vocabulary to labels: names by their synonyms, actions by their verbs."""
     result = Mistakes()
     for row in labelled:
         predicted = _found(parser.parse(row.caption), parser.lexicon)
-        odd: list[str] = []
+        mistakes: list[str] = []
         for group in GROUPS:
             expected = {_same(name, group, parser.lexicon) for name in row.names[group]}
             wrong, missed = _unmatched(predicted[group], expected)
@@ -89,14 +89,14 @@ def measure(parser: CaptionParser, labelled: Iterable[Labelled]) -> Mistakes:
             score.hits += len(expected) - len(missed)
             score.wrong += len(wrong)
             score.missed += len(missed)
-            odd += [f"+{name}" for name in wrong] + [f"-{name}" for name in missed]
-        if odd:
-            result.lines.append((row.caption, odd))
+            mistakes += [f"+{name}" for name in wrong] + [f"-{name}" for name in missed]
+        if mistakes:
+            result.lines.append((row.caption, mistakes))
     return result
 
 
 def _unmatched(predicted: set[str], expected: set[str]) -> tuple[list[str], list[str]]:
-    """Names of one side alone; a compound and its head are one: "street musician", "musician"."""
+    """Names of one side only; a compound matches its head: "street musician", "musician"."""
     wrong, missed = sorted(predicted - expected), sorted(expected - predicted)
     for name in list(wrong):
         same = next((m for m in missed if m.endswith(f" {name}") or name.endswith(f" {m}")), None)
@@ -115,7 +115,7 @@ def _found(tags: Iterable[ParsedTag], lexicon: Lexicon) -> dict[Group, set[str]]
 
 
 def _same(name: str, group: Group, lexicon: Lexicon) -> str:
-    """The name that a label or a tag stands for; of an action the verb that it begins with."""
+    """The canonical name of a label or a tag; for an action its first verb."""
     name = normal(name)
     if group == "actions":
         first = lexicon.canonical(name, "action").split()[0]

@@ -1,6 +1,6 @@
-"""Captions -> tags with spaCy: a trained pipeline says which reading each word has, the walk is the same.
+"""Extract tags from captions with spaCy: a trained pipeline resolves ambiguous words, the scan is the same.
 
-A lexicon knows that "saw" may be a tool or what somebody did; a tagger knows which, by the sentence. Names,
+For the lexicon alone "saw" may be a tool or a verb; a part-of-speech tagger decides by the sentence. Names,
 synonyms, kinds, negation and quotations are as in `Parser`.
 """
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from anytag.errors import MissingExtraError
 from anytag.parsing.grammar import Word
 from anytag.parsing.lexicon import Lexicon
-from anytag.parsing.parser import Matches, ParsedTag, Parser, spoken
+from anytag.parsing.parser import Matches, ParsedTag, Parser, unquoted_words
 from anytag.parsing.tables import NamedTag
 
 if TYPE_CHECKING:
@@ -25,10 +25,10 @@ MODEL = "en_core_web_sm"
 
 
 class SpacyParser(Parser):
-    """Reads tags out of captions with a spaCy pipeline that tags English.
+    """Extracts tags from captions with a spaCy pipeline for English.
 
     Args:
-        pipeline: a loaded pipeline with a tagger; `load_english()` when None.
+        pipeline: a loaded pipeline with a tagger; by default `load_english()`.
         lexicon, vocabulary, discover: as for `Parser`.
 
     Raises:
@@ -47,40 +47,40 @@ class SpacyParser(Parser):
         self._pipeline = pipeline if pipeline is not None else load_english()
 
     def parse(self, caption: str) -> tuple[ParsedTag, ...]:
-        """As `Parser.parse`."""
+        """As for `Parser.parse`."""
         return self.read(self._pipeline(caption))
 
     def parse_many(
         self, captions: Iterable[str], *, batch_size: int = 256
     ) -> Iterator[tuple[ParsedTag, ...]]:
-        """As `parse`, for a stream of captions; several times faster."""
+        """As for `parse`, for a stream of captions; several times faster."""
         return (self.read(doc) for doc in self._pipeline.pipe(captions, batch_size=batch_size))
 
     def read(self, doc: Doc) -> tuple[ParsedTag, ...]:
-        """Tags of a text that a pipeline has tagged already."""
-        matches = spoken(doc.text)
-        return self._walk(doc.text, matches, list(self._narrowed(doc, matches)))
+        """Extract the tags of a text that a pipeline has already processed."""
+        matches = unquoted_words(doc.text)
+        return self._walk(doc.text, matches, list(self._disambiguated(doc, matches)))
 
-    def _narrowed(self, doc: Doc, matches: Matches) -> Iterator[Word]:
+    def _disambiguated(self, doc: Doc, matches: Matches) -> Iterator[Word]:
         starts = [token.idx for token in doc]
         for match in matches:
             token = doc[bisect_right(starts, match.start()) - 1]
-            yield narrowed(self._word(match.group()), token)
+            yield disambiguated(self._word(match.group()), token)
 
 
-def narrowed(word: Word, token: Token) -> Word:
-    """A word with the readings that its part of speech leaves; as it was where the lexicon has none such."""
+def disambiguated(word: Word, token: Token) -> Word:
+    """A word with only the readings of its part of speech; unchanged if the lexicon has none of these."""
     if token.pos_ in ("NOUN", "PROPN") and word.noun is not None:
         return replace(word, verb=None, form=None)
     if token.pos_ == "VERB" and word.verb is not None:
-        return replace(word, noun=None, vague=False)
+        return replace(word, noun=None, stop=False)
     if token.pos_ == "ADJ" and word.attribute:
         return replace(word, noun=None, verb=None, form=None)
     return word
 
 
 def load_english(name: str = MODEL) -> Language:
-    """An English pipeline of spaCy, without the parts that tags do not need.
+    """Load spaCy's English pipeline, without unused components.
 
     Raises:
         MissingExtraError: spaCy or this model is not installed.

@@ -1,4 +1,4 @@
-"""Names and their synonyms, laid out so that one pass over a caption finds the longest at each word."""
+"""Lookup tables of names and synonyms, which find the longest name at each word of a caption."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from anytag.parsing.lexicon import KINDS, Kind, Lexicon, normal
 
 
 class NamedTag(Protocol):
-    """What the parser needs of a vocabulary's tag."""
+    """The part of a vocabulary's tag that the parser needs."""
 
     @property
     def name(self) -> str: ...
@@ -24,7 +24,7 @@ class NamedTag(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A tag that a phrase leads to."""
+    """A tag that a phrase is mapped to."""
 
     name: str
     kind: Kind
@@ -32,7 +32,7 @@ class Entry:
 
 @dataclass(slots=True)
 class Node:
-    """One word of longer names: what may follow it, and the tags of a name that ends here, if any."""
+    """A node of the phrase trie: the following words, and the tags of a name that ends here, if any."""
 
     following: dict[str, Node] = field(default_factory=dict)
     entries: tuple[Entry, ...] | None = None
@@ -40,7 +40,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Tables:
-    """Single words by the reading they need, longer names as a tree of words."""
+    """Single words by part of speech, and longer names as a trie of words."""
 
     nouns: dict[str, Entry] = field(default_factory=dict)
     verbs: dict[str, Entry] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class Tables:
     phrases: Node = field(default_factory=Node)
 
     def add(self, phrase: str, entry: Entry, lexicon: Lexicon) -> None:
-        """Let a phrase lead to a tag; what was there before stays."""
+        """Map a phrase to a tag; existing entries are kept."""
         words = normal(phrase).split()
         if len(words) == 1:
             self._single(entry.kind).setdefault(_lemma(words[0], entry.kind, lexicon), entry)
@@ -56,7 +56,7 @@ class Tables:
             self.add_phrase(words, (entry,), lexicon)
 
     def add_phrase(self, words: Sequence[str], entries: tuple[Entry, ...], lexicon: Lexicon) -> None:
-        """Let several words lead to tags, or to none, which hides the words that they are made of."""
+        """Map several words to tags, or to none, which hides the words that they consist of."""
         verb = lexicon.inflection.verb(words[0])
         action = bool(entries) and entries[0].kind == "action"
         spelled = [list(words), [*words[:-1], lexicon.inflection.singular(words[-1])]]
@@ -74,9 +74,9 @@ class Tables:
         return {"action": self.verbs, "attribute": self.attributes}.get(kind, self.nouns)
 
     def longest(self, words: Sequence[Word], start: int, end: int) -> tuple[int, tuple[Entry, ...]] | None:
-        """End and tags of the longest name at `start`, within words[start:end]; None when there is none."""
+        """End and tags of the longest name at `start`, within words[start:end]; None if there is none."""
         best: tuple[int, tuple[Entry, ...]] | None = None
-        verbal = words[start].verb is not None and not words[start].mute
+        verbal = words[start].verb is not None and not words[start].homograph
         open_paths = [(self.phrases, start)]
         while open_paths:
             node, at = open_paths.pop()
@@ -86,10 +86,10 @@ class Tables:
                 continue
             reached = [node.following[key] for key in words[at].keys if key in node.following]
             if not reached and verbal and at > start and words[at].role == "determiner":
-                reached = [node]  # "ride a horse" is kept as "ride horse"
+                reached = [node]  # "ride a horse" is stored as "ride horse"
                 if node.entries is not None:
                     continue
-            # the words as they are written are tried before their lemmas: the last is taken first
+            # a stack, so that words as written are tried before their lemmas
             open_paths += [(child, at + 1) for child in reversed(reached)]
         return best
 
@@ -105,7 +105,7 @@ def _lemma(word: str, kind: Kind, lexicon: Lexicon) -> str:
 
 @cache
 def free_tables(lexicon: Lexicon) -> Tables:
-    """Every name and synonym that the lexicon has; stop-listed phrases lead nowhere."""
+    """Tables of all names and synonyms in the lexicon; stop-listed phrases map to no tag."""
     tables = Tables()
     for phrase, entry in _lexicon_phrases(lexicon):
         tables.add(phrase, entry, lexicon)
@@ -116,7 +116,7 @@ def free_tables(lexicon: Lexicon) -> Tables:
 
 
 def vocabulary_tables(lexicon: Lexicon, tags: Iterable[NamedTag]) -> Tables:
-    """The vocabulary's names and synonyms, the lexicon's for them, and what hides parts of things."""
+    """Tables of a vocabulary's names, their synonyms in both, and compounds that hide their parts."""
     tables = Tables()
     by_name: dict[tuple[str, bool], Entry] = {}
     rows = [(tag, Entry(tag.name, _kind(tag.kind))) for tag in tags]
@@ -139,7 +139,7 @@ def vocabulary_tables(lexicon: Lexicon, tags: Iterable[NamedTag]) -> Tables:
 def _parts(
     phrase: str, name: str, lexicon: Lexicon, by_name: Mapping[tuple[str, bool], Entry]
 ) -> tuple[Entry, ...]:
-    """A fire truck is a truck but no fire: of a compound's words those that are broader names of it."""
+    """Words of a compound that are broader names of it: a fire truck is a truck but not a fire."""
     broader = set(lexicon.parents(normal(name)))
     words = (lexicon.canonical(lexicon.inflection.singular(word), "object") for word in phrase.split())
     entries = (by_name.get((word, True)) for word in words if word in broader)

@@ -1,4 +1,4 @@
-"""What a caption's text says before its words are read: quotations, and whether it is English."""
+"""Checks of a caption's text before parsing: quotations, and whether it is English."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Sequence
 
 from anytag.parsing.grammar import Word
 
-_MOST = 300  # letters of a quotation: a quote mark that is never closed silences nothing
+_MAX_QUOTATION = 300  # characters, so that an unclosed quotation mark has no effect
 _QUOTED = re.compile(
-    # spaces on both inner sides or on neither: one quote mark may be the end of another quotation
-    rf'(?<!\w)"(?:\S|\S[^"]{{0,{_MOST}}}\S| [^"]{{1,{_MOST}}} )"(?!\w)'
-    rf"|“[^”]{{1,{_MOST}}}”|«[^»]{{1,{_MOST}}}»|„[^“”]{{1,{_MOST}}}[“”]"
-    # an apostrophe within a word neither opens nor closes
-    rf"|(?<!\w)['\u2018](?=\w)(?:[^'’\"]|(?<=\w)['’](?=\w)){{1,{_MOST}}}['’](?!\w)"
+    # spaces on both inner sides or on neither, because a quotation mark may close another quotation
+    rf'(?<!\w)"(?:\S|\S[^"]{{0,{_MAX_QUOTATION}}}\S| [^"]{{1,{_MAX_QUOTATION}}} )"(?!\w)'
+    rf"|“[^”]{{1,{_MAX_QUOTATION}}}”|«[^»]{{1,{_MAX_QUOTATION}}}»|„[^“”]{{1,{_MAX_QUOTATION}}}[“”]"
+    # an apostrophe within a word is not a quotation mark
+    rf"|(?<!\w)['\u2018](?=\w)(?:[^'’\"]|(?<=\w)['’](?=\w)){{1,{_MAX_QUOTATION}}}['’](?!\w)"
 )
 _LETTER = re.compile(r"[^\W\d_]")
 
-# Little words of German, French, Spanish, Italian, Portuguese and Dutch that English captions hardly use.
+# Function words of German, French, Spanish, Italian, Portuguese and Dutch that are rare in English captions.
 _FOREIGN = """
     der das ein eine einen einem einer eines und mit auf im ist sind von zu dem nicht über unter vor neben
     le la les une des du et avec sur dans qui est sont aux par un
@@ -27,18 +27,20 @@ _FOREIGN = """
     een het van op naar bij de die
 """
 FOREIGN = frozenset(_FOREIGN.split())
-_LITTLE = "the and with of on at is are his her its to by from for near while two three that there some"
-_ENGLISH = frozenset(_LITTLE.split())
+_FUNCTION_WORDS = (
+    "the and with of on at is are his her its to by from for near while two three that there some"
+)
+_ENGLISH = frozenset(_FUNCTION_WORDS.split())
 
 
 def quoted(caption: str) -> list[tuple[int, int]]:
-    """Spans of quotations, the writing on a sign and the like. A caption that is all in quotes has none."""
+    """Spans of quotations, such as the writing on a sign; none if the whole caption is quoted."""
     spans = [match.span() for match in _QUOTED.finditer(caption)]
     return spans if any(_LETTER.search(caption, *gap) for gap in _between(spans, len(caption))) else []
 
 
-def foreign(words: Sequence[Word]) -> bool:
-    """Whether a caption is in another language of Latin letters: more of its little words than of English."""
+def is_foreign(words: Sequence[Word]) -> bool:
+    """Whether a caption is in another language with Latin script, judging by its function words."""
     count = sum(word.text in FOREIGN for word in words)
     return count > 1 and count > sum(word.text in _ENGLISH for word in words)
 

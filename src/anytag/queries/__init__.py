@@ -1,1 +1,1 @@
-"""From what users ask to scores: requests.py -> build.py -> score.py, over bank.py."""
+"""From requests to scores: requests.py -> build.py -> score.py, with the stored queries in bank.py."""

@@ -1,4 +1,4 @@
-"""The trained queries of a vocabulary, as they are stored, and the first pass over them."""
+"""The stored queries of a vocabulary, and the first pass over them."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from anytag.errors import ModelError
 from anytag.models.card import Platt
 from anytag.models.tensors import map_tensors
 
-# OpenBLAS starts threads above so many products, which costs 30 times the work itself
+# OpenBLAS starts threads for larger products, which costs 30 times as much as the product itself
 _ONE_THREAD = 65536 * 4
 _NOTHING: npt.NDArray[Any] = np.zeros(0, np.float32)
 
 
 @dataclass(frozen=True, eq=False)
 class Bank:
-    """The trained queries of a vocabulary, K tags of up to P descriptions, R wide.
+    """The trained queries of a vocabulary: K tags with up to P descriptions, rows of width R.
 
     Attributes:
-        rows: K×P×R, memory-mapped: int8, or float16 or float32.
-        scale: of int8 rows, float32 K×P; a query is its row times its scale, all zero where a tag has fewer
-            than P. None where rows are floats.
-        coarse: float32 K×(D+1): weights and bias of the first pass over the pooled image vector; None where
-            there is none, so that every tag is decoded.
-        line: float32 K×2: slope and offset that each tag's log-odds get after the card's line.
+        rows: K×P×R, memory-mapped: int8, float16 or float32.
+        scale: for int8 rows, float32 K×P; a query is its row times its scale, all zero where a tag has fewer
+            than P. None for float rows.
+        coarse: float32 K×(D+1): weights and bias of the first pass over the pooled image vector; None if
+            there is no first pass and every tag is decoded.
+        line: float32 K×2: slope and offset applied to each tag's log-odds after the card's calibration.
     """
 
     rows: npt.NDArray[Any]
@@ -41,7 +41,7 @@ class Bank:
 
     @classmethod
     def read(cls, path: Path, *, tags: int, width: int) -> Bank:
-        """The bank in a safetensors file.
+        """Read a bank from a safetensors file.
 
         Args:
             path: the file; it stays mapped.
@@ -49,7 +49,7 @@ class Bank:
             width: D.
 
         Raises:
-            ModelError: the file cannot be read, or does not fit.
+            ModelError: the file cannot be read, or has other shapes.
         """
         found = map_tensors(path)
         rows, scale = (found.get(name, _NOTHING) for name in ("rows", "scale"))
@@ -71,7 +71,7 @@ class Bank:
         raise ModelError(f"{path}: expected {expected}, got {actual}; get the model again")
 
     def write(self, path: Path) -> None:
-        """Into a safetensors file, atomically: the rows may be mapped from that very file.
+        """Write a safetensors file, atomically, since the rows may be mapped from the same file.
 
         Raises:
             OutputError: the file cannot be written.
@@ -88,19 +88,19 @@ class Bank:
             save_file({name: np.ascontiguousarray(x) for name, x in tensors.items() if x is not None}, draft)
 
     def with_lines(self, tags: Ints, lines: npt.NDArray[np.float64], *, known: Platt) -> Bank:
-        """The same queries, some tags' log-odds changed by a line each; the first pass follows.
+        """Return the same queries with other calibration lines for some tags; the first pass is adapted.
 
         Args:
-            tags: M places.
-            lines: M×2, slope and bias of the log-odds that the tags have so far.
-            known: the card's line, which comes before each tag's own.
+            tags: M indices.
+            lines: M×2, slope and bias to apply to the current log-odds of the tags.
+            known: the card's calibration, which is applied before each tag's line.
         """
         (slope, offset), (a, b) = self.line[tags].T.astype(np.float64), lines.T
         line = self.line.copy()
         line[tags] = np.stack([a * slope, a * offset + b], axis=1)
         if self.coarse is None:
             return replace(self, line=line)
-        # the first pass gives logits, without any line: by how much the log-odds change, in the card's units
+        # the first pass returns uncalibrated logits: add the change of the log-odds, in the card's units
         coarse = self.coarse.copy()
         coarse[tags] *= (1 + (a - 1) * slope)[:, None]
         coarse[tags, -1] += ((a - 1) * (slope * known.bias + offset) + b) / known.scale
@@ -110,7 +110,7 @@ class Bank:
         return len(self.rows)
 
     def queries(self, index: Ints | slice) -> Floats:
-        """float32 index.shape×P×R."""
+        """Queries of some tags: float32 index.shape×P×R."""
         rows = self.rows[index]
         if self.scale is not None:
             queries: Floats = np.multiply(rows, self.scale[index][..., None], dtype=np.float32)
@@ -118,7 +118,7 @@ class Bank:
         return _widened(rows) if rows.dtype == np.float16 else np.asarray(rows, np.float32)
 
     def nearest(self, pooled: Floats, count: int) -> Ints:
-        """The `count` tags that the first pass finds likeliest: int64 N×count, rows in the bank's order."""
+        """Indices of the `count` tags that the first pass scores highest: int64 N×count, ascending."""
         assert self.coarse is not None
         step = max(1, _ONE_THREAD // pooled.size)
         pieces = [self.coarse[k : k + step] for k in range(0, len(self), step)]
@@ -127,7 +127,7 @@ class Bank:
 
 
 def _first_pass(found: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    """Weights and bias K×(D+1): stored in halves, or in integers with a scale and a bias for each tag."""
+    """Weights and bias K×(D+1), stored as float16, or as int8 with a scale and a bias per tag."""
     coarse = found.get("coarse", _NOTHING)
     if coarse.dtype != np.int8:
         return coarse
@@ -138,22 +138,22 @@ def _first_pass(found: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
 
 
 def identity_lines(tags: int) -> Floats:
-    """Lines that change no log-odds: float32 K×2."""
+    """Lines that leave log-odds unchanged: float32 K×2."""
     return np.tile(np.array([1, 0], np.float32), (tags, 1))
 
 
 def quantized(values: Floats, *, axis: int = -1) -> tuple[npt.NDArray[np.int8], Floats]:
-    """Floats of any shape -> int8, and float32 scales that are shared along the axis, which is kept."""
+    """Quantise floats of any shape to int8, with float32 scales shared along an axis, which is kept."""
     largest = np.maximum(np.abs(values).max(axis, keepdims=True), 1e-12).astype(np.float32)
     scale = largest / np.float32(127)
     return np.round(values / scale).astype(np.int8), scale
 
 
 def _widened(halves: Halves) -> Floats:
-    """Finite float16 as float32, of any shape. By its bits, three times faster than numpy's conversion."""
+    """Convert finite float16 of any shape to float32 by bit operations, three times faster than numpy."""
     bits = np.ascontiguousarray(halves).view(np.int16).astype(np.int32)
-    bits <<= 13  # where float32 has exponent and fraction; the sign was copied up to its place
-    bits &= np.int32(-0x70002000)  # 0x8FFFE000: the sign's other copies
+    bits <<= 13  # to the position of float32's exponent and fraction; the sign was extended to its position
+    bits &= np.int32(-0x70002000)  # 0x8FFFE000: clears the other copies of the sign
     wide = bits.view(np.float32)
-    wide *= np.float32(2.0**112)  # from one exponent's zero to the other's
+    wide *= np.float32(2.0**112)  # corrects the exponent's bias
     return wide

@@ -1,4 +1,4 @@
-"""Requests become questions: tags by their trained queries, the user's own by their words."""
+"""Prepare queries from requests: trained queries for known tags, text embeddings for custom ones."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from anytag.text_encoders.queries import Prompts, check_texts, tag_rows
 from anytag.vocabulary import CUSTOM_PREFIX, Tag, Vocabulary
 
 CUSTOM_THRESHOLD = 0.5
-_REMEMBERED = 32 << 20  # bytes of the vectors of custom tags that are kept: 10,000 of 3 rows and 256 floats
+_CACHE_BYTES = 32 << 20  # for vectors of custom tags: 10,000 tags of 3 rows and 256 floats
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One tag to ask, by the trained query of a number or else by its words, and how results show it."""
+    """One tag to score, with a trained query or with one made from words, and its display name."""
 
     trained: int | None
     id: str
@@ -40,12 +40,12 @@ class _Row:
 
 
 class Questions:
-    """Makes questions for one model; remembers the vectors of custom tags and the last few questions.
+    """Prepares queries for one model; caches the vectors of custom tags and the last few requests.
 
     Args:
         folder: the model.
-        vocabulary: the tags that are asked where the user names none, with their names and thresholds; by
-            default the model's own. A tag that the model does not know is asked by its words.
+        vocabulary: the default tags, with their names and thresholds; by default the model's own. A tag that
+            the model does not know gets a query made from its words.
 
     Raises:
         VocabularyError, ModelError: the folder's vocabulary, queries or text encoder cannot be read.
@@ -71,11 +71,11 @@ class Questions:
         top_k: int | None,
         threshold: float | None,
     ) -> Question:
-        """The question as users put it: see `Tagger.tag`."""
+        """Prepare the queries of a request; arguments as for `Tagger.tag`."""
         if tags is not None and also is not None:
             raise VocabularyError(
-                "both tags and also were given: tags asks exactly these, also asks the vocabulary and these; "
-                "give one of them"
+                "both tags and also were given: tags scores exactly these, also scores the vocabulary and "
+                "these; give one of them"
             )
         check_numbers(top_k, threshold)
         return self._prepared(parse_requests(tags, "tags"), parse_requests(also, "also"), top_k, threshold)
@@ -113,14 +113,14 @@ class Questions:
     def _with_vocabulary(
         self, requested: Sequence[_Row], *, top_k: int | None, threshold: float | None
     ) -> Question:
-        """Every tag that the model learned is in the bank; those that are not asked have no way over their
-        thresholds, but raise broader ones as ever."""
+        """Score every trained tag; those outside the vocabulary have an infinite threshold, but still raise
+        the scores of broader tags."""
         vocabulary_rows, added = self._shown(requested)
         rows = [vocabulary_rows.get(k) or _Row(k, tag.id, tag.name, np.inf) for k, tag in self._numbered]
         rows += added
         count, shortlist = len(self._bank), self.card.shortlist
         thresholds = np.array([row.threshold for row in rows])
-        # the first pass may lose a tag that scores below the model's own threshold for it
+        # the first pass may miss tags that score below the model's own thresholds
         is_lower = bool((thresholds[:count] < [tag.threshold for tag in self.learned]).any())
         decode_all = threshold is not None or is_lower or shortlist >= count or (top_k or 0) > shortlist
         if threshold is not None:
@@ -145,9 +145,9 @@ class Questions:
         )
 
     def _shown(self, requested: Sequence[_Row]) -> tuple[dict[int, _Row], list[_Row]]:
-        """What is asked with the vocabulary: rows of the bank by number, and rows of words, requested last.
+        """Rows of the bank by index, and rows made from words, requested ones last.
 
-        A requested tag that is asked by its words takes the place of the vocabulary's tag of that name.
+        A requested custom tag replaces the vocabulary's tag of the same name.
         """
         names = {row.name.casefold() for row in requested if row.trained is None}
         rows = [self._row(tag) for tag in self.vocabulary if not names or tag.name.casefold() not in names]
@@ -165,14 +165,14 @@ class Questions:
         return list(enumerate(self.learned))
 
     def _row(self, tag: Tag) -> _Row:
-        """A tag of a vocabulary, asked with its trained query, or by its words where the model has none."""
+        """A tag of a vocabulary, with its trained query, or with one made from its words if there is none."""
         if tag.id in self.learned:
             return _Row(self.learned.index(tag.id), tag.id, tag.name, tag.threshold)
         return _Row(None, tag.id, tag.name, tag.threshold, CustomTag(tag.name, tag.synonyms))
 
     def _requested_row(self, one: Requested) -> _Row:
-        """A bare name that is known is shown as it was asked, under the known tag's id; a described tag is
-        asked as it is described, whatever its name."""
+        """A known bare name keeps the spelling of the request, with the known tag's id; a tag with
+        descriptions is always custom."""
         if isinstance(one, Tag):
             return self._row(one)
         known = None if one.descriptions else self.vocabulary.find(one.name) or self.learned.find(one.name)
@@ -181,10 +181,10 @@ class Questions:
         return _Row(None, CUSTOM_PREFIX + one.name, one.name, words=one)
 
     def _rows(self, requested: Iterable[Requested]) -> list[_Row]:
-        """Requested tags matched with the vocabulary; the same tag asked twice counts once.
+        """Match requested tags with the vocabulary; duplicates count once.
 
         Raises:
-            VocabularyError: one name stands for two things.
+            VocabularyError: two different tags have the same name.
         """
         rows: dict[tuple[str, str], _Row] = {}
         by_name: dict[str, _Row] = {}
@@ -192,12 +192,12 @@ class Questions:
             row = self._requested_row(one)
             earlier = by_name.setdefault(row.name, row)
             if earlier != row and not (earlier.trained is not None and row.trained is not None):
-                raise VocabularyError(_twice(earlier, row))
+                raise VocabularyError(_conflict(earlier, row))
             rows.setdefault((row.id, row.name), row)
         return list(rows.values())
 
     def trained(self, ids: Sequence[str]) -> tuple[Floats, Doubles]:
-        """The queries of tags, float32 K×P×D, and the slope and bias that make their logits log-odds, 2×K.
+        """Queries of tags, float32 K×P×D, and slope and bias that turn their logits into log-odds, 2×K.
 
         Raises:
             VocabularyError: an id is not in the vocabulary.
@@ -206,33 +206,36 @@ class Questions:
         return self._bank.queries(np.array(numbers, np.int64)), self._calibration(numbers)
 
     def coarse(self, ids: Sequence[str]) -> Floats:
-        """Weights of the first pass over pooled vectors: K×(D+1), the bias last; without one 0×(D+1)."""
+        """First-pass weights over pooled vectors: K×(D+1), the bias last; 0×(D+1) without a first pass."""
         if self._bank.coarse is None:
             return np.zeros((0, self.card.width + 1), np.float32)
         return self._bank.coarse[[self.learned.index(key) for key in ids]]
 
     def _queries(self, row: _Row) -> Floats:
-        """float32 P×D: trained, or in the user's words, as the card's text encoder is asked."""
+        """float32 P×D: trained, or encoded from the user's words with the card's prompts."""
         if row.words is None:
             return self._bank.queries(np.asarray(row.trained))
         queries = self._own.get(row.words)
         if queries is None:
             queries = self._encoded(row.words, row.id)
-            self._remember(row.words, queries)
+            self._cache(row.words, queries)
         return queries
 
-    def _remember(self, words: CustomTag, queries: Floats) -> None:
-        """Keeps the vectors of a custom tag; when they become too many, all earlier ones are forgotten."""
+    def _cache(self, words: CustomTag, queries: Floats) -> None:
+        """Cache the vectors of a custom tag; when the cache is full, it is cleared."""
         self._own_bytes += queries.nbytes
-        if self._own_bytes > _REMEMBERED:
-            self._own, self._own_bytes = {}, queries.nbytes  # a new one: other threads may read the old
+        if self._own_bytes > _CACHE_BYTES:
+            self._own, self._own_bytes = (
+                {},
+                queries.nbytes,
+            )  # a new dict, since other threads may read the old one
         self._own[words] = queries
 
     def _encoded(self, words: CustomTag, id: str) -> Floats:
-        """float32 P×D of a tag's words.
+        """Encode a tag's words: float32 P×D.
 
         Raises:
-            VocabularyError: they say nothing to the text encoder; names the tag, if it is of a vocabulary.
+            VocabularyError: the text encoder knows none of them; names the tag, if it is in the vocabulary.
             ModelError: the model has no text encoder.
         """
         try:
@@ -243,33 +246,33 @@ class Questions:
             if id.startswith(CUSTOM_PREFIX):
                 raise
             raise VocabularyError(
-                f"the tag {brief(id)} of the vocabulary is none that the model learned, so it is asked by "
+                f"the tag {brief(id)} of the vocabulary is not one of the model's, so its query is made from "
                 f"its words, and {error}"
             ) from error
 
     def words(self, texts: Sequence[str]) -> Floats:
-        """Texts as queries, each on its own, whatever the vocabulary knows: float32 M×1×D."""
+        """Queries of texts, each made from its words alone, whatever the vocabulary knows: float32 M×1×D."""
         check_texts(texts)
         return self._projected(self._encoder.encode([self.readable(text) for text in texts]))[:, None]
 
     def readable(self, text: str) -> str:
-        """A text in which names that the vocabulary has in another language stand in English.
+        """Translate names that the vocabulary has in another language into English.
 
-        Only where the text encoder does not know a word: "eine rote Katze" is asked as "eine rote cat".
+        Only words that the text encoder does not know: "eine rote Katze" becomes "eine rote cat".
         """
         return in_english(text, self.unknown_in(text), self.learned)
 
     def unknown_words(self, requests: Iterable[Requested]) -> tuple[str, ...]:
-        """Words that the text encoder does not know, of requested tags that are asked by their words.
+        """Words of requested custom tags that the text encoder does not know.
 
-        It spells them in pieces, or leaves them out, so that scores say little.
+        It splits them into pieces or skips them, so such scores mean little.
         """
         rows = [row.words for row in self._rows(requests) if row.words is not None]
         texts = [self.readable(text) for one in rows for text in (one.name, *one.descriptions)]
         return tuple(dict.fromkeys(word for text in texts for word in self.unknown_in(text)))
 
     def unknown_in(self, text: str) -> tuple[str, ...]:
-        """Words that the text encoder does not know; none where it reads every text, as CLIP does."""
+        """Words that the text encoder does not know; none for encoders that accept any text, such as CLIP."""
         encoder = self._encoder
         return encoder.unknown_words(text) if isinstance(encoder, StaticTextEncoder) else ()
 
@@ -282,14 +285,14 @@ class Questions:
         return "words" if self.card.text is None else self.card.text.prompts
 
     def _projected(self, vectors: Floats) -> Floats:
-        """Text vectors n×W -> rows of queries n×D; where nothing projects them, as they are."""
+        """Project text vectors n×W to queries n×D; unchanged if the encoder has no projection."""
         encoder = self._encoder
         if isinstance(encoder, StaticTextEncoder) and encoder.has_projection:
             return encoder.project(vectors)
         return vectors
 
     def _calibration(self, trained: Sequence[int | None]) -> Doubles:
-        """Slope and bias of each tag, from the index of its trained query: float64 2×K."""
+        """Slope and bias of each tag's logit: float64 2×K; None is a custom tag."""
         own, known = self.card.calibration.own, self.card.calibration.vocabulary
         slope, offset = self._bank.line.T.astype(np.float64)
         lines = [
@@ -301,7 +304,7 @@ class Questions:
         return np.array(lines).T
 
     def _narrower(self, trained: Iterable[int | None]) -> list[_Row]:
-        """What must be decoded besides, so that a tag scores the same whether asked alone or with all."""
+        """Narrower tags, which must be decoded too, so that a tag's score does not depend on the request."""
         requested_numbers = {number for number in trained if number is not None}
         below = [
             (number, self.learned[number])
@@ -311,7 +314,7 @@ class Questions:
         return [_Row(number, tag.id, tag.name) for number, tag in below]
 
     def _pairs(self, trained: Sequence[int | None]) -> Ints:
-        """Pairs of a tag and a broader one among those asked, by their place in `trained`: int64 E×2."""
+        """Pairs of a tag and a broader one, as indices into `trained`: int64 E×2."""
         places: dict[int, list[int]] = {}
         for place, number in enumerate(trained):
             if number is not None:
@@ -326,16 +329,16 @@ class Questions:
         return np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
 
-def _twice(one: _Row, other: _Row) -> str:
-    """Why two different requests cannot have one name."""
+def _conflict(one: _Row, other: _Row) -> str:
+    """The message for two different requests with the same name."""
     words = [row.words for row in (one, other) if row.words]
     texts = "; ".join(dict.fromkeys(text for tag in words for text in tag.descriptions))
     if one.id == other.id:
         return (
-            f"the tag {brief(one.name)} was asked twice with different descriptions; give it once, with all: "
-            f"{brief(f'{one.name}: {texts}')}"
+            f"the tag {brief(one.name)} was requested twice with different descriptions; give it once, "
+            f"with all of them: {brief(f'{one.name}: {texts}')}"
         )
     return (
-        f"the name {brief(one.name)} was asked for two tags, so that nobody could tell their scores apart; "
-        f"give one of them another name, as in {brief(f'my {one.name}: {texts or one.name}')}"
+        f"the name {brief(one.name)} was requested for two different tags, so that their scores could not be "
+        f"told apart; rename one of them, as in {brief(f'my {one.name}: {texts or one.name}')}"
     )

@@ -1,4 +1,4 @@
-"""Tags as users give them in Python, parsed into `CustomTag` or a vocabulary's `Tag`."""
+"""Tags as given in Python, parsed into `CustomTag` or a vocabulary's `Tag`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from anytag.vocabulary import Tag, Vocabulary, check_text
 
 @dataclass(frozen=True, slots=True)
 class CustomTag:
-    """A tag that a user asks for: its name, and what it looks like in words.
+    """A user-defined tag: its name, and descriptions of what it looks like.
 
     Raises:
-        VocabularyError: a text is empty, or holds control characters or spaces around it.
+        VocabularyError: a text is empty, or has control characters or surrounding spaces.
     """
 
     name: str
@@ -24,43 +24,43 @@ class CustomTag:
         value: object = self.descriptions
         if isinstance(value, str) or not isinstance(value, Iterable):
             raise VocabularyError(
-                f"descriptions of {brief(self.name)}: got {brief(value)}, expected several texts, "
+                f"descriptions of {brief(self.name)}: got {brief(value)}, expected a list of texts, "
                 "as in ('a long arm with a cable',)"
             )
         object.__setattr__(self, "descriptions", tuple(value))
         for text in (self.name, *self.descriptions):
-            check_text("asked tag", text)
+            check_text("custom tag", text)
 
 
 def parse_custom_tag(line: str) -> CustomTag:
-    """`name` or `name: description; description` -> `CustomTag`; runs of white space become one space.
+    """Parse `name` or `name: description; description`; whitespace is normalised to single spaces.
 
     Raises:
-        VocabularyError: the name is empty or holds control characters.
+        VocabularyError: the name is empty or has control characters.
     """
     name, _, rest = line.partition(":")
     name = " ".join(name.split())
     if not name:
         raise VocabularyError(
-            f"{brief(line)} asks for no tag: expected `name` or `name: description; description`"
+            f"{brief(line)} is not a tag: expected `name` or `name: description; description`"
         )
     return CustomTag(name, tuple(text for part in rest.split(";") if (text := " ".join(part.split()))))
 
 
 TagLike = str | CustomTag | Tag
-"""A tag as users ask it: "name", "name: description; description", the same parsed, or a vocabulary's."""
+"""A tag as users request it: "name", "name: description; description", or one of the parsed classes."""
 
 Requested = CustomTag | Tag
-_NAME_WORDS = 4  # of a name in another language, at most
+_NAME_WORDS = 4  # maximum words of a name in another language
 
 
 def parse_requests(
     tags: Iterable[TagLike] | Mapping[str, object] | None, what: str
 ) -> tuple[Requested, ...] | None:
-    """Requested tags, parsed; None stays None.
+    """Parse requested tags; None stays None.
 
     Args:
-        tags: a list of tags, or descriptions by name.
+        tags: a list of tags, or a mapping of names to descriptions.
         what: the argument's name, for messages.
 
     Raises:
@@ -85,10 +85,10 @@ def parse_requests(
 
 
 def check_numbers(top_k: int | None, threshold: float | None) -> None:
-    """What limits the tags of a photo.
+    """Check the arguments that limit the number of tags.
 
     Raises:
-        AnytagError: a number of the wrong kind, or out of range.
+        AnytagError: a value has the wrong type or is out of range.
     """
     if top_k is not None and (not is_whole(top_k) or top_k < 1):
         raise AnytagError(f"top_k is {brief(top_k)}: expected a whole number, 1 or more")
@@ -97,23 +97,23 @@ def check_numbers(top_k: int | None, threshold: float | None) -> None:
 
 
 def in_english(text: str, unknown: Iterable[str], vocabulary: Vocabulary) -> str:
-    """A text in which names that a vocabulary has in another language stand in English.
+    """Translate names that a vocabulary has in another language into English.
 
     Args:
-        unknown: words that whoever reads the text does not know; names without any stay as they are.
+        unknown: words that the text encoder does not know; names without any of them are kept.
     """
-    strange = set(unknown)
-    if not strange:
+    unknown_words = set(unknown)
+    if not unknown_words:
         return text
-    words, said = text.split(), []
+    words, translated = text.split(), []
     while words:
         for count in range(min(_NAME_WORDS, len(words)), 0, -1):
-            known = vocabulary.find(" ".join(words[:count])) if strange & {*words[:count]} else None
+            known = vocabulary.find(" ".join(words[:count])) if unknown_words & {*words[:count]} else None
             if known or count == 1:
                 break
-        said.append(known.name if known else words[0])
+        translated.append(known.name if known else words[0])
         del words[:count]
-    return " ".join(said)
+    return " ".join(translated)
 
 
 def _parsed(tag: object) -> Requested:
@@ -128,7 +128,7 @@ def _parsed(tag: object) -> Requested:
 
 
 def _described(name: object, value: object) -> CustomTag:
-    """One entry of descriptions by name; a single text stands for itself."""
+    """Parse one entry of a mapping of descriptions; a single text is accepted instead of a list."""
     texts = [value] if isinstance(value, str) else value
     if not isinstance(name, str) or not isinstance(texts, Iterable):
         raise VocabularyError(

@@ -1,1 +1,1 @@
-"""What runs a model: graphs in onnxruntime, and the one way to open either runtime."""
+"""Runtimes that run a model: onnxruntime for graphs, torch for weights."""

@@ -1,4 +1,4 @@
-"""The runtime of layer 1: a model folder's graphs, run by onnxruntime."""
+"""The onnxruntime runtime, which runs the graphs of a model folder."""
 
 from __future__ import annotations
 
@@ -14,43 +14,43 @@ from anytag._typing import Array, Bytes, Floats, Ints, Rows
 from anytag.errors import DeviceError, ModelError
 from anytag.models.folder import ModelFolder
 from anytag.runtime.base import Captions, Device, Matcher, Runtime, check_device
-from anytag.runtime.door import open_in_torch
+from anytag.runtime.torch_fallback import open_in_torch
 
-if TYPE_CHECKING:  # importing onnxruntime takes longer than importing all the rest
+if TYPE_CHECKING:  # importing onnxruntime takes longer than importing everything else
     from onnxruntime import InferenceSession, RunOptions, SessionOptions
 
 IMAGE, TAGS = "image.onnx", "tags.onnx"
-ROUNDED = "tags_rounded.onnx"  # tags.onnx quantised; used first where it exists
+QUANTIZED_TAGS = "tags_rounded.onnx"  # tags.onnx quantised; run first where it exists
 MEMORY, CAPTION = "caption_memory.onnx", "caption.onnx"
 TEXT = "text.onnx"  # in a subfolder; run by anytag.runtime.text_onnx
-WHERE = "where"  # what tags.onnx may give besides
+EVIDENCE = "where"  # optional output of tags.onnx
 _GRAPHS = {
     IMAGE: (("pixels",), ("tokens", "pooled")),
     TAGS: (("tokens", "pooled", "queries"), ("logits",)),
-    ROUNDED: (("tokens", "pooled", "queries"), ("logits",)),
+    QUANTIZED_TAGS: (("tokens", "pooled", "queries"), ("logits",)),
     MEMORY: (("tag_ids", "tag_mask", "tokens"), ("memory",)),
     CAPTION: (("ids", "memory", "past"), ("logits", "grown")),
     TEXT: (("ids",), ("vectors",)),
 }
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 State = tuple[Floats, Floats]
-"""Keys and values of the memory and of the text so far: layers×2×N×heads×S×d and layers×2×N×heads×P×d."""
-_ERRORS_ONLY = 3  # onnxruntime writes its warnings to stderr, which is the user's
-_NOTHING = 4  # nor errors, where a failure is an answer
+"""Keys and values of the memory and of the text: layers×2×N×heads×S×d and layers×2×N×heads×P×d."""
+_LOG_ERRORS = 3  # onnxruntime logs to stderr, which belongs to the user: no warnings
+_LOG_FATAL = 4  # and no errors, where failure is an expected result
 
 
 class OnnxRuntime(Runtime):
-    """Runs the graphs of one model folder; what the folder has torch weights for and no graphs, torch runs.
+    """Runs the graphs of one model folder; heads that have torch weights but no graphs are run by torch.
 
     A graph is loaded when it is first needed.
 
     Args:
         folder: the model.
-        device: "cuda" is an error where it is not active; "auto" takes it where it is, else the CPU.
-        threads: for one run. Whoever runs many photos does better with one thread each.
+        device: "cuda" raises an error if it is not available; "auto" uses it if it is, else the CPU.
+        threads: per run. One thread each is best when many photos are processed in parallel.
 
     Raises:
-        DeviceError: the device was asked for and is not there. Loading a graph, later, can still raise it.
+        DeviceError: the device is not available. It may also be raised later, when a graph is loaded.
     """
 
     def __init__(self, folder: ModelFolder, *, device: Device = "auto", threads: int = 1) -> None:
@@ -58,7 +58,7 @@ class OnnxRuntime(Runtime):
         if threads < 1:
             raise DeviceError(f"threads {threads}: expected 1 or more")
         self.folder = folder
-        self._asked = device
+        self._requested = device
         self._threads = threads
         self._sessions: dict[str, InferenceSession] = {}
         self._in_torch: Runtime | None = None
@@ -68,26 +68,26 @@ class OnnxRuntime(Runtime):
 
     @property
     def provider(self) -> str:
-        """onnxruntime's name of what runs the graphs; loads the image graph."""
+        """Name of the execution provider; loads the image graph."""
         return str(self._session(IMAGE).get_providers()[0])
 
     @property
     def device(self) -> Literal["cpu", "cuda"]:
-        """Where the graphs run; loads the image graph."""
+        """The device; loads the image graph."""
         return "cuda" if self.provider == _CUDA else "cpu"
 
     @property
     def is_approximate(self) -> bool:
-        """Do logits differ from those that `exact` gives?"""
-        return ROUNDED in self.folder
+        """Whether logits differ from those with `exact`."""
+        return QUANTIZED_TAGS in self.folder
 
     def captions(self) -> Captions:
-        """By graphs, or by the caption head in torch."""
+        """The caption head, as graphs or in torch."""
         name = self.folder.card.name
         return OnnxCaptions(self) if MEMORY in self.folder else self._torch(f"captions by {name}").captions()
 
     def matcher(self) -> Matcher:
-        """The alignment heads in torch: there are no graphs of them."""
+        """The alignment heads in torch: they are not exported as graphs."""
         name = self.folder.card.name
         return self._torch(f"ranking photos by the alignment heads of {name}").matcher()
 
@@ -116,18 +116,18 @@ class OnnxRuntime(Runtime):
         return tokens, pooled
 
     def _score(self, tokens: Floats, pooled: Floats, queries: Rows, *, exact: bool) -> Floats:
-        graph = ROUNDED if self.is_approximate and not exact else TAGS
+        graph = QUANTIZED_TAGS if self.is_approximate and not exact else TAGS
         (logits,) = self.run(graph, {"tokens": tokens, "pooled": pooled, "queries": queries})
         return logits
 
     def _locate(self, tokens: Floats, pooled: Floats, queries: Rows) -> Floats:
-        if WHERE not in (node.name for node in self._session(TAGS).get_outputs()):
+        if EVIDENCE not in (node.name for node in self._session(TAGS).get_outputs()):
             raise ModelError(
-                f"{self.folder.path / TAGS} does not tell where tags are (it has no output {WHERE!r}): "
+                f"{self.folder.path / TAGS} cannot localise tags (it has no output {EVIDENCE!r}): "
                 "export the model again"
             )
-        (where,) = self.run(TAGS, {"tokens": tokens, "pooled": pooled, "queries": queries}, (WHERE,))
-        return where
+        (evidence,) = self.run(TAGS, {"tokens": tokens, "pooled": pooled, "queries": queries}, (EVIDENCE,))
+        return evidence
 
     def run(
         self,
@@ -137,26 +137,26 @@ class OnnxRuntime(Runtime):
         *,
         quiet: bool = False,
     ) -> list[Floats]:
-        """Runs one of the folder's graphs as it is.
+        """Run one of the folder's graphs.
 
         Args:
             name: its file, with the subfolder.
             feeds: its inputs.
-            outputs: which, all that every such graph has when None.
-            quiet: onnxruntime says nothing on stderr where it fails.
+            outputs: names of outputs; None is the outputs that every such graph has.
+            quiet: suppress onnxruntime's error log.
 
         Raises:
-            ModelError: the graph is not there, cannot be loaded, or fails.
+            ModelError: the graph does not exist, cannot be loaded, or fails.
         """
         session = self._session(name)
         try:
             options = _quiet() if quiet else None
             return list(session.run(list(outputs or _names(name)[1]), feeds, options))
-        except Exception as error:  # onnxruntime's errors have no common class but this one
+        except Exception as error:  # onnxruntime's errors have no other common class
             raise ModelError(f"{self.folder.path / name} cannot be run: {error}") from error
 
     def shapes(self, name: str) -> dict[str, list[int | str]]:
-        """The axes of each input of one of the folder's graphs: numbers, or names of those that are free."""
+        """The axes of each input of a graph: numbers, or names of dynamic axes."""
         return {node.name: list(node.shape) for node in self._session(name).get_inputs()}
 
     def _session(self, name: str) -> InferenceSession:
@@ -166,10 +166,10 @@ class OnnxRuntime(Runtime):
             return self._sessions[name]
 
     def _load(self, name: str) -> InferenceSession:
-        wants_cuda = self._asked != "cpu" and _CUDA in available_providers()
+        wants_cuda = self._requested != "cpu" and _CUDA in available_providers()
         session = self._open(name, [_CUDA, _CPU] if wants_cuda else [_CPU])
-        if self._asked == "cuda" and session.get_providers()[0] != _CUDA:
-            raise _no_cuda("it is built in, and could not be started")
+        if self._requested == "cuda" and session.get_providers()[0] != _CUDA:
+            raise _no_cuda("it is built in, but could not be started")
         _check_names(session, name, f"{self.folder.path / name}")
         return session
 
@@ -178,7 +178,7 @@ class OnnxRuntime(Runtime):
 
         path = self.folder.file(name)
         if _CUDA in providers and hasattr(onnxruntime, "preload_dlls"):
-            onnxruntime.preload_dlls()  # finds CUDA's libraries where pip puts them
+            onnxruntime.preload_dlls()  # finds CUDA libraries installed by pip
         try:
             # `enable_fallback` would retry on the CPU and print that it does
             return onnxruntime.InferenceSession(
@@ -187,39 +187,39 @@ class OnnxRuntime(Runtime):
         except Exception as error:  # as in `run`
             if _CUDA not in providers:
                 raise ModelError(f"{path} is not a graph that onnxruntime can load: {error}") from error
-            if self._asked == "cuda":
+            if self._requested == "cuda":
                 raise _no_cuda(str(error)) from error
             return self._open(name, [_CPU])
 
 
 @dataclass(frozen=True)
 class OnnxCaptions:
-    """Runs caption_memory.onnx once for each photo and caption.onnx once for each wordpiece."""
+    """Runs caption_memory.onnx once per photo and caption.onnx once per wordpiece."""
 
     runtime: OnnxRuntime
 
-    def about(self, tag_ids: Ints, tag_mask: Ints, tokens: Floats) -> OnnxWriter:
-        """What writes about N photos, for `anytag.generation`.
+    def decoder(self, tag_ids: Ints, tag_mask: Ints, tokens: Floats) -> OnnxCaptionDecoder:
+        """Return a decoder for captions of N photos, for `anytag.generation`.
 
         Args:
             tag_ids, tag_mask: int64 N×S, from `WordPieces.tag_text`.
             tokens: float32 N×T×D, of the photos.
 
         Raises:
-            ModelError: the graph does not take these shapes, or is not there.
+            ModelError: the graph does not accept these shapes, or does not exist.
         """
         feeds: dict[str, Array] = {"tag_ids": tag_ids, "tag_mask": tag_mask, "tokens": tokens}
         (memory,) = self.runtime.run(MEMORY, feeds)
-        return OnnxWriter(self.runtime, memory)
+        return OnnxCaptionDecoder(self.runtime, memory)
 
-    def takes(self, length: int) -> bool:
-        """Does the graph have positions for captions of so many wordpieces, the prompt's included?"""
+    def supports_length(self, length: int) -> bool:
+        """Whether the graph has positions for captions of `length` wordpieces, including the prompt."""
         layers, two, _, heads, _, depth = self.runtime.shapes(CAPTION)["memory"]
 
         def zeros(count: int) -> Floats:
             return np.zeros((int(layers), int(two), 1, int(heads), count, int(depth)), np.float32)
 
-        # the last wordpiece is never read, and the one before it is what is read here
+        # the last wordpiece is never an input; this is the one before it
         feeds: dict[str, Array] = {
             "ids": np.ones((1, 1), np.int64),
             "memory": zeros(1),
@@ -233,28 +233,28 @@ class OnnxCaptions:
 
 
 @dataclass(frozen=True)
-class OnnxWriter:
-    """An `anytag.generation.Decoder` whose state is keys and values, so that nothing is read twice."""
+class OnnxCaptionDecoder:
+    """An `anytag.generation.Decoder` whose state is the KV cache."""
 
     runtime: OnnxRuntime
     memory: Floats
 
     def start(self, prompts: Ints) -> tuple[Floats, State]:
-        """Prompts N×L -> scores of the next wordpiece N×V, and the state."""
+        """Process prompts N×L; return the scores of the next wordpiece N×V, and the state."""
         layers, two, count, heads, _, depth = self.memory.shape
         nothing = np.zeros((layers, two, count, heads, 0, depth), np.float32)
-        return self._read(prompts, (self.memory, nothing))
+        return self._run(prompts, (self.memory, nothing))
 
     def step(self, ids: Ints, state: State) -> tuple[Floats, State]:
-        """One wordpiece of each text, N -> scores of the next N×V, and the state."""
-        return self._read(ids[:, None], state)
+        """Process one wordpiece of each text, N; return the scores of the next N×V, and the state."""
+        return self._run(ids[:, None], state)
 
     def reorder(self, state: State, index: Ints) -> State:
-        """The state of the texts at `index`."""
+        """Select the states of the texts at `index`."""
         memory, past = state
         return memory[:, :, index], past[:, :, index]
 
-    def _read(self, ids: Ints, state: State) -> tuple[Floats, State]:
+    def _run(self, ids: Ints, state: State) -> tuple[Floats, State]:
         memory, past = state
         logits, grown = self.runtime.run(CAPTION, {"ids": ids, "memory": memory, "past": past})
         return logits, (memory, grown)
@@ -264,22 +264,22 @@ def _quiet() -> RunOptions:
     import onnxruntime
 
     options = onnxruntime.RunOptions()
-    options.log_severity_level = _NOTHING
+    options.log_severity_level = _LOG_FATAL
     return options
 
 
 def available_providers() -> list[str]:
-    """Execution providers that the installed onnxruntime was built with; not all of them start everywhere."""
+    """Execution providers of the installed onnxruntime; not all of them work on every machine."""
     import onnxruntime
 
     return list(onnxruntime.get_available_providers())
 
 
 def open_session(graph: Path | bytes, options: SessionOptions | None = None) -> InferenceSession:
-    """A graph by itself, from a file or memory, on one thread of the CPU: what exports are compared by.
+    """Open a single graph, from a file or from memory, on one CPU thread; used to verify exports.
 
     Args:
-        options: others than `session_options(1)`.
+        options: by default `session_options(1)`.
     """
     import onnxruntime
 
@@ -288,22 +288,23 @@ def open_session(graph: Path | bytes, options: SessionOptions | None = None) -> 
 
 
 def session_options(threads: int) -> SessionOptions:
-    """Options for a process that stays small and quiet beside other work.
+    """Session options for a small memory footprint and little interference with other processes.
 
     Measured on a network like EfficientNet-Lite0 at 208 pixels with onnxruntime 1.32. Arena on and memory
-    pattern off gave the smallest peak of the process (batch of 8, int8: 90 MB; both on 96, both off 119;
-    float32: 178, 223, 306; one photo in int8: no difference) and was as fast as any. Weights outside of the
+    pattern off gave the smallest peak memory of the process (batch of 8, int8: 90 MB; both on 96, both off
+    119;
+    float32: 178, 223, 306; one photo in int8: no difference) and was as fast as any. Weights outside the
     arena save up to 17 MB more in float32. All optimisations stay on, also for graphs that are shipped
-    optimised: what depends on the machine is left to do (int8 9.2 ms a photo, 10.8 without; float32 14.4
-    and 41). One run of each, random weights, on a busy two-core machine: times are rough, and what loading
-    would gain without optimisations was lost in the noise.
+    optimised, because some depend on the machine (int8 9.2 ms per photo, 10.8 without; float32 14.4 and 41).
+    One run each, random weights, on a busy two-core machine: times are approximate, and the loading time
+    saved without optimisations was within the noise.
     """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = _LOG_ERRORS
     options.enable_cpu_mem_arena = True
     options.enable_mem_pattern = False
     options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
@@ -329,8 +330,8 @@ def _check_names(session: InferenceSession, name: str, where: str) -> None:
 
 def _no_cuda(why: str) -> DeviceError:
     return DeviceError(
-        f"device 'cuda' was asked for and {_CUDA} is not active ({why}). "
+        f"device 'cuda' was requested, but {_CUDA} is not available ({why}). "
         f"This onnxruntime has: {', '.join(available_providers())}. "
-        "Put the GPU build in its place (pip uninstall onnxruntime; pip install "
-        "'onnxruntime-gpu[cuda,cudnn]') or ask for device 'cpu' or 'auto'."
+        "Install the GPU build instead (pip uninstall onnxruntime; pip install "
+        "'onnxruntime-gpu[cuda,cudnn]') or use device 'cpu' or 'auto'."
     )

@@ -1,4 +1,4 @@
-"""Words without torch: a model folder's text encoder, a static table or a network's graph."""
+"""Text encoders without torch: a model folder's static table, or the graph of a network."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 TOKENIZER = "tokenizer.json"
-_BATCH = 64  # texts of 20 tokens: 20 MB of the widest layer of CLIP's
+_BATCH = 64  # texts of 20 tokens: 20 MB in the widest layer of CLIP's text tower
 
 
 def open_text_encoder(folder: ModelFolder) -> TextEncoder:
-    """What makes vectors of the user's words.
+    """Open the text encoder of a model folder.
 
     Raises:
-        ModelError: the folder has none, or it is not what the card says.
+        ModelError: the folder has none, or it does not match the card.
     """
     place, spec = folder.text, folder.card.text
     if spec is None or spec.kind == "static":
@@ -36,13 +36,13 @@ def open_text_encoder(folder: ModelFolder) -> TextEncoder:
 
 
 class OnnxTextEncoder:
-    """A graph that makes vectors of tokens, and the tokenizer that cuts texts as the graph was trained.
+    """A text encoder graph with its tokenizer.
 
-    Files are read when first needed. Custom tags are prepared once, before the photos, on all cores.
+    Files are read when first needed. It uses all cores, since custom tags are prepared before the photos.
 
     Args:
         folder: the model.
-        place: its subfolder with the two files.
+        place: the subfolder with the graph and the tokenizer.
     """
 
     def __init__(self, folder: ModelFolder, place: str) -> None:
@@ -51,12 +51,12 @@ class OnnxTextEncoder:
 
     @cached_property
     def dim(self) -> int:
-        """Width of a text vector."""
+        """Dimension of a text vector."""
         return int(self._embed(["photo"]).shape[1])
 
     def encode(self, texts: Sequence[str]) -> Floats:
-        """Vectors of texts: float32 n×dim, each row of length 1; what a text has beyond the graph's length
-        (CLIP's is 77 tokens) is cut.
+        """Embed texts: float32 n×dim, unit vectors; texts are truncated to the graph's length (77 tokens for
+        CLIP).
 
         Raises:
             VocabularyError: a text is empty.
@@ -79,5 +79,5 @@ class OnnxTextEncoder:
         except Exception as error:  # the library raises plain Exception
             raise ModelError(f"{path} is not a tokenizer ({error}); install the model again") from error
         if tokenizer.padding is None or tokenizer.truncation is None:
-            raise ModelError(f"{path} neither fills up nor cuts texts; give the model its text encoder again")
+            raise ModelError(f"{path} lacks padding or truncation; add the text encoder to the model again")
         return tokenizer

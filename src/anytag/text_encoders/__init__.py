@@ -1,4 +1,4 @@
-"""Words become vectors: the form every text encoder has, and the static table of the embedded model."""
+"""Text encoders: the common interface, and the static table of the embedded model."""
 
 from __future__ import annotations
 

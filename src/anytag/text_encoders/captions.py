@@ -1,4 +1,4 @@
-"""Captions as the published training reads them: cleaned, and cut to their first words."""
+"""Captions as in the published training: cleaned and truncated."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _GAP = re.compile(r"\s{2,}")
 
 
 def clean_caption(caption: str, *, max_words: int = MAX_WORDS) -> str:
-    """Small letters, without the signs ``. ! " ( ) * # : ; ~``, gaps as one space, at most `max_words` words.
+    """Lower-case a caption, remove ``. ! " ( ) * # : ; ~``, and keep the first `max_words` words.
 
-    Words are separated by single spaces: a lone tab stays, and joins what counts as one word. Comma, quote,
-    slash, hyphen and question mark stay.
+    Runs of whitespace become one space, and words are separated by single spaces: a single tab is kept, and
+    joins its neighbours to one word. Commas, quotes, slashes, hyphens and question marks are kept.
 
     Args:
         caption: any text.
-        max_words: words to keep; the published data sets keep 30.
+        max_words: number of words to keep; 30 in the published data sets.
     """
     text = _GAP.sub(" ", _DROPPED.sub(" ", caption.lower()))
     text = text.rstrip("\n").strip(" ")

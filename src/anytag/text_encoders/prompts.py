@@ -1,6 +1,6 @@
-"""The words around a tag: CLIP's prompt ensemble as RAM uses it, and the questions of RAM++'s descriptions.
+"""Prompts for tags: CLIP's prompt ensemble as used by RAM, and the questions for RAM++'s descriptions.
 
-The 63 templates and the rules that fill them were published with ViLD (Gu et al., 2022), after CLIP's prompt
+The 63 templates and the rules to fill them were published with ViLD (Gu et al., 2022), after CLIP's prompt
 engineering (Radford et al., 2021, section 3.1.4). RAM (Zhang et al., 2023) averages their vectors; RAM++
 (Huang et al., 2023, section 3.2) asks a language model five questions about each tag and keeps every answer.
 """
@@ -86,27 +86,27 @@ QUESTIONS: tuple[str, ...] = (
     "What are the identifying characteristics of {article} {}?",
     "Please provide a concise description of the visual characteristics of {}.",
 )
-"""What RAM++ asks of each tag; ten answers to each are kept."""
+"""RAM++'s questions about each tag; ten answers to each are kept."""
 
 
 def article(name: str) -> str:
-    """ "an" before a small vowel, else "a": by the letter as it is written, so "Apple" and "hour" get "a"."""
+    """ "an" before a lower-case vowel, else "a", judged by spelling: "Apple" and "hour" get "a"."""
     return "an" if name[:1] in tuple("aeiou") else "a"
 
 
-def spoken(name: str) -> str:
-    """A name as prompts say it: small letters, "_" as a space, "/" as "or", without dots at the end."""
+def prompt_name(name: str) -> str:
+    """A name as used in prompts: lower case, "_" as a space, "/" as "or", without trailing dots."""
     return name.replace("_", " ").replace("/", " or ").lower().rstrip(".")
 
 
 def template_prompts(name: str) -> list[str]:
-    """The 63 prompts of RAM's ensemble; those that begin with "a" or "the" are led in by "This is"."""
+    """The 63 prompts of RAM's ensemble; "This is" is put before those that begin with "a" or "the"."""
     filled = [_fill(template, name) for template in TEMPLATES]
     return [f"This is {text}" if text.startswith(("a", "the")) else text for text in filled]
 
 
 def plain_prompt(name: str) -> str:
-    """The first description of each tag in RAM++, whatever the language model says."""
+    """The first description of each tag in RAM++, before those of the language model."""
     return f"a photo of a {name}."
 
 
@@ -116,23 +116,23 @@ def questions(name: str) -> list[str]:
 
 
 def ensemble(vectors: Floats) -> Floats:
-    """One vector a name of its prompts' vectors: unit length, mean, unit length.
+    """Average the vectors of a name's prompts: unit length, mean, unit length.
 
     Args:
-        vectors: float32 N×P×D, P prompts of each name.
+        vectors: float32 N×P×D, P prompts per name.
 
     Returns:
-        float32 N×D, rows of length 1.
+        float32 N×D, unit vectors.
     """
     return unit(unit(vectors).mean(axis=1))
 
 
 def unit(vectors: Floats) -> Floats:
-    """Vectors (…×D) scaled to length 1; zeros stay zeros."""
+    """Normalise vectors (…×D) to length 1; zero vectors stay zero."""
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     scaled: Floats = (vectors / np.maximum(lengths, 1e-12)).astype(np.float32, copy=False)
     return scaled
 
 
 def _fill(template: str, name: str) -> str:
-    return template.replace(_ARTICLE, article(name)).replace(_NAME, spoken(name))
+    return template.replace(_ARTICLE, article(name)).replace(_NAME, prompt_name(name))

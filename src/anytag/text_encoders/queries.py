@@ -1,4 +1,4 @@
-"""What is said of a tag, as text vectors: by its words, by RAM's templates, by RAM++'s descriptions."""
+"""Query texts of a tag and their vectors: its words, RAM's templates, or RAM++'s descriptions."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from anytag.errors import VocabularyError, brief
 from anytag.text_encoders.prompts import ensemble, plain_prompt, template_prompts, unit
 
 Prompts = Literal["words", "templates", "descriptions"]
-"""How a model was trained to be asked: by a tag's name and each description as they are; by the mean of 63
-templates (RAM's code, for open sets); by its descriptions alone, or "a photo of a TAG." where there are none
+"""The prompts that a model was trained with: a tag's name and each description as they are; the mean of 63
+templates (RAM's code, for open sets); or its descriptions alone, or "a photo of a TAG." where there are none
 (RAM++, section 3.2)."""
 
 
 class TextEncoder(Protocol):
-    """What a tagger asks of a text encoder."""
+    """The interface of text encoders."""
 
     @property
     def dim(self) -> int:
-        """Width of a text vector."""
+        """Dimension of a text vector."""
         ...
 
     def encode(self, texts: Sequence[str]) -> Floats:
-        """Vectors of texts: float32 n×dim, each row of length 1.
+        """Embed texts: float32 n×dim, unit vectors.
 
         Raises:
-            VocabularyError: a text is empty, or holds nothing that the encoder knows.
+            VocabularyError: a text is empty, or contains nothing that the encoder knows.
         """
         ...
 
 
 def known_vectors(texts: Sequence[str], encoder: TextEncoder) -> Floats:
-    """`encode`, with zeros where a text holds nothing that the encoder knows: one text stops no others."""
+    """Embed texts as `encode` does, but with zeros for texts that contain nothing the encoder knows."""
     try:
         return encoder.encode(texts)
     except VocabularyError:
@@ -47,9 +47,9 @@ def known_vectors(texts: Sequence[str], encoder: TextEncoder) -> Floats:
 
 
 def tag_rows(name: str, descriptions: Sequence[str], encoder: TextEncoder, *, prompts: Prompts) -> Floats:
-    """The rows that one tag is asked with: float32 P×dim, each of length 1.
+    """Query rows of one tag: float32 P×dim, unit vectors.
 
-    With "templates" P is 1: descriptions, which RAM does not know, enter the mean with the name's weight.
+    With "templates" P is 1: descriptions, which RAM does not use, enter the mean with the weight of the name.
     """
     if prompts == "words":
         return encoder.encode([name, *descriptions])
@@ -62,12 +62,12 @@ def tag_rows(name: str, descriptions: Sequence[str], encoder: TextEncoder, *, pr
 
 
 def described(name: str, descriptions: Sequence[str]) -> list[str]:
-    """RAM++'s texts of a tag: its descriptions as they are, or "a photo of a TAG." where it has none."""
+    """RAM++'s texts of a tag: its descriptions as they are, or "a photo of a TAG." if it has none."""
     return list(descriptions) or [plain_prompt(name)]
 
 
 def template_queries(names: Sequence[str], encoder: TextEncoder) -> Floats:
-    """RAM's query text of each tag: the mean of its 63 prompts; float32 n×dim, rows of length 1."""
+    """RAM's query of each tag: the mean of its 63 prompts; float32 n×dim, unit vectors."""
     rows = [tag_rows(name, (), encoder, prompts="templates") for name in names]
     return np.concatenate(rows) if rows else np.empty((0, encoder.dim), np.float32)
 
@@ -75,15 +75,15 @@ def template_queries(names: Sequence[str], encoder: TextEncoder) -> Floats:
 def description_queries(
     names: Sequence[str], descriptions: Sequence[Sequence[str]], encoder: TextEncoder
 ) -> Floats:
-    """RAM++'s query texts of each tag: its descriptions as they are, each a vector of its own.
+    """RAM++'s queries of each tag: one vector per description.
 
     Args:
         names: n tags.
-        descriptions: of each tag; "a photo of a TAG." stands for none.
-        encoder: gives unit vectors.
+        descriptions: of each tag; without any, "a photo of a TAG." is used.
+        encoder: returns unit vectors.
 
     Returns:
-        float32 n×P×dim, P the longest list; shorter ones end in zero rows, which get no weight.
+        float32 n×P×dim, P the longest list; shorter ones are padded with zero rows, which get no weight.
     """
     return query_rows(names, descriptions, encoder, prompts="descriptions")
 
@@ -91,15 +91,15 @@ def description_queries(
 def query_rows(
     names: Sequence[str], descriptions: Sequence[Sequence[str]], encoder: TextEncoder, *, prompts: Prompts
 ) -> Floats:
-    """The rows that tags are trained with, and asked with when they are a user's own: float32 n×P×dim.
+    """Query rows of tags, for training and for custom tags: float32 n×P×dim.
 
     Args:
         names: n tags.
-        descriptions: of each tag, at least none.
-        prompts: what is said of a tag.
+        descriptions: of each tag, possibly empty.
+        prompts: kind of prompts.
 
     Returns:
-        P is the longest list; shorter ones end in zero rows, which get no weight.
+        P is the longest list; shorter ones are padded with zero rows, which get no weight.
     """
     rows = [
         tag_rows(name, texts, encoder, prompts=prompts)
@@ -112,10 +112,10 @@ def query_rows(
 
 
 def check_texts(texts: Sequence[str]) -> None:
-    """What every text encoder asks of its texts.
+    """Check texts for a text encoder.
 
     Raises:
-        VocabularyError: not a list of texts, or one is empty, or holds half a character.
+        VocabularyError: not a list of texts, or one is empty or contains a lone surrogate.
     """
     if isinstance(texts, str):
         raise VocabularyError(f"got the text {brief(texts)}, expected a list: encode([{brief(texts)}])")
@@ -131,7 +131,7 @@ def check_texts(texts: Sequence[str]) -> None:
 
 
 def in_batches(texts: Sequence[str], embed: Callable[[list[str]], Floats], *, dim: int, batch: int) -> Floats:
-    """`embed` some texts at a time: float32 n×dim, rows scaled to length 1.
+    """Apply `embed` to batches of texts: float32 n×dim, unit vectors.
 
     Raises:
         VocabularyError: not a list of texts, or one is empty.

@@ -1,8 +1,8 @@
-"""The static text table: a text's vector is the mean of its tokens' rows. numpy and tokenizers, no torch.
+"""The static text encoder: a text's vector is the mean of its tokens' table rows; numpy and tokenizers only.
 
-Static tables distilled from a sentence transformer are Model2Vec's idea (Tulkens & van Dongen, 2024);
-frequent tokens weigh less (SIF, Arora et al., 2017, section 3), and that weight is already in
-the length of each row.
+Static tables distilled from a sentence transformer are due to Model2Vec (Tulkens & van Dongen, 2024);
+frequent tokens have smaller weights (SIF, Arora et al., 2017, section 3), which are included in the length of
+each row.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ if TYPE_CHECKING:
 
 PROJECTION = "projection.safetensors"
 MAX_TOKENS = 512
-_BATCH = 1024  # texts gathered at once: 1024 × 30 tokens × 256 floats are about 30 MB
+_BATCH = 1024  # texts per batch: 1024 × 30 tokens × 256 floats are about 30 MB
 
 
 @dataclass(frozen=True)
 class StaticTextEncoder:
     """A folder with ``tokenizer.json``, ``table.safetensors`` and, if trained, ``projection.safetensors``.
 
-    Files are read when first needed: photos are mostly tagged without custom tags, and then never.
+    Files are read when first needed, since most photos are tagged without custom tags.
     """
 
     folder: Path
 
     @classmethod
     def from_folder(cls, path: str | Path) -> StaticTextEncoder:
-        """The encoder of a folder; looks only whether its files are there.
+        """Open the encoder of a folder; only checks that its files exist.
 
         Raises:
             FileMismatchError: a file is missing.
@@ -58,19 +58,19 @@ class StaticTextEncoder:
 
     @property
     def dim(self) -> int:
-        """Width of a text vector."""
+        """Dimension of a text vector."""
         return int(self._table[0].shape[1])
 
     @property
     def has_projection(self) -> bool:
-        """Whether the folder holds a query projection."""
+        """Whether the folder has a query projection."""
         return (self.folder / PROJECTION).is_file()
 
     def encode(self, texts: Sequence[str]) -> Floats:
-        """Vectors of texts: float32 n×dim, each row of length 1; only the first 512 tokens of a text count.
+        """Embed texts: float32 n×dim, unit vectors; texts are truncated to 512 tokens.
 
         Raises:
-            VocabularyError: a text is empty, or has no token that the table knows.
+            VocabularyError: a text is empty, or none of its tokens is in the table.
             ModelError: the folder's files cannot be read.
         """
         check_texts(texts)
@@ -81,16 +81,16 @@ class StaticTextEncoder:
         return rows
 
     def project(self, vectors: Floats) -> Floats:
-        """Queries of text vectors: ``x @ skip + relu(x @ w1 + b1) @ w2 + b2``.
+        """Project text vectors to queries: ``x @ skip + relu(x @ w1 + b1) @ w2 + b2``.
 
         Args:
-            vectors: float32 n×dim, as `encode` gives them.
+            vectors: float32 n×dim, as from `encode`.
 
         Returns:
-            float32 n×D, D being the model's query width; rows have no fixed length.
+            float32 n×D, D being the model's query width; rows are not normalised.
 
         Raises:
-            ModelError: the folder has no projection, or it is not made for vectors of this width.
+            ModelError: the folder has no projection, or one for vectors of another dimension.
         """
         p = self.projection
         if vectors.ndim != 2 or vectors.shape[1] != p["w1"].shape[0]:
@@ -100,9 +100,9 @@ class StaticTextEncoder:
         return queries
 
     def unknown_words(self, text: str) -> tuple[str, ...]:
-        """The words of a text, each once, that are no entry of the table and do not begin with one.
+        """Words of a text, each once, that are not in the table and do not start with a substantial entry.
 
-        Of "skateboarders" the table has the greater part, of "Katzenklo" single letters, of "猫" nothing.
+        The table covers most of "skateboarders", single letters of "Katzenklo", and nothing of "猫".
         """
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         firsts: dict[tuple[int, int], tuple[int, int]] = {}
@@ -120,18 +120,18 @@ class StaticTextEncoder:
         for text, known in zip(texts, ids, strict=True):
             if not known:
                 raise VocabularyError(
-                    f"the text {brief(text)} has no word or letter that this model's table knows; "
-                    "ask it in English, or by a name of the vocabulary in another language"
+                    f"no word or letter of the text {brief(text)} is in this model's table; "
+                    "write it in English, or use a name of the vocabulary in another language"
                 )
         return ids
 
     def _means(self, ids: Sequence[Sequence[int]]) -> Floats:
-        """Means of table rows, scaled to length 1: n×dim."""
+        """Means of table rows, normalised: n×dim."""
         table, scale = self._table
         lengths = np.fromiter(map(len, ids), np.int64, len(ids))
-        flat = np.fromiter(chain.from_iterable(ids), np.int64, int(lengths.sum()))  # T, all tokens in a row
+        flat = np.fromiter(chain.from_iterable(ids), np.int64, int(lengths.sum()))  # T, all texts
         vectors = table[flat] * scale[flat, None]  # T×dim
-        # a sum points where the mean does, and only the direction is kept
+        # the sum has the direction of the mean, and the length is normalised
         sums = np.add.reduceat(vectors, np.cumsum(lengths) - lengths, axis=0)  # n×dim
         unit: Floats = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
         return unit
@@ -144,32 +144,32 @@ class StaticTextEncoder:
         if len(table) != len(scale):
             raise ModelError(
                 f"{self.folder / 'table.safetensors'}: {len(table)} rows but "
-                f"{len(scale)} scales, expected as many"
+                f"{len(scale)} scales, expected equal numbers"
             )
         return table, scale
 
     @cached_property
     def projection(self) -> dict[str, Floats]:
-        """What `project` multiplies by: skip dim×D, w1 dim×H, b1 H, w2 H×D, b2 D, float32.
+        """Weights of `project`: skip dim×D, w1 dim×H, b1 H, w2 H×D, b2 D, float32.
 
         Raises:
-            ModelError: the folder has none, or its shapes do not fit together.
+            ModelError: the folder has none, or its shapes are inconsistent.
         """
         path = self.folder / PROJECTION
         if not path.is_file():
-            raise ModelError(f"{self.folder} has no {PROJECTION}, so its texts cannot become queries")
+            raise ModelError(f"{self.folder} has no {PROJECTION}, so texts cannot be projected to queries")
         axes = {"skip": 2, "w1": 2, "b1": 1, "w2": 2, "b2": 1}
         found = _read(path, {name: (np.floating, count) for name, count in axes.items()})
         p = {name: value.astype(np.float32) for name, value in found.items()}
         (x, hidden), (h, d) = p["w1"].shape, p["w2"].shape
         if (p["b1"].shape, h, p["b2"].shape, p["skip"].shape) != ((hidden,), hidden, (d,), (x, d)):
             shapes = {name: value.shape for name, value in p.items()}
-            raise ModelError(f"{path}: the shapes do not fit together: {shapes}")
+            raise ModelError(f"{path}: the shapes are inconsistent: {shapes}")
         return p
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
-        from tokenizers import Tokenizer  # about 20 ms, so only when a text is asked
+        from tokenizers import Tokenizer  # takes about 20 ms, so only when needed
 
         path = self.folder / "tokenizer.json"
         try:
@@ -187,19 +187,19 @@ class StaticTextEncoder:
 
     @cached_property
     def _special(self) -> frozenset[int]:
-        """Ids that say nothing: unknown, padding, begin and end."""
+        """Ids of special tokens: unknown, padding, begin and end."""
         added = self._tokenizer.get_added_tokens_decoder()
         return frozenset(token for token, entry in added.items() if entry.special)
 
 
 def _is_fragment(word: tuple[int, int], first: tuple[int, int]) -> bool:
-    """Whether the first token says too little of a word: less than half of it, or two letters of more."""
+    """Whether the first token covers too little of a word: less than half, or fewer than three letters."""
     letters, known = word[1] - word[0], first[1] - first[0]
     return known < letters and (2 * known < letters or known < 3)
 
 
 def _read(path: Path, expected: dict[str, tuple[type, int]]) -> dict[str, NDArray[Any]]:
-    """Named tensors of a safetensors file, each checked for its kind of numbers and number of axes."""
+    """Read named tensors of a safetensors file and check the dtype and number of axes of each."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
@@ -218,7 +218,7 @@ def _read(path: Path, expected: dict[str, tuple[type, int]]) -> dict[str, NDArra
 
 
 def write_projection(arrays: Mapping[str, Floats], folder: Path) -> None:
-    """A text encoder's query projection, as `StaticTextEncoder.projection` has it, in float16."""
+    """Write a text encoder's query projection, as in `StaticTextEncoder.projection`, in float16."""
     from safetensors.numpy import save_file
 
     with atomic_write(folder / PROJECTION) as draft:

@@ -26,7 +26,7 @@ class TorchCaptions:
     def __init__(self, head: Head) -> None:
         self.head = head.eval()
 
-    def about(self, tag_ids: Ints, tag_mask: Ints, tokens: Floats) -> TorchCaptionDecoder:
+    def decoder(self, tag_ids: Ints, tag_mask: Ints, tokens: Floats) -> TorchCaptionDecoder:
         """The decoder for N photos, as `anytag.generation` uses it.
 
         Args:
@@ -37,7 +37,7 @@ class TorchCaptions:
             tensors = (_tensor(array, self.head) for array in (tag_ids, tag_mask, tokens))
             return TorchCaptionDecoder(self.head, self.head.project_kv(self.head.encode_tags(*tensors)))
 
-    def takes(self, length: int) -> bool:
+    def supports_length(self, length: int) -> bool:
         """Whether the head has positions for `length` wordpieces, the prompt included."""
         return length - 1 <= self.head.config.positions  # the last wordpiece is never an input
 

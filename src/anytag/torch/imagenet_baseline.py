@@ -17,7 +17,7 @@ from anytag._typing import AnyFloats, Floats, Halves
 from anytag.batching import batches, usable_cores
 from anytag.errors import AnytagError
 from anytag.evaluation import metrics
-from anytag.evaluation.adapters import Answers
+from anytag.evaluation.adapters import Predictions
 from anytag.evaluation.tasks import TagTask
 from anytag.images import load, prepare
 from anytag.models.registry import EMBEDDED
@@ -141,12 +141,12 @@ class ClassifierWithText:
             raise AnytagError(next(iter(failed.values())))
         return self.transfer(self.frozen.probabilities(features), names)
 
-    def answer(self, task: TagTask, *, report: Reporter = SILENT) -> Answers:
+    def predict(self, task: TagTask, *, report: Reporter = SILENT) -> Predictions:
         """The scores of the transfer method with the highest mAP."""
         features, failed = self.frozen.features(task.photos, report=report)
         transferred = self.transfer(self.frozen.probabilities(features), [tag.name for tag in task.tags])
         best = max(transferred.values(), key=lambda s: metrics.mean_average_precision(s, task.present)[0])
-        return Answers(best.astype(np.float32), failed)
+        return Predictions(best.astype(np.float32), failed)
 
 
 def _best(p: Floats, similar: AnyFloats) -> AnyFloats:

@@ -1,4 +1,4 @@
-"""Open a model folder with torch weights as a runtime, for `anytag.runtime.door`."""
+"""Open a model folder with torch weights as a runtime, for `anytag.runtime.torch_fallback`."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class TorchRuntime(Runtime):
         DeviceError: the device is not available, or does not support the precision.
     """
 
-    keeps_rows = True
+    caches_queries = True
 
     def __init__(
         self,

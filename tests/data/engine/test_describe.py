@@ -19,14 +19,14 @@ from anytag.data.engine.describe import (
     Journal,
     Named,
     Request,
-    answered,
-    ask,
+    described_by_model,
     estimate,
+    request_answers,
     requests,
     without_model,
     write_descriptions,
 )
-from anytag.data.engine.llm import Endpoint, Gate, Sampling
+from anytag.data.engine.llm import Endpoint, RateLimiter, Sampling
 from anytag.data.vocabulary.wordnet import WordNet
 from anytag.errors import AnytagError, EndpointError, NoAnswerError, VocabularyError
 from anytag.vocabulary import Tag, Vocabulary
@@ -48,8 +48,8 @@ def endpoint(chat: Chat, *, per_minute: float | None = None, attempts: int = 4) 
 
 def test_five_questions_ten_answers_and_the_template(chat: Chat, tmp_path: Path) -> None:
     journal = Journal(tmp_path / "answers", SAMPLING)
-    assert list(ask([CAT, ICE], endpoint(chat), journal)) == []
-    rows = list(answered([CAT, ICE], journal))
+    assert list(request_answers([CAT, ICE], endpoint(chat), journal)) == []
+    rows = list(described_by_model([CAT, ICE], journal))
     assert [len(row.descriptions) for row in rows] == [51, 51]
     assert rows[1].descriptions[0] == "a photo of a ice cream."
     assert all("to " in text and "\n" not in text for text in rows[0].descriptions[1:])
@@ -60,8 +60,8 @@ def test_five_questions_ten_answers_and_the_template(chat: Chat, tmp_path: Path)
 
 def test_the_file_is_what_training_reads(chat: Chat, tmp_path: Path) -> None:
     journal = Journal(tmp_path / "answers", SAMPLING)
-    list(ask([CAT], endpoint(chat), journal, answers=1))
-    write_descriptions(tmp_path / "descriptions.jsonl", answered([CAT], journal, answers=1))
+    list(request_answers([CAT], endpoint(chat), journal, answers=1))
+    write_descriptions(tmp_path / "descriptions.jsonl", described_by_model([CAT], journal, answers=1))
     vocabulary = Vocabulary([Tag("cat", "cat", "object")])
     (texts,) = read_descriptions(tmp_path / "descriptions.jsonl", vocabulary)
     assert texts[0] == "a photo of a cat." and len(texts) == 6
@@ -100,11 +100,13 @@ def test_a_429_holds_everyone(chat: Chat) -> None:
 def test_one_lost_answer_does_not_stop_the_others(chat: Chat, tmp_path: Path) -> None:
     chat.faults = [status(500)] * 2
     journal = Journal(tmp_path / "answers", SAMPLING)
-    failures = list(ask([CAT], endpoint(chat, attempts=2), journal, answers=1, concurrency=1))
+    failures = list(request_answers([CAT], endpoint(chat, attempts=2), journal, answers=1, concurrency=1))
     assert len(failures) == 1 and "no answer to" in failures[0] and "status 500" in failures[0]
-    (row,) = answered([CAT], journal, answers=1)
+    (row,) = described_by_model([CAT], journal, answers=1)
     assert row.missing == 1 and len(row.descriptions) == 5
-    assert list(ask([CAT], endpoint(chat), journal, answers=1)) == []  # run again: only what is missing
+    assert (
+        list(request_answers([CAT], endpoint(chat), journal, answers=1)) == []
+    )  # run again: only what is missing
     assert len(chat.prompts) == 2 + 4 + 1
 
 
@@ -115,7 +117,7 @@ def test_a_refusal_stops_all_and_keeps_what_came(
     chat.faults = [says("one"), says("two"), status(401)]
     journal = Journal(tmp_path / "answers", SAMPLING)
     with pytest.raises(EndpointError, match=r"status 401.*OPENAI_API_KEY is not set") as caught:
-        list(ask([CAT], endpoint(chat), journal, concurrency=1))
+        list(request_answers([CAT], endpoint(chat), journal, concurrency=1))
     assert not isinstance(caught.value, NoAnswerError)
     assert len(chat.asked) < 8
     assert {"one", "two"} <= set(Journal(tmp_path / "answers", SAMPLING).answers.values())
@@ -129,7 +131,7 @@ def test_nobody_waits_for_an_hour(chat: Chat) -> None:
 
 def test_an_address_where_nothing_is(chat: Chat) -> None:
     nobody = Endpoint("http://127.0.0.1:9/v1", SAMPLING, timeout=0.2, attempts=2, backoff=0.01)
-    with pytest.raises(EndpointError, match="nobody answers at http") as caught:
+    with pytest.raises(EndpointError, match="is not reachable") as caught:
         nobody.answer("what?")
     assert not isinstance(caught.value, NoAnswerError)
 
@@ -138,11 +140,11 @@ def test_an_address_where_nothing_is(chat: Chat) -> None:
 def test_a_server_that_dies_ends_the_work_and_what_came_is_kept(
     chat: Chat, fault: Fault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("anytag.data.engine.llm.SILENT", 0.0)
+    monkeypatch.setattr("anytag.data.engine.llm.MAX_SILENCE", 0.0)
     journal = Journal(tmp_path / "answers", SAMPLING)
     chat.faults = [says("Some fur."), *[fault] * 99]
     with pytest.raises(EndpointError, match=r"has not answered ([5-9]|\d\d+) requests in a row"):
-        list(ask([CAT], endpoint(chat, attempts=50), journal, concurrency=1))
+        list(request_answers([CAT], endpoint(chat, attempts=50), journal, concurrency=1))
     assert list(Journal(tmp_path / "answers", SAMPLING).answers.values()) == ["Some fur."]
     assert len(chat.asked) < 20
 
@@ -214,10 +216,10 @@ def test_what_is_no_description_is_asked_again_and_not_taken_from_an_old_journal
     journal = Journal(tmp_path / "answers", SAMPLING)
     assert not journal.answers
     chat.faults = [says(refusal), says("**Sure**, here is one")]
-    assert list(ask([CAT], endpoint(chat), journal, answers=1, concurrency=1)) == []
+    assert list(request_answers([CAT], endpoint(chat), journal, answers=1, concurrency=1)) == []
     assert len(chat.asked) == 7
     chat.faults = [says(refusal)] * 9
-    with pytest.raises(NoAnswerError, match="an answer that is none: \"I'm sorry"):
+    with pytest.raises(NoAnswerError, match="a rejected answer: \"I'm sorry"):
         endpoint(chat).answer("what?", read=lambda text: description(text, "what?"))
 
 
@@ -230,15 +232,15 @@ def test_the_key_comes_from_the_environment(chat: Chat, monkeypatch: pytest.Monk
 def test_no_faster_than_the_rate(chat: Chat, tmp_path: Path) -> None:
     journal = Journal(tmp_path / "answers", SAMPLING)
     start = time.monotonic()  # on a busy machine the first may arrive late, but none is sent early
-    list(ask([CAT], endpoint(chat, per_minute=60 / 0.05), journal, answers=1))
+    list(request_answers([CAT], endpoint(chat, per_minute=60 / 0.05), journal, answers=1))
     assert chat.times[-1] - start >= 4 * 0.05 * 0.99
 
 
 def test_a_closed_gate_lets_nobody_in() -> None:
-    gate = Gate(1)
-    assert gate.enter()
-    gate.close()
-    assert not gate.enter()  # and without waiting for a minute
+    limiter = RateLimiter(1)
+    assert limiter.acquire()
+    limiter.close()
+    assert not limiter.acquire()  # and without waiting for a minute
 
 
 def test_the_journal_survives_a_torn_line(tmp_path: Path) -> None:

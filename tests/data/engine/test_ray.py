@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anytag.data.engine.ray import STAGES, Check, Generate, Parse, _table, columns_in, pieces, run
+from anytag.data.engine.ray import STAGES, Check, Generate, Parse, _table, columns_in, corpus_units, run
 from anytag.data.formats import write
 from anytag.data.rows import Row
 from anytag.data.tables import columns_of
@@ -69,7 +69,7 @@ def test_stages_map_batches(corpus: Path, model: Path) -> None:
 
 
 def test_wrong_use_is_said_before_the_cluster_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(AnytagError, match="'dream' is unknown; known are parse, generate, check"):
+    with pytest.raises(AnytagError, match="stage 'dream' is unknown; expected one of parse, generate, check"):
         run("rows.jsonl", "out", stages=("parse", "dream"))
     monkeypatch.setitem(sys.modules, "ray.data", None)
     with pytest.raises(MissingExtraError, match=r"anytag\[ray\]"):
@@ -78,12 +78,12 @@ def test_wrong_use_is_said_before_the_cluster_is_asked(monkeypatch: pytest.Monke
 
 
 def test_corpus_is_read_in_pieces(corpus: Path, model: Path) -> None:
-    found = pieces(str(corpus))
+    found = corpus_units(str(corpus))
     assert len(found) == 12
     assert [one.kind for one in found] == ["rows", "parquet"] * 6
     assert sorted(_images(found, corpus)) == sorted(f"{number}.png" for number in range(PHOTOS))
     (corpus / "bad.jsonl").write_text("nonsense\n")
-    (unit,) = pieces(str(corpus / "bad.jsonl"))
+    (unit,) = corpus_units(str(corpus / "bad.jsonl"))
     bad = _table(list(columns_in(unit, root=None, output="")))
     for stage in (Parse, Generate, Check):  # which leave it as it is
         bad = stage(model=str(model), root=str(corpus))(bad)
@@ -95,7 +95,7 @@ def test_corpus_is_read_in_pieces(corpus: Path, model: Path) -> None:
 
 def test_photos_are_named_relative_to_the_output(corpus: Path) -> None:
     for output in (corpus / "deep" / "out", corpus.parent / "out"):
-        images = _images(pieces(str(corpus)), output)
+        images = _images(corpus_units(str(corpus)), output)
         names = [(output / name).resolve().relative_to(corpus.resolve()) for name in images]
         assert sorted(map(str, names)) == sorted(f"{number}.png" for number in range(PHOTOS))
 

@@ -91,7 +91,7 @@ class TestTable:
             ("keep\tdog\tthing\t\t1", "line 2: kind: 'thing' is unknown"),
             ("keep\t\tobject\t\t1", "line 2: name: is empty"),
             ("merge\tdog\tobject\t\t1", "line 2: into: 'dog' is to be merged"),
-            ("keep\tdog\tobject\t\tmany", "line 2: count: 'many' is no number"),
+            ("keep\tdog\tobject\t\tmany", "line 2: count: 'many' is not a number"),
         ],
     )
     def test_wrong_cells_are_said(self, tmp_path: Path, row: str, said: str) -> None:
@@ -115,7 +115,7 @@ class TestTable:
 
     def test_what_is_no_table_is_said(self, tmp_path: Path) -> None:
         (tmp_path / "r.tsv").write_text("hello\n")
-        with pytest.raises(VocabularyError, match="lacks the columns action, name, kind"):
+        with pytest.raises(VocabularyError, match="does not have the columns action, name, kind"):
             read_review(tmp_path / "r.tsv")
         (tmp_path / "r.tsv").write_bytes(b"\xff\xfe\xff")
         with pytest.raises(AnytagError, match="not in UTF-8"):
@@ -165,7 +165,7 @@ class TestBuild:
             (
                 [ReviewRow("keep", "a", "object"), ReviewRow("keep", "b", "object", rename="A"),
                  ReviewRow("keep", "c", "object", rename="a")],
-                "two tags are 'a'",
+                "two tags are named 'a'",
             ),
         ],
     )  # fmt: skip

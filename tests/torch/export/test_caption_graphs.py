@@ -78,8 +78,8 @@ def searches(decoder: Decoder[Any], photos: int) -> list[list[list[int]]]:
 @pytest.mark.parametrize("photos", [1, 4])
 def test_both_runtimes_write_the_same(made: tuple[Head, OnnxRuntime], photos: int) -> None:
     head, runtime = made
-    ours = searches(OnnxCaptions(runtime).about(*asked(photos)), photos)
-    assert ours == searches(TorchCaptions(head).about(*asked(photos)), photos)
+    ours = searches(OnnxCaptions(runtime).decoder(*asked(photos)), photos)
+    assert ours == searches(TorchCaptions(head).decoder(*asked(photos)), photos)
     if photos > 1:
         assert len({tuple(row) for row in ours[0]}) > 1, "the photos differ, so must their captions"
 
@@ -89,7 +89,7 @@ def test_a_step_is_told_what_came_before(made: tuple[Head, OnnxRuntime]) -> None
     head, runtime = made
     text = np.random.default_rng(0).integers(1, CONFIG.words, (2, 9))
     for captions in (OnnxCaptions(runtime), TorchCaptions(head)):
-        writer: Any = captions.about(*asked(2))
+        writer: Any = captions.decoder(*asked(2))
         whole, _ = writer.start(text)
         scores, state = writer.start(text[:, :2])
         for column in text.T[2:]:
@@ -107,8 +107,8 @@ def test_int8_graphs_are_a_rounded_head(tmp_path: Path) -> None:
         onnx.checker.check_model(path / name, full_check=True)
     write_card(path, Card.read(path))
     runtime = OnnxRuntime(ModelFolder.open(path), device="cpu")
-    ours = searches(OnnxCaptions(runtime).about(*asked(3)), 3)
-    assert ours == searches(TorchCaptions(head).about(*asked(3)), 3)
+    ours = searches(OnnxCaptions(runtime).decoder(*asked(3)), 3)
+    assert ours == searches(TorchCaptions(head).decoder(*asked(3)), 3)
 
 
 def test_rounding_twice_changes_nothing() -> None:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from anytag import Captioner
 from anytag.models.card import Card
 from anytag.models.folder import write_card
-from anytag.runtime.onnx import CAPTION, MEMORY, OnnxWriter
+from anytag.runtime.onnx import CAPTION, MEMORY, OnnxCaptionDecoder
 from anytag.torch.captions import TorchCaptionDecoder
 from anytag.torch.checkpoints.convert import Options, convert
 from anytag.torch.checkpoints.load import CAPTIONS, WEIGHTS, load_network
@@ -90,7 +90,7 @@ def check_batches(captioner: Captioner, photos: list[Path], options: dict[str, A
 def test_graphs_write_what_torch_writes(ram: Path, photos: list[Path], options: dict[str, Any]) -> None:
     graphs, exact = Captioner.load(ram), Captioner.load(ram, precision="float32")
     seen = [graphs.tagger.encode(photos[0])]
-    assert isinstance(graphs.writer(seen, [[]]), OnnxWriter)
+    assert isinstance(graphs.writer(seen, [[]]), OnnxCaptionDecoder)
     assert isinstance(exact.writer(seen, [[]]), TorchCaptionDecoder)
     given = list(graphs.caption_many(photos, **options))
     assert given == list(exact.caption_many(photos, **options))

@@ -100,7 +100,7 @@ def test_the_command_trains_on_published_annotations(published: Path, tmp_path: 
              "network.heads=2", "batch_size=4", "steps=1", "--data", published, "--output", tmp_path,
              "--workers", "0", "--no-tensorboard"]  # fmt: skip
     refused = run("train", *words)
-    assert refused.exit_code == 2 and "give the tag list" in refused.stderr
+    assert refused.exit_code == 2 and "give their tag list" in refused.stderr
     done = run("train", *words, "--tag-list", published.parent / "tags.txt")
     assert done.exit_code == 0, done.stderr
     assert Vocabulary.read(tmp_path / "vocabulary.jsonl").ids == ("baby", "dog", "grass", "person", "dog-2")

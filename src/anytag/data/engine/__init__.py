@@ -1,1 +1,1 @@
-"""RAM's data engine: generate, clean, describe; on many machines."""
+"""RAM's data engine: generate, clean and describe, also on a cluster."""

@@ -1,8 +1,8 @@
-"""The data engine's second half (RAM, section 3.3): tags that contradict the picture are taken away.
+"""The cleaning stage of the data engine (RAM, section 3.3): removes tags that contradict the photo.
 
-Each tag has a region in each photo: where the tag decoder sees it, or what a detector finds. Over the photos
-of a tag, the regions' features are clustered; the regions furthest from all clusters are outliers. A tag goes
-when its region is an outlier, or when the model, looking at the region alone, does not see the tag.
+Each tag has a region in each photo, from the tag decoder or a detector. The features of a tag's regions are
+clustered over all photos; the regions furthest from all clusters are outliers. A tag is removed if its region
+is an outlier, or if the model does not recognise the tag in the region alone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 
 from anytag._typing import Bools, Floats, Halves
 from anytag.batching import batches
-from anytag.data.engine.generate import BLOCK, names_known, read_photo, why
+from anytag.data.engine.generate import BLOCK, known_names, read_photo, why
 from anytag.data.labels import Labeler
 from anytag.data.rows import OnError, Row
 from anytag.errors import AnytagError
@@ -31,28 +31,28 @@ from anytag.tagger import Encoded, Tagger
 
 @dataclass(frozen=True)
 class Region:
-    """Where a detector sees a thing; the box is in pixels of the upright original."""
+    """A detected object; the box is in pixels of the upright original."""
 
     label: str
     box: Box
 
 
 class Detector(Protocol):
-    """Finds things in a photo; the first region of a label counts."""
+    """Detects objects in a photo; the first region of a label is used."""
 
     def __call__(self, photo: ImageSource, /) -> Sequence[Region]: ...
 
 
 @dataclass(frozen=True)
 class CleanConfig:
-    """When a tag goes.
+    """Thresholds for removing tags.
 
     Attributes:
-        seen: probability of the tag in its region below which the model does not see it.
-        outliers: share of a tag's regions that lie furthest from the clusters.
-        clusters: of one tag's regions: what a tag can look like.
-        at_least: photos from which a tag's regions are clustered at all.
-        origins: tags of other origins are left alone.
+        seen: minimum probability of the tag in its region.
+        outliers: share of a tag's regions, furthest from the clusters, that are outliers.
+        clusters: number of clusters of a tag's regions.
+        at_least: minimum number of photos for clustering a tag's regions.
+        origins: tags of other origins are not removed.
     """
 
     seen: float = 0.02
@@ -64,7 +64,7 @@ class CleanConfig:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a photo says of one of its tags: the region's feature, float16 D of length 1, and probability."""
+    """Evidence for a tag in a photo: feature of its region, float16 D of length 1, and probability."""
 
     feature: Halves
     probability: float
@@ -80,24 +80,26 @@ def clean(
     workers: int = 2,
     on_error: OnError | None = None,
 ) -> Iterator[Row]:
-    """The rows without the tags that contradict the picture; each row records them.
+    """Remove the tags that contradict the photos, recorded in each row.
 
     Args:
-        rows: read twice; a kilobyte or so is held for each tag of each.
-        root: the folder that their photos are relative to.
-        tagger: the model that looks.
-        config: when a tag goes.
-        detector: gives the regions; a tag that it does not find has the decoder's.
-        workers: threads.
-        on_error: takes the message of a photo that cannot be read; its row stays as it is.
+        rows: read twice; about a kilobyte per tag is kept in memory.
+        root: folder that the photos' paths are relative to.
+        tagger: the model that evaluates regions.
+        config: thresholds.
+        detector: provides regions; for tags that it does not find, the decoder's are used.
+        workers: number of threads.
+        on_error: called with the message for each photo that cannot be read; its row is unchanged.
     """
     config = config or CleanConfig()
     labeler = Labeler(tagger.vocabulary)
-    look = partial(_look, root=root, tagger=tagger, labeler=labeler, config=config, detector=detector)
+    gather = partial(
+        _gather_evidence, root=root, tagger=tagger, labeler=labeler, config=config, detector=detector
+    )
     evidence: list[dict[str, Evidence]] = []
     with ThreadPoolExecutor(workers, thread_name_prefix="anytag-data") as pool:
         for block in batches(rows, BLOCK):
-            for row, result in zip(block, pool.map(look, block), strict=True):
+            for row, result in zip(block, pool.map(gather, block), strict=True):
                 if isinstance(result, str) and on_error:
                     on_error(f"{row.image}: {why(row, root, result)}")
                 evidence.append({} if isinstance(result, str) else result)
@@ -110,16 +112,16 @@ def clean(
 
 
 def _implied(row: Row, removed_names: set[str], labeler: Labeler) -> set[str]:
-    """What is broader than a tag that stays: a cat that is there keeps the animal."""
-    stay = [name for name in row.tags if name not in removed_names]
-    return {labeler.vocabulary[column].name for column in labeler.labels(stay)}
+    """Names of tags that are kept, and of their broader tags: if a cat is kept, so is the animal."""
+    kept = [name for name in row.tags if name not in removed_names]
+    return {labeler.vocabulary[column].name for column in labeler.labels(kept)}
 
 
-def _look(
+def _gather_evidence(
     row: Row, *, root: str, tagger: Tagger, labeler: Labeler, config: CleanConfig, detector: Detector | None
 ) -> dict[str, Evidence] | str:
-    """Evidence for each tag that may go, or why the photo cannot be read."""
-    names = names_known(row, labeler, config.origins)
+    """Evidence for each tag that may be removed, or why the photo cannot be read."""
+    names = known_names(row, labeler, config.origins)
     photo = read_photo(row, root)
     if photo.error or not names:
         return photo.error or {}
@@ -136,7 +138,7 @@ def _look(
 
 
 class _TaggerEvidence:
-    """Tags that the model is asked about one photo, each with its own query alone."""
+    """Evidence for tags of one photo, from each tag's own query."""
 
     def __init__(self, tagger: Tagger, labeler: Labeler, names: Sequence[str]) -> None:
         ids = [labeler.label(name) or name for name in names]
@@ -144,15 +146,15 @@ class _TaggerEvidence:
         self.queries, (self.slope, self.bias) = tagger.trained(ids)
 
     def boxes(self, encoded: Encoded) -> dict[str, Box]:
-        """Where the decoder sees each tag; the whole photo where it does not."""
+        """The region of each tag in the decoder; the whole photo if there is none."""
         whole = Box(0, 0, encoded.width, encoded.height)
-        where = self.runtime.locate(encoded.tokens[None], encoded.pooled[None], self.queries[None])[0]
-        heats = heat_maps(where)
+        evidence = self.runtime.locate(encoded.tokens[None], encoded.pooled[None], self.queries[None])[0]
+        heats = heat_maps(evidence)
         found = (box_of(heat, width=encoded.width, height=encoded.height) for heat in heats)
         return {name: box or whole for name, box in zip(self.names, found, strict=True)}
 
     def evidence(self, encoded: Encoded, number: int, box: Box) -> Evidence:
-        """What the box, looked at alone, says of tag `number`."""
+        """Evidence for tag `number` from the tokens in a box alone."""
         tokens = encoded.tokens[tokens_in(encoded, box)]
         mean = tokens.mean(0)
         query = self.queries[None, number : number + 1]
@@ -163,7 +165,7 @@ class _TaggerEvidence:
 
 
 def tokens_in(encoded: Encoded, box: Box) -> Bools:
-    """Which of the photo's tokens have their middle in a box, or the nearest one: bool T."""
+    """Mask of the tokens whose centres are in a box, or the nearest one: bool T."""
     count = len(encoded.tokens)
     side = math.isqrt(count)
     middle = (np.arange(side) + 0.5) / side
@@ -174,12 +176,12 @@ def tokens_in(encoded: Encoded, box: Box) -> Bools:
         columns[np.abs(across - (box.left + box.right) / 2).argmin()] = True
     if not rows.any():
         rows[np.abs(down - (box.top + box.bottom) / 2).argmin()] = True
-    summary = np.zeros(count - side * side, bool)  # a token of the whole photo lies nowhere
+    summary = np.zeros(count - side * side, bool)  # the token of the whole photo has no position
     return np.concatenate([summary, (rows[:, None] & columns).ravel()])
 
 
 def _outliers_by_tag(evidence: Sequence[dict[str, Evidence]], config: CleanConfig) -> set[tuple[int, str]]:
-    """Row numbers and tags whose regions are outliers among the tag's."""
+    """Row indices and tags whose regions are outliers."""
     places: dict[str, list[int]] = {}
     for number, by_name in enumerate(evidence):
         for name in by_name:
@@ -194,7 +196,7 @@ def _outliers_by_tag(evidence: Sequence[dict[str, Evidence]], config: CleanConfi
 
 
 def outliers(features: Floats, *, clusters: int, share: float) -> Bools:
-    """Which of N unit vectors lie furthest from the centres of their clusters: N×D -> N, `share` of them."""
+    """Mask of the `share` of N unit vectors furthest from the centres of their clusters: N×D -> N."""
     count = int(share * len(features))
     likeness = (features @ cluster(features, clusters).T).max(1)
     odd = np.zeros(len(features), bool)
@@ -203,12 +205,12 @@ def outliers(features: Floats, *, clusters: int, share: float) -> Bools:
 
 
 def cluster(features: Floats, count: int, *, steps: int = 10, seed: int = 0) -> Floats:
-    """Centres of spherical k-means with k-means++ starts: N×D -> C×D, C up to `count`, of length 1."""
+    """Centres of spherical k-means with k-means++ initialisation, unit vectors: N×D -> C×D, C ≤ `count`."""
     random = np.random.default_rng(seed)
     centres: Floats = features[random.integers(len(features))][None]
     while len(centres) < count:
         distance = (1 - (features @ centres.T).max(1)).clip(0)
-        if distance.sum() <= 0:  # no more different vectors
+        if distance.sum() <= 0:  # no more distinct vectors
             break
         pick = random.choice(len(features), p=distance / distance.sum())
         centres = np.concatenate([centres, features[pick][None]])

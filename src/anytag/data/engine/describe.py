@@ -1,7 +1,8 @@
-"""Descriptions of tags: from a language model as RAM++ asks it, or without one from WordNet and templates.
+"""Generate descriptions of tags with a language model, as for RAM++, or from WordNet and templates.
 
-RAM++ (Huang et al., 2023, section 3.2): five questions about each tag, ten answers to each, and before them
-"a photo of a TAG.". Each answer is kept in a journal as it comes, so that a run which is stopped goes on.
+RAM++ (Huang et al., 2023, section 3.2): five questions about each tag, ten answers to each, preceded by "a
+photo of a TAG.". Each answer is appended to a journal as it arrives, so that an interrupted run can be
+resumed.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ from anytag.progress import SILENT, Progress, Reporter
 from anytag.text_encoders.prompts import article, plain_prompt, questions
 
 ANSWERS = 10
-"""Answers to each question, as RAM++ has them."""
-_LETTERS_A_TOKEN = 4.0  # English text in the tokenizers of chat models
-_FRAME_TOKENS = 8  # what a chat's frame adds to a question
+"""Number of answers to each question, as for RAM++."""
+_CHARS_PER_TOKEN = 4.0  # English text in the tokenizers of chat models
+_CHAT_TOKENS = 8  # overhead of the chat format per question
 
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A tag to describe: the id of its row, and the name it is asked by."""
+    """A tag to describe: its id, and its name for prompts."""
 
     id: str
     name: str
@@ -43,7 +44,7 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One answer to get: question and its number from 0, so that each of ten answers is kept by itself."""
+    """A request for one answer: the question, and the number of the answer from 0."""
 
     prompt: str
     number: int
@@ -51,7 +52,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """A tag's row of descriptions.jsonl; `missing` counts answers that the model did not give."""
+    """A row of descriptions.jsonl; `missing` is the number of answers that the model did not give."""
 
     tag: Named
     descriptions: tuple[str, ...]
@@ -69,12 +70,12 @@ class Described:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a run will take at most.
+    """Upper bound of a run's cost.
 
     Attributes:
-        requests: answers still to get.
-        cached: answers that the journal has.
-        tokens_in, tokens_out: of those requests; the first estimated by length, the second the limit.
+        requests: number of missing answers.
+        cached: number of answers in the journal.
+        tokens_in, tokens_out: of these requests; the former estimated from lengths, the latter the limit.
     """
 
     requests: int
@@ -83,17 +84,17 @@ class Cost:
     tokens_out: int
 
     def price(self, per_million_in: float, per_million_out: float) -> float:
-        """In the currency of the two prices."""
+        """The price, in the currency of the two prices."""
         return (self.tokens_in * per_million_in + self.tokens_out * per_million_out) / 1e6
 
 
 @dataclass
 class Journal:
-    """Answers on disk, a line each, added the moment they come; a line cut short by a crash is passed over.
+    """A file of answers, one per line, appended as they arrive; lines truncated by a crash are skipped.
 
     Args:
-        path: the file; it need not be there yet.
-        sampling: answers drawn otherwise are not taken for these.
+        path: the file; it need not exist.
+        sampling: answers with other sampling parameters are ignored.
     """
 
     path: Path
@@ -105,11 +106,11 @@ class Journal:
         for row in _rows(self.path):
             if all(row.get(key) == value for key, value in how.items()):
                 with suppress(KeyError, TypeError, AttributeError):
-                    if text := description(row["answer"], row["prompt"]):  # else it is asked again
+                    if text := description(row["answer"], row["prompt"]):  # otherwise it is requested again
                         self.answers[Request(row["prompt"], row["number"])] = text
 
     def add(self, request: Request, answer: str) -> None:
-        """Keeps an answer: in one write at the end of the file, so that it is there whole or not at all."""
+        """Append an answer, in a single write."""
         row = {**asdict(self.sampling), **asdict(request), "answer": answer}
         line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
         with writing(self.path), self.path.open("ab+", buffering=0) as file:
@@ -120,19 +121,19 @@ class Journal:
 
 
 def requests(tag: Named, answers: int = ANSWERS) -> list[Request]:
-    """All answers to get of one tag: five questions, `answers` of each, in the order of the descriptions."""
+    """All requests for one tag: five questions, `answers` of each, in the order of the descriptions."""
     return [Request(prompt, number) for prompt in questions(tag.name) for number in range(answers)]
 
 
 def estimate(tags: Iterable[Named], journal: Journal, *, answers: int = ANSWERS) -> Cost:
-    """What describing these tags will take, with what the journal has taken off."""
+    """Estimate the cost of describing tags, without the answers in the journal."""
     requested = {request for tag in tags for request in requests(tag, answers)}
     left = requested - journal.answers.keys()
-    tokens = sum(round(len(request.prompt) / _LETTERS_A_TOKEN) + _FRAME_TOKENS for request in left)
+    tokens = sum(round(len(request.prompt) / _CHARS_PER_TOKEN) + _CHAT_TOKENS for request in left)
     return Cost(len(left), len(requested) - len(left), tokens, len(left) * journal.sampling.max_tokens)
 
 
-def ask(
+def request_answers(
     tags: Sequence[Named],
     endpoint: Endpoint,
     journal: Journal,
@@ -141,17 +142,18 @@ def ask(
     concurrency: int = 8,
     report: Reporter = SILENT,
 ) -> Iterator[str]:
-    """Gets every answer that the journal lacks into it; yields the reason for each that is missing.
+    """Request every missing answer and append it to the journal; yields the reason for each failure.
 
     Args:
         tags: to describe.
-        endpoint, journal: the first is asked, the second keeps what it says.
-        answers: answers to each question.
-        concurrency: requests at once.
-        report: told of each answer.
+        endpoint: the language model.
+        journal: receives the answers.
+        answers: number of answers to each question.
+        concurrency: number of simultaneous requests.
+        report: receives the progress.
 
     Raises:
-        EndpointError: the endpoint refuses; what came before is in the journal.
+        EndpointError: the endpoint refuses; earlier answers are in the journal.
     """
     todo = dict.fromkeys(request for tag in tags for request in requests(tag, answers))
     missing = [request for request in todo if request not in journal.answers]
@@ -180,8 +182,10 @@ def ask(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def answered(tags: Iterable[Named], journal: Journal, *, answers: int = ANSWERS) -> Iterator[Described]:
-    """Of each tag "a photo of a TAG." and the answers that the journal has, question by question."""
+def described_by_model(
+    tags: Iterable[Named], journal: Journal, *, answers: int = ANSWERS
+) -> Iterator[Described]:
+    """For each tag "a photo of a TAG." and the answers in the journal, by question."""
     for tag in tags:
         needed = requests(tag, answers)
         texts = [journal.answers[request] for request in needed if request in journal.answers]
@@ -192,7 +196,7 @@ def answered(tags: Iterable[Named], journal: Journal, *, answers: int = ANSWERS)
 def without_model(
     tags: Iterable[Named], *, wordnet: WordNet | None = None, lexicon: Lexicon | None = None
 ) -> Iterator[Described]:
-    """Of each tag "a photo of a TAG.", what it is a kind of, and WordNet's gloss if at hand."""
+    """For each tag "a photo of a TAG.", its broader names, and WordNet's gloss if available."""
     lexicon = lexicon or default_lexicon()
     for tag in tags:
         texts = [plain_prompt(tag.name)]
@@ -207,7 +211,7 @@ def without_model(
 
 
 def write_descriptions(path: Path, rows: Iterable[Described]) -> None:
-    """Writes descriptions.jsonl, whole or not at all.
+    """Write descriptions.jsonl, atomically.
 
     Raises:
         OutputError: the file cannot be written.
@@ -217,21 +221,21 @@ def write_descriptions(path: Path, rows: Iterable[Described]) -> None:
 
 
 def check_outputs(path: Path, inputs: Iterable[Path]) -> None:
-    """Whether descriptions may be written to `path`, and answers beside it: to be asked before the work.
+    """Check, before the work, that descriptions may be written to `path`, and answers to its journal.
 
     Raises:
-        OutputError: one is an input, a photo by name, or something else than such files are.
+        OutputError: one is an input, has the suffix of a photo, or exists and is of another kind.
     """
     names = [str(one) for one in inputs]
     refuse_output(str(path), names, is_lines_of("descriptions"), "a file of descriptions")
     answers = journal_of(path)
     refuse_output(str(answers), names, is_lines_of("answer"), "a file of answers")
     if not path.absolute().parent.is_dir():
-        raise RefusedOutputError(f"{path} cannot be written: its folder is not there")
+        raise RefusedOutputError(f"{path} cannot be written: its folder does not exist")
 
 
 def journal_of(path: Path) -> Path:
-    """Where answers are kept for the descriptions in `path`."""
+    """Path of the journal for the descriptions in `path`."""
     return path.with_name(path.name + ".answers")
 
 

@@ -1,4 +1,4 @@
-"""The data engine's first half (RAM, section 3.3): tags that captions name, and tags that a model adds."""
+"""The generation stage of the data engine (RAM, section 3.3): tags from captions, and tags from a model."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from anytag.errors import AnytagError
 from anytag.tagger import Tagger
 
 BLOCK = 64
-"""Photos that are tagged together, and rows that are held."""
+"""Number of photos that are tagged together, and of rows in memory."""
 
 
 def parse(rows: Iterable[Row], labeler: Labeler) -> Iterator[Row]:
-    """The rows with the tags that their captions name, and all that is broader; origin "text"."""
+    """Add the tags in captions and all broader ones; origin "text"."""
     vocabulary = labeler.vocabulary
     for row in rows:
         columns = sorted(labeler.captions(row.captions))
@@ -32,22 +32,22 @@ def generate(
     probability: float | None = None,
     on_error: OnError | None = None,
 ) -> Iterator[Row]:
-    """The rows with the tags that a model sees and nobody said; origin "model".
+    """Add the tags that a model predicts and that are not in the row; origin "model".
 
     Args:
-        rows: a stream; 64 are held at a time.
-        root: the folder that their photos are relative to.
+        rows: a stream; 64 are in memory at a time.
+        root: folder that the photos' paths are relative to.
         tagger: the model.
-        probability: from which a tag is added; by default each tag's own threshold.
-        on_error: takes the message of a photo that cannot be read; its row stays as it is.
+        probability: threshold; by default each tag's own.
+        on_error: called with the message for each photo that cannot be read; its row is unchanged.
     """
-    for row, error in generate_or_say(rows, root, tagger, probability=probability):
+    for row, error in generate_with_errors(rows, root, tagger, probability=probability):
         if error and on_error:
             on_error(f"{row.image}: {why(row, root, error)}")
         yield row
 
 
-def generate_or_say(
+def generate_with_errors(
     rows: Iterable[Row],
     root: str,
     tagger: Tagger,
@@ -55,7 +55,7 @@ def generate_or_say(
     probability: float | None = None,
     workers: int | None = None,
 ) -> Iterator[tuple[Row, str | None]]:
-    """As `generate`, each row with why its photo cannot be read; `workers` as for `Tagger.tag_many`."""
+    """As `generate`, but yields each row with its photo's error; `workers` as for `Tagger.tag_many`."""
     for block in batches(rows, BLOCK):
         photos = [read_photo(row, root) for row in block]
         sources = [photo.source for photo in photos]
@@ -67,14 +67,14 @@ def generate_or_say(
 
 @dataclass(frozen=True)
 class Source:
-    """What a tagger takes for a photo: its path, or its bytes; empty bytes where `error` says why."""
+    """The input of a tagger for a photo: its path, or its bytes; empty bytes if there is an `error`."""
 
     source: str | bytes
     error: str | None = None
 
 
 def read_photo(row: Row, root: str) -> Source:
-    """Path or bytes of a row's photo; never fails."""
+    """Path or bytes of a row's photo; never raises."""
     try:
         return Source(photo_source(root, row.image))
     except AnytagError as error:
@@ -82,12 +82,12 @@ def read_photo(row: Row, root: str) -> Source:
 
 
 def why(row: Row, root: str, error: str) -> str:
-    """Why a row's photo cannot be read, without its name."""
+    """The error of a row's photo, without its path."""
     return error.removeprefix(f"{join(root, row.image)}: ")
 
 
-def names_known(row: Row, labeler: Labeler, origins: Sequence[str]) -> list[str]:
-    """The row's tags of these origins that the vocabulary knows."""
+def known_names(row: Row, labeler: Labeler, origins: Sequence[str]) -> list[str]:
+    """The row's tags of these origins that are in the vocabulary."""
     return [
         name for name, origin in row.origins_by_tag if origin in origins and labeler.label(name) is not None
     ]

@@ -1,4 +1,4 @@
-"""Questions to a language model behind any OpenAI-compatible endpoint: paced, tried again, given up on."""
+"""Client for a language model at an OpenAI-compatible endpoint, with rate limit and retries."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from typing import Any
 from anytag.errors import EndpointError, MissingExtraError, NoAnswerError
 
 KEY_VARIABLE = "OPENAI_API_KEY"
-LOST, SILENT = 5, 5.0
-"""After so many failures in a row and so many seconds without an answer, an endpoint is taken for gone."""
-LONGEST_HOLD = 300.0
-"""Seconds: an endpoint that asks us to wait longer is not waited for."""
+MAX_FAILURES, MAX_SILENCE = 5, 5.0
+"""After this many consecutive failures and seconds without a response, an endpoint counts as down."""
+MAX_RETRY_AFTER = 300.0
+"""Maximum delay in seconds that an endpoint may request."""
 _TRANSIENT = frozenset({408, 409, 425, 429})
 
 
-class Gate:
-    """When the next request may start: evenly spaced, and not before the endpoint wants one.
+class RateLimiter:
+    """Schedules requests: evenly spaced, and not before the endpoint allows.
 
     Args:
-        per_minute: requests a minute, over all threads; no limit when None.
+        per_minute: requests per minute, over all threads; None is no limit.
     """
 
     def __init__(self, per_minute: float | None = None) -> None:
@@ -35,32 +35,32 @@ class Gate:
         self._lock = threading.Lock()
         self._closed = threading.Event()
 
-    def enter(self) -> bool:
-        """Waits for this request's turn; False once the gate is closed."""
+    def acquire(self) -> bool:
+        """Wait until this request may start; False if the limiter is closed."""
         with self._lock:
-            turn = max(time.monotonic(), self._next)
-            self._next = turn + self._gap
-        while not self._closed.is_set() and (left := turn - time.monotonic()) > 0:
+            start = max(time.monotonic(), self._next)
+            self._next = start + self._gap
+        while not self._closed.is_set() and (left := start - time.monotonic()) > 0:
             self._closed.wait(left)
         return not self._closed.is_set()
 
-    def hold(self, seconds: float) -> None:
-        """Lets nobody start for so long."""
+    def delay_all(self, seconds: float) -> None:
+        """Delay all further requests."""
         with self._lock:
             self._next = max(self._next, time.monotonic() + seconds)
 
-    def pause(self, seconds: float) -> None:
-        """Waits in the calling thread alone, at most until the gate closes."""
+    def delay_thread(self, seconds: float) -> None:
+        """Wait in the calling thread, at most until the limiter is closed."""
         self._closed.wait(seconds)
 
     def close(self) -> None:
-        """Lets nobody start any more."""
+        """Start no further requests."""
         self._closed.set()
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How answers are drawn; RAM++'s own (Huang et al., 2023) by default."""
+    """Sampling parameters; the defaults are those of RAM++ (Huang et al., 2023)."""
 
     model: str
     temperature: float = 0.99
@@ -68,16 +68,16 @@ class Sampling:
 
 
 class Endpoint:
-    """A chat model behind an OpenAI-compatible address. Safe to use from several threads.
+    """A chat model at an OpenAI-compatible endpoint. Thread-safe.
 
     Args:
-        base_url: as the endpoint's own manual has it, mostly ending in /v1.
-        sampling: the model's name and how it draws answers.
-        per_minute: requests a minute at most; no limit when None.
-        timeout: seconds until a request counts as lost.
-        attempts: requests for one answer before it is given up.
-        backoff: seconds before the second attempt; doubled for each further one.
-        key_variable: the environment variable that holds the key. Endpoints at home mostly need none.
+        base_url: as in the endpoint's documentation, usually ending in /v1.
+        sampling: the model's name and sampling parameters.
+        per_minute: maximum requests per minute; None is no limit.
+        timeout: of a request, in seconds.
+        attempts: maximum number of requests for one answer.
+        backoff: delay in seconds before the second attempt, doubled for each further one.
+        key_variable: environment variable with the API key. Local endpoints usually need none.
 
     Raises:
         MissingExtraError: the client is not installed.
@@ -97,15 +97,15 @@ class Endpoint:
         try:
             import openai
         except ImportError as error:
-            raise MissingExtraError("asking a language model", "llm") from error
+            raise MissingExtraError("using a language model", "llm") from error
         self.base_url, self.sampling, self.key_variable = base_url, sampling, key_variable
         self._attempts, self._backoff = attempts, backoff
-        self._gate = Gate(per_minute)
+        self._limiter = RateLimiter(per_minute)
         self._lock = threading.Lock()
-        self._lost = 0
-        self._heard: float | None = None  # when it answered last
-        self._began = time.monotonic()
-        # our own retries: the pause that one thread is told to make holds for all
+        self._failures = 0
+        self._last_response: float | None = None
+        self._started = time.monotonic()
+        # retries are ours, because a delay requested from one thread applies to all
         self._client = openai.OpenAI(
             base_url=base_url,
             api_key=os.environ.get(key_variable) or "none",
@@ -114,33 +114,33 @@ class Endpoint:
         )
 
     def answer(self, prompt: str, *, read: Callable[[str], str] = str) -> str:
-        """One answer, its white space as single spaces.
+        """Return one answer, with normalised whitespace.
 
         Args:
             prompt: the question.
-            read: makes an answer what is wanted of it, or "" where it is none; then it is asked again.
+            read: extracts the result from an answer, or returns "" to reject it; then it is requested again.
 
         Raises:
-            NoAnswerError: no attempt gave a text; others may.
-            EndpointError: the endpoint refuses, or nobody listens there: a wrong key, model or address, or a
-                server that has gone. All is lost with it.
+            NoAnswerError: no attempt returned an acceptable answer; other requests may succeed.
+            EndpointError: the endpoint refuses or is not reachable: wrong key, model or address, or the
+                server is down. No further request can succeed.
         """
-        reason = "stopped before it was asked"
+        reason = "stopped before the request"
         for attempt in range(self._attempts):
-            if not self._gate.enter():
+            if not self._limiter.acquire():
                 break
             reason, reply = self._attempt(prompt, self._backoff * 2**attempt)
             if text := read(reply) if reply else "":
                 return text
-            reason = f"an answer that is none: {reply[:80]!r}" if reply else reason
+            reason = f"a rejected answer: {reply[:80]!r}" if reply else reason
         raise NoAnswerError(f"no answer to {prompt!r} in {self._attempts} attempts ({reason})")
 
     def close(self) -> None:
-        """Starts no further request; those under way end by themselves."""
-        self._gate.close()
+        """Start no further requests; running ones finish by themselves."""
+        self._limiter.close()
 
     def _attempt(self, prompt: str, delay: float) -> tuple[str, str]:
-        """Why there is no answer, and the answer or "". The next attempt waits, and after a 429 all do."""
+        """Return an error and "", or the answer. Delays the next attempt, and after a 429 all requests."""
         import openai
 
         try:
@@ -150,55 +150,56 @@ class Endpoint:
                 temperature=self.sampling.temperature,
                 max_tokens=self.sampling.max_tokens,
             )
-            self._is_there()
+            self._record_response()
             return "an answer without text", _text(response)
         except openai.APIStatusError as error:
             self._check(error)
             if error.status_code >= 500:
-                self._is_lost(f"status {error.status_code}: {_brief(error)}")
+                self._record_failure(f"status {error.status_code}: {_brief(error)}")
             else:
-                self._is_there()
-            self._gate.hold(min(_requested_delay(error) or delay, LONGEST_HOLD))
+                self._record_response()
+            self._limiter.delay_all(min(_requested_delay(error) or delay, MAX_RETRY_AFTER))
             return f"status {error.status_code}", ""
-        except openai.APIConnectionError as error:  # which a request that took too long is, too
-            self._is_lost(_why(error), refused=_is_refused(error))
-            self._gate.pause(min(delay, LONGEST_HOLD))
+        except openai.APIConnectionError as error:  # includes timeouts
+            self._record_failure(_why(error), refused=_is_refused(error))
+            self._limiter.delay_thread(min(delay, MAX_RETRY_AFTER))
             return _why(error), ""
-        except (openai.APIError, ValueError, TypeError) as error:  # not what a chat model answers
-            self._gate.pause(min(delay, LONGEST_HOLD))
+        except (openai.APIError, ValueError, TypeError) as error:  # not a valid response of a chat model
+            self._limiter.delay_thread(min(delay, MAX_RETRY_AFTER))
             return str(error) or type(error).__name__, ""
 
-    def _is_there(self) -> None:
+    def _record_response(self) -> None:
         with self._lock:
-            self._lost, self._heard = 0, time.monotonic()
+            self._failures, self._last_response = 0, time.monotonic()
 
-    def _is_lost(self, why: str, *, refused: bool = False) -> None:
-        """Counts a request that nobody answered.
+    def _record_failure(self, why: str, *, refused: bool = False) -> None:
+        """Count a request without a response.
 
         Raises:
-            EndpointError: nobody listens from the first request on, or too many were lost in a row.
+            EndpointError: the endpoint was never reachable, or there were too many consecutive failures.
         """
         with self._lock:
-            self._lost += 1
-            lost, silent = self._lost, time.monotonic() - (self._heard or self._began)
-            never = self._heard is None
+            self._failures += 1
+            failures = self._failures
+            silence = time.monotonic() - (self._last_response or self._started)
+            never = self._last_response is None
         if refused and never:
             raise EndpointError(
-                f"nobody answers at {self.base_url} ({why}); check the address and that the server runs"
+                f"{self.base_url} is not reachable ({why}); check the address and that the server is running"
             )
-        if lost >= LOST and silent >= SILENT:
+        if failures >= MAX_FAILURES and silence >= MAX_SILENCE:
             raise EndpointError(
-                f"{self.base_url} has not answered {lost} requests in a row ({why}); run the same "
-                "command again when it does, with a longer --timeout if it is slow"
+                f"{self.base_url} has not answered {failures} requests in a row ({why}); repeat the command "
+                "later, with a longer --timeout if the endpoint is slow"
             )
 
     def _check(self, error: Any) -> None:
-        """Raises EndpointError unless the same request may do better later."""
+        """Raise EndpointError unless the same request may succeed later."""
         status = int(error.status_code)
         wait = _requested_delay(error)
-        if wait is not None and wait > LONGEST_HOLD:
+        if wait is not None and wait > MAX_RETRY_AFTER:
             raise EndpointError(
-                f"{self.base_url} asks to wait {wait:.0f} s (status {status}); run the same command later"
+                f"{self.base_url} asks to wait {wait:.0f} s (status {status}); repeat the command later"
             )
         if status < 500 and status not in _TRANSIENT:
             key = "is set" if os.environ.get(self.key_variable) else "is not set"
@@ -209,14 +210,14 @@ class Endpoint:
 
 
 def _text(response: Any) -> str:
-    """What a chat model said; "" where the response holds nothing like it."""
+    """The text of a chat model's response; "" if there is none."""
     choices = getattr(response, "choices", None) or []
     content = choices[0].message.content if choices and getattr(choices[0], "message", None) else None
     return " ".join(content.split()) if isinstance(content, str) else ""
 
 
 def _requested_delay(error: Any) -> float | None:
-    """Seconds of a Retry-After header, which holds seconds or a date."""
+    """Seconds from a Retry-After header, which contains seconds or a date."""
     header = error.response.headers.get("retry-after")
     if header is None:
         return None
@@ -231,7 +232,7 @@ def _requested_delay(error: Any) -> float | None:
 
 
 def _is_refused(error: BaseException) -> bool:
-    """Whether no connection came about: nobody listens, or the name is not known."""
+    """Whether no connection could be established: connection refused, or unknown host."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ConnectionRefusedError | socket.gaierror):

@@ -1,12 +1,11 @@
-"""A corpus larger than one machine: the data engine's stages over Ray Data (extra `ray`).
+"""Run the data engine's stages over a large corpus with Ray Data (extra `ray`).
 
     import ray
     ray.init("auto")
     run("s3://bucket/rows", "s3://bucket/labelled", stages=("parse", "generate", "check"))
 
-A pool of actors holds what the stages need (the model, say) and maps batches of rows; a batch goes through
-all stages where it is. An actor that is lost with its machine is started again elsewhere, and its batches are
-done again.
+A pool of actors holds what the stages need, such as the model, and maps batches of rows through all stages.
+An actor lost with its machine is restarted elsewhere, and its batches are repeated.
 """
 
 from __future__ import annotations
@@ -34,15 +33,15 @@ from anytag.tagger import Tagger
 from anytag.vocabulary import Vocabulary
 
 BATCH = 64
-"""Rows that an actor works on at once."""
+"""Number of rows that an actor processes at once."""
 
 Columns = dict[str, Any]
 Batch = Any
-"""A pyarrow.Table of the columns of rows, `error` and `hash`."""
+"""A pyarrow.Table with the columns of rows, `error` and `hash`."""
 
 
 class Parse:
-    """Adds the tags that captions name: see `generate.parse`."""
+    """Adds the tags in captions: see `generate.parse`."""
 
     def __init__(self, *, model: str | None, root: str) -> None:
         folder = ModelFolder.open(resolve(model))
@@ -55,14 +54,14 @@ class Parse:
 
 
 class Generate:
-    """Adds the tags that the model sees: see `generate.generate`."""
+    """Adds the tags that the model predicts: see `generate.generate`."""
 
     def __init__(self, *, model: str | None, root: str) -> None:
         self.tagger, self.root = Tagger.load(model), root
 
     def __call__(self, batch: Batch) -> Batch:
         columns = batch.to_pylist()
-        tagged = generate.generate_or_say(map(_row, columns), self.root, self.tagger, workers=1)
+        tagged = generate.generate_with_errors(map(_row, columns), self.root, self.tagger, workers=1)
         return _table(
             [
                 {**one, **columns_of(row), "error": one["error"] or error}
@@ -72,21 +71,21 @@ class Generate:
 
 
 class Check:
-    """Says in `error` why a photo cannot be read, and in `hash` what it looks like: 64 hexadecimal digits."""
+    """Sets `error` for unreadable photos, and `hash`, the difference hash in 64 hexadecimal digits."""
 
     def __init__(self, *, model: str | None, root: str) -> None:
         self.root = root
 
     def __call__(self, batch: Batch) -> Batch:
         columns = batch.to_pylist()
-        looks = check.look_at_all((_row(one) for one in columns), self.root, workers=1)
-        for one, look in zip(columns, looks, strict=True):
+        photos = check.check_photos((_row(one) for one in columns), self.root, workers=1)
+        for one, photo in zip(columns, photos, strict=True):
             if not one["image"]:
-                continue  # `error` says why
-            if look.finding is None:
-                one["hash"] = look.hash.tobytes().hex()
+                continue  # `error` is set already
+            if photo.finding is None:
+                one["hash"] = photo.hash.tobytes().hex()
             else:
-                one["error"] = f"{look.finding.problem}: {look.finding.says}"
+                one["error"] = f"{photo.finding.problem}: {photo.finding.says}"
         return _table(columns)
 
 
@@ -94,7 +93,7 @@ STAGES: dict[str, type[Parse | Generate | Check]] = {"parse": Parse, "generate":
 
 
 class Stages:
-    """Several stages, one after the other."""
+    """Applies several stages in order."""
 
     def __init__(self, *, stages: Sequence[str], model: str | None, root: str) -> None:
         self.stages = [STAGES[name](model=model, root=root) for name in stages]
@@ -107,7 +106,7 @@ class Stages:
 
 @dataclass(frozen=True)
 class Maker:
-    """What is sent to the workers of a cluster: each makes its `Labelling` from it."""
+    """Sent to the workers of a cluster, each of which creates its `Labelling` from it."""
 
     parts: Parts
     stages: tuple[str, ...]
@@ -120,13 +119,13 @@ class Maker:
 
 
 class Labelling:
-    """Does units of rows; see `anytag.data.cluster.Work`."""
+    """Processes units of rows; see `anytag.data.cluster.Work`."""
 
     def __init__(self, parts: Parts, stages: Stages, root: str | None) -> None:
         self.parts, self._stages, self._root = parts, stages, root
 
     def do(self, unit: Unit) -> UnitResult:
-        """All rows of the unit, through all stages."""
+        """Process all rows of the unit with all stages."""
         with self.parts.writing(unit, _schema()) as part:
             for some in batches(columns_in(unit, root=self._root, output=self.parts.folder), BATCH):
                 for row in self._stages(_table(some)).to_pylist():
@@ -134,7 +133,7 @@ class Labelling:
         return UnitResult(self.parts.file(unit), unit.name, unit.stamp, part.rows, part.failed)
 
     def again(self, unit: Unit, earlier: UnitResult) -> UnitResult:
-        """The same: rows that failed do so without a server."""
+        """Process the unit again; its failures did not come from a server, so all rows are repeated."""
         return self.do(unit)
 
 
@@ -147,34 +146,34 @@ def run(
     root: str | None = None,
     actors: int = 2,
 ) -> None:
-    """Runs stages over a corpus on the Ray cluster that this process is connected to.
+    """Run stages over a corpus on the Ray cluster that this process is connected to.
 
-    A run that was killed goes on where it was.
+    An interrupted run is resumed.
 
     Args:
-        source: data of any format that `formats.read` knows, or a folder of Parquet or JSON lines; a path or
-            URL that all machines see. Every file is one unit, and every row group of Parquet.
-        output: a folder or URL for Parquet files, one a unit: the columns of rows, `error` and `hash`.
+        source: data in any format of `formats.read`, or a folder of Parquet or JSON lines; a path or URL that
+            all machines can read. Every file is a unit, or every row group of a Parquet file.
+        output: a folder or URL for Parquet files, one per unit: the columns of rows, `error` and `hash`.
         stages: of `STAGES`, in this order.
-        model: name or folder, seen by all machines; None is the embedded model.
-        root: the folder that photos are relative to; by default that of the file that names them.
-        actors: at most; a core each.
+        model: name or folder, available on all machines; None is the embedded model.
+        root: folder that the photos' paths are relative to; by default that of the file that names them.
+        actors: maximum number, with one core each.
 
     Raises:
-        AnytagError: an unknown stage, nothing to read, or units that could not be read, after the others.
+        AnytagError: an unknown stage, nothing to read, or, after all others are processed, unreadable units.
         OutputError: `output` has other files, or rows of other stages or another model.
         MissingExtraError: Ray is not installed.
     """
     cluster.ray_data()
     if unknown := [name for name in stages if name not in STAGES]:
-        raise AnytagError(f"stage {unknown[0]!r} is unknown; known are {', '.join(STAGES)}")
+        raise AnytagError(f"stage {unknown[0]!r} is unknown; expected one of {', '.join(STAGES)}")
     source, root = absolute(source), absolute(root) if root is not None else None
     card = Card.read(resolve(model) / FILE_NAME)
     work = {"anytag": "data ray", "stages": list(stages), "model": repr(card), "images": public(root or "")}
     parts = Parts(place(output), work)
     parts.check()
-    found = pieces(source)
-    parts.begin()  # now that the input is known to be right
+    found = corpus_units(source)
+    parts.begin()  # after the input has been checked
     make = Maker(parts, tuple(stages), model, root)
     results = cluster.run(found, make, actors=actors)
     done = list(cluster.follow(parts, results, parts.manifest()))
@@ -184,11 +183,11 @@ def run(
         )
 
 
-def pieces(source: str) -> list[Unit]:
-    """The units of a corpus; what is neither Parquet nor a folder of rows is one.
+def corpus_units(source: str) -> list[Unit]:
+    """The units of a corpus; anything but Parquet and folders of rows is a single unit.
 
     Raises:
-        AnytagError: it is not there, or a file of Parquet cannot be read.
+        AnytagError: it does not exist, or a Parquet file cannot be read.
     """
     whole = not is_folder(source) and not source.endswith(".parquet")
     if whole or not any(name.endswith((".parquet", *ROWS)) for name in _names(source)):
@@ -204,25 +203,25 @@ def _names(source: str) -> Iterator[str]:
 
 
 def columns_in(unit: Unit, *, root: str | None, output: str) -> Iterator[Columns]:
-    """The rows of a unit, photos named relative to `output`; what is no row is named in `error`."""
-    said: deque[str] = deque()
-    rows = _rows(unit, said.append)
-    there = folder_of(unit.url) if root is None else root
-    for row in formats.moved(rows, there, output):
-        yield from _errors(said)
+    """Yield the rows of a unit, with paths relative to `output`; invalid rows are reported in `error`."""
+    messages: deque[str] = deque()
+    rows = _rows(unit, messages.append)
+    base = folder_of(unit.url) if root is None else root
+    for row in formats.moved(rows, base, output):
+        yield from _errors(messages)
         yield columns_of(row)
-    yield from _errors(said)
+    yield from _errors(messages)
 
 
-def _errors(said: deque[str]) -> Iterator[Columns]:
-    while said:
-        yield {**columns_of(Row("", "", "")), "error": public(said.popleft())}
+def _errors(messages: deque[str]) -> Iterator[Columns]:
+    while messages:
+        yield {**columns_of(Row("", "", "")), "error": public(messages.popleft())}
 
 
-def _rows(unit: Unit, tell: OnError) -> Iterator[Row]:
+def _rows(unit: Unit, on_error: OnError) -> Iterator[Row]:
     if unit.kind != "parquet":
-        return formats.read(unit.url, source="corpus", on_error=tell)
-    return read_parquet(unit.url, source="corpus", split="train", groups=[unit.part], on_error=tell)
+        return formats.read(unit.url, source="corpus", on_error=on_error)
+    return read_parquet(unit.url, source="corpus", split="train", groups=[unit.part], on_error=on_error)
 
 
 def _known(columns: Columns) -> Columns:
@@ -230,7 +229,7 @@ def _known(columns: Columns) -> Columns:
 
 
 def _row(columns: Columns) -> Row:
-    if not columns["image"]:  # in the place of what is no row
+    if not columns["image"]:  # a placeholder for an invalid row
         return Row("", "", "")
     return row_of(_known(columns))
 

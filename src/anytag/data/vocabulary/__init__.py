@@ -1,1 +1,1 @@
-"""From counted names to a vocabulary: merging, review, report."""
+"""From counted names to a vocabulary: merging, review and report."""

@@ -1,8 +1,9 @@
-"""Which candidates of a vocabulary are one tag under two names, and why: every proposal can be explained.
+"""Propose merges of vocabulary candidates that are synonyms, with explanations.
 
-Four witnesses: the spelling ("sand castle", "sandcastle"), WordNet (one synset), the text encoder (near
-vectors), the photos (one caption says "couch", another of the same photo "sofa", none says both). The first
-two convince alone, the last two only together; names that share a word are left to a person ("home plate").
+There are four criteria: spelling ("sand castle", "sandcastle"), WordNet (a common synset), the text encoder
+(similar vectors), and the photos (one caption has "couch", another of the same photo "sofa", and none has
+both). The first two suffice alone, the last two only together; names that share a word are left to a person
+("home plate").
 """
 
 from __future__ import annotations
@@ -23,19 +24,19 @@ from anytag.text_encoders import TextEncoder
 
 Key = tuple[str, Kind]
 Photos = Callable[[], Iterable[Sequence[str]]]
-"""Gives the corpus again: the captions of one photo after the other."""
+"""Returns a new iteration over the corpus, as the captions of each photo."""
 
-_BLOCK = 1024  # rows of the similarity matrix at once
+_BLOCK = 1024  # rows of the similarity matrix computed at once
 _NEAREST = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """A proposal: `name` is another word for `into`, which captions use more.
+    """A proposal: `name` is a synonym of `into`, which is more frequent.
 
     Attributes:
-        why: the witnesses and what they say.
-        sure: whether that is enough without a person.
+        why: the criteria and their evidence.
+        sure: whether this suffices without a person's review.
     """
 
     name: Key
@@ -46,13 +47,13 @@ class Merge:
 
 @dataclass(frozen=True)
 class MergeRules:
-    """When witnesses are heard.
+    """Thresholds of the criteria.
 
     Attributes:
-        similarity: cosine from which the encoder speaks for a pair.
-        swaps: photos at least in which different captions use the two names.
-        swap_share: such photos at least, as a share of those that show the rarer name.
-        both_share: captions at most that use both, as a share of such photos.
+        similarity: minimum cosine similarity of a pair.
+        swaps: minimum number of photos in which different captions use the two names.
+        swap_share: minimum number of such photos, as a share of those with the rarer name.
+        both_share: maximum number of captions with both names, as a share of such photos.
     """
 
     similarity: float = 0.8
@@ -71,33 +72,33 @@ def propose(
     read: Callable[[str], set[Key]] | None = None,
     rules: MergeRules | None = None,
 ) -> list[Merge]:
-    """Proposals for candidates of one kind, at most one for each name; never for a name and what is broader.
+    """Propose merges of candidates of one kind, at most one per name; never of a name and a broader one.
 
     Args:
-        candidates: most used first: of two names, the first stays.
-        lexicon: knows forms of words and what is broader.
-        wordnet, encoder: witnesses; without them they are not heard.
-        photos, read: the corpus, and what says the names in a caption; both or none.
-        rules: the limits.
+        candidates: most frequent first; the first of two names is kept.
+        lexicon: provides lemmas and broader names.
+        wordnet, encoder: optional sources for criteria.
+        photos, read: the corpus, and a function that returns the names in a caption; both or none.
+        rules: thresholds.
     """
     rules = rules or MergeRules()
     keys = [(c.name, c.kind) for c in candidates]
     merges: dict[Key, Merge] = {}
-    for witness in (by_spelling(keys, lexicon), by_synset(keys, wordnet) if wordnet else ()):
-        for merge in witness:
+    for proposals in (by_spelling(keys, lexicon), by_synset(keys, wordnet) if wordnet else ()):
+        for merge in proposals:
             if not _related(merge.name, merge.into, lexicon):
                 merges.setdefault(merge.name, merge)
     if encoder is not None:
         pairs = by_vectors(keys, encoder, rules.similarity)
         pairs = {p: s for p, s in pairs.items() if p[1] not in merges and not _related(*p, lexicon)}
         swaps = count_swaps(pairs, photos(), read) if photos and read else {}
-        for merge in _weighed(pairs, swaps, rules):
+        for merge in _by_similarity(pairs, swaps, rules):
             merges.setdefault(merge.name, merge)
     return [merges[key] for key in keys if key in merges]
 
 
 def by_spelling(keys: Sequence[Key], lexicon: Lexicon) -> Iterator[Merge]:
-    """Names that differ in spaces, hyphens, apostrophes or number alone."""
+    """Names that differ only in spaces, hyphens, apostrophes or number."""
     first: dict[tuple[str, bool], Key] = {}
     for name, kind in keys:
         *front, last = normal(name).split()
@@ -110,7 +111,7 @@ def by_spelling(keys: Sequence[Key], lexicon: Lexicon) -> Iterator[Merge]:
 
 
 def by_synset(keys: Sequence[Key], wordnet: WordNet) -> Iterator[Merge]:
-    """Things whose most used sense is the same synset."""
+    """Objects and scenes whose most frequent sense is the same synset."""
     first: dict[int, Key] = {}
     for key in keys:
         sense = wordnet.first_sense(key[0]) if _is_thing(key[1]) else None
@@ -122,10 +123,10 @@ def by_synset(keys: Sequence[Key], wordnet: WordNet) -> Iterator[Merge]:
 
 
 def by_vectors(keys: Sequence[Key], encoder: TextEncoder, similarity: float) -> dict[tuple[Key, Key], float]:
-    """Pairs (more used, less used) of one kind whose vectors are near, with their cosine."""
+    """Pairs (more frequent, less frequent) of one kind with similar vectors, and their cosine."""
     if not keys:
         return {}
-    vectors = encoder.encode([name for name, _ in keys])  # K×D, rows of length 1
+    vectors = encoder.encode([name for name, _ in keys])  # K×D, unit vectors
     pairs = {}
     for start in range(0, len(keys), _BLOCK):
         cosines: NDArray[np.float32] = vectors[start : start + _BLOCK] @ vectors.T  # block×K
@@ -141,13 +142,13 @@ def by_vectors(keys: Sequence[Key], encoder: TextEncoder, similarity: float) -> 
 
 @dataclass(slots=True)
 class Swaps:
-    """How two names share photos: those of the rarer one, those whose captions differ, captions with both."""
+    """Photos with the rarer of two names, photos in which captions use one name each, captions with both."""
 
     rarer: int = 0
     swapped: int = 0
     both: int = 0
 
-    def speaks(self, rules: MergeRules) -> bool:
+    def are_synonyms(self, rules: MergeRules) -> bool:
         """Whether captions use one name in place of the other."""
         often = self.swapped >= max(rules.swaps, rules.swap_share * self.rarer)
         return often and self.both <= rules.both_share * self.swapped
@@ -156,7 +157,7 @@ class Swaps:
 def count_swaps(
     pairs: Iterable[tuple[Key, Key]], photos: Iterable[Sequence[str]], read: Callable[[str], set[Key]]
 ) -> dict[tuple[Key, Key], Swaps]:
-    """Goes through the corpus once more, for these pairs alone; photos with a single caption say nothing."""
+    """Iterate over the corpus for these pairs; photos with a single caption are not informative."""
     swaps = {pair: Swaps() for pair in pairs}
     keys = {key for pair in swaps for key in pair}
     alone: Counter[Key] = Counter()
@@ -175,11 +176,11 @@ def count_swaps(
     return swaps
 
 
-def _weighed(
+def _by_similarity(
     pairs: dict[tuple[Key, Key], float], swaps: dict[tuple[Key, Key], Swaps], rules: MergeRules
 ) -> Iterator[Merge]:
-    """The nearest pair of each name first; those that the photos speak for before all others."""
-    ranked = sorted(pairs, key=lambda p: (not _speaks(swaps.get(p), rules), -pairs[p]))
+    """Merges by descending similarity; those supported by photos come first."""
+    ranked = sorted(pairs, key=lambda p: (not _are_synonyms(swaps.get(p), rules), -pairs[p]))
     for into, name in ranked:
         why = f"embedding: cosine {pairs[into, name]:.2f}"
         counted = swaps.get((into, name))
@@ -188,21 +189,21 @@ def _weighed(
                 f"; co-occurrence: of {counted.rarer} photos {counted.swapped} have captions with one name"
                 f" each, {counted.both} captions have both"
             )
-        yield Merge(name, into, why, sure=_speaks(counted, rules) and not _share_a_word(name, into))
+        yield Merge(name, into, why, sure=_are_synonyms(counted, rules) and not _share_a_word(name, into))
 
 
-def _speaks(counted: Swaps | None, rules: MergeRules) -> bool:
-    return counted is not None and counted.speaks(rules)
+def _are_synonyms(counted: Swaps | None, rules: MergeRules) -> bool:
+    return counted is not None and counted.are_synonyms(rules)
 
 
 def _related(one: Key, other: Key, lexicon: Lexicon) -> bool:
-    """Whether one is broader than the other: a puppy is a dog, but no other word for it."""
+    """Whether one is broader than the other: "dog" is broader than "puppy", not a synonym."""
     a, b = normal(one[0]), normal(other[0])
     return a in lexicon.parents(b) or b in lexicon.parents(a)
 
 
 def _share_a_word(one: Key, other: Key) -> bool:
-    """Names of things that share a word mostly differ by the other one."""
+    """Whether names of things share a word; such names usually differ in meaning by the other word."""
     words = set(normal(one[0]).split()) & set(normal(other[0]).split())
     return bool(words) and _is_thing(one[1])
 

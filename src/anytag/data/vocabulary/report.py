@@ -1,4 +1,4 @@
-"""A page about a review table: how often names are used, what is proposed and why. HTML with inline SVG."""
+"""An HTML page about a review table, with inline SVG: frequencies of names, and proposals with reasons."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from anytag.errors import RefusedOutputError
 from anytag.vocabulary import KINDS
 
 _WIDTH, _HEIGHT, _MARGIN = 520, 220, 46
-_POINTS = 200  # of a curve
-_ROWS = 200  # of a table
+_POINTS = 200  # maximum points of a curve
+_ROWS = 200  # maximum rows of a table
 _DRAWN = ("keep", "merge", "drop")
 _COLORS = {"object": "#4063d8", "scene": "#389826", "attribute": "#cb3c33", "action": "#9558b2"}
 
@@ -37,7 +37,7 @@ td, th {{ padding: .2rem .7rem; text-align: left; border-bottom: 1px solid #ddd;
 
 
 def page(rows: Sequence[ReviewRow], *, title: str = "Candidates of a vocabulary") -> str:
-    """The whole page as text."""
+    """Render the page."""
     counts = sorted((row.count for row in rows if row.count), reverse=True)
     ranks = [(float(rank), float(count)) for rank, count in enumerate(counts, 1)]
     total = sum(counts) or 1
@@ -55,18 +55,18 @@ def page(rows: Sequence[ReviewRow], *, title: str = "Candidates of a vocabulary"
 
 
 def check_page(path: Path, inputs: Iterable[str]) -> None:
-    """Whether a page may be written there: to be asked before long work.
+    """Check, before long work, that a page may be written to `path`.
 
     Raises:
-        OutputError: `path` is an input or other output, a photo, or something else than a page.
+        OutputError: `path` is an input or another output, a photo, or an existing file that is not a page.
     """
     if path.absolute() in [Path(one).absolute() for one in inputs]:
-        raise RefusedOutputError(f"{path} is named twice: give a file of its own for the page")
+        raise RefusedOutputError(f"{path} is given twice: give another file for the page")
     refuse_output(str(path), inputs, lambda head: head.lstrip()[:9].lower() == b"<!doctype", "a page")
 
 
 def write_page(path: Path, rows: Sequence[ReviewRow]) -> None:
-    """Writes the page, whole or not at all.
+    """Write the page, atomically.
 
     Raises:
         OutputError: it cannot be written.
@@ -76,7 +76,7 @@ def write_page(path: Path, rows: Sequence[ReviewRow]) -> None:
 
 
 def curve(points: Sequence[tuple[float, float]], *, log: bool = False) -> str:
-    """A line through points of positive x and y, as SVG; long lines are thinned."""
+    """Draw a line through points with positive x and y, as SVG; long lines are subsampled."""
     if not points:
         return "<p>Nothing to show.</p>"
     every = max(1, len(points) // _POINTS)
@@ -97,7 +97,7 @@ def curve(points: Sequence[tuple[float, float]], *, log: bool = False) -> str:
 
 
 def bars(rows: Sequence[ReviewRow]) -> str:
-    """For each kind a bar, its shades from dark to light: kept, merged, dropped."""
+    """Draw one bar per kind, with shades from dark to light for kept, merged and dropped names."""
     counts = {kind: _by_action([row for row in rows if row.kind == kind]) for kind in KINDS}
     most = max(sum(shares) for shares in counts.values()) or 1
     svg_bars = []
@@ -116,7 +116,7 @@ def bars(rows: Sequence[ReviewRow]) -> str:
 
 
 def _by_action(rows: Sequence[ReviewRow]) -> tuple[int, ...]:
-    """How many rows are kept, merged, dropped."""
+    """Number of rows that are kept, merged and dropped."""
     return tuple(sum(row.action == action for row in rows) for action in _DRAWN)
 
 
@@ -146,7 +146,7 @@ def _cell(value: object) -> str:
 
 
 class _Axis:
-    """Maps values from start..end to pixels from at_start..at_end."""
+    """Maps values in start..end to pixels in at_start..at_end."""
 
     def __init__(self, start: float, end: float, at_start: float, at_end: float) -> None:
         self._start, self._at = start, at_start

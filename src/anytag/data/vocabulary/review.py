@@ -1,11 +1,11 @@
-"""The table between corpus and vocabulary, for a person to edit: a candidate a line, kept, dropped or merged.
+"""The review table between corpus and vocabulary: a person decides for each candidate: keep, drop or merge.
 
     action  name    kind    into  rename  count  parents    synonyms  why                    examples
     keep    sofa    object                812    furniture  couch     couch (301): ...       A cat on a couch
     merge   settee  object  sofa          14                          WordNet: both are ...  An old settee
 
-Tab-separated (or with commas, as .csv), so that any spreadsheet opens it. `action`, `kind`, `into`, `rename`,
-`parents` and `synonyms` count when the vocabulary is built; the rest is there to decide by.
+The table is tab-separated (or comma-separated, as .csv), for any spreadsheet. The vocabulary is built from
+`action`, `kind`, `into`, `rename`, `parents` and `synonyms`; the other columns help to decide.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from anytag.vocabulary import KINDS, Kind, Tag, Vocabulary
 
 Action = Literal["keep", "drop", "merge"]
 ACTIONS: tuple[str, ...] = get_args(Action)
-_PART = "; "  # within a cell
+_SEPARATOR = "; "  # within a cell
 _INCLUDED = "included by list"
 
 
 @dataclass(frozen=True, slots=True)
 class ReviewRow:
-    """One candidate and what is to become of it."""
+    """One candidate and the action for it."""
 
     action: Action
     name: str
@@ -57,8 +57,8 @@ class Recipe:
     """Sizes of a published vocabulary.
 
     Attributes:
-        top: names taken by frequency; None where the paper's number is not known.
-        size: tags left after merging and a person's look.
+        top: number of most frequent names; None if the paper does not state it.
+        size: number of tags after merging and review.
     """
 
     top: int | None
@@ -66,8 +66,8 @@ class Recipe:
 
 
 RECIPES: Mapping[str, Recipe] = {"ram": Recipe(6449, 4585), "tag2text": Recipe(None, 3429)}
-"""RAM took 6,449 names and merged them into 4,585 tags; Tag2Text has 3,429. What no eye can see was left out
-by the authors' own reading: here by the stop list, the lists given, and whoever reviews the table."""
+"""RAM merged 6,449 names into 4,585 tags; Tag2Text has 3,429. The authors removed names that are not visual
+by hand; here this is done by the stop list, the given lists, and the review of the table."""
 
 
 def lines(
@@ -78,24 +78,24 @@ def lines(
     exclude: Iterable[str] = (),
     keep_new: bool = False,
 ) -> list[ReviewRow]:
-    """What the rules propose for each candidate.
+    """Propose an action for each candidate.
 
     Args:
-        candidates: most used first.
-        merges: proposals; one that is not sure leaves the candidate as it is, and says why to think of it.
-        include: names to keep whatever the rules say; those that no caption has are added.
+        candidates: most frequent first.
+        merges: proposals; one that is not sure keeps the candidate, with the proposal as the reason.
+        include: names to keep in any case; those that are in no caption are added.
         exclude: names to drop.
-        keep_new: keep names that only discovery knows; otherwise they wait as dropped for a reviewer.
+        keep_new: keep names found only by discovery; otherwise they are dropped until reviewed.
     """
     proposed = {merge.name: merge for merge in merges}
     included = {normal(name): name for name in include}
-    unwanted = {normal(name) for name in exclude}
+    excluded = {normal(name) for name in exclude}
     rows = []
     for candidate in candidates:
         name = normal(candidate.name)
         merge = proposed.get((candidate.name, candidate.kind))
         line = _line(candidate)
-        if name in unwanted:
+        if name in excluded:
             line = replace(line, action="drop", why="excluded by list")
         elif included.pop(name, None) is not None:
             line = replace(line, why=_INCLUDED)
@@ -103,28 +103,28 @@ def lines(
             why = merge.why if merge.sure else f"perhaps: {merge.why}"
             line = replace(line, action="merge" if merge.sure else "keep", into=merge.into[0], why=why)
         if line.action == "keep" and not candidate.known and not keep_new and line.why != _INCLUDED:
-            line = replace(line, action="drop", why=_join(["new: no list has it", line.why]))
+            line = replace(line, action="drop", why=_join(["new: in no list", line.why]))
         rows.append(line)
-    rows = _led(rows)
+    rows = _without_lost_targets(rows)
     added = [
-        ReviewRow("keep", name, "object", why=f"{_INCLUDED}; no caption has it") for name in included.values()
+        ReviewRow("keep", name, "object", why=f"{_INCLUDED}; in no caption") for name in included.values()
     ]
     return rows + added
 
 
-def _led(rows: Sequence[ReviewRow]) -> list[ReviewRow]:
-    """The same, but what was to be merged into a name that is dropped stays by itself."""
-    there = {row.name for row in rows if row.action != "drop"}
+def _without_lost_targets(rows: Sequence[ReviewRow]) -> list[ReviewRow]:
+    """Keep names that would be merged into a dropped name."""
+    targets = {row.name for row in rows if row.action != "drop"}
     return [
         replace(row, action="keep", why=f"perhaps: {row.why}")
-        if row.action == "merge" and row.into not in there
+        if row.action == "merge" and row.into not in targets
         else row
         for row in rows
     ]
 
 
 def write_review(path: Path, rows: Iterable[ReviewRow]) -> None:
-    """Writes the table, whole or not at all.
+    """Write the table, atomically.
 
     Raises:
         OutputError: the file cannot be written.
@@ -137,18 +137,18 @@ def write_review(path: Path, rows: Iterable[ReviewRow]) -> None:
 
 
 def check_review(path: Path, inputs: Iterable[str]) -> None:
-    """Whether a table may be written there: to be asked before long work.
+    """Check, before long work, that a table may be written to `path`.
 
     Raises:
-        OutputError: `path` is an input, a photo, or something else than a review table.
+        OutputError: `path` is an input, a photo, or an existing file that is not a review table.
     """
     refuse_output(str(path), inputs, _is_review, "a table of candidates")
     if not path.absolute().parent.is_dir():
-        raise RefusedOutputError(f"{path} cannot be written: its folder is not there")
+        raise RefusedOutputError(f"{path} cannot be written: its folder does not exist")
 
 
 def check_vocabulary(path: Path, inputs: Iterable[str]) -> None:
-    """The same for a vocabulary."""
+    """Run the same check for a vocabulary."""
     refuse_output(str(path), inputs, is_lines_of("kind"), "a vocabulary")
 
 
@@ -158,16 +158,16 @@ def _is_review(head: bytes) -> bool:
 
 
 def read_review(path: Path) -> list[ReviewRow]:
-    """Reads the table, in whatever order its columns are; columns that are not ours are passed over.
+    """Read the table; columns may be in any order, and unknown ones are ignored.
 
     Raises:
-        AnytagError: it cannot be read, or a cell is wrong; names the line and the column.
+        AnytagError: it cannot be read, or a cell is invalid; names the line and the column.
     """
     table = _table(read_text(path))
     if table is None:
         raise VocabularyError(
-            f"{path}: lacks the columns {', '.join(_REQUIRED)}, separated by tabs, commas or semicolons; "
-            f"expected {', '.join(COLUMNS)}"
+            f"{path}: does not have the columns {', '.join(_REQUIRED)}, separated by tabs, commas or "
+            f"semicolons; expected {', '.join(COLUMNS)}"
         )
     rows = []
     try:
@@ -180,7 +180,7 @@ def read_review(path: Path) -> list[ReviewRow]:
 
 
 def _table(text: str) -> csv.DictReader[str] | None:
-    """The cells of a table as spreadsheets write it, by its first line's names; None where it lacks them."""
+    """Parse a table as written by spreadsheets; None if the header lacks required columns."""
     for delimiter in ("\t", ",", ";"):
         table = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
         try:
@@ -193,14 +193,14 @@ def _table(text: str) -> csv.DictReader[str] | None:
 
 
 def build(rows: Sequence[ReviewRow], *, size: int | None = None) -> Vocabulary:
-    """The vocabulary that a review table says, most used tags first.
+    """Build the vocabulary from a review table, most frequent tags first.
 
     Args:
         rows: of the table.
-        size: the most used tags to keep, and before them those that lists include.
+        size: number of most frequent tags to keep; those included by list come first.
 
     Raises:
-        VocabularyError: a merge leads nowhere or round in a circle, or two tags have one name and kind.
+        VocabularyError: a merge has no target or is circular, or two tags have the same name and kind.
     """
     ends = _merged_into(rows)
     groups: dict[Key, list[ReviewRow]] = {}
@@ -217,7 +217,7 @@ def build(rows: Sequence[ReviewRow], *, size: int | None = None) -> Vocabulary:
 
 
 def _merged_into(rows: Sequence[ReviewRow]) -> dict[Key, Key]:
-    """Where each merge leads at last: "settee" into "couch" into "sofa"."""
+    """Final target of each merge: "settee" into "couch" into "sofa"."""
     keys = [_key(row) for row in rows if row.action == "keep"]
     merges = {_key(row): row.into for row in rows if row.action == "merge"}
     all_keys = dict.fromkeys([*keys, *merges])
@@ -226,13 +226,13 @@ def _merged_into(rows: Sequence[ReviewRow]) -> dict[Key, Key]:
         chain = [key]
         while chain[-1] in merges:
             into = merges[chain[-1]]
-            # its own kind first: "swing" the thing and "swing" the action are two
+            # the same kind first: "swing" the object and "swing" the action differ
             target = next((k for k in ((into, key[1]), *all_keys) if k in all_keys and k[0] == into), None)
             if target is None:
                 raise VocabularyError(f"{chain[-1][0]!r} is merged into {into!r}, which no row keeps")
             if target in chain:
                 raise VocabularyError(
-                    f"merges go round in a circle: {' into '.join(k[0] for k in [*chain, target])}"
+                    f"merges form a circle: {' into '.join(k[0] for k in [*chain, target])}"
                 )
             chain.append(target)
         ends[key] = chain[-1]
@@ -249,7 +249,7 @@ def _vocabulary(groups: Sequence[Sequence[ReviewRow]], ends: Mapping[Key, Key]) 
             key = f"{key}-{first.kind}"
         if key in used_ids:
             raise VocabularyError(
-                f"two tags are {display_name!r} of kind {first.kind}: rename or merge one of them"
+                f"two tags are named {display_name!r} and of kind {first.kind}: rename or merge one of them"
             )
         used_ids.add(key)
         ids[_key(first)] = key
@@ -299,7 +299,9 @@ def _line(candidate: Candidate) -> ReviewRow:
 
 def _read(cells: Mapping[str | None, str | None]) -> ReviewRow:
     if None in cells:
-        raise VocabularyError(f"more cells than columns: {cells[None]!r}; a cell that holds it needs quotes")
+        raise VocabularyError(
+            f"more cells than columns: {cells[None]!r}; a cell that contains a delimiter needs quotes"
+        )
     texts = {name: " ".join((cells.get(name) or "").split()) for name in COLUMNS}
     action, kind, count = texts["action"].lower() or "keep", texts["kind"].lower(), texts["count"] or "0"
     if action not in ACTIONS:
@@ -309,27 +311,27 @@ def _read(cells: Mapping[str | None, str | None]) -> ReviewRow:
     if not texts["name"]:
         raise VocabularyError("name: is empty")
     if action == "merge" and not texts["into"]:
-        raise VocabularyError(f"into: {texts['name']!r} is to be merged, but into what?")
+        raise VocabularyError(f"into: {texts['name']!r} is to be merged, but there is no target")
     if not count.isdecimal():
-        raise VocabularyError(f"count: {count!r} is no number")
+        raise VocabularyError(f"count: {count!r} is not a number")
     lists = {n: tuple(part.strip() for part in texts[n].split(";") if part.strip()) for n in _LISTS}
     plain = {name: texts[name] for name in ("name", "into", "rename", "why")}
     return ReviewRow(action=action, kind=kind, count=int(count), **plain, **lists)  # type: ignore[arg-type]
 
 
 def _cell(value: object) -> str:
-    """One line of text, lists separated by semicolons, without what a spreadsheet takes for a formula."""
+    """Format a cell on one line, with lists separated by semicolons, and formulas disabled."""
     if isinstance(value, tuple):
-        value = _PART.join(str(part).replace(";", ",") for part in value)
+        value = _SEPARATOR.join(str(part).replace(";", ",") for part in value)
     text = " ".join(str(value).split())
     return f" {text}" if text[:1] in ("=", "+", "-", "@") else text
 
 
 def _join(parts: Iterable[str]) -> str:
-    return _PART.join(part for part in parts if part)
+    return _SEPARATOR.join(part for part in parts if part)
 
 
-def counted(rows: Iterable[ReviewRow]) -> Iterator[tuple[str, int]]:
-    """How many lines have each action."""
+def count_actions(rows: Iterable[ReviewRow]) -> Iterator[tuple[str, int]]:
+    """Number of rows with each action."""
     all_rows = list(rows)
     return ((action, sum(row.action == action for row in all_rows)) for action in ACTIONS)

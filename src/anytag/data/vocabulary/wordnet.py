@@ -1,7 +1,7 @@
-"""WordNet's nouns from its database files: senses of a word, words of a sense, what is above it, its gloss.
+"""Read WordNet's nouns from its database files: senses, synonyms, hypernyms and glosses.
 
 The files are those of Princeton WordNet 3.x (`data.noun`, `index.noun`; Debian: package wordnet-base). Lines
-begin with their own byte offset, which is how one sense points at another.
+begin with their own byte offset, by which senses refer to each other.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from pathlib import Path
 
 from anytag.errors import VocabularyError
 
-_ABOVE = ("@", "@i")
+_HYPERNYM_POINTERS = ("@", "@i")
 
 
 @dataclass(frozen=True, slots=True)
 class Synset:
-    """One sense: its words (spaces as in text), the senses directly above it, and what it means."""
+    """A synset: its words (with spaces), its direct hypernyms, and its gloss."""
 
     words: tuple[str, ...]
-    above: tuple[int, ...]
+    hypernyms: tuple[int, ...]
     gloss: str
 
 
 class WordNet:
-    """Nouns of a folder with `data.noun` and `index.noun`; all of it is read at once, in about a second.
+    """Nouns from a folder with `data.noun` and `index.noun`; both are read completely, in about a second.
 
     Raises:
-        VocabularyError: the files are missing or are not WordNet's.
+        VocabularyError: the files are missing or invalid.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -43,23 +43,23 @@ class WordNet:
             ) from error
 
     def first_sense(self, word: str) -> int | None:
-        """The most used sense of a word; None for words that are no nouns of WordNet."""
+        """The most frequent sense of a word; None for words that are not nouns in WordNet."""
         return next(iter(self.senses.get(_key(word), ())), None)
 
     def gloss(self, word: str) -> str | None:
-        """What the most used sense of a word means, without the examples."""
+        """The gloss of the most frequent sense of a word, without the examples."""
         sense = self.first_sense(word)
         return self.synsets[sense].gloss if sense is not None else None
 
     def chain(self, sense: int) -> Iterator[int]:
-        """A sense and all above it, nearest first."""
+        """A sense and all its hypernyms, nearest first."""
         todo, seen = [sense], set()
         while todo:
             at = todo.pop(0)
             if at not in seen:
                 seen.add(at)
                 yield at
-                todo.extend(self.synsets[at].above)
+                todo.extend(self.synsets[at].hypernyms)
 
 
 def _key(word: str) -> str:
@@ -67,7 +67,9 @@ def _key(word: str) -> str:
 
 
 def _lines(text: str) -> Iterator[str]:
-    return (line for line in text.splitlines() if line and not line.startswith(" "))  # licence at the head
+    return (
+        line for line in text.splitlines() if line and not line.startswith(" ")
+    )  # the licence precedes the data
 
 
 def _synset(line: str) -> tuple[int, Synset]:
@@ -76,8 +78,10 @@ def _synset(line: str) -> tuple[int, Synset]:
     count = int(fields[3], 16)
     words = tuple(word.replace("_", " ") for word in fields[4 : 4 + 2 * count : 2])
     pointers = fields[5 + 2 * count :]
-    above = tuple(int(pointers[i + 1]) for i in range(0, len(pointers) - 3, 4) if pointers[i] in _ABOVE)
-    return int(fields[0]), Synset(words, above, gloss.split('; "')[0].strip())
+    hypernyms = tuple(
+        int(pointers[i + 1]) for i in range(0, len(pointers) - 3, 4) if pointers[i] in _HYPERNYM_POINTERS
+    )
+    return int(fields[0]), Synset(words, hypernyms, gloss.split('; "')[0].strip())
 
 
 def _senses(line: str) -> tuple[str, tuple[int, ...]]:

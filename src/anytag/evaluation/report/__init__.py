@@ -1,1 +1,1 @@
-"""What was measured, as JSON, Markdown and a page."""
+"""Evaluation reports as JSON, Markdown and HTML."""

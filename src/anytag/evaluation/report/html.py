@@ -1,4 +1,4 @@
-"""The HTML page of a report: tables, curves as SVG, and mistakes as pictures inside of the page."""
+"""The HTML page of a report: tables, curves as SVG, and mistakes with embedded thumbnails."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def page(
     reliability: Mapping[str, Table],
     facts: Sequence[str],
 ) -> str:
-    """One self-contained page: no script, and nothing is fetched."""
+    """Render a self-contained page, without scripts and external resources."""
     parts = [
         f"<h1>{escape(report.name)}</h1>",
         *(f"<p>{escape(fact)}</p>" for fact in facts),
@@ -71,7 +71,7 @@ def _row(cells: Iterable[str], kind: str) -> str:
 
 
 def _charts(measured: Sequence[Measured]) -> list[str]:
-    """Curves of all models together; those by threshold for the first."""
+    """Curves of all models in one chart each; curves by threshold for the first model."""
     out = []
     for name, x, y in (
         ("precision-recall", "recall in %", "precision in %"),
@@ -104,7 +104,7 @@ def _picture(picture: Picture) -> str:
 
 @lru_cache(maxsize=256)
 def thumbnail(photo: str) -> str:
-    """A small JPEG of a photo as a data: address; empty when it cannot be read any more."""
+    """A small JPEG of a photo as a data URL; empty if it can no longer be read."""
     try:
         jpeg = small(load(photo, min_side=THUMBNAIL), THUMBNAIL)
     except AnytagError:

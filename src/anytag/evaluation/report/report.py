@@ -1,4 +1,4 @@
-"""A report as JSON, Markdown and one HTML page that needs nothing else."""
+"""Write a report as JSON, Markdown and a self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ FILES = ("report.json", "report.md", "report.html")
 
 
 def prepare(folder: Path, inputs: Iterable[str | Path] = ()) -> None:
-    """Makes the folder of a report, before hours of work are lost for want of it.
+    """Create and check the folder of a report before the evaluation starts.
 
     Raises:
-        OutputError: it cannot be made or written into, or a file of a report would replace an input.
+        OutputError: it cannot be created or written, or a file of the report would replace an input.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -34,7 +34,7 @@ def prepare(folder: Path, inputs: Iterable[str | Path] = ()) -> None:
 
 
 def write(report: Report, folder: Path) -> list[Path]:
-    """Writes `FILES` into a folder, which is made if it is missing; each appears whole or not at all.
+    """Write `FILES` to a folder, which is created if missing; each file atomically.
 
     Raises:
         OutputError: a file cannot be written.
@@ -59,27 +59,29 @@ Table = tuple[list[str], list[list[str]]]
 
 
 def facts(report: Report) -> list[str]:
-    """What was measured, in sentences."""
+    """Describe the evaluation in sentences."""
     out = [f"{report.name}: {report.kind}, {report.photos} photos."]
     if report.tags:
         out.append(
-            f"{report.tags} tags were asked. mAP and macro means are of the {report.counted} with photos "
-            "enough; all other figures count every tag."
+            f"{report.tags} tags were evaluated. mAP and macro means are of the {report.counted} with enough "
+            "photos; all other figures include every tag."
         )
-    out.append("All values are percent unless they say otherwise; in brackets the 95 % bootstrap interval.")
+    out.append(
+        "All values are percent unless they say otherwise; the 95 % bootstrap interval is in brackets."
+    )
     if report.failed:
         why = next(iter(report.failed.values()))
-        out.append(f"{len(report.failed)} photos could not be read and are left out, for instance: {why}")
+        out.append(f"{len(report.failed)} photos could not be read and were skipped, for instance: {why}")
     first = report.measured[0].name
     out += [
-        f"mAP of {name} less that of {first}, on the same resamples: {number(figure, sign=True)}."
+        f"mAP of {name} minus that of {first}, on the same resamples: {number(figure, sign=True)}."
         for name, figure in report.differences.items()
     ]
     return out + list(report.notes) + training(report)
 
 
 def training(report: Report) -> list[str]:
-    """What each has learned from, in sentences: who has seen these labels has it easier."""
+    """Training data of each model in sentences; models trained on similar labels have an advantage."""
     trained_on = {one.name: one.trained_on for one in report.measured}
     trained_on |= {f"{one.who} (published)": one.trained_on for one in report.published}
     plain = {name: " ".join(text.split()).rstrip(".") for name, text in trained_on.items()}
@@ -87,7 +89,7 @@ def training(report: Report) -> list[str]:
 
 
 def summary(report: Report) -> Table:
-    """Figures down, models across, published figures of others after them."""
+    """Table with figures in rows and models in columns, followed by published figures."""
     others = list(dict.fromkeys(one.who for one in report.published))
     names = list(dict.fromkeys(key for one in report.measured for key in one.figures))
     names += [key for key in dict.fromkeys(one.figure for one in report.published) if key not in names]
@@ -108,7 +110,7 @@ def summary(report: Report) -> Table:
 
 
 def reliability_tables(report: Report) -> dict[str, Table]:
-    """Of each model with thresholds: given tags by their score, how many, and how many are right."""
+    """Per model with thresholds: predicted tags by score, their number, and the share that is correct."""
     head = ["score of given tags", "pairs", "mean score", "are right", "95 % interval (Wilson)"]
     return {
         one.name: (head, [_bin_row(some) for some in one.reliability])
@@ -123,7 +125,7 @@ def _bin_row(one: ScoreBin) -> list[str]:
 
 
 def tag_table(report: Report) -> Table:
-    """Every tag that a photo shows or is given, best first; AP of each model, the rest of the first."""
+    """All tags that are present or predicted, best first; AP of each model, other columns of the first."""
     _, *others = report.measured
     head = ["tag", "photos", "AP", *(f"AP {one.name}" for one in others)]
     head += ["given", "mean score", "precision", "recall", "F1", "threshold", "asked by"]
@@ -150,7 +152,7 @@ def _share(share: float | None) -> str:
 
 
 def number(figure: Figure | None, *, sign: bool = False) -> str:
-    """`71.2 (70.1–72.4)`, or nothing."""
+    """Format as `71.2 (70.1 to 72.4)`; empty for None."""
     if figure is None:
         return ""
     form = "+.1f" if sign else ".1f"
@@ -160,7 +162,7 @@ def number(figure: Figure | None, *, sign: bool = False) -> str:
 
 
 def overview(report: Report) -> str:
-    """Facts, the summary and the reliability of what is given, as Markdown."""
+    """Facts, summary and reliability of predicted tags, as Markdown."""
     parts = ["\n".join(facts(report)), as_markdown(summary(report))]
     for name, table in reliability_tables(report).items():
         parts += [f"## Reliability of {name}", as_markdown(table)]
@@ -168,7 +170,7 @@ def overview(report: Report) -> str:
 
 
 def markdown(report: Report) -> str:
-    """The overview, sources of published figures, and every tag."""
+    """The overview, sources of published figures, and all tags."""
     parts = [f"# {report.name}", overview(report)]
     if sources := sorted({one.source for one in report.published}):
         parts.append("Published figures: " + "; ".join(sources) + ".")
@@ -181,7 +183,7 @@ def markdown(report: Report) -> str:
 
 
 def as_markdown(table: Table) -> str:
-    """A Markdown table; all columns but the first are aligned right."""
+    """Render a Markdown table; all columns but the first are right-aligned."""
     head, rows = table
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "\n".join(f"| {' | '.join(_cells(line))} |" for line in lines)

@@ -1,4 +1,4 @@
-"""Line charts as SVG text, for pages that need no network."""
+"""Line charts as SVG text."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from html import escape
 
 SIZE = 260
 _LEFT, _TOP, _RIGHT, _BOTTOM = 36, 24, 16, 36
-_LETTERS = 40  # of a legend: more would leave the picture
+_LETTERS = 40  # of a legend, to fit into the picture
 COLOURS = ("#0b6", "#d50", "#06c", "#a0a", "#888", "#b80")
 
 Points = Sequence[tuple[float, float]]
 
 
 def chart(title: str, lines: Mapping[str, Points], *, x: str, y: str, diagonal: bool = False) -> str:
-    """An `<svg>` of lines within the unit square, each with its name in a legend.
+    """Render an `<svg>` with lines in the unit square, and a legend.
 
     Args:
         lines: (x, y) points in [0, 1], by name.
-        x, y: what the axes mean.
-        diagonal: draw the line where both are equal.
+        x, y: axis labels.
+        diagonal: whether to draw the identity line.
     """
     parts = [f'<text class="title" x="{_LEFT}" y="14">{escape(title)}</text>', *_grid()]
     parts.append(_label(x, SIZE / 2, _TOP + SIZE + 30))
-    parts.append(_label(y, 10, _TOP + SIZE / 2, turned=True))
+    parts.append(_label(y, 10, _TOP + SIZE / 2, rotated=True))
     if diagonal:
         parts.append(_line([(0, 0), (1, 1)], colour="#bbb", dashed=True))
     for number, (name, points) in enumerate(lines.items()):
@@ -39,7 +39,7 @@ def chart(title: str, lines: Mapping[str, Points], *, x: str, y: str, diagonal: 
 
 
 def _short(name: str) -> str:
-    """A long name without its middle: both ends tell models and folders apart."""
+    """Shorten the middle of a long name, because both ends distinguish models and folders."""
     half = (_LETTERS - 1) // 2
     return name if len(name) <= _LETTERS else f"{name[:half]}…{name[-half:]}"
 
@@ -65,6 +65,6 @@ def _grid() -> list[str]:
     return out
 
 
-def _label(text: str, x: float, y: float, *, turned: bool = False) -> str:
-    turn = f' transform="rotate(-90 {x} {y})"' if turned else ""
+def _label(text: str, x: float, y: float, *, rotated: bool = False) -> str:
+    turn = f' transform="rotate(-90 {x} {y})"' if rotated else ""
     return f'<text x="{x}" y="{y}" text-anchor="middle"{turn}>{escape(text)}</text>'

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from anytag.models.folder import ModelFolder, edited, write_card
-from anytag.runtime.onnx import CAPTION, IMAGE, MEMORY, ROUNDED, TAGS
+from anytag.runtime.onnx import CAPTION, IMAGE, MEMORY, QUANTIZED_TAGS, TAGS
 from anytag.torch.checkpoints.load import load_network
 from anytag.torch.export.accuracy_cost import Cost, measure_cost
 from anytag.torch.export.caption_graphs import export_caption_graphs
@@ -47,7 +47,7 @@ def export_folder(
         if precision != "float32":
             quantize_graphs(draft, names, precision)
     if precision == "float32":
-        (model.path / ROUNDED).unlink(missing_ok=True)
+        (model.path / QUANTIZED_TAGS).unlink(missing_ok=True)
     write_card(model.path, model.card)
     if precision == "float32":
         return None
@@ -82,13 +82,13 @@ def _write_graphs(network: TagNetwork, draft: Path) -> list[str]:
 
 def quantize_graphs(draft: Path, names: list[str], precision: Precision) -> None:
     """Quantise graphs; the quantised tag graph is written in addition to the float32 one."""
-    shutil.copyfile(draft / TAGS, draft / ROUNDED)
+    shutil.copyfile(draft / TAGS, draft / QUANTIZED_TAGS)
     for name in names:
         if name in (MEMORY, CAPTION) and precision != "float32":
             quantize_weights(draft / name, precision)
     if precision == "float16":
         to_float16(draft / IMAGE)
-        to_float16(draft / ROUNDED)
+        to_float16(draft / QUANTIZED_TAGS)
     else:
         to_int8(draft / IMAGE)
-        to_int8(draft / ROUNDED, large=MLP_WEIGHTS, subtract_mean=True)
+        to_int8(draft / QUANTIZED_TAGS, large=MLP_WEIGHTS, subtract_mean=True)

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from anytag._io import atomic_folder
-from anytag.calibration.fit import Goal, fit_tags, pairs_below
+from anytag.calibration.fit import Goal, broader_pairs, fit_tags
 from anytag.models.card import NAME, Calibration, Card, Family, ImageSpec, Platt, TextSpec
 from anytag.models.folder import write_card
 from anytag.models.published import WORDPIECES
@@ -168,8 +168,8 @@ def fit_on_held_out(trainer: Trainer, tags: Vocabulary) -> Fitted:
         lines, thresholds = np.tile([1.0, 0.0], (len(tags), 1)), np.full(len(tags), 0.5)
         how = "0.5 for every tag: no photos were held out to fit them on."
     else:
-        goal, below = Goal(), pairs_below(list(tags.broader))
-        lines, thresholds = fit_tags(logits, truth.astype(np.float64), goal, below=below)
+        goal, below = Goal(), broader_pairs(list(tags.broader))
+        lines, thresholds = fit_tags(logits, truth.astype(np.float64), goal, pairs=below)
         how = f"{goal} on {len(truth)} held-out photos."
     ids = {tag.id: round(float(t), 2) for tag, t in zip(tags, thresholds, strict=True)}
     return Fitted(

@@ -16,9 +16,9 @@ from pathlib import Path
 from tokenizers import normalizers, pre_tokenizers
 
 from anytag._io import atomic_write
-from anytag.text_encoders.wordpiece import BETWEEN, CLS, PAD, SEP, UNKNOWN, WordPieces
+from anytag.text_encoders.wordpiece import CLS, PAD, SEP, TAG_SEPARATOR, UNKNOWN, WordPieces
 
-SPECIAL = (PAD, UNKNOWN, CLS, SEP, BETWEEN.strip())
+SPECIAL = (PAD, UNKNOWN, CLS, SEP, TAG_SEPARATOR.strip())
 MAX_WORD_LENGTH = 100
 """Maximum length of a word in characters; longer ones are ignored, as in BERT's tokenizer."""
 _CONTINUES = "##"

@@ -1,4 +1,4 @@
-"""Is a caption borne out by the photo's tags? And what to say where it is not: plain words, from the tags."""
+"""Check captions against the photo's tags, and compose plain captions from tags."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from anytag.parsing import Parser
 from anytag.results import TagScore
 from anytag.vocabulary import Vocabulary
 
-THINGS = ("object", "scene")
-LESS = {"man": "person", "woman": "person", "boy": "child", "girl": "child", "child": "person"}
-"""What to say instead of words of sex and age that are not sure."""
-GUESS = 0.3
-"""From this score on a caption may say a sex or an age."""
-MOST = 3
-"""Tags that guide a caption, or that plain words name."""
-VERY_SURE, VAGUE = 0.9, 60
-"""A tag below this score gives way to the one above it, if that has fewer narrower ones than this."""
-# Words without an article, as far as the vocabulary has them.
+NAMED_KINDS = ("object", "scene")
+"""Kinds of tags whose names in a caption are checked."""
+NEUTRAL_WORDS = {"man": "person", "woman": "person", "boy": "child", "girl": "child", "child": "person"}
+"""Replacements for words of gender and age that are uncertain."""
+MIN_PERSON_SCORE = 0.3
+"""Score from which a caption may state a gender or an age."""
+MAX_TAGS = 3
+"""Maximum number of tags that guide a caption or that a plain caption names."""
+HIGH_SCORE, GENERIC = 0.9, 60
+"""A tag below this score is replaced by its parent, unless that has at least this many narrower tags."""
+# Names without an article, as far as they are in the vocabulary.
 _MASS = frozenset(
     [
         "water",
@@ -137,64 +138,69 @@ _MASS = frozenset(
 )
 
 
-class Support:
-    """Compares captions with what the tags of a photo say.
+class CaptionChecker:
+    """Compares captions with the scores of a photo's tags.
 
     Args:
         vocabulary: of the tags.
-        parser: reads captions with that vocabulary.
+        parser: extracts tags from captions, with that vocabulary.
     """
 
     def __init__(self, vocabulary: Vocabulary, parser: Parser) -> None:
         self._vocabulary, self._parser = vocabulary, parser
 
-    def things(self, text: str) -> dict[str, str]:
-        """The things and places that a caption names: tag id -> name."""
-        tags = (self._vocabulary.find(tag.name) for tag in self._parser.parse(text) if tag.kind in THINGS)
+    def mentioned(self, text: str) -> dict[str, str]:
+        """Objects and scenes that a caption mentions: tag id -> name."""
+        tags = (
+            self._vocabulary.find(tag.name) for tag in self._parser.parse(text) if tag.kind in NAMED_KINDS
+        )
         return {tag.id: tag.name for tag in tags if tag is not None}
 
-    def repeats(self, text: str) -> int:
-        """How often a caption names the thing that it names most: often is a sign that it is made up."""
+    def max_repeats(self, text: str) -> int:
+        """How often a caption mentions its most frequent object or scene; a sign of hallucination."""
         tags = (self._vocabulary.find(word) for word in text.split(" "))
-        return max(Counter(tag.id for tag in tags if tag and tag.kind in THINGS).values(), default=0)
+        return max(Counter(tag.id for tag in tags if tag and tag.kind in NAMED_KINDS).values(), default=0)
 
-    def without_guesses(self, text: str, scores: Mapping[str, float]) -> str:
-        """The caption with "person" or "child" where sex or age score less than `GUESS`."""
+    def neutralise(self, text: str, scores: Mapping[str, float]) -> str:
+        """Use "person" or "child" where gender or age score less than `MIN_PERSON_SCORE`."""
         words = text.split(" ")
         for number in range(len(words)):
-            while words[number] in LESS and scores.get(words[number], 0.0) < GUESS:
-                words[number] = LESS[words[number]]
+            while words[number] in NEUTRAL_WORDS and scores.get(words[number], 0.0) < MIN_PERSON_SCORE:
+                words[number] = NEUTRAL_WORDS[words[number]]
         return " ".join(words)
 
-    def unsupported(self, text: str, scores: Mapping[str, float], least: float) -> list[str]:
-        """Names of things in a caption whose tags score less than `least`."""
-        return [name for key, name in self.things(text).items() if scores.get(key, 0.0) < least]
+    def unsupported(self, text: str, scores: Mapping[str, float], minimum: float) -> list[str]:
+        """Names of objects and scenes in a caption whose tags score less than `minimum`."""
+        return [name for id, name in self.mentioned(text).items() if scores.get(id, 0.0) < minimum]
 
-    def names(self, text: str, key: str) -> bool:
-        """Whether a caption names a tag, one that is broader, or one that it includes."""
-        mentioned = self.things(text)
-        return key in mentioned or any(key in self._above(k) or k in self._above(key) for k in mentioned)
+    def mentions(self, text: str, id: str) -> bool:
+        """Whether a caption mentions a tag, a broader one or a narrower one."""
+        mentioned = self.mentioned(text)
+        return id in mentioned or any(
+            id in self._broader(one) or one in self._broader(id) for one in mentioned
+        )
 
-    def sure(self, tags: Sequence[TagScore], least: float) -> list[TagScore]:
-        """Of tags by falling score the first few things that are sure: none broader than another or akin.
+    def confident(self, tags: Sequence[TagScore], minimum: float) -> list[TagScore]:
+        """Select the first few confident objects and scenes, none of which are related in the hierarchy.
 
-        Of a narrow tag that is not very sure the tag above it is taken, unless that says almost nothing.
+        `tags` are in descending order of score. A narrow tag that does not score very high is replaced by its
+        parent, unless that is too generic.
         """
-        things = [tag for tag in tags if tag.score >= least and self._kind(tag) in THINGS]
-        by_id = {tag.id: tag for tag in things}
-        above = {key for tag in things for key in self._above(tag.id)}
+        candidates = [tag for tag in tags if tag.score >= minimum and self._kind(tag) in NAMED_KINDS]
+        by_id = {tag.id: tag for tag in candidates}
+        broader = {id for tag in candidates for id in self._broader(tag.id)}
         result: list[TagScore] = []
-        for tag in things:
-            kin = {tag.id, *self._above(tag.id)}
-            if tag.id in above or any(kin & {one.id, *self._above(one.id)} for one in result):
+        for tag in candidates:
+            related = {tag.id, *self._broader(tag.id)}
+            if tag.id in broader or any(related & {one.id, *self._broader(one.id)} for one in result):
                 continue
-            better = [key for key in self._nearest(tag.id) if key in by_id and self._narrower[key] < VAGUE]
-            result.append(by_id[better[0]] if better and tag.score < VERY_SURE else tag)
-        telling = [tag for tag in result if self._narrower[tag.id] < VAGUE]
-        return (telling or result[:1])[:MOST]
+            parents = [id for id in self._parents(tag.id) if id in by_id and self._narrower[id] < GENERIC]
+            result.append(by_id[parents[0]] if parents and tag.score < HIGH_SCORE else tag)
+        specific = [tag for tag in result if self._narrower[tag.id] < GENERIC]
+        return (specific or result[:1])[:MAX_TAGS]
 
     def plain(self, tags: Sequence[TagScore]) -> str:
-        """ "a photo of a cup and a table"; "a photo" of no tags."""
+        """Compose a plain caption: "a photo of a cup and a table"; "a photo" if there are no tags."""
         names = [_with_article(tag.name) for tag in tags]
         if not names:
             return "a photo"
@@ -205,16 +211,17 @@ class Support:
         known = self._vocabulary.find(tag.id) or self._vocabulary.find(tag.name)
         return None if known is None else known.kind
 
-    def _nearest(self, key: str) -> tuple[str, ...]:
-        return self._vocabulary[self._vocabulary.index(key)].parents
+    def _parents(self, id: str) -> tuple[str, ...]:
+        return self._vocabulary[self._vocabulary.index(id)].parents
 
     @cached_property
     def _narrower(self) -> Counter[str]:
+        """Number of narrower tags of each tag."""
         broader = (number for numbers in self._vocabulary.broader for number in numbers)
         return Counter(self._vocabulary[number].id for number in broader)
 
-    def _above(self, key: str) -> frozenset[str]:
-        number = self._vocabulary.index(key)
+    def _broader(self, id: str) -> frozenset[str]:
+        number = self._vocabulary.index(id)
         return frozenset(self._vocabulary[broader].id for broader in self._vocabulary.broader[number])
 
 

@@ -1,4 +1,4 @@
-"""The one door from here to torch: what has no graphs is run there."""
+"""The only import of torch from the lower layers: runs models that have no graphs."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def open_in_torch(
     threads: int | None = None,
     precision: Precision | None = None,
 ) -> Runtime:
-    """A runtime in torch; other arguments and errors as for `anytag.torch.open.open_torch`.
+    """Open a runtime in torch; other arguments and errors as for `anytag.torch.open.open_torch`.
 
     Args:
-        what: the capability that needs it, as users call it.
+        what: the feature that needs it, as users call it.
 
     Raises:
         MissingExtraError: torch is not installed.

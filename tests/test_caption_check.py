@@ -1,11 +1,11 @@
-"""`anytag.plain`: captions that tags bear out, and plain words."""
+"""`anytag.caption_check`: captions checked against tags, and plain captions."""
 
 from __future__ import annotations
 
 import pytest
 
+from anytag.caption_check import CaptionChecker
 from anytag.parsing import Parser
-from anytag.plain import Support
 from anytag.results import TagScore
 from anytag.vocabulary import Tag, Vocabulary
 
@@ -24,8 +24,8 @@ WORDS = Vocabulary(
 
 
 @pytest.fixture
-def support() -> Support:
-    return Support(WORDS, Parser(vocabulary=WORDS))
+def checker() -> CaptionChecker:
+    return CaptionChecker(WORDS, Parser(vocabulary=WORDS))
 
 
 def tags(**scores: float) -> list[TagScore]:
@@ -41,20 +41,20 @@ def tags(**scores: float) -> list[TagScore]:
         ([], "a photo"),
     ],
 )
-def test_plain_words(support: Support, names: list[str], text: str) -> None:
-    assert support.plain(tags(**dict.fromkeys(names, 0.9))) == text
+def test_plain_words(checker: CaptionChecker, names: list[str], text: str) -> None:
+    assert checker.plain(tags(**dict.fromkeys(names, 0.9))) == text
 
 
-def test_what_no_tag_sees_is_unsupported(support: Support) -> None:
+def test_what_no_tag_sees_is_unsupported(checker: CaptionChecker) -> None:
     text = "a dog sits on a table under a red umbrella"
-    assert support.unsupported(text, {"dog": 0.9, "table": 0.04}, 0.05) == ["table", "umbrella"]
+    assert checker.unsupported(text, {"dog": 0.9, "table": 0.04}, 0.05) == ["table", "umbrella"]
 
 
-def test_kin_of_the_main_thing_names_it(support: Support) -> None:
-    assert support.names("a beagle runs", "dog") and support.names("an animal runs", "dog")
-    assert not support.names("an umbrella on a table", "dog")
+def test_kin_of_the_main_thing_names_it(checker: CaptionChecker) -> None:
+    assert checker.mentions("a beagle runs", "dog") and checker.mentions("an animal runs", "dog")
+    assert not checker.mentions("an umbrella on a table", "dog")
 
 
-def test_sure_are_things_and_the_narrowest(support: Support) -> None:
+def test_sure_are_things_and_the_narrowest(checker: CaptionChecker) -> None:
     given = tags(red=0.99, animal=0.98, dog=0.95, beagle=0.9, table=0.3)
-    assert [tag.id for tag in support.sure(given, 0.6)] == ["beagle"]
+    assert [tag.id for tag in checker.confident(given, 0.6)] == ["beagle"]
