@@ -38,7 +38,7 @@ def test_a_library_is_searched_and_corrected_by_keyboard_alone(library_page: Pag
 def test_nothing_fits_is_said(library_page: Page) -> None:
     library_page.fill("#library-text", "a submarine reactor")
     library_page.keyboard.press("Enter")
-    expect(library_page.locator("#library-status")).to_contain_text("Nothing fits")
+    expect(library_page.locator("#library-status")).to_contain_text("No photo fits")
 
 
 def test_a_photo_is_seen_large(library_page: Page) -> None:
@@ -291,7 +291,7 @@ def test_photos_like_one_are_a_step_of_their_own(library_page: Page) -> None:
     page, status = library_page, library_page.locator("#library-status")
     page.locator(".cell").nth(1).click()
     page.keyboard.press("s")
-    expect(status).to_contain_text("like the one that you chose")
+    expect(status).to_contain_text("similar to the selected one")
     page.go_back()
     expect(status).to_have_text("6 photos")
     expect(page.locator(".cell").nth(1)).to_have_attribute("tabindex", "0")
