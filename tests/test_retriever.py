@@ -267,8 +267,8 @@ def test_what_can_be_checked_is_checked_before_photos_are_read(
         ("is a file", ("--gallery", mine / "letter.txt")),
         ("suffix of a photo", ("--gallery", broken)),
         ("suffix of a photo", ("--gallery", tmp_path / "new.JPG")),
-        ("is no folder", ("--gallery", mine / "letter.txt" / "below")),
-        ("is no folder", ("--gallery", tmp_path / "no" / "folder.gallery")),
+        ("is not a folder", ("--gallery", mine / "letter.txt" / "below")),
+        ("is not a folder", ("--gallery", tmp_path / "no" / "folder.gallery")),
         ("suffix of a photo", ("--output", broken)),
         ("no word or letter", ("--text", "\u043a\u043e\u0448\u043a\u0430")),
         ("expected words", ("--text", " ")),
@@ -312,7 +312,7 @@ def test_nothing_fits_is_said_beside_the_ranking() -> None:
     done = run("match", EXAMPLES / "cat.jpg", EXAMPLES / "rocket.jpg", *asked)
     assert done.exit_code == 0 and len(done.stdout.splitlines()) == 4
     (said,) = done.stderr.splitlines()
-    assert said.startswith("No photo fits 'a submarine reactor': the best scores 0.")
+    assert said.startswith("No photo fits 'a submarine reactor': the best score is 0.")
 
 
 def test_an_interrupt_or_a_kill_loses_a_batch(model: Path, photos: list[Path], tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_what_the_user_says_stays_and_comes_out_as_labels(place: Path, model: Pa
     refused = run("library", "forget", place / "photos", *database)
     assert refused.exit_code == 2 and "--decisions" in refused.stderr
     forgotten = run("library", "forget", place / "photos", "--decisions", *database)
-    assert forgotten.stdout == "4 photos forgotten\n"
+    assert forgotten.stdout == "4 photos removed\n"
 
 
 def test_decisions_on_photos_that_have_gone_are_not_lost_unasked(place: Path, model: Path) -> None:
@@ -89,7 +89,7 @@ def test_decisions_on_photos_that_have_gone_are_not_lost_unasked(place: Path, mo
     refused = run("library", "forget", "--gone", *database)
     assert refused.exit_code == 2 and "1 of these photos have decisions" in refused.stderr
     forgotten = run("library", "forget", "--gone", "--decisions", *database)
-    assert forgotten.stdout == "1 photos forgotten\n"
+    assert forgotten.stdout == "1 photos removed\n"
 
 
 def test_rows_failures_and_exit_codes(place: Path, model: Path) -> None:
@@ -109,14 +109,14 @@ def test_rows_failures_and_exit_codes(place: Path, model: Path) -> None:
     assert "is empty" in listed.stdout
     (place / "photos").rename(place / "away")
     missing = sync(place, model)
-    assert missing.exit_code == 1 and "5 missing and kept" in missing.stdout
+    assert missing.exit_code == 1 and "5 missing but kept" in missing.stdout
     assert "is not there" in missing.stderr and "Traceback" not in missing.stderr
     assert sync(place, model, "--accept-missing").stdout == "0 photos: 5 gone\n"
 
 
 def test_a_dry_run_writes_nothing(place: Path, model: Path) -> None:
     done = sync(place, model, place / "photos", "--dry-run")
-    assert done.stdout == "4 photos: 4 to be looked at, 4 new\n" and not (place / "l.db").exists()
+    assert done.stdout == "4 photos: 4 to be tagged, 4 new\n" and not (place / "l.db").exists()
     sync(place, model, place / "photos")
     before = (place / "l.db").read_bytes()
     write_photo(place / "photos/4.jpg", 4)

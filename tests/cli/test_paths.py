@@ -104,7 +104,7 @@ class TestPaths:
         assert len(found.failures) == 4
         said = capsys.readouterr().err
         assert said.count("Failed: ") == 4
-        for part in ("'photos/empty' has no photos", "matches no photos", "empty path", "'no/' is not there"):
+        for part in ("'photos/empty' has no photos", "matches no photos", "empty path", "'no/' does not exist"):
             assert part in said
         with pytest.raises(SystemExit) as stopped:
             found.end()
@@ -157,7 +157,7 @@ class TestPaths:
         for name in ("a.CR3", "b.cr3", "sub/c.nef"):
             Path("photos", name).touch()
         assert len(names("photos", recursive=True)) == 4
-        assert "Raw files that were skipped: 2 .cr3, 1 .nef." in capsys.readouterr().err
+        assert "Skipped raw files: 2 .cr3, 1 .nef." in capsys.readouterr().err
         assert names("photos/a.CR3") == ["photos/a.CR3"]
 
     @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_lists_that_end_paths_with_nul(size: int) -> None:
     assert parts("\0".join(odd).encode() + b"\0", null=True, size=size) == odd
     with pytest.raises(click.UsageError, match="add --null"):
         parts(b"photo.jpg\0other.jpg\0", size=size)
-    with pytest.raises(click.UsageError, match="broken UTF-16"):
+    with pytest.raises(click.UsageError, match="invalid UTF-16"):
         parts("\ufeffab".encode("utf-16-le") + b"x", size=size)
 
 
