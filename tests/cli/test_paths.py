@@ -104,7 +104,12 @@ class TestPaths:
         assert len(found.failures) == 4
         said = capsys.readouterr().err
         assert said.count("Failed: ") == 4
-        for part in ("'photos/empty' has no photos", "matches no photos", "empty path", "'no/' does not exist"):
+        for part in (
+            "'photos/empty' has no photos",
+            "matches no photos",
+            "empty path",
+            "'no/' does not exist",
+        ):
             assert part in said
         with pytest.raises(SystemExit) as stopped:
             found.end()

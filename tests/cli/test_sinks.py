@@ -183,7 +183,10 @@ def test_rows_of_photos_that_are_not_named_now_stay(
 
 def test_a_file_of_others_beside_the_rows_stays(tmp_path: Path) -> None:
     (tmp_path / "out.part.json").write_text('{"mine": 1}')
-    with pytest.raises(RefusedOutputError, match="not written by anytag"), File(tmp_path / "out", "text") as file:
+    with (
+        pytest.raises(RefusedOutputError, match="not written by anytag"),
+        File(tmp_path / "out", "text") as file,
+    ):
         file.begin(run=RUN)
     assert (tmp_path / "out.part.json").read_text() == '{"mine": 1}'
 
