@@ -95,12 +95,12 @@ def accept(photo: str, tags: tuple[str, ...], database: Path | None) -> None:
     _decide("accept", photo, tags, database)
 
 
-@command.command("reject", short_help="Remove wrong tags of a photo.")
+@command.command("reject", short_help="Mark tags of a photo as wrong.")
 @_PHOTO
 @_TAGS
 @library_sync.database
 def reject(photo: str, tags: tuple[str, ...], database: Path | None) -> None:
-    """Remove wrong TAGs from PHOTO; no model adds them again."""
+    """Mark TAGs of PHOTO as wrong; no model adds them again."""
     _decide("reject", photo, tags, database)
 
 

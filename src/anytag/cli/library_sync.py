@@ -78,7 +78,6 @@ def open_library(database: Path | None) -> Iterator[Library]:
 @click.option(
     "--dry-run", is_flag=True, help="Show which photos would be tagged or marked as gone; write nothing."
 )
-@click.option("--accept-missing", is_flag=True, help="Mark missing photos as gone, however many they are.")
 @click.option(
     "--accept-missing", is_flag=True, help="Mark all missing photos as gone, however many there are."
 )
