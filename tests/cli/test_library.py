@@ -110,7 +110,7 @@ def test_rows_failures_and_exit_codes(place: Path, model: Path) -> None:
     (place / "photos").rename(place / "away")
     missing = sync(place, model)
     assert missing.exit_code == 1 and "5 missing but kept" in missing.stdout
-    assert "is not there" in missing.stderr and "Traceback" not in missing.stderr
+    assert "does not exist" in missing.stderr and "Traceback" not in missing.stderr
     assert sync(place, model, "--accept-missing").stdout == "0 photos: 5 gone\n"
 
 
@@ -133,9 +133,9 @@ def test_a_dry_run_writes_nothing(place: Path, model: Path) -> None:
         (["status"], "There is no library"),
         (["list"], "There is no library"),
         (["sync"], "has no folder yet"),
-        (["sync", "nowhere"], "is not there, and is not in the library"),
+        (["sync", "nowhere"], "does not exist and is not in the library"),
         (["sync", ""], "an empty name was given"),
-        (["sync", "photos/0.jpg"], "is a file: name the folder"),
+        (["sync", "photos/0.jpg"], "is a file: name its folder"),
         (["sync", "photos", "--database", "photos/new.jpg"], "suffix of a photo"),
         (["forget"], "one of the two"),
         (["forget", "--gone", "x"], "one of the two"),
@@ -155,7 +155,7 @@ def test_a_folder_that_the_library_has_not_is_named(place: Path, model: Path, co
     sync(place, model, place / "photos")
     (place / "other").mkdir()
     database = ("--database", place / "l.db")
-    for name, says in (("away", "is not there"), ("other", "is not in the library"), ("l.db", "is a file")):
+    for name, says in (("away", "does not exist"), ("other", "is not in the library"), ("l.db", "is a file")):
         done = run("library", command, place / name, *database)
         assert done.exit_code == 2 and f"{place / name} {says}" in done.stderr
     assert run("library", "list", place, *database).stdout.count("\n") == 4

@@ -18,7 +18,7 @@ from anytag.cli.writers import echo_error
 if TYPE_CHECKING:
     from anytag.captioner import Captioner
     from anytag.library.library import Library
-    from anytag.library.look import Event
+    from anytag.library.process import Event
     from anytag.library.sync import Report, Sync
     from anytag.tagger import Tagger
 
@@ -142,10 +142,10 @@ def command(
         sync = Sync(library.database, folders, exclude=exclude, follow=follow, accept_missing=accept_missing)
         with sync:
             if dry_run:
-                events = sync.rehearse()
+                events = sync.dry_run()
             else:
                 sync.scan()
-                events = sync.look(
+                events = sync.process(
                     load,
                     retag=retag,
                     captions=captions,
