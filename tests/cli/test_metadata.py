@@ -99,9 +99,9 @@ def test_a_photo_that_cannot_be_written_is_a_row_and_the_rest_is_done(model: Pat
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--prefix", "AI"), "--prefix is of writing"),
-        (("--min-score", "0"), "--min-score is of writing"),
-        (("--dry-run", "--touch"), "--touch, --dry-run is of writing"),
+        (("--prefix", "AI"), "--prefix needs --write"),
+        (("--min-score", "0"), "--min-score needs --write"),
+        (("--dry-run", "--touch"), "--touch, --dry-run needs --write"),
         (("--write", "sidecar", "--undo"), "give one of them"),
         (("--undo", "--prefix", "AI"), "--undo, which writes no tags"),
         (("--write", "paper"), "'paper' is not one of"),

@@ -159,7 +159,7 @@ def test_vectors_that_are_lost_are_made_again(library: Library, folder: Path, ma
     shutil.copy(folder / "sub0/0.jpg", folder / "copy.jpg")  # there is nothing to copy with it
     shutil.copy(folder / "sub1/5.jpg", folder / "another.jpg")
     with Sync(library.database) as sync:
-        assert len(list(sync.rehearse())) == 6 - left + 2
+        assert len(list(sync.dry_run())) == 6 - left + 2
     made[1].photos = 0
     report = library.sync(tagger=made[0])
     assert report.is_good and report.tagged == made[1].photos and report.tagged + report.copied == 8 - left

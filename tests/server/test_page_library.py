@@ -63,7 +63,10 @@ def test_of_a_photo_that_is_gone_the_page_says_so(browser: Browser, tmp_path: Pa
 
 
 def test_a_search_that_finds_no_photo_says_so(library_page: Page) -> None:
-    for tag, says in (("car", "0 photos"), ("nothing of this name", "'nothing of this name' is neither a tag")):
+    for tag, says in (
+        ("car", "0 photos"),
+        ("nothing of this name", "'nothing of this name' is neither a tag"),
+    ):
         library_page.fill("#library-text", "a submarine reactor")
         library_page.fill("#library-tag", tag)
         library_page.keyboard.press("Enter")
