@@ -119,7 +119,7 @@ def prepare(photo: Photo, *, size: int, resample: Resample = "bilinear", exact: 
     Args:
         photo: from `load`.
         size: S, the side of the square in pixels.
-        resample: bilinear, bicubic, lanczos (antialiased, as torchvision's `Resize` of PIL images) or nearest.
+        resample: bilinear, bicubic, lanczos (antialiased, as torchvision's `Resize`) or nearest.
         exact: resize in one step, as for the published models; otherwise large photos are first reduced by
             box averaging, which is faster.
 
