@@ -53,7 +53,7 @@ os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default is 15: on a b
 SMALL: dict[str, Any] = {"object_store_memory": 100_000_000, "include_dashboard": False}
 
 
-class CountingMaker(worker.Maker):
+class CountingMaker(worker.WorkerFactory):
     """As the product's, but every photo that is looked at is counted in a file of the process."""
 
     def __call__(self) -> worker.Worker:

@@ -267,7 +267,7 @@ def test_what_can_be_checked_is_checked_before_photos_are_read(
         ("is a file", ("--gallery", mine / "letter.txt")),
         ("suffix of a photo", ("--gallery", broken)),
         ("suffix of a photo", ("--gallery", tmp_path / "new.JPG")),
-        ("is not a folder", ("--gallery", mine / "letter.txt" / "below")),
+        ("is no folder", ("--gallery", mine / "letter.txt" / "below")),
         ("is not a folder", ("--gallery", tmp_path / "no" / "folder.gallery")),
         ("suffix of a photo", ("--output", broken)),
         ("no word or letter", ("--text", "\u043a\u043e\u0448\u043a\u0430")),
@@ -331,7 +331,7 @@ def test_an_interrupt_or_a_kill_loses_a_batch(model: Path, photos: list[Path], t
         process.send_signal(stop)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert b"6 photos are kept" in said
+    assert b"6 photos are stored" in said
     done = run("match", *photos, *asked, "--top-k", "99")
     assert "6 of 9 photos are in" in done.stderr
     assert len(done.stdout.splitlines()) == 9

@@ -171,8 +171,8 @@ def test_a_caption_alone_makes_a_sidecar_that_undo_removes(tmp_path: Path) -> No
     ("options", "said"),
     [
         (("--write", "sidecar", "--undo"), "give one of them"),
-        (("--touch",), "--touch is of writing"),
-        (("--dry-run",), "--dry-run is of writing"),
+        (("--touch",), "--touch needs --write"),
+        (("--dry-run",), "--dry-run needs --write"),
         (("--write", "sidecar", "--ray=local"), "cannot be used with --ray"),
         (("--write", "sidecar", "--prefix", "AI"), "No such option"),
     ],

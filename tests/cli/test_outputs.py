@@ -300,7 +300,7 @@ def test_a_part_file_that_is_none_is_not_waited_for(model: Path, photos: Path) -
     os.mkfifo("out.jsonl.part")
     process = start("tag", "photos", "--model", model, "--output", "out.jsonl")
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 2 and b"out.jsonl.part is there and is no file" in said
+    assert process.returncode == 2 and b"out.jsonl.part is not a regular file" in said
     assert Path("out.jsonl.part").is_fifo() and not Path("out.jsonl").exists()
 
 
@@ -449,7 +449,7 @@ def test_drawings_replace_nothing_but_drawings_of_the_same_photo(model: Path, ph
             mine.symlink_to("nowhere")
         before = content(photos.parent)
         done = run("tag", "photos", "--draw", "drawn", "--model", model)
-        assert done.exit_code == 2 and "no drawing of photos/2.jpg" in done.stderr
+        assert done.exit_code == 2 and "not a drawing of photos/2.jpg" in done.stderr
         assert content(photos.parent) == before
     mine.unlink()
     Path("drawn/photos").mkdir()

@@ -165,7 +165,7 @@ def test_labels_are_what_people_said_in_the_form_of_training_data(library: Libra
 def test_photos_of_a_folder_in_order_and_by_state(library: Library, tmp_path: Path) -> None:
     assert [photo.name for photo in library.photos(tmp_path / "photos")] == ["0.jpg", "1.jpg", "2.jpg"]
     assert not list(library.photos(states=["failed"]))
-    with pytest.raises(LibraryError, match="photo is not there"):
+    with pytest.raises(LibraryError, match="photo does not exist"):
         library.photos(tmp_path / "photo")
     row = next(library.photos()).to_dict()
     assert json.loads(json.dumps(row)) == row and row["scores"][0]["score"] > 0

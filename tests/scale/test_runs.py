@@ -178,13 +178,13 @@ def test_the_command_says_what_it_did(source: str, model: str, tmp_path: Path) -
         "tag", source, "--ray", "--model", model, "--dry-run", "--workers", "4", "--price-per-hour", "2"
     )
     assert "5 units, 50 rows" in dry.stdout
-    assert re.search(r"with 4 workers, 0\.\d\d at 2 an hour", dry.stdout)
+    assert re.search(r"with 4 workers, 0\.\d\d at 2 per hour", dry.stdout)
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--ray", "photos", "--output", "out"], "photos is no address of a Ray cluster"),
+        (["--ray", "photos", "--output", "out"], "photos is not the address of a Ray cluster"),
         (["photos", "--ray"], "--ray needs --output"),
         (["photos", "--ray", "--output", "out", "--where"], "--where cannot be used with --ray"),
         (["photos", "--ray", "--output", "out", "--format", "csv"], "--format cannot be used with --ray"),
@@ -236,7 +236,7 @@ def test_a_cluster_that_loses_a_driver_and_a_node_does_all_rows_once(model: str)
     assert "killed the driver after" in done.stdout
     assert "lost a node after" in done.stdout
     assert done.stdout.count("exit 1: ") == 2  # of rows that failed
-    assert "32 in all: 160 rows, 8 failed." in done.stdout
+    assert "32 in total: 160 rows, 8 failed." in done.stdout
     assert "1 units processed now, 33 in total: 166 rows, 8 failed." in done.stdout
     assert "dataset: ['ImageError', 'ImageError']" in done.stdout
     assert sorted(row["id"] for row in rows) == sorted(

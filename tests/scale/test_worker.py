@@ -220,7 +220,7 @@ def test_a_large_row_group_is_read_in_a_small_memory(tmp_path: Path) -> None:
 def test_columns_that_cannot_be_told_are_asked_for(model: str, tmp_path: Path) -> None:
     write_parquet(f"{tmp_path}/odd.parquet", {"left": [b"x"], "right": [b"y"]})
     (unit,) = units([f"{tmp_path}/odd.parquet"]).units
-    with pytest.raises(Exception, match=r"left, right is known to hold photos.*--column NAME"):
+    with pytest.raises(Exception, match=r"columns left, right has photos.*--column NAME"):
         list(photos(unit))
     with pytest.raises(Exception, match="has no column 'middle'; it has left, right"):
         list(photos(unit, column="middle"))
