@@ -331,7 +331,7 @@ def driver(
 ) -> None:
     """A run, as JSON on stdout."""
     if LOOKS in os.environ:
-        vars(runs)["Maker"] = CountingMaker
+        vars(runs)["WorkerFactory"] = CountingMaker
     logging.disable(logging.INFO)
     connect(address)
     start = time.perf_counter()

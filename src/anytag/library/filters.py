@@ -71,8 +71,8 @@ class Filters:
             key = folded(" ".join(name.split()))
             if find(name) is None and not database.query(_KNOWN, (key, key, key))[0][0]:
                 raise LibraryError(
-                    f"{name!r} is neither a tag of the model nor a tag or keyword in the library: correct the"
-                    " name"
+                    f"{name!r} is neither a tag of the model nor a tag or keyword in the library: give "
+                    "another name"
                 )
 
     def conditions(self, find: Callable[[str], str | None]) -> tuple[str, list[object]]:
