@@ -53,7 +53,7 @@ os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default is 15: on a b
 SMALL: dict[str, Any] = {"object_store_memory": 100_000_000, "include_dashboard": False}
 
 
-class CountingMaker(worker.Maker):
+class CountingMaker(worker.WorkerFactory):
     """Counts every photo that is processed, in a file per process."""
 
     def __call__(self) -> worker.Worker:
@@ -331,7 +331,7 @@ def driver(
 ) -> None:
     """Run, and print the summary as JSON."""
     if COUNTS_VARIABLE in os.environ:
-        vars(runs)["Maker"] = CountingMaker
+        vars(runs)["WorkerFactory"] = CountingMaker
     logging.disable(logging.INFO)
     connect(address)
     start = time.perf_counter()

@@ -31,7 +31,7 @@ from PIL import Image
 
 from anytag.data.rows import Row, read_rows
 from anytag.fusion.compare import products
-from anytag.library.hits import SAME, alike, bits_of
+from anytag.library.hits import SAME_COSINE, bits_of, similarities
 from anytag.library.library import Library
 from anytag.library.search import Searcher, match
 from anytag.library.vectors import keep, vector_file
@@ -203,7 +203,7 @@ def copies(path: Path) -> None:
     count, own = len(photos), np.array(chosen)
     print(f"the original first: {first} of 100")
     for name, bits in (("vectors alone", np.zeros_like(hashes)), ("with hashes", hashes)):
-        same = [alike(vectors, bits, *one) >= SAME for one in zip(vectors, bits, strict=True)]
+        same = [similarities(vectors, bits, *one) >= SAME_COSINE for one in zip(vectors, bits, strict=True)]
         folded = np.triu(same, 1)[:count, :count].sum()
         found = np.array(same)[np.arange(count, count + 100), own].sum()
         print(f"{name}: {found} of 100 copies grouped; {folded} of {count * (count - 1) // 2} other pairs")

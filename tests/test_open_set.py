@@ -66,7 +66,7 @@ def folders(mute: dict[str, Path], clip: Path, tmp_path_factory: pytest.TempPath
     asked = ("convert", published / "ram.pth", "-o", at / "ram", "--lists", published, "--image-size", "64")
     result = run(*asked, "--no-captions", "--text", clip)
     assert result.exit_code == 0, result.output
-    assert "can be asked custom tags: tiny-clip (transformers), 32 wide, templates" in result.output
+    assert "now supports custom tags: tiny-clip (transformers), 32 dimensions, templates" in result.output
     shutil.copytree(mute["ram-plus"], at / "ram-plus")
     result = run("convert", at / "ram-plus", "--text", clip)
     assert result.exit_code == 0, result.output
@@ -321,4 +321,4 @@ def test_what_becomes_of_a_folder_must_be_said(mute: dict[str, Path], clip: Path
     for wrong in ((), ("-o", tmp_path / "x.pth", "--text", clip)):
         result = run("convert", mute["ram"], *wrong)
         assert result.exit_code == 2
-        assert "of a model folder -o FILE.pth or --text CLIP" in " ".join(result.output.split())
+        assert "for a model folder -o FILE.pth or --text CLIP" in " ".join(result.output.split())

@@ -312,7 +312,7 @@ def test_nothing_fits_is_said_beside_the_ranking() -> None:
     done = run("match", EXAMPLES / "cat.jpg", EXAMPLES / "rocket.jpg", *asked)
     assert done.exit_code == 0 and len(done.stdout.splitlines()) == 4
     (said,) = done.stderr.splitlines()
-    assert said.startswith("No photo fits 'a submarine reactor': the best scores 0.")
+    assert said.startswith("No photo fits 'a submarine reactor': the best score is 0.")
 
 
 def test_an_interrupt_or_a_kill_loses_a_batch(model: Path, photos: list[Path], tmp_path: Path) -> None:
@@ -331,7 +331,7 @@ def test_an_interrupt_or_a_kill_loses_a_batch(model: Path, photos: list[Path], t
         process.send_signal(stop)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert b"6 photos are kept" in said
+    assert b"6 photos are stored" in said
     done = run("match", *photos, *asked, "--top-k", "99")
     assert "6 of 9 photos are in" in done.stderr
     assert len(done.stdout.splitlines()) == 9

@@ -25,7 +25,7 @@ def test_there_and_back(file: Path, tmp_path: Path) -> None:
         str(folder),
         "family     ram-plus",
         "image      64 pixels (positions resampled from 384)",
-        "tags       11, 3 text vectors each",
+        "tags       11, 3 embeddings each",
         "thresholds one for each tag",
         "captions   no",
         "not read   optimizer",

@@ -63,8 +63,8 @@ def test_convert_keeps_photos_found_and_goes_on_after_bad_rows(data: Path, tmp_p
     done = run("data", "convert", data, out)
     assert done.exit_code == 1
     assert done.stdout == f"7 rows -> {out}\n"
-    assert done.stderr.count("Left out: ") == 5
-    assert "7 were wrong" in done.stderr
+    assert done.stderr.count("Skipped: ") == 5
+    assert "7 rows had problems" in done.stderr
     rows = list(read(str(out)))
     assert [row.captions for row in rows] == [
         row.captions for row in read(str(data), on_error=lambda _: None)
@@ -120,13 +120,13 @@ def test_generate_clean_and_undo(data: Path, model: Path, tmp_path: Path) -> Non
     generated, cleaned, back = (tmp_path / f"{name}.jsonl" for name in names)
     done = run("data", "generate", data, generated, "--model", model, "--probability", "0.1")
     assert done.exit_code == 1
-    assert "Kept as it is: photos/gone.png: no such file\n" in done.stderr
+    assert "Not changed: photos/gone.png: no such file\n" in done.stderr
     rows = list(read(str(generated)))
     assert len(rows) == 7
     origins = {origin for row in rows for _, origin in row.origins_by_tag}
     assert origins == {"label", "text", "model"}
     wrong = run("data", "clean", generated, cleaned, "--model", model, "--seen", "nan")
-    assert wrong.exit_code == 2 and "nan is no finite number" in wrong.stderr
+    assert wrong.exit_code == 2 and "nan is not a finite number" in wrong.stderr
     assert run("data", "clean", generated, cleaned, "--model", model, "--seen", "0.75").exit_code == 0
     gone = list(read(str(cleaned)))
     assert any(row.cleaned for row in gone)

@@ -30,7 +30,7 @@ def test_with_a_model(chat: Chat, tmp_path: Path) -> None:
     arguments = ("describe", "cat", "Ice cream", "cat", "--llm", chat.url, "--model", "m", "--answers", "1")
     done = run(*arguments, "--output", out, "--yes", "--price", "1", "1000", "--rate", "60000")
     assert done.exit_code == 0, done.stderr
-    assert "2 tags: 10 answers to get, 0 kept" in done.stderr
+    assert "2 tags: 10 answers to request, 0 stored" in done.stderr
     assert "at most 0.77 at this price" in done.stderr
     assert [(row["id"], len(row["descriptions"])) for row in rows(out)] == [("cat", 6), ("ice-cream", 6)]
     again = run(*arguments, "--output", out)  # nothing left to ask, so nothing to agree to
@@ -42,7 +42,7 @@ def test_a_dry_run_asks_nothing(chat: Chat, tmp_path: Path) -> None:
     out = tmp_path / "d.jsonl"
     done = run("describe", "cat", "--llm", chat.url, "--model", "m", "--output", out, "--dry-run")
     assert done.exit_code == 0
-    assert "50 answers to get" in done.stderr
+    assert "50 answers to request" in done.stderr
     assert not chat.asked and not list(tmp_path.iterdir())
 
 
@@ -140,9 +140,9 @@ def test_names_of_one_id_are_not_dropped(tmp_path: Path) -> None:
         (("cat", "--llm", "http://127.0.0.1:9"), "--model NAME"),
         (("cat", "--dry-run"), "--llm"),
         ((": nothing",), "is not a tag"),
-        (("cat", "--rate", "nan"), "nan is no finite number"),
-        (("cat", "--timeout", "inf"), "inf is no finite number"),
-        (("cat", "--price", "0.1", "nan"), "nan is no finite number"),
+        (("cat", "--rate", "nan"), "nan is not a finite number"),
+        (("cat", "--timeout", "inf"), "inf is not a finite number"),
+        (("cat", "--price", "0.1", "nan"), "nan is not a finite number"),
         (("cat", "--price", "-1", "0"), "-1.0 is not in the range"),
         (("cat", "--answers", "99999999999999999999"), "not in the range 1<=x<=1000"),
     ],

@@ -29,13 +29,13 @@ def test_doctor_reports_versions_device_and_health(model: Path) -> None:
     assert "CPUExecutionProvider" in found["providers"]
     assert found["model"].startswith("tiny 0 in ")
     assert found["model"].endswith("sha256 verified")
-    assert found["device"].startswith("cpu (CPUExecutionProvider; asked for)")
+    assert found["device"].startswith("cpu (CPUExecutionProvider; requested)")
     assert found["self-test"].startswith("ok")
 
 
 def test_auto_says_why(model: Path) -> None:
     device = lines(run("doctor", "--model", model).stdout)["device"]
-    why = "it is active" if device.startswith("cuda") else "CUDA"
+    why = "active" if device.startswith("cuda") else "CUDA"
     assert why in device
     assert "usable cores" in device
 

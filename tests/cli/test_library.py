@@ -77,7 +77,7 @@ def test_what_the_user_says_stays_and_comes_out_as_labels(place: Path, model: Pa
     refused = run("library", "forget", place / "photos", *database)
     assert refused.exit_code == 2 and "--decisions" in refused.stderr
     forgotten = run("library", "forget", place / "photos", "--decisions", *database)
-    assert forgotten.stdout == "4 photos forgotten\n"
+    assert forgotten.stdout == "4 photos removed\n"
 
 
 def test_decisions_on_photos_that_have_gone_are_not_lost_unasked(place: Path, model: Path) -> None:
@@ -89,7 +89,7 @@ def test_decisions_on_photos_that_have_gone_are_not_lost_unasked(place: Path, mo
     refused = run("library", "forget", "--gone", *database)
     assert refused.exit_code == 2 and "1 of these photos have decisions" in refused.stderr
     forgotten = run("library", "forget", "--gone", "--decisions", *database)
-    assert forgotten.stdout == "1 photos forgotten\n"
+    assert forgotten.stdout == "1 photos removed\n"
 
 
 def test_rows_failures_and_exit_codes(place: Path, model: Path) -> None:
@@ -109,14 +109,14 @@ def test_rows_failures_and_exit_codes(place: Path, model: Path) -> None:
     assert "is empty" in listed.stdout
     (place / "photos").rename(place / "away")
     missing = sync(place, model)
-    assert missing.exit_code == 1 and "5 missing and kept" in missing.stdout
-    assert "is not there" in missing.stderr and "Traceback" not in missing.stderr
+    assert missing.exit_code == 1 and "5 missing but kept" in missing.stdout
+    assert "does not exist" in missing.stderr and "Traceback" not in missing.stderr
     assert sync(place, model, "--accept-missing").stdout == "0 photos: 5 gone\n"
 
 
 def test_a_dry_run_writes_nothing(place: Path, model: Path) -> None:
     done = sync(place, model, place / "photos", "--dry-run")
-    assert done.stdout == "4 photos: 4 to be looked at, 4 new\n" and not (place / "l.db").exists()
+    assert done.stdout == "4 photos: 4 to be tagged, 4 new\n" and not (place / "l.db").exists()
     sync(place, model, place / "photos")
     before = (place / "l.db").read_bytes()
     write_photo(place / "photos/4.jpg", 4)
@@ -133,9 +133,9 @@ def test_a_dry_run_writes_nothing(place: Path, model: Path) -> None:
         (["status"], "There is no library"),
         (["list"], "There is no library"),
         (["sync"], "has no folder yet"),
-        (["sync", "nowhere"], "is not there, and is not in the library"),
+        (["sync", "nowhere"], "does not exist and is not in the library"),
         (["sync", ""], "an empty name was given"),
-        (["sync", "photos/0.jpg"], "is a file: name the folder"),
+        (["sync", "photos/0.jpg"], "is a file: name its folder"),
         (["sync", "photos", "--database", "photos/new.jpg"], "suffix of a photo"),
         (["forget"], "one of the two"),
         (["forget", "--gone", "x"], "one of the two"),
@@ -155,7 +155,7 @@ def test_a_folder_that_the_library_has_not_is_named(place: Path, model: Path, co
     sync(place, model, place / "photos")
     (place / "other").mkdir()
     database = ("--database", place / "l.db")
-    for name, says in (("away", "is not there"), ("other", "is not in the library"), ("l.db", "is a file")):
+    for name, says in (("away", "does not exist"), ("other", "is not in the library"), ("l.db", "is a file")):
         done = run("library", command, place / name, *database)
         assert done.exit_code == 2 and f"{place / name} {says}" in done.stderr
     assert run("library", "list", place, *database).stdout.count("\n") == 4

@@ -11,7 +11,7 @@ import pytest
 
 from anytag import __version__
 from anytag.cli import COMMANDS, main
-from anytag.cli.options import Number
+from anytag.cli.options import FiniteFloat
 from tests.command import ENVIRONMENT, run, start
 
 
@@ -73,7 +73,7 @@ def test_no_number_of_any_command_may_be_nan() -> None:
         for param in command.params:
             kinds = param.type.types if isinstance(param.type, click.Tuple) else [param.type]
             for kind in kinds:
-                assert not isinstance(kind, click.types.FloatParamType) or type(kind) is Number, name
+                assert not isinstance(kind, click.types.FloatParamType) or type(kind) is FiniteFloat, name
 
 
 def test_lists_of_commands_are_not_cut_short() -> None:

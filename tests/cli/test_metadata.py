@@ -99,11 +99,11 @@ def test_a_photo_that_cannot_be_written_is_a_row_and_the_rest_is_done(model: Pat
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--prefix", "AI"), "--prefix is of writing"),
-        (("--min-score", "0"), "--min-score is of writing"),
-        (("--dry-run", "--touch"), "--touch, --dry-run is of writing"),
+        (("--prefix", "AI"), "--prefix needs --write"),
+        (("--min-score", "0"), "--min-score needs --write"),
+        (("--dry-run", "--touch"), "--touch, --dry-run needs --write"),
         (("--write", "sidecar", "--undo"), "give one of them"),
-        (("--undo", "--prefix", "AI"), "--undo writes none"),
+        (("--undo", "--prefix", "AI"), "--undo, which writes no tags"),
         (("--write", "paper"), "'paper' is not one of"),
     ],
 )
@@ -171,9 +171,9 @@ def test_a_caption_alone_makes_a_sidecar_that_undo_removes(tmp_path: Path) -> No
     ("options", "said"),
     [
         (("--write", "sidecar", "--undo"), "give one of them"),
-        (("--touch",), "--touch is of writing"),
-        (("--dry-run",), "--dry-run is of writing"),
-        (("--write", "sidecar", "--ray=local"), "does not go with --ray"),
+        (("--touch",), "--touch needs --write"),
+        (("--dry-run",), "--dry-run needs --write"),
+        (("--write", "sidecar", "--ray=local"), "cannot be used with --ray"),
         (("--write", "sidecar", "--prefix", "AI"), "No such option"),
     ],
 )

@@ -62,7 +62,7 @@ def test_filters(library: tuple[str, Path]) -> None:
     (library[1].parent / "empty").mkdir(exist_ok=True)
     empty = run("search", "a cat", "--in", library[1].parent / "empty", *library)
     assert (empty.exit_code, empty.stdout) == (0, "")
-    assert "No photo of the library is so" in empty.stderr
+    assert "No photo of the library matches" in empty.stderr
     above = run("search", "a cat", "--in", library[1].parents[1], *library)
     assert names(above.stdout) == ["cat.jpg"]
 
@@ -88,14 +88,14 @@ def test_the_best_is_opened(library: tuple[str, Path], monkeypatch: pytest.Monke
 def test_wrong_use_is_said_in_a_sentence(library: tuple[str, Path], tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"no photo")
     wrong: list[tuple[str, tuple[str | Path, ...]]] = [
-        ("Give words to look for", library),
+        ("Give a text", library),
         ("There is no library", ("a cat", "--database", tmp_path / "none.db")),
-        (f"the folder {tmp_path / 'away'} is not there", ("a cat", "--in", tmp_path / "away", *library)),
+        (f"the folder {tmp_path / 'away'} does not exist", ("a cat", "--in", tmp_path / "away", *library)),
         (f"the folder {tmp_path} is not in the library", ("a cat", "--in", tmp_path, *library)),
         ("broken.jpg is a file", ("a cat", "--in", tmp_path / "broken.jpg", *library)),
-        ("'blorf' is no tag", ("a cat", "--tag", "blorf", *library)),
-        ("'wizzet' is no tag", ("--tag", "cat", "--not", "wizzet", *library)),
-        ("is no date", ("a cat", "--after", "soon", *library)),
+        ("'blorf' is neither a tag", ("a cat", "--tag", "blorf", *library)),
+        ("'wizzet' is neither a tag", ("--tag", "cat", "--not", "wizzet", *library)),
+        ("is not a date", ("a cat", "--after", "soon", *library)),
         ("expected words", (" ", *library)),
         ("broken.jpg", ("--like", tmp_path / "broken.jpg", *library)),
         ("missing.jpg", ("--like", tmp_path / "missing.jpg", *library)),

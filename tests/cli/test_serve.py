@@ -130,7 +130,7 @@ def test_a_port_that_is_taken_is_told() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         result = run("serve", "--port", str(taken.getsockname()[1]))
     assert result.exit_code == 2
-    assert "give another --host or --port" in result.output
+    assert "try another --host or --port" in result.output
 
 
 def test_a_model_that_is_not_there_is_told() -> None:

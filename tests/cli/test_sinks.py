@@ -116,7 +116,7 @@ def test_an_earlier_result_stays_when_no_photo_could_be_read(
         with File(target, "jsonl") as file:
             write(file, "jsonl", [photo(f"{count}.jpg", fails=fails)])
     assert json.loads(target.read_text())["path"] == "1.jpg"
-    assert "stays as it was" in capsys.readouterr().err
+    assert "is unchanged" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
 
 
@@ -163,7 +163,7 @@ def test_only_the_same_work_goes_on(tmp_path: Path) -> None:
     for facts in ("", "[]", json.dumps({**RUN, "top_k": 2}), json.dumps({**RUN, "where": True})):
         run.write_text(facts)
         with (
-            pytest.raises(RefusedOutputError, match=r"out.part (was made with another|cannot be gone on)"),
+            pytest.raises(RefusedOutputError, match=r"out.part (was written with another|cannot be resumed)"),
             File(tmp_path / "out", "text", resume=True) as file,
         ):
             file.begin(run=RUN)
@@ -178,12 +178,15 @@ def test_rows_of_photos_that_are_not_named_now_stay(
     with File(tmp_path / "out", "text", resume=True) as file:
         write(file, "text", [photo("c.jpg", tags=1), photo("b.jpg")])
     assert (tmp_path / "out").read_text() == "a.jpg\ty 0.50\nc.jpg\tt0 0.50\nb.jpg\tx 0.50\n"
-    assert "1 photos of the earlier run are not named now" in capsys.readouterr().err
+    assert "1 photos of the earlier run are not in this one" in capsys.readouterr().err
 
 
 def test_a_file_of_others_beside_the_rows_stays(tmp_path: Path) -> None:
     (tmp_path / "out.part.json").write_text('{"mine": 1}')
-    with pytest.raises(RefusedOutputError, match="not of anytag"), File(tmp_path / "out", "text") as file:
+    with (
+        pytest.raises(RefusedOutputError, match="not written by anytag"),
+        File(tmp_path / "out", "text") as file,
+    ):
         file.begin(run=RUN)
     assert (tmp_path / "out.part.json").read_text() == '{"mine": 1}'
 

@@ -255,20 +255,20 @@ def test_output_goes_to_a_file_whose_suffix_says_the_format(
         (["x.jpg", "--format", "xml"], "--format"),
         (["x.jpg", "--device", "abacus"], "--device"),
         pytest.param(["x.jpg", "--device", "cuda"], "CUDAExecutionProvider is not available", marks=NO_CUDA),
-        (["x.jpg", "--tags", ""], "asks for no tag"),
-        (["x.jpg", "--tags", ", ,"], "asks for no tag"),
+        (["x.jpg", "--tags", ""], "has no tags"),
+        (["x.jpg", "--tags", ", ,"], "has no tags"),
         (["x.jpg", "--tags", "dog", "--exclude-tags", "cat"], "give one of them"),
-        (["x.jpg", "--tags", 'dog, "cat'], "a double quote opens a tag"),
+        (["x.jpg", "--tags", 'dog, "cat'], "a double quote is not closed"),
         (["x.jpg", "--also", "tower: tall, with red walls"], "does the comma end the description"),
         (["x.jpg", "--exclude-tags", "dgo"], "did you mean 'dog'"),
         (["x.jpg", "--language", "xx"], "available: de, fr"),
         (["x.jpg", "--vocabulary", "bad.txt"], "bad.txt, line 1"),
         ([""], "An empty path was given"),
-        (["nowhere/"], "The folder 'nowhere/' is not there"),
-        (["x.jpg", "--exclude", "x.*"], "Every photo is left out by --exclude"),
+        (["nowhere/"], "The folder 'nowhere/' does not exist"),
+        (["x.jpg", "--exclude", "x.*"], "All photos are excluded by --exclude"),
         (["x.jpg", "--tags", "dog", "--also", "cat"], "give one of them"),
         (["x.jpg", "--tags-from", "missing.txt"], "missing.txt"),
-        (["x.jpg", "--tags-from", "blank.txt"], "holds no tags"),
+        (["x.jpg", "--tags-from", "blank.txt"], "no tags found"),
         (["x.jpg", "--tags-from", "bad.txt"], "bad.txt, line 2"),
         (["x.jpg", "--tags-from", "latin.txt"], "cannot be read as UTF-8"),
         (["x.jpg", "--output", "empty"], "--output"),
@@ -343,7 +343,7 @@ def test_ctrl_c_stops_with_130_and_keeps_what_was_done(model: Path, photos: Path
     assert kept[0] == Tagger.load(model).tag(photos / "0.jpg").to_dict()
     assert not output.exists()
     assert process.stderr.read().decode().splitlines() == [
-        f"What was done is in {part}", "To go on, give the same command with --resume.", "Stopped.",
+        f"Finished rows are in {part}", "To continue, run the same command with --resume.", "Stopped.",
     ]  # fmt: skip
     for pipe in (process.stdin, process.stdout, process.stderr):
         pipe.close()

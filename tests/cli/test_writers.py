@@ -136,5 +136,5 @@ def test_complaints_obey_no_color(
     monkeypatch.setattr("anytag.cli.writers.click.echo", lambda text, **_: seen.append(text))
     for value in ("", "1"):
         monkeypatch.setenv("NO_COLOR", value)
-        writers.complain("Failed: a\x1b[2J")
+        writers.echo_error("Failed: a\x1b[2J")
     assert seen == ["\x1b[31mFailed: a\\x1b[2J\x1b[0m", "Failed: a\\x1b[2J"]

@@ -112,9 +112,9 @@ def test_a_jpeg_may_lack_a_few_bytes_but_not_a_part(orientation: int, options: d
     for cut in (3, 6, 12):
         assert (np.abs(load(data[:-cut]).pixels - whole).max(2) > 0).mean() < 0.03
     for part in (0.5, 0.8, 0.9, 0.95):
-        with pytest.raises(ImageError, match="cut short"):
+        with pytest.raises(ImageError, match="truncated"):
             load(data[: int(len(data) * part)])
-        with pytest.raises(ImageError, match="cut short"):
+        with pytest.raises(ImageError, match="truncated"):
             load(data[: int(len(data) * part)], min_side=60)
 
 
@@ -261,7 +261,7 @@ def progressive(width: int, height: int) -> bytes:
 def test_a_jpeg_counts_as_it_is_decoded() -> None:
     data = encoded(Image.new("RGB", (1600, 1200), (90, 90, 90)), "JPEG")
     assert load(data, min_side=100, max_pixels=200 * 150).picture.size == (200, 150)
-    with pytest.raises(ImageError, match=r"1600×1200 is 30,000 pixels as it is decoded.*--max-pixels 30000,"):
+    with pytest.raises(ImageError, match=r"1600×1200 is 30,000 decoded pixels.*--max-pixels 30000,"):
         load(data, min_side=100, max_pixels=200 * 150 - 1)
     for options in ({"min_side": None}, {"min_side": 100, "exact": True}):
         with pytest.raises(
@@ -273,7 +273,7 @@ def test_a_jpeg_counts_as_it_is_decoded() -> None:
 def test_headers_that_promise_too_much_are_refused_at_once() -> None:
     with pytest.raises(ImageError, match="more than a JPEG of"):
         load(progressive(65_000, 65_000)[:2000], min_side=100)
-    with pytest.raises(ImageError, match="pixels as it is decoded"):
+    with pytest.raises(ImageError, match="decoded pixels"):
         load(progressive(65_000, 65_000), min_side=100)  # the coefficients of all scans take 12 GB
 
 

@@ -108,7 +108,7 @@ def test_open_files_and_other_bytes(tmp_path: Path) -> None:
     assert load(after).name == "<file>"
     with (
         path.open(encoding="latin-1") as text,
-        pytest.raises(ImageError, match=r"gives str, expected bytes.*rb"),
+        pytest.raises(ImageError, match=r"returns str, expected bytes.*rb"),
     ):
         load(text)  # type: ignore[arg-type]
     with pytest.raises(ImageError, match="not a photo"):

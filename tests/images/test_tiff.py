@@ -99,7 +99,7 @@ def test_orientation_holds_for_every_kind() -> None:
         (np.ones((9, 9, 1), np.uint16), {339: (3,)}, "floating-point numbers of 16 bits"),
         (np.ones((9, 9, 1), np.uint8), {339: (2,)}, "signed numbers of 8 bits"),
         (np.ones((9, 9, 1), np.uint16), {339: (2,)}, "signed numbers of 16 bits"),
-        (np.ones((9, 9, 7), np.uint8), {}, "7 for each pixel"),
+        (np.ones((9, 9, 7), np.uint8), {}, "7 per pixel"),
         (np.ones((10, 10, 3), np.uint8), {262: (6,), 530: (2, 2)}, "YCbCr with subsampling"),
     ],
 )

@@ -13,7 +13,7 @@ import pytest
 from anytag import Library, LibraryError, OutputError
 from anytag.library import schema
 from anytag.library.database import Database, on_network
-from anytag.library.turn import turn
+from anytag.library.sync_lock import sync_lock
 from tests.command import ENVIRONMENT
 
 
@@ -40,7 +40,7 @@ def test_an_earlier_version_is_brought_to_this_one_and_a_newer_one_refused(
         later.setattr(schema, "VERSION", len(scripts))
         with Library.open(path) as library:
             assert library.database.query("SELECT shown, seen FROM roots") == [("a", "then")]
-    with pytest.raises(LibraryError, match="made by a newer anytag"):
+    with pytest.raises(LibraryError, match="created by a newer anytag"):
         Library.open(path)
 
 
@@ -112,12 +112,12 @@ def test_many_processes_may_open_a_new_library_at_once(tmp_path: Path) -> None:
 def test_a_second_process_learns_who_works(tmp_path: Path) -> None:
     path = tmp_path / "library.db"
     with (
-        turn(path),
-        pytest.raises(LibraryError, match=rf"process {os.getpid()} on .* works on the library"),
-        turn(path),
+        sync_lock(path),
+        pytest.raises(LibraryError, match=rf"process {os.getpid()} on .* is syncing the library"),
+        sync_lock(path),
     ):
         pass
-    with turn(path):
+    with sync_lock(path):
         pass
 
 
@@ -126,7 +126,7 @@ def test_what_is_not_committed_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(KeyError), database.transaction() as connection:
         connection.execute("INSERT INTO meta VALUES ('a', 'b')")
         raise KeyError
-    with database.rehearsal(), database.transaction() as connection:
+    with database.dry_run(), database.transaction() as connection:
         connection.execute("INSERT INTO meta VALUES ('a', 'b')")
     assert not database.query("SELECT * FROM meta")
     database.close()

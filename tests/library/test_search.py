@@ -234,7 +234,7 @@ def test_tags_of_another_vocabulary(shelf: Shelf) -> None:
 
 @pytest.mark.parametrize("date", ["", "yesterday", "2024-13", "2024-02-30", "24", "2024-05-31T25:00", "0"])
 def test_a_date_that_is_none_is_named(shelf: Shelf, date: str) -> None:
-    with pytest.raises(LibraryError, match="is no date"):
+    with pytest.raises(LibraryError, match="is not a date"):
         shelf.library.search(after=date)
 
 
@@ -307,10 +307,10 @@ def test_photos_whose_hashes_are_near_are_copies_but_not_two_plain_walls() -> No
     hashes[2] = hashes[0] ^ np.packbits(np.arange(256) < 25)
     bits = np.stack([module.bits_of(one.tobytes()) for one in hashes])
     units = np.eye(4, 8, dtype=np.float32)
-    assert module.alike(units, bits, units[0], bits[0]) == pytest.approx([1, module.SAME, 0, 0])
+    assert module.similarities(units, bits, units[0], bits[0]) == pytest.approx([1, module.SAME_COSINE, 0, 0])
     walls = np.stack([module.bits_of(bytes(31) + bytes([one])) for one in (0, 3, 7, 1)])
-    assert module.alike(units, walls, units[0], walls[0]) == pytest.approx([1, 0, 0, 0])
-    assert module.alike(units, walls, units[1], bits[1]) == pytest.approx([0, 1, 0, 0])
+    assert module.similarities(units, walls, units[0], walls[0]) == pytest.approx([1, 0, 0, 0])
+    assert module.similarities(units, walls, units[1], bits[1]) == pytest.approx([0, 1, 0, 0])
 
 
 def test_copies_are_found_among_the_last_results_alone(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from anytag import Library, LibraryError, Tagger
-from anytag.library import look, schema
+from anytag.library import process, schema
 from anytag.library.sync import Sync
 from anytag.library.vectors import vector_file
 from anytag.metadata import ExifTool
@@ -51,7 +51,7 @@ def test_a_second_sync_looks_at_nothing_and_writes_nothing(
 ) -> None:
     report = library.sync(folder, tagger=made[0])
     assert (report.photos, report.tagged, report.new) == (6, 6, 6)
-    monkeypatch.setattr(look, "_whole", None)  # no photo is opened
+    monkeypatch.setattr(process, "_whole", None)  # no photo is opened
     before = library.database.connection.total_changes
     for asked in ([folder], []):  # all folders that the library has
         report = library.sync(*asked, tagger=made[0])
@@ -159,7 +159,7 @@ def test_vectors_that_are_lost_are_made_again(library: Library, folder: Path, ma
     shutil.copy(folder / "sub0/0.jpg", folder / "copy.jpg")  # there is nothing to copy with it
     shutil.copy(folder / "sub1/5.jpg", folder / "another.jpg")
     with Sync(library.database) as sync:
-        assert len(list(sync.rehearse())) == 6 - left + 2
+        assert len(list(sync.dry_run())) == 6 - left + 2
     made[1].photos = 0
     report = library.sync(tagger=made[0])
     assert report.is_good and report.tagged == made[1].photos and report.tagged + report.copied == 8 - left
@@ -229,10 +229,10 @@ def test_a_missing_folder_and_an_empty_mount_give_nothing_up(
     away = folder.rename(folder.with_name("away"))
     for asked in ([folder], []):
         report = library.sync(*asked, tagger=made[0])
-        assert "is not there" in report.refused and not report.is_good and report.kept == 6
+        assert "does not exist" in report.refused and not report.is_good and report.kept == 6
     folder.mkdir()
     report = library.sync(folder, tagger=made[0])
-    assert "6 of 6 photos are not there any more" in report.refused and "--accept-missing" in report.refused
+    assert "6 of 6 photos are missing" in report.refused and "--accept-missing" in report.refused
     assert rows(library) == before
     folder.rmdir()
     away.rename(folder)
@@ -279,7 +279,7 @@ def test_another_disk_in_the_same_place_gives_nothing_up(library: Library, folde
     assert library.database.query("SELECT DISTINCT device FROM photos")[0][0] == folder.stat().st_dev
     library.database.connection.execute("UPDATE roots SET device = device + 1")
     (folder / "sub0/0.jpg").unlink()
-    assert "is another disk than before" in library.sync(folder, tagger=made[0]).refused
+    assert "is on another disk than before" in library.sync(folder, tagger=made[0]).refused
 
 
 def test_failures_stay_until_the_file_changes(library: Library, folder: Path, made: Made) -> None:
@@ -315,16 +315,16 @@ def test_a_photo_that_cannot_be_read_is_tried_again_and_keeps_its_tags(
 ) -> None:
     library.sync(folder, tagger=made[0])
     tick(folder / "sub0/0.jpg")
-    whole = look._whole
+    whole = process._whole
 
-    def refused(path: str, row: look.Waiting) -> bytes | None:
+    def refused(path: str, row: process.Waiting) -> bytes | None:
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr(look, "_whole", refused)
+    monkeypatch.setattr(process, "_whole", refused)
     for _ in range(2):
         assert library.sync(folder, tagger=made[0]).failed == 1
     assert library.find(folder / "sub0/0.jpg").tags == made[0].tag(folder / "sub0/0.jpg").names
-    monkeypatch.setattr(look, "_whole", whole)
+    monkeypatch.setattr(process, "_whole", whole)
     made[1].photos = 0
     assert library.sync(folder, tagger=made[0]).is_good
     assert library.find(folder / "sub0/0.jpg").state == "done" and made[1].photos == 0
@@ -336,17 +336,17 @@ def test_a_photo_that_is_being_written_waits(
     whole = (folder / "sub0/0.jpg").read_bytes()
     path = folder / "copy.jpg"
     path.write_bytes(whole[:200])
-    is_changed = look._is_changed
+    is_changed = process._is_changed
 
-    def growing(file: int, row: look.Waiting) -> bool:
+    def growing(file: int, row: process.Waiting) -> bool:
         if row.path == os.fsencode(path):
             path.write_bytes(whole)
         return is_changed(file, row)
 
-    monkeypatch.setattr(look, "_is_changed", growing)
+    monkeypatch.setattr(process, "_is_changed", growing)
     report = library.sync(folder, tagger=made[0])
     assert (report.waits, report.failed, states(library)["copy.jpg"]) == (1, 0, "waiting")
-    monkeypatch.setattr(look, "_is_changed", is_changed)
+    monkeypatch.setattr(process, "_is_changed", is_changed)
     assert library.sync(folder, tagger=made[0]).waits == 0
     assert states(library)["copy.jpg"] == "done"
 
@@ -377,7 +377,7 @@ def test_a_new_tagging_that_is_stopped_goes_on_and_the_old_tags_stay(
     other = tagger.with_vocabulary(tagger.vocabulary.with_thresholds(0.0))
     with Sync(library.database, [folder]) as sync:
         sync.scan()
-        events = sync.look(lambda: (other, None), retag=True, batch_size=2, workers=1)
+        events = sync.process(lambda: (other, None), retag=True, batch_size=2, workers=1)
         assert sync.total == 6
         next(events)
         events.close()
@@ -528,7 +528,7 @@ def test_a_link_is_the_photo_that_it_leads_to(
     (folder / "up").symlink_to(folder)
     report = library.sync(folder, tagger=made[0])
     assert (report.tagged, report.failed) == (7, 2)
-    assert "leads nowhere" in str(library.find(folder / "broken.jpg").error)
+    assert "broken link" in str(library.find(folder / "broken.jpg").error)
     shown = [one.id for one in library.photos() if one.state == "done"]
     assert len(shown) == 7
     first, *others = (library.find(path) for path in (photo, folder / "hard.jpg", folder / "soft.jpg"))
@@ -678,7 +678,7 @@ def test_nothing_is_written_among_the_photos(library: Library, folder: Path, mad
 
 
 def test_what_was_never_there_is_an_error(library: Library, tmp_path: Path) -> None:
-    with pytest.raises(LibraryError, match="is not there, and is not in the library"):
+    with pytest.raises(LibraryError, match="does not exist and is not in the library"):
         library.sync(tmp_path / "nowhere")
     with pytest.raises(LibraryError, match="has no folder yet"):
         library.sync()

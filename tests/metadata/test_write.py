@@ -564,7 +564,7 @@ def test_photoshops_sum_of_iptc_stays_right(photo: Path) -> None:
 
 
 def test_a_photo_that_is_not_there_is_an_error_and_a_row(tmp_path: Path) -> None:
-    with pytest.raises(MetadataError, match="is no file"):
+    with pytest.raises(MetadataError, match="is not a file"):
         write_keywords(tmp_path / "no.jpg", ["dog"])
     good = xmp.tag(xmp.photo(tmp_path / "a.jpg"), f"-{xmp.SUBJECT}=mine")
     missing, found = read_keywords([tmp_path / "no.jpg", good])

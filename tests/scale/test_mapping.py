@@ -10,7 +10,7 @@ from anytag import Tagger
 from anytag.data.backoff import is_transient, with_retries
 from anytag.errors import AnytagError
 from anytag.scale import Tag, Task
-from anytag.scale.mapping import Decode, TagLike
+from anytag.scale.mapping import Decode, Predict
 from tests.scale.inputs import jpeg
 from tests.tiny import make_tiny_model
 
@@ -40,7 +40,7 @@ def test_batches_of_any_kind_get_the_tags_of_tag_many(model: str) -> None:
 def test_two_stages_give_what_one_gives(model: str) -> None:
     task = Task(model=model, embed=True)
     table = pyarrow.table({"photo": [jpeg(number) for number in range(11)] + [b"none"]})
-    assert TagLike(task)(Decode("photo", task)(table)) == Tag("photo", task=task)(table)
+    assert Predict(task)(Decode("photo", task)(table)) == Tag("photo", task=task)(table)
 
 
 def test_a_mapping_is_small_until_it_is_called(model: str) -> None:
@@ -48,7 +48,7 @@ def test_a_mapping_is_small_until_it_is_called(model: str) -> None:
 
 
 def test_a_machine_with_another_model_says_so(model: str) -> None:
-    with pytest.raises(AnytagError, match="of this machine is another than the driver's"):
+    with pytest.raises(AnytagError, match="of this machine differs from the driver's"):
         Task(model=model, card="another").open()
     with pytest.raises(AnytagError, match="top_k is 'many'"):
         Task(model=model, options={"top_k": "many"}).open()

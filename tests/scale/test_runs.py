@@ -117,7 +117,7 @@ def test_another_model_other_options_and_changed_input_are_refused(
     write_parquet(f"{source}/a.parquet", {"jpg": [jpeg(1)] * 50})
     with pytest.raises(RefusedOutputError, match=r"a\.parquet#0 has changed since"):
         run([source], output, task)
-    with pytest.raises(RefusedOutputError, match="lie within each other"):
+    with pytest.raises(RefusedOutputError, match="contain each other"):
         run([source], f"{source}/out", task)
     Path(tmp_path, "full").mkdir()
     Path(tmp_path, "full", "mine.txt").write_text("mine")
@@ -168,9 +168,9 @@ def test_the_command_says_what_it_did(source: str, model: str, tmp_path: Path) -
     output, how = f"{tmp_path}/out", ("--model", model, "--also", "checker board")
     done = command("tag", source, "--ray", "--output", output, *how)
     assert done.exit_code == 1
-    assert "5 units done now, 5 in all: 50 rows, 5 failed." in done.stderr
+    assert "5 units processed now, 5 in total: 50 rows, 5 failed." in done.stderr
     again = command("tag", source, "--ray", "auto", "--output", output, *how, "--retry-failed")
-    assert "5 units done now" in again.stderr
+    assert "5 units processed now" in again.stderr
     other = command("tag", source, "--ray", "--output", output, "--model", model)
     assert other.exit_code == 2
     assert "options was {'also': ['checker board']} and is {}" in other.stderr
@@ -178,22 +178,22 @@ def test_the_command_says_what_it_did(source: str, model: str, tmp_path: Path) -
         "tag", source, "--ray", "--model", model, "--dry-run", "--workers", "4", "--price-per-hour", "2"
     )
     assert "5 units, 50 rows" in dry.stdout
-    assert re.search(r"with 4 workers, 0\.\d\d at 2 an hour", dry.stdout)
+    assert re.search(r"with 4 workers, 0\.\d\d at 2 per hour", dry.stdout)
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--ray", "photos", "--output", "out"], "photos is no address of a Ray cluster"),
+        (["--ray", "photos", "--output", "out"], "photos is not the address of a Ray cluster"),
         (["photos", "--ray"], "--ray needs --output"),
-        (["photos", "--ray", "--output", "out", "--where"], "--where does not go with --ray"),
-        (["photos", "--ray", "--output", "out", "--format", "csv"], "--format does not go with --ray"),
+        (["photos", "--ray", "--output", "out", "--where"], "--where cannot be used with --ray"),
+        (["photos", "--ray", "--output", "out", "--format", "csv"], "--format cannot be used with --ray"),
         (["photos", "--embed"], "--embed needs --ray"),
         (["photos", "--ray", "--output", "out", "--price-per-hour", "1"], "--price-per-hour needs --dry-run"),
         (["photos", "--ray", "--output", "https://host/out"], "cannot write to an HTTP URL"),
         (
             ["photos", "--ray", "--output", "out", "--top-k", "3", "--tags", "a", "--also", "b"],
-            "--tags asks exactly",
+            "--tags scores exactly",
         ),
     ],
 )
@@ -236,8 +236,8 @@ def test_a_cluster_that_loses_a_driver_and_a_node_does_all_rows_once(model: str)
     assert "killed the driver after" in done.stdout
     assert "lost a node after" in done.stdout
     assert done.stdout.count("exit 1: ") == 2  # of rows that failed
-    assert "32 in all: 160 rows, 8 failed." in done.stdout
-    assert "1 units done now, 33 in all: 166 rows, 8 failed." in done.stdout
+    assert "32 in total: 160 rows, 8 failed." in done.stdout
+    assert "1 units processed now, 33 in total: 166 rows, 8 failed." in done.stdout
     assert "dataset: ['ImageError', 'ImageError']" in done.stdout
     assert sorted(row["id"] for row in rows) == sorted(
         [*(f"n{k}" for k in range(160)), *(f"m{k}" for k in range(6))]

@@ -14,7 +14,7 @@ from anytag import Captioner, Tagger
 from anytag.data.units import Unit, units
 from anytag.scale.photos import Photo, photos
 from anytag.scale.stages import Task
-from anytag.scale.worker import Here, Worker
+from anytag.scale.worker import LocalModel, Worker
 from tests.command import ENVIRONMENT
 from tests.scale.inputs import jpeg, parts_in, rows_in, write_parquet, write_tar
 from tests.tiny import make_tiny_model
@@ -31,7 +31,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 def done(source: object, output: Path, task: Task) -> Worker:
     """A worker that has done all units of a source."""
     parts = parts_in(output, task)
-    worker = Worker(task, parts, Here(task))
+    worker = Worker(task, parts, LocalModel(task))
     for unit in units([str(source)], listings=parts.notes).units:
         worker.do(unit)
     return worker
@@ -125,7 +125,7 @@ def test_a_shard_that_breaks_off_is_completed_when_it_is_whole(model: str, tmp_p
     whole = shard.read_bytes()
     unit = Unit(str(shard), str(shard), "tar", stamp="1")
     task = Task(model=model)
-    worker = Worker(task, parts_in(tmp_path / "out", task), Here(task))
+    worker = Worker(task, parts_in(tmp_path / "out", task), LocalModel(task))
     shard.write_bytes(whole[: len(whole) // 3])
     short = worker.do(unit)
     assert short.failed == 1
@@ -144,8 +144,13 @@ def test_a_row_group_that_breaks_off_has_a_row_for_each_row(model: str, tmp_path
     random = np.random.default_rng(0)
     cells = [jpeg(number) + random.bytes(50_000) for number in range(120)]
     table = pyarrow.table({"id": [f"n{k}" for k in range(120)], "jpg": cells})
-    how = {"compression": "zstd", "use_dictionary": False, "data_page_size": 200_000, "write_batch_size": 2}
-    parquet.write_table(table, path, **how)
+    options = {
+        "compression": "zstd",
+        "use_dictionary": False,
+        "data_page_size": 200_000,
+        "write_batch_size": 2,
+    }
+    parquet.write_table(table, path, **options)
     whole = bytearray(path.read_bytes())
     whole[3_000_000:3_100_000] = bytes(100_000)
     path.write_bytes(whole)
@@ -167,7 +172,7 @@ def test_cells_may_be_addresses_or_what_datasets_write(model: str, tmp_path: Pat
     assert [row["error"] is None for row in urls] == [True, False, False, False]
     assert urls[0]["id"] == str(tmp_path / "a.jpg")
     assert "no such file" in urls[1]["error"]["message"]
-    assert "expected a photo or its address" in urls[2]["error"]["message"]
+    assert "expected a photo or its URL" in urls[2]["error"]["message"]
     hf = rows_in(done(tmp_path / "hf.parquet", tmp_path / "two", task).parts)
     assert [row["scores"] for row in hf] == [urls[0]["scores"]] * 2
 
@@ -215,7 +220,7 @@ def test_a_large_row_group_is_read_in_a_small_memory(tmp_path: Path) -> None:
 def test_columns_that_cannot_be_told_are_asked_for(model: str, tmp_path: Path) -> None:
     write_parquet(f"{tmp_path}/odd.parquet", {"left": [b"x"], "right": [b"y"]})
     (unit,) = units([f"{tmp_path}/odd.parquet"]).units
-    with pytest.raises(Exception, match=r"left, right is known to hold photos.*--column NAME"):
+    with pytest.raises(Exception, match=r"columns left, right has photos.*--column NAME"):
         list(photos(unit))
     with pytest.raises(Exception, match="has no column 'middle'; it has left, right"):
         list(photos(unit, column="middle"))

@@ -201,7 +201,7 @@ def test_errors_do_not_tell_where_files_lie(served: Served) -> None:
     response = served.client.post("/v1/tag", content=b"no photo", headers=EXAMPLE_JPEG)
     assert "/" not in response.json()["error"]["message"].replace("<bytes>", "")
     assert served.client.get("/v1/nothing").json() == {
-        "error": {"type": "path", "message": "GET /v1/nothing: Not Found; /openapi.json says what there is"}
+        "error": {"type": "path", "message": "GET /v1/nothing: Not Found; /openapi.json lists the routes"}
     }
     for path in ("/page/../app.py", "/page/%2e%2e/app.py", "/page//etc/passwd"):
         assert served.client.get(path).status_code == 404

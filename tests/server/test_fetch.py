@@ -117,8 +117,8 @@ REFUSED = [
 ]
 
 
-class Room:
-    """The room of a request, without an end unless it is given."""
+class Budget:
+    """The memory of a request, unlimited unless `most` is given."""
 
     def __init__(self, most: float = float("inf")) -> None:
         self.most, self.taken = most, 0
@@ -173,9 +173,9 @@ def at(*addresses: str) -> Any:
     return resolve
 
 
-def fetch(url: str, *, room: Room | None = None, seconds: float = 5, **parts: Any) -> bytes | Failure:
+def fetch(url: str, *, budget: Budget | None = None, seconds: float = 5, **parts: Any) -> bytes | Failure:
     async def work() -> bytes | Failure:
-        (found,) = await Fetcher(seconds=seconds, **parts).photos([url], room or Room())
+        (found,) = await Fetcher(seconds=seconds, **parts).photos([url], budget or Budget())
         return found
 
     return asyncio.run(work())
@@ -297,10 +297,10 @@ def test_a_broken_answer_is_no_photo(answer: bytes) -> None:
 
 
 def test_bytes_are_limited() -> None:
-    room = Room(most=100_000)
+    budget = Budget(most=100_000)
     with pytest.raises(MemoryError):
-        fetch("http://a.example/", room=room, resolve=at(PUBLIC), backend=Answers(ok(b"x" * 10_000_000)))
-    assert room.taken < 300_000
+        fetch("http://a.example/", budget=budget, resolve=at(PUBLIC), backend=Answers(ok(b"x" * 10_000_000)))
+    assert budget.taken < 300_000
 
 
 def test_seconds_are_limited() -> None:
@@ -453,7 +453,7 @@ def test_photos_behind_urls_are_tagged_as_if_they_were_sent(served: Served) -> N
 
 
 def test_what_is_fetched_counts_as_if_it_were_sent(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anytag.server.room._SLOW_SECONDS", 60)
+    monkeypatch.setattr("anytag.server.capacity._SLOW_SECONDS", 60)
     stub(served, ok(b"x" * 200_000))
     response = served.client.post("/v1/tag", data={"urls": "http://a.example/"})
     assert response.status_code == 413
@@ -497,7 +497,7 @@ def test_hosts_that_stall_take_no_place_of_the_work(model: str, monkeypatch: pyt
         for connection in slow:
             connection.sendall("\r\n".join(head).encode() + form)
             assert waiting.acquire(timeout=20)
-        monkeypatch.setattr("anytag.server.room._SLOW_SECONDS", 0)
+        monkeypatch.setattr("anytag.server.capacity._SLOW_SECONDS", 0)
         assert served.tag(png())["error"] is None
         assert slow[0].recv(100).startswith(b"HTTP/1.1 408"), "it gave way"
 

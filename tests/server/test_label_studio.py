@@ -194,8 +194,8 @@ BOMB = '<!DOCTYPE x [<!ENTITY a "ha"><!ENTITY b "&a;&a;">]><View>&b;</View>'
 @pytest.mark.parametrize(
     ("config", "says"),
     [
-        ("", "no XML"),
-        ("<View>", "no XML"),
+        ("", "not valid XML"),
+        ("<View>", "not valid XML"),
         (BOMB, "DOCTYPE"),
         ("<View/>", "no choices about an image"),
         (

@@ -279,7 +279,7 @@ def test_where_places_are_short_an_upload_that_stalls_gives_way(
         slow = [closing.enter_context(begin(served, "Content-Length: 100")) for _ in range(8)]
         until(served, "anytag_requests_in_flight 8.0")
         assert answer(begin(served, "Content-Length: 100"))[0] == 429, "none of them is slow yet"
-        monkeypatch.setattr("anytag.server.room._SLOW_SECONDS", 0)
+        monkeypatch.setattr("anytag.server.capacity._SLOW_SECONDS", 0)
         slow += [closing.enter_context(begin(served, "Content-Length: 100")) for _ in range(20)]
         ask(served)
         assert [_answer(connection)[0] for connection in slow[:21]] == [408] * 21, "the oldest first"
@@ -290,7 +290,7 @@ def test_where_places_are_short_an_upload_that_stalls_gives_way(
 def test_an_upload_that_trickles_gives_way_before_one_that_flows(
     model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("anytag.server.room._SLOW_SECONDS", 0)
+    monkeypatch.setattr("anytag.server.capacity._SLOW_SECONDS", 0)
     with serving(model=model, max_requests=1) as served, ExitStack() as closing:
         flowing, *trickling = (
             closing.enter_context(begin(served, "Content-Length: 100000")) for _ in range(4)
@@ -309,7 +309,7 @@ def test_an_upload_that_trickles_gives_way_before_one_that_flows(
 
 
 def test_bytes_of_an_upload_that_stalls_give_way(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anytag.server.room._SLOW_SECONDS", 0)
+    monkeypatch.setattr("anytag.server.capacity._SLOW_SECONDS", 0)
     with serving(model=model, max_bytes=1000) as served, ExitStack() as closing:
         few, many = (closing.enter_context(begin(served, f"Content-Length: {size}")) for size in (900, 1000))
         until(served, "anytag_requests_in_flight 2.0")  # or the first had to make room for the second
@@ -373,7 +373,7 @@ def test_more_work_than_the_server_takes_is_refused_at_once(model: str) -> None:
 
 
 def test_bytes_in_flight_are_limited(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anytag.server.room._SLOW_SECONDS", 60)
+    monkeypatch.setattr("anytag.server.capacity._SLOW_SECONDS", 60)
     with serving(model=model, max_bytes=1000) as served:
         slow = begin(served, "Content-Length: 900")  # takes the room of what has come of it
         assert answer(begin(served, "Content-Length: 3"), b"bad")[0] == 422

@@ -152,7 +152,7 @@ def test_thousands_of_files_wait_four_are_sent_and_the_rest_can_be_stopped(page:
     assert not running
     assert most == 4
     assert page.evaluate("document.querySelectorAll('*').length") < 5000
-    page.get_by_role("button", name="Go on").click()
+    page.get_by_role("button", name="Continue").click()
     expect(page.locator("#status")).not_to_contain_text("Stopped")
     page.get_by_role("button", name="Stop").click()
 

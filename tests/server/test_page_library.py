@@ -38,7 +38,7 @@ def test_a_library_is_searched_and_corrected_by_keyboard_alone(library_page: Pag
 def test_nothing_fits_is_said(library_page: Page) -> None:
     library_page.fill("#library-text", "a submarine reactor")
     library_page.keyboard.press("Enter")
-    expect(library_page.locator("#library-status")).to_contain_text("Nothing fits")
+    expect(library_page.locator("#library-status")).to_contain_text("No photo fits")
 
 
 def test_a_photo_is_seen_large(library_page: Page) -> None:
@@ -63,7 +63,10 @@ def test_of_a_photo_that_is_gone_the_page_says_so(browser: Browser, tmp_path: Pa
 
 
 def test_a_search_that_finds_no_photo_says_so(library_page: Page) -> None:
-    for tag, says in (("car", "0 photos"), ("nothing of this name", "'nothing of this name' is no tag")):
+    for tag, says in (
+        ("car", "0 photos"),
+        ("nothing of this name", "'nothing of this name' is neither a tag"),
+    ):
         library_page.fill("#library-text", "a submarine reactor")
         library_page.fill("#library-tag", tag)
         library_page.keyboard.press("Enter")
@@ -291,7 +294,7 @@ def test_photos_like_one_are_a_step_of_their_own(library_page: Page) -> None:
     page, status = library_page, library_page.locator("#library-status")
     page.locator(".cell").nth(1).click()
     page.keyboard.press("s")
-    expect(status).to_contain_text("like the one that you chose")
+    expect(status).to_contain_text("similar to the selected one")
     page.go_back()
     expect(status).to_have_text("6 photos")
     expect(page.locator(".cell").nth(1)).to_have_attribute("tabindex", "0")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from anytag import Tag, Vocabulary
-from anytag.server.suggestions import MOST, Suggestions
+from anytag.server.suggestions import MAX_SUGGESTIONS, Suggestions
 
 VOCABULARY = Vocabulary(
     [
@@ -53,5 +53,5 @@ def test_what_is_suggested_finds_the_tag() -> None:
 def test_a_tag_is_suggested_once_and_not_too_many() -> None:
     own = [f"cat {number}" for number in range(100)]
     assert [name for name, _ in found("", "dog")].count("dog") == 1
-    assert found("cat", *own) == [(name, None) for name in own[:MOST]]
+    assert found("cat", *own) == [(name, None) for name in own[:MAX_SUGGESTIONS]]
     assert found("nothing of this name") == []

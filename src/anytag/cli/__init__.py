@@ -1,4 +1,4 @@
-"""The command line, the only part of anytag that prints: one short file a command, imported when asked."""
+"""The command line, the only part of anytag that prints: one module per command, imported on demand."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ COMMANDS = (
 NOT_WRITTEN, INTERRUPTED, PIPE_CLOSED = 3, 130, 141
 _OUTPUT_ERRORS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO))
 
-# Before numpy is imported: its threads would take 50 ms to start, and the cores from our workers.
+# Set before NumPy is imported: its threads take 50 ms to start and compete with our workers for the cores.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
@@ -45,7 +45,7 @@ class _NotWrittenError(click.ClickException):
 
 
 class _Commands(click.Group):
-    """Finds `anytag NAME` in the module NAME, and turns what commands raise into messages and exit codes."""
+    """Loads `anytag NAME` from the module NAME, and turns exceptions into messages and exit codes."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -60,14 +60,14 @@ class _Commands(click.Group):
         _open_closed_descriptors()
         try:
             return super().main(*args, **kwargs)
-        except OSError as error:  # of --help and --version; commands are looked after below
+        except OSError as error:  # of --help and --version; `invoke` handles those of commands
             click.echo(f"Error: {_failure(error).message}", err=True)
             sys.exit(NOT_WRITTEN)
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         try:
             return super().make_context(*args, **kwargs)
-        except BrokenPipeError:  # of --help and --version: click would end with 1
+        except BrokenPipeError:  # of --help and --version: click would exit with 1
             _leave_quietly()
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -87,7 +87,7 @@ class _Commands(click.Group):
             if isinstance(error, BrokenPipeError):
                 _leave_quietly()
             raise _failure(error) from error
-        except AnytagError as error:  # a photo's own errors are in its row; this one stopped the command
+        except AnytagError as error:  # errors of single photos are in their rows
             raise click.UsageError(str(error)) from error
         except KeyboardInterrupt:
             click.echo("Stopped.", err=True)
@@ -95,7 +95,7 @@ class _Commands(click.Group):
 
 
 def _failure(error: Exception) -> click.ClickException:
-    """What stopped a command though it was used rightly: no photo's error, so the exit code is not 1."""
+    """The click exception for an error that stopped a command: exit code 3 for output errors, else 2."""
     message = str(error)
     if isinstance(error, OSError) and error.strerror:
         message = f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
@@ -104,19 +104,19 @@ def _failure(error: Exception) -> click.ClickException:
 
 
 def _leave_quietly() -> NoReturn:
-    """Whoever read the output has enough, as when `head` ends: no message, and none while Python ends."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
+    """Exit without a message when the reader of stdout has closed it, as `head` does."""
+    null = os.open(os.devnull, os.O_WRONLY)  # so that flushing at exit does not fail
+    os.dup2(null, 1)
     sys.exit(PIPE_CLOSED)
 
 
 def _open_closed_descriptors() -> None:
-    """Files must not get the number of a stream that the shell closed: libraries write to it."""
+    """Open closed standard streams, lest a file gets their descriptor, to which libraries write."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor
 
 
 def _version(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
@@ -132,4 +132,4 @@ def _version(ctx: click.Context, _parameter: click.Parameter, value: bool) -> No
     "--version", is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Show the version."
 )
 def main() -> None:
-    """Tags for photos: a trained vocabulary and your own words, offline, on a CPU."""
+    """Tag photos with a trained vocabulary and with your own words, offline, on a CPU."""

@@ -1,4 +1,4 @@
-"""How long work goes on, on stderr: a bar on a terminal, a line now and then in a log."""
+"""Progress on stderr: a bar on a terminal, occasional lines in a log."""
 
 from __future__ import annotations
 
@@ -19,29 +19,30 @@ EVERY = 30.0  # seconds between two lines in a log
 
 
 class Bar(Reporter):
-    """Shows what a `Reporter` is told: use it in a with statement.
+    """A `Reporter` that shows progress; a context manager.
 
     Args:
         passes: nothing is left of it at the end, nor written to a log.
     """
 
-    def __init__(self, *, passes: bool = False) -> None:
-        self._passes = passes
+    def __init__(self, *, transient: bool = False) -> None:
+        self._transient = transient
         self._bar: Bars | None = None
         self._tasks: dict[str, TaskID] = {}
         self._shown = time.monotonic()
 
     def __enter__(self) -> Bar:
         if is_terminal(sys.stderr):
-            from rich.console import Console  # 70 ms that a log need not wait for
+            from rich.console import Console  # takes 70 ms to import
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bars
 
-            # rows that go to the same terminal are printed above the bar, rows for a file must not be
+            # rows on the same terminal are printed above the bar, rows for a file must not be
             self._bar = Bars(
                 TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                 TextColumn("{task.fields[measures]}"), TimeRemainingColumn(),
-                console=Console(stderr=True), transient=self._passes, redirect_stdout=is_terminal(sys.stdout),
+                console=Console(stderr=True), transient=self._transient,
+                redirect_stdout=is_terminal(sys.stdout),
             )  # fmt: skip
             self._bar.start()
         return self
@@ -53,14 +54,14 @@ class Bar(Reporter):
             self._bar.stop()
 
     def progress(self, progress: Progress) -> None:
-        """Moves the bar of `progress.what`."""
+        """Update the bar of `progress.what`."""
         measures = _measures(progress)
         if self._bar is not None:
             if progress.what not in self._tasks:
                 self._tasks[progress.what] = self._bar.add_task(progress.what, measures="")
             task, measures = self._tasks[progress.what], f"{progress.unit} {measures}"
             self._bar.update(task, completed=progress.done, total=progress.total, measures=measures)
-        elif self._passes:
+        elif self._transient:
             return
         elif time.monotonic() - self._shown > EVERY or progress.done == progress.total:
             self._shown = time.monotonic()
@@ -69,7 +70,7 @@ class Bar(Reporter):
             click.echo(f"{line} {', '.join([*left, *filter(None, [measures])])}".rstrip(), err=True)
 
     def say(self, message: str) -> None:
-        """A sentence of its own line, above the bar."""
+        """Print a line, above the bar."""
         if self._bar is not None:
             self._bar.console.print(message, markup=False, highlight=False)
         else:
@@ -77,7 +78,7 @@ class Bar(Reporter):
 
 
 def _measures(progress: Progress) -> str:
-    """Speed and what was measured: "61.2 photos/s, loss 3.21"."""
+    """Format speed and metrics: "61.2 photos/s, loss 3.21"."""
     parts = []
     if progress.photos_per_second:
         parts.append(f"{progress.photos_per_second:.1f} photos/s")
@@ -86,12 +87,12 @@ def _measures(progress: Progress) -> str:
 
 
 def is_terminal(file: TextIO | None) -> bool:
-    """Does somebody watch? A closed stream is None."""
+    """Whether a stream, None if closed, is a terminal."""
     return file is not None and file.isatty()
 
 
 def duration(seconds: float) -> str:
-    """ "40 s", "12 min" or "3.5 h"."""
+    """Format seconds as "40 s", "12 min" or "3.5 h"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

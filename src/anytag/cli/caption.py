@@ -1,4 +1,4 @@
-"""`anytag caption`: photos in, sentences out."""
+"""`anytag caption`: write captions of photos."""
 
 from __future__ import annotations
 
@@ -20,26 +20,25 @@ _FORMATS = ("text", "jsonl")
 
 
 def _task(params: Mapping[str, Any]) -> dict[str, Any]:
-    """What the options mean for `anytag.scale.Task`."""
-    asked = {name: params[name] for name in ("beams", "sample", "seed", "max_length")}
-    guides = lists.between_commas(params["tags"], "--tags")
-    excluded = lists.between_commas(params["exclude_tags"], "--exclude-tags") or ()
-    return {"options": {**asked, "tags": guides, "exclude_tags": excluded}}
+    """The fields of `anytag.scale.Task` from the options."""
+    settings = {name: params[name] for name in ("beams", "sample", "seed", "max_length")}
+    guides = lists.split_commas(params["tags"], "--tags")
+    excluded = lists.split_commas(params["exclude_tags"], "--exclude-tags") or ()
+    return {"options": {**settings, "tags": guides, "exclude_tags": excluded}}
 
 
-@click.command("caption", short_help="Write a sentence about photos.")
+@click.command("caption", short_help="Caption photos.")
 @click.option(
     "--tags",
     metavar='"A,B,C"',
     multiple=True,
-    help='Guiding tags of the captions; "" disables guidance. May be repeated.',
+    help='Tags that guide the captions; "" for none. May be repeated.',
 )
 @click.option(
     "--exclude-tags",
     metavar='"X,Y"',
     multiple=True,
-    help="Words that captions must not contain, in any form, including names of narrower tags. May be "
-    "repeated.",
+    help="Words that captions must not contain, in any form, and names of narrower tags. May be repeated.",
 )
 @click.option(
     "--beams",
@@ -58,12 +57,12 @@ def _task(params: Mapping[str, Any]) -> dict[str, Any]:
 @click.option(
     "--write",
     type=click.Choice(["sidecar", "embed"]),
-    help="Also write captions into XMP sidecars, or into the photos, unless they have one.",
+    help="Also write captions into XMP sidecars, or into the photos, unless they have one of yours.",
 )
 @click.option("--undo", is_flag=True, help="Remove the captions that anytag wrote for these photos.")
 @metadata.caption_options
 @outputs.options(*_FORMATS, resume=True)
-@options.running
+@options.model_options
 @paths.options()
 @ray.option("caption", _task, "tags", "exclude_tags", "beams", "sample", "seed", "max_length")
 def command(
@@ -73,34 +72,36 @@ def command(
     sample: bool,
     seed: int,
     max_length: int | None,
-    write: metadata.Place | None,
+    write: metadata.Target | None,
     undo: bool,
     keywords: metadata.KeywordOptions,
-    writing: outputs.Writing,
-    running: options.Running,
+    output_options: outputs.OutputOptions,
+    model_options: options.ModelOptions,
     source: paths.Source,
 ) -> None:
-    """Write a sentence about each photo: files, folders, globs, or - for paths from stdin, one per line.
+    """Write a caption for each photo: files, folders, globs, or - for paths from stdin, one per line.
 
-    Exit code: 0 success, 1 some photos failed (each is reported, the rest is processed), 2 usage error, 3 the
-    result cannot be written, 130 interrupted.
+    Exit code: 0 success, 1 some photos failed (each is reported, the others are done), 2 invalid usage, 3
+    the output cannot be written, 130 interrupted.
     """
-    guides = lists.between_commas(tags, "--tags")
-    excluded = lists.between_commas(exclude_tags, "--exclude-tags") or ()
+    guides = lists.split_commas(tags, "--tags")
+    excluded = lists.split_commas(exclude_tags, "--exclude-tags") or ()
     metadata.check(keywords, place=write, undo=undo)
-    named, output = source.gather(), writing.output
-    format_ = outputs.settle("caption", writing, _FORMATS, photos=named.paths)
-    outputs.check_typed(source.photos, output)
+    photos, output = source.gather(), output_options.output
+    format_ = outputs.check_format("caption", output_options, _FORMATS, photos=photos.paths)
+    outputs.check_missing_folders(source.photos, output)
     if undo:
-        metadata.undo(keywords, named, output, format_, captions_only=True)
+        metadata.undo(keywords, photos, output, format_, captions_only=True)
         return
 
-    from anytag.captioner import Captioner  # after all that can be wrong at once
+    from anytag.captioner import Captioner  # imported after the options are checked: it is slow
 
-    with sinks.open_output(output, format_, resume=writing.resume) as sink:
-        captioner = Captioner.load(running.model, device=running.device, max_pixels=running.max_pixels)
-        sink.begin(run=outputs.work("caption", captioner.tagger.card))
-        todo = stream.Todo(named.paths, sink, output)
+    with sinks.open_output(output, format_, resume=output_options.resume) as sink:
+        captioner = Captioner.load(
+            model_options.model, device=model_options.device, max_pixels=model_options.max_pixels
+        )
+        sink.begin(run=outputs.run_settings("caption", captioner.tagger.card))
+        todo = stream.Pending(photos.paths, sink, output)
         results = captioner.caption_many(
             todo.paths,
             guides,
@@ -109,8 +110,8 @@ def command(
             sample=sample,
             seed=seed,
             max_length=max_length,
-            batch_size=running.batch_size,
-            workers=running.workers,
+            batch_size=model_options.batch_size,
+            workers=model_options.workers,
         )
         with closing(results):
             row = _jsonl if format_ == "jsonl" else _text
@@ -119,11 +120,11 @@ def command(
                 results, change, sink, row, keywords=keywords, format_=format_, total=todo.total
             )
     summary.end(done=todo.done)
-    named.end()
+    photos.end()
 
 
-def _writer(keywords: metadata.KeywordOptions, place: metadata.Place) -> Callable[[Caption], Change]:
-    """Writes the caption of a photo; keywords stay as they are."""
+def _writer(keywords: metadata.KeywordOptions, place: metadata.Target) -> Callable[[Caption], Change]:
+    """A function that writes the caption of a photo, and no keywords."""
 
     def write(caption: Caption) -> Change:
         return keywords.write(caption.path or "", None, place, caption=caption.text or None)
@@ -132,7 +133,7 @@ def _writer(keywords: metadata.KeywordOptions, place: metadata.Place) -> Callabl
 
 
 def _text(caption: Caption) -> str:
-    """`path<TAB>a dog runs`; a photo that failed has no line, its error is on stderr."""
+    """Format as `path<TAB>a dog runs`; a failed photo has no line, its error goes to stderr."""
     return "" if caption.error else f"{one_line(caption.path or '')}\t{caption.text}\n"
 
 

@@ -11,30 +11,30 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from anytag._io import read_text
-from anytag.cli.options import Number, OneOf, Place, grouped
-from anytag.cli.sinks import is_stdout, say, whole
-from anytag.cli.writers import complain
+from anytag.cli.options import FiniteFloat, LazyChoice, OutputPath, grouped
+from anytag.cli.sinks import atomic_output, is_stdout, say
+from anytag.cli.writers import echo_error
 
 if TYPE_CHECKING:
     from anytag.data.rows import Row, Step
 
-_SHOWN = 5  # bad rows told one by one
+_MAX_SHOWN = 5  # invalid rows that are reported individually
 
 Command = Callable[..., Any]
 
 
 def _formats() -> Iterable[str]:
-    from anytag.data.formats import FORMATS  # NumPy and Pillow, which --help need not wait for
+    from anytag.data.formats import FORMATS  # imports NumPy and Pillow, which --help does not need
 
     return FORMATS
 
 
-_FORMAT = OneOf(_formats)
+_FORMAT = LazyChoice(_formats)
 
 
 @dataclass(frozen=True)
 class _Source:
-    """What says where rows are read."""
+    """Where rows are read from."""
 
     data: str
     format_: str | None
@@ -42,7 +42,7 @@ class _Source:
     tag_list: Path | None
 
 
-_reading = grouped(
+_source_options = grouped(
     "source",
     _Source,
     (
@@ -55,21 +55,21 @@ _reading = grouped(
             "--tag-list",
             metavar="FILE",
             type=click.Path(exists=True, dir_okay=False, path_type=Path),
-            help="The names for the ids of published annotations, one per line.",
+            help="Tag names that the ids of published annotations index, one per line.",
         ),
     ),
 )
 
 
-def _looking(command: Command) -> Command:
-    """The options of commands that look at photos."""
+def _duplicate_options(command: Command) -> Command:
+    """Options of commands that search for near duplicates."""
     bits = click.option(
         "--near",
         metavar="BITS",
         type=click.IntRange(-1, 256),
         default=24,
         show_default=True,
-        help="Maximum number of differing bits, of 256, in the hashes of copies; -1 disables this.",
+        help="Maximum distance in bits of the 256-bit hashes of copies; -1 disables the search.",
     )
     workers = click.option("--workers", metavar="N", type=click.IntRange(min=1), default=2, show_default=True)
     return bits(workers(command))
@@ -80,32 +80,32 @@ def _output(command: Command) -> Command:
 
 
 _model = click.option(
-    "--model", metavar="NAME|FOLDER", help="The labelling model.  [default: the embedded one]"
+    "--model", metavar="NAME|FOLDER", help="The model to label with.  [default: the embedded one]"
 )
 
 
 @click.group("data", short_help="Inspect, convert, check and label image-text data.")
 def command() -> None:
-    """Prepare image-text data: rows of a photo, captions and tags.
+    """Work with image-text data: rows with a photo, captions and tags.
 
-    DATA is JSON lines, Parquet, CSV of (image, tags), COCO's captions or instances, the published training
-    annotations of Tag2Text and RAM, a folder for each class, or WebDataset shards; on disk or behind a URL
-    such as s3://bucket/rows.parquet. OUTPUT's suffix determines its format; - is stdout, in JSON lines.
-    Invalid rows are reported and left out, the rest is processed; OUTPUT is written atomically.
+    DATA is JSON lines, Parquet, CSV of (image, tags), COCO captions or instances, the published training
+    annotations of Tag2Text and RAM, one folder per class, or WebDataset shards; on disk or at a URL such as
+    s3://bucket/rows.parquet. The suffix of OUTPUT selects its format; - is stdout, as JSON lines. Invalid
+    rows are reported and skipped. OUTPUT is written atomically.
     """
 
 
 class _Data:
-    """Rows of DATA, and what was wrong with those that were left out; nothing more when that was `told`."""
+    """Rows of DATA; reports rows that are skipped, unless `quiet`."""
 
-    def __init__(self, source: _Source, *, described: bool = False) -> None:
+    def __init__(self, source: _Source, *, quiet: bool = False) -> None:
         from anytag.data.formats import root_of
 
         self.path, self.format, self.images = source.data, source.format_, source.images
         self.inputs = [source.data, *([str(source.tag_list)] if source.tag_list else [])]
         self.names = read_text(source.tag_list).splitlines() if source.tag_list else []
         self.root = root_of(source.data)
-        self.wrong, self.told = 0, described
+        self.wrong, self.quiet = 0, quiet
 
     def __iter__(self) -> Iterator[Row]:
         from anytag.data.formats import read
@@ -115,47 +115,47 @@ class _Data:
         )
 
     def report(self, message: str) -> None:
-        """Tells of the first few rows that are left out."""
-        if not self.told:
-            self._say(f"Left out: {message}")
+        """Report a row that is skipped."""
+        if not self.quiet:
+            self._say(f"Skipped: {message}")
 
-    def unread(self, message: str) -> None:
-        """Tells of the first few rows that stay as they are, as their photos cannot be read."""
-        self._say(f"Kept as it is: {message}")
+    def report_unreadable(self, message: str) -> None:
+        """Report a row that is not changed because its photo cannot be read."""
+        self._say(f"Not changed: {message}")
 
     def _say(self, message: str) -> None:
         self.wrong += 1
-        if self.wrong <= _SHOWN:
-            complain(message)
+        if self.wrong <= _MAX_SHOWN:
+            echo_error(message)
 
     def may_write(self, output: str, format_: str | None = None) -> None:
-        """Refuses an output that would replace an input or something else than rows, before the work."""
+        """Refuse an output that would replace an input or a file that does not hold rows."""
         from anytag.data.formats import check_output
 
         if not is_stdout(output):
             check_output(output, self.inputs, format=format_)
 
     def write(self, output: str, rows: Iterable[Row], *, format_: str | None = None) -> None:
-        """Writes rows, their photos named relative to OUTPUT; the exit code says whether all went well."""
+        """Write rows with paths relative to OUTPUT, and set the exit code."""
         from anytag.data.formats import moved, root_of, write
 
         self.may_write(output, format_)
         counted = _Counted(moved(rows, self.root, "" if is_stdout(output) else root_of(output)))
         format_ = format_ or ("jsonl" if is_stdout(output) else None)
-        with whole(output) as file:
+        with atomic_output(output) as file:
             write(str(file), counted, format=format_, tag_list=self.names)
         say(f"{counted.count} rows -> {output}", output)
         self.finish()
 
     def finish(self) -> None:
-        """Ends with exit code 1 where rows were wrong."""
+        """Exit with code 1 if there were problems."""
         if self.wrong:
-            click.echo(f"{self.wrong} were wrong.", err=True)
+            click.echo(f"{self.wrong} rows had problems.", err=True)
             click.get_current_context().exit(1)
 
 
 class _Counted:
-    """Rows, counted as they go by."""
+    """An iterable that counts its rows."""
 
     def __init__(self, rows: Iterable[Row]) -> None:
         self.rows, self.count = rows, 0
@@ -167,7 +167,7 @@ class _Counted:
 
 
 @command.command("inspect")
-@_reading
+@_source_options
 @click.option(
     "--top",
     metavar="N",
@@ -205,17 +205,17 @@ def _text(figures: dict[str, Any]) -> str:
 
 
 @command.command("convert")
-@_reading
+@_source_options
 @_output
 @click.option("--to", metavar="FORMAT", type=_FORMAT, help="[default: by OUTPUT's suffix]")
 def convert(output: str, to: str | None, source: _Source) -> None:
-    """Write DATA to OUTPUT, in another format or another place."""
+    """Convert DATA to another format or location."""
     data = _Data(source)
     data.write(output, data, format_=to)
 
 
-@command.command("split", short_help="Split rows, keeping copies together.")
-@_reading
+@command.command("split", short_help="Split rows into parts; copies stay together.")
+@_source_options
 @_output
 @click.option(
     "--parts",
@@ -224,9 +224,9 @@ def convert(output: str, to: str | None, source: _Source) -> None:
     show_default=True,
     help="Parts and their shares.",
 )
-@_looking
+@_duplicate_options
 def split(output: str, parts: str, near: int, workers: int, source: _Source) -> None:
-    """Split rows by hashes of their photos: copies stay together, order and names do not matter."""
+    """Split rows by the content of their photos: copies stay together, order and names do not matter."""
     from anytag.data import check as checks
 
     data = _Data(source)
@@ -236,14 +236,14 @@ def split(output: str, parts: str, near: int, workers: int, source: _Source) -> 
 
 
 @command.command("check")
-@_reading
-@click.option("--report", metavar="FILE", help="Write the problems found as JSON lines.")
+@_source_options
+@click.option("--report", metavar="FILE", help="Write the findings as JSON lines.")
 @click.option("--output", metavar="FILE", help="Write the rows without problems.")
-@_looking
+@_duplicate_options
 def check(report: str | None, output: str | None, near: int, workers: int, source: _Source) -> None:
     """Find photos that are missing, unreadable or copies.
 
-    Among copies, one in a test or validation split is kept. The exit code is 1 if something was found.
+    Of copies, the one in a test or validation split is kept. Exit code 1 if there are findings.
     """
     from anytag.data import check as checks
 
@@ -253,27 +253,27 @@ def check(report: str | None, output: str | None, near: int, workers: int, sourc
     if report and not is_stdout(report):
         checks.check_report(report, [*data.inputs, *([output] if output else [])])
     if report and report == output:
-        raise click.UsageError("--report and --output are one file: give two.")
+        raise click.UsageError("--report and --output are the same file: give two.")
     found = checks.check(data, data.root, bits=near, workers=workers)
-    for finding in found.findings[: 4 * _SHOWN]:
+    for finding in found.findings[: 4 * _MAX_SHOWN]:
         say(f"{finding.problem:<11} {finding.image}  {finding.says}", report, output)
-    if len(found.findings) > 4 * _SHOWN:
-        say(f"and {len(found.findings) - 4 * _SHOWN} more", report, output)
+    if len(found.findings) > 4 * _MAX_SHOWN:
+        say(f"and {len(found.findings) - 4 * _MAX_SHOWN} more", report, output)
     counts = (f"{found.count(problem)} {problem}" for problem in ("missing", "unreadable", "duplicate"))
     say(f"{found.rows} photos: {', '.join(counts)}", report, output)
     if report:
-        with whole(report) as file:
+        with atomic_output(report) as file:
             found.write(str(file))
     if output:
-        again = _Data(source, described=True)
+        again = _Data(source, quiet=True)
         again.write(output, (row for row, good in zip(again, found.good, strict=True) if good))
     data.wrong += len(found.findings)
     data.finish()
 
 
 @command.command("shard")
-@_reading
-@click.argument("folder", type=Place())
+@_source_options
+@click.argument("folder", type=OutputPath())
 @click.option(
     "--size",
     metavar="N",
@@ -283,7 +283,7 @@ def check(report: str | None, output: str | None, near: int, workers: int, sourc
     help="Photos per shard.",
 )
 def shard(folder: str, size: int, source: _Source) -> None:
-    """Write photos and rows as WebDataset tar shards into FOLDER."""
+    """Write photos and rows as WebDataset shards (.tar) into FOLDER."""
     from anytag.data.shards import write_shards
 
     data = _Data(source)
@@ -292,18 +292,18 @@ def shard(folder: str, size: int, source: _Source) -> None:
     data.finish()
 
 
-@command.command("generate", short_help="Add tags that captions name or the model finds.")
-@_reading
+@command.command("generate", short_help="Add tags from captions and from the model.")
+@_source_options
 @_output
 @_model
 @click.option(
     "--probability",
     metavar="X",
-    type=Number(0, 1),
-    help="Minimum probability for the model to add a tag.  [default: each tag's own threshold]",
+    type=FiniteFloat(0, 1),
+    help="Minimum probability of tags that the model adds.  [default: each tag's own threshold]",
 )
 def generate(output: str, model: str | None, probability: float | None, source: _Source) -> None:
-    """Add tags that captions name (origin "text") and tags that the model finds (origin "model")."""
+    """Add tags parsed from captions (origin "text") and predicted by the model (origin "model")."""
     from anytag.data.engine import generate as engine
     from anytag.data.labels import Labeler
     from anytag.tagger import Tagger
@@ -312,56 +312,60 @@ def generate(output: str, model: str | None, probability: float | None, source: 
     data.may_write(output)
     tagger = Tagger.load(model)
     parsed = engine.parse(data, Labeler(tagger.vocabulary))
-    rows = engine.generate(parsed, data.root, tagger, probability=probability, on_error=data.unread)
+    rows = engine.generate(
+        parsed, data.root, tagger, probability=probability, on_error=data.report_unreadable
+    )
     data.write(output, rows)
 
 
 @command.command("clean", short_help="Remove tags that contradict the photos.")
-@_reading
+@_source_options
 @_output
 @_model
 @click.option(
-    "--seen", metavar="X", type=Number(0, 1), default=0.02, show_default=True,
-    help="Minimum probability of a tag in its region to be kept.",
+    "--seen", metavar="X", type=FiniteFloat(0, 1), default=0.02, show_default=True,
+    help="Remove tags whose probability in their region is lower.",
 )  # fmt: skip
 @click.option(
-    "--outliers", metavar="SHARE", type=Number(0, 1), default=0.05, show_default=True,
-    help="Share of a tag's regions that count as outliers.",
+    "--outliers", metavar="SHARE", type=FiniteFloat(0, 1), default=0.05, show_default=True,
+    help="Share of a tag's regions to remove as outliers.",
 )  # fmt: skip
 @click.option("--workers", metavar="N", type=click.IntRange(min=1), default=2, show_default=True)
 def clean(
     output: str, model: str | None, seen: float, outliers: float, workers: int, source: _Source
 ) -> None:
-    """Remove tags of captions and of the model that contradict the photo; rows record them."""
+    """Remove tags of captions and of the model that contradict the photo; rows record the removed tags."""
     from anytag.data.engine import clean as engine
     from anytag.tagger import Tagger
 
     data, config = _Data(source), engine.CleanConfig(seen=seen, outliers=outliers)
     data.may_write(output)
     rows, tagger = list(data), Tagger.load(model)
-    cleaned = engine.clean(rows, data.root, tagger, config=config, workers=workers, on_error=data.unread)
+    cleaned = engine.clean(
+        rows, data.root, tagger, config=config, workers=workers, on_error=data.report_unreadable
+    )
     data.write(output, cleaned)
 
 
 @command.command("undo", short_help="Undo one step.")
-@_reading
+@_source_options
 @_output
 @click.option("--step", type=click.Choice(["parse", "generate", "clean"]), required=True)
 def undo(output: str, step: Step, source: _Source) -> None:
-    """Undo one step: drop the tags that it added, or restore those that it removed."""
+    """Undo one step: remove the tags that it added, or restore those that it removed."""
     data = _Data(source)
     data.write(output, (row.without(step) for row in data))
 
 
 @command.command("ray", short_help="Run parse, generate and check on a Ray cluster.")
 @click.argument("data", metavar="DATA", type=click.Path())
-@click.argument("output", metavar="FOLDER", type=Place())
+@click.argument("output", metavar="FOLDER", type=OutputPath())
 @click.option(
     "--stages",
     metavar="NAME,...",
     default="parse,generate,check",
     show_default=True,
-    help="Stages, in this order.",
+    help="Stages to run, in this order.",
 )
 @_model
 @click.option("--images", metavar="FOLDER", help="The folder of the photos.  [default: that of DATA]")
@@ -371,7 +375,7 @@ def undo(output: str, step: Step, source: _Source) -> None:
     type=click.IntRange(min=1),
     default=2,
     show_default=True,
-    help="Number of actors, one core each.",
+    help="Number of actors, with one core each.",
 )
 @click.option(
     "--address",
@@ -387,9 +391,9 @@ def ray(
     actors: int,
     address: str | None,
 ) -> None:
-    """Label a corpus that is larger than one machine: DATA, a file or a folder of Parquet or JSON lines.
+    """Label a corpus larger than one machine: DATA is a file or a folder of Parquet or JSON lines.
 
-    FOLDER gets Parquet files with the rows, the error of each, and a hash of its photo.
+    FOLDER receives Parquet files with the rows, their errors (column error) and a hash of each photo.
     """
     from anytag.data import cluster
 

@@ -1,4 +1,4 @@
-"""`anytag describe`: tags in, descriptions of how they look out."""
+"""`anytag describe`: write visual descriptions of tags."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import click
 
 from anytag._io import read_text
 from anytag.cli.bar import Bar, is_terminal
-from anytag.cli.options import Number
-from anytag.cli.sinks import is_stdout, say, whole
+from anytag.cli.options import FiniteFloat
+from anytag.cli.sinks import atomic_output, is_stdout, say
 
 if TYPE_CHECKING:
     from anytag.data.engine.describe import Cost, Journal, Named
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _READABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-_SHOWN = 5  # failures told one by one
+_MAX_SHOWN = 5  # failures that are reported individually
 
 
 @dataclass(frozen=True)
-class _Asking:
-    """How a language model is asked."""
+class _LlmOptions:
+    """Options for requests to a language model."""
 
     model: str | None
     answers: int
@@ -44,57 +44,59 @@ class _Asking:
 
 @click.command("describe", short_help="Write descriptions of tags.")
 @click.argument("tags", metavar="TAGS...", nargs=-1)
-@click.option("--tags-from", metavar="FILE", type=_READABLE, help="Read tags from a file, one name per line.")
-@click.option("--vocabulary", metavar="FILE", type=_READABLE, help="Use the tags of a vocabulary.jsonl.")
+@click.option("--tags-from", metavar="FILE", type=_READABLE, help="Tags from a file, one name per line.")
+@click.option("--vocabulary", metavar="FILE", type=_READABLE, help="Tags of a vocabulary.jsonl.")
 @click.option(
-    "--llm", metavar="BASE_URL", help="An OpenAI-compatible endpoint; without it no language model is used."
+    "--llm",
+    metavar="BASE_URL",
+    help="Base URL of an OpenAI-compatible endpoint; without it no model is used.",
 )
-@click.option("--model", metavar="NAME", help="Name of the language model.")
+@click.option("--model", metavar="NAME", help="The name of the language model.")
 @click.option(
     "--answers", metavar="N", type=click.IntRange(1, 1000), default=10, show_default=True,
-    help="Number of answers to each of the five questions.",
+    help="Answers per question and tag.",
 )  # fmt: skip
-@click.option("--temperature", type=Number(0, 2), default=0.99, show_default=True)
+@click.option("--temperature", type=FiniteFloat(0, 2), default=0.99, show_default=True)
 @click.option(
     "--max-tokens",
     type=click.IntRange(min=1),
     default=77,
     show_default=True,
-    help="Maximum length of an answer.",
+    help="Maximum tokens per answer.",
 )
 @click.option(
     "--concurrency", metavar="N", type=click.IntRange(min=1), default=8, show_default=True,
-    help="Concurrent requests.",
+    help="Number of concurrent requests.",
 )  # fmt: skip
 @click.option(
-    "--rate", metavar="N", type=Number(min=0, min_open=True), help="Maximum number of requests per minute."
+    "--rate", metavar="N", type=FiniteFloat(min=0, min_open=True), help="Maximum requests per minute."
 )
 @click.option(
-    "--timeout", metavar="SECONDS", type=Number(min=0, min_open=True), default=60.0,
-    show_default=True, help="Time limit of a request.",
+    "--timeout", metavar="SECONDS", type=FiniteFloat(min=0, min_open=True), default=60.0,
+    show_default=True, help="Timeout of a request.",
 )  # fmt: skip
 @click.option(
     "--attempts", metavar="N", type=click.IntRange(min=1), default=6, show_default=True,
-    help="Maximum number of requests for one answer.",
+    help="Attempts per answer.",
 )  # fmt: skip
 @click.option(
-    "--price", metavar="IN OUT", type=(Number(min=0),) * 2, help="Price of a million tokens in and out."
+    "--price",
+    metavar="IN OUT",
+    type=(FiniteFloat(min=0),) * 2,
+    help="Price of a million input and output tokens.",
 )
 @click.option(
     "--key-env", metavar="NAME", default="OPENAI_API_KEY", show_default=True,
-    help="The environment variable that holds the key, which is the only way to pass it.",
+    help="The environment variable with the API key, the only way to give it.",
 )  # fmt: skip
 @click.option(
-    "--wordnet",
-    metavar="FOLDER",
-    type=_FOLDER,
-    help="Without a language model: add glosses from WordNet's files.",
+    "--wordnet", metavar="FOLDER", type=_FOLDER, help="Without --llm: add glosses from WordNet's files."
 )
 @click.option(
     "--output", metavar="FILE", type=_FILE, default=Path("descriptions.jsonl"), show_default=True,
-    help="Where to write, - for stdout; answers are saved in FILE.answers as they arrive.",
+    help="Where to write; - is stdout. Answers are stored in FILE.answers as they arrive.",
 )  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="Only print the estimated time and cost.")
+@click.option("--dry-run", is_flag=True, help="Only estimate requests, tokens and cost.")
 @click.option("--yes", is_flag=True, help="Start without confirmation.")
 def command(
     tags: tuple[str, ...],
@@ -106,58 +108,61 @@ def command(
     dry_run: bool,
     **options: Any,
 ) -> None:
-    """Write descriptions of tags, which RAM++ and the embedded model use as queries.
+    """Write visual descriptions of tags, from which RAM++ and the embedded model make queries.
 
-    With --llm a language model answers RAM++'s five questions about each tag, ten times each. Answers are
-    saved as they arrive, so the same command resumes a stopped run. Without it, descriptions are made from
-    templates, broader tags and, with --wordnet, glosses.
+    With --llm a language model answers RAM++'s five questions about each tag, ten times each; answers are
+    stored as they arrive, so the same command resumes an interrupted run. Without it, descriptions are made
+    from templates, parent tags and, with --wordnet, glosses.
 
-    Exit code: 0 success, 1 some answers are missing (the rest is written), 2 usage error, 130 interrupted.
+    Exit code: 0 success, 1 some answers are missing (the others are written), 2 invalid usage,
+    130 interrupted.
     """
     from anytag.data.engine import describe
     from anytag.data.vocabulary.wordnet import WordNet
 
-    named, asking = _named(tags, tags_from, vocabulary), _Asking(**options)
+    named, llm_options = _named(tags, tags_from, vocabulary), _LlmOptions(**options)
     if not is_stdout(output):
         describe.check_outputs(output, [one for one in (tags_from, vocabulary) if one is not None])
     elif llm is not None:
-        raise click.UsageError("--llm keeps answers beside the file: give --output FILE, not stdout.")
+        raise click.UsageError("--llm stores answers beside the file: give --output FILE, not stdout.")
     if llm is None:
-        if asking.model or dry_run:
+        if llm_options.model or dry_run:
             raise click.UsageError(
-                "--model and --dry-run are about a language model: give its address by --llm."
+                "--model and --dry-run are for a language model: give its address with --llm."
             )
         folder = WordNet(wordnet) if wordnet else None
-        with whole(output) as file:
+        with atomic_output(output) as file:
             describe.write_descriptions(Path(file), describe.without_model(named, wordnet=folder))
         say(f"{len(named)} rows -> {output}", output)
         return
-    _with_model(named, llm, output, dry_run, asking)
+    _with_model(named, llm, output, dry_run, llm_options)
 
 
-def _with_model(tags: list[Named], base_url: str, output: Path, dry_run: bool, asking: _Asking) -> None:
+def _with_model(
+    tags: list[Named], base_url: str, output: Path, dry_run: bool, llm_options: _LlmOptions
+) -> None:
     from anytag.data.engine import describe, llm
 
-    if not asking.model:
-        raise click.UsageError("--llm needs the name of the model to ask: --model NAME.")
-    sampling = llm.Sampling(asking.model, asking.temperature, asking.max_tokens)
+    if not llm_options.model:
+        raise click.UsageError("--llm needs the name of the model: --model NAME.")
+    sampling = llm.Sampling(llm_options.model, llm_options.temperature, llm_options.max_tokens)
     journal = describe.Journal(describe.journal_of(output), sampling)
-    cost = describe.estimate(tags, journal, answers=asking.answers)
-    click.echo(_estimate(len(tags), cost, asking), err=True)
+    cost = describe.estimate(tags, journal, answers=llm_options.answers)
+    click.echo(_estimate(len(tags), cost, llm_options), err=True)
     if dry_run:
         return
     if cost.requests:
-        _agreed(asking.yes)
+        _confirm(llm_options.yes)
         endpoint = llm.Endpoint(
             base_url,
             sampling,
-            per_minute=asking.rate,
-            timeout=asking.timeout,
-            attempts=asking.attempts,
-            key_variable=asking.key_env,
+            per_minute=llm_options.rate,
+            timeout=llm_options.timeout,
+            attempts=llm_options.attempts,
+            key_variable=llm_options.key_env,
         )
-        _ask(tags, endpoint, journal, asking)
-    rows = list(describe.described_by_model(tags, journal, answers=asking.answers))
+        _ask(tags, endpoint, journal, llm_options)
+    rows = list(describe.described_by_model(tags, journal, answers=llm_options.answers))
     describe.write_descriptions(output, rows)
     click.echo(f"{len(rows)} rows -> {output}")
     if missing := sum(row.missing for row in rows):
@@ -165,26 +170,26 @@ def _with_model(tags: list[Named], base_url: str, output: Path, dry_run: bool, a
         click.get_current_context().exit(1)
 
 
-def _ask(tags: list[Named], endpoint: Endpoint, journal: Journal, asking: _Asking) -> None:
-    """Asks with a progress bar on a terminal; the first few failures are told."""
+def _ask(tags: list[Named], endpoint: Endpoint, journal: Journal, llm_options: _LlmOptions) -> None:
+    """Request the answers with a progress bar, and report the first few failures."""
     from anytag.data.engine.describe import request_answers
 
-    with Bar(passes=True) as bar:
+    with Bar(transient=True) as bar:
         failures = request_answers(
             tags,
             endpoint,
             journal,
-            answers=asking.answers,
-            concurrency=asking.concurrency,
+            answers=llm_options.answers,
+            concurrency=llm_options.concurrency,
             report=bar,
         )
         for number, reason in enumerate(failures):
-            if number < _SHOWN:
+            if number < _MAX_SHOWN:
                 click.echo(reason, err=True)
 
 
 def _named(names: Iterable[str], tags_from: Path | None, vocabulary: Path | None) -> list[Named]:
-    """All tags, each once, in the order given."""
+    """All tags without duplicates, in the order given."""
     from anytag.data.engine.describe import Named
     from anytag.errors import VocabularyError
     from anytag.parsing import slug
@@ -202,7 +207,7 @@ def _named(names: Iterable[str], tags_from: Path | None, vocabulary: Path | None
         if slug(earlier.name) != slug(tag.name) or _letters(earlier.name) != _letters(tag.name):
             raise VocabularyError(
                 f"{earlier.name!r} and {tag.name!r} would both have the id {tag.id!r}: "
-                "describe them into two files"
+                "write them to two files"
             )
     found = list(rows.values())
     if not found:
@@ -211,25 +216,25 @@ def _named(names: Iterable[str], tags_from: Path | None, vocabulary: Path | None
 
 
 def _letters(name: str) -> str:
-    """A name without what plays no part in it: case, spaces, hyphens."""
+    """Normalise a name: case, spaces and hyphens are ignored."""
     return "".join(name.lower().replace("-", " ").replace("_", " ").split())
 
 
-def _estimate(tags: int, cost: Cost, asking: _Asking) -> str:
+def _estimate(tags: int, cost: Cost, llm_options: _LlmOptions) -> str:
     parts = [
-        f"{tags} tags: {cost.requests} answers to get, {cost.cached} kept",
-        f"about {cost.tokens_in} tokens in, at most {cost.tokens_out} out",
+        f"{tags} tags: {cost.requests} answers to request, {cost.cached} stored",
+        f"about {cost.tokens_in} input tokens, at most {cost.tokens_out} output tokens",
     ]
-    if asking.price:
-        parts.append(f"at most {cost.price(*asking.price):.2f} at this price")
-    if asking.rate:
-        parts.append(f"at least {cost.requests / asking.rate:.0f} minutes at this rate")
+    if llm_options.price:
+        parts.append(f"at most {cost.price(*llm_options.price):.2f} at this price")
+    if llm_options.rate:
+        parts.append(f"at least {cost.requests / llm_options.rate:.0f} minutes at this rate")
     return "; ".join(parts)
 
 
-def _agreed(yes: bool) -> None:
+def _confirm(yes: bool) -> None:
     if yes:
         return
     if not is_terminal(sys.stdin):
-        raise click.UsageError("Add --yes to begin, or --dry-run to see only this estimate.")
-    click.confirm("Begin?", abort=True, err=True)
+        raise click.UsageError("Add --yes to start, or --dry-run to see only this estimate.")
+    click.confirm("Start?", abort=True, err=True)

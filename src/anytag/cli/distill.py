@@ -1,4 +1,4 @@
-"""`anytag distill`: a large model and photos in, a small model out."""
+"""`anytag distill`: distil a large model into a small one, on photos without labels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 from anytag._io import check_folder
 from anytag.cli.bar import Bar
-from anytag.cli.options import Place
+from anytag.cli.options import OutputPath
 from anytag.cli.train import is_run, on_machine, print_result, show
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -20,19 +20,23 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.argument("student", metavar="STUDENT_RECIPE")
 @click.argument("numbers", metavar="[key=value]...", nargs=-1)
 @click.option(
-    "--photos", metavar="FOLDER", type=_FOLDER, required=True, help="Photos without labels, in any folders."
+    "--photos",
+    metavar="FOLDER",
+    type=_FOLDER,
+    required=True,
+    help="Photos without labels, in any subfolders.",
 )
 @click.option(
-    "--output", metavar="FOLDER", type=Place(path_type=Path), required=True, help="The run's folder."
+    "--output", metavar="FOLDER", type=OutputPath(path_type=Path), required=True, help="The run's folder."
 )
 @on_machine
 def command(
     teacher: str, student: str, numbers: tuple[str, ...], photos: Path, output: Path, **run_options: Any
 ) -> None:
-    """Distil TEACHER, the name or folder of a model, into STUDENT_RECIPE, on photos without labels.
+    """Distil TEACHER, a model's name or folder, into STUDENT_RECIPE on photos without labels.
 
-    The student gets the teacher's vocabulary and learns its probabilities. 5 % of the photos are held out to
-    measure how well it agrees. The same command resumes an interrupted run.
+    The student has the teacher's vocabulary and learns its probabilities. Five percent of the photos are held
+    out to measure their agreement. The same command resumes an interrupted run.
     """
     from anytag.tagger import Tagger
     from anytag.torch.training import distill

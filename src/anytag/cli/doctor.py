@@ -1,4 +1,4 @@
-"""`anytag doctor`: what anytag runs on, and whether it works."""
+"""`anytag doctor`: report the environment and check that anytag works."""
 
 from __future__ import annotations
 
@@ -36,13 +36,12 @@ Device = Literal["auto", "cpu", "cuda"]
     type=click.Choice(["auto", "cpu", "cuda"]),
     default="auto",
     show_default=True,
-    help="Device to check.",
+    help="Check this device.",
 )
 def command(model: str | None, device: Device) -> None:
-    """Show versions, providers, and the device in use with the reason; check the model's files and tag an
-    image.
+    """Show versions, providers, the device in use and why; check the model's files and tag a test image.
 
-    Exit code: 0 everything works, 1 something does not.
+    Exit code: 0 all checks passed, 1 a check failed.
     """
     _line("python", f"{platform.python_version()} on {platform.platform()}")
     for package in PACKAGES:
@@ -63,7 +62,7 @@ def _line(name: str, value: str, *, bad: bool = False) -> None:
 
 
 def _check(name: str, check: Callable[[], str]) -> bool:
-    """One line of the report: what the check says, or why it fails."""
+    """Run a check and print its result or error; returns whether it passed."""
     from anytag.errors import AnytagError
 
     try:
@@ -75,7 +74,7 @@ def _check(name: str, check: Callable[[], str]) -> bool:
 
 
 def _version(package: str) -> str:
-    """The installed version, without importing the package."""
+    """The installed version; the package is not imported."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -83,7 +82,7 @@ def _version(package: str) -> str:
 
 
 def _exiftool() -> str:
-    """Its version; without it metadata is neither read nor written."""
+    """The version of exiftool, which is needed only to read and write metadata."""
     from anytag.errors import MetadataError, MissingToolError
     from anytag.metadata.exiftool import shared
 
@@ -117,18 +116,18 @@ def _device(model: str | None, device: Device) -> str:
 
     runtime = Tagger.load(model, device=device).runtime
     if runtime.device == "cuda":
-        why = "it is active" if device == "auto" else "asked for, and active"
+        reason = "active" if device == "auto" else "requested, and active"
     elif device == "cpu":
-        why = "asked for"
+        reason = "requested"
     elif "CUDAExecutionProvider" in available_providers():
-        why = "CUDA is built into onnxruntime but could not be started; --device cuda says why"
+        reason = "onnxruntime has CUDA but could not start it; --device cuda shows the error"
     else:
-        why = "this onnxruntime has no CUDA; onnxruntime-gpu has"
-    return f"{runtime.device} ({runtime.provider}; {why}); {usable_cores()} usable cores"
+        reason = "this onnxruntime has no CUDA; install onnxruntime-gpu to use it"
+    return f"{runtime.device} ({runtime.provider}; {reason}); {usable_cores()} usable cores"
 
 
 def _self_test(model: str | None, device: Device) -> str:
-    """Tags a picture made in memory with the whole vocabulary and one custom tag."""
+    """Tag a random image with the whole vocabulary and one custom tag."""
     import numpy as np
 
     from anytag.errors import ModelError
@@ -141,6 +140,6 @@ def _self_test(model: str | None, device: Device) -> str:
     expected = len(tagger.vocabulary) + (1 if also else 0)
     if len(scores) != expected or not all(map(math.isfinite, scores)):
         raise ModelError(
-            f"a picture got {len(scores)} tags instead of {expected}, or scores that are no numbers"
+            f"a test image got {len(scores)} tags instead of {expected}, or scores that are not finite"
         )
-    return f"ok: a picture got {expected} finite scores"
+    return f"ok: a test image got {expected} finite scores"

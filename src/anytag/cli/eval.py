@@ -1,4 +1,4 @@
-"""`anytag eval`: how good a model is, beside others."""
+"""`anytag eval`: evaluate a model and compare it with others."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 
 from anytag._io import check_folder, check_output
 from anytag.cli.bar import Bar
-from anytag.cli.options import Listing, Place
+from anytag.cli.options import LazyHelpCommand, OutputPath
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -23,55 +23,54 @@ def _benchmarks() -> Iterable[str]:
 
 
 @click.command(
-    "eval", short_help="Evaluate a model, and compare it with others.", cls=Listing, names=_benchmarks
+    "eval", short_help="Evaluate a model, and compare it with others.", cls=LazyHelpCommand, names=_benchmarks
 )
 @click.argument("model", metavar="[MODEL]", required=False)
 @click.option(
     "--data", metavar="FILE|NAME", required=True,
-    help="rows.jsonl or any other input of anytag data, or a benchmark: {names}.",
+    help="rows.jsonl or any format that anytag data reads, or a benchmark: {names}.",
 )  # fmt: skip
 @click.option(
     "--task", type=click.Choice(["tagging", "open-set", "caption", "retrieval"]),
-    help="tagging uses the model's vocabulary, open-set the names of the data's labels.  [default: the "
-    "benchmark's own, else tagging]",
+    help="tagging scores the model's vocabulary, open-set the names of the data's labels.  "
+    "[default: the benchmark's own, else tagging]",
 )  # fmt: skip
 @click.option("--against", metavar="MODEL", multiple=True, help="Another anytag model to compare with.")
 @click.option(
     "--baseline", metavar="KIND:NAME", multiple=True,
-    help="Baseline to compare with: open_clip:NAME@WEIGHTS, open_clip:local-dir:FOLDER, "
-    "transformers:NAME, imagenet:tf_efficientnet_lite0.",
+    help="A baseline model: open_clip:NAME@WEIGHTS, open_clip:local-dir:FOLDER, transformers:NAME, "
+    "imagenet:tf_efficientnet_lite0.",
 )  # fmt: skip
 @click.option(
     "--prompts", type=click.Choice(["one", "ensemble"]), default="one", show_default=True,
-    help="Prompts for open_clip and transformers: one sentence per name, or the mean of RAM's 63.",
+    help="Prompts of open_clip and transformers: one per name, or the mean of RAM's 63.",
 )  # fmt: skip
-@click.option("--images", metavar="FOLDER", type=_FOLDER, help="Folder of the photos of a benchmark.")
-@click.option("--lists", metavar="FOLDER", type=_FOLDER, help="Folder of the annotations of a benchmark.")
+@click.option("--images", metavar="FOLDER", type=_FOLDER, help="Folder of a benchmark's photos.")
+@click.option("--lists", metavar="FOLDER", type=_FOLDER, help="Folder of a benchmark's annotations.")
 @click.option(
     "--allow-missing", is_flag=True,
-    help="Continue if more than 1 % of a benchmark's photos are missing; published figures are then left "
-    "out.",
+    help="Continue if more than 1 % of a benchmark's photos are missing; published results are left out.",
 )  # fmt: skip
-@click.option("--split", metavar="NAME", default="test", show_default=True, help="Only rows of this split.")
+@click.option("--split", metavar="NAME", default="test", show_default=True, help="Split of FILE to use.")
 @click.option("--source", metavar="NAME", help="Only rows of this source.")
 @click.option("--limit", metavar="N", type=click.IntRange(min=1), help="Only the first N photos.")
 @click.option(
     "--at-least", metavar="N", type=click.IntRange(min=1), default=5, show_default=True,
-    help="Minimum number of photos of a tag for means over tags.",
+    help="Minimum number of photos of a tag in means over tags.",
 )  # fmt: skip
 @click.option(
     "--resamples", metavar="N", type=click.IntRange(min=0), default=200, show_default=True,
-    help="Resamples for bootstrap intervals; 0 leaves them out.",
+    help="Resamples of the bootstrap intervals; 0 for no intervals.",
 )  # fmt: skip
 @click.option(
     "--output",
     metavar="FOLDER",
-    type=Place(file_okay=False, path_type=Path),
-    help="Write report.json, report.md and report.html into this folder.",
+    type=OutputPath(file_okay=False, path_type=Path),
+    help="Folder for report.json, report.md and report.html.",
 )
 @click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
-    help="Device for anytag models.",
+    help="Device of anytag models.",
 )  # fmt: skip
 @click.option("--cost/--no-cost", "costs", default=True, help="Also measure time and memory of tagging.")
 def command(
@@ -81,17 +80,18 @@ def command(
     output: Path | None,
     **options: Any,
 ) -> None:
-    """Evaluate MODEL (by default the embedded one): average precision, precision and recall, calibration.
+    """Evaluate MODEL (by default the embedded one): average precision, precision, recall and reliability.
 
-    Also captions (BLEU, CIDEr, METEOR) and retrieval (recall at 1, 5, 10), with 95 % bootstrap intervals. The
-    summary is printed as Markdown; --output adds every tag, curves and the worst mistakes as images.
+    Also evaluates captions (BLEU, CIDEr, METEOR) and retrieval (recall at 1, 5, 10), with 95 % bootstrap
+    intervals. The summary is printed as Markdown; --output adds results per tag, curves and the worst errors
+    with their photos.
     """
     if output is not None:
         _check_report(output, options["data"])
-    from anytag.evaluation import run as running
+    from anytag.evaluation import run as evaluation_run
     from anytag.evaluation.report import report
 
-    evaluation = running.Evaluation(
+    evaluation = evaluation_run.Evaluation(
         models=(model, *against),
         baselines=baseline,
         kind=options.pop("task"),
@@ -100,8 +100,8 @@ def command(
     )
     if output is not None:
         report.prepare(output, [evaluation.data])
-    with Bar(passes=True) as bar:
-        evaluation_report = running.run(evaluation, report=bar)
+    with Bar(transient=True) as bar:
+        evaluation_report = evaluation_run.run(evaluation, report=bar)
     click.echo(report.overview(evaluation_report))
     if output is not None:
         for path in report.write(evaluation_report, output):
@@ -109,10 +109,10 @@ def command(
 
 
 def _check_report(output: Path, data: str) -> None:
-    """Holds the report's files against those that are there.
+    """Refuse to replace files that are not an earlier report.
 
     Raises:
-        RefusedOutputError: one is the data, or no report.
+        RefusedOutputError: a file of the report is the data, or not an earlier report.
     """
     if not output.exists():
         check_folder(output)
@@ -122,6 +122,6 @@ def _check_report(output: Path, data: str) -> None:
 
 
 def _is_report(file: Path) -> bool:
-    """Was the folder's report.json written by this command?"""
+    """Whether the folder's report.json was written by this command."""
     report = json.loads(file.with_name("report.json").read_text(encoding="utf-8"))
     return isinstance(report, dict) and {"kind", "photos", "measured"} <= report.keys()

@@ -1,4 +1,4 @@
-"""Rows of an earlier run: which photos they are of, and whether a file holds such rows at all."""
+"""Read the rows of an earlier run, to resume it or to recognise its output."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 _TAGS = re.compile(r"[^\t]+\t(|.+ \d\.\d\d( \[\d+ \d+ \d+ \d+\])?)")
-_SENTENCE = re.compile(r"[^\t]+\.\w+\t[^\tA-Z]*[^\tA-Z.!?]?")  # as the wordpieces write, without a full stop
+_SENTENCE = re.compile(r"[^\t]+\.\w+\t[^\tA-Z]*[^\tA-Z.!?]?")  # captions are lower case, without a full stop
 _MATCH = re.compile(r"[^\t]+\t-?\d\.\d\d\t.*")
 _TEXT = {"tag": _TAGS, "caption": _SENTENCE, "match": _MATCH}
 _KEYS = {
@@ -25,7 +25,7 @@ CSV_COLUMNS = (
 )  # fmt: skip
 _ID, _ERROR = CSV_COLUMNS.index("id"), CSV_COLUMNS.index("error_type")
 _LINE_BREAKS = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})
-_LOOKED_AT = 1000  # lines of a text that may be somebody's own
+_LINES_CHECKED = 1000  # of a text file that may be the user's
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +33,8 @@ class Rows:
     """The rows of one photo in a file.
 
     Attributes:
-        start: of the first byte.
-        end: behind the last.
-        is_good: the photo was read.
+        start, end: range of bytes, `end` exclusive.
+        is_good: whether the photo was read without error.
     """
 
     start: int
@@ -44,12 +43,12 @@ class Rows:
 
 
 def is_result(command: str, format_: str) -> Callable[[Path], bool]:
-    """Tells a file that `command` wrote in a format, by its content."""
+    """A predicate for files that `command` wrote in a format, by their content."""
 
-    def look(path: Path) -> bool:
+    def matches(path: Path) -> bool:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             if format_ == "text":
-                lines = (line.rstrip("\n") for line in islice(file, _LOOKED_AT))
+                lines = (line.rstrip("\n") for line in islice(file, _LINES_CHECKED))
                 return all(map(_TEXT[command].fullmatch, lines))
             first = file.readline()
         if format_ == "csv":
@@ -57,14 +56,14 @@ def is_result(command: str, format_: str) -> Callable[[Path], bool]:
         row = json.loads(first)
         return isinstance(row, dict) and _KEYS[command] <= row.keys()
 
-    return look
+    return matches
 
 
 def read(path: Path, format_: str) -> tuple[dict[str, Rows], int]:
-    """The photos of an unfinished file, as `key` names them, and how many bytes are whole rows.
+    """The photos of an unfinished file by `key`, and the number of bytes of complete rows.
 
-    A half row at the end, as a killed process leaves it, is not whole. Neither is the last photo of a CSV, of
-    whose rows some may be missing.
+    A truncated row at the end, after a killed process, does not count; nor does the last photo of a CSV,
+    since some of its rows may be missing.
     """
     photos: dict[str, Rows] = {}
     whole = 0
@@ -78,25 +77,25 @@ def read(path: Path, format_: str) -> tuple[dict[str, Rows], int]:
 
 
 def one_line(path: str) -> str:
-    """A path that neither ends a line nor a column."""
+    """A path with tabs and line breaks escaped."""
     return path.translate(_LINE_BREAKS)
 
 
 def key(path: str, format_: str) -> str:
-    """The name of a photo in rows of a format."""
+    """The key of a photo in rows of a format."""
     return one_line(path) if format_ == "text" else path
 
 
-Reading = Callable[[str], tuple[str | None, bool]]
-"""A line -> the photo's name, None where it has none, and whether it was read."""
+LineParser = Callable[[str], tuple[str | None, bool]]
+"""Parses a line to the photo's key, None if it has none, and whether the photo was read without error."""
 
 
-def _lines(lines: Iterable[bytes], reading: Reading) -> Iterator[tuple[str | None, Rows]]:
+def _lines(lines: Iterable[bytes], parse: LineParser) -> Iterator[tuple[str | None, Rows]]:
     start = 0
     for line in lines:
         if not line.endswith(b"\n"):
             return
-        name, is_good = reading(line.decode("utf-8", "surrogateescape"))
+        name, is_good = parse(line.decode("utf-8", "surrogateescape"))
         yield name, Rows(start, start + len(line), is_good)
         start += len(line)
 
@@ -109,12 +108,12 @@ def _json(line: str) -> tuple[str | None, bool]:
     try:
         row: Any = json.loads(line)
         return str(row["path"]), row["error"] is None
-    except (ValueError, TypeError, KeyError):  # a row that something else damaged is made again
+    except (ValueError, TypeError, KeyError):  # a damaged row is computed again
         return None, False
 
 
 def _csv(lines: Iterable[bytes]) -> Iterator[tuple[str | None, Rows]]:
-    """The header as rows without a name, then each photo once the next one has begun."""
+    """The header with the name None, then each photo when the next one begins."""
     name: str | None = None
     ids: set[str] = set()
     rows = Rows(0, 0)
@@ -134,7 +133,7 @@ def _csv(lines: Iterable[bytes]) -> Iterator[tuple[str | None, Rows]]:
 
 
 def _records(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Whole records, whose quoted cells may hold line breaks, each with its place."""
+    """Complete records, whose quoted cells may contain line breaks, with their offsets."""
     start, record = 0, b""
     for line in lines:
         record += line

@@ -1,4 +1,4 @@
-"""`anytag library`: photos of folders in a database, tagged once and kept in step."""
+"""`anytag library`: a database of the photos of folders, tagged and kept in sync."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from anytag.cli import library_metadata, library_sync, paths, sinks, teaching, writers
+from anytag.cli import label_source, library_metadata, library_sync, paths, sinks, writers
 from anytag.cli.journal import one_line
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ _TAGS = click.argument("tags", metavar="TAG...", nargs=-1, required=True)
 def command() -> None:
     """Keep the photos of folders in a database: `sync` tags only new and changed photos.
 
-    The database is in your data folder, never among the photos. Tags that you accept, reject or add are kept,
-    whichever model tags the photos next.
+    The database is in your data folder, not among the photos. Tags that you accept, reject or add are kept
+    when another model tags the photos.
     """
 
 
@@ -36,8 +36,8 @@ for one in (library_sync.command, library_metadata.keywords, library_metadata.wr
 @library_sync.database
 @click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def status(database: Path | None, format_: str) -> None:
-    """Count the photos of each folder by state, and show which models tagged them."""
-    with library_sync.opened(database) as library:
+    """Count the photos of each folder by state, and by the model that tagged them."""
+    with library_sync.open_library(database) as library:
         found = library.status()
     if format_ == "json":
         click.echo(json.dumps(found.to_dict(), indent=2))
@@ -54,7 +54,7 @@ def _status(status: Status) -> str:
     lines += [f"failed     {kind}: {count} photos" for kind, count in status.failures.items()]
     lines.append(f"decisions  {status.decisions}")
     if status.paired:
-        lines.append(f"paired     {status.paired} files that other photos stand for")
+        lines.append(f"paired     {status.paired} files that belong to other photos")
     return "\n".join(lines)
 
 
@@ -66,13 +66,13 @@ def _status(status: Status) -> str:
     type=click.Choice(["waiting", "done", "failed", "gone"]),
     help="Only photos in this state.  [default: all but gone]",
 )
-@click.option("--pairs", is_flag=True, help="Also list files that are grouped with another photo.")
+@click.option("--pairs", is_flag=True, help="Also list files that belong to other photos, as RAW + JPEG.")
 @click.option("--format", "format_", type=click.Choice(["text", "jsonl"]), default="text", show_default=True)
 def list_(folder: str | None, database: Path | None, state: State | None, pairs: bool, format_: str) -> None:
-    """List the photos of FOLDER, or all, with their tags; for photos that failed, the reason."""
+    """List the photos of FOLDER, or all, with their tags; for failed photos, the error."""
     states: tuple[State, ...] = (state,) if state else ("waiting", "done", "failed")
     row = _jsonl if format_ == "jsonl" else _text
-    with library_sync.opened(database) as library, sinks.open_output(None, format_) as sink:
+    with library_sync.open_library(database) as library, sinks.open_output(None, format_) as sink:
         for photo in library.photos(folder, states=states, pairs=pairs):
             sink.write(row(photo))
 
@@ -86,12 +86,12 @@ def _jsonl(photo: Photo) -> str:
     return json.dumps(photo.to_dict(), ensure_ascii=False) + "\n"
 
 
-@command.command("accept", short_help="Mark tags of a photo as right.")
+@command.command("accept", short_help="Confirm tags of a photo.")
 @_PHOTO
 @_TAGS
 @library_sync.database
 def accept(photo: str, tags: tuple[str, ...], database: Path | None) -> None:
-    """Mark TAGs of PHOTO as right."""
+    """Confirm that TAGs of PHOTO are correct."""
     _decide("accept", photo, tags, database)
 
 
@@ -100,21 +100,21 @@ def accept(photo: str, tags: tuple[str, ...], database: Path | None) -> None:
 @_TAGS
 @library_sync.database
 def reject(photo: str, tags: tuple[str, ...], database: Path | None) -> None:
-    """Mark TAGs of PHOTO as wrong: no model gives them to this photo again."""
+    """Mark TAGs of PHOTO as wrong; no model adds them again."""
     _decide("reject", photo, tags, database)
 
 
-@command.command("add", short_help="Add your own tags to a photo.")
+@command.command("add", short_help="Add tags to a photo.")
 @_PHOTO
 @_TAGS
 @library_sync.database
 def add(photo: str, tags: tuple[str, ...], database: Path | None) -> None:
-    """Add your own TAGs to PHOTO."""
+    """Add TAGs of your own to PHOTO."""
     _decide("add", photo, tags, database)
 
 
 def _decide(what: str, photo: str, tags: tuple[str, ...], database: Path | None) -> None:
-    with library_sync.opened(database) as library:
+    with library_sync.open_library(database) as library:
         getattr(library, what)(photo, *tags)
         found = library.find(photo)
         shown = found if found.pair is None else library.find(found.pair)
@@ -124,44 +124,42 @@ def _decide(what: str, photo: str, tags: tuple[str, ...], database: Path | None)
 @command.command("forget", short_help="Remove photos from the library.")
 @click.argument("names", metavar="PATH...", nargs=-1, type=click.Path())
 @library_sync.database
-@click.option("--gone", is_flag=True, help="Forget photos that are no longer on the disk.")
-@click.option(
-    "--decisions", is_flag=True, help="Also forget photos with tags that you accepted, rejected or added."
-)
+@click.option("--gone", is_flag=True, help="Remove the photos that were deleted from the disk.")
+@click.option("--decisions", is_flag=True, help="Also photos with tags that you accepted, rejected or added.")
 def forget(names: tuple[str, ...], database: Path | None, gone: bool, decisions: bool) -> None:
-    """Remove photos, or all of a folder, from the library; no file is changed.
+    """Remove photos, or all photos of a folder, from the library; no file is changed.
 
-    Photos in a synced folder come back with the next sync: leave them out with --exclude, or with a file
-    .anytagignore beside them.
+    Photos in a synced folder return with the next sync: exclude them with --exclude, or with a file
+    .anytagignore in their folder.
     """
     if gone == bool(names):
-        raise click.UsageError("Name photos or folders to forget, or give --gone: one of the two.")
-    with library_sync.opened(database) as library:
+        raise click.UsageError("Name photos or folders to remove, or give --gone: one of the two.")
+    with library_sync.open_library(database) as library:
         if not decisions and (count := library.decided(*names)):
             raise click.UsageError(
-                f"{count} of these photos have decisions of yours, which would be lost: keep them with "
+                f"{count} of these photos have decisions of yours, which would be lost: save them with "
                 "anytag library export FILE, then give --decisions."
             )
-        click.echo(f"{library.forget_gone() if gone else library.forget(*names)} photos forgotten")
+        click.echo(f"{library.forget_gone() if gone else library.forget(*names)} photos removed")
 
 
 @command.command("export", short_help="Write all photos to a file of JSON lines.")
 @click.argument("output", metavar="FILE", type=click.Path(allow_dash=True, path_type=Path))
 @library_sync.database
-@click.option("--labels", is_flag=True, help="Write rows of training data instead, from your decisions.")
+@click.option("--labels", is_flag=True, help="Write your decisions and keywords as training data instead.")
 def export(output: Path, database: Path | None, labels: bool) -> None:
-    """Write all photos to FILE, one JSON object per line: tags, decisions, keywords, failures. - is stdout.
+    """Write all photos to FILE as JSON lines: tags, decisions, keywords, errors. - is stdout.
 
-    With --labels, FILE is training data for anytag calibrate and finetune: tags that you accepted or added,
-    and your keywords that are in the vocabulary, are present; tags that you rejected are absent.
+    With --labels FILE is training data for anytag calibrate and finetune: accepted and added tags, and your
+    keywords that the vocabulary knows, are positive labels, rejected tags negative ones.
     """
     from anytag._io import atomic_write, is_lines_of, refuse_other_kind
 
     if not sinks.is_stdout(output):
         refuse_other_kind(output, is_lines_of("image" if labels else "path"), "an earlier export")
-    with library_sync.opened(database) as library:
+    with library_sync.open_library(database) as library:
         photos = library.photos(states=("waiting", "done", "failed", "gone"), pairs=True)
         rows = library.labels() if labels else (photo.to_dict() for photo in photos)
-        with sinks.whole(output) as file, atomic_write(file) as draft:
-            count = teaching.write_rows(draft, rows)
+        with sinks.atomic_output(output) as file, atomic_write(file) as draft:
+            count = label_source.write_rows(draft, rows)
     sinks.say(f"{count} photos -> {output}", output)

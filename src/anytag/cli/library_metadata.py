@@ -1,4 +1,4 @@
-"""`anytag library write` and `anytag library keywords`: between a library and sidecars or photos."""
+"""`anytag library write` and `keywords`: exchange keywords between a library and sidecars or photos."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from anytag.metadata import Change, Keywords
     from anytag.vocabulary import Vocabulary
 
-_BATCH = 16  # stems of a thread at a time
+_BATCH = 16  # file name stems per task of a thread
 _FOLDER = click.argument("folder", metavar="[FOLDER]", required=False, type=click.Path())
 
 
@@ -28,13 +28,13 @@ _FOLDER = click.argument("folder", metavar="[FOLDER]", required=False, type=clic
 @_FOLDER
 @library_sync.database
 @click.option("--embed", is_flag=True, help="Write into the photos themselves, not only into sidecars.")
-@click.option("--captions", is_flag=True, help="Also write captions, for photos that have none.")
-@click.option("--overwrite-caption", is_flag=True, help="Also replace existing captions.")
-@click.option("--language", metavar="CODE", help="Write names in this language: de, es, fr, zh.")
+@click.option("--captions", is_flag=True, help="Also write captions of photos that have none.")
+@click.option("--overwrite-caption", is_flag=True, help="Write captions, and replace existing ones.")
+@click.option("--language", metavar="CODE", help="Write the tags' names in this language: de, es, fr, zh.")
 @click.option(
     "--undo",
     is_flag=True,
-    help="Remove what was written for these photos, also if they failed or are gone, and nothing else.",
+    help="Remove what anytag wrote for these photos, also if they failed or are gone, and nothing else.",
 )
 @metadata.options
 @click.option("--format", "format_", type=click.Choice(["text", "jsonl"]), default="text", show_default=True)
@@ -49,17 +49,17 @@ def write(
     keywords: metadata.KeywordOptions,
     format_: str,
 ) -> None:
-    """Write the tags of the library's photos, of FOLDER or all, into XMP sidecars.
+    """Write the tags of the library's photos, those of FOLDER or all, into XMP sidecars.
 
-    Your own keywords are kept, in every field beside anytag's. Tags that you rejected, or removed from a
-    file, are not written. One row per photo shows what was changed.
+    Your own keywords are kept, and written into the same fields. Tags that you rejected, or removed from a
+    file, are not written. The changes are printed, one row per photo.
 
-    Exit code: 0 success, 1 some photos failed, 2 usage error.
+    Exit code: 0 success, 1 some photos failed, 2 invalid usage.
     """
     from anytag.library.photo import STATES
 
     metadata.check(keywords, place="embed" if embed else None if undo else "sidecar", undo=undo)
-    with library_sync.opened(database) as library, sinks.open_output(None, format_) as sink:
+    with library_sync.open_library(database) as library, sinks.open_output(None, format_) as sink:
         photos = library.photos(folder, states=STATES if undo else ("done",), pairs=undo)
         known, caption = _vocabulary(library, language), captions or overwrite_caption
 
@@ -72,7 +72,7 @@ def write(
 
 
 def _by_threads(change: Callable[[Photo], Change], photos: Iterable[Photo]) -> Iterator[Change]:
-    """Changes in the order of the photos; those that may share a sidecar are of one thread."""
+    """Apply `change` in threads, in order; photos that may share a sidecar go to the same thread."""
     stems = (list(some) for _, some in groupby(photos, key=lambda photo: os.path.splitext(photo.path)[0]))  # noqa: PTH122
 
     def work(batch: list[list[Photo]]) -> list[Change]:
@@ -112,8 +112,8 @@ def _written(
 def keywords(folder: str | None, database: Path | None) -> None:
     """Read your own keywords from photos and sidecars, of FOLDER or all, into the library.
 
-    Search finds photos by them, and anytag calibrate uses them as labels. A tag of anytag that you removed
-    from a file is rejected in the library, too.
+    They can be searched for, and are labels for anytag calibrate. A tag by anytag that you removed from a
+    file becomes rejected in the library.
     """
     from anytag.library.keywords import path, read_in
 
@@ -121,7 +121,7 @@ def keywords(folder: str | None, database: Path | None) -> None:
         said = ", ".join(map(path, found.keywords))
         return f"{visible(found.path)}\t{visible(said)}\n" if said else ""
 
-    with library_sync.opened(database) as library, sinks.open_output(None, "text") as sink:
+    with library_sync.open_library(database) as library, sinks.open_output(None, "text") as sink:
         photos = list(library.photos(folder, states=("done",)))
         found = stream.with_progress(read_in(library, photos), len(photos), is_shared=sink.is_shared)
         stream.write_rows(found, sink, row).end()

@@ -1,4 +1,4 @@
-"""`anytag library sync`, and how each command of the library finds its database."""
+"""`anytag library sync`, and the option --database of all library commands."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import click
 
 from anytag._io import refuse_photo_name
 from anytag.cli import options, sinks, stream
-from anytag.cli.writers import complain
+from anytag.cli.writers import echo_error
 
 if TYPE_CHECKING:
     from anytag.captioner import Captioner
     from anytag.library.library import Library
-    from anytag.library.look import Event
+    from anytag.library.process import Event
     from anytag.library.sync import Report, Sync
     from anytag.tagger import Tagger
 
 F = TypeVar("F", bound=Callable[..., Any])
-_SAID = (
+_COUNTS = (
     "pending",
     "new",
     "changed",
@@ -36,31 +36,31 @@ _SAID = (
     "gone",
     "kept",
 )
-_WORDS = {"pending": "to be looked at", "waits": "being written", "kept": "missing and kept"}
+_LABELS = {"pending": "to be tagged", "waits": "still being written", "kept": "missing but kept"}
 
 
 def database(command: F) -> F:
-    """The option that names another library than the user's own."""
+    """The option --database."""
     return click.option(
         "--database",
         metavar="FILE",
-        type=options.Place(dir_okay=False, path_type=Path),
-        help="The library's database.  [default: library.db in your data folder]",
+        type=options.OutputPath(dir_okay=False, path_type=Path),
+        help="The library.  [default: library.db in your data folder]",
     )(command)
 
 
 @contextmanager
-def opened(database: Path | None) -> Iterator[Library]:
-    """A library that is there.
+def open_library(database: Path | None) -> Iterator[Library]:
+    """Open an existing library.
 
     Raises:
-        click.UsageError: there is none.
+        click.UsageError: it does not exist.
     """
     from anytag.library.library import Library, default_path
 
     path = database or default_path()
     if not path.exists():
-        raise click.UsageError(f"There is no library at {path}: make one with anytag library sync FOLDER.")
+        raise click.UsageError(f"There is no library at {path}: create one with anytag library sync FOLDER.")
     with Library.open(path) as library:
         yield library
 
@@ -72,23 +72,23 @@ def opened(database: Path | None) -> Iterator[Library]:
     "--exclude",
     metavar="GLOB",
     multiple=True,
-    help="Leave out files and folders whose name or path matches. May be repeated.",
+    help="Skip files and folders whose name or path matches. May be repeated.",
 )
 @click.option("--follow", is_flag=True, help="Follow links to folders, each folder once.")
 @click.option(
-    "--dry-run", is_flag=True, help="Write nothing; show what would be processed or marked as gone."
+    "--dry-run", is_flag=True, help="Show which photos would be tagged or marked as gone; write nothing."
 )
-@click.option("--accept-missing", is_flag=True, help="Mark missing photos as gone, however many they are.")
 @click.option(
-    "--retag",
-    is_flag=True,
-    help="Tag photos again that another model or vocabulary tagged; may be interrupted.",
+    "--accept-missing", is_flag=True, help="Mark all missing photos as gone, however many there are."
 )
-@click.option("--captions", is_flag=True, help="Generate captions, also for photos that have none yet.")
+@click.option(
+    "--retag", is_flag=True, help="Tag photos again that another model or vocabulary tagged; can be resumed."
+)
+@click.option("--captions", is_flag=True, help="Also caption photos, including those tagged without.")
 @click.option(
     "--no-thumbnails",
     is_flag=True,
-    help="Do not store thumbnails for the page of anytag serve.",
+    help="Do not store thumbnails, which the page of anytag serve shows.",
 )
 @click.option(
     "--format",
@@ -96,9 +96,9 @@ def opened(database: Path | None) -> Iterator[Library]:
     type=click.Choice(["text", "jsonl"]),
     default="text",
     show_default=True,
-    help="jsonl writes a row for each processed photo.",
+    help="Output format; jsonl is one row per tagged photo.",
 )
-@options.running
+@options.model_options
 def command(
     folders: tuple[str, ...],
     database: Path | None,
@@ -110,17 +110,17 @@ def command(
     captions: bool,
     no_thumbnails: bool,
     format_: str,
-    running: options.Running,
+    model_options: options.ModelOptions,
 ) -> None:
-    """Sync the library with FOLDERs, or with all its folders: tag new and changed photos.
+    """Synchronise the library with FOLDERs, or with all its folders: tag new and changed photos.
 
-    Photos that were moved, renamed or touched, or had tags written into them, are not tagged again. A photo
-    that failed is tried again when its file changes. If a folder does not exist, or most photos of a disk are
-    missing, none is marked as gone.
+    Photos that were moved, renamed or touched, or whose metadata changed, are not tagged again. A failed
+    photo is tried again when its file changes. If a folder is missing, or most photos of a disk are, no photo
+    is marked as gone.
 
-    Exit code: 0 success, 1 some photos cannot be read or are missing, each time until they are repaired or
-    excluded, 2 usage error, 3 the database cannot be written, 130 interrupted: finished photos are kept, and
-    the next sync continues.
+    Exit code: 0 success, 1 some photos cannot be read or are missing, until they are repaired or excluded, 2
+    invalid usage, 3 the database cannot be written, 130 interrupted: finished photos are kept, and the next
+    sync continues.
     """
     from anytag.library.sync import Sync
 
@@ -128,33 +128,37 @@ def command(
         from anytag.tagger import Tagger
 
         if not captions:
-            return Tagger.load(running.model, device=running.device, max_pixels=running.max_pixels), None
+            return Tagger.load(
+                model_options.model, device=model_options.device, max_pixels=model_options.max_pixels
+            ), None
         from anytag.captioner import Captioner
 
-        captioner = Captioner.load(running.model, device=running.device, max_pixels=running.max_pixels)
+        captioner = Captioner.load(
+            model_options.model, device=model_options.device, max_pixels=model_options.max_pixels
+        )
         return captioner.tagger, captioner
 
     with _library(database, dry_run=dry_run) as library, sinks.open_output(None, format_) as sink:
         sync = Sync(library.database, folders, exclude=exclude, follow=follow, accept_missing=accept_missing)
         with sync:
             if dry_run:
-                events = sync.rehearse()
+                events = sync.dry_run()
             else:
                 sync.scan()
-                events = sync.look(
+                events = sync.process(
                     load,
                     retag=retag,
                     captions=captions,
                     thumbnails=not no_thumbnails,
-                    batch_size=running.batch_size,
-                    workers=running.workers,
+                    batch_size=model_options.batch_size,
+                    workers=model_options.workers,
                 )
             _run(sync, events, sink, format_)
 
 
 @contextmanager
 def _library(database: Path | None, *, dry_run: bool) -> Iterator[Library]:
-    """The library, made where it is not there, but for a dry run."""
+    """Open the library, created if it does not exist; a dry run creates a temporary one."""
     from anytag.library.library import Library, default_path
 
     path = database or default_path()
@@ -164,9 +168,9 @@ def _library(database: Path | None, *, dry_run: bool) -> Iterator[Library]:
             path = Path(scratch, path.name)
         with Library.open(path) as library:
             if library.database.is_shared:
-                complain(
-                    f"{path} lies on a file system of a network: it is written without a write-ahead log, "
-                    "which is slower. --database FILE names one on a disk of this machine."
+                echo_error(
+                    f"{path} is on a network file system: it is written without a write-ahead log, which is "
+                    "slower. Use --database FILE for one on a local disk."
                 )
             yield library
 
@@ -174,7 +178,7 @@ def _library(database: Path | None, *, dry_run: bool) -> Iterator[Library]:
 def _run(
     sync: Sync, events: Generator[Event, None, None], sink: sinks.Stdout | sinks.File, format_: str
 ) -> None:
-    """Events out, the bar, the failures, the end."""
+    """Write the events with a progress bar, report failures and set the exit code."""
     summary = stream.Summary()
 
     def row(event: Event) -> str:
@@ -187,16 +191,16 @@ def _run(
     for name, failure in sync.found.failures.items():
         summary.add(name, failure)
     if format_ == "text":
-        click.echo(_told(report))
+        click.echo(_summary_line(report))
     if report.refused:
-        complain(report.refused)
+        echo_error(report.refused)
     if known := report.failed - len(report.failures):
-        complain(f"{known} failed before and did not change: anytag library list --state failed says why.")
+        echo_error(f"{known} failed before and have not changed; see anytag library list --state failed.")
     summary.end()
     if not report.is_good:
         click.get_current_context().exit(1)
 
 
-def _told(report: Report) -> str:
-    counts = [(_WORDS.get(name, name), getattr(report, name)) for name in _SAID]
+def _summary_line(report: Report) -> str:
+    counts = [(_LABELS.get(name, name), getattr(report, name)) for name in _COUNTS]
     return f"{report.photos} photos: " + (", ".join(f"{n} {what}" for what, n in counts if n) or "none")

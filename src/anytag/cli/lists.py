@@ -1,4 +1,4 @@
-"""Lists that users type or keep in files: tags between commas, tags a line, paths a line."""
+"""Parse lists of users: tags separated by commas, and files with a tag or a path per line."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ if TYPE_CHECKING:
 
 _CHUNK = 1 << 16
 _PART = re.compile(r'\s*(?:"((?:[^"]|"")*)"|([^",\s][^,]*)?)\s*(,|$)')
-_MARKS = (
+_BOMS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 
 
-def between_commas(values: Iterable[str], option: str, *, described: bool = False) -> list[str] | None:
-    """The tags of a repeated option, each value a list between commas; None where it was not given.
+def split_commas(values: Iterable[str], option: str, *, described: bool = False) -> list[str] | None:
+    """Split the values of a repeatable option at commas; None if it was not given.
 
-    As in CSV a part in double quotes may hold commas, and a double quote is doubled there.
+    As in CSV, a part in double quotes may contain commas, and doubled double quotes.
 
     Args:
-        values: what was given, once for each time.
+        values: the values of the option.
         option: its name, for messages.
-        described: parts may be "name: description"; a comma behind an unquoted one is refused, since it may
-            belong to the description.
+        described: parts may be "name: description", and one tag is required; a comma after an unquoted
+            description is refused, since it may belong to the description.
 
     Raises:
-        click.UsageError: a quote is not closed, such a comma, or no tag where one is needed.
+        click.UsageError: an unclosed quote, such a comma, or no tag where one is required.
     """
     lists = [_parts(decoded(value), option, described=described) for value in values]
     found = [part for parts in lists for part in parts]
     if lists and described and not found:
         raise click.UsageError(
-            f"{option} asks for no tag: expected names between commas, as in {option} dog,cat"
+            f"{option} has no tags: expected names separated by commas, as in {option} dog,cat"
         )
     return found if lists else None
 
@@ -56,18 +56,18 @@ def _parts(value: str, option: str, *, described: bool) -> Iterator[str]:
         found = _PART.match(value, place)
         if found is None:
             raise click.UsageError(
-                f"{option} {brief(value)}: a double quote opens a tag and does not close it. "
-                'Close it before the comma, and write a double quote within as "".'
+                f"{option} {brief(value)}: a double quote is not closed. "
+                'Close it before the comma, and write a double quote inside as "".'
             )
         quoted, plain, _ = found.groups()
         place = found.end()
         if described and ":" in (plain or "") and value[place:].strip(" ,"):
-            raise click.UsageError(_two_readings(value, option))
+            raise click.UsageError(_ambiguous_comma(value, option))
         if part := (quoted.replace('""', '"') if quoted is not None else plain or "").strip():
             yield part
 
 
-def _two_readings(value: str, option: str) -> str:
+def _ambiguous_comma(value: str, option: str) -> str:
     return (
         f"{option} {brief(value)}: does the comma end the description or belong to it? "
         f"To end it, give the next tag another {option}. To keep it, put double quotes around "
@@ -76,7 +76,7 @@ def _two_readings(value: str, option: str) -> str:
 
 
 def decoded(text: str) -> str:
-    """UTF-8 that Python took for another encoding, under LC_ALL=POSIX say, as what was typed."""
+    """Recover UTF-8 arguments that Python decoded with another encoding, as under LC_ALL=POSIX."""
     try:
         text.encode()
         return text
@@ -85,10 +85,10 @@ def decoded(text: str) -> str:
 
 
 def tags(path: Path, option: str) -> list[CustomTag]:
-    """The tags of a file, one a line; empty lines and those that begin with # are comments.
+    """The tags of a file, one per line; empty lines and those that begin with # are ignored.
 
     Raises:
-        click.UsageError: the file cannot be read, holds no tags, or a line is none.
+        click.UsageError: the file cannot be read, has no tags, or a line is not a valid tag.
     """
     from anytag.queries.requests import parse_custom_tag
 
@@ -104,30 +104,30 @@ def tags(path: Path, option: str) -> list[CustomTag]:
             except VocabularyError as error:
                 raise click.UsageError(f"{option} {path}, line {number}: {error}") from error
     if not found:
-        raise click.UsageError(f"{option} {path}: holds no tags; expected one a line.")
+        raise click.UsageError(f"{option} {path}: no tags found; expected one per line.")
     return found
 
 
 def stdin() -> Iterator[bytes]:
-    """What has come on stdin, each time.
+    """Chunks of stdin as they arrive.
 
-    Without Python's buffer, whose lock a thread that waits for more would hold when the program ends.
+    Reads without Python's buffer, whose lock a waiting thread would hold when the program ends.
 
     Raises:
-        click.UsageError: there is no stdin.
+        click.UsageError: stdin is closed.
     """
     if sys.stdin is None:
         raise click.UsageError("- reads paths from stdin, which is closed: name photos, or use --files-from.")
     read: Callable[[int], bytes]
     try:
         read = partial(os.read, sys.stdin.fileno())
-    except (OSError, ValueError):  # no file, as in tests
+    except (OSError, ValueError):  # no descriptor, as in tests
         read = sys.stdin.buffer.read
     return iter(partial(read, _CHUNK), b"")
 
 
 def file(path: Path) -> Iterator[bytes]:
-    """What a file holds, in pieces.
+    """Chunks of a file.
 
     Raises:
         click.UsageError: it cannot be read.
@@ -140,16 +140,16 @@ def file(path: Path) -> Iterator[bytes]:
 
 
 def paths(chunks: Iterator[bytes], *, null: bool) -> Iterator[str]:
-    """The paths of a list, each as soon as its end is there; empty ones are left out.
+    """Parse a list of paths as it arrives; empty ones are skipped.
 
-    A file name is bytes: in a list without a byte order mark they are taken as they are.
+    File names are bytes: without a byte order mark they are used unchanged.
 
     Args:
-        chunks: the list, in pieces of any size.
-        null: paths end with NUL; else with a line break, LF or CRLF.
+        chunks: the list, in chunks of any size.
+        null: whether paths end with NUL, or with a line break, LF or CRLF.
 
     Raises:
-        click.UsageError: NUL where none is expected, or broken UTF-16.
+        click.UsageError: unexpected NUL, or invalid UTF-16.
     """
     end = b"\0" if null else b"\n"
     head = b""
@@ -158,16 +158,16 @@ def paths(chunks: Iterator[bytes], *, null: bool) -> Iterator[str]:
         if len(head) >= 4 or head.endswith(end):
             break
     encoding, skipped = _encoding(head, has_nul=null)
-    lines = _lines(_recoded(head[skipped:], chunks, encoding), end)
+    lines = _lines(_as_utf8(head[skipped:], chunks, encoding), end)
     for line in lines:
         if b"\0" in line:
-            raise click.UsageError("The list of paths holds NUL characters: add --null.")
+            raise click.UsageError("The list of paths contains NUL characters: add --null.")
         if path := line if null else line.rstrip(b"\r"):
             yield path.decode() if encoding != "utf-8" else os.fsdecode(path)
 
 
-def _recoded(head: bytes, chunks: Iterator[bytes], encoding: str) -> Iterator[bytes]:
-    if encoding == "utf-8":  # bytes of names, whatever they mean
+def _as_utf8(head: bytes, chunks: Iterator[bytes], encoding: str) -> Iterator[bytes]:
+    if encoding == "utf-8":  # file names need not be valid UTF-8
         yield head
         yield from chunks
         return
@@ -178,7 +178,7 @@ def _recoded(head: bytes, chunks: Iterator[bytes], encoding: str) -> Iterator[by
             yield decoder.decode(chunk).encode()
         yield decoder.decode(b"", final=True).encode()
     except UnicodeError as error:
-        raise click.UsageError(f"The list of paths is broken UTF-16 ({error}).") from error
+        raise click.UsageError(f"The list of paths is invalid UTF-16 ({error}).") from error
 
 
 def _lines(chunks: Iterable[bytes], end: bytes) -> Iterator[bytes]:
@@ -195,12 +195,12 @@ def _text(data: bytes) -> str:
 
 
 def _encoding(head: bytes, *, has_nul: bool = False) -> tuple[str, int]:
-    """The encoding that the first bytes of a text show, and how many of them are a byte order mark.
+    """Detect the encoding of a text from its first bytes, and the length of its byte order mark.
 
-    Without a mark, a text whose every other byte is NUL is UTF-16, as Windows programs write it, unless it
-    `has_nul` for another reason.
+    Without a mark, a text whose every second byte is NUL is UTF-16, as Windows programs write it, unless it
+    `has_nul` as a separator.
     """
-    for mark, name in _MARKS:
+    for mark, name in _BOMS:
         if head.startswith(mark):
             return name, len(mark)
     if len(head) < 4 or has_nul:

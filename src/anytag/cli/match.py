@@ -1,4 +1,4 @@
-"""`anytag match`: which photos a sentence fits."""
+"""`anytag match`: rank photos for texts."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from anytag.tagger import Encoded
 
 
-class _How(TypedDict):
+class _BatchOptions(TypedDict):
     batch_size: int
     workers: int | None
 
 
 _FORMATS = ("text", "jsonl")
-_FOLDER = options.Place(path_type=Path)
+_FOLDER = options.OutputPath(path_type=Path)
 
 
-@click.command("match", short_help="Find photos by a sentence.")
+@click.command("match", short_help="Find photos by a description.")
 @click.option(
     "--text",
     "texts",
@@ -41,117 +41,135 @@ _FOLDER = options.Place(path_type=Path)
     help="Text to rank photos by; may be repeated.",
 )
 @click.option(
-    "--top-k", metavar="N", type=click.IntRange(min=1), default=10, show_default=True, help="Photos per text."
+    "--top-k",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    help="Maximum number of photos per text.",
 )
 @click.option(
     "--shortlist",
     metavar="N",
     type=click.IntRange(min=1),
-    help="Photos to re-rank for each text, selected by their vectors; by default 64 with the embedded "
+    help="Number of photos to re-rank per text, chosen by their embeddings; by default 64 with the embedded "
     "model, 256 with alignment heads.",
 )
 @click.option(
     "--gallery",
     metavar="FOLDER",
     type=_FOLDER,
-    help="Rank all photos in FOLDER, which stores their embeddings; new and changed PATHs are added.",
+    help="Rank all photos of the gallery FOLDER, which stores embeddings; new and changed PATHs are added.",
 )
 @outputs.options(*_FORMATS)
-@options.running
+@options.model_options
 @paths.options("[PATH...]")
 def command(
     texts: tuple[str, ...],
     top_k: int,
     shortlist: int | None,
     gallery: Path | None,
-    writing: outputs.Writing,
-    running: options.Running,
+    output_options: outputs.OutputOptions,
+    model_options: options.ModelOptions,
     source: paths.Source,
 ) -> None:
     """Rank photos by how well each TEXT fits: files, folders, globs, or - for paths from stdin.
 
-    The embedded model's score is the probability that the photo fits, as in anytag search. Photos below 0.5
-    do not fit; if none fits, a note is printed on stderr.
+    The embedded model's score is the probability that the text fits the photo, as in anytag search; if no
+    photo reaches 0.5, a warning is printed.
 
-    --gallery stores embeddings as the work proceeds, so the same command continues a stopped run.
+    --gallery stores embeddings as they are computed: the same command resumes an interrupted run.
 
-    Exit code: 0 success, 1 some photos failed (each is reported, the rest is ranked), 2 usage error, 3 the
-    result cannot be written, 130 interrupted.
+    Exit code: 0 success, 1 some photos failed (each is reported, the others are ranked), 2 invalid usage, 3
+    the output cannot be written, 130 interrupted.
     """
     if not source and gallery is None:
-        raise click.UsageError("Give photos, or a --gallery that an earlier run made.")
-    named = source.gather() if source else paths.Gathered([])
+        raise click.UsageError("Give photos, or an existing --gallery.")
+    photos = source.gather() if source else paths.PhotoPaths([])
     if source and gallery is not None:
         _check_gallery(gallery)
-    outputs.refuse_for_folder(writing.output, gallery, alone=True)
-    format_ = outputs.settle("match", writing, _FORMATS, photos=named.paths)
+    outputs.check_folder_conflict(output_options.output, gallery, alone=True)
+    format_ = outputs.check_format("match", output_options, _FORMATS, photos=photos.paths)
 
-    from anytag.retriever import Retriever  # after all that can be wrong at once
+    from anytag.retriever import Retriever  # imported after the options are checked: it is slow
 
-    retriever = Retriever.load(running.model, device=running.device, max_pixels=running.max_pixels)
+    retriever = Retriever.load(
+        model_options.model, device=model_options.device, max_pixels=model_options.max_pixels
+    )
     texts = tuple(map(lists.decoded, texts))
     for text in texts:
-        _warn(text, retriever.unknown_words(text))
-    how, summary = _How(batch_size=running.batch_size, workers=running.workers), stream.Summary()
-    with sinks.open_output(writing.output, format_) as sink:
-        sink.begin(run=outputs.work("match", retriever.tagger.card))
+        _warn_of_unknown_words(text, retriever.unknown_words(text))
+    batch_options, summary = (
+        _BatchOptions(batch_size=model_options.batch_size, workers=model_options.workers),
+        stream.Summary(),
+    )
+    with sinks.open_output(output_options.output, format_) as sink:
+        sink.begin(run=outputs.run_settings("match", retriever.tagger.card))
         if gallery is None:
             ranking = retriever.ranking(texts, top_k=top_k, shortlist=shortlist)
-            _watch(ranking.add(named.paths, **how), named.total, summary)
+            _consume(ranking.add(photos.paths, **batch_options), photos.total, summary)
             results: Iterable[tuple[Match, ...]] = ranking.matches()
         else:
             if source:
-                _add(retriever, gallery, named, how, summary)
+                _add(retriever, gallery, photos, batch_options, summary)
             results = _ranked(retriever, gallery, texts, top_k=top_k, shortlist=shortlist)
         for text, matches in zip(texts, results, strict=True):
             sink.write(_rows(matches, format_, is_terminal=sink.is_terminal))
             if retriever.calibrated:
-                _say_if_none_fits(text, matches)
+                _warn_if_none_fits(text, matches)
     summary.end()
-    named.end()
+    photos.end()
 
 
 def _check_gallery(folder: Path) -> None:
-    """Holds a gallery that is to be written against the one rule for outputs, before anything is loaded."""
+    """Check that a gallery may be written, before the model is loaded."""
     from anytag.gallery import may_be_gallery
 
     refuse_photo_name(folder)
     check_folder(folder, is_earlier=may_be_gallery)
-    if not folder.parent.is_dir():  # that would be a slip of the pen
+    if not folder.parent.is_dir():  # probably a typo
         raise RefusedOutputError(
             f"{folder} cannot be created: {folder.parent} is not a folder; create it first"
         )
 
 
 def _add(
-    retriever: Retriever, folder: Path, named: paths.Gathered, how: _How, summary: stream.Summary
+    retriever: Retriever,
+    folder: Path,
+    photos: paths.PhotoPaths,
+    batch_options: _BatchOptions,
+    summary: stream.Summary,
 ) -> None:
-    """Adds what is new to a gallery."""
+    """Add new photos to a gallery."""
     with retriever.open_gallery(folder) as gallery:
-        new: Iterable[str] = gallery.new(named.paths)
-        if named.total is not None:
+        new: Iterable[str] = gallery.new(photos.paths)
+        if photos.total is not None:
             new = list(new)
-            if len(new) < named.total:
-                known = named.total - len(new)
-                click.echo(f"{known} of {named.total} photos are in {folder} already.", err=True)
+            if len(new) < photos.total:
+                known = photos.total - len(new)
+                click.echo(f"{known} of {photos.total} photos are in {folder} already.", err=True)
         try:
-            _watch(retriever.add(gallery, new, **how), len(new) if isinstance(new, list) else None, summary)
+            _consume(
+                retriever.add(gallery, new, **batch_options),
+                len(new) if isinstance(new, list) else None,
+                summary,
+            )
         except KeyboardInterrupt:
-            _say_kept(gallery)
+            _report_interrupted(gallery)
             raise
 
 
-def _say_kept(gallery: GalleryWriter) -> None:
+def _report_interrupted(gallery: GalleryWriter) -> None:
     if len(gallery):
         click.echo(
-            f"{len(gallery)} photos are kept in {gallery.path}; the same command goes on with the others.",
+            f"{len(gallery)} photos are stored in {gallery.path}; the same command adds the others.",
             err=True,
         )
 
 
-def _watch(photos: Iterator[Encoded], total: int | None, summary: stream.Summary) -> None:
-    """Shows how far the work is and what fails."""
-    with closing(photos):  # type: ignore[type-var]  # generators all
+def _consume(photos: Iterator[Encoded], total: int | None, summary: stream.Summary) -> None:
+    """Consume encoded photos with a progress bar, and count failures."""
+    with closing(photos):  # type: ignore[type-var]  # they are generators
         for photo in stream.with_progress(photos, total):
             summary.add(photo.path, photo.error)
 
@@ -165,18 +183,18 @@ def _ranked(
     return (retriever.rank(gallery, text, top_k=top_k, shortlist=shortlist) for text in texts)
 
 
-def _warn(text: str, unknown: tuple[str, ...]) -> None:
-    """Says which words of a text the model does not know; all scores may be low for that alone."""
+def _warn_of_unknown_words(text: str, unknown: tuple[str, ...]) -> None:
+    """Warn of words that the model does not know, which lower all scores."""
     if unknown:
         words = ", ".join(writers.visible(word) for word in unknown[:20])
-        click.echo(f"{writers.visible(text)!r}: the model does not know {words}; ask in English.", err=True)
+        click.echo(f"{writers.visible(text)!r}: the model does not know {words}; use English.", err=True)
 
 
-def _say_if_none_fits(text: str, matches: tuple[Match, ...]) -> None:
+def _warn_if_none_fits(text: str, matches: tuple[Match, ...]) -> None:
     from anytag.fusion.score import FITS
 
     if matches and matches[0].score < FITS:
-        best = f"the best scores {matches[0].score:.2f}"
+        best = f"the best score is {matches[0].score:.2f}"
         click.echo(f"No photo fits {writers.visible(text)!r}: {best}.", err=True)
 
 

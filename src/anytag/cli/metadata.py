@@ -1,4 +1,4 @@
-"""Options and rows of commands that write into sidecars and photos, or take that back."""
+"""Options and output of commands that write or undo keywords and captions in sidecars and photos."""
 
 from __future__ import annotations
 
@@ -13,37 +13,35 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 import click
 
 from anytag.cli import stream, writers
-from anytag.cli.options import Number
+from anytag.cli.options import FiniteFloat
 from anytag.cli.sinks import File, Stdout, open_output
 
 if TYPE_CHECKING:
-    from anytag.cli.paths import Gathered
+    from anytag.cli.paths import PhotoPaths
     from anytag.metadata import Change, Keyword
     from anytag.results import Caption, TagResult, TagScore
     from anytag.vocabulary import Vocabulary
 
 F = TypeVar("F", bound=Callable[..., Any])
-Place = Literal["sidecar", "embed"]
+Target = Literal["sidecar", "embed"]
 
 _OPTIONS = (
     click.option(
         "--prefix",
         metavar="PATH",
-        help='Write tags below this one, "AI" or "AI|objects", to keep them separate in other programs.',
+        help='Write tags below this keyword, "AI" or "AI|objects", to keep them apart from yours.',
     ),
-    click.option("--flat", is_flag=True, help="Write tags without their broader tags: dog, not animal|dog."),
+    click.option("--flat", is_flag=True, help="Write tags without their parents: dog, not animal|dog."),
     click.option(
-        "--min-score", metavar="X", type=Number(0, 1), help="Write only tags with at least this score."
+        "--min-score", metavar="X", type=FiniteFloat(0, 1), help="Write only tags with at least this score."
     ),
     click.option(
         "--sidecar-name",
         type=click.Choice(["full", "stem"]),
-        help="Name of new sidecars: photo.jpg.xmp (full), or photo.xmp (stem), as Lightroom and Capture "
+        help="Name of new sidecars: photo.jpg.xmp (full), or photo.xmp (stem), which Lightroom and Capture "
         "One expect for RAW.  [default: full]",
     ),
-    click.option(
-        "--touch", is_flag=True, help="Update the modification time of photos that are written into."
-    ),
+    click.option("--touch", is_flag=True, help="Update the modification time of photos that are written to."),
     click.option("--dry-run", is_flag=True, help="Write nothing; show what would change, one row per photo."),
 )
 _NAMES = ("prefix", "flat", "min_score", "sidecar_name", "touch", "dry_run")
@@ -51,10 +49,10 @@ _NAMES = ("prefix", "flat", "min_score", "sidecar_name", "touch", "dry_run")
 
 @dataclass(frozen=True, slots=True)
 class KeywordOptions:
-    """How tags are written, by options: see `anytag.metadata.write_keywords`.
+    """Options for writing tags; see `anytag.metadata.write_keywords`.
 
     Attributes:
-        given: options that the user gave.
+        given: names of the options that the user gave.
     """
 
     given: tuple[str, ...]
@@ -66,7 +64,7 @@ class KeywordOptions:
     dry_run: bool
 
     def of(self, tags: Iterable[TagScore], vocabulary: Vocabulary) -> list[Keyword]:
-        """Tags as paths of names, the best first, each name once."""
+        """Tags as hierarchical keywords, best first, each name once."""
         from anytag.results import once_by_name
 
         found = once_by_name(tag for tag in tags if tag.score >= self.min_score)
@@ -78,9 +76,9 @@ class KeywordOptions:
         return (tag.name,) if self.flat else lineage(tag, vocabulary)
 
     def write(
-        self, path: str, keywords: Iterable[Keyword] | None, place: Place, *, caption: str | None = None
+        self, path: str, keywords: Iterable[Keyword] | None, place: Target, *, caption: str | None = None
     ) -> Change:
-        """Writes for one photo; a failure is in the change."""
+        """Write keywords and caption of one photo; an error is in the change."""
         from anytag.metadata import write_keywords
         from anytag.metadata.write import tried
 
@@ -98,7 +96,7 @@ class KeywordOptions:
         )
 
     def undo(self, path: str, *, captions_only: bool = False, lenient: bool = False) -> Change:
-        """Takes back what was written for one photo; a failure is in the change."""
+        """Remove what anytag wrote for one photo; an error is in the change."""
         from anytag.metadata import undo
         from anytag.metadata.write import tried
 
@@ -118,17 +116,17 @@ R = TypeVar("R", "TagResult", "Caption")
 
 
 def changes(results: Iterable[R], write: Callable[[R], Change]) -> Iterator[Change]:
-    """Writes for each photo that could be read."""
+    """Apply `write` to each photo that could be read."""
     from anytag.metadata import Change
 
     for photo in results:
         yield Change(photo.path or "", error=photo.error) if photo.error else write(photo)
 
 
-def after(results: Iterable[R], write: Callable[[R], Change]) -> Iterator[R]:
-    """The same results once they are written; one that could not be stays, with the reason."""
+def write_each(results: Iterable[R], write: Callable[[R], Change]) -> Iterator[R]:
+    """Yield the results after writing each; those that could not be written have the error."""
     for photo in results:
-        change = next(iter(noted(changes([photo], write))))
+        change = next(iter(print_notes(changes([photo], write))))
         yield replace(photo, error=change.error) if change.error else photo
 
 
@@ -142,43 +140,43 @@ def write_results(
     format_: str,
     total: int | None,
 ) -> stream.Summary:
-    """A row for each photo, after `write` for it, if any; in a dry run, rows of what would change."""
+    """Output a row per photo, after `write` if given; in a dry run, rows of what would change."""
     if write is not None and keywords.dry_run:
         return write_changes(changes(results, write), sink, format_, total)
-    done = results if write is None else after(results, write)
+    done = results if write is None else write_each(results, write)
     return stream.write_rows(stream.with_progress(done, total, is_shared=sink.is_shared), sink, row)
 
 
 def undo(
     keywords: KeywordOptions,
-    named: Gathered,
+    photos: PhotoPaths,
     output: Path | None,
     format_: str,
     *,
     captions_only: bool = False,
 ) -> None:
-    """Takes back what was written for some photos, a row each."""
+    """Remove what anytag wrote for some photos, and output a row each."""
 
     def work(path: str) -> Change:
         return keywords.undo(path, captions_only=captions_only)
 
     with open_output(output, format_) as sink:
-        summary = write_changes(map(work, named.paths), sink, format_, named.total)
+        summary = write_changes(map(work, photos.paths), sink, format_, photos.total)
     summary.end()
-    named.end()
+    photos.end()
 
 
 def options(command: F) -> F:
-    """Adds the options, which reach the command together, as `keywords`."""
-    return _with(_OPTIONS, command)
+    """Add the options for tags, passed to the command as `keywords`."""
+    return _decorated(_OPTIONS, command)
 
 
 def caption_options(command: F) -> F:
-    """The same without those of tags."""
-    return _with(_OPTIONS[3:], command)
+    """Add the options for captions, passed to the command as `keywords`."""
+    return _decorated(_OPTIONS[3:], command)
 
 
-def _with(some: Sequence[Callable[[Any], Any]], command: F) -> F:
+def _decorated(some: Sequence[Callable[[Any], Any]], command: F) -> F:
     @wraps(command)
     def with_keywords(*args: Any, **params: Any) -> Any:
         given = {name: params.pop(name) for name in _NAMES if name in params}
@@ -190,22 +188,20 @@ def _with(some: Sequence[Callable[[Any], Any]], command: F) -> F:
     return cast(F, found)
 
 
-def check(keywords: KeywordOptions, *, place: Place | None, undo: bool) -> None:
-    """Holds options of writing against each other, and looks for exiftool, before the work.
+def check(keywords: KeywordOptions, *, place: Target | None, undo: bool) -> None:
+    """Check the options for writing, and that exiftool is installed.
 
     Raises:
-        click.UsageError: they do not go together.
+        click.UsageError: options conflict.
         MissingToolError: exiftool is not installed.
     """
     if place and undo:
-        raise click.UsageError("--write writes, --undo takes back: give one of them.")
+        raise click.UsageError("--write and --undo exclude each other: give one of them.")
     if keywords.given and not place and not undo:
-        raise click.UsageError(
-            f"{', '.join(keywords.given)} is of writing: give --write sidecar or --write embed too."
-        )
+        raise click.UsageError(f"{', '.join(keywords.given)} needs --write sidecar or --write embed.")
     if undo and (useless := set(keywords.given) - {"--touch", "--dry-run"}):
         raise click.UsageError(
-            f"{', '.join(sorted(useless))} says how tags are written, and --undo writes none."
+            f"{', '.join(sorted(useless))} cannot be used with --undo, which writes no tags."
         )
     if place or undo:
         from anytag.metadata.exiftool import find
@@ -216,25 +212,25 @@ def check(keywords: KeywordOptions, *, place: Place | None, undo: bool) -> None:
 def write_changes(
     changes: Iterable[Change], sink: Stdout | File, format_: str, total: int | None
 ) -> stream.Summary:
-    """Writes changes as rows, and counts them.
+    """Output changes as rows, and count them.
 
     Raises:
-        click.UsageError: changes have no such format.
+        click.UsageError: the format is csv.
     """
     if format_ == "csv":
         raise click.UsageError("Changes are written as text or jsonl: give --format jsonl.")
-    shown = stream.with_progress(noted(changes), total, is_shared=sink.is_shared)
+    shown = stream.with_progress(print_notes(changes), total, is_shared=sink.is_shared)
     return stream.write_rows(shown, sink, jsonl if format_ == "jsonl" else text)
 
 
 def text(change: Change) -> str:
-    """`path<TAB>+dog, -cat<TAB>files`; a photo for which nothing changes has no line."""
+    """Format as `path<TAB>+dog, -cat<TAB>files`; a photo without changes has no line."""
     if change.error or not change.files:
         return ""
     words = [f"+{word}" for word in change.added] + [f"-{word}" for word in change.removed]
     if change.caption is not None:
         words.append(f"caption: {change.caption}" if change.caption else "-caption")
-    columns = (change.path, ", ".join(words) or "same words, more fields", ", ".join(change.files))
+    columns = (change.path, ", ".join(words) or "same keywords, more fields", ", ".join(change.files))
     return "\t".join(map(writers.visible, columns)) + "\n"
 
 
@@ -243,8 +239,8 @@ def jsonl(change: Change) -> str:
     return json.dumps(change.to_dict(), ensure_ascii=False) + "\n"
 
 
-def noted(changes: Iterable[Change]) -> Iterator[Change]:
-    """The same changes; what is to be known of the choice of files is said on stderr."""
+def print_notes(changes: Iterable[Change]) -> Iterator[Change]:
+    """Yield the changes, and print their notes to stderr."""
     for change in changes:
         if change.note:
             click.echo(f"{writers.visible(change.path)}: {writers.visible(change.note)}", err=True)

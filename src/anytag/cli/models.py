@@ -1,4 +1,4 @@
-"""`anytag models`: what is installed."""
+"""`anytag models`: list installed models."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import click
 @click.argument("name", metavar="[NAME]", required=False)
 @click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def command(name: str | None, format_: str) -> None:
-    """List the installed models; for NAME, a model or a folder, show its whole card."""
+    """List the installed models; with NAME, a model or a folder, show its whole card."""
     from anytag.models.registry import installed, resolve
 
     folders = installed() if name is None else [resolve(name)]
@@ -28,7 +28,7 @@ def command(name: str | None, format_: str) -> None:
 
 
 def _read(folder: Path, *, strict: bool) -> dict[str, Any]:
-    """What is known of one folder; a broken one has an error, or raises it."""
+    """Read the card of a folder; an invalid one has an error, or raises it if `strict`."""
     from anytag.errors import ModelError
     from anytag.models.registry import describe
 
@@ -41,7 +41,7 @@ def _read(folder: Path, *, strict: bool) -> dict[str, Any]:
 
 
 def _summary(row: Mapping[str, Any]) -> str:
-    """A few lines: of the figures only those that stand by themselves, and how to see the others."""
+    """The main facts with top-level metrics only, and how to see the others."""
     if row["error"]:
         return f"{row['name']}\n  cannot be used: {row['error']}"
     single = {key: value for key, value in row["metrics"].items() if not isinstance(value, Mapping)}

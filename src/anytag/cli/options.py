@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options and option types that several commands share."""
 
 from __future__ import annotations
 
@@ -14,55 +14,57 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def grouped(name: str, record: type, options: Iterable[Callable[[Any], Any]]) -> Callable[[F], F]:
-    """Options whose values a command takes as one argument.
+    """A decorator that adds options whose values are passed to the command as one record.
 
     Args:
-        name: of the argument.
-        record: a dataclass with a field for each option, and defaults for what there is no option for.
+        name: name of the command's argument.
+        record: a dataclass with a field for each option; other fields need defaults.
         options: `click.option` and `click.argument`, in the order of the help.
     """
 
     def add(command: F) -> F:
         @wraps(command)
-        def taking_one(**values: Any) -> Any:
-            held = {one.name: values.pop(one.name) for one in fields(record) if one.name in values}
-            return command(**values, **{name: record(**held)})
+        def wrapper(**values: Any) -> Any:
+            values_of_record = {
+                one.name: values.pop(one.name) for one in fields(record) if one.name in values
+            }
+            return command(**values, **{name: record(**values_of_record)})
 
         for option in reversed(list(options)):
-            option(taking_one)
-        return taking_one  # type: ignore[return-value]
+            option(wrapper)
+        return wrapper  # type: ignore[return-value]
 
     return add
 
 
-class Number(click.FloatRange):
-    """A range of finite numbers: "nan" is in every range of click's, and would pass all comparisons after."""
+class FiniteFloat(click.FloatRange):
+    """A range of finite numbers: click's own ranges accept "nan"."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The number, or wrong use."""
+        """Convert to a finite number, or fail."""
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
-            self.fail(f"{value} is no finite number.", param, ctx)
+            self.fail(f"{value} is not a finite number.", param, ctx)
         return number
 
 
-class Place(click.Path):
-    """A path to write to that cannot be stdout. An empty name, as of a shell's variable, is none."""
+class OutputPath(click.Path):
+    """A path to write to; "-" and empty values, as from an unset shell variable, are refused."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The path, or wrong use."""
+        """Convert to a path, or fail."""
         if value == "":
             self.fail("An empty name was given: expected a path.", param, ctx)
         if value == "-":
-            self.fail("- is stdout, and this is written to a path: ./- is one of that name.", param, ctx)
+            self.fail("- is stdout, which is not supported here: give a path, such as ./-.", param, ctx)
         return super().convert(value, param, ctx)
 
 
-class OneOf(click.ParamType[str]):
-    """One of the names of a table, which is imported when a value is checked or help is shown.
+class LazyChoice(click.ParamType[str]):
+    """A choice whose names are looked up when a value is checked or help is shown.
 
     Args:
-        names: looks them up.
+        names: returns the names.
     """
 
     name = "choice"
@@ -75,22 +77,22 @@ class OneOf(click.ParamType[str]):
         return f"[{'|'.join(self._names())}]"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The name, or wrong use."""
+        """Check the name, or fail."""
         names = list(self._names())
         if value not in names:
             self.fail(f"{value!r} is not one of {', '.join(map(repr, names))}.", param, ctx)
         return value
 
 
-class Listing(click.Command):
-    """A command in whose help `{names}` stands for the names of a table, looked up when it is shown."""
+class LazyHelpCommand(click.Command):
+    """A command that replaces `{names}` in its help by names that are looked up when it is shown."""
 
     def __init__(self, *args: Any, names: Callable[[], Iterable[str]], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._names = names
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Writes the help."""
+        """Write the help with the names filled in."""
         names = ", ".join(self._names())
         self.help = (self.help or "").replace("{names}", names)
         for param in self.params:
@@ -100,21 +102,21 @@ class Listing(click.Command):
 
 
 def _max_pixels() -> int:
-    from anytag.images import MAX_PIXELS  # NumPy and Pillow, which --help need not wait for
+    from anytag.images import MAX_PIXELS  # imports NumPy and Pillow, which --help does not need
 
     return MAX_PIXELS
 
 
-_RUNNING = (
+_MODEL_OPTIONS = (
     click.option(
-        "--model", metavar="NAME|FOLDER", help="Model to use instead of the embedded one; see anytag models."
+        "--model", metavar="NAME|FOLDER", help="The model; see anytag models.  [default: the embedded one]"
     ),
     click.option(
         "--device",
         type=click.Choice(["auto", "cpu", "cuda"]),
         default="auto",
         show_default=True,
-        help="Device to run on; cuda is an error if it is not available.",
+        help="Device to run on; cuda fails if it is not available.",
     ),
     click.option(
         "--batch-size",
@@ -135,15 +137,15 @@ _RUNNING = (
         metavar="N",
         type=click.IntRange(min=1),
         default=_max_pixels,
-        help="Refuse photos with more pixels after decoding; large JPEGs are decoded at 1/2, 1/4 or 1/8 "
-        "of their sides.  [default: 178956970]",
+        help="Refuse photos with more decoded pixels; large JPEGs are decoded at 1/2, 1/4 or 1/8 scale.  "
+        "[default: 178956970]",
     ),
 )
 
 
 @dataclass(frozen=True)
-class Running:
-    """What runs a model on photos, and how: the same for every command that looks at them."""
+class ModelOptions:
+    """Options of all commands that run a model on photos."""
 
     model: str | None
     device: Literal["auto", "cpu", "cuda"]
@@ -152,6 +154,6 @@ class Running:
     max_pixels: int
 
 
-def running(command: F) -> F:
-    """The options of `Running`, as `running` of the command."""
-    return grouped("running", Running, _RUNNING)(command)
+def model_options(command: F) -> F:
+    """Add the options of `ModelOptions`, passed to the command as `model_options`."""
+    return grouped("model_options", ModelOptions, _MODEL_OPTIONS)(command)

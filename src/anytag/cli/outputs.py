@@ -1,4 +1,4 @@
-"""Options of commands that write rows, and what is checked before the work."""
+"""Options of commands that write rows, and checks of their output before the work."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from anytag.errors import RefusedOutputError
 from anytag.suffixes import IMAGE_SUFFIXES
 
 SUFFIXES = {".txt": "text", ".text": "text", ".jsonl": "jsonl", ".csv": "csv"}
-"""What the suffix of a file says of its format, in any case."""
+"""Formats by lower-case suffix of the output."""
 
-# of a command: what changes no row
-_NEUTRAL = frozenset(
+# parameters of commands that do not change the rows
+_IRRELEVANT = frozenset(
     "photos output format_ device batch_size workers recursive exclude files_from null max_pixels model "  # noqa: SIM905
     "resume overwrite".split()
 )
 
 
 @dataclass(frozen=True)
-class Writing:
-    """Where a command's rows go."""
+class OutputOptions:
+    """Where and how rows are written."""
 
     format_: str | None
     output: Path | None
@@ -40,20 +40,20 @@ class Writing:
 
 
 class _Output(click.Path):
-    """A file; with --ray, which is told first, a folder or a URL as it was typed."""
+    """A file; with --ray, which is parsed first, a folder or a URL, unchanged."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The path, or wrong use."""
+        """Convert to a path, or fail."""
         is_far = ctx is not None and isinstance(ctx.params.get("ray"), str)
         return value if is_far else super().convert(value, param, ctx)
 
 
 def options(*names: str, resume: bool = False) -> Callable[[F], F]:
-    """--format, --output and --overwrite, the same for every command that writes rows: its `writing`.
+    """Add --format, --output and --overwrite, passed to the command as `output_options`.
 
     Args:
         names: the formats of the command.
-        resume: it also has --resume.
+        resume: add --resume.
     """
     found = [
         click.option(
@@ -66,13 +66,12 @@ def options(*names: str, resume: bool = False) -> Callable[[F], F]:
             "--output",
             metavar="FILE",
             type=_Output(dir_okay=False, allow_dash=True, path_type=Path),
-            help="Write to FILE; until the end, or after an interruption, rows are in FILE.part. - is "
-            "stdout.",
+            help="Write to FILE; until the end, or if interrupted, rows are in FILE.part. - is stdout.",
         ),
         click.option(
             "--overwrite",
             is_flag=True,
-            help="Allow FILE to replace any file except a photo or an input, not only an earlier result.",
+            help="Replace FILE even if it is not an earlier result; photos and inputs are never replaced.",
         ),
     ]
     if resume:
@@ -80,124 +79,127 @@ def options(*names: str, resume: bool = False) -> Callable[[F], F]:
             click.option(
                 "--resume",
                 is_flag=True,
-                help="Continue FILE.part, skipping photos that already have rows.",
+                help="Continue FILE.part: skip photos that it has rows of.",
             )
         )
-    return grouped("writing", Writing, found)
+    return grouped("output_options", OutputOptions, found)
 
 
 def format_of(output: Path | None, option: str | None, names: Sequence[str]) -> str:
-    """The one rule for formats: what --format says, else what the suffix of --output says, else text.
+    """The format: --format, else by the suffix of --output, else text.
 
     Raises:
-        click.UsageError: the suffix says no format among `names`.
+        click.UsageError: the suffix is not of a format in `names`.
     """
     if option is not None:
         return option
     if output is None or output == STDOUT or not output.suffix or is_special(output):
         return "text"
     format_ = SUFFIXES.get(output.suffix.lower())
-    if format_ in names or output.suffix.lower() in IMAGE_SUFFIXES:  # the rule has better words for those
+    if format_ in names or output.suffix.lower() in IMAGE_SUFFIXES:  # `check_output` refuses images
         return format_ or "text"
     valid = ", ".join(suffix for suffix, name in SUFFIXES.items() if name in names)
     raise click.UsageError(
-        f"--output {output}: {output.suffix} is no suffix of a format of this command; expected {valid}, or "
-        "a --format beside it."
+        f"--output {output}: unknown suffix {output.suffix}; expected {valid}, or give --format."
     )
 
 
-def settle(command: str, writing: Writing, names: Sequence[str], *, photos: Iterable[str]) -> str:
-    """The format, and --output held against the one rule for outputs, before anything is loaded.
+def check_format(
+    command: str, output_options: OutputOptions, names: Sequence[str], *, photos: Iterable[str]
+) -> str:
+    """Determine the format and check --output, before anything is loaded.
 
     Args:
-        command: that writes.
-        writing: where, and how.
-        names: the command's formats.
-        photos: the input; those of a stream are held against the output as they come, by `stream.Todo`.
+        command: name of the command.
+        output_options: its output.
+        names: its formats.
+        photos: the inputs; those of a stream are checked as they arrive, by `stream.Pending`.
 
     Raises:
-        click.UsageError: the suffix says no format.
+        click.UsageError: the suffix is not of a format.
         RefusedOutputError: the output may not be written.
     """
-    output = writing.output
-    format_ = format_of(output, writing.format_, names)
+    output = output_options.output
+    format_ = format_of(output, output_options.format_, names)
     if output is not None and output != STDOUT:
         check_output(
             output,
-            [*(photos if isinstance(photos, list) else ()), *option_files()],
+            [*(photos if isinstance(photos, list) else ()), *input_files()],
             is_earlier=journal.is_result(command, format_),
-            overwrite=writing.overwrite,
+            overwrite=output_options.overwrite,
             hint="give another file, or --overwrite",
         )
     return format_
 
 
-def option_files() -> list[Path]:
-    """What options of the current command name, and what lies in folders so named, but what it writes."""
+def input_files() -> list[Path]:
+    """Files that options of the current command name, except its outputs, and files in folders they name."""
     params = click.get_current_context().params
     found: list[Path] = []
     for name, value in params.items():
         if name not in ("output", "draw"):
             one = Path(value) if name == "model" and value else value  # a folder, or a name
             paths = [path for path in (one if isinstance(one, tuple) else (one,)) if isinstance(path, Path)]
-            found += [*paths, *chain.from_iterable(map(_in_folder, paths))]
+            found += [*paths, *chain.from_iterable(map(_files_in, paths))]
     return found
 
 
-def refuse_for_folder(output: Path | None, folder: Path | None, *, alone: bool) -> None:
-    """Refuses an --output that would have the name of a folder that another option makes, or of one above it.
+def check_folder_conflict(output: Path | None, folder: Path | None, *, alone: bool) -> None:
+    """Refuse an --output that is the folder of another option, or a parent of it.
 
     Args:
-        output: what --output says.
-        folder: what the other option says.
-        alone: nothing else may be in the folder either.
+        output: value of --output.
+        folder: value of the other option.
+        alone: also refuse an output in the folder.
 
     Raises:
-        RefusedOutputError: the two cannot both be made.
+        RefusedOutputError: the two conflict.
     """
     if output is None or output == STDOUT or folder is None:
         return
     file, place = resolved(output), resolved(folder)
     if file in (place, *place.parents) or (alone and place in file.parents):
-        raise RefusedOutputError(f"{output} is in the way of the folder {folder}: give another file")
+        raise RefusedOutputError(f"{output} conflicts with the folder {folder}: give another file")
 
 
-def _in_folder(path: Path) -> list[Path]:
+def _files_in(path: Path) -> list[Path]:
     try:
         return list(path.iterdir())
-    except (OSError, ValueError):  # a file; a model's name that is no path
+    except (OSError, ValueError):  # a file, or a model's name that is not a path
         return []
 
 
-def check_typed(photos: Iterable[str], output: Path | None) -> None:
-    """A folder's name with a typo must not replace yesterday's result by a row that says so.
+def check_missing_folders(photos: Iterable[str], output: Path | None) -> None:
+    """Refuse missing folders, probably typos, if an earlier result would be replaced.
 
     Raises:
-        click.UsageError: a path that looks like a folder is not there, and there is a result.
+        click.UsageError: a path that looks like a folder does not exist, and the output does.
     """
     if output is None or not output.is_file() or not output.stat().st_size:
         return
     for path in photos:
         is_photo = bool(Path(path).suffix) and not path.endswith(("/", os.sep))
         if not is_photo and path != "-" and not os.path.lexists(path) and not any(c in path for c in "*?["):
-            raise click.UsageError(f"{path} is not there, and {output} would be replaced: correct the path.")
+            raise click.UsageError(
+                f"{path} does not exist, and {output} would be replaced: correct the path."
+            )
 
 
-def work(command: str, card: object) -> dict[str, Any]:
-    """What makes the rows of the current command as they are, for `sinks.File.begin`: options and model."""
+def run_settings(command: str, card: object) -> dict[str, Any]:
+    """The options and the model that determine the rows of the current command, for `sinks.File.begin`."""
     params = click.get_current_context().params
     return {
         "anytag": command,
         "model": hashlib.sha256(repr(card).encode()).hexdigest(),
         "folder": _working_folder(),  # paths may be relative to it
-        **{name: _plain(value) for name, value in params.items() if name not in _NEUTRAL},
+        **{name: _plain(value) for name, value in params.items() if name not in _IRRELEVANT},
     }
 
 
 def _working_folder() -> str:
     try:
         return os.fspath(Path.cwd())
-    except OSError:  # it was removed; full paths are as good as ever
+    except OSError:  # it was deleted; absolute paths still work
         return ""
 
 

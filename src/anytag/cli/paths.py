@@ -1,4 +1,4 @@
-"""What users type -> paths of photos: files, folders, globs, and lists of paths from stdin or a file."""
+"""Expand arguments to paths of photos: files, folders, globs, and lists of paths from stdin or a file."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from anytag.walk import Entry, Walk, is_folder, pattern
 STDIN = "-"
 
 PATH = click.Path(allow_dash=True)
-"""The type of every argument that may be a path: shells complete it, and nothing is checked."""
+"""Type of arguments that may be paths: shells complete them, and nothing is checked."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """What names the photos of a command; the arguments of `gather`."""
+    """The arguments and options that select photos; see `gather`."""
 
     photos: tuple[str, ...]
     recursive: bool
@@ -39,8 +39,8 @@ class Source:
     def __bool__(self) -> bool:
         return bool(self.photos or self.files_from)
 
-    def gather(self) -> Gathered:
-        """The photos."""
+    def gather(self) -> PhotoPaths:
+        """Find the photos."""
         return gather(
             self.photos,
             recursive=self.recursive, exclude=self.exclude, files_from=self.files_from, null=self.null,
@@ -48,43 +48,44 @@ class Source:
 
 
 def options(metavar: str = "PATH...") -> Callable[[F], F]:
-    """What names photos, as `source` of the command."""
+    """Add the arguments and options that select photos, passed to the command as `source`."""
     return grouped(
         "source",
         Source,
         [
             click.argument("photos", metavar=metavar, nargs=-1, type=PATH),
-            click.option("--recursive", is_flag=True, help="Include subfolders."),
+            click.option("--recursive", is_flag=True, help="Include the photos of subfolders."),
             click.option(
                 "--exclude",
                 metavar="GLOB",
                 multiple=True,
-                help="Leave out files and folders whose name or path matches. May be repeated.",
+                help="Skip files and folders whose name or path matches. May be repeated.",
             ),
             click.option(
                 "--files-from",
                 metavar="FILE",
                 multiple=True,
                 type=click.Path(exists=True, dir_okay=False, path_type=Path),
-                help="Read paths of more photos from FILE, one per line, as - does from stdin.",
+                help="Read paths of photos from FILE, one per line.",
             ),
             click.option(
                 "-0",
                 "--null",
                 is_flag=True,
-                help="Paths from - and --files-from end with NUL, as from find -print0.",
+                help="Paths in - and --files-from end with NUL, as by find -print0.",
             ),
         ],
     )
 
 
 @dataclass(frozen=True)
-class Gathered:
-    """Photos to read, and what was named and could not be.
+class PhotoPaths:
+    """Paths of photos, and arguments that failed.
 
     Attributes:
-        paths: in the order typed, those of a folder or glob sorted: a list, or with stdin or a file a stream.
-        failures: messages, each already on stderr.
+        paths: in the order of the arguments, sorted within a folder or glob: a list, or an iterator if
+            paths are read from stdin or a file.
+        failures: messages, already printed to stderr.
     """
 
     paths: Iterable[str]
@@ -92,11 +93,11 @@ class Gathered:
 
     @property
     def total(self) -> int | None:
-        """How many, where that is known before they are read."""
+        """The number of photos; None for a stream."""
         return len(self.paths) if isinstance(self.paths, list) else None
 
     def end(self) -> None:
-        """Ends with exit code 1, where anything that was named could not be read."""
+        """Exit with code 1 if an argument failed."""
         if self.failures:
             sys.exit(1)
 
@@ -108,20 +109,20 @@ def gather(
     exclude: Iterable[str] = (),
     files_from: Sequence[Path] = (),
     null: bool = False,
-) -> Gathered:
-    """Paths of photos; what cannot be read, or has none, is said on stderr, and the others are done.
+) -> PhotoPaths:
+    """Find photos; arguments that cannot be read or have no photos are reported on stderr.
 
-    A path that does not exist is passed on: reading it fails, and the others are done.
+    Paths of files that do not exist are included, and fail when they are read.
 
     Args:
         arguments: files, folders, globs, and "-" for a list on stdin.
-        recursive: folders mean the photos of their folders too.
-        exclude: globs; a name or path that matches one is left out.
+        recursive: include the photos of subfolders.
+        exclude: globs; matching names and paths are skipped.
         files_from: files with lists of paths.
-        null: the paths of lists end with NUL, else with a line break.
+        null: whether paths in lists end with NUL instead of a line break.
 
     Raises:
-        click.UsageError: nothing is named, or nothing is left to do.
+        click.UsageError: no arguments, or no photos.
     """
     arguments = list(arguments)
     if not arguments and not files_from:
@@ -137,20 +138,20 @@ def gather(
     is_stream = STDIN in arguments or bool(files_from)
     search.report(is_empty=not is_stream and not any(found))
     paths = chain.from_iterable(found)
-    return Gathered(paths if is_stream else list(paths), tuple(search.failures))
+    return PhotoPaths(paths if is_stream else list(paths), tuple(search.failures))
 
 
 def _listed(chunks: Iterator[bytes], *, null: bool, search: _Search) -> Iterator[str]:
-    return (path for path in lists.paths(chunks, null=null) if not search.is_left_out(path))
+    return (path for path in lists.paths(chunks, null=null) if not search.is_excluded(path))
 
 
 @dataclass
 class _Search:
-    """One walk through all that was named.
+    """The expansion of all arguments.
 
     Attributes:
-        walk: by its rules.
-        failures: what was named and cannot be read or has no photos.
+        walk: the rules for folders.
+        failures: messages about arguments that cannot be read or have no photos.
     """
 
     walk: Walk
@@ -160,45 +161,45 @@ class _Search:
         self.walk.on_error = self._cannot_read
 
     def expand(self, argument: str) -> Iterator[str]:
-        """The photos that one argument means."""
+        """Expand one argument to photos."""
         if "://" in argument and not os.path.lexists(argument):
-            yield argument  # reading it says that URLs are not read
+            yield argument  # reading it fails with a message about URLs
         elif not argument:
             self.failures.append("An empty path was given: expected a photo, a folder or a glob.")
         elif is_folder(argument):
             if not self.walk.is_excluded(argument.rstrip("/")):
                 yield from self._in_folder(argument)
         elif argument[-1] in (os.sep, os.altsep) and not glob.has_magic(argument):
-            self.failures.append(f"The folder {argument!r} is not there.")
+            self.failures.append(f"The folder {argument!r} does not exist.")
         elif glob.has_magic(argument) and not os.path.lexists(argument):
             yield from self._in_glob(argument)
-        elif not self.is_left_out(argument):
+        elif not self.is_excluded(argument):
             yield argument
 
-    def is_left_out(self, path: str) -> bool:
-        """Is this path excluded, or a folder above it, as far as they were typed?"""
+    def is_excluded(self, path: str) -> bool:
+        """Whether the path, or one of its parents as given, is excluded."""
         if self.walk.excluded is None:
             return False
         return any(map(self.walk.is_excluded, (path, *map(str, Path(path).parents))))
 
     def report(self, *, is_empty: bool) -> None:
-        """Says on stderr what was left out and what failed.
+        """Report on stderr what was skipped and what failed.
 
         Raises:
-            click.UsageError: something failed, and nothing else is there.
+            click.UsageError: no photos were found.
         """
         if self.walk.raw:
             suffixes = Counter(os.path.splitext(path)[1].lower() for path in self.walk.raw)  # noqa: PTH122
             kinds = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common())
             click.echo(
-                f"Raw files that were skipped: {kinds}. Name them to tag them by their previews.",
+                f"Skipped raw files: {kinds}. Name them as files to tag their previews.",
                 err=True,
             )
         if self.walk.others:
-            click.echo(f"Folders of other programs that were skipped: {len(self.walk.others)}.", err=True)
+            click.echo(f"Skipped folders of other programs: {len(self.walk.others)}.", err=True)
         if is_empty:
             message = "\n".join(map(visible, self.failures))
-            raise click.UsageError(message or "Every photo is left out by --exclude.")
+            raise click.UsageError(message or "All photos are excluded by --exclude.")
         for failure in self.failures:
             click.secho(f"Failed: {visible(failure)}", fg="red", err=True)
 
@@ -216,7 +217,7 @@ class _Search:
     def _hint(self, folder: str) -> str:
         if self.walk.recursive or not _has_folders(folder):
             return ""
-        return " Add --recursive to look into its folders."
+        return " Add --recursive to include its subfolders."
 
     def _cannot_read(self, error: OSError) -> None:
         failure = f"The folder {error.filename!r} cannot be read: {error.strerror}."
@@ -233,13 +234,13 @@ class _Search:
         yield from (path for path in photos if not self.walk.is_excluded(path))
 
     def _matched(self, path: str) -> Iterable[str]:
-        """The photos that one match of a glob means."""
+        """The photos of one match of a glob."""
         if is_folder(path):
             return self.walk.photos(path) if self.walk.recursive else ()
         return (path,) if self.walk.is_photo(path) else ()
 
     def _matches(self, folder: str, parts: tuple[str, ...]) -> Iterator[str]:
-        """What is below `folder` and matches `parts`, a glob a folder; `**` is any depth, through no link."""
+        """Paths below `folder` that match `parts`, one glob per level; `**` is any depth, without links."""
         part, rest = parts[0], parts[1:]
         if not glob.has_magic(part):
             path = os.path.join(folder, part)  # noqa: PTH118
@@ -262,14 +263,14 @@ class _Search:
                 yield path
 
     def _below(self, path: str, rest: tuple[str, ...]) -> Iterator[str]:
-        """`path`, or what is below it and matches the rest of a glob."""
+        """`path`, or the paths below it that match the rest of a glob."""
         if not rest:
             yield path
         elif is_folder(path or "."):
             yield from self._matches(path, rest)
 
     def _entries(self, folder: str, *, hidden: bool) -> list[Entry]:
-        """What is in a folder, sorted; names that begin with a dot only on request."""
+        """Sorted entries of a folder; those that begin with a dot only if `hidden`."""
         return [entry for entry in self.walk.entries(folder or ".") if hidden or entry.name[0] != "."]
 
 

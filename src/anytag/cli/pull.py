@@ -1,4 +1,4 @@
-"""`anytag pull`: a model from where it is published to where it is found by name."""
+"""`anytag pull`: download and install a published model."""
 
 from __future__ import annotations
 
@@ -18,30 +18,29 @@ if TYPE_CHECKING:
 
 @click.command("pull", short_help="Download and install a model.")
 @click.argument("model", metavar="MODEL")
-@click.option("--name", metavar="NAME", help="Name to install the model under; by default its own.")
+@click.option("--name", metavar="NAME", help="Name of the installed model.  [default: its own]")
 @click.option(
     "--image-size",
     metavar="PIXELS",
     type=int,
-    help="Image size other than the checkpoint's; position tables are resampled.",
+    help="Another image size than the checkpoint's; position tables are resampled.",
 )
 @click.option(
     "--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True,
-    help="Data type of the written weights.",
+    help="Data type of the installed weights.",
 )  # fmt: skip
 @click.option("--captions/--no-captions", default=True, help="Keep the caption modules.  [default: captions]")
 @click.option(
     "--text", is_flag=True,
-    help="Also download CLIP's text tower, so that RAM and RAM++ support custom tags; the model may "
-    "already be installed.",
+    help="Also download CLIP's text tower and add it to RAM or RAM++, installed or not, for custom tags.",
 )  # fmt: skip
 def command(model: str, name: str | None, text: bool, **options: Any) -> None:
-    """Download a model and install it.
+    """Download and install a model.
 
-    MODEL is ram-plus, ram or tag2text, which are downloaded from their authors and converted;
-    hf-hub:owner/name, a model folder that was pushed to the Hub; or lists, the annotations of benchmarks for
-    anytag eval. The same command resumes a broken download; sizes and hashes are checked. ANYTAG_HUB names a
-    mirror of the Hub, HF_TOKEN holds a token.
+    MODEL is ram-plus, ram or tag2text, whose published checkpoints are downloaded and converted;
+    hf-hub:owner/name, a model folder on the Hugging Face Hub; or lists, the annotations of the benchmarks of
+    anytag eval. The same command resumes a broken download; sizes and hashes are verified. ANYTAG_HUB can
+    name a mirror of the Hub, HF_TOKEN an access token.
     """
     from anytag.errors import UnknownModelError
     from anytag.models.hub import PREFIX
@@ -52,14 +51,16 @@ def command(model: str, name: str | None, text: bool, **options: Any) -> None:
         return _pull_lists()
     if model not in PUBLISHED and not model.startswith(PREFIX):
         raise UnknownModelError(
-            f"no model {model!r} to fetch: expected {', '.join(PUBLISHED)}, lists or {PREFIX}owner/name"
+            f"unknown model {model!r}: expected {', '.join(PUBLISHED)}, lists or {PREFIX}owner/name"
         )
     if text and model == "tag2text":
-        raise click.UsageError("--text: Tag2Text's queries are learned, so it cannot be asked custom tags")
+        raise click.UsageError("--text: Tag2Text has learned queries, so it does not support custom tags")
     target = cache() / _name(name or model.removeprefix(PREFIX).rpartition("/")[2])
     tower = _fetch_tower() if text else None
     if target.exists():
-        click.echo(f"{target.name} is there already, in {target}; remove that folder to fetch it again.")
+        click.echo(
+            f"{target.name} is already installed in {target}; remove that folder to download it again."
+        )
     elif model in PUBLISHED:
         _pull_published(model, target, options)
     else:
@@ -79,14 +80,14 @@ def _pull_published(family: str, target: Path, options: dict[str, Any]) -> None:
     if published.embedding and lacks_embedding(checkpoint.path):
         fetched += _fetch([published.embedding], downloads())
         embedding = fetched[-1].path
-    _tell(fetched)
+    _print_files(fetched)
     source = {"url": checkpoint.url, "revision": checkpoint.revision}
     how = Options(
         family=family, lists=downloads(), embedding=embedding, source=source,
         precision=options.pop("dtype"), **options,
     )  # fmt: skip
     click.echo(describe_conversion(convert(checkpoint.path, target, how)))
-    click.echo(f"Installed as {target.name}. What was downloaded is not needed any more: {downloads()}")
+    click.echo(f"Installed as {target.name}. The downloaded files can be deleted: {downloads()}")
 
 
 def _fetch_tower() -> TextTower:
@@ -94,35 +95,35 @@ def _fetch_tower() -> TextTower:
     from anytag.torch.clip import require_transformers
     from anytag.torch.export.text_tower import read_tower
 
-    require_transformers()  # before half a gigabyte comes
-    _tell(_fetch(CLIP, clip()))
+    require_transformers()  # before half a gigabyte is downloaded
+    _print_files(_fetch(CLIP, clip()))
     return read_tower(clip())
 
 
 def _pull_lists() -> None:
     from anytag.models.published import BENCHMARKS, lists
 
-    _tell(_fetch(BENCHMARKS, lists()))
-    click.echo(f"Annotations are in {lists()}; photos are yours to get: anytag eval says which, and where.")
+    _print_files(_fetch(BENCHMARKS, lists()))
+    click.echo(f"Annotations are in {lists()}. Photos are not downloaded: anytag eval says which are needed.")
 
 
 def _pull_folder(repository: str, target: Path) -> None:
     from anytag.models.hub import fetch_folder
 
     target.parent.mkdir(parents=True, exist_ok=True)
-    with Bar(passes=True) as bar:
-        _tell(fetch_folder(repository, target, report=bar))
+    with Bar(transient=True) as bar:
+        _print_files(fetch_folder(repository, target, report=bar))
     click.echo(f"Installed as {target.name}, in {target}")
 
 
 def _fetch(remotes: Iterable[Remote], folder: Path) -> list[Fetched]:
     from anytag.models.hub import fetch
 
-    with Bar(passes=True) as bar:
+    with Bar(transient=True) as bar:
         return fetch(remotes, folder, report=bar)
 
 
-def _tell(fetched: Iterable[Fetched]) -> None:
+def _print_files(fetched: Iterable[Fetched]) -> None:
     for file in fetched:
         size = f"{file.bytes / 1e6:,.1f} MB"
         click.echo(f"{file.path.name}: {file.state}, {size}, sha256 {file.sha256[:16]}…, from {file.url}")

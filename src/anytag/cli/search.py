@@ -1,4 +1,4 @@
-"""`anytag search`: photos of the library by words, or like a photo."""
+"""`anytag search`: search the library by text or by a similar photo."""
 
 from __future__ import annotations
 
@@ -19,26 +19,21 @@ _FORMATS = ("text", "jsonl")
 
 @click.command("search", short_help="Find photos of the library.")
 @click.argument("text", required=False)
-@click.option("--tag", "tags", metavar="TAG", multiple=True, help="Only photos with TAG; may be repeated.")
+@click.option("--tag", "tags", metavar="TAG", multiple=True, help="Only photos with TAG. May be repeated.")
 @click.option("--not", "exclude_tags", metavar="TAG", multiple=True, help="Only photos without TAG.")
-@click.option("--in", "folder", metavar="FOLDER", type=click.Path(), help="Only photos below FOLDER.")
+@click.option("--in", "folder", metavar="FOLDER", type=click.Path(), help="Only photos in or below FOLDER.")
 @click.option("--after", metavar="DATE", help="Taken on DATE or later: 2024, 2024-05 or 2024-05-31.")
 @click.option("--before", metavar="DATE", help="Taken before DATE.")
-@click.option(
-    "--like",
-    metavar="PHOTO",
-    type=paths.PATH,
-    help="Rank by similarity to PHOTO, which need not be in the library.",
-)
+@click.option("--like", metavar="PHOTO", type=paths.PATH, help="Photos similar to PHOTO, any photo file.")
 @click.option(
     "--top-k",
     metavar="N",
     type=click.IntRange(min=1),
     default=10,
     show_default=True,
-    help="At most N photos.",
+    help="Maximum number of photos.",
 )
-@click.option("--all", "unfolded", is_flag=True, help="Show near copies of a photo separately.")
+@click.option("--all", "unfolded", is_flag=True, help="List near duplicates of a photo separately.")
 @click.option("--open", "opens", is_flag=True, help="Open the best photo.")
 @click.option("--model", metavar="NAME|FOLDER", help="The model that the library was synced with.")
 @library_sync.database
@@ -56,21 +51,23 @@ def command(
     opens: bool,
     model: str | None,
     database: Path | None,
-    writing: outputs.Writing,
+    output_options: outputs.OutputOptions,
 ) -> None:
     """Find photos of the library by TEXT, a sentence or a few words; by tags, dates, folder; or by a photo.
 
-    File names, keywords and your decisions are matched by their words, everything else by the model. The
-    score is the probability that a photo fits. Photos below 0.5 do not fit and are not shown; if none fits,
-    the command says so. With --like the score is the similarity; with TEXT as well, only of photos that fit
-    it. With neither, the newest photos come first.
+    File names, keywords and your own tags match by words, everything else by the model. The score is the
+    probability that the photo fits; photos below 0.5 are not listed. With --like the score is the similarity;
+    with both, photos must fit TEXT. Without either the newest photos come first.
 
-    Exit code: 0 even if nothing fits, 2 usage error, 3 the result cannot be written.
+    Exit code: 0 success, even if nothing fits, 2 invalid usage, 3 the output cannot be written.
     """
     if text is None and like is None and not (tags or exclude_tags or folder or after or before):
-        raise click.UsageError("Give words to look for, --like PHOTO, or a filter such as --tag.")
-    format_ = outputs.settle("search", writing, _FORMATS, photos=[like or ""])
-    with library_sync.opened(database) as library, sinks.open_output(writing.output, format_) as sink:
+        raise click.UsageError("Give a text, --like PHOTO, or a filter such as --tag.")
+    format_ = outputs.check_format("search", output_options, _FORMATS, photos=[like or ""])
+    with (
+        library_sync.open_library(database) as library,
+        sinks.open_output(output_options.output, format_) as sink,
+    ):
         found = library.search(
             None if text is None else lists.decoded(text),
             tags=tuple(map(lists.decoded, tags)),
@@ -93,24 +90,24 @@ def command(
 def _row(hit: Hit, format_: str, *, is_terminal: bool) -> str:
     if format_ == "jsonl":
         return json.dumps(hit.to_dict(), ensure_ascii=False) + "\n"
-    show = writers.visible if is_terminal else one_line  # a program can open the path that it reads
+    show = writers.visible if is_terminal else one_line  # programs must get the unescaped path
     count = len(hit.copies)
     copies = f"\t{count} near {'copy' if count == 1 else 'copies'}" if count else ""
     return f"{show(hit.photo.path)}\t{hit.score:.2f}{copies}\n"
 
 
 def _say(found: Found, text: str | None, *, by_words: bool) -> None:
-    """Says what the rows do not: that nothing fits, and which photos could not be compared."""
+    """Report on stderr if nothing fits, and how many photos could not be compared."""
     if not found.photos:
-        click.echo("No photo of the library is so; anytag library status tells what it holds.", err=True)
+        click.echo("No photo of the library matches; see anytag library status.", err=True)
     elif not found.hits:
-        what = "is like this one" if text is None else f"fits {writers.visible(text)!r}"
+        what = "is similar to this one" if text is None else f"fits {writers.visible(text)!r}"
         near = ", ".join(f"{writers.visible(hit.photo.path)} ({hit.score:.2f})" for hit in found.nearest)
         nearest = f"; the nearest: {near}" if near else ""
         click.echo(f"None of {found.photos} photos {what}{nearest}.", err=True)
     if by_words and found.unseen:
         click.echo(
-            f"{found.unseen} of {found.photos} photos were not seen by this model, and found by words alone: "
-            "anytag library sync, with --retag where another model saw them.",
+            f"{found.unseen} of {found.photos} photos have no embedding of this model and match by words "
+            "only: run anytag library sync, with --retag if another model tagged them.",
             err=True,
         )

@@ -1,4 +1,4 @@
-"""Where rows go: stdout, or a file that is whole or not there; no row is lost when the work stops."""
+"""Outputs for rows: stdout, or a file that is replaced atomically and can be resumed."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _CLOSED = "stdout is closed: give a FILE to write to."
 
 
 def is_stdout(output: str | os.PathLike[str] | None) -> bool:
-    """Is it `-`, in every command the name of stdout?"""
+    """Whether an output is `-`, the name of stdout."""
     return output is not None and os.fspath(output) == os.fspath(STDOUT)
 
 
 @contextmanager
-def whole(output: Path | str) -> Iterator[Path | str]:
-    """Where a file is written that takes its place at once; for `-` a draft, which goes to stdout at the end.
+def atomic_output(output: Path | str) -> Iterator[Path | str]:
+    """The path to write a file to; for `-` a temporary file, which is copied to stdout at the end.
 
     Raises:
-        OutputError: stdout takes no more.
+        OutputError: stdout cannot be written.
     """
     if not is_stdout(output):
         yield output
@@ -50,30 +50,30 @@ def whole(output: Path | str) -> Iterator[Path | str]:
 
 
 def say(message: str, *outputs: str | os.PathLike[str] | None) -> None:
-    """Says what a command did: on stdout, or on stderr where one of its outputs is stdout."""
+    """Print a message to stdout, or to stderr if one of the outputs is stdout."""
     click.echo(message, err=any(map(is_stdout, outputs)))
 
 
 def open_output(output: Path | None, format_: str, *, resume: bool = False) -> Stdout | File:
-    """Where rows go; a file is one that `outputs.settle` has let through.
+    """Open the output for rows; a file must have passed `outputs.check_format`.
 
     Raises:
-        click.UsageError: stdout is closed, or cannot be resumed.
+        click.UsageError: stdout is closed, or `resume` is set for stdout.
     """
     if output is not None and output != STDOUT:
         return File(output, format_, resume=resume)
     if resume:
-        raise click.UsageError("--resume goes on with the FILE of --output: give it.")
+        raise click.UsageError("--resume needs --output FILE.")
     return Stdout(format_)
 
 
-def _on_unfit(format_: str) -> str:
-    # file names need not be Unicode: text and csv give their bytes back, JSON has an escape for them
+def _encoding_errors(format_: str) -> str:
+    # file names need not be valid Unicode: text and CSV keep their bytes, JSON escapes them
     return "backslashreplace" if format_ == "jsonl" else "surrogateescape"
 
 
 class Stdout:
-    """Writes to stdout, each row at once."""
+    """Writes rows to stdout, unbuffered."""
 
     def __init__(self, format_: str) -> None:
         if sys.stdout is None:
@@ -83,11 +83,11 @@ class Stdout:
             if self.is_terminal:
                 sys.stdout.reconfigure(errors="backslashreplace")
             else:
-                sys.stdout.reconfigure(encoding="utf-8", errors=_on_unfit(format_))
+                sys.stdout.reconfigure(encoding="utf-8", errors=_encoding_errors(format_))
 
     @property
     def is_shared(self) -> bool:
-        """May rows appear on the terminal without passing through this process?"""
+        """Whether rows may reach the terminal through another process, as in a pipe."""
         try:
             return not (self.is_terminal or Path(f"/dev/fd/{sys.stdout.fileno()}").is_file())
         except (OSError, ValueError):
@@ -100,19 +100,19 @@ class Stdout:
         pass
 
     def begin(self, head: str = "", run: Mapping[str, object] | None = None) -> None:
-        """Writes what stands before the first row."""
+        """Write the header."""
         if head:
             self.write(head)
 
     def is_done(self, path: str) -> bool:
-        """Nothing was done before."""
+        """False: stdout has no rows of an earlier run."""
         return False
 
     def write(self, lines: str, path: str | None = None, *, is_good: bool = True) -> None:
-        """Writes whole lines.
+        """Write complete lines.
 
         Raises:
-            OutputError: stdout takes no more.
+            OutputError: stdout cannot be written.
         """
         try:
             click.echo(lines, nl=False, color=True if self.is_terminal else None)
@@ -123,16 +123,16 @@ class Stdout:
 
 
 class File:
-    """Writes a file as rows come, each whole and at once, to `NAME.part` beside it, renamed when all is done.
+    """Writes rows, unbuffered, to `NAME.part`, which replaces `NAME` at the end.
 
-    So `NAME` is never half a result. When the work is interrupted, `NAME.part` has the rows that were done,
-    and an earlier `NAME` stays. The file is locked: another process cannot write it. What makes the rows as
-    they are is in `NAME.part.json`, so that only the same work goes on. A pipe or device is written directly.
+    So `NAME` is never incomplete. After an interruption, `NAME.part` has the finished rows, and an earlier
+    `NAME` is unchanged. The file is locked against other processes. `NAME.part.json` has the options and the
+    model of the run, so that it is resumed only with the same ones. Pipes and devices are written directly.
 
     Args:
-        path: what `outputs.settle` has let through.
+        path: a path that has passed `outputs.check_format`.
         format_: of the rows.
-        resume: go on with the rows of `NAME.part`.
+        resume: continue with the rows of `NAME.part`.
     """
 
     is_terminal = False
@@ -140,24 +140,24 @@ class File:
 
     def __init__(self, path: Path, format_: str, *, resume: bool = False) -> None:
         self._is_special = is_special(path)
-        self.path = path if self._is_special else path.resolve()  # a link stays a link
+        self.path = path if self._is_special else path.resolve()  # symbolic links are kept
         self.part = self.path if self._is_special else self.path.with_name(self.path.name + ".part")
         self._run_file = self.part.with_name(self.part.name + ".json")
         self._format, self._resume = format_, resume
-        self._photos: dict[str, journal.Rows] = {}  # those of an earlier run, and of this one that goes on
+        self._photos: dict[str, journal.Rows] = {}  # of the earlier run, and of this one that resumes it
         self._order: list[str] = []
         self._was_empty = self._is_resumed = self._has_good = False
         self._head = 0  # bytes before the first row of this run
-        self._has_earlier = False  # rows, of a run that this one goes on with
+        self._has_earlier = False  # whether there are rows of an earlier run
         self._file: FileIO
         if self._is_special and resume:
-            raise click.UsageError(f"--resume goes on with a file, and {path} is none.")
+            raise click.UsageError(f"--resume needs a regular file, and {path} is not one.")
 
     def __enter__(self) -> File:
-        """Opens and locks the file.
+        """Open and lock the file.
 
         Raises:
-            RefusedOutputError: another process writes it, rows of an earlier run are there, or it cannot be
+            RefusedOutputError: another process writes it, it has rows of an earlier run, or it cannot be
                 written.
         """
         try:
@@ -168,24 +168,24 @@ class File:
         if not self._was_empty and not self._resume:
             self._file.close()
             raise RefusedOutputError(
-                f"{self.part} has the rows of an earlier run that did not end: give --resume to go on with "
-                "them, or remove it"
+                f"{self.part} has the rows of an unfinished run: give --resume to continue it, or remove the "
+                "file"
             )
         return self
 
     def begin(self, head: str = "", run: Mapping[str, object] | None = None) -> None:
-        """Writes what stands before the first row, or finds the rows of an earlier run.
+        """Write the header, or read the rows of an earlier run.
 
         Args:
-            head: lines.
-            run: what makes the rows as they are, see `outputs.work`.
+            head: header lines.
+            run: options and model of the run; see `outputs.run_settings`.
 
         Raises:
-            RefusedOutputError: other work made the rows that are there.
+            RefusedOutputError: the earlier run had other options or another model.
         """
         if not self._is_special:
             if self._size():
-                self._go_on(dict(run or {}))
+                self._resume_from(dict(run or {}))
             elif run is not None:
                 _check_run_file(self._run_file)
                 with atomic_write(self._run_file) as draft:
@@ -195,22 +195,22 @@ class File:
         self._head = self._size()
 
     def is_done(self, path: str) -> bool:
-        """Has a photo its rows from an earlier run? Ask for each photo, in the order of the input."""
+        """Whether a photo has rows of an earlier run; call it for all photos, in the order of the input."""
         name = journal.key(path, self._format)
         if self._is_resumed:
             self._order.append(name)
         return name in self._photos and self._photos[name].is_good
 
     def write(self, lines: str, path: str | None = None, *, is_good: bool = True) -> None:
-        """Writes whole lines.
+        """Write complete lines.
 
         Args:
             lines: the rows of a photo.
-            path: the photo.
-            is_good: it was read.
+            path: path of the photo.
+            is_good: whether it was read without error.
 
         Raises:
-            OutputError: the disk is full, or gone.
+            OutputError: the file cannot be written, as on a full disk.
         """
         start = self._size()
         self._append(lines)
@@ -227,11 +227,11 @@ class File:
             if error is None and (self._has_good or not _has_content(self.path)):
                 self._finish()
             elif error is None:
-                click.echo(f"No photo could be read: {self.path} stays as it was.", err=True)
+                click.echo(f"No photo could be read: {self.path} is unchanged.", err=True)
                 self._remove()
             elif self._has_earlier or self._size() > self._head:  # an interrupt may come right after a row
-                click.echo(f"What was done is in {self.part}", err=True)
-                click.echo("To go on, give the same command with --resume.", err=True)
+                click.echo(f"Finished rows are in {self.part}", err=True)
+                click.echo("To continue, run the same command with --resume.", err=True)
             elif self._was_empty:
                 self._remove()
 
@@ -239,50 +239,52 @@ class File:
         return os.fstat(self._file.fileno()).st_size
 
     def _append(self, lines: str) -> None:
-        data = lines.encode("utf-8", _on_unfit(self._format))
+        data = lines.encode("utf-8", _encoding_errors(self._format))
         with writing(self.part):
-            while data:  # a disk that is nearly full takes a part
+            while data:  # a nearly full disk writes a part only
                 data = data[self._file.write(data) :]
 
-    def _go_on(self, run: dict[str, object]) -> None:
-        earlier = _run_in(self._run_file)
+    def _resume_from(self, run: dict[str, object]) -> None:
+        earlier = _read_run(self._run_file)
         if not earlier:
             raise RefusedOutputError(
-                f"{self.part} cannot be gone on with: {self._run_file}, which says what made it, is missing "
-                "or damaged; remove it to begin anew"
+                f"{self.part} cannot be resumed: {self._run_file}, which has its options, is missing or "
+                "damaged; remove it to start again"
             )
         if other := sorted(name for name in {**earlier, **run} if earlier.get(name) != run.get(name)):
             raise RefusedOutputError(
-                f"{self.part} was made with another {', '.join(other).replace('_', '-')}: "
-                "give --resume with the command that made it, or remove it"
+                f"{self.part} was written with another {', '.join(other).replace('_', '-')}: "
+                "resume it with its original options, or remove it"
             )
-        self._photos, whole = journal.read(self.part, self._format)
+        self._photos, size = journal.read(self.part, self._format)
         with writing(self.part):
-            self._file.truncate(whole)
+            self._file.truncate(size)
         self._is_resumed = True
         self._has_earlier = bool(self._photos)
         self._has_good = any(rows.is_good for rows in self._photos.values())
 
     def _finish(self) -> None:
-        """The rows take the place of the file; those of several runs in the order of the input."""
+        """Replace the file; rows of several runs are merged in the order of the input."""
         try:
             if self._is_resumed:
                 self._merge()
                 self._remove()
                 return
             if sys.platform == "win32":
-                self._file.close()  # there an open file keeps its name
+                self._file.close()  # Windows does not rename open files
             self.part.replace(self.path)
             self._run_file.unlink(missing_ok=True)
         except (OSError, OutputError) as error:
-            why = error.strerror if isinstance(error, OSError) else error
-            raise OutputError(f"{self.path} cannot be written: {why}. All rows are in {self.part}") from error
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise OutputError(
+                f"{self.path} cannot be written: {reason}. All rows are in {self.part}"
+            ) from error
 
     def _merge(self) -> None:
         others = [name for name in self._photos.keys() - set(self._order) if name]
         if others:
             click.echo(
-                f"{len(others)} photos of the earlier run are not named now; their rows stay.", err=True
+                f"{len(others)} photos of the earlier run are not in this one; their rows are kept.", err=True
             )
         names = [*(name for name in self._photos if name in set(others)), *self._order]
         with atomic_write(self.path) as draft, draft.open("wb") as merged, self.part.open("rb") as rows:
@@ -295,19 +297,19 @@ class File:
     def _remove(self) -> None:
         if sys.platform == "win32":
             self._file.close()
-        if "anytag" in _run_in(self._run_file):
+        if "anytag" in _read_run(self._run_file):
             self._run_file.unlink()
         self.part.unlink(missing_ok=True)
 
 
 def _locked(part: Path) -> FileIO:
-    """The file, made where it is missing, opened to append, and locked.
+    """Open a file for appending, created if it is missing, and lock it.
 
     Raises:
-        RefusedOutputError: another process has it, or something else has its name, as a pipe.
+        RefusedOutputError: another process has locked it, or it is not a regular file.
     """
     if part.exists() and not part.is_file():
-        raise RefusedOutputError(f"{part} is there and is no file: give another file, or remove it")
+        raise RefusedOutputError(f"{part} is not a regular file: give another file, or remove it")
     while True:
         file = FileIO(part, "a")
         if not lock(file):
@@ -318,15 +320,15 @@ def _locked(part: Path) -> FileIO:
                 return file
         except FileNotFoundError:
             pass
-        file.close()  # the other process came to its end in between, and this file has another name now
+        file.close()  # another process has finished and renamed this file in the meantime
 
 
 def _has_content(path: Path) -> bool:
     return path.exists() and path.stat().st_size > 0
 
 
-def _run_in(file: Path) -> dict[str, object]:
-    """What made an unfinished file; nothing where that is not known."""
+def _read_run(file: Path) -> dict[str, object]:
+    """The options of an unfinished run; empty if they cannot be read."""
     try:
         run = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -335,7 +337,7 @@ def _run_in(file: Path) -> dict[str, object]:
 
 
 def _check_run_file(file: Path) -> None:
-    if _has_content(file) and "anytag" not in _run_in(file):
+    if _has_content(file) and "anytag" not in _read_run(file):
         raise RefusedOutputError(
-            f"{file} is there, and not of anytag: give another --output, or move it away"
+            f"{file} exists and was not written by anytag: give another --output, or move it away"
         )

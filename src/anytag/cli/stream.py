@@ -1,4 +1,4 @@
-"""Results on their way out: rows as they come, failures on stderr, a bar for eyes where it takes long."""
+"""Write results as they arrive: rows, errors on stderr, and a progress bar for long runs."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from anytag.cli.sinks import File, Stdout
 from anytag.progress import watched
 from anytag.results import Failure
 
-LONG = 50  # photos from which a progress bar is worth its start, and a summary is wanted
-SHOWN = 5  # failures for one reason on a terminal; the others are counted
+PROGRESS_MIN_PHOTOS = 50  # minimum for a progress bar and a summary
+MAX_SHOWN = 5  # failures with the same reason shown on a terminal; further ones are counted
 
 
 class Result(Protocol):
-    """What every photo's result tells."""
+    """What the results of all commands have."""
 
     @property
     def path(self) -> str | None: ...
@@ -35,13 +35,13 @@ class Result(Protocol):
 R = TypeVar("R", bound=Result)
 
 
-class Todo:
-    """The photos that are left to do.
+class Pending:
+    """The photos without rows of an earlier run.
 
     Args:
-        paths: all, a list or a stream.
-        sink: knows which rows are there already.
-        output: where they are written: no photo of the stream may be this file.
+        paths: paths of all photos, a list or a stream.
+        sink: knows the rows of the earlier run.
+        output: the output file, which no photo of a stream may be.
     """
 
     def __init__(self, paths: Iterable[str], sink: Stdout | File, output: Path | None) -> None:
@@ -55,7 +55,7 @@ class Todo:
 
     @property
     def total(self) -> int | None:
-        """How many, where that is known."""
+        """The number of photos; None for a stream."""
         return len(self.paths) if isinstance(self.paths, list) else None
 
     def _left(self, paths: Iterable[str]) -> Iterator[str]:
@@ -67,7 +67,7 @@ class Todo:
 
 
 class Summary:
-    """Counts photos as their results pass, reports those that failed, and says at the end how it went."""
+    """Counts photos, reports failures, and prints a summary at the end."""
 
     def __init__(self) -> None:
         self.photos = self.failed = 0
@@ -76,7 +76,7 @@ class Summary:
         self._start = time.monotonic()
 
     def add(self, path: str | None, error: Failure | None) -> None:
-        """A photo's result; an error is shown at once, on a terminal the first ones of each reason."""
+        """Count a photo; errors are printed at once, on a terminal only the first ones of each reason."""
         self.photos += 1
         if error is None:
             return
@@ -85,17 +85,17 @@ class Summary:
         self.failed += 1
         self._reasons[reason] += 1
         self._messages.setdefault(reason, message)
-        if self._reasons[reason] <= SHOWN or not is_terminal(sys.stderr):
-            writers.complain(f"Failed: {error.message}")
+        if self._reasons[reason] <= MAX_SHOWN or not is_terminal(sys.stderr):
+            writers.echo_error(f"Failed: {error.message}")
 
     def end(self, *, done: int = 0, not_drawn: int = 0) -> None:
-        """Says it on stderr, where it was long, somebody watches or a photo failed; then the exit code is 1.
+        """Print the summary of long, interactive or failed runs to stderr; exit with code 1 after failures.
 
         Args:
-            done: photos whose rows were there from an earlier run.
-            not_drawn: photos whose tags could not be drawn.
+            done: number of photos with rows of an earlier run.
+            not_drawn: number of photos whose tags could not be drawn.
         """
-        if self.photos >= LONG or done or (self.photos > 1 and is_terminal(sys.stderr)):
+        if self.photos >= PROGRESS_MIN_PHOTOS or done or (self.photos > 1 and is_terminal(sys.stderr)):
             speed = self.photos / max(time.monotonic() - self._start, 1e-9)
             before = f", {done} done before" if done else ""
             shown = f"{speed:,.0f}" if speed >= 100 else f"{speed:.3g}"
@@ -115,7 +115,7 @@ class Summary:
 def write_rows(
     results: Iterable[R], sink: Stdout | File, row: Callable[[R], str], summary: Summary | None = None
 ) -> Summary:
-    """Writes all results, and counts them."""
+    """Write all results, and count them."""
     summary = summary or Summary()
     for result in results:
         if lines := row(result):
@@ -125,15 +125,15 @@ def write_rows(
 
 
 def with_progress(results: Iterable[R], total: int | None, *, is_shared: bool = False) -> Iterator[R]:
-    """The same results, and a bar on the terminal while they come, if that may take long.
+    """Yield the results, with a progress bar on a terminal for long runs.
 
     Args:
         results: of photos.
-        total: how many, where that is known.
-        is_shared: rows go where they may reach the terminal by another process, in the middle of a bar.
+        total: their number; None if unknown.
+        is_shared: whether rows may reach the terminal through another process, which would break the bar.
     """
-    if not is_terminal(sys.stderr) or is_shared or (total is not None and total < LONG):
+    if not is_terminal(sys.stderr) or is_shared or (total is not None and total < PROGRESS_MIN_PHOTOS):
         yield from results
         return
-    with Bar(passes=True) as bar:
+    with Bar(transient=True) as bar:
         yield from watched(results, bar, total=total, what="")

@@ -1,4 +1,4 @@
-"""`anytag train`: a recipe and rows in, a trained model out."""
+"""`anytag train`: train a model by a recipe."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 
 from anytag._io import check_folder
 from anytag.cli.bar import Bar, duration
-from anytag.cli.options import Listing, Number, Place
+from anytag.cli.options import FiniteFloat, LazyHelpCommand, OutputPath
 
 _RUN = frozenset(("recipe.json", "state.pt", "student.pt", "log.jsonl"))
 _BEGINNING = frozenset(("vocabulary.jsonl", "vocab.txt", "teacher", "cache", "tokens"))
@@ -19,7 +19,7 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 class Data(click.Path):
-    """A file on disk, which must be there, or a URL."""
+    """An existing file, or a URL."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return value if "://" in str(value) else super().convert(value, param, ctx)
@@ -29,21 +29,31 @@ _DATA = Data(exists=True, dir_okay=False, path_type=Path)
 
 
 def on_machine(function: Any) -> Any:
-    """Options of how a run is run."""
+    """Add the options that do not change the recipe: hardware, checkpoints and logging."""
     options = (
         click.option(
             "--accumulate", metavar="N", type=click.IntRange(min=1), default=1, show_default=True,
-            help="Number of parts into which a step's photos are split.",
+            help="Gradient accumulation: number of micro-batches per step.",
         ),
-        click.option("--checkpointing", is_flag=True, help="Recompute activations to save memory."),
-        click.option("--compile", is_flag=True, help="Use torch.compile with inductor, useful on a GPU."),
+        click.option(
+            "--checkpointing", is_flag=True, help="Gradient checkpointing: less memory, more time."
+        ),
+        click.option("--compile", is_flag=True, help="Use torch.compile, for GPUs."),
         click.option(
             "--workers", metavar="N", type=click.IntRange(min=0), default=2, show_default=True,
-            help="Number of processes that read photos.",
+            help="Data loader processes.",
         ),
-        click.option("--save-minutes", metavar="X", type=Number(min=0), default=4.0, show_default=True),
-        click.option("--log-every", metavar="N", type=click.IntRange(min=1), default=20, show_default=True),
-        click.option("--tensorboard/--no-tensorboard", default=True, show_default=True),
+        click.option(
+            "--save-minutes", metavar="X", type=FiniteFloat(min=0), default=4.0, show_default=True,
+            help="Minutes between checkpoints.",
+        ),
+        click.option(
+            "--log-every", metavar="N", type=click.IntRange(min=1), default=20, show_default=True,
+            help="Steps between log lines.",
+        ),
+        click.option(
+            "--tensorboard/--no-tensorboard", default=True, show_default=True, help="Log to TensorBoard."
+        ),
         click.option("--wandb", metavar="PROJECT", default="", help="Also log to Weights & Biases."),
     )  # fmt: skip
     for option in reversed(options):
@@ -57,23 +67,23 @@ def _recipes() -> Iterable[str]:
     return tuple(RECIPES)
 
 
-@click.command("train", short_help="Train a model from photos.", cls=Listing, names=_recipes)
+@click.command("train", short_help="Train a model from photos.", cls=LazyHelpCommand, names=_recipes)
 @click.argument("recipe", metavar="RECIPE")
 @click.argument("numbers", metavar="[key=value]...", nargs=-1)
 @click.option("--data", metavar="FILE", type=_DATA, help="rows.jsonl, a .csv of image,tags, or a URL.")
-@click.option("--output", metavar="FOLDER", type=Place(path_type=Path), help="The run's folder.")
+@click.option("--output", metavar="FOLDER", type=OutputPath(path_type=Path), help="Folder of the run.")
 @click.option(
     "--tag-list", metavar="FILE", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="With published annotations: the tags for their ids, one per line; the vocabulary of the run.",
+    help="For published annotations: the tags that their ids index, one per line; the run's vocabulary.",
 )  # fmt: skip
 @click.option(
     "--cache",
     metavar="FOLDER",
-    type=Place(path_type=Path),
-    help="For mini: the feature cache, completed if necessary.",
+    type=OutputPath(path_type=Path),
+    help="For mini: cached features, computed if they are missing.",
 )
 @click.option("--vocabulary", metavar="FOLDER", type=_FOLDER, help="For mini: tags and descriptions.")
-@click.option("--dry-run", is_flag=True, help="Only print parameters, memory, steps and time.")
+@click.option("--dry-run", is_flag=True, help="Only estimate parameters, memory, steps and time.")
 @on_machine
 def command(
     recipe: str,
@@ -86,11 +96,11 @@ def command(
     dry_run: bool,
     **run_options: Any,
 ) -> None:
-    """Train with a recipe: {names}.
+    """Train a model by a recipe: {names}.
 
-    Any number of the recipe can be set by key=value; the whole recipe is printed, without numbers that have
-    no effect. The same command resumes an interrupted run. On several devices or machines: accelerate launch
-    -m anytag train ...
+    Any value of the recipe can be changed by key=value; the resolved recipe is printed, without values that
+    have no effect. The same command resumes an interrupted run. On several devices or machines: accelerate
+    launch -m anytag train ...
     """
     if output is not None and not dry_run:
         inputs = [one for one in (data, cache, vocabulary) if isinstance(one, Path)]
@@ -113,43 +123,43 @@ def command(
 
 
 def is_run(folder: Path) -> bool:
-    """Does a folder hold a run, or the little that one writes before its first step?"""
+    """Whether a folder holds a run, or only what a run writes before its first step."""
     names = {file.name for file in folder.iterdir() if not file.name.startswith(".")}
     return bool(names & _RUN) or names <= _BEGINNING
 
 
 def show(numbers: Mapping[str, Any]) -> None:
-    """The recipe, fully resolved."""
+    """Print the resolved recipe."""
     click.echo(json.dumps(numbers, indent=1, ensure_ascii=False))
 
 
 def print_result(result: Path) -> None:
-    """What came of a run."""
+    """Print where the result of a run is."""
     click.echo(f"Try it: anytag tag --model {result} PHOTO" if result.is_dir() else f"Written: {result}")
 
 
 def needed(path: Path | None, option: str) -> Path:
-    """A path that this recipe needs."""
+    """The path, or a usage error if it is missing."""
     if path is None:
         raise click.UsageError(f"{option} is missing.")
     return path
 
 
 def _estimate(recipe: Any, data: Any, tag_list: Path | None) -> str:
-    """What a run would take, in words."""
+    """Format what a run would take."""
     from anytag.torch.training.dry_run import plan
 
     planned = plan(recipe, data, tag_list=tag_list)
     cost, photos = planned.cost, recipe.batch_size
     lines = [
-        f"{cost.parameters / 1e6:.1f} million numbers are trained, {cost.fixed / 1e6:.1f} million are fixed",
+        f"{cost.parameters / 1e6:.1f} million trainable parameters, {cost.fixed / 1e6:.1f} million frozen",
         f"{planned.tags} tags of {planned.texts} texts, {planned.photos} photos{planned.assumed}",
         f"{cost.steps} steps of {photos} photos",
         f"annotations: read and parsed once, about {duration(planned.parse_seconds)} and "
-        f"{planned.stored_bytes / 1e9:.1f} GB of disk; then a start takes seconds, and little memory",
-        f"memory of a process: {cost.memory(0) / 1e9:.1f} GB and {cost.photo_bytes / 1e6:.0f} MB a photo; "
+        f"{planned.stored_bytes / 1e9:.1f} GB of disk; later starts take seconds, and little memory",
+        f"memory per process: {cost.memory(0) / 1e9:.1f} GB and {cost.photo_bytes / 1e6:.0f} MB per photo; "
         f"with all {photos} photos at once {cost.memory(photos) / 1e9:.1f} GB",
-        f"{cost.photo_flops / 1e9:.1f} GFLOP a photo; at half of the {cost.speed / 1e9:.0f} GFLOP/s that a "
-        f"product reaches here, alone: {duration(cost.seconds(photos))}",
+        f"{cost.photo_flops / 1e9:.1f} GFLOP per photo; at half of the {cost.speed / 1e9:.0f} GFLOP/s of a "
+        f"matrix product on this device, alone: {duration(cost.seconds(photos))}",
     ]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""`anytag vocabulary`: a corpus of captions in, a vocabulary out, with a person in between."""
+"""`anytag vocabulary`: build a vocabulary from captions, with a review in between."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from anytag._io import read_text
-from anytag.cli.options import Number
-from anytag.cli.sinks import is_stdout, whole
+from anytag.cli.options import FiniteFloat
+from anytag.cli.sinks import atomic_output, is_stdout
 
 if TYPE_CHECKING:
     from anytag.data.vocabulary.merging import Merge
@@ -25,45 +25,40 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _RECIPE = click.Choice(["ram", "tag2text"])
 
 
-@click.group("vocabulary", short_help="Make a vocabulary from captions.")
+@click.group("vocabulary", short_help="Build a vocabulary from captions.")
 def command() -> None:
-    """Make a vocabulary: `candidates` reads captions and writes a table, you edit it, `build` reads the
-    result.
-    """
+    """Build a vocabulary: `candidates` writes a table from captions, you edit it, `build` reads it."""
 
 
-@command.command("candidates", short_help="Turn a corpus of captions into a table to review.")
+@command.command("candidates", short_help="Write a table of candidates from captions.")
 @click.argument("corpus", metavar="CORPUS...", nargs=-1, required=True, type=click.Path(allow_dash=True))
 @click.option(
     "--output", metavar="FILE", type=_FILE, default=Path("candidates.tsv"), show_default=True,
     help="Where to write; - is stdout.",
 )  # fmt: skip
-@click.option("--report", metavar="FILE", type=_FILE, help="Also write a page with plots: FILE.html.")
+@click.option("--report", metavar="FILE", type=_FILE, help="Also write an HTML page with plots.")
 @click.option(
     "--min-count", metavar="N", type=click.IntRange(min=1), default=20, show_default=True,
-    help="Minimum number of captions that use a name.",
+    help="Minimum number of captions with a name.",
 )  # fmt: skip
-@click.option("--top", metavar="N", type=click.IntRange(min=1), help="Only the N most frequent names.")
+@click.option("--top", metavar="N", type=click.IntRange(min=1), help="Keep the N most frequent names.")
 @click.option("--recipe", type=_RECIPE, help="The published sizes: --top 6449 for ram.")
-@click.option("--limit", metavar="N", type=click.IntRange(min=1), help="Read at most N photos.")
-@click.option("--new", is_flag=True, help="Also find names that are on no list.")
+@click.option("--limit", metavar="N", type=click.IntRange(min=1), help="Read only the first N photos.")
+@click.option("--new", is_flag=True, help="Also find names that are not in the lexicon.")
 @click.option(
-    "--keep-new", is_flag=True, help="Keep names found by --new; otherwise the table marks them as dropped."
+    "--keep-new", is_flag=True, help="Keep these names; by default the table lists them as dropped."
 )
-@click.option("--spacy", is_flag=True, help="Parse captions with spaCy (slower).")
-@click.option("--include", metavar="FILE", type=_READABLE, help="Names to include in any case, one per line.")
+@click.option("--spacy", is_flag=True, help="Parse captions with spaCy, which is slower.")
+@click.option("--include", metavar="FILE", type=_READABLE, help="Names to keep in any case, one per line.")
 @click.option("--exclude", metavar="FILE", type=_READABLE, help="Names to drop, one per line.")
 @click.option(
-    "--wordnet",
-    metavar="FOLDER",
-    type=_FOLDER,
-    help="Folder of WordNet's files; names of one synset become one tag.",
+    "--wordnet", metavar="FOLDER", type=_FOLDER, help="WordNet's files, to merge names of the same synset."
 )
 @click.option(
-    "--similar", metavar="X", type=Number(0, 1), default=0.8, show_default=True,
-    help="Minimum cosine of two names' vectors to be considered one tag; 1 disables this.",
+    "--similar", metavar="X", type=FiniteFloat(0, 1), default=0.8, show_default=True,
+    help="Minimum cosine of two names' embeddings for merging them; 1 uses no embeddings.",
 )  # fmt: skip
-@click.option("--clip", metavar="NAME|FOLDER", help="Use CLIP's vectors instead of the embedded table's.")
+@click.option("--clip", metavar="NAME|FOLDER", help="Use CLIP's embeddings instead of the embedded table.")
 def candidates(
     corpus: tuple[str, ...],
     output: Path,
@@ -84,7 +79,7 @@ def candidates(
 
     lists = [str(one) for one in (options["include"], options["exclude"]) if one is not None]
     if report == output:
-        raise click.UsageError("--report and --output are one file: give two.")
+        raise click.UsageError("--report and --output are the same file: give two.")
     if not is_stdout(output):
         review.check_review(output, [*corpus, *lists])
     if report is not None and not is_stdout(report):
@@ -100,10 +95,10 @@ def candidates(
         exclude=excluded,
         keep_new=options["keep_new"],
     )
-    with whole(output) as file:
+    with atomic_output(output) as file:
         review.write_review(Path(file), rows)
     if report is not None:
-        with whole(report) as file:
+        with atomic_output(report) as file:
             vocabulary_page.write_page(Path(file), rows)
     text = ", ".join(f"{count} {action}" for action, count in review.count_actions(rows))
     click.echo(
@@ -112,23 +107,23 @@ def candidates(
     )
 
 
-@command.command("build", short_help="Turn the reviewed table into a vocabulary.")
+@command.command("build", short_help="Build the vocabulary from the reviewed table.")
 @click.argument("review", metavar="TABLE", type=_READABLE)
 @click.option(
     "--output", metavar="FILE", type=_FILE, default=Path("vocabulary.jsonl"), show_default=True,
     help="Where to write; - is stdout.",
 )  # fmt: skip
-@click.option("--size", metavar="N", type=click.IntRange(min=1), help="Only the N most frequent tags.")
+@click.option("--size", metavar="N", type=click.IntRange(min=1), help="Keep the N most frequent tags.")
 @click.option("--recipe", type=_RECIPE, help="The published sizes: --size 4585 for ram, 3429 for tag2text.")
 def build(review: Path, output: Path, size: int | None, recipe: str | None) -> None:
-    """Build a vocabulary from a reviewed table."""
+    """Build the vocabulary from a reviewed table."""
     from anytag.data.vocabulary import review as module
 
     if not is_stdout(output):
         module.check_vocabulary(output, [str(review)])
     size = size or (module.RECIPES[recipe].size if recipe else None)
     vocabulary = module.build(module.read_review(review), size=size)
-    with whole(output) as file:
+    with atomic_output(output) as file:
         vocabulary.write(file)
     click.echo(f"{len(vocabulary)} tags in {output}", err=True)
 
@@ -154,7 +149,7 @@ def _parser(*, spacy: bool, new: bool) -> CaptionParser:
 
 
 def _photos(corpus: Sequence[str], limit: int | None, *, again: bool = False) -> Iterable[Sequence[str]]:
-    """Captions of one photo after the other; bad rows are told the first time."""
+    """Captions photo by photo; invalid rows are reported in the first pass."""
     from anytag.data import formats
 
     on_error = (lambda _: None) if again else _echo_error

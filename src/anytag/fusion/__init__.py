@@ -1,5 +1,4 @@
-"""How well a sentence fits a photo: the tags that it names and its vector, fused into one calibrated score.
+"""Score how well a sentence fits a photo: scores of its terms and of its embedding, fused and calibrated.
 
-The one place for it: `Retriever` ranks photos that it is given by this, and `anytag.library` those of a
-database, where what people said is evidence, too.
+Used by `Retriever` and by the search of `anytag.library`, where decisions of the user are evidence too.
 """

@@ -1,4 +1,4 @@
-"""Vectors of photos against a few columns: every one, exactly, in blocks as they lie on the disk."""
+"""Exact products of all photo embeddings with a few columns, in blocks in the order of the file."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ import numpy as np
 from anytag._typing import Floats, Ints
 from anytag.records import Records
 
-_BLOCK = 4096  # vectors at once: 8 MB of 512 floats
+_BLOCK = 4096  # embeddings per block: 8 MB at 512 dimensions
 
 
 def blocks(vectors: Records, slots: Ints) -> Iterator[tuple[Ints, Floats]]:
-    """The vectors of N photos in the order in which they lie, some at a time.
+    """Read the embeddings of N photos in blocks, in the order of the file.
 
     Args:
         vectors: S×E.
-        slots: N, where a photo's vector lies; below 0 or from S on where there is none.
+        slots: int N, the row of each photo's embedding; outside [0, S) if it has none.
 
     Yields:
-        int64 n and float32 n×E: which of the N photos, each once, and their vectors.
+        int64 n, indices into the N photos, and float32 n×E, their embeddings.
     """
     seen = np.flatnonzero((slots >= 0) & (slots < len(vectors)))
     order = seen[np.argsort(slots[seen], kind="stable")]
     for start in range(0, len(order), _BLOCK):
         part = order[start : start + _BLOCK]
-        yield part, _at(vectors, slots[part])
+        yield part, _rows_at(vectors, slots[part])
 
 
 def products(vectors: Records, slots: Ints, columns: Sequence[Floats]) -> Floats:
-    """What N photos' vectors say: float32 N×C, NaN where there is no vector.
+    """Affine functions of the embeddings of N photos: float32 N×C, NaN for photos without an embedding.
 
     Args:
         vectors, slots: as for `blocks`.
-        columns: C of E+1 floats each, weights and bias.
+        columns: C arrays, float32 E+1 each: weights and bias.
 
     Raises:
-        AnytagError: the vectors cannot be read.
+        AnytagError: the embeddings cannot be read.
     """
     found = np.full((len(slots), len(columns)), np.nan, np.float32)
     if len(columns):
@@ -49,12 +49,12 @@ def products(vectors: Records, slots: Ints, columns: Sequence[Floats]) -> Floats
 
 
 def at_once(vectors: Floats, columns: Floats) -> Floats:
-    """The same of n vectors that are in memory: float32 n×C."""
+    """Affine functions of n embeddings in memory: float32 n×C, from float32 n×E and C×(E+1)."""
     return np.asarray(vectors @ np.ascontiguousarray(columns[:, :-1].T) + columns[:, -1])
 
 
 def cosines(vectors: Records, slots: Ints, vector: Floats) -> Floats:
-    """How alike N photos are to one, in [-1, 1]: float32 N, NaN where there is no vector. As `products`."""
+    """Cosine similarities of N photos to one embedding, in [-1, 1]: float32 N, NaN as for `products`."""
     found = np.full(len(slots), np.nan, np.float32)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         unit = vector / np.linalg.norm(vector)
@@ -63,8 +63,8 @@ def cosines(vectors: Records, slots: Ints, vector: Floats) -> Floats:
     return found
 
 
-def _at(vectors: Records, slots: Ints) -> Floats:
-    """Rows by rising number; those of an array are not copied where they follow each other."""
+def _rows_at(vectors: Records, slots: Ints) -> Floats:
+    """Rows by ascending index; contiguous rows are a view."""
     first, last = int(slots[0]), int(slots[-1]) + 1
     found: Floats = vectors[first:last] if last - first == len(slots) else vectors[slots]
     return found

@@ -1,4 +1,4 @@
-"""A sentence as photos are asked: the tags that it names, the words that only people know, its vector."""
+"""Parse a search sentence: the tags and other terms that it names, and its embedding."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from anytag.parsing import Parser
 from anytag.queries.build import Questions
 from anytag.text_encoders.queries import check_texts
 
-LONGEST, MOST_TERMS = 2000, 24
-"""Letters of a sentence that are read, and terms that are asked."""
+MAX_CHARACTERS, MAX_TERMS = 2000, 24
+"""Maximum characters and terms of a sentence; the rest is ignored."""
 _WORD = re.compile(r"[^\W_]+")
-_SILENT = frozenset(
+_STOP_WORDS = frozenset(
     "a about above across after against all along among an and another any are around as at away back be "  # noqa: SIM905
     "before behind being below beside between both but by can couple down during each either every few find "
     "for four from front group has have having he her his i image images in inside into is it its just me "
@@ -34,14 +34,14 @@ _SILENT = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One thing that a sentence asks for.
+    """A term of a sentence.
 
     Attributes:
-        words: the ways to write it, by which it is found among names, keywords and captions.
-        tag: its id in the model's vocabulary, or None.
-        limit: log-odds that a photo which did not get the tag stays below.
-        column: float32 E+1, weights and bias that make a photo's vector the term's log-odds; None where only
-            words tell of it.
+        words: its spellings, searched for in names, keywords and captions.
+        tag: id of its tag in the model's vocabulary, or None.
+        limit: upper bound of the log-odds of photos without the tag.
+        column: float32 E+1, weights and bias that map a photo's embedding to the term's log-odds; None if the
+            term can only be matched by words.
     """
 
     words: tuple[str, ...]
@@ -52,12 +52,12 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """A sentence, read once.
+    """A parsed sentence.
 
     Attributes:
-        terms: what it asks for; none where no word of it says anything.
-        query: float32 E, whose product with a photo's vector tells how well the whole fits; None where the
-            model reads none of its words, or its vectors tell nothing.
+        terms: its terms; empty if it has only stop words.
+        query: float32 E, its embedding, whose product with a photo's measures how well it fits; None
+            if the model knows none of its words, or has no comparable embeddings.
     """
 
     terms: tuple[Term, ...]
@@ -65,18 +65,18 @@ class Sentence:
 
     @property
     def columns(self) -> tuple[Floats, ...]:
-        """What photos' vectors are multiplied with, E+1 floats each: the whole's, then those of terms."""
+        """Columns for `compare.products`, float32 E+1 each: the embedding's, then those of terms."""
         whole = () if self.query is None else (np.append(self.query, np.float32(0)),)
         return *whole, *(term.column for term in self.terms if term.column is not None)
 
 
 class SentenceReader:
-    """Reads sentences for one model; what sees photos is not loaded for it.
+    """Parses sentences for one model; the image encoder is not needed.
 
     Args:
-        questions: the model's.
-        fit: how log-odds are made of products; by default as its card says. Where that says nothing, terms
-            have no columns: another model's numbers would be wrong.
+        questions: the model's query builder.
+        fit: calibration of products; by default the card's. Without one, terms have no columns, since other
+            models' calibrations do not apply.
     """
 
     def __init__(self, questions: Questions, fit: SearchFit | None = None) -> None:
@@ -84,57 +84,57 @@ class SentenceReader:
         self._questions, self.vocabulary = questions, questions.learned
 
     @cached_property
-    def _tags(self) -> Parser:
+    def _tag_parser(self) -> Parser:
         return Parser(vocabulary=self.vocabulary)
 
     @cached_property
-    def _things(self) -> Parser:
-        """Finds whatever else the lexicon knows that can be seen."""
+    def _lexicon_parser(self) -> Parser:
+        """Finds other visible things of the lexicon."""
         return Parser()
 
     def read(self, text: str) -> Sentence:
-        """What a sentence asks for.
+        """Parse a sentence.
 
         Raises:
-            VocabularyError: it is empty, or no text.
+            VocabularyError: it is empty, or not a text.
         """
         check_texts([text])
-        text = text[:LONGEST]
+        text = text[:MAX_CHARACTERS]
         if self.card.text is not None:
             text = self._questions.readable(text)
-        terms = [term for _, term in zip(range(MOST_TERMS), self._terms(text), strict=False)]
+        terms = [term for _, term in zip(range(MAX_TERMS), self._terms(text), strict=False)]
         return Sentence(tuple(terms), self._query(text))
 
     def _terms(self, text: str) -> Iterator[Term]:
         spans: list[tuple[int, int]] = []
-        for name in ("_tags", "_things"):
-            if not _left(text, spans):
+        for name in ("_tag_parser", "_lexicon_parser"):
+            if not _remaining_words(text, spans):
                 return
-            parser: Parser = getattr(self, name)  # the second is made where it is needed
+            parser: Parser = getattr(self, name)  # loaded only when needed
             for found in parser.parse(text):
-                if not _overlap(spans, found.start, found.end) and found.name not in _SILENT:
+                if not _overlap(spans, found.start, found.end) and found.name not in _STOP_WORDS:
                     spans.append((found.start, found.end))
-                    yield self._named(found.name, text[found.start : found.end])
-        yield from (Term((word,)) for word in _left(text, spans))
+                    yield self._visible_term(found.name, text[found.start : found.end])
+        yield from (Term((word,)) for word in _remaining_words(text, spans))
 
-    def _named(self, name: str, wording: str) -> Term:
-        """A term that can be seen: a tag, or what is asked by its words."""
+    def _visible_term(self, name: str, wording: str) -> Term:
+        """A visible term: a tag, or another name with a query from its words."""
         fit, tag = self.fit, self.vocabulary.find(name)
         column: Floats | None = None
         if tag is None:
             query = self._query(name)
             if fit is not None and query is not None:
-                column = _line(np.append(query, 0), fit.word_scale, fit.word_bias)
+                column = _scaled(np.append(query, 0), fit.word_scale, fit.word_bias)
             return Term(_distinct(wording, name), column=column)
         odds = np.log(max(tag.threshold, 1e-6)) - np.log1p(-min(tag.threshold, 0.5))
         limit = min(float(odds), 0.0) - 0.05  # and below one half
         coarse = self.coarse([tag.id])
         if fit is not None and len(coarse):
-            column = _line(coarse[0], fit.tag_scale, fit.tag_bias)
+            column = _scaled(coarse[0], fit.tag_scale, fit.tag_bias)
         return Term(_distinct(wording, tag.name, *tag.synonyms), tag.id, limit, column)
 
     def coarse(self, ids: Sequence[str]) -> Floats:
-        """Of tags, weights and bias for photos' vectors: float32 K×(E+1); none where the model has none."""
+        """The first pass's weights and biases of K tags: float32 K×(E+1); empty if the model has none."""
         return self._questions.coarse(ids)
 
     def _query(self, text: str) -> Floats | None:
@@ -148,9 +148,9 @@ class SentenceReader:
 
 
 def has_embeddings(card: Card) -> bool:
-    """Whether the product of a photo's pooled vector and a text's query tells how well they fit.
+    """Whether the product of a photo's pooled embedding and a text's query measures how well they fit.
 
-    The folded decoder's logits grow with it; those of RAM and RAM++ do not.
+    This holds for the folded decoder, whose logits grow with it, not for RAM and RAM++.
     """
     return card.family == "mini" and card.text is not None
 
@@ -162,16 +162,16 @@ def _distinct(*words: str) -> tuple[str, ...]:
     return tuple(found.values())
 
 
-def _line(column: npt.NDArray[np.floating], scale: float, bias: float) -> Floats:
+def _scaled(column: npt.NDArray[np.floating], scale: float, bias: float) -> Floats:
     moved = np.asarray(scale * column, np.float32)
     moved[-1] += bias
     return moved
 
 
-def _left(text: str, spans: list[tuple[int, int]]) -> list[str]:
-    """The words outside of some spans, but those that say nothing."""
+def _remaining_words(text: str, spans: list[tuple[int, int]]) -> list[str]:
+    """The words outside of some spans, without stop words."""
     words = (match for match in _WORD.finditer(text) if not _overlap(spans, *match.span()))
-    return [match.group() for match in words if match.group().casefold() not in _SILENT]
+    return [match.group() for match in words if match.group().casefold() not in _STOP_WORDS]
 
 
 def _overlap(spans: list[tuple[int, int]], start: int, end: int) -> bool:

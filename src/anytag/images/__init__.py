@@ -1,19 +1,19 @@
-"""Bytes, a path, an open file, a PIL image or an array -> an upright RGB photo -> the model's square.
+"""Load photos (bytes, path, open file, PIL image or array) as upright RGB, and resize them for a model.
 
-There is one decoder, Pillow, for training and for serving, so that a model is asked with the pixels it was
-trained on:
+Training and serving use the same decoder, Pillow, so that the pixels are the same:
 
-1. a JPEG is decoded at the DCT scale (1, 1/2, 1/4, 1/8) whose both sides stay at least `near`: Pillow's
-   `draft`, measured on 12 megapixels: 37 ms instead of 86;
-2. transparency is composited on white, every colour space becomes 8-bit RGB, EXIF orientation is applied;
-3. the photo is squashed to the square, aspect ratio not kept, by Pillow's antialiased filter.
-   A picture of six squares or more on a side (never a JPEG of common size, after 1.) is averaged over whole
-   pixels first: 18 ms instead of 37 from 12 megapixels, at most 2 of 255 levels apart (`reducing_gap=3`).
+1. a JPEG is decoded at the smallest DCT scale (1, 1/2, 1/4, 1/8) of which both sides are at least `min_side`
+   (Pillow's `draft`; 37 ms instead of 86 for 12 megapixels);
+2. transparency is composited on white, every colour space is converted to 8-bit RGB, and the EXIF orientation
+   is applied;
+3. the photo is resized to a square with Pillow's antialiased filter, without keeping the aspect ratio. If it
+   is at least six times as large as the square, which a JPEG of usual size is not after step 1, it is first
+   reduced by box averaging (`reducing_gap=3`): 18 ms instead of 37 for 12 megapixels, with differences of at
+   most 2 of 255 levels.
 
-What the pixels mean is settled here, too: TIFFs that Pillow reads wrong (`tiff`), RAW files (`raw`), colour
-profiles far from sRGB and 16-bit greys (`colour`), files that lack their last bytes (`damage`). Nothing
-global is changed, neither in Pillow nor in its registry of formats; only the plugin for JPEG XL registers
-itself.
+Also handled are TIFFs that Pillow reads wrongly (`tiff`), RAW files (`raw`), colour profiles far from sRGB
+and 16-bit grey (`colour`), and truncated files (`damage`). Pillow's global state and its registry of formats
+are not changed, except that the JPEG XL plugin registers itself.
 """
 
 from __future__ import annotations
@@ -62,10 +62,9 @@ class Photo:
     """An upright RGB photo.
 
     Attributes:
-        picture: Pillow image of mode RGB; smaller than `width` × `height` when decoded at a DCT scale.
-        width: pixels of the upright original, before scaled decoding.
-        height: the same.
-        name: the path, or what stands for it in messages: "<bytes>", "<file>", "<image>", "<array>".
+        picture: Pillow image of mode RGB; smaller than `width` × `height` if decoded at a DCT scale.
+        width, height: size of the upright original in pixels.
+        name: for messages: the path, "<bytes>", "<file>", "<image>" or "<array>".
     """
 
     picture: Image.Image
@@ -75,31 +74,31 @@ class Photo:
 
     @property
     def pixels(self) -> Bytes:
-        """The picture as a fresh uint8 array H×W×3, RGB, 0..255."""
+        """The picture as a new uint8 array H×W×3, RGB, 0..255."""
         return np.array(self.picture)
 
 
 def load(
     source: ImageSource, *, min_side: int | None = None, max_pixels: int = MAX_PIXELS, exact: bool = False
 ) -> Photo:
-    """Reads one photo, upright and in RGB.
+    """Load a photo, upright and in RGB.
 
-    Of an animation it is the first frame, or where that is blank the one of most contrast among the first
-    64; of a TIFF the largest page that is neither a reduced copy nor a mask; of a RAW file that is a TIFF
-    (DNG, NEF, CR2, ARW, PEF, ...) the largest embedded JPEG, whose size is then the photo's.
+    For animations, the first frame is used or, if it is blank, the frame with the most contrast of the first
+    64; for TIFFs, the largest page that is neither a reduced copy nor a mask; for RAW files, a developed page
+    or the largest embedded JPEG, whose size is then the photo's.
 
     Args:
-        source: path, encoded bytes, open file (anything whose `read` gives bytes), PIL image (left as it is),
-            or uint8 array H×W×3 in RGB.
-        min_side: side of the model's square; JPEG files are decoded at the smallest scale that covers it.
-        max_pixels: a photo that is larger as it is decoded (for a JPEG, at its scale) is refused before.
-        exact: as published models are given photos: decoded at full scale, the first frame, transparency
-            dropped and colour profiles not applied.
+        source: path, encoded bytes, open file (any object whose `read` returns bytes), PIL image (not
+            modified), or uint8 array H×W×3 in RGB.
+        min_side: side of the model's square in pixels; JPEGs are decoded at the smallest scale covering it.
+        max_pixels: maximum number of decoded pixels (of a JPEG, at its scale); larger photos are refused.
+        exact: preprocess as for the published models: full scale, first frame, alpha dropped, colour profiles
+            ignored.
 
     Raises:
-        ImageError: missing, not a photo, of an unknown format, damaged, cut short by more than 2 % of its
-            pixels, too large, RAW without a preview, samples of unknown range; names the source.
-        MissingExtraError: a HEIC or JPEG XL photo, and its package is not installed.
+        ImageError: missing, not a photo, of an unknown format, damaged, truncated by more than 2 % of its
+            pixels, too large, RAW without a preview, or with samples of unknown range.
+        MissingExtraError: a HEIC or JPEG XL photo whose package is not installed.
     """
     if min_side is not None and min_side < 1:
         raise ImageError(f"min_side={min_side} is not a side of a square: expected 1 or more")
@@ -115,16 +114,17 @@ def load(
 
 
 def prepare(photo: Photo, *, size: int, resample: Resample = "bilinear", exact: bool = False) -> Bytes:
-    """Squashes a photo to the model's square: contiguous uint8 array 3×S×S, RGB, 0..255, not normalised.
+    """Resize a photo to a square: contiguous uint8 array 3×S×S, RGB, 0..255, not normalised.
 
     Args:
-        photo: what `load` returned.
-        size: S, the side of the square.
-        resample: bilinear, bicubic, lanczos (antialiased as torchvision's `Resize` on PIL images) or nearest.
-        exact: resized in one step, as published; else a large photo is first averaged down, which is fast.
+        photo: from `load`.
+        size: S, the side of the square in pixels.
+        resample: bilinear, bicubic, lanczos (antialiased, as torchvision's `Resize`) or nearest.
+        exact: resize in one step, as for the published models; otherwise large photos are first reduced by
+            box averaging, which is faster.
 
     Raises:
-        ImageError: `size` or `resample` is not one of those.
+        ImageError: `size` or `resample` is invalid.
     """
     if resample not in _FILTERS:
         raise ImageError(f"resample {resample!r} is unknown: expected one of {', '.join(_FILTERS)}")

@@ -1,8 +1,7 @@
-"""Any Pillow mode and colour profile -> 8-bit RGB.
+"""Convert any Pillow mode and colour profile to 8-bit RGB.
 
-Pictures are left as they are where their profile is near sRGB, so that ordinary photos cost nothing. "Near"
-takes in Display P3 and Adobe RGB: models tag these as well without conversion. ProPhoto, Rec. 2020, linear
-and printers' profiles are converted.
+Profiles near sRGB, including Display P3 and Adobe RGB, are not applied, which saves time and does not affect
+tags. ProPhoto, Rec. 2020, linear and printer profiles are applied.
 """
 
 from __future__ import annotations
@@ -20,26 +19,25 @@ from anytag._typing import Bytes
 from anytag.errors import ImageError
 
 NEAR_SRGB = 13.0
-"""Mean change of a grid of colours, of 255 levels, up to which a profile is not applied.
+"""Profiles whose mean change of a grid of colours is at most this, in levels of 255, are not applied.
 
-sRGB as cameras write it is at 0 to 2, Display P3 and Adobe RGB at 11, Rec. 2020 at 18, ProPhoto at 23, linear
-light at 40."""
+Cameras' sRGB is at 0 to 2, Display P3 and Adobe RGB at 11, Rec. 2020 at 18, ProPhoto at 23, linear at 40."""
 
-_MAX_PROFILE = 4 << 20  # bytes; printers' profiles reach 2 MB
-_SPACES = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK", "LAB": "Lab"}  # Pillow mode -> space of its profiles
+_MAX_PROFILE = 4 << 20  # bytes; printer profiles reach 2 MB
+_SPACES = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK", "LAB": "Lab"}  # Pillow mode -> colour space of profiles
 Convert = Callable[[Image.Image], Image.Image]
 
 
 def to_rgb(picture: Image.Image, name: str, *, exact: bool) -> Image.Image:
-    """A loaded picture as RGB: transparency on white, its colour profile applied.
+    """Convert a loaded picture to RGB: composite transparency on white, apply its colour profile.
 
     Args:
         picture: of any Pillow mode.
         name: of the photo, for messages.
-        exact: as published: transparency is dropped, and profiles are not applied.
+        exact: as for the published models: drop alpha, and ignore profiles.
 
     Raises:
-        ImageError: pixels whose range is not known.
+        ImageError: the range of the pixels is unknown.
     """
     if picture.mode == "RGB" and "transparency" not in picture.info:
         return picture if exact else _in_srgb(picture, picture.info)
@@ -70,15 +68,15 @@ def _on_white(picture: Image.Image) -> Image.Image:
 
 
 def _eight_bits(picture: Image.Image, name: str) -> Image.Image:
-    """Grey of 16 bits (modes I;16, I) -> 8 bits by scale, where Pillow's own conversion may clip.
+    """Scale 16-bit grey (modes I;16, I) to 8 bits, which Pillow's own conversion may clip.
 
-    Pillow converts 8-bit pictures to these modes without scaling: where a picture does not come from a file
-    that states its depth, values up to 255 are levels of 8 bits.
+    Pillow converts 8-bit pictures to these modes without scaling: unless the picture is from a file that
+    states its depth, values up to 255 are 8-bit levels.
     """
     grey = np.asarray(picture)
     least, most = int(grey.min()), int(grey.max())
     if least < 0 or most > 65535:
-        raise ImageError(f"{name}: its grey values lie outside of 16 bits (0..65535); save it as 8-bit RGB")
+        raise ImageError(f"{name}: its grey values are outside of 16 bits (0..65535); save it as 8-bit RGB")
     of_8_bits = most <= 255 and (picture.mode == "I" or picture.format is None)
     levels = grey.astype(np.uint8) if of_8_bits else scaled(grey, 16)
     clear = picture.info.get("transparency")
@@ -90,7 +88,7 @@ def _eight_bits(picture: Image.Image, name: str) -> Image.Image:
 
 
 def scaled(values: npt.NDArray[Any], bits: int) -> Bytes:
-    """Unsigned integers of up to 32 bits -> uint8, so that the largest value becomes 255."""
+    """Scale unsigned integers of `bits` ≤ 32 bits to uint8, such that the maximum becomes 255."""
     most = 2**bits - 1
     wide: npt.NDArray[Any] = values.astype(np.uint32 if bits <= 16 else np.uint64)
     levels: Bytes = ((wide * 255 + most // 2) // most).astype(np.uint8)
@@ -98,7 +96,7 @@ def scaled(values: npt.NDArray[Any], bits: int) -> Bytes:
 
 
 def _in_srgb(picture: Image.Image, info: dict[Any, Any]) -> Image.Image:
-    """A picture of any mode as RGB, by its profile where that is of the picture's kind and far from sRGB."""
+    """Convert a picture to RGB, by its profile if that matches the mode and is far from sRGB."""
     profile = info.get("icc_profile")
     if picture.mode == "LAB":
         return _lab(picture)
@@ -114,15 +112,15 @@ def _in_srgb(picture: Image.Image, info: dict[Any, Any]) -> Image.Image:
 
 @lru_cache(maxsize=16)
 def _conversion(profile: bytes, mode: str) -> Convert | None:
-    """What takes pictures of a mode from a profile to sRGB; None where they may stay as they are.
+    """The conversion of a mode from a profile to sRGB; None if it is not needed.
 
-    A profile that is broken, or of another kind than the picture, counts as none.
+    Invalid profiles, and those for other modes, are ignored.
     """
     try:
         convert = _transform(profile, mode)
         probe = _probe(mode)
         change = np.asarray(convert(probe), np.int16) - np.asarray(probe.convert("RGB"), np.int16)
-    except Exception:  # whatever LittleCMS or Pillow says of bytes that anybody made
+    except Exception:  # LittleCMS and Pillow may raise anything for invalid profiles
         return None
     return convert if np.abs(change).mean() > NEAR_SRGB else None
 
@@ -152,7 +150,7 @@ def _transform(profile: bytes, mode: str) -> Convert:
 
 
 def _probe(mode: str) -> Image.Image:
-    """A grid of a mode's colours, nine levels of each channel (five of inks)."""
+    """A grid of colours of a mode, with nine levels per channel (five for CMYK)."""
     channels = Image.getmodebands(mode)
     levels = np.linspace(0, 255, 5 if channels == 4 else 9).astype(np.uint8)
     grid = np.stack(np.meshgrid(*[levels] * channels), -1).reshape(1, -1, channels)
@@ -160,7 +158,7 @@ def _probe(mode: str) -> Image.Image:
 
 
 def _lab(picture: Image.Image) -> Image.Image:
-    """CIE L*a*b* as Pillow holds it, through LittleCMS."""
+    """Convert CIE L*a*b* in Pillow's encoding, with LittleCMS."""
     return _lab_transform()(picture)
 
 

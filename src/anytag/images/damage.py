@@ -1,8 +1,8 @@
-"""Photos whose last bytes are missing or followed by foreign ones, and PNGs with bad chunks.
+"""Repair truncated photos, photos with trailing data, and PNGs with bad chunks.
 
-A file that cannot be decoded is tried once more with what is missing put in place. Whether that is right is
-measured: the same file with another filling shows from which pixel on the filling is seen. A file that lacks
-more than two hundredths of its pixels stays an error.
+A file that cannot be decoded is decoded again with padding for the missing end. Decoding it with two
+different paddings shows from which pixel on they matter. If more than 2 % of the pixels are missing, it is an
+error.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ import numpy as np
 from PIL import Image
 
 MOST_MISSING = 0.02
-"""Share of the pixels that may be missing. Filled up, such a photo has the tags of the whole one."""
+"""Maximum share of missing pixels, with which a padded photo has the same tags as the whole one."""
 
 MOST_UNREFINED = 0.1
-"""The same of the last scan of a progressive JPEG, which adds the lowest bit of pixels that are there."""
+"""The same for the last scan of a progressive JPEG, which only adds the lowest bits."""
 
 _END = b"\xff\xd9"
 _NOISE = bytes((number * 89 + 41) % 251 for number in range(256))
-_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")  # that ends entropy-coded data
+_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")  # the end of entropy-coded data
 _SEGMENT = re.compile(rb"\xff+([^\x00\xff])")
 _NO_BODY = {0x01, *range(0xD0, 0xD9)}
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-_DECODED_FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended, progressive: what previews and photos are
+_DECODED_FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended, progressive
 # Passes of an interlaced PNG: first column and row, steps across and down.
 _ADAM7 = (
     (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)
 )  # fmt: skip
-_LAST_BYTES = {"AVIF": 16, "HEIC": 16}  # of which their decoders bear the loss
-_MAX_TEXT = 1 << 20  # unpacked bytes of a PNG chunk that Pillow takes
+_LAST_BYTES = {"AVIF": 16, "HEIC": 16}  # missing bytes that decoders tolerate
+_MAX_TEXT = 1 << 20  # maximum of unpacked bytes of a PNG chunk in Pillow
 
 
 class Filled(NamedTuple):
-    """A file with its end filled up in two ways, the better first, and the share that may be missing."""
+    """A file with its end padded in two ways, the better first, and the maximum share of missing pixels."""
 
     one: bytes
     other: bytes
@@ -46,12 +46,12 @@ class Filled(NamedTuple):
 
 
 def fill(kind: str, data: bytes, pixels: int) -> Filled | None:
-    """The file with its end filled up; None where there is nothing to try.
+    """Pad the end of a file; None if it cannot be repaired.
 
     Args:
-        kind: format, as `formats.sniff` names it.
+        kind: format, as from `formats.sniff`.
         data: the file.
-        pixels: the limit for PNGs, which are unpacked for this.
+        pixels: maximum pixels of PNGs, which are unpacked for this.
     """
     if kind == "JPEG":
         return _jpeg(data)
@@ -67,11 +67,11 @@ def fill(kind: str, data: bytes, pixels: int) -> Filled | None:
 
 
 def missing(one: Image.Image, other: Image.Image, block: tuple[int, int]) -> float:
-    """Share of the pixels behind the block in which two decoded pictures first differ.
+    """Share of the pixels after the block in which two decoded pictures first differ.
 
     Args:
-        one, other: of one size and mode.
-        block: width and height of what is coded together.
+        one, other: of the same size and mode.
+        block: width and height of a coding block in pixels.
     """
     differs = np.asarray(one) != np.asarray(other)
     differs = differs.any(2) if differs.ndim == 3 else differs
@@ -87,12 +87,12 @@ def missing(one: Image.Image, other: Image.Image, block: tuple[int, int]) -> flo
 
 
 def _start(at: int, block: int) -> int:
-    """Where the block begins that makes pixel `at` differ: chroma reaches one pixel into its neighbours."""
+    """Start of the block that affects pixel `at`: chroma upsampling reaches one pixel into its neighbours."""
     return (at + (block > 1)) // block * block
 
 
 def frame_of(jpeg: bytes) -> tuple[int, int] | None:
-    """Width and height of a JPEG of 8 bits as cameras embed them; None for others (lossless, damaged)."""
+    """Width and height of an 8-bit JPEG as embedded by cameras; None for others (lossless, damaged)."""
     for marker, _, body in segments(jpeg):
         if marker in _FRAMES:
             if marker not in _DECODED_FRAMES or len(body) < 6 or body[0] != 8:
@@ -102,7 +102,7 @@ def frame_of(jpeg: bytes) -> tuple[int, int] | None:
 
 
 def has_many_scans(jpeg: bytes) -> bool:
-    """Must a decoder hold the coefficients of the whole JPEG, whatever the scale?"""
+    """Whether a decoder must store the coefficients of the whole JPEG at any scale."""
     components = 0
     for marker, _, body in segments(jpeg):
         if marker in _FRAMES:
@@ -115,7 +115,7 @@ def has_many_scans(jpeg: bytes) -> bool:
 
 
 def segments(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """The segments of a JPEG after its first marker: marker, where its data starts, its data."""
+    """The segments of a JPEG after its first marker: marker, offset of its data, its data."""
     at = 2
     while found := _SEGMENT.match(data, at):
         marker, at = found[1][0], found.end()
@@ -134,7 +134,7 @@ def segments(data: bytes) -> Iterator[tuple[int, int, bytes]]:
 
 
 def _jpeg(data: bytes) -> Filled | None:
-    """A JPEG up to the end of its last scan; None where scans are missing: then all of it is coarse."""
+    """Pad a JPEG in its last scan; None if whole scans are missing, since the whole photo is then coarse."""
     needed: dict[int, np.ndarray[tuple[int], np.dtype[np.uint8]]] = {}
     progressive = False
     for marker, start, body in segments(data):
@@ -155,7 +155,7 @@ def _jpeg(data: bytes) -> Filled | None:
 
 
 def _png(data: bytes, pixels: int) -> Filled | None:
-    """A PNG of its critical chunks and those that pixels depend on, its data filled up where it is short."""
+    """Rebuild a PNG from its critical chunks and those that affect pixels, with padded data."""
     chunks = list(_chunks(data))
     if not chunks or chunks[0][0] != b"IHDR" or len(chunks[0][1]) != 13:
         return None
@@ -168,11 +168,11 @@ def _png(data: bytes, pixels: int) -> Filled | None:
         return None
     before = b"".join(_chunk(name, body) for name, body, good in chunks if _is_kept(name, body, good=good))
     whole = data[:8] + before + _chunk(b"IDAT", filled) + _chunk(b"IEND", b"")
-    return Filled(whole, whole)  # how much is missing is known by now
+    return Filled(whole, whole)  # the missing share has been checked
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
-    """Name, body and whether the checksum is right; the last may be cut."""
+    """Name, body and whether the checksum is correct; the last chunk may be truncated."""
     at = 8
     while at + 8 <= len(data):
         length, name = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
@@ -202,7 +202,7 @@ def _small(packed: bytes) -> bool:
 
 
 def _unpacked_size(header: bytes) -> tuple[int, int] | None:
-    """IHDR -> pixels, and bytes of the unpacked picture; None where it is out of order."""
+    """Number of pixels, and of bytes of the unpacked data, from an IHDR; None if it is invalid."""
     width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header)
     channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour)
     if channels is None or not width or not height:
@@ -216,11 +216,11 @@ def _unpacked_size(header: bytes) -> tuple[int, int] | None:
 
 
 def _filled(packed: bytes, size: int) -> bytes | None:
-    """Compressed pixels, short ones filled up with zeros; None where they are damaged or too short."""
+    """Compressed data padded with zeros; None if it is damaged or too short."""
     stream = zlib.decompressobj()
     try:
         pixels = stream.decompress(packed, size)
-        stream.decompress(stream.unconsumed_tail, 1)  # the checksum, where it is there
+        stream.decompress(stream.unconsumed_tail, 1)  # the checksum, if present
     except zlib.error:
         return None
     short = size - len(pixels)

@@ -1,4 +1,4 @@
-"""Encoded bytes or a PIL image -> an upright picture in RGB."""
+"""Decode bytes or a PIL image to an upright RGB picture."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from anytag.images.formats import MAX_PIXELS, sniff, webp_size
 from anytag.images.jxl import jxl_size
 from anytag.images.quiet import quiet_libtiff, quiet_pillow, without_pillows_limit
 
-# EXIF tag 0x0112 -> what makes the stored picture upright; 1 (upright) and unknown values need nothing.
+# EXIF tag 0x0112 -> transposition that makes the picture upright; 1 and unknown values need none.
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -29,21 +29,21 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_JPEG_PIXELS_A_BYTE = 512  # at most: a block of 64 takes a bit or more
-_COEFFICIENTS = 0.75  # of the memory of a picture is what a progressive JPEG of the same size takes besides
+_JPEG_PIXELS_A_BYTE = 512  # maximum: a block of 64 pixels takes at least one bit
+_COEFFICIENTS = 0.75  # extra memory for coefficients of a progressive JPEG, relative to its decoded picture
 _ANIMATED = {"GIF", "PNG", "WEBP", "AVIF"}
-_BLOCKS = {"WEBP": (16, 16), "AVIF": (64, 64), "HEIF": (64, 64)}  # by Pillow's names
-_FRAMES = 64  # of an animation that are looked at
-_BLANK = 4.0  # standard deviation of grey, of 255 levels: less shows nothing
+_BLOCKS = {"WEBP": (16, 16), "AVIF": (64, 64), "HEIF": (64, 64)}  # coding blocks by Pillow's format names
+_FRAMES = 64  # maximum number of frames of an animation to examine
+_BLANK = 4.0  # standard deviation of grey, of 255 levels, below which a frame is blank
 
 
 class _Damage(Exception):
-    """A parser failed on a file: what is told to the user if nothing helps."""
+    """A parser failed; the message is shown to the user if the file cannot be repaired."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """How a photo is to be decoded: see `anytag.images.load`; `min_side` None is the full scale."""
+    """How to decode a photo; see `anytag.images.load`. `min_side` None is full scale."""
 
     name: str
     min_side: int | None
@@ -53,7 +53,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A picture and the size of its original in the same orientation."""
+    """A picture, and the size of its original in the same orientation."""
 
     picture: Image.Image
     width: int
@@ -61,11 +61,11 @@ class Decoded:
 
 
 def decode_bytes(data: bytes, request: Request) -> Decoded:
-    """An encoded photo, upright and in RGB.
+    """Decode an encoded photo, upright and in RGB.
 
     Raises:
-        ImageError: of an unknown format, damaged, too large, or of a kind that would be shown wrong.
-        MissingExtraError: a package for its format is not installed.
+        ImageError: of an unknown format, damaged, too large, or of a kind that would be decoded wrongly.
+        MissingExtraError: the package for its format is not installed.
     """
     kind, plugin = sniff(data[:64], request.name)
     try:
@@ -79,10 +79,10 @@ def decode_bytes(data: bytes, request: Request) -> Decoded:
 
 
 def decode_picture(picture: Image.Image, request: Request) -> Decoded:
-    """A PIL image, which is left as it is, upright and in RGB.
+    """Convert a PIL image, which is not modified, to upright RGB.
 
     Raises:
-        ImageError: closed, too large, or of a kind that would be shown wrong.
+        ImageError: closed, too large, or of a kind that would be decoded wrongly.
     """
     try:
         width, height = picture.size
@@ -99,11 +99,11 @@ def decode_picture(picture: Image.Image, request: Request) -> Decoded:
 
 
 def _undecoded(error: Exception) -> str:
-    return f"cannot be decoded, it is damaged, cut short or of a rare kind ({error})"
+    return f"cannot be decoded: it is damaged, truncated or of a rare kind ({error})"
 
 
 def _loaded(data: bytes, kind: str, plugin: str, request: Request) -> Decoded:
-    """A photo as it is stored: not upright yet, in any mode."""
+    """Decode a photo as stored: in any orientation and mode."""
     try:
         with _quiet_decoder(kind):
             opened = _open(data, kind, plugin, request)
@@ -114,9 +114,9 @@ def _loaded(data: bytes, kind: str, plugin: str, request: Request) -> Decoded:
     try:
         width, height = opened.size
         if kind == "TIFF":
-            orientation(opened)  # read quietly now: load() turns a TIFF upright and would read it aloud
+            orientation(opened)  # read now without warnings: load() applies the orientation of a TIFF
         if request.min_side is not None:
-            opened.draft("RGB", (request.min_side, request.min_side))  # a no-op for all but JPEG
+            opened.draft("RGB", (request.min_side, request.min_side))  # has an effect for JPEG only
         _check_limit(opened.size, (width, height), request, data if opened.format in ("JPEG", "MPO") else b"")
         with _quiet_decoder(kind):
             opened.load()
@@ -125,7 +125,7 @@ def _loaded(data: bytes, kind: str, plugin: str, request: Request) -> Decoded:
         return Decoded(opened, width, height)
     except AnytagError:
         raise
-    except Exception as error:  # a broken file can raise anything from any parser
+    except Exception as error:  # parsers may raise anything for a damaged file
         raise _Damage(_undecoded(error)) from error
 
 
@@ -145,14 +145,14 @@ def _finished(loaded: Decoded, request: Request) -> Decoded:
 
 
 def _mended(data: bytes, kind: str, plugin: str, request: Request) -> Decoded | None:
-    """The photo where hardly anything is missing; None where too much is, or something else is wrong."""
+    """Decode a repaired file; None if too much is missing, or something else is wrong."""
     filled = damage.fill(kind, data, request.max_pixels)
     if filled is None:
         return None
     try:
         one, other = (_loaded(end, kind, plugin, request) for end in (filled.one, filled.other))
         pictures = [end.picture for end in (one, other)]
-        if kind == "BMP":  # is stored from below
+        if kind == "BMP":  # stored from bottom to top
             pictures = [picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM) for picture in pictures]
         missing = damage.missing(pictures[0], pictures[1], _block(one))
     except (_Damage, AnytagError, ValueError):
@@ -161,8 +161,10 @@ def _mended(data: bytes, kind: str, plugin: str, request: Request) -> Decoded | 
 
 
 def _block(decoded: Decoded) -> tuple[int, int]:
-    """Width and height of what is coded together, in pixels of the picture."""
-    layers = getattr(decoded.picture, "layer", None)  # of a JPEG: name, sampling across and down, table
+    """Width and height of a coding block in pixels of the picture."""
+    layers = getattr(
+        decoded.picture, "layer", None
+    )  # of a JPEG: name, horizontal and vertical sampling, table
     if not layers:
         return _BLOCKS.get(decoded.picture.format or "", (1, 1))
     scale = max(1, round(decoded.width / decoded.picture.width))
@@ -171,7 +173,7 @@ def _block(decoded: Decoded) -> tuple[int, int]:
 
 
 def _open(data: bytes, kind: str, plugin: str, request: Request) -> Image.Image:
-    """Parses the header. `Image.open` would warn of sizes that `max_pixels` allows, and try every parser."""
+    """Parse the header. `Image.open` would warn about sizes that `max_pixels` allows, and try all parsers."""
     if kind == "TIFF":
         return _open_tiff(data, request)
     if kind == "RAW":
@@ -179,13 +181,13 @@ def _open(data: bytes, kind: str, plugin: str, request: Request) -> Image.Image:
     if kind == "HEIC":
         return _open_with("pillow_heif", "HeifImageFile", "heic", "HEIC", data, request)
     if kind == "JXL":
-        size = jxl_size(data)  # now: the plugin decodes when it opens
+        size = jxl_size(data)  # checked first, since the plugin decodes on opening
         _check_limit(size, size, request)
         return _open_with("pillow_jxl.JpegXLImagePlugin", "JXLImageFile", "jxl", "JPEG XL", data, request)
     import_module(f"PIL.{plugin}")
     factory: Any = Image.OPEN[kind][0]
     large: AbstractContextManager[None] = nullcontext()
-    if kind == "WEBP":  # Pillow makes its canvas when it opens one, and holds it against a limit of its own
+    if kind == "WEBP":  # Pillow allocates the canvas on opening, and applies its own limit
         width, height = webp_size(data[:30])
         if width * height > MAX_PIXELS:
             _check_limit((width, height), (width, height), request)
@@ -196,7 +198,7 @@ def _open(data: bytes, kind: str, plugin: str, request: Request) -> Image.Image:
 
 
 def _open_with(module: str, name: str, extra: str, kind: str, data: bytes, request: Request) -> Image.Image:
-    """Opens a file by a package of an extra.
+    """Open a file with the package of an extra.
 
     Raises:
         MissingExtraError: it is not installed.
@@ -210,8 +212,8 @@ def _open_with(module: str, name: str, extra: str, kind: str, data: bytes, reque
 
 
 def _open_tiff(data: bytes, request: Request) -> Image.Image:
-    """The photo of a TIFF: its largest page, or of a RAW file its full picture or preview."""
-    from anytag.images import raw, tiff  # 5 ms that other photos need not wait for
+    """Open the photo of a TIFF: its largest page, or for a RAW file a developed page or the preview."""
+    from anytag.images import raw, tiff  # takes 5 ms, and only TIFFs need it
 
     pages = tiff.pages(data)
     page = tiff.photo_of(pages)
@@ -234,16 +236,16 @@ def _open_tiff(data: bytes, request: Request) -> Image.Image:
     if turned and page.offset in pages[0].numbers(tiff.CHILDREN) and _ORIENTATION_TAG not in page.tags:
         check(opened.size)
         opened.load()
-        opened = opened.copy()  # Pillow would turn it by what it read, which is nothing
+        opened = opened.copy()  # so that Pillow does not apply its own orientation, which is missing
         opened.getexif()[_ORIENTATION_TAG] = turned
     return opened
 
 
 def _open_raw(data: bytes, camera: str, request: Request) -> Image.Image:
-    """The preview that exiftool finds in a RAW file.
+    """Open the preview that exiftool finds in a RAW file.
 
     Raises:
-        ImageError: it finds none of useful size, or is not installed.
+        ImageError: there is none of useful size, or exiftool is not installed.
     """
     from anytag.images import raw
 
@@ -255,12 +257,12 @@ def _open_raw(data: bytes, camera: str, request: Request) -> Image.Image:
 
 
 def _check_opened_tiff(picture: Image.Image, name: str) -> None:
-    """Holds a TIFF that a user opened against what Pillow reads right."""
+    """Refuse a TIFF opened by the user if Pillow reads it wrongly."""
     from PIL.TiffImagePlugin import TiffImageFile
 
     from anytag.images.tiff import check_opened
 
-    orientation(picture)  # quietly, as above
+    orientation(picture)  # without warnings, as above
     if isinstance(picture, TiffImageFile):
         check_opened(picture, name)
 
@@ -272,13 +274,13 @@ def _quiet_decoder(kind: str | None) -> AbstractContextManager[None]:
 def _check_limit(
     decoded: tuple[int, int], full: tuple[int, int], request: Request, jpeg: bytes = b""
 ) -> None:
-    """Holds what a decoder will take in memory against the limit.
+    """Check the memory that a decoder will need against the limit.
 
     Args:
         decoded: width and height at the scale of decoding.
-        full: the same of the original.
+        full: width and height of the original.
         request: with the limit.
-        jpeg: the file, if it is one: then `full` is no measure of the memory, but must not be absurd.
+        jpeg: the file if it is a JPEG, whose `full` size may exceed the limit but must be plausible.
 
     Raises:
         ImageError: too large, or without pixels.
@@ -289,11 +291,11 @@ def _check_limit(
         raise ImageError(f"{request.name}: has no pixels ({size})")
     if jpeg and original > request.max_pixels:
         if original > _JPEG_PIXELS_A_BYTE * len(jpeg):
-            raise ImageError(f"{request.name}: {size} is more than a JPEG of {len(jpeg):,} bytes can hold")
+            raise ImageError(f"{request.name}: {size} is more than a JPEG of {len(jpeg):,} bytes can contain")
         if damage.has_many_scans(jpeg):
             pixels = max(pixels, round(_COEFFICIENTS * original))
     if pixels > request.max_pixels:
-        what = "pixels" if pixels == original else "pixels as it is decoded"
+        what = "pixels" if pixels == original else "decoded pixels"
         raise ImageError(
             f"{request.name}: {size} is {pixels:,} {what}, more than the limit of {request.max_pixels:,}; "
             f"if you trust the file, give --max-pixels {pixels}, in Python max_pixels={pixels} to "
@@ -302,7 +304,7 @@ def _check_limit(
 
 
 def _telling_frame(opened: Image.Image, name: str) -> Image.Image:
-    """The first frame; of an animation whose first is blank, as before a fade, the one of most contrast."""
+    """The first frame or, if it is blank, as before a fade, the frame with the most contrast."""
     if not getattr(opened, "is_animated", False) or _contrast(opened, name) >= _BLANK:
         return opened
     best, most = opened.copy(), _BLANK
@@ -312,7 +314,7 @@ def _telling_frame(opened: Image.Image, name: str) -> Image.Image:
             contrast = _contrast(opened, name)
             if contrast > most:
                 best, most = opened.copy(), contrast
-    except Exception:  # after the last frame, or at a damaged one
+    except Exception:  # no more frames, or a damaged one
         return best
     return best
 
@@ -323,7 +325,7 @@ def _contrast(picture: Image.Image, name: str) -> float:
 
 
 def orientation(picture: Image.Image) -> int:
-    """EXIF orientation; 1 when there is none or the EXIF block is damaged (the pixels are still good)."""
+    """EXIF orientation; 1 if there is none or the EXIF block is damaged."""
     try:
         with quiet_pillow():
             return int(picture.getexif().get(_ORIENTATION_TAG, 1))

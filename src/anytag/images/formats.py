@@ -1,4 +1,4 @@
-"""Formats of photos: which suffixes they have, and what a file is by its first bytes."""
+"""Image formats: suffixes, and detection by the first bytes of a file."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from anytag.suffixes import RAW_SUFFIXES as RAW_SUFFIXES
 from anytag.suffixes import SUFFIXES as SUFFIXES
 
 MAX_PIXELS = 178_956_970
-"""Default limit against decompression bombs: the size at which Pillow refuses too (a 512 MiB RGB picture)."""
+"""Default limit against decompression bombs: Pillow's own, a 512 MiB RGB picture."""
 
 FORMATS = ("JPEG", "PNG", "WebP", "TIFF", "BMP", "GIF", "AVIF", "HEIC", "JPEG XL")
 
 SIGNATURE_BYTES = 64
-# The first bytes of a file -> the Pillow plugin that reads it. Only these parsers ever see a user's bytes.
+# First bytes of a file -> Pillow plugin. No other parsers are used for untrusted data.
 _SIGNATURES = (
     (b"\xff\xd8\xff", "JPEG", "JpegImagePlugin"),
     (b"\x89PNG\r\n\x1a\n", "PNG", "PngImagePlugin"),
@@ -42,10 +42,10 @@ _RAW_SIGNATURES = (
 
 
 def sniff(head: bytes, name: str) -> tuple[str, str]:
-    """First bytes -> (format, Pillow plugin or ""); of a RAW photo that is no TIFF ("RAW", its kind).
+    """Detect the format from the first bytes: (format, Pillow plugin or ""), or ("RAW", camera's format).
 
     Raises:
-        ImageError: of no known format; names the photo.
+        ImageError: the format is unknown.
     """
     for signature, kind, plugin in _SIGNATURES:
         if head.startswith(signature):
@@ -64,7 +64,7 @@ def sniff(head: bytes, name: str) -> tuple[str, str]:
 
 
 def webp_size(head: bytes) -> tuple[int, int]:
-    """Width and height that a WebP's first chunk says; 0, 0 of an unknown one."""
+    """Width and height in the first chunk of a WebP; 0, 0 if unknown."""
     if head[12:16] == b"VP8X":
         return int.from_bytes(head[24:27], "little") + 1, int.from_bytes(head[27:30], "little") + 1
     if head[12:16] == b"VP8L":
@@ -84,8 +84,9 @@ def refused_raw(name: str, camera: str = "", why: str = "") -> ImageError:
     """The error for a RAW photo that cannot be read.
 
     Args:
-        camera: the kind of RAW photo, where it is known.
-        why: exiftool did not find a preview, where that is not since there is none.
+        name: of the photo.
+        camera: its RAW format, if known.
+        why: exiftool's error, if it failed to look for a preview.
     """
     kind = f"RAW photo ({camera})" if camera else "RAW photo"
     rest = f", nor its preview ({why})" if why else " and has no preview of useful size that can be"
@@ -93,7 +94,7 @@ def refused_raw(name: str, camera: str = "", why: str = "") -> ImageError:
 
 
 def _brands(head: bytes) -> set[bytes]:
-    """Brands of an ISO media file: what its `ftyp` box says it can be read as."""
+    """Brands in the `ftyp` box of an ISO media file."""
     if head[4:8] != b"ftyp":
         return set()
     end = min(int.from_bytes(head[:4], "big"), len(head))
@@ -101,7 +102,7 @@ def _brands(head: bytes) -> set[bytes]:
 
 
 def _raw(head: bytes, brands: set[bytes], name: str) -> str:
-    """The kind of a RAW photo that is no TIFF, "" where it is none."""
+    """The format of a RAW photo that is not a TIFF, or ""."""
     if b"crx " in brands:
         return "Canon CR3"
     for signature, camera in _RAW_SIGNATURES:

@@ -1,10 +1,10 @@
-"""The size that a JPEG XL file states, which is needed before its plugin decodes it."""
+"""Read the size of a JPEG XL file, which is needed before its plugin decodes it."""
 
 from __future__ import annotations
 
 _CODESTREAM = b"\xff\x0a"
 _RATIOS = (None, (1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))  # width : height
-_LENGTHS = (9, 13, 18, 30)  # bits of a side
+_LENGTHS = (9, 13, 18, 30)  # bits per side
 
 
 def jxl_size(data: bytes) -> tuple[int, int]:
@@ -23,7 +23,7 @@ def jxl_size(data: bytes) -> tuple[int, int]:
 
 
 class _Bits:
-    """Bits of a little-endian stream."""
+    """A bit reader for a little-endian stream."""
 
     def __init__(self, data: bytes) -> None:
         self._left = int.from_bytes(data, "little")
@@ -38,7 +38,7 @@ class _Bits:
 
 
 def _codestream(data: bytes) -> bytes:
-    """The first bytes of the codestream, bare or in a box."""
+    """The first bytes of the codestream, bare or in a container."""
     at = 0
     while not data.startswith(_CODESTREAM, at):
         size, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]

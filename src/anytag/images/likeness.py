@@ -1,4 +1,4 @@
-"""What a picture looks like, in 256 bits: nearly the same whatever its size and compression."""
+"""Perceptual hashes of pictures, robust to resizing and compression."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ HASH_BYTES = 32
 
 
 def difference_hash(picture: Image.Image) -> Bytes:
-    """256 bits, as 32 bytes: is each cell of a 16×17 grey thumbnail brighter than its left neighbour."""
+    """Difference hash (dHash), uint8 32: whether each cell of a 16×17 grey thumbnail exceeds its left one."""
     grey = np.asarray(picture.convert("L").resize((17, 16), Image.Resampling.BILINEAR), dtype=np.int16)
     return np.packbits(grey[:, 1:] > grey[:, :-1])

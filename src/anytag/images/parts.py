@@ -1,7 +1,7 @@
-"""What a photo's file is made of: the parts that hold the picture, and the one that says how it was taken.
+"""Split a photo's file into picture data and EXIF.
 
-Programs that write tags into a photo rewrite the other parts and move these, but do not touch their bytes. So
-the picture is known by these parts alone, whatever was written beside them.
+Programs that write metadata rewrite other parts of the file and may move the picture data, but do not change
+its bytes. So its hash identifies the picture whatever metadata is written.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import NamedTuple
 from anytag.images.damage import segments
 from anytag.images.tiff import pages
 
-_STRIPS, _TILES, _JPEG = (273, 279), (324, 325), (513, 514)  # TIFF's tags: where data lies, and its bytes
+_STRIPS, _TILES, _JPEG = (273, 279), (324, 325), (513, 514)  # TIFF tags of offsets and byte counts
 _FACTS = (256, 257, 258, 259, 262)  # width, height, bits, compression, photometric
 _METADATA_ITEMS = {b"Exif", b"mime", b"uri "}
 _EXIF = b"Exif\0\0"
 
 
 class Parts(NamedTuple):
-    """Of one file.
+    """The parts of a file.
 
     Attributes:
-        picture: what the picture is made of, in an order that rewriting the metadata does not change.
-        exif: a TIFF of EXIF's facts; empty where there is none.
+        picture: picture data, in an order that does not depend on the metadata.
+        exif: the EXIF block, a TIFF; empty if there is none.
     """
 
     picture: list[bytes | memoryview]
@@ -32,8 +32,8 @@ class Parts(NamedTuple):
 
 
 def parts_of(data: bytes) -> Parts:
-    """The parts of a photo; a file of another kind, and one that is damaged, is all picture."""
-    with suppress(Exception):  # of files that anybody made
+    """Split a photo; unknown and damaged files count as picture data as a whole."""
+    with suppress(Exception):  # damaged files may raise anything
         for signature, read in _READERS:
             if data.startswith(signature):
                 found = read(data)
@@ -43,7 +43,7 @@ def parts_of(data: bytes) -> Parts:
 
 
 def _jpeg(data: bytes) -> Parts:
-    """All segments but APPn and comments, and all from the first scan on."""
+    """All segments except APPn and comments, and everything from the first scan on."""
     picture: list[bytes | memoryview] = []
     exif = b""
     for marker, at, body in segments(data):
@@ -57,7 +57,7 @@ def _jpeg(data: bytes) -> Parts:
 
 
 def _png(data: bytes) -> Parts:
-    """Critical chunks (their names begin with a capital), transparency, and those of animations."""
+    """Critical chunks (names beginning with a capital), and those of transparency and animations."""
     picture: list[bytes | memoryview] = []
     exif: bytes | memoryview = b""
     view, at = memoryview(data), 8
@@ -72,7 +72,7 @@ def _png(data: bytes) -> Parts:
 
 
 def _riff(data: bytes) -> Parts:
-    """WebP's bitstreams, alpha and frames; the header of its extended form tells of metadata, too."""
+    """Bitstreams, alpha and frames of a WebP; not VP8X, whose flags depend on the metadata."""
     picture: list[bytes | memoryview] = []
     exif: bytes | memoryview = b""
     view, at = memoryview(data), 12
@@ -104,7 +104,7 @@ def _tiff(data: bytes) -> Parts:
 
 
 def _boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Boxes of an ISO media file between two places: kind, and where the content begins and ends."""
+    """Boxes of an ISO media file between two offsets: type, start and end of the content."""
     while start + 8 <= end:
         size, kind, at = (
             int.from_bytes(data[start : start + 4], "big"),
@@ -121,7 +121,7 @@ def _boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]
 
 
 def _media(data: bytes) -> Parts:
-    """HEIC and AVIF: every item but metadata; JPEG XL: its codestream; CR3: the data of its pictures."""
+    """HEIC and AVIF: all items except metadata; JPEG XL: the codestream; CR3: the `mdat` boxes."""
     top = list(_boxes(data, 0, len(data)))
     view = memoryview(data)
     exif: bytes | memoryview = b""
@@ -146,7 +146,7 @@ def _media(data: bytes) -> Parts:
 
 
 def _kinds(data: bytes, at: int, end: int) -> Iterator[tuple[int, bytes]]:
-    """The number and the kind of each item, from the box `iinf`."""
+    """Id and type of each item, from the `iinf` box."""
     for kind, start, _ in _boxes(data, at + (6 if data[at] == 0 else 8), end):
         if kind == b"infe":
             wide = 4 if data[start] >= 3 else 2
@@ -155,7 +155,7 @@ def _kinds(data: bytes, at: int, end: int) -> Iterator[tuple[int, bytes]]:
 
 
 def _places(data: bytes, at: int, idat: int) -> Iterator[tuple[int, list[tuple[int, int]]]]:
-    """The number of each item and where its data lies, from the box `iloc`: (start, bytes) of each extent."""
+    """Id and extents (start, bytes) of each item, from the `iloc` box."""
     version = data[at]
     wide = 4 if version == 2 else 2
     of_offset, of_length, of_base = data[at + 4] >> 4, data[at + 4] & 15, data[at + 5] >> 4

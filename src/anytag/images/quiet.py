@@ -1,4 +1,4 @@
-"""What Pillow and libtiff say aloud of odd files: errors tell the user, nothing else should."""
+"""Suppress warnings of Pillow and libtiff about unusual files: errors are reported by exceptions."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _filters_lock = threading.RLock()
 
 @contextmanager
 def quiet_pillow() -> Iterator[None]:
-    """Keeps Pillow's remarks on odd metadata from the user.
+    """Suppress Pillow's warnings about metadata.
 
-    `warnings.catch_warnings` swaps a process-wide list, hence the lock and the narrow filter: should another
-    thread swap at the same moment, the worst that stays behind is a filter on Pillow. Only headers are parsed
-    in here, so workers hardly wait.
+    `warnings.catch_warnings` changes global state, hence the lock and the narrow filter: if another thread
+    interferes, at worst a filter for Pillow remains. Only headers are parsed in the block, so the lock is
+    held briefly.
     """
     with _filters_lock, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\b")
@@ -29,9 +29,9 @@ def quiet_pillow() -> Iterator[None]:
 
 @contextmanager
 def without_pillows_limit() -> Iterator[None]:
-    """Has Pillow open what is larger than its own limit, once it was held against ours.
+    """Disable Pillow's size limit in the block, after ours has been checked.
 
-    The limit belongs to the process: other threads are without it as long as a header is parsed in here.
+    The limit is global: it is disabled for other threads too while a header is parsed in the block.
     """
     with _filters_lock:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
@@ -42,16 +42,16 @@ def without_pillows_limit() -> Iterator[None]:
 
 
 _handlers_lock = threading.Lock()
-_handlers: list[Any] = []  # libtiff's own, while ours are in place
+_handlers: list[Any] = []  # libtiff's original handlers, while they are disabled
 _inside = 0
 
 
 @contextmanager
 def quiet_libtiff() -> Iterator[None]:
-    """Keeps libtiff from writing to stderr what Pillow raises as an error anyhow.
+    """Stop libtiff from writing to stderr; Pillow raises errors anyway.
 
-    libtiff's handlers belong to the process: they are put back when the last decoding thread has left. Where
-    Pillow hides its libtiff (Windows), nothing is changed.
+    libtiff's handlers are global: they are restored when the last thread leaves the block. On Windows, where
+    Pillow's libtiff is not accessible, nothing is changed.
     """
     global _inside
     with _handlers_lock:
@@ -69,7 +69,7 @@ def quiet_libtiff() -> Iterator[None]:
 
 
 def _set_handler(kind: str, handler: int | None) -> int | None:
-    """Sets libtiff's handler of errors or warnings; returns the one before."""
+    """Set libtiff's handler of errors or warnings; returns the previous one."""
     try:
         function = getattr(ctypes.CDLL(_imaging.__file__), f"TIFFSet{kind}Handler")
     except (AttributeError, OSError):

@@ -1,4 +1,4 @@
-"""The preview inside of a RAW file: of TIFFs (DNG, NEF, CR2, ARW, PEF, SRW) here, of others by exiftool."""
+"""Extract previews from RAW files: TIFFs (DNG, NEF, CR2, ARW, PEF, SRW) directly, others with exiftool."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from anytag.images.tiff import Page
 _COMPRESSION, _PHOTOMETRIC, _OFFSETS, _COUNTS, _JPEG_AT, _JPEG_BYTES = 259, 262, 273, 279, 513, 514
 _DNG_VERSION = 50706
 _SENSOR = {32803, 34892}  # photometric: colour filter array, linear RAW
-_LEAST_SIDE = 640  # of a preview, in pixels; less only where it is as large as the RAW
+_LEAST_SIDE = 640  # minimum longer side of a preview in pixels, unless it is as large as the RAW
 
 
 def is_raw(data: bytes, pages: list[Page], name: str) -> bool:
-    """Is this TIFF a RAW file? By what lies in it, or by its suffix."""
+    """Whether a TIFF is a RAW file, by its content or its suffix."""
     if data[8:10] == b"CR" or (pages and _DNG_VERSION in pages[0].tags):
         return True
     if any(page.number(_PHOTOMETRIC) in _SENSOR for page in pages):
@@ -28,7 +28,7 @@ def is_raw(data: bytes, pages: list[Page], name: str) -> bool:
 
 
 def preview(data: bytes, pages: list[Page]) -> bytes | None:
-    """The largest JPEG in a RAW file, None where there is none of useful size."""
+    """The largest JPEG in a RAW file; None if there is none of useful size."""
     longest = max((max(page.size) for page in pages if page.is_full), default=0)
     best, area = None, 0
     for start, count in _streams(pages):
@@ -40,10 +40,12 @@ def preview(data: bytes, pages: list[Page]) -> bytes | None:
 
 
 def preview_by_exiftool(data: bytes, name: str, camera: str) -> tuple[bytes, int]:
-    """The largest JPEG that exiftool finds in a RAW file, and the EXIF orientation of the RAW, 0 for none.
+    """A JPEG that exiftool finds in a RAW file, and the EXIF orientation of the RAW, 0 if unknown.
 
     Args:
-        camera: the kind of RAW file, for the error.
+        data: the file.
+        name: of the photo.
+        camera: RAW format, for the error.
 
     Raises:
         ImageError: there is none of useful size, or exiftool is not installed.
@@ -52,7 +54,7 @@ def preview_by_exiftool(data: bytes, name: str, camera: str) -> tuple[bytes, int
 
     try:
         with TemporaryDirectory(prefix="anytag-") as folder:
-            file = Path(folder, "photo" + os.path.splitext(name)[1][:8])  # noqa: PTH122  # names of any kind
+            file = Path(folder, "photo" + os.path.splitext(name)[1][:8])  # noqa: PTH122  # any bytes are allowed
             file.write_bytes(data)
             for tag in ("-JpgFromRaw", "-PreviewImage", "-JpgFromRaw2", "-OtherImage"):
                 jpeg = shared().run("-b", tag, os.fspath(file)).output
@@ -65,14 +67,14 @@ def preview_by_exiftool(data: bytes, name: str, camera: str) -> tuple[bytes, int
 
 
 def is_developed(page: Page, pages: list[Page]) -> bool:
-    """Does a page of a RAW file hold the finished photo, not a sensor's data or a thumbnail?"""
+    """Whether a page of a RAW file has the developed photo, not sensor data or a thumbnail."""
     finished = page.number(_PHOTOMETRIC, -1) in {0, 1, 2, 6} and page.number(_COMPRESSION, 1) not in {6, 7}
     has_thumbnail = any(not one.is_full for one in pages)
     return page.is_full and finished and (has_thumbnail or max(page.size) >= _LEAST_SIDE)
 
 
 def _streams(pages: list[Page]) -> Iterator[tuple[int, int]]:
-    """Where JPEG streams may lie: offset and bytes."""
+    """Offsets and sizes of possible JPEG streams."""
     for page in pages:
         if page.number(_JPEG_AT):
             yield page.number(_JPEG_AT), page.number(_JPEG_BYTES)

@@ -1,4 +1,4 @@
-"""What users give for an image -> its bytes or a PIL image, and its name in messages."""
+"""Read image sources (path, bytes, open file, PIL image, array) to bytes or a PIL image, and name them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from anytag._typing import Bytes
 from anytag.errors import AnytagError, ImageError
 from anytag.images.formats import SIGNATURE_BYTES, sniff
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # two letters: a Windows drive has one
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # at least two letters, unlike a Windows drive
 
 
 class Readable(Protocol):
-    """An open file, a response of a server or the like: anything whose `read` gives bytes."""
+    """Any object whose `read` returns bytes, such as an open file."""
 
     def read(self, size: int = -1, /) -> bytes: ...
 
@@ -29,26 +29,26 @@ ImageSource = str | PathLike[str] | bytes | bytearray | memoryview | Readable | 
 
 
 def is_source(value: Any) -> bool:
-    """Is this one image, and not several?"""
+    """Whether a value is a single image."""
     single = isinstance(value, str | bytes | bytearray | memoryview | PathLike | Image.Image)
     return single or _is_file(value) or (isinstance(value, np.ndarray) and value.ndim in (2, 3))
 
 
 def check_many(images: Any) -> None:
-    """Holds what is given for many images against one image, which is easily taken for several.
+    """Check that an argument for several images is not a single one.
 
     Raises:
-        AnytagError: it is one image, or nothing that can be gone through.
+        AnytagError: it is a single image, or not iterable.
     """
     if is_source(images):
         what = repr(images) if isinstance(images, str | bytes | Path) else f"a {type(images).__name__}"
         raise AnytagError(f"got one image, {what:.200}, for many: give a list, or use tag() or encode()")
     if not isinstance(images, Iterable):
-        raise AnytagError(f"images is a {type(images).__name__}: give a list of photos, or what yields them")
+        raise AnytagError(f"images is a {type(images).__name__}: give a list or another iterable of photos")
 
 
 def path_of(source: Any) -> str | None:
-    """The path of a source as text; None where it is none, or a path object that gives none."""
+    """The path of a source as text; None if it is not a valid path."""
     if not isinstance(source, str | PathLike):
         return None
     try:
@@ -62,10 +62,10 @@ def _is_file(value: Any) -> bool:
 
 
 def read_source(source: Any) -> tuple[bytes | Image.Image, str]:
-    """The bytes or the picture of a source, and its name.
+    """Read the bytes or the picture of a source, and its name.
 
     Raises:
-        ImageError: it cannot be read, is of another type, or its first bytes are not those of a photo.
+        ImageError: it cannot be read, is of an unsupported type, or does not begin like a photo.
     """
     if isinstance(source, Image.Image):
         return source, "<image>"
@@ -84,7 +84,7 @@ def read_source(source: Any) -> tuple[bytes | Image.Image, str]:
 
 
 def _read_path(source: str | PathLike[str]) -> tuple[bytes, str]:
-    """The whole file, once its first bytes are those of a photo (a video of 50 GB is refused unread)."""
+    """Read a file if it begins like a photo (a video of 50 GB is refused unread)."""
     if source == "":
         raise ImageError("got an empty path: expected the path of a photo")
     try:
@@ -94,7 +94,7 @@ def _read_path(source: str | PathLike[str]) -> tuple[bytes, str]:
             raise ImageError(f"{name}: is a folder; give a photo, or on the command line `anytag tag {name}`")
         if path.exists() and not path.is_file():
             raise ImageError(f"{name}: is not a regular file")
-        with path.open("rb", buffering=0) as file:  # a buffer would copy a photo of 3 MB twice: 3 ms
+        with path.open("rb", buffering=0) as file:  # buffering would copy the data, 3 ms for 3 MB
             sniff(file.read(SIGNATURE_BYTES), name)
             file.seek(0)
             return file.readall(), name
@@ -103,35 +103,37 @@ def _read_path(source: str | PathLike[str]) -> tuple[bytes, str]:
             hint = "URLs are not read; download the photo first, or give its bytes in Python"
             raise ImageError(f"{name}: {hint}") from error
         raise ImageError(f"{name}: no such file") from error
-    except (OSError, TypeError, ValueError) as error:  # a null byte in a path, a path object that gives none
+    except (OSError, TypeError, ValueError) as error:  # a null byte, or an invalid path object
         raise ImageError(f"{source!s}: cannot be read ({error})") from error
 
 
 def _read_file(source: Readable) -> tuple[bytes, str]:
-    """What is left in an open file; its first bytes are looked at before the rest is read."""
+    """Read the rest of an open file, if it begins like a photo."""
     name = getattr(source, "name", None)
     name = name if isinstance(name, str) and name else "<file>"
     try:
         head: Any = _first(source)
         if not isinstance(head, bytes | bytearray | memoryview):
             kind = type(head).__name__
-            raise ImageError(f"{name}: its read() gives {kind}, expected bytes; open the file with mode 'rb'")
+            raise ImageError(
+                f"{name}: its read() returns {kind}, expected bytes; open the file with mode 'rb'"
+            )
         parts = [bytes(head)]
-        while 0 < sum(map(len, parts)) < SIGNATURE_BYTES and parts[-1]:  # a socket may give less
+        while 0 < sum(map(len, parts)) < SIGNATURE_BYTES and parts[-1]:  # sockets may return less
             parts.append(bytes(source.read(SIGNATURE_BYTES)))
         start = b"".join(parts)
         sniff(start, name)
         return (start if len(head) > SIGNATURE_BYTES else start + _rest(source)), name
     except AnytagError:
         raise
-    except Exception as error:  # of an object that anybody wrote
+    except Exception as error:  # objects of users may raise anything
         raise ImageError(f"{name}: cannot be read ({error})") from error
 
 
 def _first(source: Any) -> Any:
     try:
         return source.read(SIGNATURE_BYTES)
-    except TypeError:  # a simple object, which gives all at once
+    except TypeError:  # an object whose read() takes no size
         return source.read()
 
 

@@ -1,4 +1,4 @@
-"""Photos as a model is shown them: its square of each, or why there is none."""
+"""Preprocess photos for a model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from anytag.images.thumbnail import thumbnail
 
 
 class Spec(Protocol):
-    """What a model's card says of its photos: see `anytag.models.card.ImageSpec`."""
+    """Preprocessing options in a model's card: see `anytag.models.card.ImageSpec`."""
 
     @property
     def size(self) -> int: ...
@@ -27,13 +27,14 @@ class Spec(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Square:
-    """A photo that was read, uint8 3×S×S of it, or why it was not.
+    """A preprocessed photo, or an error.
 
     Attributes:
-        path: as the photo was named, if it was.
-        width, height: pixels of the upright original.
-        pixels, error: the one or the other.
-        thumbnail: a JPEG, where one is wanted.
+        path: the path as given, if any.
+        width, height: size of the upright original in pixels.
+        pixels: uint8 3×S×S, RGB; None if there is an error.
+        error: why it could not be read, or None.
+        thumbnail: a JPEG if requested, else empty.
     """
 
     path: str | None
@@ -45,17 +46,20 @@ class Square:
 
     @property
     def hash(self) -> bytes:
-        """What it looks like, in 32 bytes."""
+        """Its difference hash, 32 bytes; empty if there is an error."""
         if self.pixels is None:
             return b""
         return difference_hash(Image.fromarray(self.pixels.transpose(1, 2, 0))).tobytes()
 
 
 def square_of(image: ImageSource, spec: Spec, *, max_pixels: int, side: int | None = None) -> Square:
-    """Reads one photo and squashes it to a model's square; what is wrong with it is in `error`.
+    """Load a photo and resize it for a model; errors are returned in `error`.
 
     Args:
-        side: of a thumbnail that is wanted, too.
+        image: the photo.
+        spec: of the model.
+        max_pixels: as for `load`.
+        side: longer side of a thumbnail; None for no thumbnail.
     """
     path = path_of(image)
     try:

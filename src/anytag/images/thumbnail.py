@@ -1,4 +1,4 @@
-"""A small JPEG of a photo, to be shown."""
+"""Thumbnails of photos."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from PIL import Image
 
 from anytag.images import Photo
 
-_LEAST = 2 / 3  # of the side that is wanted; a picture that was decoded smaller would be shown blurred
+_LEAST = 2 / 3  # minimum decoded size relative to the wanted side: smaller pictures would look blurred
 
 
 def thumbnail(photo: Photo, side: int) -> bytes:
-    """A JPEG, upright, with at most `side` pixels a side; nothing is enlarged.
+    """Encode a thumbnail as an upright JPEG; photos are not enlarged.
 
-    A JPEG takes a tenth of WebP's time for a few bytes more.
+    JPEG takes a tenth of the time of WebP, and slightly more space.
 
     Args:
-        photo: as `images.load` decoded it, at any scale.
-        side: of the square that the JPEG fits into.
+        photo: decoded by `images.load` at any scale.
+        side: maximum length of the longer side in pixels.
 
     Returns:
-        The file; empty where the photo was decoded at a scale too small for this side.
+        The JPEG; empty if the photo was decoded at too small a scale.
     """
     longer = max(photo.picture.size)
     if longer < min(round(side * _LEAST), max(photo.width, photo.height)):

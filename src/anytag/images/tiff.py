@@ -1,9 +1,9 @@
-"""TIFF: which of a file's pictures is the photo, and the kinds that Pillow refuses or reads wrong.
+"""Select the photo of a TIFF, and read kinds that Pillow refuses or reads wrongly.
 
-A TIFF is a list of directories (pages, thumbnails, reduced copies, masks), and cameras' RAW files are TIFFs
-too. Pillow reads the first directory; here a copy of the file's header points it to the right one. Samples of
-9 to 32 bits that Pillow does not know are read by showing it each row as so many bytes of an 8-bit picture:
-so libtiff undoes strips, tiles and compression, and NumPy makes numbers of the bytes.
+A TIFF is a list of directories (pages, thumbnails, reduced copies, masks); many RAW formats are TIFFs too.
+Pillow reads the first directory, so a copy of the header points to the right one. Samples of 9 to 32 bits
+that Pillow does not support are read by declaring each row as bytes of an 8-bit picture: libtiff handles
+strips, tiles and compression, and NumPy converts the bytes.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ _FILL_ORDER, _OFFSETS, _ORIENTATION, _SAMPLES, _ROWS, _COUNTS = 266, 273, 274, 2
 _PLANAR, _PREDICTOR, _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_COUNTS = 284, 317, 322, 323, 324, 325
 CHILDREN, _EXTRA, _FORMAT, _SUBSAMPLING, _PROFILE = 330, 338, 339, 530, 34675
 
-_DIRECTORIES = 64  # of one file that are looked at
+_DIRECTORIES = 64  # maximum per file
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _INKS, _YCBCR = 0, 1, 2, 5, 6
 _COLOURS = {_WHITE_IS_ZERO: "L", _BLACK_IS_ZERO: "L", _RGB: "RGB", _INKS: "CMYK"}
 _LOSSLESS = {1, 5, 8, 32773, 32946, 34925, 50000}  # none, LZW, deflate, PackBits, LZMA, Zstandard
-_ASSOCIATED, _UNASSOCIATED = 1, 2  # alpha, by which colours are multiplied or not
+_ASSOCIATED, _UNASSOCIATED = 1, 2  # premultiplied and straight alpha
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One directory of a TIFF and where it lies."""
+    """A directory of a TIFF and its offset."""
 
     offset: int
     tags: Directory
 
     def number(self, tag: int, default: int = 0) -> int:
-        """A tag as one number; of several the first."""
+        """A tag as an integer, the first if it has several."""
         value = self.tags.get(tag, default)
         if isinstance(value, tuple):
             value = value[0] if value else default
@@ -62,12 +62,12 @@ class Page:
 
     @property
     def is_full(self) -> bool:
-        """Neither a reduced copy of another page nor a mask."""
+        """Whether it is neither a reduced copy of another page nor a mask."""
         return not self.number(_SUBFILE) & 0b101 and self.number(_OLD_SUBFILE) != 2
 
 
 def pages(data: bytes) -> list[Page]:
-    """The directories of a file in order, those of SubIFDs after the one that names them."""
+    """The directories of a file in order, with SubIFDs after their parents."""
     with quiet_pillow():
         return list(_pages(data))
 
@@ -82,7 +82,7 @@ def _pages(data: bytes) -> Iterator[Page]:
             tags = Directory(header)
             file.seek(offset)
             tags.load(file)
-            for tag in tags:  # values are read now, quietly
+            for tag in tags:  # parse the values now, without warnings
                 with suppress(Exception):
                     tags[tag]
             page = Page(offset, tags)
@@ -91,22 +91,22 @@ def _pages(data: bytes) -> Iterator[Page]:
 
 
 def photo_of(pages: list[Page]) -> Page | None:
-    """The largest page that is neither reduced nor a mask, the first of equals; None where there is none."""
+    """The first largest page that is neither reduced nor a mask; None if there are no pages."""
     full = [page for page in pages if page.is_full] or pages
     return max(full, key=lambda page: page.size[0] * page.size[1], default=None)
 
 
 def open_page(data: bytes, page: Page, name: str, check: Callable[[tuple[int, int]], None]) -> Image.Image:
-    """A page as a picture, not decoded yet where Pillow reads it right.
+    """Open a page as a picture, without decoding it if Pillow reads it correctly.
 
     Args:
         data: the file.
         page: one of its `pages`.
         name: of the photo, for messages.
-        check: raises where a size is beyond the limit; called before anything is decoded.
+        check: raises if a size exceeds the limit; called before decoding.
 
     Raises:
-        ImageError: a kind of samples that cannot be shown right.
+        ImageError: the kind of samples is not supported.
     """
     check_samples(page, name)
     if _needs_unpacking(page):
@@ -118,27 +118,28 @@ def open_page(data: bytes, page: Page, name: str, check: Callable[[tuple[int, in
 
 
 def check_opened(picture: TiffImageFile, name: str) -> None:
-    """Refuses a TIFF that a user opened with Pillow, where Pillow reads it wrong.
+    """Refuse a TIFF that a user opened with Pillow, if Pillow reads it wrongly.
 
     Raises:
-        ImageError: see `check_samples`; or a kind that is read right from the file only.
+        ImageError: see `check_samples`; or a kind that must be read from the file.
     """
     page = Page(0, picture.tag_v2)
     check_samples(page, name)
     if _needs_unpacking(page):
-        raise ImageError(f"{name}: Pillow does not read this kind of TIFF right; give its path or bytes")
+        raise ImageError(f"{name}: Pillow reads this kind of TIFF wrongly; give its path or bytes")
 
 
 def check_samples(page: Page, name: str) -> None:
-    """Refuses what would be shown wrong.
+    """Refuse samples that would be decoded wrongly.
 
     Raises:
-        ImageError: floating-point or signed samples, YCbCr that is subsampled and not JPEG.
+        ImageError: too many samples per pixel, floating-point or signed samples, or subsampled YCbCr that is
+            not JPEG.
     """
     bits, formats = page.number(_BITS, 1), set(page.numbers(_FORMAT))
     what = ""
     if page.number(_SAMPLES, 1) > MAX_SAMPLESPERPIXEL:
-        what = f"{page.number(_SAMPLES)} for each pixel, which are not all colours"
+        what = f"{page.number(_SAMPLES)} per pixel, which are not all colours"
     elif formats & {3, 6}:
         what = f"floating-point numbers of {bits} bits (mode F), whose range is not known"
     elif 5 in formats or (2 in formats and bits < 32):
@@ -154,7 +155,7 @@ def check_samples(page: Page, name: str) -> None:
 
 
 def _pointed_to(data: bytes, offset: int) -> bytes:
-    """The same file with the page at `offset` as its first."""
+    """The file with the page at `offset` as its first."""
     order = "<" if data[:1] == b"I" else ">"
     if data[2:4] in (b"+\0", b"\0+"):
         return data[:8] + struct.pack(order + "Q", offset) + data[16:]
@@ -162,7 +163,7 @@ def _pointed_to(data: bytes, offset: int) -> bytes:
 
 
 def _needs_unpacking(page: Page) -> bool:
-    """Unsigned samples of more than 8 bits that Pillow does not read, or not right."""
+    """Whether a page has unsigned samples of more than 8 bits that Pillow refuses or reads wrongly."""
     bits, samples, photometric = page.number(_BITS, 1), page.number(_SAMPLES, 1), page.number(_PHOTOMETRIC)
     if not 8 < bits <= 32 or set(page.numbers(_BITS)) != {bits} or set(page.numbers(_FORMAT)) - {1}:
         return False
@@ -174,13 +175,13 @@ def _needs_unpacking(page: Page) -> bool:
 
 
 def _padded_size(page: Page) -> tuple[int, int]:
-    """The size with the rest of the last tiles, which is decoded, too."""
+    """The size with complete tiles, which are decoded."""
     (width, height), across, down = page.size, page.number(_TILE_WIDTH), page.number(_TILE_HEIGHT)
     return (width + across, height + down) if across or down else page.size
 
 
 def _unpacked(data: bytes, page: Page) -> Image.Image:
-    """A page of 9 to 32 bits a sample as a decoded picture of 8 bits, with its orientation and profile."""
+    """Decode a page of 9 to 32 bits per sample to 8 bits, with its orientation and profile."""
     bits, samples = page.number(_BITS), page.number(_SAMPLES, 1)
     planes = samples if page.number(_PLANAR, 1) == 2 else 1
     parts = [_plane(data, page, plane, samples // planes) for plane in range(planes)]
@@ -193,7 +194,7 @@ def _unpacked(data: bytes, page: Page) -> Image.Image:
 
 
 def _picture(levels: Bytes, photometric: int, extra: int) -> Image.Image:
-    """Samples H×W×S -> a picture with its alpha, where it has one."""
+    """Convert samples, uint8 H×W×S, to a picture, with alpha if there is one."""
     mode = _COLOURS[photometric]
     colours = len(mode)
     if photometric == _WHITE_IS_ZERO:
@@ -206,11 +207,11 @@ def _picture(levels: Bytes, photometric: int, extra: int) -> Image.Image:
 
 
 def _plane(data: bytes, page: Page, plane: int, samples: int) -> npt.NDArray[Any]:
-    """One plane's samples as unsigned integers H×W×`samples`."""
+    """The samples of a plane as unsigned integers H×W×`samples`."""
     bits, (width, height) = page.number(_BITS), page.size
     tile = page.number(_TILE_WIDTH)
     across = -(-width // tile) if tile else 1
-    run = tile or width  # pixels of a row that lie together
+    run = tile or width  # contiguous pixels of a row
     bytes_of_run = -(-run * samples * bits // 8)
     view = _as_bytes(data, page, plane, across * bytes_of_run, bytes_of_run)
     rows = np.asarray(view).reshape(height, across, bytes_of_run)
@@ -222,20 +223,20 @@ def _plane(data: bytes, page: Page, plane: int, samples: int) -> npt.NDArray[Any
 
 
 def _integers(rows: Bytes, bits: int, order: str, count: int) -> npt.NDArray[Any]:
-    """`count` integers of `bits` bits from the bytes of each run: H×A×B -> H×A×`count`."""
+    """Unpack `count` integers of `bits` bits from each run of bytes: H×A×B to H×A×`count`."""
     if bits in (16, 32):
         values = rows.view(f"{order}u{bits // 8}")
         return values.astype(f"u{bits // 8}")
     out = np.empty((*rows.shape[:2], count), np.uint32)
     weights = 2 ** np.arange(bits - 1, -1, -1, dtype=np.uint32)
-    for number, row in enumerate(rows):  # one by one: a bit takes a byte
+    for number, row in enumerate(rows):  # row by row, since an unpacked bit takes a byte
         split = np.unpackbits(row, axis=1)[:, : count * bits]
         out[number] = split.reshape(len(row), count, bits) @ weights
     return out
 
 
 def _as_bytes(data: bytes, page: Page, plane: int, width: int, tile_width: int) -> Image.Image:
-    """The page's bytes, uncompressed, as an 8-bit picture of `width` bytes a row."""
+    """The page's uncompressed bytes as an 8-bit picture of `width` bytes per row."""
     height, tiled = page.size[1], page.number(_TILE_WIDTH) > 0
     rows = page.number(_TILE_HEIGHT) if tiled else min(page.number(_ROWS, height), height)
     pieces = -(-height // rows) * (width // tile_width if tiled else 1)
@@ -263,7 +264,7 @@ def _as_bytes(data: bytes, page: Page, plane: int, width: int, tile_width: int) 
 
 
 def _with_page(data: bytes, tags: dict[int, tuple[int, ...]]) -> bytes:
-    """The file with one more directory, of numbers, as its first; always little-endian."""
+    """The file with an additional first directory of numbers, always little-endian."""
     at = len(data) + len(data) % 2
     end = at + 2 + 12 * len(tags) + 4
     entries, values = b"", b""

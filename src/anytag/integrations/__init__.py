@@ -1,5 +1,5 @@
-"""anytag in the shapes of other Python tools; each module needs its tool, and nothing else is imported.
+"""Adapters for other Python libraries; each module imports only its own library.
 
-What speaks to other programs over HTTP (PhotoPrism, Label Studio) is in `anytag.server`, and what maps over
-batches of Ray Data, Spark and datasets is `anytag.scale.mapping.Tag`.
+HTTP APIs for other programs (PhotoPrism, Label Studio) are in `anytag.server`; for batches of Ray Data, Spark
+and datasets use `anytag.scale.mapping.Tag`.
 """

@@ -18,18 +18,18 @@ from anytag.tagger import Encoded, Requests, Tagger
 
 
 class AnytagModel(EmbeddingsMixin, Model):  # type: ignore[misc]  # fiftyone is not typed
-    """Tags as `Classifications`, and the photo's vector as the embedding.
+    """Predicts tags as `Classifications`, and embeddings of photos.
 
-    It is pickled by its arguments alone, and loads the model where it is first used.
+    Only the arguments are pickled; the model is loaded at first use.
 
     Args:
         model, device: as for `Tagger.load`.
         tags: score exactly these, as for `Tagger.tag`; by default the tags of the vocabulary.
-        threshold: leave out lower scores; by default each tag's own, and 0.5 where `tags` are given.
+        threshold: minimum score; by default each tag's own, or 0.5 if `tags` are given.
     """
 
     media_type = "image"
-    ragged_batches = False  # photos of any sizes may come together
+    ragged_batches = False  # photos of a batch may have different sizes
     transforms = None
     preprocess = False
     has_embeddings = True
@@ -47,7 +47,7 @@ class AnytagModel(EmbeddingsMixin, Model):  # type: ignore[misc]  # fiftyone is 
         self._embeddings: Floats | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is pickled: not the model, which is loaded again by its name."""
+        """The state for pickling, without the model, which is loaded again."""
         return {name: value for name, value in vars(self).items() if name not in ("_tagger", "_embeddings")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -63,34 +63,38 @@ class AnytagModel(EmbeddingsMixin, Model):  # type: ignore[misc]  # fiftyone is 
 
     def predict_all(self, args: Iterable[Bytes]) -> list[fiftyone.Classifications]:
         """The tags of photos, each uint8 H×W×3."""
-        seen = self._look(args)
-        found = self._tagger.score_many(seen, self._tags, threshold=self._threshold)
+        encoded = self._encode(args)
+        found = self._tagger.score_many(encoded, self._tags, threshold=self._threshold)
         return [classifications(one) for one in found]
 
     def get_embeddings(self) -> Floats:
-        """The vectors of what was predicted last: float32 N×D."""
+        """The embeddings of the last prediction: float32 N×D.
+
+        Raises:
+            RuntimeError: there was no prediction.
+        """
         if self._embeddings is None:
-            raise RuntimeError("nothing was predicted yet: call predict or predict_all before")
+            raise RuntimeError("no embeddings yet: call predict or predict_all first")
         return self._embeddings
 
     def embed(self, arg: Bytes) -> Floats:
-        """The vector of a photo: float32 D."""
+        """The embedding of a photo, uint8 H×W×3: float32 D."""
         vector: Floats = self.embed_all([arg])[0]
         return vector
 
     def embed_all(self, args: Iterable[Bytes]) -> Floats:
-        """The vectors of photos: float32 N×D."""
-        self._look(args)
+        """The embeddings of photos, each uint8 H×W×3: float32 N×D."""
+        self._encode(args)
         return self.get_embeddings()
 
-    def _look(self, photos: Iterable[Bytes]) -> list[Encoded]:
-        seen = [self._tagger.encode(photo) for photo in photos]
-        self._embeddings = np.stack([one.pooled for one in seen])
-        return seen
+    def _encode(self, photos: Iterable[Bytes]) -> list[Encoded]:
+        encoded = [self._tagger.encode(photo) for photo in photos]
+        self._embeddings = np.stack([one.pooled for one in encoded])
+        return encoded
 
 
 def classifications(found: TagResult) -> fiftyone.Classifications:
-    """Tags as FiftyOne keeps them."""
+    """Convert tags to FiftyOne's `Classifications`."""
     return fiftyone.Classifications(
         classifications=[fiftyone.Classification(label=tag.name, confidence=tag.score) for tag in found.shown]
     )

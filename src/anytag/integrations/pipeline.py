@@ -1,4 +1,4 @@
-"""The shape of transformers' zero-shot image classification: code that has such a pipeline needs one line."""
+"""A drop-in replacement for transformers' zero-shot image classification pipeline."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from anytag.tagger import Tagger
 
 
 class Label(TypedDict):
-    """A label and how likely it is in the photo."""
+    """A label and its probability."""
 
     score: float
     label: str
 
 
 class ZeroShotPipeline:
-    """Labels of photos as transformers' pipeline gives them; make one with `pipeline`.
+    """Classifies photos with the interface of transformers' pipeline; create it with `pipeline`.
 
-    Scores are probabilities of each label for itself, and do not add up to 1 as CLIP's do: several labels
-    may be right, or none.
+    Scores are independent probabilities of the labels and do not sum to 1 as CLIP's do: several labels may
+    apply, or none.
 
     Attributes:
-        tagger: what scores.
+        tagger: scores the labels.
     """
 
     def __init__(self, tagger: Tagger) -> None:
@@ -41,18 +41,18 @@ class ZeroShotPipeline:
         top_k: int | None = None,
         batch_size: int = 8,
     ) -> list[Label] | list[list[Label]] | Generator[list[Label], None, None]:
-        """The labels of one photo, or of each of several, by falling score.
+        """Score the labels of one or more photos, by descending score.
 
         Args:
-            images: a photo (path, bytes, PIL image, array), a list of them, or what yields them: then the
-                answer is a generator, too.
-            candidate_labels: labels to score; by default the tags of the vocabulary that are in the photo.
-            top_k: at most so many.
-            batch_size: photos that go through the network together.
+            images: a photo (path, bytes, PIL image, array), a list of them, or an iterable; for an iterable
+                the result is a generator.
+            candidate_labels: labels to score; by default the tags of the vocabulary above their thresholds.
+            top_k: maximum number of labels per photo.
+            batch_size: number of photos in a batch.
 
         Raises:
             ImageError: a photo cannot be read.
-            VocabularyError: `candidate_labels` is no list of texts.
+            VocabularyError: `candidate_labels` is not a list of texts.
         """
         if isinstance(candidate_labels, str):
             raise VocabularyError(
@@ -61,7 +61,7 @@ class ZeroShotPipeline:
         if is_source(images):
             return _labels(self.tagger.tag(images, candidate_labels, top_k=top_k))  # type: ignore[arg-type]
         found = self.tagger.tag_many(
-            images,  # type: ignore[arg-type]  # not one image: is_source says
+            images,  # type: ignore[arg-type]  # not a single image, which is_source has checked
             candidate_labels,
             top_k=top_k,
             batch_size=batch_size,
@@ -72,7 +72,7 @@ class ZeroShotPipeline:
 
 
 def pipeline(model: str | Path | None = None, *, device: Device = "auto") -> ZeroShotPipeline:
-    """A pipeline with a model; arguments and errors as for `Tagger.load`."""
+    """Create a pipeline; arguments and errors as for `Tagger.load`."""
     return ZeroShotPipeline(Tagger.load(model, device=device))
 
 

@@ -1,4 +1,4 @@
-"""Tags as supervision's `Classifications` and, with `where=True`, `Detections`."""
+"""Convert tags to supervision's `Classifications` and, with `where=True`, `Detections`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from anytag.results import TagResult, TagScore
 
 
 def classifications(found: TagResult, classes: Sequence[str] | None = None) -> supervision.Classifications:
-    """The tags of a photo and their scores.
+    """Convert the tags of a photo to classifications.
 
     Args:
-        found: of one photo.
-        classes: names whose places are the class ids; tags with other names are left out. By default the
-            names of the tags themselves, in their order.
+        found: the result for one photo.
+        classes: class names in the order of their ids; tags with other names are left out. By default the
+            names of the tags in their order.
     """
     numbered = _numbered(found.tags, found, classes)
     return supervision.Classifications(
@@ -26,7 +26,7 @@ def classifications(found: TagResult, classes: Sequence[str] | None = None) -> s
 
 
 def detections(found: TagResult, classes: Sequence[str] | None = None) -> supervision.Detections:
-    """The boxes of a photo's tags, of those that have one: `Tagger.tag(..., where=True)` gives them.
+    """Convert the tags that have a box, from `Tagger.tag(..., where=True)`, to detections.
 
     Args:
         found, classes: as for `classifications`.

@@ -1,1 +1,1 @@
-"""A library of photos in a database: what is in folders, what a model saw there, what the user says of it."""
+"""A library: a database of the photos of folders, their tags by a model, and the user's decisions."""

@@ -1,4 +1,4 @@
-"""A library's file: opened, brought to this version, and journalled as its file system can bear it."""
+"""The SQLite file of a library: opening, schema migration, and a journal mode that suits its file system."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from anytag.library import schema, words
 
 MOUNTS = Path("/proc/mounts")
 WAIT = 30.0
-"""Seconds that a statement waits for another process's transaction."""
+"""Seconds to wait for another process's transaction."""
 _CANNOT_WRITE = ("full", "locked", "readonly", "disk I/O", "unable to open")
 
 _NETWORK = frozenset(
@@ -25,28 +25,29 @@ _NETWORK = frozenset(
 
 
 class Database:
-    """An open library: SQLite with foreign keys, each change in a transaction.
+    """An open library database: SQLite with foreign keys; changes are made in transactions.
 
     Attributes:
         path: the file.
-        connection: in autocommit mode; changes go through `transaction`.
-        is_shared: the file lies on a network's file system, which cannot carry a write-ahead log.
+        connection: in autocommit mode; use `transaction` for changes.
+        is_shared: whether the file is on a network file system, which does not support a write-ahead log.
     """
 
     def __init__(self, path: Path, connection: sqlite3.Connection, *, is_shared: bool) -> None:
         self.path, self.connection, self.is_shared = path, connection, is_shared
         self._lock = RLock()
-        self._rehearses = False
+        self._is_dry_run = False
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, mounts: Path = MOUNTS) -> Database:
-        """The library in a file; one that is not there is made, with the folders above it.
+        """Open the library in a file; created, with its parent folders, if it does not exist.
 
         Args:
-            mounts: the table of mounted file systems, as Linux has it.
+            path: the file.
+            mounts: the table of mounted file systems, as on Linux.
 
         Raises:
-            LibraryError: the file is no library, is of a newer anytag, or cannot be opened.
+            LibraryError: the file is not a library, is of a newer anytag, or cannot be opened.
         """
         file = Path(path).absolute()
         is_shared = on_network(file, mounts)
@@ -70,12 +71,12 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All that is written within, or nothing of it.
+        """A transaction: committed at the end of the block, rolled back after an exception.
 
         Raises:
-            OutputError: the disk is full, the database cannot be written, or another process writes for long.
+            OutputError: the disk is full, the database cannot be written, or another process has it locked.
         """
-        if self._rehearses:
+        if self._is_dry_run:
             yield self.connection
             return
         with self._lock, self._explained():
@@ -88,19 +89,19 @@ class Database:
                 raise
 
     @contextmanager
-    def rehearsal(self) -> Iterator[None]:
-        """All transactions within leave nothing behind."""
+    def dry_run(self) -> Iterator[None]:
+        """Roll back everything in the block at its end, transactions included."""
         self.connection.execute("BEGIN IMMEDIATE")
-        self._rehearses = True
+        self._is_dry_run = True
         try:
             yield
         finally:
-            self._rehearses = False
+            self._is_dry_run = False
             self.connection.rollback()
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """All queries within see one state, whatever another process writes; errors as of `query`."""
+        """A read transaction: all queries in the block see the same state; errors as for `query`."""
         with self._lock, self._explained():
             if self.connection.in_transaction:
                 yield
@@ -109,10 +110,10 @@ class Database:
             try:
                 yield
             finally:
-                self.connection.rollback()  # nothing was written
+                self.connection.rollback()  # only ends the read transaction
 
     def query(self, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """Rows, from any thread.
+        """All rows of a query; thread-safe.
 
         Raises:
             LibraryError: the database is damaged.
@@ -121,30 +122,30 @@ class Database:
             return self.connection.execute(statement, values).fetchall()
 
     def stream(self, statement: str, values: Sequence[object] = ()) -> Iterator[tuple[Any, ...]]:
-        """Many rows, one by one, while no other thread asks; errors as of `query`."""
+        """Iterate over the rows of a query; not thread-safe; errors as for `query`."""
         with self._explained():
             yield from self.connection.execute(statement, values)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """What is wrong with the file as errors of ours; those of a statement pass."""
+        """Convert SQLite errors about the file to ours; others, of statements, are passed on."""
         try:
             yield
         except sqlite3.OperationalError as error:
             if not any(one in str(error) for one in _CANNOT_WRITE):
                 raise
-            why = "another process has been writing it for long" if "locked" in str(error) else error
-            raise OutputError(f"{self.path} cannot be written: {why}") from error
+            reason = "another process has locked it" if "locked" in str(error) else error
+            raise OutputError(f"{self.path} cannot be written: {reason}") from error
         except sqlite3.DatabaseError as error:
             if type(error) is not sqlite3.DatabaseError:
                 raise
             raise LibraryError(
-                f"{self.path} is damaged ({error}): put a copy in its place, or remove it and sync again"
+                f"{self.path} is damaged ({error}): restore it from a backup, or remove it and sync again"
             ) from error
 
     @property
     def state(self) -> tuple[int, int]:
-        """Another one after every change, by this process or another: what was read before may be old."""
+        """A value that differs after every change, by this process or another, for invalidating caches."""
         return self._number("data_version"), self.connection.total_changes
 
     def close(self) -> None:
@@ -154,15 +155,15 @@ class Database:
         return int(self.connection.execute(f"PRAGMA {pragma}").fetchone()[0])
 
     def _check(self) -> None:
-        """Raises LibraryError where the file is somebody else's, or newer."""
+        """Raise LibraryError if the file is of another program or of a newer version."""
         version, application = self._number("user_version"), self._number("application_id")
         tables = self.connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if application != schema.APPLICATION and (tables or version):
-            raise LibraryError(f"{self.path} is a database of another program: give another with --database")
+            raise LibraryError(f"{self.path} is a database of another program: give another --database")
         if version > schema.VERSION:
             raise LibraryError(
-                f"{self.path} was made by a newer anytag (version {version} of the tables, this one knows "
-                f"{schema.VERSION}): update anytag, or give another with --database"
+                f"{self.path} was created by a newer anytag (schema version {version}, this one supports "
+                f"{schema.VERSION}): update anytag, or give another --database"
             )
 
     def _settle(self) -> None:
@@ -172,11 +173,13 @@ class Database:
         self.connection.execute("PRAGMA foreign_keys = ON")
 
     def _migrate(self) -> None:
-        """Brings the tables to this version, all steps or none."""
+        """Migrate the schema to this version, in one transaction."""
         if self._number("user_version") == schema.VERSION:
             return
         with self.transaction() as connection:
-            for script in schema.SCRIPTS[self._number("user_version") :]:  # another process may have done it
+            for script in schema.SCRIPTS[
+                self._number("user_version") :
+            ]:  # reread: another process may have migrated
                 for statement in _statements(script):
                     connection.execute(statement)
             connection.execute(f"PRAGMA application_id = {schema.APPLICATION}")
@@ -184,11 +187,11 @@ class Database:
 
 
 def on_network(path: Path, mounts: Path = MOUNTS) -> bool:
-    """Does a file lie on a file system of a network, as the table of mounts says?"""
+    """Whether a file is on a network file system, by the table of mounts."""
     try:
         lines = mounts.read_bytes().splitlines()
     except OSError:
-        return False  # no Linux
+        return False  # not Linux
     place = os.fsencode(path.resolve())
     best, kind = b"", ""
     for line in lines:
@@ -201,7 +204,7 @@ def on_network(path: Path, mounts: Path = MOUNTS) -> bool:
 
 
 def _statements(script: str) -> Iterator[str]:
-    """One by one: `executescript` would commit between them."""
+    """Split a script into statements: `executescript` would commit the transaction."""
     statement = ""
     for line in script.splitlines(keepends=True):
         statement += line

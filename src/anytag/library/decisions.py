@@ -1,4 +1,4 @@
-"""What the user says of tags: written, and taken back, within the caller's transaction."""
+"""The user's decisions about tags, stored and undone within the caller's transaction."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FOLLOW = (
     "SELECT time, ?2, tag, name, before, after FROM changes c WHERE photo = ?1 AND NOT EXISTS "
     "(SELECT 1 FROM changes WHERE photo = ?2 AND time = c.time AND tag = c.tag) ORDER BY id",
 )
-"""What was said of a first photo is said of a second, too, and undone with it; of two, what was said last."""
+"""Copies decisions and their history from photo ?1 to photo ?2; the later decision about a tag wins."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -38,13 +38,17 @@ def decide(
     *,
     known: Callable[[], Vocabulary],
 ) -> None:
-    """Says the same of tags in photos.
+    """Store the same decision about tags of photos.
 
     Args:
-        known: the vocabulary, for names that no photo has yet.
+        connection: in a transaction.
+        photos: ids.
+        tags: names of tags.
+        kind: of decision.
+        known: returns the vocabulary, for names that the photo does not have.
 
     Raises:
-        LibraryError: a tag is no text.
+        LibraryError: a tag is not a valid text.
     """
     names, time = [_tag_name(tag) for tag in tags], datetime.now(UTC).isoformat(timespec="microseconds")
     for photo in photos:
@@ -62,7 +66,7 @@ def decide(
 
 
 def undo(connection: sqlite3.Connection) -> list[int]:
-    """Takes the last decision back; the photos that it was of."""
+    """Undo the last decision; returns the ids of its photos."""
     last = connection.execute(
         "SELECT id, photo, tag, name, before, time FROM changes "
         "WHERE time = (SELECT max(time) FROM changes) ORDER BY id DESC"
@@ -76,19 +80,19 @@ def undo(connection: sqlite3.Connection) -> list[int]:
 
 
 def _tag_name(tag: object) -> str:
-    """A tag in one line, as every file can hold it."""
+    """Normalise the name of a tag so that it can be written into any file."""
     name = clean([unicodedata.normalize("NFC", tag)]) if isinstance(tag, str) else ()
     if not name or _SURROGATE.search(str(tag)):
-        raise LibraryError(f"{tag!r} is no tag: give its name, in UTF-8")
+        raise LibraryError(f"{tag!r} is not a tag: give its name as valid text")
     return name[0]
 
 
 def _tag_of(
     connection: sqlite3.Connection, photo: int, name: str, kind: Decision, known: Callable[[], Vocabulary]
 ) -> tuple[str, str]:
-    """The id of the photo's tag of this name, and the name to keep.
+    """The id of the photo's tag with this name, and the name to store.
 
-    Where it has none, it is what the vocabulary means by the name; an added word stays as it is.
+    If the photo has no such tag, the vocabulary is searched; added names are stored unchanged.
     """
     for table in ("tags", "decisions"):
         query = f"SELECT tag FROM {table} WHERE photo = ? AND folded(name) = folded(?)"
@@ -103,7 +107,7 @@ def _tag_of(
 def _set(
     connection: sqlite3.Connection, photo: int, tag: str, name: str, kind: str | None, time: str
 ) -> None:
-    """Writes what the user says of a tag, or that he says nothing."""
+    """Replace the decision about a tag; None deletes it."""
     connection.execute("DELETE FROM decisions WHERE photo = ? AND tag = ?", (photo, tag))
     if kind is not None:
         connection.execute(

@@ -1,4 +1,4 @@
-"""What narrows a search, as SQL: tags, folder, dates. Asked before anything is compared."""
+"""Search filters as SQL conditions: tags, folder and dates, applied before ranking."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ OR EXISTS (SELECT 1 FROM tags WHERE folded(name) = ?)"""
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """What photos must be to be looked at at all.
+    """Conditions that photos must meet.
 
     Attributes:
-        tags: names of tags that a photo has: the model's without those that the user rejected, what he added
-            and accepted, and his keywords.
-        exclude_tags: names of tags that it has not.
-        folder: it lies below this one.
-        after: ISO 8601, or its beginning: taken then or later.
-        before: taken earlier. A photo without a date is neither.
+        tags: names that a photo has: as a tag of the model that the user did not reject, as an added or
+            accepted tag, or as a keyword.
+        exclude_tags: names that it does not have.
+        folder: a folder that contains it.
+        after: it was taken then or later; ISO 8601 or a prefix of it.
+        before: it was taken earlier. Photos without a date meet neither.
     """
 
     tags: Sequence[str] = ()
@@ -56,13 +56,14 @@ class Filters:
         )
 
     def check(self, database: Database, find: Callable[[str], str | None]) -> None:
-        """Holds names against what there is: with one that nobody knows, finding nothing would say nothing.
+        """Check that the folder and all names are known, so that typos are not mistaken for empty results.
 
         Args:
+            database: of the library.
             find: as for `conditions`.
 
         Raises:
-            LibraryError: a folder is not in the library, or a name that of no tag and no keyword.
+            LibraryError: the folder is not in the library, or a name is not that of a tag or keyword.
         """
         if self.folder is not None:
             check_folder(database, self.folder)
@@ -70,51 +71,51 @@ class Filters:
             key = folded(" ".join(name.split()))
             if find(name) is None and not database.query(_KNOWN, (key, key, key))[0][0]:
                 raise LibraryError(
-                    f"{name!r} is no tag of the model, and nothing that photos of the library were given: "
-                    "correct the name"
+                    f"{name!r} is neither a tag of the model nor a tag or keyword in the library: give "
+                    "another name"
                 )
 
     def conditions(self, find: Callable[[str], str | None]) -> tuple[str, list[object]]:
-        """Conditions on `photos p`, each with AND before it, and their values.
+        """SQL conditions on `photos p`, each after an AND, and their values.
 
         Args:
-            find: the id of the tag that a name means, None where the vocabulary has none.
+            find: returns the id of the tag with a name, or None.
 
         Raises:
-            LibraryError: a date is none, or a name.
+            LibraryError: a date or a name is invalid.
         """
-        said, values = [], list[object]()
+        found, values = [], list[object]()
         for names, negated in ((self.tags, ""), (self.exclude_tags, "NOT ")):
             if isinstance(names, str):
                 raise LibraryError(f"tags is the single text {names!r}: expected a list, such as [{names!r}]")
             for name in names:
                 condition, given = _tagged(name, find(name))
-                said.append(negated + condition)
+                found.append(negated + condition)
                 values += given
         if self.folder is not None:
-            said.append("p.path >= ? AND p.path < ?")
+            found.append("p.path >= ? AND p.path < ?")
             values += below(os.path.abspath(self.folder))  # noqa: PTH100  # names of any kind
         for date, compare in ((self.after, ">="), (self.before, "<")):
             if date is not None:
-                said.append(f"p.taken {compare} ?")
+                found.append(f"p.taken {compare} ?")
                 values.append(moment(date))
-        return "".join(f" AND {one}" for one in said), values
+        return "".join(f" AND {one}" for one in found), values
 
 
 def _tagged(name: str, tag: str | None) -> tuple[str, Sequence[object]]:
     if not name.strip():
-        raise LibraryError(f"{name!r} is no tag: expected a name such as 'dog'")
+        raise LibraryError(f"{name!r} is not a tag: expected a name such as 'dog'")
     folded_name = folded(" ".join(name.split()))
-    is_it = "folded(name) = ?" if tag is None else "tag = ?"  # no index leads to names
+    is_it = "folded(name) = ?" if tag is None else "tag = ?"  # names are not indexed
     key = folded_name if tag is None else tag
     return _TAGGED.format(is_it=is_it), [key, key, key, folded_name, folded_name]
 
 
 def moment(date: str) -> str:
-    """The first second of a day, month or year, as photos' dates are kept.
+    """The first second of a day, month or year, in the format of stored dates.
 
     Raises:
-        LibraryError: it is no date.
+        LibraryError: it is not a date.
     """
     found = _DATE.fullmatch(str(date).strip())
     try:
@@ -125,5 +126,5 @@ def moment(date: str) -> str:
         return datetime(year, month, day, hour, minute, second).isoformat()
     except ValueError as error:
         raise LibraryError(
-            f"{date!r} is no date: give a year, a month or a day, such as 2024, 2024-05 or 2024-05-31"
+            f"{date!r} is not a date: give a year, a month or a day, such as 2024, 2024-05 or 2024-05-31"
         ) from error

@@ -1,4 +1,4 @@
-"""What a photo is known by when its file moves or gets tags, and when it was taken."""
+"""Identify a photo by a hash of its picture data, and read its date."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TIME = re.compile(r"(\d{4}):(\d\d):(\d\d)[ T](\d\d):(\d\d):(\d\d)")
 
 class Fingerprint(NamedTuple):
     """Attributes:
-    picture: 16 bytes, hash of the picture data without metadata.
+    picture: hash of the picture data without metadata, 16 bytes.
     taken: EXIF's DateTimeOriginal as "2019-06-01T12:00:00", or None.
     """
 
@@ -26,7 +26,7 @@ class Fingerprint(NamedTuple):
 
 
 def fingerprint(data: bytes) -> Fingerprint:
-    """Of a photo's file."""
+    """Compute the fingerprint of the content of a file."""
     found = parts_of(data)
     digest = hashlib.blake2b(digest_size=16)
     for part in found.picture:
@@ -42,10 +42,10 @@ def _taken(exif: bytes) -> str | None:
         with quiet_pillow():
             block = Image.Exif()
             block.load(exif)
-            said = block.get_ifd(_EXIF).get(_TAKEN)
-    except Exception:  # a damaged block: the picture is still good
+            taken = block.get_ifd(_EXIF).get(_TAKEN)
+    except Exception:  # damaged metadata must not fail the photo
         return None
-    found = _TIME.match(said) if isinstance(said, str) else None
+    found = _TIME.match(taken) if isinstance(taken, str) else None
     if found is None or found[1] == "0000":
         return None
     return "{}-{}-{}T{}:{}:{}".format(*found.groups())

@@ -1,4 +1,4 @@
-"""What of a ranking is shown: files that are there, near copies folded into the best of them."""
+"""Build the results of a search from a ranking: skip missing files, fold near duplicates."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
     from anytag.library.photo import Photo
 
 
-SAME = 0.92
-"""Cosine of two vectors from which photos count as copies; 3 % of 5,000 photos of many kinds have one."""
-_FLATTEST = NEAR_BITS  # set or unset bits of a hash that tells something: two plain walls are no copies
-_NEIGHBOURS = 256  # results before a photo that it may be a copy of: copies score nearly alike
+SAME_COSINE = 0.92
+"""Minimum cosine similarity of near duplicates; 3 % of 5,000 diverse photos have one."""
+_MIN_BITS = NEAR_BITS  # minimum of set and of unset bits of a usable hash: plain surfaces hash alike
+_NEIGHBOURS = 256  # preceding results that are compared: near duplicates have similar scores
 BATCH = 64
-"""Photos that are read from the database at once."""
+"""Photos read from the database at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A photo that was found.
+    """A search result.
 
     Attributes:
         photo: of the library.
-        score: of a sentence, the probability that it fits; of likeness, the cosine.
-        copies: paths of near copies that score no better and are not shown on their own.
+        score: the probability that the text fits, or the cosine similarity.
+        copies: paths of near duplicates with no better score, which are not listed themselves.
     """
 
     photo: Photo
@@ -43,21 +43,21 @@ class Hit:
     copies: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain: the row that `anytag search --format jsonl` writes."""
+        """As a dict for JSON: the row of `anytag search --format jsonl`."""
         copies, tags = list(self.copies), list(self.photo.tags)
         return {"path": self.photo.path, "score": self.score, "copies": copies, "tags": tags}
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a search found.
+    """The results of a search.
 
     Attributes:
-        hits: photos that fit, best first; empty where nothing fits.
-        nearest: where nothing fits, the best of those that do not.
-        photos: so many were looked through.
-        unseen: so many of them have no vector of this model, and are found by words alone; those that
-            cannot be read as photos do not count.
+        hits: photos that fit, best first; empty if none fits.
+        nearest: the best photos if none fits.
+        photos: number of searched photos.
+        unseen: number of these without an embedding of this model, which match by words only; unreadable
+            photos do not count.
     """
 
     hits: tuple[Hit, ...]
@@ -74,13 +74,13 @@ class Found:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """N photos that may be found: their ids, rising, and their slots, below 0 where they have no vector."""
+    """N candidate photos: their ids, ascending, and their slots, negative without an embedding."""
 
     ids: Ints
     slots: Ints
 
     def places(self, ids: Sequence[int] | Ints) -> Ints:
-        """Where those of `ids` that are here stand."""
+        """Indices of those of `ids` that are among the candidates."""
         wanted = np.asarray(ids, np.int64)
         places = np.searchsorted(self.ids, wanted)
         there = places < len(self.ids)
@@ -88,26 +88,26 @@ class Rows:
         return places[there]
 
 
-class Shelf:
-    """Takes photos of a ranking from a library.
+class HitBuilder:
+    """Builds results from a ranking of a library's photos.
 
     Args:
         library: the database.
         vectors: its vector file.
-        fold: near copies are folded.
+        fold: whether to fold near duplicates.
     """
 
     def __init__(self, library: Library, vectors: RecordFile, *, fold: bool) -> None:
         self._library, self._vectors, self._fold = library, vectors, fold
 
-    def first(
+    def top(
         self, rows: Rows, order: Ints, shown: Floats, *, top_k: int | None, likeness: bool
     ) -> tuple[Hit, ...]:
-        """The first `top_k` of some photos: what is there still, near copies folded into the first."""
+        """The first `top_k` existing photos of a ranking, with near duplicates folded into the best."""
         hits: list[Hit] = []
         copies = _Copies(self._vectors.shape[0])
-        for place, photo, unit, bits in self._there(rows, order):
-            number = copies.of(unit, bits) if self._fold else None
+        for place, photo, unit, bits in self._existing(rows, order):
+            number = copies.find(unit, bits) if self._fold else None
             if number is not None:
                 one = hits[number]
                 hits[number] = Hit(one.photo, one.score, (*one.copies, photo.path))
@@ -118,8 +118,8 @@ class Shelf:
             hits.append(Hit(photo, _score(float(shown[place]), likeness=likeness)))
         return tuple(hits)
 
-    def _there(self, rows: Rows, order: Ints) -> Iterator[tuple[int, Photo, Floats, Bools]]:
-        """Those of some photos whose files are there, in this order: place, photo, unit vector, hash."""
+    def _existing(self, rows: Rows, order: Ints) -> Iterator[tuple[int, Photo, Floats, Bools]]:
+        """Index, photo, unit vector and hash of the photos whose files exist, in order."""
         for start in range(0, len(order), BATCH):
             part = order[start : start + BATCH]
             photos = {photo.id: photo for photo in self._library.get(rows.ids[part].tolist())}
@@ -139,7 +139,7 @@ class Shelf:
 
 
 class _Copies:
-    """Tells whether a photo is nearly the same as one of the last results."""
+    """Finds near duplicates among the last results."""
 
     def __init__(self, width: int) -> None:
         self._units = np.zeros((_NEIGHBOURS, width), np.float32)
@@ -151,11 +151,11 @@ class _Copies:
         self._units[place], self._bits[place] = unit, bits
         self._count += 1
 
-    def of(self, unit: Floats, bits: Bools) -> int | None:
-        """The number of the result that a photo is a copy of."""
-        likeness = alike(self._units, self._bits, unit, bits)
+    def find(self, unit: Floats, bits: Bools) -> int | None:
+        """The index of the result that a photo is a near duplicate of, or None."""
+        likeness = similarities(self._units, self._bits, unit, bits)
         place = int(likeness.argmax())
-        if likeness[place] < SAME:
+        if likeness[place] < SAME_COSINE:
             return None
         last = self._count - 1
         return last - (last - place) % _NEIGHBOURS
@@ -165,27 +165,29 @@ _NO_HASH: Bools = np.zeros(8 * HASH_BYTES, np.bool_)
 
 
 def bits_of(hash_: bytes) -> Bools:
-    """The 256 bits of a difference hash; none is set where it tells nothing, as that of a plain wall."""
+    """The 256 bits of a difference hash; all zero if it is not distinctive, as of a plain surface."""
     bits = np.unpackbits(np.frombuffer(hash_, np.uint8)).astype(np.bool_)
-    return bits if _FLATTEST <= bits.sum() <= len(bits) - _FLATTEST else _NO_HASH
+    return bits if _MIN_BITS <= bits.sum() <= len(bits) - _MIN_BITS else _NO_HASH
 
 
-def alike(units: Floats, hashes: Bools, unit: Floats, bits: Bools) -> Floats:
-    """How alike N photos are to one, at least `SAME` where their hashes are near: float32 N.
+def similarities(units: Floats, hashes: Bools, unit: Floats, bits: Bools) -> Floats:
+    """Similarities of N photos to one, at least `SAME_COSINE` if their hashes are near: float32 N.
 
     Args:
-        units: N×E, and the one's E.
-        hashes: N×256, and the one's 256; without a bit where there is none.
+        units: unit vectors, float32 N×E.
+        hashes: bool N×256; all zero without a hash.
+        unit: unit vector of the one, float32 E.
+        bits: hash of the one, bool 256.
     """
     found: Floats = units @ unit
     if bits.any():
         is_near = hashes.any(1) & ((hashes ^ bits).sum(1) <= NEAR_BITS)
-        found[is_near] = np.fmax(found[is_near], np.float32(SAME))
+        found[is_near] = np.fmax(found[is_near], np.float32(SAME_COSINE))
     return found
 
 
 def _units(file: RecordFile, slots: Ints) -> Floats:
-    """Unit vectors of some slots; zero where there is none."""
+    """Unit vectors of slots; zero if there is none."""
     units = np.zeros((len(slots), *file.shape), np.float32)
     seen = np.flatnonzero((slots >= 0) & (slots < len(file)))
     some = np.nan_to_num(file.map()[slots[seen]], posinf=0, neginf=0)
@@ -194,6 +196,6 @@ def _units(file: RecordFile, slots: Ints) -> Floats:
 
 
 def _score(key: float, *, likeness: bool) -> float:
-    """What is shown of a key, to six digits."""
+    """The score for a ranking key, rounded to six digits."""
     value = key if likeness else float(sigmoid(np.asarray(key)))
     return float(f"{value:.6g}")

@@ -1,4 +1,4 @@
-"""Keywords between a library and its files: the user's own are read in, the library's are what is written."""
+"""Exchange keywords between a library and its files: read the user's, write the library's tags."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from anytag.metadata.write import tried
 from anytag.results import Failure, TagScore, once_by_name
 from anytag.vocabulary import Vocabulary
 
-_BATCH = 100  # photos, which a kill may cost
+_BATCH = 100  # photos per transaction
 
 
 def read_in(library: Library, photos: Iterable[Photo]) -> Iterator[Keywords]:
-    """Reads the user's keywords of photos and their sidecars into a library, which finds photos by them.
+    """Read the user's keywords from photos and their sidecars into a library.
 
-    A word of anytag that the user took out of a file is rejected in the library, too.
+    A tag by anytag that the user removed from a file becomes rejected in the library.
 
     Raises:
         MissingToolError: exiftool is not installed.
@@ -41,18 +41,18 @@ def read_in(library: Library, photos: Iterable[Photo]) -> Iterator[Keywords]:
 
 
 def path(keyword: Keyword) -> str:
-    """A keyword as the library's rows have it: "animal|dog"."""
+    """A keyword in the database's format: "animal|dog"."""
     return "|".join(part.replace("|", "/") for part in keyword)
 
 
 def tags_of(photo: Photo, vocabulary: Vocabulary) -> list[TagScore]:
-    """What a library says of a photo, each name once, the user's decisions first, which are sure."""
+    """The tags of a photo without duplicates: the user's first, with a score of 1."""
     sure = (_sure(name, vocabulary) for name in (*photo.added, *photo.accepted))
     return list(once_by_name((*sure, *photo.scores)))
 
 
 def lineage(tag: TagScore, vocabulary: Vocabulary) -> Keyword:
-    """A tag as a keyword, what is broader first; one that the vocabulary does not know stands alone."""
+    """A tag as a hierarchical keyword, broadest first; flat if the vocabulary does not know it."""
     is_known = tag.source == "vocabulary" and tag.id in vocabulary
     return vocabulary.lineage(tag.id) if is_known else (tag.name,)
 
@@ -69,20 +69,20 @@ def write(
     touch: bool = False,
     dry_run: bool = False,
 ) -> Change:
-    """Writes what a library says of a photo into its sidecar; a failure is in the change.
+    """Write the tags of a photo into its sidecar; errors are in the change.
 
     Args:
-        photo: of the library; one that is not "done" is a failure.
-        vocabulary: for what is broader, and for names in another language.
-        keywords: instead of all that the library says.
-        embed, caption, overwrite_caption, sidecar_name, touch, dry_run: as of `write_keywords`.
+        photo: of the library; it is an error if its state is not "done".
+        vocabulary: for hierarchies, and for names in another language.
+        keywords: to write instead of the photo's tags.
+        embed, caption, overwrite_caption, sidecar_name, touch, dry_run: as for `write_keywords`.
 
     Raises:
         MissingToolError: exiftool is not installed.
     """
     if photo.state != "done":
-        why = f"{photo.path}: is {photo.state}, so nothing is known to be written: anytag library sync"
-        return Change(photo.path, error=Failure("LibraryError", why))
+        message = f"{photo.path}: is {photo.state}, so it has no tags to write: run anytag library sync"
+        return Change(photo.path, error=Failure("LibraryError", message))
     if keywords is None:
         keywords = [lineage(tag, vocabulary) for tag in tags_of(photo, vocabulary)]
     return tried(
@@ -107,6 +107,6 @@ def _sure(name: str, vocabulary: Vocabulary) -> TagScore:
 
 
 def rejected(photo: Photo, vocabulary: Vocabulary) -> tuple[str, ...]:
-    """Words that may not be written for a photo, as the user said them and as the vocabulary does."""
+    """Rejected names of a photo, as the user and as the vocabulary spell them."""
     known = (vocabulary.find(name) for name in photo.rejected)
     return (*photo.rejected, *(tag.name for tag in known if tag))

@@ -1,4 +1,4 @@
-"""A library of photos, as users call it from Python."""
+"""The Python API of a library of photos."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from anytag.tagger import Tagger
     from anytag.vocabulary import Vocabulary
 
-_BATCH = 500  # photos that are read at once
-_IDS = 1 << 63  # SQLite knows no greater number
+_BATCH = 500  # photos read at a time
+_IDS = 1 << 63  # SQLite's integers are smaller
 
 
 class Library:
-    """Photos of folders in a database; make one with `Library.open`, in a with statement or not."""
+    """A database of the photos of folders; create it with `Library.open`, optionally as a context manager."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -41,14 +41,14 @@ class Library:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str] | None = None, *, mounts: Path = MOUNTS) -> Library:
-        """The library in a file, which is made if it is not there.
+        """Open the library in a file, which is created if it does not exist.
 
         Args:
-            path: the database; None is the user's own, `default_path()`.
+            path: the database; None for the user's default library, `default_path()`.
             mounts: the table of mounted file systems.
 
         Raises:
-            LibraryError: it is no library, or cannot be opened.
+            LibraryError: it is not a library, or cannot be opened.
         """
         return cls(Database.open(default_path() if path is None else path, mounts=mounts))
 
@@ -76,22 +76,22 @@ class Library:
         batch_size: int = 8,
         workers: int | None = None,
     ) -> Report:
-        """Brings the library in step with folders: what is new or was changed is tagged, and nothing else.
+        """Synchronise the library with folders: tag new and changed photos.
 
         Args:
-            folders: none are all that the library has.
-            tagger: what tags; by default the embedded model, loaded where there is something to tag.
-            captioner: writes captions, also of photos that have none yet.
-            exclude: globs; a name or path that matches one is left out.
-            follow: links to folders are entered.
-            accept_missing: photos that are not there have gone, however many they are.
-            retag: photos that another model or vocabulary tagged are tagged anew.
-            thumbnails: a small JPEG of each photo that is tagged is kept beside the database, to be shown.
-            batch_size: photos that go through the network together, and that a kill may cost.
-            workers: threads; by default one a usable core.
+            folders: by default all folders of the library.
+            tagger: by default the embedded model, loaded if there are photos to tag.
+            captioner: writes captions, also of tagged photos that have none.
+            exclude: globs; matching names and paths are skipped.
+            follow: follow links to folders.
+            accept_missing: mark all missing photos as gone, however many there are.
+            retag: tag photos again that another model or vocabulary tagged.
+            thumbnails: store a thumbnail of each tagged photo beside the database.
+            batch_size: number of photos in a batch, which is also a transaction.
+            workers: number of threads; by default one per usable core.
 
         Raises:
-            LibraryError: another process works on the library, or a folder is not there and never was.
+            LibraryError: another process syncs the library, or a folder neither exists nor is in the library.
             OutputError: the database cannot be written.
         """
         from anytag.tagger import Tagger
@@ -100,7 +100,7 @@ class Library:
             self.database, folders, exclude=exclude, follow=follow, accept_missing=accept_missing
         ) as sync:
             sync.scan()
-            events = sync.look(
+            events = sync.process(
                 lambda: (tagger or Tagger.load(), captioner),
                 retag=retag,
                 captions=captioner is not None,
@@ -119,12 +119,12 @@ class Library:
         states: Sequence[State] = ("waiting", "done", "failed"),
         pairs: bool = False,
     ) -> Iterator[Photo]:
-        """Photos by path, some hundreds in memory at a time.
+        """Iterate over photos, sorted by path, with a few hundred in memory at a time.
 
         Args:
-            folder: only those below it.
-            states: only those in one of these.
-            pairs: also those that another stands for.
+            folder: only photos below this folder.
+            states: only photos in these states.
+            pairs: also files that belong to another photo; see `Photo.pair`.
 
         Raises:
             LibraryError: the folder is not in the library.
@@ -143,7 +143,7 @@ class Library:
         return (photo for batch in batches(ids, _BATCH) for photo in self.get(batch))
 
     def get(self, ids: Iterable[int]) -> list[Photo]:
-        """Photos by their ids, in this order; those that are not there are left out."""
+        """Get photos by id, in this order; unknown ids are left out."""
         wanted = [one for one in ids if -_IDS <= one < _IDS]
         found: dict[int, Photo] = {}
         for batch in batches(wanted, _BATCH):
@@ -151,7 +151,7 @@ class Library:
         return [found[one] for one in wanted if one in found]
 
     def find(self, photo: int | str | os.PathLike[str]) -> Photo:
-        """A photo by its id or its path.
+        """Get a photo by id or path.
 
         Raises:
             LibraryError: it is not in the library.
@@ -164,48 +164,48 @@ class Library:
                 self._ids("SELECT id FROM photos WHERE path = ? ORDER BY state = 'gone' LIMIT 1", (path,))
             )
         if not found:
-            raise LibraryError(f"{photo} is not in the library: anytag library sync the folder it lies in")
+            raise LibraryError(f"{photo} is not in the library: add its folder with anytag library sync")
         return found[0]
 
     def accept(self, photo: int | str | os.PathLike[str], *tags: str) -> None:
-        """Says that tags of the model are right.
+        """Confirm tags of a photo.
 
         Args:
-            photo: its id, or its path.
-            tags: names.
+            photo: id or path.
+            tags: names of tags.
 
         Raises:
-            LibraryError: the photo is not there, or a tag is no text.
+            LibraryError: the photo is not in the library, or a tag is not a valid text.
         """
         self.decide([photo], tags, "accepted")
 
     def reject(self, photo: int | str | os.PathLike[str], *tags: str) -> None:
-        """Says that tags are wrong: no model gives them to this photo again. Arguments as for `accept`."""
+        """Mark tags of a photo as wrong; no model adds them again. Arguments as for `accept`."""
         self.decide([photo], tags, "rejected")
 
     def add(self, photo: int | str | os.PathLike[str], *tags: str) -> None:
-        """Gives a photo tags that the model did not give. Arguments as for `accept`."""
+        """Add tags to a photo. Arguments as for `accept`."""
         self.decide([photo], tags, "added")
 
     def decide(
         self, photos: Iterable[int | str | os.PathLike[str]], tags: Iterable[str], kind: Decision
     ) -> None:
-        """Says the same of tags in many photos, all or nothing; `undo` takes it back as one.
+        """Store the same decision about tags of many photos in one transaction, which `undo` reverts.
 
-        A tag may be accepted and rejected by its synonyms and names in other languages, too; what is added is
-        a word as the user spells it. Of a file that another stands for, it is said of that one.
+        Tags can be accepted and rejected by synonyms and names in other languages; added tags are stored as
+        spelled. For a file that belongs to another photo (`Photo.pair`), the decision is about that photo.
 
         Raises:
-            LibraryError: a photo is not there, or a tag is no text.
+            LibraryError: a photo is not in the library, or a tag is not a valid text.
         """
         found = list(dict.fromkeys(photo.pair or photo.id for photo in map(self.find, photos)))
         with self.database.transaction() as connection:
             decisions.decide(connection, found, tags, kind, known=embedded_vocabulary)
 
     def forget(self, *paths: str | os.PathLike[str]) -> int:
-        """Removes photos from the library, those of a folder with it; their files stay. How many they were.
+        """Remove photos, or all photos of folders, from the library; returns their number.
 
-        What lies in a folder that is synced comes back with the next sync.
+        Files are not deleted. Photos in a synced folder return with the next sync.
         """
         query, roots = "SELECT id FROM roots WHERE path = ? OR (path >= ? AND path < ?)", list[int]()
         for place in map(_absolute, paths):
@@ -213,25 +213,25 @@ class Library:
         return self._remove(self._named(paths), roots)
 
     def forget_gone(self) -> int:
-        """Removes the photos that have gone from the disk; how many they were."""
+        """Remove the photos whose files are gone; returns their number."""
         return self._remove(self._gone())
 
     def decided(self, *paths: str | os.PathLike[str]) -> int:
-        """Photos of these paths of which the user has said something, which `forget` would lose.
+        """The number of photos of these paths with decisions, which `forget` would delete.
 
-        Without paths, photos that have gone, as `forget_gone` loses them.
+        Without paths, of photos that are gone, as for `forget_gone`.
         """
         ids, run = self._named(paths) if paths else self._gone(), self.database.query
         return sum(bool(run("SELECT 1 FROM decisions WHERE photo = ? LIMIT 1", (one,))) for one in ids)
 
     def labels(self, vocabulary: Vocabulary | None = None) -> Iterator[dict[str, Any]]:
-        """What people say of photos, as rows of training data: see `anytag.data.rows.Row`.
+        """Decisions and keywords as rows of training data: see `anytag.data.rows.Row`.
 
-        There is (`tags`) what the user accepted and added, and those of his own keywords that the vocabulary
-        knows; certainly not there (`absent`) is what he rejected. Photos without any of these have no row.
+        `tags` are accepted and added tags, and the user's keywords that the vocabulary knows; `absent` are
+        rejected tags. Photos without any of these have no row.
 
         Args:
-            vocabulary: by default that of the embedded model.
+            vocabulary: by default the embedded model's.
         """
         known = vocabulary or embedded_vocabulary()
         query = (
@@ -250,7 +250,7 @@ class Library:
                     yield {**row, "tags": there, "absent": list(photo.rejected)}
 
     def status(self) -> Status:
-        """What is in the library, counted."""
+        """Count the content of the library."""
         run = self.database.query
         states = "SELECT state, count(*) FROM photos WHERE root = ? AND pair IS NULL GROUP BY state"
         roots = [
@@ -270,7 +270,7 @@ class Library:
         return Status(self.database.path, roots, dict(models), dict(reasons), decisions, paired)
 
     def words(self) -> list[str]:
-        """What people call things in these photos: names that the user added, and steps of his keywords."""
+        """Custom names in the library, sorted: added tags, and the levels of the user's keywords."""
         state, run = self.database.state, self.database.query
         if self._words is None or self._words[0] != state:
             added = {name for (name,) in run("SELECT DISTINCT name FROM decisions WHERE kind = 'added'")}
@@ -279,7 +279,7 @@ class Library:
         return self._words[1]
 
     def undo(self) -> list[Photo]:
-        """Takes the last decision back: the photos that it was of, none where nothing is left to undo."""
+        """Undo the last decision; returns its photos, none if there is nothing to undo."""
         with self.database.transaction() as connection:
             photos = decisions.undo(connection)
         return self.get(photos)
@@ -298,21 +298,21 @@ class Library:
         fold: bool = True,
         model: str | Path | None = None,
     ) -> Found:
-        """Photos that fit a sentence, or are like a photo, best first; with neither the newest first.
+        """Search by text or by a similar photo, best first; with neither, the newest photos first.
 
         Args:
-            text: a sentence; a photo fits from a probability of one half.
-            tags, exclude_tags: names of tags or keywords that each has, or has not.
-            folder: only photos below it.
-            after, before: taken from this year, month or day on, or before it: "2024-05".
-            like: a photo, of the library or not; with `text`, likeness ranks the photos that fit.
-            top_k: at most so many; None for all.
-            fold: near copies of a result are told in `Hit.copies` and do not count.
-            model: with which the library was synced.
+            text: a sentence; a photo fits if its probability is at least 0.5.
+            tags, exclude_tags: names of tags or keywords that photos have, or do not have.
+            folder: only photos in or below this folder.
+            after, before: taken in or after, or before, this year, month or day, such as "2024-05".
+            like: path of any photo; with `text`, photos that fit are ranked by similarity.
+            top_k: maximum number of photos; None for all.
+            fold: list near duplicates of a result in `Hit.copies` instead.
+            model: the model that the library was synced with.
 
         Raises:
-            LibraryError, VocabularyError, ImageError: an argument is none of its kind, names what neither
-                the library nor the model knows, or `like` is no photo.
+            LibraryError, VocabularyError, ImageError: an argument is invalid, a name is unknown to both the
+                library and the model, or `like` cannot be read.
         """
         from anytag.library.search import Searcher
 
@@ -323,10 +323,10 @@ class Library:
         return searcher.search(text, filters=filters, like=like, top_k=top_k, fold=fold)
 
     def _named(self, paths: Sequence[str | os.PathLike[str]]) -> list[int]:
-        """Ids of photos, and of all that lies in folders.
+        """Ids of photos by path, and of all photos in folders.
 
         Raises:
-            LibraryError: the library has nothing there.
+            LibraryError: the library has no photos there.
         """
         found: list[int] = []
         for path in paths:
@@ -336,7 +336,7 @@ class Library:
             known = self.database.query("SELECT 1 FROM roots WHERE path = ?", (os.fsencode(place),))
             if not ids and not known:
                 raise LibraryError(
-                    f"the library has nothing at {path}: anytag library status shows its folders"
+                    f"the library has no photos at {path}: anytag library status shows its folders"
                 )
             found += ids
         return list(dict.fromkeys(found))
@@ -345,7 +345,7 @@ class Library:
         return self._ids("SELECT id FROM photos WHERE state = 'gone'", ())
 
     def _remove(self, photos: Sequence[int], roots: Iterable[int] = ()) -> int:
-        """Removes rows, and folders that have none left; what they stood for are photos of their own."""
+        """Delete rows, and folders that become empty; files paired with them become separate photos."""
         ids = [(photo,) for photo in photos]
         roots = {*roots, *(self._ids("SELECT root FROM photos WHERE id = ?", one)[0] for one in ids)}
         with self.database.transaction() as connection:
@@ -368,7 +368,7 @@ class Library:
 
 
 def default_path() -> Path:
-    """The user's own library: `$ANYTAG_HOME/library.db`, or in his data folder."""
+    """The user's default library: `$ANYTAG_HOME/library.db`, or in the user's data folder."""
     if home := os.environ.get("ANYTAG_HOME"):
         return Path(home).expanduser() / "library.db"
     from platformdirs import user_data_path
@@ -378,7 +378,7 @@ def default_path() -> Path:
 
 @cache
 def embedded_vocabulary() -> Vocabulary:
-    """The tags that the embedded model asks."""
+    """The vocabulary of the embedded model."""
     from anytag.models.registry import resolve
     from anytag.vocabulary import Vocabulary
 
@@ -386,13 +386,13 @@ def embedded_vocabulary() -> Vocabulary:
 
 
 def _key(vocabulary: Vocabulary, name: str) -> str:
-    """Equal for all names of a tag."""
+    """A key that is equal for all names of a tag."""
     tag = vocabulary.find(name)
     return tag.id if tag else name.lower()
 
 
 def _absolute(path: str | os.PathLike[str]) -> str:
-    return os.path.abspath(os.fspath(path))  # noqa: PTH100  # names of any kind; links stay links
+    return os.path.abspath(os.fspath(path))  # noqa: PTH100  # any bytes are allowed; symbolic links are not resolved
 
 
 def _marks(values: Sequence[object]) -> str:

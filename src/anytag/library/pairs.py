@@ -1,4 +1,4 @@
-"""Files of one folder that are one photo to whoever took it: one of them is tagged and shown for all."""
+"""Group files of one shot, such as RAW + JPEG: one of them, the primary, is tagged and shown for all."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from anytag.suffixes import RAW_SUFFIXES
 _EDITED = re.compile(r"img_e(\d{4,})\.")  # Apple: IMG_E1234.JPG is IMG_1234.HEIC after editing
 _COVER = re.compile(r"(.+\.raw)-\d+(?:\.mp)?\.(cover|original)\.")  # Google: one shot, developed and as RAW
 _FIRST = (".jpg", ".jpeg", ".heic", ".heif", ".hif", ".avif", ".tif", ".tiff", ".png", ".webp")
-"""Suffixes in whose order a photo is chosen to stand for its RAW."""
+"""Suffixes in order of preference for the primary file of a RAW."""
 
 
 def seconds(names: Iterable[str]) -> dict[str, str]:
-    """Names of photos in one folder for which another stands, each with that other.
+    """Map names of secondary files in a folder to their primary files.
 
-    A RAW beside a photo of the same name; Apple's original beside the edited `IMG_E1234`; Google's
-    `.RAW-02.ORIGINAL` beside `.RAW-01.COVER`. Case does not matter. The video of a live photo is none here.
+    Secondary are a RAW beside a photo of the same name, Apple's original beside the edited `IMG_E1234`, and
+    Google's `.RAW-02.ORIGINAL` beside `.RAW-01.COVER`. Case is ignored. Videos of live photos do not count.
     """
     telling = [name for name in names if _may_tell(name.lower())]
     return _paired(names, telling) if telling else {}
@@ -47,7 +47,7 @@ def _paired(names: Iterable[str], telling: list[str]) -> dict[str, str]:
 
 
 def _stem(name: str) -> str:
-    """What names of one shot have in common."""
+    """The common part of the names of one shot."""
     small = name.lower()
     cover = _COVER.match(small)
     return cover[1] if cover else small[: small.rfind(".")]

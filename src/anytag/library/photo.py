@@ -1,4 +1,4 @@
-"""A photo of a library, and how it is read from the rows."""
+"""Photos of a library, read from the database."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ class Photo:
     """A photo of a library.
 
     Attributes:
-        id: of its row; it stays when the file moves.
-        path: absolute, as the disk has it; names that are no Unicode as `os.fsdecode` gives them.
-        name: the path below the folder that the user named, NFC.
-        state: "waiting" to be looked at, "done", "failed", or "gone" from the disk.
-        width, height: pixels of the upright original, 0 when it was not read.
-        taken: when, as ISO 8601 without a zone, or None.
-        model: that gave the tags, "" where none did.
-        scores: what the model says, without the tags that the user rejected, by falling score.
-        accepted, rejected, added: names of tags, as the user said.
-        keywords: the user's own words in the photo and its sidecars, "animal|dog": what is broader first.
-        caption: a sentence, or None.
-        error: why it failed.
-        pair: id of the photo that stands for this one, too: a RAW's JPEG, the first of two links.
-        slot: its record in the vector file, or None.
+        id: of its row; unchanged when the file moves.
+        path: absolute path as on disk, decoded by `os.fsdecode`.
+        name: path relative to the synced folder, NFC.
+        state: "waiting" to be tagged, "done", "failed", or "gone" from the disk.
+        width, height: size of the upright photo in pixels; 0 if it was not read.
+        taken: date and time as ISO 8601 without a time zone, or None.
+        model: name of the model that tagged it, or "".
+        scores: tags of the model that the user did not reject, by descending score.
+        accepted, rejected, added: names of tags with these decisions.
+        keywords: the user's keywords in the photo and its sidecars, as "animal|dog", broadest first.
+        caption: its caption, or None.
+        error: why it failed, or None.
+        pair: id of the photo that this file belongs to, such as a RAW's JPEG or the first of two links.
+        slot: index of its embedding in the vector file, or None.
     """
 
     id: int
@@ -57,25 +57,25 @@ class Photo:
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """Names: what the user accepted and added first, then the model's by falling score."""
+        """Names of tags: the user's first, then the model's by descending score."""
         return tuple(dict.fromkeys((*self.added, *self.accepted, *(tag.name for tag in self.scores))))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain: the row that `anytag library list --format jsonl` writes."""
+        """As a dict for JSON: the row of `anytag library list --format jsonl`."""
         row = {**asdict(self), "tags": list(self.tags), "scores": [tag.to_dict() for tag in self.scores]}
         return {key: list(value) if isinstance(value, tuple) else value for key, value in row.items()}
 
 
 def read_photos(database: Database, ids: Sequence[int]) -> Iterator[tuple[int, Photo]]:
-    """Photos by their ids, at most some hundreds, in any order."""
+    """Read at most a few hundred photos by id; yields ids and photos in any order."""
     run, marks = database.query, ", ".join("?" * len(ids))
     scores: dict[int, list[TagScore]] = {one: [] for one in ids}
-    said: dict[tuple[int, str], list[str]] = {}
+    names: dict[tuple[int, str], list[str]] = {}
     rejected_tags: set[tuple[int, str | None]] = set()
     for photo, tag, name, kind in run(
         f"SELECT photo, tag, name, kind FROM decisions WHERE photo IN ({marks}) ORDER BY time", ids
     ):
-        said.setdefault((photo, kind), []).append(name)
+        names.setdefault((photo, kind), []).append(name)
         if kind == "rejected":
             rejected_tags |= {(photo, tag), (photo, folded(name))}
     for photo, tag, name, score in run(
@@ -84,7 +84,7 @@ def read_photos(database: Database, ids: Sequence[int]) -> Iterator[tuple[int, P
         if not rejected_tags.intersection(((photo, tag), (photo, folded(name)))):
             scores[photo].append(TagScore(tag, name, score, "vocabulary"))
     for photo, path in run(f"SELECT DISTINCT photo, path FROM keywords WHERE photo IN ({marks})", ids):
-        said.setdefault((photo, "keyword"), []).append(path)
+        names.setdefault((photo, "keyword"), []).append(path)
     for row in run(
         "SELECT p.id, p.path, p.name, state, width, height, taken, coalesce(m.name, ''), caption, "
         "error_type, error_message, pair, slot "
@@ -93,7 +93,7 @@ def read_photos(database: Database, ids: Sequence[int]) -> Iterator[tuple[int, P
     ):
         one, path, name, state, width, height, taken, model, caption, error, message, pair, slot = row
         accepted, rejected, added, keywords = (
-            tuple(said.get((one, kind), ())) for kind in ("accepted", "rejected", "added", "keyword")
+            tuple(names.get((one, kind), ())) for kind in ("accepted", "rejected", "added", "keyword")
         )
         failure = Failure(error, message) if error else None
         yield one, Photo(

@@ -1,4 +1,4 @@
-"""The folders that the user named: which are walked, which are away, and where a name lies."""
+"""The synced folders of a library: which to scan, which are missing, and which contain a path."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from anytag.library.database import Database
 
 
 class Root(NamedTuple):
-    """A folder that the user named, or one above what he named.
+    """A synced folder.
 
     Attributes:
         id: of its row.
-        path: absolute.
-        top: the part of it that is walked.
-        device: when it was last walked; None the first time.
+        path: absolute path.
+        top: the folder to scan, `path` or one below it.
+        device: device number at the last scan; None before the first.
     """
 
     id: int
@@ -31,13 +31,14 @@ class Root(NamedTuple):
 
 
 def resolve(database: Database, folders: Sequence[str]) -> tuple[list[Root], list[Root]]:
-    """The roots to walk, and those that are not there.
+    """The roots to scan, and those that are missing from the disk.
 
     Args:
-        folders: absolute; none are all that the library has. One that is new gets a row.
+        database: of the library.
+        folders: absolute paths; by default all folders of the library. New ones are added.
 
     Raises:
-        LibraryError: there is none, or one is not there and never was in the library.
+        LibraryError: there are no folders, or one neither exists nor is in the library.
     """
     known = [
         Root(number, os.fsdecode(path), os.fsdecode(path), device)
@@ -59,14 +60,14 @@ def _root_of(database: Database, folder: str, known: Sequence[Root]) -> Root:
         if (here := identity(folder)) is not None and here == identity(root.path):
             return root
     if os.path.isfile(folder):  # noqa: PTH113
-        raise LibraryError(f"{folder} is a file: name the folder it lies in")
+        raise LibraryError(f"{folder} is a file: name its folder")
     if not os.path.isdir(folder):  # noqa: PTH112
-        raise LibraryError(f"the folder {folder} is not there, and is not in the library: correct the name")
+        raise LibraryError(f"the folder {folder} does not exist and is not in the library: correct the name")
     return _new_root(database, folder, [root for root in known if _is_below(root.path, folder)])
 
 
 def _new_root(database: Database, folder: str, inner: Sequence[Root]) -> Root:
-    """A root of its own, which takes in those below it."""
+    """Add a root, which replaces those below it."""
     path = os.fsencode(folder)
     shown = unicodedata.normalize("NFC", path.decode("utf-8", "replace"))
     with database.transaction() as connection:
@@ -84,47 +85,47 @@ def _new_root(database: Database, folder: str, inner: Sequence[Root]) -> Root:
 
 
 def holds_photos(database: Database, folder: str | os.PathLike[str]) -> bool:
-    """Whether something of the library lies below a folder."""
-    bounds = below(os.path.abspath(folder))  # noqa: PTH100  # names of any kind
+    """Whether the library has photos below a folder."""
+    bounds = below(os.path.abspath(folder))  # noqa: PTH100  # any bytes are allowed
     return bool(database.query("SELECT 1 FROM photos WHERE path >= ? AND path < ? LIMIT 1", bounds))
 
 
 def is_synced(database: Database, folder: str | os.PathLike[str]) -> bool:
-    """Whether a folder is one that is synced, or lies below one."""
+    """Whether a folder is synced, or below one that is."""
     low, _ = below(os.path.abspath(folder))  # noqa: PTH100
     roots = (os.fsdecode(root) for (root,) in database.query("SELECT path FROM roots"))
     return any(low.startswith(below(root)[0]) for root in roots)
 
 
 def check_folder(database: Database, folder: str | os.PathLike[str]) -> None:
-    """Is a folder in the library, above something that is, or below a folder that is synced?
+    """Check that a folder has photos in the library, or is synced.
 
     Raises:
-        LibraryError: it is not, or is not there.
+        LibraryError: it does not exist, or is not in the library.
     """
     place = os.path.abspath(folder)  # noqa: PTH100
     if holds_photos(database, place):
         return
     if os.path.isfile(place):  # noqa: PTH113
-        raise LibraryError(f"{folder} is a file: name the folder it lies in")
+        raise LibraryError(f"{folder} is a file: name its folder")
     if not os.path.isdir(place):  # noqa: PTH112
-        raise LibraryError(f"the folder {folder} is not there: correct the name")
+        raise LibraryError(f"the folder {folder} does not exist: correct the name")
     if not is_synced(database, place):
         raise LibraryError(
-            f"the folder {folder} is not in the library: anytag library status shows those that are, "
-            "anytag library sync adds one"
+            f"the folder {folder} is not in the library: anytag library status lists its folders, anytag "
+            "library sync adds one"
         )
 
 
 def ranges(roots: Sequence[Root]) -> tuple[str, list[object]]:
-    """What is below the folders that are walked, as a condition of a query, and its values."""
+    """An SQL condition for paths below the scanned folders, and its values."""
     places = [below(root.top) for root in roots]
     where = " OR ".join(["(path >= ? AND path < ?)"] * len(places)) or "0"
     return f"({where})", [bound for place in places for bound in place]
 
 
 def note_device(connection: sqlite3.Connection, root: Root) -> None:
-    """Disks have other numbers after a restart: rows follow, once all that they name is there."""
+    """Update the device number of a root and its photos, which can change after a restart."""
     device = device_of(root.path)
     if device is not None and device != root.device:
         connection.execute("UPDATE roots SET device = ? WHERE id = ?", (device, root.id))
@@ -142,19 +143,19 @@ def device_of(folder: str) -> int | None:
 
 
 def below(folder: str) -> tuple[bytes, bytes]:
-    """Paths p of what is below a folder: low <= p < high, as bytes."""
+    """Bounds of the paths p below a folder: low <= p < high, as bytes."""
     low = os.fsencode(os.path.join(folder, ""))  # noqa: PTH118
     return low, low[:-1] + bytes([low[-1] + 1])
 
 
 def name_of(root: str, path: bytes) -> str:
-    """The path below a root, for eyes and for search: NFC, with /; what is no UTF-8 becomes U+FFFD."""
+    """The path relative to a root, for display and search: NFC, with /, invalid UTF-8 as U+FFFD."""
     part = path[len(below(root)[0]) :].decode("utf-8", "replace")
     return unicodedata.normalize("NFC", part.replace(os.sep, "/"))
 
 
 def signed(number: int) -> int:
-    """An inode or device as SQLite's 64 bits hold it."""
+    """Convert an inode or device number to SQLite's signed 64 bits."""
     return (number + (1 << 63)) % (1 << 64) - (1 << 63)
 
 

@@ -1,7 +1,7 @@
-"""The first half of a sync: what is in the folders against what the database holds. No photo is opened.
+"""The first phase of a sync: compare the folders with the database, without opening photos.
 
-Everything that is new or was changed gets a row that waits; what was moved within a disk takes its row along;
-what is not there any more is counted, and judged when all is done.
+New and changed files get rows in the state "waiting"; files that moved within a disk keep their rows; missing
+ones are collected, and handled at the end of the sync.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from anytag.results import Failure
 from anytag.walk import Entry, Walk
 
 _CHUNK = 2000
-"""Rows of one transaction: others may write in between."""
+"""Changes per transaction; other processes can write in between."""
 
 _PAIRED, _GONE, _FAILED = 1, 2, 4
 _FLAGS = f"(pair IS NOT NULL) * {_PAIRED} + (state = 'gone') * {_GONE} + (state = 'failed') * {_FAILED}"
@@ -33,7 +33,7 @@ _STATE_BACK = (
 
 
 class _Known(NamedTuple):
-    """What the database holds of a name."""
+    """The row of a path."""
 
     id: int
     size: int
@@ -44,15 +44,15 @@ class _Known(NamedTuple):
 
 @dataclass
 class Found:
-    """What a scan found.
+    """The result of a scan.
 
     Attributes:
-        new, changed, moved, unchanged, paired: names of photos; `paired` ones have another stand for them,
-            and are not counted as unchanged, nor are those that failed before.
-        devices: photos of each disk, before the scan.
-        missing: rows whose names are not there any more, by path.
-        left_out: ids of rows whose files are there, and are left out now.
-        failures: of folders that cannot be read.
+        new, changed, moved, unchanged, paired: numbers of files; `paired` ones belong to other photos, and
+            neither these nor earlier failures count as unchanged.
+        devices: number of photos by device, before the scan.
+        missing: ids of rows whose files are missing, by path.
+        left_out: ids of rows whose files exist but are excluded now.
+        failures: errors of files and folders that cannot be read.
     """
 
     new: int = 0
@@ -67,7 +67,7 @@ class Found:
 
 
 class Scan:
-    """Holds the folders of some roots against the database."""
+    """Compares the folders of roots with the database."""
 
     def __init__(self, database: Database, roots: Sequence[Root], walk: Walk) -> None:
         self.found = Found()
@@ -80,15 +80,15 @@ class Scan:
         self._changes: list[tuple[str, tuple[object, ...]]] = []
         self._moves: list[tuple[bytes, int, str, int, int]] = []
         self._moved: set[int] = set()
-        self._displaced: set[int] = set()  # rows whose names others have now
+        self._displaced: set[int] = set()  # rows whose paths other files have now
         self._reworded: list[int] = []
         walk.on_error = self._cannot_read
 
     def run(self) -> Found:
-        """Walks, and leaves a row in the database for each name."""
+        """Scan the folders, and update the rows."""
         for root in self._roots:
             for path, *known in self._rows(root):
-                self._known[path] = _Known(*known)  # of one name the last, which is not gone
+                self._known[path] = _Known(*known)  # of rows with the same path, the last is not gone
         for root in self._roots:
             self._walk.top = root.top
             for entries in self._walk.folders(root.top):
@@ -119,12 +119,12 @@ class Scan:
                     self._link(root, entry, path, known)
                     continue
                 facts = entry.stat()
-            except OSError as error:  # it went in between, or may not be looked at
+            except OSError as error:  # deleted in the meantime, or no permission
                 self._unseen(path, known, error)
                 continue
             if not stat.S_ISREG(facts.st_mode):
                 self._fail(
-                    root, path, known, facts, Failure("ImageError", f"{entry.path}: is no regular file")
+                    root, path, known, facts, Failure("ImageError", f"{entry.path}: is not a regular file")
                 )
                 continue
             if facts.st_nlink > 1 and facts.st_ino:
@@ -136,7 +136,7 @@ class Scan:
     def _see(
         self, root: Root, path: bytes, facts: os.stat_result, known: _Known | None, *, is_link: bool = False
     ) -> None:
-        """One name of a photo that can be looked at; a link takes no row from the photo."""
+        """Handle a readable file; a link does not take over the row of its target."""
         if known is not None and known[1:4] != _signature(facts):
             if is_link or not self._is_moved(root, path, facts):
                 self._changed.append((root, path, facts, known.id))
@@ -158,7 +158,7 @@ class Scan:
             self._unpair(known.id)
 
     def _is_moved(self, root: Root, path: bytes, facts: os.stat_result) -> bool:
-        """Takes the row along, where the same file had another name that is not its name any more."""
+        """Move the row of the same file from its old path, if the file was renamed."""
         if not facts.st_ino:
             return False
         found = self._database.query(
@@ -177,7 +177,7 @@ class Scan:
         return False
 
     def _has_name(self, path: bytes, facts: os.stat_result) -> bool:
-        """Has the file this name, too? Disks that ignore case find it by names that they do not list."""
+        """Whether the file still has this path; case-insensitive disks also find it by unlisted names."""
         try:
             is_same = os.path.samestat(os.stat(path), facts)  # noqa: PTH116
         except OSError:
@@ -187,7 +187,7 @@ class Scan:
         return is_same and (facts.st_nlink > 1 or is_listed)
 
     def _see_changed(self) -> None:
-        """Names of other files than before, once it is known which rows have gone along with theirs."""
+        """Handle paths with changed files, once it is known which rows were moved."""
         for root, path, facts, photo in self._changed:
             if photo in self._moved:
                 self.found.new += 1
@@ -209,7 +209,7 @@ class Scan:
         )
 
     def _unpair(self, photo: int) -> None:
-        """A name of its own again: what was said of the photo that stood for it is said of it."""
+        """Make a paired file a separate photo, with a copy of the other's decisions."""
         (first,) = self._database.query("SELECT pair FROM photos WHERE id = ?", (photo,))[0]
         self._follow(first, photo)
         self._change(
@@ -222,14 +222,14 @@ class Scan:
     def _link(self, root: Root, entry: Entry, path: bytes, known: _Known | None) -> None:
         try:
             facts = entry.stat()
-        except OSError as error:  # it leads nowhere, or round
-            reason = f"{entry.path}: is a link that leads nowhere ({error.strerror})"
+        except OSError as error:  # broken or circular
+            reason = f"{entry.path}: is a broken link ({error.strerror})"
             self._fail(root, path, known, entry.stat(follow_symlinks=False), Failure("ImageError", reason))
             return
         self._links.append((root, path, facts, known))
 
     def _see_links(self) -> None:
-        """A link to a photo is that photo, and so are hard links: one row stands for the others."""
+        """Pair symbolic and hard links with one row of their photo."""
         for names in self._same.values():
             first = min(names, key=lambda one: one[2] is None or bool(one[2].flags & _PAIRED))
             self._seconds |= {path: first[0] for path, _, _ in names if path is not first[0]}
@@ -250,7 +250,7 @@ class Scan:
             self._flush()
 
     def _settle_pairs(self) -> None:
-        """Says of each second name which row stands for it."""
+        """Store the pairs."""
         for second, first in self._seconds.items():
             found = self._database.query(
                 "SELECT s.id, f.id, s.pair FROM photos s, photos f WHERE s.path = ? AND f.path = ? "
@@ -270,13 +270,13 @@ class Scan:
         self._flush()
 
     def _follow(self, photo: int, other: int) -> None:
-        """What the user said of a photo holds of the one that stands for it now."""
+        """Copy the decisions about a photo to the photo that it is paired with."""
         if self._database.query("SELECT 1 FROM decisions WHERE photo = ? LIMIT 1", (photo,)):
             for statement in FOLLOW:
                 self._change(statement, (photo, other), words_of=other)
 
     def _judge_missing(self) -> None:
-        """Sorts the names that were not met: gone, left out now, or in a folder that cannot be read."""
+        """Sort the remaining rows: missing, excluded now, or in an unreadable folder."""
         unread = tuple(os.fsencode(os.path.join(folder, "")) for folder in self.found.failures)  # noqa: PTH118
         for path, known in self._known.items():
             if known.flags & _GONE or path.startswith(unread):
@@ -289,7 +289,7 @@ class Scan:
     def _fail(
         self, root: Root, path: bytes, known: _Known | None, facts: os.stat_result, failure: Failure
     ) -> None:
-        """A name that is no photo, whatever it is called; said once."""
+        """Store that a file is not a photo; reported once."""
         if known is None:
             self.found.new += 1
             self._insert(root, path, facts)
@@ -333,7 +333,7 @@ class Scan:
         self._reworded.clear()
 
     def _move(self, connection: sqlite3.Connection) -> None:
-        """Gives rows their new paths, which may be those of others that are moved, or gone."""
+        """Set the new paths of rows, which may be old paths of other moved rows."""
         run = connection.executemany
         run("UPDATE photos SET state = 'gone' WHERE id = ?", ((photo,) for photo in self._displaced))
         moved = [(one[-1],) for one in self._moves]

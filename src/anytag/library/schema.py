@@ -1,8 +1,8 @@
-"""The tables of a library's database, a script for each version: what each column means.
+"""The database schema of a library: one migration script per version.
 
-Paths are bytes, as the disk has them (names need not be UTF-8), and text in NFC beside them, for eyes and for
-search. Of what a model says and what the user says nothing is ever merged: a photo's tags are those of `tags`
-without those that `decisions` reject, and those that it accepts or adds.
+Paths are stored as bytes (file names need not be UTF-8), and as NFC text for display and search. Tags of the
+model and decisions of the user are stored separately: a photo's tags are those in `tags` that `decisions`
+does not reject, and those that it accepts or adds.
 """
 
 from __future__ import annotations
@@ -116,6 +116,6 @@ DROP TABLE written;           -- it was never filled: files hold their own recor
 """
 
 SCRIPTS = (_FIRST, _SECOND)
-"""What leads from each version to the next: the n-th makes version n + 1 (`PRAGMA user_version`)."""
+"""Migrations: script n, from 0, leads to version n + 1 (`PRAGMA user_version`)."""
 
 VERSION = len(SCRIPTS)

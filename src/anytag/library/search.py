@@ -1,11 +1,10 @@
-"""Photos of a library for a sentence, or like a photo.
+"""Search a library by text or by a similar photo.
 
-A sentence names things, and what it names are tags that the model has answered for every photo already, or
-words that only people know: names, keywords, what was added by hand. Both are asked of the database. The
-sentence as a whole is held against every photo's vector, exactly. From all three comes one probability
-(`anytag.fusion`), by which photos are ranked, and below one half of which a photo does not fit. There is no
-second pass: the decoder answered when the photo was synced, and to ask it again for the best photos gains
-next to nothing (docs/benchmarks.md), so that no tokens need be kept.
+The terms of a sentence are tags, whose scores were stored by the sync, or words of users: file names,
+keywords and added tags. Both are looked up in the database. The embedding of the whole sentence is compared
+with those of all photos, exactly. The three are fused into one probability (`anytag.fusion`), which ranks the
+photos; below 0.5 a photo does not fit. There is no re-ranking by the decoder: it gains next to nothing
+(docs/benchmarks.md), and would require storing image tokens.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from anytag.fusion.compare import cosines, products
 from anytag.fusion.score import CERTAIN, decoded, evidence, fused
 from anytag.fusion.sentences import Sentence, SentenceReader, Term
 from anytag.library.filters import Filters
-from anytag.library.hits import BATCH, Found, Hit, Rows, Shelf
+from anytag.library.hits import BATCH, Found, Hit, HitBuilder, Rows
 from anytag.library.vectors import vector_file
 from anytag.library.words import folded
 from anytag.models.card import SearchFit
@@ -45,11 +44,11 @@ if TYPE_CHECKING:
 PhotoLike = str | os.PathLike[str]
 
 _UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uf900-\ufaff]")
-# log-odds: people say not; do not say what only they know; a caption says so
+# log-odds: rejected by the user; not among the words of users; in a caption
 _NEVER, _UNSAID, _LIKELY = -12.0, -6.0, 1.0
 
 
-_FAILED = -2  # in place of a slot: no photo that a model could see
+_FAILED = -2  # instead of a slot, for unreadable photos
 
 _LISTED = (
     "SELECT p.id FROM photos p{join} WHERE p.state != 'gone' AND p.pair IS NULL{{conditions}} ORDER BY {by}"
@@ -65,12 +64,12 @@ _ORDERS = {
 
 
 class Searcher:
-    """Searches a library with one model, which is read once; for as many sentences as you like.
+    """Searches a library with one model; reusable for many searches.
 
     Args:
         library: the database.
-        model: name or folder, as for `Tagger.load`: the one that the library was synced with.
-        fit: how sentences are scored; by default as the model's card says.
+        model: name or folder, as for `Tagger.load`, of the model that the library was synced with.
+        fit: calibration of scores; by default the card's.
     """
 
     def __init__(
@@ -112,16 +111,17 @@ class Searcher:
         """Ids of all photos that pass filters.
 
         Args:
-            order: by path, the newest first, or those of whose tags the model is least sure first.
+            filters: conditions.
+            order: by path, newest first, or photos with the most uncertain undecided tag first.
         """
         conditions, values = filters.conditions(self.tag_id)
         query = _ORDERS[order].format(conditions=conditions)
         return [row[0] for row in self._database.query(query, values)]
 
     def log_odds(self, text: str) -> tuple[Floats, Floats]:
-        """Log-odds that a sentence fits N photos, by rising id, and the fit that they are made of.
+        """Log-odds that a sentence fits N photos, by ascending id, and the secondary ranking scores.
 
-        For those who measure; -inf where nothing can be told.
+        For evaluation; float32 N both, -inf without evidence.
         """
         with self._lock, self._database.reading():
             return self._keys(self._rows(Filters(), ()), self.reader.read(text), None, text)
@@ -131,7 +131,7 @@ class Searcher:
         return vector_file(self._database.path, self._weights, self._folder.card.width)
 
     def _rows(self, filters: Filters, without: Sequence[int]) -> Rows:
-        """The photos that may be found; of all, remembered until the database changes."""
+        """The candidate photos; without filters, cached until the database changes."""
         state = self._database.state
         if filters or self._all is None or self._state != state:
             rows = self._read_rows(*filters.conditions(self.tag_id))
@@ -157,17 +157,17 @@ class Searcher:
         return Rows(np.ascontiguousarray(ids), slots)
 
     def tag_id(self, name: str) -> str | None:
-        """The id of the tag that a name means, in any language; None where the model has none."""
+        """The id of the tag with a name in any language; None if the model has none."""
         tag = self.reader.vocabulary.find(name)
         return tag.id if tag else None
 
     def _like(self, photo: PhotoLike) -> tuple[Floats, list[int]]:
-        """The vector of a photo, of the library or not, and the ids that are this photo itself.
+        """The embedding of any photo, and the ids of this photo in the library.
 
         Raises:
-            ImageError: it is not in the library, and cannot be read.
+            ImageError: it is not in the library and cannot be read.
         """
-        path = os.fsencode(os.path.abspath(photo))  # noqa: PTH100  # names of any bytes
+        path = os.fsencode(os.path.abspath(photo))  # noqa: PTH100  # any bytes are allowed
         query = (
             "SELECT p.id, coalesce(p.pair, p.id), CASE WHEN m.weights = ? THEN p.slot END FROM photos p "
             "LEFT JOIN models m ON m.id = p.model WHERE p.path = ? AND p.state = 'done'"
@@ -182,17 +182,17 @@ class Searcher:
 
     @cached_property
     def _tagger(self) -> Tagger:
-        from anytag.tagger import Tagger  # with its runtime, for photos from outside alone
+        from anytag.tagger import Tagger  # needed only for photos outside of the library
 
         return Tagger.load(self._folder.path)
 
     def _keys(
         self, rows: Rows, sentence: Sentence | None, vector: Floats | None, text: str | None
     ) -> tuple[Floats, Floats]:
-        """By what N photos are ranked: the shown key, and a second for ties; float32 N both.
+        """Ranking keys of N photos, and secondary keys for ties; float32 N both.
 
-        The first is the log-odds of a sentence, or with a vector the cosine, of photos that the sentence
-        fits if there is one, too; what cannot be told is -inf.
+        The first are log-odds of a sentence, or cosine similarities to a vector, of photos that fit the
+        sentence if there are both; -inf if unknown.
         """
         if sentence is not None:
             odds, second = self._log_odds(rows, sentence)
@@ -206,7 +206,7 @@ class Searcher:
         return _without_nan(odds), _without_nan(second)
 
     def _newest(self, rows: Rows) -> Floats:
-        """More for photos that were taken later, 0 where nobody knows when."""
+        """Ranking keys by date, ascending; 0 for photos without a date."""
         times = np.zeros(len(rows.ids), np.float32)
         query = "SELECT id FROM photos WHERE taken IS NOT NULL ORDER BY taken, id DESC"
         found = rows.places(_ids(self._database.query(query)))
@@ -214,7 +214,7 @@ class Searcher:
         return times
 
     def _log_odds(self, rows: Rows, sentence: Sentence) -> tuple[Floats, Floats]:
-        """Log-odds that a sentence fits N photos, and the same before what depends on the sentence alone."""
+        """Log-odds that a sentence fits N photos, and secondary scores; see `fusion.score.fused`."""
         known = evidence(sentence, products(self._file.map(), rows.slots, sentence.columns))
         known.terms = [
             self._evidence(rows, term, odds) for term, odds in zip(sentence.terms, known.terms, strict=True)
@@ -226,7 +226,7 @@ class Searcher:
         return fused(known, self._fit)
 
     def _evidence(self, rows: Rows, term: Term, odds: Floats | None) -> Floats | None:
-        """Log-odds of a term in N photos, as vectors tell, and what the decoder and people said of it."""
+        """Log-odds of a term in N photos, from embeddings, stored tags and the words of users."""
         words, said_so = self._hits(term), self._decided(term, "!=")
         if odds is None:
             if not len(words) and not len(said_so):
@@ -240,14 +240,14 @@ class Searcher:
         return odds
 
     def _given(self, rows: Rows, tag: str | None) -> tuple[Ints, Doubles]:
-        """Which photos got a tag, and their scores."""
+        """Indices and scores of the photos with a tag."""
         found = self._database.query("SELECT photo, score FROM tags WHERE tag = ? ORDER BY photo", (tag,))
         given = np.array(found, np.float64).reshape(-1, 2)
         ids = given[:, 0].astype(np.int64)
         return rows.places(ids), given[np.isin(ids, rows.ids), 1]
 
     def _written(self, rows: Rows, terms: Sequence[Term]) -> Floats | None:
-        """Log-odds of terms that nobody knows by captions, which a model wrote; None where one is in none."""
+        """Log-odds of unknown terms from generated captions; None if a term is in no caption."""
         found = [rows.places(self._matches(term.words, ["caption"])) for term in terms]
         if not found or not all(map(len, found)):
             return None
@@ -257,11 +257,11 @@ class Searcher:
         return odds
 
     def _hits(self, term: Term) -> Ints:
-        """Ids of photos of which people say a term; one that is no tag may be a tag of another vocabulary."""
+        """Ids of photos with a term in their name or keywords, or in tags if the model has no such tag."""
         return self._matches(term.words, ["name", "keywords", *(["tags"] if term.tag is None else [])])
 
     def _named(self, text: str, sentence: Sentence) -> Ints:
-        """Ids of photos of which people say a text as it stands, whatever its letters, and no term of it."""
+        """Ids of photos with the whole text as a name, keyword or decision, unless it is one of the terms."""
         whole = Term((" ".join(unicodedata.normalize("NFC", text).split()),))
         if folded(whole.words[0]) in {folded(word) for term in sentence.terms for word in term.words}:
             return _ids([])
@@ -269,18 +269,18 @@ class Searcher:
         return np.setdiff1d(said, self._decided(whole, "="))
 
     def _matches(self, words: Sequence[str], names: Sequence[str]) -> Ints:
-        """Ids of photos of which one of some columns of the full-text table has one of some words."""
+        """Ids of photos with one of the words in one of the columns of the full-text index."""
         query = "SELECT rowid FROM words WHERE words MATCH ?"
         found = _ids(self._database.query(query, (f"{{{' '.join(names)}}} : {match(words)}",)))
         for word in words:
-            # a sentence of these is one word to the table, and what has no letters is none
+            # the tokenizer takes text in these scripts for one word, and finds no word in symbols
             if _UNSPACED.search(word) or not any(map(str.isalnum, word)):
                 query = "SELECT rowid FROM words WHERE " + " OR ".join(f"instr({name}, ?)" for name in names)
                 found = np.union1d(found, _ids(self._database.query(query, [word] * len(names))))
         return found
 
     def _decided(self, term: Term, equals: str) -> Ints:
-        """Ids of photos for which the user rejected a term ("="), or said that it is there ("!=")."""
+        """Ids of photos for which the user rejected a term ("="), or accepted or added it ("!=")."""
         names = [folded(word) for word in term.words]
         query = (
             f"SELECT photo FROM decisions WHERE kind {equals} 'rejected' AND "
@@ -293,23 +293,23 @@ class Searcher:
     ) -> Found:
         shown, second = keys
         fits = shown > -np.inf if likeness else shown >= 0
-        shelf = Shelf(self._library, self._file, fold=fold)
-        hits = shelf.first(rows, _ranked(fits, shown, second), shown, top_k=top_k, likeness=likeness)
+        builder = HitBuilder(self._library, self._file, fold=fold)
+        hits = builder.top(rows, _ranked(fits, shown, second), shown, top_k=top_k, likeness=likeness)
         nearest: tuple[Hit, ...] = ()
         if not hits:
             seen = rows.slots >= 0
             best = _ranked((shown > -np.inf) & (seen | ~seen.any()), shown, second)
-            nearest = shelf.first(rows, best[:BATCH], shown, top_k=3, likeness=likeness)
+            nearest = builder.top(rows, best[:BATCH], shown, top_k=3, likeness=likeness)
         return Found(hits, nearest, len(rows.ids), int((rows.slots == -1).sum()))
 
 
 def match(words: Sequence[str]) -> str:
-    """What asks a full-text table for any of some texts, as they stand: no letter of them is a command."""
+    """A full-text query for any of some texts, quoted so that they contain no operators."""
     return "(" + " OR ".join('"' + word.replace("\0", " ").replace('"', '""') + '"' for word in words) + ")"
 
 
 def _ranked(wanted: npt.NDArray[np.bool_], first: Floats, second: Floats) -> Ints:
-    """Places of those that are wanted, by two falling keys; equal ones as they stand."""
+    """Indices of the wanted photos, by two descending keys; stable."""
     places = np.flatnonzero(wanted)
     return places[np.lexsort((-second[places], -first[places]))]
 

@@ -1,4 +1,4 @@
-"""What is in a library, counted."""
+"""Counts of the content of a library."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A folder that the user named, and how many of its photos are in each state."""
+    """A synced folder, and the number of its photos by state."""
 
     path: str
     states: dict[str, int]
@@ -18,15 +18,15 @@ class Folder:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What is in a library.
+    """Counts of the content of a library.
 
     Attributes:
         database: its file.
-        folders: that the user named.
-        models: photos by what tagged them: name, beginnings of the hashes of weights and vocabulary.
-        failures: photos by the kind of failure.
-        decisions: tags that the user accepted, rejected or added.
-        paired: files that other photos stand for.
+        folders: synced folders.
+        models: number of photos by model: name, and prefixes of the hashes of weights and vocabulary.
+        failures: number of photos by type of error.
+        decisions: number of accepted, rejected and added tags.
+        paired: number of files that belong to other photos; see `Photo.pair`.
     """
 
     database: Path
@@ -37,5 +37,5 @@ class Status:
     paired: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain."""
+        """As a dict for JSON."""
         return {**asdict(self), "database": os.fspath(self.database)}

@@ -1,8 +1,8 @@
-"""Brings a library in step with folders: what is there, then what is seen there, then what has gone.
+"""Synchronise a library with folders: scan the folders, tag photos, then mark missing ones as gone.
 
 with Sync(library.database, ["photos"]) as sync:
     sync.scan()
-    for event in sync.look(lambda: (Tagger.load(), None)):
+    for event in sync.process(lambda: (Tagger.load(), None)):
         print(event.path, event.action)
     print(sync.end())
 """
@@ -26,11 +26,11 @@ from anytag.batching import batches
 from anytag.errors import LibraryError
 from anytag.library import words
 from anytag.library.database import Database
-from anytag.library.look import CONTENT_ERRORS, Event, Look, Model
+from anytag.library.process import CONTENT_ERRORS, Event, Model, Processor
 from anytag.library.roots import Root, below, device_of, note_device, ranges, resolve
 from anytag.library.scan import Found, Scan
+from anytag.library.sync_lock import sync_lock
 from anytag.library.thumbnails import Thumbnails
-from anytag.library.turn import turn
 from anytag.library.vectors import forget_lost, tidy
 from anytag.results import Failure
 from anytag.walk import Walk, pattern
@@ -39,28 +39,28 @@ if TYPE_CHECKING:
     from anytag.captioner import Captioner
     from anytag.tagger import Tagger
 
-Looker = tuple["Tagger", "Captioner | None"]
-"""What tags, and what writes captions where they are asked for."""
+Models = tuple["Tagger", "Captioner | None"]
+"""A tagger, and a captioner if captions are wanted."""
 
 _UNSEEN = "slot IS NULL AND model IS NOT NULL"  # tagged, but its vector was lost since
 _EXTRAS = {"heic": "pillow_heif", "jxl": "pillow_jxl"}
-_HINT = "Is a disk away? If they have really gone, give --accept-missing (accept_missing=True)."
+_HINT = "Is a disk missing? If they were really deleted, give --accept-missing (accept_missing=True)."
 
 
 @dataclass
 class Report:
-    """How a sync went.
+    """The result of a sync.
 
     Attributes:
-        photos: in these folders now, those that others stand for aside.
-        pending: photos that a dry run would look at.
-        new, changed: names of files that were not there before, or were written since.
-        unchanged, moved, copied, tagged, waits: photos by what came of them; `waits` are written just now.
-        failed: photos and folders that cannot be read, also those that are known and were not tried again.
-        gone: rows whose files are not there any more, from now on.
-        kept: rows whose files are not there, and which stay, as `refused` says.
-        failures: of this sync, by name of photo or folder.
-        refused: why nothing was given up, or "".
+        photos: number of photos in these folders, without files that belong to other photos.
+        pending: number of photos that would be processed, in a dry run.
+        new, changed: numbers of new and changed files.
+        unchanged, moved, copied, tagged, waits: numbers of photos by action; `waits` are still being written.
+        failed: number of photos and folders that cannot be read, earlier failures included.
+        gone: number of rows marked as gone by this sync.
+        kept: number of rows whose files are missing, but which are kept; see `refused`.
+        failures: errors of this sync by path of the photo or folder.
+        refused: why missing photos were not marked as gone, or "".
     """
 
     photos: int = 0
@@ -80,30 +80,31 @@ class Report:
 
     @property
     def is_good(self) -> bool:
-        """Can all be read, and is nothing missing? The same folders give the same answer each time."""
+        """Whether all photos can be read and none is missing; a repeated sync gives the same answer."""
         return not self.failed and not self.refused
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain."""
+        """As a dict for JSON."""
         return asdict(self)
 
 
 class Sync:
-    """One sync, by one process at a time: use it in a with statement.
+    """A sync; a context manager that locks the library against other syncs.
 
     Attributes:
-        report: how it goes.
-        total: photos to look at, once `look` was called.
-        found: by the scan.
+        report: the result.
+        total: number of photos to process, after `process` was called.
+        found: the result of the scan.
 
     Args:
-        folders: to be held against the library; none are all that it has.
-        exclude: globs; a name or path that matches one is left out.
-        follow: links to folders are entered.
-        accept_missing: photos that are not there have gone, however many they are.
+        database: of the library.
+        folders: by default all folders of the library.
+        exclude: globs; matching names and paths are skipped.
+        follow: follow links to folders.
+        accept_missing: mark all missing photos as gone, however many there are.
 
-    Raises (at the with):
-        LibraryError: another process works on the library, or there is no folder to sync.
+    Raises (by the with statement):
+        LibraryError: another process syncs the library.
     """
 
     def __init__(
@@ -131,7 +132,7 @@ class Sync:
         self._stack = ExitStack()
 
     def __enter__(self) -> Sync:
-        self._stack.enter_context(turn(self._database.path))
+        self._stack.enter_context(sync_lock(self._database.path))
         return self
 
     def __exit__(
@@ -140,10 +141,10 @@ class Sync:
         self._stack.close()
 
     def scan(self) -> Found:
-        """Holds what is in the folders against the rows; no photo is opened.
+        """Compare the folders with the rows; no photo is opened.
 
         Raises:
-            LibraryError: a folder is not there and never was in the library.
+            LibraryError: there is no folder, or one neither exists nor is in the library.
         """
         self._roots, self._away = resolve(self._database, self._folders)
         self._retry_extras()
@@ -151,9 +152,9 @@ class Sync:
         self.found = Scan(self._database, self._roots, self._walk).run()
         return self.found
 
-    def look(
+    def process(
         self,
-        load: Callable[[], Looker],
+        load: Callable[[], Models],
         *,
         retag: bool = False,
         captions: bool = False,
@@ -161,35 +162,35 @@ class Sync:
         batch_size: int = 8,
         workers: int | None = None,
     ) -> Generator[Event, None, None]:
-        """Looks at what waits; `total` is how many. Each event comes when its row is written.
+        """Process waiting photos; yields an event when its row is written, and sets `total`.
 
         Args:
-            load: gives what tags, and is called only where there is something to look at.
-            retag: also photos that another model or vocabulary tagged; the old tags stay until the new are
-                there, and the next sync with this goes on.
-            captions: also photos that have none; `load` gives what writes them.
-            thumbnails: a small JPEG is kept of each photo that is tagged; see `library.thumbnails`.
-            batch_size: photos that go through the network together, and that a kill may cost.
-            workers: threads; by default one a usable core.
+            load: loads the models; called only if there are photos to process.
+            retag: also photos that another model or vocabulary tagged; old tags are kept until the new ones
+                are written, and an interrupted run is continued by the next sync with this option.
+            captions: also photos without a caption; `load` must return a captioner.
+            thumbnails: store a thumbnail of each tagged photo; see `library.thumbnails`.
+            batch_size: number of photos in a batch, which is also a transaction.
+            workers: number of threads; by default one per usable core.
         """
-        ids = [*self._waiting(), *(self._done("caption IS NULL") if captions else ())]
-        if not ids and not retag and not self._done(_UNSEEN):
+        ids = [*self._waiting(), *(self._processed("caption IS NULL") if captions else ())]
+        if not ids and not retag and not self._processed(_UNSEEN):
             return self._counted(())
         tagger, captioner = load()
-        model = self._model(tagger, captioner)
-        ids += self._done("slot IS NULL AND model = ?", model.id)
+        model = self._model_row(tagger, captioner)
+        ids += self._processed("slot IS NULL AND model = ?", model.id)
         if retag:
-            ids += self._done("model IS NOT ?", model.id)
+            ids += self._processed("model IS NOT ?", model.id)
         ids = list(dict.fromkeys(ids))
         self.total = len(ids)
-        look = Look(self._database, model, again=retag, thumbnails=thumbnails)
-        return self._counted(look.run(ids, batch_size=batch_size, workers=workers))
+        processor = Processor(self._database, model, again=retag, thumbnails=thumbnails)
+        return self._counted(processor.run(ids, batch_size=batch_size, workers=workers))
 
-    def rehearse(self) -> Generator[Event, None, None]:
-        """What a sync would look at and give up, and nothing is written: instead of `scan` and `look`."""
-        with self._database.rehearsal():
+    def dry_run(self) -> Generator[Event, None, None]:
+        """What a sync would process and mark as gone, without writing; instead of `scan` and `process`."""
+        with self._database.dry_run():
             self.scan()
-            ids = [*self._waiting(), *self._done(_UNSEEN)]
+            ids = [*self._waiting(), *self._processed(_UNSEEN)]
             self.total = len(ids)
             paths = (
                 self._database.query("SELECT path FROM photos WHERE id = ?", (one,))[0][0] for one in ids
@@ -199,7 +200,7 @@ class Sync:
             self.end().pending = len(ids)
 
     def end(self) -> Report:
-        """Gives up what has gone, unless so much is missing that a disk must be away; how it all went."""
+        """Mark missing photos as gone, unless a disk seems to be missing, and return the report."""
         report, found = self.report, self.found
         if self._has_ended:
             return report
@@ -211,10 +212,10 @@ class Sync:
             setattr(report, action, self._events[action])
         report.failures = {**found.failures, **report.failures}
         missing = self._missing()
-        report.refused = "" if self._accept else self._refusal(missing)
+        report.refused = "" if self._accept else self._reason_to_keep(missing)
         with self._database.transaction() as connection:
             gone = [*found.left_out, *(() if report.refused else missing)]
-            _give_up(connection, gone)
+            _mark_gone(connection, gone)
             for root in () if report.refused else self._roots:
                 note_device(connection, root)
         report.gone, report.kept = len(gone), len(missing) if report.refused else 0
@@ -228,7 +229,7 @@ class Sync:
         return report
 
     def _retry_extras(self) -> None:
-        """Photos that failed for want of a package or a tool wait again, once it is there."""
+        """Retry photos that failed because of a missing package or tool that is installed now."""
         there = [f"%anytag[{extra}]%" for extra, package in _EXTRAS.items() if find_spec(package) is not None]
         there += ["%exiftool is not installed%"] if shutil.which("exiftool") else []
         with self._database.transaction() as connection:
@@ -238,7 +239,7 @@ class Sync:
             )
 
     def _waiting(self) -> list[int]:
-        """Rows to look at; what could not be read is tried again, what is no photo is not."""
+        """Rows to process: waiting ones, and those with temporary read errors."""
         where, values = ranges(self._roots)
         return [
             row[0]
@@ -249,12 +250,12 @@ class Sync:
             )
         ]
 
-    def _done(self, what: str, *given: object) -> list[int]:
+    def _processed(self, what: str, *given: object) -> list[int]:
         where, values = ranges(self._roots)
         query = f"SELECT id FROM photos WHERE {where} AND pair IS NULL AND state = 'done' AND {what}"
         return [row[0] for row in self._database.query(query, [*values, *given])]
 
-    def _model(self, tagger: Tagger, captioner: Captioner | None) -> Model:
+    def _model_row(self, tagger: Tagger, captioner: Captioner | None) -> Model:
         from anytag.reranking import weights_of
 
         tags = json.dumps([tag.to_dict() for tag in tagger.vocabulary], sort_keys=True)
@@ -275,7 +276,7 @@ class Sync:
             yield event
 
     def _failed(self) -> set[str]:
-        """Names of what cannot be read, in this sync or since one before."""
+        """Paths that cannot be read, in this sync or an earlier one."""
         where, values = ranges(self._roots)
         query = f"SELECT path FROM photos WHERE {where} AND pair IS NULL AND state = 'failed'"
         return {
@@ -284,7 +285,7 @@ class Sync:
         }
 
     def _missing(self) -> list[int]:
-        """Rows that the scan missed and that have not been found under other names since."""
+        """Rows whose files are missing and have not been found at other paths since the scan."""
         left = list(self.found.missing.items())
         for root in self._away:
             where, values = "path >= ? AND path < ? AND state != 'gone'", below(root.top)
@@ -292,16 +293,17 @@ class Sync:
         query = "SELECT id FROM photos WHERE id = ? AND path = ? AND state != 'gone'"
         return [photo for path, photo in left if self._database.query(query, (photo, path))]
 
-    def _refusal(self, missing: Sequence[int]) -> str:
-        """Why nothing is given up, or "": a folder is away, a disk is another, or most of a disk's photos."""
+    def _reason_to_keep(self, missing: Sequence[int]) -> str:
+        """Why missing photos are kept, or "": a folder or most of a disk is missing, or the disk changed."""
         for root in self._away:
             query = "SELECT 1 FROM photos WHERE path >= ? AND path < ? AND state != 'gone' LIMIT 1"
             if self._database.query(query, below(root.top)):
-                return f"The folder {root.top} is not there, so its photos stay in the library. {_HINT}"
+                return f"The folder {root.top} does not exist, so its photos stay in the library. {_HINT}"
         for root in self._roots if missing else ():
             if root.device not in (None, device_of(root.path)):
                 return (
-                    f"{root.path} is another disk than before, and {len(missing)} photos are missing. {_HINT}"
+                    f"{root.path} is on another disk than before, and {len(missing)} photos are missing. "
+                    f"{_HINT}"
                 )
         devices: Counter[int] = Counter()
         for batch in batches(missing, 500):
@@ -311,7 +313,7 @@ class Sync:
         for device, count in devices.items():
             known = self.found.devices.get(device, count)
             if count > known / 2:
-                return f"{count} of {known} photos are not there any more. {_HINT}"
+                return f"{count} of {known} photos are missing. {_HINT}"
         return ""
 
     def _count(self, what: str) -> int:
@@ -321,8 +323,8 @@ class Sync:
         )
 
 
-def _give_up(connection: sqlite3.Connection, photos: Sequence[int]) -> None:
-    """Rows of files that have gone; what nobody said or saw anything of is removed."""
+def _mark_gone(connection: sqlite3.Connection, photos: Sequence[int]) -> None:
+    """Mark rows as gone, or delete them if they were never read and have no decisions."""
     ids = [(photo,) for photo in photos]
     connection.executemany(
         "DELETE FROM photos WHERE id = ? AND picture IS NULL AND NOT EXISTS "

@@ -1,4 +1,4 @@
-"""Thumbnails of a library's photos, beside its database: made by a sync, else when first looked at."""
+"""Thumbnails of a library's photos, stored beside its database by a sync or when first requested."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from anytag.errors import OutputError
 from anytag.library.database import Database
 
 SIDE = 320
-"""Pixels of the longer side."""
+"""Length of the longer side in pixels."""
 SPARE = 1 << 30
-"""Bytes of the disk that thumbnails leave free."""
-_NAME = re.compile(r"(..)/\.?\1[0-9a-f-]+\.jpg(\..+\.new)?")  # with drafts of what was killed
+"""Minimum free disk space in bytes for storing thumbnails."""
+_NAME = re.compile(r"(..)/\.?\1[0-9a-f-]+\.jpg(\..+\.new)?")  # including drafts of killed processes
 
 
 class Thumbnails:
-    """Files under the hash of a picture, so that photos that are moved or copied keep theirs.
+    """Thumbnail files, named by the hash of the picture so that moved and copied photos keep them.
 
     Args:
-        database: the file of the library.
+        database: file of the library.
     """
 
     def __init__(self, database: Path) -> None:
         self._folder = database.with_name(f"{database.name}.thumbnails")
 
     def read(self, key: str) -> bytes | None:
-        """The JPEG of a picture, if it is kept."""
+        """The JPEG of a picture; None if it is not stored."""
         try:
             return self._file(key).read_bytes()
         except OSError:
             return None
 
     def keep(self, key: str, jpeg: bytes) -> None:
-        """Writes one; on a disk that is nearly full or read-only it is made each time it is shown."""
+        """Store a thumbnail, unless the disk is nearly full or read-only."""
         file = self._file(key)
         with suppress(OSError, OutputError):
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ class Thumbnails:
                     draft.write_bytes(jpeg)
 
     def tidy(self, database: Database) -> None:
-        """Removes those of pictures that no photo has any more."""
+        """Delete thumbnails that no photo uses any more."""
         if not self._folder.is_dir():
             return
         kept = [Path(folder, name) for folder, _, names in os.walk(self._folder) for name in names]
@@ -55,7 +55,7 @@ class Thumbnails:
         used = {f"{key(*row)}.jpg" for row in database.query(query)}
         for file in ours:
             if file.name not in used:
-                with suppress(OSError):  # it cannot be written, or somebody else removed it
+                with suppress(OSError):  # read-only, or deleted by another process
                     file.unlink()
 
     def _file(self, key: str) -> Path:
@@ -63,5 +63,5 @@ class Thumbnails:
 
 
 def key(picture: bytes | None, size: int, mtime_ns: int) -> str:
-    """What a thumbnail is known by: the hash of the picture; of one that waits, size and time of its file."""
+    """The key of a thumbnail: the hash of the picture; if not yet known, size and time of the file."""
     return picture.hex() if picture else f"{size:x}-{mtime_ns:x}"

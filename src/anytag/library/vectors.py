@@ -1,4 +1,4 @@
-"""A vector of each photo, in a file for each model's weights: what `anytag search` compares."""
+"""Embeddings of photos for `anytag search`, in one file per model."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from anytag._typing import Floats
 from anytag.library.database import Database
 from anytag.records import RecordFile
 
-_LETTERS = 16  # of a hash, in the name of a file
+_LETTERS = 16  # characters of the hash in a file's name
 
 
 def vector_file(database: Path, weights: str, width: int) -> RecordFile:
-    """Where the vectors of a model lie: beside the database, float32, a record a slot."""
+    """The vector file of a model, beside the database: one float32 record per slot."""
     return RecordFile(_folder(database) / f"{weights[:_LETTERS]}-{width}.f32", (width,), np.dtype("<f4"))
 
 
 class Slots:
-    """Places in a vector file, the free ones first.
+    """Allocates slots of a vector file, free ones first.
 
     Args:
-        taken: places that photos hold.
+        taken: slots of photos.
     """
 
     def __init__(self, taken: Iterable[int]) -> None:
@@ -35,7 +35,7 @@ class Slots:
         self._free: list[int] = free[::-1].tolist()
 
     def take(self) -> int:
-        """A place that no photo holds."""
+        """Allocate a slot."""
         if self._free:
             return self._free.pop()
         self._end += 1
@@ -43,7 +43,7 @@ class Slots:
 
 
 def keep(database: Path, weights: str, slots: Sequence[int], vectors: Sequence[Floats]) -> None:
-    """Writes vectors at their slots; the rows that name these are committed after.
+    """Write vectors to their slots; must be done before the rows that refer to them are committed.
 
     Raises:
         OutputError: the disk is full, or the folder cannot be written.
@@ -76,11 +76,11 @@ def _count(database: Path, weights: str) -> int:
 
 
 def tidy(database: Path, weights: Iterable[str]) -> None:
-    """Removes the vectors of models that no photo was tagged by any more."""
+    """Delete the vector files of models that no photo uses any more."""
     used = {one[:_LETTERS] for one in weights}
     for file in _folder(database).glob("*.f32"):
         if file.name[:_LETTERS] not in used:
-            with suppress(OSError):  # somebody reads it, on Windows
+            with suppress(OSError):  # open in another process, on Windows
                 file.unlink()
 
 

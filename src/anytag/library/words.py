@@ -1,4 +1,4 @@
-"""The words by which a photo is found, in one row of a full-text table: written here, asked by search."""
+"""The full-text index of photos: SQL functions, and updates of its rows."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ FROM photos WHERE id = ? AND pair IS NULL AND state != 'gone'
 
 
 def add_functions(connection: sqlite3.Connection) -> None:
-    """Gives SQL `folded` and `holds`."""
+    """Register the SQL functions `folded` and `holds`."""
     connection.create_function("folded", 1, folded, deterministic=True)
     connection.create_function("holds", 2, holds, deterministic=True)
 
 
 def folded(text: str | None) -> str | None:
-    """A text in which case and Unicode's forms play no part, in any script."""
+    """Normalise a text for comparison: NFC, case folded."""
     return None if text is None else unicodedata.normalize("NFC", text).casefold()
 
 
 def holds(path: str, name: str) -> bool:
-    """Is a name, folded, one step of a keyword such as 'animal|dog'?"""
+    """Whether a folded name is a keyword such as 'animal|dog', or one of its levels."""
     return name in ((folded_path := str(folded(path))).split("|")) or name == folded_path
 
 
 def rewrite(connection: sqlite3.Connection, photos: Iterable[int]) -> None:
-    """Brings the words of photos in step with all else, within the caller's transaction.
+    """Update the index rows of photos, within the caller's transaction.
 
-    Name, tags without the rejected and with the accepted and added, the user's keywords, the caption. A photo
-    that is gone, and one that another stands for, has none.
+    A row has the name, the tags without rejected ones, the user's keywords and the caption. Photos that are
+    gone and files that belong to other photos have none.
     """
     ids = [(photo,) for photo in dict.fromkeys(photos)]
     connection.executemany("DELETE FROM words WHERE rowid = ?", ids)

@@ -3,8 +3,8 @@
     from anytag.metadata import read_keywords, write_keywords, undo
     write_keywords("photo.jpg", ["dog", ("animal", "dog")])   # photo.jpg.xmp
 
-What a photo's owner wrote stays: every field holds his words and ours. What anytag added is recorded beside
-it in a namespace of its own, so that it can be taken out again, and that a word that he took out stays out.
+The user's keywords are kept: every field holds the user's words and anytag's. What anytag added is recorded
+in its own XMP namespace, so that it can be undone, and a word that the user removed is not written again.
 """
 
 from __future__ import annotations

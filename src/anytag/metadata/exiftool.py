@@ -1,7 +1,7 @@
-"""One kept exiftool process, spoken to over its pipes.
+"""A persistent exiftool process (`-stay_open`), controlled through pipes.
 
-PyExifTool was looked at first. It reads stderr only when stdout has ended, so a file with many warnings stops
-both for ever; it waits without a limit; and a line break in an argument is an argument more.
+PyExifTool is not used: it reads stderr only after stdout, so that many warnings cause a deadlock; it has no
+timeout; and a line break in an argument starts another argument.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from anytag.batching import usable_cores
 from anytag.errors import MetadataError, MissingToolError
 
 TIMEOUT = 60.0
-"""Seconds that exiftool may take for one command."""
+"""Time limit of a command in seconds."""
 
 _CHUNK = 1 << 20
 _CONFIG = Path(__file__).with_name("exiftool.config")
@@ -36,7 +36,7 @@ _CONFIG = Path(__file__).with_name("exiftool.config")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What exiftool said to one command: stdout as it is, stderr line by line."""
+    """The output of a command: stdout, and the lines of stderr."""
 
     output: bytes
     messages: tuple[str, ...]
@@ -54,11 +54,11 @@ def plain(message: str) -> str:
 
 
 class ExifTool:
-    """Starts exiftool when it is first asked, and again after it died. Threads take turns.
+    """Runs commands in one exiftool process, which is started on demand, also after a crash; thread-safe.
 
     Args:
-        command: its name or path.
-        timeout: seconds for one command; a process that takes longer is ended.
+        command: name or path of exiftool.
+        timeout: time limit of a command in seconds, after which the process is killed.
     """
 
     def __init__(self, command: str = "exiftool", *, timeout: float = TIMEOUT) -> None:
@@ -67,30 +67,32 @@ class ExifTool:
         self._process: _Process | None = None
 
     def run(self, *arguments: str) -> Answer:
-        """One command. File names come from `named`, values of tags through `escaped`.
+        """Run a command. File names must come from `named`, assignments from `assigned`.
 
         Raises:
             MissingToolError: exiftool is not installed.
-            MetadataError: it ended or took too long: only this command is lost.
+            MetadataError: the process ended or timed out; the next command starts a new one.
         """
         if any("\n" in argument or "\r" in argument or not argument for argument in arguments):
-            raise MetadataError(f"exiftool cannot be given {arguments!r}: each is one line, and not empty")
+            raise MetadataError(
+                f"invalid arguments for exiftool {arguments!r}: each must be one line, not empty"
+            )
         with self._lock:
             if self._process is None:
                 self._process = _Process(find(self._command))
             try:
                 return self._process.ask(arguments, self._timeout)
-            except BaseException as error:  # the next command must not read what is left of this one
+            except BaseException as error:  # the next command must not read the rest of this output
                 self._process.kill()
                 self._process = None
                 if isinstance(error, OSError | queue.Empty):
                     late = isinstance(error, queue.Empty)
-                    why = f"took longer than {self._timeout:g} seconds" if late else "ended unexpectedly"
-                    raise MetadataError(f"exiftool {why}: it is started again for the next file") from error
+                    reason = f"took longer than {self._timeout:g} seconds" if late else "ended unexpectedly"
+                    raise MetadataError(f"exiftool {reason}: it is restarted for the next file") from error
                 raise
 
     def close(self) -> None:
-        """Ends the process; another command starts a new one."""
+        """Stop the process; the next command starts a new one."""
         with self._lock:
             if self._process is not None:
                 self._process.end()
@@ -102,7 +104,7 @@ _numbers = itertools.count()
 
 
 def shared() -> ExifTool:
-    """The one of this thread, of as many in this Python process as it has cores."""
+    """The instance for this thread, from a pool of one per usable core."""
     if not hasattr(_mine, "number"):
         _mine.number = next(_numbers) % usable_cores()
     return _numbered(_mine.number)
@@ -116,15 +118,14 @@ def _numbered(_: int) -> ExifTool:
 
 
 def find(command: str = "exiftool") -> str:
-    """The path of exiftool.
+    """Find the path of exiftool.
 
     Raises:
-        MissingToolError: it is not installed; says how to get it.
+        MissingToolError: it is not installed; the message says how to install it.
     """
     if (found := shutil.which(command)) is None:
         raise MissingToolError(
-            f"{command} is not installed, and metadata of photos is read and written by it: on "
-            "Debian and Ubuntu "
+            f"{command} is not installed, but is needed for metadata: on Debian and Ubuntu "
             "`apt install libimage-exiftool-perl`, on macOS `brew install exiftool`, on Windows "
             "`winget install OliverBetz.ExifTool`"
         )
@@ -133,12 +134,12 @@ def find(command: str = "exiftool") -> str:
 
 @contextmanager
 def named(path: str | os.PathLike[str]) -> Iterator[str]:
-    """A file's name as an argument that is no option and one line, whatever it is called.
+    """A file's path as an argument: absolute, so that it is not an option, and in one line.
 
-    A name with a line break is given as a link of ours: exiftool has an escape for those (`#[CSTR]`), but
-    12.57 turns every $ and @ in it into other names.
+    A path with a line break is passed as a temporary symbolic link, since exiftool's escape for them
+    (`#[CSTR]`) changes every $ and @ in version 12.57.
     """
-    name = os.path.abspath(path)  # noqa: PTH100  # takes names of any kind
+    name = os.path.abspath(path)  # noqa: PTH100  # accepts any bytes
     if name.isprintable() or not any(character in name for character in "\n\r"):
         yield name
         return
@@ -149,9 +150,9 @@ def named(path: str | os.PathLike[str]) -> Iterator[str]:
 
 
 def assigned(values: Sequence[tuple[str, str]]) -> list[str]:
-    """Arguments that give tags values: of several for one tag, a list; "" takes it out.
+    """Arguments that assign values to tags: several of one tag are a list; "" deletes it.
 
-    A value of several lines, or that begins with a blank, needs `-E`, which doubles the time of a command.
+    Values with several lines or leading spaces need `-E`, which doubles the time of a command.
     """
     if not any(value[:1].isspace() or "\n" in value or "\r" in value for _, value in values):
         return [f"-{tag}={value}" for tag, value in values]
@@ -159,13 +160,13 @@ def assigned(values: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def _escaped(value: str) -> str:
-    """A value as `-E` reads it: one line, its first blank kept."""
+    """Escape a value for `-E`: in one line, with its leading space kept."""
     plain = value.replace("&", "&amp;")
     return "".join(c if c > " " or c == " " else f"&#{ord(c)};" for c in plain).replace(" ", "&#32;", 1)
 
 
 class _Process:
-    """A running exiftool, and a thread for each pipe: both are read all the time: neither fills up."""
+    """A running exiftool, with a thread that continuously reads each pipe, so that neither fills up."""
 
     def __init__(self, path: str) -> None:
         self._running = subprocess.Popen(
@@ -174,14 +175,14 @@ class _Process:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=0,
-            start_new_session=True,  # Ctrl-C is for whoever started it, and ends it in turn
+            start_new_session=True,  # Ctrl-C must reach only the parent, which then stops it
         )
         assert self._running.stdin and self._running.stdout and self._running.stderr
         self._input = self._running.stdin
         self._output, self._errors = _parts(self._running.stdout), _parts(self._running.stderr)
 
     def ask(self, arguments: Sequence[str], timeout: float) -> Answer:
-        """One command, and all that comes before the marks at the ends of both pipes."""
+        """Run a command, and read both pipes up to the end marks."""
         number = random.getrandbits(48)
         mark = f"{{ready{number}}}"
         charset = ["-charset", "filename=utf8"] if sys.platform == "win32" else []
@@ -195,7 +196,7 @@ class _Process:
         return Answer(output, tuple(messages.decode("utf-8", "replace").splitlines()))
 
     def end(self) -> None:
-        """Asks it to end, and ends it if it does not."""
+        """Stop it gracefully, or kill it after 5 seconds."""
         with suppress(OSError, subprocess.TimeoutExpired):
             self._input.write(b"-stay_open\nFalse\n")
             self._running.wait(5)
@@ -208,7 +209,7 @@ class _Process:
 
 
 def _parts(pipe: IO[bytes]) -> queue.SimpleQueue[bytes]:
-    """What comes through a pipe, in parts; an empty one at its end."""
+    """A queue of the chunks of a pipe; an empty one at its end."""
     parts: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
     def read() -> None:
@@ -222,10 +223,10 @@ def _parts(pipe: IO[bytes]) -> queue.SimpleQueue[bytes]:
 
 
 def _until(parts: queue.SimpleQueue[bytes], mark: bytes, deadline: float) -> bytes:
-    """All up to the line of the mark, without it; what is said after it is forgotten.
+    """Read up to the line of the mark, exclusive; the rest of the last chunk is dropped.
 
     Raises:
-        queue.Empty: it is not there at the deadline.
+        queue.Empty: the deadline passed.
         BrokenPipeError: the process ended.
     """
     found = bytearray()

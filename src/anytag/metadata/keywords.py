@@ -1,7 +1,7 @@
-"""What stands in a photo or sidecar, what shall, and what of it is ours: no file is touched here.
+"""Merge the user's keywords and anytag's: the logic, without file access.
 
-A keyword is a path, ("animal", "dog"): what is broader first. Each field writes it in its own way; words are
-kept letter by letter and compared without regard to Unicode's forms.
+A keyword is a path such as ("animal", "dog"), broadest first, which each metadata field formats in its own
+way. Words are kept unchanged and compared in Unicode form NFC.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Keyword = tuple[str, ...]
-"""A word with what is broader before it: ("dog",) or ("animal", "dog")."""
+"""A hierarchical keyword, broadest first: ("dog",) or ("animal", "dog")."""
 
 Field = Literal["Subject", "TagsList", "HierarchicalSubject", "Keywords"]
 Lists = Mapping[Field, tuple[str, ...]]
@@ -20,30 +20,30 @@ Lists = Mapping[Field, tuple[str, ...]]
 FLAT: tuple[Field, ...] = ("Subject", "Keywords")
 TREES: dict[Field, str] = {"TagsList": "/", "HierarchicalSubject": "|"}
 FIELDS: tuple[Field, ...] = ("Subject", "TagsList", "HierarchicalSubject", "Keywords")
-"""dc:subject, digiKam:TagsList, lr:hierarchicalSubject, and IPTC's, which only photos have."""
+"""dc:subject, digiKam:TagsList, lr:hierarchicalSubject, and IPTC Keywords, which only photos have."""
 
-_IPTC_BYTES = 64  # a keyword's most, by the standard
+_IPTC_BYTES = 64  # maximum of an IPTC keyword
 
 
 @dataclass(frozen=True)
 class Content:
-    """The keywords and the caption of one file, and what anytag knows to have written there.
+    """The keywords and the caption of one file, and anytag's record of what it wrote there.
 
     Attributes:
-        lists: each field's entries, as they stand there.
-        ours: of these, the entries that anytag added, by its own record.
-        rejected: words of anytag that the user took out.
-        caption: of dc:description; "" where there is none.
-        other_caption: of IPTC or EXIF.
-        our_caption: what anytag wrote to dc:description.
-        replaced: what stood there before.
-        is_created: anytag made this sidecar.
-        has_iptc: it is a photo in which IPTC is.
-        iptc_charset: "UTF8", "unmarked" for UTF-8 that does not say so, or "" for Latin-1.
-        has_digest: Photoshop's sum of the IPTC block is there, and must stay right.
-        sidecar_of: names and suffixes of the photo that a sidecar says it belongs to.
-        unreadable: a field with letters in another encoding than UTF-8, which writing would lose; or "".
-        version: of the file when it was read, see `_io.version`; None where there was none.
+        lists: entries by field.
+        ours: entries that anytag added, by its record.
+        rejected: words of anytag that the user removed.
+        caption: of dc:description; "" if there is none.
+        other_caption: caption of IPTC or EXIF.
+        our_caption: the caption that anytag wrote to dc:description.
+        replaced: the caption before.
+        is_created: whether anytag created this sidecar.
+        has_iptc: whether it is a photo with an IPTC block.
+        iptc_charset: "UTF8", "unmarked" for undeclared UTF-8, or "" for Latin-1.
+        has_digest: whether there is a Photoshop digest of the IPTC block, which must be updated.
+        sidecar_of: names and suffixes of the photo that a sidecar refers to.
+        unreadable: a field with text that is not UTF-8, which writing would destroy; else "".
+        version: version of the file when it was read, see `_io.version`; None if it did not exist.
     """
 
     lists: Lists = field(default_factory=dict)
@@ -63,7 +63,7 @@ class Content:
 
     @property
     def has_record(self) -> bool:
-        """Did anytag write here?"""
+        """Whether anytag has written to this file."""
         return bool(any(self.ours.values()) or self.rejected or self.our_caption or self.is_created)
 
     def users(self, name: Field) -> tuple[str, ...]:
@@ -73,13 +73,14 @@ class Content:
 
     @property
     def keywords(self) -> tuple[Keyword, ...]:
-        """The user's own."""
+        """The user's keywords."""
         return read([self])
 
     def now_rejected(self) -> tuple[str, ...]:
-        """Words that the user took out since they were written, and earlier, but for those he put back.
+        """Words of anytag that the user has removed, now or earlier, and not added again.
 
-        An entry is taken out when it is gone from a field that still has others, or when all are gone.
+        An entry counts as removed if it is missing from a field that has other entries, or if all fields are
+        empty.
         """
         present = {name: {_fold(entry).casefold() for entry in self.lists.get(name, ())} for name in FIELDS}
         is_empty = not any(present.values())
@@ -93,10 +94,10 @@ class Content:
 
 
 def read(contents: Iterable[Content]) -> tuple[Keyword, ...]:
-    """The user's own keywords in a photo and its sidecars: all fields together, each once.
+    """The user's keywords in a photo and its sidecars, merged over all fields, without duplicates.
 
-    A flat word that is a path's last part is that path; an entry of a tree that stands among the flat words
-    letter by letter, as 24/7 may, is flat.
+    A flat word that is the last part of a path is merged with it; an entry of a hierarchical field that is
+    also a flat word, such as 24/7, is flat.
     """
     lists: dict[Field, dict[str, str]] = {name: {} for name in FIELDS}
     for content in contents:
@@ -124,34 +125,33 @@ def read(contents: Iterable[Content]) -> tuple[Keyword, ...]:
 def wanted(
     contents: Iterable[Content], ours: Iterable[Keyword], rejected: Iterable[str] = ()
 ) -> tuple[tuple[Keyword, ...], tuple[str, ...]]:
-    """The union of the user's keywords and ours, without what the user rejected, and all that he rejected.
+    """The union of the user's keywords and ours without rejected ones, and the words rejected in the files.
 
     Args:
         contents: of the photo and its sidecars.
-        ours: what anytag would write, the best first; a word that the user has is left to his spelling.
-        rejected: words that may not be written besides those that the files tell of.
+        ours: keywords of anytag, best first; for words that the user has, the user's spelling is used.
+        rejected: further words that must not be written.
     """
     contents = list(contents)
-    told = tuple(dict.fromkeys(word for content in contents for word in content.now_rejected()))
-    refused = {_loose(word) for word in (*told, *rejected)}
+    removed = tuple(dict.fromkeys(word for content in contents for word in content.now_rejected()))
+    refused = {_loose(word) for word in (*removed, *rejected)}
     found = [keyword for keyword in read(contents) if _loose(keyword[-1]) not in refused]
     taken = {_key(keyword[-1]).casefold() for keyword in found}
     for keyword in ours:
         if (word := _key(keyword[-1]).casefold()) not in taken and _loose(word) not in refused:
             taken.add(word)
             found.append(keyword)
-    return tuple(found), told
+    return tuple(found), removed
 
 
 def merged(
     content: Content, keywords: Iterable[Keyword], rejected: tuple[str, ...], names: Iterable[Field]
 ) -> Content:
-    """A file's content as it shall be: the user's entries as they are, ours in step in each field.
+    """A file's new content: the user's entries unchanged, ours updated in each field.
 
     Args:
-        content: as it is.
-        keywords: the union, as `wanted` gives it.
-        rejected: the same.
+        content: the current content.
+        keywords, rejected: as returned by `wanted`.
         names: fields to write.
     """
     keywords = list(keywords)
@@ -174,13 +174,13 @@ def merged(
 
 
 def captioned(content: Content, contents: Iterable[Content], caption: str, *, overwrite: bool) -> Content:
-    """A file's content with a caption, where there is none but ours; one that the user took out stays out.
+    """A file's new content with a caption, unless the user has one or has removed ours.
 
     Args:
         content: of the file.
         contents: of the photo and all its sidecars.
         caption: one line.
-        overwrite: a caption of the user gives way, too, and is kept for `undone`.
+        overwrite: replace a caption of the user, which `undone` restores.
     """
     is_ours = bool(content.our_caption) and content.caption == content.our_caption
     users = any(one.other_caption or one.caption not in ("", one.our_caption) for one in contents)
@@ -193,7 +193,7 @@ def captioned(content: Content, contents: Iterable[Content], caption: str, *, ov
 def undone(content: Content) -> Content:
     """A file's content without what anytag wrote, and without its record.
 
-    A word stays where the user has meanwhile given it a place in his own tree.
+    Words that the user has since placed in a hierarchy are kept.
     """
     lists: dict[Field, tuple[str, ...]] = {name: content.users(name) for name in FIELDS}
     trees = [{_leaf(name, entry) for entry in lists[name]} for name in TREES]
@@ -205,7 +205,7 @@ def undone(content: Content) -> Content:
 
 
 def uncaptioned(content: Content) -> Content:
-    """A file's content without our caption: the user's stands where it stood."""
+    """A file's content without our caption; the user's is restored."""
     if not content.our_caption:
         return content
     is_ours = content.caption == content.our_caption
@@ -216,7 +216,7 @@ def uncaptioned(content: Content) -> Content:
 
 
 def words(content: Content) -> tuple[str, ...]:
-    """What a person sees as the keywords of a file: the last part of each entry of any field, once."""
+    """The keywords of a file as shown to users: the last parts of all entries, without duplicates."""
     found: dict[str, str] = {}
     for name in FIELDS:
         for entry in content.lists.get(name, ()):
@@ -225,7 +225,7 @@ def words(content: Content) -> tuple[str, ...]:
 
 
 def clean(words: Iterable[str]) -> Keyword:
-    """A path of words that every file can hold: no control characters, blanks only between words."""
+    """Normalise words for writing: no control characters, single spaces; empty ones are dropped."""
     shown = (
         "".join(c if c.isprintable() or c.isspace() or _joins(c) else "" for c in word) for word in words
     )
@@ -233,11 +233,11 @@ def clean(words: Iterable[str]) -> Keyword:
 
 
 def _joins(character: str) -> bool:
-    return unicodedata.category(character) == "Cf"  # joiners of emoji and scripts, marks of direction
+    return unicodedata.category(character) == "Cf"  # joiners of emoji and scripts, direction marks
 
 
 def _entries(name: Field, keywords: Iterable[Keyword]) -> Iterator[str]:
-    """Keywords as a field writes them. The separator of a tree becomes the other tree's, as in Immich."""
+    """Format keywords for a field. Separators within words are replaced by the other one, as in Immich."""
     for keyword in keywords:
         if name == "TagsList":
             yield "/".join(part.replace("/", "|") for part in keyword)
@@ -272,7 +272,7 @@ def _loose(word: str) -> str:
 
 
 def _cut(word: str) -> str:
-    """As much of a word as IPTC holds."""
+    """Truncate a word to the maximum of IPTC."""
     return word.encode()[:_IPTC_BYTES].decode(errors="ignore")
 
 
@@ -281,6 +281,6 @@ def _is_cut(word: str, other: str) -> bool:
 
 
 def _part(word: str, trees: Mapping[Keyword, Keyword]) -> Keyword | None:
-    """The first parts of a path down to a word, as the user spells them."""
+    """The prefix of a path that ends in a word, in the user's spelling."""
     key = _fold(word)
     return next((path[: folded.index(key) + 1] for folded, path in trees.items() if key in folded), None)

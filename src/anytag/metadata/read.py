@@ -1,6 +1,6 @@
-"""What exiftool reads in photos and sidecars.
+"""Read metadata of photos and sidecars with exiftool.
 
-As RDF/XML: in JSON it makes numbers of keywords such as 2019.10 and 1e3, and a boolean of false.
+Its output is RDF/XML, since its JSON turns keywords such as 2019.10, 1e3 and false into numbers and booleans.
 """
 
 from __future__ import annotations
@@ -42,22 +42,22 @@ _GROUP = re.compile(r"\{.*/([^/]+)/[\d.]+/\}(.+)")  # of a name as ElementTree h
 _RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
 
 Values = dict[str, tuple[str, ...]]
-"""What is said in a file: "XMP-dc:Subject" -> its values."""
+"""Values by tag, such as "XMP-dc:Subject"."""
 
 
 def contents(
     photo: Path, exiftool: ExifTool, beside: Candidates | None = None, *, lenient: bool = False
 ) -> dict[Path, Content]:
-    """A photo's own content, and that of each sidecar that is this photo's.
+    """Read the content of a photo and of its sidecars.
 
     Args:
-        photo: a file.
-        exiftool: that is asked.
-        beside: the XMP files beside it, where they were looked for already.
-        lenient: of a photo that is not there, or cannot be read, the sidecars will do.
+        photo: path of the photo.
+        exiftool: to read with.
+        beside: the XMP files beside it; by default they are searched for.
+        lenient: read only the sidecars if the photo is missing or cannot be read.
 
     Raises:
-        MetadataError: one cannot be read.
+        MetadataError: a file cannot be read.
     """
     beside = beside or candidates(photo)
     found: dict[Path, Content] = {}
@@ -83,17 +83,17 @@ def _read(path: Path, exiftool: ExifTool) -> Content:
 
 
 def values(path: Path, exiftool: ExifTool, *tags: str) -> Values:
-    """What exiftool says of a file.
+    """Read tags of a file with exiftool.
 
     Args:
         path: a photo or sidecar.
-        exiftool: that is asked.
-        tags: that are asked for; without any, all that `content` needs.
+        exiftool: to read with.
+        tags: options that select tags; by default those that `content` needs.
 
     Raises:
         MetadataError: it cannot be read, or is damaged.
     """
-    # beyond the picture of a JPEG, and in the notes of its camera, are no keywords
+    # keywords are neither after the image data of a JPEG nor in its maker notes
     fast = ["-fast2"] if path.suffix.lower() in (".jpg", ".jpeg") else []
     with named(path) as name:
         answer = exiftool.run(*fast, *(tags or _ASKED), name)
@@ -108,7 +108,7 @@ def values(path: Path, exiftool: ExifTool, *tags: str) -> Values:
 
 
 def content(found: Values) -> Content:
-    """Values of exiftool -> what is in the file, for us."""
+    """Convert exiftool's values to `Content`."""
     charset = found.get("IPTC:CodedCharacterSet", ("",))[0]
     if not charset and _is_unmarked_utf8(found):
         charset = "unmarked"
@@ -167,7 +167,7 @@ def _shown(entry: str) -> str:
 
 
 def _is_unmarked_utf8(found: Values) -> bool:
-    """Is IPTC without a charset UTF-8 in truth? exiftool reads it as Latin-1 and says Ã¤ for ä."""
+    """Whether IPTC without a declared charset is UTF-8, which exiftool decodes as Latin-1: Ã¤ for ä."""
     texts = [
         text for tag, all_ in found.items() if tag.startswith("IPTC:") for text in all_ if not text.isascii()
     ]

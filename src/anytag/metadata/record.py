@@ -1,6 +1,6 @@
-"""What anytag knows to have written into a file, kept in that file: one text in a namespace of its own.
+"""The record of what anytag wrote into a file, stored in the file: JSON text in its own XMP namespace.
 
-One text and not lists, since each word of a list costs exiftool as much as a word of the user's.
+It is one text rather than lists, since exiftool is slow for each item of a list.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ TAG = "XMP-anytag:Record"
 
 
 def text(content: Content) -> str:
-    """As it stands in the file; "" where anytag wrote nothing."""
+    """The record as JSON; "" if anytag wrote nothing."""
     if not content.has_record:
         return ""
-    said: dict[str, Any] = {name: list(words) for name, words in content.ours.items() if words}
-    said |= {"Rejected": list(content.rejected), "Description": content.our_caption}
-    said |= {"Replaced": content.replaced, "Created": content.is_created}
-    return json.dumps({name: value for name, value in said.items() if value}, ensure_ascii=False)
+    record: dict[str, Any] = {name: list(words) for name, words in content.ours.items() if words}
+    record |= {"Rejected": list(content.rejected), "Description": content.our_caption}
+    record |= {"Replaced": content.replaced, "Created": content.is_created}
+    return json.dumps({name: value for name, value in record.items() if value}, ensure_ascii=False)
 
 
-def read(content: Content, said: str) -> Content:
-    """A file's content with what its record says; a record that is damaged says nothing."""
+def read(content: Content, text: str) -> Content:
+    """A file's content with the fields of its record; a damaged record is ignored."""
     try:
-        record = json.loads(said)
+        record = json.loads(text)
     except ValueError:
         return content
     if not isinstance(record, dict):

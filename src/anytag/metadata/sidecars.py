@@ -1,4 +1,4 @@
-"""Which XMP files belong to a photo, and what a new one is called."""
+"""Find the XMP sidecars of a photo, and name new ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Literal
 from anytag.suffixes import IMAGE_SUFFIXES
 
 SidecarName = Literal["full", "stem"]
-"""What a new sidecar is called: photo.jpg.xmp, or photo.xmp as Adobe wants it for RAW."""
+"""Name of a new sidecar: photo.jpg.xmp, or photo.xmp, which Adobe's programs expect for RAW."""
 
 _XMP = (".xmp", ".XMP", ".Xmp")
 _SHARING = IMAGE_SUFFIXES | {".mov", ".mp4", ".m4v"}  # of live photos
@@ -23,29 +23,29 @@ class Candidates:
     """The XMP files beside a photo.
 
     Attributes:
-        full: photo.jpg.xmp, if it is there.
-        stem: photo.xmp, if it is there: it may be another photo's.
-        sharing: files beside it of the same stem: each may be whom `stem` belongs to.
+        full: photo.jpg.xmp, if it exists.
+        stem: photo.xmp, if it exists; it may belong to another photo.
+        sharing: other files with the same stem, to which `stem` may belong.
     """
 
     full: Path | None
     stem: Path | None
     sharing: tuple[str, ...] = ()
 
-    def is_stem_ours(self, photo: Path, said: Iterable[str]) -> bool:
-        """Does photo.xmp belong to this photo?
+    def is_stem_ours(self, photo: Path, references: Iterable[str]) -> bool:
+        """Whether photo.xmp belongs to this photo.
 
         Args:
             photo: this one.
-            said: names and suffixes of files that photo.xmp says it belongs to; nothing is said by many.
+            references: names and suffixes of files that photo.xmp refers to; often empty.
         """
-        said = [one.lower() for one in said if one]
+        references = [one.lower() for one in references if one]
         names = (photo.name.lower(), photo.suffix.lower().lstrip("."))
-        return any(one in names for one in said) if said else not self.sharing
+        return any(one in names for one in references) if references else not self.sharing
 
 
 def candidates(photo: Path) -> Candidates:
-    """Looks beside a photo; names are tried, so that a folder of any size is never listed."""
+    """Find XMP files beside a photo by trying names, since listing a large folder is slow."""
     names = [photo.name]
     if photo.suffix != photo.suffix.lower() and not photo.with_suffix(photo.suffix.lower()).exists():
         names.append(photo.stem + photo.suffix.lower())
@@ -57,7 +57,7 @@ def candidates(photo: Path) -> Candidates:
 
 
 def new_sidecar(photo: Path, naming: SidecarName) -> Path:
-    """Where a sidecar is made; a name that would be too long is that of the stem."""
+    """The path for a new sidecar; named by the stem if the full name is too long."""
     full = photo.with_name(photo.name + ".xmp")
     stem = photo.with_name(photo.stem + ".xmp")
     if naming == "full" and len(os.fsencode(full.name)) <= _NAME_BYTES:
@@ -66,7 +66,7 @@ def new_sidecar(photo: Path, naming: SidecarName) -> Path:
 
 
 def sharing(photo: Path) -> tuple[str, ...]:
-    """Names of other files beside a photo that have its stem: photo.xmp may be theirs."""
+    """Names of other files beside a photo with its stem, to which photo.xmp may belong."""
     suffixes = sorted({*_SHARING, *(suffix.upper() for suffix in _SHARING)} - {photo.suffix})
     return tuple(
         name for suffix in suffixes if _is_other(photo.with_name(name := photo.stem + suffix), photo)
@@ -77,9 +77,9 @@ def _is_other(path: Path, photo: Path) -> bool:
     if not os.path.exists(path):  # noqa: PTH110  # also of names that are too long
         return False
     try:
-        return not path.samefile(photo)  # the same on a disk that tells no capitals from small letters
+        return not path.samefile(photo)  # the same file on case-insensitive disks
     except OSError:
-        return True  # the photo is gone
+        return True  # the photo was deleted
 
 
 def _first(photo: Path, names: Iterable[str]) -> Path | None:

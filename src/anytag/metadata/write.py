@@ -1,6 +1,6 @@
-"""What anytag says of photos, written into sidecars or the photos themselves, and taken back.
+"""Write keywords and captions into sidecars or photos, and undo it.
 
-exiftool never writes a file: it gives the new content, which takes the place of the old at once and whole.
+exiftool never writes a file: it outputs the new content, which replaces the file atomically.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from anytag.suffixes import IMAGE_SUFFIXES
 
 _BESIDE: tuple[Field, ...] = ("Subject", "TagsList", "HierarchicalSubject")
 _DRAFT = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.new", re.DOTALL)
-_LOSSES = ("could not be encoded", "format error")  # of a letter; of XMP that cannot be parsed, as a whole
-_STALE = 1.0  # seconds: a draft that is older belongs to a run that was killed
+_LOSSES = ("could not be encoded", "format error")  # lost characters; a whole unparsable XMP block
+_STALE = 1.0  # seconds after which a draft is considered to be of a killed process
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What was written for a photo, or would be.
+    """The changes to the files of a photo, made or planned.
 
     Attributes:
         path: the photo.
-        files: that change: sidecars, or the photo itself; none where all is as it shall be.
-        added: words that are new in one of them.
-        removed: words that are gone.
-        caption: that is new in one of them; "" for one that is gone, None where it stays.
-        note: what the user should know of the choice of files.
-        error: why nothing could be written, or not all.
+        files: changed files, sidecars or the photo itself; empty if they are up to date.
+        added: added words.
+        removed: removed words.
+        caption: the new caption; "" if it was removed, None if it is unchanged.
+        note: a note on the choice of files.
+        error: why not everything could be written.
     """
 
     path: str
@@ -54,7 +54,7 @@ class Change:
     error: Failure | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain: the row that --format jsonl writes."""
+        """As a dict for JSON: the row of --format jsonl."""
         row: dict[str, Any] = {"path": self.path, "files": list(self.files)}
         row |= {"added": list(self.added), "removed": list(self.removed), "caption": self.caption}
         error = {"type": self.error.type, "message": self.error.message} if self.error else None
@@ -63,13 +63,13 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Keywords:
-    """The user's own keywords of a photo, without those that anytag wrote.
+    """The user's keywords of a photo, without those that anytag wrote.
 
     Attributes:
-        path: the photo as it was named.
-        keywords: each with what is broader before it: ("animal", "dog").
-        rejected: words of anytag that the user took out of a sidecar or photo.
-        caption: the user's own, "" where there is none.
+        path: the path as given.
+        keywords: hierarchical keywords such as ("animal", "dog").
+        rejected: words of anytag that the user removed from a sidecar or photo.
+        caption: the user's caption; "" if there is none.
         error: why they cannot be read.
     """
 
@@ -83,11 +83,11 @@ class Keywords:
 def read_keywords(
     photos: Iterable[str | os.PathLike[str]], *, exiftool: ExifTool | None = None
 ) -> Iterator[Keywords]:
-    """The user's own keywords in photos and their sidecars, a result a photo, also for one that fails.
+    """Read the user's keywords of photos and their sidecars; yields one result per photo, errors included.
 
     Args:
         photos: paths.
-        exiftool: another than the one of this process.
+        exiftool: by default a shared instance.
 
     Raises:
         MissingToolError: exiftool is not installed.
@@ -119,28 +119,28 @@ def write_keywords(
     dry_run: bool = False,
     exiftool: ExifTool | None = None,
 ) -> Change:
-    """Writes keywords beside those of the user, in place of those that anytag wrote before.
+    """Write keywords in addition to the user's, replacing those that anytag wrote before.
 
-    Every keyword field then holds the union of the user's words, from the photo and its sidecars, and of
-    ours, since programs read one field of one file. What the user took out since is not written again.
+    Every keyword field then has the union of the user's words, from the photo and its sidecars, and ours,
+    since programs read a single field of a single file. Words that the user removed are not written again.
 
     Args:
-        photo: a path.
-        keywords: words, or paths of words such as ("animal", "dog"), the best first; None leaves those that
-            are there as they are.
-        embed: into the photo itself and the sidecars that it has; else into a sidecar, which is made.
-        caption: a sentence for dc:description, where the user has none.
-        overwrite_caption: also where he has one.
-        rejected: words that may not be written besides those that he took out.
-        sidecar_name: of a new sidecar.
-        touch: a photo that is embedded gets a new time; else it keeps its own.
-        dry_run: nothing is written, the change is told.
-        exiftool: another than the one of this process.
+        photo: path.
+        keywords: words, or hierarchical keywords such as ("animal", "dog"), best first; None leaves the
+            existing ones unchanged.
+        embed: write into the photo itself and its existing sidecars; otherwise into a sidecar.
+        caption: for dc:description, unless the user has a caption.
+        overwrite_caption: also replace a caption of the user.
+        rejected: further words that must not be written.
+        sidecar_name: name of a new sidecar.
+        touch: update the modification time of a photo that is written to.
+        dry_run: only return the change.
+        exiftool: by default a shared instance.
 
     Raises:
         MissingToolError: exiftool is not installed.
-        MetadataError: the photo or a sidecar cannot be read, or is of a format that cannot hold metadata.
-        OutputError: a file cannot be written; each is as it was or as it shall be.
+        MetadataError: the photo or a sidecar cannot be read, or its format does not support metadata.
+        OutputError: a file cannot be written; each file is either unchanged or complete.
     """
     path, tool = _photo(os.fspath(photo)), exiftool or shared()
     ours = [words.clean((one,) if isinstance(one, str) else one) for one in keywords or ()]
@@ -175,18 +175,18 @@ def undo(
     dry_run: bool = False,
     exiftool: ExifTool | None = None,
 ) -> Change:
-    """Takes out exactly what anytag wrote for a photo, wherever it did: the user's words stay as they are.
+    """Remove exactly what anytag wrote for a photo, from all its files.
 
-    A sidecar that anytag made, and in which is nothing else, is removed.
+    Sidecars that anytag created are deleted if nothing else is in them.
 
     Args:
-        photo: a path.
-        captions_only: keywords stay.
-        lenient: of a photo that is gone, or cannot be read any more, the sidecars are looked at alone.
+        photo: path.
+        captions_only: keep keywords.
+        lenient: use only the sidecars if the photo is missing or cannot be read.
         touch, dry_run, exiftool: as for `write_keywords`.
 
     Raises:
-        MissingToolError, MetadataError, OutputError: as `write_keywords`.
+        MissingToolError, MetadataError, OutputError: as for `write_keywords`.
     """
     path, tool = Path(photo) if lenient else _photo(os.fspath(photo)), exiftool or shared()
     found = read.contents(path, tool, lenient=lenient)
@@ -196,7 +196,7 @@ def undo(
 
 
 def tried(path: str, work: Callable[[], Change]) -> Change:
-    """A change, or in it why there is none: other photos go on."""
+    """Run `work`, and return an exception as the error of a change."""
     try:
         return work()
     except (MetadataError, OutputError, OSError) as error:
@@ -204,21 +204,21 @@ def tried(path: str, work: Callable[[], Change]) -> Change:
 
 
 def failure(error: Exception) -> Failure:
-    """An error as a row has it."""
+    """Convert an exception to a `Failure`."""
     return Failure(type(error).__name__, str(error))
 
 
 def _photo(path: str) -> Path:
     photo = Path(path)
     if not photo.is_file():
-        raise MetadataError(f"{path}: is no file: expected the path of a photo")
+        raise MetadataError(f"{path}: is not a file: expected the path of a photo")
     return photo
 
 
 def _note(
     photo: Path, beside: Candidates, found: Iterable[Path], targets: Iterable[Path], *, is_stem: bool
 ) -> str | None:
-    """Why a sidecar has not the name that the user may look for."""
+    """Explain a sidecar's name that the user may not expect, or None."""
     others = beside.sharing
     if beside.stem is None and is_stem and photo.with_name(f"{photo.name}.xmp") in targets:
         others = sharing(photo)
@@ -260,7 +260,7 @@ def _apply(
 
 
 def _assignments(before: Content, after: Content) -> Iterator[tuple[str, str]]:
-    """Tags and values: each list that changes, whole."""
+    """Tags and values of all changed lists, in full."""
     pairs = [(tag, before.lists.get(name, ()), after.lists.get(name, ())) for name, tag in read.TAGS.items()]
     for tag, old, new in (
         (f"{read.CAPTION}-x-default", before.caption, after.caption),
@@ -355,7 +355,7 @@ def _check_unchanged(target: Path, before: Content) -> None:
 
 
 def _iptc(before: Content, after: Content) -> Iterator[str]:
-    """What the IPTC block needs besides its keywords: a charset that has all letters, and Photoshop's sum."""
+    """Further arguments for IPTC: a charset that has all letters, and Photoshop's digest."""
     if before.has_digest:
         yield "-Photoshop:IPTCDigest=new"
     if before.iptc_charset == "unmarked":
@@ -363,12 +363,12 @@ def _iptc(before: Content, after: Content) -> Iterator[str]:
     elif not before.iptc_charset:
         try:
             "".join(after.lists.get("Keywords", ())).encode("cp1252")
-        except UnicodeError:  # all of the block is written anew, else its old letters would be misread
+        except UnicodeError:  # rewrite the whole block, or its other texts would be misread
             yield from ("-tagsfromfile", "@", "-IPTC:All", "--IPTC:Keywords", "-IPTC:CodedCharacterSet=UTF8")
 
 
 def _is_empty(sidecar: Path, after: Content, exiftool: ExifTool) -> bool:
-    """Is nothing left in a sidecar but what anytag takes out?"""
+    """Whether a sidecar would have no content after anytag's is removed."""
     if any(after.lists.values()) or after.caption:
         return False
     known = {*read.TAGS.values(), read.CAPTION, record.TAG, "XMP-x:XMPToolkit"}
@@ -377,7 +377,7 @@ def _is_empty(sidecar: Path, after: Content, exiftool: ExifTool) -> bool:
 
 
 def _remove_stale(folder: Path) -> None:
-    """Removes drafts that runs which were killed left in a folder, when it is first written to."""
+    """Delete drafts of killed processes from a folder, before it is first written to."""
     if folder in _looked_through():
         return
     _looked_through().add(folder)

@@ -1,4 +1,4 @@
-"""Millions of photos: the same tags over Ray Data, from and to object stores (extra `ray`).
+"""Tag millions of photos with Ray Data, from and to object stores (extra `ray`).
 
     import ray
     from anytag import scale
@@ -6,8 +6,8 @@
     dataset = ray.data.read_parquet("s3://bucket/photos")
     scale.tag(dataset, column="jpg").write_parquet("s3://bucket/tagged")
 
-`Tag` is what `tag` maps over batches, for pipelines of others. `run` is `anytag tag --ray`: it reads and
-writes units apart, goes on where it was killed, and does failed rows again.
+`Tag` is the function that `tag` maps over batches, for other pipelines. `run` is `anytag tag --ray`: it
+processes units independently, resumes interrupted runs, and can retry failed rows.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a run would take, told from some photos of its input."""
+"""Estimate the cost of a run from a sample of its input."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from anytag.errors import AnytagError
 from anytag.scale.photos import Photo, photos, refuse_unreadable
 from anytag.scale.runs import Options
 from anytag.scale.stages import BATCH, Task
-from anytag.scale.worker import Here, Worker
+from anytag.scale.worker import LocalModel, Worker
 
-RAY_STARTS = 8.0
-"""Seconds until a worker on a machine that runs and is idle asks for the model; see benchmarks/scale.py."""
-_UNITS = 20  # that are tried
+RAY_START_SECONDS = 8.0
+"""Seconds until a worker on a running, idle machine loads the model; see benchmarks/scale.py."""
+_UNITS = 20  # sampled units
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run would take.
+    """The estimated cost of a run.
 
     Attributes:
-        units: to do.
-        rows: of them; of shards, from their bytes.
-        bytes: of the photos.
-        sample: photos that were tried.
-        failed: of the sample.
-        start: seconds until the first photo is asked: Ray, the model.
-        seconds: of one core of this machine for one photo.
-        unit_seconds: the same for a unit besides, to open it and to write its part.
+        units: number of units to process.
+        rows: number of their rows; for shards, estimated from their bytes.
+        bytes: size of the photos.
+        sample: number of photos in the sample.
+        failed: number of failed photos in the sample.
+        start: seconds until the first photo is processed: start of Ray, loading the model.
+        seconds: seconds per photo on one core of this machine.
+        unit_seconds: additional seconds per unit, to open it and to write its part.
     """
 
     units: int
@@ -49,7 +49,7 @@ class Estimate:
     unit_seconds: float
 
     def hours(self, actors: int) -> float:
-        """Of so many actors, each on a core; a unit is done by one, so the last round may leave some idle."""
+        """Hours with this many actors, one per core; in the last round some may be idle."""
         one = self.seconds * self.rows / self.units + self.unit_seconds
         return (self.start + one * -(-self.units // actors)) / 3600
 
@@ -57,11 +57,11 @@ class Estimate:
 def estimate(
     sources: Iterable[str], task: Task, options: Options | None = None, *, sample: int = 1000
 ) -> Estimate:
-    """What a run would take, from a sample of photos on one core of this machine; nothing is written.
+    """Estimate the cost of a run from a sample of photos on one core of this machine; nothing is written.
 
     Args:
-        sources, task: as for `run`.
-        sample: photos, from up to 20 units that lie evenly in the input.
+        sources, task, options: as for `run`.
+        sample: number of photos, from up to 20 units spread evenly over the input.
 
     Raises:
         AnytagError: there is nothing to read.
@@ -72,10 +72,10 @@ def estimate(
         work = units([absolute(one) for one in sources], listings=parts.notes)
         refuse_unreadable(work.units, options.column)
         begun = time.perf_counter()
-        worker = Worker(task, parts, Here(task), column=options.column)
+        worker = Worker(task, parts, LocalModel(task), column=options.column)
         some = evenly(work.units, _UNITS)
-        _Trial(worker, options.column).do(some[0], BATCH)  # the first photos wait for what is loaded once
-        start = RAY_STARTS + time.perf_counter() - begun
+        _Trial(worker, options.column).do(some[0], BATCH)  # warm-up: loads what is loaded only once
+        start = RAY_START_SECONDS + time.perf_counter() - begun
         trial = _Trial(worker, options.column)
         for unit in some:
             trial.do(unit, -(-sample // len(some)))
@@ -83,7 +83,7 @@ def estimate(
 
 
 class _Trial:
-    """Photos of units are done, and the time that they take is told apart from that of their units."""
+    """Processes a sample, and times photos and units separately."""
 
     def __init__(self, worker: Worker, column: str | None) -> None:
         self._worker, self._column = worker, column
@@ -91,7 +91,7 @@ class _Trial:
         self._of_rows = self._of_units = 0.0
 
     def do(self, unit: Unit, count: int) -> None:
-        """The first photos of a unit; one that cannot be read is passed over, as a run does."""
+        """Process the first `count` photos of a unit; unreadable units are skipped, as in a run."""
         clock = [time.perf_counter()]
         try:
             with closing(photos(unit, column=self._column)) as found:  # type: ignore[type-var]
@@ -129,7 +129,7 @@ class _Trial:
 
 
 def _timed(rows: Iterator[dict[str, Any]], clock: list[float]) -> Iterator[dict[str, Any]]:
-    """The same rows; when they began and ended."""
+    """Yield the rows, and append the times of start and end to `clock`."""
     clock.append(time.perf_counter())
     yield from rows
     clock.append(time.perf_counter())

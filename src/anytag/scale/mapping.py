@@ -1,4 +1,4 @@
-"""What maps over batches of others: Ray Data's `map_batches`, Spark's `mapInPandas`, datasets' `map`."""
+"""Functions for `map_batches` of Ray Data, `mapInPandas` of Spark and `map` of datasets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from anytag.data import cluster
 from anytag.results import Failure
 from anytag.scale.photos import columns_of
-from anytag.scale.stages import Look, Task, card_of, schema
+from anytag.scale.stages import Preprocess, Task, card_of, schema
 
 Batch = TypeVar("Batch")
 Table = Any
@@ -22,28 +22,28 @@ Table = Any
 
 
 class Decode:
-    """The first stage, on CPUs: adds `pixels`, a photo as the model's square, and `error`, why there is none.
+    """The first stage, on CPUs: adds `pixels`, the preprocessed photo, and `error`.
 
     Args:
-        column: of photos: encoded bytes or paths; by default the one that looks like it.
-        task: what will be asked.
+        column: column of photos, as encoded bytes or paths; by default detected by name and type.
+        task: the task of the second stage.
     """
 
     def __init__(self, column: str | None, task: Task) -> None:
-        self._column, self._look = column, Look(task)
+        self._column, self._preprocess = column, Preprocess(task)
 
     def __call__(self, table: Table) -> Table:
         column = columns_of(table.schema, self._column, "the batch").photo
-        looked = [self._look(_source(value)) for value in table[column].to_pylist()]
-        bad = [asdict(one) if isinstance(one, Failure) else None for one in looked]
-        pixels = [None if isinstance(one, Failure) else one.tobytes() for one in looked]
-        return _with(
+        preprocessed = [self._preprocess(_source(value)) for value in table[column].to_pylist()]
+        bad = [asdict(one) if isinstance(one, Failure) else None for one in preprocessed]
+        pixels = [None if isinstance(one, Failure) else one.tobytes() for one in preprocessed]
+        return _with_columns(
             table, [{"pixels": one, "error": why} for one, why in zip(pixels, bad, strict=True)], _decoded()
         )
 
 
-class TagLike:
-    """The second, on GPUs where there are some: the columns of a task in the place of `pixels`."""
+class Predict:
+    """The second stage, on GPUs if there are any: replaces `pixels` by the columns of a task."""
 
     def __init__(self, task: Task) -> None:
         self._model, self._schema = task.open(), schema(task).remove(0)
@@ -54,33 +54,33 @@ class TagLike:
         good = [np.frombuffer(one, np.uint8).reshape(self._shape) for one in given if one is not None]
         answers = iter(self._model(good))
         rows = [{"error": why} if why else {**next(answers), "error": None} for why in errors]
-        return _with(table.drop_columns(["pixels"]), rows, self._schema)
+        return _with_columns(table.drop_columns(["pixels"]), rows, self._schema)
 
 
 class Tag:
-    """Adds the columns of a task (tags and scores, say, and error) to batches: both stages in one.
+    """Adds the columns of a task, such as tags, scores and error, to batches: both stages in one.
 
-    It holds names alone, so it can be pickled; the model is loaded where it is first called, once a process.
+    It can be pickled; the model is loaded at the first call, once per process.
 
     Args:
-        column: of photos: encoded bytes or paths; by default the one that looks like it.
-        task: what to ask; by default the tags of the embedded model.
+        column: column of photos, as encoded bytes or paths; by default detected by name and type.
+        task: by default tags by the embedded model, on CPU.
     """
 
     def __init__(self, column: str | None = None, *, task: Task | None = None) -> None:
         self._given = pickle.dumps((column, task or Task(device="cpu")))
 
     def __call__(self, batch: Batch) -> Batch:
-        """The same batch with more columns: a `pyarrow.Table`, a pandas `DataFrame`, or a dict of columns."""
+        """Add columns to a batch: a `pyarrow.Table`, a pandas `DataFrame`, or a dict of columns."""
         decode, ask = _stages(self._given)
-        like: Batch = _like(batch, ask(decode(_table(batch))))
+        like: Batch = _as_type_of(batch, ask(decode(_table(batch))))
         return like
 
 
 @cache
-def _stages(given: bytes) -> tuple[Decode, TagLike]:
+def _stages(given: bytes) -> tuple[Decode, Predict]:
     column, task = pickle.loads(given)
-    return Decode(column, task), TagLike(task)
+    return Decode(column, task), Predict(task)
 
 
 def _decoded() -> Any:
@@ -103,8 +103,8 @@ def _table(batch: Any) -> Any:
     return pyarrow.Table.from_pandas(batch, preserve_index=False)
 
 
-def _with(table: Table, rows: Sequence[dict[str, Any]], schema: Any) -> Table:
-    """The table with these columns, which replace those of their names."""
+def _with_columns(table: Table, rows: Sequence[dict[str, Any]], schema: Any) -> Table:
+    """The table with added columns, which replace those of the same names."""
     new = import_module("pyarrow").Table.from_pylist(list(rows), schema=schema)
     table = table.drop_columns([name for name in new.column_names if name in table.column_names])
     for name in new.column_names:
@@ -112,7 +112,7 @@ def _with(table: Table, rows: Sequence[dict[str, Any]], schema: Any) -> Table:
     return table
 
 
-def _like(batch: Any, table: Table) -> Any:
+def _as_type_of(batch: Any, table: Table) -> Any:
     if isinstance(batch, import_module("pyarrow").Table):
         return table
     if isinstance(batch, Mapping):
@@ -125,33 +125,34 @@ def _like(batch: Any, table: Table) -> Any:
 def tag(
     dataset: Any, *, column: str | None = None, actors: int | None = None, task: Task | None = None
 ) -> Any:
-    """A `ray.data.Dataset` with tags: columns tags, scores and error more, and vector where the task embeds.
+    """Add the columns tags, scores and error, and vector if the task embeds, to a `ray.data.Dataset`.
 
-    On a cluster with GPUs photos are decoded on CPUs and asked on GPUs; else both by one actor a core.
+    On a cluster with GPUs, photos are decoded on CPUs and tagged on GPUs; otherwise one actor per core does
+    both.
 
     Args:
-        dataset: with photos as encoded bytes, or paths that every machine sees.
-        column: of the photos; by default the one that looks like it.
-        actors: on CPUs at most, a core each; by default as many as the cluster has cores.
-        task: what to ask; by default the tags of the embedded model.
+        dataset: with photos as encoded bytes, or paths that all machines can read.
+        column: column of the photos; by default detected by name and type.
+        actors: maximum number of CPU actors, one per core; by default the number of cores of the cluster.
+        task: by default tags by the embedded model.
     """
     task, data = task or Task(), cluster.ray_data()
     count = cluster.gpus() if task.device != "cpu" else 0
     pool = data.ActorPoolStrategy(min_size=1, max_size=actors or cluster.cores())
-    how = {"batch_format": "pyarrow", "batch_size": 64}
-    on_cpu = {**how, "compute": pool, "num_cpus": 1, "memory": cluster.MEMORY}
+    options = {"batch_format": "pyarrow", "batch_size": 64}
+    on_cpu = {**options, "compute": pool, "num_cpus": 1, "memory": cluster.MEMORY}
     if not count:
         task = replace(task, device="cpu")
         return dataset.map_batches(
             Tag, fn_constructor_args=(column,), fn_constructor_kwargs={"task": task}, **on_cpu
         )
-    on_gpu = {**how, "compute": data.ActorPoolStrategy(min_size=1, max_size=count), "num_gpus": 1}
+    on_gpu = {**options, "compute": data.ActorPoolStrategy(min_size=1, max_size=count), "num_gpus": 1}
     decoded = dataset.map_batches(Decode, fn_constructor_args=(column, task), **on_cpu)
-    return decoded.map_batches(TagLike, fn_constructor_args=(task,), **on_gpu)
+    return decoded.map_batches(Predict, fn_constructor_args=(task,), **on_gpu)
 
 
 def caption(
     dataset: Any, *, column: str | None = None, actors: int | None = None, task: Task | None = None
 ) -> Any:
-    """The same with captions: columns caption, tags and error."""
+    """Add the columns caption, tags and error to a `ray.data.Dataset`; arguments as for `tag`."""
     return tag(dataset, column=column, actors=actors, task=task or Task("caption"))

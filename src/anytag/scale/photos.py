@@ -1,4 +1,4 @@
-"""The photos of a unit, as a stream: no more of them is held than the few that are looked at."""
+"""Stream the photos of a unit; only a few are in memory at a time."""
 
 from __future__ import annotations
 
@@ -17,13 +17,25 @@ from anytag.errors import AnytagError, ImageError
 from anytag.results import Failure
 from anytag.scale.stages import failure
 
-IDS = ("id", "key", "__key__", "image_id", "photo_id", "uid", "uuid")
-PHOTOS = ("image", "photo", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes", "content", "img", "data")
-ADDRESSES = ("url", "image_url", "photo_url", "uri", "path", "file", "image_path", "file_name", "filename")
-_BATCH = 8  # rows of Parquet that are held at once
-_TAR_BLOCK = 512  # bytes: a member has one before it and is filled up to whole ones
-_TRIED = 100  # files, before an input of which none can be read is refused
-_FETCHERS = 4  # photos of URLs that are fetched ahead
+ID_COLUMNS = ("id", "key", "__key__", "image_id", "photo_id", "uid", "uuid")
+PHOTO_COLUMNS = (
+    "image",
+    "photo",
+    "jpg",
+    "jpeg",
+    "png",
+    "webp",
+    "bytes",
+    "image_bytes",
+    "content",
+    "img",
+    "data",
+)
+URL_COLUMNS = ("url", "image_url", "photo_url", "uri", "path", "file", "image_path", "file_name", "filename")
+_BATCH = 8  # Parquet rows in memory at a time
+_TAR_BLOCK = 512  # bytes: each member has a header of one block, and is padded to whole blocks
+_MAX_TRIED = 100  # files that are tried before an unreadable input is refused
+_FETCHERS = 4  # threads that prefetch URLs
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +43,10 @@ class Photo:
     """A photo of a unit.
 
     Attributes:
-        id: of its row.
-        source: its bytes, or its path on disk; None where there is an error.
-        error: why there is none.
-        bytes: of a tar that its sample takes up, else 0.
+        id: id of its row.
+        source: its encoded bytes, or its path on disk; None if there is an error.
+        error: why it could not be read.
+        bytes: size of its sample in a tar, else 0.
     """
 
     id: str
@@ -43,19 +55,21 @@ class Photo:
     bytes: int = 0
 
 
-Wanted = Callable[[int], bool]
-"""Is the photo of this place in the unit to be read?"""
+RowFilter = Callable[[int], bool]
+"""Whether the photo at this index of the unit is to be read."""
 
 
-def photos(unit: Unit, *, column: str | None = None, wanted: Wanted = lambda _: True) -> Iterator[Photo]:
-    """The photos of a unit in its order, those that are not wanted left out.
+def photos(unit: Unit, *, column: str | None = None, wanted: RowFilter = lambda _: True) -> Iterator[Photo]:
+    """The photos of a unit, in order.
 
     Args:
-        column: of Parquet, which holds photos or their addresses; by default the one that looks like it.
+        unit: a row group or a shard.
+        column: Parquet column of photos or their URLs; by default detected by name and type.
+        wanted: selects the photos to read.
 
     Raises:
-        AnytagError: the unit cannot be opened, or a column cannot be told. What breaks off later is an error
-            in the photos that are missing.
+        AnytagError: the unit cannot be opened, or the column is ambiguous. Later read errors are errors of
+            the missing photos.
     """
     if unit.kind == "tar":
         return _of_shard(unit, wanted)
@@ -63,13 +77,13 @@ def photos(unit: Unit, *, column: str | None = None, wanted: Wanted = lambda _: 
 
 
 def refuse_unreadable(files: Sequence[Unit], column: str | None) -> None:
-    """Looks at the first photo of files, one after the other, until there is one.
+    """Check that at least one of the files, of which up to 100 are tried, can be read.
 
     Raises:
-        AnytagError: of the first, where none has one: they cannot be opened, or a column cannot be told.
+        AnytagError: the error of the first file, if none can be read.
     """
     errors: list[AnytagError] = []
-    for unit in evenly(list({unit.url: unit for unit in files}.values()), _TRIED):
+    for unit in evenly(list({unit.url: unit for unit in files}.values()), _MAX_TRIED):
         try:
             with closing(photos(unit, column=column)) as found:  # type: ignore[type-var]
                 next(found, None)
@@ -80,7 +94,7 @@ def refuse_unreadable(files: Sequence[Unit], column: str | None) -> None:
         raise errors[0]
 
 
-def _of_shard(unit: Unit, wanted: Wanted) -> Iterator[Photo]:
+def _of_shard(unit: Unit, wanted: RowFilter) -> Iterator[Photo]:
     name, at = public(unit.url), 0
     try:
         for at, sample in enumerate(read_samples(unit.url), 1):
@@ -101,7 +115,7 @@ def _of_shard(unit: Unit, wanted: Wanted) -> Iterator[Photo]:
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """Which columns of Parquet are read: of ids, if there is one, and of photos or addresses."""
+    """The Parquet columns of ids, if there is one, and of photos or URLs."""
 
     id: str | None
     photo: str
@@ -111,8 +125,8 @@ class _Columns:
         return list(dict.fromkeys(name for name in (self.id, self.photo) if name))
 
 
-def _of_rows(unit: Unit, column: str | None, wanted: Wanted) -> Iterator[Photo]:
-    """Rows of a row group; addresses are fetched by a few threads ahead."""
+def _of_rows(unit: Unit, column: str | None, wanted: RowFilter) -> Iterator[Photo]:
+    """Photos of a row group; URLs are prefetched by a few threads."""
     cells = _cells(unit, column, wanted)
     root = folder_of(unit.url)
 
@@ -132,8 +146,8 @@ def _of_rows(unit: Unit, column: str | None, wanted: Wanted) -> Iterator[Photo]:
         yield from some
 
 
-def _cells(unit: Unit, column: str | None, wanted: Wanted) -> Iterator[tuple[str | None, str, Any]]:
-    """Id, what stands for it, and photo of each row; of rows that cannot be read, the error."""
+def _cells(unit: Unit, column: str | None, wanted: RowFilter) -> Iterator[tuple[str | None, str, Any]]:
+    """Id or None, fallback id, and photo of each row; the error for rows that cannot be read."""
     at = 0
     try:
         with parquet_file(unit.url) as table:
@@ -163,7 +177,7 @@ def _id(value: Any) -> str | None:
 
 
 def _photo(name: str | None, fallback: str, value: Any, root: str) -> Photo:
-    """One photo from a cell: bytes, an address, or both as Hugging Face's datasets have them."""
+    """The photo of a cell: bytes, a URL, or a struct of both as in Hugging Face datasets."""
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, AnytagError):
@@ -173,38 +187,40 @@ def _photo(name: str | None, fallback: str, value: Any, root: str) -> Photo:
         name = name or public(value if is_url(value) else found)
         try:
             return Photo(name, photo_source(root, value))
-        except Exception as error:  # each of fsspec's systems has errors of its own
+        except Exception as error:  # file systems of fsspec raise errors of their own
             return Photo(name, None, failure(error))
     if isinstance(value, bytes):
         return Photo(name or fallback, value)
     kind = "nothing" if value in (None, "") else type(value).__name__
     return Photo(
-        name or fallback, None, failure(ImageError(f"the cell holds {kind}: expected a photo or its address"))
+        name or fallback, None, failure(ImageError(f"the cell contains {kind}: expected a photo or its URL"))
     )
 
 
 def columns_of(schema: Any, column: str | None, where: str) -> _Columns:
-    """Which columns of a schema of Arrow hold ids and photos.
+    """Detect the columns of ids and photos in an Arrow schema.
 
     Raises:
-        AnytagError: it cannot be told.
+        AnytagError: the column of photos is missing or ambiguous.
     """
     names = list(schema.names)
-    ident = next((name for name in IDS if name in names), None)
+    ident = next((name for name in ID_COLUMNS if name in names), None)
     if column is not None:
         if column not in names:
             raise AnytagError(f"{where} has no column {column!r}; it has {', '.join(names)}")
         return _Columns(ident if ident != column else None, column)
     kinds = {name: str(schema.field(name).type) for name in names}
     binary = [name for name, kind in kinds.items() if "binary" in kind]
-    chosen = [name for name in PHOTOS if name in binary] or binary
-    if len(chosen) > 1 and chosen[0] not in PHOTOS:
+    chosen = [name for name in PHOTO_COLUMNS if name in binary] or binary
+    if len(chosen) > 1 and chosen[0] not in PHOTO_COLUMNS:
         chosen = []
     if not binary:
-        chosen = [name for name in (*ADDRESSES, *PHOTOS) if kinds.get(name) in ("string", "large_string")]
+        chosen = [
+            name for name in (*URL_COLUMNS, *PHOTO_COLUMNS) if kinds.get(name) in ("string", "large_string")
+        ]
     if not chosen:
         raise AnytagError(
-            f"{where}: none of the columns {', '.join(names)} is known to hold photos or their addresses; "
-            "say which: --column NAME, in Python column="
+            f"{where}: cannot tell which of the columns {', '.join(names)} has photos or their URLs; "
+            "name it with --column NAME, in Python column="
         )
     return _Columns(ident, chosen[0])

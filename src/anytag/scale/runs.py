@@ -1,4 +1,4 @@
-"""`anytag tag --ray` in Python: units of an input into parts of an output, on a Ray cluster."""
+"""`anytag tag --ray` in Python: process the units of an input into parts of an output on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from anytag.errors import AnytagError, MissingExtraError, RefusedOutputError
 from anytag.models.registry import resolve
 from anytag.scale.photos import refuse_unreadable
 from anytag.scale.stages import Task, card_hash, card_of
-from anytag.scale.worker import Holder, Maker
+from anytag.scale.worker import ModelActor, WorkerFactory
 
 
 @dataclass(frozen=True)
 class Options:
-    """How a run goes; nothing of it changes a row.
+    """Options of a run that do not change its rows.
 
     Attributes:
-        column: of Parquet, which holds photos or their addresses; by default the one that looks like it.
-        actors: at most, a core each; by default as many as the cluster has cores.
-        retry_failed: do again the rows that failed, and nothing else.
+        column: Parquet column of photos or their URLs; by default detected by name and type.
+        actors: maximum number of actors, one per core; by default the number of cores of the cluster.
+        retry_failed: only process failed rows again.
     """
 
     column: str | None = None
@@ -37,12 +37,12 @@ class Options:
 
 @dataclass
 class Summary:
-    """What a run did, and what is in the output after it.
+    """The result of a run.
 
     Attributes:
-        units, rows, failed: of the output, failed counting rows that have an error.
-        done: units of this run.
-        unread: files and units that could not be read at all, each with the reason.
+        units, rows, failed: numbers of units, rows and failed rows in the output.
+        done: number of units that this run has processed.
+        unread: error messages of files and units that could not be read at all.
     """
 
     units: int = 0
@@ -53,17 +53,17 @@ class Summary:
 
 
 class Run:
-    """A run, plan: what is to be done is known, and nothing was tagged yet.
+    """A planned run.
 
     Attributes:
-        summary: grows as the work goes on.
-        total: units that this run does.
+        summary: updated during the run.
+        total: number of units that this run processes.
     """
 
     def __init__(self, task: Task, parts: Parts, work: Units, options: Options) -> None:
         self._task, self._parts, self._options = task, parts, options
         self._known = _known(parts)
-        _refuse_changed(parts, work, self._known)
+        _check_unchanged(parts, work, self._known)
         self.summary = Summary(unread=work.unreadable)
         self._units = [unit for unit in work.units if self._is_wanted(unit)]
         self.total = len(self._units)
@@ -82,10 +82,10 @@ class Run:
         self.summary.failed += sign * one.failed
 
     def do(self) -> Iterator[UnitResult]:
-        """Does the units on the cluster that this process is connected to; each when it is done."""
+        """Process the units on the connected cluster, and yield each when it is finished."""
         task = self._task
-        holders = _holders(task) if self._units else ()
-        make = Maker(task, self._parts, self._options.column, holders)
+        actors_with_model = _model_actors(task) if self._units else ()
+        make = WorkerFactory(task, self._parts, self._options.column, actors_with_model)
         memory = cluster.MEMORY + sum(
             path.stat().st_size for path in resolve(task.model).rglob("*") if path.is_file()
         )
@@ -104,18 +104,20 @@ class Run:
 
 
 def run(sources: Iterable[str], output: str, task: Task, options: Options | None = None) -> Summary:
-    """Tags, captions or embeds all photos of an input, on the cluster that this process is connected to.
+    """Tag, caption or embed all photos of an input on the cluster that this process is connected to.
 
-    A run that was killed, however, goes on where it was; an input that has grown is done for what is new.
+    Finished units are skipped, so an interrupted run is resumed, and of a grown input only the new part is
+    processed.
 
     Args:
-        sources: Parquet with photos or their addresses, WebDataset shards, listings (.txt), or folders and
-            prefixes of these and of photos, on disk or behind any URL that fsspec knows.
+        sources: Parquet with photos or their URLs, WebDataset shards, listings (.txt), or folders and
+            prefixes of these and of photos, on disk or at any URL that fsspec supports.
         output: a folder or URL for parts: see `anytag.data.parts`.
-        task: what to ask.
+        task: what to do.
+        options: of the run.
 
     Raises:
-        RefusedOutputError: the output holds something else, or rows of another model or other options.
+        RefusedOutputError: the output has other files, or rows of another model or with other options.
         AnytagError: there is nothing to read.
     """
     with plan(sources, output, task, options) as found:
@@ -126,12 +128,12 @@ def run(sources: Iterable[str], output: str, task: Task, options: Options | None
 
 @contextmanager
 def plan(sources: Iterable[str], output: str, task: Task, options: Options | None = None) -> Iterator[Run]:
-    """A run that is yet to be done; arguments and errors as of `run`. On disk one at a time has an output."""
+    """Prepare a run; arguments and errors as for `run`. An output on disk is locked."""
     given, folder = [absolute(one) for one in sources], place(output)
     refuse_inside(given, folder)
-    task = replace(task, model=_anywhere(task.model), card=card_hash(card_of(task.model)))
-    with suppress(MissingExtraError):  # of a driver that has no torch
-        replace(task, device="cpu").open()  # wrong options are said before anything is written
+    task = replace(task, model=_absolute_folder(task.model), card=card_hash(card_of(task.model)))
+    with suppress(MissingExtraError):  # the driver may lack torch
+        replace(task, device="cpu").open()  # to report invalid options before anything is written
     parts, options = Parts(folder, task.work()), options or Options()
     parts.check()
     found = survey(given)
@@ -142,53 +144,53 @@ def plan(sources: Iterable[str], output: str, task: Task, options: Options | Non
         yield Run(task, parts, found.planned(parts.notes), options)
 
 
-def _anywhere(model: str | None) -> str | None:
-    """A model's folder by its full path, for workers that begin in another folder; a name stays one."""
+def _absolute_folder(model: str | None) -> str | None:
+    """Make the path of a model folder absolute, for workers in another directory; names are unchanged."""
     return str(Path(model).absolute()) if model is not None and Path(model).is_dir() else model
 
 
 def refuse_inside(sources: Sequence[str], folder: str) -> None:
-    """An output within an input would be read as one.
+    """Refuse an output inside an input, which would be read as input.
 
     Raises:
-        RefusedOutputError: it is, or the other way round.
+        RefusedOutputError: one contains the other.
     """
     for source in sources:
         one, other = source.rstrip("/") + "/", folder + "/"
         if one.startswith(other) or other.startswith(one):
             raise RefusedOutputError(
-                f"the output {public(folder)} and the input {public(source)} lie within each other: "
+                f"the output {public(folder)} and the input {public(source)} contain each other: "
                 "give another --output"
             )
 
 
 def _known(parts: Parts) -> dict[str, UnitResult]:
-    """All parts that are there: from the manifest, or where that lacks a line, from the part itself."""
+    """All existing parts: from the manifest, or, if it lacks a line, from the part itself."""
     there, manifest = parts.there(), parts.manifest()
     known = {name: line for name, line in manifest.items() if name in there}
     return known | {one.file: one for one in parts.facts(sorted(there - set(known)))}
 
 
-def _refuse_changed(parts: Parts, work: Units, known: dict[str, UnitResult]) -> None:
-    """Rows of a file as it was must not stand beside rows of it as it is.
+def _check_unchanged(parts: Parts, work: Units, known: dict[str, UnitResult]) -> None:
+    """Refuse inputs that have changed since their rows were written.
 
     Raises:
-        RefusedOutputError: an input has changed since it was done.
+        RefusedOutputError: an input has changed.
     """
     stamps = {one.unit: one.stamp for one in known.values()}
     for unit in work.units:
         if stamps.get(unit.name, unit.stamp) != unit.stamp:
             raise RefusedOutputError(
-                f"{unit.name} has changed since {public(parts.folder)} got its rows: give another --output, "
-                "or put what is new into files of its own"
+                f"{unit.name} has changed since its rows were written to {public(parts.folder)}: give "
+                "another --output, or put new photos into separate files"
             )
 
 
-def _holders(task: Task) -> tuple[object, ...]:
-    """An actor with the model on each GPU of the cluster, where a GPU is wanted."""
+def _model_actors(task: Task) -> tuple[object, ...]:
+    """An actor with the model on each GPU of the cluster, unless the task is for CPUs."""
     count = cluster.gpus() if task.device != "cpu" else 0
     if task.device == "cuda" and not count:
         raise AnytagError("the Ray cluster has no GPU: add machines with one, or give --device auto or cpu")
     ray = import_module("ray")
     options = {"num_gpus": 1, "max_restarts": -1, "max_task_retries": -1}
-    return tuple(ray.remote(Holder).options(**options).remote(task) for _ in range(count))
+    return tuple(ray.remote(ModelActor).options(**options).remote(task) for _ in range(count))

@@ -1,4 +1,4 @@
-"""What is done to photos, in two stages that may lie on two machines: decode, then ask a model."""
+"""The two stages of processing, which may run on different machines: preprocessing and the model."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from anytag.tagger import Encoded, Tagger
 from anytag.vocabulary import Vocabulary
 
 BATCH = 8
-"""Photos that go through the network together: as many as `anytag tag` takes, so that scores are the same."""
+"""Batch size, the same as of `anytag tag`, so that scores are the same."""
 
 Answer = dict[str, Any]
-"""The columns of a row but its id and its error."""
+"""The columns of a row except id and error."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What to ask of photos: plain values, sent to workers, which load the model themselves.
+    """What to do with photos: plain values, sent to workers, which load the model themselves.
 
     Attributes:
-        what: "tag" gives tags and scores, "caption" sentences and the tags that guided them.
-        model: name or folder, known on every machine; None is the embedded one.
+        what: "tag" for tags and scores, "caption" for captions and the tags that guided them.
+        model: name or folder of a model that all machines have; None for the embedded one.
         device: as for `Tagger.load`.
-        vocabulary: the tags to ask, as for `Tagger.load`.
-        options: of `Tagger.tag` or `Captioner.caption`, by name.
-        embed: also give the model's vector of the photo.
+        vocabulary: the tags to score, as for `Tagger.load`.
+        options: options of `Tagger.tag` or `Captioner.caption` by name.
+        embed: whether to add an embedding of the photo.
         max_pixels: as for `Tagger.load`.
-        card: hash of the model's card, where other machines must have the same.
+        card: hash of the model's card, to check that all machines have the same model.
     """
 
     what: Literal["tag", "caption"] = "tag"
@@ -54,10 +54,10 @@ class Task:
     card: str = ""
 
     def open(self) -> Model:
-        """The model of the task, loaded, and what it is asked checked.
+        """Load the model and check the options.
 
         Raises:
-            AnytagError: of `Tagger.load`; the model is another than where the task was made; wrong options.
+            AnytagError: as `Tagger.load`; the model differs from the driver's; invalid options.
         """
         if self.what == "caption":
             captioner = Captioner.load(self.model, device=self.device, max_pixels=self.max_pixels)
@@ -69,13 +69,13 @@ class Task:
             )
         if self.card not in ("", card_hash(tagger.card)):
             raise ModelError(
-                f"the model {tagger.card.name} of this machine is another than the driver's: install the "
-                "same on all machines"
+                f"the model {tagger.card.name} of this machine differs from the driver's: install the same "
+                "model on all machines"
             )
         return Model(self, tagger, captioner)
 
     def work(self) -> dict[str, Any]:
-        """What makes rows as they are, as plain JSON: for `Parts`."""
+        """What determines the rows, as plain JSON, for `Parts`."""
         card = card_of(self.model)
         options = {name: plain(value) for name, value in self.options.items() if value is not None}
         words = None if self.vocabulary is None else _digest(repr([asdict(tag) for tag in self.vocabulary]))
@@ -86,14 +86,14 @@ class Task:
 
 
 class Model:
-    """A loaded model that answers a task."""
+    """A loaded model that performs a task."""
 
     def __init__(self, task: Task, tagger: Tagger, captioner: Captioner | None) -> None:
         self._task, self._tagger, self._captioner = task, tagger, captioner
-        self._answer([])  # wrong options are said now
+        self._answer([])  # raises for invalid options
 
     def __call__(self, pixels: Sequence[Bytes]) -> list[Answer]:
-        """The answers for squares uint8 S×S×3 of `Look`, of any number."""
+        """The answers for any number of images, uint8 S×S×3, from `Preprocess`."""
         answers: list[Answer] = []
         for start in range(0, len(pixels), BATCH):
             some = pixels[start : start + BATCH]
@@ -118,32 +118,32 @@ class Model:
         return answers
 
 
-class Look:
-    """Decodes a photo to the model's square, on a CPU, without the model."""
+class Preprocess:
+    """Decodes and resizes a photo to the model's input, on a CPU, without the model."""
 
     def __init__(self, task: Task) -> None:
         self._image, self._max_pixels = card_of(task.model).image, task.max_pixels
 
     def __call__(self, photo: ImageSource) -> Bytes | Failure:
-        """uint8 S×S×3, or why it cannot be read: whatever one photo does, the others go on."""
+        """uint8 S×S×3, or a `Failure`, for any exception: one photo must not stop the others."""
         spec = self._image
         try:
             loaded = load(photo, min_side=spec.size, max_pixels=self._max_pixels, exact=spec.plain)
             square = prepare(loaded, size=spec.size, resample=spec.resample, exact=spec.plain)
         except MemoryError:
-            return failure(ImageError("more memory is needed to decode it than there is"))
+            return failure(ImageError("not enough memory to decode it"))
         except Exception as error:
             return failure(error)
         return np.ascontiguousarray(square.transpose(1, 2, 0))
 
 
 def failure(error: Exception) -> Failure:
-    """An error as a row has it, without passwords."""
+    """An error as stored in a row, without passwords."""
     return Failure(type(error).__name__, public(str(error)))
 
 
 def schema(task: Task) -> Any:
-    """pyarrow's schema of the rows of a task."""
+    """The pyarrow schema of the rows of a task."""
     pa = import_module("pyarrow")
     words, text = pa.list_(pa.string()), pa.string()
     vector = [("vector", pa.list_(pa.float32(), card_of(task.model).width))] if task.embed else []
@@ -160,18 +160,18 @@ def card_of(model: str | None) -> Card:
     """The card of a model.
 
     Raises:
-        UnknownModelError, CardError: there is none.
+        UnknownModelError, CardError: there is no such model, or its card is invalid.
     """
     return Card.read(resolve(model) / FILE_NAME)
 
 
 def card_hash(card: Card) -> str:
-    """What tells two models of one name."""
+    """A hash that distinguishes models of the same name."""
     return _digest(repr(card))
 
 
 def plain(value: Any) -> Any:
-    """An option as JSON."""
+    """Convert an option to JSON types."""
     if isinstance(value, str | int | float | bool) or value is None:
         return value
     if isinstance(value, Mapping):

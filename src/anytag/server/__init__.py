@@ -1,1 +1,1 @@
-"""HTTP: a versioned API of tags and captions, and a page that speaks to it (extra `serve`)."""
+"""HTTP server: a versioned JSON API and the web page that uses it (extra `serve`)."""

@@ -1,4 +1,4 @@
-"""The application: routes of version 1, health, metrics and the page."""
+"""The ASGI application: the /v1 routes, health checks, metrics and the page."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from anytag.errors import AnytagError
 from anytag.library.library import Library
 from anytag.results import Match, TagResult, TagScore
 from anytag.server import label_studio, photoprism, schemas
+from anytag.server.capacity import BodyTimeouts
 from anytag.server.limits import Admission
 from anytag.server.metrics import Metrics
 from anytag.server.photos import router
 from anytag.server.refusals import Refusal, error_body
-from anytag.server.room import Patience
 from anytag.server.service import Service, Serving, errors
 from anytag.server.settings import Settings
-from anytag.server.uploads import Photo, described, read_upload
+from anytag.server.uploads import Photo, openapi_of, read_upload
 from anytag.tagger import Encoded, Tagger
 
 Opt = TypeVar("Opt", bound=BaseModel)
@@ -40,13 +40,13 @@ _PAGE = Path(__file__).parent / "page"
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The ASGI application, with its model loaded.
+    """Load the model and create the ASGI application.
 
     Args:
         settings: of the server.
 
     Raises:
-        AnytagError: the model or the device is not there.
+        AnytagError: the model cannot be loaded, or the device is not available.
     """
     metrics = Metrics()
     service = Service(settings, metrics)
@@ -61,17 +61,17 @@ def create_app(settings: Settings) -> FastAPI:
         version=__version__,
         summary="Tags, captions and matches for photos.",
         lifespan=lifespan,
-        docs_url=None,  # they load scripts from elsewhere
+        docs_url=None,  # these pages load scripts from other hosts
         redoc_url=None,
     )
     app.state.settings, app.state.metrics, app.state.service = settings, metrics, service
-    patience = app.state.patience = Patience(settings.body_seconds, stall=settings.stall_seconds)
-    app.add_middleware(Admission, settings=settings, metrics=metrics, patience=patience)
-    app.add_exception_handler(Refusal, _refuse)
-    app.add_exception_handler(ClientDisconnect, _gone_away)
-    app.add_exception_handler(AnytagError, _wrong)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _http)
+    timeouts = app.state.timeouts = BodyTimeouts(settings.body_seconds, stall=settings.stall_seconds)
+    app.add_middleware(Admission, settings=settings, metrics=metrics, timeouts=timeouts)
+    app.add_exception_handler(Refusal, _on_refusal)
+    app.add_exception_handler(ClientDisconnect, _on_disconnect)
+    app.add_exception_handler(AnytagError, _on_anytag_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid_request)
+    app.add_exception_handler(HTTPException, _on_http_error)
     _add_routes(app)
     if service.photos is not None:
         app.include_router(router(service.photos))
@@ -89,18 +89,18 @@ def _add_routes(app: FastAPI) -> None:
         ("/v1/match", schemas.MatchAnswer, schemas.MatchOptions, match),
     ):
         app.post(
-            path, response_model=answer, responses=errors(schemas.Error), openapi_extra=described(options)
+            path, response_model=answer, responses=errors(schemas.Error), openapi_extra=openapi_of(options)
         )(endpoint)
-    app.get("/v1/models", response_model=schemas.ModelsAnswer, summary="The model that answers")(models)
-    app.get("/v1/tags", response_model=schemas.TagNames, summary="Tags for what was typed so far")(tag_names)
-    app.get("/livez", response_model=schemas.State, summary="Whether the process lives")(livez)
-    app.get("/readyz", response_model=schemas.State, summary="Whether photos are tagged")(readyz)
-    app.get("/metrics", response_class=Response, summary="Figures for Prometheus")(metrics_text)
+    app.get("/v1/models", response_model=schemas.ModelsAnswer, summary="The loaded model")(models)
+    app.get("/v1/tags", response_model=schemas.TagNames, summary="Tag suggestions")(tag_names)
+    app.get("/livez", response_model=schemas.State, summary="Liveness check")(livez)
+    app.get("/readyz", response_model=schemas.State, summary="Readiness check")(readyz)
+    app.get("/metrics", response_class=Response, summary="Prometheus metrics")(metrics_text)
     app.get("/", include_in_schema=False)(page)
 
 
 async def tag(request: Request, service: Serving) -> Response:
-    """Tags of one or many photos; a photo that cannot be read has an `error`, the others their tags."""
+    """Tag one or more photos; a photo that cannot be read has an `error` instead of tags."""
     photos, options = await _read(request, schemas.TagOptions)
 
     def answer(encoded: Encoded) -> Row:
@@ -114,13 +114,13 @@ async def tag(request: Request, service: Serving) -> Response:
             threshold=options.threshold,
             where=options.where or options.heat,
         )
-        return _row(found, service.broader, heat=options.heat)
+        return _row(found, service.parent_names, heat=options.heat)
 
     return await _answers(request, service, photos, answer)
 
 
 async def caption(request: Request, service: Serving) -> Response:
-    """Sentences about one or many photos, guided by tags."""
+    """Caption one or more photos, guided by their tags."""
     photos, options = await _read(request, schemas.CaptionOptions)
     captioner = service.captioner
     if captioner is None:
@@ -138,7 +138,7 @@ async def caption(request: Request, service: Serving) -> Response:
 
 
 async def match(request: Request, service: Serving) -> Response:
-    """Which photos fit a text best, for each text; a photo that cannot be read is not ranked."""
+    """Rank the photos for each text; a photo that cannot be read is not ranked."""
     photos, options = await _read(request, schemas.MatchOptions)
     images, texts = [photo.data for photo in photos], options.texts
 
@@ -152,11 +152,11 @@ async def match(request: Request, service: Serving) -> Response:
         ]
         return _response(photos, [_size(one, service.tagger) for one in seen], texts=rows)
 
-    return await service.beside(request, work)
+    return await service.in_thread(request, work)
 
 
 async def models(service: Serving) -> Row:
-    """Which model answers."""
+    """The loaded model and what it can do."""
     tagger = service.tagger
     card = tagger.card
     facts = schemas.Model(
@@ -172,32 +172,32 @@ async def models(service: Serving) -> Row:
 
 
 async def tag_names(service: Serving, text: Annotated[str, Query(max_length=100)] = "") -> Row:
-    """At most twenty, by names in any language and synonyms; with a library, its custom tags, too."""
-    own = await service.photos.ask(Library.words) if service.photos is not None else []
+    """Suggest at most 20 tags by name in any language or synonym; with a library, its custom tags too."""
+    own = await service.photos.run(Library.words) if service.photos is not None else []
     found = await asyncio.to_thread(lambda: service.suggestions.find(text, own))
     return {"tags": [one.to_dict() for one in found]}
 
 
 async def livez() -> Row:
-    """The process answers."""
+    """The process is running."""
     return {"status": "ok"}
 
 
 async def readyz(service: Serving) -> Response:
-    """The threads that tag are alive."""
+    """The worker threads are running."""
     if service.batcher.is_alive:
         return JSONResponse({"status": "ok"})
     return JSONResponse({"status": "not ready"}, 503)
 
 
 async def metrics_text(request: Request) -> Response:
-    """In the text format of Prometheus."""
+    """Metrics in Prometheus's text format."""
     metrics: Metrics = request.app.state.metrics
     return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 async def page() -> Response:
-    """The page."""
+    """The web page."""
     return FileResponse(_PAGE / "index.html")
 
 
@@ -210,11 +210,11 @@ async def _read(request: Request, options: type[Opt]) -> tuple[list[Photo], Opt]
 async def _answers(
     request: Request, service: Service, photos: Sequence[Photo], answer: Callable[[Encoded], Row]
 ) -> Response:
-    return _response(photos, await service.answers(request, [photo.data for photo in photos], answer))
+    return _response(photos, await service.map_encoded(request, [photo.data for photo in photos], answer))
 
 
 def _response(photos: Sequence[Photo], rows: Sequence[Row], **more: object) -> Response:
-    """The rows of all photos; a photo that was sent alone and cannot be read is an error of the request."""
+    """The rows of all photos; if the only photo cannot be read, an error response."""
     named: list[Row] = [{"name": photo.name, **row} for photo, row in zip(photos, rows, strict=True)]
     error = named[0]["error"]
     if len(named) == 1 and error is not None:
@@ -222,38 +222,38 @@ def _response(photos: Sequence[Photo], rows: Sequence[Row], **more: object) -> R
     return JSONResponse({"photos": named, **more})
 
 
-async def _refuse(request: Request, error: Exception) -> Response:
+async def _on_refusal(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refusal)
     request.app.state.metrics.refused.labels(error.reason).inc()
     return error.response(request.scope)
 
 
-async def _gone_away(request: Request, _: Exception) -> Response:
-    """Nobody reads this answer; 499 is what nginx counts."""
+async def _on_disconnect(request: Request, _: Exception) -> Response:
+    """Count the request; nobody reads this response, whose status is nginx's."""
     request.app.state.metrics.refused.labels("gone").inc()
     return Response(status_code=499)
 
 
-async def _wrong(request: Request, error: Exception) -> Response:
-    """Wrong tags, lengths and the like: what the library says of them."""
+async def _on_anytag_error(request: Request, error: Exception) -> Response:
+    """Report an error of the library, such as an invalid tag."""
     return JSONResponse(error_body(request.url.path, 422, type(error).__name__, str(error)), 422)
 
 
-async def _invalid(request: Request, error: Exception) -> Response:
-    """Query or JSON that is not as described: the first thing that is wrong, in the form of every error."""
+async def _on_invalid_request(request: Request, error: Exception) -> Response:
+    """Report the first validation error of a query or JSON body."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     place = ".".join(map(str, first["loc"][1:])) or "body"
     return JSONResponse(error_body(request.url.path, 422, "options", f"{place}: {first['msg']}"), 422)
 
 
-async def _http(request: Request, error: Exception) -> Response:
-    """A path or method that is not there, or JSON that cannot be parsed."""
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    """Report an unknown path or method, or JSON that cannot be parsed."""
     assert isinstance(error, HTTPException)
-    if isinstance(error.__cause__, Refusal):  # while FastAPI read JSON
-        return await _refuse(request, error.__cause__)
+    if isinstance(error.__cause__, Refusal):  # raised while FastAPI read the body
+        return await _on_refusal(request, error.__cause__)
     kind = {404: "path", 405: "method"}.get(error.status_code, "http")
-    message = f"{request.method} {request.url.path[:200]}: {error.detail}; /openapi.json says what there is"
+    message = f"{request.method} {request.url.path[:200]}: {error.detail}; /openapi.json lists the routes"
     return JSONResponse(
         error_body(request.url.path, error.status_code, kind, message), error.status_code, error.headers
     )
@@ -264,7 +264,7 @@ def _failed(encoded: Encoded, tagger: Tagger, **empty: object) -> Row:
 
 
 def _size(encoded: Encoded, tagger: Tagger) -> Row:
-    """The row of a photo of which no more is said than whether it was read."""
+    """The row of a photo without results: its size, or why it could not be read."""
     error = encoded.error and asdict(encoded.error)
     return {"width": encoded.width, "height": encoded.height, "model": tagger.card.name, "error": error}
 
@@ -274,18 +274,18 @@ def _match(match: Match, photos: Sequence[Photo]) -> Row:
     return {"photo": number, "name": photos[number].name, "score": match.score}
 
 
-def _row(found: TagResult, broader: dict[str, list[str]], *, heat: bool) -> Row:
-    """The row of `anytag tag --format jsonl`, without a path, with broader tags' names and heat maps."""
+def _row(found: TagResult, parent_names: dict[str, list[str]], *, heat: bool) -> Row:
+    """The row of `anytag tag --format jsonl` without the path, with parents' names and heat maps."""
     row = found.to_dict()
     del row["path"]
-    row["tags"] = [_tag(one, broader, heat=heat) for one in found.tags]
+    row["tags"] = [_tag(one, parent_names, heat=heat) for one in found.tags]
     return row
 
 
-def _tag(one: TagScore, broader: dict[str, list[str]], *, heat: bool) -> Row:
+def _tag(one: TagScore, parent_names: dict[str, list[str]], *, heat: bool) -> Row:
     row: Row = one.to_dict()
-    if one.id in broader:
-        row["parents"] = broader[one.id]
+    if one.id in parent_names:
+        row["parents"] = parent_names[one.id]
     if heat and one.heat is not None:
         row["heat"] = [[round(value, 3) for value in line] for line in one.heat.tolist()]
     return row

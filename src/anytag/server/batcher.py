@@ -1,7 +1,7 @@
-"""Dynamic batching: photos of many requests go through the network together.
+"""Dynamic batching: photos of concurrent requests are encoded together.
 
-One queue, a thread for each core. A thread takes what is there, never waits for more, and gives each job its
-own answer or its own error. What is admitted to the queue, `anytag.server.limits` decides.
+There is one queue, and one thread per core. A thread takes the jobs that are queued, does not wait for more,
+and gives each job its own result or error. `anytag.server.limits` decides which requests are admitted.
 """
 
 from __future__ import annotations
@@ -25,25 +25,26 @@ from anytag.tagger import Encoded, Tagger
 
 R = TypeVar("R")
 
-_NICENESS = 2  # with 1 the loop still waits; each costs photos where other programs want the cores, too
+_NICENESS = 2  # 1 still delays the event loop; higher values lose throughput when other programs are busy
 _NONE = np.zeros(0, np.float32)
 
 
-def yield_to_loop() -> None:
-    """Lets this thread get a core after the one that answers: refusals must not wait for photos."""
-    if sys.platform == "linux":  # where threads have priorities
+def lower_priority() -> None:
+    """Lower the priority of this thread below the event loop's, so that refusals do not wait for encoding."""
+    if sys.platform == "linux":  # the only system on which niceness is per thread
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + _NICENESS)
 
 
 @dataclass(eq=False)
 class Job(Generic[R]):
-    """A photo and what is wanted of it.
+    """A queued photo.
 
     Attributes:
-        image: the encoded file.
-        finish: makes the answer from what the model saw; runs in a thread of the batcher.
-        future: of the answer; cancelling it drops the job, if it has not begun.
+        image: content of the image file.
+        finish: computes the result from the encoded photo, in a thread of the batcher.
+        future: of the result; cancelling it drops a job that has not started.
+        submitted: `time.monotonic()` at submission.
     """
 
     image: bytes
@@ -53,13 +54,13 @@ class Job(Generic[R]):
 
 
 class Batcher:
-    """Threads that encode photos in batches; `close` ends them when what is queued is done.
+    """Threads that encode photos in batches; `close` stops them when the queue is empty.
 
     Args:
-        tagger: encodes.
-        workers: threads.
-        batch_size: photos a thread takes at most.
-        metrics: told of waits and batches.
+        tagger: encodes the photos.
+        workers: number of threads.
+        batch_size: maximum number of photos in a batch.
+        metrics: records waiting times and batch sizes.
     """
 
     def __init__(self, tagger: Tagger, *, workers: int, batch_size: int, metrics: Metrics) -> None:
@@ -74,15 +75,18 @@ class Batcher:
 
     @property
     def is_alive(self) -> bool:
-        """Whether every thread works."""
+        """Whether all threads are running."""
         return not self._is_closed and all(thread.is_alive() for thread in self._threads)
 
     def submit(self, image: bytes | Failure, finish: Callable[[Encoded], R]) -> Future[R]:
-        """The future of an answer; `finish` finds in `Encoded.error` why a photo could not be read.
+        """Queue a photo and return the future of its result.
 
         Args:
-            image: the encoded file; or why there is none, which needs no work.
-            finish: as of `Job`.
+            image: content of the image file; a `Failure` is passed on to `finish` at once.
+            finish: as for `Job`; `Encoded.error` is set where the photo could not be read.
+
+        Raises:
+            RuntimeError: the batcher is closed.
         """
         if isinstance(image, Failure):
             done: Future[R] = Future()
@@ -92,12 +96,12 @@ class Batcher:
         with self._changed:
             if self._is_closed:
                 raise RuntimeError("the batcher is closed")
-            self._jobs.append(job)  # type: ignore[arg-type]  # each answer goes to its own future
+            self._jobs.append(job)  # type: ignore[arg-type]  # results are of different types
             self._changed.notify()
         return job.future
 
     def close(self) -> None:
-        """Waits until what is queued is done."""
+        """Finish queued jobs, then stop the threads."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
@@ -105,7 +109,7 @@ class Batcher:
             thread.join()
 
     def _work(self) -> None:
-        yield_to_loop()
+        lower_priority()
         while jobs := self._take():
             running = [job for job in jobs if job.future.set_running_or_notify_cancel()]
             if running:
@@ -113,7 +117,7 @@ class Batcher:
                 self._run(running)
 
     def _take(self) -> list[Job[object]]:
-        """What is there, shared fairly among the threads; empty when the batcher is closed."""
+        """Wait for jobs and take this thread's share of them; empty when the batcher is closed."""
         with self._changed:
             while not self._jobs and not self._is_closed:
                 self._changed.wait()
@@ -132,7 +136,7 @@ class Batcher:
             if len(jobs) == 1:
                 jobs[0].future.set_exception(error)
                 return
-            for job in jobs:  # the photo that breaks a batch fails alone
+            for job in jobs:  # so that only the photo that caused the error fails
                 self._run([job])
             return
         for job, one in zip(jobs, encoded, strict=True):
@@ -142,7 +146,7 @@ class Batcher:
         try:
             with self._metrics.stage("answer"):
                 answer = job.finish(encoded)
-        except BaseException as error:  # also SystemExit of some library: the thread must live
+        except BaseException as error:  # even SystemExit of a library must not end the thread
             job.future.set_exception(error)
         else:
             job.future.set_result(answer)

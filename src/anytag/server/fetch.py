@@ -1,8 +1,8 @@
-"""Photos behind URLs, where the server is told to fetch them: from public addresses alone.
+"""Fetch photos from URLs, from public addresses only (protection against SSRF).
 
-A name is resolved once, each of its addresses is checked, and one of these is connected to: a name that means
-another computer a moment later (DNS rebinding) changes nothing. No redirect, proxy or cookie is a way around,
-since all connections go through `PublicOnly`.
+A host name is resolved once, all its addresses are checked, and the connection goes to one of them, so DNS
+rebinding has no effect. Redirects cannot bypass the check, since all connections go through `PublicOnly`;
+proxies and cookies are not used.
 """
 
 from __future__ import annotations
@@ -24,55 +24,55 @@ from anytag.errors import escaped
 from anytag.results import Failure
 
 Resolve = Callable[[str, int], Awaitable[list[str]]]
-"""Name and port -> addresses."""
+"""Resolves a host name and port to IP addresses."""
 
 _REDIRECTS = 3
-_UNANSWERED = "its host does not answer as it should"
-_AT_ONCE = 8
+_BAD_RESPONSE = "its host does not respond correctly"
+_CONCURRENCY = 8
 _RESOLVERS = 64
-"""Threads: a name whose servers do not answer holds one for long."""
+"""Threads for name resolution: a name server that does not respond blocks one for long."""
 _PORTS = {"http": 80, "https": 443}
 _HEADERS = [
     ("accept", "image/*"),
-    ("accept-encoding", "identity"),  # what comes is counted as it is
+    ("accept-encoding", "identity"),  # so that the counted bytes are those in memory
     ("user-agent", f"anytag/{__version__}"),
 ]
-_SPECIAL = tuple(
+_RESERVED_NETWORKS = tuple(
     map(
         ipaddress.ip_network,
-        # IETF's own, relays, Azure's host; then 6to4 and documentation, which hold or hide other addresses
+        # IETF protocol assignments, 6to4 relays, Azure's host; then IPv6 that embeds IPv4, and documentation
         ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32", "2001::/23", "2002::/16", "3fff::/20"),
     )
 )
-_UNICAST = ipaddress.ip_network("2000::/3")  # without it mapped, NAT64 and local forms of IPv6
+_UNICAST = ipaddress.ip_network("2000::/3")  # excludes IPv4-mapped, NAT64 and local addresses
 
 
 class FetchError(Exception):
-    """A photo is not fetched, and why."""
+    """Why a photo was not fetched."""
 
 
-class Claim(Protocol):
-    """The room that a request takes in memory."""
+class Reservation(Protocol):
+    """The memory that a request has reserved."""
 
     def grow(self, count: int) -> None:
-        """Takes more bytes, or raises."""
+        """Reserve more bytes, or raise."""
         ...
 
 
 def is_public(address: str) -> bool:
-    """Whether an address is one of the open internet, and hides no other one."""
+    """Whether an IP address is public and embeds no other address."""
     ip = ipaddress.ip_address(address)
-    if not ip.is_global or ip.is_multicast or any(ip in network for network in _SPECIAL):
+    if not ip.is_global or ip.is_multicast or any(ip in network for network in _RESERVED_NETWORKS):
         return False
     return ip.version == 4 or ip in _UNICAST
 
 
 class PublicOnly(httpcore.AsyncNetworkBackend):
-    """Connects to public addresses only.
+    """Network backend that connects to public addresses only.
 
     Args:
-        backend: connects.
-        resolve: names to addresses.
+        backend: opens the connections.
+        resolve: resolves host names.
     """
 
     def __init__(self, backend: httpcore.AsyncNetworkBackend, resolve: Resolve) -> None:
@@ -80,7 +80,7 @@ class PublicOnly(httpcore.AsyncNetworkBackend):
         self._streams: list[httpcore.AsyncNetworkStream] = []
 
     async def aclose(self) -> None:
-        """Closes what is open: httpcore forgets a connection whose TLS is broken off by a cancellation."""
+        """Close all streams: httpcore leaks a connection whose TLS handshake is cancelled."""
         for stream in self._streams:
             await stream.aclose()
 
@@ -92,10 +92,10 @@ class PublicOnly(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """To the first address that answers.
+        """Connect to the first address that accepts.
 
         Raises:
-            FetchError: the name has no address, or one that is not public.
+            FetchError: the host has no address, or one that is not public.
         """
         addresses = await self._resolve(host.strip("[]"), port)
         if not addresses or not all(map(is_public, addresses)):
@@ -118,21 +118,25 @@ class PublicOnly(httpcore.AsyncNetworkBackend):
         timeout: float | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Never."""
-        raise FetchError("a socket of this computer is no URL")
+        """Refuse Unix sockets.
+
+        Raises:
+            FetchError: always.
+        """
+        raise FetchError("Unix sockets are not allowed")
 
     async def sleep(self, seconds: float) -> None:
-        """Between tries."""
+        """Wait between attempts."""
         await self._backend.sleep(seconds)
 
 
 class Fetcher:
-    """Fetches photos.
+    """Fetches photos from URLs.
 
     Args:
-        seconds: for all of a photo.
-        resolve, backend: of names and connections; by default those of the system.
-        trust: whose certificates are believed; by default those of the system and of certifi.
+        seconds: time limit for one photo.
+        resolve, backend: resolve names and open connections; by default the system's.
+        trust: TLS context; by default with the certificates of the system and of certifi.
     """
 
     def __init__(
@@ -144,41 +148,41 @@ class Fetcher:
         trust: ssl.SSLContext | None = None,
     ) -> None:
         self._seconds = seconds
-        self._trust = trust or httpcore.default_ssl_context()  # once: to read it takes a while
+        self._trust = trust or httpcore.default_ssl_context()  # created once: it is slow to load
         self._resolvers = ThreadPoolExecutor(_RESOLVERS, "resolver")
         self._backend, self._resolve = backend or httpcore.AnyIOBackend(), resolve or self._addresses
 
-    async def photos(self, urls: Sequence[str], claim: Claim) -> list[bytes | Failure]:
-        """What is behind each URL, or why there is nothing.
+    async def photos(self, urls: Sequence[str], reservation: Reservation) -> list[bytes | Failure]:
+        """Fetch each URL: its content, or why it could not be fetched.
 
         Args:
             urls: of photos.
-            claim: told of all that is read; what it raises ends the whole.
+            reservation: counts the bytes that are read; its exceptions cancel all fetches.
         """
-        free = asyncio.Semaphore(_AT_ONCE)  # of this request: another's slow hosts keep nobody waiting
-        tasks = [asyncio.ensure_future(self._photo(url, claim, free)) for url in urls]
+        free = asyncio.Semaphore(_CONCURRENCY)  # one per request, so that requests do not wait for each other
+        tasks = [asyncio.ensure_future(self._photo(url, reservation, free)) for url in urls]
         try:
             return await asyncio.gather(*tasks)
         finally:
             for task in tasks:
                 task.cancel()
 
-    async def _photo(self, url: str, claim: Claim, free: asyncio.Semaphore) -> bytes | Failure:
+    async def _photo(self, url: str, reservation: Reservation, free: asyncio.Semaphore) -> bytes | Failure:
         try:
             async with free, asyncio.timeout(self._seconds):
-                return await self._get(url, claim)
+                return await self._get(url, reservation)
         except FetchError as error:
-            why = str(error)
+            reason = str(error)
         except TimeoutError:
-            why = f"it did not come within {self._seconds:g} seconds"
+            reason = f"it did not arrive within {self._seconds:g} seconds"
         except httpcore.ConnectError as error:
-            why = _unanswered(error)
+            reason = _connect_reason(error)
         except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, OSError):
-            why = _UNANSWERED
-        return Failure(FetchError.__name__, f"{escaped(url[:200])} cannot be fetched: {why}")
+            reason = _BAD_RESPONSE
+        return Failure(FetchError.__name__, f"{escaped(url[:200])} cannot be fetched: {reason}")
 
-    async def _get(self, url: str, claim: Claim) -> bytes:
-        at = _checked(url)
+    async def _get(self, url: str, reservation: Reservation) -> bytes:
+        at = _checked_url(url)
         async with (
             aclosing(PublicOnly(self._backend, self._resolve)) as backend,
             httpcore.AsyncConnectionPool(self._trust, network_backend=backend) as pool,
@@ -187,55 +191,55 @@ class Fetcher:
                 headers = [("host", at.netloc.decode()), *_HEADERS]
                 async with pool.stream("GET", _target(at), headers=headers) as answer:
                     if answer.status == 200:
-                        return await _read(answer, claim)
-                    at = _checked(_location(answer), base=at)
+                        return await _read(answer, reservation)
+                    at = _checked_url(_location(answer), base=at)
         raise FetchError(f"more than {_REDIRECTS} redirects")
 
     async def _addresses(self, host: str, port: int) -> list[str]:
-        """In a pool of its own: the system's resolver can take long, and cannot be stopped."""
+        """Resolve a name in a separate thread pool: the system's resolver cannot be cancelled."""
         ask = lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)  # noqa: E731
         found = await asyncio.get_running_loop().run_in_executor(self._resolvers, ask)
         return [str(place[0]) for *_, place in found]
 
 
-def _unanswered(error: httpcore.ConnectError) -> str:
-    """Why there is no connection; a certificate is checked against the name, not the address."""
+def _connect_reason(error: httpcore.ConnectError) -> str:
+    """Why the connection failed; certificates are checked against the name, not the address."""
     cause = error.args[0] if error.args else None
     if isinstance(cause, ssl.SSLCertVerificationError):
         return f"its certificate is not accepted: {cause.verify_message}"
-    return _UNANSWERED
+    return _BAD_RESPONSE
 
 
-def _checked(url: str, *, base: httpx.URL | None = None) -> httpx.URL:
-    """Raises FetchError for what is no plain URL of the web."""
+def _checked_url(url: str, *, base: httpx.URL | None = None) -> httpx.URL:
+    """Parse a URL; raise FetchError unless it is http(s) without port or credentials."""
     try:
         at = base.join(url) if base else httpx.URL(url)
     except (httpx.InvalidURL, ValueError) as error:
-        raise FetchError("it is no URL") from error
+        raise FetchError("it is not a valid URL") from error
     if at.scheme not in _PORTS or not at.host:
         raise FetchError("it is not http://... or https://...")
     if at.port not in (None, _PORTS[at.scheme]):
-        raise FetchError("it names a port")
+        raise FetchError("URLs with a port are not allowed")
     if at.userinfo:
-        raise FetchError("it holds a name or password")
+        raise FetchError("URLs with a user name or password are not allowed")
     return at
 
 
 def _target(at: httpx.URL) -> httpcore.URL:
-    """The very host that was checked, not a text that is read again."""
+    """The URL for httpcore from the parsed parts, so that the host is the one that was checked."""
     return httpcore.URL(scheme=at.raw_scheme, host=at.raw_host, port=at.port, target=at.raw_path)
 
 
 def _location(answer: httpcore.Response) -> str:
     places = [value for name, value in answer.headers if name.lower() == b"location"]
     if answer.status not in (301, 302, 303, 307, 308) or len(places) != 1:
-        raise FetchError(f"its host answers with status {answer.status}")
+        raise FetchError(f"its host responded with status {answer.status}")
     return places[0].decode("latin-1")
 
 
-async def _read(answer: httpcore.Response, claim: Claim) -> bytes:
+async def _read(answer: httpcore.Response, reservation: Reservation) -> bytes:
     parts = []
     async for part in answer.aiter_stream():
-        claim.grow(len(part))
+        reservation.grow(len(part))
         parts.append(part)
     return b"".join(parts)

@@ -1,7 +1,7 @@
-"""Label Studio's ML backend: the choices of a project's label config, asked as custom tags.
+"""Label Studio's ML backend API: the choices of a project's label config are scored as custom tags.
 
-These routes are there only with `--label-studio FOLDER`, since they read photos below these folders. Nothing
-is fetched: of a photo's URL the path below /data/ alone counts, which names a file.
+These routes are enabled by `--label-studio FOLDER`, since they read photos below these folders. Nothing is
+fetched: the path below /data/ in a photo's URL names a file.
 """
 
 from __future__ import annotations
@@ -29,40 +29,40 @@ from anytag.tagger import Encoded
 
 Row = dict[str, Any]
 Scores = dict[str, float]
-_LIKELY = 0.5
-_MOST = 1000  # choices that are asked of a photo
+_THRESHOLD = 0.5
+_MAX_CHOICES = 1000
 _UPLOADS, _LOCAL = "/data/upload/", "/data/local-files/"
 
 routes = APIRouter(prefix="/label-studio", tags=["Label Studio"], responses=errors(schemas.Error))
 
 
 class Setup(BaseModel):
-    """What Label Studio sends of a project; its other fields (hostname, access_token, ...) are not used."""
+    """A project; the other fields that Label Studio sends (hostname, access_token, ...) are ignored."""
 
     label_config: str = Field("", alias="schema", max_length=1_000_000)
 
 
 class Task(BaseModel):
-    """A task: its data by the names that the label config gives."""
+    """A task: its data by the variable names of the label config."""
 
     data: dict[str, Any] = Field({}, description="{'image': '/data/upload/1/photo.jpg'}")
 
 
 class Predict(BaseModel):
-    """Tasks to predict; other fields are not used."""
+    """Tasks to predict; other fields are ignored."""
 
     label_config: str = Field(max_length=1_000_000)
     tasks: list[Task] = []
 
 
 class Choices(NamedTuple):
-    """A control of a label config: choices about one image.
+    """A Choices control of a label config, about one image.
 
     Attributes:
-        name, image: of the control and of its image in the config.
-        key: of the image in a task's data.
-        is_multiple: whether several may be chosen.
-        values: what is written into a result, by what is asked.
+        name, image: names of the control and of its image in the config.
+        key: key of the image in a task's data.
+        is_multiple: whether several choices may be selected.
+        values: values written into a result (aliases), by the choice that is scored.
     """
 
     name: str
@@ -72,52 +72,52 @@ class Choices(NamedTuple):
     values: dict[str, str]
 
     def choose(self, scores: Scores) -> tuple[list[str], float]:
-        """What is chosen, and how sure the least sure of these decisions is.
+        """The selected choices, and the confidence of the least certain decision.
 
         Args:
-            scores: probabilities by name.
+            scores: probabilities by choice.
         """
         mine = {name: scores[name.strip()] for name in self.values}
         if not self.is_multiple:
             best = max(mine, key=mine.__getitem__)
             return [best], mine[best]
-        chosen = [name for name, score in mine.items() if score >= _LIKELY]
+        chosen = [name for name, score in mine.items() if score >= _THRESHOLD]
         return chosen, min(max(score, 1 - score) for score in mine.values())
 
 
 @routes.get("/health")
 async def health(service: Serving) -> Row:
-    """Label Studio asks this before anything."""
+    """Health check of Label Studio."""
     return {"status": "UP", "model_class": service.tagger.card.name}
 
 
 @routes.post("/setup")
 async def setup(project: Setup, service: Serving) -> Row:
-    """Checks that the label config holds choices about an image, and says which model answers."""
+    """Check that the label config has choices about an image, and return the model's version."""
     read_config(project.label_config)
     return {"model_version": _version(service)}
 
 
 @routes.get("/versions")
 async def versions(service: Serving) -> Row:
-    """The one version there is."""
+    """The version of the loaded model."""
     return {"versions": [_version(service)]}
 
 
 @routes.post("/webhook", status_code=201)
 async def webhook(event: Annotated[Row, Body()]) -> Row:
-    """Takes Label Studio's events; nothing is trained, and nothing is kept."""
+    """Accept Label Studio's events and ignore them: nothing is trained or stored."""
     return {}
 
 
 @routes.post("/predict")
-async def predict(asked: Predict, request: Request, service: Serving) -> Row:
-    """The choices of every task, in their order; a task whose photo cannot be read has an `error`."""
+async def predict(payload: Predict, request: Request, service: Serving) -> Row:
+    """Predict the choices of all tasks, in order; a task whose photo cannot be read has an `error`."""
     settings: Settings = request.app.state.settings
-    controls = read_config(asked.label_config)
+    controls = read_config(payload.label_config)
     results: list[Row] = []
-    for start in range(0, len(asked.tasks), settings.batch_size):  # no more photos in memory than these
-        tasks = [task.data for task in asked.tasks[start : start + settings.batch_size]]
+    for start in range(0, len(payload.tasks), settings.batch_size):  # bounds the photos in memory
+        tasks = [task.data for task in payload.tasks[start : start + settings.batch_size]]
         results += await _predict(tasks, controls, request, service)
     version = _version(service)
     return {"results": [{**one, "model_version": version} for one in results], "model_version": version}
@@ -126,7 +126,7 @@ async def predict(asked: Predict, request: Request, service: Serving) -> Row:
 async def _predict(
     tasks: Sequence[Row], controls: Sequence[Choices], request: Request, service: Service
 ) -> list[Row]:
-    """Predictions of tasks: every image of each is a photo of the batch."""
+    """Predict a batch of tasks; all images of all tasks are encoded together."""
     settings: Settings = request.app.state.settings
     keys = list(dict.fromkeys(control.key for control in controls))
     photos = await asyncio.to_thread(
@@ -141,15 +141,15 @@ async def _predict(
         return {tag.name: tag.score for tag in found.tags}
 
     sent = [one for task in photos for one in task if isinstance(one, bytes)]
-    scores = iter(await service.answers(request, sent, answer))
+    scores = iter(await service.map_encoded(request, sent, answer))
     given = ([next(scores) if isinstance(one, bytes) else one for one in task] for task in photos)
     return [_prediction(controls, dict(zip(keys, task, strict=True))) for task in given]
 
 
 def _prediction(controls: Sequence[Choices], scores: Mapping[str, Scores | Failure]) -> Row:
-    """The choices of a task, from the scores of each of its images, and how sure the least sure of them is.
+    """The prediction of a task from the scores of its images; its score is that of the least certain choice.
 
-    Of a photo that cannot be read it is an error without a result: Label Studio logs it, and asks again.
+    If a photo cannot be read, it is an error without a result, which Label Studio logs and retries.
     """
     results: list[Row] = []
     sure: list[float] = []
@@ -167,9 +167,9 @@ def _prediction(controls: Sequence[Choices], scores: Mapping[str, Scores | Failu
 
 
 def read_photo(source: object, settings: Settings) -> bytes | Failure:
-    """The bytes that a task's data name, read below the folders of the settings and nowhere else."""
+    """Read the photo of a task from a data URL or a file below the folders of the settings, nowhere else."""
     if not isinstance(source, str) or not source:
-        return Failure("ImageError", f"the task has no photo, but {brief(source)}")
+        return Failure("ImageError", f"expected the URL of a photo in the task, got {brief(source)}")
     if source.startswith("data:"):
         try:
             return from_data_url(source)
@@ -185,8 +185,8 @@ def read_photo(source: object, settings: Settings) -> bytes | Failure:
             continue
     return Failure(
         "ImageError",
-        f"{brief(source)} is no photo below a folder of --label-studio: expected /data/upload/... or "
-        "/data/local-files/?d=..., and the folder that holds it when the server is started",
+        f"{brief(source)} is not a photo below a folder of --label-studio: expected /data/upload/... or "
+        "/data/local-files/?d=..., in a folder that was given when the server started",
     )
 
 
@@ -195,10 +195,10 @@ def _is_below(file: Path, folder: Path) -> bool:
 
 
 def file_name(source: str) -> str:
-    """The path below a folder that Label Studio's URL of a photo names; "" where it names none.
+    """The relative path of the file that a Label Studio URL names; "" if it names none.
 
-    An upload /data/upload/1/a.jpg is upload/1/a.jpg below Label Studio's media folder; a local file's path is
-    in the query. Host and prefix of the URL play no part.
+    An upload /data/upload/1/a.jpg is upload/1/a.jpg below Label Studio's media folder; the path of a local
+    file is in the query. Host and path prefix of the URL are ignored.
     """
     try:
         url = urlsplit(source)
@@ -219,17 +219,17 @@ def _version(service: Service) -> str:
 
 
 def read_config(xml: str) -> list[Choices]:
-    """The choices about images that a label config holds.
+    """Parse the choices about images of a label config.
 
     Raises:
-        Refusal: 422 where it is no XML, or holds none.
+        Refusal: 422 if it is not valid XML, has a DOCTYPE, no choices about an image, or too many.
     """
     if "<!DOCTYPE" in xml or "<!ENTITY" in xml:
-        raise Refusal(422, "label_config", "the label config has a DOCTYPE: expected tags alone")
+        raise Refusal(422, "label_config", "the label config has a DOCTYPE: remove it")
     try:
         root = ElementTree.fromstring(xml)
     except (ElementTree.ParseError, ValueError) as error:
-        raise Refusal(422, "label_config", f"the label config is no XML: {error}") from None
+        raise Refusal(422, "label_config", f"the label config is not valid XML: {error}") from None
     images = {one.get("name"): one.get("value", "").removeprefix("$") for one in root.iter("Image")}
     controls = [
         Choices(
@@ -243,8 +243,10 @@ def read_config(xml: str) -> list[Choices]:
         if one.get("toName") in images and one.get("perRegion") != "true"
     ]
     count = sum(len(control.values) for control in controls)
-    if count > _MOST:
-        raise Refusal(422, "label_config", f"the label config has {count:,} choices, the limit is {_MOST:,}")
+    if count > _MAX_CHOICES:
+        raise Refusal(
+            422, "label_config", f"the label config has {count:,} choices, the limit is {_MAX_CHOICES:,}"
+        )
     if not count:
         raise Refusal(
             422, "label_config", "the label config has no choices about an image: expected "

@@ -1,4 +1,4 @@
-"""Photos ranked for sentences: `Retriever.ranking`, whose photos go through the batcher."""
+"""Rank photos for texts: `Retriever.ranking` with photos encoded by the batcher."""
 
 from __future__ import annotations
 
@@ -20,47 +20,50 @@ from anytag.tagger import Encoded, Tagger
 
 
 class Matching:
-    """Ranks the photos of requests as `anytag match` does, in the same batches and so to the last digit.
+    """Ranks the photos of requests with the same batches, and so the same scores, as `anytag match`.
 
     Args:
         folder, tagger: of the model.
-        batcher: encodes photos beside those of other requests.
-        batch_size: photos that are scored together.
+        batcher: encodes photos together with those of other requests.
+        batch_size: number of photos scored together.
 
     Raises:
         ModelError: the model has neither alignment heads nor a text encoder.
-        MissingExtraError: it has heads, and torch is not installed.
+        MissingExtraError: the alignment heads need torch, which is not installed.
     """
 
     def __init__(self, folder: ModelFolder, tagger: Tagger, batcher: Batcher, *, batch_size: int) -> None:
-        self._retriever = Retriever(_Queued(folder, tagger, batcher), open_pair_scorer(folder, tagger))
+        self._retriever = Retriever(_BatchedTagger(folder, tagger, batcher), open_pair_scorer(folder, tagger))
         self._batch_size = batch_size
 
     def unknown_words(self, texts: Sequence[str]) -> list[tuple[str, ...]]:
         """The words of each text that the model does not know.
 
         Raises:
-            VocabularyError: a text is empty or has no word that is known.
+            VocabularyError: a text is empty or has no known word.
         """
         return [self._retriever.unknown_words(text) for text in texts]
 
     def rank(
         self, photos: Sequence[bytes | Failure], texts: Sequence[str], *, top_k: int | None, stop: Event
     ) -> tuple[list[Encoded], list[tuple[Match, ...]]]:
-        """All photos, and for each text those that were read, best first, their numbers as `Match.path`.
+        """Encode the photos and rank those that could be read for each text, best first.
 
         Args:
-            photos: encoded files, or why there is none.
-            texts: M.
-            top_k: at most so many photos a text; None for all.
-            stop: set when nobody waits for this any more.
+            photos: contents of image files, or why they are missing.
+            texts: M texts.
+            top_k: maximum number of photos per text; None for all.
+            stop: set when the result is no longer needed.
+
+        Returns:
+            The encoded photos, and M tuples of matches, whose `Match.path` is the photo's index.
 
         Raises:
-            VocabularyError: a text is empty or has no word that is known.
+            VocabularyError: a text is empty or has no known word.
         """
         ranking = self._retriever.ranking(texts, top_k=top_k, shortlist=len(photos))
         seen = []
-        images = cast("Sequence[bytes]", photos)  # `_Queued` takes failures, too
+        images = cast("Sequence[bytes]", photos)  # `_BatchedTagger` takes failures, too
         for encoded in ranking.add(images, batch_size=self._batch_size):
             seen.append(encoded)
             if stop.is_set():
@@ -68,8 +71,8 @@ class Matching:
         return seen, ranking.matches()
 
 
-class _Queued(Tagger):
-    """A tagger whose photos wait in the batcher's queue; each is named by its number."""
+class _BatchedTagger(Tagger):
+    """A tagger that encodes through the batcher; the path of each photo is its index."""
 
     def __init__(self, folder: ModelFolder, tagger: Tagger, batcher: Batcher) -> None:
         super().__init__(folder, tagger.runtime, max_pixels=tagger.max_pixels)
@@ -87,8 +90,8 @@ class _Queued(Tagger):
         try:
             for number, image in enumerate(images):
                 assert isinstance(image, bytes | Failure)
-                waiting.append(self._batcher.submit(image, partial(_named, str(number))))
-                if len(waiting) > 2 * batch_size:  # what more photos hold in memory is bounded
+                waiting.append(self._batcher.submit(image, partial(_with_path, str(number))))
+                if len(waiting) > 2 * batch_size:  # bounds the memory
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
@@ -97,5 +100,5 @@ class _Queued(Tagger):
                 future.cancel()
 
 
-def _named(name: str, encoded: Encoded) -> Encoded:
+def _with_path(name: str, encoded: Encoded) -> Encoded:
     return replace(encoded, path=name)

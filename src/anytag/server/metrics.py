@@ -1,4 +1,4 @@
-"""What Prometheus reads at /metrics. No label holds a user's text."""
+"""Prometheus metrics for /metrics. No label contains text from users."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 
 
 class Metrics:
-    """The counters of one server, in a registry of their own.
+    """The metrics of one server, in a separate registry.
 
     Attributes:
-        requests: by route, method and status.
-        refused: requests that were refused before their work, by reason.
-        queue_depth: photos that wait.
-        wait_seconds: how long photos waited.
-        batch_size: photos that went through the network together.
+        requests: requests by route, method and status.
+        refused: refused requests by reason.
+        request_seconds: duration of requests by route.
+        queue_depth: photos in the queue.
+        in_flight, in_flight_bytes: requests that are arriving or working, and the bytes of their bodies.
+        wait_seconds: time of photos in the queue.
+        batch_size: photos per batch.
     """
 
     def __init__(self) -> None:
@@ -25,31 +27,31 @@ class Metrics:
         self.requests = Counter(
             "anytag_requests", "Requests", ["route", "method", "status"], registry=registry
         )
-        self.refused = Counter(
-            "anytag_refused", "Requests refused before their work", ["reason"], registry=registry
-        )
+        self.refused = Counter("anytag_refused", "Refused requests", ["reason"], registry=registry)
         self.request_seconds = Histogram(
-            "anytag_request_seconds", "Seconds a request", ["route"], buckets=_SECONDS, registry=registry
+            "anytag_request_seconds", "Seconds per request", ["route"], buckets=_SECONDS, registry=registry
         )
-        self.queue_depth = Gauge("anytag_queue_depth", "Photos that wait", registry=registry)
+        self.queue_depth = Gauge("anytag_queue_depth", "Photos in the queue", registry=registry)
         self.in_flight = Gauge(
-            "anytag_requests_in_flight", "Requests that arrive or are in work", registry=registry
+            "anytag_requests_in_flight", "Requests that are arriving or in progress", registry=registry
         )
-        self.in_flight_bytes = Gauge("anytag_bytes_in_flight", "Bytes of their bodies", registry=registry)
+        self.in_flight_bytes = Gauge(
+            "anytag_bytes_in_flight", "Bytes of the bodies of requests in flight", registry=registry
+        )
         self.wait_seconds = Histogram(
             "anytag_queue_wait_seconds", "Seconds in the queue", buckets=_SECONDS, registry=registry
         )
         self.batch_size = Histogram(
-            "anytag_batch_size", "Photos a batch", buckets=(1, 2, 4, 8, 16, 32, 64), registry=registry
+            "anytag_batch_size", "Photos per batch", buckets=(1, 2, 4, 8, 16, 32, 64), registry=registry
         )
         self._stages = Histogram(
-            "anytag_stage_seconds", "Seconds a batch", ["stage"], buckets=_SECONDS, registry=registry
+            "anytag_stage_seconds", "Seconds per stage", ["stage"], buckets=_SECONDS, registry=registry
         )
 
     def stage(self, name: str) -> AbstractContextManager[object]:
-        """Measures a stage of the work: encode (decoding included) or answer."""
+        """Time a stage: encode (a batch, decoding included) or answer (a photo)."""
         return self._stages.labels(name).time()
 
     def text(self) -> bytes:
-        """In the text format of Prometheus."""
+        """The metrics in Prometheus's text format."""
         return generate_latest(self._registry)

@@ -1,6 +1,6 @@
-"""PhotoPrism's vision service: labels and captions in the JSON that its workers speak.
+"""PhotoPrism's vision service API: labels and captions.
 
-These routes are always there: like /v1/tag they see nothing but the photos of their request.
+These routes are always enabled: like /v1/tag, they use only the photos in the request.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ Row = dict[str, object]
 
 
 class VisionRequest(BaseModel):
-    """What PhotoPrism sends; of its other fields (prompt, options, ...) nothing is made."""
+    """A request of PhotoPrism; its other fields (prompt, options, ...) are ignored."""
 
     id: str = Field("", max_length=200)
     images: list[str] = Field(
-        [], description="One photo, or squares of it, as data URLs or in base64: JPEG, PNG, ..."
+        [], description="One photo, or square crops of it, as data URLs or base64: JPEG, PNG, ..."
     )
-    url: str = Field("", max_length=10_000, description="Refused: the server fetches no URL.")
+    url: str = Field("", max_length=10_000, description="Refused: these routes do not fetch URLs.")
 
 
 class VisionLabel(BaseModel):
@@ -42,21 +42,21 @@ class VisionLabel(BaseModel):
 
 
 class VisionCaption(BaseModel):
-    """A sentence. It has no confidence: the model's captions have none that means something."""
+    """A caption, without a confidence, since the model has no calibrated one."""
 
     text: str
     source: str
 
 
 class VisionResult(BaseModel):
-    """Labels by falling confidence, or a caption."""
+    """Labels by descending confidence, or a caption."""
 
     labels: list[VisionLabel] | None = None
     caption: VisionCaption | None = None
 
 
 class VisionModel(BaseModel):
-    """Which model answered."""
+    """The model that produced the result."""
 
     type: str
     name: str
@@ -65,7 +65,7 @@ class VisionModel(BaseModel):
 
 
 class VisionAnswer(BaseModel):
-    """Of a request that fails: `code`, `error` and an empty result."""
+    """The response; of a failed request: `code`, `error` and an empty result."""
 
     id: str | None = None
     code: int
@@ -75,35 +75,35 @@ class VisionAnswer(BaseModel):
 
 
 def _known(request: Request, service: Serving) -> None:
-    """Refuses a path that names another model or version."""
+    """Refuse a path that names another model or version."""
     card = service.tagger.card
     name, version = (request.path_params.get(part) for part in ("name", "version"))
     if name not in (None, card.name) or version not in (None, "latest", str(card.version)):
         raise Refusal(
-            404, "model", f"this server runs {card.name}, version {card.version}: take that path, or none"
+            404, "model", f"this server runs {card.name}/{card.version}: use that path, or leave it out"
         )
 
 
 routes = APIRouter(prefix=VISION, tags=["PhotoPrism"], dependencies=[Depends(_known)])
 
 
-async def labels(asked: VisionRequest, request: Request, service: Serving) -> Row:
-    """Tags of a photo; of several squares of it each tag's best score."""
+async def labels(payload: VisionRequest, request: Request, service: Serving) -> Row:
+    """Tags of a photo; with several crops of it, the best score of each tag."""
     tagger = service.tagger
 
     def answer(encoded: Encoded) -> _Square | Failure:
         return encoded.error or _square(tagger, encoded)
 
-    found = await service.answers(request, _images(asked, request), answer)
+    found = await service.map_encoded(request, _images(payload, request), answer)
     squares = [one for one in found if isinstance(one, _Square)]
     if not squares:
         raise _unreadable(found[0])
-    best = _best(squares) or _best(squares, likely=True)[:1]
-    return _answer(asked, service, "labels", [_label(tag, service) for tag in best])
+    best = _best_tags(squares) or _best_tags(squares, fallback=True)[:1]
+    return _answer(payload, service, "labels", [_label(tag, service) for tag in best])
 
 
-async def caption(asked: VisionRequest, request: Request, service: Serving) -> Row:
-    """A sentence about the first photo of the request."""
+async def caption(payload: VisionRequest, request: Request, service: Serving) -> Row:
+    """A caption of the first photo of the request."""
     captioner = service.captioner
     if captioner is None:
         raise Refusal(422, "model", f"the model {service.tagger.card.name} writes no captions")
@@ -111,10 +111,10 @@ async def caption(asked: VisionRequest, request: Request, service: Serving) -> R
     def answer(encoded: Encoded) -> str | Failure:
         return encoded.error or captioner.write([encoded])[0].text
 
-    (text,) = await service.answers(request, _images(asked, request)[:1], answer)
+    (text,) = await service.map_encoded(request, _images(payload, request)[:1], answer)
     if isinstance(text, Failure):
         raise _unreadable(text)
-    return _answer(asked, service, "caption", {"text": text, "source": "image"})
+    return _answer(payload, service, "caption", {"text": text, "source": "image"})
 
 
 for _path, _endpoint in (("/labels", labels), ("/caption", caption)):
@@ -126,26 +126,26 @@ for _path, _endpoint in (("/labels", labels), ("/caption", caption)):
     )
 
 
-def _images(asked: VisionRequest, request: Request) -> list[bytes]:
+def _images(payload: VisionRequest, request: Request) -> list[bytes]:
     settings: Settings = request.app.state.settings
-    if asked.url:
+    if payload.url:
         raise Refusal(
             422,
             "url",
-            "this server fetches no URL: set FileScheme: data in vision.yml",
+            "URLs are not fetched here: set FileScheme: data in vision.yml",
         )
-    if not asked.images:
+    if not payload.images:
         raise Refusal(422, "empty", "no photo was sent: expected data URLs in images")
-    if len(asked.images) > settings.max_files:
-        raise Refusal(422, "images", f"got {len(asked.images)} images, the limit is {settings.max_files}")
-    return [from_data_url(image) for image in asked.images]
+    if len(payload.images) > settings.max_files:
+        raise Refusal(422, "images", f"got {len(payload.images)} images, the limit is {settings.max_files}")
+    return [from_data_url(image) for image in payload.images]
 
 
 class _Square(NamedTuple):
-    """Tags of one image, and where it has none the likeliest: no label at all is an error to PhotoPrism."""
+    """Tags of one image, or else its likeliest tag: PhotoPrism rejects a result without labels."""
 
     tags: tuple[TagScore, ...]
-    likely: tuple[TagScore, ...]
+    fallback: tuple[TagScore, ...]
 
 
 def _square(tagger: Tagger, encoded: Encoded) -> _Square:
@@ -153,26 +153,26 @@ def _square(tagger: Tagger, encoded: Encoded) -> _Square:
     return _Square(tags, () if tags else tagger.score(encoded, threshold=0, top_k=1).tags)
 
 
-def _best(squares: Sequence[_Square], *, likely: bool = False) -> list[TagScore]:
-    """Each tag once, with the highest of its scores; the highest first."""
+def _best_tags(squares: Sequence[_Square], *, fallback: bool = False) -> list[TagScore]:
+    """Each tag once with its highest score, by descending score."""
     best: dict[str, TagScore] = {}
-    for tag in (tag for square in squares for tag in (square.likely if likely else square.tags)):
+    for tag in (tag for square in squares for tag in (square.fallback if fallback else square.tags)):
         best[tag.id] = max(tag, best.get(tag.id, tag), key=lambda one: one.score)
     return sorted(best.values(), key=lambda one: -one.score)
 
 
 def _label(tag: TagScore, service: Service) -> Row:
-    confidence = max(tag.score, 1e-6)  # PhotoPrism takes 0 for "not said", and makes 80 % of it
+    confidence = max(tag.score, 1e-6)  # PhotoPrism treats 0 as missing and replaces it by 80 %
     return {
         "name": tag.name,
         "source": "image",
         "confidence": confidence,
         "topicality": confidence,
-        "categories": service.broader.get(tag.id, []),
+        "categories": service.parent_names.get(tag.id, []),
     }
 
 
-def _answer(asked: VisionRequest, service: Service, kind: str, result: object) -> Row:
+def _answer(payload: VisionRequest, service: Service, kind: str, result: object) -> Row:
     card = service.tagger.card
     model = {
         "type": kind,
@@ -180,7 +180,7 @@ def _answer(asked: VisionRequest, service: Service, kind: str, result: object) -
         "version": str(card.version),
         "resolution": card.image.size,
     }
-    return {"id": asked.id or None, "code": 200, "model": model, "result": {kind: result}}
+    return {"id": payload.id or None, "code": 200, "model": model, "result": {kind: result}}
 
 
 def _unreadable(failure: object) -> Refusal:

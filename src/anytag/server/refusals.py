@@ -1,4 +1,4 @@
-"""Requests that are refused: what they are answered."""
+"""Refused requests and their error responses."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from starlette.types import Scope
 from anytag.errors import escaped
 
 VISION = "/api/v1/vision"
-"""Where PhotoPrism asks."""
+"""Path prefix of the routes for PhotoPrism."""
 _RETRY_SECONDS = 1
-_SHORT = 1 << 18
-"""Bytes of a body that is read to its end although it is refused."""
+_DRAIN_BYTES = 1 << 18
+"""A refused body of at most this many bytes is read to its end, to keep the connection."""
 
 
 class Refusal(Exception):
-    """A request that is not let in.
+    """A request that is refused.
 
     Args:
-        status: of HTTP.
-        reason: a word, for the metrics and for programs.
-        message: for people.
+        status: HTTP status code.
+        reason: a short identifier, for metrics and client programs.
+        message: the explanation for users.
     """
 
     def __init__(self, status: int, reason: str, message: str) -> None:
@@ -29,7 +29,7 @@ class Refusal(Exception):
         self.status, self.reason, self.message = status, reason, message
 
     def response(self, scope: Scope) -> JSONResponse:
-        """The answer to a request."""
+        """The error response."""
         headers = {} if self.status != 408 and _is_short(scope) else {"connection": "close"}
         if self.status == 429:
             headers["retry-after"] = str(_RETRY_SECONDS)
@@ -40,15 +40,15 @@ class Refusal(Exception):
 
 
 def _is_short(scope: Scope) -> bool:
-    """Whether the rest of a request's body comes and costs less to read than another connection."""
+    """Whether reading the rest of the body is cheaper than a new connection."""
     headers = Headers(scope=scope)
     length = headers.get("content-length", "0")
     is_unsure = "transfer-encoding" in headers or "expect" in headers
-    return not is_unsure and length.isdigit() and int(length) <= _SHORT
+    return not is_unsure and length.isdigit() and int(length) <= _DRAIN_BYTES
 
 
 def error_body(path: str, status: int, kind: str, message: str) -> dict[str, object]:
-    """The JSON of every error; PhotoPrism takes no other than its own."""
+    """The JSON body of an error, in PhotoPrism's own form for its routes."""
     if path.startswith(VISION):
         return {"code": status, "error": escaped(message), "result": {}}
     return {"error": {"type": kind, "message": escaped(message)}}

@@ -1,4 +1,4 @@
-"""Runs the application in uvicorn until SIGTERM or Ctrl-C."""
+"""Run the application in uvicorn until SIGTERM or Ctrl-C."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from anytag.errors import AnytagError
 from anytag.server.app import create_app
+from anytag.server.capacity import BodyTimeouts
 from anytag.server.refusals import error_body
-from anytag.server.room import Patience
 from anytag.server.settings import Settings
 
-_STOP_SECONDS = 25  # then what still runs is cancelled
+_STOP_SECONDS = 25  # requests that still run after this are cancelled
 _LAST_BODY_SECONDS = 5.0
-_SWITCH_SECONDS = 0.0005  # threads that encode hold the interpreter's lock so long; the loop waits for it
+_SWITCH_SECONDS = 0.0005  # how long encoding threads may hold the GIL while the event loop waits
 _BACKLOG = 2048
 _HEADER_SECONDS = 15.0
 _IDLE_SECONDS = 15
@@ -31,10 +31,9 @@ _OPEN_FILES = 1 << 16
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's HTTP, which closes connections whose request does not get to the end of its headers in time.
+    """uvicorn's HTTP protocol with time limits for request headers and for the rest of refused bodies.
 
-    So too where the rest of a refused body does not come. The time of other bodies is counted by
-    `anytag.server.limits`.
+    `anytag.server.limits` applies the time limits for other bodies.
     """
 
     _late: asyncio.TimerHandle | None = None
@@ -52,7 +51,7 @@ class Protocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        # uvicorn's own time for an idle connection ended when this body went on after its refusal
+        # uvicorn cancelled its keep-alive timer when more of this body arrived after the refusal
         self._watch(_IDLE_SECONDS if self.cycle.response_complete else None)
         super().on_message_complete()
 
@@ -63,7 +62,7 @@ class Protocol(HttpToolsProtocol):
             self._watch(_HEADER_SECONDS)
 
     def send_400_response(self, msg: str) -> None:
-        """What is no HTTP is answered as every error is."""
+        """Answer invalid HTTP with the JSON body of all errors."""
         body = json.dumps(error_body("", 400, "http", msg)).encode()
         head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
         self.transport.write(f"{head}\r\nconnection: close\r\n\r\n".encode() + body)
@@ -80,15 +79,15 @@ class Protocol(HttpToolsProtocol):
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, which says when it answers, and when it stops waits for no body that does not come."""
+    """uvicorn's server with a callback when it is ready and shorter body timeouts on shutdown."""
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None], patience: Patience) -> None:
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None], timeouts: BodyTimeouts) -> None:
         super().__init__(config)
-        self._ready, self._patience = ready, patience
+        self._ready, self._timeouts = ready, timeouts
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """uvicorn would raise the signal again at the end, and the exit code would be a failure's."""
+        """Handle signals without raising them again at the end, as uvicorn does: the exit code must be 0."""
         earlier = {sign: signal.signal(sign, self.handle_exit) for sign in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
@@ -102,41 +101,41 @@ class _Server(uvicorn.Server):
             self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._patience.hurry(_LAST_BODY_SECONDS)
+        self._timeouts.shorten(_LAST_BODY_SECONDS)
         await super().shutdown(sockets)
 
 
 def serve(settings: Settings, *, ready: Callable[[str], None]) -> None:
-    """Serves until it is told to stop; requests that run then have 25 seconds, bodies 5 to arrive.
+    """Serve until a stop signal; then running requests have 25 seconds to finish, and bodies 5 to arrive.
 
     Args:
         settings: of the server.
-        ready: called with the address when the server answers.
+        ready: called with the URL when the server accepts requests.
 
     Raises:
-        AnytagError: the address cannot be listened at, or the model cannot be loaded.
+        AnytagError: the address cannot be bound, or the model cannot be loaded.
     """
     with _listen(settings.host, settings.port) as listening:
         host, port = listening.getsockname()[:2]
         address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         app = create_app(settings)
-        _settle()
-        _open_more_files()
-        server = _Server(_config(app), lambda: ready(address), app.state.patience)
+        _reduce_pauses()
+        _raise_file_limit()
+        server = _Server(_config(app), lambda: ready(address), app.state.timeouts)
         server.run(sockets=[listening])
     if not server.started:
         raise AnytagError("the server did not start: see the message above")
 
 
-def _settle() -> None:
-    """Shortens what the interpreter makes requests wait for."""
+def _reduce_pauses() -> None:
+    """Shorten the pauses that garbage collection and the GIL cause."""
     gc.collect()
-    gc.freeze()  # else the collector looks at the model's 90,000 objects again and again, 40 ms each time
+    gc.freeze()  # else each full collection traverses the model's 90,000 objects, which takes 40 ms
     sys.setswitchinterval(_SWITCH_SECONDS)
 
 
-def _open_more_files() -> None:
-    """Each connection is an open file; the usual limit of 1024 was made for programs that call select."""
+def _raise_file_limit() -> None:
+    """Raise the soft limit of open files, usually 1024: each connection is an open file."""
     if sys.platform != "win32":
         import resource
 
@@ -161,11 +160,11 @@ def _config(app: FastAPI) -> uvicorn.Config:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A socket that listens; bound before the model is loaded, so that a taken port is told at once."""
+    """Bind a socket; done before the model is loaded, so that a port in use is reported at once."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
         raise AnytagError(
-            f"cannot listen at {host} port {port} ({error.strerror or error}): give another --host or --port"
+            f"cannot listen on {host} port {port} ({error.strerror or error}): try another --host or --port"
         ) from error

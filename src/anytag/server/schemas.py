@@ -1,4 +1,4 @@
-"""What goes in and out as JSON, for OpenAPI: rows are those of `anytag tag --format jsonl`."""
+"""Pydantic models of requests and responses; rows are those of `anytag tag --format jsonl`."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt
 from pydantic_core import PydanticCustomError
 
 Order = Literal["path", "newest", "unsure"]
-_DESCRIPTIONS = 20  # of one tag: each is a query, and all tags of a request get room for the most of one
+_MAX_DESCRIPTIONS = 20  # of a tag: each is a query, and all tags are padded to the largest number
 
 
-def _short(tag: str) -> str:
-    if tag.count(";") >= _DESCRIPTIONS:
-        raise PydanticCustomError("descriptions", f"a tag has at most {_DESCRIPTIONS} descriptions")
+def _check_description_count(tag: str) -> str:
+    if tag.count(";") >= _MAX_DESCRIPTIONS:
+        raise PydanticCustomError("descriptions", f"a tag has at most {_MAX_DESCRIPTIONS} descriptions")
     return tag
 
 
-CustomTagText = Annotated[str, Field(max_length=1000), AfterValidator(_short)]
+CustomTagText = Annotated[str, Field(max_length=1000), AfterValidator(_check_description_count)]
 
 
 class TagOptions(BaseModel):
-    """How photos are tagged; names and meanings are those of `Tagger.tag`."""
+    """Options for tagging; names and meanings are those of `Tagger.tag`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -31,44 +31,46 @@ class TagOptions(BaseModel):
     also: list[CustomTagText] | None = Field(
         None, max_length=1000, description="Score the vocabulary and these tags."
     )
-    top_k: int | None = Field(None, ge=1, description="At most so many tags a photo.")
+    top_k: int | None = Field(None, ge=1, description="Maximum number of tags per photo.")
     threshold: float | None = Field(None, ge=0, le=1, description="Leave out lower scores.")
-    where: bool = Field(False, description="Give the box around each tag.")
-    heat: bool = Field(False, description="Give a heat map of each tag too.")
+    where: bool = Field(False, description="Return the bounding box of each tag.")
+    heat: bool = Field(False, description="Return a heat map of each tag too.")
 
 
 class CaptionOptions(BaseModel):
-    """How captions are written; names and meanings are those of `Captioner.caption`."""
+    """Options for captions; names and meanings are those of `Captioner.caption`."""
 
     model_config = ConfigDict(extra="forbid")
 
     tags: list[CustomTagText] | None = Field(
-        None, max_length=100, description="What the caption shall speak of."
+        None, max_length=100, description="What the caption should mention, instead of the recognised tags."
     )
-    exclude_tags: list[CustomTagText] = Field([], max_length=100, description="What it must not speak of.")
+    exclude_tags: list[CustomTagText] = Field(
+        [], max_length=100, description="What the caption must not mention."
+    )
     beams: int | None = Field(None, ge=1, le=16)
     max_length: int | None = Field(None, ge=1, le=200)
     min_length: int | None = Field(None, ge=0, le=200)
 
 
 class MatchOptions(BaseModel):
-    """For what photos are ranked; names and meanings are those of `Retriever.rank`."""
+    """Options for ranking; names and meanings are those of `Retriever.rank`."""
 
     model_config = ConfigDict(extra="forbid")
 
     texts: list[CustomTagText] = Field(min_length=1, max_length=100, description="Sentences.")
-    top_k: int | None = Field(None, ge=1, description="At most so many photos a text; all by default.")
+    top_k: int | None = Field(None, ge=1, description="Maximum number of photos per text; all by default.")
 
 
 class ErrorFacts(BaseModel):
-    """Why something failed: a kind for programs, a sentence for people."""
+    """Why something failed: a type for programs, a message for users."""
 
     type: str
     message: str
 
 
 class Error(BaseModel):
-    """The body of every answer that is no success."""
+    """The body of every error response."""
 
     error: ErrorFacts
 
@@ -78,19 +80,21 @@ class Tag(BaseModel):
 
     id: str
     name: str
-    score: float = Field(ge=0, le=1, description="The calibrated probability that it is in the photo.")
+    score: float = Field(ge=0, le=1, description="The calibrated probability that the tag applies.")
     source: Literal["vocabulary", "custom"]
     box: tuple[int, int, int, int] | None = Field(
         None, description="Left, top, right, bottom in pixels of the upright photo."
     )
-    heat: list[list[float]] | None = Field(None, description="Rows of a grid over the photo, in [0, 1].")
+    heat: list[list[float]] | None = Field(
+        None, description="Heat map: rows of a grid over the photo, in [0, 1]."
+    )
     parents: list[str] | None = Field(None, description="Names of broader tags.")
 
 
 class PhotoTags(BaseModel):
-    """The tags of one photo, by falling score."""
+    """The tags of one photo, by descending score."""
 
-    name: str | None = Field(description="The file's name as the client gave it.")
+    name: str | None = Field(description="The file name that the client sent.")
     width: int
     height: int
     model: str
@@ -100,31 +104,31 @@ class PhotoTags(BaseModel):
 
 
 class TagAnswer(BaseModel):
-    """The photos of a request, in its order."""
+    """The photos of a request, in the same order."""
 
     photos: list[PhotoTags]
 
 
 class PhotoCaption(BaseModel):
-    """A sentence about one photo."""
+    """The caption of one photo."""
 
     name: str | None
     width: int
     height: int
     model: str
     text: str
-    tags: list[str] = Field(description="Names of the tags that guided it.")
+    tags: list[str] = Field(description="Names of the tags that guided the caption.")
     error: ErrorFacts | None
 
 
 class CaptionAnswer(BaseModel):
-    """The photos of a request, in its order."""
+    """The photos of a request, in the same order."""
 
     photos: list[PhotoCaption]
 
 
 class MatchedPhoto(BaseModel):
-    """A photo that was ranked, or why it was not."""
+    """A ranked photo, or why it could not be read."""
 
     name: str | None
     width: int
@@ -136,7 +140,7 @@ class MatchedPhoto(BaseModel):
 class PhotoMatch(BaseModel):
     """How well a photo fits a text."""
 
-    photo: int = Field(description="Its place in `photos`, from 0.")
+    photo: int = Field(description="Index in `photos`, from 0.")
     name: str | None
     score: float = Field(ge=0, le=1, description="The calibrated probability that the text fits.")
 
@@ -145,84 +149,88 @@ class TextMatches(BaseModel):
     """The photos that fit a text, best first."""
 
     text: str
-    unknown_words: list[str] = Field(description="Words of it that the model does not know.")
+    unknown_words: list[str] = Field(description="Words of the text that the model does not know.")
     matches: list[PhotoMatch]
 
 
 class MatchAnswer(BaseModel):
-    """The photos and the texts of a request, both in its order."""
+    """The photos and the texts of a request, both in the same order."""
 
     photos: list[MatchedPhoto]
     texts: list[TextMatches]
 
 
 class Model(BaseModel):
-    """The model that answers."""
+    """The loaded model."""
 
     name: str
     version: str
     family: str
-    tags: int = Field(description="Tags of its vocabulary.")
+    tags: int = Field(description="Number of tags in its vocabulary.")
     captions: bool = Field(description="Whether it writes captions.")
-    library: bool = Field(description="Whether photos of a library are served, too.")
+    library: bool = Field(description="Whether the server has the routes of a library.")
     device: str
 
 
 class ModelsAnswer(BaseModel):
-    """The models that answer: one."""
+    """The loaded models: exactly one."""
 
     models: list[Model]
 
 
 class SuggestedTag(BaseModel):
-    """A tag for what was typed so far."""
+    """A suggested tag."""
 
     name: str
-    by: str | None = Field(description="The synonym or name in another language that fits; null: the name.")
+    by: str | None = Field(
+        description="The synonym or name in another language that matches; null if the name matches."
+    )
 
 
 class TagNames(BaseModel):
-    """Tags for what was typed so far, best first."""
+    """Suggested tags, best first."""
 
     tags: list[SuggestedTag]
 
 
 class State(BaseModel):
-    """Whether the server is well."""
+    """The health of the server."""
 
     status: Literal["ok", "not ready"]
 
 
 class Search(BaseModel):
-    """What photos of the library are wanted; with neither text nor like, all that pass the filters."""
+    """A search in the library; with neither text nor like, all photos that pass the filters."""
 
     model_config = ConfigDict(extra="forbid")
 
-    text: str | None = Field(None, max_length=1000, description="A sentence.")
-    like: int | None = Field(None, description="Id of a photo that they are like.")
-    tag: list[str] = Field([], max_length=20, description="Tags that each has.")
-    exclude: list[str] = Field([], max_length=20, description="Tags that it has not.")
-    folder: str | None = Field(None, max_length=4000, description="Only photos below it.")
-    after: str | None = Field(None, max_length=30, description="Taken from this year, month or day on.")
-    before: str | None = Field(None, max_length=30, description="Taken before it.")
-    order: Order = Field("path", description="Of photos without text and like.")
-    top_k: int = Field(1000, ge=1, le=10_000, description="At most so many, with text or like.")
+    text: str | None = Field(None, max_length=1000, description="A description of the photos.")
+    like: int | None = Field(None, description="Id of a photo to find similar ones of.")
+    tag: list[str] = Field([], max_length=20, description="Tags that the photos have.")
+    exclude: list[str] = Field([], max_length=20, description="Tags that the photos do not have.")
+    folder: str | None = Field(None, max_length=4000, description="Only photos in or below this folder.")
+    after: str | None = Field(None, max_length=30, description="Taken in or after this year, month or day.")
+    before: str | None = Field(None, max_length=30, description="Taken before this year, month or day.")
+    order: Order = Field("path", description="Order of the photos, without text and like.")
+    top_k: int = Field(1000, ge=1, le=10_000, description="Maximum number of photos, with text or like.")
 
 
 class Found(BaseModel):
-    """Ids of photos in their order."""
+    """Ids of the photos that were found, in order."""
 
     total: int
     ids: list[int]
-    scores: list[float] | None = Field(description="Probabilities that the text fits; cosines of likeness.")
-    fits: bool = Field(description="False: nothing fits the text, and these are the nearest.")
+    scores: list[float] | None = Field(
+        description="Probabilities that the text fits, or cosine similarities; null without text and like."
+    )
+    fits: bool = Field(description="False if no photo fits the text; the photos are then the nearest ones.")
 
 
 class LibraryTag(BaseModel):
     """A tag of a photo of the library."""
 
     name: str
-    score: float | None = Field(description="What the model says; null where only the user says it.")
+    score: float | None = Field(description="The model's score; null if only the user set the tag.")
     decision: Literal["accepted", "rejected", "added"] | None
 
 
@@ -238,7 +246,7 @@ class LibraryPhoto(BaseModel):
     taken: str | None
     caption: str | None
     tags: list[LibraryTag]
-    keywords: list[str] = Field(description="The user's own, from the photo and its sidecars.")
+    keywords: list[str] = Field(description="The user's keywords in the photo and its sidecars.")
     error: str | None
 
 
@@ -249,7 +257,7 @@ class LibraryPhotos(BaseModel):
 
 
 class Decisions(BaseModel):
-    """What the user says of a tag in photos."""
+    """A decision of the user about a tag of photos."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -264,30 +272,30 @@ class Write(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     photos: list[StrictInt] = Field(min_length=1, max_length=500, description="Ids.")
-    dry_run: bool = Field(description="Write nothing: show what would change.")
+    dry_run: bool = Field(description="Only report what would change.")
 
 
 class Change(BaseModel):
-    """What was written for a photo, or would be."""
+    """The changes to the sidecars of a photo."""
 
     id: int
     name: str
-    files: list[str] = Field(description="That change; none where all is as it shall be.")
-    added: list[str] = Field(description="Words that are new in one of them.")
-    removed: list[str] = Field(description="Words that are gone.")
-    note: str | None = Field(description="What the user should know of the choice of files.")
+    files: list[str] = Field(description="Changed files; empty if they are up to date.")
+    added: list[str] = Field(description="Added keywords.")
+    removed: list[str] = Field(description="Removed keywords.")
+    note: str | None = Field(description="A note on the choice of files.")
     error: ErrorFacts | None
 
 
 class Changes(BaseModel):
-    """Of photos, in the order of the request."""
+    """Changes by photo, in the order of the request."""
 
     changes: list[Change]
 
 
 class LibraryStatus(BaseModel):
-    """What is in the library."""
+    """The folders of the library and counts."""
 
     folders: list[str]
-    photos: dict[str, int] = Field(description="By state.")
+    photos: dict[str, int] = Field(description="Number of photos by state.")
     decisions: int

@@ -1,4 +1,4 @@
-"""The model and what runs it: what every route asks."""
+"""The loaded model and its workers, shared by all routes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from anytag.captioner import Captioner
 from anytag.models.folder import ModelFolder
 from anytag.models.registry import resolve
 from anytag.results import Failure
-from anytag.server.batcher import Batcher, yield_to_loop
-from anytag.server.clients import while_there
+from anytag.server.batcher import Batcher, lower_priority
+from anytag.server.disconnect import cancel_on_disconnect
 from anytag.server.fetch import Fetcher
 from anytag.server.matches import Matching
 from anytag.server.metrics import Metrics
@@ -30,24 +30,24 @@ from anytag.tagger import Encoded, Tagger
 R = TypeVar("R")
 
 _ERRORS = {
-    400: "A broken form",
-    401: "A missing or wrong key",
-    403: "A page of another site",
-    408: "The body came too slowly",
+    400: "Malformed form",
+    401: "Missing or wrong key",
+    403: "Request from a page of another site",
+    408: "The body arrived too slowly",
     413: "The body is too long",
-    415: "Another content type",
-    422: "Wrong options, or the only photo cannot be read",
-    429: "Too much work at once: see Retry-After",
+    415: "Unsupported content type",
+    422: "Invalid options, or the only photo cannot be read",
+    429: "Too many requests: see Retry-After",
 }
 
 
 def errors(body: type[BaseModel]) -> dict[int | str, dict[str, object]]:
-    """What a route that takes photos answers besides success, for OpenAPI."""
+    """The OpenAPI error responses of routes that take photos."""
     return {status: {"model": body, "description": text} for status, text in _ERRORS.items()}
 
 
 class Service:
-    """The model and what runs it, for as long as the server lives."""
+    """The model and its worker threads, for the lifetime of the server."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         name, device, max_pixels = settings.model, settings.device, settings.max_pixels
@@ -58,7 +58,7 @@ class Service:
             self.tagger = self.captioner.tagger
         else:
             self.tagger = Tagger.load(name, device=device, max_pixels=max_pixels)
-        self.broader = _broader(self.tagger)
+        self.parent_names = _parent_names(self.tagger)
         self.fetcher = Fetcher(seconds=settings.fetch_seconds) if settings.fetch_urls else None
         self.photos: Photos | None = None
         if settings.has_library:
@@ -66,52 +66,52 @@ class Service:
         workers = settings.workers or len(os.sched_getaffinity(0))
         self._batch_size = settings.batch_size
         self.batcher = Batcher(self.tagger, workers=workers, batch_size=self._batch_size, metrics=metrics)
-        self._beside = ThreadPoolExecutor(2 * workers, "anytag request", yield_to_loop)
+        self._executor = ThreadPoolExecutor(2 * workers, "anytag request", lower_priority)
 
     @cached_property
     def matching(self) -> Matching:
-        """Made when it is first asked for: alignment heads are large.
+        """Ranks photos for texts; created at first use, since alignment heads are large.
 
         Raises:
-            AnytagError: the model does not match; see `Matching`.
+            AnytagError: the model cannot match; see `Matching`.
         """
         return Matching(self._folder, self.tagger, self.batcher, batch_size=self._batch_size)
 
-    async def answers(
+    async def map_encoded(
         self, request: Request, images: Sequence[bytes | Failure], finish: Callable[[Encoded], R]
     ) -> list[R]:
-        """What `finish` makes of each encoded image; what has not begun is dropped when the client goes.
+        """Encode images in the batcher and apply `finish` to each; a disconnect cancels pending images.
 
         Raises:
-            ClientDisconnect: the client went away.
+            ClientDisconnect: the client disconnected.
         """
         futures = [self.batcher.submit(image, finish) for image in images]
         try:
-            return await while_there(request, asyncio.gather(*map(asyncio.wrap_future, futures)))
+            return await cancel_on_disconnect(request, asyncio.gather(*map(asyncio.wrap_future, futures)))
         finally:
             for future in futures:
                 future.cancel()
 
-    async def beside(self, request: Request, work: Callable[[Event], R]) -> R:
-        """What `work` gives, in a thread; it is told by the event when the client has gone.
+    async def in_thread(self, request: Request, work: Callable[[Event], R]) -> R:
+        """Run `work` in a thread; its event is set when the client disconnects.
 
         Raises:
-            ClientDisconnect: the client went away.
+            ClientDisconnect: the client disconnected.
         """
         stop = Event()
         try:
-            return await while_there(request, asyncio.wrap_future(self._beside.submit(work, stop)))
+            return await cancel_on_disconnect(request, asyncio.wrap_future(self._executor.submit(work, stop)))
         finally:
             stop.set()
 
     @cached_property
     def suggestions(self) -> Suggestions:
-        """Type-ahead; read when the first letter is typed."""
+        """Type-ahead suggestions; built at first use."""
         return Suggestions(self.tagger.vocabulary)
 
     def close(self) -> None:
-        """Waits until what is queued is done."""
-        self._beside.shutdown()
+        """Finish queued work, then stop the threads."""
+        self._executor.shutdown()
         self.batcher.close()
         if self.photos is not None:
             self.photos.close()
@@ -125,8 +125,8 @@ def _service(request: Request) -> Service:
 Serving = Annotated[Service, Depends(_service)]
 
 
-def _broader(tagger: Tagger) -> dict[str, list[str]]:
-    """Id -> names of the tags directly above it."""
+def _parent_names(tagger: Tagger) -> dict[str, list[str]]:
+    """Map each tag id to the names of its direct parents."""
     names = {tag.id: tag.name for tag in tagger.vocabulary}
     return {
         tag.id: [names[parent] for parent in tag.parents if parent in names]

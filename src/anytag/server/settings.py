@@ -1,4 +1,4 @@
-"""How a server is set up."""
+"""Configuration of a server."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from anytag.images import MAX_PIXELS
 from anytag.runtime.base import Device
 
 KEY_VARIABLE = "ANYTAG_KEY"
-"""The environment variable that holds the key: on a command line `ps` would show it."""
+"""Environment variable with the API key: `ps` would show a command line option."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that is chosen when a server starts.
+    """Settings that are fixed when a server starts.
 
     Attributes:
-        model, device: as of `Tagger.load`.
-        has_library: whether photos of a library are served, too.
-        library: its database; None is the user's own.
-        label_studio: folders whose photos Label Studio may ask for; empty leaves its routes out.
-        host, port: where it listens.
-        key: what clients must send; None asks for none, which only the loopback address may.
-        hosts: names under which the server may be called, besides its address and localhost.
-        workers: threads that encode; 0 is one a usable core.
-        batch_size: photos that go through the network together.
-        fetch_urls: whether photos are fetched from URLs, too, at public addresses.
-        max_body: bytes of a request, with what is fetched for it.
-        max_pixels: of a photo as it is decoded.
-        max_files: photos of a request.
-        max_requests: requests in work at the same time, their bodies there; more are refused with 429.
-        max_bytes: of the bodies of all requests; more are refused with 429, if no slow upload can give way.
-        body_seconds, stall_seconds: a body that takes longer, or of which nothing comes for so long, is
-            refused with 408.
-        fetch_seconds: a photo that takes longer is not fetched.
+        model, device: as for `Tagger.load`.
+        has_library: whether the routes of a library are served.
+        library: path of its database; None for the user's default library.
+        label_studio: folders from which Label Studio may request photos; if empty, its routes are left out.
+        host, port: the listening address.
+        key: API key that clients must send; None for no key, which is allowed on a loopback address only.
+        hosts: further Host names that are accepted, besides the address and localhost.
+        workers: number of encoding threads; 0 for one per usable core.
+        batch_size: maximum number of photos in a batch.
+        fetch_urls: whether to fetch photos from URLs with public addresses.
+        max_body: maximum bytes of a request, fetched photos included.
+        max_pixels: maximum pixels of a decoded photo.
+        max_files: maximum photos of a request.
+        max_requests: maximum requests in progress, whose bodies have arrived; further ones get 429.
+        max_bytes: maximum bytes of all bodies; further ones get 429, if no slow upload can be dropped.
+        body_seconds: time limit for a whole body, else 408.
+        stall_seconds: time limit for the next part of a body, else 408.
+        fetch_seconds: time limit for fetching one photo.
     """
 
     model: str | None = None
@@ -62,17 +62,17 @@ class Settings:
 
     @property
     def is_local(self) -> bool:
-        """Whether only this computer can reach the address."""
+        """Whether the address is reachable from this computer only."""
         return is_loopback(self.host)
 
     @property
     def allowed_hosts(self) -> frozenset[str]:
-        """Names that a request's Host header may hold; DNS rebinding comes with another."""
+        """Accepted values of the Host header: the defence against DNS rebinding."""
         return frozenset({"localhost", "127.0.0.1", "[::1]", _bracketed(self.host), *self.hosts})
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address or name is that of this computer to itself."""
+    """Whether an address or name is a loopback address."""
     if host == "localhost":
         return True
     try:
@@ -82,7 +82,7 @@ def is_loopback(host: str) -> bool:
 
 
 def key_from_environment() -> str | None:
-    """The key of ANYTAG_KEY; None where it is not set or empty."""
+    """The value of ANYTAG_KEY; None if it is unset or empty."""
     return os.environ.get(KEY_VARIABLE) or None
 
 

@@ -1,4 +1,4 @@
-"""Tags for the letters that somebody has typed so far: type-ahead."""
+"""Type-ahead suggestions of tags."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from heapq import nsmallest
 
 from anytag.vocabulary import Tag, Vocabulary
 
-MOST = 20
-"""Suggestions at once: a list to look at, not to search."""
+MAX_SUGGESTIONS = 20
+"""Maximum number of suggestions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
-    """A tag that is suggested.
+    """A suggested tag.
 
     Attributes:
-        name: what finds the tag, in `Vocabulary.find` and in filters.
-        by: the synonym, or the name in another language, that holds the letters; None where the name does.
+        name: name for `Vocabulary.find` and for filters.
+        by: the synonym, or the name in another language, that matches; None if `name` matches.
     """
 
     name: str
     by: str | None
 
     def to_dict(self) -> dict[str, object]:
-        """Plain, for JSON."""
+        """As a dict for JSON."""
         return asdict(self)
 
 
@@ -37,36 +37,38 @@ class _Word:
 
 
 class Suggestions:
-    """Tags of a vocabulary, found by the beginnings and parts of their names in every language.
+    """Finds tags of a vocabulary by any part of their names, in every language.
 
     Args:
-        vocabulary: its order decides between names that fit equally.
+        vocabulary: its order breaks ties.
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._words = [word for tag in vocabulary for word in _words(vocabulary, tag)]
 
     def find(self, text: str, own: Iterable[str] = ()) -> list[Suggestion]:
-        """At most `MOST` tags: the one of this name, those that begin so, then those of which a word does.
+        """Find at most `MAX_SUGGESTIONS` tags.
 
-        Case, accents and hyphens play no part. A tag is suggested once, by the name that fits best.
+        Exact matches come first, then names that start with the text, names with a word that starts with it,
+        and names that contain it. Case, accents and hyphens are ignored. Each tag is suggested once, by its
+        best match.
 
         Args:
-            text: what was typed; of nothing come the first tags.
-            own: custom tags of the user, before the vocabulary's.
+            text: the input so far; if empty, the first tags are returned.
+            own: custom tags of the user, which come before the vocabulary's.
         """
         wanted = _key(text)
         words = [*(_Word(_key(name), Suggestion(name, None)) for name in own), *self._words]
         fitting = ((_rank(word, wanted), place) for place, word in enumerate(words) if wanted in word.key)
-        best = nsmallest(8 * MOST, fitting)  # several names of one tag may fit
+        best = nsmallest(8 * MAX_SUGGESTIONS, fitting)  # several names of one tag may match
         found: dict[str, Suggestion] = {}
         for _, place in best:
             found.setdefault(words[place].suggestion.name, words[place].suggestion)
-        return list(found.values())[:MOST]
+        return list(found.values())[:MAX_SUGGESTIONS]
 
 
 def _words(vocabulary: Vocabulary, tag: Tag) -> Iterator[_Word]:
-    name = tag.name if vocabulary.find(tag.name) is tag else tag.id  # of two tags of a name the second
+    name = tag.name if vocabulary.find(tag.name) is tag else tag.id  # the name belongs to another tag
     yield _Word(_key(name), Suggestion(name, None))
     for other in dict.fromkeys((*tag.synonyms, *tag.names.values())):
         yield _Word(_key(other), Suggestion(name, other))
@@ -78,6 +80,6 @@ def _rank(word: _Word, wanted: str) -> tuple[int, bool]:
 
 
 def _key(text: str) -> str:
-    """What is compared: case folded, without accents, one space for spaces and hyphens."""
+    """Normalise text for comparison: case folded, without accents, single spaces for spaces and hyphens."""
     parts = unicodedata.normalize("NFKD", text).casefold().replace("-", " ")
     return " ".join("".join(c for c in parts if not unicodedata.combining(c)).split())

@@ -1,6 +1,6 @@
-"""The photos and options of a request: one photo as the body, or several in a multipart form.
+"""Parse the photos and options of a request: one photo as the body, or several in a form.
 
-Everything stays in memory, whose bound `limits` holds; nothing is spooled to the disk.
+Everything stays in memory, which `limits` bounds; nothing is written to disk.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from starlette.requests import Request
 
 from anytag.errors import escaped
 from anytag.results import Failure
-from anytag.server.clients import while_there
+from anytag.server.capacity import Reservation
+from anytag.server.disconnect import cancel_on_disconnect
 from anytag.server.fetch import Fetcher
-from anytag.server.limits import CLAIM
+from anytag.server.limits import RESERVATION
 from anytag.server.refusals import Refusal
-from anytag.server.room import Claim
 
 Opt = TypeVar("Opt", bound=BaseModel)
 
@@ -32,15 +32,15 @@ _URLS = "urls"
 _BINARY = {"type": "string", "format": "binary"}
 
 
-def described(options: type[BaseModel]) -> dict[str, object]:
-    """How a request with photos looks, for OpenAPI: options are in the query, or fields of the form."""
+def openapi_of(options: type[BaseModel]) -> dict[str, object]:
+    """The OpenAPI description of a request with photos: options are query parameters or form fields."""
     schema = options.model_json_schema()
     fields, required = schema["properties"], schema.get("required", [])
     files = {"type": "array", "items": _BINARY}
     urls = {
         "type": "array",
         "items": {"type": "string"},
-        "description": "Of photos, where the server runs with --fetch-urls.",
+        "description": "URLs of photos, if the server runs with --fetch-urls.",
     }
     linked = {"type": "object", "required": required, "properties": {_URLS: urls, **fields}}
     form = {**linked, "properties": {"files": files, _URLS: urls, **fields}}
@@ -70,7 +70,7 @@ def described(options: type[BaseModel]) -> dict[str, object]:
 
 
 class Photo(NamedTuple):
-    """An encoded photo, or why there is none, and its name as the client gave it: text, never a path."""
+    """The content of an image file, or why it is missing, and the name that the client sent (not a path)."""
 
     data: bytes | Failure
     name: str | None
@@ -97,16 +97,17 @@ class _InMemory(MultiPartParser):
 async def read_upload(
     request: Request, options: type[Opt], *, max_files: int, fetcher: Fetcher | None
 ) -> tuple[list[Photo], Opt]:
-    """The photos and options of a request.
+    """Read the photos and options of a request.
 
     Args:
-        request: with photos, or their URLs.
-        options: how they shall be.
-        max_files: more photos are refused.
-        fetcher: of URLs; None refuses them.
+        request: with photos or their URLs.
+        options: the model that validates the options.
+        max_files: maximum number of photos.
+        fetcher: fetches URLs; None refuses them.
 
     Raises:
-        Refusal: 400 for a broken form, 415 for another content type, 422 for wrong options or no photo.
+        Refusal: 400 for a malformed form or too many photos, 415 for an unsupported content type, 422 for
+            invalid options or no photo.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     fields: ImmutableMultiDict[str, str]
@@ -133,10 +134,14 @@ async def read_upload(
 
 async def _fetched(request: Request, urls: Sequence[str], fetcher: Fetcher | None) -> list[Photo]:
     if fetcher is None:
-        raise Refusal(422, "url", "this server fetches no URL: send the photo, or start it with --fetch-urls")
-    claim: Claim = request.scope[CLAIM]
-    async with claim.fetching():
-        found = await while_there(request, asyncio.ensure_future(fetcher.photos(urls, claim)))
+        raise Refusal(
+            422,
+            "url",
+            "this server does not fetch URLs: send the photo, or start the server with --fetch-urls",
+        )
+    reservation: Reservation = request.scope[RESERVATION]
+    async with reservation.fetching():
+        found = await cancel_on_disconnect(request, asyncio.ensure_future(fetcher.photos(urls, reservation)))
     return [Photo(data, escaped(url)) for data, url in zip(found, urls, strict=True)]
 
 
@@ -145,7 +150,7 @@ async def _read_form(
 ) -> tuple[list[Photo], ImmutableMultiDict[str, str]]:
     _, params = parse_options_header(request.headers["content-type"])
     if params.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8"):
-        raise Refusal(415, "type", "forms are read as UTF-8: leave the charset out of the content type")
+        raise Refusal(415, "type", "forms must be UTF-8: leave the charset out of the content type")
     parser: MultiPartParser | FormParser = FormParser(request.headers, request.stream())
     if kind == _MULTIPART:
         parser = _InMemory(request.headers, request.stream(), max_files=max_files, max_fields=2100)
@@ -164,7 +169,7 @@ async def _read_form(
 
 
 def _options(options: type[Opt], fields: ImmutableMultiDict[str, str]) -> Opt:
-    """Options from a query or form: one that is a list may be given often."""
+    """Validate options from a query or form; those that are lists may be repeated."""
     given: dict[str, object] = {}
     for name in fields:
         field = options.model_fields.get(name)
@@ -179,15 +184,15 @@ def _options(options: type[Opt], fields: ImmutableMultiDict[str, str]) -> Opt:
 
 
 def from_data_url(text: str) -> bytes:
-    """The bytes of a data URL, or of plain base64.
+    """Decode a data URL or plain base64.
 
     Raises:
-        Refusal: 422 for another URL, which is not fetched, and for what is no base64.
+        Refusal: 422 for any other URL, which is not fetched, and for invalid base64.
     """
     head, comma, data = text.rpartition(",")
     if (comma and not (head.startswith("data:") and head.endswith(";base64"))) or "://" in text[:100]:
         raise Refusal(
-            422, "url", f"got {text[:60]!r}: expected data:image/jpeg;base64,...; this server fetches no URL"
+            422, "url", f"got {text[:60]!r}: expected data:image/jpeg;base64,...; URLs are not fetched here"
         )
     try:
         return base64.b64decode(data, validate=True)

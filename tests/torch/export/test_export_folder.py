@@ -60,7 +60,7 @@ def ram(places: Path) -> Path:
     """RAM, exported in float32."""
     folder = lively_folder(places, "ram")
     done = run("export", folder)
-    assert done.output == f"{folder}: graphs in float32; in float32 they equal the network\n"
+    assert done.output == f"{folder}: graphs in float32; in float32 they match the network\n"
     return folder
 
 

@@ -463,7 +463,7 @@ def test_what_the_command_refuses(words: list[str], said: str) -> None:
 def test_a_dry_run_of_the_published_recipe() -> None:
     done = run("train", "ram-plus-14m", "--dry-run")
     assert done.exit_code == 0, done.stderr
-    assert "209.6 million numbers are trained" in done.stdout  # the published RAM++ has 210 million
+    assert "209.6 million trainable parameters" in done.stdout  # the published RAM++ has 210 million
     assert "168265 steps of 416 photos" in done.stdout
 
 
@@ -471,7 +471,7 @@ def test_a_dry_run_counts_the_slow_copy() -> None:
     done = run("train", "tag2text-retrieval", "objective.matching.queue=1000", "--dry-run")
     assert done.exit_code == 0, done.stderr
     plain = run("train", "tag2text-14m", "--dry-run")
-    said = r"([\d.]+) million numbers are trained, ([\d.]+) million are fixed"
+    said = r"([\d.]+) million trainable parameters, ([\d.]+) million frozen"
     ((trained, fixed),), ((fewer, _),) = (re.findall(said, one.stdout) for one in (done, plain))
     assert 140 < float(trained) - float(fewer) < 145  # a text encoder with cross-attention, and small heads
     assert 440 < float(fixed) < float(trained)  # the copy has no learned queries

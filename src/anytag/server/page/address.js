@@ -1,8 +1,8 @@
-// What is looked at, in the address: a reload, the back button and a bookmark show it again. Anybody can write an
-// address, so what it says is text for fields and numbers of photos, nothing else.
+// The state of the view in the URL's hash, for reloads, the back button and bookmarks. URLs are untrusted input:
+// they are used only as text for fields and as photo ids.
 
 const FIELDS = ["text", "tag", "exclude", "after", "before", "order", "like", "photo", "large"];
-const MOST = 1000; // letters of a field
+const MOST = 1000; // characters of a field
 
 let waiting = 0;
 let later = null;
@@ -19,13 +19,13 @@ function written({ view, ...fields }) {
   return `#${view}${query.size ? `?${query}` : ""}`;
 }
 
-// A new step: the back button leads to the one before.
+// Adds a history entry.
 export function push(fields, state = null) {
   flush();
   if (written(fields) !== location.hash) history.pushState(state, "", written(fields));
 }
 
-// The same step, soon: browsers refuse many changes a second.
+// Replaces the history entry after a delay: browsers limit the number of changes per second.
 export function replace(fields) {
   later = fields;
   clearTimeout(waiting);

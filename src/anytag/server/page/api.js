@@ -1,4 +1,4 @@
-// Requests to the server that the page came from. The key stays in this tab.
+// Requests to the server of the page. The key is stored for this tab only.
 
 const KEY = "anytag-key";
 const MOST_AT_ONCE = 4;
@@ -26,7 +26,7 @@ function askForKey() {
   return asking;
 }
 
-// A header holds bytes: letters beyond Latin-1 are sent as UTF-8.
+// Header values are bytes: the key is sent as UTF-8.
 function bytes(text) {
   return String.fromCharCode(...new TextEncoder().encode(text));
 }
@@ -41,7 +41,7 @@ export async function request(path, options = {}) {
       response = await fetch(path, { ...options, headers });
     } catch (error) {
       if (error.name === "AbortError") throw error;
-      throw new ApiError(0, "network", "The server does not answer. Is it still running?");
+      throw new ApiError(0, "network", "The server does not respond. Is it still running?");
     }
     if (response.status === 401) {
       await askForKey();
@@ -83,7 +83,7 @@ function wait(milliseconds, signal) {
   });
 }
 
-// A few tasks at a time, the others wait; `clear` forgets those that wait.
+// Runs a few tasks at a time; `clear` removes those that have not started.
 export class Queue {
   #waiting = [];
   #running = 0;

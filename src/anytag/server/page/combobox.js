@@ -1,15 +1,14 @@
-// A field that suggests tags for what was typed so far, as the ARIA pattern "editable combobox with list
-// autocomplete" wants it. The server answers; the page never holds all tags.
+// A field with tag suggestions from the server, after the ARIA pattern "editable combobox with list autocomplete".
 
 import { getJson } from "./api.js";
 import { debounced, element } from "./dom.js";
 
 const TYPED = 100; // milliseconds after the last key
-const LETTERS = 100; // that the server takes
+const LETTERS = 100; // maximum that the server accepts
 
 let made = 0;
 
-// Where `several`, the field holds tags between commas, and the last one is suggested for.
+// If `several`, the field holds tags separated by commas, and suggestions are for the last one.
 export function combobox(input, { several = false } = {}) {
   const list = element("ul", { class: "suggestions", role: "listbox", hidden: true, "aria-label": "Suggested tags" });
   list.id = `suggestions-${made += 1}`;
@@ -28,7 +27,7 @@ export function combobox(input, { several = false } = {}) {
   async function ask() {
     const mine = ++asked;
     const query = new URLSearchParams({ text: typed().slice(0, LETTERS) });
-    const { tags } = await getJson(`/v1/tags?${query}`).catch(() => ({ tags: [] })); // without suggestions one types on
+    const { tags } = await getJson(`/v1/tags?${query}`).catch(() => ({ tags: [] })); // typing works without suggestions
     if (mine === asked && document.activeElement === input) open(tags);
   }
 

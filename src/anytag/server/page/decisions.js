@@ -1,13 +1,13 @@
-// What the user says of tags. It goes to the server in the order in which it was said; what the server has not
-// confirmed stays in the list, is shown as not saved, and is sent again when the user says so.
+// The user's decisions about tags, sent to the server in order. What it has not confirmed stays in the list, is
+// shown as not saved, and is sent again on request.
 
 import { sendJson } from "./api.js";
 import { keep } from "./details.js";
 import { counted } from "./dom.js";
 
-const PHOTOS = 10_000; // that the server takes at once
+const PHOTOS = 10_000; // maximum per request
 
-const waiting = []; // {path, body, said}; the first is on its way, or has failed
+const waiting = []; // {path, body, said}; the first is being sent, or has failed
 let isSending = false;
 let tell = () => {};
 
@@ -28,7 +28,7 @@ export function decide(photos, tag, kind) {
   return send();
 }
 
-// The last thing said; where it was not saved, it is said no more.
+// Undoes the last decision; one that was not saved is dropped.
 export function undo() {
   if (waiting.length && !isSending) {
     waiting.pop();
@@ -59,12 +59,12 @@ export async function send() {
   tell(message);
 }
 
-// How many things are not saved, none while they are on their way.
+// The number of unsaved decisions; 0 while they are being sent.
 export function unsaved() {
   return isSending ? 0 : waiting.length;
 }
 
-// Of a photo, names of the tags of which something is not saved.
+// Names of the tags of a photo with unsaved decisions.
 export function unsavedTags(id) {
   const of = isSending ? [] : waiting.filter(({ body }) => body.photos?.includes(id));
   return new Set(of.map(({ body }) => body.tag));

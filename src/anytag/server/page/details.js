@@ -1,4 +1,4 @@
-// What is known of photos of the library: asked for those that are looked at, and forgotten again.
+// A bounded cache of the details of photos of the library, loaded for photos in view.
 
 import { getJson } from "./api.js";
 
@@ -13,7 +13,7 @@ export function known(id) {
   return photos.get(id);
 }
 
-// Called with the photos of which something new is known.
+// `watcher` is called with photos whose details have changed.
 export function watch(watcher) {
   watchers.push(watcher);
 }

@@ -1,4 +1,4 @@
-// Elements made from data. Text is always text: names of files and tags come from strangers.
+// Creates elements from data. Text is never parsed as HTML: names of files and tags are untrusted.
 
 export function element(name, properties = {}, ...children) {
   const made = document.createElement(name);
@@ -26,7 +26,7 @@ export function counted(number, one = "photo") {
   return `${number.toLocaleString()} ${number === 1 ? one : `${one}s`}`;
 }
 
-// The action, once nothing has asked for it for some milliseconds.
+// Calls the action once there has been no call for some milliseconds.
 export function debounced(action, milliseconds) {
   let timer = 0;
   const soon = (...values) => {
@@ -37,11 +37,11 @@ export function debounced(action, milliseconds) {
   return soon;
 }
 
-const PIECE = 8; // milliseconds of long work after which the page answers
+const PIECE = 8; // milliseconds of work between pauses
 
-// For long work: what this returns is awaited as often as possible, and pauses where that is due.
+// For long work: the returned function is awaited often, and yields to the event loop every few milliseconds.
 export function pauses() {
-  let began = -Infinity; // whoever began the work is answered first
+  let began = -Infinity; // so that the first call yields
   return async () => {
     if (performance.now() - began < PIECE) return;
     await new Promise((resolve) => setTimeout(resolve));

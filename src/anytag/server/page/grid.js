@@ -1,28 +1,28 @@
-// A grid of any number of photos: only the rows in view are elements, and only one cell is in the order of Tab.
+// A virtual grid: only the rows in view are elements, and only one cell is in the tab order (roving tabindex).
 
 import { request } from "./api.js";
 import * as details from "./details.js";
 import { debounced, element } from "./dom.js";
 
-const CELL = 180; // pixels a cell, gaps included, as near as the width allows
-const SPARE = 2; // rows above and below what is in view
-const REST = 60; // milliseconds that the view rests before all is asked for: scrolling passes thousands of rows
-const LONG = 200; // milliseconds after which scrolling begins anew
-const PICTURES = 500; // kept, of servers with a key
+const CELL = 180; // preferred size of a cell in pixels, gaps included
+const SPARE = 2; // rows above and below the view
+const REST = 60; // milliseconds without scrolling before everything is loaded: scrolling passes thousands of rows
+const LONG = 200; // milliseconds between scroll events after which the next one is a new movement
+const PICTURES = 500; // cached thumbnails of servers with a key
 
 export class Grid {
   ids = [];
   scores = null;
-  current = 0; // place of the photo that has the focus
+  current = 0; // index of the photo that has the focus
   selected = new Set(); // ids
   #columns = 1;
   #cell = CELL;
-  #width = 0; // of the box, when rows were laid out
+  #width = 0; // of the box at the last layout
   #anchor = 0; // where a selection with Shift began
-  #isNew = true; // what comes into view next is asked for at once
+  #isNew = true; // whether to load the next rows in view at once
 
-  // `moved` is called when another photo or selection is current, `opened` with the id of a photo to be seen large,
-  // `pressed` with keys that are not the grid's own, and says whether it took one.
+  // `moved` is called when the current photo or the selection changes, `opened` with the id of a photo to preview,
+  // `pressed` with keys that the grid does not handle; it returns whether it handled the key.
   constructor({ moved, opened, pressed, isMarked }) {
     Object.assign(this, { moved, opened, pressed, isMarked });
     this.sheet = element("div", { class: "sheet", role: "presentation" });
@@ -32,7 +32,7 @@ export class Grid {
     let isWaiting = false;
     let last = 0;
     this.box.addEventListener("scroll", ({ timeStamp }) => {
-      if (timeStamp - last > LONG) this.#isNew = true; // a jump, or the first of many
+      if (timeStamp - last > LONG) this.#isNew = true; // a jump, or the start of a movement
       last = timeStamp;
       if (isWaiting) return;
       isWaiting = true;
@@ -63,7 +63,7 @@ export class Grid {
     this.layout();
   }
 
-  // A box that is just as wide keeps its rows and their pictures; it is told of its first size, too.
+  // Keeps rows and pictures if the width is the same; the observer also reports the initial size.
   #resized() {
     if (this.box.clientWidth === this.#width) this.#show();
     else this.layout();
@@ -72,7 +72,7 @@ export class Grid {
   layout() {
     this.#width = this.box.clientWidth;
     this.#columns = Math.max(1, Math.round(this.#width / CELL));
-    this.#cell = this.#width ? Math.floor(this.#width / this.#columns) : CELL; // 0: not shown
+    this.#cell = this.#width ? Math.floor(this.#width / this.#columns) : CELL; // 0: hidden
     this.sheet.style.setProperty("--cell", `${this.#cell}px`);
     this.sheet.style.height = `${this.#rows * this.#cell}px`;
     this.box.setAttribute("aria-rowcount", String(this.#rows));
@@ -88,7 +88,7 @@ export class Grid {
     return Math.ceil(this.ids.length / this.#columns);
   }
 
-  // The row of the current photo stays wherever the view is: Tab and arrows go on from there.
+  // The row of the current photo is always kept: Tab and arrow keys continue from there.
   #show() {
     const { scrollTop, clientHeight } = this.box;
     const first = Math.max(0, Math.floor(scrollTop / this.#cell) - SPARE);
@@ -112,7 +112,7 @@ export class Grid {
     this.#askInView();
     this.#ask(-Infinity, Infinity);
     const cells = [...this.sheet.querySelectorAll(".cell")];
-    details.load(cells.map((cell) => this.ids[Number(cell.dataset.place)])).catch(() => {}); // whoever looks at one is told
+    details.load(cells.map((cell) => this.ids[Number(cell.dataset.place)])).catch(() => {}); // errors are shown when a photo becomes current
   }
 
   #askInView() {
@@ -120,7 +120,7 @@ export class Grid {
     this.#ask(scrollTop / this.#cell, (scrollTop + clientHeight) / this.#cell);
   }
 
-  // Thumbnails between these heights, in rows.
+  // Loads the thumbnails of rows between `top` and `bottom`.
   #ask(top, bottom) {
     for (const row of this.sheet.children) {
       const number = Number(row.dataset.row);
@@ -131,7 +131,7 @@ export class Grid {
     }
   }
 
-  // Once the thumbnails that were asked for are there.
+  // Resolves when the requested thumbnails are loaded.
   async seen() {
     await Promise.allSettled([...this.sheet.querySelectorAll("img[src]")].map((image) => image.decode()));
   }
@@ -237,9 +237,9 @@ export class Grid {
   }
 }
 
-const waits = new WeakMap(); // images that were asked for -> what stops their requests
+const waits = new WeakMap(); // image element -> AbortController of its request
 
-// An image that nobody sees any more is not waited for, and those that are seen come first.
+// Cancels the requests of images that left the view, so that those in view load first.
 function drop(row) {
   for (const image of row.querySelectorAll("img")) {
     waits.get(image)?.abort();
@@ -248,7 +248,7 @@ function drop(row) {
   row.remove();
 }
 
-const pictures = new Map(); // id -> object URL, for pictures that need the key
+const pictures = new Map(); // id -> object URL, for servers with a key
 
 async function thumbnail(id, signal) {
   const path = `/v1/photos/${id}/thumbnail`;

@@ -1,4 +1,4 @@
-// The view of a library: search, the grid, and what the user says of tags.
+// The library view: search, the grid, and decisions about tags.
 
 import * as address from "./address.js";
 import { getJson } from "./api.js";
@@ -16,13 +16,13 @@ const KEYS = { y: () => panel.judge("accepted"), n: () => panel.judge("rejected"
 const ACTIONS = [["Similar photos", "s", similar], ["Write sidecars", "w", write], ["Undo", "u", undo]];
 
 let grid, panel, status, unsaved;
-const fields = {}; // of the search, by name: elements
-let asked = null; // what was searched for last
+const fields = {}; // elements of the search form by name
+let asked = null; // the last search
 let search = 0;
-let isLarge = false; // whether a photo is seen large, or will be as soon as it is there
+let isLarge = false; // whether a preview is shown or loading
 let dialog = null;
 
-// --- what the view is made of
+// --- elements of the view
 
 function build() {
   fields.text = element("input", { type: "search" });
@@ -40,8 +40,8 @@ function build() {
   wide.classList.add("wide");
   const form = element("form", { class: "search", role: "search" },
     wide,
-    labelled("With the tags", "tag", combobox(fields.tag, { several: true })),
-    labelled("Without", "exclude", combobox(fields.exclude, { several: true })),
+    labelled("With tags", "tag", combobox(fields.tag, { several: true })),
+    labelled("Without tags", "exclude", combobox(fields.exclude, { several: true })),
     labelled("From", "after"), labelled("Before", "before"), labelled("Order", "order"));
   form.addEventListener("submit", (event) => {
     event.preventDefault();
@@ -59,7 +59,7 @@ function build() {
     form, status, unsaved,
     element("div", { class: "split" }, grid.box, panel.box),
     element("p", { class: "quiet keys" },
-      "In the grid: arrows move, Space and Shift select, Ctrl+A selects all, Enter shows a photo large."),
+      "In the grid: arrow keys move, Space and Shift select, Ctrl+A selects all, Enter opens a preview."),
   );
 }
 
@@ -70,7 +70,7 @@ export async function start() {
     if (photos.some((photo) => photo.id === grid.photo)) moved();
   });
   await show();
-  await grid.seen(); // what counts waits for what is looked at
+  await grid.seen(); // the summary is slow: thumbnails come first
   await summary();
 }
 
@@ -89,12 +89,12 @@ function place() {
   return { view: "library", ...asked, photo: grid.current ? String(grid.photo) : "", large: isLarge ? "1" : "" };
 }
 
-// What the address says: at the start, and when the user went back or forward.
+// Shows the state in the URL, at the start and after the user went back or forward.
 export async function show() {
   const given = address.read();
   for (const [name, field] of Object.entries(fields)) field.value = given[name];
   if (fields.order.selectedIndex < 0) fields.order.value = "";
-  const wanted = { ...typed(), like: given.like }; // as the fields understood it
+  const wanted = { ...typed(), like: given.like }; // as accepted by the fields
   if (JSON.stringify(wanted) !== JSON.stringify(asked)) await find(wanted);
   const there = grid.ids.indexOf(Number(given.photo));
   if (given.photo && there >= 0 && there !== grid.current) grid.select(there, { focus: false });
@@ -108,7 +108,7 @@ function look(wanted) {
   return find(wanted);
 }
 
-// What fits a text comes by how well it fits.
+// Results of a text search are ordered by score.
 function orderable() {
   fields.order.disabled = Boolean(fields.text.value.trim());
 }
@@ -133,8 +133,8 @@ async function find(wanted) {
   grid.fill(found.ids, found.scores ?? null);
   if (found.ids.length) grid.select(0, { focus: false });
   else panel.clear();
-  const what = wanted.like ? `${counted(found.ids.length)} like the one that you chose` : counted(found.ids.length);
-  status.textContent = found.error ?? (found.fits || !found.total ? what : "Nothing fits. These are the nearest.");
+  const what = wanted.like ? `${counted(found.ids.length)} similar to the selected one` : counted(found.ids.length);
+  status.textContent = found.error ?? (found.fits || !found.total ? what : "No photo fits. These are the nearest ones.");
 }
 
 function similar() {
@@ -143,13 +143,13 @@ function similar() {
   look({ ...typed(), like: String(grid.photo) });
 }
 
-// --- the photo that is looked at
+// --- the current photo
 
 function moved() {
   address.replace(place());
   const photo = details.known(grid.photo);
   if (photo) panel.show(photo, grid.selected.size);
-  else panel.clear(); // what is said is said of the photo that is shown
+  else panel.clear(); // decisions must apply to the photo that is shown
   if (!photo && grid.ids.length) details.load([grid.photo]).catch((error) => tell(error.message));
 }
 
@@ -162,12 +162,12 @@ async function open(id) {
     leave();
     tell(error.message);
   }
-  if (!isLarge) close(); // the user went back meanwhile
+  if (!isLarge) close(); // the user went back while it was loading
 }
 
 function closed() {
   dialog = null;
-  if (isLarge) leave(); // the user closed it, not the address
+  if (isLarge) leave(); // closed by the user, not by navigation
   grid.focus();
 }
 
@@ -182,7 +182,7 @@ function leave() {
   else address.replace(place());
 }
 
-// --- what keys and buttons do
+// --- actions of keys and buttons
 
 function pressed(event) {
   if (event.ctrlKey || event.metaKey || event.altKey) return false;

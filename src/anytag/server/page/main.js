@@ -1,4 +1,4 @@
-// Starts the page: which model answers, and which view is asked for.
+// Starts the page: shows the model's name and the view that the URL names.
 
 import * as address from "./address.js";
 import { getJson } from "./api.js";
@@ -17,14 +17,14 @@ async function start() {
   byId("views").hidden = !hasLibrary;
   window.addEventListener("popstate", show);
   document.querySelector(".skip").addEventListener("click", (event) => {
-    event.preventDefault(); // the address is the view's
+    event.preventDefault(); // the hash holds the state of the view
     byId("main").focus();
   });
   show();
 }
 
 function show() {
-  address.forget(); // what was to be written there is of another step
+  address.forget(); // a pending change belongs to the previous history entry
   const { view } = address.read();
   const isLibrary = hasLibrary && view !== "tag";
   byId("tag-view").hidden = isLibrary;

@@ -1,4 +1,4 @@
-// Where a tag is: its heat map and box, drawn over the photo.
+// Draws the heat map and the bounding box of a tag over the photo.
 
 export function draw(canvas, photo, tag) {
   canvas.width = canvas.clientWidth;

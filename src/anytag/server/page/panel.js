@@ -1,4 +1,4 @@
-// Beside the grid: the photo that has the focus, its tags, and what may be said of them.
+// The panel beside the grid: the current photo, its tags, and the buttons to accept or reject them.
 
 import { combobox } from "./combobox.js";
 import { button, counted, element } from "./dom.js";
@@ -7,11 +7,11 @@ const LABELS = { accepted: "accepted", rejected: "rejected", added: "added by yo
 
 export class Panel {
   #photo = null;
-  #names = []; // of tags, in the order shown: judging one moves no other
-  #marked = null; // name of the tag that keys are for
+  #names = []; // names of tags in the order shown, which decisions do not change
+  #marked = null; // name of the tag that keys apply to
 
-  // `say` is called with a tag and a kind, `actions` have a name, a key and what they do; `isUnsaved` tells of a
-  // photo's id which tags are not saved.
+  // `say` is called with a tag and the kind of a decision, `actions` are [name, key, function], `unsavedTags` maps
+  // the id of a photo to the set of its tags with unsaved decisions.
   constructor({ say, actions, pressed, unsavedTags }) {
     Object.assign(this, { say, unsavedTags });
     this.title = element("h3", {});
@@ -62,7 +62,7 @@ export class Panel {
     for (const [place, text] of [
       [this.title, photo.name], [this.path, photo.path], [this.caption, photo.caption], [this.error, photo.error],
       [this.keywords, photo.keywords.length ? `Keywords in the file: ${photo.keywords.join(", ")}` : ""],
-      [this.many, selected > 1 ? `${counted(selected)} are selected. What you say counts for all of them.` : ""],
+      [this.many, selected > 1 ? `${counted(selected)} selected. Decisions apply to all of them.` : ""],
     ]) {
       place.textContent = text ?? "";
       place.hidden = !text;
@@ -98,7 +98,7 @@ export class Panel {
     return row;
   }
 
-  // What a key says of the marked tag; the next one is marked at once, whatever the server does.
+  // Decides about the marked tag and marks the next one at once, without waiting for the server.
   judge(kind) {
     if (this.#marked === null || !this.#photo) return;
     const tag = this.#marked;

@@ -1,9 +1,9 @@
-// A photo of the library, as large as the window.
+// A preview of a photo of the library, as large as the window.
 
 import { request } from "./api.js";
 import { element } from "./dom.js";
 
-// `done` is called when it is closed. Returns the dialog.
+// Opens the preview and returns its dialog; `done` is called when it closes.
 export async function showPreview(id, photo, done) {
   const url = URL.createObjectURL(await (await request(`/v1/photos/${id}/preview`)).blob());
   const dialog = element("dialog", { class: "preview", "aria-label": photo?.name ?? "Photo" },

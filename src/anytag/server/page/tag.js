@@ -1,4 +1,4 @@
-// The view where photos are dropped: tags with scores, custom tags as they are typed, captions.
+// The view for tagging dropped photos: tags with scores, custom tags while typing, captions.
 
 import { Queue, sendPhoto } from "./api.js";
 import { byId, counted, debounced, element, pauses } from "./dom.js";
@@ -7,12 +7,12 @@ import { draw } from "./overlay.js";
 const SHOWN_AT_ONCE = 60;
 const photos = [];
 const queue = new Queue();
-let stopping = new AbortController(); // requests
-let dropping = new AbortController(); // folders that are walked
+let stopping = new AbortController(); // of requests
+let dropping = new AbortController(); // of reading dropped folders
 let reporting = 0;
 let isStopped = false;
-let shown = 0; // photos that have cards
-let wanted = SHOWN_AT_ONCE; // photos that are to have one
+let shown = 0; // number of cards
+let wanted = SHOWN_AT_ONCE; // maximum number of cards
 let isShowing = false;
 let canCaption = false;
 
@@ -50,7 +50,7 @@ function watchDrops() {
     zone.classList.remove("over");
     const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
     if (!entries.length) await addAll([...event.dataTransfer.files]);
-    else await addEntries(entries).catch((error) => (byId("status").textContent = `Not all could be read: ${error.message}`));
+    else await addEntries(entries).catch((error) => (byId("status").textContent = `Some files could not be read: ${error.message}`));
   });
 }
 
@@ -64,7 +64,7 @@ async function addEntries(entries) {
   }
 }
 
-// Of thousands of files; the page answers meanwhile.
+// Adds files, which may be thousands, without blocking the page.
 async function addAll(files) {
   const { signal } = dropping;
   const pause = pauses();
@@ -105,7 +105,7 @@ function customTags() {
   return byId("custom").value.split(",").map((name) => name.trim()).filter(Boolean);
 }
 
-// What is known already is not asked again: while custom tags are typed, they alone are.
+// Only what is missing is requested: while custom tags are typed, only their scores are.
 async function tag(photo) {
   const { signal } = stopping;
   if (signal.aborted) return;
@@ -161,7 +161,7 @@ function tell() {
   const isBusy = queue.size > 0;
   clearTimeout(reporting);
   byId("cancel-line").hidden = !(isBusy || isStopped) || photos.length < 2;
-  byId("cancel").textContent = isStopped ? "Go on" : "Stop";
+  byId("cancel").textContent = isStopped ? "Continue" : "Stop";
   if (!photos.length) return;
   byId("status").textContent = done < photos.length
     ? `${isStopped ? "Stopped: " : ""}${done.toLocaleString()} of ${counted(photos.length)} tagged`
@@ -192,7 +192,7 @@ function cardOf(photo) {
   image.addEventListener("load", () => URL.revokeObjectURL(url));
   const frame = element("div", { class: "frame" }, image);
   image.addEventListener("error", () => {
-    image.replaceWith(element("p", { class: "quiet" }, "No preview: the browser cannot draw this format."));
+    image.replaceWith(element("p", { class: "quiet" }, "No preview: the browser does not support this format."));
   });
   const canvas = element("canvas", { "aria-hidden": "true" });
   frame.append(canvas);
@@ -210,7 +210,7 @@ function fill(photo) {
     const tags = [...photo.custom, ...photo.answer.tags.filter((tag) => !custom.has(tag.id))];
     tags.sort((one, other) => other.score - one.score);
     const caption = photo.caption && byId("captions").checked ? element("p", {}, photo.caption) : null;
-    const nothing = tags.length ? null : element("p", { class: "quiet" }, "No tag is sure enough.");
+    const nothing = tags.length ? null : element("p", { class: "quiet" }, "No tag is above its threshold.");
     const focused = place.contains(document.activeElement) ? document.activeElement.dataset.id : null;
     place.replaceChildren(...[caption, nothing, listOf(photo, tags)].filter(Boolean));
     if (focused) place.querySelector(`[data-id="${CSS.escape(focused)}"]`)?.focus();

@@ -1,10 +1,10 @@
-// Sidecars: what would change is shown first, and written when the user says so.
+// The dialog that writes sidecars: it shows what would change, and writes it when the user confirms.
 
 import { sendJson } from "./api.js";
 import { counted, element } from "./dom.js";
 
-const AT_ONCE = 20; // photos a request, so that progress is seen and a stop is soon
-const SHOWN = 100; // rows: a selection may be a whole library
+const AT_ONCE = 20; // photos per request, for frequent progress and a quick stop
+const SHOWN = 100; // maximum number of rows: a selection can be a whole library
 
 export function writeSidecars(photos, done) {
   const dialog = element("dialog", { class: "write" });
@@ -29,7 +29,7 @@ export function writeSidecars(photos, done) {
     list.replaceChildren();
     const changes = [];
     for (let start = 0; start < ids.length; start += AT_ONCE) {
-      status.textContent = `${isDry ? "Looking at" : "Writing"} ${counted(ids.length)}: ${start.toLocaleString()} done`;
+      status.textContent = `${isDry ? "Checking" : "Writing"} ${counted(ids.length)}: ${start.toLocaleString()} done`;
       const body = { photos: ids.slice(start, start + AT_ONCE), dry_run: isDry };
       const answer = await sendJson("/v1/library/write", body, { signal: stopping.signal });
       changes.push(...answer.changes);
@@ -72,7 +72,7 @@ function rowOf(change) {
     element("strong", {}, change.name),
     change.error
       ? element("span", { class: "error" }, change.error.message)
-      : element("span", {}, words.join(", ") || "same words, more fields"),
+      : element("span", {}, words.join(", ") || "same keywords, more fields"),
     files.length ? element("span", { class: "quiet" }, files.join(", ")) : null,
     change.note ? element("span", { class: "quiet" }, change.note) : null);
 }

@@ -1,4 +1,4 @@
-"""Work for clients that may go away before it is done."""
+"""Cancel work whose client has disconnected."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from starlette.requests import ClientDisconnect
 R = TypeVar("R")
 
 
-async def while_there(request: Request, work: asyncio.Future[R]) -> R:
-    """The result of work, which is cancelled when the client goes.
+async def cancel_on_disconnect(request: Request, work: asyncio.Future[R]) -> R:
+    """Await `work`, and cancel it if the client disconnects.
 
     Raises:
-        ClientDisconnect: the client went away.
+        ClientDisconnect: the client disconnected.
     """
-    gone = asyncio.ensure_future(_gone(request))
+    gone = asyncio.ensure_future(_wait_for_disconnect(request))
     gone.add_done_callback(lambda _: work.cancel())
     try:
         return await work
     except asyncio.CancelledError:
-        if not gone.done():  # somebody else has no more patience
+        if not gone.done():  # cancelled for another reason
             raise
         raise ClientDisconnect from None
     finally:
         gone.cancel()
 
 
-async def _gone(request: Request) -> None:
+async def _wait_for_disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass

@@ -55,7 +55,7 @@ def test_rows_come_from_one_place_and_there_are_some(command: tuple[str, ...], t
     data.write_text("image,tags\n")
     neither = run(*command, *output)
     both = run(*command, *output, "--data", data, "--from-library", tmp_path / "l.db")
-    assert all(one.exit_code == 2 and "one of the two" in one.stderr for one in (neither, both))
+    assert all(one.exit_code == 2 and "Give either --data" in one.stderr for one in (neither, both))
     Library.open(tmp_path / "l.db").close()
     nothing = run(*command, *output, "--from-library", tmp_path / "l.db")
     assert nothing.exit_code == 2 and "anytag library accept" in nothing.stderr

@@ -1,4 +1,4 @@
-"""Where `anytag calibrate` and `finetune` take their rows from: a file, or what people said of a library."""
+"""The labelled rows of `anytag calibrate` and `finetune`: a file, or decisions and keywords of a library."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any, TypeVar
 
 import click
 
-from anytag.cli.library_sync import opened
+from anytag.cli.library_sync import open_library
 from anytag.models.registry import resolve
 
 F = TypeVar("F", bound=Callable[..., Any])
 _OWN = ""  # --from-library without a file
 
 
-def data(help_: str) -> Callable[[F], F]:
-    """The options --data and --from-library, one of which is needed."""
+def options(help_: str) -> Callable[[F], F]:
+    """Add the options --data and --from-library, one of which is required."""
 
     def decorate(command: F) -> F:
         command = click.option(
@@ -29,8 +29,8 @@ def data(help_: str) -> Callable[[F], F]:
             is_flag=False,
             flag_value=_OWN,
             type=click.Path(dir_okay=False),
-            help="Instead of --data, your decisions and keywords of a library's photos. [default: "
-            "library.db in your data folder]",
+            help="Instead of --data, use your decisions and keywords of a library's photos. "
+            "[default: library.db in your data folder]",
         )(command)
         return click.option(
             "--data", metavar="FILE", type=click.Path(exists=True, dir_okay=False, path_type=Path), help=help_
@@ -40,44 +40,44 @@ def data(help_: str) -> Callable[[F], F]:
 
 
 def inputs(data: Path | None, library: str | None) -> list[str | Path]:
-    """The files that are read, which no output may replace."""
+    """The input files, which no output may replace."""
     return [file for file in (data, library) if file]
 
 
 @contextmanager
 def rows_of(data: Path | None, library: str | None, model: str | None) -> Iterator[Path]:
-    """The file of rows; a library's for the time being, with photos by their absolute paths.
+    """The file of rows; for a library a temporary one with absolute paths of photos.
 
     Args:
         data: a file of rows, or None.
-        library: a database, "" for the user's own, or None.
-        model: of whose tags keywords are labels.
+        library: a database, "" for the user's default, or None.
+        model: the model whose vocabulary maps keywords to tags.
 
     Raises:
-        click.UsageError: not one of the two is given, or nothing was said of photos of the library.
+        click.UsageError: not exactly one of the two is given, or the library has no labels.
     """
     if (data is None) == (library is None):
-        raise click.UsageError("Give --data FILE, or --from-library for a library's: one of the two.")
+        raise click.UsageError("Give either --data FILE or --from-library.")
     if data is not None:
         yield data
         return
     from anytag.vocabulary import Vocabulary
 
     vocabulary = Vocabulary.read(resolve(model) / "vocabulary.jsonl")
-    with opened(Path(library) if library else None) as found, tempfile.TemporaryDirectory() as folder:
+    with open_library(Path(library) if library else None) as found, tempfile.TemporaryDirectory() as folder:
         path = Path(folder, f"{found.database.path.stem}.jsonl")
         if not write_rows(path, found.labels(vocabulary)):
             raise click.UsageError(
-                f"Nothing was said of photos of {found.database.path}: anytag library accept, reject and add "
-                "say what is there, and anytag library keywords reads your own keywords."
+                f"{found.database.path} has no labels: add some with anytag library accept, reject and add, "
+                "or read your own keywords with anytag library keywords."
             )
         yield path
 
 
 def write_rows(path: Path, rows: Iterator[dict[str, Any]]) -> int:
-    """Writes rows as lines of JSON, names that are no UTF-8 as escapes; how many they were."""
+    """Write rows as JSON lines, with escapes for names that are not valid UTF-8; returns their number."""
     count = 0
     with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
-        for count, row in enumerate(rows, 1):  # noqa: B007  # the last is how many
+        for count, row in enumerate(rows, 1):  # noqa: B007  # used after the loop
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     return count

@@ -1,7 +1,7 @@
-"""The second half of a sync: photos that wait are read, and what no row tells of them goes through the model.
+"""The second phase of a sync: waiting photos are read, and tagged unless a row has their tags.
 
-Threads read, hash, run the network and write: one at a time, a transaction for each batch, so that a kill
-costs what the threads are looking at, a batch each.
+Each thread reads, hashes and tags a batch and writes it in one transaction, so that a killed process loses at
+most one batch per thread.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ if TYPE_CHECKING:
     from anytag.tagger import Encoded, Tagger
 
 Action = Literal["tagged", "moved", "copied", "unchanged", "failed", "waits", "pending", "gone"]
-"""What came of a photo: `unchanged` is its picture, `waits` one that is being written just now; the last two
-are of a dry run."""
+"""The result of processing a photo: `unchanged` if its picture is, `waits` if its file is being written, and
+`pending` and `gone` in a dry run only."""
 
 CONTENT_ERRORS = ("ImageError", "MissingExtraError", "MissingToolError")
-"""Failures that stay until the file, or what is installed, is another; the others are tried again."""
+"""Errors that are final until the file or the installation changes; others are retried by each sync."""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One photo that was looked at.
+    """A processed photo.
 
     Attributes:
-        path: as the disk has it.
-        action: what came of it.
+        path: as on disk.
+        action: the result.
         error: why it failed.
         was: the path before it was moved, or of the photo that it is a copy of.
     """
@@ -55,13 +55,13 @@ class Event:
     was: str | None = None
 
     def to_dict(self) -> dict[str, object]:
-        """Plain: the row that `anytag library sync --format jsonl` writes."""
+        """As a dict for JSON: the row of `anytag library sync --format jsonl`."""
         error = {"type": self.error.type, "message": self.error.message} if self.error else None
         return {"path": self.path, "action": self.action, "error": error, "was": self.was}
 
 
 class Waiting(NamedTuple):
-    """A row that is to be looked at."""
+    """A row to process."""
 
     id: int
     path: bytes
@@ -74,8 +74,8 @@ class Waiting(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
-    """What a thread found out about a photo."""
+class _Result:
+    """The result of processing a photo, before it is written."""
 
     row: Waiting
     action: Action
@@ -90,13 +90,13 @@ class _Seen:
 
 
 class Model(NamedTuple):
-    """What tags: its row in the database, and what runs it.
+    """A loaded model and its row in the database.
 
     Attributes:
         id: of its row.
-        weights: hash of what sees photos.
-        tagger: runs it.
-        captioner: writes captions; None where none are asked for.
+        weights: hash of the image encoder's weights; see `reranking.weights_of`.
+        tagger: tags photos.
+        captioner: writes captions; None for no captions.
     """
 
     id: int
@@ -105,13 +105,14 @@ class Model(NamedTuple):
     captioner: Captioner | None = None
 
 
-class Look:
-    """Looks at photos by their rows.
+class Processor:
+    """Processes photos by their rows.
 
     Args:
-        model: what tags.
-        again: photos that another model tagged are tagged anew, also where the picture is the same.
-        thumbnails: one is kept of each photo that is tagged.
+        database: of the library.
+        model: tags the photos.
+        again: tag photos again that another model tagged, even if the picture is unchanged.
+        thumbnails: store a thumbnail of each tagged photo.
     """
 
     def __init__(
@@ -122,20 +123,20 @@ class Look:
         self._slots: Slots | None = None
 
     def run(self, ids: Sequence[int], *, batch_size: int, workers: int | None) -> Iterator[Event]:
-        """Looks at these, in order; yields each when its row is written."""
-        for events in in_batches(self._look, list(ids), batch_size=batch_size, workers=workers):
+        """Process photos in order; yields each when its row is written."""
+        for events in in_batches(self._process_batch, list(ids), batch_size=batch_size, workers=workers):
             yield from events
 
-    def _look(self, ids: list[int]) -> list[Event]:
-        """One thread's share; it writes at once, so that a kill costs only what was not seen to its end."""
+    def _process_batch(self, ids: list[int]) -> list[Event]:
+        """Process and write one batch, in a worker thread."""
         seen = self._batch(ids)
         for one in seen:
             if self._thumbnails is not None and one.thumbnail:
                 self._thumbnails.keep(key(one.picture, one.row.size, one.row.mtime_ns), one.thumbnail)
         return self._write(seen)
 
-    def _batch(self, ids: list[int]) -> list[_Seen]:
-        """What files and network tell of photos."""
+    def _batch(self, ids: list[int]) -> list[_Result]:
+        """Read the files of photos, and tag those that need it."""
         seen = [self._read(row) for row in self._rows(ids)]
         todo = [(place, data) for place, (_, data) in enumerate(seen) if data is not None]
         found = [one for one, _ in seen]
@@ -151,47 +152,47 @@ class Look:
         return [Waiting(*row) for rows in found for row in rows]
 
     def _is_known(self, row: Waiting, picture: bytes) -> bool:
-        """Has a row all that is wanted of this picture?"""
+        """Whether the row has all results for this picture."""
         is_ours = row.model == self._model.id
         is_current = bool(row.has_vector) if is_ours else row.model is not None and not self._again
         return is_current and row.picture == picture and (not self._model.captioner or bool(row.has_caption))
 
-    def _read(self, row: Waiting) -> tuple[_Seen, bytes | None]:
-        """What a photo's file tells, and its bytes where the network must see it."""
+    def _read(self, row: Waiting) -> tuple[_Result, bytes | None]:
+        """Read a photo's file; also returns its bytes if it must be tagged."""
         path = os.fsdecode(row.path)
         try:
             data = _whole(path, row)
         except ImageError as error:
-            return _Seen(row, "failed", error=Failure("ImageError", str(error))), None
-        except FileNotFoundError:  # gone since the scan, or just being renamed
-            return _Seen(row, "waits"), None
+            return _Result(row, "failed", error=Failure("ImageError", str(error))), None
+        except FileNotFoundError:  # deleted or renamed since the scan
+            return _Result(row, "waits"), None
         except OSError as error:
             reason = f"{path}: cannot be read ({error.strerror or error})"
-            return _Seen(row, "failed", error=Failure(type(error).__name__, reason)), None
+            return _Result(row, "failed", error=Failure(type(error).__name__, reason)), None
         if data is None:
-            return _Seen(row, "waits"), None
+            return _Result(row, "waits"), None
         picture, taken = fingerprint(data)
-        seen = _Seen(row, "unchanged", picture, taken)
+        seen = _Result(row, "unchanged", picture, taken)
         if self._is_known(row, picture):
             return seen, None
-        if self._twin(row, picture) is not None:
+        if self._find_copy(row, picture) is not None:
             return replace(seen, action="copied"), None
         return seen, data
 
-    def _tag(self, rows: Sequence[Waiting], files: Sequence[bytes]) -> Iterator[_Seen]:
+    def _tag(self, rows: Sequence[Waiting], files: Sequence[bytes]) -> Iterator[_Result]:
         tagger = self._model.tagger
-        sources = [_named(data, os.fsdecode(row.path)) for row, data in zip(rows, files, strict=True)]
+        sources = [_named_file(data, os.fsdecode(row.path)) for row, data in zip(rows, files, strict=True)]
         side = None if self._thumbnails is None else SIDE
         encoded = list(tagger.encode_many(sources, batch_size=len(sources), workers=1, thumbnail=side))
         good = [one for one in encoded if one.error is None]
         captions = iter(self._captions(good))
         for row, one, tags in zip(rows, encoded, tagger.score_many(encoded), strict=True):
             if one.error is not None:
-                yield _Seen(row, "failed", error=one.error)
+                yield _Result(row, "failed", error=one.error)
             else:
                 caption = next(captions)
                 vector, small = one.pooled, one.thumbnail
-                yield _Seen(
+                yield _Result(
                     row, "tagged", tags=tags, vector=vector, hash=one.hash, caption=caption, thumbnail=small
                 )
 
@@ -201,8 +202,8 @@ class Look:
             return [None] * len(encoded)
         return [caption.text for caption in captioner.write(encoded)]
 
-    def _twin(self, row: Waiting, picture: bytes) -> tuple[int, bytes, bool] | None:
-        """A row that tells all of a picture: id, path, and whether its file has gone, so that this is it."""
+    def _find_copy(self, row: Waiting, picture: bytes) -> tuple[int, bytes, bool] | None:
+        """A row with all results for a picture: id, path, and whether this file is that one, moved."""
         found = self._database.query(
             "SELECT p.id, p.path, r.path, CASE WHEN slot IS NOT NULL THEN model END "
             "FROM photos p JOIN roots r ON r.id = p.root "
@@ -219,8 +220,8 @@ class Look:
                 return photo, path, is_gone and row.picture is None
         return None
 
-    def _write(self, seen: Sequence[_Seen]) -> list[Event]:
-        """Writes a batch: vectors first, then the rows that name their slots, in one transaction."""
+    def _write(self, seen: Sequence[_Result]) -> list[Event]:
+        """Write a batch in one transaction: first the vectors, then the rows that refer to them."""
         tagged = [one for one in seen if one.action == "tagged"]
         with self._database.transaction() as connection:
             slots = dict(zip((one.row.id for one in tagged), self._places(tagged), strict=True))
@@ -228,12 +229,12 @@ class Look:
             keep(self._database.path, self._model.weights, list(slots.values()), vectors)
             return [self._write_one(connection, one, slots.get(one.row.id)) for one in seen]
 
-    def _write_one(self, connection: sqlite3.Connection, seen: _Seen, slot: int | None) -> Event:
+    def _write_one(self, connection: sqlite3.Connection, seen: _Result, slot: int | None) -> Event:
         row, path = seen.row, os.fsdecode(seen.row.path)
         twin = None
         if seen.action == "copied" and seen.picture is not None:
-            twin = self._twin(row, seen.picture)
-            if twin is None:  # it was changed in between: next time
+            twin = self._find_copy(row, seen.picture)
+            if twin is None:  # changed in the meantime: left to the next sync
                 return Event(path, "waits")
         if twin is not None:
             photo, was, is_gone = twin
@@ -254,7 +255,7 @@ class Look:
             words.rewrite(connection, [row.id])
         return Event(path, seen.action, seen.error)
 
-    def _tagged(self, connection: sqlite3.Connection, seen: _Seen, slot: int | None) -> None:
+    def _tagged(self, connection: sqlite3.Connection, seen: _Result, slot: int | None) -> None:
         photo, tags = seen.row.id, seen.tags
         assert tags is not None
         connection.execute(
@@ -271,8 +272,8 @@ class Look:
         )
 
     def _failed(self, connection: sqlite3.Connection, row: Waiting, error: Failure) -> None:
-        """A file that is no photo (any more) has no tags; one that cannot be read just now keeps them."""
-        message = escaped(error.message)  # it has the file's name
+        """Store an error; tags are deleted if the content is the cause, not after temporary read errors."""
+        message = escaped(error.message)  # contains the file's name
         connection.execute(
             "UPDATE photos SET state = 'failed', error_type = ?, error_message = ? WHERE id = ? "
             "AND (error_message IS NOT ? OR state != 'failed')",
@@ -286,8 +287,8 @@ class Look:
                 (self._model.id, row.id),
             )
 
-    def _copied(self, connection: sqlite3.Connection, photo: int, seen: _Seen) -> None:
-        """Gives a row what another has of the same picture: tags, vector, caption, decisions."""
+    def _copied(self, connection: sqlite3.Connection, photo: int, seen: _Result) -> None:
+        """Copy tags, vector, caption and decisions from a row with the same picture."""
         row = seen.row.id
         slot = self._copied_vector(connection, photo)
         connection.execute(
@@ -319,7 +320,7 @@ class Look:
         return place
 
     def _places(self, photos: Sequence[object]) -> list[int]:
-        """Free slots of the vector file."""
+        """Allocate slots of the vector file."""
         if self._slots is None and photos:
             taken = self._database.query(
                 "SELECT slot FROM photos JOIN models m ON m.id = model "
@@ -330,7 +331,7 @@ class Look:
         return [self._slots.take() for _ in photos] if self._slots is not None else []
 
 
-def _moved(connection: sqlite3.Connection, photo: int, seen: _Seen) -> None:
+def _moved(connection: sqlite3.Connection, photo: int, seen: _Result) -> None:
     """Gives the row of a photo the name that the file has now; the row that waited for it goes."""
     facts = connection.execute(
         "SELECT path, root, name, size, mtime_ns, device, inode FROM photos WHERE id = ?", (seen.row.id,)
@@ -365,8 +366,8 @@ def _is_changed(file: int, row: Waiting) -> bool:
     return (facts.st_size, facts.st_mtime_ns) != (row.size, row.mtime_ns)
 
 
-def _named(data: bytes, path: str) -> io.BytesIO:
-    """An open file that messages can name."""
+def _named_file(data: bytes, path: str) -> io.BytesIO:
+    """An open file with a name, for error messages."""
     file = io.BytesIO(data)
     file.name = path
     return file

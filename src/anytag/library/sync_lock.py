@@ -1,4 +1,4 @@
-"""Whose turn it is: one process at a time syncs a library, and another learns which."""
+"""A lock file: only one process at a time can sync a library."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from anytag.errors import LibraryError
 
 
 @contextmanager
-def turn(database: Path) -> Iterator[None]:
-    """Holds the lock beside a library's database; a process that is killed holds it no more.
+def sync_lock(database: Path) -> Iterator[None]:
+    """Hold the lock of a library; it is released when the process ends, even if killed.
 
     Raises:
-        LibraryError: another process holds it; says which.
-        OutputError: the lock cannot be written.
+        LibraryError: another process, which is named, holds it.
+        OutputError: the lock file cannot be written.
     """
     path = database.with_name(database.name + ".lock")
     with writing(path):
@@ -27,7 +27,7 @@ def turn(database: Path) -> Iterator[None]:
         if not lock(file):
             file.seek(0)
             who = file.read(200).decode("utf-8", "replace").strip() or "another process"
-            raise LibraryError(f"{who} works on the library {database}: wait until it has ended")
+            raise LibraryError(f"{who} is syncing the library {database}: wait until it has finished")
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
         yield
