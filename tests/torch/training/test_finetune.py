@@ -108,7 +108,7 @@ def test_a_vocabulary_of_its_own(data: Path, tmp_path: Path) -> None:
     figures = finetune(task)
     assert figures["held out"] == {"photos": 0}
     assert "other tags count as absent" in figures["known"]
-    assert "nothing was measured" in table(figures)
+    assert "nothing was evaluated" in table(figures)
     assert list(Tagger.load(task.output).vocabulary.ids) == sorted(COLOURS)
 
 
