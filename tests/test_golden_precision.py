@@ -34,7 +34,7 @@ BITS: tuple[Rounding, ...] = ("bfloat16", "int8")
 @pytest.fixture
 def few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A golden case has so few tags that all of them would be decoded exactly."""
-    monkeypatch.setattr(scoring, "_SETTLED", 4)
+    monkeypatch.setattr(scoring, "_EXACT_BATCH", 4)
 
 
 @pytest.mark.parametrize("case", cases(*KINDS), ids=str)

@@ -279,7 +279,7 @@ def test_batches_go_on_where_they_stopped(samples: TagSamples) -> None:
 def test_descriptions_of_every_tag_are_needed(parts: Parts, tmp_path: Path) -> None:
     vocabulary = Vocabulary.read(Path(parts.recipe.vocabulary) / "vocabulary.jsonl")
     (tmp_path / "some.jsonl").write_text('{"id": "ball", "descriptions": ["a round toy"]}')
-    with pytest.raises(VocabularyError, match=r"no descriptions of box, .* \(1011 tags in all\)"):
+    with pytest.raises(VocabularyError, match=r"no descriptions for box, .* \(1011 tags in all\)"):
         read_descriptions(tmp_path / "some.jsonl", vocabulary)
     for line in ('{"image": "1.jpg"}', "[1]", "{", '{"id": "ball", "descriptions": "a round toy"}'):
         (tmp_path / "other.jsonl").write_text(line)
