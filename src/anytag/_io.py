@@ -40,8 +40,9 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     with writing(target), _draft_beside(target) as draft:
         yield draft
         is_there = target.exists()
-        if is_there:
-            _copy_attributes(target, draft)  # while it is sure to be writable
+        if is_there:  # while the draft is certainly writable
+            _copy_attributes(target, draft)
+            _flush(draft)  # on some file systems a power cut would otherwise leave neither file
         draft.chmod(target.stat().st_mode & 0o777 if is_there else 0o666 & ~_umask())
         draft.replace(target)
 
@@ -372,6 +373,12 @@ def _draft_beside(target: Path) -> Iterator[Path]:
         yield draft
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _flush(file: Path) -> None:
+    """Write a file's content to the disk."""
+    with file.open("rb+") as opened:
+        os.fsync(opened.fileno())
 
 
 def _copy_attributes(source: Path, target: Path) -> None:

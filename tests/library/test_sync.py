@@ -401,6 +401,31 @@ def test_another_model_has_vectors_of_its_own_and_those_of_the_old_go_with_it(
     (left,) = (path.name for path in vectors.iterdir())
     assert left not in old and (vectors / left).stat().st_size == 7 * 12 * 4
     assert sorted(photo.slot or 0 for photo in library.photos()) == list(range(7))
+    write_photo(folder / "new.jpg", 71)
+    assert library.sync(folder, tagger=other).tagged == 1
+    assert (vectors / left).stat().st_size == 7 * 12 * 4  # a photo keeps its place
+
+
+def test_a_backup_of_the_database_alone_finds_the_vectors_of_its_photos(
+    library: Library, folder: Path, made: Made, tmp_path: Path
+) -> None:
+    library.sync(folder, tagger=made[0])
+    (weights,) = library.database.query("SELECT weights FROM models")[0]
+    vectors = vector_file(library.database.path, weights, made[0].card.width)
+    photos = list(library.photos())
+    before = vectors.read(np.array([photo.slot for photo in photos]))
+    library.database.connection.execute("VACUUM INTO ?", (str(tmp_path / "backup.db"),))
+    for photo in photos:
+        Path(photo.path).unlink()
+    for number in range(80, 90):
+        write_photo(folder / f"{number}.jpg", number)
+    library.sync(folder, tagger=made[0], accept_missing=True)
+    library.forget_gone()
+    write_photo(folder / "another.jpg", 90)
+    assert library.sync(folder, tagger=made[0]).tagged == 1
+    with Library.open(tmp_path / "backup.db") as backup:
+        slots = np.array([photo.slot for photo in backup.photos()])
+    np.testing.assert_array_equal(vectors.read(slots), before)
 
 
 @needs_links

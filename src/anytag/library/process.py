@@ -9,13 +9,14 @@ from __future__ import annotations
 import io
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from anytag._typing import Floats
 from anytag.batching import in_batches
 from anytag.errors import ImageError, escaped
 from anytag.images.formats import SIGNATURE_BYTES, has_raw_suffix, sniff
@@ -23,7 +24,7 @@ from anytag.library import words
 from anytag.library.database import Database
 from anytag.library.fingerprint import fingerprint
 from anytag.library.thumbnails import SIDE, Thumbnails, key
-from anytag.library.vectors import Slots, keep, vector_file
+from anytag.library.vectors import keep, vector_file
 from anytag.results import Failure, TagResult
 
 if TYPE_CHECKING:
@@ -120,7 +121,6 @@ class Processor:
     ) -> None:
         self._database, self._model, self._again = database, model, again
         self._thumbnails = Thumbnails(database.path) if thumbnails else None
-        self._slots: Slots | None = None
 
     def run(self, ids: Sequence[int], *, batch_size: int, workers: int | None) -> Iterator[Event]:
         """Process photos in order; yields each when its row is written."""
@@ -224,9 +224,8 @@ class Processor:
         """Write a batch in one transaction: first the vectors, then the rows that refer to them."""
         tagged = [one for one in seen if one.action == "tagged"]
         with self._database.transaction() as connection:
-            slots = dict(zip((one.row.id for one in tagged), self._places(tagged), strict=True))
-            vectors = [one.vector for one in tagged if one.vector is not None]
-            keep(self._database.path, self._model.weights, list(slots.values()), vectors)
+            vectors = {one.row.id: one.vector for one in tagged if one.vector is not None}
+            slots = self._keep(connection, vectors)
             return [self._write_one(connection, one, slots.get(one.row.id)) for one in seen]
 
     def _write_one(self, connection: sqlite3.Connection, seen: _Result, slot: int | None) -> Event:
@@ -315,20 +314,21 @@ class Processor:
             return None
         width = self._model.tagger.card.width
         vectors = vector_file(self._database.path, weights, width).read(np.array([slot], np.int64))
-        (place,) = self._places([photo])
-        keep(self._database.path, weights, [place], [vectors[0]])
-        return place
+        return keep(self._database.path, weights, [None], [vectors[0]])[0]
 
-    def _places(self, photos: Sequence[object]) -> list[int]:
-        """Allocate slots of the vector file."""
-        if self._slots is None and photos:
-            taken = self._database.query(
-                "SELECT slot FROM photos JOIN models m ON m.id = model "
-                "WHERE weights = ? AND slot IS NOT NULL",
-                (self._model.weights,),
-            )
-            self._slots = Slots(slot for (slot,) in taken)
-        return [self._slots.take() for _ in photos] if self._slots is not None else []
+    def _keep(self, connection: sqlite3.Connection, vectors: Mapping[int, Floats]) -> dict[int, int]:
+        """Write the vectors of photos, by id, and return their slots; a photo keeps its slot."""
+        marks = ", ".join("?" * len(vectors))
+        own = dict(
+            connection.execute(
+                "SELECT p.id, slot FROM photos p JOIN models m ON m.id = model "
+                f"WHERE weights = ? AND slot IS NOT NULL AND p.id IN ({marks})",
+                (self._model.weights, *vectors),
+            ).fetchall()
+        )
+        slots = [own.get(photo) for photo in vectors]
+        kept = keep(self._database.path, self._model.weights, slots, list(vectors.values()))
+        return dict(zip(vectors, kept, strict=True))
 
 
 def _moved(connection: sqlite3.Connection, photo: int, seen: _Result) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -21,40 +22,30 @@ def vector_file(database: Path, weights: str, width: int) -> RecordFile:
     return RecordFile(_folder(database) / f"{weights[:_LETTERS]}-{width}.f32", (width,), np.dtype("<f4"))
 
 
-class Slots:
-    """Allocates slots of a vector file, free ones first.
+def keep(database: Path, weights: str, slots: Sequence[int | None], vectors: Sequence[Floats]) -> list[int]:
+    """Write vectors to their slots; must be done before the rows that refer to them are committed.
+
+    Slots of deleted photos are not used again: a backup of the database may refer to them.
 
     Args:
-        taken: slots of photos.
-    """
+        slots: None appends.
 
-    def __init__(self, taken: Iterable[int]) -> None:
-        numbers = np.fromiter(taken, np.int64)
-        self._end = int(numbers.max()) + 1 if len(numbers) else 0
-        free = np.setdiff1d(np.arange(self._end), numbers)
-        self._free: list[int] = free[::-1].tolist()
-
-    def take(self) -> int:
-        """Allocate a slot."""
-        if self._free:
-            return self._free.pop()
-        self._end += 1
-        return self._end - 1
-
-
-def keep(database: Path, weights: str, slots: Sequence[int], vectors: Sequence[Floats]) -> None:
-    """Write vectors to their slots; must be done before the rows that refer to them are committed.
+    Returns:
+        the slots.
 
     Raises:
         OutputError: the disk is full, or the folder cannot be written.
     """
     if not slots:
-        return
+        return []
     file = vector_file(database, weights, len(vectors[0]))
-    order = np.argsort(slots)
+    appended = itertools.count(len(file))
+    numbers = np.array([next(appended) if slot is None else slot for slot in slots], np.int64)
+    order = np.argsort(numbers)
     with writing(file.path):
         file.path.parent.mkdir(exist_ok=True)
-        file.write(np.array(slots, np.int64)[order], np.stack(vectors)[order])
+        file.write(numbers[order], np.stack(vectors)[order])
+    return [int(number) for number in numbers]
 
 
 def forget_lost(database: Database) -> None:
