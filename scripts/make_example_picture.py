@@ -26,7 +26,7 @@ def draw(sheet: Image.Image, at: tuple[int, int], tags: TagResult, path: Path) -
     photo.thumbnail((WIDTH, HEIGHT))
     sheet.paste(photo, (x + (WIDTH - photo.width) // 2, y + HEIGHT - photo.height))
     font = ImageFont.load_default(14)
-    for number, tag in enumerate(tags.tags[:MAX_TAGS]):
+    for number, tag in enumerate(tags.shown[:MAX_TAGS]):
         top = y + HEIGHT + 8 + number * LINE
         pen.text((x, top), tag.name, fill=TEXT, font=font)
         pen.rectangle((x + 190, top + 6, x + 190 + round(90 * tag.score), top + 12), fill=BAR)
