@@ -355,9 +355,7 @@ def writing(target: str | os.PathLike[str]) -> Iterator[None]:
     except OSError as error:
         raise OutputError(f"{os.fspath(target)} cannot be written: {error.strerror or error}") from error
     except Exception as error:
-        if (
-            type(error).__name__ != "SafetensorError"
-        ):  # compared by name, so that safetensors need not be imported
+        if type(error).__name__ != "SafetensorError":  # by name, so that safetensors need not be imported
             raise
         raise OutputError(f"{os.fspath(target)} cannot be written: {error}") from error
 
@@ -382,7 +380,7 @@ def _flush(file: Path) -> None:
 
 
 def _copy_attributes(source: Path, target: Path) -> None:
-    """Copies extended attributes, where the system has them; those that only root may set stay behind."""
+    """Copy extended attributes, except those that only root may set; on Linux only."""
     if sys.platform != "linux":
         return
     with suppress(OSError):

@@ -14,14 +14,7 @@ import numpy as np
 from anytag.batching import in_batches
 from anytag.caption_check import CaptionChecker
 from anytag.errors import AnytagError, ImageError, ModelError, VocabularyError, brief
-from anytag.generation import (
-    Decoder,
-    GenerationConfig,
-    beam_search,
-    check_whole,
-    greedy,
-    sample,
-)
+from anytag.generation import Decoder, GenerationConfig, beam_search, check_whole, greedy, sample
 from anytag.images import MAX_PIXELS, ImageSource, check_many
 from anytag.models.card import CaptionSpec
 from anytag.models.folder import ModelFolder

@@ -169,12 +169,7 @@ class _Counted:
 @command.command("inspect")
 @_source_options
 @click.option(
-    "--top",
-    metavar="N",
-    type=click.IntRange(min=1),
-    default=20,
-    show_default=True,
-    help="Number of tags to list.",
+    "--top", metavar="N", type=click.IntRange(min=1), default=20, show_default=True, help="Tags to list."
 )
 @click.option(
     "--photos",
@@ -182,7 +177,7 @@ class _Counted:
     type=click.IntRange(min=0),
     default=200,
     show_default=True,
-    help="Number of photos to measure.",
+    help="Photos to measure.",
 )
 @click.option("--format", "as_", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def inspect(top: int, photos: int, as_: str, source: _Source) -> None:

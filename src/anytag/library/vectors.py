@@ -40,16 +40,16 @@ def keep(database: Path, weights: str, slots: Sequence[int | None], vectors: Seq
         return []
     file = vector_file(database, weights, len(vectors[0]))
     appended = itertools.count(len(file))
-    numbers = np.array([next(appended) if slot is None else slot for slot in slots], np.int64)
+    numbers = [next(appended) if slot is None else slot for slot in slots]
     order = np.argsort(numbers)
     with writing(file.path):
         file.path.parent.mkdir(exist_ok=True)
-        file.write(numbers[order], np.stack(vectors)[order])
-    return [int(number) for number in numbers]
+        file.write(np.array(numbers)[order], np.stack(vectors)[order])
+    return numbers
 
 
 def forget_lost(database: Database) -> None:
-    """Takes slots from rows whose vectors are not on the disk, as after a backup of the database alone."""
+    """Take slots from rows whose vectors are not on the disk, as after a backup of the database alone."""
     with database.transaction() as connection:
         for weights in [one for (one,) in connection.execute("SELECT DISTINCT weights FROM models")]:
             connection.execute(
