@@ -1,14 +1,17 @@
 """Unpack the training photos into one folder with one rows.jsonl.
 
-    python scripts/prepare_data.py DATA OUT [--coco FOLDER] [--more FOLDER] [--wordnet FOLDER]
+    python scripts/prepare_data.py DATA OUT [--coco FOLDER] [--more FOLDER] [--objects FOLDER]
+        [--words FOLDER] [--wordnet FOLDER]
 
 DATA contains flickr8k/ and broad/ (tar shards with captions.jsonl and labels.jsonl). --coco is a folder with
 COCO photos as data/NNN.jpg, train.csv (ImageID,Labels,Caption) and test.csv (ImageID,Caption);
 near-duplicates of evaluation photos (difference hash, 24 of 256 bits) are left out. --more is a folder of
 labelled photos from many collections: photos/ and rows.jsonl (image, source, tags, truth). A tenth of it and
 of COCO is held out, half for calibration (split "dev") and half for evaluation ("val"); the collections in
-FOREIGN are held out completely ("test"). --wordnet, the folder with index.noun of WordNet 3.0, is used to
-split names written without spaces.
+FOREIGN are held out completely ("test"). --objects is a checkout with photos of single objects on white in
+folders by category: "Massive Memory" (Konkle, Brady, Alvarez and Oliva, 2010). --words has folders of photos
+that are named after what they show; those of objects and scenes are used. --wordnet, the folder with
+index.noun of WordNet 3.0, is used to split names written without spaces.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import csv
 import json
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +31,8 @@ from anytag._typing import Bytes
 from anytag.data.duplicates import near
 from anytag.data.rows import Row, write_rows
 from anytag.images.likeness import difference_hash
+from anytag.models.registry import EMBEDDED
+from anytag.vocabulary import Vocabulary
 
 COCO_18 = {
     1: "person", 2: "bicycle", 3: "car", 4: "motorcycle", 5: "airplane", 6: "bus", 7: "train", 8: "truck",
@@ -48,6 +53,25 @@ PHOTOGRAPHS = (
     "sketchy",
 )  # fmt: skip
 MEDIA = ("art", "drawing", "cartoon", "clip art", "sketch")
+OBJECTS = "massive-memory"
+OBJECT_FOLDERS = ("All_stims", "Size_stims")
+SUFFIXES = (".jpg", ".jpe", ".jpeg", ".png")
+# Its categories whose names mean something else in the vocabulary, or are not in it; None: left out.
+OBJECT_NAMES = {
+    "army guy": "toy soldier", "babushka dolls": "nesting doll", "barbie doll": "doll",
+    "baseball cards": "card", "bill": "banknote", "bonzai": "bonsai", "bread loaf": "bread",
+    "candle holder with candles": "candle holder", "carfront": "car", "cherub statue": "statue",
+    "chess board": "chessboard", "christmas tree ornamant ball": "christmas ornament", "computer key": None,
+    "cooking pan": "frying pan", "cookpot": "pot", "cooler": None, "crane": "construction crane",
+    "cup saucer": "cup", "decorative screen": "screen", "deskchair": "office chair", "earings": "earring",
+    "easter egg redo": "easter egg", "exercise equipment": None, "fish hook": "hook",
+    "garbage trash": "garbage can", "grill": "barbecue grill", "hand held game": "handheld game console",
+    "jack-o-lantern": "jack-o'-lantern", "keyboard": "computer keyboard", "lei": "garland",
+    "magazine covers": "magazine", "makeup compact": "makeup", "mp3 player": "iPod", "nunchaku": "weapon",
+    "orifan": "folding fan", "patio lounge chair": "lawn chair", "pipe": None, "poker card": "playing card",
+    "salt pepper shake": "saltshaker", "sippy cup": "cup", "small table": "table", "stamp": "postage stamp",
+    "toy horse": "toy", "toy rabbit": "stuffed animal", "trunk": "chest",
+}  # fmt: skip
 
 
 def share(image: str) -> str:
@@ -139,6 +163,34 @@ def more(folder: Path, nouns: dict[str, str]) -> Iterator[Row]:
             yield Row(image, source, split, (), tuple(row["tags"]), tuple(absent))
 
 
+def objects(folder: Path) -> Iterator[Row]:
+    """Rows of photos of single objects, in folders by category."""
+    for file in (file for part in OBJECT_FOLDERS for file in sorted(folder.glob(f"*/*/Stimuli/{part}/**/*"))):
+        if file.suffix.lower() in SUFFIXES and not file.parent.name.startswith("Z_"):
+            category = file.parent.parent.name if file.parent.name == "TestItems" else file.parent.name
+            name, image = OBJECT_NAMES.get(category, category), f"objects/{file.relative_to(folder)}"
+            if name:
+                yield Row(image, OBJECTS, share(image), (), (name,), MEDIA)
+
+
+def words(folder: Path) -> Iterator[Row]:
+    """Rows of photos that are named after an object or a scene of the vocabulary."""
+    vocabulary = Vocabulary.read(EMBEDDED / "vocabulary.jsonl")
+    for file in sorted(folder.rglob("*")):
+        if file.suffix.lower() in SUFFIXES:
+            name = file.stem.replace("_", " ").strip().lower()
+            tag, image = vocabulary.find(name), f"words/{file.relative_to(folder)}"
+            if tag is not None and tag.kind in ("object", "scene"):
+                yield Row(image, "words", share(image), (), (tag.name,))
+
+
+def new(rows: Iterable[Row], root: Path, judged: Bytes) -> Iterator[Row]:
+    """Rows without those whose photos are near-duplicates of `judged`, N×32."""
+    rows = list(rows)
+    skipped = near(hashes([root / row.image for row in rows]), judged)
+    return (row for row, skip in zip(rows, skipped, strict=True) if not skip)
+
+
 def link(path: Path, to: Path) -> None:
     path.unlink(missing_ok=True)
     path.symlink_to(to.resolve())
@@ -152,6 +204,8 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--coco", type=Path)
     parser.add_argument("--more", type=Path)
+    parser.add_argument("--objects", type=Path)
+    parser.add_argument("--words", type=Path)
     parser.add_argument("--wordnet", type=Path)
     args = parser.parse_args()
     for name in ("flickr8k", "broad"):
@@ -164,6 +218,11 @@ def main() -> None:
     if args.more:
         link(args.out / "more", args.more)
         rows.extend(more(args.more, nouns_of(args.wordnet) if args.wordnet else {}))
+    judged = hashes([args.out / row.image for row in rows if row.split != "train"])
+    for name, found in (("objects", objects), ("words", words)):
+        if folder := getattr(args, name):
+            link(args.out / name, folder)
+            rows.extend(new(found(folder), args.out, judged))
     write_rows(args.out / "rows.jsonl", rows)
     print(f"{len(rows)} rows -> {args.out / 'rows.jsonl'}")
 
