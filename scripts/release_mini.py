@@ -28,7 +28,7 @@ from anytag.calibration.fit import broader_pairs, fit_line, fit_offsets, probabi
 from anytag.data.rows import Row
 from anytag.evaluation.metrics import mean_average_precision
 from anytag.images import load, prepare
-from anytag.models.card import Calibration, CaptionSpec, Card, ImageSpec, Platt, TextSpec
+from anytag.models.card import Calibration, CaptionSpec, Card, Fewest, ImageSpec, Platt, TextSpec
 from anytag.models.folder import ModelFolder, write_card
 from anytag.models.registry import EMBEDDED, resolve
 from anytag.queries.bank import Bank, identity_lines
@@ -41,20 +41,24 @@ from anytag.torch.export.static_int8.quantize import quantize_image_graph
 from anytag.torch.nn.network import TagNetwork
 from anytag.torch.runtime import TorchRuntime
 from anytag.torch.training.feature_cache import open_cache
-from anytag.torch.training.mini import build_student
+from anytag.torch.training.mini import build_student, sample
 from anytag.torch.training.mini_init import start_from_folder
 from anytag.torch.training.quantized_graph import QuantizedGraph
 from anytag.torch.training.recipes import read_recipe
 from anytag.torch.training.soft_labels import may_co_occur
 from anytag.torch.training.stored_tags import make_bank
 from anytag.torch.training.student import Student
-from anytag.torch.training.tag_samples import StageFeatures, TagSamples, tensor_of
+from anytag.torch.training.tag_samples import StageFeatures, TagSamples
 from anytag.vocabulary import Tag, Vocabulary
 
 # Number of training photos per source for fitting the quantisation.
-QUANTIZATION = {"flickr8k": 56, "coco-more": 16, "imagenet": 40, "sun": 8, "food101": 8, "grocery": 8}
+QUANTIZATION = {
+    "flickr8k": 112, "coco-more": 48, "imagenet": 64, "sun": 16, "food101": 16, "grocery": 16,
+    "massive-memory": 16,
+}  # fmt: skip
 GRID = np.round(np.arange(0.40, 0.995, 0.01), 2)
 SHORTLIST = 96
+FEWEST = Fewest(tags=3, share=0.75)
 # Standard deviation of the prior of a tag's offset. 1.0 fits no better, and degrades the ranking of tags by
 # name.
 SPREAD = 0.5
@@ -77,7 +81,7 @@ CAREFUL_WORDS = (
 DESCRIPTION = "Tags photos with about 3,500 tags and any others that are asked in words; for a CPU."
 TRAINING_DATA = (
     "Flickr8k train (6,000 photos with captions), 36,000 COCO photos with a caption each, about 1,750 "
-    "labelled photos of ImageNet, SUN, Food-101 and GroceryStoreDataset, and about 31,000 labelled photos "
+    "labelled photos of ImageNet, SUN, Food-101 and GroceryStoreDataset, and about 35,000 labelled photos "
     "of collections on GitHub: miniplaces (rathull/CTFs), ccp (bearpaw/clothing-co-parsing), feedme "
     "(feedmejefferson/images), corel5k (ParkByungYoon/corel-5k), sketchy (sahibgoa/DCGAN-MNIST), vocab "
     "(dungnc), instruments30 (aizadaaskar/dl-homework), sports22 (jurjsorinliviu/Sports-Type-Classifier), "
@@ -88,10 +92,12 @@ TRAINING_DATA = (
     "houses (emanhamed/Houses-dataset), aid (zlima/testtensor), intel (afroozsheikh), pacs "
     "(MachineLearning2020/Homework3-PACS), drawn260 (psych750), clipart (adussa3), flowers5 "
     "(JoelOscarsson), dtd10 (pan8915/DeepTexture), carbike (arnavagrawal2701), sroie "
-    "(zzzDavid/ICDAR-2019-SROIE). ImageNet weights of EfficientNet-Lite0 (Apache-2.0) and version 5 of "
-    "this model as the start; words from all-MiniLM-L6-v2 (Apache-2.0); names and descriptions of new "
-    "tags by a language model. Most of these photos are for research only or of terms not told, COCO's "
-    "have licences of their own; no photo is part of the model."
+    "(zzzDavid/ICDAR-2019-SROIE), Massive Memory (Konkle and others, 2010, from "
+    "NatalieBiderman/Categories_fMRI_MTurk), and photos of words (PJSoftCo/WordPics, "
+    "nirmalkumargcp-ux/spell-quest, szepi92/exp). ImageNet weights of EfficientNet-Lite0 (Apache-2.0) and "
+    "version 6 of this model as the start; words from all-MiniLM-L6-v2 (Apache-2.0); names and "
+    "descriptions of new tags by a language model. Most of these photos are for research only or of "
+    "terms not told, COCO's have licences of their own; no photo is part of the model."
 )
 LICENCE = "Apache-2.0 (weights; see training_data for the terms of the photos)"
 
@@ -278,9 +284,10 @@ def draft_card(student: Student) -> Card:
     spec = ImageSpec(size=config.size, resample="bilinear", mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
     line = Platt(1.0, 0.0)
     return Card(
-        name="mini", family="mini", version="6", description=DESCRIPTION, image=spec, width=config.width,
+        name="mini", family="mini", version="7", description=DESCRIPTION, image=spec, width=config.width,
         text=TextSpec(kind="static", folder="text"), calibration=Calibration(vocabulary=line, own=line),
-        shortlist=SHORTLIST, licence=LICENCE, training_data=TRAINING_DATA, metrics={}, files={},
+        shortlist=SHORTLIST, fewest=FEWEST, licence=LICENCE, training_data=TRAINING_DATA, metrics={},
+        files={},
         thresholds="For each tag the lowest from 0.4 on with an estimated precision of 0.5 (broad words "
         "0.8 and from 0.6 on, words of sex and age 0.9 and from 0.8 on) on 4,991 photos of all sources, "
         "Flickr8k dev among them.",
@@ -334,8 +341,10 @@ def write_graphs(student: Student, run: Path, out: Path, corpus: TagSamples) -> 
     save_decoder(network.folded, out / DECODER)
     network.encoder.evidence = evidence
     if evidence is not None:
-        late = tensor_of(corpus.cache.features[corpus.views])
-        late = late if late.ndim == 2 else network.encoder.backbone(late[:512], student.first).mean((2, 3))
+        late, _ = sample(corpus)
+        if late.ndim > 2:
+            with torch.no_grad():
+                late = network.encoder.backbone(late, student.first).mean((2, 3))
         onnx.save(QuantizedGraph(out / IMAGE).with_evidence(evidence, late), out / IMAGE)
     return _cosines(network, out / IMAGE, pixels[:64])
 

@@ -29,6 +29,20 @@ def reaches(scores: AnyFloats, thresholds: AnyFloats, *, strict: bool = False) -
     return np.asarray(scores > thresholds if strict else scores >= thresholds)
 
 
+def add_nearest(mask: Bools, scores: AnyFloats, thresholds: Doubles, *, count: int, share: float) -> Bools:
+    """Extend a mask of K selected tags to `count`, by those that come nearest to their positive thresholds.
+
+    Args:
+        share: smallest ratio of a score to its threshold, in (0, 1).
+    """
+    missing = max(0, count - int(mask.sum()))
+    ratio = np.where(mask, 0, scores / np.maximum(thresholds, 1e-9))
+    best = np.argsort(-ratio, kind="stable")[:missing]
+    extended = mask.copy()
+    extended[best[ratio[best] >= share]] = True
+    return extended
+
+
 def logit_thresholds(thresholds: Doubles, slope: Doubles, bias: Doubles) -> Doubles:
     """Thresholds K as logits, infinite for 0 and 1; the inverse of `sigmoid(slope · logit + bias)`."""
     with np.errstate(divide="ignore"):

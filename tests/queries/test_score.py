@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anytag._typing import Floats, Rows
+from anytag.models.card import Fewest
 from anytag.queries.score import Question
 from anytag.runtime.onnx import OnnxRuntime
 
@@ -75,3 +78,14 @@ def test_what_has_no_threshold_is_not_decoded_again() -> None:
     runtime = Rounded(is_approximate=True)
     ask(np.zeros(5), np.ones(5), np.zeros(5)).answer(runtime, *NOTHING)
     assert runtime.exactly == 0
+
+
+def test_a_photo_gets_the_fewest_tags() -> None:
+    """Those below their thresholds are added to a photo that has too few, but never custom ones."""
+    logits, threshold = np.array([2.0, 0.3, 0.0, 0.3]), np.full(4, 0.6)
+    question = replace(ask(logits, np.zeros(4), threshold), fewest=Fewest(tags=3, share=0.7), added=1)
+    answer = question.answer(Rounded(is_approximate=False), *NOTHING)[0]
+    assert [tag.id for tag in answer.tags] == ["0", "1", "2"]
+    assert [tag.id for tag in answer.below] == ["3"]
+    few = replace(question, fewest=Fewest(tags=1, share=0.7))
+    assert [tag.id for tag in few.answer(Rounded(is_approximate=False), *NOTHING)[0].tags] == ["0"]

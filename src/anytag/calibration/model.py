@@ -262,5 +262,6 @@ def _card(card: Card, data: Path, figures: Mapping[str, Any]) -> Card:
     return replace(
         card,
         thresholds=f"{origin} Of the others: {card.thresholds}",
+        fewest=None,  # tags below the thresholds would miss the goal
         metrics={**card.metrics, f"calibration on {data.name}": dict(figures)},
     )

@@ -169,6 +169,18 @@ class FileFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Fewest:
+    """A photo gets at least `tags` tags by default, if as many score `share` of their thresholds."""
+
+    tags: int
+    share: float
+
+    def __post_init__(self) -> None:
+        _require(self.tags > 0, "tags", "a positive number", self.tags)
+        _require(0 < self.share <= 1, "share", "a number in (0, 1]", self.share)
+
+
+@dataclass(frozen=True, slots=True)
 class Card:
     """A model card.
 
@@ -184,6 +196,7 @@ class Card:
         source: origin of converted weights: a file's name, size, sha256.
         captions: caption settings, None if the model has no caption head.
         strict: scores must exceed the threshold, as in the published models; otherwise they may equal it.
+        fewest: tags that a photo gets at least, None if only thresholds select tags.
         search: scoring of sentences, for models whose embeddings are comparable; None if not fitted.
     """
 
@@ -205,6 +218,7 @@ class Card:
     source: Mapping[str, Any] = field(default_factory=dict)
     captions: CaptionSpec | None = None
     strict: bool = False
+    fewest: Fewest | None = None
     search: SearchFit | None = None
 
     def __post_init__(self) -> None:

@@ -121,7 +121,9 @@ class Questions:
         count, shortlist = len(self._bank), self.card.shortlist
         thresholds = np.array([row.threshold for row in rows])
         # the first pass may miss tags that score below the model's own thresholds
-        is_lower = bool((thresholds[:count] < [tag.threshold for tag in self.learned]).any())
+        shown, own = thresholds[:count], np.array([tag.threshold for tag in self.learned])
+        is_lower = bool((shown < own).any())
+        is_default = threshold is None and bool(((shown == own) | np.isinf(shown)).all())
         decode_all = threshold is not None or is_lower or shortlist >= count or (top_k or 0) > shortlist
         if threshold is not None:
             thresholds = np.where(np.isinf(thresholds), np.inf, threshold)
@@ -140,6 +142,7 @@ class Questions:
             shortlist=None if decode_all or self._bank.coarse is None else shortlist,
             top_k=top_k,
             strict=self.card.strict,
+            fewest=self.card.fewest if is_default else None,
             added=sum(row.trained is None for row in requested),
             per_photo=self._bank.coarse is not None,
         )

@@ -15,6 +15,7 @@ import numpy as np
 
 from anytag import scoring
 from anytag._typing import Doubles, Floats, Ints, Rows
+from anytag.models.card import Fewest
 from anytag.queries.bank import Bank
 from anytag.results import Source, TagScore
 from anytag.runtime.base import Runtime
@@ -49,6 +50,7 @@ class Question:
         queries: float32 O×P×R, decoded for every photo.
         top_k: maximum number of tags per photo.
         strict: a score equal to the threshold is left out too.
+        fewest: tags of `bank` that a photo gets at least; None: only thresholds select tags.
         added: of the last `added` tags, lower scores are returned separately.
         per_photo: photos are decoded one at a time. If each has its own shortlist, a batch saves nothing, and
             the last digits of a photo's scores are then the same alone and in any batch.
@@ -66,6 +68,7 @@ class Question:
     shortlist: int | None = None
     top_k: int | None = None
     strict: bool = False
+    fewest: Fewest | None = None
     added: int = 0
     per_photo: bool = False
 
@@ -180,6 +183,11 @@ class Question:
     def _choose(self, scores: Doubles) -> Answer:
         is_over = scoring.reaches(scores, self.threshold, strict=self.strict)
         is_added = np.arange(len(scores)) >= len(scores) - self.added
+        if self.fewest is not None:
+            thresholds = np.where(is_added, np.inf, self.threshold)
+            is_over = scoring.add_nearest(
+                is_over, scores, thresholds, count=self.fewest.tags, share=self.fewest.share
+            )
         tags = self._tags(scores, scoring.ranked(scores, is_over, self.top_k))
         return Answer(tags, self._tags(scores, scoring.ranked(scores, is_added & ~is_over)))
 

@@ -267,5 +267,6 @@ class _Tuner:
             shortlist=min(tags, base.shortlist + EXTRA_SHORTLIST) if keep else base.shortlist,
             training_data=f"{base.training_data} Fine-tuned on {photos} photos of {self.task.data.name}.",
             thresholds=f"{origin} Other tags: {base.thresholds}" if keep else origin,
+            fewest=base.fewest if keep else None,
             metrics={"base": dict(base.metrics)},
         )
