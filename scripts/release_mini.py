@@ -97,7 +97,8 @@ TRAINING_DATA = (
     "nirmalkumargcp-ux/spell-quest, szepi92/exp, chialinkhern/NormImages). ImageNet weights of "
     "EfficientNet-Lite0 (Apache-2.0) and version 6 of this model as the start; words from "
     "all-MiniLM-L6-v2 (Apache-2.0); names and descriptions of new tags by a language model. Most of these "
-    "photos are for research only or of terms not told, COCO's have licences of their own; no photo is part of the model."
+    "photos are for research only or of terms not told, COCO's have licences of their own; no photo is part "
+    "of the model."
 )
 LICENCE = "Apache-2.0 (weights; see training_data for the terms of the photos)"
 
