@@ -85,10 +85,14 @@ def _unchanged(old: Vocabulary, learned: Sequence[str]) -> Vocabulary:
 def compare_kept_tags(
     before: Tagger, after: Tagger, photos: Sequence[Path], old: Vocabulary
 ) -> dict[str, Any]:
-    """Compare scores and predictions of the base's tags before and after fine-tuning."""
+    """Compare scores of the base's tags, and which reach their thresholds, before and after fine-tuning."""
+    thresholds = {tag.id: tag.threshold for tag in old}
     one, other = (_scores(list(tagger.tag_many(photos, threshold=0)), old.ids) for tagger in (before, after))
     sets = [
-        [{tag.id for tag in tags.tags if tag.id in old} for tags in tagger.tag_many(photos)]
+        [
+            {tag.id for tag in tags.tags if tag.score >= thresholds.get(tag.id, np.inf)}
+            for tags in tagger.tag_many(photos)
+        ]
         for tagger in (before, after)
     ]
     pairs = list(zip(*sets, strict=True))
