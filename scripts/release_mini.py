@@ -4,9 +4,9 @@
 
 Exports both graphs (compared with torch), quantises the image graph, writes queries, vocabulary and text
 encoder, then calibrates scores and thresholds with the final graphs, on dev photos of all sources, which are
-not trained on. The cache provides the teacher's labels for the tags that captions never mention. --start-share
-interpolates the run's weights with those that it started from, which is better on photos of other sources
-than either (WiSE-FT).
+not trained on. The cache provides the teacher's labels for the tags that captions never mention.
+--start-share interpolates the run's weights with those that it started from, which is better on photos of
+other sources than either (WiSE-FT).
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from anytag.calibration.fit import NO_PAIRS, Goal, fit_lines, fit_tags
 from anytag.calibration.model import CalibrationData, calibrate, measure, score_photos
 from anytag.data.rows import Row, write_rows
 from anytag.errors import AnytagError
-from anytag.models.card import Card
+from anytag.models.card import Card, Fewest
 from anytag.models.folder import ModelFolder, edited_copy, write_card
 from anytag.progress import Reporter
 from anytag.queries.bank import Bank, identity_lines
@@ -69,6 +70,7 @@ def data(tmp_path: Path, model: Path) -> Path:
 
 
 def test_a_tag_is_given_where_it_is(model: Path, data: Path, tmp_path: Path) -> None:
+    write_card(model, replace(Card.read(model), fewest=Fewest(tags=3, share=0.75)))
     figures = calibrate(model, data, tmp_path / "out", goal=Goal())
     assert figures["tags"] == 2  # dog, and animal, which is broader
     assert figures["photos"] == 40
@@ -77,6 +79,7 @@ def test_a_tag_is_given_where_it_is(model: Path, data: Path, tmp_path: Path) -> 
     card = Card.read(tmp_path / "out")
     assert "best F1 on 40 photos of rows.jsonl" in card.thresholds
     assert "Of the others: 0.5 for every tag, by decree" in card.thresholds
+    assert card.fewest is None  # the goal is one of the thresholds alone
     Tagger.load(tmp_path / "out")  # hashes are right
 
 
