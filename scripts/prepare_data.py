@@ -53,9 +53,10 @@ PHOTOGRAPHS = (
     "sketchy",
 )  # fmt: skip
 MEDIA = ("art", "drawing", "cartoon", "clip art", "sketch")
+# Fewer than `anytag.suffixes` has, so that the rows are those that version 7 was trained on.
+SUFFIXES = (".jpg", ".jpe", ".jpeg", ".png")
 OBJECTS = "massive-memory"
 OBJECT_FOLDERS = ("All_stims", "Size_stims")
-SUFFIXES = (".jpg", ".jpe", ".jpeg", ".png")
 # Its categories whose names mean something else in the vocabulary, or are not in it; None: left out.
 OBJECT_NAMES = {
     "army guy": "toy soldier", "babushka dolls": "nesting doll", "barbie doll": "doll",
@@ -114,15 +115,11 @@ def hashes(paths: list[Path]) -> Bytes:
     return np.stack(found)
 
 
-def coco(folder: Path, kept: list[Path]) -> Iterator[Row]:
-    """COCO rows, without near-duplicates of `kept`."""
-    tables = [csv.DictReader((folder / name).open(encoding="utf-8")) for name in ("train.csv", "test.csv")]
-    files = [fields for table in tables for fields in table]
-    duplicate = near(hashes([folder / "data" / fields["ImageID"] for fields in files]), hashes(kept))
-    for fields, skip in zip(files, duplicate, strict=True):
-        tags = tuple(COCO_18[int(n)] for n in fields.get("Labels", "").split())
-        absent = tuple(sorted(set(COCO_18.values()) - set(tags))) if "Labels" in fields else ()
-        if not skip:
+def coco(folder: Path) -> Iterator[Row]:
+    for name in ("train.csv", "test.csv"):
+        for fields in csv.DictReader((folder / name).open(encoding="utf-8")):
+            tags = tuple(COCO_18[int(n)] for n in fields.get("Labels", "").split())
+            absent = tuple(sorted(set(COCO_18.values()) - set(tags))) if "Labels" in fields else ()
             image = f"coco/data/{fields['ImageID']}"
             yield Row(image, "coco-more", share(image), (fields["Caption"],), tags, absent)
 
@@ -184,11 +181,11 @@ def words(folder: Path) -> Iterator[Row]:
                 yield Row(image, "words", share(image), (), (tag.name,))
 
 
-def new(rows: Iterable[Row], root: Path, judged: Bytes) -> Iterator[Row]:
-    """Rows without those whose photos are near-duplicates of `judged`, N×32."""
+def new(rows: Iterable[Row], root: Path, kept: list[Row]) -> list[Row]:
+    """Rows without those whose photos are near-duplicates of those of `kept`."""
     rows = list(rows)
-    skipped = near(hashes([root / row.image for row in rows]), judged)
-    return (row for row, skip in zip(rows, skipped, strict=True) if not skip)
+    skipped = near(hashes([root / row.image for row in rows]), hashes([root / row.image for row in kept]))
+    return [row for row, skip in zip(rows, skipped, strict=True) if not skip]
 
 
 def link(path: Path, to: Path) -> None:
@@ -212,17 +209,18 @@ def main() -> None:
         unpack(args.data / name, args.out / name)
     rows = [*flickr8k(args.data / "flickr8k"), *broad(args.data / "broad")]
     if args.coco:
-        kept = [args.out / row.image for row in rows]
         link(args.out / "coco", args.coco)
-        rows.extend(coco(args.coco, kept))
+        rows.extend(new(coco(args.coco), args.out, rows))
     if args.more:
         link(args.out / "more", args.more)
         rows.extend(more(args.more, nouns_of(args.wordnet) if args.wordnet else {}))
-    judged = hashes([args.out / row.image for row in rows if row.split != "train"])
+    added: list[Row] = []
     for name, found in (("objects", objects), ("words", words)):
         if folder := getattr(args, name):
             link(args.out / name, folder)
-            rows.extend(new(found(folder), args.out, judged))
+            added.extend(found(folder))
+    if added:
+        rows.extend(new(added, args.out, [row for row in rows if row.split != "train"]))
     write_rows(args.out / "rows.jsonl", rows)
     print(f"{len(rows)} rows -> {args.out / 'rows.jsonl'}")
 

@@ -33,9 +33,11 @@ def add_nearest(mask: Bools, scores: AnyFloats, thresholds: Doubles, *, count: i
     """Extend a mask of K selected tags to `count`, by those that come nearest to their positive thresholds.
 
     Args:
-        share: smallest ratio of a score to its threshold, in (0, 1).
+        share: smallest ratio of a score to its threshold, in (0, 1].
     """
-    missing = max(0, count - int(mask.sum()))
+    missing = count - int(mask.sum())
+    if missing <= 0:  # as for most photos
+        return mask
     ratio = np.where(mask, 0, scores / np.maximum(thresholds, 1e-9))
     best = np.argsort(-ratio, kind="stable")[:missing]
     extended = mask.copy()

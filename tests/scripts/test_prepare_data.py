@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from scripts.prepare_data import MEDIA, hashes, new, objects, words
+from anytag.data.rows import Row
+from scripts.prepare_data import MEDIA, new, objects, words
 
 
 def save(path: Path, seed: int) -> Path:
@@ -36,8 +37,8 @@ def test_words_are_objects_and_scenes(tmp_path: Path) -> None:
 
 
 def test_photos_kept_for_evaluation_are_not_trained_on(tmp_path: Path) -> None:
-    judged = save(tmp_path / "judged.jpg", 1)
+    save(tmp_path / "judged.jpg", 1)
     save(tmp_path / "words" / "airport.jpg", 1)
     save(tmp_path / "words" / "bicycle.jpg", 2)
-    rows = new(words(tmp_path / "words"), tmp_path, hashes([judged]))
+    rows = new(words(tmp_path / "words"), tmp_path, [Row("judged.jpg", "cutouts", "test")])
     assert [row.tags for row in rows] == [("bicycle",)]
