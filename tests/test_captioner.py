@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,21 @@ def test_tags_guide(captioner: Captioner, photos: list[Path]) -> None:
     asked = captioner.caption(photos[0], ["grass", "big white sea"])
     assert (free.tags, asked.tags) == ((), ("grass", "big white sea"))
     assert free.text != asked.text
+
+
+def test_a_caption_names_a_given_tag_even_if_none_is_confident(
+    captioner: Captioner, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (encoded,) = captioner.tagger.encode_many(photos[:1])
+    given = [tag.name for tag in captioner.tagger.score(encoded).tags]
+    monkeypatch.setattr(captioner, "spec", replace(captioner.spec, guide=2.0, support=1e-9, sure=2.0))
+    named = []
+    for name in given:
+        monkeypatch.setattr(captioner, "_texts", lambda *_, text=f"so {name}": [text])
+        named.append(captioner.write([encoded])[0].text)
+    assert f"so {given[0]}" in named
+    monkeypatch.setattr(captioner, "_texts", lambda *_: ["so what"])
+    assert captioner.write([encoded])[0].text.startswith("a photo of ")
 
 
 def test_recognised_tags_guide_as_the_card_says(captioner: Captioner, photos: list[Path]) -> None:

@@ -262,14 +262,15 @@ class Captioner:
     ) -> tuple[list[str], list[tuple[str, ...]]]:
         """Replace captions that the photos' tags do not support.
 
-        A caption that names an unrecognised thing, or none of the confident tags, is generated again, guided
-        by the confident tags; if that is no better, it becomes a plain list of these tags.
+        A caption that names an unrecognised thing, or none of the confident tags (of all given tags, if none
+        is confident), is generated again, guided by these tags; if that is no better, it becomes a plain list
+        of them.
         """
         excluded = {tag.id for word in request.exclude_tags for tag in self._tags_of(word)}
         for number, one in enumerate(encoded):
             tags = [tag for tag in self.tagger.score(one).tags if tag.id not in excluded]
             scores = {tag.id: tag.score for tag in self.tagger.score(one, threshold=self.spec.support).tags}
-            confident = self._checker.confident(tags, self.spec.sure)
+            confident = self._checker.confident(tags, self.spec.sure) or self._checker.confident(tags, 0)
             texts[number] = self._checker.neutralise(texts[number], scores)
             if self._is_supported(texts[number], scores, confident, repeats=2):
                 continue
