@@ -1,6 +1,6 @@
 """Captions of the embedded model on Flickr8k's 1,000 test photos, with five reference sentences each.
 
-    PYTHONPATH=. python benchmarks/captions.py ROWS [MODEL_FOLDER] [--photos 1000]
+    PYTHONPATH=. python benchmarks/captions.py ROWS [MODEL_FOLDER] [--photos 1000] [--card]
 
 Three rows: without guiding tags, with the model's default settings, and guided by up to three tags that one
 reference sentence mentions, with the share of them that the captions mention too. (The guided row is
@@ -13,9 +13,12 @@ import argparse
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from anytag.captioner import Captioner
 from anytag.data.rows import read_rows, select
+from anytag.models.folder import write_card
+from anytag.models.registry import resolve
 from scripts.release_captions import NO_GUIDANCE, CaptionEvaluator
 
 
@@ -26,6 +29,7 @@ def main() -> None:
     parser.add_argument("rows", type=Path)
     parser.add_argument("model", nargs="?")
     parser.add_argument("--photos", type=int, default=1000)
+    parser.add_argument("--card", action="store_true", help="write the figures into the model's card")
     args = parser.parse_args()
     captioner = Captioner.load(args.model, device="cpu")
     rows = [row for row in select(read_rows(args.rows), split="test") if row.captions][: args.photos]
@@ -34,18 +38,28 @@ def main() -> None:
     print("| guided by | BLEU-1 | BLEU-4 | CIDEr | METEOR | requested tags mentioned | ms per photo |")
     print("|---|---|---|---|---|---|---|")
     kinds = {
-        "no tags": (replace(spec, guide=NO_GUIDANCE, support=0.0), None),
-        "the card's settings": (spec, None),
-        "up to three tags of one reference": (spec, requested_tags),
+        "unguided": ("no tags", replace(spec, guide=NO_GUIDANCE, support=0.0), None),
+        "default": ("the card's settings", spec, None),
+        "asked": ("up to three tags of one reference", spec, requested_tags),
     }
-    for name, (numbers, tags) in kinds.items():
+    metrics: dict[str, Any] = {"photos": len(rows)}
+    for kind, (name, numbers, tags) in kinds.items():
         start = time.perf_counter()
         texts = evaluator.texts(numbers, tags)
         speed = 1000 * (time.perf_counter() - start) / len(rows)
         found = evaluator.score(texts)
         figures = [found[key] for key in ("BLEU-1", "BLEU-4", "CIDEr", "METEOR")]
-        mentioned = f"{evaluator.mentioned_share(texts, requested_tags):.1%}" if tags else ""
+        metrics[kind] = found
+        mentioned = ""
+        if tags:
+            metrics[kind]["asked_tags_said"] = share = evaluator.mentioned_share(texts, requested_tags)
+            mentioned = f"{share:.1%}"
         print(f"| {name} | {' | '.join(f'{one:.1f}' for one in figures)} | {mentioned} | {speed:.0f} |")
+    if args.card:
+        card = captioner.tagger.card
+        write_card(
+            resolve(args.model), replace(card, metrics={**card.metrics, "captions_flickr8k_test": metrics})
+        )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Fit the scoring of sentences by image embeddings: the values of `SearchFit` for a model's card.
 
-    python scripts/fit_search.py ROWS [--model FOLDER] [--photos 1000]
+    python scripts/fit_search.py ROWS [--model FOLDER] [--photos 1000] [--card]
 
 Photos and captions are those of `flickr8k`, split `dev`, in ROWS; captions of other sources serve as
 sentences that mention a thing in none of the photos. First, two lines are fitted to the decoder's outputs:
@@ -32,6 +32,8 @@ from anytag.library.library import Library
 from anytag.library.search import Searcher
 from anytag.library.vectors import vector_file
 from anytag.models.card import SearchFit
+from anytag.models.folder import write_card
+from anytag.models.registry import resolve
 from anytag.parsing import Parser
 from anytag.reranking import weights_of
 from anytag.tagger import Tagger
@@ -189,6 +191,7 @@ def main() -> None:
     parser.add_argument("rows", type=Path)
     parser.add_argument("--model")
     parser.add_argument("--photos", type=int, default=1000)
+    parser.add_argument("--card", action="store_true", help="write the values into the model's card")
     args = parser.parse_args()
     every = [row for row in read_rows(args.rows) if row.captions]
     rows = [row for row in every if (row.source, row.split) == ("flickr8k", "dev")][: args.photos]
@@ -210,6 +213,8 @@ def main() -> None:
             one, more = single(mentions, choose), several(rows, others, mentions, choose)
             fit = fitted(searcher, vectors, fit, one=one, more=more)
     print(json.dumps({"search": asdict(fit)}, indent=2))
+    if args.card:
+        write_card(resolve(args.model), replace(tagger.card, search=fit))
 
 
 if __name__ == "__main__":

@@ -35,8 +35,9 @@ NOT_BELOW = {
     "cutlery": "airplane airliner cleaver hatchet letter-opener",
     "outlet": "grocery-store bakery barbershop bookshop butcher-shop confectionery shoe-shop tobacco-shop "
     "toyshop",
-    "hawk": "kite", "globe": "bubble", "jar": "vase beaker", "calculator": "abacus", "cream": "sunscreen",
-    "shell": "breastplate pickelhaube", "key": "space-bar", "slot-machine": "vending-machine slot",
+    "anteater": "echidna", "hawk": "kite", "globe": "bubble", "jar": "vase beaker", "calculator": "abacus",
+    "cream": "sunscreen", "shell": "breastplate pickelhaube", "key": "space-bar",
+    "slot-machine": "vending-machine slot",
     "lamp": "candle", "upright": "maypole", "oar": "paddle-object", "roundabout": "merry-go-round",
     "pheasant": "peacock", "cracker": "pretzel", "ornament": "necklace totem-pole",
     "gear": "drilling-platform toolbox", "race-car": "racer", "car": "racer", "vehicle": "racer",

@@ -1,7 +1,7 @@
 """Unpack the training photos into one folder with one rows.jsonl.
 
     python scripts/prepare_data.py DATA OUT [--coco FOLDER] [--more FOLDER] [--objects FOLDER]
-        [--words FOLDER] [--wordnet FOLDER]
+        [--words FOLDER] [--vocabulary FOLDER] [--wordnet FOLDER]
 
 DATA contains flickr8k/ and broad/ (tar shards with captions.jsonl and labels.jsonl). --coco is a folder with
 COCO photos as data/NNN.jpg, train.csv (ImageID,Labels,Caption) and test.csv (ImageID,Caption);
@@ -9,9 +9,10 @@ near-duplicates of evaluation photos (difference hash, 24 of 256 bits) are left 
 labelled photos from many collections: photos/ and rows.jsonl (image, source, tags, truth). A tenth of it and
 of COCO is held out, half for calibration (split "dev") and half for evaluation ("val"); the collections in
 FOREIGN are held out completely ("test"). --objects is a checkout with photos of single objects on white in
-folders by category: "Massive Memory" (Konkle, Brady, Alvarez and Oliva, 2010). --words has folders of photos
-that are named after what they show; those of objects and scenes are used. --wordnet, the folder with
-index.noun of WordNet 3.0, is used to split names written without spaces.
+folders by category: "Massive Memory" (Konkle, Brady, Alvarez and Oliva, 2010). --words contains checkouts
+of the repositories of photos/repositories.tsv, whose photos are named after what they show; those of objects
+and scenes of the vocabulary in --vocabulary (default: the embedded model's) are used. --wordnet, the folder
+with index.noun of WordNet 3.0, is used to split names written without spaces.
 """
 
 from __future__ import annotations
@@ -19,20 +20,22 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import re
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 from PIL import Image
 
 from anytag._typing import Bytes
-from anytag.data.duplicates import near
+from anytag.data.duplicates import groups, near
 from anytag.data.rows import Row, write_rows
 from anytag.images.likeness import difference_hash
 from anytag.models.registry import EMBEDDED
-from anytag.vocabulary import Vocabulary
+from anytag.vocabulary import Tag, Vocabulary
 
 COCO_18 = {
     1: "person", 2: "bicycle", 3: "car", 4: "motorcycle", 5: "airplane", 6: "bus", 7: "train", 8: "truck",
@@ -53,8 +56,11 @@ PHOTOGRAPHS = (
     "sketchy",
 )  # fmt: skip
 MEDIA = ("art", "drawing", "cartoon", "clip art", "sketch")
-# Fewer than `anytag.suffixes` has, so that the rows are those that version 7 was trained on.
-SUFFIXES = (".jpg", ".jpe", ".jpeg", ".png")
+SUFFIXES = (".jpg", ".jpe", ".jpeg", ".png", ".webp")
+SAME_BITS = 3
+"""Maximum number of differing bits of copies of a photo: photos of small things on white differ by few."""
+PHOTOS = Path(__file__).with_name("photos")
+ANIMALS = {"animal", "marine-animal", "turtle", "bat", "ray"}
 OBJECTS = "massive-memory"
 OBJECT_FOLDERS = ("All_stims", "Size_stims")
 # Its categories whose names mean something else in the vocabulary, or are not in it; None: left out.
@@ -170,22 +176,70 @@ def objects(folder: Path) -> Iterator[Row]:
                 yield Row(image, OBJECTS, share(image), (), (name,), MEDIA)
 
 
-def words(folder: Path) -> Iterator[Row]:
-    """Rows of photos that are named after an object or a scene of the vocabulary."""
-    vocabulary = Vocabulary.read(EMBEDDED / "vocabulary.jsonl")
-    for file in sorted(folder.rglob("*")):
-        if file.suffix.lower() in SUFFIXES:
-            name = file.stem.replace("_", " ").strip().lower()
-            tag, image = vocabulary.find(name), f"words/{file.relative_to(folder)}"
-            if tag is not None and tag.kind in ("object", "scene"):
-                yield Row(image, "words", share(image), (), (tag.name,))
+class WordPhotos:
+    """Tags of photos that are named after what they show: the objects and scenes of a vocabulary.
+
+    A photo's name is one of a tag's names, in singular or plural, or with spaces left out. Words before an
+    animal's name are its species ("asian-elephant"). `photos/names.tsv` and the names file of a repository
+    overrule these, for words with another meaning and in other languages.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, nouns: dict[str, str]) -> None:
+        tags = [tag for tag in vocabulary if tag.kind in ("object", "scene")]
+        named = {tag.name.lower(): tag for tag in reversed(tags)}
+        synonyms = {word.lower(): tag for tag in reversed(tags) for word in tag.synonyms}
+        self.tags = synonyms | named
+        self.nouns = nouns
+        self.names = names_of("names.tsv")
+        above = zip(vocabulary, vocabulary.broader, strict=True)
+        self.animals = {
+            tag.id for tag, broader in above if ANIMALS & {vocabulary[n].id for n in broader}
+        } | ANIMALS
+
+    def rows(self, folder: Path) -> Iterator[Row]:
+        """Rows of the photos of `folder`, which contains the repositories as OWNER+NAME."""
+        for repository, (below, file) in word_repositories().items():
+            names = names_of(file) if file else self.names
+            for photo in sorted((folder / repository.replace("/", "+") / below).rglob("*")):
+                if photo.suffix.lower() in SUFFIXES and (tag := self.find(photo.stem, names)):
+                    image = f"words/{photo.relative_to(folder)}"
+                    yield Row(image, "words", share(image), (), (tag.name,))
+
+    def find(self, stem: str, names: dict[str, str]) -> Tag | None:
+        """The tag of a photo with this file name, if there is one."""
+        name = normalize("NFC", re.sub(r"[\s_-]+", " ", stem).strip().lower())
+        name = re.sub(r"(?<=\D)\s*\d+$", "", name)
+        if name in names:
+            return self.tags.get(names[name])
+        split = spaced(name, self.nouns) if " " not in name else name
+        for word in (name, name.removesuffix("s"), name.removesuffix("es"), split):
+            if word in self.tags:
+                return self.tags[word]
+        words = name.split(" ")
+        species = (self.tags.get(" ".join(words[at:])) for at in range(1, len(words)))
+        return next((tag for tag in species if tag and tag.id in self.animals), None)
+
+
+def word_repositories() -> dict[str, tuple[str, str]]:
+    """Repositories of photos named after what they show -> the folder of photos, and a file of names."""
+    lines = (PHOTOS / "repositories.tsv").read_text(encoding="utf-8").splitlines()
+    fields = ((*line.split("\t"), "") for line in lines if not line.startswith("#"))
+    return {repository: (folder, names) for repository, folder, names, *_ in fields}
+
+
+def names_of(file: str) -> dict[str, str]:
+    """Names of tags by names of photos; an empty name means that the photos are left out."""
+    lines = (PHOTOS / file).read_text(encoding="utf-8").splitlines()
+    found = (line.split("\t") for line in lines if not line.startswith("#"))
+    return {re.sub(r"[_-]+", " ", name.lower()): tag.lower() for name, tag in found}
 
 
 def new(rows: Iterable[Row], root: Path, kept: list[Row]) -> list[Row]:
-    """Rows without those whose photos are near-duplicates of those of `kept`."""
+    """Rows without near-duplicates of the photos of `kept`, and with each photo once."""
     rows = list(rows)
-    skipped = near(hashes([root / row.image for row in rows]), hashes([root / row.image for row in kept]))
-    return [row for row, skip in zip(rows, skipped, strict=True) if not skip]
+    found, others = (hashes([root / row.image for row in some]) for some in (rows, kept))
+    again = groups(found, bits=SAME_BITS) != np.arange(len(rows))
+    return [row for row, skip in zip(rows, near(found, others) | again, strict=True) if not skip]
 
 
 def link(path: Path, to: Path) -> None:
@@ -203,22 +257,28 @@ def main() -> None:
     parser.add_argument("--more", type=Path)
     parser.add_argument("--objects", type=Path)
     parser.add_argument("--words", type=Path)
+    parser.add_argument("--vocabulary", type=Path, default=EMBEDDED)
     parser.add_argument("--wordnet", type=Path)
     args = parser.parse_args()
     for name in ("flickr8k", "broad"):
         unpack(args.data / name, args.out / name)
+    nouns = nouns_of(args.wordnet) if args.wordnet else {}
     rows = [*flickr8k(args.data / "flickr8k"), *broad(args.data / "broad")]
     if args.coco:
         link(args.out / "coco", args.coco)
         rows.extend(new(coco(args.coco), args.out, rows))
     if args.more:
         link(args.out / "more", args.more)
-        rows.extend(more(args.more, nouns_of(args.wordnet) if args.wordnet else {}))
+        rows.extend(more(args.more, nouns))
     added: list[Row] = []
-    for name, found in (("objects", objects), ("words", words)):
-        if folder := getattr(args, name):
-            link(args.out / name, folder)
-            added.extend(found(folder))
+    if args.objects:
+        link(args.out / "objects", args.objects)
+        added.extend(objects(args.objects))
+    if args.words:
+        link(args.out / "words", args.words)
+        added.extend(
+            WordPhotos(Vocabulary.read(args.vocabulary / "vocabulary.jsonl"), nouns).rows(args.words)
+        )
     if added:
         rows.extend(new(added, args.out, [row for row in rows if row.split != "train"]))
     write_rows(args.out / "rows.jsonl", rows)

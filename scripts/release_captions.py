@@ -43,6 +43,7 @@ class Search:
     """Values to try on dev photos, each as "a,b,c"; the search starts with the first of each.
 
     Attributes:
+        support, sure: not tried: support costs BLEU, and is for photos unlike those of the captions.
         photos: number of photos.
         batch: photos that are captioned together.
     """
@@ -51,6 +52,8 @@ class Search:
     length_penalty: str = "1.0,0.7,1.3"
     min_length: str = "5"
     guide: str = "2.0,0.9,0.75,0.6"
+    support: float = 0.01
+    sure: float = 0.6
     max_length: int = 30
     photos: int = 500
     batch: int = 25
@@ -185,7 +188,7 @@ def main() -> None:
     rows = list(select(read_rows(args.rows), split="dev"))[: search.photos]
     captioner = Captioner.load(args.model, device="cpu")
     evaluator = CaptionEvaluator(captioner, rows, args.rows.parent, batch=search.batch)
-    spec = tune(evaluator, captioner.spec, search)
+    spec = replace(tune(evaluator, captioner.spec, search), support=search.support, sure=search.sure)
     figures = measure(evaluator, spec)
     card = ModelFolder.open(args.model, verify=False).card
     metrics = {**card.metrics, "captions_flickr8k_dev": figures}

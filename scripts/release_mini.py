@@ -50,11 +50,12 @@ from anytag.torch.training.stored_tags import make_bank
 from anytag.torch.training.student import Student
 from anytag.torch.training.tag_samples import StageFeatures, TagSamples
 from anytag.vocabulary import Tag, Vocabulary
+from scripts.prepare_data import word_repositories
 
 # Number of training photos per source for fitting the quantisation.
 QUANTIZATION = {
     "flickr8k": 112, "coco-more": 48, "imagenet": 64, "sun": 16, "food101": 16, "grocery": 16,
-    "massive-memory": 16,
+    "massive-memory": 16, "words": 16,
 }  # fmt: skip
 GRID = np.round(np.arange(0.40, 0.995, 0.01), 2)
 SHORTLIST = 96
@@ -71,7 +72,7 @@ PRECISION = 0.5
 """Target precision of default thresholds."""
 NO_PHOTO_THRESHOLD = 0.4
 """Threshold of tags that no calibration photo may have."""
-BROAD = (0.8, 0.6)
+BROAD = (0.8, 0.7)
 """Target precision and minimum threshold of broad tags, which are wrong for most photos they nearly fit."""
 CAREFUL = (0.9, 0.8)
 """The same for words of gender or age, and for words that describe a photo rather than a thing in it."""
@@ -82,7 +83,7 @@ CAREFUL_WORDS = (
 DESCRIPTION = "Tags photos with about 3,500 tags and any others that are asked in words; for a CPU."
 TRAINING_DATA = (
     "Flickr8k train (6,000 photos with captions), 36,000 COCO photos with a caption each, about 1,750 "
-    "labelled photos of ImageNet, SUN, Food-101 and GroceryStoreDataset, and about 35,000 labelled photos "
+    "labelled photos of ImageNet, SUN, Food-101 and GroceryStoreDataset, and about 40,000 labelled photos "
     "of collections on GitHub: miniplaces (rathull/CTFs), ccp (bearpaw/clothing-co-parsing), feedme "
     "(feedmejefferson/images), corel5k (ParkByungYoon/corel-5k), sketchy (sahibgoa/DCGAN-MNIST), vocab "
     "(dungnc), instruments30 (aizadaaskar/dl-homework), sports22 (jurjsorinliviu/Sports-Type-Classifier), "
@@ -94,12 +95,11 @@ TRAINING_DATA = (
     "(MachineLearning2020/Homework3-PACS), drawn260 (psych750), clipart (adussa3), flowers5 "
     "(JoelOscarsson), dtd10 (pan8915/DeepTexture), carbike (arnavagrawal2701), sroie "
     "(zzzDavid/ICDAR-2019-SROIE), Massive Memory (Konkle and others, 2010, from "
-    "NatalieBiderman/Categories_fMRI_MTurk), and photos of words (PJSoftCo/WordPics, "
-    "nirmalkumargcp-ux/spell-quest, szepi92/exp, chialinkhern/NormImages). ImageNet weights of "
-    "EfficientNet-Lite0 (Apache-2.0) and version 6 of this model as the start; words from "
-    "all-MiniLM-L6-v2 (Apache-2.0); names and descriptions of new tags by a language model. Most of these "
-    "photos are for research only or of terms not told, COCO's have licences of their own; no photo is part "
-    "of the model."
+    "NatalieBiderman/Categories_fMRI_MTurk), and photos of words "
+    f"({', '.join(word_repositories())}). ImageNet weights of EfficientNet-Lite0 (Apache-2.0) and version 7 "
+    "of this model as the start; words from all-MiniLM-L6-v2 (Apache-2.0); names and descriptions of new "
+    "tags by a language model. Most of these photos are for research only or of terms not told, COCO's have "
+    "licences of their own; some photos of words are from image generators; no photo is part of the model."
 )
 LICENCE = "Apache-2.0 (weights; see training_data for the terms of the photos)"
 
@@ -280,19 +280,24 @@ def fit_thresholds(
     return thresholds
 
 
+def thresholds_note(photos: int) -> str:
+    return (
+        "For each tag the lowest from 0.4 on with an estimated precision of 0.5 (broad words 0.8 and from "
+        f"0.7 on, words of sex and age 0.9 and from 0.8 on) on {photos:,} photos of all sources, Flickr8k "
+        "dev among them."
+    )
+
+
 def draft_card(student: Student) -> Card:
     """The card without calibration and metrics."""
     config = student.network.config
     spec = ImageSpec(size=config.size, resample="bilinear", mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
     line = Platt(1.0, 0.0)
     return Card(
-        name="mini", family="mini", version="7", description=DESCRIPTION, image=spec, width=config.width,
+        name="mini", family="mini", version="8", description=DESCRIPTION, image=spec, width=config.width,
         text=TextSpec(kind="static", folder="text"), calibration=Calibration(vocabulary=line, own=line),
         shortlist=SHORTLIST, fewest=FEWEST, licence=LICENCE, training_data=TRAINING_DATA, metrics={},
-        files={},
-        thresholds="For each tag the lowest from 0.4 on with an estimated precision of 0.5 (broad words "
-        "0.8 and from 0.6 on, words of sex and age 0.9 and from 0.8 on) on 5,236 photos of all sources, "
-        "Flickr8k dev among them.",
+        files={}, thresholds="",
     )  # fmt: skip
 
 
@@ -419,7 +424,8 @@ def calibrate(student: Student, run: Path, out: Path, corpus: TagSamples) -> Non
     lines = (line[:, 0] * base.scale, line[:, 0] * base.bias + line[:, 1])
     cost = int8_cost(logits[dev], exact, thresholds, lines=lines, truth=truth[dev], named=named)
     metrics = {**card.metrics, "int8": {**card.metrics["int8"], **cost}}
-    write_card(out, replace(card, calibration=Calibration(base, own), metrics=metrics))
+    card = replace(card, calibration=Calibration(base, own), thresholds=thresholds_note(len(truth)))
+    write_card(out, replace(card, metrics=metrics))
 
 
 def main() -> None:

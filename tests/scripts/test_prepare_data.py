@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from anytag.data.rows import Row
-from scripts.prepare_data import MEDIA, new, objects, words
+from anytag.models.registry import EMBEDDED
+from anytag.vocabulary import Vocabulary
+from scripts.prepare_data import MEDIA, WordPhotos, names_of, new, objects
 
 
 def save(path: Path, seed: int) -> Path:
@@ -30,15 +33,53 @@ def test_objects_are_named_after_their_folders(tmp_path: Path) -> None:
     assert all(row.image.startswith("objects/static/") for row in rows)
 
 
+REPOSITORY = "briank-t+vocabulary"
+
+
+def word_photos() -> WordPhotos:
+    return WordPhotos(Vocabulary.read(EMBEDDED / "vocabulary.jsonl"), {"toothbrush": "toothbrush"})
+
+
 def test_words_are_objects_and_scenes(tmp_path: Path) -> None:
     for seed, name in enumerate(("rolling_pin", "airport", "afraid", "zxcvb")):
-        save(tmp_path / "cards" / f"{name}.jpg", seed)
-    assert [row.tags for row in words(tmp_path)] == [("airport",), ("rolling pin",)]
+        save(tmp_path / REPOSITORY / "cards" / f"{name}.jpg", seed)
+    save(tmp_path / "unknown+repository" / "airport.jpg", 5)
+    rows = list(word_photos().rows(tmp_path))
+    assert [row.tags for row in rows] == [("airport",), ("rolling pin",)]
+    assert rows[0].image == f"words/{REPOSITORY}/cards/airport.jpg"
+
+
+@pytest.mark.parametrize(
+    ("stem", "tag"),
+    [
+        ("Rolling-Pin_02", "rolling pin"),
+        ("socks", "sock"),
+        ("rollingpin", "rolling pin"),
+        ("orange", "orange"),  # the fruit, not the colour
+        ("afraid", None),
+        ("asian-elephant", "elephant"),
+        ("black-kite", None),  # a kite is a toy
+        ("jelly", None),  # names.tsv: a synonym of honey in the vocabulary, but not on photos
+    ],
+)
+def test_names_of_photos(stem: str, tag: str | None) -> None:
+    nouns = {"rolling": "rolling", "pin": "pin"}
+    photos = WordPhotos(Vocabulary.read(EMBEDDED / "vocabulary.jsonl"), nouns)
+    found = photos.find(stem, photos.names)
+    assert (found and found.name) == tag
+    assert found is None or found.kind == "object"
+
+
+def test_names_in_other_languages_are_tags() -> None:
+    photos = word_photos()
+    tags = {file: set(names_of(file).values()) - {""} for file in ("names.tsv", "portuguese.tsv")}
+    assert {tag for file in tags.values() for tag in file} <= set(photos.tags)
 
 
 def test_photos_kept_for_evaluation_are_not_trained_on(tmp_path: Path) -> None:
     save(tmp_path / "judged.jpg", 1)
-    save(tmp_path / "words" / "airport.jpg", 1)
-    save(tmp_path / "words" / "bicycle.jpg", 2)
-    rows = new(words(tmp_path / "words"), tmp_path, [Row("judged.jpg", "cutouts", "test")])
+    save(tmp_path / "words" / REPOSITORY / "airport.jpg", 1)
+    for name in ("bicycle", "bike"):  # the same photo twice
+        save(tmp_path / "words" / REPOSITORY / f"{name}.jpg", 2)
+    rows = new(word_photos().rows(tmp_path / "words"), tmp_path, [Row("judged.jpg", "cutouts", "test")])
     assert [row.tags for row in rows] == [("bicycle",)]
