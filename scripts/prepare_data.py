@@ -21,10 +21,12 @@ import argparse
 import csv
 import json
 import re
+import sys
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 from unicodedata import normalize
 
 import numpy as np
@@ -33,7 +35,7 @@ from PIL import Image
 from anytag._typing import Bytes
 from anytag.data.duplicates import groups, near
 from anytag.data.rows import Row, write_rows
-from anytag.images.likeness import difference_hash
+from anytag.images.likeness import HASH_BYTES, difference_hash
 from anytag.models.registry import EMBEDDED
 from anytag.vocabulary import Tag, Vocabulary
 
@@ -111,14 +113,21 @@ def broad(data: Path) -> Iterator[Row]:
         yield Row(image, row["source"], row["split"], captions, tags, tuple(absent))
 
 
-def hashes(paths: list[Path]) -> Bytes:
-    """Compute difference hashes of photos: N×32."""
-    found = []
-    for path in paths:
+def hash_of(path: Path) -> Bytes | None:
+    """The difference hash of a photo; None, with a message, if it can't be read."""
+    try:
         with Image.open(path) as image:
             image.draft("L", (34, 32))
-            found.append(difference_hash(image))
-    return np.stack(found)
+            return difference_hash(image)
+    except OSError as error:
+        print(f"{path}: left out ({error})", file=sys.stderr)
+        return None
+
+
+def hashes(rows: Iterable[Row], root: Path) -> tuple[list[Row], Bytes]:
+    """The rows of readable photos, and their difference hashes N×32."""
+    found = [(row, code) for row in rows if (code := hash_of(root / row.image)) is not None]
+    return [row for row, _ in found], np.array([code for _, code in found], np.uint8).reshape(-1, HASH_BYTES)
 
 
 def coco(folder: Path) -> Iterator[Row]:
@@ -179,67 +188,91 @@ def objects(folder: Path) -> Iterator[Row]:
 class WordPhotos:
     """Tags of photos that are named after what they show: the objects and scenes of a vocabulary.
 
-    A photo's name is one of a tag's names, in singular or plural, or with spaces left out. Words before an
-    animal's name are its species ("asian-elephant"). `photos/names.tsv` and the names file of a repository
-    overrule these, for words with another meaning and in other languages.
+    A photo's name is one of a tag's names, in singular or plural, or with spaces left out. `photos/names.tsv`
+    overrules these for words with another meaning. The table of repositories names those whose words are
+    another language's, in a file with their tags, and those whose animals are named by species
+    ("asian-elephant").
     """
 
     def __init__(self, vocabulary: Vocabulary, nouns: dict[str, str]) -> None:
         tags = [tag for tag in vocabulary if tag.kind in ("object", "scene")]
-        named = {tag.name.lower(): tag for tag in reversed(tags)}
-        synonyms = {word.lower(): tag for tag in reversed(tags) for word in tag.synonyms}
-        self.tags = synonyms | named
+        synonyms = {key(word): tag for tag in reversed(tags) for word in tag.synonyms}
+        self.tags = synonyms | {key(tag.name): tag for tag in reversed(tags)}
         self.nouns = nouns
         self.names = names_of("names.tsv")
         above = zip(vocabulary, vocabulary.broader, strict=True)
-        self.animals = {
+        self.animals = ANIMALS | {
             tag.id for tag, broader in above if ANIMALS & {vocabulary[n].id for n in broader}
-        } | ANIMALS
+        }
 
     def rows(self, folder: Path) -> Iterator[Row]:
         """Rows of the photos of `folder`, which contains the repositories as OWNER+NAME."""
-        for repository, (below, file) in word_repositories().items():
-            names = names_of(file) if file else self.names
-            for photo in sorted((folder / repository.replace("/", "+") / below).rglob("*")):
-                if photo.suffix.lower() in SUFFIXES and (tag := self.find(photo.stem, names)):
+        for one in word_repositories():
+            root = folder / one.repository.replace("/", "+")
+            if not root.is_dir():
+                print(f"{root}: no such folder, left out", file=sys.stderr)
+            own = names_of(one.names) if one.names.endswith(".tsv") else None
+            for photo in sorted((root / one.folder).rglob("*")):
+                if photo.suffix.lower() not in SUFFIXES or not photo.is_file():
+                    continue
+                if own is not None:
+                    tag = self.tags.get(own.get(key(photo.stem), ""))
+                else:
+                    tag = self.find(photo.stem, species=one.names == "species")
+                if tag:
                     image = f"words/{photo.relative_to(folder)}"
                     yield Row(image, "words", share(image), (), (tag.name,))
 
-    def find(self, stem: str, names: dict[str, str]) -> Tag | None:
-        """The tag of a photo with this file name, if there is one."""
-        name = normalize("NFC", re.sub(r"[\s_-]+", " ", stem).strip().lower())
-        name = re.sub(r"(?<=\D)\s*\d+$", "", name)
-        if name in names:
-            return self.tags.get(names[name])
+    def find(self, stem: str, *, species: bool = False) -> Tag | None:
+        """The tag of a photo with this file name, if there is one.
+
+        Args:
+            species: whether words before an animal's name are its species.
+        """
+        name = re.sub(r"(?<=\D)\s*(\d+|\(\d+\))$", "", key(stem))
+        if name in self.names:
+            return self.tags.get(self.names[name])
         split = spaced(name, self.nouns) if " " not in name else name
         for word in (name, name.removesuffix("s"), name.removesuffix("es"), split):
             if word in self.tags:
                 return self.tags[word]
-        words = name.split(" ")
-        species = (self.tags.get(" ".join(words[at:])) for at in range(1, len(words)))
-        return next((tag for tag in species if tag and tag.id in self.animals), None)
+        words = name.split(" ") if species else []
+        last = (self.tags.get(" ".join(words[at:])) for at in range(1, len(words)))
+        return next((tag for tag in last if tag and tag.id in self.animals), None)
 
 
-def word_repositories() -> dict[str, tuple[str, str]]:
-    """Repositories of photos named after what they show -> the folder of photos, and a file of names."""
+def key(name: str) -> str:
+    """A name in lower case, with spaces for hyphens and underscores."""
+    return normalize("NFC", re.sub(r"[\s_-]+", " ", name).strip().lower())
+
+
+class WordRepository(NamedTuple):
+    """A repository of photos that are named after what they show: a row of photos/repositories.tsv."""
+
+    repository: str
+    commit: str
+    folder: str
+    names: str = ""
+
+
+def word_repositories() -> list[WordRepository]:
     lines = (PHOTOS / "repositories.tsv").read_text(encoding="utf-8").splitlines()
-    fields = ((*line.split("\t"), "") for line in lines if not line.startswith("#"))
-    return {repository: (folder, names) for repository, folder, names, *_ in fields}
+    return [WordRepository(*line.split("\t")) for line in lines if not line.startswith("#")]
 
 
 def names_of(file: str) -> dict[str, str]:
-    """Names of tags by names of photos; an empty name means that the photos are left out."""
+    """Names of tags by names of photos, as keys; an empty name means that the photos are left out."""
     lines = (PHOTOS / file).read_text(encoding="utf-8").splitlines()
     found = (line.split("\t") for line in lines if not line.startswith("#"))
-    return {re.sub(r"[_-]+", " ", name.lower()): tag.lower() for name, tag in found}
+    return {key(name): key(tag) for name, tag in found}
 
 
 def new(rows: Iterable[Row], root: Path, kept: list[Row]) -> list[Row]:
     """Rows without near-duplicates of the photos of `kept`, and with each photo once."""
-    rows = list(rows)
-    found, others = (hashes([root / row.image for row in some]) for some in (rows, kept))
-    again = groups(found, bits=SAME_BITS) != np.arange(len(rows))
-    return [row for row, skip in zip(rows, near(found, others) | again, strict=True) if not skip]
+    readable, found = hashes(rows, root)
+    again = groups(found, bits=SAME_BITS) != np.arange(len(readable))
+    skipped = near(found, hashes(kept, root)[1]) | again
+    return [row for row, skip in zip(readable, skipped, strict=True) if not skip]
 
 
 def link(path: Path, to: Path) -> None:

@@ -96,10 +96,11 @@ TRAINING_DATA = (
     "(JoelOscarsson), dtd10 (pan8915/DeepTexture), carbike (arnavagrawal2701), sroie "
     "(zzzDavid/ICDAR-2019-SROIE), Massive Memory (Konkle and others, 2010, from "
     "NatalieBiderman/Categories_fMRI_MTurk), and photos of words "
-    f"({', '.join(word_repositories())}). ImageNet weights of EfficientNet-Lite0 (Apache-2.0) and version 7 "
-    "of this model as the start; words from all-MiniLM-L6-v2 (Apache-2.0); names and descriptions of new "
-    "tags by a language model. Most of these photos are for research only or of terms not told, COCO's have "
-    "licences of their own; some photos of words are from image generators; no photo is part of the model."
+    f"({', '.join(one.repository for one in word_repositories())}). ImageNet weights of EfficientNet-Lite0 "
+    "(Apache-2.0) and version 7 of this model as the start; words from all-MiniLM-L6-v2 (Apache-2.0); names "
+    "and descriptions of new tags by a language model. Most of these photos are for research only or of "
+    "terms not told, COCO's have licences of their own; some photos of words are from image generators; no "
+    "photo is part of the model."
 )
 LICENCE = "Apache-2.0 (weights; see training_data for the terms of the photos)"
 

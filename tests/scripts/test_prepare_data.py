@@ -11,7 +11,7 @@ from PIL import Image
 from anytag.data.rows import Row
 from anytag.models.registry import EMBEDDED
 from anytag.vocabulary import Vocabulary
-from scripts.prepare_data import MEDIA, WordPhotos, names_of, new, objects
+from scripts.prepare_data import MEDIA, WordPhotos, names_of, new, objects, word_repositories
 
 
 def save(path: Path, seed: int) -> Path:
@@ -55,25 +55,49 @@ def test_words_are_objects_and_scenes(tmp_path: Path) -> None:
         ("Rolling-Pin_02", "rolling pin"),
         ("socks", "sock"),
         ("rollingpin", "rolling pin"),
+        ("t-shirt (2)", "t-shirt"),
         ("orange", "orange"),  # the fruit, not the colour
         ("afraid", None),
-        ("asian-elephant", "elephant"),
-        ("black-kite", None),  # a kite is a toy
+        ("asian-elephant", None),
         ("jelly", None),  # names.tsv: a synonym of honey in the vocabulary, but not on photos
     ],
 )
 def test_names_of_photos(stem: str, tag: str | None) -> None:
     nouns = {"rolling": "rolling", "pin": "pin"}
-    photos = WordPhotos(Vocabulary.read(EMBEDDED / "vocabulary.jsonl"), nouns)
-    found = photos.find(stem, photos.names)
+    found = WordPhotos(Vocabulary.read(EMBEDDED / "vocabulary.jsonl"), nouns).find(stem)
     assert (found and found.name) == tag
     assert found is None or found.kind == "object"
 
 
-def test_names_in_other_languages_are_tags() -> None:
+@pytest.mark.parametrize(("stem", "tag"), [("asian-elephant", "elephant"), ("black-kite", None)])
+def test_species_of_animals(stem: str, tag: str | None) -> None:
+    found = word_photos().find(stem, species=True)  # a kite is a toy
+    assert (found and found.name) == tag
+
+
+def test_names_in_another_language(tmp_path: Path) -> None:
+    folder = tmp_path / "anacastrosalgado+DLPC" / "Images"
+    for seed, name in enumerate(("galo2", "sino", "pasta", "ourico_cacheiro")):  # pasta: a folder
+        save(folder / f"{name}.jpg", seed)
+    assert [row.tags for row in word_photos().rows(tmp_path)] == [("rooster",), ("hedgehog",), ("bell",)]
+
+
+def test_the_tables_name_tags() -> None:
     photos = word_photos()
-    tags = {file: set(names_of(file).values()) - {""} for file in ("names.tsv", "portuguese.tsv")}
-    assert {tag for file in tags.values() for tag in file} <= set(photos.tags)
+    files = {one.names for one in word_repositories() if one.names.endswith(".tsv")}
+    assert files == {"portuguese.tsv"}
+    for file in ("names.tsv", *files):
+        assert set(names_of(file).values()) - {""} <= set(photos.tags)
+
+
+def test_unreadable_photos_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(tmp_path / "words" / REPOSITORY / "airport.jpg", 1)
+    (tmp_path / "words" / REPOSITORY / "bicycle.jpg").write_bytes(b"version https://git-lfs")
+    (tmp_path / "words" / REPOSITORY / "cat.jpg").mkdir()
+    rows = new(word_photos().rows(tmp_path / "words"), tmp_path, [])
+    assert [row.tags for row in rows] == [("airport",)]
+    assert "bicycle.jpg: left out" in capsys.readouterr().err
+    assert new([], tmp_path, []) == []
 
 
 def test_photos_kept_for_evaluation_are_not_trained_on(tmp_path: Path) -> None:
