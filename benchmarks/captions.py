@@ -19,7 +19,13 @@ from anytag.captioner import Captioner
 from anytag.data.rows import read_rows, select
 from anytag.models.folder import write_card
 from anytag.models.registry import resolve
-from scripts.release_captions import NO_GUIDANCE, CaptionEvaluator
+from scripts.release_captions import CaptionEvaluator, kinds
+
+GUIDES = {
+    "unguided": "no tags",
+    "default": "the card's settings",
+    "asked": "up to three tags of one reference",
+}
 
 
 def main() -> None:
@@ -34,27 +40,18 @@ def main() -> None:
     captioner = Captioner.load(args.model, device="cpu")
     rows = [row for row in select(read_rows(args.rows), split="test") if row.captions][: args.photos]
     evaluator, spec = CaptionEvaluator(captioner, rows, args.rows.parent), captioner.spec
-    requested_tags = evaluator.requested_tags()
     print("| guided by | BLEU-1 | BLEU-4 | CIDEr | METEOR | requested tags mentioned | ms per photo |")
     print("|---|---|---|---|---|---|---|")
-    kinds = {
-        "unguided": ("no tags", replace(spec, guide=NO_GUIDANCE, support=0.0), None),
-        "default": ("the card's settings", spec, None),
-        "asked": ("up to three tags of one reference", spec, requested_tags),
-    }
     metrics: dict[str, Any] = {"photos": len(rows)}
-    for kind, (name, numbers, tags) in kinds.items():
+    for kind, (numbers, tags) in kinds(evaluator, spec).items():
         start = time.perf_counter()
         texts = evaluator.texts(numbers, tags)
         speed = 1000 * (time.perf_counter() - start) / len(rows)
-        found = evaluator.score(texts)
+        metrics[kind] = found = evaluator.figures(texts, tags)
         figures = [found[key] for key in ("BLEU-1", "BLEU-4", "CIDEr", "METEOR")]
-        metrics[kind] = found
-        mentioned = ""
-        if tags:
-            metrics[kind]["asked_tags_said"] = share = evaluator.mentioned_share(texts, requested_tags)
-            mentioned = f"{share:.1%}"
-        print(f"| {name} | {' | '.join(f'{one:.1f}' for one in figures)} | {mentioned} | {speed:.0f} |")
+        mentioned = f"{found['asked_tags_said']:.1%}" if tags else ""
+        shown = " | ".join(f"{one:.1f}" for one in figures)
+        print(f"| {GUIDES[kind]} | {shown} | {mentioned} | {speed:.0f} |")
     if args.card:
         card = captioner.tagger.card
         write_card(

@@ -25,6 +25,7 @@ import sys
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 from unicodedata import normalize
@@ -58,11 +59,12 @@ PHOTOGRAPHS = (
     "sketchy",
 )  # fmt: skip
 MEDIA = ("art", "drawing", "cartoon", "clip art", "sketch")
+# Fewer than `anytag.suffixes` has, so that the rows are those that version 8 was trained on.
 SUFFIXES = (".jpg", ".jpe", ".jpeg", ".png", ".webp")
 SAME_BITS = 3
 """Maximum number of differing bits of copies of a photo: photos of small things on white differ by few."""
 PHOTOS = Path(__file__).with_name("photos")
-ANIMALS = {"animal", "marine-animal", "turtle", "bat", "ray"}
+ANIMALS = ("animal", "marine-animal", "turtle", "bat", "ray")
 OBJECTS = "massive-memory"
 OBJECT_FOLDERS = ("All_stims", "Size_stims")
 # Its categories whose names mean something else in the vocabulary, or are not in it; None: left out.
@@ -113,6 +115,7 @@ def broad(data: Path) -> Iterator[Row]:
         yield Row(image, row["source"], row["split"], captions, tags, tuple(absent))
 
 
+@cache  # photos kept for evaluation are compared with more than one group of rows
 def hash_of(path: Path) -> Bytes | None:
     """The difference hash of a photo; None, with a message, if it can't be read."""
     try:
@@ -195,15 +198,13 @@ class WordPhotos:
     """
 
     def __init__(self, vocabulary: Vocabulary, nouns: dict[str, str]) -> None:
+        # Not `Vocabulary.find`, which finds ids and other languages: the corgi's id is "cardigan".
         tags = [tag for tag in vocabulary if tag.kind in ("object", "scene")]
         synonyms = {key(word): tag for tag in reversed(tags) for word in tag.synonyms}
         self.tags = synonyms | {key(tag.name): tag for tag in reversed(tags)}
         self.nouns = nouns
         self.names = names_of("names.tsv")
-        above = zip(vocabulary, vocabulary.broader, strict=True)
-        self.animals = ANIMALS | {
-            tag.id for tag, broader in above if ANIMALS & {vocabulary[n].id for n in broader}
-        }
+        self.animals = set(vocabulary.find_all([id for id in ANIMALS if id in vocabulary]))
 
     def rows(self, folder: Path) -> Iterator[Row]:
         """Rows of the photos of `folder`, which contains the repositories as OWNER+NAME."""
@@ -256,15 +257,19 @@ class WordRepository(NamedTuple):
 
 
 def word_repositories() -> list[WordRepository]:
-    lines = (PHOTOS / "repositories.tsv").read_text(encoding="utf-8").splitlines()
-    return [WordRepository(*line.split("\t")) for line in lines if not line.startswith("#")]
+    return [WordRepository(*fields) for fields in table("repositories.tsv")]
 
 
 def names_of(file: str) -> dict[str, str]:
     """Names of tags by names of photos, as keys; an empty name means that the photos are left out."""
-    lines = (PHOTOS / file).read_text(encoding="utf-8").splitlines()
-    found = (line.split("\t") for line in lines if not line.startswith("#"))
-    return {key(name): key(tag) for name, tag in found}
+    return {key(name): key(tag) for name, tag in table(file)}
+
+
+def table(file: str) -> Iterator[list[str]]:
+    """The fields of the lines of a file of `PHOTOS`, without comments."""
+    for line in (PHOTOS / file).read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            yield line.split("\t")
 
 
 def new(rows: Iterable[Row], root: Path, kept: list[Row]) -> list[Row]:

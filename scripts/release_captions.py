@@ -36,6 +36,8 @@ from anytag.torch.training.recipes import read_recipe
 from anytag.torch.training.values import parse_numbers
 
 NO_GUIDANCE = 2.0  # a value of `guide` above all scores
+Kind = tuple[CaptionSpec, Sequence[Sequence[str]] | None]
+"""Settings, and the tags that guide each photo's caption."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,11 @@ class CaptionEvaluator:
         found = caption_metrics(texts, [row.captions for row in self.rows])
         return {name: round(value, 2) for name, value in found.items()}
 
+    def figures(self, texts: Sequence[str], tags: Sequence[Sequence[str]] | None) -> dict[str, float]:
+        """The scores of captions and, if `tags` guided them, the share of the tags that they mention."""
+        mentioned = {"asked_tags_said": self.mentioned_share(texts, tags)} if tags else {}
+        return {**self.score(texts), **mentioned}
+
     def requested_tags(self, count: int = 3) -> list[list[str]]:
         """At most `count` tags of one reference caption per photo, as a user might request."""
         return [[tag.name for tag in self.parser.parse(row.captions[0])][:count] for row in self.rows]
@@ -160,19 +167,22 @@ def _first(search: Search) -> dict[str, Any]:
     }
 
 
-def measure(evaluator: CaptionEvaluator, spec: CaptionSpec) -> dict[str, Any]:
-    """Figures without guidance, with the recognised tags, and with requested tags."""
-    requested_tags = evaluator.requested_tags()
-    guided = evaluator.texts(spec, requested_tags)
+def kinds(evaluator: CaptionEvaluator, spec: CaptionSpec) -> dict[str, Kind]:
+    """Settings and guiding tags: without guidance, as `spec` defines, and with requested tags."""
     return {
-        "photos": len(evaluator.rows),
-        "unguided": evaluator.score(evaluator.texts(replace(spec, guide=NO_GUIDANCE, support=0.0))),
-        "default": evaluator.score(evaluator.texts(spec)),
-        "asked": {
-            **evaluator.score(guided),
-            "asked_tags_said": evaluator.mentioned_share(guided, requested_tags),
-        },
+        "unguided": (replace(spec, guide=NO_GUIDANCE, support=0.0), None),
+        "default": (spec, None),
+        "asked": (spec, evaluator.requested_tags()),
     }
+
+
+def measure(evaluator: CaptionEvaluator, spec: CaptionSpec) -> dict[str, Any]:
+    """The figures of all kinds of captions, as cards have them."""
+    found = {
+        name: evaluator.figures(evaluator.texts(settings, tags), tags)
+        for name, (settings, tags) in kinds(evaluator, spec).items()
+    }
+    return {"photos": len(evaluator.rows), **found}
 
 
 def main() -> None:

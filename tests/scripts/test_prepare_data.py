@@ -37,7 +37,8 @@ REPOSITORY = "briank-t+vocabulary"
 
 
 def word_photos() -> WordPhotos:
-    return WordPhotos(Vocabulary.read(EMBEDDED / "vocabulary.jsonl"), {"toothbrush": "toothbrush"})
+    nouns = {"rolling": "rolling", "pin": "pin"}
+    return WordPhotos(Vocabulary.read(EMBEDDED / "vocabulary.jsonl"), nouns)
 
 
 def test_words_are_objects_and_scenes(tmp_path: Path) -> None:
@@ -63,8 +64,7 @@ def test_words_are_objects_and_scenes(tmp_path: Path) -> None:
     ],
 )
 def test_names_of_photos(stem: str, tag: str | None) -> None:
-    nouns = {"rolling": "rolling", "pin": "pin"}
-    found = WordPhotos(Vocabulary.read(EMBEDDED / "vocabulary.jsonl"), nouns).find(stem)
+    found = word_photos().find(stem)
     assert (found and found.name) == tag
     assert found is None or found.kind == "object"
 
