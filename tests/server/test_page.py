@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, Request, expect
+from playwright.sync_api import Browser, Page, Request, Route, expect
 
 from anytag import Captioner, Tagger, server
 from tests.browser import HOSTILE, LOOKS, WIDE, opened, violations
@@ -25,7 +25,9 @@ def served() -> Iterator[Served]:
 
 @pytest.fixture
 def page(browser: Browser, served: Served) -> Iterator[Page]:
-    yield from opened(browser.new_context(viewport=WIDE), served.address)
+    for page in opened(browser.new_context(viewport=WIDE), served.address):
+        expect(page.locator("#captions")).to_be_visible()
+        yield page
 
 
 def rows(page: Page, photo: int = 0) -> list[tuple[str, str]]:
@@ -40,6 +42,20 @@ def test_chosen_photos_are_tagged(page: Page) -> None:
     expect(page.locator("#status")).to_have_text("2 photos tagged")
     tags = Tagger.load().tag(CAT).tags
     assert rows(page) == [(tag.name, f"{tag.score:.2f}") for tag in tags]
+
+
+def test_photos_are_not_lost_while_the_server_has_not_described_its_model(
+    browser: Browser, served: Served
+) -> None:
+    context, waiting = browser.new_context(), list[Route]()
+    context.route("**/v1/models", lambda route: waiting.append(route))
+    for page in opened(context, served.address):
+        page.set_input_files("#files", [CAT])
+        expect(page.locator("#status")).to_have_text("1 photo tagged")
+        expect(page.locator("#captions")).not_to_be_visible()
+        waiting.pop().continue_()
+        page.check("#captions")
+        expect(page.locator(".result > p")).to_have_text(Captioner.load().caption(CAT).text)
 
 
 def test_dropped_photos_are_tagged_and_do_not_navigate_away(page: Page) -> None:

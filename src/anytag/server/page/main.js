@@ -9,17 +9,19 @@ import * as tag from "./tag.js";
 let hasLibrary = false;
 let isOpen = false;
 
+// Listens at once: what is chosen, dropped or clicked before the server has answered is not lost.
 async function start() {
-  const { models: [model] } = await getJson("/v1/models");
-  byId("model").textContent = `${model.name} ${model.version}, ${model.tags.toLocaleString()} tags`;
-  tag.start(model);
-  hasLibrary = model.library;
-  byId("views").hidden = !hasLibrary;
+  tag.start();
   window.addEventListener("popstate", show);
   document.querySelector(".skip").addEventListener("click", (event) => {
     event.preventDefault(); // the hash holds the state of the view
     byId("main").focus();
   });
+  const { models: [model] } = await getJson("/v1/models");
+  byId("model").textContent = `${model.name} ${model.version}, ${model.tags.toLocaleString()} tags`;
+  if (model.captions) tag.offerCaptions();
+  hasLibrary = model.library;
+  byId("views").hidden = !hasLibrary;
   show();
 }
 

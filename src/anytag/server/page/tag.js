@@ -16,9 +16,7 @@ let wanted = SHOWN_AT_ONCE; // maximum number of cards
 let isShowing = false;
 let canCaption = false;
 
-export function start(model) {
-  canCaption = model.captions;
-  byId("captions").closest("label").hidden = !canCaption;
+export function start() {
   byId("files").addEventListener("change", (event) => {
     addAll([...event.target.files]);
     event.target.value = "";
@@ -32,6 +30,11 @@ export function start(model) {
     showCards();
   });
   byId("cancel").addEventListener("click", () => (isStopped ? tagAgain() : stop()));
+}
+
+export function offerCaptions() {
+  canCaption = true;
+  byId("captions").closest("label").hidden = false;
 }
 
 // --- files
