@@ -6,9 +6,9 @@ ROWS is rows.jsonl of scripts/prepare_data.py with --more. Parts are the sources
 external ones of split "test", which no training or fitting used. The baseline is the backbone's ImageNet
 classifier with its probabilities transferred to the names by the text table's similarity, for each figure
 with the best kind of transfer. Figures of a part: AP by class, top-1 and top-5 among its own names; then, of
-the default output, the tags per photo, the precision (broader words count as correct; in parts that list all
-their things only listed names are evaluated) and the share of photos whose main thing is named; and the
-calibration error of the scores of the part's names and of the returned tags.
+the default output, the tags per photo, the precision (broader words of this model's vocabulary count as
+correct; in parts that list all their things only listed names are evaluated) and the share of photos whose
+main thing is named; and the calibration error of the scores of the part's names and of the returned tags.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from anytag.data.labels import Labeler
 from anytag.data.rows import Row, read_rows
 from anytag.evaluation.metrics import expected_calibration_error, mean_average_precision
 from anytag.torch.imagenet_baseline import ClassifierWithText
+from anytag.vocabulary import Vocabulary
 
 Floats = npt.NDArray[np.floating]
 
@@ -93,19 +94,23 @@ def scores_by_name(tagger: Tagger, part: Part, paths: Sequence[Path]) -> Floats:
     return out
 
 
-def by_default(tagger: Tagger, part: Part, paths: Sequence[Path]) -> dict[str, float]:
-    """Return the figures of the default output."""
-    labeler = Labeler(tagger.vocabulary)
-    ids = [tag.id for tag in tagger.vocabulary]
+def by_default(tagger: Tagger, part: Part, paths: Sequence[Path], judge: Vocabulary) -> dict[str, float]:
+    """Return the figures of the default output.
+
+    Args:
+        judge: the vocabulary whose synonyms and broader tags count, the same for all models.
+    """
+    labeler, ids = Labeler(judge), judge.ids
     listed = {ids[k] for row in part.rows for k in labeler.labels((*row.tags, *closed_list(row)))}
     counts, right, named, scores = [], [], [], []
     for row, answer in zip(part.rows, tagger.tag_many(paths), strict=True):
         true = {ids[k] for k in labeler.labels(row.tags)}
-        evaluated = [tag for tag in answer.tags if not part.closed or tag.id in listed]
-        counts.append(len(answer.tags))
-        right += [tag.id in true for tag in evaluated]
-        scores += [tag.score for tag in evaluated]
-        named.append(labeler.label(row.tags[0]) in {tag.id for tag in answer.tags})
+        given = [(tag.id if tag.id in judge else labeler.label(tag.name), tag.score) for tag in answer.tags]
+        evaluated = [(key, score) for key, score in given if not part.closed or key in listed]
+        counts.append(len(given))
+        right += [key in true for key, _ in evaluated]
+        scores += [score for _, score in evaluated]
+        named.append(labeler.label(row.tags[0]) in {key for key, _ in given if key})
     error = (
         expected_calibration_error(np.array(scores)[:, None], np.array(right)[:, None]) if right else np.nan
     )
@@ -117,11 +122,11 @@ def by_default(tagger: Tagger, part: Part, paths: Sequence[Path]) -> dict[str, f
     }
 
 
-def measure(tagger: Tagger, part: Part, root: Path) -> dict[str, float]:
+def measure(tagger: Tagger, part: Part, root: Path, judge: Vocabulary) -> dict[str, float]:
     paths = [root / row.image for row in part.rows]
     scores = scores_by_name(tagger, part, paths)
     error = {"ECE": expected_calibration_error(scores, part.truth)}
-    return figures(scores, part.truth) | error | by_default(tagger, part, paths)
+    return figures(scores, part.truth) | error | by_default(tagger, part, paths, judge)
 
 
 def baseline(contestant: ClassifierWithText, part: Part, root: Path) -> dict[str, float]:
@@ -150,8 +155,9 @@ def main() -> None:
     for part in parts_of(read_rows(args.rows), limit=args.limit):
         if args.part and part.name not in args.part:
             continue
-        found = {name: measure(tagger, part, args.rows.parent) for name, tagger in taggers.items()}
-        found["baseline"] = baseline(contestant, part, args.rows.parent)
+        judge, root = taggers["now"].vocabulary, args.rows.parent
+        found = {name: measure(tagger, part, root, judge) for name, tagger in taggers.items()}
+        found["baseline"] = baseline(contestant, part, root)
         for name, numbers in found.items():
             keys = ("AP", "top-1", "top-5", "ECE", "tags", "right", "named", "ECE of tags")
             shown = " | ".join(f"{numbers[key]:.3f}" if key in numbers else "" for key in keys)

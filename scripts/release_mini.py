@@ -80,7 +80,7 @@ CAREFUL_WORDS = (
     "man woman boy girl child baby toddler teenager lady adult texture close-up indoor outdoor fashion text "
     "metal plastic portrait produce sport art drawing"
 )
-DESCRIPTION = "Tags photos with about 3,500 tags and any others that are asked in words; for a CPU."
+DESCRIPTION = "Tags photos with about 4,100 tags and any others that are asked in words; for a CPU."
 TRAINING_DATA = (
     "Flickr8k train (6,000 photos with captions), 36,000 COCO photos with a caption each, about 1,750 "
     "labelled photos of ImageNet, SUN, Food-101 and GroceryStoreDataset, and about 40,000 labelled photos "
@@ -97,10 +97,10 @@ TRAINING_DATA = (
     "(zzzDavid/ICDAR-2019-SROIE), Massive Memory (Konkle and others, 2010, from "
     "NatalieBiderman/Categories_fMRI_MTurk), and photos of words "
     f"({', '.join(one.repository for one in word_repositories())}). ImageNet weights of EfficientNet-Lite0 "
-    "(Apache-2.0) and version 7 of this model as the start; words from all-MiniLM-L6-v2 (Apache-2.0); names "
+    "(Apache-2.0) and version 8 of this model as the start; words from all-MiniLM-L6-v2 (Apache-2.0); names "
     "and descriptions of new tags by a language model. Most of these photos are for research only or of "
-    "terms not told, COCO's have licences of their own; some photos of words are from image generators; no "
-    "photo is part of the model."
+    "terms not told, COCO's have licences of their own, Tux Paint's stamps are GPL-2; some photos of words "
+    "are from image generators; no photo is part of the model."
 )
 LICENCE = "Apache-2.0 (weights; see training_data for the terms of the photos)"
 
@@ -295,7 +295,7 @@ def draft_card(student: Student) -> Card:
     spec = ImageSpec(size=config.size, resample="bilinear", mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
     line = Platt(1.0, 0.0)
     return Card(
-        name="mini", family="mini", version="8", description=DESCRIPTION, image=spec, width=config.width,
+        name="mini", family="mini", version="9", description=DESCRIPTION, image=spec, width=config.width,
         text=TextSpec(kind="static", folder="text"), calibration=Calibration(vocabulary=line, own=line),
         shortlist=SHORTLIST, fewest=FEWEST, licence=LICENCE, training_data=TRAINING_DATA, metrics={},
         files={}, thresholds="",

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import anytag.errors
 from anytag.errors import CardError, UnknownModelError
 from anytag.models import registry as hub
+from anytag.vocabulary import Vocabulary
 from tests.tiny import make_tiny_model
 
 
@@ -162,3 +163,14 @@ def test_the_cache_is_the_users(home: Path, monkeypatch: pytest.MonkeyPatch, tmp
     assert hub.cache() == tmp_path / ".cache" / "anytag" / "models"
     monkeypatch.setenv("ANYTAG_HOME", "~/tags")
     assert hub.cache() == tmp_path / "tags" / "models"
+
+
+@pytest.mark.parametrize("one", ["animal", "food", "person", "plant"])
+@pytest.mark.parametrize(
+    "other", ["building", "clothing", "computer", "container", "machine", "toy", "vehicle"]
+)
+def test_broader_tags_of_the_embedded_model_do_not_mix_kinds(one: str, other: str) -> None:
+    """WordNet has toy dogs as toys, and ImageNet's amphibian is a vehicle."""
+    tags = Vocabulary.read(hub.EMBEDDED / "vocabulary.jsonl")
+    broader = [{tags[number].id for number in numbers} for numbers in tags.broader]
+    assert [tag.id for tag, ids in zip(tags, broader, strict=True) if {one, other} <= ids] == []

@@ -149,7 +149,7 @@ function moved() {
   address.replace(place());
   const photo = details.known(grid.photo);
   if (photo) panel.show(photo, grid.selected.size);
-  else panel.clear(); // decisions must apply to the photo that is shown
+  else panel.clear({ isLoading: grid.ids.length > 0 }); // decisions must apply to the photo that is shown
   if (!photo && grid.ids.length) details.load([grid.photo]).catch((error) => tell(error.message));
 }
 

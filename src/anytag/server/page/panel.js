@@ -22,10 +22,10 @@ export class Panel {
     this.tags = element("ul", { class: "decisions", "aria-label": "Tags" });
     this.keywords = element("p", { class: "quiet" });
     this.add = element("input", { type: "text", id: "library-add", spellcheck: false });
-    const form = element("form", { class: "add" },
+    this.form = element("form", { class: "add", hidden: true },
       element("label", { htmlFor: "library-add" }, "Add a tag ", element("kbd", {}, "t")),
       combobox(this.add), element("button", {}, "Add"));
-    form.addEventListener("submit", (event) => {
+    this.form.addEventListener("submit", (event) => {
       event.preventDefault();
       const tag = this.add.value.trim();
       this.add.value = "";
@@ -39,17 +39,22 @@ export class Panel {
     });
     this.hint = element("p", { class: "quiet keys" }, element("kbd", {}, "y"), " accepts and ", element("kbd", {}, "n"),
       " rejects the marked tag, ", element("kbd", {}, "j"), " and ", element("kbd", {}, "k"), " move the mark.");
-    this.inside = element("div", { hidden: true }, this.title, this.path, this.many, this.caption, this.error, this.tags,
-      this.hint, form, this.keywords, element("p", { class: "actions" }, ...buttons));
-    this.box = element("aside", { class: "panel", id: "library-panel", "aria-label": "The marked photo" }, this.inside);
+    this.parts = [
+      element("div", { hidden: true }, this.title, this.path, this.many, this.caption, this.error, this.tags, this.hint),
+      element("div", { hidden: true }, this.keywords, element("p", { class: "actions" }, ...buttons)),
+    ];
+    this.box = element("aside", { class: "panel", id: "library-panel", "aria-label": "The marked photo" },
+      this.parts[0], this.form, this.parts[1]);
     this.box.addEventListener("keydown", (event) => {
       if (!event.target.closest("input") && pressed(event)) event.preventDefault();
     });
   }
 
-  clear() {
+  // While a photo is loading the field for a tag stays: what is typed after "t" must not become shortcuts.
+  clear({ isLoading = false } = {}) {
     this.#photo = null;
-    this.inside.hidden = true;
+    for (const part of this.parts) part.hidden = true;
+    this.form.hidden = !isLoading;
   }
 
   show(photo, selected) {
@@ -58,7 +63,7 @@ export class Panel {
     this.#names = [...names.filter((name) => !had.includes(name)), ...had];
     this.#photo = photo;
     if (!this.#names.includes(this.#marked)) this.#marked = this.#names[0] ?? null;
-    this.inside.hidden = false;
+    for (const part of [...this.parts, this.form]) part.hidden = false;
     for (const [place, text] of [
       [this.title, photo.name], [this.path, photo.path], [this.caption, photo.caption], [this.error, photo.error],
       [this.keywords, photo.keywords.length ? `Keywords in the file: ${photo.keywords.join(", ")}` : ""],
