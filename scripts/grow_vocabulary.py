@@ -9,7 +9,8 @@ the hypernyms of ImageNet's classes. OUT gets vocabulary.jsonl, descriptions.jso
 written by scripts/build_vocabulary.py; existing names and synonyms are skipped.
 
 names.tsv replaces names by common ones (a hog is a pig): id, name, words that mean something else and are not
-synonyms. A tag that gets the name of another is merged with it. parents.tsv replaces broader tags that are wrong.
+synonyms. A tag that gets the name of another is merged with it. parents.tsv replaces broader tags that are
+wrong.
 """
 
 from __future__ import annotations
