@@ -150,12 +150,12 @@ def main() -> None:
     if args.before:
         taggers = {"before": Tagger.load(args.before), **taggers}
     contestant = ClassifierWithText("tf_efficientnet_lite0")
+    judge, root = taggers["now"].vocabulary, args.rows.parent
     print("| part | photos | names | | AP | top-1 | top-5 | ECE | tags | right | named | ECE of tags |")
     print("|---|---:|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     for part in parts_of(read_rows(args.rows), limit=args.limit):
         if args.part and part.name not in args.part:
             continue
-        judge, root = taggers["now"].vocabulary, args.rows.parent
         found = {name: measure(tagger, part, root, judge) for name, tagger in taggers.items()}
         found["baseline"] = baseline(contestant, part, root)
         for name, numbers in found.items():

@@ -44,22 +44,18 @@ def lines_of(folder: Path) -> Iterator[list[str]]:
                 yield fields
 
 
-def parents_of(file: Path) -> Iterator[tuple[str, list[str]]]:
-    """Yield tags and their broader tags, both ids, where others were given that are wrong for photos.
-
-    In WordNet a toy dog is a toy, and ImageNet's amphibian a vehicle.
-    """
+def table(file: Path) -> Iterator[list[str]]:
+    """Yield the fields of the lines of a tab-separated file, without comments."""
     for line in file.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
-            key, above = line.split("\t")
-            yield key, parts(above, ",")
+            yield line.split("\t")
 
 
 # Classes whose first name is ambiguous: a canoe is not paddling, a scale not climbing.
 CLASSES = {
-    308: "fly-object", 402: "acoustic-guitar", 472: "canoe", 726: "hand-plane", 738: "potted-plant",
-    751: "race-car", 778: "weighing-scale", 908: "airplane-wing", 950: "orange-object",
-    998: "corn-on-the-cob", 725: "jug",
+    308: "fly-object", 402: "acoustic-guitar", 472: "canoe", 725: "jug", 726: "hand-plane",
+    738: "potted-plant", 751: "race-car", 778: "weighing-scale", 908: "airplane-wing", 950: "orange-object",
+    998: "corn-on-the-cob",
 }  # fmt: skip
 
 
@@ -98,10 +94,8 @@ def rename(builder: Builder, file: Path) -> dict[str, str]:
     """
     merged: dict[str, str] = {}
     by_name = {(tag.name.lower(), tag.kind in THINGS): key for key, tag in builder.tags.items()}
-    for line in file.read_text(encoding="utf-8").splitlines():
-        if line.startswith("#"):
-            continue
-        key, name, dropped, translations = (*line.split("\t"), "", "")[:4]
+    for fields in table(file):
+        key, name, dropped, translations = (*fields, "", "")[:4]
         tag = builder.tags[key]
         other = by_name.get((name.lower(), tag.kind in THINGS), key)
         words = [word for word in (tag.name, *tag.synonyms) if word not in dropped.split(",")]
@@ -179,8 +173,8 @@ def main() -> None:
         above = [p for p in above if builder.tags[p].kind in THINGS]
         if key not in new:
             builder.tags[key] = replace(tag, parents=(*above, *tag.parents))
-    for key, above in parents_of(args.tags / "parents.tsv"):
-        builder.tags[key] = replace(builder.tags[key], parents=tuple(above))
+    for key, ids_text in table(args.tags / "parents.tsv"):  # in WordNet a toy dog is a toy
+        builder.tags[key] = replace(builder.tags[key], parents=tuple(parts(ids_text, ",")))
     tags = Vocabulary(builder.tags.values())
     index = {key: number for number, key in enumerate(classes)}
     under: dict[str, list[int]] = {}

@@ -148,9 +148,10 @@ function similar() {
 function moved() {
   address.replace(place());
   const photo = details.known(grid.photo);
+  const isLoading = !photo && grid.ids.length > 0;
   if (photo) panel.show(photo, grid.selected.size);
-  else panel.clear({ isLoading: grid.ids.length > 0 }); // decisions must apply to the photo that is shown
-  if (!photo && grid.ids.length) details.load([grid.photo]).catch((error) => tell(error.message));
+  else panel.clear({ isLoading }); // decisions must apply to the photo that is shown
+  if (isLoading) details.load([grid.photo]).catch((error) => tell(error.message));
 }
 
 async function open(id) {
