@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -44,9 +45,9 @@ def test_logits(
     out = []
     for views in np.array_split(np.flatnonzero(split[samples.cache.row]), 20):
         features = torch.from_numpy(samples.cache.features[views].astype(np.float32))
-        memory = torch.from_numpy(samples.cache.memory[views].astype(np.float32))
-        tokens, pooled = student.network.encoder.from_stage(features, student.first, memory)
-        parts = [student.network.decoder(tokens, pooled, part[None]) for part in torch.split(rows, 512)]
+        seen = student.encode(features)
+        decode = partial(student.network.decoder, seen.tokens, seen.pooled)
+        parts = [decode(part[None]) for part in torch.split(rows, 512)]
         out.append(torch.cat(parts, dim=1).numpy())
     return np.concatenate(out)
 

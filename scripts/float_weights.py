@@ -2,7 +2,7 @@
 
     python -m scripts.float_weights mini FOLDER
 
-`mini` contains its image network only in int8: float weights would add 19 MB to its 31. Here they are
+`mini` contains its image network only in int8: float weights would add 19 MB to its 35. Here they are
 recovered from the graph, up to rounding.
 """
 
@@ -43,8 +43,7 @@ def read_weights(graph: QuantizedGraph, backbone: nn.Module) -> dict[str, Array]
     Raises:
         ModelError: the graph has another number of convolutions.
     """
-    features, *memory = graph.products()
-    needed = {node.name for node in graph.path_to(features)}
+    needed = {node.name for node in graph.path_to(graph.projection)}
     nodes = [n for n in graph.graph.node if n.op_type == "QLinearConv" and n.name in needed]
     names = [name for name, module in backbone.named_modules() if isinstance(module, nn.Conv2d)]
     if len(nodes) != len(names):
@@ -53,9 +52,7 @@ def read_weights(graph: QuantizedGraph, backbone: nn.Module) -> dict[str, Array]
     for name, node in zip(names, nodes, strict=True):
         weight, bias = _convolution(graph, node)
         found |= {f"backbone.{name}.weight": weight, f"backbone.{name}.bias": bias}
-    found["proj.weight"], found["proj.bias"] = _projection(graph, features)
-    if memory:
-        found["recall.weight"], _ = _projection(graph, memory[0])
+    found["proj.weight"], found["proj.bias"] = _projection(graph)
     if PREFIX + "added" in graph.producers:
         found |= {f"evidence.{name}": value for name, value in read_evidence(graph.constants).items()}
     return {name: np.ascontiguousarray(value, np.float32) for name, value in found.items()}
@@ -71,16 +68,17 @@ def _convolution(graph: QuantizedGraph, node: onnx.NodeProto) -> tuple[Array, Ar
 def read_evidence(known: Mapping[str, Array]) -> dict[str, Array]:
     """Weights of the evidence module by parameter name, the inverse of `QuantizedGraph.with_evidence`."""
 
-    def product(name: str) -> Array:  # O×F
-        return (known[f"{PREFIX}{name}_weight"] * known[f"{PREFIX}{name}_scales"]).T
-
-    width = len(known[PREFIX + "out_bias"])
+    width, hidden = len(known[PREFIX + "out_bias"]), len(known[PREFIX + "out_weight_halves"])
     words = known[PREFIX + "words_weight_halves"].T.astype(np.float32) / WORD_SCALE
-    late, memory, hidden = product("of_late"), product("of_memory"), len(words)
+    late = (known[PREFIX + "of_late_weight"] * known[PREFIX + "of_late_scales"]).T  # O×F
+    bias = known[PREFIX + "of_late_bias"]
+    seen, inner, classes = np.split(np.arange(len(late)), [width, width + hidden])
     return {
-        "seen.weight": np.hstack([late[:width], memory[:width]]),
-        "seen_hidden.weight": np.hstack([late[width:], memory[width:hidden]]),
-        "seen_hidden.bias": known[PREFIX + "of_late_bias"][width:],
+        "seen.weight": late[seen],
+        "seen_hidden.weight": late[inner],
+        "seen_hidden.bias": bias[inner],
+        "classifier.weight": late[classes],
+        "classifier.bias": bias[classes],
         "said.weight": words[:width],
         "said_hidden.weight": words[width:],
         "out.weight": known[PREFIX + "out_weight_halves"].T,
@@ -88,9 +86,9 @@ def read_evidence(known: Mapping[str, Array]) -> dict[str, Array]:
     }
 
 
-def _projection(graph: QuantizedGraph, node: onnx.NodeProto) -> tuple[Array, Array]:
+def _projection(graph: QuantizedGraph) -> tuple[Array, Array]:
     """Weight D×C and bias D."""
-    known = graph.constants
+    known, node = graph.constants, graph.projection
     return (known[node.input[1]] * known[node.input[3]]).T, known[node.input[6]]
 
 

@@ -97,7 +97,7 @@ TRAINING_DATA = (
     "(zzzDavid/ICDAR-2019-SROIE), Massive Memory (Konkle and others, 2010, from "
     "NatalieBiderman/Categories_fMRI_MTurk), and photos of words "
     f"({', '.join(one.repository for one in word_repositories())}). ImageNet weights of EfficientNet-Lite0 "
-    "(Apache-2.0) and version 8 of this model as the start; words from all-MiniLM-L6-v2 (Apache-2.0); names "
+    "(Apache-2.0) and version 9 of this model as the start; words from all-MiniLM-L6-v2 (Apache-2.0); names "
     "and descriptions of new tags by a language model. Most of these photos are for research only or of "
     "terms not told, COCO's have licences of their own, Tux Paint's stamps are GPL-2; some photos of words "
     "are from image generators; no photo is part of the model."
@@ -114,14 +114,14 @@ def load_student(run: Path, vocabulary: Path, *, start_share: float = 0.0) -> St
             interpolated.
     """
     recipe = replace(read_recipe(run / "recipe.json"), vocabulary=str(vocabulary))
-    student, classifier = build_student(recipe)
+    student, _ = build_student(recipe)
     trained = torch.load(run / "student.pt", weights_only=True)
     if start_share:
         folder, tags = (
             ModelFolder.open(resolve(recipe.start)),
             Vocabulary.read(vocabulary / "vocabulary.jsonl"),
         )
-        start_from_folder(student, folder, vocabulary=tags, classifier=classifier)
+        start_from_folder(student, folder, vocabulary=tags)
         before, learned = student.state_dict(), trained[RESIDUAL]
         trained = {name: torch.lerp(w, before[name], start_share) for name, w in trained.items()}
         known = Vocabulary.read(folder.file("vocabulary.jsonl"))
@@ -295,7 +295,7 @@ def draft_card(student: Student) -> Card:
     spec = ImageSpec(size=config.size, resample="bilinear", mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
     line = Platt(1.0, 0.0)
     return Card(
-        name="mini", family="mini", version="9", description=DESCRIPTION, image=spec, width=config.width,
+        name="mini", family="mini", version="10", description=DESCRIPTION, image=spec, width=config.width,
         text=TextSpec(kind="static", folder="text"), calibration=Calibration(vocabulary=line, own=line),
         shortlist=SHORTLIST, fewest=FEWEST, licence=LICENCE, training_data=TRAINING_DATA, metrics={},
         files={}, thresholds="",
@@ -349,10 +349,9 @@ def write_graphs(student: Student, run: Path, out: Path, corpus: TagSamples) -> 
     save_decoder(network.folded, out / DECODER)
     network.encoder.evidence = evidence
     if evidence is not None:
-        late, _ = sample(corpus)
-        if late.ndim > 2:
-            with torch.no_grad():
-                late = network.encoder.backbone(late, student.first).mean((2, 3))
+        with torch.no_grad():
+            late = student.encode(sample(corpus)).features
+        assert late is not None
         onnx.save(QuantizedGraph(out / IMAGE).with_evidence(evidence, late), out / IMAGE)
     return _cosines(network, out / IMAGE, pixels[:64])
 

@@ -13,7 +13,7 @@ from anytag.torch.nn.configs import NetworkConfig
 from anytag.torch.nn.network import TagNetwork
 
 _NAME = "tf_efficientnet_lite0"
-TINY = NetworkConfig(_NAME, size=64, width=16, heads=2, text_hidden=8, memory=3)
+TINY = NetworkConfig(_NAME, size=64, width=16, heads=2, text_hidden=8)
 _STAGES, _CHANNELS, _FEATURES = 3, 40, 64
 
 

@@ -19,6 +19,8 @@ WORDS = Vocabulary(
         Tag("water", "water", "object"),
         Tag("glasses", "glasses", "object"),
         Tag("red", "red", "attribute"),
+        Tag("drawing", "drawing", "object"),
+        Tag("outdoor", "outdoor", "scene"),
     ]
 )
 
@@ -39,6 +41,8 @@ def tags(**scores: float) -> list[TagScore]:
         (["umbrella", "dog"], "a photo of an umbrella and a dog"),
         (["dog", "water", "glasses"], "a photo of a dog, water and glasses"),
         ([], "a photo"),
+        (["drawing"], "a drawing"),
+        (["dog", "drawing"], "a drawing of a dog"),
     ],
 )
 def test_plain_words(checker: CaptionChecker, names: list[str], text: str) -> None:
@@ -58,3 +62,8 @@ def test_kin_of_the_main_thing_names_it(checker: CaptionChecker) -> None:
 def test_sure_are_things_and_the_narrowest(checker: CaptionChecker) -> None:
     given = tags(red=0.99, animal=0.98, dog=0.95, beagle=0.9, table=0.3)
     assert [tag.id for tag in checker.confident(given, 0.6)] == ["beagle"]
+
+
+def test_no_caption_needs_to_name_the_setting(checker: CaptionChecker) -> None:
+    assert [tag.id for tag in checker.confident(tags(outdoor=0.99, dog=0.7), 0.6)] == ["dog"]
+    assert checker.confident(tags(outdoor=0.99), 0.6) == []

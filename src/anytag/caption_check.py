@@ -20,6 +20,10 @@ MAX_TAGS = 3
 """Maximum number of tags that guide a caption or that a plain caption names."""
 HIGH_SCORE, GENERIC = 0.9, 60
 """A tag below this score is replaced by its parent, unless that has at least this many narrower tags."""
+_SETTINGS = frozenset(["outdoor", "indoor", "sport", "art", "fashion"])
+"""Tags that describe the whole photo, which no caption needs to name."""
+_MEDIA = frozenset(["drawing", "sketch", "cartoon", "clip-art", "painting"])
+"""Tags that a plain caption names in place of "photo"."""
 # Names without an article, as far as they are in the vocabulary.
 _MASS = frozenset(
     [
@@ -186,7 +190,11 @@ class CaptionChecker:
         `tags` are in descending order of score. A narrow tag that does not score very high is replaced by its
         parent, unless that is too generic.
         """
-        candidates = [tag for tag in tags if tag.score >= minimum and self._kind(tag) in NAMED_KINDS]
+        candidates = [
+            tag
+            for tag in tags
+            if tag.score >= minimum and self._kind(tag) in NAMED_KINDS and tag.id not in _SETTINGS
+        ]
         by_id = {tag.id: tag for tag in candidates}
         broader = {id for tag in candidates for id in self._broader(tag.id)}
         result: list[TagScore] = []
@@ -200,12 +208,13 @@ class CaptionChecker:
         return (specific or result[:1])[:MAX_TAGS]
 
     def plain(self, tags: Sequence[TagScore]) -> str:
-        """Compose a plain caption: "a photo of a cup and a table"; "a photo" if there are no tags."""
-        names = [_with_article(tag.name) for tag in tags]
+        """Compose a plain caption: "a photo of a cup and a table", "a drawing of a dog", "a photo"."""
+        medium = next((_with_article(tag.name) for tag in tags if tag.id in _MEDIA), "a photo")
+        names = [_with_article(tag.name) for tag in tags if tag.id not in _MEDIA]
         if not names:
-            return "a photo"
+            return medium
         *rest, last = names
-        return f"a photo of {', '.join(rest)} and {last}" if rest else f"a photo of {last}"
+        return f"{medium} of {', '.join(rest)} and {last}" if rest else f"{medium} of {last}"
 
     def _kind(self, tag: TagScore) -> str | None:
         known = self._vocabulary.find(tag.id) or self._vocabulary.find(tag.name)

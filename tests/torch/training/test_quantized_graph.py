@@ -54,14 +54,12 @@ def evidence(network: TagNetwork) -> Evidence:
     return made
 
 
-def means(network: TagNetwork, pixels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pooled features of both branches of the float network."""
+def means(network: TagNetwork, pixels: np.ndarray) -> torch.Tensor:
+    """Pooled features of the float network."""
     encoder = network.encoder
     seen = (torch.from_numpy(pixels).float() - encoder.mean) / encoder.std
     with torch.no_grad():
-        features = encoder.backbone(seen, 0, encoder.frozen_from)
-        late = encoder.backbone(features, encoder.frozen_from)
-        return late.mean((2, 3)), encoder.frozen_features(features)
+        return encoder.backbone(seen).mean((2, 3))
 
 
 def run(model: onnx.ModelProto, pixels: np.ndarray, names: list[str]) -> list[np.ndarray]:
@@ -70,22 +68,22 @@ def run(model: onnx.ModelProto, pixels: np.ndarray, names: list[str]) -> list[np
 
 
 def test_the_cut_graph_gives_the_means(network: TagNetwork, integers: Path, pixels: np.ndarray) -> None:
-    found = run(QuantizedGraph(integers).cut(), pixels, ["features", "memory"])
-    for ours, exact in zip(found, means(network, pixels), strict=True):
-        off = np.abs(ours - exact.numpy())
-        assert off.mean() < 0.02 * exact.abs().max(), (off.mean(), off.max(), exact.abs().max())
+    (found,) = run(QuantizedGraph(integers).cut(), pixels, ["features"])
+    exact = means(network, pixels)
+    off = np.abs(found - exact.numpy())
+    assert off.mean() < 0.02 * exact.abs().max(), (off.mean(), off.max(), exact.abs().max())
 
 
 def test_evidence_in_integers_is_that_in_floats(
     network: TagNetwork, integers: Path, pixels: np.ndarray, evidence: Evidence
 ) -> None:
-    late, memory = means(network, pixels)
+    late = means(network, pixels)
     grown = QuantizedGraph(integers).with_evidence(evidence, late)
     before = run(onnx.load(integers), pixels, ["tokens", "pooled"])
     tokens, pooled = run(grown, pixels, ["tokens", "pooled"])
     assert np.array_equal(tokens, before[0])
     with torch.no_grad():
-        exact = evidence(late, memory).numpy()
+        exact = evidence(late).numpy()
     added = pooled - before[1]
     assert np.abs(added - exact).max() < 0.1 * np.abs(exact).max()
 
@@ -93,7 +91,7 @@ def test_evidence_in_integers_is_that_in_floats(
 def test_evidence_of_a_photo_is_the_same_in_any_batch(
     network: TagNetwork, integers: Path, pixels: np.ndarray, evidence: Evidence
 ) -> None:
-    grown = QuantizedGraph(integers).with_evidence(evidence, means(network, pixels)[0])
+    grown = QuantizedGraph(integers).with_evidence(evidence, means(network, pixels))
     alone = run(grown, pixels[3:4], ["pooled"])[0]
     assert np.allclose(run(grown, pixels, ["pooled"])[0][3:4], alone, atol=1e-5)
 
@@ -101,7 +99,7 @@ def test_evidence_of_a_photo_is_the_same_in_any_batch(
 def test_evidence_takes_the_place_of_what_was_there(
     network: TagNetwork, integers: Path, pixels: np.ndarray, evidence: Evidence, tmp_path: Path
 ) -> None:
-    late = means(network, pixels)[0]
+    late = means(network, pixels)
     other = Evidence(CLASSES, network.encoder.backbone.width, TINY.width)
     onnx.save(QuantizedGraph(integers).with_evidence(other, late), tmp_path / "image.onnx")
     again = QuantizedGraph(tmp_path / "image.onnx").with_evidence(evidence, late)
@@ -114,7 +112,7 @@ def test_evidence_takes_the_place_of_what_was_there(
 def test_evidence_is_read_back_in_floats(
     network: TagNetwork, integers: Path, pixels: np.ndarray, evidence: Evidence, tmp_path: Path
 ) -> None:
-    late, memory = means(network, pixels)
+    late = means(network, pixels)
     onnx.save(QuantizedGraph(integers).with_evidence(evidence, late), tmp_path / "image.onnx")
     read = Evidence(CLASSES, network.encoder.backbone.width, TINY.width)
     state = {
@@ -124,8 +122,8 @@ def test_evidence_is_read_back_in_floats(
     kept = {name: w for name, w in evidence.state_dict().items() if name not in state}
     read.load_state_dict({**kept, **state})
     with torch.no_grad():
-        exact = evidence(late, memory)
-        assert (read(late, memory) - exact).abs().max() < 0.05 * exact.abs().max()
+        exact = evidence(late)
+        assert (read(late) - exact).abs().max() < 0.05 * exact.abs().max()
 
 
 def test_an_exported_encoder_holds_its_evidence(evidence: Evidence, tmp_path: Path) -> None:
@@ -139,7 +137,7 @@ def test_pooled_from_means_is_pooled_from_tokens(evidence: Evidence, pixels: np.
     network.encoder.evidence = evidence
     with torch.no_grad():
         _, pooled = network.encoder(torch.from_numpy(pixels))
-        assert torch.allclose(network.encoder.pool(*means(network, pixels)), pooled, atol=1e-3)
+        assert torch.allclose(network.encoder.pool(means(network, pixels)), pooled, atol=1e-3)
 
 
 def test_a_graph_of_floats_is_no_start(network: TagNetwork, tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ import copy
 import dataclasses
 import json
 import shutil
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor, nn
 
 from anytag.data.descriptions import read_descriptions
 from anytag.data.rows import Row, read_rows, write_rows
-from anytag.errors import AnytagError, ModelError, VocabularyError
+from anytag.errors import AnytagError, VocabularyError
 from anytag.images import load, prepare
 from anytag.models.folder import ModelFolder, write_card
 from anytag.models.registry import EMBEDDED
@@ -32,7 +31,7 @@ from anytag.torch.checkpoints.load import DECODER, save_decoder
 from anytag.torch.export.onnx_graphs import export_folder_graphs
 from anytag.torch.export.static_int8.quantize import quantize_image_graph
 from anytag.torch.nn.backbones import fold_norms, imagenet_backbone
-from anytag.torch.nn.configs import NetworkConfig
+from anytag.torch.nn.configs import EvidenceConfig, NetworkConfig
 from anytag.torch.training.batch import Batch
 from anytag.torch.training.feature_cache import open_cache
 from anytag.torch.training.feature_dataset import FeatureDataset
@@ -52,9 +51,7 @@ from scripts.float_weights import read_weights
 from scripts.release_mini import draft_card, pixels_of, write_queries
 
 SIZE = 64
-CONFIG = NetworkConfig(
-    backbone="tf_efficientnet_lite0", size=SIZE, width=32, heads=4, text_hidden=16, memory=5
-)
+CONFIG = NetworkConfig(backbone="tf_efficientnet_lite0", size=SIZE, width=32, heads=4, text_hidden=16)
 
 
 SAVING = RunOptions(save_minutes=0.0, tensorboard=False)
@@ -303,12 +300,10 @@ def test_folded_norms_change_nothing() -> None:
 def test_start_centres_and_scales_the_tokens(
     built: tuple[Student, nn.Linear], student: Student, samples: TagSamples
 ) -> None:
-    features, memory = sample(samples)
+    features = sample(samples)
     start_from_classifier(student, built[1], features)
     with torch.no_grad():
-        _, pooled = student.network.encoder.from_stage(features, student.first, memory)
-        again = student.network.encoder.from_stage(features, student.first)[1]
-    assert torch.allclose(pooled, again, atol=0.02)  # float16 in the cache
+        pooled = student.encode(features).pooled
     assert torch.allclose(pooled.mean(0), torch.zeros(32), atol=1e-3)
     assert torch.allclose(pooled.std(0), torch.ones(32), atol=1e-3)
     assert student.queries.residual[len(WORDS) :].any() and not student.queries.residual[: len(WORDS)].any()
@@ -323,7 +318,7 @@ def shipped(
 ) -> tuple[Student, ModelFolder]:
     """A student that knows the classes, and its folder in int8."""
     first = build_student(parts.recipe)[0].eval()
-    start_from_classifier(first, built[1], sample(samples)[0])
+    start_from_classifier(first, built[1], sample(samples))
     nn.init.normal_(first.network.folded.key.weight, std=0.1)
     nn.init.constant_(
         first.network.folded.reweight_scale, 0.5
@@ -331,41 +326,18 @@ def shipped(
     return first, ship_graphs(first, samples, tmp_path_factory.mktemp("shipped") / "model")
 
 
-def test_start_at_a_folder(
-    parts: Parts, built: tuple[Student, nn.Linear], samples: TagSamples, shipped: tuple[Student, ModelFolder]
-) -> None:
+def test_start_at_a_folder(parts: Parts, samples: TagSamples, shipped: tuple[Student, ModelFolder]) -> None:
     """A student that is exported in int8 and loaded again gives the same scores."""
     first, folder = shipped
     other = build_student(parts.recipe)[0].eval()
-    features, memory = sample(samples)
-    start_from_folder(other, folder, vocabulary=samples.vocabulary, classifier=built[1], memory=memory)
+    features = sample(samples)
+    start_from_folder(other, folder, vocabulary=samples.vocabulary)
     with torch.no_grad():
         answers = []
         for student in (first, other):
-            tokens, pooled = student.network.encoder.from_stage(features, student.first, memory)
+            tokens, pooled = student.network.encoder.from_stage(features, student.first)
             answers.append(student.network.decoder(tokens, pooled, student.queries()[None]))
     assert torch.corrcoef(torch.stack([a.flatten() for a in answers]))[0, 1] > 0.99
-
-
-def test_start_at_a_folder_without_memory(
-    built: tuple[Student, nn.Linear], student: Student, samples: TagSamples,
-    shipped: tuple[Student, ModelFolder], tmp_path: Path,
-) -> None:  # fmt: skip
-    """`recall` is fitted to photos; without them there is an error."""
-    shutil.copytree(shipped[1].path, tmp_path, dirs_exist_ok=True)
-    weights = load_file(tmp_path / ENCODER)
-    del weights["recall.weight"]
-    save_file(weights, tmp_path / ENCODER)
-    write_card(tmp_path, draft_card(student))
-    start = partial(
-        start_from_folder, student, ModelFolder.open(tmp_path),
-        vocabulary=samples.vocabulary, classifier=built[1],
-    )  # fmt: skip
-    nn.init.zeros_(student.network.encoder.recall.weight)
-    with pytest.raises(ModelError, match=r"has no frozen branch.*give `memory`"):
-        start()
-    start(memory=sample(samples)[1])
-    assert student.network.encoder.recall.weight.abs().sum() > 0
 
 
 def ship_graphs(student: Student, samples: TagSamples, out: Path) -> ModelFolder:
@@ -411,6 +383,23 @@ def test_untold_photos_have_no_alignment(student: Student, samples: TagSamples) 
 def test_teacher_is_silent_where_no_class_is_looked_at(student: Student, samples: TagSamples) -> None:
     batch = dataclasses.replace(batch_of(samples), columns=torch.arange(len(WORDS)))
     assert terms_of(student, batch)["distillation"].isfinite()
+
+
+def test_the_classifier_of_the_evidence_is_distilled(parts: Parts, samples: TagSamples) -> None:
+    """A step of the distillation alone lowers its loss, and changes the classifier."""
+    network = dataclasses.replace(CONFIG, evidence=EvidenceConfig())
+    student = build_student(dataclasses.replace(parts.recipe, network=network))[0]
+    classifier = student.network.encoder.evidence.classifier
+    with torch.no_grad():
+        classifier.bias.normal_()
+    batch = batch_of(samples)
+    torch.manual_seed(1)
+    before = student(batch)["distillation"]
+    before.backward()  # type: ignore[no-untyped-call]
+    assert classifier.bias.grad.abs().sum() > 0
+    with torch.no_grad():
+        classifier.bias -= 10 * classifier.bias.grad
+    assert terms_of(student, batch)["distillation"] < before
 
 
 def test_shares_of_two_processes_make_the_whole(student: Student, samples: TagSamples) -> None:

@@ -23,7 +23,7 @@ _OPSET = 20
 
 
 class _ConvolvedEncoder(nn.Module):
-    """An `ImageEncoder` whose projections are 1×1 convolutions, so that all its products are convolutions."""
+    """An `ImageEncoder` whose projection is a 1×1 convolution, so that all its products are convolutions."""
 
     def __init__(self, encoder: ImageEncoder) -> None:
         super().__init__()
@@ -32,24 +32,14 @@ class _ConvolvedEncoder(nn.Module):
         self.proj = nn.Conv2d(linear.in_features, linear.out_features, 1)
         self.proj.weight.data = linear.weight.detach()[:, :, None, None]
         self.proj.bias = linear.bias
-        self.split = encoder.frozen_from
-        if self.split:
-            self.memory = nn.Sequential(*encoder.memory)
-            self.recall = nn.Conv2d(linear.in_features, linear.out_features, 1, bias=False)
-            self.recall.weight.data = encoder.recall.weight.detach()[:, :, None, None]
         self.evidence = encoder.evidence
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.backbone((pixels.float() - 127) / 128, 0, self.split)
-        late = self.backbone(features, self.split)
-        grid = self.proj(late)
-        if self.split:
-            frozen = self.memory(features).mean((2, 3), keepdim=True)
-            grid = grid + self.recall(frozen)
-        tokens = grid.flatten(2).transpose(1, 2)
+        features = self.backbone((pixels.float() - 127) / 128)
+        tokens = self.proj(features).flatten(2).transpose(1, 2)
         pooled = tokens.mean(1)
         if self.evidence is not None:
-            pooled = pooled + self.evidence(late.mean((2, 3)), frozen.flatten(1))
+            pooled = pooled + self.evidence(features.mean((2, 3)))
         return tokens, pooled
 
 

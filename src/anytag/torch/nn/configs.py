@@ -122,9 +122,7 @@ class NetworkConfig:
         width: D, width of the image tokens.
         heads: number of heads of the decoder's cross-attention.
         text_hidden: hidden width of the query projection that is trained with the folded decoder; 0: none.
-        memory: the stage at which a frozen copy of the pretrained backbone branches off; its pooled features
-            are projected and added to every token, against forgetting. 0: no frozen branch.
-        evidence: what the frozen branch's classifier adds to the pooled vector; None: nothing.
+        evidence: what a classifier of the backbone's features adds to the pooled vector; None: nothing.
         projected: whether the backbone's tokens are projected to `width`; otherwise `width` is their own.
         queries: content of a query row. "descriptions": a text vector, reweighted by the photo; "embedded": a
             text vector, averaged; "learned": query, weight vector and bias of one tag.
@@ -139,7 +137,6 @@ class NetworkConfig:
     width: int
     heads: int
     text_hidden: int = 0
-    memory: int = 0
     evidence: EvidenceConfig | None = None
     projected: bool = True
     queries: Queries = "descriptions"
@@ -162,7 +159,6 @@ FAMILIES = {
         width=512,
         heads=4,
         text_hidden=512,
-        memory=5,
         evidence=EvidenceConfig(),
     ),
     "tag2text": NetworkConfig(

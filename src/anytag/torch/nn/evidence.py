@@ -1,4 +1,4 @@
-"""Evidence: class probabilities of the pretrained classifier as an additional input to the pooled vector."""
+"""Evidence: class probabilities of a classifier as an additional input to the pooled vector."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ MIN_PROBABILITY = 1e-7
 
 
 class Evidence(nn.Module):
-    """Pooled features of the trained branch and of the frozen one -> a vector added to the pooled vector.
+    """Pooled features of the backbone -> a vector added to the pooled vector.
 
     The classifier's probabilities p enter as text vectors, p C and sqrt(p) C, with C the text vectors of the
     class names, and as sqrt(p) itself. So a class without training photos still contributes its name, and
-    similar names.
+    similar names. The classifier is the pretrained one, kept by distillation while the backbone is trained.
 
     Args:
         config: its dimensions.
@@ -30,12 +30,12 @@ class Evidence(nn.Module):
 
     def __init__(self, config: EvidenceConfig, features: int, width: int) -> None:
         super().__init__()
-        self.classifier = nn.Linear(features, config.classes).requires_grad_(False)
+        self.classifier = nn.Linear(features, config.classes)
         self.register_buffer("names", torch.zeros(config.classes, config.words))
-        self.seen = nn.Linear(2 * features, width, bias=False)
+        self.seen = nn.Linear(features, width, bias=False)
         inputs = 2 * config.words + config.classes
         self.said = nn.Linear(inputs, width, bias=False)
-        self.seen_hidden = nn.Linear(2 * features, config.hidden)
+        self.seen_hidden = nn.Linear(features, config.hidden)
         self.said_hidden = nn.Linear(inputs, config.hidden, bias=False)
         self.out = nn.Linear(config.hidden, width)
         nn.init.zeros_(self.seen.weight)
@@ -43,17 +43,11 @@ class Evidence(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, late: Tensor, memory: Tensor) -> Tensor:
-        """Pooled features of the trained branch N×F and of the frozen branch N×F -> N×D."""
-        p = self.probabilities(memory)
+    def forward(self, features: Tensor) -> Tensor:
+        """Pooled features N×F -> N×D."""
+        p = self.classifier(features).softmax(1)
         root = p.clamp_min(MIN_PROBABILITY).sqrt()
         words = WORD_SCALE * torch.cat([p @ self.names, root @ self.names, root], 1)
-        seen = torch.cat([late, memory], 1)
-        hidden = (self.seen_hidden(seen) + self.said_hidden(words)).relu()
-        added: Tensor = self.seen(seen) + self.said(words) + self.out(hidden)
+        hidden = (self.seen_hidden(features) + self.said_hidden(words)).relu()
+        added: Tensor = self.seen(features) + self.said(words) + self.out(hidden)
         return added
-
-    def probabilities(self, memory: Tensor) -> Tensor:
-        """Class probabilities from pooled features of the frozen branch: N×F -> N×C."""
-        p: Tensor = self.classifier(memory).softmax(1)
-        return p

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from typing import TypeVar, cast
 
 import torch
@@ -27,7 +26,7 @@ class ImageEncoder(nn.Module):
 
     Args:
         config: configuration of backbone, size, width and normalisation.
-        backbone: the backbone, whose weights the frozen branch copies; a random one by default.
+        backbone: the backbone; a random one by default.
 
     Raises:
         ModelError: the backbone's tokens are not projected and have another width than the configuration.
@@ -43,10 +42,6 @@ class ImageEncoder(nn.Module):
         if not config.projected and width != config.width:
             raise ModelError(f"tokens are {width} wide and not projected, but the width is {config.width}")
         self.proj = nn.Linear(width, config.width) if config.projected else nn.Identity()
-        self.frozen_from = config.memory
-        if self.frozen_from:
-            self.memory = deepcopy(self.backbone.stages[self.frozen_from :]).requires_grad_(False)
-            self.recall = nn.Linear(width, config.width, bias=False)
         self.evidence = Evidence(config.evidence, width, config.width) if config.evidence else None
         for name, values in (("mean", config.mean), ("std", config.std)):
             scaled = torch.tensor([255 * value for value in values]).reshape(3, 1, 1)
@@ -65,39 +60,22 @@ class ImageEncoder(nn.Module):
         """uint8 N×3×S×S -> tokens N×T×D, pooled N×D."""
         return self.from_stage((pixels.float() - self.mean) / self.std, 0)
 
-    def from_stage(self, features: Tensor, first: int, frozen: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Like `forward`, from the input of stage `first`; that of stage 0 is normalised pixels.
+    def from_stage(self, features: Tensor, first: int) -> tuple[Tensor, Tensor]:
+        """Like `forward`, from the input of stage `first`; that of stage 0 is normalised pixels."""
+        return self.project(self.backbone.tokens(self.backbone(features, first)))
 
-        Args:
-            frozen: N×C, features of the frozen branch, if they have been computed already.
-        """
-        if self.frozen_from and frozen is None:
-            features, first = self.backbone(features, first, self.frozen_from), self.frozen_from
-            frozen = self.frozen_features(features)
-        late = self.backbone.tokens(self.backbone(features, first))
-        tokens = self.proj(late)
-        if self.frozen_from and frozen is not None:
-            tokens = tokens + self.recall(frozen)[:, None]
+    def project(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """The backbone's features N×T×C -> tokens N×T×D, pooled N×D."""
+        tokens = self.proj(features)
         pooled = tokens[:, 0] if self.backbone.has_global_token else tokens.mean(1)
-        if self.evidence is not None and frozen is not None:
-            pooled = pooled + self.evidence(late.mean(1), frozen)
+        if self.evidence is not None:
+            pooled = pooled + self.evidence(features.mean(1))
         return tokens, pooled
 
-    def pool(self, late: Tensor, frozen: Tensor) -> Tensor:
-        """The pooled vector from pooled features alone, which suffice because the projections are linear.
-
-        Args:
-            late: N×C, pooled features of the last stage.
-            frozen: N×C, pooled features of the frozen branch.
-        """
-        pooled: Tensor = self.proj(late) + self.recall(frozen)
-        return pooled if self.evidence is None else pooled + self.evidence(late, frozen)
-
-    def frozen_features(self, features: Tensor) -> Tensor:
-        """Pooled features of the frozen branch: input of stage `frozen_from` -> N×C."""
-        for stage in self.memory:
-            features = stage(features)
-        return self.backbone.tokens(features).mean(1)
+    def pool(self, features: Tensor) -> Tensor:
+        """Pooled features N×C -> the pooled vector N×D; they suffice because the projection is linear."""
+        pooled: Tensor = self.proj(features)
+        return pooled if self.evidence is None else pooled + self.evidence(features)
 
 
 class TagNetwork(nn.Module):

@@ -23,7 +23,6 @@ class Batch:
         pixels: uint8 N×3×S×S, the same crop for student and teacher.
         features: cached features, the input of the first trained stage: N×C×h×w; or pooled features N×C
             where no stage is trained.
-        memory: N×F, pooled features of the frozen branch, with `features`.
         tokens: N×T×D, image tokens of a frozen encoder.
         tags: N×K in [0, 1], targets of the tags.
         weight: N×K, weights of the targets, 0 for unknown ones; None: all are 1.
@@ -44,7 +43,6 @@ class Batch:
 
     pixels: Tensor | None = None
     features: Tensor | None = None
-    memory: Tensor | None = None
     tokens: Tensor | None = None
     tags: Tensor | None = None
     weight: Tensor | None = None

@@ -91,7 +91,7 @@ def _feature_rules(recipe: Recipe) -> Iterator[_Rule]:
     """Rules for `mini` and its caption head, whose network is fixed."""
     yield from _run_rules(recipe)
     captions = recipe.objective.guidance is not None
-    parts = ("backbone", "size", "width", "heads", "text_hidden", "memory", "evidence", "projected")
+    parts = ("backbone", "size", "width", "heads", "text_hidden", "evidence", "projected")
     more = ("queries", "cross", "alignment", "mean", "std")
     network = (*(f"network.{part}" for part in (*parts, *more)), "backbone", "embedding", "clip")
     yield True, network, "network and texts of the embedded model are fixed; use small"
@@ -135,7 +135,6 @@ def _network_rules(recipe: Recipe) -> Iterator[_Rule]:
     by_backbone = "tokens are not projected, so they have the backbone's width"
     yield not config.projected, ("network.width",), by_backbone
     yield not folded, ("network.text_hidden",), "only recipes of small models project text vectors"
-    yield True, ("network.memory",), "only mini has a frozen branch"
     yield folded, ("network.queries",), "a small model averages the texts of a tag; leave it out"
     words = ("network.captions.words", "network.alignment.words")
     yield True, words, "it follows from the wordpieces; give wordpieces=FILE"

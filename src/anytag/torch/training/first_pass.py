@@ -94,7 +94,7 @@ class SubjectTerm(Term):
 
 
 class ClassTerm(Term):
-    """The term "distillation": softmax over the classes of a classifier, in both passes.
+    """The term "distillation": softmax over the classes of a classifier, in both passes and the evidence.
 
     Args:
         tags: int64, the tag of each class.
@@ -123,6 +123,11 @@ class ClassTerm(Term):
                     temperature=student.objective.temperature,
                 )
             )  # fmt: skip
+        evidence = student.network.encoder.evidence
+        if evidence is not None:
+            classified = evidence.classifier(outputs.features).float()
+            every = batch.require("teacher")
+            losses.append(distillation_loss(classified, every, temperature=student.objective.temperature))
         return {"distillation": torch.stack(losses).mean()}
 
 

@@ -33,15 +33,15 @@ POOLED = 9
 
 
 class _Front(nn.Module):
-    """Pixels -> feature map of the frozen stages, and pooled features of the later ones."""
+    """Pixels -> feature map of the frozen stages."""
 
     def __init__(self, backbone: Backbone, stages: int) -> None:
         super().__init__()
         self.backbone, self.stages = backbone, stages
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, pixels: Tensor) -> Tensor:
         features: Tensor = self.backbone((pixels.float() - 127) / 128, 0, self.stages)
-        return features, self.backbone(features, self.stages).mean((2, 3))
+        return features
 
 
 class _Teacher(nn.Module):
@@ -59,7 +59,7 @@ class _Teacher(nn.Module):
 def cache_stages(rows: Path, recipe: Recipe, folder: Path, *, report: Reporter) -> FeatureCache:
     """Cache the features of all photos of `rows` that a recipe of `mini` needs; continues if interrupted.
 
-    By view: "features" and "memory"; by photo: "logits" and "pooled" of the teacher.
+    By view: "features"; by photo: "logits" and "pooled" of the teacher.
 
     Raises:
         AnytagError: `folder` caches other features, or a photo cannot be read.
@@ -99,24 +99,18 @@ def _encoder(recipe: Recipe, first: int) -> Encoder:
     """The function that computes the cached arrays from the views of a photo."""
     config = recipe.network
     assert isinstance(config.backbone, str)
-    backbone, classifier = imagenet_backbone(config.backbone, size=config.size)
-    weight, bias = classifier.weight.detach().numpy().T, classifier.bias.detach().numpy()
     if first == POOLED:
         graph = QuantizedGraph(ModelFolder.open(resolve(recipe.start)).file(IMAGE))
         front = open_session(graph.cut().SerializeToString())
     else:
+        backbone, _ = imagenet_backbone(config.backbone, size=config.size)
         front = _exported(_Front(backbone, first), config.size)
-    teacher = None
-    if recipe.teacher != config.backbone:
-        teacher = _exported(_Teacher(*imagenet_backbone(recipe.teacher, size=config.size)), config.size)
+    teacher = _exported(_Teacher(*imagenet_backbone(recipe.teacher, size=config.size)), config.size)
 
     def encode(pixels: Bytes) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
-        late, memory = front.run(None, {"pixels": pixels})
-        if teacher is None:  # the backbone's own classifier, whose input is the frozen branch's output
-            logits, pooled = memory[:1] @ weight + bias, memory[:1]
-        else:
-            logits, pooled = teacher.run(None, {"pixels": pixels[:1]})
-        return _halves(features=late, memory=memory), _halves(logits=logits, pooled=pooled)
+        (features,) = front.run(None, {"pixels": pixels})
+        logits, pooled = teacher.run(None, {"pixels": pixels[:1]})
+        return _halves(features=features), _halves(logits=logits, pooled=pooled)
 
     return encode
 

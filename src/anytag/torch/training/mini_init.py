@@ -18,8 +18,6 @@ from anytag.vocabulary import Vocabulary
 
 ENCODER = "encoder.safetensors"
 """float32 weights of a folder's quantised image network, as scripts/float_weights.py writes them."""
-RECALL_SHARE = 0.3
-"""Initial share of the frozen branch in the projection to tokens."""
 
 
 @torch.no_grad()
@@ -44,39 +42,24 @@ def start_from_classifier(student: Student, classifier: nn.Linear, features: Ten
     proj = encoder.projection
     proj.weight.copy_(directions / spread[:, None])
     proj.bias.copy_(-proj.weight @ pooled.mean(0))
-    if encoder.frozen_from:
-        encoder.recall.weight.copy_(RECALL_SHARE * proj.weight)
-        proj.weight.mul_(1 - RECALL_SHARE)
     coordinates = left[:, :width] * values[:width] * spread
     classes = class_term(student)
     student.queries.residual[classes.tags[classes.distilled]] = coordinates[classes.distilled]
 
 
 @torch.no_grad()
-def start_from_folder(
-    student: Student, folder: ModelFolder, *, vocabulary: Vocabulary, classifier: nn.Linear,
-    memory: Tensor | None = None,
-) -> None:  # fmt: skip
-    """Load late stages, projections, decoder and queries of a model folder into the student.
-
-    If the folder's network has no frozen branch, `recall` is fitted to the classifier by least squares.
+def start_from_folder(student: Student, folder: ModelFolder, *, vocabulary: Vocabulary) -> None:
+    """Load trained stages, projection, evidence, decoder and queries of a model folder into the student.
 
     Args:
         vocabulary: the student's tags; those that the folder does not have start without a residual.
-        classifier: the classifier of the student's backbone.
-        memory: N×F, pooled features of the student's frozen branch for a few hundred photos; required if
-            the folder's network has no frozen branch.
 
     Raises:
-        ModelError: the folder's network or text encoder does not fit the student, or `memory` is required.
+        ModelError: the folder's network or text encoder does not fit the student.
     """
-    encoder = student.network.encoder
-    recalls = _read_encoder(encoder, folder, first=encoder.frozen_from or student.trained)
-    if encoder.frozen_from and not recalls and memory is None:
-        raise ModelError(
-            f"the image network of {folder.path} has no frozen branch, so `recall` must be fitted to photos: "
-            "give `memory`, as anytag.torch.training.mini.sample does, or start from a folder that has one"
-        )
+    # The early stages stay exactly pretrained, as they were cached; the folder has them rounded to int8.
+    trained = student.trained
+    _read_encoder(student.network.encoder, folder, first=trained if trained < len(student.stages) else 0)
     student.network.folded.load_state_dict(load_decoder(folder).state_dict())
     words = StaticTextEncoder.from_folder(folder.text)
     projection = student.queries.projection
@@ -90,12 +73,10 @@ def start_from_folder(
             projected = projection(text[number])
             count = min(int((rows != 0).any(-1).sum()), int((projected != 0).any(-1).sum()))
             student.queries.residual[number] = (rows[:count] - projected[:count]).mean(0)
-    if encoder.frozen_from and not recalls and memory is not None:
-        _fit_recall(student, classifier, memory)
 
 
-def _read_encoder(encoder: ImageEncoder, folder: ModelFolder, *, first: int) -> bool:
-    """Load stages from `first` on and the projections; returns whether the folder has a frozen branch."""
+def _read_encoder(encoder: ImageEncoder, folder: ModelFolder, *, first: int) -> None:
+    """Load stages from `first` on, and the other weights."""
     if ENCODER not in folder:
         raise ModelError(
             f"{folder.path} has only a quantised image network, from which no run can start: write a copy "
@@ -112,15 +93,3 @@ def _read_encoder(encoder: ImageEncoder, folder: ModelFolder, *, first: int) -> 
                 "give another start"
             )
         ours[name].copy_(weight)
-    return "recall.weight" in weights
-
-
-def _fit_recall(student: Student, classifier: nn.Linear, memory: Tensor) -> None:
-    """Fit `recall` such that the classes' queries approximate the classifier's weights (least squares)."""
-    encoder, queries = student.network.encoder, student.queries()
-    means = queries.sum(1) / (queries != 0).any(-1).sum(1, keepdim=True).clamp_min(1)  # K×D
-    classes = class_term(student)
-    distilled = classes.tags[classes.distilled]
-    rows = (classifier.weight - classifier.weight.mean(0))[classes.distilled]
-    encoder.recall.weight.copy_(RECALL_SHARE * torch.linalg.lstsq(means[distilled], rows).solution)
-    encoder.projection.bias.sub_(encoder.recall.weight @ memory.mean(0))

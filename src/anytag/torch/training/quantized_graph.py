@@ -38,20 +38,17 @@ class QuantizedGraph:
         self.graph = self.model.graph
         self.constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in self.graph.initializer}
         self.producers = {name: node for node in self.graph.node for name in node.output}
-        if not self.products():
-            raise ModelError(f"{file} is not an int8 image graph, from which a run could start")
+        self.projection = self._find_projection()
+        """The product of the features and the projection to tokens."""
 
-    def products(self) -> list[onnx.NodeProto]:
-        """The projections to tokens: of the features, then of the frozen branch's mean."""
-        (tokens,) = (node for node in self.graph.node if "tokens" in node.output)
-        nodes = (
-            [self.producers[name] for name in tokens.input if name in self.producers]
-            if tokens.op_type == "Sum"
-            else [tokens]
-        )
-        nodes = [node for node in nodes if node.op_type == "MatMulIntegerToFloat"]
-        pooled = "QLinearGlobalAveragePool"
-        return sorted(nodes, key=lambda node: any(n.op_type == pooled for n in self.path_to(node)))
+    def _find_projection(self) -> onnx.NodeProto:
+        tokens: onnx.NodeProto | None = self.producers.get("tokens")
+        if tokens is None or tokens.op_type != "MatMulIntegerToFloat":
+            raise ModelError(
+                f"{self.file} is not an int8 image graph with one branch, from which a run could start; "
+                "up to version 9 the embedded model's had two"
+            )
+        return tokens
 
     def path_to(self, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
         """A node and all nodes it depends on, each once."""
@@ -64,64 +61,39 @@ class QuantizedGraph:
                 yield node
 
     def cut(self) -> onnx.ModelProto:
-        """A graph `pixels` -> `features` N×C and `memory` N×C, pooled features of both branches.
-
-        Raises:
-            ModelError: the graph has no frozen branch.
-        """
-        products = self.products()
-        if len(products) < 2:
-            raise ModelError(
-                f"{self.file} has no frozen branch; expected an image graph of version 3 or later"
-            )
+        """A graph `pixels` -> `features` N×C, pooled features of the last stage."""
         cut = onnx.ModelProto()
         cut.CopyFrom(self.model)
         del cut.graph.output[:]
-        for name, product in zip(("features", "memory"), products, strict=True):
-            rows = f"{name}_rows"
-            source = [product.input[0], product.input[2], product.input[4]]  # N×T×C
-            cut.graph.node.append(helper.make_node("DequantizeLinear", source, [rows]))
-            axis = numpy_helper.from_array(np.array([1], np.int64), f"{name}_axis")
-            cut.graph.initializer.append(axis)
-            cut.graph.node.append(helper.make_node("ReduceMean", [rows, axis.name], [name], keepdims=0))
-            cut.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
-        used = {name for node in self._needed(cut, ["features", "memory"]) for name in node.output}
-        for node in [node for node in cut.graph.node if node.output[0] not in used]:
+        product = self.projection
+        source = [product.input[0], product.input[2], product.input[4]]  # N×T×C
+        cut.graph.node.append(helper.make_node("DequantizeLinear", source, ["features_rows"]))
+        axis = numpy_helper.from_array(np.array([1], np.int64), "features_axis")
+        cut.graph.initializer.append(axis)
+        cut.graph.node.append(
+            helper.make_node("ReduceMean", ["features_rows", axis.name], ["features"], keepdims=0)
+        )
+        cut.graph.output.append(helper.make_tensor_value_info("features", TensorProto.FLOAT, None))
+        needed = {node.name for node in self.path_to(product)} - {product.name}
+        for node in [node for node in self.graph.node if node.name not in needed]:
             cut.graph.node.remove(node)
         return cut
-
-    @staticmethod
-    def _needed(model: onnx.ModelProto, outputs: list[str]) -> Iterator[onnx.NodeProto]:
-        producers = {name: node for node in model.graph.node for name in node.output}
-        todo, visited = list(outputs), set[str]()
-        while todo:
-            node = producers.get(todo.pop())
-            if node is not None and node.output[0] not in visited:
-                visited.add(node.output[0])
-                todo.extend(node.input)
-                yield node
 
     def with_evidence(self, evidence: Evidence, late: Tensor) -> onnx.ModelProto:
         """The graph with an evidence module, quantised, in place of a previous one.
 
         Args:
             late: N×F, pooled features of the last stage for some photos, which determine the range.
-
-        Raises:
-            ModelError: the graph has no frozen branch.
         """
-        if len(self.products()) < 2:
-            raise ModelError(f"{self.file} has no frozen branch, which an evidence module needs")
         extended = self._without_evidence()
         (mean,) = (node for node in extended.graph.node if "pooled" in node.output)
         mean.name = mean.output[0] = "tokens_mean"
         writer = _EvidenceWriter(extended.graph)
-        projected, frozen = self.products()
-        rows = self.producers[projected.input[0]]
+        rows = self.producers[self.projection.input[0]]
         source = self.producers[rows.input[0]].input[0]
         params = choose_quant_params(late, starts_at_zero=True)
-        means = writer.mean(source, [projected.input[2], projected.input[4]], params)
-        writer.add(evidence, means, params, frozen)
+        means = writer.mean(source, [self.projection.input[2], self.projection.input[4]], params)
+        writer.add(evidence, means)
         return extended
 
     def _without_evidence(self) -> onnx.ModelProto:
@@ -188,29 +160,22 @@ class _EvidenceWriter:
         return [f"evidence_{part}" for part in parts]
 
     @torch.no_grad()
-    def add(self, evidence: Evidence, means: str, params: QuantParams, frozen: onnx.NodeProto) -> None:
+    def add(self, evidence: Evidence, means: str) -> None:
         """Add `pooled` = `tokens_mean` + output of the evidence module."""
-        features, width = evidence.classifier.in_features, evidence.out.out_features
-        hidden, classes = evidence.out.in_features, evidence.classifier.out_features
-        seen, inner = evidence.seen.weight, evidence.seen_hidden.weight
-        late = torch.cat([seen[:, :features], inner[:, :features]])
-        memory = torch.cat([seen[:, features:], inner[:, features:], evidence.classifier.weight])
-        nothing = torch.zeros(width)
+        width, hidden = evidence.out.out_features, evidence.out.in_features
+        classifier, inner = evidence.classifier, evidence.seen_hidden
         rows = [means, "evidence_late_scale", "evidence_late_zero"]
-        self.product("of_late", rows, late, torch.cat([nothing, evidence.seen_hidden.bias]))
-        rows = [frozen.input[0], frozen.input[2], frozen.input[4]]
-        bias = torch.cat([nothing, torch.zeros(hidden), evidence.classifier.bias])
-        self.product("of_memory", rows, memory, bias)
-        late_out, late_hidden = self.split("of_late", [width, hidden])
-        memory_out, memory_hidden, logits = self.split("of_memory", [width, hidden, classes])
+        weight = torch.cat([evidence.seen.weight, inner.weight, classifier.weight])
+        self.product("of_late", rows, weight, torch.cat([torch.zeros(width), inner.bias, classifier.bias]))
+        seen_out, seen_hidden, logits = self.split("of_late", [width, hidden, classifier.out_features])
         self.words(evidence, logits)
         said_out, said_hidden = self.split("of_words", [width, hidden])
-        self.node("Sum", [late_hidden, memory_hidden, said_hidden], "hidden_sum")
+        self.node("Sum", [seen_hidden, said_hidden], "hidden_sum")
         self.node("Relu", ["evidence_hidden_sum"], "hidden")
         out = self.halves("out_weight", evidence.out.weight.T.numpy())
         self.node("MatMul", ["evidence_hidden", out], "of_hidden")
         bias_out = self.constant("out_bias", evidence.out.bias.numpy())
-        self.node("Sum", [late_out, memory_out, said_out, "evidence_of_hidden", bias_out], "sum")
+        self.node("Sum", [seen_out, said_out, "evidence_of_hidden", bias_out], "sum")
         self.node("Squeeze", ["evidence_sum", self.constant("axis", np.array([1], np.int64))], "added")
         self.node("Add", ["tokens_mean", "evidence_added"], "pooled")
 

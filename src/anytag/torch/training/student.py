@@ -74,6 +74,7 @@ class Outputs:
         tokens: N×T×D; None for pooled features.
         pooled: N×D.
         tags: N×S×H, the encoded text of the tags, if the objective needs it.
+        features: N×F, the backbone's pooled features, of which an evidence module classifies.
         logits: N×M, logits of the batch's columns, if several terms need them.
         coarse: N×K, logits of the first pass, if it is trained.
     """
@@ -81,6 +82,7 @@ class Outputs:
     tokens: Tensor | None
     pooled: Tensor
     tags: Tensor | None = None
+    features: Tensor | None = None
     logits: Tensor | None = None
     coarse: Tensor | None = None
 
@@ -175,7 +177,7 @@ class Student(nn.Module):
 
     def compute_outputs(self, batch: Batch) -> Outputs:
         """The outputs that the terms share."""
-        outputs = Outputs(*self._encoded(batch))
+        outputs = self._encoded(batch)
         if self.objective.reads and self.network.captions is not None and batch.tag_ids is not None:
             outputs.tags = self.network.captions.encode_tags(batch.tag_ids, batch.tag_mask, outputs.tokens)
         if self.objective.first_pass:
@@ -186,26 +188,22 @@ class Student(nn.Module):
             outputs.coarse = self.network.folded.coarse(outputs.pooled, self.queries(only=1)).float()
         return outputs
 
-    def _encoded(self, batch: Batch) -> tuple[Tensor | None, Tensor]:
+    def _encoded(self, batch: Batch) -> Outputs:
         if batch.tokens is not None:
-            return batch.tokens, batch.tokens.mean(1)
-        if batch.features is not None and batch.memory is not None:
-            return self.encode(batch.features, batch.memory)
-        found: tuple[Tensor, Tensor] = self.network.encoder(batch.pixels)
-        return found
+            return Outputs(batch.tokens, batch.tokens.mean(1))
+        if batch.features is not None:
+            return self.encode(batch.features)
+        return Outputs(*self.network.encoder(batch.pixels))
 
-    def encode(self, features: Tensor, memory: Tensor) -> tuple[Tensor | None, Tensor]:
-        """Cached features N×C×h×w and memory N×F -> tokens N×T×D, pooled N×D.
-
-        For pooled features N×C the tokens are None.
-        """
+    def encode(self, features: Tensor) -> Outputs:
+        """Cached features N×C×h×w, or pooled ones N×C -> the outputs of the image encoder."""
         encoder = self.network.encoder
         if features.ndim == 2:
-            return None, encoder.pool(features, memory).float()
-        tokens, pooled = encoder.from_stage(
-            features.to(memory_format=torch.channels_last), self.first, memory
-        )
-        return tokens, pooled
+            return Outputs(None, encoder.pool(features).float(), features=features)
+        features = features.to(memory_format=torch.channels_last)
+        late = encoder.backbone.tokens(encoder.backbone(features, self.first))
+        tokens, pooled = encoder.project(late)
+        return Outputs(tokens, pooled, features=late.mean(1))
 
     def score(self, tokens: Tensor, pooled: Tensor, rows: Tensor) -> Tensor:
         """Logits in float32; rows stored in half precision are converted if the tokens are in float32."""

@@ -35,7 +35,6 @@ class StageFeatures:
 
     Attributes:
         features: float16 M×C×h×w, feature maps of the frozen stages; or pooled features M×C.
-        memory: float16 M×F, pooled features of the frozen branch.
         row: M, the photo of each view.
         view: M, the number of the view.
         logits: float16 N×1000, the teacher's logits of each photo.
@@ -43,7 +42,6 @@ class StageFeatures:
     """
 
     features: npt.NDArray[np.float16]
-    memory: npt.NDArray[np.float16]
     row: Ints
     view: Ints
     logits: npt.NDArray[np.float16]
@@ -53,7 +51,7 @@ class StageFeatures:
     def of(cls, cache: FeatureCache) -> Self:
         """Read all shards of a cache."""
         order = np.argsort(cache.array("photo"))
-        views = {name: cache.array(name) for name in ("features", "memory", "row", "view")}
+        views = {name: cache.array(name) for name in ("features", "row", "view")}
         return cls(**views, **{name: cache.array(name)[order] for name in ("logits", "pooled")})
 
 
@@ -204,16 +202,14 @@ class TagSamples:
         return -1 if held_out else subject
 
     def train_probes(self) -> None:
-        """Use the mean of two linear classifiers of frozen features as the teacher; it beats either."""
+        """Use a linear classifier of the teacher's pooled features as the teacher."""
         train = np.flatnonzero(self.split == "train")
         confidence = np.divide(self.trust[train], 100, dtype=np.float32)
         present = self.present[train].astype(np.float32)
-        _, first = np.unique(self.cache.row, return_index=True)  # a view of each photo
-        inputs = (self.cache.pooled[train], self.cache.memory[first[train]])
-        probes = [train_probe(features, present, confidence) for features in inputs]
+        pooled = self.cache.pooled[train]
+        probe = train_probe(pooled, present, confidence)
         with torch.no_grad():
-            logits = [probe(tensor_of(features)) for probe, features in zip(probes, inputs, strict=True)]
-            scores = torch.stack(logits).mean(0).sigmoid().numpy()
+            scores = probe(tensor_of(pooled)).sigmoid().numpy()
         scores[:, ~self.mentioned] = 0  # tags that captions never mention have no certain negatives
         self.set_teacher(scores)
 
@@ -283,7 +279,6 @@ class TagSamples:
         )
         return Batch(
             features=tensor_of(self.cache.features[views]),
-            memory=tensor_of(self.cache.memory[views]),
             tags=belief,
             weight=weight,
             teacher=tensor_of(self.cache.logits[photos]),

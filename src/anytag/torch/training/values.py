@@ -53,7 +53,7 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(("Weights.alignment", "weight_decay"), _WEIGHT),
     **dict.fromkeys(("gamma_neg", "alignment_gamma_neg"), Range(0, 100)),
     "temperature": _POSITIVE,
-    **dict.fromkeys(("text_hidden", "memory", "shared"), Range(0, 2**16)),
+    **dict.fromkeys(("text_hidden", "shared"), Range(0, 2**16)),
     **dict.fromkeys(("layers", "depth", "depths"), Range(1, 1000)),
     **dict.fromkeys(("first", "trained"), Range(0, 9)),
     "decay": Range(0, 1, open_low=True),

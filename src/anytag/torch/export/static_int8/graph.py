@@ -60,37 +60,25 @@ class QuantizedAdd:
     target_params: QuantParams
 
 
-@dataclass(frozen=True)
-class QuantizedMean:
-    """The mean of a quantised tensor over all positions, N×C×h×w -> N×C×1×1."""
-
-    source: str
-    source_params: QuantParams
-    target: str
-    target_params: QuantParams
-
-
 def integer_graph(
-    layers: Sequence[QuantizedConv | QuantizedAdd | QuantizedMean], *, like: onnx.ModelProto
+    layers: Sequence[QuantizedConv | QuantizedAdd], *, like: onnx.ModelProto
 ) -> onnx.ModelProto:
-    """Build the graph of `layers`: the first takes the pixels, the last ones are added up to the tokens.
+    """Build the graph of `layers`: the first takes the pixels, the last one gives the tokens.
 
     Args:
         like: the float32 graph, whose inputs, outputs and versions are reused.
     """
     (first, *_) = layers
     assert isinstance(first, QuantizedConv)  # the first layer convolves the pixels
-    writer, parts = _Writer(pixels=first.source), []
+    writer = _Writer(pixels=first.source)
     for layer in layers:
         if isinstance(layer, QuantizedAdd):
             writer.add(layer)
-        elif isinstance(layer, QuantizedMean):
-            writer.mean(layer)
         elif layer.target_params is None:
-            parts.append(writer.project(layer))
+            writer.project(layer)
         else:
             writer.convolve(layer, layer.target_params)
-    writer.finish(parts)
+    writer.pool()
     graph = helper.make_graph(
         writer.nodes, "image", list(like.graph.input), list(like.graph.output), writer.constants
     )
@@ -149,12 +137,8 @@ class _Writer:
         inputs += self.params(layer.target_params)
         self.node("QLinearAdd", inputs, layer.target, domain=_MICROSOFT)
 
-    def mean(self, layer: QuantizedMean) -> None:
-        inputs = [layer.source, *self.params(layer.source_params), *self.params(layer.target_params)]
-        self.node("QLinearGlobalAveragePool", inputs, layer.target, domain=_MICROSOFT, channels_last=0)
-
-    def project(self, layer: QuantizedConv) -> str:
-        """Add a pointwise last layer as a matrix product: N×C×h×w -> float32 N×hw×D."""
+    def project(self, layer: QuantizedConv) -> None:
+        """Add the pointwise last layer as a matrix product: N×C×h×w -> `tokens`, float32 N×hw×D."""
         width, channels = layer.weight.shape[:2]
         shape, name = self.constant(np.array([0, channels, -1], np.int64)), layer.target
         flat = self.node("Reshape", [layer.source, shape], f"{name}_columns")
@@ -162,15 +146,14 @@ class _Writer:
         scale, zero = self.params(layer.source_params)
         weight = self.constant(np.ascontiguousarray(layer.weight.reshape(width, channels).T))
         inputs = [rows, weight, scale, self.constant(layer.scales), zero, "", self.constant(layer.bias)]
-        return self.node("MatMulIntegerToFloat", inputs, f"{name}_tokens", domain=_MICROSOFT)
+        self.node("MatMulIntegerToFloat", inputs, "tokens", domain=_MICROSOFT)
 
-    def finish(self, parts: Sequence[str]) -> None:
-        """Add the outputs: `tokens`, the sum of the last layers (N×T×D or N×1×D), and its mean `pooled`, N×D.
+    def pool(self) -> None:
+        """Add `pooled`, the mean of `tokens`, N×D.
 
         onnxruntime sums the tokens of one photo in another order than those of several. The first photo is
         therefore appended to the batch, so that results do not depend on the batch size.
         """
-        self.node("Sum", list(parts), "tokens")
         zero, one, last = (self.constant(np.array([end], np.int64)) for end in (0, 1, -1))
         first = self.node("Slice", ["tokens", zero, one, zero], "tokens_first")
         padded = self.node("Concat", ["tokens", first], "tokens_padded", axis=0)

@@ -6,15 +6,14 @@
   neighbouring products in 16 bits and saturate silently, so weights are rounded such that no sum can.
 - Layer by layer, on calibration photos and *after* quantisation of the previous layers, pointwise weights are
   fitted to their actual inputs, and biases are corrected so that every channel keeps its mean.
-- The last layers, which project the features and the frozen branch's mean to tokens, return float32: tokens
-  are not quantised.
+- The last layer, which projects the features to tokens, returns float32: tokens are not quantised.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from torch import Tensor
 from anytag._typing import Bytes, Floats
 from anytag.errors import ModelError
 from anytag.runtime.onnx import open_session, session_options
-from anytag.torch.export.static_int8.graph import QuantizedAdd, QuantizedConv, QuantizedMean, integer_graph
+from anytag.torch.export.static_int8.graph import QuantizedAdd, QuantizedConv, integer_graph
 from anytag.torch.export.static_int8.rounding import (
     QuantParams,
     choose_quant_params,
@@ -90,20 +89,8 @@ class _Add:
     target: str
 
 
-@dataclass(frozen=True)
-class _Mean:
-    """N×C×h×w -> N×C×1×1."""
-
-    source: str
-    target: str
-
-    @property
-    def sources(self) -> tuple[str]:
-        return (self.source,)
-
-
-_Layer = _Conv | _Add | _Mean
-_Quantized = QuantizedConv | QuantizedAdd | QuantizedMean
+_Layer = _Conv | _Add
+_Quantized = QuantizedConv | QuantizedAdd
 
 
 def quantize_image_graph(source: Path, target: Path, photos: Bytes) -> QuantizationReport:
@@ -139,21 +126,19 @@ def quantize_image_graph(source: Path, target: Path, photos: Bytes) -> Quantizat
 
 
 def _read_layers(model: onnx.ModelProto, file: Path) -> list[_Layer]:
-    """The layers in order; their last ones are added up to the tokens."""
+    """The layers in order; the last one gives the tokens."""
     graph = model.graph
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     clips = {node.input[0]: node for node in graph.node if node.op_type == "Clip"}
     _check_nodes(graph, constants, file)
     (grid,) = (node.input[0] for node in graph.node if node.op_type == "Reshape")
-    last = {grid, *(name for node in graph.node if grid in node.output for name in node.input)}
     layers: list[_Layer] = []
     for node in graph.node:
         if node.op_type == "Conv":
+            last = node.output[0] == grid
             layers.append(_read_conv(node, clips.get(node.output[0]), constants, last=last))
-        elif node.op_type == "Add" and node.output[0] != grid:
+        elif node.op_type == "Add":
             layers.append(_Add((node.input[0], node.input[1]), node.output[0]))
-        elif node.op_type == "ReduceMean" and node.output[0] != graph.output[1].name:
-            layers.append(_Mean(node.input[0], node.output[0]))
     return layers
 
 
@@ -178,7 +163,7 @@ def _read_conv(
     clip: onnx.NodeProto | None,
     constants: Mapping[str, npt.NDArray[Any]],
     *,
-    last: Collection[str],
+    last: bool,
 ) -> _Conv:
     facts = {fact.name: onnx.helper.get_attribute_value(fact) for fact in node.attribute}
     weight = constants[node.input[1]]
@@ -192,7 +177,7 @@ def _read_conv(
         strides=tuple(facts.get("strides", (1, 1))),
         groups=facts.get("group", 1),
         ceiling=float(constants[clip.input[2]]) if clip else None,
-        last=node.output[0] in last,
+        last=last,
     )
 
 
@@ -230,8 +215,6 @@ def _quantize_layers(layers: Sequence[_Layer], photos: Tensor) -> list[_Quantize
     for layer in layers:
         if isinstance(layer, _Add):
             quantized_layers.append(_quantize_add(layer, tensors))
-        elif isinstance(layer, _Mean):
-            quantized_layers.append(_quantize_mean(layer, tensors))
         else:
             quantized_layers.append(_quantize_conv(layer, tensors))
         tensors.done(layer)
@@ -244,13 +227,6 @@ def _quantize_add(layer: _Add, tensors: _Tensors) -> QuantizedAdd:
     tensors.put(layer.target, a + b, given_a + given_b, params)
     one, other = (tensors.params[name] for name in layer.sources)
     return QuantizedAdd(layer.sources, (one, other), layer.target, params)
-
-
-def _quantize_mean(layer: _Mean, tensors: _Tensors) -> QuantizedMean:
-    exact, quantized = (tensor.mean((2, 3), keepdim=True) for tensor in tensors.get(layer.source))
-    params = choose_quant_params(exact, starts_at_zero=False)
-    tensors.put(layer.target, exact, quantized, params)
-    return QuantizedMean(layer.source, tensors.params[layer.source], layer.target, params)
 
 
 def _quantize_conv(layer: _Conv, tensors: _Tensors) -> QuantizedConv:
