@@ -59,7 +59,8 @@ def means(network: TagNetwork, pixels: np.ndarray) -> torch.Tensor:
     encoder = network.encoder
     seen = (torch.from_numpy(pixels).float() - encoder.mean) / encoder.std
     with torch.no_grad():
-        return encoder.backbone(seen).mean((2, 3))
+        pooled: torch.Tensor = encoder.backbone(seen).mean((2, 3))
+    return pooled
 
 
 def run(model: onnx.ModelProto, pixels: np.ndarray, names: list[str]) -> list[np.ndarray]:

@@ -395,7 +395,7 @@ def test_the_classifier_of_the_evidence_is_distilled(parts: Parts, samples: TagS
     batch = batch_of(samples)
     torch.manual_seed(1)
     before = student(batch)["distillation"]
-    before.backward()  # type: ignore[no-untyped-call]
+    before.backward()
     assert classifier.bias.grad.abs().sum() > 0
     with torch.no_grad():
         classifier.bias -= 10 * classifier.bias.grad
