@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from playwright.sync_api import (
     BrowserContext,
     ConsoleMessage,
     Error,
+    Locator,
     Page,
     ViewportSize,
     expect,
@@ -101,6 +103,21 @@ def violations(page: Page) -> list[str]:
     found = Axe().run(page, options={"runOnly": {"type": "tag", "values": tags}})
     is_cut = page.evaluate("document.documentElement.scrollWidth > window.innerWidth")
     return [one["id"] for one in found.response["violations"]] + ["something is cut"] * is_cut
+
+
+def choose(page: Page, place: int) -> list[str]:
+    """Clicks a photo of the library; the names of its tags, once the panel shows it."""
+    cell = page.locator(f'[data-place="{place}"]')
+    cell.click()
+    return chosen(page, cell)
+
+
+def chosen(page: Page, cell: Locator) -> list[str]:
+    """The names of the tags of the current photo, once the panel shows it: until then it has others'."""
+    expect(cell).to_have_class(re.compile(r"\bcurrent\b"))
+    expect(cell).not_to_have_attribute("title", "")  # its details are there
+    expect(page.locator("#library-panel h3")).to_have_text(cell.get_attribute("title") or "")
+    return page.locator(".decisions .name").all_inner_texts()
 
 
 def undo(page: Page, times: int) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -80,9 +80,37 @@ def test_a_dead_process_is_started_again_and_only_the_command_at_hand_is_lost() 
         assert tool._process is not None
         os.kill(tool._process._running.pid, signal.SIGKILL)
         tool._process._running.wait()
-        with pytest.raises(MetadataError, match="ended unexpectedly"):
+        with pytest.raises(MetadataError, match=r"ended unexpectedly \(signal 9\)"):
             tool.run("-ver")
         assert tool.run("-ver").output.strip()
+    finally:
+        tool.close()
+
+
+def test_of_a_process_that_ends_the_error_says_how(tmp_path: Path) -> None:
+    body = 'print("first\\nlast words", file=sys.stderr); sys.exit(3)'
+    tool = ExifTool(imitation(tmp_path / "exiftool", body))
+    with pytest.raises(MetadataError, match=r"ended unexpectedly \(exit status 3: last words\)"):
+        tool.run("-ver")
+
+
+def test_the_look_at_the_parent_process_may_come_at_any_moment(tmp_path: Path) -> None:
+    """Each SIGALRM is such a look, which once crashed exiftool in the middle of its work."""
+    command = ["-X", "-a", "--System:all", str(xmp.photo(tmp_path / "a.png"))]
+    tool = ExifTool()
+    try:
+        expected = tool.run(*command).output
+        assert tool._process is not None
+        number = tool._process._running.pid
+        with ThreadPoolExecutor(1) as thread:
+            for _ in range(1000):
+                answer = thread.submit(tool.run, *command)
+                for _ in range(50):  # Perl takes no more than 120 while it waits
+                    wait([answer], timeout=0.0001)
+                    if answer.done():
+                        break
+                    os.kill(number, signal.SIGALRM)
+                assert answer.result().output == expected
     finally:
         tool.close()
 

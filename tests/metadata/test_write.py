@@ -528,11 +528,12 @@ def decoded(photo: Path) -> tuple[bytes, object, object]:
     if photo.suffix == ".heic":
         import pillow_heif
 
-        picture = pillow_heif.open_heif(photo).to_pillow()
+        picture: Image.Image = pillow_heif.open_heif(photo).to_pillow()
     else:
         picture = Image.open(photo)
-    orientation = xmp.exiftool("-s3", "-n", "-IFD0:Orientation", photo)
-    return np.asarray(picture).tobytes(), picture.info.get("icc_profile"), orientation
+    with picture:
+        pixels, profile = np.asarray(picture).tobytes(), picture.info.get("icc_profile")
+    return pixels, profile, xmp.exiftool("-s3", "-n", "-IFD0:Orientation", photo)
 
 
 @pytest.mark.parametrize("kind", ["BMP", "truncated", "text"])

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 from anytag.library.library import Library
-from tests.browser import HOSTILE, WIDE, ZOOMED, opened, undo, violations
+from tests.browser import HOSTILE, WIDE, ZOOMED, choose, chosen, opened, undo, violations
 from tests.cli.test_serve import process
 from tests.http_service import Served, serving
 from tests.libraries import write_photo
@@ -71,14 +71,13 @@ def test_sidecars_are_written_after_a_look_at_what_changes(browser: Browser, tmp
             page.keyboard.press("w")
             expect(status).to_have_text("Nothing to write, 1 failed.")
             page.keyboard.press("Escape")
-            assert page.evaluate("document.activeElement.matches('.cell')")
+            expect(page.locator(".cell.current")).to_be_focused()
 
 
 def test_what_the_server_did_not_keep_is_not_shown(library_page: Page) -> None:
     page = library_page
     page.route("**/v1/decisions", lambda route: route.abort())
-    page.locator(".cell").first.click()
-    names = page.locator(".decisions .name").all_inner_texts()
+    names = choose(page, 0)
     page.keyboard.press("n")
     expect(page.locator("#library-status")).to_contain_text("Not saved")
     assert page.locator(".decisions .name").all_inner_texts() == names
@@ -113,9 +112,13 @@ def test_a_killed_server_loses_nothing_and_the_page_marks_what_it_did_not_keep(
         page.keyboard.press("t")
         page.keyboard.insert_text(tag)
         page.keyboard.press("Enter")
+        if number == 0:
+            expect(page.locator("#library-status")).to_contain_text("added in 1 photo")
+    unsaved = page.locator(".decisions li", has_text="not saved")
+    expect(unsaved.filter(has_text=said[-1])).to_have_count(1)
     expect(page.locator("#library-unsaved")).to_contain_text("not saved")
     expect(page.locator(".cell.unsaved")).to_have_count(1)
-    marked = page.locator(".decisions li", has_text="not saved").locator(".name").all_inner_texts()
+    marked = unsaved.locator(".name").all_inner_texts()
     with Library.open(database) as library:
         kept = [tag for photo in library.photos() for tag in photo.added]
     assert violations(page) == []
@@ -145,9 +148,8 @@ def test_what_was_not_saved_is_saved_when_the_server_is_there_again(library_page
 
 def test_judging_a_tag_marks_the_next_and_moves_no_other(library_page: Page) -> None:
     page = library_page
-    page.locator(".cell").nth(1).click()  # the cat, which has many tags
+    names = choose(page, 1)  # the cat, which has many tags
     rows = page.locator(".decisions li")
-    names = rows.locator(".name").all_inner_texts()
     assert len(names) > 2
     page.keyboard.press("n")
     page.keyboard.press("y")
@@ -177,7 +179,7 @@ def test_the_whole_task_by_keyboard_alone(browser: Browser, tmp_path: Path) -> N
             expect(page.locator("dialog.preview img")).to_be_visible()
             press("Escape")
             expect(page.locator(".cell").first).to_be_focused()
-            names = page.locator(".decisions .name").all_inner_texts()
+            names = chosen(page, page.locator(".cell").first)
             for tag in names[:2]:
                 press("n")
                 expect(status).to_contain_text(f"{tag} rejected in 1 photo")

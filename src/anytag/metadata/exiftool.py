@@ -83,11 +83,13 @@ class ExifTool:
             try:
                 return self._process.ask(arguments, self._timeout)
             except BaseException as error:  # the next command must not read the rest of this output
-                self._process.kill()
-                self._process = None
+                process, self._process = self._process, None
+                if isinstance(error, OSError):
+                    reason = f"ended unexpectedly ({process.ending()})"
+                else:
+                    process.kill()
+                    reason = f"took longer than {self._timeout:g} seconds"
                 if isinstance(error, OSError | queue.Empty):
-                    late = isinstance(error, queue.Empty)
-                    reason = f"took longer than {self._timeout:g} seconds" if late else "ended unexpectedly"
                     raise MetadataError(f"exiftool {reason}: it is restarted for the next file") from error
                 raise
 
@@ -201,6 +203,19 @@ class _Process:
             self._input.write(b"-stay_open\nFalse\n")
             self._running.wait(5)
         self.kill()
+
+    def ending(self) -> str:
+        """Wait for the end; return the signal or exit status, and the last line of stderr."""
+        with suppress(subprocess.TimeoutExpired):  # its pipes are closed a little earlier
+            self._running.wait(5)
+        self.kill()
+        errors = b""
+        with suppress(queue.Empty):
+            while part := self._errors.get(timeout=1):
+                errors += part
+        code = self._running.returncode
+        how = f"signal {-code}" if code < 0 else f"exit status {code}"
+        return ": ".join([how, *errors.decode("utf-8", "replace").splitlines()[-1:]])
 
     def kill(self) -> None:
         self._running.kill()
