@@ -150,8 +150,8 @@ def test_first_pass_looks_at_the_tags_with_the_best_coarse_logits(
     tagger: Tagger, flat: Tagger, folder: Path, photos: list[Path]
 ) -> None:
     bank = Bank.read(folder / "queries.safetensors", tags=len(tagger.vocabulary), width=tagger.card.width)
-    coarse = bank.coarse
-    assert coarse is not None
+    assert bank.coarse is not None
+    coarse = bank.coarse.linear()
     for photo in photos:
         logits = coarse[:, :-1] @ tagger.encode(photo).pooled + coarse[:, -1]
         near = {tagger.vocabulary.ids[i] for i in np.argsort(-logits)[: tagger.card.shortlist]}

@@ -150,7 +150,7 @@ def test_a_shortlist_follows_the_lines(tmp_path: Path) -> None:
         write_card(draft, folder.card)
     pooled = np.stack([tagger.encode(photo).pooled for photo in photos])
     assert bank.coarse is not None and changed.coarse is not None
-    old, new = (pooled @ rows[11, :-1] + rows[11, -1] for rows in (bank.coarse, changed.coarse))
+    old, new = (coarse.logits(pooled)[:, 11] for coarse in (bank.coarse, changed.coarse))
     known, (slope, offset) = folder.card.calibration.vocabulary, bank.line[11].tolist()
     odds = slope * (known.scale * old + known.bias) + offset
     assert new == pytest.approx(old + (0.5 * odds + 9 - odds) / known.scale, abs=1e-3)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,63 @@ from anytag.models.tensors import map_tensors
 
 # OpenBLAS starts threads for larger products, which costs 30 times as much as the product itself
 _ONE_THREAD = 65536 * 4
+_IN_CACHE = 256  # tags whose weights in float32 stay in the processor's second cache
 _NOTHING: npt.NDArray[Any] = np.zeros(0, np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class CoarseClassifier:
+    """A linear classifier per tag on the pooled image vector, which selects the tags to decode.
+
+    Attributes:
+        weights: K×D, memory-mapped: int8, float16 or float32.
+        scale: float32 K, by which the weights are multiplied.
+        bias: float32 K.
+    """
+
+    weights: npt.NDArray[Any]
+    scale: Floats
+    bias: Floats
+
+    @classmethod
+    def of(cls, linear: npt.NDArray[Any]) -> CoarseClassifier:
+        """From weights and bias in one array, float K×(D+1)."""
+        return cls(linear[:, :-1], np.ones(len(linear), np.float32), linear[:, -1].astype(np.float32))
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    def linear(self, index: Sequence[int] | slice = slice(None)) -> Floats:
+        """Weights of some tags with the bias as last column: float32 M×(D+1)."""
+        weights = np.multiply(self.weights[index], self.scale[index, None], dtype=np.float32)
+        return np.hstack([weights, self.bias[index, None]])
+
+    def logits(self, pooled: Floats) -> Floats:
+        """pooled float32 N×D -> N×K. The weights are converted piece by piece: in float32 they take 8 MB."""
+        logits = np.empty((len(pooled), len(self)), np.float32)
+        step = max(1, min(_IN_CACHE, _ONE_THREAD // pooled.size))
+        for start in range(0, len(self), step):
+            piece = slice(start, start + step)
+            logits[:, piece] = pooled @ self.weights[piece].astype(np.float32).T
+        logits *= self.scale
+        logits += self.bias
+        return logits
+
+    def quantized(self) -> CoarseClassifier:
+        """The same with weights in int8."""
+        if self.weights.dtype == np.int8:
+            return self
+        weights, scale = quantized(self.linear()[:, :-1])
+        return CoarseClassifier(weights, scale[:, 0], self.bias)
+
+    def stretched(
+        self, index: Ints, factor: npt.NDArray[np.float64], offset: npt.NDArray[np.float64]
+    ) -> CoarseClassifier:
+        """Return a copy in which the logits of some tags are multiplied and shifted."""
+        scale, bias = self.scale.copy(), self.bias.copy()
+        scale[index] *= factor
+        bias[index] = bias[index] * factor + offset
+        return CoarseClassifier(self.weights, scale, bias)
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,14 +85,13 @@ class Bank:
         rows: K×P×R, memory-mapped: int8, float16 or float32.
         scale: for int8 rows, float32 K×P; a query is its row times its scale, all zero where a tag has fewer
             than P. None for float rows.
-        coarse: float32 K×(D+1): weights and bias of the first pass over the pooled image vector; None if
-            there is no first pass and every tag is decoded.
+        coarse: the first pass; None if there is none and every tag is decoded.
         line: float32 K×2: slope and offset applied to each tag's log-odds after the card's calibration.
     """
 
     rows: npt.NDArray[Any]
     scale: Floats | None
-    coarse: Floats | None
+    coarse: CoarseClassifier | None
     line: Floats
 
     @classmethod
@@ -53,20 +108,20 @@ class Bank:
         """
         found = map_tensors(path)
         rows, scale = (found.get(name, _NOTHING) for name in ("rows", "scale"))
-        coarse = _first_pass(found)
+        first_pass = _first_pass(found, tags=tags, width=width) if "coarse" in found else None
         line = found.get("line", identity_lines(tags))
         is_int8 = rows.dtype == np.int8
         if rows.ndim != 3 or len(rows) != tags or not (is_int8 or rows.dtype in (np.float16, np.float32)):
             expected = f"rows {tags}×P×R, int8 or float"
         elif is_int8 and scale.shape != rows.shape[:2]:
             expected = f"scale {rows.shape[0]}×{rows.shape[1]}"
-        elif "coarse" in found and coarse.shape != (tags, width + 1):
+        elif "coarse" in found and first_pass is None:
             expected = f"coarse {tags}×{width + 1}"
         elif line.shape != (tags, 2):
             expected = f"line {tags}×2"
         else:
-            scale, coarse, line = (part.astype(np.float32) for part in (scale, coarse, line))
-            return cls(rows, scale if is_int8 else None, coarse if coarse.size else None, line)
+            scale, line = scale.astype(np.float32), line.astype(np.float32)
+            return cls(rows, scale if is_int8 else None, first_pass, line)
         actual = ", ".join(f"{name} {array.dtype} {array.shape}" for name, array in sorted(found.items()))
         raise ModelError(f"{path}: expected {expected}, got {actual}; get the model again")
 
@@ -80,10 +135,11 @@ class Bank:
 
         tensors = {"rows": self.rows, "scale": self.scale, "line": self.line}
         if self.coarse is not None and self.scale is not None:
-            tensors["coarse"], tensors["coarse_scale"] = quantized(self.coarse[:, :-1])
-            tensors["coarse_bias"] = self.coarse[:, -1:]
+            coarse = self.coarse.quantized()
+            tensors |= {"coarse": coarse.weights, "coarse_scale": coarse.scale[:, None]}
+            tensors["coarse_bias"] = coarse.bias[:, None]
         elif self.coarse is not None:
-            tensors["coarse"] = self.coarse.astype(np.float16)
+            tensors["coarse"] = self.coarse.linear().astype(np.float16)
         with atomic_write(path) as draft:
             save_file({name: np.ascontiguousarray(x) for name, x in tensors.items() if x is not None}, draft)
 
@@ -101,10 +157,9 @@ class Bank:
         if self.coarse is None:
             return replace(self, line=line)
         # the first pass returns uncalibrated logits: add the change of the log-odds, in the card's units
-        coarse = self.coarse.copy()
-        coarse[tags] *= (1 + (a - 1) * slope)[:, None]
-        coarse[tags, -1] += ((a - 1) * (slope * known.bias + offset) + b) / known.scale
-        return replace(self, line=line, coarse=coarse)
+        factor = 1 + (a - 1) * slope
+        shift = ((a - 1) * (slope * known.bias + offset) + b) / known.scale
+        return replace(self, line=line, coarse=self.coarse.stretched(tags, factor, shift))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -120,21 +175,19 @@ class Bank:
     def nearest(self, pooled: Floats, count: int) -> Ints:
         """Indices of the `count` tags that the first pass scores highest: int64 N×count, ascending."""
         assert self.coarse is not None
-        step = max(1, _ONE_THREAD // pooled.size)
-        pieces = [self.coarse[k : k + step] for k in range(0, len(self), step)]
-        logits = np.concatenate([pooled @ piece[:, :-1].T + piece[:, -1] for piece in pieces], axis=1)  # N×K
+        logits = self.coarse.logits(pooled)
         return np.sort(np.argpartition(-logits, count - 1, axis=1)[:, :count], axis=1)
 
 
-def _first_pass(found: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    """Weights and bias K×(D+1), stored as float16, or as int8 with a scale and a bias per tag."""
-    coarse = found.get("coarse", _NOTHING)
+def _first_pass(found: Mapping[str, npt.NDArray[Any]], *, tags: int, width: int) -> CoarseClassifier | None:
+    """Stored as float16 with the bias, or as int8 with a scale and a bias per tag; None for other shapes."""
+    coarse = found["coarse"]
     if coarse.dtype != np.int8:
-        return coarse
+        return CoarseClassifier.of(coarse) if coarse.shape == (tags, width + 1) else None
     scale, bias = (found.get(f"coarse_{name}", _NOTHING) for name in ("scale", "bias"))
-    if coarse.ndim != 2 or not scale.shape == bias.shape == (len(coarse), 1):
-        return coarse
-    return np.hstack([np.multiply(coarse, scale, dtype=np.float32), bias])
+    if coarse.shape != (tags, width) or not scale.shape == bias.shape == (tags, 1):
+        return None
+    return CoarseClassifier(coarse, scale[:, 0].astype(np.float32), bias[:, 0].astype(np.float32))
 
 
 def identity_lines(tags: int) -> Floats:

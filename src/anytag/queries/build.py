@@ -212,7 +212,7 @@ class Questions:
         """First-pass weights over pooled vectors: K×(D+1), the bias last; 0×(D+1) without a first pass."""
         if self._bank.coarse is None:
             return np.zeros((0, self.card.width + 1), np.float32)
-        return self._bank.coarse[[self.learned.index(key) for key in ids]]
+        return self._bank.coarse.linear([self.learned.index(key) for key in ids])
 
     def _queries(self, row: _Row) -> Floats:
         """float32 P×D: trained, or encoded from the user's words with the card's prompts."""

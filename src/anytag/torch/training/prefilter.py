@@ -16,7 +16,7 @@ from anytag._typing import Floats
 from anytag.errors import ModelError
 from anytag.images import ImageSource
 from anytag.models.folder import ModelFolder, edited, write_card
-from anytag.queries.bank import Bank
+from anytag.queries.bank import Bank, CoarseClassifier
 from anytag.tagger import Tagger
 
 QUERIES = "queries.safetensors"
@@ -115,7 +115,7 @@ def _write(model: ModelFolder, coarse: Floats, loss: FirstPass) -> None:
     tags = len(coarse)
     bank = Bank.read(model.file(QUERIES), tags=tags, width=model.card.width)
     with edited(model) as draft:
-        replace(bank, coarse=coarse).write(draft / QUERIES)
+        replace(bank, coarse=CoarseClassifier.of(coarse)).write(draft / QUERIES)
     facts = {"photos": loss.photos, "given": loss.predicted, "lost": loss.lost}
     metrics = {**model.card.metrics, "first_pass": facts}
     write_card(model.path, replace(model.card, shortlist=loss.shortlist, metrics=metrics))

@@ -16,7 +16,7 @@ from anytag._typing import Floats
 from anytag.errors import ModelError, VocabularyError
 from anytag.models.card import Platt
 from anytag.models.folder import ModelFolder
-from anytag.queries.bank import Bank, quantized
+from anytag.queries.bank import Bank, CoarseClassifier, quantized
 from anytag.text_encoders import StaticTextEncoder
 from anytag.torch.nn.folded_decoder import FoldedDecoder
 from anytag.vocabulary import Tag, Vocabulary
@@ -102,9 +102,11 @@ class StoredTags:
                 tags.append(tag)
         parts = {
             name: _put(getattr(self.bank, name), getattr(new, name), positions, count=len(tags))
-            for name in ("rows", "scale", "coarse", "line")
+            for name in ("rows", "scale", "line")
         }
-        return Bank(**parts), Vocabulary(tags)
+        assert self.bank.coarse is not None and new.coarse is not None  # of a folded decoder
+        linear = _put(self.bank.coarse.linear(), new.coarse.linear(), positions, count=len(tags))
+        return Bank(**parts, coarse=CoarseClassifier.of(linear)), Vocabulary(tags)
 
 
 def _put(old: Array, new: Array, positions: list[int], *, count: int) -> Array:
@@ -133,7 +135,9 @@ def make_bank(decoder: FoldedDecoder, rows: Floats, lines: Floats, *, known: Pla
     coarse[:, -1] += (lines[:, 1] - known.bias) / known.scale
     slope = lines[:, 0] / known.scale
     line = np.stack([slope, lines[:, 1] - slope * known.bias], axis=1)
-    return Bank(stored, scales[..., 0], coarse.astype(np.float32), line.astype(np.float32))
+    return Bank(
+        stored, scales[..., 0], CoarseClassifier.of(coarse.astype(np.float32)), line.astype(np.float32)
+    )
 
 
 def keep_descriptions(file: Path, vocabulary: Vocabulary) -> None:
