@@ -24,37 +24,41 @@ from anytag.errors import ModelError
 from anytag.models.folder import ModelFolder, edited_copy, write_card
 from anytag.models.registry import resolve
 from anytag.runtime.onnx import IMAGE
+from anytag.text_encoders.static import StaticTextEncoder
 from anytag.torch.nn.backbones import Backbone, fold_norms
 from anytag.torch.nn.configs import FAMILIES
 from anytag.torch.nn.evidence import WORD_SCALE
 from anytag.torch.nn.network import make_backbone
+from anytag.torch.training.mini import class_vectors
 from anytag.torch.training.mini_init import ENCODER
 from anytag.torch.training.quantized_graph import PREFIX, QuantizedGraph
 
 Array = npt.NDArray[Any]
 
 
-def read_weights(graph: QuantizedGraph, backbone: nn.Module) -> dict[str, Array]:
+def read_weights(graph: QuantizedGraph, backbone: nn.Module, names: Array) -> dict[str, Array]:
     """Weights of the image network by parameter name, float32.
 
     Args:
         backbone: like the graph's, with folded norms.
+        names: text vectors of the classifier's classes, C×W.
 
     Raises:
         ModelError: the graph has another number of convolutions.
     """
     needed = {node.name for node in graph.path_to(graph.projection)}
     nodes = [n for n in graph.graph.node if n.op_type == "QLinearConv" and n.name in needed]
-    names = [name for name, module in backbone.named_modules() if isinstance(module, nn.Conv2d)]
-    if len(nodes) != len(names):
-        raise ModelError(f"{graph.file} has {len(nodes)} convolutions, expected {len(names)}")
+    layers = [name for name, module in backbone.named_modules() if isinstance(module, nn.Conv2d)]
+    if len(nodes) != len(layers):
+        raise ModelError(f"{graph.file} has {len(nodes)} convolutions, expected {len(layers)}")
     found: dict[str, Array] = {}
-    for name, node in zip(names, nodes, strict=True):
+    for name, node in zip(layers, nodes, strict=True):
         weight, bias = _convolution(graph, node)
         found |= {f"backbone.{name}.weight": weight, f"backbone.{name}.bias": bias}
     found["proj.weight"], found["proj.bias"] = _projection(graph)
     if PREFIX + "added" in graph.producers:
-        found |= {f"evidence.{name}": value for name, value in read_evidence(graph.constants).items()}
+        evidence = read_evidence(graph.constants, names)
+        found |= {f"evidence.{name}": value for name, value in evidence.items()}
     return {name: np.ascontiguousarray(value, np.float32) for name, value in found.items()}
 
 
@@ -65,12 +69,19 @@ def _convolution(graph: QuantizedGraph, node: onnx.NodeProto) -> tuple[Array, Ar
     return weight * scale[:, None, None, None], whole * scale * step
 
 
-def read_evidence(known: Mapping[str, Array]) -> dict[str, Array]:
-    """Weights of the evidence module by parameter name, the inverse of `QuantizedGraph.with_evidence`."""
+def read_evidence(known: Mapping[str, Array], names: Array) -> dict[str, Array]:
+    """Weights of the evidence module by parameter name, the inverse of `QuantizedGraph.with_evidence`.
 
+    In the graph the classes' text vectors are multiplied into the weights; for sqrt(p) they stay there.
+
+    Args:
+        names: text vectors of the classes, C×W.
+    """
     width, hidden = len(known[PREFIX + "out_bias"]), len(known[PREFIX + "out_weight_halves"])
-    words = known[PREFIX + "words_weight_halves"].T.astype(np.float32) / WORD_SCALE
     late = (known[PREFIX + "of_late_weight"] * known[PREFIX + "of_late_scales"]).T  # O×F
+    composed = (known[PREFIX + "of_words_weight"] * known[PREFIX + "of_words_scales"]).T  # O×2C
+    of_p, roots = np.split(composed / WORD_SCALE, 2, axis=1)
+    words = np.hstack([of_p @ np.linalg.pinv(names).T, np.zeros((len(roots), names.shape[1])), roots])
     bias = known[PREFIX + "of_late_bias"]
     seen, inner, classes = np.split(np.arange(len(late)), [width, width + hidden])
     return {
@@ -97,7 +108,8 @@ def main(model: str, folder: Path) -> None:
     backbone = make_backbone(FAMILIES["mini"])
     assert isinstance(backbone, Backbone)
     fold_norms(backbone)
-    weights = read_weights(QuantizedGraph(base.file(IMAGE)), backbone)
+    names = class_vectors(StaticTextEncoder.from_folder(base.text))
+    weights = read_weights(QuantizedGraph(base.file(IMAGE)), backbone, names)
     with edited_copy(base, folder) as draft:
         with atomic_write(draft / ENCODER) as file:
             save_file(weights, file)

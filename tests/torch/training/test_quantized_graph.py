@@ -116,10 +116,8 @@ def test_evidence_is_read_back_in_floats(
     late = means(network, pixels)
     onnx.save(QuantizedGraph(integers).with_evidence(evidence, late), tmp_path / "image.onnx")
     read = Evidence(CLASSES, network.encoder.backbone.width, TINY.width)
-    state = {
-        name: torch.tensor(w)
-        for name, w in read_evidence(QuantizedGraph(tmp_path / "image.onnx").constants).items()
-    }
+    constants = QuantizedGraph(tmp_path / "image.onnx").constants
+    state = {name: torch.tensor(w) for name, w in read_evidence(constants, evidence.names.numpy()).items()}
     kept = {name: w for name, w in evidence.state_dict().items() if name not in state}
     read.load_state_dict({**kept, **state})
     with torch.no_grad():

@@ -155,7 +155,7 @@ VIT_LARGE = VitConfig(width=1024, depth=24, heads=16, drop_path=0.1)
 FAMILIES = {
     "mini": NetworkConfig(
         backbone="tf_efficientnet_lite0",
-        size=224,
+        size=256,
         width=512,
         heads=4,
         text_hidden=512,

@@ -14,7 +14,7 @@ import torch
 from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor, nn
 
-from anytag._typing import Bytes, Ints
+from anytag._typing import Bytes, Floats, Ints
 from anytag.data.descriptions import read_descriptions
 from anytag.data.rows import Row, read_rows
 from anytag.errors import AnytagError
@@ -153,10 +153,14 @@ def _freeze(network: TagNetwork, *, before: int) -> None:
 @torch.no_grad()
 def _init_evidence(evidence: Evidence, classifier: nn.Linear, encoder: StaticTextEncoder) -> None:
     """Load the backbone's classifier and the text vectors of its class names into the evidence module."""
-    info = ImageNetInfo()
-    names = [info.index_to_description(k).split(",")[0].lower() for k in range(classifier.out_features)]
     evidence.classifier.load_state_dict(classifier.state_dict())
-    evidence.names.copy_(torch.from_numpy(encoder.encode(names)))
+    evidence.names.copy_(torch.from_numpy(class_vectors(encoder)))
+
+
+def class_vectors(encoder: StaticTextEncoder) -> Floats:
+    """Text vectors of the names of ImageNet's 1,000 classes, float32 1000×W."""
+    info = ImageNetInfo()
+    return encoder.encode([info.index_to_description(k).split(",")[0].lower() for k in range(1000)])
 
 
 def sample(samples: TagSamples, *, photos: int = 512) -> Tensor:

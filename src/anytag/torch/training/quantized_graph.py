@@ -20,7 +20,7 @@ from anytag.torch.export.static_int8.rounding import (
     round_weight,
     weight_scales,
 )
-from anytag.torch.nn.evidence import MIN_PROBABILITY, WORD_SCALE, Evidence
+from anytag.torch.nn.evidence import WORD_SCALE, Evidence
 
 PREFIX = "evidence_"
 """Prefix of the names of nodes and constants of the evidence module."""
@@ -180,14 +180,21 @@ class _EvidenceWriter:
         self.node("Add", ["tokens_mean", "evidence_added"], "pooled")
 
     def words(self, evidence: Evidence, logits: str) -> None:
-        """Class logits N×1×C -> their contribution, N×1×(D+H)."""
-        names = self.halves("names", evidence.names.numpy())
+        """Class logits N×1×C -> their contribution, N×1×(D+H).
+
+        It is linear in p and sqrt(p), so the text vectors are multiplied into the weights here. Both are
+        rounded to 1/255, below which a class contributes nothing of note.
+        """
         p = self.node("Softmax", [logits], "p", axis=-1)
-        floored = self.node(
-            "Max", [p, self.constant("floor", np.array(MIN_PROBABILITY, np.float32))], "p_floored"
-        )
-        root = self.node("Sqrt", [floored], "p_root")
-        parts = [self.node("MatMul", [x, names], name) for x, name in ((p, "p_names"), (root, "root_names"))]
-        both = self.node("Concat", [*parts, root], "words", axis=-1)
-        weight = WORD_SCALE * torch.cat([evidence.said.weight, evidence.said_hidden.weight])
-        self.node("MatMul", [both, self.halves("words_weight", weight.T.numpy())], "of_words")
+        both = self.node("Concat", [p, self.node("Sqrt", [p], "p_root")], "probabilities", axis=-1)
+        steps = [
+            self.constant("probabilities_scale", np.array(1 / 255, np.float32)),
+            self.constant("probabilities_zero", np.array(0, np.uint8)),
+        ]
+        whole = self.node("QuantizeLinear", [both, *steps], "probabilities_rounded")
+        weight = torch.cat([evidence.said.weight, evidence.said_hidden.weight])
+        width = evidence.names.shape[1]
+        of_p, of_root, roots = weight[:, :width], weight[:, width : 2 * width], weight[:, 2 * width :]
+        names = evidence.names.T
+        composed = WORD_SCALE * torch.cat([of_p @ names, of_root @ names + roots], 1)
+        self.product("of_words", [whole, *steps], composed, torch.zeros(len(composed)))
