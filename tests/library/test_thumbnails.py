@@ -62,7 +62,7 @@ def test_a_sync_makes_them_of_the_pixels_that_the_model_is_given(
     found = {path.stem: path.read_bytes() for path in kept(library)}
     for photo in library.photos():
         ((hash_,),) = library.database.query("SELECT picture FROM photos WHERE id = ?", (photo.id,))
-        assert found.pop(hash_.hex()) == thumbnail(load(photo.path, min_side=224), SIDE)
+        assert found.pop(hash_.hex()) == thumbnail(load(photo.path, min_side=mini.card.image.size), SIDE)
         tags = mini.tag(photo.path).tags
         assert {tag.id: tag.score for tag in photo.scores} == {tag.id: tag.score for tag in tags}
     assert not found
