@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -72,18 +73,28 @@ PRECISION = 0.5
 """Target precision of default thresholds."""
 NO_PHOTO_THRESHOLD = 0.4
 """Threshold of tags that no calibration photo may have."""
-BROAD = (0.8, 0.7)
-"""Target precision and minimum threshold of broad tags, which are wrong for most photos they nearly fit."""
-CAREFUL = (0.9, 0.8)
-"""The same for words of gender or age, and for words that describe a photo rather than a thing in it."""
-CAREFUL_WORDS = (
+
+
+class Strict(NamedTuple):
+    """Tags with a higher target precision and a minimum threshold."""
+
+    precision: float
+    least: float
+    words: str = ""
+
+
+# Wrong for most photos they nearly fit.
+BROAD = Strict(0.8, 0.7)
+# Words of gender or age, and words that describe a photo rather than a thing in it.
+CAREFUL = Strict(
+    0.9,
+    0.8,
     "man woman boy girl child baby toddler teenager lady adult texture close-up indoor outdoor fashion text "
-    "metal plastic portrait produce"
+    "metal plastic portrait produce",
 )
-WHOLE = (0.9, 0.99)
-"""The same for words of the kind of picture or activity, which calibration photos show much more often than
-ordinary ones: from .99 on they cost .03 to .14 of the recall there."""
-WHOLE_WORDS = "sport art drawing"
+# The kind of picture or activity, which calibration photos show much more often than ordinary ones: from .99
+# on they cost .03 to .14 of the recall there.
+WHOLE = Strict(0.9, 0.99, "sport art drawing")
 DESCRIPTION = "Tags photos with about 4,100 tags and any others that are asked in words; for a CPU."
 TRAINING_DATA = (
     "Flickr8k train (6,000 photos with captions), 36,000 COCO photos with a caption each, about 1,750 "
@@ -288,9 +299,9 @@ def fit_thresholds(
 def thresholds_note(photos: int) -> str:
     return (
         f"For each tag the lowest from {GRID[0]:g} on with an estimated precision of {PRECISION} (broad "
-        f"words {BROAD[0]} and from {BROAD[1]} on, words of sex and age {CAREFUL[0]} and from {CAREFUL[1]} "
-        f"on, of the kind of picture from {WHOLE[1]} on) on {photos:,} photos of all sources, Flickr8k dev "
-        "among them."
+        f"words {BROAD.precision} and from {BROAD.least} on, words of sex and age {CAREFUL.precision} and "
+        f"from {CAREFUL.least} on, of the kind of picture from {WHOLE.least} on) on {photos:,} photos of all "
+        "sources, Flickr8k dev among them."
     )
 
 
@@ -385,12 +396,10 @@ def default_thresholds(
         scores, truth, weight: N×K.
     """
     precision, least = np.full(len(vocabulary), PRECISION), np.zeros(len(vocabulary))
-    broad = ~may_co_occur(vocabulary)
-    careful, whole = (
-        np.array([tag.id in words.split() for tag in vocabulary]) for words in (CAREFUL_WORDS, WHOLE_WORDS)
-    )
-    for some, (target, floor) in ((broad, BROAD), (careful, CAREFUL), (whole, WHOLE)):
-        precision[some], least[some] = target, floor
+    for strict in (BROAD, CAREFUL, WHOLE):
+        words = strict.words.split()
+        some = np.array([tag.id in words for tag in vocabulary]) if words else ~may_co_occur(vocabulary)
+        precision[some], least[some] = strict.precision, strict.least
     thresholds = fit_thresholds(scores, truth, weight=weight, precision=precision, default=NO_PHOTO_THRESHOLD)
     return np.maximum(thresholds, least)
 

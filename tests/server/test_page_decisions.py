@@ -42,6 +42,22 @@ def test_what_is_typed_while_a_photo_is_loading_is_no_shortcut(browser: Browser,
         undo(page, 1)
 
 
+def test_a_photo_whose_details_failed_with_others_in_view_shows_the_error(
+    browser: Browser, library: Served
+) -> None:
+    context, of_many = browser.new_context(viewport=WIDE), list[Route]()
+    context.route(
+        "**/v1/photos?*",
+        lambda route: of_many.append(route) if "&" in route.request.url else route.continue_(),
+    )
+    for page in opened(context, library.address):
+        while not of_many:
+            page.wait_for_timeout(10)
+        page.locator(".cell").nth(2).click()
+        of_many[0].abort()
+        expect(page.locator("#library-status")).to_contain_text("does not respond")
+
+
 def test_sidecars_are_written_after_a_look_at_what_changes(browser: Browser, tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     shutil.copytree(EXAMPLES, folder, ignore=shutil.ignore_patterns("[d-z]*"))

@@ -6,7 +6,7 @@ const AT_ONCE = 200;
 const KEPT = 5000;
 
 const photos = new Map(); // id -> photo
-const loading = new Set();
+const loading = new Map(); // id -> promise of its batch
 const watchers = [];
 
 export function known(id) {
@@ -24,15 +24,23 @@ export function keep(some) {
   for (const watcher of watchers) watcher(some);
 }
 
+// Rejects if any of these could not be loaded, also where an earlier call asked for it.
 export async function load(ids) {
-  const wanted = ids.filter((id) => !photos.has(id) && !loading.has(id));
-  for (const id of wanted) loading.add(id);
+  const missing = ids.filter((id) => !photos.has(id));
+  const wanted = missing.filter((id) => !loading.has(id));
+  for (let start = 0; start < wanted.length; start += AT_ONCE) {
+    const batch = wanted.slice(start, start + AT_ONCE);
+    const request = fetchBatch(batch);
+    for (const id of batch) loading.set(id, request);
+  }
+  await Promise.all(missing.map((id) => loading.get(id)));
+}
+
+async function fetchBatch(ids) {
   try {
-    for (let start = 0; start < wanted.length; start += AT_ONCE) {
-      const query = wanted.slice(start, start + AT_ONCE).map((id) => `id=${id}`).join("&");
-      keep((await getJson(`/v1/photos?${query}`)).photos);
-    }
+    const query = ids.map((id) => `id=${id}`).join("&");
+    keep((await getJson(`/v1/photos?${query}`)).photos);
   } finally {
-    for (const id of wanted) loading.delete(id);
+    for (const id of ids) loading.delete(id);
   }
 }
