@@ -71,3 +71,28 @@ def test_integers_without_their_scale_or_bias_are_refused(bank: Bank, tmp_path: 
     save_file(tensors, tmp_path / "bad.safetensors")
     with pytest.raises(ModelError, match=rf"expected coarse {TAGS}×{WIDTH + 1}"):
         read(tmp_path / "bad.safetensors")
+
+
+@pytest.mark.parametrize("is_int8", [False, True])
+def test_first_pass_of_a_photo_is_the_same_alone_and_in_a_batch(is_int8: bool) -> None:
+    rng = np.random.default_rng(0)
+    pooled = rng.normal(size=(9, 512)).astype(np.float32)
+    pooled[3] = 0
+    linear = rng.normal(size=(700, 513)).astype(np.float32)
+    coarse = CoarseClassifier.of(linear)
+    coarse = coarse.quantized() if is_int8 else coarse
+    logits = coarse.logits(pooled)
+    for number in range(len(pooled)):
+        np.testing.assert_array_equal(coarse.logits(pooled[number : number + 1])[0], logits[number])
+    weights = coarse.linear().astype(np.float64)
+    expected = pooled @ weights[:, :-1].T + weights[:, -1]
+    # the vectors are rounded to 1/512 of their largest value: of 512 random errors the sum is this small
+    np.testing.assert_allclose(logits, expected, atol=0.5 if is_int8 else 1e-4)
+
+
+def test_whole_vectors_are_exact_at_the_limit() -> None:
+    vectors = np.full((1, 512), 3, np.float32)
+    coarse = CoarseClassifier(
+        np.full((2, 512), -127, np.int8), np.ones(2, np.float32), np.zeros(2, np.float32)
+    )
+    assert coarse.logits(vectors)[0].tolist() == [-127 * 512 * 3] * 2

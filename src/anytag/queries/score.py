@@ -6,6 +6,7 @@ for every photo.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +28,22 @@ _QUANTIZED_FACTOR = 2
 # Tags nearest their thresholds are recomputed in float32, 128 at a time, until remaining margins exceed twice
 # the largest observed error: of 128 normal errors the largest is 2.7 standard deviations, so 5 of them.
 _EXACT_BATCH, _SAFETY_FACTOR = 128, 2
+
+
+class _Scratch(threading.local):
+    """Memory for the queries of a shortlist, one per thread: allocating it costs more than filling it."""
+
+    def __init__(self) -> None:
+        self._array: Floats = np.empty(0, np.float32)
+
+    def of(self, shape: tuple[int, ...]) -> Floats:
+        """A float32 array with any values, valid until the next call."""
+        if self._array.shape != shape:
+            self._array = np.empty(shape, np.float32)
+        return self._array
+
+
+_scratch = _Scratch()
 
 
 class Answer(NamedTuple):
@@ -93,17 +110,23 @@ class Question:
     def logits(self, runtime: Runtime, tokens: Floats, pooled: Floats) -> tuple[Ints, Floats]:
         """Indices of the decoded tags of each photo, and their logits, both N×S. Arguments as `answer`."""
         step = 1 if self.per_photo else max(1, len(tokens))
-        parts = [
-            self._decode(runtime, tokens[n : n + step], pooled[n : n + step])
-            for n in range(0, len(tokens), step)
-        ]
+        nearest = None
+        if self.bank is not None and self.shortlist is not None:
+            nearest = self.bank.nearest(pooled, self.shortlist)
+        parts = []
+        for start in range(0, len(tokens), step):
+            at = slice(start, start + step)
+            some = None if nearest is None else nearest[at]
+            parts.append(self._decode(runtime, tokens[at], pooled[at], nearest=some))
         indexes, logits = zip(*parts, strict=True)
         return np.concatenate(indexes), np.concatenate(logits)
 
-    def _decode(self, runtime: Runtime, tokens: Floats, pooled: Floats) -> tuple[Ints, Floats]:
+    def _decode(
+        self, runtime: Runtime, tokens: Floats, pooled: Floats, *, nearest: Ints | None
+    ) -> tuple[Ints, Floats]:
         indexes: list[Ints] = []
         logits: list[Floats] = []
-        for index, queries in self._chunks(runtime, pooled):
+        for index, queries in self._chunks(runtime, nearest):
             indexes.append(np.broadcast_to(index, (len(tokens), index.shape[-1])))
             logits.append(runtime.score(tokens, pooled, queries))
         return np.concatenate(indexes, axis=1), np.concatenate(logits, axis=1)
@@ -141,16 +164,23 @@ class Question:
         """
         return scoring.logit_thresholds(self.threshold, self.slope, self.bias)
 
-    def _chunks(self, runtime: Runtime, pooled: Floats) -> Iterator[tuple[Ints, Rows]]:
-        """Chunks to decode in one run: indices of S tags, S or N×S, and their queries, Q×S×P×R."""
+    def _chunks(self, runtime: Runtime, nearest: Ints | None) -> Iterator[tuple[Ints, Rows]]:
+        """Chunks to decode in one run: indices of S tags, S or N×S, and their queries, Q×S×P×R.
+
+        A chunk's queries are valid until the next one.
+
+        Args:
+            nearest: N×S, the shortlist of each photo; None for all tags of the bank.
+        """
         skipped = 0
         if self.bank is not None:
             skipped = len(self.bank)
             every = np.arange(skipped)
-            if self.shortlist is not None:
-                index = self.bank.nearest(pooled, self.shortlist)
-                for piece in _slices(self.shortlist, self.bank.rows[0].size * len(pooled)):
-                    yield index[:, piece], self.bank.queries(index[:, piece])
+            if nearest is not None:
+                for piece in _slices(nearest.shape[1], self.bank.rows[0].size * len(nearest)):
+                    index = nearest[:, piece]
+                    out = _scratch.of((*index.shape, *self.bank.rows.shape[1:]))
+                    yield index, self.bank.queries(index, out=out)
             elif runtime.caches_queries and self.bank.scale is None:
                 yield every, self.bank.rows[None]
             else:
