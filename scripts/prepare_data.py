@@ -213,7 +213,8 @@ class WordPhotos:
             if not root.is_dir():
                 print(f"{root}: no such folder, left out", file=sys.stderr)
             own = names_of(one.names) if one.names.endswith(".tsv") else None
-            for photo in sorted((root / one.folder).rglob("*")):
+            place = root / one.folder
+            for photo in [place] if place.is_file() else sorted(place.rglob("*")):
                 if photo.suffix.lower() not in SUFFIXES or not photo.is_file():
                     continue
                 if own is not None:
@@ -252,7 +253,7 @@ class WordRepository(NamedTuple):
 
     repository: str
     commit: str
-    folder: str
+    folder: str  # or one photo
     names: str = ""
 
 

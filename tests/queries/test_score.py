@@ -87,5 +87,7 @@ def test_a_photo_gets_the_fewest_tags() -> None:
     answer = question.answer(Rounded(is_approximate=False), *NOTHING)[0]
     assert [tag.id for tag in answer.tags] == ["0", "1", "2"]
     assert [tag.id for tag in answer.below] == ["3"]
+    strict = replace(question, fewest=Fewest(tags=3, share=0.7, max_threshold=0.5))
+    assert [tag.id for tag in strict.answer(Rounded(is_approximate=False), *NOTHING)[0].tags] == ["0"]
     few = replace(question, fewest=Fewest(tags=1, share=0.7))
     assert [tag.id for tag in few.answer(Rounded(is_approximate=False), *NOTHING)[0].tags] == ["0"]

@@ -170,14 +170,19 @@ class FileFacts:
 
 @dataclass(frozen=True, slots=True)
 class Fewest:
-    """A photo gets at least `tags` tags by default, if as many score `share` of their thresholds."""
+    """A photo gets at least `tags` tags by default, if as many score `share` of their thresholds.
+
+    Tags whose threshold is above `max_threshold` are not added: they need their evidence.
+    """
 
     tags: int
     share: float
+    max_threshold: float = 1.0
 
     def __post_init__(self) -> None:
         _require(self.tags > 0, "tags", "a positive number", self.tags)
         _require(0 < self.share <= 1, "share", "a number in (0, 1]", self.share)
+        _require(0 <= self.max_threshold <= 1, "max_threshold", "a number in [0, 1]", self.max_threshold)
 
 
 @dataclass(frozen=True, slots=True)

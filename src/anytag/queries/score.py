@@ -214,7 +214,8 @@ class Question:
         is_over = scoring.reaches(scores, self.threshold, strict=self.strict)
         is_added = np.arange(len(scores)) >= len(scores) - self.added
         if self.fewest is not None:
-            thresholds = np.where(is_added, np.inf, self.threshold)
+            is_left_out = is_added | (self.threshold > self.fewest.max_threshold)
+            thresholds = np.where(is_left_out, np.inf, self.threshold)
             is_over = scoring.add_nearest(
                 is_over, scores, thresholds, count=self.fewest.tags, share=self.fewest.share
             )
