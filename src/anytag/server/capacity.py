@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 from anytag.server.metrics import Metrics
 from anytag.server.refusals import Refusal
@@ -168,7 +169,7 @@ class Capacity:
         self._check_work()
         self._fit(reservation, announced)
         while len(self._arriving) >= _ARRIVING_PER_WORKING * self._settings.max_requests:
-            self._drop_slowest(lambda one: _now() - one.since)
+            self._drop_slowest(partial(_waited, now=_now()))  # one time for all: it passes meanwhile
         self._arriving.add(reservation)
         self._count(0)
         return reservation
@@ -229,6 +230,10 @@ class Capacity:
         self._bytes += more
         self._metrics.in_flight.set(len(self._arriving) + len(self._working))
         self._metrics.in_flight_bytes.set(self._bytes)
+
+
+def _waited(reservation: Reservation, *, now: float) -> float:
+    return now - reservation.since
 
 
 def _timeout_refusal() -> Refusal:
