@@ -2,7 +2,7 @@
 
     python -m scripts.float_weights mini FOLDER
 
-`mini` contains its image network only in int8: float weights would add 19 MB to its 34. Here they are
+`mini` contains its image network only in int8: float weights would add 19 MB to its 35. Here they are
 recovered from the graph, up to rounding.
 """
 

@@ -19,6 +19,7 @@ from anytag.models.tensors import map_tensors
 # OpenBLAS starts threads for larger products, which costs 30 times as much as the product itself
 _ONE_THREAD = 65536 * 4
 _IN_CACHE = 256  # tags whose weights in float32 stay in the processor's second cache
+_EXACT = (1 << 24) // 128  # float32 holds every whole number up to 2^24; int8 weights are at most 128
 _NOTHING: npt.NDArray[Any] = np.zeros(0, np.float32)
 
 
@@ -56,7 +57,7 @@ class CoarseClassifier:
         weights are converted piece by piece: in float32 they take 8 MB.
         """
         is_int8 = self.weights.dtype == np.int8
-        inputs, unit = _whole(pooled) if is_int8 else (pooled, np.ones((len(pooled), 1), np.float32))
+        inputs, unit = _whole(pooled, _EXACT // pooled.shape[1]) if is_int8 else (pooled, np.float32(1))
         logits = np.empty((len(pooled), len(self)), np.float32)
         step = max(1, min(_IN_CACHE, _ONE_THREAD // pooled.size))
         for start in range(0, len(self), step):
@@ -207,19 +208,15 @@ def identity_lines(tags: int) -> Floats:
 
 def quantized(values: Floats, *, axis: int = -1) -> tuple[npt.NDArray[np.int8], Floats]:
     """Quantise floats of any shape to int8, with float32 scales shared along an axis, which is kept."""
+    whole, scale = _whole(values, 127, axis=axis)
+    return whole.astype(np.int8), scale
+
+
+def _whole(values: Floats, most: int, *, axis: int = -1) -> tuple[Floats, Floats]:
+    """Floats of any shape as whole numbers from -most to most, and their scales, shared along an axis."""
     largest = np.maximum(np.abs(values).max(axis, keepdims=True), 1e-12).astype(np.float32)
-    scale = largest / np.float32(127)
-    return np.round(values / scale).astype(np.int8), scale
-
-
-def _whole(vectors: Floats) -> tuple[Floats, Floats]:
-    """Vectors N×D as whole numbers, and their units N×1.
-
-    Sums of their products with int8 stay below 2^24, up to which float32 holds every whole number.
-    """
-    most = (1 << 24) // (128 * vectors.shape[1])
-    unit = np.maximum(np.abs(vectors).max(1, keepdims=True), 1e-12) / np.float32(most)
-    return np.rint(vectors / unit), unit
+    scale = largest / np.float32(most)
+    return np.round(values / scale), scale
 
 
 def _widened(halves: Halves) -> Floats:
