@@ -35,6 +35,7 @@ from anytag.models.card import SearchFit
 from anytag.models.folder import write_card
 from anytag.models.registry import resolve
 from anytag.parsing import Parser
+from anytag.queries.bank import CoarseClassifier
 from anytag.reranking import weights_of
 from anytag.tagger import Tagger
 from anytag.vocabulary import Vocabulary
@@ -76,9 +77,9 @@ def lines(tagger: Tagger, photos: Sequence[Path], captions: Sequence[str]) -> Se
     tokens, pooled = np.stack([one.tokens for one in encoded]), np.stack([one.pooled for one in encoded])
     ids = tagger.vocabulary.ids[:: max(1, len(tagger.vocabulary) // _TAGS)]
     queries, (slope, bias) = tagger.trained(ids)
-    coarse = reader.coarse(ids)
+    coarse = CoarseClassifier.of(reader.coarse(ids)).logits(pooled)
     decoded = tagger.runtime.score(tokens, pooled, queries[None]) * slope + bias
-    tag = np.polyfit((pooled @ coarse[:, :-1].T + coarse[:, -1]).ravel(), decoded.ravel(), 1)
+    tag = np.polyfit(coarse.ravel(), decoded.ravel(), 1)
     words = tagger.queries(captions)
     own = tagger.card.calibration.own
     logits = own.scale * tagger.runtime.score(tokens, pooled, words[None]) + own.bias

@@ -78,20 +78,20 @@ class ExifTool:
                 f"invalid arguments for exiftool {arguments!r}: each must be one line, not empty"
             )
         with self._lock:
-            if self._process is None:
-                self._process = _Process(find(self._command))
+            process = self._process or _Process(find(self._command))
+            self._process = None  # after an error the next command must not read the rest of this output
             try:
-                return self._process.ask(arguments, self._timeout)
-            except BaseException as error:  # the next command must not read the rest of this output
-                process, self._process = self._process, None
-                if isinstance(error, OSError):
-                    reason = f"ended unexpectedly ({process.ending()})"
-                else:
-                    process.kill()
-                    reason = f"took longer than {self._timeout:g} seconds"
-                if isinstance(error, OSError | queue.Empty):
-                    raise MetadataError(f"exiftool {reason}: it is restarted for the next file") from error
+                answer = process.ask(arguments, self._timeout)
+            except OSError as error:
+                raise _restarted(f"ended unexpectedly ({process.ending()})") from error
+            except queue.Empty as error:
+                process.kill()
+                raise _restarted(f"took longer than {self._timeout:g} seconds") from error
+            except BaseException:
+                process.kill()
                 raise
+            self._process = process
+            return answer
 
     def close(self) -> None:
         """Stop the process; the next command starts a new one."""
@@ -99,6 +99,10 @@ class ExifTool:
             if self._process is not None:
                 self._process.end()
                 self._process = None
+
+
+def _restarted(reason: str) -> MetadataError:
+    return MetadataError(f"exiftool {reason}: it is restarted for the next file")
 
 
 _mine = threading.local()

@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 from anytag import ModelError, Tagger
 from anytag.models.folder import ModelFolder, write_card
 from anytag.models.tensors import map_tensors
+from anytag.queries.bank import CoarseClassifier
 from anytag.torch.training.prefilter import fit_rows, learn_first_pass, measure_loss
 from tests.tiny import make_tiny_model
 
@@ -21,15 +22,15 @@ def test_what_is_linear_is_learned() -> None:
     pooled = RANDOM.normal(size=(60, 5)).astype(np.float32)
     rows = RANDOM.normal(size=(7, 6)).astype(np.float32)
     margins = pooled @ rows[:, :-1].T + rows[:, -1]
-    learned = fit_rows(pooled, margins)
-    guessed = pooled @ learned[:, :-1].T + learned[:, -1]
+    learned = CoarseClassifier.of(fit_rows(pooled, margins))
+    guessed = learned.logits(pooled)
     assert np.corrcoef(guessed.ravel(), margins.ravel())[0, 1] > 0.99
     assert measure_loss(learned, pooled, margins, shortlist=7).lost == 0
 
 
 def test_what_a_shortlist_leaves_out_is_counted() -> None:
     pooled, margins = np.ones((2, 1), np.float32), np.array([[1, 2, 3], [-1, -1, 4]], np.float32)
-    best_is_last = np.array([[0, 1], [0, 2], [0, 3]], np.float32)
+    best_is_last = CoarseClassifier.of(np.array([[0, 1], [0, 2], [0, 3]], np.float32))
     found = measure_loss(best_is_last, pooled, margins, shortlist=2)
     assert (found.photos, found.predicted, found.lost) == (2, 4, 0.25)
 

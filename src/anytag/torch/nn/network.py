@@ -62,7 +62,11 @@ class ImageEncoder(nn.Module):
 
     def from_stage(self, features: Tensor, first: int) -> tuple[Tensor, Tensor]:
         """Like `forward`, from the input of stage `first`; that of stage 0 is normalised pixels."""
-        return self.project(self.backbone.tokens(self.backbone(features, first)))
+        return self.project(self.late(features, first))
+
+    def late(self, features: Tensor, first: int) -> Tensor:
+        """The input of stage `first` -> the backbone's features N×T×C."""
+        return self.backbone.tokens(self.backbone(features, first))
 
     def project(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """The backbone's features N×T×C -> tokens N×T×D, pooled N×D."""

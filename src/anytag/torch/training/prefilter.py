@@ -62,7 +62,7 @@ def learn_first_pass(folder: str | Path, photos: Iterable[ImageSource], *, short
             f"{len(pooled)} photos are too few: a first pass needs at least {MIN_PHOTOS}, better hundreds"
         )
     held_out = np.arange(len(pooled)) % _HELD_OUT == 0
-    coarse = fit_rows(pooled[~held_out], margins[~held_out])
+    coarse = CoarseClassifier.of(fit_rows(pooled[~held_out], margins[~held_out])).quantized()
     loss = measure_loss(coarse, pooled[held_out], margins[held_out], shortlist=shortlist)
     _write(model, coarse, loss)
     return loss
@@ -87,9 +87,9 @@ def fit_rows(pooled: Floats, margins: Floats) -> Floats:
     return np.concatenate([weights, bias[:, None]], 1).astype(np.float32)
 
 
-def measure_loss(coarse: Floats, pooled: Floats, margins: Floats, *, shortlist: int) -> FirstPass:
+def measure_loss(coarse: CoarseClassifier, pooled: Floats, margins: Floats, *, shortlist: int) -> FirstPass:
     """Fraction of the predicted tags (margin above 0) that are not among each photo's best `shortlist`."""
-    scores = pooled @ coarse[:, :-1].T + coarse[:, -1]
+    scores = coarse.logits(pooled)
     shortlisted = np.zeros(scores.shape, bool)
     best = np.argpartition(-scores, min(shortlist, scores.shape[1]) - 1, axis=1)[:, :shortlist]
     np.put_along_axis(shortlisted, best, True, axis=1)
@@ -111,11 +111,11 @@ def _answers(tagger: Tagger, photos: Iterable[ImageSource]) -> tuple[Floats, Flo
     return pooled, margins
 
 
-def _write(model: ModelFolder, coarse: Floats, loss: FirstPass) -> None:
+def _write(model: ModelFolder, coarse: CoarseClassifier, loss: FirstPass) -> None:
     tags = len(coarse)
     bank = Bank.read(model.file(QUERIES), tags=tags, width=model.card.width)
     with edited(model) as draft:
-        replace(bank, coarse=CoarseClassifier.of(coarse)).write(draft / QUERIES)
+        replace(bank, coarse=coarse).write(draft / QUERIES)
     facts = {"photos": loss.photos, "given": loss.predicted, "lost": loss.lost}
     metrics = {**model.card.metrics, "first_pass": facts}
     write_card(model.path, replace(model.card, shortlist=loss.shortlist, metrics=metrics))

@@ -200,8 +200,7 @@ class Student(nn.Module):
         encoder = self.network.encoder
         if features.ndim == 2:
             return Outputs(None, encoder.pool(features).float(), features=features)
-        features = features.to(memory_format=torch.channels_last)
-        late = encoder.backbone.tokens(encoder.backbone(features, self.first))
+        late = encoder.late(features.to(memory_format=torch.channels_last), self.first)
         tokens, pooled = encoder.project(late)
         return Outputs(tokens, pooled, features=late.mean(1))
 

@@ -24,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 from anytag._typing import Floats
 from anytag.errors import AnytagError
+from anytag.torch.training.allocator import keep_freed_memory
 from anytag.torch.training.batch import Batch, Dataset
 from anytag.torch.training.checkpoint import (
     EMA,
@@ -152,6 +153,8 @@ class Trainer:
             AnytagError: there are fewer photos than a batch, gradients are not finite for several steps, or
                 the result cannot be written.
         """
+        if self.accelerator.device.type == "cpu":
+            keep_freed_memory()
         self.trackers.open(self)
         per_epoch = self.dataset.steps_per_epoch()
         clock = Clock(self.step)
