@@ -113,7 +113,7 @@ TRAINING_DATA = (
     "(zzzDavid/ICDAR-2019-SROIE), Massive Memory (Konkle and others, 2010, from "
     "NatalieBiderman/Categories_fMRI_MTurk), and photos of words "
     f"({', '.join(one.repository for one in word_repositories())}). ImageNet weights of EfficientNet-Lite0 "
-    "(Apache-2.0) and version 12 of this model as the start; words from all-MiniLM-L6-v2 (Apache-2.0); names "
+    "(Apache-2.0) and version 11 of this model as the start; words from all-MiniLM-L6-v2 (Apache-2.0); names "
     "and descriptions of new tags by a language model. Most of these photos are for research only or of "
     "terms not told, COCO's have licences of their own, Tux Paint's stamps are GPL-2; some photos of words "
     "are from image generators; no photo is part of the model."
@@ -312,7 +312,7 @@ def draft_card(student: Student) -> Card:
     spec = ImageSpec(size=config.size, resample="bilinear", mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
     line = Platt(1.0, 0.0)
     return Card(
-        name="mini", family="mini", version="13", description=DESCRIPTION, image=spec, width=config.width,
+        name="mini", family="mini", version="12", description=DESCRIPTION, image=spec, width=config.width,
         text=TextSpec(kind="static", folder="text"), calibration=Calibration(vocabulary=line, own=line),
         shortlist=SHORTLIST, fewest=FEWEST, licence=LICENCE, training_data=TRAINING_DATA, metrics={},
         files={}, thresholds="",
