@@ -152,3 +152,14 @@ def test_the_users_words_are_read_letter_by_letter(tmp_path: Path) -> None:
     assert [found.keywords for found in read_keywords([photo])] == [tuple((word,) for word in WORDS)]
     write_keywords(photo, ["dog"])
     assert xmp.one_list(tmp_path / "a.jpg.xmp", xmp.SUBJECT) == [*WORDS, "dog"]
+
+
+def test_undo_removes_what_exiftool_adds_to_iptc(tmp_path: Path) -> None:
+    """To a block with a charset it adds a version, which other programs leave out."""
+    photo = iptc("東京", marked=True)(xmp.photo(tmp_path / "photo.jpg"))
+    before = xmp.tag(photo, "-IPTC:EnvelopeRecordVersion=").read_bytes()
+    for words in (OURS, OURS[:1]):
+        write_keywords(photo, words, embed=True)
+    assert "IPTC:EnvelopeRecordVersion" in xmp.lists(photo)
+    undo(photo)
+    assert photo.read_bytes() == before

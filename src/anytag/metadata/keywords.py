@@ -40,6 +40,8 @@ class Content:
         is_created: whether anytag created this sidecar.
         has_iptc: whether it is a photo with an IPTC block.
         iptc_charset: "UTF8", "unmarked" for undeclared UTF-8, or "" for Latin-1.
+        has_envelope_version: whether that block has EnvelopeRecordVersion, which exiftool adds.
+        our_envelope_version: whether it was added with words of anytag.
         has_digest: whether there is a Photoshop digest of the IPTC block, which must be updated.
         sidecar_of: names and suffixes of the photo that a sidecar refers to.
         unreadable: a field with text that is not UTF-8, which writing would destroy; else "".
@@ -56,6 +58,8 @@ class Content:
     is_created: bool = False
     has_iptc: bool = False
     iptc_charset: str = ""
+    has_envelope_version: bool = False
+    our_envelope_version: bool = False
     has_digest: bool = False
     sidecar_of: tuple[str, ...] = ()
     unreadable: str = ""
@@ -170,7 +174,11 @@ def merged(
         now += [entry for key, entry in missing.items() if key not in have]
         lists[name] = tuple(now)
         ours[name] = tuple(entry for entry in now if _entry_key(name, entry) in missing)
-    return replace(content, lists=lists, ours=ours, rejected=rejected)
+    added = bool(ours.get("Keywords")) and not content.has_envelope_version
+    return replace(
+        content, lists=lists, ours=ours, rejected=rejected,
+        our_envelope_version=added or content.our_envelope_version,
+    )  # fmt: skip
 
 
 def captioned(content: Content, contents: Iterable[Content], caption: str, *, overwrite: bool) -> Content:
@@ -201,7 +209,9 @@ def undone(content: Content) -> Content:
     for name in FLAT:
         keep = {*_keys(lists[name]), *placed}
         lists[name] = tuple(entry for entry in content.lists.get(name, ()) if _key(entry) in keep)
-    return replace(uncaptioned(content), lists=lists, ours={}, rejected=(), is_created=False)
+    return replace(
+        uncaptioned(content), lists=lists, ours={}, rejected=(), is_created=False, our_envelope_version=False
+    )
 
 
 def uncaptioned(content: Content) -> Content:

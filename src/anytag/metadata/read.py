@@ -130,6 +130,7 @@ def content(found: Values) -> Content:
         or next((all_[0] for tag, all_ in found.items() if tag.startswith(f"{CAPTION}-")), ""),
         has_iptc=any(tag.startswith("IPTC:") for tag in found),
         iptc_charset=charset,
+        has_envelope_version="IPTC:EnvelopeRecordVersion" in found,
         has_digest="Photoshop:IPTCDigest" in found,
         sidecar_of=tuple(os.path.basename(first(tag)) for tag in _BELONGS if first(tag)),  # noqa: PTH119
         unreadable=unreadable,

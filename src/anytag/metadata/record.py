@@ -21,6 +21,7 @@ def text(content: Content) -> str:
     record: dict[str, Any] = {name: list(words) for name, words in content.ours.items() if words}
     record |= {"Rejected": list(content.rejected), "Description": content.our_caption}
     record |= {"Replaced": content.replaced, "Created": content.is_created}
+    record["EnvelopeRecordVersion"] = content.our_envelope_version
     return json.dumps({name: value for name, value in record.items() if value}, ensure_ascii=False)
 
 
@@ -39,6 +40,7 @@ def read(content: Content, text: str) -> Content:
         our_caption=str(record.get("Description", "")),
         replaced=str(record.get("Replaced", "")),
         is_created=bool(record.get("Created")),
+        our_envelope_version=bool(record.get("EnvelopeRecordVersion")),
     )
 
 

@@ -355,7 +355,9 @@ def _check_unchanged(target: Path, before: Content) -> None:
 
 
 def _iptc(before: Content, after: Content) -> Iterator[str]:
-    """Further arguments for IPTC: a charset that has all letters, and Photoshop's digest."""
+    """Further arguments for IPTC: a charset that has all letters, what undo removes, Photoshop's digest."""
+    if before.our_envelope_version and not after.our_envelope_version:
+        yield "-IPTC:EnvelopeRecordVersion="
     if before.has_digest:
         yield "-Photoshop:IPTCDigest=new"
     if before.iptc_charset == "unmarked":

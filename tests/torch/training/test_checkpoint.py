@@ -126,10 +126,30 @@ def test_other_data_or_tags_are_refused(data: Path, tmp_path: Path) -> None:
     same = data.with_name("same.jsonl")
     same.write_text("".join(rows), encoding="utf-8")
     train(Run(replace(recipe, steps=2), same, out, RUN_OPTIONS))
-    tags = (out / "vocabulary.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-    (out / "vocabulary.jsonl").write_text("".join(tags[::-1]), encoding="utf-8")
+
+
+def test_other_tags_are_refused(data: Path, tmp_path: Path) -> None:
+    train(Run(recipe_of("ram-plus", steps=1), data, tmp_path / "first", RUN_OPTIONS))
+    tags = (tmp_path / "first" / "vocabulary.jsonl").read_text(encoding="utf-8")
+    file, out = tmp_path / "tags.jsonl", tmp_path / "out"
+    file.write_text(tags, encoding="utf-8")
+    recipe = recipe_of("ram-plus", steps=1, vocabulary=str(file))
+    train(Run(recipe, data, out, RUN_OPTIONS))
+    file.write_text("".join(tags.splitlines(keepends=True)[::-1]), encoding="utf-8")
     with pytest.raises(AnytagError, match="other data"):
         train(Run(replace(recipe, steps=3), data, out, RUN_OPTIONS))
+    assert (out / "vocabulary.jsonl").read_text(encoding="utf-8") == tags
+
+
+def test_texts_that_an_unfinished_run_left_are_made_again(data: Path, tmp_path: Path) -> None:
+    out, files, recipe = tmp_path / "out", ("vocabulary.jsonl", "vocab.txt"), recipe_of("tag2text", steps=1)
+    out.mkdir()
+    for file in files:
+        (out / file).write_text("of other rows", encoding="utf-8")
+    train(Run(recipe, data, out, RUN_OPTIONS))
+    train(Run(recipe, data, tmp_path / "other", RUN_OPTIONS))
+    for file in files:
+        assert (out / file).read_bytes() == (tmp_path / "other" / file).read_bytes()
 
 
 def test_fp16_goes_on_after_an_overflow(data: Path, tmp_path: Path) -> None:

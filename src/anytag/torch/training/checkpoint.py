@@ -94,6 +94,11 @@ def _alternative(path: Path, previous: Path) -> str:
     return f"; or resume from the previous state: mv {previous} {path}" if previous.is_file() else ""
 
 
+def has_state(out: Path) -> bool:
+    """Whether a folder has the state of a run, with which the other files there belong together."""
+    return (out / STATE).exists()
+
+
 def flatten(numbers: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Flatten a recipe to the keys of the command line: {"weights": {"tag": 1}} -> {"weights.tag": 1}."""
     values: dict[str, Any] = {}

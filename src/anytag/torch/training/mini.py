@@ -32,6 +32,7 @@ from anytag.torch.nn.network import TagNetwork
 from anytag.torch.nn.query_modules import TagQueries
 from anytag.torch.nn.small_caption_head import GuidedHead
 from anytag.torch.training.caption_samples import CaptionSamples
+from anytag.torch.training.checkpoint import has_state
 from anytag.torch.training.distributed import from_main_process
 from anytag.torch.training.feature_cache import Array, Encoder, FeatureCache, encode_photos
 from anytag.torch.training.feature_dataset import FeatureDataset, Samples
@@ -223,8 +224,9 @@ def _captions(run: Run, report: Reporter) -> tuple[Samples, Student, Recipe]:
     captions = [clean_caption(text) for row in photos if row.split == "train" for text in row.captions]
     names = [tag.name for tag in vocabulary]
     file = Path(recipe.wordpieces) if recipe.wordpieces else out / "vocab.txt"
+    again = not recipe.wordpieces and not has_state(out)
     entries = from_main_process(
-        lambda: load_or_train_wordpieces(file, captions, names, size=head.words).entries[:-2]
+        lambda: load_or_train_wordpieces(file, captions, names, size=head.words, again=again).entries[:-2]
     )
     pieces = WordPieces(entries)
     samples = CaptionSamples(

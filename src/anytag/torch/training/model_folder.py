@@ -166,7 +166,8 @@ def fit_on_held_out(trainer: Trainer, tags: Vocabulary) -> Fitted:
     truth, logits = trainer.dataset.truth, trainer.held_out_logits()
     if truth is None or len(truth) < MIN_PHOTOS or not truth.any():
         lines, thresholds = np.tile([1.0, 0.0], (len(tags), 1)), np.full(len(tags), 0.5)
-        how = "0.5 for every tag: no photos were held out to fit them on."
+        count = 0 if truth is None else len(truth)
+        how = f"0.5 for every tag: {count} photos were held out, too few to fit them on ({MIN_PHOTOS})."
     else:
         goal, below = Goal(), broader_pairs(list(tags.broader))
         lines, thresholds = fit_tags(logits, truth.astype(np.float64), goal, pairs=below)

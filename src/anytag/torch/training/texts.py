@@ -22,6 +22,7 @@ from anytag.torch.checkpoints.read import read_embedding
 from anytag.torch.checkpoints.tag_lists import unique_ids
 from anytag.torch.nn.configs import NetworkConfig
 from anytag.torch.training.build import is_learned, prompts_of
+from anytag.torch.training.checkpoint import has_state
 from anytag.torch.training.distributed import from_main_process
 from anytag.torch.training.recipes import Recipe
 from anytag.torch.training.report import Reporter, counted
@@ -55,19 +56,20 @@ def read_tag_list(file: Path) -> Vocabulary:
 def read_vocabulary(
     recipe: Recipe, rows: Iterable[Row], out: Path, *, report: Reporter, tags: Vocabulary | None = None
 ) -> Vocabulary:
-    """The run's vocabulary: the recipe's, or `tags`, or made from the rows; the main process writes it."""
+    """The run's vocabulary: the recipe's, or `tags`, or made from the rows; the main process writes it.
+
+    That of a folder with a state is not replaced: the run may be refused there.
+    """
 
     def make() -> list[Tag]:
-        path = out / "vocabulary.jsonl"
         if recipe.vocabulary:
             vocabulary = Vocabulary.read(recipe.vocabulary)
         elif tags is not None:
             vocabulary = tags
-        elif path.exists():
-            return list(Vocabulary.read(path))
         else:
             vocabulary = drop_unknown_tags(vocabulary_of(rows), recipe, report)
-        vocabulary.write(path)
+        if not has_state(out):
+            vocabulary.write(out / "vocabulary.jsonl")
         return list(vocabulary)
 
     return Vocabulary(from_main_process(make))
@@ -133,7 +135,10 @@ def read_wordpieces(
             return WordPieces.from_file(recipe.wordpieces).entries[:-2]
         captions = (clean_caption(caption) for row in rows for caption in row.captions)
         names = [tag.name for tag in vocabulary]
-        return load_or_train_wordpieces(out / "vocab.txt", captions, names, size=WORDPIECES).entries[:-2]
+        pieces = load_or_train_wordpieces(
+            out / "vocab.txt", captions, names, size=WORDPIECES, again=not has_state(out)
+        )
+        return pieces.entries[:-2]
 
     return WordPieces(from_main_process(make))
 

@@ -44,10 +44,10 @@ def train_wordpieces(captions: Iterable[str], names: Sequence[str], *, size: int
 
 
 def load_or_train_wordpieces(
-    file: Path, captions: Iterable[str], names: Sequence[str], *, size: int
+    file: Path, captions: Iterable[str], names: Sequence[str], *, size: int, again: bool = False
 ) -> WordPieces:
-    """Read a vocab.txt, after learning and writing it if it does not exist."""
-    if not file.exists():
+    """Read a vocab.txt, after learning and writing it if it does not exist, or `again`."""
+    if again or not file.exists():
         pieces = train_wordpieces(captions, names, size=size)
         with atomic_write(file) as draft:
             draft.write_text("".join(f"{entry}\n" for entry in pieces.entries[:-2]), encoding="utf-8")
