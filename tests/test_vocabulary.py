@@ -349,7 +349,7 @@ def test_parse_asked(line: str, asked: CustomTag) -> None:
     assert parse_custom_tag(line) == asked
 
 
-@pytest.mark.parametrize("line", ["", "  ", ":", " : furry", "dog\x1b[2J", "dog: \x00"])
+@pytest.mark.parametrize("line", ["", "  ", ":", ";", "?! …", " : furry", "dog\x1b[2J", "dog: \x00"])
 def test_parse_asked_refuses(line: str) -> None:
     with pytest.raises(VocabularyError):
         parse_custom_tag(line)

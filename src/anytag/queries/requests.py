@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from unicodedata import category
 
 from anytag.errors import AnytagError, VocabularyError, brief, is_number, is_whole
 from anytag.vocabulary import Tag, Vocabulary, check_text
@@ -36,11 +37,11 @@ def parse_custom_tag(line: str) -> CustomTag:
     """Parse `name` or `name: description; description`; whitespace is normalised to single spaces.
 
     Raises:
-        VocabularyError: the name is empty or has control characters.
+        VocabularyError: the name is empty, consists of punctuation, or has control characters.
     """
     name, _, rest = line.partition(":")
     name = " ".join(name.split())
-    if not name:
+    if all(category(letter).startswith(("P", "Z")) for letter in name):
         raise VocabularyError(
             f"{brief(line)} is not a tag: expected `name` or `name: description; description`"
         )
