@@ -224,18 +224,29 @@ def test_a_kill_costs_a_batch_and_the_end_is_as_if_there_was_none(place: Path, m
         assert len(set(slots)) == 40 and None not in slots
 
 
+def _stop_between_transactions(process: subprocess.Popen[bytes], database: Path) -> None:
+    """Stop a process while another connection holds the write lock, so that it does not keep the lock."""
+    connection = sqlite3.connect(database, timeout=30, isolation_level=None)
+    connection.execute("BEGIN IMMEDIATE")
+    process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)  # it stops later than the signal is sent
+    connection.rollback()
+    connection.close()
+
+
 @NEEDS_SIGNALS
 def test_two_syncs_at_once_one_works_and_the_other_says_who(place: Path, model: Path) -> None:
     for number in range(4, 60):
         write_photo(place / f"photos/{number}.png", number)
     first = _begin(place, model, "l.db")
     assert first.stdout is not None and first.stdout.readline()
-    first.send_signal(signal.SIGSTOP)
+    _stop_between_transactions(first, place / "l.db")
     try:
         second = sync(place, model, place / "photos")
         assert second.exit_code == 2 and f"process {first.pid} on " in second.stderr
         assert "is locked" not in second.stderr
-        run("library", "add", place / "photos/0.jpg", "mine", "--database", place / "l.db")  # meanwhile
+        added = run("library", "add", place / "photos/0.jpg", "mine", "--database", place / "l.db")
+        assert added.exit_code == 0, added.stderr
     finally:
         first.send_signal(signal.SIGCONT)
     first.communicate()
