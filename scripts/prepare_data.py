@@ -10,9 +10,9 @@ labelled photos from many collections: photos/ and rows.jsonl (image, source, ta
 of COCO is held out, half for calibration (split "dev") and half for evaluation ("val"); the collections in
 FOREIGN are held out completely ("test"). --objects is a checkout with photos of single objects on white in
 folders by category: "Massive Memory" (Konkle, Brady, Alvarez and Oliva, 2010). --words contains checkouts
-of the repositories of photos/repositories.tsv, whose photos are named after what they show; those of objects
-and scenes of the vocabulary in --vocabulary (default: the embedded model's) are used. --wordnet, the folder
-with index.noun of WordNet 3.0, is used to split names written without spaces.
+of the repositories of photos/repositories.tsv, whose photos, or the folders of photos, are named after what
+they show; those of objects and scenes of the vocabulary in --vocabulary (default: the embedded model's) are
+used. --wordnet, the folder with index.noun of WordNet 3.0, is used to split names written without spaces.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import tarfile
 import zlib
 from collections.abc import Iterable, Iterator
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 from unicodedata import normalize
@@ -64,8 +65,11 @@ SUFFIXES = (".jpg", ".jpe", ".jpeg", ".png", ".webp")
 SAME_BITS = 3
 """Maximum number of differing bits of copies of a photo: photos of small things on white differ by few."""
 PHOTOS = Path(__file__).with_name("photos")
+PER_FOLDER = 120
+"""Photos of one folder at most, where folders are named after what the photos show."""
 ANIMALS = ("animal", "marine-animal", "turtle", "bat", "ray")
 OBJECTS = "massive-memory"
+CLASSES = "classes"
 OBJECT_FOLDERS = ("All_stims", "Size_stims")
 # Its categories whose names mean something else in the vocabulary, or are not in it; None: left out.
 OBJECT_NAMES = {
@@ -193,8 +197,8 @@ class WordPhotos:
 
     A photo's name is one of a tag's names, in singular or plural, or with spaces left out. `photos/names.tsv`
     overrules these for words with another meaning. The table of repositories names those whose words are
-    another language's, in a file with their tags, and those whose animals are named by species
-    ("asian-elephant").
+    another language's, in a file with their tags, those whose animals are named by species
+    ("asian-elephant"), and those of which the folders of photos are named.
     """
 
     def __init__(self, vocabulary: Vocabulary, nouns: dict[str, str]) -> None:
@@ -202,6 +206,7 @@ class WordPhotos:
         tags = [tag for tag in vocabulary if tag.kind in ("object", "scene")]
         synonyms = {key(word): tag for tag in reversed(tags) for word in tag.synonyms}
         self.tags = synonyms | {key(tag.name): tag for tag in reversed(tags)}
+        self.named = {key(tag.name): tag for tag in vocabulary}
         self.nouns = nouns
         self.names = names_of("names.tsv")
         self.animals = set(vocabulary.find_all([id for id in ANIMALS if id in vocabulary]))
@@ -212,18 +217,32 @@ class WordPhotos:
             root = folder / one.repository.replace("/", "+")
             if not root.is_dir():
                 print(f"{root}: no such folder, left out", file=sys.stderr)
-            own = names_of(one.names) if one.names.endswith(".tsv") else None
-            place = root / one.folder
-            for photo in [place] if place.is_file() else sorted(place.rglob("*")):
-                if photo.suffix.lower() not in SUFFIXES or not photo.is_file():
-                    continue
-                if own is not None:
-                    tag = self.tags.get(own.get(key(photo.stem), ""))
-                else:
-                    tag = self.find(photo.stem, species=one.names == "species")
-                if tag:
-                    image = f"words/{photo.relative_to(folder)}"
-                    yield Row(image, "words", share(image), (), (tag.name,))
+            place, is_sorted = root / one.folder, one.names == "folders"
+            photos = self._folders(root, place) if is_sorted else self._photos(place, one.names)
+            for photo, tag in photos:
+                image = f"words/{photo.relative_to(folder)}"
+                yield Row(image, CLASSES if is_sorted else "words", share(image), (), (tag.name,))
+
+    def _photos(self, place: Path, names: str) -> Iterator[tuple[Path, Tag]]:
+        """The photos of a folder, or one photo, that are named after a tag."""
+        own = names_of(names) if names.endswith(".tsv") else None
+        for photo in [place] if place.is_file() else photos_of(sorted(place.rglob("*"))):
+            if own is not None:
+                tag = self.tags.get(own.get(key(photo.stem), ""))
+            else:
+                tag = self.find(photo.stem, species=names == "species")
+            if tag:
+                yield photo, tag
+
+    def _folders(self, root: Path, place: Path) -> Iterator[tuple[Path, Tag]]:
+        """Photos of the folders in `place` that are named after a tag, or that photos/folders.tsv names."""
+        own = names_of("folders.tsv")
+        for folder in sorted(path for path in place.rglob("*") if path.is_dir()):
+            name = own.get(key(str(folder.relative_to(root))))
+            tag = self.find(folder.name, species=True) if name is None else self.named.get(name)
+            if tag:
+                photos = photos_of(sorted(folder.iterdir(), key=lambda path: zlib.crc32(path.name.encode())))
+                yield from ((photo, tag) for photo in islice(photos, PER_FOLDER))
 
     def find(self, stem: str, *, species: bool = False) -> Tag | None:
         """The tag of a photo with this file name, if there is one.
@@ -231,7 +250,7 @@ class WordPhotos:
         Args:
             species: whether words before an animal's name are its species.
         """
-        name = re.sub(r"(?<=\D)\s*(\d+|\(\d+\))$", "", key(stem))
+        name = re.sub(r"^n?\d+ (\d+ )?|(?<=\D)\s*(\d+|\(\d+\))$", "", key(stem))
         if name in self.names:
             return self.tags.get(self.names[name])
         split = spaced(name, self.nouns) if " " not in name else name
@@ -249,12 +268,20 @@ def key(name: str) -> str:
 
 
 class WordRepository(NamedTuple):
-    """A repository of photos that are named after what they show: a row of photos/repositories.tsv."""
+    """A repository of photos that are named after what they show: a row of photos/repositories.tsv.
+
+    `names` is a file with the photos' tags, "species" (see `WordPhotos`), or "folders" if their folders are
+    named after what the photos show.
+    """
 
     repository: str
     commit: str
     folder: str  # or one photo
     names: str = ""
+
+
+def photos_of(paths: Iterable[Path]) -> Iterator[Path]:
+    return (path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file())
 
 
 def word_repositories() -> list[WordRepository]:
@@ -319,7 +346,10 @@ def main() -> None:
             WordPhotos(Vocabulary.read(args.vocabulary / "vocabulary.jsonl"), nouns).rows(args.words)
         )
     if added:
-        rows.extend(new(added, args.out, [row for row in rows if row.split != "train"]))
+        judged = [row for row in rows if row.split != "train"]
+        known = [row for row in added if row.source != CLASSES]
+        rows.extend(new(known, args.out, judged))
+        rows.extend(new([row for row in added if row.source == CLASSES], args.out, rows))
     write_rows(args.out / "rows.jsonl", rows)
     print(f"{len(rows)} rows -> {args.out / 'rows.jsonl'}")
 

@@ -56,7 +56,7 @@ from scripts.prepare_data import word_repositories
 # Number of training photos per source for fitting the quantisation.
 QUANTIZATION = {
     "flickr8k": 112, "coco-more": 48, "imagenet": 64, "sun": 16, "food101": 16, "grocery": 16,
-    "massive-memory": 16, "words": 16,
+    "massive-memory": 16, "words": 16, "classes": 32,
 }  # fmt: skip
 GRID = np.round(np.arange(0.33, 0.995, 0.01), 2)
 SHORTLIST = 96
@@ -99,24 +99,25 @@ WHOLE = Strict(0.9, 0.99, "sport art drawing")
 DESCRIPTION = "Tags photos with about 4,600 tags and any others that are asked in words; for a CPU."
 TRAINING_DATA = (
     "Flickr8k train (6,000 photos with captions), 36,000 COCO photos with a caption each, about 1,750 "
-    "labelled photos of ImageNet, SUN, Food-101 and GroceryStoreDataset, and about 47,000 labelled photos "
-    "of collections on GitHub: miniplaces (rathull/CTFs), ccp (bearpaw/clothing-co-parsing), feedme "
-    "(feedmejefferson/images), corel5k (ParkByungYoon/corel-5k), sketchy (sahibgoa/DCGAN-MNIST), vocab "
-    "(dungnc), instruments30 (aizadaaskar/dl-homework), sports22 (jurjsorinliviu/Sports-Type-Classifier), "
-    "idenprof (ninja3697/Profession-Detection-System), popular-animals (InputBlackBoxOutput), sea-animals "
-    "(AbdulwahedA), monkey10 (nikhildutta333), office (Chima200057/PDE3802_CW1a), office8 (mh10a007), "
-    "school (thanghd1112), trashnet (congduytran12), grocery (marcusklasson/GroceryStoreDataset, MIT), "
-    "food101-3 (mybothy), pizza-icecream (ATG-5222), clothing (alexeygrigorev/clothing-dataset, CC0), "
-    "houses (emanhamed/Houses-dataset), aid (zlima/testtensor), intel (afroozsheikh), pacs "
-    "(MachineLearning2020/Homework3-PACS), drawn260 (psych750), clipart (adussa3), flowers5 "
-    "(JoelOscarsson), dtd10 (pan8915/DeepTexture), carbike (arnavagrawal2701), sroie "
-    "(zzzDavid/ICDAR-2019-SROIE), Massive Memory (Konkle and others, 2010, from "
-    "NatalieBiderman/Categories_fMRI_MTurk), and photos of words "
-    f"({', '.join(one.repository for one in word_repositories())}). ImageNet weights of EfficientNet-Lite0 "
-    "(Apache-2.0) and version 11 of this model as the start; words from all-MiniLM-L6-v2 (Apache-2.0); names "
-    "and descriptions of new tags by a language model. Most of these photos are for research only or of "
-    "terms not told, COCO's have licences of their own, Tux Paint's stamps are GPL-2; some photos of words "
-    "are from image generators; no photo is part of the model."
+    "labelled photos of ImageNet, SUN, Food-101 and GroceryStoreDataset, and about 72,000 labelled photos "
+    "of collections on GitHub and of a package of Debian: miniplaces (rathull/CTFs), ccp "
+    "(bearpaw/clothing-co-parsing), feedme (feedmejefferson/images), corel5k (ParkByungYoon/corel-5k), "
+    "sketchy (sahibgoa/DCGAN-MNIST), vocab (dungnc), instruments30 (aizadaaskar/dl-homework), sports22 "
+    "(jurjsorinliviu/Sports-Type-Classifier), idenprof (ninja3697/Profession-Detection-System), "
+    "popular-animals (InputBlackBoxOutput), sea-animals (AbdulwahedA), monkey10 (nikhildutta333), office "
+    "(Chima200057/PDE3802_CW1a), office8 (mh10a007), school (thanghd1112), trashnet (congduytran12), "
+    "grocery (marcusklasson/GroceryStoreDataset, MIT), food101-3 (mybothy), pizza-icecream (ATG-5222), "
+    "clothing (alexeygrigorev/clothing-dataset, CC0), houses (emanhamed/Houses-dataset), aid "
+    "(zlima/testtensor), intel (afroozsheikh), pacs (MachineLearning2020/Homework3-PACS), drawn260 "
+    "(psych750), clipart (adussa3), flowers5 (JoelOscarsson), dtd10 (pan8915/DeepTexture), carbike "
+    "(arnavagrawal2701), sroie (zzzDavid/ICDAR-2019-SROIE), Massive Memory (Konkle and others, 2010, from "
+    "NatalieBiderman/Categories_fMRI_MTurk), and photos of words and in folders by class "
+    f"({', '.join(dict.fromkeys(one.repository for one in word_repositories()))}). "
+    "ImageNet weights of EfficientNet-Lite0 (Apache-2.0) and version 12 of this model as the start; words "
+    "from all-MiniLM-L6-v2 (Apache-2.0); names and descriptions of new tags by a language model. Most of "
+    "these photos are for research only or of terms not told, COCO's have licences of their own, Tux "
+    "Paint's stamps are GPL-2; some photos of words are from image generators; no photo is part of the "
+    "model."
 )
 LICENCE = "Apache-2.0 (weights; see training_data for the terms of the photos)"
 
@@ -312,7 +313,7 @@ def draft_card(student: Student) -> Card:
     spec = ImageSpec(size=config.size, resample="bilinear", mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
     line = Platt(1.0, 0.0)
     return Card(
-        name="mini", family="mini", version="12", description=DESCRIPTION, image=spec, width=config.width,
+        name="mini", family="mini", version="13", description=DESCRIPTION, image=spec, width=config.width,
         text=TextSpec(kind="static", folder="text"), calibration=Calibration(vocabulary=line, own=line),
         shortlist=SHORTLIST, fewest=FEWEST, licence=LICENCE, training_data=TRAINING_DATA, metrics={},
         files={}, thresholds="",

@@ -44,6 +44,11 @@ class Reporter:
 SILENT = Reporter()
 
 
+def counted(count: int, what: str) -> str:
+    """ "1 photo", "2 photos"."""
+    return f"{count:,} {what}" + ("" if count == 1 else "s")
+
+
 def watched(
     items: Iterable[T], report: Reporter, *, total: int | None, what: str, unit: str = "photos"
 ) -> Iterator[T]:

@@ -68,7 +68,7 @@ def test_what_the_user_says_stays_and_comes_out_as_labels(place: Path, model: Pa
     run("library", "reject", photo, "dog", *database)
     run("library", "accept", photo, "red", *database)
     assert run("library", "export", "--labels", place / "labels.jsonl", *database).stdout.startswith(
-        "1 photos"
+        "1 photo ->"
     )
     row = json.loads((place / "labels.jsonl").read_text())
     assert (row["image"], row["tags"], row["absent"][-1]) == (str(photo), ["red", "mine"], "dog")
@@ -89,7 +89,7 @@ def test_decisions_on_photos_that_have_gone_are_not_lost_unasked(place: Path, mo
     refused = run("library", "forget", "--gone", *database)
     assert refused.exit_code == 2 and "1 of these photos have decisions" in refused.stderr
     forgotten = run("library", "forget", "--gone", "--decisions", *database)
-    assert forgotten.stdout == "1 photos removed\n"
+    assert forgotten.stdout == "1 photo removed\n"
 
 
 def test_rows_failures_and_exit_codes(place: Path, model: Path) -> None:
@@ -182,9 +182,9 @@ def test_captions_are_written_on_request(place: Path) -> None:
     (place / "photos").mkdir()
     shutil.copy(photo, place / "photos")
     database = ("--database", place / "l.db")
-    assert run("library", "sync", place / "photos", *database).stdout == "1 photos: 1 new, 1 tagged\n"
+    assert run("library", "sync", place / "photos", *database).stdout == "1 photo: 1 new, 1 tagged\n"
     for count in ("1 unchanged, 1 tagged", "1 unchanged"):
-        assert run("library", "sync", "--captions", *database).stdout == f"1 photos: {count}\n"
+        assert run("library", "sync", "--captions", *database).stdout == f"1 photo: {count}\n"
     with Library.open(place / "l.db") as library:
         (one,) = library.photos()
         assert one.caption and library.database.query("SELECT caption FROM words") == [(one.caption,)]

@@ -389,7 +389,7 @@ def test_the_speed_is_a_plain_number(
     summary = stream.Summary()
     summary.photos = count
     summary.end()
-    assert capsys.readouterr().err == f"{count} photos, 0 failed, {speed} photos/s\n"
+    assert capsys.readouterr().err == f"{count:,} photos, 0 failed, {speed} photos/s\n"
 
 
 def test_a_terminal_shows_the_first_failures_and_counts_the_others(model: Path, photos: Path) -> None:
@@ -456,7 +456,7 @@ def test_drawings_replace_nothing_but_drawings_of_the_same_photo(model: Path, ph
     mine = Path("drawn/photos/2.jpg.tags.jpg")
     mine.write_text("mine")
     done = run("tag", "-", "--draw", "drawn", "--model", model, stdin=b"photos/1.jpg\nphotos/2.jpg\n")
-    assert done.exit_code == 1 and "Not drawn: " in done.stderr and "1 drawings failed." in done.stderr
+    assert done.exit_code == 1 and "Not drawn: " in done.stderr and "1 drawing failed." in done.stderr
     assert mine.read_text() == "mine" and Path("drawn/photos/1.jpg.tags.jpg").exists()
 
 
@@ -525,7 +525,7 @@ def test_stdout_is_named_by_a_dash_wherever_a_file_is_written(model: Path, photo
         assert done.exit_code == 0, done.stderr
         assert [json.loads(line) for line in done.stdout.splitlines()], command
     done = run("data", "check", "rows.jsonl", "--report", "-")
-    assert done.exit_code == 0 and done.stdout == "" and "1 photos: 0 missing" in done.stderr
+    assert done.exit_code == 0 and done.stdout == "" and "1 photo: 0 missing" in done.stderr
     done = run("data", "convert", "rows.jsonl", "-", "--to", "csv")
     assert done.stdout.splitlines()[0].startswith("image,tags")
     done = run("vocabulary", "candidates", "rows.jsonl", "--output", "-", "--min-count", "1")

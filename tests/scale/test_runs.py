@@ -237,7 +237,7 @@ def test_a_cluster_that_loses_a_driver_and_a_node_does_all_rows_once(model: str)
     assert "lost a node after" in done.stdout
     assert done.stdout.count("exit 1: ") == 2  # of rows that failed
     assert "32 in total: 160 rows, 8 failed." in done.stdout
-    assert "1 units processed now, 33 in total: 166 rows, 8 failed." in done.stdout
+    assert "1 unit processed now, 33 in total: 166 rows, 8 failed." in done.stdout
     assert "dataset: ['ImageError', 'ImageError']" in done.stdout
     assert sorted(row["id"] for row in rows) == sorted(
         [*(f"n{k}" for k in range(160)), *(f"m{k}" for k in range(6))]

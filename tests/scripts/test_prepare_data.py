@@ -11,7 +11,16 @@ from PIL import Image
 from anytag.data.rows import Row
 from anytag.models.registry import EMBEDDED
 from anytag.vocabulary import Vocabulary
-from scripts.prepare_data import MEDIA, WordPhotos, names_of, new, objects, word_repositories
+from scripts.prepare_data import (
+    CLASSES,
+    MEDIA,
+    PER_FOLDER,
+    WordPhotos,
+    names_of,
+    new,
+    objects,
+    word_repositories,
+)
 
 
 def save(path: Path, seed: int) -> Path:
@@ -82,12 +91,33 @@ def test_names_in_another_language(tmp_path: Path) -> None:
     assert [row.tags for row in word_photos().rows(tmp_path)] == [("rooster",), ("hedgehog",), ("bell",)]
 
 
+def test_folders_name_their_photos(tmp_path: Path) -> None:
+    root = tmp_path / "rathull+CTFs" / "data" / "images" / "train"
+    for seed, name in enumerate(("a/airport_terminal/1", "b/bakery/shop/1", "s/slum/1", "z/zxcvb/airport")):
+        save(root / f"{name}.jpg", seed)
+    rows = list(word_photos().rows(tmp_path))
+    assert [(row.source, row.tags) for row in rows] == [
+        (CLASSES, ("airport terminal",)),
+        (CLASSES, ("bakery",)),  # folders.tsv: not a shop
+    ]
+    assert rows[1].image == "words/rathull+CTFs/data/images/train/b/bakery/shop/1.jpg"
+
+
+def test_a_folder_gives_some_of_its_photos(tmp_path: Path) -> None:
+    folder = tmp_path / "rathull+CTFs" / "data" / "images" / "train" / "r" / "river"
+    save(folder / "0.jpg", 0)
+    for number in range(1, PER_FOLDER + 20):
+        (folder / f"{number}.jpg").hardlink_to(folder / "0.jpg")
+    assert len(list(word_photos().rows(tmp_path))) == PER_FOLDER
+
+
 def test_the_tables_name_tags() -> None:
     photos = word_photos()
     files = {one.names for one in word_repositories() if one.names.endswith(".tsv")}
-    assert files == {"portuguese.tsv", "stamps.tsv"}
+    assert files == {"ikea.tsv", "portuguese.tsv", "stamps.tsv"}
     for file in ("names.tsv", *files):
         assert set(names_of(file).values()) - {""} <= set(photos.tags)
+    assert set(names_of("folders.tsv").values()) - {""} <= set(photos.named)
 
 
 def test_unreadable_photos_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from anytag._io import read_text
 from anytag.cli.options import FiniteFloat, LazyChoice, OutputPath, grouped
 from anytag.cli.sinks import atomic_output, is_stdout, say
 from anytag.cli.writers import echo_error
+from anytag.progress import counted
 
 if TYPE_CHECKING:
     from anytag.data.rows import Row, Step
@@ -140,17 +141,17 @@ class _Data:
         from anytag.data.formats import moved, root_of, write
 
         self.may_write(output, format_)
-        counted = _Counted(moved(rows, self.root, "" if is_stdout(output) else root_of(output)))
+        written = _Counted(moved(rows, self.root, "" if is_stdout(output) else root_of(output)))
         format_ = format_ or ("jsonl" if is_stdout(output) else None)
         with atomic_output(output) as file:
-            write(str(file), counted, format=format_, tag_list=self.names)
-        say(f"{counted.count} rows -> {output}", output)
+            write(str(file), written, format=format_, tag_list=self.names)
+        say(f"{counted(written.count, 'row')} -> {output}", output)
         self.finish()
 
     def finish(self) -> None:
         """Exit with code 1 if there were problems."""
         if self.wrong:
-            click.echo(f"{self.wrong} rows had problems.", err=True)
+            click.echo(f"{counted(self.wrong, 'row')} had problems.", err=True)
             click.get_current_context().exit(1)
 
 
@@ -255,7 +256,7 @@ def check(report: str | None, output: str | None, near: int, workers: int, sourc
     if len(found.findings) > 4 * _MAX_SHOWN:
         say(f"and {len(found.findings) - 4 * _MAX_SHOWN} more", report, output)
     counts = (f"{found.count(problem)} {problem}" for problem in ("missing", "unreadable", "duplicate"))
-    say(f"{found.rows} photos: {', '.join(counts)}", report, output)
+    say(f"{counted(found.rows, 'photo')}: {', '.join(counts)}", report, output)
     if report:
         with atomic_output(report) as file:
             found.write(str(file))

@@ -14,6 +14,7 @@ from anytag._io import read_text
 from anytag.cli.bar import Bar, is_terminal
 from anytag.cli.options import FiniteFloat
 from anytag.cli.sinks import atomic_output, is_stdout, say
+from anytag.progress import counted
 
 if TYPE_CHECKING:
     from anytag.data.engine.describe import Cost, Journal, Named
@@ -133,7 +134,7 @@ def command(
         folder = WordNet(wordnet) if wordnet else None
         with atomic_output(output) as file:
             describe.write_descriptions(Path(file), describe.without_model(named, wordnet=folder))
-        say(f"{len(named)} rows -> {output}", output)
+        say(f"{counted(len(named), 'row')} -> {output}", output)
         return
     _with_model(named, llm, output, dry_run, llm_options)
 
@@ -164,7 +165,7 @@ def _with_model(
         _ask(tags, endpoint, journal, llm_options)
     rows = list(describe.described_by_model(tags, journal, answers=llm_options.answers))
     describe.write_descriptions(output, rows)
-    click.echo(f"{len(rows)} rows -> {output}")
+    click.echo(f"{counted(len(rows), 'row')} -> {output}")
     if missing := sum(row.missing for row in rows):
         click.echo(f"{missing} answers are missing; run the same command again to get them.", err=True)
         click.get_current_context().exit(1)
@@ -222,7 +223,7 @@ def _letters(name: str) -> str:
 
 def _estimate(tags: int, cost: Cost, llm_options: _LlmOptions) -> str:
     parts = [
-        f"{tags} tags: {cost.requests} answers to request, {cost.cached} stored",
+        f"{counted(tags, 'tag')}: {cost.requests} answers to request, {cost.cached} stored",
         f"about {cost.tokens_in} input tokens, at most {cost.tokens_out} output tokens",
     ]
     if llm_options.price:

@@ -10,6 +10,7 @@ import click
 
 from anytag.cli import label_source, library_metadata, library_sync, paths, sinks, writers
 from anytag.cli.journal import one_line
+from anytag.progress import counted
 
 if TYPE_CHECKING:
     from anytag.library.photo import Photo, State
@@ -50,8 +51,8 @@ def _status(status: Status) -> str:
     for folder in status.folders:
         counts = ", ".join(f"{count} {state}" for state, count in sorted(folder.states.items()))
         lines.append(f"folder     {writers.visible(folder.path)}: {counts or 'no photos'}")
-    lines += [f"tagged by  {name}: {count} photos" for name, count in status.models.items()]
-    lines += [f"failed     {kind}: {count} photos" for kind, count in status.failures.items()]
+    for label, photos in (("tagged by ", status.models), ("failed    ", status.failures)):
+        lines += [f"{label} {name}: {counted(count, 'photo')}" for name, count in photos.items()]
     lines.append(f"decisions  {status.decisions}")
     if status.paired:
         lines.append(f"paired     {status.paired} files that belong to other photos")
@@ -140,7 +141,8 @@ def forget(names: tuple[str, ...], database: Path | None, gone: bool, decisions:
                 f"{count} of these photos have decisions of yours, which would be lost: save them with "
                 "anytag library export FILE, then give --decisions."
             )
-        click.echo(f"{library.forget_gone() if gone else library.forget(*names)} photos removed")
+        count = library.forget_gone() if gone else library.forget(*names)
+        click.echo(f"{counted(count, 'photo')} removed")
 
 
 @command.command("export", short_help="Write all photos to a file of JSON lines.")
@@ -162,4 +164,4 @@ def export(output: Path, database: Path | None, labels: bool) -> None:
         rows = library.labels() if labels else (photo.to_dict() for photo in photos)
         with sinks.atomic_output(output) as file, atomic_write(file) as draft:
             count = label_source.write_rows(draft, rows)
-    sinks.say(f"{count} photos -> {output}", output)
+    sinks.say(f"{counted(count, 'photo')} -> {output}", output)

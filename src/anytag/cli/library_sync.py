@@ -14,6 +14,7 @@ import click
 from anytag._io import refuse_photo_name
 from anytag.cli import options, sinks, stream
 from anytag.cli.writers import echo_error
+from anytag.progress import counted
 
 if TYPE_CHECKING:
     from anytag.captioner import Captioner
@@ -203,4 +204,5 @@ def _run(
 
 def _summary_line(report: Report) -> str:
     counts = [(_LABELS.get(name, name), getattr(report, name)) for name in _COUNTS]
-    return f"{report.photos} photos: " + (", ".join(f"{n} {what}" for what, n in counts if n) or "none")
+    found = ", ".join(f"{n} {what}" for what, n in counts if n)
+    return f"{counted(report.photos, 'photo')}: {found or 'none'}"

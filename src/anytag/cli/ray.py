@@ -15,7 +15,7 @@ from click.core import ParameterSource
 from anytag.cli import options
 from anytag.cli.bar import Bar, duration
 from anytag.cli.writers import visible
-from anytag.progress import Progress
+from anytag.progress import Progress, counted
 
 if TYPE_CHECKING:
     from anytag.data.parts import UnitResult
@@ -181,8 +181,8 @@ def _with_progress(run: Run) -> Iterator[UnitResult]:
 
 
 def _report(summary: Summary) -> None:
-    rows = f"{summary.rows} rows, {summary.failed} failed"
-    click.echo(f"{summary.done} units processed now, {summary.units} in total: {rows}.", err=True)
+    rows = f"{counted(summary.rows, 'row')}, {summary.failed} failed"
+    click.echo(f"{counted(summary.done, 'unit')} processed now, {summary.units} in total: {rows}.", err=True)
     if summary.failed:
         click.echo("Their column `error` has the reason; --retry-failed processes them again.", err=True)
     if summary.unread:
@@ -196,11 +196,10 @@ def _report(summary: Summary) -> None:
 def _print_estimate(found: Estimate, actors: int, price: float | None) -> None:
     """Print what a run would take."""
     hours = found.hours(actors)
-    click.echo(f"{found.units} units, {found.rows} rows, {found.bytes / 1e9:.3g} GB")
+    click.echo(f"{counted(found.units, 'unit')}, {counted(found.rows, 'row')}, {found.bytes / 1e9:.3g} GB")
     click.echo(
         f"{1 / found.seconds:.3g} photos/s per core of this machine (measured on {found.sample}, "
         f"{found.failed} failed), {found.unit_seconds:.2g} s overhead per unit, {found.start:.2g} s to start"
     )
     cost = "" if price is None else f", {hours * price:.2f} at {price:g} per hour"
-    plural = "" if actors == 1 else "s"
-    click.echo(f"{duration(hours * 3600)} ({hours:.3g} hours) with {actors} worker{plural}{cost}")
+    click.echo(f"{duration(hours * 3600)} ({hours:.3g} hours) with {counted(actors, 'worker')}{cost}")

@@ -16,7 +16,7 @@ from anytag._io import not_inputs
 from anytag.cli import writers
 from anytag.cli.bar import Bar, is_terminal
 from anytag.cli.sinks import File, Stdout
-from anytag.progress import watched
+from anytag.progress import counted, watched
 from anytag.results import Failure
 
 PROGRESS_MIN_PHOTOS = 50  # minimum for a progress bar and a summary
@@ -95,19 +95,18 @@ class Summary:
             done: number of photos with rows of an earlier run.
             not_drawn: number of photos whose tags could not be drawn.
         """
+        photos = counted(self.photos + done, "photo")
         if self.photos >= PROGRESS_MIN_PHOTOS or done or (self.photos > 1 and is_terminal(sys.stderr)):
             speed = self.photos / max(time.monotonic() - self._start, 1e-9)
             before = f", {done} done before" if done else ""
             shown = f"{speed:,.0f}" if speed >= 100 else f"{speed:.3g}"
-            click.echo(
-                f"{self.photos + done} photos{before}, {self.failed} failed, {shown} photos/s", err=True
-            )
+            click.echo(f"{photos}{before}, {self.failed} failed, {shown} photos/s", err=True)
         if self.failed:
-            click.echo(f"{self.failed} of {self.photos + done} photos failed.", err=True)
+            click.echo(f"{self.failed} of {photos} failed.", err=True)
             for reason, count in self._reasons.most_common():
                 click.echo(f"  {count}: {writers.visible(self._messages[reason])}", err=True)
         if not_drawn:
-            click.echo(f"{not_drawn} drawings failed.", err=True)
+            click.echo(f"{counted(not_drawn, 'drawing')} failed.", err=True)
         if self.failed or not_drawn:
             sys.exit(1)
 

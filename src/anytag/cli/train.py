@@ -12,6 +12,7 @@ import click
 from anytag._io import check_folder
 from anytag.cli.bar import Bar, duration
 from anytag.cli.options import FiniteFloat, LazyHelpCommand, OutputPath
+from anytag.progress import counted
 
 _RUN = frozenset(("recipe.json", "state.pt", "student.pt", "log.jsonl"))
 _BEGINNING = frozenset(("vocabulary.jsonl", "vocab.txt", "teacher", "cache", "tokens"))
@@ -153,8 +154,8 @@ def _estimate(recipe: Any, data: Any, tag_list: Path | None) -> str:
     cost, photos = planned.cost, recipe.batch_size
     lines = [
         f"{cost.parameters / 1e6:.1f} million trainable parameters, {cost.fixed / 1e6:.1f} million frozen",
-        f"{planned.tags} tags of {planned.texts} texts, {planned.photos} photos{planned.assumed}",
-        f"{cost.steps} steps of {photos} photos",
+        f"{planned.tags} tags of {counted(planned.texts, 'text')}, {planned.photos} photos{planned.assumed}",
+        f"{counted(cost.steps, 'step')} of {counted(photos, 'photo')}",
         f"annotations: read and parsed once, about {duration(planned.parse_seconds)} and "
         f"{planned.stored_bytes / 1e9:.1f} GB of disk; later starts take seconds, and little memory",
         f"memory per process: {cost.memory(0) / 1e9:.1f} GB and {cost.photo_bytes / 1e6:.0f} MB per photo; "

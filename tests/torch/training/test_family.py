@@ -181,6 +181,16 @@ def test_the_slow_copy_is_trusted_more_and_more_in_the_first_epoch(data: Path, t
     assert trust == [0.0, 0.1333, 0.2667, 0.4, 0.4]  # three steps an epoch
 
 
+@pytest.mark.parametrize(("warmup", "says"), [(2, False), (3, True)])
+def test_a_warmup_longer_than_the_run_is_reported(
+    warmup: int, says: bool, data: Path, tmp_path: Path
+) -> None:
+    trainer = trainer_of(recipe_of("ram", steps=2, warmup=warmup), data, tmp_path)
+    kept = trainer.report = Kept()
+    trainer.fit()
+    assert any("warmup=3 is longer than the run of 2 steps" in line for line in kept.said) == says
+
+
 def test_heads_are_new_where_the_run_before_had_none(data: Path, tmp_path: Path) -> None:
     trainer_of(recipe_of("tag2text", steps=1), data, tmp_path / "a").fit()
     trainer = trainer_of(retrieval_recipe(start=str(tmp_path / "a")), data, tmp_path / "b")
@@ -464,7 +474,7 @@ def test_a_dry_run_of_the_published_recipe() -> None:
     done = run("train", "ram-plus-14m", "--dry-run")
     assert done.exit_code == 0, done.stderr
     assert "209.6 million trainable parameters" in done.stdout  # the published RAM++ has 210 million
-    assert "168265 steps of 416 photos" in done.stdout
+    assert "168,265 steps of 416 photos" in done.stdout
 
 
 def test_a_dry_run_counts_the_slow_copy() -> None:

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from anytag.progress import Progress, Reporter
+from anytag.progress import Progress, Reporter, counted
 
 __all__ = ["Progress", "Reporter", "Tally", "counted"]
-
-
-def counted(count: int, what: str) -> str:
-    """ "1 photo", "2 photos"."""
-    return f"{count} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 class Tally:

@@ -155,6 +155,11 @@ class Trainer:
         """
         if self.accelerator.device.type == "cpu":
             keep_freed_memory()
+        if self.recipe.warmup > self.total:
+            self.report.say(
+                f"warmup={self.recipe.warmup} is longer than the run of {self.total} steps, so the learning "
+                "rate never reaches its peak; give a smaller warmup."
+            )
         self.trackers.open(self)
         per_epoch = self.dataset.steps_per_epoch()
         clock = Clock(self.step)
