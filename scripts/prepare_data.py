@@ -69,7 +69,6 @@ PER_FOLDER = 120
 """Photos of one folder at most, where folders are named after what the photos show."""
 ANIMALS = ("animal", "marine-animal", "turtle", "bat", "ray")
 OBJECTS = "massive-memory"
-CLASSES = "classes"
 OBJECT_FOLDERS = ("All_stims", "Size_stims")
 # Its categories whose names mean something else in the vocabulary, or are not in it; None: left out.
 OBJECT_NAMES = {
@@ -208,20 +207,20 @@ class WordPhotos:
         self.tags = synonyms | {key(tag.name): tag for tag in reversed(tags)}
         self.named = {key(tag.name): tag for tag in vocabulary}
         self.nouns = nouns
-        self.names = names_of("names.tsv")
+        self.names, self.folders = names_of("names.tsv"), names_of("folders.tsv")
         self.animals = set(vocabulary.find_all([id for id in ANIMALS if id in vocabulary]))
 
     def rows(self, folder: Path) -> Iterator[Row]:
-        """Rows of the photos of `folder`, which contains the repositories as OWNER+NAME."""
-        for one in word_repositories():
-            root = folder / one.repository.replace("/", "+")
-            if not root.is_dir():
-                print(f"{root}: no such folder, left out", file=sys.stderr)
-            place, is_sorted = root / one.folder, one.names == "folders"
-            photos = self._folders(root, place) if is_sorted else self._photos(place, one.names)
-            for photo, tag in photos:
-                image = f"words/{photo.relative_to(folder)}"
-                yield Row(image, CLASSES if is_sorted else "words", share(image), (), (tag.name,))
+        """Rows of the photos of `folder`, which contains the repositories as OWNER+NAME, named one by one."""
+        for one, root in checkouts(folder, by_folder=False):
+            for photo, tag in self._photos(root / one.folder, one.names):
+                yield row_of(photo, "words", tag, folder)
+
+    def classes(self, folder: Path) -> Iterator[Row]:
+        """Rows of the photos of `folder` that are in folders named after what they show."""
+        for one, root in checkouts(folder, by_folder=True):
+            for photo, tag in self._folders(root, root / one.folder):
+                yield row_of(photo, "classes", tag, folder)
 
     def _photos(self, place: Path, names: str) -> Iterator[tuple[Path, Tag]]:
         """The photos of a folder, or one photo, that are named after a tag."""
@@ -236,9 +235,8 @@ class WordPhotos:
 
     def _folders(self, root: Path, place: Path) -> Iterator[tuple[Path, Tag]]:
         """Photos of the folders in `place` that are named after a tag, or that photos/folders.tsv names."""
-        own = names_of("folders.tsv")
         for folder in sorted(path for path in place.rglob("*") if path.is_dir()):
-            name = own.get(key(str(folder.relative_to(root))))
+            name = self.folders.get(key(str(folder.relative_to(root))))
             tag = self.find(folder.name, species=True) if name is None else self.named.get(name)
             if tag:
                 photos = photos_of(sorted(folder.iterdir(), key=lambda path: zlib.crc32(path.name.encode())))
@@ -286,6 +284,22 @@ def photos_of(paths: Iterable[Path]) -> Iterator[Path]:
 
 def word_repositories() -> list[WordRepository]:
     return [WordRepository(*fields) for fields in table("repositories.tsv")]
+
+
+def checkouts(folder: Path, *, by_folder: bool) -> Iterator[tuple[WordRepository, Path]]:
+    """The repositories in `folder`, as OWNER+NAME, of which folders, or photos, are named."""
+    for one in (one for one in word_repositories() if (one.names == "folders") == by_folder):
+        root = folder / one.repository.replace("/", "+")
+        if root.is_dir():
+            yield one, root
+        else:
+            print(f"{root}: no such folder, left out", file=sys.stderr)
+
+
+def row_of(photo: Path, source: str, tag: Tag, folder: Path) -> Row:
+    """The row of a photo in `folder`, which is linked as words/."""
+    image = f"words/{photo.relative_to(folder)}"
+    return Row(image, source, share(image), (), (tag.name,))
 
 
 def names_of(file: str) -> dict[str, str]:
@@ -336,20 +350,19 @@ def main() -> None:
     if args.more:
         link(args.out / "more", args.more)
         rows.extend(more(args.more, nouns))
+    judged = [row for row in rows if row.split != "train"]
     added: list[Row] = []
     if args.objects:
         link(args.out / "objects", args.objects)
         added.extend(objects(args.objects))
     if args.words:
         link(args.out / "words", args.words)
-        added.extend(
-            WordPhotos(Vocabulary.read(args.vocabulary / "vocabulary.jsonl"), nouns).rows(args.words)
-        )
+        words = WordPhotos(Vocabulary.read(args.vocabulary / "vocabulary.jsonl"), nouns)
+        added.extend(words.rows(args.words))
     if added:
-        judged = [row for row in rows if row.split != "train"]
-        known = [row for row in added if row.source != CLASSES]
-        rows.extend(new(known, args.out, judged))
-        rows.extend(new([row for row in added if row.source == CLASSES], args.out, rows))
+        rows.extend(new(added, args.out, judged))
+    if args.words:
+        rows.extend(new(words.classes(args.words), args.out, rows))
     write_rows(args.out / "rows.jsonl", rows)
     print(f"{len(rows)} rows -> {args.out / 'rows.jsonl'}")
 

@@ -246,7 +246,7 @@ def test_match_adds_what_is_new_or_changed(model: Path, photos: list[Path], tmp_
     (folder / "1.png").write_bytes(b"no photo any more")
     done = run("match", folder, *asked, "--output", tmp_path / "found.jsonl")
     assert (done.exit_code, done.stdout) == (1, "")
-    assert "2 of 9 photos are in" in done.stderr and "1 of 7 photos failed" in done.stderr
+    assert ": 2 of 9 photos." in done.stderr and "1 of 7 photos failed" in done.stderr
     rows = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
     scores = {Path(row["path"]).name: row["score"] for row in rows}
     assert set(scores) == {f"{number}.png" for number in (0, 2, 3, 4, 5, 6, 7, 8)}
@@ -331,7 +331,7 @@ def test_an_interrupt_or_a_kill_loses_a_batch(model: Path, photos: list[Path], t
         process.send_signal(stop)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert b"6 photos are stored" in said
+    assert b": 6 photos; " in said
     done = run("match", *photos, *asked, "--top-k", "99")
-    assert "6 of 9 photos are in" in done.stderr
+    assert ": 6 of 9 photos." in done.stderr
     assert len(done.stdout.splitlines()) == 9

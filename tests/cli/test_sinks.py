@@ -178,7 +178,7 @@ def test_rows_of_photos_that_are_not_named_now_stay(
     with File(tmp_path / "out", "text", resume=True) as file:
         write(file, "text", [photo("c.jpg", tags=1), photo("b.jpg")])
     assert (tmp_path / "out").read_text() == "a.jpg\ty 0.50\nc.jpg\tt0 0.50\nb.jpg\tx 0.50\n"
-    assert "1 photos of the earlier run are not in this one" in capsys.readouterr().err
+    assert "Rows of 1 photo of the earlier run" in capsys.readouterr().err
 
 
 def test_a_file_of_others_beside_the_rows_stays(tmp_path: Path) -> None:

@@ -709,6 +709,15 @@ def test_what_was_never_there_is_an_error(library: Library, tmp_path: Path) -> N
         library.sync()
 
 
+def test_a_wrong_name_below_a_synced_folder_is_an_error(library: Library, folder: Path, made: Made) -> None:
+    library.sync(folder, tagger=made[0])
+    with pytest.raises(LibraryError, match="nowhere does not exist"):
+        library.sync(folder / "nowhere", tagger=made[0])
+    photo = next(path for path in folder.rglob("*") if path.is_file())
+    with pytest.raises(LibraryError, match="is a file: name its folder"):
+        library.sync(photo, tagger=made[0])
+
+
 _OPERATIONS = st.lists(
     st.tuples(
         st.sampled_from(["new", "edit", "remove", "rename", "swap", "copy", "touch", "sync"]),

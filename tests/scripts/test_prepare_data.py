@@ -12,7 +12,6 @@ from anytag.data.rows import Row
 from anytag.models.registry import EMBEDDED
 from anytag.vocabulary import Vocabulary
 from scripts.prepare_data import (
-    CLASSES,
     MEDIA,
     PER_FOLDER,
     WordPhotos,
@@ -95,10 +94,10 @@ def test_folders_name_their_photos(tmp_path: Path) -> None:
     root = tmp_path / "rathull+CTFs" / "data" / "images" / "train"
     for seed, name in enumerate(("a/airport_terminal/1", "b/bakery/shop/1", "s/slum/1", "z/zxcvb/airport")):
         save(root / f"{name}.jpg", seed)
-    rows = list(word_photos().rows(tmp_path))
+    rows = list(word_photos().classes(tmp_path))
     assert [(row.source, row.tags) for row in rows] == [
-        (CLASSES, ("airport terminal",)),
-        (CLASSES, ("bakery",)),  # folders.tsv: not a shop
+        ("classes", ("airport terminal",)),
+        ("classes", ("bakery",)),  # folders.tsv: not a shop
     ]
     assert rows[1].image == "words/rathull+CTFs/data/images/train/b/bakery/shop/1.jpg"
 
@@ -108,7 +107,7 @@ def test_a_folder_gives_some_of_its_photos(tmp_path: Path) -> None:
     save(folder / "0.jpg", 0)
     for number in range(1, PER_FOLDER + 20):
         (folder / f"{number}.jpg").hardlink_to(folder / "0.jpg")
-    assert len(list(word_photos().rows(tmp_path))) == PER_FOLDER
+    assert len(list(word_photos().classes(tmp_path))) == PER_FOLDER
 
 
 def test_the_tables_name_tags() -> None:

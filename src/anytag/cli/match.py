@@ -14,6 +14,7 @@ from anytag._io import check_folder, refuse_photo_name
 from anytag.cli import lists, options, outputs, paths, sinks, stream, writers
 from anytag.cli.journal import one_line
 from anytag.errors import RefusedOutputError
+from anytag.progress import counted
 
 if TYPE_CHECKING:
     from anytag.gallery import GalleryWriter
@@ -146,8 +147,8 @@ def _add(
         if photos.total is not None:
             new = list(new)
             if len(new) < photos.total:
-                known = photos.total - len(new)
-                click.echo(f"{known} of {photos.total} photos are in {folder} already.", err=True)
+                known = f"{photos.total - len(new)} of {counted(photos.total, 'photo')}"
+                click.echo(f"Already in {folder}: {known}.", err=True)
         try:
             _consume(
                 retriever.add(gallery, new, **batch_options),
@@ -162,7 +163,7 @@ def _add(
 def _report_interrupted(gallery: GalleryWriter) -> None:
     if len(gallery):
         click.echo(
-            f"{len(gallery)} photos are stored in {gallery.path}; the same command adds the others.",
+            f"Stored in {gallery.path}: {counted(len(gallery), 'photo')}; the same command adds the others.",
             err=True,
         )
 

@@ -10,6 +10,7 @@ import click
 
 from anytag.cli import library_sync, lists, outputs, paths, sinks, writers
 from anytag.cli.journal import one_line
+from anytag.progress import counted
 
 if TYPE_CHECKING:
     from anytag.library.hits import Found, Hit
@@ -104,10 +105,10 @@ def _say(found: Found, text: str | None, *, by_words: bool) -> None:
         what = "is similar to this one" if text is None else f"fits {writers.visible(text)!r}"
         near = ", ".join(f"{writers.visible(hit.photo.path)} ({hit.score:.2f})" for hit in found.nearest)
         nearest = f"; the nearest: {near}" if near else ""
-        click.echo(f"None of {found.photos} photos {what}{nearest}.", err=True)
+        click.echo(f"None of {counted(found.photos, 'photo')} {what}{nearest}.", err=True)
     if by_words and found.unseen:
         click.echo(
-            f"{found.unseen} of {found.photos} photos have no embedding of this model and match by words "
-            "only: run anytag library sync, with --retag if another model tagged them.",
+            f"{found.unseen} of {counted(found.photos, 'photo')} have no embedding of this model and match "
+            "by words only: run anytag library sync, with --retag if another model tagged them.",
             err=True,
         )

@@ -19,6 +19,7 @@ import click
 from anytag._io import atomic_write, is_special, lock, writing
 from anytag.cli import journal
 from anytag.errors import OutputError, RefusedOutputError
+from anytag.progress import counted
 
 STDOUT = Path("-")
 _CLOSED = "stdout is closed: give a FILE to write to."
@@ -283,9 +284,8 @@ class File:
     def _merge(self) -> None:
         others = [name for name in self._photos.keys() - set(self._order) if name]
         if others:
-            click.echo(
-                f"{len(others)} photos of the earlier run are not in this one; their rows are kept.", err=True
-            )
+            photos = counted(len(others), "photo")
+            click.echo(f"Rows of {photos} of the earlier run that this one does not have are kept.", err=True)
         names = [*(name for name in self._photos if name in set(others)), *self._order]
         with atomic_write(self.path) as draft, draft.open("wb") as merged, self.part.open("rb") as rows:
             if self._format == "csv":

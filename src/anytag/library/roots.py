@@ -55,7 +55,10 @@ def resolve(database: Database, folders: Sequence[str]) -> tuple[list[Root], lis
 
 def _root_of(database: Database, folder: str, known: Sequence[Root]) -> Root:
     for root in known:
-        if folder == root.path or _is_below(folder, root.path):
+        if folder == root.path:
+            return root
+        if _is_below(folder, root.path):
+            check_folder(database, folder)
             return root._replace(top=folder)
         if (here := identity(folder)) is not None and here == identity(root.path):
             return root
