@@ -58,7 +58,7 @@ QUANTIZATION = {
     "flickr8k": 112, "coco-more": 48, "imagenet": 64, "sun": 16, "food101": 16, "grocery": 16,
     "massive-memory": 16, "words": 16, "classes": 32,
 }  # fmt: skip
-GRID = np.round(np.arange(0.33, 0.995, 0.01), 2)
+GRID = np.round(np.arange(0.3, 0.995, 0.01), 2)
 SHORTLIST = 96
 # Without it 18 % of Flickr8k dev have fewer than 3 tags or more than 12, with it 5 %.
 # Words of gender and of the kind of picture, whose thresholds are from 0.8 on, are never added.
