@@ -54,7 +54,7 @@ class Search:
     length_penalty: str = "1.0,0.7,1.3"
     min_length: str = "5"
     guide: str = "2.0,0.9,0.75,0.6"
-    support: float = 0.01
+    support: float = 0.04
     sure: float = 0.6
     max_length: int = 30
     photos: int = 500

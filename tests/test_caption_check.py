@@ -27,7 +27,8 @@ WORDS = Vocabulary(
 
 @pytest.fixture
 def checker() -> CaptionChecker:
-    return CaptionChecker(WORDS, Parser(vocabulary=WORDS))
+    whole = {"with", "small", "town"}
+    return CaptionChecker(WORDS, Parser(vocabulary=WORDS), whole.__contains__)
 
 
 def tags(**scores: float) -> list[TagScore]:
@@ -52,6 +53,11 @@ def test_plain_words(checker: CaptionChecker, names: list[str], text: str) -> No
 def test_what_no_tag_sees_is_unsupported(checker: CaptionChecker) -> None:
     text = "a dog sits on a table under a red umbrella"
     assert checker.unsupported(text, {"dog": 0.9, "table": 0.04}, 0.05) == ["table", "umbrella"]
+
+
+def test_a_word_of_pieces_must_be_known(checker: CaptionChecker) -> None:
+    assert checker.misspelled("a shedordog with a small beagle in the town") == ["shedordog"]
+    assert checker.misspelled("wakeboarding farmers, an assortment of umbrellas and it's a ditch") == []
 
 
 def test_kin_of_the_main_thing_names_it(checker: CaptionChecker) -> None:

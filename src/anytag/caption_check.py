@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
 from anytag.parsing import Parser
@@ -142,16 +143,20 @@ _MASS = frozenset(
 )
 
 
+_WORD = re.compile(r"[a-z]{4,}")
+
+
 class CaptionChecker:
     """Compares captions with the scores of a photo's tags.
 
     Args:
         vocabulary: of the tags.
         parser: extracts tags from captions, with that vocabulary.
+        is_whole: whether the caption head has a word as a whole, and does not spell it in pieces.
     """
 
-    def __init__(self, vocabulary: Vocabulary, parser: Parser) -> None:
-        self._vocabulary, self._parser = vocabulary, parser
+    def __init__(self, vocabulary: Vocabulary, parser: Parser, is_whole: Callable[[str], bool]) -> None:
+        self._vocabulary, self._parser, self._is_whole = vocabulary, parser, is_whole
 
     def mentioned(self, text: str) -> dict[str, str]:
         """Objects and scenes that a caption mentions: tag id -> name."""
@@ -176,6 +181,20 @@ class CaptionChecker:
     def unsupported(self, text: str, scores: Mapping[str, float], minimum: float) -> list[str]:
         """Names of objects and scenes in a caption whose tags score less than `minimum`."""
         return [name for id, name in self.mentioned(text).items() if scores.get(id, 0.0) < minimum]
+
+    def misspelled(self, text: str) -> list[str]:
+        """Words that are spelled in pieces and that neither the vocabulary nor the parser knows."""
+        return [word for word in _WORD.findall(text) if not self._is_whole(word) and not self._knows(word)]
+
+    def _knows(self, word: str) -> bool:
+        lexicon = self._parser.lexicon
+        forms = lexicon.inflection.noun(word), lexicon.inflection.verb(word), lexicon.kind(word)
+        return any(form is not None for form in forms) or word in self._name_words
+
+    @cached_property
+    def _name_words(self) -> frozenset[str]:
+        names = (name for tag in self._vocabulary for name in (tag.name, *tag.synonyms))
+        return frozenset(word for name in names for word in _WORD.findall(name.lower()))
 
     def mentions(self, text: str, id: str) -> bool:
         """Whether a caption mentions a tag, a broader one or a narrower one."""

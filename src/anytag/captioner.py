@@ -262,9 +262,9 @@ class Captioner:
     ) -> tuple[list[str], list[tuple[str, ...]]]:
         """Replace captions that the photos' tags do not support.
 
-        A caption that names an unrecognised thing, or none of the confident tags (of all given tags, if none
-        is confident), is generated again, guided by these tags; if that is no better, it becomes a plain list
-        of them.
+        A caption that names an unrecognised thing, has a misspelled word, or names none of the confident tags
+        (of all given tags, if none is confident), is generated again, guided by these tags; if that is no
+        better, it becomes a plain list of them.
         """
         excluded = {tag.id for word in request.exclude_tags for tag in self._tags_of(word)}
         for number, one in enumerate(encoded):
@@ -286,14 +286,16 @@ class Captioner:
         self, text: str, scores: Mapping[str, float], confident: Sequence[TagScore], *, repeats: int
     ) -> bool:
         checker = self._checker
-        if checker.max_repeats(text) > repeats or checker.unsupported(text, scores, self.spec.support):
+        if checker.max_repeats(text) > repeats or checker.misspelled(text):
+            return False
+        if checker.unsupported(text, scores, self.spec.support):
             return False
         return not confident or any(checker.mentions(text, tag.id) for tag in confident)
 
     @cached_property
     def _checker(self) -> CaptionChecker:
         vocabulary = self.tagger.vocabulary
-        return CaptionChecker(vocabulary, Parser(vocabulary=vocabulary))
+        return CaptionChecker(vocabulary, Parser(vocabulary=vocabulary), self.pieces.is_whole)
 
     def _texts(
         self, encoded: Sequence[Encoded], guides: Sequence[Sequence[str]], request: CaptionRequest

@@ -77,6 +77,10 @@ class WordPieces:
         """Whether any part of the text is in the vocabulary."""
         return any(number != self._ids[UNKNOWN] for number in self.pieces(text))
 
+    def is_whole(self, word: str) -> bool:
+        """Whether a word is one entry, not several pieces."""
+        return word in self._ids
+
     def prompt(self, text: str) -> list[int]:
         """Ids of the start of a caption: [DEC] and the text."""
         return [self.begin, *self.pieces(text)]
