@@ -105,14 +105,16 @@ def refuse_inputs(output: str | os.PathLike[str], inputs: Iterable[str | os.Path
 
 
 def refuse_photo_name(output: str | os.PathLike[str]) -> None:
-    """Check that the name of an output that is not an image does not have the suffix of a photo.
+    """Check that the name of an output that is not an image does not have the suffix of a photo or sidecar.
 
     Raises:
         RefusedOutputError: it has; most likely the shell expanded a glob and put a photo in the output's
             place.
     """
-    if os.path.splitext(os.fspath(output))[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122  # accepts names of any type
-        raise RefusedOutputError(f"{output} has the suffix of a photo: give an output with another suffix")
+    suffix = os.path.splitext(os.fspath(output))[1].lower()  # noqa: PTH122  # accepts names of any type
+    if suffix in IMAGE_SUFFIXES or suffix == ".xmp":
+        what = "a sidecar" if suffix == ".xmp" else "a photo"
+        raise RefusedOutputError(f"{output} has the suffix of {what}: give an output with another suffix")
 
 
 def check_output(
@@ -131,7 +133,7 @@ def check_output(
         output: a text, table or data file of anytag; never a photo.
         inputs: all files that the run reads.
         is_earlier: whether a file is an earlier result of the same command, which the new one may replace.
-        overwrite: any other existing file may be replaced too, unless it is an input or a photo.
+        overwrite: any other existing text file may be replaced too, unless it is an input.
         hint: what to do about a file that may not be replaced.
         kind: description of the files that `is_earlier` accepts.
         parents: the writer creates missing parent folders.
@@ -150,12 +152,26 @@ def check_output(
     if special:
         return
     _check_place(_existing(target.parent) if parents else target.parent, output)
-    if not target.exists() or target.stat().st_size == 0 or overwrite:
+    if not target.exists() or target.stat().st_size == 0:
+        return
+    if overwrite:
+        _refuse_binary(target, output)
         return
     if not os.access(target, os.W_OK):
         raise RefusedOutputError(f"{output} is write-protected: give another file to write to")
     if is_earlier is None or not _recognized(target, is_earlier):
         raise RefusedOutputError(f"{output} exists already and is not {kind}: {hint}")
+
+
+def _refuse_binary(target: Path, output: str | os.PathLike[str]) -> None:
+    """Refuse a file that is no text: a photo or film with an unusual suffix, or a database."""
+    try:
+        with target.open("rb") as file:
+            is_binary = b"\0" in file.read(4096)
+    except OSError as error:
+        raise RefusedOutputError(f"{output} cannot be read: {error.strerror}") from error
+    if is_binary:
+        raise RefusedOutputError(f"{output} is not a text file: give another file, or remove it first")
 
 
 def refuse_other_kind(output: str | os.PathLike[str], is_kind: Callable[[bytes], bool], what: str) -> None:

@@ -19,9 +19,10 @@ OTHERS_FOLDERS = (
     "@eadir", "@recycle", "@recently-snapshot", "@tmp", "#recycle", "#snapshot", "$recycle.bin",
     "recycler", "system volume information", "lost+found", "__macosx", "*.lrdata", "*.lrcat-data",
     "*.photoslibrary", "*.photolibrary", "*.aplibrary", "*.migratedphotolibrary", "*.cocatalog",
-    "ipod photo cache",
+    "ipod photo cache", "*.thumbnails",
 )  # fmt: skip
-"""Folders of other programs, in lower case: thumbnails, recycle bins, catalogues. Entered only if named."""
+"""Folders of thumbnails, recycle bins, catalogues, in lower case; `*.thumbnails` are those of anytag's own
+libraries. Entered only if named."""
 
 NOMEDIA = ".nomedia"
 """A file that excludes its folder and all below from photo programs."""

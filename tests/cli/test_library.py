@@ -38,6 +38,28 @@ def sync(place: Path, model: Path, *more: str | Path) -> Any:
     return run("library", "sync", "--database", place / "l.db", "--model", model, *more)
 
 
+def test_thumbnails_of_a_library_among_the_photos_are_no_photos(place: Path, model: Path) -> None:
+    database = place / "photos" / "l.db"
+    for said in ("4 photos: 4 new, 4 tagged\n", "4 photos: 4 unchanged\n"):
+        done = run("library", "sync", place / "photos", "--database", database, "--model", model)
+        assert (done.exit_code, done.stdout) == (0, said)
+    assert any(database.with_name("l.db.thumbnails").rglob("*.jpg"))
+
+
+def test_an_export_replaces_only_an_export(place: Path, model: Path) -> None:
+    sync(place, model, place / "photos")
+    mine = place / "mine.jsonl"
+    for labels in ((), ("--labels",)):
+        for text in ('{"path": "a.jpg", "tags": []}\n', '{"image": "a.jpg", "source": "mine"}\n'):
+            mine.write_text(text)
+            done = run("library", "export", mine, "--database", place / "l.db", *labels)
+            assert done.exit_code == 2 and mine.read_text() == text
+    for _ in range(2):
+        assert run("library", "export", place / "all.jsonl", "--database", place / "l.db").exit_code == 0
+    done = run("tag", place / "photos", "--model", model, "--output", place / "all.jsonl")
+    assert done.exit_code == 2 and "all.jsonl exists already" in done.stderr
+
+
 def test_sync_status_list_and_export_tell_one_story(place: Path, model: Path) -> None:
     done = sync(place, model, place / "photos")
     assert (done.exit_code, done.stdout) == (0, "4 photos: 4 new, 4 tagged\n")
@@ -87,7 +109,7 @@ def test_decisions_on_photos_that_have_gone_are_not_lost_unasked(place: Path, mo
     (place / "photos/0.jpg").unlink()
     sync(place, model)
     refused = run("library", "forget", "--gone", *database)
-    assert refused.exit_code == 2 and "1 of these photos have decisions" in refused.stderr
+    assert refused.exit_code == 2 and "Your decisions about 1 photo would be lost" in refused.stderr
     forgotten = run("library", "forget", "--gone", "--decisions", *database)
     assert forgotten.stdout == "1 photo removed\n"
 
@@ -148,6 +170,7 @@ def test_wrong_use_says_what_to_do(
     monkeypatch.chdir(place)
     done = run("library", arguments[0], "--database", place / "l.db", *arguments[1:])
     assert done.exit_code == 2 and says in done.stderr and "Traceback" not in done.stderr
+    assert not (place / "l.db").exists()
 
 
 @pytest.mark.parametrize("command", ["list", "write", "keywords"])

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from anytag import Failure
 from anytag.cli import stream
 from anytag.cli.draw import Drawings
 from tests.command import on_a_terminal, run, start
@@ -153,6 +154,7 @@ def test_folders_without_permission_are_refused_before_the_work(
 
 
 def test_photos_of_a_list_are_held_against_the_output_as_they_come(model: Path, photos: Path) -> None:
+    Path("photos/3.jpg").write_text("not a photo")
     os.link("photos/3.jpg", "out.txt")
     before = content(photos)
     paths = b"photos/0.jpg\nphotos/3.jpg\n"
@@ -172,6 +174,25 @@ def test_an_earlier_result_of_the_same_kind_gives_way_and_others_with_overwrite(
     assert run("tag", "photos", "--model", model, "--output", "b.jsonl", "--overwrite").exit_code == 0
     assert Path("b.jsonl").read_bytes() == Path("a.jsonl").read_bytes()
     assert run("tag", "photos", "--model", model, "--output", "a.txt", "--format", "csv").exit_code == 2
+
+
+def test_overwrite_replaces_only_text(model: Path, photos: Path) -> None:
+    shutil.copy(photos / "1.jpg", "IMG")
+    Path("1.jpg.xmp").write_text("<x:xmpmeta/>")
+    before = content(Path())
+    for name, says in (("IMG", "is not a text file"), ("1.jpg.xmp", "has the suffix of a sidecar")):
+        options = ("--output", name, "--format", "text", "--overwrite")
+        done = run("tag", "photos/0.jpg", "--model", model, *options)
+        assert done.exit_code == 2 and says in done.stderr
+    assert content(Path()) == before
+
+
+def test_a_photo_without_permission_stops_no_other(
+    model: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may read everything
+    done = run("tag", "photos/0.jpg", "photos/1.jpg", "--model", model)
+    assert done.exit_code == 0 and done.stdout.count("\n") == 2
 
 
 @pytest.mark.parametrize(
@@ -390,6 +411,18 @@ def test_the_speed_is_a_plain_number(
     summary.photos = count
     summary.end()
     assert capsys.readouterr().err == f"{count:,} photos, 0 failed, {speed} photos/s\n"
+
+
+def test_a_reason_of_several_photos_names_none_of_them(capsys: pytest.CaptureFixture[str]) -> None:
+    summary = stream.Summary()
+    for path in ("a.jpg", "b.jpg"):
+        message = f"{path}.xmp cannot be written: Permission denied"
+        summary.add(path, Failure("OutputError", message))
+    summary.add("c.jpg", Failure("ImageError", "c.jpg: is empty"))
+    with pytest.raises(SystemExit):
+        summary.end()
+    said = capsys.readouterr().err
+    assert "  2: ….xmp cannot be written: Permission denied\n  1: is empty\n" in said
 
 
 def test_a_terminal_shows_the_first_failures_and_counts_the_others(model: Path, photos: Path) -> None:

@@ -12,6 +12,9 @@ from anytag import Failure, TagResult, TagScore
 from anytag.cli import journal, writers
 from anytag.cli.sinks import File
 from anytag.errors import OutputError, RefusedOutputError
+from anytag.library.hits import Hit
+from anytag.library.photo import Photo
+from anytag.results import Caption
 
 RUN = {"anytag": "tag", "top_k": 1}
 
@@ -213,6 +216,12 @@ def test_a_result_that_cannot_take_its_place_is_in_the_part(tmp_path: Path) -> N
         ("tag", "jsonl", json.dumps(photo("a").to_dict()) + "\nrest", True),
         ("caption", "jsonl", json.dumps(photo("a").to_dict()) + "\n", False),
         ("tag", "jsonl", '{"image": "a.jpg", "tags": ["dog"]}\n', False),
+        ("tag", "jsonl", json.dumps(Caption("a", 1, 1, "mini", "a dog").to_dict()) + "\n", False),
+        ("tag", "jsonl", json.dumps(Photo(1, "/a", "a", "done").to_dict()) + "\n", False),
+        ("caption", "jsonl", json.dumps(Caption("a", 1, 1, "mini", "a dog").to_dict()) + "\n", True),
+        ("search", "jsonl", json.dumps(Hit(Photo(1, "/a", "a", "done"), 0.5).to_dict()) + "\n", True),
+        ("search", "text", "/a.jpg\t0.97\n/b.jpg\t0.50\t1 near copy\n", True),
+        ("search", "text", "/a.jpg\tmine\n", False),
         ("tag", "jsonl", "[1]\n", False),
         ("tag", "csv", writers.header("csv"), True),
         ("tag", "csv", writers.header("csv", where=True), True),

@@ -14,12 +14,16 @@ from typing import Any
 _TAGS = re.compile(r"[^\t]+\t(|.+ \d\.\d\d( \[\d+ \d+ \d+ \d+\])?)")
 _SENTENCE = re.compile(r"[^\t]+\.\w+\t[^\tA-Z]*[^\tA-Z.!?]?")  # captions are lower case, without a full stop
 _MATCH = re.compile(r"[^\t]+\t-?\d\.\d\d\t.*")
-_TEXT = {"tag": _TAGS, "caption": _SENTENCE, "match": _MATCH}
+_HIT = re.compile(r"[^\t]+\t-?\d\.\d\d(\t\d+ near cop(y|ies))?")
+_TEXT = {"tag": _TAGS, "caption": _SENTENCE, "match": _MATCH, "search": _HIT}
+# Not more either: rows of `caption` and of `library export` have all keys of `tag` and others.
 _KEYS = {
     "tag": {"path", "width", "height", "model", "tags", "error"},
-    "caption": {"path", "width", "height", "model", "text", "error"},
+    "caption": {"path", "width", "height", "model", "text", "tags", "error"},
     "match": {"path", "text", "score"},
+    "search": {"path", "score", "copies", "tags"},
 }
+_OPTIONAL = {"below"}  # of `tag`
 CSV_COLUMNS = (
     "path", "width", "height", "model", "id", "name", "score", "source", "error_type", "error_message",
 )  # fmt: skip
@@ -54,7 +58,7 @@ def is_result(command: str, format_: str) -> Callable[[Path], bool]:
         if format_ == "csv":
             return first.rstrip("\r\n").split(",")[: len(CSV_COLUMNS)] == list(CSV_COLUMNS)
         row = json.loads(first)
-        return isinstance(row, dict) and _KEYS[command] <= row.keys()
+        return isinstance(row, dict) and row.keys() - _OPTIONAL == _KEYS[command]
 
     return matches
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,7 +56,7 @@ def _status(status: Status) -> str:
         lines += [f"{label} {name}: {counted(count, 'photo')}" for name, count in photos.items()]
     lines.append(f"decisions  {status.decisions}")
     if status.paired:
-        lines.append(f"paired     {status.paired} files that belong to other photos")
+        lines.append(f"paired     files that belong to other photos: {status.paired}")
     return "\n".join(lines)
 
 
@@ -123,7 +124,7 @@ def _decide(what: str, photo: str, tags: tuple[str, ...], database: Path | None)
 
 
 @command.command("forget", short_help="Remove photos from the library.")
-@click.argument("names", metavar="PATH...", nargs=-1, type=click.Path())
+@click.argument("names", metavar="PATH...", nargs=-1, type=click.Path(readable=False))
 @library_sync.database
 @click.option("--gone", is_flag=True, help="Remove the photos that were deleted from the disk.")
 @click.option("--decisions", is_flag=True, help="Also photos with tags that you accepted, rejected or added.")
@@ -138,11 +139,18 @@ def forget(names: tuple[str, ...], database: Path | None, gone: bool, decisions:
     with library_sync.open_library(database) as library:
         if not decisions and (count := library.decided(*names)):
             raise click.UsageError(
-                f"{count} of these photos have decisions of yours, which would be lost: save them with "
-                "anytag library export FILE, then give --decisions."
+                f"Your decisions about {counted(count, 'photo')} would be lost: save them with anytag "
+                "library export FILE, then give --decisions."
             )
         count = library.forget_gone() if gone else library.forget(*names)
         click.echo(f"{counted(count, 'photo')} removed")
+
+
+def _is_export(head: bytes, *, labels: bool) -> bool:
+    """Whether a file starts like an export: other files of JSON lines have some of its keys, too."""
+    first = head.split(b"\n")[0]
+    start, key = (b'{"image": ', b'"source": "library"') if labels else (b'{"id": ', b'"state": ')
+    return first.startswith(start) and key in first
 
 
 @command.command("export", short_help="Write all photos to a file of JSON lines.")
@@ -155,10 +163,10 @@ def export(output: Path, database: Path | None, labels: bool) -> None:
     With --labels FILE is training data for anytag calibrate and finetune: accepted and added tags, and your
     keywords that the vocabulary knows, are positive labels, rejected tags negative ones.
     """
-    from anytag._io import atomic_write, is_lines_of, refuse_other_kind
+    from anytag._io import atomic_write, refuse_other_kind
 
     if not sinks.is_stdout(output):
-        refuse_other_kind(output, is_lines_of("image" if labels else "path"), "an earlier export")
+        refuse_other_kind(output, partial(_is_export, labels=labels), "an earlier export")
     with library_sync.open_library(database) as library:
         photos = library.photos(states=("waiting", "done", "failed", "gone"), pairs=True)
         rows = library.labels() if labels else (photo.to_dict() for photo in photos)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -67,7 +67,7 @@ def open_library(database: Path | None) -> Iterator[Library]:
 
 
 @click.command("sync", short_help="Tag new and changed photos.")
-@click.argument("folders", metavar="[FOLDER]...", nargs=-1, type=click.Path())
+@click.argument("folders", metavar="[FOLDER]...", nargs=-1, type=click.Path(readable=False))
 @database
 @click.option(
     "--exclude",
@@ -139,7 +139,7 @@ def command(
         )
         return captioner.tagger, captioner
 
-    with _library(database, dry_run=dry_run) as library, sinks.open_output(None, format_) as sink:
+    with _library(database, folders, dry_run=dry_run) as library, sinks.open_output(None, format_) as sink:
         sync = Sync(library.database, folders, exclude=exclude, follow=follow, accept_missing=accept_missing)
         with sync:
             if dry_run:
@@ -158,15 +158,23 @@ def command(
 
 
 @contextmanager
-def _library(database: Path | None, *, dry_run: bool) -> Iterator[Library]:
-    """Open the library, created if it does not exist; a dry run creates a temporary one."""
+def _library(database: Path | None, folders: Sequence[str], *, dry_run: bool) -> Iterator[Library]:
+    """Open the library, created if it does not exist; a dry run creates a temporary one.
+
+    Raises:
+        LibraryError: there is no library, and one with these folders could not be synced.
+    """
     from anytag.library.library import Library, default_path
+    from anytag.library.sync import Sync
 
     path = database or default_path()
     refuse_photo_name(path)
     with tempfile.TemporaryDirectory() as scratch:
-        if dry_run and not path.exists():
-            path = Path(scratch, path.name)
+        if not path.exists():
+            trial = Path(scratch, path.name)
+            with Library.open(trial) as library:
+                Sync(library.database, folders).check()
+            path = trial if dry_run else path
         with Library.open(path) as library:
             if library.database.is_shared:
                 echo_error(

@@ -22,7 +22,7 @@ from anytag.walk import Entry, Walk, is_folder, pattern
 
 STDIN = "-"
 
-PATH = click.Path(allow_dash=True)
+PATH = click.Path(allow_dash=True, readable=False)  # reading fails later, and the others go on
 """Type of arguments that may be paths: shells complete them, and nothing is checked."""
 
 

@@ -72,7 +72,7 @@ class Summary:
     def __init__(self) -> None:
         self.photos = self.failed = 0
         self._reasons: Counter[str] = Counter()
-        self._messages: dict[str, str] = {}
+        self._messages: dict[str, tuple[str, str]] = {}  # of one photo, and of several
         self._start = time.monotonic()
 
     def add(self, path: str | None, error: Failure | None) -> None:
@@ -81,10 +81,11 @@ class Summary:
         if error is None:
             return
         message = error.message.removeprefix(f"{path}: ")
-        reason = re.sub(r"[\d.,]+", "0", message.replace(path or "\0", ""))  # sizes and places differ
+        anonymous = message.replace(path or "\0", "…")
+        reason = re.sub(r"[\d.,]+", "0", anonymous)  # sizes and places differ
         self.failed += 1
         self._reasons[reason] += 1
-        self._messages.setdefault(reason, message)
+        self._messages.setdefault(reason, (message, anonymous))
         if self._reasons[reason] <= MAX_SHOWN or not is_terminal(sys.stderr):
             writers.echo_error(f"Failed: {error.message}")
 
@@ -104,7 +105,7 @@ class Summary:
         if self.failed:
             click.echo(f"{self.failed} of {photos} failed.", err=True)
             for reason, count in self._reasons.most_common():
-                click.echo(f"  {count}: {writers.visible(self._messages[reason])}", err=True)
+                click.echo(f"  {count}: {writers.visible(self._messages[reason][count > 1])}", err=True)
         if not_drawn:
             click.echo(f"{counted(not_drawn, 'drawing')} failed.", err=True)
         if self.failed or not_drawn:

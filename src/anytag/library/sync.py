@@ -140,13 +140,21 @@ class Sync:
     ) -> None:
         self._stack.close()
 
-    def scan(self) -> Found:
-        """Compare the folders with the rows; no photo is opened.
+    def check(self) -> None:
+        """Check the names of the folders, and add new ones to the library.
 
         Raises:
             LibraryError: there is no folder, or one neither exists nor is in the library.
         """
         self._roots, self._away = resolve(self._database, self._folders)
+
+    def scan(self) -> Found:
+        """Compare the folders with the rows; no photo is opened.
+
+        Raises:
+            LibraryError: as for `check`.
+        """
+        self.check()
         self._retry_extras()
         forget_lost(self._database)
         self.found = Scan(self._database, self._roots, self._walk).run()
