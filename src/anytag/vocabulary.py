@@ -194,7 +194,7 @@ class Vocabulary:
         place = self._place(id)
         if place is None:
             close = ", ".join(map(repr, difflib.get_close_matches(str(id)[:200], self._places, n=3)))
-            hint = f"did you mean {close}?" if close else "see the file's `id` fields"
+            hint = f"did you mean {close}?" if close else "see the `id` fields of the vocabulary file"
             raise VocabularyError(f"no tag of these {len(self)} has the id {brief(id)}; {hint}")
         return place
 

@@ -60,3 +60,12 @@ def test_rows_come_from_one_place_and_there_are_some(command: tuple[str, ...], t
     nothing = run(*command, *output, "--from-library", tmp_path / "l.db")
     assert nothing.exit_code == 2 and "anytag library accept" in nothing.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_errors_name_the_library(tmp_path: Path) -> None:
+    write_photo(tmp_path / "photos/0.png", 0, size=(64, 64))
+    with Library.open(tmp_path / "my.db") as library:
+        library.sync(tmp_path / "photos")
+        library.add(tmp_path / "photos/0.png", "cat")
+    done = run("calibrate", "mini", "--output", tmp_path / "out", "--from-library", tmp_path / "my.db")
+    assert done.exit_code == 2 and f"{tmp_path / 'my.db'}: no tag" in done.stderr

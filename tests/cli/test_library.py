@@ -128,7 +128,7 @@ def test_rows_failures_and_exit_codes(place: Path, model: Path) -> None:
     assert (left_out.exit_code, left_out.stdout) == (0, "4 photos: 4 unchanged, 1 gone\n")
     assert sync(place, model).exit_code == 1
     listed = run("library", "list", "--state", "failed", "--database", place / "l.db")
-    assert "is empty" in listed.stdout
+    assert "empty.jpg\t(is empty" in listed.stdout
     (place / "photos").rename(place / "away")
     missing = sync(place, model)
     assert missing.exit_code == 1 and "5 missing but kept" in missing.stdout

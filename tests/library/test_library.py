@@ -126,6 +126,8 @@ def test_a_photo_that_is_not_there_is_an_error(library: Library, tmp_path: Path)
     for photo in (99, tmp_path / "photos/9.jpg"):
         with pytest.raises(LibraryError, match="is not in the library"):
             library.reject(photo, "dog")
+    with pytest.raises(LibraryError, match="is a folder: name one of its photos"):
+        library.reject(tmp_path / "photos", "dog")
     with pytest.raises(LibraryError, match="has no photos at"):
         library.forget(tmp_path / "elsewhere")
 

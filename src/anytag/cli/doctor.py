@@ -142,4 +142,6 @@ def _self_test(model: str | None, device: Device) -> str:
         raise ModelError(
             f"a test image got {len(scores)} tags instead of {expected}, or scores that are not finite"
         )
-    return f"ok: a test image got {expected} finite scores"
+    return f"ok: a test image got finite scores for {len(tagger.vocabulary):,} tags" + (
+        " and a custom one" if also else ""
+    )

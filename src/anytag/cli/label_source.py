@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from anytag.cli.library_sync import open_library
+from anytag.errors import AnytagError
 from anytag.models.registry import resolve
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -71,7 +72,11 @@ def rows_of(data: Path | None, library: str | None, model: str | None) -> Iterat
                 f"{found.database.path} has no labels: add some with anytag library accept, reject and add, "
                 "or read your own keywords with anytag library keywords."
             )
-        yield path
+        try:
+            yield path
+        except AnytagError as error:  # users know the library, not this file
+            error.args = (str(error).replace(str(path), str(found.database.path)),)
+            raise
 
 
 def write_rows(path: Path, rows: Iterator[dict[str, Any]]) -> int:

@@ -80,7 +80,8 @@ def list_(folder: str | None, database: Path | None, state: State | None, pairs:
 
 
 def _text(photo: Photo) -> str:
-    said = f"({photo.error.message})" if photo.error else ", ".join(photo.tags)
+    why = photo.error.message.removeprefix(f"{photo.path}: ") if photo.error else ""
+    said = f"({why})" if why else ", ".join(photo.tags)
     return f"{one_line(photo.path)}\t{one_line(said)}\n"
 
 

@@ -164,6 +164,8 @@ class Library:
                 self._ids("SELECT id FROM photos WHERE path = ? ORDER BY state = 'gone' LIMIT 1", (path,))
             )
         if not found:
+            if not isinstance(photo, int) and os.path.isdir(photo):  # noqa: PTH112
+                raise LibraryError(f"{photo} is a folder: name one of its photos")
             raise LibraryError(f"{photo} is not in the library: add its folder with anytag library sync")
         return found[0]
 
