@@ -112,8 +112,8 @@ def refuse_photo_name(output: str | os.PathLike[str]) -> None:
             place.
     """
     suffix = os.path.splitext(os.fspath(output))[1].lower()  # noqa: PTH122  # accepts names of any type
-    if suffix in IMAGE_SUFFIXES or suffix == ".xmp":
-        what = "a sidecar" if suffix == ".xmp" else "a photo"
+    what = "a sidecar" if suffix == ".xmp" else "a photo" if suffix in IMAGE_SUFFIXES else None
+    if what is not None:
         raise RefusedOutputError(f"{output} has the suffix of {what}: give an output with another suffix")
 
 
@@ -155,23 +155,17 @@ def check_output(
     if not target.exists() or target.stat().st_size == 0:
         return
     if overwrite:
-        _refuse_binary(target, output)
-        return
-    if not os.access(target, os.W_OK):
+        is_earlier, kind, hint = _is_text, "a text file", "give another file, or remove it first"
+    elif not os.access(target, os.W_OK):
         raise RefusedOutputError(f"{output} is write-protected: give another file to write to")
     if is_earlier is None or not _recognized(target, is_earlier):
         raise RefusedOutputError(f"{output} exists already and is not {kind}: {hint}")
 
 
-def _refuse_binary(target: Path, output: str | os.PathLike[str]) -> None:
-    """Refuse a file that is no text: a photo or film with an unusual suffix, or a database."""
-    try:
-        with target.open("rb") as file:
-            is_binary = b"\0" in file.read(4096)
-    except OSError as error:
-        raise RefusedOutputError(f"{output} cannot be read: {error.strerror}") from error
-    if is_binary:
-        raise RefusedOutputError(f"{output} is not a text file: give another file, or remove it first")
+def _is_text(path: Path) -> bool:
+    """Whether a file is none of photos and films with unusual suffixes, and databases."""
+    with path.open("rb") as file:
+        return b"\0" not in file.read(4096)
 
 
 def refuse_other_kind(output: str | os.PathLike[str], is_kind: Callable[[bytes], bool], what: str) -> None:

@@ -61,7 +61,7 @@ def _status(status: Status) -> str:
 
 
 @command.command("list", short_help="List photos with their tags.")
-@click.argument("folder", metavar="[FOLDER]", required=False, type=click.Path())
+@click.argument("folder", metavar="[FOLDER]", required=False, type=paths.PATH)
 @library_sync.database
 @click.option(
     "--state",
@@ -125,7 +125,7 @@ def _decide(what: str, photo: str, tags: tuple[str, ...], database: Path | None)
 
 
 @command.command("forget", short_help="Remove photos from the library.")
-@click.argument("names", metavar="PATH...", nargs=-1, type=click.Path(readable=False))
+@click.argument("names", metavar="PATH...", nargs=-1, type=paths.PATH)
 @library_sync.database
 @click.option("--gone", is_flag=True, help="Remove the photos that were deleted from the disk.")
 @click.option("--decisions", is_flag=True, help="Also photos with tags that you accepted, rejected or added.")

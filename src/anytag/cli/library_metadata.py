@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from anytag.batching import in_batches
-from anytag.cli import library_sync, metadata, sinks, stream
+from anytag.cli import library_sync, metadata, paths, sinks, stream
 from anytag.cli.writers import visible
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from anytag.vocabulary import Vocabulary
 
 _BATCH = 16  # file name stems per task of a thread
-_FOLDER = click.argument("folder", metavar="[FOLDER]", required=False, type=click.Path())
+_FOLDER = click.argument("folder", metavar="[FOLDER]", required=False, type=paths.PATH)
 
 
 @click.command("write", short_help="Write tags into sidecars or photos.")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from anytag._io import refuse_photo_name
-from anytag.cli import options, sinks, stream
+from anytag.cli import options, paths, sinks, stream
 from anytag.cli.writers import echo_error
 from anytag.progress import counted
 
@@ -67,7 +67,7 @@ def open_library(database: Path | None) -> Iterator[Library]:
 
 
 @click.command("sync", short_help="Tag new and changed photos.")
-@click.argument("folders", metavar="[FOLDER]...", nargs=-1, type=click.Path(readable=False))
+@click.argument("folders", metavar="[FOLDER]...", nargs=-1, type=paths.PATH)
 @database
 @click.option(
     "--exclude",

@@ -22,8 +22,9 @@ from anytag.walk import Entry, Walk, is_folder, pattern
 
 STDIN = "-"
 
-PATH = click.Path(allow_dash=True, readable=False)  # reading fails later, and the others go on
-"""Type of arguments that may be paths: shells complete them, and nothing is checked."""
+PATH = click.Path(allow_dash=True, readable=False)
+"""Type of arguments that may be paths: shells complete them, and nothing is checked, so that one that cannot
+be read stops no other."""
 
 
 @dataclass(frozen=True)
