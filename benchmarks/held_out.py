@@ -29,7 +29,7 @@ from anytag.torch.training.tag_samples import StageFeatures, TagSamples
 from anytag.torch.training.trainer import Trainer
 from anytag.vocabulary import Vocabulary
 
-DEFAULTS = ["steps=250", "features.trained=9", "features.sources=flickr8k"]
+DEFAULTS = {"steps": "250", "features.trained": "9", "features.sources": "flickr8k"}
 PART = 0.2
 
 
@@ -64,9 +64,11 @@ def main() -> None:
     cache = StageFeatures.of(open_cache(args.cache))
     held = np.zeros(len(vocabulary), dtype=bool)
     held[held_out_tags(len(vocabulary), PART)] = True
+    settings = {**DEFAULTS, **dict(pair.split("=", 1) for pair in args.recipe)}
+    pairs = [f"{key}={value}" for key, value in settings.items()]
     found = {}
     for part in (0.0, PART):
-        recipe = resolve("mini", [*DEFAULTS, *args.recipe, f"vocabulary={args.vocabulary}"])
+        recipe = resolve("mini", [*pairs, f"vocabulary={args.vocabulary}"])
         recipe = replace(recipe, features=replace(features_of(recipe), held_out=part))
         samples = samples_of(recipe, args.rows, cache)
         student, classifier = build_student(recipe)

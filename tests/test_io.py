@@ -14,8 +14,10 @@ from anytag import AnytagError, MissingExtraError, OutputError
 from anytag._io import (
     atomic_folder,
     atomic_write,
+    begins_with,
     check_folder,
     check_output,
+    is_lines_of,
     lock,
     locked,
     not_inputs,
@@ -126,7 +128,7 @@ def test_text_is_never_written_over_a_photo_an_input_or_what_somebody_else_made(
     for name in ("x.jpg", "x.JPEG", "x.cr2", "x.jxl", "a.jpg", "b.txt"):
         refused(name, "suffix of a photo", overwrite=True)
     refused("in", "is an input", overwrite=True)
-    refused("mine", "is not an earlier result")
+    refused("mine", "exists already: give another file, or remove it first")
     refused("mine", "is not an earlier result", is_earlier=lambda path: path.read_text() == "ours")
     refused(".", "is a folder")
     refused("no/x", "is not a folder")
@@ -138,6 +140,26 @@ def test_text_is_never_written_over_a_photo_an_input_or_what_somebody_else_made(
         check_output(tmp_path / name, [tmp_path / "in"], is_earlier=lambda path: path.read_text() == "ours")
     check_output(tmp_path / "mine", overwrite=True)
     check_output(os.devnull)
+
+
+def test_files_are_recognised_by_all_keys_of_the_first_line_or_by_the_first_bytes(tmp_path: Path) -> None:
+    file = tmp_path / "f"
+    is_rows = is_lines_of("a", "b", optional=["c"], source="us")
+    for text, ours in (
+        ('{"a": 1, "b": 2, "source": "us"}\nanything', True),
+        ('\ufeff{"a": 1, "b": 2, "c": 3, "source": "us"}\n', True),
+        ('{"a": 1, "b": 2, "source": "you"}\n', False),
+        ('{"a": 1, "source": "us"}\n', False),
+        ('{"a": 1, "b": 2, "d": 3, "source": "us"}\n', False),
+        ("[1]\n", False),
+    ):
+        file.write_text(text, encoding="utf-8")
+        assert is_rows(file) is ours, text
+        assert begins_with(b'{"a": 1, "b"')(file) is text.startswith('{"a": 1, "b"')
+    for raw in (b"dear\n", b'{"a": \xff}', b'{"a": 1'):
+        file.write_bytes(raw)
+        with pytest.raises(RefusedOutputError, match="is not an earlier result"):
+            check_output(file, is_earlier=is_rows)
 
 
 def test_a_folder_is_made_where_nothing_of_others_and_no_input_lies(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
@@ -132,7 +133,8 @@ def check_output(
     Args:
         output: a text, table or data file of anytag; never a photo.
         inputs: all files that the run reads.
-        is_earlier: whether a file is an earlier result of the same command, which the new one may replace.
+        is_earlier: whether a file is an earlier result of the same command, which the new one may replace; by
+            default none is.
         overwrite: any other existing text file may be replaced too, unless it is an input.
         hint: what to do about a file that may not be replaced.
         kind: description of the files that `is_earlier` accepts.
@@ -158,7 +160,9 @@ def check_output(
         is_earlier, kind, hint = _is_text, "a text file", "give another file, or remove it first"
     elif not os.access(target, os.W_OK):
         raise RefusedOutputError(f"{output} is write-protected: give another file to write to")
-    if is_earlier is None or not _recognized(target, is_earlier):
+    if is_earlier is None:
+        raise RefusedOutputError(f"{output} exists already: {hint}")
+    if not _recognized(target, is_earlier):
         raise RefusedOutputError(f"{output} exists already and is not {kind}: {hint}")
 
 
@@ -168,35 +172,35 @@ def _is_text(path: Path) -> bool:
         return b"\0" not in file.read(4096)
 
 
-def refuse_other_kind(output: str | os.PathLike[str], is_kind: Callable[[bytes], bool], what: str) -> None:
-    """Run `check_output` for a file whose kind is known from its first bytes.
+def is_lines_of(*keys: str, optional: Iterable[str] = (), **values: object) -> Recognizer:
+    """Return a predicate for files of JSON lines, by the first line.
 
     Args:
-        is_kind: called with the file's first 4096 bytes.
-        what: description of such a file: "a vocabulary".
-
-    Raises:
-        RefusedOutputError: as for `check_output`.
+        keys: all of them must be there, and no others except the following.
+        optional: keys that may be missing.
+        values: keys with the value that they must have.
     """
+    required = {*keys, *values}
+    allowed = {*required, *optional}
 
-    def is_earlier(path: Path) -> bool:
+    def matches(path: Path) -> bool:
+        with path.open(encoding="utf-8-sig") as file:
+            row = json.loads(file.readline())
+        if not isinstance(row, dict) or not required <= row.keys() <= allowed:
+            return False
+        return all(row[key] == value for key, value in values.items())
+
+    return matches
+
+
+def begins_with(start: bytes) -> Recognizer:
+    """Return a predicate for files with these first bytes."""
+
+    def matches(path: Path) -> bool:
         with path.open("rb") as file:
-            return is_kind(file.read(4096))
+            return file.read(len(start)) == start
 
-    check_output(
-        output, is_earlier=is_earlier, hint="give another file, or remove it first", kind=what, parents=True
-    )
-
-
-def is_lines_of(*keys: str) -> Callable[[bytes], bool]:
-    """Return a function that tells whether a file starts as JSON lines of objects with one of `keys`."""
-    names = [f'"{key}"'.encode() for key in keys]
-
-    def is_kind(head: bytes) -> bool:
-        first = head.removeprefix(b"\xef\xbb\xbf").lstrip().split(b"\n")[0]
-        return first.startswith(b"{") and any(name in first for name in names)
-
-    return is_kind
+    return matches
 
 
 def read_text(path: str | os.PathLike[str]) -> str:

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet as parquet
 import pytest
 from PIL import Image
 
@@ -173,6 +175,34 @@ def test_no_output_replaces_an_input_or_what_is_no_rows(data: Path, model: Path,
     assert run("data", "shard", data, data.parent).exit_code == 2
     assert {path: path.read_bytes() for path in before} == before
     assert not photo.exists() and not new.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "format_", "other"),
+    [
+        ("rows.jsonl", "jsonl", b'{"image": "0.jpg", "title": "my holidays"}\n'),
+        ("rows.csv", "csv", b"photo,label\n0.jpg,dog\n"),
+        ("rows.json", "coco-captions", b'{"images": [{"license": 1, "file_name": "0.jpg"}]}'),
+        ("rows.json", "published", b'[{"author": "me"}]'),
+        ("rows.parquet", "parquet", None),
+    ],
+)
+def test_only_rows_that_anytag_wrote_are_replaced(
+    data: Path, tmp_path: Path, name: str, format_: str, other: bytes | None
+) -> None:
+    file, tags = tmp_path / name, tmp_path / "tags.txt"
+    tags.write_text("\n".join(sorted({tag for row in read(str(data)) for tag in row.tags})))
+    command = ("data", "convert", data, file, "--to", format_, "--tag-list", tags)
+    for _ in range(2):
+        assert run(*command).exit_code == 0
+    if other is None:
+        parquet.write_table(pyarrow.table({"image": ["0.jpg"], "title": ["my holidays"]}), file)
+    else:
+        file.write_bytes(other)
+    before = file.read_bytes()
+    done = run(*command)
+    assert done.exit_code == 2 and "is not rows as anytag writes them" in done.stderr
+    assert file.read_bytes() == before
 
 
 def test_photos_are_found_from_a_linked_folder(data: Path, tmp_path: Path) -> None:

@@ -80,11 +80,16 @@ def test_no_output_replaces_an_input_or_something_else(corpus: Path) -> None:
     for report in (captions, letter, table):
         done = run("vocabulary", "candidates", captions, "--output", table, "--report", report)
         assert done.exit_code == 2, done.stderr
-    for _ in range(2):
-        done = run(
-            "vocabulary", "candidates", captions, "--min-count", "1", "--output", table, "--report", page
-        )
-        assert done.exit_code == 0, done.stderr
+    command = ("vocabulary", "candidates", captions, "--min-count", "1", "--output", table, "--report", page)
+    assert run(*command).exit_code == 0
+    edited = run(*command)
+    assert edited.exit_code == 2 and f"{table} exists already: give another file" in edited.stderr
+    table.unlink()
+    assert run(*command).exit_code == 0, "an earlier page is replaced"
+    page.write_text("<!doctype html><title>My home page</title>")
+    table.rename(corpus / "edited.tsv")
+    assert run(*command).exit_code == 2 and "My home page" in page.read_text()
+    (corpus / "edited.tsv").rename(table)
     for output in (table, letter, corpus / "v.png"):
         assert run("vocabulary", "build", table, "--output", output).exit_code == 2
     for _ in range(2):

@@ -11,6 +11,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from anytag._io import Recognizer, begins_with, is_lines_of
+
 _TAGS = re.compile(r"[^\t]+\t(|.+ \d\.\d\d( \[\d+ \d+ \d+ \d+\])?)")
 _SENTENCE = re.compile(r"[^\t]+\.\w+\t[^\tA-Z]*[^\tA-Z.!?]?")  # captions are lower case, without a full stop
 _MATCH = re.compile(r"[^\t]+\t-?\d\.\d\d\t.*")
@@ -46,19 +48,17 @@ class Rows:
     is_good: bool = True
 
 
-def is_result(command: str, format_: str) -> Callable[[Path], bool]:
+def is_result(command: str, format_: str) -> Recognizer:
     """A predicate for files that `command` wrote in a format, by their content."""
+    if format_ == "jsonl":
+        return is_lines_of(*_KEYS[command], optional=_OPTIONAL)
+    if format_ == "csv":
+        return begins_with(",".join(CSV_COLUMNS).encode())
 
     def matches(path: Path) -> bool:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-            if format_ == "text":
-                lines = (line.rstrip("\n") for line in islice(file, _LINES_CHECKED))
-                return all(map(_TEXT[command].fullmatch, lines))
-            first = file.readline()
-        if format_ == "csv":
-            return first.rstrip("\r\n").split(",")[: len(CSV_COLUMNS)] == list(CSV_COLUMNS)
-        row = json.loads(first)
-        return isinstance(row, dict) and row.keys() - _OPTIONAL == _KEYS[command]
+            lines = (line.rstrip("\n") for line in islice(file, _LINES_CHECKED))
+            return all(map(_TEXT[command].fullmatch, lines))
 
     return matches
 

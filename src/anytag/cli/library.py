@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -147,13 +146,6 @@ def forget(names: tuple[str, ...], database: Path | None, gone: bool, decisions:
         click.echo(f"{counted(count, 'photo')} removed")
 
 
-def _is_export(head: bytes, *, labels: bool) -> bool:
-    """Whether a file starts like an export: other files of JSON lines have some of its keys, too."""
-    first = head.split(b"\n")[0]
-    start, key = (b'{"image": ', b'"source": "library"') if labels else (b'{"id": ', b'"state": ')
-    return first.startswith(start) and key in first
-
-
 @command.command("export", short_help="Write all photos to a file of JSON lines.")
 @click.argument("output", metavar="FILE", type=click.Path(allow_dash=True, path_type=Path))
 @library_sync.database
@@ -164,10 +156,13 @@ def export(output: Path, database: Path | None, labels: bool) -> None:
     With --labels FILE is training data for anytag calibrate and finetune: accepted and added tags, and your
     keywords that the vocabulary knows, are positive labels, rejected tags negative ones.
     """
-    from anytag._io import atomic_write, refuse_other_kind
+    from anytag._io import atomic_write, check_output, is_lines_of
+    from anytag.library.photo import Photo
 
     if not sinks.is_stdout(output):
-        refuse_other_kind(output, partial(_is_export, labels=labels), "an earlier export")
+        keys = ("image", "split", "captions", "tags", "absent") if labels else (*Photo.__slots__, "tags")
+        is_earlier = is_lines_of(*keys, **({"source": "library"} if labels else {}))
+        check_output(output, is_earlier=is_earlier, kind="an earlier export", parents=True)
     with library_sync.open_library(database) as library:
         photos = library.photos(states=("waiting", "done", "failed", "gone"), pairs=True)
         rows = library.labels() if labels else (photo.to_dict() for photo in photos)

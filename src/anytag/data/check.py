@@ -28,7 +28,7 @@ _SIDE = 64  # pixels from which the hash is computed
 _BLOCK = 256
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Finding:
     """A problem of one photo.
 
@@ -110,7 +110,7 @@ def check_report(path: str, inputs: Iterable[str]) -> None:
     Raises:
         OutputError: `path` is an input, a photo, or an existing file that is not a report.
     """
-    refuse_output(path, inputs, is_lines_of("problem"), "a report of anytag data check")
+    refuse_output(path, inputs, is_lines_of(*Finding.__slots__), "a report of anytag data check")
 
 
 def check(rows: Iterable[Row], root: str, *, bits: int = NEAR_BITS, workers: int = 2) -> Report:

@@ -91,15 +91,6 @@ def dialect_of(file: IO[bytes], path: str) -> Dialect:
     return found
 
 
-def is_table(head: bytes) -> bool:
-    """Whether the first bytes of a file may be a table of photos."""
-    try:
-        dialect_of(io.BytesIO(head), "")
-    except (AnytagError, csv.Error):
-        return False
-    return True
-
-
 def _encoding(head: bytes, path: str) -> str:
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "utf-16"

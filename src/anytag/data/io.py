@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.request import url2pathname
 
-from anytag._io import atomic_write, refuse_inputs, refuse_other_kind, refuse_photo_name, writing
+from anytag._io import Recognizer, atomic_write, check_output, refuse_photo_name, writing
 from anytag.data.backoff import with_retries
 from anytag.errors import AnytagError, MissingExtraError, OutputError, RefusedOutputError
 
@@ -122,8 +122,8 @@ def _in_one_request(system: Any) -> dict[str, int]:
     return {"chunksize": _ONE_REQUEST} if names & {"s3", "s3a", "gs", "gcs"} else {}
 
 
-def refuse_output(output: str, inputs: Iterable[str], is_kind: Callable[[bytes], bool], what: str) -> None:
-    """Check an output against inputs and existing files: see `_io.refuse_other_kind`.
+def refuse_output(output: str, inputs: Iterable[str], is_earlier: Recognizer | None, kind: str = "") -> None:
+    """Check an output on disk or at a URL: see `_io.check_output`.
 
     Raises:
         OutputError: it is an input, has the suffix of a photo, or exists and is of another kind.
@@ -134,8 +134,8 @@ def refuse_output(output: str, inputs: Iterable[str], is_kind: Callable[[bytes],
             raise RefusedOutputError(f"{output} is an input of this run: give another file to write to")
         refuse_photo_name(place)
         return
-    refuse_inputs(place, [one for one in places if not is_url(one)])
-    refuse_other_kind(place, is_kind, what)
+    files = [one for one in places if not is_url(one)]
+    check_output(place, files, is_earlier=is_earlier, kind=kind, parents=True)
 
 
 def refuse_nonempty(folder: str) -> None:

@@ -60,12 +60,7 @@ class Described:
     missing: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "id": self.tag.id,
-            "name": self.tag.name,
-            "descriptions": list(self.descriptions),
-            "source": self.source,
-        }
+        return {**asdict(self.tag), "descriptions": list(self.descriptions), "source": self.source}
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +215,10 @@ def write_descriptions(path: Path, rows: Iterable[Described]) -> None:
         file.writelines(json.dumps(row.to_dict(), ensure_ascii=False) + "\n" for row in rows)
 
 
+_is_descriptions = is_lines_of(*Named.__slots__, "descriptions", "source")
+_is_answers = is_lines_of(*Sampling.__slots__, *Request.__slots__, "answer")
+
+
 def check_outputs(path: Path, inputs: Iterable[Path]) -> None:
     """Check, before the work, that descriptions may be written to `path`, and answers to its journal.
 
@@ -227,9 +226,9 @@ def check_outputs(path: Path, inputs: Iterable[Path]) -> None:
         OutputError: one is an input, has the suffix of a photo, or exists and is of another kind.
     """
     names = [str(one) for one in inputs]
-    refuse_output(str(path), names, is_lines_of("descriptions"), "a file of descriptions")
+    refuse_output(str(path), names, _is_descriptions, "a file of descriptions")
     answers = journal_of(path)
-    refuse_output(str(answers), names, is_lines_of("answer"), "a file of answers")
+    refuse_output(str(answers), names, _is_answers, "a file of answers")
     if not path.absolute().parent.is_dir():
         raise RefusedOutputError(f"{path} cannot be written: its folder does not exist")
 

@@ -58,7 +58,7 @@ class RateLimiter:
         self._closed.set()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sampling:
     """Sampling parameters; the defaults are those of RAM++ (Huang et al., 2023)."""
 

@@ -8,7 +8,7 @@ from html import escape
 from itertools import accumulate
 from pathlib import Path
 
-from anytag._io import atomic_write
+from anytag._io import atomic_write, begins_with
 from anytag.data.io import refuse_output
 from anytag.data.vocabulary.review import ACTIONS, ReviewRow
 from anytag.errors import RefusedOutputError
@@ -20,9 +20,10 @@ _ROWS = 200  # maximum rows of a table
 _DRAWN = ("keep", "merge", "drop")
 _COLORS = {"object": "#4063d8", "scene": "#389826", "attribute": "#cb3c33", "action": "#9558b2"}
 
-_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>{title}</title>
-<style>
+_HEAD = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>Candidates of a vocabulary</title>
+"""
+_PAGE = """<style>
 body {{ font: 15px/1.45 system-ui, sans-serif; max-width: 70rem;
 margin: 2rem auto; padding: 0 1rem }}
 figure {{ display: inline-block; margin: 0 1rem 1rem 0 }} figcaption {{ color: #555 }}
@@ -30,13 +31,13 @@ svg {{ background: #fafafa }} svg text {{ font-size: 11px; fill: #444 }}
 table {{ border-collapse: collapse }} td.n {{ text-align: right }}
 td, th {{ padding: .2rem .7rem; text-align: left; border-bottom: 1px solid #ddd; vertical-align: top }}
 </style>
-<h1>{title}</h1>
+<h1>Candidates of a vocabulary</h1>
 {body}
 </html>
 """
 
 
-def page(rows: Sequence[ReviewRow], *, title: str = "Candidates of a vocabulary") -> str:
+def page(rows: Sequence[ReviewRow]) -> str:
     """Render the page."""
     counts = sorted((row.count for row in rows if row.count), reverse=True)
     ranks = [(float(rank), float(count)) for rank, count in enumerate(counts, 1)]
@@ -51,18 +52,18 @@ def page(rows: Sequence[ReviewRow], *, title: str = "Candidates of a vocabulary"
         _table("Dropped", [row for row in rows if row.action == "drop"], ("name", "kind", "count", "why")),
         _table("Kept", [row for row in rows if row.action == "keep"], ("name", "kind", "count", "examples")),
     ]
-    return _PAGE.format(title=escape(title), body="\n".join(body))
+    return _HEAD + _PAGE.format(body="\n".join(body))
 
 
 def check_page(path: Path, inputs: Iterable[str]) -> None:
     """Check, before long work, that a page may be written to `path`.
 
     Raises:
-        OutputError: `path` is an input or another output, a photo, or an existing file that is not a page.
+        OutputError: `path` is an input or another output, a photo, or a file that exists and is no such page.
     """
     if path.absolute() in [Path(one).absolute() for one in inputs]:
         raise RefusedOutputError(f"{path} is given twice: give another file for the page")
-    refuse_output(str(path), inputs, lambda head: head.lstrip()[:9].lower() == b"<!doctype", "a page")
+    refuse_output(str(path), inputs, begins_with(_HEAD.encode()), "an earlier page")
 
 
 def write_page(path: Path, rows: Sequence[ReviewRow]) -> None:

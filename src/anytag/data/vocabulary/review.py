@@ -137,24 +137,19 @@ def write_review(path: Path, rows: Iterable[ReviewRow]) -> None:
 
 
 def check_review(path: Path, inputs: Iterable[str]) -> None:
-    """Check, before long work, that a table may be written to `path`.
+    """Check, before long work, that a table may be written to `path`: never over one, which may be edited.
 
     Raises:
-        OutputError: `path` is an input, a photo, or an existing file that is not a review table.
+        OutputError: `path` is an input, a photo, or exists.
     """
-    refuse_output(str(path), inputs, _is_review, "a table of candidates")
+    refuse_output(str(path), inputs, None)
     if not path.absolute().parent.is_dir():
         raise RefusedOutputError(f"{path} cannot be written: its folder does not exist")
 
 
 def check_vocabulary(path: Path, inputs: Iterable[str]) -> None:
     """Run the same check for a vocabulary."""
-    refuse_output(str(path), inputs, is_lines_of("kind"), "a vocabulary")
-
-
-def _is_review(head: bytes) -> bool:
-    text = head.decode("utf-16" if head.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig", "ignore")
-    return _table(text) is not None
+    refuse_output(str(path), inputs, is_lines_of(*Tag.__slots__), "a vocabulary")
 
 
 def read_review(path: Path) -> list[ReviewRow]:
