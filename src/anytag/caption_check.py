@@ -21,6 +21,8 @@ MAX_TAGS = 3
 """Maximum number of tags that guide a caption or that a plain caption names."""
 HIGH_SCORE, GENERIC = 0.9, 60
 """A tag below this score is replaced by its parent, unless that has at least this many narrower tags."""
+EMPTY = "a photo"
+"""The plain caption of a photo in which nothing is recognised; it is not written to files."""
 _SETTINGS = frozenset(["outdoor", "indoor", "sport", "art", "fashion"])
 """Tags that describe the whole photo, which no caption needs to name."""
 _MEDIA = frozenset(["drawing", "sketch", "cartoon", "clip-art", "painting"])
@@ -227,8 +229,8 @@ class CaptionChecker:
         return (specific or result[:1])[:MAX_TAGS]
 
     def plain(self, tags: Sequence[TagScore]) -> str:
-        """Compose a plain caption: "a photo of a cup and a table", "a drawing of a dog", "a photo"."""
-        medium = next((_with_article(tag.name) for tag in tags if tag.id in _MEDIA), "a photo")
+        """Compose a plain caption: "a photo of a cup and a table", "a drawing of a dog", or `EMPTY`."""
+        medium = next((_with_article(tag.name) for tag in tags if tag.id in _MEDIA), EMPTY)
         names = [_with_article(tag.name) for tag in tags if tag.id not in _MEDIA]
         if not names:
             return medium

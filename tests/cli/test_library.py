@@ -155,7 +155,7 @@ def test_a_dry_run_writes_nothing(place: Path, model: Path) -> None:
         (["status"], "There is no library"),
         (["list"], "There is no library"),
         (["sync"], "has no folder yet"),
-        (["sync", "nowhere"], "does not exist and is not in the library"),
+        (["sync", "nowhere"], "does not exist: correct the name"),
         (["sync", ""], "an empty name was given"),
         (["sync", "photos/0.jpg"], "is a file: name its folder"),
         (["sync", "photos", "--database", "photos/new.jpg"], "suffix of a photo"),

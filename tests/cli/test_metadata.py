@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from anytag.cli.metadata import to_write
 from tests import xmp
 from tests.command import run
 from tests.tiny import make_tiny_model
@@ -165,6 +166,14 @@ def test_a_caption_alone_makes_a_sidecar_that_undo_removes(tmp_path: Path) -> No
     assert names(tmp_path) == ["cat.jpg"] and caption_of(tmp_path / "cat.jpg")
     run("caption", tmp_path, "--undo")
     assert caption_of(tmp_path / "cat.jpg") == []
+
+
+@pytest.mark.parametrize(
+    ("caption", "written"),
+    [(None, None), ("", None), ("a photo", None), ("a photo of a cup", "a photo of a cup")],
+)
+def test_a_caption_that_says_nothing_is_not_written(caption: str | None, written: str | None) -> None:
+    assert to_write(caption) == written
 
 
 @pytest.mark.parametrize(

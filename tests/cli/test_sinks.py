@@ -173,6 +173,16 @@ def test_only_the_same_work_goes_on(tmp_path: Path) -> None:
         assert part.read_text() == "a.jpg\tdog 0.50\n" and run.read_text() == facts
 
 
+def test_a_refused_run_does_not_say_to_resume_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "out.part").write_text("a.jpg\tdog 0.50\n")
+    with (
+        pytest.raises(RefusedOutputError, match="cannot be resumed"),
+        File(tmp_path / "out", "text", resume=True) as file,
+    ):
+        file.begin(run=RUN)
+    assert capsys.readouterr().err == ""
+
+
 def test_rows_of_photos_that_are_not_named_now_stay(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -552,7 +552,7 @@ def test_a_link_is_the_photo_that_it_leads_to(
     (folder / "round.jpg").symlink_to("round.jpg")
     (folder / "up").symlink_to(folder)
     report = library.sync(folder, tagger=made[0])
-    assert (report.tagged, report.failed) == (7, 2)
+    assert (report.photos, report.new, report.tagged, report.failed) == (9, 9, 7, 2)
     assert "broken link" in str(library.find(folder / "broken.jpg").error)
     shown = [one.id for one in library.photos() if one.state == "done"]
     assert len(shown) == 7
@@ -703,7 +703,7 @@ def test_nothing_is_written_among_the_photos(library: Library, folder: Path, mad
 
 
 def test_what_was_never_there_is_an_error(library: Library, tmp_path: Path) -> None:
-    with pytest.raises(LibraryError, match="does not exist and is not in the library"):
+    with pytest.raises(LibraryError, match="does not exist: correct the name"):
         library.sync(tmp_path / "nowhere")
     with pytest.raises(LibraryError, match="has no folder yet"):
         library.sync()

@@ -357,6 +357,14 @@ def test_undo_after_the_user_added_removed_and_renamed(photo: Path) -> None:
     assert not any("anytag" in name for name in found)
 
 
+def test_undo_reports_only_words_that_no_file_has_any_more(photo: Path) -> None:
+    xmp.tag(photo, f"-{xmp.SUBJECT}=mine")
+    assert write_keywords(photo, ["dog"]).added[-1] == "dog"
+    assert "mine" in xmp.one_list(sidecar(photo), xmp.SUBJECT)
+    assert undo(photo).removed == ("dog",)
+    assert not sidecar(photo).exists() and xmp.one_list(photo, xmp.SUBJECT) == ["mine"]
+
+
 def test_undo_leaves_a_sidecar_of_ours_that_another_program_has_added_to(photo: Path) -> None:
     write_keywords(photo, ["dog"])
     xmp.tag(sidecar(photo), "-XMP-xmp:Rating=4")

@@ -127,7 +127,7 @@ def _writer(keywords: metadata.KeywordOptions, place: metadata.Target) -> Callab
     """A function that writes the caption of a photo, and no keywords."""
 
     def write(caption: Caption) -> Change:
-        return keywords.write(caption.path or "", None, place, caption=caption.text or None)
+        return keywords.write(caption.path or "", None, place, caption=metadata.to_write(caption.text))
 
     return write
 

@@ -98,7 +98,7 @@ def _written(
         known,
         keywords.of(tags_of(photo, known), known),
         embed=embed,
-        caption=photo.caption if caption else None,
+        caption=metadata.to_write(photo.caption) if caption else None,
         overwrite_caption=overwrite,
         sidecar_name=keywords.sidecar_name,
         touch=keywords.touch,

@@ -112,6 +112,13 @@ class KeywordOptions:
         )
 
 
+def to_write(caption: str | None) -> str | None:
+    """The caption to write; None for one that says nothing."""
+    from anytag.caption_check import EMPTY
+
+    return None if caption in ("", EMPTY) else caption
+
+
 R = TypeVar("R", "TagResult", "Caption")
 
 

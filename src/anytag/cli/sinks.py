@@ -165,7 +165,8 @@ class File:
             self._file = FileIO(self.part, "w") if self._is_special else _locked(self.part)
         except OSError as error:
             raise RefusedOutputError(f"{self.part} cannot be written: {error.strerror or error}") from error
-        self._was_empty = self._is_special or not self._size()
+        self._head = self._size()
+        self._was_empty = self._is_special or not self._head
         if not self._was_empty and not self._resume:
             self._file.close()
             raise RefusedOutputError(

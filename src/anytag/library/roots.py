@@ -62,10 +62,7 @@ def _root_of(database: Database, folder: str, known: Sequence[Root]) -> Root:
             return root._replace(top=folder)
         if (here := identity(folder)) is not None and here == identity(root.path):
             return root
-    if os.path.isfile(folder):  # noqa: PTH113
-        raise LibraryError(f"{folder} is a file: name its folder")
-    if not os.path.isdir(folder):  # noqa: PTH112
-        raise LibraryError(f"the folder {folder} does not exist and is not in the library: correct the name")
+    _check_is_folder(folder)
     return _new_root(database, folder, [root for root in known if _is_below(root.path, folder)])
 
 
@@ -109,15 +106,19 @@ def check_folder(database: Database, folder: str | os.PathLike[str]) -> None:
     place = os.path.abspath(folder)  # noqa: PTH100
     if holds_photos(database, place):
         return
-    if os.path.isfile(place):  # noqa: PTH113
-        raise LibraryError(f"{folder} is a file: name its folder")
-    if not os.path.isdir(place):  # noqa: PTH112
-        raise LibraryError(f"the folder {folder} does not exist: correct the name")
+    _check_is_folder(folder)
     if not is_synced(database, place):
         raise LibraryError(
             f"the folder {folder} is not in the library: anytag library status lists its folders, anytag "
             "library sync adds one"
         )
+
+
+def _check_is_folder(name: str | os.PathLike[str]) -> None:
+    if os.path.isfile(name):  # noqa: PTH113
+        raise LibraryError(f"{name} is a file: name its folder")
+    if not os.path.isdir(name):  # noqa: PTH112
+        raise LibraryError(f"the folder {name} does not exist: correct the name")
 
 
 def ranges(roots: Sequence[Root]) -> tuple[str, list[object]]:

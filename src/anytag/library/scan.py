@@ -48,7 +48,7 @@ class Found:
 
     Attributes:
         new, changed, moved, unchanged, paired: numbers of files; `paired` ones belong to other photos, and
-            neither these nor earlier failures count as unchanged.
+            are neither new, changed nor unchanged; earlier failures are not unchanged either.
         devices: number of photos by device, before the scan.
         missing: ids of rows whose files are missing, by path.
         left_out: ids of rows whose files exist but are excluded now.
@@ -78,6 +78,8 @@ class Scan:
         self._links: list[tuple[Root, bytes, os.stat_result, _Known | None]] = []
         self._changed: list[tuple[Root, bytes, os.stat_result, int]] = []
         self._changes: list[tuple[str, tuple[object, ...]]] = []
+        self._new: list[bytes] = []
+        self._edited: list[bytes] = []
         self._moves: list[tuple[bytes, int, str, int, int]] = []
         self._moved: set[int] = set()
         self._displaced: set[int] = set()  # rows whose paths other files have now
@@ -98,6 +100,8 @@ class Scan:
         self._flush()
         self._settle_pairs()
         self._judge_missing()
+        self.found.new = sum(path not in self._seconds for path in self._new)
+        self.found.changed = sum(path not in self._seconds for path in self._edited)
         return self.found
 
     def _rows(self, root: Root) -> Iterator[tuple[bytes, int, int, int, int, int]]:
@@ -146,7 +150,6 @@ class Scan:
             return
         if known is None:
             if is_link or not self._is_moved(root, path, facts):
-                self.found.new += 1
                 self._insert(root, path, facts)
             return
         self.found.unchanged += not known.flags & (_PAIRED | _FAILED)
@@ -190,10 +193,9 @@ class Scan:
         """Handle paths with changed files, once it is known which rows were moved."""
         for root, path, facts, photo in self._changed:
             if photo in self._moved:
-                self.found.new += 1
                 self._insert(root, path, facts)
                 continue
-            self.found.changed += 1
+            self._edited.append(path)
             self._change(
                 "UPDATE photos SET size = ?, mtime_ns = ?, device = ?, inode = ?, state = 'waiting' "
                 "WHERE id = ?",
@@ -202,6 +204,7 @@ class Scan:
         self._changed.clear()
 
     def _insert(self, root: Root, path: bytes, facts: os.stat_result) -> None:
+        self._new.append(path)
         self._change(
             "INSERT INTO photos (root, path, name, size, mtime_ns, device, inode, state) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, 'waiting')",
@@ -291,7 +294,6 @@ class Scan:
     ) -> None:
         """Store that a file is not a photo; reported once."""
         if known is None:
-            self.found.new += 1
             self._insert(root, path, facts)
         elif known.flags & _FAILED and known[1:4] == _signature(facts):
             return

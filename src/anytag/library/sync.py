@@ -54,7 +54,7 @@ class Report:
     Attributes:
         photos: number of photos in these folders, without files that belong to other photos.
         pending: number of photos that would be processed, in a dry run.
-        new, changed: numbers of new and changed files.
+        new, changed: numbers of new and changed photos.
         unchanged, moved, copied, tagged, waits: numbers of photos by action; `waits` are still being written.
         failed: number of photos and folders that cannot be read, earlier failures included.
         gone: number of rows marked as gone by this sync.

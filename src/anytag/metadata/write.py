@@ -191,7 +191,7 @@ def undo(
     path, tool = Path(photo) if lenient else _photo(os.fspath(photo)), exiftool or shared()
     found = read.contents(path, tool, lenient=lenient)
     take_out = words.uncaptioned if captions_only else words.undone
-    changes = {one: (old, take_out(old)) for one, old in found.items() if old.has_record}
+    changes = {one: (old, take_out(old) if old.has_record else old) for one, old in found.items()}
     return _apply(path, changes, tool, touch=touch, dry_run=dry_run, note=None)
 
 
@@ -254,9 +254,9 @@ def _apply(
         added.update(dict.fromkeys(word for word in new if word not in old))
         removed.update(dict.fromkeys(word for word in old if word not in new))
         caption = after.caption if after.caption != before.caption else caption
-    return Change(
-        os.fspath(photo), tuple(files), tuple(added), tuple(removed), caption, note if files else None
-    )
+    left = {word for _, after in changes.values() for word in words.words(after)}  # in another file, perhaps
+    gone = tuple(word for word in removed if word not in left)
+    return Change(os.fspath(photo), tuple(files), tuple(added), gone, caption, note if files else None)
 
 
 def _assignments(before: Content, after: Content) -> Iterator[tuple[str, str]]:
