@@ -321,6 +321,14 @@ def test_a_killed_run_leaves_no_half_and_the_next_one_no_draft(tmp_path: Path) -
 # what is written, and taken back
 
 
+def test_a_dry_run_tells_what_cannot_be_written(photo: Path) -> None:
+    sidecar(photo).write_text("<x:xmpmeta broken")
+    for dry_run in (True, False):
+        with pytest.raises(MetadataError, match="exiftool cannot write it: Format error"):
+            write_keywords(photo, ["dog"], dry_run=dry_run)
+    assert sidecar(photo).read_text() == "<x:xmpmeta broken"
+
+
 def test_a_dry_run_tells_and_changes_nothing(photo: Path) -> None:
     change = write_keywords(photo, ["dog", ("animal", "cat")], caption="a dog and a cat", dry_run=True)
     assert change.to_dict() == {

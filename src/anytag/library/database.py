@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -156,8 +157,12 @@ class Database:
 
     def _check(self) -> None:
         """Raise LibraryError if the file is of another program or of a newer version."""
+        self.connection.execute(
+            "BEGIN"
+        )  # one state of all three: another process may be creating the library
         version, application = self._number("user_version"), self._number("application_id")
         tables = self.connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        self.connection.rollback()
         if application != schema.APPLICATION and (tables or version):
             raise LibraryError(f"{self.path} is a database of another program: give another --database")
         if version > schema.VERSION:
@@ -167,10 +172,21 @@ class Database:
             )
 
     def _settle(self) -> None:
-        mode = "TRUNCATE" if self.is_shared else "WAL"
-        self.connection.execute(f"PRAGMA journal_mode = {mode}")
+        self._set_journal_mode("TRUNCATE" if self.is_shared else "WAL")
         self.connection.execute(f"PRAGMA synchronous = {'FULL' if self.is_shared else 'NORMAL'}")
         self.connection.execute("PRAGMA foreign_keys = ON")
+
+    def _set_journal_mode(self, mode: str) -> None:
+        """Set the journal mode; SQLite itself does not wait here for other processes."""
+        end = time.monotonic() + WAIT
+        while True:
+            try:
+                self.connection.execute(f"PRAGMA journal_mode = {mode}")
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > end:
+                    raise
+                time.sleep(0.02)
 
     def _migrate(self) -> None:
         """Migrate the schema to this version, in one transaction."""

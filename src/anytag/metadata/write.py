@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -247,8 +248,9 @@ def _apply(
                 f"{target}: {before.unreadable} has letters that are not in UTF-8 and would be lost: correct "
                 "them with the program that wrote them"
             )
+        made = _made(target, before, after, assignments, exiftool)
         if not dry_run:
-            _write(target, before, after, assignments, exiftool, keep_time=target == photo and not touch)
+            _write(target, before, made, keep_time=target == photo and not touch)
         files.append(os.fspath(target))
         old, new = words.words(before), words.words(after)
         added.update(dict.fromkeys(word for word in new if word not in old))
@@ -272,36 +274,40 @@ def _assignments(before: Content, after: Content) -> Iterator[tuple[str, str]]:
             yield from ((tag, value) for value in now or ("",))
 
 
-def _write(
-    target: Path,
-    before: Content,
-    after: Content,
-    assignments: list[str],
-    exiftool: ExifTool,
-    *,
-    keep_time: bool,
-) -> None:
+def _made(
+    target: Path, before: Content, after: Content, assignments: list[str], exiftool: ExifTool
+) -> bytes | None:
+    """The new bytes of a file; None for a sidecar to remove."""
     if target.exists() and not os.access(target, os.W_OK):
         raise OutputError(f"{target} is write-protected: make it writable, or leave this photo out")
-    _remove_stale(target.resolve().parent)
-    is_new = not target.exists() or not target.stat().st_size
     if before.is_created and not after.is_created and _is_empty(target, after, exiftool):
-        with writing(target):
-            _check_unchanged(target, before)
-            target.unlink()
-        return
+        return None
     if before.lists.get("Keywords", ()) != after.lists.get("Keywords", ()):
         assignments = [*_iptc(before, after), *assignments]
-    if is_new:
+    if _is_new(target):
         answer = _answer(exiftool, "-o", "-.xmp", *assignments)
     else:
         with named(target) as name:
             answer = _answer(exiftool, "-o", "-", *assignments, name, file=target)
-    facts = None if is_new else target.stat()
+    if answer.messages:  # after a mere warning it may have written nothing
+        _check_made(answer, target, after, exiftool)
+    return answer.output
+
+
+def _is_new(target: Path) -> bool:
+    return not target.exists() or not target.stat().st_size
+
+
+def _write(target: Path, before: Content, made: bytes | None, *, keep_time: bool) -> None:
+    _remove_stale(target.resolve().parent)
+    if made is None:
+        with writing(target):
+            _check_unchanged(target, before)
+            target.unlink()
+        return
+    facts = None if _is_new(target) else target.stat()
     with atomic_write(target) as draft:
-        draft.write_bytes(answer.output)
-        if answer.messages:  # after a mere warning it may have written nothing
-            _check_written(draft, target, after, answer, exiftool)
+        draft.write_bytes(made)
         _check_unchanged(target, before)
         if facts and keep_time:
             os.utime(draft, ns=(facts.st_atime_ns, facts.st_mtime_ns))
@@ -338,13 +344,16 @@ def _is_utf8(data: bytes) -> bool:
     return True
 
 
-def _check_written(draft: Path, target: Path, after: Content, answer: Answer, exiftool: ExifTool) -> None:
-    """Holds what exiftool made against what it was told.
+def _check_made(answer: Answer, target: Path, after: Content, exiftool: ExifTool) -> None:
+    """Compare what exiftool made with what it was told.
 
     Raises:
         MetadataError: it left the XMP as it was; gives its first warning.
     """
-    stands = read.values(draft, exiftool, "-X", f"-{record.TAG}").get(record.TAG, ("",))
+    with tempfile.TemporaryDirectory(prefix="anytag-") as folder:
+        draft = Path(folder, target.name)
+        draft.write_bytes(answer.output)
+        stands = read.values(draft, exiftool, "-X", f"-{record.TAG}").get(record.TAG, ("",))
     if stands != (record.text(after),):
         raise _refused(target, plain(answer.messages[0]))
 
