@@ -132,8 +132,10 @@ def machine() -> str:
 def _launch(output: str, *command: str) -> None:
     """Print exit code, wall, CPU and peak memory of a command as JSON."""
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    # with compiled modules, which an installed package has
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     start = time.perf_counter()
-    child = os.posix_spawn(command[0], command, os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, file, 1)])
+    child = os.posix_spawn(command[0], command, environment, file_actions=[(os.POSIX_SPAWN_DUP2, file, 1)])
     _, status, usage = os.wait4(child, 0)
     wall = time.perf_counter() - start
     peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)

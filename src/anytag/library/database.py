@@ -157,9 +157,7 @@ class Database:
 
     def _check(self) -> None:
         """Raise LibraryError if the file is of another program or of a newer version."""
-        self.connection.execute(
-            "BEGIN"
-        )  # one state of all three: another process may be creating the library
+        self.connection.execute("BEGIN")  # one state for all queries: another process may be creating it
         version, application = self._number("user_version"), self._number("application_id")
         tables = self.connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         self.connection.rollback()
