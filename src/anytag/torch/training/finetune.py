@@ -30,13 +30,14 @@ from anytag.torch.checkpoints.load import load_decoder
 from anytag.torch.training.comparison import compare_models, regression_warning
 from anytag.torch.training.dataset import conflicts, find_copies, read_data, split_rows
 from anytag.torch.training.labels import KIND_DESCRIPTIONS, Labels, label_rows
+from anytag.torch.training.model_folder import SHORTLIST
 from anytag.torch.training.report import Reporter
 from anytag.torch.training.residuals import LearnedTags, Tokens, encode_photos, learn, logits_of_views
 from anytag.torch.training.stored_tags import StoredTags, keep_descriptions, make_bank
 from anytag.vocabulary import Vocabulary
 
 EXTRA_SHORTLIST = 16
-"""Additional length of the shortlist if new tags are added to the old ones."""
+"""Additional length of the shortlist if new tags are added to the old ones, which may push them out."""
 MAX_CROSS_VALIDATED = 2000
 """Up to this number of photos all folds are used for calibration; of more photos, one of ten folds."""
 
@@ -259,12 +260,13 @@ class _Tuner:
         names = [tag.name for tag in self.labels.vocabulary]
         names_text = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
         keep, base = self.task.keep_old, self.card
+        shortlist = max(base.shortlist, SHORTLIST)  # a first pass learned from few photos is less exact
         origin = f"Fine-tuned tags: {self.task.goal} on {photos} photos, cross-validated."
         return replace(
             base,
             name=f"{base.name}-tuned",
             description=f"{base.name}, fine-tuned to {names_text}.",
-            shortlist=min(tags, base.shortlist + EXTRA_SHORTLIST) if keep else base.shortlist,
+            shortlist=min(tags, shortlist + EXTRA_SHORTLIST) if keep else shortlist,
             training_data=f"{base.training_data} Fine-tuned on {photos} photos of {self.task.data.name}.",
             thresholds=f"{origin} Other tags: {base.thresholds}" if keep else origin,
             fewest=base.fewest if keep else None,

@@ -48,6 +48,7 @@ _FAMILIES: dict[Queries, Family] = {"learned": "tag2text", "embedded": "ram", "d
 _HEADS = {"captions": CAPTIONS, "alignment": ALIGNMENT}
 _TEXT = "text"
 SHORTLIST = 96
+"""Number of tags that the first pass of a trained model selects for each photo."""
 MIN_PHOTOS = 20
 """Minimum number of held-out photos for fitting probabilities and thresholds."""
 
