@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anytag import AnytagError, Captioner, ImageError, ModelError, VocabularyError
+from anytag import AnytagError, Captioner, ImageError, ModelError, TagResult, VocabularyError
+from anytag.caption_check import EMPTY
 from tests.captions import make_caption_model
 from tests.command import run
 from tests.tiny import make_tiny_model
@@ -81,6 +82,23 @@ def test_a_caption_names_a_given_tag_even_if_none_is_confident(
     assert f"so {given[0]}" in named
     monkeypatch.setattr(captioner, "_texts", lambda *_: ["so what"])
     assert captioner.write([encoded])[0].text.startswith("a photo of ")
+
+
+def test_a_caption_says_nothing_where_no_tag_is_likely(
+    captioner: Captioner, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (encoded,) = captioner.tagger.encode_many(photos[:1])
+    score = captioner.tagger.score
+    name = score(encoded).tags[0].name
+
+    def unlikely(*args: Any, **options: Any) -> TagResult:
+        found = score(*args, **options)
+        return replace(found, tags=tuple(replace(tag, score=tag.score * 0.49) for tag in found.tags))
+
+    monkeypatch.setattr(captioner, "spec", replace(captioner.spec, guide=2.0, support=1e-9))
+    monkeypatch.setattr(captioner, "_texts", lambda *_: [f"a {name} on a table"])
+    monkeypatch.setattr(captioner.tagger, "score", unlikely)
+    assert captioner.write([encoded])[0].text == EMPTY
 
 
 def test_recognised_tags_guide_as_the_card_says(captioner: Captioner, photos: list[Path]) -> None:

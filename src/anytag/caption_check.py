@@ -21,6 +21,8 @@ MAX_TAGS = 3
 """Maximum number of tags that guide a caption or that a plain caption names."""
 HIGH_SCORE, GENERIC = 0.9, 60
 """A tag below this score is replaced by its parent, unless that has at least this many narrower tags."""
+LIKELY = 0.5
+"""Score below which no caption names a tag."""
 EMPTY = "a photo"
 """The plain caption of a photo in which nothing is recognised; it is not written to files."""
 _SETTINGS = frozenset(["outdoor", "indoor", "sport", "art", "fashion"])

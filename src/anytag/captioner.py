@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from anytag.batching import in_batches
-from anytag.caption_check import CaptionChecker
+from anytag.caption_check import LIKELY, CaptionChecker
 from anytag.errors import AnytagError, ImageError, ModelError, VocabularyError, brief
 from anytag.generation import Decoder, GenerationConfig, beam_search, check_whole, greedy, sample
 from anytag.images import MAX_PIXELS, ImageSource, check_many
@@ -263,22 +263,24 @@ class Captioner:
         """Replace captions that the photos' tags do not support.
 
         A caption that names an unrecognised thing, has a misspelled word, or names none of the confident tags
-        (of all given tags, if none is confident), is generated again, guided by these tags; if that is no
-        better, it becomes a plain list of them.
+        is generated again, guided by these tags; if that is no better, it becomes a plain list of them. Where
+        no tag is likely, the caption says no more than that.
         """
         excluded = {tag.id for word in request.exclude_tags for tag in self._tags_of(word)}
         for number, one in enumerate(encoded):
             tags = [tag for tag in self.tagger.score(one).tags if tag.id not in excluded]
             scores = {tag.id: tag.score for tag in self.tagger.score(one, threshold=self.spec.support).tags}
-            confident = self._checker.confident(tags, self.spec.sure) or self._checker.confident(tags, 0)
+            confident = self._checker.confident(tags, self.spec.sure) or self._checker.confident(tags, LIKELY)
+            if not confident:
+                texts[number] = self._checker.plain([tag for tag in tags[:1] if tag.score >= LIKELY])
+                continue
             texts[number] = self._checker.neutralise(texts[number], scores)
             if self._is_supported(texts[number], scores, confident, repeats=2):
                 continue
             guide = tuple(tag.name for tag in confident)
-            again = self._texts([one], [guide], request)[0] if guide else ""
-            again = self._checker.neutralise(again, scores)
-            if not again or not self._is_supported(again, scores, confident, repeats=1):
-                again = self._checker.plain(confident or [tag for tag in tags[:1] if tag.score >= 0.5])
+            again = self._checker.neutralise(self._texts([one], [guide], request)[0], scores)
+            if not self._is_supported(again, scores, confident, repeats=1):
+                again = self._checker.plain(confident)
             texts[number], guides[number] = again, guide
         return texts, guides
 
@@ -290,7 +292,7 @@ class Captioner:
             return False
         if checker.unsupported(text, scores, self.spec.support):
             return False
-        return not confident or any(checker.mentions(text, tag.id) for tag in confident)
+        return any(checker.mentions(text, tag.id) for tag in confident)
 
     @cached_property
     def _checker(self) -> CaptionChecker:
