@@ -135,6 +135,12 @@ def test_a_port_that_is_taken_is_told() -> None:
     assert "try another --host or --port" in result.output
 
 
+def test_a_library_that_is_not_there_is_told_and_not_created(tmp_path: Path) -> None:
+    done = run("serve", "--library", tmp_path / "typo.db", "--port", "0")
+    assert done.exit_code == 2 and "There is no library at" in done.stderr
+    assert not (tmp_path / "typo.db").exists()
+
+
 def test_a_model_that_is_not_there_is_told() -> None:
     result = run("serve", "--port", "0", "--model", "no-such-model")
     assert result.exit_code == 2

@@ -147,6 +147,8 @@ def test_captions_are_those_of_the_library(served: Served) -> None:
         "/v1/caption", content=PHOTOS[0].read_bytes(), params={"tags": ["dog"]}, headers=EXAMPLE_JPEG
     )
     assert guided.json()["photos"][0]["text"] == captioner.caption(PHOTOS[0], ["dog"]).text
+    free = served.client.post("/v1/caption", data={"tags": ""}, files=files[:1])
+    assert free.json()["photos"][0]["text"] == captioner.caption(PHOTOS[0], []).text
 
 
 # --- wrong requests
@@ -165,6 +167,7 @@ FILE = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r
         ({"tags": "x" * 1001}, "1000 characters"),
         ({"also": "a: " + "b;" * 20 + "c"}, "20 descriptions"),
         ({"tags": "dog", "also": "cat"}, "both tags and also"),
+        ({"top_k": ["1", "3"]}, "top_k was given 2 times"),
     ],
 )
 def test_a_wrong_option_is_named(served: Served, query: dict[str, str], says: str) -> None:
@@ -197,9 +200,31 @@ def test_what_is_no_photo_is_refused(
     assert response.json()["error"]["message"]
 
 
+FORM = "multipart/form-data; boundary=x"
+NAMELESS = b'--x\r\nContent-Disposition: form-data; name="files"\r\n\r\n\xff\xd8\r\n--x--\r\n'
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "query", "says"),
+    [
+        ("application/x-www-form-urlencoded", PHOTOS[0].read_bytes(), "", "content type image/jpeg"),
+        (FORM, NAMELESS, "", "files=@photo.jpg"),
+        (FORM, FILE + b"--x--\r\n", "?top_k=1", "'top_k' is in the query: send it as a field of the form"),
+        (FORM, FILE + b"--x--\r\n", "", "a: "),
+        (FORM, FILE.replace(b"no photo", b"") + b"--x--\r\n", "", "a: is empty"),
+        ("image/jpeg", b"no photo", "", "the photo is not"),
+    ],
+)
+def test_a_mistake_is_explained(served: Served, kind: str, body: bytes, query: str, says: str) -> None:
+    response = served.client.post(f"/v1/tag{query}", content=body, headers={"content-type": kind})
+    message = response.json()["error"]["message"]
+    assert response.status_code == 422 and says in message, message
+    assert message.isprintable() and "<bytes>" not in message and len(message) < 400
+
+
 def test_errors_do_not_tell_where_files_lie(served: Served) -> None:
     response = served.client.post("/v1/tag", content=b"no photo", headers=EXAMPLE_JPEG)
-    assert "/" not in response.json()["error"]["message"].replace("<bytes>", "")
+    assert "/" not in response.json()["error"]["message"]
     assert served.client.get("/v1/nothing").json() == {
         "error": {"type": "path", "message": "GET /v1/nothing: Not Found; /openapi.json lists the routes"}
     }

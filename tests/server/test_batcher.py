@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,25 @@ def test_a_job_that_is_cancelled_before_its_work_is_dropped(tagger: Broken, batc
     release()
     assert [futures[0].result(10), futures[2].result(10)] == [8, 8]
     assert tagger.batches == [1, 2]
+
+
+def test_work_that_nobody_waits_for_is_skipped_though_it_has_started(
+    tagger: Broken, batcher: Batcher
+) -> None:
+    stop, done = threading.Event(), []
+
+    def finish(encoded: Encoded) -> None:
+        done.append(encoded.width)
+        stop.set()
+
+    held(batcher, [])
+    futures = [batcher.submit(BLUE, finish, stop=stop) for _ in range(5)]
+    release()
+    assert futures[0].result(10) is None
+    for future in futures[1:]:
+        with pytest.raises(CancelledError):
+            future.result(10)
+    assert done == [8] and tagger.batches == [1, 5] and batcher.is_alive
 
 
 def test_an_answer_that_raises_harms_nobody_else(batcher: Batcher) -> None:

@@ -113,6 +113,10 @@ REFUSED = [
     "http://a b/",
     "http://\r\nhost/",
     "nonsense",
+    "http://a..b/x.jpg",
+    "http://.example.org/x.jpg",
+    "http://xn--/x.jpg",
+    f"http://{'a' * 64}.org/x.jpg",
     "",
 ]
 

@@ -50,19 +50,26 @@ def database(command: F) -> F:
     )(command)
 
 
-@contextmanager
-def open_library(database: Path | None) -> Iterator[Library]:
-    """Open an existing library.
+def existing_library(database: Path | None) -> Path:
+    """The file of an existing library.
 
     Raises:
         click.UsageError: it does not exist.
     """
-    from anytag.library.library import Library, default_path
+    from anytag.library.library import default_path
 
     path = database or default_path()
     if not path.exists():
         raise click.UsageError(f"There is no library at {path}: create one with anytag library sync FOLDER.")
-    with Library.open(path) as library:
+    return path
+
+
+@contextmanager
+def open_library(database: Path | None) -> Iterator[Library]:
+    """Open an existing library; errors as for `existing_library`."""
+    from anytag.library.library import Library
+
+    with Library.open(existing_library(database)) as library:
         yield library
 
 

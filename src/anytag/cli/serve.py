@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from anytag.cli import options
+from anytag.cli.library_sync import existing_library
 
 _MEGABYTE = 1 << 20
 
@@ -90,7 +91,7 @@ def command(
         model=model_options.model,
         device=model_options.device,
         has_library=library is not None,
-        library=Path(library) if library else None,
+        library=None if library is None else existing_library(Path(library) if library else None),
         label_studio=label_studio,
         host=host,
         port=port,

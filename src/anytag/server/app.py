@@ -215,11 +215,19 @@ async def _answers(
 
 def _response(photos: Sequence[Photo], rows: Sequence[Row], **more: object) -> Response:
     """The rows of all photos; if the only photo cannot be read, an error response."""
-    named: list[Row] = [{"name": photo.name, **row} for photo, row in zip(photos, rows, strict=True)]
+    named: list[Row] = [_named(photo.name, row) for photo, row in zip(photos, rows, strict=True)]
     error = named[0]["error"]
     if len(named) == 1 and error is not None:
         return JSONResponse({"error": error}, 422)
     return JSONResponse({"photos": named, **more})
+
+
+def _named(name: str | None, row: Row) -> Row:
+    """The row of a photo with its name, in its error message too."""
+    if isinstance(error := row["error"], dict):
+        message = error["message"].replace("<bytes>: ", f"{name}: " if name else "the photo ", 1)
+        row = {**row, "error": {**error, "message": message}}
+    return {"name": name, **row}
 
 
 async def _on_refusal(request: Request, error: Exception) -> Response:

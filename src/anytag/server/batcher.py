@@ -11,10 +11,10 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from dataclasses import dataclass, field
-from threading import Condition, Thread, get_native_id
+from threading import Condition, Event, Thread, get_native_id
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -43,12 +43,14 @@ class Job(Generic[R]):
     Attributes:
         image: content of the image file.
         finish: computes the result from the encoded photo, in a thread of the batcher.
+        stop: when set, the rest of the work on the photo is skipped.
         future: of the result; cancelling it drops a job that has not started.
         submitted: `time.monotonic()` at submission.
     """
 
     image: bytes
     finish: Callable[[Encoded], R]
+    stop: Event = field(default_factory=Event)
     future: Future[R] = field(default_factory=Future)
     submitted: float = field(default_factory=time.monotonic)
 
@@ -78,12 +80,15 @@ class Batcher:
         """Whether all threads are running."""
         return not self._is_closed and all(thread.is_alive() for thread in self._threads)
 
-    def submit(self, image: bytes | Failure, finish: Callable[[Encoded], R]) -> Future[R]:
+    def submit(
+        self, image: bytes | Failure, finish: Callable[[Encoded], R], *, stop: Event | None = None
+    ) -> Future[R]:
         """Queue a photo and return the future of its result.
 
         Args:
             image: content of the image file; a `Failure` is passed on to `finish` at once.
             finish: as for `Job`; `Encoded.error` is set where the photo could not be read.
+            stop: as for `Job`; unlike a cancelled future it also skips what has started.
 
         Raises:
             RuntimeError: the batcher is closed.
@@ -92,7 +97,7 @@ class Batcher:
             done: Future[R] = Future()
             done.set_result(finish(Encoded(_NONE, _NONE, None, 0, 0, image)))
             return done
-        job = Job(image, finish)
+        job = Job(image, finish, stop or Event())
         with self._changed:
             if self._is_closed:
                 raise RuntimeError("the batcher is closed")
@@ -144,6 +149,8 @@ class Batcher:
 
     def _finish(self, job: Job[object], encoded: Encoded) -> None:
         try:
+            if job.stop.is_set():
+                raise CancelledError
             with self._metrics.stage("answer"):
                 answer = job.finish(encoded)
         except BaseException as error:  # even SystemExit of a library must not end the thread

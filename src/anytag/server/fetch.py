@@ -173,6 +173,8 @@ class Fetcher:
                 return await self._get(url, reservation)
         except FetchError as error:
             reason = str(error)
+        except UnicodeError:  # of a host name that no name server takes: a..b
+            reason = "it is not a valid URL"
         except TimeoutError:
             reason = f"it did not arrive within {self._seconds:g} seconds"
         except httpcore.ConnectError as error:

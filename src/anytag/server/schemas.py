@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, field_validator
 from pydantic_core import PydanticCustomError
 
 Order = Literal["path", "newest", "unsure"]
@@ -43,7 +43,9 @@ class CaptionOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     tags: list[CustomTagText] | None = Field(
-        None, max_length=100, description="What the caption should mention, instead of the recognised tags."
+        None,
+        max_length=100,
+        description="What the caption should mention, instead of the recognised tags; empty: no guidance.",
     )
     exclude_tags: list[CustomTagText] = Field(
         [], max_length=100, description="What the caption must not mention."
@@ -51,6 +53,11 @@ class CaptionOptions(BaseModel):
     beams: int | None = Field(None, ge=1, le=16)
     max_length: int | None = Field(None, ge=1, le=200)
     min_length: int | None = Field(None, ge=0, le=200)
+
+    @field_validator("tags", mode="before")
+    @classmethod
+    def _empty(cls, tags: object) -> object:
+        return [] if tags == [""] else tags
 
 
 class MatchOptions(BaseModel):

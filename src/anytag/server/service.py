@@ -80,15 +80,17 @@ class Service:
     async def map_encoded(
         self, request: Request, images: Sequence[bytes | Failure], finish: Callable[[Encoded], R]
     ) -> list[R]:
-        """Encode images in the batcher and apply `finish` to each; a disconnect cancels pending images.
+        """Encode images in the batcher and apply `finish` to each; a disconnect skips the rest of them.
 
         Raises:
             ClientDisconnect: the client disconnected.
         """
-        futures = [self.batcher.submit(image, finish) for image in images]
+        stop = Event()
+        futures = [self.batcher.submit(image, finish, stop=stop) for image in images]
         try:
             return await cancel_on_disconnect(request, asyncio.gather(*map(asyncio.wrap_future, futures)))
         finally:
+            stop.set()
             for future in futures:
                 future.cancel()
 

@@ -82,8 +82,8 @@ def is_loopback(host: str) -> bool:
 
 
 def key_from_environment() -> str | None:
-    """The value of ANYTAG_KEY; None if it is unset or empty."""
-    return os.environ.get(KEY_VARIABLE) or None
+    """The value of ANYTAG_KEY without spaces and line breaks around it; None if it is unset or empty."""
+    return os.environ.get(KEY_VARIABLE, "").strip() or None
 
 
 def _bracketed(host: str) -> str:

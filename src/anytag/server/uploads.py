@@ -16,7 +16,7 @@ from starlette.datastructures import FormData, ImmutableMultiDict, UploadFile
 from starlette.formparsers import FormParser, MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from anytag.errors import escaped
+from anytag.errors import brief, escaped
 from anytag.results import Failure
 from anytag.server.capacity import Reservation
 from anytag.server.disconnect import cancel_on_disconnect
@@ -55,7 +55,7 @@ def openapi_of(options: type[BaseModel]) -> dict[str, object]:
             {
                 "name": name,
                 "in": "query",
-                "required": name in required,
+                "required": False,  # a form has its options in its fields
                 "schema": field,
                 "description": field.get("description", ""),
             }
@@ -112,6 +112,9 @@ async def read_upload(
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     fields: ImmutableMultiDict[str, str]
     if kind in (_MULTIPART, _URL_ENCODED):
+        if request.query_params:
+            name = brief(next(iter(request.query_params)))
+            raise Refusal(422, "options", f"{name} is in the query: send it as a field of the form")
         photos, fields = await _read_form(request, kind, max_files)
     elif kind.startswith("image/") or kind == "application/octet-stream":
         photos, fields = [Photo(await request.body(), None)], request.query_params
@@ -122,12 +125,12 @@ async def read_upload(
         )  # fmt: skip
     urls = fields.getlist(_URLS)
     rest = ImmutableMultiDict([(name, text) for name, text in fields.multi_items() if name != _URLS])
-    given_options = _options(options, rest)
+    given_options = _options(options, rest, is_curl_default=kind == _URL_ENCODED)
     if len(photos) + len(urls) > max_files:
         raise Refusal(400, "form", f"a request takes {max_files} photos at most")
     if urls:
         photos = [*photos, *await _fetched(request, urls, fetcher)]
-    if not any(photo.data for photo in photos):
+    if not any(photo.data or photo.name for photo in photos):
         raise Refusal(422, "empty", "no photo was sent")
     return photos, given_options
 
@@ -163,18 +166,34 @@ async def _read_form(
         if isinstance(value, UploadFile):
             with value.file:
                 photos.append(Photo(value.file.read(), escaped(value.filename or "")))
+        elif name == "files":
+            raise Refusal(
+                422, "options", "files: a photo lacks its file name, as in curl -F files=@photo.jpg"
+            )
         else:
             fields.append((name, value))
     return photos, ImmutableMultiDict(fields)
 
 
-def _options(options: type[Opt], fields: ImmutableMultiDict[str, str]) -> Opt:
-    """Validate options from a query or form; those that are lists may be repeated."""
+def _options(
+    options: type[Opt], fields: ImmutableMultiDict[str, str], *, is_curl_default: bool = False
+) -> Opt:
+    """Validate options from a query or form; those that are lists may be repeated.
+
+    Args:
+        is_curl_default: the content type is what curl calls any body; perhaps the body is a photo.
+    """
     given: dict[str, object] = {}
     for name in fields:
-        field = options.model_fields.get(name)
-        is_list = field is not None and "list" in str(field.annotation)
-        given[name] = fields.getlist(name) if is_list else fields[name]
+        field, values = options.model_fields.get(name), fields.getlist(name)
+        if field is None:
+            hint = "; send a photo with the content type image/jpeg" if is_curl_default else ""
+            known = ", ".join(options.model_fields)
+            raise Refusal(422, "options", f"{brief(name)} is unknown, expected {known}{hint}")
+        is_list = "list" in str(field.annotation)
+        if len(values) > 1 and not is_list:
+            raise Refusal(422, "options", f"{name} was given {len(values)} times: give it once")
+        given[name] = values if is_list else values[0]
     try:
         return options.model_validate(given)
     except ValidationError as error:

@@ -207,7 +207,7 @@ function fill(photo) {
   if (!photo.card) return;
   const place = photo.card.querySelector(".result");
   if (photo.error) {
-    place.replaceChildren(element("p", { class: "error" }, photo.error.replace("<bytes>: ", "This file ")));
+    place.replaceChildren(element("p", { class: "error" }, photo.error));
   } else if (photo.answer) {
     const custom = new Set(photo.custom.map((tag) => tag.id));
     const tags = [...photo.custom, ...photo.answer.tags.filter((tag) => !custom.has(tag.id))];
