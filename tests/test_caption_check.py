@@ -48,6 +48,9 @@ def tags(**scores: float) -> list[TagScore]:
 )
 def test_plain_words(checker: CaptionChecker, names: list[str], text: str) -> None:
     assert checker.plain(tags(**dict.fromkeys(names, 0.9))) == text
+    assert checker.plain(tags(**dict.fromkeys(names, 0.9)), {"photo"}) == text.removeprefix(
+        "a photo"
+    ).removeprefix(" of ")
 
 
 def test_what_no_tag_sees_is_unsupported(checker: CaptionChecker) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 
 from anytag.parsing import Parser
@@ -230,14 +230,20 @@ class CaptionChecker:
         specific = [tag for tag in result if self._narrower[tag.id] < GENERIC]
         return (specific or result[:1])[:MAX_TAGS]
 
-    def plain(self, tags: Sequence[TagScore]) -> str:
-        """Compose a plain caption: "a photo of a cup and a table", "a drawing of a dog", or `EMPTY`."""
+    def plain(self, tags: Sequence[TagScore], excluded: Collection[str] = ()) -> str:
+        """Compose a plain caption: "a photo of a cup and a table", "a drawing of a dog", or `EMPTY`.
+
+        Args:
+            tags: that it names.
+            excluded: words that it must not contain: with "photo" it is "a cup and a table".
+        """
         medium = next((_with_article(tag.name) for tag in tags if tag.id in _MEDIA), EMPTY)
         names = [_with_article(tag.name) for tag in tags if tag.id not in _MEDIA]
-        if not names:
-            return medium
-        *rest, last = names
-        return f"{medium} of {', '.join(rest)} and {last}" if rest else f"{medium} of {last}"
+        if any(word in excluded for word in medium.split()):
+            medium = ""
+        *rest, last = names or [""]
+        listed = f"{', '.join(rest)} and {last}" if rest else last
+        return " of ".join(filter(None, (medium, listed)))
 
     def _kind(self, tag: TagScore) -> str | None:
         known = self._vocabulary.find(tag.id) or self._vocabulary.find(tag.name)

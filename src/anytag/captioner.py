@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -267,12 +267,13 @@ class Captioner:
         no tag is likely, the caption says no more than that.
         """
         excluded = {tag.id for word in request.exclude_tags for tag in self._tags_of(word)}
+        plain = partial(self._checker.plain, excluded=self._names(request.exclude_tags))
         for number, one in enumerate(encoded):
             tags = [tag for tag in self.tagger.score(one).tags if tag.id not in excluded]
             scores = {tag.id: tag.score for tag in self.tagger.score(one, threshold=self.spec.support).tags}
             confident = self._checker.confident(tags, self.spec.sure) or self._checker.confident(tags, LIKELY)
             if not confident:
-                texts[number] = self._checker.plain([tag for tag in tags[:1] if tag.score >= LIKELY])
+                texts[number] = plain([tag for tag in tags[:1] if tag.score >= LIKELY])
                 continue
             texts[number] = self._checker.neutralise(texts[number], scores)
             if self._is_supported(texts[number], scores, confident, repeats=2):
@@ -280,7 +281,7 @@ class Captioner:
             guide = tuple(tag.name for tag in confident)
             again = self._checker.neutralise(self._texts([one], [guide], request)[0], scores)
             if not self._is_supported(again, scores, confident, repeats=1):
-                again = self._checker.plain(confident)
+                again = plain(confident)
             texts[number], guides[number] = again, guide
         return texts, guides
 

@@ -96,7 +96,7 @@ class TagResult:
         model: name of the model.
         tags: by descending score.
         error: set if the photo could not be tagged; `tags` is empty then.
-        below: custom tags of `also` that score below the threshold, by descending score.
+        below: tags of `also` that score below the threshold, by descending score.
     """
 
     path: str | None

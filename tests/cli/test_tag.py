@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import signal
 import sys
 import time
@@ -370,3 +371,15 @@ def test_long_work_on_a_terminal_gets_a_progress_bar(model: Path, photos: Path, 
     assert code == 0
     assert "━" in seen
     assert str(photos) not in seen
+
+
+def test_an_empty_list_of_paths_is_noted(model: Path) -> None:
+    done = run("tag", "-", "--model", model, stdin=b"")
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert done.stderr == "No photos are listed, or --exclude excludes all of them.\n"
+
+
+def test_escape_sequences_in_paths_stay_on_a_pipe(model: Path, photos: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "a\x1b[31m.jpg"
+    shutil.copy(photos / "0.jpg", odd)
+    assert str(odd) in run("tag", odd, "--model", model, "--format", "csv").stdout

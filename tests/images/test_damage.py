@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFile
 
 from anytag.errors import ImageError, MissingExtraError
 from anytag.images import MAX_PIXELS, Photo, decode, formats, load, prepare
@@ -418,3 +418,19 @@ def test_any_damage(kind: str, changes: list[tuple[float, int]], kept: float) ->
     for place, value in changes:
         data[int(place * len(data))] = value
     attempt(bytes(data[: round(len(data) * (kept if kept < 0.9 else 1))]))
+
+
+def test_more_pixels_than_memory_are_an_error_of_the_photo(monkeypatch: pytest.MonkeyPatch) -> None:
+    side = 2**31 - 1
+    with pytest.raises(ImageError, match="cannot be decoded"):
+        load(png(quarters(), colour=2, size=(side, side)), max_pixels=side**2)
+
+    whole = encoded(scene(), "PNG")
+
+    def exhausted(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Image.Image, "load", exhausted)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", exhausted)
+    with pytest.raises(ImageError, match="needs more memory than is free"):
+        load(whole)

@@ -276,16 +276,28 @@ def test_what_is_no_vocabulary_is_refused(flat: Tagger, tmp_path: Path) -> None:
 
 
 def test_low_scores_of_the_users_custom_tags_are_told(flat: Tagger) -> None:
-    (own,) = flat.tag(PICTURES[0], tags=["blue house"]).tags
-    for bar in (0.0, own.score / 2, (1 + own.score) / 2):
+    own, dog = flat.tag(PICTURES[0], tags=["blue house", "dog"]).tags
+    assert (own.name, own.score > dog.score) == ("blue house", True)
+    for bar in (0.0, dog.score / 2, (own.score + dog.score) / 2, (1 + own.score) / 2):
         for found in (
             flat.tag(PICTURES[0], also=["blue house", "dog"], threshold=bar),
             *flat.tag_many([PICTURES[0]], also=["blue house", "dog"], threshold=bar),
         ):
-            assert (own in found.tags) == (bar <= own.score)
-            assert found.below == (() if bar <= own.score else (own,))
+            assert (own in found.tags, dog in found.tags) == (bar <= own.score, bar <= dog.score)
+            assert found.below == tuple(tag for tag in (own, dog) if tag.score < bar)
             assert found.to_dict().get("below", []) == [tag.to_dict() for tag in found.below]
     assert flat.tag(PICTURES[0], tags=["blue house"], threshold=1).below == ()
+
+
+def test_a_requested_trained_tag_has_the_threshold_of_custom_tags(
+    flat: Tagger,
+) -> None:
+    (dog,) = flat.tag(PICTURES[0], tags=["dog"]).tags
+    for own, returned in ((0.99, dog.score >= 0.5), (dog.score / 2, True)):
+        tagger = flat.with_vocabulary(flat.vocabulary.with_thresholds({"dog": own}))
+        found = tagger.tag(PICTURES[0], also=["dog"])
+        assert [tag for tag in found.tags if tag.id == "dog"] == [dog] * returned
+        assert found.below == (dog,) * (not returned)
 
 
 def test_unknown_words(flat: Tagger) -> None:

@@ -123,7 +123,7 @@ def gather(
         null: whether paths in lists end with NUL instead of a line break.
 
     Raises:
-        click.UsageError: no arguments, or no photos.
+        click.UsageError: no arguments, or no photos, unless paths are read from a list.
     """
     arguments = list(arguments)
     if not arguments and not files_from:
@@ -139,7 +139,16 @@ def gather(
     is_stream = STDIN in arguments or bool(files_from)
     search.report(is_empty=not is_stream and not any(found))
     paths = chain.from_iterable(found)
-    return PhotoPaths(paths if is_stream else list(paths), tuple(search.failures))
+    return PhotoPaths(_noted_if_empty(paths) if is_stream else list(paths), tuple(search.failures))
+
+
+def _noted_if_empty(paths: Iterable[str]) -> Iterator[str]:
+    """Yield the paths of a stream, and say so if there are none: `find` may have failed."""
+    path = None
+    for path in paths:
+        yield path
+    if path is None:
+        click.echo("No photos are listed, or --exclude excludes all of them.", err=True)
 
 
 def _listed(chunks: Iterator[bytes], *, null: bool, search: _Search) -> Iterator[str]:

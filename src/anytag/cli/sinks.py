@@ -116,7 +116,7 @@ class Stdout:
             OutputError: stdout cannot be written.
         """
         try:
-            click.echo(lines, nl=False, color=True if self.is_terminal else None)
+            click.echo(lines, nl=False, color=True)  # else escape sequences in paths would be dropped
         except BrokenPipeError:
             raise
         except OSError as error:

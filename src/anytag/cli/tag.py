@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from anytag.vocabulary import Vocabulary
 
 _MAX_SHOWN = 10  # items of a list on stderr
+_MAX_LENGTH = 80  # characters of a word on stderr
 _READABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -242,7 +243,8 @@ def _writer(
 
 def _warn_of_unknown_words(tagger: Tagger, tags: Sequence[str | CustomTag] | None) -> None:
     if unknown := tagger.unknown_words(tags) if tags else ():
-        message = f"Words that the model does not know: {_shortened(unknown)}."
+        words = [word if len(word) <= _MAX_LENGTH else f"{word[:_MAX_LENGTH]}..." for word in unknown]
+        message = f"Words that the model does not know: {_shortened(words)}."
         click.echo(f"{message} Scores of these tags may be unreliable.", err=True)
 
 
@@ -256,7 +258,7 @@ class _LowScores:
     def record(self, results: Iterable[TagResult]) -> Iterator[TagResult]:
         """Yield the results unchanged."""
         for photo in results:
-            self._given.update(tag.name for tag in photo.tags if tag.source == "custom")
+            self._given.update(tag.name for tag in photo.tags)
             for tag in photo.below:
                 best = (tag.score, tag.name, photo.path or "")
                 self._best[tag.name] = max(best, self._best.get(tag.name, best), key=lambda one: one[0])

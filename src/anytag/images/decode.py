@@ -75,6 +75,8 @@ def decode_bytes(data: bytes, request: Request) -> Decoded:
         if mended is None:
             raise ImageError(f"{request.name}: {problem}") from problem.__cause__
         loaded = mended
+    except MemoryError as error:
+        raise ImageError(f"{request.name}: {_undecoded(error)}") from error
     return _finished(loaded, request)
 
 
@@ -99,6 +101,8 @@ def decode_picture(picture: Image.Image, request: Request) -> Decoded:
 
 
 def _undecoded(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return "cannot be decoded: it needs more memory than is free"
     return f"cannot be decoded: it is damaged, truncated or of a rare kind ({error})"
 
 
@@ -123,7 +127,7 @@ def _loaded(data: bytes, kind: str, plugin: str, request: Request) -> Decoded:
         if kind in _ANIMATED and not request.exact:
             opened = _telling_frame(opened, request.name)
         return Decoded(opened, width, height)
-    except AnytagError:
+    except (AnytagError, MemoryError):
         raise
     except Exception as error:  # parsers may raise anything for a damaged file
         raise _Damage(_undecoded(error)) from error
@@ -146,16 +150,16 @@ def _finished(loaded: Decoded, request: Request) -> Decoded:
 
 def _mended(data: bytes, kind: str, plugin: str, request: Request) -> Decoded | None:
     """Decode a repaired file; None if too much is missing, or something else is wrong."""
-    filled = damage.fill(kind, data, request.max_pixels)
-    if filled is None:
-        return None
     try:
+        filled = damage.fill(kind, data, request.max_pixels)
+        if filled is None:
+            return None
         one, other = (_loaded(end, kind, plugin, request) for end in (filled.one, filled.other))
         pictures = [end.picture for end in (one, other)]
         if kind == "BMP":  # stored from bottom to top
             pictures = [picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM) for picture in pictures]
         missing = damage.missing(pictures[0], pictures[1], _block(one))
-    except (_Damage, AnytagError, ValueError):
+    except (_Damage, AnytagError, ValueError, OverflowError, MemoryError):
         return None
     return one if missing <= filled.most else None
 

@@ -143,24 +143,24 @@ class Questions:
             top_k=top_k,
             strict=self.card.strict,
             fewest=self.card.fewest if is_default else None,
-            added=sum(row.trained is None for row in requested),
+            added=len(requested),
             per_photo=self._bank.coarse is not None,
         )
 
     def _shown(self, requested: Sequence[_Row]) -> tuple[dict[int, _Row], list[_Row]]:
-        """Rows of the bank by index, and rows made from words, requested ones last.
+        """Rows of the bank by index, and rows that are decoded for every photo, requested ones last.
 
-        A requested custom tag replaces the vocabulary's tag of the same name.
+        A requested custom tag replaces the vocabulary's tag of the same name. A requested trained tag is
+        returned from `CUSTOM_THRESHOLD` on, or from its own threshold if that is lower.
         """
         names = {row.name.casefold() for row in requested if row.trained is None}
         rows = [self._row(tag) for tag in self.vocabulary if not names or tag.name.casefold() not in names]
         own = [row for row in rows if row.trained is None]
         by_number = {row.trained: row for row in rows if row.trained is not None}
         for row in requested:
-            if row.trained is None:
-                own.append(row)
-            else:
-                by_number.setdefault(row.trained, row)
+            if row.trained is not None:
+                by_number.pop(row.trained, None)
+            own.append(replace(row, threshold=min(row.threshold, CUSTOM_THRESHOLD)))
         return by_number, own
 
     @cached_property
