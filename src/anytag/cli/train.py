@@ -14,8 +14,9 @@ from anytag.cli.bar import Bar, duration
 from anytag.cli.options import FiniteFloat, LazyHelpCommand, OutputPath
 from anytag.progress import counted
 
-_RUN = frozenset(("recipe.json", "state.pt", "student.pt", "log.jsonl"))
-_BEGINNING = frozenset(("vocabulary.jsonl", "vocab.txt", "teacher", "cache", "tokens"))
+_STATES = frozenset(("state.pt", "state.previous.pt"))
+_LOCK = ".lock"
+_RESULTS = frozenset(("student.pt", "model"))
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
@@ -124,9 +125,9 @@ def command(
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder holds a run, or only what a run writes before its first step."""
-    names = {file.name for file in folder.iterdir() if not file.name.startswith(".")}
-    return bool(names & _RUN) or names <= _BEGINNING
+    """Whether a folder holds a run to resume: with its state, or without a result."""
+    names = {file.name for file in folder.iterdir()}
+    return _LOCK in names and (bool(names & _STATES) or not names & _RESULTS)
 
 
 def show(numbers: Mapping[str, Any]) -> None:

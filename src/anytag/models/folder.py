@@ -26,6 +26,16 @@ _ADD_TEXT = (
 )
 
 
+def other_files(folder: Path) -> list[str]:
+    """Sorted names of the files in a folder that are not those of a model; all of them, if it is none."""
+    try:
+        known = {cards.FILE_NAME, *Card.read(folder / cards.FILE_NAME).files}
+    except ModelError:
+        known = set()
+    found = (file.relative_to(folder).as_posix() for file in folder.rglob("*") if not file.is_dir())
+    return sorted(name for name in found if name not in known)
+
+
 @dataclass(frozen=True, slots=True)
 class ModelFolder:
     """A verified model folder; open one with `ModelFolder.open`."""

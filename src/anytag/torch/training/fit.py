@@ -11,7 +11,8 @@ import torch
 
 from anytag._io import atomic_write
 from anytag.data.formats import root_of
-from anytag.errors import AnytagError
+from anytag.errors import AnytagError, RefusedOutputError
+from anytag.models.folder import other_files
 from anytag.text_encoders import TextEncoder
 from anytag.text_encoders.wordpiece import WordPieces
 from anytag.torch.training import mini
@@ -162,8 +163,17 @@ def build(
 
 
 def finish(trainer: Trainer, run: Run) -> Path:
-    """Like `train`, with a prepared trainer."""
+    """Like `train`, with a prepared trainer.
+
+    Raises:
+        RefusedOutputError: OUT/model is of a run whose state is missing, or has files of others.
+    """
     trainer.resume()
+    if (run.out / MODEL).exists():
+        if trainer.step >= trainer.total:
+            trainer.report.say("The run has ended: there is nothing to do.")
+            return run.out / MODEL
+        _check_replaceable(run.out / MODEL, has_state=trainer.step > 0)
     recipe, dataset, main = trainer.recipe, trainer.dataset, trainer.accelerator.is_main_process
     if main:
         with atomic_write(run.out / RECIPE) as draft:
@@ -180,6 +190,17 @@ def finish(trainer: Trainer, run: Run) -> Path:
         write = write_model if folded else partial(write_torch_model, pieces=pieces)
         write(result_of(trainer, dataset, run), recipe, run.out / MODEL, fitted=fitted, data=data)
     return run.out / MODEL
+
+
+def _check_replaceable(model: Path, *, has_state: bool) -> None:
+    """Check that a folder is a model of this run and has nothing else, before it is trained further."""
+    if not has_state:
+        raise RefusedOutputError(f"{model} exists, and the state of its run does not: give another folder")
+    others = other_files(model)
+    if others:
+        raise RefusedOutputError(
+            f"{model} would be replaced, and {others[0]} in it was not written by its run: move it away"
+        )
 
 
 def result_of(trainer: Trainer, dataset: PhotoDataset, run: Run) -> Student:
