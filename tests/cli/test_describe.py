@@ -123,8 +123,9 @@ def test_no_output_replaces_an_input_or_something_else(tmp_path: Path) -> None:
     assert run("describe", "cat", "--output", vocabulary).exit_code == 2, "no input, and no descriptions"
     assert (vocabulary.read_bytes(), letter.read_text()) == (before, "dear\n")
     out = tmp_path / "d.jsonl"
-    for _ in range(2):
-        assert run("describe", "cat", "--output", out).stdout == f"1 row -> {out}\n"
+    assert run("describe", "cat", "--output", out).stdout == f"1 row -> {out}\n"
+    again = run("describe", "cat", "--output", out)
+    assert again.exit_code == 2 and f"{out} exists already: give another file" in again.stderr
 
 
 def test_names_of_one_id_are_not_dropped(tmp_path: Path) -> None:

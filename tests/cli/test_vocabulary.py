@@ -58,6 +58,22 @@ def test_lists_top_and_limit(corpus: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ([("drop", "cat", "")], "no row keeps a tag"),
+        ([("keep", "cat", "dog"), ("keep", "dog", "cat")], "'cat' and 'dog' are broader tags of each other"),
+    ],
+)
+def test_a_table_without_a_vocabulary(tmp_path: Path, rows: list[tuple[str, str, str]], says: str) -> None:
+    table = tmp_path / "t.csv"
+    lines = ["action,name,kind,parents", *(f"{what},{name},object,{above}" for what, name, above in rows)]
+    table.write_text("\n".join(lines))
+    done = run("vocabulary", "build", table, "--output", tmp_path / "v.jsonl")
+    assert done.exit_code == 2 and says in done.stderr
+    assert not (tmp_path / "v.jsonl").exists()
+
+
 def test_recipes_are_sizes(corpus: Path) -> None:
     table = corpus / "c.tsv"
     assert run(
@@ -92,8 +108,8 @@ def test_no_output_replaces_an_input_or_something_else(corpus: Path) -> None:
     (corpus / "edited.tsv").rename(table)
     for output in (table, letter, corpus / "v.png"):
         assert run("vocabulary", "build", table, "--output", output).exit_code == 2
-    for _ in range(2):
-        assert run("vocabulary", "build", table, "--output", corpus / "v.jsonl").exit_code == 0
+    for code in (0, 2):
+        assert run("vocabulary", "build", table, "--output", corpus / "v.jsonl").exit_code == code
     assert {path: path.read_bytes() for path in before} == before
 
 

@@ -15,11 +15,10 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import Protocol
 
-from anytag._io import Recognizer, begins_with, is_lines_of, refuse_photo_name
+from anytag._io import refuse_photo_name
 from anytag.data import corpora, shards, tables
-from anytag.data.dialect import COLUMNS
 from anytag.data.io import exists, folder_of, is_folder, join, listing, open_read, rebased, refuse_output
-from anytag.data.rows import OPTIONAL, OnError, Row
+from anytag.data.rows import OnError, Row
 from anytag.errors import AnytagError
 
 
@@ -45,7 +44,6 @@ class Format:
         folder: whether data in this format is a folder.
         tag_list: whether it needs a list of names for its ids.
         says: one-line description.
-        is_earlier: whether `write` may have written a file.
     """
 
     says: str
@@ -54,7 +52,6 @@ class Format:
     suffixes: tuple[str, ...] = ()
     folder: bool = False
     tag_list: bool = False
-    is_earlier: Recognizer | None = None
 
 
 FORMATS: dict[str, Format] = {
@@ -63,27 +60,23 @@ FORMATS: dict[str, Format] = {
         tables.read_jsonl,
         tables.write_jsonl,
         suffixes=(".jsonl", ".ndjson"),
-        is_earlier=is_lines_of(*(key for key in Row.__slots__ if key not in OPTIONAL), optional=OPTIONAL),
     ),
     "parquet": Format(
         "Parquet with columns of image, captions, tags",
         tables.read_parquet,
         tables.write_parquet,
         suffixes=(".parquet",),
-        is_earlier=tables.is_parquet_of_rows,
     ),
     "csv": Format(
         "a table of image and tags separated by ';'",
         tables.read_csv,
         tables.write_csv,
         suffixes=(".csv", ".tsv"),
-        is_earlier=begins_with(",".join(COLUMNS).encode()),
     ),
     "coco-captions": Format(
         "COCO's captions_*.json",
         corpora.read_coco_captions,
         corpora.write_coco_captions,
-        is_earlier=begins_with(b'{"images": [\n{"id": 0, "file_name": '),
     ),
     "coco-instances": Format("COCO's instances_*.json", corpora.read_coco_instances),
     "published": Format(
@@ -91,7 +84,6 @@ FORMATS: dict[str, Format] = {
         partial(corpora.read_published, tag_list=()),
         partial(corpora.write_published, tag_list=()),
         tag_list=True,
-        is_earlier=begins_with(b'[\n{"image_path": '),
     ),
     "folders": Format("a folder for each class", corpora.read_folders, folder=True),
     "webdataset": Format(
@@ -182,10 +174,10 @@ def check_output(path: str, inputs: Iterable[str] = (), *, format: str | None = 
 
     Raises:
         AnytagError: the format cannot be written.
-        OutputError: `path` is an input, a photo, or an existing file that anytag did not write.
+        OutputError: `path` is an input, a photo, or exists: rows may have been edited.
     """
-    format_ = _to_write(path, format)
-    refuse_output(path, inputs, format_.is_earlier, f"rows as anytag writes them: {format_.says}")
+    _to_write(path, format)
+    refuse_output(path, inputs)
 
 
 def moved(rows: Iterable[Row], root: str, to: str) -> Iterator[Row]:

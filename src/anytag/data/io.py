@@ -122,8 +122,10 @@ def _in_one_request(system: Any) -> dict[str, int]:
     return {"chunksize": _ONE_REQUEST} if names & {"s3", "s3a", "gs", "gcs"} else {}
 
 
-def refuse_output(output: str, inputs: Iterable[str], is_earlier: Recognizer | None, kind: str = "") -> None:
-    """Check an output on disk or at a URL: see `_io.check_output`.
+def refuse_output(
+    output: str, inputs: Iterable[str], is_earlier: Recognizer | None = None, kind: str = ""
+) -> None:
+    """Check an output on disk or at a URL: see `_io.check_output`; without `is_earlier` none may exist.
 
     Raises:
         OutputError: it is an input, has the suffix of a photo, or exists and is of another kind.

@@ -27,9 +27,6 @@ SPLITS = {
 }
 """Other names of splits -> names used here."""
 
-OPTIONAL = ("origins", "cleaned", "parsed")
-"""Keys that a row in JSON has only if they are not empty."""
-
 _MADE_BY: dict[Step, Origin] = {"parse": "text", "generate": "model"}
 
 
@@ -98,12 +95,13 @@ class Row:
         return replace(row, cleaned=cleaned, parsed=() if step == "parse" else self.parsed)
 
     def to_dict(self) -> dict[str, Any]:
-        """Convert to plain lists for JSON; those of `OPTIONAL` only if not empty."""
+        """Convert to plain lists for JSON; `origins`, `cleaned` and `parsed` only if not empty."""
         values = {one.name: getattr(self, one.name) for one in fields(self)}
         for name in ("cleaned", "parsed"):
             values[name] = [list(part) for part in values[name]]
         plain = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
-        return {key: value for key, value in plain.items() if value or key not in OPTIONAL}
+        optional = ("origins", "cleaned", "parsed")
+        return {key: value for key, value in plain.items() if value or key not in optional}
 
 
 def split_of(name: str) -> str:

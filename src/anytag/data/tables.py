@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from anytag.data.dialect import COLUMNS, Dialect, dialect_of
@@ -174,14 +173,6 @@ def write_parquet(path: str, rows: Iterable[Row]) -> None:
         while block := list(islice(iterator, _BLOCK)):
             columns = [columns_of(_check_unicode(row)) for row in block]
             writer.write_table(pyarrow.Table.from_pylist(columns, schema=schema))
-
-
-def is_parquet_of_rows(path: Path) -> bool:
-    """Whether a file has the columns of `write_parquet`."""
-    try:
-        return bool(_parquet().read_schema(path).names == schema_of_rows().names)
-    except _pyarrow().ArrowInvalid:
-        return False
 
 
 def columns_of(row: Row) -> dict[str, Any]:

@@ -223,11 +223,12 @@ def check_outputs(path: Path, inputs: Iterable[Path]) -> None:
     """Check, before the work, that descriptions may be written to `path`, and answers to its journal.
 
     Raises:
-        OutputError: one is an input, has the suffix of a photo, or exists and is of another kind.
+        OutputError: one is an input, has the suffix of a photo, or exists, and is not of an earlier run with
+            its journal of answers.
     """
-    names = [str(one) for one in inputs]
-    refuse_output(str(path), names, _is_descriptions, "a file of descriptions")
-    answers = journal_of(path)
+    names, answers = [str(one) for one in inputs], journal_of(path)
+    is_earlier = _is_descriptions if answers.exists() else None  # to add what was not answered
+    refuse_output(str(path), names, is_earlier, "a file of descriptions")
     refuse_output(str(answers), names, _is_answers, "a file of answers")
     if not path.absolute().parent.is_dir():
         raise RefusedOutputError(f"{path} cannot be written: its folder does not exist")

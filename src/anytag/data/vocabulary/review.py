@@ -17,7 +17,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from anytag._io import atomic_write, is_lines_of, read_text
+from anytag._io import atomic_write, read_text
 from anytag.data.io import refuse_output
 from anytag.data.vocabulary.merging import Key, Merge
 from anytag.errors import RefusedOutputError, VocabularyError
@@ -142,14 +142,14 @@ def check_review(path: Path, inputs: Iterable[str]) -> None:
     Raises:
         OutputError: `path` is an input, a photo, or exists.
     """
-    refuse_output(str(path), inputs, None)
+    refuse_output(str(path), inputs)
     if not path.absolute().parent.is_dir():
         raise RefusedOutputError(f"{path} cannot be written: its folder does not exist")
 
 
 def check_vocabulary(path: Path, inputs: Iterable[str]) -> None:
     """Run the same check for a vocabulary."""
-    refuse_output(str(path), inputs, is_lines_of(*Tag.__slots__), "a vocabulary")
+    refuse_output(str(path), inputs)
 
 
 def read_review(path: Path) -> list[ReviewRow]:
@@ -195,7 +195,8 @@ def build(rows: Sequence[ReviewRow], *, size: int | None = None) -> Vocabulary:
         size: number of most frequent tags to keep; those included by list come first.
 
     Raises:
-        VocabularyError: a merge has no target or is circular, or two tags have the same name and kind.
+        VocabularyError: no row keeps a tag, a merge has no target, merges or parents form a circle, or two
+            tags have the same name and kind.
     """
     ends = _merged_into(rows)
     groups: dict[Key, list[ReviewRow]] = {}
@@ -207,8 +208,17 @@ def build(rows: Sequence[ReviewRow], *, size: int | None = None) -> Vocabulary:
     for row in rows:
         if row.action == "merge":
             groups[ends[_key(row)]].append(row)
+    if not groups:
+        raise VocabularyError("no row keeps a tag: write keep in the column action")
     ranked = sorted(groups.values(), key=_rank)[:size]
-    return _vocabulary(ranked, ends)
+    vocabulary = _vocabulary(ranked, ends)
+    for number, above in enumerate(vocabulary.broader):
+        if circle := [parent for parent in above if number in vocabulary.broader[parent]]:
+            names = f"{vocabulary[number].name!r} and {vocabulary[circle[0]].name!r}"
+            raise VocabularyError(
+                f"{names} are broader tags of each other: remove one from the column parents"
+            )
+    return vocabulary
 
 
 def _merged_into(rows: Sequence[ReviewRow]) -> dict[Key, Key]:
