@@ -206,3 +206,35 @@ def test_a_tag_list_in_another_encoding_is_named(data: Path, tmp_path: Path) -> 
     (tmp_path / "tags.txt").write_bytes(b"caf\xe9\n")
     done = run("data", "inspect", data, "--tag-list", tmp_path / "tags.txt")
     assert done.exit_code == 2 and "tags.txt is not in UTF-8" in done.stderr
+
+
+def test_what_a_format_cannot_hold_is_counted(data: Path, tmp_path: Path) -> None:
+    rows = [
+        Row("a.jpg", "mine", "test", ("a dog",), ("dog",), ("cat",), origins=("model",)),
+        Row("b.jpg", "mine", "", ("a cat",)),
+    ]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    for format_, lost in (
+        ("coco-captions", "split of 1 row, tags of 1 row, absent of 1 row"),
+        ("csv", "origins of 1 row"),
+        ("jsonl", ""),
+    ):
+        done = run("data", "convert", tmp_path / "rows.jsonl", tmp_path / f"out.{format_}", "--to", format_)
+        assert done.exit_code == 0
+        assert sorted(lost.split(", ")) == sorted(
+            done.stderr.partition("lacks: ")[2].partition(". JSON")[0].split(", ")
+        )
+
+
+def test_invalid_rows_that_are_not_shown_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("nonsense\n" * 8)
+    done = run("data", "convert", tmp_path / "rows.jsonl", tmp_path / "out.jsonl")
+    assert done.exit_code == 1 and "8 rows had problems, 3 more than the messages above." in done.stderr
+
+
+def test_photos_whose_names_are_no_unicode_are_sharded(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / name, "PNG")
+    write_rows(tmp_path / "rows.jsonl", [Row(name, "mine", "")])
+    assert run("data", "shard", tmp_path / "rows.jsonl", tmp_path / "shards").exit_code == 0
+    assert next(read(str(tmp_path / "shards"))).image

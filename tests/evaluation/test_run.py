@@ -249,7 +249,7 @@ def test_a_chart_escapes_names() -> None:
         ({"split": "dev"}, "no row for --split dev --source told; available: --split test --source named"),
         ({"kind": "open-set"}, "choose a --source with tags"),
         ({"kind": "retrieval", "source": "named"}, "no row has captions"),
-        ({"at_least": 99}, "no tag is present in 99 of the 6 photos"),
+        ({"at_least": 99}, "6 photos could be read, and no tag is present in 99 or more"),
         ({"baselines": ("imagenet:",)}, "lacks a name"),
         ({"kind": "caption", "baselines": ("open_clip:x",)}, "--baseline cannot write captions"),
         ({"prompts": "ensemble"}, "is for zero-shot baselines"),

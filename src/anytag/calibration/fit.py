@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anytag._typing import AnyFloats, Bools, Doubles, Ints
-from anytag.errors import AnytagError
+from anytag.errors import AnytagError, brief, is_number
 from anytag.models.card import Platt
 from anytag.scoring import propagate_to_broader, sigmoid
 
@@ -49,9 +49,16 @@ class Goal:
     """The objective for thresholds: the best F1 of each tag, or a given precision of all predicted tags.
 
     The latter uses one threshold for all tags: the lowest that reaches the precision.
+
+    Raises:
+        AnytagError: `precision` is not between 0 and 1.
     """
 
     precision: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.precision is not None and not (is_number(self.precision) and 0 < self.precision < 1):
+            raise AnytagError(f"precision: expected a number between 0 and 1, got {brief(self.precision)}")
 
     @classmethod
     def parse(cls, text: str) -> Goal:

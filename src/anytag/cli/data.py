@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +107,7 @@ class _Data:
         self.inputs = [source.data, *([str(source.tag_list)] if source.tag_list else [])]
         self.names = read_text(source.tag_list).splitlines() if source.tag_list else []
         self.root = root_of(source.data)
-        self.wrong, self.quiet = 0, quiet
+        self.wrong, self.hidden, self.quiet = 0, 0, quiet
 
     def __iter__(self) -> Iterator[Row]:
         from anytag.data.formats import read
@@ -128,6 +129,8 @@ class _Data:
         self.wrong += 1
         if self.wrong <= _MAX_SHOWN:
             echo_error(message)
+        else:
+            self.hidden += 1
 
     def may_write(self, output: str, format_: str | None = None) -> None:
         """Refuse an output that would replace an input or a file that does not hold rows."""
@@ -138,32 +141,38 @@ class _Data:
 
     def write(self, output: str, rows: Iterable[Row], *, format_: str | None = None) -> None:
         """Write rows with paths relative to OUTPUT, and set the exit code."""
-        from anytag.data.formats import moved, root_of, write
+        from anytag.data.formats import lacking, moved, root_of, write
 
         self.may_write(output, format_)
-        written = _Counted(moved(rows, self.root, "" if is_stdout(output) else root_of(output)))
         format_ = format_ or ("jsonl" if is_stdout(output) else None)
+        moved_rows = moved(rows, self.root, "" if is_stdout(output) else root_of(output))
+        written = _Counted(moved_rows, lacking(output, format_))
         with atomic_output(output) as file:
             write(str(file), written, format=format_, tag_list=self.names)
         say(f"{counted(written.count, 'row')} -> {output}", output)
+        if lost := ", ".join(f"{name} of {counted(n, 'row')}" for name, n in written.lost.items()):
+            echo_error(f"This format cannot hold everything, and lacks: {lost}. JSON lines hold all.")
         self.finish()
 
     def finish(self) -> None:
         """Exit with code 1 if there were problems."""
         if self.wrong:
-            click.echo(f"{counted(self.wrong, 'row')} had problems.", err=True)
+            more = f", {self.hidden} more than the messages above" if self.hidden else ""
+            click.echo(f"{counted(self.wrong, 'row')} had problems{more}.", err=True)
             click.get_current_context().exit(1)
 
 
 class _Counted:
-    """An iterable that counts its rows."""
+    """An iterable that counts its rows, and those with something in the fields `lacks`."""
 
-    def __init__(self, rows: Iterable[Row]) -> None:
-        self.rows, self.count = rows, 0
+    def __init__(self, rows: Iterable[Row], lacks: Iterable[str]) -> None:
+        self.rows, self.lacks, self.count = rows, tuple(lacks), 0
+        self.lost: Counter[str] = Counter()
 
     def __iter__(self) -> Iterator[Row]:
         for row in self.rows:
             self.count += 1
+            self.lost.update(name for name in self.lacks if getattr(row, name) not in ((), "", "train"))
             yield row
 
 

@@ -44,6 +44,7 @@ class Format:
         folder: whether data in this format is a folder.
         tag_list: whether it needs a list of names for its ids.
         says: one-line description.
+        lacks: fields of rows that its files cannot hold.
     """
 
     says: str
@@ -52,6 +53,7 @@ class Format:
     suffixes: tuple[str, ...] = ()
     folder: bool = False
     tag_list: bool = False
+    lacks: tuple[str, ...] = ()
 
 
 FORMATS: dict[str, Format] = {
@@ -72,11 +74,13 @@ FORMATS: dict[str, Format] = {
         tables.read_csv,
         tables.write_csv,
         suffixes=(".csv", ".tsv"),
+        lacks=("origins", "cleaned", "parsed"),
     ),
     "coco-captions": Format(
         "COCO's captions_*.json",
         corpora.read_coco_captions,
         corpora.write_coco_captions,
+        lacks=("tags", "absent", "split"),
     ),
     "coco-instances": Format("COCO's instances_*.json", corpora.read_coco_instances),
     "published": Format(
@@ -84,6 +88,7 @@ FORMATS: dict[str, Format] = {
         partial(corpora.read_published, tag_list=()),
         partial(corpora.write_published, tag_list=()),
         tag_list=True,
+        lacks=("absent", "split", "cleaned"),
     ),
     "folders": Format("a folder for each class", corpora.read_folders, folder=True),
     "webdataset": Format(
@@ -178,6 +183,11 @@ def check_output(path: str, inputs: Iterable[str] = (), *, format: str | None = 
     """
     _to_write(path, format)
     refuse_output(path, inputs)
+
+
+def lacking(path: str, format: str | None) -> tuple[str, ...]:
+    """Fields of rows that `write` leaves out; arguments as for `write`."""
+    return _to_write(path, format).lacks
 
 
 def moved(rows: Iterable[Row], root: str, to: str) -> Iterator[Row]:

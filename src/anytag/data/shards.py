@@ -176,7 +176,7 @@ def _readable(rows: Iterable[Row], root: str, on_error: OnError | None) -> Itera
 def _add(tar: tarfile.TarFile, at: int, row: Row, photo: bytes) -> None:
     inside = row.image.partition("::")[0]
     extension = inside.rpartition(".")[2].lower()
-    metadata = json.dumps(row.to_dict(), ensure_ascii=False).encode()
+    metadata = json.dumps(row.to_dict(), ensure_ascii=False).encode(errors="backslashreplace")
     for name, body in ((extension if f".{extension}" in SUFFIXES else "jpg", photo), ("json", metadata)):
         member = tarfile.TarInfo(f"{at:06d}.{name}")
         member.size = len(body)

@@ -93,7 +93,7 @@ def evaluate_tags(
     counted = int((task.present.sum(0) >= at_least).sum())
     if not counted:
         raise AnytagError(
-            f"{task.name}: no tag is present in {at_least} of the {len(good)} photos that could be read, so "
+            f"{task.name}: {len(good)} photos could be read, and no tag is present in {at_least} or more, so "
             f"there is nothing to average; lower --at-least, or provide more photos{_first(unread)}"
         )
     weights = metrics.resamples(len(good), times)

@@ -251,7 +251,7 @@ class Card:
         path = _card_file(Path(path))
         text = json.dumps({"format": FORMAT, **_to_json(self)}, indent=2, ensure_ascii=False, allow_nan=False)
         draft = path.with_name(path.name + ".new")
-        draft.write_text(text + "\n", encoding="utf-8")
+        draft.write_bytes(f"{text}\n".encode(errors="backslashreplace"))  # names of files may be no Unicode
         draft.replace(path)
 
 

@@ -51,7 +51,7 @@ def write(report: Report, folder: Path) -> list[Path]:
     texts = dict(zip(FILES, (data, markdown(report), web), strict=True))
     for name, text in texts.items():
         with atomic_write(folder / name) as draft:
-            draft.write_text(text, encoding="utf-8")
+            draft.write_bytes(text.encode(errors="backslashreplace"))  # names of photos may be no Unicode
     return [folder / name for name in FILES]
 
 
