@@ -299,3 +299,20 @@ def test_thumbnails_are_kept_beside_the_database_unless_they_are_not_wanted(plac
     write_photo(place / "photos/4.jpg", 4)
     sync(place, model)
     assert len(list(kept.rglob("*.jpg"))) == 1
+
+
+def test_a_folder_that_cannot_be_read_is_no_photo(
+    place: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scandir, closed = os.scandir, str(place / "photos" / "closed")
+
+    def refuse(path: Any) -> Any:
+        if str(path).rstrip("/") == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    Path(closed).mkdir()
+    monkeypatch.setattr(os, "scandir", refuse)
+    done = sync(place, model, place / "photos")
+    assert (done.exit_code, done.stdout) == (1, "4 photos: 4 new, 4 tagged, 1 unreadable folder\n")
+    assert "cannot be read (Permission denied)" in done.stderr and "photos failed" not in done.stderr

@@ -205,7 +205,10 @@ def _run(
         stream.write_rows(shown, sink, row, summary)
     report = sync.end()
     for name, failure in sync.found.failures.items():
-        summary.add(name, failure)
+        if Path(name).is_dir():
+            echo_error(f"Failed: {failure.message}")
+        else:
+            summary.add(name, failure)
     if format_ == "text":
         click.echo(_summary_line(report))
     if report.refused:
@@ -218,6 +221,9 @@ def _run(
 
 
 def _summary_line(report: Report) -> str:
-    counts = [(_LABELS.get(name, name), getattr(report, name)) for name in _COUNTS]
-    found = ", ".join(f"{n} {what}" for what, n in counts if n)
+    counts = {_LABELS.get(name, name): getattr(report, name) for name in _COUNTS}
+    folders = sum(Path(name).is_dir() for name in report.failures)
+    counts["failed"] -= folders
+    counts["unreadable folder" if folders == 1 else "unreadable folders"] = folders
+    found = ", ".join(f"{n} {what}" for what, n in counts.items() if n)
     return f"{counted(report.photos, 'photo')}: {found or 'none'}"
