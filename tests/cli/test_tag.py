@@ -327,7 +327,10 @@ def test_nothing_is_written_beside_the_output(
     assert list(home.rglob("*")) == []
 
 
-def test_ctrl_c_stops_with_130_and_keeps_what_was_done(model: Path, photos: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("times", [1, 3])
+def test_ctrl_c_stops_with_130_and_keeps_what_was_done(
+    model: Path, photos: Path, tmp_path: Path, times: int
+) -> None:
     output, part = tmp_path / "out.jsonl", tmp_path / "out.jsonl.part"
     process = start("tag", "-", "--model", model, "--output", output, "--batch-size", "2", "--workers", "2")
     assert process.stdin and process.stdout and process.stderr
@@ -337,8 +340,11 @@ def test_ctrl_c_stops_with_130_and_keeps_what_was_done(model: Path, photos: Path
     while not (part.exists() and part.read_bytes()):
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
+    for _ in range(times):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.03)
+    # at the very end Python itself handles the signal again
+    assert process.wait(60) in (130, *([-signal.SIGINT] if times > 1 else []))
     kept = rows(part.read_text(encoding="utf-8"))
     assert 0 < len(kept) <= 30
     assert kept[0] == Tagger.load(model).tag(photos / "0.jpg").to_dict()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
+import time
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -34,6 +36,7 @@ COMMANDS = (
 )
 
 NOT_WRITTEN, INTERRUPTED, PIPE_CLOSED = 3, 130, 141
+_CLEAN_UP_SECONDS = 2
 _OUTPUT_ERRORS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO))
 
 # Set before NumPy is imported: its threads take 50 ms to start and compete with our workers for the cores.
@@ -58,6 +61,8 @@ class _Commands(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         _open_closed_descriptors()
+        if not args and not kwargs:  # as the program, not called by another
+            _interrupt_once()
         try:
             return super().main(*args, **kwargs)
         except OSError as error:  # of --help and --version; `invoke` handles those of commands
@@ -92,6 +97,26 @@ class _Commands(click.Group):
         except KeyboardInterrupt:
             click.echo("Stopped.", err=True)
             ctx.exit(INTERRUPTED)
+
+
+def _interrupt_once() -> None:
+    """Let only the first Ctrl-C raise, since another would interrupt the clean-up.
+
+    One that comes two seconds later ends the process at once.
+    """
+
+    def interrupt(*_: object) -> NoReturn:
+        start = time.monotonic()
+
+        def end(*_: object) -> None:
+            if time.monotonic() - start > _CLEAN_UP_SECONDS:
+                os._exit(INTERRUPTED)
+
+        signal.signal(signal.SIGINT, end)
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
 
 
 def _failure(error: Exception) -> click.ClickException:
