@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import time
@@ -10,7 +11,12 @@ from pathlib import Path
 from threading import Event
 
 import pytest
+from starlette.types import Message
 
+from anytag.server.capacity import BodyTimeouts
+from anytag.server.limits import Admission
+from anytag.server.metrics import Metrics
+from anytag.server.settings import Settings
 from tests.http_service import EXAMPLE_JPEG, Served, serving
 from tests.tiny import make_tiny_model
 
@@ -392,3 +398,26 @@ def test_nothing_is_written_to_the_temporary_folder(
     with serving(model=model) as served:
         files = [("files", ("a", b"x" * (5 << 20)))]
         assert served.client.post("/v1/tag", files=files).status_code == 422
+
+
+def test_a_request_that_a_stop_cancels_is_told() -> None:
+    """uvicorn cancels requests that are not finished some time after the stop signal."""
+
+    async def cancelled(*_: object) -> None:
+        raise asyncio.CancelledError
+
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    settings = Settings()
+    timeouts = BodyTimeouts(settings.body_seconds, stall=settings.stall_seconds)
+    admission = Admission(cancelled, settings=settings, metrics=Metrics(), timeouts=timeouts)
+    scope = {"type": "http", "method": "GET", "path": "/v1/tag", "headers": [(b"host", b"127.0.0.1")]}
+    asyncio.run(admission(scope, receive, send))
+    assert sent[0]["status"] == 503
+    assert json.loads(sent[1]["body"])["error"]["type"] == "stopping"

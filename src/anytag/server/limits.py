@@ -8,6 +8,7 @@ one the connection is closed.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hmac
 import logging
@@ -38,6 +39,7 @@ _SECURITY_HEADERS = [
     (b"referrer-policy", b"no-referrer"),
     (b"x-content-type-options", b"nosniff"),
 ]  # fmt: skip
+_STOPPING = "the server stopped before it could finish this request: send it again"
 _INTERNAL_ERROR = "internal error while handling this request: see the server's log"
 
 
@@ -88,6 +90,10 @@ class Admission:
         except Refusal as refusal:
             self._metrics.refused.labels(refusal.reason).inc()
             await refusal.response(scope)(scope, receive, send_with_headers)
+        except asyncio.CancelledError:  # by uvicorn, some time after the stop signal
+            if status:
+                raise
+            await Refusal(503, "stopping", _STOPPING).response(scope)(scope, receive, send_with_headers)
         except Exception:
             logging.getLogger("uvicorn.error").exception(
                 "internal error while handling a request: please report it as a bug of anytag"
