@@ -287,8 +287,9 @@ def test_where_places_are_short_an_upload_that_stalls_gives_way(
         assert answer(begin(served, "Content-Length: 100"))[0] == 429, "none of them is slow yet"
         monkeypatch.setattr("anytag.server.capacity._SLOW_SECONDS", 0)
         slow += [closing.enter_context(begin(served, "Content-Length: 100")) for _ in range(20)]
+        assert [_answer(connection)[0] for connection in slow[:20]] == [408] * 20, "the oldest first"
         ask(served)
-        assert [_answer(connection)[0] for connection in slow[:21]] == [408] * 21, "the oldest first"
+        assert _answer(slow[20])[0] == 408
         slow[-1].sendall(b"x" * 100)
         assert _answer(slow[-1])[0] == 422, "the others go on"
 
