@@ -119,7 +119,7 @@ class Service:
             self.photos.close()
 
 
-def _service(request: Request) -> Service:
+async def _service(request: Request) -> Service:  # not in a thread of its own
     service: Service = request.app.state.service
     return service
 
