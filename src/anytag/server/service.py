@@ -119,7 +119,7 @@ class Service:
             self.photos.close()
 
 
-async def _service(request: Request) -> Service:  # not in a thread of its own
+def _service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
 
