@@ -133,7 +133,7 @@ class _Data:
             self.hidden += 1
 
     def may_write(self, output: str, format_: str | None = None) -> None:
-        """Refuse an output that would replace an input or a file that does not hold rows."""
+        """Refuse an output that exists, or that is an input."""
         from anytag.data.formats import check_output
 
         if not is_stdout(output):

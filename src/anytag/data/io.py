@@ -128,7 +128,7 @@ def refuse_output(
     """Check an output on disk or at a URL: see `_io.check_output`; without `is_earlier` none may exist.
 
     Raises:
-        OutputError: it is an input, has the suffix of a photo, or exists and is of another kind.
+        OutputError: it is an input, has the suffix of a photo, or exists and `is_earlier` does not accept it.
     """
     place, places = _on_disk(output), [_on_disk(one) for one in inputs]
     if is_url(place):

@@ -137,7 +137,7 @@ def write_review(path: Path, rows: Iterable[ReviewRow]) -> None:
 
 
 def check_review(path: Path, inputs: Iterable[str]) -> None:
-    """Check, before long work, that a table may be written to `path`: never over one, which may be edited.
+    """Check, before long work, that a table may be written to `path`; none is replaced: it may be edited.
 
     Raises:
         OutputError: `path` is an input, a photo, or exists.
