@@ -282,13 +282,17 @@ def test_where_places_are_short_an_upload_that_stalls_gives_way(
     model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with serving(model=model, max_requests=2) as served, ExitStack() as closing:
-        slow = [closing.enter_context(begin(served, "Content-Length: 100")) for _ in range(8)]
-        until(served, "anytag_requests_in_flight 8.0")
+        slow = []
+        for count in range(1, 9):  # one by one, so that they arrive in this order
+            slow.append(closing.enter_context(begin(served, "Content-Length: 100")))
+            until(served, f"anytag_requests_in_flight {count}.0")
         assert answer(begin(served, "Content-Length: 100"))[0] == 429, "none of them is slow yet"
         monkeypatch.setattr("anytag.server.capacity._SLOW_SECONDS", 0)
-        slow += [closing.enter_context(begin(served, "Content-Length: 100")) for _ in range(20)]
+        for oldest in range(20):
+            slow.append(closing.enter_context(begin(served, "Content-Length: 100")))
+            assert _answer(slow[oldest])[0] == 408
         ask(served)
-        assert [_answer(connection)[0] for connection in slow[:21]] == [408] * 21, "the oldest first"
+        assert _answer(slow[20])[0] == 408
         slow[-1].sendall(b"x" * 100)
         assert _answer(slow[-1])[0] == 422, "the others go on"
 

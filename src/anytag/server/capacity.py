@@ -154,7 +154,7 @@ class Capacity:
 
     def __init__(self, *, settings: Settings, metrics: Metrics, timeouts: BodyTimeouts) -> None:
         self._settings, self._metrics, self._timeouts = settings, metrics, timeouts
-        self._arriving: set[Reservation] = set()
+        self._arriving: dict[Reservation, None] = {}  # in order of arrival: the clock has milliseconds
         self._working: set[Reservation] = set()
         self._bytes = 0
 
@@ -170,7 +170,7 @@ class Capacity:
         self._fit(reservation, announced)
         while len(self._arriving) >= _ARRIVING_PER_WORKING * self._settings.max_requests:
             self._drop_slowest(partial(_waited, now=_now()))  # one time for all: it passes meanwhile
-        self._arriving.add(reservation)
+        self._arriving[reservation] = None
         self._count(0)
         return reservation
 
@@ -185,17 +185,17 @@ class Capacity:
         """Move a request from arriving to working; see `Reservation.begin`."""
         self._check_admitted(reservation)
         self._check_work()
-        self._arriving.discard(reservation)
+        self._arriving.pop(reservation, None)
         self._working.add(reservation)
 
     def pause(self, reservation: Reservation) -> None:
         """Move a working request back to arriving."""
         self._working.discard(reservation)
-        self._arriving.add(reservation)
+        self._arriving[reservation] = None
 
     def leave(self, reservation: Reservation) -> None:
         """Release the capacity of a request."""
-        self._arriving.discard(reservation)
+        self._arriving.pop(reservation, None)
         self._working.discard(reservation)
         self._count(-reservation.size)
         reservation.size = 0
@@ -220,7 +220,7 @@ class Capacity:
             self._drop_slowest(lambda one: 0 if one is reservation else one.size)
 
     def _drop_slowest(self, gain: Callable[[Reservation], float]) -> None:
-        """Drop the slow upload with the highest gain; raise Refusal if there is none."""
+        """Drop the slow upload with the highest gain, of several the first; Refusal if there is none."""
         slow = [one for one in self._arriving if one.is_slow and gain(one)]
         if not slow:
             raise _busy_refusal()
