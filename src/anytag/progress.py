@@ -40,6 +40,10 @@ class Reporter:
     def say(self, message: str) -> None:
         """Called with messages, as whole sentences, for the user."""
 
+    def skip(self, why: str) -> None:
+        """Called for a photo that cannot be read, with its path and the reason; the others are processed."""
+        self.say(f"Skipped: {why}")
+
 
 SILENT = Reporter()
 

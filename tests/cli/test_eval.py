@@ -60,12 +60,26 @@ def test_other_tasks(folder: Path, task: str, figure: str) -> None:
     assert "3 photos" in done.stdout
 
 
+def test_a_photo_that_is_missing_is_left_out(folder: Path, tmp_path: Path) -> None:
+    data = folder / "missing.jsonl"
+    write_rows(data, [Row(f"{number}.png", "mine", "test", tags=("dog",)) for number in (0, 9)])
+    done = run("eval", folder / "one", "--data", data, "--at-least", "1", "--no-cost")
+    assert done.exit_code == 1
+    assert "1 photo could not be read" in done.stdout and "9.png" in done.stdout
+
+
 def test_an_output_that_cannot_be_is_told_before_the_work(folder: Path, tmp_path: Path) -> None:
     """The model does not exist either, which would be told once the work begins."""
     (tmp_path / "file").write_text("mine")
     done = run("eval", "nonesuch", "--data", folder / "rows.jsonl", "--output", tmp_path / "file" / "out")
     assert done.exit_code == 2
     assert "is not a folder" in done.stderr
+
+
+def test_a_failed_evaluation_leaves_no_folder(folder: Path, tmp_path: Path) -> None:
+    done = run("eval", "nonesuch", "--data", folder / "rows.jsonl", "--output", tmp_path / "new" / "out")
+    assert done.exit_code == 2
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_report_replaces_no_input(folder: Path, tmp_path: Path) -> None:

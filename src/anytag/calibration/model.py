@@ -139,7 +139,7 @@ def score_photos(tagger: Tagger, data: Path, *, report: Reporter) -> Calibration
     readable, log_odds = [], []
     for number, (encoded, odds) in enumerate(tagger.log_odds_many([data.parent / row.image for row in rows])):
         if encoded.error is not None:
-            report.say(f"Skipped: {encoded.error.message}")
+            report.skip(encoded.error.message)
         else:
             readable.append(number)
             log_odds.append(odds[relevant])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from anytag.progress import Progress, Reporter
+from anytag.progress import Progress, Reporter, counted
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -22,7 +22,10 @@ class Bar(Reporter):
     """A `Reporter` that shows progress; a context manager.
 
     Args:
-        passes: nothing is left of it at the end, nor written to a log.
+        transient: nothing is left of it at the end, nor written to a log.
+
+    Attributes:
+        skipped: number of photos that could not be read.
     """
 
     def __init__(self, *, transient: bool = False) -> None:
@@ -30,6 +33,7 @@ class Bar(Reporter):
         self._bar: Bars | None = None
         self._tasks: dict[str, TaskID] = {}
         self._shown = time.monotonic()
+        self.skipped = 0
 
     def __enter__(self) -> Bar:
         if is_terminal(sys.stderr):
@@ -75,6 +79,17 @@ class Bar(Reporter):
             self._bar.console.print(message, markup=False, highlight=False)
         else:
             click.echo(message, err=True)
+
+    def skip(self, why: str) -> None:
+        """Print and count a photo that cannot be read."""
+        self.skipped += 1
+        super().skip(why)
+
+    def finish(self) -> None:
+        """Exit with code 1 if photos were skipped."""
+        if self.skipped:
+            click.echo(f"{counted(self.skipped, 'photo')} could not be read.", err=True)
+            sys.exit(1)
 
 
 def _measures(progress: Progress) -> str:

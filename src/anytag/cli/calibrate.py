@@ -38,6 +38,8 @@ def command(model: str, data: Path | None, library: str | None, output: Path, go
     MODEL is a name or a folder, of any family; it is not changed. Tags with fewer than three positive or
     three negative photos keep their calibration. The settings and the results by cross-validation are
     printed and written into the card.
+
+    Exit code: 0 success, 1 some photos failed (each is reported, the others are used), 2 invalid usage.
     """
     check_folder(output, [*label_source.inputs(data, library), resolve(model)])
     from anytag.calibration.fit import Goal
@@ -52,3 +54,4 @@ def command(model: str, data: Path | None, library: str | None, output: Path, go
         shown = (f"{figure[name]:.3f}" if name in figure else "-" for figure in (before, after))
         click.echo(f"  {name:<31} " + " ".join(f"{text:>8}" for text in shown))
     click.echo(f"Written to {output}")
+    bar.finish()

@@ -52,3 +52,4 @@ def command(
     if summary := distill.summary(output):
         click.echo(f"The student {summary}.")
     print_result(result)
+    bar.finish()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,9 @@ def command(
     Also evaluates captions (BLEU, CIDEr, METEOR) and retrieval (recall at 1, 5, 10), with 95 % bootstrap
     intervals. The summary is printed as Markdown; --output adds results per tag, curves and the worst errors
     with their photos.
+
+    Exit code: 0 success, 1 some photos failed (the report names them, the others are evaluated), 2 invalid
+    usage.
     """
     if output is not None:
         _check_report(output, options["data"])
@@ -98,14 +102,14 @@ def command(
         times=options.pop("resamples"),
         **options,
     )
-    if output is not None:
-        report.prepare(output, [evaluation.data])
     with Bar(transient=True) as bar:
         evaluation_report = evaluation_run.run(evaluation, report=bar)
     click.echo(report.overview(evaluation_report))
     if output is not None:
         for path in report.write(evaluation_report, output):
             click.echo(f"Wrote {path}", err=True)
+    if evaluation_report.failed:
+        sys.exit(1)
 
 
 def _check_report(output: Path, data: str) -> None:

@@ -53,6 +53,8 @@ def command(data: Path | None, library: str | None, output: Path, goal: str, **o
     those of the original model with the tags' names alone, and written into its card.
 
     --from-library implies --positives-only.
+
+    Exit code: 0 success, 1 some photos failed (each is reported, the others are used), 2 invalid usage.
     """
     check_folder(output, [*label_source.inputs(data, library), options["model"] or EMBEDDED])
     options["positives_only"] |= library is not None
@@ -63,6 +65,7 @@ def command(data: Path | None, library: str | None, output: Path, goal: str, **o
         figures = finetune(Finetune(rows, output, goal=Goal.parse(goal), **options), bar)
     click.echo(table(figures))
     click.echo(f"Try it: anytag tag --model {output} PHOTO")
+    bar.finish()
 
 
 def table(figures: Mapping[str, Any]) -> str:

@@ -142,7 +142,8 @@ def test_another_family_is_refused(data: Path, tmp_path: Path) -> None:
 def test_the_command(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "made"
     done = run("finetune", "--data", data, "--output", out, "--epochs", "1", "--goal", "precision=0.9")
-    assert done.exit_code == 0, done.stderr
+    assert done.exit_code == 1, "broken.png is left out"
+    assert "broken.png" in done.stderr and "1 photo could not be read." in done.stderr
     assert "learned" in done.stdout and f"anytag tag --model {out}" in done.stdout
     assert "precision of 0.9" in Card.read(out).thresholds
     again = run("finetune", "--data", data, "--output", out)

@@ -3,34 +3,16 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from anytag._io import atomic_write, refuse_inputs
-from anytag.errors import OutputError
+from anytag._io import atomic_write, writing
 from anytag.evaluation.evaluate import Report
 from anytag.evaluation.measure import Figure, ScoreBin, TagLine
 from anytag.evaluation.report.html import page
+from anytag.progress import counted
 
 FILES = ("report.json", "report.md", "report.html")
-
-
-def prepare(folder: Path, inputs: Iterable[str | Path] = ()) -> None:
-    """Create and check the folder of a report before the evaluation starts.
-
-    Raises:
-        OutputError: it cannot be created or written, or a file of the report would replace an input.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        why = error.strerror or error
-        raise OutputError(f"no report can be written into {folder} ({why}): give another --output") from error
-    for name in FILES:
-        refuse_inputs(folder / name, inputs)
 
 
 def write(report: Report, folder: Path) -> list[Path]:
@@ -39,7 +21,8 @@ def write(report: Report, folder: Path) -> list[Path]:
     Raises:
         OutputError: a file cannot be written.
     """
-    prepare(folder)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     data = json.dumps(report.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
     web = page(
         report,
@@ -71,7 +54,7 @@ def facts(report: Report) -> list[str]:
     )
     if report.failed:
         why = next(iter(report.failed.values()))
-        out.append(f"{len(report.failed)} photos could not be read and were skipped, for instance: {why}")
+        out.append(f"{counted(len(report.failed), 'photo')} could not be read, for instance: {why}")
     first = report.measured[0].name
     out += [
         f"mAP of {name} minus that of {first}, on the same resamples: {number(figure, sign=True)}."

@@ -76,7 +76,7 @@ def soft_targets(teacher: Teacher, paths: Sequence[Path], folder: Path, *, repor
         part = [paths[number] for number in numbers]
         for row, tags in zip(targets, teacher.tag_many(part, threshold=MIN_STORED), strict=True):
             if tags.error:
-                report.say(f"Left out: {tags.error.message}")
+                report.skip(tags.error.message)
                 row[:] = np.nan
             for tag in tags.tags:
                 row[column[tag.id]] = tag.score

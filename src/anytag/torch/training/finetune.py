@@ -95,7 +95,7 @@ def finetune(task: Finetune, report: Reporter | None = None) -> Mapping[str, Any
             views=_views(len(rows)), report=report,
         )  # fmt: skip
         for why in tokens.failed.values():
-            report.say(f"Left out: {why}")
+            report.skip(why)
         train, held = _parts(task, rows, tokens, same)
         _check_labels(labels.take(train), task.data)
         _report_weak_tags(labels, train, stored, report)
