@@ -40,7 +40,7 @@ class Row:
         split: "train", "dev", "val" or "test"; "" if unspecified.
         captions: descriptions; things that they do not mention may still be present.
         tags: names that are present.
-        absent: names that are certainly absent.
+        absent: names that are certainly absent, unless they are in `tags`.
         origins: origin of each of `tags`; empty if all are labels.
         cleaned: tags removed by cleaning, each with its origin.
         parsed: tags of each caption, if the data includes them, as published annotations do; otherwise the
