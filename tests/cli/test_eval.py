@@ -68,6 +68,15 @@ def test_a_photo_that_is_missing_is_left_out(folder: Path, tmp_path: Path) -> No
     assert "1 photo could not be read" in done.stdout and "9.png" in done.stdout
 
 
+def test_photos_at_urls_are_refused(folder: Path, tmp_path: Path) -> None:
+    data = tmp_path / "rows.jsonl"
+    write_rows(data, [Row("https://host/a.jpg", "mine", "test", captions=("A dog.",), tags=("dog",))])
+    for task in ("tagging", "open-set", "retrieval"):
+        done = run("eval", folder / "one", "--data", data, "--task", task)
+        assert done.exit_code == 2
+        assert "https://host/a.jpg is at a URL or in a shard" in done.stderr
+
+
 def test_an_output_that_cannot_be_is_told_before_the_work(folder: Path, tmp_path: Path) -> None:
     """The model does not exist either, which would be told once the work begins."""
     (tmp_path / "file").write_text("mine")

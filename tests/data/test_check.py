@@ -100,6 +100,14 @@ def test_of_copies_the_one_that_is_tested_stays(photos: Path) -> None:
     assert [finding.says for finding in report.findings] == ["small.png", "small.png"]
 
 
+def test_rows_of_one_photo_are_no_copies(photos: Path) -> None:
+    rows = rows_of(photos, "0.png", "0.png", "small.png", "small.png", "0.png")
+    rows[4] = replace(rows[4], split="dev")
+    assert check(rows, str(photos)).good == (False, False, False, False, True)
+    rows[4] = replace(rows[4], split=rows[0].split)
+    assert check(rows, str(photos)).good == (True, True, False, False, True)
+
+
 def test_split_depends_on_the_photo_alone(photos: Path) -> None:
     parts = {"train": 0.5, "test": 0.5}
     rows = rows_of(photos)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +19,10 @@ from anytag.data.formats import FORMATS, moved, read, recognise, root_of, write
 from anytag.data.io import join, listing, photo_source, rebased
 from anytag.data.rows import Row
 from anytag.data.shards import read_photos, write_shards
+from anytag.data.units import Unit
 from anytag.errors import AnytagError, MissingExtraError
 from anytag.images import load
+from anytag.scale.photos import photos as of_unit
 from tests.pictures import encoded, raw
 from tests.s3_server import s3_bucket
 
@@ -58,14 +61,21 @@ def test_what_is_written_is_read(
     assert list(read(path)) == rows
 
 
+@pytest.mark.parametrize("name", ["rows.csv", "rows.tsv"])
 @settings(max_examples=40, deadline=None)
 @given(rows=ROWS)
 def test_csv_keeps_all_but_where_tags_come_from(
-    rows: list[Row], tmp_path_factory: pytest.TempPathFactory
+    name: str, rows: list[Row], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    path = str(tmp_path_factory.mktemp("rows") / "rows.csv")
+    path = str(tmp_path_factory.mktemp("rows") / name)
     write(path, rows)
     assert list(read(path)) == rows
+
+
+def test_spaces_after_commas_are_no_part_of_cells(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text('image, tags\n1.jpg, "cat;pet"\n')
+    assert [row.tags for row in read(str(path))] == [("cat", "pet")]
 
 
 def test_csv_of_image_and_tags_without_names_of_columns(tmp_path: Path) -> None:
@@ -78,8 +88,9 @@ def test_csv_of_image_and_tags_without_names_of_columns(tmp_path: Path) -> None:
 
 
 def test_a_tag_that_csv_cannot_hold_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(AnytagError, match=r"write \.jsonl"):
-        write(str(tmp_path / "rows.csv"), [FULL, Row("b.jpg", "made", "train", tags=("a;b",))])
+    for name in ("a;b", "tench, Tinca tinca"):
+        with pytest.raises(AnytagError, match=r"write \.jsonl"):
+            write(str(tmp_path / "rows.csv"), [FULL, Row("b.jpg", "made", "train", tags=(name,))])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -164,6 +175,8 @@ def test_folders_by_class(tmp_path: Path) -> None:
         Row("train/hot_dog/1.jpg", "mine", "train", tags=("hot dog",), absent=("cat",)),
         Row("val/cat/3.jpg", "mine", "val", tags=("cat",), absent=("hot dog",)),
     ]
+    (tmp_path / "val").rename(tmp_path / "val2017")
+    assert [row.split for row in read(path)] == ["train", "train", "val"]
     flat = tmp_path / "train"
     assert [row.tags for row in read(str(flat))] == [("cat",), ("hot dog",)]
 
@@ -218,9 +231,48 @@ def test_shards_of_others(tmp_path: Path) -> None:
         Row("tar://a/3.png::0.tar", "0", "train", tags=("square",)),
     ]
     assert "no photo among txt" in errors[0]
+    assert [row.image for row in read(f"./{os.path.relpath(shard)}", on_error=errors.append)] == [
+        "tar://a/1.jpg::0.tar", "tar://a/3.png::0.tar",
+    ]  # fmt: skip
     shard.write_bytes(shard.read_bytes()[:1000])
     with pytest.raises(AnytagError, match="not a readable tar file"):
         list(read(str(shard)))
+
+
+def test_only_the_sample_of_a_link_or_a_huge_file_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo(tmp_path / "a.png")
+    monkeypatch.setattr("anytag.data.shards.MAX_PHOTO_BYTES", (tmp_path / "a.png").stat().st_size)
+    (tmp_path / "d.png").write_bytes((tmp_path / "a.png").read_bytes() + b"more")
+    shard = tmp_path / "0.tar"
+    with tarfile.open(shard, "w") as tar:
+        tar.add(tmp_path / "a.png", "a.png")
+        for name, kind in (("b.png", tarfile.LNKTYPE), ("c.png", tarfile.SYMTYPE)):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = kind, "a.png"
+            tar.addfile(link)
+        tar.add(tmp_path / "d.png", "d.png")
+        tar.add(tmp_path / "a.png", "e.png")
+    errors: list[str] = []
+    assert [row.image for row in read(str(shard), on_error=errors.append)] == [
+        "tar://a.png::0.tar", "tar://e.png::0.tar",
+    ]  # fmt: skip
+    assert ["link to a.png" in one for one in errors] == [True, True, False]
+    assert "more than the limit" in errors[2]
+    found = list(of_unit(Unit(str(shard), "0.tar", "tar")))
+    assert [one.id for one in found] == [f"tar://{name}.png::{shard}" for name in "abcde"]
+    assert [one.error is None for one in found] == [True, False, False, False, True]
+
+
+def test_a_folder_is_told_by_its_first_photo_or_shard(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("about")
+    with pytest.raises(AnytagError, match=r"neither photos nor \.tar files"):
+        recognise(str(tmp_path))
+    (tmp_path / "shard.tar").touch()
+    assert recognise(str(tmp_path)) == "webdataset"
+    photo(tmp_path / "a.png")
+    assert recognise(str(tmp_path)) == "folders"
 
 
 @pytest.fixture(params=["memory", "s3"])

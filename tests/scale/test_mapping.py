@@ -25,11 +25,22 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_batches_of_any_kind_get_the_tags_of_tag_many(model: str) -> None:
     mapping = pickle.loads(pickle.dumps(Tag(task=Task(model=model))))
     cells = [jpeg(0), b"", jpeg(1), None]
-    table = pyarrow.table({"jpg": pyarrow.array(cells, pyarrow.binary()), "mine": range(4)})
+    earlier = [["old"]] * 4  # which is replaced
+    table = pyarrow.table(
+        {
+            "jpg": pyarrow.array(cells, pyarrow.binary()),
+            "mine": range(4),
+            "tags": earlier,
+            "error": ["old"] * 4,
+        }
+    )
     expected = list(Tagger.load(model).tag_many([jpeg(0), jpeg(1)], workers=1))
     from_table = mapping(table)
     assert from_table.column_names == ["jpg", "mine", "tags", "scores", "error"]
-    frame, columns = mapping(table.to_pandas()), mapping({"jpg": cells, "mine": list(range(4))})
+    frame, columns = (
+        mapping(table.to_pandas()),
+        mapping({"jpg": cells, "mine": list(range(4)), "tags": earlier, "error": ["old"] * 4}),
+    )
     for got in (from_table.to_pydict(), columns, frame.to_dict("list")):
         assert [list(got["tags"][place]) for place in (0, 2)] == [list(one.names) for one in expected]
         scores = [[tag.score for tag in one.tags] for one in expected]

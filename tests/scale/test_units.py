@@ -140,6 +140,36 @@ def test_signatures_are_used_and_not_written(tmp_path: Path) -> None:
     assert "0123abc" not in repr(photo)
 
 
+def test_photos_with_the_same_id_are_refused(tmp_path: Path) -> None:
+    listing = tmp_path / "list.txt"
+    listing.write_text("http://host/a.jpg?token=1\nhttp://host/a.jpg?token=2\n")
+    with pytest.raises(AnytagError, match=r"are both http://host/a\.jpg\? without"):
+        planned(listing, tmp_path / "plan")
+
+
+def test_files_may_have_the_names_of_keys(tmp_path: Path) -> None:
+    names = ["a&token=1.jpg", "a&token=2.jpg"]
+    for number, name in enumerate(names):
+        (tmp_path / name).write_bytes(jpeg(number))
+    (tmp_path / "list.txt").write_text("\n".join([*names, "http://u:p@host/b.jpg"]))
+    (unit,) = planned(tmp_path / "list.txt", tmp_path / "plan")
+    assert [one.id for one in photos(unit, wanted=lambda at: at < 2)] == [
+        str(tmp_path / name) for name in names
+    ]
+
+
+def test_a_broken_link_is_one_failed_photo(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    (source / "0.jpg").write_bytes(jpeg(0))
+    (source / "1.jpg").symlink_to("nowhere")
+    (source / "2.parquet").symlink_to("nowhere")
+    found = units([str(source)], listings=str(tmp_path / "plan"))
+    ids = [one.id for unit in found.units for one in photos(unit)]
+    assert ids == [f"{source}/{number}.jpg" for number in (0, 1)]
+    assert len(found.unreadable) == 1 and "2.parquet: no such file" in found.unreadable[0]
+
+
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
@@ -150,6 +180,11 @@ def test_signatures_are_used_and_not_written(tmp_path: Path) -> None:
         ("s3://bucket/a@b.jpg", "s3://bucket/a@b.jpg"),
         ("is a quote unclosed?", "is a quote unclosed?"),
         ("https://host/?monkey=1&passkey_id=2", "https://host/?monkey=1&passkey_id=2"),
+        ("https://host/?key=AIzaSyDaGmWKa4JsXZHjGw7ISLn", "https://host/?"),
+        (
+            "https://host/?key=2024/cat-of-my-neighbour.jpg&st=5",
+            "https://host/?key=2024/cat-of-my-neighbour.jpg&st=5",
+        ),
     ],
 )
 def test_public_texts_have_no_keys(text: str, shown: str) -> None:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from anytag._typing import Bools, Doubles, Ints
 from anytag.calibration.fit import Goal, broader_pairs, fit_tags, probabilities
 from anytag.data.formats import read
+from anytag.data.io import local_paths
 from anytag.data.labels import Labeler
 from anytag.data.rows import Row, by_photo
 from anytag.errors import AnytagError
@@ -96,9 +97,9 @@ def calibrate(
 
     Args:
         model: name or folder, of any family; it is not changed.
-        data: rows in any format of `anytag.data`; rows of the same photo are merged, and tags that a photo
-            does not name count as absent. For rows of a library (source "library"), which contain a person's
-            decisions, tags that they do not name are unknown.
+        data: rows in any format of `anytag.data` with photos on disk; rows of the same photo are merged, and
+            tags that a photo does not name count as absent. For rows of a library (source "library"), which
+            contain a person's decisions, tags that they do not name are unknown.
 
     Raises:
         AnytagError: the output exists, no photo can be read, or the rows name too few tags.
@@ -137,7 +138,8 @@ def score_photos(tagger: Tagger, data: Path, *, report: Reporter) -> Calibration
     known = _known(rows, vocabulary, truth)
     relevant = _with_narrower(vocabulary, np.flatnonzero(_has_enough(truth, known, data)))
     readable, log_odds = [], []
-    for number, (encoded, odds) in enumerate(tagger.log_odds_many([data.parent / row.image for row in rows])):
+    paths = local_paths(data.parent, (row.image for row in rows))
+    for number, (encoded, odds) in enumerate(tagger.log_odds_many(paths)):
         if encoded.error is not None:
             report.skip(encoded.error.message)
         else:

@@ -134,20 +134,27 @@ def check(rows: Iterable[Row], root: str, *, bits: int = NEAR_BITS, workers: int
     readable = np.array([number for number, finding in enumerate(per_photo) if finding is None], np.int64)
     if bits >= 0 and len(readable):
         first = groups(np.stack(hashes)[readable], bits=bits)
-        for copy, original in _copies(readable, first, splits):
+        for copy, original in _copies(readable, first, list(zip(names, splits, strict=True))):
             per_photo[copy] = Finding(names[copy], "duplicate", names[original])
     findings = tuple(finding for finding in per_photo if finding is not None)
     return Report(len(per_photo), findings, tuple(finding is None for finding in per_photo))
 
 
-def _copies(readable: Ints, first: Ints, splits: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Yield each duplicate with the photo that is kept."""
+def _copies(readable: Ints, first: Ints, photos: Sequence[tuple[str, str]]) -> Iterator[tuple[int, int]]:
+    """Yield each duplicate with the photo that is kept.
+
+    Args:
+        readable: indices of the readable rows.
+        first: for each of them the first row with such a photo.
+        photos: name and split of each row; further rows of the same photo in the same split, such as one per
+            caption, are no duplicates.
+    """
     members: dict[int, list[int]] = {}
     for number, leader in zip(readable.tolist(), first.tolist(), strict=True):
         members.setdefault(leader, []).append(number)
     for group in members.values():
-        original = min(group, key=lambda number: (_rank(splits[number]), number))
-        yield from ((number, original) for number in group if number != original)
+        original = min(group, key=lambda number: (_rank(photos[number][1]), number))
+        yield from ((number, original) for number in group if photos[number] != photos[original])
 
 
 def _rank(split: str) -> int:

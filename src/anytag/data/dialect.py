@@ -25,6 +25,8 @@ ROLES = {name: role for role, names in _NAMES.items() for name in names.split()}
 """Column names in the header -> what the column contains."""
 
 _DELIMITERS = (",", "\t", ";")
+SEPARATORS = (";", "|", ",")
+"""Separators of names within a cell; only the first is read, tables with others are refused."""
 _HEAD = 1 << 16  # bytes that are examined
 _SAMPLE = 50  # rows that are examined
 
@@ -57,9 +59,14 @@ class Dialect:
         """
         for _ in range(self.skip):
             lines.readline()
-        reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
+        reader = csv.reader(lines, delimiter=self.delimiter, strict=True, skipinitialspace=True)
         filled = ((self.skip + reader.line_num, cells) for cells in reader if any(map(str.strip, cells)))
         yield from islice(filled, 1 if self.has_header else 0, None)
+
+
+def delimiter_of(path: str) -> str:
+    """The delimiter that the suffix of a table suggests: a tab for .tsv, else a comma."""
+    return "\t" if path.lower().endswith(".tsv") else ","
 
 
 def dialect_of(file: IO[bytes], path: str) -> Dialect:
@@ -80,7 +87,7 @@ def dialect_of(file: IO[bytes], path: str) -> Dialect:
     skip, delimiters = _hint(text)
     text = "".join(text.splitlines(keepends=True)[skip:])
     if not skip:
-        delimiters = ("\t",) if path.lower().endswith(".tsv") else _DELIMITERS
+        delimiters = (own,) if (own := delimiter_of(path)) == "\t" else _DELIMITERS
     parsed = {delimiter: _parse(text, delimiter) for delimiter in delimiters}
     best = max(delimiters, key=lambda delimiter: _plausibility(parsed[delimiter]))
     rows = parsed[best]
@@ -113,7 +120,8 @@ def _parse(text: str, delimiter: str) -> list[list[str]]:
     """The first non-empty rows, as far as they can be parsed."""
     rows: list[list[str]] = []
     try:
-        for cells in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True):
+        lines = io.StringIO(text, newline="")
+        for cells in csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=True):
             if any(map(str.strip, cells)):
                 rows.append([cell.strip() for cell in cells])
             if len(rows) == _SAMPLE:
@@ -179,9 +187,10 @@ def _check(found: Dialect, rows: Sequence[Sequence[str]], path: str) -> None:
 
 def _check_parts(cells: Sequence[str], role: str, path: str) -> None:
     """Reject lists of names with another separator than ';'."""
-    if any(";" in cell for cell in cells):
+    right, *others = SEPARATORS
+    if any(right in cell for cell in cells):
         return
-    for mark in ("|", ","):
+    for mark in others:
         if found := next((cell for cell in cells if mark in cell), None):
             raise AnytagError(
                 f"{path}: {found[:80]!r} contains {mark!r}, but {role} are separated by ';' (dog;beach); "

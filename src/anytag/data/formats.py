@@ -20,6 +20,7 @@ from anytag.data import corpora, shards, tables
 from anytag.data.io import exists, folder_of, is_folder, join, listing, open_read, rebased, refuse_output
 from anytag.data.rows import OnError, Row
 from anytag.errors import AnytagError
+from anytag.images import SUFFIXES
 
 
 class Reader(Protocol):
@@ -211,11 +212,23 @@ def recognise(path: str) -> str:
     if not exists(path):
         raise AnytagError(f"{path}: no such file or folder")
     if is_folder(path):
-        first = next(listing(path), "")
-        return "webdataset" if first.endswith(".tar") else "folders"
+        return "webdataset" if _has_shards(path) else "folders"
     if path.endswith(".json"):
         return _kind_of_json(path)
     raise AnytagError(f"{path}: unknown format; specify one of {', '.join(FORMATS)}")
+
+
+def _has_shards(folder: str) -> bool:
+    """Whether a folder contains shards, and no photos before the first of them.
+
+    Raises:
+        AnytagError: it has neither.
+    """
+    for name in listing(folder):
+        suffix = PurePosixPath(name).suffix.lower()
+        if suffix == ".tar" or suffix in SUFFIXES:
+            return suffix == ".tar"
+    raise AnytagError(f"{folder}: neither photos nor .tar files in this folder")
 
 
 def _by_suffix(path: str) -> str | None:

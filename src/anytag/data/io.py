@@ -29,18 +29,30 @@ def is_url(path: str) -> bool:
     return "://" in path
 
 
+_VALUE = r"=[^&;#\s'\")]*[&;]?"
 _SECRETS = re.compile(
     r"(?<=[?&;])(?:X-(?:Amz|Goog)-[\w-]+|AWSAccessKeyId|GoogleAccessId|Signature|Expires|Policy|Key-Pair-Id|"
-    r"se|sig|sp|spr|sr|ss|srt|st|sv|skoid|sktid|skt|ske|sks|skv|(?:[\w-]*[_-])?(?:token|secret|password|passwd|"
-    r"auth|signature|credentials?|api[_-]?key|access[_-]?key)|key)=[^&;#\s'\")]*[&;]?",
+    r"sig|(?:[\w-]*[_-])?(?:token|secret|password|passwd|auth|signature|credentials?|api[_-]?key|"
+    # a short key, or one with a dot or slash, is the name of a photo
+    r"access[_-]?key)|key(?==[\w-]{16,}(?![^&;#\s'\")])))" + _VALUE,
     re.IGNORECASE,
+)
+_SIGNED = re.compile(r"(?<=\?)[^#\s'\")]*\bsig=[^#\s'\")]*", re.IGNORECASE)
+_AZURE = re.compile(
+    r"(?<![^&;])(?:se|sp|spr|sr|ss|srt|st|sv|skoid|sktid|skt|ske|sks|skv)" + _VALUE, re.IGNORECASE
 )
 _LOGIN = re.compile(r"(?<=://)[^/\s@?#]*@")
 
 
 def public(text: str) -> str:
     """Remove passwords, keys and signatures from URLs in a text, for messages, ids and manifests."""
-    return _SECRETS.sub("", _LOGIN.sub("", text))
+    text = _SIGNED.sub(lambda query: _AZURE.sub("", query[0]), _LOGIN.sub("", text))
+    return _SECRETS.sub("", text)
+
+
+def public_name(path: str) -> str:
+    """The name of a file in ids and manifests: its path, or its URL without credentials."""
+    return public(path) if is_url(path) else path
 
 
 def absolute(path: str) -> str:
@@ -213,8 +225,9 @@ def files_at(path: str) -> list[FileFacts]:
         AnytagError: it does not exist, or cannot be listed.
     """
     if not is_url(path):
-        names = [join(path, name) for name in listing(path)] if Path(path).is_dir() else [path]
-        return [_facts_on_disk(name) for name in names]
+        if not Path(path).is_dir():
+            return [_facts_on_disk(path)]
+        return [_facts_in_folder(join(path, name)) for name in listing(path)]
     with _readable(path):
         system, inner = _system(path)
         system.invalidate_cache()
@@ -243,6 +256,14 @@ def _facts_on_disk(path: str) -> FileFacts:
     with _readable(path):
         facts = Path(path).stat()
     return FileFacts(absolute(path), f"{facts.st_size} {facts.st_mtime_ns}", facts.st_size)
+
+
+def _facts_in_folder(path: str) -> FileFacts:
+    """As `_facts_on_disk`; a file that has gone, or is a broken link, is reported when it is read."""
+    try:
+        return _facts_on_disk(path)
+    except AnytagError:
+        return FileFacts(absolute(path), "", 0)
 
 
 def is_folder(path: str) -> bool:
@@ -309,6 +330,23 @@ def _real(folder: str) -> str:
 @cache
 def _resolved(folder: str) -> str:
     return os.path.realpath(folder)
+
+
+def local_paths(root: Path, images: Iterable[str]) -> list[Path]:
+    """Paths of photos that a command reads repeatedly, and so only from disk.
+
+    Raises:
+        AnytagError: a photo is at a URL or in a shard.
+    """
+    paths = []
+    for image in images:
+        if is_url(image):
+            raise AnytagError(
+                f"{public(image)} is at a URL or in a shard, which only anytag train and anytag data read: "
+                "save the photos as files, and give their paths"
+            )
+        paths.append(root / image)
+    return paths
 
 
 def photo_source(root: str, image: str) -> str | bytes:

@@ -8,10 +8,13 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain, count, groupby, islice
+from pathlib import Path
 
 from anytag.data.io import (
+    MAX_PHOTO_BYTES,
     folder_of,
     is_folder,
+    is_url,
     join,
     listing,
     open_read,
@@ -20,10 +23,11 @@ from anytag.data.io import (
     refuse_nonempty,
 )
 from anytag.data.rows import OnError, Row, report_error, row_of
-from anytag.errors import AnytagError
+from anytag.errors import AnytagError, ImageError
 from anytag.images import SUFFIXES
 
 _SUFFIX = "tar"
+_ANNOTATIONS = frozenset(("json", "txt", "cls"))
 
 
 @dataclass(frozen=True)
@@ -33,19 +37,41 @@ class Sample:
     Attributes:
         shard: path or URL of the shard.
         key: common prefix of its members' names.
-        members: extension in lower case -> bytes.
+        members: extension in lower case -> bytes of photos and annotations, or why they are missing.
         photo: name of the member that is a photo; "" if there is none.
+        sizes: bytes of all members.
     """
 
     shard: str
     key: str
-    members: dict[str, bytes]
-    photo: str = ""
+    members: dict[str, bytes | str]
+    photo: str
+    sizes: tuple[int, ...]
 
     @property
     def pixels(self) -> bytes:
-        """The encoded photo."""
-        return self.members[_split(self.photo)[1]]
+        """The encoded photo.
+
+        Raises:
+            ImageError: there is none.
+        """
+        if not self.photo:
+            raise ImageError(f"no photo among {', '.join(sorted(self.members))}")
+        photo = self.members[_split(self.photo)[1]]
+        if isinstance(photo, str):
+            raise ImageError(photo)
+        return photo
+
+    def text(self, extension: str) -> str | None:
+        """An annotation; None if there is none.
+
+        Raises:
+            ValueError: it cannot be read.
+        """
+        body = self.members.get(extension)
+        if isinstance(body, str):
+            raise ValueError(body)
+        return None if body is None else body.decode()
 
 
 def shards_of(path: str) -> list[str]:
@@ -78,11 +104,22 @@ def read_samples(path: str) -> Iterator[Sample]:
                 raise AnytagError(f"{shard}: not a readable tar file ({error})") from error
 
 
-def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
+def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, int, bytes | str]]:
+    """Name, size and bytes of files, or why they are not read: a stream cannot go back to a link's target."""
     for member in tar:
-        body = tar.extractfile(member)
-        if body is not None:
-            yield member.name, body.read()
+        extension = _split(member.name)[1]
+        if member.issym() or member.islnk():
+            yield member.name, member.size, f"{member.name} is a link to {member.linkname}, not a file"
+        elif not member.isfile():
+            continue
+        elif f".{extension}" not in SUFFIXES and extension not in _ANNOTATIONS:
+            yield member.name, member.size, f"{member.name} is not read"
+        elif member.size > MAX_PHOTO_BYTES:
+            why = f"{member.name}: {member.size:,} bytes, more than the limit of {MAX_PHOTO_BYTES:,}"
+            yield member.name, member.size, why
+        else:
+            body = tar.extractfile(member)
+            yield member.name, member.size, b"" if body is None else body.read()
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -92,10 +129,11 @@ def _split(name: str) -> tuple[str, str]:
     return folder + slash + stem, extension.lower()
 
 
-def _sample(shard: str, key: str, members: Iterable[tuple[str, bytes]]) -> Sample:
-    named = {_split(name)[1]: (name, body) for name, body in members}
-    photo = next((name for extension, (name, _) in named.items() if f".{extension}" in SUFFIXES), "")
-    return Sample(shard, key, {extension: body for extension, (_, body) in named.items()}, photo)
+def _sample(shard: str, key: str, members: Iterable[tuple[str, int, bytes | str]]) -> Sample:
+    named = {_split(name)[1]: (name, size, body) for name, size, body in members}
+    photo = next((name for extension, (name, *_) in named.items() if f".{extension}" in SUFFIXES), "")
+    bodies = {extension: body for extension, (_, _, body) in named.items()}
+    return Sample(shard, key, bodies, photo, tuple(size for _, size, _ in named.values()))
 
 
 def read_webdataset(path: str, *, source: str, split: str, on_error: OnError | None = None) -> Iterator[Row]:
@@ -103,7 +141,14 @@ def read_webdataset(path: str, *, source: str, split: str, on_error: OnError | N
     root = path if is_folder(path) else folder_of(path)
     for row, _ in read_photos(path, source=source, split=split, on_error=on_error):
         inside, _, shard = row.image.rpartition("::")
-        yield replace(row, image=f"{inside}::{shard.removeprefix(root).lstrip('/')}")
+        yield replace(row, image=f"{inside}::{_within(shard, root)}")
+
+
+def _within(shard: str, root: str) -> str:
+    """The path of a shard relative to the folder `root` that it is in."""
+    if is_url(shard):
+        return shard.removeprefix(root).lstrip("/")
+    return Path(shard).relative_to(root).as_posix()
 
 
 def read_photos(
@@ -112,27 +157,26 @@ def read_photos(
     """Stream the rows of shards with the encoded photos, reading each shard once."""
     for sample in read_samples(path):
         try:
-            if not sample.photo:
-                raise ValueError(f"no photo among {', '.join(sorted(sample.members))}")
-            row = _row(sample.members, source=source, split=split)
-            yield replace(row, image=f"tar://{sample.photo}::{sample.shard}"), sample.pixels
-        except ValueError as error:
+            photo, row = sample.pixels, _row(sample, source=source, split=split)
+            yield replace(row, image=f"tar://{sample.photo}::{sample.shard}"), photo
+        except (ImageError, ValueError) as error:
             report_error(f"{sample.shard}, sample {sample.key!r}: {error}", on_error, error)
 
 
-def _row(members: dict[str, bytes], *, source: str, split: str) -> Row:
+def _row(sample: Sample, *, source: str, split: str) -> Row:
     """Make a row of a sample's other members; other fields of its JSON are ignored."""
-    metadata = json.loads(members.get("json", b"{}"))
+    metadata = json.loads(sample.text("json") or "{}")
     fields_present = {
         key: metadata[key]
         for key in (*Row.__slots__, "caption")
         if isinstance(metadata, dict) and key in metadata
     }
     fields_present["image"] = "in the shard"  # replaced by the caller
-    if "txt" in members and not {"captions", "caption"} & set(fields_present):
-        fields_present["caption"] = members["txt"].decode().strip()
-    if "cls" in members and "tags" not in fields_present:
-        fields_present["tags"] = [members["cls"].decode().strip()]
+    caption, label = sample.text("txt"), sample.text("cls")
+    if caption is not None and not {"captions", "caption"} & set(fields_present):
+        fields_present["caption"] = caption.strip()
+    if label is not None and "tags" not in fields_present:
+        fields_present["tags"] = [label.strip()]
     return row_of(fields_present, source=source, split=split)
 
 

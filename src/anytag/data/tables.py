@@ -10,7 +10,7 @@ from importlib import import_module
 from itertools import islice
 from typing import Any
 
-from anytag.data.dialect import COLUMNS, Dialect, dialect_of
+from anytag.data.dialect import COLUMNS, SEPARATORS, Dialect, delimiter_of, dialect_of
 from anytag.data.io import open_read, open_write, public
 from anytag.data.rows import OnError, Row, line_of, parse_lines, report_error, row_of
 from anytag.errors import AnytagError, MissingExtraError
@@ -86,11 +86,11 @@ def write_csv(path: str, rows: Iterable[Row]) -> None:
     """Write a table, without origins of tags.
 
     Raises:
-        AnytagError: a tag contains ';' or a caption '|'.
+        AnytagError: a tag contains ';', ',' or '|', or a caption '|'.
     """
     with open_write(path) as file:
         lines = io.TextIOWrapper(file, encoding="utf-8", newline="")
-        table = csv.writer(lines, lineterminator="\r\n")
+        table = csv.writer(lines, delimiter=delimiter_of(path), lineterminator="\r\n")
         table.writerow(COLUMNS)
         table.writerows([_cell(row, name) for name in COLUMNS] for row in map(_check_unicode, rows))
         lines.detach()  # flushes, but does not close the file
@@ -117,9 +117,11 @@ def _cell(row: Row, name: str) -> str:
                 f"{value!r} begins or ends with a space, which CSV does not preserve: write .jsonl"
             )
         return str(value)
-    if odd := [part for part in value if MARKS[name] in part]:
+    marks = MARKS[name] if name == "captions" else SEPARATORS
+    if odd := [(part, mark) for part in value for mark in marks if mark in part]:
+        part, mark = odd[0]
         raise AnytagError(
-            f"{row.image}: {odd[0]!r} contains {MARKS[name]!r}, which separates {name} in CSV: "
+            f"{row.image}: {part!r} contains {mark!r}, which may separate {name} in CSV: "
             "write .jsonl or .parquet"
         )
     return MARKS[name].join(value)

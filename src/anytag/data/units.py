@@ -27,6 +27,7 @@ from anytag.data.io import (
     join,
     open_read,
     public,
+    public_name,
 )
 from anytag.data.tables import parquet_file
 from anytag.errors import AnytagError
@@ -178,9 +179,9 @@ def _of_file(file: FileFacts) -> list[Unit | str]:
         (file,) = files_at(file.path)
     suffix = _suffix(file.path)
     if suffix == ".tar":
-        return [Unit(file.path, public(file.path), "tar", stamp=file.stamp, bytes=file.bytes)]
+        return [Unit(file.path, public_name(file.path), "tar", stamp=file.stamp, bytes=file.bytes)]
     if suffix != ".parquet":
-        return [Unit(file.path, public(file.path), "rows", stamp=file.stamp, bytes=file.bytes)]
+        return [Unit(file.path, public_name(file.path), "rows", stamp=file.stamp, bytes=file.bytes)]
     try:
         return list(with_retries(lambda: _row_groups(file)))
     except AnytagError as error:
@@ -190,7 +191,7 @@ def _of_file(file: FileFacts) -> list[Unit | str]:
 def _row_groups(file: FileFacts) -> list[Unit]:
     with parquet_file(file.path) as table:
         groups = [table.metadata.row_group(number) for number in range(table.num_row_groups)]
-        name = public(file.path)
+        name = public_name(file.path)
         return [
             Unit(
                 file.path, f"{name}#{number}", "parquet", number, file.stamp,
@@ -218,8 +219,12 @@ def _photos(source: str, files: Sequence[FileFacts]) -> list[FileFacts]:
 
 
 def _plan(folder: str, photos: Sequence[FileFacts]) -> list[Unit]:
-    """Slices of all photos: those of earlier listings are unchanged, new photos go to a new listing."""
-    secret = {name: one.path for one in photos if (name := public(one.path)) != one.path}
+    """Slices of all photos: those of earlier listings are unchanged, new photos go to a new listing.
+
+    Raises:
+        AnytagError: two addresses differ only in credentials, so their photos would have the same id.
+    """
+    secret = _secret(photos)
     earlier = sorted(one.path for one in files_at(folder)) if exists(folder) else []
     earlier = [path for path in earlier if _suffix(path) == ".parquet"]
     known: Counter[str] = Counter()
@@ -228,7 +233,7 @@ def _plan(folder: str, photos: Sequence[FileFacts]) -> list[Unit]:
         slices += _slices(path, secret, known)
     new: list[FileFacts] = []
     for one in photos:  # repeated photos count separately
-        name = public(one.path)
+        name = public_name(one.path)
         known[name] -= 1
         if known[name] < 0:
             new.append(one)
@@ -237,6 +242,19 @@ def _plan(folder: str, photos: Sequence[FileFacts]) -> list[Unit]:
         _write_listing(path, new)
         slices += _slices(path, secret, known)
     return slices
+
+
+def _secret(photos: Sequence[FileFacts]) -> dict[str, str]:
+    """Names of photos -> their addresses, for those that differ."""
+    found: dict[str, str] = {}
+    for one in photos:
+        name = public_name(one.path)
+        if name != one.path and found.setdefault(name, one.path) != one.path:
+            raise AnytagError(
+                f"two different addresses of photos are both {name} without what looks like a credential: "
+                "list each photo once, or give it a name of its own, such as another parameter"
+            )
+    return found
 
 
 def _slices(path: str, secret: dict[str, str], known: Counter[str]) -> Iterator[Unit]:
@@ -264,5 +282,5 @@ def _write_listing(path: str, photos: Sequence[FileFacts]) -> None:
     schema = pyarrow.schema([("url", text), ("stamp", text), ("bytes", pyarrow.int64())])
     with draft(path) as file, parquet.ParquetWriter(file, schema) as writer:
         for some in batches(photos, SLICE):
-            rows = [{"url": public(one.path), "stamp": one.stamp, "bytes": one.bytes} for one in some]
+            rows = [{"url": public_name(one.path), "stamp": one.stamp, "bytes": one.bytes} for one in some]
             writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))

@@ -11,6 +11,7 @@ import numpy as np
 
 from anytag._typing import Bools
 from anytag.data.formats import read
+from anytag.data.io import local_paths
 from anytag.data.labels import Labeler, Names, label_matrix
 from anytag.data.rows import Row, by_photo
 from anytag.errors import AnytagError
@@ -130,7 +131,7 @@ def vocabulary_task(name: str, rows: Sequence[Row], *, root: Path, vocabulary: V
     )
     return TagTask(
         name,
-        tuple(root / row.image for row in rows),
+        tuple(local_paths(root, (row.image for row in rows))),
         tuple(CustomTag(tag.name) for tag in vocabulary),
         labels.present,
         known=_unless_all(labels.weight > 0),
@@ -153,7 +154,7 @@ def names_task(name: str, rows: Sequence[Row], *, root: Path) -> TagTask:
     labels = label_matrix(rows, Names(names), silence=lambda row: float(not row.absent))
     return TagTask(
         name,
-        tuple(root / row.image for row in rows),
+        tuple(local_paths(root, (row.image for row in rows))),
         tuple(map(CustomTag, names)),
         labels.present,
         known=_unless_all(labels.weight > 0),
@@ -174,5 +175,7 @@ def text_task(name: str, rows: Sequence[Row], *, root: Path) -> TextTask:
     if not captioned:
         raise AnytagError(f"{name}: no row has captions, which this task needs; try --task tagging")
     return TextTask(
-        name, tuple(root / row.image for row in captioned), tuple(row.captions for row in captioned)
+        name,
+        tuple(local_paths(root, (row.image for row in captioned))),
+        tuple(row.captions for row in captioned),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cache
 from importlib import import_module
@@ -43,10 +43,15 @@ class Decode:
 
 
 class Predict:
-    """The second stage, on GPUs if there are any: replaces `pixels` by the columns of a task."""
+    """The second stage, on GPUs if there are any: replaces `pixels` by the columns of a task.
+
+    Attributes:
+        produced: names of these columns.
+    """
 
     def __init__(self, task: Task) -> None:
         self._model, self._schema = task.open(), schema(task).remove(0)
+        self.produced = frozenset(self._schema.names)
         self._shape = (*[card_of(task.model).image.size] * 2, 3)
 
     def __call__(self, table: Table) -> Table:
@@ -73,7 +78,7 @@ class Tag:
     def __call__(self, batch: Batch) -> Batch:
         """Add columns to a batch: a `pyarrow.Table`, a pandas `DataFrame`, or a dict of columns."""
         decode, ask = _stages(self._given)
-        like: Batch = _as_type_of(batch, ask(decode(_table(batch))))
+        like: Batch = _as_type_of(batch, ask(decode(_table(batch))), ask.produced)
         return like
 
 
@@ -112,14 +117,17 @@ def _with_columns(table: Table, rows: Sequence[dict[str, Any]], schema: Any) -> 
     return table
 
 
-def _as_type_of(batch: Any, table: Table) -> Any:
+def _as_type_of(batch: Any, table: Table, produced: Container[str]) -> Any:
+    """The table as the type of the batch, with the batch's own columns except for those that are produced."""
     if isinstance(batch, import_module("pyarrow").Table):
         return table
     if isinstance(batch, Mapping):
         return {
-            name: batch[name] if name in batch else table[name].to_pylist() for name in table.column_names
+            name: batch[name] if name in batch and name not in produced else table[name].to_pylist()
+            for name in table.column_names
         }
-    return table.to_pandas()
+    own = batch.drop(columns=[name for name in batch.columns if name in produced]).reset_index(drop=True)
+    return own.assign(**{name: table[name].to_pandas() for name in table.column_names if name in produced})
 
 
 def tag(

@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Any
 
 from anytag.batching import in_batches
-from anytag.data.io import folder_of, is_url, join, photo_source, public
+from anytag.data.io import folder_of, is_url, join, photo_source, public, public_name
 from anytag.data.shards import read_samples
 from anytag.data.tables import parquet_file
 from anytag.data.units import Unit, evenly
@@ -95,17 +95,17 @@ def refuse_unreadable(files: Sequence[Unit], column: str | None) -> None:
 
 
 def _of_shard(unit: Unit, wanted: RowFilter) -> Iterator[Photo]:
-    name, at = public(unit.url), 0
+    name, at = public_name(unit.url), 0
     try:
         for at, sample in enumerate(read_samples(unit.url), 1):
             if not wanted(at - 1):
                 continue
-            size = sum(_TAR_BLOCK * (1 + -(-len(body) // _TAR_BLOCK)) for body in sample.members.values())
-            if sample.photo:
-                yield Photo(f"tar://{sample.photo}::{name}", sample.pixels, bytes=size)
-            else:
-                lack = ImageError(f"no photo among {', '.join(sorted(sample.members))}")
-                yield Photo(f"tar://{sample.key}::{name}", None, failure(lack), size)
+            size = sum(_TAR_BLOCK * (1 + -(-length // _TAR_BLOCK)) for length in sample.sizes)
+            address = f"tar://{sample.photo or sample.key}::{name}"
+            try:
+                yield Photo(address, sample.pixels, bytes=size)
+            except ImageError as error:
+                yield Photo(address, None, failure(error), size)
     except AnytagError as error:
         if not at:
             raise
@@ -184,7 +184,7 @@ def _photo(name: str | None, fallback: str, value: Any, root: str) -> Photo:
         return Photo(name or fallback, None, failure(value))
     if isinstance(value, str) and value.strip():
         found = join(root, value)
-        name = name or public(value if is_url(value) else found)
+        name = name or public_name(value if is_url(value) else found)
         try:
             return Photo(name, photo_source(root, value))
         except Exception as error:  # file systems of fsspec raise errors of their own

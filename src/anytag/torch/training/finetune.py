@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from anytag._typing import Bools, Doubles, Floats, Ints
 from anytag.calibration.fit import Goal, fit_tags
+from anytag.data.io import local_paths
 from anytag.data.rows import Row, by_photo
 from anytag.errors import AnytagError
 from anytag.evaluation.metrics import average_precision
@@ -87,7 +88,7 @@ def finetune(task: Finetune, report: Reporter | None = None) -> Mapping[str, Any
     report.say(f"{len(rows)} rows, {len(labels.vocabulary)} tags: {KIND_DESCRIPTIONS[labels.kind]}.")
     same = find_copies(rows, str(task.data.parent))
     _report_duplicates(rows, same, report)
-    paths = [task.data.parent / row.image for row in rows]
+    paths = local_paths(task.data.parent, (row.image for row in rows))
     task.output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{task.output.name}.", dir=task.output.parent) as work:
         tokens = encode_photos(
