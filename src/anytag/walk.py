@@ -70,9 +70,13 @@ class Walk:
             for entry in entries:
                 yield entry.path
 
-    def folders(self, folder: str) -> Iterator[list[Entry]]:
-        """Yield the photos of a folder and then of each subfolder; links to folders come last."""
-        waiting: list[tuple[str, _Ignored]] = [(folder, ())]
+    def folders(self, folder: str, root: str | None = None) -> Iterator[list[Entry]]:
+        """Yield the photos of a folder and then of each subfolder; links to folders come last.
+
+        Args:
+            root: a folder above, whose ignore files, and those in between, apply below `folder`, too.
+        """
+        waiting: list[tuple[str, _Ignored]] = [(folder, self._inherited(folder, root or folder))]
         links: list[tuple[str, _Ignored]] = []
         while waiting or links:
             path, ignored = waiting.pop() if waiting else links.pop()
@@ -87,6 +91,17 @@ class Walk:
             yield photos
             for entry in reversed(inner if self.recursive else ()):
                 (links if entry.is_symlink() else waiting).append((entry.path, ignored))
+
+    def _inherited(self, folder: str, root: str) -> _Ignored:
+        """The globs of the ignore files from `root` down to the parent of `folder`."""
+        ignored: _Ignored = ()
+        place = root
+        for part in (*Path(os.path.relpath(folder, root)).parts, "."):
+            if place == folder:
+                break
+            ignored += self._ignored(place, {entry.name for entry in self.entries(place)})
+            place = os.path.join(place, part)  # noqa: PTH118
+        return ignored
 
     def entries(self, folder: str) -> list[Entry]:
         """Return the entries of a folder, sorted by name; none if it cannot be read."""

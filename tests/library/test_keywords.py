@@ -83,6 +83,55 @@ def test_keywords_are_read_in_and_what_was_taken_out_of_a_file_is_rejected(
         assert count == 1
 
 
+def test_what_is_accepted_after_it_was_taken_out_of_a_file_is_written(photos: Path, tmp_path: Path) -> None:
+    base, cat = tmp_path / "library.db", photos / "cat.jpg"
+    with Library.open(base) as library:
+        library.sync(photos)
+    run("library", "write", "--database", base)
+    xmp.tag(
+        photos / "cat.jpg.xmp", *(f"-{name}-=cat" for name in xmp.FIELDS), f"-{xmp.TAGS_LIST}-=animal/cat"
+    )
+    run("library", "keywords", "--database", base)
+    with Library.open(base) as library:
+        assert library.find(cat).rejected == ("cat",)
+        library.accept(cat, "cat")
+    for _ in range(2):
+        run("library", "keywords", "--database", base)
+        assert run("library", "write", "--database", base).exit_code == 0
+        assert "cat" in xmp.one_list(photos / "cat.jpg.xmp", xmp.SUBJECT)
+    with Library.open(base) as library:
+        assert (library.find(cat).accepted, library.find(cat).rejected) == (("cat",), ())
+        library.reject(cat, "cat")
+    run("library", "write", "--database", base)
+    assert "cat" not in xmp.one_list(photos / "cat.jpg.xmp", xmp.SUBJECT)
+
+
+def test_words_of_another_language_are_rejected_and_written_flat(photos: Path, tmp_path: Path) -> None:
+    base = tmp_path / "library.db"
+    with Library.open(base) as library:
+        library.sync(photos)
+    german = ("library", "write", "--database", base, "--language", "de")
+    assert "+Katze" in run(*german, "--flat", "--dry-run").stdout
+    run(*german)
+    xmp.tag(photos / "cat.jpg.xmp", f"-{xmp.SUBJECT}-=Katze")
+    run("library", "keywords", "--database", base)
+    with Library.open(base) as library:
+        assert library.find(photos / "cat.jpg").rejected == ("Katze",)
+        assert "cat" not in library.find(photos / "cat.jpg").tags
+
+
+def test_keywords_of_a_raw_are_those_of_its_photo(photos: Path, tmp_path: Path) -> None:
+    base = tmp_path / "library.db"
+    xmp.photo(photos / "raw.jpg", seed=1)
+    (photos / "raw.jpg").rename(photos / "cat.nef")
+    xmp.tag(photos / "cat.nef.xmp", f"-{xmp.SUBJECT}=Grandma")
+    with Library.open(base) as library:
+        library.sync(photos)
+    assert "pets|Minka, Grandma" in run("library", "keywords", "--database", base).stdout
+    with Library.open(base) as library:
+        assert set(library.find(photos / "cat.jpg").keywords) == {"pets|Minka", "Grandma"}
+
+
 def test_embedding_is_no_change_for_a_library(photos: Path, tmp_path: Path) -> None:
     base = tmp_path / "library.db"
     with Library.open(base) as library:

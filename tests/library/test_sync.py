@@ -200,6 +200,29 @@ def test_metadata_written_by_hand_is_no_change(library: Library, folder: Path, m
     assert set(states(library).values()) == {"done"}
 
 
+def test_a_photo_that_is_turned_by_its_metadata_is_tagged_again(
+    library: Library, folder: Path, made: Made
+) -> None:
+    jpeg = folder / "sub0/0.jpg"
+    library.sync(folder, tagger=made[0])
+    width, height = library.find(jpeg).width, library.find(jpeg).height
+    for orientation in (6, 3):
+        exif = Image.Exif()
+        exif[274] = orientation
+        block = b"Exif\0\0" + exif.tobytes().removeprefix(b"Exif\0\0")
+        data = write_photo(jpeg, 0).read_bytes()
+        jpeg.write_bytes(data[:2] + b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block + data[2:])
+        tick(jpeg)
+        shutil.copy2(jpeg, folder / f"turned-{orientation}.jpg")
+        report = library.sync(folder, tagger=made[0])
+        assert (report.changed, report.tagged, report.copied) in [(1, 1, 1), (1, 2, 0)]
+        size = (height, width) if orientation == 6 else (width, height)
+        assert (library.find(jpeg).width, library.find(jpeg).height) == size
+        assert library.sync(folder, tagger=made[0]).changed == 0
+        tick(jpeg)
+        assert library.sync(folder, tagger=made[0]).tagged == 0
+
+
 @pytest.mark.skipif(shutil.which("exiftool") is None, reason="exiftool writes the tags")
 def test_tags_embedded_by_exiftool_are_no_change(library: Library, folder: Path, made: Made) -> None:
     for suffix in ("png", "webp", "tif", "jpg"):
@@ -589,6 +612,75 @@ def test_a_link_takes_no_row_from_its_photo(
     assert library.find(tmp_path / "links/far.jpg").pair == library.find(folder / "sub0/2.jpg").id
 
 
+@needs_links
+def test_a_folder_behind_a_link_is_part_of_the_folder_that_is_synced(
+    library: Library, folder: Path, made: Made, tmp_path: Path
+) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(folder)
+    library.sync(link, tagger=made[0])
+    for asked in ([folder / "sub0"], [link / "sub0"], [folder], []):
+        report = library.sync(*asked, tagger=made[0])
+        assert (report.moved, report.new, report.copied) == (0, 0, 0)
+    assert [Path(one.path) for one in library.status().folders] == [link]
+    with pytest.raises(LibraryError, match="does not exist"):
+        library.sync(folder / "sub9")
+
+
+def test_a_cloned_disk_takes_no_rows(
+    library: Library, folder: Path, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files have the inodes, sizes and times of the originals."""
+    original, clone = folder / "sub0/0.jpg", tmp_path / "clone/0.jpg"
+    library.sync(folder, tagger=made[0])
+    library.add(original, "mine")
+    clone.parent.mkdir()
+    shutil.copy2(original, clone)
+    real, inode = os.stat, clone.stat().st_ino
+    library.database.connection.execute(
+        "UPDATE photos SET inode = ? WHERE path = ?", (inode, os.fsencode(original))
+    )
+
+    def stat_of_disks(path: str, **options: bool) -> os.stat_result:
+        found = real(path, **options)
+        if os.fspath(path) not in (original, str(original), os.fsencode(original)):
+            return found
+
+        class Original:
+            st_ino, st_dev = inode, found.st_dev + 1
+            st_size, st_mtime_ns, st_nlink = found.st_size, found.st_mtime_ns, 1
+
+        return Original()  # type: ignore[return-value]
+
+    monkeypatch.setattr(os, "stat", stat_of_disks)
+    report = library.sync(clone.parent, tagger=made[0])
+    assert (report.moved, report.copied) == (0, 1)
+    assert library.find(original).added == library.find(clone).added == ("mine",)
+
+
+@needs_links
+def test_a_broken_link_with_a_name_of_any_bytes_is_one_failure(
+    library: Library, folder: Path, made: Made
+) -> None:
+    (folder / os.fsdecode(b"bad\xff.jpg")).symlink_to("nowhere")
+    for _ in range(2):
+        report = library.sync(folder, tagger=made[0])
+        assert report.failed == 1
+    assert len(states(library)) == 7
+
+
+def test_a_new_tagging_copies_no_decisions(library: Library, folder: Path, made: Made) -> None:
+    shutil.copy(folder / "sub0/0.jpg", folder / "sub1/copy.jpg")
+    tagger = made[0]
+    library.sync(folder, tagger=tagger)
+    library.add(folder / "sub0/0.jpg", "keep")
+    library.add(folder / "sub1/copy.jpg", "delete")
+    other = tagger.with_vocabulary(tagger.vocabulary.with_thresholds(0.0))
+    assert library.sync(folder, tagger=other, retag=True, batch_size=1).copied == 1
+    assert library.find(folder / "sub0/0.jpg").added == ("keep",)
+    assert library.find(folder / "sub1/copy.jpg").added == ("delete",)
+
+
 def test_a_name_may_come_and_go_with_other_photos(library: Library, folder: Path, made: Made) -> None:
     path, raw = folder / "sub0/0.jpg", folder / "sub0/0.dng"
     for number in range(3):
@@ -656,6 +748,7 @@ def test_folders_of_other_programs_and_ignore_files_are_left_out(
     (folder / ".anytagignore").write_text("# mine\nsub1/3.jpg\n")
     report = library.sync(folder, tagger=made[0], exclude=["5.jpg"])
     assert report.tagged == 4
+    assert library.sync(folder / "sub1", tagger=made[0], exclude=["5.jpg"]).new == 0  # nor when it is named
     assert sorted(states(library)) == ["sub0/0.jpg", "sub0/2.jpg", "sub0/4.jpg", "sub1/1.jpg"]
     (folder / ".anytagignore").write_text("")  # all of it
     report = library.sync(folder, tagger=made[0])

@@ -113,7 +113,7 @@ def keywords(folder: str | None, database: Path | None) -> None:
     """Read your own keywords from photos and sidecars, of FOLDER or all, into the library.
 
     They can be searched for, and are labels for anytag calibrate. A tag by anytag that you removed from a
-    file becomes rejected in the library.
+    file becomes rejected in the library, unless you accepted or added it there.
     """
     from anytag.library.keywords import path, read_in
 

@@ -73,7 +73,8 @@ class KeywordOptions:
     def _path(self, tag: TagScore, vocabulary: Vocabulary) -> Keyword:
         from anytag.library.keywords import lineage
 
-        return (tag.name,) if self.flat else lineage(tag, vocabulary)
+        found = lineage(tag, vocabulary)
+        return found[-1:] if self.flat else found
 
     def write(
         self, path: str, keywords: Iterable[Keyword] | None, place: Target, *, caption: str | None = None

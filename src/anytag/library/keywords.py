@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import chain, islice
 
 from anytag.batching import batches
 from anytag.library import words
-from anytag.library.library import Library
+from anytag.library.library import Library, embedded_vocabulary, tag_key
 from anytag.library.photo import Photo
 from anytag.metadata import Change, Keyword, Keywords, SidecarName, read_keywords, write_keywords
 from anytag.metadata.write import tried
@@ -19,13 +21,15 @@ _BATCH = 100  # photos per transaction
 def read_in(library: Library, photos: Iterable[Photo]) -> Iterator[Keywords]:
     """Read the user's keywords from photos and their sidecars into a library.
 
-    A tag by anytag that the user removed from a file becomes rejected in the library.
+    A tag by anytag that the user removed from a file becomes rejected in the library, unless it is accepted
+    or added there. Keywords of files that belong to a photo, such as its RAW, are keywords of the photo.
 
     Raises:
         MissingToolError: exiftool is not installed.
     """
+    vocabulary = embedded_vocabulary()
     for batch in batches(photos, _BATCH):
-        found = list(read_keywords(photo.path for photo in batch))
+        found = _read(library, batch)
         good = [(photo, one) for photo, one in zip(batch, found, strict=True) if one.error is None]
         with library.database.transaction() as connection:
             connection.executemany("DELETE FROM keywords WHERE photo = ?", [(photo.id,) for photo, _ in good])
@@ -35,9 +39,30 @@ def read_in(library: Library, photos: Iterable[Photo]) -> Iterator[Keywords]:
             )
             words.rewrite(connection, [photo.id for photo, _ in good])
         for photo, one in good:
-            known = {name.casefold() for name in photo.tags}
-            library.reject(photo.id, *(word for word in one.rejected if word.casefold() in known))
+            decided = {tag_key(vocabulary, name) for name in (*photo.accepted, *photo.added)}
+            known = {tag_key(vocabulary, name) for name in photo.tags} - decided
+            library.reject(photo.id, *(word for word in one.rejected if tag_key(vocabulary, word) in known))
         yield from found
+
+
+def _read(library: Library, photos: Sequence[Photo]) -> list[Keywords]:
+    """The keywords of photos, with those of the files that belong to them."""
+    files = {photo.id: [photo.path] for photo in photos}
+    for photo, path_ in library.paired(files):
+        files[photo].append(path_)
+    found = iter(list(read_keywords(chain.from_iterable(files.values()))))
+    return [_joined(list(islice(found, len(names)))) for names in files.values()]
+
+
+def _joined(found: Sequence[Keywords]) -> Keywords:
+    """The keywords of the files of one photo, under the name of the first."""
+    first, *others = found
+    if not others:
+        return first
+    error = next((one.error for one in found if one.error), None)
+    keywords = tuple(dict.fromkeys(keyword for one in found for keyword in one.keywords))
+    rejected = tuple(dict.fromkeys(word for one in found for word in one.rejected))
+    return replace(first, keywords=keywords, rejected=rejected, error=error)
 
 
 def path(keyword: Keyword) -> str:
@@ -93,7 +118,8 @@ def write(
             embed=embed,
             caption=caption,
             overwrite_caption=overwrite_caption,
-            rejected=rejected(photo, vocabulary),
+            rejected=spellings(photo.rejected, vocabulary),
+            accepted=spellings((*photo.accepted, *photo.added), vocabulary),
             sidecar_name=sidecar_name,
             touch=touch,
             dry_run=dry_run,
@@ -106,7 +132,7 @@ def _sure(name: str, vocabulary: Vocabulary) -> TagScore:
     return TagScore(tag.id, tag.name, 1.0, "vocabulary") if tag else TagScore(name, name, 1.0, "custom")
 
 
-def rejected(photo: Photo, vocabulary: Vocabulary) -> tuple[str, ...]:
-    """Rejected names of a photo, as the user and as the vocabulary spell them."""
-    known = (vocabulary.find(name) for name in photo.rejected)
-    return (*photo.rejected, *(tag.name for tag in known if tag))
+def spellings(names: Sequence[str], vocabulary: Vocabulary) -> tuple[str, ...]:
+    """Names of tags as the user and as the vocabulary spell them."""
+    known = (vocabulary.find(name) for name in names)
+    return (*names, *(tag.name for tag in known if tag))

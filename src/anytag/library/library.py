@@ -150,6 +150,13 @@ class Library:
             found.update(read_photos(self.database, batch))
         return [found[one] for one in wanted if one in found]
 
+    def paired(self, ids: Iterable[int]) -> Iterator[tuple[int, str]]:
+        """The files that belong to photos, such as their RAWs: ids of the photos, and paths."""
+        for batch in batches(ids, _BATCH):
+            query = f"SELECT pair, path FROM photos WHERE pair IN ({_marks(batch)}) AND state != 'gone'"
+            for photo, path in self.database.query(f"{query} ORDER BY path", batch):
+                yield photo, os.fsdecode(path)
+
     def find(self, photo: int | str | os.PathLike[str]) -> Photo:
         """Get a photo by id or path.
 
@@ -244,8 +251,8 @@ class Library:
             for photo in self.get(batch):
                 found = (known.find(path.rpartition("|")[2]) for path in photo.keywords)
                 words = (tag.name for tag in found if tag is not None)
-                absent = {_key(known, name) for name in photo.rejected}
-                tags = {_key(known, name): name for name in (*photo.accepted, *photo.added, *words)}
+                absent = {tag_key(known, name) for name in photo.rejected}
+                tags = {tag_key(known, name): name for name in (*photo.accepted, *photo.added, *words)}
                 there = [name for key, name in tags.items() if key not in absent]
                 if there or absent:
                     row = {"image": photo.path, "source": "library", "split": "", "captions": []}
@@ -387,7 +394,7 @@ def embedded_vocabulary() -> Vocabulary:
     return Vocabulary.read(resolve() / "vocabulary.jsonl")
 
 
-def _key(vocabulary: Vocabulary, name: str) -> str:
+def tag_key(vocabulary: Vocabulary, name: str) -> str:
     """A key that is equal for all names of a tag."""
     tag = vocabulary.find(name)
     return tag.id if tag else name.lower()

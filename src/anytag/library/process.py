@@ -69,9 +69,14 @@ class Waiting(NamedTuple):
     size: int
     mtime_ns: int
     picture: bytes | None
+    orientation: int | None
     model: int | None
     has_caption: int
     has_vector: int
+
+    def is_turned(self, orientation: int) -> bool:
+        """Whether the picture was tagged in another orientation; of earlier versions, 1 is assumed."""
+        return (self.orientation or 1) != orientation
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +87,7 @@ class _Result:
     action: Action
     picture: bytes | None = None
     taken: str | None = None
+    orientation: int = 1
     tags: TagResult | None = None
     vector: npt.NDArray[np.float32] | None = None
     hash: bytes | None = None
@@ -143,19 +149,26 @@ class Processor:
         if todo:
             rows = [found[place].row for place, _ in todo]
             for (place, _), new in zip(todo, self._tag(rows, [data for _, data in todo]), strict=True):
-                found[place] = replace(new, picture=found[place].picture, taken=found[place].taken)
+                read = found[place]
+                found[place] = replace(
+                    new, picture=read.picture, taken=read.taken, orientation=read.orientation
+                )
         return found
 
     def _rows(self, ids: Sequence[int]) -> list[Waiting]:
-        columns = "id, path, size, mtime_ns, picture, model, caption IS NOT NULL, slot IS NOT NULL"
+        columns = (
+            "id, path, size, mtime_ns, picture, orientation, model, caption IS NOT NULL, slot IS NOT NULL"
+        )
         found = (self._database.query(f"SELECT {columns} FROM photos WHERE id = ?", (one,)) for one in ids)
         return [Waiting(*row) for rows in found for row in rows]
 
-    def _is_known(self, row: Waiting, picture: bytes) -> bool:
+    def _is_known(self, row: Waiting, picture: bytes, orientation: int) -> bool:
         """Whether the row has all results for this picture."""
+        if row.picture != picture or row.is_turned(orientation):
+            return False
         is_ours = row.model == self._model.id
         is_current = bool(row.has_vector) if is_ours else row.model is not None and not self._again
-        return is_current and row.picture == picture and (not self._model.captioner or bool(row.has_caption))
+        return is_current and (not self._model.captioner or bool(row.has_caption))
 
     def _read(self, row: Waiting) -> tuple[_Result, bytes | None]:
         """Read a photo's file; also returns its bytes if it must be tagged."""
@@ -171,11 +184,10 @@ class Processor:
             return _Result(row, "failed", error=Failure(type(error).__name__, reason)), None
         if data is None:
             return _Result(row, "waits"), None
-        picture, taken = fingerprint(data)
-        seen = _Result(row, "unchanged", picture, taken)
-        if self._is_known(row, picture):
+        seen = _Result(row, "unchanged", *fingerprint(data))
+        if seen.picture is not None and self._is_known(row, seen.picture, seen.orientation):
             return seen, None
-        if self._find_copy(row, picture) is not None:
+        if self._find_copy(seen) is not None:
             return replace(seen, action="copied"), None
         return seen, data
 
@@ -202,14 +214,22 @@ class Processor:
             return [None] * len(encoded)
         return [caption.text for caption in captioner.write(encoded)]
 
-    def _find_copy(self, row: Waiting, picture: bytes) -> tuple[int, bytes, bool] | None:
+    def _find_copy(self, seen: _Result) -> tuple[int, bytes, bool] | None:
         """A row with all results for a picture: id, path, and whether this file is that one, moved."""
+        row = seen.row
         found = self._database.query(
-            "SELECT p.id, p.path, r.path, CASE WHEN slot IS NOT NULL THEN model END "
+            "SELECT p.id, p.path, r.path, "
+            "CASE WHEN slot IS NOT NULL AND coalesce(orientation, ?) = ? THEN model END "
             "FROM photos p JOIN roots r ON r.id = p.root "
             "WHERE picture = ? AND p.id != ? AND model IS NOT NULL AND error_type IS NULL "
             "AND (caption IS NOT NULL) >= ?",
-            (picture, row.id, self._model.captioner is not None),
+            (
+                seen.orientation,
+                seen.orientation,
+                seen.picture,
+                row.id,
+                self._model.captioner is not None,
+            ),
         )
         twins = [
             (photo, path, os.path.isdir(root) and not os.path.lexists(path), model)  # noqa: PTH112
@@ -232,7 +252,7 @@ class Processor:
         row, path = seen.row, os.fsdecode(seen.row.path)
         twin = None
         if seen.action == "copied" and seen.picture is not None:
-            twin = self._find_copy(row, seen.picture)
+            twin = self._find_copy(seen)
             if twin is None:  # changed in the meantime: left to the next sync
                 return Event(path, "waits")
         if twin is not None:
@@ -244,9 +264,9 @@ class Processor:
             self._failed(connection, row, seen.error)
         elif seen.action == "unchanged":
             connection.execute(
-                "UPDATE photos SET state = 'done', picture = ?, taken = ?, error_type = NULL, "
-                "error_message = NULL WHERE id = ?",
-                (seen.picture, seen.taken, row.id),
+                "UPDATE photos SET state = 'done', picture = ?, orientation = ?, taken = ?, "
+                "error_type = NULL, error_message = NULL WHERE id = ?",
+                (seen.picture, seen.orientation, seen.taken, row.id),
             )
         elif seen.action == "tagged":
             self._tagged(connection, seen, slot)
@@ -258,11 +278,12 @@ class Processor:
         photo, tags = seen.row.id, seen.tags
         assert tags is not None
         connection.execute(
-            "UPDATE photos SET state = 'done', picture = ?, taken = ?, width = ?, height = ?, model = ?, "
-            "slot = ?, hash = ?, caption = coalesce(?, CASE WHEN picture = ? THEN caption END), "
+            "UPDATE photos SET state = 'done', picture = ?, orientation = ?, taken = ?, width = ?, "
+            "height = ?, model = ?, slot = ?, hash = ?, "
+            "caption = coalesce(?, CASE WHEN picture = ? THEN caption END), "
             "error_type = NULL, error_message = NULL WHERE id = ?",
-            (seen.picture, seen.taken, tags.width, tags.height, self._model.id, slot, seen.hash,
-             seen.caption, seen.picture, photo),
+            (seen.picture, seen.orientation, seen.taken, tags.width, tags.height, self._model.id, slot,
+             seen.hash, seen.caption, seen.picture, photo),
         )  # fmt: skip
         connection.execute("DELETE FROM tags WHERE photo = ?", (photo,))
         connection.executemany(
@@ -287,18 +308,21 @@ class Processor:
             )
 
     def _copied(self, connection: sqlite3.Connection, photo: int, seen: _Result) -> None:
-        """Copy tags, vector, caption and decisions from a row with the same picture."""
+        """Copy tags, vector and caption from a row with the same picture, and decisions to a new file."""
         row = seen.row.id
         slot = self._copied_vector(connection, photo)
         connection.execute(
-            "UPDATE photos SET (state, picture, hash, taken, width, height, model, caption, slot, "
-            "error_type, error_message) = "
-            "(SELECT 'done', picture, hash, ?, width, height, model, caption, ?, NULL, NULL "
+            "UPDATE photos SET (state, picture, orientation, hash, taken, width, height, model, caption, "
+            "slot, error_type, error_message) = "
+            "(SELECT 'done', picture, ?, hash, ?, width, height, model, caption, ?, NULL, NULL "
             "FROM photos WHERE id = ?) WHERE id = ?",
-            (seen.taken, slot, photo, row),
+            (seen.orientation, seen.taken, slot, photo, row),
         )
         connection.execute("DELETE FROM tags WHERE photo = ?", (row,))
-        for table in ("tags (photo, tag, name, score)", "decisions (photo, tag, name, kind, time)"):
+        tables = ["tags (photo, tag, name, score)"]
+        if seen.row.picture is None:
+            tables.append("decisions (photo, tag, name, kind, time)")
+        for table in tables:
             name, columns = table.split(" ", 1)
             rest = columns.strip("()").removeprefix("photo, ")
             connection.execute(

@@ -60,10 +60,27 @@ def _root_of(database: Database, folder: str, known: Sequence[Root]) -> Root:
         if _is_below(folder, root.path):
             check_folder(database, folder)
             return root._replace(top=folder)
-        if (here := identity(folder)) is not None and here == identity(root.path):
-            return root
+    if (found := _through_link(folder, known)) is not None:
+        if found.top != found.path:
+            check_folder(database, found.top)
+        return found
     _check_is_folder(folder)
     return _new_root(database, folder, [root for root in known if _is_below(root.path, folder)])
+
+
+def _through_link(folder: str, known: Sequence[Root]) -> Root | None:
+    """The root that contains a folder by another name, such as that of a linked folder above it."""
+    by_identity = {here: root for root in known if (here := identity(root.path)) is not None}
+    place, inside = folder, ""
+    while True:
+        here = identity(place)
+        if here is not None and here in by_identity:
+            root = by_identity[here]
+            return root._replace(top=os.path.join(root.path, inside) if inside else root.path)  # noqa: PTH118
+        above, name = os.path.split(place)
+        if above == place:
+            return None
+        place, inside = above, os.path.join(name, inside) if inside else name  # noqa: PTH118
 
 
 def _new_root(database: Database, folder: str, inner: Sequence[Root]) -> Root:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from anytag.errors import escaped
 from anytag.library import words
 from anytag.library.database import Database
 from anytag.library.decisions import FOLLOW
@@ -93,7 +94,7 @@ class Scan:
                 self._known[path] = _Known(*known)  # of rows with the same path, the last is not gone
         for root in self._roots:
             self._walk.top = root.top
-            for entries in self._walk.folders(root.top):
+            for entries in self._walk.folders(root.top, root.path):
                 self._folder(root, entries)
         self._see_changed()
         self._see_links()
@@ -180,14 +181,18 @@ class Scan:
         return False
 
     def _has_name(self, path: bytes, facts: os.stat_result) -> bool:
-        """Whether the file still has this path; case-insensitive disks also find it by unlisted names."""
+        """Whether the row's file is still at this path; case-insensitive disks also find it by other names.
+
+        A file of another disk may have the same inode, size and time, as on a cloned disk.
+        """
         try:
-            is_same = os.path.samestat(os.stat(path), facts)  # noqa: PTH116
+            found = os.stat(path)  # noqa: PTH116
         except OSError:
             return False
+        if not os.path.samestat(found, facts):
+            return _signature(found) == _signature(facts)
         is_walked = any(low <= path < high for low, high in map(below, (root.top for root in self._roots)))
-        is_listed = is_walked and path not in self._known
-        return is_same and (facts.st_nlink > 1 or is_listed)
+        return facts.st_nlink > 1 or not is_walked or path not in self._known
 
     def _see_changed(self) -> None:
         """Handle paths with changed files, once it is known which rows were moved."""
@@ -301,7 +306,7 @@ class Scan:
         self._change(
             "UPDATE photos SET size = ?, mtime_ns = ?, device = ?, inode = ?, state = 'failed', "
             "error_type = ?, error_message = ? WHERE path = ? AND (id = ? OR state != 'gone')",
-            (*_facts(facts), failure.type, failure.message, path, known.id if known else None),
+            (*_facts(facts), failure.type, escaped(failure.message), path, known.id if known else None),
         )
 
     def _unseen(self, path: bytes, known: _Known | None, error: OSError) -> None:

@@ -115,7 +115,12 @@ ALTER TABLE photos ADD COLUMN hash BLOB;  -- 32 bytes, difference hash of the pi
 DROP TABLE written;           -- it was never filled: files hold their own record of what anytag wrote there
 """
 
-SCRIPTS = (_FIRST, _SECOND)
+_THIRD = """
+ALTER TABLE photos ADD COLUMN orientation INTEGER;  -- EXIF's of the tagged picture; NULL if not known
+CREATE INDEX changes_photo ON changes (photo);
+"""
+
+SCRIPTS = (_FIRST, _SECOND, _THIRD)
 """Migrations: script n, from 0, leads to version n + 1 (`PRAGMA user_version`)."""
 
 VERSION = len(SCRIPTS)

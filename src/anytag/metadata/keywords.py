@@ -127,7 +127,10 @@ def read(contents: Iterable[Content]) -> tuple[Keyword, ...]:
 
 
 def wanted(
-    contents: Iterable[Content], ours: Iterable[Keyword], rejected: Iterable[str] = ()
+    contents: Iterable[Content],
+    ours: Iterable[Keyword],
+    rejected: Iterable[str] = (),
+    accepted: Iterable[str] = (),
 ) -> tuple[tuple[Keyword, ...], tuple[str, ...]]:
     """The union of the user's keywords and ours without rejected ones, and the words rejected in the files.
 
@@ -135,9 +138,11 @@ def wanted(
         contents: of the photo and its sidecars.
         ours: keywords of anytag, best first; for words that the user has, the user's spelling is used.
         rejected: further words that must not be written.
+        accepted: words that are written although they were removed from a file.
     """
-    contents = list(contents)
-    removed = tuple(dict.fromkeys(word for content in contents for word in content.now_rejected()))
+    contents, back = list(contents), {_loose(word) for word in accepted}
+    gone = dict.fromkeys(word for content in contents for word in content.now_rejected())
+    removed = tuple(word for word in gone if _loose(word) not in back)
     refused = {_loose(word) for word in (*removed, *rejected)}
     found = [keyword for keyword in read(contents) if _loose(keyword[-1]) not in refused]
     taken = {_key(keyword[-1]).casefold() for keyword in found}

@@ -115,6 +115,7 @@ def write_keywords(
     caption: str | None = None,
     overwrite_caption: bool = False,
     rejected: Iterable[str] = (),
+    accepted: Iterable[str] = (),
     sidecar_name: SidecarName = "full",
     touch: bool = False,
     dry_run: bool = False,
@@ -133,6 +134,7 @@ def write_keywords(
         caption: for dc:description, unless the user has a caption.
         overwrite_caption: also replace a caption of the user.
         rejected: further words that must not be written.
+        accepted: words that are written although the user removed them from a file.
         sidecar_name: name of a new sidecar.
         touch: update the modification time of a photo that is written to.
         dry_run: only return the change.
@@ -147,7 +149,7 @@ def write_keywords(
     ours = [words.clean((one,) if isinstance(one, str) else one) for one in keywords or ()]
     beside = candidates(path)
     found = read.contents(path, tool, beside)
-    union, refused = words.wanted(found.values(), [one for one in ours if one], rejected)
+    union, refused = words.wanted(found.values(), [one for one in ours if one], rejected, accepted)
     targets = {one: content for one, content in found.items() if embed or one != path}
     is_new = not targets
     if is_new and (ours or caption):
