@@ -147,6 +147,9 @@ def test_a_dry_run_writes_nothing(place: Path, model: Path) -> None:
     actions = {Path(row["path"]).name: row["action"] for row in map(json.loads, done.stdout.splitlines())}
     assert actions == {"4.jpg": "pending", "0.jpg": "gone"} and (place / "l.db").read_bytes() == before
     assert sync(place, model).stdout == "4 photos: 1 new, 3 unchanged, 1 tagged, 1 gone\n"
+    for number in (1, 2, 3):
+        (place / f"photos/{number}.jpg").unlink()
+    assert sync(place, model, "--dry-run", "--format", "jsonl").stdout == "", "most are kept"
 
 
 @pytest.mark.parametrize(

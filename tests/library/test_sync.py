@@ -613,6 +613,20 @@ def test_a_link_takes_no_row_from_its_photo(
 
 
 @needs_links
+def test_hard_links_of_a_raw_and_its_jpeg_are_one_photo(library: Library, folder: Path, made: Made) -> None:
+    write_photo(folder / "a/0.jpg", 40)
+    write_photo(folder / "a/0.tiff", 41).rename(folder / "a/0.dng")
+    shutil.copytree(folder / "a", folder / "b", copy_function=os.link)
+    for _ in range(2):
+        library.sync(folder, tagger=made[0])
+        first = library.find(folder / "a/0.jpg")
+        pairs = {photo.name: photo.pair for photo in library.photos(pairs=True) if photo.name[0] in "ab"}
+        assert pairs == {"a/0.jpg": None, "a/0.dng": first.id, "b/0.jpg": first.id, "b/0.dng": first.id}
+    library.add(folder / "b/0.dng", "mine")
+    assert library.find(folder / "a/0.jpg").added == ("mine",)
+
+
+@needs_links
 def test_a_folder_behind_a_link_is_part_of_the_folder_that_is_synced(
     library: Library, folder: Path, made: Made, tmp_path: Path
 ) -> None:

@@ -484,6 +484,22 @@ def test_a_shared_stem_is_this_photos_where_it_says_so(photo: Path, said: str) -
     assert write_keywords(photo, ["dog"]).files == (str(photo.with_name("a.xmp")),)
 
 
+@pytest.mark.parametrize(
+    ("said", "is_ours"),
+    [
+        ("-XMP-xmpMM:PreservedFileName=DSC_0001.JPG", True),
+        ("-XMP-xmpMM:PreservedFileName=DSC_0001.NEF", False),
+        ("-XMP-photoshop:SidecarForExtension=NEF", False),
+    ],
+)
+def test_a_lone_sidecar_that_was_renamed_with_its_photo_is_its_own(
+    photo: Path, said: str, is_ours: bool
+) -> None:
+    xmp.exiftool("-o", photo.with_name("a.xmp"), said, f"-{xmp.SUBJECT}=mine")
+    (found,) = read_keywords([photo])
+    assert found.keywords == ((("mine",),) if is_ours else ())
+
+
 def test_adobes_name_for_new_sidecars(photo: Path) -> None:
     assert write_keywords(photo, ["dog"], sidecar_name="stem").files == (str(photo.with_name("a.xmp")),)
     other = xmp.photo(photo.with_name("b.jpg"))

@@ -259,7 +259,8 @@ class Scan:
 
     def _settle_pairs(self) -> None:
         """Store the pairs."""
-        for second, first in self._seconds.items():
+        for second in self._seconds:
+            first = self._first(second)
             found = self._database.query(
                 "SELECT s.id, f.id, s.pair FROM photos s, photos f WHERE s.path = ? AND f.path = ? "
                 "AND s.state != 'gone' AND f.state != 'gone' AND (s.pair IS NOT f.id OR s.state = 'waiting')",
@@ -276,6 +277,14 @@ class Scan:
                     self._follow(said_of, row[1])
         self.found.paired = len(self._seconds)
         self._flush()
+
+    def _first(self, path: bytes) -> bytes:
+        """The file that stands for another, which may be by way of a third, such as a link's RAW."""
+        passed = set()
+        while path in self._seconds and path not in passed:
+            passed.add(path)
+            path = self._seconds[path]
+        return path
 
     def _follow(self, photo: int, other: int) -> None:
         """Copy the decisions about a photo to the photo that it is paired with."""

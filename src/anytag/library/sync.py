@@ -204,8 +204,11 @@ class Sync:
                 self._database.query("SELECT path FROM photos WHERE id = ?", (one,))[0][0] for one in ids
             )
             yield from (Event(os.fsdecode(path), "pending") for path in paths)
-            yield from (Event(os.fsdecode(path), "gone") for path in self.found.missing)
-            self.end().pending = len(ids)
+            report = self.end()
+            report.pending = len(ids)
+            yield from (
+                Event(os.fsdecode(path), "gone") for path in (() if report.refused else self.found.missing)
+            )
 
     def end(self) -> Report:
         """Mark missing photos as gone, unless a disk seems to be missing, and return the report."""

@@ -37,11 +37,14 @@ class Candidates:
 
         Args:
             photo: this one.
-            references: names and suffixes of files that photo.xmp refers to; often empty.
+            references: names and suffixes of files that photo.xmp refers to, possibly before they were
+                renamed; often empty.
         """
         references = [one.lower() for one in references if one]
-        names = (photo.name.lower(), photo.suffix.lower().lstrip("."))
-        return any(one in names for one in references) if references else not self.sharing
+        name, suffix = photo.name.lower(), photo.suffix.lower().lstrip(".")
+        if any(one in (name, suffix) for one in references):
+            return True
+        return not self.sharing and all(one.endswith(f".{suffix}") for one in references)
 
 
 def candidates(photo: Path) -> Candidates:
