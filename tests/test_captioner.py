@@ -109,7 +109,7 @@ def test_recognised_tags_guide_as_the_card_says(captioner: Captioner, photos: li
     try:
         for guide in (0.0, sorted(scores.values())[-1], 1.5):
             captioner.spec = type(spec)(**{**{f: getattr(spec, f) for f in spec.__slots__}, "guide": guide})
-            (caption,) = captioner.write([encoded])
+            (caption,) = captioner.write(iter([encoded]))
             assert caption.tags == tuple(name for name, score in scores.items() if score >= guide)
     finally:
         captioner.spec = spec
@@ -132,6 +132,7 @@ def test_what_is_narrower_is_excluded_too(captioner: Captioner) -> None:
 
     assert {"animal", "dog", "cat", "puppy", "dogs"} <= forbidden("animal") | {"animal"}
     assert {"dog", "dogs", "puppy"} <= forbidden("Hund")
+    assert captioner._request(exclude_tags=["dogs", "red cars", "dog"]).exclude_tags == ("dog", "red car")
     assert "animal" not in forbidden("dog")
     for guides in (["dog", "Puppy", "sea"], ["sea"]):
         caption = captioner.caption(np.zeros((8, 8, 3), np.uint8), guides, exclude_tags=["animal"])

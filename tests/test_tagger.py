@@ -409,3 +409,13 @@ def test_the_embedded_model_gives_a_photo_the_same_scores_alone_and_in_any_batch
     for size in (2, 3, 8):
         together = tagger.tag_many(paths, tags, threshold=0, batch_size=size)
         assert [photo.to_dict() for photo in together] == alone, size
+
+
+def test_encoded_photos_may_come_one_by_one_and_broken_ones_have_their_error(
+    tagger: Tagger, photos: list[Path]
+) -> None:
+    paths = [photos[0], photos[0].with_name("gone.jpg"), photos[1]]
+    expected = list(tagger.tag_many(paths))
+    assert tagger.score_many(tagger.encode_many(paths)) == expected
+    assert [tagger.score(one) for one in tagger.encode_many(paths)] == expected
+    assert tagger.log_odds(tagger.encode_many(photos[:2])).shape == (2, len(tagger.vocabulary))

@@ -164,10 +164,10 @@ class Captioner:
         return _flatten(batches, raises=on_error == "raise")
 
     def write(
-        self, encoded: Sequence[Encoded], tags: Iterable[str] | None = None, **options: Any
+        self, encoded: Iterable[Encoded], tags: Iterable[str] | None = None, **options: Any
     ) -> list[Caption]:
         """Write captions for photos encoded by `Tagger.encode`; arguments and errors as for `caption`."""
-        return self._write(encoded, self._request(tags, **options))
+        return self._write(list(encoded), self._request(tags, **options))
 
     def writer(self, encoded: Sequence[Encoded], guides: Sequence[Iterable[str]]) -> Decoder[Any]:
         """Return a decoder, for `anytag.generation`, over encoded photos that are each guided by tags."""
@@ -179,7 +179,8 @@ class Captioner:
     ) -> CaptionRequest:
         """Collect and check the arguments before the first photo."""
         guides = None if tags is None else _words(tags, "tags")
-        request = CaptionRequest(guides, _words(exclude_tags, "exclude_tags"), **options)
+        excluded = tuple(dict.fromkeys(map(self._singular, _words(exclude_tags, "exclude_tags"))))
+        request = CaptionRequest(guides, excluded, **options)
         if request.beams is not None:
             check_whole("beams", request.beams, least=1, most=MAX_BEAMS)
         for name, number in (("max_length", request.max_length), ("min_length", request.min_length)):
@@ -339,6 +340,13 @@ class Captioner:
         vocabulary = self.tagger.vocabulary
         exact = vocabulary.find(word)
         return [] if exact is None else [vocabulary[id] for id in vocabulary.find_all([exact.id])]
+
+    def _singular(self, word: str) -> str:
+        """A word or the last word of a name in the singular; unchanged if the vocabulary has it."""
+        if self.tagger.vocabulary.find(word) is not None:
+            return word
+        rest, space, last = word.rpartition(" ")
+        return f"{rest}{space}{self._parser.lexicon.inflection.singular(last)}"
 
     def _forbidden(self, words: Iterable[str]) -> tuple[tuple[int, ...], ...]:
         """Return the wordpieces of all forms of some words, their synonyms and narrower tags."""

@@ -143,7 +143,7 @@ class Retriever:
         self, texts: Sequence[str], *, top_k: int | None = 10, shortlist: int | None = None
     ) -> Ranking:
         """Rank photos without storing them; arguments and errors as for `rank`."""
-        count = self._shortlist(top_k, shortlist)
+        count, texts = self._shortlist(top_k, shortlist), _listed(texts)
         return Ranking(self, texts, self._scorer, self._read(texts), top_k=top_k, shortlist=count)
 
     def score(self, gallery: Gallery, texts: Sequence[str], *, shortlist: int | None = None) -> Floats:
@@ -159,6 +159,7 @@ class Retriever:
         """
         self._check(gallery)
         count = self._shortlist(None, shortlist)
+        texts = _listed(texts)
         texts_encoded = self._read(texts)
         pairs = np.ones((len(gallery), len(texts)), np.bool_)
         if self._scorer.rerank_only:
@@ -200,8 +201,6 @@ class Retriever:
         return self._scorer.shortlist if shortlist is None else shortlist
 
     def _read(self, texts: Sequence[str]) -> Texts:
-        if isinstance(texts, str):
-            raise VocabularyError(f"got the single text {texts!r}, expected a list of texts: [{texts!r}]")
         for text in texts:
             _check_text(text)
         return self._scorer.encode_texts(texts)
@@ -242,6 +241,17 @@ class _Candidate(NamedTuple):
     logit: float
     number: int
     path: str
+
+
+def _listed(texts: Iterable[str]) -> list[str]:
+    """Texts as a list.
+
+    Raises:
+        VocabularyError: it is a single text.
+    """
+    if isinstance(texts, str):
+        raise VocabularyError(f"got the single text {texts!r}, expected a list of texts: [{texts!r}]")
+    return list(texts)
 
 
 class Ranking:

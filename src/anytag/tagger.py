@@ -198,8 +198,10 @@ class Tagger:
         threshold: float | None = None,
         where: bool = False,
     ) -> TagResult:
-        """Tag an encoded photo; arguments and errors as for `tag`."""
+        """Tag an encoded photo; arguments as for `tag`. One that could not be read has its error."""
         question = self.questions.prepare(tags, also=also, top_k=top_k, threshold=threshold)
+        if encoded.error is not None:
+            return self._result(encoded, Answer((), ()))
         (answer,) = question.answer(self.runtime, encoded.tokens[None], encoded.pooled[None])
         if where:
             answer = self._locate(question, answer, encoded)
@@ -246,7 +248,7 @@ class Tagger:
 
     def score_many(
         self,
-        encoded: Sequence[Encoded],
+        encoded: Iterable[Encoded],
         tags: Requests | None = None,
         *,
         also: Requests | None = None,
@@ -255,7 +257,7 @@ class Tagger:
     ) -> list[TagResult]:
         """Tag photos encoded by `encode_many`, as `tag_many` does; arguments as for `tag`."""
         question = self.questions.prepare(tags, also=also, top_k=top_k, threshold=threshold)
-        return self._score_batch(encoded, question)
+        return self._score_batch(list(encoded), question)
 
     def encode_many(
         self,
@@ -279,12 +281,12 @@ class Tagger:
         for encoded, _ in in_batches(work, images, batch_size=batch_size, workers=workers):
             yield from encoded
 
-    def log_odds(self, encoded: Sequence[Encoded]) -> Doubles:
+    def log_odds(self, encoded: Iterable[Encoded]) -> Doubles:
         """Log-odds of every trained tag, from the decoder, for N encoded photos: N×K.
 
         Without first pass, thresholds and hierarchy: the values that calibration is fitted to.
         """
-        count = len(self.questions.learned)
+        encoded, count = list(encoded), len(self.questions.learned)
         if not encoded:
             return np.zeros((0, count))
         question = self.questions.prepare(None, also=None, top_k=None, threshold=0.0)

@@ -32,6 +32,31 @@ def all_tags(model: Path) -> tuple[str | Path, ...]:
     return ("--model", model, "--threshold", "0")
 
 
+def test_rows_of_changes_are_replaced_by_the_next_ones(model: Path, photos: Path, tmp_path: Path) -> None:
+    for name in ("changes.txt", "changes.jsonl"):
+        for _ in range(2):
+            done = run(
+                "tag",
+                photos,
+                *all_tags(model),
+                "--write",
+                "sidecar",
+                "--dry-run",
+                "--output",
+                tmp_path / name,
+            )
+            assert done.exit_code == 0, done.stderr
+    run("tag", photos, *all_tags(model), "--write", "sidecar", "--output", tmp_path / "tags.jsonl")
+    for _ in range(2):
+        assert run("tag", photos, "--undo", "--output", tmp_path / "changes.jsonl").exit_code == 0
+    refused = run("tag", photos, "--undo", "--output", tmp_path / "tags.jsonl")
+    assert refused.exit_code == 2 and "not an earlier result" in refused.stderr
+    table = run("tag", photos, *all_tags(model), "--write", "sidecar", "--dry-run", "--format", "csv")
+    assert (table.exit_code, table.stdout) == (2, "")
+    again = run("tag", photos, "--undo", "--resume", "--output", tmp_path / "changes.jsonl")
+    assert again.exit_code == 2 and "--undo cannot be resumed" in again.stderr
+
+
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,7 @@ def test_an_interrupted_file_keeps_what_was_done(tmp_path: Path, capsys: pytest.
     target, part = tmp_path / "out.jsonl", tmp_path / "out.jsonl.part"
     target.write_text("earlier")
     with pytest.raises(KeyboardInterrupt), File(target, "jsonl") as file:
+        file.begin(run=RUN)
         file.write("row\n")
         raise KeyboardInterrupt
     assert (target.read_text(), part.read_text()) == ("earlier", "row\n")
@@ -62,6 +64,17 @@ def test_an_interrupted_file_keeps_what_was_done(tmp_path: Path, capsys: pytest.
     ):
         raise AssertionError("not reached")
     assert part.read_text() == "row\n"
+
+
+def test_what_cannot_be_resumed_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "out.jsonl"
+    with pytest.raises(KeyboardInterrupt), File(target, "jsonl") as file:
+        file.begin()
+        file.write("row\n")
+        raise KeyboardInterrupt
+    assert "To start again, remove that file." in capsys.readouterr().err
+    with pytest.raises(RefusedOutputError, match="remove the file to start again"), File(target, "jsonl"):
+        raise AssertionError("not reached")
 
 
 @pytest.mark.parametrize("format_", ["text", "jsonl", "csv"])
@@ -243,6 +256,17 @@ def test_an_earlier_result_is_known_by_its_content(
 ) -> None:
     (tmp_path / "file").write_text(text)
     assert journal.is_result(command, format_)(tmp_path / "file") is wanted
+
+
+def test_two_names_of_one_tag_are_rows_of_one_photo(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    one = photo("a", tags=1)
+    twice = replace(one, tags=(*one.tags, replace(one.tags[0], name="another")))
+    rows = [writers.header("csv"), *(writers.csv_rows(replace(twice, path=path)) for path in "ab")]
+    file.write_text("".join(rows))
+    photos, whole = journal.read(file, "csv")
+    assert list(photos) == ["a"]
+    assert whole == photos["a"].end == len("".join(rows[:2]))
 
 
 def test_the_last_photo_of_a_csv_may_lack_rows(tmp_path: Path) -> None:

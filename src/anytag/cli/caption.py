@@ -86,9 +86,11 @@ def command(
     """
     guides = lists.split_commas(tags, "--tags")
     excluded = lists.split_commas(exclude_tags, "--exclude-tags") or ()
-    metadata.check(keywords, place=write, undo=undo)
+    metadata.check(keywords, place=write, undo=undo, resume=output_options.resume)
     photos, output = source.gather(), output_options.output
-    format_ = outputs.check_format("caption", output_options, _FORMATS, photos=photos.paths)
+    format_ = metadata.check_format(
+        "caption", output_options, _FORMATS, photos=photos.paths, changes=undo or keywords.dry_run
+    )
     outputs.check_missing_folders(source.photos, output)
     if undo:
         metadata.undo(keywords, photos, output, format_, captions_only=True)

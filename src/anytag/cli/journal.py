@@ -17,19 +17,21 @@ _TAGS = re.compile(r"[^\t]+\t(|.+ \d\.\d\d( \[\d+ \d+ \d+ \d+\])?)")
 _SENTENCE = re.compile(r"[^\t]+\.\w+\t[^\tA-Z]*[^\tA-Z.!?]?")  # captions are lower case, without a full stop
 _MATCH = re.compile(r"[^\t]+\t-?\d\.\d\d\t.*")
 _HIT = re.compile(r"[^\t]+\t-?\d\.\d\d(\t\d+ near cop(y|ies))?")
-_TEXT = {"tag": _TAGS, "caption": _SENTENCE, "match": _MATCH, "search": _HIT}
+_CHANGE = re.compile(r"[^\t]+\t(same keywords, more fields|-caption|caption: [^\t]+|[+-][^\t]+)\t[^\t]+")
+_TEXT = {"tag": _TAGS, "caption": _SENTENCE, "match": _MATCH, "search": _HIT, "changes": _CHANGE}
 # Not more either: rows of `caption` and of `library export` have all keys of `tag` and others.
 _KEYS = {
     "tag": {"path", "width", "height", "model", "tags", "error"},
     "caption": {"path", "width", "height", "model", "text", "tags", "error"},
     "match": {"path", "text", "score"},
     "search": {"path", "score", "copies", "tags"},
+    "changes": {"path", "files", "added", "removed", "caption", "note", "error"},
 }
 _OPTIONAL = {"below"}  # of `tag`
 CSV_COLUMNS = (
     "path", "width", "height", "model", "id", "name", "score", "source", "error_type", "error_message",
 )  # fmt: skip
-_ID, _ERROR = CSV_COLUMNS.index("id"), CSV_COLUMNS.index("error_type")
+_ID, _NAME, _ERROR = map(CSV_COLUMNS.index, ("id", "name", "error_type"))
 _LINE_BREAKS = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})
 _LINES_CHECKED = 1000  # of a text file that may be the user's
 
@@ -119,7 +121,7 @@ def _json(line: str) -> tuple[str | None, bool]:
 def _csv(lines: Iterable[bytes]) -> Iterator[tuple[str | None, Rows]]:
     """The header with the name None, then each photo when the next one begins."""
     name: str | None = None
-    ids: set[str] = set()
+    tags: set[tuple[str, str]] = set()  # id and name: two requested names may be one tag
     rows = Rows(0, 0)
     for start, record in _records(lines):
         row = next(csv.reader([record.decode("utf-8", "surrogateescape")]), [])
@@ -127,13 +129,14 @@ def _csv(lines: Iterable[bytes]) -> Iterator[tuple[str | None, Rows]]:
         if start == 0 or len(row) < len(CSV_COLUMNS):
             yield None, Rows(start, end)
             continue
-        if row[0] == name and row[_ID] not in ids:
-            ids.add(row[_ID])
+        tag = row[_ID], row[_NAME]
+        if row[0] == name and tag not in tags:
+            tags.add(tag)
             rows = Rows(rows.start, end, rows.is_good)
             continue
         if name is not None:
             yield name, rows
-        name, ids, rows = row[0], {row[_ID]}, Rows(start, end, not row[_ERROR])
+        name, tags, rows = row[0], {tag}, Rows(start, end, not row[_ERROR])
 
 
 def _records(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import click
 
-from anytag.cli import stream, writers
+from anytag.cli import outputs, stream, writers
 from anytag.cli.options import FiniteFloat
 from anytag.cli.sinks import File, Stdout, open_output
 
 if TYPE_CHECKING:
+    from anytag.cli.outputs import OutputOptions
     from anytag.cli.paths import PhotoPaths
     from anytag.metadata import Change, Keyword
     from anytag.results import Caption, TagResult, TagScore
@@ -196,7 +197,22 @@ def _decorated(some: Sequence[Callable[[Any], Any]], command: F) -> F:
     return cast(F, found)
 
 
-def check(keywords: KeywordOptions, *, place: Target | None, undo: bool) -> None:
+def check_format(
+    command: str, output_options: OutputOptions, names: Sequence[str], *, photos: Iterable[str], changes: bool
+) -> str:
+    """As `outputs.check_format`; with `changes` for rows of changes instead of the command's own.
+
+    Raises:
+        click.UsageError: changes have no such format.
+    """
+    if not changes:
+        return outputs.check_format(command, output_options, names, photos=photos)
+    if output_options.format_ == "csv":
+        raise click.UsageError("Changes are written as text or jsonl: give --format jsonl.")
+    return outputs.check_format("changes", output_options, ("text", "jsonl"), photos=photos)
+
+
+def check(keywords: KeywordOptions, *, place: Target | None, undo: bool, resume: bool = False) -> None:
     """Check the options for writing, and that exiftool is installed.
 
     Raises:
@@ -205,6 +221,8 @@ def check(keywords: KeywordOptions, *, place: Target | None, undo: bool) -> None
     """
     if place and undo:
         raise click.UsageError("--write and --undo exclude each other: give one of them.")
+    if undo and resume:
+        raise click.UsageError("--undo cannot be resumed: run it again for all photos.")
     if keywords.given and not place and not undo:
         raise click.UsageError(f"{', '.join(keywords.given)} needs --write sidecar or --write embed.")
     if undo and (useless := set(keywords.given) - {"--touch", "--dry-run"}):
@@ -220,13 +238,7 @@ def check(keywords: KeywordOptions, *, place: Target | None, undo: bool) -> None
 def write_changes(
     changes: Iterable[Change], sink: Stdout | File, format_: str, total: int | None
 ) -> stream.Summary:
-    """Output changes as rows, and count them.
-
-    Raises:
-        click.UsageError: the format is csv.
-    """
-    if format_ == "csv":
-        raise click.UsageError("Changes are written as text or jsonl: give --format jsonl.")
+    """Output changes as rows, and count them."""
     shown = stream.with_progress(print_notes(changes), total, is_shared=sink.is_shared)
     return stream.write_rows(shown, sink, jsonl if format_ == "jsonl" else text)
 

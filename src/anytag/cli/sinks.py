@@ -150,6 +150,7 @@ class File:
         self._was_empty = self._is_resumed = self._has_good = False
         self._head = 0  # bytes before the first row of this run
         self._has_earlier = False  # whether there are rows of an earlier run
+        self._can_resume = False
         self._file: FileIO
         if self._is_special and resume:
             raise click.UsageError(f"--resume needs a regular file, and {path} is not one.")
@@ -169,9 +170,10 @@ class File:
         self._was_empty = self._is_special or not self._head
         if not self._was_empty and not self._resume:
             self._file.close()
+            way = "give --resume to continue it, or remove the file"
             raise RefusedOutputError(
-                f"{self.part} has the rows of an unfinished run: give --resume to continue it, or remove the "
-                "file"
+                f"{self.part} has the rows of an unfinished run: "
+                f"{way if self._run_file.exists() else 'remove the file to start again'}"
             )
         return self
 
@@ -185,6 +187,7 @@ class File:
         Raises:
             RefusedOutputError: the earlier run had other options or another model.
         """
+        self._can_resume = run is not None
         if not self._is_special:
             if self._size():
                 self._resume_from(dict(run or {}))
@@ -233,7 +236,8 @@ class File:
                 self._remove()
             elif self._has_earlier or self._size() > self._head:  # an interrupt may come right after a row
                 click.echo(f"Finished rows are in {self.part}", err=True)
-                click.echo("To continue, run the same command with --resume.", err=True)
+                way = "To continue, run the same command with --resume."
+                click.echo(way if self._can_resume else "To start again, remove that file.", err=True)
             elif self._was_empty:
                 self._remove()
 

@@ -201,9 +201,11 @@ def command(
     the output cannot be written, 130 interrupted.
     """
     custom_tags = tag_options.requested or tag_options.added  # parsed first, to report their errors first
-    metadata.check(keywords, place=write, undo=undo)
+    metadata.check(keywords, place=write, undo=undo, resume=output_options.resume)
     photos, output = source.gather(), output_options.output
-    format_ = outputs.check_format("tag", output_options, writers.NAMES, photos=photos.paths)
+    format_ = metadata.check_format(
+        "tag", output_options, writers.NAMES, photos=photos.paths, changes=undo or keywords.dry_run
+    )
     outputs.check_folder_conflict(output, draw, alone=False)
     outputs.check_missing_folders(source.photos, output)
     if undo:

@@ -109,12 +109,23 @@ def in_english(text: str, unknown: Iterable[str], vocabulary: Vocabulary) -> str
     words, translated = text.split(), []
     while words:
         for count in range(min(_NAME_WORDS, len(words)), 0, -1):
-            known = vocabulary.find(" ".join(words[:count])) if unknown_words & {*words[:count]} else None
+            before, name, after = _without_punctuation(" ".join(words[:count]))
+            known = vocabulary.find(name) if unknown_words & {*name.split()} else None
             if known or count == 1:
                 break
-        translated.append(known.name if known else words[0])
+        translated.append(f"{before}{known.name if known else name}{after}")
         del words[:count]
     return " ".join(translated)
+
+
+def _without_punctuation(text: str) -> tuple[str, str, str]:
+    """A text without the punctuation and spaces around it, between that before and that after it."""
+    start, end = 0, len(text)
+    while start < end and category(text[start])[0] in "PSZ":
+        start += 1
+    while end > start and category(text[end - 1])[0] in "PSZ":
+        end -= 1
+    return text[:start], text[start:end], text[end:]
 
 
 def _parsed(tag: object) -> Requested:
