@@ -7,7 +7,7 @@ from itertools import pairwise, permutations
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from anytag.evaluation import metrics
@@ -370,6 +370,7 @@ def test_the_interval_is_around_the_value_and_narrows() -> None:
     resampled=st.lists(st.floats(0, 1), min_size=1, max_size=30),
     scale=st.sampled_from([1, 100]),
 )
+@example(value=0.171875, resampled=[5e-324], scale=100)
 def test_an_interval_holds_its_value_and_is_within_bounds(
     value: float, resampled: list[float], scale: int
 ) -> None:

@@ -332,4 +332,4 @@ def interval(
 
 def _rescale(x: float, middle: float, value: float, *, end: float) -> float:
     """Map x linearly from the interval `end` to `middle` onto that from `end` to `value`."""
-    return end if x == end else end + (value - end) * (x - end) / (middle - end)
+    return end if x == end else end + (value - end) * ((x - end) / (middle - end))  # at most 1
