@@ -96,9 +96,7 @@ class Walk:
         """The globs of the ignore files from `root` down to the parent of `folder`."""
         ignored: _Ignored = ()
         place = root
-        for part in (*Path(os.path.relpath(folder, root)).parts, "."):
-            if place == folder:
-                break
+        for part in Path(os.path.relpath(folder, root)).parts:
             ignored += self._ignored(place, {entry.name for entry in self.entries(place)})
             place = os.path.join(place, part)  # noqa: PTH118
         return ignored

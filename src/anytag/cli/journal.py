@@ -17,7 +17,9 @@ _TAGS = re.compile(r"[^\t]+\t(|.+ \d\.\d\d( \[\d+ \d+ \d+ \d+\])?)")
 _SENTENCE = re.compile(r"[^\t]+\.\w+\t[^\tA-Z]*[^\tA-Z.!?]?")  # captions are lower case, without a full stop
 _MATCH = re.compile(r"[^\t]+\t-?\d\.\d\d\t.*")
 _HIT = re.compile(r"[^\t]+\t-?\d\.\d\d(\t\d+ near cop(y|ies))?")
-_CHANGE = re.compile(r"[^\t]+\t(same keywords, more fields|-caption|caption: [^\t]+|[+-][^\t]+)\t[^\t]+")
+SAME_KEYWORDS = "same keywords, more fields"
+"""Of a change, where no keyword is added or removed."""
+_CHANGE = re.compile(rf"[^\t]+\t({SAME_KEYWORDS}|caption: [^\t]+|[+-][^\t]+)\t[^\t]+")
 _TEXT = {"tag": _TAGS, "caption": _SENTENCE, "match": _MATCH, "search": _HIT, "changes": _CHANGE}
 # Not more either: rows of `caption` and of `library export` have all keys of `tag` and others.
 _KEYS = {

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import click
 
-from anytag.cli import outputs, stream, writers
+from anytag.cli import journal, outputs, stream, writers
 from anytag.cli.options import FiniteFloat
 from anytag.cli.sinks import File, Stdout, open_output
 
@@ -250,7 +250,7 @@ def text(change: Change) -> str:
     words = [f"+{word}" for word in change.added] + [f"-{word}" for word in change.removed]
     if change.caption is not None:
         words.append(f"caption: {change.caption}" if change.caption else "-caption")
-    columns = (change.path, ", ".join(words) or "same keywords, more fields", ", ".join(change.files))
+    columns = (change.path, ", ".join(words) or journal.SAME_KEYWORDS, ", ".join(change.files))
     return "\t".join(map(writers.visible, columns)) + "\n"
 
 

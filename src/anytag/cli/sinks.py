@@ -150,7 +150,6 @@ class File:
         self._was_empty = self._is_resumed = self._has_good = False
         self._head = 0  # bytes before the first row of this run
         self._has_earlier = False  # whether there are rows of an earlier run
-        self._can_resume = False
         self._file: FileIO
         if self._is_special and resume:
             raise click.UsageError(f"--resume needs a regular file, and {path} is not one.")
@@ -173,9 +172,14 @@ class File:
             way = "give --resume to continue it, or remove the file"
             raise RefusedOutputError(
                 f"{self.part} has the rows of an unfinished run: "
-                f"{way if self._run_file.exists() else 'remove the file to start again'}"
+                f"{way if self._can_resume else 'remove the file to start again'}"
             )
         return self
+
+    @property
+    def _can_resume(self) -> bool:
+        """Whether the rows can be continued: their command has stored its options."""
+        return self._run_file.exists()
 
     def begin(self, head: str = "", run: Mapping[str, object] | None = None) -> None:
         """Write the header, or read the rows of an earlier run.
@@ -187,7 +191,6 @@ class File:
         Raises:
             RefusedOutputError: the earlier run had other options or another model.
         """
-        self._can_resume = run is not None
         if not self._is_special:
             if self._size():
                 self._resume_from(dict(run or {}))

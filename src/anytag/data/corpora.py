@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import Any
 
 from anytag.data.io import is_folder, listing, open_read, open_write
-from anytag.data.rows import OnError, Origin, Row, report_error, split_of
+from anytag.data.rows import OnError, Origin, Row, find_split, report_error
 from anytag.errors import AnytagError, MissingExtraError
 from anytag.images import SUFFIXES
 
@@ -217,9 +217,6 @@ def read_folders(path: str, *, source: str, split: str, on_error: OnError | None
 def _class_of(name: str) -> tuple[str, str]:
     """Split and class of a photo; "" if the folders do not specify them."""
     first, *rest = name.split("/")[:-1] or [""]
-    try:
-        part = split_of(first)  # a folder that is a split rather than a class
-    except ValueError:
-        part = ""
+    part = find_split(first)  # a folder that is a split rather than a class
     label = (rest[0] if rest else "") if part else first
     return part, label.replace("_", " ")

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import IO, TextIO
 
@@ -24,7 +25,7 @@ _NAMES = {
 ROLES = {name: role for role, names in _NAMES.items() for name in names.split()}
 """Column names in the header -> what the column contains."""
 
-_DELIMITERS = (",", "\t", ";")
+_READ = partial(csv.reader, strict=True, skipinitialspace=True)
 SEPARATORS = (";", "|", ",")
 """Separators of names within a cell; only the first is read, tables with others are refused."""
 _HEAD = 1 << 16  # bytes that are examined
@@ -59,14 +60,14 @@ class Dialect:
         """
         for _ in range(self.skip):
             lines.readline()
-        reader = csv.reader(lines, delimiter=self.delimiter, strict=True, skipinitialspace=True)
+        reader = _READ(lines, delimiter=self.delimiter)
         filled = ((self.skip + reader.line_num, cells) for cells in reader if any(map(str.strip, cells)))
         yield from islice(filled, 1 if self.has_header else 0, None)
 
 
-def delimiter_of(path: str) -> str:
-    """The delimiter that the suffix of a table suggests: a tab for .tsv, else a comma."""
-    return "\t" if path.lower().endswith(".tsv") else ","
+def delimiters_of(path: str) -> tuple[str, ...]:
+    """The delimiters that a table with this suffix may have; the first is used for writing."""
+    return ("\t",) if path.lower().endswith(".tsv") else (",", "\t", ";")
 
 
 def dialect_of(file: IO[bytes], path: str) -> Dialect:
@@ -87,7 +88,7 @@ def dialect_of(file: IO[bytes], path: str) -> Dialect:
     skip, delimiters = _hint(text)
     text = "".join(text.splitlines(keepends=True)[skip:])
     if not skip:
-        delimiters = (own,) if (own := delimiter_of(path)) == "\t" else _DELIMITERS
+        delimiters = delimiters_of(path)
     parsed = {delimiter: _parse(text, delimiter) for delimiter in delimiters}
     best = max(delimiters, key=lambda delimiter: _plausibility(parsed[delimiter]))
     rows = parsed[best]
@@ -120,8 +121,7 @@ def _parse(text: str, delimiter: str) -> list[list[str]]:
     """The first non-empty rows, as far as they can be parsed."""
     rows: list[list[str]] = []
     try:
-        lines = io.StringIO(text, newline="")
-        for cells in csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=True):
+        for cells in _READ(io.StringIO(text, newline=""), delimiter=delimiter):
             if any(map(str.strip, cells)):
                 rows.append([cell.strip() for cell in cells])
             if len(rows) == _SAMPLE:

@@ -112,11 +112,16 @@ def split_of(name: str) -> str:
     """
     if name in ("train", "val", "dev", "test", ""):  # a fast path, since this is called for every row
         return name
-    key = name.strip().lower()
-    split = SPLITS.get(key) or SPLITS.get(key.rstrip("0123456789").rstrip("-_ "))
-    if key and split is None:
+    split = find_split(name)
+    if not split and name.strip():
         raise ValueError(f"split {name!r} is unknown; expected train, val, dev or test")
-    return split or ""
+    return split
+
+
+def find_split(name: str) -> str:
+    """As `split_of`; "" if the name is unknown."""
+    key = name.strip().lower()
+    return SPLITS.get(key) or SPLITS.get(key.rstrip("0123456789").rstrip("-_ "), "")
 
 
 def row_of(raw: object, *, source: str | None = None, split: str | None = None) -> Row:

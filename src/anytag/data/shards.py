@@ -37,7 +37,8 @@ class Sample:
     Attributes:
         shard: path or URL of the shard.
         key: common prefix of its members' names.
-        members: extension in lower case -> bytes of photos and annotations, or why they are missing.
+        members: extension in lower case -> bytes of photos and annotations, or why they are missing; other
+            files are not read, and empty.
         photo: name of the member that is a photo; "" if there is none.
         sizes: bytes of all members.
     """
@@ -113,7 +114,7 @@ def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, int, bytes | str]]:
         elif not member.isfile():
             continue
         elif f".{extension}" not in SUFFIXES and extension not in _ANNOTATIONS:
-            yield member.name, member.size, f"{member.name} is not read"
+            yield member.name, member.size, b""
         elif member.size > MAX_PHOTO_BYTES:
             why = f"{member.name}: {member.size:,} bytes, more than the limit of {MAX_PHOTO_BYTES:,}"
             yield member.name, member.size, why

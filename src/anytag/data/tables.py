@@ -10,7 +10,7 @@ from importlib import import_module
 from itertools import islice
 from typing import Any
 
-from anytag.data.dialect import COLUMNS, SEPARATORS, Dialect, delimiter_of, dialect_of
+from anytag.data.dialect import COLUMNS, SEPARATORS, Dialect, delimiters_of, dialect_of
 from anytag.data.io import open_read, open_write, public
 from anytag.data.rows import OnError, Row, line_of, parse_lines, report_error, row_of
 from anytag.errors import AnytagError, MissingExtraError
@@ -90,7 +90,7 @@ def write_csv(path: str, rows: Iterable[Row]) -> None:
     """
     with open_write(path) as file:
         lines = io.TextIOWrapper(file, encoding="utf-8", newline="")
-        table = csv.writer(lines, delimiter=delimiter_of(path), lineterminator="\r\n")
+        table = csv.writer(lines, delimiter=delimiters_of(path)[0], lineterminator="\r\n")
         table.writerow(COLUMNS)
         table.writerows([_cell(row, name) for name in COLUMNS] for row in map(_check_unicode, rows))
         lines.detach()  # flushes, but does not close the file

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import chain, islice
 
 from anytag.batching import batches
 from anytag.library import words
@@ -50,19 +49,15 @@ def _read(library: Library, photos: Sequence[Photo]) -> list[Keywords]:
     files = {photo.id: [photo.path] for photo in photos}
     for photo, path_ in library.paired(files):
         files[photo].append(path_)
-    found = iter(list(read_keywords(chain.from_iterable(files.values()))))
-    return [_joined(list(islice(found, len(names)))) for names in files.values()]
+    return [_joined(list(read_keywords(names))) for names in files.values()]
 
 
 def _joined(found: Sequence[Keywords]) -> Keywords:
     """The keywords of the files of one photo, under the name of the first."""
-    first, *others = found
-    if not others:
-        return first
     error = next((one.error for one in found if one.error), None)
     keywords = tuple(dict.fromkeys(keyword for one in found for keyword in one.keywords))
     rejected = tuple(dict.fromkeys(word for one in found for word in one.rejected))
-    return replace(first, keywords=keywords, rejected=rejected, error=error)
+    return replace(found[0], keywords=keywords, rejected=rejected, error=error)
 
 
 def path(keyword: Keyword) -> str:

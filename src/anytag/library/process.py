@@ -162,9 +162,10 @@ class Processor:
         found = (self._database.query(f"SELECT {columns} FROM photos WHERE id = ?", (one,)) for one in ids)
         return [Waiting(*row) for rows in found for row in rows]
 
-    def _is_known(self, row: Waiting, picture: bytes, orientation: int) -> bool:
+    def _is_known(self, seen: _Result) -> bool:
         """Whether the row has all results for this picture."""
-        if row.picture != picture or row.is_turned(orientation):
+        row = seen.row
+        if row.picture != seen.picture or row.is_turned(seen.orientation):
             return False
         is_ours = row.model == self._model.id
         is_current = bool(row.has_vector) if is_ours else row.model is not None and not self._again
@@ -185,7 +186,7 @@ class Processor:
         if data is None:
             return _Result(row, "waits"), None
         seen = _Result(row, "unchanged", *fingerprint(data))
-        if seen.picture is not None and self._is_known(row, seen.picture, seen.orientation):
+        if self._is_known(seen):
             return seen, None
         if self._find_copy(seen) is not None:
             return replace(seen, action="copied"), None
@@ -219,17 +220,11 @@ class Processor:
         row = seen.row
         found = self._database.query(
             "SELECT p.id, p.path, r.path, "
-            "CASE WHEN slot IS NOT NULL AND coalesce(orientation, ?) = ? THEN model END "
+            "CASE WHEN slot IS NOT NULL AND coalesce(orientation = ?, 1) THEN model END "
             "FROM photos p JOIN roots r ON r.id = p.root "
             "WHERE picture = ? AND p.id != ? AND model IS NOT NULL AND error_type IS NULL "
             "AND (caption IS NOT NULL) >= ?",
-            (
-                seen.orientation,
-                seen.orientation,
-                seen.picture,
-                row.id,
-                self._model.captioner is not None,
-            ),
+            (seen.orientation, seen.picture, row.id, self._model.captioner is not None),
         )
         twins = [
             (photo, path, os.path.isdir(root) and not os.path.lexists(path), model)  # noqa: PTH112
@@ -251,7 +246,7 @@ class Processor:
     def _write_one(self, connection: sqlite3.Connection, seen: _Result, slot: int | None) -> Event:
         row, path = seen.row, os.fsdecode(seen.row.path)
         twin = None
-        if seen.action == "copied" and seen.picture is not None:
+        if seen.action == "copied":
             twin = self._find_copy(seen)
             if twin is None:  # changed in the meantime: left to the next sync
                 return Event(path, "waits")

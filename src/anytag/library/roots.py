@@ -6,6 +6,7 @@ import os
 import sqlite3
 import unicodedata
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from anytag._io import identity
@@ -70,17 +71,12 @@ def _root_of(database: Database, folder: str, known: Sequence[Root]) -> Root:
 
 def _through_link(folder: str, known: Sequence[Root]) -> Root | None:
     """The root that contains a folder by another name, such as that of a linked folder above it."""
-    by_identity = {here: root for root in known if (here := identity(root.path)) is not None}
-    place, inside = folder, ""
-    while True:
-        here = identity(place)
-        if here is not None and here in by_identity:
-            root = by_identity[here]
-            return root._replace(top=os.path.join(root.path, inside) if inside else root.path)  # noqa: PTH118
-        above, name = os.path.split(place)
-        if above == place:
-            return None
-        place, inside = above, os.path.join(name, inside) if inside else name  # noqa: PTH118
+    roots: dict[object, Root] = {here: root for root in known if (here := identity(root.path))}
+    path = Path(folder)
+    for place in (path, *path.parents):
+        if (root := roots.get(identity(place))) is not None:
+            return root._replace(top=str(Path(root.path, path.relative_to(place))))
+    return None
 
 
 def _new_root(database: Database, folder: str, inner: Sequence[Root]) -> Root:
