@@ -128,6 +128,41 @@ def test_no_output_replaces_an_input_or_something_else(tmp_path: Path) -> None:
     assert again.exit_code == 2 and f"{out} exists already: give another file" in again.stderr
 
 
+def test_descriptions_of_a_model_are_kept(chat: Chat, tmp_path: Path) -> None:
+    out = tmp_path / "d.jsonl"
+    to = ("--answers", "1", "--yes", "--output", out)
+    first = ("describe", "cat", "dog", "--llm", chat.url, "--model", "m", *to)
+    assert run(*first).exit_code == 0
+    written = out.read_bytes()
+    for again in (
+        ("describe", "cat", "dog", "--output", out),  # templates
+        ("describe", "bird", "--llm", chat.url, "--model", "m", *to),  # other tags
+    ):
+        done = run(*again)
+        assert done.exit_code == 2 and "exists already" in done.stderr, done.output
+        assert out.read_bytes() == written
+    assert run(*first[:3], "bird", *first[3:]).exit_code == 0, "more tags"
+    assert [row["id"] for row in rows(out)] == ["cat", "dog", "bird"]
+    out.write_text(out.read_text().replace("answer 1 ", "my own text "))
+    done = run(*first[:3], "bird", *first[3:])
+    assert done.exit_code == 2 and "my own text" in out.read_text(), "edited by hand"
+
+
+def test_a_list_with_comments(tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_bytes(b"\xef\xbb\xbf# my words\ncorgi\n\n  # more\nC#\n")
+    done = run("describe", "--tags-from", tmp_path / "words.txt", "--output", tmp_path / "d.jsonl")
+    assert done.exit_code == 0, done.stderr
+    assert [row["name"] for row in rows(tmp_path / "d.jsonl")] == ["corgi", "C#"]
+
+
+def test_a_tag_of_the_vocabulary_keeps_its_kind(tmp_path: Path) -> None:
+    Vocabulary([Tag("orange", "orange", "attribute")]).write(tmp_path / "v.jsonl")
+    out = tmp_path / "d.jsonl"
+    done = run("describe", "orange", "red", "--vocabulary", tmp_path / "v.jsonl", "--output", out)
+    assert done.exit_code == 0, done.stderr
+    assert [row["descriptions"] for row in rows(out)] == [["a photo of a orange."], ["a photo of a red."]]
+
+
 def test_names_of_one_id_are_not_dropped(tmp_path: Path) -> None:
     done = run("describe", "C++", "C#", "--output", tmp_path / "d.jsonl")
     assert done.exit_code == 2 and "'C++' and 'C#' would both have the id 'c'" in done.stderr

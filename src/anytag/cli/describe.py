@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from anytag._io import read_text
+from anytag.cli import lists
 from anytag.cli.bar import Bar, is_terminal
 from anytag.cli.options import FiniteFloat
 from anytag.cli.sinks import atomic_output, is_stdout, say
 from anytag.progress import counted
 
 if TYPE_CHECKING:
-    from anytag.data.engine.describe import Cost, Journal, Named
+    from anytag.data.engine.describe import Cost, Journal
     from anytag.data.engine.llm import Endpoint
+    from anytag.vocabulary import Vocabulary
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _READABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -121,9 +122,10 @@ def command(
     from anytag.data.engine import describe
     from anytag.data.vocabulary.wordnet import WordNet
 
-    named, llm_options = _named(tags, tags_from, vocabulary), _LlmOptions(**options)
+    described, llm_options = _tags(tags, tags_from, vocabulary), _LlmOptions(**options)
     if not is_stdout(output):
-        describe.check_outputs(output, [one for one in (tags_from, vocabulary) if one is not None])
+        inputs = [one for one in (tags_from, vocabulary) if one is not None]
+        describe.check_outputs(output, inputs, described, with_model=llm is not None)
     elif llm is not None:
         raise click.UsageError("--llm stores answers beside the file: give --output FILE, not stdout.")
     if llm is None:
@@ -133,14 +135,14 @@ def command(
             )
         folder = WordNet(wordnet) if wordnet else None
         with atomic_output(output) as file:
-            describe.write_descriptions(Path(file), describe.without_model(named, wordnet=folder))
-        say(f"{counted(len(named), 'row')} -> {output}", output)
+            describe.write_descriptions(Path(file), describe.without_model(described, wordnet=folder))
+        say(f"{counted(len(described), 'row')} -> {output}", output)
         return
-    _with_model(named, llm, output, dry_run, llm_options)
+    _with_model(described, llm, output, dry_run, llm_options)
 
 
 def _with_model(
-    tags: list[Named], base_url: str, output: Path, dry_run: bool, llm_options: _LlmOptions
+    tags: Vocabulary, base_url: str, output: Path, dry_run: bool, llm_options: _LlmOptions
 ) -> None:
     from anytag.data.engine import describe, llm
 
@@ -171,7 +173,7 @@ def _with_model(
         click.get_current_context().exit(1)
 
 
-def _ask(tags: list[Named], endpoint: Endpoint, journal: Journal, llm_options: _LlmOptions) -> None:
+def _ask(tags: Vocabulary, endpoint: Endpoint, journal: Journal, llm_options: _LlmOptions) -> None:
     """Request the answers with a progress bar, and report the first few failures."""
     from anytag.data.engine.describe import request_answers
 
@@ -189,31 +191,31 @@ def _ask(tags: list[Named], endpoint: Endpoint, journal: Journal, llm_options: _
                 click.echo(reason, err=True)
 
 
-def _named(names: Iterable[str], tags_from: Path | None, vocabulary: Path | None) -> list[Named]:
-    """All tags without duplicates, in the order given."""
-    from anytag.data.engine.describe import Named
+def _tags(names: Iterable[str], tags_from: Path | None, vocabulary: Path | None) -> Vocabulary:
+    """All tags without duplicates, in the order given; the vocabulary's have their kinds and parents."""
     from anytag.errors import VocabularyError
-    from anytag.parsing import slug
+    from anytag.parsing import default_lexicon, slug
+    from anytag.parsing.lexicon import normal
     from anytag.queries.requests import parse_custom_tag
-    from anytag.vocabulary import Vocabulary
+    from anytag.vocabulary import Tag, Vocabulary
 
-    lines = read_text(tags_from).splitlines() if tags_from else []
-    words = [parse_custom_tag(line).name for line in [*names, *lines] if line.strip()]
-    rows: dict[str, Named] = {}
+    requested = [parse_custom_tag(name) for name in names if name.strip()]
+    words = [tag.name for tag in [*requested, *(lists.tags(tags_from, "--tags-from") if tags_from else ())]]
+    found: dict[str, Tag] = {}
     for tag in (
-        *(Named(slug(word), word) for word in words),
-        *(Named(tag.id, tag.name) for tag in (Vocabulary.read(vocabulary) if vocabulary else ())),
+        *(Tag(slug(word), word, default_lexicon().kind(normal(word)) or "object") for word in words),
+        *(Vocabulary.read(vocabulary) if vocabulary else ()),
     ):
-        earlier = rows.setdefault(tag.id, tag)
+        earlier = found.get(tag.id, tag)
         if slug(earlier.name) != slug(tag.name) or _letters(earlier.name) != _letters(tag.name):
             raise VocabularyError(
                 f"{earlier.name!r} and {tag.name!r} would both have the id {tag.id!r}: "
                 "write them to two files"
             )
-    found = list(rows.values())
+        found[tag.id] = tag
     if not found:
         raise click.UsageError("Name tags to describe, or give --tags-from FILE or --vocabulary FILE.")
-    return found
+    return Vocabulary(found.values())
 
 
 def _letters(name: str) -> str:

@@ -17,7 +17,6 @@ from anytag.data.descriptions import from_published, read_descriptions
 from anytag.data.engine.describe import (
     Described,
     Journal,
-    Named,
     Request,
     described_by_model,
     estimate,
@@ -33,7 +32,7 @@ from anytag.vocabulary import Tag, Vocabulary
 from tests.chat_server import Chat, Fault, body, chat_server, closes, hangs, says, status
 
 SAMPLING = Sampling("tiny")
-CAT, ICE = Named("cat", "cat"), Named("ice-cream", "ice cream")
+CAT, ICE = Tag("cat", "cat", "object"), Tag("ice-cream", "ice cream", "object")
 
 
 @pytest.fixture
@@ -80,6 +79,10 @@ FAULTS = {
     "null": body("null"),
     "empty": says("  \n"),
     "no text": says(None),
+    "an object as choices": body('{"choices": {"message": {}}}'),
+    "a text as a message": body('{"choices": [{"message": "hello"}]}'),
+    "a number as a choice": body('{"choices": [3]}'),
+    "a list as a message": body('{"choices": [{"message": [1]}]}'),
     "closes": closes,
     "hangs": hangs,
 }
@@ -95,6 +98,21 @@ def test_a_429_holds_everyone(chat: Chat) -> None:
     chat.faults = [status(429, Retry_After="0.3")]
     assert endpoint(chat).answer("what?")
     assert chat.times[1] - chat.times[0] >= 0.28
+
+
+def test_a_429_holds_requests_that_wait_for_the_rate(chat: Chat, tmp_path: Path) -> None:
+    chat.faults = [status(429, Retry_After="0.6")]
+    journal = Journal(tmp_path / "answers", SAMPLING)
+    list(request_answers([CAT], endpoint(chat, per_minute=60 / 0.05), journal, answers=1))
+    assert chat.times[1] - chat.times[0] >= 0.55
+
+
+@pytest.mark.parametrize("empty", [says(""), says(None), body('{"choices": []}')])
+def test_an_empty_answer_is_requested_after_a_pause(chat: Chat, empty: Fault) -> None:
+    chat.faults = [empty, empty]
+    paused = Endpoint(chat.url, SAMPLING, timeout=5, attempts=4, backoff=0.1)
+    assert paused.answer("what?")
+    assert chat.times[2] - chat.times[0] >= 0.29
 
 
 def test_one_lost_answer_does_not_stop_the_others(chat: Chat, tmp_path: Path) -> None:
@@ -298,13 +316,27 @@ def wordnet(tmp_path: Path) -> WordNet:
 
 
 def test_without_a_model(wordnet: WordNet) -> None:
-    tags = [Named("corgi", "corgi"), Named("quokka", "zzquokka")]
+    tags = Vocabulary([Tag("corgi", "corgi", "object"), Tag("quokka", "zzquokka", "object")])
     corgi, unknown = without_model(tags, wordnet=wordnet)
     assert corgi.descriptions[0] == "a photo of a corgi."
     assert any("a kind of" in text for text in corgi.descriptions)
     assert corgi.descriptions[-1] == "a corgi is a short dog"
     assert unknown.descriptions == ("a photo of a zzquokka.",)
     assert (corgi.source, unknown.source) == ("WordNet 3.0 and templates", "templates")
+
+
+def test_parents_and_kinds_of_the_vocabulary(wordnet: WordNet) -> None:
+    tags = Vocabulary(
+        [
+            Tag("animal", "animal", "object"),
+            Tag("pet", "pet", "object", parents=("animal",)),
+            Tag("corgi", "corgi", "object", parents=("pet",)),
+            Tag("dog", "dog", "attribute"),
+        ]
+    )
+    *_, corgi, dog = without_model(tags, wordnet=wordnet)
+    assert corgi.descriptions[1:3] == ("corgi, a kind of pet", "corgi, a kind of animal")
+    assert dog.descriptions == ("a photo of a dog.",), "an attribute has neither broader nouns nor a gloss"
 
 
 def test_wordnet_reads_senses_and_chains(wordnet: WordNet) -> None:

@@ -27,19 +27,14 @@ from anytag.parsing import Lexicon, default_lexicon
 from anytag.parsing.lexicon import normal
 from anytag.progress import SILENT, Progress, Reporter
 from anytag.text_encoders.prompts import article, plain_prompt, questions
+from anytag.vocabulary import Tag, Vocabulary
 
 ANSWERS = 10
 """Number of answers to each question, as for RAM++."""
 _CHARS_PER_TOKEN = 4.0  # English text in the tokenizers of chat models
 _CHAT_TOKENS = 8  # overhead of the chat format per question
-
-
-@dataclass(frozen=True, slots=True)
-class Named:
-    """A tag to describe: its id, and its name for prompts."""
-
-    id: str
-    name: str
+_NOUNS = ("object", "scene")
+_KEYS = ("id", "name", "descriptions", "source")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +49,14 @@ class Request:
 class Described:
     """A row of descriptions.jsonl; `missing` is the number of answers that the model did not give."""
 
-    tag: Named
+    tag: Tag
     descriptions: tuple[str, ...]
     source: str
     missing: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self.tag), "descriptions": list(self.descriptions), "source": self.source}
+        values = self.tag.id, self.tag.name, list(self.descriptions), self.source
+        return dict(zip(_KEYS, values, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +94,10 @@ class Journal:
 
     def __post_init__(self) -> None:
         how = asdict(self.sampling)
-        for row in _rows(self.path):
+        for row, text in _answers(self.path):
             if all(row.get(key) == value for key, value in how.items()):
-                with suppress(KeyError, TypeError, AttributeError):
-                    if text := description(row["answer"], row["prompt"]):  # otherwise it is requested again
-                        self.answers[Request(row["prompt"], row["number"])] = text
+                with suppress(KeyError, TypeError):
+                    self.answers[Request(row["prompt"], row["number"])] = text
 
     def add(self, request: Request, answer: str) -> None:
         """Append an answer, in a single write."""
@@ -115,12 +110,12 @@ class Journal:
         self.answers[request] = answer
 
 
-def requests(tag: Named, answers: int = ANSWERS) -> list[Request]:
+def requests(tag: Tag, answers: int = ANSWERS) -> list[Request]:
     """All requests for one tag: five questions, `answers` of each, in the order of the descriptions."""
     return [Request(prompt, number) for prompt in questions(tag.name) for number in range(answers)]
 
 
-def estimate(tags: Iterable[Named], journal: Journal, *, answers: int = ANSWERS) -> Cost:
+def estimate(tags: Iterable[Tag], journal: Journal, *, answers: int = ANSWERS) -> Cost:
     """Estimate the cost of describing tags, without the answers in the journal."""
     requested = {request for tag in tags for request in requests(tag, answers)}
     left = requested - journal.answers.keys()
@@ -129,7 +124,7 @@ def estimate(tags: Iterable[Named], journal: Journal, *, answers: int = ANSWERS)
 
 
 def request_answers(
-    tags: Sequence[Named],
+    tags: Iterable[Tag],
     endpoint: Endpoint,
     journal: Journal,
     *,
@@ -178,7 +173,7 @@ def request_answers(
 
 
 def described_by_model(
-    tags: Iterable[Named], journal: Journal, *, answers: int = ANSWERS
+    tags: Iterable[Tag], journal: Journal, *, answers: int = ANSWERS
 ) -> Iterator[Described]:
     """For each tag "a photo of a TAG." and the answers in the journal, by question."""
     for tag in tags:
@@ -189,20 +184,25 @@ def described_by_model(
 
 
 def without_model(
-    tags: Iterable[Named], *, wordnet: WordNet | None = None, lexicon: Lexicon | None = None
+    tags: Vocabulary, *, wordnet: WordNet | None = None, lexicon: Lexicon | None = None
 ) -> Iterator[Described]:
-    """For each tag "a photo of a TAG.", its broader names, and WordNet's gloss if available."""
+    """For each tag "a photo of a TAG.", two broader names, and for a noun WordNet's gloss if available."""
     lexicon = lexicon or default_lexicon()
     for tag in tags:
         texts = [plain_prompt(tag.name)]
-        name = lexicon.canonical(normal(tag.name), "object")
-        texts += [
-            f"{tag.name}, a kind of {lexicon.display_name(above)}" for above in lexicon.parents(name)[:2]
-        ]
-        gloss = wordnet.gloss(tag.name) if wordnet else None
+        texts += [f"{tag.name}, a kind of {name}" for name in _broader(tag, tags, lexicon)[:2]]
+        gloss = wordnet.gloss(tag.name) if wordnet and tag.kind in _NOUNS else None
         if gloss:
             texts.append(f"{article(tag.name)} {tag.name} is {gloss}")
         yield Described(tag, tuple(texts), "WordNet 3.0 and templates" if gloss else "templates")
+
+
+def _broader(tag: Tag, tags: Vocabulary, lexicon: Lexicon) -> Sequence[str]:
+    """Broader names, nearest first: those of the vocabulary; if it has none, the lexicon's of a noun."""
+    if (lineage := tags.lineage(tag.id)[-2::-1]) or tag.kind not in _NOUNS:
+        return lineage
+    name = lexicon.canonical(normal(tag.name), tag.kind)
+    return [lexicon.display_name(above) for above in lexicon.parents(name)]
 
 
 def write_descriptions(path: Path, rows: Iterable[Described]) -> None:
@@ -215,23 +215,35 @@ def write_descriptions(path: Path, rows: Iterable[Described]) -> None:
         file.writelines(json.dumps(row.to_dict(), ensure_ascii=False) + "\n" for row in rows)
 
 
-_is_descriptions = is_lines_of(*Named.__slots__, "descriptions", "source")
 _is_answers = is_lines_of(*Sampling.__slots__, *Request.__slots__, "answer")
 
 
-def check_outputs(path: Path, inputs: Iterable[Path]) -> None:
-    """Check, before the work, that descriptions may be written to `path`, and answers to its journal.
+def check_outputs(path: Path, inputs: Iterable[Path], tags: Vocabulary, *, with_model: bool) -> None:
+    """Check, before the work, that descriptions of tags may be written to `path`, and answers to its journal.
 
     Raises:
-        OutputError: one is an input, has the suffix of a photo, or exists, and is not of an earlier run with
-            its journal of answers.
+        OutputError: one is an input, has the suffix of a photo, or exists; unless a language model is used,
+            and the file has only rows of these tags with texts of its journal.
     """
     names, answers = [str(one) for one in inputs], journal_of(path)
-    is_earlier = _is_descriptions if answers.exists() else None  # to add what was not answered
-    refuse_output(str(path), names, is_earlier, "a file of descriptions")
     refuse_output(str(answers), names, _is_answers, "a file of answers")
+    is_earlier = partial(_is_written_again, tags) if with_model else None
+    refuse_output(str(path), names, is_earlier, f"made of the answers in {answers.name} for the same tags")
     if not path.absolute().parent.is_dir():
         raise RefusedOutputError(f"{path} cannot be written: its folder does not exist")
+
+
+def _is_written_again(tags: Vocabulary, path: Path) -> bool:
+    """Whether no row and no text of a file of descriptions would be lost if these tags are described anew."""
+    answers = {text for _, text in _answers(journal_of(path))}
+    rows = [json.loads(line) for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+    return all(
+        isinstance(row, dict)
+        and row.keys() == set(_KEYS)
+        and row["id"] in tags
+        and answers.issuperset(row["descriptions"][1:])  # the first is a template
+        for row in rows
+    )
 
 
 def journal_of(path: Path) -> Path:
@@ -248,6 +260,14 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
                 row = json.loads(line)
                 if isinstance(row, dict):
                     yield row
+
+
+def _answers(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    """Rows of a journal, each with its description; the others are requested again."""
+    for row in _rows(path):
+        with suppress(KeyError, TypeError, AttributeError):
+            if text := description(row["answer"], row["prompt"]):
+                yield row, text
 
 
 def _last_byte(path: Path) -> bytes:

@@ -37,12 +37,14 @@ class RateLimiter:
 
     def acquire(self) -> bool:
         """Wait until this request may start; False if the limiter is closed."""
-        with self._lock:
-            start = max(time.monotonic(), self._next)
-            self._next = start + self._gap
-        while not self._closed.is_set() and (left := start - time.monotonic()) > 0:
+        while not self._closed.is_set():
+            with self._lock:
+                now = time.monotonic()
+                if (left := self._next - now) <= 0:
+                    self._next = now + self._gap
+                    return True
             self._closed.wait(left)
-        return not self._closed.is_set()
+        return False
 
     def delay_all(self, seconds: float) -> None:
         """Delay all further requests."""
@@ -151,7 +153,9 @@ class Endpoint:
                 max_tokens=self.sampling.max_tokens,
             )
             self._record_response()
-            return "an answer without text", _text(response)
+            if not (text := _text(response)):
+                self._limiter.delay_thread(min(delay, MAX_RETRY_AFTER))
+            return "an answer without text", text
         except openai.APIStatusError as error:
             self._check(error)
             if error.status_code >= 500:
@@ -164,7 +168,8 @@ class Endpoint:
             self._record_failure(_why(error), refused=_is_refused(error))
             self._limiter.delay_thread(min(delay, MAX_RETRY_AFTER))
             return _why(error), ""
-        except (openai.APIError, ValueError, TypeError) as error:  # not a valid response of a chat model
+        # not a valid response of a chat model
+        except (openai.APIError, ValueError, TypeError, LookupError, AttributeError) as error:
             self._limiter.delay_thread(min(delay, MAX_RETRY_AFTER))
             return str(error) or type(error).__name__, ""
 
