@@ -25,6 +25,8 @@ class Hub:
         etags: path -> a hash to tell instead of the true one.
         sizes: path -> a size to tell instead of the true one.
         refused: paths that answer GET with an error of the server.
+        errors: path -> statuses that GET answers with first; each is used once.
+        down: paths that answer HEAD with an error of the server.
         elsewhere: path -> the address that GET is sent to.
         whole: answer every GET with the whole file, whatever part of it was asked for.
         asked: method, path, Range and Authorization of every request.
@@ -36,6 +38,8 @@ class Hub:
     etags: dict[str, str] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
+    errors: dict[str, list[int]] = field(default_factory=dict)
+    down: set[str] = field(default_factory=set)
     elsewhere: dict[str, str] = field(default_factory=dict)
     whole: bool = False
     asked: list[tuple[str, str, str | None, str | None]] = field(default_factory=list)
@@ -88,6 +92,8 @@ class _Handler(BaseHTTPRequestHandler):
         path = self._path()
         if path not in self.hub.files:
             return self._answer(404, b"", {"X-Error-Code": "EntryNotFound"})
+        if path in self.hub.down:
+            return self._answer(500, b"")
         size = self.hub.sizes.get(path, len(self.hub.files[path]))
         self._answer(200, b"", {**self._facts(path), "Content-Length": str(size)})
 
@@ -97,6 +103,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._answer(404, b"", {"X-Error-Code": "EntryNotFound"})
         if path in self.hub.refused:
             return self._answer(500, b"")
+        if errors := self.hub.errors.get(path):
+            return self._answer(errors.pop(0), b"")
         if path in self.hub.elsewhere:
             return self._answer(302, b"", {"Location": self.hub.elsewhere[path]})
         content = self.hub.files[path]

@@ -9,9 +9,8 @@ from functools import cached_property
 
 from anytag.parsing import Parser
 from anytag.results import TagScore
-from anytag.vocabulary import Vocabulary
+from anytag.vocabulary import NOUN_KINDS, Vocabulary
 
-NAMED_KINDS = ("object", "scene")
 """Kinds of tags whose names in a caption are checked."""
 NEUTRAL_WORDS = {"man": "person", "woman": "person", "boy": "child", "girl": "child", "child": "person"}
 """Replacements for words of gender and age that are uncertain."""
@@ -164,15 +163,13 @@ class CaptionChecker:
 
     def mentioned(self, text: str) -> dict[str, str]:
         """Objects and scenes that a caption mentions: tag id -> name."""
-        tags = (
-            self._vocabulary.find(tag.name) for tag in self._parser.parse(text) if tag.kind in NAMED_KINDS
-        )
+        tags = (self._vocabulary.find(tag.name) for tag in self._parser.parse(text) if tag.kind in NOUN_KINDS)
         return {tag.id: tag.name for tag in tags if tag is not None}
 
     def max_repeats(self, text: str) -> int:
         """How often a caption mentions its most frequent object or scene; a sign of hallucination."""
         tags = (self._vocabulary.find(word) for word in text.split(" "))
-        return max(Counter(tag.id for tag in tags if tag and tag.kind in NAMED_KINDS).values(), default=0)
+        return max(Counter(tag.id for tag in tags if tag and tag.kind in NOUN_KINDS).values(), default=0)
 
     def neutralise(self, text: str, scores: Mapping[str, float]) -> str:
         """Use "person" or "child" where gender or age score less than `MIN_PERSON_SCORE`."""
@@ -216,7 +213,7 @@ class CaptionChecker:
         candidates = [
             tag
             for tag in tags
-            if tag.score >= minimum and self._kind(tag) in NAMED_KINDS and tag.id not in _SETTINGS
+            if tag.score >= minimum and self._kind(tag) in NOUN_KINDS and tag.id not in _SETTINGS
         ]
         by_id = {tag.id: tag for tag in candidates}
         broader = {id for tag in candidates for id in self._broader(tag.id)}

@@ -96,8 +96,8 @@ class Tagger:
 
         Args:
             vocabulary: a vocabulary or its file. It defines tags, names and thresholds; the hierarchy is the
-                model's. A tag whose id the model does not know becomes a custom tag made from its name and
-                synonyms (source "custom").
+                model's. A tag that has neither the id nor the name of a trained tag of its kind becomes a
+                custom tag made from its name and synonyms (source "custom").
 
         Raises:
             VocabularyError: the file is not a vocabulary, or the argument is not one or has no tags.

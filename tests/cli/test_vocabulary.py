@@ -58,6 +58,22 @@ def test_lists_top_and_limit(corpus: Path) -> None:
     ]  # fmt: skip
 
 
+def test_listed_names_that_few_captions_have(corpus: Path) -> None:
+    (corpus / "in.txt").write_text("bike\npark\nyak\n")
+    for number, arguments in enumerate((("--min-count", "3"), ("--min-count", "1", "--top", "1"))):
+        table = corpus / f"{number}.tsv"
+        lists = "--include", corpus / "in.txt", "--similar", "1"
+        done = run("vocabulary", "candidates", corpus / "rows.jsonl", "--output", table, *lists, *arguments)
+        assert done.exit_code == 0, done.stderr
+        found = [(row.name, row.kind, row.count, row.synonyms) for row in read_review(table)]
+        assert found == [
+            ("dog", "object", 3, ()),
+            ("bicycle", "object", 2, ("bike",)),
+            ("park", "scene", 1, ()),
+            ("yak", "object", 0, ()),
+        ]
+
+
 @pytest.mark.parametrize(
     ("rows", "says"),
     [

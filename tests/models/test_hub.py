@@ -78,6 +78,20 @@ def test_a_part_of_another_version_is_not_continued(hub: Hub, tmp_path: Path) ->
     assert hub.ranges(BIG) == [None]
 
 
+def test_a_busy_server_is_asked_again(hub: Hub, tmp_path: Path) -> None:
+    hub.errors[BIG] = [503, 429]
+    (found,) = fetch([Remote(BIG)], tmp_path)
+    assert found.path.read_bytes() == CONTENT and len(hub.ranges(BIG)) == 3
+
+
+def test_a_hash_of_any_form_is_no_path(hub: Hub, tmp_path: Path) -> None:
+    hub.etags[BIG] = "../a/b+c=="
+    hub.breaks[BIG] = [1000]
+    (found,) = fetch([Remote(BIG)], tmp_path)
+    assert found.path.read_bytes() == CONTENT
+    assert [path.name for path in tmp_path.iterdir()] == ["weights.pth"]
+
+
 def test_a_refusal_keeps_what_came(hub: Hub, tmp_path: Path) -> None:
     hub.breaks[BIG] = [5000]
     hub.refused.add(BIG)
@@ -132,6 +146,11 @@ def test_offline_a_file_that_lies_there_is_taken(tmp_path: Path, monkeypatch: py
     assert (found.state, found.sha256) == ("already there, not checked", SHA256)
     with pytest.raises(DownloadError, match=rf"tags\.txt\n    -> {tmp_path}"):
         fetch([Remote(BIG), Remote(LIST)], tmp_path)
+    (checked,) = fetch([Remote(BIG, sha256=SHA256)], tmp_path)
+    assert checked.state == "already there"
+    with pytest.raises(DownloadError, match=rf"weights\.pth\n    -> {tmp_path}"):
+        fetch([Remote(BIG, sha256="0" * 64)], tmp_path)
+    assert (tmp_path / "weights.pth").read_bytes() == CONTENT
 
 
 def test_the_token_comes_from_the_environment_and_goes_to_the_hub_alone(
@@ -200,6 +219,22 @@ def test_a_model_folder_comes_whole(hub: Hub, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pulled", "tiny"]
     with pytest.raises(DownloadError, match="exists already"):
         fetch_folder("me/tiny", tmp_path / "pulled")
+
+
+def test_a_damaged_file_of_an_earlier_try_is_not_installed(hub: Hub, tmp_path: Path) -> None:
+    model = make_tiny_model(tmp_path / "made")
+    names = [*Card.read(model / "card.json").files, "card.json"]
+    hub.put("me/tiny/resolve/main", {name: (model / name).read_bytes() for name in names})
+    draft = tmp_path / "cache" / ".me--tiny.new"
+    draft.mkdir(parents=True)
+    (draft / "queries.safetensors").write_bytes(b"damaged")
+    hub.down.add("me/tiny/resolve/main/queries.safetensors")
+    with pytest.raises(DownloadError, match=r"queries\.safetensors"):
+        fetch_folder("me/tiny", tmp_path / "cache" / "tiny")
+    assert not (tmp_path / "cache" / "tiny").exists()
+    hub.down.clear()
+    fetch_folder("me/tiny", tmp_path / "cache" / "tiny")
+    ModelFolder.open(tmp_path / "cache" / "tiny", verify=True)
 
 
 def test_a_model_folder_with_another_file_than_its_card_says_is_refused(hub: Hub, tmp_path: Path) -> None:

@@ -40,6 +40,26 @@ def test_no_false_parents(name: str, not_above: str) -> None:
     assert not_above not in LEXICON.parents(name)
 
 
+@pytest.mark.parametrize(
+    ("form", "lemma"),
+    [
+        ("caves", "cave"),
+        ("lenses", "lens"),
+        ("crosses", "cross"),
+        ("syringes", "syringe"),
+    ],
+)
+def test_plurals_that_the_rules_would_miss(form: str, lemma: str) -> None:
+    assert LEXICON.inflection.singular(form) == lemma
+
+
+def test_plurals_of_scenes() -> None:
+    regular = [name for name in LEXICON.kinds["scene"] if " " not in name and name[-1] not in "shxy"]
+    others = {name for name in regular if LEXICON.inflection.singular(f"{name}s") != name}
+    assert others <= {"wood", "firework", "crossroad", "rapid"}, "which have other meanings"
+    assert len(regular) > 100
+
+
 def test_no_name_is_its_own_ancestor() -> None:
     assert not [name for name, above in LEXICON.broader.items() if name in above]
 

@@ -113,6 +113,8 @@ def test_names(caption: str, expected: list[str]) -> None:
         ("kids building a sand castle", ["child", "sandcastle"]),
         # other languages in Latin letters
         ("Ein Hund läuft über die Wiese", []),
+        ("A van passes another van on a road", ["van", "pass", "road"]),
+        ("A man and his die van beside a white van", ["man", "die", "van", "white"]),
         ("Un chien qui court sur la plage", []),
         ("El gato duerme en la mesa de la cocina", []),
         ("people at the La Salle train station", ["person", "train station"]),

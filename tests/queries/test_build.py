@@ -130,7 +130,7 @@ def test_a_described_tag_takes_the_place_of_the_vocabularys(flat: Tagger) -> Non
 
 
 @pytest.mark.parametrize(
-    "tags", [["cat", "cat: a pet"], ["cat: a pet", "cat: food"], [Tag("x", "cat", "object"), "cat"]]
+    "tags", [["cat", "cat: a pet"], ["cat: a pet", "cat: food"], [Tag("x", "cat", "action"), "cat"]]
 )
 def test_one_name_for_two_tags_is_refused(flat: Tagger, tags: list[Any]) -> None:
     with pytest.raises(VocabularyError, match=r"(rename one of them|give it once)"):
@@ -261,6 +261,29 @@ def test_a_tag_that_the_model_did_not_learn_is_asked_by_its_words(flat: Tagger) 
     assert "blue-house" in scores(tagger.tag(PICTURES[0])) or own.score < 0.01
     with pytest.raises(VocabularyError, match="the tag 'mao' of the vocabulary is not one of the model's"):
         flat.with_vocabulary(Vocabulary([Tag("mao", "猫咪", "object")])).tag(PICTURES[0])
+
+
+def test_the_kind_tells_tags_of_one_name_apart(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "m")
+    homograph: dict[str, Any] = {"cat": {"name": "dog", "kind": "action"}}
+    tags = [replace(tag, **homograph.get(tag.id, {})) for tag in Vocabulary.read(folder / "vocabulary.jsonl")]
+    Vocabulary(tags).write(tmp_path / "m" / "vocabulary.jsonl")
+    write_card(tmp_path / "m", Card.read(tmp_path / "m" / "card.json"))
+    tagger = Tagger.load(tmp_path / "m")
+    plain = scores(tagger.tag(PICTURES[0], threshold=0))
+
+    def score(tag: Tag) -> tuple[Any, str]:
+        (found,) = tagger.with_vocabulary(Vocabulary([tag])).tag(PICTURES[0], threshold=0).tags
+        assert found.id == tag.id
+        return found.score, found.source
+
+    assert score(Tag("dog", "dog", "scene")) == (pytest.approx(plain["dog"], abs=1e-5), "vocabulary")
+    assert score(Tag("dog", "dog", "action")) == (pytest.approx(plain["cat"], abs=1e-5), "vocabulary")
+    assert score(Tag("my-dog", "Dog", "object")) == (pytest.approx(plain["dog"], abs=1e-5), "vocabulary")
+    assert score(Tag("dog", "dog", "attribute"))[1] == "custom"
+    both = Vocabulary([Tag("dog", "dog", "object"), Tag("hound", "dog", "object", threshold=0)])
+    found = scores(tagger.with_vocabulary(both).tag(PICTURES[0], threshold=0))
+    assert found == pytest.approx({"dog": plain["dog"], "hound": plain["dog"]}, abs=1e-5)
 
 
 def test_what_is_no_vocabulary_is_refused(flat: Tagger, tmp_path: Path) -> None:

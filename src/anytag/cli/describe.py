@@ -197,13 +197,18 @@ def _tags(names: Iterable[str], tags_from: Path | None, vocabulary: Path | None)
     from anytag.parsing import default_lexicon, slug
     from anytag.parsing.lexicon import normal
     from anytag.queries.requests import parse_custom_tag
-    from anytag.vocabulary import Tag, Vocabulary
+    from anytag.vocabulary import Kind, Tag, Vocabulary
 
     requested = [parse_custom_tag(name) for name in names if name.strip()]
     words = [tag.name for tag in [*requested, *(lists.tags(tags_from, "--tags-from") if tags_from else ())]]
+
+    def kind_of(word: str) -> Kind:
+        entry = default_lexicon().entry(normal(word))
+        return entry[1] if entry else "object"
+
     found: dict[str, Tag] = {}
     for tag in (
-        *(Tag(slug(word), word, default_lexicon().kind(normal(word)) or "object") for word in words),
+        *(Tag(slug(word), word, kind_of(word)) for word in words),
         *(Vocabulary.read(vocabulary) if vocabulary else ()),
     ):
         earlier = found.get(tag.id, tag)

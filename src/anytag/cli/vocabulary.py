@@ -86,7 +86,8 @@ def candidates(
         vocabulary_page.check_page(report, [*corpus, *lists, str(output)])
     included, excluded = _names(options["include"]), _names(options["exclude"])
     tally = _tally(corpus, limit, spacy=options["spacy"], new=options["new"] or options["keep_new"])
-    found = tally.candidates(min_count=min_count, top=top or (review.RECIPES[recipe].top if recipe else None))
+    top = top or (review.RECIPES[recipe].top if recipe else None)
+    found = tally.candidates(min_count=min_count, top=top, include=included)
     merges = _merges(found, tally, corpus, limit, options)
     rows = review.lines(
         found,

@@ -87,7 +87,7 @@ class Fetched:
 def fetch(remotes: Iterable[Remote], folder: Path, *, report: Reporter = SILENT) -> list[Fetched]:
     """Download files into `folder`, where they are missing or different.
 
-    A file that the Hub does not provide, but that exists, is used unchecked.
+    A file that the Hub does not provide, but that exists, is used; unchecked, if its hash is not known.
 
     Args:
         report: receives the progress, in megabytes.
@@ -104,8 +104,9 @@ def fetch(remotes: Iterable[Remote], folder: Path, *, report: Reporter = SILENT)
         except Exception as error:  # httpx's errors; their module changes with huggingface_hub's version
             reasons.append(_reason(error))
             here = inside(folder, remote.local)
-            if here.is_file():
-                fetched.append(Fetched(here, remote.url, sha256_of(here), "already there, not checked", ""))
+            if here.is_file() and _fits(here, remote.sha256):
+                state: State = "already there" if remote.sha256 else "already there, not checked"
+                fetched.append(Fetched(here, remote.url, sha256_of(here), state, ""))
             else:
                 missing.append(f"  {remote.url}\n    -> {here}")
         else:
@@ -188,7 +189,8 @@ def _download(remote: Remote, path: Path, metadata: HfFileMetadata, report: Repo
     digest = remote.sha256 or metadata.etag or ""
     state: State = "already there"
     if not (path.is_file() and metadata.size in (None, path.stat().st_size) and _fits(path, digest)):
-        part = path.with_name(f".{path.name}.{digest[:12]}.part")  # specific to this version of the file
+        version = re.sub(r"\W", "", digest)[:12]
+        part = path.with_name(f".{path.name}.{version}.part")
         _continue(remote, part, metadata.size, report)
         _check(part, remote.url, size=metadata.size, digest=digest)
         part.replace(path)
@@ -234,6 +236,8 @@ def _append(remote: Remote, file: BinaryIO, size: int | None, report: Reporter) 
     with get_session().stream(
         "GET", remote.url, headers=headers, timeout=_TIMEOUT, follow_redirects=True
     ) as response:
+        if response.status_code >= 500 or response.status_code == 429:
+            response.raise_for_status()  # requested again
         if response.status_code not in (200, 206):
             raise OSError(f"{response.status_code} {response.reason_phrase}")
         if response.status_code == 200:  # the whole file, although a range was requested

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from anytag.parsing.lexicon import Kind, Lexicon, default_lexicon, normal
+from anytag.parsing.lexicon import KINDS, Kind, Lexicon, default_lexicon, normal
 from anytag.parsing.parser import CaptionParser, ParsedTag, Parser
 
 _EXAMPLES = 3
@@ -71,15 +71,20 @@ class Tally:
         """Return names and kinds of one caption's tags, without counting them."""
         return {self._key(tag) for tag in self.parser.parse(caption)}
 
-    def candidates(self, *, min_count: int, top: int | None = None) -> list[Candidate]:
-        """Return names with at least `min_count` captions, most frequent first, at most `top`.
+    def candidates(
+        self, *, min_count: int, top: int | None = None, include: Iterable[str] = ()
+    ) -> list[Candidate]:
+        """Return names with at least `min_count` captions, at most `top`, and those of `include` that any
+        caption names; most frequent first.
 
         A name that captions use as two kinds ("a swing", "to swing") is a candidate for each frequent one.
         """
-        frequent = [(key, count) for key, count in self.counts.items() if count >= min_count]
-        frequent = sorted(frequent, key=lambda row: (-row[1], row[0]))[:top]
-        names = {name for (name, _), _ in frequent}
-        return [self._candidate(key, count, names) for key, count in frequent]
+        included = listed_words(include, self.lexicon)
+        ranked = sorted(self.counts.items(), key=lambda row: (-row[1], row[0]))
+        frequent = {key for key, count in ranked[:top] if count >= min_count}
+        found = [row for row in ranked if row[0] in frequent or (normal(row[0][0]), row[0][1]) in included]
+        names = {name for (name, _), _ in found}
+        return [self._candidate(key, count, names) for key, count in found]
 
     def _key(self, tag: ParsedTag) -> Key:
         return self._same.get(normal(tag.name), tag.name), tag.kind
@@ -120,6 +125,16 @@ class Tally:
 
     def _why(self, word: str, kind: Kind) -> str:
         return "given as a synonym" if word in self._same else f"listed as another word ({kind})"
+
+
+def listed_words(words: Iterable[str], lexicon: Lexicon) -> dict[Key, list[str]]:
+    """The words of a list by name and kind: the word itself, of any kind, and the name it is a synonym of."""
+    found: dict[Key, list[str]] = defaultdict(list)
+    for word in dict.fromkeys(words):
+        entry = lexicon.entry(normal(word))
+        for key in {*((normal(word), kind) for kind in KINDS), *([entry] if entry else ())}:
+            found[key].append(word)
+    return found
 
 
 def build_vocabulary(

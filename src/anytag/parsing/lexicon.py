@@ -57,6 +57,13 @@ class Lexicon:
         """The kind of a name, or None if it is not in the lexicon; scenes take precedence over objects."""
         return next((kind for kind in _PREFERENCE if name in self.kinds[kind]), None)
 
+    def entry(self, word: str) -> tuple[str, Kind] | None:
+        """The name and the kind of a name or synonym, or None; scenes take precedence over objects."""
+        for kind in _PREFERENCE:
+            if word in self.kinds[kind] or word in self.synonyms[kind]:
+                return self.canonical(word, kind), kind
+        return None
+
     def is_noun(self, word: str) -> bool:
         """Whether a singular noun is a tag or a synonym of one; stop-listed nouns are neither."""
         return any(word in self.kinds[kind] or word in self.synonyms[kind] for kind in ("object", "scene"))

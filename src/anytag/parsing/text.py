@@ -17,14 +17,15 @@ _QUOTED = re.compile(
 )
 _LETTER = re.compile(r"[^\W\d_]")
 
-# Function words of German, French, Spanish, Italian, Portuguese and Dutch that are rare in English captions.
+# Function words of German, French, Spanish, Italian, Portuguese and Dutch that are rare in English captions;
+# not "van" and "die", which are common in them.
 _FOREIGN = """
     der das ein eine einen einem einer eines und mit auf im ist sind von zu dem nicht über unter vor neben
     le la les une des du et avec sur dans qui est sont aux par un
     el los las con en y del una está
     il gli lo di della dello nel nella sul sulla che e
     os um uma em na da dos ao
-    een het van op naar bij de die
+    een het op naar bij de
 """
 FOREIGN = frozenset(_FOREIGN.split())
 _FUNCTION_WORDS = (
@@ -41,8 +42,8 @@ def quoted(caption: str) -> list[tuple[int, int]]:
 
 def is_foreign(words: Sequence[Word]) -> bool:
     """Whether a caption is in another language with Latin script, judging by its function words."""
-    count = sum(word.text in FOREIGN for word in words)
-    return count > 1 and count > sum(word.text in _ENGLISH for word in words)
+    texts = {word.text for word in words}
+    return len(texts & FOREIGN) > max(1, len(texts & _ENGLISH))
 
 
 def _between(spans: Sequence[tuple[int, int]], length: int) -> list[tuple[int, int]]:

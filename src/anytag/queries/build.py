@@ -18,7 +18,7 @@ from anytag.results import Source
 from anytag.runtime.text_onnx import open_text_encoder
 from anytag.text_encoders import StaticTextEncoder, TextEncoder
 from anytag.text_encoders.queries import Prompts, check_texts, tag_rows
-from anytag.vocabulary import CUSTOM_PREFIX, Tag, Vocabulary
+from anytag.vocabulary import CUSTOM_PREFIX, NOUN_KINDS, Kind, Tag, Vocabulary, matching_key
 
 CUSTOM_THRESHOLD = 0.5
 _CACHE_BYTES = 32 << 20  # for vectors of custom tags: 10,000 tags of 3 rows and 256 floats
@@ -155,8 +155,13 @@ class Questions:
         """
         names = {row.name.casefold() for row in requested if row.trained is None}
         rows = [self._row(tag) for tag in self.vocabulary if not names or tag.name.casefold() not in names]
-        own = [row for row in rows if row.trained is None]
-        by_number = {row.trained: row for row in rows if row.trained is not None}
+        own: list[_Row] = []
+        by_number: dict[int, _Row] = {}
+        for row in rows:
+            if row.trained is None or row.trained in by_number:  # or another name of the same tag
+                own.append(row)
+            else:
+                by_number[row.trained] = row
         for row in requested:
             if row.trained is not None:
                 by_number.pop(row.trained, None)
@@ -169,9 +174,24 @@ class Questions:
 
     def _row(self, tag: Tag) -> _Row:
         """A tag of a vocabulary, with its trained query, or with one made from its words if there is none."""
+        number = self._trained_number(tag)
+        words = CustomTag(tag.name, tag.synonyms) if number is None else None
+        return _Row(number, tag.id, tag.name, tag.threshold, words)
+
+    def _trained_number(self, tag: Tag) -> int | None:
+        """Index of the trained tag with a tag's id, else with its name; "orange" may be a colour or a fruit,
+        so only if both or neither are nouns of this kind."""
         if tag.id in self.learned:
-            return _Row(self.learned.index(tag.id), tag.id, tag.name, tag.threshold)
-        return _Row(None, tag.id, tag.name, tag.threshold, CustomTag(tag.name, tag.synonyms))
+            number = self.learned.index(tag.id)
+            if _part_of_speech(self.learned[number].kind) == _part_of_speech(tag.kind):
+                return number
+        return self._by_name.get((matching_key(tag.name), _part_of_speech(tag.kind)))
+
+    @cached_property
+    def _by_name(self) -> dict[tuple[str, Kind], int]:
+        """Index of the first trained tag with each name and part of speech."""
+        rows = reversed(self._numbered)
+        return {(matching_key(tag.name), _part_of_speech(tag.kind)): number for number, tag in rows}
 
     def _requested_row(self, one: Requested) -> _Row:
         """A known bare name keeps the spelling of the request, with the known tag's id; a tag with
@@ -330,6 +350,11 @@ class Questions:
             for other in places.get(parent, ())
         ]
         return np.array(pairs, dtype=np.int64).reshape(-1, 2)
+
+
+def _part_of_speech(kind: Kind) -> Kind:
+    """A kind; scenes count as objects, since many nouns are both, such as a bridge."""
+    return "object" if kind in NOUN_KINDS else kind
 
 
 def _conflict(one: _Row, other: _Row) -> str:

@@ -50,6 +50,20 @@ class TestLines:
             ("cat", "drop"), ("dog", "keep"), ("blorp", "keep"), ("yak", "keep"),
         ]  # fmt: skip
 
+    def test_listed_words_have_their_names_and_kinds(self) -> None:
+        found = lines(
+            [replace(candidate("sofa"), synonyms=("settee",))],
+            include=["couch", "Settee", "jump", "bicycles shop", "red", "bike", "bicycle"],
+        )
+        assert [(row.name, row.kind, row.synonyms) for row in found] == [
+            ("sofa", "object", ("couch", "settee")),
+            ("jump", "action", ()),
+            ("bicycles shop", "object", ()),
+            ("red", "attribute", ()),
+            ("bicycle", "object", ("bike",)),
+        ]
+        assert ["no caption" in row.why for row in found] == [False, *[True] * 4]
+
     def test_merges_that_are_not_sure_are_asked(self) -> None:
         for sure, action, why in ((True, "merge", "because"), (False, "keep", "perhaps: because")):
             merges = [Merge(("dog", "object"), ("cat", "object"), "because", sure=sure)]

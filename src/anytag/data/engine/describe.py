@@ -27,13 +27,12 @@ from anytag.parsing import Lexicon, default_lexicon
 from anytag.parsing.lexicon import normal
 from anytag.progress import SILENT, Progress, Reporter
 from anytag.text_encoders.prompts import article, plain_prompt, questions
-from anytag.vocabulary import Tag, Vocabulary
+from anytag.vocabulary import NOUN_KINDS, Tag, Vocabulary
 
 ANSWERS = 10
 """Number of answers to each question, as for RAM++."""
 _CHARS_PER_TOKEN = 4.0  # English text in the tokenizers of chat models
 _CHAT_TOKENS = 8  # overhead of the chat format per question
-_NOUNS = ("object", "scene")
 _KEYS = ("id", "name", "descriptions", "source")
 
 
@@ -191,7 +190,7 @@ def without_model(
     for tag in tags:
         texts = [plain_prompt(tag.name)]
         texts += [f"{tag.name}, a kind of {name}" for name in _broader(tag, tags, lexicon)[:2]]
-        gloss = wordnet.gloss(tag.name) if wordnet and tag.kind in _NOUNS else None
+        gloss = wordnet.gloss(tag.name) if wordnet and tag.kind in NOUN_KINDS else None
         if gloss:
             texts.append(f"{article(tag.name)} {tag.name} is {gloss}")
         yield Described(tag, tuple(texts), "WordNet 3.0 and templates" if gloss else "templates")
@@ -199,7 +198,7 @@ def without_model(
 
 def _broader(tag: Tag, tags: Vocabulary, lexicon: Lexicon) -> Sequence[str]:
     """Broader names, nearest first: those of the vocabulary; if it has none, the lexicon's of a noun."""
-    if (lineage := tags.lineage(tag.id)[-2::-1]) or tag.kind not in _NOUNS:
+    if (lineage := tags.lineage(tag.id)[-2::-1]) or tag.kind not in NOUN_KINDS:
         return lineage
     name = lexicon.canonical(normal(tag.name), tag.kind)
     return [lexicon.display_name(above) for above in lexicon.parents(name)]

@@ -21,7 +21,8 @@ from anytag._io import atomic_write, read_text
 from anytag.data.io import refuse_output
 from anytag.data.vocabulary.merging import Key, Merge
 from anytag.errors import RefusedOutputError, VocabularyError
-from anytag.parsing import Candidate, slug
+from anytag.parsing import Candidate, Lexicon, default_lexicon, slug
+from anytag.parsing.build import listed_words
 from anytag.parsing.lexicon import normal
 from anytag.vocabulary import KINDS, Kind, Tag, Vocabulary
 
@@ -74,7 +75,7 @@ def lines(
     candidates: Iterable[Candidate],
     merges: Iterable[Merge] = (),
     *,
-    include: Iterable[str] = (),
+    include: Sequence[str] = (),
     exclude: Iterable[str] = (),
     keep_new: bool = False,
 ) -> list[ReviewRow]:
@@ -83,22 +84,26 @@ def lines(
     Args:
         candidates: most frequent first.
         merges: proposals; one that is not sure keeps the candidate, with the proposal as the reason.
-        include: names to keep in any case; those that are in no caption are added.
+        include: names or synonyms to keep in any case; those that are in no caption are added.
         exclude: names to drop.
         keep_new: keep names found only by discovery; otherwise they are dropped until reviewed.
     """
     proposed = {merge.name: merge for merge in merges}
-    included = {normal(name): name for name in include}
-    excluded = {normal(name) for name in exclude}
+    lexicon = default_lexicon()
+    included, excluded = listed_words(include, lexicon), {normal(name) for name in exclude}
+    missing = dict.fromkeys(include)
     rows = []
     for candidate in candidates:
         name = normal(candidate.name)
         merge = proposed.get((candidate.name, candidate.kind))
         line = _line(candidate)
+        words = included.get((name, candidate.kind), ())
+        for word in words:
+            missing.pop(word, None)
         if name in excluded:
             line = replace(line, action="drop", why="excluded by list")
-        elif included.pop(name, None) is not None:
-            line = replace(line, why=_INCLUDED)
+        elif words:
+            line = replace(line, why=_INCLUDED, synonyms=_synonyms(candidate.name, line.synonyms, words))
         elif merge is not None:
             why = merge.why if merge.sure else f"perhaps: {merge.why}"
             line = replace(line, action="merge" if merge.sure else "keep", into=merge.into[0], why=why)
@@ -106,10 +111,24 @@ def lines(
             line = replace(line, action="drop", why=_join(["new: in no list", line.why]))
         rows.append(line)
     rows = _without_lost_targets(rows)
-    added = [
-        ReviewRow("keep", name, "object", why=f"{_INCLUDED}; in no caption") for name in included.values()
-    ]
-    return rows + added
+    return rows + list(_unused(missing, lexicon))
+
+
+def _unused(words: Iterable[str], lexicon: Lexicon) -> Iterator[ReviewRow]:
+    """Rows for the words of a list that are in no caption, one for all words of a name."""
+    names: dict[Key, list[str]] = {}
+    for word in words:
+        name, kind = lexicon.entry(normal(word)) or (word, "object")
+        names.setdefault((lexicon.display_name(name), kind), []).append(word)
+    for (name, kind), same in names.items():
+        why = f"{_INCLUDED}; in no caption"
+        yield ReviewRow("keep", name, kind, synonyms=_synonyms(name, (), same), why=why)
+
+
+def _synonyms(name: str, synonyms: Iterable[str], words: Iterable[str]) -> tuple[str, ...]:
+    """Synonyms with the words of a list that differ from the name."""
+    texts = {normal(text): text for text in (*words, *synonyms)}
+    return tuple(text for key, text in texts.items() if key != normal(name))
 
 
 def _without_lost_targets(rows: Sequence[ReviewRow]) -> list[ReviewRow]:

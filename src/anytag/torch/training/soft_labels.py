@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anytag._typing import Floats
-from anytag.vocabulary import Vocabulary
+from anytag.vocabulary import NOUN_KINDS, Vocabulary
 
 MIN_MENTIONS = 10
 """A tag in fewer captions is unknown, instead of absent, in photos whose captions do not mention it."""
@@ -51,7 +51,7 @@ def exclusive_subjects(vocabulary: Vocabulary) -> npt.NDArray[np.bool_]:
 
     It does not exclude its broader and narrower tags.
     """
-    can_be = np.array([tag.kind in ("object", "scene") or bool(tag.parents) for tag in vocabulary])
+    can_be = np.array([tag.kind in NOUN_KINDS or bool(tag.parents) for tag in vocabulary])
     kin = np.eye(len(vocabulary), dtype=bool)
     for number, broader in enumerate(vocabulary.broader):
         kin[number, list(broader)] = True
