@@ -567,6 +567,20 @@ def test_stdout_is_named_by_a_dash_wherever_a_file_is_written(model: Path, photo
 
 
 @pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("small", "--cache", "mine"), "--cache is for mini"),
+        (("mini", "--tag-list", "data.csv"), "--tag-list is for published annotations"),
+    ],
+)
+def test_training_options_without_effect(photos: Path, options: tuple[str, ...], said: str) -> None:
+    Path("data.csv").write_text("image,tags\nphotos/0.jpg,dog\n")
+    done = run("train", *options, "--data", "data.csv", "--output", "out")
+    assert done.exit_code == 2 and said in done.stderr
+    assert not Path("out").exists() and not Path("mine").exists()
+
+
+@pytest.mark.parametrize(
     "command",
     [
         ("calibrate", "mini", "--data", "rows.csv", "--output", "-"),

@@ -76,7 +76,7 @@ def _recipes() -> Iterable[str]:
 @click.option("--output", metavar="FOLDER", type=OutputPath(path_type=Path), help="Folder of the run.")
 @click.option(
     "--tag-list", metavar="FILE", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="For published annotations: the tags that their ids index, one per line; the run's vocabulary.",
+    help="For published annotations: the tags that their ids index, one per line; by default the vocabulary.",
 )  # fmt: skip
 @click.option(
     "--cache",
@@ -112,6 +112,10 @@ def command(
     from anytag.torch.training.run import Run, RunOptions
 
     made = resolve(recipe, [*numbers, *([f"vocabulary={vocabulary}"] if vocabulary else [])])
+    if cache and made.features is None:
+        raise click.UsageError("--cache is for mini; this recipe reads photos.")
+    if tag_list and made.features is not None:
+        raise click.UsageError("--tag-list is for published annotations, which this recipe does not read.")
     if not dry_run:
         data, output = needed(data, "--data"), needed(output, "--output")
     show(effective_fields(made))

@@ -7,7 +7,7 @@ import pytest
 
 from anytag import Tagger
 from anytag.errors import AnytagError
-from anytag.torch.training.distill import distill, photos_in, soft_targets, summary
+from anytag.torch.training.distill import distill, photos_in, soft_targets, student_recipe, summary
 from anytag.torch.training.photo_dataset import PhotoDataset, Photos
 from anytag.torch.training.report import Reporter
 from anytag.torch.training.run import Run
@@ -67,6 +67,12 @@ def test_the_command(photos: Path, teacher: Path, tmp_path: Path) -> None:
     if "agreement with" in done.stdout:  # the teacher gives the one photo some tag
         assert "on 1 held-out photo." in done.stdout
     assert Tagger.load(tmp_path / "out" / "model").vocabulary.ids == Tagger.load(teacher).vocabulary.ids
+
+
+@pytest.mark.parametrize("pair", ["objective.aligns=true", "vocabulary=mine.jsonl"])
+def test_values_without_effect(pair: str) -> None:
+    with pytest.raises(AnytagError, match=f"{pair.partition('=')[0]}.* has no effect here"):
+        student_recipe("small", [pair])
 
 
 def test_what_cannot_be_taught(photos: Path, teacher: Path, tmp_path: Path) -> None:

@@ -141,7 +141,12 @@ def student_recipe(name: str, numbers: Sequence[str]) -> Recipe:
         AnytagError: there is no such recipe, or a value is invalid or has no effect here.
     """
     recipe = find(name)
-    return parse_train(replace(recipe, objective=replace(recipe.objective, aligns=False)), numbers)
+    recipe = parse_train(replace(recipe, objective=replace(recipe.objective, aligns=False)), numbers)
+    if recipe.objective.aligns:
+        raise AnytagError("objective.aligns=true has no effect here: it needs captions; leave it out")
+    if recipe.vocabulary:
+        raise AnytagError("vocabulary has no effect here: the student has the teacher's; leave it out")
+    return recipe
 
 
 def summary(out: Path) -> str:

@@ -81,12 +81,16 @@ def cache_stages(rows: Path, recipe: Recipe, folder: Path, *, report: Reporter) 
 def _views(features: Features) -> Callable[[Row, Random], list[int]]:
     """The views of a photo: a single one is plain or mirrored at random; otherwise the first `count`."""
     pairs = (pair.partition("=") for pair in features.views.split(",") if pair.strip())
+    wrong = (
+        f"features.views={features.views}, default_views={features.default_views}: expected one view or more "
+        "by source, such as flickr8k=5,coco-more=1"
+    )
     try:
         counts = {source.strip(): int(count) for source, _, count in pairs}
     except ValueError as error:
-        raise AnytagError(
-            f"features.views={features.views}: expected views by source, such as flickr8k=5,coco-more=1"
-        ) from error
+        raise AnytagError(wrong) from error
+    if min(features.default_views, *counts.values()) < 1:
+        raise AnytagError(wrong)
 
     def views(row: Row, draw: Random) -> list[int]:
         count = counts.get(row.source, features.default_views) if row.split == "train" else 1
