@@ -38,6 +38,20 @@ def test_there_and_back(file: Path, tmp_path: Path) -> None:
     assert set(torch.load(tmp_path / "back.pth", weights_only=True)) == {"model"}
 
 
+def test_options_without_effect(file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    assert run("convert", file, "-o", folder, "--lists", file.parent).exit_code == 0
+    for options in (
+        ("--image-size", "64"),
+        ("--dtype", "float16"),
+        ("--threshold", "0.3"),
+        ("--no-captions",),
+    ):
+        result = run("convert", folder, "-o", tmp_path / "back.pth", *options)
+        assert result.exit_code == 2 and "is for a checkpoint" in result.output, options
+    assert not (tmp_path / "back.pth").exists()
+
+
 def test_what_is_wrong_is_told(file: Path, tmp_path: Path) -> None:
     asked = ("convert", file, "-o", tmp_path / "model", "--lists", file.parent)
     result = run(*asked, "--family", "ram")

@@ -142,6 +142,17 @@ def test_coco_instances(tmp_path: Path) -> None:
     ]
 
 
+def test_published_annotations_without_a_caption(tmp_path: Path) -> None:
+    items = [
+        {"image_path": f"{n}.jpg", "caption": c, "union_label_id": [0]} for n, c in enumerate((None, [7]))
+    ]
+    (tmp_path / "x.json").write_text(json.dumps(items))
+    messages: list[str] = []
+    rows = list(read(str(tmp_path / "x.json"), tag_list=["dog"], on_error=messages.append))
+    assert [(row.image, row.captions, row.tags) for row in rows] == [("0.jpg", (), ("dog",))]
+    assert len(messages) == 1 and "item 2: not an annotation" in messages[0]
+
+
 def test_published_annotations(tmp_path: Path) -> None:
     path, tags = tmp_path / "train.json", ["ball", "dog", "grass", "sky"]
     item = {

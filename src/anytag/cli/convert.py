@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from anytag._io import check_folder, check_output
 from anytag.cli.options import FiniteFloat, LazyChoice, OutputPath
@@ -25,7 +27,7 @@ def _families() -> tuple[str, ...]:
 @click.argument("source", metavar="FILE", type=click.Path(exists=True, path_type=Path))
 @click.option(
     "-o", "--output", metavar="PATH", type=OutputPath(path_type=Path),
-    help="The folder to write; when FILE is a model folder, the .pth to write.",
+    help="The folder to write; when FILE is a model folder, the .pth or .safetensors to write.",
 )  # fmt: skip
 @click.option(
     "--text", metavar="CLIP", type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -68,9 +70,12 @@ def command(source: Path, output: Path | None, text: Path | None, **options: Any
     tensor of FILE must be used or known; no code in it is executed. If FILE is a converted model folder, the
     published checkpoint is written to -o, or the text tower of --text is added to the folder.
     """
+    if source.is_dir():
+        _refuse_options(options)
     if output is not None:
         inputs = [one for one in (source, text, options["lists"], options["embedding"]) if one is not None]
         (check_output if source.is_dir() else check_folder)(output, inputs)
+    from anytag.models.card import Card
     from anytag.torch.checkpoints.convert import Options, convert, convert_back
 
     tower = None
@@ -84,13 +89,23 @@ def command(source: Path, output: Path | None, text: Path | None, **options: Any
         raise click.UsageError("give -o FOLDER to convert; for a model folder -o FILE.pth or --text CLIP")
     elif source.is_dir():
         count = convert_back(source, output)
-        click.echo(f"{output}: {count} tensors under their published names")
+        left_out = ", without the alignment heads" if Card.read(source).network.get("alignment") else ""
+        click.echo(f"{output}: {count} tensors under their published names{left_out}")
     else:
         click.echo(
             describe_conversion(convert(source, output, Options(precision=options.pop("dtype"), **options)))
         )
         if tower is not None:
             give_text(output, tower)
+
+
+def _refuse_options(names: Iterable[str]) -> None:
+    """Raise UsageError if an option of a conversion from a checkpoint is given with a model folder."""
+    context = click.get_current_context()
+    options = {one.name: one.opts[0] for one in context.command.params}
+    for name in names:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{options[name]} is for a checkpoint, but FILE is a model folder.")
 
 
 def give_text(folder: Path, tower: TextTower) -> None:

@@ -150,6 +150,10 @@ def read_published(
 def _annotation(item: Mapping[str, Any], tag_list: Sequence[str], row: Row) -> Row:
     """Add an item's captions and tags to a row."""
     captions = item["caption"] if isinstance(item["caption"], list) else [item["caption"]]
+    if captions == [None]:
+        captions = []
+    if wrong := [caption for caption in captions if not isinstance(caption, str)]:
+        raise TypeError(f"caption {wrong[0]!r}")
     each = item.get("parse_label_id") or []
     if not each and item.get("union_label_id") is None:
         raise KeyError("union_label_id")
@@ -157,8 +161,8 @@ def _annotation(item: Mapping[str, Any], tag_list: Sequence[str], row: Row) -> R
         raise ValueError(f"{len(captions)} captions, but {len(each)} lists in parse_label_id")
     parsed = {key for keys in each for key in keys}
     union = item.get("union_label_id") or ([] if "union_label_id" in item else sorted(parsed))
-    if wrong := [key for key in (*parsed, *union) if not 0 <= key < len(tag_list)]:
-        raise ValueError(f"tag {wrong[0]} of a list of {len(tag_list)}")
+    if unknown := [key for key in (*parsed, *union) if not 0 <= key < len(tag_list)]:
+        raise ValueError(f"tag {unknown[0]} of a list of {len(tag_list)}")
     keys = sorted(dict.fromkeys(union), key=lambda key: (key not in parsed, key if key in parsed else 0))
     origins_by_tag: list[tuple[str, Origin]] = [
         (tag_list[key], "text" if key in parsed else "model") for key in keys

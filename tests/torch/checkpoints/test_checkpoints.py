@@ -3,7 +3,7 @@ from __future__ import annotations
 import argparse
 import math
 import pickle
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ from anytag.torch.checkpoints.load import load_network, load_queries, read_confi
 from anytag.torch.checkpoints.tag_lists import read_lists
 from anytag.torch.checkpoints.verify import plan
 from anytag.torch.checkpoints.weight_names import DERIVED
-from anytag.torch.nn.configs import FAMILIES
+from anytag.torch.nn.configs import FAMILIES, AlignmentConfig
 from anytag.torch.nn.cross_decoder import CrossDecoder
 from anytag.vocabulary import Vocabulary
 from tests.golden_cases import Case, cases
@@ -299,6 +299,12 @@ def test_truncated_files_are_told(made: Made, lists: Path, tmp_path: Path) -> No
         (tmp_path / "cut.pth").write_bytes(whole[: int(len(whole) * share)])
         with pytest.raises(CheckpointError, match=r"cut\.pth is .*Download it again"):
             convert(tmp_path / "cut.pth", tmp_path / "model", Options(lists=lists))
+    torch.save({"model": made["ram-plus"]}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    old = (tmp_path / "old.pth").read_bytes()
+    for place in (100, 700, len(old) // 2, len(old) - 3):  # the format before torch 1.6
+        (tmp_path / "cut.pth").write_bytes(old[:place])
+        with pytest.raises(CheckpointError, match=r"cut\.pth is"):
+            convert(tmp_path / "cut.pth", tmp_path / "model", Options(lists=lists))
     for content in (b"", b"no tensors"):
         (tmp_path / "cut.pth").write_bytes(content)
         with pytest.raises(CheckpointError, match=r"cut\.pth is"):
@@ -371,6 +377,51 @@ def test_nothing_is_overwritten(made: Made, lists: Path, tmp_path: Path) -> None
         convert(tmp_path / "x.pth", folder, Options(lists=lists))
     with pytest.raises(CheckpointError, match="exists already"):
         convert_back(folder, tmp_path / "x.pth")
+
+
+def test_back_to_safetensors(lists: Path, tmp_path: Path) -> None:
+    tensors = make_tensors("tag2text", full=True)
+    folder, _ = converted(tmp_path, tensors, Options(lists=lists))
+    assert convert_back(folder, tmp_path / "back.safetensors") == len(tensors)
+    back = load_file(tmp_path / "back.safetensors")
+    assert all(torch.equal(back[name], tensor) for name, tensor in tensors.items())
+    assert convert(tmp_path / "back.safetensors", tmp_path / "again", Options(lists=lists)).tags == TAGS
+
+
+def test_tag2text_without_captions_has_no_published_format(made: Made, lists: Path, tmp_path: Path) -> None:
+    folder, _ = converted(tmp_path, made["tag2text"], Options(lists=lists, captions=False))
+    with pytest.raises(CheckpointError, match="lacks the caption modules"):
+        convert_back(folder, tmp_path / "back.pth")
+
+
+def test_alignment_heads_are_left_out(made: Made, lists: Path, tmp_path: Path) -> None:
+    folder, _ = converted(tmp_path, made["tag2text"], Options(lists=lists))
+    card = Card.read(folder)
+    plain = convert_back(folder, tmp_path / "plain.pth")
+    write_card(folder, replace(card, network={**card.network, "alignment": asdict(AlignmentConfig())}))
+    assert convert_back(folder, tmp_path / "back.pth") == plain
+
+
+def test_an_embedding_that_is_not_needed_is_refused(made: Made, lists: Path, tmp_path: Path) -> None:
+    torch.save(torch.zeros(3, 4), tmp_path / "labels.pth")
+    for family in ("ram-plus", "tag2text"):
+        file = write_checkpoint(tmp_path / f"{family}.pth", made[family])
+        with pytest.raises(CheckpointError, match="leave out --embedding"):
+            convert(file, tmp_path / "model", Options(lists=lists, embedding=tmp_path / "labels.pth"))
+
+
+@pytest.mark.parametrize("heads", [0, 5, 7])
+def test_a_card_that_contradicts_the_weights(made: Made, lists: Path, tmp_path: Path, heads: int) -> None:
+    folder, _ = converted(tmp_path, made["ram-plus"], Options(lists=lists))
+    card = Card.read(folder)
+    backbone = {**card.network["backbone"], "heads": [heads] * len(card.network["backbone"]["heads"])}
+    write_card(folder, replace(card, network={**card.network, "backbone": backbone}))
+    with pytest.raises(ModelError, match=r"cannot be built|do not fit the network"):
+        load_network(folder)
+    cross = {**card.network["cross"], "mlp": 5}
+    write_card(folder, replace(card, network={**card.network, "cross": cross}))
+    with pytest.raises(ModelError, match="do not fit the network"):
+        load_network(folder)
 
 
 def test_folders_that_hold_no_torch_network(made: Made, lists: Path, tmp_path: Path) -> None:

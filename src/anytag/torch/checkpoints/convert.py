@@ -48,10 +48,10 @@ Precision = Literal["float32", "float16"]
 _IDENTITY = Calibration(vocabulary=Platt(1.0, 0.0), own=Platt(1.0, 0.0))
 _MIN_GAP = 0.05  # minimum difference of mean cosines, within a tag and between neighbouring tags
 _MAPPED_AT_ONCE = 100  # tensors per mapping of the file
-_LABELS = "label_embed"
+_LABELS, _LEARNED = "label_embed", "label_embed.weight"
 _LICENCE = "Apache-2.0, as xinyu1205/recognize-anything publishes code and weights"
 _TRAINING_DATA = "COCO, Visual Genome, SBU, CC3M, CC12M: 14 million photos, as published"
-_ROWS = ("label_embed", "label_embed.weight")
+_ROWS = (_LABELS, _LEARNED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +173,12 @@ class _Converter:
     def _tensors(self) -> tuple[Tensors, tuple[str, ...]]:
         """All tensors by published name, including the frozen text vectors, and the ignored entries."""
         tensors, ignored = read_tensors(self.file)
-        if self.options.embedding is not None and _LABELS not in tensors:
-            tensors[_LABELS] = read_embedding(self.options.embedding)
+        if (embedding := self.options.embedding) is not None:
+            if _LABELS in tensors or _LEARNED in tensors:
+                raise CheckpointError(
+                    f"{self.file} has queries of its own: leave out --embedding {embedding}"
+                )
+            tensors[_LABELS] = read_embedding(embedding)
         return tensors, ignored
 
     def _family(self, tensors: Tensors) -> str:
@@ -211,7 +215,7 @@ class _Converter:
         """Write `rows` K×P×R: text vectors tag by tag, or query, weights and bias of each tag."""
         tensors, _ = self._tensors()
         if self.family == "tag2text":
-            parts = (tensors["label_embed.weight"], tensors["fc.W"][0], tensors["fc.b"][0][:, None])
+            parts = (tensors[_LEARNED], tensors["fc.W"][0], tensors["fc.b"][0][:, None])
             table = torch.cat(parts, 1)[:, None]
         else:
             tags = len(self.lists.vocabulary)
@@ -306,10 +310,12 @@ class _Converter:
 def convert_back(folder: str | Path, file: str | Path) -> int:
     """Write a published checkpoint from a model folder; returns the number of its tensors.
 
-    Tensors have their published names, tied and derived ones included, in float32.
+    Tensors have their published names, tied and derived ones included, in float32. Alignment heads have no
+    such names, and are left out. A file with the suffix .safetensors is written in that format.
 
     Raises:
-        CheckpointError: the family has no published format, or `file` exists.
+        CheckpointError: the family has no published format, `file` exists, or Tag2Text's caption modules are
+            missing.
         OutputError: `file` cannot be written.
         ModelError: the folder is invalid, or was not converted from a published checkpoint.
     """
@@ -320,7 +326,9 @@ def convert_back(folder: str | Path, file: str | Path) -> int:
         )
     if file.exists():
         raise CheckpointError(f"{file} exists already; give another file, or remove it first")
-    config = read_config(model.card)
+    config = replace(read_config(model.card), alignment=None)
+    if model.card.family == "tag2text" and config.captions is None:
+        raise CheckpointError(f"{folder} lacks the caption modules, which are part of Tag2Text's format")
     rows = load_tensors(model, QUERIES)["rows"].float()
     tensor_plan = plan(model.card.family, config, rows=rows.shape[0] * rows.shape[1])
     ours = load_tensors(model, WEIGHTS) | (load_tensors(model, CAPTIONS) if config.captions else {})
@@ -332,7 +340,11 @@ def convert_back(folder: str | Path, file: str | Path) -> int:
     tensors |= tensor_plan.derived
     check(tensors, tensor_plan, model.card.family, model.path)
     with atomic_write(file) as draft:
-        torch.save({"model": tensors}, draft)
+        if file.suffix == ".safetensors":
+            again = (*tensor_plan.tied, *tensor_plan.derived)  # safetensors refuses shared memory
+            save_file(tensors | {name: tensors[name].clone() for name in again}, draft)
+        else:
+            torch.save({"model": tensors}, draft)
     return len(tensors)
 
 
@@ -342,7 +354,7 @@ def _query_tensors(rows: Tensor, config: NetworkConfig) -> Tensors:
         return {_LABELS: rows.flatten(0, 1)}
     hidden = rows.shape[2] // 2
     embed, weight, bias = rows[:, 0, :hidden], rows[:, 0, hidden:-1], rows[:, 0, -1]
-    parts = {"label_embed.weight": embed, "fc.W": weight[None], "fc.b": bias[None]}
+    parts = {_LEARNED: embed, "fc.W": weight[None], "fc.b": bias[None]}
     return {name: part.contiguous() for name, part in parts.items()}
 
 

@@ -19,7 +19,7 @@ from anytag.models import card as cards
 from anytag.models.card import Card
 from anytag.models.folder import WEIGHTS as WEIGHTS
 from anytag.models.folder import ModelFolder
-from anytag.torch.nn.configs import NetworkConfig
+from anytag.torch.nn.configs import BUILD_ERRORS, NetworkConfig
 from anytag.torch.nn.folded_decoder import FoldedDecoder
 from anytag.torch.nn.network import TagNetwork
 
@@ -94,7 +94,11 @@ class StoredNetwork:
 
     def __init__(self, folder: ModelFolder) -> None:
         self._folder = folder
-        self.network = network = empty_network(read_config(folder.card)).eval()
+        config = read_config(folder.card)
+        try:
+            self.network = network = empty_network(config).eval()
+        except BUILD_ERRORS as error:
+            raise ModelError(f"{folder.path}: the card's network cannot be built ({error})") from error
         heads = {"captions": network.captions, "alignment": network.alignment}
         self._heads = {name: head for name, head in heads.items() if head is not None}
         network.captions = network.alignment = None
@@ -109,7 +113,12 @@ class StoredNetwork:
     def _fill(self, file: str) -> None:
         """Load a file of weights; afterwards every parameter of the network must have its values."""
         weights = {name: tensor.float() for name, tensor in load_tensors(self._folder, file).items()}
-        unknown = self.network.load_state_dict(weights, strict=False, assign=True).unexpected_keys
+        try:
+            unknown = self.network.load_state_dict(weights, strict=False, assign=True).unexpected_keys
+        except RuntimeError as error:  # of another shape
+            raise ModelError(
+                f"{self._folder.path}: the weights do not fit the network in its card ({error})"
+            ) from error
         missing = [name for name, parameter in self.network.named_parameters() if parameter.is_meta]
         if wrong := [*unknown, *missing]:
             raise ModelError(

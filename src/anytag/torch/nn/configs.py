@@ -14,6 +14,11 @@ IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 LITE_MEAN: Triple = (127 / 255, 127 / 255, 127 / 255)
 LITE_STD: Triple = (128 / 255, 128 / 255, 128 / 255)
 
+BUILD_ERRORS = (
+    RuntimeError, ValueError, TypeError, AssertionError, IndexError, ArithmeticError, MemoryError
+)  # fmt: skip
+"""Errors that libraries raise for an invalid network configuration."""
+
 
 @dataclass(frozen=True)
 class SwinConfig:

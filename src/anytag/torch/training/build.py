@@ -9,18 +9,13 @@ from torch import Tensor, nn
 from anytag.errors import ModelError
 from anytag.text_encoders.queries import Prompts
 from anytag.text_encoders.wordpiece import WordPieces
-from anytag.torch.nn.configs import NetworkConfig, SwinConfig, VitConfig
+from anytag.torch.nn.configs import BUILD_ERRORS, NetworkConfig, SwinConfig, VitConfig
 from anytag.torch.nn.network import TagNetwork
 from anytag.torch.nn.query_modules import LearnedQueries
 from anytag.torch.nn.timm_backbone import TimmBackbone
 from anytag.torch.training.recipes import Recipe
 from anytag.torch.training.student import PROMPT_LENGTH, FixedQueries, Student, WordQueries
 from anytag.torch.training.terms import terms_of
-
-BUILD_ERRORS = (
-    RuntimeError, ValueError, TypeError, AssertionError, IndexError, ArithmeticError, MemoryError
-)  # fmt: skip
-"""Errors that libraries raise for an invalid network configuration."""
 
 
 def resolve_network(recipe: Recipe, *, width: int, pieces: WordPieces | None = None) -> Recipe:

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from anytag.errors import AnytagError
-from anytag.torch.nn.configs import NetworkConfig
+from anytag.torch.nn.configs import BUILD_ERRORS, NetworkConfig
 from anytag.torch.training.batch import Batch
-from anytag.torch.training.build import BUILD_ERRORS, build_error, is_learned, make_student
+from anytag.torch.training.build import build_error, is_learned, make_student
 from anytag.torch.training.objectives import Objective
 from anytag.torch.training.recipes import Recipe
 from anytag.torch.training.student import Student
