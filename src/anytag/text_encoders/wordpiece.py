@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from anytag._io import atomic_write
 from anytag._typing import Ints
 from anytag.errors import ModelError, VocabularyError
 
@@ -64,6 +65,11 @@ class WordPieces:
             return cls(lines)
         except ModelError as error:
             raise ModelError(f"{path}: {error}; get the model again") from None
+
+    def write(self, path: str | Path) -> None:
+        """Write a vocab.txt, without the two entries that are appended."""
+        with atomic_write(path) as draft:
+            draft.write_text("".join(f"{entry}\n" for entry in self.entries[:-2]), encoding="utf-8")
 
     def __len__(self) -> int:
         """Number of wordpieces, special ones included."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,18 +16,20 @@ from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor
 
 from anytag import Tagger
+from anytag.data.rows import read_rows, write_rows
 from anytag.errors import AnytagError
+from anytag.text_encoders.wordpiece import WordPieces
 from anytag.torch.checkpoints import Options, convert, load_network, load_queries
 from anytag.torch.checkpoints.resample import resample_relative_positions
 from anytag.torch.nn.configs import SwinConfig
-from anytag.torch.training.fit import prepare
+from anytag.torch.training.fit import finish, prepare
 from anytag.torch.training.recipes import Recipe
 from anytag.torch.training.report import Reporter
 from anytag.torch.training.run import Run
-from anytag.vocabulary import Vocabulary
+from anytag.vocabulary import Tag, Vocabulary
 from tests.command import run
 from tests.released import FILES, TAGS, make_tensors, write_checkpoint, write_lists
-from tests.runs import RUN_OPTIONS, Kept, recipe_of, small_recipe, write_photos
+from tests.runs import RUN_OPTIONS, Kept, recipe_of, small_recipe, weights, write_photos
 
 RECIPES = {"tag2text": "tag2text-14m-384", "ram": "ram-14m-384", "ram-plus": "ram-plus-14m-384"}
 NUMBERS = ["network.size=64", "batch_size=4", "steps=1", "rate=1e-6"]
@@ -171,3 +175,65 @@ def test_what_is_no_start(data: Path, tmp_path: Path) -> None:
         with pytest.raises(AnytagError, match=why):
             prepare(Run(recipe, data, tmp_path / "out", RUN_OPTIONS), Reporter())
     assert not (tmp_path / "out" / "student.pt").exists()
+
+
+LEARNED = {"queries.embed": 0, "queries.weight": 1, "queries.bias": 1, "queries.residual": 0}
+"""Learned tensors and their dimension of the tags."""
+
+
+@pytest.mark.parametrize("start", ["a", "a/student.pt"])
+@pytest.mark.parametrize("make", [partial(recipe_of, "tag2text"), small_recipe])
+def test_a_run_gives_its_tags_what_they_learned(
+    make: Callable[..., Recipe], start: str, data: Path, tmp_path: Path
+) -> None:
+    """By id, as its model folder does; the frozen words are those of the new tags."""
+    first = prepare(Run(make(steps=2), data, tmp_path / "a", RUN_OPTIONS), Reporter())
+    first.fit()
+    tags = list(Vocabulary.read(tmp_path / "a" / "vocabulary.jsonl"))
+    Vocabulary([*tags[:0:-1], Tag("wolf", "wolf", "object")]).write(tmp_path / "tags.jsonl")
+    pieces = tmp_path / "a" / "vocab.txt"
+    recipe = make(vocabulary=str(tmp_path / "tags.jsonl"), wordpieces=str(pieces) if pieces.exists() else "")
+    expected = prepare(Run(recipe, data, tmp_path / "b", RUN_OPTIONS), Reporter()).plain.state_dict()
+    recipe, kept = replace(recipe, start=str(tmp_path / start)), Kept()
+    found = prepare(Run(recipe, data, tmp_path / "c", RUN_OPTIONS), kept).plain.state_dict()
+    assert "student.pt; tags that it lacks: 1." in kept.said[-2]
+    for name, tensor in weights(tmp_path / "a").items():
+        if name in LEARNED:  # of all tags but the first, reversed, and a new one
+            dim = LEARNED[name]
+            old = tensor.narrow(dim, 1, len(tags) - 1).flip(dim)
+            expected[name] = torch.cat([old, expected[name].narrow(dim, len(tags) - 1, 1)], dim)
+        elif name != "queries.text":
+            expected[name] = tensor
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
+
+
+@pytest.mark.parametrize("start", ["a", "a/model"])
+def test_a_run_gives_its_wordpieces(start: str, data: Path, tmp_path: Path) -> None:
+    """As many wordpieces of other captions would be loaded row by row."""
+    recipe = recipe_of("tag2text", steps=1)
+    run = Run(recipe, data, tmp_path / "a", RUN_OPTIONS)
+    finish(prepare(run, Reporter()), run)
+    pieces = (tmp_path / "a" / "vocab.txt").read_text()
+    rows = read_rows(data)
+    other = data.with_name("other.jsonl")
+    write_rows(other, [replace(row, captions=("Zebras juggle xylophones quickly.",)) for row in rows])
+    for out, begin in (("b", start), ("c", "b")):  # and so does a run that started from it
+        run = Run(replace(recipe, start=str(tmp_path / begin)), other, tmp_path / out, RUN_OPTIONS)
+        trainer = prepare(run, Reporter())
+        reader = trainer.dataset.reader  # type: ignore[attr-defined]
+        assert reader.pieces.entries == WordPieces.from_file(tmp_path / "a" / "vocab.txt").entries
+        trainer.fit()
+        assert (tmp_path / out / "vocab.txt").read_text() == pieces
+
+
+def test_a_run_whose_tags_are_unknown_is_no_start(data: Path, tmp_path: Path) -> None:
+    recipe = small_recipe(steps=1)
+    prepare(Run(recipe, data, tmp_path / "a", RUN_OPTIONS), Reporter()).fit()
+    recipe, file = replace(recipe, start=str(tmp_path / "a")), tmp_path / "a" / "vocabulary.jsonl"
+    tags = Vocabulary.read(file)
+    Vocabulary(list(tags)[1:]).write(file)
+    with pytest.raises(AnytagError, match=rf"has {len(tags)} learned tags, but .*vocabulary.jsonl has"):
+        prepare(Run(recipe, data, tmp_path / "b", RUN_OPTIONS), Reporter())
+    file.unlink()
+    with pytest.raises(AnytagError, match=r"no vocabulary\.jsonl beside it.* give the folder of the run"):
+        prepare(Run(recipe, data, tmp_path / "b", RUN_OPTIONS), Reporter())

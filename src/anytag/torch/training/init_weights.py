@@ -40,6 +40,8 @@ from anytag.vocabulary import Vocabulary
 _HEADS = ("network.alignment.", "network.captions.")  # a start may have these heads and the run not
 _NEW = "network.alignment."  # a run may have these heads and the start not
 _QUERIES = "queries."
+_OF_TAGS = {"queries.embed": 0, "queries.weight": 1, "queries.bias": 1, "queries.residual": 0}
+"""What is learned for single tags, with the dimension of the tags."""
 _BACKBONE = "network.encoder.backbone."
 _RECIPES = {"learned": "tag2text-14m-384", "embedded": "ram-14m-384", "descriptions": "ram-plus-14m-384"}
 
@@ -53,6 +55,8 @@ class Start:
         tensors: by the student's names, or by the file's names if `backbone_only`.
         config: configuration of their network, if known.
         folder: the model folder, which has tags and text vectors too; None for a file or a run.
+        vocabulary: the file of their tags, if known.
+        wordpieces: the file of their wordpieces, if they have some and they are known.
         backbone_only: whether they are those of an image network.
     """
 
@@ -60,6 +64,8 @@ class Start:
     tensors: Mapping[str, Tensor]
     config: NetworkConfig | None = None
     folder: ModelFolder | None = None
+    vocabulary: Path | None = None
+    wordpieces: Path | None = None
     backbone_only: bool = False
 
 
@@ -95,7 +101,21 @@ def _from_folder(path: Path) -> Start:
     }
     if config.queries == "learned":
         tensors |= _learned(load_tensors(model, QUERIES)["rows"].float())
-    return Start(path, tensors, config, model)
+    pieces = path / "text" / WORDPIECES
+    return Start(path, tensors, config, model, model.file("vocabulary.jsonl"), _existing(pieces))
+
+
+def _of_run(path: Path, tensors: Mapping[str, Tensor]) -> Start:
+    """The result of a run, with the tags and wordpieces of its model or else of its folder."""
+    model, run = path.parent / "model", path.parent
+    vocabulary = _existing(model / "vocabulary.jsonl", run / "vocabulary.jsonl")
+    pieces = _existing(model / "text" / WORDPIECES, run / WORDPIECES)
+    return Start(path, tensors, vocabulary=vocabulary, wordpieces=pieces)
+
+
+def _existing(*files: Path) -> Path | None:
+    """The first of the files that exists."""
+    return next((file for file in files if file.is_file()), None)
 
 
 def _learned(rows: Tensor) -> dict[str, Tensor]:
@@ -111,7 +131,7 @@ def _from_file(path: Path) -> Start:
     for name, tensor in tensors.items():
         check_finite(name, tensor, path)
     if any(name.startswith("network.") for name in tensors):
-        return Start(path, tensors)
+        return _of_run(path, tensors)
     try:
         family = detect_family(tensors, path)
     except CheckpointError:
@@ -130,14 +150,15 @@ def _from_file(path: Path) -> Start:
 def adopt_network(recipe: Recipe, start: Start) -> Recipe:
     """The recipe with the network configuration of its start, at the recipe's image size.
 
-    If the start is a model folder, its tags, text vectors and wordpieces are used unless the recipe has some.
+    If the start is a model folder, its tags and text vectors are used unless the recipe has some, and so are
+    the wordpieces of a model folder or a run.
 
     Raises:
         AnytagError: the start is of another family, or lacks the tags that are needed.
     """
     config, own = start.config, recipe.network
     if config is None:
-        return recipe
+        return replace(recipe, **_texts(recipe, start))
     if config.queries != own.queries or own.cross is None or recipe.backbone:
         right = _RECIPES[config.queries]
         raise AnytagError(
@@ -159,19 +180,15 @@ def adopt_network(recipe: Recipe, start: Start) -> Recipe:
 
 
 def _texts(recipe: Recipe, start: Start) -> dict[str, Any]:
-    """Recipe fields for tags, text vectors and wordpieces of a model folder that the recipe does not set."""
-    folder = start.folder
-    if folder is None:
-        return {}
-    texts: dict[str, str] = {}
-    if not recipe.vocabulary:
+    """Recipe fields for tags, text vectors and wordpieces of the start that the recipe does not set."""
+    folder, texts = start.folder, dict[str, str]()
+    if folder is not None and not recipe.vocabulary:
         texts["vocabulary"] = str(folder.path / "vocabulary.jsonl")
         described = recipe.embedding or recipe.descriptions or recipe.clip
         if recipe.network.queries != "learned" and not described:
             texts["embedding"] = str(folder.path / QUERIES)
-    pieces = folder.path / "text" / WORDPIECES
-    if not recipe.wordpieces and recipe.objective.reads and pieces.is_file():
-        texts["wordpieces"] = str(pieces)
+    if start.wordpieces is not None and not recipe.wordpieces and recipe.objective.reads:
+        texts["wordpieces"] = str(start.wordpieces)
     return texts
 
 
@@ -185,7 +202,8 @@ def start_from(student: nn.Module, source: Path | Start, *, vocabulary: Vocabula
     """Load initial weights into a student; position tables are resampled to its image size.
 
     Args:
-        vocabulary: the run's vocabulary, by which learned queries are matched tag by tag.
+        vocabulary: the run's vocabulary, by which learned queries and residuals are matched tag by tag; None:
+            it is that of the start.
 
     Returns:
         a line with the number of loaded tensors, and with new and ignored parts.
@@ -194,13 +212,13 @@ def start_from(student: nn.Module, source: Path | Start, *, vocabulary: Vocabula
         AnytagError: the start is missing, or is of another network; the message names what does not fit.
     """
     start = read_start(source) if isinstance(source, Path) else source
-    target = student.state_dict()
+    target, new_tags = student.state_dict(), 0
     if start.backbone_only:
         tensors, ignored = _backbone(start, student)
     else:
         tensors, ignored = _resampled(start, student), []
-        if start.folder is not None and vocabulary is not None:
-            _by_tag(tensors, target, Vocabulary.read(start.folder.file("vocabulary.jsonl")), vocabulary)
+        if vocabulary is not None:
+            new_tags = _by_tag(tensors, target, start, vocabulary)
     ignored += [name for name in tensors if name not in target and _optional(name, start)]
     tensors = {name: tensor for name, tensor in tensors.items() if name not in ignored}
     wrong = [n for n, t in tensors.items() if n not in target or target[n].shape != t.shape]
@@ -211,11 +229,11 @@ def start_from(student: nn.Module, source: Path | Start, *, vocabulary: Vocabula
             f"{start.path} does not fit the network: {', '.join(wrong[:5])} ({len(wrong)} in total)"
         )
     student.load_state_dict(tensors, strict=False)
-    return _summary(start, len(tensors), new, ignored)
+    return _summary(start, len(tensors), new, ignored, new_tags)
 
 
 def _resampled(start: Start, student: nn.Module) -> dict[str, Tensor]:
-    """The tensors with positions at the student's image size, without buffers that depend on the size."""
+    """The tensors with positions at the student's image size, without buffers that the run makes itself."""
     network: Any = student.network
     tensors: dict[str, Tensor] = {}
     for name, tensor in start.tensors.items():
@@ -225,18 +243,32 @@ def _resampled(start: Start, student: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
-def _by_tag(
-    tensors: dict[str, Tensor], target: Mapping[str, Tensor], known: Vocabulary, tags: Vocabulary
-) -> None:
-    """Reorder learned queries for the run's tags; those of tags that the start lacks stay random."""
-    if f"{_QUERIES}embed" not in tensors or known.ids == tags.ids:
-        return
+def _by_tag(tensors: dict[str, Tensor], target: Mapping[str, Tensor], start: Start, tags: Vocabulary) -> int:
+    """Reorder what was learned for single tags; returns the number of tags that the start lacks.
+
+    These keep their initial values.
+    """
+    learned = {name: dim for name, dim in _OF_TAGS.items() if name in tensors and name in target}
+    if not learned or (start.vocabulary is None and start.config is not None):
+        return 0  # the rows of a published checkpoint are those of vocabulary=
+    if start.vocabulary is None:
+        raise AnytagError(
+            f"{start.path} has learned tags, but no vocabulary.jsonl beside it that names them: give the "
+            "folder of the run"
+        )
+    known = Vocabulary.read(start.vocabulary)
     pairs = [(row, known.index(id)) for row, id in enumerate(tags.ids) if id in known]
     targets, sources = (torch.tensor([pair[side] for pair in pairs], dtype=torch.int64) for side in (0, 1))
-    for part, dim in (("embed", 0), ("weight", 1), ("bias", 1)):
-        name = f"{_QUERIES}{part}"
+    for name, dim in learned.items():
+        if tensors[name].shape[dim] != len(known):
+            raise AnytagError(
+                f"{start.path} has {tensors[name].shape[dim]} learned tags, but {start.vocabulary} has "
+                f"{len(known)}: give the folder of the run with its own vocabulary.jsonl"
+            )
         tensor = tensors[name].index_select(dim, sources)
-        tensors[name] = target[name].clone().index_copy_(dim, targets, tensor)
+        if tensor.shape == target[name].index_select(dim, targets).shape:  # otherwise refused later
+            tensors[name] = target[name].clone().index_copy_(dim, targets, tensor)
+    return len(tags) - len(pairs)
 
 
 def _backbone(start: Start, student: nn.Module) -> tuple[dict[str, Tensor], list[str]]:
@@ -298,10 +330,11 @@ def _optional(name: str, start: Start) -> bool:
     return start.config is not None and name.startswith((*_HEADS, _QUERIES))
 
 
-def _summary(start: Start, count: int, new: list[str], ignored: list[str]) -> str:
+def _summary(start: Start, count: int, new: list[str], ignored: list[str], new_tags: int) -> str:
+    tags = f"; tags that it lacks: {new_tags}" if new_tags else ""
     new_parts = f"; newly initialised: {_parts(new)}" if new else ""
     ignored_parts = f"; ignored: {_parts(ignored)}" if ignored else ""
-    return f"Starts with {count} tensors of {start.path}{new_parts}{ignored_parts}."
+    return f"Starts with {count} tensors of {start.path}{tags}{new_parts}{ignored_parts}."
 
 
 def _parts(names: list[str]) -> str:
@@ -314,5 +347,5 @@ def _parts(names: list[str]) -> str:
 
 
 def _derived(name: str) -> bool:
-    """Whether it is a buffer that depends on the image size."""
-    return name.endswith(("relative_position_index", "attn_mask"))
+    """Whether it is a buffer that follows from the image size, or has the text vectors of other tags."""
+    return name.endswith(("relative_position_index", "attn_mask")) or name == f"{_QUERIES}text"

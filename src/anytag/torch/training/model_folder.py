@@ -149,8 +149,7 @@ def _write_texts(folder: Path, *, words: bool, pieces: WordPieces | None) -> Non
         shutil.copytree(EMBEDDED / _TEXT, folder, ignore=left_out)
     if pieces is not None:
         folder.mkdir(exist_ok=True)
-        entries = pieces.entries[:-2]  # without the two that `WordPieces` adds
-        (folder / WORDPIECES).write_text("".join(f"{entry}\n" for entry in entries), encoding="utf-8")
+        pieces.write(folder / WORDPIECES)
 
 
 def write_words(queries: WordQueries, folder: Path) -> None:

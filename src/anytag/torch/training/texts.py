@@ -131,14 +131,15 @@ def read_wordpieces(
         return None
 
     def make() -> tuple[str, ...]:
+        file, again = out / "vocab.txt", not has_state(out)
         if recipe.wordpieces:
-            return WordPieces.from_file(recipe.wordpieces).entries[:-2]
+            pieces = WordPieces.from_file(recipe.wordpieces)
+            if again:
+                pieces.write(file)
+            return pieces.entries[:-2]
         captions = (clean_caption(caption) for row in rows for caption in row.captions)
         names = [tag.name for tag in vocabulary]
-        pieces = load_or_train_wordpieces(
-            out / "vocab.txt", captions, names, size=WORDPIECES, again=not has_state(out)
-        )
-        return pieces.entries[:-2]
+        return load_or_train_wordpieces(file, captions, names, size=WORDPIECES, again=again).entries[:-2]
 
     return WordPieces(from_main_process(make))
 

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from tokenizers import normalizers, pre_tokenizers
 
-from anytag._io import atomic_write
 from anytag.text_encoders.wordpiece import CLS, PAD, SEP, TAG_SEPARATOR, UNKNOWN, WordPieces
 
 SPECIAL = (PAD, UNKNOWN, CLS, SEP, TAG_SEPARATOR.strip())
@@ -48,9 +47,7 @@ def load_or_train_wordpieces(
 ) -> WordPieces:
     """Read a vocab.txt, after learning and writing it if it does not exist, or `again`."""
     if again or not file.exists():
-        pieces = train_wordpieces(captions, names, size=size)
-        with atomic_write(file) as draft:
-            draft.write_text("".join(f"{entry}\n" for entry in pieces.entries[:-2]), encoding="utf-8")
+        train_wordpieces(captions, names, size=size).write(file)
     return WordPieces.from_file(file)
 
 
