@@ -23,6 +23,7 @@ from anytag.torch.training.checkpoint import EMA, read_state, write_state, write
 from anytag.torch.training.fit import train
 from anytag.torch.training.launch import check_launch, locked_run_folder
 from anytag.torch.training.run import Run
+from anytag.vocabulary import Vocabulary
 from tests.runs import RUN_OPTIONS, Kept, recipe_of, small_recipe, trainer_of, weights
 
 
@@ -139,6 +140,39 @@ def test_other_tags_are_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(AnytagError, match="other data"):
         train(Run(replace(recipe, steps=3), data, out, RUN_OPTIONS))
     assert (out / "vocabulary.jsonl").read_text(encoding="utf-8") == tags
+
+
+@pytest.mark.parametrize("changed", ["vocabulary", "descriptions", "embedding", "wordpieces"])
+def test_other_texts_of_the_same_tags_are_refused(changed: str, data: Path, tmp_path: Path) -> None:
+    """Other labels, text vectors or wordpieces, with the same ids, numbers and paths."""
+    recipe = recipe_of("tag2text" if changed == "wordpieces" else "ram-plus", steps=1)
+    out, file = tmp_path / "out", tmp_path / changed
+    trainer_of(recipe, data, out)  # writes vocabulary.jsonl and vocab.txt
+    tags = Vocabulary.read(out / "vocabulary.jsonl")
+    for again in (False, True):
+        if changed == "vocabulary":
+            named = [replace(tag, name=f"{tag.name} wall") if again else tag for tag in tags]
+            Vocabulary(named).write(file)
+        elif changed == "descriptions":
+            texts = {tag.id: [f"a {'dark' if again else 'plain'} {tag.name}"] for tag in tags}
+            lines = [json.dumps({"id": id, "descriptions": words}) for id, words in texts.items()]
+            file.write_text("\n".join(lines), encoding="utf-8")
+        elif changed == "embedding":
+            torch.save(torch.full((len(tags), 16), 1.0 + again), file)
+        else:
+            *entries, one, other = (out / "vocab.txt").read_text(encoding="utf-8").split()
+            entries += [other, one] if again else [one, other]
+            file.write_text("\n".join(entries), encoding="utf-8")
+        trainer = trainer_of(replace(recipe, **{changed: str(file)}), data, out)  # type: ignore[arg-type]
+        if not again:
+            trainer.save()
+            trainer.resume()
+    with pytest.raises(AnytagError, match=f"other data: contents of {changed}= have changed since"):
+        trainer.resume()
+    state = read_state(out / "state.pt")
+    del state["sources"]  # as in older versions
+    write_state(out / "state.pt", state)
+    trainer.resume()
 
 
 def test_texts_that_an_unfinished_run_left_are_made_again(data: Path, tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ from anytag.torch.nn.configs import EvidenceConfig, NetworkConfig
 from anytag.torch.training.batch import Batch
 from anytag.torch.training.feature_cache import open_cache
 from anytag.torch.training.feature_dataset import FeatureDataset
+from anytag.torch.training.fit import prepare as prepare_run
 from anytag.torch.training.fit import train
 from anytag.torch.training.frozen_stages import cache_stages
 from anytag.torch.training.mini import build_student, held_out_tags, sample
@@ -243,6 +244,21 @@ def test_the_run_caches_trains_and_goes_on(parts: Parts, tmp_path: Path) -> None
     assert shard.stat().st_mtime_ns == written
     with pytest.raises(AnytagError, match="give --vocabulary FOLDER"):
         train(dataclasses.replace(run, recipe=dataclasses.replace(recipe, vocabulary="")))
+
+
+def test_other_labels_of_the_same_photos_are_refused(parts: Parts, tmp_path: Path) -> None:
+    tags = tmp_path / "vocabulary"
+    shutil.copytree(parts.recipe.vocabulary, tags)
+    recipe = dataclasses.replace(parts.recipe, vocabulary=str(tags))
+    run = Run(recipe, parts.rows, tmp_path / "out", SAVING, cache=parts.cache)
+    prepare_run(run, Reporter()).save()
+    (tags / "descriptions.jsonl").write_text((tags / "descriptions.jsonl").read_text().replace("a d", "D"))
+    other = [dataclasses.replace(row, tags=("dog",), absent=()) for row in read_rows(parts.rows)]
+    relabelled = parts.rows.with_name("relabelled.jsonl")
+    write_rows(relabelled, other)
+    trainer = prepare_run(dataclasses.replace(run, data=relabelled), Reporter())
+    with pytest.raises(AnytagError, match="contents of vocabulary=, contents of --data have changed since"):
+        trainer.resume()
 
 
 def test_beliefs_follow_what_people_said(samples: TagSamples) -> None:

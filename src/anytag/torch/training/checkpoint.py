@@ -114,8 +114,15 @@ def changed_fields(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[st
     return [f"{key}={current[key]}, was {was.get(key)}" for key in keys]
 
 
-def check_same(path: Path, state: Mapping[str, Any], *, recipe: Mapping[str, Any], data: str) -> None:
+def check_same(
+    path: Path, state: Mapping[str, Any], *,
+    recipe: Mapping[str, Any], data: str, sources: Mapping[str, str],
+) -> None:  # fmt: skip
     """Check that a run has the recipe and the data of its state.
+
+    Args:
+        data: hash of rows and tags.
+        sources: hashes of files by the option that names them.
 
     Raises:
         AnytagError: the recipe differs in another field than `steps`, or the data differ.
@@ -125,9 +132,13 @@ def check_same(path: Path, state: Mapping[str, Any], *, recipe: Mapping[str, Any
             f"{path} is the state of a run with another recipe ({'; '.join(changed)}); "
             "give the same values (steps may differ) or another folder"
         )
-    if state.get("data", "") not in ("", data):  # "" in states of older versions
+    # States of older versions lack these hashes.
+    changed = ["rows or vocabulary"] if state.get("data", "") not in ("", data) else []
+    before = state.get("sources", {})
+    changed += [f"contents of {option}" for option, sha in sources.items() if before.get(option, sha) != sha]
+    if changed:
         raise AnytagError(
-            f"{path} is the state of a run on other data: rows or vocabulary have changed since; "
+            f"{path} is the state of a run on other data: {', '.join(changed)} have changed since; "
             "give the same data, or another folder (--output)"
         )
 

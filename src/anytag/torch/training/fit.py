@@ -115,7 +115,7 @@ def prepare_with(run: Run, photos: Photos, report: Reporter, *, pieces: WordPiec
     student.init_momentum()
     trainer = Trainer(
         student, dataset, recipe, run.out, run_options=run_options, accelerator=accelerator, report=report,
-        teacher=ClipTeacher.load(recipe.teacher) if recipe.teacher else None,
+        teacher=ClipTeacher.load(recipe.teacher) if recipe.teacher else None, sources=run.source_hashes(),
     )  # fmt: skip
     report.say(
         f"{len(photos)} photos, {len(photos.vocabulary)} tags, {trainer.total} steps of {recipe.batch_size}."

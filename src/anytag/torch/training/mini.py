@@ -67,8 +67,9 @@ def prepare(run: Run, report: Reporter) -> Trainer:
     )  # fmt: skip
     dataset.steps_per_epoch()  # raises if there is too little data
     return Trainer(
-        student, dataset, recipe, run.out, run_options=run.run_options, accelerator=accelerator, report=report
-    )
+        student, dataset, recipe, run.out, sources=run.source_hashes(), run_options=run.run_options,
+        accelerator=accelerator, report=report,
+    )  # fmt: skip
 
 
 def _tags(run: Run, report: Reporter) -> tuple[Samples, Student, Recipe]:

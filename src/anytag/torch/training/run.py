@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from anytag.models.folder import sha256_of
 from anytag.torch.training.recipes import Recipe
+
+_TEXTS = ("vocabulary", "descriptions", "embedding", "wordpieces")
+_OF_MINI = ("vocabulary.jsonl", "descriptions.jsonl", "imagenet.json")
 
 
 @dataclass(frozen=True)
@@ -55,3 +60,19 @@ class Run:
     run_options: RunOptions = RunOptions()
     tag_list: Path | None = None
     cache: Path | None = None
+
+    def source_hashes(self) -> dict[str, str]:
+        """SHA-256 of the contents of the files that the run reads, by the option that names them.
+
+        Rows that are not read for cached features have their own hash, see `Annotations`.
+        """
+        recipe = self.recipe
+        files = {f"{key}=": [Path(getattr(recipe, key))] for key in _TEXTS if getattr(recipe, key)}
+        if self.tag_list is not None:
+            files["--tag-list"] = [self.tag_list]
+        if recipe.features is not None:
+            files["--data"] = [Path(self.data)]
+            if recipe.vocabulary:
+                files["vocabulary="] = [Path(recipe.vocabulary, name) for name in _OF_MINI]
+        digests = {option: "".join(map(sha256_of, paths)) for option, paths in files.items()}
+        return {option: hashlib.sha256(text.encode()).hexdigest() for option, text in digests.items()}

@@ -72,6 +72,7 @@ class Trainer:
         recipe: the recipe.
         out: folder of state, log and result.
         teacher: the student's crop, uint8 N×3×S×S -> vectors N×D.
+        sources: hashes of the files that the run reads, with which alone it can be resumed.
         accelerator: the accelerator for which the dataset was made; None: a new one.
     """
 
@@ -87,11 +88,12 @@ class Trainer:
         out: Path,
         *,
         teacher: Callable[[Tensor], Tensor] | None = None,
+        sources: Mapping[str, str] | None = None,
         run_options: RunOptions | None = None,
         accelerator: Accelerator | None = None,
         report: Reporter | None = None,
     ) -> None:
-        self.recipe, self.out, self.dataset = recipe, out, dataset
+        self.recipe, self.out, self.dataset, self.sources = recipe, out, dataset, dict(sources or {})
         self.teacher, self.run_options, self.report = (
             teacher,
             run_options or RunOptions(),
@@ -310,6 +312,7 @@ class Trainer:
                 "step": self.step,
                 "recipe": asdict(self.recipe),
                 "data": self.dataset.key,
+                "sources": self.sources,
                 "student": model,
                 "optimizer": optimizer,
                 "average": average,
@@ -328,7 +331,7 @@ class Trainer:
         if not path.exists():
             return
         state = read_state(path)
-        check_same(path, state, recipe=asdict(self.recipe), data=self.dataset.key)
+        check_same(path, state, recipe=asdict(self.recipe), data=self.dataset.key, sources=self.sources)
         try:
             self._load_full(state)
         except (RuntimeError, KeyError, ValueError) as error:
