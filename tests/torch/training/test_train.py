@@ -219,6 +219,21 @@ def test_cache_is_not_written_twice_and_never_mixed(parts: Parts) -> None:
         )
 
 
+def test_a_cache_of_other_photos_of_the_same_names_is_refused(parts: Parts, tmp_path: Path) -> None:
+    for place in (parts.rows, *parts.rows.parent.glob("*.jpg")):
+        shutil.copy2(place, tmp_path)
+    rows, cache, shard = tmp_path / "rows.jsonl", tmp_path / "cache", tmp_path / "cache" / "shard-0000"
+    shutil.copytree(parts.cache, cache)
+    cache_stages(rows, parts.recipe, cache, report=Reporter())
+    (shard / "file.npy").unlink()  # as of older versions, which are accepted once
+    cache_stages(rows, parts.recipe, cache, report=Reporter())
+    (tmp_path / "1.jpg").unlink()
+    cache_stages(rows, parts.recipe, cache, report=Reporter())  # all that is needed of it is cached
+    draw(tmp_path / "0.jpg", "kite", "blue", ground="field")
+    with pytest.raises(AnytagError, match=r"other photos: .*0\.jpg has changed since; .*remove shard-0000"):
+        cache_stages(rows, parts.recipe, cache, report=Reporter())
+
+
 def test_samples_reject_rows_that_were_not_cached(parts: Parts, tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.jsonl", read_rows(parts.rows)[:-1])
     with pytest.raises(AnytagError, match="23 rows, but the cache has 24"):

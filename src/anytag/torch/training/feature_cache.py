@@ -1,8 +1,8 @@
 """Cache the outputs of frozen networks for photos: a folder of shards with a key.
 
 Each shard is a folder of arrays that is written atomically, so an interrupted run continues with the first
-missing shard. `cache.json` holds the key (model, stage, views and photos); a cache with another key is
-rejected.
+missing shard. `cache.json` holds the key (model, stage, views and names of photos), and each shard size and
+time of its photos; a cache with another key or of changed photos is rejected.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import random
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ from anytag._io import atomic_folder, atomic_write, writing
 from anytag._typing import Bytes, Ints
 from anytag.batching import usable_cores
 from anytag.data.rows import Row
-from anytag.errors import AnytagError
+from anytag.errors import AnytagError, OutputError
 from anytag.images import Photo, load, prepare
 from anytag.torch.training.report import Progress, Reporter
 
@@ -39,6 +40,7 @@ Encoder = Callable[[Bytes], tuple[Mapping[str, Array], Mapping[str, Array]]]
 SHARD = 256
 MIN_AREA = 0.55
 KEY = "cache.json"
+GONE = (-1, -1)
 
 
 @dataclass(frozen=True)
@@ -156,14 +158,17 @@ def encode_photos(
     """Cache the outputs of an encoder for views of photos.
 
     The arrays are those of the encoder, "row" and "view" for each view (index of its photo, number of the
-    view), and "photo" for each photo (its index). Photos are shuffled once, so each shard is a sample of all
-    sources.
+    view), and "photo" and "file" for each photo (its index; its size and time). Photos are shuffled once, so
+    each shard is a sample of all sources.
 
     Args:
         encoder: creates the encoder; called once, if a shard is missing.
         views: numbers of the views of a row, as in `view`; its random generator also draws the crops.
         size: side of the square in pixels.
         key: identity of the encoder, model and stage; photos and views are added to it.
+
+    Raises:
+        AnytagError: the folder has features of other photos, views or models, or a photo cannot be read.
     """
     order = list(range(len(rows)))
     random.Random(0).shuffle(order)
@@ -174,22 +179,57 @@ def encode_photos(
         parts: dict[str, list[Array]] = {}
         for number in (order[n] for n in numbers):
             row, draw = rows[number], _draw(rows[number])
-            which = views(row, draw)
+            which, file = views(row, draw), _facts(root / row.image)
             photo = load(root / row.image, min_side=size)
             each, once = encode(np.stack([view(photo, n, size=size, draw=draw) for n in which]))
-            more = {"row": np.full(len(which), number), "view": np.array(which), "photo": np.array([number])}
-            for name, array in {**each, **once, **more}.items():
+            per_view = {"row": np.full(len(which), number), "view": np.array(which)}
+            per_photo = {"photo": np.array([number]), "file": np.array([file])}
+            for name, array in {**each, **once, **per_view, **per_photo}.items():
                 parts.setdefault(name, []).append(array)
         return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
+    whole = {**key, "photos": photos}
+    _check_key(folder, whole)
+    _check_photos(folder, [root / row.image for row in rows])
     return build(
         folder,
         len(rows),
         lambda: partial(compute, encoder()),
-        key={**key, "photos": photos},
+        key=whole,
         what="read photos",
         report=report,
     )
+
+
+def _check_photos(folder: Path, paths: Sequence[Path]) -> None:
+    """Check that no photo has changed since it was cached; photos that are gone are not compared."""
+    changed: dict[str, Path] = {}
+    for shard in sorted(folder.glob("shard-*")):
+        arrays = _open(shard)
+        photos = [paths[number] for number in arrays["photo"].tolist()]
+        now = np.array([_facts(path) for path in photos])
+        exist = (now != GONE).any(1)
+        if "file" in arrays:
+            other = np.flatnonzero(exist & (now != arrays["file"]).any(1))
+            if len(other):
+                changed[shard.name] = photos[other[0]]
+        elif exist.all():  # made by an older version, which did not record them
+            with suppress(OutputError), atomic_write(shard / "file.npy") as draft, draft.open("wb") as file:
+                np.save(file, now)
+    if changed:
+        raise AnytagError(
+            f"{folder} caches features of other photos: {next(iter(changed.values()))} has changed since; "
+            f"give an empty folder, or remove {', '.join(changed)} in it to read their photos again"
+        )
+
+
+def _facts(path: Path) -> tuple[int, int]:
+    """Size and time of a photo; GONE if it does not exist."""
+    try:
+        facts = path.stat()
+    except OSError:
+        return GONE
+    return facts.st_size, facts.st_mtime_ns
 
 
 def _draw(row: Row) -> random.Random:
