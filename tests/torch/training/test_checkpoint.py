@@ -19,7 +19,14 @@ from torch import Tensor, nn
 
 from anytag.errors import AnytagError
 from anytag.torch.checkpoints.read import check_sums
-from anytag.torch.training.checkpoint import EMA, read_state, write_state, write_tensors
+from anytag.torch.training.checkpoint import (
+    EMA,
+    append_to_log,
+    read_log,
+    read_state,
+    write_state,
+    write_tensors,
+)
 from anytag.torch.training.fit import train
 from anytag.torch.training.launch import check_launch, locked_run_folder
 from anytag.torch.training.run import Run
@@ -114,6 +121,33 @@ def test_a_full_disk_at_the_end_costs_the_state_only(data: Path, tmp_path: Path)
     assert weights(tmp_path)
     assert not (tmp_path / "state.pt").exists()
     assert "state.pt cannot be written" in kept.said[-1] and "the result is written" in kept.said[-1]
+
+
+def test_a_log_line_that_a_full_disk_cut_is_left_out(data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    append_to_log(path, {"step": 1, "loss": 0.5})
+    with files_up_to(40), pytest.raises(OSError, match="File too large"):
+        append_to_log(path, {"step": 2, "loss": 0.25})
+    append_to_log(path, {"step": 3, "loss": 0.125})
+    assert [line["step"] for line in read_log(path)] == [1, 3]
+    recipe = recipe_of("ram-plus", steps=3)
+    trainer = trainer_of(recipe, data, tmp_path)
+    trainer.step = 2
+    trainer.save()
+    resumed = trainer_of(recipe, data, tmp_path)
+    resumed.resume()
+    resumed.fit()
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert sorted({line["step"] for line in lines}) == [1, 3] and lines[1]["loss"] != 0.125
+
+
+def test_a_run_that_was_killed_before_its_first_state_begins_its_log_again(
+    data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"step": 2}\n', encoding="utf-8")
+    trainer_of(recipe_of("ram-plus", steps=1), data, tmp_path).fit()
+    assert {line["of"] for line in read_log(tmp_path / "log.jsonl") if "loss" in line} == {1}
+    assert [line["step"] for line in read_log(tmp_path / "log.jsonl")] == [1, 1]  # the second has the mAP
 
 
 def test_other_data_or_tags_are_refused(data: Path, tmp_path: Path) -> None:

@@ -147,18 +147,35 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log, without those that a full disk or a killed process has cut."""
+    entries = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with suppress(json.JSONDecodeError):
+            entries.append(json.loads(line))
+    return [entry for entry in entries if isinstance(entry, dict) and "step" in entry]
+
+
 def truncate_log(path: Path, step: int) -> None:
-    """Remove log lines after the step of the resumed state: those steps are repeated."""
-    if path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        lines_kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        path.write_text("".join(lines_kept), encoding="utf-8")
+    """Remove log lines after the step from which a run goes on: those steps are repeated.
+
+    Raises:
+        OutputError: the log cannot be written; it is unchanged.
+    """
+    if not path.exists():
+        return
+    lines = "".join(f"{json.dumps(entry)}\n" for entry in read_log(path) if entry["step"] <= step)
+    if lines != path.read_text(encoding="utf-8"):
+        with atomic_write(path) as draft:
+            draft.write_text(lines, encoding="utf-8")
 
 
 def append_to_log(path: Path, line: Mapping[str, Any]) -> None:
-    """Append one JSON object to the log."""
-    with path.open("a", encoding="utf-8") as log:
-        log.write(json.dumps(line) + "\n")
+    """Append one JSON object to the log, on a line of its own if the last one was cut."""
+    with path.open("a+b") as log:
+        log.seek(max(0, log.tell() - 1))
+        cut = log.read() not in (b"", b"\n")
+        log.write(b"\n" * cut + json.dumps(line).encode() + b"\n")
 
 
 class EMA:

@@ -7,7 +7,6 @@ vocabulary is the student's. A resumed run reads them from OUT/teacher.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -21,6 +20,7 @@ from anytag.data.rows import Row
 from anytag.errors import AnytagError
 from anytag.images import SUFFIXES
 from anytag.results import TagResult
+from anytag.torch.training.checkpoint import LOG, read_log
 from anytag.torch.training.distributed import from_main_process
 from anytag.torch.training.effects import parse_train
 from anytag.torch.training.feature_cache import Array, build, open_cache
@@ -151,9 +151,7 @@ def student_recipe(name: str, numbers: Sequence[str]) -> Recipe:
 
 def summary(out: Path) -> str:
     """A sentence with the last figure in a run's log; "" if there is none."""
-    lines = (out / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    entries = [json.loads(line) for line in lines]
-    agreement = [line["mAP"] for line in entries if "mAP" in line]
+    agreement = [line["mAP"] for line in read_log(out / LOG) if "mAP" in line]
     if not agreement:
         return ""
     readable = int((~np.isnan(open_cache(out / SCORES).array("scores")[:, 0])).sum())

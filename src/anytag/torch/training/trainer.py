@@ -162,6 +162,8 @@ class Trainer:
                 f"warmup={self.recipe.warmup} is longer than the run of {self.total} steps, so the learning "
                 "rate never reaches its peak; give a smaller warmup."
             )
+        if self.accelerator.is_main_process:
+            truncate_log(self.out / LOG, self.step)  # also of a run that was killed before its first state
         self.trackers.open(self)
         per_epoch = self.dataset.steps_per_epoch()
         clock = Clock(self.step)
@@ -342,8 +344,6 @@ class Trainer:
         self.ema.steps, self.step = state["average_steps"], state["step"]
         if (scaler := self.accelerator.scaler) is not None and state.get("scaler"):
             scaler.load_state_dict(state["scaler"])
-        if self.accelerator.is_main_process:
-            truncate_log(self.out / LOG, self.step)
         self.report.say(f"Resuming from step {self.step} of {self.total}.")
 
     def _finish(self) -> None:
