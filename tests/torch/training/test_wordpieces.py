@@ -84,3 +84,7 @@ def test_the_file_is_made_once(tmp_path: Path) -> None:
     again = load_or_train_wordpieces(file, ["other words"], ["cat"], size=80)
     assert made.entries == again.entries == WordPieces.from_file(file).entries
     assert hashlib.md5(file.read_bytes()).hexdigest() == before
+    given_file = tmp_path / "given.txt"
+    train_wordpieces(["zebras"], ["zebra"], size=80).write(given_file)
+    others = load_or_train_wordpieces(file, CAPTIONS, ["dog"], size=80, again=True, given=str(given_file))
+    assert others.entries == WordPieces.from_file(file).entries != made.entries

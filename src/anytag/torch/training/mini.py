@@ -25,7 +25,6 @@ from anytag.runtime.onnx import IMAGE, OnnxRuntime
 from anytag.text_encoders.captions import clean_caption
 from anytag.text_encoders.queries import query_rows
 from anytag.text_encoders.static import StaticTextEncoder
-from anytag.text_encoders.wordpiece import WordPieces
 from anytag.torch.nn.backbones import fold_norms, imagenet_backbone
 from anytag.torch.nn.evidence import Evidence
 from anytag.torch.nn.network import TagNetwork
@@ -224,12 +223,12 @@ def _captions(run: Run, report: Reporter) -> tuple[Samples, Student, Recipe]:
     vocabulary = Vocabulary.read(folder.file("vocabulary.jsonl"))
     captions = [clean_caption(text) for row in photos if row.split == "train" for text in row.captions]
     names = [tag.name for tag in vocabulary]
-    file = Path(recipe.wordpieces) if recipe.wordpieces else out / "vocab.txt"
-    again = not recipe.wordpieces and not has_state(out)
-    entries = from_main_process(
-        lambda: load_or_train_wordpieces(file, captions, names, size=head.words, again=again).entries[:-2]
+    file, again = out / "vocab.txt", not has_state(out)
+    pieces = from_main_process(
+        lambda: load_or_train_wordpieces(
+            file, captions, names, size=head.words, again=again, given=recipe.wordpieces
+        )
     )
-    pieces = WordPieces(entries)
     samples = CaptionSamples(
         photos, tokens, vocabulary, pieces, tag_length=head.tag_length, guidance=guidance
     )

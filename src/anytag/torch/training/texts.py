@@ -130,18 +130,15 @@ def read_wordpieces(
     if not recipe.objective.reads:
         return None
 
-    def make() -> tuple[str, ...]:
-        file, again = out / "vocab.txt", not has_state(out)
-        if recipe.wordpieces:
-            pieces = WordPieces.from_file(recipe.wordpieces)
-            if again:
-                pieces.write(file)
-            return pieces.entries[:-2]
+    def make() -> WordPieces:
         captions = (clean_caption(caption) for row in rows for caption in row.captions)
         names = [tag.name for tag in vocabulary]
-        return load_or_train_wordpieces(file, captions, names, size=WORDPIECES, again=again).entries[:-2]
+        file, again = out / "vocab.txt", not has_state(out)
+        return load_or_train_wordpieces(
+            file, captions, names, size=WORDPIECES, again=again, given=recipe.wordpieces
+        )
 
-    return WordPieces(from_main_process(make))
+    return from_main_process(make)
 
 
 def text_rows(recipe: Recipe, config: NetworkConfig, vocabulary: Vocabulary, text: TextEncoder) -> np.ndarray:

@@ -43,12 +43,22 @@ def train_wordpieces(captions: Iterable[str], names: Sequence[str], *, size: int
 
 
 def load_or_train_wordpieces(
-    file: Path, captions: Iterable[str], names: Sequence[str], *, size: int, again: bool = False
-) -> WordPieces:
-    """Read a vocab.txt, after learning and writing it if it does not exist, or `again`."""
-    if again or not file.exists():
-        train_wordpieces(captions, names, size=size).write(file)
-    return WordPieces.from_file(file)
+    file: Path, captions: Iterable[str], names: Sequence[str], *,
+    size: int, again: bool = False, given: str = "",
+) -> WordPieces:  # fmt: skip
+    """The wordpieces of a run, written to `file` if it does not exist, or `again`.
+
+    Args:
+        given: a vocab.txt to use instead of learning one; empty: none.
+    """
+    missing = again or not file.exists()
+    if given:
+        pieces = WordPieces.from_file(given)
+    else:
+        pieces = train_wordpieces(captions, names, size=size) if missing else WordPieces.from_file(file)
+    if missing:
+        pieces.write(file)
+    return pieces
 
 
 def count_words(texts: Iterable[str]) -> Counter[str]:
