@@ -154,6 +154,17 @@ def test_a_swin_of_imagenet_is_the_start(form: str, data: Path, tmp_path: Path) 
     assert "newly initialised: encoder (2), decoder" in said and "ignored: head (2)" in said
 
 
+def test_a_deeper_swin_is_no_start(data: Path, tmp_path: Path) -> None:
+    net = SwinTransformer(
+        img_size=32, embed_dim=8, depths=(1, 3), num_heads=(1, 2), window_size=4, num_classes=5
+    )
+    torch.save(microsoft(net), tmp_path / "swin.pth")
+    recipe = recipe_of("ram-plus", start=str(tmp_path / "swin.pth"))
+    recipe = replace(recipe, network=replace(recipe.network, backbone=replace(SWIN, window=8), size=64))
+    with pytest.raises(AnytagError, match=r"does not fit the network: layers\.1\.blocks\.2"):
+        prepare(Run(recipe, data, tmp_path / "out", RUN_OPTIONS), Reporter())
+
+
 def test_weights_of_timm_are_the_start(data: Path, tmp_path: Path) -> None:
     torch.manual_seed(3)
     net = timm.create_model("resnet10t", num_classes=7)
@@ -162,6 +173,10 @@ def test_weights_of_timm_are_the_start(data: Path, tmp_path: Path) -> None:
     trainer = prepare(Run(recipe, data, tmp_path / "out", RUN_OPTIONS), Reporter())
     inner = trainer.plain.network.encoder.backbone.stages[0].state_dict()
     assert all(torch.equal(t, net.state_dict()[name.removeprefix("net.")]) for name, t in inner.items())
+    plain = {name: t for name, t in net.state_dict().items() if "running_" not in name}
+    torch.save(plain, tmp_path / "resnet.pth")
+    with pytest.raises(AnytagError, match=r"does not fit the network: .*running_mean"):
+        prepare(Run(recipe, data, tmp_path / "out", RUN_OPTIONS), Reporter())
     other = timm.create_model("resnet18", num_classes=7)
     torch.save(other.state_dict(), tmp_path / "resnet.pth")
     with pytest.raises(AnytagError, match="does not fit the network"):

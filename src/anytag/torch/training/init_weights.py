@@ -43,6 +43,7 @@ _QUERIES = "queries."
 _OF_TAGS = {"queries.embed": 0, "queries.weight": 1, "queries.bias": 1, "queries.residual": 0}
 """What is learned for single tags, with the dimension of the tags."""
 _BACKBONE = "network.encoder.backbone."
+_STATISTICS = (".running_mean", ".running_var")  # of batch norms
 _RECIPES = {"learned": "tag2text-14m-384", "embedded": "ram-14m-384", "descriptions": "ram-plus-14m-384"}
 
 
@@ -214,7 +215,7 @@ def start_from(student: nn.Module, source: Path | Start, *, vocabulary: Vocabula
     start = read_start(source) if isinstance(source, Path) else source
     target, new_tags = student.state_dict(), 0
     if start.backbone_only:
-        tensors, ignored = _backbone(start, student)
+        tensors, ignored = _backbone(start, student, target)
     else:
         tensors, ignored = _resampled(start, student), []
         if vocabulary is not None:
@@ -223,6 +224,7 @@ def start_from(student: nn.Module, source: Path | Start, *, vocabulary: Vocabula
     tensors = {name: tensor for name, tensor in tensors.items() if name not in ignored}
     wrong = [n for n, t in tensors.items() if n not in target or target[n].shape != t.shape]
     new = _missing(student, tensors)
+    wrong += [n for n in target if start.backbone_only and n.endswith(_STATISTICS) and n not in tensors]
     wrong += [name for name in new if not _may_be_new(name, start)]
     if wrong:
         raise AnytagError(
@@ -271,7 +273,9 @@ def _by_tag(tensors: dict[str, Tensor], target: Mapping[str, Tensor], start: Sta
     return len(tags) - len(pairs)
 
 
-def _backbone(start: Start, student: nn.Module) -> tuple[dict[str, Tensor], list[str]]:
+def _backbone(
+    start: Start, student: nn.Module, target: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], list[str]]:
     """Weights of an image network by the student's names, and the names of tensors outside the backbone."""
     network: Any = student.network
     backbone = network.encoder.backbone
@@ -279,10 +283,14 @@ def _backbone(start: Start, student: nn.Module) -> tuple[dict[str, Tensor], list
     ignored: list[str] = []
     for name, tensor in start.tensors.items():
         inner = _name_in(backbone, name, start.tensors)
-        if inner is None or f"network.{inner}" not in student.state_dict():
-            ignored += [] if _derived(name) else [name]
-        else:
+        if _derived(name):
+            continue
+        if inner is not None and f"network.{inner}" in target:
             tensors[f"network.{inner}"] = fit_positions(inner, tensor.float(), network.config)
+        elif inner is None or isinstance(backbone, TimmBackbone):  # such as a classifier
+            ignored.append(name)
+        else:
+            tensors[name] = tensor  # of a deeper network: it is refused
     return tensors, ignored
 
 
