@@ -11,7 +11,13 @@ import numpy.typing as npt
 import open_clip
 import torch
 from safetensors.torch import save_file
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz.-'0123456789"
 
@@ -41,6 +47,22 @@ def save_tiny_clip(folder: Path, *, width: int = 8) -> Path:
     )
     torch.manual_seed(0)
     CLIPTextModelWithProjection(config).save_pretrained(folder)
+    return folder
+
+
+def save_tiny_image_tower(folder: Path, *, width: int) -> Path:
+    """An image tower of one layer, in transformers' form."""
+    config = CLIPVisionConfig(
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=32,
+        patch_size=16,
+        projection_dim=width,
+    )
+    torch.manual_seed(0)
+    CLIPVisionModelWithProjection(config).save_pretrained(folder)
     return folder
 
 

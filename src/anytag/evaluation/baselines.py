@@ -155,7 +155,10 @@ class Transformers:
         self.torch = import_module("torch")
         # safetensors only, and no code from the folder
         safe = {"use_safetensors": True, "trust_remote_code": False, "local_files_only": Path(name).is_dir()}
-        self.model = library.AutoModel.from_pretrained(name, **safe).eval()
+        model, loading_info = library.AutoModel.from_pretrained(name, output_loading_info=True, **safe)
+        if missing := sorted(loading_info["missing_keys"]):
+            raise AnytagError(f"transformers:{name} lacks weights: {', '.join(missing[:3])}")
+        self.model = model.eval()
         self.processor = library.AutoProcessor.from_pretrained(name, trust_remote_code=False)
         if not hasattr(self.model, "get_image_features"):
             raise AnytagError(

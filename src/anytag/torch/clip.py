@@ -122,4 +122,4 @@ def require_transformers() -> Any:
     try:
         return import_module("transformers")
     except ImportError as error:
-        raise MissingExtraError("CLIP's text encoder", "clip") from error
+        raise MissingExtraError("CLIP", "clip") from error

@@ -22,7 +22,8 @@ from anytag.torch.training.annotation_store import Annotations, label_row
 from anytag.torch.training.photo_dataset import PhotoDataset, Photos
 from anytag.torch.training.shuffle import shuffled
 from anytag.torch.training.texts import vocabulary_of
-from tests.runs import write_photos
+from anytag.vocabulary import Tag, Vocabulary
+from tests.runs import Kept, write_photos
 
 
 @pytest.fixture
@@ -129,6 +130,19 @@ def test_processes_that_begin_together_read_it_once(data: Path) -> None:
     with multiprocessing.get_context("fork").Pool(4) as pool:
         assert pool.map(read, [data] * 4) == [18] * 4
     assert len([path for path in annotation_store.store_folder().iterdir() if path.is_dir()]) == 1
+
+
+def test_held_out_rows_are_a_random_sample(data: Path) -> None:
+    rows = [Row(f"{n}.png", "", "val", tags=("dog" if n < 100 else "cat",)) for n in range(200)]
+    vocabulary, kept = Vocabulary([Tag("dog", "dog", "object"), Tag("cat", "cat", "object")]), Kept()
+    photos = Photos(rows, data.parent, vocabulary, held=40, report=kept)
+    assert len(photos.held) == len(photos.truth) == 40
+    assert 10 <= photos.truth[:, 0].sum() <= 30, "rows may be sorted by class"
+    assert [row.tags == ("dog",) for row in photos.held] == photos.truth[:, 0].tolist()
+    assert "40 of 200 held-out rows are used, drawn at random." in kept.said
+    soft = np.repeat(np.eye(2, dtype=np.float16), 100, axis=0)
+    soft_photos = Photos(rows, data.parent, vocabulary, held=40, soft=soft)
+    assert (soft_photos.truth == photos.truth).all() and soft_photos.held == photos.held
 
 
 def test_a_cache_that_cannot_be_written_is_named(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

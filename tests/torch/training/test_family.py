@@ -11,6 +11,7 @@ import resource
 import signal
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import fsspec
@@ -23,7 +24,7 @@ from torch.multiprocessing.spawn import spawn
 import anytag.torch.nn.bert_layers
 from anytag import Tagger
 from anytag.data.rows import Row, read_rows
-from anytag.errors import AnytagError
+from anytag.errors import AnytagError, ModelError
 from anytag.models.folder import ModelFolder
 from anytag.models.tensors import map_tensors
 from anytag.text_encoders import StaticTextEncoder
@@ -31,6 +32,7 @@ from anytag.text_encoders.prompts import plain_prompt
 from anytag.text_encoders.queries import tag_rows
 from anytag.torch.checkpoints.load import load_network
 from anytag.torch.training.annotation_store import Annotations
+from anytag.torch.training.dry_run import plan
 from anytag.torch.training.fit import train
 from anytag.torch.training.objectives import Matching
 from anytag.torch.training.photo_dataset import PhotoDataset, Photos, check_captions
@@ -38,6 +40,7 @@ from anytag.torch.training.run import Run
 from anytag.torch.training.student import FixedQueries
 from anytag.torch.training.texts import vocabulary_of
 from anytag.vocabulary import Vocabulary
+from tests.clips import save_tiny_clip, save_tiny_image_tower
 from tests.command import run
 from tests.runs import (
     RUN_OPTIONS,
@@ -98,6 +101,30 @@ def test_families_learn(family: str, data: Path, tmp_path: Path) -> None:
     assert last["tag"] < first["tag"]
     assert ("caption" in first) == (family != "ram-plus")
     assert ("alignment" in first) == (family == "ram-plus")
+
+
+@pytest.mark.parametrize("family", ["tag2text", "ram-plus", "small"])
+def test_runs_on_sampled_tags(family: str, data: Path, tmp_path: Path) -> None:
+    made = small_recipe if family == "small" else partial(recipe_of, family)
+    recipe = made(steps=2, sampled_tags=1)
+    trainer_of(recipe, data, tmp_path / "run").fit()
+    assert all(np.isfinite(line["loss"]) for line in log(tmp_path / "run") if "loss" in line)
+    some, all_tags = (plan(replace(recipe, sampled_tags=count), data).cost for count in (1, 0))
+    assert some.photo_flops < all_tags.photo_flops and some.parameters == all_tags.parameters
+
+
+def test_a_teacher_has_the_width_of_the_network(data: Path, tmp_path: Path) -> None:
+    text, teacher = save_tiny_clip(tmp_path / "text"), save_tiny_image_tower(tmp_path / "image", width=8)
+    clip = str(text)
+    with pytest.raises(AnytagError, match=r"vectors of width 8, but the network's have \d+: give clip="):
+        trainer_of(recipe_of("ram-plus", teacher=str(teacher)), data, tmp_path / "wrong")
+    with pytest.raises(ModelError, match="no CLIP image tower can be loaded"):
+        trainer_of(recipe_of("ram-plus", teacher=clip, clip=clip), data, tmp_path / "wrong")
+    recipe = recipe_of("ram-plus", teacher=str(teacher), clip=clip, steps=2)
+    trainer = trainer_of(recipe, data, tmp_path / "run")
+    trainer.fit()
+    assert all(line["distillation"] > 0 for line in log(tmp_path / "run") if "loss" in line)
+    assert next(trainer.teacher.parameters()).device == trainer.accelerator.device  # type: ignore[union-attr]
 
 
 def test_alignment_heads_learn_and_a_run_that_stops_goes_on_with_its_queue(

@@ -26,7 +26,7 @@ from anytag.torch.training.effects import parse_train
 from anytag.torch.training.feature_cache import Array, build, open_cache
 from anytag.torch.training.fit import finish, prepare_with
 from anytag.torch.training.launch import check_launch, locked_run_folder
-from anytag.torch.training.photo_dataset import Photos
+from anytag.torch.training.photo_dataset import MAX_HELD_OUT, Photos
 from anytag.torch.training.recipes import Recipe, find
 from anytag.torch.training.report import Reporter, counted
 from anytag.torch.training.run import Run
@@ -155,5 +155,5 @@ def summary(out: Path) -> str:
     if not agreement:
         return ""
     readable = int((~np.isnan(open_cache(out / SCORES).array("scores")[:, 0])).sum())
-    photos = counted(readable // HELD_OUT_EVERY, "held-out photo")
+    photos = counted(min(readable // HELD_OUT_EVERY, MAX_HELD_OUT), "held-out photo")
     return f"agreement with the teacher's tags: mAP {agreement[-1]:.3f} on {photos}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -64,9 +64,11 @@ def estimate(recipe: Recipe, *, tags: int, texts: int, text_width: int, photos: 
     """
     count = 4
     make = partial(_meta_inputs, recipe, texts=texts, text_width=text_width, count=count)
-    student, batch = make(tags)
+    student, _ = make(tags)
+    scored = min(tags, recipe.sampled_tags or tags)  # tags per step
+    network, batch = make(scored)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        student(batch)
+        network(batch)
     trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
     fixed = [*student.buffers(), *(p for p in student.parameters() if not p.requires_grad)]
     copies = 4 + (1 if recipe.ema else 0)  # weight, gradient, two moments, average
@@ -74,7 +76,7 @@ def estimate(recipe: Recipe, *, tags: int, texts: int, text_width: int, photos: 
         parameters=trained,
         fixed=sum(t.numel() for t in fixed),
         state_bytes=4 * copies * trained + sum(t.nbytes for t in fixed),
-        photo_bytes=_activations(*make(min(tags, Student.chunk))) // count,
+        photo_bytes=_activations(*make(min(scored, Student.chunk))) // count,
         photo_flops=3 * counter.get_total_flops() / count,
         steps=recipe.steps or recipe.epochs * (photos // recipe.batch_size),
         speed=measured_speed(),
@@ -127,6 +129,7 @@ def _meta_inputs(
 ) -> tuple[Student, Batch]:
     """A student and a batch of `count` photos on the meta device."""
     config = recipe.network
+    recipe = replace(recipe, sampled_tags=0)  # which tags are sampled depends on values
     with torch.device("meta"):
         rows = None if is_learned(config) else torch.zeros(tags, texts, text_width)
         student = make_student(recipe, tags=tags, rows=rows)

@@ -101,6 +101,7 @@ def prepare_with(run: Run, photos: Photos, report: Reporter, *, pieces: WordPiec
     recipe, text = _resolved(run.recipe, pieces, report)
     accelerator = accelerator_of(recipe, run_options)
     check_network(recipe, text_width=text_width(recipe, text), parts=parts_of(run))
+    teacher = _teacher(recipe, accelerator.device)
     objective, config = recipe.objective, recipe.network
     reads = objective.reads or objective.aligns
     dataset = PhotoDataset(
@@ -115,12 +116,29 @@ def prepare_with(run: Run, photos: Photos, report: Reporter, *, pieces: WordPiec
     student.init_momentum()
     trainer = Trainer(
         student, dataset, recipe, run.out, run_options=run_options, accelerator=accelerator, report=report,
-        teacher=ClipTeacher.load(recipe.teacher) if recipe.teacher else None, sources=run.source_hashes(),
+        teacher=teacher, sources=run.source_hashes(),
     )  # fmt: skip
     report.say(
         f"{len(photos)} photos, {len(photos.vocabulary)} tags, {trainer.total} steps of {recipe.batch_size}."
     )
     return trainer
+
+
+def _teacher(recipe: Recipe, device: torch.device) -> ClipTeacher | None:
+    """The recipe's teacher, on the device.
+
+    Raises:
+        AnytagError: its vectors have another width than the network's.
+    """
+    if not recipe.teacher:
+        return None
+    teacher, width = ClipTeacher.load(recipe.teacher), recipe.network.width
+    if teacher.width != width:
+        raise AnytagError(
+            f"teacher={recipe.teacher} has vectors of width {teacher.width}, but the network's have {width}: "
+            "give clip= of the same model, so that the tags' vectors have its width"
+        )
+    return teacher.to(device)
 
 
 def _resolved(recipe: Recipe, pieces: WordPieces | None, report: Reporter) -> tuple[Recipe, TextEncoder]:

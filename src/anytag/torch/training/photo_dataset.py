@@ -36,6 +36,8 @@ from anytag.vocabulary import Vocabulary
 
 RETRIES = 20
 """Number of photos that are tried before giving up."""
+MAX_HELD_OUT = 500
+"""Number of held-out photos that are used, by default."""
 MAX_WORKER_FAILURES = 3
 """Number of consecutive worker failures, without a batch in between, that end a run."""
 
@@ -55,7 +57,7 @@ class Photos:
     """Training rows and held-out rows with their tags.
 
     Args:
-        held: maximum number of held-out photos.
+        held: maximum number of held-out photos; of more rows, random ones.
         captioned: leave out training photos without captions.
         soft: float16 N×K for all rows, a teacher's soft targets, used instead of the rows' tags.
 
@@ -75,7 +77,7 @@ class Photos:
         root: Path | str,
         vocabulary: Vocabulary,
         *,
-        held: int = 500,
+        held: int = MAX_HELD_OUT,
         captioned: bool = False,
         soft: npt.NDArray[np.float16] | None = None,
         report: Reporter | None = None,
@@ -86,14 +88,17 @@ class Photos:
         selected = ~held_out & (annotations.captions > 0) if captioned else ~held_out
         train = np.flatnonzero(selected).astype(np.int32)  # 56 MB for 14 million rows
         self.train: Sequence[Row] = annotations.rows(train)
-        self.held = [annotations[number] for number in np.flatnonzero(held_out)[:held].tolist()]
+        numbers = _sample(np.flatnonzero(held_out), held)
+        if len(numbers) < held_out.sum() and report is not None:
+            report.say(f"{len(numbers)} of {held_out.sum()} held-out rows are used, drawn at random.")
+        self.held = [annotations[number] for number in numbers.tolist()]
         labels = annotations.labels(vocabulary, report=report)
         self.parsed: Sequence[tuple[Columns, ...]] = Subset(labels.of_captions, train)
         self.union: Sequence[Columns] = Subset(labels.of_photo, train)
         self.labeler = labeler = Labeler(vocabulary)
         self.soft = None if soft is None else soft[train]
         if soft is not None:
-            self.truth = soft[held_out][: len(self.held)] > [tag.threshold for tag in vocabulary]
+            self.truth = soft[numbers] > [tag.threshold for tag in vocabulary]
         else:
             self.truth = label_matrix(self.held, labeler, silence=certain).present
 
@@ -114,6 +119,11 @@ class Photos:
         known = self.targets(number) > 0
         known[sorted(self.labeler.absent(row))] = True
         return known
+
+
+def _sample(numbers: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
+    """At most `count` of the numbers, the same ones in every run; rows may be sorted by class."""
+    return np.sort(np.random.default_rng(0).permutation(numbers)[:count])
 
 
 class _Views(Dataset[_Item]):

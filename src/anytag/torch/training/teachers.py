@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anytag.errors import MissingExtraError, ModelError
+from anytag.errors import ModelError
+from anytag.torch.clip import require_transformers
 from anytag.torch.training.recipes import CLIP_MEAN, CLIP_STD
 
 
@@ -19,6 +20,9 @@ class ClipTeacher(nn.Module):
     Args:
         tower: the image tower with projection, as transformers loads it.
         size: side of its input in pixels.
+
+    Attributes:
+        width: D, width of the features.
     """
 
     mean: Tensor
@@ -27,6 +31,7 @@ class ClipTeacher(nn.Module):
     def __init__(self, tower: Any, *, size: int) -> None:
         super().__init__()
         self.tower, self.size = tower.eval().requires_grad_(False), size
+        self.width = int(tower.config.projection_dim)
         for name, values in (("mean", CLIP_MEAN), ("std", CLIP_STD)):
             self.register_buffer(name, torch.tensor(values).reshape(3, 1, 1))
 
@@ -36,14 +41,15 @@ class ClipTeacher(nn.Module):
 
         Raises:
             MissingExtraError: transformers is not installed.
-            ModelError: no CLIP model can be loaded from there.
+            ModelError: no CLIP model can be loaded from there, or weights are missing.
         """
+        library = require_transformers()
         try:
-            from transformers import CLIPVisionModelWithProjection
-        except ImportError as error:
-            raise MissingExtraError("CLIP as a teacher", "clip") from error
-        try:
-            tower: Any = CLIPVisionModelWithProjection.from_pretrained(str(name))
+            tower, loading_info = library.CLIPVisionModelWithProjection.from_pretrained(
+                str(name), output_loading_info=True
+            )
+            if missing := sorted(loading_info["missing_keys"]):
+                raise ValueError(f"it lacks {', '.join(missing[:3])}")
         except (OSError, ValueError, RuntimeError) as error:
             raise ModelError(f"{name}: no CLIP image tower can be loaded ({error})") from error
         return cls(tower, size=int(tower.config.image_size))
