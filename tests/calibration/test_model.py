@@ -144,7 +144,8 @@ def test_a_shortlist_follows_the_lines(tmp_path: Path) -> None:
     lines = np.array([[0.5, 9.0]])
     folder = ModelFolder.open(base)
     bank = Bank.read(folder.file("queries.safetensors"), tags=12, width=folder.card.width)
-    changed = bank.with_lines(np.array([11]), lines, known=folder.card.calibration.vocabulary)
+    known = folder.card.calibration.vocabulary
+    changed = bank.with_lines(np.array([11]), lines, known=known, thresholds=np.array([0.5]))
     with edited_copy(folder, tmp_path / "out", without=("queries.safetensors",)) as draft:
         changed.write(draft / "queries.safetensors")
         write_card(draft, folder.card)

@@ -26,7 +26,7 @@ from anytag.models.card import Card
 from anytag.models.folder import ModelFolder, edited_copy, write_card
 from anytag.models.registry import resolve
 from anytag.progress import Progress, Reporter
-from anytag.queries.bank import Bank, identity_lines
+from anytag.queries.bank import FIRST_PASS, Bank, identity_lines
 from anytag.tagger import Tagger
 from anytag.vocabulary import Vocabulary
 
@@ -251,8 +251,10 @@ def measure(samples: CalibrationData, scores: Doubles, predicted: Bools) -> dict
 def _write(base: ModelFolder, draft: Path, tags: Ints, lines: Doubles, thresholds: Doubles) -> None:
     vocabulary = Vocabulary.read(base.file(_VOCABULARY))
     bank = Bank.read(base.file(_QUERIES), tags=len(vocabulary), width=base.card.width)
-    bank.with_lines(tags, lines, known=base.card.calibration.vocabulary).write(draft / _QUERIES)
-    named = {vocabulary[int(tag)].id: round(float(t), 2) for tag, t in zip(tags, thresholds, strict=True)}
+    thresholds = thresholds.round(2)
+    known = base.card.calibration.vocabulary
+    bank.with_lines(tags, lines, known=known, thresholds=thresholds).write(draft / _QUERIES)
+    named = {vocabulary[int(tag)].id: float(t) for tag, t in zip(tags, thresholds, strict=True)}
     vocabulary.with_thresholds(named).write(draft / _VOCABULARY)
 
 
@@ -261,9 +263,10 @@ def _card(card: Card, data: Path, figures: Mapping[str, Any]) -> Card:
         f"Of {figures['tags']} tags: {figures['goal']} on {figures['photos']} photos of {data.name}, "
         "with probabilities fitted there (anytag calibrate)."
     )
+    metrics = {name: value for name, value in card.metrics.items() if name != FIRST_PASS}
     return replace(
         card,
         thresholds=f"{origin} Of the others: {card.thresholds}",
         fewest=None,  # tags below the thresholds would miss the goal
-        metrics={**card.metrics, f"calibration on {data.name}": dict(figures)},
+        metrics={**metrics, f"calibration on {data.name}": dict(figures)},
     )

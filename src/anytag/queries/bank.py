@@ -11,11 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from anytag._io import atomic_write
-from anytag._typing import Floats, Halves, Ints
+from anytag._typing import Doubles, Floats, Halves, Ints
 from anytag.errors import ModelError
 from anytag.models.card import Platt
 from anytag.models.tensors import map_tensors
 
+FIRST_PASS = "first_pass"
+"""Name of the card's metrics of a first pass."""
+_MAX_LOGIT = 14.0  # the logit of a probability of about 1 - 1e-6
 # OpenBLAS starts threads for larger products, which costs 30 times as much as the product itself
 _ONE_THREAD = 65536 * 4
 _IN_CACHE = 256  # tags whose weights in float32 stay in the processor's second cache
@@ -96,12 +99,15 @@ class Bank:
             than P. None for float rows.
         coarse: the first pass; None if there is none and every tag is decoded.
         line: float32 K×2: slope and offset applied to each tag's log-odds after the card's calibration.
+        limits: float32 K: log-odds of the thresholds, if the first pass predicts log-odds minus these; None
+            if it predicts uncalibrated logits.
     """
 
     rows: npt.NDArray[Any]
     scale: Floats | None
     coarse: CoarseClassifier | None
     line: Floats
+    limits: Floats | None = None
 
     @classmethod
     def read(cls, path: Path, *, tags: int, width: int) -> Bank:
@@ -118,7 +124,7 @@ class Bank:
         found = map_tensors(path)
         rows, scale = (found.get(name, _NOTHING) for name in ("rows", "scale"))
         first_pass = _first_pass(found, tags=tags, width=width) if "coarse" in found else None
-        line = found.get("line", identity_lines(tags))
+        line, limits = found.get("line", identity_lines(tags)), found.get("coarse_limits")
         is_int8 = rows.dtype == np.int8
         if rows.ndim != 3 or len(rows) != tags or not (is_int8 or rows.dtype in (np.float16, np.float32)):
             expected = f"rows {tags}×P×R, int8 or float"
@@ -128,9 +134,11 @@ class Bank:
             expected = f"coarse {tags}×{width + 1}"
         elif line.shape != (tags, 2):
             expected = f"line {tags}×2"
+        elif limits is not None and limits.shape != (tags,):
+            expected = f"coarse_limits {tags}"
         else:
             scale, line = scale.astype(np.float32), line.astype(np.float32)
-            return cls(rows, scale if is_int8 else None, first_pass, line)
+            return cls(rows, scale if is_int8 else None, first_pass, line, limits)
         actual = ", ".join(f"{name} {array.dtype} {array.shape}" for name, array in sorted(found.items()))
         raise ModelError(f"{path}: expected {expected}, got {actual}; get the model again")
 
@@ -142,7 +150,7 @@ class Bank:
         """
         from safetensors.numpy import save_file
 
-        tensors = {"rows": self.rows, "scale": self.scale, "line": self.line}
+        tensors = {"rows": self.rows, "scale": self.scale, "line": self.line, "coarse_limits": self.limits}
         if self.coarse is not None and self.scale is not None:
             coarse = self.coarse.quantized()
             tensors |= {"coarse": coarse.weights, "coarse_scale": coarse.scale[:, None]}
@@ -152,23 +160,28 @@ class Bank:
         with atomic_write(path) as draft:
             save_file({name: np.ascontiguousarray(x) for name, x in tensors.items() if x is not None}, draft)
 
-    def with_lines(self, tags: Ints, lines: npt.NDArray[np.float64], *, known: Platt) -> Bank:
+    def with_lines(self, tags: Ints, lines: Doubles, *, known: Platt, thresholds: Doubles) -> Bank:
         """Return the same queries with other calibration lines for some tags; the first pass is adapted.
 
         Args:
             tags: M indices.
             lines: M×2, slope and bias to apply to the current log-odds of the tags.
             known: the card's calibration, which is applied before each tag's line.
+            thresholds: M, the tags' new thresholds.
         """
         (slope, offset), (a, b) = self.line[tags].T.astype(np.float64), lines.T
         line = self.line.copy()
         line[tags] = np.stack([a * slope, a * offset + b], axis=1)
         if self.coarse is None:
             return replace(self, line=line)
-        # the first pass returns uncalibrated logits: add the change of the log-odds, in the card's units
-        factor = 1 + (a - 1) * slope
-        shift = ((a - 1) * (slope * known.bias + offset) + b) / known.scale
-        return replace(self, line=line, coarse=self.coarse.stretched(tags, factor, shift))
+        if self.limits is None:  # add the change of the log-odds, in the card's units
+            factor = 1 + (a - 1) * slope
+            shift = ((a - 1) * (slope * known.bias + offset) + b) / known.scale
+            return replace(self, line=line, coarse=self.coarse.stretched(tags, factor, shift))
+        limits, after = self.limits.copy(), threshold_log_odds(thresholds)
+        limits[tags] = after
+        coarse = self.coarse.stretched(tags, a, a * self.limits[tags] + b - after)
+        return replace(self, line=line, coarse=coarse, limits=limits)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -199,6 +212,13 @@ def _first_pass(found: Mapping[str, npt.NDArray[Any]], *, tags: int, width: int)
     if coarse.shape != (tags, width) or not scale.shape == bias.shape == (tags, 1):
         return None
     return CoarseClassifier(coarse, scale[:, 0].astype(np.float32), bias[:, 0].astype(np.float32))
+
+
+def threshold_log_odds(thresholds: Doubles) -> Doubles:
+    """Log-odds of thresholds in [0, 1], those of 0 and 1 limited to ±14."""
+    with np.errstate(divide="ignore"):
+        limits: Doubles = (np.log(thresholds) - np.log1p(-thresholds)).clip(-_MAX_LOGIT, _MAX_LOGIT)
+    return limits
 
 
 def identity_lines(tags: int) -> Floats:

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from anytag import ModelError, Tagger
+from anytag import ModelError, Tagger, Vocabulary
+from anytag.models.card import Card
 from anytag.models.folder import ModelFolder, write_card
 from anytag.models.tensors import map_tensors
-from anytag.queries.bank import CoarseClassifier
+from anytag.queries.bank import Bank, CoarseClassifier, threshold_log_odds
 from anytag.torch.training.prefilter import fit_rows, learn_first_pass, measure_loss
 from tests.tiny import make_tiny_model
 
@@ -60,6 +61,29 @@ def test_what_is_given_is_what_the_tagger_gives(tmp_path: Path) -> None:
     found = learn_first_pass(folder, pictures, shortlist=12)
     tagger = Tagger.load(folder)  # decodes all tags
     assert 0 < found.predicted == sum(len(tagger.tag(picture).tags) for picture in pictures[::4]) < 48
+
+
+def test_calibrating_adapts_the_first_pass(tmp_path: Path) -> None:
+    """It predicts log-odds minus those of the thresholds, of which both change."""
+    folder = make_tiny_model(tmp_path / "tiny", tags=40)
+    Vocabulary.read(folder / "vocabulary.jsonl").with_thresholds(0.95).write(folder / "vocabulary.jsonl")
+    write_card(folder, Card.read(folder))
+    photos = [RANDOM.integers(0, 256, (24, 24, 3), np.uint8) for _ in range(40)]
+    learn_first_pass(folder, photos, shortlist=30)
+    known, some, old = Card.read(folder).calibration.vocabulary, np.arange(20), np.full(20, 0.95)
+    bank = Bank.read(folder / "queries.safetensors", tags=40, width=8)
+    tagger = Tagger.load(folder)
+    pooled = np.stack([tagger.encode(photo).pooled for photo in photos])
+    for slope, offset, threshold in ((0.5, -2.0, 0.1), (1.5, 1.0, 0.4)):  # calibrated twice
+        assert bank.coarse is not None
+        expected, new = bank.coarse.logits(pooled), np.full(20, threshold)
+        odds = slope * (expected[:, :20] + threshold_log_odds(old)) + offset
+        expected[:, :20] = odds - threshold_log_odds(new)
+        lines = np.tile([slope, offset], (20, 1))
+        bank.with_lines(some, lines, known=known, thresholds=new).write(tmp_path / "queries.safetensors")
+        bank, old = Bank.read(tmp_path / "queries.safetensors", tags=40, width=8), new
+        assert bank.coarse is not None
+        np.testing.assert_allclose(bank.coarse.logits(pooled), expected, atol=1e-3)
 
 
 def test_too_few_photos_are_refused(tmp_path: Path) -> None:

@@ -12,17 +12,16 @@ from pathlib import Path
 
 import numpy as np
 
-from anytag._typing import Floats
+from anytag._typing import Doubles, Floats
 from anytag.errors import ModelError
 from anytag.images import ImageSource
 from anytag.models.folder import ModelFolder, edited, write_card
-from anytag.queries.bank import Bank, CoarseClassifier
+from anytag.queries.bank import FIRST_PASS, Bank, CoarseClassifier, threshold_log_odds
 from anytag.tagger import Tagger
 
 QUERIES = "queries.safetensors"
 MIN_PHOTOS = 8  # photos
 _HELD_OUT = 4  # every n-th photo is held out
-_MAX_LOGIT = 14.0  # the logit of a probability of about 1 - 1e-6
 _RIDGE = 0.03  # times the mean squared norm of the centred features
 
 
@@ -56,7 +55,8 @@ def learn_first_pass(folder: str | Path, photos: Iterable[ImageSource], *, short
         ImageError: a photo cannot be read.
     """
     model, tagger = ModelFolder.open(folder), Tagger.load(folder)
-    pooled, margins = _answers(tagger, photos)
+    limits = threshold_log_odds(np.array([tag.threshold for tag in tagger.vocabulary]))
+    pooled, margins = _answers(tagger, photos, limits)
     if len(pooled) < MIN_PHOTOS:
         raise ModelError(
             f"{len(pooled)} photos are too few: a first pass needs at least {MIN_PHOTOS}, better hundreds"
@@ -64,7 +64,7 @@ def learn_first_pass(folder: str | Path, photos: Iterable[ImageSource], *, short
     held_out = np.arange(len(pooled)) % _HELD_OUT == 0
     coarse = CoarseClassifier.of(fit_rows(pooled[~held_out], margins[~held_out])).quantized()
     loss = measure_loss(coarse, pooled[held_out], margins[held_out], shortlist=shortlist)
-    _write(model, coarse, loss)
+    _write(model, coarse, loss, limits)
     return loss
 
 
@@ -98,11 +98,8 @@ def measure_loss(coarse: CoarseClassifier, pooled: Floats, margins: Floats, *, s
     return FirstPass(shortlist=shortlist, photos=len(pooled), predicted=int(predicted.sum()), lost=lost)
 
 
-def _answers(tagger: Tagger, photos: Iterable[ImageSource]) -> tuple[Floats, Floats]:
-    """Pooled vectors N×D, and the margin of every tag's log-odds above those of its threshold, N×K."""
-    thresholds = np.array([tag.threshold for tag in tagger.vocabulary])
-    with np.errstate(divide="ignore"):  # log-odds of 0 and 1 are infinite
-        limits = (np.log(thresholds) - np.log1p(-thresholds)).clip(-_MAX_LOGIT, _MAX_LOGIT)
+def _answers(tagger: Tagger, photos: Iterable[ImageSource], limits: Doubles) -> tuple[Floats, Floats]:
+    """Pooled vectors N×D, and the margin of every tag's log-odds above `limits` K, N×K."""
     pooled, margins = np.zeros((0, tagger.card.width), np.float32), np.zeros((0, len(limits)), np.float32)
     for photo in photos:
         encoded = tagger.encode(photo)
@@ -111,11 +108,11 @@ def _answers(tagger: Tagger, photos: Iterable[ImageSource]) -> tuple[Floats, Flo
     return pooled, margins
 
 
-def _write(model: ModelFolder, coarse: CoarseClassifier, loss: FirstPass) -> None:
+def _write(model: ModelFolder, coarse: CoarseClassifier, loss: FirstPass, limits: Doubles) -> None:
     tags = len(coarse)
     bank = Bank.read(model.file(QUERIES), tags=tags, width=model.card.width)
     with edited(model) as draft:
-        replace(bank, coarse=coarse).write(draft / QUERIES)
+        replace(bank, coarse=coarse, limits=limits.astype(np.float32)).write(draft / QUERIES)
     facts = {"photos": loss.photos, "given": loss.predicted, "lost": loss.lost}
-    metrics = {**model.card.metrics, "first_pass": facts}
+    metrics = {**model.card.metrics, FIRST_PASS: facts}
     write_card(model.path, replace(model.card, shortlist=loss.shortlist, metrics=metrics))
