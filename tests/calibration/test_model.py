@@ -204,11 +204,11 @@ def test_pairs_that_are_unknown_count_for_nothing(goal: Goal) -> None:
     logits = random.normal(0, 3, (400, 1))
     truth = (random.random((400, 1)) < 1 / (1 + np.exp(1 - logits))).astype(np.float64)
     known = random.random((400, 1)) < 0.6
-    lines, _ = fit_tags(logits, truth, goal, known=known)
+    lines, _ = fit_tags(logits, truth, goal, weight=known)
     np.testing.assert_allclose(lines, fit_lines(logits[known[:, 0]], truth[known[:, 0]]), rtol=1e-6)
     other = np.where(known, truth, 1 - truth)  # whatever the unknown ones are
     for one, same in zip(
-        fit_tags(logits, truth, goal, known=known), fit_tags(logits, other, goal, known=known), strict=True
+        fit_tags(logits, truth, goal, weight=known), fit_tags(logits, other, goal, weight=known), strict=True
     ):
         np.testing.assert_array_equal(one, same)
 

@@ -81,11 +81,17 @@ class Goal:
     def __str__(self) -> str:
         return "best F1" if self.precision is None else f"precision of {self.precision:g}"
 
-    def thresholds(self, scores: AnyFloats, truth: AnyFloats) -> Doubles:
-        """Fit K thresholds in [0.01, 0.99] to calibrated probabilities N×K and labels N×K in [0, 1]."""
+    def thresholds(
+        self, scores: AnyFloats, truth: AnyFloats, *, weight: AnyFloats | Bools | None = None
+    ) -> Doubles:
+        """Fit K thresholds in [0.01, 0.99] to calibrated probabilities N×K and labels N×K in [0, 1].
+
+        Args:
+            weight: N×K, weight of each label; 1 by default.
+        """
         if self.precision is None:
-            return best_f1_thresholds(scores, truth)
-        common = fit_common_threshold(scores, truth, precision=self.precision)
+            return best_f1_thresholds(scores, truth, weight=weight)
+        common = fit_common_threshold(scores, truth, precision=self.precision, weight=weight)
         return np.full(scores.shape[1], common)
 
 
@@ -96,7 +102,7 @@ def fit_tags(
     *,
     pairs: Ints = NO_PAIRS,
     groups: npt.NDArray[Any] | None = None,
-    known: Bools | None = None,
+    weight: AnyFloats | Bools | None = None,
 ) -> tuple[Doubles, Doubles]:
     """Fit calibration lines and thresholds.
 
@@ -108,22 +114,22 @@ def fit_tags(
         truth: N×K, 0 or 1.
         pairs: E×2, pairs of a tag and a broader one.
         groups: K, tags whose logits have the same scale and share a slope; by default all.
-        known: N×K, whether the label is known; unknown ones are ignored. By default all are known.
+        weight: N×K in [0, 1], confidence of the labels, 0 for unknown ones; 1 by default.
 
     Returns:
         slope and bias of each tag's logit, K×2, and K thresholds of the resulting probabilities.
     """
-    known = np.ones(logits.shape, np.bool_) if known is None else known
-    lines = fit_lines(logits, truth, groups, known=known)
+    weight = np.ones(logits.shape) if weight is None else weight
+    lines = fit_lines(logits, truth, groups, weight=weight)
     if goal.precision is None:
-        return lines, goal.thresholds(probabilities(logits, lines, pairs) * known, truth * known)
+        return lines, goal.thresholds(probabilities(logits, lines, pairs), truth, weight=weight)
     scores = np.zeros(logits.shape)
     fold = np.random.default_rng(1).permutation(len(scores)) % FOLDS
     for number in range(FOLDS):
         held_out = fold == number
-        others = fit_lines(logits[~held_out], truth[~held_out], groups, known=known[~held_out])
+        others = fit_lines(logits[~held_out], truth[~held_out], groups, weight=weight[~held_out])
         scores[held_out] = probabilities(logits[held_out], others, pairs)
-    return lines, goal.thresholds(scores * known, truth * known)
+    return lines, goal.thresholds(scores, truth, weight=weight)
 
 
 def fit_lines(
@@ -131,23 +137,23 @@ def fit_lines(
     truth: AnyFloats,
     groups: npt.NDArray[Any] | None = None,
     *,
-    known: Bools | None = None,
+    weight: AnyFloats | Bools | None = None,
 ) -> Doubles:
     """Fit slope and bias of each tag's logit, K×2: one line per group, and an offset per tag.
 
     Labels are smoothed according to their number (Platt, 1999, section 2.2); otherwise a few perfectly
     separated photos would make every score 0 or 1.
     """
-    known = np.ones(logits.shape, np.bool_) if known is None else known
-    positives, negatives = (truth * known).sum(), ((1 - truth) * known).sum()
+    weight = np.ones(logits.shape) if weight is None else weight.astype(np.float64)
+    positives, negatives = (truth * weight).sum(), ((1 - truth) * weight).sum()
     truth = np.where(truth > 0.5, (positives + 1) / (positives + 2), 1 / (negatives + 2)).astype(np.float32)
     groups = np.zeros(logits.shape[1]) if groups is None else groups
     lines = np.zeros((len(groups), 2))
     for group in np.unique(groups):
         some = groups == group
-        weight = known[:, some].astype(np.float64)
-        line = fit_line(logits[:, some], truth[:, some], weight=weight)
-        offsets = fit_offsets(line.scale * logits[:, some] + line.bias, truth[:, some], weight=weight)
+        x, y, w = logits[:, some], truth[:, some], weight[:, some]
+        line = fit_line(x, y, weight=w)
+        offsets = fit_offsets(line.scale * x + line.bias, y, weight=w)
         lines[some, 0], lines[some, 1] = line.scale, line.bias + offsets
     return lines
 
@@ -215,7 +221,13 @@ def fit_offsets(
     return offsets
 
 
-def best_f1_thresholds(scores: AnyFloats, truth: AnyFloats, *, prior: float = PRIOR) -> Doubles:
+def best_f1_thresholds(
+    scores: AnyFloats,
+    truth: AnyFloats,
+    *,
+    weight: AnyFloats | Bools | None = None,
+    prior: float = PRIOR,
+) -> Doubles:
     """Find the threshold with the best estimated F1 for every tag.
 
     Correct tags are estimated as a mixture of counts and of those expected from the calibrated scores, the
@@ -225,25 +237,31 @@ def best_f1_thresholds(scores: AnyFloats, truth: AnyFloats, *, prior: float = PR
     Args:
         scores: N×K calibrated probabilities.
         truth: N×K in [0, 1].
+        weight: N×K, weight of each entry; 1 by default.
+        prior: weight of the expected labels, in positive photos.
 
     Returns:
         K thresholds in [0.05, 0.95].
     """
     thresholds = np.full(scores.shape[1], 0.5)
+    counts = np.ones(scores.shape) if weight is None else weight
     for tag in range(scores.shape[1]):
         order = np.argsort(-scores[:, tag])
-        p, y = scores[order, tag], truth[order, tag]
-        predicted = np.searchsorted(-p, -GRID, side="right")  # photos at or above each threshold
-        share = prior / (prior + y.sum())
-        blend = np.concatenate([[0], (share * p + (1 - share) * y).cumsum()])
-        f1 = 2 * blend[predicted] / np.maximum(predicted + blend[-1], 1e-9)
+        p, y, w = scores[order, tag], truth[order, tag], counts[order, tag]
+        places = np.searchsorted(-p, -GRID, side="right")  # photos at or above each threshold
+        share = prior / (prior + (w * y).sum())
+        blend = np.concatenate([[0], (w * (share * p + (1 - share) * y)).cumsum()])
+        predicted = np.concatenate([[0], w.cumsum()])[places]
+        f1 = 2 * blend[places] / np.maximum(predicted + blend[-1], 1e-9)
         if f1.max() > 0:
             best = np.flatnonzero(f1 >= f1.max() - 1e-12)
             thresholds[tag] = GRID[best[len(best) // 2]]
     return thresholds
 
 
-def fit_common_threshold(scores: AnyFloats, truth: AnyFloats, *, precision: float) -> float:
+def fit_common_threshold(
+    scores: AnyFloats, truth: AnyFloats, *, precision: float, weight: AnyFloats | Bools | None = None
+) -> float:
     """Find the common threshold of all tags with the highest recall at a given precision of all predictions.
 
     For calibrated probabilities no set of thresholds per tag has a higher recall at the same precision
@@ -253,17 +271,20 @@ def fit_common_threshold(scores: AnyFloats, truth: AnyFloats, *, precision: floa
     Args:
         scores: N×K calibrated probabilities, for photos that they were not fitted to.
         truth: N×K in [0, 1].
+        precision: the goal.
+        weight: N×K, weight of each entry; 1 by default.
 
     Returns:
         in [0.01, 0.99]; the threshold with the highest precision if none reaches the goal.
     """
     order = np.argsort(-scores, axis=None)
-    p, hits = scores.ravel()[order], truth.ravel()[order].cumsum()
+    p, w = scores.ravel()[order], (np.ones(scores.size) if weight is None else weight.ravel()[order])
     grid = np.round(np.arange(0.01, 0.995, 0.01), 2)
-    predicted = np.searchsorted(-p, -grid, side="right")  # pairs at or above each threshold
-    grid, predicted = grid[predicted > 0], predicted[predicted > 0]
+    places = np.searchsorted(-p, -grid, side="right")  # pairs at or above each threshold
+    hits, predicted = (np.concatenate([[0], x.cumsum()])[places] for x in (w * truth.ravel()[order], w))
+    grid, hits, predicted = (x[predicted > 0] for x in (grid, hits, predicted))
     if not len(grid):
         return 0.5
-    reached = hits[predicted - 1] / predicted
+    reached = hits / predicted
     good = np.flatnonzero(reached >= precision)
     return float(grid[good[0]] if len(good) else grid[reached.argmax()])

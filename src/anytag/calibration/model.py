@@ -79,7 +79,7 @@ class CalibrationData:
         pairs = places[self.pairs[self.fitted[self.pairs].all(1)]]
         log_odds, truth = self.log_odds[:, self.fitted], self.truth[:, self.fitted]
         known = self.mask[:, self.fitted]
-        fitted = fit_tags(log_odds, truth, goal, pairs=pairs, known=known)
+        fitted = fit_tags(log_odds, truth, goal, pairs=pairs, weight=known)
         lines[self.fitted], thresholds[self.fitted] = fitted
         return lines, thresholds
 

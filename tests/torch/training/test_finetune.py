@@ -13,6 +13,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from anytag import Tagger
+from anytag.calibration.fit import Goal
 from anytag.cli.finetune import table
 from anytag.data.rows import Row, write_rows
 from anytag.errors import AnytagError, ModelError
@@ -110,6 +111,28 @@ def test_a_vocabulary_of_its_own(data: Path, tmp_path: Path) -> None:
     assert "other tags count as absent" in figures["known"]
     assert "nothing was evaluated" in table(figures)
     assert list(Tagger.load(task.output).vocabulary.ids) == sorted(COLOURS)
+
+
+@pytest.mark.parametrize("goal", [Goal(), Goal(0.8)])
+def test_unlabelled_tags_count_little(data: Path, tmp_path: Path, goal: Goal) -> None:
+    """Every second photo of a colour is not labelled, as in a library: the tags are still given."""
+    rows = [
+        Row(str(data.parent / f"{c}-{n}.png"), "", "", tags=(c,) if n % 2 else ())
+        for c in COLOURS
+        for n in range(8)
+    ]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    task = Finetune(tmp_path / "rows.jsonl", tmp_path / "out", epochs=24, held_out=0.25, positives_only=True)
+    figures = finetune(replace(task, goal=goal))
+    assert figures["held out"]["after"]["precision"] > 0.7
+    tagger = Tagger.load(task.output)
+    given = [
+        (c, [tag.id for tag in tagger.tag(data.parent / f"{c}-{n}.png").tags])
+        for c in COLOURS
+        for n in range(8)
+    ]
+    assert sum(c in tags for c, tags in given) >= 0.8 * len(given)
+    assert sum(c in tags for c, tags in given) >= 0.6 * sum(len(tags) for _, tags in given)
 
 
 def test_captions_alone_teach_too(data: Path, tmp_path: Path) -> None:

@@ -127,9 +127,11 @@ def _ranking_figures(scores: Doubles, labels: Labels) -> dict[str, float]:
 
 
 def _threshold_figures(predicted: npt.NDArray[np.bool_], labels: Labels) -> dict[str, float]:
-    """Precision, recall and F1 over all tags, at the model's thresholds."""
+    """Precision, recall and F1 over all tags, at the model's thresholds, with the weights of the labels."""
     present = labels.present > 0.5
-    right = int((predicted & present).sum())
-    precision, recall = right / max(1, int(predicted.sum())), right / max(1, int(present.sum()))
+    right, given, there = (
+        float((labels.weight * x).sum()) for x in (predicted & present, predicted, present)
+    )
+    precision, recall = right / max(1e-9, given), right / max(1e-9, there)
     f1 = 2 * precision * recall / max(1e-9, precision + recall)
     return {name: round(x, 4) for name, x in (("precision", precision), ("recall", recall), ("F1", f1))}

@@ -235,11 +235,12 @@ class _Tuner:
             learned.append(self._logits(views[fold_photos], tags))
             initial.append(self._logits(views[fold_photos], tags.only(np.zeros(len(self.words), np.bool_))))
             order.append(photos[fold_photos])
-        truth = self.labels.present[np.concatenate(order)]
+        labels = self.labels.take(np.concatenate(order))
         after, before = np.concatenate(learned), np.concatenate(initial)
-        better = is_better(after, before, truth)
+        better = is_better(after, before, labels.present)
         logits = np.where(better, after, before)
-        return better, *fit_tags(logits, truth, self.task.goal, groups=better)
+        fitted = fit_tags(logits, labels.present, self.task.goal, groups=better, weight=labels.weight)
+        return better, *fitted
 
     def _logits(self, views: Ints, tags: LearnedTags) -> Floats:
         return logits_of_views(self.decoder, self.tokens, views, tags.rows(self.words), tags.offset)
