@@ -179,8 +179,10 @@ class Questions:
         return _Row(number, tag.id, tag.name, tag.threshold, words)
 
     def _trained_number(self, tag: Tag) -> int | None:
-        """Index of the trained tag with a tag's id, else with its name; "orange" may be a colour or a fruit,
-        so only if both or neither are nouns of this kind."""
+        """Index of the trained tag with a tag's id, else with its name; None if there is none.
+
+        The kinds must agree: "orange" may be a colour or a fruit.
+        """
         if tag.id in self.learned:
             number = self.learned.index(tag.id)
             if _part_of_speech(self.learned[number].kind) == _part_of_speech(tag.kind):

@@ -240,7 +240,8 @@ def _is_written_again(tags: Vocabulary, path: Path) -> bool:
         isinstance(row, dict)
         and row.keys() == set(_KEYS)
         and row["id"] in tags
-        and answers.issuperset(row["descriptions"][1:])  # the first is a template
+        and row["descriptions"][:1] == [plain_prompt(row["name"])]
+        and answers.issuperset(row["descriptions"][1:])
         for row in rows
     )
 

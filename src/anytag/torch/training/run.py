@@ -18,7 +18,8 @@ class RunOptions:
     """Options of a run's execution, which do not define what it learns.
 
     They do not change the result beyond rounding, except for `accumulate` and the number of processes: batch
-    norm statistics, dropout masks and the negatives of captions are those of the photos of one part.
+    norm statistics, dropout masks, the negatives of captions, the mean over their wordpieces and the scale of
+    the tag loss beside it are those of the photos of one part.
 
     Attributes:
         accumulate: number of parts for gradient accumulation.
