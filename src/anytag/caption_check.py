@@ -11,7 +11,6 @@ from anytag.parsing import Parser
 from anytag.results import TagScore
 from anytag.vocabulary import NOUN_KINDS, Vocabulary
 
-"""Kinds of tags whose names in a caption are checked."""
 NEUTRAL_WORDS = {"man": "person", "woman": "person", "boy": "child", "girl": "child", "child": "person"}
 """Replacements for words of gender and age that are uncertain."""
 MIN_PERSON_SCORE = 0.3

@@ -25,6 +25,7 @@ from anytag.errors import VocabularyError, brief, is_number
 Kind = Literal["object", "scene", "attribute", "action"]
 KINDS: tuple[str, ...] = get_args(Kind)
 NOUN_KINDS: tuple[Kind, ...] = ("object", "scene")
+"""Kinds of tags that are nouns."""
 
 CUSTOM_PREFIX = "custom:"
 """Prefix of the ids of custom tags; no trained tag may have it."""
