@@ -131,7 +131,7 @@ class Endpoint:
         for attempt in range(self._attempts):
             if not self._limiter.acquire():
                 break
-            reason, reply = self._attempt(prompt, self._backoff * 2**attempt)
+            reason, reply = self._attempt(prompt, min(self._backoff * 2**attempt, MAX_RETRY_AFTER))
             if text := read(reply) if reply else "":
                 return text
             reason = f"a rejected answer: {reply[:80]!r}" if reply else reason
@@ -154,7 +154,7 @@ class Endpoint:
             )
             self._record_response()
             if not (text := _text(response)):
-                self._limiter.delay_thread(min(delay, MAX_RETRY_AFTER))
+                self._limiter.delay_thread(delay)
             return "an answer without text", text
         except openai.APIStatusError as error:
             self._check(error)
@@ -162,15 +162,15 @@ class Endpoint:
                 self._record_failure(f"status {error.status_code}: {_brief(error)}")
             else:
                 self._record_response()
-            self._limiter.delay_all(min(_requested_delay(error) or delay, MAX_RETRY_AFTER))
+            self._limiter.delay_all(_requested_delay(error) or delay)  # at most MAX_RETRY_AFTER: see `_check`
             return f"status {error.status_code}", ""
         except openai.APIConnectionError as error:  # includes timeouts
             self._record_failure(_why(error), refused=_is_refused(error))
-            self._limiter.delay_thread(min(delay, MAX_RETRY_AFTER))
+            self._limiter.delay_thread(delay)
             return _why(error), ""
         # not a valid response of a chat model
         except (openai.APIError, ValueError, TypeError, LookupError, AttributeError) as error:
-            self._limiter.delay_thread(min(delay, MAX_RETRY_AFTER))
+            self._limiter.delay_thread(delay)
             return str(error) or type(error).__name__, ""
 
     def _record_response(self) -> None:
